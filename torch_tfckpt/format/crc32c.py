@@ -1,0 +1,69 @@
+"""CRC-32C (Castagnoli), the checksum of every block and every tensor, and how it is disguised on disk.
+
+    polynomial 0x82f63b78 (reflected), initial value and final xor 0xffffffff
+    masked     = rotate_right_32(crc, 15) + 0xa282ead8 (mod 2**32)
+
+A checksum stored beside the data it covers is always masked: the CRC of bytes that hold their own CRC would be weak.
+Checksums of neighbouring pieces are combined, so a large tensor is summed in parallel and out of order.
+
+Source: RFC 3720 B.4; LevelDB util/crc32c.h (mask); Mark Adler's crc32_combine (multiplication modulo the polynomial).
+"""
+
+from functools import lru_cache
+from typing import Final
+
+import crc32c as _hardware
+
+MASK_DELTA: Final = 0xA282EAD8
+_POLYNOMIAL: Final = 0x82F63B78
+_WORD: Final = 0xFFFFFFFF
+
+
+def value(data: bytes | bytearray | memoryview) -> int:
+    """CRC-32C of `data`. Releases the GIL for buffers of 32 KiB and more."""
+    return int(_hardware.crc32c(data))
+
+
+def extend(crc: int, data: bytes | bytearray | memoryview) -> int:
+    """CRC-32C of the bytes that gave `crc`, followed by `data`."""
+    return int(_hardware.crc32c(data, crc))
+
+
+def mask(crc: int) -> int:
+    """The form in which `crc` is stored."""
+    return ((crc >> 15 | crc << 17) + MASK_DELTA) & _WORD
+
+
+def unmask(masked: int) -> int:
+    """The checksum that `masked` stands for."""
+    rotated = (masked - MASK_DELTA) & _WORD
+    return (rotated >> 17 | rotated << 15) & _WORD
+
+
+def combine(first: int, second: int, second_size: int) -> int:
+    """CRC-32C of A followed by B, from the checksums of A and of B and the number of bytes in B."""
+    return _multiply(_shift_by(second_size), first) ^ second
+
+
+def _multiply(a: int, b: int) -> int:
+    """Product of two polynomials over GF(2) modulo the CRC's, bit 31 being x**0."""
+    product = 0
+    bit = 1 << 31
+    while bit:
+        if a & bit:
+            product ^= b
+        b = b >> 1 ^ _POLYNOMIAL if b & 1 else b >> 1
+        bit >>= 1
+    return product
+
+
+@lru_cache(maxsize=256)
+def _shift_by(size: int) -> int:
+    """x ** (8 * size) modulo the polynomial: what `size` more bytes do to a checksum."""
+    result, power, exponent = 1 << 31, 1 << 30, 8 * size
+    while exponent:
+        if exponent & 1:
+            result = _multiply(power, result)
+        power = _multiply(power, power)
+        exponent >>= 1
+    return result

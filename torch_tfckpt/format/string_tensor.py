@@ -1,0 +1,85 @@
+"""The bytes of a string tensor with N elements.
+
+    length: varint64 ... (N of them) | checksum of the lengths: u32le | bytes of element 0 | bytes of element 1 ...
+
+    ["hello", "", "x01"]   05 00 03 | c1 66 ac 13 | 68 65 6c 6c 6f 78 30 31
+
+The checksum of the lengths is the masked CRC-32C over each length as u32le, or as u64le where it does not fit in 32
+bits. The tensor's own checksum continues the unmasked one of the lengths over the four stored checksum bytes and then
+over all element bytes. A big-endian writer's lengths are summed in its own byte order.
+
+Source: WriteStringTensor, ReadStringTensor in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.3.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from torch_tfckpt.errors import DataLossError
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.coding import decode_varints, encode_varints
+
+_CHECKSUM_SIZE: Final = 4
+_MAX_U32: Final = 0xFFFFFFFF
+
+
+def encode_strings(elements: Sequence[bytes]) -> tuple[bytes, int]:
+    """The stored bytes, and their masked checksum."""
+    lengths = np.fromiter(map(len, elements), dtype=np.uint64, count=len(elements))
+    running = _sum_lengths(lengths, "<")
+    stored_sum = crc32c.mask(running).to_bytes(_CHECKSUM_SIZE, "little")
+    payload = b"".join(elements)
+    running = crc32c.extend(crc32c.extend(running, stored_sum), payload)
+    return encode_varints(lengths) + stored_sum + payload, crc32c.mask(running)
+
+
+def decode_strings(
+    stored: bytes, count: int, checksum: int, *, big_endian: bool = False, verify: bool = True
+) -> list[bytes]:
+    """The `count` elements, in row-major order.
+
+    Args:
+        checksum: The masked checksum that the index holds.
+        verify: Whether to compute and compare both checksums; the sizes are always held against each other.
+
+    Raises:
+        DataLossError: a length, a checksum or the total size is wrong.
+    """
+    if count + _CHECKSUM_SIZE > len(stored):
+        raise DataLossError(f"{len(stored)} bytes are too few for {count} strings and their checksum")
+    lengths, at = decode_varints(stored, count)
+    start = at + _CHECKSUM_SIZE
+    # Summed as Python integers: 64-bit lengths made up by damage could add up to anything.
+    total = sum(lengths.tolist())
+    if start + total != len(stored):
+        raise DataLossError(f"{count} string lengths add up to {total} bytes, {len(stored) - start} are stored")
+    stored_sum = stored[at:start]
+    if verify:
+        order = ">" if big_endian else "<"
+        running = _sum_lengths(lengths, order)
+        claimed = int.from_bytes(stored_sum, "big" if big_endian else "little")
+        if crc32c.mask(running) != claimed:
+            raise DataLossError(
+                f"The length checksum does not match: stored {claimed:#010x}, computed {crc32c.mask(running):#010x}"
+            )
+        running = crc32c.extend(crc32c.extend(running, stored_sum), memoryview(stored)[start:])
+        if crc32c.mask(running) != checksum:
+            raise DataLossError(
+                f"Checksum does not match: stored {checksum:#010x}, computed {crc32c.mask(running):#010x}"
+            )
+    ends = np.cumsum(lengths.astype(np.int64)) + start
+    bounds = [start, *ends.tolist()]
+    return [stored[begin:end] for begin, end in pairwise(bounds)]
+
+
+def _sum_lengths(lengths: npt.NDArray[np.uint64], order: str) -> int:
+    """CRC-32C of the lengths as fixed-width integers."""
+    if not lengths.size or int(lengths.max()) <= _MAX_U32:
+        return crc32c.value(lengths.astype(f"{order}u4").tobytes())
+    running = 0
+    for length in lengths:
+        running = crc32c.extend(running, length.astype(f"{order}u8" if length > _MAX_U32 else f"{order}u4").tobytes())
+    return running

@@ -1,0 +1,290 @@
+"""The table: sorted byte keys to byte values, in checksummed blocks.
+
+    [data block 0] ... [data block N-1] [metaindex block] [index block] [footer]
+
+    block on disk = contents | compression: u8 | checksum: u32le
+    footer        = metaindex handle | index handle | zeros up to byte 40 | magic: u64le
+    handle        = offset: varint64 | size of the contents: varint64
+
+The checksum is the masked CRC-32C over contents and compression byte together. The metaindex block is always empty. An
+entry of the index block has, as its value, the handle of a data block, and as its key a separator: no smaller than any
+key of that block, smaller than every key of the next.
+
+Source: LevelDB doc/table_format.md; TensorFlow tsl/lib/io/format.{h,cc}, table_builder.cc; spec: FORMATS 1.
+"""
+
+import bisect
+import enum
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple, Self
+
+import cramjam
+
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.block import BlockBuilder, decode_block, shared_prefix_size
+from torch_tfckpt.format.coding import MAX_VARINT_SIZE, decode_varint, encode_varint
+
+TABLE_MAGIC: Final = 0xDB4775248B80FB57  # last 8 bytes of every table
+BLOCK_TRAILER: Final = struct.Struct("<BI")  # compression, masked crc32c
+# 262144: TensorFlow's table block size (tsl/lib/io/table_options.h). Other sizes read back fine, but the index is then
+# no longer byte-identical to TensorFlow's, which tests/conformance/test_index_bytes.py holds.
+BLOCK_SIZE: Final = 262_144
+RESTART_INTERVAL: Final = 16  # table_options.h: block_restart_interval
+# A snappy element copies at most 64 bytes and takes at least 3: no stream expands further.
+MAX_SNAPPY_EXPANSION: Final = 22
+CACHED_BYTES: Final = 4 * 1024 * 1024  # stored bytes of decoded blocks that a table keeps
+
+
+class Compression(enum.IntEnum):
+    """Compression byte of a block. Part of the file format: never renumber."""
+
+    NONE = 0
+    SNAPPY = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BlockHandle:
+    """Where a block's contents lie; its trailer stands right behind."""
+
+    offset: int  # bytes from the start of the file
+    size: int  # bytes of the contents as stored, without the trailer
+
+    MAX_ENCODED_SIZE: ClassVar[int] = 2 * MAX_VARINT_SIZE
+
+    @property
+    def end(self) -> int:
+        """Behind the trailer."""
+        return self.offset + self.size + BLOCK_TRAILER.size
+
+    def encode(self) -> bytes:
+        return encode_varint(self.offset) + encode_varint(self.size)
+
+    @classmethod
+    def decode(cls, buf: bytes, at: int) -> tuple[Self, int]:
+        offset, at = decode_varint(buf, at)
+        size, at = decode_varint(buf, at)
+        return cls(offset, size), at
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """The last 48 bytes of a table."""
+
+    metaindex: BlockHandle
+    index: BlockHandle
+
+    _MAGIC: ClassVar[struct.Struct] = struct.Struct("<Q")
+    SIZE: ClassVar[int] = 2 * BlockHandle.MAX_ENCODED_SIZE + _MAGIC.size
+
+    def encode(self) -> bytes:
+        handles = self.metaindex.encode() + self.index.encode()
+        return handles.ljust(self.SIZE - self._MAGIC.size, b"\0") + self._MAGIC.pack(TABLE_MAGIC)
+
+    @classmethod
+    def decode(cls, buf: bytes) -> Self:
+        if len(buf) != cls.SIZE:
+            raise DataLossError(f"footer: expected {cls.SIZE} bytes, got {len(buf)}")
+        (magic,) = cls._MAGIC.unpack_from(buf, cls.SIZE - cls._MAGIC.size)
+        if magic != TABLE_MAGIC:
+            raise DataLossError(
+                f"not an sstable (bad magic number): footer: expected magic {TABLE_MAGIC:#018x}, got {magic:#018x}"
+            )
+        metaindex, at = BlockHandle.decode(buf, 0)
+        index, _ = BlockHandle.decode(buf, at)
+        return cls(metaindex, index)
+
+
+class TableBuilder:
+    """Writes a table front to back through `write`. Keys are added in strictly ascending order."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self._offset = 0
+        self._block = BlockBuilder(RESTART_INTERVAL)
+        self._index = BlockBuilder(1)
+        self._pending: BlockHandle | None = None  # a finished block whose separator waits for the next key
+        self._last_key: bytes | None = None
+
+    def add(self, key: bytes, value: bytes) -> None:
+        """Appends one entry; InvalidArgumentError where `key` does not sort after the last one."""
+        if self._last_key is not None and key <= self._last_key:
+            raise InvalidArgumentError(f"keys out of order: {key[:64]!r} after {self._last_key[:64]!r}")
+        # A huge entry begins a block of its own, as in TensorFlow's builder.
+        if not self._block.empty and len(key) + len(value) >= 2 * BLOCK_SIZE:
+            self._flush()
+        if self._pending is not None and self._last_key is not None:
+            self._index.add(separator(self._last_key, key), self._pending.encode())
+            self._pending = None
+        self._block.add(key, value)
+        self._last_key = key
+        if self._block.size >= BLOCK_SIZE:
+            self._flush()
+
+    def finish(self) -> int:
+        """Writes what is left; returns the size of the table in bytes."""
+        self._flush()
+        metaindex = self._write_block(BlockBuilder(1).finish())
+        if self._pending is not None and self._last_key is not None:
+            self._index.add(successor(self._last_key), self._pending.encode())
+        index = self._write_block(self._index.finish())
+        self._write(Footer(metaindex, index).encode())
+        return self._offset + Footer.SIZE
+
+    def _flush(self) -> None:
+        if not self._block.empty:
+            self._pending = self._write_block(self._block.finish())
+
+    def _write_block(self, contents: bytes) -> BlockHandle:
+        compression = bytes((Compression.NONE,))
+        checksum = crc32c.mask(crc32c.extend(crc32c.value(contents), compression))
+        handle = BlockHandle(self._offset, len(contents))
+        self._write(contents + BLOCK_TRAILER.pack(Compression.NONE, checksum))
+        self._offset = handle.end
+        return handle
+
+
+def separator(last: bytes, following: bytes) -> bytes:
+    """A short key K with `last` <= K < `following`: the index key between two blocks."""
+    at = shared_prefix_size(last, following)
+    if at < min(len(last), len(following)) and last[at] < 0xFF and last[at] + 1 < following[at]:
+        return last[:at] + bytes((last[at] + 1,))
+    return last
+
+
+def successor(last: bytes) -> bytes:
+    """A short key not below `last`: the index key behind the last block."""
+    for at, byte in enumerate(last):
+        if byte != 0xFF:
+            return last[:at] + bytes((byte + 1,))
+    return last
+
+
+class _Block(NamedTuple):
+    keys: list[bytes]
+    values: list[bytes]
+
+
+class Table:
+    """Reads a table through `read(offset, size)`, which returns exactly that many bytes or raises.
+
+    Opening reads footer and index block. A look-up reads one data block; decoded blocks stay in a small cache.
+    Threads: safe, provided that `read` is.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        self._read, self._size = read, size
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[int, _Block] = OrderedDict()
+        self._cached_bytes = 0
+        if size < Footer.SIZE:
+            raise DataLossError(f"file is too short to be an sstable: {size} bytes, a footer alone has {Footer.SIZE}")
+        self._footer = Footer.decode(read(size - Footer.SIZE, Footer.SIZE))
+        self._separators, handles = self._decode(self._footer.index, "index block")
+        self._handles = [BlockHandle.decode(handle, 0)[0] for handle in handles]
+        self._check_handles()
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value under `key`, or None."""
+        number = bisect.bisect_left(self._separators, key)
+        if number == len(self._separators):
+            return None
+        block = self._block(number)
+        at = bisect.bisect_left(block.keys, key)
+        return block.values[at] if at < len(block.keys) and block.keys[at] == key else None
+
+    def items(self, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """All entries from key `start` on, in order, one block in memory at a time."""
+        first = bisect.bisect_left(self._separators, start)
+        for number in range(first, len(self._separators)):
+            keys, values = self._block(number)
+            skip = bisect.bisect_left(keys, start) if number == first else 0
+            yield from zip(keys[skip:], values[skip:], strict=True)
+
+    def check_structure(self) -> None:
+        """Reads every block and accounts for every byte; DataLossError where one is damaged or belongs to nothing.
+
+        Stricter than reading, which needs neither the metaindex block nor the padding of the footer.
+        """
+        for number in range(len(self._handles)):
+            self._block(number)
+        self._decode(self._footer.metaindex, "metaindex block")
+        end = 0
+        for handle in (*self._handles, self._footer.metaindex, self._footer.index):
+            if handle.offset != end:
+                raise DataLossError(f"bytes {end}:{handle.offset} belong to no block")
+            end = handle.end
+        if end != self._size - Footer.SIZE:
+            raise DataLossError(f"bytes {end}:{self._size - Footer.SIZE} belong to no block")
+        if self._read(self._size - Footer.SIZE, Footer.SIZE) != self._footer.encode():
+            raise DataLossError(f"bytes {self._size - Footer.SIZE}:{self._size}: padding of the footer is not zero")
+
+    def _check_handles(self) -> None:
+        """Blocks lie behind one another: overlapping ones would let a small file expand without bound."""
+        end = 0
+        for handle in self._handles:
+            if handle.offset < end:
+                raise DataLossError(f"data block at byte {handle.offset} overlaps the one before, which ends at {end}")
+            end = handle.end
+        if end > self._footer.index.offset:
+            raise DataLossError(
+                f"data blocks end at byte {end}, behind the start of the index block at {self._footer.index.offset}"
+            )
+
+    def _block(self, number: int) -> _Block:
+        with self._lock:
+            if number in self._cache:
+                self._cache.move_to_end(number)
+                return self._cache[number]
+        handle = self._handles[number]
+        block = self._decode(handle, f"data block {number}")
+        lowest = self._separators[number - 1] if number else None
+        if block.keys and (
+            block.keys[-1] > self._separators[number] or (lowest is not None and block.keys[0] <= lowest)
+        ):
+            raise DataLossError(f"data block {number} at byte {handle.offset} holds keys outside its separators")
+        with self._lock:
+            if number not in self._cache:
+                self._cache[number] = block
+                self._cached_bytes += handle.size
+            while self._cached_bytes > CACHED_BYTES and len(self._cache) > 1:
+                dropped, _ = self._cache.popitem(last=False)
+                self._cached_bytes -= self._handles[dropped].size
+        return block
+
+    def _decode(self, handle: BlockHandle, what: str) -> _Block:
+        place = f"{what}, bytes {handle.offset}:{handle.end}"
+        try:
+            return _Block(*decode_block(self._contents(handle)))
+        except DataLossError as error:
+            raise DataLossError(f"{place}: {error}") from error.__cause__
+
+    def _contents(self, handle: BlockHandle) -> bytes:
+        if handle.end > self._size - Footer.SIZE:
+            raise DataLossError(f"truncated block read: the file has only {self._size} bytes, its footer included")
+        stored = self._read(handle.offset, handle.size + BLOCK_TRAILER.size)
+        contents = stored[: handle.size]
+        compression, checksum = BLOCK_TRAILER.unpack_from(stored, handle.size)
+        computed = crc32c.mask(crc32c.value(memoryview(stored)[: handle.size + 1]))
+        if computed != checksum:
+            raise DataLossError(f"block checksum mismatch, stored {checksum:#010x}, computed {computed:#010x}")
+        if compression == Compression.NONE:
+            return contents
+        if compression == Compression.SNAPPY:
+            return _decompress(contents)
+        raise DataLossError(f"bad block type {compression}: expected 0 (plain) or 1 (snappy)")
+
+
+def _decompress(contents: bytes) -> bytes:
+    """Snappy, with the announced size held against the bytes that announce it before anything is allocated."""
+    announced, _ = decode_varint(contents, 0, bits=32)
+    if announced > MAX_SNAPPY_EXPANSION * len(contents):
+        raise DataLossError(f"corrupted compressed block contents: {len(contents)} bytes announce {announced}")
+    try:
+        return bytes(cramjam.snappy.decompress_raw(contents))
+    except cramjam.DecompressionError as error:
+        raise DataLossError(f"corrupted compressed block contents: {error}") from error

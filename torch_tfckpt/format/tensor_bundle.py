@@ -1,0 +1,190 @@
+"""The index of a version 2 checkpoint: one header, then one entry for each tensor and each slice.
+
+    prefix.index                    a table: "" -> BundleHeaderProto, name or slice key -> BundleEntryProto
+    prefix.data-00003-of-00004      shard 3 of 4: the bytes of tensors, one behind the other
+
+    header of one shard   08 01 | 1a 02 08 01                      num_shards 1, producer 1
+    scalar float 1.0      08 01 | 12 00 | 28 04 | 35 81 a5 da 2b   DT_FLOAT, shape [], 4 bytes at 0, masked checksum
+
+A partitioned tensor has an entry under its name, with the full shape and the list of its slices but no bytes, and one
+entry of its own for each slice, under the slice's key.
+
+Source: tensorflow/core/protobuf/tensor_bundle.proto, core/util/tensor_bundle/tensor_bundle.{h,cc}, naming.cc;
+spec: FORMATS 2.
+"""
+
+import re
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from torch_tfckpt._proto.tensor_bundle_pb2 import BundleEntryProto, BundleHeaderProto
+from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
+from torch_tfckpt._proto.types_pb2 import DataType as DataTypeProto
+from torch_tfckpt._proto.versions_pb2 import VersionDef
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.format.coding import encode_varint
+from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, TensorSlice
+
+HEADER_KEY: Final = b""
+VERSION: Final = 1  # kTensorBundleVersion: what we write, and the newest consumer that we are
+MIN_PRODUCER: Final = 0  # kTensorBundleMinProducer
+MAX_RANK: Final = 254  # TensorShape::MaxDimensions
+_DATA_FILE: Final = re.compile(r"(?P<prefix>.*)\.data-(?P<shard>\d{5,})-of-(?P<count>\d{5,})", re.DOTALL)
+
+
+def index_filename(prefix: str) -> str:
+    """The index file of checkpoint `prefix`."""
+    return f"{prefix}.index"
+
+
+def data_filename(prefix: str, shard: int, num_shards: int) -> str:
+    """Shard `shard` (0-based) of `num_shards`; numbers wider than five digits are not cut."""
+    return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
+
+
+def parse_data_filename(path: str) -> tuple[str, int, int] | None:
+    """(prefix, shard, num_shards) where `path` is named like a data file."""
+    match = _DATA_FILE.fullmatch(path)
+    return (match["prefix"], int(match["shard"]), int(match["count"])) if match else None
+
+
+class BundleHeader(NamedTuple):
+    """What stands under the empty key."""
+
+    num_shards: int
+    big_endian: bool = False
+    producer: int = VERSION
+    min_consumer: int = 0
+    bad_consumers: tuple[int, ...] = ()
+
+    def encode(self) -> bytes:
+        version = VersionDef(
+            producer=self.producer, min_consumer=self.min_consumer, bad_consumers=list(self.bad_consumers)
+        )
+        endianness = BundleHeaderProto.BIG if self.big_endian else BundleHeaderProto.LITTLE
+        header = BundleHeaderProto(num_shards=self.num_shards, endianness=endianness, version=version)
+        return header.SerializeToString(deterministic=True)
+
+    @classmethod
+    def decode(cls, value: bytes) -> "BundleHeader":
+        """The header, its version held against ours.
+
+        Raises:
+            DataLossError: it does not parse, or counts shards that cannot be.
+            InvalidArgumentError: it asks for another version of the reader.
+        """
+        try:
+            proto = BundleHeaderProto.FromString(value)
+        except DecodeError as error:
+            raise DataLossError(f"the header does not parse: {error}") from error
+        if proto.num_shards < 0 or proto.endianness not in (BundleHeaderProto.LITTLE, BundleHeaderProto.BIG):
+            raise DataLossError(f"the header counts {proto.num_shards} shards, endianness {proto.endianness}")
+        check_versions(proto.version, "Checkpoint")
+        return cls(
+            proto.num_shards,
+            proto.endianness == BundleHeaderProto.BIG,
+            proto.version.producer,
+            proto.version.min_consumer,
+            tuple(proto.version.bad_consumers),
+        )
+
+
+def check_versions(versions: VersionDef, what: str) -> None:
+    """InvalidArgumentError, in TensorFlow's words, where `versions` excludes this reader."""
+    if versions.min_consumer > VERSION:
+        raise InvalidArgumentError(
+            f"{what} min consumer version {versions.min_consumer} above current version {VERSION} for TensorFlow "
+            f"checkpoints. A newer program wrote it; read it with that, or with a newer torch_tfckpt"
+        )
+    if versions.producer < MIN_PRODUCER:
+        raise InvalidArgumentError(
+            f"{what} producer version {versions.producer} below min producer {MIN_PRODUCER} supported by TensorFlow "
+            f"checkpoints. No program writes that; the file is damaged"
+        )
+    if VERSION in versions.bad_consumers:
+        raise InvalidArgumentError(
+            f"{what} disallows consumer version {VERSION}.  Please upgrade TensorFlow: this version is likely buggy. "
+            f"The program that wrote it says that readers of this version misread it"
+        )
+
+
+class BundleEntry(NamedTuple):
+    """What the index says of one tensor, or of one slice of it."""
+
+    dtype: int  # TensorFlow's number, known or not
+    shape: Shape
+    shard: int = 0
+    offset: int = 0  # bytes from the start of the shard
+    size: int = 0  # bytes in the shard, a string tensor's lengths included
+    checksum: int = 0  # masked CRC-32C of those bytes
+    slices: tuple[TensorSlice, ...] = ()  # not empty: no bytes here, but under the keys of these slices
+
+    @property
+    def end(self) -> int:
+        """Behind the last byte in the shard."""
+        return self.offset + self.size
+
+    def encode(self) -> bytes:
+        if not self.slices:
+            return b"".join(
+                (
+                    _dtype_and_shape(self.dtype, self.shape),
+                    b"\x18" + encode_varint(self.shard) if self.shard else b"",
+                    b"\x20" + encode_varint(self.offset) if self.offset else b"",
+                    b"\x28" + encode_varint(self.size) if self.size else b"",
+                    b"\x35" + self.checksum.to_bytes(4, "little") if self.checksum else b"",
+                )
+            )
+        return self._to_proto().SerializeToString(deterministic=True)
+
+    def _to_proto(self) -> BundleEntryProto:
+        return BundleEntryProto(
+            dtype=DataTypeProto.ValueType(self.dtype),
+            shape=shape_to_proto(self.shape),
+            shard_id=self.shard,
+            offset=self.offset,
+            size=self.size,
+            crc32c=self.checksum,
+            slices=[part.to_proto() for part in self.slices],
+        )
+
+    @classmethod
+    def decode(cls, value: bytes) -> "BundleEntry":
+        """DataLossError where it does not parse, or says what no tensor can be."""
+        try:
+            proto = BundleEntryProto.FromString(value)
+        except DecodeError as error:
+            raise DataLossError(f"the entry does not parse: {error}") from error
+        shard, offset, size = proto.shard_id, proto.offset, proto.size
+        if shard < 0 or offset < 0 or size < 0 or offset + size > MAX_INT64:
+            raise DataLossError(f"the entry places {size} bytes at {offset} of shard {shard}")
+        slices = tuple(map(TensorSlice.from_proto, proto.slices)) if proto.slices else ()
+        return cls(proto.dtype, shape_from_proto(proto.shape), shard, offset, size, proto.crc32c, slices)
+
+
+@lru_cache(maxsize=4096)
+def _dtype_and_shape(dtype: int, shape: Shape) -> bytes:
+    """The first two fields of an entry. Few pairs occur, and a message costs more than all the rest of `encode`."""
+    return BundleEntry(dtype, shape)._to_proto().SerializeToString(deterministic=True)
+
+
+def shape_to_proto(shape: Shape) -> TensorShapeProto:
+    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
+
+
+def shape_from_proto(proto: TensorShapeProto) -> Shape:
+    """DataLossError for a negative dimension, an unknown rank, or more elements than can be counted."""
+    shape = tuple([dim.size for dim in proto.dim])
+    if shape and (min(shape) < 0 or len(shape) > MAX_RANK):
+        raise DataLossError(f"Invalid tensor shape: {shape[:16]}")
+    if proto.unknown_rank:
+        raise DataLossError("Invalid tensor shape: unknown rank")
+    count = 1
+    for size in shape:
+        # The product without zeros, as in TensorShape: [0, 2**40, 2**40] is refused like its neighbours.
+        count *= size or 1
+    if count > MAX_INT64:
+        raise DataLossError(f"Invalid tensor shape: {shape[:16]} has more elements than can be counted")
+    return shape

@@ -1,0 +1,292 @@
+"""A slice: one box inside a tensor, and its three spellings.
+
+    text     one item per dimension, joined with ":"; "-" = the whole dimension, or "start,length"     "-:0,10:14,1"
+    proto    one extent per dimension; without a length it is the whole dimension
+    key      num(0) str(name) num(rank) { snum(start) snum(length) }*, whole dimension = 0, -1;
+             "t", rows 2 and 3 of a matrix:   00 | 74 00 01 | 01 02 | 82 82 | 80 7f
+
+A slice keeps the spelling it was given: "-" and "0,5" on a dimension of 5 cover the same elements and are different
+keys.
+
+Source: tensorflow/core/framework/tensor_slice.{h,cc}, core/util/saved_tensor_slice_util.cc; spec: FORMATS 2.5.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import prod
+from typing import ClassVar, Final, NamedTuple, Self
+
+from torch_tfckpt._proto.tensor_slice_pb2 import TensorSliceProto
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
+from torch_tfckpt.format.ordered_code import (
+    decode_num,
+    decode_signed,
+    decode_string,
+    encode_num,
+    encode_signed,
+    encode_string,
+)
+
+MAX_INT64: Final = (1 << 63) - 1
+# Pairs of this many parts are compared in about two seconds; no known partitioner makes two such parts.
+MAX_UNCUT_PARTS: Final = 2048
+_PAIR: Final = re.compile(r"(-?\d+),(-?\d+)")
+_NUMBER: Final = re.compile(r"-?\d+")
+
+Shape = tuple[int, ...]
+
+
+class Extent(NamedTuple):
+    """The part of one dimension that a slice covers."""
+
+    start: int
+    length: int  # elements; WHOLE: the whole dimension, whatever its size
+
+    @property
+    def end(self) -> int:
+        """Exclusive; REQUIRES: not whole."""
+        return self.start + self.length
+
+
+WHOLE: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSlice:
+    """One extent per dimension; equal where the spelling is."""
+
+    extents: tuple[Extent, ...]
+
+    KEY_MARK: ClassVar[bytes] = encode_num(0)  # every slice key begins with it
+
+    @classmethod
+    def full(cls, rank: int) -> Self:
+        """All of a tensor with `rank` dimensions."""
+        return cls((Extent(0, WHOLE),) * rank)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From text; InvalidArgumentError with TensorFlow's words where it is malformed."""
+        return cls(tuple(_parse_extent(item, text) for item in text.split(":") if item))
+
+    def __str__(self) -> str:
+        return ":".join("-" if length == WHOLE else f"{start},{length}" for start, length in self.extents)
+
+    @classmethod
+    def from_proto(cls, proto: TensorSliceProto) -> Self:
+        """From a stored message; DataLossError where an extent is impossible."""
+        extents = []
+        for extent in proto.extent:
+            length = extent.length if extent.HasField("length") else WHOLE
+            _check_extent(extent.start, length)
+            extents.append(Extent(extent.start, length))
+        return cls(tuple(extents))
+
+    def to_proto(self) -> TensorSliceProto:
+        proto = TensorSliceProto()
+        for start, length in self.extents:
+            added = proto.extent.add()
+            if length != WHOLE:
+                added.start, added.length = start, length
+        return proto
+
+    @property
+    def rank(self) -> int:
+        return len(self.extents)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every dimension is spelt as whole."""
+        return all(length == WHOLE for _, length in self.extents)
+
+    def covers(self, shape: Shape) -> bool:
+        """Whether every element of a tensor of `shape` lies inside, in whichever spelling."""
+        return self.resolve(shape) == TensorSlice.full(len(shape)).resolve(shape)
+
+    def resolve(self, shape: Shape) -> "TensorSlice":
+        """The same elements of a tensor of `shape`, every extent explicit.
+
+        Raises:
+            InvalidArgumentError: ranks differ, or an extent leaves its dimension.
+        """
+        if len(shape) != self.rank:
+            raise InvalidArgumentError(f"Mismatching ranks: shape = {shape_text(shape)}, slice = {self}")
+        resolved = []
+        for axis, ((start, length), size) in enumerate(zip(self.extents, shape, strict=True)):
+            if length == WHOLE:
+                resolved.append(Extent(0, size))
+                continue
+            if start + length > size:
+                raise InvalidArgumentError(
+                    f"Extent in dimension {axis} out of bounds: shape = {shape_text(shape)}, slice = {self}"
+                )
+            resolved.append(Extent(start, length))
+        return TensorSlice(tuple(resolved))
+
+    def shape_of(self, shape: Shape) -> Shape:
+        """Shape of this slice of a tensor of `shape`; errors as `resolve`."""
+        return tuple(length for _, length in self.resolve(shape).extents)
+
+    def intersect(self, other: "TensorSlice") -> "TensorSlice | None":
+        """The elements in both, or None where there are none or the ranks differ."""
+        if self.rank != other.rank:
+            return None
+        common = []
+        for mine, theirs in zip(self.extents, other.extents, strict=True):
+            if mine.length == WHOLE or theirs.length == WHOLE:
+                common.append(theirs if mine.length == WHOLE else mine)
+                continue
+            start, end = max(mine.start, theirs.start), min(mine.end, theirs.end)
+            if end <= start:
+                return None
+            common.append(Extent(start, end - start))
+        return TensorSlice(tuple(common))
+
+    def relative_to(self, base: "TensorSlice") -> "TensorSlice":
+        """This slice as seen from inside `base`. REQUIRES: `base` contains it."""
+        return TensorSlice(
+            tuple(
+                mine if outer.length == WHOLE else Extent(mine.start - outer.start, mine.length)
+                for mine, outer in zip(self.extents, base.extents, strict=True)
+            )
+        )
+
+    def cover(self, other: "TensorSlice") -> "TensorSlice":
+        """The smallest slice that holds both. REQUIRES: equal ranks."""
+        joined = []
+        for mine, theirs in zip(self.extents, other.extents, strict=True):
+            if mine.length == WHOLE or theirs.length == WHOLE:
+                joined.append(Extent(0, WHOLE))
+                continue
+            start = min(mine.start, theirs.start)
+            joined.append(Extent(start, max(mine.end, theirs.end) - start))
+        return TensorSlice(tuple(joined))
+
+    def to_index(self) -> tuple[slice, ...]:
+        """What to put into the brackets behind a tensor or an array."""
+        return tuple(slice(None) if length == WHOLE else slice(start, start + length) for start, length in self.extents)
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as TensorFlow prints it: [2,3]."""
+    return "[" + ",".join(map(str, shape)) + "]"
+
+
+def encode_slice_key(name: bytes, part: TensorSlice) -> bytes:
+    """The key under which one slice of tensor `name` is stored."""
+    extents = b"".join(encode_signed(start) + encode_signed(length) for start, length in part.extents)
+    return TensorSlice.KEY_MARK + encode_string(name) + encode_num(part.rank) + extents
+
+
+def decode_slice_key(key: bytes) -> tuple[bytes, TensorSlice]:
+    """Name and slice of a slice key; DataLossError where `key` is none."""
+    mark, at = decode_num(key, 0)
+    if mark != 0:
+        raise DataLossError(f"slice key begins with {mark}, expected 0")
+    name, at = decode_string(key, at)
+    rank, at = decode_num(key, at)
+    # Two bytes at least for each dimension: an absurd rank is refused before it is looped over.
+    if 2 * rank > len(key) - at:
+        raise DataLossError(f"slice key has rank {rank}, but only {len(key) - at} bytes for its extents")
+    extents = []
+    for _ in range(rank):
+        start, at = decode_signed(key, at)
+        length, at = decode_signed(key, at)
+        length = max(length, WHOLE)
+        _check_extent(start, length)
+        extents.append(Extent(start, length))
+    if at != len(key):
+        raise DataLossError(f"slice key has {len(key) - at} bytes behind its last extent")
+    return name, TensorSlice(tuple(extents))
+
+
+def parse_shape_and_slice(spec: str) -> tuple[Shape, TensorSlice, Shape]:
+    """Full shape, slice and shape of the slice, from "4 5 0,2:-".
+
+    Raises:
+        InvalidArgumentError: with the words of TensorFlow's checkpoint::ParseShapeAndSlice.
+    """
+    items = spec.split(" ")
+    if len(items) < 2:
+        raise InvalidArgumentError(f"Need least two elements in shape_and_slice specification: {spec}")
+    for item in items[:-1]:
+        if not _NUMBER.fullmatch(item):
+            raise InvalidArgumentError(f"Non numerical dimension in shape_and_slice: {spec}")
+    shape = tuple(map(int, items[:-1]))
+    if any(not 0 <= size <= MAX_INT64 for size in shape):
+        raise InvalidArgumentError(f"Impossible dimension in shape_and_slice: {spec}")
+    part = TensorSlice.parse(items[-1])
+    return shape, part, part.shape_of(shape)
+
+
+def find_overlap(shape: Shape, parts: Sequence[TensorSlice]) -> tuple[TensorSlice, TensorSlice] | None:
+    """Two of `parts` that share an element of a tensor of `shape`, or None.
+
+    Parts are separated along straight cuts, dimension by dimension; only what no cut separates is compared pairwise.
+    Every partitioner cuts straight, so n parts cost about n log n.
+
+    Raises:
+        InvalidArgumentError: a part does not fit into `shape`.
+        UnimplementedError: more than MAX_UNCUT_PARTS parts that no straight cut separates.
+    """
+    resolved = [part.resolve(shape) for part in parts]
+    groups = [list(range(len(parts)))]
+    while groups:
+        group = groups.pop()
+        if len(group) < 2:
+            continue
+        for axis in range(len(shape)):
+            pieces = _cut(group, [resolved[number].extents[axis] for number in group])
+            if len(pieces) > 1:
+                groups += pieces
+                break
+        else:
+            if len(group) > MAX_UNCUT_PARTS:
+                raise UnimplementedError(f"{len(group)} slices interlock so that no straight cut separates any of them")
+            for one, other in combinations(group, 2):
+                if resolved[one].intersect(resolved[other]) is not None:
+                    return parts[one], parts[other]
+    return None
+
+
+def _cut(numbers: list[int], extents: list[Extent]) -> list[list[int]]:
+    """`numbers`, ordered and separated wherever no extent of theirs reaches across."""
+    pieces: list[list[int]] = []
+    reached = -1
+    for extent, number in sorted(zip(extents, numbers, strict=True)):
+        if extent.start >= reached:
+            pieces.append([])
+        pieces[-1].append(number)
+        reached = max(reached, extent.end)
+    return pieces
+
+
+def element_count(shape: Shape) -> int:
+    """Elements of a tensor of `shape`."""
+    return prod(shape)
+
+
+def _parse_extent(item: str, text: str) -> Extent:
+    if item == "-":
+        return Extent(0, WHOLE)
+    pair = _PAIR.fullmatch(item)
+    if pair is None or any(not -MAX_INT64 <= int(number) <= MAX_INT64 for number in pair.groups()):
+        raise InvalidArgumentError(f"Expected a pair of numbers or '-' but got '{item}': string = {text}")
+    start, length = int(pair[1]), int(pair[2])
+    if start < 0 or length <= 0:
+        raise InvalidArgumentError(
+            f"Expected non-negative start and positive length but got start = {start}, length = {length}: "
+            f"string = {text}"
+        )
+    return Extent(start, length)
+
+
+def _check_extent(start: int, length: int) -> None:
+    """DataLossError for extents that no tensor can have."""
+    if length == WHOLE:
+        if start != 0:
+            raise DataLossError(f"slice extent starts at {start} and has no length")
+    elif start < 0 or length < 0 or start + length > MAX_INT64:
+        raise DataLossError(f"slice extent of {length} elements from {start} is impossible")

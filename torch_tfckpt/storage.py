@@ -1,0 +1,273 @@
+"""Where bytes live: the few things a checkpoint asks of a file system.
+
+A reader opens files and reads at offsets. A writer creates files under temporary names, writes at offsets, syncs, and
+publishes by rename; a link gives published bytes a second name. Nothing here knows what the bytes mean.
+
+Paths are `str`; names that are no UTF-8 travel as surrogate escapes (`os.fsdecode`), so any file can be named.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, printable, quoted
+
+Buffer = bytes | bytearray | memoryview
+
+
+class ReadableFile(Protocol):
+    """An open file. It stays readable, with the same bytes, when its name is replaced or deleted.
+
+    Threads: all methods but `close` may be called from several threads at once.
+    """
+
+    path: str
+    size: int  # bytes, as of opening
+    identity: object  # equal for two handles on the same file; another file under the same name compares unequal
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes; DataLossError where the file ends before."""
+        ...
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Fills `buffers`, one behind the other, from `offset` on; DataLossError where the file ends before."""
+        ...
+
+    def fileno(self) -> int:
+        """Of a local file, for mapping it into memory; UnimplementedError elsewhere."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class WritableFile(Protocol):
+    """A file being written. Threads: `write` may be called from several threads at once, on ranges apart."""
+
+    path: str
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Writes `buffers`, one behind the other, from `offset` on."""
+        ...
+
+    def sync(self) -> None:
+        """Returns once the bytes are durable."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Storage(Protocol):
+    """A place for files. Every method raises OSError as the system gives it, unless it says otherwise."""
+
+    def open(self, path: str) -> ReadableFile:
+        """NotFoundError where nothing is there; InvalidArgumentError for a directory."""
+        ...
+
+    def create(self, path: str) -> WritableFile:
+        """A new, empty file; FileExistsError where the name is taken."""
+        ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def list(self, directory: str) -> list[str]:
+        """Names in `directory`, sorted; empty where there is no such directory."""
+        ...
+
+    def is_directory(self, path: str) -> bool: ...
+
+    def make_directory(self, path: str) -> None:
+        """Creates `path`, and nothing above it; fine where it exists."""
+        ...
+
+    def replace(self, source: str, target: str) -> None:
+        """Renames in one step; a file of that name is replaced."""
+        ...
+
+    def link(self, source: str, target: str) -> None:
+        """Gives the file a second name in one step, replacing a file of that name; OSError where links are unknown."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Fine where nothing is there."""
+        ...
+
+    def sync_directory(self, path: str) -> None:
+        """Returns once the names in `path` are durable."""
+        ...
+
+
+class LocalStorage:
+    """Files of this machine."""
+
+    def open(self, path: str) -> "LocalFile":
+        return LocalFile(path)
+
+    def create(self, path: str) -> "LocalOutput":
+        return LocalOutput(path)
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
+
+    def list(self, directory: str) -> list[str]:
+        try:
+            return sorted(os.listdir(directory or os.curdir))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def is_directory(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    def make_directory(self, path: str) -> None:
+        if path:
+            try:
+                os.mkdir(path)
+            except FileExistsError:
+                if not os.path.isdir(path):
+                    raise
+
+    def replace(self, source: str, target: str) -> None:
+        os.replace(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        # link(2) refuses to replace: link beside the target, then rename over it.
+        beside = f"{target}.link{os.getpid()}"
+        os.link(source, beside)
+        try:
+            os.replace(beside, target)
+        finally:
+            # Renaming one name of a file over another name of the same file does nothing and leaves both.
+            self.remove(beside)
+
+    def remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def sync_directory(self, path: str) -> None:
+        descriptor = os.open(path or os.curdir, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # Some network file systems cannot sync a directory; there, renames are as durable as they get.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(descriptor)
+
+
+class LocalFile:
+    """A ReadableFile of this machine."""
+
+    # Linux moves at most 1024 buffers (IOV_MAX) in one call.
+    MAX_BUFFERS = 1024
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError(f"{printable(path)}: no such file") from error
+        status = os.fstat(self._descriptor)
+        if os.path.stat.S_ISDIR(status.st_mode):
+            os.close(self._descriptor)
+            raise InvalidArgumentError(f"{printable(path)}: is a directory, expected a file")
+        self.size = status.st_size
+        self.identity = (status.st_dev, status.st_ino)
+
+    def read(self, offset: int, size: int) -> bytes:
+        # Bounded by the real size first: `size` may be any number found in a file.
+        if offset + size > self.size:
+            raise self._short(offset, size)
+        data = os.pread(self._descriptor, size, offset)
+        if len(data) == size:
+            return data
+        # The kernel stops at 2 GiB - 4 KiB a call.
+        buffer = bytearray(size)
+        buffer[: len(data)] = data
+        self.read_into(offset + len(data), [memoryview(buffer)[len(data) :]])
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        for first in range(0, len(buffers), self.MAX_BUFFERS):
+            offset = self._read_some(offset, list(buffers[first : first + self.MAX_BUFFERS]))
+
+    def _read_some(self, offset: int, buffers: list[memoryview]) -> int:
+        while buffers:
+            wanted = sum(map(len, buffers))
+            got = os.preadv(self._descriptor, buffers, offset)
+            offset += got
+            if got == wanted:
+                break
+            if not got:
+                raise self._short(offset, wanted)
+            while buffers and got >= len(buffers[0]):
+                got -= len(buffers.pop(0))
+            if got:
+                buffers[0] = buffers[0][got:]
+        return offset
+
+    def _short(self, offset: int, size: int) -> DataLossError:
+        return DataLossError(
+            f"{printable(self.path)}, bytes {offset}:{offset + size}: Read less bytes than requested: the file ends at "
+            f"{os.fstat(self._descriptor).st_size}. It is cut off or still being copied; copy it again"
+        )
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LocalOutput:
+    """A WritableFile of this machine."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        for first in range(0, len(buffers), LocalFile.MAX_BUFFERS):
+            pending = [memoryview(buffer) for buffer in buffers[first : first + LocalFile.MAX_BUFFERS]]
+            while pending:
+                written = os.pwritev(self._descriptor, pending, offset)
+                offset += written
+                while pending and written >= len(pending[0]):
+                    written -= len(pending.pop(0))
+                if written:
+                    pending[0] = pending[0][written:]
+
+    def sync(self) -> None:
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+LOCAL = LocalStorage()
+
+
+def fspath(path: "str | bytes | os.PathLike[str] | os.PathLike[bytes]") -> str:
+    """Any spelling of a path as `str`; a leading file:// is dropped.
+
+    Raises:
+        InvalidArgumentError: it is no path, is empty, or holds a null character.
+    """
+    try:
+        text = os.fsdecode(path)
+    except TypeError as error:
+        raise InvalidArgumentError(f"expected a path (str, bytes or PathLike), got {type(path).__name__}") from error
+    if not text or "\0" in text:
+        raise InvalidArgumentError(f"{quoted(text)} is no path: it is empty or holds a null character")
+    return text.removeprefix("file://")
