@@ -9,6 +9,8 @@ Paths are `str`; names that are no UTF-8 travel as surrogate escapes (`os.fsdeco
 import contextlib
 import errno
 import os
+import secrets
+import stat
 from collections.abc import Sequence
 from typing import Protocol, Self
 
@@ -23,9 +25,18 @@ class ReadableFile(Protocol):
     Threads: all methods but `close` may be called from several threads at once.
     """
 
-    path: str
-    size: int  # bytes, as of opening
-    identity: object  # equal for two handles on the same file; another file under the same name compares unequal
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes, as of opening."""
+        ...
+
+    @property
+    def identity(self) -> object:
+        """Equal for two handles on the same file; another file under the same name compares unequal."""
+        ...
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes; DataLossError where the file ends before."""
@@ -45,7 +56,8 @@ class ReadableFile(Protocol):
 class WritableFile(Protocol):
     """A file being written. Threads: `write` may be called from several threads at once, on ranges apart."""
 
-    path: str
+    @property
+    def path(self) -> str: ...
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Writes `buffers`, one behind the other, from `offset` on."""
@@ -91,6 +103,10 @@ class Storage(Protocol):
 
     def remove(self, path: str) -> None:
         """Fine where nothing is there."""
+        ...
+
+    def remove_directory(self, path: str) -> None:
+        """Removes `path` if it is an empty directory; else leaves everything as it is."""
         ...
 
     def sync_directory(self, path: str) -> None:
@@ -144,6 +160,10 @@ class LocalStorage:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
+    def remove_directory(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+
     def sync_directory(self, path: str) -> None:
         descriptor = os.open(path or os.curdir, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -169,7 +189,7 @@ class LocalFile:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(f"{printable(path)}: no such file") from error
         status = os.fstat(self._descriptor)
-        if os.path.stat.S_ISDIR(status.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             os.close(self._descriptor)
             raise InvalidArgumentError(f"{printable(path)}: is a directory, expected a file")
         self.size = status.st_size
@@ -256,6 +276,11 @@ class LocalOutput:
 
 
 LOCAL = LocalStorage()
+
+
+def temporary_name(path: str) -> str:
+    """A name beside `path` under which it is written before it is published; the pattern is TensorFlow's."""
+    return f"{path}.tempstate{secrets.randbits(64)}"
 
 
 def fspath(path: "str | bytes | os.PathLike[str] | os.PathLike[bytes]") -> str:

@@ -13,7 +13,7 @@ def byte_view(tensor: torch.Tensor) -> memoryview:
     """
     if not tensor.numel():
         return memoryview(b"")
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
 def swap_bytes(tensor: torch.Tensor, width: int) -> None:
@@ -29,3 +29,12 @@ def copy_slice(target: torch.Tensor, where: tuple[slice, ...], source: torch.Ten
         # torch lacks strided copies of some one-byte floats on some devices; their bytes it can copy everywhere.
         target, source = target.view(torch.uint8), source.view(torch.uint8)
     target[where].copy_(source)
+
+
+def host_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` itself where it is contiguous host memory, else its values there."""
+    plain = tensor.detach()
+    if plain.is_conj() or plain.is_neg():
+        # Conjugation and negation may be mere marks on a tensor; the bytes below them are of other values.
+        plain = plain.resolve_conj().resolve_neg()
+    return plain.cpu().contiguous()

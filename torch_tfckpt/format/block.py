@@ -130,7 +130,7 @@ def _entries_end(contents: bytes) -> int:
     """Where the restart array begins."""
     if len(contents) < 2 * _U32.size:
         raise DataLossError(f"a block has at least {2 * _U32.size} bytes, this one {len(contents)}")
-    (count,) = _U32.unpack_from(contents, len(contents) - _U32.size)
+    count: int = _U32.unpack_from(contents, len(contents) - _U32.size)[0]
     end = len(contents) - _U32.size * (count + 1)
     if not count or end < 0:
         raise DataLossError(f"{count} restarts do not fit into a block of {len(contents)} bytes")

@@ -15,7 +15,7 @@ spec: FORMATS 2.
 
 import re
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from google.protobuf.message import DecodeError
 
@@ -141,7 +141,7 @@ class BundleEntry(NamedTuple):
 
     def _to_proto(self) -> BundleEntryProto:
         return BundleEntryProto(
-            dtype=DataTypeProto.ValueType(self.dtype),
+            dtype=cast(DataTypeProto, self.dtype),
             shape=shape_to_proto(self.shape),
             shard_id=self.shard,
             offset=self.offset,

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""A tour of torch_tfckpt on checkpoints that TensorFlow wrote; `scripts/demo` runs it. TensorFlow is not needed.
+
+Reads tests/golden, writes demo-output/. Exits with 1 where a result is not what it should be.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import torch_tfckpt as tfckpt
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = Path("tests/golden")
+OUTPUT = Path("demo-output")
+
+MNIST = GOLDEN / "tf-trt-mnist-ckpt" / "model.ckpt-46900"
+TRANSFORMER = GOLDEN / "t2t-transformer_test_ckpt" / "model.ckpt-1"
+KERAS_MODEL = GOLDEN / "tract-keras-tf2"
+
+# The parameters of `Classifier` below and the names under which Keras stored them.
+STORED_NAMES = {
+    "hidden.weight": "layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE",
+    "hidden.bias": "layer_with_weights-0/bias/.ATTRIBUTES/VARIABLE_VALUE",
+    "output.weight": "layer_with_weights-1/kernel/.ATTRIBUTES/VARIABLE_VALUE",
+    "output.bias": "layer_with_weights-1/bias/.ATTRIBUTES/VARIABLE_VALUE",
+}
+
+
+class Classifier(torch.nn.Module):
+    """Two dense layers: 100 features, 32 hidden units, 1 output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = torch.nn.Linear(100, 32)
+        self.output = torch.nn.Linear(32, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.hidden(x))
+        return torch.sigmoid(self.output(hidden))
+
+
+def heading(number: int, text: str) -> None:
+    print(f"\n{number}. {text}\n", flush=True)
+
+
+def tfckpt_command(*arguments: object) -> None:
+    """Shows a `tfckpt` command, then runs it; ends the demo where it fails."""
+    words = [str(argument) for argument in arguments]
+    print("   $ tfckpt " + " ".join(words), flush=True)
+    status = subprocess.run([sys.executable, "-m", "torch_tfckpt", *words], check=False).returncode
+    if status != 0:
+        sys.exit(f"tfckpt {words[0]} ended with exit status {status}")
+    print(flush=True)
+
+
+def expect(claim: str, holds: bool) -> None:
+    """Prints a claim that was checked; ends the demo where it does not hold."""
+    if not holds:
+        sys.exit(f"   NOT SO: {claim}")
+    print(f"   checked: {claim}", flush=True)
+
+
+def list_and_verify() -> None:
+    heading(1, f"What is in a checkpoint, and is it sound?  ({MNIST}, written by TensorFlow 1)")
+    tfckpt_command("ls", MNIST)
+    tfckpt_command("verify", MNIST)
+
+
+def convert() -> None:
+    target = OUTPUT / "transformer.safetensors"
+    heading(2, f"A TensorFlow checkpoint becomes one safetensors file  ({TRANSFORMER} -> {target})")
+    tfckpt_command("convert", TRANSFORMER, target)
+    print(f"   {target}: {target.stat().st_size:,} bytes\n", flush=True)
+    tfckpt_command("diff", TRANSFORMER, target)
+
+
+def load_into_module() -> Classifier:
+    heading(3, f"The weights of a Keras model in a torch.nn.Module  ({KERAS_MODEL}, a SavedModel)")
+    stored = tfckpt.load_file(KERAS_MODEL, names=list(STORED_NAMES.values()))
+    state = {}
+    for parameter, name in STORED_NAMES.items():
+        value = torch.as_tensor(stored[name])
+        # A Keras Dense kernel is [in, out], the weight of a torch Linear [out, in].
+        state[parameter] = value.T.contiguous() if "/kernel/" in name else value
+        print(f"   {name} {list(value.shape)} -> {parameter} {list(state[parameter].shape)}")
+    model = Classifier()
+    model.load_state_dict(state)
+
+    x = np.linspace(-1, 1, 300, dtype=np.float32).reshape(3, 100)
+    with torch.no_grad():
+        ours = model(torch.from_numpy(x)).numpy()
+    kernel_0, bias_0, kernel_1, bias_1 = (np.asarray(stored[name]) for name in STORED_NAMES.values())
+    by_hand = 1 / (1 + np.exp(-(np.maximum(x @ kernel_0 + bias_0, 0) @ kernel_1 + bias_1)))
+    difference = float(np.abs(ours - by_hand).max())
+    print(f"\n   model(x)            {ours.ravel()}\n   numpy, same formula {by_hand.ravel()}")
+    expect(f"both agree (largest difference {difference:.1e})", difference < 1e-6)
+    return model
+
+
+def save_and_load(model: Classifier) -> None:
+    prefix = OUTPUT / "classifier.ckpt"
+    heading(4, f"A torch state dict as a TensorFlow checkpoint  ({prefix})")
+    state = model.state_dict()
+    tfckpt.save_file(state, prefix)
+    for path in sorted(OUTPUT.glob(prefix.name + ".*")):
+        print(f"   {path}: {path.stat().st_size:,} bytes")
+    loaded = tfckpt.load_file(prefix)
+    same = loaded.keys() == state.keys() and all(torch.equal(torch.as_tensor(loaded[k]), state[k]) for k in state)
+    expect(f"the {len(state)} tensors read back are equal, bit for bit", same)
+
+
+def main() -> None:
+    # Short paths in what is printed.
+    os.chdir(ROOT)
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir()
+    print("torch_tfckpt: TensorFlow checkpoints in PyTorch, without TensorFlow.")
+    list_and_verify()
+    convert()
+    save_and_load(load_into_module())
+    print(f"\nDone. What was written lies in {OUTPUT}/.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Fixtures that every test may use: the oracle, and the checkpoints that come with the repository or lie beside it."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tensorflow_process import TensorFlowProcess
+
+TESTS = Path(__file__).resolve().parent
+REQUIRE_TENSORFLOW = "TORCH_TFCKPT_REQUIRE_TENSORFLOW"
+
+
+@pytest.fixture(scope="session")
+def tensorflow() -> Iterator[TensorFlowProcess]:
+    """TensorFlow in a process of its own, one per test session (and per worker of pytest-xdist)."""
+    # find_spec only looks: importing TensorFlow beside torch is what this fixture is there to avoid.
+    if importlib.util.find_spec("tensorflow") is None:
+        reason = "tensorflow is not installed; `pip install -e .[interop] -c scripts/constraints.txt` brings it"
+        if os.environ.get(REQUIRE_TENSORFLOW) == "1":
+            pytest.fail(f"{reason}, and {REQUIRE_TENSORFLOW}=1 asks for it")
+        pytest.skip(reason)
+    with TensorFlowProcess() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of checkpoints that come with the repository; tests/golden/SOURCES.md says from where."""
+    return TESTS / "golden"
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """A folder of further checkpoints with expected values, too big or not free to ship: ../shared/corpus."""
+    folder = TESTS.parent.parent / "shared" / "corpus"
+    if not folder.is_dir():
+        pytest.skip("no corpus of real checkpoints beside this repository (../shared/corpus)")
+    return folder

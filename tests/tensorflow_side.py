@@ -1,0 +1,257 @@
+"""What the tests ask of TensorFlow. Runs in the TensorFlow process only, which never imports torch or torch_tfckpt.
+
+Wherever `tensors` is asked for: a mapping, or a sequence of (name, value) pairs, because the parts of a partitioned
+tensor share one name. A value is anything `RawTensor.of` takes. `shape_and_slices` has one text per pair, as TensorFlow
+spells them: "" for a whole tensor, "4 5 0,2:-" for rows 0 and 1 of a [4, 5].
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+from tensorflow.core.framework import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    tensor_pb2,
+    tensor_shape_pb2,
+)
+from tensorflow.python.training.saver import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    object_graph_key_mapping,
+)
+from tensorflow_process import RawTensor
+
+Tensors = Mapping[str, Any] | Sequence[tuple[str, Any]]
+
+
+def to_tensorflow(value: Any) -> Any:
+    """An eager tensor of exactly these bytes."""
+    raw = RawTensor.of(value)
+    dtype = tf.as_dtype(raw.dtype)
+    if dtype == tf.string:
+        return tf.reshape(tf.constant(raw.strings(), tf.string), raw.shape)
+    if dtype == tf.variant:
+        return tf.io.parse_tensor(raw.data, dtype)
+    # ParseTensor takes the bytes as they are for every dtype; tf.constant refuses qint16 and reads int4 as numbers.
+    shape = tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=n) for n in raw.shape])
+    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum, tensor_shape=shape, tensor_content=raw.data)
+    return tf.io.parse_tensor(proto.SerializeToString(), dtype)
+
+
+def from_tensorflow(tensor: Any) -> RawTensor:
+    """The bytes of an eager tensor under TensorFlow's name for its dtype."""
+    shape = tuple(tensor.shape.as_list())
+    if tensor.dtype == tf.variant:
+        return RawTensor("variant", shape, tf.io.serialize_tensor(tensor).numpy())
+    if tensor.dtype == tf.string:
+        # Flat first: numpy() of a scalar string is bytes, not an array.
+        return RawTensor.of(tf.reshape(tensor, [-1]).numpy().reshape(shape))
+    return RawTensor(tensor.dtype.name, shape, tensor.numpy().tobytes())
+
+
+def _columns(tensors: Tensors, shape_and_slices: Sequence[str] | None) -> tuple[list[str], list[str], list[Any]]:
+    pairs = list(tensors.items() if isinstance(tensors, Mapping) else tensors)
+    specs = list(shape_and_slices) if shape_and_slices is not None else [""] * len(pairs)
+    if len(specs) != len(pairs):
+        raise ValueError(f"{len(pairs)} tensors but {len(specs)} shape_and_slices")
+    return [name for name, _ in pairs], specs, [to_tensorflow(value) for _, value in pairs]
+
+
+def save_v2(prefix: str, tensors: Tensors, shape_and_slices: Sequence[str] | None = None) -> None:
+    """SaveV2: writes `prefix.index` and `prefix.data-00000-of-00001`, data in the order given."""
+    names, specs, values = _columns(tensors, shape_and_slices)
+    tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=specs, tensors=values)
+
+
+def save_v1(path: str, tensors: Tensors, shape_and_slices: Sequence[str] | None = None) -> None:
+    """Save, or SaveSlices where slices are given: writes the one file `path`, whose folder must exist."""
+    names, specs, values = _columns(tensors, shape_and_slices)
+    if shape_and_slices is None:
+        tf.raw_ops.Save(filename=str(path), tensor_names=names, data=values)
+    else:
+        tf.raw_ops.SaveSlices(filename=str(path), tensor_names=names, shapes_and_slices=specs, data=values)
+
+
+def restore(
+    prefix: str,
+    names: Sequence[str],
+    dtypes: Sequence[str] | None = None,
+    shape_and_slices: Sequence[str] | None = None,
+) -> list[RawTensor]:
+    """RestoreV2, of V2 prefixes and of V1 files and patterns. Without `dtypes`, those that the checkpoint names."""
+    if not names:
+        return []  # RestoreV2 refuses an empty list
+    if dtypes is None:
+        stored = reader_maps(prefix)
+        dtypes = [stored[name][0] for name in names]
+    values = tf.raw_ops.RestoreV2(
+        prefix=str(prefix),
+        tensor_names=list(names),
+        shape_and_slices=list(shape_and_slices or [""] * len(names)),
+        dtypes=[tf.as_dtype(dtype) for dtype in dtypes],
+    )
+    return [from_tensorflow(value) for value in values]
+
+
+def restore_all(prefix: str) -> dict[str, RawTensor]:
+    """Every tensor of a checkpoint, by name."""
+    names = sorted(reader_maps(prefix))
+    return dict(zip(names, restore(prefix, names), strict=True))
+
+
+def list_variables(path: str) -> list[tuple[str, list[int]]]:
+    """tf.train.list_variables: names and shapes, sorted; `path` may be a folder."""
+    return [(name, list(shape)) for name, shape in tf.train.list_variables(str(path))]
+
+
+def reader_maps(path: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (dtype name, shape), as CheckpointReader's two maps give them."""
+    reader = tf.train.load_checkpoint(str(path))
+    shapes = reader.get_variable_to_shape_map()
+    return {name: (dtype.name, tuple(shapes[name])) for name, dtype in reader.get_variable_to_dtype_map().items()}
+
+
+def debug_string(path: str) -> bytes:
+    """CheckpointReader.debug_string(); bytes, because keys of slices in it are not text."""
+    text: bytes = tf.train.load_checkpoint(str(path)).debug_string()
+    return text
+
+
+def object_graph_mapping(path: str) -> dict[str, str]:
+    """full_name -> checkpoint_key of an object-based checkpoint."""
+    mapping: dict[str, str] = object_graph_key_mapping(str(path))
+    return mapping
+
+
+def merge_v2(
+    sources: Sequence[str], prefix: str, delete_old_dirs: bool = True, allow_missing_files: bool = False
+) -> None:
+    """MergeV2Checkpoints: moves the data files of `sources` under `prefix` and deletes their index files."""
+    tf.raw_ops.MergeV2Checkpoints(
+        checkpoint_prefixes=[str(source) for source in sources],
+        destination_prefix=str(prefix),
+        delete_old_dirs=delete_old_dirs,
+        allow_missing_files=allow_missing_files,
+    )
+
+
+def tensor_list(elements: Sequence[Any]) -> RawTensor:
+    """A scalar variant tensor that holds a TensorList of elements of one dtype and shape."""
+    stacked = tf.stack([to_tensorflow(element) for element in elements])
+    shape = tf.constant(stacked.shape.as_list()[1:], tf.int32)
+    return from_tensorflow(tf.raw_ops.TensorListFromTensor(tensor=stacked, element_shape=shape))
+
+
+def sharded_save_by_saver(
+    prefix: str,
+    tensors: Tensors,
+    devices: Sequence[int],
+    shape_and_slices: Sequence[str] | None = None,
+    write_version: int = 2,
+) -> str:
+    """tf.compat.v1.train.Saver(sharded=True): the i-th value lives on device cpu:devices[i], one shard per device.
+
+    Writes neither a meta graph nor a state file. Returns what Saver.save returns.
+    """
+    names, specs, values = _columns(tensors, shape_and_slices)
+    graph = tf.Graph()
+    with graph.as_default():
+        variables: list[Any] = []
+        for name, spec, value, device in zip(names, specs, values, devices, strict=True):
+            with tf.device(f"/cpu:{device}"):
+                label = f"{name}/part_{len(variables)}" if spec else name
+                variable = tf.compat.v1.Variable(value.numpy(), dtype=value.dtype, name=label, use_resource=False)
+            if spec:
+                variable._set_save_slice_info(_slice_info(name, spec))
+            variables.append(variable)
+        saver = tf.compat.v1.train.Saver(variables, sharded=True, write_version=write_version)
+        # Devices of a session are its own: no more than the default one need exist in this process.
+        config = tf.compat.v1.ConfigProto(device_count={"CPU": max(devices) + 1})
+        with tf.compat.v1.Session(config=config) as session:
+            session.run(tf.compat.v1.global_variables_initializer())
+            path: str = saver.save(session, str(prefix), write_meta_graph=False, write_state=False)
+    return path
+
+
+def _slice_info(name: str, spec: str) -> Any:
+    """SaveSliceInfo from "6 4 0,2:0,4"."""
+    *dims, extents = spec.split(" ")
+    full_shape = [int(dim) for dim in dims]
+    pairs = [
+        (0, dim) if extent == "-" else tuple(int(number) for number in extent.split(","))
+        for dim, extent in zip(full_shape, extents.split(":"), strict=True)
+    ]
+    offsets, shape = [start for start, _ in pairs], [length for _, length in pairs]
+    return tf.Variable.SaveSliceInfo(name, full_shape, offsets, shape)
+
+
+class _PythonState(tf.train.experimental.PythonState):  # type: ignore[misc, unused-ignore]
+    """State that is not a variable: a text, stored under the attribute `py_state`."""
+
+    def serialize(self) -> str:
+        return "epoch 3"
+
+    def deserialize(self, string_value: str) -> None:
+        raise NotImplementedError("the tests only write it")
+
+
+def object_checkpoint(prefix: str) -> str:
+    """tf.train.Checkpoint.write of a small tree with one of each: a module, a list, a dict whose key needs escaping, an
+    object reached by two paths, an optimizer with slot variables, a hash table, and Python state.
+
+    All numbers are dyadic, so that every machine writes the same bytes. Returns `prefix`.
+    """
+    model = tf.Module(name="model")
+    model.kernel = tf.Variable([[1.0, 2.0], [3.0, 4.0]], name="kernel")
+    model.bias = tf.Variable([0.5, -0.5], name="bias")
+    # Momentum of the first generation: its slots are slot variables of the object graph, which Keras 3 no longer makes.
+    optimizer = tf.compat.v1.train.MomentumOptimizer(learning_rate=0.5, momentum=0.5)
+    gradients = [(tf.constant([[1.0, 0.0], [0.0, 1.0]]), model.kernel), (tf.constant([0.25, 0.5]), model.bias)]
+    optimizer.apply_gradients(gradients)
+    table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, default_value=-1)
+    # One entry: the order of several differs from process to process.
+    table.insert(tf.constant(["word"]), tf.constant([7], tf.int64))
+    checkpoint = tf.train.Checkpoint(
+        model=model,
+        optimizer=optimizer,
+        layers=[tf.Variable(1, name="first"), tf.Variable([True, False], name="second")],
+        by_name={"a/b.c": tf.Variable(tf.constant([1, 2, 3], tf.int64), name="escaped")},
+        same=model.bias,
+        table=table,
+        state=_PythonState(),
+    )
+    path: str = checkpoint.write(str(prefix))
+    return path
+
+
+def write_saved_model(directory: str) -> None:
+    """A SavedModel with one function, two variables and one asset file. saved_model.pb differs from run to run."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    asset = folder / "vocabulary.txt"
+    asset.write_text("hello\nworld\n")
+    module = tf.Module()
+    module.slope = tf.Variable(0.5, name="slope")
+    module.intercept = tf.Variable([2.0], name="intercept")
+    module.vocabulary = tf.saved_model.Asset(str(asset))
+    module.predict = tf.function(
+        lambda x: module.slope * x + module.intercept, input_signature=[tf.TensorSpec([None], tf.float32)]
+    )
+    tf.saved_model.save(module, directory, signatures={"serving_default": module.predict})
+    asset.unlink()
+
+
+def loaded_packages() -> list[str]:
+    """Top-level names of the modules that this process has imported."""
+    return sorted({name.partition(".")[0] for name in sys.modules})
+
+
+def version() -> str:
+    """TensorFlow's version."""
+    text: str = tf.__version__
+    return text
+
+
+def abort(prefix: str) -> None:
+    """Ends the process by a failed CHECK: SaveV2 does that on a tensor of dtype resource, leaving a temporary file."""
+    table = tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64)
+    tf.raw_ops.SaveV2(prefix=prefix, tensor_names=["x"], shape_and_slices=[""], tensors=[table])

@@ -1,0 +1,140 @@
+"""Checks a version 2 checkpoint at rest: every block of the index, every byte of every tensor.
+
+Nothing is kept in memory but a chunk a thread. One damaged tensor does not end the check: what is still good is part
+of the result.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from torch_tfckpt.bundle.files import is_lfs_pointer, lfs_error
+from torch_tfckpt.bundle.reader import BundleReader
+from torch_tfckpt.bundle.values import check_stored_bytes
+from torch_tfckpt.bundle.verification import Damage, Verification
+from torch_tfckpt.device.pipeline import SumRequest
+from torch_tfckpt.dtypes import ELEMENTS, DataType
+from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.tensor_bundle import BundleEntry
+from torch_tfckpt.format.tensor_slice import element_count
+
+# Progress is told, and a read error found, once for so many bytes.
+_BATCH_BYTES: Final = 256 * 1024 * 1024
+
+
+class _Piece(NamedTuple):
+    name: str
+    entry: BundleEntry
+
+
+def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None = None) -> Verification:
+    """Reads all of the checkpoint.
+
+    Args:
+        progress: Called with the number of bytes checked since the last call.
+
+    Cost: every stored byte is read once; memory of one chunk a thread, or of one string tensor.
+    """
+    damage = list(_check_index(reader))
+    try:
+        names = reader.keys()
+    except DataLossError:
+        return Verification([], damage)  # the index itself is unreadable, and `damage` says where
+    pieces: list[_Piece] = []
+    for name in names:
+        try:
+            pieces += [_Piece(name, entry) for entry in reader.pieces(name)]
+        except DataLossError as error:
+            damage.append(Damage(name, reader.files.index.path, 0, reader.files.index.size, str(error)))
+    pieces.sort(key=lambda piece: (piece.entry.shard, piece.entry.offset))
+    plain: list[_Piece] = []
+    for piece in pieces:
+        found = _check_place(reader, piece)
+        if found is not None:
+            damage.append(found)
+        elif DataType(piece.entry.dtype) in (DataType.DT_STRING, DataType.DT_VARIANT):
+            damage += _check_encoded(reader, piece)
+            if progress:
+                progress(piece.entry.size)
+        else:
+            plain.append(piece)
+    for batch in _batches(plain):
+        damage += _check_sums(reader, batch)
+        if progress:
+            progress(sum(piece.entry.size for piece in batch))
+    damaged = {found.name for found in damage}
+    return Verification([name for name in names if name not in damaged], damage)
+
+
+def _check_index(reader: BundleReader) -> Iterator[Damage]:
+    index = reader.files.index
+    try:
+        reader.files.table.check_structure()
+    except DataLossError as error:
+        yield Damage("", index.path, 0, index.size, str(error))
+
+
+def _check_place(reader: BundleReader, piece: _Piece) -> Damage | None:
+    """Whether the bytes that the entry speaks of can be there."""
+    name, entry = piece
+    path = reader.files.shard_path(entry.shard)
+    element = ELEMENTS.get(DataType(entry.dtype))
+    expected = element.size * element_count(entry.shape) if element is not None and element.size else entry.size
+    if entry.size != expected:
+        problem = f"Invalid size in bundle entry: {entry.size} bytes stored, dtype and shape make {expected}"
+        return Damage(name, path, entry.offset, entry.end, problem)
+    try:
+        file = reader.files.shard(entry.shard)
+    except NotFoundError:
+        return Damage(name, path, entry.offset, entry.end, "the data file is missing")
+    except CheckpointError as error:
+        return Damage(name, path, entry.offset, entry.end, str(error))
+    if entry.end > file.size:
+        pointer = is_lfs_pointer(file)
+        problem = str(lfs_error(file.path)) if pointer else f"the file ends at byte {file.size}"
+        return Damage(name, path, entry.offset, entry.end, problem)
+    return None
+
+
+def _check_encoded(reader: BundleReader, piece: _Piece) -> Iterator[Damage]:
+    """Strings and variants: their checksums run over a decoded form."""
+    name, entry = piece
+    file = reader.files.shard(entry.shard)
+    try:
+        stored = file.read(entry.offset, entry.size)
+        check_stored_bytes(entry, stored, big_endian=reader.files.header.big_endian)
+    except (CheckpointError, OSError) as error:
+        yield Damage(name, file.path, entry.offset, entry.end, str(error))
+
+
+def _check_sums(reader: BundleReader, batch: list[_Piece]) -> Iterator[Damage]:
+    shard = reader.files.shard
+    requests = [SumRequest(shard(entry.shard), entry.offset, entry.size) for _, entry in batch]
+    try:
+        sums = reader.pipeline.checksums(requests)
+    except (CheckpointError, OSError) as error:
+        if len(batch) > 1:  # find out which ones
+            for piece in batch:
+                yield from _check_sums(reader, [piece])
+        else:
+            [(name, entry)] = batch
+            yield Damage(name, requests[0].file.path, entry.offset, entry.end, str(error))
+        return
+    for (name, entry), request, computed in zip(batch, requests, sums, strict=True):
+        masked = crc32c.mask(computed)
+        if masked != entry.checksum:
+            problem = f"Checksum does not match: stored {entry.checksum:#010x}, computed {masked:#010x}"
+            yield Damage(name, request.file.path, entry.offset, entry.end, problem, entry.checksum, masked)
+
+
+def _batches(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
+    batch: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += piece.entry.size
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

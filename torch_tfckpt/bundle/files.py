@@ -1,0 +1,123 @@
+"""The files of one version 2 checkpoint, opened together.
+
+A checkpoint may be replaced while it is opened: the index of one save and the data of the next would not fit. So the
+index is opened first, the data files at once after it, and then the index's name is looked at again; where it leads to
+another file by now, everything is opened anew.
+"""
+
+import threading
+from typing import Final
+
+from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError, error_context, located, printable, quoted
+from torch_tfckpt.format.table import Table
+from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleHeader, data_filename, index_filename
+from torch_tfckpt.storage import ReadableFile, Storage
+
+# Checkpoints of more shards open the rest on first use, so that one reader cannot use up the process's descriptors
+# (the usual limit is 1024).
+EAGER_SHARDS: Final = 256
+_OPENING_ATTEMPTS: Final = 10
+_LFS_POINTER: Final = b"version https://git-lfs"
+
+
+class BundleFiles:
+    """Index and data files of checkpoint `prefix`.
+
+    Raises:
+        NotFoundError: there is no index file.
+        DataLossError: the index is damaged, or is no index.
+        InvalidArgumentError: it was written for other readers than this one.
+
+    Threads: safe.
+    """
+
+    def __init__(self, storage: Storage, prefix: str) -> None:
+        self._storage, self._prefix = storage, prefix
+        self._lock = threading.Lock()
+        self._shards: dict[int, ReadableFile] = {}
+        for _ in range(_OPENING_ATTEMPTS):
+            self._open()
+            if self._still_current():
+                return
+            self.close()
+        raise NotFoundError(f"{printable(prefix)}: the checkpoint was replaced {_OPENING_ATTEMPTS} times while opening")
+
+    def _open(self) -> None:
+        path = index_filename(self._prefix)
+        self.index = self._storage.open(path)
+        try:
+            with error_context(printable(path)):
+                self.table = Table(self.index.read, self.index.size)
+                header = self.table.get(HEADER_KEY)
+                if header is None:
+                    raise DataLossError("the table has no header entry, so it is no checkpoint index")
+                self.header = BundleHeader.decode(header)
+            for number in range(min(self.header.num_shards, EAGER_SHARDS)):
+                self._open_shard(number)
+        except CheckpointError as error:
+            pointer = is_lfs_pointer(self.index)
+            self.close()
+            if pointer:
+                raise located(lfs_error(path), "not an sstable (bad magic number)") from error
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def _still_current(self) -> bool:
+        try:
+            again = self._storage.open(self.index.path)
+        except NotFoundError:
+            return True  # deleted meanwhile: what is open stays readable
+        try:
+            return again.identity == self.index.identity
+        finally:
+            again.close()
+
+    def shard_path(self, number: int) -> str:
+        return data_filename(self._prefix, number, self.header.num_shards)
+
+    def shard(self, number: int) -> ReadableFile:
+        """Data file `number`; NotFoundError where it is missing, DataLossError where the header counts fewer."""
+        if not 0 <= number < self.header.num_shards:
+            raise DataLossError(
+                f"{printable(index_filename(self._prefix))}: an entry names shard {number}, the header counts "
+                f"{self.header.num_shards}. The index is damaged"
+            )
+        file = self._shards.get(number) or self._open_shard(number)
+        if file is None:
+            path = printable(self.shard_path(number))
+            raise NotFoundError(f"{path}: No such file or directory. Copy shard {number} beside the index")
+        return file
+
+    def shards(self) -> list[ReadableFile]:
+        """All data files that are open."""
+        with self._lock:
+            return list(self._shards.values())
+
+    def _open_shard(self, number: int) -> ReadableFile | None:
+        with self._lock:
+            if number not in self._shards:
+                try:
+                    self._shards[number] = self._storage.open(self.shard_path(number))
+                except NotFoundError:
+                    return None
+            return self._shards[number]
+
+    def close(self) -> None:
+        with self._lock:
+            shards, self._shards = self._shards, {}
+        for file in (self.index, *shards.values()):
+            file.close()
+
+
+def is_lfs_pointer(file: ReadableFile) -> bool:
+    """Whether `file` is the small text that git-lfs leaves in place of a file."""
+    return len(_LFS_POINTER) <= file.size < 1024 and file.read(0, len(_LFS_POINTER)) == _LFS_POINTER
+
+
+def lfs_error(path: str) -> DataLossError:
+    """What to say where one is found."""
+    return DataLossError(
+        f"{quoted(printable(path))} is a git-lfs pointer, not the file itself. Run `git lfs pull` where it came from"
+    )

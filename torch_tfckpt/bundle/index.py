@@ -1,0 +1,130 @@
+"""What a version 2 index says: names, and where the bytes of each tensor lie.
+
+A single name costs one block of the table. A listing reads the whole table once and is kept.
+"""
+
+import threading
+from typing import Final, NoReturn
+
+from torch_tfckpt.errors import (
+    DataLossError,
+    NotFoundError,
+    did_you_mean,
+    error_context,
+    located,
+    quoted,
+)
+from torch_tfckpt.format.table import Table
+from torch_tfckpt.format.tensor_bundle import BundleEntry
+from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key
+
+# The tag byte of BundleEntryProto.slices: an entry without it has none, and need not be parsed to know.
+_SLICES_TAG: Final = b"\x3a"
+
+
+def key_of(name: str) -> bytes:
+    """A tensor's name as bytes. Names that are no UTF-8 travel as surrogate escapes."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def name_of(key: bytes) -> str:
+    return key.decode("utf-8", "surrogateescape")
+
+
+class BundleIndex:
+    """The entries of one index.
+
+    Args:
+        table: The open table.
+        path: Of the index file, for texts.
+        prefix: Of the checkpoint, for texts.
+
+    Threads: safe.
+    """
+
+    def __init__(self, table: Table, path: str, prefix: str) -> None:
+        self._table, self._path, self._prefix = table, path, prefix
+        self._lock = threading.Lock()
+        self._listing: dict[str, bytes] | None = None
+        self._entries: dict[str, BundleEntry] = {}
+
+    def names(self) -> list[str]:
+        """All tensors, sorted by their bytes; a partitioned one once. DataLossError where the index is damaged."""
+        return list(self._list())
+
+    def __contains__(self, name: str) -> bool:
+        return bool(name) and self._find(key_of(name)) is not None
+
+    def entry(self, name: str) -> BundleEntry:
+        """What stands under `name`.
+
+        Raises:
+            NotFoundError: nothing does.
+            DataLossError: the index, or this entry, is damaged.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            value = self._find(key_of(name)) if name else None
+            if value is None:
+                self._missing(name)
+            entry = self._entries[name] = self._decode(value, name)
+        return entry
+
+    def slice_entry(self, name: str, part: TensorSlice) -> BundleEntry:
+        """What stands under one slice of `name`; DataLossError where nothing does, though the tensor lists it."""
+        value = self._find(encode_slice_key(key_of(name), part))
+        if value is None:
+            raise DataLossError(
+                f"{self._path}: tensor {quoted(name)} lists slice {part}, but the index has no entry for it. The file "
+                f"is damaged, or the save that wrote it was partial"
+            )
+        return self._decode(value, name)
+
+    def _find(self, key: bytes) -> bytes | None:
+        if self._listing is not None and not key.startswith(TensorSlice.KEY_MARK):
+            return self._listing.get(name_of(key))
+        with error_context(self._path):
+            return self._table.get(key)
+
+    def _decode(self, value: bytes, name: str) -> BundleEntry:
+        try:
+            return BundleEntry.decode(value)
+        except DataLossError as error:
+            raise located(error, f"{self._path}: tensor {quoted(name)}", "The index is damaged.") from error.__cause__
+
+    def _list(self) -> dict[str, bytes]:
+        """Name -> stored entry, in order, without the keys of slices."""
+        with self._lock:
+            if self._listing is None:
+                with error_context(self._path):
+                    self._listing = self._scan()
+            return self._listing
+
+    def _scan(self) -> dict[str, bytes]:
+        plain: dict[str, bytes] = {}
+        marked: dict[bytes, bytes] = {}  # begin like the keys of slices; a name may do so too
+        for key, value in self._table.items(start=b"\0"):  # behind the header
+            if key.startswith(TensorSlice.KEY_MARK):
+                marked[key] = value
+            else:
+                plain[name_of(key)] = value
+        if not marked:
+            return plain
+        listing = {**{name_of(key): value for key, value in marked.items()}, **plain}
+        for name, value in plain.items():
+            if _SLICES_TAG in value:
+                try:
+                    parts = BundleEntry.decode(value).slices
+                except DataLossError:
+                    continue  # raised again, with its place, for whoever asks for this tensor
+                for part in parts:
+                    listing.pop(name_of(encode_slice_key(key_of(name), part)), None)
+        return listing
+
+    def _missing(self, name: str) -> NoReturn:
+        names = self.names()
+        hint = did_you_mean(name, names)
+        raise NotFoundError(
+            f"{self._prefix}: no tensor {quoted(name)}: Key {name} not found in checkpoint. {hint}{' ' if hint else ''}"
+            f"`tfckpt ls {self._prefix}` lists all {len(names)}."
+        )

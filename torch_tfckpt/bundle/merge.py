@@ -1,0 +1,175 @@
+"""Several version 2 checkpoints -> one, by renaming their data files and joining their indexes.
+
+Nothing of the tensors is read. The data files are linked under their new names, so the sources stay complete until the
+merged index is in place: a crash leaves the sources, and the old checkpoint of the target's name, or the merged one.
+
+Source: MergeBundles in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.7.
+"""
+
+import os
+from collections.abc import Sequence
+
+from torch_tfckpt.bundle.files import BundleFiles
+from torch_tfckpt.bundle.index import name_of
+from torch_tfckpt.bundle.publish import publish
+from torch_tfckpt.device.pipeline import CHUNK_BYTES
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, printable, quoted
+from torch_tfckpt.format.table import TableBuilder
+from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleEntry, BundleHeader, index_filename, parse_data_filename
+from torch_tfckpt.storage import Storage, temporary_name
+
+
+def merge_bundles(
+    storage: Storage,
+    sources: Sequence[str],
+    prefix: str,
+    *,
+    allow_missing_files: bool = False,
+    delete_sources: bool = True,
+) -> None:
+    """Merges checkpoints `sources` (prefixes, in order) into `prefix`.
+
+    A partitioned tensor may have slices in several sources; its list of slices is joined in their order.
+
+    Args:
+        allow_missing_files: Pass over sources without an index.
+        delete_sources: Remove the sources afterwards, and the directories that held only them.
+
+    Raises:
+        InvalidArgumentError: no source, or one is missing; a tensor or slice is in two of them; their endianness or
+            format versions differ. Everything is as it was.
+        DataLossError, NotFoundError: a source is damaged or lacks a data file. Everything is as it was.
+
+    Cost: reads and writes the indexes; data files are linked, or copied where links are unknown.
+    """
+    present = [source for source in sources if _is_there(storage, source, allow_missing_files)]
+    if not present:
+        raise InvalidArgumentError(
+            f"merge into {printable(prefix)}: At least one prefix checkpoint file must exist, but none existed"
+        )
+    merged = _Merged(prefix)
+    for source in dict.fromkeys(present):
+        files = BundleFiles(storage, source)
+        try:
+            merged.add_source(source, files)
+        finally:
+            files.close()
+    storage.make_directory(os.path.dirname(prefix))
+    placed: list[str] = []
+    try:
+        for path in merged.data_files:
+            placed.append(temporary_name(path if os.path.dirname(path) == os.path.dirname(prefix) else prefix))
+            _second_copy(storage, path, placed[-1])
+        publish(storage, prefix, placed, merged.encode_index)
+    finally:
+        for path in placed:
+            storage.remove(path)
+    if delete_sources:
+        _delete_sources(storage, [source for source in present if source != prefix], merged, prefix)
+
+
+class _Merged:
+    """The entries of the checkpoint to be."""
+
+    def __init__(self, prefix: str) -> None:
+        self._place = f"merge into {printable(prefix)}"
+        self._entries: dict[bytes, BundleEntry] = {}
+        self._header: BundleHeader | None = None
+        self.data_files: list[str] = []  # position = shard number in the merged checkpoint
+
+    def add_source(self, source: str, files: BundleFiles) -> None:
+        self._join_header(source, files.header)
+        shards: dict[int, int] = {}  # number in the source -> number in the merged checkpoint
+        for key, value in files.table.items(start=b"\0"):
+            try:
+                entry = BundleEntry.decode(value)
+            except DataLossError as error:
+                raise DataLossError(f"{printable(source)}: tensor {quoted(name_of(key))}: {error}") from error
+            if not entry.slices:
+                if entry.shard not in shards:
+                    shards[entry.shard] = len(self.data_files)
+                    self.data_files.append(files.shard(entry.shard).path)
+                entry = entry._replace(shard=shards[entry.shard])
+            self._join_entry(source, key, entry)
+
+    def encode_index(self, num_shards: int) -> bytes:
+        assert self._header is not None, "encode_index before the first source"
+        parts: list[bytes] = []
+        table = TableBuilder(parts.append)
+        table.add(HEADER_KEY, self._header._replace(num_shards=num_shards).encode())
+        for key in sorted(self._entries):
+            table.add(key, self._entries[key].encode())
+        table.finish()
+        return b"".join(parts)
+
+    def _join_header(self, source: str, header: BundleHeader) -> None:
+        first = self._header = self._header or header
+        if header.big_endian != first.big_endian:
+            raise InvalidArgumentError(
+                f"{self._place}: Merging bundles with conflicting endianness: {printable(source)}"
+            )
+        if header[2:] != first[2:]:
+            raise InvalidArgumentError(
+                f"{self._place}: Merging bundles with different format versions: {printable(source)}"
+            )
+
+    def _join_entry(self, source: str, key: bytes, entry: BundleEntry) -> None:
+        before = self._entries.get(key)
+        if before is not None:
+            name = quoted(name_of(key))
+            if not before.slices:
+                raise InvalidArgumentError(
+                    f"{self._place}: Duplicate tensor keyed by {name} encountered, when merging prefix: "
+                    f"{printable(source)}"
+                )
+            if not entry.slices:
+                raise InvalidArgumentError(
+                    f"{self._place}: Duplicate tensor keyed by {name}; attempting to merge in a non-slice bundle entry "
+                    f"from {printable(source)}"
+                )
+            if (before.dtype, before.shape) != (entry.dtype, entry.shape):
+                raise InvalidArgumentError(
+                    f"{self._place}: the slices of {name} in {printable(source)} are of another dtype or shape"
+                )
+            entry = before._replace(slices=before.slices + entry.slices)
+        self._entries[key] = entry
+
+
+def _is_there(storage: Storage, source: str, allow_missing_files: bool) -> bool:
+    if storage.exists(index_filename(source)):
+        return True
+    if allow_missing_files:
+        return False
+    raise InvalidArgumentError(
+        f"{printable(source)}: allow_missing_files was set to false and {printable(index_filename(source))} did not "
+        f"exist. Nothing was merged"
+    )
+
+
+def _second_copy(storage: Storage, path: str, target: str) -> None:
+    """The bytes of `path` under a second name: a link, or a copy where links are unknown or cross file systems."""
+    try:
+        storage.link(path, target)
+        return
+    except OSError:
+        pass
+    source, copy = storage.open(path), storage.create(target)
+    try:
+        for offset in range(0, source.size, CHUNK_BYTES):
+            copy.write(offset, [source.read(offset, min(CHUNK_BYTES, source.size - offset))])
+        copy.sync()
+    finally:
+        source.close()
+        copy.close()
+
+
+def _delete_sources(storage: Storage, sources: Sequence[str], merged: _Merged, prefix: str) -> None:
+    """Indexes first: a source without its index is no checkpoint, one without its data is a broken one."""
+    for source in sources:
+        storage.remove(index_filename(source))
+    for path in merged.data_files:
+        parsed = parse_data_filename(path)
+        if parsed is None or parsed[0] != prefix:  # merging onto one of the sources keeps what is now the result
+            storage.remove(path)
+    for directory in {os.path.dirname(source) for source in sources} - {os.path.dirname(prefix), ""}:
+        storage.remove_directory(directory)

@@ -1,0 +1,98 @@
+"""Makes finished data files and an index the checkpoint of a prefix, in one step for every reader.
+
+Where no checkpoint of that name exists, the data files are renamed and then the index: the index is what makes a
+checkpoint, so a crash before it leaves nothing that a reader would open.
+
+Where one exists, its index names the very data files that the new one wants to name, and two renames are no single
+step. The number of shards in the names is ours to choose, though, and it stands in the index. So the new data first get
+names that no index uses; one rename of an index that counts shards that way switches readers over; and only then are
+they linked under their proper names, and one more rename switches to the index that TensorFlow would have written:
+
+    P.index (1 shard)  -> P.data-00000-of-00001   old     | a crash here leaves the old checkpoint
+                          P.data-00000-of-00002   new     |
+    P.index (2 shards) -> P.data-00000-of-00002   new       the switch
+                          P.data-00000-of-00001   new     | a crash here leaves the new checkpoint
+    P.index (1 shard)  -> P.data-00000-of-00001   new       done; the other name goes
+
+At every moment the index in place names data files that belong to it. TensorFlow has a gap here (spec: FORMATS 2.8).
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+from torch_tfckpt.format.tensor_bundle import data_filename, index_filename, parse_data_filename
+from torch_tfckpt.storage import Storage, temporary_name
+
+EncodeIndex = Callable[[int], bytes]
+"""The bytes of the index that counts so many shards; entries keep their shard numbers."""
+
+
+def publish(storage: Storage, prefix: str, data_files: Sequence[str], encode_index: EncodeIndex) -> None:
+    """Publishes `data_files`, whose bytes are durable, as shards 0, 1, ... of checkpoint `prefix`.
+
+    Raises:
+        OSError: as the storage gives it. Until the first index is in place the old checkpoint, if any, is untouched.
+
+    Threads: one publication of a prefix at a time.
+    """
+    count = len(data_files)
+    replacing = storage.exists(index_filename(prefix))
+    shown = _unused_count(storage, prefix, count) if replacing else count
+    _name_data(storage.replace, prefix, data_files, shown, storage)
+    _put_index(storage, prefix, encode_index(shown))
+    if replacing:
+        _settle(storage, prefix, count, shown, encode_index)
+
+
+def _settle(storage: Storage, prefix: str, count: int, shown: int, encode_index: EncodeIndex) -> None:
+    """From the transitional names to the proper ones; then nothing but this checkpoint remains under the prefix."""
+    transitional = [data_filename(prefix, shard, shown) for shard in range(count)]
+    try:
+        _name_data(storage.link, prefix, transitional, count, storage)
+    except OSError:
+        # No links here (FAT, some network file systems). The checkpoint is complete under its transitional names.
+        kept = set(transitional)
+    else:
+        _put_index(storage, prefix, encode_index(count))
+        kept = {data_filename(prefix, shard, count) for shard in range(count)}
+    for path in data_files_of(storage, prefix):
+        if path not in kept:
+            storage.remove(path)
+
+
+def data_files_of(storage: Storage, prefix: str) -> list[str]:
+    """All files named like a shard of `prefix`, whatever count their names bear."""
+    directory = os.path.dirname(prefix)
+    paths = (os.path.join(directory, name) for name in storage.list(directory))
+    return [path for path in paths if (parsed := parse_data_filename(path)) is not None and parsed[0] == prefix]
+
+
+def _unused_count(storage: Storage, prefix: str, count: int) -> int:
+    """A number of shards above `count` that no file of this prefix bears."""
+    used = [parsed[2] for path in data_files_of(storage, prefix) if (parsed := parse_data_filename(path)) is not None]
+    return max([count, *used]) + 1
+
+
+def _name_data(
+    give_name: Callable[[str, str], None], prefix: str, paths: Sequence[str], count: int, storage: Storage
+) -> None:
+    for shard, path in enumerate(paths):
+        give_name(path, data_filename(prefix, shard, count))
+    storage.sync_directory(os.path.dirname(prefix))
+
+
+def _put_index(storage: Storage, prefix: str, contents: bytes) -> None:
+    path = index_filename(prefix)
+    temporary = temporary_name(path)
+    try:
+        file = storage.create(temporary)
+        try:
+            file.write(0, [contents])
+            file.sync()
+        finally:
+            file.close()
+        storage.replace(temporary, path)
+    except BaseException:
+        storage.remove(temporary)
+        raise
+    storage.sync_directory(os.path.dirname(path))

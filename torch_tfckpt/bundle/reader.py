@@ -1,0 +1,375 @@
+"""Version 2 checkpoints -> host tensors.
+
+    with BundleReader(LOCAL, "model.ckpt-1000") as reader:      # footer, index block and header are read
+        kernel = reader.read("dense/kernel")                    # one block of the index, then the tensor's bytes
+
+All files are opened at once and stay open: a writer that replaces or deletes the checkpoint does not disturb a reader
+that has it open.
+
+Source: BundleReader in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.5.
+"""
+
+import mmap
+import threading
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple, Self
+
+import torch
+
+from torch_tfckpt.bundle.assembly import check_stored, parts_of
+from torch_tfckpt.bundle.files import BundleFiles, is_lfs_pointer, lfs_error
+from torch_tfckpt.bundle.index import BundleIndex
+from torch_tfckpt.bundle.values import (
+    Strings,
+    Value,
+    check_out,
+    check_stored_bytes,
+    new_strings,
+    new_tensor,
+    strings_from,
+    value_dtype,
+)
+from torch_tfckpt.device.host_bytes import byte_view, copy_slice, swap_bytes
+from torch_tfckpt.device.pipeline import Pipeline, ReadRequest, SumRequest
+from torch_tfckpt.dtypes import ELEMENTS, DataType
+from torch_tfckpt.errors import (
+    DataLossError,
+    InvalidArgumentError,
+    UnimplementedError,
+    error_context,
+    located,
+    printable,
+    quoted,
+)
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.string_tensor import decode_strings
+from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
+from torch_tfckpt.storage import ReadableFile, Storage
+
+
+class _Whole(NamedTuple):
+    """A tensor stored in one piece, and where its bytes go."""
+
+    name: str
+    entry: BundleEntry
+    target: torch.Tensor  # contiguous, on the host
+
+
+class BundleReader:
+    """Reads the checkpoint `prefix`.
+
+    Args:
+        verify: Whether to hold the bytes read against their checksums.
+
+    Raises:
+        NotFoundError, DataLossError, InvalidArgumentError: as BundleFiles.
+
+    Cost: opening reads footer, index block and the first data block of the index; one descriptor a file.
+    Threads: safe; reading opens no new file below 256 shards.
+    """
+
+    version = 2
+
+    def __init__(self, storage: Storage, prefix: str, *, verify: bool = True) -> None:
+        self.path = printable(prefix)
+        self.files = BundleFiles(storage, prefix)
+        self.index = BundleIndex(self.files.table, index_filename(self.path), self.path)
+        self.pipeline = Pipeline()
+        self._verify = verify
+        self._lock = threading.Lock()
+        self._verified: set[BundleEntry] = set()  # pieces read in part whose checksum was seen to hold
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def keys(self) -> list[str]:
+        """Names of all tensors, sorted by their bytes; a partitioned tensor once. Reads the whole index once."""
+        return self.index.names()
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self.index
+
+    def shape(self, name: str) -> Shape:
+        """Full shape of `name`; NotFoundError where there is none."""
+        return self.index.entry(name).shape
+
+    def dtype(self, name: str) -> DataType:
+        return DataType(self.index.entry(name).dtype)
+
+    def slices(self, name: str) -> tuple[TensorSlice, ...]:
+        """The parts in which `name` is stored; empty where it is stored whole."""
+        return self.index.entry(name).slices
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of the tensor's elements; of strings and variants, their bytes in the file."""
+        entry = self.index.entry(name)
+        element = ELEMENTS.get(DataType(entry.dtype))
+        if element is not None and element.size:
+            return element.size * element_count(entry.shape)
+        return sum(piece.size for piece in self.pieces(name))
+
+    def locate(self, name: str) -> list[str]:
+        """The data files that hold `name`."""
+        return [self.files.shard_path(shard) for shard in dict.fromkeys(piece.shard for piece in self.pieces(name))]
+
+    def pieces(self, name: str) -> list[BundleEntry]:
+        """The entries that have the bytes of `name`: its own, or one for each of its slices."""
+        entry = self.index.entry(name)
+        return [self.index.slice_entry(name, part) for part in entry.slices] or [entry]
+
+    def read(self, name: str, out: torch.Tensor | None = None) -> Value:
+        """The full tensor: into `out`, or into a new contiguous CPU tensor; strings as an array of bytes.
+
+        Raises:
+            NotFoundError: no such tensor, or its data file is missing.
+            InvalidArgumentError: shape or dtype of `out` differ (it is untouched), or stored slices leave holes.
+            DataLossError: sizes or checksum are wrong; `out` may be partly written.
+            UnimplementedError: torch has no such dtype.
+
+        Cost: one read of the stored bytes; host memory of one stored slice beyond the result.
+        """
+        return self._read(name, TensorSlice.full(len(self.shape(name))), out)
+
+    def read_slice(self, name: str, part: TensorSlice) -> Value:
+        """One slice of `name`, whichever way it is stored. Errors as `read`.
+
+        Cost: the first slice of a tensor reads all of each stored piece that it needs, to verify the checksum, and
+        keeps only what it covers; later ones, or all without `verify`, read from its first to its last element.
+        """
+        return self._read(name, part, None)
+
+    def read_all(self, names: Iterable[str]) -> dict[str, Value]:
+        """Several tensors in one plan, in the order given. Errors as `read`, and DataLossError where two overlap."""
+        result: dict[str, Value] = {}
+        wholes: list[_Whole] = []
+        for name in names:
+            entry = self.index.entry(name)
+            dtype = DataType(entry.dtype)
+            if entry.slices or dtype == DataType.DT_STRING:
+                result[name] = self.read(name)
+                continue
+            torch_dtype = value_dtype(name, dtype)
+            self._check_piece(name, entry)
+            wholes.append(_Whole(name, entry, new_tensor(name, entry.shape, torch_dtype)))
+            result[name] = wholes[-1].target
+        wholes.sort(key=lambda whole: (whole.entry.shard, whole.entry.offset))
+        self._check_apart(wholes)
+        self._transfer(wholes)
+        return result
+
+    def read_stored(self, name: str) -> bytes:
+        """The bytes of `name` as they lie in the file, for types that torch cannot hold.
+
+        Raises:
+            UnimplementedError: the tensor is partitioned.
+            DataLossError: the checksum of a type of fixed width, or of a variant or string, does not hold.
+        """
+        entry = self.index.entry(name)
+        if entry.slices:
+            raise UnimplementedError(f"{self.path}: tensor {quoted(name)} is stored in {len(entry.slices)} pieces")
+        file = self._check_piece(name, entry)
+        stored = file.read(entry.offset, entry.size)
+        with error_context(self._place(name, entry), _DAMAGED):
+            check_stored_bytes(entry, stored, big_endian=self.files.header.big_endian)
+        return stored
+
+    def map(self, name: str) -> Value:
+        """The tensor as a view of the file's pages, changed pages staying private; errors as `read`.
+
+        Copied like `read` where no view can serve: strings, partitioned tensors, foreign endianness, and data whose
+        offset is no multiple of the element size. The mapping lives as long as its tensors.
+        """
+        entry = self.index.entry(name)
+        dtype = DataType(entry.dtype)
+        element = ELEMENTS.get(dtype)
+        if entry.slices or element is None or not element.size or not entry.size:
+            return self.read(name)
+        if entry.offset % element.swap or (self.files.header.big_endian and element.swap > 1):
+            return self.read(name)
+        torch_dtype = value_dtype(name, dtype)
+        file = self._check_piece(name, entry)
+        with self._lock:
+            if entry.shard not in self._maps:
+                # ACCESS_COPY: writing to such a tensor changes private pages, never the file.
+                self._maps[entry.shard] = mmap.mmap(file.fileno(), file.size, access=mmap.ACCESS_COPY)
+            pages = self._maps[entry.shard]
+        count = element_count(entry.shape)
+        tensor = torch.frombuffer(pages, dtype=torch_dtype, count=count, offset=entry.offset).view(entry.shape)
+        if self._verify:
+            self._compare(name, entry, self.pipeline.checksum(byte_view(tensor)))
+        return tensor
+
+    def close(self) -> None:
+        """Closes files and threads. Tensors made by `map` stay valid."""
+        self.pipeline.close()
+        self.files.close()
+        self._maps.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, name: str, want: TensorSlice, out: torch.Tensor | None) -> Value:
+        entry = self.index.entry(name)
+        dtype = DataType(entry.dtype)
+        shape = want.shape_of(entry.shape)
+        if dtype == DataType.DT_STRING and out is not None:
+            raise InvalidArgumentError(f"tensor {quoted(name)} holds strings, which no torch tensor takes as `out`")
+        torch_dtype = None if dtype == DataType.DT_STRING else value_dtype(name, dtype)
+        if out is not None and torch_dtype is not None:
+            check_out(name, out, shape, torch_dtype)
+        stored = entry.slices or (TensorSlice.full(len(entry.shape)),)
+        with error_context(self.path):
+            check_stored(name, entry.shape, stored)
+            parts = parts_of(name, entry.shape, stored, want)
+        pieces = [self._piece(name, entry, stored[part.number]) for part in parts]
+        self._check_volume(name, pieces)
+        if torch_dtype is None:
+            strings = new_strings(name, shape)
+            for part, piece in zip(parts, pieces, strict=True):
+                strings[part.target.to_index()] = self._read_strings(name, piece)[part.source.to_index()]
+            return strings
+        result = new_tensor(name, shape, torch_dtype) if out is None else out.detach()
+        for part, piece in zip(parts, pieces, strict=True):
+            self._copy(name, piece, part.source, result[part.target.to_index()])
+        return result if out is None else out
+
+    # One stored piece.
+
+    def _piece(self, name: str, entry: BundleEntry, part: TensorSlice) -> BundleEntry:
+        """The entry that has the bytes of one stored slice, held against the tensor's."""
+        if not entry.slices:
+            piece = entry
+        else:
+            piece = self.index.slice_entry(name, part)
+            if piece.dtype != entry.dtype or piece.shape != part.shape_of(entry.shape) or piece.slices:
+                raise DataLossError(
+                    f"{index_filename(self.path)}: tensor {quoted(name)}: the entry of slice {part} has another dtype "
+                    f"or shape than the tensor. The index is damaged"
+                )
+        self._check_piece(name, piece)
+        return piece
+
+    def _check_piece(self, name: str, piece: BundleEntry) -> ReadableFile:
+        """The file with the piece's bytes, after its size was held against dtype, shape and file."""
+        element = ELEMENTS.get(DataType(piece.dtype))
+        count = element_count(piece.shape)
+        # A string or variant takes a byte at least, for its length.
+        fixed = element is not None and element.size
+        expected = element.size * count if element is not None and element.size else count
+        if piece.size != expected if fixed else piece.size < expected:
+            raise DataLossError(
+                f"{index_filename(self.path)}: tensor {quoted(name)}: Invalid size in bundle entry: key {name}; stored "
+                f"size {piece.size}; expected size {expected}. The index is damaged"
+            )
+        file = self.files.shard(piece.shard)
+        if piece.end > file.size:
+            place = self._place(name, piece)
+            if is_lfs_pointer(file):
+                raise located(lfs_error(file.path), place)
+            raise DataLossError(
+                f"{place}: Read less bytes than requested: the file has only {file.size} bytes. It is cut off, still "
+                f"being copied, or belongs to another index. Copy it again"
+            )
+        return file
+
+    def _check_volume(self, name: str, pieces: Sequence[BundleEntry]) -> None:
+        """Refuses pieces that together claim more bytes than their files have: memory for them would be made up."""
+        claimed = sum(piece.size for piece in pieces)
+        held = sum(self.files.shard(shard).size for shard in {piece.shard for piece in pieces})
+        if claimed > held:
+            raise DataLossError(
+                f"{index_filename(self.path)}: tensor {quoted(name)}: its slices claim {claimed} bytes of files with "
+                f"{held}. The index is damaged"
+            )
+
+    def _check_apart(self, wholes: Sequence[_Whole]) -> None:
+        """Refuses tensors that share bytes. REQUIRES: ordered by place."""
+        for one, other in pairwise(wholes):
+            if one.entry.shard == other.entry.shard and one.entry.end > other.entry.offset and other.entry.size:
+                raise DataLossError(
+                    f"{self._place(one.name, one.entry)} overlaps tensor {quoted(other.name)}, bytes "
+                    f"{other.entry.offset}:{other.entry.end}. The index is damaged"
+                )
+
+    def _copy(self, name: str, piece: BundleEntry, source: TensorSlice, target: torch.Tensor) -> None:
+        """Puts `source`, seen from inside the piece, into `target`: directly where the bytes lie alike."""
+        whole = source.covers(piece.shape)
+        if whole and target.device.type == "cpu" and target.is_contiguous():
+            self._transfer([_Whole(name, piece, target)])
+        elif whole:
+            staged = new_tensor(name, piece.shape, target.dtype)
+            self._transfer([_Whole(name, piece, staged)])
+            copy_slice(target, (), staged)
+        else:
+            copy_slice(target, (), self._read_span(name, piece, source.resolve(piece.shape), target.dtype))
+
+    def _transfer(self, wholes: Sequence[_Whole]) -> None:
+        """Reads whole pieces in one plan, and verifies them."""
+        shard = self.files.shard
+        requests = [ReadRequest(shard(w.entry.shard), w.entry.offset, byte_view(w.target)) for w in wholes]
+        if self._verify:
+            for whole, computed in zip(wholes, self.pipeline.read(requests), strict=True):
+                self._compare(whole.name, whole.entry, computed)
+        else:
+            self.pipeline.fill(requests)
+        if self.files.header.big_endian:
+            for whole in wholes:
+                swap_bytes(whole.target, ELEMENTS[DataType(whole.entry.dtype)].swap)
+
+    def _read_span(self, name: str, piece: BundleEntry, part: TensorSlice, dtype: torch.dtype) -> torch.Tensor:
+        """One slice of a piece: its bytes from first to last element are read, the others at most summed."""
+        strides = [element_count(piece.shape[axis + 1 :]) for axis in range(len(piece.shape))]
+        lengths = [extent.length for extent in part.extents]
+        if not element_count(tuple(lengths)):
+            return torch.empty(lengths, dtype=dtype)
+        first = sum(extent.start * stride for extent, stride in zip(part.extents, strides, strict=True))
+        last = sum((extent.end - 1) * stride for extent, stride in zip(part.extents, strides, strict=True))
+        span = torch.empty(last + 1 - first, dtype=dtype)
+        file, begin = self.files.shard(piece.shard), piece.offset + first * dtype.itemsize
+        end = begin + byte_view(span).nbytes
+        request = ReadRequest(file, begin, byte_view(span))
+        if not self._verify or piece in self._verified:
+            self.pipeline.fill([request])
+        else:
+            before, after = begin - piece.offset, piece.end - end
+            head, tail = self.pipeline.checksums([SumRequest(file, piece.offset, before), SumRequest(file, end, after)])
+            [middle] = self.pipeline.read([request])
+            computed = crc32c.combine(crc32c.combine(head, middle, end - begin), tail, after)
+            self._compare(name, piece, computed)
+            self._verified.add(piece)
+        if self.files.header.big_endian:
+            swap_bytes(span, ELEMENTS[DataType(piece.dtype)].swap)
+        return span.as_strided(lengths, strides)
+
+    def _read_strings(self, name: str, piece: BundleEntry) -> Strings:
+        """All strings of one piece."""
+        stored = self.files.shard(piece.shard).read(piece.offset, piece.size)
+        big_endian = self.files.header.big_endian
+        with error_context(self._place(name, piece), _DAMAGED):
+            # An empty string tensor of old writers has no bytes at all, not even the checksum of its lengths.
+            count = element_count(piece.shape)
+            elements = (
+                decode_strings(stored, count, piece.checksum, big_endian=big_endian, verify=self._verify)
+                if count or stored
+                else []
+            )
+        return strings_from(name, piece.shape, elements)
+
+    def _compare(self, name: str, piece: BundleEntry, computed: int) -> None:
+        if crc32c.mask(computed) != piece.checksum:
+            raise DataLossError(
+                f"{self._place(name, piece)}: Checksum does not match: stored {piece.checksum:#010x}, computed "
+                f"{crc32c.mask(computed):#010x}. {_DAMAGED}"
+            )
+
+    def _place(self, name: str, piece: BundleEntry) -> str:
+        path = printable(self.files.shard_path(piece.shard))
+        return f"{path}, bytes {piece.offset}:{piece.end}: tensor {quoted(name)}"
+
+
+_DAMAGED = (
+    "The file is damaged, still being copied, or belongs to another index. Copy it again, or read another checkpoint"
+)

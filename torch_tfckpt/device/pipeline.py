@@ -1,0 +1,232 @@
+"""Carries out plans of bytes: files <-> host memory, on a few threads, checksummed on the way.
+
+A plan is a list of requests. Requests that lie one behind the other in a file travel together, one system call for
+many small tensors; large ones are cut into chunks that travel side by side. Checksums of chunks are combined, so the
+result does not depend on how a plan was cut. Reading, writing and summing all release the GIL.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Final, NamedTuple, Protocol, Self, TypeVar
+
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.storage import Buffer, ReadableFile, WritableFile
+
+# 8 MiB: large enough that a system call and a future cost nothing beside it, small enough that the bytes are still in
+# the cache of the core that sums them, and that a tensor of 64 MiB keeps eight threads busy.
+CHUNK_BYTES: Final = 8 * 1024 * 1024
+# Two threads more than cores: some wait for the disk while others sum. More than 16 only contend for the GIL.
+THREADS: Final = min(16, (os.cpu_count() or 1) + 2)
+
+
+class ReadRequest(NamedTuple):
+    """Bytes on their way from a file into host memory."""
+
+    file: ReadableFile
+    offset: int
+    target: memoryview  # of unsigned bytes; its length says how many
+
+    @property
+    def size(self) -> int:
+        return len(self.target)
+
+
+class SumRequest(NamedTuple):
+    """Bytes of a file to be read and summed, and kept nowhere."""
+
+    file: ReadableFile
+    offset: int
+    size: int
+
+
+class WriteRequest(NamedTuple):
+    """Bytes on their way from host memory into a file."""
+
+    file: WritableFile
+    offset: int
+    source: Buffer  # must not change before the call returns
+
+    @property
+    def size(self) -> int:
+        return len(self.source)
+
+
+class _Request(Protocol):
+    @property
+    def file(self) -> ReadableFile | WritableFile: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+
+class _Piece(NamedTuple):
+    """A part of one request."""
+
+    number: int  # position of the request in the plan
+    begin: int  # bytes from the request's start
+    size: int
+
+
+class _Job(NamedTuple):
+    """Pieces that lie one behind the other in one file: the work of one thread at a time."""
+
+    offset: int
+    pieces: list[_Piece]
+
+
+R = TypeVar("R", bound=_Request)
+
+
+class Pipeline:
+    """A few threads that move bytes. They start with the first plan that needs more than one, and end with `close`.
+
+    Threads: several may share a pipeline. It survives a fork: the child starts threads of its own.
+    """
+
+    def __init__(self, threads: int = THREADS) -> None:
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._owner = 0  # process id that the executor's threads live in
+        self._scratch = threading.local()
+
+    def read(self, requests: Sequence[ReadRequest]) -> list[int]:
+        """Fills every target; returns the CRC-32C (not masked) of each, in the order of `requests`."""
+
+        def job(request: ReadRequest, work: _Job) -> list[int]:
+            buffers = [requests[number].target[begin : begin + size] for number, begin, size in work.pieces]
+            request.file.read_into(work.offset, buffers)
+            return [crc32c.value(buffer) for buffer in buffers]
+
+        return self._run(requests, job)
+
+    def fill(self, requests: Sequence[ReadRequest]) -> None:
+        """Fills every target and sums nothing."""
+
+        def job(request: ReadRequest, work: _Job) -> list[int]:
+            buffers = [requests[number].target[begin : begin + size] for number, begin, size in work.pieces]
+            request.file.read_into(work.offset, buffers)
+            return [0] * len(work.pieces)
+
+        self._run(requests, job)
+
+    def checksums(self, requests: Sequence[SumRequest]) -> list[int]:
+        """The CRC-32C (not masked) of every range, in order. Memory: one chunk a thread."""
+
+        def job(request: SumRequest, work: _Job) -> list[int]:
+            total = sum(size for _, _, size in work.pieces)
+            scratch = self._scratch_buffer()[:total]
+            request.file.read_into(work.offset, [scratch])
+            sums, at = [], 0
+            for _, _, size in work.pieces:
+                sums.append(crc32c.value(scratch[at : at + size]))
+                at += size
+            return sums
+
+        return self._run(requests, job)
+
+    def checksum(self, buffer: memoryview) -> int:
+        """The CRC-32C (not masked) of host memory; large buffers in parallel."""
+        chunks = [buffer[begin : begin + CHUNK_BYTES] for begin in range(0, len(buffer), CHUNK_BYTES)]
+        if len(chunks) < 2:
+            return crc32c.value(buffer)
+        total = 0
+        for chunk, crc in zip(chunks, self._pool().map(crc32c.value, chunks), strict=True):
+            total = crc32c.combine(total, crc, len(chunk))
+        return total
+
+    def write(self, requests: Sequence[WriteRequest]) -> list[int]:
+        """Writes every source; returns the CRC-32C (not masked) of each, in order."""
+
+        def job(request: WriteRequest, work: _Job) -> list[int]:
+            buffers = [memoryview(requests[number].source)[begin : begin + size] for number, begin, size in work.pieces]
+            sums = [crc32c.value(buffer) for buffer in buffers]
+            request.file.write(work.offset, buffers)
+            return sums
+
+        return self._run(requests, job)
+
+    def close(self) -> None:
+        """Ends the threads. A later plan starts new ones."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+            owner = self._owner
+        if executor is not None and owner == os.getpid():
+            executor.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, requests: Sequence[R], job: Callable[[R, _Job], list[int]]) -> list[int]:
+        """Cuts the plan into jobs, does them, and combines the sums of each request's pieces."""
+        jobs = _cut(requests)
+        failed = threading.Event()
+
+        def guarded(work: _Job) -> list[int]:
+            if failed.is_set():
+                return []  # the first error is on its way to the caller; nobody reads this
+            try:
+                return job(requests[work.pieces[0].number], work)
+            except BaseException:
+                failed.set()
+                raise
+
+        results: Iterable[list[int]]
+        if len(jobs) == 1 or self._threads == 1:
+            results = map(guarded, jobs)
+        else:
+            futures = [self._pool().submit(guarded, work) for work in jobs]
+            try:
+                wait(futures)
+            finally:
+                # After Ctrl-C too: no thread may still hold the buffers when the caller gets them back.
+                failed.set()
+                wait(futures)
+            results = [future.result() for future in futures]
+        sums = [0] * len(requests)
+        for work, pieces in zip(jobs, results, strict=True):
+            for (number, begin, size), crc in zip(work.pieces, pieces, strict=True):
+                sums[number] = crc32c.combine(sums[number], crc, size) if begin else crc
+        return sums
+
+    def _pool(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._executor is None or self._owner != os.getpid():
+                self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="tfckpt")
+                self._owner = os.getpid()
+            return self._executor
+
+    def _scratch_buffer(self) -> memoryview:
+        """This thread's buffer of one chunk."""
+        if not hasattr(self._scratch, "buffer"):
+            self._scratch.buffer = memoryview(bytearray(CHUNK_BYTES))
+        buffer: memoryview = self._scratch.buffer
+        return buffer
+
+
+def _cut(requests: Sequence[_Request]) -> list[_Job]:
+    """Neighbours in a file joined up to a chunk, larger requests cut into chunks. Empty requests need no job."""
+    jobs: list[_Job] = []
+    file: ReadableFile | WritableFile | None = None
+    end = room = 0
+    for number, request in enumerate(requests):
+        size = request.size
+        if size > CHUNK_BYTES:
+            for begin in range(0, size, CHUNK_BYTES):
+                piece = _Piece(number, begin, min(CHUNK_BYTES, size - begin))
+                jobs.append(_Job(request.offset + begin, [piece]))
+            file = None
+        elif size:
+            if request.file is file and request.offset == end and size <= room:
+                jobs[-1].pieces.append(_Piece(number, 0, size))
+            else:
+                jobs.append(_Job(request.offset, [_Piece(number, 0, size)]))
+                file, room = request.file, CHUNK_BYTES
+            end, room = request.offset + size, room - size
+    return jobs

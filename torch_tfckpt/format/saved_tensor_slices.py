@@ -1,0 +1,321 @@
+"""Version 1 checkpoints: one table that holds the tensors themselves, a protobuf message under every key.
+
+    key ""          SavedTensorSlices { 1: SavedTensorSliceMeta }     names, shapes, types, slices of all tensors
+    slice key       SavedTensorSlices { 2: SavedSlice }               the values of one slice (see tensor_slice.py)
+
+    SavedTensorSliceMeta { 1: repeated SavedSliceMeta   2: VersionDef }
+    SavedSliceMeta       { 1: name   2: TensorShapeProto, full   3: DataType   4: repeated TensorSliceProto }
+    SavedSlice           { 1: name   2: TensorSliceProto         3: TensorProto }
+
+A tensor that is not partitioned has one slice, all of whose dimensions are whole. The TensorProto has one repeated
+field with exactly as many values as the slice has elements, and nothing else: no dtype, no shape. Which field is a
+matter of the dtype, see VALUE_FIELDS. There is no checksum but those of the table's blocks.
+
+The scalar float "x" = 1.0:
+
+    key ""                  0a 0f | 0a 09 | 0a 01 78 | 12 00 | 18 01 | 22 00    | 12 02 08 01
+                            meta    tensor  name "x"   shape   type    slice      versions: producer 1
+    key 00 78 00 01 00      12 0d | 0a 01 78 | 12 00 | 1a 06 | 2a 04 00 00 80 3f
+                            data    name "x"   slice   values  float_val [1.0]
+
+int8 [[-1, 2]] has the values 3a 0b | ff ff ff ff ff ff ff ff ff 01 | 02: negative integers take ten bytes.
+
+Source: tensorflow/core/util/saved_tensor_slice.proto, saved_tensor_slice_util.{h,cc}, tensor_slice_writer.{h,cc};
+spec: FORMATS 3.
+"""
+
+import enum
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+
+from torch_tfckpt._proto import saved_tensor_slice_pb2, types_pb2
+from torch_tfckpt._proto.versions_pb2 import VersionDef
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.format.coding import decode_varints, encode_varints
+from torch_tfckpt.format.tensor_bundle import VERSION, check_versions, shape_from_proto, shape_to_proto
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
+from torch_tfckpt.format.wire import WireType, fields, sized_tag
+
+META_KEY: Final = b""
+# TensorSliceWriter::kMaxMessageBytes: protobuf takes no larger message.
+MAX_MESSAGE_BYTES: Final = 1 << 31
+_HEADER_BYTES: Final = 1 << 10  # TensorSliceWriter::kTensorProtoHeaderBytes
+_STRING_BYTES: Final = 10  # added to the length of each string in the estimate
+# Varints are converted in pieces of this many values: the conversion needs about 50 bytes of memory for each.
+_PIECE: Final = 1 << 18
+
+_META, _DATA = 1, 2  # fields of SavedTensorSlices
+_NAME, _SLICE, _VALUES = 1, 2, 3  # fields of SavedSlice
+
+Array = npt.NDArray[Any]
+Values = Array | list[bytes]
+
+
+class Kind(enum.Enum):
+    """How the values of a field stand on the wire."""
+
+    FIXED = "little-endian numbers"
+    VARINT = "varints"
+    STRING = "one length-delimited field each"
+
+
+@dataclass(frozen=True, slots=True)
+class ValueField:
+    """Where a TensorProto keeps the values of one dtype."""
+
+    number: int
+    kind: Kind
+    array: np.dtype[Any]  # of the decoded values; object for strings
+    estimate: int  # TensorFlow's bound of bytes per element (MaxBytesPerElement); 0: it reads, but does not write them
+
+    @property
+    def wire_size(self) -> int:
+        """Bytes of one number on the wire, at least. A complex one is two of them."""
+        if self.kind is not Kind.FIXED:
+            return 1
+        return self.array.itemsize // 2 if self.array.kind == "c" else self.array.itemsize
+
+    @property
+    def min_element_size(self) -> int:
+        """Bytes that one element takes on the wire, at least: what bounds the memory that a file may ask for."""
+        return {Kind.FIXED: self.array.itemsize, Kind.VARINT: 1, Kind.STRING: 2}[self.kind]
+
+
+def _fixed(number: int, array: str, estimate: int) -> ValueField:
+    return ValueField(number, Kind.FIXED, np.dtype(array), estimate)
+
+
+def _varint(number: int, array: str, estimate: int) -> ValueField:
+    return ValueField(number, Kind.VARINT, np.dtype(array), estimate)
+
+
+# dtype -> field of TensorProto (saved_tensor_slice_util.h). No writer ever put a type that is missing here into a file.
+VALUE_FIELDS: Final[dict[int, ValueField]] = {
+    types_pb2.DT_FLOAT: _fixed(5, "f4", 4),
+    types_pb2.DT_DOUBLE: _fixed(6, "f8", 8),
+    types_pb2.DT_INT32: _varint(7, "i4", 10),
+    types_pb2.DT_UINT8: _varint(7, "u1", 2),
+    types_pb2.DT_INT16: _varint(7, "i2", 10),
+    types_pb2.DT_INT8: _varint(7, "i1", 10),
+    types_pb2.DT_STRING: ValueField(8, Kind.STRING, np.dtype(object), _STRING_BYTES),
+    types_pb2.DT_COMPLEX64: _fixed(9, "c8", 8),
+    types_pb2.DT_INT64: _varint(10, "i8", 10),
+    types_pb2.DT_BOOL: _varint(11, "?", 1),
+    types_pb2.DT_QINT8: _varint(7, "i1", 10),
+    types_pb2.DT_QUINT8: _varint(7, "u1", 2),
+    types_pb2.DT_QINT32: _varint(7, "i4", 10),
+    types_pb2.DT_UINT16: _varint(7, "u2", 3),
+    types_pb2.DT_COMPLEX128: _fixed(12, "c16", 16),
+    types_pb2.DT_HALF: _varint(13, "f2", 3),
+    types_pb2.DT_UINT32: _varint(16, "u4", 0),
+    types_pb2.DT_UINT64: _varint(17, "u8", 0),
+}
+
+
+# The metadata.
+
+
+class SavedSliceMeta(NamedTuple):
+    """What the metadata says of one tensor."""
+
+    name: str
+    shape: Shape  # of the full tensor
+    dtype: int  # TensorFlow's number, known or not; 0 where none is given
+    slices: tuple[TensorSlice, ...]  # those stored in this file, in the order in which they were added
+
+
+def encode_meta(tensors: Iterable[SavedSliceMeta]) -> bytes:
+    """The record under META_KEY."""
+    record = saved_tensor_slice_pb2.SavedTensorSlices()
+    for name, shape, dtype, slices in tensors:
+        record.meta.tensor.add(
+            name=name,
+            shape=shape_to_proto(shape),
+            type=cast(types_pb2.DataType, dtype),
+            slice=[part.to_proto() for part in slices],
+        )
+    record.meta.versions.CopyFrom(VersionDef(producer=VERSION))
+    return record.SerializeToString(deterministic=True)
+
+
+def decode_meta(record: bytes) -> list[SavedSliceMeta]:
+    """The tensors of a file. A dtype that makes no sense is left to whoever reads that tensor, as TensorFlow does.
+
+    Raises:
+        DataLossError: it does not parse, is no metadata, or has a shape or slice that no tensor can have.
+        InvalidArgumentError: it asks for another version of the reader.
+    """
+    try:
+        message = saved_tensor_slice_pb2.SavedTensorSlices.FromString(record)
+    except DecodeError as error:
+        raise DataLossError(f"the metadata does not parse: {error}") from error
+    if not message.HasField("meta"):
+        # The header of a version 2 index parses too, as nothing but unknown fields.
+        raise DataLossError(
+            "its first record has no SavedTensorSliceMeta, so this is no version 1 file. It may be the index of a "
+            "version 2 checkpoint, which is opened by its prefix, the path without .index"
+        )
+    check_versions(message.meta.versions, "Checkpoint")
+    return [_meta_from_proto(tensor) for tensor in message.meta.tensor]
+
+
+def _meta_from_proto(tensor: saved_tensor_slice_pb2.SavedSliceMeta) -> SavedSliceMeta:
+    slices = tuple(TensorSlice.from_proto(part) for part in tensor.slice)
+    return SavedSliceMeta(tensor.name, shape_from_proto(tensor.shape), int(tensor.type), slices)
+
+
+# The values.
+
+
+class SavedSlice(NamedTuple):
+    """The record of one slice."""
+
+    name: str  # of the tensor; "" where the record does not say
+    values: Values  # one-dimensional and writable, or the strings, in row-major order
+
+
+def encode_slice(name: str, part: TensorSlice, dtype: int, values: Array | Sequence[bytes]) -> bytes:
+    """The record of one slice, as TensorFlow's TensorSliceWriter writes it.
+
+    Args:
+        dtype: One of VALUE_FIELDS with an estimate, so that TensorFlow writes it too.
+        values: An array of that field's dtype, of any shape, in row-major order; for strings their bytes.
+
+    Raises:
+        InvalidArgumentError: the record might grow beyond MAX_MESSAGE_BYTES.
+    """
+    field = VALUE_FIELDS[dtype]
+    encoded_name, encoded_part = name.encode(), part.to_proto().SerializeToString(deterministic=True)
+    head = (sized_tag(_NAME, len(encoded_name)) + encoded_name) if encoded_name else b""
+    head += sized_tag(_SLICE, len(encoded_part)) + encoded_part
+    _check_size(field, len(head), values)
+    payloads = list(_encode_values(field, values))
+    size = sum(map(len, payloads))
+    head += sized_tag(_VALUES, size)
+    return b"".join((sized_tag(_DATA, len(head) + size), head, *payloads))
+
+
+def _check_size(field: ValueField, head: int, values: Array | Sequence[bytes]) -> None:
+    count = values.size if isinstance(values, np.ndarray) else len(values)
+    bound = head + _HEADER_BYTES + field.estimate * count
+    if field.kind is Kind.STRING:
+        bound += sum(map(len, values))
+    if bound > MAX_MESSAGE_BYTES:
+        raise InvalidArgumentError(f"Tensor slice is too large to serialize (conservative estimate: {bound} bytes)")
+
+
+def _encode_values(field: ValueField, values: Array | Sequence[bytes]) -> Iterator[bytes]:
+    """The pieces of the TensorProto, in order."""
+    if field.kind is Kind.STRING:
+        for value in values:
+            yield sized_tag(field.number, len(value))
+            yield value
+        return
+    flat = np.asarray(values, dtype=field.array).reshape(-1)
+    if not flat.size:
+        return
+    if field.kind is Kind.FIXED:
+        packed = [flat.astype(field.array.newbyteorder("<"), copy=False).tobytes()]
+    else:
+        packed = [encode_varints(_to_unsigned(flat[at : at + _PIECE])) for at in range(0, flat.size, _PIECE)]
+    yield sized_tag(field.number, sum(map(len, packed)))
+    yield from packed
+
+
+def decode_slice(record: bytes, dtype: int, count: int) -> SavedSlice:
+    """The record of a slice of `count` elements. REQUIRES: `dtype` is one of VALUE_FIELDS.
+
+    Every encoding is read that a protobuf parser reads: packed, unpacked and mixed, messages in several parts, unknown
+    fields.
+
+    Raises:
+        DataLossError: it does not parse, or the number of values is another.
+
+    Cost: no Python object per number; memory for the values once, allocated after their number is known to fit.
+    """
+    field = VALUE_FIELDS[dtype]
+    accepted = (WireType.BYTES, _UNPACKED[field.kind, field.wire_size])
+    name, chunks = b"", []
+    for data in _messages(memoryview(record), _DATA):
+        for part in fields(data):
+            if part.wire_type == WireType.BYTES and part.number == _NAME:
+                name = bytes(part.payload)
+            elif part.wire_type == WireType.BYTES and part.number == _VALUES:
+                values = fields(part.payload)
+                chunks += [value.payload for value in values if value.number == field.number and value[1] in accepted]
+    return SavedSlice(name.decode(errors="replace"), _decode_values(field, chunks, count))
+
+
+# The wire type of a number outside a packed list; strings have no other form than their own.
+_UNPACKED: Final = {
+    (Kind.FIXED, 4): WireType.FIXED32,
+    (Kind.FIXED, 8): WireType.FIXED64,
+    (Kind.VARINT, 1): WireType.VARINT,
+    (Kind.STRING, 1): WireType.BYTES,
+}
+
+
+def _messages(message: memoryview, number: int) -> Iterator[memoryview]:
+    """The parts of nested message `number`. A parser merges them, which for lists means one behind the other."""
+    return (field.payload for field in fields(message) if (field.number, field.wire_type) == (number, WireType.BYTES))
+
+
+def _decode_values(field: ValueField, chunks: list[memoryview], count: int) -> Values:
+    if field.kind is Kind.STRING:
+        _check_count(len(chunks), count)
+        return [bytes(chunk) for chunk in chunks]
+    for chunk in chunks:
+        if _is_cut(field, chunk):
+            raise DataLossError(f"a list of {field.kind.value} in {len(chunk)} bytes ends within a number")
+    packed = chunks[0] if len(chunks) == 1 else memoryview(b"".join(chunks))
+    if field.kind is Kind.VARINT:
+        return _decode_varints(field, packed, count)
+    if len(packed) % field.array.itemsize:
+        raise DataLossError(f"{len(packed) // field.wire_size} numbers do not make complex values")
+    _check_count(len(packed) // field.array.itemsize, count)
+    return np.frombuffer(packed, dtype=field.array.newbyteorder("<")).astype(field.array)
+
+
+def _is_cut(field: ValueField, chunk: memoryview) -> bool:
+    if field.kind is Kind.VARINT:
+        return len(chunk) > 0 and chunk[-1] >= 0x80
+    return len(chunk) % field.wire_size > 0
+
+
+def _check_count(found: int, count: int) -> None:
+    if found != count:
+        raise DataLossError(f"expected {count} values for a slice of that shape, found {found}")
+
+
+def _decode_varints(field: ValueField, packed: memoryview, count: int) -> Array:
+    if count > len(packed):
+        raise DataLossError(f"expected {count} values for a slice of that shape, found room for {len(packed)}")
+    result = np.empty(count, dtype=field.array)
+    at = 0
+    for start in range(0, count, _PIECE):
+        piece = result[start : start + _PIECE]
+        values, used = decode_varints(packed[at:], len(piece))
+        piece[:] = _from_unsigned(values, field.array)
+        at += used
+    if at != len(packed):
+        raise DataLossError(f"expected {count} values for a slice of that shape, found {len(packed) - at} bytes more")
+    return result
+
+
+def _from_unsigned(values: npt.NDArray[np.uint64], array: np.dtype[Any]) -> Array:
+    """The low bits of each varint as `array`: two's complement for integers, the bit pattern for halves."""
+    if array.kind == "b":
+        return np.not_equal(values, 0)
+    return values.astype(f"u{array.itemsize}").view(array)
+
+
+def _to_unsigned(values: Array) -> npt.NDArray[np.uint64]:
+    """What `values` are as varints: integers with their sign extended to 64 bits, halves by their bit pattern."""
+    if values.dtype.kind == "i":
+        return values.astype(np.int64).view(np.uint64)
+    return (values.view(np.uint16) if values.dtype.kind == "f" else values).astype(np.uint64)
