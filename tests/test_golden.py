@@ -73,15 +73,6 @@ def test_names_dtypes_shapes_and_values(folder: str) -> None:
                 assert RawTensor.of(reader.get_tensor(name)).sha256 == tensor["sha256"], name
 
 
-@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if expected_of(folder).get("object_graph")])
-def test_object_graph_names(folder: str) -> None:
-    """full_name -> checkpoint_key of an object-based checkpoint is what TensorFlow makes of its object graph."""
-    # Objects without a full name all map from "", so that which of them is kept says nothing.
-    expected = {name: key for name, key in expected_of(folder)["object_graph"].items() if name}
-    mapping = tfckpt.object_graph_key_mapping(path_of(folder))
-    assert {name: key for name, key in mapping.items() if name} == expected
-
-
 @pytest.mark.parametrize("folder", [folder for folder in FOLDERS if expected_of(folder)["kind"] == "negative"])
 def test_an_incomplete_checkpoint_is_not_loaded(folder: str) -> None:
     """load_file of a checkpoint that lacks data raises, naming the checkpoint; it never returns what it could read."""

@@ -20,7 +20,7 @@ from torch_tfckpt.bundle.files import is_lfs_pointer, lfs_error
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, printable, quoted
 from torch_tfckpt.format.block import shared_prefix_size
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
-from torch_tfckpt.storage import Storage
+from torch_tfckpt.storage import Storage, fspath
 
 STATE_FILE: Final = "checkpoint"
 MAX_STATE_BYTES: Final = 16 * 1024 * 1024  # a state file of a hundred thousand long paths; more is no state file
@@ -56,18 +56,27 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
 
     Cost: looks at names, and at the first bytes of a version 1 file.
     """
-    if storage.exists(index_filename(path)):
-        return CheckpointFiles(2, path)
-    if storage.is_directory(path):
+    if storage.is_directory(path) and not storage.exists(index_filename(path)):
         return _in_directory(storage, path)
-    found = _named_by_file(storage, path)
-    if found is None and storage.exists(path):
-        _check_version_1(storage, path)
-        found = CheckpointFiles(1, path, (path,))
-    found = found or _matching(storage, path)
+    found = _named_by_file(storage, path) or _as_written(storage, path)
     if found is None:
         raise NotFoundError(_nothing_here(storage, path))
     return found
+
+
+def _as_written(storage: Storage, path: str) -> CheckpointFiles | None:
+    """The checkpoint whose prefix, file or pattern `path` is."""
+    if storage.exists(index_filename(path)):
+        return CheckpointFiles(2, path)
+    name = os.path.basename(path)
+    if (
+        storage.exists(path)
+        and not storage.is_directory(path)
+        and (not _of_version_2(name) or _is_table(storage, path))
+    ):
+        _check_version_1(storage, path)
+        return CheckpointFiles(1, path, (path,))
+    return _matching(storage, path)
 
 
 def read_state(storage: Storage, path: str) -> CheckpointState:
@@ -91,6 +100,10 @@ def read_state(storage: Storage, path: str) -> CheckpointState:
         raise DataLossError(f"{printable(path)}: no checkpoint state file: {error}") from error
     if not state.model_checkpoint_path:
         raise DataLossError(f"{printable(path)}: Invalid checkpoint state: it names no checkpoint")
+    try:
+        fspath(state.model_checkpoint_path)
+    except InvalidArgumentError as error:
+        raise DataLossError(f"{printable(path)}: Invalid checkpoint state: {error}") from error
     return state
 
 
@@ -119,15 +132,17 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
     if STATE_FILE in names and not _is_table(storage, state_path):
         stored = read_state(storage, state_path).model_checkpoint_path
         named = resolve_in(storage, directory, stored)
-        if not storage.is_directory(named) and _exists(storage, named):
-            return find_checkpoint(storage, named)
+        found = _as_written(storage, named)
+        if found is not None:
+            return found
         raise NotFoundError(
             f"{printable(state_path)} names {quoted(printable(stored))}, which is not there. "
             f"{_there_are(names)} Name one of them, or mend the file"
         )
     for prefix in (os.path.join(directory, "variables", "variables"), os.path.join(directory, "variables")):
-        if (not storage.is_directory(prefix) and _exists(storage, prefix)) or _sharded(storage, prefix):
-            return find_checkpoint(storage, prefix)
+        found = _as_written(storage, prefix)
+        if found is not None:
+            return found
     prefixes = [name.removesuffix(".index") for name in names if name.endswith(".index")]
     if len(prefixes) == 1:
         return CheckpointFiles(2, os.path.join(directory, prefixes[0]))
@@ -144,6 +159,8 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
 
 def _named_by_file(storage: Storage, path: str) -> CheckpointFiles | None:
     """Where `path` names one of a checkpoint's files: that checkpoint."""
+    if storage.exists(index_filename(path)):
+        return CheckpointFiles(2, path)
     directory, name = os.path.split(path)
     if name == STATE_FILE and storage.exists(path) and not _is_table(storage, path):
         return _in_directory(storage, directory or os.curdir)

@@ -140,6 +140,12 @@ class CheckpointReader:
             return self._reader.read(name)
         return self._reader.map(name)
 
+    def map_tensors(self, names: Iterable[str]) -> dict[str, Value]:
+        """`map_tensor` of each name."""
+        if isinstance(self._reader, SlicesReader):
+            return self._reader.read_all(names)
+        return self._reader.map_all(names)
+
     def get_stored_bytes(self, name: str) -> bytes:
         """The bytes of `name` as they lie in the file, their checksum verified: for what torch cannot hold.
 

@@ -11,10 +11,17 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, Self
 
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, printable, quoted
+from torch_tfckpt.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    printable,
+    quoted,
+)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -74,7 +81,8 @@ class Storage(Protocol):
     """A place for files. Every method raises OSError as the system gives it, unless it says otherwise."""
 
     def open(self, path: str) -> ReadableFile:
-        """NotFoundError where nothing is there; InvalidArgumentError for a directory."""
+        """NotFoundError where nothing is there; InvalidArgumentError for a directory or device; FailedPreconditionError
+        where the system refuses."""
         ...
 
     def create(self, path: str) -> WritableFile:
@@ -129,8 +137,10 @@ class LocalStorage:
     def list(self, directory: str) -> list[str]:
         try:
             return sorted(os.listdir(directory or os.curdir))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        except OSError as error:
+            if error.errno in _NOTHING_THERE:
+                return []
+            raise _refused(directory, error) from error
 
     def is_directory(self, path: str) -> bool:
         return os.path.isdir(path)
@@ -148,7 +158,7 @@ class LocalStorage:
 
     def link(self, source: str, target: str) -> None:
         # link(2) refuses to replace: link beside the target, then rename over it.
-        beside = f"{target}.link{os.getpid()}"
+        beside = temporary_name(target)
         os.link(source, beside)
         try:
             os.replace(beside, target)
@@ -185,13 +195,19 @@ class LocalFile:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFoundError(f"{printable(path)}: no such file") from error
+            # O_NONBLOCK: opening a named pipe would wait for somebody to write to it.
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in _NOTHING_THERE:
+                raise NotFoundError(f"{printable(path)}: no such file ({error.strerror})") from error
+            raise _refused(path, error) from error
         status = os.fstat(self._descriptor)
-        if stat.S_ISDIR(status.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             os.close(self._descriptor)
-            raise InvalidArgumentError(f"{printable(path)}: is a directory, expected a file")
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise InvalidArgumentError(
+                f"{printable(path)}: is {kind}, expected a file. Name a checkpoint by its prefix"
+            )
         self.size = status.st_size
         self.identity = (status.st_dev, status.st_ino)
 
@@ -199,7 +215,8 @@ class LocalFile:
         # Bounded by the real size first: `size` may be any number found in a file.
         if offset + size > self.size:
             raise self._short(offset, size)
-        data = os.pread(self._descriptor, size, offset)
+        with self._reading(offset, size):
+            data = os.pread(self._descriptor, size, offset)
         if len(data) == size:
             return data
         # The kernel stops at 2 GiB - 4 KiB a call.
@@ -215,7 +232,8 @@ class LocalFile:
     def _read_some(self, offset: int, buffers: list[memoryview]) -> int:
         while buffers:
             wanted = sum(map(len, buffers))
-            got = os.preadv(self._descriptor, buffers, offset)
+            with self._reading(offset, wanted):
+                got = os.preadv(self._descriptor, buffers, offset)
             offset += got
             if got == wanted:
                 break
@@ -226,6 +244,18 @@ class LocalFile:
             if got:
                 buffers[0] = buffers[0][got:]
         return offset
+
+    @contextlib.contextmanager
+    def _reading(self, offset: int, size: int) -> Iterator[None]:
+        if self._descriptor < 0:
+            raise FailedPreconditionError(f"{printable(self.path)}: the file was closed. Open the checkpoint again")
+        try:
+            yield
+        except OSError as error:
+            raise DataLossError(
+                f"{printable(self.path)}, bytes {offset}:{offset + size}: {error.strerror}. The disk or file system "
+                f"failed; try again, or read another copy"
+            ) from error
 
     def _short(self, offset: int, size: int) -> DataLossError:
         return DataLossError(
@@ -246,6 +276,16 @@ class LocalFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+# What open(2) says where there is no such file, or cannot be one.
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+def _refused(path: str, error: OSError) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"{printable(path)}: {error.strerror}. Make it readable for this user, or free what the system ran out of"
+    )
 
 
 class LocalOutput:
@@ -295,4 +335,8 @@ def fspath(path: "str | bytes | os.PathLike[str] | os.PathLike[bytes]") -> str:
         raise InvalidArgumentError(f"expected a path (str, bytes or PathLike), got {type(path).__name__}") from error
     if not text or "\0" in text:
         raise InvalidArgumentError(f"{quoted(text)} is no path: it is empty or holds a null character")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{quoted(text)} is no path: {error.reason}") from error
     return text.removeprefix("file://")

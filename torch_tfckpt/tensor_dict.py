@@ -50,7 +50,7 @@ def load_file(
         raise InvalidArgumentError(f"dtype={dtype}: only conversions to a floating-point dtype are offered")
     with CheckpointReader(path, verify=verify) as reader:
         wanted = _holdable(reader) if names is None else list(names)
-        values = {name: reader.map_tensor(name) for name in wanted} if mmap else reader.get_tensors(wanted)
+        values = reader.map_tensors(wanted) if mmap else reader.get_tensors(wanted)
     return {name: _placed(value, torch.device(device), dtype) for name, value in values.items()}
 
 

@@ -9,7 +9,9 @@ Source: tensorflow/core/util/tensor_slice_set.cc, BundleReader::GetSliceValue; s
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, quoted
+import numpy as np
+
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, escaped, quoted
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count, find_overlap
 
 
@@ -21,42 +23,64 @@ class Part(NamedTuple):
     target: TensorSlice  # where to put it, seen from inside the wanted slice
 
 
-def check_stored(name: str, shape: Shape, stored: Sequence[TensorSlice]) -> None:
-    """DataLossError where a stored slice leaves `shape`, or two share an element."""
-    try:
-        overlap = find_overlap(shape, stored)
-    except InvalidArgumentError as error:
-        raise DataLossError(f"tensor {quoted(name)}: {error}") from error
-    if overlap is not None:
-        raise DataLossError(
-            f"tensor {quoted(name)}: Overlapping slices: existing slice = {overlap[0]}, new slice = {overlap[1]}"
-        )
-
-
-def parts_of(name: str, shape: Shape, stored: Sequence[TensorSlice], want: TensorSlice) -> list[Part]:
-    """The copies that fill `want`. REQUIRES: `check_stored` found nothing.
-
-    A stored slice spelt exactly as `want` is taken alone. Holes that `want` does not touch do not matter.
+class Partition:
+    """The stored slices of one tensor; a tensor stored whole is a partition of one.
 
     Raises:
-        InvalidArgumentError: `want` leaves `shape`, or the stored slices do not cover it.
+        DataLossError: a slice leaves `shape`, or two share an element.
+        UnimplementedError: the slices interlock too much to tell.
+
+    Cost: about n log n for n slices; a look-up is one pass of numpy over them.
     """
-    wanted = want.resolve(shape)
-    if want in stored:
-        whole = TensorSlice.full(len(shape))
-        return [Part(list(stored).index(want), whole, whole)]
-    parts = []
-    covered = 0
-    for number, part in enumerate(stored):
-        held = part.resolve(shape)
-        common = held.intersect(wanted)
-        if common is not None:
-            parts.append(Part(number, common.relative_to(held), common.relative_to(wanted)))
-            covered += element_count(common.shape_of(shape))
-    if covered != element_count(wanted.shape_of(shape)):
-        raise InvalidArgumentError(
-            f"tensor {quoted(name)}: Does not have sufficient slices for partitioned tensor {name} to restore in "
-            f"slice_spec: {want}: its {len(stored)} slices hold {covered} of "
-            f"{element_count(wanted.shape_of(shape))} elements. A shard is missing, or the save was partial"
-        )
-    return parts
+
+    def __init__(self, name: str, shape: Shape, stored: Sequence[TensorSlice]) -> None:
+        self.name, self.shape, self.stored = name, shape, tuple(stored)
+        try:
+            overlap = find_overlap(shape, self.stored)
+            self._resolved = [part.resolve(shape) for part in self.stored]
+        except (InvalidArgumentError, UnimplementedError) as error:
+            kind = DataLossError if isinstance(error, InvalidArgumentError) else UnimplementedError
+            raise kind(f"tensor {quoted(name)}: {error}") from error
+        if overlap is not None:
+            raise DataLossError(
+                f"tensor {quoted(name)}: Overlapping slices: existing slice = {overlap[0]}, new slice = {overlap[1]}"
+            )
+        extents = [[(extent.start, extent.end) for extent in part.extents] for part in self._resolved]
+        bounds = np.array(extents, dtype=np.int64).reshape(len(self.stored), len(shape), 2)
+        self._starts, self._ends = bounds[..., 0], bounds[..., 1]
+        self._numbers = {part: number for number, part in enumerate(self.stored)}
+
+    def parts_of(self, want: TensorSlice) -> list[Part]:
+        """The copies that fill `want`, in the order of the stored slices.
+
+        A stored slice spelt exactly as `want` is taken alone. Holes that `want` does not touch do not matter.
+
+        Raises:
+            InvalidArgumentError: `want` leaves the shape, or the stored slices do not cover it.
+        """
+        wanted = want.resolve(self.shape)
+        if want in self._numbers:
+            whole = TensorSlice.full(len(self.shape))
+            return [Part(self._numbers[want], whole, whole)]
+        parts = []
+        covered = 0
+        for number in self._touching(wanted):
+            held = self._resolved[number]
+            common = held.intersect(wanted)
+            if common is not None:
+                parts.append(Part(number, common.relative_to(held), common.relative_to(wanted)))
+                covered += element_count(common.shape_of(self.shape))
+        total = element_count(wanted.shape_of(self.shape))
+        if covered != total:
+            raise InvalidArgumentError(
+                f"tensor {quoted(self.name)}: Does not have sufficient slices for partitioned tensor "
+                f"{escaped(self.name)} to restore in slice_spec: {want}: its {len(self.stored)} slices hold {covered} "
+                f"of {total} elements. Read the parts that are there with get_slice, or copy the missing shard"
+            )
+        return parts
+
+    def _touching(self, wanted: TensorSlice) -> list[int]:
+        """Numbers of the stored slices that share an element with `wanted`."""
+        bounds = np.array([(extent.start, extent.end) for extent in wanted.extents], dtype=np.int64).reshape(-1, 2)
+        touching = (np.maximum(self._starts, bounds[:, 0]) < np.minimum(self._ends, bounds[:, 1])).all(axis=1)
+        return [int(number) for number in np.flatnonzero(touching)]

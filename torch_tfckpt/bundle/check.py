@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from torch_tfckpt.bundle.files import is_lfs_pointer, lfs_error
-from torch_tfckpt.bundle.reader import BundleReader
+from torch_tfckpt.bundle.reader import BundleReader, overlapping
 from torch_tfckpt.bundle.values import check_stored_bytes
 from torch_tfckpt.bundle.verification import Damage, Verification
 from torch_tfckpt.device.pipeline import SumRequest
 from torch_tfckpt.dtypes import ELEMENTS, DataType
-from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError
+from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError, UnimplementedError, quoted
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.tensor_bundle import BundleEntry
 from torch_tfckpt.format.tensor_slice import element_count
@@ -43,10 +43,15 @@ def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None 
     pieces: list[_Piece] = []
     for name in names:
         try:
+            reader.partition(name)  # slices that overlap or leave the shape
             pieces += [_Piece(name, entry) for entry in reader.pieces(name)]
-        except DataLossError as error:
+        except (DataLossError, UnimplementedError) as error:
             damage.append(Damage(name, reader.files.index.path, 0, reader.files.index.size, str(error)))
     pieces.sort(key=lambda piece: (piece.entry.shard, piece.entry.offset))
+    for one, other in overlapping(pieces):
+        for (name, entry), (neighbour, _) in ((one, other), (other, one)):
+            path = reader.files.shard_path(entry.shard)
+            damage.append(Damage(name, path, entry.offset, entry.end, f"shares bytes with tensor {quoted(neighbour)}"))
     plain: list[_Piece] = []
     for piece in pieces:
         found = _check_place(reader, piece)
@@ -103,7 +108,7 @@ def _check_encoded(reader: BundleReader, piece: _Piece) -> Iterator[Damage]:
     try:
         stored = file.read(entry.offset, entry.size)
         check_stored_bytes(entry, stored, big_endian=reader.files.header.big_endian)
-    except (CheckpointError, OSError) as error:
+    except CheckpointError as error:
         yield Damage(name, file.path, entry.offset, entry.end, str(error))
 
 
@@ -112,7 +117,7 @@ def _check_sums(reader: BundleReader, batch: list[_Piece]) -> Iterator[Damage]:
     requests = [SumRequest(shard(entry.shard), entry.offset, entry.size) for _, entry in batch]
     try:
         sums = reader.pipeline.checksums(requests)
-    except (CheckpointError, OSError) as error:
+    except CheckpointError as error:
         if len(batch) > 1:  # find out which ones
             for piece in batch:
                 yield from _check_sums(reader, [piece])

@@ -8,7 +8,16 @@ another file by now, everything is opened anew.
 import threading
 from typing import Final
 
-from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError, error_context, located, printable, quoted
+from torch_tfckpt.errors import (
+    CheckpointError,
+    DataLossError,
+    FailedPreconditionError,
+    NotFoundError,
+    error_context,
+    located,
+    printable,
+    quoted,
+)
 from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleHeader, data_filename, index_filename
 from torch_tfckpt.storage import ReadableFile, Storage
@@ -17,6 +26,7 @@ from torch_tfckpt.storage import ReadableFile, Storage
 # (the usual limit is 1024).
 EAGER_SHARDS: Final = 256
 _OPENING_ATTEMPTS: Final = 10
+DAMAGED: Final = "The file is damaged, half copied, or of another save. Copy it again, or read another checkpoint"
 _LFS_POINTER: Final = b"version https://git-lfs"
 
 
@@ -34,19 +44,21 @@ class BundleFiles:
     def __init__(self, storage: Storage, prefix: str) -> None:
         self._storage, self._prefix = storage, prefix
         self._lock = threading.Lock()
-        self._shards: dict[int, ReadableFile] = {}
+        self._closed = False
+        # A data file that cannot be opened is an error for those who want a tensor of it, and for nobody else.
+        self._shards: dict[int, ReadableFile | CheckpointError] = {}
         for _ in range(_OPENING_ATTEMPTS):
             self._open()
             if self._still_current():
                 return
-            self.close()
+            self._close_files()
         raise NotFoundError(f"{printable(prefix)}: the checkpoint was replaced {_OPENING_ATTEMPTS} times while opening")
 
     def _open(self) -> None:
         path = index_filename(self._prefix)
         self.index = self._storage.open(path)
         try:
-            with error_context(printable(path)):
+            with error_context(printable(path), DAMAGED):
                 self.table = Table(self.index.read, self.index.size)
                 header = self.table.get(HEADER_KEY)
                 if header is None:
@@ -56,19 +68,19 @@ class BundleFiles:
                 self._open_shard(number)
         except CheckpointError as error:
             pointer = is_lfs_pointer(self.index)
-            self.close()
+            self._close_files()
             if pointer:
                 raise located(lfs_error(path), "not an sstable (bad magic number)") from error
             raise
         except BaseException:
-            self.close()
+            self._close_files()
             raise
 
     def _still_current(self) -> bool:
         try:
             again = self._storage.open(self.index.path)
         except NotFoundError:
-            return True  # deleted meanwhile: what is open stays readable
+            return False  # deleted: the data files may already be those of the next save
         try:
             return again.identity == self.index.identity
         finally:
@@ -82,33 +94,39 @@ class BundleFiles:
         if not 0 <= number < self.header.num_shards:
             raise DataLossError(
                 f"{printable(index_filename(self._prefix))}: an entry names shard {number}, the header counts "
-                f"{self.header.num_shards}. The index is damaged"
+                f"{self.header.num_shards}. {DAMAGED}"
             )
+        if self._closed:
+            raise FailedPreconditionError(f"{printable(self._prefix)}: the reader is closed. Open the checkpoint again")
         file = self._shards.get(number) or self._open_shard(number)
-        if file is None:
-            path = printable(self.shard_path(number))
-            raise NotFoundError(f"{path}: No such file or directory. Copy shard {number} beside the index")
+        if isinstance(file, CheckpointError):
+            raise type(file)(str(file)) from file
         return file
 
-    def shards(self) -> list[ReadableFile]:
-        """All data files that are open."""
-        with self._lock:
-            return list(self._shards.values())
-
-    def _open_shard(self, number: int) -> ReadableFile | None:
+    def _open_shard(self, number: int) -> ReadableFile | CheckpointError:
+        path = self.shard_path(number)
         with self._lock:
             if number not in self._shards:
                 try:
-                    self._shards[number] = self._storage.open(self.shard_path(number))
+                    self._shards[number] = self._storage.open(path)
                 except NotFoundError:
-                    return None
+                    text = f"{printable(path)}: No such file or directory. Copy shard {number} beside the index"
+                    self._shards[number] = NotFoundError(text)
+                except CheckpointError as error:
+                    self._shards[number] = error
             return self._shards[number]
 
     def close(self) -> None:
+        """Closes all files; reading raises FailedPreconditionError from now on."""
+        self._closed = True
+        self._close_files()
+
+    def _close_files(self) -> None:
         with self._lock:
             shards, self._shards = self._shards, {}
         for file in (self.index, *shards.values()):
-            file.close()
+            if not isinstance(file, CheckpointError):
+                file.close()
 
 
 def is_lfs_pointer(file: ReadableFile) -> bool:

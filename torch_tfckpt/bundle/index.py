@@ -6,11 +6,14 @@ A single name costs one block of the table. A listing reads the whole table once
 import threading
 from typing import Final, NoReturn
 
+from torch_tfckpt.bundle.files import DAMAGED
 from torch_tfckpt.errors import (
     DataLossError,
+    InvalidArgumentError,
     NotFoundError,
     did_you_mean,
     error_context,
+    escaped,
     located,
     quoted,
 )
@@ -23,8 +26,16 @@ _SLICES_TAG: Final = b"\x3a"
 
 
 def key_of(name: str) -> bytes:
-    """A tensor's name as bytes. Names that are no UTF-8 travel as surrogate escapes."""
-    return name.encode("utf-8", "surrogateescape")
+    """A tensor's name as bytes. Names that are no UTF-8 travel as surrogate escapes.
+
+    InvalidArgumentError for what can be no name.
+    """
+    if not isinstance(name, str):
+        raise InvalidArgumentError(f"a tensor's name is a str, not {type(name).__name__}")
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{quoted(name)} can be no tensor's name: {error.reason}") from error
 
 
 def name_of(key: bytes) -> str:
@@ -53,7 +64,10 @@ class BundleIndex:
         return list(self._list())
 
     def __contains__(self, name: str) -> bool:
-        return bool(name) and self._find(key_of(name)) is not None
+        try:
+            return bool(name) and self._find(key_of(name)) is not None
+        except InvalidArgumentError:
+            return False
 
     def entry(self, name: str) -> BundleEntry:
         """What stands under `name`.
@@ -64,7 +78,9 @@ class BundleIndex:
         """
         entry = self._entries.get(name)
         if entry is None:
-            value = self._find(key_of(name)) if name else None
+            with error_context(self._prefix):
+                key = key_of(name)
+            value = self._find(key) if key else None
             if value is None:
                 self._missing(name)
             entry = self._entries[name] = self._decode(value, name)
@@ -75,28 +91,27 @@ class BundleIndex:
         value = self._find(encode_slice_key(key_of(name), part))
         if value is None:
             raise DataLossError(
-                f"{self._path}: tensor {quoted(name)} lists slice {part}, but the index has no entry for it. The file "
-                f"is damaged, or the save that wrote it was partial"
+                f"{self._path}: tensor {quoted(name)} lists slice {part}, but the index has no entry for it. {DAMAGED}"
             )
         return self._decode(value, name)
 
     def _find(self, key: bytes) -> bytes | None:
         if self._listing is not None and not key.startswith(TensorSlice.KEY_MARK):
             return self._listing.get(name_of(key))
-        with error_context(self._path):
+        with error_context(self._path, DAMAGED):
             return self._table.get(key)
 
     def _decode(self, value: bytes, name: str) -> BundleEntry:
         try:
             return BundleEntry.decode(value)
         except DataLossError as error:
-            raise located(error, f"{self._path}: tensor {quoted(name)}", "The index is damaged.") from error.__cause__
+            raise located(error, f"{self._path}: tensor {quoted(name)}", DAMAGED) from error.__cause__
 
     def _list(self) -> dict[str, bytes]:
         """Name -> stored entry, in order, without the keys of slices."""
         with self._lock:
             if self._listing is None:
-                with error_context(self._path):
+                with error_context(self._path, DAMAGED):
                     self._listing = self._scan()
             return self._listing
 
@@ -125,6 +140,6 @@ class BundleIndex:
         names = self.names()
         hint = did_you_mean(name, names)
         raise NotFoundError(
-            f"{self._prefix}: no tensor {quoted(name)}: Key {name} not found in checkpoint. {hint}{' ' if hint else ''}"
-            f"`tfckpt ls {self._prefix}` lists all {len(names)}."
+            f"{self._prefix}: no tensor {quoted(name)}: Key {escaped(name)} not found in checkpoint. "
+            f"{hint}{' ' if hint else ''}`tfckpt ls {self._prefix}` lists all {len(names)}."
         )

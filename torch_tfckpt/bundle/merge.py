@@ -11,11 +11,18 @@ from collections.abc import Sequence
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import name_of
-from torch_tfckpt.bundle.publish import publish
+from torch_tfckpt.bundle.publish import publish, saving
 from torch_tfckpt.device.pipeline import CHUNK_BYTES
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, printable, quoted
 from torch_tfckpt.format.table import TableBuilder
-from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleEntry, BundleHeader, index_filename, parse_data_filename
+from torch_tfckpt.format.tensor_bundle import (
+    HEADER_KEY,
+    BundleEntry,
+    BundleHeader,
+    data_filename,
+    index_filename,
+    parse_data_filename,
+)
 from torch_tfckpt.storage import Storage, temporary_name
 
 
@@ -39,6 +46,7 @@ def merge_bundles(
         InvalidArgumentError: no source, or one is missing; a tensor or slice is in two of them; their endianness or
             format versions differ. Everything is as it was.
         DataLossError, NotFoundError: a source is damaged or lacks a data file. Everything is as it was.
+        IncompleteSaveError: the system refused a step. Sources and an older checkpoint of the name are as they were.
 
     Cost: reads and writes the indexes; data files are linked, or copied where links are unknown.
     """
@@ -54,16 +62,16 @@ def merge_bundles(
             merged.add_source(source, files)
         finally:
             files.close()
-    storage.make_directory(os.path.dirname(prefix))
-    placed: list[str] = []
-    try:
-        for path in merged.data_files:
-            placed.append(temporary_name(path if os.path.dirname(path) == os.path.dirname(prefix) else prefix))
-            _second_copy(storage, path, placed[-1])
-        publish(storage, prefix, placed, merged.encode_index)
-    finally:
-        for path in placed:
-            storage.remove(path)
+    placed = [temporary_name(data_filename(prefix, i, len(merged.data_files))) for i in range(len(merged.data_files))]
+    with saving(prefix):
+        try:
+            storage.make_directory(os.path.dirname(prefix))
+            for source_path, path in zip(merged.data_files, placed, strict=True):
+                _second_copy(storage, source_path, path)
+            publish(storage, prefix, placed, merged.encode_index)
+        finally:
+            for path in placed:
+                storage.remove(path)
     if delete_sources:
         _delete_sources(storage, [source for source in present if source != prefix], merged, prefix)
 

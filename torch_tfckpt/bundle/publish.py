@@ -17,44 +17,69 @@ they linked under their proper names, and one more rename switches to the index 
 At every moment the index in place names data files that belong to it. TensorFlow has a gap here (spec: FORMATS 2.8).
 """
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from torch_tfckpt.errors import IncompleteSaveError, printable
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename, parse_data_filename
 from torch_tfckpt.storage import Storage, temporary_name
 
+_log = logging.getLogger(__name__)
+
 EncodeIndex = Callable[[int], bytes]
 """The bytes of the index that counts so many shards; entries keep their shard numbers."""
+
+
+@contextmanager
+def saving(prefix: str) -> Iterator[None]:
+    """Turns what the system refuses inside into an IncompleteSaveError. Publishing, if any, comes last in there."""
+    try:
+        yield
+    except OSError as error:
+        raise IncompleteSaveError(
+            f"save of {printable(prefix)}: {error}. Nothing was published; an earlier checkpoint of that name is "
+            f"untouched. Mend what the system complains of, then save again",
+            {0: error},
+        ) from error
 
 
 def publish(storage: Storage, prefix: str, data_files: Sequence[str], encode_index: EncodeIndex) -> None:
     """Publishes `data_files`, whose bytes are durable, as shards 0, 1, ... of checkpoint `prefix`.
 
     Raises:
-        OSError: as the storage gives it. Until the first index is in place the old checkpoint, if any, is untouched.
+        OSError: as the storage gives it, before anything was published; the data files are gone then.
 
     Threads: one publication of a prefix at a time.
     """
     count = len(data_files)
     replacing = storage.exists(index_filename(prefix))
     shown = _unused_count(storage, prefix, count) if replacing else count
-    _name_data(storage.replace, prefix, data_files, shown, storage)
-    _put_index(storage, prefix, encode_index(shown))
+    try:
+        _name_data(storage.replace, prefix, data_files, shown, storage)
+        _put_index(storage, prefix, encode_index(shown))
+    except BaseException:
+        for shard in range(count):
+            storage.remove(data_filename(prefix, shard, shown))
+        raise
+    storage.sync_directory(os.path.dirname(prefix))
     if replacing:
-        _settle(storage, prefix, count, shown, encode_index)
+        try:
+            _settle(storage, prefix, count, shown, encode_index)
+        except OSError as error:
+            # No links here (FAT, some network file systems), or the disk is full by now. The checkpoint is complete and
+            # published all the same, under its transitional names; the next save clears up.
+            _log.info("%s keeps its data under the name of shards of %d: %s", printable(prefix), shown, error)
 
 
 def _settle(storage: Storage, prefix: str, count: int, shown: int, encode_index: EncodeIndex) -> None:
     """From the transitional names to the proper ones; then nothing but this checkpoint remains under the prefix."""
     transitional = [data_filename(prefix, shard, shown) for shard in range(count)]
-    try:
-        _name_data(storage.link, prefix, transitional, count, storage)
-    except OSError:
-        # No links here (FAT, some network file systems). The checkpoint is complete under its transitional names.
-        kept = set(transitional)
-    else:
-        _put_index(storage, prefix, encode_index(count))
-        kept = {data_filename(prefix, shard, count) for shard in range(count)}
+    _name_data(storage.link, prefix, transitional, count, storage)
+    _put_index(storage, prefix, encode_index(count))
+    storage.sync_directory(os.path.dirname(prefix))
+    kept = {data_filename(prefix, shard, count) for shard in range(count)}
     for path in data_files_of(storage, prefix):
         if path not in kept:
             storage.remove(path)
@@ -95,4 +120,3 @@ def _put_index(storage: Storage, prefix: str, contents: bytes) -> None:
     except BaseException:
         storage.remove(temporary)
         raise
-    storage.sync_directory(os.path.dirname(path))

@@ -11,14 +11,14 @@ Source: BundleReader in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spe
 
 import mmap
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Self
 
 import torch
 
-from torch_tfckpt.bundle.assembly import check_stored, parts_of
-from torch_tfckpt.bundle.files import BundleFiles, is_lfs_pointer, lfs_error
+from torch_tfckpt.bundle.assembly import Partition
+from torch_tfckpt.bundle.files import DAMAGED, BundleFiles, is_lfs_pointer, lfs_error
 from torch_tfckpt.bundle.index import BundleIndex
 from torch_tfckpt.bundle.values import (
     Strings,
@@ -34,6 +34,7 @@ from torch_tfckpt.device.host_bytes import byte_view, copy_slice, swap_bytes
 from torch_tfckpt.device.pipeline import Pipeline, ReadRequest, SumRequest
 from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import (
+    CheckpointError,
     DataLossError,
     InvalidArgumentError,
     UnimplementedError,
@@ -55,6 +56,9 @@ class _Whole(NamedTuple):
     name: str
     entry: BundleEntry
     target: torch.Tensor  # contiguous, on the host
+
+
+NamedEntry = tuple[str, BundleEntry]
 
 
 class BundleReader:
@@ -80,6 +84,7 @@ class BundleReader:
         self._verify = verify
         self._lock = threading.Lock()
         self._verified: set[BundleEntry] = set()  # pieces read in part whose checksum was seen to hold
+        self._partitions: dict[str, Partition] = {}
         self._maps: dict[int, mmap.mmap] = {}
 
     def keys(self) -> list[str]:
@@ -115,7 +120,18 @@ class BundleReader:
     def pieces(self, name: str) -> list[BundleEntry]:
         """The entries that have the bytes of `name`: its own, or one for each of its slices."""
         entry = self.index.entry(name)
-        return [self.index.slice_entry(name, part) for part in entry.slices] or [entry]
+        return [self._stored_entry(name, entry, part) for part in entry.slices] or [entry]
+
+    def partition(self, name: str) -> Partition:
+        """The geometry of `name`; DataLossError where its slices overlap or leave its shape. Kept where it has many."""
+        partition = self._partitions.get(name)
+        if partition is None:
+            entry = self.index.entry(name)
+            with error_context(index_filename(self.path), DAMAGED):
+                partition = Partition(name, entry.shape, entry.slices or (TensorSlice.full(len(entry.shape)),))
+            if entry.slices:
+                self._partitions[name] = partition
+        return partition
 
     def read(self, name: str, out: torch.Tensor | None = None) -> Value:
         """The full tensor: into `out`, or into a new contiguous CPU tensor; strings as an array of bytes.
@@ -140,6 +156,8 @@ class BundleReader:
 
     def read_all(self, names: Iterable[str]) -> dict[str, Value]:
         """Several tensors in one plan, in the order given. Errors as `read`, and DataLossError where two overlap."""
+        names = list(names)
+        self._check_apart(names)
         result: dict[str, Value] = {}
         wholes: list[_Whole] = []
         for name in names:
@@ -148,12 +166,11 @@ class BundleReader:
             if entry.slices or dtype == DataType.DT_STRING:
                 result[name] = self.read(name)
                 continue
-            torch_dtype = value_dtype(name, dtype)
+            torch_dtype = self._torch_dtype(name, dtype)
             self._check_piece(name, entry)
             wholes.append(_Whole(name, entry, new_tensor(name, entry.shape, torch_dtype)))
             result[name] = wholes[-1].target
         wholes.sort(key=lambda whole: (whole.entry.shard, whole.entry.offset))
-        self._check_apart(wholes)
         self._transfer(wholes)
         return result
 
@@ -169,9 +186,15 @@ class BundleReader:
             raise UnimplementedError(f"{self.path}: tensor {quoted(name)} is stored in {len(entry.slices)} pieces")
         file = self._check_piece(name, entry)
         stored = file.read(entry.offset, entry.size)
-        with error_context(self._place(name, entry), _DAMAGED):
+        with error_context(self._place(name, entry), DAMAGED):
             check_stored_bytes(entry, stored, big_endian=self.files.header.big_endian)
         return stored
+
+    def map_all(self, names: Iterable[str]) -> dict[str, Value]:
+        """`map` for several tensors, after it was seen that they share no bytes."""
+        names = list(names)
+        self._check_apart(names)
+        return {name: self.map(name) for name in names}
 
     def map(self, name: str) -> Value:
         """The tensor as a view of the file's pages, changed pages staying private; errors as `read`.
@@ -186,12 +209,11 @@ class BundleReader:
             return self.read(name)
         if entry.offset % element.swap or (self.files.header.big_endian and element.swap > 1):
             return self.read(name)
-        torch_dtype = value_dtype(name, dtype)
+        torch_dtype = self._torch_dtype(name, dtype)
         file = self._check_piece(name, entry)
         with self._lock:
             if entry.shard not in self._maps:
-                # ACCESS_COPY: writing to such a tensor changes private pages, never the file.
-                self._maps[entry.shard] = mmap.mmap(file.fileno(), file.size, access=mmap.ACCESS_COPY)
+                self._maps[entry.shard] = _map_file(file)
             pages = self._maps[entry.shard]
         count = element_count(entry.shape)
         tensor = torch.frombuffer(pages, dtype=torch_dtype, count=count, offset=entry.offset).view(entry.shape)
@@ -217,14 +239,15 @@ class BundleReader:
         shape = want.shape_of(entry.shape)
         if dtype == DataType.DT_STRING and out is not None:
             raise InvalidArgumentError(f"tensor {quoted(name)} holds strings, which no torch tensor takes as `out`")
-        torch_dtype = None if dtype == DataType.DT_STRING else value_dtype(name, dtype)
+        torch_dtype = None if dtype == DataType.DT_STRING else self._torch_dtype(name, dtype)
         if out is not None and torch_dtype is not None:
             check_out(name, out, shape, torch_dtype)
-        stored = entry.slices or (TensorSlice.full(len(entry.shape)),)
         with error_context(self.path):
-            check_stored(name, entry.shape, stored)
-            parts = parts_of(name, entry.shape, stored, want)
-        pieces = [self._piece(name, entry, stored[part.number]) for part in parts]
+            partition = self.partition(name)
+            parts = partition.parts_of(want)
+        pieces = [self._stored_entry(name, entry, partition.stored[part.number]) for part in parts]
+        for piece in pieces:
+            self._check_piece(name, piece)
         self._check_volume(name, pieces)
         if torch_dtype is None:
             strings = new_strings(name, shape)
@@ -236,20 +259,22 @@ class BundleReader:
             self._copy(name, piece, part.source, result[part.target.to_index()])
         return result if out is None else out
 
+    def _torch_dtype(self, name: str, dtype: DataType) -> torch.dtype:
+        with error_context(self.path):
+            return value_dtype(name, dtype)
+
     # One stored piece.
 
-    def _piece(self, name: str, entry: BundleEntry, part: TensorSlice) -> BundleEntry:
+    def _stored_entry(self, name: str, entry: BundleEntry, part: TensorSlice) -> BundleEntry:
         """The entry that has the bytes of one stored slice, held against the tensor's."""
         if not entry.slices:
-            piece = entry
-        else:
-            piece = self.index.slice_entry(name, part)
-            if piece.dtype != entry.dtype or piece.shape != part.shape_of(entry.shape) or piece.slices:
-                raise DataLossError(
-                    f"{index_filename(self.path)}: tensor {quoted(name)}: the entry of slice {part} has another dtype "
-                    f"or shape than the tensor. The index is damaged"
-                )
-        self._check_piece(name, piece)
+            return entry
+        piece = self.index.slice_entry(name, part)
+        if piece.dtype != entry.dtype or piece.shape != part.shape_of(entry.shape) or piece.slices:
+            raise DataLossError(
+                f"{index_filename(self.path)}: tensor {quoted(name)}: the entry of slice {part} has another dtype or "
+                f"shape than the tensor. {DAMAGED}"
+            )
         return piece
 
     def _check_piece(self, name: str, piece: BundleEntry) -> ReadableFile:
@@ -261,10 +286,13 @@ class BundleReader:
         expected = element.size * count if element is not None and element.size else count
         if piece.size != expected if fixed else piece.size < expected:
             raise DataLossError(
-                f"{index_filename(self.path)}: tensor {quoted(name)}: Invalid size in bundle entry: key {name}; stored "
-                f"size {piece.size}; expected size {expected}. The index is damaged"
+                f"{index_filename(self.path)}: tensor {quoted(name)}: Invalid size in bundle entry: stored "
+                f"size {piece.size}; expected size {expected}. {DAMAGED}"
             )
-        file = self.files.shard(piece.shard)
+        try:
+            file = self.files.shard(piece.shard)
+        except CheckpointError as error:
+            raise located(error, f"{self.path}: tensor {quoted(name)}") from error.__cause__
         if piece.end > file.size:
             place = self._place(name, piece)
             if is_lfs_pointer(file):
@@ -282,17 +310,17 @@ class BundleReader:
         if claimed > held:
             raise DataLossError(
                 f"{index_filename(self.path)}: tensor {quoted(name)}: its slices claim {claimed} bytes of files with "
-                f"{held}. The index is damaged"
+                f"{held}. {DAMAGED}"
             )
 
-    def _check_apart(self, wholes: Sequence[_Whole]) -> None:
-        """Refuses tensors that share bytes. REQUIRES: ordered by place."""
-        for one, other in pairwise(wholes):
-            if one.entry.shard == other.entry.shard and one.entry.end > other.entry.offset and other.entry.size:
-                raise DataLossError(
-                    f"{self._place(one.name, one.entry)} overlaps tensor {quoted(other.name)}, bytes "
-                    f"{other.entry.offset}:{other.entry.end}. The index is damaged"
-                )
+    def _check_apart(self, names: Iterable[str]) -> None:
+        """Refuses tensors that share bytes: reading all of them could take any multiple of the files' size."""
+        pieces = [(name, piece) for name in dict.fromkeys(names) for piece in self.pieces(name)]
+        for (name, piece), (other_name, other) in overlapping(pieces):
+            raise DataLossError(
+                f"{self._place(name, piece)} overlaps tensor {quoted(other_name)}, bytes {other.offset}:{other.end}. "
+                f"{DAMAGED}"
+            )
 
     def _copy(self, name: str, piece: BundleEntry, source: TensorSlice, target: torch.Tensor) -> None:
         """Puts `source`, seen from inside the piece, into `target`: directly where the bytes lie alike."""
@@ -348,7 +376,7 @@ class BundleReader:
         """All strings of one piece."""
         stored = self.files.shard(piece.shard).read(piece.offset, piece.size)
         big_endian = self.files.header.big_endian
-        with error_context(self._place(name, piece), _DAMAGED):
+        with error_context(self._place(name, piece), DAMAGED):
             # An empty string tensor of old writers has no bytes at all, not even the checksum of its lengths.
             count = element_count(piece.shape)
             elements = (
@@ -362,7 +390,7 @@ class BundleReader:
         if crc32c.mask(computed) != piece.checksum:
             raise DataLossError(
                 f"{self._place(name, piece)}: Checksum does not match: stored {piece.checksum:#010x}, computed "
-                f"{crc32c.mask(computed):#010x}. {_DAMAGED}"
+                f"{crc32c.mask(computed):#010x}. {DAMAGED}"
             )
 
     def _place(self, name: str, piece: BundleEntry) -> str:
@@ -370,6 +398,17 @@ class BundleReader:
         return f"{path}, bytes {piece.offset}:{piece.end}: tensor {quoted(name)}"
 
 
-_DAMAGED = (
-    "The file is damaged, still being copied, or belongs to another index. Copy it again, or read another checkpoint"
-)
+def overlapping(pieces: Iterable[NamedEntry]) -> Iterator[tuple[NamedEntry, NamedEntry]]:
+    """Neighbours in a file that share bytes; at least one pair where any two do."""
+    ordered = sorted((piece for piece in pieces if piece[1].size), key=lambda piece: (piece[1].shard, piece[1].offset))
+    for one, other in pairwise(ordered):
+        if one[1].shard == other[1].shard and one[1].end > other[1].offset:
+            yield one, other
+
+
+def _map_file(file: ReadableFile) -> mmap.mmap:
+    try:
+        # ACCESS_COPY: writing to such a tensor changes private pages, never the file.
+        return mmap.mmap(file.fileno(), file.size, access=mmap.ACCESS_COPY)
+    except (ValueError, OSError) as error:
+        raise DataLossError(f"{printable(file.path)}: cannot be mapped into memory: {error}. {DAMAGED}") from error

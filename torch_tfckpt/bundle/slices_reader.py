@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, NoReturn, Self
 
 import torch
 
-from torch_tfckpt.bundle.assembly import check_stored, parts_of
+from torch_tfckpt.bundle.assembly import Partition
 from torch_tfckpt.bundle.slices_shard import DAMAGED, Record, Shard, record_key
 from torch_tfckpt.bundle.values import Value, check_out, new_strings, new_tensor, strings_from, value_dtype
 from torch_tfckpt.bundle.verification import Damage, Verification
@@ -56,7 +56,7 @@ class _Tensor:
     dtype: DataType
     stored: list[_Stored] = field(default_factory=list)
     conflict: str = ""  # what shards say that contradict each other; such a tensor cannot be read
-    checked: bool = False  # its slices were seen not to overlap
+    partition: Partition | None = None  # made, and its slices seen not to overlap, for the first who reads it
 
     @property
     def parts(self) -> list[TensorSlice]:
@@ -69,6 +69,12 @@ class _Tensor:
             return len(self.stored) == 1 and self.stored[0].part.covers(self.shape)
         except InvalidArgumentError:
             return False  # a slice that does not fit; raised again for whoever reads this tensor
+
+    def partition_of(self, name: str) -> Partition:
+        """The geometry of the stored slices; DataLossError where they overlap or leave the shape."""
+        if self.partition is None:
+            self.partition = Partition(name, self.shape, self.parts)
+        return self.partition
 
     def piece_shape(self, number: int) -> Shape:
         """Shape of one stored slice."""
@@ -142,6 +148,7 @@ class SlicesReader:
         element = ELEMENTS.get(tensor.dtype)
         if element is not None and element.size:
             return element.size * element_count(tensor.shape)
+        self._require_open()
         return sum(len(self._shards[stored.shard].record(name, stored.part)) for stored in tensor.stored)
 
     def locate(self, name: str) -> list[str]:
@@ -195,7 +202,7 @@ class SlicesReader:
         for name, tensor in self._tensors.items():
             try:
                 self._check_readable(name, tensor)
-                parts_of(name, tensor.shape, tensor.parts, TensorSlice.full(len(tensor.shape)))
+                tensor.partition_of(name).parts_of(TensorSlice.full(len(tensor.shape)))
             except (DataLossError, InvalidArgumentError) as error:
                 file = self._shards[tensor.stored[0].shard if tensor.stored else 0].file
                 damage.append(Damage(name, file.path, 0, file.size, str(error)))
@@ -252,9 +259,7 @@ class SlicesReader:
                 f"tensor {quoted(name)}: Data type not supported: version 1 files have no values of type "
                 f"{tensor.dtype.name}. The other tensors of the checkpoint can be read"
             )
-        if not tensor.checked:
-            check_stored(name, tensor.shape, tensor.parts)
-            tensor.checked = True
+        tensor.partition_of(name)
         return layout
 
     def _read(self, name: str, want: TensorSlice, out: torch.Tensor | None) -> Value:
@@ -265,7 +270,7 @@ class SlicesReader:
             shape = want.shape_of(tensor.shape)
             if out is not None:
                 _check_out(name, out, shape, tensor.dtype)
-            parts = parts_of(name, tensor.shape, tensor.parts, want)
+            parts = tensor.partition_of(name).parts_of(want)
             self._check_volume(name, shape, layout)
         if out is None and len(parts) == 1:
             number = parts[0].number
@@ -291,8 +296,10 @@ class SlicesReader:
         part, shard_number = tensor.stored[number]
         shard = self._shards[shard_number]
         record = shard.record(name, part)
-        with error_context(shard.place(name), DAMAGED):
+        try:
             values = decode_slice(record, tensor.dtype, element_count(shape)).values
+        except DataLossError as error:
+            raise shard.damaged(name, error) from error.__cause__
         if isinstance(values, list):
             return strings_from(name, shape, values)
         return torch.from_numpy(values).view(shape)

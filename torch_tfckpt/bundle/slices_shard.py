@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from torch_tfckpt.bundle.verification import Damage
-from torch_tfckpt.errors import CheckpointError, DataLossError, error_context, printable, quoted
+from torch_tfckpt.errors import CheckpointError, DataLossError, error_context, located, printable, quoted
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.saved_tensor_slices import META_KEY, VALUE_FIELDS, SavedSliceMeta, decode_meta, decode_slice
 from torch_tfckpt.format.table import BLOCK_TRAILER, Footer, Table
@@ -52,17 +52,19 @@ class Shard:
         with error_context(missing):
             self.tensors: list[SavedSliceMeta] = decode_meta(meta)
 
-    def place(self, name: str) -> str:
-        """Where tensor `name` is, for texts."""
-        return f"{printable(self.file.path)}: tensor {quoted(name)}"
+    def damaged(self, name: str, error: CheckpointError) -> CheckpointError:
+        """What went wrong with tensor `name`, its text put in its place."""
+        return located(error, f"{printable(self.file.path)}: tensor {quoted(name)}", DAMAGED)
 
     def record(self, name: str, part: TensorSlice) -> bytes:
         """The stored record of one slice; DataLossError where it is damaged, or not there."""
-        with error_context(self.place(name), DAMAGED):
+        try:
             value = self._table.get(record_key(name, part))
-            if value is None:
-                raise _absent(part)
-            return value
+        except CheckpointError as error:
+            raise self.damaged(name, error) from error.__cause__
+        if value is None:
+            raise self.damaged(name, _absent(part))
+        return value
 
     def check(self, records: Sequence[Record], progress: Callable[[int], object] | None = None) -> Iterator[Damage]:
         """Everything that is wrong with the `records` of this file, and with the table around them.

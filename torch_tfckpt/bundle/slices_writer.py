@@ -12,20 +12,20 @@ Source: tensorflow/core/util/tensor_slice_writer.{h,cc}; spec: FORMATS 3.
 """
 
 import contextlib
-import enum
 import os
-import secrets
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-import numpy as np
 import torch
 
-from torch_tfckpt.bundle.values import Value
-from torch_tfckpt.dtypes import ELEMENTS, DataType, data_type
+from torch_tfckpt.bundle.values import WritableValue, writable
+from torch_tfckpt.bundle.writer import State
+from torch_tfckpt.device.host_bytes import host_copy
+from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import (
     FailedPreconditionError,
+    IncompleteSaveError,
     InvalidArgumentError,
     NotFoundError,
     UnimplementedError,
@@ -33,27 +33,12 @@ from torch_tfckpt.errors import (
     printable,
     quoted,
 )
-from torch_tfckpt.format.saved_tensor_slices import (
-    META_KEY,
-    VALUE_FIELDS,
-    SavedSliceMeta,
-    Values,
-    encode_meta,
-    encode_slice,
-)
+from torch_tfckpt.format.saved_tensor_slices import META_KEY, VALUE_FIELDS, SavedSliceMeta, encode_meta, encode_slice
 from torch_tfckpt.format.table import TableBuilder
-from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, encode_slice_key, find_overlap, shape_text
-from torch_tfckpt.storage import Storage, WritableFile
+from torch_tfckpt.format.tensor_slice import WHOLE, Shape, TensorSlice, encode_slice_key, find_overlap, shape_text
+from torch_tfckpt.storage import Storage, WritableFile, temporary_name
 
-_MEND = "Leave write_version out to write version 2, which holds it."
-
-
-class State(enum.Enum):
-    """Where a writer is. OPEN is the only state in which it takes tensors."""
-
-    OPEN = "open"
-    FINISHED = "finished"
-    ABANDONED = "abandoned"
+_MEND: Final = "Leave write_version out to write version 2"
 
 
 @dataclass(slots=True)
@@ -82,7 +67,7 @@ class SlicesWriter:
     def add(
         self,
         name: str,
-        tensor: Value,
+        tensor: WritableValue,
         *,
         shape: Shape | None = None,
         part: TensorSlice | None = None,
@@ -92,38 +77,30 @@ class SlicesWriter:
 
         Args:
             name: Any text, the same for all slices of a tensor.
-            tensor: On any device; for strings an object array of bytes.
+            tensor: A tensor of any device and strides, a numeric array, or strings (str, bytes, or an array of them).
             shape: Of the full tensor, where `part` is given.
             part: Which slice of it `tensor` is; None: all of it. Kept as spelt: "-" and "0,5" are different keys.
-            dtype: What to store it as, where one torch dtype stands for several: int8 as DT_QINT8. None: what
-                dtypes.STORED_AS says.
+            dtype: The type to store it under where torch's own is not meant: DT_QINT8 for an int8 tensor.
 
         Raises:
             InvalidArgumentError: the slice does not fit the full shape or the tensor, the name was added with another
-                shape or type or with this slice, or the slice is too large.
+                shape or type or with this slice, the slice is too large, or the value cannot be stored at all.
             UnimplementedError: version 1 files cannot hold the element type.
             FailedPreconditionError: the writer is not open.
         """
         self._require_open("add")
-        with error_context(f"{printable(self._path)}: tensor {quoted(name)}"):
-            self._add(name, tensor, shape, part, dtype)
-
-    def _add(
-        self,
-        name: str,
-        tensor: Value,
-        shape: Shape | None,
-        part: TensorSlice | None,
-        dtype: DataType | None,
-    ) -> None:
-        stored = _stored_type(tensor, dtype)
-        full_shape, part = _placed(tuple(tensor.shape), shape, part)
-        known = self._tensors.get(name, _Tensor(full_shape, stored))
-        _check_same_tensor(name, known, full_shape, stored)
-        key = encode_slice_key(_encoded(name), part)
-        if key in self._records:
-            raise InvalidArgumentError(_overlapping(part, part))
-        self._records[key] = encode_slice(name, part, stored, _host_values(tensor))
+        with error_context(printable(self._path)):
+            content, stored_as, held = writable(name, tensor, dtype)
+            with error_context(f"tensor {quoted(name)}"):
+                _check_holdable(stored_as)
+                full_shape, part = _placed(held, shape, part)
+                known = self._tensors.get(name, _Tensor(full_shape, stored_as))
+                _check_same_tensor(name, known, full_shape, stored_as)
+                key = encode_slice_key(_encoded(name), part)
+                if key in self._records:
+                    raise InvalidArgumentError(_overlapping(part, part))
+                values = host_copy(content).reshape(-1).numpy() if isinstance(content, torch.Tensor) else content
+                self._records[key] = encode_slice(name, part, stored_as, values)
         self._tensors.setdefault(name, known).parts.append(part)
 
     def finish(self) -> None:
@@ -132,6 +109,7 @@ class SlicesWriter:
         Raises:
             InvalidArgumentError: two slices of a tensor overlap; TensorFlow writes such files, and cannot read them.
             NotFoundError: the folder does not exist.
+            IncompleteSaveError: writing or publishing failed.
             FailedPreconditionError: the writer is not open.
         """
         self._require_open("finish")
@@ -155,15 +133,16 @@ class SlicesWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self.abandon()
-        elif self._state is State.OPEN:
+        if kind is None:
             self.finish()
+        else:
+            self.abandon()
 
     def _require_open(self, call: str) -> None:
         if self._state is not State.OPEN:
             raise FailedPreconditionError(
-                f"{printable(self._path)}: {call}() after the writer was {self._state.value}. Make a new SlicesWriter"
+                f"{printable(self._path)}: cannot {call}: SlicesWriter is closed ({self._state.value}). Make a new "
+                f"writer for another save"
             )
 
     def _check_overlaps(self) -> None:
@@ -174,24 +153,30 @@ class SlicesWriter:
                     raise InvalidArgumentError(_overlapping(*overlap))
 
     def _publish(self) -> None:
-        # TensorFlow's name for a file in the making: 64 random bits, in the same folder, so that a rename suffices.
-        temporary = f"{self._path}.tempstate{secrets.randbits(64)}"
-        folder = os.path.dirname(self._path)
+        temporary, folder = temporary_name(self._path), os.path.dirname(self._path)
         try:
-            file = self._storage.create(temporary)
-        except FileNotFoundError as error:
-            raise NotFoundError(
-                f"{printable(self._path)}: there is no folder {quoted(printable(folder))}. Make it first"
-            ) from error
-        try:
-            with contextlib.closing(file):
+            with contextlib.closing(self._create(temporary, folder)) as file:
                 self._write(file)
                 file.sync()
             self._storage.replace(temporary, self._path)
             self._storage.sync_directory(folder)
+        except OSError as error:
+            self._storage.remove(temporary)
+            raise IncompleteSaveError(
+                f"save of {printable(self._path)}: {error}. An earlier checkpoint of that name is untouched", {0: error}
+            ) from error
         except BaseException:
             self._storage.remove(temporary)
             raise
+
+    def _create(self, temporary: str, folder: str) -> WritableFile:
+        try:
+            return self._storage.create(temporary)
+        except FileNotFoundError as error:
+            raise NotFoundError(
+                f"{printable(self._path)}: there is no folder {quoted(printable(folder))}. Version 1 makes none; make "
+                f"it first"
+            ) from error
 
     def _write(self, file: WritableFile) -> None:
         at = 0
@@ -209,40 +194,19 @@ class SlicesWriter:
         table.finish()
 
 
-def _stored_type(tensor: Value, dtype: DataType | None) -> DataType:
-    """Under which type `tensor` is stored, known to be one that version 1 files hold."""
-    natural = _natural_type(tensor)
-    stored = natural if dtype is None else DataType(dtype)
-    layout = VALUE_FIELDS.get(stored)
+def _check_holdable(dtype: DataType) -> None:
+    """Refuses types without a place in version 1 files, in TensorFlow's words and with its two kinds of error."""
+    layout = VALUE_FIELDS.get(dtype)
     if layout is None:
         raise UnimplementedError(
-            f"Saving data type {stored.short_name} not yet supported: version 1 files cannot hold it. {_MEND}"
+            f"Saving data type {dtype.short_name} not yet supported: version 1 files cannot hold {dtype.short_name}. "
+            f"{_MEND}"
         )
     if not layout.estimate:
         raise InvalidArgumentError(
-            f"Tensor slice serialization not implemented for dtype {int(stored)} ({stored.short_name}): version 1 "
-            f"files cannot hold it. {_MEND}"
+            f"Tensor slice serialization not implemented for dtype {int(dtype)}: version 1 files cannot hold "
+            f"{dtype.short_name}. {_MEND}"
         )
-    if stored != natural and ELEMENTS[stored].torch != ELEMENTS[natural].torch:
-        raise InvalidArgumentError(f"a {natural.short_name} tensor cannot be stored as {stored.short_name}. Convert it")
-    return stored
-
-
-def _natural_type(tensor: Value) -> DataType:
-    """The type of `tensor` itself; refuses what has no elements that could be stored."""
-    if isinstance(tensor, np.ndarray):
-        if tensor.dtype == object and all(isinstance(element, bytes) for element in tensor.flat):
-            return DataType.DT_STRING
-        raise InvalidArgumentError(
-            "arrays must be of dtype object, with elements of type bytes. Encode text; make numbers a torch.Tensor"
-        )
-    if not isinstance(tensor, torch.Tensor):
-        raise InvalidArgumentError(f"expected a torch.Tensor or an array of bytes, got {type(tensor).__name__}")
-    if tensor.layout is not torch.strided or tensor.device.type == "meta":
-        raise InvalidArgumentError(
-            f"a tensor of layout {tensor.layout} on device {tensor.device} has no elements to store. Make it dense"
-        )
-    return data_type(tensor.dtype)
 
 
 def _placed(held: Shape, shape: Shape | None, part: TensorSlice | None) -> tuple[Shape, TensorSlice]:
@@ -252,8 +216,11 @@ def _placed(held: Shape, shape: Shape | None, part: TensorSlice | None) -> tuple
         part = TensorSlice.full(len(full_shape))
     elif shape is None:
         raise InvalidArgumentError(f"slice {part} was given without the shape of the full tensor")
-    if any(extent.length == 0 for extent in part.extents):
-        raise InvalidArgumentError(f"Expected positive lengths in every dimension, got slice = {part}")
+    for start, length in part.extents:
+        if (start, length) != (0, WHOLE) and (start < 0 or length <= 0):
+            raise InvalidArgumentError(
+                f"Expected non-negative start and positive length but got start = {start}, length = {length}"
+            )
     if part.shape_of(full_shape) != held:
         raise InvalidArgumentError(
             f"Slice in shape_and_slice specification does not match the shape of the tensor to  save: "
@@ -284,11 +251,3 @@ def _encoded(name: str) -> bytes:
         return name.encode()
     except UnicodeEncodeError as error:
         raise InvalidArgumentError("the name cannot be written as UTF-8, which version 1 files need") from error
-
-
-def _host_values(tensor: Value) -> Values:
-    """The elements as encode_slice takes them."""
-    if isinstance(tensor, np.ndarray):
-        return tensor.reshape(-1).tolist()
-    # Conjugated and negated views of torch are numpy's to refuse: make them real first.
-    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().numpy()

@@ -21,7 +21,9 @@ def value_dtype(name: str, dtype: DataType) -> torch.dtype:
     try:
         return torch_dtype(dtype)
     except UnimplementedError as error:
-        raise located(error, f"tensor {quoted(name)}", "The other tensors of the checkpoint can be read.") from None
+        raise located(
+            error, f"tensor {quoted(name)}", "Read the other tensors, or the bytes of this one with get_stored_bytes."
+        ) from None
 
 
 def new_tensor(name: str, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
@@ -30,7 +32,7 @@ def new_tensor(name: str, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype)
     except RuntimeError as error:
         raise UnimplementedError(
-            f"tensor {quoted(name)}: torch cannot hold shape {shape_text(shape)}: {error}"
+            f"tensor {quoted(name)}: torch cannot hold shape {shape_text(shape)}: {error}. Read it by get_stored_bytes"
         ) from error
 
 
@@ -40,7 +42,7 @@ def new_strings(name: str, shape: Shape) -> Strings:
         return np.empty(shape, dtype=object)
     except ValueError as error:
         raise UnimplementedError(
-            f"tensor {quoted(name)}: numpy cannot hold shape {shape_text(shape)}: {error}"
+            f"tensor {quoted(name)}: numpy cannot hold shape {shape_text(shape)}: {error}. Read it by get_stored_bytes"
         ) from error
 
 
@@ -52,7 +54,7 @@ def strings_from(name: str, shape: Shape, elements: list[bytes]) -> Strings:
         return flat.reshape(shape)
     except ValueError as error:
         raise UnimplementedError(
-            f"tensor {quoted(name)}: numpy cannot hold shape {shape_text(shape)}: {error}"
+            f"tensor {quoted(name)}: numpy cannot hold shape {shape_text(shape)}: {error}. Read it by get_stored_bytes"
         ) from error
 
 

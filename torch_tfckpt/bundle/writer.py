@@ -20,12 +20,12 @@ from typing import Final, NamedTuple, Self
 import torch
 
 from torch_tfckpt.bundle.index import key_of, name_of
-from torch_tfckpt.bundle.publish import publish
+from torch_tfckpt.bundle.publish import publish, saving
 from torch_tfckpt.bundle.values import WritableValue, writable
 from torch_tfckpt.device.host_bytes import byte_view, host_copy
 from torch_tfckpt.device.pipeline import Pipeline, WriteRequest
 from torch_tfckpt.dtypes import ELEMENTS, DataType
-from torch_tfckpt.errors import FailedPreconditionError, IncompleteSaveError, InvalidArgumentError, printable, quoted
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, printable, quoted
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.string_tensor import encode_strings
 from torch_tfckpt.format.table import TableBuilder
@@ -310,14 +310,8 @@ class BundleWriter:
     def _failing(self) -> Iterator[None]:
         """Whatever goes wrong inside abandons the save; errors of the system say so."""
         try:
-            yield
-        except OSError as error:
-            self.abandon()
-            raise IncompleteSaveError(
-                f"save of {printable(self._prefix)}: {error}. Nothing was published; an earlier checkpoint of that "
-                f"name is untouched",
-                {0: error},
-            ) from error
+            with saving(self._prefix):
+                yield
         except BaseException:
             self.abandon()
             raise

@@ -23,7 +23,8 @@ from torch_tfckpt.format.coding import decode_varint, encode_varint
 _U32: Final = struct.Struct("<I")
 # Shared beginnings could make a small block expand without bound: 30,000 entries that each repeat a key of 200 KB. Keys
 # restart every 16 entries in all known writers, which limits honest blocks to 16 times their size.
-MAX_KEY_EXPANSION: Final = 64
+MAX_KEY_EXPANSION: Final = 32
+_SMALL_BLOCK: Final = 1024  # compressed to almost nothing, honest blocks of this size may expand further
 
 
 class BlockBuilder:
@@ -84,16 +85,19 @@ def shared_prefix_size(a: bytes, b: bytes) -> int:
     return size - (difference.bit_length() + 7) // 8
 
 
-def decode_block(contents: bytes) -> tuple[list[bytes], list[bytes]]:
+def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[bytes]]:
     """All keys and values of a block, in order.
+
+    Args:
+        stored_size: Bytes that the contents take in the file, fewer where they are compressed.
 
     Raises:
         DataLossError: an entry or the restart array does not fit, or keys are not strictly ascending.
 
-    Cost: about half a microsecond an entry; memory at most MAX_KEY_EXPANSION times the block.
+    Cost: about half a microsecond an entry; memory at most MAX_KEY_EXPANSION times the stored block.
     """
     end = _entries_end(contents)
-    budget = MAX_KEY_EXPANSION * len(contents)
+    budget = MAX_KEY_EXPANSION * (stored_size + _SMALL_BLOCK)
     keys: list[bytes] = []
     values: list[bytes] = []
     key, at = b"", 0
@@ -108,11 +112,10 @@ def decode_block(contents: bytes) -> tuple[list[bytes], list[bytes]]:
             size, at = decode_varint(contents, at, bits=32)
         value_at = at + unshared
         at = value_at + size
-        if shared > len(key) or at > end:
-            raise DataLossError(
-                f"entry at byte {start} of the block: shares {shared} of {len(key)} key bytes and ends at {at}, "
-                f"behind the entries' end at {end}"
-            )
+        if shared > len(key):
+            raise DataLossError(f"entry at byte {start} of the block: shares {shared} of {len(key)} key bytes")
+        if at > end:
+            raise DataLossError(f"entry at byte {start} of the block: ends at {at}, behind the entries' end at {end}")
         previous, key = key, key[:shared] + contents[value_at - unshared : value_at]
         if key <= previous and keys:
             raise DataLossError(

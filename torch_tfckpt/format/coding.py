@@ -67,7 +67,7 @@ def decode_varints(buf: bytes | memoryview, count: int) -> tuple[npt.NDArray[np.
     """The first `count` varints of `buf`, and the position behind them.
 
     Vectorised; memory is a small multiple of the bytes decoded. DataLossError where fewer than `count` are complete or
-    one is longer than 10 bytes.
+    one is wider than 64 bits.
     """
     if not count:
         return np.zeros(0, dtype=np.uint64), 0
@@ -82,6 +82,9 @@ def decode_varints(buf: bytes | memoryview, count: int) -> tuple[npt.NDArray[np.
     widths = ends - starts + 1
     if int(widths.max()) > MAX_VARINT_SIZE:
         raise DataLossError(f"integer at byte {int(starts[widths.argmax()])} is longer than {MAX_VARINT_SIZE} bytes")
+    overflowing = raw[ends[widths == MAX_VARINT_SIZE]] > 1  # the tenth byte has room for one bit
+    if overflowing.any():
+        raise DataLossError("an integer is wider than 64 bits")
     values = np.zeros(count, dtype=np.uint64)
     for group in range(int(widths.max())):
         reached = widths > group

@@ -185,7 +185,11 @@ class Table:
             raise DataLossError(f"file is too short to be an sstable: {size} bytes, a footer alone has {Footer.SIZE}")
         self._footer = Footer.decode(read(size - Footer.SIZE, Footer.SIZE))
         self._separators, handles = self._decode(self._footer.index, "index block")
-        self._handles = [BlockHandle.decode(handle, 0)[0] for handle in handles]
+        try:
+            self._handles = [BlockHandle.decode(handle, 0)[0] for handle in handles]
+        except DataLossError as error:
+            index = self._footer.index
+            raise DataLossError(f"index block, bytes {index.offset}:{index.end}: {error}") from error
         self._check_handles()
 
     def get(self, key: bytes) -> bytes | None:
@@ -215,7 +219,9 @@ class Table:
         self._decode(self._footer.metaindex, "metaindex block")
         end = 0
         for handle in (*self._handles, self._footer.metaindex, self._footer.index):
-            if handle.offset != end:
+            if handle.offset < end:
+                raise DataLossError(f"block at byte {handle.offset} overlaps the one before, which ends at {end}")
+            if handle.offset > end:
                 raise DataLossError(f"bytes {end}:{handle.offset} belong to no block")
             end = handle.end
         if end != self._size - Footer.SIZE:
@@ -259,7 +265,7 @@ class Table:
     def _decode(self, handle: BlockHandle, what: str) -> _Block:
         place = f"{what}, bytes {handle.offset}:{handle.end}"
         try:
-            return _Block(*decode_block(self._contents(handle)))
+            return _Block(*decode_block(self._contents(handle), handle.size))
         except DataLossError as error:
             raise DataLossError(f"{place}: {error}") from error.__cause__
 
@@ -281,7 +287,10 @@ class Table:
 
 def _decompress(contents: bytes) -> bytes:
     """Snappy, with the announced size held against the bytes that announce it before anything is allocated."""
-    announced, _ = decode_varint(contents, 0, bits=32)
+    try:
+        announced, _ = decode_varint(contents, 0, bits=32)
+    except DataLossError as error:
+        raise DataLossError(f"corrupted compressed block contents: {error}") from error
     if announced > MAX_SNAPPY_EXPANSION * len(contents):
         raise DataLossError(f"corrupted compressed block contents: {len(contents)} bytes announce {announced}")
     try:

@@ -160,8 +160,14 @@ class BundleEntry(NamedTuple):
         shard, offset, size = proto.shard_id, proto.offset, proto.size
         if shard < 0 or offset < 0 or size < 0 or offset + size > MAX_INT64:
             raise DataLossError(f"the entry places {size} bytes at {offset} of shard {shard}")
-        slices = tuple(map(TensorSlice.from_proto, proto.slices)) if proto.slices else ()
-        return cls(proto.dtype, shape_from_proto(proto.shape), shard, offset, size, proto.crc32c, slices)
+        shape = shape_from_proto(proto.shape)
+        slices: tuple[TensorSlice, ...] = ()
+        if proto.slices:
+            # Ranks first: an empty slice takes two bytes here and a hundred times that as an object.
+            if not shape or any(len(part.extent) != len(shape) for part in proto.slices):
+                raise DataLossError(f"the entry lists slices of another rank than its shape {shape[:16]}")
+            slices = tuple(map(TensorSlice.from_proto, proto.slices))
+        return cls(proto.dtype, shape, shard, offset, size, proto.crc32c, slices)
 
 
 @lru_cache(maxsize=4096)
@@ -176,8 +182,10 @@ def shape_to_proto(shape: Shape) -> TensorShapeProto:
 
 def shape_from_proto(proto: TensorShapeProto) -> Shape:
     """DataLossError for a negative dimension, an unknown rank, or more elements than can be counted."""
+    if len(proto.dim) > MAX_RANK:
+        raise DataLossError(f"Invalid tensor shape: {len(proto.dim)} dimensions, at most {MAX_RANK} are possible")
     shape = tuple([dim.size for dim in proto.dim])
-    if shape and (min(shape) < 0 or len(shape) > MAX_RANK):
+    if shape and min(shape) < 0:
         raise DataLossError(f"Invalid tensor shape: {shape[:16]}")
     if proto.unknown_rank:
         raise DataLossError("Invalid tensor shape: unknown rank")

@@ -30,8 +30,9 @@ from torch_tfckpt.format.ordered_code import (
 )
 
 MAX_INT64: Final = (1 << 63) - 1
-# Pairs of this many parts are compared in about two seconds; no known partitioner makes two such parts.
-MAX_UNCUT_PARTS: Final = 2048
+# Extents looked at in about two seconds. A partitioner's slices take a few for each slice; only boxes laid so that no
+# straight cut separates them take more, and nobody lays thousands of boxes like that.
+MAX_OVERLAP_STEPS: Final = 4_000_000
 _PAIR: Final = re.compile(r"(-?\d+),(-?\d+)")
 _NUMBER: Final = re.compile(r"-?\d+")
 
@@ -229,25 +230,29 @@ def find_overlap(shape: Shape, parts: Sequence[TensorSlice]) -> tuple[TensorSlic
 
     Raises:
         InvalidArgumentError: a part does not fit into `shape`.
-        UnimplementedError: more than MAX_UNCUT_PARTS parts that no straight cut separates.
+        UnimplementedError: the slices interlock so that it would take more than MAX_OVERLAP_STEPS.
     """
     resolved = [part.resolve(shape) for part in parts]
     groups = [list(range(len(parts)))]
+    steps = 0
     while groups:
         group = groups.pop()
         if len(group) < 2:
             continue
         for axis in range(len(shape)):
+            steps += len(group)
             pieces = _cut(group, [resolved[number].extents[axis] for number in group])
             if len(pieces) > 1:
                 groups += pieces
                 break
         else:
-            if len(group) > MAX_UNCUT_PARTS:
-                raise UnimplementedError(f"{len(group)} slices interlock so that no straight cut separates any of them")
-            for one, other in combinations(group, 2):
-                if resolved[one].intersect(resolved[other]) is not None:
-                    return parts[one], parts[other]
+            steps += len(shape) * len(group) * (len(group) - 1) // 2
+            if steps <= MAX_OVERLAP_STEPS:
+                for one, other in combinations(group, 2):
+                    if resolved[one].intersect(resolved[other]) is not None:
+                        return parts[one], parts[other]
+        if steps > MAX_OVERLAP_STEPS:
+            raise UnimplementedError(f"{len(parts)} slices interlock too much to look for overlaps between them")
     return None
 
 

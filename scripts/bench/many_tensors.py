@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""What does one tensor more cost, where tensors are tiny and there are a hundred thousand?
+
+Setup:    100,000 float32 tensors of 10 elements, under the names of a deep transformer and its optimizer's slots; one
+          shard, page cache, fsync left in.
+Floor:    none; the work is all names, entries and objects.
+Compare:  TensorFlow's SaveV2, RestoreV2 (C++, names and dtypes known beforehand), load_checkpoint + get_tensor of every
+          name (what somebody in Python does), and list_variables; this package in plain Python.
+Reports:  median and spread of 7 interleaved rounds after a warm-up; ratios within a round. Every save is read back and
+          compared, every load compared, before its time is kept.
+"""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from peers import TensorFlow, check_equal, has_tensorflow
+from timing import Comparison, Contender, Report, WrongResult, parser, scratch, timed
+from workload import tiny
+
+import torch_tfckpt as tfckpt
+
+SAVE, LOAD, LIST = "tfckpt.save_file", "tfckpt.load_file", "tfckpt.list_variables"
+LOOP = "tfckpt.load_checkpoint + get_tensor of every name"
+TF_SAVE, TF_LOAD, TF_LIST = "TensorFlow SaveV2", "TensorFlow RestoreV2", "TensorFlow list_variables"
+TF_LOOP = "TensorFlow load_checkpoint + get_tensor"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--tensors", type=int, default=100_000)
+    given = options.parse_args(arguments)
+    tensors = {n: torch.from_numpy(array) for n, array in tiny(given.tensors, given.seed).items()}
+    report = Report("many_tensors", given)
+    with scratch(given.dir) as folder, ExitStack() as stack:
+        ours, theirs = folder / "ours", folder / "theirs"
+        saves = [Contender(SAVE, lambda: _save(tensors, ours))]
+        loads = [Contender(LOAD, lambda: _load(tensors, ours)), Contender(LOOP, lambda: _loop(tensors, ours))]
+        lists = [Contender(LIST, lambda: _list(tensors, ours))]
+        if has_tensorflow():
+            tensorflow = stack.enter_context(TensorFlow("tiny", given.tensors, given.seed))
+
+            def save_by_tensorflow() -> float:
+                _remove(theirs)
+                seconds = tensorflow.call("save", str(theirs))
+                check_equal(tfckpt.load_file(theirs), tensors)
+                return seconds
+
+            saves.append(Contender(TF_SAVE, save_by_tensorflow))
+            # TensorFlow reads what we wrote, and so vouches for it.
+            loads.append(Contender(TF_LOAD, lambda: tensorflow.call("restore", str(ours))))
+            loads.append(Contender(TF_LOOP, lambda: tensorflow.call("get_tensors", str(ours))))
+            lists.append(Contender(TF_LIST, lambda: tensorflow.call("list_variables", str(ours))))
+        report.run(f"save {given.tensors} tensors", saves, [Comparison(SAVE, TF_SAVE, at_least=1)])
+        report.run(
+            f"load {given.tensors} tensors",
+            loads,
+            [Comparison(LOAD, TF_LOAD, at_least=2), Comparison(LOAD, TF_LOOP), Comparison(LOOP, TF_LOOP)],
+        )
+        report.run(f"list {given.tensors} tensors", lists, [Comparison(LIST, TF_LIST, at_least=1)])
+    report.write()
+    return 0
+
+
+def _save(tensors: dict[str, torch.Tensor], prefix: Path) -> float:
+    _remove(prefix)
+    seconds, _ = timed(lambda: tfckpt.save_file(tensors, prefix))
+    check_equal(tfckpt.load_file(prefix), tensors)
+    return seconds
+
+
+def _load(tensors: dict[str, torch.Tensor], prefix: Path) -> float:
+    seconds, values = timed(lambda: tfckpt.load_file(prefix))
+    check_equal(values, tensors)
+    return seconds
+
+
+def _loop(tensors: dict[str, torch.Tensor], prefix: Path) -> float:
+    def work() -> dict[str, object]:
+        with tfckpt.load_checkpoint(prefix) as reader:
+            return {name: reader.get_tensor(name) for name in reader}
+
+    seconds, values = timed(work)
+    check_equal(values, tensors)
+    return seconds
+
+
+def _list(tensors: dict[str, torch.Tensor], prefix: Path) -> float:
+    seconds, listed = timed(lambda: tfckpt.list_variables(prefix))
+    if listed != [(name, list(tensor.shape)) for name, tensor in tensors.items()]:
+        raise WrongResult("names or shapes differ")
+    return seconds
+
+
+def _remove(prefix: Path) -> None:
+    for path in prefix.parent.glob(f"{prefix.name}.*"):
+        path.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

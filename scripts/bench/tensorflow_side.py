@@ -1,0 +1,95 @@
+"""TensorFlow's side of the benchmarks: a process of its own, without torch; peers.TensorFlow starts it.
+
+Reads one JSON list [function, argument, ...] a line from stdin, and answers each with a JSON value: seconds that the
+operation itself took, so that neither the pipe nor the check of the result is in the time.
+"""
+
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+import workload
+
+
+class Side:
+    """Holds the workload between calls; every public method can be called from the other side."""
+
+    def __init__(self) -> None:
+        self._arrays: workload.Arrays = {}
+        self._tensors: list[Any] = []
+
+    def prepare(self, kind: Literal["large", "tiny"], arguments: list[Any]) -> float:
+        """Makes the tensors that later calls save, or expect to find."""
+        self._arrays = workload.make(kind, arguments)
+        self._tensors = [tf.constant(array) for array in self._arrays.values()]
+        return 0.0
+
+    def save(self, prefix: str) -> float:
+        """SaveV2."""
+        names, specs = list(self._arrays), [""] * len(self._arrays)
+
+        def work() -> None:
+            tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=specs, tensors=self._tensors)
+
+        return _timed(work)[0]
+
+    def restore(self, prefix: str) -> float:
+        """RestoreV2 of all tensors, their names and dtypes known beforehand."""
+        names, count = list(self._arrays), len(self._arrays)
+
+        def work() -> Any:
+            return tf.raw_ops.RestoreV2(
+                prefix=prefix, tensor_names=names, shape_and_slices=[""] * count, dtypes=[tf.float32] * count
+            )
+
+        seconds, values = _timed(work)
+        self._check({name: value.numpy() for name, value in zip(names, values, strict=True)})
+        return seconds
+
+    def get_tensors(self, prefix: str) -> float:
+        """All tensors as somebody in Python gets them: load_checkpoint, then get_tensor of every name."""
+
+        def work() -> dict[str, Any]:
+            reader = tf.train.load_checkpoint(prefix)
+            return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+        seconds, values = _timed(work)
+        self._check(values)
+        return seconds
+
+    def list_variables(self, prefix: str) -> float:
+        """tf.train.list_variables."""
+        seconds, listed = _timed(lambda: tf.train.list_variables(prefix))
+        if listed != [(name, list(array.shape)) for name, array in self._arrays.items()]:
+            raise ValueError("list_variables: names or shapes differ")
+        return seconds
+
+    def _check(self, values: dict[str, Any]) -> None:
+        if values.keys() != self._arrays.keys():
+            raise ValueError("names differ")
+        for name, array in self._arrays.items():
+            if not np.array_equal(values[name], array):
+                raise ValueError(f"{name} differs")
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    gc.collect()
+    begin = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begin, result
+
+
+def main() -> None:
+    side = Side()
+    for line in sys.stdin:
+        function, *arguments = json.loads(line)
+        print(json.dumps(getattr(side, function)(*arguments)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

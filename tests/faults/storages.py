@@ -1,0 +1,346 @@
+"""Storages that fail: at the k-th operation, for good from then on, as a kill does, or as a power cut does.
+
+They count every operation on names and every operation on files, so that a test can let each one fail in turn.
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
+from torch_tfckpt.storage import Buffer, ReadableFile, Storage, WritableFile
+
+
+class Killed(BaseException):
+    """The process is no more: what the code under test still does after this has no effect."""
+
+
+class Counting:
+    """A storage over another one. `before` and `after` each operation its number and what it is are told."""
+
+    def __init__(self, inner: Storage) -> None:
+        self._inner = inner
+        self.log: list[str] = []
+
+    def before(self, number: int, what: str) -> None:
+        """Raises, where operation `number` (from 0) is not to happen."""
+
+    def after(self, number: int, what: str) -> None:
+        """Raises, where operation `number` is to fail although it took effect."""
+
+    def torn(self, number: int) -> bool:
+        """Whether operation `number`, a write, gets half way where `before` raises."""
+        return False
+
+    @contextmanager
+    def operation(self, what: str) -> Iterator[None]:
+        number = len(self.log)
+        self.log.append(what)
+        self.before(number, what)
+        yield
+        self.after(number, what)
+
+    def open(self, path: str) -> ReadableFile:
+        with self.operation(f"open {os.path.basename(path)}"):
+            return _Reading(self, self._inner.open(path))
+
+    def create(self, path: str) -> WritableFile:
+        with self.operation(f"create {os.path.basename(path)}"):
+            return _Writing(self, self._inner.create(path))
+
+    def exists(self, path: str) -> bool:
+        with self.operation(f"exists {os.path.basename(path)}"):
+            return self._inner.exists(path)
+
+    def list(self, directory: str) -> list[str]:
+        with self.operation("list"):
+            return self._inner.list(directory)
+
+    def is_directory(self, path: str) -> bool:
+        with self.operation(f"is_directory {os.path.basename(path)}"):
+            return self._inner.is_directory(path)
+
+    def make_directory(self, path: str) -> None:
+        with self.operation(f"make_directory {os.path.basename(path)}"):
+            self._inner.make_directory(path)
+
+    def replace(self, source: str, target: str) -> None:
+        with self.operation(f"replace {os.path.basename(source)} -> {os.path.basename(target)}"):
+            self._inner.replace(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        with self.operation(f"link {os.path.basename(source)} -> {os.path.basename(target)}"):
+            self._inner.link(source, target)
+
+    def remove(self, path: str) -> None:
+        with self.operation(f"remove {os.path.basename(path)}"):
+            self._inner.remove(path)
+
+    def remove_directory(self, path: str) -> None:
+        with self.operation(f"remove_directory {os.path.basename(path)}"):
+            self._inner.remove_directory(path)
+
+    def sync_directory(self, path: str) -> None:
+        with self.operation("sync_directory"):
+            self._inner.sync_directory(path)
+
+
+class _Reading:
+    def __init__(self, storage: Counting, inner: ReadableFile) -> None:
+        self._storage, self._inner = storage, inner
+        self.path, self.size, self.identity = inner.path, inner.size, inner.identity
+
+    def read(self, offset: int, size: int) -> bytes:
+        with self._storage.operation(f"read {os.path.basename(self.path)}"):
+            return self._inner.read(offset, size)
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        with self._storage.operation(f"read {os.path.basename(self.path)}"):
+            self._inner.read_into(offset, buffers)
+
+    def fileno(self) -> int:
+        return self._inner.fileno()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _Writing:
+    def __init__(self, storage: Counting, inner: WritableFile) -> None:
+        self._storage, self._inner = storage, inner
+        self.path = inner.path
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        if self._storage.torn(len(self._storage.log)):
+            data = b"".join(buffers)
+            self._inner.write(offset, [data[: len(data) // 2]])
+        with self._storage.operation(f"write {os.path.basename(self.path)}"):
+            self._inner.write(offset, buffers)
+
+    def sync(self) -> None:
+        with self._storage.operation(f"sync {os.path.basename(self.path)}"):
+            self._inner.sync()
+
+    def close(self) -> None:
+        # close(2) gives the descriptor back even where it reports an error.
+        self._inner.close()
+        with self._storage.operation(f"close {os.path.basename(self.path)}"):
+            pass
+
+
+class FailingStorage(Counting):
+    """Operation `fail_at` raises `error`.
+
+    Args:
+        forever: Every later one does so too, as on a disk that is gone.
+        late: It takes effect before it raises, as a rename may on a network file system, or before a Ctrl-C.
+    """
+
+    def __init__(
+        self,
+        inner: Storage,
+        fail_at: int,
+        *,
+        forever: bool = False,
+        late: bool = False,
+        error: type[BaseException] = OSError,
+    ) -> None:
+        super().__init__(inner)
+        self._fail_at, self._forever, self._late, self._error = fail_at, forever, late, error
+        self.failed = ""
+
+    def before(self, number: int, what: str) -> None:
+        if not self._late:
+            self._fail(number, what)
+
+    def after(self, number: int, what: str) -> None:
+        if self._late:
+            self._fail(number, what)
+
+    def torn(self, number: int) -> bool:
+        return number == self._fail_at and not self._late
+
+    def _fail(self, number: int, what: str) -> None:
+        if number == self._fail_at or (self._forever and number > self._fail_at):
+            self.failed = self.failed or what
+            raise self._error(errno.ENOSPC, os.strerror(errno.ENOSPC), what)
+
+
+class CrashingStorage(Counting):
+    """From operation `crash_at` on nothing has any effect, clean-up included."""
+
+    def __init__(self, inner: Storage, crash_at: int) -> None:
+        super().__init__(inner)
+        self._crash_at = crash_at
+        self.crashed = ""
+
+    def before(self, number: int, what: str) -> None:
+        if number >= self._crash_at:
+            self.crashed = self.crashed or what
+            raise Killed(what)
+
+    def torn(self, number: int) -> bool:
+        return number == self._crash_at
+
+
+# A power cut.
+
+
+@dataclass(eq=False)
+class _Inode:
+    """The bytes of one file, as programs see them and as the disk has them."""
+
+    content: bytearray = field(default_factory=bytearray)
+    durable: bytes = b""
+
+
+Names = dict[str, _Inode]
+
+
+class _Change(NamedTuple):
+    """A change of names in one directory: path -> file, or None where the name goes."""
+
+    directory: str
+    names: dict[str, _Inode | None]
+
+
+class DropUnsyncedStorage:
+    """A disk in memory that forgets what was not synced.
+
+    Names and bytes are visible at once. Bytes survive once the file was synced, names once their directory was; of the
+    changes since, any number of the first ones may survive too.
+
+    Args:
+        folder: Its files are there from the start, durable.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._names: Names = {}
+        self._directories = {str(folder)}
+        for path in sorted(folder.rglob("*")):
+            if path.is_dir():
+                self._directories.add(str(path))
+            else:
+                content = path.read_bytes()
+                self._names[str(path)] = _Inode(bytearray(content), content)
+        self._durable = dict(self._names)
+        self._pending: list[_Change] = []
+
+    def states(self) -> Iterator[dict[str, bytes]]:
+        """Every path -> content that a power cut now might leave."""
+        for survived in range(len(self._pending) + 1):
+            names = dict(self._durable)
+            for change in self._pending[:survived]:
+                _apply(names, change)
+            yield {path: inode.durable for path, inode in names.items()}
+            yield {path: bytes(inode.content) for path, inode in names.items()}
+
+    def _change(self, directory: str, names: dict[str, _Inode | None]) -> None:
+        change = _Change(directory, names)
+        _apply(self._names, change)
+        self._pending.append(change)
+
+    def open(self, path: str) -> ReadableFile:
+        if path not in self._names:
+            raise NotFoundError(f"{path}: no such file")
+        if path in self._directories:
+            raise InvalidArgumentError(f"{path}: is a directory")
+        return _MemoryFile(path, self._names[path])
+
+    def create(self, path: str) -> WritableFile:
+        if path in self._names:
+            raise FileExistsError(path)
+        if os.path.dirname(path) not in self._directories:
+            raise FileNotFoundError(path)
+        inode = _Inode()
+        self._change(os.path.dirname(path), {path: inode})
+        return _MemoryOutput(path, inode)
+
+    def exists(self, path: str) -> bool:
+        return path in self._names or path in self._directories
+
+    def list(self, directory: str) -> list[str]:
+        paths = [*self._names, *self._directories]
+        return sorted({os.path.basename(path) for path in paths if os.path.dirname(path) == directory})
+
+    def is_directory(self, path: str) -> bool:
+        return path in self._directories
+
+    def make_directory(self, path: str) -> None:
+        self._directories.add(path)
+
+    def replace(self, source: str, target: str) -> None:
+        if source not in self._names:
+            raise FileNotFoundError(source)
+        self._change(os.path.dirname(target), {source: None, target: self._names[source]})
+
+    def link(self, source: str, target: str) -> None:
+        if source not in self._names:
+            raise FileNotFoundError(source)
+        self._change(os.path.dirname(target), {target: self._names[source]})
+
+    def remove(self, path: str) -> None:
+        if path in self._names:
+            self._change(os.path.dirname(path), {path: None})
+
+    def remove_directory(self, path: str) -> None:
+        if not self.list(path):
+            self._directories.discard(path)
+
+    def sync_directory(self, path: str) -> None:
+        for change in self._pending:
+            if change.directory == path:
+                _apply(self._durable, change)
+        self._pending = [change for change in self._pending if change.directory != path]
+
+
+def _apply(names: Names, change: _Change) -> None:
+    for path, inode in change.names.items():
+        if inode is None:
+            names.pop(path, None)
+        else:
+            names[path] = inode
+
+
+class _MemoryFile:
+    def __init__(self, path: str, inode: _Inode) -> None:
+        self.path, self.identity, self.size = path, id(inode), len(inode.content)
+        self._inode = inode
+
+    def read(self, offset: int, size: int) -> bytes:
+        data = bytes(self._inode.content[offset : offset + size])
+        assert len(data) == size, "read beyond the end"
+        return data
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        for buffer in buffers:
+            buffer[:] = self.read(offset, len(buffer))
+            offset += len(buffer)
+
+    def fileno(self) -> int:
+        raise NotImplementedError("a file in memory has no descriptor")
+
+    def close(self) -> None:
+        pass
+
+
+class _MemoryOutput:
+    def __init__(self, path: str, inode: _Inode) -> None:
+        self.path, self._inode = path, inode
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        content = self._inode.content
+        for buffer in buffers:
+            content.extend(bytes(max(0, offset + len(buffer) - len(content))))
+            content[offset : offset + len(buffer)] = buffer
+            offset += len(buffer)
+
+    def sync(self) -> None:
+        self._inode.durable = bytes(self._inode.content)
+
+    def close(self) -> None:
+        pass

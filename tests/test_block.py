@@ -1,0 +1,203 @@
+"""Blocks: bytes worked by hand, any sorted dictionary there and back, and what a damaged one says."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torch_tfckpt.errors import DataLossError
+from torch_tfckpt.format.block import MAX_KEY_EXPANSION, BlockBuilder, decode_block, shared_prefix_size
+from torch_tfckpt.format.coding import encode_varint
+
+NO_RESTARTS = bytes.fromhex("00000000 01000000")  # one restart at 0: what stands behind hand-made entries
+# Few letters, so that keys share beginnings, and long ones, so that sizes take more than one byte.
+KEYS = st.lists(st.sampled_from([b"a", b"b", b"\x00", b"\xff", b"k" * 130]), max_size=4).map(b"".join)
+ENTRIES = st.dictionaries(KEYS, st.binary(max_size=4) | st.sampled_from([b"v" * 127, b"v" * 128, b"v" * 300])).map(
+    lambda entries: dict(sorted(entries.items()))
+)
+
+
+def built(entries: dict[bytes, bytes], restart_interval: int = 16) -> bytes:
+    builder = BlockBuilder(restart_interval)
+    for key, value in entries.items():
+        builder.add(key, value)
+    return builder.finish()
+
+
+def decoded(contents: bytes) -> list[tuple[bytes, bytes]]:
+    return list(zip(*decode_block(contents, len(contents)), strict=True))
+
+
+# Bytes worked by hand.
+
+
+def test_an_empty_block_has_one_restart() -> None:
+    """Eight bytes; the metaindex block of every table."""
+    # FORMATS 1, "empty block"
+    assert built({}) == bytes.fromhex("00000000 01000000")
+    assert decode_block(bytes.fromhex("00000000 01000000"), 8) == ([], [])
+
+
+def test_keys_share_their_beginnings() -> None:
+    """The second key repeats nothing of the first."""
+    # Worked from LevelDB doc/table_format.md: shared, unshared, value size, rest of the key, value.
+    contents = b"\x00\x0a\x01dense/biasA" + b"\x06\x06\x01kernelB" + NO_RESTARTS
+    assert built({b"dense/bias": b"A", b"dense/kernel": b"B"}) == contents
+    assert decoded(contents) == [(b"dense/bias", b"A"), (b"dense/kernel", b"B")]
+
+
+def test_every_sixteenth_key_stands_in_full() -> None:
+    """Entries 0, 16 and 32 are restarts, and their offsets stand behind the entries."""
+    # FORMATS 1, "restart"
+    keys = [f"key{number:02}".encode() for number in range(33)]
+    entries, restarts = b"", []
+    for number, key in enumerate(keys):
+        shared = 0 if number % 16 == 0 else 4 if number % 10 else 3  # "key0" and its like, or "key"
+        if shared == 0:
+            restarts.append(len(entries))
+        entries += bytes((shared, len(key) - shared, 1)) + key[shared:] + b"v"
+    words = [*restarts, 3]
+    # "key00" in full, "key01" to "key09" by their last digit, "key10" by two, "key11" to "key15" by one again.
+    assert restarts[1] == 9 + 9 * 5 + 6 + 5 * 5
+    assert built(dict.fromkeys(keys, b"v")) == entries + b"".join(word.to_bytes(4, "little") for word in words)
+
+
+def test_an_index_block_shares_nothing() -> None:
+    """With a restart at every entry all keys stand in full, and there are as many restarts as entries."""
+    # FORMATS 1, "index entry"
+    contents = b"\x00\x02\x01abA" + b"\x00\x03\x01abcB" + bytes.fromhex("00000000 06000000 02000000")
+    assert built({b"ab": b"A", b"abc": b"B"}, restart_interval=1) == contents
+    assert decoded(contents) == [(b"ab", b"A"), (b"abc", b"B")]
+
+
+def test_sizes_of_128_and_more_take_two_bytes() -> None:
+    """Key, shared part and value at the boundary of one varint byte."""
+    key, longer = b"k" * 128, b"k" * 128 + b"x" * 127
+    contents = b"\x00\x80\x01\x80\x01" + key + b"v" * 128 + b"\x80\x01\x7f\x7f" + b"x" * 127 + b"v" * 127 + NO_RESTARTS
+    assert built({key: b"v" * 128, longer: b"v" * 127}) == contents
+    assert decoded(contents) == [(key, b"v" * 128), (longer, b"v" * 127)]
+
+
+# Any dictionary.
+
+
+@given(entries=ENTRIES, restart_interval=st.integers(1, 17))
+def test_any_sorted_dictionary_comes_back(entries: dict[bytes, bytes], restart_interval: int) -> None:
+    """Keys and values in order, at every interval of restarts."""
+    assert decoded(built(entries, restart_interval)) == list(entries.items())
+
+
+@given(entries=ENTRIES)
+def test_the_builder_knows_its_size_and_starts_over(entries: dict[bytes, bytes]) -> None:
+    """`size` is what `finish` would return at that moment; a second block does not remember the first."""
+    builder = BlockBuilder(16)
+    assert builder.empty
+    for _ in range(2):
+        for at, (key, value) in enumerate(entries.items()):
+            builder.add(key, value)
+            assert builder.size == len(built(dict(list(entries.items())[: at + 1])))
+            assert not builder.empty
+        assert builder.finish() == built(entries)
+        assert builder.empty
+        assert builder.size == 8
+
+
+@given(one=st.binary(max_size=6), other=st.binary(max_size=6), common=st.binary(max_size=300))
+def test_the_shared_beginning_is_that_of_the_bytes(one: bytes, other: bytes, common: bytes) -> None:
+    """Against a comparison byte by byte."""
+    one, other = common + one, common + other
+    expected = next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+    assert shared_prefix_size(one, other) == shared_prefix_size(other, one) == expected
+
+
+# What is no block.
+
+
+@pytest.mark.parametrize(
+    ("contents", "text"),
+    [
+        ("", "a block has at least 8 bytes, this one 0"),
+        ("00 00 00 00 01 00 00", "a block has at least 8 bytes, this one 7"),
+        ("00 00 00 00 00 00 00 00", "0 restarts do not fit into a block of 8 bytes"),
+        ("00 00 00 00 02 00 00 00", "2 restarts do not fit into a block of 8 bytes"),
+        ("00 00 00 00 ff ff ff ff", "4294967295 restarts do not fit into a block of 8 bytes"),
+    ],
+)
+def test_a_restart_array_that_does_not_fit_is_refused(contents: str, text: str) -> None:
+    """Bounded by the block before anything is looped over."""
+    with pytest.raises(DataLossError) as raised:
+        decode_block(bytes.fromhex(contents), 8)
+    assert str(raised.value) == text
+
+
+@pytest.mark.parametrize(
+    ("entries", "text"),
+    [
+        ("00 05 01 61", "entry at byte 0 of the block: shares 0 of 0 key bytes and ends at 9, behind the entries' end"),
+        (
+            "00 01 00 61 01",
+            "entry at byte 4 of the block: shares 1 of 1 key bytes and ends at 7, behind the entries' end",
+        ),
+        ("00 01 00 62 00 01 00 61", "entry at byte 4 of the block: key b'a' does not sort after the one before"),
+        ("00 01 00 61 00 01 00 61", "entry at byte 4 of the block: key b'a' does not sort after the one before"),
+        ("00 01 00 61 01 00 00", "entry at byte 4 of the block: key b'a' does not sort after the one before"),
+        ("00 00 00 00 00 00", "entry at byte 3 of the block: key b'' does not sort after the one before"),
+        ("00 ff ff ff ff 10 00", "integer at byte 1 is wider than 32 bits"),
+        ("00 ff ff ff ff 0f 00", "entry at byte 0 of the block: shares 0 of 0 key bytes and ends at 4294967302"),
+    ],
+)
+def test_an_entry_that_cannot_be_is_refused(entries: str, text: str) -> None:
+    """The place in the block, what stands there, and where it should have ended."""
+    contents = bytes.fromhex(entries) + NO_RESTARTS
+    with pytest.raises(DataLossError) as raised:
+        decode_block(contents, len(contents))
+    assert text in str(raised.value)
+
+
+def test_an_entry_that_shares_too_much_is_not_said_to_be_too_long() -> None:
+    """Two faults, two texts: this entry ends where it should, but shares a byte of a key that has none."""
+    contents = bytes.fromhex("01 00 00") + NO_RESTARTS
+    with pytest.raises(DataLossError) as raised:
+        decode_block(contents, len(contents))
+    assert "entry at byte 0 of the block: shares 1 of 0 key bytes" in str(raised.value)
+    assert "behind" not in str(raised.value)
+
+
+def test_keys_that_expand_without_bound_are_refused() -> None:
+    """30,000 entries that repeat a long key: 3 GB of keys out of 200 KB. Refused on the way, not after."""
+    key = b"k" * 100_000
+    repeated = b"".join(encode_varint(len(key) + n // 256) + b"\x01\x00" + bytes((n % 256,)) for n in range(30_000))
+    contents = b"\x00" + encode_varint(len(key)) + b"\x00" + key + repeated + NO_RESTARTS
+    with pytest.raises(DataLossError) as raised:
+        decode_block(contents, len(contents))
+    assert str(raised.value) == f"the block's keys expand to more than {MAX_KEY_EXPANSION} times its size"
+
+
+def test_the_bound_on_keys_counts_stored_bytes() -> None:
+    """Keys that expand 16 times out of a block that was itself compressed to a hundredth are refused."""
+    entries = {b"k" * 10_000 + bytes((n,)): b"" for n in range(256)}
+    contents = built(entries)
+    with pytest.raises(DataLossError, match="keys expand"):
+        decode_block(contents, len(contents) // 100)
+
+
+def test_the_bound_on_keys_leaves_honest_blocks_alone() -> None:
+    """Keys of 10,000 bytes that differ in their last byte only, written as every known writer does."""
+    entries = {b"k" * 10_000 + bytes((n,)): b"" for n in range(256)}
+    assert decoded(built(entries)) == list(entries.items())
+
+
+@given(entries=ENTRIES, data=st.data())
+def test_any_bytes_are_a_block_or_an_error(entries: dict[bytes, bytes], data: st.DataObject) -> None:
+    """A changed byte, or a cut: DataLossError and nothing else, or sorted keys with as many values."""
+    contents = bytearray(built(entries))
+    at = data.draw(st.integers(0, len(contents) - 1))
+    contents[at] = data.draw(st.integers(0, 255))
+    del contents[data.draw(st.integers(0, len(contents)) | st.just(len(contents))) :]
+    try:
+        keys, values = decode_block(bytes(contents), len(contents))
+    except DataLossError:
+        return
+    assert len(keys) == len(values)
+    assert keys == sorted(set(keys))

@@ -1,0 +1,113 @@
+"""Variant tensors: TensorFlow's bytes, any messages there and back, and no damage unnoticed."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torch_tfckpt.errors import DataLossError
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.variant_tensor import decode_variants, encode_variants
+
+# FORMATS, worked example 3, dumped from TensorFlow 2.21: a scalar that holds a TensorList of the floats 1 and 2.
+TENSOR_LIST = (
+    b"\x0a\x16tensorflow::TensorList"
+    + bytes.fromhex("12 0c 00 01 ff ff ff ff ff ff ff ff ff 01")
+    + bytes.fromhex("1a 0a 08 01 12 00 2a 04 00 00 80 3f")
+    + bytes.fromhex("1a 0a 08 01 12 00 2a 04 00 00 00 40")
+)
+STORED_SUM = bytes.fromhex("e7 f6 e3 e6")
+MESSAGES = st.lists(st.binary(max_size=6) | st.sampled_from([b"", b"m" * 127, b"n" * 128]), max_size=5)
+
+
+def flipped(stored: bytes, at: int) -> bytes:
+    return stored[:at] + bytes((stored[at] ^ 0xFF,)) + stored[at + 1 :]
+
+
+def test_a_variant_is_stored_as_tensorflow_stored_it() -> None:
+    """Both ways: size, message, running checksum."""
+    assert len(TENSOR_LIST) == 62
+    stored, checksum = encode_variants([TENSOR_LIST])
+    assert stored == b"\x3e" + TENSOR_LIST + STORED_SUM
+    assert len(stored) == 67
+    assert decode_variants(stored, 1, checksum) == [TENSOR_LIST]
+
+
+def test_the_checksum_runs_on_over_all_elements() -> None:
+    """The size as 64 bits, the message, the stored checksum itself; the tensor's own is the last value of all."""
+    # FORMATS 2.3
+    running, expected = 0, b""
+    for message in (b"one", b""):
+        running = crc32c.extend(running, struct.pack("<Q", len(message)) + message)
+        stored_sum = struct.pack("<I", crc32c.mask(running))
+        running = crc32c.extend(running, stored_sum)
+        expected += bytes((len(message),)) + message + stored_sum
+    assert encode_variants([b"one", b""]) == (expected, crc32c.mask(running))
+
+
+@given(MESSAGES)
+def test_any_messages_come_back(messages: list[bytes]) -> None:
+    """They are opaque: nothing parses them, so nothing can be lost of them."""
+    stored, checksum = encode_variants(messages)
+    assert decode_variants(stored, len(messages), checksum) == messages
+
+
+def test_no_elements_have_the_checksum_of_nothing() -> None:
+    """An empty tensor takes no bytes."""
+    assert encode_variants([]) == (b"", 0xA282EAD8)
+    assert decode_variants(b"", 0, 0xA282EAD8) == []
+
+
+@given(messages=MESSAGES.filter(bool), data=st.data())
+def test_no_damage_gives_other_messages(messages: list[bytes], data: st.DataObject) -> None:
+    """A changed byte, a cut, bytes added, or a wrong checksum in the index."""
+    stored, checksum = encode_variants(messages)
+    at = data.draw(st.integers(0, len(stored) - 1))
+    for damaged in (flipped(stored, at), stored[:at], stored + b"\0", stored[:at] + stored[at + 1 :]):
+        with pytest.raises(DataLossError):
+            decode_variants(damaged, len(messages), checksum)
+    with pytest.raises(DataLossError):
+        decode_variants(stored, len(messages), checksum ^ 1)
+
+
+@pytest.mark.parametrize(
+    ("stored", "count", "text"),
+    [
+        (b"\x01", 2, "1 bytes are too few for 2 variants"),
+        (b"\x01", 2**60, "1 bytes are too few for 1152921504606846976 variants"),
+        (b"\x3f" + TENSOR_LIST, 1, "variant 0 of 1 ends at byte 64, behind the 63 stored"),
+        (
+            b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+            1,
+            "variant 0 of 1 ends at byte 18446744073709551625, behind the 10",
+        ),
+        (b"\x80", 1, "integer at byte 0 does not end within 1 bytes"),
+        (
+            b"\x3e" + TENSOR_LIST + b"\x4d\x3c\x2b\x1a",
+            1,
+            "variant 0 of 1: Checksum does not match: stored 0x1a2b3c4d, computed 0xe6e3f6e7",
+        ),
+    ],
+)
+def test_what_is_no_variant_is_told(stored: bytes, count: int, text: str) -> None:
+    """Which element, and what stands there; sizes are bounded before anything is copied."""
+    with pytest.raises(DataLossError) as raised:
+        decode_variants(stored, count, 0)
+    assert text in str(raised.value)
+
+
+def test_an_element_cut_off_in_its_checksum_is_not_said_to_end_outside() -> None:
+    """63 is not behind 66: it is the four bytes of its checksum that do not fit."""
+    with pytest.raises(DataLossError) as raised:
+        decode_variants(b"\x3e" + TENSOR_LIST + STORED_SUM[:3], 1, 0)
+    assert str(raised.value).startswith("variant 0 of 1")
+    assert "ends at byte 63, behind the 66" not in str(raised.value)
+
+
+def test_bytes_left_over_are_told() -> None:
+    """Behind the last element nothing may stand."""
+    stored, checksum = encode_variants([b"m"])
+    with pytest.raises(DataLossError) as raised:
+        decode_variants(stored + b"xyz", 1, checksum)
+    assert "3 bytes left over" in str(raised.value)

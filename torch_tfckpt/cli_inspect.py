@@ -1,0 +1,199 @@
+"""tfckpt ls and show: what is in there."""
+
+import argparse
+import fnmatch
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from torch_tfckpt.console import say, show, show_json, show_table
+from torch_tfckpt.errors import CheckpointError, NotFoundError, did_you_mean, printable, quoted
+from torch_tfckpt.exchange.formats import open_source
+from torch_tfckpt.exchange.source import Source
+from torch_tfckpt.exchange.statistics import exact_numbers, has_numbers, statistics_of
+from torch_tfckpt.exchange.values import StoredBytes, TensorInfo, Value
+from torch_tfckpt.exchange.wording import byte_text, counted
+from torch_tfckpt.format.tensor_slice import element_count, shape_text
+from torch_tfckpt.storage import LOCAL, fspath
+
+
+class _Row(NamedTuple):
+    """One tensor in a listing."""
+
+    name: str
+    info: TensorInfo | None  # None: what the index says of it cannot be read
+    problem: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        return self.info.nbytes if self.info else 0
+
+    @property
+    def note(self) -> str:
+        if self.info is None:
+            return f"unreadable: {self.problem}"
+        if self.info.parts:
+            return f"partitioned: {self.info.parts} slices"
+        if self.info.type.dtype is None and not self.info.type.is_string:
+            return "torch has no such type"
+        return ""
+
+
+def ls(options: argparse.Namespace) -> int:
+    """Lists the tensors; 1 where one of them cannot be read."""
+    with closing(open_source(fspath(options.path))) as source:
+        rows = _rows(source, options.patterns)
+        path, form, skipped = source.path, source.format, dict(source.skipped)
+    if options.sort:
+        rows.sort(key=lambda row: (-row.nbytes, row.name) if options.sort == "size" else (0, row.name))
+    if options.json:
+        show_json(
+            {
+                "path": printable(path),
+                "format": form,
+                "tensors": [_as_json(row) for row in rows],
+                "skipped": skipped,
+                "total": {"tensors": len(rows), "elements": _elements(rows), "nbytes": sum(row.nbytes for row in rows)},
+            }
+        )
+    else:
+        show_table(["name", "dtype", "shape", "size", "note"], [_cells(row) for row in rows], numeric=["size"])
+        show(_totals(rows))
+    if skipped and not options.quiet:
+        say(f"left out, since they are no tensors: {', '.join(map(quoted, skipped))}")
+    return 1 if any(row.info is None for row in rows) else 0
+
+
+def show_path(options: argparse.Namespace) -> int:
+    """Shows the checkpoint, or one tensor of it."""
+    with closing(open_source(fspath(options.path))) as source:
+        if options.name is not None:
+            _show_tensor(source, options.name, stats_only=options.stats)
+            return 0
+        rows = _rows(source, [])
+        _show_summary(source, rows)
+        if options.stats:
+            _show_statistics(source, rows)
+    return 1 if any(row.info is None for row in rows) else 0
+
+
+def _rows(source: Source, patterns: Sequence[str]) -> list[_Row]:
+    rows = []
+    for name in source.names():
+        if patterns and not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            continue
+        try:
+            rows.append(_Row(name, source.info(name)))
+        except CheckpointError as error:
+            rows.append(_Row(name, None, str(error)))
+    return rows
+
+
+def _cells(row: _Row) -> list[str]:
+    if row.info is None:
+        return [row.name, "?", "?", "?", row.note]
+    return [row.name, row.info.type.name, shape_text(row.info.shape), byte_text(row.info.nbytes), row.note]
+
+
+def _as_json(row: _Row) -> dict[str, Any]:
+    if row.info is None:
+        return {"name": row.name, "error": row.problem}
+    kind, shape, nbytes, slices = row.info
+    return {"name": row.name, "dtype": kind.name, "shape": list(shape), "nbytes": nbytes, "slices": slices}
+
+
+def _elements(rows: Sequence[_Row]) -> int:
+    return sum(element_count(row.info.shape) for row in rows if row.info)
+
+
+def _totals(rows: Sequence[_Row]) -> str:
+    unreadable = sum(row.info is None for row in rows)
+    size = byte_text(sum(row.nbytes for row in rows))
+    text = f"{counted(len(rows), 'tensor')}, {counted(_elements(rows), 'element')}, {size}"
+    return f"{text}; {unreadable} unreadable" if unreadable else text
+
+
+def _show_summary(source: Source, rows: Sequence[_Row]) -> None:
+    show(f"{printable(source.path)}: {source.format}")
+    show(_totals(rows))
+    partitioned = sum(row.info is not None and row.info.parts > 0 for row in rows)
+    if partitioned:
+        show(f"partitioned: {partitioned}")
+    if source.skipped:
+        show(f"left out, since they are no tensors: {', '.join(map(quoted, source.skipped))}")
+    show("")
+    show_table(["file", "size"], [[printable(path), _size_text(path)] for path in source.files()], numeric=["size"])
+    show("")
+    kinds: dict[str, list[int]] = {}
+    for row in rows:
+        kinds.setdefault(row.info.type.name if row.info else "unreadable", []).append(row.nbytes)
+    table = [[kind, str(len(sizes)), byte_text(sum(sizes))] for kind, sizes in sorted(kinds.items())]
+    show_table(["dtype", "tensors", "size"], table, numeric=["tensors", "size"])
+
+
+def _size_text(path: str) -> str:
+    try:
+        file = LOCAL.open(path)
+    except (CheckpointError, OSError):
+        return "missing"
+    file.close()
+    return byte_text(file.size)
+
+
+def _show_statistics(source: Source, rows: Sequence[_Row]) -> None:
+    table = []
+    for name, info, _ in rows:
+        if info is None or info.type.dtype is None or not has_numbers(info.type.dtype) or not element_count(info.shape):
+            continue
+        value = source.read([name])[name]
+        assert isinstance(value, torch.Tensor), "its type says so"
+        found = statistics_of(value)
+        numbers = [f"{number:.6g}" for number in (found.minimum, found.maximum, found.mean, found.std)]
+        table.append([name, *numbers, str(found.nans), str(found.infinities)])
+    show("")
+    numeric = ["min", "max", "mean", "std", "NaN", "infinite"]
+    show_table(["name", *numeric], table, numeric=numeric)
+
+
+def _show_tensor(source: Source, name: str, *, stats_only: bool) -> None:
+    names = source.names()
+    found = name if name in names else name.removesuffix(":0")
+    if found not in names:
+        place = printable(source.path)
+        raise NotFoundError(
+            f"{place}: no tensor {quoted(name)}. {did_you_mean(name, names)} "
+            f"`tfckpt ls {place}` lists all {counted(len(names), 'tensor')}"
+        )
+    info = source.info(found)
+    value = source.read([found])[found]
+    parts = f", {info.parts} slices" if info.parts else ""
+    show(f"{quoted(found)} {info.type.name} {shape_text(info.shape)}, {byte_text(info.nbytes)}{parts}")
+    if not stats_only:
+        show(_value_text(value))
+    if isinstance(value, torch.Tensor) and value.numel() and has_numbers(value.dtype):
+        show(str(statistics_of(value)))
+
+
+def _value_text(value: Value) -> str:
+    if isinstance(value, StoredBytes):
+        return f"{len(value.data)} bytes that torch has no type for: {value.data[:64]!r}"
+    if isinstance(value, np.ndarray):
+        return np.array2string(value, formatter={"object": _string_text})  # type: ignore[arg-type]
+    if not has_numbers(value.dtype):
+        return f"{value.numel()} elements of {value.dtype}"
+    numbers = value.numpy() if value.dtype in _SHOWN_AS_THEY_ARE else exact_numbers(value)
+    return np.array2string(numbers)
+
+
+def _string_text(element: bytes) -> str:
+    # An object graph has megabytes; whoever wants all of it asks the library.
+    return repr(element) if len(element) <= 200 else f"{element[:160]!r}... ({len(element)} bytes)"
+
+
+_SHOWN_AS_THEY_ARE = frozenset(
+    {torch.bool, torch.float16, torch.float32, torch.complex64, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
+    | {torch.int8, torch.int16, torch.int32, torch.int64}
+)

@@ -1,0 +1,174 @@
+"""A .npz file, read tensor by tensor. Arrays of Python objects are never unpickled; they are named as skipped."""
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from torch_tfckpt.bundle.values import Strings, new_tensor
+from torch_tfckpt.device.host_bytes import byte_view, swap_bytes
+from torch_tfckpt.dtypes import DataType
+from torch_tfckpt.errors import DataLossError, error_context, printable, quoted
+from torch_tfckpt.exchange.values import ElementType, TensorInfo, Value
+from torch_tfckpt.format.tensor_slice import Shape, element_count
+from torch_tfckpt.storage import LOCAL
+
+_MAX_RATIO: Final = 1040  # deflate makes no more than 1032 bytes out of one (zlib's technical notes)
+_TYPES: Final = {
+    np.dtype(name): getattr(torch, name)
+    for name in (
+        "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+        "float16", "float32", "float64", "complex64", "complex128",
+    )
+}  # fmt: skip
+
+
+class _Array(NamedTuple):
+    """One member."""
+
+    member: zipfile.ZipInfo
+    dtype: np.dtype[Any]
+    shape: Shape
+    fortran: bool
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.dtype.itemsize) * element_count(self.shape)
+
+
+class NpzSource:
+    """The arrays of a .npz file.
+
+    Raises:
+        NotFoundError, DataLossError: there is no such file, or it is no archive.
+
+    Cost: opening reads the archive's directory and the header of each array. A tensor in Fortran order is held twice
+    while it is read. Threads: one at a time.
+    """
+
+    format = "npz"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.skipped: dict[str, str] = {}
+        self._arrays: dict[str, _Array] = {}
+        LOCAL.open(path).close()  # says what is wrong in our words
+        self._size = Path(path).stat().st_size
+        with error_context(printable(path)), _zip_errors():
+            self._zip = zipfile.ZipFile(path)
+        try:
+            for member in self._zip.infolist():
+                self._list(member)
+        except BaseException:
+            self.close()
+            raise
+
+    def _list(self, member: zipfile.ZipInfo) -> None:
+        name = member.filename.removesuffix(".npy")
+        if name == member.filename:
+            self.skipped[member.filename] = "no .npy file"
+            return
+        if name in self._arrays:
+            raise DataLossError(f"{printable(self.path)}: array {quoted(name)} is in it twice")
+        with error_context(printable(self.path)), _zip_errors(), self._zip.open(member) as file:
+            try:
+                shape, fortran, dtype = _read_header(file)
+            except ValueError as error:
+                raise DataLossError(f"array {quoted(name)}: {error}") from error
+            array = _Array(member, dtype, shape, fortran)
+            if dtype.newbyteorder("=") not in _TYPES and dtype.kind not in "SU":
+                self.skipped[name] = "Python objects, which are not unpickled" if dtype.hasobject else f"numpy {dtype}"
+                return
+            held = min(member.file_size, member.compress_size * _MAX_RATIO, self._size * _MAX_RATIO)
+            if any(size < 0 for size in shape) or array.nbytes > held:
+                raise DataLossError(
+                    f"array {quoted(name)}: {dtype} of shape {list(shape)[:16]} is more than "
+                    f"the {held} bytes that the member can have"
+                )
+        self._arrays[name] = array
+
+    def names(self) -> list[str]:
+        return list(self._arrays)
+
+    def info(self, name: str) -> TensorInfo:
+        array = self._arrays[name]
+        dtype = _TYPES.get(array.dtype.newbyteorder("="))
+        kind = ElementType.of_tensorflow(DataType.DT_STRING) if dtype is None else ElementType.of_torch(dtype)
+        return TensorInfo(kind, array.shape, array.nbytes)
+
+    def read(self, names: Iterable[str]) -> dict[str, Value]:
+        with error_context(printable(self.path)):
+            return {name: self._read(name, self._arrays[name]) for name in names}
+
+    def _read(self, name: str, array: _Array) -> Value:
+        with _zip_errors(), self._zip.open(array.member) as file:
+            _read_header(file)
+            dtype = _TYPES.get(array.dtype.newbyteorder("="))
+            if dtype is None:
+                return _decode_text(array, _exactly(file, bytearray(array.nbytes), name))
+            stored_shape = array.shape[::-1] if array.fortran else array.shape
+            tensor = new_tensor(name, stored_shape, dtype)
+            _exactly(file, byte_view(tensor), name)
+            if file.read(1):
+                raise DataLossError(f"array {quoted(name)} is followed by more bytes")
+        if array.dtype.byteorder == ">":
+            swap_bytes(tensor, dtype.itemsize // (2 if dtype.is_complex else 1))
+        return tensor.permute(*range(tensor.dim())[::-1]).contiguous() if array.fortran else tensor
+
+    def files(self) -> list[str]:
+        return [self.path]
+
+    def data_bytes(self) -> int:
+        return self._size
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+def _read_header(file: IO[bytes]) -> tuple[Shape, bool, np.dtype[Any]]:
+    """ValueError where it is none, as numpy gives it; numpy bounds the size of the header itself."""
+    version = np.lib.format.read_magic(file)
+    readers: dict[tuple[int, int], Callable[[IO[bytes]], tuple[Shape, bool, np.dtype[Any]]]] = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"version {version} of the .npy format")
+    return readers[version](file)
+
+
+def _exactly(file: IO[bytes], target: Any, name: str) -> memoryview:
+    """Fills `target`; DataLossError where the member ends before."""
+    view = memoryview(target)
+    at = 0
+    while at < len(view):
+        got = file.readinto(view[at : at + 1024 * 1024])  # type: ignore[attr-defined]
+        if not got:
+            raise DataLossError(f"array {quoted(name)} ends after {at} of {len(view)} bytes")
+        at += got
+    return view
+
+
+def _decode_text(array: _Array, data: memoryview) -> Strings:
+    """numpy's strings of fixed width, without their padding; text as UTF-8."""
+    raw: npt.NDArray[Any] = np.ndarray(array.shape, dtype=array.dtype, buffer=data, order="F" if array.fortran else "C")
+    strings: Strings = np.empty(array.shape, dtype=object)
+    flat = strings.reshape(-1)
+    for number, element in enumerate(raw.reshape(-1).tolist()):
+        flat[number] = element if isinstance(element, bytes) else element.encode("utf-8", "surrogatepass")
+    return strings
+
+
+@contextmanager
+def _zip_errors() -> Iterator[None]:
+    """zipfile's many ways to say that an archive is damaged, as DataLossError."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeError) as error:
+        raise DataLossError(f"damaged zip archive: {error}") from error

@@ -1,0 +1,92 @@
+"""Several files that appear together: written under temporary names, made durable, then renamed.
+
+    with Publication() as publication:
+        temporary = publication.place("model.safetensors")     # write there, and close
+        publication.drop("model.safetensors.index.json")       # left over from an earlier target
+    # left normally: synced and renamed in the order of `place`, then the dropped ones go. By an exception: no trace.
+
+A crash between two renames can leave the files of two targets mixed; what belongs together says so itself (an index
+names its shards, a sidecar the size of its file).
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from torch_tfckpt.errors import FailedPreconditionError, printable
+from torch_tfckpt.storage import LOCAL, temporary_name
+
+
+class Publication:
+    """Files of this machine that are published in one go."""
+
+    def __init__(self) -> None:
+        self._placed: list[tuple[str, str]] = []  # temporary name, final name
+        self._dropped: list[str] = []
+        self._first: list[Callable[[], object]] = []
+        self._made: list[str] = []  # directories, which go again if nothing is published
+
+    def make_directory(self, path: str) -> None:
+        """Creates `path`, and nothing above it; fine where it exists."""
+        if path and not LOCAL.exists(path):
+            LOCAL.make_directory(path)
+            self._made.append(path)
+
+    def place(self, path: str) -> str:
+        """The name under which `path` is to be written."""
+        self.make_directory(os.path.dirname(path))
+        temporary = temporary_name(path)
+        self._placed.append((temporary, path))
+        return temporary
+
+    def drop(self, path: str) -> None:
+        """Removes `path` once everything is in place; fine where nothing is there."""
+        self._dropped.append(path)
+
+    def first(self, action: Callable[[], object]) -> None:
+        """Does `action` once all bytes are durable, before the first rename; if it fails, nothing is renamed."""
+        self._first.append(action)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+                self._made.clear()
+        finally:
+            for temporary, _ in self._placed:
+                LOCAL.remove(temporary)
+            for directory in reversed(self._made):
+                LOCAL.remove_directory(directory)
+
+    def _publish(self) -> None:
+        for temporary, path in self._placed:
+            if LOCAL.is_directory(path):
+                raise FailedPreconditionError(f"{printable(path)} is a directory. Name another file")
+            _sync(temporary, path)
+        for action in self._first:
+            action()
+        for temporary, path in self._placed:
+            LOCAL.replace(temporary, path)
+        for path in self._dropped:
+            LOCAL.remove(path)
+        for directory in {os.path.dirname(path) for _, path in self._placed}:
+            LOCAL.sync_directory(directory)
+
+
+def _sync(temporary: str, path: str) -> None:
+    """Makes the bytes durable; a file that replaces another gets its permissions."""
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            os.fchmod(descriptor, stat.S_IMODE(os.stat(path).st_mode))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,59 @@
+"""A zip archive of uncompressed members, written piece by piece, each member's bytes aligned for mapping.
+
+.pt and .npz files are such archives.
+"""
+
+import zipfile
+from collections.abc import Iterable
+from typing import Final
+
+from torch_tfckpt.storage import Buffer
+
+_ALIGNMENT: Final = 64  # torch's .storage_alignment; numpy's arrays begin at such multiples inside a member
+_LOCAL_HEADER: Final = 30  # bytes before a member's name (APPNOTE.TXT 4.3.7)
+_ZIP64_EXTRA: Final = 20  # what zipfile adds to the header of a member opened with force_zip64
+_PADDING_TAG: Final = b"FB"  # the extra field that torch pads with
+_WRITE_BYTES: Final = 1024 * 1024  # a piece that is still in the cache when it is written after it was summed
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # no clock: the same tensors give the same file
+
+MAX_NAME_BYTES: Final = 60_000  # a member's name has 16 bits for its length
+
+
+class StoredZip:
+    """Writes the archive at `path`, which must not exist."""
+
+    def __init__(self, path: str) -> None:
+        self._zip = zipfile.ZipFile(path, "x", zipfile.ZIP_STORED, allowZip64=True)
+
+    def add(self, name: str, pieces: Iterable[Buffer]) -> None:
+        """One member: `pieces`, one behind the other."""
+        info = zipfile.ZipInfo(name, _EPOCH)
+        begin = self._end() + _LOCAL_HEADER + len(name.encode()) + _ZIP64_EXTRA + len(_padding(0))
+        info.extra = _padding(-begin % _ALIGNMENT)
+        # Always with 64-bit sizes, so that the size of the header, and with it the padding, is known beforehand.
+        with self._zip.open(info, "w", force_zip64=True) as member:
+            for piece in pieces:
+                view = memoryview(piece)
+                for at in range(0, len(view), _WRITE_BYTES):
+                    member.write(view[at : at + _WRITE_BYTES])
+
+    def close(self) -> None:
+        """Ends the archive with its directory."""
+        self._zip.close()
+
+    def _end(self) -> int:
+        file = self._zip.fp
+        assert file is not None, "closed"
+        return file.tell()
+
+
+def _padding(size: int) -> bytes:
+    return _PADDING_TAG + size.to_bytes(2, "little") + b"Z" * size
+
+
+def can_name_member(name: str) -> bool:
+    """Whether a member can be called so: zipfile cuts at a null character and takes no lone surrogates."""
+    try:
+        return 0 < len(name.encode()) <= MAX_NAME_BYTES and "\0" not in name
+    except UnicodeEncodeError:
+        return False
