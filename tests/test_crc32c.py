@@ -62,8 +62,8 @@ def test_known_masks(crc: int, masked: int) -> None:
 
 
 def test_masks_are_those_of_leveldb() -> None:
-    # LevelDB util/crc32c_test.cc, TEST(CRC, Mask)
     """Masking once or twice never gives the checksum back; unmasking as often does."""
+    # LevelDB util/crc32c_test.cc, TEST(CRC, Mask)
     crc = crc32c.value(b"foo")
     assert crc32c.mask(crc) != crc
     assert crc32c.mask(crc32c.mask(crc)) != crc

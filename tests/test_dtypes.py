@@ -86,8 +86,8 @@ def test_what_is_no_number_is_no_type(value: object) -> None:
 
 
 def test_widths_are_the_documented_ones() -> None:
-    # FORMATS 2.4
     """Every type with bytes of its own is in the table, under the width TensorFlow stores it with."""
+    # FORMATS 2.4
     assert {dtype.short_name: element.size for dtype, element in ELEMENTS.items()} == WIDTHS
     assert set(DataType) - set(ELEMENTS) == WITHOUT_BYTES
 

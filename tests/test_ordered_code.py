@@ -86,8 +86,8 @@ def test_a_signed_number_is_as_short_as_its_range_allows() -> None:
 
 @given(UNSIGNED)
 def test_an_unsigned_number_has_no_leading_zeros(value: int) -> None:
-    # FORMATS 2.5
     """A count, then that many bytes, most significant first."""
+    # FORMATS 2.5
     encoded = encode_num(value)
     assert encoded[0] == len(encoded) - 1 <= 8
     assert encoded[1:2] != b"\0"

@@ -242,6 +242,13 @@ def test_a_block_is_closed_once_it_is_full() -> None:
     assert data_blocks(contents) == [(0, full + 5), (full + 5, 2005 * 125 + 4 * 8 + 4 + 5)]
 
 
+def test_a_block_of_just_the_size_is_full() -> None:
+    """262144 bytes close a block, and 262143 do not."""
+    # 5 bytes of sizes, 1 of key, the value, 4 for its restart, 4 for their number.
+    for size, blocks in ((BLOCK_SIZE - 14, 2), (BLOCK_SIZE - 15, 1)):
+        assert len(data_blocks(built({b"a": bytes(size), b"b": b""}))) == blocks
+
+
 def test_a_huge_entry_begins_a_block_of_its_own() -> None:
     """From 524288 bytes of key and value on; one byte less joins the block before."""
     # FORMATS 1, "before adding"; TensorFlow did so with an entry of 70,000 slices.
@@ -350,6 +357,20 @@ def test_a_broken_compressed_block_is_told(compressed: bytes) -> None:
     """The checksum is right, so the writer was wrong; nothing is allocated on the word of seven bytes."""
     with pytest.raises(DataLossError, match=r"^data block 0, bytes 0:\d+: corrupted compressed block contents"):
         items(hand_made([(b"l", stored(compressed, kind=1))]))
+
+
+def test_a_size_that_no_snappy_reaches_is_not_even_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven bytes that announce 4 GiB are refused before the decompressor may allocate them."""
+
+    def decompress(_: bytes) -> bytes:
+        pytest.fail("the decompressor was asked")
+
+    monkeypatch.setattr(cramjam.snappy, "decompress_raw", decompress)
+    with pytest.raises(DataLossError) as raised:
+        items(hand_made([(b"l", stored(bytes.fromhex("ff ff ff ff 0f 00 00"), kind=1))]))
+    assert str(raised.value) == (
+        "data block 0, bytes 0:12: corrupted compressed block contents: 7 bytes announce 4294967295"
+    )
 
 
 @given(st.binary(max_size=40))
@@ -619,6 +640,9 @@ def test_decoded_blocks_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) 
             assert reader.get(b"\x00") == entries[b"\x00"]
             assert reader.get(b"\x50") == entries[b"\x50"]
         assert len(file.reads) == reads
+        file.reads.clear()
+        assert reader.get(b"\x50") == reader.get(b"\x51") == entries[b"\x50"]
+        assert not file.reads  # the last block is kept, however large
 
 
 @settings(deadline=None, max_examples=20)

@@ -17,20 +17,21 @@ from google.protobuf import text_format
 
 from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
 from torch_tfckpt.bundle.files import is_lfs_pointer, lfs_error
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, printable, quoted
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, escaped, printable, quoted
 from torch_tfckpt.format.block import shared_prefix_size
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
 from torch_tfckpt.storage import Storage, fspath
 
 STATE_FILE: Final = "checkpoint"
-MAX_STATE_BYTES: Final = 16 * 1024 * 1024  # a state file of a hundred thousand long paths; more is no state file
-_V1_SHARD: Final = re.compile(r"(?P<prefix>.*)-(?P<shard>\d{5,}|\?+)-of-(?P<count>\d{5,})", re.DOTALL)
+MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # forty thousand paths; more is no state file
+_V1_SHARD: Final = re.compile(r"(?P<prefix>.*)-(?P<shard>[0-9]{5,}|\?+)-of-(?P<count>[0-9]{5,})", re.DOTALL)
 _OTHER_FORMATS: Final = {
     b"\x89HDF": "an HDF5 file, as Keras writes for .h5. Open it with h5py",
     b"PK\x03\x04": "a zip archive, such as a .pt, .npz or .keras file. It is no TensorFlow checkpoint",
     b"\x80\x02": "a pickle file. It is no TensorFlow checkpoint",
 }
 _NEAR_MISSES: Final = 5
+_MEND: Final = "Mend or remove the file, or name one of the checkpoints beside it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,9 @@ def read_state(storage: Storage, path: str) -> CheckpointState:
     file = storage.open(path)
     try:
         if file.size > MAX_STATE_BYTES:
-            raise DataLossError(f"{printable(path)}: {file.size} bytes are too many for a checkpoint state file")
+            raise DataLossError(
+                f"{printable(path)}: {file.size} bytes are too many for a checkpoint state file. {_MEND}"
+            )
         text = file.read(0, file.size)
     finally:
         file.close()
@@ -97,13 +100,14 @@ def read_state(storage: Storage, path: str) -> CheckpointState:
     try:
         text_format.Parse(text.decode("utf-8", "surrogateescape"), state)
     except (text_format.ParseError, UnicodeError, ValueError) as error:
-        raise DataLossError(f"{printable(path)}: no checkpoint state file: {error}") from error
+        finding = escaped(str(error))
+        raise DataLossError(f"{printable(path)}: no checkpoint state file: {finding}. {_MEND}") from error
     if not state.model_checkpoint_path:
-        raise DataLossError(f"{printable(path)}: Invalid checkpoint state: it names no checkpoint")
+        raise DataLossError(f"{printable(path)}: Invalid checkpoint state: it names no checkpoint. {_MEND}")
     try:
         fspath(state.model_checkpoint_path)
     except InvalidArgumentError as error:
-        raise DataLossError(f"{printable(path)}: Invalid checkpoint state: {error}") from error
+        raise DataLossError(f"{printable(path)}: Invalid checkpoint state: {error}. {_MEND}") from error
     return state
 
 

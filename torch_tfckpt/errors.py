@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+# The mend for bytes that are not what they should be.
+DAMAGED: Final = "The file is damaged, half copied, or of another save. Copy it again, or read another checkpoint"
 _LOOKED_AT: Final = 200  # names that a hint is chosen from
 
 
@@ -73,8 +75,8 @@ def printable(path: str) -> str:
 
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """'Closest: "a", "b".', or nothing where no known name is close."""
-    # difflib takes a millisecond for a pair of long names, and nobody waits a minute for a hint. A typo leaves most of a
-    # name as it is, so only those that begin or end most like it are looked at.
+    # difflib takes a millisecond for a pair of long names, and nobody waits a minute for a hint. A typo leaves most of
+    # a name as it is, so only those that begin or end most like it are looked at.
     wanted = wanted[:200]
     near = [name for name in known if abs(len(name) - len(wanted)) <= 20]
     best = heapq.nlargest(_LOOKED_AT, near, key=lambda name: _common(name, wanted) + _common(name[::-1], wanted[::-1]))

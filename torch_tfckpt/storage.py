@@ -159,7 +159,8 @@ class LocalStorage:
     def link(self, source: str, target: str) -> None:
         # link(2) refuses to replace: link beside the target, then rename over it.
         beside = temporary_name(target)
-        os.link(source, beside)
+        # The file itself: link(2) would give a symbolic link a second name.
+        os.link(os.path.realpath(source), beside)
         try:
             os.replace(beside, target)
         finally:
@@ -199,7 +200,9 @@ class LocalFile:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             if error.errno in _NOTHING_THERE:
-                raise NotFoundError(f"{printable(path)}: no such file ({error.strerror})") from error
+                raise NotFoundError(
+                    f"{printable(path)}: no such file ({error.strerror}). Copy it there, or name another"
+                ) from error
             raise _refused(path, error) from error
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -333,10 +336,11 @@ def fspath(path: "str | bytes | os.PathLike[str] | os.PathLike[bytes]") -> str:
         text = os.fsdecode(path)
     except TypeError as error:
         raise InvalidArgumentError(f"expected a path (str, bytes or PathLike), got {type(path).__name__}") from error
+    text = text.removeprefix("file://")
     if not text or "\0" in text:
         raise InvalidArgumentError(f"{quoted(text)} is no path: it is empty or holds a null character")
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(f"{quoted(text)} is no path: {error.reason}") from error
-    return text.removeprefix("file://")
+    return text

@@ -115,16 +115,18 @@ def main(arguments: list[str] | None = None) -> int:
             for prefix, count in (("many", min(given.tensors, mib)), ("one", 1)):
                 tensors = {n: torch.from_numpy(a) for n, a in large(mib, count, given.seed).items()}
                 tfckpt.save_file(tensors, folder / name / prefix)
+        failures = 0
         print(f"\n{given.mib} MiB in {given.tensors} tensors: MiB of memory at the peak, above the start")
         for name, work in WORKS.items():
-            _report_one(name, work, given, folder, report)
+            failures += not _report_one(name, work, given, folder, report)
         tensors = {n: torch.from_numpy(a) for n, a in large(given.mib, given.tensors, given.seed).items()}
         _check_files(folder / "full", tensors)
     report.write()
-    return 0
+    return 1 if failures else 0
 
 
-def _report_one(name: str, work: Work, given: argparse.Namespace, folder: Path, report: Report) -> None:
+def _report_one(name: str, work: Work, given: argparse.Namespace, folder: Path, report: Report) -> bool:
+    """Whether the work could be done at all."""
     allowed = work.allowed(given.mib, given.mib / given.tensors)
     peaks: list[dict[str, float]] = []
     for _ in range(given.rounds):
@@ -134,7 +136,7 @@ def _report_one(name: str, work: Work, given: argparse.Namespace, folder: Path, 
         if done.returncode:
             print(f"  {name:<44} failed, see above (exit status {done.returncode})", flush=True)
             report.add({"title": name, "failed": done.returncode})
-            return
+            return False
         peaks.append(json.loads(done.stdout.splitlines()[-1]))
     peak = {key: max(one[key] for one in peaks) for key in peaks[0]}
     met = peak["peak_mib"] <= allowed
@@ -144,6 +146,7 @@ def _report_one(name: str, work: Work, given: argparse.Namespace, folder: Path, 
         flush=True,
     )
     report.add({"title": name, **peak, "allowed_mib": allowed, "met": met})
+    return True
 
 
 def _check_files(folder: Path, tensors: dict[str, torch.Tensor]) -> None:

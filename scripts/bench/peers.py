@@ -18,7 +18,7 @@ from torch_tfckpt.device.pipeline import CHUNK_BYTES, THREADS
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage import LocalOutput, LocalStorage
 
-_SIDE = Path(__file__).with_name("tensorflow_side.py")
+_PEER = Path(__file__).with_name("tensorflow_peer.py")
 # Read by TensorFlow's C++ when it is loaded. oneDNN announces itself on stderr unless it is off.
 _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
@@ -29,7 +29,7 @@ def has_tensorflow() -> bool:
 
 
 class TensorFlow:
-    """The process that tensorflow_side.py runs in, with one workload prepared.
+    """The process that tensorflow_peer.py runs in, with one workload prepared.
 
     A process started from that very file, not one that multiprocessing spawns: that would import the benchmark, and so
     torch, beside TensorFlow.
@@ -37,7 +37,7 @@ class TensorFlow:
 
     def __init__(self, kind: str, *arguments: Any) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(_SIDE)],
+            [sys.executable, str(_PEER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -18,7 +18,7 @@ from torch_tfckpt.format.block import BlockBuilder
 from torch_tfckpt.format.coding import encode_varint
 from torch_tfckpt.format.saved_tensor_slices import encode_slice
 from torch_tfckpt.format.table import BLOCK_TRAILER, BlockHandle, Footer, TableBuilder
-from torch_tfckpt.format.tensor_bundle import BundleEntry, BundleHeader, data_filename
+from torch_tfckpt.format.tensor_bundle import BundleHeader, data_filename
 from torch_tfckpt.format.tensor_slice import Extent, Shape, TensorSlice, encode_slice_key
 
 FLOAT: Final = int(DataType.DT_FLOAT)
@@ -237,7 +237,7 @@ def v1_record(name: str, part: TensorSlice, count: int) -> tuple[bytes, bytes]:
 
 
 def key_bomb(size: int, shared: int = 300) -> bytes:
-    """A block of about `size` bytes whose keys repeat the first `shared` bytes of each other; it compresses well too."""
+    """A block of about `size` bytes whose keys repeat the first `shared` bytes of each other. It compresses well."""
     entries: list[tuple[int, bytes, bytes]] = [(0, b"\x01" * shared, b"")]
     for number in range(size // (256 * 5)):
         entries.append((shared, b"\x02" + number.to_bytes(3, "big"), b""))

@@ -7,7 +7,6 @@ of the result.
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from torch_tfckpt.bundle.files import is_lfs_pointer, lfs_error
 from torch_tfckpt.bundle.reader import BundleReader, overlapping
 from torch_tfckpt.bundle.values import check_stored_bytes
 from torch_tfckpt.bundle.verification import Damage, Verification
@@ -95,9 +94,7 @@ def _check_place(reader: BundleReader, piece: _Piece) -> Damage | None:
     except CheckpointError as error:
         return Damage(name, path, entry.offset, entry.end, str(error))
     if entry.end > file.size:
-        pointer = is_lfs_pointer(file)
-        problem = str(lfs_error(file.path)) if pointer else f"the file ends at byte {file.size}"
-        return Damage(name, path, entry.offset, entry.end, problem)
+        return Damage(name, path, entry.offset, entry.end, f"the file ends at byte {file.size}")
     return None
 
 

@@ -9,6 +9,7 @@ import threading
 from typing import Final
 
 from torch_tfckpt.errors import (
+    DAMAGED,
     CheckpointError,
     DataLossError,
     FailedPreconditionError,
@@ -26,7 +27,6 @@ from torch_tfckpt.storage import ReadableFile, Storage
 # (the usual limit is 1024).
 EAGER_SHARDS: Final = 256
 _OPENING_ATTEMPTS: Final = 10
-DAMAGED: Final = "The file is damaged, half copied, or of another save. Copy it again, or read another checkpoint"
 _LFS_POINTER: Final = b"version https://git-lfs"
 
 
@@ -108,7 +108,8 @@ class BundleFiles:
         with self._lock:
             if number not in self._shards:
                 try:
-                    self._shards[number] = self._storage.open(path)
+                    file = self._storage.open(path)
+                    self._shards[number] = lfs_error(path) if is_lfs_pointer(file) else file
                 except NotFoundError:
                     text = f"{printable(path)}: No such file or directory. Copy shard {number} beside the index"
                     self._shards[number] = NotFoundError(text)

@@ -6,8 +6,8 @@ A single name costs one block of the table. A listing reads the whole table once
 import threading
 from typing import Final, NoReturn
 
-from torch_tfckpt.bundle.files import DAMAGED
 from torch_tfckpt.errors import (
+    DAMAGED,
     DataLossError,
     InvalidArgumentError,
     NotFoundError,

@@ -6,8 +6,10 @@ merged index is in place: a crash leaves the sources, and the old checkpoint of 
 Source: MergeBundles in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.7.
 """
 
+import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import name_of
@@ -24,6 +26,8 @@ from torch_tfckpt.format.tensor_bundle import (
     parse_data_filename,
 )
 from torch_tfckpt.storage import Storage, temporary_name
+
+_log = logging.getLogger(__name__)
 
 
 def merge_bundles(
@@ -50,28 +54,22 @@ def merge_bundles(
 
     Cost: reads and writes the indexes; data files are linked, or copied where links are unknown.
     """
-    present = [source for source in sources if _is_there(storage, source, allow_missing_files)]
-    if not present:
-        raise InvalidArgumentError(
-            f"merge into {printable(prefix)}: At least one prefix checkpoint file must exist, but none existed"
-        )
-    merged = _Merged(prefix)
-    for source in dict.fromkeys(present):
-        files = BundleFiles(storage, source)
-        try:
-            merged.add_source(source, files)
-        finally:
-            files.close()
-    placed = [temporary_name(data_filename(prefix, i, len(merged.data_files))) for i in range(len(merged.data_files))]
     with saving(prefix):
-        try:
-            storage.make_directory(os.path.dirname(prefix))
-            for source_path, path in zip(merged.data_files, placed, strict=True):
-                _second_copy(storage, source_path, path)
-            publish(storage, prefix, placed, merged.encode_index)
-        finally:
-            for path in placed:
-                storage.remove(path)
+        present = [source for source in sources if _is_there(storage, source, allow_missing_files)]
+        if not present:
+            raise InvalidArgumentError(
+                f"merge into {printable(prefix)}: At least one prefix checkpoint file must exist, but none existed. "
+                f"Name one that does"
+            )
+        merged = _Merged(prefix)
+        for source in dict.fromkeys(present):
+            files = BundleFiles(storage, source)
+            try:
+                merged.add_source(source, files)
+            finally:
+                files.close()
+        storage.make_directory(os.path.dirname(prefix))
+        merged.publish(storage, prefix)
     if delete_sources:
         _delete_sources(storage, [source for source in present if source != prefix], merged, prefix)
 
@@ -109,6 +107,19 @@ class _Merged:
             table.add(key, self._entries[key].encode())
         table.finish()
         return b"".join(parts)
+
+    def publish(self, storage: Storage, prefix: str) -> None:
+        """Links the data files and puts them under `prefix`; the sources stay as they are."""
+        count = len(self.data_files)
+        linked = [temporary_name(data_filename(prefix, shard, count)) for shard in range(count)]
+        try:
+            for path, link in zip(self.data_files, linked, strict=True):
+                _second_copy(storage, path, link)
+            publish(storage, prefix, linked, self.encode_index)
+        finally:
+            for link in linked:
+                with suppress(OSError):
+                    storage.remove(link)
 
     def _join_header(self, source: str, header: BundleHeader) -> None:
         first = self._header = self._header or header
@@ -173,11 +184,16 @@ def _second_copy(storage: Storage, path: str, target: str) -> None:
 
 def _delete_sources(storage: Storage, sources: Sequence[str], merged: _Merged, prefix: str) -> None:
     """Indexes first: a source without its index is no checkpoint, one without its data is a broken one."""
-    for source in sources:
-        storage.remove(index_filename(source))
+    paths = [index_filename(source) for source in sources]
     for path in merged.data_files:
         parsed = parse_data_filename(path)
         if parsed is None or parsed[0] != prefix:  # merging onto one of the sources keeps what is now the result
+            paths.append(path)
+    for path in paths:
+        try:
             storage.remove(path)
+        except OSError as error:
+            _log.warning("merged, but the source stays: %s: %s", printable(path), error)
     for directory in {os.path.dirname(source) for source in sources} - {os.path.dirname(prefix), ""}:
-        storage.remove_directory(directory)
+        with suppress(OSError):
+            storage.remove_directory(directory)

@@ -22,7 +22,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from torch_tfckpt.errors import IncompleteSaveError, printable
+from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, NotFoundError, printable
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename, parse_data_filename
 from torch_tfckpt.storage import Storage, temporary_name
 
@@ -34,9 +34,11 @@ EncodeIndex = Callable[[int], bytes]
 
 @contextmanager
 def saving(prefix: str) -> Iterator[None]:
-    """Turns what the system refuses inside into an IncompleteSaveError. Publishing, if any, comes last in there."""
+    """Turns what the system refuses inside into an IncompleteSaveError. What publishes must not go on after that."""
     try:
         yield
+    except CheckpointError:
+        raise
     except OSError as error:
         raise IncompleteSaveError(
             f"save of {printable(prefix)}: {error}. Nothing was published; an earlier checkpoint of that name is "
@@ -45,44 +47,98 @@ def saving(prefix: str) -> Iterator[None]:
         ) from error
 
 
+def make_durable(storage: Storage, path: str) -> None:
+    """Makes the names beside `path`, which is published already, survive a power cut."""
+    try:
+        storage.sync_directory(os.path.dirname(path))
+    except OSError as error:
+        raise IncompleteSaveError(
+            f"save of {printable(path)}: {error}. The new checkpoint is in place and can be read, but may not survive "
+            f"a power cut. Mend what the system complains of, then save again",
+            {0: error},
+        ) from error
+
+
 def publish(storage: Storage, prefix: str, data_files: Sequence[str], encode_index: EncodeIndex) -> None:
     """Publishes `data_files`, whose bytes are durable, as shards 0, 1, ... of checkpoint `prefix`.
 
     Raises:
-        OSError: as the storage gives it, before anything was published; the data files are gone then.
+        IncompleteSaveError: the system refused a step. Nothing was published and the data files are gone, unless the
+            text says that the new checkpoint is in place.
 
     Threads: one publication of a prefix at a time.
     """
     count = len(data_files)
-    replacing = storage.exists(index_filename(prefix))
-    shown = _unused_count(storage, prefix, count) if replacing else count
-    try:
-        _name_data(storage.replace, prefix, data_files, shown, storage)
-        _put_index(storage, prefix, encode_index(shown))
-    except BaseException:
-        for shard in range(count):
-            storage.remove(data_filename(prefix, shard, shown))
-        raise
-    storage.sync_directory(os.path.dirname(prefix))
-    if replacing:
+    with saving(prefix):
+        replacing = storage.exists(index_filename(prefix))
+        shown = _unused_count(storage, prefix, count) if replacing else count
+        index = encode_index(shown)
         try:
-            _settle(storage, prefix, count, shown, encode_index)
-        except OSError as error:
-            # No links here (FAT, some network file systems), or the disk is full by now. The checkpoint is complete and
-            # published all the same, under its transitional names; the next save clears up.
-            _log.info("%s keeps its data under the name of shards of %d: %s", printable(prefix), shown, error)
+            _name_data(storage.replace, prefix, data_files, shown, storage)
+            _put_index(storage, prefix, index)
+        except BaseException as error:
+            # A rename may have happened although it reports a failure, over a network, or Ctrl-C came right behind it.
+            # The data of the index in place is never taken away; an orphan is better than a loss.
+            if not _may_be_in_place(storage, prefix, index):
+                for path in (*data_files, *(data_filename(prefix, shard, shown) for shard in range(count))):
+                    _remove(storage, path)
+                raise
+            if not isinstance(error, OSError):
+                raise
+    make_durable(storage, index_filename(prefix))
+    if replacing:
+        _settle(storage, prefix, count, shown, encode_index)
 
 
 def _settle(storage: Storage, prefix: str, count: int, shown: int, encode_index: EncodeIndex) -> None:
-    """From the transitional names to the proper ones; then nothing but this checkpoint remains under the prefix."""
+    """From the transitional names to the proper ones; then nothing but this checkpoint remains under the prefix.
+
+    The checkpoint is published and complete: where there are no links (FAT, some network file systems), or the disk is
+    full by now, it stays under its transitional names.
+    """
     transitional = [data_filename(prefix, shard, shown) for shard in range(count)]
-    _name_data(storage.link, prefix, transitional, count, storage)
-    _put_index(storage, prefix, encode_index(count))
-    storage.sync_directory(os.path.dirname(prefix))
-    kept = {data_filename(prefix, shard, count) for shard in range(count)}
-    for path in data_files_of(storage, prefix):
-        if path not in kept:
-            storage.remove(path)
+    proper = [data_filename(prefix, shard, count) for shard in range(count)]
+    try:
+        _name_data(storage.link, prefix, transitional, count, storage)
+        _put_index(storage, prefix, encode_index(count))
+        storage.sync_directory(os.path.dirname(prefix))
+        kept = set(proper)
+    except OSError as error:
+        _log.info("%s keeps its data under the names of %d shards: %s", printable(prefix), shown, error)
+        kept = set(transitional)
+        if _may_be_in_place(storage, prefix, encode_index(count)):
+            kept |= set(proper)
+    try:
+        others = [path for path in data_files_of(storage, prefix) if path not in kept]
+    except OSError as error:
+        _log.info("%s: older data files stay: %s", printable(prefix), error)
+        return
+    for path in others:
+        _remove(storage, path)
+
+
+def _may_be_in_place(storage: Storage, prefix: str, index: bytes) -> bool:
+    """Whether the index of `prefix` has these bytes, or cannot be looked at."""
+    try:
+        file = storage.open(index_filename(prefix))
+    except NotFoundError:
+        return False
+    except (CheckpointError, OSError):
+        return True
+    try:
+        return file.size == len(index) and file.read(0, file.size) == index
+    except (CheckpointError, OSError):
+        return True
+    finally:
+        file.close()
+
+
+def _remove(storage: Storage, path: str) -> None:
+    """Clears up behind something that matters more."""
+    try:
+        storage.remove(path)
+    except OSError as error:
+        _log.info("left behind: %s: %s", printable(path), error)
 
 
 def data_files_of(storage: Storage, prefix: str) -> list[str]:
@@ -118,5 +174,5 @@ def _put_index(storage: Storage, prefix: str, contents: bytes) -> None:
             file.close()
         storage.replace(temporary, path)
     except BaseException:
-        storage.remove(temporary)
+        _remove(storage, temporary)
         raise

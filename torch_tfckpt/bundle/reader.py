@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 import torch
 
 from torch_tfckpt.bundle.assembly import Partition
-from torch_tfckpt.bundle.files import DAMAGED, BundleFiles, is_lfs_pointer, lfs_error
+from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import BundleIndex
 from torch_tfckpt.bundle.values import (
     Strings,
@@ -34,6 +34,7 @@ from torch_tfckpt.device.host_bytes import byte_view, copy_slice, swap_bytes
 from torch_tfckpt.device.pipeline import Pipeline, ReadRequest, SumRequest
 from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import (
+    DAMAGED,
     CheckpointError,
     DataLossError,
     InvalidArgumentError,
@@ -120,7 +121,9 @@ class BundleReader:
     def pieces(self, name: str) -> list[BundleEntry]:
         """The entries that have the bytes of `name`: its own, or one for each of its slices."""
         entry = self.index.entry(name)
-        return [self._stored_entry(name, entry, part) for part in entry.slices] or [entry]
+        if not entry.slices:
+            return [entry]
+        return [self._stored_entry(name, entry, part) for part in self.partition(name).stored]
 
     def partition(self, name: str) -> Partition:
         """The geometry of `name`; DataLossError where its slices overlap or leave its shape. Kept where it has many."""
@@ -294,12 +297,9 @@ class BundleReader:
         except CheckpointError as error:
             raise located(error, f"{self.path}: tensor {quoted(name)}") from error.__cause__
         if piece.end > file.size:
-            place = self._place(name, piece)
-            if is_lfs_pointer(file):
-                raise located(lfs_error(file.path), place)
             raise DataLossError(
-                f"{place}: Read less bytes than requested: the file has only {file.size} bytes. It is cut off, still "
-                f"being copied, or belongs to another index. Copy it again"
+                f"{self._place(name, piece)}: Read less bytes than requested: the file has only {file.size} bytes. It is "
+                f"cut off, still being copied, or belongs to another index. Copy it again"
             )
         return file
 

@@ -17,12 +17,14 @@ from typing import Final, NamedTuple, NoReturn, Self
 import torch
 
 from torch_tfckpt.bundle.assembly import Partition
-from torch_tfckpt.bundle.slices_shard import DAMAGED, Record, Shard, record_key
+from torch_tfckpt.bundle.index import key_of
+from torch_tfckpt.bundle.slices_shard import Record, Shard, record_key
 from torch_tfckpt.bundle.values import Value, check_out, new_strings, new_tensor, strings_from, value_dtype
 from torch_tfckpt.bundle.verification import Damage, Verification
 from torch_tfckpt.device.host_bytes import copy_slice
 from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import (
+    DAMAGED,
     DataLossError,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -30,6 +32,7 @@ from torch_tfckpt.errors import (
     UnimplementedError,
     did_you_mean,
     error_context,
+    escaped,
     printable,
     quoted,
 )
@@ -237,29 +240,32 @@ class SlicesReader:
             raise FailedPreconditionError(f"{self.path}: the reader is closed. Open the checkpoint again")
 
     def _find(self, name: str) -> _Tensor:
+        with error_context(self.path):
+            key_of(name)  # what can be no name
         tensor = self._tensors.get(name)
         return self._missing(name) if tensor is None else tensor
 
     def _missing(self, name: str) -> NoReturn:
         hint = did_you_mean(name, self._tensors)
         raise NotFoundError(
-            f"{self.path}: no tensor {quoted(name)}: {printable(name)} not found in checkpoint. {hint}"
+            f"{self.path}: no tensor {quoted(name)}: {escaped(name)} not found in checkpoint. {hint}"
             f"{' ' if hint else ''}`tfckpt ls {self.path}` lists all {len(self._tensors)}."
         )
 
     def _check_readable(self, name: str, tensor: _Tensor) -> ValueField:
         """Where records keep values of this type. Raises where the tensor cannot be read, whatever its records hold."""
         if tensor.conflict:
-            raise DataLossError(f"tensor {quoted(name)}: {tensor.conflict}")
+            raise DataLossError(f"tensor {quoted(name)}: {tensor.conflict}. {DAMAGED}")
         layout = VALUE_FIELDS.get(tensor.dtype)
         if layout is None and tensor.dtype == DataType.DT_INVALID:
             raise DataLossError(f"tensor {quoted(name)}: the metadata names no element type. {DAMAGED}")
         if layout is None:
             raise UnimplementedError(
                 f"tensor {quoted(name)}: Data type not supported: version 1 files have no values of type "
-                f"{tensor.dtype.name}. The other tensors of the checkpoint can be read"
+                f"{tensor.dtype.name}. Read the other tensors of the checkpoint"
             )
-        tensor.partition_of(name)
+        with error_context("the metadata", DAMAGED):
+            tensor.partition_of(name)
         return layout
 
     def _read(self, name: str, want: TensorSlice, out: torch.Tensor | None) -> Value:

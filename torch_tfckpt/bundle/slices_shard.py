@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from torch_tfckpt.bundle.verification import Damage
-from torch_tfckpt.errors import CheckpointError, DataLossError, error_context, located, printable, quoted
+from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, error_context, located, printable, quoted
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.saved_tensor_slices import META_KEY, VALUE_FIELDS, SavedSliceMeta, decode_meta, decode_slice
 from torch_tfckpt.format.table import BLOCK_TRAILER, Footer, Table
@@ -12,7 +12,6 @@ from torch_tfckpt.format.tensor_slice import TensorSlice, element_count, encode_
 from torch_tfckpt.storage import ReadableFile
 
 _CHECKSUM_SIZE: Final = 4  # the end of a BLOCK_TRAILER, which the checksum itself does not cover
-DAMAGED: Final = "The file is damaged or still being copied. Copy it again, or read another checkpoint"
 
 
 class Record(NamedTuple):
@@ -48,8 +47,10 @@ class Shard:
             meta = self._table.get(META_KEY)
         missing = f"{place}: Failed to find the saved tensor slices at the beginning of the checkpoint file: {place}"
         if meta is None:
-            raise DataLossError(f"{missing}: the table has no entry for them. It is no checkpoint of version 1")
-        with error_context(missing):
+            raise DataLossError(
+                f"{missing}: the table has no entry for them. It is no checkpoint of version 1; name another"
+            )
+        with error_context(missing, DAMAGED):
             self.tensors: list[SavedSliceMeta] = decode_meta(meta)
 
     def damaged(self, name: str, error: CheckpointError) -> CheckpointError:

@@ -19,13 +19,13 @@ from typing import Final, Self
 
 import torch
 
+from torch_tfckpt.bundle.publish import make_durable, saving
 from torch_tfckpt.bundle.values import WritableValue, writable
 from torch_tfckpt.bundle.writer import State
 from torch_tfckpt.device.host_bytes import host_copy
 from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import (
     FailedPreconditionError,
-    IncompleteSaveError,
     InvalidArgumentError,
     NotFoundError,
     UnimplementedError,
@@ -155,19 +155,16 @@ class SlicesWriter:
     def _publish(self) -> None:
         temporary, folder = temporary_name(self._path), os.path.dirname(self._path)
         try:
-            with contextlib.closing(self._create(temporary, folder)) as file:
-                self._write(file)
-                file.sync()
-            self._storage.replace(temporary, self._path)
-            self._storage.sync_directory(folder)
-        except OSError as error:
-            self._storage.remove(temporary)
-            raise IncompleteSaveError(
-                f"save of {printable(self._path)}: {error}. An earlier checkpoint of that name is untouched", {0: error}
-            ) from error
+            with saving(self._path):
+                with contextlib.closing(self._create(temporary, folder)) as file:
+                    self._write(file)
+                    file.sync()
+                self._storage.replace(temporary, self._path)
         except BaseException:
-            self._storage.remove(temporary)
+            with contextlib.suppress(OSError):
+                self._storage.remove(temporary)
             raise
+        make_durable(self._storage, self._path)
 
     def _create(self, temporary: str, folder: str) -> WritableFile:
         try:

@@ -115,7 +115,8 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
 
 def _from_numpy(name: str, array: npt.NDArray[np.generic]) -> torch.Tensor:
     try:
-        return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
     except (TypeError, ValueError) as error:
         raise UnimplementedError(f"tensor {quoted(name)}: numpy dtype {array.dtype} has no torch dtype") from error
 

@@ -13,7 +13,7 @@ Source: BundleWriter in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spe
 import enum
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -206,8 +206,11 @@ class BundleWriter:
         self._queue.clear()
         self._pipeline.close()
         for shard in self._shards:
-            shard.file.close()
-            self._storage.remove(shard.file.path)
+            # What led here is what the caller must hear of, not a clean-up that fails too.
+            with suppress(OSError):
+                shard.file.close()
+            with suppress(OSError):
+                self._storage.remove(shard.file.path)
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ result does not depend on how a plan was cut. Reading, writing and summing all r
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final, NamedTuple, Protocol, Self, TypeVar
 
 from torch_tfckpt.format import crc32c
@@ -181,8 +181,10 @@ class Pipeline:
         if len(jobs) == 1 or self._threads == 1:
             results = map(guarded, jobs)
         else:
-            futures = [self._pool().submit(guarded, work) for work in jobs]
+            futures: list[Future[list[int]]] = []
             try:
+                for work in jobs:
+                    futures.append(self._pool().submit(guarded, work))
                 wait(futures)
             finally:
                 # After Ctrl-C too: no thread may still hold the buffers when the caller gets them back.

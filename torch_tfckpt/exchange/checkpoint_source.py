@@ -25,13 +25,12 @@ class CheckpointSource:
         return self.reader.keys()
 
     def info(self, name: str) -> TensorInfo:
-        dtype = self.reader.dtype(name)
-        kind = self._types.setdefault(dtype, ElementType.of_tensorflow(dtype))
-        return TensorInfo(kind, self.reader.shape(name), self.reader.nbytes(name), len(self.reader.slices(name)))
+        parts = len(self.reader.slices(name))
+        return TensorInfo(self._type(name), self.reader.shape(name), self.reader.nbytes(name), parts)
 
     def read(self, names: Iterable[str]) -> dict[str, Value]:
         wanted = list(names)
-        kinds = {name: self.info(name).type for name in wanted}
+        kinds = {name: self._type(name) for name in wanted}
         plain = [name for name, kind in kinds.items() if kind.dtype is not None or kind.is_string]
         try:
             values: dict[str, Value] = {**self.reader.get_tensors(plain)}
@@ -42,6 +41,13 @@ class CheckpointSource:
             # The names are the checkpoint's own, so what is wrong (slices that leave holes) is wrong in the file.
             raise DataLossError(str(error)) from error
         return {name: values[name] for name in wanted}
+
+    def _type(self, name: str) -> ElementType:
+        dtype = self.reader.dtype(name)
+        kind = self._types.get(dtype)
+        if kind is None:
+            kind = self._types[dtype] = ElementType.of_tensorflow(dtype)
+        return kind
 
     def files(self) -> list[str]:
         files = self.reader.files

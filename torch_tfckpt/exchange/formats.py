@@ -4,12 +4,12 @@ import os
 import zipfile
 from typing import Final
 
-from torch_tfckpt.errors import InvalidArgumentError, printable, quoted
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, printable, quoted
 from torch_tfckpt.exchange.checkpoint_sink import CheckpointSink
 from torch_tfckpt.exchange.checkpoint_source import CheckpointSource
 from torch_tfckpt.exchange.completed import CompletedSource
 from torch_tfckpt.exchange.npz_sink import NpzSink
-from torch_tfckpt.exchange.npz_source import NpzSource
+from torch_tfckpt.exchange.npz_source import NpzSource, zip_errors
 from torch_tfckpt.exchange.pt_sink import PtSink
 from torch_tfckpt.exchange.pt_source import PtSource
 from torch_tfckpt.exchange.safetensors_sink import SafetensorsSink
@@ -123,8 +123,8 @@ def _is_tensorflow_directory(path: str) -> bool:
 def _holds_arrays(path: str) -> bool:
     """Whether a zip archive has .npy files in it and not the pickle of a .pt."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zip_errors(), zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, UnicodeError):
+    except DataLossError:
         return path.lower().endswith(".npz")
     return any(name.endswith(".npy") for name in names) and not any(name.endswith("/data.pkl") for name in names)

@@ -1,5 +1,7 @@
 """A .npz file, read tensor by tensor. Arrays of Python objects are never unpickled; they are named as skipped."""
 
+import errno
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +16,7 @@ import torch
 from torch_tfckpt.bundle.values import Strings, new_tensor
 from torch_tfckpt.device.host_bytes import byte_view, swap_bytes
 from torch_tfckpt.dtypes import DataType
-from torch_tfckpt.errors import DataLossError, error_context, printable, quoted
+from torch_tfckpt.errors import CheckpointError, DataLossError, error_context, printable, quoted
 from torch_tfckpt.exchange.values import ElementType, TensorInfo, Value
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage import LOCAL
@@ -60,7 +62,7 @@ class NpzSource:
         self._arrays: dict[str, _Array] = {}
         LOCAL.open(path).close()  # says what is wrong in our words
         self._size = Path(path).stat().st_size
-        with error_context(printable(path)), _zip_errors():
+        with error_context(printable(path)), zip_errors():
             self._zip = zipfile.ZipFile(path)
         try:
             for member in self._zip.infolist():
@@ -76,7 +78,7 @@ class NpzSource:
             return
         if name in self._arrays:
             raise DataLossError(f"{printable(self.path)}: array {quoted(name)} is in it twice")
-        with error_context(printable(self.path)), _zip_errors(), self._zip.open(member) as file:
+        with error_context(printable(self.path)), zip_errors(), self._zip.open(member) as file:
             try:
                 shape, fortran, dtype = _read_header(file)
             except ValueError as error:
@@ -107,7 +109,7 @@ class NpzSource:
             return {name: self._read(name, self._arrays[name]) for name in names}
 
     def _read(self, name: str, array: _Array) -> Value:
-        with _zip_errors(), self._zip.open(array.member) as file:
+        with zip_errors(), self._zip.open(array.member) as file:
             _read_header(file)
             dtype = _TYPES.get(array.dtype.newbyteorder("="))
             if dtype is None:
@@ -166,9 +168,15 @@ def _decode_text(array: _Array, data: memoryview) -> Strings:
 
 
 @contextmanager
-def _zip_errors() -> Iterator[None]:
+def zip_errors() -> Iterator[None]:
     """zipfile's many ways to say that an archive is damaged, as DataLossError."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeError) as error:
+    except CheckpointError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
         raise DataLossError(f"damaged zip archive: {error}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a seek to where no file reaches
+            raise
+        raise DataLossError("damaged zip archive: it names bytes that no file can have") from error

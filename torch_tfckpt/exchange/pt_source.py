@@ -5,7 +5,6 @@ Dictionaries and lists in it are walked, and the names on the way joined with ".
 as skipped. Tensors that share memory come out as tensors of their own.
 """
 
-import os
 import pickle
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from torch_tfckpt.storage import LOCAL
 # Pages of the mapped file count as memory of this process while they are mapped. After so many bytes the file is mapped
 # anew, so that reading a large one stays small.
 _MAPPED_BYTES: Final = 32 * 1024 * 1024
+_MET: Final = ("WeightsUnpickler error: ", "Trying to load unsupported ")
 _MAX_DEPTH: Final = 64
 
 
@@ -41,7 +41,7 @@ class PtSource:
     def __init__(self, path: str) -> None:
         self.path = path
         self.skipped: dict[str, str] = {}
-        self._file = LOCAL.open(path)  # held open, to see whether the name still leads to it when it is mapped anew
+        self._file = LOCAL.open(path)
         self._touched = 0
         self._tensors: dict[str, torch.Tensor] = {}
         try:
@@ -52,12 +52,9 @@ class PtSource:
 
     def _map(self) -> None:
         self._tensors, self.skipped = {}, {}
-        content = _load(self.path)
-        again = LOCAL.open(self.path)
-        again.close()
-        if again.identity != self._file.identity:
-            raise DataLossError(f"{printable(self.path)}: the file was replaced while it was read. Start again")
-        for name, leaf in _leaves("", content, 0):
+        # By its descriptor: the same file each time, whoever replaces it meanwhile, and a path in any encoding, where
+        # torch takes UTF-8 only.
+        for name, leaf in _leaves("", _load(f"/dev/fd/{self._file.fileno()}", self.path), 0):
             reason = _no_tensor(leaf)
             if reason is not None:
                 self.skipped[name] = reason
@@ -105,18 +102,20 @@ class PtSource:
         self._file.close()
 
 
-def _load(path: str) -> Any:
+def _load(mapped: str, path: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the ways in which old files were written; none matters to values
-            return torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=True)
+            return torch.load(mapped, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UnimplementedError(
             f"{printable(path)}: holds Python objects beyond tensors, numbers and dictionaries of them, and loading "
             f"such could run any program: {_reason(error)}. Save its state_dict() alone"
         ) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
-        # What torch's reader gives for bytes that are no archive, or a damaged one.
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        # A damaged pickle makes torch's reader fail at whatever it stumbles over, assertions and struct.error included.
         if "mmap can only be used" in str(error):
             raise UnimplementedError(
                 f"{printable(path)}: no zip archive: damaged, or written by torch before 1.6. Load it with torch.load "
@@ -128,7 +127,7 @@ def _load(path: str) -> Any:
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # The restricted loader says how to get around it first, and what it met last.
-    met = [line.partition(": ")[2] for line in lines if line.startswith("WeightsUnpickler error: ")]
+    met = [line.removeprefix("WeightsUnpickler error: ") for line in lines if line.startswith(_MET)]
     return (met or lines or [type(error).__name__])[0][:300].partition(" Please use")[0].rstrip(".")
 
 

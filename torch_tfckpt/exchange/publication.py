@@ -32,8 +32,8 @@ class Publication:
     def make_directory(self, path: str) -> None:
         """Creates `path`, and nothing above it; fine where it exists."""
         if path and not LOCAL.exists(path):
+            self._made.append(path)  # before it is made: Ctrl-C may come between
             LOCAL.make_directory(path)
-            self._made.append(path)
 
     def place(self, path: str) -> str:
         """The name under which `path` is to be written."""

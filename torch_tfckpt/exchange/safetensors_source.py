@@ -158,7 +158,5 @@ def _read_index(path: str) -> dict[str, str]:
     for name, shard in weight_map.items():
         # A plain file name only: an index from elsewhere must not reach out of its directory.
         if not isinstance(shard, str) or os.path.basename(shard) != shard or shard in ("", ".", "..") or "\0" in shard:
-            raise DataLossError(
-                f"tensor {quoted(name)} is said to be in {quoted(str(shard)[:200])}, which is no file name"
-            )
+            raise DataLossError(f"tensor {quoted(name)}: its shard {quoted(str(shard)[:200])} is no plain file name")
     return weight_map

@@ -13,7 +13,7 @@ Source: WriteStringTensor, ReadStringTensor in tensorflow/core/util/tensor_bundl
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,13 @@ from torch_tfckpt.format.coding import decode_varints, encode_varints
 
 _CHECKSUM_SIZE: Final = 4
 _MAX_U32: Final = 0xFFFFFFFF
+_ByteOrder = Literal["little", "big"]
 
 
 def encode_strings(elements: Sequence[bytes]) -> tuple[bytes, int]:
     """The stored bytes, and their masked checksum."""
     lengths = np.fromiter(map(len, elements), dtype=np.uint64, count=len(elements))
-    running = _sum_lengths(lengths, "<")
+    running = _sum_lengths(lengths, "little")
     stored_sum = crc32c.mask(running).to_bytes(_CHECKSUM_SIZE, "little")
     payload = b"".join(elements)
     running = crc32c.extend(crc32c.extend(running, stored_sum), payload)
@@ -52,19 +53,19 @@ def decode_strings(
         raise DataLossError(f"{len(stored)} bytes are too few for {count} strings and their checksum")
     lengths, at = decode_varints(stored, count)
     start = at + _CHECKSUM_SIZE
+    byte_order: _ByteOrder = "big" if big_endian else "little"
+    running = _sum_lengths(lengths, byte_order) if verify else 0
+    stored_sum = stored[at:start]
+    if verify and crc32c.mask(running) != int.from_bytes(stored_sum, byte_order):
+        raise DataLossError(
+            f"The length checksum does not match: stored {int.from_bytes(stored_sum, byte_order):#010x}, computed "
+            f"{crc32c.mask(running):#010x}"
+        )
     # Summed as Python integers: 64-bit lengths made up by damage could add up to anything.
     total = sum(lengths.tolist())
     if start + total != len(stored):
         raise DataLossError(f"{count} string lengths add up to {total} bytes, {len(stored) - start} are stored")
-    stored_sum = stored[at:start]
     if verify:
-        order = ">" if big_endian else "<"
-        running = _sum_lengths(lengths, order)
-        claimed = int.from_bytes(stored_sum, "big" if big_endian else "little")
-        if crc32c.mask(running) != claimed:
-            raise DataLossError(
-                f"The length checksum does not match: stored {claimed:#010x}, computed {crc32c.mask(running):#010x}"
-            )
         running = crc32c.extend(crc32c.extend(running, stored_sum), memoryview(stored)[start:])
         if crc32c.mask(running) != checksum:
             raise DataLossError(
@@ -75,11 +76,11 @@ def decode_strings(
     return [stored[begin:end] for begin, end in pairwise(bounds)]
 
 
-def _sum_lengths(lengths: npt.NDArray[np.uint64], order: str) -> int:
+def _sum_lengths(lengths: npt.NDArray[np.uint64], byte_order: _ByteOrder) -> int:
     """CRC-32C of the lengths as fixed-width integers."""
     if not lengths.size or int(lengths.max()) <= _MAX_U32:
-        return crc32c.value(lengths.astype(f"{order}u4").tobytes())
+        return crc32c.value(lengths.astype(">u4" if byte_order == "big" else "<u4").tobytes())
     running = 0
-    for length in lengths:
-        running = crc32c.extend(running, length.astype(f"{order}u8" if length > _MAX_U32 else f"{order}u4").tobytes())
+    for length in lengths.tolist():
+        running = crc32c.extend(running, length.to_bytes(8 if length > _MAX_U32 else 4, byte_order))
     return running

@@ -37,7 +37,9 @@ BLOCK_SIZE: Final = 262_144
 RESTART_INTERVAL: Final = 16  # table_options.h: block_restart_interval
 # A snappy element copies at most 64 bytes and takes at least 3: no stream expands further.
 MAX_SNAPPY_EXPANSION: Final = 22
-CACHED_BYTES: Final = 4 * 1024 * 1024  # stored bytes of decoded blocks that a table keeps
+CACHED_BYTES: Final = 4 * 1024 * 1024  # stored bytes of decoded blocks that a table keeps; one block it always keeps
+# but not a record of version 1 that holds gigabytes of values and is wanted once.
+MAX_CACHED_BLOCK: Final = 64 * 1024 * 1024
 
 
 class Compression(enum.IntEnum):
@@ -254,7 +256,7 @@ class Table:
         ):
             raise DataLossError(f"data block {number} at byte {handle.offset} holds keys outside its separators")
         with self._lock:
-            if number not in self._cache:
+            if number not in self._cache and handle.size <= MAX_CACHED_BLOCK:
                 self._cache[number] = block
                 self._cached_bytes += handle.size
             while self._cached_bytes > CACHED_BYTES and len(self._cache) > 1:

@@ -31,7 +31,7 @@ HEADER_KEY: Final = b""
 VERSION: Final = 1  # kTensorBundleVersion: what we write, and the newest consumer that we are
 MIN_PRODUCER: Final = 0  # kTensorBundleMinProducer
 MAX_RANK: Final = 254  # TensorShape::MaxDimensions
-_DATA_FILE: Final = re.compile(r"(?P<prefix>.*)\.data-(?P<shard>\d{5,})-of-(?P<count>\d{5,})", re.DOTALL)
+_DATA_FILE: Final = re.compile(r"(?P<prefix>.*)\.data-(?P<shard>[0-9]{5,})-of-(?P<count>[0-9]{5,})", re.DOTALL)
 
 
 def index_filename(prefix: str) -> str:

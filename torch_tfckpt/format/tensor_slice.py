@@ -32,9 +32,9 @@ from torch_tfckpt.format.ordered_code import (
 MAX_INT64: Final = (1 << 63) - 1
 # Extents looked at in about two seconds. A partitioner's slices take a few for each slice; only boxes laid so that no
 # straight cut separates them take more, and nobody lays thousands of boxes like that.
-MAX_OVERLAP_STEPS: Final = 4_000_000
-_PAIR: Final = re.compile(r"(-?\d+),(-?\d+)")
-_NUMBER: Final = re.compile(r"-?\d+")
+MAX_OVERLAP_STEPS: Final = 1_500_000
+_PAIR: Final = re.compile(r"(-?[0-9]+),(-?[0-9]+)")
+_NUMBER: Final = re.compile(r"-?[0-9]+")
 
 Shape = tuple[int, ...]
 

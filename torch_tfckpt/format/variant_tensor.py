@@ -40,7 +40,10 @@ def decode_variants(stored: bytes, count: int, checksum: int) -> list[bytes]:
         size, at = decode_varint(stored, at)
         end = at + size
         if end + _CHECKSUM_SIZE > len(stored):
-            raise DataLossError(f"variant {number} of {count} ends at byte {end}, behind the {len(stored)} stored")
+            raise DataLossError(
+                f"variant {number} of {count} ends with its checksum at byte {end + _CHECKSUM_SIZE}, behind the "
+                f"{len(stored)} stored"
+            )
         message, stored_sum = stored[at:end], stored[end : end + _CHECKSUM_SIZE]
         running = crc32c.extend(crc32c.extend(running, size.to_bytes(8, "little")), message)
         if crc32c.mask(running).to_bytes(_CHECKSUM_SIZE, "little") != stored_sum:

@@ -4,19 +4,17 @@ Reads one JSON list [function, argument, ...] a line from stdin, and answers eac
 operation itself took, so that neither the pipe nor the check of the result is in the time.
 """
 
-import gc
 import json
 import sys
-import time
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import workload
+from timing import timed
 
 
-class Side:
+class Peer:
     """Holds the workload between calls; every public method can be called from the other side."""
 
     def __init__(self) -> None:
@@ -36,7 +34,7 @@ class Side:
         def work() -> None:
             tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=specs, tensors=self._tensors)
 
-        return _timed(work)[0]
+        return timed(work)[0]
 
     def restore(self, prefix: str) -> float:
         """RestoreV2 of all tensors, their names and dtypes known beforehand."""
@@ -47,7 +45,7 @@ class Side:
                 prefix=prefix, tensor_names=names, shape_and_slices=[""] * count, dtypes=[tf.float32] * count
             )
 
-        seconds, values = _timed(work)
+        seconds, values = timed(work)
         self._check({name: value.numpy() for name, value in zip(names, values, strict=True)})
         return seconds
 
@@ -58,13 +56,13 @@ class Side:
             reader = tf.train.load_checkpoint(prefix)
             return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
-        seconds, values = _timed(work)
+        seconds, values = timed(work)
         self._check(values)
         return seconds
 
     def list_variables(self, prefix: str) -> float:
         """tf.train.list_variables."""
-        seconds, listed = _timed(lambda: tf.train.list_variables(prefix))
+        seconds, listed = timed(lambda: tf.train.list_variables(prefix))
         if listed != [(name, list(array.shape)) for name, array in self._arrays.items()]:
             raise ValueError("list_variables: names or shapes differ")
         return seconds
@@ -77,18 +75,11 @@ class Side:
                 raise ValueError(f"{name} differs")
 
 
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    gc.collect()
-    begin = time.perf_counter()
-    result = work()
-    return time.perf_counter() - begin, result
-
-
 def main() -> None:
-    side = Side()
+    peer = Peer()
     for line in sys.stdin:
         function, *arguments = json.loads(line)
-        print(json.dumps(getattr(side, function)(*arguments)), flush=True)
+        print(json.dumps(getattr(peer, function)(*arguments)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,200 @@
+"""Who may import whom: a lower layer must be readable, testable and usable without the ones above it."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = "torch_tfckpt"
+ROOT = Path(__file__).resolve().parent.parent / PACKAGE
+
+# STYLE of this project: a module may import its own row and the rows above it. Names of modules to come stand here too.
+LAYERS = (
+    "errors",
+    "dtypes _proto",
+    "format",
+    "storage",
+    "device",
+    "bundle",
+    "checkpoint_reader checkpoint_files saveable object_graph layouts key_mapper presets meta_graph",
+    "builder saver retention checkpoint checkpoint_management distributed convert tensor_dict exchange diff",
+    "cli cli_convert cli_inspect cli_verify console",
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
+TORCH_FREE = {"errors", "_proto", "format", "storage", "retention"}
+# Imported inside the functions that need them, so that nobody else needs them.
+OPTIONAL = {"fsspec"}
+# `format` is bytes only: no files, no clock. Time and storage are passed in.
+NOT_BYTES = {"os", "io", "pathlib", "shutil", "tempfile", "time", "datetime"}
+
+
+class Import(NamedTuple):
+    """One imported module."""
+
+    name: str  # "torch", "torch_tfckpt.format.table"
+    line: int
+    deferred: bool  # inside a function
+
+    @property
+    def top(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def layer(self) -> str:
+        """For a module of this package: "format" of torch_tfckpt.format.table."""
+        return self.name.partition(".")[2].partition(".")[0]
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One module of the package."""
+
+    path: Path
+
+    @property
+    def module(self) -> str:
+        parts = (PACKAGE, *self.path.relative_to(ROOT).with_suffix("").parts)
+        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+    @property
+    def layer(self) -> str:
+        """The row's name for it: "format" for format/table.py, "saver" for saver.py."""
+        return self.path.relative_to(ROOT).with_suffix("").parts[0]
+
+    @property
+    def may_import_anything(self) -> bool:
+        """The public face and the command."""
+        return self.layer in ("__init__", "__main__")
+
+    def imports(self) -> Iterator[Import]:
+        yield from _imports(ast.parse(self.path.read_text(encoding="utf-8")), deferred=False)
+
+    def __str__(self) -> str:
+        return str(self.path.relative_to(ROOT.parent))
+
+
+def _imports(node: ast.AST, *, deferred: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(alias.name, child.lineno, deferred)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"line {child.lineno}: a relative import; spell out where it comes from"
+            assert child.module is not None
+            for alias in child.names:
+                longer = f"{child.module}.{alias.name}"
+                yield Import(
+                    longer if longer in MODULES or child.module == PACKAGE else child.module, child.lineno, deferred
+                )
+        else:
+            function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _imports(child, deferred=deferred or function)
+
+
+FILES = [SourceFile(path) for path in sorted(ROOT.rglob("*.py")) if not path.stem.endswith("_pb2")]
+MODULES = {file.module: file for file in FILES}
+GENERATED = {f"{PACKAGE}._proto.{path.stem}" for path in (ROOT / "_proto").glob("*_pb2.py")}
+LAYERED = [file for file in FILES if not file.may_import_anything]
+
+
+def _of_this_package(file: SourceFile) -> list[Import]:
+    return [each for each in file.imports() if each.top == PACKAGE]
+
+
+def test_every_module_has_its_place() -> None:
+    """A new module takes a place in the rows above before it is imported by another."""
+    assert {file.layer for file in LAYERED} - set(RANK) == set()
+    assert len(RANK) == sum(len(names.split()) for names in LAYERS), "a name stands in two rows"
+    assert len(LAYERED) > 20
+
+
+@pytest.mark.parametrize("file", LAYERED, ids=str)
+def test_imports_point_down(file: SourceFile) -> None:
+    """A module imports its own row and the rows above it in the list, never the public face."""
+    for each in _of_this_package(file):
+        assert each.layer in RANK, f"{file}:{each.line} imports {each.name}, which is in no row"
+        assert RANK[each.layer] <= RANK[file.layer], f"{file}:{each.line} imports {each.name}, which lies above it"
+
+
+@pytest.mark.parametrize("file", [file for file in LAYERED if file.layer in TORCH_FREE], ids=str)
+def test_torch_free_layers_reach_no_torch(file: SourceFile) -> None:
+    """Neither by themselves nor through what they import, however far down."""
+    seen: set[str] = set()
+    waiting = [file]
+    while waiting:
+        here = waiting.pop()
+        for each in here.imports():
+            assert each.top != "torch", f"{file} reaches torch through {here}:{each.line}"
+            if each.top == PACKAGE and each.name not in seen:
+                seen.add(each.name)
+                assert each.layer in TORCH_FREE, f"{file} reaches {each.name} through {here}:{each.line}"
+                if each.name in MODULES:
+                    waiting.append(MODULES[each.name])
+                else:
+                    assert each.name in GENERATED, f"{here}:{each.line} imports {each.name}, which is not there"
+
+
+def test_torch_free_layers_work_without_torch() -> None:
+    """In a process in which torch cannot be imported, every one of their modules can."""
+    modules = [file.module for file in LAYERED if file.layer in TORCH_FREE]
+    program = (
+        "import importlib, sys, types\n"
+        "package = types.ModuleType(sys.argv[1])\n"  # the package's own __init__ is the public face, and needs torch
+        "package.__path__ = [sys.argv[2]]\n"
+        "sys.modules.update({sys.argv[1]: package, 'torch': None})\n"
+        "for name in sys.argv[3:]: importlib.import_module(name)\n"
+        "print(len(sys.argv[3:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, PACKAGE, str(ROOT), *modules], capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout, done.stderr) == (f"{len(modules)}\n", "")
+    assert len(modules) > 10
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_inside_functions_are_of_optional_extras(file: SourceFile) -> None:
+    """All else stands at the top, where it is seen; and TensorFlow, the oracle of the tests, is imported nowhere."""
+    for each in file.imports():
+        assert each.top not in ("tensorflow", "tf_keras", "keras"), f"{file}:{each.line} imports {each.name}"
+        assert each.deferred == (each.top in OPTIONAL), f"{file}:{each.line} imports {each.name}"
+
+
+@pytest.mark.parametrize("file", [file for file in LAYERED if file.layer == "format"], ids=str)
+def test_formats_know_no_files_and_no_clock(file: SourceFile) -> None:
+    """How bytes are laid out does not depend on where they live or on when it is."""
+    for each in file.imports():
+        assert each.top not in NOT_BYTES, f"{file}:{each.line} imports {each.name}"
+
+
+def test_no_modules_import_each_other() -> None:
+    """Also within a row there is an order in which the modules can be read."""
+    graph = {file.module: {each.name for each in _of_this_package(file)} & set(MODULES) for file in LAYERED}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import os.path", [("os.path", False)]),
+        ("from torch_tfckpt.format import crc32c", [("torch_tfckpt.format.crc32c", False)]),
+        ("from torch_tfckpt.format.table import Table", [("torch_tfckpt.format.table", False)]),
+        ("from torch_tfckpt import load_file", [("torch_tfckpt.load_file", False)]),
+        ("def f():\n    import fsspec", [("fsspec", True)]),
+        ("class C:\n    import re\n    def f(self):\n        from a import b", [("re", False), ("a", True)]),
+        ("if TYPE_CHECKING:\n    import torch", [("torch", False)]),
+    ],
+)  # fmt: skip
+def test_imports_are_found_wherever_they_stand(source: str, expected: list[tuple[str, bool]]) -> None:
+    """The tests above are worth what their reading of the sources is."""
+    found = [(each.name, each.deferred) for each in _imports(ast.parse(source), deferred=False)]
+    assert found == expected

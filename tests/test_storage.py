@@ -1,0 +1,667 @@
+"""Storages: what every one promises (`StorageTests`), then what is peculiar to the files of this machine."""
+
+import errno
+import mmap
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torch_tfckpt.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+from torch_tfckpt.storage import LOCAL, LocalFile, LocalStorage, Storage, fspath, temporary_name
+
+NOT_UTF8 = os.fsdecode(b"w\xff\xfe")
+MANY = 3 * LocalFile.MAX_BUFFERS + 5  # more buffers than one system call takes
+
+
+def write(storage: Storage, path: str, contents: bytes) -> str:
+    file = storage.create(path)
+    file.write(0, [contents])
+    file.sync()
+    file.close()
+    return path
+
+
+def read(storage: Storage, path: str) -> bytes:
+    file = storage.open(path)
+    try:
+        return file.read(0, file.size)
+    finally:
+        file.close()
+
+
+class StorageTests:
+    """What a checkpoint asks of any storage.
+
+    A subclass overrides `storage`, and `folder` where its paths are not those of this machine.
+    """
+
+    @pytest.fixture
+    def storage(self) -> Storage:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> str:
+        """An existing, empty directory of the storage."""
+        return str(tmp_path)
+
+    # Bytes.
+
+    def test_what_is_written_is_read(self, storage: Storage, folder: str) -> None:
+        """Any offsets in any order; what was never written between them reads as zeros."""
+        path = f"{folder}/a"
+        file = storage.create(path)
+        assert file.path == path
+        file.write(6, [b"def", bytearray(b"gh"), memoryview(b"i")])
+        file.write(0, [b"abc"])
+        file.write(12, [])
+        file.write(99, [b"", b""])
+        file.sync()
+        file.close()
+        opened = storage.open(path)
+        assert opened.path == path
+        assert opened.size == 12
+        assert opened.read(0, 12) == b"abc\0\0\0defghi"
+        assert opened.read(7, 3) == b"efg"
+        assert opened.read(12, 0) == b""
+        opened.close()
+
+    def test_bytes_are_read_into_place(self, storage: Storage, folder: str) -> None:
+        """Several buffers are filled one behind the other, empty ones among them; nothing else is touched."""
+        opened = storage.open(write(storage, f"{folder}/a", b"0123456789"))
+        target = bytearray(b"." * 12)
+        views = [memoryview(target)[begin:end] for begin, end in ((1, 4), (4, 4), (6, 10), (0, 0))]
+        opened.read_into(2, views)
+        assert target == b".234..5678.."
+        opened.read_into(10, [])
+        opened.read_into(10, [memoryview(bytearray())])
+        opened.close()
+
+    def test_more_buffers_than_a_system_call_takes(self, storage: Storage, folder: str) -> None:
+        """Three thousand small tensors in one request, both ways."""
+        pieces = [bytes((number % 251,)) * (number % 4) for number in range(MANY)]
+        file = storage.create(f"{folder}/a")
+        file.write(3, pieces)
+        file.close()
+        assert read(storage, f"{folder}/a") == b"\0\0\0" + b"".join(pieces)
+        targets = [memoryview(bytearray(len(piece))) for piece in pieces]
+        opened = storage.open(f"{folder}/a")
+        opened.read_into(3, targets)
+        opened.close()
+        assert [bytes(target) for target in targets] == pieces
+
+    @pytest.mark.parametrize(("offset", "size"), [(0, 11), (10, 1), (11, 0), (5, 6), (0, 2**62), (2**62, 1)])
+    def test_reading_past_the_end_is_told(self, storage: Storage, folder: str, offset: int, size: int) -> None:
+        """Where, how much was wanted, where the file ends; a size out of a damaged file is never allocated."""
+        path = write(storage, f"{folder}/a", b"0123456789")
+        opened = storage.open(path)
+        with pytest.raises(DataLossError) as raised:
+            opened.read(offset, size)
+        assert str(raised.value) == (
+            f"{path}, bytes {offset}:{offset + size}: Read less bytes than requested: the file ends at 10. It is cut "
+            "off or still being copied; copy it again"
+        )
+        opened.close()
+
+    def test_reading_into_place_past_the_end_is_told(self, storage: Storage, folder: str) -> None:
+        """Also where the first buffers still fit."""
+        opened = storage.open(write(storage, f"{folder}/a", b"0123456789"))
+        for offset, sizes in ((4, (3, 4)), (10, (1,)), (500, (1,))):
+            with pytest.raises(DataLossError, match="Read less bytes than requested: the file ends at 10"):
+                opened.read_into(offset, [memoryview(bytearray(size)) for size in sizes])
+        opened.close()
+
+    def test_threads_share_a_file(self, storage: Storage, folder: str) -> None:
+        """Writes on ranges apart, then reads of any ranges, from eight threads at once."""
+        pieces = [bytes((number,)) * 1000 for number in range(64)]
+        file = storage.create(f"{folder}/a")
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda number: file.write(1000 * number, [pieces[number]]), range(64)))
+        file.close()
+        opened = storage.open(f"{folder}/a")
+        with ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(lambda number: opened.read(1000 * number, 1000), range(64))) == pieces
+        opened.close()
+
+    def test_files_may_be_closed_twice(self, storage: Storage, folder: str) -> None:
+        """So that an error on the way out does not hide the one that caused it."""
+        file = storage.create(f"{folder}/a")
+        file.close()
+        file.close()
+        opened = storage.open(f"{folder}/a")
+        assert opened.size == 0
+        opened.close()
+        opened.close()
+
+    # Names.
+
+    def test_a_file_is_created_once(self, storage: Storage, folder: str) -> None:
+        """Two writers never share a temporary file; the first one's bytes stay."""
+        path = write(storage, f"{folder}/a", b"first")
+        with pytest.raises(FileExistsError):
+            storage.create(path)
+        assert read(storage, path) == b"first"
+
+    def test_what_is_not_there_cannot_be_opened(self, storage: Storage, folder: str) -> None:
+        """No file, no directory above it, or a file in its place."""
+        write(storage, f"{folder}/file", b"")
+        for path in (f"{folder}/none", f"{folder}/none/none", f"{folder}/file/none"):
+            assert not storage.exists(path)
+            with pytest.raises(NotFoundError, match="no such file") as raised:
+                storage.open(path)
+            assert str(raised.value).startswith(f"{path}: ")
+
+    def test_a_directory_cannot_be_opened(self, storage: Storage, folder: str) -> None:
+        """A user names the folder of a checkpoint easily; the text says so."""
+        with pytest.raises(InvalidArgumentError) as raised:
+            storage.open(folder)
+        assert str(raised.value).startswith(f"{folder}: is a directory, expected a file")
+
+    def test_an_open_file_outlives_its_name(self, storage: Storage, folder: str) -> None:
+        """Replaced or removed: whoever has it open reads the old bytes, and can tell that the name means others now."""
+        path = write(storage, f"{folder}/a", b"old bytes")
+        opened = storage.open(path)
+        storage.replace(write(storage, f"{folder}/b", b"new"), path)
+        assert (opened.size, opened.read(0, 9)) == (9, b"old bytes")
+        other = storage.open(path)
+        assert other.identity != opened.identity
+        storage.remove(path)
+        assert opened.read(0, 9) == b"old bytes"
+        assert other.read(0, 3) == b"new"
+        other.close()
+        opened.close()
+
+    def test_two_handles_on_a_file_know_each_other(self, storage: Storage, folder: str) -> None:
+        """Equal identity under both names of one file; equal bytes alone are another file."""
+        path, copy = write(storage, f"{folder}/a", b"x"), write(storage, f"{folder}/b", b"x")
+        storage.link(path, f"{folder}/c")
+        first, second, linked, apart = map(storage.open, (path, path, f"{folder}/c", copy))
+        assert first.identity == second.identity == linked.identity
+        assert first.identity != apart.identity
+        for file in (first, second, linked, apart):
+            file.close()
+
+    def test_names_are_listed_in_order(self, storage: Storage, folder: str) -> None:
+        """Files and directories alike, sorted; nothing where there is no directory."""
+        for name in ("b", "a.index", "Z", "c-10", "c-9"):
+            write(storage, f"{folder}/{name}", b"")
+        storage.make_directory(f"{folder}/d")
+        assert storage.list(folder) == ["Z", "a.index", "b", "c-10", "c-9", "d"]
+        assert storage.list(f"{folder}/d") == []
+        assert storage.list(f"{folder}/none") == []
+        assert storage.list(f"{folder}/b") == []
+
+    def test_directories_are_made_one_level_at_a_time(self, storage: Storage, folder: str) -> None:
+        """Fine where one exists; a file of that name, or nothing above, is an error of the system."""
+        storage.make_directory(f"{folder}/d")
+        storage.make_directory(f"{folder}/d")
+        assert storage.is_directory(f"{folder}/d")
+        assert storage.exists(f"{folder}/d")
+        with pytest.raises(OSError):
+            storage.make_directory(f"{folder}/none/d")
+        write(storage, f"{folder}/file", b"")
+        with pytest.raises(FileExistsError):
+            storage.make_directory(f"{folder}/file")
+        assert not storage.is_directory(f"{folder}/file")
+        assert not storage.is_directory(f"{folder}/none")
+        with pytest.raises(OSError):
+            storage.create(f"{folder}/none/a")
+
+    def test_a_rename_replaces(self, storage: Storage, folder: str) -> None:
+        """The old name is gone, the new one has the new bytes; without a source nothing changes."""
+        write(storage, f"{folder}/a", b"new")
+        write(storage, f"{folder}/b", b"old")
+        storage.replace(f"{folder}/a", f"{folder}/b")
+        assert storage.list(folder) == ["b"]
+        assert read(storage, f"{folder}/b") == b"new"
+        with pytest.raises(OSError):
+            storage.replace(f"{folder}/a", f"{folder}/b")
+        assert read(storage, f"{folder}/b") == b"new"
+
+    def test_a_link_is_a_second_name(self, storage: Storage, folder: str) -> None:
+        """Of the same bytes, which outlive the first; it replaces, also itself, and leaves no third name."""
+        write(storage, f"{folder}/a", b"bytes")
+        write(storage, f"{folder}/b", b"old")
+        for target in ("b", "c", "b"):
+            storage.link(f"{folder}/a", f"{folder}/{target}")
+        assert storage.list(folder) == ["a", "b", "c"]
+        storage.remove(f"{folder}/a")
+        assert [read(storage, f"{folder}/{name}") for name in "bc"] == [b"bytes", b"bytes"]
+        with pytest.raises(OSError):
+            storage.link(f"{folder}/a", f"{folder}/b")
+        assert storage.list(folder) == ["b", "c"]
+        assert read(storage, f"{folder}/b") == b"bytes"
+
+    def test_several_links_at_once_do_not_meet(self, storage: Storage, folder: str) -> None:
+        """Threads that publish under one name: the last one wins, and no other name is left."""
+        sources = [write(storage, f"{folder}/s{number}", bytes((number,))) for number in range(8)]
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda source: storage.link(source, f"{folder}/target"), sources * 4))
+        assert storage.list(folder) == [*(f"s{number}" for number in range(8)), "target"]
+        assert read(storage, f"{folder}/target") in [bytes((number,)) for number in range(8)]
+
+    def test_removing_what_is_not_there_is_fine(self, storage: Storage, folder: str) -> None:
+        """Two that clean up may meet."""
+        path = write(storage, f"{folder}/a", b"")
+        storage.remove(path)
+        storage.remove(path)
+        assert not storage.exists(path)
+
+    def test_only_empty_directories_are_removed(self, storage: Storage, folder: str) -> None:
+        """Everything else stays as it is, without an error."""
+        for name in ("empty", "full"):
+            storage.make_directory(f"{folder}/{name}")
+        write(storage, f"{folder}/full/a", b"kept")
+        for name in ("empty", "full", "none", "full/a"):
+            storage.remove_directory(f"{folder}/{name}")
+        assert storage.list(folder) == ["full"]
+        assert read(storage, f"{folder}/full/a") == b"kept"
+
+    def test_names_can_be_made_durable(self, storage: Storage, folder: str) -> None:
+        """A directory that is there; another is an error, since a checkpoint in it would be lost."""
+        write(storage, f"{folder}/a", b"")
+        storage.sync_directory(folder)
+        with pytest.raises(OSError):
+            storage.sync_directory(f"{folder}/none")
+
+    def test_names_that_are_no_utf8(self, storage: Storage, folder: str) -> None:
+        """Any file can be named, in every call, and its errors can be printed."""
+        storage.make_directory(f"{folder}/{NOT_UTF8}")
+        inside = f"{folder}/{NOT_UTF8}/ä"
+        write(storage, inside, b"x")
+        storage.link(inside, f"{inside}{NOT_UTF8}")
+        storage.replace(inside, f"{inside}2")
+        assert storage.list(folder) == [NOT_UTF8]
+        assert storage.list(f"{folder}/{NOT_UTF8}") == ["ä2", f"ä{NOT_UTF8}"]
+        assert read(storage, f"{inside}{NOT_UTF8}") == b"x"
+        storage.remove(f"{inside}{NOT_UTF8}")
+        assert storage.exists(f"{inside}2")
+        storage.sync_directory(f"{folder}/{NOT_UTF8}")
+        with pytest.raises(NotFoundError) as raised:
+            storage.open(inside)
+        assert str(raised.value).startswith(f"{folder}/w\\xff\\xfe/ä: no such file")
+        str(raised.value).encode()
+
+
+class TestLocalStorage(StorageTests):
+    """The files of this machine keep those promises."""
+
+    @pytest.fixture
+    def storage(self) -> Storage:
+        return LocalStorage()
+
+
+# Files of this machine: short reads and writes.
+
+
+def _some(limits: Sequence[int]) -> Callable[[Sequence[memoryview]], list[memoryview]]:
+    """Cuts lists of buffers to the next of `limits` bytes each time, and takes all once they are used up."""
+    left = list(limits)
+
+    def cut(buffers: Sequence[memoryview]) -> list[memoryview]:
+        room = left.pop(0) if left else sys.maxsize
+        taken = []
+        for buffer in buffers:
+            taken.append(memoryview(buffer)[:room])
+            room -= len(taken[-1])
+        return taken
+
+    return cut
+
+
+SIZES = st.lists(st.integers(0, 6), max_size=8)
+LIMITS = st.lists(st.integers(1, 5), max_size=20)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+@settings(deadline=None)
+@given(sizes=SIZES, limits=LIMITS, bound=st.integers(1, 9))
+def test_short_reads_are_continued(scratch: Path, sizes: list[int], limits: list[int], bound: int) -> None:
+    """The system may give fewer bytes than asked for, at any place of any buffer; the caller sees all of them."""
+    contents = bytes(range(1, sum(sizes) + 8))
+    (scratch / "r").write_bytes(contents)
+    targets = [memoryview(bytearray(size)) for size in sizes]
+    cut, system = _some(limits), os.preadv
+    with pytest.MonkeyPatch.context() as patch, LocalFile(str(scratch / "r")) as file:
+        patch.setattr(LocalFile, "MAX_BUFFERS", bound)
+        patch.setattr(os, "preadv", lambda descriptor, buffers, offset: system(descriptor, cut(buffers), offset))
+        patch.setattr(os, "pread", lambda descriptor, size, offset: contents[offset : offset + min(size, 2)])
+        file.read_into(3, targets)
+        assert b"".join(targets) == contents[3 : 3 + sum(sizes)]
+        assert file.read(3, sum(sizes)) == contents[3 : 3 + sum(sizes)]
+
+
+@settings(deadline=None)
+@given(sizes=SIZES, limits=LIMITS, bound=st.integers(1, 9))
+def test_short_writes_are_continued(scratch: Path, sizes: list[int], limits: list[int], bound: int) -> None:
+    """A disk that is nearly full, or a signal: every byte still lands in its place, once."""
+    contents = bytes(range(1, sum(sizes) + 1))
+    pieces, at = [], 0
+    for size in sizes:
+        pieces.append(contents[at : at + size])
+        at += size
+    (scratch / "w").unlink(missing_ok=True)
+    cut, system = _some(limits), os.pwritev
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalFile, "MAX_BUFFERS", bound)
+        patch.setattr(os, "pwritev", lambda descriptor, buffers, offset: system(descriptor, cut(buffers), offset))
+        file = LOCAL.create(str(scratch / "w"))
+        file.write(2, pieces)
+        file.close()
+    assert (scratch / "w").read_bytes() == (b"\0\0" + contents if contents else b"")
+
+
+def test_a_read_that_the_kernel_cuts_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux stops at 2 GiB - 4 KiB a call; `read` goes on where it stopped."""
+    (tmp_path / "a").write_bytes(bytes(range(100)))
+    system = os.pread
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: system(descriptor, min(size, 30), offset))
+    with LocalFile(str(tmp_path / "a")) as file:
+        assert file.read(5, 90) == bytes(range(5, 95))
+
+
+@pytest.mark.parametrize("call", ["read", "read_into"])
+def test_a_file_cut_while_open_is_told_with_its_present_end(tmp_path: Path, call: str) -> None:
+    """The size at opening was larger: a writer that truncates in place, or a copy that started over."""
+    (tmp_path / "a").write_bytes(bytes(100))
+    with LocalFile(str(tmp_path / "a")) as file:
+        os.truncate(tmp_path / "a", 60)
+        with pytest.raises(DataLossError, match="Read less bytes than requested: the file ends at 60"):
+            file.read(50, 50) if call == "read" else file.read_into(50, [memoryview(bytearray(50))])
+        assert file.size == 100
+
+
+def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the system while reading says which bytes of which file."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "a").write_bytes(bytes(100))
+    with LocalFile(str(tmp_path / "a")) as file:
+        monkeypatch.setattr(os, "pread", fail)
+        monkeypatch.setattr(os, "preadv", fail)
+        for attempt in (lambda: file.read(10, 5), lambda: file.read_into(10, [memoryview(bytearray(5))])):
+            with pytest.raises(DataLossError) as raised:
+                attempt()
+            assert str(raised.value).startswith(f"{tmp_path / 'a'}, bytes 10:15: Input/output error. ")
+            assert isinstance(raised.value.__cause__, OSError)
+
+
+def test_a_full_disk_is_the_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSPC after half of the bytes: OSError, not a file that looks written."""
+    system = os.pwritev
+    calls = []
+
+    def nearly_full(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        calls.append(offset)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return system(descriptor, [buffers[0][:5]], offset)
+
+    monkeypatch.setattr(os, "pwritev", nearly_full)
+    file = LOCAL.create(str(tmp_path / "a"))
+    with pytest.raises(OSError, match="No space left on device"):
+        file.write(0, [bytes(10)])
+    assert calls == [0, 5]
+    file.close()
+
+
+# Files of this machine: names and handles.
+
+
+def test_a_closed_file_says_so(tmp_path: Path) -> None:
+    """Its descriptor may belong to another file by now, and is not read."""
+    (tmp_path / "a").write_bytes(b"x")
+    file = LOCAL.open(str(tmp_path / "a"))
+    file.close()
+    with pytest.raises(FailedPreconditionError, match="the file was closed"):
+        file.read(0, 1)
+    with pytest.raises(FailedPreconditionError, match="the file was closed"):
+        file.read_into(0, [memoryview(bytearray(1))])
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    """A named pipe in the place of a checkpoint neither hangs nor is read."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidArgumentError) as raised:
+        LOCAL.open(str(tmp_path / "pipe"))
+    assert str(raised.value) == (
+        f"{tmp_path / 'pipe'}: is no regular file, expected a file. Name a checkpoint by its prefix"
+    )
+
+
+def test_names_that_lead_nowhere_are_not_found(tmp_path: Path) -> None:
+    """A link onto itself, a link to nothing, a name that no file system takes."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nothing")
+    for name in ("loop", "dangling", "x" * 5000, "loop/x"):
+        with pytest.raises(NotFoundError, match="no such file"):
+            LOCAL.open(str(tmp_path / name))
+        assert LOCAL.list(str(tmp_path / name)) == []
+    assert LOCAL.exists(str(tmp_path / "dangling"))  # it can be removed, and is in the way of a new file
+    with pytest.raises(FileExistsError):
+        LOCAL.create(str(tmp_path / "dangling"))
+
+
+def test_what_may_not_be_read_is_refused_with_a_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No permission, or no descriptor left: FailedPreconditionError, with what to do."""
+
+    def refuse(path: str, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    # Patched, since a test that runs as root may read everything.
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)
+    for call in (LOCAL.open, LOCAL.list):
+        with pytest.raises(FailedPreconditionError) as raised:
+            call(str(tmp_path))
+        assert str(raised.value) == (
+            f"{tmp_path}: Permission denied. Make it readable for this user, or free what the system ran out of"
+        )
+
+
+def test_the_working_directory_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """os.path.dirname("model.ckpt") is "", and means here."""
+    monkeypatch.chdir(tmp_path)
+    write(LOCAL, "a", b"x")
+    assert LOCAL.list("") == ["a"]
+    LOCAL.make_directory("")
+    LOCAL.sync_directory("")
+    LOCAL.remove_directory("")
+    assert tmp_path.is_dir()
+
+
+def test_a_link_of_a_symbolic_link_is_a_name_of_the_bytes(tmp_path: Path) -> None:
+    """Caches of downloaded models are folders of symbolic links: the bytes have to outlive the link."""
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "blob").write_bytes(b"weights")
+    (tmp_path / "snapshot" / "model").symlink_to("../blob")
+    (tmp_path / "out" / "deeper").mkdir(parents=True)
+    LOCAL.link(str(tmp_path / "snapshot" / "model"), str(tmp_path / "out" / "deeper" / "model"))
+    LOCAL.remove(str(tmp_path / "snapshot" / "model"))
+    assert read(LOCAL, str(tmp_path / "out" / "deeper" / "model")) == b"weights"
+
+
+def test_a_link_that_was_killed_does_not_hinder_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container every process has the number 1: what one leaves behind is not in the way of the one after it."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    write(LOCAL, str(tmp_path / "a"), b"x")
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(os, "unlink", killed)
+        with pytest.raises(Killed):
+            LOCAL.link(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert len(LOCAL.list(str(tmp_path))) == 2
+    LOCAL.link(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert read(LOCAL, str(tmp_path / "b")) == b"x"
+
+
+def test_a_new_file_gets_the_mode_of_the_user(tmp_path: Path) -> None:
+    """As `open` gives it: 0o666 less the umask, so that a group that shares a folder can read the checkpoint."""
+    before = os.umask(0o027)
+    try:
+        write(LOCAL, str(tmp_path / "a"), b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_no_descriptor_reaches_a_child_process(tmp_path: Path) -> None:
+    """A data loader started during a save does not keep the old checkpoint's files open."""
+    (tmp_path / "a").write_bytes(b"")
+    with LocalFile(str(tmp_path / "a")) as file:
+        assert not os.get_inheritable(file.fileno())
+
+
+def test_a_local_file_can_be_mapped(tmp_path: Path) -> None:
+    """Its descriptor is that of the bytes, also after the name is gone."""
+    path = write(LOCAL, str(tmp_path / "a"), b"mapped")
+    with LocalFile(path) as file:
+        LOCAL.remove(path)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            assert view[:] == b"mapped"
+
+
+def watch_closing(monkeypatch: pytest.MonkeyPatch, closed: list[int]) -> None:
+    system = os.close
+
+    def watched(descriptor: int) -> None:
+        closed.append(descriptor)
+        system(descriptor)
+
+    monkeypatch.setattr(os, "close", watched)
+
+
+def test_a_file_system_that_cannot_sync_directories_is_tolerated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EINVAL and ENOTSUP say that it cannot; any other error is one, and no descriptor stays open."""
+    closed: list[int] = []
+    watch_closing(monkeypatch, closed)
+    for number, tolerated in ((errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)):
+
+        def fail(_: int, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fail)
+        if tolerated:
+            LOCAL.sync_directory(str(tmp_path))
+        else:
+            with pytest.raises(OSError, match="Input/output error"):
+                LOCAL.sync_directory(str(tmp_path))
+    assert len(closed) == 3
+
+
+def test_a_refused_directory_leaves_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking through many folders for checkpoints does not run out of descriptors."""
+    opened: list[int] = []
+    closed: list[int] = []
+    system = os.open
+
+    def watched(path: str, flags: int) -> int:
+        opened.append(system(path, flags))
+        return opened[-1]
+
+    monkeypatch.setattr(os, "open", watched)
+    watch_closing(monkeypatch, closed)
+    with pytest.raises(InvalidArgumentError):
+        LOCAL.open(str(tmp_path))
+    assert opened == closed
+    assert len(opened) == 1
+
+
+# Paths.
+
+
+def test_temporary_names_stand_beside_the_file_and_differ() -> None:
+    """The same file system, so that a rename publishes; TensorFlow's pattern, so that its tools know them."""
+    # FORMATS 2.6: .tempstate and a 64-bit number
+    names = {temporary_name("dir/model.index") for _ in range(100)}
+    assert len(names) == 100
+    for name in names:
+        prefix, _, number = name.rpartition(".tempstate")
+        assert prefix == "dir/model.index"
+        assert 0 <= int(number) < 2**64
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("dir/model.ckpt", "dir/model.ckpt"),
+        (Path("dir/model.ckpt"), "dir/model.ckpt"),
+        (b"dir/w\xff\xfe", f"dir/{NOT_UTF8}"),
+        ("file:///ckpt/model", "/ckpt/model"),  # CASES 32
+        (b"file:///ckpt/model", "/ckpt/model"),
+        ("a/file://b", "a/file://b"),
+    ],
+)
+def test_any_spelling_of_a_path_is_taken(path: str | bytes | os.PathLike[str], text: str) -> None:
+    """str, bytes, PathLike, and the URL of a local file."""
+    assert fspath(path) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("", '"" is no path: it is empty or holds a null character'),
+        (b"", '"" is no path: it is empty or holds a null character'),
+        ("a\0b", '"a\\x00b" is no path: it is empty or holds a null character'),
+        ("file://", "is no path: it is empty or holds a null character"),
+        (3, "expected a path (str, bytes or PathLike), got int"),
+        (None, "expected a path (str, bytes or PathLike), got NoneType"),
+        (["a"], "expected a path (str, bytes or PathLike), got list"),
+    ],
+)
+def test_what_is_no_path_is_refused(path: object, text: str) -> None:
+    """InvalidArgumentError, before the system is asked and answers for the working directory."""
+    with pytest.raises(InvalidArgumentError) as raised:
+        fspath(path)  # type: ignore[arg-type]
+    assert text in str(raised.value)
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=()), max_size=6))
+def test_any_text_is_a_path_that_the_system_takes_or_none(text: str) -> None:
+    """What comes out can be given to the system; halves of surrogate pairs are refused before."""
+    try:
+        path = fspath(text)
+    except InvalidArgumentError:
+        return
+    assert os.fsencode(path)
+
+
+def test_threads_do_not_disturb_a_read_that_is_under_way(tmp_path: Path) -> None:
+    """Positions belong to calls, not to the file: a reader at the end does not move one at the beginning."""
+    (tmp_path / "a").write_bytes(bytes(range(256)) * 100)
+    ready = threading.Barrier(2)
+    with LocalFile(str(tmp_path / "a")) as file, ThreadPoolExecutor(2) as threads:
+
+        def reads(start: int) -> list[bytes]:
+            ready.wait()
+            return [file.read(start, 256) for _ in range(200)]
+
+        for result in threads.map(reads, (0, 256 * 99)):
+            assert result == [bytes(range(256))] * 200
