@@ -18,6 +18,7 @@ from torch_tfckpt.errors import (
     UnimplementedError,
     did_you_mean,
     error_context,
+    escaped,
     located,
     printable,
     quoted,
@@ -179,7 +180,9 @@ def test_quoted_names_stay_on_one_line(name: str, text: str) -> None:
 
 
 def test_a_long_name_is_cut_in_its_middle() -> None:
-    """Beginning and end stay, which is where names differ."""
+    """Beginning and end stay, which is where names differ; quoted or not."""
+    assert escaped("b" * 5000 + "/Adam\n1") == f"{'b' * 180}...bbb/Adam\\n1"
+    assert escaped("0123456789" * 4, limit=30) == "0123456789...0123456789"
     assert quoted("b" * 200) == f'"{"b" * 200}"'
     assert quoted("b" * 5000 + "/Adam_1") == f'"{"b" * 180}...bbb/Adam_1"'
 

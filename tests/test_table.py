@@ -645,6 +645,20 @@ def test_decoded_blocks_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) 
         assert not file.reads  # the last block is kept, however large
 
 
+def test_the_block_used_longest_ago_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for two blocks: first, second, first again, third; the first is still there, the second is not."""
+    _, file = many()
+    monkeypatch.setattr(table, "CACHED_BYTES", 2 * data_blocks(file.contents)[0][1])
+    reader = file.open()
+    for key in (b"\x00", b"\x50", b"\x00", b"\x90"):
+        reader.get(key)
+    file.reads.clear()
+    reader.get(b"\x00")
+    assert not file.reads
+    reader.get(b"\x50")
+    assert len(file.reads) == 1
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 255), min_size=20, max_size=60))
 def test_threads_may_share_a_table(wanted: list[int]) -> None:

@@ -4,6 +4,7 @@ Source: tensorflow/core/framework/types.proto and types.cc; spec: FORMATS 2.4.
 """
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -86,7 +87,7 @@ def _fixed(dtype: torch.dtype | None, size: int, swap: int | None = None) -> Ele
 
 
 # Types that torch lacks are held in the plain integer of the same width; 4 and 2 bit types are stored one per byte.
-ELEMENTS: Final[dict[DataType, Element]] = {
+ELEMENTS: Final[Mapping[int, Element]] = {
     DataType.DT_FLOAT: _fixed(torch.float32, 4),
     DataType.DT_DOUBLE: _fixed(torch.float64, 8),
     DataType.DT_INT32: _fixed(torch.int32, 4),

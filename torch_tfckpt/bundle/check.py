@@ -7,7 +7,8 @@ of the result.
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from torch_tfckpt.bundle.reader import BundleReader, overlapping
+from torch_tfckpt.bundle.index import overlapping
+from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.bundle.values import check_stored_bytes
 from torch_tfckpt.bundle.verification import Damage, Verification
 from torch_tfckpt.device.pipeline import SumRequest
@@ -82,7 +83,7 @@ def _check_place(reader: BundleReader, piece: _Piece) -> Damage | None:
     """Whether the bytes that the entry speaks of can be there."""
     name, entry = piece
     path = reader.files.shard_path(entry.shard)
-    element = ELEMENTS.get(DataType(entry.dtype))
+    element = ELEMENTS.get(entry.dtype)
     expected = element.size * element_count(entry.shape) if element is not None and element.size else entry.size
     if entry.size != expected:
         problem = f"Invalid size in bundle entry: {entry.size} bytes stored, dtype and shape make {expected}"

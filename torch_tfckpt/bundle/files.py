@@ -5,6 +5,7 @@ index is opened first, the data files at once after it, and then the index's nam
 another file by now, everything is opened anew.
 """
 
+import mmap
 import threading
 from typing import Final
 
@@ -140,3 +141,12 @@ def lfs_error(path: str) -> DataLossError:
     return DataLossError(
         f"{quoted(printable(path))} is a git-lfs pointer, not the file itself. Run `git lfs pull` where it came from"
     )
+
+
+def map_file(file: ReadableFile) -> mmap.mmap:
+    """The pages of `file`; DataLossError where it cannot be mapped, as when it was cut off meanwhile."""
+    try:
+        # ACCESS_COPY: writing to such a tensor changes private pages, never the file.
+        return mmap.mmap(file.fileno(), file.size, access=mmap.ACCESS_COPY)
+    except (ValueError, OSError) as error:
+        raise DataLossError(f"{printable(file.path)}: cannot be mapped into memory: {error}. {DAMAGED}") from error

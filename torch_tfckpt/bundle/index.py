@@ -4,6 +4,8 @@ A single name costs one block of the table. A listing reads the whole table once
 """
 
 import threading
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Final, NoReturn
 
 from torch_tfckpt.errors import (
@@ -23,6 +25,9 @@ from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key
 
 # The tag byte of BundleEntryProto.slices: an entry without it has none, and need not be parsed to know.
 _SLICES_TAG: Final = b"\x3a"
+
+
+NamedEntry = tuple[str, BundleEntry]
 
 
 def key_of(name: str) -> bytes:
@@ -78,13 +83,15 @@ class BundleIndex:
         """
         entry = self._entries.get(name)
         if entry is None:
-            with error_context(self._prefix):
-                key = key_of(name)
-            value = self._find(key) if key else None
-            if value is None:
-                self._missing(name)
-            entry = self._entries[name] = self._decode(value, name)
+            value = self._listing.get(name) if self._listing is not None else None
+            entry = self._entries[name] = self._decode(value or self._look_up(name), name)
         return entry
+
+    def _look_up(self, name: str) -> bytes:
+        with error_context(self._prefix):
+            key = key_of(name)
+        value = self._find(key) if key else None
+        return self._missing(name) if value is None else value
 
     def slice_entry(self, name: str, part: TensorSlice) -> BundleEntry:
         """What stands under one slice of `name`; DataLossError where nothing does, though the tensor lists it."""
@@ -143,3 +150,11 @@ class BundleIndex:
             f"{self._prefix}: no tensor {quoted(name)}: Key {escaped(name)} not found in checkpoint. "
             f"{hint}{' ' if hint else ''}`tfckpt ls {self._prefix}` lists all {len(names)}."
         )
+
+
+def overlapping(pieces: Iterable[NamedEntry]) -> Iterator[tuple[NamedEntry, NamedEntry]]:
+    """Neighbours in a file that share bytes; at least one pair where any two do."""
+    ordered = sorted((piece for piece in pieces if piece[1].size), key=lambda piece: (piece[1].shard, piece[1].offset))
+    for one, other in pairwise(ordered):
+        if one[1].shard == other[1].shard and one[1].end > other[1].offset:
+            yield one, other

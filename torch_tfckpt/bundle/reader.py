@@ -12,14 +12,14 @@ Source: BundleReader in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spe
 import mmap
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self, cast
 
 import torch
 
 from torch_tfckpt.bundle.assembly import Partition
-from torch_tfckpt.bundle.files import BundleFiles
-from torch_tfckpt.bundle.index import BundleIndex
+from torch_tfckpt.bundle.files import BundleFiles, map_file
+from torch_tfckpt.bundle.index import BundleIndex, NamedEntry, overlapping
+from torch_tfckpt.bundle.runs import cut, find_runs, sums_of
 from torch_tfckpt.bundle.values import (
     Strings,
     Value,
@@ -59,7 +59,14 @@ class _Whole(NamedTuple):
     target: torch.Tensor  # contiguous, on the host
 
 
-NamedEntry = tuple[str, BundleEntry]
+class _Run(NamedTuple):
+    """Tensors of one type that lie side by side."""
+
+    pieces: list[NamedEntry]  # in the order of the file
+    dtype: torch.dtype
+
+
+_RUNS_AT_ONCE: Final = 32  # flat tensors of a run's size that live beside the tensors cut from them
 
 
 class BundleReader:
@@ -109,7 +116,7 @@ class BundleReader:
     def nbytes(self, name: str) -> int:
         """Bytes of the tensor's elements; of strings and variants, their bytes in the file."""
         entry = self.index.entry(name)
-        element = ELEMENTS.get(DataType(entry.dtype))
+        element = ELEMENTS.get(entry.dtype)
         if element is not None and element.size:
             return element.size * element_count(entry.shape)
         return sum(piece.size for piece in self.pieces(name))
@@ -159,23 +166,59 @@ class BundleReader:
 
     def read_all(self, names: Iterable[str]) -> dict[str, Value]:
         """Several tensors in one plan, in the order given. Errors as `read`, and DataLossError where two overlap."""
-        names = list(names)
-        self._check_apart(names)
-        result: dict[str, Value] = {}
-        wholes: list[_Whole] = []
-        for name in names:
+        result: dict[str, Value | None] = dict.fromkeys(names)
+        wholes: list[NamedEntry] = []
+        others: list[str] = []
+        for name in result:
             entry = self.index.entry(name)
-            dtype = DataType(entry.dtype)
-            if entry.slices or dtype == DataType.DT_STRING:
-                result[name] = self.read(name)
-                continue
-            torch_dtype = self._torch_dtype(name, dtype)
+            if entry.slices or entry.dtype == DataType.DT_STRING:
+                others.append(name)
+            else:
+                wholes.append((name, entry))
+        self._check_apart([*wholes, *((name, piece) for name in others for piece in self.pieces(name))])
+        large: list[_Whole] = []
+        small: list[_Run] = []
+        for run in self._runs(wholes):
+            if len(run.pieces) > 1:
+                small.append(run)
+            else:
+                [(name, entry)] = run.pieces
+                large.append(_Whole(name, entry, new_tensor(name, entry.shape, run.dtype)))
+                result[name] = large[-1].target
+        for first in range(0, len(small), _RUNS_AT_ONCE):
+            result.update(self._read_runs(small[first : first + _RUNS_AT_ONCE]))
+        self._transfer(large)
+        result.update((name, self.read(name)) for name in others)
+        return cast(dict[str, Value], result)
+
+    def _runs(self, wholes: list[NamedEntry]) -> Iterator["_Run"]:
+        """Tensors that travel together, in the order of the files; checked, so that only reading them is left."""
+        wholes.sort(key=lambda whole: (whole[1].shard, whole[1].offset))
+        for name, entry in wholes:
             self._check_piece(name, entry)
-            wholes.append(_Whole(name, entry, new_tensor(name, entry.shape, torch_dtype)))
-            result[name] = wholes[-1].target
-        wholes.sort(key=lambda whole: (whole.entry.shard, whole.entry.offset))
-        self._transfer(wholes)
-        return result
+        for first, end in find_runs([(entry.shard, entry.offset, entry.size, entry.dtype) for _, entry in wholes]):
+            name, entry = wholes[first]
+            yield _Run(wholes[first:end], self._torch_dtype(name, DataType(entry.dtype)))
+
+    def _read_runs(self, runs: Sequence["_Run"]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Reads runs of small tensors in one plan, verifies them, and cuts them apart."""
+        buffers = []
+        requests = []
+        for (_, first), *_, (_, last) in (run.pieces for run in runs):
+            buffers.append(torch.empty(last.end - first.offset, dtype=torch.uint8))
+            requests.append(ReadRequest(self.files.shard(first.shard), first.offset, byte_view(buffers[-1])))
+        self.pipeline.fill(requests)
+        for run, buffer, request in zip(runs, buffers, requests, strict=True):
+            if self._verify:
+                for (name, entry), stored in zip(
+                    run.pieces, sums_of(request.target, [entry.size for _, entry in run.pieces]), strict=True
+                ):
+                    if stored != entry.checksum:
+                        self._compare(name, entry, crc32c.unmask(stored))
+            if self.files.header.big_endian:
+                swap_bytes(buffer, ELEMENTS[run.pieces[0][1].dtype].swap)
+            tensors = cut(buffer.view(run.dtype), [entry.shape for _, entry in run.pieces])
+            yield from zip((name for name, _ in run.pieces), tensors, strict=True)
 
     def read_stored(self, name: str) -> bytes:
         """The bytes of `name` as they lie in the file, for types that torch cannot hold.
@@ -196,7 +239,7 @@ class BundleReader:
     def map_all(self, names: Iterable[str]) -> dict[str, Value]:
         """`map` for several tensors, after it was seen that they share no bytes."""
         names = list(names)
-        self._check_apart(names)
+        self._check_apart([(name, piece) for name in dict.fromkeys(names) for piece in self.pieces(name)])
         return {name: self.map(name) for name in names}
 
     def map(self, name: str) -> Value:
@@ -216,7 +259,7 @@ class BundleReader:
         file = self._check_piece(name, entry)
         with self._lock:
             if entry.shard not in self._maps:
-                self._maps[entry.shard] = _map_file(file)
+                self._maps[entry.shard] = map_file(file)
             pages = self._maps[entry.shard]
         count = element_count(entry.shape)
         tensor = torch.frombuffer(pages, dtype=torch_dtype, count=count, offset=entry.offset).view(entry.shape)
@@ -282,7 +325,7 @@ class BundleReader:
 
     def _check_piece(self, name: str, piece: BundleEntry) -> ReadableFile:
         """The file with the piece's bytes, after its size was held against dtype, shape and file."""
-        element = ELEMENTS.get(DataType(piece.dtype))
+        element = ELEMENTS.get(piece.dtype)
         count = element_count(piece.shape)
         # A string or variant takes a byte at least, for its length.
         fixed = element is not None and element.size
@@ -298,8 +341,8 @@ class BundleReader:
             raise located(error, f"{self.path}: tensor {quoted(name)}") from error.__cause__
         if piece.end > file.size:
             raise DataLossError(
-                f"{self._place(name, piece)}: Read less bytes than requested: the file has only {file.size} bytes. It is "
-                f"cut off, still being copied, or belongs to another index. Copy it again"
+                f"{self._place(name, piece)}: Read less bytes than requested: the file has only {file.size} bytes. It "
+                f"is cut off, still being copied, or belongs to another index. Copy it again"
             )
         return file
 
@@ -313,9 +356,8 @@ class BundleReader:
                 f"{held}. {DAMAGED}"
             )
 
-    def _check_apart(self, names: Iterable[str]) -> None:
-        """Refuses tensors that share bytes: reading all of them could take any multiple of the files' size."""
-        pieces = [(name, piece) for name in dict.fromkeys(names) for piece in self.pieces(name)]
+    def _check_apart(self, pieces: Iterable[NamedEntry]) -> None:
+        """Refuses pieces that share bytes: reading all of them could take any multiple of the files' size."""
         for (name, piece), (other_name, other) in overlapping(pieces):
             raise DataLossError(
                 f"{self._place(name, piece)} overlaps tensor {quoted(other_name)}, bytes {other.offset}:{other.end}. "
@@ -345,7 +387,7 @@ class BundleReader:
             self.pipeline.fill(requests)
         if self.files.header.big_endian:
             for whole in wholes:
-                swap_bytes(whole.target, ELEMENTS[DataType(whole.entry.dtype)].swap)
+                swap_bytes(whole.target, ELEMENTS[whole.entry.dtype].swap)
 
     def _read_span(self, name: str, piece: BundleEntry, part: TensorSlice, dtype: torch.dtype) -> torch.Tensor:
         """One slice of a piece: its bytes from first to last element are read, the others at most summed."""
@@ -369,7 +411,7 @@ class BundleReader:
             self._compare(name, piece, computed)
             self._verified.add(piece)
         if self.files.header.big_endian:
-            swap_bytes(span, ELEMENTS[DataType(piece.dtype)].swap)
+            swap_bytes(span, ELEMENTS[piece.dtype].swap)
         return span.as_strided(lengths, strides)
 
     def _read_strings(self, name: str, piece: BundleEntry) -> Strings:
@@ -396,19 +438,3 @@ class BundleReader:
     def _place(self, name: str, piece: BundleEntry) -> str:
         path = printable(self.files.shard_path(piece.shard))
         return f"{path}, bytes {piece.offset}:{piece.end}: tensor {quoted(name)}"
-
-
-def overlapping(pieces: Iterable[NamedEntry]) -> Iterator[tuple[NamedEntry, NamedEntry]]:
-    """Neighbours in a file that share bytes; at least one pair where any two do."""
-    ordered = sorted((piece for piece in pieces if piece[1].size), key=lambda piece: (piece[1].shard, piece[1].offset))
-    for one, other in pairwise(ordered):
-        if one[1].shard == other[1].shard and one[1].end > other[1].offset:
-            yield one, other
-
-
-def _map_file(file: ReadableFile) -> mmap.mmap:
-    try:
-        # ACCESS_COPY: writing to such a tensor changes private pages, never the file.
-        return mmap.mmap(file.fileno(), file.size, access=mmap.ACCESS_COPY)
-    except (ValueError, OSError) as error:
-        raise DataLossError(f"{printable(file.path)}: cannot be mapped into memory: {error}. {DAMAGED}") from error

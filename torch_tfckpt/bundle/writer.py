@@ -21,6 +21,7 @@ import torch
 
 from torch_tfckpt.bundle.index import key_of, name_of
 from torch_tfckpt.bundle.publish import publish, saving
+from torch_tfckpt.bundle.runs import Place, find_runs, gather, sums_of
 from torch_tfckpt.bundle.values import WritableValue, writable
 from torch_tfckpt.device.host_bytes import byte_view, host_copy
 from torch_tfckpt.device.pipeline import Pipeline, WriteRequest
@@ -38,11 +39,12 @@ from torch_tfckpt.format.tensor_slice import (
     find_overlap,
     shape_text,
 )
-from torch_tfckpt.storage import Storage, WritableFile, temporary_name
+from torch_tfckpt.storage import Buffer, Storage, WritableFile, temporary_name
 
 # Tensors wait until so many bytes have come together and then travel in one plan: enough for all threads, and a bound
 # on what a caller who makes tensors as he goes has alive at a time.
 QUEUE_BYTES: Final = 64 * 1024 * 1024
+QUEUE_LENGTH: Final = 4096  # tensors that wait at most: objects that die young cost the garbage collector nothing
 
 
 class State(enum.Enum):
@@ -57,6 +59,7 @@ class _Queued(NamedTuple):
     """Bytes whose place is known, waiting to be written."""
 
     key: bytes
+    entry: BundleEntry  # without a checksum yet, unless `source` is in its stored form already
     source: torch.Tensor | bytes
 
 
@@ -111,7 +114,7 @@ class BundleWriter:
             raise InvalidArgumentError(f"num_shards is {num_shards} and alignment {alignment}; both are at least 1")
         self._storage, self._prefix, self._alignment = storage, prefix, alignment
         self._state = State.OPEN
-        self._entries: dict[bytes, BundleEntry] = {}
+        self._entries: dict[bytes, bytes] = {}  # encoded; empty while the tensor waits
         self._partitioned: dict[bytes, _Partitioned] = {}
         self._queue: list[_Queued] = []
         self._queued_bytes = 0
@@ -136,7 +139,7 @@ class BundleWriter:
             IncompleteSaveError: writing failed; the checkpoint is abandoned.
         """
         content, stored_as, shape = writable(name, value, dtype)
-        self._add(name, self._new_key(name), content, stored_as, shape, shard)
+        self._add(self._new_key(name), content, stored_as, shape, shard)
 
     def add_slice(
         self,
@@ -161,10 +164,10 @@ class BundleWriter:
                 f"to  save: {part} of {shape_text(full_shape)}, tensor: {shape_text(shape)}"
             )
         if part.covers(full_shape):
-            self._add(name, self._new_key(name), content, stored_as, shape, shard)
+            self._add(self._new_key(name), content, stored_as, shape, shard)
             return
         key = self._new_slice_key(name, full_shape, part, stored_as)
-        self._add(name, key, content, stored_as, shape, shard)
+        self._add(key, content, stored_as, shape, shard)
 
     def add_stored(
         self, name: str, dtype: DataType, shape: Shape, stored: bytes, checksum: int, *, shard: int = 0
@@ -179,7 +182,7 @@ class BundleWriter:
             raise InvalidArgumentError(
                 f"tensor {quoted(name)}: {len(stored)} bytes are no {dtype.name} of shape {shape_text(shape)}"
             )
-        self._place(self._new_key(name), BundleEntry(dtype, shape, checksum=checksum), stored, len(stored), shard)
+        self._place(self._new_key(name), stored, dtype, shape, shard, checksum)
 
     def finish(self) -> None:
         """Writes what waits and publishes. Until then nothing is named `prefix.*`; an old checkpoint stays as it is.
@@ -256,49 +259,60 @@ class BundleWriter:
                     f"tensor {quoted(name_of(key))}: Overlapping slices: existing slice = {overlap[0]}, new slice = "
                     f"{overlap[1]}"
                 )
-            self._entries[key] = BundleEntry(dtype, shape, slices=tuple(parts))
+            self._entries[key] = BundleEntry(dtype, shape, slices=tuple(parts)).encode()
 
-    def _add(
-        self, name: str, key: bytes, content: torch.Tensor | list[bytes], dtype: DataType, shape: Shape, shard: int
-    ) -> None:
+    def _add(self, key: bytes, content: torch.Tensor | list[bytes], dtype: DataType, shape: Shape, shard: int) -> None:
         if isinstance(content, torch.Tensor):
-            size = content.numel() * content.dtype.itemsize
-            self._place(key, BundleEntry(dtype, shape), content, size, shard)
+            self._place(key, content, dtype, shape, shard, 0)
         else:
             stored, checksum = encode_strings(content)
-            self._place(key, BundleEntry(dtype, shape, checksum=checksum), stored, len(stored), shard)
+            self._place(key, stored, dtype, shape, shard, checksum)
 
-    def _place(self, key: bytes, entry: BundleEntry, source: torch.Tensor | bytes, size: int, shard: int) -> None:
+    def _place(
+        self, key: bytes, source: torch.Tensor | bytes, dtype: DataType, shape: Shape, shard: int, checksum: int
+    ) -> None:
         self._require_open("add")
         if not 0 <= shard < len(self._shards):
             raise InvalidArgumentError(f"shard {shard} of {len(self._shards)} does not exist")
+        size = len(source) if isinstance(source, bytes) else source.nbytes
         offset = self._shards[shard].place(size, self._alignment)
-        self._entries[key] = entry._replace(shard=shard, offset=offset, size=size)
-        self._queue.append(_Queued(key, source))
+        self._entries[key] = b""
+        self._queue.append(_Queued(key, BundleEntry(dtype, shape, shard, offset, size, checksum), source))
         self._queued_bytes += size
-        if self._queued_bytes >= QUEUE_BYTES:
+        if self._queued_bytes >= QUEUE_BYTES or len(self._queue) >= QUEUE_LENGTH:
             with self._failing():
                 self._flush()
 
     def _flush(self) -> None:
-        """Writes what waits, in one plan, and enters the checksums."""
+        """Writes what waits, in one plan, and enters it with its checksums."""
         queue, self._queue, self._queued_bytes = self._queue, [], 0
+        runs = [queue[first:end] for first, end in find_runs([_place_of(queued) for queued in queue])]
         requests = []
-        for key, source in queue:
-            entry = self._entries[key]
-            data = source if isinstance(source, bytes) else byte_view(host_copy(source))
+        for run in runs:
+            entry = run[0].entry
+            data = _host_bytes([queued.source for queued in run])
             requests.append(WriteRequest(self._shards[entry.shard].file, entry.offset, data))
         sums = self._pipeline.write(requests)
-        for (key, source), computed in zip(queue, sums, strict=True):
-            if not isinstance(source, bytes):  # encoded forms came with a checksum of their own
-                self._entries[key] = self._entries[key]._replace(checksum=crc32c.mask(computed))
+        for run, request, computed in zip(runs, requests, sums, strict=True):
+            self._enter(run, memoryview(request.source), computed)
+
+    def _enter(self, run: list[_Queued], written: memoryview, computed: int) -> None:
+        """Enters what was written as one; `computed` is the sum of it all."""
+        if len(run) == 1:
+            [(key, entry, source)] = run
+            if not isinstance(source, bytes):  # stored forms came with a checksum of their own
+                entry = entry._replace(checksum=crc32c.mask(computed))
+            self._entries[key] = entry.encode()
+            return
+        for (key, entry, _), checksum in zip(run, sums_of(written, [queued.entry.size for queued in run]), strict=True):
+            self._entries[key] = entry._replace(checksum=checksum).encode()
 
     def _encode_index(self, num_shards: int) -> bytes:
         parts: list[bytes] = []
         table = TableBuilder(parts.append)
         table.add(HEADER_KEY, BundleHeader(num_shards).encode())
         for key in sorted(self._entries):
-            table.add(key, self._entries[key].encode())
+            table.add(key, self._entries[key])
         table.finish()
         return b"".join(parts)
 
@@ -318,3 +332,21 @@ class BundleWriter:
         except BaseException:
             self.abandon()
             raise
+
+
+def _place_of(queued: _Queued) -> Place:
+    """Where it goes, and with whom it may travel: tensors of one dtype and device whose bytes are their values."""
+    _, entry, source = queued
+    if isinstance(source, bytes) or source.is_conj() or source.is_neg():
+        return entry.shard, entry.offset, entry.size, queued.key
+    return entry.shard, entry.offset, entry.size, (source.dtype, source.device)
+
+
+def _host_bytes(sources: list[torch.Tensor | bytes]) -> Buffer:
+    """The bytes of one source, or of several tensors that travel together."""
+    [*tensors] = (source for source in sources if isinstance(source, torch.Tensor))
+    if not tensors:
+        [stored] = sources
+        assert isinstance(stored, bytes), "neither tensor nor bytes"
+        return stored
+    return byte_view(host_copy(tensors[0]) if len(tensors) == 1 else gather(tensors))

@@ -24,10 +24,11 @@ from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
 from torch_tfckpt._proto.types_pb2 import DataType as DataTypeProto
 from torch_tfckpt._proto.versions_pb2 import VersionDef
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
-from torch_tfckpt.format.coding import encode_varint
+from torch_tfckpt.format.coding import decode_varint, encode_varint
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, TensorSlice
 
 HEADER_KEY: Final = b""
+_SHARD_TAG, _OFFSET_TAG, _SIZE_TAG, _CHECKSUM_TAG = 0x18, 0x20, 0x28, 0x35  # field number << 3 | wire type
 VERSION: Final = 1  # kTensorBundleVersion: what we write, and the newest consumer that we are
 MIN_PRODUCER: Final = 0  # kTensorBundleMinProducer
 MAX_RANK: Final = 254  # TensorShape::MaxDimensions
@@ -153,6 +154,37 @@ class BundleEntry(NamedTuple):
     @classmethod
     def decode(cls, value: bytes) -> "BundleEntry":
         """DataLossError where it does not parse, or says what no tensor can be."""
+        return cls._decode_usual(value) or cls._decode_any(value)
+
+    @classmethod
+    def _decode_usual(cls, value: bytes) -> "BundleEntry | None":
+        """An entry as every writer spells one without slices: fields in order, each once. None for any other.
+
+        Three times as fast as a message, which listing a hundred thousand tensors is worth.
+        """
+        try:
+            if value[0] != 0x08 or value[1] >= 0x80 or value[2] != 0x12 or value[3] >= 0x80:
+                return None
+            at = 4 + value[3]
+            shape = _shape_of(value[4:at])
+            shard = offset = size = checksum = 0
+            if at < len(value) and value[at] == _SHARD_TAG:
+                shard, at = decode_varint(value, at + 1, bits=31)
+            if at < len(value) and value[at] == _OFFSET_TAG:
+                offset, at = decode_varint(value, at + 1, bits=63)
+            if at < len(value) and value[at] == _SIZE_TAG:
+                size, at = decode_varint(value, at + 1, bits=63)
+            if at < len(value) and value[at] == _CHECKSUM_TAG:
+                checksum, at = int.from_bytes(value[at + 1 : at + 5], "little"), at + 5
+        except (IndexError, DataLossError):
+            return None
+        if at != len(value) or offset + size > MAX_INT64:
+            return None
+        return cls(value[1], shape, shard, offset, size, checksum)
+
+    @classmethod
+    def _decode_any(cls, value: bytes) -> "BundleEntry":
+        """Whatever a protobuf parser reads."""
         try:
             proto = BundleEntryProto.FromString(value)
         except DecodeError as error:
@@ -174,6 +206,15 @@ class BundleEntry(NamedTuple):
 def _dtype_and_shape(dtype: int, shape: Shape) -> bytes:
     """The first two fields of an entry. Few pairs occur, and a message costs more than all the rest of `encode`."""
     return BundleEntry(dtype, shape)._to_proto().SerializeToString(deterministic=True)
+
+
+@lru_cache(maxsize=4096)
+def _shape_of(message: bytes) -> Shape:
+    """The shape in a serialized TensorShapeProto; DataLossError where it does not parse or cannot be."""
+    try:
+        return shape_from_proto(TensorShapeProto.FromString(message))
+    except DecodeError as error:
+        raise DataLossError(f"the shape does not parse: {error}") from error
 
 
 def shape_to_proto(shape: Shape) -> TensorShapeProto:
