@@ -59,12 +59,12 @@ class TestVersion2:
     def test_path_kinds(self, tmp_path: Path) -> None:
         prefix = save(tmp_path / "m")
         assert value_at(prefix) == value_at(str(prefix)) == value_at(os.fsencode(prefix)) == 1.0
-        for wrong in (None, 3):
+        for number in (None, 3):
             with pytest.raises(tfckpt.InvalidArgumentError, match="expected a path"):
-                tfckpt.load_checkpoint(wrong)  # type: ignore[arg-type]
-        for wrong in ("", "a\0b"):
+                tfckpt.load_checkpoint(number)  # type: ignore[arg-type]
+        for text in ("", "a\0b"):
             with pytest.raises(tfckpt.InvalidArgumentError, match="is no path"):
-                tfckpt.load_checkpoint(wrong)
+                tfckpt.load_checkpoint(text)
 
 
 class TestVersion1:
@@ -178,7 +178,7 @@ class TestNothingThere:
         prefix = save(tmp_path / "m")
         Path(f"{prefix}.index").unlink()
         with pytest.raises(
-            tfckpt.NotFoundError, match="m.data-00000-of-00001. is, but cannot be read without its index"
+            tfckpt.NotFoundError, match=r"m\.data-00000-of-00001. is, but cannot be read without its index"
         ):
             tfckpt.load_checkpoint(prefix)
 
@@ -207,8 +207,8 @@ class TestNothingThere:
         with pytest.raises(tfckpt.DataLossError) as error:
             tfckpt.load_checkpoint(path)
         assert str(path) in str(error.value)
-        if name == "model.h5" or b"HDF" not in content and b"PK" not in content and b"\x80\x02" not in content:
-            assert text in str(error.value)
+        # Behind .index, a file of another format is simply no table.
+        assert text in str(error.value) or (name == "model.index" and "bad magic number" in str(error.value))
 
 
 def test_what_is_found_is_told(tmp_path: Path) -> None:

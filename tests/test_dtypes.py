@@ -88,7 +88,7 @@ def test_what_is_no_number_is_no_type(value: object) -> None:
 def test_widths_are_the_documented_ones() -> None:
     """Every type with bytes of its own is in the table, under the width TensorFlow stores it with."""
     # FORMATS 2.4
-    assert {dtype.short_name: element.size for dtype, element in ELEMENTS.items()} == WIDTHS
+    assert {DataType(dtype).short_name: element.size for dtype, element in ELEMENTS.items()} == WIDTHS
     assert set(DataType) - set(ELEMENTS) == WITHOUT_BYTES
 
 

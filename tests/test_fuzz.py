@@ -83,7 +83,13 @@ def test_mutated_input_gives_checkpoint_errors_only(name: str) -> None:
 
 # Sound tables of senseless entries, held against a reader that does everything the slow and plain way.
 
-NUMPY = {DataType.DT_FLOAT: "<f4", DataType.DT_INT32: "<i4", DataType.DT_INT8: "i1", DataType.DT_INT64: "<i8", DataType.DT_HALF: "<f2"}
+NUMPY = {
+    DataType.DT_FLOAT: "<f4",
+    DataType.DT_INT32: "<i4",
+    DataType.DT_INT8: "i1",
+    DataType.DT_INT64: "<i8",
+    DataType.DT_HALF: "<f2",
+}
 DATA = bytes(range(7, 103))
 Entries = dict[bytes, BundleEntry]
 

@@ -165,19 +165,19 @@ class CheckpointReader:
 
     def get_variable_to_shape_map(self) -> dict[str, list[int]]:
         """Name -> shape. A tensor whose entry is damaged is left out and logged."""
-        return {name: list(self.shape(name)) for name in self._sound_names()}
+        return {name: list(shape) for name, shape, _ in self._sound_tensors()}
 
     def get_variable_to_dtype_map(self) -> dict[str, DataType]:
         """Name -> element type. A tensor whose entry is damaged is left out and logged."""
-        return {name: self.dtype(name) for name in self._sound_names()}
+        return {name: dtype for name, _, dtype in self._sound_tensors()}
 
     def debug_string(self) -> str:
         """One line a tensor: `dense/kernel (DT_FLOAT) [784,10]`, with `, k slices` where there are several."""
         lines = []
-        for name in self._sound_names():
+        for name, shape, dtype in self._sound_tensors():
             count = len(self.slices(name))
             suffix = f", {count} slices" if count > 1 else ""
-            lines.append(f"{name} ({self.dtype(name).name}) {shape_text(self.shape(name))}{suffix}")
+            lines.append(f"{name} ({dtype.name}) {shape_text(shape)}{suffix}")
         return "\n".join(lines)
 
     def check(self, progress: Callable[[int], object] | None = None) -> Verification:
@@ -202,14 +202,15 @@ class CheckpointReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _sound_names(self) -> Iterator[str]:
+    def _sound_tensors(self) -> Iterator[tuple[str, Shape, DataType]]:
+        """All tensors whose entry is sound; the others are logged."""
         for name in self.keys():
             try:
-                self.shape(name)
+                shape, dtype = self._reader.describe(name)
             except DataLossError as error:
                 _log.warning("left out: %s", error)
             else:
-                yield name
+                yield name, shape, dtype
 
 
 class StoredTensor:
@@ -297,7 +298,7 @@ def load_checkpoint(path: AnyPath) -> CheckpointReader:
 def list_variables(path: AnyPath) -> list[tuple[str, list[int]]]:
     """(name, shape) of every tensor, sorted by name. Cost: reads the index, no tensor."""
     with CheckpointReader(path) as reader:
-        return sorted(reader.get_variable_to_shape_map().items())
+        return list(reader.get_variable_to_shape_map().items())  # names come sorted by their bytes, so as text too
 
 
 def load_variable(path: AnyPath, name: str) -> Value:

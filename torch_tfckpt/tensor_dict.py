@@ -51,7 +51,10 @@ def load_file(
     with CheckpointReader(path, verify=verify) as reader:
         wanted = _holdable(reader) if names is None else list(names)
         values = reader.map_tensors(wanted) if mmap else reader.get_tensors(wanted)
-    return {name: _placed(value, torch.device(device), dtype) for name, value in values.items()}
+    target = torch.device(device)
+    if target.type == "cpu" and dtype is None:
+        return values
+    return {name: _placed(value, target, dtype) for name, value in values.items()}
 
 
 def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath) -> str:

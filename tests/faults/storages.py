@@ -8,11 +8,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.storage import Buffer, ReadableFile, Storage, WritableFile
+
+# 2**8 states of the disk are looked at after each operation.
+MAX_PENDING = 8
 
 
 class Killed(BaseException):
@@ -211,8 +215,8 @@ class _Change(NamedTuple):
 class DropUnsyncedStorage:
     """A disk in memory that forgets what was not synced.
 
-    Names and bytes are visible at once. Bytes survive once the file was synced, names once their directory was; of the
-    changes since, any number of the first ones may survive too.
+    Names and bytes are visible at once. Bytes survive once the file was synced, names once their directory was. Of the
+    changes since, any may survive too: the first ones, as on a file system with a journal, or others without them.
 
     Args:
         folder: Its files are there from the start, durable.
@@ -232,9 +236,9 @@ class DropUnsyncedStorage:
 
     def states(self) -> Iterator[dict[str, bytes]]:
         """Every path -> content that a power cut now might leave."""
-        for survived in range(len(self._pending) + 1):
+        for survived in _subsets(self._pending):
             names = dict(self._durable)
-            for change in self._pending[:survived]:
+            for change in survived:
                 _apply(names, change)
             yield {path: inode.durable for path, inode in names.items()}
             yield {path: bytes(inode.content) for path, inode in names.items()}
@@ -296,6 +300,17 @@ class DropUnsyncedStorage:
             if change.directory == path:
                 _apply(self._durable, change)
         self._pending = [change for change in self._pending if change.directory != path]
+
+
+def _subsets(changes: list[_Change]) -> Iterator[tuple[_Change, ...]]:
+    """Which changes survive: all subsets in their order; of many changes the first ones, and all but one."""
+    if len(changes) <= MAX_PENDING:
+        for size in range(len(changes) + 1):
+            yield from combinations(changes, size)
+    else:
+        for number in range(len(changes) + 1):
+            yield tuple(changes[:number])
+            yield tuple(changes[:number] + changes[number + 1 :])
 
 
 def _apply(names: Names, change: _Change) -> None:

@@ -238,8 +238,9 @@ def test_bad_metadata_is_refused_or_spoils_its_tensor_alone(what: str, tmp_path:
 
 
 @pytest.mark.parametrize("what", ["a negative dimension", "a product that overflows", "rank 255", "a negative start"])
-def test_an_impossible_shape_in_the_metadata_does_not_hide_the_others(what: str, tmp_path: Path) -> None:
-    """One tensor whose shape or slice cannot be: the others are read."""
+def test_an_impossible_shape_in_the_metadata_is_refused(what: str, tmp_path: Path) -> None:
+    """CASES 139. Metadata with a shape or slice that cannot be is an error of the file, as TensorFlow has it: the
+    record is one message without a checksum of its parts, and nothing says which of them is still right."""
     shapes: dict[str, BadTensor] = {
         "a negative dimension": ("bad", (-1,), FLOAT, [ALL]),
         "a product that overflows": ("bad", (2**32, 2**32), FLOAT, [box(WHOLE, WHOLE)]),
@@ -247,11 +248,9 @@ def test_an_impossible_shape_in_the_metadata_does_not_hide_the_others(what: str,
         "a negative start": ("bad", (4,), FLOAT, [box((-2, 2))]),
     }
     path = write_v1(tmp_path, [shapes[what]], {})
-    with within(), tfckpt.load_checkpoint(path) as reader:
-        assert_right({name: reader.get_tensor(name) for name in GOOD}, GOOD)
-        with pytest.raises(tfckpt.DataLossError):
-            reader.get_tensor("bad")
-        assert "bad" in reader.check().damaged
+    with within(), pytest.raises(tfckpt.DataLossError) as raised:
+        tfckpt.load_checkpoint(path)
+    assert_helps(raised.value, path.name)
 
 
 @pytest.mark.parametrize("what", BAD_TABLES)

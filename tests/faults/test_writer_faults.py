@@ -259,8 +259,8 @@ def test_a_kill_anywhere_leaves_old_or_new(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", WAYS)
 def test_a_power_cut_anywhere_leaves_old_or_new(what: str, tmp_path: Path) -> None:
-    """Bytes not synced are lost, renames not synced are undone, from the last one on: old or new is there, always.
-    Once the save returned it is the new one."""
+    """Bytes not synced may be lost, names not synced may be as before, any of them: old or new is there, always. Once
+    the save returned it is the new one."""
     way = WAYS[what]
     seen: dict[tuple[tuple[str, bytes], ...], str] = {}
     folder = tmp_path / "disk"

@@ -43,7 +43,6 @@ def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None 
     pieces: list[_Piece] = []
     for name in names:
         try:
-            reader.partition(name)  # slices that overlap or leave the shape
             pieces += [_Piece(name, entry) for entry in reader.pieces(name)]
         except (DataLossError, UnimplementedError) as error:
             damage.append(Damage(name, reader.files.index.path, 0, reader.files.index.size, str(error)))

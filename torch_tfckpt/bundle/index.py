@@ -62,7 +62,9 @@ class BundleIndex:
         self._table, self._path, self._prefix = table, path, prefix
         self._lock = threading.Lock()
         self._listing: dict[str, bytes] | None = None
-        self._entries: dict[str, BundleEntry] = {}
+        # Entries of partitioned tensors may list thousands of slices, so they are kept; the others are quickly decoded
+        # again, and a hundred thousand kept objects would slow down the garbage collector.
+        self._partitioned: dict[str, BundleEntry] = {}
 
     def names(self) -> list[str]:
         """All tensors, sorted by their bytes; a partitioned one once. DataLossError where the index is damaged."""
@@ -81,10 +83,12 @@ class BundleIndex:
             NotFoundError: nothing does.
             DataLossError: the index, or this entry, is damaged.
         """
-        entry = self._entries.get(name)
+        entry = self._partitioned.get(name)
         if entry is None:
             value = self._listing.get(name) if self._listing is not None else None
-            entry = self._entries[name] = self._decode(value or self._look_up(name), name)
+            entry = self._decode(value or self._look_up(name), name)
+            if entry.slices:
+                self._partitioned[name] = entry
         return entry
 
     def _look_up(self, name: str) -> bytes:

@@ -102,6 +102,11 @@ class BundleReader:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self.index
 
+    def describe(self, name: str) -> tuple[Shape, DataType]:
+        """Full shape and element type of `name`; NotFoundError where there is none."""
+        entry = self.index.entry(name)
+        return entry.shape, DataType(entry.dtype)
+
     def shape(self, name: str) -> Shape:
         """Full shape of `name`; NotFoundError where there is none."""
         return self.index.entry(name).shape
@@ -130,13 +135,12 @@ class BundleReader:
         entry = self.index.entry(name)
         if not entry.slices:
             return [entry]
-        return [self._stored_entry(name, entry, part) for part in self.partition(name).stored]
+        return [self._stored_entry(name, entry, part) for part in self.partition(name, entry).stored]
 
-    def partition(self, name: str) -> Partition:
+    def partition(self, name: str, entry: BundleEntry) -> Partition:
         """The geometry of `name`; DataLossError where its slices overlap or leave its shape. Kept where it has many."""
         partition = self._partitions.get(name)
         if partition is None:
-            entry = self.index.entry(name)
             with error_context(index_filename(self.path), DAMAGED):
                 partition = Partition(name, entry.shape, entry.slices or (TensorSlice.full(len(entry.shape)),))
             if entry.slices:
@@ -154,7 +158,7 @@ class BundleReader:
 
         Cost: one read of the stored bytes; host memory of one stored slice beyond the result.
         """
-        return self._read(name, TensorSlice.full(len(self.shape(name))), out)
+        return self._read(name, None, out)
 
     def read_slice(self, name: str, part: TensorSlice) -> Value:
         """One slice of `name`, whichever way it is stored. Errors as `read`.
@@ -279,9 +283,10 @@ class BundleReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, name: str, want: TensorSlice, out: torch.Tensor | None) -> Value:
+    def _read(self, name: str, want: TensorSlice | None, out: torch.Tensor | None) -> Value:
         entry = self.index.entry(name)
         dtype = DataType(entry.dtype)
+        want = TensorSlice.full(len(entry.shape)) if want is None else want
         shape = want.shape_of(entry.shape)
         if dtype == DataType.DT_STRING and out is not None:
             raise InvalidArgumentError(f"tensor {quoted(name)} holds strings, which no torch tensor takes as `out`")
@@ -289,18 +294,20 @@ class BundleReader:
         if out is not None and torch_dtype is not None:
             check_out(name, out, shape, torch_dtype)
         with error_context(self.path):
-            partition = self.partition(name)
+            partition = self.partition(name, entry)
             parts = partition.parts_of(want)
         pieces = [self._stored_entry(name, entry, partition.stored[part.number]) for part in parts]
         for piece in pieces:
             self._check_piece(name, piece)
         self._check_volume(name, pieces)
         if torch_dtype is None:
-            strings = new_strings(name, shape)
+            with error_context(self.path):
+                strings = new_strings(name, shape)
             for part, piece in zip(parts, pieces, strict=True):
                 strings[part.target.to_index()] = self._read_strings(name, piece)[part.source.to_index()]
             return strings
-        result = new_tensor(name, shape, torch_dtype) if out is None else out.detach()
+        with error_context(self.path):
+            result = new_tensor(name, shape, torch_dtype) if out is None else out.detach()
         for part, piece in zip(parts, pieces, strict=True):
             self._copy(name, piece, part.source, result[part.target.to_index()])
         return result if out is None else out

@@ -129,6 +129,11 @@ class SlicesReader:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._tensors
 
+    def describe(self, name: str) -> tuple[Shape, DataType]:
+        """Full shape and element type of `name`; NotFoundError where there is none."""
+        tensor = self._find(name)
+        return tensor.shape, tensor.dtype
+
     def shape(self, name: str) -> Shape:
         """Full shape of `name`; NotFoundError where there is none."""
         return self._find(name).shape
@@ -282,7 +287,8 @@ class SlicesReader:
             number = parts[0].number
             if element_count(tensor.piece_shape(number)) == element_count(shape):
                 return self._piece(name, tensor, number, shape)
-        result = _new_value(name, tensor.dtype, shape) if out is None else out.detach()
+        with error_context(self.path):
+            result = _new_value(name, tensor.dtype, shape) if out is None else out.detach()
         for part in parts:
             piece = self._piece(name, tensor, part.number, tensor.piece_shape(part.number))
             _copy(result, part.target, piece[part.source.to_index()])
@@ -307,7 +313,8 @@ class SlicesReader:
         except DataLossError as error:
             raise shard.damaged(name, error) from error.__cause__
         if isinstance(values, list):
-            return strings_from(name, shape, values)
+            with error_context(self.path):
+                return strings_from(name, shape, values)
         return torch.from_numpy(values).view(shape)
 
 

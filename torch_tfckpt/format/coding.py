@@ -30,14 +30,13 @@ def encode_varint(value: int) -> bytes:
 def decode_varint(buf: bytes | memoryview, at: int, bits: int = 64) -> tuple[int, int]:
     """The varint at `at` and the position behind it; DataLossError where it is cut off or over `bits` wide."""
     value = shift = 0
-    for position in range(at, min(at + MAX_VARINT_SIZE, len(buf))):
-        byte = buf[position]
+    for byte in buf[at : at + MAX_VARINT_SIZE]:
         value |= (byte & 0x7F) << shift
+        shift += 7
         if byte < 0x80:
             if value >> bits:
                 raise DataLossError(f"integer at byte {at} is wider than {bits} bits")
-            return value, position + 1
-        shift += 7
+            return value, at + shift // 7
     raise DataLossError(f"integer at byte {at} does not end within {min(MAX_VARINT_SIZE, max(0, len(buf) - at))} bytes")
 
 

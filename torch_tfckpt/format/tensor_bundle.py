@@ -196,7 +196,8 @@ class BundleEntry(NamedTuple):
         slices: tuple[TensorSlice, ...] = ()
         if proto.slices:
             # Ranks first: an empty slice takes two bytes here and a hundred times that as an object.
-            if not shape or any(len(part.extent) != len(shape) for part in proto.slices):
+            scalars = len(proto.slices) if not shape else 0  # a scalar has one slice at most
+            if scalars > 1 or any(len(part.extent) != len(shape) for part in proto.slices):
                 raise DataLossError(f"the entry lists slices of another rank than its shape {shape[:16]}")
             slices = tuple(map(TensorSlice.from_proto, proto.slices))
         return cls(proto.dtype, shape, shard, offset, size, proto.crc32c, slices)
