@@ -57,6 +57,8 @@ def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixtu
         (["convert", "{t}", "{d}/out.pt", "--dtype", "int8"], "not a floating-point type"),
         (["convert", "{t}", "{d}/out.pt", "--rename", "[ab]", "c"], 'tensors "a" and "b" would both be called "c"'),
         (["convert", "{t}", "{d}/out.pt", "--include", "("], 'pattern "("'),
+        (["convert", "{t}", "{d}/out.pt", "--include", "absent"], "leave none of 2 tensors"),
+        (["diff", "{t}", "{t}", "--include", "absent"], "leave none of 2 tensors"),
         (["diff", "{t}", "{t}", "--atol", "-1"], "a tolerance is 0 or more"),
         (["ls", ""], "is no path"),
     ],
@@ -111,6 +113,14 @@ def test_closed_pipe_is_no_traceback(golden: Path) -> None:
     assert process.wait(60) == 141
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_traceback(prefix: str, redirection: str) -> None:
+    """As under daemons, which start programs without any."""
+    command = f'{sys.executable} -m torch_tfckpt ls "$0" {redirection}'
+    run = subprocess.run(["sh", "-c", command, prefix], capture_output=True, timeout=60)
+    assert run.returncode == 0 and run.stderr == b""
 
 
 def test_progress_stays_out_of_the_results(golden: Path) -> None:

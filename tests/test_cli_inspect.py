@@ -177,3 +177,26 @@ def test_missing_shard_in_the_summary(golden: Path, capsys: Output) -> None:
     assert main(["ls", str(golden / "neg-t5-missing-shard" / "model.ckpt-0")]) == 0
     assert main(["show", str(golden / "neg-t5-missing-shard" / "model.ckpt-0")]) == 0
     assert tfckpt.DataType.DT_BFLOAT16.short_name in capsys.readouterr().out
+
+
+def test_ls_of_names_that_are_not_there(prefix: str, capsys: Output) -> None:
+    """Said on stderr, with what was probably meant; status 1, and an empty listing for programs."""
+    assert main(["ls", prefix, "dense/kernel:0", "nothing"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == "0 tensors, 0 elements, 0 B"
+    assert captured.err == (
+        'tfckpt: none of 4 tensors matches "dense/kernel:0" or "nothing". Closest: "dense/kernel".\n'
+    )
+    assert main(["ls", prefix, "nothing", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["tensors"] == [] and "A * stands for any characters" in captured.err
+
+
+def test_show_of_an_unlike_name(prefix: str, capsys: Output) -> None:
+    assert main(["show", prefix, "Q"]) == 1
+    assert capsys.readouterr().err == f'tfckpt: {prefix}: no tensor "Q". `tfckpt ls {prefix}` lists all 4 tensors\n'
+
+
+def test_statistics_of_what_has_no_numbers(prefix: str, capsys: Output) -> None:
+    assert main(["show", prefix, "words", "--stats"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["no numbers in it"]

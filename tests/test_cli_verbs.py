@@ -153,3 +153,16 @@ def test_merge(tmp_path: Path, capsys: Output) -> None:
     assert '"x"' in capsys.readouterr().err
     assert main(["merge", one, two, target]) == 0
     assert not Path(f"{one}.index").exists() and main(["verify", target]) == 0
+
+
+def test_json_spells_paths_that_are_no_utf8(tmp_path: Path, capsys: Output) -> None:
+    """As `ls` and `verify` do: readers of JSON refuse lone surrogates."""
+    prefix = tfckpt.save_file({"a": torch.zeros(2)}, tmp_path / "caf\udce9")
+    target = str(tmp_path / "caf\udce9.pt")
+    assert main(["convert", prefix, target, "--json"]) == 0
+    converted = json.loads(capsys.readouterr().out)
+    assert main(["diff", prefix, target, "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)
+    shown = [f"{tmp_path}/caf\\xe9", f"{tmp_path}/caf\\xe9.pt"]
+    assert [converted["source"], converted["target"]] == shown == [compared["a"], compared["b"]]
+    assert converted["files"] == shown[1:]

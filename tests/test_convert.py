@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -382,3 +383,35 @@ def test_wrong_arguments_are_refused_before_anything(
     with pytest.raises(tfckpt.InvalidArgumentError, match=text):
         convert(mixed, f"{tmp_path}/{target}", **options)  # type: ignore[arg-type]
     assert listing(tmp_path) == ["source"]
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"include": "bias"},
+        {"exclude": "bias"},
+        {"rename": ("ab", "cd")},
+        {"include": ["absent"]},
+        {"exclude": ["."]},
+    ],
+)
+def test_a_selection_that_cannot_be_meant_is_refused(mixed: str, tmp_path: Path, selection: dict[str, Any]) -> None:
+    """A string where a list belongs would be a pattern for each of its letters; none left is a typo."""
+    with pytest.raises(tfckpt.InvalidArgumentError, match="include and exclude"):
+        convert(mixed, tmp_path / "m.pt", **selection)
+    assert listing(tmp_path) == ["source"]
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pt", "m.npz"])
+def test_only_files_are_replaced(mixed: str, tmp_path: Path, name: str) -> None:
+    """Renamed over a named pipe or a device, a file would take its place for every other program; said before work."""
+    os.mkfifo(tmp_path / name)
+    reached: list[int] = []
+    with pytest.raises(tfckpt.FailedPreconditionError, match="no regular file"):
+        convert(mixed, tmp_path / name, progress=lambda done, total: reached.append(done))
+    assert (tmp_path / name).is_fifo() and listing(tmp_path) == [name, "source"] and not reached
+
+
+def test_shards_have_a_size(mixed: str, tmp_path: Path) -> None:
+    with pytest.raises(tfckpt.InvalidArgumentError, match="max_shard_size=0"):
+        convert(mixed, tmp_path / "m.safetensors", max_shard_size=0)

@@ -120,3 +120,12 @@ def test_quantized_type_is_no_plain_integer(tmp_path: Path, golden: Path) -> Non
     assert diff(source, tmp_path / "m.safetensors", include=["^qint8$"]).identical
     (tmp_path / "m.safetensors.tfckpt.json").unlink()
     assert diff(source, tmp_path / "m.safetensors", include=["^qint8$"]).dtypes == {"qint8": ("qint8", "int8")}
+
+
+def test_what_was_left_out_is_said(tmp_path: Path) -> None:
+    """A comparison of some tensors must not read like one of all."""
+    tfckpt.save_file(TENSORS, tmp_path / "a")
+    found = diff(tmp_path / "a", tmp_path / "a", include=["^w"])
+    assert str(found) == "identical: 2 tensors\nnot compared, by --include and --exclude: 4 tensors"
+    with pytest.raises(tfckpt.InvalidArgumentError, match='leave none of 6 tensors, the first of which is "counts"'):
+        diff(tmp_path / "a", tmp_path / "a", include=["W"])

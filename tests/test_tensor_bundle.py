@@ -263,7 +263,7 @@ def shaped(*sizes: int) -> bytes:
         (b"\x12\x02\x18\x01", "Invalid tensor shape: unknown rank"),
         (b"\x12\x04\x12\x02\x08\x09\x3a\x04\x0a\x02\x08\x05", "slice extent starts at 5 and has no length"),
         (b"\x12\x04\x12\x02\x08\x09\x3a\x00", "the entry lists slices of another rank than its shape (9,)"),
-        (b"\x3a\x00", "the entry lists slices of another rank than its shape ()"),
+        (b"\x3a\x00\x3a\x00", "the entry lists slices of another rank than its shape ()"),
         (b"\x08", "the entry does not parse: "),
         (b"\x12\x05\x12", "the entry does not parse: "),
     ],

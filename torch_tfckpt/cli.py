@@ -179,6 +179,7 @@ def _add_merge(verbs: Verbs) -> None:
         "merge",
         cli_convert.merge,
         "Join TensorFlow checkpoints of version 2 into one, by renaming their data files.",
+        "SRC and DST are prefixes, as model.ckpt-1000. Without --keep-sources the sources are gone afterwards.",
     )
     verb.add_argument("sources", metavar="SRC", nargs="+", help="a prefix")
     verb.add_argument("target", metavar="DST", help="the prefix of the result")

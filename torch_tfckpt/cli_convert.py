@@ -31,6 +31,8 @@ def convert_paths(options: argparse.Namespace) -> int:
     if options.json:
         show_json(
             asdict(report)
+            | {"source": printable(report.source), "target": printable(report.target)}
+            | {"files": [printable(path) for path in report.files]}
             | {"converted": [item._asdict() for item in report.converted], "nbytes": report.nbytes}
             | {"sidecar": [item._asdict() for item in report.sidecar]}
         )
@@ -53,7 +55,8 @@ def diff_paths(options: argparse.Namespace) -> int:
         )
     if options.json:
         values = {name: found._asdict() for name, found in report.values.items()}
-        show_json(asdict(report) | {"values": values, "identical": report.identical})
+        paths = {"a": printable(report.a), "b": printable(report.b)}
+        show_json(asdict(report) | paths | {"values": values, "identical": report.identical})
     else:
         show(str(report))
     return 0 if report.identical else 1

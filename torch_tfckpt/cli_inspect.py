@@ -43,9 +43,10 @@ class _Row(NamedTuple):
 
 
 def ls(options: argparse.Namespace) -> int:
-    """Lists the tensors; 1 where one of them cannot be read."""
+    """Lists the tensors; 1 where one of them cannot be read, or none has such a name."""
     with closing(open_source(fspath(options.path))) as source:
         rows = _rows(source, options.patterns)
+        unmatched = "" if rows or not options.patterns else _unmatched(source, options.patterns)
         path, form, skipped = source.path, source.format, dict(source.skipped)
     if options.sort:
         rows.sort(key=lambda row: (-row.nbytes, row.name) if options.sort == "size" else (0, row.name))
@@ -64,7 +65,9 @@ def ls(options: argparse.Namespace) -> int:
         show(_totals(rows))
     if skipped and not options.quiet:
         say(f"left out, since they are no tensors: {', '.join(map(quoted, skipped))}")
-    return 1 if any(row.info is None for row in rows) else 0
+    if unmatched:
+        say(unmatched)
+    return 1 if unmatched or any(row.info is None for row in rows) else 0
 
 
 def show_path(options: argparse.Namespace) -> int:
@@ -90,6 +93,13 @@ def _rows(source: Source, patterns: Sequence[str]) -> list[_Row]:
         except CheckpointError as error:
             rows.append(_Row(name, None, str(error)))
     return rows
+
+
+def _unmatched(source: Source, patterns: Sequence[str]) -> str:
+    names = source.names()
+    closest = " ".join(filter(None, (did_you_mean(pattern.removesuffix(":0"), names) for pattern in patterns)))
+    finding = f"none of {counted(len(names), 'tensor')} matches {' or '.join(map(quoted, patterns))}"
+    return f"tfckpt: {finding}. {closest or 'A * stands for any characters, / included'}"
 
 
 def _cells(row: _Row) -> list[str]:
@@ -163,10 +173,9 @@ def _show_tensor(source: Source, name: str, *, stats_only: bool) -> None:
     found = name if name in names else name.removesuffix(":0")
     if found not in names:
         place = printable(source.path)
-        raise NotFoundError(
-            f"{place}: no tensor {quoted(name)}. {did_you_mean(name, names)} "
-            f"`tfckpt ls {place}` lists all {counted(len(names), 'tensor')}"
-        )
+        hint = f"`tfckpt ls {place}` lists all {counted(len(names), 'tensor')}"
+        closest = did_you_mean(name, names)
+        raise NotFoundError(f"{place}: no tensor {quoted(name)}. {f'{closest} ' if closest else ''}{hint}")
     info = source.info(found)
     value = source.read([found])[found]
     parts = f", {info.parts} slices" if info.parts else ""
@@ -175,6 +184,8 @@ def _show_tensor(source: Source, name: str, *, stats_only: bool) -> None:
         show(_value_text(value))
     if isinstance(value, torch.Tensor) and value.numel() and has_numbers(value.dtype):
         show(str(statistics_of(value)))
+    elif stats_only:
+        show("no numbers in it")
 
 
 def _value_text(value: Value) -> str:

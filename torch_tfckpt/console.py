@@ -3,6 +3,7 @@
 Tables and bars are for people at a terminal. Into a pipe go plain aligned columns, the same every time.
 """
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,9 @@ def escaped(text: str) -> str:
 
 
 def prepare_streams() -> None:
-    """Lets what a stream's encoding lacks come out escaped instead of ending the program."""
+    """Lets what a stream's encoding lacks come out escaped, and what goes to a closed one (`>&-`) go nowhere."""
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

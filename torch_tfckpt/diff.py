@@ -4,7 +4,7 @@ Both are read side by side, some tensors at a time, and compared chunk by chunk.
 are equal to themselves and 0.0 differs from -0.0; with a tolerance it means close, and NaNs equal NaNs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -72,6 +72,8 @@ class DiffReport:
                 f"equal{within}: {counted(len(self.equal), 'tensor')}; different: {len(different)}; only in the first: "
                 f"{len(self.only_in_a)}; only in the second: {len(self.only_in_b)}"
             )
+        if self.filtered:
+            lines.append(f"not compared, by --include and --exclude: {counted(self.filtered, 'tensor')}")
         return "\n".join(lines)
 
 
@@ -81,8 +83,8 @@ def diff(
     *,
     atol: float = 0.0,
     ignore_dtype: bool = False,
-    include: tuple[str, ...] | list[str] = (),
-    exclude: tuple[str, ...] | list[str] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     progress: Callable[[int, int], object] | None = None,
 ) -> DiffReport:
     """Compare two checkpoints or files of tensors.
@@ -95,7 +97,7 @@ def diff(
         progress: Called with (bytes done, bytes in all).
 
     Raises:
-        InvalidArgumentError: `atol` is no tolerance, or a pattern is none.
+        InvalidArgumentError: `atol` is no tolerance, a pattern is none, or none of the tensors is left to compare.
         NotFoundError, DataLossError, UnimplementedError: one of the two cannot be read.
 
     Cost: both are read once; memory of the largest tensor of both, and 256 MiB.
@@ -113,7 +115,7 @@ def diff(
                 found = _compare(values.pop(name), others.pop(name), atol)
                 if found is not None:
                     report.values[name] = found
-                elif name not in report.dtypes:
+                else:
                     report.equal.append(name)
                 done += infos[name].nbytes
             if progress is not None:
@@ -126,7 +128,7 @@ def _compare_names(
 ) -> dict[str, TensorInfo]:
     """Enters what differs without looking at values; returns the tensors whose values can be compared."""
     all_names = dict.fromkeys([*one.names(), *other.names()])
-    chosen = [name for name in all_names if selection.takes(name)]
+    chosen = selection.chosen(all_names)
     report.filtered = len(all_names) - len(chosen)
     in_one, in_other = set(one.names()), set(other.names())
     report.only_in_a = [name for name in chosen if name not in in_other]

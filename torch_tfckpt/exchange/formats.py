@@ -105,6 +105,8 @@ def make_sink(path: str, to: str | None, max_shard_size: int | None) -> Sink:
         raise InvalidArgumentError(f"{printable(path)} is named like {ending}, and {kind} was asked for")
     if max_shard_size is not None and kind != "safetensors":
         raise InvalidArgumentError(f"a maximum size of shards is for safetensors; {kind} has one data file")
+    if max_shard_size is not None and max_shard_size < 1:
+        raise InvalidArgumentError(f"max_shard_size={max_shard_size}: shards have a byte at least")
     if kind == "safetensors":
         return SafetensorsSink(path if ending else os.path.join(path, "model.safetensors"), max_shard_size)
     if directory:

@@ -13,18 +13,15 @@ import numpy as np
 import torch
 
 from torch_tfckpt.device.host_bytes import byte_view
+from torch_tfckpt.exchange.npz_source import TYPES
 from torch_tfckpt.exchange.publication import Publication
 from torch_tfckpt.exchange.stored_zip import StoredZip, can_name_member
 from torch_tfckpt.exchange.values import TensorInfo, Value
 from torch_tfckpt.storage import Buffer
 
-_TYPES: Final[dict[torch.dtype, Any]] = {
-    getattr(torch, name): np.lib.format.dtype_to_descr(np.dtype(name))
-    for name in (
-        "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
-        "float16", "float32", "float64", "complex64", "complex128",
-    )
-}  # fmt: skip
+_DESCRS: Final[dict[torch.dtype, Any]] = {
+    torch_dtype: np.lib.format.dtype_to_descr(dtype) for dtype, torch_dtype in TYPES.items()
+}
 
 
 class NpzSink:
@@ -46,7 +43,7 @@ class NpzSink:
         return None if can_name_member(f"{name}.npy") else "its name cannot name a member of a zip archive"
 
     def noted_type(self, info: TensorInfo) -> bool:
-        return not info.type.is_plain or info.type.dtype not in _TYPES
+        return not info.type.is_plain or info.type.dtype not in _DESCRS
 
     def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
         self._infos = tensors
@@ -76,7 +73,7 @@ class NpzSink:
 
 def _encode(tensor: torch.Tensor) -> Iterator[Buffer]:
     """The pieces of a .npy file."""
-    descr = _TYPES.get(tensor.dtype) or np.lib.format.dtype_to_descr(np.dtype(f"u{tensor.dtype.itemsize}"))
+    descr = _DESCRS.get(tensor.dtype) or np.lib.format.dtype_to_descr(np.dtype(f"u{tensor.dtype.itemsize}"))
     header: dict[str, Any] = {"descr": descr, "fortran_order": False, "shape": tuple(tensor.shape)}
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, header)  # 254 dimensions at most: far from its 65,535 bytes

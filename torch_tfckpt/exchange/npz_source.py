@@ -22,7 +22,7 @@ from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage import LOCAL
 
 _MAX_RATIO: Final = 1040  # deflate makes no more than 1032 bytes out of one (zlib's technical notes)
-_TYPES: Final = {
+TYPES: Final = {
     np.dtype(name): getattr(torch, name)
     for name in (
         "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
@@ -84,7 +84,7 @@ class NpzSource:
             except ValueError as error:
                 raise DataLossError(f"array {quoted(name)}: {error}") from error
             array = _Array(member, dtype, shape, fortran)
-            if dtype.newbyteorder("=") not in _TYPES and dtype.kind not in "SU":
+            if dtype.newbyteorder("=") not in TYPES and dtype.kind not in "SU":
                 self.skipped[name] = "Python objects, which are not unpickled" if dtype.hasobject else f"numpy {dtype}"
                 return
             held = min(member.file_size, member.compress_size * _MAX_RATIO, self._size * _MAX_RATIO)
@@ -100,7 +100,7 @@ class NpzSource:
 
     def info(self, name: str) -> TensorInfo:
         array = self._arrays[name]
-        dtype = _TYPES.get(array.dtype.newbyteorder("="))
+        dtype = TYPES.get(array.dtype.newbyteorder("="))
         kind = ElementType.of_tensorflow(DataType.DT_STRING) if dtype is None else ElementType.of_torch(dtype)
         return TensorInfo(kind, array.shape, array.nbytes)
 
@@ -111,7 +111,7 @@ class NpzSource:
     def _read(self, name: str, array: _Array) -> Value:
         with zip_errors(), self._zip.open(array.member) as file:
             _read_header(file)
-            dtype = _TYPES.get(array.dtype.newbyteorder("="))
+            dtype = TYPES.get(array.dtype.newbyteorder("="))
             if dtype is None:
                 return _decode_text(array, _exactly(file, bytearray(array.nbytes), name))
             stored_shape = array.shape[::-1] if array.fortran else array.shape

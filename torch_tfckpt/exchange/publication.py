@@ -36,7 +36,12 @@ class Publication:
             LOCAL.make_directory(path)
 
     def place(self, path: str) -> str:
-        """The name under which `path` is to be written."""
+        """The name under which `path` is to be written.
+
+        Raises:
+            FailedPreconditionError: something lies there that must not be replaced: a directory, a device, a pipe.
+        """
+        _check_replaceable(path)
         self.make_directory(os.path.dirname(path))
         temporary = temporary_name(path)
         self._placed.append((temporary, path))
@@ -68,8 +73,7 @@ class Publication:
 
     def _publish(self) -> None:
         for temporary, path in self._placed:
-            if LOCAL.is_directory(path):
-                raise FailedPreconditionError(f"{printable(path)} is a directory. Name another file")
+            _check_replaceable(path)
             _sync(temporary, path)
         for action in self._first:
             action()
@@ -79,6 +83,17 @@ class Publication:
             LOCAL.remove(path)
         for directory in {os.path.dirname(path) for _, path in self._placed}:
             LOCAL.sync_directory(directory)
+
+
+def _check_replaceable(path: str) -> None:
+    """Renaming over /dev/stdout or a named pipe would put a file in its place, for every other program too."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # nothing there; what else may be wrong, writing will say
+    if not stat.S_ISREG(mode):
+        what = "a directory" if stat.S_ISDIR(mode) else "no regular file, and only such can be replaced"
+        raise FailedPreconditionError(f"{printable(path)} is {what}. Name another file")
 
 
 def _sync(temporary: str, path: str) -> None:

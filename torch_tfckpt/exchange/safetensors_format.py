@@ -48,6 +48,8 @@ DTYPES: Final = {
 }
 WORDS: Final = {dtype: word for word, dtype in DTYPES.items() if dtype is not None}
 _ORDER: Final = {word: number for number, word in enumerate(DTYPES)}
+# As serde_json spells it: no spaces, and nothing escaped but what must be.
+_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Placed(NamedTuple):
@@ -148,8 +150,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) != len(pairs):
         raise DataLossError("the safetensors header names a tensor twice")
     return table
-
-
-def _json(value: Any) -> str:
-    """As serde_json spells it: no spaces, and nothing escaped but what must be."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
