@@ -123,12 +123,20 @@ def test_closed_streams_are_no_traceback(prefix: str, redirection: str) -> None:
     assert run.returncode == 0 and run.stderr == b""
 
 
-def test_progress_stays_out_of_the_results(golden: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "bar", "last"),
+    [
+        (["verify"], b"verify", "all is well: 2 tensors"),
+        (["show", "--stats"], b"read", "b       1    1     1    0    0         0"),
+    ],
+)
+def test_progress_stays_out_of_the_results(prefix: str, arguments: list[str], bar: bytes, last: str) -> None:
     """Also where stderr is a terminal and a bar is drawn."""
     master, slave = pty.openpty()
-    with start("verify", str(golden / "t2t-transformer_test_ckpt"), stderr=slave) as process:
+    with start(*arguments, prefix, stderr=slave) as process:
         out, _ = process.communicate(timeout=60)
-        assert process.returncode == 0 and out == b"all is well: 250 tensors\n"
+        assert process.returncode == 0 and out.decode().splitlines()[-1] == last and b"\x1b" not in out
+    assert bar in os.read(master, 65536)
     os.close(slave)
     os.close(master)
 

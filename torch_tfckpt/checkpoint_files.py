@@ -28,6 +28,7 @@ _V1_SHARD: Final = re.compile(r"(?P<prefix>.*)-(?P<shard>[0-9]{5,}|\?+)-of-(?P<c
 _OTHER_FORMATS: Final = {
     b"\x89HDF": "an HDF5 file, as Keras writes for .h5. Open it with h5py",
     b"PK\x03\x04": "a zip archive, such as a .pt, .npz or .keras file. It is no TensorFlow checkpoint",
+    b"\x93NUM": "a .npy file, one array. Save it by numpy.savez, and name the .npz",
     b"\x80\x02": "a pickle file. It is no TensorFlow checkpoint",
 }
 _NEAR_MISSES: Final = 5

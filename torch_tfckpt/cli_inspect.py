@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from torch_tfckpt.console import say, show, show_json, show_table
+from torch_tfckpt.console import progress_bar, say, show, show_json, show_table
 from torch_tfckpt.errors import CheckpointError, NotFoundError, did_you_mean, printable, quoted
 from torch_tfckpt.exchange.formats import open_source
 from torch_tfckpt.exchange.source import Source
@@ -79,7 +79,7 @@ def show_path(options: argparse.Namespace) -> int:
         rows = _rows(source, [])
         _show_summary(source, rows)
         if options.stats:
-            _show_statistics(source, rows)
+            _show_statistics(source, rows, quiet=options.quiet)
     return 1 if any(row.info is None for row in rows) else 0
 
 
@@ -153,16 +153,22 @@ def _size_text(path: str) -> str:
     return byte_text(file.size)
 
 
-def _show_statistics(source: Source, rows: Sequence[_Row]) -> None:
+def _show_statistics(source: Source, rows: Sequence[_Row], *, quiet: bool) -> None:
     table = []
-    for name, info, _ in rows:
-        if info is None or info.type.dtype is None or not has_numbers(info.type.dtype) or not element_count(info.shape):
-            continue
-        value = source.read([name])[name]
-        assert isinstance(value, torch.Tensor), "its type says so"
-        found = statistics_of(value)
-        numbers = [f"{number:.6g}" for number in (found.minimum, found.maximum, found.mean, found.std)]
-        table.append([name, *numbers, str(found.nans), str(found.infinities)])
+    total, done = sum(row.nbytes for row in rows), 0
+    with progress_bar("read", quiet=quiet) as bar:
+        for row in rows:
+            done += row.nbytes
+            dtype = row.info.type.dtype if row.info else None
+            if row.info is None or dtype is None or not has_numbers(dtype) or not element_count(row.info.shape):
+                continue
+            value = source.read([row.name])[row.name]
+            assert isinstance(value, torch.Tensor), "its type says so"
+            found = statistics_of(value)
+            numbers = [f"{number:.6g}" for number in (found.minimum, found.maximum, found.mean, found.std)]
+            table.append([row.name, *numbers, str(found.nans), str(found.infinities)])
+            if bar:
+                bar(done, total)
     show("")
     numeric = ["min", "max", "mean", "std", "NaN", "infinite"]
     show_table(["name", *numeric], table, numeric=numeric)

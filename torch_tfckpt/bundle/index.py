@@ -65,6 +65,7 @@ class BundleIndex:
         # Entries of partitioned tensors may list thousands of slices, so they are kept; the others are quickly decoded
         # again, and a hundred thousand kept objects would slow down the garbage collector.
         self._partitioned: dict[str, BundleEntry] = {}
+        self._last: NamedEntry | None = None  # shape, dtype and values of one tensor are asked for in a row
 
     def names(self) -> list[str]:
         """All tensors, sorted by their bytes; a partitioned one once. DataLossError where the index is damaged."""
@@ -83,12 +84,16 @@ class BundleIndex:
             NotFoundError: nothing does.
             DataLossError: the index, or this entry, is damaged.
         """
+        last = self._last
+        if last is not None and last[0] == name:
+            return last[1]
         entry = self._partitioned.get(name)
         if entry is None:
             value = self._listing.get(name) if self._listing is not None else None
             entry = self._decode(value or self._look_up(name), name)
             if entry.slices:
                 self._partitioned[name] = entry
+        self._last = name, entry
         return entry
 
     def _look_up(self, name: str) -> bytes:

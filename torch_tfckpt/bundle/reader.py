@@ -11,60 +11,39 @@ Source: BundleReader in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spe
 
 import mmap
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, Self, cast
+from collections.abc import Iterable, Iterator
+from typing import Final, Self, cast
 
 import torch
 
 from torch_tfckpt.bundle.assembly import Partition
 from torch_tfckpt.bundle.files import BundleFiles, map_file
-from torch_tfckpt.bundle.index import BundleIndex, NamedEntry, overlapping
-from torch_tfckpt.bundle.runs import cut, find_runs, sums_of
+from torch_tfckpt.bundle.index import BundleIndex, NamedEntry
+from torch_tfckpt.bundle.pieces import Pieces, Run, Whole
+from torch_tfckpt.bundle.runs import find_runs
 from torch_tfckpt.bundle.values import (
-    Strings,
     Value,
     check_out,
     check_stored_bytes,
     new_strings,
     new_tensor,
-    strings_from,
     value_dtype,
 )
-from torch_tfckpt.device.host_bytes import byte_view, copy_slice, swap_bytes
-from torch_tfckpt.device.pipeline import Pipeline, ReadRequest, SumRequest
+from torch_tfckpt.device.host_bytes import byte_view
+from torch_tfckpt.device.pipeline import Pipeline
 from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import (
     DAMAGED,
-    CheckpointError,
     DataLossError,
     InvalidArgumentError,
     UnimplementedError,
     error_context,
-    located,
     printable,
     quoted,
 )
-from torch_tfckpt.format import crc32c
-from torch_tfckpt.format.string_tensor import decode_strings
 from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
-from torch_tfckpt.storage import ReadableFile, Storage
-
-
-class _Whole(NamedTuple):
-    """A tensor stored in one piece, and where its bytes go."""
-
-    name: str
-    entry: BundleEntry
-    target: torch.Tensor  # contiguous, on the host
-
-
-class _Run(NamedTuple):
-    """Tensors of one type that lie side by side."""
-
-    pieces: list[NamedEntry]  # in the order of the file
-    dtype: torch.dtype
-
+from torch_tfckpt.storage import Storage
 
 _RUNS_AT_ONCE: Final = 32  # flat tensors of a run's size that live beside the tensors cut from them
 
@@ -88,12 +67,16 @@ class BundleReader:
         self.path = printable(prefix)
         self.files = BundleFiles(storage, prefix)
         self.index = BundleIndex(self.files.table, index_filename(self.path), self.path)
-        self.pipeline = Pipeline()
+        self._pieces = Pieces(self.files, self.path, verify=verify)
         self._verify = verify
         self._lock = threading.Lock()
-        self._verified: set[BundleEntry] = set()  # pieces read in part whose checksum was seen to hold
         self._partitions: dict[str, Partition] = {}
         self._maps: dict[int, mmap.mmap] = {}
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What moves the bytes; for checks that need no values."""
+        return self._pieces.pipeline
 
     def keys(self) -> list[str]:
         """Names of all tensors, sorted by their bytes; a partitioned tensor once. Reads the whole index once."""
@@ -179,50 +162,30 @@ class BundleReader:
                 others.append(name)
             else:
                 wholes.append((name, entry))
-        self._check_apart([*wholes, *((name, piece) for name in others for piece in self.pieces(name))])
-        large: list[_Whole] = []
-        small: list[_Run] = []
+        self._pieces.check_apart([*wholes, *((name, piece) for name in others for piece in self.pieces(name))])
+        large: list[Whole] = []
+        small: list[Run] = []
         for run in self._runs(wholes):
             if len(run.pieces) > 1:
                 small.append(run)
             else:
                 [(name, entry)] = run.pieces
-                large.append(_Whole(name, entry, new_tensor(name, entry.shape, run.dtype)))
+                large.append(Whole(name, entry, new_tensor(name, entry.shape, run.dtype)))
                 result[name] = large[-1].target
         for first in range(0, len(small), _RUNS_AT_ONCE):
-            result.update(self._read_runs(small[first : first + _RUNS_AT_ONCE]))
-        self._transfer(large)
+            result.update(self._pieces.read_runs(small[first : first + _RUNS_AT_ONCE]))
+        self._pieces.transfer(large)
         result.update((name, self.read(name)) for name in others)
         return cast(dict[str, Value], result)
 
-    def _runs(self, wholes: list[NamedEntry]) -> Iterator["_Run"]:
+    def _runs(self, wholes: list[NamedEntry]) -> Iterator[Run]:
         """Tensors that travel together, in the order of the files; checked, so that only reading them is left."""
         wholes.sort(key=lambda whole: (whole[1].shard, whole[1].offset))
         for name, entry in wholes:
-            self._check_piece(name, entry)
+            self._pieces.check(name, entry)
         for first, end in find_runs([(entry.shard, entry.offset, entry.size, entry.dtype) for _, entry in wholes]):
             name, entry = wholes[first]
-            yield _Run(wholes[first:end], self._torch_dtype(name, DataType(entry.dtype)))
-
-    def _read_runs(self, runs: Sequence["_Run"]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Reads runs of small tensors in one plan, verifies them, and cuts them apart."""
-        buffers = []
-        requests = []
-        for (_, first), *_, (_, last) in (run.pieces for run in runs):
-            buffers.append(torch.empty(last.end - first.offset, dtype=torch.uint8))
-            requests.append(ReadRequest(self.files.shard(first.shard), first.offset, byte_view(buffers[-1])))
-        self.pipeline.fill(requests)
-        for run, buffer, request in zip(runs, buffers, requests, strict=True):
-            if self._verify:
-                for (name, entry), stored in zip(
-                    run.pieces, sums_of(request.target, [entry.size for _, entry in run.pieces]), strict=True
-                ):
-                    if stored != entry.checksum:
-                        self._compare(name, entry, crc32c.unmask(stored))
-            if self.files.header.big_endian:
-                swap_bytes(buffer, ELEMENTS[run.pieces[0][1].dtype].swap)
-            tensors = cut(buffer.view(run.dtype), [entry.shape for _, entry in run.pieces])
-            yield from zip((name for name, _ in run.pieces), tensors, strict=True)
+            yield Run(wholes[first:end], self._torch_dtype(name, DataType(entry.dtype)))
 
     def read_stored(self, name: str) -> bytes:
         """The bytes of `name` as they lie in the file, for types that torch cannot hold.
@@ -234,16 +197,16 @@ class BundleReader:
         entry = self.index.entry(name)
         if entry.slices:
             raise UnimplementedError(f"{self.path}: tensor {quoted(name)} is stored in {len(entry.slices)} pieces")
-        file = self._check_piece(name, entry)
+        file = self._pieces.check(name, entry)
         stored = file.read(entry.offset, entry.size)
-        with error_context(self._place(name, entry), DAMAGED):
+        with error_context(self._pieces.place(name, entry), DAMAGED):
             check_stored_bytes(entry, stored, big_endian=self.files.header.big_endian)
         return stored
 
     def map_all(self, names: Iterable[str]) -> dict[str, Value]:
         """`map` for several tensors, after it was seen that they share no bytes."""
         names = list(names)
-        self._check_apart([(name, piece) for name in dict.fromkeys(names) for piece in self.pieces(name)])
+        self._pieces.check_apart([(name, piece) for name in dict.fromkeys(names) for piece in self.pieces(name)])
         return {name: self.map(name) for name in names}
 
     def map(self, name: str) -> Value:
@@ -260,7 +223,7 @@ class BundleReader:
         if entry.offset % element.swap or (self.files.header.big_endian and element.swap > 1):
             return self.read(name)
         torch_dtype = self._torch_dtype(name, dtype)
-        file = self._check_piece(name, entry)
+        file = self._pieces.check(name, entry)
         with self._lock:
             if entry.shard not in self._maps:
                 self._maps[entry.shard] = map_file(file)
@@ -268,7 +231,7 @@ class BundleReader:
         count = element_count(entry.shape)
         tensor = torch.frombuffer(pages, dtype=torch_dtype, count=count, offset=entry.offset).view(entry.shape)
         if self._verify:
-            self._compare(name, entry, self.pipeline.checksum(byte_view(tensor)))
+            self._pieces.compare(name, entry, self.pipeline.checksum(byte_view(tensor)))
         return tensor
 
     def close(self) -> None:
@@ -298,25 +261,23 @@ class BundleReader:
             parts = partition.parts_of(want)
         pieces = [self._stored_entry(name, entry, partition.stored[part.number]) for part in parts]
         for piece in pieces:
-            self._check_piece(name, piece)
-        self._check_volume(name, pieces)
+            self._pieces.check(name, piece)
+        self._pieces.check_volume(name, pieces)
         if torch_dtype is None:
             with error_context(self.path):
                 strings = new_strings(name, shape)
             for part, piece in zip(parts, pieces, strict=True):
-                strings[part.target.to_index()] = self._read_strings(name, piece)[part.source.to_index()]
+                strings[part.target.to_index()] = self._pieces.read_strings(name, piece)[part.source.to_index()]
             return strings
         with error_context(self.path):
             result = new_tensor(name, shape, torch_dtype) if out is None else out.detach()
         for part, piece in zip(parts, pieces, strict=True):
-            self._copy(name, piece, part.source, result[part.target.to_index()])
+            self._pieces.copy(name, piece, part.source, result[part.target.to_index()])
         return result if out is None else out
 
     def _torch_dtype(self, name: str, dtype: DataType) -> torch.dtype:
         with error_context(self.path):
             return value_dtype(name, dtype)
-
-    # One stored piece.
 
     def _stored_entry(self, name: str, entry: BundleEntry, part: TensorSlice) -> BundleEntry:
         """The entry that has the bytes of one stored slice, held against the tensor's."""
@@ -329,119 +290,3 @@ class BundleReader:
                 f"shape than the tensor. {DAMAGED}"
             )
         return piece
-
-    def _check_piece(self, name: str, piece: BundleEntry) -> ReadableFile:
-        """The file with the piece's bytes, after its size was held against dtype, shape and file."""
-        element = ELEMENTS.get(piece.dtype)
-        count = element_count(piece.shape)
-        # A string or variant takes a byte at least, for its length.
-        fixed = element is not None and element.size
-        expected = element.size * count if element is not None and element.size else count
-        if piece.size != expected if fixed else piece.size < expected:
-            raise DataLossError(
-                f"{index_filename(self.path)}: tensor {quoted(name)}: Invalid size in bundle entry: stored "
-                f"size {piece.size}; expected size {expected}. {DAMAGED}"
-            )
-        try:
-            file = self.files.shard(piece.shard)
-        except CheckpointError as error:
-            raise located(error, f"{self.path}: tensor {quoted(name)}") from error.__cause__
-        if piece.end > file.size:
-            raise DataLossError(
-                f"{self._place(name, piece)}: Read less bytes than requested: the file has only {file.size} bytes. It "
-                f"is cut off, still being copied, or belongs to another index. Copy it again"
-            )
-        return file
-
-    def _check_volume(self, name: str, pieces: Sequence[BundleEntry]) -> None:
-        """Refuses pieces that together claim more bytes than their files have: memory for them would be made up."""
-        claimed = sum(piece.size for piece in pieces)
-        held = sum(self.files.shard(shard).size for shard in {piece.shard for piece in pieces})
-        if claimed > held:
-            raise DataLossError(
-                f"{index_filename(self.path)}: tensor {quoted(name)}: its slices claim {claimed} bytes of files with "
-                f"{held}. {DAMAGED}"
-            )
-
-    def _check_apart(self, pieces: Iterable[NamedEntry]) -> None:
-        """Refuses pieces that share bytes: reading all of them could take any multiple of the files' size."""
-        for (name, piece), (other_name, other) in overlapping(pieces):
-            raise DataLossError(
-                f"{self._place(name, piece)} overlaps tensor {quoted(other_name)}, bytes {other.offset}:{other.end}. "
-                f"{DAMAGED}"
-            )
-
-    def _copy(self, name: str, piece: BundleEntry, source: TensorSlice, target: torch.Tensor) -> None:
-        """Puts `source`, seen from inside the piece, into `target`: directly where the bytes lie alike."""
-        whole = source.covers(piece.shape)
-        if whole and target.device.type == "cpu" and target.is_contiguous():
-            self._transfer([_Whole(name, piece, target)])
-        elif whole:
-            staged = new_tensor(name, piece.shape, target.dtype)
-            self._transfer([_Whole(name, piece, staged)])
-            copy_slice(target, (), staged)
-        else:
-            copy_slice(target, (), self._read_span(name, piece, source.resolve(piece.shape), target.dtype))
-
-    def _transfer(self, wholes: Sequence[_Whole]) -> None:
-        """Reads whole pieces in one plan, and verifies them."""
-        shard = self.files.shard
-        requests = [ReadRequest(shard(w.entry.shard), w.entry.offset, byte_view(w.target)) for w in wholes]
-        if self._verify:
-            for whole, computed in zip(wholes, self.pipeline.read(requests), strict=True):
-                self._compare(whole.name, whole.entry, computed)
-        else:
-            self.pipeline.fill(requests)
-        if self.files.header.big_endian:
-            for whole in wholes:
-                swap_bytes(whole.target, ELEMENTS[whole.entry.dtype].swap)
-
-    def _read_span(self, name: str, piece: BundleEntry, part: TensorSlice, dtype: torch.dtype) -> torch.Tensor:
-        """One slice of a piece: its bytes from first to last element are read, the others at most summed."""
-        strides = [element_count(piece.shape[axis + 1 :]) for axis in range(len(piece.shape))]
-        lengths = [extent.length for extent in part.extents]
-        if not element_count(tuple(lengths)):
-            return torch.empty(lengths, dtype=dtype)
-        first = sum(extent.start * stride for extent, stride in zip(part.extents, strides, strict=True))
-        last = sum((extent.end - 1) * stride for extent, stride in zip(part.extents, strides, strict=True))
-        span = torch.empty(last + 1 - first, dtype=dtype)
-        file, begin = self.files.shard(piece.shard), piece.offset + first * dtype.itemsize
-        end = begin + byte_view(span).nbytes
-        request = ReadRequest(file, begin, byte_view(span))
-        if not self._verify or piece in self._verified:
-            self.pipeline.fill([request])
-        else:
-            before, after = begin - piece.offset, piece.end - end
-            head, tail = self.pipeline.checksums([SumRequest(file, piece.offset, before), SumRequest(file, end, after)])
-            [middle] = self.pipeline.read([request])
-            computed = crc32c.combine(crc32c.combine(head, middle, end - begin), tail, after)
-            self._compare(name, piece, computed)
-            self._verified.add(piece)
-        if self.files.header.big_endian:
-            swap_bytes(span, ELEMENTS[piece.dtype].swap)
-        return span.as_strided(lengths, strides)
-
-    def _read_strings(self, name: str, piece: BundleEntry) -> Strings:
-        """All strings of one piece."""
-        stored = self.files.shard(piece.shard).read(piece.offset, piece.size)
-        big_endian = self.files.header.big_endian
-        with error_context(self._place(name, piece), DAMAGED):
-            # An empty string tensor of old writers has no bytes at all, not even the checksum of its lengths.
-            count = element_count(piece.shape)
-            elements = (
-                decode_strings(stored, count, piece.checksum, big_endian=big_endian, verify=self._verify)
-                if count or stored
-                else []
-            )
-        return strings_from(name, piece.shape, elements)
-
-    def _compare(self, name: str, piece: BundleEntry, computed: int) -> None:
-        if crc32c.mask(computed) != piece.checksum:
-            raise DataLossError(
-                f"{self._place(name, piece)}: Checksum does not match: stored {piece.checksum:#010x}, computed "
-                f"{crc32c.mask(computed):#010x}. {DAMAGED}"
-            )
-
-    def _place(self, name: str, piece: BundleEntry) -> str:
-        path = printable(self.files.shard_path(piece.shard))
-        return f"{path}, bytes {piece.offset}:{piece.end}: tensor {quoted(name)}"

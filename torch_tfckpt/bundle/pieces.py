@@ -1,0 +1,199 @@
+"""The stored pieces of tensors: their bytes, read, verified, and put where they belong.
+
+A piece is what one entry of the index has bytes for: a whole tensor, or one slice of a partitioned one. Which pieces
+make up a tensor is the reader's business.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from torch_tfckpt.bundle.files import BundleFiles
+from torch_tfckpt.bundle.index import NamedEntry, overlapping
+from torch_tfckpt.bundle.runs import cut, sums_of
+from torch_tfckpt.bundle.values import Strings, new_tensor, strings_from
+from torch_tfckpt.device.host_bytes import byte_view, copy_slice, swap_bytes
+from torch_tfckpt.device.pipeline import Pipeline, ReadRequest, SumRequest
+from torch_tfckpt.dtypes import ELEMENTS
+from torch_tfckpt.errors import (
+    DAMAGED,
+    CheckpointError,
+    DataLossError,
+    error_context,
+    located,
+    printable,
+    quoted,
+)
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.string_tensor import decode_strings
+from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
+from torch_tfckpt.format.tensor_slice import TensorSlice, element_count
+from torch_tfckpt.storage import ReadableFile
+
+
+class Whole(NamedTuple):
+    """A tensor stored in one piece, and where its bytes go."""
+
+    name: str
+    entry: BundleEntry
+    target: torch.Tensor  # contiguous, on the host
+
+
+class Run(NamedTuple):
+    """Tensors of one type that lie side by side."""
+
+    pieces: list[NamedEntry]  # in the order of the file
+    dtype: torch.dtype
+
+
+class Pieces:
+    """The pieces in the data files of one checkpoint.
+
+    Args:
+        path: Prefix, for texts.
+        verify: Whether to hold the bytes read against their checksums.
+
+    Threads: safe.
+    """
+
+    def __init__(self, files: BundleFiles, path: str, *, verify: bool) -> None:
+        self.files, self.path, self._verify = files, path, verify
+        self.pipeline = Pipeline()
+        self._verified: set[BundleEntry] = set()  # read in part, and seen to agree with their checksum
+
+    def read_runs(self, runs: Sequence[Run]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Reads runs of small tensors in one plan, verifies them, and cuts them apart."""
+        buffers = []
+        requests = []
+        for (_, first), *_, (_, last) in (run.pieces for run in runs):
+            buffers.append(torch.empty(last.end - first.offset, dtype=torch.uint8))
+            requests.append(ReadRequest(self.files.shard(first.shard), first.offset, byte_view(buffers[-1])))
+        self.pipeline.fill(requests)
+        for run, buffer, request in zip(runs, buffers, requests, strict=True):
+            if self._verify:
+                for (name, entry), stored in zip(
+                    run.pieces, sums_of(request.target, [entry.size for _, entry in run.pieces]), strict=True
+                ):
+                    if stored != entry.checksum:
+                        self.compare(name, entry, crc32c.unmask(stored))
+            if self.files.header.big_endian:
+                swap_bytes(buffer, ELEMENTS[run.pieces[0][1].dtype].swap)
+            tensors = cut(buffer.view(run.dtype), [entry.shape for _, entry in run.pieces])
+            yield from zip((name for name, _ in run.pieces), tensors, strict=True)
+
+    def check(self, name: str, piece: BundleEntry) -> ReadableFile:
+        """The file with the piece's bytes, after its size was held against dtype, shape and file."""
+        element = ELEMENTS.get(piece.dtype)
+        count = element_count(piece.shape)
+        # A string or variant takes a byte at least, for its length.
+        fixed = element is not None and element.size
+        expected = element.size * count if element is not None and element.size else count
+        if piece.size != expected if fixed else piece.size < expected:
+            raise DataLossError(
+                f"{index_filename(self.path)}: tensor {quoted(name)}: Invalid size in bundle entry: stored "
+                f"size {piece.size}; expected size {expected}. {DAMAGED}"
+            )
+        try:
+            file = self.files.shard(piece.shard)
+        except CheckpointError as error:
+            raise located(error, f"{self.path}: tensor {quoted(name)}") from error.__cause__
+        if piece.end > file.size:
+            raise DataLossError(
+                f"{self.place(name, piece)}: Read less bytes than requested: the file has only {file.size} bytes. It "
+                f"is cut off, still being copied, or belongs to another index. Copy it again"
+            )
+        return file
+
+    def check_volume(self, name: str, pieces: Sequence[BundleEntry]) -> None:
+        """Refuses pieces that together claim more bytes than their files have: memory for them would be made up."""
+        claimed = sum(piece.size for piece in pieces)
+        held = sum(self.files.shard(shard).size for shard in {piece.shard for piece in pieces})
+        if claimed > held:
+            raise DataLossError(
+                f"{index_filename(self.path)}: tensor {quoted(name)}: its slices claim {claimed} bytes of files with "
+                f"{held}. {DAMAGED}"
+            )
+
+    def check_apart(self, pieces: Iterable[NamedEntry]) -> None:
+        """Refuses pieces that share bytes: reading all of them could take any multiple of the files' size."""
+        for (name, piece), (other_name, other) in overlapping(pieces):
+            raise DataLossError(
+                f"{self.place(name, piece)} overlaps tensor {quoted(other_name)}, bytes {other.offset}:{other.end}. "
+                f"{DAMAGED}"
+            )
+
+    def copy(self, name: str, piece: BundleEntry, source: TensorSlice, target: torch.Tensor) -> None:
+        """Puts `source`, seen from inside the piece, into `target`: directly where the bytes lie alike."""
+        whole = source.covers(piece.shape)
+        if whole and target.device.type == "cpu" and target.is_contiguous():
+            self.transfer([Whole(name, piece, target)])
+        elif whole:
+            staged = new_tensor(name, piece.shape, target.dtype)
+            self.transfer([Whole(name, piece, staged)])
+            copy_slice(target, (), staged)
+        else:
+            copy_slice(target, (), self._read_span(name, piece, source.resolve(piece.shape), target.dtype))
+
+    def transfer(self, wholes: Sequence[Whole]) -> None:
+        """Reads whole pieces in one plan, and verifies them."""
+        shard = self.files.shard
+        requests = [ReadRequest(shard(w.entry.shard), w.entry.offset, byte_view(w.target)) for w in wholes]
+        if self._verify:
+            for whole, computed in zip(wholes, self.pipeline.read(requests), strict=True):
+                self.compare(whole.name, whole.entry, computed)
+        else:
+            self.pipeline.fill(requests)
+        if self.files.header.big_endian:
+            for whole in wholes:
+                swap_bytes(whole.target, ELEMENTS[whole.entry.dtype].swap)
+
+    def _read_span(self, name: str, piece: BundleEntry, part: TensorSlice, dtype: torch.dtype) -> torch.Tensor:
+        """One slice of a piece: its bytes from first to last element are read, the others at most summed."""
+        strides = [element_count(piece.shape[axis + 1 :]) for axis in range(len(piece.shape))]
+        lengths = [extent.length for extent in part.extents]
+        if not element_count(tuple(lengths)):
+            return torch.empty(lengths, dtype=dtype)
+        first = sum(extent.start * stride for extent, stride in zip(part.extents, strides, strict=True))
+        last = sum((extent.end - 1) * stride for extent, stride in zip(part.extents, strides, strict=True))
+        span = torch.empty(last + 1 - first, dtype=dtype)
+        file, begin = self.files.shard(piece.shard), piece.offset + first * dtype.itemsize
+        end = begin + byte_view(span).nbytes
+        request = ReadRequest(file, begin, byte_view(span))
+        if not self._verify or piece in self._verified:
+            self.pipeline.fill([request])
+        else:
+            before, after = begin - piece.offset, piece.end - end
+            head, tail = self.pipeline.checksums([SumRequest(file, piece.offset, before), SumRequest(file, end, after)])
+            [middle] = self.pipeline.read([request])
+            computed = crc32c.combine(crc32c.combine(head, middle, end - begin), tail, after)
+            self.compare(name, piece, computed)
+            self._verified.add(piece)
+        if self.files.header.big_endian:
+            swap_bytes(span, ELEMENTS[piece.dtype].swap)
+        return span.as_strided(lengths, strides)
+
+    def read_strings(self, name: str, piece: BundleEntry) -> Strings:
+        """All strings of one piece."""
+        stored = self.files.shard(piece.shard).read(piece.offset, piece.size)
+        big_endian = self.files.header.big_endian
+        with error_context(self.place(name, piece), DAMAGED):
+            # An empty string tensor of old writers has no bytes at all, not even the checksum of its lengths.
+            count = element_count(piece.shape)
+            elements = (
+                decode_strings(stored, count, piece.checksum, big_endian=big_endian, verify=self._verify)
+                if count or stored
+                else []
+            )
+        return strings_from(name, piece.shape, elements)
+
+    def compare(self, name: str, piece: BundleEntry, computed: int) -> None:
+        if crc32c.mask(computed) != piece.checksum:
+            raise DataLossError(
+                f"{self.place(name, piece)}: Checksum does not match: stored {piece.checksum:#010x}, computed "
+                f"{crc32c.mask(computed):#010x}. {DAMAGED}"
+            )
+
+    def place(self, name: str, piece: BundleEntry) -> str:
+        path = printable(self.files.shard_path(piece.shard))
+        return f"{path}, bytes {piece.offset}:{piece.end}: tensor {quoted(name)}"
