@@ -149,6 +149,10 @@ class TestDirectories:
         save(tmp_path / "m-1")
         assert value_at(tmp_path) == 1.0
 
+    def test_one_sharded_checkpoint_of_version_1(self, tmp_path: Path) -> None:
+        save_v1(tmp_path / "export-00000-of-00001")
+        assert value_at(tmp_path) == 1.0
+
     def test_several_and_no_state_file(self, tmp_path: Path) -> None:
         save(tmp_path / "m-1")
         save(tmp_path / "m-2")

@@ -148,9 +148,11 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
         found = _as_written(storage, prefix)
         if found is not None:
             return found
-    prefixes = [name.removesuffix(".index") for name in names if name.endswith(".index")]
+    prefixes = _prefixes(names)
     if len(prefixes) == 1:
-        return CheckpointFiles(2, os.path.join(directory, prefixes[0]))
+        found = _as_written(storage, os.path.join(directory, *prefixes))
+        if found is not None:
+            return found
     if prefixes:
         raise InvalidArgumentError(
             f"{printable(directory)} holds {len(prefixes)} checkpoints and no `checkpoint` file that says which is the "
@@ -275,10 +277,17 @@ def _nothing_here(storage: Storage, path: str) -> str:
     return f"{fragment}: no {printable(missing)} here. {hint}{_there_are(names, name)}"
 
 
+def _prefixes(names: list[str]) -> set[str]:
+    """The checkpoints that `names` tell of; an unsharded one of version 1 has no telling name."""
+    prefixes = {name.removesuffix(".index") for name in names if name.endswith(".index")}
+    return prefixes | {
+        match["prefix"] for name in names if (match := _V1_SHARD.fullmatch(name)) and parse_data_filename(name) is None
+    }
+
+
 def _there_are(names: list[str], wanted: str = "") -> str:
     """The checkpoints among `names`, those most like `wanted` first."""
-    prefixes = {name.removesuffix(".index") for name in names if name.endswith(".index")}
-    prefixes |= {match["prefix"] for name in names if (match := _V1_SHARD.fullmatch(name)) and ".data" not in name}
+    prefixes = _prefixes(names)
     if not prefixes:
         return "There is no checkpoint in this directory."
 

@@ -18,10 +18,12 @@ from rich.text import Text
 # Beyond so many rows rich takes seconds to lay a table out, and nobody looks at its borders.
 _RICH_ROWS: Final = 2000
 
+from torch_tfckpt import errors
+
 
 def escaped(text: str) -> str:
     """Without control characters and lone surrogates, which could steer a terminal or fail to encode."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return errors.escaped(text, limit=len(text))
 
 
 def prepare_streams() -> None:

@@ -46,12 +46,17 @@ def load_file(
     Cost: one read of the bytes; with `mmap=True, verify=False` none until a tensor is used.
     Source: safetensors.torch.load_file for the manners.
     """
-    if dtype is not None and not dtype.is_floating_point:
-        raise InvalidArgumentError(f"dtype={dtype}: only conversions to a floating-point dtype are offered")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InvalidArgumentError(f"dtype={dtype}: pass a floating-point torch dtype, such as torch.bfloat16, or none")
+    if isinstance(names, str):
+        raise InvalidArgumentError(f"names={quoted(names)} is one name; pass a list of them")
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise InvalidArgumentError(f"device={device}: {error}") from error
     with CheckpointReader(path, verify=verify) as reader:
         wanted = _holdable(reader) if names is None else list(names)
         values = reader.map_tensors(wanted) if mmap else reader.get_tensors(wanted)
-    target = torch.device(device)
     if target.type == "cpu" and dtype is None:
         return values
     return {name: _placed(value, target, dtype) for name, value in values.items()}
