@@ -15,10 +15,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
+from torch_tfckpt import errors
+
 # Beyond so many rows rich takes seconds to lay a table out, and nobody looks at its borders.
 _RICH_ROWS: Final = 2000
-
-from torch_tfckpt import errors
 
 
 def escaped(text: str) -> str:
