@@ -16,12 +16,11 @@ from torch_tfckpt.bundle.index import name_of
 from torch_tfckpt.bundle.publish import publish, saving
 from torch_tfckpt.device.pipeline import CHUNK_BYTES
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, printable, quoted
-from torch_tfckpt.format.table import TableBuilder
 from torch_tfckpt.format.tensor_bundle import (
-    HEADER_KEY,
     BundleEntry,
     BundleHeader,
     data_filename,
+    encode_index,
     index_filename,
     parse_data_filename,
 )
@@ -100,13 +99,8 @@ class _Merged:
 
     def encode_index(self, num_shards: int) -> bytes:
         assert self._header is not None, "encode_index before the first source"
-        parts: list[bytes] = []
-        table = TableBuilder(parts.append)
-        table.add(HEADER_KEY, self._header._replace(num_shards=num_shards).encode())
-        for key in sorted(self._entries):
-            table.add(key, self._entries[key].encode())
-        table.finish()
-        return b"".join(parts)
+        entries = {key: entry.encode() for key, entry in self._entries.items()}
+        return encode_index(self._header._replace(num_shards=num_shards), entries)
 
     def publish(self, storage: Storage, prefix: str) -> None:
         """Links the data files and puts them under `prefix`; the sources stay as they are."""

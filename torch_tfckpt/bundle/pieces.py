@@ -11,7 +11,7 @@ import torch
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import NamedEntry, overlapping
-from torch_tfckpt.bundle.runs import cut, sums_of
+from torch_tfckpt.bundle.runs import cut
 from torch_tfckpt.bundle.values import Strings, new_tensor, strings_from
 from torch_tfckpt.device.host_bytes import byte_view, copy_slice, swap_bytes
 from torch_tfckpt.device.pipeline import Pipeline, ReadRequest, SumRequest
@@ -72,11 +72,9 @@ class Pieces:
         self.pipeline.fill(requests)
         for run, buffer, request in zip(runs, buffers, requests, strict=True):
             if self._verify:
-                for (name, entry), stored in zip(
-                    run.pieces, sums_of(request.target, [entry.size for _, entry in run.pieces]), strict=True
-                ):
-                    if stored != entry.checksum:
-                        self.compare(name, entry, crc32c.unmask(stored))
+                sums = crc32c.of_parts(request.target, [entry.size for _, entry in run.pieces])
+                for (name, entry), computed in zip(run.pieces, sums, strict=True):
+                    self.compare(name, entry, computed)
             if self.files.header.big_endian:
                 swap_bytes(buffer, ELEMENTS[run.pieces[0][1].dtype].swap)
             tensors = cut(buffer.view(run.dtype), [entry.shape for _, entry in run.pieces])

@@ -10,7 +10,6 @@ from typing import Final
 
 import torch
 
-from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 
 SMALL_BYTES: Final = 64 * 1024  # above, the bytes of a tensor cost more than its handling
@@ -47,12 +46,3 @@ def cut(flat: torch.Tensor, shapes: Sequence[Shape]) -> list[torch.Tensor]:
     """The tensors of `shapes` whose elements lie one behind the other in `flat`, each in memory of its own."""
     pieces = torch.split(flat, [element_count(shape) for shape in shapes])
     return [piece.view(shape).clone() for piece, shape in zip(pieces, shapes, strict=True)]
-
-
-def sums_of(buffer: memoryview, sizes: Sequence[int]) -> list[int]:
-    """The masked checksum of each of the neighbouring parts of `buffer`."""
-    sums, at = [], 0
-    for size in sizes:
-        sums.append(crc32c.mask(crc32c.value(buffer[at : at + size])))
-        at += size
-    return sums

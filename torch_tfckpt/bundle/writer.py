@@ -21,7 +21,7 @@ import torch
 
 from torch_tfckpt.bundle.index import key_of, name_of
 from torch_tfckpt.bundle.publish import publish, saving
-from torch_tfckpt.bundle.runs import Place, find_runs, gather, sums_of
+from torch_tfckpt.bundle.runs import Place, find_runs, gather
 from torch_tfckpt.bundle.values import WritableValue, writable
 from torch_tfckpt.device.host_bytes import byte_view, host_copy
 from torch_tfckpt.device.pipeline import Pipeline, WriteRequest
@@ -29,8 +29,7 @@ from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, printable, quoted
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.string_tensor import encode_strings
-from torch_tfckpt.format.table import TableBuilder
-from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleEntry, BundleHeader, data_filename
+from torch_tfckpt.format.tensor_bundle import BundleEntry, BundleHeader, data_filename, encode_index
 from torch_tfckpt.format.tensor_slice import (
     Shape,
     TensorSlice,
@@ -304,17 +303,12 @@ class BundleWriter:
                 entry = entry._replace(checksum=crc32c.mask(computed))
             self._entries[key] = entry.encode()
             return
-        for (key, entry, _), checksum in zip(run, sums_of(written, [queued.entry.size for queued in run]), strict=True):
-            self._entries[key] = entry._replace(checksum=checksum).encode()
+        sums = crc32c.of_parts(written, [queued.entry.size for queued in run])
+        for (key, entry, _), crc in zip(run, sums, strict=True):
+            self._entries[key] = entry._replace(checksum=crc32c.mask(crc)).encode()
 
     def _encode_index(self, num_shards: int) -> bytes:
-        parts: list[bytes] = []
-        table = TableBuilder(parts.append)
-        table.add(HEADER_KEY, BundleHeader(num_shards).encode())
-        for key in sorted(self._entries):
-            table.add(key, self._entries[key])
-        table.finish()
-        return b"".join(parts)
+        return encode_index(BundleHeader(num_shards), self._entries)
 
     def _require_open(self, action: str) -> None:
         if self._state is not State.OPEN:

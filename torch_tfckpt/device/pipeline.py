@@ -128,7 +128,7 @@ class Pipeline:
             scratch = self._scratch_buffer()
             if len(work.pieces) > 1:
                 request.file.read_into(work.offset, [scratch[: sum(size for _, _, size in work.pieces)]])
-                return _sums_of_parts(scratch, [size for _, _, size in work.pieces])
+                return crc32c.of_parts(scratch, [size for _, _, size in work.pieces])
             crc, size = 0, work.pieces[0].size
             for at in range(0, size, STRIP_BYTES):
                 strip = scratch[: min(STRIP_BYTES, size - at)]
@@ -253,12 +253,3 @@ def _cut(requests: Sequence[_Request]) -> list[_Job]:
 def _strips(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
     for at in range(0, len(buffer), STRIP_BYTES):
         yield at, buffer[at : at + STRIP_BYTES]
-
-
-def _sums_of_parts(buffer: memoryview, sizes: Sequence[int]) -> list[int]:
-    """The CRC-32C of each of the neighbouring parts of `buffer`."""
-    sums, at = [], 0
-    for size in sizes:
-        sums.append(crc32c.value(buffer[at : at + size]))
-        at += size
-    return sums

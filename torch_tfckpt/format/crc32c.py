@@ -9,6 +9,7 @@ Checksums of neighbouring pieces are combined, so a large tensor is summed in pa
 Source: RFC 3720 B.4; LevelDB util/crc32c.h (mask); Mark Adler's crc32_combine (multiplication modulo the polynomial).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -27,6 +28,15 @@ def value(data: bytes | bytearray | memoryview) -> int:
 def extend(crc: int, data: bytes | bytearray | memoryview) -> int:
     """CRC-32C of the bytes that gave `crc`, followed by `data`."""
     return int(_hardware.crc32c(data, crc))
+
+
+def of_parts(data: memoryview, sizes: Sequence[int]) -> list[int]:
+    """CRC-32C of each of the neighbouring parts of `data`, which have these sizes."""
+    sums, at = [], 0
+    for size in sizes:
+        sums.append(value(data[at : at + size]))
+        at += size
+    return sums
 
 
 def mask(crc: int) -> int:

@@ -14,6 +14,7 @@ spec: FORMATS 2.
 """
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple, cast
 
@@ -25,6 +26,7 @@ from torch_tfckpt._proto.types_pb2 import DataType as DataTypeProto
 from torch_tfckpt._proto.versions_pb2 import VersionDef
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.format.coding import decode_varint, encode_varint
+from torch_tfckpt.format.table import TableBuilder
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, TensorSlice
 
 HEADER_KEY: Final = b""
@@ -201,6 +203,17 @@ class BundleEntry(NamedTuple):
                 raise DataLossError(f"the entry lists slices of another rank than its shape {shape[:16]}")
             slices = tuple(map(TensorSlice.from_proto, proto.slices))
         return cls(proto.dtype, shape, shard, offset, size, proto.crc32c, slices)
+
+
+def encode_index(header: BundleHeader, entries: Mapping[bytes, bytes]) -> bytes:
+    """The whole index file, from encoded entries in any order."""
+    parts: list[bytes] = []
+    table = TableBuilder(parts.append)
+    table.add(HEADER_KEY, header.encode())
+    for key in sorted(entries):
+        table.add(key, entries[key])
+    table.finish()
+    return b"".join(parts)
 
 
 @lru_cache(maxsize=4096)
