@@ -19,6 +19,7 @@ from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
 from torch_tfckpt.bundle.files import is_lfs_pointer, lfs_error
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, escaped, printable, quoted
 from torch_tfckpt.format.block import shared_prefix_size
+from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
 from torch_tfckpt.storage import Storage, fspath
 
@@ -32,6 +33,7 @@ _OTHER_FORMATS: Final = {
     b"\x80\x02": "a pickle file. It is no TensorFlow checkpoint",
 }
 _NEAR_MISSES: Final = 5
+_MAGIC: Final = TABLE_MAGIC.to_bytes(8, "little")  # how every table ends
 _MEND: Final = "Mend or remove the file, or name one of the checkpoints beside it"
 
 
@@ -244,7 +246,7 @@ def _is_table(storage: Storage, path: str) -> bool:
         return False
     file = storage.open(path)
     try:
-        return file.size >= 48 and file.read(file.size - 8, 8) == b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
+        return file.size >= Footer.SIZE and file.read(file.size - len(_MAGIC), len(_MAGIC)) == _MAGIC
     finally:
         file.close()
 

@@ -9,14 +9,13 @@ from typing import Final, NamedTuple
 
 from torch_tfckpt.bundle.index import overlapping
 from torch_tfckpt.bundle.reader import BundleReader
-from torch_tfckpt.bundle.values import check_stored_bytes
+from torch_tfckpt.bundle.values import check_stored_bytes, fixed_size
 from torch_tfckpt.bundle.verification import Damage, Verification
 from torch_tfckpt.device.pipeline import SumRequest
-from torch_tfckpt.dtypes import ELEMENTS, DataType
+from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError, UnimplementedError, quoted
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.tensor_bundle import BundleEntry
-from torch_tfckpt.format.tensor_slice import element_count
 
 # Progress is told, and a read error found, once for so many bytes.
 _BATCH_BYTES: Final = 256 * 1024 * 1024
@@ -82,9 +81,8 @@ def _check_place(reader: BundleReader, piece: _Piece) -> Damage | None:
     """Whether the bytes that the entry speaks of can be there."""
     name, entry = piece
     path = reader.files.shard_path(entry.shard)
-    element = ELEMENTS.get(entry.dtype)
-    expected = element.size * element_count(entry.shape) if element is not None and element.size else entry.size
-    if entry.size != expected:
+    expected = fixed_size(entry)
+    if expected is not None and entry.size != expected:
         problem = f"Invalid size in bundle entry: {entry.size} bytes stored, dtype and shape make {expected}"
         return Damage(name, path, entry.offset, entry.end, problem)
     try:

@@ -12,7 +12,7 @@ import torch
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import NamedEntry, overlapping
 from torch_tfckpt.bundle.runs import cut
-from torch_tfckpt.bundle.values import Strings, new_tensor, strings_from
+from torch_tfckpt.bundle.values import Strings, fixed_size, new_tensor, strings_from
 from torch_tfckpt.device.host_bytes import byte_view, copy_slice, swap_bytes
 from torch_tfckpt.device.pipeline import Pipeline, ReadRequest, SumRequest
 from torch_tfckpt.dtypes import ELEMENTS
@@ -82,12 +82,10 @@ class Pieces:
 
     def check(self, name: str, piece: BundleEntry) -> ReadableFile:
         """The file with the piece's bytes, after its size was held against dtype, shape and file."""
-        element = ELEMENTS.get(piece.dtype)
-        count = element_count(piece.shape)
+        fixed = fixed_size(piece)
         # A string or variant takes a byte at least, for its length.
-        fixed = element is not None and element.size
-        expected = element.size * count if element is not None and element.size else count
-        if piece.size != expected if fixed else piece.size < expected:
+        expected = element_count(piece.shape) if fixed is None else fixed
+        if piece.size < expected if fixed is None else piece.size != expected:
             raise DataLossError(
                 f"{index_filename(self.path)}: tensor {quoted(name)}: Invalid size in bundle entry: stored "
                 f"size {piece.size}; expected size {expected}. {DAMAGED}"

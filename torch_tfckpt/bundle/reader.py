@@ -25,6 +25,7 @@ from torch_tfckpt.bundle.values import (
     Value,
     check_out,
     check_stored_bytes,
+    fixed_size,
     new_strings,
     new_tensor,
     value_dtype,
@@ -104,10 +105,8 @@ class BundleReader:
     def nbytes(self, name: str) -> int:
         """Bytes of the tensor's elements; of strings and variants, their bytes in the file."""
         entry = self.index.entry(name)
-        element = ELEMENTS.get(entry.dtype)
-        if element is not None and element.size:
-            return element.size * element_count(entry.shape)
-        return sum(piece.size for piece in self.pieces(name))
+        size = fixed_size(entry)
+        return sum(piece.size for piece in self.pieces(name)) if size is None else size
 
     def locate(self, name: str) -> list[str]:
         """The data files that hold `name`."""

@@ -31,9 +31,7 @@ def new_tensor(name: str, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
     try:
         return torch.empty(shape, dtype=dtype)
     except RuntimeError as error:
-        raise UnimplementedError(
-            f"tensor {quoted(name)}: torch cannot hold shape {shape_text(shape)}: {error}. Read it by get_stored_bytes"
-        ) from error
+        raise _cannot_hold("torch", name, shape, error) from error
 
 
 def new_strings(name: str, shape: Shape) -> Strings:
@@ -41,9 +39,7 @@ def new_strings(name: str, shape: Shape) -> Strings:
     try:
         return np.empty(shape, dtype=object)
     except ValueError as error:
-        raise UnimplementedError(
-            f"tensor {quoted(name)}: numpy cannot hold shape {shape_text(shape)}: {error}. Read it by get_stored_bytes"
-        ) from error
+        raise _cannot_hold("numpy", name, shape, error) from error
 
 
 def strings_from(name: str, shape: Shape, elements: list[bytes]) -> Strings:
@@ -53,9 +49,19 @@ def strings_from(name: str, shape: Shape, elements: list[bytes]) -> Strings:
     try:
         return flat.reshape(shape)
     except ValueError as error:
-        raise UnimplementedError(
-            f"tensor {quoted(name)}: numpy cannot hold shape {shape_text(shape)}: {error}. Read it by get_stored_bytes"
-        ) from error
+        raise _cannot_hold("numpy", name, shape, error) from error
+
+
+def _cannot_hold(library: str, name: str, shape: Shape, error: Exception) -> UnimplementedError:
+    return UnimplementedError(
+        f"tensor {quoted(name)}: {library} cannot hold shape {shape_text(shape)}: {error}. Read it by get_stored_bytes"
+    )
+
+
+def fixed_size(entry: BundleEntry) -> int | None:
+    """Bytes that dtype and shape make; None for strings, variants and unknown types, whose bytes vary."""
+    element = ELEMENTS.get(entry.dtype)
+    return element.size * element_count(entry.shape) if element is not None and element.size else None
 
 
 def check_out(name: str, out: torch.Tensor, shape: Shape, dtype: torch.dtype) -> None:
