@@ -19,7 +19,7 @@ from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.table import BlockHandle, Table, TableBuilder
 from torch_tfckpt.format.tensor_bundle import BundleEntry, BundleHeader
 from torch_tfckpt.format.tensor_slice import TensorSlice
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 # The types of TEST(TensorBundleTest, Basic).
 BASIC_TYPES = [

@@ -9,7 +9,7 @@ import torch
 import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.slices_writer import SlicesWriter
 from torch_tfckpt.checkpoint_files import find_checkpoint
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 
 def save(prefix: Path, value: float = 1.0) -> Path:

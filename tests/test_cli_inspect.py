@@ -14,7 +14,7 @@ from torch_tfckpt.convert import convert
 from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.format.table import Table, TableBuilder
 from torch_tfckpt.format.tensor_slice import TensorSlice
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 Output = pytest.CaptureFixture[str]
 

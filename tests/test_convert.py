@@ -21,7 +21,8 @@ from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.exchange.stored_zip import StoredZip
 from torch_tfckpt.format.tensor_slice import TensorSlice
 from torch_tfckpt.format.variant_tensor import encode_variants
-from torch_tfckpt.storage import LOCAL, Buffer, LocalOutput
+from torch_tfckpt.storage.local import LOCAL, LocalOutput
+from torch_tfckpt.storage.protocol import Buffer
 
 TARGETS = ("model.safetensors", "model.pt", "model.npz")
 # One of each kind: two shards and 250 tensors, version 1, SavedModel, object graph, every dtype, variants, partitions.

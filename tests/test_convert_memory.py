@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from torch_tfckpt.bundle.writer import BundleWriter
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 TENSORS = 40
 TENSOR_BYTES = 15_000_000

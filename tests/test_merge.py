@@ -10,7 +10,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.merge import merge_bundles
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.format.tensor_slice import TensorSlice
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 Add = Callable[[BundleWriter], None]
 

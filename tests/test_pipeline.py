@@ -17,7 +17,8 @@ from torch_tfckpt.device import pipeline as module
 from torch_tfckpt.device.pipeline import CHUNK_BYTES, Pipeline, ReadRequest, SumRequest, WriteRequest
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format import crc32c
-from torch_tfckpt.storage import LOCAL, Buffer
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import Buffer
 
 WAIT = 30  # seconds after which a test that hangs fails; none of these takes a tenth of one
 

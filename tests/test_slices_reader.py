@@ -28,7 +28,7 @@ from torch_tfckpt.errors import (
 from torch_tfckpt.format.table import Table, TableBuilder
 from torch_tfckpt.format.tensor_bundle import BundleHeader
 from torch_tfckpt.format.tensor_slice import TensorSlice
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 
 def box(text: str) -> TensorSlice:

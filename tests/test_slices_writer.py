@@ -27,7 +27,8 @@ from torch_tfckpt.errors import (
 from torch_tfckpt.format import saved_tensor_slices
 from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_slice import Extent, TensorSlice, encode_slice_key
-from torch_tfckpt.storage import LOCAL, Buffer, LocalOutput, LocalStorage
+from torch_tfckpt.storage.local import LOCAL, LocalOutput, LocalStorage
+from torch_tfckpt.storage.protocol import Buffer
 
 # Dumped from tf.raw_ops.Save of TensorFlow 2.21; FORMATS worked example 5.
 ONE_SCALAR = bytes.fromhex(

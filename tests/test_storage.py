@@ -20,7 +20,9 @@ from torch_tfckpt.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from torch_tfckpt.storage import LOCAL, LocalFile, LocalStorage, Storage, fspath, temporary_name
+from torch_tfckpt.storage.local import LOCAL, LocalFile, LocalStorage
+from torch_tfckpt.storage.names import fspath, temporary_name
+from torch_tfckpt.storage.protocol import Storage
 
 NOT_UTF8 = os.fsdecode(b"w\xff\xfe")
 MANY = 3 * LocalFile.MAX_BUFFERS + 5  # more buffers than one system call takes

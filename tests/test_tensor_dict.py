@@ -14,7 +14,7 @@ from torch_tfckpt.bundle.values import WritableValue
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.device.host_bytes import byte_view
 from torch_tfckpt.dtypes import STORED_AS
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 
 def tensors_of(

@@ -21,7 +21,8 @@ from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundErr
 from torch_tfckpt.format.block import shared_prefix_size
 from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
-from torch_tfckpt.storage import Storage, fspath
+from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.protocol import Storage
 
 STATE_FILE: Final = "checkpoint"
 MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # forty thousand paths; more is no state file

@@ -26,7 +26,9 @@ from torch_tfckpt.checkpoint_files import CheckpointFiles, find_checkpoint
 from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, quoted
 from torch_tfckpt.format.tensor_slice import Extent, Shape, TensorSlice, shape_text
-from torch_tfckpt.storage import LOCAL, Storage, fspath
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.protocol import Storage
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 AxisIndex = int | slice

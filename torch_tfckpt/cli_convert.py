@@ -10,7 +10,8 @@ from torch_tfckpt.convert import convert
 from torch_tfckpt.diff import diff
 from torch_tfckpt.errors import InvalidArgumentError, printable
 from torch_tfckpt.exchange.wording import counted
-from torch_tfckpt.storage import LOCAL, fspath
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.names import fspath
 
 
 def convert_paths(options: argparse.Namespace) -> int:

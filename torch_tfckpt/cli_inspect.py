@@ -17,7 +17,8 @@ from torch_tfckpt.exchange.statistics import exact_numbers, has_numbers, statist
 from torch_tfckpt.exchange.values import StoredBytes, TensorInfo, Value
 from torch_tfckpt.exchange.wording import byte_text, counted
 from torch_tfckpt.format.tensor_slice import element_count, shape_text
-from torch_tfckpt.storage import LOCAL, fspath
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.names import fspath
 
 
 class _Row(NamedTuple):

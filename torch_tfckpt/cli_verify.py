@@ -9,7 +9,7 @@ from torch_tfckpt.console import progress_bar, say, show, show_json
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, printable
 from torch_tfckpt.exchange.formats import format_of
 from torch_tfckpt.exchange.wording import counted
-from torch_tfckpt.storage import fspath
+from torch_tfckpt.storage.names import fspath
 
 
 def verify(options: argparse.Namespace) -> int:

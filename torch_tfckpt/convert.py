@@ -26,7 +26,7 @@ from torch_tfckpt.exchange.source import Source
 from torch_tfckpt.exchange.values import ElementType, TensorInfo, Value, batches, cast_floating, dtype_named
 from torch_tfckpt.exchange.wording import byte_text, counted
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.storage import fspath
+from torch_tfckpt.storage.names import fspath
 
 Progress = Callable[[int, int], object]
 """Told the bytes done and the bytes in all."""

@@ -23,7 +23,7 @@ from torch_tfckpt.exchange.statistics import exact_numbers, has_numbers
 from torch_tfckpt.exchange.values import StoredBytes, TensorInfo, Value, batches
 from torch_tfckpt.exchange.wording import counted
 from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
-from torch_tfckpt.storage import fspath
+from torch_tfckpt.storage.names import fspath
 
 _CHUNK_ELEMENTS: Final = 1024 * 1024  # of float64 or complex128 work space a few tens of MB
 

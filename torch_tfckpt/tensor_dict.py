@@ -11,7 +11,8 @@ from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import InvalidArgumentError, quoted
-from torch_tfckpt.storage import LOCAL, fspath
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.names import fspath
 
 _log = logging.getLogger(__name__)
 

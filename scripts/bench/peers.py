@@ -16,7 +16,7 @@ from timing import WrongResult
 from torch_tfckpt.device.host_bytes import byte_view
 from torch_tfckpt.device.pipeline import CHUNK_BYTES, THREADS
 from torch_tfckpt.format import crc32c
-from torch_tfckpt.storage import LocalOutput, LocalStorage
+from torch_tfckpt.storage.local import LocalOutput, LocalStorage
 
 _PEER = Path(__file__).with_name("tensorflow_peer.py")
 # Read by TensorFlow's C++ when it is loaded. oneDNN announces itself on stderr unless it is off.

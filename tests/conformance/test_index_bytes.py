@@ -15,7 +15,7 @@ from torch_tfckpt.bundle.merge import merge_bundles
 from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.format.tensor_slice import TensorSlice
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 DICTIONARIES = 200
 BATCH = 25

@@ -15,7 +15,7 @@ from torch_tfckpt.bundle.slices_writer import SlicesWriter
 from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.tensor_slice import TensorSlice
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.bundle.verification import Verification
 
-SECONDS: Final = 5.0  # no bad file of these sizes may keep a reader busy for longer
+SECONDS: Final = 20.0  # of processor time: no bad file of these sizes may keep a reader busy for longer
 MEBIBYTE: Final = 1 << 20
 # A mend is an order to the reader of the text, or what there is instead of a name that is not. New verbs may be added;
 # "the file is damaged" alone is none.

@@ -11,7 +11,7 @@ from torch_tfckpt.bundle.slices_writer import SlicesWriter
 from torch_tfckpt.bundle.values import Strings, Value
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.format.tensor_slice import TensorSlice
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 
 class Sample(NamedTuple):

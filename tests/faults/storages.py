@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
-from torch_tfckpt.storage import Buffer, ReadableFile, Storage, WritableFile
+from torch_tfckpt.storage.protocol import Buffer, ReadableFile, Storage, WritableFile
 
 # 2**8 states of the disk are looked at after each operation.
 MAX_PENDING = 8

@@ -25,7 +25,8 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.slices_writer import SlicesWriter
 from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.bundle.writer import BundleWriter
-from torch_tfckpt.storage import LOCAL, ReadableFile
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import ReadableFile
 
 OPENS = 2000
 

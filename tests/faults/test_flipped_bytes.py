@@ -18,7 +18,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.format.table import BLOCK_TRAILER, Footer
 from torch_tfckpt.format.tensor_bundle import BundleEntry
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 Range = tuple[int, int]
 FLIPS = (0xFF, *(1 << bit for bit in range(8)))

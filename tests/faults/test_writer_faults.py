@@ -21,7 +21,8 @@ from torch_tfckpt.bundle.slices_writer import SlicesWriter
 from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.format.tensor_slice import TensorSlice
-from torch_tfckpt.storage import LOCAL, Storage
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import Storage
 
 Values = dict[str, Value]
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from torch_tfckpt.errors import DataLossError, NotFoundError, UnimplementedError
-from torch_tfckpt.storage import ReadableFile, WritableFile
+from torch_tfckpt.storage.protocol import ReadableFile, WritableFile
 
 
 class MemoryStorage:

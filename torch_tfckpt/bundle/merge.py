@@ -24,7 +24,8 @@ from torch_tfckpt.format.tensor_bundle import (
     index_filename,
     parse_data_filename,
 )
-from torch_tfckpt.storage import Storage, temporary_name
+from torch_tfckpt.storage.names import temporary_name
+from torch_tfckpt.storage.protocol import Storage
 
 _log = logging.getLogger(__name__)
 

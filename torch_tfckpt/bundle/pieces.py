@@ -29,7 +29,7 @@ from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.string_tensor import decode_strings
 from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
 from torch_tfckpt.format.tensor_slice import TensorSlice, element_count
-from torch_tfckpt.storage import ReadableFile
+from torch_tfckpt.storage.protocol import ReadableFile
 
 
 class Whole(NamedTuple):

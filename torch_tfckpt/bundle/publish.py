@@ -24,7 +24,8 @@ from contextlib import contextmanager
 
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, NotFoundError, printable
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename, parse_data_filename
-from torch_tfckpt.storage import Storage, temporary_name
+from torch_tfckpt.storage.names import temporary_name
+from torch_tfckpt.storage.protocol import Storage
 
 _log = logging.getLogger(__name__)
 

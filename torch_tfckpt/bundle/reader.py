@@ -44,7 +44,7 @@ from torch_tfckpt.errors import (
 )
 from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
-from torch_tfckpt.storage import Storage
+from torch_tfckpt.storage.protocol import Storage
 
 _RUNS_AT_ONCE: Final = 32  # flat tensors of a run's size that live beside the tensors cut from them
 

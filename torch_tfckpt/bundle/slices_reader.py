@@ -39,7 +39,7 @@ from torch_tfckpt.errors import (
 from torch_tfckpt.format.saved_tensor_slices import VALUE_FIELDS, ValueField, decode_slice
 from torch_tfckpt.format.table import MAX_SNAPPY_EXPANSION
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count, shape_text
-from torch_tfckpt.storage import ReadableFile, Storage
+from torch_tfckpt.storage.protocol import ReadableFile, Storage
 
 _SHARD: Final = re.compile(r"-\d{5,}-of-(\d{5,})$")
 

@@ -9,7 +9,7 @@ from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.saved_tensor_slices import META_KEY, VALUE_FIELDS, SavedSliceMeta, decode_meta, decode_slice
 from torch_tfckpt.format.table import BLOCK_TRAILER, Footer, Table
 from torch_tfckpt.format.tensor_slice import TensorSlice, element_count, encode_slice_key
-from torch_tfckpt.storage import ReadableFile
+from torch_tfckpt.storage.protocol import ReadableFile
 
 _CHECKSUM_SIZE: Final = 4  # the end of a BLOCK_TRAILER, which the checksum itself does not cover
 

@@ -36,7 +36,8 @@ from torch_tfckpt.errors import (
 from torch_tfckpt.format.saved_tensor_slices import META_KEY, VALUE_FIELDS, SavedSliceMeta, encode_meta, encode_slice
 from torch_tfckpt.format.table import TableBuilder
 from torch_tfckpt.format.tensor_slice import WHOLE, Shape, TensorSlice, encode_slice_key, find_overlap, shape_text
-from torch_tfckpt.storage import Storage, WritableFile, temporary_name
+from torch_tfckpt.storage.names import temporary_name
+from torch_tfckpt.storage.protocol import Storage, WritableFile
 
 _MEND: Final = "Leave write_version out to write version 2"
 

@@ -38,7 +38,8 @@ from torch_tfckpt.format.tensor_slice import (
     find_overlap,
     shape_text,
 )
-from torch_tfckpt.storage import Buffer, Storage, WritableFile, temporary_name
+from torch_tfckpt.storage.names import temporary_name
+from torch_tfckpt.storage.protocol import Buffer, Storage, WritableFile
 
 # Tensors wait until so many bytes have come together and then travel in one plan: enough for all threads, and a bound
 # on what a caller who makes tensors as he goes has alive at a time.

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final, NamedTuple, Protocol, Self, TypeVar
 
 from torch_tfckpt.format import crc32c
-from torch_tfckpt.storage import Buffer, ReadableFile, WritableFile
+from torch_tfckpt.storage.protocol import Buffer, ReadableFile, WritableFile
 
 # 8 MiB: large enough that a system call and a future cost nothing beside it, small enough that the bytes are still in
 # the cache of the core that sums them, and that a tensor of 64 MiB keeps eight threads busy.

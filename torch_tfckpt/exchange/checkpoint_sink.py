@@ -16,7 +16,7 @@ from torch_tfckpt.format.string_tensor import encode_strings
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.format.variant_tensor import encode_variants
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 
 class CheckpointSink:

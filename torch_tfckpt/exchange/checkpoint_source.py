@@ -8,7 +8,7 @@ from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.exchange.values import ElementType, StoredBytes, TensorInfo, Value
 from torch_tfckpt.format.tensor_bundle import index_filename
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 
 class CheckpointSource:

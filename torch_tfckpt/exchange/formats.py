@@ -17,7 +17,7 @@ from torch_tfckpt.exchange.safetensors_source import INDEX_SUFFIX, SafetensorsSo
 from torch_tfckpt.exchange.sidecar import read_sidecar, sidecar_of
 from torch_tfckpt.exchange.sink import Sink
 from torch_tfckpt.exchange.source import Source
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 FORMATS: Final = ("safetensors", "pt", "npz", "tf")
 _SUFFIXES: Final = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".npz": "npz"}

@@ -17,7 +17,7 @@ from torch_tfckpt.exchange.npz_source import TYPES
 from torch_tfckpt.exchange.publication import Publication
 from torch_tfckpt.exchange.stored_zip import StoredZip, can_name_member
 from torch_tfckpt.exchange.values import TensorInfo, Value
-from torch_tfckpt.storage import Buffer
+from torch_tfckpt.storage.protocol import Buffer
 
 _DESCRS: Final[dict[torch.dtype, Any]] = {
     torch_dtype: np.lib.format.dtype_to_descr(dtype) for dtype, torch_dtype in TYPES.items()

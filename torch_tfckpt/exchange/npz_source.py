@@ -19,7 +19,7 @@ from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import CheckpointError, DataLossError, error_context, printable, quoted
 from torch_tfckpt.exchange.values import ElementType, TensorInfo, Value
 from torch_tfckpt.format.tensor_slice import Shape, element_count
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 _MAX_RATIO: Final = 1040  # deflate makes no more than 1032 bytes out of one (zlib's technical notes)
 TYPES: Final = {

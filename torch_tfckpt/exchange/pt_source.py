@@ -15,7 +15,7 @@ import torch
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, printable, quoted
 from torch_tfckpt.exchange.values import ElementType, TensorInfo, Value
 from torch_tfckpt.format.tensor_slice import element_count
-from torch_tfckpt.storage import LOCAL
+from torch_tfckpt.storage.local import LOCAL
 
 # Pages of the mapped file count as memory of this process while they are mapped. After so many bytes the file is mapped
 # anew, so that reading a large one stays small.

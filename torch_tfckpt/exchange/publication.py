@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Self
 
 from torch_tfckpt.errors import FailedPreconditionError, printable
-from torch_tfckpt.storage import LOCAL, temporary_name
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.names import temporary_name
 
 
 class Publication:

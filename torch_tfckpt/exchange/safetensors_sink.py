@@ -23,7 +23,8 @@ from torch_tfckpt.exchange.publication import Publication
 from torch_tfckpt.exchange.safetensors_format import METADATA_KEY, WORDS, Placed, lay_out
 from torch_tfckpt.exchange.safetensors_source import shards_of_index
 from torch_tfckpt.exchange.values import TensorInfo, Value
-from torch_tfckpt.storage import LOCAL, WritableFile
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import WritableFile
 
 _UNITS: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*", re.IGNORECASE)

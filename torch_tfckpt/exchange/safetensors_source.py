@@ -15,7 +15,8 @@ from torch_tfckpt.device.pipeline import Pipeline, ReadRequest
 from torch_tfckpt.errors import DataLossError, UnimplementedError, error_context, printable, quoted
 from torch_tfckpt.exchange.safetensors_format import DTYPES, Placed, header_size, parse_header
 from torch_tfckpt.exchange.values import ElementType, TensorInfo, Value
-from torch_tfckpt.storage import LOCAL, ReadableFile
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import ReadableFile
 
 INDEX_SUFFIX: Final = ".safetensors.index.json"
 MAX_INDEX_BYTES: Final = 256 * 1024 * 1024  # a million names of 200 bytes

@@ -34,7 +34,8 @@ from torch_tfckpt.errors import DataLossError, NotFoundError, UnimplementedError
 from torch_tfckpt.exchange.values import ElementType, StoredBytes, TensorInfo, Value
 from torch_tfckpt.format.tensor_bundle import MAX_RANK
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, element_count
-from torch_tfckpt.storage import LOCAL, WritableFile
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import WritableFile
 
 SUFFIX: Final = ".tfckpt.json"
 FORMAT: Final = "torch_tfckpt sidecar"

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterable
 from typing import Final
 
-from torch_tfckpt.storage import Buffer
+from torch_tfckpt.storage.protocol import Buffer
 
 _ALIGNMENT: Final = 64  # torch's .storage_alignment; numpy's arrays begin at such multiples inside a member
 _LOCAL_HEADER: Final = 30  # bytes before a member's name (APPNOTE.TXT 4.3.7)

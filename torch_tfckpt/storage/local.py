@@ -1,125 +1,15 @@
-"""Where bytes live: the few things a checkpoint asks of a file system.
-
-A reader opens files and reads at offsets. A writer creates files under temporary names, writes at offsets, syncs, and
-publishes by rename; a link gives published bytes a second name. Nothing here knows what the bytes mean.
-
-Paths are `str`; names that are no UTF-8 travel as surrogate escapes (`os.fsdecode`), so any file can be named.
-"""
+"""Files of this machine."""
 
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Protocol, Self
+from typing import Self
 
-from torch_tfckpt.errors import (
-    DataLossError,
-    FailedPreconditionError,
-    InvalidArgumentError,
-    NotFoundError,
-    printable,
-    quoted,
-)
-
-Buffer = bytes | bytearray | memoryview
-
-
-class ReadableFile(Protocol):
-    """An open file. It stays readable, with the same bytes, when its name is replaced or deleted.
-
-    Threads: all methods but `close` may be called from several threads at once.
-    """
-
-    @property
-    def path(self) -> str: ...
-
-    @property
-    def size(self) -> int:
-        """Bytes, as of opening."""
-        ...
-
-    @property
-    def identity(self) -> object:
-        """Equal for two handles on the same file; another file under the same name compares unequal."""
-        ...
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes; DataLossError where the file ends before."""
-        ...
-
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Fills `buffers`, one behind the other, from `offset` on; DataLossError where the file ends before."""
-        ...
-
-    def fileno(self) -> int:
-        """Of a local file, for mapping it into memory; UnimplementedError elsewhere."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class WritableFile(Protocol):
-    """A file being written. Threads: `write` may be called from several threads at once, on ranges apart."""
-
-    @property
-    def path(self) -> str: ...
-
-    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
-        """Writes `buffers`, one behind the other, from `offset` on."""
-        ...
-
-    def sync(self) -> None:
-        """Returns once the bytes are durable."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Storage(Protocol):
-    """A place for files. Every method raises OSError as the system gives it, unless it says otherwise."""
-
-    def open(self, path: str) -> ReadableFile:
-        """NotFoundError where nothing is there; InvalidArgumentError for a directory or device; FailedPreconditionError
-        where the system refuses."""
-        ...
-
-    def create(self, path: str) -> WritableFile:
-        """A new, empty file; FileExistsError where the name is taken."""
-        ...
-
-    def exists(self, path: str) -> bool: ...
-
-    def list(self, directory: str) -> list[str]:
-        """Names in `directory`, sorted; empty where there is no such directory."""
-        ...
-
-    def is_directory(self, path: str) -> bool: ...
-
-    def make_directory(self, path: str) -> None:
-        """Creates `path`, and nothing above it; fine where it exists."""
-        ...
-
-    def replace(self, source: str, target: str) -> None:
-        """Renames in one step; a file of that name is replaced."""
-        ...
-
-    def link(self, source: str, target: str) -> None:
-        """Gives the file a second name in one step, replacing a file of that name; OSError where links are unknown."""
-        ...
-
-    def remove(self, path: str) -> None:
-        """Fine where nothing is there."""
-        ...
-
-    def remove_directory(self, path: str) -> None:
-        """Removes `path` if it is an empty directory; else leaves everything as it is."""
-        ...
-
-    def sync_directory(self, path: str) -> None:
-        """Returns once the names in `path` are durable."""
-        ...
+from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError, printable
+from torch_tfckpt.storage.names import temporary_name
+from torch_tfckpt.storage.protocol import Buffer
 
 
 class LocalStorage:
@@ -319,28 +209,3 @@ class LocalOutput:
 
 
 LOCAL = LocalStorage()
-
-
-def temporary_name(path: str) -> str:
-    """A name beside `path` under which it is written before it is published; the pattern is TensorFlow's."""
-    return f"{path}.tempstate{secrets.randbits(64)}"
-
-
-def fspath(path: "str | bytes | os.PathLike[str] | os.PathLike[bytes]") -> str:
-    """Any spelling of a path as `str`; a leading file:// is dropped.
-
-    Raises:
-        InvalidArgumentError: it is no path, is empty, or holds a null character.
-    """
-    try:
-        text = os.fsdecode(path)
-    except TypeError as error:
-        raise InvalidArgumentError(f"expected a path (str, bytes or PathLike), got {type(path).__name__}") from error
-    text = text.removeprefix("file://")
-    if not text or "\0" in text:
-        raise InvalidArgumentError(f"{quoted(text)} is no path: it is empty or holds a null character")
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"{quoted(text)} is no path: {error.reason}") from error
-    return text
