@@ -1,11 +1,14 @@
 """Storages: what every one promises (`StorageTests`), then what is peculiar to the files of this machine."""
 
 import errno
+import fcntl
 import mmap
 import os
 import stat
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +24,7 @@ from torch_tfckpt.errors import (
     NotFoundError,
 )
 from torch_tfckpt.storage.local import LOCAL, LocalFile, LocalStorage
-from torch_tfckpt.storage.names import fspath, temporary_name
+from torch_tfckpt.storage.names import Temporary, fspath, new_save_number, parse_temporary_name, temporary_name
 from torch_tfckpt.storage.protocol import Storage
 
 NOT_UTF8 = os.fsdecode(b"w\xff\xfe")
@@ -96,6 +99,7 @@ class StorageTests:
         pieces = [bytes((number % 251,)) * (number % 4) for number in range(MANY)]
         file = storage.create(f"{folder}/a")
         file.write(3, pieces)
+        file.sync()
         file.close()
         assert read(storage, f"{folder}/a") == b"\0\0\0" + b"".join(pieces)
         targets = [memoryview(bytearray(len(piece))) for piece in pieces]
@@ -131,6 +135,7 @@ class StorageTests:
         file = storage.create(f"{folder}/a")
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(lambda number: file.write(1000 * number, [pieces[number]]), range(64)))
+        file.sync()
         file.close()
         opened = storage.open(f"{folder}/a")
         with ThreadPoolExecutor(8) as threads:
@@ -140,6 +145,7 @@ class StorageTests:
     def test_files_may_be_closed_twice(self, storage: Storage, folder: str) -> None:
         """So that an error on the way out does not hide the one that caused it."""
         file = storage.create(f"{folder}/a")
+        file.sync()
         file.close()
         file.close()
         opened = storage.open(f"{folder}/a")
@@ -148,13 +154,6 @@ class StorageTests:
         opened.close()
 
     # Names.
-
-    def test_a_file_is_created_once(self, storage: Storage, folder: str) -> None:
-        """Two writers never share a temporary file; the first one's bytes stay."""
-        path = write(storage, f"{folder}/a", b"first")
-        with pytest.raises(FileExistsError):
-            storage.create(path)
-        assert read(storage, path) == b"first"
 
     def test_what_is_not_there_cannot_be_opened(self, storage: Storage, folder: str) -> None:
         """No file, no directory above it, or a file in its place."""
@@ -171,6 +170,101 @@ class StorageTests:
             storage.open(folder)
         assert str(raised.value).startswith(f"{folder}: is a directory, expected a file")
 
+    def test_removing_what_is_not_there_is_fine(self, storage: Storage, folder: str) -> None:
+        """Two that clean up may meet."""
+        path = write(storage, f"{folder}/a", b"")
+        storage.remove(path)
+        storage.remove(path)
+        assert not storage.exists(path)
+
+    def test_what_is_being_written_is_in_use(self, storage: Storage, folder: str) -> None:
+        """Until it is closed: a clean-up by another program leaves it alone."""
+        file = storage.create(f"{folder}/a")
+        assert storage.in_use(f"{folder}/a")
+        file.write(0, [b"x"])
+        file.sync()
+        assert storage.in_use(f"{folder}/a")
+        file.close()
+
+    def test_the_time_of_the_last_change_is_told(self, storage: Storage, folder: str) -> None:
+        """In seconds since the epoch, by the clock of the storage; OSError where nothing is there."""
+        before = time.time()
+        path = write(storage, f"{folder}/a", b"x")
+        assert before - 5 < storage.modified(path) < time.time() + 5
+        with pytest.raises(OSError):
+            storage.modified(f"{folder}/none")
+
+    def test_two_handles_on_a_file_know_each_other(self, storage: Storage, folder: str) -> None:
+        """Equal identity of one file; equal bytes alone are another file, and so is what was put in its place."""
+        path, copy = write(storage, f"{folder}/a", b"x"), write(storage, f"{folder}/b", b"x")
+        first, second, apart = map(storage.open, (path, path, copy))
+        storage.remove(path)
+        later = storage.open(write(storage, path, b"other bytes"))
+        assert first.identity == second.identity
+        assert first.identity != apart.identity
+        assert first.identity != later.identity
+        for file in (first, second, apart, later):
+            file.close()
+
+    def test_names_are_listed_in_order(self, storage: Storage, folder: str) -> None:
+        """Files and directories alike, sorted; nothing where there is no directory."""
+        for name in ("b", "a.index", "Z", "c-10", "c-9"):
+            write(storage, f"{folder}/{name}", b"")
+        storage.make_directory(f"{folder}/d")
+        write(storage, f"{folder}/d/deeper", b"")
+        assert storage.list(folder) == ["Z", "a.index", "b", "c-10", "c-9", "d"]
+        assert storage.list(f"{folder}/d") == ["deeper"]
+        assert storage.list(f"{folder}/none") == []
+        assert storage.list(f"{folder}/b") == []
+
+    def test_directories_and_files_are_told_apart(self, storage: Storage, folder: str) -> None:
+        """Where a file is below it is a directory, to be made or not."""
+        storage.make_directory(f"{folder}/d")
+        storage.make_directory(f"{folder}/d")
+        write(storage, f"{folder}/d/file", b"")
+        assert storage.is_directory(f"{folder}/d")
+        assert storage.exists(f"{folder}/d")
+        assert storage.exists(f"{folder}/d/file")
+        assert not storage.is_directory(f"{folder}/d/file")
+        assert not storage.is_directory(f"{folder}/none")
+
+    def test_directories_that_hold_files_are_not_removed(self, storage: Storage, folder: str) -> None:
+        """Everything stays as it is, without an error; so do files, and what is not there."""
+        storage.make_directory(f"{folder}/full")
+        write(storage, f"{folder}/full/a", b"kept")
+        for name in ("full", "none", "full/a"):
+            storage.remove_directory(f"{folder}/{name}")
+        assert storage.list(folder) == ["full"]
+        assert read(storage, f"{folder}/full/a") == b"kept"
+
+    def test_names_that_are_no_utf8(self, storage: Storage, folder: str) -> None:
+        """Any file can be named, in every call, and its errors can be printed."""
+        storage.make_directory(f"{folder}/{NOT_UTF8}")
+        inside = f"{folder}/{NOT_UTF8}/ä"
+        for path in (inside, f"{inside}2", f"{inside}{NOT_UTF8}"):
+            write(storage, path, b"x")
+        assert storage.list(folder) == [NOT_UTF8]
+        assert storage.list(f"{folder}/{NOT_UTF8}") == ["ä", "ä2", f"ä{NOT_UTF8}"]
+        assert read(storage, f"{inside}{NOT_UTF8}") == b"x"
+        storage.remove(inside)
+        assert storage.exists(f"{inside}2")
+        storage.sync_directory(f"{folder}/{NOT_UTF8}")
+        with pytest.raises(NotFoundError) as raised:
+            storage.open(inside)
+        assert str(raised.value).startswith(f"{folder}/w\\xff\\xfe/ä: no such file")
+        str(raised.value).encode()
+
+
+class RenamingStorageTests(StorageTests):
+    """What is promised besides where `renames` is True."""
+
+    def test_a_file_is_created_once(self, storage: Storage, folder: str) -> None:
+        """Two writers never share a temporary file; the first one's bytes stay."""
+        path = write(storage, f"{folder}/a", b"first")
+        with pytest.raises(FileExistsError):
+            storage.create(path)
+        assert read(storage, path) == b"first"
+
     def test_an_open_file_outlives_its_name(self, storage: Storage, folder: str) -> None:
         """Replaced or removed: whoever has it open reads the old bytes, and can tell that the name means others now."""
         path = write(storage, f"{folder}/a", b"old bytes")
@@ -185,39 +279,27 @@ class StorageTests:
         other.close()
         opened.close()
 
-    def test_two_handles_on_a_file_know_each_other(self, storage: Storage, folder: str) -> None:
-        """Equal identity under both names of one file; equal bytes alone are another file."""
-        path, copy = write(storage, f"{folder}/a", b"x"), write(storage, f"{folder}/b", b"x")
+    def test_both_names_of_a_file_are_known(self, storage: Storage, folder: str) -> None:
+        """Equal identity under each."""
+        path = write(storage, f"{folder}/a", b"x")
         storage.link(path, f"{folder}/c")
-        first, second, linked, apart = map(storage.open, (path, path, f"{folder}/c", copy))
-        assert first.identity == second.identity == linked.identity
-        assert first.identity != apart.identity
-        for file in (first, second, linked, apart):
-            file.close()
-
-    def test_names_are_listed_in_order(self, storage: Storage, folder: str) -> None:
-        """Files and directories alike, sorted; nothing where there is no directory."""
-        for name in ("b", "a.index", "Z", "c-10", "c-9"):
-            write(storage, f"{folder}/{name}", b"")
-        storage.make_directory(f"{folder}/d")
-        assert storage.list(folder) == ["Z", "a.index", "b", "c-10", "c-9", "d"]
-        assert storage.list(f"{folder}/d") == []
-        assert storage.list(f"{folder}/none") == []
-        assert storage.list(f"{folder}/b") == []
+        first, linked = map(storage.open, (path, f"{folder}/c"))
+        assert first.identity == linked.identity
+        first.close()
+        linked.close()
 
     def test_directories_are_made_one_level_at_a_time(self, storage: Storage, folder: str) -> None:
-        """Fine where one exists; a file of that name, or nothing above, is an error of the system."""
-        storage.make_directory(f"{folder}/d")
+        """Empty ones are there too; a file of that name, or nothing above, is an error of the system."""
         storage.make_directory(f"{folder}/d")
         assert storage.is_directory(f"{folder}/d")
         assert storage.exists(f"{folder}/d")
+        assert storage.list(folder) == ["d"]
+        assert storage.list(f"{folder}/d") == []
         with pytest.raises(OSError):
             storage.make_directory(f"{folder}/none/d")
         write(storage, f"{folder}/file", b"")
         with pytest.raises(FileExistsError):
             storage.make_directory(f"{folder}/file")
-        assert not storage.is_directory(f"{folder}/file")
-        assert not storage.is_directory(f"{folder}/none")
         with pytest.raises(OSError):
             storage.create(f"{folder}/none/a")
 
@@ -233,33 +315,37 @@ class StorageTests:
         assert read(storage, f"{folder}/b") == b"new"
 
     def test_a_link_is_a_second_name(self, storage: Storage, folder: str) -> None:
-        """Of the same bytes, which outlive the first; it replaces, also itself, and leaves no third name."""
+        """Of the same bytes, which outlive the first; a name that is taken stays what it is."""
         write(storage, f"{folder}/a", b"bytes")
         write(storage, f"{folder}/b", b"old")
-        for target in ("b", "c", "b"):
-            storage.link(f"{folder}/a", f"{folder}/{target}")
+        storage.link(f"{folder}/a", f"{folder}/c")
+        for target in ("a", "b", "c"):
+            with pytest.raises(FileExistsError):
+                storage.link(f"{folder}/a", f"{folder}/{target}")
         assert storage.list(folder) == ["a", "b", "c"]
         storage.remove(f"{folder}/a")
-        assert [read(storage, f"{folder}/{name}") for name in "bc"] == [b"bytes", b"bytes"]
+        assert [read(storage, f"{folder}/{name}") for name in "bc"] == [b"old", b"bytes"]
         with pytest.raises(OSError):
-            storage.link(f"{folder}/a", f"{folder}/b")
+            storage.link(f"{folder}/a", f"{folder}/d")
         assert storage.list(folder) == ["b", "c"]
-        assert read(storage, f"{folder}/b") == b"bytes"
 
-    def test_several_links_at_once_do_not_meet(self, storage: Storage, folder: str) -> None:
-        """Threads that publish under one name: the last one wins, and no other name is left."""
+    def test_of_several_links_at_once_one_gets_the_name(self, storage: Storage, folder: str) -> None:
+        """Threads that publish under one name: the first one wins, the others are told, and no other name is left."""
         sources = [write(storage, f"{folder}/s{number}", bytes((number,))) for number in range(8)]
-        with ThreadPoolExecutor(8) as threads:
-            list(threads.map(lambda source: storage.link(source, f"{folder}/target"), sources * 4))
-        assert storage.list(folder) == [*(f"s{number}" for number in range(8)), "target"]
-        assert read(storage, f"{folder}/target") in [bytes((number,)) for number in range(8)]
+        ready = threading.Barrier(8)
 
-    def test_removing_what_is_not_there_is_fine(self, storage: Storage, folder: str) -> None:
-        """Two that clean up may meet."""
-        path = write(storage, f"{folder}/a", b"")
-        storage.remove(path)
-        storage.remove(path)
-        assert not storage.exists(path)
+        def took(source: str) -> bool:
+            ready.wait()
+            try:
+                storage.link(source, f"{folder}/target")
+            except FileExistsError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as threads:
+            winners = [number for number, won in enumerate(threads.map(took, sources)) if won]
+        assert storage.list(folder) == [*(f"s{number}" for number in range(8)), "target"]
+        assert [read(storage, f"{folder}/target")] == [bytes((number,)) for number in winners]
 
     def test_only_empty_directories_are_removed(self, storage: Storage, folder: str) -> None:
         """Everything else stays as it is, without an error."""
@@ -278,26 +364,16 @@ class StorageTests:
         with pytest.raises(OSError):
             storage.sync_directory(f"{folder}/none")
 
-    def test_names_that_are_no_utf8(self, storage: Storage, folder: str) -> None:
-        """Any file can be named, in every call, and its errors can be printed."""
-        storage.make_directory(f"{folder}/{NOT_UTF8}")
-        inside = f"{folder}/{NOT_UTF8}/ä"
-        write(storage, inside, b"x")
+    def test_names_that_are_no_utf8_are_given_and_taken(self, storage: Storage, folder: str) -> None:
+        """By links and renames."""
+        inside = write(storage, f"{folder}/ä", b"x")
         storage.link(inside, f"{inside}{NOT_UTF8}")
         storage.replace(inside, f"{inside}2")
-        assert storage.list(folder) == [NOT_UTF8]
-        assert storage.list(f"{folder}/{NOT_UTF8}") == ["ä2", f"ä{NOT_UTF8}"]
+        assert storage.list(folder) == ["ä2", f"ä{NOT_UTF8}"]
         assert read(storage, f"{inside}{NOT_UTF8}") == b"x"
-        storage.remove(f"{inside}{NOT_UTF8}")
-        assert storage.exists(f"{inside}2")
-        storage.sync_directory(f"{folder}/{NOT_UTF8}")
-        with pytest.raises(NotFoundError) as raised:
-            storage.open(inside)
-        assert str(raised.value).startswith(f"{folder}/w\\xff\\xfe/ä: no such file")
-        str(raised.value).encode()
 
 
-class TestLocalStorage(StorageTests):
+class TestLocalStorage(RenamingStorageTests):
     """The files of this machine keep those promises."""
 
     @pytest.fixture
@@ -501,27 +577,6 @@ def test_a_link_of_a_symbolic_link_is_a_name_of_the_bytes(tmp_path: Path) -> Non
     assert read(LOCAL, str(tmp_path / "out" / "deeper" / "model")) == b"weights"
 
 
-def test_a_link_that_was_killed_does_not_hinder_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container every process has the number 1: what one leaves behind is not in the way of the one after it."""
-
-    class Killed(BaseException):
-        pass
-
-    def killed(*_: object) -> None:
-        raise Killed
-
-    write(LOCAL, str(tmp_path / "a"), b"x")
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killed)
-        patch.setattr(os, "unlink", killed)
-        with pytest.raises(Killed):
-            LOCAL.link(str(tmp_path / "a"), str(tmp_path / "b"))
-    assert len(LOCAL.list(str(tmp_path))) == 2
-    LOCAL.link(str(tmp_path / "a"), str(tmp_path / "b"))
-    assert read(LOCAL, str(tmp_path / "b")) == b"x"
-
-
 def test_a_new_file_gets_the_mode_of_the_user(tmp_path: Path) -> None:
     """As `open` gives it: 0o666 less the umask, so that a group that shares a folder can read the checkpoint."""
     before = os.umask(0o027)
@@ -546,6 +601,136 @@ def test_a_local_file_can_be_mapped(tmp_path: Path) -> None:
         LOCAL.remove(path)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
             assert view[:] == b"mapped"
+
+
+# Files of this machine: who is writing.
+
+# The package's own __init__ is the public face, and takes seconds to import.
+PROGRAM = """
+import sys, types
+package = types.ModuleType("torch_tfckpt")
+package.__path__ = [sys.argv[1]]
+sys.modules["torch_tfckpt"] = package
+from torch_tfckpt.storage.local import LOCAL
+"""
+HOLD = f"{PROGRAM}file = LOCAL.create(sys.argv[2]); print('holding', flush=True); sys.stdin.read()"
+ASK = f"{PROGRAM}print(LOCAL.in_use(sys.argv[2]))"
+
+
+def start(program: str, path: Path) -> "subprocess.Popen[str]":
+    package = Path(__file__).parent.parent / "torch_tfckpt"
+    command = [sys.executable, "-c", program, str(package), str(path)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_closed_file_is_not_in_use(tmp_path: Path) -> None:
+    """Nor is one that others read, or that was never there, or that was written by other means."""
+    path = write(LOCAL, str(tmp_path / "a"), b"x")
+    assert not LOCAL.in_use(path)
+    with LocalFile(path):
+        assert not LOCAL.in_use(path)
+    assert not LOCAL.in_use(str(tmp_path / "none"))
+    (tmp_path / "other").write_bytes(b"x")
+    assert not LOCAL.in_use(str(tmp_path / "other"))
+
+
+def test_asking_leaves_no_lock(tmp_path: Path) -> None:
+    """Whoever asks next gets the same answer, in the same process or another one."""
+    path = write(LOCAL, str(tmp_path / "a"), b"x")
+    file = LOCAL.create(str(tmp_path / "b"))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert not LOCAL.in_use(path)
+        assert LOCAL.in_use(file.path)
+    assert len(os.listdir("/proc/self/fd")) == before
+    file.close()
+    assert not LOCAL.in_use(file.path)
+
+
+def test_a_file_stays_in_use_under_its_new_name(tmp_path: Path) -> None:
+    """A writer that renames before it closes: at no moment is the file one that nobody uses."""
+    file = LOCAL.create(str(tmp_path / "a"))
+    LOCAL.replace(file.path, str(tmp_path / "b"))
+    assert LOCAL.in_use(str(tmp_path / "b"))
+    assert not LOCAL.in_use(str(tmp_path / "a"))
+    file.close()
+    assert not LOCAL.in_use(str(tmp_path / "b"))
+
+
+def test_another_process_sees_what_is_in_use(tmp_path: Path) -> None:
+    """While the file is open, and not afterwards."""
+    file = LOCAL.create(str(tmp_path / "a"))
+    assert start(ASK, tmp_path / "a").communicate(timeout=60)[0] == "True\n"
+    file.close()
+    assert start(ASK, tmp_path / "a").communicate(timeout=60)[0] == "False\n"
+
+
+def test_what_a_killed_process_wrote_is_not_in_use(tmp_path: Path) -> None:
+    """SIGKILL leaves it no chance to tidy up; the system takes the lock."""
+    with start(HOLD, tmp_path / "a") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holding\n"
+        assert LOCAL.in_use(str(tmp_path / "a"))
+        process.kill()
+        process.wait(60)
+    assert LOCAL.exists(str(tmp_path / "a"))
+    assert not LOCAL.in_use(str(tmp_path / "a"))
+
+
+def test_without_locks_every_file_may_be_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network file systems have none: files are written there all the same, and never taken for leftovers."""
+
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    path = write(LOCAL, str(tmp_path / "a"), b"x")
+    assert read(LOCAL, path) == b"x"
+    assert LOCAL.in_use(path)
+    assert not LOCAL.in_use(str(tmp_path / "none"))
+
+
+def test_what_may_not_be_opened_may_be_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that cannot be told, the careful answer."""
+
+    def refuse(path: str, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert LOCAL.in_use(str(tmp_path / "a"))
+
+
+def test_a_file_that_was_cleared_up_before_its_lock_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between open(2) and flock(2) another program may take a new file for a leftover."""
+    system = fcntl.flock
+    removed: list[int] = []
+
+    def meddle(descriptor: int, operation: int) -> None:
+        if len(removed) < 3:
+            removed.append(descriptor)
+            os.unlink(tmp_path / "a")
+        system(descriptor, operation)
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", meddle)
+        file = LOCAL.create(str(tmp_path / "a"))
+    assert len(removed) == 3
+    file.write(0, [b"kept"])
+    assert LOCAL.in_use(str(tmp_path / "a"))
+    file.close()
+    assert read(LOCAL, str(tmp_path / "a")) == b"kept"
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_time_of_change_is_that_of_the_file_itself(tmp_path: Path) -> None:
+    """To the fraction of a second; of a symbolic link's target, whose bytes they are."""
+    path = write(LOCAL, str(tmp_path / "a"), b"x")
+    os.utime(path, ns=(0, 1_234_567_890_500_000_000))
+    (tmp_path / "link").symlink_to("a")
+    assert LOCAL.modified(path) == LOCAL.modified(str(tmp_path / "link")) == 1_234_567_890.5
 
 
 def watch_closing(monkeypatch: pytest.MonkeyPatch, closed: list[int]) -> None:
@@ -600,14 +785,43 @@ def test_a_refused_directory_leaves_no_descriptor(tmp_path: Path, monkeypatch: p
 
 
 def test_temporary_names_stand_beside_the_file_and_differ() -> None:
-    """The same file system, so that a rename publishes; TensorFlow's pattern, so that its tools know them."""
+    """The same file system, so that a rename publishes; TensorFlow's pattern, and a mark of ours behind it."""
     # FORMATS 2.6: .tempstate and a 64-bit number
     names = {temporary_name("dir/model.index") for _ in range(100)}
     assert len(names) == 100
     for name in names:
         prefix, _, number = name.rpartition(".tempstate")
         assert prefix == "dir/model.index"
-        assert 0 <= int(number) < 2**64
+        assert 0 <= int(number.removesuffix("-tfckpt")) < 2**64
+        assert number.endswith("-tfckpt")
+
+
+@given(path=st.text(min_size=1), save=st.integers(0, 2**64 - 1))
+def test_temporary_names_say_what_they_are_of(path: str, save: int) -> None:
+    """The name it will have and the save it belongs to, whatever characters are in them."""
+    assert parse_temporary_name(temporary_name(path, save)) == Temporary(path, save)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.index",
+        "model.index.tempstate12345",  # TensorFlow's own: it may be in use
+        ".tempstate1-tfckpt",
+        "model.tempstate-tfckpt",
+        "model.tempstate1-tfckpt.index",
+        "model.tempstate1-tfckpt\n",
+        "model.tempstate-1-tfckpt",
+    ],
+)
+def test_other_names_are_no_temporary_ones_of_ours(name: str) -> None:
+    """They are never taken for leftovers."""
+    assert parse_temporary_name(name) is None
+
+
+def test_saves_have_numbers_apart() -> None:
+    """64 bits of chance: also of two machines that save into one directory."""
+    assert len({new_save_number() for _ in range(1000)}) == 1000
 
 
 @pytest.mark.parametrize(

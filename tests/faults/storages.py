@@ -5,6 +5,8 @@ They count every operation on names and every operation on files, so that a test
 
 import errno
 import os
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +31,13 @@ class Counting:
     def __init__(self, inner: Storage) -> None:
         self._inner = inner
         self.log: list[str] = []
+        self._created: list[WritableFile] = []
+        self._lock = threading.Lock()
+
+    def end_process(self) -> None:
+        """Closes all files as the kernel does when a process is gone: nothing is in use by it any more."""
+        for file in self._created:
+            file.close()
 
     def before(self, number: int, what: str) -> None:
         """Raises, where operation `number` (from 0) is not to happen."""
@@ -42,8 +51,9 @@ class Counting:
 
     @contextmanager
     def operation(self, what: str) -> Iterator[None]:
-        number = len(self.log)
-        self.log.append(what)
+        with self._lock:
+            number = len(self.log)
+            self.log.append(what)
         self.before(number, what)
         yield
         self.after(number, what)
@@ -53,8 +63,28 @@ class Counting:
             return _Reading(self, self._inner.open(path))
 
     def create(self, path: str) -> WritableFile:
-        with self.operation(f"create {os.path.basename(path)}"):
-            return _Writing(self, self._inner.create(path))
+        created = None
+        try:
+            with self.operation(f"create {os.path.basename(path)}"):
+                created = self._inner.create(path)
+                self._created.append(created)
+                return _Writing(self, created)
+        except BaseException:
+            if created is not None:
+                created.close()  # nobody holds what was never handed out
+            raise
+
+    @property
+    def renames(self) -> bool:
+        return self._inner.renames
+
+    def in_use(self, path: str) -> bool:
+        with self.operation(f"in_use {os.path.basename(path)}"):
+            return self._inner.in_use(path)
+
+    def modified(self, path: str) -> float:
+        with self.operation(f"modified {os.path.basename(path)}"):
+            return self._inner.modified(path)
 
     def exists(self, path: str) -> bool:
         with self.operation(f"exists {os.path.basename(path)}"):
@@ -83,6 +113,10 @@ class Counting:
     def remove(self, path: str) -> None:
         with self.operation(f"remove {os.path.basename(path)}"):
             self._inner.remove(path)
+
+    def remove_unused(self, path: str) -> bool:
+        with self.operation(f"remove_unused {os.path.basename(path)}"):
+            return self._inner.remove_unused(path)
 
     def remove_directory(self, path: str) -> None:
         with self.operation(f"remove_directory {os.path.basename(path)}"):
@@ -168,6 +202,10 @@ class FailingStorage(Counting):
     def torn(self, number: int) -> bool:
         return number == self._fail_at and not self._late
 
+    def heal(self) -> None:
+        """From now on nothing fails."""
+        self._fail_at = sys.maxsize
+
     def _fail(self, number: int, what: str) -> None:
         if number == self._fail_at or (self._forever and number > self._fail_at):
             self.failed = self.failed or what
@@ -222,8 +260,11 @@ class DropUnsyncedStorage:
         folder: Its files are there from the start, durable.
     """
 
+    renames = True
+
     def __init__(self, folder: Path) -> None:
         self._names: Names = {}
+        self._writing: list[_Inode] = []
         self._directories = {str(folder)}
         for path in sorted(folder.rglob("*")):
             if path.is_dir():
@@ -242,6 +283,14 @@ class DropUnsyncedStorage:
                 _apply(names, change)
             yield {path: inode.durable for path, inode in names.items()}
             yield {path: bytes(inode.content) for path, inode in names.items()}
+
+    def states_in_order(self) -> Iterator[dict[str, bytes]]:
+        """Of `states`, those in which all changes of names survived up to some point, as a journal keeps them."""
+        for count in range(len(self._pending) + 1):
+            names = dict(self._durable)
+            for change in self._pending[:count]:
+                _apply(names, change)
+            yield {path: inode.durable for path, inode in names.items()}
 
     def _change(self, directory: str, names: dict[str, _Inode | None]) -> None:
         change = _Change(directory, names)
@@ -262,7 +311,16 @@ class DropUnsyncedStorage:
             raise FileNotFoundError(path)
         inode = _Inode()
         self._change(os.path.dirname(path), {path: inode})
-        return _MemoryOutput(path, inode)
+        self._writing.append(inode)
+        return _MemoryOutput(path, inode, self._writing)
+
+    def in_use(self, path: str) -> bool:
+        return self._names.get(path) in self._writing
+
+    def modified(self, path: str) -> float:
+        if path not in self._names:
+            raise FileNotFoundError(path)
+        return 0.0  # no clock
 
     def exists(self, path: str) -> bool:
         return path in self._names or path in self._directories
@@ -285,11 +343,19 @@ class DropUnsyncedStorage:
     def link(self, source: str, target: str) -> None:
         if source not in self._names:
             raise FileNotFoundError(source)
+        if self.exists(target):
+            raise FileExistsError(target)
         self._change(os.path.dirname(target), {target: self._names[source]})
 
     def remove(self, path: str) -> None:
         if path in self._names:
             self._change(os.path.dirname(path), {path: None})
+
+    def remove_unused(self, path: str) -> bool:
+        if path not in self._names or self.in_use(path):
+            return False
+        self.remove(path)
+        return True
 
     def remove_directory(self, path: str) -> None:
         if not self.list(path):
@@ -344,8 +410,8 @@ class _MemoryFile:
 
 
 class _MemoryOutput:
-    def __init__(self, path: str, inode: _Inode) -> None:
-        self.path, self._inode = path, inode
+    def __init__(self, path: str, inode: _Inode, writing: list[_Inode]) -> None:
+        self.path, self._inode, self._writing = path, inode, writing
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         content = self._inode.content
@@ -358,4 +424,5 @@ class _MemoryOutput:
         self._inode.durable = bytes(self._inode.content)
 
     def close(self) -> None:
-        pass
+        if self._inode in self._writing:
+            self._writing.remove(self._inode)

@@ -10,6 +10,8 @@ from torch_tfckpt.storage.protocol import ReadableFile, WritableFile
 class MemoryStorage:
     """Read-only. Args: files: path -> content."""
 
+    renames = True
+
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = dict(files)
 
@@ -20,6 +22,14 @@ class MemoryStorage:
 
     def exists(self, path: str) -> bool:
         return path in self._files or self.is_directory(path)
+
+    def in_use(self, path: str) -> bool:
+        return False
+
+    def modified(self, path: str) -> float:
+        if path not in self._files:
+            raise FileNotFoundError(path)
+        return 0.0  # no clock
 
     def list(self, directory: str) -> list[str]:
         prefix = f"{directory}/"
@@ -41,6 +51,9 @@ class MemoryStorage:
         raise OSError(f"{source}: read-only")
 
     def remove(self, path: str) -> None:
+        raise OSError(f"{path}: read-only")
+
+    def remove_unused(self, path: str) -> bool:
         raise OSError(f"{path}: read-only")
 
     def remove_directory(self, path: str) -> None:

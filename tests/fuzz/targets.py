@@ -20,7 +20,8 @@ import torch_tfckpt as tfckpt
 from fuzz.memory_storage import MemoryStorage
 from torch_tfckpt._proto.tensor_slice_pb2 import TensorSliceProto
 from torch_tfckpt.bundle.values import Value
-from torch_tfckpt.checkpoint_files import find_checkpoint, read_state
+from torch_tfckpt.checkpoint_files import find_checkpoint
+from torch_tfckpt.checkpoint_state import read_state
 from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.block import BlockBuilder, decode_block

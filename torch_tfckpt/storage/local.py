@@ -2,18 +2,20 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from typing import Self
 
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError, printable
-from torch_tfckpt.storage.names import temporary_name
 from torch_tfckpt.storage.protocol import Buffer
 
 
 class LocalStorage:
     """Files of this machine."""
+
+    renames = True
 
     def open(self, path: str) -> "LocalFile":
         return LocalFile(path)
@@ -21,8 +23,23 @@ class LocalStorage:
     def create(self, path: str) -> "LocalOutput":
         return LocalOutput(path)
 
+    def in_use(self, path: str) -> bool:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        try:
+            return not _locks(descriptor)
+        finally:
+            os.close(descriptor)
+
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)
+
+    def modified(self, path: str) -> float:
+        return os.stat(path).st_mtime
 
     def list(self, directory: str) -> list[str]:
         try:
@@ -47,19 +64,28 @@ class LocalStorage:
         os.replace(source, target)
 
     def link(self, source: str, target: str) -> None:
-        # link(2) refuses to replace: link beside the target, then rename over it.
-        beside = temporary_name(target)
         # The file itself: link(2) would give a symbolic link a second name.
-        os.link(os.path.realpath(source), beside)
-        try:
-            os.replace(beside, target)
-        finally:
-            # Renaming one name of a file over another name of the same file does nothing and leaves both.
-            self.remove(beside)
+        os.link(os.path.realpath(source), target)
 
     def remove(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+    def remove_unused(self, path: str) -> bool:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            if not _locks(descriptor):
+                return False
+            # Under the lock: a program that has just created the file waits for it, and then makes another.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+                return True
+            return False
+        finally:
+            os.close(descriptor)
 
     def remove_directory(self, path: str) -> None:
         with contextlib.suppress(OSError):
@@ -181,12 +207,30 @@ def _refused(path: str, error: OSError) -> FailedPreconditionError:
     )
 
 
+def _locks(descriptor: int) -> bool:
+    """Locks an open file against other openings of it; False where another one has the lock, or there are none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 class LocalOutput:
-    """A WritableFile of this machine."""
+    """A WritableFile of this machine. It is locked (flock) until it is closed: that is what `in_use` looks at."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        while True:
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            # The lock goes with the process, however it ends. Without locks the file counts as in use for ever. Waits:
+            # another program that looks, or clears up, has it for a moment.
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            # Somebody who clears up may have seen the file before the lock was on it.
+            if os.fstat(self._descriptor).st_nlink:
+                return
+            os.close(self._descriptor)
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         for first in range(0, len(buffers), LocalFile.MAX_BUFFERS):
@@ -205,6 +249,9 @@ class LocalOutput:
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
+            # A child that was forked meanwhile has the file open, too, and would keep the lock.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 

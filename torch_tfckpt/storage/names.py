@@ -1,14 +1,38 @@
 """Paths as they are handed in, and the names of files that are not finished yet."""
 
 import os
+import re
 import secrets
+from typing import Final, NamedTuple
 
 from torch_tfckpt.errors import InvalidArgumentError, quoted
 
+# What TensorFlow puts behind the names of files that it has not finished, and our own mark: only files that bear it are
+# ever taken for leftovers, since TensorFlow's may be in use without our being able to tell.
+_TEMPORARY: Final = re.compile(r"(?P<path>.+)\.tempstate(?P<save>[0-9]+)-tfckpt", re.DOTALL)
 
-def temporary_name(path: str) -> str:
-    """A name beside `path` under which it is written before it is published; the pattern is TensorFlow's."""
-    return f"{path}.tempstate{secrets.randbits(64)}"
+
+class Temporary(NamedTuple):
+    """What the name of an unfinished file says."""
+
+    path: str  # the name it will have
+    save: int  # equal for all files of one save
+
+
+def new_save_number() -> int:
+    """A number that no other save has."""
+    return secrets.randbits(64)
+
+
+def temporary_name(path: str, save: int | None = None) -> str:
+    """A name beside `path` under which it is written, by the save of that number, before it is published."""
+    return f"{path}.tempstate{new_save_number() if save is None else save}-tfckpt"
+
+
+def parse_temporary_name(path: str) -> Temporary | None:
+    """What `temporary_name` made `path` of; None for every other name."""
+    match = _TEMPORARY.fullmatch(path)
+    return None if match is None else Temporary(match["path"], int(match["save"]))
 
 
 def fspath(path: "str | bytes | os.PathLike[str] | os.PathLike[bytes]") -> str:

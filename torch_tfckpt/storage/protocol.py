@@ -47,7 +47,10 @@ class ReadableFile(Protocol):
 
 
 class WritableFile(Protocol):
-    """A file being written. Threads: `write` may be called from several threads at once, on ranges apart."""
+    """A file being written. Threads: `write` may be called from several threads at once, on ranges apart.
+
+    Until it is closed, or its process ends, `Storage.in_use` says so to others.
+    """
 
     @property
     def path(self) -> str: ...
@@ -57,7 +60,7 @@ class WritableFile(Protocol):
         ...
 
     def sync(self) -> None:
-        """Returns once the bytes are durable."""
+        """Returns once the bytes are durable. Nothing is written after that."""
         ...
 
     def close(self) -> None: ...
@@ -66,16 +69,33 @@ class WritableFile(Protocol):
 class Storage(Protocol):
     """A place for files. Every method raises OSError as the system gives it, unless it says otherwise."""
 
+    @property
+    def renames(self) -> bool:
+        """Whether `replace` is one step for every reader.
+
+        Object stores have no such step. There a file appears whole, under the name it was created with and in place of
+        an older one, when it is synced; so it needs no temporary name, and must not have one.
+        """
+        ...
+
     def open(self, path: str) -> ReadableFile:
         """NotFoundError where nothing is there; InvalidArgumentError for a directory or device; FailedPreconditionError
         where the system refuses."""
         ...
 
     def create(self, path: str) -> WritableFile:
-        """A new, empty file; FileExistsError where the name is taken."""
+        """A new, empty file; FileExistsError where the name is taken, unless files of that name are replaced whole."""
+        ...
+
+    def in_use(self, path: str) -> bool:
+        """Whether the file is being written by a program that is alive. True where that cannot be told."""
         ...
 
     def exists(self, path: str) -> bool: ...
+
+    def modified(self, path: str) -> float:
+        """When the file last changed: seconds since the epoch."""
+        ...
 
     def list(self, directory: str) -> list[str]:
         """Names in `directory`, sorted; empty where there is no such directory."""
@@ -92,11 +112,18 @@ class Storage(Protocol):
         ...
 
     def link(self, source: str, target: str) -> None:
-        """Gives the file a second name in one step, replacing a file of that name; OSError where links are unknown."""
+        """Gives the file a second name; FileExistsError where it is taken, OSError where links are unknown."""
         ...
 
     def remove(self, path: str) -> None:
         """Fine where nothing is there."""
+        ...
+
+    def remove_unused(self, path: str) -> bool:
+        """Removes the file unless it is in use, as `in_use` has it, and says whether it did.
+
+        In one step: between looking and removing nobody can begin to write it.
+        """
         ...
 
     def remove_directory(self, path: str) -> None:
