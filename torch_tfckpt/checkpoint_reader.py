@@ -26,7 +26,7 @@ from torch_tfckpt.checkpoint_files import CheckpointFiles, find_checkpoint
 from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, quoted
 from torch_tfckpt.format.tensor_slice import Extent, Shape, TensorSlice, shape_text
-from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
 
@@ -44,6 +44,7 @@ class CheckpointReader:
         path: A prefix; a file of the checkpoint (.index, .data-..., .meta); a version 1 file or a pattern of such; a
             directory with a `checkpoint` file; a SavedModel directory.
         verify: Whether to hold the bytes read against their checksums.
+        storage: Where it lies; None tells by the path: this machine, or what a URL such as s3://bucket/model leads to.
 
     Raises:
         NotFoundError: nothing is there; the text names what is there instead.
@@ -55,8 +56,10 @@ class CheckpointReader:
     Threads: safe.
     """
 
-    def __init__(self, path: AnyPath, *, verify: bool = True, storage: Storage = LOCAL) -> None:
-        files = find_checkpoint(storage, fspath(path))
+    def __init__(self, path: AnyPath, *, verify: bool = True, storage: Storage | None = None) -> None:
+        where = fspath(path)
+        storage = storage or storage_of(where)
+        files = find_checkpoint(storage, where)
         self._reader = _open(storage, files, verify)
         self.files = files
 

@@ -11,7 +11,7 @@ from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import InvalidArgumentError, quoted
-from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath) -> str:
     Cost: one write of the bytes; host memory of 64 MiB for tensors on devices, or of the largest one.
     """
     target = fspath(prefix)
-    with BundleWriter(LOCAL, target) as writer:
+    with BundleWriter(storage_of(target), target) as writer:
         for name in sorted(tensors, key=key_of):
             writer.add(name, tensors[name])
     return target

@@ -325,42 +325,6 @@ def test_the_power_cut_notices_a_writer_that_does_not_sync(tmp_path: Path) -> No
     assert [state[path] for state in disk.states()] == [b"bytes", b"bytes"]
 
 
-def test_a_link_that_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
-    """A process of the same number, as in a container, was killed between making a link and renaming it."""
-    path = tmp_path / "model"
-    save(LOCAL, path, OLD)
-    kill_at_rename = _KillInLink()
-    with pytest.raises(Killed):
-        save(kill_at_rename, path, NEW)
-    assert kill_at_rename.left
-    for _ in range(2):
-        save(LOCAL, path, NEW)
-        assert state_of(path) == "new"
-        assert [name for name in names(tmp_path) if "tempstate" not in name] == [
-            "model.data-00000-of-00001",
-            "model.index",
-        ]
-
-
-class _KillInLink(CrashingStorage):
-    """LOCAL, killed inside its first `link`, between its two steps."""
-
-    def __init__(self) -> None:
-        super().__init__(LOCAL, 10**9)
-        self.left = False
-
-    def link(self, source: str, target: str) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("os.replace", self._kill)
-            patch.setattr("os.unlink", self._kill)
-            LOCAL.link(source, target)
-
-    def _kill(self, *_: str) -> None:
-        self.left = True
-        self._crash_at = 0
-        raise Killed("inside link")
-
-
 def test_a_disk_without_links_still_saves(tmp_path: Path) -> None:
     """Where links are unknown the checkpoint stays under its transitional names, and the next save replaces those."""
 

@@ -13,18 +13,16 @@ from contextlib import suppress
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import name_of
-from torch_tfckpt.bundle.publish import publish, saving
+from torch_tfckpt.bundle.publish import Publication, saving
 from torch_tfckpt.device.pipeline import CHUNK_BYTES
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, printable, quoted
 from torch_tfckpt.format.tensor_bundle import (
     BundleEntry,
     BundleHeader,
-    data_filename,
     encode_index,
     index_filename,
     parse_data_filename,
 )
-from torch_tfckpt.storage.names import temporary_name
 from torch_tfckpt.storage.protocol import Storage
 
 _log = logging.getLogger(__name__)
@@ -68,8 +66,7 @@ def merge_bundles(
                 merged.add_source(source, files)
             finally:
                 files.close()
-        storage.make_directory(os.path.dirname(prefix))
-        merged.publish(storage, prefix)
+        merged.publish(storage, Publication(storage, prefix))
     if delete_sources:
         _delete_sources(storage, [source for source in present if source != prefix], merged, prefix)
 
@@ -91,30 +88,25 @@ class _Merged:
                 entry = BundleEntry.decode(value)
             except DataLossError as error:
                 raise DataLossError(f"{printable(source)}: tensor {quoted(name_of(key))}: {error}") from error
-            if not entry.slices:
-                if entry.shard not in shards:
-                    shards[entry.shard] = len(self.data_files)
-                    self.data_files.append(files.shard(entry.shard).path)
-                entry = entry._replace(shard=shards[entry.shard])
-            self._join_entry(source, key, entry)
+            if entry.shard not in shards:
+                shards[entry.shard] = len(self.data_files)
+                self.data_files.append(files.shard(entry.shard).path)
+            self._join_entry(source, key, entry._replace(shard=shards[entry.shard]))
 
     def encode_index(self, num_shards: int) -> bytes:
         assert self._header is not None, "encode_index before the first source"
         entries = {key: entry.encode() for key, entry in self._entries.items()}
         return encode_index(self._header._replace(num_shards=num_shards), entries)
 
-    def publish(self, storage: Storage, prefix: str) -> None:
-        """Links the data files and puts them under `prefix`; the sources stay as they are."""
-        count = len(self.data_files)
-        linked = [temporary_name(data_filename(prefix, shard, count)) for shard in range(count)]
+    def publish(self, storage: Storage, publication: Publication) -> None:
+        """Links the data files and publishes them; the sources stay as they are."""
         try:
-            for path, link in zip(self.data_files, linked, strict=True):
-                _second_copy(storage, path, link)
-            publish(storage, prefix, linked, self.encode_index)
+            names = publication.new_data_names(len(self.data_files))
+            for path, name in zip(self.data_files, names, strict=True):
+                _second_copy(storage, path, name)
+            publication.publish(self.encode_index)
         finally:
-            for link in linked:
-                with suppress(OSError):
-                    storage.remove(link)
+            publication.abandon()
 
     def _join_header(self, source: str, header: BundleHeader) -> None:
         first = self._header = self._header or header

@@ -11,10 +11,10 @@ import torch
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import NamedEntry, overlapping
-from torch_tfckpt.bundle.runs import cut
 from torch_tfckpt.bundle.values import Strings, fixed_size, new_tensor, strings_from
 from torch_tfckpt.device.host_bytes import byte_view, copy_slice, swap_bytes
 from torch_tfckpt.device.pipeline import Pipeline, ReadRequest, SumRequest
+from torch_tfckpt.device.runs import cut
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import (
     DAMAGED,

@@ -15,6 +15,9 @@ they linked under their proper names, and one more rename switches to the index 
     P.index (1 shard)  -> P.data-00000-of-00001   new       done; the other name goes
 
 At every moment the index in place names data files that belong to it. TensorFlow has a gap here (spec: FORMATS 2.8).
+
+Object stores have no renames. There data are written under their final names, of an unused number of shards where a
+checkpoint is to be replaced, and the index comes last, in one step.
 """
 
 import logging
@@ -22,8 +25,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from torch_tfckpt.bundle.marker import Marker, remove
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, NotFoundError, printable
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename, parse_data_filename
+from torch_tfckpt.storage.atomic import write_file
 from torch_tfckpt.storage.names import temporary_name
 from torch_tfckpt.storage.protocol import Storage
 
@@ -60,86 +65,140 @@ def make_durable(storage: Storage, path: str) -> None:
         ) from error
 
 
-def publish(storage: Storage, prefix: str, data_files: Sequence[str], encode_index: EncodeIndex) -> None:
-    """Publishes `data_files`, whose bytes are durable, as shards 0, 1, ... of checkpoint `prefix`.
+class Publication:
+    """The files of one save of checkpoint `prefix`, from their first byte until they are the checkpoint, or gone.
+
+    The first file is a marker, which goes last: a save that was killed, or could not clear up, can be told by it.
 
     Raises:
-        IncompleteSaveError: the system refused a step. Nothing was published and the data files are gone, unless the
-            text says that the new checkpoint is in place.
+        IncompleteSaveError: the directory cannot be made (nothing above it is), or no file be created in it.
 
     Threads: one publication of a prefix at a time.
     """
-    count = len(data_files)
-    with saving(prefix):
-        replacing = storage.exists(index_filename(prefix))
-        shown = _unused_count(storage, prefix, count) if replacing else count
-        index = encode_index(shown)
+
+    def __init__(self, storage: Storage, prefix: str) -> None:
+        self._storage, self._prefix = storage, prefix
+        self._data: list[str] = []  # where the bytes of each shard are now
+        self._switching = False  # the new index may be in place
+        self._over = False  # published or abandoned
+        with saving(prefix):
+            storage.make_directory(os.path.dirname(prefix))
+            self._marker = Marker(storage, prefix)
+
+    def new_data_names(self, count: int) -> list[str]:
+        """Where the bytes of so many shards are to be written, or linked, before `publish`."""
+        if self._storage.renames:
+            save = self._marker.save
+            self._data = [temporary_name(data_filename(self._prefix, n, count), save) for n in range(count)]
+        else:
+            shown = self._free_count(count)
+            self._data = [data_filename(self._prefix, n, shown) for n in range(count)]
+        return self._data
+
+    def publish(self, encode_index: EncodeIndex) -> None:
+        """Makes the data files, whose bytes are durable, shards 0, 1, ... of the checkpoint.
+
+        Raises:
+            IncompleteSaveError: the system refused a step. Nothing was published and the data files are gone, unless
+                the text says that the new checkpoint is in place, or that this cannot be told.
+        """
+        storage, prefix, count = self._storage, self._prefix, len(self._data)
+        clean = False
         try:
-            _name_data(storage.replace, prefix, data_files, shown, storage)
-            _put_index(storage, prefix, index)
+            with saving(prefix):
+                replacing = storage.exists(index_filename(prefix))
+                shown = self._free_count(count) if storage.renames else _count_of(self._data)
+                self._switch(encode_index(shown), shown)
+            self._over, clean = True, not replacing
+            make_durable(storage, index_filename(prefix))
+            if replacing:
+                clean = _settle(storage, prefix, count, shown, encode_index)
+        finally:
+            if self._over:
+                self._marker.end(clean=clean)
+
+    def abandon(self) -> None:
+        """Removes everything that was written. Nothing to do after `publish`."""
+        if not self._over:
+            self._over = True
+            clean = [remove(self._storage, path) for path in self._data]
+            self._marker.end(clean=all(clean))
+
+    def _switch(self, index: bytes, shown: int) -> None:
+        """Names the data files and puts the index in place. Raises after everything was removed, but see `publish`."""
+        storage, prefix = self._storage, self._prefix
+        try:
+            if storage.renames:
+                _name_data(storage.replace, prefix, self._data, shown, storage)
+            self._switching = True
+            write_file(storage, index_filename(prefix), index)
         except BaseException as error:
             # A rename may have happened although it reports a failure, over a network, or Ctrl-C came right behind it.
             # The data of the index in place is never taken away; an orphan is better than a loss.
-            if not _may_be_in_place(storage, prefix, index):
-                for path in (*data_files, *(data_filename(prefix, shard, shown) for shard in range(count))):
-                    _remove(storage, path)
+            in_place = self._switching and _is_in_place(storage, prefix, index)
+            if in_place is False:
+                self._data += [data_filename(prefix, shard, shown) for shard in range(len(self._data))]
+                self.abandon()
                 raise
+            self._over = True
             if not isinstance(error, OSError):
                 raise
-    make_durable(storage, index_filename(prefix))
-    if replacing:
-        _settle(storage, prefix, count, shown, encode_index)
+            if in_place is None:
+                raise IncompleteSaveError(
+                    f"save of {printable(prefix)}: {error}. Whether the new checkpoint came into place cannot be told, "
+                    f"as its index cannot be read; if not, an earlier one of that name is untouched. Mend what the "
+                    f"system complains of, then save again",
+                    {0: error},
+                ) from error
+
+    def _free_count(self, count: int) -> int:
+        """The number of shards to name the data by: `count`, or an unused one where a checkpoint of the name exists."""
+        if not self._storage.exists(index_filename(self._prefix)):
+            return count
+        return _unused_count(self._storage, self._prefix, count)
 
 
-def _settle(storage: Storage, prefix: str, count: int, shown: int, encode_index: EncodeIndex) -> None:
+def _settle(storage: Storage, prefix: str, count: int, shown: int, encode_index: EncodeIndex) -> bool:
     """From the transitional names to the proper ones; then nothing but this checkpoint remains under the prefix.
 
     The checkpoint is published and complete: where there are no links (FAT, some network file systems), or the disk is
-    full by now, it stays under its transitional names.
+    full by now, it stays under its transitional names. Returns whether nothing else remains.
     """
     transitional = [data_filename(prefix, shard, shown) for shard in range(count)]
     proper = [data_filename(prefix, shard, count) for shard in range(count)]
     try:
+        for path in proper:  # of the old checkpoint, which the index in place no longer names
+            storage.remove(path)
         _name_data(storage.link, prefix, transitional, count, storage)
-        _put_index(storage, prefix, encode_index(count))
-        storage.sync_directory(os.path.dirname(prefix))
+        write_file(storage, index_filename(prefix), encode_index(count))
         kept = set(proper)
     except OSError as error:
         _log.info("%s keeps its data under the names of %d shards: %s", printable(prefix), shown, error)
         kept = set(transitional)
-        if _may_be_in_place(storage, prefix, encode_index(count)):
+        if _is_in_place(storage, prefix, encode_index(count)) is not False:
             kept |= set(proper)
     try:
         others = [path for path in data_files_of(storage, prefix) if path not in kept]
     except OSError as error:
         _log.info("%s: older data files stay: %s", printable(prefix), error)
-        return
-    for path in others:
-        _remove(storage, path)
+        return False
+    return all([remove(storage, path) for path in others])
 
 
-def _may_be_in_place(storage: Storage, prefix: str, index: bytes) -> bool:
-    """Whether the index of `prefix` has these bytes, or cannot be looked at."""
+def _is_in_place(storage: Storage, prefix: str, index: bytes) -> bool | None:
+    """Whether the index of `prefix` has these bytes; None where it cannot be looked at."""
     try:
         file = storage.open(index_filename(prefix))
     except NotFoundError:
         return False
     except (CheckpointError, OSError):
-        return True
+        return None
     try:
         return file.size == len(index) and file.read(0, file.size) == index
     except (CheckpointError, OSError):
-        return True
+        return None
     finally:
         file.close()
-
-
-def _remove(storage: Storage, path: str) -> None:
-    """Clears up behind something that matters more."""
-    try:
-        storage.remove(path)
-    except OSError as error:
-        _log.info("left behind: %s: %s", printable(path), error)
 
 
 def data_files_of(storage: Storage, prefix: str) -> list[str]:
@@ -147,6 +206,13 @@ def data_files_of(storage: Storage, prefix: str) -> list[str]:
     directory = os.path.dirname(prefix)
     paths = (os.path.join(directory, name) for name in storage.list(directory))
     return [path for path in paths if (parsed := parse_data_filename(path)) is not None and parsed[0] == prefix]
+
+
+def _count_of(data_files: Sequence[str]) -> int:
+    """The number of shards in the names of data files."""
+    parsed = parse_data_filename(data_files[0])
+    assert parsed is not None, "no name of a data file"
+    return parsed[2]
 
 
 def _unused_count(storage: Storage, prefix: str, count: int) -> int:
@@ -161,19 +227,3 @@ def _name_data(
     for shard, path in enumerate(paths):
         give_name(path, data_filename(prefix, shard, count))
     storage.sync_directory(os.path.dirname(prefix))
-
-
-def _put_index(storage: Storage, prefix: str, contents: bytes) -> None:
-    path = index_filename(prefix)
-    temporary = temporary_name(path)
-    try:
-        file = storage.create(temporary)
-        try:
-            file.write(0, [contents])
-            file.sync()
-        finally:
-            file.close()
-        storage.replace(temporary, path)
-    except BaseException:
-        _remove(storage, temporary)
-        raise

@@ -20,7 +20,6 @@ from torch_tfckpt.bundle.assembly import Partition
 from torch_tfckpt.bundle.files import BundleFiles, map_file
 from torch_tfckpt.bundle.index import BundleIndex, NamedEntry
 from torch_tfckpt.bundle.pieces import Pieces, Run, Whole
-from torch_tfckpt.bundle.runs import find_runs
 from torch_tfckpt.bundle.values import (
     Value,
     check_out,
@@ -32,6 +31,7 @@ from torch_tfckpt.bundle.values import (
 )
 from torch_tfckpt.device.host_bytes import byte_view
 from torch_tfckpt.device.pipeline import Pipeline
+from torch_tfckpt.device.runs import find_runs
 from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import (
     DAMAGED,

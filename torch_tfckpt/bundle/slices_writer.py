@@ -157,15 +157,28 @@ class SlicesWriter:
         temporary, folder = temporary_name(self._path), os.path.dirname(self._path)
         try:
             with saving(self._path):
-                with contextlib.closing(self._create(temporary, folder)) as file:
+                file = self._create(temporary, folder)
+                try:
                     self._write(file)
                     file.sync()
-                self._storage.replace(temporary, self._path)
+                    # Closed only afterwards: a file that nobody has open would be taken for a leftover.
+                    self._replace(temporary)
+                finally:
+                    with contextlib.suppress(OSError):  # what it holds was synced, or is of no interest
+                        file.close()
         except BaseException:
             with contextlib.suppress(OSError):
                 self._storage.remove(temporary)
             raise
         make_durable(self._storage, self._path)
+
+    def _replace(self, temporary: str) -> None:
+        try:
+            self._storage.replace(temporary, self._path)
+        except OSError:
+            if self._storage.exists(temporary):
+                raise
+            # A rename may have happened although it reports a failure, over a network.
 
     def _create(self, temporary: str, folder: str) -> WritableFile:
         try:

@@ -55,7 +55,7 @@ class WriteRequest(NamedTuple):
         return len(self.source)
 
 
-class _Request(Protocol):
+class Request(Protocol):
     @property
     def file(self) -> ReadableFile | WritableFile: ...
     @property
@@ -64,7 +64,7 @@ class _Request(Protocol):
     def size(self) -> int: ...
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """A part of one request."""
 
     number: int  # position of the request in the plan
@@ -72,14 +72,14 @@ class _Piece(NamedTuple):
     size: int
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
     """Pieces that lie one behind the other in one file: the work of one thread at a time."""
 
     offset: int
-    pieces: list[_Piece]
+    pieces: list[Piece]
 
 
-R = TypeVar("R", bound=_Request)
+R = TypeVar("R", bound=Request)
 
 
 class Pipeline:
@@ -98,7 +98,7 @@ class Pipeline:
     def read(self, requests: Sequence[ReadRequest]) -> list[int]:
         """Fills every target; returns the CRC-32C (not masked) of each, in the order of `requests`."""
 
-        def job(request: ReadRequest, work: _Job) -> list[int]:
+        def job(request: ReadRequest, work: Job) -> list[int]:
             buffers = [requests[number].target[begin : begin + size] for number, begin, size in work.pieces]
             if len(buffers) > 1:
                 request.file.read_into(work.offset, buffers)
@@ -114,7 +114,7 @@ class Pipeline:
     def fill(self, requests: Sequence[ReadRequest]) -> None:
         """Fills every target and sums nothing."""
 
-        def job(request: ReadRequest, work: _Job) -> list[int]:
+        def job(request: ReadRequest, work: Job) -> list[int]:
             buffers = [requests[number].target[begin : begin + size] for number, begin, size in work.pieces]
             request.file.read_into(work.offset, buffers)
             return [0] * len(work.pieces)
@@ -124,7 +124,7 @@ class Pipeline:
     def checksums(self, requests: Sequence[SumRequest]) -> list[int]:
         """The CRC-32C (not masked) of every range, in order. Memory: one chunk a thread."""
 
-        def job(request: SumRequest, work: _Job) -> list[int]:
+        def job(request: SumRequest, work: Job) -> list[int]:
             scratch = self._scratch_buffer()
             if len(work.pieces) > 1:
                 request.file.read_into(work.offset, [scratch[: sum(size for _, _, size in work.pieces)]])
@@ -151,17 +151,9 @@ class Pipeline:
     def write(self, requests: Sequence[WriteRequest]) -> list[int]:
         """Writes every source; returns the CRC-32C (not masked) of each, in order."""
 
-        def job(request: WriteRequest, work: _Job) -> list[int]:
-            buffers = [memoryview(requests[number].source)[begin : begin + size] for number, begin, size in work.pieces]
-            if len(buffers) > 1:
-                sums = [crc32c.value(buffer) for buffer in buffers]
-                request.file.write(work.offset, buffers)
-                return sums
-            crc = 0
-            for at, strip in _strips(buffers[0]):
-                crc = crc32c.extend(crc, strip)
-                request.file.write(work.offset + at, [strip])
-            return [crc]
+        def job(request: WriteRequest, work: Job) -> list[int]:
+            views = [memoryview(requests[number].source)[begin : begin + size] for number, begin, size in work.pieces]
+            return write_pieces(request.file, work.offset, views)
 
         return self._run(requests, job)
 
@@ -179,12 +171,12 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, requests: Sequence[R], job: Callable[[R, _Job], list[int]]) -> list[int]:
+    def _run(self, requests: Sequence[R], job: Callable[[R, Job], list[int]]) -> list[int]:
         """Cuts the plan into jobs, does them, and combines the sums of each request's pieces."""
-        jobs = _cut(requests)
+        jobs = cut_plan(requests, CHUNK_BYTES)
         failed = threading.Event()
 
-        def guarded(work: _Job) -> list[int]:
+        def guarded(work: Job) -> list[int]:
             if failed.is_set():
                 return []  # the first error is on its way to the caller; nobody reads this
             try:
@@ -200,7 +192,7 @@ class Pipeline:
             futures: list[Future[list[int]]] = []
             try:
                 for work in jobs:
-                    futures.append(self._pool().submit(guarded, work))
+                    futures.append(self._submit(guarded, work))
                 wait(futures)
             finally:
                 # After Ctrl-C too: no thread may still hold the buffers when the caller gets them back.
@@ -212,6 +204,20 @@ class Pipeline:
             for (number, begin, size), crc in zip(work.pieces, pieces, strict=True):
                 sums[number] = crc32c.combine(sums[number], crc, size) if begin else crc
         return sums
+
+    def _submit(self, guarded: Callable[[Job], list[int]], work: Job) -> Future[list[int]]:
+        try:
+            return self._pool().submit(guarded, work)
+        except RuntimeError as refused:
+            if "interpreter shutdown" not in str(refused):
+                raise
+            # No pool takes work any more; a save that began before must still come to its end, so it is done here.
+            done: Future[list[int]] = Future()
+            try:
+                done.set_result(guarded(work))
+            except BaseException as error:
+                done.set_exception(error)
+            return done
 
     def _pool(self) -> ThreadPoolExecutor:
         with self._lock:
@@ -228,24 +234,37 @@ class Pipeline:
         return buffer
 
 
-def _cut(requests: Sequence[_Request]) -> list[_Job]:
-    """Neighbours in a file joined up to a chunk, larger requests cut into chunks. Empty requests need no job."""
-    jobs: list[_Job] = []
+def write_pieces(file: WritableFile, offset: int, pieces: Sequence[memoryview]) -> list[int]:
+    """Writes `pieces`, one behind the other; returns the CRC-32C (not masked) of each."""
+    if len(pieces) > 1:
+        sums = [crc32c.value(piece) for piece in pieces]
+        file.write(offset, pieces)
+        return sums
+    crc = 0
+    for at, strip in _strips(pieces[0]):
+        crc = crc32c.extend(crc, strip)
+        file.write(offset + at, [strip])
+    return [crc]
+
+
+def cut_plan(requests: Sequence[Request], limit: int) -> list[Job]:
+    """Neighbours in a file joined up to `limit` bytes, larger requests cut. Empty requests need no job."""
+    jobs: list[Job] = []
     file: ReadableFile | WritableFile | None = None
     end = room = 0
     for number, request in enumerate(requests):
         size = request.size
-        if size > CHUNK_BYTES:
-            for begin in range(0, size, CHUNK_BYTES):
-                piece = _Piece(number, begin, min(CHUNK_BYTES, size - begin))
-                jobs.append(_Job(request.offset + begin, [piece]))
+        if size > limit:
+            for begin in range(0, size, limit):
+                piece = Piece(number, begin, min(limit, size - begin))
+                jobs.append(Job(request.offset + begin, [piece]))
             file = None
         elif size:
             if request.file is file and request.offset == end and size <= room:
-                jobs[-1].pieces.append(_Piece(number, 0, size))
+                jobs[-1].pieces.append(Piece(number, 0, size))
             else:
-                jobs.append(_Job(request.offset, [_Piece(number, 0, size)]))
-                file, room = request.file, CHUNK_BYTES
+                jobs.append(Job(request.offset, [Piece(number, 0, size)]))
+                file, room = request.file, limit
             end, room = request.offset + size, room - size
     return jobs
 

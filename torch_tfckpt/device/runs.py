@@ -15,31 +15,31 @@ from torch_tfckpt.format.tensor_slice import Shape, element_count
 SMALL_BYTES: Final = 64 * 1024  # above, the bytes of a tensor cost more than its handling
 RUN_BYTES: Final = 1024 * 1024  # a run's flat tensor lives beside the tensors it is cut into
 
-Place = tuple[int, int, int, object]
-"""Shard, offset, bytes, and what must be equal for two tensors to travel together."""
+Place = tuple[object, int, int, object]
+"""File, offset, bytes, and what must be equal for two tensors to travel together."""
 
 
 def find_runs(places: Sequence[Place]) -> Iterator[tuple[int, int]]:
     """Ranges of positions, in order and without gaps: neighbours in a file that travel together, or one by itself."""
     first, end, room = 0, -1, 0
-    joint: tuple[int, object] = (-1, None)
-    for position, (shard, offset, size, kind) in enumerate(places):
-        if offset == end and size <= room and joint == (shard, kind):
+    joint: tuple[object, object] = (None, None)
+    for position, (file, offset, size, kind) in enumerate(places):
+        if offset == end and size <= room and joint == (file, kind):
             end, room = end + size, room - size
             continue
         if position:
             yield first, position
         small = size <= SMALL_BYTES
-        first, end, joint = position, offset + size, (shard, kind)
+        first, end, joint = position, offset + size, (file, kind)
         room = RUN_BYTES - size if small else 0
     if places:
         yield first, len(places)
 
 
 def gather(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The elements of all, one behind the other, in host memory. REQUIRES: one dtype, one device."""
+    """The elements of all, one behind the other, on their device. REQUIRES: one dtype, one device."""
     with torch.no_grad():
-        return torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu()
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def cut(flat: torch.Tensor, shapes: Sequence[Shape]) -> list[torch.Tensor]:

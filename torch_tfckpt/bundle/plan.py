@@ -1,0 +1,179 @@
+"""Which bytes of which data file each tensor gets: names, shapes and types -> entries, before any byte moves.
+
+Source: BundleWriter::Add and AddSlice in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.2, 2.5.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from torch_tfckpt.bundle.index import key_of, name_of
+from torch_tfckpt.bundle.values import WritableValue, writable
+from torch_tfckpt.dtypes import ELEMENTS, DataType
+from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.format.string_tensor import encode_strings
+from torch_tfckpt.format.tensor_bundle import BundleEntry, BundleHeader, encode_index
+from torch_tfckpt.format.tensor_slice import (
+    Shape,
+    TensorSlice,
+    element_count,
+    encode_slice_key,
+    find_overlap,
+    shape_text,
+)
+
+
+class Planned(NamedTuple):
+    """Bytes whose place is known."""
+
+    key: bytes
+    entry: BundleEntry  # without a checksum yet, unless `source` is in its stored form already
+    source: torch.Tensor | bytes
+
+
+@dataclass(slots=True)
+class ShardExtent:
+    """How far one data file reaches."""
+
+    end: int = 0  # where the next tensor begins
+    data_end: int = 0  # behind the last byte of a tensor
+
+
+class _Partitioned(NamedTuple):
+    """A tensor of which slices were added."""
+
+    dtype: DataType
+    shape: Shape
+    parts: list[TensorSlice]  # in the order added
+    shards: list[int]  # of each part
+
+
+class BundlePlan:
+    """The entries of a checkpoint to be.
+
+    Args:
+        num_shards: Data files; every tensor names the one it goes to.
+        alignment: Every tensor begins at a multiple of so many bytes. TensorFlow's checkpoints have 1.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, num_shards: int = 1, alignment: int = 1) -> None:
+        if num_shards < 1 or alignment < 1:
+            raise InvalidArgumentError(f"num_shards is {num_shards} and alignment {alignment}; both are at least 1")
+        self._alignment = alignment
+        self._entries: dict[bytes, bytes] = {}  # encoded; empty until `enter`
+        self._partitioned: dict[bytes, _Partitioned] = {}
+        self.shards = [ShardExtent() for _ in range(num_shards)]
+
+    def add(self, name: str, value: WritableValue, *, shard: int, dtype: DataType | None) -> Planned:
+        """Gives one tensor its place. Errors as BundleWriter.add."""
+        content, stored_as, shape = writable(name, value, dtype)
+        return self._add(self._new_key(name), content, stored_as, shape, shard)
+
+    def add_slice(
+        self,
+        name: str,
+        full_shape: Shape,
+        part: TensorSlice,
+        value: WritableValue,
+        *,
+        shard: int,
+        dtype: DataType | None,
+    ) -> Planned:
+        """Gives one slice of a tensor of `full_shape` its place. Errors as BundleWriter.add_slice."""
+        content, stored_as, shape = writable(name, value, dtype)
+        if part.shape_of(full_shape) != shape:
+            raise InvalidArgumentError(
+                f"tensor {quoted(name)}: Slice in shape_and_slice specification does not match the shape of the tensor "
+                f"to  save: {part} of {shape_text(full_shape)}, tensor: {shape_text(shape)}"
+            )
+        if part.covers(full_shape):
+            return self._add(self._new_key(name), content, stored_as, shape, shard)
+        key = self._new_slice_key(name, full_shape, part, stored_as, shard)
+        return self._add(key, content, stored_as, shape, shard)
+
+    def add_stored(
+        self, name: str, dtype: DataType, shape: Shape, stored: bytes, checksum: int, *, shard: int
+    ) -> Planned:
+        """Gives bytes in their stored form their place. Errors as BundleWriter.add_stored."""
+        element = ELEMENTS.get(dtype)
+        if element is not None and element.size and len(stored) != element.size * element_count(shape):
+            raise InvalidArgumentError(
+                f"tensor {quoted(name)}: {len(stored)} bytes are no {dtype.name} of shape {shape_text(shape)}"
+            )
+        return self._place(self._new_key(name), stored, dtype, shape, shard, checksum)
+
+    def enter(self, planned: Planned, checksum: int) -> None:
+        """Completes the entry of what was written; `checksum` is the masked one of its bytes."""
+        # Stored forms came with a checksum of their own.
+        keeps = isinstance(planned.source, bytes)
+        entry = planned.entry if keeps else planned.entry._replace(checksum=checksum)
+        self._entries[planned.key] = entry.encode()
+
+    def close(self) -> None:
+        """Enters what is known of partitioned tensors as wholes.
+
+        InvalidArgumentError where slices overlap: looked for here, once, since after every slice it would cost n**2.
+        """
+        for key, (dtype, shape, parts, shards) in self._partitioned.items():
+            overlap = find_overlap(shape, parts)
+            if overlap is not None:
+                raise InvalidArgumentError(
+                    f"tensor {quoted(name_of(key))}: Overlapping slices: existing slice = {overlap[0]}, new slice = "
+                    f"{overlap[1]}"
+                )
+            # No reader looks at the shard of the whole. TensorFlow's merge leaves that of the first file with a part.
+            self._entries[key] = BundleEntry(dtype, shape, min(shards), slices=tuple(parts)).encode()
+
+    def encode_index(self, num_shards: int) -> bytes:
+        """The index, counting so many data files. REQUIRES: everything added was entered, and the plan closed."""
+        assert all(self._entries.values()), "an entry without a checksum"
+        return encode_index(BundleHeader(num_shards), self._entries)
+
+    def _new_key(self, name: str) -> bytes:
+        if not name:
+            raise InvalidArgumentError("a tensor's name is empty; the empty key belongs to the header")
+        key = key_of(name)
+        if key in self._entries or key in self._partitioned:
+            raise InvalidArgumentError(f"Adding duplicate key: {quoted(name)} was added before")
+        return key
+
+    def _new_slice_key(self, name: str, full_shape: Shape, part: TensorSlice, dtype: DataType, shard: int) -> bytes:
+        """The key of one slice, after `part` was listed under its tensor."""
+        if not name or key_of(name) in self._entries:
+            self._new_key(name)  # raises
+        listed = self._partitioned.setdefault(key_of(name), _Partitioned(dtype, full_shape, [], []))
+        if (listed.dtype, listed.shape) != (dtype, full_shape):
+            raise InvalidArgumentError(
+                f"tensor {quoted(name)}: slice {part} is {dtype.name} of {shape_text(full_shape)}, earlier slices are "
+                f"{listed.dtype.name} of {shape_text(listed.shape)}"
+            )
+        key = encode_slice_key(key_of(name), part)
+        if key in self._entries:
+            raise InvalidArgumentError(f"Adding duplicate key: slice {part} of {quoted(name)} was added before")
+        listed.parts.append(part)
+        listed.shards.append(shard)
+        return key
+
+    def _add(
+        self, key: bytes, content: torch.Tensor | list[bytes], dtype: DataType, shape: Shape, shard: int
+    ) -> Planned:
+        if isinstance(content, torch.Tensor):
+            return self._place(key, content, dtype, shape, shard, 0)
+        stored, checksum = encode_strings(content)
+        return self._place(key, stored, dtype, shape, shard, checksum)
+
+    def _place(
+        self, key: bytes, source: torch.Tensor | bytes, dtype: DataType, shape: Shape, shard: int, checksum: int
+    ) -> Planned:
+        if not 0 <= shard < len(self.shards):
+            raise InvalidArgumentError(f"shard {shard} of {len(self.shards)} does not exist")
+        extent, size = self.shards[shard], len(source) if isinstance(source, bytes) else source.nbytes
+        offset = extent.end
+        extent.end = -(-(offset + size) // self._alignment) * self._alignment
+        if size:
+            extent.data_end = offset + size
+        self._entries[key] = b""
+        return Planned(key, BundleEntry(dtype, shape, shard, offset, size, checksum), source)
