@@ -1,0 +1,57 @@
+"""canonical_device: one spelling for each device."""
+
+import pytest
+import torch
+from tensorflow_process import TensorFlowProcess
+
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.saveables.devices import canonical_device
+
+TENSORFLOWS = (
+    "/cpu:0", "/gpu:1", "/GPU:10", "/device:GPU:0", "/device:CPU:*", "/cpu", "/job:ps", "/job:ps/task:1",
+    "/job:ps/replica:0/task:1/cpu:0", "/task:1/job:ps/gpu:2", "/device:TPU:3", "/job:1", "gpu:1", "/Gpu:*",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        (None, ""),
+        ("", ""),
+        ("cpu", "/device:CPU:0"),
+        ("cuda:1", "/device:GPU:1"),
+        ("cuda", "/device:GPU:0"),
+        ("mps", "/device:MPS:0"),
+        (torch.device("cpu"), "/device:CPU:0"),
+        (torch.device("cuda", 3), "/device:GPU:3"),
+        ("/cuda:1", "/device:GPU:1"),
+        ("/device:cuda:1", "/device:GPU:1"),
+        ("/cpu:0", "/device:CPU:0"),
+        ("/gpu:1", "/device:GPU:1"),
+        ("/job:ps/replica:0/task:1/cpu:0", "/job:ps/replica:0/task:1/device:CPU:0"),
+        ("/device:GPU:0", "/device:GPU:0"),
+    ],
+)
+def test_torchs_and_tensorflows_spellings_become_one(device: str | torch.device | None, expected: str) -> None:
+    """SAVER 2, and torch's own text; what is canonical stays as it is."""
+    assert canonical_device(device) == expected
+    assert canonical_device(expected) == expected
+
+
+def test_tensorflow_spells_its_devices_the_same_way(tensorflow: TensorFlowProcess) -> None:
+    """Every text of TensorFlow's kind becomes what DeviceSpec makes of it."""
+    assert [canonical_device(text) for text in TENSORFLOWS] == tensorflow.call("canonical_devices", TENSORFLOWS)
+
+
+@pytest.mark.parametrize("text", ["/planet:1", "/gpu:x", "/job:ps:1", "/device:GPU", "nonsense", "/task:one"])
+def test_what_is_no_device_is_refused(tensorflow: TensorFlowProcess, text: str) -> None:
+    """By TensorFlow as well, with the same beginning of the text."""
+    with pytest.raises(InvalidArgumentError, match="Unknown attribute"):
+        canonical_device(text)
+    assert tensorflow.call("canonical_devices", [text]) == [None]
+
+
+def test_two_devices_in_one_text_are_refused() -> None:
+    """TensorFlow's words."""
+    with pytest.raises(InvalidArgumentError, match="Multiple device types are not allowed"):
+        canonical_device("/cpu:0/gpu:1")

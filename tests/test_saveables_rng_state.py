@@ -1,0 +1,93 @@
+"""RNGState: generators that go on where they were."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from saveables_files import restore, save
+
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.saveables.rng_state import RNGState
+
+
+def draws() -> list[float]:
+    """Some numbers of each generator; a second one of a normal pair too, which two of them keep back."""
+    return [
+        random.random(),
+        random.gauss(0, 1),
+        np.random.standard_normal(),
+        np.random.rand(),
+        torch.randn(3).sum().item(),
+    ]
+
+
+def test_all_global_generators_go_on_where_they_were(tmp_path: Path) -> None:
+    """WISHES 50: the same numbers come again, in the middle of a normal pair as well."""
+    draws()
+    assert "rng/torch" in save({"rng": RNGState()}, tmp_path / "ckpt")
+    expected = [draws() for _ in range(3)]
+    assert [draws() for _ in range(3)] != expected
+    restore({"rng": RNGState()}, tmp_path / "ckpt")
+    assert [draws() for _ in range(3)] == expected
+
+
+def test_one_generator_alone(tmp_path: Path) -> None:
+    """The global ones are not touched."""
+    generator = torch.Generator().manual_seed(7)
+    assert save({"g": RNGState(generator)}, tmp_path / "ckpt") == ["g", "g/generator"]
+    expected = torch.randn(5, generator=generator)
+    before = torch.get_rng_state()
+    restore({"g": RNGState(generator)}, tmp_path / "ckpt")
+    assert torch.equal(torch.randn(5, generator=generator), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_states_of_absent_devices_are_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of a machine with GPUs is resumed on one without."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    state = RNGState().state_dict() | {"cuda": [torch.zeros(16, dtype=torch.uint8)] * 2}
+    RNGState().load_state_dict(state)
+    assert "generators of 2 CUDA devices are stored, 0 devices are here" in caplog.text
+
+
+def test_states_of_devices_are_set_on_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One state a device, in their order; with one device, the first state only."""
+    taken: list[tuple[int, int]] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.tensor([n]) for n in range(2)])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, index: taken.append((state.item(), index)))
+    RNGState().load_state_dict(RNGState().state_dict())
+    assert taken == [(0, 0), (1, 1)]
+
+
+def broken(**changes: Any) -> dict[str, Any]:
+    return RNGState().state_dict() | changes
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        5, {}, {"torch": torch.zeros(1)}, broken(torch=torch.zeros(5, dtype=torch.uint8)), broken(torch="text"),
+        broken(python={"version": 3, "words": torch.zeros(5, dtype=torch.int64), "gauss": None}),
+        broken(numpy={"bit_generator": "PCG64"}), broken(numpy={"bit_generator": "MT19937", "state": {}}),
+        broken(numpy={"bit_generator": "MT19937", "state": {"key": np.zeros(3), "pos": 1}}), broken(python=5),
+        broken(python={"version": 3, "words": [1], "gauss": None}),
+    ],
+)  # fmt: skip
+def test_a_state_that_does_not_fit_changes_no_generator(state: Any) -> None:
+    """InvalidArgumentError, and the next numbers are those that would have come."""
+    before = RNGState().state_dict()
+    with pytest.raises(InvalidArgumentError, match="not the state of the global generators"):
+        RNGState().load_state_dict(state)
+    assert repr(RNGState().state_dict()) == repr(before)
+
+
+def test_a_single_generator_refuses_what_is_not_its_state() -> None:
+    """Its text says which generator is meant."""
+    with pytest.raises(InvalidArgumentError, match="not the state of this generator"):
+        RNGState(torch.Generator()).load_state_dict({"generator": torch.zeros(3, dtype=torch.uint8)})

@@ -1,0 +1,192 @@
+"""flatten and unflatten: Python values as JSON, tensors apart."""
+
+import json
+import math
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.saveables.state_tree import MAX_DEPTH, flatten, tensor_keys, unflatten
+
+KEYS = st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.tuples(st.integers(), st.text())
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.complex_numbers()
+    | st.text(st.characters())
+    | st.binary()
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(KEYS, inner) | st.tuples(inner, inner) | st.just(Counter({1: 2, "a": -1}))
+    ),
+)
+
+
+def same(a: object, b: object) -> bool:
+    """Equal in type and in every bit that Python can show."""
+    return type(a) is type(b) and repr(a) == repr(b)
+
+
+@given(VALUES)
+def test_any_plain_value_comes_back(value: object) -> None:
+    """Types of containers, keys that are no strings, the sign of zero, infinities."""
+    text, tensors = flatten(value, "k")
+    assert not tensors
+    assert same(unflatten(text, {}), value)
+    assert same(unflatten(text.encode(), {}), value)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, -0.0, 5e-324, 0.1, 1e308, complex(-0.0, math.nan)])
+def test_floats_come_back_exactly_and_the_text_is_strict_json(value: complex) -> None:
+    """JSON has no numbers for infinity; other programs must be able to read the text."""
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    text, _ = flatten([value], "k")
+    json.loads(text, parse_constant=refuse)
+    assert same(unflatten(text, {}), [value])
+
+
+def test_the_text_is_readable() -> None:
+    """The form that the module's docstring promises."""
+    text, tensors = flatten({"step": 3, "betas": (0.9, 0.999), "exp_avg": torch.ones(2)}, "opt")
+    assert text == '{"step": 3, "betas": {"$tuple": [0.9, 0.999]}, "exp_avg": {"$tensor": "opt/exp_avg"}}'
+    assert list(tensors) == ["opt/exp_avg"]
+    assert flatten({1: b"a", "$x": Counter("b")}, "k")[0] == (
+        '{"$dict": [[1, {"$bytes": "YQ=="}], ["$x", {"$counter": [["b", 1]]}]]}'
+    )
+
+
+def test_tensors_are_handed_out_and_taken_back_as_they_are() -> None:
+    """Shared, not copied, without gradients; their keys are the way to them."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    value = {"a": [parameter, {"b": torch.zeros(1)}], 7: (torch.ones(3),)}
+    text, tensors = flatten(value, "k")
+    assert list(tensors) == tensor_keys(text) == ["k/a/0", "k/a/1/b", "k/7/0"]
+    assert tensors["k/a/0"].data_ptr() == parameter.data_ptr() and not tensors["k/a/0"].requires_grad
+    back = unflatten(text, tensors)
+    assert isinstance(back, dict) and back["a"][0] is tensors["k/a/0"] and back[7][0] is tensors["k/7/0"]
+
+
+def test_a_value_that_is_a_tensor_leaves_the_key_to_the_text() -> None:
+    """As a module's extra state may be."""
+    assert list(flatten(torch.ones(1), "k")[1]) == ["k/value"]
+
+
+def test_two_ways_never_lead_to_one_key() -> None:
+    """A "/" in a name would make them meet."""
+    value = {"a/b": torch.zeros(1), "a": {"b": torch.ones(1)}, "a/b_2": torch.full((1,), 2.0)}
+    text, tensors = flatten(value, "k")
+    assert len(tensors) == 3
+    back = unflatten(text, tensors)
+    assert isinstance(back, dict) and [back["a/b"], back["a"]["b"], back["a/b_2"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=np.uint32).reshape(2, 3)[:, ::-1], np.array(2.5), np.float64(2.5), np.int16(-3),
+        np.bool_(True), np.arange(3, dtype=">f8"), np.array([1 + 2j], np.complex64),
+    ],
+)  # fmt: skip
+def test_numpy_arrays_and_scalars_come_back_as_such(array: np.ndarray | np.generic) -> None:
+    """With their dtype, in native byte order."""
+    text, tensors = flatten({"x": array}, "k")
+    back = unflatten(text, tensors)
+    assert isinstance(back, dict) and type(back["x"]) is type(array)
+    assert back["x"].dtype == array.dtype.newbyteorder("=") and np.array_equal(back["x"], array)
+
+
+def test_an_ordered_dict_is_a_dict_in_its_order_and_a_size_is_a_tuple() -> None:
+    """Subclasses that mean no more than their base."""
+    value = OrderedDict(b=torch.Size([1, 2]), a=1)
+    assert same(unflatten(flatten(value, "k")[0], {}), {"b": (1, 2), "a": 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ({1, 2}, "a builtins.set"),
+        (lambda: None, "a builtins.function"),
+        (object(), "a builtins.object"),
+        (defaultdict(list), "a collections.defaultdict"),
+        (torch.float32, "a torch.dtype"),
+        (np.array(["a"]), "a numpy value of dtype <U1"),
+        (np.zeros(1, np.longdouble), "a numpy value of dtype float128"),
+        (Counter({"a": 0.5}), "a collections.Counter"),
+        ({frozenset(): 1}, "a dict with a builtins.frozenset for a key"),
+    ],
+)
+def test_what_could_only_be_pickled_is_refused_with_its_path(value: object, what: str) -> None:
+    """TypeError: the path, the type, and why."""
+    with pytest.raises(TypeError, match="nothing is ever pickled") as caught:
+        flatten({"a": [value]}, "k")
+    assert f'state "k/a/0" is {what}' in str(caught.value)
+
+
+def test_nesting_has_a_bound_on_both_sides() -> None:
+    """No RecursionError, not even for a list that contains itself or for a hundred thousand brackets."""
+
+    def nested(depth: int) -> object:
+        return complex(1, 2) if not depth else {1: nested(depth - 1)}
+
+    text, _ = flatten(nested(MAX_DEPTH), "k")
+    assert same(unflatten(text, {}), nested(MAX_DEPTH))
+    endless: list[object] = []
+    endless.append(endless)
+    deep_key: object = ()
+    for _ in range(5000):
+        deep_key = (deep_key,)
+    for value in (nested(MAX_DEPTH + 1), endless, {deep_key: 1}):
+        with pytest.raises(InvalidArgumentError, match="nested deeper than 100 levels"):
+            flatten(value, "k")
+    for depth in (MAX_DEPTH + 3, 100_000):
+        with pytest.raises(DataLossError):
+            unflatten("[" * depth + "]" * depth, {})
+
+
+def test_an_integer_of_thousands_of_digits_is_refused_on_both_sides() -> None:
+    """Python itself will not turn it into text."""
+    with pytest.raises(InvalidArgumentError, match="has no JSON text"):
+        flatten(10**5000, "k")
+    with pytest.raises(DataLossError, match="no JSON text"):
+        unflatten("1" * 5000, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "nul", b"\xff", '{"$tensor": 5}', '{"$tensor": "absent"}', '{"$tensor": "t", "x": 1}',
+        '{"$pickle": "gASV"}', '{"$tuple": 5}', '{"$dict": 5}', '{"$dict": [[1]]}', '{"$dict": [[[1], 2]]}',
+        '{"$dict": [[{"$tensor": "t"}, 2]]}', '{"$counter": [["a", "b"]]}', '{"$bytes": "!"}', '{"$bytes": 5}',
+        '{"$complex": [1.0]}', '{"$complex": ["a", "b"]}', '{"$float": "1"}', '{"$float": []}', '{"$ndarray": null}',
+        '{"$numpy": {}}', '{"$dict": [[{"$tuple": [[]]}, 1]]}',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "read", [lambda text: unflatten(text, {"t": torch.zeros(1)}), tensor_keys], ids=["all", "keys"]
+)
+def test_hostile_text_is_data_loss(text: str | bytes, read: Callable[[str | bytes], object]) -> None:
+    """Never another error, and never an object of another kind than flatten's."""
+    if read is tensor_keys and text == '{"$tensor": "absent"}':
+        assert tensor_keys(text) == ["absent"]
+        return
+    with pytest.raises(DataLossError, match="state "):
+        read(text)
+
+
+def test_a_tensor_named_twice_is_data_loss() -> None:
+    """Two parts of an optimizer's state would be one memory."""
+    with pytest.raises(DataLossError, match='names the tensor "t" twice'):
+        tensor_keys('[{"$tensor": "t"}, {"$ndarray": "t"}]')

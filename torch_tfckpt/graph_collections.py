@@ -1,0 +1,92 @@
+"""Named lists of things that belong together, as TensorFlow's graphs keep them: "variables", "savers" and so on.
+
+torch has no graph to keep them, so one set of collections is the process's default, and can be replaced.
+
+Source: tensorflow/python/framework/ops.py (Graph collections, GraphKeys); spec: SAVER 6.
+"""
+
+import threading
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+
+class GraphKeys:
+    """TensorFlow's names of its collections."""
+
+    GLOBAL_VARIABLES: Final = "variables"
+    LOCAL_VARIABLES: Final = "local_variables"
+    MODEL_VARIABLES: Final = "model_variables"
+    TRAINABLE_VARIABLES: Final = "trainable_variables"
+    SAVEABLE_OBJECTS: Final = "saveable_objects"
+    SAVERS: Final = "savers"
+
+
+class Collections:
+    """Lists under names. Threads: safe."""
+
+    def __init__(self) -> None:
+        self._lists: dict[Hashable, list[object]] = {}
+        self._lock = threading.Lock()
+
+    def add_to_collection(self, name: Hashable, value: object) -> None:
+        """Appends `value`, also where it stands in the collection already.
+
+        A name that is no str is kept too, and never exported.
+        """
+        with self._lock:
+            self._lists.setdefault(name, []).append(value)
+
+    def get_collection(self, name: Hashable) -> list[object]:
+        """A copy of the collection, in the order of adding; empty where there is none."""
+        with self._lock:
+            return list(self._lists.get(name, ()))
+
+    def get_all_collection_keys(self) -> list[str]:
+        """Names of all collections, those that are no str left out, in the order of their first value."""
+        with self._lock:
+            return [name for name in self._lists if isinstance(name, str)]
+
+    def clear_collection(self, name: Hashable) -> None:
+        """Forgets one collection."""
+        with self._lock:
+            self._lists.pop(name, None)
+
+    def clear(self) -> None:
+        """Forgets all."""
+        with self._lock:
+            self._lists.clear()
+
+    @contextmanager
+    def as_default(self) -> Iterator["Collections"]:
+        """Makes these the default ones of the process inside a `with` block. Other threads see it too."""
+        before = set_default_collections(self)
+        try:
+            yield self
+        finally:
+            set_default_collections(before)
+
+
+_default = Collections()
+
+
+def default_collections() -> Collections:
+    """The collections that are the process's default now."""
+    return _default
+
+
+def set_default_collections(collections: Collections) -> Collections:
+    """Makes `collections` the default ones; returns those that were."""
+    global _default
+    before, _default = _default, collections
+    return before
+
+
+def add_to_collection(name: Hashable, value: object) -> None:
+    """Appends to a collection of the default ones."""
+    default_collections().add_to_collection(name, value)
+
+
+def get_collection(name: Hashable) -> list[object]:
+    """A copy of a collection of the default ones."""
+    return default_collections().get_collection(name)

@@ -1,0 +1,196 @@
+"""What a module holds: its parameters and buffers in place, and its extra state.
+
+Names are those of the module's state_dict, behind "<key>/" where the module stands under a key. A tensor that has
+several names, in one module or in several, is stored under the first; the others stand in one JSON text under
+"<key>/.shared", keys of the checkpoint both: {"model/decoder.weight": "model/encoder.weight"}.
+
+Spec: DESIGN, "What goes into var_list".
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from torch_tfckpt.bundle.index import key_of
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.dtypes import DataType
+from torch_tfckpt.errors import DataLossError, UnimplementedError, quoted
+from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.stateful import State, read_text, state_to_restore, state_to_save
+from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
+
+SHARED: Final = ".shared"
+_EXTRA_STATE: Final = "_extra_state"  # the last part of the name under which state_dict has get_extra_state()
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Contents:
+    """What the modules hold now, under checkpoint keys."""
+
+    tensors: dict[Identity, tuple[torch.Tensor, list[str]]] = field(default_factory=dict)  # all keys of each, in order
+    extra: dict[str, State] = field(default_factory=dict)
+    aliases: dict[str, dict[str, str]] = field(default_factory=dict)  # key of a ".shared" -> alias -> stored key
+
+
+class Modules:
+    """All modules of one var_list, so that what two of them share is stored once.
+
+    Args:
+        modules: Key -> module. The key "" is that of a bare module, whose names stand without a prefix.
+
+    Nothing is looked up before it is asked for: `module.cuda()` and the like replace tensors.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._modules = {key: modules[key] for key in sorted(modules, key=key_of)}
+
+    def is_empty(self) -> bool:
+        """Whether no module has anything to save."""
+        return not any(module.state_dict(keep_vars=True) for module in self._modules.values())
+
+    def to_save(self) -> list[SaveableObject]:
+        """A saveable for each tensor, extra state, and the other names of shared tensors.
+
+        Raises:
+            UnimplementedError: the state_dict has entries that are no parameters or buffers of the module.
+            InvalidArgumentError, TypeError: a lazy parameter without a shape; extra state that can only be pickled.
+        """
+        contents = self._look()
+        saveables: list[SaveableObject] = []
+        for tensor, keys in contents.tensors.values():
+            saveables.append(VariableSaveable(tensor, "", keys[0]))
+        for key, state in contents.extra.items():
+            saveables += state_to_save(key, state)
+        for key, names in contents.aliases.items():
+            _log.debug("%s: several names for one tensor, which is stored once: %s", key, names)
+            saveables.append(SaveableObject(None, [SaveSpec(json.dumps(names), "", key)], key))
+        return saveables
+
+    def to_restore(self, reader: CheckpointReader) -> list[SaveableObject]:
+        """A saveable for each tensor and each extra state, under the names that `reader` has for them.
+
+        A shared tensor is found under whichever of its names is stored; and a tensor that is not shared here, but was
+        in the module that was saved, under the name that it was stored by. So two saveables may read one key.
+
+        Raises: as `to_save`; NotFoundError and what else reading of extra state and of ".shared" can raise.
+        """
+        contents = self._look()
+        stored = _StoredKeys(reader)
+        saveables: list[SaveableObject] = []
+        for tensor, keys in contents.tensors.values():
+            saveable = VariableSaveable(tensor, "", keys[0])
+            saveable.specs[0].name = stored.key_for(keys)
+            saveables.append(saveable)
+        return saveables + [state_to_restore(key, state, reader) for key, state in contents.extra.items()]
+
+    def names_of_tensors(self) -> Iterator[tuple[str, dict[Identity, str]]]:
+        """For each module its key, and the first name of each of its parameters and buffers, by identity."""
+        for key, module in self._modules.items():
+            names: dict[Identity, str] = {}
+            for name, tensor in _own_tensors(module):
+                names.setdefault(identity_of(tensor), name)
+            yield key, names
+
+    def _look(self) -> _Contents:
+        contents = _Contents()
+        for key, module in self._modules.items():
+            prefix = f"{key}/" if key else ""
+            own = {identity_of(tensor) for _, tensor in _own_tensors(module)}
+            for name, value in module.state_dict(keep_vars=True).items():
+                if name.rpartition(".")[2] == _EXTRA_STATE:
+                    contents.extra[prefix + name] = _extra_state(module, name, value)
+                    continue
+                identity = identity_of(value)
+                if identity not in own:
+                    raise UnimplementedError(
+                        f"{quoted(prefix + name)}: this entry of the module's state_dict is none of its parameters and "
+                        f"buffers, so it cannot be restored in place. Put what state_dict() gives into var_list, and "
+                        f"call load_state_dict after the restore"
+                    )
+                _, keys = contents.tensors.setdefault(identity, (value, []))
+                keys.append(prefix + name)
+                if len(keys) > 1:
+                    contents.aliases.setdefault(prefix + SHARED, {})[prefix + name] = keys[0]
+        return contents
+
+
+class _StoredKeys:
+    """Under which key a checkpoint has a tensor."""
+
+    def __init__(self, reader: CheckpointReader) -> None:
+        self._reader = reader
+        self._shared: dict[str, str] | None = None
+
+    def key_for(self, keys: list[str]) -> str:
+        """The key to read for a tensor that has all these; the first of them where the checkpoint has none."""
+        present = [key for key in keys if key in self._reader]
+        if len(present) > 1:
+            _log.info("one tensor here, stored apart: %s. The first is read", ", ".join(map(quoted, present)))
+        if present:
+            return present[0]
+        shared = self._names()
+        return next((shared[key] for key in keys if key in shared), keys[0])
+
+    def _names(self) -> dict[str, str]:
+        """Alias -> stored key, of all modules in the checkpoint. Read only when a name is missing."""
+        if self._shared is None:
+            self._shared = {}
+            for key in self._reader.keys():
+                if key.rpartition("/")[2] == SHARED and self._reader.dtype(key) == DataType.DT_STRING:
+                    self._shared.update(_aliases_in(self._reader, key))
+        return self._shared
+
+
+def _aliases_in(reader: CheckpointReader, key: str) -> dict[str, str]:
+    text = read_text(reader, key)
+    try:
+        names = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataLossError(f"{reader.path}: {quoted(key)} is no JSON text: {error}") from error
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise DataLossError(f"{reader.path}: {quoted(key)} is not a JSON object of names")
+    return names
+
+
+class _ExtraState:
+    """Extra state of one submodule: the value that state_dict has of it, and where it goes."""
+
+    def __init__(self, owner: nn.Module, value: object) -> None:
+        self._owner, self._value = owner, value
+
+    def value(self) -> object:
+        """What get_extra_state gave."""
+        return self._value
+
+    def plan(self, stored: object) -> object:
+        """The stored value as it is."""
+        return stored
+
+    def load(self, planned: Any) -> None:
+        """set_extra_state."""
+        self._owner.set_extra_state(planned)
+
+
+def _extra_state(module: nn.Module, name: str, value: object) -> State:
+    try:
+        return _ExtraState(module.get_submodule(name.removesuffix(_EXTRA_STATE).removesuffix(".")), value)
+    except AttributeError as error:
+        raise UnimplementedError(
+            f"{quoted(name)}: the module has no such submodule; a hook has renamed the entries of its state_dict"
+        ) from error
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers, shared ones under each name, in the order of state_dict."""
+    for prefix, part in module.named_modules(remove_duplicate=False):
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                yield f"{prefix}.{name}" if prefix else name, tensor

@@ -1,0 +1,225 @@
+"""What an optimizer holds, by the names of its parameters and never by their positions.
+
+    optimizer                            text: optimizer, param_shapes, param_groups, state
+    optimizer/state/fc1.weight/exp_avg   tensors of the state
+
+torch numbers parameters in the order in which they were handed over; a module that was changed, or grouped differently,
+gives others the same numbers, and moments meant for one parameter drive another. Names do not shift.
+
+Spec: DESIGN, "What goes into var_list"; WISHES 50.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import torch
+
+from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.stateful import placed_like
+
+_LISTED: Final = 8  # names that a text lists
+_FIELDS: Final = ("optimizer", "param_shapes", "param_groups", "state", "other_state")
+_MEND: Final = "Restore into an optimizer over the same parameters, or leave the optimizer out of var_list"
+
+
+def parameter_names(
+    optimizer: torch.optim.Optimizer,
+    modules: Iterable[tuple[str, Mapping[Identity, str]]],
+    tensors: Mapping[Identity, str],
+) -> list[list[str]]:
+    """The names of an optimizer's parameters, one list for each group.
+
+    Args:
+        modules: Key of each module of the var_list, and names of its tensors.
+        tensors: Keys of the tensors of the var_list that stand for themselves.
+
+    Returns:
+        Those that the optimizer was built with (from named_parameters()); else the names in the state_dict of the one
+        module that has all of its parameters; else "<key of the module>/<name>", or the tensor's own key.
+
+    Raises:
+        InvalidArgumentError: a parameter that is found nowhere, with its place and shape; one name for two parameters.
+    """
+    groups: list[list[torch.Tensor]] = [list(group["params"]) for group in optimizer.param_groups]
+    if groups and all("param_names" in group for group in optimizer.param_groups):
+        names = [list(group["param_names"]) for group in optimizer.param_groups]
+    else:
+        name_of = _names_by_identity({identity_of(p) for group in groups for p in group}, list(modules), tensors)
+        names = [
+            [_name(name_of, parameter, group, position) for position, parameter in enumerate(parameters)]
+            for group, parameters in enumerate(groups)
+        ]
+    seen: set[str] = set()
+    for name in (name for group in names for name in group):
+        if name in seen:
+            raise InvalidArgumentError(f"two parameters of the optimizer have the name {quoted(name)}. Rename one")
+        seen.add(name)
+    return names
+
+
+def _names_by_identity(
+    wanted: set[Identity], modules: list[tuple[str, Mapping[Identity, str]]], tensors: Mapping[Identity, str]
+) -> dict[Identity, str]:
+    for _, names in modules:
+        if wanted <= names.keys():
+            return dict(names)
+    found = dict(tensors)
+    for key, names in reversed(modules):  # the first module to have it names it
+        found.update({identity: f"{key}/{name}" if key else name for identity, name in names.items()})
+    return found
+
+
+def _name(name_of: Mapping[Identity, str], parameter: torch.Tensor, group: int, position: int) -> str:
+    name = name_of.get(identity_of(parameter))
+    if name is None:
+        raise InvalidArgumentError(
+            f"parameter {position} of param_groups[{group}], of shape {shape_text(parameter.shape)}, has no name: it "
+            f"is in no module and no tensor of var_list. Add the module that has it to var_list, or build the "
+            f"optimizer from model.named_parameters()"
+        )
+    return name
+
+
+class OptimizerState:
+    """An optimizer's state_dict, with names for positions. A State.
+
+    Args:
+        optimizer: Any of torch.optim.Optimizer.
+        names: Gives `parameter_names` of the optimizer as it is then.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, names: Callable[[], list[list[str]]]) -> None:
+        self._optimizer = optimizer
+        self._names = names
+
+    def check_names(self) -> None:
+        """InvalidArgumentError as `parameter_names`."""
+        self._names()
+
+    def value(self) -> object:
+        """The state now. InvalidArgumentError as `parameter_names`."""
+        packed = self._optimizer.state_dict()
+        names = self._names()
+        flat = [name for group in names for name in group]
+        state = {key: value for key, value in packed["state"].items() if isinstance(key, int)}
+        return {
+            "optimizer": type(self._optimizer).__name__,
+            "param_shapes": {name: list(shape) for name, shape in self._shapes(names).items()},
+            "param_groups": [
+                {**_hyperparameters(group), "params": list(group_names)}
+                for group, group_names in zip(packed["param_groups"], names, strict=True)
+            ],
+            "state": {flat[position]: value for position, value in state.items()},
+            # What some optimizers keep beside the state of parameters, such as a count of all steps.
+            "other_state": {key: value for key, value in packed["state"].items() if not isinstance(key, int)},
+            **{key: value for key, value in packed.items() if key not in _FIELDS},
+        }
+
+    def plan(self, stored: object) -> object:
+        """The state_dict for this optimizer, in its own order of parameters and groups.
+
+        A hyperparameter that the optimizer has and the stored one lacks, as one that a newer torch has added, keeps its
+        value.
+
+        Raises:
+            InvalidArgumentError: no optimizer is stored; parameters, their shapes or their grouping differ; it is of a
+                kind that lacks hyperparameters of this one.
+        """
+        groups, state = _parts(stored)
+        names = self._names()
+        self._check_parameters(names, groups, stored)
+        for name in state.keys() - {name for group in groups for name in group["params"]}:
+            raise InvalidArgumentError(f"there is state for {quoted(name)}, which is in none of the param_groups")
+        waiting = {index: set(group["params"]) for index, group in enumerate(groups)}
+        here = [_hyperparameters(group) for group in self._optimizer.param_groups]
+        planned: list[dict[str, object]] = []
+        for index, (own, group_names) in enumerate(zip(here, names, strict=True)):
+            match = next((number for number, members in waiting.items() if members == set(group_names)), None)
+            if match is None or len(groups) != len(names):
+                raise InvalidArgumentError(
+                    f"the parameters are grouped otherwise: {len(groups)} groups are stored, {len(names)} are here, "
+                    f"and none of those stored is param_groups[{index}]: {_listed(group_names)}. {_MEND}"
+                )
+            del waiting[match]
+            self._check_kind(groups[match], stored)
+            planned.append({**own, **placed_like(_hyperparameters(groups[match]), own)})
+        position = {name: number for number, name in enumerate(name for group in names for name in group)}
+        for group, group_names in zip(planned, names, strict=True):
+            group["params"] = [position[name] for name in group_names]
+        assert isinstance(stored, dict)
+        others = {key: value for key, value in stored.items() if key not in _FIELDS}
+        by_position = {position[name]: value for name, value in state.items()}
+        return {**others, "state": {**stored.get("other_state", {}), **by_position}, "param_groups": planned}
+
+    def load(self, planned: Any) -> None:
+        """load_state_dict(), which moves state to the parameters' devices and casts it to their dtypes."""
+        self._optimizer.load_state_dict(planned)
+
+    def _shapes(self, names: list[list[str]]) -> dict[str, tuple[int, ...]]:
+        pairs = zip(names, self._optimizer.param_groups, strict=True)
+        return {
+            name: tuple(parameter.shape)
+            for group_names, group in pairs
+            for name, parameter in zip(group_names, group["params"], strict=True)
+        }
+
+    def _check_parameters(self, names: list[list[str]], groups: list[dict[str, Any]], stored: object) -> None:
+        """InvalidArgumentError where the stored parameters are not those here."""
+        here = self._shapes(names)
+        there = {name for group in groups for name in group["params"]}
+        texts = []
+        if there - here.keys():
+            texts.append(f"stored, but not here: {_listed(there - here.keys())}")
+        if here.keys() - there:
+            texts.append(f"here, but not stored: {_listed(here.keys() - there)}")
+        if texts:
+            raise InvalidArgumentError(f"the optimizer's parameters differ. {'; '.join(texts)}. {_MEND}")
+        shapes = stored.get("param_shapes") if isinstance(stored, dict) else None
+        for name, shape in here.items():
+            if isinstance(shapes, dict) and shapes.get(name) != list(shape):
+                raise InvalidArgumentError(
+                    f"state of parameter {quoted(name)} was stored for shape {shapes.get(name)}, here it has "
+                    f"{list(shape)}"
+                )
+
+    def _check_kind(self, group: dict[str, Any], stored: object) -> None:
+        """InvalidArgumentError where the state is that of quite another algorithm."""
+        here, there = type(self._optimizer).__name__, stored.get("optimizer") if isinstance(stored, dict) else None
+        missing = self._optimizer.defaults.keys() - group.keys()
+        if missing and here != there:
+            raise InvalidArgumentError(
+                f"stored is the state of {there}, here is {here}, whose {_listed(missing)} it lacks. {_MEND}"
+            )
+
+
+def _parts(stored: object) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The groups and the state by name; InvalidArgumentError where `stored` has no such form."""
+    groups = stored.get("param_groups") if isinstance(stored, dict) else None
+    state = stored.get("state") if isinstance(stored, dict) else None
+    other = stored.get("other_state", {}) if isinstance(stored, dict) else None
+    if (
+        not isinstance(groups, list)
+        or not all(isinstance(group, dict) and _are_names(group.get("params")) for group in groups)
+        or not isinstance(state, dict)
+        or not _are_names(list(state))
+        or not isinstance(other, dict)
+    ):
+        raise InvalidArgumentError(f"what is stored is not the state of an optimizer by names. {_MEND}")
+    return groups, state
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group without its parameters. The optimizer's own names of them stay those that it was built with."""
+    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+
+
+def _listed(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
+    return ", ".join(map(quoted, ordered[:_LISTED])) + more

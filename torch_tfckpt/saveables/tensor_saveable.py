@@ -1,0 +1,168 @@
+"""Saveables of tensors: whole, in parts, or what an object says is to be saved of it.
+
+Source: tensorflow/python/training/saving/saveable_object_util.py; spec: SAVER 1.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import prod
+from typing import Final, Protocol, TypeGuard
+
+import torch
+
+from torch_tfckpt.bundle.values import Value
+from torch_tfckpt.device.host_bytes import copy_slice
+from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
+
+VARIABLE_VALUE: Final = "VARIABLE_VALUE"  # the attribute whose saveable has the object's own name
+
+
+class VariableSaveable(SaveableObject):
+    """One tensor, restored in place. TensorFlow's VariableSaveable and ResourceVariableSaveable.
+
+    Args:
+        var: Its memory is filled: the tensor, its views and a Parameter's optimizer state stay bound to each other.
+        slice_spec: "", or which part of a larger tensor it is.
+        name: Key in the checkpoint.
+
+    Raises:
+        InvalidArgumentError: a parameter that has no shape yet.
+        UnimplementedError: TensorFlow has no such dtype.
+    """
+
+    def __init__(self, var: torch.Tensor | Variable, slice_spec: str, name: str) -> None:
+        self.tensor = var.tensor if isinstance(var, Variable) else var
+        device = var.device if isinstance(var, Variable) else None
+        super().__init__(self.tensor, [SaveSpec(self.tensor, slice_spec, name, device=device)], name)
+
+    def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
+        """InvalidArgumentError where the tensor cannot be filled in place, or a value of that shape does not fit."""
+        _check_fillable(self.name, self.tensor)
+        shape = tuple(shapes[0])
+        if restored_shapes is not None:
+            wanted = tuple(restored_shapes[0])
+            if prod(shape) != prod(wanted):
+                raise InvalidArgumentError(
+                    f"Input to reshape is a tensor with {prod(shape)} values, but the requested shape {wanted} of "
+                    f"variable {quoted(self.name)} has {prod(wanted)}"
+                )
+            shape = wanted
+        if shape != tuple(self.tensor.shape):
+            raise InvalidArgumentError(
+                f"Received incompatible tensor with shape {shape} when attempting to restore variable with shape "
+                f"{tuple(self.tensor.shape)} and name {self.name}."
+            )
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        """Copies the value into the tensor, whatever its device and strides; no gradient is recorded.
+
+        Raises:
+            InvalidArgumentError: as `check`, or the value has another dtype. The tensor is untouched then.
+        """
+        value = restored_tensors[0]
+        if not isinstance(value, torch.Tensor) or value.dtype != self.tensor.dtype:
+            found = value.dtype if isinstance(value, torch.Tensor) else "string"
+            raise InvalidArgumentError(
+                f"variable {quoted(self.name)} is {self.tensor.dtype}, but the checkpoint's original dtype is {found}"
+            )
+        self.check([tuple(value.shape)], restored_shapes)
+        # A tensor made in inference mode may be written in that mode only.
+        with torch.inference_mode() if self.tensor.is_inference() else torch.no_grad():
+            copy_slice(self.tensor, (), value.reshape(self.tensor.shape))
+
+
+def _check_fillable(name: str, tensor: torch.Tensor) -> None:
+    if tensor.device.type == "meta":
+        raise InvalidArgumentError(
+            f"variable {quoted(name)} is on the meta device and has no memory to restore into. Materialize it first, "
+            f"for instance by module.to_empty(device=...)"
+        )
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        kind = "quantized" if tensor.is_quantized else str(tensor.layout)
+        raise InvalidArgumentError(f"variable {quoted(name)} is a {kind} tensor, which cannot be restored in place")
+    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        raise InvalidArgumentError(
+            f"variable {quoted(name)} is expanded: several of its elements share memory. Save tensor.contiguous()"
+        )
+
+
+class Trackable(Protocol):
+    """An object that says itself what is to be saved of it."""
+
+    def _gather_saveables_for_checkpoint(self) -> dict[str, object]:
+        """Attribute -> a tensor, Variable or SaveableObject, or a function of a name that gives one."""
+
+
+Slices = Sequence[Variable | SaveableObject] | PartitionedVariable
+Saved = torch.Tensor | Variable | SaveableObject | Slices | Trackable
+
+
+def is_trackable(value: object) -> TypeGuard[Trackable]:
+    """Whether the object names its own saveables."""
+    return callable(getattr(value, "_gather_saveables_for_checkpoint", None)) and not isinstance(value, type)
+
+
+def saveables_of(key: str, value: Saved) -> list[SaveableObject]:
+    """The saveables of what stands under `key` in a var_list.
+
+    Args:
+        key: Name of tensors and slices; an object's attribute `x` is named `key_x`, its VARIABLE_VALUE `key`.
+            SaveableObjects keep their own.
+
+    Raises:
+        ValueError: a list whose elements are not slices of one tensor.
+        TypeError: an object gives something else than what can be saved.
+        InvalidArgumentError, UnimplementedError: as VariableSaveable.
+
+    Source: SAVER 1, var_list forms.
+    """
+    if isinstance(value, SaveableObject):
+        return [value]
+    if isinstance(value, torch.Tensor | Variable):
+        return [VariableSaveable(value, "", key)]
+    if isinstance(value, list | tuple | PartitionedVariable):
+        return list(_slices(key, value))
+    assert is_trackable(value)
+    found: list[SaveableObject] = []
+    for attribute, item in value._gather_saveables_for_checkpoint().items():
+        found += _of_attribute(key if attribute == VARIABLE_VALUE else f"{key}_{attribute}", item)
+    return found
+
+
+def own_saveables(value: Trackable) -> list[object]:
+    """What a trackable object gives, under the names that its parts have by themselves."""
+    gathered = value._gather_saveables_for_checkpoint().values()
+    return [item() if _is_factory(item) else item for item in gathered]
+
+
+def _of_attribute(name: str, item: object) -> list[SaveableObject]:
+    made = item(name) if _is_factory(item) else item
+    if not isinstance(made, torch.Tensor | Variable | SaveableObject):
+        raise TypeError(
+            f"{quoted(name)}: _gather_saveables_for_checkpoint gave a {type(made).__name__}. It gives tensors, "
+            f"Variables and SaveableObjects, or functions of a name that make them"
+        )
+    return saveables_of(name, made)
+
+
+def _is_factory(item: object) -> TypeGuard[Callable[..., object]]:
+    return callable(item) and not isinstance(item, torch.Tensor | Variable | SaveableObject)
+
+
+def _slices(key: str, parts: Iterable[object]) -> Iterator[SaveableObject]:
+    """Each part under `key`, with its place in the whole."""
+    full_name: str | None = None
+    for part in parts:
+        if isinstance(part, SaveableObject):
+            yield part
+            continue
+        if not isinstance(part, Variable):
+            raise ValueError(f"Slices must all be Variables: {type(part).__name__} under {quoted(key)}")
+        if part.slice_info is None:
+            raise ValueError(f"Slices must all be slices: {part!r} under {quoted(key)} has no slice_info")
+        if full_name is not None and part.slice_info.full_name != full_name:
+            raise ValueError(f"Slices must all be from the same tensor: {full_name} != {part.slice_info.full_name}")
+        full_name = part.slice_info.full_name
+        yield VariableSaveable(part, part.slice_info.spec, key)

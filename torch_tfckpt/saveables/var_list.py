@@ -1,0 +1,198 @@
+"""VarList: what a Saver saves, looked up anew for every save and every restore.
+
+Spec: SAVER 1; DESIGN, "What goes into var_list".
+"""
+
+import reprlib
+from collections.abc import Iterable
+from typing import TypeGuard
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from torch_tfckpt.bundle.index import key_of
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.errors import error_context, quoted
+from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.module_state import Modules
+from torch_tfckpt.saveables.named_values import named_values
+from torch_tfckpt.saveables.optimizer_state import OptimizerState, parameter_names
+from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.state_tree import flatten
+from torch_tfckpt.saveables.stateful import (
+    ContainerState,
+    ObjectState,
+    State,
+    is_stateful,
+    state_to_restore,
+    state_to_save,
+)
+from torch_tfckpt.saveables.tensor_saveable import Saved, is_trackable, saveables_of
+from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
+
+
+class VarList:
+    """What is to be saved, under which names.
+
+    Args:
+        var_list: A dict name -> value; a Module, whose names stand without a prefix; an iterable of (name, value) pairs
+            (consumed here); a list of Variables, SaveableObjects and PartitionedVariables. Values are tensors,
+            Parameters, Variables, SaveableObjects, lists of slices, Modules, Optimizers, whatever has state_dict and
+            load_state_dict, and plain dicts and lists.
+
+    Raises:
+        TypeError, ValueError, AttributeError: with TensorFlow's words, as `named_values` and `saveables_of`; also one
+            thing under two names, and plain state that could only be pickled.
+        InvalidArgumentError: an optimizer with a parameter that has no name.
+
+    What can be checked now is checked now; tensors, parameters and state are taken as they are at each call.
+    Threads: as safe as the objects in it.
+    """
+
+    def __init__(self, var_list: object) -> None:
+        self._saved: dict[str, Saved] = {}
+        self._states: dict[str, State] = {}
+        modules: dict[str, nn.Module] = {}
+        seen: set[Identity] = set()
+        for name, value in sorted(named_values(var_list).items(), key=lambda item: key_of(item[0])):
+            if _is_saved(value):
+                self._saved[name] = value
+                continue
+            if identity_of(value) in seen:
+                raise _two_names(name)
+            seen.add(identity_of(value))
+            if isinstance(value, nn.Module):
+                modules[name] = value
+            else:
+                self._states[name] = self._state(name, value)
+        self._modules = Modules(modules)
+        self._check_now()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to save."""
+        return not self._saved and not self._states and self._modules.is_empty()
+
+    def to_save(self) -> list[SaveableObject]:
+        """What there is now, in ascending order of names; each tensor is a saveable of its own, so that devices group.
+
+        Raises:
+            ValueError: "The same saveable will be restored with two names": a tensor under two names of the var_list,
+                or under one and in a module; "At least two variables have the same name".
+            TypeError: state that could only be pickled.
+            InvalidArgumentError, UnimplementedError: a value that no checkpoint holds; an optimizer's parameter without
+                a name.
+        """
+        saveables = self._own_saveables() + self._modules.to_save()
+        for key, state in self._states.items():
+            with error_context(f"state {quoted(key)}"):
+                saveables += state_to_save(key, state)
+        _check_names(saveables)
+        return _in_order(saveables)
+
+    def to_restore(self, reader: CheckpointReader) -> list[SaveableObject]:
+        """What takes values from that checkpoint, in ascending order of names. Nothing is changed yet.
+
+        Of an object with state it is one saveable, with a spec for its text and one for each tensor that this names.
+
+        Raises:
+            NotFoundError: "Key N not found in checkpoint", for state. Tensors are not looked for.
+            DataLossError: stored state is no such text.
+            InvalidArgumentError: stored state does not fit the object, as an optimizer over other parameters.
+            ValueError, UnimplementedError: as `to_save`.
+
+        Cost: reads the texts of state; of tensors one entry of the index at most.
+        """
+        saveables = self._own_saveables() + self._modules.to_restore(reader)
+        saveables += [state_to_restore(key, state, reader) for key, state in self._states.items()]
+        return _in_order(saveables)
+
+    def _own_saveables(self) -> list[SaveableObject]:
+        return [saveable for key, value in self._saved.items() for saveable in saveables_of(key, value)]
+
+    def _state(self, name: str, value: object) -> State:
+        if isinstance(value, torch.optim.Optimizer):
+            return OptimizerState(value, lambda: self._parameter_names(value))
+        if is_stateful(value):
+            return ObjectState(value)
+        if isinstance(value, dict | list):
+            return ContainerState(value)
+        raise _not_a_variable(name, value)
+
+    def _parameter_names(self, optimizer: torch.optim.Optimizer) -> list[list[str]]:
+        tensors: dict[Identity, str] = {}
+        for key, value in self._saved.items():
+            for part in value if isinstance(value, list | tuple | PartitionedVariable) else [value]:
+                tensor = part.tensor if isinstance(part, Variable) else part
+                if isinstance(tensor, torch.Tensor):
+                    name = part.name if isinstance(part, Variable) and part is not value else key
+                    tensors.setdefault(identity_of(tensor), name)
+        return parameter_names(optimizer, self._modules.names_of_tensors(), tensors)
+
+    def _check_now(self) -> None:
+        """What will not be otherwise when it is saved. Objects are not asked for their state: it may be large."""
+        if not any(isinstance(value, UninitializedParameter) for value in self._saved.values()):
+            _in_order(self._own_saveables())
+        for key, state in self._states.items():
+            with error_context(f"state {quoted(key)}"):
+                if isinstance(state, ContainerState):
+                    flatten(state.value(), key)
+                elif isinstance(state, OptimizerState):
+                    state.check_names()
+
+
+def _is_saved(value: object) -> TypeGuard[Saved]:
+    """Whether `saveables_of` takes it. A list with a tensor in it is one of slices; other lists are plain state."""
+    if isinstance(value, list | tuple):
+        return any(isinstance(part, torch.Tensor | Variable | SaveableObject) for part in value)
+    return isinstance(value, torch.Tensor | Variable | SaveableObject | PartitionedVariable) or is_trackable(value)
+
+
+def _in_order(saveables: list[SaveableObject]) -> list[SaveableObject]:
+    """By name; ValueError where one thing is restored twice."""
+    ordered = sorted(saveables, key=lambda saveable: key_of(saveable.name))
+    seen: set[Identity] = set()
+    for saveable in ordered:
+        if saveable.op is None:
+            continue
+        identity = identity_of(saveable.op)
+        if identity in seen:
+            raise _two_names(saveable.name)
+        seen.add(identity)
+    return ordered
+
+
+def _check_names(saveables: Iterable[SaveableObject]) -> None:
+    """ValueError where two values would be stored as one."""
+    stored: dict[str, set[str]] = {}
+    for spec in (spec for saveable in saveables for spec in saveable.specs):
+        parts = stored.setdefault(spec.name, set())
+        if spec.slice_spec in parts or (parts and "" in (*parts, spec.slice_spec)):
+            raise ValueError(
+                f"At least two variables have the same name: {spec.name}. One of them may stand in a module or in an "
+                f"object with state, whose names begin with its key; rename that key"
+            )
+        parts.add(spec.slice_spec)
+
+
+def _two_names(name: str) -> ValueError:
+    return ValueError(
+        f"The same saveable will be restored with two names: {name}. Leave one out; for tensors that a module shares "
+        f"between its parts, pass the module itself, which stores them once"
+    )
+
+
+def _not_a_variable(name: str, value: object) -> TypeError:
+    mend = "Wrap it in an object with state_dict and load_state_dict, or derive a SaveableObject"
+    if isinstance(value, int | float | complex | str | bytes | tuple | type(None)):
+        mend = (
+            f"A Python {type(value).__name__} cannot change, so it could not be restored in place. Pass "
+            f'torch.tensor(...), or a dict such as {{"step": 5}}, which is saved as JSON and restored in place'
+        )
+    elif type(value).__module__ == "numpy":
+        mend = "Pass torch.from_numpy(array), which shares its memory with the array"
+    return TypeError(
+        f"names_to_saveables must be a dict mapping string names to Tensors/Variables. Not a variable: "
+        f"{reprlib.repr(value)}, under {quoted(name)}. {mend}"
+    )

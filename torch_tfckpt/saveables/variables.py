@@ -1,0 +1,119 @@
+"""Tensors under a name, whole or as parts of a larger one, as the lists that TensorFlow's Saver takes have them.
+
+Source: tensorflow/python/ops/variables.py (SaveSliceInfo, PartitionedVariable); spec: SAVER 1, FORMATS 2.5.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from torch_tfckpt.errors import InvalidArgumentError, error_context, quoted
+from torch_tfckpt.format.tensor_slice import Shape, parse_shape_and_slice, shape_text
+from torch_tfckpt.saveables.devices import canonical_device
+
+
+class SaveSliceInfo:
+    """Which part of which tensor a variable is.
+
+    Args:
+        full_name: Name of the whole tensor.
+        full_shape: Its shape.
+        var_offset: First element of the part, in each dimension.
+        var_shape: Shape of the part; no dimension of it is empty.
+
+    Raises:
+        InvalidArgumentError: the part does not lie inside the whole, or the numbers of dimensions differ.
+
+    Source: SAVER 1.
+    """
+
+    def __init__(
+        self, full_name: str, full_shape: Sequence[int], var_offset: Sequence[int], var_shape: Sequence[int]
+    ) -> None:
+        self.full_name = full_name
+        self.full_shape: Shape = tuple(full_shape)
+        self.var_offset: Shape = tuple(var_offset)
+        self.var_shape: Shape = tuple(var_shape)
+        with error_context(f"slice of {quoted(full_name)}"):
+            if not len(self.full_shape) == len(self.var_offset) == len(self.var_shape):
+                raise InvalidArgumentError(
+                    f"full_shape {shape_text(self.full_shape)}, var_offset {shape_text(self.var_offset)} and var_shape "
+                    f"{shape_text(self.var_shape)} must have one number for each dimension"
+                )
+            parse_shape_and_slice(self.spec)
+
+    @property
+    def spec(self) -> str:
+        """Text of it for a SaveSpec: "4 5 2,2:0,5" for rows 2 and 3 of a tensor of shape [4, 5]."""
+        extents = zip(self.var_offset, self.var_shape, strict=True)
+        return f"{' '.join(map(str, self.full_shape))} {':'.join(f'{start},{length}' for start, length in extents)}"
+
+
+class Variable:
+    """A tensor under a name: what TensorFlow's Saver has for variables.
+
+    Args:
+        tensor: Restored in place. A Parameter, a view, any device.
+        name: Key in checkpoints, where the variable stands in a list.
+        slice_info: Where the tensor is a part of a larger one.
+        device: Tag for grouping, in any spelling of `canonical_device`; None: where the tensor is.
+        trainable: Said in meta graphs.
+
+    Raises:
+        InvalidArgumentError: `slice_info` is of another shape than the tensor.
+    """
+
+    def __init__(
+        self,
+        tensor: torch.Tensor,
+        name: str,
+        slice_info: SaveSliceInfo | None = None,
+        *,
+        device: torch.device | str | None = None,
+        trainable: bool = True,
+    ) -> None:
+        if not isinstance(tensor, torch.Tensor):
+            raise InvalidArgumentError(
+                f"Variable {quoted(name)}: `tensor` is a {type(tensor).__name__}, no torch tensor"
+            )
+        if slice_info is not None and slice_info.var_shape != tuple(tensor.shape):
+            raise InvalidArgumentError(
+                f"Variable {quoted(name)} has shape {shape_text(tensor.shape)}, but its slice of "
+                f"{quoted(slice_info.full_name)} has {shape_text(slice_info.var_shape)}"
+            )
+        self.tensor = tensor
+        self.name = name
+        self.slice_info = slice_info
+        self.trainable = trainable
+        self._device = None if device is None else canonical_device(device)
+
+    @property
+    def device(self) -> str:
+        """The tag it was given, or where the tensor is now; TensorFlow's spelling."""
+        return canonical_device(self.tensor.device) if self._device is None else self._device
+
+    def __repr__(self) -> str:
+        part = f", slice_info={self.slice_info.spec!r}" if self.slice_info is not None else ""
+        return f"Variable({self.name!r}, {self.tensor.dtype}, {shape_text(self.tensor.shape)}{part})"
+
+
+class PartitionedVariable:
+    """Variables that together are one tensor. Iterable.
+
+    Args:
+        name: Key in checkpoints, where it stands in a list.
+        variables: The parts, each with its `slice_info`; that they fit is checked where they are used.
+    """
+
+    def __init__(self, name: str, variables: Iterable[Variable]) -> None:
+        self.name = name
+        self._variables = tuple(variables)
+
+    def __iter__(self) -> Iterator[Variable]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def __repr__(self) -> str:
+        return f"PartitionedVariable({self.name!r}, {len(self)} parts)"
