@@ -6,14 +6,26 @@ spells them: "" for a whole tensor, "4 5 0,2:-" for rows 0 and 1 of a [4, 5].
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from tensorflow.core.framework import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
     tensor_pb2,
     tensor_shape_pb2,
+)
+from tensorflow.python.checkpoint import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    checkpoint_management as management,
+)
+from tensorflow.python.training import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    checkpoint_utils,
+)
+from tensorflow.python.training import (
+    saver as saver_module,
 )
 from tensorflow.python.training.saver import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
     object_graph_key_mapping,
@@ -255,3 +267,205 @@ def abort(prefix: str) -> None:
     """Ends the process by a failed CHECK: SaveV2 does that on a tensor of dtype resource, leaving a temporary file."""
     table = tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64)
     tf.raw_ops.SaveV2(prefix=prefix, tensor_names=["x"], shape_and_slices=[""], tensors=[table])
+
+
+# Checkpoint management.
+
+
+def checkpoint_management(function: str, *args: Any, **kwargs: Any) -> Any:
+    """Any function of TensorFlow's checkpoint_management; a CheckpointState comes as its serialized message."""
+    result = getattr(management, function)(*args, **kwargs)
+    return result.SerializeToString() if hasattr(result, "SerializeToString") else result
+
+
+def iterate_checkpoints(directory: str, timeout: float, answers: Sequence[bool] | None) -> list[str]:
+    """checkpoints_iterator in a directory that does not change; `answers` of timeout_fn, None for no such function.
+
+    No time passes but what the iterator sleeps.
+    """
+    now = 1000.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    left = list(answers or ())
+    with mock.patch.object(checkpoint_utils, "time") as clock:
+        clock.time.side_effect = lambda: now
+        clock.sleep.side_effect = sleep
+        found = checkpoint_utils.checkpoints_iterator(
+            directory, timeout=timeout, timeout_fn=None if answers is None else lambda: left.pop(0)
+        )
+        return [*found, f"{now:g} s, {len(left)} answers left"]
+
+
+def run_manager(
+    directory: str, max_to_keep: int | None, keep_hours: float | None, lives: Sequence[tuple[float, Sequence[float]]]
+) -> list[tuple[list[str], list[str], str]]:
+    """A CheckpointManager for each of `lives`: when it was made, and when it saved.
+
+    After each save: the checkpoints that it lists, the files of the directory, and the text of the state file.
+    """
+    counter = tf.Variable(0)
+    seen = []
+    for made, saves in lives:
+        with mock.patch.object(management, "time") as clock:
+            clock.time.return_value = made
+            checkpoint = tf.train.Checkpoint(v=counter)
+            manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep, keep_hours)
+            manager.restore_or_initialize()
+            for moment in saves:
+                clock.time.return_value = moment
+                manager.save()
+                seen.append((manager.checkpoints, *_listing(directory)))
+    return seen
+
+
+def run_saver(
+    directory: str, max_to_keep: int, keep_hours: float, made: float, saves: Sequence[float]
+) -> list[tuple[list[str], list[str], str]]:
+    """A Saver that is made and saves at these times: the same as `run_manager`."""
+    seen = []
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session, mock.patch.object(saver_module, "time") as clock:
+        clock.time.return_value = made
+        variable = tf.compat.v1.get_variable("v", initializer=0.0)
+        saver = tf.compat.v1.train.Saver([variable], max_to_keep=max_to_keep, keep_checkpoint_every_n_hours=keep_hours)
+        session.run(variable.initializer)
+        for number, moment in enumerate(saves):
+            clock.time.return_value = moment
+            saver.save(session, f"{directory}/m", global_step=number, write_meta_graph=False)
+            seen.append((saver.last_checkpoints, *_listing(directory)))
+    return seen
+
+
+def _listing(directory: str) -> tuple[list[str], str]:
+    """The checkpoints that are there, and the state file."""
+    here = Path(directory)
+    return sorted(path.stem for path in here.glob("*.index")), (here / "checkpoint").read_text(encoding="utf-8")
+
+
+# Saveables.
+
+
+def canonical_devices(texts: Sequence[str]) -> list[str | None]:
+    """Each device text as TensorFlow spells it, None where it refuses it."""
+    found: list[str | None] = []
+    for text in texts:
+        try:
+            found.append(tf.DeviceSpec.from_string(text).to_string())
+        except ValueError:
+            found.append(None)
+    return found
+
+
+def slice_spec(name: str, full_shape: Sequence[int], offset: Sequence[int], shape: Sequence[int]) -> str:
+    """SaveSliceInfo.spec."""
+    spec: str = tf.Variable.SaveSliceInfo(name, list(full_shape), list(offset), list(shape)).spec
+    return spec
+
+
+# Savers.
+
+Described = Sequence[tuple[str, Any, str, str]]
+"""(name, value, device, slice) of each variable: "/cpu:1", or "" where it has no device; "4 5 0,2:0,5", or "" for a
+whole tensor. Slices of one name are parts of one tensor."""
+
+
+def saver_saves(
+    path: str,
+    described: Described,
+    options: Mapping[str, Any],
+    saves: Sequence[Mapping[str, Any]] = ({},),
+    recover: bool = False,
+) -> list[tuple[str, list[str], dict[str, bytes]]]:
+    """tf.compat.v1.train.Saver(**options): saves once for each of `saves`, arguments of Saver.save.
+
+    After each save: what it returned, `last_checkpoints`, and all files of the directory. With `recover` the saver
+    takes over, before it saves, what the state file beside `path` lists.
+    """
+    seen = []
+    with _saver(described, options) as (saver, session, _):
+        here = Path(path).parent
+        if recover:
+            saver.recover_last_checkpoints(management.get_checkpoint_state(str(here)).all_model_checkpoint_paths)
+        for arguments in saves:
+            returned = saver.save(session, path, **arguments)
+            files = {file.name: file.read_bytes() for file in here.iterdir()}
+            seen.append((returned, saver.last_checkpoints, files))
+    return seen
+
+
+def saver_restores(path: str, described: Described, options: Mapping[str, Any]) -> list[RawTensor]:
+    """What variables hold after Saver.restore; before, they hold the values that are described."""
+    with _saver(described, options) as (saver, session, variables):
+        saver.restore(session, path)
+        values = session.run(variables)
+        return [_raw(value, variable) for value, variable in zip(values, variables, strict=True)]
+
+
+def save_partitioned(path: str, name: str, value: Any, parts: int) -> list[str]:
+    """Saves a variable that get_variable cuts into so many parts. Returns the slices, as the Saver spells them."""
+    with _session() as session:
+        variable = _partitioned(name, value, parts)
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver([variable]).save(session, path)
+        return [part._get_save_slice_info().spec for part in variable]
+
+
+def restore_partitioned(path: str, name: str, like: Any, parts: int) -> RawTensor:
+    """The value of a variable that get_variable cuts into so many parts, restored from a checkpoint."""
+    with _session() as session:
+        variable = _partitioned(name, like, parts)
+        tf.compat.v1.train.Saver([variable]).restore(session, path)
+        whole = variable.as_tensor()
+        return _raw(session.run(whole), whole)
+
+
+@contextmanager
+def _session() -> Iterator[Any]:
+    """A session over a graph of its own, with as many CPU devices as the tests name."""
+    config = tf.compat.v1.ConfigProto(device_count={"CPU": 4})
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+        yield session
+
+
+def _partitioned(name: str, value: Any, parts: int) -> Any:
+    initial = to_tensorflow(value)
+    initial.set_shape(RawTensor.of(value).shape)
+    cut = tf.compat.v1.fixed_size_partitioner(parts)
+    return tf.compat.v1.get_variable(name, initializer=initial, partitioner=cut)
+
+
+def _raw(value: Any, tensor: Any) -> RawTensor:
+    """What a session gave for a tensor: a numpy array, or the bytes of a scalar string."""
+    if tensor.dtype.base_dtype == tf.string:
+        return RawTensor.of(np.array(value, dtype=object))
+    return RawTensor(tensor.dtype.base_dtype.name, tuple(value.shape), value.tobytes())
+
+
+@contextmanager
+def _saver(described: Described, options: Mapping[str, Any]) -> Iterator[tuple[Any, Any, list[Any]]]:
+    """A Saver of a dict of variables, its session, and the variables as described.
+
+    Options that are not the Saver's: `use_resource` (True), and the `working_directory` that relative paths are of.
+    """
+    own = {"use_resource": True, "working_directory": ".", **options}
+    use_resource = own.pop("use_resource")
+    with chdir(own.pop("working_directory")), _session() as session:
+        variables: list[Any] = []
+        named: dict[str, Any] = {}
+        for name, value, device, spec in described:
+            with tf.device(device or None):
+                initial = to_tensorflow(value)
+                initial.set_shape(RawTensor.of(value).shape)
+                # Names of operations may hold less than keys of checkpoints.
+                label = f"variable_{len(variables)}"
+                variable = tf.compat.v1.Variable(initial, name=label, use_resource=use_resource)
+            variables.append(variable)
+            if spec:
+                variable._set_save_slice_info(_slice_info(name, spec))
+                named.setdefault(name, []).append(variable)
+            else:
+                named[name] = variable
+        session.run(tf.compat.v1.global_variables_initializer())
+        yield tf.compat.v1.train.Saver(named, **own), session, variables

@@ -7,26 +7,19 @@ names do no harm.
 Source: tensorflow/python/training/checkpoint_management.py, py_checkpoint_reader.py; spec: SAVER 5 and 8.
 """
 
-import fnmatch
 import os
-import re
 from dataclasses import dataclass
 from typing import Final
 
-from google.protobuf import text_format
-
-from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
 from torch_tfckpt.bundle.files import is_lfs_pointer, lfs_error
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, escaped, printable, quoted
+from torch_tfckpt.checkpoint_names import STATE_FILE, V1_SHARD, matching, of_version_2, prefixes_of
+from torch_tfckpt.checkpoint_state import from_stored, read_state, resolve_in
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, printable, quoted
 from torch_tfckpt.format.block import shared_prefix_size
 from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
-from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
 
-STATE_FILE: Final = "checkpoint"
-MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # forty thousand paths; more is no state file
-_V1_SHARD: Final = re.compile(r"(?P<prefix>.*)-(?P<shard>[0-9]{5,}|\?+)-of-(?P<count>[0-9]{5,})", re.DOTALL)
 _OTHER_FORMATS: Final = {
     b"\x89HDF": "an HDF5 file, as Keras writes for .h5. Open it with h5py",
     b"PK\x03\x04": "a zip archive, such as a .pt, .npz or .keras file. It is no TensorFlow checkpoint",
@@ -35,7 +28,6 @@ _OTHER_FORMATS: Final = {
 }
 _NEAR_MISSES: Final = 5
 _MAGIC: Final = TABLE_MAGIC.to_bytes(8, "little")  # how every table ends
-_MEND: Final = "Mend or remove the file, or name one of the checkpoints beside it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,71 +66,17 @@ def _as_written(storage: Storage, path: str) -> CheckpointFiles | None:
     if storage.exists(index_filename(path)):
         return CheckpointFiles(2, path)
     name = os.path.basename(path)
-    if (
-        storage.exists(path)
-        and not storage.is_directory(path)
-        and (not _of_version_2(name) or _is_table(storage, path))
-    ):
+    if storage.exists(path) and not storage.is_directory(path) and (not of_version_2(name) or is_table(storage, path)):
         _check_version_1(storage, path)
         return CheckpointFiles(1, path, (path,))
     return _matching(storage, path)
 
 
-def read_state(storage: Storage, path: str) -> CheckpointState:
-    """The `checkpoint` file at `path`.
-
-    Raises:
-        NotFoundError: it does not exist.
-        DataLossError: it does not parse, or names no checkpoint.
-    """
-    file = storage.open(path)
-    try:
-        if file.size > MAX_STATE_BYTES:
-            raise DataLossError(
-                f"{printable(path)}: {file.size} bytes are too many for a checkpoint state file. {_MEND}"
-            )
-        text = file.read(0, file.size)
-    finally:
-        file.close()
-    state = CheckpointState()
-    try:
-        text_format.Parse(text.decode("utf-8", "surrogateescape"), state)
-    except (text_format.ParseError, UnicodeError, ValueError) as error:
-        finding = escaped(str(error))
-        raise DataLossError(f"{printable(path)}: no checkpoint state file: {finding}. {_MEND}") from error
-    if not state.model_checkpoint_path:
-        raise DataLossError(f"{printable(path)}: Invalid checkpoint state: it names no checkpoint. {_MEND}")
-    try:
-        fspath(state.model_checkpoint_path)
-    except InvalidArgumentError as error:
-        raise DataLossError(f"{printable(path)}: Invalid checkpoint state: {error}. {_MEND}") from error
-    return state
-
-
-def resolve_in(storage: Storage, directory: str, stored: str) -> str:
-    """The path that a state file in `directory` means by `stored`.
-
-    Relative paths are relative to the directory. An absolute path that leads nowhere, as after the directory was moved,
-    is looked for under its last component in the directory.
-    """
-    path = os.path.join(directory, stored)
-    if os.path.isabs(stored) and not _exists(storage, path):
-        beside = os.path.join(directory, os.path.basename(stored))
-        if _exists(storage, beside):
-            return beside
-    return path
-
-
-def _exists(storage: Storage, prefix: str) -> bool:
-    """Whether a checkpoint of either version has this very prefix or pattern."""
-    return storage.exists(index_filename(prefix)) or storage.exists(prefix) or bool(_glob(storage, prefix))
-
-
 def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
     state_path = os.path.join(directory, STATE_FILE)
     names = storage.list(directory)
-    if STATE_FILE in names and not _is_table(storage, state_path):
-        stored = read_state(storage, state_path).model_checkpoint_path
+    if STATE_FILE in names and not is_table(storage, state_path):
+        stored = from_stored(read_state(storage, state_path).model_checkpoint_path)
         named = resolve_in(storage, directory, stored)
         found = _as_written(storage, named)
         if found is not None:
@@ -151,7 +89,7 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
         found = _as_written(storage, prefix)
         if found is not None:
             return found
-    prefixes = _prefixes(names)
+    prefixes = prefixes_of(names)
     if len(prefixes) == 1:
         found = _as_written(storage, os.path.join(directory, *prefixes))
         if found is not None:
@@ -172,7 +110,7 @@ def _named_by_file(storage: Storage, path: str) -> CheckpointFiles | None:
     if storage.exists(index_filename(path)):
         return CheckpointFiles(2, path)
     directory, name = os.path.split(path)
-    if name == STATE_FILE and storage.exists(path) and not _is_table(storage, path):
+    if name == STATE_FILE and storage.exists(path) and not is_table(storage, path):
         return _in_directory(storage, directory or os.curdir)
     if name in ("saved_model.pb", "saved_model.pbtxt"):
         return _in_directory(storage, directory or os.curdir)
@@ -196,10 +134,10 @@ def _named_by_file(storage: Storage, path: str) -> CheckpointFiles | None:
 
 def _matching(storage: Storage, path: str) -> CheckpointFiles | None:
     """Version 1 files that `path` is a pattern of, or whose shards bear it; or the one index that it matches."""
-    paths = _glob(storage, path)
+    paths = matching(storage, path)
     if paths:
         return CheckpointFiles(1, path, paths)
-    indexes = _glob(storage, index_filename(path), indexes=True)
+    indexes = matching(storage, index_filename(path), indexes=True)
     if len(indexes) == 1:
         return CheckpointFiles(2, indexes[0].removesuffix(".index"))
     return _sharded(storage, path)
@@ -211,7 +149,7 @@ def _sharded(storage: Storage, prefix: str) -> CheckpointFiles | None:
     shards = [
         (name, match["count"])
         for name in storage.list(directory)
-        if (match := _V1_SHARD.fullmatch(name)) is not None and match["prefix"] == base
+        if (match := V1_SHARD.fullmatch(name)) is not None and match["prefix"] == base
     ]
     counts = {count for _, count in shards}
     if not shards:
@@ -225,23 +163,7 @@ def _sharded(storage: Storage, prefix: str) -> CheckpointFiles | None:
     return CheckpointFiles(1, pattern, tuple(os.path.join(directory, name) for name, _ in shards))
 
 
-def _glob(storage: Storage, pattern: str, *, indexes: bool = False) -> tuple[str, ...]:
-    """Files whose last component matches; those of version 2 and meta graphs only where `indexes` asks for them."""
-    directory, last = os.path.split(pattern)
-    if not any(sign in last for sign in "*?["):
-        return ()
-    names = [name for name in storage.list(directory) if fnmatch.fnmatchcase(name, last)]
-    if not indexes:
-        names = [name for name in names if not _of_version_2(name)]
-    paths = [os.path.join(directory, name) for name in names]
-    return tuple(path for path in paths if not storage.is_directory(path))
-
-
-def _of_version_2(name: str) -> bool:
-    return name.endswith((".index", ".meta")) or parse_data_filename(name) is not None or name == STATE_FILE
-
-
-def _is_table(storage: Storage, path: str) -> bool:
+def is_table(storage: Storage, path: str) -> bool:
     """Whether the file ends like a table: a version 1 checkpoint may be called `checkpoint`."""
     if storage.is_directory(path):
         return False
@@ -280,17 +202,9 @@ def _nothing_here(storage: Storage, path: str) -> str:
     return f"{fragment}: no {printable(missing)} here. {hint}{_there_are(names, name)}"
 
 
-def _prefixes(names: list[str]) -> set[str]:
-    """The checkpoints that `names` tell of; an unsharded one of version 1 has no telling name."""
-    prefixes = {name.removesuffix(".index") for name in names if name.endswith(".index")}
-    return prefixes | {
-        match["prefix"] for name in names if (match := _V1_SHARD.fullmatch(name)) and parse_data_filename(name) is None
-    }
-
-
 def _there_are(names: list[str], wanted: str = "") -> str:
     """The checkpoints among `names`, those most like `wanted` first."""
-    prefixes = _prefixes(names)
+    prefixes = prefixes_of(names)
     if not prefixes:
         return "There is no checkpoint in this directory."
 
