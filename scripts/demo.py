@@ -115,6 +115,35 @@ def save_and_load(model: Classifier) -> None:
     expect(f"the {len(state)} tensors read back are equal, bit for bit", same)
 
 
+def train(directory: Path, *options: object) -> tuple[dict[int, float], int]:
+    """Runs the training script: the loss after each step it came to, and its exit status."""
+    command = [sys.executable, "scripts/demo_training.py", str(directory), "--steps", "40", *map(str, options)]
+    print(f"   $ python {' '.join(command[1:])}", flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    pairs = (line.split() for line in done.stdout.splitlines())
+    return {int(step): float.fromhex(loss) for step, loss in pairs}, done.returncode
+
+
+def train_and_resume() -> None:
+    heading(5, "A training loop that saves while it trains, is killed, and goes on  (two data files a checkpoint)")
+    whole, status = train(OUTPUT / "uninterrupted")
+    fell = status == 0 and len(whole) == 40 and whole[40] < whole[1]
+    expect(f"40 steps ran, and the loss fell from {whole[1]:.3f} to {whole[40]:.3f}", fell)
+    killed, status = train(OUTPUT / "run", "--kill-at", 23)
+    expect("the second run was killed by SIGKILL during the save after step 23", status == -9 and max(killed) == 23)
+    latest = tfckpt.latest_checkpoint(OUTPUT / "run")
+    print(f"   the latest checkpoint is {latest}", flush=True)
+    resumed, status = train(OUTPUT / "run")
+    print("   step   uninterrupted        killed and resumed")
+    for step in (1, 20, 23, 24, 40):
+        print(f"   {step:4}   {whole[step]:.15f}    {(killed | resumed)[step]:.15f}")
+    expect(f"it went on after step {min(resumed) - 1}", status == 0 and 20 <= min(resumed) - 1 <= 23)
+    expect("the curve continues bit for bit as if nothing had happened", killed | resumed == whole)
+    left = [path.name for path in (OUTPUT / "run").iterdir() if "tempstate" in path.name]
+    expect("nothing is left of the save that was killed", not left)
+    tfckpt_command("ls", OUTPUT / "run")
+
+
 def main() -> None:
     # Short paths in what is printed.
     os.chdir(ROOT)
@@ -124,6 +153,7 @@ def main() -> None:
     list_and_verify()
     convert()
     save_and_load(load_into_module())
+    train_and_resume()
     print(f"\nDone. What was written lies in {OUTPUT}/.")
 
 

@@ -22,9 +22,11 @@ LAYERS = (
     "storage",
     "device",
     "bundle",
-    "checkpoint_reader checkpoint_files saveable object_graph layouts key_mapper presets meta_graph",
-    "builder saver retention checkpoint checkpoint_management distributed convert tensor_dict exchange diff",
-    "cli cli_convert cli_inspect cli_verify console",
+    "checkpoint_names checkpoint_state checkpoint_files checkpoint_reader checkpoint_completeness saveables"
+    " graph_collections object_graph layouts key_mapper presets meta_graph",
+    "builder restore saver saver_def saver_records save_run save_handle default_saver saver_checkpoint retention retained"
+    " checkpoint checkpoint_management checkpoint_manager distributed convert tensor_dict exchange diff",
+    "cli cli_convert cli_inspect cli_latest cli_verify console",
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
 TORCH_FREE = {"errors", "_proto", "format", "storage", "retention"}

@@ -1,4 +1,4 @@
-"""The command line: tfckpt ls, show, verify, convert, diff, merge.
+"""The command line: tfckpt ls, show, verify, convert, diff, latest, merge.
 
 Exit status: 0 fine; 1 the checkpoint is not (unreadable, damaged, different), or the system refused a file; 2 wrong
 use; 130 interrupted; 141 the reader of a pipe went away.
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from torch_tfckpt import cli_convert, cli_inspect, cli_verify
+from torch_tfckpt import cli_convert, cli_inspect, cli_latest, cli_verify
 from torch_tfckpt.console import prepare_streams, say
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, printable
 from torch_tfckpt.exchange.formats import FORMATS
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(verbs)
     _add_convert(verbs)
     _add_diff(verbs)
+    _add_latest(verbs)
     _add_merge(verbs)
     return parser
 
@@ -171,6 +172,20 @@ def _add_diff(verbs: Verbs) -> None:
     )
     verb.add_argument("--json", action="store_true", help="one JSON document")
     _add_selection(verb)
+
+
+def _add_latest(verbs: Verbs) -> None:
+    verb = _add_verb(
+        verbs,
+        "latest",
+        cli_latest.latest,
+        "Print the newest checkpoint of a directory, as its `checkpoint` file names it.",
+        "In a script: tfckpt convert $(tfckpt latest --valid run) model.safetensors",
+    )
+    verb.add_argument("directory", metavar="DIR")
+    verb.add_argument("--valid", action="store_true", help="walk back to the newest one whose files are complete")
+    verb.add_argument("--latest-filename", metavar="NAME", help="of the state file; the default is checkpoint")
+    verb.add_argument("--json", action="store_true", help="one JSON document")
 
 
 def _add_merge(verbs: Verbs) -> None:

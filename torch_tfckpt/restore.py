@@ -1,0 +1,197 @@
+"""Values of an open checkpoint -> saveables: everything is looked at before the first is assigned.
+
+Source: _AddRestoreOps in tensorflow/python/training/saver.py, RestoreOperation in
+tensorflow/core/kernels/save_restore_tensor.cc; spec: SAVER 2, FORMATS 2.5 "RestoreV2 order of checks".
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import numpy as np
+import torch
+
+from torch_tfckpt.builder import BaseSaverBuilder, group_by_devices, slice_of
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.dtypes import ELEMENTS, DataType
+from torch_tfckpt.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    UnimplementedError,
+    did_you_mean,
+    escaped,
+    printable,
+    quoted,
+)
+from torch_tfckpt.format.tensor_slice import Shape, shape_text
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.var_list import VarList
+
+_LISTED: Final = 10  # names that a text enumerates
+# Under this key an object-based checkpoint keeps which object each tensor belongs to (spec: FORMATS 4).
+_OBJECT_GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+
+def restore_path(
+    builder: BaseSaverBuilder,
+    path: str,
+    variables: VarList,
+    *,
+    reshape: bool,
+    sharded: bool,
+    restore_sequentially: bool,
+) -> None:
+    """Restores what `variables` has now from the checkpoint at `path`; errors in TensorFlow's words for each cause.
+
+    Raises:
+        InvalidArgumentError: there is no such checkpoint; or dtypes or shapes do not fit.
+        NotFoundError: a name is not in the checkpoint, or a data file is missing.
+        UnimplementedError: it is an object-based checkpoint, in which these names do not occur.
+        DataLossError: a value is damaged.
+    """
+    try:
+        reader = CheckpointReader(path)
+    except NotFoundError as error:
+        text = f"The passed save_path is not a valid checkpoint: {printable(path)}. {error}"
+        raise InvalidArgumentError(text) from error
+    with reader:
+        try:
+            restore_saveables(
+                builder,
+                reader,
+                variables.to_restore(reader),
+                reshape=reshape,
+                sharded=sharded,
+                restore_sequentially=restore_sequentially,
+            )
+        except NotFoundError as error:
+            if _OBJECT_GRAPH_KEY in reader:
+                raise UnimplementedError(
+                    f"{reader.path} is an object-based checkpoint, as tf.train.Checkpoint writes, and has no tensors "
+                    f"of these names: {error} Saver cannot map names to objects yet. Read it with load_file"
+                ) from error
+            raise NotFoundError(
+                "Restoring from checkpoint failed. This is most likely due to a Variable name or other graph key that "
+                f"is missing from the checkpoint. Save and restore the same names. Original error:\n\n{error}"
+            ) from None
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(
+                "Restoring from checkpoint failed. This is most likely due to a mismatch between the current graph and "
+                f"the graph from the checkpoint. Restore into what was saved. Original error:\n\n{error}"
+            ) from error
+
+
+def restore_saveables(
+    builder: BaseSaverBuilder,
+    reader: CheckpointReader,
+    saveables: Sequence[SaveableObject],
+    *,
+    reshape: bool = False,
+    sharded: bool = False,
+    restore_sequentially: bool = False,
+) -> None:
+    """Restores `saveables`.
+
+    Args:
+        reshape: Give every value the shape that its tensor has now.
+        sharded: Read device by device.
+        restore_sequentially: Assign each value before the next is read. That takes the memory of one at a time; where
+            a file turns out damaged half way, what came before has its new value, and the error says which.
+
+    Raises:
+        NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
+        DataLossError: a value is damaged. Nothing was assigned, unless `restore_sequentially`.
+
+    Cost: one read of the values; host memory of all of them, or of the largest saveable if `restore_sequentially`.
+    """
+    shapes = [_restored_shapes(saveable) if reshape else None for saveable in saveables]
+    _check(reader, saveables, shapes)
+    wanted = dict(zip(map(id, saveables), shapes, strict=True))
+    groups = [group for _, group in group_by_devices(saveables)] if sharded else [list(saveables)]
+    done: list[str] = []
+    if restore_sequentially:
+        for shard, group in enumerate(groups):
+            for saveable in group:
+                with _telling_what_changed(done):
+                    saveable.restore(builder.bulk_restore(reader, [saveable], shard, True), wanted[id(saveable)])
+                done.append(saveable.name)
+        return
+    values = [builder.bulk_restore(reader, group, shard, False) for shard, group in enumerate(groups)]
+    for group, of_group in zip(groups, values, strict=True):
+        first = 0
+        for saveable in group:
+            end = first + len(saveable.specs)
+            with _telling_what_changed(done):
+                saveable.restore(of_group[first:end], wanted[id(saveable)])
+            done.append(saveable.name)
+            first = end
+
+
+@contextmanager
+def _telling_what_changed(done: Sequence[str]) -> Iterator[None]:
+    """Adds to an error which saveables have their new values already."""
+    try:
+        yield
+    except Exception as error:
+        if done:
+            names = ", ".join(quoted(name) for name in done[-_LISTED:])
+            error.add_note(f"Restored before this failed: {len(done)} saveables, the last of them {names}")
+        raise
+
+
+def _restored_shapes(saveable: SaveableObject) -> list[Shape]:
+    """The shapes that the specs' tensors have now."""
+    values = [spec.tensor for spec in saveable.specs]
+    return [tuple(value.shape) if isinstance(value, torch.Tensor | np.ndarray) else () for value in values]
+
+
+def _check(reader: CheckpointReader, saveables: Sequence[SaveableObject], shapes: Sequence[list[Shape] | None]) -> None:
+    """Names first, then the dtypes of all, then shapes: TensorFlow's order."""
+    specs = [spec for saveable in saveables for spec in saveable.specs]
+    missing = sorted({spec.name for spec in specs} - {spec.name for spec in specs if spec.name in reader})
+    if missing:
+        raise NotFoundError(_not_found(reader, missing))
+    unlike = [line for spec in sorted(specs, key=lambda spec: spec.name) if (line := _dtype_mismatch(reader, spec))]
+    if unlike:
+        raise InvalidArgumentError("\n".join(unlike))
+    for saveable, restored in zip(saveables, shapes, strict=True):
+        saveable.check([_shape_of(reader, spec) for spec in saveable.specs], restored)
+
+
+def _not_found(reader: CheckpointReader, missing: Sequence[str]) -> str:
+    more = f" Nor are {len(missing) - 1} others: {', '.join(map(quoted, missing[1:_LISTED]))}." if missing[1:] else ""
+    hint = did_you_mean(missing[0], reader.keys())
+    return f"Key {escaped(missing[0])} not found in checkpoint: {reader.path}.{more} {hint}".rstrip()
+
+
+def _dtype_mismatch(reader: CheckpointReader, spec: SaveSpec) -> str:
+    """What RestoreV2 says where a stored type is another than the spec's; empty where it fits."""
+    if spec.dtype is None:
+        return ""
+    stored = reader.dtype(spec.name)
+    if stored == spec.dtype or _held_alike(stored, spec.dtype):
+        return ""
+    return (
+        f"tensor_name = {escaped(spec.name)}; expected dtype {spec.dtype.short_name} does not equal original dtype "
+        f"{stored.short_name}"
+    )
+
+
+def _held_alike(stored: DataType, wanted: DataType) -> bool:
+    """Whether torch holds both in one dtype, as qint8 in int8."""
+    one, other = ELEMENTS.get(stored), ELEMENTS.get(wanted)
+    return one is not None and other is not None and one.torch is not None and one.torch == other.torch
+
+
+def _shape_of(reader: CheckpointReader, spec: SaveSpec) -> Shape:
+    """Shape of the value that a spec will get."""
+    stored = reader.shape(spec.name)
+    if not spec.slice_spec:
+        return stored
+    full_shape, part = slice_of(spec)
+    if stored != full_shape:
+        raise InvalidArgumentError(
+            f"tensor_name = {escaped(spec.name)}; shape in shape_and_slice spec {shape_text(full_shape)} does not "
+            f"match the shape stored in checkpoint: {shape_text(stored)}"
+        )
+    return part.shape_of(full_shape)

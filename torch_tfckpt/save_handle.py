@@ -1,0 +1,100 @@
+"""Saves that go on beside training: what a caller holds of one, and how no error of one is lost."""
+
+import atexit
+import threading
+from collections.abc import Callable
+
+from torch_tfckpt.errors import CheckpointError
+
+
+class SaveHandle:
+    """One save by `Saver.save_async`.
+
+    Attributes:
+        staged: Set when training may change the values: they have been copied, or the save has failed.
+
+    Threads: any may wait and ask.
+    """
+
+    def __init__(self, staged: threading.Event, complete: Callable[[], str | None] | None) -> None:
+        self.staged = staged
+        self._complete = complete
+        self._done = threading.Event()
+        self._path: str | None = None
+        self._error: BaseException | None = None
+        self._reported = False
+        if complete is None:
+            self._done.set()
+
+    @classmethod
+    def skipped(cls) -> "SaveHandle":
+        """Of a save that did not happen, since another one was in flight; its result is None."""
+        staged = threading.Event()
+        staged.set()
+        return cls(staged, None)
+
+    def start(self) -> None:
+        """Completes the save in a thread of its own, which the interpreter waits for before it ends."""
+        _UNREPORTED.add(self)
+        threading.Thread(target=self._run, name="tfckpt-save").start()
+
+    def done(self) -> bool:
+        """Whether the save has ended, well or not."""
+        return self._done.is_set()
+
+    def result(self, timeout: float | None = None) -> str | None:
+        """The checkpoint's path, once it is published; None of a save that was skipped.
+
+        Args:
+            timeout: Seconds to wait; None: until it has ended.
+
+        Raises:
+            TimeoutError: it has not ended yet.
+            IncompleteSaveError, and whatever else `Saver.save` raises. It is not raised once more by the saver.
+        """
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"the save has not ended after {timeout} seconds. Ask again, or wait without a timeout")
+        if self._error is not None:
+            self._reported = True
+            _UNREPORTED.discard(self)
+            raise self._error
+        return self._path
+
+    def raise_unreported(self) -> None:
+        """Waits for the end, and raises its error if `result` never did."""
+        self._done.wait()
+        if self._error is not None and not self._reported:
+            self.result()
+
+    def _run(self) -> None:
+        assert self._complete is not None, "a skipped save was started"
+        try:
+            self._path = self._complete()
+            _UNREPORTED.discard(self)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._complete = None  # it holds on to the tensors
+            self.staged.set()
+            self._done.set()
+
+
+# Saves that run, and those whose error nobody has heard of yet.
+_UNREPORTED: set[SaveHandle] = set()
+
+
+@atexit.register
+def _report_at_exit() -> None:
+    """Nothing is lost when a program ends: the interpreter prints what is raised here."""
+    errors = []
+    for handle in list(_UNREPORTED):
+        try:
+            handle.raise_unreported()
+        except BaseException as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise CheckpointError(
+            f"{len(errors)} saves failed, and nobody asked for their results: " + "; ".join(map(str, errors))
+        )
