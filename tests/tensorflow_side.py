@@ -7,7 +7,8 @@ spells them: "" for a whole tensor, "4 5 0,2:-" for rows 0 and 1 of a [4, 5].
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,9 +18,16 @@ import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused
 from tensorflow.core.framework import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
     tensor_pb2,
     tensor_shape_pb2,
+    variable_pb2,
+)
+from tensorflow.core.protobuf import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    meta_graph_pb2,
 )
 from tensorflow.python.checkpoint import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
     checkpoint_management as management,
+)
+from tensorflow.python.tools import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    inspect_checkpoint as inspect_tool,
 )
 from tensorflow.python.training import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
     checkpoint_utils,
@@ -469,3 +477,46 @@ def _saver(described: Described, options: Mapping[str, Any]) -> Iterator[tuple[A
                 named[name] = variable
         session.run(tf.compat.v1.global_variables_initializer())
         yield tf.compat.v1.train.Saver(named, **own), session, variables
+
+
+# What its tools say of files.
+
+
+def inspect_checkpoint(file_name: str, *args: Any, **kwargs: Any) -> str:
+    """What TensorFlow's inspect_checkpoint prints."""
+    with redirect_stdout(StringIO()) as printed:
+        inspect_tool.print_tensors_in_checkpoint_file(file_name, *args, **kwargs)
+    return printed.getvalue()
+
+
+def meta_graph(path: str) -> dict[str, Any]:
+    """What TensorFlow finds in a meta graph: its saver as text, and fields of its variables, by collection."""
+    meta = meta_graph_pb2.MetaGraphDef.FromString(Path(path).read_bytes())
+    variables: dict[str, list[dict[str, Any]]] = {}
+    for key, collection in meta.collection_def.items():
+        found = [variable_pb2.VariableDef.FromString(value) for value in collection.bytes_list.value]
+        variables[key] = [
+            {
+                "variable_name": each.variable_name,
+                "trainable": each.trainable,
+                "is_resource": each.is_resource,
+                "slice": _slice_text(each),
+            }
+            for each in found
+        ]
+    info = meta.meta_info_def
+    return {
+        "saver_def": str(meta.saver_def) if meta.HasField("saver_def") else None,
+        "variables": variables,
+        "version": info.tensorflow_version,
+        "stripped_default_attrs": info.stripped_default_attrs,
+        "producer": meta.graph_def.versions.producer,
+    }
+
+
+def _slice_text(variable: Any) -> str:
+    """SaveSliceInfo.spec of a VariableDef; empty where it is whole."""
+    if not variable.HasField("save_slice_info_def"):
+        return ""
+    spec: str = tf.Variable.SaveSliceInfo(save_slice_info_def=variable.save_slice_info_def).spec
+    return f"{variable.save_slice_info_def.full_name} {spec}"

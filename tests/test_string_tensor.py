@@ -120,8 +120,8 @@ def test_any_other_flipped_byte_is_told_in_tensorflows_words(at: int) -> None:
 
 @given(elements=STRINGS, data=st.data())
 def test_no_damage_gives_other_strings(elements: list[bytes], data: st.DataObject) -> None:
-    """A changed byte, a cut, or bytes added: DataLossError, whatever the lengths say after it; or the same strings, where
-    a length is only spelt in more bytes than it needs."""
+    """A changed byte, a cut, or bytes added: DataLossError, whatever the lengths say after it; or the same strings,
+    where a length is only spelt in more bytes than it needs."""
     stored, checksum = encode_strings(elements)
     at = data.draw(st.integers(0, len(stored) - 1))
     damaged = data.draw(

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.device.runs import RUN_BYTES, SMALL_BYTES
 from torch_tfckpt.bundle.values import WritableValue
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.device.host_bytes import byte_view
+from torch_tfckpt.device.runs import RUN_BYTES, SMALL_BYTES
 from torch_tfckpt.dtypes import STORED_AS
 from torch_tfckpt.storage.local import LOCAL
 

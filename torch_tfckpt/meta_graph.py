@@ -43,9 +43,9 @@ def make_meta_graph(
     for saveable in saveables:
         if isinstance(saveable, VariableSaveable):
             [spec] = saveable.specs
-            encoded = _variable_def(spec, saveable.tensor.requires_grad).SerializeToString(deterministic=True)
+            encoded = _variable_def(spec, saveable.trainable).SerializeToString(deterministic=True)
             meta.collection_def[GraphKeys.GLOBAL_VARIABLES].bytes_list.value.append(encoded)
-            if saveable.tensor.requires_grad:
+            if saveable.trainable:
                 meta.collection_def[GraphKeys.TRAINABLE_VARIABLES].bytes_list.value.append(encoded)
     return meta
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from torch_tfckpt.builder import BaseSaverBuilder, group_by_devices, slice_of
+from torch_tfckpt.builder import BaseSaverBuilder
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import (
@@ -24,6 +24,7 @@ from torch_tfckpt.errors import (
     quoted,
 )
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
+from torch_tfckpt.saveables.grouping import group_by_devices, slice_of
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.var_list import VarList
 

@@ -95,7 +95,6 @@ class Retained:
         if place is not None and place.path == path:
             return
         place = _Place(storage, directory, path, None)
-        self._places[_key(directory or os.curdir)] = place
         try:
             place.text = _read(storage, path)
             self._take_over(place, _decode(place.text))
@@ -108,6 +107,8 @@ class Retained:
                 printable(path),
                 error,
             )
+        # Last: after Ctrl-C in the middle it is read anew, or what was pinned would be taken for unpinned.
+        self._places[_key(directory or os.curdir)] = place
 
     def note(self, path: str, metrics: Metrics | None = None) -> None:
         """`path` was saved, with these metrics; what was known of an older checkpoint of that path is forgotten."""

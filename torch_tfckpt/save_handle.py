@@ -1,10 +1,11 @@
 """Saves that go on beside training: what a caller holds of one, and how no error of one is lost."""
 
 import atexit
+import os
 import threading
 from collections.abc import Callable
 
-from torch_tfckpt.errors import CheckpointError
+from torch_tfckpt.errors import CheckpointError, FailedPreconditionError
 
 
 class SaveHandle:
@@ -35,8 +36,13 @@ class SaveHandle:
 
     def start(self) -> None:
         """Completes the save in a thread of its own, which the interpreter waits for before it ends."""
+        thread = threading.Thread(target=self._run, name="tfckpt-save")
         _UNREPORTED.add(self)
-        threading.Thread(target=self._run, name="tfckpt-save").start()
+        try:
+            thread.start()
+        except BaseException:
+            _UNREPORTED.discard(self)  # at exit nobody is to wait for an end that never comes
+            raise
 
     def done(self) -> bool:
         """Whether the save has ended, well or not."""
@@ -66,6 +72,16 @@ class SaveHandle:
         if self._error is not None and not self._reported:
             self.result()
 
+    def disown(self) -> None:
+        """In a forked child, where the thread that saves is not: nobody is to wait for it there."""
+        self._complete = None
+        self._error = FailedPreconditionError("the save goes on in the process that began it. Ask for its result there")
+        self._reported = True
+        # New ones: at the time of the fork somebody may have held the locks of the old ones.
+        self.staged, self._done = threading.Event(), threading.Event()
+        self.staged.set()
+        self._done.set()
+
     def _run(self) -> None:
         assert self._complete is not None, "a skipped save was started"
         try:
@@ -81,6 +97,16 @@ class SaveHandle:
 
 # Saves that run, and those whose error nobody has heard of yet.
 _UNREPORTED: set[SaveHandle] = set()
+
+
+def _disown_all() -> None:
+    for handle in _UNREPORTED:
+        handle.disown()
+    _UNREPORTED.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)
 
 
 @atexit.register

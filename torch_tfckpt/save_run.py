@@ -9,7 +9,6 @@ from typing import Self
 
 import torch
 
-from torch_tfckpt.builder import PendingSave
 from torch_tfckpt.checkpoint_management import meta_graph_filename
 from torch_tfckpt.checkpoint_names import STATE_FILE
 from torch_tfckpt.checkpoint_reader import AnyPath
@@ -22,6 +21,7 @@ from torch_tfckpt.errors import (
     printable,
     quoted,
 )
+from torch_tfckpt.pending_save import PendingSave
 from torch_tfckpt.retained import check_metrics
 from torch_tfckpt.retention import Metrics
 from torch_tfckpt.saveables.variables import Variable
@@ -151,9 +151,10 @@ def naming_a_missing_parent(books: Bookkeeping, save_path: str) -> Iterator[None
         with suppress(OSError):  # of two errors the first tells more
             missing = books.storage.renames and not books.storage.is_directory(directory)
         if missing:
-            raise InvalidArgumentError(
-                f"Parent directory of {printable(save_path)} doesn't exist, can't save."
-            ) from error
+            # TensorFlow's words exactly, for programs that look for them; the mend is a note.
+            told = InvalidArgumentError(f"Parent directory of {printable(save_path)} doesn't exist, can't save.")
+            told.add_note("Only one directory is made; make those above it first")
+            raise told from error
         raise
 
 

@@ -9,6 +9,7 @@ Source: tensorflow/python/training/saver.py; spec: SAVER 4.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from google.protobuf import text_format
 
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.builder import BaseSaverBuilder, BulkSaverBuilder, PendingSave
+from torch_tfckpt.builder import BaseSaverBuilder, BulkSaverBuilder
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.device.staging import Staging, StagingOptions
@@ -29,6 +30,7 @@ from torch_tfckpt.errors import (
 )
 from torch_tfckpt.graph_collections import GraphKeys, get_collection
 from torch_tfckpt.meta_graph import encode_meta_graph, make_meta_graph
+from torch_tfckpt.pending_save import PendingSave
 from torch_tfckpt.restore import restore_path
 from torch_tfckpt.retention import KeepBest, Metrics, Saved
 from torch_tfckpt.save_handle import SaveHandle
@@ -39,6 +41,7 @@ from torch_tfckpt.saver_def import in_scope, out_of_scope
 from torch_tfckpt.saver_records import SaverRecords, of_unknown_age
 from torch_tfckpt.storage.atomic import write_file
 from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.directories import make_directories
 from torch_tfckpt.storage.names import fspath
 
 _log = logging.getLogger(__name__)
@@ -156,7 +159,8 @@ class Saver:
                 "No variables to save. Pass a dict of tensors, a module, or register tensors by add_to_collection"
             )
         if self._builder is None:
-            self._builder = BulkSaverBuilder(self._write_version)
+            # Old meta graphs name no version; what they meant is version 1.
+            self._builder = BulkSaverBuilder(self._write_version or SaverDef.V1)
         if self.saver_def is None and self._variables is not None:
             self.saver_def = self._builder.build(
                 self._variables.to_save(),
@@ -343,12 +347,17 @@ class Saver:
         self._require_records().recover([fspath(path) for path in checkpoint_paths])
 
     def pin(self, path: AnyPath) -> None:
-        """From now on the checkpoint is not deleted, also by later runs, until `unpin`. Written with the next save."""
-        self._require_records().retained.pin(fspath(path))
+        """From now on the checkpoint is not deleted, also by later runs, until `unpin`: it is written down.
+
+        Raises:
+            NotFoundError: there is no such checkpoint.
+            OSError: it cannot be written down.
+        """
+        self._require_records().pin(fspath(path))
 
     def unpin(self, path: AnyPath) -> None:
         """The checkpoint is as all others again. If it is older than those kept, it goes with the next save."""
-        self._require_records().retained.unpin(fspath(path))
+        self._require_records().unpin(fspath(path))
 
     # The saver as a message.
 
@@ -377,6 +386,7 @@ class Saver:
         """The meta graph that `save` writes, as a message; written to `filename` too, if one is given.
 
         Args:
+            filename: Directories that it lacks are made.
             as_text: Write the text form of the message.
         """
         saveables = self._variables.to_save() if self._variables is not None else []
@@ -384,6 +394,7 @@ class Saver:
         if filename is not None:
             path = fspath(filename)
             encoded = text_format.MessageToString(meta).encode() if as_text else encode_meta_graph(meta)
+            make_directories(storage_of(path), os.path.dirname(path))
             write_file(storage_of(path), path, encoded)
         return meta
 
@@ -459,6 +470,8 @@ class Saver:
             raise FailedPreconditionError(f"`build()` should be called before {what} if defer_build==True")
 
     def _require_records(self) -> SaverRecords:
+        """The records, once no save in flight changes them any more."""
+        self.sync()
         if self._records is None:
             raise FailedPreconditionError("`build()` should be called first if defer_build==True")
         return self._records

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.checkpoint_management import get_checkpoint_mtimes, remove_checkpoint
+from torch_tfckpt.checkpoint_names import is_there
 from torch_tfckpt.checkpoint_state import (
     from_stored,
     get_checkpoint_state,
@@ -20,7 +21,14 @@ from torch_tfckpt.checkpoint_state import (
     update_checkpoint_state,
     update_relative_state,
 )
-from torch_tfckpt.errors import CheckpointError, DataLossError, FailedPreconditionError, printable, quoted
+from torch_tfckpt.errors import (
+    CheckpointError,
+    DataLossError,
+    FailedPreconditionError,
+    NotFoundError,
+    printable,
+    quoted,
+)
 from torch_tfckpt.retained import Retained
 from torch_tfckpt.retention import (
     SECONDS_PER_HOUR,
@@ -31,6 +39,7 @@ from torch_tfckpt.retention import (
     next_deletion,
     record,
 )
+from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.protocol import Storage
 
 _log = logging.getLogger(__name__)
@@ -70,6 +79,7 @@ class SaverRecords:
         self._relative, self._recover = relative, recover
         self._doomed: list[str] = []  # to be deleted; what could not be is tried again after the next save
         self.retained = Retained(keep_best)
+        self._latest_filename: str | None = None  # of the last save
 
     @property
     def last_checkpoints(self) -> list[str]:
@@ -84,6 +94,21 @@ class SaverRecords:
         """Remembers those of `paths` that are there, each from when its files were written."""
         times = [(path, get_checkpoint_mtimes([path])) for path in paths]
         self.set_last_checkpoints([Saved(path, time[0]) for path, time in times if time])
+
+    def pin(self, path: str) -> None:
+        """Pins a checkpoint that is there; NotFoundError otherwise. Written down beside its state file."""
+        storage = storage_of(path)
+        if not is_there(storage, path):
+            raise NotFoundError(f"{printable(path)}: there is no such checkpoint to pin. Pin it after it was saved")
+        self.retained.load(storage, os.path.dirname(path), self._latest_filename)
+        self.retained.pin(path)
+        self.retained.save()
+
+    def unpin(self, path: str) -> None:
+        """Ends `pin`, whether or not the checkpoint is there."""
+        self.retained.load(storage_of(path), os.path.dirname(path), self._latest_filename)
+        self.retained.unpin(path)
+        self.retained.save()
 
     def refuse_conflict(self, books: Bookkeeping, path: str) -> None:
         """FailedPreconditionError where a checkpoint of that path would be the state file. Nothing is written yet.
@@ -107,6 +132,7 @@ class SaverRecords:
             OSError: the state file cannot be written; the checkpoint itself is complete. That an old checkpoint cannot
                 be deleted is only logged.
         """
+        self._latest_filename = books.latest_filename
         self.retained.load(books.storage, books.directory, books.latest_filename)
         if self._recover:
             self._recover = False

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """How much memory does each kind of work take beyond what was there before it?
 
-Setup:    1 GiB in 64 float32 tensors, one shard; each kind of work in a process of its own. The peak is set back
-          (Linux: /proc/self/clear_refs) once packages are imported, the tensors to save are made, and a small
-          checkpoint has gone the same way, so that threads and lazily loaded code are not counted.
+Setup:    1 GiB in 64 float32 tensors, one shard but where it says devices; each kind of work in a process of its own.
+          The peak is set back (Linux: /proc/self/clear_refs) once packages are imported, the tensors to save and those
+          to restore into are made, and a small checkpoint has gone the same way, so that threads and lazily loaded code
+          are not counted.
 Floor:    the memory of the result: for a load the tensors themselves, for all else nothing.
-Compare:  with the bounds of the design: one chunk a thread, 256 MiB, one tensor more where one must be copied.
+Compare:  with the bounds of the design: one chunk a thread, 256 MiB, one tensor more where one must be copied; the
+          buffers of an asynchronous save, which hold all of the state if it fits, and what a restore reads before it
+          assigns the first value.
 Reports:  MiB of the peak of resident memory above its start, and of its anonymous part, sampled every 2 ms. Results are
           compared with what was saved.
 """
@@ -29,6 +32,8 @@ from workload import large
 import torch_tfckpt as tfckpt
 
 CONSTANT_MIB: Final = 256
+SMALL_MIB: Final = 64  # buffers of one of the asynchronous saves
+ASYNC_MIB: Final = tfckpt.StagingOptions().async_bytes // 2**20
 _WARM_UP_MIB: Final = 8
 
 
@@ -87,6 +92,54 @@ def slice_of_one(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
     return work
 
 
+def save_sharded(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
+    saver = tfckpt.Saver(_on_devices(_tensors(given)), sharded=True)
+    return lambda: _keep(saver.save(folder / "sharded"))
+
+
+def save_async(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
+    return _async(given, folder / "async", None)
+
+
+def save_async_small(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
+    return _async(given, folder / "async-small", tfckpt.StagingOptions(async_bytes=SMALL_MIB * 2**20))
+
+
+def _async(given: argparse.Namespace, prefix: Path, staging: tfckpt.StagingOptions | None) -> Callable[[], None]:
+    saver = tfckpt.Saver(_on_devices(_tensors(given)), sharded=True, staging=staging)
+    return lambda: _keep(saver.save_async(prefix).result())
+
+
+def restore(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
+    return _restore(given, folder, sequentially=False)
+
+
+def restore_sequentially(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
+    return _restore(given, folder, sequentially=True)
+
+
+def _restore(given: argparse.Namespace, folder: Path, *, sequentially: bool) -> Callable[[], None]:
+    """Into tensors that are there already, as the parameters of a model are."""
+    expected = _tensors(given)
+    # Of ones: pages of zeros would not be in memory before they are written to.
+    targets = {name: torch.ones_like(tensor) for name, tensor in expected.items()}
+    saver = tfckpt.Saver(targets, restore_sequentially=sequentially)
+
+    def work() -> None:
+        saver.restore(folder / "many")
+        check_equal(targets, expected)
+
+    return work
+
+
+def _on_devices(tensors: dict[str, torch.Tensor]) -> dict[str, tfckpt.Variable]:
+    """In four groups, as if on four devices."""
+    return {
+        name: tfckpt.Variable(tensor, name, device=f"/cpu:{number % 4}")
+        for number, (name, tensor) in enumerate(tensors.items())
+    }
+
+
 WORKS: Final[dict[str, Work]] = {
     "load_file": Work(load, lambda mib, largest: mib + 64),
     "load_file(mmap=True, verify=False)": Work(load_mapped, lambda mib, largest: CONSTANT_MIB),
@@ -94,6 +147,11 @@ WORKS: Final[dict[str, Work]] = {
     "convert to safetensors": Work(convert, lambda mib, largest: CONSTANT_MIB + largest),
     "save_file": Work(save, lambda mib, largest: CONSTANT_MIB),
     "save_file of transposed tensors": Work(save_strided, lambda mib, largest: CONSTANT_MIB + largest),
+    "Saver.save, 4 devices": Work(save_sharded, lambda mib, largest: CONSTANT_MIB),
+    "Saver.save_async, 4 devices": Work(save_async, lambda mib, largest: min(mib, ASYNC_MIB) + CONSTANT_MIB),
+    "the same, async_bytes 64 MiB": Work(save_async_small, lambda mib, largest: SMALL_MIB + CONSTANT_MIB),
+    "Saver.restore": Work(restore, lambda mib, largest: mib + CONSTANT_MIB),
+    "the same, restore_sequentially": Work(restore_sequentially, lambda mib, largest: CONSTANT_MIB + largest),
     "get_slice of one tensor that is all of it": Work(slice_of_one, lambda mib, largest: CONSTANT_MIB),
 }
 
@@ -153,6 +211,8 @@ def _check_files(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     """What the works left behind is what it should be."""
     check_equal(tfckpt.load_file(folder / "saved"), tensors)
     check_equal(tfckpt.load_file(folder / "strided"), {name: tensor.t() for name, tensor in tensors.items()})
+    for prefix in ("sharded", "async", "async-small"):
+        check_equal(tfckpt.load_file(folder / prefix), tensors)
     if (folder / "converted.safetensors").exists():
         check_equal(safetensors.torch.load_file(folder / "converted.safetensors"), tensors)
 

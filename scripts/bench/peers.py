@@ -1,22 +1,33 @@
-"""What this package is compared with: TensorFlow in a process of its own, floors of bare bytes, files without fsync."""
+"""What this package is compared with: TensorFlow in a process of its own, torch's distributed checkpoints (DCP), floors
+of bare bytes, files without fsync."""
 
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from timing import WrongResult
+from timing import Contender, WrongResult, timed
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.staging import AsyncStager, DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from torch_tfckpt.builder import BulkSaverBuilder, PendingSave, Saveables
 from torch_tfckpt.device.host_bytes import byte_view
 from torch_tfckpt.device.pipeline import CHUNK_BYTES, THREADS
+from torch_tfckpt.device.staging import Staging
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.local import LocalOutput, LocalStorage
+from torch_tfckpt.storage.protocol import Storage
 
 _PEER = Path(__file__).with_name("tensorflow_peer.py")
 # Read by TensorFlow's C++ when it is loaded. oneDNN announces itself on stderr unless it is off.
@@ -79,6 +90,98 @@ class _UnsyncedOutput(LocalOutput):
         pass
 
 
+class UnsyncedBuilder(BulkSaverBuilder):
+    """Saves as Saver does by itself, but on a storage that does not sync. Write neither state file nor meta graph."""
+
+    def begin_save(
+        self, storage: Storage, path: str, saveables: Saveables, *, sharded: bool, snapshot: bool, staging: Staging
+    ) -> PendingSave:
+        unsynced = UnsyncedStorage()
+        return super().begin_save(unsynced, path, saveables, sharded=sharded, snapshot=snapshot, staging=staging)
+
+
+# It says so each time, also where `no_dist` asks for it.
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
+
+
+def dcp_writer(path: Path, *, sync: bool) -> FileSystemWriter:
+    """Writes one file by each of four threads; its default is one thread."""
+    return FileSystemWriter(path, sync_files=sync, thread_count=4)
+
+
+def save_by_dcp(state: Mapping[str, torch.Tensor], path: Path, *, sync: bool) -> None:
+    """torch.distributed.checkpoint.save in a single process."""
+    dcp_save(dict(state), storage_writer=dcp_writer(path, sync=sync), no_dist=True)
+
+
+def dcp_stager(*, cuda: bool) -> DefaultStager:
+    """Keeps its host memory from save to save, pinned where that pays; DCP's default makes new memory each time."""
+    return DefaultStager(
+        StagingOptions(
+            use_pinned_memory=cuda, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=cuda
+        )
+    )
+
+
+def async_save_by_dcp(
+    state: Mapping[str, torch.Tensor], path: Path, *, stager: AsyncStager | None
+) -> Callable[[], object]:
+    """torch.distributed.checkpoint.async_save; returns when the state may change. What it returns waits for the end."""
+    future = dcp_async_save(dict(state), storage_writer=dcp_writer(path, sync=True), async_stager=stager, no_dist=True)
+    assert isinstance(future, Future), "staging is asynchronous"
+    return future.result
+
+
+def load_by_dcp(path: Path, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What torch.distributed.checkpoint.load gives, in host memory."""
+    state: dict[str, Any] = {name: torch.empty_like(tensor, device="cpu") for name, tensor in like.items()}
+    dcp_load(state, storage_reader=FileSystemReader(path), no_dist=True)
+    return state
+
+
+def synchronize() -> None:
+    """Nothing that CUDA devices were given is left undone. Without CUDA: nothing."""
+    if torch.cuda.is_available():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(device)
+
+
+def copy_into(tensors: Iterable[torch.Tensor], targets: Iterable[torch.Tensor]) -> None:
+    """The floor of a copy off the devices: all tensors into host memory that is there already, pinned where it pays."""
+    for tensor, target in zip(tensors, targets, strict=True):
+        target.copy_(tensor, non_blocking=tensor.is_cuda)
+    synchronize()
+
+
+def host_like(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Memory for `copy_into`; every page of it has been written to."""
+    return [torch.zeros_like(tensor, device="cpu", pin_memory=tensor.is_cuda) for tensor in tensors]
+
+
+def save_contender(
+    name: str, folder: Path, size: int, save: Callable[[Path], object], check: Callable[[Path], object]
+) -> Contender:
+    """Saves under a path in `folder`, checks what lies there, and removes all of it."""
+
+    def measure() -> float:
+        synchronize()
+        seconds, _ = timed(lambda: save(folder / "x"))
+        check(folder / "x")
+        empty(folder)
+        return seconds
+
+    return Contender(name, measure, size)
+
+
+def empty(folder: Path) -> None:
+    """Removes what is in a folder."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def check_equal(found: Mapping[str, object], expected: Mapping[str, torch.Tensor]) -> None:
     """WrongResult unless names and values are the same."""
     if found.keys() != expected.keys():
@@ -87,6 +190,13 @@ def check_equal(found: Mapping[str, object], expected: Mapping[str, torch.Tensor
         value = found[name]
         if not isinstance(value, torch.Tensor) or not torch.equal(value, tensor):
             raise WrongResult(f"{name} differs")
+
+
+def write_floor_in_files(paths: Sequence[Path], size: int, *, sync: bool) -> None:
+    """`write_floor` of an equal share of `size` bytes for each path, all at once."""
+    with ThreadPoolExecutor(len(paths)) as pool:
+        for _ in pool.map(lambda path: write_floor(path, size // len(paths), sync=sync), paths):
+            pass
 
 
 def write_floor(path: Path, size: int, *, sync: bool) -> None:

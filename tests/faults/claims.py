@@ -34,7 +34,7 @@ _MEND: Final = re.compile(
 def assert_helps(error: BaseException, *places: str) -> None:
     """The text says the place (one of `places`), the finding and the mend, in one readable piece."""
     assert isinstance(error, tfckpt.CheckpointError), f"{type(error).__name__} is no CheckpointError: {error}"
-    text = str(error)
+    text = " ".join([str(error), *getattr(error, "__notes__", [])])
     assert any(place in text for place in places), f"no place ({' or '.join(places)}): {text}"
     rest = text
     for place in places:

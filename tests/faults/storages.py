@@ -274,6 +274,7 @@ class DropUnsyncedStorage:
                 self._names[str(path)] = _Inode(bytearray(content), content)
         self._durable = dict(self._names)
         self._pending: list[_Change] = []
+        self._at_first, self._journal, self._committed = dict(self._names), list[_Change](), 0
 
     def states(self) -> Iterator[dict[str, bytes]]:
         """Every path -> content that a power cut now might leave."""
@@ -285,10 +286,13 @@ class DropUnsyncedStorage:
             yield {path: bytes(inode.content) for path, inode in names.items()}
 
     def states_in_order(self) -> Iterator[dict[str, bytes]]:
-        """Of `states`, those in which all changes of names survived up to some point, as a journal keeps them."""
-        for count in range(len(self._pending) + 1):
-            names = dict(self._durable)
-            for change in self._pending[:count]:
+        """Every path -> content that a power cut now might leave on a file system with a journal.
+
+        Changes of names survive in their order, in whichever directories, and with one all before it.
+        """
+        for count in range(self._committed, len(self._journal) + 1):
+            names = dict(self._at_first)
+            for change in self._journal[:count]:
                 _apply(names, change)
             yield {path: inode.durable for path, inode in names.items()}
 
@@ -296,6 +300,7 @@ class DropUnsyncedStorage:
         change = _Change(directory, names)
         _apply(self._names, change)
         self._pending.append(change)
+        self._journal.append(change)
 
     def open(self, path: str) -> ReadableFile:
         if path not in self._names:
@@ -366,6 +371,7 @@ class DropUnsyncedStorage:
             if change.directory == path:
                 _apply(self._durable, change)
         self._pending = [change for change in self._pending if change.directory != path]
+        self._committed = len(self._journal)
 
 
 def _subsets(changes: list[_Change]) -> Iterator[tuple[_Change, ...]]:

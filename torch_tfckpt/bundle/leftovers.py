@@ -8,6 +8,7 @@ TensorFlow and everything on storages where nobody can tell.
 
 import logging
 import os
+from typing import Final
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.publish import data_files_of
@@ -17,8 +18,9 @@ from torch_tfckpt.storage.names import Temporary, parse_temporary_name
 from torch_tfckpt.storage.protocol import Storage
 
 _log = logging.getLogger(__name__)
-# Where the shards of a save are written that are merged later (spec: FORMATS 2.8).
-PARTS_SUFFIX = "_temp"
+# Where the shards of a save are written that are merged later: P_temp/part-00000-of-00002 (spec: FORMATS 2.8).
+PARTS_SUFFIX: Final = "_temp"
+PART: Final = "part"
 
 
 def remove_leftovers(storage: Storage, directory: str) -> list[str]:
@@ -35,6 +37,8 @@ def remove_leftovers(storage: Storage, directory: str) -> list[str]:
         dead = {path: temporary for path, temporary in found.items() if temporary.save not in alive}
         # Markers last: they are what tells of the rest, should this be interrupted.
         for path, temporary in sorted(dead.items(), key=lambda item: item[1].path.endswith(".index")):
+            if not storage.exists(path):
+                continue  # its save has ended well meanwhile
             if temporary.path.endswith(".index"):
                 removed += _remove_rest(storage, temporary.path.removesuffix(".index"))
             if storage.remove_unused(path):
@@ -55,7 +59,8 @@ def _remove_rest(storage: Storage, prefix: str) -> list[str]:
     """Removes the data files of `prefix` that belong to no index, and the shards that were to be merged into it."""
     orphans = [path for path in data_files_of(storage, prefix) if not _is_named(storage, prefix, path)]
     parts = prefix + PARTS_SUFFIX
-    orphans += [os.path.join(parts, name) for name in storage.list(parts)]
+    # A directory may be called so that is none of ours: nothing else in it is touched.
+    orphans += [os.path.join(parts, name) for name in storage.list(parts) if name.startswith(PART)]
     removed = []
     for path in orphans:
         # Looked at again each time: another process may have begun to save under this very name.

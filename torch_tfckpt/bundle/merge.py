@@ -158,7 +158,7 @@ def _second_copy(storage: Storage, path: str, target: str) -> None:
         storage.link(path, target)
         return
     except OSError:
-        pass
+        storage.remove(target)  # it may be there although the link reports a failure, over a network
     source, copy = storage.open(path), storage.create(target)
     try:
         for offset in range(0, source.size, CHUNK_BYTES):

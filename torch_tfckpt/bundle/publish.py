@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch_tfckpt.bundle.marker import Marker, remove
-from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, NotFoundError, printable
+from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, InvalidArgumentError, NotFoundError, printable
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename, parse_data_filename
 from torch_tfckpt.storage.atomic import write_file
 from torch_tfckpt.storage.names import temporary_name
@@ -189,7 +189,7 @@ def _is_in_place(storage: Storage, prefix: str, index: bytes) -> bool | None:
     """Whether the index of `prefix` has these bytes; None where it cannot be looked at."""
     try:
         file = storage.open(index_filename(prefix))
-    except NotFoundError:
+    except (NotFoundError, InvalidArgumentError):  # nothing, or a directory
         return False
     except (CheckpointError, OSError):
         return None
@@ -202,10 +202,14 @@ def _is_in_place(storage: Storage, prefix: str, index: bytes) -> bool | None:
 
 
 def data_files_of(storage: Storage, prefix: str) -> list[str]:
-    """All files named like a shard of `prefix`, whatever count their names bear."""
+    """All files named as a shard of `prefix` is, whatever count their names bear."""
     directory = os.path.dirname(prefix)
     paths = (os.path.join(directory, name) for name in storage.list(directory))
-    return [path for path in paths if (parsed := parse_data_filename(path)) is not None and parsed[0] == prefix]
+    return [
+        path
+        for path in paths
+        if (parsed := parse_data_filename(path)) is not None and parsed[0] == prefix and path == data_filename(*parsed)
+    ]
 
 
 def _count_of(data_files: Sequence[str]) -> int:

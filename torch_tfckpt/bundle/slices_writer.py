@@ -154,7 +154,9 @@ class SlicesWriter:
                     raise InvalidArgumentError(_overlapping(*overlap))
 
     def _publish(self) -> None:
-        temporary, folder = temporary_name(self._path), os.path.dirname(self._path)
+        # Where nothing can be renamed a file appears whole, under the name it was created with, when it is synced.
+        renames, folder = self._storage.renames, os.path.dirname(self._path)
+        temporary = temporary_name(self._path) if renames else self._path
         try:
             with saving(self._path):
                 file = self._create(temporary, folder)
@@ -162,13 +164,15 @@ class SlicesWriter:
                     self._write(file)
                     file.sync()
                     # Closed only afterwards: a file that nobody has open would be taken for a leftover.
-                    self._replace(temporary)
+                    if renames:
+                        self._replace(temporary)
                 finally:
                     with contextlib.suppress(OSError):  # what it holds was synced, or is of no interest
                         file.close()
         except BaseException:
-            with contextlib.suppress(OSError):
-                self._storage.remove(temporary)
+            if renames:
+                with contextlib.suppress(OSError):
+                    self._storage.remove(temporary)
             raise
         make_durable(self._storage, self._path)
 

@@ -31,7 +31,8 @@ def find_runs(places: Sequence[Place]) -> Iterator[tuple[int, int]]:
             yield first, position
         small = size <= SMALL_BYTES
         first, end, joint = position, offset + size, (file, kind)
-        room = RUN_BYTES - size if small else 0
+        # Below zero: nothing travels with a large one, not even an empty tensor. Only a run of one is ever cut.
+        room = RUN_BYTES - size if small else -1
     if places:
         yield first, len(places)
 

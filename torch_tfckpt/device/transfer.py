@@ -11,8 +11,9 @@ The first error stops everything and is raised by `result`. Nothing here knows a
 """
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
@@ -126,6 +127,7 @@ class Transfer:
         self._stop(None)
         for thread in self._threads:
             thread.join()
+        self._give_back_loads()
 
     @property
     def failed(self) -> bool:
@@ -133,18 +135,25 @@ class Transfer:
         return self._failure is not None
 
     def _start(self) -> None:
-        started = []
         try:
             for thread in self._threads:
                 thread.start()
-                started.append(thread)
-        except BaseException as error:  # no more threads to be had
-            self._threads = started
-            for _ in started:
-                self._loads.put(None)
+        except BaseException as error:  # no more threads to be had, or Ctrl-C
             self._stop(error)
+            for _ in range(self._writers):
+                self._loads.put(None)
+            self._threads = [thread for thread in self._threads if _runs(thread)]
             self.cancel()
             raise
+
+    def _give_back_loads(self) -> None:
+        """What no thread came to write, since not all could be started."""
+        while not self._loads.empty():
+            load = self._loads.get()
+            if load is not None and load.buffer is not None and self._buffers is not None:
+                self._buffers.give_back(load.buffer)
+        for _ in range(self._writers):
+            self._loads.put(None)
 
     def _make_lanes(self, runs: list[WriteRun], staging: Staging, snapshot: bool) -> list[_Lane]:
         groups: dict[tuple[int, torch.device | None], list[WriteRun]] = {}
@@ -213,15 +222,23 @@ class Transfer:
             if buffer is None:
                 return
             at, views = 0, []
-            with stream or nullcontext():
-                for number, begin, size in pieces:
-                    if number != at_hand:
-                        at_hand, data = number, device_bytes(lane.runs[number])
-                    target = buffer[at : at + size]
-                    target.copy_(data[begin : begin + size], non_blocking=stream is not None)
-                    views.append(byte_view(target))
-                    at += size
-            yield _Load(lane, offset, pieces, views, buffer, stream.ready() if stream is not None else None)
+            try:
+                with stream or nullcontext():
+                    for number, begin, size in pieces:
+                        if number != at_hand:
+                            at_hand, data = number, device_bytes(lane.runs[number])
+                        target = buffer[at : at + size]
+                        target.copy_(data[begin : begin + size], non_blocking=stream is not None)
+                        views.append(byte_view(target))
+                        at += size
+                ready = stream.ready() if stream is not None else None
+            except BaseException:
+                if stream is not None:
+                    with suppress(RuntimeError):  # of a device that fails: what led here tells more
+                        stream.ready().wait()
+                self._buffers.give_back(buffer)
+                raise
+            yield _Load(lane, offset, pieces, views, buffer, ready)
 
     # A few threads for all.
 
@@ -229,9 +246,10 @@ class Transfer:
         self._may_write.wait()
         while (load := self._loads.get()) is not None:
             try:
+                # Also of a transfer that was stopped: into a buffer that is lent again no copy may be on its way.
+                if load.ready is not None:
+                    load.ready.wait()
                 if not self._cancelled.is_set():
-                    if load.ready is not None:
-                        load.ready.wait()
                     self._enter(load, write_pieces(load.lane.file, load.offset, load.views))
             except BaseException as error:
                 self._stop(error)
@@ -265,6 +283,14 @@ class Transfer:
             self._buffers.wake()
         for lane in self._lanes:
             lane.room.release()
+
+
+def _runs(thread: threading.Thread) -> bool:
+    """Whether a thread was started. After Ctrl-C in the middle of that it takes a moment to tell."""
+    until = time.monotonic() + 1
+    while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < until:
+        time.sleep(0.001)
+    return thread.ident is not None
 
 
 def _is_cuda(lane: _Lane) -> bool:

@@ -5,6 +5,7 @@ Saveables are grouped by this text; an empty one stands for no device in particu
 Source: tensorflow/python/framework/device_spec.py; spec: SAVER 2.
 """
 
+import functools
 import re
 from typing import Final
 
@@ -91,5 +92,6 @@ def _index(value: str) -> str:
     return value if value == "*" else str(int(value))
 
 
+@functools.lru_cache(maxsize=64)  # asked for once a tensor
 def _type_name(kind: str) -> str:
     return "GPU" if kind.upper() == "CUDA" else kind.upper()

@@ -34,6 +34,7 @@ class VariableSaveable(SaveableObject):
 
     def __init__(self, var: torch.Tensor | Variable, slice_spec: str, name: str) -> None:
         self.tensor = var.tensor if isinstance(var, Variable) else var
+        self.trainable = var.trainable if isinstance(var, Variable) else var.requires_grad
         device = var.device if isinstance(var, Variable) else None
         super().__init__(self.tensor, [SaveSpec(self.tensor, slice_spec, name, device=device)], name)
 

@@ -1,0 +1,391 @@
+"""A Saver whose storage fails, whose process is killed, whose machine loses power: at every single operation of a save
+that also deletes an older checkpoint.
+
+Whatever happens, the state file names checkpoints that restore bit for bit; what an error says is true; and the next
+save goes well and leaves nothing that should not be there.
+"""
+
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+from claims import assert_helps
+from numbered import State, assert_nothing_stray, assert_sound, latest_number, number_in
+from storages import Counting, CrashingStorage, DropUnsyncedStorage, FailingStorage, Killed
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt import BaseSaverBuilder, KeepBest, Saver, SaverDef
+from torch_tfckpt.format.tensor_bundle import data_filename, index_filename
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import Storage
+
+SHARDED: Final = {"sharded": True, "max_to_keep": 2, "save_relative_paths": True}
+PARTS: Final = {**SHARDED, "builder": BaseSaverBuilder()}
+VERSION_1: Final = {**SHARDED, "write_version": SaverDef.V1}
+BEST: Final = {**SHARDED, "keep_best": KeepBest("loss", "min", 1)}
+SHARDS: Final = 2
+BEFORE, NEW, NEXT = 2, 3, 4  # number of the newest checkpoint before the save that fails, of that save, and after it
+
+
+class Way(NamedTuple):
+    """How a saver saves."""
+
+    options: dict[str, Any]
+    again: bool = False  # under the path of the newest checkpoint, in place of a new one
+    beside_training: bool = False
+
+
+WAYS: Final = {
+    "sharded": Way(SHARDED),
+    "sharded, again": Way(SHARDED, again=True),
+    "sharded, async": Way(SHARDED, beside_training=True),
+    "plain, again, async": Way({**SHARDED, "sharded": False}, again=True, beside_training=True),
+    "parts": Way(PARTS),
+    "parts, again": Way(PARTS, again=True),
+    "keep best": Way(BEST),
+    "version 1": Way({**VERSION_1, "sharded": False}),
+    "version 1, again": Way({**VERSION_1, "sharded": False}, again=True),
+    "version 1, sharded": Way(VERSION_1),
+}
+MAIN: Final = ["sharded", "sharded, again", "sharded, async", "parts", "parts, again", "keep best", "version 1"]
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which operations there are counts here; what fsync is worth is told by a disk in memory."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+class Run:
+    """A training run that has saved numbers 1 and 2 and is about to save on."""
+
+    def __init__(self, way: Way, folder: Path) -> None:
+        self.way, self.folder = way, folder
+        self.state = State()
+        self.saver = self.state.saver(**way.options)
+        self.stray: list[str] = []
+
+    def prepare(self) -> "Run":
+        for number in (1, BEFORE):
+            self.state.fill(number)
+            self.saver.save(self.folder / "m", number, metrics=self._metrics(number))
+        return self
+
+    def copy(self, folder: Path) -> "Run":
+        """The same run in another folder, and in another process as it were."""
+        shutil.copytree(self.folder, folder)
+        return self.resumed(folder)
+
+    def resumed(self, folder: Path) -> "Run":
+        copy = Run(self.way, folder)
+        names = [os.path.basename(path) for path in self.saver.last_checkpoints]
+        copy.saver.set_last_checkpoints_with_time([(str(folder / name), 0.0) for name in names])
+        return copy
+
+    def save(self, number: int, storage: Storage) -> str | None:
+        self.state.fill(number)
+        step = BEFORE if self.way.again else number
+        with stored_in(storage):
+            if self.way.beside_training:
+                handle = self.saver.save_async(self.folder / "m", step, metrics=self._metrics(number))
+                self.state.fill(10_000 + number)
+                return handle.result()
+            return self.saver.save(self.folder / "m", step, metrics=self._metrics(number))
+
+    @property
+    def target(self) -> Path:
+        """Where NEW goes."""
+        path = self.folder / f"m-{BEFORE if self.way.again else NEW}"
+        return Path(f"{path}-?????-of-00002") if self.way.options is VERSION_1 else path
+
+    def files(self) -> list[str]:
+        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
+
+    def files_that_should_be(self) -> list[str]:
+        """After a save that went well: those of the checkpoints kept, and nothing else."""
+        names = {"checkpoint"}
+        if "keep_best" in self.way.options:
+            names.add("checkpoint.retention.json")
+        paths = [*self.saver.last_checkpoints, *self.set_aside()]
+        for path in map(os.path.basename, paths):
+            names.add(tfckpt.meta_graph_filename(path))
+            if self.way.options is VERSION_1:
+                names |= {path.replace("?????", f"{shard:05d}") for shard in range(SHARDS)}
+            elif self.way.options.get("write_version") == SaverDef.V1:
+                names.add(path)
+            else:
+                count = SHARDS if self.way.options["sharded"] else 1
+                names |= {index_filename(path), *(data_filename(path, shard, count) for shard in range(count))}
+        return sorted(names)
+
+    def note_stray(self) -> None:
+        """What stays though a save failed: a checkpoint that was published before the saver took notice.
+
+        Shards of version 1 tell nothing of each other, so those that could not be removed at once stay, too.
+        """
+        in_part = self.way.options is VERSION_1 and str(self.target) not in self.saver.last_checkpoints
+        if in_part or (str(self.target) not in self.saver.last_checkpoints and number_at(self.target) == NEW):
+            self.stray = [name for name in self.files() if name.startswith(f"m-{NEW}")]
+        self.stray = [name for name in self.stray if "tempstate" not in name and "_temp" not in name]
+
+    def pinned(self) -> list[str]:
+        """What stays since the file that says what is pinned could not be read."""
+        file = self.folder / "checkpoint.retention.json"
+        pins = json.loads(file.read_text())["pins"] if file.exists() else []
+        kept = [name for pin in pins for name in self.files() if _is_of(name, pin.removesuffix("-?????-of-00002"))]
+        return [*kept, file.name] if pins else []
+
+    def set_aside(self) -> list[str]:
+        """What stays for its metric: number 1, the best of all."""
+        return [str(self.folder / "m-1")] if "keep_best" in self.way.options else []
+
+    def _metrics(self, number: int) -> dict[str, float] | None:
+        return {"loss": float(number)} if "keep_best" in self.way.options else None
+
+
+def _is_of(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith((f"{prefix}.", f"{prefix}-0"))
+
+
+@contextmanager
+def stored_in(storage: Storage) -> Iterator[None]:
+    """Savers write there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch_tfckpt.save_run.storage_of", lambda path: storage)
+        yield
+
+
+def number_at(path: Path) -> int | None:
+    """The number of the checkpoint at `path`; None where there is none, or only some shards of one of version 1."""
+    if "?" in path.name and len(list(path.parent.glob(path.name))) < SHARDS:
+        return None
+    try:
+        return number_in(path)
+    except tfckpt.NotFoundError:
+        return None
+
+
+def assert_true(error: BaseException, run: Run, failed: str) -> None:
+    """The text helps, and what it says of the checkpoint is so."""
+    assert isinstance(error, tfckpt.IncompleteSaveError | tfckpt.InvalidArgumentError), f"{failed}: {error!r}"
+    assert_helps(error, str(run.folder))
+    text = str(error)
+    assert "No space left on device" in text, text
+    there = number_at(run.target)
+    if "othing was published" in text:
+        assert there == (BEFORE if run.way.again else None), f"{failed} failed, {there} is there: {text}"
+    if "is in place" in text:
+        assert there == NEW, f"{failed} failed, {there} is there: {text}"
+    if "has no meta graph" in text:
+        assert latest_number(run.folder) == NEW, f"{failed} failed: {text}"
+
+
+def assert_goes_on(run: Run, storage: FailingStorage) -> None:
+    """Once the storage is sound again a save succeeds, and exactly the files that should be there are."""
+    failed = storage.failed
+    run.note_stray()
+    storage.heal()
+    run.save(NEXT, storage)
+    assert assert_sound(run.folder) == NEXT
+    # A save that failed comes to no meta graph.
+    without = {f"m-{NEW}.meta", f"m-{BEFORE}.meta"} if failed else set()
+    there, expected = set(run.files()), {*run.stray, *run.pinned(), *run.files_that_should_be()}
+    assert there - without == expected - without, f"after {failed}: {sorted(there ^ expected)}"
+
+
+def cases(tmp_path: Path, way: Way) -> Iterator[tuple[int, Run]]:
+    """The run, about to save NEW, once for each number from 0 on."""
+    (tmp_path / "run").mkdir()
+    prepared = Run(way, tmp_path / "run").prepare()
+    for number in itertools.count():
+        run = prepared.copy(tmp_path / str(number))
+        yield number, run
+        shutil.rmtree(run.folder)
+
+
+@pytest.mark.parametrize("forever", [False, True], ids=["once", "for good"])
+@pytest.mark.parametrize("what", WAYS)
+def test_a_failure_anywhere(what: str, forever: bool, tmp_path: Path) -> None:
+    """Whichever operation fails: a sound state, a true text, and a next save that goes well and clears up."""
+    way = WAYS[what]
+    for number, run in cases(tmp_path, way):
+        storage = FailingStorage(LOCAL, number, forever=forever)
+        try:
+            run.save(NEW, storage)
+        except Exception as error:
+            assert_true(error, run, storage.failed)
+            assert assert_sound(run.folder) in (BEFORE, NEW), f"after {storage.failed}"
+        else:
+            assert assert_sound(run.folder) == NEW, f"the save returned, though {storage.failed} failed"
+        assert_goes_on(run, storage)
+        if not storage.failed:
+            _assert_all_was_tried(storage, way)
+            break
+    assert number > 20
+
+
+def _assert_all_was_tried(storage: Counting, way: Way) -> None:
+    """The save without a fault wrote, synced, named, entered, and deleted an older checkpoint."""
+    for operation in ("create", "write", "sync", "replace", "sync_directory", "list"):
+        assert any(entry.startswith(operation) for entry in storage.log), f"no {operation} in {storage.log}"
+    if not way.again and "keep_best" not in way.options:
+        assert any(entry.startswith("remove m-1") for entry in storage.log), storage.log
+
+
+@pytest.mark.parametrize(
+    ("what", "error"), [*((what, OSError) for what in WAYS), *((what, KeyboardInterrupt) for what in MAIN)]
+)
+def test_an_operation_that_takes_effect_and_fails(what: str, error: type[BaseException], tmp_path: Path) -> None:
+    """As a rename over a network may, or when Ctrl-C comes right behind it: the same."""
+    for number, run in cases(tmp_path, WAYS[what]):
+        storage = FailingStorage(LOCAL, number, late=True, error=error)
+        try:
+            run.save(NEW, storage)
+        except KeyboardInterrupt:
+            assert error is KeyboardInterrupt
+            assert assert_sound(run.folder) in (BEFORE, NEW), f"after {storage.failed}"
+        except Exception as found:
+            assert_true(found, run, storage.failed)
+            assert assert_sound(run.folder) in (BEFORE, NEW), f"after {storage.failed}"
+        else:
+            assert assert_sound(run.folder) == NEW, f"the save returned, though {storage.failed} failed"
+        assert_goes_on(run, storage)
+        if not storage.failed:
+            break
+
+
+@pytest.mark.parametrize("what", MAIN)
+def test_ctrl_c_before_any_operation(what: str, tmp_path: Path) -> None:
+    """It comes out as itself; the state is sound; the next save goes well and clears up."""
+    for number, run in cases(tmp_path, WAYS[what]):
+        storage = FailingStorage(LOCAL, number, error=KeyboardInterrupt)
+        try:
+            run.save(NEW, storage)
+        except KeyboardInterrupt:
+            assert assert_sound(run.folder) in (BEFORE, NEW), f"before {storage.failed}"
+        else:
+            assert not storage.failed, f"{storage.failed} swallows Ctrl-C"
+            assert assert_sound(run.folder) == NEW
+        assert_goes_on(run, storage)
+        if not storage.failed:
+            break
+
+
+@pytest.mark.parametrize("what", WAYS)
+def test_a_kill_anywhere(what: str, tmp_path: Path) -> None:
+    """No clean-up runs; a new process finds a sound state, saves, and leaves nothing stray."""
+    way = WAYS[what]
+    for number, run in cases(tmp_path, way):
+        storage = CrashingStorage(LOCAL, number)
+        try:
+            run.save(NEW, storage)
+        except Killed:
+            assert assert_sound(run.folder) in (BEFORE, NEW), f"killed at {storage.crashed}"
+        else:
+            assert not storage.crashed
+            break
+        storage.end_process()
+        restarted = Run(Way({**way.options, "recover": True}), run.folder)
+        restarted.save(NEXT, LOCAL)
+        assert assert_sound(run.folder) == NEXT
+        if way.options is not VERSION_1:  # whose shards tell nothing of each other
+            assert_nothing_stray(run.folder)
+
+
+@pytest.mark.parametrize("what", MAIN)
+def test_a_power_cut_anywhere(what: str, tmp_path: Path) -> None:
+    """Bytes not synced may be lost, names not synced may be as before, any of them: what the state file names restores,
+    always; once the save returned it is the new one."""
+    (tmp_path / "run").mkdir()
+    prepared = Run(WAYS[what], tmp_path / "run").prepare()
+    found: dict[tuple[tuple[str, bytes], ...], int] = {}
+    for number in itertools.count():
+        run = prepared.resumed(prepared.folder)
+        disk = DropUnsyncedStorage(prepared.folder)
+        storage = CrashingStorage(disk, number)
+        try:
+            run.save(NEW, storage)
+        except Killed:
+            expected = {BEFORE, NEW}
+        else:
+            expected = {NEW}
+        for survived in disk.states():
+            files = {str(Path(path).relative_to(run.folder)): data for path, data in survived.items()}
+            # Temporary names differ from run to run and mean nothing to a reader.
+            key = tuple(sorted((name, data) for name, data in files.items() if "tempstate" not in name))
+            if key not in found:
+                found[key] = assert_sound(_written(tmp_path / f"state-{len(found)}", dict(key)))
+            assert found[key] in expected, f"power cut at {storage.crashed or 'the end'}: {sorted(files)}"
+        if not storage.crashed:
+            break
+    assert set(found.values()) == {BEFORE, NEW}
+
+
+@pytest.mark.parametrize("what", [what for what in MAIN if "version 1" not in what])
+def test_a_save_after_a_power_cut(what: str, tmp_path: Path) -> None:
+    """Names survived in their order, as on a file system with a journal, bytes perhaps not: the next save clears up."""
+    (tmp_path / "run").mkdir()
+    way = WAYS[what]
+    prepared = Run(way, tmp_path / "run").prepare()
+    seen: set[tuple[tuple[str, bytes], ...]] = set()
+    for number in itertools.count():
+        run = prepared.resumed(prepared.folder)
+        disk = DropUnsyncedStorage(prepared.folder)
+        storage = CrashingStorage(disk, number)
+        with suppress(Killed):
+            run.save(NEW, storage)
+        for survived in disk.states_in_order():
+            files = {str(Path(path).relative_to(run.folder)): data for path, data in survived.items()}
+            key = tuple(sorted((re.sub("tempstate[0-9]+", "tempstate", name), data) for name, data in files.items()))
+            if key in seen:
+                continue
+            seen.add(key)
+            folder = _written(tmp_path / f"state-{len(seen)}", files)
+            restarted = Run(Way({**way.options, "recover": True}), folder)
+            restarted.save(NEXT, LOCAL)
+            assert assert_sound(folder) == NEXT
+            assert_nothing_stray(folder)
+        if not storage.crashed:
+            break
+
+
+def _written(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_a_disk_without_links_still_saves(tmp_path: Path) -> None:
+    """Where links are unknown, saves go well, and leave as many files as they should."""
+
+    class Linkless(Counting):
+        def link(self, source: str, target: str) -> None:
+            raise OSError(95, "Operation not supported")
+
+    for number, what in enumerate(("sharded, again", "parts, again", "parts")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run = Run(WAYS[what], folder).prepare()
+        for saved in range(NEW, NEW + 3):
+            run.save(saved, Linkless(LOCAL))
+            assert assert_sound(folder) == saved
+            assert len(run.files()) == len(run.files_that_should_be()), run.files()
+
+
+def test_a_saver_that_takes_over_a_damaged_state_file_saves(tmp_path: Path) -> None:
+    """recover=True over a state file that names nothing, as a full disk leaves: the save goes well and mends it."""
+    run = Run(WAYS["sharded"], tmp_path).prepare()
+    (tmp_path / "checkpoint").write_bytes(b"")
+    saver: Saver = run.state.saver(**SHARDED, recover=True)
+    run.state.fill(NEW)
+    saver.save(tmp_path / "m", NEW)
+    assert assert_sound(tmp_path) == NEW

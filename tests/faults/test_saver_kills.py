@@ -1,0 +1,171 @@
+"""A training script that is killed, interrupted and started again, for real, at random moments."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final
+
+import pytest
+from claims import assert_right
+from numbered import State, assert_nothing_stray, assert_sound, latest_number
+from training_script import KEPT, READY, SIZES, WAYS, make_saver, train, train_until_interrupted
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt import Saver
+from torch_tfckpt.bundle.leftovers import PARTS_SUFFIX
+
+KILLS: Final = 40  # each takes a third of a second on a quiet machine, and a second on a busy one
+MANY_KILLS: Final = 250
+INTERRUPTS: Final = 20
+LONGEST: Final = 0.06  # seconds that a life goes on for, at most, after 0 to 3 saves: about one more
+SEED: Final = 20261125
+
+
+@pytest.fixture
+def fast_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where there is one: many saves a second. To a killed process every disk is durable."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(prefix="tfckpt-", dir=memory))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def start(
+    target: Callable[[str, int, Connection], None], folder: Path, seed: int
+) -> tuple[BaseProcess, "Connection[object, object]"]:
+    """A process of its own, forked from one that has imported torch already; returns when it is ready."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch_tfckpt", "training_script"])
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=target, args=(str(folder), seed, there))
+    process.start()
+    there.close()
+    assert here.poll(60), "the script does not start"
+    assert here.recv() == READY
+    return process, here
+
+
+def received(pipe: "Connection[object, object]") -> list[object]:
+    """Everything that was sent, until the end of the process."""
+    reports = []
+    while True:
+        try:
+            reports.append(pipe.recv())
+        except EOFError:
+            return reports
+
+
+def what_is_left(folder: Path) -> str:
+    """What a killed run left half done, in a word."""
+    names = {path.name for path in folder.iterdir()}
+    if any(name.endswith(PARTS_SUFFIX) for name in names):
+        return "parts"
+    temporary = {name.split(".tempstate")[0].split(".")[-1].split("-")[0] for name in names if "tempstate" in name}
+    return "+".join(sorted(temporary)) or "nothing"
+
+
+@pytest.mark.parametrize("kills", [KILLS, pytest.param(MANY_KILLS, marks=pytest.mark.heavy)])
+def test_a_killed_run_never_loses_a_checkpoint(fast_folder: Path, kills: int) -> None:
+    """After each of many kills the state file names a checkpoint that restores bit for bit, no older than the last one
+    that a save returned for; and after one more save nothing is left of all of them."""
+    chance = random.Random(SEED)
+    safe = saves = 0
+    found: Counter[str] = Counter()
+    begun = time.monotonic()
+    for life in range(kills):
+        process, pipe = start(train, fast_folder, SEED + life)
+        reports = [pipe.recv() for _ in range(chance.randrange(4))]
+        process.join(chance.uniform(0, LONGEST))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, f"life {life} ended by itself: {process.exitcode}"
+        reports += received(pipe)
+        saves += len(reports)
+        safe = max([safe, *(number for number in reports if isinstance(number, int))])
+        found[what_is_left(fast_folder)] += 1
+        if safe:
+            latest = assert_sound(fast_folder, SIZES)
+            assert safe <= latest <= safe + 1, f"life {life}: {safe} was safe, the newest is {latest}"
+            safe = latest
+    print(f"{kills} kills, {saves} saves in {time.monotonic() - begun:.0f} s; left by a kill: {dict(found)}")
+    assert sum(count for what, count in found.items() if what != "nothing") >= kills // 20, found
+    _assert_one_save_clears_up(fast_folder, safe + 1)
+
+
+def _assert_one_save_clears_up(folder: Path, number: int) -> None:
+    state = State(SIZES)
+    state.fill(number)
+    saver: Saver = make_saver(state)
+    saver.save(folder / "m", number)
+    assert assert_sound(folder, SIZES) == number
+    assert_nothing_stray(folder, SIZES)
+    assert len(saver.last_checkpoints) == KEPT
+
+
+def test_ctrl_c_ends_a_run_at_once(fast_folder: Path) -> None:
+    """SIGINT at any moment of a save, also of one beside training: the process ends soon, by KeyboardInterrupt, no
+    thread goes on, and the newest checkpoint restores bit for bit; the next run clears up."""
+    chance = random.Random(SEED)
+    safe = 0
+    for life in range(INTERRUPTS):
+        process, pipe = start(train_until_interrupted, fast_folder, SEED + life)
+        # Every other life gets as far as one save, however busy the machine is.
+        reports = [pipe.recv()] if life % 2 else []
+        process.join(chance.uniform(0.02, 3 * LONGEST))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+        process.join(20)
+        assert process.exitcode == 0, f"life {life} goes on after Ctrl-C"
+        *more, last = received(pipe)
+        assert last == "interrupted, left: []"
+        reports += more
+        safe = max([safe, *(number for number in reports if isinstance(number, int))])
+        if safe:
+            latest = assert_sound(fast_folder, SIZES)
+            assert safe <= latest <= safe + 1
+            safe = latest
+    assert safe >= INTERRUPTS // 2
+    _assert_one_save_clears_up(fast_folder, safe + 1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_program_ends_when_its_save_is_complete(way: str, tmp_path: Path) -> None:
+    """Nobody waits for the handle: the interpreter does, and the checkpoint holds the values of the call."""
+    script = Path(__file__).with_name("training_script.py")
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), way], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert latest_number(tmp_path, SIZES) == 7
+    assert not [path.name for path in tmp_path.iterdir() if "tempstate" in path.name or "_temp" in path.name]
+
+
+def test_a_reader_goes_on_while_retention_deletes(tmp_path: Path) -> None:
+    """A checkpoint opened before it was deleted reads as it was, and others open as they come."""
+    state = State(SIZES)
+    saver: Saver = make_saver(state, max_to_keep=1)
+    state.fill(1)
+    with tfckpt.load_checkpoint(str(saver.save(tmp_path / "m", 1))) as reader:
+        first = reader.get_tensor("layer/bias")
+        for number in range(2, 5):
+            state.fill(number)
+            saver.save(tmp_path / "m", number)
+            assert latest_number(tmp_path, SIZES) == number
+        assert not (tmp_path / "m-1.index").exists()
+        state.fill(1)
+        assert_right({"layer/bias": first}, {"layer/bias": state.tensors["layer/bias"]})
+        assert_right({name: reader.get_tensor(name) for name in reader.keys()}, state.tensors)

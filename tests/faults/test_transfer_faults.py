@@ -1,0 +1,297 @@
+"""Transfers in which one step fails: everything stops, the error is told, memory comes back, and no thread goes on."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import pytest
+import torch
+from claims import within
+
+from torch_tfckpt.device import transfer as transfer_module
+from torch_tfckpt.device.staging import Buffers, Staging, StagingOptions
+from torch_tfckpt.device.tensor_writes import TensorWrite, WriteRun, device_bytes, host_bytes
+from torch_tfckpt.device.transfer import Transfer
+from torch_tfckpt.storage.protocol import Buffer
+
+MIB: Final = 1 << 20
+# Fewer buffers than bytes, so that some lanes wait for a buffer when the error comes.
+OPTIONS: Final = StagingOptions(buffer_bytes=MIB, async_bytes=2 * MIB, save_bytes=2 * MIB, threads=3)
+LANES: Final = 3
+
+
+class Failing(Exception):
+    """What goes wrong."""
+
+
+class Memory:
+    """A file in memory. `step` is told of each write and sync beforehand."""
+
+    path = "memory"
+
+    def __init__(self, step: Callable[[str], None]) -> None:
+        self.contents = bytearray()
+        self._step, self._lock = step, threading.Lock()
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        self._step("write")
+        with self._lock:
+            data = b"".join(buffers)
+            self.contents.extend(bytes(max(0, offset + len(data) - len(self.contents))))
+            self.contents[offset : offset + len(data)] = data
+
+    def sync(self) -> None:
+        self._step("sync")
+
+    def close(self) -> None:
+        pass
+
+
+class Steps:
+    """Counts steps, of one kind or of all, and fails at the one it is told."""
+
+    def __init__(self, fail_at: int | None = None, kind: str = "") -> None:
+        self._fail_at, self._kind = fail_at, kind
+        self._lock = threading.Lock()
+        self.count = 0
+
+    def __call__(self, what: str) -> None:
+        if not what.startswith(self._kind):
+            return
+        with self._lock:
+            number, self.count = self.count, self.count + 1
+        if number == self._fail_at:
+            raise Failing(f"{what} {number}")
+
+
+def tensors() -> list[torch.Tensor]:
+    """For each lane: one of several buffers, small ones that travel together, and one that is not contiguous."""
+    large = [torch.arange(5 * MIB // 8, dtype=torch.float32) + lane for lane in range(LANES)]
+    small = [torch.full((10,), float(number)) for number in range(4 * LANES)]
+    turned = [torch.arange(600.0).reshape(20, 30).T + lane for lane in range(LANES)]
+    return [*large, *small, *turned]
+
+
+def plan(files: Sequence[Memory]) -> list[TensorWrite]:
+    ends = [0] * len(files)
+    writes = []
+    for number, tensor in enumerate(tensors()):
+        lane = number % len(files)
+        writes.append(TensorWrite(files[lane], ends[lane], tensor))
+        ends[lane] += tensor.nbytes
+    return sorted(writes, key=lambda write: files.index(write.file))
+
+
+def expected() -> list[bytes]:
+    parts = [b""] * LANES
+    for number, tensor in enumerate(tensors()):
+        parts[number % LANES] += tensor.contiguous().numpy().tobytes()
+    return parts
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tfckpt")]
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None, str], Steps]]:
+    """Steps that include copies: of whole tensors off their device, and into host memory."""
+
+    def make(fail_at: int | None, kind: str) -> Steps:
+        made = Steps(fail_at, kind)
+
+        def copying_device(run: WriteRun) -> torch.Tensor:
+            made("copy")
+            return device_bytes(run)
+
+        def copying_host(run: WriteRun) -> Buffer:
+            made("copy")
+            return host_bytes(run)
+
+        monkeypatch.setattr(transfer_module, "device_bytes", copying_device)
+        monkeypatch.setattr(transfer_module, "host_bytes", copying_host)
+        return made
+
+    yield make
+    assert threads() == []
+
+
+def assert_all_memory_is_back(staging: Staging) -> None:
+    kept = staging._kept
+    if kept is not None:
+        assert len(kept._free) == kept._made, f"{kept._made - len(kept._free)} buffers did not come back"
+
+
+@pytest.mark.parametrize("kind", ["write", "sync", "copy"])
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_each_step_may_fail(snapshot: bool, kind: str, steps: Callable[[int | None, str], Steps]) -> None:
+    """For every write, sync and copy of every lane: its error is raised, no thread is left, every buffer comes back,
+    and the same staging serves the next save."""
+    staging = Staging(OPTIONS)
+    counted = steps(None, kind)
+    Transfer(plan([Memory(counted) for _ in range(LANES)]), staging, snapshot=snapshot).result()
+    assert counted.count >= LANES
+    with within(60):
+        for number in range(counted.count):
+            failing = steps(number, kind)
+            files = [Memory(failing) for _ in range(LANES)]
+            transfer = Transfer(plan(files), staging, snapshot=snapshot)
+            with pytest.raises(Failing, match=f"{kind} {number}"):
+                transfer.result()
+            assert transfer.failed
+            assert transfer.staged.is_set(), "somebody would wait for this for ever"
+            assert threads() == []
+            assert_all_memory_is_back(staging)
+    files = [Memory(steps(None, kind)) for _ in range(LANES)]
+    Transfer(plan(files), staging, snapshot=snapshot).result()
+    assert [bytes(file.contents) for file in files] == expected()
+    assert_all_memory_is_back(staging)
+
+
+def test_no_memory_is_an_error_that_takes_none(steps: Callable[[int | None, str], Steps]) -> None:
+    """The system has no memory for a buffer: raised, and the next save has all that is allowed."""
+    staging = Staging(OPTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.empty", _no_memory)
+        transfer = Transfer(plan([Memory(steps(None, "")) for _ in range(LANES)]), staging, snapshot=True)
+        with pytest.raises(MemoryError):
+            transfer.result()
+    assert_all_memory_is_back(staging)
+    files = [Memory(steps(None, "")) for _ in range(LANES)]
+    Transfer(plan(files), staging, snapshot=True).result()
+    assert [bytes(file.contents) for file in files] == expected()
+
+
+def _no_memory(*_: object, **__: object) -> torch.Tensor:
+    raise MemoryError("no memory")
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_ctrl_c_while_waiting_stops_everything(
+    snapshot: bool, steps: Callable[[int | None, str], Steps], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes to the thread that waits for the result; when it goes on no other touches a file or a tensor."""
+    staging = Staging(OPTIONS)
+    begun, go = threading.Event(), threading.Event()
+    made = steps(None, "")
+
+    def blocked(what: str) -> None:
+        begun.set()
+        assert go.wait(60)
+        made(what)
+
+    files = [Memory(blocked) for _ in range(LANES)]
+    transfer = Transfer(plan(files), staging, snapshot=snapshot)
+    assert begun.wait(60)
+    join = threading.Thread.join
+    calls = 0
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            go.set()
+            raise KeyboardInterrupt
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        transfer.result()
+    monkeypatch.undo()
+    assert threads() == []
+    assert transfer.staged.is_set()
+    assert_all_memory_is_back(staging)
+
+
+def test_ctrl_c_while_threads_start_leaves_none(
+    steps: Callable[[int | None, str], Steps], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not the one that was just being started, of which nobody knows whether it runs."""
+    staging = Staging(OPTIONS)
+    made = steps(None, "")
+    start = threading.Thread.start
+    for number in range(LANES + OPTIONS.threads):
+        calls = 0
+
+        def interrupted(thread: threading.Thread, number: int = number) -> None:
+            nonlocal calls
+            calls += 1
+            start(thread)
+            if calls == number + 1:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                Transfer(plan([Memory(made) for _ in range(LANES)]), staging, snapshot=True)
+        for thread in threading.enumerate():
+            if thread.name.startswith("tfckpt"):
+                thread.join(60)
+        assert threads() == [], f"after the start of thread {number}"
+        assert_all_memory_is_back(staging)
+
+
+def test_buffers_wait_for_copies_that_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device may still be copying into a buffer when the transfer is stopped: it is not lent again before the copy
+    has ended, or old bytes would come over those of the next save."""
+    log: list[str] = []
+    lock = threading.Lock()
+
+    def note(what: str) -> None:
+        with lock:
+            log.append(what)
+
+    class Ready:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def wait(self) -> None:
+            note(f"copied {self.number}")
+
+    class Stream:
+        """As CopyStream; copies into host memory happen at once all the same."""
+
+        def __init__(self, device: object) -> None:
+            self.count = 0
+
+        def ready(self) -> Ready:
+            self.count += 1
+            return Ready(self.count)
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    given = Buffers.give_back
+
+    def give_back(buffers: Buffers, buffer: torch.Tensor) -> None:
+        note("back")
+        given(buffers, buffer)
+
+    monkeypatch.setattr(transfer_module, "CopyStream", Stream)
+    monkeypatch.setattr(transfer_module, "_is_cuda", lambda lane: True)
+    monkeypatch.setattr(Buffers, "give_back", give_back)
+    monkeypatch.setattr(torch, "empty", _pageable(torch.empty))
+    failing = Steps(0, "write")
+    staging = Staging(OPTIONS)
+    source = torch.ones(3 * MIB)
+    transfer = Transfer([TensorWrite(Memory(failing), 0, source)], staging, snapshot=True)
+    with pytest.raises(Failing):
+        transfer.result()
+    copied = 0
+    for entry in log:
+        if entry == "back":
+            copied -= 1
+            assert copied >= 0, f"a buffer came back before its copy was waited for: {log}"
+        else:
+            copied += 1
+    assert "back" in log
+
+
+def _pageable(empty: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def without_pinning(*arguments: object, pin_memory: bool = False, **options: object) -> torch.Tensor:
+        return empty(*arguments, **options)
+
+    return without_pinning

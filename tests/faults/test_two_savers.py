@@ -1,0 +1,164 @@
+"""Several programs that save into one directory, and clear up in it, at the same time."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final
+
+import pytest
+from numbered import State, assert_nothing_stray, latest_number, number_in
+from training_script import alternate
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt.bundle.leftovers import remove_leftovers
+from torch_tfckpt.bundle.marker import Marker
+from torch_tfckpt.checkpoint_state import read_state, update_checkpoint_state
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.names import parse_temporary_name, temporary_name
+
+SAVES: Final = 40
+FILES: Final = 1500
+
+
+def begin(target: Callable[..., None], *arguments: object) -> tuple[BaseProcess, "Connection[object, object]"]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch_tfckpt", "training_script"])
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=target, args=(*arguments, there))
+    process.start()
+    there.close()
+    return process, here
+
+
+@pytest.mark.parametrize("bases", [("a", "b"), ("m", "m")], ids=["two names", "one name, other steps"])
+def test_two_programs_save_into_one_directory(bases: tuple[str, str], tmp_path: Path) -> None:
+    """Each finds all that it has kept whole after each of its saves; the state file is whole whenever it is looked at;
+    what a dead program had left goes, and nothing else remains."""
+    (tmp_path / "x-1.data-00000-of-00002").write_bytes(b"of a dead save")
+    (tmp_path / temporary_name("x-1.index", 1)).write_bytes(b"")
+    foreign = tmp_path / "x-2.index.tempstate123"
+    foreign.write_bytes(b"of TensorFlow")
+    numbers = range(0, 2 * SAVES, 2), range(1, 2 * SAVES, 2)
+    savers = [begin(alternate, str(tmp_path), base, part) for base, part in zip(bases, numbers, strict=True)]
+    states = 0
+    while any(process.is_alive() for process, _ in savers):
+        if (tmp_path / "checkpoint").exists():
+            assert len(read_state(LOCAL, str(tmp_path / "checkpoint")).all_model_checkpoint_paths) <= 2
+            states += 1
+    kept: list[str] = []
+    for process, pipe in savers:
+        assert process.exitcode == 0, "a saver lost a checkpoint, or could not save"
+        paths = pipe.recv()
+        assert isinstance(paths, list)
+        kept += paths
+    assert states > SAVES
+    assert [number_in(path) for path in kept] == [2 * SAVES - 4, 2 * SAVES - 2, 2 * SAVES - 3, 2 * SAVES - 1]
+    assert latest_number(tmp_path) in (2 * SAVES - 2, 2 * SAVES - 1)
+    foreign.unlink()
+    assert_nothing_stray(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4 * 4 + 1  # index, meta graph and two data files each, one state file
+
+
+def clear_up(folder: str, reports: Connection) -> None:
+    """Clears up all the time, until a file "stop" is there."""
+    reports.send("begun")
+    while not os.path.exists(f"{folder}/stop"):
+        remove_leftovers(LOCAL, folder)
+
+
+def test_a_new_file_is_never_taken_for_a_leftover(tmp_path: Path) -> None:
+    """While another program clears up without pause, no file that this one has just created goes: neither before it is
+    locked, nor while somebody looks whether it is."""
+    process, pipe = begin(clear_up, str(tmp_path))
+    assert pipe.recv() == "begun"
+    try:
+        for number in range(FILES):
+            file = LOCAL.create(temporary_name(str(tmp_path / f"m-{number}.meta")))
+            assert os.path.exists(file.path), f"file {number} was removed though it is open"
+            assert LOCAL.in_use(file.path)
+            LOCAL.remove(file.path)
+            file.close()
+    finally:
+        (tmp_path / "stop").touch()
+        process.join()
+    assert process.exitcode == 0
+
+
+def test_data_of_a_living_save_stay_between_their_names(tmp_path: Path) -> None:
+    """From the moment they are named until an index names them, their marker protects them from others who clear up."""
+    process, pipe = begin(clear_up, str(tmp_path))
+    assert pipe.recv() == "begun"
+    try:
+        for number in range(FILES // 5):
+            marker = Marker(LOCAL, str(tmp_path / f"m-{number}"))
+            data = tmp_path / f"m-{number}.data-00000-of-00001"
+            data.write_bytes(b"data")
+            for _ in range(20):
+                assert data.exists(), f"data of save {number} went while its marker is in use"
+            data.unlink()
+            marker.end(clean=True)
+    finally:
+        (tmp_path / "stop").touch()
+        process.join()
+    assert process.exitcode == 0
+
+
+def test_of_a_living_program_nothing_is_a_leftover_of_a_dead_one_all(tmp_path: Path) -> None:
+    """A save in flight here, and files of a save that ended: another saver removes those of the latter only."""
+    state = State()
+    with state.saver(sharded=True, save_relative_paths=True) as saver:
+        release = threading.Event()
+
+        class Slow:
+            """LOCAL, whose index comes into place when it is told to."""
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(LOCAL, name)
+
+            def replace(self, source: str, target: str) -> None:
+                if target.endswith(".index"):
+                    assert release.wait(60)
+                LOCAL.replace(source, target)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("torch_tfckpt.save_run.storage_of", lambda path: Slow())
+            state.fill(1)
+            handle = saver.save_async(tmp_path / "a", 1)
+        dead = temporary_name(str(tmp_path / "b-9.index"))
+        Path(dead).touch()
+        other = State()
+        other.fill(2)
+        other.saver(sharded=True, save_relative_paths=True).save(tmp_path / "b", 2)
+        assert not os.path.exists(dead)
+        temporary = [path.name for path in tmp_path.iterdir() if parse_temporary_name(path.name) is not None]
+        assert temporary, "what is in flight went"
+        release.set()
+        assert handle.result() == str(tmp_path / "a-1")
+    assert [number_in(tmp_path / name) for name in ("a-1", "b-2")] == [1, 2]
+    assert_nothing_stray(tmp_path)
+
+
+def update(folder: str, base: str, reports: Connection) -> None:
+    for number in range(150):
+        update_checkpoint_state(folder, f"{folder}/{base}-{number}", [f"{folder}/{base}-{number}"])
+    reports.send("done")
+
+
+def test_a_state_file_is_never_torn(tmp_path: Path) -> None:
+    """Two programs write it at the same time: each reader finds one of the two, whole; nothing is left beside it."""
+    long = "long" * 40
+    writers = [begin(update, str(tmp_path), base) for base in ("short", long)]
+    seen = set()
+    while any(process.is_alive() for process, _ in writers):
+        if (tmp_path / "checkpoint").exists():
+            state = tfckpt.get_checkpoint_state(tmp_path)
+            assert state is not None, "a state file that does not parse"
+            assert list(state.all_model_checkpoint_paths) == [state.model_checkpoint_path]
+            seen.add(os.path.basename(state.model_checkpoint_path).rpartition("-")[0])
+    assert all(process.exitcode == 0 for process, _ in writers)
+    assert seen == {"short", long}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]

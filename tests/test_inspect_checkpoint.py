@@ -1,0 +1,159 @@
+"""The output of TensorFlow's inspect_checkpoint, held against that of TensorFlow's own."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorflow_process import RawTensor, TensorFlowProcess
+
+from torch_tfckpt import Saver, SaverDef, SaveSpec
+from torch_tfckpt.inspect_checkpoint import main, print_tensors_in_checkpoint_file
+from torch_tfckpt.saveables.save_spec import SaveableObject
+
+STRINGS = np.array([b"a", b"hello"], dtype=object)
+TENSORS: dict[str, Any] = {
+    "scalar": np.float32(3.0),
+    "matrix": np.arange(6, dtype=np.float32).reshape(2, 3) / 3,
+    "scope/w": np.array([[1e-10, 1.0]]),
+    "half": np.array([0.1], np.float16),
+    "strings": STRINGS,
+    "text": np.array(b"x\xff", dtype=object),
+    "long": np.arange(2000),
+    "wide": np.arange(60, dtype=np.int16),
+    "bool": np.array([True, False]),
+    "complex": np.array([1 + 2j], np.complex64),
+    "empty": np.zeros((0, 3), np.float32),
+    "bfloat": torch.tensor([1, 2.5, 0.1, 1e30, float("nan"), -float("inf"), -0.0, 12345.0]).to(torch.bfloat16),
+    "bfloat scalar": torch.tensor(1.5).to(torch.bfloat16),
+    "bfloat long": torch.arange(2000).to(torch.bfloat16).reshape(2, 1000),
+    "float8": torch.tensor([[1, 2.5], [0.1, 448]]).to(torch.float8_e4m3fn),
+    "e5m2": torch.tensor([3e-5, 57344.0]).to(torch.float8_e5m2),
+    "int4": RawTensor("int4", (3,), bytes([1, 2, 255])),
+    "uint4": RawTensor("uint4", (3,), bytes([1, 12, 15])),
+    "qint8": RawTensor("qint8", (3,), bytes([1, 2, 255])),
+}
+ARGUMENTS = [
+    {},
+    {"all_tensors": True},
+    {"all_tensor_names": True},
+    {"all_tensors": True, "all_tensor_names": True, "tensor_name": "matrix"},
+    {"tensor_name": "matrix"},
+    {"tensor_name": "text"},
+    {"tensor_name": "none such"},
+    {"count_exclude_pattern": "^s|o.g$"},
+    {"all_tensor_names": True, "count_exclude_pattern": "nothing like it"},
+    {"count_exclude_pattern": "("},
+]
+
+
+def theirs_of(tensorflow: TensorFlowProcess, path: str, arguments: dict[str, Any]) -> str:
+    """What TensorFlow prints."""
+    text: str = tensorflow.call("inspect_checkpoint", path, **{"tensor_name": None, "all_tensors": False, **arguments})
+    return text
+
+
+def printed(capsys: pytest.CaptureFixture[str], path: str, **arguments: Any) -> str:
+    capsys.readouterr()
+    print_tensors_in_checkpoint_file(path, **arguments)
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory, tensorflow: TensorFlowProcess) -> str:
+    """A checkpoint by TensorFlow, with a variant besides, which numpy cannot hold."""
+    path = str(tmp_path_factory.mktemp("inspect") / "m")
+    variant = tensorflow.call("tensor_list", [np.float32(1)])
+    tensorflow.call("save_v2", path, {**TENSORS, "variant": variant})
+    return path
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+def test_the_lines_are_tensorflows(
+    everything: str, tensorflow: TensorFlowProcess, capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]
+) -> None:
+    """CASES 197, SAVER 8: every dtype, scalars counted as 1, strings counted too."""
+    theirs = tensorflow.call(
+        "inspect_checkpoint", everything, **{"tensor_name": None, "all_tensors": False, **arguments}
+    )
+    assert printed(capsys, everything, **arguments) == theirs
+
+
+def test_the_words_of_the_spec(everything: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """CASES 197, SAVER 8: the form of the lines, without TensorFlow to ask."""
+    names = printed(capsys, everything, all_tensor_names=True).splitlines()
+    assert "tensor: matrix (float32) [2, 3]" in names and names[:-1] == sorted(names[:-1])
+    assert re.fullmatch(r"# Total number of params: \d+", names[-1])
+    plain = printed(capsys, everything).splitlines()
+    assert "matrix (DT_FLOAT) [2,3]" in plain and plain[-2] == ""
+    assert printed(capsys, everything, tensor_name="x") == "Tensor x not found in checkpoint\n"
+    assert "<not convertible to a numpy dtype>" in printed(capsys, everything, all_tensors=True)
+
+
+def test_a_checkpoint_of_ours(
+    tmp_path: Path, tensorflow: TensorFlowProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CASES 197: of both versions; TensorFlow lists version 1 in no order."""
+    for version in (SaverDef.V2, SaverDef.V1):
+        specs = [SaveSpec(STRINGS, "", "s"), SaveSpec(torch.rand(3, 4), "", "w"), SaveSpec(torch.tensor(5), "", "n")]
+        path = str(Saver([SaveableObject(None, specs, "x")], write_version=version).save(tmp_path / str(version)))
+        chosen: list[dict[str, Any]] = [{}, {"all_tensors": True}, {"tensor_name": "w"}]
+        for arguments in chosen:
+            theirs = tensorflow.call(
+                "inspect_checkpoint", path, **{"tensor_name": None, "all_tensors": False, **arguments}
+            )
+            ours = printed(capsys, path, **arguments)
+            assert sorted(ours.splitlines()) == sorted(theirs.splitlines())
+            assert version == SaverDef.V1 or ours == theirs
+
+
+def test_partitioned_tensors(tmp_path: Path, tensorflow: TensorFlowProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names, values and totals as TensorFlow's; the plain listing has one line for the whole instead of raw keys."""
+    path = str(tmp_path / "m")
+    parts = [("w", np.zeros((2, 3), np.float32)), ("w", np.ones((2, 3), np.float32)), ("z", np.float32(1))]
+    tensorflow.call("save_v2", path, parts, ["4 3 0,2:-", "4 3 2,2:-", ""])
+    theirs = tensorflow.call("inspect_checkpoint", path, None, True)
+    assert printed(capsys, path, all_tensors=True) == theirs
+    assert printed(capsys, path) == "w (DT_FLOAT) [4,3], 2 slices\nz (DT_FLOAT) []\n\n# Total number of params: 13\n"
+
+
+def test_errors_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SAVER 8: not raised: no such checkpoint, and one that is damaged."""
+    text = printed(capsys, str(tmp_path / "none"))
+    assert text.startswith(
+        f"Unsuccessful TensorSliceReader constructor: Failed to find any matching files for {tmp_path}/none"
+    )
+    path = str(Saver({"v": torch.ones(2)}).save(tmp_path / "m"))
+    data = tmp_path / "m.data-00000-of-00001"
+    data.write_bytes(bytes(8))
+    text = printed(capsys, path, all_tensors=True)
+    assert text.startswith("tensor: v (float32) [2]\n") and "Checksum does not match" in text
+
+
+def test_names_cannot_steer_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters come out escaped."""
+    path = str(Saver({"\x1b[2Jname": torch.ones(2)}).save(tmp_path / "m"))
+    chosen: list[dict[str, Any]] = [{}, {"all_tensors": True}, {"tensor_name": "\x1b[2J"}]
+    for arguments in chosen:
+        assert "\x1b" not in printed(capsys, path, **arguments)
+
+
+def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SAVER 8: `python -m`; flags with and without a value; without a file it says how to use it, and status 1."""
+    path = str(Saver({"v": torch.ones(2)}).save(tmp_path / "m"))
+    done = subprocess.run(
+        [sys.executable, "-m", "torch_tfckpt.inspect_checkpoint", "--file_name", path, "--all_tensors"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "tensor: v (float32) [2]\n[1. 1.]\n# Total number of params: 2\n"
+    assert main([f"--file_name={path}", "--all_tensor_names=true", "--all_tensors=false"]) == 0
+    assert capsys.readouterr().out == "tensor: v (float32) [2]\n# Total number of params: 2\n"
+    assert main([]) == 1
+    assert capsys.readouterr().out.startswith("Usage: inspect_checkpoint --file_name=checkpoint_file_name ")

@@ -1,0 +1,119 @@
+"""The meta graph beside a checkpoint: what real TensorFlow finds in it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from case_table import Table
+from google.protobuf import text_format
+from saver_files import VERSIONS, names_in
+from tensorflow_process import TensorFlowProcess
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt import Saver, SaverDef, SaveSliceInfo, Variable
+from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
+from torch_tfckpt.meta_graph import encode_meta_graph, make_meta_graph
+
+
+@VERSIONS
+@pytest.mark.parametrize("sharded", [False, True])
+def test_tensorflow_parses_it(tmp_path: Path, tensorflow: TensorFlowProcess, version: int, sharded: bool) -> None:
+    """SAVER 6: the saver, the variables, which of them are trainable, which are parts of what; strings are none."""
+    rows = torch.rand(4, 3)
+    parts = [Variable(rows[i : i + 2], f"p/{i}", SaveSliceInfo("w", [4, 3], [i, 0], [2, 3])) for i in (0, 2)]
+    saver = Saver(
+        [
+            Variable(torch.zeros(2), "trained"),
+            Variable(torch.tensor(5), "global_step", trainable=False, device="/cpu:1"),
+            *parts,
+            Table("table", {"k": 1.0}).saveable,
+        ],
+        sharded=sharded,
+        write_version=version,
+        max_to_keep=7,
+        keep_checkpoint_every_n_hours=0.5,
+        name="mine",
+    )
+    saver.save(tmp_path / "m", 3, strip_default_attrs=True)
+    found = tensorflow.call("meta_graph", str(tmp_path / "m-3.meta"))
+    assert found["saver_def"] == str(saver.as_saver_def())
+    assert found["saver_def"].splitlines()[:4] == [
+        'filename_tensor_name: "mine/Const:0"',
+        f'save_tensor_name: "mine/{_operation(version, sharded)}:0"',
+        'restore_op_name: "mine/restore_all"',
+        "max_to_keep: 7",
+    ]
+    assert found["producer"] > 0
+    assert (found["version"], found["stripped_default_attrs"]) == (tensorflow.call("version"), True)
+    variables = found["variables"]
+    assert sorted(variables) == ["trainable_variables", "variables"]
+    assert [(each["variable_name"], each["trainable"], each["slice"]) for each in variables["variables"]] == [
+        ("global_step:0", False, ""),
+        ("trained:0", True, ""),
+        ("w:0", True, "w 4 3 0,2:0,3"),
+        ("w:0", True, "w 4 3 2,2:0,3"),
+    ]
+    assert variables["trainable_variables"] == [each for each in variables["variables"] if each["trainable"]]
+    assert all(each["is_resource"] for each in variables["variables"])
+
+
+def _operation(version: int, sharded: bool) -> str:
+    if not sharded:
+        return "control_dependency"
+    return "ShardedFilespec" if version == SaverDef.V1 else "Identity"
+
+
+def test_parameters_and_buffers(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
+    """What requires a gradient is trainable; buffers and frozen parameters are not. The state of an optimizer that is
+    tensors is no variable of the model."""
+    linear = torch.nn.Linear(2, 2)
+    model = torch.nn.Sequential(linear, torch.nn.BatchNorm1d(2))
+    linear.bias.requires_grad_(False)
+    optimizer = torch.optim.SGD([linear.weight], lr=0.1, momentum=0.9)
+    torch.autograd.backward([model(torch.rand(3, 2)).sum()])
+    optimizer.step()
+    Saver({"model": model, "optimizer": optimizer}).save(tmp_path / "m")
+    variables = tensorflow.call("meta_graph", str(tmp_path / "m.meta"))["variables"]
+    names = [each["variable_name"] for each in variables["trainable_variables"]]
+    assert names == ["model/0.weight:0", "model/1.bias:0", "model/1.weight:0"]
+    assert sorted(each["variable_name"].removesuffix(":0") for each in variables["variables"]) == sorted(
+        f"model/{name}" for name in model.state_dict()
+    )
+
+
+def test_a_saver_of_nothing(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
+    """SAVER 4: it writes only the meta graph, which names no saver."""
+    Saver([], allow_empty=True).save(tmp_path / "m", 1)
+    found = tensorflow.call("meta_graph", str(tmp_path / "m-1.meta"))
+    assert (found["saver_def"], found["variables"]) == (None, {})
+
+
+def test_export(tmp_path: Path) -> None:
+    """CASES 77, SAVER 6: directories are made, the message is returned; text parses back to the same; binary is what
+    save writes beside a checkpoint."""
+    saver = Saver({"v": torch.zeros(2)})
+    text, binary = tmp_path / "l1" / "l2" / "l3" / "graph.pbtxt", tmp_path / "b1" / "b2" / "graph.pb"
+    meta = saver.export_meta_graph(text, as_text=True)
+    assert text_format.Parse(text.read_text(), MetaGraphDef()) == meta == saver.export_meta_graph()
+    assert saver.export_meta_graph(str(binary)) == meta
+    saver.save(tmp_path / "m")
+    assert (tmp_path / "m.meta").read_bytes() == binary.read_bytes() == encode_meta_graph(meta)
+    assert names_in(tmp_path / "l1") == ["l2", "l2/l3", "l2/l3/graph.pbtxt"]
+    assert saver.export_meta_graph(strip_default_attrs=True).meta_info_def.stripped_default_attrs
+
+
+def test_equal_meta_graphs_have_equal_bytes() -> None:
+    """Whatever the order in which their parts were made; no saver, no field."""
+    saveables = Saver({"b": torch.zeros(1), "a": torch.zeros(1, requires_grad=True)})._variables
+    assert saveables is not None
+    one = encode_meta_graph(make_meta_graph(None, saveables.to_save()))
+    assert one == encode_meta_graph(make_meta_graph(None, saveables.to_save()))
+    assert not MetaGraphDef.FromString(one).HasField("saver_def")
+    assert sorted(MetaGraphDef.FromString(one).collection_def) == ["trainable_variables", "variables"]
+
+
+def test_it_is_no_checkpoint(tmp_path: Path) -> None:
+    """A meta graph alone is found by nobody."""
+    Saver([], allow_empty=True).save(tmp_path / "m")
+    assert not tfckpt.checkpoint_exists(tmp_path / "m")
+    assert tfckpt.latest_checkpoint(tmp_path, valid=True) is None

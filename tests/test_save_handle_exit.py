@@ -1,0 +1,123 @@
+"""What becomes of saves in flight, and of errors nobody asked for, when a program ends or forks."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from saver_files import names_in
+
+import torch_tfckpt as tfckpt
+
+PROGRAM = """
+import logging, sys, threading
+import torch
+from torch_tfckpt import Saver, SaverDef
+from torch_tfckpt.device import transfer
+
+logging.disable()
+path, how = sys.argv[1:]
+saver = Saver({"v": torch.arange(2_000_000)}, write_version=SaverDef.V1 if how == "no thread" else SaverDef.V2)
+write, main = transfer.write_pieces, threading.current_thread()
+
+def failing(*arguments):
+    raise OSError(28, "No space left on device")
+
+def late(*arguments):
+    main.join()  # until the program has reached its end
+    return write(*arguments)
+
+if how in ("fails", "heard"):
+    transfer.write_pieces = failing
+elif how == "in flight":
+    transfer.write_pieces = late
+elif how == "no thread":
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+    threading.Thread.start = refuse
+try:
+    handle = saver.save_async(path, 1)
+    if how == "heard":
+        handle.result()
+except (OSError, RuntimeError) as error:
+    print("told:", error)
+print("the end")
+"""
+
+
+def run_program(tmp_path: Path, how: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "m"), how], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_save_in_flight_is_completed_at_exit(tmp_path: Path) -> None:
+    """The interpreter waits for it; nothing is printed, and the checkpoint is whole."""
+    done = run_program(tmp_path, "in flight")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the end\n", "")
+    assert tfckpt.latest_checkpoint(tmp_path, valid=True) == str(tmp_path / "m-1")
+    assert torch.equal(torch.as_tensor(tfckpt.load_variable(tmp_path / "m-1", "v")), torch.arange(2_000_000))
+
+
+def test_an_error_nobody_asked_for_is_printed_at_exit(tmp_path: Path) -> None:
+    """Once, with its text; nothing is left of the save."""
+    done = run_program(tmp_path, "fails")
+    assert done.stdout == "the end\n"
+    assert done.stderr.count("IncompleteSaveError: ") == 1 and "No space left on device" in done.stderr
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", ["heard", "no thread"])
+def test_an_error_that_was_told_is_not_printed_again(tmp_path: Path, how: str) -> None:
+    """And the program ends, also where the save never began."""
+    done = run_program(tmp_path, how)
+    assert done.stdout.startswith("told: ") and done.stdout.endswith("the end\n")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+FORK = """
+import logging, os, sys
+import torch
+from torch_tfckpt import Saver
+from torch_tfckpt.device import transfer
+from torch_tfckpt.device.pipeline import write_pieces
+
+reading, writing = os.pipe()
+
+def late(*arguments):
+    os.read(reading, 1)  # until the child has ended
+    return write_pieces(*arguments)
+
+transfer.write_pieces = late
+saver = Saver({"v": torch.arange(5)})
+handle = saver.save_async(sys.argv[1], 1)
+child = os.fork()
+if child == 0:
+    transfer.write_pieces = write_pieces
+    saver.sync()
+    assert handle.done()
+    try:
+        handle.result()
+    except RuntimeError as error:
+        print("child:", error, flush=True)
+    saver.save(sys.argv[1], 2)
+    sys.exit(7)
+print("status:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+os.write(writing, b"x")
+print("parent:", handle.result(60))
+"""
+
+
+def test_a_forked_child_waits_for_nothing(tmp_path: Path) -> None:
+    """The thread that saves is in the parent only: the child neither hangs nor ends it, and can save by itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(tmp_path / "m")], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "child: the save goes on in the process that began it. Ask for its result there",
+        "status: 7",
+        f"parent: {tmp_path}/m-1",
+    ]
+    assert tfckpt.checkpoint_exists(tmp_path / "m-1") and tfckpt.checkpoint_exists(tmp_path / "m-2")

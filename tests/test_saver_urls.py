@@ -1,0 +1,151 @@
+"""Savers whose checkpoints lie behind a URL, where nothing can be renamed: fsspec's memory:// from end to end."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import pytest
+import torch
+from case_table import Table
+from saver_files import VERSIONS
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt import BaseSaverBuilder, BulkSaverBuilder, KeepBest, Saver, SaverDef, Variable
+
+fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed; `pip install -e .[remote]` brings it")
+
+
+@pytest.fixture
+def run() -> Iterator[str]:
+    """A directory that no other test has."""
+    name = uuid.uuid4().hex
+    yield f"memory://{name}/run"
+    fsspec.filesystem("memory").rm(f"/{name}", recursive=True)
+
+
+def names_at(url: str) -> list[str]:
+    """Names of all files below."""
+    found = fsspec.filesystem("memory").find(url)
+    return sorted(PurePosixPath(path).name for path in found)
+
+
+class State:
+    """Tensors of two devices, a tensor in two parts, and a table."""
+
+    def __init__(self, value: float) -> None:
+        self.v = torch.full((3,), value)
+        self.w = torch.full((4, 2), value)
+        self.table = Table("t", {f"k{value}": value})
+        info = [tfckpt.SaveSliceInfo("w", [4, 2], [begin, 0], [2, 2]) for begin in (0, 2)]
+        parts = [Variable(self.w[2 * i : 2 * i + 2], f"w/{i}", info[i], device=f"/cpu:{i}") for i in range(2)]
+        self.var_list = [Variable(self.v, "v", device="/cpu:1"), *parts, self.table.saveable]
+
+    def set(self, value: float) -> None:
+        self.v.fill_(value)
+        self.w.fill_(value)
+        self.table.entries = {f"k{value}".encode(): value}
+
+    @property
+    def value(self) -> float:
+        """The one that all of it has."""
+        [value] = {*self.v.tolist(), *self.w.flatten().tolist(), *self.table.values.values()}
+        return float(value)
+
+
+@VERSIONS
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("asynchronously", [False, True])
+@pytest.mark.parametrize("builder", [BaseSaverBuilder, BulkSaverBuilder])
+def test_end_to_end(
+    run: str, version: int, sharded: bool, asynchronously: bool, builder: type[BaseSaverBuilder]
+) -> None:
+    """Saved, found, kept two at a time, restored into fresh objects; nothing but checkpoints is left."""
+    there = State(0.0)
+    saver = Saver(there.var_list, sharded=sharded, max_to_keep=2, builder=builder(version))
+    suffix = "-?????-of-00002" if sharded and version == SaverDef.V1 else ""
+    for step in range(4):
+        there.set(float(step))
+        handle = saver.save_async(f"{run}/m", step) if asynchronously else None
+        if handle is not None:
+            there.set(-1.0)
+        path = handle.result() if handle is not None else saver.save(f"{run}/m", step)
+        assert path == f"{run}/m-{step}{suffix}" == tfckpt.latest_checkpoint(run)
+        assert tfckpt.checkpoint_exists(path)
+    assert saver.last_checkpoints == [f"{run}/m-{step}{suffix}" for step in (2, 3)]
+    count = 2 if sharded else 1
+    shards = [f"-{i:05d}-of-{count:05d}" for i in range(count)] if sharded else [""]
+    ends = [*shards, ".meta"]
+    if version == SaverDef.V2:
+        ends = [*(f".data-{i:05d}-of-{count:05d}" for i in range(count)), ".index", ".meta"]
+    assert names_at(run) == ["checkpoint", *(f"m-{step}{end}" for step in (2, 3) for end in ends)]
+    for step in (2, 3):
+        here = State(-5.0)
+        Saver(here.var_list, sharded=sharded).restore(f"{run}/m-{step}{suffix}")
+        assert here.value == float(step)
+    assert tfckpt.latest_checkpoint(run, valid=True) == f"{run}/m-3{suffix}"
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("builder", [BaseSaverBuilder, BulkSaverBuilder])
+def test_the_same_path_again(run: str, sharded: bool, builder: type[BaseSaverBuilder]) -> None:
+    """Replaced whole, also by one of another number of shards; no data file of the old one is left."""
+    there = State(1.0)
+    for number, several in enumerate((sharded, not sharded, sharded)):
+        there.set(float(number))
+        Saver(there.var_list, sharded=several, builder=builder()).save(f"{run}/m")
+        here = State(-5.0)
+        Saver(here.var_list).restore(f"{run}/m")
+        assert here.value == float(number)
+        assert len([name for name in names_at(run) if ".data-" in name]) == (2 if several else 1)
+
+
+def test_retention_over_restarts(run: str) -> None:
+    """recover, keep_best and pin: what is beside the state file is found again behind the URL."""
+    there = State(0.0)
+    for step, loss in enumerate([0.5, 0.1, 0.9, 0.8, 0.7]):
+        saver = Saver(there.var_list, max_to_keep=1, recover=True, keep_best=KeepBest("loss", "min", 1))
+        saver.save(f"{run}/m", step, metrics={"loss": loss})
+        if step == 2:
+            saver.pin(f"{run}/m-2")
+    assert [name for name in names_at(run) if name.endswith(".index")] == ["m-1.index", "m-2.index", "m-4.index"]
+    assert saver.last_checkpoints == [f"{run}/m-4"]
+
+
+def test_the_rule_of_hours(run: str) -> None:
+    """Times of files behind the URL count as those of local ones."""
+    there = State(0.0)
+    first = Saver(there.var_list).save(f"{run}/m", 0)
+    saver = Saver(there.var_list, max_to_keep=1, keep_checkpoint_every_n_hours=1.0, clock=lambda: 0.0)
+    saver.recover_last_checkpoints([str(first)])  # written today, which is long after the schedule of time 0
+    assert saver.last_checkpoints == [first]
+    saver.save(f"{run}/m", 1)
+    assert tfckpt.checkpoint_exists(str(first))
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_moved_directory(run: str, relative: bool) -> None:
+    """The state file names what lies beside it; a copy of the directory elsewhere goes on there."""
+    there = State(1.0)
+    saver = Saver(there.var_list, save_relative_paths=relative)
+    saver.save(f"{run}/m", 1)
+    files = fsspec.filesystem("memory")
+    moved = run.removesuffix("run") + "moved"
+    for name in names_at(run):
+        files.mv(f"{run}/{name}", f"{moved}/{name}")
+    assert tfckpt.latest_checkpoint(run) is None
+    assert tfckpt.latest_checkpoint(moved) == f"{moved}/m-1"
+    there.set(5.0)
+    saver.restore(moved)
+    assert there.value == 1.0
+
+
+def test_what_is_not_there(run: str) -> None:
+    """The same words as for local paths; no directory has to exist before."""
+    saver = Saver({"v": torch.zeros(1)})
+    with pytest.raises(ValueError, match="The passed save_path is not a valid checkpoint: memory://"):
+        saver.restore(f"{run}/none")
+    with pytest.raises(ValueError, match="'latest_filename' collides with 'save_path'"):
+        saver.save(f"{run}/checkpoint")
+    assert saver.save(f"{run}/deep/er/m") == f"{run}/deep/er/m"
+    assert saver.export_meta_graph(f"{run}/a/b/graph.pb").HasField("saver_def")
+    assert names_at(f"{run}/a") == ["graph.pb"]
