@@ -12,6 +12,7 @@ from torch_tfckpt.device import transfer as transfer_module
 from torch_tfckpt.device.staging import Buffers, Staging, StagingOptions
 from torch_tfckpt.device.tensor_writes import TensorWrite, WriteRun, device_bytes, host_bytes
 from torch_tfckpt.device.transfer import Transfer
+from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import Buffer
 
 MIB: Final = 1 << 20
@@ -146,6 +147,18 @@ def test_each_step_may_fail(snapshot: bool, kind: str, steps: Callable[[int | No
     Transfer(plan(files), staging, snapshot=snapshot).result()
     assert [bytes(file.contents) for file in files] == expected()
     assert_all_memory_is_back(staging)
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_an_empty_tensor_behind_a_large_one_changes_no_sum(snapshot: bool) -> None:
+    """They must not travel as one: a large one is cut, and the sums of what travels together are taken of the whole."""
+    file = Memory(Steps())
+    large = torch.arange(3 * MIB // 4, dtype=torch.float32)
+    sources = [large, torch.empty(0), torch.ones(3), torch.empty(0)]
+    offsets = [0, large.nbytes, large.nbytes, large.nbytes + 12]
+    writes = [TensorWrite(file, offset, source) for offset, source in zip(offsets, sources, strict=True)]
+    sums = Transfer(writes, Staging(OPTIONS), snapshot=snapshot).result()
+    assert sums == [crc32c.value(source.numpy().tobytes()) for source in sources]
 
 
 def test_no_memory_is_an_error_that_takes_none(steps: Callable[[int | None, str], Steps]) -> None:
