@@ -1,5 +1,6 @@
 """The meta graph beside a checkpoint: what real TensorFlow finds in it."""
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,15 @@ def test_it_is_no_checkpoint(tmp_path: Path) -> None:
     Saver([], allow_empty=True).save(tmp_path / "m")
     assert not tfckpt.checkpoint_exists(tmp_path / "m")
     assert tfckpt.latest_checkpoint(tmp_path, valid=True) is None
+
+
+def test_a_copy_that_is_not_installed_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its version is unknown, and that is all."""
+
+    def unknown(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    Saver({"v": torch.zeros(1)}).save(tmp_path / "m")
+    meta = MetaGraphDef.FromString((tmp_path / "m.meta").read_bytes())
+    assert meta.meta_info_def.tensorflow_git_version == "torch_tfckpt unknown"

@@ -34,7 +34,7 @@ def make_meta_graph(
     """
     meta = MetaGraphDef()
     meta.meta_info_def.tensorflow_version = TENSORFLOW_VERSION
-    meta.meta_info_def.tensorflow_git_version = f"torch_tfckpt {metadata.version('torch-tfckpt')}"
+    meta.meta_info_def.tensorflow_git_version = f"torch_tfckpt {_own_version()}"
     meta.meta_info_def.stripped_default_attrs = stripped_default_attrs
     meta.graph_def.versions.producer = GRAPH_PRODUCER
     meta.graph_def.versions.min_consumer = GRAPH_MIN_CONSUMER
@@ -53,6 +53,13 @@ def make_meta_graph(
 def encode_meta_graph(meta: MetaGraphDef) -> bytes:
     """The bytes of the file; equal meta graphs have equal bytes."""
     return meta.SerializeToString(deterministic=True)
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("torch-tfckpt")
+    except metadata.PackageNotFoundError:  # copied somewhere, not installed: no reason for a save to fail
+        return "unknown"
 
 
 def _variable_def(spec: SaveSpec, trainable: bool) -> VariableDef:
