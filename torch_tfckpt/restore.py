@@ -24,7 +24,7 @@ from torch_tfckpt.errors import (
     quoted,
 )
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.saveables.grouping import group_by_devices, slice_of
+from torch_tfckpt.saveables.grouping import group_by_devices, slice_of, specs_of
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.var_list import VarList
 
@@ -148,8 +148,8 @@ def _restored_shapes(saveable: SaveableObject) -> list[Shape]:
 
 def _check(reader: CheckpointReader, saveables: Sequence[SaveableObject], shapes: Sequence[list[Shape] | None]) -> None:
     """Names first, then the dtypes of all, then shapes: TensorFlow's order."""
-    specs = [spec for saveable in saveables for spec in saveable.specs]
-    missing = sorted({spec.name for spec in specs} - {spec.name for spec in specs if spec.name in reader})
+    specs = list(specs_of(saveables))
+    missing = sorted({spec.name for spec in specs if spec.name not in reader})
     if missing:
         raise NotFoundError(_not_found(reader, missing))
     unlike = [line for spec in sorted(specs, key=lambda spec: spec.name) if (line := _dtype_mismatch(reader, spec))]
