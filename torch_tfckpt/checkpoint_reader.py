@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import EllipsisType
 from typing import Self
 
+import numpy as np
 import torch
 
 from torch_tfckpt.bundle.check import check_bundle
@@ -24,8 +25,9 @@ from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.bundle.verification import Verification
 from torch_tfckpt.checkpoint_files import CheckpointFiles, find_checkpoint
 from torch_tfckpt.dtypes import DataType
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, quoted
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, error_context, quoted
 from torch_tfckpt.format.tensor_slice import Extent, Shape, TensorSlice, shape_text
+from torch_tfckpt.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
@@ -61,6 +63,7 @@ class CheckpointReader:
         storage = storage or storage_of(where)
         files = find_checkpoint(storage, where)
         self._reader = _open(storage, files, verify)
+        self._object_graph: ObjectGraph | None = None
         self.files = files
 
     @property
@@ -196,6 +199,23 @@ class CheckpointReader:
         if isinstance(self._reader, SlicesReader):
             return self._reader.check(progress)
         return check_bundle(self._reader, progress)
+
+    @property
+    def object_graph(self) -> ObjectGraph | None:
+        """The objects that the tensors belong to; None of a checkpoint whose tensors are stored by name alone.
+
+        DataLossError where the graph is damaged; the tensors can be read all the same. Cost: the first time, one read
+        of the graph, and memory of several times its size.
+        """
+        if self._object_graph is None and OBJECT_GRAPH_KEY in self:
+            with error_context(f"{self.path}: tensor {quoted(OBJECT_GRAPH_KEY)}"):
+                value = (
+                    self.get_tensor(OBJECT_GRAPH_KEY) if self.dtype(OBJECT_GRAPH_KEY) == DataType.DT_STRING else None
+                )
+                if not isinstance(value, np.ndarray) or value.shape != ():
+                    raise DataLossError("this is not the one string that holds an object graph")
+                self._object_graph = ObjectGraph.decode(value.item())
+        return self._object_graph
 
     def close(self) -> None:
         """Closes the files. Tensors already read, mapped ones too, stay valid."""
