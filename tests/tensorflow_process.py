@@ -7,7 +7,8 @@ torch nor torch_tfckpt, so no descriptor pool, allocator or thread pool is share
         tensorflow.call("save_v2", prefix, {"x": np.float32(1)})
         (x,) = tensorflow.call("restore", prefix, ["x"])
 
-The functions to call are those of tests/tensorflow_side.py.
+The functions to call are those of tests/tensorflow_side.py, or "module.function" of another module beside it, such as
+"tensorflow_objects.write_tree".
 """
 
 import hashlib
@@ -92,7 +93,7 @@ class TensorFlowProcessDied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One function of tests/tensorflow_side.py with its arguments."""
+    """One function of tests/tensorflow_side.py, or "module.function" of another, with its arguments."""
 
     function: str
     args: Sequence[Any] = ()
@@ -192,18 +193,20 @@ def _serve(connection: Connection) -> None:
     # Ctrl-C reaches the whole process group; the parent decides, and the pipe tells.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(ENVIRONMENT)
-    side = importlib.import_module("tensorflow_side")
+    importlib.import_module("tensorflow_side")  # now, so that the time it takes is not that of the first call
     while True:
         try:
             calls: list[Call] = connection.recv()
         except EOFError:
             return
-        connection.send([_outcome(side, call) for call in calls])
+        connection.send([_outcome(call) for call in calls])
 
 
-def _outcome(side: Any, call: Call) -> Outcome:
+def _outcome(call: Call) -> Outcome:
+    module, _, function = call.function.rpartition(".")
     try:
-        return Outcome(value=getattr(side, call.function)(*call.args, **(call.kwargs or {})))
+        side = importlib.import_module(module or "tensorflow_side")
+        return Outcome(value=getattr(side, function)(*call.args, **(call.kwargs or {})))
     except Exception as error:
         message = getattr(error, "message", None) or str(error)
         return Outcome(error=(type(error).__name__, message, traceback.format_exc()))

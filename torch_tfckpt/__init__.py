@@ -3,6 +3,7 @@
 from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.builder import BaseSaverBuilder, BulkSaverBuilder
+from torch_tfckpt.checkpoint import Checkpoint
 from torch_tfckpt.checkpoint_management import (
     checkpoint_exists,
     checkpoints_iterator,
@@ -12,6 +13,7 @@ from torch_tfckpt.checkpoint_management import (
     remove_checkpoint,
 )
 from torch_tfckpt.checkpoint_manager import CheckpointManager
+from torch_tfckpt.checkpoint_options import CheckpointOptions
 from torch_tfckpt.checkpoint_reader import CheckpointReader, list_variables, load_checkpoint, load_variable
 from torch_tfckpt.checkpoint_state import (
     generate_checkpoint_state_proto,
@@ -31,6 +33,14 @@ from torch_tfckpt.errors import (
     UnimplementedError,
 )
 from torch_tfckpt.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
+from torch_tfckpt.initialization import init_from_checkpoint
+from torch_tfckpt.key_mapper import KeyMapper, KeyRule
+from torch_tfckpt.load_report import LoadReport
+from torch_tfckpt.model_loading import load_model
+from torch_tfckpt.model_saving import save_model
+from torch_tfckpt.object_based_saver import saver_from_object_based_checkpoint
+from torch_tfckpt.object_graph import ObjectGraph
+from torch_tfckpt.object_graph_names import object_graph_key_mapping
 from torch_tfckpt.retention import KeepBest
 from torch_tfckpt.save_handle import SaveHandle
 from torch_tfckpt.saveables.rng_state import RNGState
@@ -43,8 +53,10 @@ from torch_tfckpt.tensor_dict import load_file, save_file
 __all__ = [
     "BaseSaverBuilder",
     "BulkSaverBuilder",
+    "Checkpoint",
     "CheckpointError",
     "CheckpointManager",
+    "CheckpointOptions",
     "CheckpointReader",
     "CheckpointState",
     "Collections",
@@ -55,7 +67,11 @@ __all__ = [
     "IncompleteSaveError",
     "InvalidArgumentError",
     "KeepBest",
+    "KeyMapper",
+    "KeyRule",
+    "LoadReport",
     "NotFoundError",
+    "ObjectGraph",
     "PartitionedVariable",
     "RNGState",
     "SaveHandle",
@@ -76,13 +92,18 @@ __all__ = [
     "get_checkpoint_state",
     "get_collection",
     "get_saver_or_default",
+    "init_from_checkpoint",
     "latest_checkpoint",
     "list_variables",
     "load_checkpoint",
     "load_file",
+    "load_model",
     "load_variable",
     "meta_graph_filename",
+    "object_graph_key_mapping",
     "remove_checkpoint",
     "save_file",
+    "save_model",
+    "saver_from_object_based_checkpoint",
     "update_checkpoint_state",
 ]

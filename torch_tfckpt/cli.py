@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from torch_tfckpt import cli_convert, cli_inspect, cli_latest, cli_verify
+from torch_tfckpt import cli_convert, cli_inspect, cli_latest, cli_tree, cli_verify
 from torch_tfckpt.console import prepare_streams, say
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, printable
 from torch_tfckpt.exchange.formats import FORMATS
@@ -103,7 +103,15 @@ def _add_ls(verbs: Verbs) -> None:
     verb = _add_verb(verbs, "ls", cli_inspect.ls, "List the tensors: name, type, shape, size. Any format.")
     verb.add_argument("path", metavar="PATH")
     verb.add_argument("patterns", metavar="GLOB", nargs="*", help="only names that match one of these, as 'encoder/*'")
-    verb.add_argument("--sort", choices=("name", "size"), help="the default is the order of the file")
+    order = verb.add_mutually_exclusive_group()
+    order.add_argument("--sort", choices=("name", "size"), help="the default is the order of the file")
+    order.add_argument(
+        "--tree",
+        dest="run",
+        action="store_const",
+        const=cli_tree.ls_tree,
+        help="the objects of an object-based checkpoint, as tf.train.Checkpoint and Keras write, with their tensors",
+    )
     verb.add_argument("--json", action="store_true", help="one JSON document")
 
 

@@ -21,7 +21,7 @@ from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import fspath
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """One tensor in a listing."""
 
     name: str
@@ -46,8 +46,8 @@ class _Row(NamedTuple):
 def ls(options: argparse.Namespace) -> int:
     """Lists the tensors; 1 where one of them cannot be read, or none has such a name."""
     with closing(open_source(fspath(options.path))) as source:
-        rows = _rows(source, options.patterns)
-        unmatched = "" if rows or not options.patterns else _unmatched(source, options.patterns)
+        rows = rows_of(source, options.patterns)
+        nothing = "" if rows or not options.patterns else unmatched(source, options.patterns)
         path, form, skipped = source.path, source.format, dict(source.skipped)
     if options.sort:
         rows.sort(key=lambda row: (-row.nbytes, row.name) if options.sort == "size" else (0, row.name))
@@ -56,19 +56,19 @@ def ls(options: argparse.Namespace) -> int:
             {
                 "path": printable(path),
                 "format": form,
-                "tensors": [_as_json(row) for row in rows],
+                "tensors": [as_json(row) for row in rows],
                 "skipped": skipped,
-                "total": {"tensors": len(rows), "elements": _elements(rows), "nbytes": sum(row.nbytes for row in rows)},
+                "total": total_of(rows),
             }
         )
     else:
-        show_table(["name", "dtype", "shape", "size", "note"], [_cells(row) for row in rows], numeric=["size"])
-        show(_totals(rows))
+        show_table(["name", "dtype", "shape", "size", "note"], [cells(row) for row in rows], numeric=["size"])
+        show(totals(rows))
     if skipped and not options.quiet:
         say(f"left out, since they are no tensors: {', '.join(map(quoted, skipped))}")
-    if unmatched:
-        say(unmatched)
-    return 1 if unmatched or any(row.info is None for row in rows) else 0
+    if nothing:
+        say(nothing)
+    return 1 if nothing or any(row.info is None for row in rows) else 0
 
 
 def show_path(options: argparse.Namespace) -> int:
@@ -77,59 +77,69 @@ def show_path(options: argparse.Namespace) -> int:
         if options.name is not None:
             _show_tensor(source, options.name, stats_only=options.stats)
             return 0
-        rows = _rows(source, [])
+        rows = rows_of(source, [])
         _show_summary(source, rows)
         if options.stats:
             _show_statistics(source, rows, quiet=options.quiet)
     return 1 if any(row.info is None for row in rows) else 0
 
 
-def _rows(source: Source, patterns: Sequence[str]) -> list[_Row]:
+def rows_of(source: Source, patterns: Sequence[str]) -> list[Row]:
+    """The tensors in the order of the file; those that match a pattern where there are any."""
     rows = []
     for name in source.names():
         if patterns and not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             continue
         try:
-            rows.append(_Row(name, source.info(name)))
+            rows.append(Row(name, source.info(name)))
         except CheckpointError as error:
-            rows.append(_Row(name, None, str(error)))
+            rows.append(Row(name, None, str(error)))
     return rows
 
 
-def _unmatched(source: Source, patterns: Sequence[str]) -> str:
+def unmatched(source: Source, patterns: Sequence[str]) -> str:
+    """A message: no tensor matches."""
     names = source.names()
     closest = " ".join(filter(None, (did_you_mean(pattern.removesuffix(":0"), names) for pattern in patterns)))
     finding = f"none of {counted(len(names), 'tensor')} matches {' or '.join(map(quoted, patterns))}"
     return f"tfckpt: {finding}. {closest or 'A * stands for any characters, / included'}"
 
 
-def _cells(row: _Row) -> list[str]:
+def cells(row: Row) -> list[str]:
+    """Name, dtype, shape, size, note."""
     if row.info is None:
         return [row.name, "?", "?", "?", row.note]
     return [row.name, row.info.type.name, shape_text(row.info.shape), byte_text(row.info.nbytes), row.note]
 
 
-def _as_json(row: _Row) -> dict[str, Any]:
+def as_json(row: Row) -> dict[str, Any]:
+    """One tensor of a JSON listing."""
     if row.info is None:
         return {"name": row.name, "error": row.problem}
     kind, shape, nbytes, slices = row.info
     return {"name": row.name, "dtype": kind.name, "shape": list(shape), "nbytes": nbytes, "slices": slices}
 
 
-def _elements(rows: Sequence[_Row]) -> int:
+def total_of(rows: Sequence[Row]) -> dict[str, int]:
+    """What `totals` says, as numbers."""
+    return {"tensors": len(rows), "elements": _elements(rows), "nbytes": sum(row.nbytes for row in rows)}
+
+
+def _elements(rows: Sequence[Row]) -> int:
     return sum(element_count(row.info.shape) for row in rows if row.info)
 
 
-def _totals(rows: Sequence[_Row]) -> str:
+def totals(rows: Sequence[Row]) -> str:
+    """The last line of a listing."""
     unreadable = sum(row.info is None for row in rows)
     size = byte_text(sum(row.nbytes for row in rows))
     text = f"{counted(len(rows), 'tensor')}, {counted(_elements(rows), 'element')}, {size}"
     return f"{text}; {unreadable} unreadable" if unreadable else text
 
 
-def _show_summary(source: Source, rows: Sequence[_Row]) -> None:
+def _show_summary(source: Source, rows: Sequence[Row]) -> None:
     show(f"{printable(source.path)}: {source.format}")
-    show(_totals(rows))
+    show(totals(rows))
     partitioned = sum(row.info is not None and row.info.parts > 0 for row in rows)
     if partitioned:
         show(f"partitioned: {partitioned}")
@@ -154,7 +164,7 @@ def _size_text(path: str) -> str:
     return byte_text(file.size)
 
 
-def _show_statistics(source: Source, rows: Sequence[_Row], *, quiet: bool) -> None:
+def _show_statistics(source: Source, rows: Sequence[Row], *, quiet: bool) -> None:
     table = []
     total, done = sum(row.nbytes for row in rows), 0
     with progress_bar("read", quiet=quiet) as bar:

@@ -12,6 +12,7 @@ Source: tensorflow/core/protobuf/trackable_object_graph.proto, tensorflow/python
 FORMATS 4.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ PYTHON_STATE: Final = "py_state"
 
 _ATTRIBUTES: Final = "/.ATTRIBUTES/"
 _SLOTS: Final = "/.OPTIMIZER_SLOT/"
+_ESCAPES: Final = re.compile(r"\.[.S]")
 ROOT: Final = 0
 
 
@@ -141,6 +143,11 @@ class ObjectGraph:
         # What these two are is looked up by their routes only: a slot of a slot would go round in circles.
         return f"{self._plain_name(optimizer)}'s state '{slot_name}' for {self._plain_name(variable)}"
 
+    def value_key(self, node_id: int) -> str | None:
+        """Key of a variable's value; None of what is no variable."""
+        attributes = self.nodes[node_id].attributes
+        return next((each.checkpoint_key for each in attributes if each.name == VARIABLE_VALUE), None)
+
     def breadth_first(self) -> Iterator[int]:
         """Ids of the nodes that children lead to, the root first, each once."""
         if self.nodes:
@@ -204,6 +211,11 @@ def with_checkpoint_values(nodes: Iterable[TrackableObject]) -> tuple[TrackableO
 def escape_local_name(name: str) -> str:
     """A local name as a part of a key: "a/b" becomes "a.Sb", "x.y" "x..y"."""
     return name.replace(".", "..").replace("/", ".S")
+
+
+def unescape_local_name(escaped: str) -> str:
+    """What `escape_local_name` was given. Other text, which only a damaged graph has, comes back as it is."""
+    return _ESCAPES.sub(lambda found: "/" if found[0] == ".S" else ".", escaped)
 
 
 def object_path(route: Iterable[str]) -> str:

@@ -4,8 +4,10 @@ Source: _AddRestoreOps in tensorflow/python/training/saver.py, RestoreOperation 
 tensorflow/core/kernels/save_restore_tensor.cc; spec: SAVER 2, FORMATS 2.5 "RestoreV2 order of checks".
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -17,20 +19,21 @@ from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import (
     InvalidArgumentError,
     NotFoundError,
-    UnimplementedError,
     did_you_mean,
+    error_context,
     escaped,
     printable,
     quoted,
 )
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
+from torch_tfckpt.object_graph_names import with_keys
 from torch_tfckpt.saveables.grouping import group_by_devices, slice_of, specs_of
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.var_list import VarList
 
 _LISTED: Final = 10  # names that a text enumerates
-# Under this key an object-based checkpoint keeps which object each tensor belongs to (spec: FORMATS 4).
-_OBJECT_GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+_log = logging.getLogger(__name__)
 
 
 def restore_path(
@@ -44,10 +47,11 @@ def restore_path(
 ) -> None:
     """Restores what `variables` has now from the checkpoint at `path`; errors in TensorFlow's words for each cause.
 
+    An object-based checkpoint that lacks the names as keys is read by the names that variables had, with a warning.
+
     Raises:
         InvalidArgumentError: there is no such checkpoint; or dtypes or shapes do not fit.
         NotFoundError: a name is not in the checkpoint, or a data file is missing.
-        UnimplementedError: it is an object-based checkpoint, in which these names do not occur.
         DataLossError: a value is damaged.
     """
     try:
@@ -55,31 +59,59 @@ def restore_path(
     except NotFoundError as error:
         text = f"The passed save_path is not a valid checkpoint: {printable(path)}. {error}"
         raise InvalidArgumentError(text) from error
+    restore = partial(
+        restore_saveables, builder, reader, reshape=reshape, sharded=sharded, restore_sequentially=restore_sequentially
+    )
     with reader:
         try:
-            restore_saveables(
-                builder,
-                reader,
-                variables.to_restore(reader),
-                reshape=reshape,
-                sharded=sharded,
-                restore_sequentially=restore_sequentially,
-            )
+            with _telling_the_likely_cause():
+                restore(variables.to_restore(reader))
         except NotFoundError as error:
-            if _OBJECT_GRAPH_KEY in reader:
-                raise UnimplementedError(
-                    f"{reader.path} is an object-based checkpoint, as tf.train.Checkpoint writes, and has no tensors "
-                    f"of these names: {error} Saver cannot map names to objects yet. Read it with load_file"
-                ) from error
-            raise NotFoundError(
-                "Restoring from checkpoint failed. This is most likely due to a Variable name or other graph key that "
-                f"is missing from the checkpoint. Save and restore the same names. Original error:\n\n{error}"
-            ) from None
-        except InvalidArgumentError as error:
-            raise InvalidArgumentError(
-                "Restoring from checkpoint failed. This is most likely due to a mismatch between the current graph and "
-                f"the graph from the checkpoint. Restore into what was saved. Original error:\n\n{error}"
-            ) from error
+            saveables = _by_names_in_graph(reader, variables, error)
+        else:
+            return
+        _log.warning(
+            "%s is an object-based checkpoint, and its variables are taken by the names they had when it was written. "
+            "That goes wrong where names have changed; tfckpt.Checkpoint goes by objects",
+            reader.path,
+        )
+        with _telling_the_likely_cause():
+            restore(saveables)
+
+
+@contextmanager
+def _telling_the_likely_cause() -> Iterator[None]:
+    """Puts TensorFlow's words for what has probably happened in front of an error."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise NotFoundError(
+            "Restoring from checkpoint failed. This is most likely due to a Variable name or other graph key that is "
+            f"missing from the checkpoint. Save and restore the same names. Original error:\n\n{error}"
+        ) from None
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(
+            "Restoring from checkpoint failed. This is most likely due to a mismatch between the current graph and the "
+            f"graph from the checkpoint. Restore into what was saved. Original error:\n\n{error}"
+        ) from error
+
+
+def _by_names_in_graph(reader: CheckpointReader, variables: VarList, error: NotFoundError) -> list[SaveableObject]:
+    """What takes values by the names that variables have in the checkpoint's object graph.
+
+    Raises `error`, why they could not be taken otherwise, where there is no graph, or all names are there and it is a
+    file that is missing; NotFoundError where the graph lacks names too.
+    """
+    try:
+        graph = reader.object_graph
+    except NotFoundError:  # the data file that holds it
+        graph = None
+    if graph is None:
+        raise error
+    saveables = variables.to_save()
+    if all(spec.name in reader for spec in specs_of(saveables)):
+        raise error
+    return with_keys(saveables, graph.names_to_keys())
 
 
 def restore_saveables(
@@ -154,9 +186,11 @@ def _check(reader: CheckpointReader, saveables: Sequence[SaveableObject], shapes
         raise NotFoundError(_not_found(reader, missing))
     unlike = [line for spec in sorted(specs, key=lambda spec: spec.name) if (line := _dtype_mismatch(reader, spec))]
     if unlike:
-        raise InvalidArgumentError("\n".join(unlike))
-    for saveable, restored in zip(saveables, shapes, strict=True):
-        saveable.check([_shape_of(reader, spec) for spec in saveable.specs], restored)
+        lines = "\n".join(unlike)
+        raise InvalidArgumentError(f"{reader.path}: {lines}")
+    with error_context(reader.path):
+        for saveable, restored in zip(saveables, shapes, strict=True):
+            saveable.check([_shape_of(reader, spec) for spec in saveable.specs], restored)
 
 
 def _not_found(reader: CheckpointReader, missing: Sequence[str]) -> str:

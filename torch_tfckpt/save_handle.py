@@ -95,6 +95,58 @@ class SaveHandle:
             self._done.set()
 
 
+class InFlight:
+    """The one save that goes on beside training, of a saver or a Checkpoint.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self) -> None:
+        self._handle: SaveHandle | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it goes on still."""
+        return self._handle is not None and not self._handle.done()
+
+    def start(
+        self,
+        staged: threading.Event,
+        complete: Callable[[], str | None],
+        abandon: Callable[[], object],
+        *,
+        block_until_staged: bool = True,
+    ) -> SaveHandle:
+        """Completes a save that has begun beside training. REQUIRES: the one before has ended.
+
+        Args:
+            staged: Set once the values may change.
+            complete: Waits until all is written, and does the rest.
+            abandon: Stops, and removes everything written; called if no thread could be started.
+            block_until_staged: Whether to return no sooner.
+        """
+        self._handle = handle = SaveHandle(staged, complete)
+        try:
+            if block_until_staged:
+                staged.wait()
+            handle.start()
+        except BaseException:  # Ctrl-C, or no thread to be had
+            self._handle = None
+            abandon()
+            raise
+        return handle
+
+    def sync(self) -> None:
+        """Returns once nothing is in flight; raises what the save failed with, if nobody has asked for it."""
+        earlier, self._handle = self._handle, None
+        if earlier is not None:
+            try:
+                earlier.raise_unreported()
+            except KeyboardInterrupt:
+                self._handle = earlier
+                raise
+
+
 # Saves that run, and those whose error nobody has heard of yet.
 _UNREPORTED: set[SaveHandle] = set()
 

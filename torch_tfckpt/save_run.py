@@ -106,11 +106,11 @@ class SaveRun:
             if self.pending is not None:
                 path = self.pending.finish()
         if path is not None and self.enter is not None:
-            with _published(path, "the state file may not name it"):
+            with published(path, "the state file may not name it"):
                 self.enter(path)
         if self.meta_graph is not None:
             target = meta_graph_filename(self.checkpoint_file, self.books.meta_graph_suffix)
-            with naming_a_missing_parent(self.books, self.save_path), _published(path, "it has no meta graph"):
+            with naming_a_missing_parent(self.books, self.save_path), published(path, "it has no meta graph"):
                 write_file(self.books.storage, target, self.meta_graph)
         return path
 
@@ -121,7 +121,7 @@ class SaveRun:
 
 
 @contextmanager
-def _published(path: str | None, lacking: str) -> Iterator[None]:
+def published(path: str | None, lacking: str) -> Iterator[None]:
     """What the system refuses after a checkpoint was published says so: the save is not complete, nothing is lost."""
     try:
         yield

@@ -24,16 +24,13 @@ from torch_tfckpt.builder import BaseSaverBuilder, BulkSaverBuilder
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.device.staging import Staging, StagingOptions
-from torch_tfckpt.errors import (
-    FailedPreconditionError,
-    InvalidArgumentError,
-)
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.graph_collections import GraphKeys, get_collection
 from torch_tfckpt.meta_graph import encode_meta_graph, make_meta_graph
 from torch_tfckpt.pending_save import PendingSave
 from torch_tfckpt.restore import restore_path
 from torch_tfckpt.retention import KeepBest, Metrics, Saved
-from torch_tfckpt.save_handle import SaveHandle
+from torch_tfckpt.save_handle import InFlight, SaveHandle
 from torch_tfckpt.save_run import SaveRequest, SaveRun, naming_a_missing_parent
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.var_list import VarList
@@ -45,6 +42,11 @@ from torch_tfckpt.storage.directories import make_directories
 from torch_tfckpt.storage.names import fspath
 
 _log = logging.getLogger(__name__)
+
+
+def registered_variables() -> list[object]:
+    """What a saver that is given nothing saves: the collections "variables" and "saveable_objects"."""
+    return [*get_collection(GraphKeys.GLOBAL_VARIABLES), *get_collection(GraphKeys.SAVEABLE_OBJECTS)]
 
 
 class Saver:
@@ -109,11 +111,8 @@ class Saver:
         staging: StagingOptions | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if (
-            defer_build
-            and var_list is not None
-            and not (isinstance(var_list, list | tuple | set | dict) and not var_list)
-        ):
+        empty = var_list is None or (isinstance(var_list, list | tuple | set | dict) and not var_list)
+        if defer_build and not empty:
             raise InvalidArgumentError(
                 "If `var_list` is given the build cannot be deferred: pass defer_build=False, or give it to build()"
             )
@@ -126,7 +125,7 @@ class Saver:
         self._relative, self._filename = save_relative_paths, filename
         self._keep_best, self._recover, self._clock = keep_best, recover, clock
         self._staging = Staging(staging)
-        self._in_flight: SaveHandle | None = None
+        self._in_flight = InFlight()
         self._variables: VarList | None = None  # None: not built, or of nothing
         self._records: SaverRecords | None = None
         self._built = False
@@ -149,9 +148,7 @@ class Saver:
         if self._built:
             return
         wanted = var_list if self._var_list is None else self._var_list
-        if wanted is None:
-            wanted = [*get_collection(GraphKeys.GLOBAL_VARIABLES), *get_collection(GraphKeys.SAVEABLE_OBJECTS)]
-        variables = VarList(wanted)
+        variables = VarList(registered_variables() if wanted is None else wanted)
         if not variables.is_empty:
             self._variables = variables
         elif not self._allow_empty and self.saver_def is None:
@@ -268,7 +265,7 @@ class Saver:
         """
         if if_busy not in ("wait", "skip"):
             raise InvalidArgumentError(f'if_busy={if_busy!r}: say "wait" or "skip"')
-        if if_busy == "skip" and self._in_flight is not None and not self._in_flight.done():
+        if if_busy == "skip" and self._in_flight.busy:
             return SaveHandle.skipped()
         request = self._request(
             save_path,
@@ -282,17 +279,11 @@ class Saver:
             metrics,
         )
         run = self._begin(request, snapshot=True)
-        staged = run.pending.staged if run.pending is not None else threading.Event()
-        self._in_flight = handle = SaveHandle(staged, run.complete)
-        try:
-            if block_until_staged and run.pending is not None:
-                staged.wait()
-            handle.start()
-        except BaseException:  # Ctrl-C, or no thread to be had
-            self._in_flight = None
-            run.abandon()
-            raise
-        return handle
+        if run.pending is None:
+            staged = threading.Event()
+            return self._in_flight.start(staged, run.complete, run.abandon, block_until_staged=False)
+        staged = run.pending.staged
+        return self._in_flight.start(staged, run.complete, run.abandon, block_until_staged=block_until_staged)
 
     def restore(self, save_path: AnyPath | None) -> None:
         """Restore everything, in place.
@@ -305,8 +296,10 @@ class Saver:
             NotFoundError: a name is not in the checkpoint, or a data file is missing.
             DataLossError: a value is damaged.
 
-        Names, dtypes and shapes are checked, and all values read and verified, before the first is assigned (unless
-        `restore_sequentially`). Parameters stay the objects they are, on their devices; no gradient is recorded.
+        Names that the checkpoint lacks are looked for among those that its variables had, if it is an object-based one
+        (tf.train.Checkpoint, Keras); the log then has a warning. Names, dtypes and shapes are checked, and all values
+        read and verified, before the first is assigned (unless `restore_sequentially`). Parameters stay the objects
+        they are, on their devices; no gradient is recorded.
         Cost: one read of the values; host memory of all of them, or of the largest with `restore_sequentially`.
         """
         self.sync()
@@ -402,13 +395,7 @@ class Saver:
 
     def sync(self) -> None:
         """Returns once no save is in flight; raises what an earlier one failed with, if nobody has asked for it."""
-        earlier, self._in_flight = self._in_flight, None
-        if earlier is not None:
-            try:
-                earlier.raise_unreported()
-            except KeyboardInterrupt:
-                self._in_flight = earlier
-                raise
+        self._in_flight.sync()
 
     def close(self) -> None:
         """`sync`, and gives host memory back. The saver can be used afterwards."""

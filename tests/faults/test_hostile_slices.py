@@ -211,6 +211,7 @@ def test_rows_of_a_tensor_in_many_slices_are_read_one_by_one(tmp_path: Path) -> 
     assert outcome.result == sum(2 * number + 1 for number in range(200))
 
 
+@pytest.mark.heavy
 def test_a_hundred_thousand_slices_without_entries_are_refused(tmp_path: Path) -> None:
     """Listed, but not there."""
     count = 100_000
@@ -256,11 +257,11 @@ def knots(groups: int, size: int) -> list[TensorSlice]:
 @pytest.mark.parametrize(
     ("listed", "shape"),
     [
-        (staircase(10_000), (10_004, 10_004)),
+        pytest.param(staircase(10_000), (10_004, 10_004), marks=pytest.mark.heavy),
         (pinwheels(10_000, 2), (10_000, 3)),
-        (pinwheels(4_000, 250), (4_000, 3, *[1] * 248)),
+        pytest.param(pinwheels(4_000, 250), (4_000, 3, *[1] * 248), marks=pytest.mark.heavy),
         (knots(6, 2000), (6 * 8000 + 9, 4100)),
-        ([box((0, 0), WHOLE)] * 20_000, (10, 10)),
+        pytest.param([box((0, 0), WHOLE)] * 20_000, (10, 10), marks=pytest.mark.heavy),
         ([box((0, 10), WHOLE)] * 20_000, (10, 10)),
     ],
     ids=["staircase", "pinwheels", "pinwheels of rank 250", "knots", "nothing, often", "the same, often"],

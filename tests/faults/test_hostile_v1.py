@@ -286,10 +286,10 @@ def keys(path: str) -> int:
 @pytest.mark.parametrize(
     ("listed", "shape"),
     [
-        (staircase(10_000), (10_004, 10_004)),
+        pytest.param(staircase(10_000), (10_004, 10_004), marks=pytest.mark.heavy),
         (pinwheels(10_000, 2), (10_000, 3)),
         (knots(6, 2000), (6 * 8000 + 9, 4100)),
-        ([box((0, 0), WHOLE)] * 20_000, (10, 10)),
+        pytest.param([box((0, 0), WHOLE)] * 20_000, (10, 10), marks=pytest.mark.heavy),
         ([box((0, 10), WHOLE)] * 20_000, (10, 10)),
     ],
     ids=["staircase", "pinwheels", "knots", "nothing, often", "the same, often"],
@@ -319,7 +319,11 @@ def test_many_slices_are_read(tmp_path: Path) -> None:
     assert outcome.result == sum(2.0 * number for number in range(count))
 
 
-@pytest.mark.parametrize("dtype", [DataType.DT_INT64, DataType.DT_BOOL, DataType.DT_DOUBLE, STRING], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [DataType.DT_INT64, DataType.DT_BOOL, DataType.DT_DOUBLE, pytest.param(STRING, marks=pytest.mark.heavy)],
+    ids=str,
+)
 def test_values_that_compress_well_take_memory_in_proportion(dtype: int, tmp_path: Path) -> None:
     """Snappy expands 22 times, varints 8 times: 200 bytes for each of the file and no more."""
     count = 4 * MEBIBYTE

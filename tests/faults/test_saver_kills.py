@@ -25,7 +25,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt import Saver
 from torch_tfckpt.bundle.leftovers import PARTS_SUFFIX
 
-KILLS: Final = 40  # each takes a third of a second on a quiet machine, and a second on a busy one
+KILLS: Final = 20  # each takes a third of a second on a quiet machine, and a second on a busy one
 MANY_KILLS: Final = 250
 INTERRUPTS: Final = 20
 LONGEST: Final = 0.06  # seconds that a life goes on for, at most, after 0 to 3 saves: about one more

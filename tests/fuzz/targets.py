@@ -48,6 +48,7 @@ from torch_tfckpt.format.tensor_slice import (
 )
 from torch_tfckpt.format.variant_tensor import decode_variants, encode_variants
 from torch_tfckpt.format.wire import fields
+from torch_tfckpt.object_graph import OBJECT_GRAPH_KEY, ROOT, ObjectGraph, with_checkpoint_values
 
 Target = Callable[[bytes], None]
 GOLDEN: Final = Path(__file__).resolve().parent.parent / "golden"
@@ -271,6 +272,29 @@ def state_file(data: bytes) -> None:
     find_checkpoint(storage, "d")
 
 
+def object_graph(data: bytes) -> None:
+    """What was decoded encodes to the same again; ways lead from the root to where they say; names can be printed."""
+    graph = ObjectGraph.decode(data)
+    assert ObjectGraph.decode(graph.encode()) == graph
+    reached = list(graph.breadth_first())
+    assert len(set(reached)) == len(reached) <= len(graph.nodes)
+    for node_id in reached[:50]:
+        here: int | None = ROOT
+        for local_name in graph.route(node_id) or ():
+            here = graph.nodes[here or ROOT].child(local_name)
+        # Of two children with one name the first is found; the graph may have meant the other.
+        assert here == node_id or _has_children_of_one_name(graph)
+    for node_id in range(min(50, len(graph.nodes))):
+        assert graph.name(node_id)
+    assert len(graph.names_to_keys()) <= sum(len(node.attributes) for node in graph.nodes)
+    with_values = with_checkpoint_values(graph.nodes)
+    assert with_checkpoint_values(with_values) == with_values
+
+
+def _has_children_of_one_name(graph: ObjectGraph) -> bool:
+    return any(len({child.local_name for child in node.children}) < len(node.children) for node in graph.nodes)
+
+
 # Whole checkpoints.
 
 
@@ -347,8 +371,8 @@ TARGETS: Final[dict[str, Target]] = {
     target.__name__: target
     for target in (
         varints, ordered_code, slice_key, slice_text, slice_proto, wire, block, table, sealed_table, bundle_header,
-        bundle_entry, data_filename, string_tensor, variant_tensor, v1_meta, v1_record, state_file, v2_checkpoint,
-        v1_checkpoint,
+        bundle_entry, data_filename, string_tensor, variant_tensor, v1_meta, v1_record, state_file, object_graph,
+        v2_checkpoint, v1_checkpoint,
     )
 }  # fmt: skip
 
@@ -440,6 +464,13 @@ def _state_seeds() -> Iterator[bytes]:
         yield f"model_checkpoint_path: {json.dumps(stored)}\nall_model_checkpoint_timestamps: 1.5".encode()
 
 
+def _graph_seeds() -> Iterator[bytes]:
+    for path, entries in _tables(2):
+        if OBJECT_GRAPH_KEY.encode() in entries:
+            with contextlib.suppress(CheckpointError), tfckpt.CheckpointReader(path) as reader:
+                yield np.asarray(reader.get_tensor(OBJECT_GRAPH_KEY)).astype(object).item()
+
+
 def _slice_protos() -> Iterator[bytes]:
     for texts in (("0,2:-", "2,2:-"), ("0,3", "3,4"), ("0,1:0,2:-", "1,2:0,2:-"), ("-",)):
         encoded = [TensorSlice.parse(text).to_proto().SerializeToString() for text in texts]
@@ -488,6 +519,7 @@ _SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "v1_meta": lambda: _values(1, header=True),
     "v1_record": _record_seeds,
     "state_file": _state_seeds,
+    "object_graph": _graph_seeds,
     "v2_checkpoint": _v2_seeds,
     "v1_checkpoint": lambda: (_small(entries) for _, entries in _tables(1)),
 }  # fmt: skip

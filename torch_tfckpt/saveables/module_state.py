@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import DataLossError, UnimplementedError, quoted
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.stateful import State, read_text, state_to_restore, state_to_save
+from torch_tfckpt.saveables.stateful import FunctionState, State, read_text, state_to_restore, state_to_save
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 
 SHARED: Final = ".shared"
@@ -142,11 +142,20 @@ class _StoredKeys:
     def _names(self) -> dict[str, str]:
         """Alias -> stored key, of all modules in the checkpoint. Read only when a name is missing."""
         if self._shared is None:
-            self._shared = {}
-            for key in self._reader.keys():
-                if key.rpartition("/")[2] == SHARED and self._reader.dtype(key) == DataType.DT_STRING:
-                    self._shared.update(_aliases_in(self._reader, key))
+            self._shared = shared_names(self._reader)
         return self._shared
+
+
+def shared_names(reader: CheckpointReader) -> dict[str, str]:
+    """Alias -> stored key, of all modules in the checkpoint.
+
+    DataLossError where a text of them is damaged. Cost: looks at all keys, and reads the texts.
+    """
+    found: dict[str, str] = {}
+    for key in reader.keys():
+        if key.rpartition("/")[2] == SHARED and reader.dtype(key) == DataType.DT_STRING:
+            found.update(_aliases_in(reader, key))
+    return found
 
 
 def _aliases_in(reader: CheckpointReader, key: str) -> dict[str, str]:
@@ -160,32 +169,14 @@ def _aliases_in(reader: CheckpointReader, key: str) -> dict[str, str]:
     return names
 
 
-class _ExtraState:
-    """Extra state of one submodule: the value that state_dict has of it, and where it goes."""
-
-    def __init__(self, owner: nn.Module, value: object) -> None:
-        self._owner, self._value = owner, value
-
-    def value(self) -> object:
-        """What get_extra_state gave."""
-        return self._value
-
-    def plan(self, stored: object) -> object:
-        """The stored value as it is."""
-        return stored
-
-    def load(self, planned: Any) -> None:
-        """set_extra_state."""
-        self._owner.set_extra_state(planned)
-
-
 def _extra_state(module: nn.Module, name: str, value: object) -> State:
     try:
-        return _ExtraState(module.get_submodule(name.removesuffix(_EXTRA_STATE).removesuffix(".")), value)
+        owner = module.get_submodule(name.removesuffix(_EXTRA_STATE).removesuffix("."))
     except AttributeError as error:
         raise UnimplementedError(
             f"{quoted(name)}: the module has no such submodule; a hook has renamed the entries of its state_dict"
         ) from error
+    return FunctionState(lambda: value, owner.set_extra_state)
 
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -22,6 +22,7 @@ import json
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -38,22 +39,26 @@ _PLAIN: Final = (str, int, bool, type(None))
 _KEYS: Final = (*_PLAIN, float, complex, bytes, tuple)
 
 
-def flatten(value: object, key: str) -> tuple[str, dict[str, torch.Tensor]]:
+def flatten(
+    value: object, key: str, *, stored_as: Mapping[int, str] = MappingProxyType({})
+) -> tuple[str, dict[str, torch.Tensor]]:
     """The JSON text of `value`, and its tensors.
 
     Args:
         value: None, bool, int, float, complex, str, bytes, tensors, numeric numpy arrays and scalars, and lists,
             tuples, dicts and Counters of them. An OrderedDict comes back as a dict, in its order.
         key: What the keys of tensors begin with: `key/part/part`. A value that is itself a tensor is `key/value`.
+        stored_as: id of a tensor -> the key under which something else stores it.
 
     Returns:
-        ASCII text that any JSON reader takes, and tensors that share memory with those in `value` (arrays are copied).
+        ASCII text that any JSON reader takes, and tensors that share memory with those in `value` (arrays are copied),
+        but for those that something else stores.
 
     Raises:
         TypeError: anything else, with its path and type.
         InvalidArgumentError: nested deeper than MAX_DEPTH, or an integer of thousands of digits.
     """
-    encoder = _Encoder(key)
+    encoder = _Encoder(key, stored_as)
     node = encoder.node(value, ())
     try:
         return json.dumps(node, allow_nan=False), encoder.tensors
@@ -103,8 +108,8 @@ def _parse(text: str | bytes) -> object:
 class _Encoder:
     """Builds what json.dumps takes, and collects tensors on the way."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key
+    def __init__(self, key: str, stored_as: Mapping[int, str]) -> None:
+        self._key, self._stored_as = key, stored_as
         self.tensors: dict[str, torch.Tensor] = {}
 
     def node(self, value: object, path: tuple[str, ...]) -> object:
@@ -120,7 +125,8 @@ class _Encoder:
                 "$ndarray" if isinstance(value, np.ndarray) else "$numpy": self._put(path, self._array(value, path))
             }
         if isinstance(value, torch.Tensor):
-            return {"$tensor": self._put(path, value.detach())}
+            elsewhere = self._stored_as.get(id(value))
+            return {"$tensor": self._put(path, value.detach()) if elsewhere is None else elsewhere}
         if isinstance(value, float) and kind is float:
             return value if math.isfinite(value) else {"$float": repr(value)}
         if isinstance(value, complex) and kind is complex:

@@ -6,7 +6,7 @@ are is looked up at every save, and at a restore in the file: an optimizer has i
 Spec: DESIGN, "What goes into var_list".
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -57,23 +57,30 @@ class State(Protocol):
         """Takes over what `plan` gave."""
 
 
-class ObjectState:
-    """State of an object through its own two methods, which decide what fits."""
+class FunctionState:
+    """State that two functions get and put, which decide what fits."""
 
-    def __init__(self, target: Stateful) -> None:
-        self._target = target
+    def __init__(self, get: Callable[[], object], put: Callable[[Any], object]) -> None:
+        self._get, self._put = get, put
 
     def value(self) -> object:
-        """state_dict()."""
-        return self._target.state_dict()
+        """What the one gives."""
+        return self._get()
 
     def plan(self, stored: object) -> object:
         """The stored value as it is."""
         return stored
 
     def load(self, planned: Any) -> None:
-        """load_state_dict()."""
-        self._target.load_state_dict(planned)
+        """Gives it to the other."""
+        self._put(planned)
+
+
+class ObjectState(FunctionState):
+    """State of an object through its own two methods."""
+
+    def __init__(self, target: Stateful) -> None:
+        super().__init__(target.state_dict, target.load_state_dict)
 
 
 class ContainerState:

@@ -11,7 +11,7 @@ import torch
 
 from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.device.host_bytes import copy_slice
-from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.errors import InvalidArgumentError, escaped, quoted
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
@@ -53,7 +53,7 @@ class VariableSaveable(SaveableObject):
         if shape != tuple(self.tensor.shape):
             raise InvalidArgumentError(
                 f"Received incompatible tensor with shape {shape} when attempting to restore variable with shape "
-                f"{tuple(self.tensor.shape)} and name {self.name}."
+                f"{tuple(self.tensor.shape)} and name {escaped(self.name)}."
             )
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
@@ -128,17 +128,15 @@ def saveables_of(key: str, value: Saved) -> list[SaveableObject]:
     assert is_trackable(value)
     found: list[SaveableObject] = []
     for attribute, item in value._gather_saveables_for_checkpoint().items():
-        found += _of_attribute(key if attribute == VARIABLE_VALUE else f"{key}_{attribute}", item)
+        found += saveables_of_attribute(key if attribute == VARIABLE_VALUE else f"{key}_{attribute}", item)
     return found
 
 
-def own_saveables(value: Trackable) -> list[object]:
-    """What a trackable object gives, under the names that its parts have by themselves."""
-    gathered = value._gather_saveables_for_checkpoint().values()
-    return [item() if _is_factory(item) else item for item in gathered]
+def saveables_of_attribute(name: str, item: object) -> list[SaveableObject]:
+    """The saveables of one item that a trackable object gives, under `name`.
 
-
-def _of_attribute(name: str, item: object) -> list[SaveableObject]:
+    TypeError where it gives something that cannot be saved.
+    """
     made = item(name) if _is_factory(item) else item
     if not isinstance(made, torch.Tensor | Variable | SaveableObject):
         raise TypeError(
@@ -146,6 +144,12 @@ def _of_attribute(name: str, item: object) -> list[SaveableObject]:
             f"Variables and SaveableObjects, or functions of a name that make them"
         )
     return saveables_of(name, made)
+
+
+def own_saveables(value: Trackable) -> list[object]:
+    """What a trackable object gives, under the names that its parts have by themselves."""
+    gathered = value._gather_saveables_for_checkpoint().values()
+    return [item() if _is_factory(item) else item for item in gathered]
 
 
 def _is_factory(item: object) -> TypeGuard[Callable[..., object]]:

@@ -1,0 +1,201 @@
+"""Object trees for tf.train.Checkpoint. Runs in the TensorFlow process only; called as "tensorflow_objects.write".
+
+A tree is plain data, so that the other side can build the same one: a list of nodes (kind, payload), in which children
+are named by their place in the list.
+
+    ("variable", (name, value))         a tf.Variable; value as `RawTensor.of` takes it
+    ("module", [(name, place), ...])    a tf.Module with these attributes, set in this order
+    ("dict", [(key, place), ...])
+    ("list", [place, ...]), ("tuple", [place, ...])
+    ("adam", [place, ...]), ("momentum", [place, ...]), ("adagrad", [place, ...])
+                                        an optimizer of the first generation, after one step on these variables
+
+A list, dict or tuple stands before its items, except for modules, which may stand anywhere: loops are made of them. The
+checkpoint has the objects `kwargs`, (name, place) each, and, where there is one, the root at the place `root`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+from tensorflow_process import RawTensor
+from tensorflow_side import from_tensorflow, to_tensorflow
+
+Nodes = Sequence[tuple[str, Any]]
+Kwargs = Sequence[tuple[str, int]]
+
+LEARNING_RATE, MOMENTUM, BETAS = 0.5, 0.5, (0.5, 0.75)  # dyadic, so that both sides compute the same bits
+
+
+class Built:
+    """The objects of a tree, and a checkpoint of them."""
+
+    def __init__(self, nodes: Nodes, kwargs: Kwargs, root: int | None, *, blank: bool = False) -> None:
+        """`blank`: variables hold zeros, or empty strings, instead of what is described."""
+        tf.compat.v1.reset_default_graph()  # which counts the names that optimizers have given
+        self._nodes = nodes
+        self._blank = blank
+        self.objects: list[Any] = [None] * len(nodes)
+        for place in reversed(range(len(nodes))):
+            if nodes[place][0] in ("module", "variable"):
+                self._make(place)
+        for place in reversed(range(len(nodes))):
+            if nodes[place][0] in ("list", "dict", "tuple"):
+                self._make(place)
+        for place, (kind, payload) in enumerate(nodes):
+            if kind in ("adam", "momentum", "adagrad"):
+                self.objects[place] = optimizer_of(kind)
+                step(self.objects[place], [self.objects[each] for each in payload])
+        for place, (kind, payload) in enumerate(nodes):
+            if kind == "module":
+                for name, child in payload:
+                    setattr(self.objects[place], name, self.objects[child])
+        named = {name: self.objects[place] for name, place in kwargs}
+        self.checkpoint = tf.train.Checkpoint(None if root is None else self.objects[root], **named)
+
+    def _make(self, place: int) -> None:
+        kind, payload = self._nodes[place]
+        if kind == "module":
+            self.objects[place] = tf.Module()
+        elif kind == "variable":
+            value = to_tensorflow(payload[1])
+            self.objects[place] = tf.Variable(tf.zeros_like(value) if self._blank else value, name=payload[0])
+        elif kind == "dict":
+            self.objects[place] = {key: self.objects[child] for key, child in payload}
+        else:
+            items = [self.objects[child] for child in payload]
+            self.objects[place] = items if kind == "list" else tuple(items)
+
+    def values(self) -> dict[int, RawTensor]:
+        """Place of each variable -> its value."""
+        return {
+            place: from_tensorflow(self.objects[place].read_value())
+            for place, (kind, _) in enumerate(self._nodes)
+            if kind == "variable"
+        }
+
+    def slots(self) -> list[tuple[int, int, str, RawTensor]]:
+        """Optimizer, variable, slot name and value of each slot variable."""
+        found = []
+        for place, (kind, payload) in enumerate(self._nodes):
+            if kind in ("adam", "momentum", "adagrad"):
+                optimizer = self.objects[place]
+                for slot in optimizer.get_slot_names():
+                    for child in payload:
+                        value = optimizer.get_slot(self.objects[child], slot)
+                        found.append((place, child, slot, from_tensorflow(value.read_value())))
+        return found
+
+
+def optimizer_of(kind: str) -> Any:
+    """A new optimizer of the first generation."""
+    v1 = tf.compat.v1.train
+    if kind == "adam":
+        return v1.AdamOptimizer(LEARNING_RATE, *BETAS)
+    return v1.MomentumOptimizer(LEARNING_RATE, MOMENTUM) if kind == "momentum" else v1.AdagradOptimizer(LEARNING_RATE)
+
+
+def step(optimizer: Any, variables: Sequence[Any]) -> None:
+    """One step with gradients of 1, for each variable another factor."""
+    optimizer.apply_gradients(
+        [(tf.ones_like(variable) * 2.0 ** -(i % 3), variable) for i, variable in enumerate(variables)]
+    )
+
+
+def write(
+    prefix: str, nodes: Nodes, kwargs: Kwargs, root: int | None = None, saves: int = 0
+) -> tuple[str, dict[int, RawTensor], list[tuple[int, int, str, RawTensor]]]:
+    """Checkpoint.write, or so many times Checkpoint.save. The last path, the values, the slot variables."""
+    Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    built = Built(nodes, kwargs, root)
+    path = prefix
+    for _ in range(saves):
+        path = built.checkpoint.save(prefix)
+    if not saves:
+        path = built.checkpoint.write(prefix)
+    return path, built.values(), built.slots()
+
+
+def restore(
+    path: str, nodes: Nodes, kwargs: Kwargs, root: int | None = None, *, counted: bool = True
+) -> tuple[dict[int, RawTensor], list[tuple[int, int, str, RawTensor]], int]:
+    """Checkpoint.restore (read, where no save_counter was stored) into the same tree of zeros, and assert_consumed.
+
+    The values, the slot variables, the save counter.
+    """
+    built = Built(nodes, kwargs, root, blank=True)
+    status = built.checkpoint.restore(path) if counted else built.checkpoint.read(path)
+    status.assert_existing_objects_matched()
+    status.assert_consumed()
+    counter = int(built.checkpoint.save_counter.numpy()) if counted else -1
+    return built.values(), built.slots(), counter
+
+
+def train(
+    prefix: str, nodes: Nodes, kwargs: Kwargs, optimizer: int, steps: int
+) -> tuple[dict[int, RawTensor], list[tuple[int, int, str, RawTensor]], dict[int, RawTensor]]:
+    """Writes a checkpoint after so many further steps of an optimizer; values and slot variables in it, and the values
+    one step later."""
+    built = Built(nodes, kwargs, None)
+    trained = [built.objects[place] for place in nodes[optimizer][1]]
+    for _ in range(steps):
+        step(built.objects[optimizer], trained)
+    built.checkpoint.write(prefix)
+    values, slots = built.values(), built.slots()
+    step(built.objects[optimizer], trained)
+    return values, slots, built.values()
+
+
+def restore_and_step(
+    path: str, nodes: Nodes, kwargs: Kwargs, optimizer: int
+) -> tuple[dict[int, RawTensor], list[tuple[int, int, str, RawTensor]], dict[int, RawTensor]]:
+    """Reads with assert_consumed; values and slot variables, and the values after one step of an optimizer."""
+    built = Built(nodes, kwargs, None, blank=True)
+    built.checkpoint.read(path).assert_consumed()
+    values, slots = built.values(), built.slots()
+    step(built.objects[optimizer], [built.objects[place] for place in nodes[optimizer][1]])
+    return values, slots, built.values()
+
+
+def manage(
+    directory: str, nodes: Nodes, kwargs: Kwargs, saves: int, max_to_keep: int
+) -> tuple[str | None, dict[int, RawTensor], list[str]]:
+    """A CheckpointManager that goes on where the last one ended: the path and values that it restored; then it saves.
+
+    Also the checkpoints that it lists in the end.
+    """
+    built = Built(nodes, kwargs, None, blank=True)
+    manager = tf.train.CheckpointManager(built.checkpoint, directory, max_to_keep)
+    restored = manager.restore_or_initialize()
+    values = built.values()
+    for _ in range(saves):
+        manager.save()
+    return restored, values, list(manager.checkpoints)
+
+
+def python_state(path: str, text: str) -> str:
+    """Writes a checkpoint with a PythonState of this text, child "state"; returns what is read back of it by itself."""
+    state = _Text(text)
+    tf.train.Checkpoint(state=state).write(path)
+    other = _Text("")
+    tf.train.Checkpoint(state=other).read(path).assert_consumed()
+    return other.text
+
+
+def read_python_state(path: str) -> str:
+    """The text of the PythonState "state" of a checkpoint, with assert_consumed."""
+    state = _Text("")
+    tf.train.Checkpoint(state=state).read(path).assert_consumed()
+    return state.text
+
+
+class _Text(tf.train.experimental.PythonState):  # type: ignore[misc, unused-ignore]
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def serialize(self) -> str:
+        return self.text
+
+    def deserialize(self, string_value: bytes | str) -> None:
+        self.text = string_value.decode() if isinstance(string_value, bytes) else string_value

@@ -1,0 +1,212 @@
+"""For each tensor of a module: which stored tensor it is loaded from, and in which layout that is."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.key_mapper import KeyMapper
+from torch_tfckpt.layouts import Layout, layout_named
+from torch_tfckpt.models.bystanders import AVERAGE
+from torch_tfckpt.models.leaf_names import layout_of, stored_leaves
+from torch_tfckpt.models.stored_names import (
+    Naming,
+    choose_naming,
+    leaf_of,
+    naming_below,
+    path_of,
+    stored_names,
+)
+from torch_tfckpt.models.targets import Place, Target
+from torch_tfckpt.object_graph import VARIABLE_VALUE
+
+Averages = Literal["ignore", "prefer", "only"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the value of a target comes from."""
+
+    key: str  # of the variable
+    layout: Layout
+    leaf: str  # last part of the variable's name
+    average: str | None = None  # key of its moving average, where that is read instead
+
+    @property
+    def read_key(self) -> str:
+        """The key of what is read."""
+        return self.average or self.key
+
+
+@dataclass(slots=True)
+class Found:
+    """What was found, by the first name of each target."""
+
+    sources: dict[str, Source] = field(default_factory=dict)
+    prefix: str = ""  # as the checkpoint writes it
+    below_prefix: set[str] = field(default_factory=set)  # keys; all of them where there is no prefix
+    apart: set[str] = field(default_factory=set)  # keys of what is one tensor here, and is read under another key
+    left_out: list[str] = field(default_factory=list)  # keys that the mapper leaves out
+    strays: dict[str, str] = field(default_factory=dict)  # key -> name that the mapper gives and the module lacks
+    asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that the mapper names and nobody stored
+    not_averaged: list[str] = field(default_factory=list)  # names; where only averages are wanted
+
+
+def find_sources(
+    reader: CheckpointReader,
+    targets: Sequence[Target],
+    *,
+    mapper: KeyMapper | None,
+    ema: Averages,
+    prefix: str | None,
+) -> Found:
+    """Finds a source for each target, by the mapper first, and then by names.
+
+    Raises:
+        InvalidArgumentError: two stored tensors may be meant; nothing is guessed.
+        NotFoundError: nothing is stored below `prefix`.
+        DataLossError: the object graph, or a text of shared names, is damaged.
+    """
+    averages = _averages(reader) if ema != "ignore" else {}
+    found = Found()
+    taken = _apply(mapper, reader, targets, averages, found) if mapper is not None else set()
+    named = {mapped.target: key for key, mapped in mapper.names.items()} if mapper is not None else {}
+    left = [target for target in targets if target.name not in found.sources]
+    for target in left:
+        found.asked_for.update({name: named[name] for name in target.names if name in named})
+    left = [target for target in left if not any(name in found.asked_for for name in target.names)]
+    _find_by_name(reader, left, averages, prefix, taken, found)
+    for target in targets:
+        source = found.sources.get(target.name)
+        if source is None:
+            continue
+        if source.key in averages:
+            found.sources[target.name] = Source(source.key, source.layout, source.leaf, averages[source.key])
+        elif ema == "only" and not target.counts_batches:
+            found.not_averaged.append(target.name)
+    return found
+
+
+def possible_names(target: Target) -> dict[str, Place]:
+    """The names, dotted, under which a target may be stored, and the place in which each makes sense. Its own are
+    first."""
+    names = {place.name: place for place in target.places}
+    for place in target.places:
+        parent = place.name[: -len(place.leaf)]
+        for leaf in stored_leaves(place.module, place.leaf):
+            names.setdefault(parent + leaf, place)
+    return names
+
+
+def _averages(reader: CheckpointReader) -> dict[str, str]:
+    """Key of a variable -> key of its moving average."""
+    return {key.removesuffix(AVERAGE): key for key in reader.keys() if key.endswith(AVERAGE)}
+
+
+def _apply(
+    mapper: KeyMapper,
+    reader: CheckpointReader,
+    targets: Sequence[Target],
+    averages: Mapping[str, str],
+    found: Found,
+) -> set[str]:
+    """Enters what the mapper says; returns the keys that it speaks of."""
+    places = {place.name: (target, place) for target in targets for place in target.places}
+    full_names = _full_names(reader)
+    by_name: dict[str, tuple[str, Source]] = {}
+    taken: set[str] = set()
+    for key in dict.fromkeys((*reader.keys(), *averages)):
+        mapped = mapper.find(path_of(key), key, *full_names.get(key, ()))
+        if mapped is None:
+            continue
+        taken.add(key)
+        if mapped.target is None:
+            found.left_out.append(key)
+        elif mapped.target in by_name:
+            raise InvalidArgumentError(
+                f"{reader.path}: {quoted(by_name[mapped.target][0])} and {quoted(key)} are both mapped to "
+                f"{quoted(mapped.target)}. Map one of them to None"
+            )
+        elif mapped.target not in places:
+            found.strays[key] = mapped.target
+        else:
+            _, place = places[mapped.target]
+            leaf = leaf_of(key)
+            layout = layout_of(place.module, place.leaf, leaf) if mapped.layout is None else layout_named(mapped.layout)
+            by_name[mapped.target] = (key, Source(key, layout, leaf))
+    for target in targets:
+        given = [by_name[name][1] for name in target.names if name in by_name]
+        if given:
+            found.sources[target.name] = given[0]
+            _note_apart(reader, target, [source.key for source in given], found)
+    return taken
+
+
+def _find_by_name(
+    reader: CheckpointReader,
+    targets: Sequence[Target],
+    averages: Mapping[str, str],
+    prefix: str | None,
+    taken: set[str],
+    found: Found,
+) -> None:
+    """Enters a source for each target that is stored under a name of its own."""
+    possible = {target.name: possible_names(target) for target in targets}
+    wanted: dict[str, set[str]] = {}
+    for name, names in possible.items():
+        for each in names:
+            wanted.setdefault(each, set()).add(name)
+    counted = sum(not target.counts_batches for target in targets)
+    ways = stored_names(reader, averages, leave_out=taken)
+    if prefix is None:
+        naming = choose_naming(ways, wanted, counted, reader.path)
+    else:
+        naming = naming_below(ways, wanted, prefix, reader.path)
+    found.prefix = naming.spelled_prefix
+    found.below_prefix = set(reader.keys()) if not naming.prefix else naming.keys_below()
+    for target in targets:
+        source = _source_of(reader, target, possible[target.name], naming, found)
+        if source is not None:
+            found.sources[target.name] = source
+
+
+def _source_of(
+    reader: CheckpointReader, target: Target, possible: Mapping[str, Place], naming: Naming, found: Found
+) -> Source | None:
+    """By the target's own names, or else by TensorFlow's for them."""
+    own = {place.name for place in target.places}
+    for names in ([name for name in possible if name in own], [name for name in possible if name not in own]):
+        stored = {each: possible[name] for name in names for each in naming.find(name)}
+        if not stored:
+            continue
+        if len({place.name for place in stored.values()}) < len({each.key for each in stored}):
+            raise InvalidArgumentError(
+                f"{reader.path}: {quoted(target.name)} may be {' or '.join(quoted(each.key) for each in stored)}. Map "
+                f"one of them to it, by a KeyMapper"
+            )
+        _note_apart(reader, target, [each.key for each in stored], found)
+        (key, leaf), place = next(iter(stored.items()))
+        return Source(key, layout_of(place.module, place.leaf, leaf), leaf)
+    return None
+
+
+def _note_apart(reader: CheckpointReader, target: Target, keys: Sequence[str], found: Found) -> None:
+    others = dict.fromkeys(key for key in keys if key != keys[0])
+    found.apart.update(others)
+    if others:
+        listed = ", ".join(map(quoted, (keys[0], *others)))
+        _log.info("%s: %s is one tensor here, stored apart: %s. The first is read", reader.path, target.name, listed)
+
+
+def _full_names(reader: CheckpointReader) -> dict[str, list[str]]:
+    graph = reader.object_graph
+    names: dict[str, list[str]] = {}
+    for node in graph.nodes if graph is not None else ():
+        for attribute in node.attributes:
+            if attribute.name == VARIABLE_VALUE and attribute.full_name:
+                names.setdefault(attribute.checkpoint_key, []).append(attribute.full_name)
+    return names

@@ -1,0 +1,162 @@
+"""Objects whose state is text: the attribute `py_state`, and beside it the tensors that the text names.
+
+    scheduler/.ATTRIBUTES/py_state              {"last_epoch": 3, "ema": {"$tensor": ".../py_state/ema"}}
+    scheduler/.ATTRIBUTES/py_state/ema          the tensor, listed as the attribute "py_state.Sema"
+
+The text is what `saveables.state_tree` makes of a state. TensorFlow's own PythonState keeps a text of its own making
+under the same attribute.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeGuard
+
+import numpy as np
+import torch
+
+from torch_tfckpt.bundle.values import Value
+from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.object_graph import PYTHON_STATE, checkpoint_key, escape_local_name
+from torch_tfckpt.saveables.devices import HOST
+from torch_tfckpt.saveables.identity import Identity
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.stateful import ContainerState, FunctionState, State, state_to_restore, state_to_save
+from torch_tfckpt.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
+
+_TENSORS = escape_local_name(f"{PYTHON_STATE}/")  # what the attributes of its tensors begin with
+
+
+class StateTrackable(Trackable):
+    """An object with state.
+
+    Args:
+        state: How it is read and written.
+    """
+
+    def __init__(self, target: object, state: State) -> None:
+        super().__init__(target)
+        self._state = state
+
+    @property
+    def holds_values(self) -> bool:
+        return True
+
+    def to_save(self, path: str) -> SavedValues:
+        key = checkpoint_key(path, PYTHON_STATE)
+        saveables = state_to_save(key, self._state)
+        names = [spec.name for saveable in saveables for spec in saveable.specs]
+        return SavedValues(
+            {escape_local_name(PYTHON_STATE + name.removeprefix(key)): name for name in names}, saveables
+        )
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        key = stored.keys.get(PYTHON_STATE)
+        if key is None:
+            return RestoredValues()
+        used = [name for name in stored.keys if name == PYTHON_STATE or name.startswith(_TENSORS)]
+        return RestoredValues([state_to_restore(key, self._state, stored.reader)], frozenset(used))
+
+
+class ValueTrackable(StateTrackable):
+    """A plain value that cannot change itself, such as an int: another one takes its place.
+
+    Args:
+        holder: What it stands in.
+        name: Where in it.
+        get: The value now.
+        put: Takes the one that was stored.
+    """
+
+    def __init__(self, holder: object, name: object, get: Callable[[], object], put: Callable[[Any], object]) -> None:
+        super().__init__(holder, FunctionState(get, put))
+        self._name = name
+
+    @property
+    def identity(self) -> Identity:
+        return ("value", id(self.target), self._name)
+
+
+class PlainContainer(StateTrackable):
+    """A dict or list of plain values. One without any has no values; nor has the node of one that was saved so."""
+
+    def __init__(self, target: dict[Any, Any] | list[Any]) -> None:
+        super().__init__(target, ContainerState(target))
+        self._container = target
+
+    @property
+    def holds_values(self) -> bool:
+        return bool(self._container)
+
+    def to_save(self, path: str) -> SavedValues:
+        return super().to_save(path) if self._container else SavedValues()
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        if self._container and not stored.node.attributes and not stored.node.children:
+            return RestoredValues([_Emptied(self._container)])
+        return super().to_restore(stored)
+
+
+class _Emptied(SaveableObject):
+    """A container that had nothing in it when it was saved."""
+
+    def __init__(self, container: dict[Any, Any] | list[Any]) -> None:
+        super().__init__(container, [], "")
+        self._container = container
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        self._container.clear()
+
+
+class PythonState(Protocol):
+    """An object that makes a text of itself, as tf.train.experimental.PythonState does."""
+
+    def serialize(self) -> str:
+        """Its state."""
+
+    def deserialize(self, string_value: str, /) -> object:
+        """Takes over what `serialize` gave."""
+
+
+def is_python_state(value: object) -> TypeGuard[PythonState]:
+    """Whether an object has both methods; a class that has them is not meant, nor is a tensor."""
+    has_both = callable(getattr(value, "serialize", None)) and callable(getattr(value, "deserialize", None))
+    return has_both and not isinstance(value, type | torch.Tensor)
+
+
+class PythonStateTrackable(Trackable):
+    """An object that makes a text of itself."""
+
+    def __init__(self, target: PythonState) -> None:
+        super().__init__(target)
+        self._object = target
+
+    @property
+    def holds_values(self) -> bool:
+        return True
+
+    def to_save(self, path: str) -> SavedValues:
+        key = checkpoint_key(path, PYTHON_STATE)
+        return SavedValues(
+            {PYTHON_STATE: key}, [SaveableObject(self._object, [SaveSpec(self._object.serialize(), "", key)], key)]
+        )
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        key = stored.keys.get(PYTHON_STATE)
+        if key is None:
+            return RestoredValues()
+        return RestoredValues([_SerializedSaveable(self._object, key)], frozenset([PYTHON_STATE]))
+
+
+class _SerializedSaveable(SaveableObject):
+    def __init__(self, target: PythonState, key: str) -> None:
+        super().__init__(target, [SaveSpec("", "", key, device=HOST)], key)
+        self._object = target
+
+    def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
+        if tuple(shapes[0]) != ():
+            raise InvalidArgumentError(f"{quoted(self.name)}: stored are strings of shape {shapes[0]}, not one text")
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        (text,) = restored_tensors
+        assert isinstance(text, np.ndarray), "its dtype was compared"
+        self._object.deserialize(text.item().decode("utf-8", "surrogateescape"))

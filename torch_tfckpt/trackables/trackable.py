@@ -1,0 +1,106 @@
+"""Trackable: an object of a program as a node of an object graph. What every kind of object has in common.
+
+Source: tensorflow/python/trackable/base.py; spec: SAVER 7, FORMATS 4.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.object_graph import ObjectGraph, TrackableObject, object_path
+from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.save_spec import SaveableObject
+
+
+@dataclass(frozen=True, slots=True)
+class SavedValues:
+    """What a node stores.
+
+    Attributes:
+        attributes: Name, escaped -> key, as the graph lists them.
+        saveables: The values under their keys; also such as the graph does not list.
+    """
+
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    saveables: Sequence[SaveableObject] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredNode:
+    """A node of a checkpoint that is being restored."""
+
+    reader: CheckpointReader
+    graph: ObjectGraph
+    node_id: int
+
+    @property
+    def node(self) -> TrackableObject:
+        return self.graph.nodes[self.node_id]
+
+    @property
+    def path(self) -> str:
+        """Where it stands in keys, as `object_path` spells it."""
+        return object_path(self.graph.route(self.node_id) or ())
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Attribute -> key."""
+        return {attribute.name: attribute.checkpoint_key for attribute in self.node.attributes}
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredValues:
+    """What takes values from a node.
+
+    Attributes:
+        saveables: What takes them.
+        used: Attributes of the node that are restored by that.
+    """
+
+    saveables: Sequence[SaveableObject] = ()
+    used: frozenset[str] = frozenset()
+
+
+class Trackable:
+    """An object that is a node. This class has neither children nor values.
+
+    Args:
+        target: The object itself.
+
+    Nothing is kept of what the object has: it is looked at anew for every save and restore.
+    """
+
+    def __init__(self, target: object) -> None:
+        self.target = target
+
+    @property
+    def identity(self) -> Identity:
+        """Equal for two nodes that are one; see `identity_of`."""
+        return identity_of(self.target)
+
+    @property
+    def holds_values(self) -> bool:
+        """Whether it has values to save."""
+        return False
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether a checkpoint that lacks this object leaves something unrestored."""
+        return self.holds_values
+
+    def children(self) -> Iterable[tuple[str, object]]:
+        """(local name, object) of each child, in the order in which ids are given. An object, or a Trackable."""
+        return ()
+
+    def to_save(self, path: str) -> SavedValues:
+        """The values now, under keys that begin with `path`. Errors as the saveables of its kind."""
+        return SavedValues()
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        """What takes the values of a node. Nothing is changed yet; what can be said against it is said now.
+
+        Raises:
+            NotFoundError, DataLossError, InvalidArgumentError: text of state that is read for this is missing, damaged,
+                or does not fit.
+        """
+        return RestoredValues()
