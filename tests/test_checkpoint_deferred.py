@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,27 @@ def test_restores_that_are_complete_say_nothing(tmp_path: Path, caplog: pytest.L
             Checkpoint(v=torch.zeros(2)).read(path)
         gc.collect()
     assert not caplog.records
+
+
+def test_a_checkpoint_that_was_written_anew(tmp_path: Path) -> None:
+    """What is waited for is not taken from another checkpoint of the same path, which may have others in its places."""
+    model: Any = nn.Module()
+    model.v = nn.Parameter(torch.tensor(1.0))
+    path = Checkpoint(model=model).write(tmp_path / "m")
+    waiting: Any = nn.Module()
+    status = Checkpoint(model=waiting).read(path)
+    model.v = nn.Parameter(torch.tensor(2.0))
+    Checkpoint(model=model).write(path)
+    os.utime(f"{path}.index", (1, 1))  # where the clock of the file system is coarse
+    with pytest.raises(tfckpt.FailedPreconditionError, match="written anew"):
+        waiting.v = nn.Parameter(torch.tensor(3.0))
+    assert not hasattr(waiting, "v")
+    status.expect_partial()
+
+
+def test_two_objects_of_one_name(tmp_path: Path) -> None:
+    """A checkpoint of names gives both the same value."""
+    path = tfckpt.save_file({"x": torch.tensor([1.0, 2.0])}, tmp_path / "m")
+    one, other = (tfckpt.Variable(torch.zeros(2), "x") for _ in range(2))
+    Checkpoint(one=one, other=other).read(path).assert_consumed()
+    assert one.tensor.tolist() == other.tensor.tolist() == [1.0, 2.0]

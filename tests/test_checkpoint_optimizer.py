@@ -485,3 +485,25 @@ def test_momentum_of_keras_2(tmp_path: Path) -> None:
     optimizer.step()
     expected = 1.0 - rate * 3 + (momentum * -rate * 3 - rate * 2)
     assert w.item() == pytest.approx(expected)
+
+
+def test_other_betas_than_those_it_was_trained_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorFlow stores powers of its betas only: where they do not fit together with those here, the log says so."""
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    train_linear(model, optimizer, 3)
+    stored = tfckpt.load_file(Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m"))
+    path = tfckpt.save_file({key: value for key, value in stored.items() if "py_state" not in key}, tmp_path / "theirs")
+    for betas, told in (((0.9, 0.999), False), ((0.5, 0.999), True)):
+        caplog.clear()
+        restored = torch.optim.Adam(model.parameters(), 0.1, betas=betas)
+        Checkpoint(model=model, optimizer=restored).read(path).assert_consumed()
+        assert float(restored.state[model.weight]["step"]) == 3.0
+        assert ("different numbers of steps" in caplog.text) == told
+
+
+def train_linear(model: nn.Linear, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()

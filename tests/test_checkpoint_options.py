@@ -1,9 +1,13 @@
 """CheckpointOptions: what is accepted, and callbacks."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 
+import torch_tfckpt as tfckpt
+from torch_tfckpt.checkpoint import Checkpoint
 from torch_tfckpt.checkpoint_options import CheckpointOptions
 from torch_tfckpt.errors import InvalidArgumentError
 
@@ -52,3 +56,45 @@ def test_an_error_of_a_callback_comes_out_as_it_is() -> None:
     with pytest.raises(RuntimeError, match="mine"):
         CheckpointOptions(experimental_write_callbacks=[fail, seen.append]).run_callbacks("p")
     assert seen == []
+
+
+def test_defaults() -> None:
+    """Files are written before `save` returns, one for each host, with all there is."""
+    options = CheckpointOptions()
+    assert options.experimental_io_device is None
+    assert not (options.enable_async or options.experimental_skip_slot_variables or options.sharded)
+    assert (options.experimental_write_callbacks, options.staging) == (None, None)
+
+
+@pytest.mark.parametrize("enable_async", [False, True], ids=["sync", "async"])
+def test_callbacks_are_called_once_the_checkpoint_is_there(tmp_path: Path, enable_async: bool) -> None:
+    """Of `save` and of `write`, with the path of each; the state file names it by then."""
+    seen: list[tuple[str, str | None]] = []
+
+    def note(path: str) -> None:
+        assert tfckpt.checkpoint_exists(path)
+        seen.append((path, tfckpt.latest_checkpoint(tmp_path)))
+
+    options = CheckpointOptions(experimental_write_callbacks=[note], enable_async=enable_async)
+    checkpoint = Checkpoint(v=torch.ones(1))
+    written = checkpoint.write(tmp_path / "w", options)
+    saved = checkpoint.save(tmp_path / "m", options)
+    checkpoint.sync()
+    assert seen == [(written, None), (saved, saved)]
+
+
+def test_one_file_for_each_device(tmp_path: Path) -> None:
+    """SAVER 7: one for each host; with `sharded` one for each device of each host. What is read is the same."""
+    objects = {
+        f"v{i}": tfckpt.Variable(torch.full((2,), float(i)), f"v{i}", device=device)
+        for i, device in enumerate(["/cpu:0", "/cpu:1", "/job:worker/task:1/cpu:0", "/job:worker/task:1/cpu:1"])
+    }
+    whole = Checkpoint(**objects).write(tmp_path / "whole")
+    parts = Checkpoint(**objects).write(tmp_path / "parts", CheckpointOptions(sharded=True))
+    assert len(list(tmp_path.glob("whole.data-*-of-00002"))) == 2
+    assert len(list(tmp_path.glob("parts.data-*-of-00004"))) == 4
+    for path in (whole, parts):
+        for variable in objects.values():
+            variable.tensor.zero_()
+        Checkpoint(**objects).read(path).assert_consumed()
+        assert [variable.tensor.tolist() for variable in objects.values()] == [[float(i)] * 2 for i in range(4)]

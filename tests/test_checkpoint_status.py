@@ -113,6 +113,29 @@ def test_the_asserts_look_anew(tmp_path: Path) -> None:
         found.assert_existing_objects_matched()
 
 
+def test_what_was_replaced_after_the_restore(tmp_path: Path) -> None:
+    """Another object under the same name has no values of the checkpoint, and the status says so; with the first one
+    back it is well again."""
+    module = nn.Linear(1, 1)
+    checkpoint = Checkpoint(model=module)
+    found = checkpoint.read(checkpoint.write(tmp_path / "m")).assert_consumed()
+    checkpoint.model = nn.Linear(1, 1)
+    with pytest.raises(AssertionError, match=r"Found \d Python objects.*\(root\)\.model\.weight"):
+        found.assert_existing_objects_matched()
+    checkpoint.model = module
+    found.assert_existing_objects_matched()
+
+
+def test_a_parameter_that_was_replaced(tmp_path: Path) -> None:
+    """The same of a parameter, whose predecessor is gone by then."""
+    path = Checkpoint(m=nn.Linear(1, 1)).write(tmp_path / "m")
+    module = nn.Linear(1, 1)
+    found = Checkpoint(m=module).read(path).assert_consumed()
+    module.weight = nn.Parameter(torch.zeros(1, 1))
+    with pytest.raises(AssertionError, match=r"\(root\)\.m\.weight"):
+        found.assert_existing_objects_matched()
+
+
 def test_buffers_that_were_moved_count(tmp_path: Path) -> None:
     """Module.to() puts new tensors in the places of buffers; they have the values."""
     module = nn.BatchNorm1d(2)

@@ -117,6 +117,18 @@ def test_old_writers_do_not_say_what_has_values(tmp_path: Path) -> None:
     assert module.w.item() == 5.0
 
 
+def test_a_checkpoint_that_was_deleted_meanwhile(tmp_path: Path) -> None:
+    """Who assigns the child is told what was to be restored from where."""
+    path = write(tmp_path / "m", m=Parent(v=torch.tensor(1.0)))
+    module = nn.Module()
+    restored(path, Parent(m=module))
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(tfckpt.NotFoundError, match=r"restoring \(root\)\.m\.v, which was waited for") as caught:
+        module.v = nn.Parameter(torch.zeros(()))
+    assert path in str(caught.value)
+
+
 def test_what_a_registered_saver_saved(tmp_path: Path) -> None:
     """It is code of the other program: refused with the file, the object and the saver."""
     saver = RegisteredSaver("Package.Saver", "x")

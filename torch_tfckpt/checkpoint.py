@@ -318,13 +318,22 @@ class Checkpoint:
         if options.staging is not None and options.staging != self._staging.options:
             self._staging = Staging(options.staging)
         skip = options.experimental_skip_slot_variables
-        saveables = _grouped(to_save(self._node, skip_slot_variables=skip), by_device=options.sharded)
+        saveables = to_save(self._node, skip_slot_variables=skip)
+        several = len({_host_of(spec) for spec in specs_of(saveables)}) > 1
+        if several and not options.sharded:
+            saveables = list(map(_of_host, saveables))
+        _place_graph(saveables)
         storage, directory = storage_of(path), os.path.dirname(path)
         with saving(path):
             make_directories(storage, directory)
         remove_leftovers(storage, directory)
         return BulkSaverBuilder().begin_save(
-            storage, path, saveables, sharded=True, snapshot=snapshot, staging=self._staging
+            storage,
+            path,
+            saveables,
+            sharded=options.sharded or several,
+            snapshot=snapshot,
+            staging=self._staging,
         )
 
     # Restoring.
@@ -353,14 +362,15 @@ class Checkpoint:
 
     def _restore_by_name(self, reader: CheckpointReader) -> NameBasedSaverStatus:
         node = self._node
-        found = {
-            each.full_name: each.trackable
+        # Two objects may have one name, and take the same value.
+        found = [
+            (each.full_name, each.trackable)
             for each in object_nodes(node)
             if isinstance(each.trackable, TensorTrackable) and each.full_name in reader
-        }
-        restore_saveables(BulkSaverBuilder(), reader, [trackable.saveable(name) for name, trackable in found.items()])
+        ]
+        restore_saveables(BulkSaverBuilder(), reader, [trackable.saveable(name) for name, trackable in found])
         optional = TensorTrackable(self._save_counter).identity if self._save_counter is not None else None
-        return NameBasedSaverStatus(reader.path, node, {each.identity for each in found.values()}, optional)
+        return NameBasedSaverStatus(reader.path, node, {each.identity for _, each in found}, optional)
 
 
 _METHODS: Final = frozenset(name for name in vars(Checkpoint) if not name.startswith("__"))
@@ -386,24 +396,22 @@ def _assert_trackable(value: object, name: str) -> None:
         trackable_of(value, name)
 
 
-def _grouped(saveables: Sequence[SaveableObject], *, by_device: bool) -> list[SaveableObject]:
-    """The saveables, each in the group of its host or device, which becomes a data file.
-
-    The graph comes last in the group of this host, or of the first where nothing else is here.
-    """
-    *values, graph = [_placed(saveable, by_device=by_device) for saveable in saveables]
-    home = HOST if by_device else ""
-    groups = {spec.device for spec in specs_of(values)}
-    graph.specs[0].device = home if home in groups or not groups else min(groups)
-    return [*values, graph]
+def _host_of(spec: SaveSpec) -> str:
+    """Job and task of the device; "" for none in particular, which is this host."""
+    return spec.device.partition("/device:")[0]
 
 
-def _placed(saveable: SaveableObject, *, by_device: bool) -> SaveableObject:
-    specs = []
-    for spec in saveable.specs:
-        group = spec.device if by_device else spec.device.partition("/device:")[0]
-        specs.append(SaveSpec(spec.tensor, spec.slice_spec, spec.name, spec.dtype, group))
+def _of_host(saveable: SaveableObject) -> SaveableObject:
+    """The saveable with its host for a device, so that one data file takes all of a host."""
+    specs = [SaveSpec(spec.tensor, spec.slice_spec, spec.name, spec.dtype, _host_of(spec)) for spec in saveable.specs]
     return SaveableObject(saveable.op, specs, saveable.name)
+
+
+def _place_graph(saveables: Sequence[SaveableObject]) -> None:
+    """Puts the graph, which is last, into the data file of this host, or into the first where nothing else is here."""
+    *values, graph = saveables
+    groups = {saveable.device for saveable in values}
+    graph.specs[0].device = next((here for here in (HOST, "") if here in groups), min(groups, default=""))
 
 
 def _completed(pending: PendingSave, options: CheckpointOptions, then: Callable[[], None]) -> str:

@@ -16,16 +16,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
+from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from torch_tfckpt.builder import BulkSaverBuilder
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.deferred import defer
-from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, error_context, printable
+from torch_tfckpt.format.tensor_bundle import index_filename
 from torch_tfckpt.object_graph import ROOT, ObjectGraph, object_path
 from torch_tfckpt.restore import restore_saveables
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.trackables.kinds import trackable_of
 from torch_tfckpt.trackables.modules import ModuleTrackable, distinct
 from torch_tfckpt.trackables.optimizers import OptimizerTrackable, check_slots
@@ -79,6 +82,7 @@ class Restoration:
         self.waiting_optimizers: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by node
         # Node -> weak reference to what took it; or its identity, where there can be none.
         self._holders: dict[int, weakref.ref[object] | Identity] = {}
+        self._written = _when_written(path)
         weakref.finalize(self, _tell_unrestored, self.progress)
 
     def restore(self, child: Trackable, node_id: int, reader: CheckpointReader) -> None:
@@ -96,9 +100,19 @@ class Restoration:
         matching.commit()
 
     def restore_late(self, child: object, local_name: str, node_id: int) -> None:
-        """`restore` for what was assigned after the checkpoint was closed."""
-        with CheckpointReader(self.path) as reader:
-            self.restore(trackable_of(child, local_name), node_id, reader)
+        """`restore` for what was assigned after the checkpoint was closed.
+
+        Raises: as `restore`; FailedPreconditionError where another checkpoint has been written under the path.
+        """
+        # Who assigns it may have forgotten the restore, or deleted the checkpoint since.
+        with error_context(f"restoring {self.graph.name(node_id)}, which was waited for and has come"):
+            with CheckpointReader(self.path) as reader:
+                if _when_written(self.path) != self._written:
+                    raise FailedPreconditionError(
+                        f"{printable(self.path)} was written anew since it was restored, and may have other objects at "
+                        f"the same places. Restore again"
+                    )
+                self.restore(trackable_of(child, local_name), node_id, reader)
 
     def is_taken_by_another(self, node_id: int, trackable: Trackable) -> bool:
         """Whether an object that still lives has taken the node, and is another one."""
@@ -140,8 +154,9 @@ class Restoration:
             return holder == trackable.identity
         taker = holder()
         if taker is None:
-            # Module.to() puts other tensors in the places of buffers.
-            return isinstance(parent, ModuleTrackable) and isinstance(trackable, TensorTrackable)
+            # Module.to() puts other tensors in the places of buffers; parameters stay the objects they are.
+            is_buffer = isinstance(trackable, TensorTrackable) and not isinstance(trackable.target, nn.Parameter)
+            return is_buffer and isinstance(parent, ModuleTrackable)
         return identity_of(taker) == trackable.identity
 
 
@@ -288,14 +303,17 @@ def _restored_later(trackable: Trackable, number: int) -> bool:
 
 def _weak(trackable: Trackable) -> weakref.ref[object] | None:
     """A weak reference to the object that the node is. None of dicts, lists and tuples, of which there are no
-    references, and of nodes that are a part of an object, such as a plain value in its place."""
-    target = trackable.tensor if isinstance(trackable, TensorTrackable) else trackable.target
-    if identity_of(target) != trackable.identity:
+    references, and of nodes that are a part of an object."""
+    if trackable.is_part:
         return None
     try:
-        return weakref.ref(target)
+        return weakref.ref(trackable.tensor if isinstance(trackable, TensorTrackable) else trackable.target)
     except TypeError:
         return None
+
+
+def _when_written(path: str) -> float:
+    return storage_of(path).modified(index_filename(path))
 
 
 def _tell_unrestored(progress: Progress) -> None:

@@ -1,6 +1,7 @@
 """A node that has children which its object knows nothing of: what a Checkpoint attaches to its root."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from torch_tfckpt.saveables.identity import Identity
 from torch_tfckpt.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
@@ -18,7 +19,7 @@ class ChildrenOf(Trackable):
         super().__init__(own.target)
         self._own, self._attached = own, attached
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         return self._own.identity
 

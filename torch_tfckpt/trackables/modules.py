@@ -4,6 +4,7 @@ Source: tensorflow/python/trackable/base.py for the methods that an object may h
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import torch
@@ -52,10 +53,12 @@ class ModuleTrackable(Trackable):
 class _ExtraState(StateTrackable):
     """What get_extra_state gives; not the module itself, which is another node."""
 
+    is_part = True
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module, FunctionState(module.get_extra_state, module.set_extra_state))
 
-    @property
+    @cached_property
     def identity(self) -> tuple[object, ...]:
         return (EXTRA_STATE, *super().identity)
 

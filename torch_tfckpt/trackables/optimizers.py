@@ -111,7 +111,7 @@ class OptimizerTrackable(Trackable):
         """For Adam the powers that TensorFlow's keeps, where all parameters have come equally far."""
         if not isinstance(self.optimizer, ADAMS):
             return
-        steps = {float(state[STEP]) for state in self.optimizer.state.values() if STEP in state}
+        steps = _numbers(state[STEP] for state in self.optimizer.state.values() if STEP in state)
         betas = {tuple(map(float, group["betas"])) for group in self.optimizer.param_groups}
         if len(steps) <= 1 and len(betas) == 1:
             step = steps.pop() if steps else 0.0
@@ -178,6 +178,14 @@ class OptimizerTrackable(Trackable):
                     )
                 names[-1].append(path)
         return names
+
+
+def _numbers(steps: Iterable[torch.Tensor]) -> set[float]:
+    """The numbers in scalar tensors, with one wait for each device."""
+    by_device: dict[torch.device, list[torch.Tensor]] = {}
+    for step in steps:
+        by_device.setdefault(step.device, []).append(step.detach().to(torch.float64))
+    return {number for tensors in by_device.values() for number in torch.stack(tensors).tolist()}
 
 
 def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> None:

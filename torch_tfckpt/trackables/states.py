@@ -8,6 +8,7 @@ under the same attribute.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -67,11 +68,13 @@ class ValueTrackable(StateTrackable):
         put: Takes the one that was stored.
     """
 
+    is_part = True
+
     def __init__(self, holder: object, name: object, get: Callable[[], object], put: Callable[[Any], object]) -> None:
         super().__init__(holder, FunctionState(get, put))
         self._name = name
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         return ("value", id(self.target), self._name)
 

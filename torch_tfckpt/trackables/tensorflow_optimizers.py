@@ -29,6 +29,7 @@ from torch_tfckpt.trackables.trackable import StoredNode
 # Steps after which Adam's correction of its bias makes no difference in float32; taken where a power of beta has become
 # zero and nothing else counts.
 _MANY_STEPS: Final = 100_000
+_EXACT_POWER: Final = 1e-30  # well above the numbers that float32 holds with fewer digits
 _COUNTERS: Final = ("iter", "beta2_power", "beta1_power")  # the first that is there is taken
 _SECOND: Final = "exp_avg_sq"
 _MAXIMUM: Final = "max_exp_avg_sq"
@@ -146,8 +147,12 @@ def _step(optimizer: torch.optim.Optimizer, scalars: _Scalars) -> float | None:
     value = scalars.read(found[0])
     if found[0] == "iter":
         return value
-    beta = float(optimizer.param_groups[0]["betas"][1 if found[0] == "beta2_power" else 0])
-    steps = steps_of_power(value, beta)
+    betas = dict(zip(("beta1_power", "beta2_power"), map(float, optimizer.param_groups[0]["betas"]), strict=True))
+    counts = {name: steps_of_power(scalars.read(name), betas[name]) for name in found}
+    steps = counts[found[0]]
+    # Smaller ones have lost digits, and with them a step or two.
+    if len({counts[name] for name in found if scalars.read(name) > _EXACT_POWER}) > 1:
+        _log.warning("%s tell different numbers of steps for the betas %s: others were used", counts, betas)
     if steps is None:
         _log.warning("%s is %g, which tells no number of steps; %d are assumed", found[0], value, _MANY_STEPS)
     return float(_MANY_STEPS if steps is None else steps)

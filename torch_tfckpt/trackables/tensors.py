@@ -1,6 +1,7 @@
 """Tensors, Parameters and Variables as nodes: one attribute, VARIABLE_VALUE."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
@@ -25,7 +26,7 @@ class TensorTrackable(Trackable):
         self.tensor = target.tensor if isinstance(target, Variable) else target
         self._variable = target
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         return identity_of(self.tensor)
 

@@ -5,6 +5,8 @@ Source: tensorflow/python/trackable/base.py; spec: SAVER 7, FORMATS 4.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.object_graph import ObjectGraph, TrackableObject, object_path
@@ -67,13 +69,18 @@ class Trackable:
     Args:
         target: The object itself.
 
-    Nothing is kept of what the object has: it is looked at anew for every save and restore.
+    Nothing is kept of what the object has: it is looked at anew for every save and restore, by new Trackables.
+
+    Attributes:
+        is_part: Whether the node is a part of `target`, such as a plain value that it holds, and not `target` itself.
     """
+
+    is_part: ClassVar[bool] = False
 
     def __init__(self, target: object) -> None:
         self.target = target
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         """Equal for two nodes that are one; see `identity_of`."""
         return identity_of(self.target)
