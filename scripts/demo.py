@@ -23,12 +23,13 @@ MNIST = GOLDEN / "tf-trt-mnist-ckpt" / "model.ckpt-46900"
 TRANSFORMER = GOLDEN / "t2t-transformer_test_ckpt" / "model.ckpt-1"
 KERAS_MODEL = GOLDEN / "tract-keras-tf2"
 
-# The parameters of `Classifier` below and the names under which Keras stored them.
-STORED_NAMES = {
-    "hidden.weight": "layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE",
-    "hidden.bias": "layer_with_weights-0/bias/.ATTRIBUTES/VARIABLE_VALUE",
-    "output.weight": "layer_with_weights-1/kernel/.ATTRIBUTES/VARIABLE_VALUE",
-    "output.bias": "layer_with_weights-1/bias/.ATTRIBUTES/VARIABLE_VALUE",
+# Objects of the Keras model -> parameters of `Classifier` below. Kernels are turned: in Keras they
+# are [in, out], in torch [out, in].
+RULES = {
+    "layer_with_weights-0/kernel": "hidden.weight",
+    "layer_with_weights-0/bias": "hidden.bias",
+    "layer_with_weights-1/kernel": "output.weight",
+    "layer_with_weights-1/bias": "output.bias",
 }
 
 
@@ -82,20 +83,16 @@ def convert() -> None:
 
 def load_into_module() -> Classifier:
     heading(3, f"The weights of a Keras model in a torch.nn.Module  ({KERAS_MODEL}, a SavedModel)")
-    stored = tfckpt.load_file(KERAS_MODEL, names=list(STORED_NAMES.values()))
-    state = {}
-    for parameter, name in STORED_NAMES.items():
-        value = torch.as_tensor(stored[name])
-        # A Keras Dense kernel is [in, out], the weight of a torch Linear [out, in].
-        state[parameter] = value.T.contiguous() if "/kernel/" in name else value
-        print(f"   {name} {list(value.shape)} -> {parameter} {list(state[parameter].shape)}")
+    tfckpt_command("ls", "--tree", KERAS_MODEL, "layer_with_weights-*")
     model = Classifier()
-    model.load_state_dict(state)
+    report = tfckpt.load_model(model, KERAS_MODEL, mapper=RULES)
+    print("   " + str(report).replace("\n", "\n   "))
 
     x = np.linspace(-1, 1, 300, dtype=np.float32).reshape(3, 100)
     with torch.no_grad():
         ours = model(torch.from_numpy(x)).numpy()
-    kernel_0, bias_0, kernel_1, bias_1 = (np.asarray(stored[name]) for name in STORED_NAMES.values())
+    stored = tfckpt.load_file(KERAS_MODEL, names=[f"{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in RULES])
+    kernel_0, bias_0, kernel_1, bias_1 = map(np.asarray, stored.values())
     by_hand = 1 / (1 + np.exp(-(np.maximum(x @ kernel_0 + bias_0, 0) @ kernel_1 + bias_1)))
     difference = float(np.abs(ours - by_hand).max())
     print(f"\n   model(x)            {ours.ravel()}\n   numpy, same formula {by_hand.ravel()}")
