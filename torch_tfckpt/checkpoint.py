@@ -12,14 +12,12 @@ Source: tensorflow/python/checkpoint/checkpoint.py; spec: SAVER 7, FORMATS 4.
 import copy
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
 from torch_tfckpt.builder import BulkSaverBuilder
-from torch_tfckpt.bundle.leftovers import remove_leftovers
-from torch_tfckpt.bundle.publish import saving
 from torch_tfckpt.checkpoint_options import CheckpointOptions
 from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
 from torch_tfckpt.checkpoint_state import update_relative_state
@@ -32,19 +30,15 @@ from torch_tfckpt.checkpoint_status import (
 from torch_tfckpt.deferred import child_added
 from torch_tfckpt.device.staging import Staging
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, NotFoundError, printable
-from torch_tfckpt.graph_view import object_nodes, to_save
+from torch_tfckpt.graph_view import object_nodes
 from torch_tfckpt.object_graph import ROOT
+from torch_tfckpt.object_save import begin_to_save, complete
 from torch_tfckpt.pending_save import PendingSave
 from torch_tfckpt.restoration import Restoration
 from torch_tfckpt.restore import restore_saveables
 from torch_tfckpt.save_handle import InFlight, SaveHandle
-from torch_tfckpt.save_run import published
-from torch_tfckpt.saveables.devices import HOST
-from torch_tfckpt.saveables.grouping import specs_of
-from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.directories import make_directories
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.trackables.children_of import ChildrenOf
@@ -307,34 +301,17 @@ class Checkpoint:
         if options.enable_async:
             self._start(path, options, then)
             return path
-        return _completed(self._begin(path, options, snapshot=False), options, then)
+        return complete(self._begin(path, options, snapshot=False), options, then)
 
     def _start(self, path: str, options: CheckpointOptions, then: Callable[[], None]) -> SaveHandle:
         pending = self._begin(path, options, snapshot=True)
-        return self._in_flight.start(pending.staged, lambda: _completed(pending, options, then), pending.abandon)
+        return self._in_flight.start(pending.staged, lambda: complete(pending, options, then), pending.abandon)
 
     def _begin(self, path: str, options: CheckpointOptions, *, snapshot: bool) -> PendingSave:
         self.sync()
         if options.staging is not None and options.staging != self._staging.options:
             self._staging = Staging(options.staging)
-        skip = options.experimental_skip_slot_variables
-        saveables = to_save(self._node, skip_slot_variables=skip)
-        several = len({_host_of(spec) for spec in specs_of(saveables)}) > 1
-        if several and not options.sharded:
-            saveables = list(map(_of_host, saveables))
-        _place_graph(saveables)
-        storage, directory = storage_of(path), os.path.dirname(path)
-        with saving(path):
-            make_directories(storage, directory)
-        remove_leftovers(storage, directory)
-        return BulkSaverBuilder().begin_save(
-            storage,
-            path,
-            saveables,
-            sharded=options.sharded or several,
-            snapshot=snapshot,
-            staging=self._staging,
-        )
+        return begin_to_save(self._node, path, options, self._staging, snapshot=snapshot)
 
     # Restoring.
 
@@ -394,33 +371,6 @@ def _assert_trackable(value: object, name: str) -> None:
             raise ValueError(f"`Checkpoint` was expecting {name} to be a trackable object: {error}") from error
     else:
         trackable_of(value, name)
-
-
-def _host_of(spec: SaveSpec) -> str:
-    """Job and task of the device; "" for none in particular, which is this host."""
-    return spec.device.partition("/device:")[0]
-
-
-def _of_host(saveable: SaveableObject) -> SaveableObject:
-    """The saveable with its host for a device, so that one data file takes all of a host."""
-    specs = [SaveSpec(spec.tensor, spec.slice_spec, spec.name, spec.dtype, _host_of(spec)) for spec in saveable.specs]
-    return SaveableObject(saveable.op, specs, saveable.name)
-
-
-def _place_graph(saveables: Sequence[SaveableObject]) -> None:
-    """Puts the graph, which is last, into the data file of this host, or into the first where nothing else is here."""
-    *values, graph = saveables
-    groups = {saveable.device for saveable in values}
-    graph.specs[0].device = next((here for here in (HOST, "") if here in groups), min(groups, default=""))
-
-
-def _completed(pending: PendingSave, options: CheckpointOptions, then: Callable[[], None]) -> str:
-    """Waits for the end of a save, and does what follows it. Returns its path."""
-    path = pending.finish()
-    with published(path, "the state file may not name it"):
-        then()
-    options.run_callbacks(path)
-    return path
 
 
 def _name_newest(path: str) -> None:
