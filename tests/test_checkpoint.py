@@ -1,5 +1,7 @@
 """Checkpoint's own face: numbers, state file, objects, saves beside training, Savers and managers."""
 
+import copy
+import gc
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -484,3 +486,134 @@ def test_random_modules_come_back(
     expected, found = model.state_dict(), other.state_dict()
     assert expected.keys() == found.keys()
     assert all(same(value, found[key]) for key, value in expected.items())
+
+
+class TestFromOutside:
+    """What somebody else found who had not written it."""
+
+    def test_names_of_arguments_are_tensorflows(self, tmp_path: Path) -> None:
+        """As tutorials have them."""
+        checkpoint = Checkpoint(v=torch.tensor(1.0))
+        path = checkpoint.save(file_prefix=tmp_path / "m")
+        checkpoint.restore(save_path=path).assert_consumed()
+        assert checkpoint.write(file_prefix=tmp_path / "w") == str(tmp_path / "w")
+        checkpoint.read(save_path=path).assert_consumed()
+
+    @pytest.mark.parametrize("mode", [torch.inference_mode, lambda: torch.device("meta")], ids=["inference", "meta"])
+    def test_the_counter_is_an_ordinary_tensor(self, tmp_path: Path, mode: Callable[[], Any]) -> None:
+        """Whatever mode it is made in, it counts later."""
+        path = Checkpoint(v=torch.tensor(1.0)).save(tmp_path / "m")
+        checkpoint = Checkpoint(v=torch.tensor(0.0))
+        with mode():
+            assert int(checkpoint.save_counter) == 0
+        checkpoint.restore(path)
+        assert checkpoint.save(tmp_path / "m").endswith("m-2")
+
+    def test_options_of_another_type(self, tmp_path: Path) -> None:
+        """Refused before anything is counted."""
+        checkpoint = Checkpoint(v=torch.tensor(1.0))
+        wrong: Any = 5
+        with pytest.raises(tfckpt.InvalidArgumentError, match="options is a int"):
+            checkpoint.save(tmp_path / "m", wrong)
+        assert int(checkpoint.save_counter) == 0
+
+    def test_a_module_that_saves_more_than_its_tensors(self, tmp_path: Path) -> None:
+        """Refused, since what it saves would be lost."""
+
+        class Packed(nn.Linear):
+            def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+                super()._save_to_state_dict(destination, prefix, keep_vars)
+                destination[prefix + "packed"] = torch.ones(3)
+
+        with pytest.raises(tfckpt.UnimplementedError, match=r"\(root\)\.model\.0: Packed: the entries \"packed\""):
+            Checkpoint(model=nn.Sequential(Packed(2, 2))).write(tmp_path / "m")
+
+    def test_a_number_takes_a_scalar_variable(self, tmp_path: Path) -> None:
+        """TensorFlow's tf.Variable(7) for a step, where a Python number stands here."""
+        path = Checkpoint(step=torch.tensor(7), rate=torch.tensor(0.5)).write(tmp_path / "m")
+        checkpoint: Any = Checkpoint(step=0, rate=0.0)
+        checkpoint.read(path).assert_consumed()
+        assert (checkpoint.step, type(checkpoint.step), checkpoint.rate) == (7, int, 0.5)
+        path = Checkpoint(step=torch.ones(2)).write(tmp_path / "vector")
+        with pytest.raises(tfckpt.InvalidArgumentError, match="here is a Python number"):
+            checkpoint.read(path)
+
+    def test_a_value_of_another_kind_is_not_matched(self, tmp_path: Path) -> None:
+        """A name alone is no match: the tensor here has no value there."""
+        path = Checkpoint(v={"a": 1}).write(tmp_path / "m")
+        status = Checkpoint(v=torch.tensor(1.0)).read(path)
+        with pytest.raises(AssertionError, match=r"\(root\)\.v"):
+            status.assert_existing_objects_matched()
+        status.expect_partial()
+
+    @pytest.mark.parametrize("placeholder", [None, [], {}], ids=repr)
+    def test_placeholders_make_way(self, tmp_path: Path, placeholder: object) -> None:
+        """None, or an empty container, where a module was saved: the module is restored when it comes."""
+        path = Checkpoint(ema=nn.Linear(2, 1)).write(tmp_path / "m")
+        checkpoint: Any = Checkpoint(ema=placeholder)
+        status = checkpoint.read(path)
+        checkpoint.ema = nn.Linear(2, 1)
+        status.assert_consumed()
+
+    def test_a_shallow_copy_has_its_own_objects(self, tmp_path: Path) -> None:
+        """A name that one of them is given is none of the other's."""
+        checkpoint: Any = Checkpoint(v=torch.tensor(1.0))
+        copied = copy.copy(checkpoint)
+        copied.new = torch.tensor(2.0)
+        checkpoint.save(tmp_path / "m")
+        assert (int(checkpoint.save_counter), int(copied.save_counter)) == (1, 0)
+
+    def test_parameters_can_be_swapped_after_a_restore(self, tmp_path: Path) -> None:
+        """No weak reference to them outlives the checkpoint."""
+        model = nn.Linear(2, 1)
+        checkpoint = Checkpoint(model=model)
+        checkpoint.restore(checkpoint.save(tmp_path / "m")).assert_consumed()
+        del checkpoint
+        gc.collect()
+        torch.utils.swap_tensors(model.weight, nn.Parameter(torch.ones(1, 2)))  # type: ignore[no-untyped-call]
+        assert model.weight.tolist() == [[1.0, 1.0]]
+
+    def test_state_of_other_kinds(self, tmp_path: Path) -> None:
+        """Masks, counts and 8-bit moments in the state of an optimizer are no slots, and come back."""
+        weight = nn.Parameter(torch.ones(2))
+        scale = nn.Parameter(torch.ones(()))
+        optimizer = torch.optim.Adam([weight, scale], 0.1)
+        for each in (weight, scale):
+            optimizer.state[each] = {"step": torch.tensor(1.0), "mask": torch.ones_like(each, dtype=torch.bool)}
+            optimizer.state[each] |= {"count": torch.tensor(3), "small": torch.ones_like(each, dtype=torch.uint8)}
+        checkpoint = Checkpoint(weight=weight, scale=scale, optimizer=optimizer)
+        path = checkpoint.write(tmp_path / "m")
+        optimizer.state.clear()
+        checkpoint.read(path).assert_consumed()
+        assert optimizer.state[weight]["mask"].tolist() == [1, 1]  # torch casts it to the parameter's dtype
+        assert int(optimizer.state[scale]["count"]) == 3
+
+    def test_an_error_of_the_callers_own_tells_where(self, tmp_path: Path) -> None:
+        """Which object of which checkpoint was being restored."""
+
+        class Refuses:
+            def state_dict(self) -> dict[str, int]:
+                return {"a": 1}
+
+            def load_state_dict(self, state: object) -> None:
+                raise RuntimeError("no")
+
+        checkpoint = Checkpoint(mine=Refuses())
+        path = checkpoint.write(tmp_path / "m")
+        with pytest.raises(RuntimeError, match="no") as error:
+            checkpoint.read(path)
+        assert any("mine/.ATTRIBUTES/py_state" in note and path in note for note in error.value.__notes__)
+
+    def test_a_manager_saves_beside_training(self, tmp_path: Path) -> None:
+        """With options; the state file and retention follow when the checkpoint is there."""
+        checkpoint = Checkpoint(v=torch.tensor(1.0))
+        manager = tfckpt.CheckpointManager(checkpoint, tmp_path / "run", max_to_keep=2)
+        told: list[str] = []
+        options = tfckpt.CheckpointOptions(enable_async=True, experimental_write_callbacks=[told.append])
+        paths = [manager.save(options=options) for _ in range(3)]
+        manager.sync()
+        assert manager.checkpoints == paths[1:] == told[1:]
+        assert manager.latest_checkpoint == tfckpt.latest_checkpoint(tmp_path / "run") == paths[2]
+        assert not tfckpt.checkpoint_exists(str(paths[0]))
+        with pytest.raises(tfckpt.InvalidArgumentError, match="options are those of a Checkpoint"):
+            tfckpt.CheckpointManager({"v": torch.ones(1)}, tmp_path / "other", 1).save(options=options)

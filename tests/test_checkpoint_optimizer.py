@@ -507,3 +507,55 @@ def train_linear(model: nn.Linear, optimizer: torch.optim.Optimizer, steps: int)
         optimizer.zero_grad()
         model(torch.ones(1, 2)).sum().backward()
         optimizer.step()
+
+
+class TestOtherParameters:
+    """A model that has changed since: the state of the parameters that are in both is restored, as in TensorFlow."""
+
+    @staticmethod
+    def trained(**layers: nn.Linear) -> tuple[nn.ModuleDict, torch.optim.Optimizer]:
+        model = nn.ModuleDict(layers)
+        optimizer = torch.optim.Adam(model.parameters(), 0.1)
+        for layer in layers.values():
+            layer(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        return model, optimizer
+
+    def restored(
+        self, path: str, caplog: pytest.LogCaptureFixture, **layers: nn.Linear
+    ) -> tuple[nn.ModuleDict, torch.optim.Optimizer, Any]:
+        model = nn.ModuleDict(layers)
+        optimizer = torch.optim.Adam(model.parameters(), 0.7)
+        status = Checkpoint(model=model, optimizer=optimizer).read(path)
+        assert "state of the 2 that are in both" in caplog.text
+        assert optimizer.param_groups[0]["lr"] == 0.7
+        return model, optimizer, status.expect_partial()
+
+    def test_a_layer_more(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The new one begins anew, and the status tells that the optimizer is not as it was."""
+        model, optimizer = self.trained(a=nn.Linear(2, 1))
+        path = Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m")
+        grown, restored, status = self.restored(path, caplog, a=nn.Linear(2, 1), b=nn.Linear(2, 1))
+        for here, there in zip(grown["a"].parameters(), model["a"].parameters(), strict=True):
+            assert flat(restored.state[here]) == flat(optimizer.state[there])
+        assert not restored.state.get(next(grown["b"].parameters()))
+        with pytest.raises(AssertionError, match=r"\(root\)\.optimizer"):
+            status.assert_existing_objects_matched()
+
+    def test_a_layer_less(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """What it had is left over, and the status tells it."""
+        model, optimizer = self.trained(a=nn.Linear(2, 1), b=nn.Linear(2, 1))
+        path = Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m")
+        less, restored, status = self.restored(path, caplog, a=nn.Linear(2, 1))
+        for here, there in zip(less["a"].parameters(), model["a"].parameters(), strict=True):
+            assert flat(restored.state[here]) == flat(optimizer.state[there])
+        with pytest.raises(AssertionError, match=r"model\.b"):
+            status.assert_existing_objects_matched().assert_consumed()
+
+    def test_another_kind(self, tmp_path: Path) -> None:
+        """Of another optimizer there is nothing to take."""
+        model, optimizer = self.trained(a=nn.Linear(2, 1), b=nn.Linear(2, 1))
+        path = Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m")
+        less = nn.ModuleDict({"a": nn.Linear(2, 1)})
+        with pytest.raises(tfckpt.InvalidArgumentError, match="stored is the state of Adam, here is SGD"):
+            Checkpoint(model=less, optimizer=torch.optim.SGD(less.parameters(), 0.1)).read(path)

@@ -396,6 +396,7 @@ def test_maps_that_mean_nothing(tmp_path: Path, assignment_map: Any, text: str) 
         ({}, {"x": [torch.zeros(1)]}, TypeError, '"x" is mapped to a list'),
         ({}, {torch.zeros(1): "x"}, TypeError, "is no pair of a name in the checkpoint and a variable"),
         ({}, "x", TypeError, "'x' is no pair"),
+        ({}, None, TypeError, "assignment_map is a NoneType. Pass a dict, or a list of pairs"),
         ({}, [("x", "y", "z")], TypeError, r"\('x', 'y', 'z'\) is no pair"),
         ({}, {"x": [Variable(torch.zeros(1), "v")]}, ValueError, "Slices must all be slices"),
         ({}, {"x": [*parts("p"), *parts("q")]}, ValueError, "Slices must all be from the same tensor: p != q"),
@@ -406,7 +407,7 @@ def test_maps_that_mean_nothing(tmp_path: Path, assignment_map: Any, text: str) 
         (nn.LazyLinear(1), {"x": "weight"}, tfckpt.InvalidArgumentError, "Run the module once before"),
         ({"v": torch.tensor(0)}, {"text": "v"}, tfckpt.InvalidArgumentError, "int64 does not equal .* string"),
     ],
-    ids=range(14),
+    ids=range(15),
 )  # fmt: skip
 def test_wrong_arguments(tmp_path: Path, model: Any, assignment_map: Any, error: type[Exception], text: str) -> None:
     """Of another form, without memory, of another kind: said before anything is assigned."""

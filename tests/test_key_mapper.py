@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
-from torch_tfckpt.key_mapper import KeyMapper, KeyRule, Mapped
+from torch_tfckpt.key_mapper import KeyMapper, KeyRule, Mapped, Match
 
 
 def test_a_dictionary_is_of_names() -> None:
@@ -55,6 +55,8 @@ def test_names_go_before_patterns() -> None:
         ({"a": 3}, r"rule 0 of the KeyMapper: 3 is no target"),
         ([("a", 3)], r"rule 0 of the KeyMapper: a target is a state_dict key, or None"),
         ([("a",)], r"rule 0 of the KeyMapper is \('a',\). Write a tuple such as"),
+        (None, "KeyMapper: None is no set of rules. Give a dictionary"), (5, "KeyMapper: 5 is no set of rules"),
+        ("ab", "KeyMapper: 'ab' is no set of rules"),
         (["a"], r"rule 0 of the KeyMapper is 'a'. Write a tuple such as"),
         ({3: "a"}, r"rule 0 of the KeyMapper: 3 is neither a name nor a regular expression of text"),
         ([(re.compile(b"a"), "b")], r"rule 0 of the KeyMapper: re.compile\(b'a'\) is neither"),
@@ -101,3 +103,13 @@ def test_patterns_cannot_be_turned_round() -> None:
         UnimplementedError, match=r'the pattern "\(\.\*\)/kernel" of a KeyMapper cannot be turned round'
     ):
         KeyMapper([("(.*)/kernel", r"\1.weight")]).inverse()
+
+
+def test_the_rule_that_matches_is_told() -> None:
+    """With the name that it matched, of several."""
+    pattern = re.compile("(.*)/k")
+    mapper = KeyMapper({"x": "a", pattern: r"\1"})
+    assert mapper.sources == ["x", pattern]
+    assert mapper.match("b/k", "x") == Match("x", "x", Mapped("a", None))
+    assert mapper.match("y", "b/k") == Match("b/k", pattern, Mapped("b", None))
+    assert mapper.match("y") is None

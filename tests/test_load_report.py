@@ -37,3 +37,9 @@ def test_long_lists_are_cut() -> None:
     """A model of a thousand layers fits a screen."""
     report = LoadReport(missing=[f"layer{n}" for n in range(1000)])
     assert str(report).endswith('"layer19", and 980 more') and len(str(report).splitlines()) == 2
+
+
+def test_advice_stands_in_the_text() -> None:
+    """Rules that do nothing, and what to pass."""
+    report = LoadReport(missing=["a"], unused_rules=["x", "y.*"], remarks=["pass that"])
+    assert str(report).splitlines()[2:] == ['Rules that match nothing: "x", "y.*"', "pass that"]

@@ -306,6 +306,20 @@ def test_meta_modules_need_assign(tmp_path: Path) -> None:
     assert model.fc.weight.device.type == "cpu" and isinstance(model.fc.weight, nn.Parameter)
 
 
+def test_batch_counts_of_meta_modules(tmp_path: Path) -> None:
+    """Zero where TensorFlow has none, so that the module works; what is stored where there is one."""
+    tfckpt.save_file(small_in_tensorflow(), tmp_path / "m")
+    source = Small()
+    source.bn.get_buffer("num_batches_tracked").fill_(7)
+    tfckpt.save_model(source, tmp_path / "counted", naming="tf")
+    for prefix, count in (("m", 0), ("counted", 7)):
+        with torch.device("meta"):
+            model = Small()
+        load_model(model, tmp_path / prefix, assign=True)
+        assert all(value.device.type == "cpu" for value in model.state_dict().values())
+        assert model.bn.num_batches_tracked == count
+
+
 @pytest.mark.parametrize("assign", [False, True])
 def test_lazy_modules_are_materialized(tmp_path: Path, assign: bool) -> None:
     """They take the stored shape, and work."""
@@ -463,6 +477,14 @@ def test_wrong_arguments(tmp_path: Path, model: Small) -> None:
             load_model(model, tmp_path / "m", strict=strict)
     with pytest.raises(InvalidArgumentError, match="ema='both': say"):
         load_model(model, tmp_path / "m", ema="both")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="prefix=3: say a text"):
+        load_model(model, tmp_path / "m", prefix=3)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="KeyMapper: 3 is no set of rules"):
+        load_model(model, tmp_path / "m", mapper=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"the model is a dict\. Pass a torch.nn.Module"):
+        load_model({}, tmp_path / "m")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"the optimizer is a str\. Pass one of torch.optim"):
+        load_model(model, tmp_path / "m", optimizer="adam")  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="with assign=True the parameters are new ones"):
         load_model(model, tmp_path / "m", assign=True, optimizer=torch.optim.Adam(model.parameters()))
     with pytest.raises(NotFoundError):
@@ -560,3 +582,36 @@ def test_no_single_fault_changes_a_bit(
     with pytest.raises(CheckpointError):
         load_model(model, prefix, assign=assign)
     assert bits(model) == before
+
+
+def test_advice_on_prefixes_and_averages(tmp_path: Path, model: Small, caplog: pytest.LogCaptureFixture) -> None:
+    """What to pass stands in the error and in the report; that nothing was loaded is logged where it is tolerated."""
+    stored = small_in_tensorflow()
+    tfckpt.save_file({f"net/{name}": stored[name] for name in ("fc/kernel", "fc/bias")}, tmp_path / "part")
+    text = '2 of 9 stand below "net/"; pass prefix="net/"'
+    with pytest.raises(NotFoundError, match=text):
+        load_model(model, tmp_path / "part")
+    assert not caplog.records
+    report = load_model(model, tmp_path / "part", strict=False)
+    assert report.remarks == [text] and text in str(report) and "nothing of the Small was loaded" in caplog.text
+    caplog.clear()
+    assert len(load_model(model, tmp_path / "part", strict=False, prefix="net/").sources) == 2
+    assert not caplog.records
+    averages = {f"net/{name}/ExponentialMovingAverage": value for name, value in stored.items()}
+    tfckpt.save_file(averages, tmp_path / "averages")
+    with pytest.raises(NotFoundError, match='moving averages are stored of 9 that are missing: pass ema="prefer"'):
+        load_model(model, tmp_path / "averages")
+    assert load_model(model, tmp_path / "averages", ema="prefer").remarks == []
+    rules = {"net/fc/kernel": "weight", "net/fc/bias": "bias"}
+    report = load_model(nn.Linear(3, 8), tmp_path / "averages", mapper=rules, strict=False)
+    assert report.remarks == ['moving averages are stored of 2 that are missing: pass ema="prefer"']
+
+
+def test_rules_that_match_nothing(tmp_path: Path, model: Small) -> None:
+    """They are told, as rules are written, and are no error by themselves."""
+    tfckpt.save_file(small_in_tensorflow(), tmp_path / "m")
+    rules: Any = [("fc/(bias)", r"fc.\1"), (r"cnv/(.*)", r"conv.\1"), ("head", None)]
+    report = load_model(model, tmp_path / "m", mapper=rules)
+    assert report.unused_rules == ["cnv/(.*)", "head"] and 'Rules that match nothing: "cnv/' in str(report)
+    with pytest.raises(NotFoundError, match='Rules that match nothing: "x"'):
+        load_model(model, tmp_path / "m", mapper={"x": None, "fc/bias": None})

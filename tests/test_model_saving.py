@@ -34,7 +34,7 @@ def leaf_modules(draw: st.DrawFn) -> nn.Module:
 
 
 def nested(below: st.SearchStrategy[nn.Module]) -> st.SearchStrategy[nn.Module]:
-    names = st.sampled_from(["fc", "0", "kernel", "weight_", "net"])
+    names = st.sampled_from(["fc", "0", "kernel", "weight_", "net", "a/b"])
     return st.dictionaries(names, below, min_size=1, max_size=3).map(nn.ModuleDict)
 
 
@@ -67,14 +67,19 @@ def test_load_model_is_the_inverse(tmp_path_factory: pytest.TempPathFactory, mod
 def test_own_names_come_back_by_the_same_mapper(
     tmp_path_factory: pytest.TempPathFactory, model: nn.Module, naming: str, data: st.DataObject
 ) -> None:
-    """Random rules for some of the names, with and without a layout where it fits."""
+    """Random rules for some of the names, with a layout wherever there is a choice."""
     prefix = tmp_path_factory.mktemp("m") / "m"
     names = data.draw(st.lists(st.sampled_from(sorted(model.state_dict())), unique=True))
-    layouts = {2: ["dense", "same"], 4: ["conv2d", "same"]}
+    layouts: dict[int, list[str | None]] = {
+        0: [None, "same"],
+        1: [None, "same"],
+        2: ["dense", "same"],
+        4: ["conv2d", "same"],
+    }
     rules = {
         f"own/{number}/{data.draw(st.sampled_from(['kernel', 'x']))}": (
             name,
-            data.draw(st.sampled_from([None, *layouts.get(model.state_dict()[name].ndim, ["same"])])),
+            data.draw(st.sampled_from(layouts.get(model.state_dict()[name].ndim, ["same"]))),
         )
         for number, name in enumerate(names)
     }
@@ -144,7 +149,7 @@ def test_tied_tensors(tmp_path: Path, naming: str, tied: bool) -> None:
 
 def test_tied_tensors_under_own_names(tmp_path: Path) -> None:
     """What a mapper names is written under that name, whatever else holds it."""
-    rules = {"x/kernel": "a.weight", "y/w": "b.weight"}
+    rules = {"x/kernel": "a.weight", "y/w": ("b.weight", "same")}
     model = Tied(True)
     save_model(model, tmp_path / "m", naming="tf", mapper=rules)
     assert sorted(tfckpt.load_file(tmp_path / "m")) == [".shared", "x/kernel", "y/w"]
@@ -161,10 +166,11 @@ def test_tied_tensors_under_own_names(tmp_path: Path) -> None:
         ({"naming": "TF"}, InvalidArgumentError, "there is no naming 'TF'. Namings: torch, tf"),
         ({"mapper": [("(.*)", r"\1")]}, UnimplementedError, "cannot be turned round"),
         ({"mapper": {"x": "fc.weigth"}}, InvalidArgumentError, 'mapper has "x" for "fc.weigth", which .* "fc.weight"'),
-        ({"mapper": {"fc.bias": "fc.weight"}}, InvalidArgumentError, "are both stored as"),
+        ({"mapper": {"fc.bias": ("fc.weight", "same")}}, InvalidArgumentError, "are both stored as"),
+        ({"mapper": {"w": "fc.weight"}}, InvalidArgumentError, '"fc.weight", stored as "w": a name that'),
         ({"mapper": {"x": ("fc.bias", "dense")}}, InvalidArgumentError, r'layout "dense" is of tensors with 2 dimens'),
     ],
-    ids=["keras", "unknown", "pattern", "lacking", "twice", "layout"],
+    ids=["keras", "unknown", "pattern", "lacking", "twice", "untold", "layout"],
 )  # fmt: skip
 def test_what_cannot_be_saved(tmp_path: Path, arguments: Any, error: type[Exception], text: str) -> None:
     """It is said before a file is there."""
@@ -186,3 +192,9 @@ def test_names_that_become_one(tmp_path: Path) -> None:
     model.kernel = nn.Parameter(numbered(2))
     with pytest.raises(InvalidArgumentError, match='"weight" and "kernel" are both stored as "kernel"'):
         save_model(model, tmp_path / "m", naming="tf")
+
+
+def test_only_modules_are_saved(tmp_path: Path) -> None:
+    """A state_dict is for save_file."""
+    with pytest.raises(TypeError, match=r"the model is a OrderedDict\. Pass a torch.nn.Module"):
+        save_model(Small().state_dict(), tmp_path / "m")  # type: ignore[arg-type]

@@ -28,12 +28,18 @@ def beside(prefix: Path) -> set[str]:
         ("v/Momentum", True), ("v/RMSProp_2", True), ("v/adam_m", True), ("w/Adam", False), ("v/adam", False),
         ("v_slot_vr", True), ("w_slot_v", False), ("v/ExponentialMovingAverage", True),
         ("w/ExponentialMovingAverage", True), ("v", False), ("v/x", False), ("state/x", True), ("state", True),
-        ("states/x", False),
+        ("states/x", False), ("v/Adam:0", True), ("v/ExponentialMovingAverage:0", True), ("global_step:0", True),
+        ("opt/v/Adam_1", True), ("a/b/v/Momentum", True), ("opt/w/Adam", False), ("shadow/Adam", True),
+        ("s/shadow/Adam", True), ("a/" * 30 + "v/Adam", False), ("training/Adam/v/m", True),
+        ("training/Adam/v/vhat:0", True), ("training/Adam_1/shadow/rms", True), ("training/Adam/w/m", False),
+        ("training/Adam/v/x", False), ("training/SGD/momentum", True), ("training/SGD/lr:0", True),
+        ("training/SGD/x", False), ("SGD/lr", False),
     ],
 )  # fmt: skip
 def test_by_names(tmp_path: Path, key: str, is_beside: bool) -> None:
     """CONVERT 3 and 5: slots are those of variables that are there; what stands below a text is the text's."""
     values: dict[str, WritableValue] = {"v": torch.zeros(1), key: torch.zeros(1), "state": "text"}
+    values["shadow/ExponentialMovingAverage"] = torch.zeros(1)
     tfckpt.save_file(values, tmp_path / "m")
     assert (key in beside(tmp_path / "m")) == is_beside
 
@@ -83,3 +89,12 @@ def test_long_names_take_no_time(tmp_path: Path) -> None:
     began = time.process_time()
     assert len(beside(tmp_path / "m")) == 2
     assert time.process_time() - began < 5  # it would be minutes
+
+
+def test_whole_numbers_at_the_root_are_counters(tmp_path: Path) -> None:
+    """Checkpoint(model=..., step=...): the step is no weight; what is no number, or stands deeper, may be one."""
+    counters = {"step": torch.tensor(3), "epoch": torch.tensor(1, dtype=torch.int32)}
+    others = {"scale": torch.tensor(1.0), "table": torch.tensor([1]), "model/count": torch.tensor(1)}
+    save_objects(tmp_path / "m", counters | others)
+    keys = {f"{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in counters}
+    assert beside(tmp_path / "m") == {*keys, OBJECT_GRAPH_KEY}

@@ -179,3 +179,48 @@ def test_slots_beside_averages(tmp_path: Path) -> None:
     load_model(model, tmp_path / "m", ema="only", optimizer=sgd)
     assert torch.equal(state_of(sgd, model.bn.bias)["momentum_buffer"], more["bn/beta/Momentum"])
     assert len(sgd.state) == 7
+
+
+def test_slots_of_variables_stored_by_their_outputs(tmp_path: Path) -> None:
+    """ "v:0" has "v/Adam:0", and the counter may be called so too."""
+    stored = small_in_tensorflow() | slots("/Adam", "/Adam_1") | {"global_step": torch.tensor(5)}
+    tfckpt.save_file({f"{name}:0": value for name, value in stored.items()}, tmp_path / "m")
+    model = Small()
+    optimizer = torch.optim.Adam(model.parameters())
+    report = load_model(model, tmp_path / "m", optimizer=optimizer)
+    assert report.slots["fc.bias"] == {"exp_avg": "fc/bias/Adam:0", "exp_avg_sq": "fc/bias/Adam_1:0"}
+    assert state_of(optimizer, model.fc.weight)["step"] == 5 and "fc/bias/Adam:0" in report.ignored
+
+
+def test_averages_alone_have_slots(tmp_path: Path) -> None:
+    """Those of the variables that they are averages of."""
+    stored = {f"{name}/ExponentialMovingAverage": value for name, value in small_in_tensorflow().items()}
+    tfckpt.save_file(stored | slots("/Adam", "/Adam_1") | {"global_step": torch.tensor(5)}, tmp_path / "m")
+    model = Small()
+    report = load_model(model, tmp_path / "m", ema="prefer", optimizer=torch.optim.Adam(model.parameters()))
+    assert report.unexpected == [] and report.slots["fc.bias"]["exp_avg"] == "fc/bias/Adam"
+
+
+def test_the_optimizer_of_another_model(tmp_path: Path) -> None:
+    """It is told, rather than left as it is."""
+    with pytest.raises(
+        InvalidArgumentError, match=r"none of the parameters of optimizer Adam .* over model.parameters"
+    ):
+        load_model(Small(), tmp_path / "m", optimizer=torch.optim.Adam(Small().parameters()))
+
+
+def test_an_optimizer_that_refuses_changes_nothing(tmp_path: Path) -> None:
+    """Neither it nor the model."""
+    stored = small_in_tensorflow() | slots("/Adam", "/Adam_1") | {"global_step": torch.tensor(5)}
+    tfckpt.save_file(stored, tmp_path / "m")
+    model = Small()
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("not now")
+
+    optimizer.register_load_state_dict_pre_hook(refuse)
+    before = bits(model)
+    with pytest.raises(RuntimeError, match="not now"):
+        load_model(model, tmp_path / "m", optimizer=optimizer)
+    assert bits(model) == before and not optimizer.state

@@ -54,6 +54,21 @@ def test_the_prefix_by_which_most_is_found(tmp_path: Path, keys: list[str], name
     assert chosen(tmp_path / "m", own(*names)).spelled_prefix == prefix
 
 
+def test_a_prefix_of_too_little_is_remarked(tmp_path: Path) -> None:
+    """As it would have to be passed; not where as much is found without, or below another."""
+    tfckpt.save_file({"net/a": ONE, "x/b": ONE, "net/c": ONE}, tmp_path / "m")
+    assert chosen(tmp_path / "m", own("a", "b", "c", "d")).remark == '2 of 4 stand below "net/"; pass prefix="net/"'
+    assert chosen(tmp_path / "m", own("net.a", "c", "d", "e")).remark == ""
+    assert chosen(tmp_path / "m", own("a", "b", "d", "e")).remark == ""
+
+
+def test_names_with_slashes(tmp_path: Path) -> None:
+    """A part of a module's name may have one; by text they are dots, by object they are not."""
+    tfckpt.save_file({"m/a/b.w": ONE, "m/c": ONE}, tmp_path / "m")
+    naming = chosen(tmp_path / "m", own("a/b.w", "c"))
+    assert naming.prefix == "m." and [each.key for each in naming.find("a/b.w")] == ["m/a/b.w"]
+
+
 def test_rivals_are_listed(tmp_path: Path) -> None:
     """Only some of many; those that find the same variables another way are none."""
     tfckpt.save_file({f"{n}/{name}": ONE for n in range(12) for name in "ab"}, tmp_path / "m")

@@ -76,3 +76,15 @@ def test_batch_counts_are_those_of_batch_norm() -> None:
     model = nn.ModuleDict({"bn": nn.BatchNorm1d(1), "own": nn.Module()})
     model["own"].register_buffer("num_batches_tracked", torch.zeros(1))
     assert [t.name for t in targets_of(model) if t.counts_batches] == ["bn.num_batches_tracked"]
+
+
+def test_a_batch_count_without_memory_starts_at_zero() -> None:
+    """One that has memory stays as it is."""
+    with torch.device("meta"):
+        model = nn.BatchNorm1d(1)
+        targets_of(model)[-1].start_counting()
+    count = model.get_buffer("num_batches_tracked")
+    assert count.device.type == "cpu" and torch.equal(count, torch.tensor(0))
+    count += 1
+    targets_of(model)[-1].start_counting()
+    assert model.get_buffer("num_batches_tracked") is count and count == 1

@@ -311,3 +311,15 @@ def test_nothing_to_restore(path: str) -> None:
     """As of Saver."""
     with pytest.raises(ValueError, match="No variables to save"):
         tfckpt.saver_from_object_based_checkpoint(path, {})
+
+
+def test_a_name_of_several_variables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorFlow takes the last; so does Saver, and says which names it was about."""
+    twins = [tfckpt.Variable(torch.full((2,), float(number)), "twin") for number in (1, 2)]
+    path = tfckpt.Checkpoint(twins=twins, other=tfckpt.Variable(torch.ones(1), "other")).write(tmp_path / "m")
+    tensor, other = torch.zeros(2), torch.zeros(1)
+    tfckpt.Saver({"other": other}).restore(path)
+    assert "several variables" not in caplog.text
+    tfckpt.Saver({"twin": tensor, "other": other}).restore(path)
+    assert tensor.tolist() == [2.0, 2.0]
+    assert 'of each the last is taken, as TensorFlow does: "twin"' in caplog.text

@@ -29,7 +29,7 @@ from torch_tfckpt.checkpoint_status import (
 )
 from torch_tfckpt.deferred import child_added
 from torch_tfckpt.device.staging import Staging
-from torch_tfckpt.errors import DataLossError, FailedPreconditionError, NotFoundError, printable
+from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError, printable
 from torch_tfckpt.graph_view import object_nodes
 from torch_tfckpt.object_graph import ROOT
 from torch_tfckpt.object_save import begin_to_save, complete
@@ -126,6 +126,18 @@ class Checkpoint:
         object.__delattr__(self, name)
         self._tracked.pop(name, None)
 
+    def __copy__(self) -> Self:
+        new = type(self).__new__(type(self))
+        new.__dict__.update(
+            self.__dict__,
+            _tracked=dict(self._tracked),
+            _save_counter=None if self._save_counter is None else self._save_counter.clone(),
+            _staging=Staging(),
+            _in_flight=InFlight(),
+            _restoration=None,
+        )
+        return new
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         new = type(self).__new__(type(self))
         memo[id(self)] = new
@@ -145,17 +157,17 @@ class Checkpoint:
     def save_counter(self) -> torch.Tensor:
         """How often `save` was called, an int64 scalar that is saved with the rest. May be changed in place."""
         if self._save_counter is None:
-            counter = torch.zeros((), dtype=torch.int64)
+            counter = _zero()
             child_added(self._parent, _SAVE_COUNTER, counter)  # what `read` found for it
             self._begin_to_count(counter)
             return counter
         return self._save_counter
 
-    def write(self, prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
+    def write(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
         """Writes a checkpoint under this very prefix: no number, no state file.
 
         Args:
-            prefix: Directories that it lacks are made.
+            file_prefix: Directories that it lacks are made.
 
         Returns:
             The prefix.
@@ -169,17 +181,18 @@ class Checkpoint:
         Durable when it returns, unless `options.enable_async`. Cost: one write of the bytes; host memory as
         StagingOptions says, for values that are not in host memory.
         """
-        return self._write(fspath(prefix), options or CheckpointOptions(), _no_more)
+        return self._write(fspath(file_prefix), _checked(options), _no_more)
 
-    def save(self, prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
-        """Counts up, writes `prefix-N`, and lets the state file beside it name just that. Nothing is ever deleted.
+    def save(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
+        """Counts up, writes `file_prefix-N`, and lets the state file beside it name just that. Nothing is ever deleted.
 
         Errors and cost as `write`. A CheckpointManager keeps some of them and deletes others.
         """
-        path = self._numbered(prefix)
-        return self._write(path, options or CheckpointOptions(), lambda: _name_newest(path))
+        checked = _checked(options)
+        path = self._numbered(file_prefix)
+        return self._write(path, checked, lambda: _name_newest(path))
 
-    def save_async(self, prefix: AnyPath, options: CheckpointOptions | None = None) -> SaveHandle:
+    def save_async(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> SaveHandle:
         """`save`, beside training: returns once the values are safe from what training does next.
 
         Returns:
@@ -189,22 +202,23 @@ class Checkpoint:
         Cost: values are copied within StagingOptions.async_bytes; what does not fit is copied when earlier bytes are
         written, and this returns later.
         """
-        path = self._numbered(prefix)
-        return self._start(path, options or CheckpointOptions(), lambda: _name_newest(path))
+        checked = _checked(options)
+        path = self._numbered(file_prefix)
+        return self._start(path, checked, lambda: _name_newest(path))
 
-    def read(self, path: AnyPath, options: CheckpointOptions | None = None) -> LoadStatus:
+    def read(self, save_path: AnyPath, options: CheckpointOptions | None = None) -> LoadStatus:
         """Restores what `write` wrote, in place. Errors and cost as `restore`, which also restores the counter."""
         self.sync()
-        options = options or CheckpointOptions()
-        with CheckpointReader(path) as reader:
+        options = _checked(options)
+        with CheckpointReader(save_path) as reader:
             return self._restore(reader, options)
 
-    def restore(self, path: AnyPath | None, options: CheckpointOptions | None = None) -> LoadStatus:
+    def restore(self, save_path: AnyPath | None, options: CheckpointOptions | None = None) -> LoadStatus:
         """Restores all objects that are there, in place, and those to come when they come.
 
         Args:
-            path: What `save` returned, or any spelling of a checkpoint that CheckpointReader takes. None: nothing is
-                restored, and the status says so.
+            save_path: What `save` returned, or any spelling of a checkpoint that CheckpointReader takes. None: nothing
+                is restored, and the status says so.
 
         Returns:
             A status; `assert_consumed()` makes sure that nothing was left on either side.
@@ -222,20 +236,20 @@ class Checkpoint:
         objects would have. Cost: one read of the values; host memory of all of them.
         """
         self.sync()
-        options = options or CheckpointOptions()
-        if path is None:
+        options = _checked(options)
+        if save_path is None:
             return InitializationOnlyStatus()
         try:
-            reader = CheckpointReader(path)
+            reader = CheckpointReader(save_path)
         except NotFoundError as error:
             raise NotFoundError(
-                f"Error when restoring from checkpoint or SavedModel at {printable(fspath(path))}: {error}"
+                f"Error when restoring from checkpoint or SavedModel at {printable(fspath(save_path))}: {error}"
             ) from error
         new = self._save_counter is None
         with reader:
             try:
                 if new:
-                    self._begin_to_count(torch.zeros((), dtype=torch.int64))
+                    self._begin_to_count(_zero())
                 return self._restore(reader, options)
             except BaseException:
                 if new:
@@ -371,6 +385,20 @@ def _assert_trackable(value: object, name: str) -> None:
             raise ValueError(f"`Checkpoint` was expecting {name} to be a trackable object: {error}") from error
     else:
         trackable_of(value, name)
+
+
+def _checked(options: CheckpointOptions | None) -> CheckpointOptions:
+    if options is None:
+        return CheckpointOptions()
+    if not isinstance(options, CheckpointOptions):
+        raise InvalidArgumentError(f"options is a {type(options).__name__}; pass CheckpointOptions(...)")
+    return options
+
+
+def _zero() -> torch.Tensor:
+    """A counter in host memory that can be counted up in any mode."""
+    with torch.inference_mode(False):
+        return torch.zeros((), dtype=torch.int64, device="cpu")
 
 
 def _name_newest(path: str) -> None:

@@ -16,12 +16,15 @@ import operator
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, SupportsIndex, cast
 
 import torch
 
 from torch_tfckpt.bundle.removal import remove_bundle
+from torch_tfckpt.checkpoint import Checkpoint
 from torch_tfckpt.checkpoint_names import is_there
+from torch_tfckpt.checkpoint_options import CheckpointOptions
 from torch_tfckpt.checkpoint_state import (
     AnyPath,
     directory_path,
@@ -200,6 +203,7 @@ class CheckpointManager:
         self,
         checkpoint_number: SupportsIndex | None = None,
         check_interval: bool = True,
+        options: CheckpointOptions | None = None,
         *,
         metrics: Metrics | None = None,
     ) -> str | None:
@@ -208,6 +212,8 @@ class CheckpointManager:
         Args:
             checkpoint_number: Its number; None takes the save counter, which is counted up in either case.
             check_interval: Whether `checkpoint_interval` holds. A step that was saved is not saved again in any case.
+            options: For the `write` of a Checkpoint. With `enable_async` the path is returned, and the rest done, when
+                training may go on and the checkpoint is there, respectively; its own callbacks come first.
             metrics: Name -> number, for `keep_best` and for `metrics`.
 
         Returns:
@@ -220,6 +226,8 @@ class CheckpointManager:
 
         A checkpoint that cannot be deleted is logged.
         """
+        if options is not None and not isinstance(self._checkpoint, Checkpoint):
+            raise InvalidArgumentError("options are those of a Checkpoint; this manager saves something else")
         checked = check_metrics(metrics)
         number = None if checkpoint_number is None else _integer(checkpoint_number, "checkpoint_number")
         step = self._current_step()
@@ -230,10 +238,16 @@ class CheckpointManager:
                 return None
         counter = self._checkpoint.save_counter
         counter += 1
-        path = self._checkpoint.write(f"{self._prefix}-{int(counter) if number is None else number}")
+        prefix = f"{self._prefix}-{int(counter) if number is None else number}"
+        if options is None:
+            path = self._checkpoint.write(prefix)
+            self._last_checkpoint_step = step
+            self._record(path, checked)
+            return path
         self._last_checkpoint_step = step
-        self._record(path, checked)
-        return path
+        callbacks = (*(options.experimental_write_callbacks or ()), lambda path: self._record(path, checked))
+        assert isinstance(self._checkpoint, Checkpoint), "looked at above"
+        return self._checkpoint.write(prefix, replace(options, experimental_write_callbacks=callbacks))
 
     def _record(self, path: str, metrics: Metrics) -> None:
         """`path` was written: the state file names it, then old checkpoints go, then the state file forgets them.

@@ -48,12 +48,19 @@ def child_added(parent: object, local_name: str, child: object) -> None:
     waiting = _WAITING.get(parent)
     if waiting is None or local_name not in waiting or child is None:
         return
-    waiting[local_name](child)
-    # Only now: where it failed, the next one that is assigned is restored.
-    del waiting[local_name]
+    # First: what cannot be restored is told once, and the next child of that name is left alone, as in TensorFlow.
+    restore = waiting.pop(local_name)
     if not waiting:
         del _WAITING[parent]
+    try:
+        restore(child)
+    finally:
         _uninstall()
+
+
+def anything_waits() -> bool:
+    """Whether some child of something has yet to come."""
+    return bool(_WAITING)
 
 
 def _uninstall() -> None:
@@ -72,5 +79,6 @@ def _is_last(handle: RemovableHandle) -> bool:
 
 
 def _on_registration(module: nn.Module, name: str, child: object) -> None:
-    child_added(module, name, child)
+    if name not in module._non_persistent_buffers_set:  # which no checkpoint is about
+        child_added(module, name, child)
     _uninstall()  # whatever waited may have died

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, quoted
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context, quoted
 from torch_tfckpt.object_graph import (
     OBJECT_GRAPH_KEY,
     VARIABLE_VALUE,
@@ -28,7 +28,7 @@ from torch_tfckpt.object_graph import (
 from torch_tfckpt.saveables.identity import Identity
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.trackables.kinds import trackable_of
-from torch_tfckpt.trackables.modules import distinct
+from torch_tfckpt.trackables.modules import ModuleTrackable, distinct
 from torch_tfckpt.trackables.optimizers import OptimizerTrackable, Slot
 from torch_tfckpt.trackables.states import PythonStateTrackable, StateTrackable
 from torch_tfckpt.trackables.tensors import TensorTrackable
@@ -119,6 +119,10 @@ def to_save(root: Trackable, *, skip_slot_variables: bool = False) -> list[Savea
         TypeError, InvalidArgumentError, UnimplementedError: a value that cannot be saved.
     """
     nodes = object_nodes(root)
+    for node in nodes:
+        if isinstance(node.trackable, ModuleTrackable):
+            with error_context(str(node)):
+                node.trackable.check()
     builder = _Builder(nodes)
     if skip_slot_variables:
         nodes = [node for node in nodes if node.parent is None or not _is_optimizer(node.parent)]

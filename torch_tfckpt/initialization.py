@@ -208,6 +208,8 @@ class _Stored:
 
 def _pairs(assignment_map: AssignmentMap) -> list[tuple[str, object]]:
     """Sorted by name in the checkpoint, as TensorFlow goes through them."""
+    if not isinstance(assignment_map, Mapping | Iterable):
+        raise TypeError(f"assignment_map is a {type(assignment_map).__name__}. Pass a dict, or a list of pairs")
     pairs: list[tuple[str, object]] = []
     for pair in assignment_map.items() if isinstance(assignment_map, Mapping) else assignment_map:
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):

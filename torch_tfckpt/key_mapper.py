@@ -8,6 +8,7 @@ expression for the whole of a name, and the first that matches counts. A compile
 """
 
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self, TypeGuard
@@ -28,7 +29,8 @@ class KeyRule(NamedTuple):
         pattern: A regular expression, as text or compiled.
         target: State_dict key, with `\\1` and `\\g<name>` for groups; None or "": such tensors are left out on purpose.
         layout: Name of a layout; None: the one that the last part of the stored name tells for the module it goes to,
-            so that the "kernel" of a Linear is transposed.
+            so that the "kernel" of a Linear is transposed. Where it tells none of a weight that TensorFlow may store
+            otherwise than torch, load_model and save_model ask for one.
     """
 
     pattern: Source
@@ -45,6 +47,14 @@ class Mapped:
 
     target: str | None  # None: it is left out
     layout: str | None  # None: not said
+
+
+class Match(NamedTuple):
+    """The rule that counts for a stored tensor."""
+
+    name: str  # of the tensor's names that which matched
+    rule: Source
+    mapped: Mapped
 
 
 class KeyMapper:
@@ -66,6 +76,7 @@ class KeyMapper:
     """
 
     def __init__(self, rules: Rules) -> None:
+        _check_rules(rules)
         self._names: dict[str, Mapped] = {}
         self._patterns: list[tuple[re.Pattern[str], Mapped]] = []
         if isinstance(rules, Mapping):
@@ -90,18 +101,27 @@ class KeyMapper:
         """What is said of single names."""
         return dict(self._names)
 
+    @property
+    def sources(self) -> list[Source]:
+        """The left sides of all rules: names, then patterns."""
+        return [*self._names, *(pattern for pattern, _ in self._patterns)]
+
     def find(self, *names: str) -> Mapped | None:
         """What is said of a stored tensor that has these names; None where no rule matches."""
+        found = self.match(*names)
+        return None if found is None else found.mapped
+
+    def match(self, *names: str) -> Match | None:
+        """As `find`, and which rule says so, by which of the names."""
         for name in names:
             if name in self._names:
-                return self._names[name]
+                return Match(name, name, self._names[name])
         for pattern, mapped in self._patterns:
             for name in names:
                 match = pattern.fullmatch(name)
                 if match is not None:
-                    return (
-                        mapped if mapped.target is None else Mapped(match.expand(mapped.target) or None, mapped.layout)
-                    )
+                    target = None if mapped.target is None else match.expand(mapped.target) or None
+                    return Match(name, pattern, Mapped(target, mapped.layout))
         return None
 
     def inverse(self) -> dict[str, tuple[str, str | None]]:
@@ -143,6 +163,14 @@ class KeyMapper:
                     f"KeyMapper: {quoted(seen[mapped.target])} and {quoted(name)} are both mapped to "
                     f"{quoted(mapped.target)}. Map one of them to None"
                 )
+
+
+def _check_rules(rules: object) -> None:
+    if isinstance(rules, str | bytes) or not isinstance(rules, Mapping | Iterable):
+        raise InvalidArgumentError(
+            f"KeyMapper: {reprlib.repr(rules)} is no set of rules. Give a dictionary of names, or a list of tuples "
+            f"such as {_EXAMPLE}"
+        )
 
 
 def _is_rule(rule: object) -> TypeGuard[RuleLike]:

@@ -61,6 +61,8 @@ class LoadReport:
         prefix: Below which the module is stored, as the checkpoint writes it: "model/".
         slots: Name of a parameter -> name in the optimizer's state -> stored key.
         missing_slots: Names of loaded parameters for which no optimizer state is stored.
+        unused_rules: Names and patterns of the mapper that match no stored tensor.
+        remarks: What may be passed to load_model so that more is found: another prefix, moving averages.
     """
 
     missing: list[str] = field(default_factory=list)
@@ -73,6 +75,8 @@ class LoadReport:
     prefix: str = ""
     slots: dict[str, dict[str, str]] = field(default_factory=dict)
     missing_slots: list[str] = field(default_factory=list)
+    unused_rules: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     hints: dict[str, str] = field(default_factory=dict, repr=False)  # missing name or unexpected key -> a remark
 
     def __iter__(self) -> Iterator[list[str]]:
@@ -84,7 +88,7 @@ class LoadReport:
         head = f"loaded {len(self.sources)} tensors{below}{averaged}; {len(self.ignored)} stored tensors ignored"
         changed = [f"converted: {conversion}" for conversion in self.converted]
         slots = f"optimizer state of {len(self.slots)} parameters"
-        return "\n".join([head, *([slots] if self.slots else []), *self.problems(), *_cut(changed)])
+        return "\n".join([head, *([slots] if self.slots else []), *self.problems(), *self.advice(), *_cut(changed)])
 
     def problems(self) -> list[str]:
         """What does not fit, in the words of load_state_dict."""
@@ -96,6 +100,11 @@ class LoadReport:
         if self.missing_slots:
             lines.append(f"Missing optimizer state of: {self._listed(self.missing_slots, ())}")
         return lines + _cut([str(mismatch) for mismatch in self.mismatched])
+
+    def advice(self) -> list[str]:
+        """What may be behind it."""
+        unused = f"Rules that match nothing: {self._listed(self.unused_rules, ())}"
+        return [*([unused] if self.unused_rules else []), *self.remarks]
 
     def _listed(self, names: Sequence[str], candidates: Sequence[str]) -> str:
         shown = []

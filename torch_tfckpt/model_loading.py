@@ -9,6 +9,7 @@ of the module changed.
 Spec: CONVERT; WISHES 12 to 20; torch.nn.Module.load_state_dict for the manners.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
@@ -23,12 +24,14 @@ from torch_tfckpt.key_mapper import KeyMapper, Rules
 from torch_tfckpt.layouts import SAME
 from torch_tfckpt.load_report import Conversion, LoadReport, Mismatch, size_mismatch
 from torch_tfckpt.models.bystanders import bystanders
-from torch_tfckpt.models.optimizer_slots import SlotPlan, plan_slots
+from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
 from torch_tfckpt.models.sources import Averages, Found, Source, find_sources
 from torch_tfckpt.models.targets import Target, targets_of
 
 Strict = bool | Literal["names", "shapes"]
 _STRICT: Final = (True, False, "names", "shapes")
+
+_log = logging.getLogger(__name__)
 
 
 class _Load(NamedTuple):
@@ -42,6 +45,7 @@ class _Load(NamedTuple):
 class _Plan:
     report: LoadReport
     loads: Sequence[_Load]
+    uncounted: Sequence[Target]  # num_batches_tracked beside statistics of TensorFlow
     slots: SlotPlan | None
 
 
@@ -72,7 +76,8 @@ def load_model(
         strict: What raises. True: all that does not fit. "names": missing and unexpected names; what has another shape
             or dtype is left as it is. "shapes": only the latter. False: nothing; read the report.
         assign: Put new tensors in the place of the module's, as load_state_dict does; on the devices of these, or on
-            the CPU where a module is on the meta device.
+            the CPU where a module is on the meta device. num_batches_tracked on the meta device becomes zero there
+            where the checkpoint is TensorFlow's.
         ema: Moving averages of variables instead of their values: never; where there are any; or nothing else.
         optimizer: An Adam, AdamW, Adagrad or SGD over parameters of the module, which gets the state that TensorFlow's
             optimizer of that kind had for them. Hyperparameters stay as they are.
@@ -84,7 +89,9 @@ def load_model(
     Raises:
         NotFoundError: there is no such checkpoint; names, averages or optimizer state are missing.
         InvalidArgumentError: unexpected names; shapes or dtypes that do not fit; several stored tensors that may be
-            meant; a tensor that cannot be filled in place; an argument that cannot be meant.
+            meant; a rule without a layout for a tensor whose name tells none; a tensor that cannot be filled in
+            place; an optimizer of another module; an argument that cannot be meant.
+        TypeError: `model` is no Module, `optimizer` no Optimizer.
         DataLossError: a value or the object graph is damaged.
         UnimplementedError: an optimizer whose state has no counterpart.
 
@@ -93,13 +100,17 @@ def load_model(
     and only those whose axes are moved are copied once more.
     Threads: nobody else may use the module meanwhile.
     """
-    _check_arguments(strict, ema, optimizer, assign)
+    _check_arguments(model, prefix, strict, ema, optimizer, assign)
     rules = None if mapper is None else KeyMapper.of(mapper)
     targets = targets_of(model)
+    if optimizer is not None:
+        check_optimizer(optimizer, targets)
     with CheckpointReader(path) as reader:
         found = find_sources(reader, targets, mapper=rules, ema=ema, prefix=prefix)
         plan = _plan(reader, targets, found, optimizer)
         _check_report(reader.path, model, plan.report, strict)
+        if targets and not plan.loads:
+            _log.warning("%s: nothing of the %s was loaded. %s", reader.path, type(model).__name__, plan.report)
         if not assign:
             for target, _ in plan.loads:
                 target.check_fillable()
@@ -110,17 +121,28 @@ def load_model(
     state = None if plan.slots is None else plan.slots.state_dict(tensors)
     if assign:
         values = _own_memory(plan.loads, values)
+    # Before the module's tensors: the optimizer may refuse, and then nothing has changed.
+    if optimizer is not None and state is not None:
+        optimizer.load_state_dict(state)
     for (target, _), value in zip(plan.loads, values, strict=True):
         if assign:
             target.replace(value)
         else:
             target.fill(value)
-    if optimizer is not None and state is not None:
-        optimizer.load_state_dict(state)
+    for target in plan.uncounted if assign else ():
+        target.start_counting()
     return plan.report
 
 
-def _check_arguments(strict: object, ema: object, optimizer: torch.optim.Optimizer | None, assign: bool) -> None:
+def _check_arguments(
+    model: object, prefix: object, strict: object, ema: object, optimizer: object, assign: bool
+) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"load_model: the model is a {type(model).__name__}. Pass a torch.nn.Module")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"load_model: the optimizer is a {type(optimizer).__name__}. Pass one of torch.optim")
+    if prefix is not None and not isinstance(prefix, str):
+        raise InvalidArgumentError(f'load_model: prefix={prefix!r}: say a text such as "model/", or None')
     if not any(strict is known or (isinstance(strict, str) and strict == known) for known in _STRICT):
         raise InvalidArgumentError(f'load_model: strict={strict!r}: say True, False, "names" or "shapes"')
     if ema not in get_args(Averages):
@@ -137,7 +159,7 @@ def _plan(
 ) -> _Plan:
     """What fits is to be loaded; all else is in the report."""
     loads: list[_Load] = []
-    report = LoadReport(prefix=found.prefix)
+    report = LoadReport(prefix=found.prefix, unused_rules=found.unused_rules, remarks=found.remarks)
     without_counts = _read_from_tensorflow(found, targets)
     for target in targets:
         source = found.sources.get(target.name)
@@ -168,7 +190,8 @@ def _plan(
     if slots is not None:
         report.slots.update(slots.keys)
         report.missing_slots.extend(slots.missing)
-    return _Plan(report, loads, slots)
+    uncounted = [target for target in targets if target.name in without_counts - found.sources.keys()]
+    return _Plan(report, loads, uncounted, slots)
 
 
 def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> None:
@@ -234,7 +257,7 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
     kind: type[CheckpointError] = InvalidArgumentError
     if names and (report.missing or report.missing_slots):
         kind = NotFoundError
-    lines = "\n  ".join(report.problems())
+    lines = "\n  ".join([*report.problems(), *report.advice()])
     raise kind(
         f"{path}: Error(s) in loading state_dict for {type(model).__name__}:\n  {lines}\n"
         f"Nothing was loaded. Map names by mapper=, or pass strict=False to load what fits"

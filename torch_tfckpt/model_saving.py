@@ -16,7 +16,7 @@ from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, did_you_mean, error_context, quoted
 from torch_tfckpt.key_mapper import KeyMapper, Rules
 from torch_tfckpt.layouts import Layout, layout_named
-from torch_tfckpt.models.leaf_names import layout_of, written_leaf
+from torch_tfckpt.models.leaf_names import layout_by_rule, layout_of, written_leaf
 from torch_tfckpt.models.stored_names import leaf_of
 from torch_tfckpt.models.targets import Place, Target, targets_of
 from torch_tfckpt.saveables.module_state import SHARED
@@ -45,7 +45,9 @@ def save_model(
         The prefix.
 
     Raises:
-        InvalidArgumentError: no such naming; two tensors under one name; a layout that does not fit; a lazy parameter.
+        InvalidArgumentError: no such naming; two tensors under one name; a layout that does not fit, or is not told by
+            a rule or the name in it; a lazy parameter.
+        TypeError: `model` is no Module.
         UnimplementedError: naming="keras"; a mapper with patterns; a dtype that TensorFlow lacks.
         IncompleteSaveError: the system refused a write; nothing was published, an earlier checkpoint is intact.
 
@@ -56,6 +58,8 @@ def save_model(
 
     Cost: one write of the bytes. Durable when it returns.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"save_model: the model is a {type(model).__name__}. Pass a torch.nn.Module")
     if naming == "keras":
         raise UnimplementedError('save_model: naming="keras" is not there yet. Pass naming="tf" and a mapper')
     if naming not in _NAMINGS:
@@ -81,7 +85,7 @@ def _named(targets: list[Target], naming: str, mapped: Mapped) -> dict[str, Writ
             raise InvalidArgumentError(f"{quoted(target.name)} has no shape yet. Run the model once before saving it")
         kept: dict[Layout, str] = {}  # in which layouts the tensor is stored, and where
         for place in target.places:
-            key, layout = _stored_as(place, naming, mapped)
+            key, layout = _stored_as(place, target.tensor.dim(), naming, mapped)
             other = names.setdefault(key, place.name)
             if other != place.name:
                 raise InvalidArgumentError(f"{quoted(other)} and {quoted(place.name)} are both stored as {quoted(key)}")
@@ -108,10 +112,11 @@ def _check_mapped(targets: list[Target], mapped: Mapped) -> None:
         )
 
 
-def _stored_as(place: Place, naming: str, mapped: Mapped) -> tuple[str, Layout]:
+def _stored_as(place: Place, rank: int, naming: str, mapped: Mapped) -> tuple[str, Layout]:
     if place.name in mapped:
         key, layout = mapped[place.name]
-        return key, layout_of(place.module, place.leaf, leaf_of(key)) if layout is None else layout_named(layout)
+        with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
+            return key, layout_by_rule(layout, place.module, place.leaf, leaf_of(key), rank)
     if naming == "torch":
         return place.name, layout_named("same")
     leaf = written_leaf(place.module, place.leaf)

@@ -19,7 +19,7 @@ from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
 from torch_tfckpt.errors import NotFoundError, did_you_mean, escaped
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.object_graph import not_object_based
+from torch_tfckpt.object_graph import ObjectGraph, not_object_based
 from torch_tfckpt.saveables.module_state import SHARED
 from torch_tfckpt.saveables.save_spec import SaveableObject
 
@@ -47,6 +47,16 @@ def object_graph_key_mapping(path: AnyPath) -> dict[str, str]:
         if graph is None:
             raise not_object_based(reader.path)
         return graph.names_to_keys()
+
+
+def names_of_several(graph: ObjectGraph, keys: Collection[str]) -> list[str]:
+    """Names that several variables have, of which one is stored under one of `keys`: TensorFlow takes the last."""
+    of_names: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        for attribute in node.attributes:
+            if attribute.full_name:
+                of_names.setdefault(attribute.full_name, set()).add(attribute.checkpoint_key)
+    return sorted(name for name, several in of_names.items() if len(several) > 1 and not several.isdisjoint(keys))
 
 
 def with_keys(saveables: Sequence[SaveableObject], names_to_keys: Mapping[str, str]) -> list[SaveableObject]:

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from torch_tfckpt.builder import BulkSaverBuilder
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.deferred import defer
+from torch_tfckpt.deferred import anything_waits, defer
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, error_context, printable
 from torch_tfckpt.format.tensor_bundle import index_filename
 from torch_tfckpt.object_graph import ROOT, ObjectGraph, object_path
@@ -49,12 +49,14 @@ class Progress:
     Attributes:
         bound: Ids of the nodes that objects have taken.
         unused_attributes: Of nodes that are bound: attributes that their objects have no use for.
+        unfilled: Ids of nodes that have nothing for the objects that have taken them.
         expect_partial: Whether nobody wants to hear of the rest.
     """
 
     graph: ObjectGraph
     bound: set[int] = field(default_factory=set)
     unused_attributes: dict[int, list[str]] = field(default_factory=dict)
+    unfilled: set[int] = field(default_factory=set)
     expect_partial: bool = False
 
     def unrestored(self) -> Iterator[str]:
@@ -146,7 +148,7 @@ class Restoration:
             for child in self.graph.nodes[node_id].children:
                 if child.local_name in here:
                     waiting.append((trackable_of(here[child.local_name], child.local_name), child.node_id, trackable))
-        return set(found.values())
+        return {identity for node_id, identity in found.items() if node_id not in self.progress.unfilled}
 
     def _has_taken(self, trackable: Trackable, node_id: int, parent: Trackable) -> bool:
         holder = self._holders.get(node_id)
@@ -169,6 +171,7 @@ class _Matching:
         self._taken: dict[int, Trackable] = {}
         self._restored: set[Identity] = set()
         self._unused: dict[int, list[str]] = {}
+        self._unfilled: set[int] = set()
         self._late: list[tuple[Trackable, str, int]] = []
         self._waiting = {i: ref for i, ref in restoration.waiting_optimizers.items() if ref() is not None}
         self._slot_nodes: set[int] = set()
@@ -218,9 +221,11 @@ class _Matching:
             )
         if trackable.identity in self._restored or _restored_later(trackable, self._restoration.number):
             return
-        restored = trackable.to_restore(StoredNode(self._reader, self._graph, node_id))
+        restored = trackable.to_restore(self._stored(node_id))
         self.saveables += restored.saveables
         self._restored.add(trackable.identity)
+        if trackable.needs_values and not restored.saveables:
+            self._unfilled.add(node_id)
         unused = [each.name for each in node.attributes if each.name not in restored.used]
         if unused:
             self._unused[node_id] = unused
@@ -230,14 +235,16 @@ class _Matching:
             return  # what it has there belongs to its state
         here = dict(distinct(trackable.children()))
         for child in self._graph.nodes[node_id].children:
-            if child.local_name in here:
-                yield trackable_of(here[child.local_name], child.local_name), child.node_id
+            node = self._graph.nodes[child.node_id]
+            own = trackable_of(here[child.local_name], child.local_name) if child.local_name in here else None
+            if own is not None and not own.is_placeholder_for(node):
+                yield own, child.node_id
             # Old writers did not say whether there are values below.
-            elif self._graph.nodes[child.node_id].has_checkpoint_values is not False:
+            elif node.has_checkpoint_values is not False:
                 self._late.append((trackable, child.local_name, child.node_id))
 
     def add_optimizers(self) -> None:
-        """The state of optimizers whose parameters are all here by now."""
+        """The state of optimizers whose parameters are here."""
         if not self._waiting:
             return
         tensors = self._restoration.tensors()
@@ -252,7 +259,9 @@ class _Matching:
             optimizer = ref()
             assert optimizer is not None, "the caller of restore has it"
             trackable = OptimizerTrackable(optimizer)
-            if all(identity_of(parameter) in paths for parameter in trackable.parameters):
+            known = [identity_of(parameter) in paths for parameter in trackable.parameters]
+            # Parameters may come late. Where all that the stored optimizer had are here, the others are new.
+            if all(known) or (any(known) and trackable.stored_paths(self._stored(node_id)) <= set(paths.values())):
                 self._add_state(trackable, node_id, tensors, paths)
                 del self._waiting[node_id]
 
@@ -261,12 +270,19 @@ class _Matching:
     ) -> None:
         if _restored_later(trackable, self._restoration.number):
             return
-        node, stored = self._graph.nodes[node_id], StoredNode(self._reader, self._graph, node_id)
+        node, stored = self._graph.nodes[node_id], self._stored(node_id)
         check_slots(stored, tensors)
+        here = {identity_of(parameter) for parameter in trackable.parameters}
+        if not here <= paths.keys():
+            self._unfilled.add(node_id)
         own = trackable.state_to_restore(stored, paths)
         if own is not None:
             self.saveables.append(own)
-            self._slot_nodes.update(slot.slot_variable_node_id for slot in node.slot_variables)
+            self._slot_nodes.update(
+                slot.slot_variable_node_id
+                for slot in node.slot_variables
+                if (tensor := tensors.get(slot.original_variable_node_id)) is not None and identity_of(tensor) in here
+            )
             self._slot_nodes.update(child.node_id for child in node.children)
         else:
             found = state_from_tensorflow(trackable.optimizer, stored, tensors)
@@ -275,18 +291,24 @@ class _Matching:
             self._slot_nodes.update(found.node_ids)
         self._restored.add(trackable.identity)
 
+    def _stored(self, node_id: int) -> StoredNode:
+        return StoredNode(self._reader, self._graph, node_id)
+
     def commit(self) -> None:
         """Enters what was restored, and what is waited for."""
         restoration = self._restoration
         for node_id, trackable in self._taken.items():
             restoration.take(node_id, trackable)
-            if trackable.identity in self._restored and (weak := _weak(trackable)) is not None:
-                _RESTORED_BY[weak()] = restoration.number
         restoration.progress.bound |= self._slot_nodes
         restoration.progress.unused_attributes.update(self._unused)
         restoration.waiting_optimizers = self._waiting
+        restoration.progress.unfilled |= self._unfilled
         for parent, local_name, node_id in self._late:
             _defer(restoration, parent, local_name, node_id)
+        if anything_waits():  # an older restore may come to these objects late
+            for trackable in self._taken.values():
+                if trackable.identity in self._restored and (weak := _weak(trackable)) is not None:
+                    _RESTORED_BY[weak()] = restoration.number
 
 
 def _defer(restoration: Restoration, parent: Trackable, local_name: str, node_id: int) -> None:

@@ -17,6 +17,7 @@ from torch_tfckpt.builder import BaseSaverBuilder
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import (
+    CheckpointError,
     InvalidArgumentError,
     NotFoundError,
     did_you_mean,
@@ -26,7 +27,7 @@ from torch_tfckpt.errors import (
     quoted,
 )
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.object_graph_names import with_keys
+from torch_tfckpt.object_graph_names import names_of_several, with_keys
 from torch_tfckpt.saveables.grouping import group_by_devices, slice_of, specs_of
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.var_list import VarList
@@ -75,6 +76,15 @@ def restore_path(
             "That goes wrong where names have changed; tfckpt.Checkpoint goes by objects",
             reader.path,
         )
+        graph = reader.object_graph
+        assert graph is not None, "its names were taken"
+        several = names_of_several(graph, {spec.name for spec in specs_of(saveables)})
+        if several:
+            _log.warning(
+                "%s: several variables had these names, and of each the last is taken, as TensorFlow does: %s",
+                reader.path,
+                ", ".join(map(quoted, several[:_LISTED])),
+            )
         with _telling_the_likely_cause():
             restore(saveables)
 
@@ -145,7 +155,7 @@ def restore_saveables(
     if restore_sequentially:
         for shard, group in enumerate(groups):
             for saveable in group:
-                with _telling_what_changed(done):
+                with _telling_what_changed(reader, saveable, done):
                     saveable.restore(builder.bulk_restore(reader, [saveable], shard, True), wanted[id(saveable)])
                 done.append(saveable.name)
         return
@@ -154,18 +164,20 @@ def restore_saveables(
         first = 0
         for saveable in group:
             end = first + len(saveable.specs)
-            with _telling_what_changed(done):
+            with _telling_what_changed(reader, saveable, done):
                 saveable.restore(of_group[first:end], wanted[id(saveable)])
             done.append(saveable.name)
             first = end
 
 
 @contextmanager
-def _telling_what_changed(done: Sequence[str]) -> Iterator[None]:
-    """Adds to an error which saveables have their new values already."""
+def _telling_what_changed(reader: CheckpointReader, saveable: SaveableObject, done: Sequence[str]) -> Iterator[None]:
+    """Adds to an error of the caller's own code where it was; and to all, what has its new values already."""
     try:
         yield
     except Exception as error:
+        if not isinstance(error, CheckpointError):
+            error.add_note(f"While restoring {quoted(saveable.name)} of {reader.path}")
         if done:
             names = ", ".join(quoted(name) for name in done[-_LISTED:])
             error.add_note(f"Restored before this failed: {len(done)} saveables, the last of them {names}")

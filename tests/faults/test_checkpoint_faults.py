@@ -130,7 +130,7 @@ def newest(folder: Path) -> int:
 def stored_in(storage: Storage) -> Iterator[None]:
     """Checkpoints and state files go there."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("checkpoint", "checkpoint_state"):
+        for module in ("object_save", "checkpoint_state"):
             patch.setattr(f"torch_tfckpt.{module}.storage_of", lambda path: storage)
         yield
 

@@ -6,7 +6,7 @@ Source: spec CONVERT 3 and 5, WISHES 13.
 """
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
@@ -15,6 +15,8 @@ from torch_tfckpt.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, Trackab
 
 # Behind the name of a variable: the name of its exponential moving average.
 AVERAGE: Final = "/ExponentialMovingAverage"
+# Behind the names of variables where someone stored them by `variable.name`.
+OUTPUT: Final = ":0"
 
 _COUNTERS: Final = re.compile(r"(?:.*/)?(?:global_step|save_counter|beta[12]_power(?:_\d+)?)", re.DOTALL)
 # Names of slots, behind that of their variable; a second and third slot has a number.
@@ -22,6 +24,18 @@ _SLOTS: Final = re.compile(
     r"(?:Adam|AdamW|AdaMax|Nadam|Momentum|RMSProp|Adagrad|AdagradDA|ProximalAdagrad|Adadelta|Ftrl|LAMB|adam_[mv])(?:_\d+)?"
 )
 _ADAFACTOR: Final = re.compile(r"(.+)_slot_(?:v|vr|vc|m)", re.DOTALL)
+# What Keras 1 and 2 store without objects: training/<optimizer>/<variable>/<slot>, training/<optimizer>/<counter>.
+_TRAINING: Final = re.compile(r"training/[^/]+/(.+)", re.DOTALL)
+_TRAINING_SLOTS: Final = ("m", "v", "vhat", "rms", "momentum", "accumulator")
+_TRAINING_NUMBERS: Final = (
+    "iter", "iterations", "decay", "learning_rate", "lr", "beta_1", "beta_2", "rho", "momentum",
+)  # fmt: skip
+_WHOLE_NUMBERS: Final = {
+    DataType.DT_INT8, DataType.DT_INT16, DataType.DT_INT32, DataType.DT_INT64,
+    DataType.DT_UINT8, DataType.DT_UINT16, DataType.DT_UINT32, DataType.DT_UINT64,
+}  # fmt: skip
+# 16: how many names of scopes may stand before that of a variable; it bounds the work for a name of a megabyte.
+_SCOPES: Final = 16
 # What the optimizers of Keras 2, those since 2.11, and a LossScaleOptimizer have for children.
 _OF_OPTIMIZERS: Final = (
     {"iter", "learning_rate"},
@@ -43,9 +57,10 @@ def bystanders(reader: CheckpointReader) -> set[str]:
     texts = {key for key in keys if reader.dtype(key) == DataType.DT_STRING}
     graph = reader.object_graph
     if graph is not None:
-        weights = {key for name, key in _weights(graph) if not _COUNTERS.fullmatch(name)}
+        weights = {key for name, key in _weights(graph) if not _COUNTERS.fullmatch(name)} - _counts(reader, graph)
         return {key for key in keys if key not in weights or key in texts}
-    known, longest = set(keys), max(map(len, texts), default=0)
+    known = {name.removesuffix(OUTPUT) for name in (*keys, *averages(keys))}
+    longest = max(map(len, texts), default=0)
     return {
         key
         for key in keys
@@ -59,14 +74,49 @@ def is_optimizer(node: TrackableObject) -> bool:
     return bool(node.slot_variables) or any(known <= children for known in _OF_OPTIMIZERS)
 
 
+def averages(keys: Iterable[str]) -> dict[str, str]:
+    """Key of a variable, stored or not -> key of its moving average."""
+    found = {}
+    for key in keys:
+        bare = key.removesuffix(OUTPUT)
+        if bare.endswith(AVERAGE):
+            found[bare.removesuffix(AVERAGE) + key[len(bare) :]] = key
+    return found
+
+
 def _is_beside_weights(key: str, known: Container[str]) -> bool:
-    if _COUNTERS.fullmatch(key) or key.endswith(AVERAGE):
+    """`known`: names of all variables, without ":0"."""
+    name = key.removesuffix(OUTPUT)
+    if _COUNTERS.fullmatch(name) or name.endswith(AVERAGE):
         return True
-    variable, _, slot = key.rpartition("/")
-    if variable in known and _SLOTS.fullmatch(slot):
+    variable, _, slot = name.rpartition("/")
+    if _SLOTS.fullmatch(slot) and _is_variable(variable, known):
         return True
-    adafactor = _ADAFACTOR.fullmatch(key)
-    return adafactor is not None and adafactor[1] in known
+    adafactor = _ADAFACTOR.fullmatch(name)
+    if adafactor is not None and _is_variable(adafactor[1], known):
+        return True
+    training = _TRAINING.fullmatch(name)
+    if training is None:
+        return False
+    variable, _, slot = training[1].rpartition("/")
+    return training[1] in _TRAINING_NUMBERS or (slot in _TRAINING_SLOTS and variable in known)
+
+
+def _is_variable(name: str, known: Container[str]) -> bool:
+    """Whether it is the name of a variable, by itself or behind the scope of an optimizer."""
+    for _ in range(_SCOPES + 1):
+        if name in known:
+            return True
+        name = name.partition("/")[2]
+    return False
+
+
+def _counts(reader: CheckpointReader, graph: ObjectGraph) -> set[str]:
+    """Keys of whole numbers that hang at the root itself, where a Checkpoint has its step and epoch."""
+    children = graph.nodes[ROOT].children if graph.nodes else ()
+    keys = (graph.value_key(child.node_id) for child in children)
+    stored = {key for key in keys if key is not None and key in reader}
+    return {key for key in stored if reader.shape(key) == () and reader.dtype(key) in _WHOLE_NUMBERS}
 
 
 def _beginnings(key: str, longest: int) -> Iterator[str]:

@@ -14,7 +14,8 @@ from typing import Final
 
 from torch import nn
 
-from torch_tfckpt.layouts import CONV2D, DENSE, SAME, Layout
+from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.layouts import CONV2D, DENSE, LAYOUTS, SAME, Layout, layout_named
 
 Leaves = Mapping[str, Mapping[str, Layout]]
 """torch's leaf -> the stored leaves that mean it, that which is written first."""
@@ -22,6 +23,8 @@ Leaves = Mapping[str, Mapping[str, Layout]]
 _BIAS: Final[Mapping[str, Layout]] = {"bias": SAME, "biases": SAME}
 _SCALE: Final[Leaves] = {"weight": {"gamma": SAME}, "bias": {"beta": SAME}}
 _EMBEDDING: Final[Leaves] = {"weight": {"embeddings": SAME, "_embeddings": SAME}}
+
+_KERNELS: Final = ("kernel", "_kernel", "weights")  # of any layer, known here or not
 
 _OF_MODULES: Final[Mapping[type[nn.Module], Leaves]] = {
     nn.Linear: {"weight": {"kernel": DENSE, "_kernel": DENSE, "weights": DENSE}, "bias": _BIAS},
@@ -50,6 +53,28 @@ def stored_leaves(module: nn.Module, leaf: str) -> Mapping[str, Layout]:
 def layout_of(module: nn.Module, leaf: str, stored_leaf: str) -> Layout:
     """The layout of what is stored under a name that ends in `stored_leaf` and is the tensor `leaf` of the module."""
     return stored_leaves(module, leaf).get(stored_leaf, SAME)
+
+
+def layout_by_rule(said: str | None, module: nn.Module, leaf: str, stored_leaf: str, rank: int) -> Layout:
+    """The layout of what a rule maps to the tensor `leaf` of the module: that which it says, or the stored name tells.
+
+    InvalidArgumentError where neither does: the order of a square kernel's axes shows nowhere else.
+    """
+    if said is not None:
+        return layout_named(said)
+    turned = any(layout is not SAME for layout in stored_leaves(module, leaf).values())
+    if rank < 2 or is_leaf_of(module, leaf, stored_leaf) or not (turned or stored_leaf in _KERNELS):
+        return layout_of(module, leaf, stored_leaf)
+    raise InvalidArgumentError(
+        f"a name that ends in {quoted(stored_leaf)} does not tell the layout of {quoted(leaf)} of a "
+        f'{type(module).__name__}. Say it in the rule, as in ("fc.weight", "dense"); "same" if the axes are in '
+        f"torch's order. Layouts: {', '.join(LAYOUTS)}"
+    )
+
+
+def is_leaf_of(module: nn.Module, leaf: str, stored_leaf: str) -> bool:
+    """Whether a stored name that ends so is known to mean the tensor `leaf` of the module."""
+    return stored_leaf == leaf or stored_leaf in stored_leaves(module, leaf)
 
 
 def written_leaf(module: nn.Module, leaf: str) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError, quoted
 from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.models.bystanders import OUTPUT
 from torch_tfckpt.models.sources import Source
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.object_graph import ObjectGraph
@@ -78,7 +79,7 @@ def plan_slots(
         if identity_of(parameter) not in by_identity or not group.get("momentum", True):
             continue
         target, source = by_identity[identity_of(parameter)]
-        by_name = {state: f"{source.key}/{slot.suffix}" for state, slot in slots.items()}
+        by_name = {state: _slot_key(source.key, slot.suffix) for state, slot in slots.items()}
         keys = by_name if in_graph is None else in_graph.keys(source.key, slots)
         if len(keys) < len(slots) or not all(key in reader for key in keys.values()):
             plan.missing.append(target.name)
@@ -90,6 +91,22 @@ def plan_slots(
     if plan.parameters and not isinstance(optimizer, torch.optim.SGD):  # which counts none
         plan.step = _step(reader, {} if in_graph is None else in_graph.counters(), beta2)
     return plan
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, targets: Sequence[Target]) -> None:
+    """InvalidArgumentError where it is the optimizer of something else."""
+    held = {identity_of(target.tensor) for target in targets}
+    if not any(identity_of(parameter) in held for parameter, _ in _parameters(optimizer)):
+        raise InvalidArgumentError(
+            f"load_model: none of the parameters of optimizer {type(optimizer).__name__} is one of the model's. Make "
+            f"it over model.parameters(), of the model that is loaded"
+        )
+
+
+def _slot_key(variable: str, suffix: str) -> str:
+    """ "v/Adam" of "v", "v/Adam:0" of "v:0"."""
+    bare = variable.removesuffix(OUTPUT)
+    return f"{bare}/{suffix}{variable[len(bare) :]}"
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
@@ -178,7 +195,12 @@ def _check_shapes(reader: CheckpointReader, source: Source, keys: Mapping[str, s
 
 def _step(reader: CheckpointReader, counters: Mapping[str, str], beta2: float | None) -> torch.Tensor:
     """How many steps were taken: from a counter, or from beta2's power, which is multiplied once more at each."""
-    names = {name: key for name in ("global_step", "beta2_power") if (key := counters.get(name, name)) in reader}
+    names = {
+        name: key
+        for name in ("global_step", "beta2_power")
+        for key in (name + OUTPUT, counters.get(name, name))
+        if key in reader
+    }
     counter = counters.get("iter", names.get("global_step"))
     if counter is not None:
         return torch.tensor(float(_number(reader, counter)), dtype=torch.float32)

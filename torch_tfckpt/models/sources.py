@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.errors import InvalidArgumentError, error_context, quoted
 from torch_tfckpt.key_mapper import KeyMapper
-from torch_tfckpt.layouts import Layout, layout_named
-from torch_tfckpt.models.bystanders import AVERAGE
-from torch_tfckpt.models.leaf_names import layout_of, stored_leaves
+from torch_tfckpt.layouts import Layout
+from torch_tfckpt.models.bystanders import averages as averages_among
+from torch_tfckpt.models.leaf_names import is_leaf_of, layout_by_rule, layout_of, stored_leaves
 from torch_tfckpt.models.stored_names import (
+    Names,
     Naming,
     choose_naming,
+    dotted,
     leaf_of,
     naming_below,
     path_of,
@@ -54,6 +56,8 @@ class Found:
     strays: dict[str, str] = field(default_factory=dict)  # key -> name that the mapper gives and the module lacks
     asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that the mapper names and nobody stored
     not_averaged: list[str] = field(default_factory=list)  # names; where only averages are wanted
+    unused_rules: list[str] = field(default_factory=list)  # names and patterns of the mapper that match nothing
+    remarks: list[str] = field(default_factory=list)  # what the caller may pass to find more
 
 
 def find_sources(
@@ -67,11 +71,12 @@ def find_sources(
     """Finds a source for each target, by the mapper first, and then by names.
 
     Raises:
-        InvalidArgumentError: two stored tensors may be meant; nothing is guessed.
+        InvalidArgumentError: two stored tensors may be meant, or a layout is not told; nothing is guessed.
         NotFoundError: nothing is stored below `prefix`.
         DataLossError: the object graph, or a text of shared names, is damaged.
     """
-    averages = _averages(reader) if ema != "ignore" else {}
+    stored_averages = averages_among(reader.keys())
+    averages = stored_averages if ema != "ignore" else {}
     found = Found()
     taken = _apply(mapper, reader, targets, averages, found) if mapper is not None else set()
     named = {mapped.target: key for key, mapped in mapper.names.items()} if mapper is not None else {}
@@ -88,11 +93,13 @@ def find_sources(
             found.sources[target.name] = Source(source.key, source.layout, source.leaf, averages[source.key])
         elif ema == "only" and not target.counts_batches:
             found.not_averaged.append(target.name)
+    if ema == "ignore" and stored_averages:
+        _remark_on_averages(stored_averages, [target for target in left if target.name not in found.sources], found)
     return found
 
 
 def possible_names(target: Target) -> dict[str, Place]:
-    """The names, dotted, under which a target may be stored, and the place in which each makes sense. Its own are
+    """The names under which a target may be stored, and the place in which each makes sense. Its own are
     first."""
     names = {place.name: place for place in target.places}
     for place in target.places:
@@ -100,11 +107,6 @@ def possible_names(target: Target) -> dict[str, Place]:
         for leaf in stored_leaves(place.module, place.leaf):
             names.setdefault(parent + leaf, place)
     return names
-
-
-def _averages(reader: CheckpointReader) -> dict[str, str]:
-    """Key of a variable -> key of its moving average."""
-    return {key.removesuffix(AVERAGE): key for key in reader.keys() if key.endswith(AVERAGE)}
 
 
 def _apply(
@@ -119,10 +121,14 @@ def _apply(
     full_names = _full_names(reader)
     by_name: dict[str, tuple[str, Source]] = {}
     taken: set[str] = set()
+    unused = dict.fromkeys(mapper.sources)
     for key in dict.fromkeys((*reader.keys(), *averages)):
-        mapped = mapper.find(path_of(key), key, *full_names.get(key, ()))
-        if mapped is None:
+        names = (path_of(key), key, *full_names.get(key, ()))
+        match = mapper.match(*names)
+        if match is None:
             continue
+        mapped = match.mapped
+        unused.pop(match.rule, None)
         taken.add(key)
         if mapped.target is None:
             found.left_out.append(key)
@@ -135,15 +141,28 @@ def _apply(
             found.strays[key] = mapped.target
         else:
             _, place = places[mapped.target]
-            leaf = leaf_of(key)
-            layout = layout_of(place.module, place.leaf, leaf) if mapped.layout is None else layout_named(mapped.layout)
+            leaves = [leaf_of(name) for name in (match.name, *names[2:], key)]
+            leaf = next((leaf for leaf in leaves if is_leaf_of(place.module, place.leaf, leaf)), leaves[0])
+            rank = len(reader.shape(averages.get(key, key)))
+            with error_context(f"{reader.path}: {quoted(match.name)}, mapped to {quoted(place.name)}"):
+                layout = layout_by_rule(mapped.layout, place.module, place.leaf, leaf, rank)
             by_name[mapped.target] = (key, Source(key, layout, leaf))
+    found.unused_rules.extend(rule if isinstance(rule, str) else rule.pattern for rule in unused)
     for target in targets:
         given = [by_name[name][1] for name in target.names if name in by_name]
         if given:
             found.sources[target.name] = given[0]
             _note_apart(reader, target, [source.key for source in given], found)
     return taken
+
+
+def _remark_on_averages(averages: Mapping[str, str], missing: Sequence[Target], found: Found) -> None:
+    names = Names(((base, base) for base in averages), {base: leaf_of(base) for base in averages}, unique=False)
+    below = names.below({name: {target.name} for target in missing for name in possible_names(target)})
+    averaged = {name for of in below.values() for name in of}
+    averaged.update(name for name, key in found.asked_for.items() if key in averages)
+    if averaged:
+        found.remarks.append(f'moving averages are stored of {len(averaged)} that are missing: pass ema="prefer"')
 
 
 def _find_by_name(
@@ -155,6 +174,7 @@ def _find_by_name(
     found: Found,
 ) -> None:
     """Enters a source for each target that is stored under a name of its own."""
+    _check_distinct(targets)
     possible = {target.name: possible_names(target) for target in targets}
     wanted: dict[str, set[str]] = {}
     for name, names in possible.items():
@@ -167,11 +187,26 @@ def _find_by_name(
     else:
         naming = naming_below(ways, wanted, prefix, reader.path)
     found.prefix = naming.spelled_prefix
+    if naming.remark:
+        found.remarks.append(naming.remark)
     found.below_prefix = set(reader.keys()) if not naming.prefix else naming.keys_below()
     for target in targets:
         source = _source_of(reader, target, possible[target.name], naming, found)
         if source is not None:
             found.sources[target.name] = source
+
+
+def _check_distinct(targets: Sequence[Target]) -> None:
+    """InvalidArgumentError where two names differ only in "/" and ".", which in stored names mean the same."""
+    seen: dict[str, tuple[str, Target]] = {}
+    for target in targets:
+        for name in target.names:
+            other, owner = seen.setdefault(dotted(name), (name, target))
+            if owner is not target:
+                raise InvalidArgumentError(
+                    f"{quoted(other)} and {quoted(name)} of the module cannot be told apart by stored names. Map them, "
+                    f"by a KeyMapper"
+                )
 
 
 def _source_of(

@@ -15,11 +15,11 @@ from typing import Final, NamedTuple, Protocol
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, quoted
+from torch_tfckpt.models.bystanders import AVERAGE, OUTPUT
 from torch_tfckpt.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, checkpoint_key
 from torch_tfckpt.saveables.module_state import shared_names
 
 _LISTED: Final = 8  # candidates that a text lists
-_OUTPUT: Final = ":0"  # behind the names of variables where someone stored them by `variable.name`
 _SUFFIX: Final = checkpoint_key("", VARIABLE_VALUE)
 
 
@@ -31,7 +31,8 @@ class Stored(NamedTuple):
 
 
 class StoredNames(Protocol):
-    """One way of finding variables. Names are dotted, prefixes too, with a dot at their end or empty."""
+    """One way of finding variables. Names are those of modules, whose parts may have a "/" in them; prefixes are
+    dotted, with a dot at their end or empty."""
 
     def below(self, wanted: Mapping[str, set[str]]) -> dict[str, set[str]]:
         """Prefix -> what is found below it. `wanted`: name -> what it is a name of."""
@@ -58,7 +59,7 @@ class Names:
         self._found: dict[str, list[Stored]] = {}
         self._spelling: dict[str, str] = {}
         for name, key in names:
-            name_here = dotted(name.removesuffix(_OUTPUT))
+            name_here = dotted(name.removesuffix(OUTPUT))
             self._spelling.setdefault(name_here, name)
             self._found.setdefault(name_here, []).append(Stored(key, leaves[key]))
         if unique:
@@ -66,17 +67,20 @@ class Names:
 
     def below(self, wanted: Mapping[str, set[str]]) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
-        longest = max(map(len, wanted), default=0)
+        owners: dict[str, set[str]] = {}
+        for name, of in wanted.items():
+            owners.setdefault(dotted(name), set()).update(of)
+        longest = max(map(len, owners), default=0)
         for name in self._found:
             for start in _starts(name, len(name) - longest):
-                if name[start:] in wanted:
-                    found.setdefault(name[:start], set()).update(wanted[name[start:]])
+                if name[start:] in owners:
+                    found.setdefault(name[:start], set()).update(owners[name[start:]])
         return found
 
     def find(self, prefix: str, name: str) -> list[Stored]:
-        stored = self._found.get(prefix + name, [])
+        stored = self._found.get(prefix + dotted(name), [])
         # Of "fc.weight" and "fc/weight" the first is the state_dict's own.
-        exact = [each for each in stored if each.key.removesuffix(_OUTPUT).endswith(name)]
+        exact = [each for each in stored if each.key.removesuffix(OUTPUT).endswith(name)]
         return exact if len(exact) == 1 else stored
 
     def spelled(self, prefix: str) -> str:
@@ -182,6 +186,7 @@ class Naming:
 
     names: StoredNames
     prefix: str
+    remark: str = ""  # of another prefix, below which more is found, but too little to take it unasked
 
     def find(self, name: str) -> list[Stored]:
         return self.names.find(self.prefix, name)
@@ -200,7 +205,7 @@ def choose_naming(ways: list[StoredNames], wanted: Mapping[str, set[str]], count
     """The way, and the prefix, by which most of a module is found.
 
     Args:
-        wanted: Possible stored name, dotted -> the tensors of the module that it may be of.
+        wanted: Possible stored name -> the tensors of the module that it may be of.
         count: Tensors to be found. A prefix counts only where more than half of them stand below it.
         place: The checkpoint, for texts.
 
@@ -212,20 +217,29 @@ def choose_naming(ways: list[StoredNames], wanted: Mapping[str, set[str]], count
     found = {(order, prefix): len(of) for order, way in enumerate(ways) for prefix, of in way.below(wanted).items()}
     best = max(found.values(), default=0)
     without_prefix = max((number for (_, prefix), number in found.items() if not prefix), default=0)
+    leading = [Naming(ways[order], prefix) for (order, prefix), number in found.items() if number == best]
     if without_prefix == best or best * 2 <= count:
         order = next((order for order in range(len(ways)) if found.get((order, ""), 0) == without_prefix), 0)
-        return Naming(ways[order], "")
-    first, *others = [Naming(ways[order], prefix) for (order, prefix), number in found.items() if number == best]
-    # By object and by full name the same variables may be found; these are no rivals.
-    rivals = [naming for naming in others if _keys(naming, wanted) != _keys(first, wanted)]
+        remark = ""
+        if without_prefix < best and next(_rivals(leading, wanted), None) is None:
+            spelled = quoted(leading[0].spelled_prefix)
+            remark = f"{best} of {count} stand below {spelled}; pass prefix={spelled}"
+        return Naming(ways[order], "", remark)
+    rivals = list(_rivals(leading, wanted))
     if rivals:
-        prefixes = [quoted(naming.spelled_prefix) for naming in (first, *rivals)]
+        prefixes = [quoted(naming.spelled_prefix) for naming in (leading[0], *rivals)]
         more = f" and {len(prefixes) - _LISTED} more" if len(prefixes) > _LISTED else ""
         raise InvalidArgumentError(
             f"{place}: the module may be what stands below any of {len(prefixes)} prefixes, {best} of its {count} "
             f"tensors are found below each: {', '.join(prefixes[:_LISTED])}{more}. Say which, by prefix=, or map names"
         )
-    return first
+    return leading[0]
+
+
+def _rivals(leading: list[Naming], wanted: Mapping[str, set[str]]) -> Iterator[Naming]:
+    """Those that find other variables than the first. By object and by full name the same may be found."""
+    keys = _keys(leading[0], wanted)
+    yield from (naming for naming in leading[1:] if _keys(naming, wanted) != keys)
 
 
 def naming_below(ways: list[StoredNames], wanted: Mapping[str, set[str]], prefix: str, place: str) -> Naming:
@@ -251,8 +265,10 @@ def dotted_prefix(prefix: str) -> str:
 
 
 def leaf_of(name: str) -> str:
-    """Last part of a key or name; of "fc/kernel/.ATTRIBUTES/VARIABLE_VALUE" it is "kernel"."""
-    return path_of(name).removesuffix(_OUTPUT).rpartition("/")[2].rpartition(".")[2]
+    """Last part of a key or name, of a moving average that of its variable; of "fc/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    it is "kernel"."""
+    bare = path_of(name).removesuffix(OUTPUT).removesuffix(AVERAGE).removesuffix(OUTPUT)
+    return bare.rpartition("/")[2].rpartition(".")[2]
 
 
 def path_of(key: str) -> str:

@@ -88,6 +88,11 @@ class Target:
             else:
                 buffers[place.leaf] = new
 
+    def start_counting(self) -> None:
+        """Gives num_batches_tracked without memory a zero, on the CPU, where its module's statistics now are."""
+        if self.tensor.device.type == "meta":
+            self.replace(torch.zeros(self.tensor.shape, dtype=self.tensor.dtype, device="cpu"))
+
 
 def targets_of(model: nn.Module) -> list[Target]:
     """The targets of a module, in the order of its state_dict."""

@@ -21,7 +21,7 @@ from torch_tfckpt.saveables.stateful import placed_like
 
 _LISTED: Final = 8  # names that a text lists
 _FIELDS: Final = ("optimizer", "param_shapes", "param_groups", "state", "other_state")
-_MEND: Final = "Restore into an optimizer over the same parameters, or leave the optimizer out of var_list"
+_MEND: Final = "Restore into an optimizer over the same parameters, or leave the optimizer out"
 
 
 def parameter_names(
@@ -178,11 +178,7 @@ class OptimizerState:
             raise InvalidArgumentError(f"the optimizer's parameters differ. {'; '.join(texts)}. {_MEND}")
         shapes = stored.get("param_shapes") if isinstance(stored, dict) else None
         for name, shape in here.items():
-            if isinstance(shapes, dict) and shapes.get(name) != list(shape):
-                raise InvalidArgumentError(
-                    f"state of parameter {quoted(name)} was stored for shape {shapes.get(name)}, here it has "
-                    f"{list(shape)}"
-                )
+            _check_shape(name, shape, shapes)
 
     def _check_kind(self, group: dict[str, Any], stored: object) -> None:
         """InvalidArgumentError where the state is that of quite another algorithm."""
@@ -192,6 +188,61 @@ class OptimizerState:
             raise InvalidArgumentError(
                 f"stored is the state of {there}, here is {here}, whose {_listed(missing)} it lacks. {_MEND}"
             )
+
+
+class PartialOptimizerState:
+    """What an optimizer takes of the state of one with other parameters: that of those which are in both.
+
+    Groups and hyperparameters stay as they are here, and so does the state of parameters that the other lacks.
+
+    Args:
+        optimizer: Of the kind that was stored.
+        name_of: Identity of a parameter -> its name there.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, name_of: Mapping[Identity, str]) -> None:
+        self._optimizer, self._name_of = optimizer, name_of
+
+    def value(self) -> object:
+        """The state_dict as it is."""
+        return self._optimizer.state_dict()
+
+    def plan(self, stored: object) -> object:
+        """The state_dict with what is in both.
+
+        Raises:
+            InvalidArgumentError: no optimizer is stored, or one of another kind; a parameter has another shape.
+        """
+        _, state = _parts(stored)
+        assert isinstance(stored, dict)
+        here, there = type(self._optimizer).__name__, stored.get("optimizer")
+        if here != there:
+            raise InvalidArgumentError(f"stored is the state of {there}, here is {here}. {_MEND}")
+        packed = self._optimizer.state_dict()
+        planned = dict(packed["state"])
+        parameters = [each for group in self._optimizer.param_groups for each in group["params"]]
+        for position, parameter in enumerate(parameters):
+            name = self._name_of.get(identity_of(parameter))
+            if name is not None and name in state:
+                _check_shape(name, tuple(parameter.shape), stored.get("param_shapes"))
+                planned[position] = state[name]
+        return {**packed, "state": planned}
+
+    def load(self, planned: Any) -> None:
+        """load_state_dict()."""
+        self._optimizer.load_state_dict(planned)
+
+
+def stored_parameters(stored: object) -> set[str]:
+    """Names of all parameters of a stored optimizer. InvalidArgumentError where none is stored."""
+    return {name for group in _parts(stored)[0] for name in group["params"]}
+
+
+def _check_shape(name: str, shape: tuple[int, ...], stored: object) -> None:
+    if isinstance(stored, dict) and stored.get(name) != list(shape):
+        raise InvalidArgumentError(
+            f"state of parameter {quoted(name)} was stored for shape {stored.get(name)}, here it has {list(shape)}"
+        )
 
 
 def _parts(stored: object) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -148,11 +148,23 @@ def state_to_restore(key: str, state: State, reader: CheckpointReader) -> Saveab
 
     Cost: reads the text, and of tensors their entries in the index.
     """
+    stand_ins, value = _looked_at(key, reader)
+    with error_context(f"{reader.path}: state {quoted(key)}"):
+        state.plan(value)
+    return _StoredState(key, state, stand_ins, {name: reader.dtype(name) for name in stand_ins})
+
+
+def stored_state(key: str, reader: CheckpointReader) -> object:
+    """The value of a stored state, with stand-ins for its tensors. Errors and cost as `state_to_restore`."""
+    return _looked_at(key, reader)[1]
+
+
+def _looked_at(key: str, reader: CheckpointReader) -> tuple[dict[str, torch.Tensor], object]:
+    """Stand-ins of all tensors that a stored text names, and the value with them."""
     text = read_text(reader, key)
     with error_context(f"{reader.path}: state {quoted(key)}"):
         stand_ins = {name: _stand_in(reader, name) for name in tensor_keys(text)}
-        state.plan(unflatten(text, stand_ins))
-    return _StoredState(key, state, stand_ins, {name: reader.dtype(name) for name in stand_ins})
+        return stand_ins, unflatten(text, stand_ins)
 
 
 def read_text(reader: CheckpointReader, key: str) -> bytes:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from torch_tfckpt.bundle.values import Value, WritableValue
-from torch_tfckpt.errors import quoted
+from torch_tfckpt.errors import UnimplementedError, quoted
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.object_graph import checkpoint_key, escape_local_name, unescape_local_name
 from torch_tfckpt.saveables.devices import HOST
@@ -48,6 +48,21 @@ class ModuleTrackable(Trackable):
                 yield name, child
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             yield EXTRA_STATE, _ExtraState(module)
+
+    def check(self) -> None:
+        """UnimplementedError where the module would save something that is no child: it would be lost."""
+        module = self._module
+        if type(module)._save_to_state_dict is nn.Module._save_to_state_dict:
+            return
+        saved: dict[str, object] = {}
+        module._save_to_state_dict(saved, "", True)
+        lost = saved.keys() - {name for name, _ in self.children()}
+        if lost:
+            raise UnimplementedError(
+                f"{type(module).__name__}: the entries {', '.join(map(quoted, sorted(lost)))} of the module's "
+                f"state_dict are none of its parameters and buffers, so they cannot be restored in place. Pass "
+                f"an object whose state_dict and load_state_dict are the module's"
+            )
 
 
 class _ExtraState(StateTrackable):

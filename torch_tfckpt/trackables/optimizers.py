@@ -11,6 +11,7 @@ graph does not list it: TensorFlow could restore it into nothing, and `assert_co
 Spec: FORMATS 4, CONVERT 3.
 """
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -20,12 +21,12 @@ import torch
 from torch_tfckpt.bundle.values import value_dtype
 from torch_tfckpt.errors import InvalidArgumentError, quoted
 from torch_tfckpt.format.tensor_slice import shape_text
-from torch_tfckpt.object_graph import PYTHON_STATE, checkpoint_key
+from torch_tfckpt.object_graph import PYTHON_STATE, checkpoint_key, object_path
 from torch_tfckpt.saveables.identity import Identity, identity_of
-from torch_tfckpt.saveables.optimizer_state import OptimizerState
+from torch_tfckpt.saveables.optimizer_state import OptimizerState, PartialOptimizerState, stored_parameters
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.state_tree import flatten
-from torch_tfckpt.saveables.stateful import state_to_restore
+from torch_tfckpt.saveables.stateful import state_to_restore, stored_state
 from torch_tfckpt.saveables.variables import Variable
 from torch_tfckpt.trackables.tensors import TensorTrackable
 from torch_tfckpt.trackables.trackable import StoredNode, Trackable
@@ -53,6 +54,7 @@ _SLOTS: Final[Mapping[type, Mapping[str, SlotName]]] = {
     torch.optim.SGD: {"momentum_buffer": SlotName("momentum", "Momentum")},
 }
 ADAMS: Final = (torch.optim.Adam, torch.optim.AdamW)
+_log = logging.getLogger(__name__)
 STEP: Final = "step"  # of some optimizers a tensor, and of the shape of a parameter that is a scalar
 
 
@@ -121,13 +123,15 @@ class OptimizerTrackable(Trackable):
                 yield f"beta{number}_power", _Power(Variable(power, f"beta{number}_power", trainable=False))
 
     def slots(self) -> list[Slot]:
-        """All slot variables there are now: tensors of the state that have the shape of their parameter."""
+        """All slot variables there are now: tensors of the state that have the shape of their parameter and are numbers
+        of its kind, neither masks nor counts, nor moments in 8 bits."""
         names = slot_names(self.optimizer)
         return [
             Slot(*names.get(name, SlotName(name, name)), parameter, value)
             for parameter in self.parameters
             for name, value in self.optimizer.state.get(parameter, {}).items()
             if name != STEP and isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if _kind(value.dtype) == _kind(parameter.dtype)
         ]
 
     def state_to_save(
@@ -150,20 +154,42 @@ class OptimizerTrackable(Trackable):
             SaveableObject(None, [SaveSpec(tensor, "", name)], name) for name, tensor in tensors.items()
         ]
 
+    def stored_paths(self, stored: StoredNode) -> set[str]:
+        """Where the parameters stand that the stored optimizer has state for. Errors as `state_to_restore`."""
+        key = checkpoint_key(stored.path, PYTHON_STATE)
+        if key in stored.reader:
+            return stored_parameters(stored_state(key, stored.reader))
+        routes = (stored.graph.route(slot.original_variable_node_id) for slot in stored.node.slot_variables)
+        return {object_path(route) for route in routes if route is not None}
+
     def state_to_restore(self, stored: StoredNode, paths: Mapping[Identity, str]) -> SaveableObject | None:
         """What takes the text and its tensors; None where the checkpoint has none, as those that TensorFlow wrote.
 
         Args:
-            paths: Where each tensor here stands in the checkpoint. REQUIRES: all parameters are among them.
+            paths: Where each tensor here stands in the checkpoint, of those that do.
 
         Raises:
             NotFoundError, DataLossError: the text, or a tensor that it names, is missing or damaged.
-            InvalidArgumentError: it is the state of another kind of optimizer, or of other parameters.
+            InvalidArgumentError: it is the state of another kind of optimizer, or of parameters of other shapes, or
+                the same parameters are grouped otherwise.
+
+        Where the parameters are not the same, as in a model that has grown, those that are in both get their state, and
+        hyperparameters stay as they are here.
         """
         key = checkpoint_key(stored.path, PYTHON_STATE)
         if key not in stored.reader:
             return None
-        return state_to_restore(key, OptimizerState(self.optimizer, lambda: self._names(paths)), stored.reader)
+        here, there = {paths.get(identity_of(parameter)) for parameter in self.parameters}, self.stored_paths(stored)
+        if here == there:
+            return state_to_restore(key, OptimizerState(self.optimizer, lambda: self._names(paths)), stored.reader)
+        _log.warning(
+            "%s: %s is of other parameters than the optimizer here: state of the %d that are in both is restored, and "
+            "no hyperparameters",
+            stored.reader.path,
+            stored.path,
+            len(here & there),
+        )
+        return state_to_restore(key, PartialOptimizerState(self.optimizer, paths), stored.reader)
 
     def _names(self, paths: Mapping[Identity, str]) -> list[list[str]]:
         names: list[list[str]] = []
@@ -180,11 +206,16 @@ class OptimizerTrackable(Trackable):
         return names
 
 
-def _numbers(steps: Iterable[torch.Tensor]) -> set[float]:
+def _kind(dtype: torch.dtype) -> tuple[bool, bool]:
+    return dtype.is_floating_point, dtype.is_complex
+
+
+def _numbers(steps: Iterable[torch.Tensor | float]) -> set[float]:
     """The numbers in scalar tensors, with one wait for each device."""
     by_device: dict[torch.device, list[torch.Tensor]] = {}
     for step in steps:
-        by_device.setdefault(step.device, []).append(step.detach().to(torch.float64))
+        number = torch.as_tensor(step)
+        by_device.setdefault(number.device, []).append(number.detach().to(torch.float64))
     return {number for tensors in by_device.values() for number in torch.stack(tensors).tolist()}
 
 
@@ -210,7 +241,7 @@ def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> N
                 f"{quoted(key)} of a parameter of shape {tuple(parameter.shape)}. Restore into the "
                 f"parameters that were saved"
             )
-        if (dtype.is_floating_point, dtype.is_complex) != (parameter.is_floating_point(), parameter.is_complex()):
+        if _kind(dtype) != _kind(parameter.dtype):
             raise InvalidArgumentError(
                 f"{stored.reader.path}: slot variable {quoted(key)} is {dtype}, its parameter {parameter.dtype}. "
                 f"Restore into the parameters that were saved"

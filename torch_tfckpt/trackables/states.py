@@ -17,7 +17,7 @@ import torch
 from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.errors import InvalidArgumentError, quoted
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.object_graph import PYTHON_STATE, checkpoint_key, escape_local_name
+from torch_tfckpt.object_graph import PYTHON_STATE, VARIABLE_VALUE, TrackableObject, checkpoint_key, escape_local_name
 from torch_tfckpt.saveables.devices import HOST
 from torch_tfckpt.saveables.identity import Identity
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
@@ -72,11 +72,40 @@ class ValueTrackable(StateTrackable):
 
     def __init__(self, holder: object, name: object, get: Callable[[], object], put: Callable[[Any], object]) -> None:
         super().__init__(holder, FunctionState(get, put))
-        self._name = name
+        self._name, self._get, self._put = name, get, put
 
     @cached_property
     def identity(self) -> Identity:
         return ("value", id(self.target), self._name)
+
+    def is_placeholder_for(self, node: TrackableObject) -> bool:
+        return self._get() is None and not _has_state(node)
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        """A number also takes a scalar variable, as TensorFlow's `tf.Variable(0)` for a step."""
+        key = stored.keys.get(VARIABLE_VALUE)
+        value = self._get()
+        if key is None or not isinstance(value, int | float):
+            return super().to_restore(stored)
+        return RestoredValues([_NumberSaveable(self._put, type(value), key)], frozenset([VARIABLE_VALUE]))
+
+
+class _NumberSaveable(SaveableObject):
+    """Takes a scalar for a Python number."""
+
+    def __init__(self, put: Callable[[Any], object], kind: type[int] | type[float], key: str) -> None:
+        super().__init__(None, [SaveSpec(None, "", key, device=HOST)], key)
+        self._put, self._kind = put, kind
+
+    def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
+        if tuple(shapes[0]) != ():
+            raise InvalidArgumentError(
+                f"{quoted(self.name)}: stored is a tensor of shape {tuple(shapes[0])}, here is a Python number"
+            )
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        (value,) = restored_tensors
+        self._put(self._kind(value.item()))
 
 
 class PlainContainer(StateTrackable):
@@ -89,6 +118,9 @@ class PlainContainer(StateTrackable):
     @property
     def holds_values(self) -> bool:
         return bool(self._container)
+
+    def is_placeholder_for(self, node: TrackableObject) -> bool:
+        return not self._container and not _has_state(node) and bool(node.children or node.attributes)
 
     def to_save(self, path: str) -> SavedValues:
         return super().to_save(path) if self._container else SavedValues()
@@ -108,6 +140,10 @@ class _Emptied(SaveableObject):
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
         self._container.clear()
+
+
+def _has_state(node: TrackableObject) -> bool:
+    return any(attribute.name == PYTHON_STATE for attribute in node.attributes)
 
 
 class PythonState(Protocol):

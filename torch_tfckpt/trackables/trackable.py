@@ -95,6 +95,10 @@ class Trackable:
         """Whether a checkpoint that lacks this object leaves something unrestored."""
         return self.holds_values
 
+    def is_placeholder_for(self, node: TrackableObject) -> bool:
+        """Whether it only keeps the place for the object that the node is, such as None for a module."""
+        return False
+
     def children(self) -> Iterable[tuple[str, object]]:
         """(local name, object) of each child, in the order in which ids are given. An object, or a Trackable."""
         return ()
