@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from torch_tfckpt.bundle.values import value_dtype
-from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.errors import InvalidArgumentError, error_context, quoted
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.object_graph import PYTHON_STATE, checkpoint_key, object_path
 from torch_tfckpt.saveables.identity import Identity, identity_of
@@ -158,7 +158,9 @@ class OptimizerTrackable(Trackable):
         """Where the parameters stand that the stored optimizer has state for. Errors as `state_to_restore`."""
         key = checkpoint_key(stored.path, PYTHON_STATE)
         if key in stored.reader:
-            return stored_parameters(stored_state(key, stored.reader))
+            state = stored_state(key, stored.reader)
+            with error_context(f"{stored.reader.path}: state {quoted(key)}"):
+                return stored_parameters(state)
         routes = (stored.graph.route(slot.original_variable_node_id) for slot in stored.node.slot_variables)
         return {object_path(route) for route in routes if route is not None}
 
