@@ -196,12 +196,10 @@ class _Stored:
         """Paths of objects, and names that variables had, -> keys of their values."""
         graph = self._reader.object_graph
         found: dict[str, list[str]] = {}
-        values = [each for node in graph.nodes for each in node.attributes] if graph is not None else []
-        for value in values:
-            if value.name == VARIABLE_VALUE:
-                path = value.checkpoint_key.removesuffix(checkpoint_key("", VARIABLE_VALUE))
-                for name in dict.fromkeys((path, value.full_name)):
-                    found.setdefault(name, []).append(value.checkpoint_key)
+        for variable in graph.variables() if graph is not None else ():
+            path = variable.checkpoint_key.removesuffix(checkpoint_key("", VARIABLE_VALUE))
+            for name in dict.fromkeys((path, variable.full_name)):
+                found.setdefault(name, []).append(variable.checkpoint_key)
         found.pop("", None)
         return found
 

@@ -143,6 +143,13 @@ class ObjectGraph:
         # What these two are is looked up by their routes only: a slot of a slot would go round in circles.
         return f"{self._plain_name(optimizer)}'s state '{slot_name}' for {self._plain_name(variable)}"
 
+    def variables(self) -> Iterator[SerializedTensor]:
+        """The values of all variables, in the order of the nodes."""
+        for node in self.nodes:
+            for attribute in node.attributes:
+                if attribute.name == VARIABLE_VALUE:
+                    yield attribute
+
     def value_key(self, node_id: int) -> str | None:
         """Key of a variable's value; None of what is no variable."""
         attributes = self.nodes[node_id].attributes

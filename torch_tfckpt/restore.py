@@ -71,20 +71,6 @@ def restore_path(
             saveables = _by_names_in_graph(reader, variables, error)
         else:
             return
-        _log.warning(
-            "%s is an object-based checkpoint, and its variables are taken by the names they had when it was written. "
-            "That goes wrong where names have changed; tfckpt.Checkpoint goes by objects",
-            reader.path,
-        )
-        graph = reader.object_graph
-        assert graph is not None, "its names were taken"
-        several = names_of_several(graph, {spec.name for spec in specs_of(saveables)})
-        if several:
-            _log.warning(
-                "%s: several variables had these names, and of each the last is taken, as TensorFlow does: %s",
-                reader.path,
-                ", ".join(map(quoted, several[:_LISTED])),
-            )
         with _telling_the_likely_cause():
             restore(saveables)
 
@@ -107,7 +93,7 @@ def _telling_the_likely_cause() -> Iterator[None]:
 
 
 def _by_names_in_graph(reader: CheckpointReader, variables: VarList, error: NotFoundError) -> list[SaveableObject]:
-    """What takes values by the names that variables have in the checkpoint's object graph.
+    """What takes values by the names that variables have in the checkpoint's object graph, after a warning.
 
     Raises `error`, why they could not be taken otherwise, where there is no graph, or all names are there and it is a
     file that is missing; NotFoundError where the graph lacks names too.
@@ -121,7 +107,20 @@ def _by_names_in_graph(reader: CheckpointReader, variables: VarList, error: NotF
     saveables = variables.to_save()
     if all(spec.name in reader for spec in specs_of(saveables)):
         raise error
-    return with_keys(saveables, graph.names_to_keys())
+    found = with_keys(saveables, graph.names_to_keys())
+    _log.warning(
+        "%s is an object-based checkpoint, and its variables are taken by the names they had when it was written. "
+        "That goes wrong where names have changed; tfckpt.Checkpoint goes by objects",
+        reader.path,
+    )
+    several = names_of_several(graph, {spec.name for spec in specs_of(found)})
+    if several:
+        _log.warning(
+            "%s: several variables had these names, and of each the last is taken, as TensorFlow does: %s",
+            reader.path,
+            ", ".join(map(quoted, several[:_LISTED])),
+        )
+    return found
 
 
 def restore_saveables(

@@ -22,7 +22,6 @@ from torch_tfckpt.models.stored_names import (
     stored_names,
 )
 from torch_tfckpt.models.targets import Place, Target
-from torch_tfckpt.object_graph import VARIABLE_VALUE
 
 Averages = Literal["ignore", "prefer", "only"]
 
@@ -240,8 +239,7 @@ def _note_apart(reader: CheckpointReader, target: Target, keys: Sequence[str], f
 def _full_names(reader: CheckpointReader) -> dict[str, list[str]]:
     graph = reader.object_graph
     names: dict[str, list[str]] = {}
-    for node in graph.nodes if graph is not None else ():
-        for attribute in node.attributes:
-            if attribute.name == VARIABLE_VALUE and attribute.full_name:
-                names.setdefault(attribute.checkpoint_key, []).append(attribute.full_name)
+    for variable in graph.variables() if graph is not None else ():
+        if variable.full_name:
+            names.setdefault(variable.checkpoint_key, []).append(variable.full_name)
     return names

@@ -171,10 +171,9 @@ def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out
     if graph is not None:
         found.append(Objects(graph, own))
         named = dict.fromkeys(
-            (attribute.full_name, attribute.checkpoint_key)
-            for node in graph.nodes
-            for attribute in node.attributes
-            if attribute.name == VARIABLE_VALUE and attribute.full_name and attribute.checkpoint_key in own
+            (variable.full_name, variable.checkpoint_key)
+            for variable in graph.variables()
+            if variable.full_name and variable.checkpoint_key in own
         )
         found.append(Names(named, {key: leaf_of(name) for name, key in named}, unique=True))
     return found

@@ -26,7 +26,7 @@ from torch_tfckpt.saveables.stateful import FunctionState, State, read_text, sta
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 
 SHARED: Final = ".shared"
-_EXTRA_STATE: Final = "_extra_state"  # the last part of the name under which state_dict has get_extra_state()
+EXTRA_STATE: Final = "_extra_state"  # the last part of the name under which state_dict has get_extra_state()
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Modules:
             prefix = f"{key}/" if key else ""
             own = {identity_of(tensor) for _, tensor in _own_tensors(module)}
             for name, value in module.state_dict(keep_vars=True).items():
-                if name.rpartition(".")[2] == _EXTRA_STATE:
+                if name.rpartition(".")[2] == EXTRA_STATE:
                     contents.extra[prefix + name] = _extra_state(module, name, value)
                     continue
                 identity = identity_of(value)
@@ -171,7 +171,7 @@ def _aliases_in(reader: CheckpointReader, key: str) -> dict[str, str]:
 
 def _extra_state(module: nn.Module, name: str, value: object) -> State:
     try:
-        owner = module.get_submodule(name.removesuffix(_EXTRA_STATE).removesuffix("."))
+        owner = module.get_submodule(name.removesuffix(EXTRA_STATE).removesuffix("."))
     except AttributeError as error:
         raise UnimplementedError(
             f"{quoted(name)}: the module has no such submodule; a hook has renamed the entries of its state_dict"

@@ -190,47 +190,31 @@ class OptimizerState:
             )
 
 
-class PartialOptimizerState:
-    """What an optimizer takes of the state of one with other parameters: that of those which are in both.
+def plan_for_some(optimizer: torch.optim.Optimizer, name_of: Mapping[Identity, str], stored: object) -> dict[str, Any]:
+    """The state_dict for an optimizer over other parameters than those stored: with the state of what is in both.
 
-    Groups and hyperparameters stay as they are here, and so does the state of parameters that the other lacks.
+    Groups and hyperparameters stay as they are here, and so does the state of parameters that are not stored.
 
     Args:
-        optimizer: Of the kind that was stored.
-        name_of: Identity of a parameter -> its name there.
+        name_of: Identity of a parameter -> its name in `stored`.
+
+    Raises:
+        InvalidArgumentError: no optimizer is stored, or one of another kind; a parameter has another shape.
     """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, name_of: Mapping[Identity, str]) -> None:
-        self._optimizer, self._name_of = optimizer, name_of
-
-    def value(self) -> object:
-        """The state_dict as it is."""
-        return self._optimizer.state_dict()
-
-    def plan(self, stored: object) -> object:
-        """The state_dict with what is in both.
-
-        Raises:
-            InvalidArgumentError: no optimizer is stored, or one of another kind; a parameter has another shape.
-        """
-        _, state = _parts(stored)
-        assert isinstance(stored, dict)
-        here, there = type(self._optimizer).__name__, stored.get("optimizer")
-        if here != there:
-            raise InvalidArgumentError(f"stored is the state of {there}, here is {here}. {_MEND}")
-        packed = self._optimizer.state_dict()
-        planned = dict(packed["state"])
-        parameters = [each for group in self._optimizer.param_groups for each in group["params"]]
-        for position, parameter in enumerate(parameters):
-            name = self._name_of.get(identity_of(parameter))
-            if name is not None and name in state:
-                _check_shape(name, tuple(parameter.shape), stored.get("param_shapes"))
-                planned[position] = state[name]
-        return {**packed, "state": planned}
-
-    def load(self, planned: Any) -> None:
-        """load_state_dict()."""
-        self._optimizer.load_state_dict(planned)
+    _, state = _parts(stored)
+    assert isinstance(stored, dict)
+    here, there = type(optimizer).__name__, stored.get("optimizer")
+    if here != there:
+        raise InvalidArgumentError(f"stored is the state of {there}, here is {here}. {_MEND}")
+    packed = optimizer.state_dict()
+    planned = dict(packed["state"])
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    for position, parameter in enumerate(parameters):
+        name = name_of.get(identity_of(parameter))
+        if name is not None and name in state:
+            _check_shape(name, tuple(parameter.shape), stored.get("param_shapes"))
+            planned[position] = state[name]
+    return {**packed, "state": planned}
 
 
 def stored_parameters(stored: object) -> set[str]:

@@ -5,7 +5,7 @@ Source: tensorflow/python/training/saving/saveable_object_util.py; spec: SAVER 1
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
-from typing import Final, Protocol, TypeGuard
+from typing import Protocol, TypeGuard
 
 import torch
 
@@ -13,10 +13,9 @@ from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.device.host_bytes import copy_slice
 from torch_tfckpt.errors import InvalidArgumentError, escaped, quoted
 from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.object_graph import VARIABLE_VALUE
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
-
-VARIABLE_VALUE: Final = "VARIABLE_VALUE"  # the attribute whose saveable has the object's own name
 
 
 class VariableSaveable(SaveableObject):
@@ -74,12 +73,17 @@ class VariableSaveable(SaveableObject):
             copy_slice(self.tensor, (), value.reshape(self.tensor.shape))
 
 
-def _check_fillable(name: str, tensor: torch.Tensor) -> None:
+def check_memory(name: str, tensor: torch.Tensor) -> None:
+    """InvalidArgumentError where there is nothing to restore into. Lazy tensors are taken, too."""
     if tensor.device.type == "meta":
         raise InvalidArgumentError(
             f"variable {quoted(name)} is on the meta device and has no memory to restore into. Materialize it first, "
             f"for instance by module.to_empty(device=...)"
         )
+
+
+def _check_fillable(name: str, tensor: torch.Tensor) -> None:
+    check_memory(name, tensor)
     if tensor.layout != torch.strided or tensor.is_quantized:
         kind = "quantized" if tensor.is_quantized else str(tensor.layout)
         raise InvalidArgumentError(f"variable {quoted(name)} is a {kind} tensor, which cannot be restored in place")

@@ -5,7 +5,7 @@ Source: tensorflow/python/trackable/base.py for the methods that an object may h
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,13 +15,12 @@ from torch_tfckpt.errors import UnimplementedError, quoted
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.object_graph import checkpoint_key, escape_local_name, unescape_local_name
 from torch_tfckpt.saveables.devices import HOST
+from torch_tfckpt.saveables.module_state import EXTRA_STATE
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.stateful import FunctionState
 from torch_tfckpt.saveables.tensor_saveable import is_trackable, saveables_of_attribute
 from torch_tfckpt.trackables.states import StateTrackable
 from torch_tfckpt.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
-
-EXTRA_STATE: Final = "_extra_state"
 
 
 class ModuleTrackable(Trackable):

@@ -23,7 +23,7 @@ from torch_tfckpt.errors import InvalidArgumentError, error_context, quoted
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.object_graph import PYTHON_STATE, checkpoint_key, object_path
 from torch_tfckpt.saveables.identity import Identity, identity_of
-from torch_tfckpt.saveables.optimizer_state import OptimizerState, PartialOptimizerState, stored_parameters
+from torch_tfckpt.saveables.optimizer_state import OptimizerState, plan_for_some, stored_parameters
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.saveables.stateful import state_to_restore, stored_state
@@ -181,17 +181,8 @@ class OptimizerTrackable(Trackable):
         key = checkpoint_key(stored.path, PYTHON_STATE)
         if key not in stored.reader:
             return None
-        here, there = {paths.get(identity_of(parameter)) for parameter in self.parameters}, self.stored_paths(stored)
-        if here == there:
-            return state_to_restore(key, OptimizerState(self.optimizer, lambda: self._names(paths)), stored.reader)
-        _log.warning(
-            "%s: %s is of other parameters than the optimizer here: state of the %d that are in both is restored, and "
-            "no hyperparameters",
-            stored.reader.path,
-            stored.path,
-            len(here & there),
-        )
-        return state_to_restore(key, PartialOptimizerState(self.optimizer, paths), stored.reader)
+        whole = OptimizerState(self.optimizer, lambda: self._names(paths))
+        return state_to_restore(key, _FittingState(self, whole, paths, f"{stored.reader.path}: {key}"), stored.reader)
 
     def _names(self, paths: Mapping[Identity, str]) -> list[list[str]]:
         names: list[list[str]] = []
@@ -206,6 +197,46 @@ class OptimizerTrackable(Trackable):
                     )
                 names[-1].append(path)
         return names
+
+
+class _FittingState:
+    """The whole state of an optimizer where the parameters are those stored; else, of what is in both.
+
+    Args:
+        whole: The state of all parameters.
+        paths: Where each tensor here stands in the checkpoint, of those that do.
+        place: For the log.
+    """
+
+    def __init__(
+        self, optimizer: OptimizerTrackable, whole: OptimizerState, paths: Mapping[Identity, str], place: str
+    ) -> None:
+        self._optimizer, self._whole, self._paths, self._place = optimizer.optimizer, whole, paths, place
+        self._here = {paths.get(identity_of(parameter)) for parameter in optimizer.parameters}
+        self._in_both: int | None = None
+
+    def value(self) -> object:
+        """The whole state now."""
+        return self._whole.value()
+
+    def plan(self, stored: object) -> object:
+        """InvalidArgumentError as OptimizerState.plan, or plan_for_some."""
+        there = stored_parameters(stored)
+        if self._here == there:
+            return self._whole.plan(stored)
+        self._in_both = len(self._here & there)
+        return plan_for_some(self._optimizer, self._paths, stored)
+
+    def load(self, planned: Any) -> None:
+        """load_state_dict()."""
+        if self._in_both is not None:
+            _log.warning(
+                "%s is of other parameters than the optimizer here: state of the %d that are in both is restored, and "
+                "no hyperparameters",
+                self._place,
+                self._in_both,
+            )
+        self._whole.load(planned)
 
 
 def _kind(dtype: torch.dtype) -> tuple[bool, bool]:

@@ -8,12 +8,11 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 
 from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.dtypes import data_type
-from torch_tfckpt.errors import InvalidArgumentError, quoted
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.object_graph import VARIABLE_VALUE, checkpoint_key
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
+from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, check_memory
 from torch_tfckpt.saveables.variables import Variable
 from torch_tfckpt.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
 
@@ -73,11 +72,7 @@ class _LazySaveable(SaveableObject):
         self._tensor = tensor
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        if self._tensor.device.type == "meta":
-            raise InvalidArgumentError(
-                f"variable {quoted(self.name)} is on the meta device and has no memory to restore into. Materialize it "
-                f"first, for instance by module.to_empty(device=...)"
-            )
+        check_memory(self.name, self._tensor)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
         (value,) = restored_tensors
