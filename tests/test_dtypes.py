@@ -28,8 +28,13 @@ UNKNOWN = (34, 77, 99, 134, 200, -1, -(2**31), 2**31 - 1)
 
 
 def test_numbers_and_names_are_those_of_the_proto() -> None:
-    """protos/types.proto is TensorFlow's; the enum beside it must not drift."""
-    assert {member.name: int(member) for member in DataType} == dict(types_pb2.DataType.items())
+    """protos/types.proto is TensorFlow's; the enum beside it must not drift. The proto spells out the references, too,
+    which are members of the enum when they are asked for."""
+    spelled_out = dict(types_pb2.DataType.items())
+    assert {member.name: int(member) for member in DataType} == {
+        name: number for name, number in spelled_out.items() if number < REFERENCE_OFFSET
+    }
+    assert {DataType(number).name: number for number in spelled_out.values()} == spelled_out
 
 
 @pytest.mark.parametrize("dtype", list(DataType))

@@ -22,39 +22,76 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
+from torch_tfckpt._proto import graph_pb2 as torch__tfckpt_dot___proto_dot_graph__pb2
+from torch_tfckpt._proto import op_def_pb2 as torch__tfckpt_dot___proto_dot_op__def__pb2
+from torch_tfckpt._proto import saved_object_graph_pb2 as torch__tfckpt_dot___proto_dot_saved__object__graph__pb2
 from torch_tfckpt._proto import saver_pb2 as torch__tfckpt_dot___proto_dot_saver__pb2
-from torch_tfckpt._proto import versions_pb2 as torch__tfckpt_dot___proto_dot_versions__pb2
+from torch_tfckpt._proto import struct_pb2 as torch__tfckpt_dot___proto_dot_struct__pb2
+from torch_tfckpt._proto import tensor_pb2 as torch__tfckpt_dot___proto_dot_tensor__pb2
+from torch_tfckpt._proto import tensor_shape_pb2 as torch__tfckpt_dot___proto_dot_tensor__shape__pb2
+from torch_tfckpt._proto import types_pb2 as torch__tfckpt_dot___proto_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$torch_tfckpt/_proto/meta_graph.proto\x12\x0ctorch_tfckpt\x1a\x1ftorch_tfckpt/_proto/saver.proto\x1a\"torch_tfckpt/_proto/versions.proto\"\xd3\x03\n\x0cMetaGraphDef\x12=\n\rmeta_info_def\x18\x01 \x01(\x0b\x32&.torch_tfckpt.MetaGraphDef.MetaInfoDef\x12)\n\tgraph_def\x18\x02 \x01(\x0b\x32\x16.torch_tfckpt.GraphDef\x12)\n\tsaver_def\x18\x03 \x01(\x0b\x32\x16.torch_tfckpt.SaverDef\x12\x45\n\x0e\x63ollection_def\x18\x04 \x03(\x0b\x32-.torch_tfckpt.MetaGraphDef.CollectionDefEntry\x1a\x93\x01\n\x0bMetaInfoDef\x12\x1a\n\x12meta_graph_version\x18\x01 \x01(\t\x12\x0c\n\x04tags\x18\x04 \x03(\t\x12\x1a\n\x12tensorflow_version\x18\x05 \x01(\t\x12\x1e\n\x16tensorflow_git_version\x18\x06 \x01(\t\x12\x1e\n\x16stripped_default_attrs\x18\x07 \x01(\x08\x1aQ\n\x12\x43ollectionDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.torch_tfckpt.CollectionDef:\x02\x38\x01\"6\n\x08GraphDef\x12*\n\x08versions\x18\x04 \x01(\x0b\x32\x18.torch_tfckpt.VersionDef\"\x80\x03\n\rCollectionDef\x12\x39\n\tnode_list\x18\x01 \x01(\x0b\x32$.torch_tfckpt.CollectionDef.NodeListH\x00\x12;\n\nbytes_list\x18\x02 \x01(\x0b\x32%.torch_tfckpt.CollectionDef.BytesListH\x00\x12;\n\nint64_list\x18\x03 \x01(\x0b\x32%.torch_tfckpt.CollectionDef.Int64ListH\x00\x12;\n\nfloat_list\x18\x04 \x01(\x0b\x32%.torch_tfckpt.CollectionDef.FloatListH\x00\x1a\x19\n\x08NodeList\x12\r\n\x05value\x18\x01 \x03(\t\x1a\x1a\n\tBytesList\x12\r\n\x05value\x18\x01 \x03(\x0c\x1a\x1e\n\tInt64List\x12\x11\n\x05value\x18\x01 \x03(\x03\x42\x02\x10\x01\x1a\x1e\n\tFloatList\x12\x11\n\x05value\x18\x01 \x03(\x02\x42\x02\x10\x01\x42\x06\n\x04kindb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$torch_tfckpt/_proto/meta_graph.proto\x12\x0ctorch_tfckpt\x1a\x19google/protobuf/any.proto\x1a\x1ftorch_tfckpt/_proto/graph.proto\x1a torch_tfckpt/_proto/op_def.proto\x1a,torch_tfckpt/_proto/saved_object_graph.proto\x1a\x1ftorch_tfckpt/_proto/saver.proto\x1a torch_tfckpt/_proto/struct.proto\x1a torch_tfckpt/_proto/tensor.proto\x1a&torch_tfckpt/_proto/tensor_shape.proto\x1a\x1ftorch_tfckpt/_proto/types.proto\"\xbe\x07\n\x0cMetaGraphDef\x12=\n\rmeta_info_def\x18\x01 \x01(\x0b\x32&.torch_tfckpt.MetaGraphDef.MetaInfoDef\x12)\n\tgraph_def\x18\x02 \x01(\x0b\x32\x16.torch_tfckpt.GraphDef\x12)\n\tsaver_def\x18\x03 \x01(\x0b\x32\x16.torch_tfckpt.SaverDef\x12\x45\n\x0e\x63ollection_def\x18\x04 \x03(\x0b\x32-.torch_tfckpt.MetaGraphDef.CollectionDefEntry\x12\x43\n\rsignature_def\x18\x05 \x03(\x0b\x32,.torch_tfckpt.MetaGraphDef.SignatureDefEntry\x12\x32\n\x0e\x61sset_file_def\x18\x06 \x03(\x0b\x32\x1a.torch_tfckpt.AssetFileDef\x12\x38\n\x10object_graph_def\x18\x07 \x01(\x0b\x32\x1e.torch_tfckpt.SavedObjectGraph\x1a\xfa\x02\n\x0bMetaInfoDef\x12\x1a\n\x12meta_graph_version\x18\x01 \x01(\t\x12.\n\x10stripped_op_list\x18\x02 \x01(\x0b\x32\x14.torch_tfckpt.OpList\x12&\n\x08\x61ny_info\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x0c\n\x04tags\x18\x04 \x03(\t\x12\x1a\n\x12tensorflow_version\x18\x05 \x01(\t\x12\x1e\n\x16tensorflow_git_version\x18\x06 \x01(\t\x12\x1e\n\x16stripped_default_attrs\x18\x07 \x01(\x08\x12U\n\x10\x66unction_aliases\x18\x08 \x03(\x0b\x32;.torch_tfckpt.MetaGraphDef.MetaInfoDef.FunctionAliasesEntry\x1a\x36\n\x14\x46unctionAliasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aQ\n\x12\x43ollectionDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.torch_tfckpt.CollectionDef:\x02\x38\x01\x1aO\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.torch_tfckpt.SignatureDef:\x02\x38\x01\"\xe9\x03\n\rCollectionDef\x12\x39\n\tnode_list\x18\x01 \x01(\x0b\x32$.torch_tfckpt.CollectionDef.NodeListH\x00\x12;\n\nbytes_list\x18\x02 \x01(\x0b\x32%.torch_tfckpt.CollectionDef.BytesListH\x00\x12;\n\nint64_list\x18\x03 \x01(\x0b\x32%.torch_tfckpt.CollectionDef.Int64ListH\x00\x12;\n\nfloat_list\x18\x04 \x01(\x0b\x32%.torch_tfckpt.CollectionDef.FloatListH\x00\x12\x37\n\x08\x61ny_list\x18\x05 \x01(\x0b\x32#.torch_tfckpt.CollectionDef.AnyListH\x00\x1a\x19\n\x08NodeList\x12\r\n\x05value\x18\x01 \x03(\t\x1a\x1a\n\tBytesList\x12\r\n\x05value\x18\x01 \x03(\x0c\x1a\x1e\n\tInt64List\x12\x11\n\x05value\x18\x01 \x03(\x03\x42\x02\x10\x01\x1a\x1e\n\tFloatList\x12\x11\n\x05value\x18\x01 \x03(\x02\x42\x02\x10\x01\x1a.\n\x07\x41nyList\x12#\n\x05value\x18\x01 \x03(\x0b\x32\x14.google.protobuf.AnyB\x06\n\x04kind\"\xdd\x03\n\nTensorInfo\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12\x38\n\ncoo_sparse\x18\x04 \x01(\x0b\x32\".torch_tfckpt.TensorInfo.CooSparseH\x00\x12\x44\n\x10\x63omposite_tensor\x18\x05 \x01(\x0b\x32(.torch_tfckpt.TensorInfo.CompositeTensorH\x00\x12%\n\x05\x64type\x18\x02 \x01(\x0e\x32\x16.torch_tfckpt.DataType\x12\x34\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32\x1e.torch_tfckpt.TensorShapeProto\x1a\x65\n\tCooSparse\x12\x1a\n\x12values_tensor_name\x18\x01 \x01(\t\x12\x1b\n\x13indices_tensor_name\x18\x02 \x01(\t\x12\x1f\n\x17\x64\x65nse_shape_tensor_name\x18\x03 \x01(\t\x1ao\n\x0f\x43ompositeTensor\x12.\n\ttype_spec\x18\x01 \x01(\x0b\x32\x1b.torch_tfckpt.TypeSpecProto\x12,\n\ncomponents\x18\x02 \x03(\x0b\x32\x18.torch_tfckpt.TensorInfoB\n\n\x08\x65ncoding\"\xb0\x03\n\x0cSignatureDef\x12\x36\n\x06inputs\x18\x01 \x03(\x0b\x32&.torch_tfckpt.SignatureDef.InputsEntry\x12\x38\n\x07outputs\x18\x02 \x03(\x0b\x32\'.torch_tfckpt.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x12:\n\x08\x64\x65\x66\x61ults\x18\x04 \x03(\x0b\x32(.torch_tfckpt.SignatureDef.DefaultsEntry\x1aG\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.torch_tfckpt.TensorInfo:\x02\x38\x01\x1aH\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.torch_tfckpt.TensorInfo:\x02\x38\x01\x1aJ\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.torch_tfckpt.TensorProto:\x02\x38\x01\"O\n\x0c\x41ssetFileDef\x12-\n\x0btensor_info\x18\x01 \x01(\x0b\x32\x18.torch_tfckpt.TensorInfo\x12\x10\n\x08\x66ilename\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'torch_tfckpt._proto.meta_graph_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_METAGRAPHDEF_METAINFODEF_FUNCTIONALIASESENTRY']._loaded_options = None
+  _globals['_METAGRAPHDEF_METAINFODEF_FUNCTIONALIASESENTRY']._serialized_options = b'8\001'
   _globals['_METAGRAPHDEF_COLLECTIONDEFENTRY']._loaded_options = None
   _globals['_METAGRAPHDEF_COLLECTIONDEFENTRY']._serialized_options = b'8\001'
+  _globals['_METAGRAPHDEF_SIGNATUREDEFENTRY']._loaded_options = None
+  _globals['_METAGRAPHDEF_SIGNATUREDEFENTRY']._serialized_options = b'8\001'
   _globals['_COLLECTIONDEF_INT64LIST'].fields_by_name['value']._loaded_options = None
   _globals['_COLLECTIONDEF_INT64LIST'].fields_by_name['value']._serialized_options = b'\020\001'
   _globals['_COLLECTIONDEF_FLOATLIST'].fields_by_name['value']._loaded_options = None
   _globals['_COLLECTIONDEF_FLOATLIST'].fields_by_name['value']._serialized_options = b'\020\001'
-  _globals['_METAGRAPHDEF']._serialized_start=124
-  _globals['_METAGRAPHDEF']._serialized_end=591
-  _globals['_METAGRAPHDEF_METAINFODEF']._serialized_start=361
-  _globals['_METAGRAPHDEF_METAINFODEF']._serialized_end=508
-  _globals['_METAGRAPHDEF_COLLECTIONDEFENTRY']._serialized_start=510
-  _globals['_METAGRAPHDEF_COLLECTIONDEFENTRY']._serialized_end=591
-  _globals['_GRAPHDEF']._serialized_start=593
-  _globals['_GRAPHDEF']._serialized_end=647
-  _globals['_COLLECTIONDEF']._serialized_start=650
-  _globals['_COLLECTIONDEF']._serialized_end=1034
-  _globals['_COLLECTIONDEF_NODELIST']._serialized_start=909
-  _globals['_COLLECTIONDEF_NODELIST']._serialized_end=934
-  _globals['_COLLECTIONDEF_BYTESLIST']._serialized_start=936
-  _globals['_COLLECTIONDEF_BYTESLIST']._serialized_end=962
-  _globals['_COLLECTIONDEF_INT64LIST']._serialized_start=964
-  _globals['_COLLECTIONDEF_INT64LIST']._serialized_end=994
-  _globals['_COLLECTIONDEF_FLOATLIST']._serialized_start=996
-  _globals['_COLLECTIONDEF_FLOATLIST']._serialized_end=1026
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_options = b'8\001'
+  _globals['_METAGRAPHDEF']._serialized_start=369
+  _globals['_METAGRAPHDEF']._serialized_end=1327
+  _globals['_METAGRAPHDEF_METAINFODEF']._serialized_start=785
+  _globals['_METAGRAPHDEF_METAINFODEF']._serialized_end=1163
+  _globals['_METAGRAPHDEF_METAINFODEF_FUNCTIONALIASESENTRY']._serialized_start=1109
+  _globals['_METAGRAPHDEF_METAINFODEF_FUNCTIONALIASESENTRY']._serialized_end=1163
+  _globals['_METAGRAPHDEF_COLLECTIONDEFENTRY']._serialized_start=1165
+  _globals['_METAGRAPHDEF_COLLECTIONDEFENTRY']._serialized_end=1246
+  _globals['_METAGRAPHDEF_SIGNATUREDEFENTRY']._serialized_start=1248
+  _globals['_METAGRAPHDEF_SIGNATUREDEFENTRY']._serialized_end=1327
+  _globals['_COLLECTIONDEF']._serialized_start=1330
+  _globals['_COLLECTIONDEF']._serialized_end=1819
+  _globals['_COLLECTIONDEF_NODELIST']._serialized_start=1646
+  _globals['_COLLECTIONDEF_NODELIST']._serialized_end=1671
+  _globals['_COLLECTIONDEF_BYTESLIST']._serialized_start=1673
+  _globals['_COLLECTIONDEF_BYTESLIST']._serialized_end=1699
+  _globals['_COLLECTIONDEF_INT64LIST']._serialized_start=1701
+  _globals['_COLLECTIONDEF_INT64LIST']._serialized_end=1731
+  _globals['_COLLECTIONDEF_FLOATLIST']._serialized_start=1733
+  _globals['_COLLECTIONDEF_FLOATLIST']._serialized_end=1763
+  _globals['_COLLECTIONDEF_ANYLIST']._serialized_start=1765
+  _globals['_COLLECTIONDEF_ANYLIST']._serialized_end=1811
+  _globals['_TENSORINFO']._serialized_start=1822
+  _globals['_TENSORINFO']._serialized_end=2299
+  _globals['_TENSORINFO_COOSPARSE']._serialized_start=2073
+  _globals['_TENSORINFO_COOSPARSE']._serialized_end=2174
+  _globals['_TENSORINFO_COMPOSITETENSOR']._serialized_start=2176
+  _globals['_TENSORINFO_COMPOSITETENSOR']._serialized_end=2287
+  _globals['_SIGNATUREDEF']._serialized_start=2302
+  _globals['_SIGNATUREDEF']._serialized_end=2734
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=2513
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=2584
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=2586
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=2658
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_start=2660
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_end=2734
+  _globals['_ASSETFILEDEF']._serialized_start=2736
+  _globals['_ASSETFILEDEF']._serialized_end=2815
 # @@protoc_insertion_point(module_scope)

@@ -22,19 +22,40 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from torch_tfckpt._proto import resource_handle_pb2 as torch__tfckpt_dot___proto_dot_resource__handle__pb2
 from torch_tfckpt._proto import tensor_shape_pb2 as torch__tfckpt_dot___proto_dot_tensor__shape__pb2
 from torch_tfckpt._proto import types_pb2 as torch__tfckpt_dot___proto_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n torch_tfckpt/_proto/tensor.proto\x12\x0ctorch_tfckpt\x1a&torch_tfckpt/_proto/tensor_shape.proto\x1a\x1ftorch_tfckpt/_proto/types.proto\"\xc0\x03\n\x0bTensorProto\x12%\n\x05\x64type\x18\x01 \x01(\x0e\x32\x16.torch_tfckpt.DataType\x12\x34\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1e.torch_tfckpt.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x14\n\x0cscomplex_val\x18\t \x03(\x02\x12\x11\n\tint64_val\x18\n \x03(\x03\x12\x10\n\x08\x62ool_val\x18\x0b \x03(\x08\x12\x14\n\x0c\x64\x63omplex_val\x18\x0c \x03(\x01\x12\x10\n\x08half_val\x18\r \x03(\x05\x12\x39\n\x0bvariant_val\x18\x0f \x03(\x0b\x32$.torch_tfckpt.VariantTensorDataProto\x12\x12\n\nuint32_val\x18\x10 \x03(\r\x12\x12\n\nuint64_val\x18\x11 \x03(\x04\x12\x12\n\nfloat8_val\x18\x12 \x01(\x0c\"i\n\x16VariantTensorDataProto\x12\x11\n\ttype_name\x18\x01 \x01(\t\x12\x10\n\x08metadata\x18\x02 \x01(\x0c\x12*\n\x07tensors\x18\x03 \x03(\x0b\x32\x19.torch_tfckpt.TensorProtob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n torch_tfckpt/_proto/tensor.proto\x12\x0ctorch_tfckpt\x1a)torch_tfckpt/_proto/resource_handle.proto\x1a&torch_tfckpt/_proto/tensor_shape.proto\x1a\x1ftorch_tfckpt/_proto/types.proto\"\xa8\x04\n\x0bTensorProto\x12%\n\x05\x64type\x18\x01 \x01(\x0e\x32\x16.torch_tfckpt.DataType\x12\x34\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1e.torch_tfckpt.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x14\n\x08half_val\x18\r \x03(\x05\x42\x02\x10\x01\x12\x15\n\tfloat_val\x18\x05 \x03(\x02\x42\x02\x10\x01\x12\x16\n\ndouble_val\x18\x06 \x03(\x01\x42\x02\x10\x01\x12\x13\n\x07int_val\x18\x07 \x03(\x05\x42\x02\x10\x01\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x18\n\x0cscomplex_val\x18\t \x03(\x02\x42\x02\x10\x01\x12\x15\n\tint64_val\x18\n \x03(\x03\x42\x02\x10\x01\x12\x14\n\x08\x62ool_val\x18\x0b \x03(\x08\x42\x02\x10\x01\x12\x18\n\x0c\x64\x63omplex_val\x18\x0c \x03(\x01\x42\x02\x10\x01\x12>\n\x13resource_handle_val\x18\x0e \x03(\x0b\x32!.torch_tfckpt.ResourceHandleProto\x12\x39\n\x0bvariant_val\x18\x0f \x03(\x0b\x32$.torch_tfckpt.VariantTensorDataProto\x12\x16\n\nuint32_val\x18\x10 \x03(\rB\x02\x10\x01\x12\x16\n\nuint64_val\x18\x11 \x03(\x04\x42\x02\x10\x01\x12\x12\n\nfloat8_val\x18\x12 \x01(\x0c\"i\n\x16VariantTensorDataProto\x12\x11\n\ttype_name\x18\x01 \x01(\t\x12\x10\n\x08metadata\x18\x02 \x01(\x0c\x12*\n\x07tensors\x18\x03 \x03(\x0b\x32\x19.torch_tfckpt.TensorProtob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'torch_tfckpt._proto.tensor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TENSORPROTO']._serialized_start=124
-  _globals['_TENSORPROTO']._serialized_end=572
-  _globals['_VARIANTTENSORDATAPROTO']._serialized_start=574
-  _globals['_VARIANTTENSORDATAPROTO']._serialized_end=679
+  _globals['_TENSORPROTO'].fields_by_name['half_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['half_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO'].fields_by_name['float_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['float_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO'].fields_by_name['double_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['double_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO'].fields_by_name['int_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['int_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO'].fields_by_name['scomplex_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['scomplex_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO'].fields_by_name['int64_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['int64_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO'].fields_by_name['bool_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['bool_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO'].fields_by_name['dcomplex_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['dcomplex_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO'].fields_by_name['uint32_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['uint32_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO'].fields_by_name['uint64_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['uint64_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO']._serialized_start=167
+  _globals['_TENSORPROTO']._serialized_end=719
+  _globals['_VARIANTTENSORDATAPROTO']._serialized_start=721
+  _globals['_VARIANTTENSORDATAPROTO']._serialized_end=826
 # @@protoc_insertion_point(module_scope)
