@@ -12,7 +12,7 @@ from torch_tfckpt.format.wire import MAX_GROUP_DEPTH, Field, WireType, fields, s
 
 def walk(text: str) -> list[tuple[int, WireType, str]]:
     """All fields of a message given in hex, payloads in hex."""
-    return [(number, kind, payload.hex(" ")) for number, kind, payload in fields(memoryview(bytes.fromhex(text)))]
+    return [(each.number, each.wire_type, each.payload.hex(" ")) for each in fields(memoryview(bytes.fromhex(text)))]
 
 
 def test_every_wire_type_is_walked() -> None:

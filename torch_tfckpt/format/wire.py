@@ -19,7 +19,7 @@ Source: https://protobuf.dev/programming-guides/encoding.
 """
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from torch_tfckpt.errors import DataLossError
@@ -49,6 +49,8 @@ class Field(NamedTuple):
     number: int
     wire_type: WireType
     payload: memoryview  # without tag and size
+    start: int  # of the tag, in the message
+    stop: int
 
 
 def fields(message: memoryview) -> Iterator[Field]:
@@ -73,7 +75,7 @@ def fields(message: memoryview) -> Iterator[Field]:
         if stop > end:
             raise DataLossError(f"message, byte {at}: field {number} ends at byte {stop}, the message at {end}")
         if not groups:
-            yield Field(number, wire_type, message[start:stop])
+            yield Field(number, wire_type, message[start:stop], at, stop)
         at = stop
     if groups:
         raise DataLossError(f"message: group {groups[-1]} has no end")
@@ -106,3 +108,20 @@ def tag(number: int, wire_type: WireType) -> bytes:
 def sized_tag(number: int, size: int) -> bytes:
     """The bytes before `size` bytes of field `number`."""
     return tag(number, WireType.BYTES) + encode_varint(size)
+
+
+def replaced(message: memoryview, edits: Iterable[tuple[Field, bytes | None]]) -> bytes:
+    """`message` with the payloads of some of its fields replaced, and all else, groups included, as it stands.
+
+    Args:
+        edits: Fields of `message` of wire type BYTES in order, each with its new payload, or None to leave it out.
+    """
+    chunks: list[memoryview | bytes] = []
+    at = 0
+    for field, payload in edits:
+        chunks.append(message[at : field.start])
+        if payload is not None:
+            chunks += (sized_tag(field.number, len(payload)), payload)
+        at = field.stop
+    chunks.append(message[at:])
+    return b"".join(chunks)

@@ -1,0 +1,171 @@
+"""A GraphDef, walked where it lies: no constant of a graph is copied before somebody asks for it.
+
+    GraphDef    = node: NodeDef = 1 ... | versions = 4 | library: FunctionDefLibrary = 2
+    NodeDef     = name = 1 | op = 2 | input = 3 ... | device = 4 | attr: map = 5 ...
+    FunctionDefLibrary = function: FunctionDef = 1 ...
+    FunctionDef = signature: OpDef = 1 | node_def: NodeDef = 3 ... | ret: map = 4 | control_ret: map = 6
+
+An input is "node", "node:2" (its third output) or "^node" (it runs before); inside a function it is an argument's name
+or "node:output_arg:2". A Const holds its values in an attribute, which may be as large as the model; hence a node here
+is its name, operation, inputs and device, and attributes are decoded one by one.
+
+Source: tensorflow/core/framework/{graph,node_def,function}.proto; spec: FORMATS 5.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from torch_tfckpt._proto.attr_value_pb2 import AttrValue
+from torch_tfckpt._proto.node_def_pb2 import NodeDef
+from torch_tfckpt._proto.op_def_pb2 import OpDef
+from torch_tfckpt._proto.versions_pb2 import VersionDef
+from torch_tfckpt.errors import DataLossError, located, quoted
+from torch_tfckpt.format.wire import Field, WireType, fields, replaced
+
+_NODE: Final = 1  # of a GraphDef
+_ATTR: Final = 5  # of a NodeDef
+# Nodes above this size are decoded without their attributes, which are what is large.
+_LARGE: Final = 1 << 16
+
+
+class Node:
+    """One operation of a graph.
+
+    Attributes:
+        raw: Its NodeDef as it stands.
+
+    Raises:
+        DataLossError: the bytes are no NodeDef.
+    """
+
+    __slots__ = ("device", "inputs", "name", "op", "raw")
+
+    def __init__(self, raw: memoryview) -> None:
+        message = _decoded(raw, None)
+        self.raw = raw
+        self.name, self.op, self.device = message.name, message.op, message.device
+        self.inputs = tuple(message.input)
+
+    def attr(self, name: str) -> AttrValue | None:
+        """One attribute; None where the node has none of that name. Cost: decoding the node, or walking a large one."""
+        try:
+            return _decoded(self.raw, name).attr.get(name)
+        except DataLossError as error:
+            raise located(error, f"node {quoted(self.name)}, attribute {quoted(name)}") from error.__cause__
+
+    def __repr__(self) -> str:
+        return f"Node({self.name!r}, {self.op!r}, inputs={list(self.inputs)!r})"
+
+
+class Function:
+    """One function of a graph's library.
+
+    Attributes:
+        name: By which nodes call it.
+        arguments: Names of what it is given, in order.
+        nodes: Name -> node.
+        results: Name of an output argument -> "node:output_arg:index".
+    """
+
+    def __init__(self, raw: memoryview) -> None:
+        signature, nodes, results = b"", [], {}
+        for field in fields(raw):
+            if field.wire_type != WireType.BYTES:
+                continue
+            if field.number == 1:
+                signature += bytes(field.payload)
+            elif field.number == 3:
+                nodes.append(Node(field.payload))
+            elif field.number == 4:
+                entry = {each.number: str(each.payload, "utf-8", "replace") for each in _texts(field.payload)}
+                results[entry.get(1, "")] = entry.get(2, "")
+        try:
+            declared = OpDef.FromString(signature)
+        except DecodeError as error:
+            raise DataLossError(f"a function's signature is no OpDef: {error}") from error
+        self.name = declared.name
+        self.arguments = tuple(argument.name for argument in declared.input_arg)
+        self.nodes = _by_name(iter(nodes))
+        self.results: Mapping[str, str] = results
+
+
+class Graph:
+    """The nodes and functions of a GraphDef.
+
+    Args:
+        raw: The GraphDef as it stands; nothing of it is copied, and it must not change.
+
+    What is asked for first is found by one walk over the graph; a broken part is a DataLossError then.
+    Threads: safe.
+    """
+
+    def __init__(self, raw: memoryview) -> None:
+        self.raw = raw
+
+    @cached_property
+    def nodes(self) -> Mapping[str, Node]:
+        """Name -> node, in the graph's order. DataLossError where two have one name."""
+        return _by_name(self.iter_nodes())
+
+    @cached_property
+    def functions(self) -> Mapping[str, Function]:
+        """Name -> function."""
+        libraries = (field.payload for field in fields(self.raw) if (field.number, field.wire_type) == (2, 2))
+        functions = (Function(field.payload) for library in libraries for field in fields(library) if field.number == 1)
+        return {function.name: function for function in functions}
+
+    @cached_property
+    def versions(self) -> VersionDef:
+        """Which versions of TensorFlow it is for."""
+        joined = b"".join(field.payload for field in fields(self.raw) if (field.number, field.wire_type) == (4, 2))
+        try:
+            return VersionDef.FromString(joined)
+        except DecodeError as error:
+            raise DataLossError(f"the graph's versions are no VersionDef: {error}") from error
+
+    def op_counts(self) -> Counter[str]:
+        """Operation -> how many nodes of it, those in functions left out."""
+        return Counter(node.op for node in self.nodes.values())
+
+    def iter_nodes(self) -> Iterator[Node]:
+        """The nodes in order, decoded while one goes through them."""
+        for index, field in enumerate(fields(self.raw)):
+            if field.number == _NODE and field.wire_type == WireType.BYTES:
+                try:
+                    yield Node(field.payload)
+                except DataLossError as error:
+                    raise located(error, f"part {index} of the graph") from error.__cause__
+
+
+def _decoded(raw: memoryview, attr: str | None) -> NodeDef:
+    """A node as a message; where it is large, without all attributes but one."""
+    light = raw
+    if len(raw) > _LARGE:
+        attributes = [field for field in fields(raw) if field.number == _ATTR and field.wire_type == WireType.BYTES]
+        kept = None if attr is None else attr.encode()
+        light = memoryview(replaced(raw, [(each, None) for each in attributes if _name_of(each.payload) != kept]))
+    try:
+        return NodeDef.FromString(light)  # type: ignore[arg-type]  # takes views, its stub says bytes
+    except DecodeError as error:
+        raise DataLossError(f"{len(raw)} bytes that should be a node are none: {error}") from error
+
+
+def _name_of(entry: memoryview) -> bytes:
+    return bytes({each.number: each.payload for each in _texts(entry)}.get(1, b""))
+
+
+def _texts(entry: memoryview) -> Iterator[Field]:
+    """The fields of an entry of a map whose name and value are texts or messages."""
+    return (field for field in fields(entry) if field.wire_type == WireType.BYTES)
+
+
+def _by_name(nodes: Iterator[Node]) -> dict[str, Node]:
+    found: dict[str, Node] = {}
+    for node in nodes:
+        if found.setdefault(node.name, node) is not node:
+            raise DataLossError(f"two nodes are named {quoted(node.name)}")
+    return found
