@@ -91,7 +91,7 @@ def test_a_broken_attribute_is_an_error_when_it_is_asked_for() -> None:
     message.attr["T"].i = 1
     node = Node(memoryview(message.SerializeToString() + sized_tag(5, 6) + sized_tag(1, 1) + b"x" + b"\x12\x01\xff"))
     assert node.name == "a/b" and node.attr("T") == AttrValue(i=1)
-    with pytest.raises(DataLossError, match='node "a/b", attribute "x": .* should be a node are none'):
+    with pytest.raises(DataLossError, match=r'node "a/b", attribute "x": .* should be a node are none'):
         node.attr("x")
 
 

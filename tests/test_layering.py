@@ -28,8 +28,8 @@ LAYERS = (
     "pending_save builder restore saver object_based_saver saver_def saver_records save_run save_handle default_saver"
     " saver_checkpoint retention retained restoration deferred checkpoint checkpoint_status object_save"
     " checkpoint_management checkpoint_manager distributed convert tensor_dict exchange diff initialization"
-    " model_loading load_report model_saving",
-    "cli cli_convert cli_inspect cli_latest cli_tree cli_verify console inspect_checkpoint",
+    " model_loading load_report model_saving imported_meta_graph exported_meta_graph",
+    "cli cli_convert cli_inspect cli_latest cli_meta cli_tree cli_verify console inspect_checkpoint",
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
 TORCH_FREE = {"errors", "_proto", "format", "storage", "retention"}

@@ -1,6 +1,7 @@
 """TensorFlow checkpoints as a native citizen of PyTorch, without TensorFlow."""
 
 from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
+from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.builder import BaseSaverBuilder, BulkSaverBuilder
 from torch_tfckpt.checkpoint import Checkpoint
@@ -32,7 +33,9 @@ from torch_tfckpt.errors import (
     NotFoundError,
     UnimplementedError,
 )
+from torch_tfckpt.exported_meta_graph import export_meta_graph
 from torch_tfckpt.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
+from torch_tfckpt.imported_meta_graph import ImportedMetaGraph, import_meta_graph
 from torch_tfckpt.initialization import init_from_checkpoint
 from torch_tfckpt.key_mapper import KeyMapper, KeyRule
 from torch_tfckpt.load_report import LoadReport
@@ -64,12 +67,14 @@ __all__ = [
     "DataType",
     "FailedPreconditionError",
     "GraphKeys",
+    "ImportedMetaGraph",
     "IncompleteSaveError",
     "InvalidArgumentError",
     "KeepBest",
     "KeyMapper",
     "KeyRule",
     "LoadReport",
+    "MetaGraphDef",
     "NotFoundError",
     "ObjectGraph",
     "PartitionedVariable",
@@ -87,11 +92,13 @@ __all__ = [
     "add_to_collection",
     "checkpoint_exists",
     "checkpoints_iterator",
+    "export_meta_graph",
     "generate_checkpoint_state_proto",
     "get_checkpoint_mtimes",
     "get_checkpoint_state",
     "get_collection",
     "get_saver_or_default",
+    "import_meta_graph",
     "init_from_checkpoint",
     "latest_checkpoint",
     "list_variables",

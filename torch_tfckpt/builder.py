@@ -8,7 +8,6 @@ Source: tensorflow/python/training/saver.py; spec: SAVER 2 and 3, FORMATS 2.8.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 import numpy as np
 import torch
@@ -24,9 +23,9 @@ from torch_tfckpt.pending_save import PendingSave, SaveByParts, SaveInOnePlan
 from torch_tfckpt.saveables.grouping import group_by_devices, slice_of, specs_of, value_of
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
+from torch_tfckpt.saver_def import DEFAULT_FILENAME, check_scope, default_names
 from torch_tfckpt.storage.protocol import Storage
 
-DEFAULT_FILENAME: Final = "model"
 # By these names, since the builder's class has attributes named like the classes.
 Saveable = SaveableObject
 Saveables = Sequence[SaveableObject]
@@ -122,19 +121,14 @@ class BaseSaverBuilder:
         The names are those that TensorFlow would give to the saver's operations in a graph.
         """
         group_by_devices(names_to_saveables)
-        scope = name or "save"
-        saves = "control_dependency"
-        if sharded:
-            saves = "ShardedFilespec" if self.write_version == SaverDef.V1 else "Identity"
-        return SaverDef(
-            filename_tensor_name=filename if filename not in (None, "", DEFAULT_FILENAME) else f"{scope}/Const:0",
-            save_tensor_name=f"{scope}/{saves}:0",
-            restore_op_name=f"{scope}/restore_all",
-            max_to_keep=max_to_keep or 0,
-            sharded=sharded,
-            keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours,
-            version=SaverDef.CheckpointFormatVersion.Name(self.write_version),
-        )
+        saver_def = default_names(check_scope(name) or "save", sharded=sharded, version=self.write_version)
+        if filename not in (None, "", DEFAULT_FILENAME):
+            saver_def.filename_tensor_name = filename
+        saver_def.max_to_keep = max_to_keep or 0
+        saver_def.sharded = sharded
+        saver_def.keep_checkpoint_every_n_hours = keep_checkpoint_every_n_hours
+        saver_def.version = SaverDef.V1 if self.write_version == SaverDef.V1 else SaverDef.V2
+        return saver_def
 
     def begin_save(
         self,

@@ -57,6 +57,15 @@ def error_context(place: str, mend: str = "") -> Iterator[None]:
         raise located(error, place, mend) from error.__cause__
 
 
+@contextmanager
+def as_data_loss(place: str) -> Iterator[None]:
+    """What would be a wrong argument is broken bytes where a file says it: a DataLossError that begins with `place`."""
+    try:
+        yield
+    except (CheckpointError, ValueError) as error:
+        raise DataLossError(f"{place}: {error}") from error
+
+
 def located(error: CheckpointError, place: str, mend: str = "") -> CheckpointError:
     """The same kind of error, its text put in its place."""
     text = f"{place}: {error}"

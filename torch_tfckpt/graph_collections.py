@@ -47,6 +47,27 @@ class Collections:
         with self._lock:
             return [name for name in self._lists if isinstance(name, str)]
 
+    def __getitem__(self, name: Hashable) -> list[object]:
+        """`get_collection`, but KeyError where there is none."""
+        with self._lock:
+            return list(self._lists[name])
+
+    def __contains__(self, name: Hashable) -> bool:
+        with self._lock:
+            return name in self._lists
+
+    def __iter__(self) -> Iterator[Hashable]:
+        """The names of all, also those that are no str, in the order of their first value."""
+        with self._lock:
+            return iter(list(self._lists))
+
+    def __len__(self) -> int:
+        return len(self._lists)
+
+    def keys(self) -> list[Hashable]:
+        """As `iter`: with `[]` it makes `dict(collections)` what one expects."""
+        return list(self)
+
     def clear_collection(self, name: Hashable) -> None:
         """Forgets one collection."""
         with self._lock:

@@ -17,10 +17,10 @@ from torch_tfckpt.errors import (
     IncompleteSaveError,
     InvalidArgumentError,
     NotFoundError,
-    UnimplementedError,
     printable,
     quoted,
 )
+from torch_tfckpt.meta_graph.exporting import ExportOptions
 from torch_tfckpt.pending_save import PendingSave
 from torch_tfckpt.retained import check_metrics
 from torch_tfckpt.retention import Metrics
@@ -29,6 +29,7 @@ from torch_tfckpt.saver_records import Bookkeeping
 from torch_tfckpt.storage.atomic import write_file
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.protocol import Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class SaveRequest:
     target: str  # the path with the step
     write_meta_graph: bool
     write_state: bool
-    strip_default_attrs: bool
+    export: ExportOptions
     metrics: Metrics
 
     @classmethod
@@ -61,8 +62,7 @@ class SaveRequest:
     ) -> Self:
         """Raises InvalidArgumentError, or UnimplementedError, for arguments that cannot be honoured."""
         state = state_filename(latest_filename)
-        if save_debug_info:
-            raise UnimplementedError("save_debug_info: a torch model has no graph whose sources to tell. Leave it out")
+        export = ExportOptions.of(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info)
         path = fspath(save_path)
         if global_step is None and not sharded and os.path.basename(path) == state:
             raise InvalidArgumentError(
@@ -75,7 +75,7 @@ class SaveRequest:
             checkpoint_filename(path, global_step, pad=pad),
             write_meta_graph,
             write_state,
-            strip_default_attrs,
+            export,
             check_metrics(metrics),
         )
 
@@ -97,7 +97,7 @@ class SaveRun:
     checkpoint_file: str
     pending: PendingSave | None
     enter: Callable[[str], None] | None
-    meta_graph: bytes | None
+    meta_graph: Buffer | None
 
     def complete(self) -> str | None:
         """Waits until all is written and publishes it; then the state file, older checkpoints, the meta graph."""

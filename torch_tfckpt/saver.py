@@ -9,14 +9,11 @@ Source: tensorflow/python/training/saver.py; spec: SAVER 4.
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
-
-from google.protobuf import text_format
 
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
@@ -26,7 +23,10 @@ from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.device.staging import Staging, StagingOptions
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.graph_collections import GraphKeys, get_collection
-from torch_tfckpt.meta_graph import encode_meta_graph, make_meta_graph
+from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
+from torch_tfckpt.meta_graph.exporting import ExportOptions, write_meta_graph
+from torch_tfckpt.meta_graph.making import MetaGraphSource, TensorsGraph
+from torch_tfckpt.meta_graph.registered import SaverInGraph
 from torch_tfckpt.pending_save import PendingSave
 from torch_tfckpt.restore import restore_path
 from torch_tfckpt.retention import KeepBest, Metrics, Saved
@@ -34,11 +34,8 @@ from torch_tfckpt.save_handle import InFlight, SaveHandle
 from torch_tfckpt.save_run import SaveRequest, SaveRun, naming_a_missing_parent
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.var_list import VarList
-from torch_tfckpt.saver_def import in_scope, out_of_scope
+from torch_tfckpt.saver_def import in_scope, naming_nodes, out_of_scope
 from torch_tfckpt.saver_records import SaverRecords, of_unknown_age
-from torch_tfckpt.storage.atomic import write_file
-from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.directories import make_directories
 from torch_tfckpt.storage.names import fspath
 
 _log = logging.getLogger(__name__)
@@ -79,6 +76,7 @@ class Saver:
             those of an earlier run.
         staging: How much host memory saves may take, and how many threads.
         clock: Seconds since the epoch.
+        graph: Where meta graphs come from; None: they have a variable for each tensor.
 
     Raises:
         InvalidArgumentError (a ValueError), TypeError: what cannot be saved, or not like that.
@@ -110,6 +108,7 @@ class Saver:
         recover: bool = False,
         staging: StagingOptions | None = None,
         clock: Callable[[], float] = time.time,
+        graph: MetaGraphSource | None = None,
     ) -> None:
         empty = var_list is None or (isinstance(var_list, list | tuple | set | dict) and not var_list)
         if defer_build and not empty:
@@ -124,6 +123,7 @@ class Saver:
         self._write_version, self._pad = write_version, pad_step_number
         self._relative, self._filename = save_relative_paths, filename
         self._keep_best, self._recover, self._clock = keep_best, recover, clock
+        self._graph = TensorsGraph() if graph is None else graph
         self._staging = Staging(staging)
         self._in_flight = InFlight()
         self._variables: VarList | None = None  # None: not built, or of nothing
@@ -202,7 +202,7 @@ class Saver:
             meta_graph_suffix: Of the meta graph file.
             write_meta_graph: Whether to write `PREFIX.meta`.
             write_state: Whether the state file is to name the checkpoint, and older ones to be deleted.
-            strip_default_attrs: Said in the meta graph, whose graph has no attributes to strip.
+            strip_default_attrs: Leave attributes out of the meta graph that are as operations have them by themselves.
             save_debug_info: Not supported.
             metrics: Name -> number, for `keep_best`.
 
@@ -372,24 +372,29 @@ class Saver:
     def export_meta_graph(
         self,
         filename: AnyPath | None = None,
-        *,
-        strip_default_attrs: bool = False,
+        collection_list: Sequence[str] | None = None,
         as_text: bool = False,
+        export_scope: str | None = None,
+        clear_devices: bool = False,
+        clear_extraneous_savers: bool = False,
+        strip_default_attrs: bool = False,
+        save_debug_info: bool = False,
     ) -> MetaGraphDef:
         """The meta graph that `save` writes, as a message; written to `filename` too, if one is given.
 
-        Args:
-            filename: Directories that it lacks are made.
-            as_text: Write the text form of the message.
+        Its arguments are those of `torch_tfckpt.export_meta_graph`.
         """
-        saveables = self._variables.to_save() if self._variables is not None else []
-        meta = make_meta_graph(self.saver_def, saveables, stripped_default_attrs=strip_default_attrs)
+        options = ExportOptions.of(
+            collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
+        )
+        meta = self._meta_graph(self._saveables(), options)
         if filename is not None:
-            path = fspath(filename)
-            encoded = text_format.MessageToString(meta).encode() if as_text else encode_meta_graph(meta)
-            make_directories(storage_of(path), os.path.dirname(path))
-            write_file(storage_of(path), path, encoded)
-        return meta
+            write_meta_graph(filename, meta, as_text=as_text)
+        return meta.message()
+
+    def in_graph(self) -> SaverInGraph | None:
+        """What meta graphs of other savers say of this one; None of a saver of nothing."""
+        return self._in_graph(self._saveables())
 
     # The end.
 
@@ -412,6 +417,18 @@ class Saver:
     ) -> None:
         self.close()
 
+    def _saveables(self) -> list[SaveableObject]:
+        return self._variables.to_save() if self._variables is not None else []
+
+    def _in_graph(self, saveables: Sequence[SaveableObject]) -> SaverInGraph | None:
+        if self.saver_def is None:
+            return None
+        saver_def, filename = naming_nodes(self.saver_def, self._filename)
+        return SaverInGraph(saver_def, saveables, self, self._sharded, self._reshape, filename)
+
+    def _meta_graph(self, saveables: Sequence[SaveableObject], options: ExportOptions) -> EncodedMetaGraph:
+        return options.applied_to(self._graph.encoded(self._in_graph(saveables)))
+
     def _request(self, *arguments: Any) -> SaveRequest:
         """The arguments of a save, checked, after an earlier one has ended."""
         self.sync()
@@ -423,11 +440,8 @@ class Saver:
         books, records = request.books, self._require_records()
         if request.write_state:
             records.refuse_conflict(books, request.target)
-        saveables = self._variables.to_save() if self._variables is not None else []
-        meta = None
-        if request.write_meta_graph:
-            stripped = request.strip_default_attrs
-            meta = make_meta_graph(self.saver_def, saveables, stripped_default_attrs=stripped)
+        saveables = self._saveables()
+        meta = self._meta_graph(saveables, request.export).raw if request.write_meta_graph else None
 
         def enter(path: str) -> None:
             records.enter(books, path, self._clock(), request.metrics)
@@ -438,7 +452,7 @@ class Saver:
             request.target,
             self._begin_to_write(request, saveables, snapshot) if self._variables is not None else None,
             enter if request.write_state else None,
-            None if meta is None else encode_meta_graph(meta),
+            meta,
         )
 
     def _begin_to_write(self, request: SaveRequest, saveables: Sequence[SaveableObject], snapshot: bool) -> PendingSave:

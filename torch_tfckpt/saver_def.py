@@ -3,12 +3,17 @@
 Source: tensorflow/core/protobuf/saver.proto, Saver.to_proto in tensorflow/python/training/saver.py; spec: SAVER 4.
 """
 
+import re
 from typing import Final
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.meta_graph import scopes
 
-_NAMES: Final = ("filename_tensor_name", "save_tensor_name", "restore_op_name")
+DEFAULT_FILENAME: Final = "model"
+# scope_name_regex in tensorflow/python/framework/ops.py; names of nodes are like these.
+_SCOPE: Final = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
+_TENSOR: Final = re.compile(_SCOPE.pattern + ":0")
 
 
 def in_scope(saver_def: object, scope: str | None) -> SaverDef:
@@ -18,21 +23,54 @@ def in_scope(saver_def: object, scope: str | None) -> SaverDef:
     for name in ("save_tensor_name", "restore_op_name"):
         if not getattr(saver_def, name):
             raise InvalidArgumentError(f"saver_def must specify the {name}. Take another saver's as_saver_def()")
+    return scopes.in_scope(saver_def, check_scope(scope))
+
+
+def check_scope(name: str | None) -> str | None:
+    """`name`; InvalidArgumentError where no name of a node can begin with it."""
+    if name and not _SCOPE.fullmatch(name):
+        raise InvalidArgumentError(
+            f"{quoted(name)} is not a valid root scope name. Begin it with a letter, a digit or a dot, and go on with "
+            f'these and "_", "-", "/", ">", "\\"'
+        )
+    return name
+
+
+def default_names(scope: str, *, sharded: bool, version: int) -> SaverDef:
+    """The names that TensorFlow gives to a saver's operations in `scope`; nothing else is set."""
+    saves = "control_dependency"
+    if sharded:
+        saves = "ShardedFilespec" if version == SaverDef.V1 else "Identity"
+    return SaverDef(
+        filename_tensor_name=f"{scope}/Const:0",
+        save_tensor_name=f"{scope}/{saves}:0",
+        restore_op_name=f"{scope}/restore_all",
+    )
+
+
+def naming_nodes(saver_def: SaverDef, filename: str | None) -> tuple[SaverDef, str]:
+    """Settings whose names are those of nodes, each of another, and the default path.
+
+    Where a saver has a default path of its own, its settings have that in the place of the name of the tensor. Names
+    that no nodes can have become the usual ones.
+
+    Args:
+        filename: The saver's own default path, if it has one.
+    """
+    path = saver_def.filename_tensor_name
     copy = SaverDef()
     copy.CopyFrom(saver_def)
-    for name in _NAMES if scope else ():
-        setattr(copy, name, f"{scope}/{getattr(saver_def, name)}")
-    return copy
+    default_path = DEFAULT_FILENAME
+    if path == filename or not _TENSOR.fullmatch(path):
+        default_path = path or DEFAULT_FILENAME
+        copy.filename_tensor_name = f"{saver_def.restore_op_name.rpartition('/')[0] or 'save'}/Const:0"
+    tensors = (copy.filename_tensor_name, copy.save_tensor_name)
+    nodes = {*(name.removesuffix(":0") for name in tensors), copy.restore_op_name}
+    if len(nodes) != 3 or not all(map(_SCOPE.fullmatch, nodes)):
+        copy.MergeFrom(default_names("save", sharded=saver_def.sharded, version=saver_def.version))
+    return copy, default_path
 
 
 def out_of_scope(saver_def: SaverDef, scope: str) -> SaverDef | None:
     """A copy of the settings without `scope` in its names; None where one of them is not in that scope."""
-    prefix = scope.rstrip("/") + "/"
-    copy = SaverDef()
-    copy.CopyFrom(saver_def)
-    for name in _NAMES:
-        value = getattr(copy, name)
-        if not value.startswith(prefix):
-            return None
-        setattr(copy, name, value.removeprefix(prefix))
-    return copy
+    return scopes.out_of_scope(saver_def, scope) if scopes.is_in_scope(saver_def, scope) else None

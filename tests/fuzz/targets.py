@@ -26,6 +26,7 @@ from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.block import BlockBuilder, decode_block
 from torch_tfckpt.format.coding import decode_varint, decode_varints, encode_varint, encode_varints
+from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.format.ordered_code import (
     decode_num,
     decode_signed,
@@ -47,7 +48,10 @@ from torch_tfckpt.format.tensor_slice import (
     parse_shape_and_slice,
 )
 from torch_tfckpt.format.variant_tensor import decode_variants, encode_variants
-from torch_tfckpt.format.wire import fields
+from torch_tfckpt.format.wire import fields, sized_tag
+from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
+from torch_tfckpt.meta_graph.files import meta_graph_of, meta_graphs_in
+from torch_tfckpt.meta_graph.text import META_GRAPH, encode_text, to_text
 from torch_tfckpt.object_graph import OBJECT_GRAPH_KEY, ROOT, ObjectGraph, with_checkpoint_values
 
 Target = Callable[[bytes], None]
@@ -295,6 +299,52 @@ def _has_children_of_one_name(graph: ObjectGraph) -> bool:
     return any(len({child.local_name for child in node.children}) < len(node.children) for node in graph.nodes)
 
 
+# Meta graphs.
+
+
+def meta_graph(data: bytes) -> None:
+    """Every part and node can be asked for; they are those of the message, where the bytes are one."""
+    found = EncodedMetaGraph(memoryview(data), "m.meta")
+    for part in ("info", "saver_def", "collections", "signatures", "assets", "object_graph"):
+        with contextlib.suppress(CheckpointError):
+            getattr(found, part)
+    with contextlib.suppress(CheckpointError):
+        _use_graph(found.graph)
+    message = found.message()
+    assert found.info == message.meta_info_def
+    assert [node.name for node in found.graph.iter_nodes()] == [node.name for node in message.graph_def.node]
+
+
+def _use_graph(graph: Graph) -> None:
+    for node in graph.iter_nodes():
+        for name in ("dtype", "value", "shape"):
+            with contextlib.suppress(CheckpointError):
+                node.attr(name)
+    assert sum(graph.op_counts().values()) == len(graph.nodes)
+    for function in graph.functions.values():
+        assert len(function.nodes) <= len(graph.raw)
+
+
+def meta_graph_text(data: bytes) -> None:
+    """What was read is written, and that is read as the same."""
+    text = to_text(meta_graph_of(encode_text(data, META_GRAPH)))
+    assert to_text(meta_graph_of(encode_text(text.encode(), META_GRAPH))) == text
+
+
+def meta_graph_file(data: bytes) -> None:
+    """A file of either kind, in either form; an error is an OSError as well."""
+    storage = MemoryStorage({"d/m.meta": data})
+    try:
+        found = meta_graphs_in("d/m.meta", storage=storage)
+    except CheckpointError as error:
+        assert isinstance(error, OSError)
+        return
+    assert found
+    for each in found:
+        with contextlib.suppress(CheckpointError):
+            _use_graph(each.graph)
+
+
 # Whole checkpoints.
 
 
@@ -372,7 +422,7 @@ TARGETS: Final[dict[str, Target]] = {
     for target in (
         varints, ordered_code, slice_key, slice_text, slice_proto, wire, block, table, sealed_table, bundle_header,
         bundle_entry, data_filename, string_tensor, variant_tensor, v1_meta, v1_record, state_file, object_graph,
-        v2_checkpoint, v1_checkpoint,
+        meta_graph, meta_graph_text, meta_graph_file, v2_checkpoint, v1_checkpoint,
     )
 }  # fmt: skip
 
@@ -471,6 +521,25 @@ def _graph_seeds() -> Iterator[bytes]:
                 yield np.asarray(reader.get_tensor(OBJECT_GRAPH_KEY)).astype(object).item()
 
 
+def _meta_graph_seeds() -> Iterator[bytes]:
+    """A little of each: a few nodes, one function, one operation."""
+    for path in sorted(path for name in ("*.meta", "saved_model.pb") for path in GOLDEN.rglob(name)):
+        for each in meta_graphs_in(path):
+            message = each.message()
+            del message.graph_def.node[4:]
+            del message.graph_def.library.function[1:]
+            del message.meta_info_def.stripped_op_list.op[1:]
+            del message.object_graph_def.nodes[2:]
+            yield message.SerializeToString(deterministic=True)
+
+
+def _meta_graph_file_seeds() -> Iterator[bytes]:
+    for seed in _meta_graph_seeds():
+        yield seed
+        yield to_text(meta_graph_of(seed)).encode()
+        yield b"\x08\x01" + sized_tag(2, len(seed)) + seed  # a SavedModel
+
+
 def _slice_protos() -> Iterator[bytes]:
     for texts in (("0,2:-", "2,2:-"), ("0,3", "3,4"), ("0,1:0,2:-", "1,2:0,2:-"), ("-",)):
         encoded = [TensorSlice.parse(text).to_proto().SerializeToString() for text in texts]
@@ -520,6 +589,9 @@ _SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "v1_record": _record_seeds,
     "state_file": _state_seeds,
     "object_graph": _graph_seeds,
+    "meta_graph": _meta_graph_seeds,
+    "meta_graph_text": lambda: (to_text(meta_graph_of(seed)).encode() for seed in _meta_graph_seeds()),
+    "meta_graph_file": _meta_graph_file_seeds,
     "v2_checkpoint": _v2_seeds,
     "v1_checkpoint": lambda: (_small(entries) for _, entries in _tables(1)),
 }  # fmt: skip

@@ -67,6 +67,7 @@ class Function:
     Attributes:
         name: By which nodes call it.
         arguments: Names of what it is given, in order.
+        outputs: Names of what it gives, in order.
         nodes: Name -> node.
         results: Name of an output argument -> "node:output_arg:index".
     """
@@ -89,6 +90,7 @@ class Function:
             raise DataLossError(f"a function's signature is no OpDef: {error}") from error
         self.name = declared.name
         self.arguments = tuple(argument.name for argument in declared.input_arg)
+        self.outputs = tuple(output.name for output in declared.output_arg)
         self.nodes = _by_name(iter(nodes))
         self.results: Mapping[str, str] = results
 

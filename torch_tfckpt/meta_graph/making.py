@@ -1,58 +1,78 @@
-"""The `.meta` file of a checkpoint: the saver and the variables, as a MetaGraphDef that TensorFlow's tools can read.
+"""The meta graph of tensors that no graph of TensorFlow computes: a resource variable for each, and the savers.
 
-It holds no operations: what a torch model computes is not a graph of TensorFlow. It says which variables there are, how
-they are sliced, and how the saver that wrote them was set up.
+TensorFlow imports it, restores the checkpoint beside it, goes on from there, and saves what this package restores.
 
-Source: tensorflow/core/protobuf/meta_graph.proto; spec: SAVER 6, FORMATS 5.
+Source: tensorflow/python/framework/meta_graph.py; spec: SAVER 6, FORMATS 5.
 """
 
-from collections.abc import Iterable
 from importlib import metadata
-from typing import Final
+from typing import Final, Protocol
 
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
-from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef, VariableDef
-from torch_tfckpt.format.tensor_slice import parse_shape_and_slice
-from torch_tfckpt.graph_collections import GraphKeys
-from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
+from torch_tfckpt._proto.op_def_pb2 import OpList
+from torch_tfckpt.format.wire import sized_tag
+from torch_tfckpt.graph_collections import default_collections
+from torch_tfckpt.meta_graph.collection_defs import encode_collections
+from torch_tfckpt.meta_graph.described import GraphSaver, GraphVariable
+from torch_tfckpt.meta_graph.encoded import GRAPH, EncodedMetaGraph
+from torch_tfckpt.meta_graph.registered import Registered, SaverInGraph
+from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of
 
 # The version whose files these equal: readers of old meta graphs decide by it what a missing field means.
 TENSORFLOW_VERSION: Final = "2.21.0"
-# tensorflow/core/public/version.h of that version, TF_GRAPH_DEF_VERSION and _MIN_CONSUMER.
-GRAPH_PRODUCER: Final = 2336
-GRAPH_MIN_CONSUMER: Final = 12
+_PLACE: Final = "the meta graph of a saver"
 
 
-def make_meta_graph(
-    saver_def: SaverDef | None, saveables: Iterable[SaveableObject], *, stripped_default_attrs: bool = False
-) -> MetaGraphDef:
-    """A meta graph of what a saver saves. `saver_def` None: of no saver.
+class MetaGraphSource(Protocol):
+    """Where a saver has its meta graphs from."""
 
-    Its variables are the tensors; strings, such as the state of a scheduler, are none.
+    def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
+        """The meta graph that says of a saver what it is."""
+        ...
+
+
+class TensorsGraph:
+    """The graph of what is saved now. Making it again is cheap as long as names, shapes and places are the same.
+
+    Threads: one at a time.
     """
-    meta = MetaGraphDef()
-    meta.meta_info_def.tensorflow_version = TENSORFLOW_VERSION
-    meta.meta_info_def.tensorflow_git_version = f"torch_tfckpt {_own_version()}"
-    meta.meta_info_def.stripped_default_attrs = stripped_default_attrs
-    meta.graph_def.versions.producer = GRAPH_PRODUCER
-    meta.graph_def.versions.min_consumer = GRAPH_MIN_CONSUMER
-    if saver_def is not None:
-        meta.saver_def.CopyFrom(saver_def)
-    for saveable in saveables:
-        if isinstance(saveable, VariableSaveable):
-            [spec] = saveable.specs
-            encoded = _variable_def(spec, saveable.trainable).SerializeToString(deterministic=True)
-            meta.collection_def[GraphKeys.GLOBAL_VARIABLES].bytes_list.value.append(encoded)
-            if saveable.trainable:
-                meta.collection_def[GraphKeys.TRAINABLE_VARIABLES].bytes_list.value.append(encoded)
-    return meta
+
+    def __init__(self) -> None:
+        self._made: tuple[list[GraphVariable], list[GraphSaver]] = ([], [])
+        self._first_parts = _info_and_graph(*encoded_graph_of(*self._made))
+
+    def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
+        """The meta graph of a saver, with the default collections: registered variables and savers get their nodes.
+
+        Args:
+            saver: None: of no saver in particular.
+
+        Raises:
+            InvalidArgumentError: a graph of 2 GiB or more.
+        """
+        registered = Registered(saver, default_collections())
+        collections = registered.collections()
+        made = registered.variables, registered.savers
+        if made != self._made:
+            self._first_parts, self._made = _info_and_graph(*encoded_graph_of(*made)), made
+        graph = self._first_parts.graph
+        rest = MetaGraphDef(saver_def=registered.saver_def)
+        encoded = encode_collections(collections, registered.to_proto, lambda name: name in graph.nodes)
+        for key, collection in encoded.items():
+            rest.collection_def[key].CopyFrom(collection)
+        whole = b"".join((self._first_parts.raw, rest.SerializeToString(deterministic=True)))
+        return EncodedMetaGraph(memoryview(whole), _PLACE)
 
 
-def encode_meta_graph(meta: MetaGraphDef) -> bytes:
-    """The bytes of the file; equal meta graphs have equal bytes."""
-    return meta.SerializeToString(deterministic=True)
+def _info_and_graph(graph: bytes, ops: OpList) -> EncodedMetaGraph:
+    """A meta graph of nothing but its first two fields."""
+    info = MetaGraphDef.MetaInfoDef(
+        stripped_op_list=ops,
+        tensorflow_version=TENSORFLOW_VERSION,
+        tensorflow_git_version=f"torch_tfckpt {_own_version()}",
+    )
+    encoded = MetaGraphDef(meta_info_def=info).SerializeToString(deterministic=True)
+    return EncodedMetaGraph(memoryview(b"".join((encoded, sized_tag(GRAPH, len(graph)), graph))), _PLACE)
 
 
 def _own_version() -> str:
@@ -60,27 +80,3 @@ def _own_version() -> str:
         return metadata.version("torch-tfckpt")
     except metadata.PackageNotFoundError:  # copied somewhere, not installed: no reason for a save to fail
         return "unknown"
-
-
-def _variable_def(spec: SaveSpec, trainable: bool) -> VariableDef:
-    name = spec.name
-    definition = VariableDef(
-        variable_name=f"{name}:0",
-        initializer_name=f"{name}/Assign",
-        snapshot_name=f"{name}/Read/ReadVariableOp:0",
-        initial_value_name=f"{name}/Initializer:0",
-        is_resource=True,
-        trainable=trainable,
-    )
-    if spec.slice_spec:
-        full_shape, part, _ = parse_shape_and_slice(spec.slice_spec)
-        resolved = part.resolve(full_shape)
-        definition.save_slice_info_def.CopyFrom(
-            SaveSliceInfoDef(
-                full_name=name,
-                full_shape=full_shape,
-                var_offset=[extent.start for extent in resolved.extents],
-                var_shape=[extent.length for extent in resolved.extents],
-            )
-        )
-    return definition

@@ -15,6 +15,7 @@ from torch_tfckpt.errors import InvalidArgumentError, quoted
 
 HOST: Final = "/device:CPU:0"
 _ORDER: Final = ("job", "replica", "task", "device")
+_MAX_DIGITS: Final = 18  # of numbers; a text may have any
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 # Types that stand without "device:" before them: TensorFlow's, and torch's that have no name of TensorFlow's.
 _SHORT: Final = {"CPU", "GPU", "TPU", "XLA_CPU", "XLA_GPU", "CUDA", "MPS", "XPU", "HPU", "META"}
@@ -40,6 +41,8 @@ def canonical_device(device: torch.device | str | None) -> str:
         return ""
     if isinstance(device, torch.device):
         return _of_torch(device)
+    if device.startswith("/"):
+        return _of_tensorflow(device)
     try:
         return _of_torch(torch.device(device))
     except RuntimeError:
@@ -54,6 +57,7 @@ def _of_torch(device: torch.device) -> str:
     return f"/device:{_type_name(kind)}:{index}"
 
 
+@functools.lru_cache(maxsize=256)  # asked for once a variable
 def _of_tensorflow(text: str) -> str:
     """From "/job:ps/gpu:1" and the like; a later part of the same kind replaces an earlier one, but for devices."""
     parts: dict[str, str] = {}
@@ -72,7 +76,7 @@ def _part(item: str, text: str) -> tuple[str, str]:
     kind, *values = item.split(":")
     if kind == "job" and len(values) == 1 and _NAME.fullmatch(values[0]):
         return kind, values[0]
-    if kind in ("replica", "task") and len(values) == 1 and values[0].isdecimal() and values[0].isascii():
+    if kind in ("replica", "task") and len(values) == 1 and _is_number(values[0]):
         return kind, str(int(values[0]))
     if kind == "device" and len(values) == 2 and _NAME.fullmatch(values[0]) and _is_index(values[1]):
         return "device", f"{_type_name(values[0])}:{_index(values[1])}"
@@ -85,7 +89,11 @@ def _part(item: str, text: str) -> tuple[str, str]:
 
 
 def _is_index(value: str) -> bool:
-    return value == "*" or (value.isdecimal() and value.isascii())
+    return value == "*" or _is_number(value)
+
+
+def _is_number(value: str) -> bool:
+    return value.isdecimal() and value.isascii() and len(value) <= _MAX_DIGITS
 
 
 def _index(value: str) -> str:

@@ -62,6 +62,14 @@ class SaveSpec:
         """The value as it is now; a function is called each time."""
         return self._tensor() if callable(self._tensor) else self._tensor
 
+    @property
+    def shape(self) -> Shape | None:
+        """Shape of the value now, without calling a function for it; None where it takes that, or there is no value."""
+        value = self._tensor
+        if isinstance(value, torch.Tensor | np.ndarray):
+            return tuple(value.shape)
+        return () if isinstance(value, str | bytes) else None
+
     def __repr__(self) -> str:
         dtype = self.dtype.name if self.dtype is not None else None
         return f"SaveSpec(name={self.name!r}, slice_spec={self.slice_spec!r}, dtype={dtype}, device={self.device!r})"

@@ -32,10 +32,10 @@ class VariableSaveable(SaveableObject):
     """
 
     def __init__(self, var: torch.Tensor | Variable, slice_spec: str, name: str) -> None:
-        self.tensor = var.tensor if isinstance(var, Variable) else var
-        self.trainable = var.trainable if isinstance(var, Variable) else var.requires_grad
-        device = var.device if isinstance(var, Variable) else None
-        super().__init__(self.tensor, [SaveSpec(self.tensor, slice_spec, name, device=device)], name)
+        self.variable = var if isinstance(var, Variable) else Variable(var, name, trainable=var.requires_grad)
+        self.tensor = self.variable.tensor
+        spec = SaveSpec(self.tensor, slice_spec, name, self.variable.dtype, self.variable.device)
+        super().__init__(self.tensor, [spec], name)
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
         """InvalidArgumentError where the tensor cannot be filled in place, or a value of that shape does not fit."""

@@ -4,9 +4,11 @@ Source: tensorflow/python/ops/variables.py (SaveSliceInfo, PartitionedVariable);
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
 
 import torch
 
+from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import InvalidArgumentError, error_context, quoted
 from torch_tfckpt.format.tensor_slice import Shape, parse_shape_and_slice, shape_text
 from torch_tfckpt.saveables.devices import canonical_device
@@ -42,6 +44,17 @@ class SaveSliceInfo:
                 )
             parse_shape_and_slice(self.spec)
 
+    @classmethod
+    def of_spec(cls, full_name: str, slice_spec: str) -> Self:
+        """The part of `full_name` that a SaveSpec's slice "4 5 0,2:-" means.
+
+        Raises:
+            InvalidArgumentError: the text means no slice.
+        """
+        full_shape, part, _ = parse_shape_and_slice(slice_spec)
+        extents = part.resolve(full_shape).extents
+        return cls(full_name, full_shape, [each.start for each in extents], [each.length for each in extents])
+
     @property
     def spec(self) -> str:
         """Text of it for a SaveSpec: "4 5 2,2:0,5" for rows 2 and 3 of a tensor of shape [4, 5]."""
@@ -58,6 +71,7 @@ class Variable:
         slice_info: Where the tensor is a part of a larger one.
         device: Tag for grouping, in any spelling of `canonical_device`; None: where the tensor is.
         trainable: Said in meta graphs.
+        dtype: Type to store under, where it is not the tensor's: DT_QINT8 of an int8 tensor.
 
     Raises:
         InvalidArgumentError: `slice_info` is of another shape than the tensor.
@@ -71,6 +85,7 @@ class Variable:
         *,
         device: torch.device | str | None = None,
         trainable: bool = True,
+        dtype: DataType | None = None,
     ) -> None:
         if not isinstance(tensor, torch.Tensor):
             raise InvalidArgumentError(
@@ -85,6 +100,7 @@ class Variable:
         self.name = name
         self.slice_info = slice_info
         self.trainable = trainable
+        self.dtype = dtype
         self._device = None if device is None else canonical_device(device)
 
     @property

@@ -4,10 +4,10 @@ import os
 from contextlib import suppress
 
 from torch_tfckpt.storage.names import temporary_name
-from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.protocol import Buffer, Storage
 
 
-def write_file(storage: Storage, path: str, contents: bytes) -> None:
+def write_file(storage: Storage, path: str, contents: Buffer) -> None:
     """Puts `contents` under `path`, durably and in one step: every reader finds the old file or the new one, whole.
 
     Raises:

@@ -1,0 +1,348 @@
+"""export_meta_graph: each argument, what is registered, and what TensorFlow could not read is not written."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from google.protobuf import text_format
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt import (
+    Collections,
+    DataType,
+    GraphKeys,
+    PartitionedVariable,
+    SaveableObject,
+    Saver,
+    SaverDef,
+    SaveSliceInfo,
+    SaveSpec,
+    Variable,
+    add_to_collection,
+    export_meta_graph,
+    import_meta_graph,
+)
+from torch_tfckpt._proto.graph_pb2 import GraphDef
+from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
+from torch_tfckpt._proto.node_def_pb2 import NodeDef
+from torch_tfckpt._proto.variable_pb2 import VariableDef
+
+
+class Pair(SaveableObject):
+    """A tensor and a text that are asked for when they are saved."""
+
+    def __init__(self, name: str) -> None:
+        number = SaveSpec(lambda: torch.ones(2), "", f"{name}-number", torch.float32, "cpu")
+        text = SaveSpec(lambda: b"x", "", f"{name}-text", DataType.DT_STRING, "cpu")
+        super().__init__(self, [number, text], name)
+
+
+def exported(*values: object, key: str = GraphKeys.GLOBAL_VARIABLES) -> MetaGraphDef:
+    """The meta graph of default collections with these values in one."""
+    with Collections().as_default():
+        for value in values:
+            add_to_collection(key, value)
+        return export_meta_graph()
+
+
+def variables_of(meta: MetaGraphDef, key: str = GraphKeys.GLOBAL_VARIABLES) -> list[str]:
+    return [VariableDef.FromString(each).variable_name for each in meta.collection_def[key].bytes_list.value]
+
+
+def handles(meta: MetaGraphDef) -> list[str]:
+    return [node.name for node in meta.graph_def.node if node.op == "VarHandleOp"]
+
+
+def ops_of(meta: MetaGraphDef) -> list[str]:
+    return [op.name for op in meta.meta_info_def.stripped_op_list.op]
+
+
+def assert_names_only_nodes(meta: MetaGraphDef) -> None:
+    """What a graph's inputs and collections name is there: otherwise TensorFlow does not import it."""
+    names = {node.name for node in meta.graph_def.node}
+    named = [name for node in meta.graph_def.node for name in node.input]
+    named += [name for each in meta.collection_def.values() for name in each.node_list.value]
+    assert {name.removeprefix("^").partition(":")[0] for name in named} <= names
+
+
+# What is registered.
+
+
+def test_nothing() -> None:
+    """No variables, no savers: a graph without nodes, and the versions."""
+    with Collections().as_default():
+        meta = export_meta_graph()
+    assert (len(meta.graph_def.node), len(meta.collection_def), meta.HasField("saver_def")) == (0, 0, False)
+    assert meta.meta_info_def.tensorflow_version == "2.21.0"
+    assert meta.meta_info_def.tensorflow_git_version.startswith("torch_tfckpt")
+
+
+def test_what_may_be_a_variable() -> None:
+    """Variables, pairs of a name and a tensor, partitioned ones, saveables: each tensor has a node."""
+    parts = [Variable(torch.ones(2), f"w/{n}", SaveSliceInfo("w", [4], [2 * n], [2])) for n in (0, 1)]
+    meta = exported(
+        Variable(torch.ones(3), "a", device="/gpu:1"),
+        ("scope/b", torch.nn.Parameter(torch.ones(2))),
+        PartitionedVariable("w", parts),
+    )
+    assert variables_of(meta) == ["a:0", "scope/b:0", "w/0:0", "w/1:0"]
+    definitions = [VariableDef.FromString(each) for each in meta.collection_def["variables"].bytes_list.value]
+    assert [each.save_slice_info_def.full_name for each in definitions] == ["", "", "w", "w"]
+    nodes = {node.name: node for node in meta.graph_def.node}
+    assert nodes["a"].device == "/device:GPU:1" and int(nodes["a"].attr["dtype"].type) == DataType.DT_FLOAT
+    assert [dim.size for dim in nodes["a"].attr["shape"].shape.dim] == [3]
+    assert_names_only_nodes(meta)
+
+
+@pytest.mark.parametrize("key", ["variables", "trainable_variables", "local_variables", "model_variables"])
+def test_collections_of_variables(key: str) -> None:
+    """Each is written as what it is."""
+    meta = exported(Variable(torch.ones(1), "v", trainable=False), key=key)
+    assert list(meta.collection_def) == [key] and variables_of(meta, key) == ["v:0"]
+
+
+def test_one_tensor_is_one_variable() -> None:
+    """However often and under whatever names it is registered, and in whichever savers it is."""
+    tensor = torch.ones(2)
+    with Collections().as_default():
+        for key in ("variables", "trainable_variables", "variables"):
+            add_to_collection(key, Variable(tensor, "v"))
+        add_to_collection("savers", Saver({"key": tensor}))
+        meta = Saver({"other": tensor}).export_meta_graph()
+    assert len(handles(meta)) == 1 and len(variables_of(meta)) == 1
+    assert len(meta.collection_def["savers"].bytes_list.value) == 1
+
+
+def test_names_are_told_apart() -> None:
+    """Two tensors of one name, names that no node may have, names of a saver's nodes."""
+    meta = exported(*[Variable(torch.ones(1), name) for name in ("a", "a", "a b", "a_b", "a:0", "_", "")])
+    assert variables_of(meta) == ["a:0", "a_1:0", "a_b:0", "a_b_1:0", "a_2:0", "v_:0", "v:0"]
+    assert_names_only_nodes(meta)
+
+
+def test_savers_are_told_apart() -> None:
+    """Those of one name get _1, _2, ...; the one whose meta graph it is keeps its own."""
+    with Collections().as_default():
+        savers = [Saver({f"v{number}": torch.ones(1)}) for number in range(3)]
+        for saver in savers:
+            add_to_collection("savers", saver)
+        metas = [savers[0].export_meta_graph(), savers[2].export_meta_graph()]
+    for meta, order in zip(metas, (["save", "save_1", "save_2"], ["save_1", "save_2", "save"]), strict=True):
+        found = [SaverDef.FromString(each).restore_op_name for each in meta.collection_def["savers"].bytes_list.value]
+        assert found == [f"{scope}/restore_all" for scope in order]
+        assert meta.saver_def.restore_op_name == "save/restore_all"
+        assert set(found) <= {node.name for node in meta.graph_def.node}
+        assert_names_only_nodes(meta)
+
+
+def test_a_saver_that_is_registered_twice() -> None:
+    """It is in the collection twice, and in the graph once."""
+    saver = Saver({"v": torch.ones(1)})
+    meta = exported(saver, saver, key="savers")
+    found = [SaverDef.FromString(each) for each in meta.collection_def["savers"].bytes_list.value]
+    assert found == [saver.as_saver_def()] * 2
+    assert [node.op for node in meta.graph_def.node].count("RestoreV2") == 1
+
+
+@pytest.mark.parametrize("key", ["saveable_objects", "mine"])
+def test_saveables_are_no_nodes(key: str) -> None:
+    """What has a name that no node has is not written as the name of one."""
+    with Collections().as_default():
+        add_to_collection(key, Pair("pair"))
+        add_to_collection(
+            key, PartitionedVariable("w", [Variable(torch.ones(1), "w/0", SaveSliceInfo("w", [1], [0], [1]))])
+        )
+        saver = Saver([Pair("pair")])
+        for meta in (export_meta_graph(), saver.export_meta_graph()):
+            assert_names_only_nodes(meta)
+
+
+def test_values_that_are_asked_for_have_no_shape() -> None:
+    """Nobody asks for them to write a graph: TensorFlow learns their shapes when it restores."""
+    meta = Saver([Pair("pair")]).export_meta_graph()
+    nodes = {node.name: node.attr for node in meta.graph_def.node if node.op == "VarHandleOp"}
+    assert sorted(nodes) == ["pair-number", "pair-text"]
+    assert all(attrs["shape"].shape.unknown_rank for attrs in nodes.values())
+
+
+NOT_WRITTEN: dict[str, tuple[object, ...]] = {
+    "two kinds": (3, 3.5),
+    "a bool": (True,),
+    "a large int": (1 << 70,),
+    "a float and a large int": (2.5, 10**400),
+    "half a character": ("\udcff",),
+    "a text and a number": ("a", 3),
+    "None": (None,),
+    "a list": ([1],),
+    "a tensor": (torch.ones(2),),
+    "an object": (object(),),
+    "a text and a variable": ("a", Variable(torch.ones(1), "v")),
+}
+
+
+@pytest.mark.parametrize("values", NOT_WRITTEN.values(), ids=NOT_WRITTEN.keys())
+def test_what_is_not_written(caplog: pytest.LogCaptureFixture, values: tuple[object, ...]) -> None:
+    """CASES 63: the log tells; all the rest is."""
+    with caplog.at_level(logging.WARNING), Collections().as_default():
+        for value in values:
+            add_to_collection("mine", value)
+        add_to_collection("number", 1)
+        meta = export_meta_graph()
+    assert list(meta.collection_def) == ["number"]
+    assert ['"mine" is not written' in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("key", [5, None, b"bytes", "\udcff", ("a",)], ids=repr)
+def test_names_that_no_collection_has(caplog: pytest.LogCaptureFixture, key: str) -> None:
+    """CASES 63: they are not written, and the log tells."""
+    with caplog.at_level(logging.WARNING):
+        meta = exported(1, key=key)
+    assert not meta.collection_def and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "value", [torch.ones(2), torch.nn.Linear(1, 1), 3, "v"], ids=["tensor", "module", "int", "str"]
+)
+def test_what_is_no_variable_is_told(caplog: pytest.LogCaptureFixture, value: object) -> None:
+    """In a collection of variables it is left out, and the log tells."""
+    with caplog.at_level(logging.WARNING):
+        meta = exported(Variable(torch.ones(1), "v"), value)
+    assert variables_of(meta) == ["v:0"] and len(caplog.records) == 1
+
+
+# Arguments.
+
+
+def test_the_file(tmp_path: Path) -> None:
+    """Directories are made; binary and text are the message that is returned; a file that was there is replaced."""
+    saver = Saver({"v": torch.ones(2)})
+    for name, as_text in (("a/b/binary", False), ("c/text", True), ("c/text", False)):
+        meta = saver.export_meta_graph(tmp_path / name, as_text=as_text)
+        content = (tmp_path / name).read_bytes()
+        if as_text:
+            assert text_format.Parse(content.decode(), MetaGraphDef()) == meta
+        else:
+            assert content == meta.SerializeToString(deterministic=True)
+    saver.save(tmp_path / "m")
+    assert (tmp_path / "m.meta").read_bytes() == (tmp_path / "a/b/binary").read_bytes()
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """What the system refuses is an OSError, and leaves nothing behind."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "m.meta", tmp_path / "folder"):
+        with pytest.raises(OSError):
+            Saver({"v": torch.ones(1)}).export_meta_graph(path)
+    assert sorted(each.name for each in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_meta_info_def() -> None:
+    """It is told, with the versions of what wrote the file; the list of operations is the graph's where it has none."""
+    info = MetaGraphDef.MetaInfoDef(meta_graph_version="mine", tags=["a", "b"], tensorflow_version="0.1")
+    with Collections().as_default():
+        add_to_collection("variables", Variable(torch.ones(1), "v"))
+        meta = export_meta_graph(meta_info_def=info)
+    assert (meta.meta_info_def.meta_graph_version, list(meta.meta_info_def.tags)) == ("mine", ["a", "b"])
+    assert meta.meta_info_def.tensorflow_version == "2.21.0" and "VarHandleOp" in ops_of(meta)
+    assert info.tensorflow_version == "0.1" and not info.HasField("stripped_op_list")
+
+
+def test_graph_def() -> None:
+    """It takes the place of the graph, and the operations are its own."""
+    graph_def = GraphDef(node=[NodeDef(name="x", op="NoOp")])
+    with Collections().as_default():
+        add_to_collection("variables", Variable(torch.ones(1), "v"))
+        meta = export_meta_graph(graph_def=graph_def)
+    assert meta.graph_def == graph_def and ops_of(meta) == ["NoOp"]
+
+
+def test_saver_def() -> None:
+    """It is told where its nodes are in the graph, and refused elsewhere."""
+    saver = Saver({"v": torch.ones(1)}, name="mine", filename="default")
+    saver_def = saver.as_saver_def()
+    with Collections().as_default():
+        add_to_collection("savers", saver)
+        assert export_meta_graph(saver_def=saver_def) == saver.export_meta_graph()
+    with Collections().as_default(), pytest.raises(tfckpt.InvalidArgumentError, match=r'"mine/Const".* no node'):
+        export_meta_graph(saver_def=saver_def)
+
+
+@pytest.mark.parametrize(("wanted", "found"), [([], []), (["a"], ["a"]), (["b", "absent", "a"], ["a", "b"])])
+def test_collection_list(wanted: list[str], found: list[str]) -> None:
+    """Those of it that there are."""
+    with Collections().as_default():
+        for name in ("a", "b", "c"):
+            add_to_collection(name, 1)
+        assert sorted(export_meta_graph(collection_list=wanted).collection_def) == found
+        assert sorted(Saver({"v": torch.ones(1)}).export_meta_graph(collection_list=wanted).collection_def) == found
+
+
+def test_graph() -> None:
+    """What was imported, or a message, takes the place of what is registered."""
+    meta = Saver({"v": torch.ones(1)}).export_meta_graph()
+    with Collections().as_default():
+        add_to_collection("mine", 1)
+        assert export_meta_graph(graph=meta) == export_meta_graph(graph=import_meta_graph(meta)) == meta
+
+
+def test_export_scope() -> None:
+    """Only what lies in it, without its name; the saver stays as it is. Of a scope that is none, nothing."""
+    saver = Saver({"a/b/v": torch.ones(1), "a/w": torch.ones(1), "ab": torch.ones(1)}, name="a/save")
+    with Collections().as_default():
+        for text in ("a/text", "text", "ab"):
+            add_to_collection("texts", text)
+        add_to_collection("numbers", 1)
+        meta = saver.export_meta_graph(export_scope="a")
+        nothing = saver.export_meta_graph(export_scope="absent")
+    assert variables_of(meta) == ["b/v:0", "w:0"] and handles(meta) == ["b/v", "w"]
+    assert list(meta.collection_def["texts"].bytes_list.value) == [b"a/text"]
+    assert list(meta.collection_def["numbers"].int64_list.value) == [1]
+    assert meta.saver_def == saver.as_saver_def()
+    assert not nothing.graph_def.node and list(nothing.collection_def) == ["numbers"]
+
+
+def test_strip_default_attrs() -> None:
+    """Attributes that are as the operation has them are not there; it is told, and the graph means the same."""
+    saver = Saver({"v": torch.ones(2000)}, sharded=True)
+    plain, stripped = saver.export_meta_graph(), saver.export_meta_graph(strip_default_attrs=True)
+    assert (plain.meta_info_def.stripped_default_attrs, stripped.meta_info_def.stripped_default_attrs) == (False, True)
+    attrs = {node.name: set(node.attr) for node in stripped.graph_def.node}
+    removed = {name for node in plain.graph_def.node for name in set(node.attr) - attrs[node.name]}
+    assert "container" in removed and "dtype" not in removed and not [name for name in removed if name.startswith("_")]
+    assert import_meta_graph(stripped).variables["v"].shape == (2000,)
+
+
+EXPORTS: dict[str, Callable[[], object]] = {
+    "module": lambda: export_meta_graph(save_debug_info=True),
+    "saver": lambda: Saver({"v": torch.ones(1)}).export_meta_graph(save_debug_info=True),
+    "imported": lambda: import_meta_graph(MetaGraphDef()).export_meta_graph(save_debug_info=True),
+}
+
+
+@pytest.mark.parametrize("export", EXPORTS.values(), ids=EXPORTS.keys())
+def test_debug_info_is_refused(export: Callable[[], object]) -> None:
+    """There are no sources of a graph to tell."""
+    with pytest.raises(tfckpt.UnimplementedError, match="save_debug_info"):
+        export()
+
+
+@pytest.mark.parametrize("argument", ["filename", "meta_info_def", "graph_def", "saver_def", "graph"])
+def test_arguments_of_another_kind(argument: str) -> None:
+    """An error of ours."""
+    with pytest.raises((tfckpt.InvalidArgumentError, TypeError)):
+        export_meta_graph(**{argument: 3})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["my saver", "_x", "\u00fc", "x:0"])
+def test_a_saver_of_a_name_that_no_node_has(name: str) -> None:
+    """It is refused, or its nodes have another: what is written can be imported."""
+    try:
+        meta = Saver({"v": torch.ones(1)}, name=name).export_meta_graph()
+    except ValueError as error:
+        assert name in str(error)
+    else:
+        assert all(node.name.isascii() and not set(node.name) & set(" :") for node in meta.graph_def.node)
+        assert not [node.name for node in meta.graph_def.node if node.name.startswith("_")]

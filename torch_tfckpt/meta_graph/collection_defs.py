@@ -1,0 +1,171 @@
+"""Collections as messages: values -> CollectionDef, and back.
+
+A CollectionDef is a list of one kind. Collections whose values are messages (variables, savers, queue runners,
+contexts of control flow) are lists of bytes; of all others the first value decides:
+
+    str, bytes       bytes_list         float      float_list (of 32 bits)
+    int              int64_list         Any        any_list
+    whatever has a name                 node_list
+
+Source: add_collection_def in tensorflow/python/framework/meta_graph.py; spec: SAVER 6.
+"""
+
+import logging
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Final, TypeVar
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError, Message
+
+from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef
+from torch_tfckpt.errors import quoted
+from torch_tfckpt.meta_graph.collection_kinds import PROTO_COLLECTIONS
+from torch_tfckpt.meta_graph.described import GraphVariable
+from torch_tfckpt.meta_graph.scopes import in_scope, prepend_name_scope
+
+_log = logging.getLogger(__name__)
+_NOT_WRITTEN: Final = "collection %s is not written: %s"
+
+T = TypeVar("T")
+ToProto = Callable[[object], Message | None]
+
+
+class NodeName(str):
+    """The name of a node, or of a tensor, in a collection of nodes."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """Itself: what is written of things that have a name."""
+        return str(self)
+
+
+def encode_collections(
+    collections: Mapping[Hashable, Sequence[object]], to_proto: ToProto, is_node: Callable[[str], bool]
+) -> dict[str, CollectionDef]:
+    """Name -> message of all collections that can be written; of the others the log has a warning.
+
+    Args:
+        to_proto: The message of a value of a collection of messages; values without one are left out.
+        is_node: Whether the graph has a node of that name. TensorFlow imports no graph with a collection of others.
+    """
+    found = {}
+    for name, values in collections.items():
+        if not isinstance(name, str):
+            _log.warning(_NOT_WRITTEN, repr(name), "its name is no str")
+        elif values:
+            try:
+                name.encode()
+                encoded = encode_collection(name, values, to_proto, is_node)
+            except (TypeError, ValueError, OverflowError) as error:
+                _log.warning(_NOT_WRITTEN, quoted(name), error)
+            else:
+                if encoded.WhichOneof("kind") != "node_list" or encoded.node_list.value:
+                    found[name] = encoded
+    return found
+
+
+def encode_collection(
+    name: str, values: Sequence[object], to_proto: ToProto, is_node: Callable[[str], bool]
+) -> CollectionDef:
+    """One collection that is not empty.
+
+    Raises:
+        TypeError, ValueError, OverflowError: its values are not of one kind, or of none.
+    """
+    encoded = CollectionDef()
+    first = values[0]
+    if name in PROTO_COLLECTIONS:
+        encoded.bytes_list.value.extend(
+            message.SerializeToString(deterministic=True) for message in map(to_proto, values) if message is not None
+        )
+        encoded.bytes_list.SetInParent()
+    elif isinstance(first, str | bytes) and not isinstance(first, NodeName):
+        encoded.bytes_list.value.extend(_bytes(value) for value in values)
+    elif any(isinstance(value, bool) for value in values):
+        raise TypeError("a bool is none of the kinds that a collection may hold; add 0 or 1")
+    elif isinstance(first, int):
+        encoded.int64_list.value.extend(_only(int, values))
+    elif isinstance(first, float):
+        encoded.float_list.value.extend(map(float, _numbers(values)))
+    elif isinstance(first, Any):
+        encoded.any_list.value.extend(_only(Any, values))
+    else:
+        for node in map(_node_name, values):
+            if is_node(node.removeprefix("^").partition(":")[0]):
+                encoded.node_list.value.append(node)
+            else:
+                _log.warning("collection %s: %s is not written: it is no node of the graph", quoted(name), quoted(node))
+    return encoded
+
+
+def decode_collection(name: str, encoded: CollectionDef, scope: str | None) -> list[object]:
+    """The values of one collection: int, float, Any, messages, NodeNames; bytes, which with a scope are
+    str with the scope before them, as TensorFlow has it.
+
+    Args:
+        scope: Put before all names.
+    """
+    kind = encoded.WhichOneof("kind")
+    if kind is None:
+        _log.warning("collection %s is of no kind that is known, and empty here", quoted(name))
+        return []
+    values: Sequence[object] = getattr(encoded, kind).value
+    if kind == "node_list":
+        return [NodeName(prepend_name_scope(str(value), scope)) for value in values]
+    if kind != "bytes_list":
+        return list(values)
+    proto = PROTO_COLLECTIONS.get(name)
+    return [_decoded(name, value, proto, scope) for value in encoded.bytes_list.value]
+
+
+def _decoded(name: str, value: bytes, proto: type[Message] | None, scope: str | None) -> object:
+    """A value of a list of bytes: the message that it is, or the bytes."""
+    if proto is not None:
+        message = proto()
+        try:
+            message.ParseFromString(value)
+        except DecodeError as error:
+            _log.warning("collection %s holds bytes that are no %s: %s", quoted(name), proto.DESCRIPTOR.name, error)
+            return value
+        return in_scope(message, scope)
+    if not scope:
+        return value
+    try:
+        return prepend_name_scope(value.decode(), scope)
+    except UnicodeDecodeError:  # no name
+        return value
+
+
+def _bytes(value: object) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes):
+        return value
+    raise TypeError(f"a str or bytes first, and then a {type(value).__name__}")
+
+
+def _only(kind: type[T], values: Sequence[object]) -> Iterator[T]:
+    for value in values:
+        if not isinstance(value, kind):
+            raise TypeError(f"a {type(values[0]).__name__} first, and then a {type(value).__name__}")
+        yield value
+
+
+def _numbers(values: Sequence[object]) -> Iterator[float]:
+    """An int will do among floats, as TensorFlow has it."""
+    for value in values:
+        yield from _only(int if isinstance(value, int) else float, [value])
+
+
+def _node_name(value: object) -> str:
+    if isinstance(value, GraphVariable):
+        return f"{value.name}:0"
+    try:
+        name = getattr(value, "name", None)
+    except Exception as error:  # a property of somebody's class
+        raise TypeError(f"the name of a {type(value).__name__} cannot be had: {error}") from error
+    if not isinstance(name, str):
+        raise TypeError(f"a {type(value).__name__} has no name, and is no message, text or number")
+    return name

@@ -1,0 +1,68 @@
+"""Names for the nodes of a graph: valid, and each only once.
+
+Source: ops.Graph.unique_name in tensorflow/python/framework/ops.py, the rule for names in node_def_util.cc.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from torch_tfckpt._proto.saver_pb2 import SaverDef
+
+_INVALID: Final = re.compile(r"[^A-Za-z0-9_.\-/]")
+_BEGINS_WELL: Final = re.compile(r"[A-Za-z0-9.]")
+SAVER_NAMES: Final = ("filename_tensor_name", "save_tensor_name", "restore_op_name")
+
+
+class NodeNames:
+    """The names that are taken.
+
+    Args:
+        taken: Those that are from the beginning.
+    """
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+        self._next: dict[str, int] = {}
+
+    def unique(self, name: str) -> str:
+        """A node's name as like `name` as can be: what no name may have is an underscore, and what is taken has _1."""
+        valid = _INVALID.sub("_", name.removesuffix(":0")).strip("/")
+        if not _BEGINS_WELL.match(valid):
+            valid = f"v{valid}"
+        chosen, number = valid, self._next.get(valid, 0)
+        while chosen in self._taken:
+            number += 1
+            chosen = f"{valid}_{number}"
+        self._next[valid] = number
+        self._taken.add(chosen)
+        return chosen
+
+
+def nodes_of(saver_def: SaverDef) -> list[str]:
+    """The nodes that a saver's settings name."""
+    return [getattr(saver_def, name).partition(":")[0] for name in SAVER_NAMES]
+
+
+def told_apart(saver_defs: Sequence[SaverDef]) -> list[SaverDef]:
+    """The settings of savers of one graph: where one names a node that an earlier one has, its scope gets _1."""
+    taken: set[str] = set()
+    apart = []
+    for saver_def in saver_defs:
+        candidate, number = saver_def, 0
+        while not taken.isdisjoint(nodes_of(candidate)):
+            number += 1
+            candidate = _in_another_scope(saver_def, number)
+        taken.update(nodes_of(candidate))
+        apart.append(candidate)
+    return apart
+
+
+def _in_another_scope(saver_def: SaverDef, number: int) -> SaverDef:
+    """ "save_1/Const:0" of "save/Const:0"."""
+    copy = SaverDef()
+    copy.CopyFrom(saver_def)
+    for name in SAVER_NAMES:
+        scope, slash, rest = getattr(saver_def, name).rpartition("/")
+        setattr(copy, name, f"{scope if slash else 'save'}_{number}/{rest}")
+    return copy

@@ -1,0 +1,203 @@
+"""Nodes of a graph, written one behind the other: names of which each is there once, and NodeDefs as bytes.
+
+    GraphDef    = node: NodeDef = 1 ... | versions = 4
+    NodeDef     = name = 1 | op = 2 | input = 3 ... | device = 4 | attr: map = 5 ...
+
+    0a 0d                     a node of 13 bytes
+       0a 01 61               its name: "a"
+       12 04 4e 6f 4f 70      its operation: "NoOp"
+       1a 02 5e 62            it runs after node "b": "^b"
+
+Bytes and not messages: the graph of 100,000 variables has a million nodes, and most of them share their attributes,
+which are then encoded once.
+
+Source: tensorflow/core/framework/{graph,node_def,attr_value}.proto; ops.Graph.unique_name in
+tensorflow/python/framework/ops.py.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from torch_tfckpt._proto.attr_value_pb2 import AttrValue
+from torch_tfckpt._proto.tensor_pb2 import TensorProto
+from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
+from torch_tfckpt._proto.versions_pb2 import VersionDef
+from torch_tfckpt.dtypes import DataType
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.coding import encode_varint
+from torch_tfckpt.format.tensor_slice import Shape
+
+# What TensorFlow 2.21 writes into the graphs it exports; readers decide by it what a missing attribute means.
+GRAPH_PRODUCER: Final = 2474
+# A message of this size or more is none for any protobuf library.
+MAX_GRAPH_SIZE: Final = (1 << 31) - 1
+
+_NODE, _VERSIONS = b"\x0a", b"\x22"  # of a GraphDef
+_NAME, _OP, _INPUT, _DEVICE, _ATTR = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x2a"  # of a NodeDef
+_KEY, _VALUE = b"\x0a", b"\x12"  # of an entry of a map
+# Nearly all sizes in a graph are small, and there are millions of them.
+_SIZES: Final = tuple(encode_varint(size) for size in range(1024))
+
+
+class Nodes:
+    """The nodes of a graph, in the order in which they are added.
+
+    Args:
+        taken: Names that are given, of nodes that are added later: no other node gets one of them.
+
+    Attributes:
+        ops: The operations of the nodes.
+    """
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+        self._numbers: dict[str, int] = {}
+        self._encoded: list[bytes] = []
+        self.ops: set[str] = set()
+
+    def unique(self, name: str) -> str:
+        """`name`, or with the first of _1, _2, ... behind it that is not taken; taken from now on."""
+        chosen, number = name, self._numbers.get(name, 0)
+        while chosen in self._taken:
+            number += 1
+            chosen = f"{name}_{number}"
+        self._numbers[name] = number
+        self._taken.add(chosen)
+        return chosen
+
+    def add(
+        self,
+        name: str,
+        op: str,
+        inputs: Sequence[str] = (),
+        device: str = "",
+        attrs: bytes = b"",
+        after: Iterable[str] = (),
+    ) -> None:
+        """Write one node.
+
+        Args:
+            inputs: Outputs of other nodes: "a" is the first of a, "a:1" the second.
+            attrs: What `attributes` made; several of these behind each other if that is in the order of the names.
+            after: Nodes that run before it.
+        """
+        self.ops.add(op)
+        # By name, as TensorFlow writes them: "b_10" comes before "b_2".
+        fed = b"".join([sized(_INPUT, each.encode()) for each in (*inputs, *(f"^{node}" for node in sorted(after)))])
+        placed = sized(_DEVICE, device.encode()) if device else b""
+        self._encoded.append(sized(_NODE, sized(_NAME, name.encode()) + _operation(op) + fed + placed + attrs))
+
+    def encoded_graph(self) -> bytes:
+        """The GraphDef.
+
+        Raises:
+            InvalidArgumentError: it would be 2 GiB or larger.
+        """
+        versions = sized(_VERSIONS, VersionDef(producer=GRAPH_PRODUCER).SerializeToString())
+        size = sum(map(len, self._encoded)) + len(versions)
+        if size > MAX_GRAPH_SIZE:
+            raise InvalidArgumentError(
+                f"GraphDef cannot be larger than 2GB, and {len(self._encoded)} nodes take {size} bytes. Write no meta "
+                f"graph (write_meta_graph=False), or save with several savers"
+            )
+        return b"".join((*self._encoded, versions))
+
+
+def sized(tag: bytes, payload: bytes) -> bytes:
+    """A field of bytes."""
+    try:
+        return tag + _SIZES[len(payload)] + payload
+    except IndexError:
+        return tag + encode_varint(len(payload)) + payload
+
+
+@functools.cache
+def _operation(op: str) -> bytes:
+    return sized(_OP, op.encode())
+
+
+# The attributes of a node, and the kinds of values that they have: each is an AttrValue, encoded.
+
+
+def attributes(**values: bytes) -> bytes:
+    """The attributes of a node: name -> value."""
+    # In the order in which protobuf for Python writes a map where equal messages are to have equal bytes, as TensorFlow
+    # asks of it: by name, but "Tshape" before "T".
+    ordered = sorted(values, key=lambda name: f"{name}~")
+    return b"".join([sized(_ATTR, sized(_KEY, name.encode()) + sized(_VALUE, values[name])) for name in ordered])
+
+
+@functools.cache
+def type_value(dtype: DataType) -> bytes:
+    return AttrValue(type=dtype).SerializeToString()  # type: ignore[arg-type]  # the stub's own enum, same numbers
+
+
+def type_list(dtypes: Sequence[DataType]) -> bytes:
+    return AttrValue(list=AttrValue.ListValue(type=dtypes)).SerializeToString()  # type: ignore[arg-type]
+
+
+def text_value(text: str) -> bytes:
+    return sized(b"\x12", text.encode())  # AttrValue.s = 2
+
+
+def number_value(number: int) -> bytes:
+    return AttrValue(i=number).SerializeToString()
+
+
+def shape_value(shape: Shape | None) -> bytes:
+    return AttrValue(shape=shape_proto(shape)).SerializeToString()
+
+
+def shape_list(*shapes: Shape | None) -> bytes:
+    return AttrValue(list=AttrValue.ListValue(shape=map(shape_proto, shapes))).SerializeToString()
+
+
+def beside(node: str) -> bytes:
+    """For `_class`: on the device of another node."""
+    return sized(b"\x0a", text_value(f"loc:@{node}"))  # AttrValue.list = 1, ListValue.s = 2
+
+
+TRUE: Final = AttrValue(b=True).SerializeToString()
+FALSE: Final = AttrValue(b=False).SerializeToString()
+EMPTY_LIST: Final = AttrValue(list=AttrValue.ListValue()).SerializeToString()
+
+
+def shape_proto(shape: Shape | None) -> TensorShapeProto:
+    """None: of unknown rank; -1: a dimension that is not known."""
+    if shape is None:
+        return TensorShapeProto(unknown_rank=True)
+    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
+
+
+# Constants.
+
+
+def constant(tensor: TensorProto) -> bytes:
+    """The attributes of a Const."""
+    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    value = AttrValue(tensor=tensor).SerializeToString()
+    return attributes(_output_shapes=shape_list(shape), dtype=type_value(DataType(tensor.dtype)), value=value)
+
+
+def empty_tensor(dtype: DataType, shape: Shape) -> TensorProto:
+    """A tensor whose elements are still to be put in."""
+    return TensorProto(dtype=dtype, tensor_shape=shape_proto(shape))  # type: ignore[arg-type]  # the stub's own enum
+
+
+def text_tensor(text: str) -> TensorProto:
+    tensor = empty_tensor(DataType.DT_STRING, ())
+    tensor.string_val.append(text.encode())
+    return tensor
+
+
+def texts_tensor(texts: Sequence[str]) -> TensorProto:
+    tensor = empty_tensor(DataType.DT_STRING, (len(texts),))
+    tensor.string_val.extend([text.encode() for text in texts])
+    return tensor
+
+
+def number_tensor(number: int) -> TensorProto:
+    tensor = empty_tensor(DataType.DT_INT32, ())
+    tensor.int_val.append(number)
+    return tensor

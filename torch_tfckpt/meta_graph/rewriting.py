@@ -1,0 +1,223 @@
+"""The options of export_meta_graph, as edits of a meta graph's bytes.
+
+Each takes a meta graph and gives another. What an edit does not touch (a field, a node, an attribute, a collection) is
+the same bytes as before, whatever later versions put into it; where it touches nothing, it gives the meta graph itself.
+Of several, `without_extraneous_savers` comes first, since a saver's names are whole ones, and `rescoping.out_of_scope`
+then; the order of all others is of no importance.
+
+Cost of each: a walk over what it looks at, and one copy of the bytes; constants of any size are not decoded.
+Raises, all: DataLossError where a part that they look at is broken.
+
+Source: export_scoped_meta_graph and create_meta_graph_def in tensorflow/python/framework/meta_graph.py; spec: SAVER 6.
+"""
+
+import functools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+from torch_tfckpt._proto.attr_value_pb2 import AttrValue
+from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef
+from torch_tfckpt._proto.op_def_pb2 import OpDef
+from torch_tfckpt._proto.saver_pb2 import SaverDef
+from torch_tfckpt.errors import InvalidArgumentError, error_context
+from torch_tfckpt.format.graph_def import Node
+from torch_tfckpt.format.wire import WireType, fields, tag
+from torch_tfckpt.graph_collections import GraphKeys
+from torch_tfckpt.meta_graph.collection_kinds import PROTO_COLLECTIONS
+from torch_tfckpt.meta_graph.encoded import COLLECTION, GRAPH, MAX_MESSAGE, META_INFO, SAVER, EncodedMetaGraph
+from torch_tfckpt.meta_graph.splicing import (
+    Chunks,
+    Edit,
+    decoded,
+    each_entry,
+    encoded,
+    encoded_entry,
+    left_out,
+    payload_of,
+    rewritten,
+    spliced,
+    text_of,
+)
+
+NODE: Final = 1  # of a GraphDef
+ATTR: Final = 5  # of a NodeDef
+_LIBRARY: Final = 2  # of a GraphDef
+_FUNCTION: Final = 1  # of a FunctionDefLibrary
+_FUNCTION_NODE: Final = 3  # of a FunctionDef
+_DEVICE: Final = 4  # of a NodeDef
+_OP_LIST: Final = 2  # of a MetaInfoDef
+_OP: Final = 1  # of an OpList
+_OP_NAME: Final = 1  # of an OpDef
+_STRIPPED: Final = tag(7, WireType.VARINT) + b"\x01"  # of a MetaInfoDef: stripped_default_attrs = true
+
+# SAVE_AND_RESTORE_OPS in meta_graph.py: a scope with one of these is a saver's. "SaveSlices" is not among them, but
+# whatever saves so restores by one of these.
+_SAVER_OPS: Final = frozenset(
+    {"SaveV2", "Save", "SaveSlice", "LegacySave", "LegacySaveSlice"}
+    | {"RestoreV2", "Restore", "RestoreSlice", "LegacyRestore", "LegacyRestoreSlice"}
+)
+
+
+def without_extraneous_savers(meta: EncodedMetaGraph, saver_def: SaverDef | None) -> EncodedMetaGraph:
+    """Without the nodes of savers other than `saver_def`, which is then the only one that "savers" lists.
+
+    A saver's nodes are all those in a scope in which something saves or restores. None: no saver stays.
+
+    Raises:
+        InvalidArgumentError: `saver_def` does not say by which nodes it saves and restores.
+    """
+    kept = _scopes_of_saver(saver_def) if saver_def is not None else set()
+    with error_context(meta.place):
+        nodes = meta.graph.nodes
+        saving = {name for name, node in nodes.items() if node.op in _SAVER_OPS}
+        scopes = tuple(f"{scope}/" for scope in {_scope_of(name) for name in saving} - saving - kept)
+        removed = {name for name in nodes if name.startswith(scopes)}
+        used = used_ops(meta, (node for name, node in nodes.items() if name not in removed))
+
+    def kept_node(node: memoryview) -> Chunks | None:
+        return None if Node(node).name in removed else [node]
+
+    def kept_values(name: str, collection: CollectionDef) -> CollectionDef | None:
+        if name == GraphKeys.SAVERS:
+            return _collection_of(saver_def) if saver_def is not None else None
+        return _without_nodes(name, collection, removed)
+
+    edits: dict[int, Edit] = {COLLECTION: each_entry(CollectionDef, kept_values)}
+    if removed:
+        edits |= {META_INFO: only_ops(used), GRAPH: lambda graph: spliced(graph, {NODE: kept_node})}
+    return rewritten(meta, edits)
+
+
+def with_saver_def(meta: EncodedMetaGraph, saver_def: SaverDef | None) -> EncodedMetaGraph:
+    """With the settings of this saver; None: of no saver."""
+    if saver_def == meta.saver_def:
+        return meta
+    added = [] if saver_def is None else [(SAVER, encoded(saver_def))]
+    return rewritten(meta, {SAVER: left_out}, added)
+
+
+def with_collections(meta: EncodedMetaGraph, changes: Mapping[str, CollectionDef | None]) -> EncodedMetaGraph:
+    """With these collections, in the place of those of the same names or else behind all; None removes one."""
+    edit = each_entry(CollectionDef, lambda name, present: changes.get(name, present))
+    added = [
+        (COLLECTION, encoded_entry(name, encoded(each)))
+        for name, each in changes.items()
+        if each is not None and name not in meta.collections
+    ]
+    return rewritten(meta, {COLLECTION: edit}, added)
+
+
+def only_collections(meta: EncodedMetaGraph, names: Collection[str]) -> EncodedMetaGraph:
+    """Without all collections but those of these names."""
+    return with_collections(meta, {name: None for name in meta.collections if name not in names})
+
+
+def clear_devices(meta: EncodedMetaGraph) -> EncodedMetaGraph:
+    """Without the devices of nodes; those in functions stay, as in TensorFlow."""
+
+    def cleared(node: memoryview) -> Chunks:
+        return spliced(node, {_DEVICE: left_out})
+
+    return rewritten(meta, {GRAPH: lambda graph: spliced(graph, {NODE: cleared})})
+
+
+def without_default_attrs(meta: EncodedMetaGraph, known_ops: Mapping[str, OpDef]) -> EncodedMetaGraph:
+    """Without attributes that are as their operation has them by itself, in functions too.
+
+    Args:
+        known_ops: Operations that the meta graph does not declare itself. Nodes of all others stay as they are.
+    """
+    declared = {**known_ops, **{op.name: op for op in meta.info.stripped_op_list.op}}
+    with error_context(meta.place):
+        functions = meta.graph.functions
+
+    @functools.cache
+    def defaults_of(op: str) -> dict[bytes, bytes]:
+        known = declared[op].attr if op in declared and op not in functions else ()
+        return {attr.name.encode(): encoded(attr.default_value) for attr in known if attr.HasField("default_value")}
+
+    def stripped(node: memoryview) -> Chunks:
+        defaults = defaults_of(Node(node).op)
+        if not defaults:
+            return [node]
+        return spliced(node, {ATTR: lambda attr: None if _is_default(attr, defaults) else [attr]})
+
+    def stripped_library(library: memoryview) -> Chunks:
+        return spliced(library, {_FUNCTION: lambda function: spliced(function, {_FUNCTION_NODE: stripped})})
+
+    edits: dict[int, Edit] = {GRAPH: lambda graph: spliced(graph, {NODE: stripped, _LIBRARY: stripped_library})}
+    if meta.info.stripped_default_attrs:
+        return rewritten(meta, edits)
+    edits[META_INFO] = lambda info: [info, _STRIPPED]  # what comes last counts
+    has_info = any(field.number == META_INFO for field in fields(meta.raw))
+    return rewritten(meta, edits, [] if has_info else [(META_INFO, _STRIPPED)])
+
+
+def check_graph_size(meta: EncodedMetaGraph) -> None:
+    """InvalidArgumentError for a graph that is larger than any protobuf library takes (2 GiB)."""
+    size = len(meta.graph.raw)
+    if size >= MAX_MESSAGE:
+        raise InvalidArgumentError(
+            f"{meta.place}: GraphDef cannot be larger than 2GB, and has {size} bytes. Keep large constants in variables"
+        )
+
+
+def used_ops(meta: EncodedMetaGraph, nodes: Iterable[Node]) -> set[str]:
+    """The operations of these nodes, and of all functions."""
+    inner = {node.op for function in meta.graph.functions.values() for node in function.nodes.values()}
+    return inner | {node.op for node in nodes}
+
+
+def only_ops(used: Iterable[str]) -> Edit:
+    """The edit of a MetaInfoDef after which it declares no other operations than these."""
+    names = frozenset(used)
+
+    def kept(op: memoryview) -> Chunks | None:
+        return [op] if text_of(op, _OP_NAME) in names else None
+
+    return lambda info: spliced(info, {_OP_LIST: lambda op_list: spliced(op_list, {_OP: kept})})
+
+
+def with_values(collection: CollectionDef, values: Sequence[str] | Sequence[bytes]) -> CollectionDef | None:
+    """The collection with these values in place of its own, of the same kind; None where there are none."""
+    if not values:
+        return None
+    copy = CollectionDef()
+    copy.CopyFrom(collection)
+    getattr(copy, str(copy.WhichOneof("kind"))).value[:] = values
+    return copy
+
+
+def _scopes_of_saver(saver_def: SaverDef) -> set[str]:
+    for field in ("save_tensor_name", "restore_op_name"):
+        if not getattr(saver_def, field):
+            raise InvalidArgumentError(f"saver_def must specify the {field}. Take another saver's as_saver_def()")
+    return {_scope_of(saver_def.save_tensor_name), _scope_of(saver_def.restore_op_name)}
+
+
+def _scope_of(name: str) -> str:
+    """ "a/b" of "a/b/c"."""
+    return name.removeprefix("^").rpartition("/")[0]
+
+
+def _collection_of(saver_def: SaverDef) -> CollectionDef:
+    return CollectionDef(bytes_list=CollectionDef.BytesList(value=[encoded(saver_def)]))
+
+
+def _without_nodes(name: str, collection: CollectionDef, removed: Collection[str]) -> CollectionDef | None:
+    """A collection without these nodes, their outputs and texts of their names; None where that leaves nothing."""
+    if collection.HasField("node_list"):
+        nodes = [each for each in collection.node_list.value if each.partition(":")[0] not in removed]
+        return with_values(collection, nodes)
+    if collection.HasField("bytes_list") and name not in PROTO_COLLECTIONS:
+        names = {each.encode() for each in removed}
+        return with_values(collection, [each for each in collection.bytes_list.value if each not in names])
+    return collection
+
+
+def _is_default(attr: memoryview, defaults: Mapping[bytes, bytes]) -> bool:
+    default = defaults.get(bytes(payload_of(attr, 1)))
+    if default is None:
+        return False
+    value = payload_of(attr, 2)
+    return value == default or encoded(decoded(AttrValue, value)) == default

@@ -1,0 +1,110 @@
+"""Name scopes: the part of a node's name before a slash, put before names and taken off again.
+
+    name            "w"    "w:0"    "^w"    "loc:@w"        tensor 0 of w; after w has run; where w is
+    in scope "a"    "a/w"  "a/w:0"  "^a/w"  "loc:@a/w"
+
+A scope may be written with a slash behind it.
+
+Source: prepend_name_scope and strip_name_scope in tensorflow/python/framework/ops.py, the to_proto and from_proto of
+variables, savers, queue runners and contexts of control flow; spec: SAVER 6.
+"""
+
+from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
+
+from torch_tfckpt._proto.control_flow_pb2 import CondContextDef, WhileContextDef
+from torch_tfckpt._proto.queue_runner_pb2 import QueueRunnerDef
+from torch_tfckpt._proto.saver_pb2 import SaverDef
+from torch_tfckpt._proto.variable_pb2 import VariableDef
+
+_PREFIXES: Final = ("^", "loc:@")
+
+# The fields that say what a message is about.
+_OWN_NAMES: Final[Mapping[type[Message], Sequence[str]]] = {
+    VariableDef: ("variable_name",),
+    SaverDef: ("filename_tensor_name", "save_tensor_name", "restore_op_name"),
+    QueueRunnerDef: ("queue_name",),
+    CondContextDef: ("context_name",),
+    WhileContextDef: ("context_name",),
+}
+
+M = TypeVar("M", bound=Message)
+
+
+def prepend_name_scope(name: str, scope: str | None) -> str:
+    """The name of the same thing in `scope`; None or "": as it is."""
+    prefix = scope_prefix(scope)
+    head, rest = _split(name)
+    return f"{head}{prefix}{rest}"
+
+
+def strip_name_scope(name: str, scope: str | None) -> str:
+    """The name without `scope`, and without all slashes behind that; as it is where it is not in that scope."""
+    prefix = scope_prefix(scope)
+    head, rest = _split(name)
+    return f"{head}{rest.removeprefix(prefix).lstrip('/')}" if prefix and rest.startswith(prefix) else name
+
+
+def in_name_scope(name: str, scope: str | None) -> bool:
+    """Whether what the name stands for is in `scope`: "a/w" is in "a", and neither "a" nor "ab/w" is."""
+    return _split(name)[1].startswith(scope_prefix(scope))
+
+
+def in_scope(message: M, scope: str | None) -> M:
+    """A copy of a message of names with `scope` before each.
+
+    Args:
+        message: A VariableDef, SaverDef, QueueRunnerDef, CondContextDef or WhileContextDef: all texts in these are
+            names of nodes, tensors and scopes.
+        scope: None or "": the copy is equal.
+    """
+    return _renamed(message, lambda name: prepend_name_scope(name, scope))
+
+
+def out_of_scope(message: M, scope: str | None) -> M:
+    """A copy of a message of names, as `in_scope` takes it, without `scope` before those that are in it."""
+    return _renamed(message, lambda name: strip_name_scope(name, scope))
+
+
+def is_in_scope(message: Message, scope: str | None) -> bool:
+    """Whether what a message of names, as `in_scope` takes it, describes is in `scope`; of a saver, all its nodes."""
+    return all(in_name_scope(getattr(message, field), scope) for field in _OWN_NAMES[type(message)])
+
+
+def scope_prefix(scope: str | None) -> str:
+    """What stands before the names in a scope: "a/" of "a" and of "a/"; "" of the whole graph."""
+    stripped = (scope or "").rstrip("/")
+    return f"{stripped}/" if stripped else ""
+
+
+def _split(name: str) -> tuple[str, str]:
+    """("^", "w") of "^w"."""
+    for head in _PREFIXES:
+        if name.startswith(head):
+            return head, name[len(head) :]
+    return "", name
+
+
+def _renamed(message: M, rename: Callable[[str], str]) -> M:
+    """A copy with all texts renamed, but for empty ones, and those in unknown fields."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    waiting: list[Message] = [copy]  # contexts of control flow are nested
+    while waiting:
+        here = waiting.pop()
+        for field, value in here.ListFields():
+            if isinstance(value, str):
+                setattr(here, field.name, rename(value))
+            elif isinstance(value, Message):
+                waiting.append(value)
+            elif isinstance(value, MutableMapping):
+                renamed = {rename(key): rename(each) for key, each in value.items()}
+                value.clear()
+                value.update(renamed)
+            elif isinstance(value, MutableSequence) and isinstance(value[0], Message):
+                waiting.extend(value)
+            elif isinstance(value, MutableSequence) and isinstance(value[0], str):
+                value[:] = [rename(each) for each in value]
+    return copy

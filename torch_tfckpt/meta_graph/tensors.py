@@ -1,0 +1,192 @@
+"""The tensors that the variables of a graph are.
+
+Spec: SAVER 6.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import torch
+
+from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef
+from torch_tfckpt.bundle.values import Strings, Value
+from torch_tfckpt.dtypes import ELEMENTS, DataType
+from torch_tfckpt.errors import DataLossError, FailedPreconditionError, as_data_loss, quoted
+from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
+from torch_tfckpt.meta_graph.described import GraphVariable
+from torch_tfckpt.meta_graph.scopes import prepend_name_scope
+from torch_tfckpt.meta_graph.stored_values import StoredValue
+from torch_tfckpt.saveables.graph_values import HeldValue, Mirrors, StringVariable, UnshapedVariable, fits, is_whole
+from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
+from torch_tfckpt.saveables.variables import SaveSliceInfo, Variable
+
+GraphTensor = Variable | StringVariable
+
+_log = logging.getLogger(__name__)
+_FILLED: Final = 1 << 20  # elements of string variables that are b"" from the beginning; None in larger ones
+
+
+class GraphTensors:
+    """Tensors of zeros for variables; parts of one larger tensor are views of it.
+
+    Args:
+        variables: Of one graph.
+        scope: Put before names; "" for none.
+
+    Attributes:
+        values: Name -> tensor, or array of `bytes`: whole ones, under the name of the whole.
+
+    Raises:
+        DataLossError: parts that are none of one tensor.
+        FailedPreconditionError: there is no memory of that size.
+
+    Cost: address space; memory is taken when something is restored.
+    """
+
+    def __init__(self, variables: Iterable[GraphVariable], scope: str) -> None:
+        self.values: dict[str, Value] = {}
+        self._scope = scope
+        self._of_nodes: dict[str, GraphTensor | None] = {}
+        self._shapes: dict[str, Shape | None] = {}
+        self._divided: dict[str, Value] = {}  # tensors that are there in parts
+        found = list(variables)
+        self._whole = {variable.name for variable in found if variable.part is None}
+        for variable in found:
+            tensor = self.add(variable)
+            if tensor is None:
+                continue
+            if variable.part is not None and self._is_part(variable):
+                name = prepend_name_scope(variable.part.full_name, scope)
+                self.values[name] = self._divided[name]
+            else:
+                name = prepend_name_scope(variable.name, scope)
+                self.values[name] = tensor.tensor if isinstance(tensor, Variable) else tensor.array
+
+    def __contains__(self, node: str) -> bool:
+        """Whether `add` was called with the variable that is the node of that name in the graph."""
+        return node in self._of_nodes
+
+    def __getitem__(self, node: str) -> GraphTensor | None:
+        """That variable; None where torch has no tensor for it, or it was never added."""
+        return self._of_nodes.get(node)
+
+    def add(self, variable: GraphVariable) -> GraphTensor | None:
+        """The tensor of one more variable, which is not among `values`; None, and a warning, where there is none."""
+        name = prepend_name_scope(variable.name, self._scope)
+        element = ELEMENTS.get(variable.dtype)
+        dtype = element.torch if element is not None else None
+        info = _slice_info(variable, variable.part, self._scope) if variable.part is not None else None
+        shape = variable.shape if info is None else info.var_shape
+        if dtype is None and (variable.dtype != DataType.DT_STRING or not is_whole(shape)):
+            # An array cannot get another size under those who look into it, as a tensor can.
+            reason = "its shape is not known" if variable.dtype == DataType.DT_STRING else "torch has no such dtype"
+            _log.warning("variable %s, %s, is left out: %s", quoted(name), variable.dtype.name, reason)
+            self._of_nodes[variable.name] = None
+            return None
+        value = self._part(info, name, dtype) if info and self._is_part(variable) else _zeros(name, shape, dtype)
+        tensor: GraphTensor
+        if isinstance(value, torch.Tensor):
+            device, trainable = variable.device, variable.trainable
+            tensor = Variable(value, name, info, device=device, trainable=trainable, dtype=variable.dtype)
+        else:
+            tensor = StringVariable(value, name)
+        self._of_nodes[variable.name] = tensor
+        self._shapes[variable.name] = shape
+        return tensor
+
+    def saveable(self, value: StoredValue) -> Variable | SaveableObject:
+        """What takes a stored value, under its key.
+
+        DataLossError where the value is a slice, and the variable of another shape than that.
+        """
+        found = [(node, tensor) for node in value.variables if (tensor := self._of_nodes.get(node)) is not None]
+        if not found:
+            constant = None if value.constant is None else np.array(value.constant, dtype=object)
+            return HeldValue(value.key, value.slice_spec, value.dtype, constant)
+        taking = [self._taking(value, *each) for each in found]
+        if len(taking) == 1:
+            return taking[0]
+        return Mirrors([_as_saveable(each, value) for each in taking])
+
+    def _taking(self, value: StoredValue, node: str, tensor: GraphTensor) -> Variable | SaveableObject:
+        shape = self._shapes[node]
+        if isinstance(tensor, StringVariable):
+            return StringVariable(tensor.array, value.key, value.slice_spec)
+        if not is_whole(shape):
+            return UnshapedVariable(tensor, shape, value.key, value.slice_spec)
+        if not value.slice_spec:
+            return _stored_as(tensor, None)
+        with as_data_loss(f"variable {quoted(tensor.name)}, stored as {quoted(value.key)}"):
+            return _stored_as(tensor, SaveSliceInfo.of_spec(value.key, value.slice_spec))
+
+    def _is_part(self, variable: GraphVariable) -> bool:
+        """Whether it is a part of a tensor that is no variable by itself."""
+        return variable.part is not None and variable.part.full_name not in self._whole
+
+    def _part(self, info: SaveSliceInfo, name: str, dtype: torch.dtype | None) -> Value:
+        """A view of the whole, which is made with its first part."""
+        if info.full_name not in self._divided:
+            self._divided[info.full_name] = _zeros(info.full_name, info.full_shape, dtype)
+        whole = self._divided[info.full_name]
+        found = whole.dtype if isinstance(whole, torch.Tensor) else None
+        if tuple(whole.shape) != info.full_shape or found != dtype:
+            raise DataLossError(
+                f"variable {quoted(name)} is a part of {quoted(info.full_name)}, {dtype or 'strings'} of shape "
+                f"{shape_text(info.full_shape)}; another part says {found or 'strings'} of {shape_text(whole.shape)}"
+            )
+        extents = zip(info.var_offset, info.var_shape, strict=True)
+        return whole[tuple(slice(start, start + length) for start, length in extents)]
+
+
+def _stored_as(variable: Variable, info: SaveSliceInfo | None) -> Variable:
+    """A variable under the key, and as the part, that its saver says."""
+    return Variable(
+        variable.tensor,
+        variable.name,
+        info,
+        device=variable.device,
+        trainable=variable.trainable,
+        dtype=variable.dtype,
+    )
+
+
+def _slice_info(variable: GraphVariable, part: SaveSliceInfoDef, scope: str) -> SaveSliceInfo:
+    """Which part it is. DataLossError where that is none, or the variable has another shape."""
+    with as_data_loss(f"variable {quoted(variable.name)}"):
+        full_name = prepend_name_scope(part.full_name, scope)
+        info = SaveSliceInfo(full_name, part.full_shape, part.var_offset, part.var_shape)
+        if variable.shape is not None and not fits(info.var_shape, variable.shape):
+            listed, shape = shape_text(info.var_shape), shape_text(variable.shape)
+            raise DataLossError(f"it is listed as a part of shape {listed}, its node has {shape}")
+        return info
+
+
+def _as_saveable(taking: Variable | SaveableObject, value: StoredValue) -> SaveableObject:
+    return VariableSaveable(taking, value.slice_spec, value.key) if isinstance(taking, Variable) else taking
+
+
+def _zeros(name: str, known: Shape | None, dtype: torch.dtype | None) -> Value:
+    """Zeros that take no memory before they are written, since a file may say any shape; strings without a dtype.
+
+    What is not known of the shape is empty; where nothing is known, it is a scalar.
+    """
+    shape = tuple(max(size, 0) for size in known or ())
+    try:
+        if dtype is None:
+            return _empty_strings(shape)
+        zeros = torch.from_numpy(np.zeros(element_count(shape) * dtype.itemsize, dtype=np.uint8))
+        return zeros.view(dtype).reshape(shape) if len(zeros) else torch.zeros(shape, dtype=dtype)
+    except (MemoryError, ValueError, RuntimeError) as error:
+        raise FailedPreconditionError(
+            f"variable {quoted(name)} of shape {shape_text(shape)} cannot be held in memory: {error}"
+        ) from error
+
+
+def _empty_strings(shape: Shape) -> Strings:
+    strings = np.empty(shape, dtype=object)
+    if strings.size <= _FILLED:
+        strings[...] = b""
+    return strings

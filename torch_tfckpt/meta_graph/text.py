@@ -1,0 +1,217 @@
+"""Meta graphs as text, as TensorFlow writes them with as_text=True.
+
+    saver_def { filename_tensor_name: "save/Const:0" ... }
+    collection_def { key: "mine" value { any_list { value { [type.googleapis.com/tensorflow.SaverDef] { ... } } } } }
+
+What an Any holds is spelled out under the name of its message, and those names begin with "tensorflow.", while messages
+of this package are in a package of their own. So the text is read and written with the same messages under TensorFlow's
+names, in a descriptor pool that nobody else sees: a TensorFlow in this process keeps the default one for itself.
+
+Source: text_format of Python's protobuf; write_graph in tensorflow/python/framework/graph_io.py.
+"""
+
+import functools
+import io
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from google.protobuf import any_pb2, duration_pb2, text_format, timestamp_pb2, wrappers_pb2
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError, EncodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from torch_tfckpt._proto import (
+    checkpoint_state_pb2,
+    control_flow_pb2,
+    queue_runner_pb2,
+    saved_model_pb2,
+    saved_tensor_slice_pb2,
+    tensor_bundle_pb2,
+    trackable_object_graph_pb2,
+    variable_pb2,
+)
+from torch_tfckpt.errors import DataLossError, UnimplementedError, error_context, escaped
+from torch_tfckpt.meta_graph.encoded import MAX_MESSAGE, EncodedMetaGraph
+
+META_GRAPH: Final = "MetaGraphDef"
+SAVED_MODEL: Final = "SavedModel"
+# Files of messages that an Any may hold. With what they import they are all of _proto, and those of protobuf itself
+# that TensorFlow loads.
+_FILES: Final[tuple[FileDescriptor, ...]] = tuple(
+    module.DESCRIPTOR
+    for module in (
+        any_pb2, duration_pb2, timestamp_pb2, wrappers_pb2, checkpoint_state_pb2, control_flow_pb2, queue_runner_pb2,
+        saved_model_pb2, saved_tensor_slice_pb2, tensor_bundle_pb2, trackable_object_graph_pb2, variable_pb2,
+    )
+)  # fmt: skip
+_OURS: Final = "torch_tfckpt"
+_THEIRS: Final = "tensorflow"
+
+_HEAD: Final = 4096  # bytes that tell text from other things
+_NOT_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+_FIRST_NAME: Final = re.compile(r"(?:\s++|#.*+)*+([A-Za-z_]\w*+)?")
+
+# A line longer than this is cut at its tokens, and strings in it are cut in pieces: protobuf's reader takes a hundred
+# bytes of memory for each character of a string, or of a gap, until that has ended.
+_LONG_LINE: Final = 1 << 16
+_TOKENS: Final = re.compile(r"""(?P<string>"(?:[^"\\]++|\\.)*+"|'(?:[^'\\]++|\\.)*+')|#.*+|[^\s"'#]++|["']""")
+_STRING_PIECES: Final = re.compile(
+    r"(?:[^\\]|\\(?:[0-7]{1,3}|x[0-9a-fA-F]{1,2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)){1,16384}+"
+)
+
+
+def to_text(meta_graph: EncodedMetaGraph) -> str:
+    """The text form, byte for byte what TensorFlow writes with as_text=True.
+
+    What an Any holds is spelled out where this package knows its message, and stays bytes elsewhere.
+
+    Raises:
+        DataLossError: the meta graph, or what one of its Any holds, is broken, or is nested too deeply.
+        UnimplementedError: it holds fields that are unknown here: a text cannot keep them.
+
+    Cost: decoding all of it, a few times its size in memory; about 10 seconds for 1000000 fields.
+    """
+    return _text_of(meta_graph.raw, META_GRAPH, meta_graph.place)
+
+
+def saved_model_to_text(meta_graph: EncodedMetaGraph) -> str:
+    """`to_text` of the SavedModel that the meta graph is in."""
+    return _text_of(memoryview(meta_graph.saved_model()), SAVED_MODEL, meta_graph.place)
+
+
+def _text_of(raw: memoryview, kind: str, place: str) -> str:
+    with error_context(place):
+        if len(raw) >= MAX_MESSAGE:
+            raise DataLossError(f"{len(raw)} bytes, but a message is shorter than {MAX_MESSAGE}")
+        message = _new(kind)
+        try:
+            message.ParseFromString(bytes(raw))
+            return text_format.MessageToString(message, descriptor_pool=_pool(), message_formatter=_refuse_unknown)
+        except DecodeError as error:
+            raise DataLossError(f"a part of the meta graph is no message: {error}. Copy it again") from error
+        except RecursionError as error:
+            raise DataLossError("messages are nested too deeply for a text. Write the binary form") from error
+
+
+def _refuse_unknown(message: Message, indent: int, as_one_line: bool) -> None:
+    """Called with every message before it is printed."""
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        raise UnimplementedError(
+            f"a {message.DESCRIPTOR.name} holds field {unknown[0].field_number}, which is of a later version of "
+            f"TensorFlow than this package knows, and text cannot keep it. Write the binary form"
+        )
+
+
+def encode_text(text: bytes, kind: str) -> bytes:
+    """The binary form of a text.
+
+    Args:
+        text: As it stands in a file.
+        kind: META_GRAPH or SAVED_MODEL.
+
+    Raises:
+        DataLossError: it is no such text.
+
+    Cost: a few times its size in memory; about 10 seconds for 1000000 fields.
+    """
+    message = _new(kind)
+    try:
+        text_format.MergeLines(_lines(text), message, descriptor_pool=_pool())
+        return message.SerializeToString(deterministic=True)
+    except text_format.ParseError as error:
+        raise DataLossError(_finding(error)) from error
+    except DataLossError:
+        raise
+    except (RecursionError, EncodeError) as error:
+        raise DataLossError("messages are nested too deeply, or are too large") from error
+    except ValueError as error:  # a number that its field cannot hold
+        raise DataLossError(escaped(str(error))) from error
+
+
+def looks_like_text(content: bytes) -> bool:
+    """Whether the file begins with characters that a text may hold."""
+    return _NOT_TEXT.search(content, 0, _HEAD) is None
+
+
+def first_name(text: bytes) -> str:
+    """The name of the first field, behind comments; "" where there is none."""
+    match = _FIRST_NAME.match(text[:_HEAD].decode("utf-8", "replace"))
+    return match[1] or "" if match is not None else ""
+
+
+def _finding(error: text_format.ParseError) -> str:
+    """What the reader says, without all of the line that it quotes."""
+    said = str(error)
+    return escaped(said if len(said) <= 300 else f"{said[:100]}...{said[-180:]}", 300)
+
+
+def _lines(text: bytes) -> Iterator[str]:
+    """The lines one by one: millions of empty ones would be a large list."""
+    for number, encoded in enumerate(io.BytesIO(text), 1):
+        try:
+            line = encoded.decode().strip()
+        except UnicodeDecodeError as error:
+            raise DataLossError(f"line {number} is no UTF-8: {error.reason}") from error
+        if len(line) <= _LONG_LINE:
+            yield line
+        else:
+            yield from _cut(line)
+
+
+def _cut(line: str) -> Iterator[str]:
+    """The tokens of a line, each on a line of its own, long strings in pieces: strings in a row are one string."""
+    for token in _TOKENS.finditer(line):
+        string = token["string"]
+        if string is None or len(string) <= _LONG_LINE:
+            yield token[0]
+        else:
+            quote = string[0]
+            for piece in _STRING_PIECES.finditer(string, 1, len(string) - 1):
+                yield f"{quote}{piece[0]}{quote}"
+
+
+def _new(name: str) -> Message:
+    return GetMessageClass(_pool().FindMessageTypeByName(f"{_THEIRS}.{name}"))()
+
+
+@functools.cache
+def _pool() -> DescriptorPool:
+    """The messages of _proto under TensorFlow's names."""
+    pool = DescriptorPool()
+    for file in _with_imports():
+        proto = FileDescriptorProto()
+        file.CopyToProto(proto)
+        if proto.package == _OURS:
+            proto.package = _THEIRS
+            messages = list(proto.message_type)
+            while messages:
+                message = messages.pop()
+                messages += message.nested_type
+                _rename_types(message)
+        pool.Add(proto)  # type: ignore[no-untyped-call, unused-ignore]
+    return pool
+
+
+def _rename_types(message: DescriptorProto) -> None:
+    for field in message.field:
+        if field.type_name.startswith(f".{_OURS}."):
+            field.type_name = f".{_THEIRS}.{field.type_name.removeprefix(f'.{_OURS}.')}"
+
+
+def _with_imports() -> list[FileDescriptor]:
+    """`_FILES` and all that they import, imports first."""
+    ordered: dict[str, FileDescriptor] = {}
+    waiting = list(_FILES)
+    while waiting:
+        file = waiting[-1]
+        missing = [other for other in file.dependencies if other.name not in ordered]
+        if missing:
+            waiting += missing
+        else:
+            ordered.setdefault(waiting.pop().name, file)
+    return list(ordered.values())

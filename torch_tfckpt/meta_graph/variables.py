@@ -1,0 +1,153 @@
+"""The variables of a graph: from the collections that list them, and the nodes that they are.
+
+Source: tensorflow/core/framework/variable.proto, RefVariable and ResourceVariable in tensorflow/python/ops; spec:
+SAVER 6.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef, VariableDef
+from torch_tfckpt.dtypes import DataType
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, as_data_loss, error_context, quoted
+from torch_tfckpt.format.graph_def import Node
+from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.graph_collections import GraphKeys
+from torch_tfckpt.meta_graph.described import GraphVariable
+from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
+from torch_tfckpt.meta_graph.stored_values import VARIABLE_OPS, StoredValue, stored_values
+from torch_tfckpt.saveables.devices import canonical_device
+from torch_tfckpt.saveables.variables import SaveSliceInfo
+
+# Collections of what belongs to the model. Local variables and those of metrics are of a session, and in no checkpoint.
+_OF_THE_MODEL: Final = (
+    GraphKeys.GLOBAL_VARIABLES,
+    GraphKeys.TRAINABLE_VARIABLES,
+    GraphKeys.MODEL_VARIABLES,
+    "moving_average_variables",
+    "global_step",
+)
+_VERSION: Final = re.compile(r"(\d{1,9})\.(\d{1,9})")
+
+
+def graph_variables(meta: EncodedMetaGraph, stored: Sequence[StoredValue] | None) -> list[GraphVariable]:
+    """The variables of the model, in the order of the collections; of a graph without these, in its own.
+
+    That are those listed as global, trainable or of the model, and what the saver restores. Where neither says
+    anything, they are all variable nodes of the graph.
+
+    Args:
+        stored: What `saver_values` finds in `meta`.
+
+    Raises:
+        DataLossError: a part is broken, or a variable is listed that is no node.
+
+    Cost: a walk over the graph's nodes. Threads: safe.
+    """
+    definitions = {name: each for key in _OF_THE_MODEL for name, each in variable_defs(meta, key).items()}
+    names = dict.fromkeys(definitions)
+    names |= dict.fromkeys(name for value in stored or () for name in value.variables)
+    with error_context(meta.place):
+        if not names and not stored:
+            names = dict.fromkeys(node.name for node in meta.graph.nodes.values() if node.op in VARIABLE_OPS)
+        parts = _parts(definitions.values(), stored or ())
+        trainable = _trainable(meta, definitions)
+        return [variable_of(meta, name, name in trainable, parts.get(name)) for name in names]
+
+
+def saver_values(meta: EncodedMetaGraph) -> list[StoredValue] | None:
+    """What the meta graph's saver stores; None where it has none, or its nodes are not in the graph."""
+    if meta.saver_def is None:
+        return None
+    with error_context(meta.place):
+        return stored_values(meta.graph, meta.saver_def)
+
+
+def values_by_name(variables: Iterable[GraphVariable]) -> list[StoredValue]:
+    """What a saver that is given nothing but variables stores: each under its name, or that of the whole."""
+    return [
+        StoredValue(variable.name, "", variable.dtype, (variable.name,))
+        if variable.part is None
+        else StoredValue(variable.part.full_name, _slice_spec(variable.part), variable.dtype, (variable.name,))
+        for variable in variables
+    ]
+
+
+def variable_defs(meta: EncodedMetaGraph, key: str) -> dict[str, VariableDef]:
+    """Name of the node -> definition, of one collection of variables; empty where it lists something else."""
+    collection = meta.collections.get(key)
+    found = {}
+    for encoded in collection.bytes_list.value if collection is not None else ():
+        try:
+            definition = VariableDef.FromString(encoded)
+        except DecodeError as error:
+            raise DataLossError(f"{meta.place}: collection {quoted(key)}: not a VariableDef: {error}") from error
+        found[definition.variable_name.partition(":")[0]] = definition
+    return found
+
+
+def variable_of(meta: EncodedMetaGraph, name: str, trainable: bool, part: SaveSliceInfoDef | None) -> GraphVariable:
+    """The variable that is the node `name`. DataLossError where that is none."""
+    node = meta.graph.nodes.get(name)
+    if node is None:
+        raise DataLossError(f"variable {quoted(name)} stands in a collection, but no node of the graph has that name")
+    dtype = node.attr("dtype")
+    if dtype is None or not dtype.type:
+        raise DataLossError(f"variable {quoted(name)}: its node, of operation {quoted(node.op)}, says no dtype")
+    return GraphVariable(name, DataType(dtype.type), _shape_of(node), _device_of(node), trainable, part)
+
+
+def _shape_of(node: Node) -> Shape | None:
+    shape = node.attr("shape")
+    if shape is None or shape.shape.unknown_rank:
+        return None
+    if node.op == "Variable" and not shape.shape.dim:  # which in the oldest graphs says that nothing is known, too
+        return None
+    return tuple(max(dim.size, -1) for dim in shape.shape.dim)
+
+
+def _device_of(node: Node) -> str:
+    try:
+        return canonical_device(node.device)
+    except InvalidArgumentError:  # of a kind that is unknown here; where a variable was is of no importance
+        return ""
+
+
+def _trainable(meta: EncodedMetaGraph, definitions: dict[str, VariableDef]) -> set[str]:
+    """Before TensorFlow 1.9 a definition did not say it, and being listed as trainable did."""
+    version = _VERSION.match(meta.info.tensorflow_version)
+    if version is None or (int(version[1]), int(version[2])) < (1, 9):
+        return set(variable_defs(meta, GraphKeys.TRAINABLE_VARIABLES))
+    return {name for name, definition in definitions.items() if definition.trainable}
+
+
+def _parts(definitions: Iterable[VariableDef], stored: Sequence[StoredValue]) -> dict[str, SaveSliceInfoDef]:
+    """Variable -> which part of which tensor it is, as its definition or else the saver says."""
+    parts = dict(_parts_stored(stored))
+    for definition in definitions:
+        if definition.HasField("save_slice_info_def"):
+            parts[definition.variable_name.partition(":")[0]] = definition.save_slice_info_def
+    return parts
+
+
+def _parts_stored(stored: Sequence[StoredValue]) -> Iterator[tuple[str, SaveSliceInfoDef]]:
+    for value in stored:
+        if value.slice_spec and value.variables:
+            with as_data_loss(f"tensor {quoted(value.key)}"):
+                part = slice_info_def(SaveSliceInfo.of_spec(value.key, value.slice_spec))
+            yield from ((name, part) for name in value.variables)
+
+
+def _slice_spec(part: SaveSliceInfoDef) -> str:
+    with as_data_loss(f"part of {quoted(part.full_name)}"):
+        return SaveSliceInfo(part.full_name, part.full_shape, part.var_offset, part.var_shape).spec
+
+
+def slice_info_def(info: SaveSliceInfo) -> SaveSliceInfoDef:
+    """Which part of which tensor a variable is, as a message."""
+    return SaveSliceInfoDef(
+        full_name=info.full_name, full_shape=info.full_shape, var_offset=info.var_offset, var_shape=info.var_shape
+    )
