@@ -1,4 +1,4 @@
-"""The command line: tfckpt ls, show, verify, convert, diff, latest, merge.
+"""The command line: tfckpt ls, show, verify, convert, diff, latest, merge, meta.
 
 Exit status: 0 fine; 1 the checkpoint is not (unreadable, damaged, different), or the system refused a file; 2 wrong
 use; 130 interrupted; 141 the reader of a pipe went away.
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from torch_tfckpt import cli_convert, cli_inspect, cli_latest, cli_tree, cli_verify
+from torch_tfckpt import cli_convert, cli_inspect, cli_latest, cli_meta, cli_tree, cli_verify
 from torch_tfckpt.console import prepare_streams, say
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, printable
 from torch_tfckpt.exchange.formats import FORMATS
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_diff(verbs)
     _add_latest(verbs)
     _add_merge(verbs)
+    _add_meta(verbs)
     return parser
 
 
@@ -208,6 +209,23 @@ def _add_merge(verbs: Verbs) -> None:
     verb.add_argument("target", metavar="DST", help="the prefix of the result")
     verb.add_argument("--keep-sources", action="store_true", help="do not remove the sources afterwards")
     verb.add_argument("--allow-missing", action="store_true", help="pass over sources that are not there")
+
+
+def _add_meta(verbs: Verbs) -> None:
+    verb = _add_verb(
+        verbs,
+        "meta",
+        cli_meta.meta,
+        "Show a meta graph: versions, operations, variables, collections, signatures, savers.",
+        "FILE is a .meta file, a saved_model.pb, the text form of either, a SavedModel directory, or the prefix of a\n"
+        "checkpoint that has a .meta file. A drawing: tfckpt meta model.meta --dot | dot -Tsvg > model.svg",
+    )
+    verb.add_argument("path", metavar="FILE")
+    verb.add_argument("--tags", metavar="TAG,...", help="which graph of a SavedModel; the default is the one to serve")
+    form = verb.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document, with all that the listing cuts")
+    form.add_argument("--dot", action="store_true", help="a drawing for graphviz, name scopes folded")
+    verb.add_argument("--depth", type=int, metavar="N", help="with --dot: unfold N levels of scopes; the default is 1")
 
 
 def _add_selection(verb: argparse.ArgumentParser) -> None:
