@@ -16,6 +16,7 @@ from torch_tfckpt.errors import (
     InvalidArgumentError,
     NotFoundError,
     UnimplementedError,
+    as_data_loss,
     did_you_mean,
     error_context,
     escaped,
@@ -120,6 +121,23 @@ def test_located_gives_a_new_error_and_leaves_the_old_one() -> None:
     assert type(placed) is UnimplementedError
     assert str(placed) == 'tensor "x": no torch dtype. The others can be read.'
     assert str(error) == "no torch dtype"
+
+
+@pytest.mark.parametrize("kind", [*BUILTINS, ValueError], ids=lambda kind: kind.__name__)
+def test_what_a_file_says_is_no_argument(kind: type[Exception]) -> None:
+    """Errors of ours, and a ValueError, become one of the file, which begins with the place and knows its cause."""
+    error = kind("shape [4], slice 3,2")
+    with pytest.raises(DataLossError) as raised, as_data_loss('variable "v"'):
+        raise error
+    assert str(raised.value) == 'variable "v": shape [4], slice 3,2' and raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("kind", [TypeError, KeyError, OSError, KeyboardInterrupt])
+def test_our_own_bugs_are_no_data_loss(kind: type[BaseException]) -> None:
+    """They come out as they are."""
+    with pytest.raises(kind) as raised, as_data_loss("here"):
+        raise kind("bug")
+    assert not isinstance(raised.value, DataLossError)
 
 
 # IncompleteSaveError.

@@ -61,3 +61,35 @@ def test_the_keys_are_tensorflows() -> None:
     """They stand in meta graphs: other texts would not be understood."""
     assert (GraphKeys.GLOBAL_VARIABLES, GraphKeys.SAVEABLE_OBJECTS) == ("variables", "saveable_objects")
     assert (GraphKeys.TRAINABLE_VARIABLES, GraphKeys.SAVERS) == ("trainable_variables", "savers")
+
+
+def test_they_are_a_mapping() -> None:
+    """`dict(collections)` and `in` have all names, also those that are no text, in the order of their first value."""
+    collections = Collections()
+    for name, value in (("b", 1), (5, 2), ("a", 3), ("b", 4)):
+        collections.add_to_collection(name, value)
+    assert list(collections) == list(collections.keys()) == ["b", 5, "a"] and len(collections) == 3
+    assert dict(collections) == collections.lists() == {"b": [1, 4], 5: [2], "a": [3]}
+    collections.lists()["a"].clear()
+    assert 5 in collections and "5" not in collections
+    collections["b"].clear()
+    assert collections["b"] == [1, 4]
+    with pytest.raises(KeyError):
+        collections["absent"]
+    assert "absent" not in collections and not Collections()
+
+
+def test_names_may_change_while_one_goes_through_them() -> None:
+    """Those are gone through that were there at the beginning."""
+    collections = Collections()
+    collections.add_to_collection("a", 1)
+    for name in collections:
+        collections.add_to_collection(f"{name}b", 1)
+        collections.clear_collection(name)
+    assert list(collections) == ["ab"]
+
+
+def test_each_is_itself() -> None:
+    """They are not equal for what is in them, and may be in sets."""
+    first, second = Collections(), Collections()
+    assert first != second and first == first and len({first, second, first}) == 2

@@ -51,6 +51,24 @@ def test_what_is_no_device_is_refused(tensorflow: TensorFlowProcess, text: str) 
     assert tensorflow.call("canonical_devices", [text]) == [None]
 
 
+@pytest.mark.parametrize(
+    "text", ["/task:" + "1" * 5000, "/gpu:" + "1" * 5000, "/device:GPU:" + "1" * 5000, "cpu:" + "1" * 5000]
+)
+def test_a_number_that_no_device_has(text: str) -> None:
+    """Files may say any; it is an error of ours."""
+    with pytest.raises(InvalidArgumentError):
+        canonical_device(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "device"),
+    [("/", ""), ("//", ""), ("/cpu:00", "/device:CPU:0"), ("/Cpu", "/device:CPU:*"), ("/meta:0", "/device:META:0")],
+)
+def test_texts_that_begin_with_a_slash(text: str, device: str) -> None:
+    """They are TensorFlow's, whatever torch would make of them."""
+    assert canonical_device(text) == device
+
+
 def test_two_devices_in_one_text_are_refused() -> None:
     """TensorFlow's words."""
     with pytest.raises(InvalidArgumentError, match="Multiple device types are not allowed"):

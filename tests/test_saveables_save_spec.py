@@ -27,6 +27,40 @@ def test_dtype_and_device_are_the_values_own(value: SpecValue, dtype: DataType |
     assert (spec.tensor is value, spec.dtype, spec.device) == (True, dtype, device)
 
 
+@pytest.mark.parametrize(
+    ("value", "shape"),
+    [
+        (torch.zeros(2, 3), (2, 3)),
+        (torch.zeros(2, device="meta"), (2,)),
+        (np.zeros((0, 4)), (0, 4)),
+        (np.array(b"a", dtype=object), ()),
+        ("text", ()),
+        (b"bytes", ()),
+        (None, None),
+    ],
+)
+def test_the_shape_is_the_values_own(value: SpecValue, shape: tuple[int, ...] | None) -> None:
+    """As it is now."""
+    assert SaveSpec(value, "", "x").shape == shape
+
+
+def test_the_shape_of_a_tensor_that_grows() -> None:
+    """It is asked for each time."""
+    tensor = torch.zeros(2)
+    spec = SaveSpec(tensor, "", "x")
+    tensor.resize_(3)
+    assert spec.shape == (3,)
+
+
+def test_a_callable_is_not_called_for_its_shape() -> None:
+    """Nobody knows it before the value is saved."""
+
+    def value() -> torch.Tensor:
+        raise AssertionError("called")
+
+    assert SaveSpec(value, "", "x", torch.int64, "cpu").shape is None
+
+
 def test_dtype_and_device_may_be_given() -> None:
     """In torch's words or in TensorFlow's; the device comes in TensorFlow's spelling."""
     value = torch.zeros(2, dtype=torch.int8)

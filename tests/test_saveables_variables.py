@@ -4,6 +4,7 @@ import pytest
 import torch
 from tensorflow_process import TensorFlowProcess
 
+from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.saveables.variables import PartitionedVariable, SaveSliceInfo, Variable
 
@@ -46,3 +47,31 @@ def test_a_partitioned_variable_is_its_parts() -> None:
     parts = [Variable(torch.zeros(2), f"p{n}", SaveSliceInfo("p", [4], [2 * n], [2])) for n in range(2)]
     whole = PartitionedVariable("p", iter(parts))
     assert (whole.name, list(whole), len(whole)) == ("p", parts, 2)
+
+
+@pytest.mark.parametrize(
+    ("slice_spec", "offset", "shape"),
+    [("4 5 2,2:0,5", [2, 0], [2, 5]), ("4 5 2,2:-", [2, 0], [2, 5]), ("4 5 -:-", [0, 0], [4, 5]), ("7 3,1", [3], [1])],
+)
+def test_a_slice_from_its_text(slice_spec: str, offset: list[int], shape: list[int]) -> None:
+    """SAVER 1: whole dimensions may be "-"; the text of it says them in numbers, and means the same."""
+    info = SaveSliceInfo.of_spec("v", slice_spec)
+    assert (info.full_name, info.full_shape) == ("v", tuple(map(int, slice_spec.split()[:-1])))
+    assert (info.var_offset, info.var_shape) == (tuple(offset), tuple(shape))
+    assert SaveSliceInfo.of_spec("v", info.spec).spec == info.spec
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello", "4 5", "4 5 0,2", "4 5 3,2:-", "4 5 0,0:-", "4 5 -1,2:-", "a 0,1", "-1 -"]
+)
+def test_a_text_of_no_slice(text: str) -> None:
+    """InvalidArgumentError."""
+    with pytest.raises(InvalidArgumentError):
+        SaveSliceInfo.of_spec("v", text)
+
+
+def test_a_variable_is_stored_under_its_type() -> None:
+    """The tensor's, where no other is given."""
+    tensor = torch.zeros(2, dtype=torch.int8)
+    assert Variable(tensor, "v").dtype is None
+    assert Variable(tensor, "v", dtype=DataType.DT_QINT8).dtype == DataType.DT_QINT8

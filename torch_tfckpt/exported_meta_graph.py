@@ -65,7 +65,7 @@ def export_meta_graph(
     Raises:
         InvalidArgumentError: `saver_def` names nodes that the graph has not, or something is another message than it
             should be, or the graph takes 2 GiB.
-        UnimplementedError: `save_debug_info`.
+        UnimplementedError: `save_debug_info`; or a text of fields that are unknown here, which it could not keep.
         OSError: the file cannot be written; what was there is in place.
 
     Collections hold ints, floats, str, bytes, Any, variables, savers, and whatever has a name; one that mixes these is

@@ -6,7 +6,7 @@ Source: tensorflow/python/framework/ops.py (Graph collections, GraphKeys); spec:
 """
 
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -22,8 +22,8 @@ class GraphKeys:
     SAVERS: Final = "savers"
 
 
-class Collections:
-    """Lists under names. Threads: safe."""
+class Collections(Mapping[Hashable, list[object]]):
+    """Lists under names; a mapping of copies of them. Threads: safe."""
 
     def __init__(self) -> None:
         self._lists: dict[Hashable, list[object]] = {}
@@ -42,6 +42,11 @@ class Collections:
         with self._lock:
             return list(self._lists.get(name, ()))
 
+    def lists(self) -> dict[Hashable, list[object]]:
+        """A copy of all collections at one moment."""
+        with self._lock:
+            return {name: list(values) for name, values in self._lists.items()}
+
     def get_all_collection_keys(self) -> list[str]:
         """Names of all collections, those that are no str left out, in the order of their first value."""
         with self._lock:
@@ -52,10 +57,6 @@ class Collections:
         with self._lock:
             return list(self._lists[name])
 
-    def __contains__(self, name: Hashable) -> bool:
-        with self._lock:
-            return name in self._lists
-
     def __iter__(self) -> Iterator[Hashable]:
         """The names of all, also those that are no str, in the order of their first value."""
         with self._lock:
@@ -64,9 +65,9 @@ class Collections:
     def __len__(self) -> int:
         return len(self._lists)
 
-    def keys(self) -> list[Hashable]:
-        """As `iter`: with `[]` it makes `dict(collections)` what one expects."""
-        return list(self)
+    # As mappings they would be equal by what is in them, and could be in no set.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def clear_collection(self, name: Hashable) -> None:
         """Forgets one collection."""

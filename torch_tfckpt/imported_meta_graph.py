@@ -32,7 +32,7 @@ from torch_tfckpt.meta_graph.node_names import nodes_of
 from torch_tfckpt.meta_graph.registered import InGraph, SaverInGraph
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
 from torch_tfckpt.meta_graph.stored_values import StoredValue, stored_values
-from torch_tfckpt.meta_graph.tensors import GraphTensor, GraphTensors
+from torch_tfckpt.meta_graph.tensors import GraphTensor, GraphTensors, is_holdable
 from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, values_by_name, variable_of
 from torch_tfckpt.saver import Saver, registered_variables
 from torch_tfckpt.saver_def import check_scope
@@ -127,7 +127,8 @@ def import_meta_graph(
         file_or_proto: A `.meta` file, binary or text; the prefix of the checkpoint beside it; a SavedModel, its
             directory or file; or a MetaGraphDef, TensorFlow's own too.
         clear_devices: Forget on which devices things were. Savers that are sharded then write one shard.
-        import_scope: Put before the names of variables, nodes and savers. What is restored stays the same.
+        import_scope: Put before the names of variables, nodes and savers. A saver stores under the same keys as
+            without; a graph that has none gets one that stores under the names with the scope, as in TensorFlow.
         tags: Which graph of a SavedModel; None: the only one, or the one tagged "serve".
 
     Raises:
@@ -160,12 +161,14 @@ class _ImportedGraph:
         self._variables = graph_variables(meta, stored)
         with error_context(meta.place):
             self.tensors = GraphTensors(self._variables, scope)
+            for name in dict.fromkeys(name for value in stored or () for name in value.computing):
+                self.tensors.leave_out(name, "the graph computes its value from what is stored")
             self.saver = self._saver(meta.saver_def, stored)
             self.collections = Collections()
             for name, encoded in meta.collections.items():
                 for value in self._values(name, encoded):
                     self.collections.add_to_collection(name, value)
-        self._imported = dict(self.collections)
+        self._imported = self.collections.lists()
 
     @cached_property
     def _scoped(self) -> EncodedMetaGraph:
@@ -173,7 +176,7 @@ class _ImportedGraph:
 
     def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
         """The graph with its collections as they are now, and the settings of `saver` if its nodes are there."""
-        collections = dict(self.collections)
+        collections = self.collections.lists()
         changed = {name: values for name, values in collections.items() if not _same(values, self._imported.get(name))}
         gone = {str(name): None for name in self._imported if name not in collections}
         meta = self._scoped
@@ -226,7 +229,7 @@ class _ImportedGraph:
         encoded = b"" if saver_def is None else saver_def.SerializeToString(deterministic=True)
         if encoded not in self._savers:
             if stored is None:
-                stored = values_by_name(self._variables)
+                stored = values_by_name(self._variables, self._scope)
             if all(self.tensors[variable.name] is None for variable in self._variables):
                 return None
             with as_data_loss("saver"):
@@ -243,6 +246,14 @@ class _ImportedGraph:
         """What a saver saves under which key, the parts of one tensor in a list."""
         saved: dict[str, object] = {}
         for value in stored:
+            if not value.variables and not is_holdable(value.dtype):
+                _log.warning(
+                    "%s: the saver's value %s is neither restored nor saved: torch has no %s",
+                    self._meta.place,
+                    quoted(value.key),
+                    value.dtype.name,
+                )
+                continue
             saveable = self.tensors.saveable(value)
             if not value.slice_spec:
                 if value.key in saved:

@@ -129,6 +129,7 @@ class Saver:
         self._variables: VarList | None = None  # None: not built, or of nothing
         self._records: SaverRecords | None = None
         self._built = False
+        self._chose_version = saver_def is None
         self.saver_def: SaverDef | None = None
         if saver_def is not None:
             self.saver_def = in_scope(saver_def, name)
@@ -457,7 +458,7 @@ class Saver:
 
     def _begin_to_write(self, request: SaveRequest, saveables: Sequence[SaveableObject], snapshot: bool) -> PendingSave:
         assert self._builder is not None, "built without a builder"
-        if self._write_version == SaverDef.V1:
+        if self._write_version == SaverDef.V1 and self._chose_version:
             _log.warning("version 1 is for readers that know nothing newer; leave write_version out otherwise")
         storage = request.books.storage
         with naming_a_missing_parent(request.books, request.save_path):

@@ -61,7 +61,7 @@ def encode_collections(
             except (TypeError, ValueError, OverflowError) as error:
                 _log.warning(_NOT_WRITTEN, quoted(name), error)
             else:
-                if encoded.WhichOneof("kind") != "node_list" or encoded.node_list.value:
+                if encoded.WhichOneof("kind") is not None:  # there are nodes in it
                     found[name] = encoded
     return found
 

@@ -83,6 +83,7 @@ def write_meta_graph(filename: AnyPath, meta: EncodedMetaGraph, *, as_text: bool
             graphs of the one that this was imported from.
 
     Raises:
+        UnimplementedError: as text, and it holds fields that are unknown here.
         OSError: the system refused a step.
     """
     path = fspath(filename)

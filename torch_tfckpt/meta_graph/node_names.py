@@ -50,7 +50,7 @@ def told_apart(saver_defs: Sequence[SaverDef]) -> list[SaverDef]:
     apart = []
     for saver_def in saver_defs:
         candidate, number = saver_def, 0
-        while not taken.isdisjoint(nodes_of(candidate)):
+        while len({*nodes_of(candidate)}) < len(SAVER_NAMES) or not taken.isdisjoint(nodes_of(candidate)):
             number += 1
             candidate = _in_another_scope(saver_def, number)
         taken.update(nodes_of(candidate))
@@ -64,5 +64,6 @@ def _in_another_scope(saver_def: SaverDef, number: int) -> SaverDef:
     copy.CopyFrom(saver_def)
     for name in SAVER_NAMES:
         scope, slash, rest = getattr(saver_def, name).rpartition("/")
-        setattr(copy, name, f"{scope if slash else 'save'}_{number}/{rest}")
+        node, colon, output = rest.partition(":")
+        setattr(copy, name, f"{scope}_{number}/{rest}" if slash else f"{node}_{number}{colon}{output}")
     return copy

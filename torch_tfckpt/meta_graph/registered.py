@@ -92,7 +92,7 @@ class Registered:
         """Name -> values, the variables that are saved among them, and GraphVariables for all variables."""
         found: dict[Hashable, list[object]] = {
             name: [each for value in values for each in self._in_graph(value)]
-            for name, values in dict(self._collections).items()
+            for name, values in self._collections.lists().items()
         }
         saved = {
             GraphKeys.GLOBAL_VARIABLES: self._saved,

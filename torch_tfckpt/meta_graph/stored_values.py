@@ -18,7 +18,7 @@ tensorflow/python/checkpoint/functional_saver.py; spec: SAVER 2.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.tensor_pb2 import TensorProto
@@ -35,6 +35,7 @@ _PASSING_OPS: Final = frozenset({"Identity", "Reshape", "EnsureShape", "Cast", "
 # Nodes of functions count for each call; savers call one function once. A small file could ask for any number.
 _NODES_TIMES: Final = 10
 _NODES_MORE: Final = 10_000
+_STEPS: Final = 100  # that a saver computes with at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class StoredValue:
             each device has its own; none, where a table or an iterator takes it, or nothing.
         constant: The value, where the graph has it: texts about the checkpoint itself, such as its object graph.
         reshaped: Whether the value takes the variable's shape.
+        computing: Names of the nodes of variables that take what the graph computes from it, as it divides a sum among
+            devices. That is not followed.
     """
 
     key: str
@@ -54,6 +57,7 @@ class StoredValue:
     variables: tuple[str, ...] = ()
     constant: bytes | None = None
     reshaped: bool = False
+    computing: tuple[str, ...] = ()
 
 
 def stored_values(graph: Graph, saver_def: SaverDef) -> list[StoredValue] | None:
@@ -69,25 +73,32 @@ def stored_values(graph: Graph, saver_def: SaverDef) -> list[StoredValue] | None
         return None
     sources = _Sources()
     constants = _constants(graph, saver_def, sources)
-    targets: dict[tuple[_Frame, str, int], list[_Source]] = {}
-    reshaped: set[tuple[_Frame, str, int]] = set()
+    targets: dict[_Output, list[str]] = {}
+    computing: dict[_Output, list[str]] = {}
+    reshaped: set[_Output] = set()
     reads: list[tuple[_Frame, Node]] = []
     for frame, node in _ancestors(graph, restore):
         if node.op in _RESTORE_OPS:
             reads.append((frame, node))
         elif node.op in _ASSIGN_OPS and len(node.inputs) > 1:
             source, target = sources.of(frame, node.inputs[1]), sources.of(frame, node.inputs[0])
-            if source and target and source.node.op in _RESTORE_OPS and target.node.op in VARIABLE_OPS:
-                read = source.frame, source.node.name, source.output
-                targets.setdefault(read, []).append(target)
-                reshaped.update([read] if source.reshaped else [])
+            if source is None or target is None or target.node.op not in VARIABLE_OPS:
+                continue
+            if source.node.op not in _RESTORE_OPS:
+                for read in _computed_from(sources, source):
+                    computing.setdefault(read, []).append(target.node.name)
+                continue
+            read = source.frame, source.node.name, source.output
+            targets.setdefault(read, []).append(target.node.name)
+            reshaped.update([read] if source.reshaped else [])
     found = []
     for frame, node in reads:
         for output, (key, slice_spec, dtype) in enumerate(_read_by(sources, frame, node)):
             read = frame, node.name, output
-            variables = tuple(dict.fromkeys(target.node.name for target in targets.get(read, ())))
+            variables = tuple(dict.fromkeys(targets.get(read, ())))
             constant = None if variables else constants.get(key)
-            found.append(StoredValue(key, slice_spec, dtype, variables, constant, read in reshaped))
+            others = tuple(dict.fromkeys(computing.get(read, ())))
+            found.append(StoredValue(key, slice_spec, dtype, variables, constant, read in reshaped, others))
     return found
 
 
@@ -112,6 +123,10 @@ class _Frame:
                 inner = _Frame(function.nodes, self.functions, (self, node), function, arguments)
             self.called[node.name] = inner
         return self.called[node.name]
+
+
+# A node's output: which frame, which node, which of its outputs.
+_Output: TypeAlias = tuple[_Frame, str, int]
 
 
 class _Source(NamedTuple):
@@ -210,6 +225,21 @@ class _Sources:
                 return (inner, inner.function.results.get(inner.function.outputs[output], "")), False
         self._found[frame, name] = None if node is None else _Source(frame, node, _output_index(name), False)
         return None, False
+
+
+def _computed_from(sources: _Sources, source: _Source) -> Iterator[_Output]:
+    """What is read of a checkpoint among that from which a value is computed, in a few steps."""
+    waiting, seen = [source], {(source.frame, source.node.name, source.output)}
+    while waiting and len(seen) < _STEPS:
+        here = waiting.pop()
+        if here.node.op in _RESTORE_OPS:
+            yield here.frame, here.node.name, here.output
+            continue
+        for name in here.node.inputs:
+            found = sources.of(here.frame, name)
+            if found is not None and (found.frame, found.node.name, found.output) not in seen:
+                seen.add((found.frame, found.node.name, found.output))
+                waiting.append(found)
 
 
 def _read_by(sources: _Sources, frame: _Frame, node: Node) -> Iterator[tuple[str, str, DataType]]:

@@ -80,11 +80,12 @@ class GraphTensors:
         dtype = element.torch if element is not None else None
         info = _slice_info(variable, variable.part, self._scope) if variable.part is not None else None
         shape = variable.shape if info is None else info.var_shape
-        if dtype is None and (variable.dtype != DataType.DT_STRING or not is_whole(shape)):
+        if dtype is None and variable.dtype != DataType.DT_STRING:
+            self.leave_out(variable.name, f"torch has no {variable.dtype.name}")
+            return None
+        if dtype is None and not is_whole(shape):
             # An array cannot get another size under those who look into it, as a tensor can.
-            reason = "its shape is not known" if variable.dtype == DataType.DT_STRING else "torch has no such dtype"
-            _log.warning("variable %s, %s, is left out: %s", quoted(name), variable.dtype.name, reason)
-            self._of_nodes[variable.name] = None
+            self.leave_out(variable.name, "it holds strings, and its shape is not known")
             return None
         value = self._part(info, name, dtype) if info and self._is_part(variable) else _zeros(name, shape, dtype)
         tensor: GraphTensor
@@ -96,6 +97,11 @@ class GraphTensors:
         self._of_nodes[variable.name] = tensor
         self._shapes[variable.name] = shape
         return tensor
+
+    def leave_out(self, node: str, reason: str) -> None:
+        """Makes the variable that is the node of that name one for which there is no tensor, and warns of it."""
+        _log.warning("variable %s is left out: %s", quoted(prepend_name_scope(node, self._scope)), reason)
+        self._of_nodes[node] = None
 
     def saveable(self, value: StoredValue) -> Variable | SaveableObject:
         """What takes a stored value, under its key.
@@ -139,6 +145,12 @@ class GraphTensors:
             )
         extents = zip(info.var_offset, info.var_shape, strict=True)
         return whole[tuple(slice(start, start + length) for start, length in extents)]
+
+
+def is_holdable(dtype: DataType) -> bool:
+    """Whether torch has tensors, or numpy arrays, for such values."""
+    element = ELEMENTS.get(dtype)
+    return dtype == DataType.DT_STRING or (element is not None and element.torch is not None)
 
 
 def _stored_as(variable: Variable, info: SaveSliceInfo | None) -> Variable:

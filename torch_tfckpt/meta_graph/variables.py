@@ -18,6 +18,7 @@ from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.graph_collections import GraphKeys
 from torch_tfckpt.meta_graph.described import GraphVariable
 from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
+from torch_tfckpt.meta_graph.scopes import prepend_name_scope
 from torch_tfckpt.meta_graph.stored_values import VARIABLE_OPS, StoredValue, stored_values
 from torch_tfckpt.saveables.devices import canonical_device
 from torch_tfckpt.saveables.variables import SaveSliceInfo
@@ -36,8 +37,8 @@ _VERSION: Final = re.compile(r"(\d{1,9})\.(\d{1,9})")
 def graph_variables(meta: EncodedMetaGraph, stored: Sequence[StoredValue] | None) -> list[GraphVariable]:
     """The variables of the model, in the order of the collections; of a graph without these, in its own.
 
-    That are those listed as global, trainable or of the model, and what the saver restores. Where neither says
-    anything, they are all variable nodes of the graph.
+    That are those listed as global, trainable or of the model, and what the saver restores, but for those whose values
+    the graph computes from what is restored. Where neither says anything, they are all variable nodes of the graph.
 
     Args:
         stored: What `saver_values` finds in `meta`.
@@ -51,6 +52,8 @@ def graph_variables(meta: EncodedMetaGraph, stored: Sequence[StoredValue] | None
     names = dict.fromkeys(definitions)
     names |= dict.fromkeys(name for value in stored or () for name in value.variables)
     with error_context(meta.place):
+        for name in (name for value in stored or () for name in value.computing):
+            names.pop(name, None)
         if not names and not stored:
             names = dict.fromkeys(node.name for node in meta.graph.nodes.values() if node.op in VARIABLE_OPS)
         parts = _parts(definitions.values(), stored or ())
@@ -66,12 +69,17 @@ def saver_values(meta: EncodedMetaGraph) -> list[StoredValue] | None:
         return stored_values(meta.graph, meta.saver_def)
 
 
-def values_by_name(variables: Iterable[GraphVariable]) -> list[StoredValue]:
-    """What a saver that is given nothing but variables stores: each under its name, or that of the whole."""
+def values_by_name(variables: Iterable[GraphVariable], scope: str) -> list[StoredValue]:
+    """What a saver of nothing but variables stores: each under its name, or that of the whole, in the scope."""
     return [
-        StoredValue(variable.name, "", variable.dtype, (variable.name,))
+        StoredValue(prepend_name_scope(variable.name, scope), "", variable.dtype, (variable.name,))
         if variable.part is None
-        else StoredValue(variable.part.full_name, _slice_spec(variable.part), variable.dtype, (variable.name,))
+        else StoredValue(
+            prepend_name_scope(variable.part.full_name, scope),
+            _slice_spec(variable.part),
+            variable.dtype,
+            (variable.name,),
+        )
         for variable in variables
     ]
 

@@ -1,0 +1,109 @@
+"""The meta graphs below tests/golden, of TensorFlow 0.x to 2.14: with the checkpoints beside them they give the values
+that TensorFlow read, and what is exported of them is what they were."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorflow_process import RawTensor
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt import ImportedMetaGraph, export_meta_graph, import_meta_graph
+from torch_tfckpt.meta_graph.files import open_meta_graph
+from torch_tfckpt.meta_graph.variables import saver_values
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+FILES = sorted(
+    path.relative_to(GOLDEN).as_posix() for pattern in ("*/*.meta", "*/saved_model.pb") for path in GOLDEN.glob(pattern)
+)
+# Of a graph whose saver does not restore all of its variables.
+NOT_SAVED = {"serving-half_plus_two-v1-sharded/export.meta": {"global_step"}}
+
+
+def expected_of(file: str) -> Mapping[str, Any]:
+    content: Mapping[str, Any] = json.loads((GOLDEN / file).with_name("expected.json").read_text(encoding="utf-8"))
+    return content
+
+
+def hashes_of(file: str) -> dict[str, str]:
+    """Key -> hash of the value, as TensorFlow read it."""
+    return {key: tensor["sha256"] for key, tensor in expected_of(file)["tensors"].items()}
+
+
+def restored(file: str, source: Path, **options: Any) -> ImportedMetaGraph:
+    """What is imported from `source`, with the values of the checkpoint that is beside `file`."""
+    imported = import_meta_graph(source, **options)
+    assert imported.saver is not None
+    imported.saver.restore((GOLDEN / file).parent / expected_of(file)["prefix"])
+    return imported
+
+
+def nodes_of(file: str) -> dict[str, str]:
+    """Key -> name of the variable that takes its value, the whole of a partitioned one; texts about the checkpoint are
+    nobody's."""
+    stored = saver_values(open_meta_graph(GOLDEN / file))
+    assert stored is not None and {value.key for value in stored} == hashes_of(file).keys()
+    nobodys = {value.key for value in stored if not value.variables}
+    assert nobodys <= {"_CHECKPOINTABLE_OBJECT_GRAPH"}
+    return {value.key: value.key if value.slice_spec else name for value in stored for name in value.variables}
+
+
+def test_vintages() -> None:
+    """Files of all times are there: before version 1, 1.x, 2.x; with and without versions in them."""
+    versions = {open_meta_graph(GOLDEN / file).info.tensorflow_version for file in FILES}
+    assert len(FILES) == 13
+    assert {version[:2] for version in versions} == {"", "0.", "1.", "2."}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"import_scope": "imp"}, {"clear_devices": True}], ids=["", "scope", "devices"]
+)
+@pytest.mark.parametrize("file", FILES)
+def test_values(file: str, options: dict[str, Any]) -> None:
+    """Each variable has the value that TensorFlow read under its key; there are no others but those not saved."""
+    imported, hashes, nodes = restored(file, GOLDEN / file, **options), hashes_of(file), nodes_of(file)
+    prefix = f"{imported.import_scope}/" if imported.import_scope else ""
+    assert {key: RawTensor.of(imported.variables[f"{prefix}{node}"]).sha256 for key, node in nodes.items()} == {
+        key: hashes[key] for key in nodes
+    }
+    others = {name.removeprefix(prefix) for name in imported.variables} - set(nodes.values())
+    assert others == NOT_SAVED.get(file, set())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_saved_again(tmp_path: Path, file: str) -> None:
+    """It is the whole checkpoint: also texts that no variable takes; and the graph beside it is what it was."""
+    imported = restored(file, GOLDEN / file)
+    assert imported.saver is not None
+    path = imported.saver.save(tmp_path / "m")
+    assert path is not None
+    with tfckpt.load_checkpoint(path) as reader:
+        assert {key: RawTensor.of(reader.get_tensor(key)).sha256 for key in reader.keys()} == hashes_of(file)
+    assert import_meta_graph(tmp_path / "m.meta").export_meta_graph() == imported.meta_graph_def
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_they_are_exported_as_they_were(tmp_path: Path, file: str) -> None:
+    """Byte for byte under the name that the file has: a saved_model.pb is a SavedModel again."""
+    path = tmp_path / "new" / Path(file).name
+    imported = import_meta_graph(GOLDEN / file)
+    imported.export_meta_graph(path)
+    assert path.read_bytes() == (GOLDEN / file).read_bytes()
+    export_meta_graph(path, graph=restored(file, path))
+    assert path.read_bytes() == (GOLDEN / file).read_bytes()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_text(tmp_path: Path, file: str) -> None:
+    """The text form gives the same variables and values, and the same text."""
+    name = {".pb": "saved_model.pbtxt"}.get(Path(file).suffix, "text.meta")
+    import_meta_graph(GOLDEN / file).export_meta_graph(tmp_path / name, as_text=True)
+    again = restored(file, tmp_path / name)
+    assert {key: RawTensor.of(again.variables[node]).sha256 for key, node in nodes_of(file).items()} == {
+        key: hash_ for key, hash_ in hashes_of(file).items() if key in nodes_of(file)
+    }
+    (tmp_path / "again").mkdir()
+    again.export_meta_graph(tmp_path / "again" / name, as_text=True)
+    assert (tmp_path / "again" / name).read_text() == (tmp_path / name).read_text()
