@@ -346,3 +346,16 @@ def test_a_saver_of_a_name_that_no_node_has(name: str) -> None:
     else:
         assert all(node.name.isascii() and not set(node.name) & set(" :") for node in meta.graph_def.node)
         assert not [node.name for node in meta.graph_def.node if node.name.startswith("_")]
+
+
+def test_the_name_of_a_saved_model_says_its_form(tmp_path: Path) -> None:
+    """TensorFlow goes by it: saved_model.pbtxt is text, and saved_model.pb cannot be."""
+    saver = Saver({"v": torch.zeros(2)})
+    saver.export_meta_graph(tmp_path / "a" / "saved_model.pb")
+    saver.export_meta_graph(tmp_path / "b" / "saved_model.pbtxt")
+    assert (tmp_path / "b" / "saved_model.pbtxt").read_text().startswith("saved_model_schema_version: 1\nmeta_graphs {")
+    found = [import_meta_graph(tmp_path / each).meta_graph_def for each in "ab"]
+    assert found[0] == found[1] == saver.export_meta_graph()
+    with pytest.raises(tfckpt.InvalidArgumentError, match=r"reads saved_model.pb as binary. Call it saved_model.pbtxt"):
+        saver.export_meta_graph(tmp_path / "c" / "saved_model.pb", as_text=True)
+    assert not (tmp_path / "c").exists()

@@ -93,3 +93,11 @@ def test_each_is_itself() -> None:
     """They are not equal for what is in them, and may be in sets."""
     first, second = Collections(), Collections()
     assert first != second and first == first and len({first, second, first}) == 2
+
+
+def test_a_repr_tells_names_and_counts() -> None:
+    """Not the values, which may be models."""
+    collections = Collections()
+    collections.add_to_collection("c", 1)
+    collections.add_to_collection(5, 1)
+    assert repr(collections) == "Collections('c': 1, 5: 1)"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef, MetaGraphDef
+from torch_tfckpt._proto.meta_graph_pb2 import AssetFileDef, CollectionDef, MetaGraphDef, TensorInfo
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format.wire import sized_tag
 from torch_tfckpt.meta_graph.encoded import COLLECTION, EncodedMetaGraph
@@ -101,3 +101,15 @@ def test_a_broken_part_is_told_when_it_is_asked_for(part: str) -> None:
 def test_what_is_no_message_is_an_error_at_once() -> None:
     with pytest.raises(DataLossError, match=r"^m\.meta: message, byte 0: field 1 ends at byte 7, the message at 3"):
         encoded(b"\x0a\x05a")
+
+
+def test_assets_of_version_1_are_in_a_collection() -> None:
+    """As Any; what is another message there is none. Those of version 2 go before."""
+    asset = AssetFileDef(filename="voc.txt", tensor_info=TensorInfo(name="asset_path:0"))
+    message = MetaGraphDef()
+    listed = message.collection_def["saved_model_assets"].any_list.value
+    listed.add(type_url="type.googleapis.com/tensorflow.AssetFileDef", value=asset.SerializeToString())
+    listed.add(type_url="type.googleapis.com/tensorflow.SaverDef", value=b"\x0a\x01x")
+    assert encoded(message.SerializeToString()).assets == [asset]
+    message.asset_file_def.add(filename="other.txt")
+    assert [each.filename for each in encoded(message.SerializeToString()).assets] == ["other.txt"]

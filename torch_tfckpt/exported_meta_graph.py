@@ -46,7 +46,7 @@ def export_meta_graph(
 
     Args:
         filename: Directories that it lacks are made. One that is called saved_model.pb or saved_model.pbtxt becomes a
-            SavedModel, with the other meta graphs of the one that `graph` was imported from.
+            SavedModel, binary or text as its name says, with the other meta graphs of the one that `graph` is from.
         meta_info_def: Version and tags to be told in it; versions of TensorFlow are put in.
         graph_def: A graph to take the place of that of `graph`.
         saver_def: The saver to be told in it, which the graph must have: one that `add_to_collection` put into

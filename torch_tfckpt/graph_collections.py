@@ -65,6 +65,9 @@ class Collections(Mapping[Hashable, list[object]]):
     def __len__(self) -> int:
         return len(self._lists)
 
+    def __repr__(self) -> str:
+        return f"Collections({', '.join(f'{name!r}: {len(values)}' for name, values in self.lists().items())})"
+
     # As mappings they would be equal by what is in them, and could be in no set.
     __eq__ = object.__eq__
     __hash__ = object.__hash__

@@ -95,7 +95,7 @@ class ImportedMetaGraph:
     ) -> MetaGraphDef:
         """Writes the graph again, with the import scope and what was added to the collections.
 
-        Without options, and nothing added, it is the file, byte for byte.
+        Without options, and nothing added, it is the file, byte for byte, if that is binary.
         Its arguments are those of `torch_tfckpt.export_meta_graph`.
         """
         options = ExportOptions.of(

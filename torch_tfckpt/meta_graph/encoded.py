@@ -29,6 +29,7 @@ MAX_MESSAGE: Final = 1 << 31
 # Of a SavedModel: field 2, and field 1 of value 1 before it, which is how TensorFlow writes it.
 _META_GRAPHS: Final = 2
 _FIRST_SCHEMA: Final = tag(1, WireType.VARINT) + b"\x01"
+_ASSETS: Final = "saved_model_assets"
 # Each costs a hundred times the two bytes that an empty one takes in a file.
 _MAX_FIELDS: Final = 100_000
 
@@ -90,8 +91,14 @@ class EncodedMetaGraph:
 
     @cached_property
     def assets(self) -> Sequence[AssetFileDef]:
-        """Files that the graph reads, and the tensors that hold their paths."""
-        return [self._decoded(AssetFileDef, part, "asset_file_def") for part in self._parts.get(ASSET, ())]
+        """Files that the graph reads, and the tensors that hold their paths; SavedModels of version 1 list them in a
+        collection."""
+        found = [self._decoded(AssetFileDef, part, "asset_file_def") for part in self._parts.get(ASSET, ())]
+        listed = () if found else self._entries(COLLECTION, CollectionDef, "collection", only=_ASSETS)
+        for item in (item for _, collection in listed for item in collection.any_list.value):
+            if item.type_url.rpartition(".")[2] == AssetFileDef.DESCRIPTOR.name:
+                found.append(self._decoded(AssetFileDef, memoryview(item.value), f"collection {quoted(_ASSETS)}"))
+        return found
 
     @cached_property
     def object_graph(self) -> SavedObjectGraph | None:
@@ -120,8 +127,8 @@ class EncodedMetaGraph:
         parts = self._parts.get(number, [memoryview(b"")])
         return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 
-    def _entries(self, number: int, kind: type[M], what: str) -> Iterator[tuple[str, M]]:
-        """The entries of a map, a later one of the same name last."""
+    def _entries(self, number: int, kind: type[M], what: str, only: str | None = None) -> Iterator[tuple[str, M]]:
+        """The entries of a map, or those of one name, a later one of the same name last."""
         for part in self._parts.get(number, ()):
             with error_context(self.place):
                 entry = {each.number: each.payload for each in fields(part) if each.wire_type == WireType.BYTES}
@@ -129,7 +136,8 @@ class EncodedMetaGraph:
                     name = str(entry.get(1, b""), "utf-8")
                 except UnicodeDecodeError as error:
                     raise DataLossError(f"the name of a {what} is no UTF-8: {bytes(entry[1])!r}") from error
-            yield name, self._decoded(kind, entry.get(2, memoryview(b"")), f"{what} {quoted(name)}")
+            if only is None or name == only:
+                yield name, self._decoded(kind, entry.get(2, memoryview(b"")), f"{what} {quoted(name)}")
 
     def _decoded(self, kind: type[M], part: memoryview, what: str) -> M:
         message = kind()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from torch_tfckpt.checkpoint_reader import AnyPath
-from torch_tfckpt.errors import UnimplementedError
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, printable
 from torch_tfckpt.meta_graph import rescoping, rewriting
 from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
-from torch_tfckpt.meta_graph.files import SAVED_MODEL_FILES
+from torch_tfckpt.meta_graph.files import BINARY_SAVED_MODEL, SAVED_MODEL_FILES, TEXT_SAVED_MODEL
 from torch_tfckpt.meta_graph.op_list import known_ops
 from torch_tfckpt.meta_graph.text import saved_model_to_text, to_text
 from torch_tfckpt.storage.atomic import write_file
@@ -79,16 +79,20 @@ def write_meta_graph(filename: AnyPath, meta: EncodedMetaGraph, *, as_text: bool
     """Puts it under `filename`, whole or not at all; directories that are missing are made.
 
     Args:
-        filename: One that is called saved_model.pb or saved_model.pbtxt becomes a SavedModel, with the other meta
-            graphs of the one that this was imported from.
+        filename: One that is called saved_model.pb or saved_model.pbtxt becomes a SavedModel, binary or text as its
+            name says, with the other meta graphs of the one that this was imported from.
 
     Raises:
+        InvalidArgumentError: a saved_model.pb as text.
         UnimplementedError: as text, and it holds fields that are unknown here.
         OSError: the system refused a step.
     """
     path = fspath(filename)
-    if os.path.basename(path) in SAVED_MODEL_FILES:
-        encoded: Buffer = saved_model_to_text(meta).encode() if as_text else meta.saved_model()
+    name = os.path.basename(path)
+    if name == BINARY_SAVED_MODEL and as_text:
+        raise InvalidArgumentError(f"{printable(path)}: TensorFlow reads {name} as binary. Call it {TEXT_SAVED_MODEL}")
+    if name in SAVED_MODEL_FILES:
+        encoded: Buffer = meta.saved_model() if name == BINARY_SAVED_MODEL else saved_model_to_text(meta).encode()
     else:
         encoded = to_text(meta).encode() if as_text else meta.raw
     storage = storage_of(path)

@@ -37,7 +37,9 @@ from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
 
-SAVED_MODEL_FILES: Final = ("saved_model.pb", "saved_model.pbtxt")
+BINARY_SAVED_MODEL: Final = "saved_model.pb"
+TEXT_SAVED_MODEL: Final = "saved_model.pbtxt"
+SAVED_MODEL_FILES: Final = (BINARY_SAVED_MODEL, TEXT_SAVED_MODEL)
 _SAVED_MODEL_FIELDS: Final = ("saved_model_schema_version", "meta_graphs")
 _GRAPH_DEF_FIELDS: Final = ("node", "library", "versions", "version")
 _CHUNKED: Final = "saved_model.cpb"
