@@ -77,7 +77,7 @@ def test_the_first_value_decides(values: Sequence[object], kind: str, found: Seq
         (FIRST, VariableDef()),
         (FIRST, 3),
         (None,),
-        (object(),),
+        (Ellipsis,),
         (VariableDef(),),
         (torch.ones(1),),
         (np.int64(3),),
