@@ -312,6 +312,7 @@ def test_settings_of_the_saver_are_exported(tmp_path: Path) -> None:
     saver.export_meta_graph(tmp_path / "m.meta")
     imported = import_meta_graph(tmp_path / "m.meta").saver
     assert imported is not None and imported.as_saver_def() == saver.as_saver_def()
+    imported.restore(Saver({"v": torch.ones(1)}).save(tmp_path / "first"))
     for step in range(4):
         imported.save(tmp_path / "m", step)
     assert [Path(each).name for each in imported.last_checkpoints] == ["m-2", "m-3"]
@@ -346,3 +347,35 @@ def test_text_of_every_message(tmp_path: Path) -> None:
     _, path = exported(tmp_path)
     meta = import_meta_graph(path).export_meta_graph(tmp_path / "text", as_text=True)
     assert text_format.Parse((tmp_path / "text").read_text(), MetaGraphDef()) == meta
+
+
+def test_nothing_is_saved_that_was_never_restored(tmp_path: Path) -> None:
+    """As in TensorFlow, whose variables are not initialized then: zeros would go over the trained values."""
+    path = Saver({"a": torch.ones(2), "b": torch.zeros(2)}).save(tmp_path / "m")
+    imported = import_meta_graph(f"{path}.meta")
+    assert imported.saver is not None and path is not None
+    for save in (imported.saver.save, imported.saver.save_async):
+        with pytest.raises(tfckpt.FailedPreconditionError, match="Attempting to use uninitialized value"):
+            save(path)
+    assert tfckpt.load_variable(path, "a").tolist() == [1.0, 1.0]
+    imported.variables["a"] = torch.full((2,), 3.0)  # somebody who sets them himself may save them
+    imported.saver.save(tmp_path / "n")
+    assert tfckpt.load_variable(tmp_path / "n", "a").tolist() == [3.0, 3.0]
+    again = import_meta_graph(f"{path}.meta")
+    assert again.saver is not None
+    again.saver.restore(path)
+    again.variables["a"] = torch.zeros(2)
+    again.saver.save(tmp_path / "o")  # zeros that are meant
+    assert tfckpt.load_variable(tmp_path / "o", "a").tolist() == [0.0, 0.0]
+
+
+def test_the_keys_of_variables(tmp_path: Path) -> None:
+    """Which may be others than their names; those of parts are the whole's."""
+    whole = torch.rand(4, 2)
+    parts = [Variable(whole[at : at + 2], f"w/{at}", SaveSliceInfo("w", [4, 2], [at, 0], [2, 2])) for at in (0, 2)]
+    saver = Saver({"x y": torch.ones(1), "key": Variable(torch.ones(1), "v"), "parts": parts})
+    saver.export_meta_graph(tmp_path / "m.meta")
+    keys = {"x_y": "x y", "v": "key", "w": "parts"}
+    assert import_meta_graph(tmp_path / "m.meta").checkpoint_keys == keys
+    scoped = import_meta_graph(tmp_path / "m.meta", import_scope="s").checkpoint_keys
+    assert scoped == {f"s/{name}": key for name, key in keys.items()}

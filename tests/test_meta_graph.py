@@ -1,7 +1,9 @@
 """The meta graph beside a checkpoint: what real TensorFlow finds in it."""
 
 import importlib.metadata
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from tensorflow_process import TensorFlowProcess
 import torch_tfckpt as tfckpt
 from torch_tfckpt import Saver, SaverDef, SaveSliceInfo, Variable
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
+from torch_tfckpt.meta_graph import making
 from torch_tfckpt.meta_graph.making import TensorsGraph
+from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of
 
 
 @VERSIONS
@@ -140,3 +144,43 @@ def test_a_copy_that_is_not_installed_saves(tmp_path: Path, monkeypatch: pytest.
     Saver({"v": torch.zeros(1)}).save(tmp_path / "m")
     meta = MetaGraphDef.FromString((tmp_path / "m.meta").read_bytes())
     assert meta.meta_info_def.tensorflow_git_version == "torch_tfckpt unknown"
+
+
+def test_the_graph_is_made_beside_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`save_async` looks at names and shapes before it returns; the graph of that moment is made in its thread."""
+    threads: list[threading.Thread] = []
+
+    def made(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return encoded_graph_of(*arguments)
+
+    saver = Saver({"v": torch.ones(2)})
+    monkeypatch.setattr(making, "encoded_graph_of", made)
+    with tfckpt.Collections().as_default() as collections:
+        collections.add_to_collection("c", 1)
+        handle = saver.save_async(tmp_path / "m")
+        collections.clear()
+        handle.result()
+    assert len(threads) == 1 and threads[0] is not threading.main_thread()
+    meta = MetaGraphDef.FromString((tmp_path / "m.meta").read_bytes())
+    assert list(meta.collection_def["c"].int64_list.value) == [1]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["save", "save_async"])
+def test_where_no_graph_can_be_made_nothing_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    """The earlier checkpoint is there as it was, and nothing else."""
+    values = torch.ones(2)
+    saver = Saver({"v": values})
+    saver.save(tmp_path / "m")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def refused(*arguments: Any) -> Any:
+        raise tfckpt.InvalidArgumentError("GraphDef cannot be larger than 2GB")
+
+    monkeypatch.setattr(TensorsGraph, "_encoded", refused)
+    values.zero_()
+    with pytest.raises(tfckpt.InvalidArgumentError, match="larger than 2GB"):
+        saver.save_async(tmp_path / "m").result() if beside else saver.save(tmp_path / "m")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

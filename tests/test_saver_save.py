@@ -245,3 +245,13 @@ def test_the_default_filename() -> None:
     """CASES 11: it is what the message names as the file, as an eager saver of TensorFlow does."""
     saver_def = Saver({"v": torch.zeros(1)}, filename="somerandomfilename").as_saver_def()
     assert saver_def is not None and saver_def.filename_tensor_name == "somerandomfilename"
+
+
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001", "../x", "a/b"])
+def test_a_meta_graph_goes_over_no_file_of_the_checkpoint(tmp_path: Path, suffix: str) -> None:
+    """Refused before anything is written; without a meta graph the suffix is of no importance."""
+    saver = Saver({"v": torch.ones(2)})
+    with pytest.raises(tfckpt.InvalidArgumentError, match="would put the meta graph over a file of the checkpoint"):
+        saver.save(tmp_path / "m", meta_graph_suffix=suffix)
+    assert list(tmp_path.iterdir()) == []
+    saver.save(tmp_path / "m", meta_graph_suffix=suffix, write_meta_graph=False)

@@ -104,7 +104,7 @@ def _show_dot(chosen: EncodedMetaGraph, summary: MetaGraphSummary, depth: int) -
 
 def _show_summary(chosen: EncodedMetaGraph, summary: MetaGraphSummary, available: Sequence[Sequence[str]]) -> None:
     kind = "meta graph of a SavedModel" if summary.of_saved_model else "meta graph"
-    show(f"{chosen.place}: {kind}, {byte_text(summary.nbytes)}")
+    show(f"{escaped(chosen.place)}: {kind}, {byte_text(summary.nbytes)}")
     show(_vintage_text(summary.vintage))
     if available != [[]]:
         all_of_them = " | ".join(map(_tags_text, available[:_ROWS]))

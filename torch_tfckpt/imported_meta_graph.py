@@ -11,8 +11,9 @@ Source: import_meta_graph in tensorflow/python/training/saver.py; spec: SAVER 6.
 import logging
 import operator
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -21,19 +22,28 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import VariableDef
 from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.checkpoint_reader import AnyPath
-from torch_tfckpt.errors import CheckpointError, DataLossError, as_data_loss, error_context, quoted
+from torch_tfckpt.errors import (
+    CheckpointError,
+    DataLossError,
+    FailedPreconditionError,
+    as_data_loss,
+    error_context,
+    quoted,
+)
 from torch_tfckpt.graph_collections import Collections
 from torch_tfckpt.meta_graph import rescoping, rewriting
 from torch_tfckpt.meta_graph.collection_defs import decode_collection, encode_collections
 from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
 from torch_tfckpt.meta_graph.exporting import ExportOptions, write_meta_graph
 from torch_tfckpt.meta_graph.files import chosen, meta_graph_of, open_meta_graph
+from torch_tfckpt.meta_graph.graph_values import GraphValues
 from torch_tfckpt.meta_graph.node_names import nodes_of
 from torch_tfckpt.meta_graph.registered import InGraph, SaverInGraph
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
 from torch_tfckpt.meta_graph.stored_values import StoredValue, stored_values
 from torch_tfckpt.meta_graph.tensors import GraphTensor, GraphTensors, is_holdable
 from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, values_by_name, variable_of
+from torch_tfckpt.save_run import SaveRequest, SaveRun
 from torch_tfckpt.saver import Saver, registered_variables
 from torch_tfckpt.saver_def import check_scope
 
@@ -48,7 +58,8 @@ class ImportedMetaGraph:
             as `.meta`. None where there are no variables.
         variables: Name -> torch tensor, or numpy array of `bytes` for strings: zeros until something is restored.
             Partitioned variables are one tensor, under the name of the whole. The names are those of the graph, with
-            the import scope; the keys in the checkpoint may be others.
+            the import scope; the keys in the checkpoint may be others. To set one copies into it.
+        checkpoint_keys: Name -> key under which `saver` stores the variable; without those that it does not store.
         collections: Name -> values: ints, floats, bytes, names of nodes, Any, messages; Variables and Savers for the
             collections of these. What is added to them is exported.
         signatures: Name -> SignatureDef, of a SavedModel; without the import scope, as in TensorFlow.
@@ -63,7 +74,8 @@ class ImportedMetaGraph:
         self._graph = _ImportedGraph(meta, self.import_scope)
         self._meta = meta
         self.saver: Saver | None = self._graph.saver or _of_registered_variables(self.import_scope)
-        self.variables: dict[str, Value] = self._graph.tensors.values
+        self.variables: dict[str, Value] = GraphValues(self._graph.tensors.values)
+        self.checkpoint_keys: dict[str, str] = self._graph.checkpoint_keys
         self.collections: Collections = self._graph.collections
         self.signatures: dict[str, SignatureDef] = dict(meta.signatures)
         self.assets: dict[str, str] = {asset.tensor_info.name: asset.filename for asset in meta.assets}
@@ -150,6 +162,26 @@ def import_meta_graph(
     return ImportedMetaGraph(rewriting.clear_devices(meta) if clear_devices else meta, import_scope)
 
 
+class _ImportedSaver(Saver):
+    """A saver of variables that are zeros until they are restored or set, and not to be saved before."""
+
+    def __init__(self, var_list: object, *, tensors: GraphTensors, **settings: Any) -> None:
+        self._tensors = tensors
+        super().__init__(var_list, **settings)
+
+    def restore(self, save_path: AnyPath | None) -> None:
+        super().restore(save_path)
+        self._tensors.are_restored = True
+
+    def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaveRun:
+        if self._tensors.are_all_zeros():
+            raise FailedPreconditionError(
+                "Attempting to use uninitialized value: no variable of the graph was restored or set. Restore a "
+                "checkpoint first"
+            )
+        return super()._begin(request, snapshot=snapshot)
+
+
 class _ImportedGraph:
     """A graph with its tensors, from which savers have their meta graphs."""
 
@@ -164,6 +196,7 @@ class _ImportedGraph:
             for name in dict.fromkeys(name for value in stored or () for name in value.computing):
                 self.tensors.leave_out(name, "the graph computes its value from what is stored")
             self.saver = self._saver(meta.saver_def, stored)
+            self.checkpoint_keys = self.tensors.checkpoint_keys(self._stored_by(stored))
             self.collections = Collections()
             for name, encoded in meta.collections.items():
                 for value in self._values(name, encoded):
@@ -173,6 +206,11 @@ class _ImportedGraph:
     @cached_property
     def _scoped(self) -> EncodedMetaGraph:
         return rescoping.in_import_scope(self._meta, self._scope) if self._scope else self._meta
+
+    def described(self, saver: SaverInGraph | None) -> Callable[[], EncodedMetaGraph]:
+        """Made at once: where nothing was added it is there already."""
+        encoded = self.encoded(saver)
+        return lambda: encoded
 
     def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
         """The graph with its collections as they are now, and the settings of `saver` if its nodes are there."""
@@ -228,19 +266,23 @@ class _ImportedGraph:
         """
         encoded = b"" if saver_def is None else saver_def.SerializeToString(deterministic=True)
         if encoded not in self._savers:
-            if stored is None:
-                stored = values_by_name(self._variables, self._scope)
+            stored = self._stored_by(stored)
             if all(self.tensors[variable.name] is None for variable in self._variables):
                 return None
             with as_data_loss("saver"):
-                self._savers[encoded] = Saver(
+                self._savers[encoded] = _ImportedSaver(
                     self._var_list(stored),
                     reshape=any(value.reshaped for value in stored),
                     saver_def=saver_def,
                     name=self._scope if self._scope and saver_def is not None else None,
                     graph=self,
+                    tensors=self.tensors,
                 )
         return self._savers[encoded]
+
+    def _stored_by(self, stored: Sequence[StoredValue] | None) -> Sequence[StoredValue]:
+        """What a saver stores; all variables under their names where it has no nodes."""
+        return values_by_name(self._variables, self._scope) if stored is None else stored
 
     def _var_list(self, stored: Iterable[StoredValue]) -> dict[str, object]:
         """What a saver saves under which key, the parts of one tensor in a list."""

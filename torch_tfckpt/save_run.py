@@ -20,6 +20,7 @@ from torch_tfckpt.errors import (
     printable,
     quoted,
 )
+from torch_tfckpt.format.tensor_bundle import parse_data_filename
 from torch_tfckpt.meta_graph.exporting import ExportOptions
 from torch_tfckpt.pending_save import PendingSave
 from torch_tfckpt.retained import check_metrics
@@ -62,6 +63,8 @@ class SaveRequest:
     ) -> Self:
         """Raises InvalidArgumentError, or UnimplementedError, for arguments that cannot be honoured."""
         state = state_filename(latest_filename)
+        if write_meta_graph:
+            _check_suffix(meta_graph_suffix)
         export = ExportOptions.of(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info)
         path = fspath(save_path)
         if global_step is None and not sharded and os.path.basename(path) == state:
@@ -89,7 +92,7 @@ class SaveRun:
         checkpoint_file: The path asked for, with the step; the meta graph is named after it.
         pending: Its bytes on their way; None for a saver of nothing, which writes only the meta graph.
         enter: Enters a published path in the saver's records; None where no state is to be written.
-        meta_graph: Content of the meta graph file; None where none is wanted.
+        meta_graph: Makes the content of the meta graph file; None where none is wanted.
     """
 
     books: Bookkeeping
@@ -97,27 +100,42 @@ class SaveRun:
     checkpoint_file: str
     pending: PendingSave | None
     enter: Callable[[str], None] | None
-    meta_graph: Buffer | None
+    meta_graph: Callable[[], Buffer] | None
 
     def complete(self) -> str | None:
         """Waits until all is written and publishes it; then the state file, older checkpoints, the meta graph."""
-        path = None
+        path, meta_graph = None, None
+        if self.meta_graph is not None:
+            try:
+                meta_graph = self.meta_graph()
+            except BaseException:
+                self.abandon()
+                raise
         with naming_a_missing_parent(self.books, self.save_path):
             if self.pending is not None:
                 path = self.pending.finish()
         if path is not None and self.enter is not None:
             with published(path, "the state file may not name it"):
                 self.enter(path)
-        if self.meta_graph is not None:
+        if meta_graph is not None:
             target = meta_graph_filename(self.checkpoint_file, self.books.meta_graph_suffix)
             with naming_a_missing_parent(self.books, self.save_path), published(path, "it has no meta graph"):
-                write_file(self.books.storage, target, self.meta_graph)
+                write_file(self.books.storage, target, meta_graph)
         return path
 
     def abandon(self) -> None:
         """Stops, and removes everything written."""
         if self.pending is not None:
             self.pending.abandon()
+
+
+def _check_suffix(suffix: str) -> None:
+    """InvalidArgumentError for what would be a file of the checkpoint, or in another directory."""
+    if suffix == "index" or parse_data_filename(f"x.{suffix}") is not None or os.path.dirname(suffix):
+        raise InvalidArgumentError(
+            f"meta_graph_suffix {quoted(suffix)} would put the meta graph over a file of the checkpoint, or elsewhere. "
+            f'Leave it out: "meta" is what readers look for'
+        )
 
 
 @contextmanager

@@ -388,7 +388,7 @@ class Saver:
         options = ExportOptions.of(
             collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
         )
-        meta = self._meta_graph(self._saveables(), options)
+        meta = self._meta_graph(self._saveables(), options)()
         if filename is not None:
             write_meta_graph(filename, meta, as_text=as_text)
         return meta.message()
@@ -427,8 +427,12 @@ class Saver:
         saver_def, filename = naming_nodes(self.saver_def, self._filename)
         return SaverInGraph(saver_def, saveables, self, self._sharded, self._reshape, filename)
 
-    def _meta_graph(self, saveables: Sequence[SaveableObject], options: ExportOptions) -> EncodedMetaGraph:
-        return options.applied_to(self._graph.encoded(self._in_graph(saveables)))
+    def _meta_graph(
+        self, saveables: Sequence[SaveableObject], options: ExportOptions
+    ) -> Callable[[], EncodedMetaGraph]:
+        """The meta graph of what is there now, to be made when it is needed."""
+        described = self._graph.described(self._in_graph(saveables))
+        return lambda: options.applied_to(described())
 
     def _request(self, *arguments: Any) -> SaveRequest:
         """The arguments of a save, checked, after an earlier one has ended."""
@@ -442,7 +446,7 @@ class Saver:
         if request.write_state:
             records.refuse_conflict(books, request.target)
         saveables = self._saveables()
-        meta = self._meta_graph(saveables, request.export).raw if request.write_meta_graph else None
+        meta = self._meta_graph(saveables, request.export) if request.write_meta_graph else None
 
         def enter(path: str) -> None:
             records.enter(books, path, self._clock(), request.metrics)
@@ -453,7 +457,7 @@ class Saver:
             request.target,
             self._begin_to_write(request, saveables, snapshot) if self._variables is not None else None,
             enter if request.write_state else None,
-            meta,
+            None if meta is None else lambda: meta().raw,
         )
 
     def _begin_to_write(self, request: SaveRequest, saveables: Sequence[SaveableObject], snapshot: bool) -> PendingSave:

@@ -28,10 +28,10 @@ def in_scope(saver_def: object, scope: str | None) -> SaverDef:
 
 def check_scope(name: str | None) -> str | None:
     """`name`; InvalidArgumentError where no name of a node can begin with it."""
-    if name and not _SCOPE.fullmatch(name):
+    if name and not (isinstance(name, str) and _SCOPE.fullmatch(name)):
         raise InvalidArgumentError(
-            f"{quoted(name)} is not a valid root scope name. Begin it with a letter, a digit or a dot, and go on with "
-            f'these and "_", "-", "/", ">", "\\"'
+            f"{quoted(str(name))} is not a valid root scope name. Begin it with a letter, a digit or a dot, and "
+            f'go on with these and "_", "-", "/", ">", "\\"'
         )
     return name
 

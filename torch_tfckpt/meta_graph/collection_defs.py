@@ -143,13 +143,13 @@ def _bytes(value: object) -> bytes:
         return value.encode()
     if isinstance(value, bytes):
         return value
-    raise TypeError(f"a str or bytes first, and then a {type(value).__name__}")
+    raise TypeError(f"str or bytes first, and then {type(value).__name__}")
 
 
 def _only(kind: type[T], values: Sequence[object]) -> Iterator[T]:
     for value in values:
         if not isinstance(value, kind):
-            raise TypeError(f"a {type(values[0]).__name__} first, and then a {type(value).__name__}")
+            raise TypeError(f"{type(values[0]).__name__} first, and then {type(value).__name__}")
         yield value
 
 

@@ -5,6 +5,9 @@ TensorFlow imports it, restores the checkpoint beside it, goes on from there, an
 Source: tensorflow/python/framework/meta_graph.py; spec: SAVER 6, FORMATS 5.
 """
 
+import threading
+from collections.abc import Callable, Hashable
+from functools import partial
 from importlib import metadata
 from typing import Final, Protocol
 
@@ -26,41 +29,53 @@ _PLACE: Final = "the meta graph of a saver"
 class MetaGraphSource(Protocol):
     """Where a saver has its meta graphs from."""
 
-    def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
-        """The meta graph that says of a saver what it is."""
+    def described(self, saver: SaverInGraph | None) -> Callable[[], EncodedMetaGraph]:
+        """Looks at what is there now; the meta graph that says of a saver what it is, is made when it is called for.
+
+        Threads: what it returns may be called in any.
+        """
         ...
 
 
 class TensorsGraph:
     """The graph of what is saved now. Making it again is cheap as long as names, shapes and places are the same.
 
-    Threads: one at a time.
+    Threads: safe.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._made: tuple[list[GraphVariable], list[GraphSaver]] = ([], [])
         self._first_parts = _info_and_graph(*encoded_graph_of(*self._made))
 
-    def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
+    def described(self, saver: SaverInGraph | None) -> Callable[[], EncodedMetaGraph]:
         """The meta graph of a saver, with the default collections: registered variables and savers get their nodes.
 
         Args:
             saver: None: of no saver in particular.
 
-        Raises:
-            InvalidArgumentError: a graph of 2 GiB or more.
+        Returns:
+            What makes it of what there is now; InvalidArgumentError for a graph of 2 GiB or more.
         """
         registered = Registered(saver, default_collections())
-        collections = registered.collections()
+        return partial(self._encoded, registered, registered.collections())
+
+    def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
+        """`described`, made at once."""
+        return self.described(saver)()
+
+    def _encoded(self, registered: Registered, collections: dict[Hashable, list[object]]) -> EncodedMetaGraph:
         made = registered.variables, registered.savers
-        if made != self._made:
-            self._first_parts, self._made = _info_and_graph(*encoded_graph_of(*made)), made
-        graph = self._first_parts.graph
+        with self._lock:
+            if made != self._made:
+                self._first_parts, self._made = _info_and_graph(*encoded_graph_of(*made)), made
+            first_parts = self._first_parts
+        graph = first_parts.graph
         rest = MetaGraphDef(saver_def=registered.saver_def)
         encoded = encode_collections(collections, registered.to_proto, lambda name: name in graph.nodes)
         for key, collection in encoded.items():
             rest.collection_def[key].CopyFrom(collection)
-        whole = b"".join((self._first_parts.raw, rest.SerializeToString(deterministic=True)))
+        whole = b"".join((first_parts.raw, rest.SerializeToString(deterministic=True)))
         return EncodedMetaGraph(memoryview(whole), _PLACE)
 
 

@@ -38,6 +38,7 @@ class GraphTensors:
 
     Attributes:
         values: Name -> tensor, or array of `bytes`: whole ones, under the name of the whole.
+        are_restored: To be set when a saver has restored them.
 
     Raises:
         DataLossError: parts that are none of one tensor.
@@ -48,6 +49,7 @@ class GraphTensors:
 
     def __init__(self, variables: Iterable[GraphVariable], scope: str) -> None:
         self.values: dict[str, Value] = {}
+        self.are_restored = False
         self._scope = scope
         self._of_nodes: dict[str, GraphTensor | None] = {}
         self._shapes: dict[str, Shape | None] = {}
@@ -98,6 +100,22 @@ class GraphTensors:
         self._shapes[variable.name] = shape
         return tensor
 
+    def are_all_zeros(self) -> bool:
+        """Whether nothing was restored, and nobody has set a variable. Cost: one look at the values until then."""
+        return not self.are_restored and bool(self.values) and not any(map(_is_set, self.values.values()))
+
+    def checkpoint_keys(self, stored: Iterable[StoredValue]) -> dict[str, str]:
+        """Name in `values` -> key under which it is stored."""
+        keys = {}
+        for value in stored:
+            for node in value.variables:
+                tensor = self._of_nodes.get(node)
+                if tensor is not None:
+                    info = tensor.slice_info if isinstance(tensor, Variable) else None
+                    whole = info.full_name if info is not None and info.full_name in self._divided else tensor.name
+                    keys[whole] = value.key
+        return {name: key for name, key in keys.items() if name in self.values}
+
     def leave_out(self, node: str, reason: str) -> None:
         """Makes the variable that is the node of that name one for which there is no tensor, and warns of it."""
         _log.warning("variable %s is left out: %s", quoted(prepend_name_scope(node, self._scope)), reason)
@@ -145,6 +163,12 @@ class GraphTensors:
             )
         extents = zip(info.var_offset, info.var_shape, strict=True)
         return whole[tuple(slice(start, start + length) for start, length in extents)]
+
+
+def _is_set(value: Value) -> bool:
+    if isinstance(value, torch.Tensor):
+        return bool(value.reshape(-1).view(torch.uint8).any())  # not every type has an `any`
+    return any(value.flat)
 
 
 def is_holdable(dtype: DataType) -> bool:
