@@ -5,19 +5,19 @@ TensorFlow imports it, restores the checkpoint beside it, goes on from there, an
 Source: tensorflow/python/framework/meta_graph.py; spec: SAVER 6, FORMATS 5.
 """
 
-import threading
 from collections.abc import Callable, Hashable
 from functools import partial
 from importlib import metadata
 from typing import Final, Protocol
 
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
-from torch_tfckpt._proto.op_def_pb2 import OpList
+from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.format.wire import sized_tag
 from torch_tfckpt.graph_collections import default_collections
 from torch_tfckpt.meta_graph.collection_defs import encode_collections
 from torch_tfckpt.meta_graph.described import GraphSaver, GraphVariable
 from torch_tfckpt.meta_graph.encoded import GRAPH, EncodedMetaGraph
+from torch_tfckpt.meta_graph.op_list import known_ops
 from torch_tfckpt.meta_graph.registered import Registered, SaverInGraph
 from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of
 
@@ -40,13 +40,12 @@ class MetaGraphSource(Protocol):
 class TensorsGraph:
     """The graph of what is saved now. Making it again is cheap as long as names, shapes and places are the same.
 
-    Threads: safe.
+    Threads: safe, also where the process forks while a thread makes a graph: there are no locks.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._made: tuple[list[GraphVariable], list[GraphSaver]] = ([], [])
-        self._first_parts = _info_and_graph(*encoded_graph_of(*self._made))
+        self._made: _Made | None = None
+        self._version = ""
 
     def described(self, saver: SaverInGraph | None) -> Callable[[], EncodedMetaGraph]:
         """The meta graph of a saver, with the default collections: registered variables and savers get their nodes.
@@ -57,6 +56,9 @@ class TensorsGraph:
         Returns:
             What makes it of what there is now; InvalidArgumentError for a graph of 2 GiB or more.
         """
+        # Both import something, which a thread must not be at when the process forks: the child could not import then.
+        known_ops()
+        self._version = self._version or _own_version()
         registered = Registered(saver, default_collections())
         return partial(self._encoded, registered, registered.collections())
 
@@ -65,29 +67,40 @@ class TensorsGraph:
         return self.described(saver)()
 
     def _encoded(self, registered: Registered, collections: dict[Hashable, list[object]]) -> EncodedMetaGraph:
-        made = registered.variables, registered.savers
-        with self._lock:
-            if made != self._made:
-                self._first_parts, self._made = _info_and_graph(*encoded_graph_of(*made)), made
-            first_parts = self._first_parts
-        graph = first_parts.graph
+        made = self._made
+        if made is None or (made.variables, made.savers) != (registered.variables, registered.savers):
+            made = self._made = _Made(registered.variables, registered.savers, self._version)
         rest = MetaGraphDef(saver_def=registered.saver_def)
-        encoded = encode_collections(collections, registered.to_proto, lambda name: name in graph.nodes)
-        for key, collection in encoded.items():
+        for key, collection in encode_collections(collections, registered.to_proto, made.has_node).items():
             rest.collection_def[key].CopyFrom(collection)
-        whole = b"".join((first_parts.raw, rest.SerializeToString(deterministic=True)))
+        whole = b"".join((made.first_fields, rest.SerializeToString(deterministic=True)))
         return EncodedMetaGraph(memoryview(whole), _PLACE)
 
 
-def _info_and_graph(graph: bytes, ops: OpList) -> EncodedMetaGraph:
-    """A meta graph of nothing but its first two fields."""
-    info = MetaGraphDef.MetaInfoDef(
-        stripped_op_list=ops,
-        tensorflow_version=TENSORFLOW_VERSION,
-        tensorflow_git_version=f"torch_tfckpt {_own_version()}",
-    )
-    encoded = MetaGraphDef(meta_info_def=info).SerializeToString(deterministic=True)
-    return EncodedMetaGraph(memoryview(b"".join((encoded, sized_tag(GRAPH, len(graph)), graph))), _PLACE)
+class _Made:
+    """A graph, with what it was made of.
+
+    Attributes:
+        first_fields: Of the meta graph: the info, and the graph.
+    """
+
+    def __init__(self, variables: list[GraphVariable], savers: list[GraphSaver], version: str) -> None:
+        self.variables, self.savers = variables, savers
+        self._graph, ops = encoded_graph_of(variables, savers)
+        info = MetaGraphDef.MetaInfoDef(
+            stripped_op_list=ops,
+            tensorflow_version=TENSORFLOW_VERSION,
+            tensorflow_git_version=f"torch_tfckpt {version}",
+        )
+        encoded = MetaGraphDef(meta_info_def=info).SerializeToString(deterministic=True)
+        self.first_fields = b"".join((encoded, sized_tag(GRAPH, len(self._graph)), self._graph))
+        self._names: set[str] | None = None
+
+    def has_node(self, name: str) -> bool:
+        """Whether there is a node of that name. Few collections ask."""
+        if self._names is None:
+            self._names = {node.name for node in Graph(memoryview(self._graph)).iter_nodes()}
+        return name in self._names
 
 
 def _own_version() -> str:

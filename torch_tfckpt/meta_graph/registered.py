@@ -6,7 +6,6 @@ Spec: SAVER 1 and 6.
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -82,6 +81,7 @@ class Registered:
         self._variables: dict[Identity, GraphVariable] = {}
         self.savers = [self._saver(*each) for each in zip(found, definitions, strict=True) if each[0].saveables]
         self._saved = self.variables
+        self._given: set[str] = set()
 
     @property
     def variables(self) -> list[GraphVariable]:
@@ -103,18 +103,17 @@ class Registered:
             variables = {variable.name: variable for variable in (*saved.get(key, ()), *registered)}
             if variables:
                 found[key] = list(variables.values())
+        self._given = given_names(self.variables, self.savers)
         return found
 
     def to_proto(self, value: object) -> Message | None:
-        """The message that a collection of messages holds for `value`; None where it has none."""
+        """The message that a collection of messages holds for `value`; None where it has none.
+
+        REQUIRES: `collections` was called, which finds out who is in the graph.
+        """
         if isinstance(value, GraphVariable):
             return variable_def(value, self._given)
         return value if isinstance(value, Message) else self._definitions.get(id(value))
-
-    @cached_property
-    def _given(self) -> set[str]:
-        """Names of nodes that are not chosen by their variable. REQUIRES: `collections` was called."""
-        return given_names(self.variables, self.savers)
 
     def _saver(self, saver: SaverInGraph, definition: SaverDef) -> GraphSaver:
         stored = {id(each): list(self._stored(each)) for each in saver.saveables}
