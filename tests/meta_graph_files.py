@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from torch_tfckpt import DataType, SaverDef
+from torch_tfckpt._proto.graph_pb2 import GraphDef
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.node_def_pb2 import NodeDef
 from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef, VariableDef
+from torch_tfckpt.meta_graph.described import GraphSaver, GraphVariable
+from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of
 
 FLOAT = DataType.DT_FLOAT
 SAVER = SaverDef(
@@ -73,3 +76,9 @@ def part(
 ) -> VariableDef:
     info = SaveSliceInfoDef(full_name=full_name, full_shape=full_shape, var_offset=offset, var_shape=shape)
     return VariableDef(variable_name=f"{name}:0", save_slice_info_def=info)
+
+
+def graph_of(variables: Sequence[GraphVariable], savers: Sequence[GraphSaver]) -> GraphDef:
+    """The graph that we write for these."""
+    encoded, _ = encoded_graph_of(variables, savers)
+    return GraphDef.FromString(encoded)

@@ -79,7 +79,7 @@ def test_values_of_attributes(encoded: bytes, text: str) -> None:
 
 def test_a_graph_that_no_protobuf_library_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow's words, and what to do."""
-    monkeypatch.setattr(nodes, "MAX_GRAPH_SIZE", 100)
+    monkeypatch.setattr(nodes, "MAX_MESSAGE", 101)
     graph = Nodes([])
     graph.add("a", "NoOp")
     assert len(graph.encoded_graph()) <= 100

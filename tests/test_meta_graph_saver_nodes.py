@@ -1,6 +1,7 @@
 """The nodes of savers. That they are TensorFlow's is held in tests/conformance/test_meta_graph_bytes.py."""
 
 import pytest
+from meta_graph_files import graph_of
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.dtypes import DataType
@@ -8,7 +9,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.meta_graph.described import GraphSaver, GraphVariable, SavedVariable
 from torch_tfckpt.meta_graph.op_list import declarations
-from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of, given_names, graph_of
+from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of, given_names
 from torch_tfckpt.meta_graph.stored_values import StoredValue, stored_values
 
 A = GraphVariable("a", DataType.DT_FLOAT, (2, 3), "/device:GPU:1")

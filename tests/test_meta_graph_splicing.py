@@ -9,9 +9,8 @@ from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef, MetaGraphDef
 from torch_tfckpt._proto.node_def_pb2 import NodeDef
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format.wire import fields, sized_tag
-from torch_tfckpt.meta_graph.encoded import COLLECTION, GRAPH, META_INFO, SAVER, EncodedMetaGraph
+from torch_tfckpt.meta_graph.encoded import COLLECTION, GRAPH, META_INFO, SAVER, EncodedMetaGraph, decoded
 from torch_tfckpt.meta_graph.splicing import (
-    decoded,
     each_entry,
     each_message,
     encoded,

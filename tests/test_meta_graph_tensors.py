@@ -12,11 +12,11 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt import Saver
 from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef
 from torch_tfckpt.bundle.values import Strings, Value
-from torch_tfckpt.dtypes import ELEMENTS, DataType
+from torch_tfckpt.dtypes import ELEMENTS, DataType, is_holdable
 from torch_tfckpt.errors import CheckpointError, DataLossError, FailedPreconditionError
 from torch_tfckpt.meta_graph.described import GraphVariable
 from torch_tfckpt.meta_graph.stored_values import StoredValue
-from torch_tfckpt.meta_graph.tensors import GraphTensors, is_holdable
+from torch_tfckpt.meta_graph.tensors import GraphTensors
 from torch_tfckpt.saveables.graph_values import HeldValue, StringVariable
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.variables import Variable

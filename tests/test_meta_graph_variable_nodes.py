@@ -1,13 +1,13 @@
 """The nodes of variables. That they are TensorFlow's is held in tests/conformance/test_meta_graph_bytes.py."""
 
 import pytest
+from meta_graph_files import graph_of
 
 from torch_tfckpt._proto.graph_pb2 import GraphDef
 from torch_tfckpt._proto.node_def_pb2 import NodeDef
 from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef
 from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.meta_graph.described import GraphVariable
-from torch_tfckpt.meta_graph.saver_nodes import graph_of
 from torch_tfckpt.meta_graph.variable_nodes import sizes_tensor, variable_def
 
 

@@ -153,6 +153,12 @@ def torch_dtype(dtype: DataType) -> torch.dtype:
     return element.torch
 
 
+def is_holdable(dtype: DataType) -> bool:
+    """Whether torch has tensors, or numpy arrays of `bytes`, for values of `dtype`."""
+    element = ELEMENTS.get(dtype)
+    return dtype == DataType.DT_STRING or (element is not None and element.torch is not None)
+
+
 def data_type(dtype: torch.dtype, name: str = "") -> DataType:
     """The TensorFlow type of a torch dtype; UnimplementedError, naming the tensor, where TensorFlow has none."""
     stored = STORED_AS.get(dtype)

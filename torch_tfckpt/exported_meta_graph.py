@@ -16,7 +16,7 @@ from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.errors import InvalidArgumentError, quoted
 from torch_tfckpt.imported_meta_graph import ImportedMetaGraph
 from torch_tfckpt.meta_graph.encoded import GRAPH, META_INFO, EncodedMetaGraph
-from torch_tfckpt.meta_graph.exporting import ExportOptions, write_meta_graph
+from torch_tfckpt.meta_graph.exporting import ExportOptions, export
 from torch_tfckpt.meta_graph.files import meta_graph_of
 from torch_tfckpt.meta_graph.making import TensorsGraph
 from torch_tfckpt.meta_graph.node_names import nodes_of
@@ -94,10 +94,7 @@ def export_meta_graph(
                 f'collection "savers" by add_to_collection, or call its export_meta_graph'
             )
         meta = with_saver_def(meta, saver_def)
-    meta = options.applied_to(meta)
-    if filename is not None:
-        write_meta_graph(filename, meta, as_text=as_text)
-    return meta.message()
+    return export(meta, options, filename, as_text=as_text)
 
 
 def _meta_graph_of(graph: ImportedMetaGraph | Message | None) -> EncodedMetaGraph:

@@ -22,6 +22,7 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import VariableDef
 from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.checkpoint_reader import AnyPath
+from torch_tfckpt.dtypes import is_holdable
 from torch_tfckpt.errors import (
     CheckpointError,
     DataLossError,
@@ -34,14 +35,14 @@ from torch_tfckpt.graph_collections import Collections
 from torch_tfckpt.meta_graph import rescoping, rewriting
 from torch_tfckpt.meta_graph.collection_defs import decode_collection, encode_collections
 from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
-from torch_tfckpt.meta_graph.exporting import ExportOptions, write_meta_graph
+from torch_tfckpt.meta_graph.exporting import ExportOptions, export
 from torch_tfckpt.meta_graph.files import chosen, meta_graph_of, open_meta_graph
 from torch_tfckpt.meta_graph.graph_values import GraphValues
 from torch_tfckpt.meta_graph.node_names import nodes_of
 from torch_tfckpt.meta_graph.registered import InGraph, SaverInGraph
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
 from torch_tfckpt.meta_graph.stored_values import StoredValue, stored_values
-from torch_tfckpt.meta_graph.tensors import GraphTensor, GraphTensors, is_holdable
+from torch_tfckpt.meta_graph.tensors import GraphTensor, GraphTensors
 from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, values_by_name, variable_of
 from torch_tfckpt.save_run import SaveRequest, SaveRun
 from torch_tfckpt.saver import Saver, registered_variables
@@ -113,10 +114,7 @@ class ImportedMetaGraph:
         options = ExportOptions.of(
             collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
         )
-        exported = options.applied_to(self.encoded())
-        if filename is not None:
-            write_meta_graph(filename, exported, as_text=as_text)
-        return exported.message()
+        return export(self.encoded(), options, filename, as_text=as_text)
 
     def encoded(self) -> EncodedMetaGraph:
         """The meta graph that is exported without options. Cost: none where it is as it was read."""

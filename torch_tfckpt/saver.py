@@ -23,8 +23,7 @@ from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.device.staging import Staging, StagingOptions
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.graph_collections import GraphKeys, get_collection
-from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
-from torch_tfckpt.meta_graph.exporting import ExportOptions, write_meta_graph
+from torch_tfckpt.meta_graph.exporting import ExportOptions, export
 from torch_tfckpt.meta_graph.making import MetaGraphSource, TensorsGraph
 from torch_tfckpt.meta_graph.registered import SaverInGraph
 from torch_tfckpt.pending_save import PendingSave
@@ -388,10 +387,7 @@ class Saver:
         options = ExportOptions.of(
             collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
         )
-        meta = self._meta_graph(self._saveables(), options)()
-        if filename is not None:
-            write_meta_graph(filename, meta, as_text=as_text)
-        return meta.message()
+        return export(self._graph.described(self.in_graph())(), options, filename, as_text=as_text)
 
     def in_graph(self) -> SaverInGraph | None:
         """What meta graphs of other savers say of this one; None of a saver of nothing."""
@@ -427,13 +423,6 @@ class Saver:
         saver_def, filename = naming_nodes(self.saver_def, self._filename)
         return SaverInGraph(saver_def, saveables, self, self._sharded, self._reshape, filename)
 
-    def _meta_graph(
-        self, saveables: Sequence[SaveableObject], options: ExportOptions
-    ) -> Callable[[], EncodedMetaGraph]:
-        """The meta graph of what is there now, to be made when it is needed."""
-        described = self._graph.described(self._in_graph(saveables))
-        return lambda: options.applied_to(described())
-
     def _request(self, *arguments: Any) -> SaveRequest:
         """The arguments of a save, checked, after an earlier one has ended."""
         self.sync()
@@ -446,7 +435,7 @@ class Saver:
         if request.write_state:
             records.refuse_conflict(books, request.target)
         saveables = self._saveables()
-        meta = self._meta_graph(saveables, request.export) if request.write_meta_graph else None
+        described = self._graph.described(self._in_graph(saveables)) if request.write_meta_graph else None
 
         def enter(path: str) -> None:
             records.enter(books, path, self._clock(), request.metrics)
@@ -457,7 +446,7 @@ class Saver:
             request.target,
             self._begin_to_write(request, saveables, snapshot) if self._variables is not None else None,
             enter if request.write_state else None,
-            None if meta is None else lambda: meta().raw,
+            None if described is None else lambda: request.export.applied_to(described()).raw,
         )
 
     def _begin_to_write(self, request: SaveRequest, saveables: Sequence[SaveableObject], snapshot: bool) -> PendingSave:

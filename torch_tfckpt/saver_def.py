@@ -11,24 +11,20 @@ from torch_tfckpt.errors import InvalidArgumentError, quoted
 from torch_tfckpt.meta_graph import scopes
 
 DEFAULT_FILENAME: Final = "model"
-# scope_name_regex in tensorflow/python/framework/ops.py; names of nodes are like these.
-_SCOPE: Final = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
-_TENSOR: Final = re.compile(_SCOPE.pattern + ":0")
+_TENSOR: Final = re.compile(scopes.VALID_SCOPE.pattern + ":0")
 
 
 def in_scope(saver_def: object, scope: str | None) -> SaverDef:
     """A copy of the settings, its names put into `scope`; InvalidArgumentError where it is no SaverDef, or has none."""
     if not isinstance(saver_def, SaverDef):
         raise InvalidArgumentError(f"saver_def must be a saver_pb2.SaverDef: got {type(saver_def).__name__}")
-    for name in ("save_tensor_name", "restore_op_name"):
-        if not getattr(saver_def, name):
-            raise InvalidArgumentError(f"saver_def must specify the {name}. Take another saver's as_saver_def()")
+    scopes.require_names(saver_def)
     return scopes.in_scope(saver_def, check_scope(scope))
 
 
 def check_scope(name: str | None) -> str | None:
     """`name`; InvalidArgumentError where no name of a node can begin with it."""
-    if name and not (isinstance(name, str) and _SCOPE.fullmatch(name)):
+    if name and not (isinstance(name, str) and scopes.VALID_SCOPE.fullmatch(name)):
         raise InvalidArgumentError(
             f"{quoted(str(name))} is not a valid root scope name. Begin it with a letter, a digit or a dot, and "
             f'go on with these and "_", "-", "/", ">", "\\"'
@@ -66,7 +62,7 @@ def naming_nodes(saver_def: SaverDef, filename: str | None) -> tuple[SaverDef, s
         copy.filename_tensor_name = f"{saver_def.restore_op_name.rpartition('/')[0] or 'save'}/Const:0"
     tensors = (copy.filename_tensor_name, copy.save_tensor_name)
     nodes = {*(name.removesuffix(":0") for name in tensors), copy.restore_op_name}
-    if len(nodes) != 3 or not all(map(_SCOPE.fullmatch, nodes)):
+    if len(nodes) != 3 or not all(map(scopes.VALID_SCOPE.fullmatch, nodes)):
         copy.MergeFrom(default_names("save", sharded=saver_def.sharded, version=saver_def.version))
     return copy, default_path
 

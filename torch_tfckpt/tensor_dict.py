@@ -9,7 +9,7 @@ from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.bundle.values import Value, WritableValue
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
-from torch_tfckpt.dtypes import ELEMENTS, DataType
+from torch_tfckpt.dtypes import is_holdable
 from torch_tfckpt.errors import InvalidArgumentError, quoted
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
@@ -93,10 +93,7 @@ def _holdable(reader: CheckpointReader) -> list[str]:
     held: list[str] = []
     left_out: list[str] = []
     for name in reader:
-        dtype = reader.dtype(name)
-        element = ELEMENTS.get(dtype)
-        holdable = dtype == DataType.DT_STRING or (element is not None and element.torch is not None)
-        (held if holdable else left_out).append(name)
+        (held if is_holdable(reader.dtype(name)) else left_out).append(name)
     if left_out:
         listed = ", ".join(f"{quoted(name)} ({reader.dtype(name).name})" for name in left_out)
         _log.warning("%s: left out, since torch has no such dtype: %s", reader.path, listed)

@@ -140,12 +140,15 @@ class EncodedMetaGraph:
                 yield name, self._decoded(kind, entry.get(2, memoryview(b"")), f"{what} {quoted(name)}")
 
     def _decoded(self, kind: type[M], part: memoryview, what: str) -> M:
-        message = kind()
-        try:
-            message.ParseFromString(part)  # type: ignore[arg-type]  # takes views, its stub says bytes
-        except DecodeError as error:
-            raise DataLossError(
-                f"{self.place}: {what}: {len(part)} bytes are no {kind.DESCRIPTOR.name}: {error}. The file is damaged "
-                f"or half copied. Copy it again"
-            ) from error
-        return message
+        with error_context(f"{self.place}: {what}", "The file is damaged or half copied. Copy it again"):
+            return decoded(kind, part)
+
+
+def decoded(kind: type[M], payload: memoryview | bytes) -> M:
+    """A message; DataLossError where the bytes are none."""
+    message = kind()
+    try:
+        message.ParseFromString(payload)  # type: ignore[arg-type]  # takes views, its stub says bytes
+    except DecodeError as error:
+        raise DataLossError(f"{len(payload)} bytes are no {kind.DESCRIPTOR.name}: {error}") from error
+    return message

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, printable
 from torch_tfckpt.meta_graph import rescoping, rewriting
@@ -61,6 +62,7 @@ class ExportOptions:
 
         Raises:
             DataLossError: a part that the options look at is broken.
+            InvalidArgumentError: a graph of 2 GiB or more.
         """
         if self.clear_extraneous_savers:
             meta = rewriting.without_extraneous_savers(meta, meta.saver_def)
@@ -72,7 +74,16 @@ class ExportOptions:
             meta = rewriting.clear_devices(meta)
         if self.strip_default_attrs:
             meta = rewriting.without_default_attrs(meta, known_ops())
+        rewriting.check_graph_size(meta)
         return meta
+
+
+def export(meta: EncodedMetaGraph, options: ExportOptions, filename: AnyPath | None, *, as_text: bool) -> MetaGraphDef:
+    """The meta graph as the options want it, as a message; written, too, if there is a file name."""
+    exported = options.applied_to(meta)
+    if filename is not None:
+        write_meta_graph(filename, exported, as_text=as_text)
+    return exported.message()
 
 
 def write_meta_graph(filename: AnyPath, meta: EncodedMetaGraph, *, as_text: bool) -> None:

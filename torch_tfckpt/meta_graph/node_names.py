@@ -4,18 +4,18 @@ Source: ops.Graph.unique_name in tensorflow/python/framework/ops.py, the rule fo
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Final
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
+from torch_tfckpt.meta_graph.scopes import SAVER_NAMES
 
 _INVALID: Final = re.compile(r"[^A-Za-z0-9_.\-/]")
 _BEGINS_WELL: Final = re.compile(r"[A-Za-z0-9.]")
-SAVER_NAMES: Final = ("filename_tensor_name", "save_tensor_name", "restore_op_name")
 
 
-class NodeNames:
-    """The names that are taken.
+class UniqueNames:
+    """Names of which each is there once.
 
     Args:
         taken: Those that are from the beginning.
@@ -23,20 +23,32 @@ class NodeNames:
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = set(taken)
-        self._next: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+
+    def unique(self, name: str) -> str:
+        """`name`, or with the first of _1, _2, ... behind it that is not taken; taken from now on."""
+        # On from where it stopped: many may have one name.
+        chosen, self._numbers[name] = numbered(name, self._taken, self._numbers.get(name, 0))
+        self._taken.add(chosen)
+        return chosen
+
+
+class NodeNames(UniqueNames):
+    """Names that nodes may have, for things that are called anyhow."""
 
     def unique(self, name: str) -> str:
         """A node's name as like `name` as can be: what no name may have is an underscore, and what is taken has _1."""
         valid = _INVALID.sub("_", name.removesuffix(":0")).strip("/")
-        if not _BEGINS_WELL.match(valid):
-            valid = f"v{valid}"
-        chosen, number = valid, self._next.get(valid, 0)
-        while chosen in self._taken:
-            number += 1
-            chosen = f"{valid}_{number}"
-        self._next[valid] = number
-        self._taken.add(chosen)
-        return chosen
+        return super().unique(valid if _BEGINS_WELL.match(valid) else f"v{valid}")
+
+
+def numbered(name: str, taken: Container[str], number: int = 0) -> tuple[str, int]:
+    """`name`, or with the first of _1, _2, ... behind `number` that is not taken; and which of them it is."""
+    chosen = name if not number else f"{name}_{number}"
+    while chosen in taken:
+        number += 1
+        chosen = f"{name}_{number}"
+    return chosen, number
 
 
 def nodes_of(saver_def: SaverDef) -> list[str]:

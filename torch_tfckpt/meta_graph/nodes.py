@@ -27,11 +27,11 @@ from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.coding import encode_varint
 from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.meta_graph.encoded import MAX_MESSAGE
+from torch_tfckpt.meta_graph.node_names import UniqueNames
 
 # What TensorFlow 2.21 writes into the graphs it exports; readers decide by it what a missing attribute means.
 GRAPH_PRODUCER: Final = 2474
-# A message of this size or more is none for any protobuf library.
-MAX_GRAPH_SIZE: Final = (1 << 31) - 1
 
 _NODE, _VERSIONS = b"\x0a", b"\x22"  # of a GraphDef
 _NAME, _OP, _INPUT, _DEVICE, _ATTR = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x2a"  # of a NodeDef
@@ -40,8 +40,8 @@ _KEY, _VALUE = b"\x0a", b"\x12"  # of an entry of a map
 _SIZES: Final = tuple(encode_varint(size) for size in range(1024))
 
 
-class Nodes:
-    """The nodes of a graph, in the order in which they are added.
+class Nodes(UniqueNames):
+    """The nodes of a graph, and their names, in the order in which they are added.
 
     Args:
         taken: Names that are given, of nodes that are added later: no other node gets one of them.
@@ -51,20 +51,9 @@ class Nodes:
     """
 
     def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = set(taken)
-        self._numbers: dict[str, int] = {}
+        super().__init__(taken)
         self._encoded: list[bytes] = []
         self.ops: set[str] = set()
-
-    def unique(self, name: str) -> str:
-        """`name`, or with the first of _1, _2, ... behind it that is not taken; taken from now on."""
-        chosen, number = name, self._numbers.get(name, 0)
-        while chosen in self._taken:
-            number += 1
-            chosen = f"{name}_{number}"
-        self._numbers[name] = number
-        self._taken.add(chosen)
-        return chosen
 
     def add(
         self,
@@ -96,7 +85,7 @@ class Nodes:
         """
         versions = sized(_VERSIONS, VersionDef(producer=GRAPH_PRODUCER).SerializeToString())
         size = sum(map(len, self._encoded)) + len(versions)
-        if size > MAX_GRAPH_SIZE:
+        if size >= MAX_MESSAGE:
             raise InvalidArgumentError(
                 f"GraphDef cannot be larger than 2GB, and {len(self._encoded)} nodes take {size} bytes. Write no meta "
                 f"graph (write_meta_graph=False), or save with several savers"

@@ -12,7 +12,6 @@ Source: import_scoped_meta_graph_with_return_elements and export_scoped_meta_gra
 tensorflow/python/framework/meta_graph.py, tensorflow/core/common_runtime/graph_constructor.cc; spec: SAVER 6.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -26,11 +25,19 @@ from torch_tfckpt.errors import InvalidArgumentError, error_context, escaped, qu
 from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.meta_graph import scopes
 from torch_tfckpt.meta_graph.collection_kinds import PROTO_COLLECTIONS
-from torch_tfckpt.meta_graph.encoded import ASSET, COLLECTION, GRAPH, META_INFO, SAVER, SIGNATURE, EncodedMetaGraph
+from torch_tfckpt.meta_graph.encoded import (
+    ASSET,
+    COLLECTION,
+    GRAPH,
+    META_INFO,
+    SAVER,
+    SIGNATURE,
+    EncodedMetaGraph,
+    decoded,
+)
 from torch_tfckpt.meta_graph.rewriting import ATTR, NODE, only_ops, used_ops, with_values
 from torch_tfckpt.meta_graph.splicing import (
     Chunks,
-    decoded,
     each_entry,
     each_message,
     encoded,
@@ -49,8 +56,6 @@ _NAME, _INPUT = 1, 3  # of a NodeDef
 _ENTER_OPS: Final = ("Enter", "RefEnter")
 # Nodes up to this size are searched for what few of them have, before they are walked.
 _SEARCHED: Final = 1 << 12
-# ops.py, _VALID_OP_NAME_REGEX.
-_SCOPE: Final = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 
 M = TypeVar("M", SignatureDef, AssetFileDef)
 
@@ -66,7 +71,7 @@ def in_import_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGra
     """
     if not scope:
         return meta
-    if not _SCOPE.fullmatch(scope):
+    if not scopes.VALID_SCOPE.fullmatch(scope):
         raise InvalidArgumentError(
             f"import_scope {quoted(scope)} is not a valid scope name. Begin it with a letter, a digit or a dot; _ - / "
             f"may follow"

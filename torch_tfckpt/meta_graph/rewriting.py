@@ -24,11 +24,11 @@ from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.format.wire import WireType, fields, tag
 from torch_tfckpt.graph_collections import GraphKeys
 from torch_tfckpt.meta_graph.collection_kinds import PROTO_COLLECTIONS
-from torch_tfckpt.meta_graph.encoded import COLLECTION, GRAPH, MAX_MESSAGE, META_INFO, SAVER, EncodedMetaGraph
+from torch_tfckpt.meta_graph.encoded import COLLECTION, GRAPH, MAX_MESSAGE, META_INFO, SAVER, EncodedMetaGraph, decoded
+from torch_tfckpt.meta_graph.scopes import require_names
 from torch_tfckpt.meta_graph.splicing import (
     Chunks,
     Edit,
-    decoded,
     each_entry,
     encoded,
     encoded_entry,
@@ -189,9 +189,7 @@ def with_values(collection: CollectionDef, values: Sequence[str] | Sequence[byte
 
 
 def _scopes_of_saver(saver_def: SaverDef) -> set[str]:
-    for field in ("save_tensor_name", "restore_op_name"):
-        if not getattr(saver_def, field):
-            raise InvalidArgumentError(f"saver_def must specify the {field}. Take another saver's as_saver_def()")
+    require_names(saver_def)
     return {_scope_of(saver_def.save_tensor_name), _scope_of(saver_def.restore_op_name)}
 
 

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from torch_tfckpt._proto.full_type_pb2 import TFT_INT32, TFT_PRODUCT, TFT_SHAPE_TENSOR, FullTypeDef
-from torch_tfckpt._proto.graph_pb2 import GraphDef
 from torch_tfckpt._proto.node_def_pb2 import NodeDef
 from torch_tfckpt._proto.op_def_pb2 import OpList
 from torch_tfckpt._proto.saver_pb2 import SaverDef
@@ -64,12 +63,6 @@ _TEXT: Final = type_value(DataType.DT_STRING)
 _SCALAR: Final = shape_list(())
 # TensorFlow marks what was said to run before something else, but for what tf.group ends with.
 _WAITED_FOR: Final = attributes(_has_manual_control_dependencies=TRUE)
-
-
-def graph_of(variables: Sequence[GraphVariable], savers: Sequence[GraphSaver]) -> GraphDef:
-    """`encoded_graph_of` as a message. Cost: half as much again."""
-    encoded, _ = encoded_graph_of(variables, savers)
-    return GraphDef.FromString(encoded)
 
 
 def encoded_graph_of(variables: Sequence[GraphVariable], savers: Sequence[GraphSaver]) -> tuple[bytes, OpList]:

@@ -9,6 +9,7 @@ Source: prepend_name_scope and strip_name_scope in tensorflow/python/framework/o
 variables, savers, queue runners and contexts of control flow; spec: SAVER 6.
 """
 
+import re
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Final, TypeVar
 
@@ -18,13 +19,19 @@ from torch_tfckpt._proto.control_flow_pb2 import CondContextDef, WhileContextDef
 from torch_tfckpt._proto.queue_runner_pb2 import QueueRunnerDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import VariableDef
+from torch_tfckpt.errors import InvalidArgumentError
 
 _PREFIXES: Final = ("^", "loc:@")
+
+# Of a SaverDef.
+SAVER_NAMES: Final = ("filename_tensor_name", "save_tensor_name", "restore_op_name")
+# scope_name_regex in ops.py; names of nodes are like these.
+VALID_SCOPE: Final = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 
 # The fields that say what a message is about.
 _OWN_NAMES: Final[Mapping[type[Message], Sequence[str]]] = {
     VariableDef: ("variable_name",),
-    SaverDef: ("filename_tensor_name", "save_tensor_name", "restore_op_name"),
+    SaverDef: SAVER_NAMES,
     QueueRunnerDef: ("queue_name",),
     CondContextDef: ("context_name",),
     WhileContextDef: ("context_name",),
@@ -71,6 +78,13 @@ def out_of_scope(message: M, scope: str | None) -> M:
 def is_in_scope(message: Message, scope: str | None) -> bool:
     """Whether what a message of names, as `in_scope` takes it, describes is in `scope`; of a saver, all its nodes."""
     return all(in_name_scope(getattr(message, field), scope) for field in _OWN_NAMES[type(message)])
+
+
+def require_names(saver_def: SaverDef) -> None:
+    """InvalidArgumentError where settings do not say by which nodes a saver saves and restores."""
+    for name in ("save_tensor_name", "restore_op_name"):
+        if not getattr(saver_def, name):
+            raise InvalidArgumentError(f"saver_def must specify the {name}. Take another saver's as_saver_def()")
 
 
 def scope_prefix(scope: str | None) -> str:

@@ -13,11 +13,11 @@ Spec: SAVER 6.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from torch_tfckpt.errors import DataLossError, error_context
 from torch_tfckpt.format.wire import WireType, fields, sized_tag
-from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
+from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph, decoded
 
 Chunks: TypeAlias = Sequence[memoryview | bytes]
 # From the payload of a field to what stands in its place; None leaves the field out.
@@ -123,16 +123,6 @@ def text_of(message: memoryview, number: int) -> str:
         return str(payload, "utf-8")
     except UnicodeDecodeError as error:
         raise DataLossError(f"a name is no UTF-8: {bytes(payload)!r}") from error
-
-
-def decoded(kind: type[M], payload: memoryview | bytes) -> M:
-    """A message; DataLossError where the bytes are none."""
-    message = kind()
-    try:
-        message.ParseFromString(payload)  # type: ignore[arg-type]  # takes views, its stub says bytes
-    except DecodeError as error:
-        raise DataLossError(f"{len(payload)} bytes are no {kind.DESCRIPTOR.name}: {error}") from error
-    return message
 
 
 def encoded(message: Message) -> bytes:

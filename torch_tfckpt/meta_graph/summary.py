@@ -24,7 +24,6 @@ from google.protobuf.message import DecodeError, Message
 
 from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef, SignatureDef, TensorInfo
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
 from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef
 from torch_tfckpt.dtypes import ELEMENTS, DataType
 from torch_tfckpt.errors import DataLossError, error_context
@@ -34,7 +33,7 @@ from torch_tfckpt.graph_collections import GraphKeys
 from torch_tfckpt.meta_graph.collection_kinds import PROTO_COLLECTIONS
 from torch_tfckpt.meta_graph.described import GraphVariable
 from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
-from torch_tfckpt.meta_graph.variables import graph_variables, saver_values
+from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, shape_of
 
 Item = str | int | float | bytes | Message
 
@@ -361,7 +360,7 @@ def _tensors(tensors: Mapping[str, TensorInfo]) -> Iterator[TensorSummary]:
 
 
 def _tensor(name: str, info: TensorInfo) -> TensorSummary:
-    shape = _shape(info.tensor_shape) if info.HasField("tensor_shape") else None
+    shape = shape_of(info.tensor_shape) if info.HasField("tensor_shape") else None
     return TensorSummary(
         name, DataType(info.dtype), shape, list(_tensor_names([info])), info.WhichOneof("encoding") or ""
     )
@@ -379,10 +378,6 @@ def _tensor_names(infos: Iterable[TensorInfo]) -> Iterator[str]:
             yield from (sparse.values_tensor_name, sparse.indices_tensor_name, sparse.dense_shape_tensor_name)
         elif encoding == "composite_tensor":
             waiting += reversed(info.composite_tensor.components)
-
-
-def _shape(shape: TensorShapeProto) -> Shape | None:
-    return None if shape.unknown_rank else tuple(max(dim.size, -1) for dim in shape.dim)
 
 
 def _saver(saver_def: SaverDef) -> SaverSummary:

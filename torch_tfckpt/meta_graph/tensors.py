@@ -171,12 +171,6 @@ def _is_set(value: Value) -> bool:
     return any(value.flat)
 
 
-def is_holdable(dtype: DataType) -> bool:
-    """Whether torch has tensors, or numpy arrays, for such values."""
-    element = ELEMENTS.get(dtype)
-    return dtype == DataType.DT_STRING or (element is not None and element.torch is not None)
-
-
 def _stored_as(variable: Variable, info: SaveSliceInfo | None) -> Variable:
     """A variable under the key, and as the part, that its saver says."""
     return Variable(

@@ -23,6 +23,7 @@ from torch_tfckpt._proto.variable_pb2 import VariableDef
 from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.meta_graph.described import GraphVariable
+from torch_tfckpt.meta_graph.node_names import numbered
 from torch_tfckpt.meta_graph.nodes import (
     EMPTY_LIST,
     FALSE,
@@ -67,7 +68,7 @@ class VariableNodes:
         """Those of a variable. `taken`: names that others have, or will have, whatever it is they name."""
         return cls(
             *(
-                _free(f"{variable}/{name}", taken)
+                numbered(f"{variable}/{name}", taken)[0]
                 for name in ("Initializer/zeros", "IsInitialized/VarIsInitializedOp", "Assign", "Read/ReadVariableOp")
             )
         )
@@ -187,12 +188,3 @@ def _assign_attributes(dtype: DataType) -> bytes:
 @functools.lru_cache(SHAPES_KEPT)
 def read_attributes(dtype: DataType, shape: Shape | None) -> bytes:
     return attributes(_output_shapes=shape_list(shape), dtype=type_value(dtype))
-
-
-def _free(name: str, taken: Container[str]) -> str:
-    """`name`, or with the first of _1, _2, ... that is not taken."""
-    chosen, number = name, 0
-    while chosen in taken:
-        number += 1
-        chosen = f"{name}_{number}"
-    return chosen

@@ -10,6 +10,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
 from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef, VariableDef
 from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, as_data_loss, error_context, quoted
@@ -110,11 +111,16 @@ def variable_of(meta: EncodedMetaGraph, name: str, trainable: bool, part: SaveSl
 
 def _shape_of(node: Node) -> Shape | None:
     shape = node.attr("shape")
-    if shape is None or shape.shape.unknown_rank:
+    if shape is None:
         return None
     if node.op == "Variable" and not shape.shape.dim:  # which in the oldest graphs says that nothing is known, too
         return None
-    return tuple(max(dim.size, -1) for dim in shape.shape.dim)
+    return shape_of(shape.shape)
+
+
+def shape_of(shape: TensorShapeProto) -> Shape | None:
+    """What a message says of a shape. None: not even the number of dimensions; -1 in it: a dimension is not known."""
+    return None if shape.unknown_rank else tuple(max(dim.size, -1) for dim in shape.dim)
 
 
 def _device_of(node: Node) -> str:
