@@ -26,7 +26,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "tensorflow"
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from tensorflow_process import RawTensor, TensorFlowProcess  # noqa: E402  (found through the line above)
 
@@ -132,7 +132,7 @@ def write_sharded(tensorflow: TensorFlowProcess, prefix: str) -> None:
 
 
 def saving(function: str, tensors: Any, *more: Any) -> Callable[[TensorFlowProcess, str], object]:
-    """A writer that is one call of tests/tensorflow_side.py."""
+    """A writer that is one call of tests/support/tensorflow_side.py."""
     return lambda tensorflow, prefix: tensorflow.call(function, prefix, tensors, *more)
 
 

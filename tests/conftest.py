@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from golden_files import GOLDEN
 from hypothesis import settings
 from tensorflow_process import TensorFlowProcess
 
-TESTS = Path(__file__).resolve().parent
+REPOSITORY = Path(__file__).resolve().parent.parent
 # On shared cores a sound example now and then takes longer than the 200 ms that hypothesis allows by default.
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
@@ -33,13 +34,13 @@ def tensorflow() -> Iterator[TensorFlowProcess]:
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of checkpoints that come with the repository; tests/golden/SOURCES.md says from where."""
-    return TESTS / "golden"
+    return GOLDEN
 
 
 @pytest.fixture(scope="session")
 def corpus() -> Path:
     """A folder of further checkpoints with expected values, too big or not free to ship: ../shared/corpus."""
-    folder = TESTS.parent.parent / "shared" / "corpus"
+    folder = REPOSITORY.parent / "shared" / "corpus"
     if not folder.is_dir():
         pytest.skip("no corpus of real checkpoints beside this repository (../shared/corpus)")
     return folder

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.bundle.slices_writer import SlicesWriter
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import Index
-from torch_tfckpt.dtypes import DataType
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import TensorSlice
 from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.v1.writer import SlicesWriter
 
 V0 = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 V1 = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]], [[5.0], [6.0]]])

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt._proto import types_pb2
-from torch_tfckpt.dtypes import ELEMENTS, REFERENCE_OFFSET, STORED_AS, DataType, data_type, torch_dtype
+from torch_tfckpt.dtypes import ELEMENTS, STORED_AS, data_type, torch_dtype
 from torch_tfckpt.errors import UnimplementedError
+from torch_tfckpt.format.data_type import REFERENCE_OFFSET, DataType
 
 # FORMATS 2.4: bytes in the data file and the names of TensorFlow's error texts, typed again. 0: not a fixed width.
 WIDTHS = {

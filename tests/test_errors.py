@@ -17,13 +17,10 @@ from torch_tfckpt.errors import (
     NotFoundError,
     UnimplementedError,
     as_data_loss,
-    did_you_mean,
     error_context,
-    escaped,
     located,
-    printable,
-    quoted,
 )
+from torch_tfckpt.text import did_you_mean, escaped, printable, quoted
 
 BUILTINS = {
     NotFoundError: LookupError,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden_files import GOLDEN
 from tensorflow_process import RawTensor
 
 import torch_tfckpt as tfckpt
@@ -14,7 +15,6 @@ from torch_tfckpt import ImportedMetaGraph, export_meta_graph, import_meta_graph
 from torch_tfckpt.meta_graph.files import open_meta_graph
 from torch_tfckpt.meta_graph.variables import saver_values
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
 FILES = sorted(
     path.relative_to(GOLDEN).as_posix() for pattern in ("*/*.meta", "*/saved_model.pb") for path in GOLDEN.glob(pattern)
 )

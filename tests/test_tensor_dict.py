@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.bundle.values import WritableValue
 from torch_tfckpt.bundle.writer import BundleWriter
-from torch_tfckpt.device.host_bytes import byte_view
-from torch_tfckpt.device.runs import RUN_BYTES, SMALL_BYTES
 from torch_tfckpt.dtypes import STORED_AS
 from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.transfer.batching import RUN_BYTES, SMALL_BYTES
+from torch_tfckpt.transfer.host_bytes import byte_view
+from torch_tfckpt.values import WritableValue
 
 
 def tensors_of(

@@ -3,9 +3,8 @@
 from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.builder import BaseSaverBuilder, BulkSaverBuilder
-from torch_tfckpt.checkpoint import Checkpoint
-from torch_tfckpt.checkpoint_management import (
+from torch_tfckpt.checkpoint_reader import CheckpointReader, list_variables, load_checkpoint, load_variable
+from torch_tfckpt.directory.management import (
     checkpoint_exists,
     checkpoints_iterator,
     get_checkpoint_mtimes,
@@ -13,17 +12,12 @@ from torch_tfckpt.checkpoint_management import (
     meta_graph_filename,
     remove_checkpoint,
 )
-from torch_tfckpt.checkpoint_manager import CheckpointManager
-from torch_tfckpt.checkpoint_options import CheckpointOptions
-from torch_tfckpt.checkpoint_reader import CheckpointReader, list_variables, load_checkpoint, load_variable
-from torch_tfckpt.checkpoint_state import (
+from torch_tfckpt.directory.retention import KeepBest
+from torch_tfckpt.directory.state_file import (
     generate_checkpoint_state_proto,
     get_checkpoint_state,
     update_checkpoint_state,
 )
-from torch_tfckpt.default_saver import get_saver_or_default
-from torch_tfckpt.device.staging import StagingOptions
-from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import (
     CheckpointError,
     DataLossError,
@@ -33,25 +27,30 @@ from torch_tfckpt.errors import (
     NotFoundError,
     UnimplementedError,
 )
-from torch_tfckpt.exported_meta_graph import export_meta_graph
-from torch_tfckpt.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
-from torch_tfckpt.imported_meta_graph import ImportedMetaGraph, import_meta_graph
-from torch_tfckpt.initialization import init_from_checkpoint
-from torch_tfckpt.key_mapper import KeyMapper, KeyRule
-from torch_tfckpt.load_report import LoadReport
-from torch_tfckpt.model_loading import load_model
-from torch_tfckpt.model_saving import save_model
-from torch_tfckpt.object_based_saver import saver_from_object_based_checkpoint
-from torch_tfckpt.object_graph import ObjectGraph
-from torch_tfckpt.object_graph_names import object_graph_key_mapping
-from torch_tfckpt.retention import KeepBest
-from torch_tfckpt.save_handle import SaveHandle
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.object_graph import ObjectGraph
+from torch_tfckpt.imported_graph.exported import export_meta_graph
+from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
+from torch_tfckpt.manager import CheckpointManager
+from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
+from torch_tfckpt.models.initialization import init_from_checkpoint
+from torch_tfckpt.models.key_mapper import KeyMapper, KeyRule
+from torch_tfckpt.models.loading import load_model
+from torch_tfckpt.models.report import LoadReport
+from torch_tfckpt.models.saving import save_model
+from torch_tfckpt.objects.checkpoint import Checkpoint
+from torch_tfckpt.objects.options import CheckpointOptions
+from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
+from torch_tfckpt.save_restore.handle import SaveHandle
+from torch_tfckpt.save_restore.object_names import object_graph_key_mapping
 from torch_tfckpt.saveables.rng_state import RNGState
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.variables import PartitionedVariable, SaveSliceInfo, Variable
-from torch_tfckpt.saver import Saver
-from torch_tfckpt.saver_checkpoint import SaverCheckpoint
+from torch_tfckpt.saver.factories import get_saver_or_default, saver_from_object_based_checkpoint
+from torch_tfckpt.saver.saver import Saver
+from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.tensor_dict import load_file, save_file
+from torch_tfckpt.transfer.staging import StagingOptions
 
 __all__ = [
     "BaseSaverBuilder",

@@ -2,6 +2,6 @@
 
 import sys
 
-from torch_tfckpt.cli import main
+from torch_tfckpt.cli.main import main
 
 sys.exit(main())

@@ -18,19 +18,19 @@ from typing import Self
 import numpy as np
 import torch
 
-from torch_tfckpt.bundle.check import check_bundle
+from torch_tfckpt.bundle.check import Verification, check_bundle
 from torch_tfckpt.bundle.reader import BundleReader
-from torch_tfckpt.bundle.slices_reader import SlicesReader
-from torch_tfckpt.bundle.values import Value
-from torch_tfckpt.bundle.verification import Verification
-from torch_tfckpt.checkpoint_files import CheckpointFiles, find_checkpoint
-from torch_tfckpt.dtypes import DataType
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, error_context, quoted
+from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.format.tensor_slice import Extent, Shape, TensorSlice, shape_text
-from torch_tfckpt.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import quoted
+from torch_tfckpt.v1.reader import SlicesReader
+from torch_tfckpt.values import Value
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 AxisIndex = int | slice

@@ -1,76 +1,17 @@
-"""The one table of element types: TensorFlow's number, its names, torch's dtype, bytes per element.
+"""Element types in torch: which dtype holds each of TensorFlow's, and bytes per element.
 
-Source: tensorflow/core/framework/types.proto and types.cc; spec: FORMATS 2.4.
+Source: tensorflow/core/framework/types.proto and types.cc.
 """
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 import torch
 
-from torch_tfckpt.errors import UnimplementedError, quoted
-
-REFERENCE_OFFSET: Final = 100  # a reference to type n is number n + 100 (types.proto, DT_FLOAT_REF = 101)
-
-
-class DataType(enum.IntEnum):
-    """TensorFlow's element types under TensorFlow's numbers.
-
-    Any other number found in a file becomes a member too (`DT_77`, or `DT_INT32_REF` for references), so that one
-    exotic tensor does not keep the others from being listed.
-    """
-
-    DT_INVALID = 0
-    DT_FLOAT = 1
-    DT_DOUBLE = 2
-    DT_INT32 = 3
-    DT_UINT8 = 4
-    DT_INT16 = 5
-    DT_INT8 = 6
-    DT_STRING = 7
-    DT_COMPLEX64 = 8
-    DT_INT64 = 9
-    DT_BOOL = 10
-    DT_QINT8 = 11
-    DT_QUINT8 = 12
-    DT_QINT32 = 13
-    DT_BFLOAT16 = 14
-    DT_QINT16 = 15
-    DT_QUINT16 = 16
-    DT_UINT16 = 17
-    DT_COMPLEX128 = 18
-    DT_HALF = 19
-    DT_RESOURCE = 20
-    DT_VARIANT = 21
-    DT_UINT32 = 22
-    DT_UINT64 = 23
-    DT_FLOAT8_E5M2 = 24
-    DT_FLOAT8_E4M3FN = 25
-    DT_FLOAT8_E4M3FNUZ = 26
-    DT_FLOAT8_E4M3B11FNUZ = 27
-    DT_FLOAT8_E5M2FNUZ = 28
-    DT_INT4 = 29
-    DT_UINT4 = 30
-    DT_INT2 = 31
-    DT_UINT2 = 32
-    DT_FLOAT4_E2M1FN = 33
-
-    @classmethod
-    def _missing_(cls, value: object) -> Self | None:
-        if not isinstance(value, int):
-            return None
-        member = int.__new__(cls, value)
-        member._value_ = value
-        base = cls._value2member_map_.get(value - REFERENCE_OFFSET)
-        member._name_ = f"{base.name}_REF" if base is not None else f"DT_{value}"
-        return member
-
-    @property
-    def short_name(self) -> str:
-        """The name TensorFlow's error texts use: `float`, `half`, `int64`."""
-        return self.name.removeprefix("DT_").lower()
+from torch_tfckpt.errors import UnimplementedError
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.text import quoted
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from typing import Final
 import numpy as np
 import torch
 
-from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
-from torch_tfckpt.console import escaped, prepare_streams
-from torch_tfckpt.dtypes import DataType
+from torch_tfckpt.cli.console import escaped, prepare_streams
 from torch_tfckpt.errors import CheckpointError, UnimplementedError
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.values import Value
 
 _USAGE: Final = (
     "Usage: inspect_checkpoint --file_name=checkpoint_file_name [--tensor_name=tensor_to_print] [--all_tensors] "

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from torch_tfckpt.bundle.index import key_of
-from torch_tfckpt.bundle.values import Value, WritableValue
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
 from torch_tfckpt.dtypes import is_holdable
-from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.text import quoted
+from torch_tfckpt.values import Value, WritableValue
 
 _log = logging.getLogger(__name__)
 

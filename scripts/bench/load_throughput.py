@@ -22,8 +22,8 @@ from timing import Comparison, Contender, Report, WrongResult, parser, scratch, 
 from workload import large
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.bundle.values import Value
-from torch_tfckpt.device.host_bytes import byte_view
+from torch_tfckpt.transfer.host_bytes import byte_view
+from torch_tfckpt.values import Value
 
 Load = Callable[[], Mapping[str, Value]]
 

@@ -62,7 +62,7 @@ def verify(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
 
 
 def convert(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    command = importlib.import_module("torch_tfckpt.cli")
+    command = importlib.import_module("torch_tfckpt.cli.main")
     target = folder / "converted.safetensors"
     target.unlink(missing_ok=True)
 

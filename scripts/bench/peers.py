@@ -21,14 +21,14 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
-from torch_tfckpt.builder import BulkSaverBuilder, Saveables
-from torch_tfckpt.device.host_bytes import byte_view
-from torch_tfckpt.device.pipeline import CHUNK_BYTES, THREADS
-from torch_tfckpt.device.staging import Staging
 from torch_tfckpt.format import crc32c
-from torch_tfckpt.pending_save import PendingSave
+from torch_tfckpt.save_restore.builder import BulkSaverBuilder, Saveables
+from torch_tfckpt.save_restore.pending_save import PendingSave
 from torch_tfckpt.storage.local import LocalOutput, LocalStorage
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.transfer.host_bytes import byte_view
+from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, THREADS
+from torch_tfckpt.transfer.staging import Staging
 
 _PEER = Path(__file__).with_name("tensorflow_peer.py")
 # Read by TensorFlow's C++ when it is loaded. oneDNN announces itself on stderr unless it is off.

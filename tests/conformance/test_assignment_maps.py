@@ -13,9 +13,9 @@ from torch import nn
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt import SaverDef, SaveSliceInfo, Variable
-from torch_tfckpt.initialization import init_from_checkpoint
+from torch_tfckpt.models.initialization import init_from_checkpoint
 
-OBJECT = "object:"  # as in tests/tensorflow_init.py
+OBJECT = "object:"  # as in tests/support/tensorflow_init.py
 Pairs = Sequence[tuple[str, str]]
 # TensorFlow's kind of error, and ours.
 ALIKE = {

@@ -10,7 +10,7 @@ from tensorflow_process import Call, RawTensor, TensorFlowProcess
 from torch import nn
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.checkpoint import Checkpoint
+from torch_tfckpt.objects.checkpoint import Checkpoint
 
 # Every tenth has names that TensorFlow cannot read back.
 SEEDS = [seed for seed in range(40) if seed % 10 != 9]
@@ -143,12 +143,12 @@ def linear(seed: int) -> tuple[nn.Linear, Tree]:
 
 
 def adam(model: nn.Module) -> torch.optim.Adam:
-    """As tests/tensorflow_objects.py's, with TensorFlow's epsilon."""
+    """As tests/support/tensorflow_objects.py's, with TensorFlow's epsilon."""
     return torch.optim.Adam(model.parameters(), LEARNING_RATE, (0.5, 0.75), eps=1e-8)
 
 
 def step(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """As that of tests/tensorflow_objects.py."""
+    """As that of tests/support/tensorflow_objects.py."""
     for number, parameter in enumerate(model.parameters()):
         parameter.grad = torch.ones_like(parameter) * 2.0 ** -(number % 3)
     optimizer.step()

@@ -12,10 +12,10 @@ from tensorflow_process import Call, RawTensor, TensorFlowProcess
 import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.bundle.merge import merge_bundles
-from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.format.tensor_slice import TensorSlice
 from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.values import Value
 
 DICTIONARIES = 200
 BATCH = 25

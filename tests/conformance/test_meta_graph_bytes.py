@@ -13,12 +13,13 @@ from torch_tfckpt._proto.graph_pb2 import GraphDef
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef
-from torch_tfckpt.dtypes import ELEMENTS, DataType, torch_dtype
-from torch_tfckpt.meta_graph.described import GraphSaver, GraphVariable, SavedVariable
-from torch_tfckpt.meta_graph.op_list import declarations, known_ops
+from torch_tfckpt.devices import canonical_device
+from torch_tfckpt.dtypes import ELEMENTS, torch_dtype
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.meta_graph.model import GraphSaver, GraphVariable, SavedVariable
+from torch_tfckpt.meta_graph.nodes import declarations, known_ops
 from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of, given_names
 from torch_tfckpt.meta_graph.variable_nodes import variable_def
-from torch_tfckpt.saveables.devices import canonical_device
 
 Part = tuple[str, Sequence[int], Sequence[int]]
 Described = tuple[str, str, Sequence[int] | None, str, Part | None]

@@ -11,8 +11,8 @@ from tensorflow_process import LENGTH_BYTES, RawTensor, TensorFlowProcess
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt import Saver, SaverDef, SaveSliceInfo, Variable, export_meta_graph, import_meta_graph
-from torch_tfckpt.bundle.values import Value
-from torch_tfckpt.dtypes import DataType
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.values import Value
 
 V1 = SaverDef.V1
 Values = dict[str, RawTensor]

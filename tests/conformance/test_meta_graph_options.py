@@ -21,8 +21,8 @@ from torch_tfckpt._proto.node_def_pb2 import NodeDef
 from torch_tfckpt._proto.op_def_pb2 import OpDef
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.meta_graph import rescoping, rewriting, scopes
-from torch_tfckpt.meta_graph.collection_kinds import PROTO_COLLECTIONS
-from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
+from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
+from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
 
 GRAPHS = ("plain", "values", "parts", "control flow", "queues", "functions", "two scopes")
 # Those with a saver: which of them, in the collection "savers", is exported.

@@ -9,9 +9,9 @@ from tensorflow_process import RawTensor, TensorFlowProcess
 from torch import nn
 
 from torch_tfckpt.errors import NotFoundError
-from torch_tfckpt.key_mapper import KeyMapper, Rules
-from torch_tfckpt.model_loading import load_model
-from torch_tfckpt.model_saving import save_model
+from torch_tfckpt.models.key_mapper import KeyMapper, Rules
+from torch_tfckpt.models.loading import load_model
+from torch_tfckpt.models.saving import save_model
 
 
 class Twin(nn.Module):

@@ -10,8 +10,8 @@ from tensorflow_process import Call, RawTensor, TensorFlowProcess
 from torch import nn
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.checkpoint import Checkpoint
-from torch_tfckpt.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
+from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
+from torch_tfckpt.objects.checkpoint import Checkpoint
 
 TREES = 40
 WITH_OPTIMIZERS = 16

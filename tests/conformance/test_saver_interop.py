@@ -26,11 +26,11 @@ from tensorflow_process import RawTensor, TensorFlowProcess
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
-from torch_tfckpt.builder import BulkSaverBuilder, Saveables
-from torch_tfckpt.device.staging import Staging
-from torch_tfckpt.pending_save import PendingSave
+from torch_tfckpt.save_restore.builder import BulkSaverBuilder, Saveables
+from torch_tfckpt.save_restore.pending_save import PendingSave
 from torch_tfckpt.storage.local import LocalStorage
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.transfer.staging import Staging
 
 
 class Way(NamedTuple):

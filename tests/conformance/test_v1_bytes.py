@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from tensorflow_process import Call, RawTensor, TensorFlowError, TensorFlowProcess
 from v1_dictionaries import DICTIONARIES, WRITABLE, Entry, assembled, raw_tensor
 
-from torch_tfckpt.bundle.slices_reader import SlicesReader
-from torch_tfckpt.bundle.slices_writer import SlicesWriter
-from torch_tfckpt.dtypes import ELEMENTS, DataType
+from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, UnimplementedError
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import TensorSlice
 from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.v1.reader import SlicesReader
+from torch_tfckpt.v1.writer import SlicesWriter
 
 
 @pytest.fixture(scope="session")

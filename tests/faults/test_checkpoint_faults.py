@@ -18,12 +18,12 @@ from torch.optim.lr_scheduler import StepLR
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt import StagingOptions
-from torch_tfckpt.bundle.values import WritableValue
-from torch_tfckpt.checkpoint import Checkpoint
-from torch_tfckpt.checkpoint_options import CheckpointOptions
-from torch_tfckpt.object_graph import OBJECT_GRAPH_KEY
+from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
+from torch_tfckpt.objects.checkpoint import Checkpoint
+from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.values import WritableValue
 
 ONE_THREAD: Final = StagingOptions(threads=1)
 MIB: Final = 1 << 20

@@ -22,11 +22,11 @@ from samples import SAMPLES, Sample, strings
 from storages import Counting
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.bundle.slices_writer import SlicesWriter
-from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import ReadableFile
+from torch_tfckpt.v1.writer import SlicesWriter
+from torch_tfckpt.values import Value
 
 OPENS = 2000
 

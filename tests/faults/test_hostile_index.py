@@ -1,7 +1,6 @@
 """Indexes with valid checksums that say absurd things: an error that helps, soon, in bounded memory, and for the bad
 tensor alone."""
 
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +8,7 @@ from typing import NamedTuple
 import cramjam
 import pytest
 import torch
-from claims import MEBIBYTE, assert_helps, assert_right, confined, same, within
+from claims import ALLOWANCE, BASE, MEBIBYTE, assert_helps, assert_right, check_neighbours, confined, same, within
 from hostile import (
     FLOAT,
     GOOD,
@@ -24,21 +23,21 @@ from hostile import (
     key_bomb,
     masked,
     raw_block,
-    table,
     table_of_blocks,
     write_bundle,
     write_index,
 )
+from hostile_tables import BAD_TABLES, good_pairs, split
 from samples import strings
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.bundle.values import Value
-from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.coding import encode_varint
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import encode_strings
 from torch_tfckpt.format.table import BlockHandle
 from torch_tfckpt.format.tensor_bundle import BundleHeader, data_filename
+from torch_tfckpt.values import Value
 
 INT64_MAX = 2**63 - 1
 
@@ -134,22 +133,6 @@ FINE: dict[str, Bad] = {
     "an offset into nothing": Bad(entry(FLOAT, (0,), b"", offset=0), value=torch.empty(0)),
     "bool 255": Bad(entry(DataType.DT_BOOL, (2,), b"\xff\0"), b"\xff\0", value=torch.tensor([True, False])),
 }
-
-
-def check_neighbours(path: Path, bad: str = "bad") -> None:
-    """The sound tensors are listed, described, read and reported as good, whatever stands between them."""
-    with within(), tfckpt.load_checkpoint(path) as reader:
-        assert set(reader.keys()) == {*GOOD, bad}
-        assert {name: shape for name, shape in reader.get_variable_to_shape_map().items() if name != bad} == {
-            name: list(value.shape) for name, value in GOOD.items()
-        }
-        for line in ("aaa/good (DT_FLOAT) [3]", "zzz/good (DT_FLOAT) [2]"):
-            assert line in reader.debug_string()
-        assert_right({name: reader.get_tensor(name) for name in GOOD}, GOOD)
-        assert_right(reader.get_tensors(list(GOOD)), GOOD)
-        assert_right({name: reader.map_tensor(name) for name in GOOD}, GOOD)
-        assert set(GOOD) <= set(reader.check().good)
-    assert_right(tfckpt.load_file(path, names=GOOD), GOOD)
 
 
 @pytest.mark.parametrize("what", BAD)
@@ -300,59 +283,6 @@ def test_any_number_of_shards_is_survived(num_shards: int, tmp_path: Path) -> No
         assert reader.check().damaged == list(GOOD)
 
 
-def good_pairs() -> list[tuple[bytes, bytes]]:
-    return sorted(good_entries().items())
-
-
-def split() -> list[tuple[bytes, bytes]]:
-    """The good entries in three blocks of one each, with their separators."""
-    return [(key, block([(key, value)])) for key, value in good_pairs()]
-
-
-def self_index() -> bytes:
-    """An index block whose only handle is its own."""
-    before = len(table_of_blocks([], index=b"")) - 48 - 5  # where an index block behind no data block begins
-    contents = b""
-    for _ in range(3):  # the handle's size depends on the handle
-        contents = raw_block([(0, b"zzz", BlockHandle(before, len(contents)).encode())])
-    return table_of_blocks([], index=contents)
-
-
-BAD_TABLES: dict[str, bytes] = {
-    "an index block that points at itself": self_index(),
-    "an index block without entries": table_of_blocks([], index=block([])),
-    "an index block of nothing": table_of_blocks(split(), index=b""),
-    "a handle beyond the file": table_of_blocks(split(), handles={1: BlockHandle(HUGE, 10)}),
-    "a handle of a huge size": table_of_blocks(split(), handles={2: BlockHandle(0, HUGE)}),
-    "a handle of 2**64-1": table_of_blocks(split(), handles={2: BlockHandle(2**64 - 1, 2**64 - 1)}),
-    "the same block twice": table_of_blocks(split(), handles={1: BlockHandle(0, len(split()[0][1]))}),
-    "overlapping blocks": table_of_blocks(split(), handles={1: BlockHandle(3, 20)}),
-    "a handle cut off": table_of_blocks([], index=raw_block([(0, b"zzz", b"\x80")])),
-    "separators out of order": table_of_blocks([split()[1], split()[0], split()[2]]),
-    "equal separators": table_of_blocks([split()[0], (b"", split()[1][1])]),
-    "a restart count of 2**32-1": table_of_blocks([(b"zzz", block(good_pairs())[:-4] + b"\xff" * 4)]),
-    "no restarts": table_of_blocks([(b"zzz", block(good_pairs())[:-4] + bytes(4))]),
-    "a block of three bytes": table_of_blocks([(b"zzz", b"abc")]),
-    "a key that shares more than there is": table_of_blocks([(b"zzz", raw_block([(7, b"", HEADER)]))]),
-    "a value beyond the block": table_of_blocks([(b"zzz", b"\0\0\xff\xff\xff\xff\x0f" + HEADER + b"\0\0\0\0\1\0\0\0")]),
-    "a length of six bytes": table_of_blocks([(b"zzz", b"\0\0\xff\xff\xff\xff\xff\x01" + b"\0\0\0\0\1\0\0\0")]),
-    "block type 2": table_of_blocks(split(), 2),
-    "block type 255": table_of_blocks(split(), 255),
-    "no header": table({key: value for key, value in good_entries().items() if key}),
-    "no entry at all": table({}),
-    "a header that is not first": table_of_blocks([(b"zzz", raw_block([(0, b"a", b""), (0, b"", HEADER)]))]),
-    "snappy of nothing": table_of_blocks([(b"zzz", b"")], 1),
-    "snappy of garbage": table_of_blocks([(b"zzz", b"\xff" * 50)], 1),
-    "snappy that announces 4 GiB": table_of_blocks([(b"zzz", encode_varint(2**32 - 1) + b"\0" * 20)], 1),
-    "snappy that announces 2**64": table_of_blocks([(b"zzz", encode_varint(2**64 - 1) + b"\0" * 20)], 1),
-    "snappy that announces too little": table_of_blocks(
-        [(b"zzz", encode_varint(3) + bytes(cramjam.snappy.compress_raw(block(good_pairs())))[1:])], 1
-    ),
-    "a footer of zeros but the magic": bytes(40) + struct.pack("<Q", 0xDB4775248B80FB57),
-    "a footer of ones but the magic": b"\xff" * 40 + struct.pack("<Q", 0xDB4775248B80FB57),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("what", BAD_TABLES)
 def test_a_bad_table_is_refused(what: str, tmp_path: Path) -> None:
     """At opening, or, where opening does not read that far, by listing; by check() in any case."""
@@ -421,9 +351,6 @@ def test_a_metaindex_that_leads_nowhere_is_harmless_and_reported(tmp_path: Path)
 
 
 # Time and memory.
-
-ALLOWANCE = 768 * MEBIBYTE  # of address space: threads' stacks and arenas take most of it
-BASE = 96 * MEBIBYTE  # what reading anything takes: scratch buffers, proto classes, numpy
 
 
 def load(path: str, mmap: bool, verify: bool) -> int:

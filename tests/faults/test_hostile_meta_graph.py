@@ -13,8 +13,8 @@ from torch_tfckpt._proto.attr_value_pb2 import AttrValue
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.types_pb2 import DT_FLOAT
 from torch_tfckpt.format.wire import sized_tag
-from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
 from torch_tfckpt.meta_graph.files import UnreadableMetaGraphError, meta_graph_of, meta_graphs_in, open_meta_graph
+from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
 from torch_tfckpt.meta_graph.text import to_text
 
 PARTS: Final = ("info", "saver_def", "collections", "signatures", "assets", "object_graph")

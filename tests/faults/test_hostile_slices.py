@@ -6,16 +6,15 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from claims import MEBIBYTE, Outcome, assert_helps, confined, within
+from claims import ALLOWANCE, BASE, MEBIBYTE, Outcome, assert_helps, check_neighbours, confined, within
 from hostile import FLOAT, HUGE, STRING, box, entry, floats, sliced, write_bundle
-from test_hostile_index import ALLOWANCE, BASE, check_neighbours
+from hostile_slices import WHOLE, knots, pinwheels, staircase
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.dtypes import DataType
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import encode_strings
 from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key
 
-WHOLE = (0, -1)
 TOP, BOTTOM = box((0, 2), WHOLE), box((2, 2), WHOLE)  # of [4, 5]
 SHAPE = (4, 5)
 HALVES = {TOP: floats(10), BOTTOM: floats(10, 10)}
@@ -220,38 +219,6 @@ def test_a_hundred_thousand_slices_without_entries_are_refused(tmp_path: Path) -
     path = write_bundle(tmp_path, entries, data)
     for call in (read, check):
         assert_bounded(confined(call, str(path), limit=ALLOWANCE), path)
-
-
-def staircase(count: int) -> list[TensorSlice]:
-    """A strip on the left, one on top of the rest, one on the left of the rest: every cut separates one from all."""
-    size = count + 2
-    steps = []
-    for step in range(count // 2):
-        steps.append(box((step, 1), (step, size - step)))
-        steps.append(box((step + 1, size - step - 1), (step, 1)))
-    return steps
-
-
-def pinwheels(count: int, rank: int) -> list[TensorSlice]:
-    """Groups of slices that no straight cut separates, side by side, in `rank` dimensions."""
-    wheel = [((0, 2), (0, 1)), ((2, 1), (0, 2)), ((1, 2), (2, 1)), ((0, 1), (1, 2))]
-    return [
-        box((3 * number + start, length), other, *[WHOLE] * (rank - 2))
-        for number in range(count // 4)
-        for (start, length), other in wheel
-    ]
-
-
-def knots(groups: int, size: int) -> list[TensorSlice]:
-    """Groups of `size` slices each of which interlocks with the next ones; the groups can be told apart."""
-    parts = []
-    for group in range(groups):
-        base = group * 4 * size
-        # Two long arms that keep every cut of either axis from passing, and unit squares between them.
-        parts += [box((base, 2 * size), (0, 1)), box((base + 2 * size, 1), (0, 2 * size))]
-        parts += [box((base + 1, 2 * size), (2 * size, 1)), box((base, 1), (1, 2 * size))]
-        parts += [box((base + 1 + step, 1), (1 + step, 1)) for step in range(size - 4)]
-    return parts
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import cramjam
 import numpy as np
 import pytest
 import torch
-from claims import MEBIBYTE, assert_helps, assert_right, confined, within
+from claims import ALLOWANCE, BASE, MEBIBYTE, assert_helps, assert_right, confined, within
 from hostile import (
     FLOAT,
     GOOD,
@@ -25,11 +25,11 @@ from hostile import (
     v1_record,
     write_v1,
 )
-from test_hostile_index import ALLOWANCE, BAD_TABLES, BASE
-from test_hostile_slices import knots, pinwheels, staircase
+from hostile_slices import knots, pinwheels, staircase
+from hostile_tables import BAD_TABLES
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.dtypes import DataType
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.saved_tensor_slices import encode_slice
 from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key
 from torch_tfckpt.format.wire import sized_tag

@@ -158,7 +158,7 @@ def _is_of(name: str, prefix: str) -> bool:
 def stored_in(storage: Storage) -> Iterator[None]:
     """Savers write there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch_tfckpt.save_run.storage_of", lambda path: storage)
+        patch.setattr("torch_tfckpt.saver.save_run.storage_of", lambda path: storage)
         yield
 
 

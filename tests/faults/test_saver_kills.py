@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import training_script
 from claims import assert_right
 from numbered import State, assert_nothing_stray, assert_sound, latest_number
 from training_script import KEPT, READY, SIZES, WAYS, make_saver, train, train_until_interrupted
@@ -155,9 +156,9 @@ def test_ctrl_c_ends_a_run_at_once(fast_folder: Path) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_program_ends_when_its_save_is_complete(way: str, tmp_path: Path) -> None:
     """Nobody waits for the handle: the interpreter does, and the checkpoint holds the values of the call."""
-    script = Path(__file__).with_name("training_script.py")
+    script = training_script.__file__
     ended = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), way], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, script, str(tmp_path), way], capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert latest_number(tmp_path, SIZES) == 7

@@ -8,12 +8,12 @@ import pytest
 import torch
 from claims import within
 
-from torch_tfckpt.device import transfer as transfer_module
-from torch_tfckpt.device.staging import Buffers, Staging, StagingOptions
-from torch_tfckpt.device.tensor_writes import TensorWrite, WriteRun, device_bytes, host_bytes
-from torch_tfckpt.device.transfer import Transfer
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.transfer import transfer as transfer_module
+from torch_tfckpt.transfer.staging import Buffers, Staging, StagingOptions
+from torch_tfckpt.transfer.tensor_writes import TensorWrite, WriteRun, device_bytes, host_bytes
+from torch_tfckpt.transfer.transfer import Transfer
 
 MIB: Final = 1 << 20
 # Fewer buffers than bytes, so that some lanes wait for a buffer when the error comes.

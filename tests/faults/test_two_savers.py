@@ -15,8 +15,8 @@ from training_script import alternate
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.leftovers import remove_leftovers
-from torch_tfckpt.bundle.marker import Marker
-from torch_tfckpt.checkpoint_state import read_state, update_checkpoint_state
+from torch_tfckpt.bundle.publish import Marker
+from torch_tfckpt.directory.state_file import read_state, update_checkpoint_state
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import parse_temporary_name, temporary_name
 
@@ -125,7 +125,7 @@ def test_of_a_living_program_nothing_is_a_leftover_of_a_dead_one_all(tmp_path: P
                 LOCAL.replace(source, target)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("torch_tfckpt.save_run.storage_of", lambda path: Slow())
+            patch.setattr("torch_tfckpt.saver.save_run.storage_of", lambda path: Slow())
             state.fill(1)
             handle = saver.save_async(tmp_path / "a", 1)
         dead = temporary_name(str(tmp_path / "b-9.index"))

@@ -18,12 +18,12 @@ from storages import Counting, CrashingStorage, DropUnsyncedStorage, FailingStor
 import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.bundle.merge import merge_bundles
-from torch_tfckpt.bundle.slices_writer import SlicesWriter
-from torch_tfckpt.bundle.values import Value
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.format.tensor_slice import TensorSlice
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.v1.writer import SlicesWriter
+from torch_tfckpt.values import Value
 
 Values = dict[str, Value]
 

@@ -4,8 +4,8 @@
     python tests/fuzz/fuzz_decoders.py -max_total_time=600             all targets, the time divided between them
     python tests/fuzz/fuzz_decoders.py block crash-0123abcd            one input again
 
-Targets are those of targets.py. A finding is anything but a CheckpointError, an input that takes more than 10 seconds,
-or more than 2 GiB of memory. Findings are written to tests/fuzz/findings/.
+Targets are those of tests/support/fuzz_targets.py. A finding is anything but a CheckpointError, an input that takes
+more than 10 seconds, or more than 2 GiB of memory. Findings are written to tests/fuzz/findings/.
 """
 
 import re
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch  # noqa: F401  imported before the instrumentation: a fuzzer has nothing to find in it
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 FINDINGS = Path(__file__).resolve().parent / "findings"
 LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=16384", "-print_final_stats=1")
@@ -27,7 +27,7 @@ def fuzz(name: str, arguments: list[str]) -> None:
     import atheris  # type: ignore[import-untyped, unused-ignore]  # it has no stubs
 
     with atheris.instrument_imports(include=["torch_tfckpt"]):
-        from fuzz.targets import TARGETS, run, seeds
+        from fuzz_targets import TARGETS, run, seeds
 
     target = TARGETS[name]
     with tempfile.TemporaryDirectory() as corpus:
@@ -44,7 +44,7 @@ def fuzz(name: str, arguments: list[str]) -> None:
 
 def fuzz_all(arguments: list[str]) -> int:
     """Every target in a process of its own; prints executions and findings. Returns how many targets have findings."""
-    from fuzz.targets import TARGETS
+    from fuzz_targets import TARGETS
 
     total = next((int(a.split("=")[1]) for a in arguments if a.startswith("-max_total_time=")), 600)
     rest = [argument for argument in arguments if not argument.startswith("-max_total_time=")]

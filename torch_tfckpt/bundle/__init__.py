@@ -1,1 +1,5 @@
-"""Tensors <-> checkpoint files: version 2 (reader, writer, merge), version 1 (slices_reader, slices_writer)."""
+"""Version 2 checkpoints: how do tensors become an index and data files, and the files tensors again?
+
+May use: the transfer of bytes, storage, the format. One prefix at a time.
+May not: know state files, retention, Savers, or where a tensor is used.
+"""

@@ -1,7 +1,7 @@
 """Checks a version 2 checkpoint at rest: every block of the index, every byte of every tensor.
 
-Nothing is kept in memory but a chunk a thread. One damaged tensor does not end the check: what is still good is part
-of the result.
+`Verification` is the result, the same for both versions. At most one chunk per thread is held in memory. One damaged
+tensor does not end the check: the list of undamaged tensors is part of the result.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,13 +9,42 @@ from typing import Final, NamedTuple
 
 from torch_tfckpt.bundle.index import overlapping
 from torch_tfckpt.bundle.reader import BundleReader
-from torch_tfckpt.bundle.values import check_stored_bytes, fixed_size
-from torch_tfckpt.bundle.verification import Damage, Verification
-from torch_tfckpt.device.pipeline import SumRequest
-from torch_tfckpt.dtypes import DataType
-from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError, UnimplementedError, quoted
+from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError, UnimplementedError
 from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_bundle import BundleEntry
+from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.transfer.pipeline import SumRequest
+from torch_tfckpt.values import check_stored_bytes, fixed_size
+
+
+class Damage(NamedTuple):
+    """One thing that is wrong."""
+
+    name: str  # the tensor; "" where the file as a whole is damaged
+    file: str
+    start: int  # bytes from the start of the file, inclusive
+    end: int  # exclusive
+    problem: str
+    stored: int | None = None  # masked checksum in the index; None where the damage is none of a checksum
+    computed: int | None = None  # masked checksum of the bytes as they are
+
+    def __str__(self) -> str:
+        tensor = f"tensor {quoted(self.name)}: " if self.name else ""
+        return f"{printable(self.file)}, bytes {self.start}:{self.end}: {tensor}{self.problem}"
+
+
+class Verification(NamedTuple):
+    """The result of reading everything."""
+
+    good: list[str]  # tensors whose every byte was read and agrees with its checksum
+    damage: list[Damage]
+
+    @property
+    def damaged(self) -> list[str]:
+        """Names of the tensors that are not good, in order of appearance."""
+        return list(dict.fromkeys(damage.name for damage in self.damage if damage.name))
+
 
 # Progress is told, and a read error found, once for so many bytes.
 _BATCH_BYTES: Final = 256 * 1024 * 1024

@@ -17,12 +17,11 @@ from torch_tfckpt.errors import (
     NotFoundError,
     error_context,
     located,
-    printable,
-    quoted,
 )
 from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleHeader, data_filename, index_filename
 from torch_tfckpt.storage.protocol import ReadableFile, Storage
+from torch_tfckpt.text import printable, quoted
 
 # Checkpoints of more shards open the rest on first use, so that one reader cannot use up the process's descriptors
 # (the usual limit is 1024).

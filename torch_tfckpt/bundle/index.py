@@ -8,20 +8,11 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Final, NoReturn
 
-from torch_tfckpt.errors import (
-    DAMAGED,
-    DataLossError,
-    InvalidArgumentError,
-    NotFoundError,
-    did_you_mean,
-    error_context,
-    escaped,
-    located,
-    quoted,
-)
+from torch_tfckpt.errors import DAMAGED, DataLossError, InvalidArgumentError, NotFoundError, error_context, located
 from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_bundle import BundleEntry
 from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key
+from torch_tfckpt.text import did_you_mean, escaped, quoted
 
 # The tag byte of BundleEntryProto.slices: an entry without it has none, and need not be parsed to know.
 _SLICES_TAG: Final = b"\x3a"

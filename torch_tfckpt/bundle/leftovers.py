@@ -12,10 +12,11 @@ from typing import Final
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.publish import data_files_of
-from torch_tfckpt.errors import CheckpointError, printable
+from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
 from torch_tfckpt.storage.names import Temporary, parse_temporary_name
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
 # Where the shards of a save are written that are merged later: P_temp/part-00000-of-00002 (spec: FORMATS 2.8).

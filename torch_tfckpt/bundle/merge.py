@@ -14,8 +14,7 @@ from contextlib import suppress
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import name_of
 from torch_tfckpt.bundle.publish import Publication, saving
-from torch_tfckpt.device.pipeline import CHUNK_BYTES
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, printable, quoted
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.format.tensor_bundle import (
     BundleEntry,
     BundleHeader,
@@ -24,6 +23,8 @@ from torch_tfckpt.format.tensor_bundle import (
     parse_data_filename,
 )
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.transfer.pipeline import CHUNK_BYTES
 
 _log = logging.getLogger(__name__)
 

@@ -11,25 +11,18 @@ import torch
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import NamedEntry, overlapping
-from torch_tfckpt.bundle.values import Strings, fixed_size, new_tensor, strings_from
-from torch_tfckpt.device.host_bytes import byte_view, copy_slice, swap_bytes
-from torch_tfckpt.device.pipeline import Pipeline, ReadRequest, SumRequest
-from torch_tfckpt.device.runs import cut
 from torch_tfckpt.dtypes import ELEMENTS
-from torch_tfckpt.errors import (
-    DAMAGED,
-    CheckpointError,
-    DataLossError,
-    error_context,
-    located,
-    printable,
-    quoted,
-)
+from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, error_context, located
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.string_tensor import decode_strings
 from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
 from torch_tfckpt.format.tensor_slice import TensorSlice, element_count
 from torch_tfckpt.storage.protocol import ReadableFile
+from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.transfer.batching import cut
+from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, swap_bytes
+from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest, SumRequest
+from torch_tfckpt.values import Strings, fixed_size, new_tensor, strings_from
 
 
 class Whole(NamedTuple):

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 
 from torch_tfckpt.bundle.index import key_of, name_of
-from torch_tfckpt.bundle.values import WritableValue, writable
-from torch_tfckpt.dtypes import ELEMENTS, DataType
-from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.dtypes import ELEMENTS
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import encode_strings
 from torch_tfckpt.format.tensor_bundle import BundleEntry, BundleHeader, encode_index
 from torch_tfckpt.format.tensor_slice import (
@@ -22,6 +22,8 @@ from torch_tfckpt.format.tensor_slice import (
     find_overlap,
     shape_text,
 )
+from torch_tfckpt.text import quoted
+from torch_tfckpt.values import WritableValue, writable
 
 
 class Planned(NamedTuple):

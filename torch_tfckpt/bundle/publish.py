@@ -14,25 +14,69 @@ they linked under their proper names, and one more rename switches to the index 
                           P.data-00000-of-00001   new     | a crash here leaves the new checkpoint
     P.index (1 shard)  -> P.data-00000-of-00001   new       done; the other name goes
 
-At every moment the index in place names data files that belong to it. TensorFlow has a gap here (spec: FORMATS 2.8).
+At every moment the index in place names data files that belong to it. TensorFlow has a gap here.
 
 Object stores have no renames. There data are written under their final names, of an unused number of shards where a
 checkpoint is to be replaced, and the index comes last, in one step.
+
+`Marker` marks a save in progress, so that cleanup can recognise interrupted saves. `remove_bundle` deletes a checkpoint
+so that no moment leaves half of one.
 """
 
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from torch_tfckpt.bundle.marker import Marker, remove
-from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, InvalidArgumentError, NotFoundError, printable
+from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename, parse_data_filename
-from torch_tfckpt.storage.atomic import write_file
-from torch_tfckpt.storage.names import temporary_name
-from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.names import new_save_number, temporary_name
+from torch_tfckpt.storage.protocol import Storage, WritableFile
+from torch_tfckpt.storage.small_files import write_file
+from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
+
+
+class Marker:
+    """An empty file, named like an unfinished index of `prefix`, that is in use until `end` (`bundle.leftovers`).
+
+    It must be the first file of a save and the last to go: found not in use, it tells that there may be others.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+
+    def __init__(self, storage: Storage, prefix: str) -> None:
+        self.save = new_save_number()
+        self._storage = storage
+        self._file: WritableFile | None = None
+        if storage.renames:
+            self._file = storage.create(temporary_name(index_filename(prefix), self.save))
+
+    def end(self, *, clean: bool) -> None:
+        """The save is over. Unless it left everything clean, the file stays, so that the next save clears up."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            # Not closed first: somebody else might then take the files of this save for leftovers.
+            if clean:
+                remove(self._storage, file.path)
+        finally:
+            with suppress(OSError):  # it is empty
+                file.close()
+
+
+def remove(storage: Storage, path: str) -> bool:
+    """Clears up behind something that matters more. Returns whether it could."""
+    try:
+        storage.remove(path)
+    except OSError as error:
+        _log.info("left behind: %s: %s", printable(path), error)
+        return False
+    return True
+
 
 EncodeIndex = Callable[[int], bytes]
 """The bytes of the index that counts so many shards; entries keep their shard numbers."""
@@ -231,3 +275,26 @@ def _name_data(
     for shard, path in enumerate(paths):
         give_name(path, data_filename(prefix, shard, count))
     storage.sync_directory(os.path.dirname(prefix))
+
+
+def remove_bundle(storage: Storage, prefix: str) -> None:
+    """Removes the index and all data files of `prefix`; fine where there are none.
+
+    The index goes first: what is left is no checkpoint, rather than a broken one. It goes by becoming a leftover, so
+    that the next save clears up the data if this process is killed before it has (`bundle.leftovers`). Readers that
+    have the checkpoint open are not disturbed.
+
+    Raises:
+        OSError: the system refused. Whatever is left is cleared up by the next save in that directory.
+    """
+    index = index_filename(prefix)
+    leftover = index
+    if storage.renames and storage.exists(index):
+        leftover = temporary_name(index)
+        storage.replace(index, leftover)
+        storage.sync_directory(os.path.dirname(prefix))
+    elif not storage.renames:
+        storage.remove(index)
+    for path in data_files_of(storage, prefix):
+        storage.remove(path)
+    storage.remove(leftover)

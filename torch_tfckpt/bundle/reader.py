@@ -16,35 +16,21 @@ from typing import Final, Self, cast
 
 import torch
 
-from torch_tfckpt.bundle.assembly import Partition
 from torch_tfckpt.bundle.files import BundleFiles, map_file
 from torch_tfckpt.bundle.index import BundleIndex, NamedEntry
 from torch_tfckpt.bundle.pieces import Pieces, Run, Whole
-from torch_tfckpt.bundle.values import (
-    Value,
-    check_out,
-    check_stored_bytes,
-    fixed_size,
-    new_strings,
-    new_tensor,
-    value_dtype,
-)
-from torch_tfckpt.device.host_bytes import byte_view
-from torch_tfckpt.device.pipeline import Pipeline
-from torch_tfckpt.device.runs import find_runs
-from torch_tfckpt.dtypes import ELEMENTS, DataType
-from torch_tfckpt.errors import (
-    DAMAGED,
-    DataLossError,
-    InvalidArgumentError,
-    UnimplementedError,
-    error_context,
-    printable,
-    quoted,
-)
+from torch_tfckpt.dtypes import ELEMENTS
+from torch_tfckpt.errors import DAMAGED, DataLossError, InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.partition import Partition
 from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.transfer.batching import find_runs
+from torch_tfckpt.transfer.host_bytes import byte_view
+from torch_tfckpt.transfer.pipeline import Pipeline
+from torch_tfckpt.values import Value, check_out, check_stored_bytes, fixed_size, new_strings, new_tensor, value_dtype
 
 _RUNS_AT_ONCE: Final = 32  # flat tensors of a run's size that live beside the tensors cut from them
 

@@ -14,14 +14,14 @@ from contextlib import suppress
 
 from torch_tfckpt.bundle.plan import BundlePlan, Planned
 from torch_tfckpt.bundle.publish import Publication, saving
-from torch_tfckpt.bundle.values import WritableValue
-from torch_tfckpt.device.staging import Staging
-from torch_tfckpt.device.tensor_writes import TensorWrite
-from torch_tfckpt.device.transfer import Transfer
-from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
 from torch_tfckpt.storage.protocol import Storage, WritableFile
+from torch_tfckpt.transfer.staging import Staging
+from torch_tfckpt.transfer.tensor_writes import TensorWrite
+from torch_tfckpt.transfer.transfer import Transfer
+from torch_tfckpt.values import WritableValue
 
 
 class BundleSave:

@@ -18,14 +18,15 @@ from typing import Final, Self
 
 from torch_tfckpt.bundle.plan import BundlePlan, Planned
 from torch_tfckpt.bundle.publish import Publication, saving
-from torch_tfckpt.bundle.values import WritableValue
-from torch_tfckpt.device.pipeline import Pipeline
-from torch_tfckpt.device.tensor_writes import TensorWrite, write_tensors
-from torch_tfckpt.dtypes import DataType
-from torch_tfckpt.errors import FailedPreconditionError, printable
+from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
 from torch_tfckpt.storage.protocol import Storage, WritableFile
+from torch_tfckpt.text import printable
+from torch_tfckpt.transfer.pipeline import Pipeline
+from torch_tfckpt.transfer.tensor_writes import TensorWrite, write_tensors
+from torch_tfckpt.values import WritableValue
 
 # Tensors wait until so many bytes have come together and then travel in one plan: enough for all threads, and a bound
 # on what a caller who makes tensors as he goes has alive at a time.

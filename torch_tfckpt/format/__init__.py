@@ -1,1 +1,5 @@
-"""How bytes are laid out, and nothing else: no torch, no files, no clock."""
+"""How are bytes laid out? Encoders and decoders of every part of a checkpoint file.
+
+May use: bytes, numpy, protobuf.
+May not: import torch, open files, read the clock, or allocate by a number from a file before checking it.
+"""

@@ -23,8 +23,9 @@ from torch_tfckpt._proto.attr_value_pb2 import AttrValue
 from torch_tfckpt._proto.node_def_pb2 import NodeDef
 from torch_tfckpt._proto.op_def_pb2 import OpDef
 from torch_tfckpt._proto.versions_pb2 import VersionDef
-from torch_tfckpt.errors import DataLossError, located, quoted
+from torch_tfckpt.errors import DataLossError, located
 from torch_tfckpt.format.wire import Field, WireType, fields, replaced
+from torch_tfckpt.text import quoted
 
 _NODE: Final = 1  # of a GraphDef
 _ATTR: Final = 5  # of a NodeDef

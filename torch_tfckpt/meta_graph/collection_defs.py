@@ -7,7 +7,9 @@ contexts of control flow) are lists of bytes; of all others the first value deci
     int              int64_list         Any        any_list
     whatever has a name                 node_list
 
-Source: add_collection_def in tensorflow/python/framework/meta_graph.py; spec: SAVER 6.
+Source: add_collection_def in tensorflow/python/framework/meta_graph.py; what tensorflow/python/ops/{ref_variable,
+control_flow_ops}.py and tensorflow/python/training/{saver,queue_runner_impl}.py register with
+ops.register_proto_function.
 """
 
 import logging
@@ -17,11 +19,36 @@ from typing import Final, TypeVar
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
+from torch_tfckpt._proto.control_flow_pb2 import CondContextDef, WhileContextDef
 from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef
-from torch_tfckpt.errors import quoted
-from torch_tfckpt.meta_graph.collection_kinds import PROTO_COLLECTIONS
-from torch_tfckpt.meta_graph.described import GraphVariable
+from torch_tfckpt._proto.queue_runner_pb2 import QueueRunnerDef
+from torch_tfckpt._proto.saver_pb2 import SaverDef
+from torch_tfckpt._proto.variable_pb2 import VariableDef
+from torch_tfckpt.meta_graph.graph_collections import GraphKeys
+from torch_tfckpt.meta_graph.model import GraphVariable
 from torch_tfckpt.meta_graph.scopes import in_scope, prepend_name_scope
+from torch_tfckpt.text import quoted
+
+# Collections of variables.
+VARIABLE_COLLECTIONS: Final = (
+    GraphKeys.GLOBAL_VARIABLES,
+    GraphKeys.TRAINABLE_VARIABLES,
+    GraphKeys.LOCAL_VARIABLES,
+    GraphKeys.MODEL_VARIABLES,
+    "moving_average_variables",
+    "metric_variables",
+    "global_step",
+)
+
+# Name of a collection -> of what its bytes are the encoding. The bytes of all others are texts.
+PROTO_COLLECTIONS: Final[Mapping[str, type[Message]]] = {
+    **dict.fromkeys(VARIABLE_COLLECTIONS, VariableDef),
+    GraphKeys.SAVERS: SaverDef,
+    "queue_runners": QueueRunnerDef,
+    "cond_context": CondContextDef,
+    "while_context": WhileContextDef,
+}
+
 
 _log = logging.getLogger(__name__)
 _NOT_WRITTEN: Final = "collection %s is not written: %s"

@@ -24,8 +24,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from torch_tfckpt.errors import InvalidArgumentError, escaped
+from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.graph_def import Graph
+from torch_tfckpt.text import escaped
 
 _OPS: Final = 4  # operations that a label names
 _NAME: Final = 80  # characters of a name

@@ -1,4 +1,4 @@
-"""Nodes of a graph, written one behind the other: names of which each is there once, and NodeDefs as bytes.
+"""Nodes of a graph: unique names, NodeDefs as consecutive bytes, and the declarations of their operations.
 
     GraphDef    = node: NodeDef = 1 ... | versions = 4
     NodeDef     = name = 1 | op = 2 | input = 3 ... | device = 4 | attr: map = 5 ...
@@ -9,26 +9,119 @@
        1a 02 5e 62            it runs after node "b": "^b"
 
 Bytes and not messages: the graph of 100,000 variables has a million nodes, and most of them share their attributes,
-which are then encoded once.
+which are then encoded once. A meta graph contains the declarations of its operations (ops.pbtxt has them), so that an
+older TensorFlow can tell which attributes it does not know may be left out.
 
 Source: tensorflow/core/framework/{graph,node_def,attr_value}.proto; ops.Graph.unique_name in
-tensorflow/python/framework/ops.py.
+tensorflow/python/framework/ops.py; the rule for names in node_def_util.cc; stripped_op_list_for_graph in
+tensorflow/python/framework/meta_graph.py.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
+from importlib import resources
+from types import MappingProxyType
 from typing import Final
 
+from google.protobuf import text_format
+
 from torch_tfckpt._proto.attr_value_pb2 import AttrValue
+from torch_tfckpt._proto.op_def_pb2 import OpDef, OpList
+from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.tensor_pb2 import TensorProto
 from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
 from torch_tfckpt._proto.versions_pb2 import VersionDef
-from torch_tfckpt.dtypes import DataType
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.coding import encode_varint
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.meta_graph.encoded import MAX_MESSAGE
-from torch_tfckpt.meta_graph.node_names import UniqueNames
+from torch_tfckpt.meta_graph.raw import MAX_MESSAGE
+from torch_tfckpt.meta_graph.scopes import SAVER_NAMES
+
+_INVALID: Final = re.compile(r"[^A-Za-z0-9_.\-/]")
+_BEGINS_WELL: Final = re.compile(r"[A-Za-z0-9.]")
+
+
+class UniqueNames:
+    """Names of which each is there once.
+
+    Args:
+        taken: Those that are from the beginning.
+    """
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+        self._numbers: dict[str, int] = {}
+
+    def unique(self, name: str) -> str:
+        """`name`, or with the first of _1, _2, ... behind it that is not taken; taken from now on."""
+        # On from where it stopped: many may have one name.
+        chosen, self._numbers[name] = numbered(name, self._taken, self._numbers.get(name, 0))
+        self._taken.add(chosen)
+        return chosen
+
+
+class NodeNames(UniqueNames):
+    """Names that nodes may have, for things that are called anyhow."""
+
+    def unique(self, name: str) -> str:
+        """A node's name as like `name` as can be: what no name may have is an underscore, and what is taken has _1."""
+        valid = _INVALID.sub("_", name.removesuffix(":0")).strip("/")
+        return super().unique(valid if _BEGINS_WELL.match(valid) else f"v{valid}")
+
+
+def numbered(name: str, taken: Container[str], number: int = 0) -> tuple[str, int]:
+    """`name`, or with the first of _1, _2, ... behind `number` that is not taken; and which of them it is."""
+    chosen = name if not number else f"{name}_{number}"
+    while chosen in taken:
+        number += 1
+        chosen = f"{name}_{number}"
+    return chosen, number
+
+
+def nodes_of(saver_def: SaverDef) -> list[str]:
+    """The nodes that a saver's settings name."""
+    return [getattr(saver_def, name).partition(":")[0] for name in SAVER_NAMES]
+
+
+def told_apart(saver_defs: Sequence[SaverDef]) -> list[SaverDef]:
+    """The settings of savers of one graph: where one names a node that an earlier one has, its scope gets _1."""
+    taken: set[str] = set()
+    apart = []
+    for saver_def in saver_defs:
+        candidate, number = saver_def, 0
+        while len({*nodes_of(candidate)}) < len(SAVER_NAMES) or not taken.isdisjoint(nodes_of(candidate)):
+            number += 1
+            candidate = _in_another_scope(saver_def, number)
+        taken.update(nodes_of(candidate))
+        apart.append(candidate)
+    return apart
+
+
+def _in_another_scope(saver_def: SaverDef, number: int) -> SaverDef:
+    """ "save_1/Const:0" of "save/Const:0"."""
+    copy = SaverDef()
+    copy.CopyFrom(saver_def)
+    for name in SAVER_NAMES:
+        scope, slash, rest = getattr(saver_def, name).rpartition("/")
+        node, colon, output = rest.partition(":")
+        setattr(copy, name, f"{scope}_{number}/{rest}" if slash else f"{node}_{number}{colon}{output}")
+    return copy
+
+
+@functools.cache
+def known_ops() -> Mapping[str, OpDef]:
+    """Name -> declaration, without descriptions; not to be changed. Cost: 10 ms, once."""
+    text = (resources.files("torch_tfckpt.meta_graph") / "ops.pbtxt").read_text(encoding="utf-8")
+    return MappingProxyType({op.name: op for op in text_format.Parse(text, OpList()).op})
+
+
+def declarations(ops: Iterable[str]) -> OpList:
+    """Those of some operations, sorted by name. REQUIRES: they are known."""
+    known = known_ops()
+    return OpList(op=[known[name] for name in sorted(ops)])
+
 
 # What TensorFlow 2.21 writes into the graphs it exports; readers decide by it what a missing attribute means.
 GRAPH_PRODUCER: Final = 2474

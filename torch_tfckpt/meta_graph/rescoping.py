@@ -21,20 +21,11 @@ from google.protobuf.message import Message
 from torch_tfckpt._proto.attr_value_pb2 import AttrValue
 from torch_tfckpt._proto.meta_graph_pb2 import AssetFileDef, CollectionDef, SignatureDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.errors import InvalidArgumentError, error_context, escaped, quoted
+from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.meta_graph import scopes
-from torch_tfckpt.meta_graph.collection_kinds import PROTO_COLLECTIONS
-from torch_tfckpt.meta_graph.encoded import (
-    ASSET,
-    COLLECTION,
-    GRAPH,
-    META_INFO,
-    SAVER,
-    SIGNATURE,
-    EncodedMetaGraph,
-    decoded,
-)
+from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
+from torch_tfckpt.meta_graph.raw import ASSET, COLLECTION, GRAPH, META_INFO, SAVER, SIGNATURE, EncodedMetaGraph, decoded
 from torch_tfckpt.meta_graph.rewriting import ATTR, NODE, only_ops, used_ops, with_values
 from torch_tfckpt.meta_graph.splicing import (
     Chunks,
@@ -46,6 +37,7 @@ from torch_tfckpt.meta_graph.splicing import (
     rewritten,
     spliced,
 )
+from torch_tfckpt.text import escaped, quoted
 
 # The collection of what a graph takes from outside of the scope that it was exported from.
 UNBOUND_INPUTS: Final = "unbound_inputs"

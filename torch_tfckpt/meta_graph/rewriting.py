@@ -22,9 +22,9 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.format.wire import WireType, fields, tag
-from torch_tfckpt.graph_collections import GraphKeys
-from torch_tfckpt.meta_graph.collection_kinds import PROTO_COLLECTIONS
-from torch_tfckpt.meta_graph.encoded import COLLECTION, GRAPH, MAX_MESSAGE, META_INFO, SAVER, EncodedMetaGraph, decoded
+from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
+from torch_tfckpt.meta_graph.graph_collections import GraphKeys
+from torch_tfckpt.meta_graph.raw import COLLECTION, GRAPH, MAX_MESSAGE, META_INFO, SAVER, EncodedMetaGraph, decoded
 from torch_tfckpt.meta_graph.scopes import require_names
 from torch_tfckpt.meta_graph.splicing import (
     Chunks,

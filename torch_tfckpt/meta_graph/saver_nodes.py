@@ -27,10 +27,10 @@ from torch_tfckpt._proto.full_type_pb2 import TFT_INT32, TFT_PRODUCT, TFT_SHAPE_
 from torch_tfckpt._proto.node_def_pb2 import NodeDef
 from torch_tfckpt._proto.op_def_pb2 import OpList
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.dtypes import DataType
-from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, parse_shape_and_slice
-from torch_tfckpt.meta_graph.described import GraphSaver, GraphVariable, SavedVariable
+from torch_tfckpt.meta_graph.model import GraphSaver, GraphVariable, SavedVariable
 from torch_tfckpt.meta_graph.nodes import (
     FALSE,
     TRUE,
@@ -38,6 +38,7 @@ from torch_tfckpt.meta_graph.nodes import (
     attributes,
     beside,
     constant,
+    declarations,
     number_tensor,
     number_value,
     shape_list,
@@ -48,7 +49,6 @@ from torch_tfckpt.meta_graph.nodes import (
     type_list,
     type_value,
 )
-from torch_tfckpt.meta_graph.op_list import declarations
 from torch_tfckpt.meta_graph.variable_nodes import (
     SHAPES_KEPT,
     VariableNodes,
@@ -56,6 +56,7 @@ from torch_tfckpt.meta_graph.variable_nodes import (
     read_attributes,
     sizes_tensor,
 )
+from torch_tfckpt.text import quoted
 
 _CPU: Final = "/device:CPU:0"
 _ANY_CPU: Final = "/device:CPU:*"

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from torch_tfckpt.errors import DataLossError, error_context
 from torch_tfckpt.format.wire import WireType, fields, sized_tag
-from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph, decoded
+from torch_tfckpt.meta_graph.raw import EncodedMetaGraph, decoded
 
 Chunks: TypeAlias = Sequence[memoryview | bytes]
 # From the payload of a field to what stands in its place; None leaves the field out.

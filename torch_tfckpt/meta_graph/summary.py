@@ -25,14 +25,15 @@ from google.protobuf.message import DecodeError, Message
 from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef, SignatureDef, TensorInfo
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef
-from torch_tfckpt.dtypes import ELEMENTS, DataType
+from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import DataLossError, error_context
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.graph_def import Function
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape
-from torch_tfckpt.graph_collections import GraphKeys
-from torch_tfckpt.meta_graph.collection_kinds import PROTO_COLLECTIONS
-from torch_tfckpt.meta_graph.described import GraphVariable
-from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
+from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
+from torch_tfckpt.meta_graph.graph_collections import GraphKeys
+from torch_tfckpt.meta_graph.model import GraphVariable
+from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
 from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, shape_of
 
 Item = str | int | float | bytes | Message

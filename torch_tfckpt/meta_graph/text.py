@@ -34,8 +34,9 @@ from torch_tfckpt._proto import (
     trackable_object_graph_pb2,
     variable_pb2,
 )
-from torch_tfckpt.errors import DataLossError, UnimplementedError, error_context, escaped
-from torch_tfckpt.meta_graph.encoded import MAX_MESSAGE, EncodedMetaGraph
+from torch_tfckpt.errors import DataLossError, UnimplementedError, error_context
+from torch_tfckpt.meta_graph.raw import MAX_MESSAGE, EncodedMetaGraph
+from torch_tfckpt.text import escaped
 
 META_GRAPH: Final = "MetaGraphDef"
 SAVED_MODEL: Final = "SavedModel"

@@ -20,10 +20,9 @@ import numpy as np
 
 from torch_tfckpt._proto.tensor_pb2 import TensorProto
 from torch_tfckpt._proto.variable_pb2 import VariableDef
-from torch_tfckpt.dtypes import DataType
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.meta_graph.described import GraphVariable
-from torch_tfckpt.meta_graph.node_names import numbered
+from torch_tfckpt.meta_graph.model import GraphVariable
 from torch_tfckpt.meta_graph.nodes import (
     EMPTY_LIST,
     FALSE,
@@ -32,6 +31,7 @@ from torch_tfckpt.meta_graph.nodes import (
     beside,
     constant,
     empty_tensor,
+    numbered,
     shape_list,
     shape_value,
     text_value,

@@ -12,17 +12,18 @@ from google.protobuf.message import DecodeError
 
 from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
 from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef, VariableDef
-from torch_tfckpt.dtypes import DataType
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, as_data_loss, error_context, quoted
+from torch_tfckpt.devices import canonical_device
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, as_data_loss, error_context
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.graph_collections import GraphKeys
-from torch_tfckpt.meta_graph.described import GraphVariable
-from torch_tfckpt.meta_graph.encoded import EncodedMetaGraph
+from torch_tfckpt.meta_graph.graph_collections import GraphKeys
+from torch_tfckpt.meta_graph.model import GraphVariable
+from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.saver_values import VARIABLE_OPS, StoredValue, stored_values
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope
-from torch_tfckpt.meta_graph.stored_values import VARIABLE_OPS, StoredValue, stored_values
-from torch_tfckpt.saveables.devices import canonical_device
 from torch_tfckpt.saveables.variables import SaveSliceInfo
+from torch_tfckpt.text import quoted
 
 # Collections of what belongs to the model. Local variables and those of metrics are of a session, and in no checkpoint.
 _OF_THE_MODEL: Final = (

@@ -17,14 +17,15 @@ from typing import Any, NamedTuple
 import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError, quoted
+from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from torch_tfckpt.format.object_graph import ObjectGraph
 from torch_tfckpt.format.tensor_slice import shape_text
-from torch_tfckpt.models.bystanders import OUTPUT
+from torch_tfckpt.models.auxiliary import OUTPUT
 from torch_tfckpt.models.sources import Source
 from torch_tfckpt.models.targets import Target
-from torch_tfckpt.object_graph import ObjectGraph
+from torch_tfckpt.objects.trackables.optimizers import KNOWN_TO_TENSORFLOW, MAXIMA, SlotName, slot_names, steps_of_power
 from torch_tfckpt.saveables.identity import identity_of
-from torch_tfckpt.trackables.optimizers import KNOWN_TO_TENSORFLOW, MAXIMA, SlotName, slot_names, steps_of_power
+from torch_tfckpt.text import quoted
 
 _log = logging.getLogger(__name__)
 

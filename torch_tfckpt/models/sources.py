@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import InvalidArgumentError, error_context, quoted
-from torch_tfckpt.key_mapper import KeyMapper
-from torch_tfckpt.layouts import Layout
-from torch_tfckpt.models.bystanders import averages as averages_among
-from torch_tfckpt.models.leaf_names import is_leaf_of, layout_by_rule, layout_of, stored_leaves
+from torch_tfckpt.errors import InvalidArgumentError, error_context
+from torch_tfckpt.models.auxiliary import averages as averages_among
+from torch_tfckpt.models.key_mapper import KeyMapper
+from torch_tfckpt.models.layer_names import is_leaf_of, layout_by_rule, layout_of, stored_leaves
+from torch_tfckpt.models.layouts import Layout
 from torch_tfckpt.models.stored_names import (
     Names,
     Naming,
@@ -22,6 +22,7 @@ from torch_tfckpt.models.stored_names import (
     stored_names,
 )
 from torch_tfckpt.models.targets import Place, Target
+from torch_tfckpt.text import quoted
 
 Averages = Literal["ignore", "prefer", "only"]
 

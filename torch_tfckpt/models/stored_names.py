@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, quoted
-from torch_tfckpt.models.bystanders import AVERAGE, OUTPUT
-from torch_tfckpt.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, checkpoint_key
+from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
+from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, checkpoint_key
+from torch_tfckpt.models.auxiliary import AVERAGE, OUTPUT
 from torch_tfckpt.saveables.module_state import shared_names
+from torch_tfckpt.text import quoted
 
 _LISTED: Final = 8  # candidates that a text lists
 _SUFFIX: Final = checkpoint_key("", VARIABLE_VALUE)

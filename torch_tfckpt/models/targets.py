@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
-from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
+from torch_tfckpt.text import quoted
 
 
 class Place(NamedTuple):

@@ -18,12 +18,13 @@ from torch import nn
 
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.dtypes import DataType
-from torch_tfckpt.errors import DataLossError, UnimplementedError, quoted
+from torch_tfckpt.errors import DataLossError, UnimplementedError
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.stateful import FunctionState, State, read_text, state_to_restore, state_to_save
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
+from torch_tfckpt.text import quoted
 
 SHARED: Final = ".shared"
 EXTRA_STATE: Final = "_extra_state"  # the last part of the name under which state_dict has get_extra_state()

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import nn
 
-from torch_tfckpt.errors import quoted
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.stateful import is_stateful
 from torch_tfckpt.saveables.tensor_saveable import is_trackable, own_saveables
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
+from torch_tfckpt.text import quoted
 
 _FORMS = (
     "a dict of names, a torch.nn.Module, (name, tensor) pairs such as model.named_parameters(), or a list of Variables "

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import torch
 
-from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.stateful import placed_like
+from torch_tfckpt.text import quoted
 
 _LISTED: Final = 8  # names that a text lists
 _FIELDS: Final = ("optimizer", "param_shapes", "param_groups", "state", "other_state")

@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, quoted
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.text import quoted
 
 # State of real objects is some six levels deep. A bound keeps a structure that contains itself, or hostile text, from
 # ending in a RecursionError.

@@ -12,14 +12,15 @@ from typing import Any, Protocol, TypeGuard
 import numpy as np
 import torch
 
-from torch_tfckpt.bundle.values import Value, value_dtype
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.dtypes import DataType
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, error_context, quoted
+from torch_tfckpt.devices import HOST
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, error_context
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.saveables.devices import HOST
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.state_tree import flatten, tensor_keys, unflatten
+from torch_tfckpt.text import quoted
+from torch_tfckpt.values import Value, value_dtype
 
 
 class Stateful(Protocol):

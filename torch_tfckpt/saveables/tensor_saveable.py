@@ -9,13 +9,14 @@ from typing import Protocol, TypeGuard
 
 import torch
 
-from torch_tfckpt.bundle.values import Value
-from torch_tfckpt.device.host_bytes import copy_slice
-from torch_tfckpt.errors import InvalidArgumentError, escaped, quoted
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.object_graph import VARIABLE_VALUE
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.object_graph import VARIABLE_VALUE
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
+from torch_tfckpt.text import escaped, quoted
+from torch_tfckpt.transfer.host_bytes import copy_slice
+from torch_tfckpt.values import Value
 
 
 class VariableSaveable(SaveableObject):

@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import error_context, quoted
+from torch_tfckpt.errors import error_context
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.module_state import Modules
 from torch_tfckpt.saveables.named_values import named_values
@@ -30,6 +30,7 @@ from torch_tfckpt.saveables.stateful import (
 )
 from torch_tfckpt.saveables.tensor_saveable import Saved, is_trackable, saveables_of
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
+from torch_tfckpt.text import quoted
 
 
 class VarList:

@@ -8,10 +8,11 @@ from typing import Self
 
 import torch
 
-from torch_tfckpt.dtypes import DataType
-from torch_tfckpt.errors import InvalidArgumentError, error_context, quoted
+from torch_tfckpt.devices import canonical_device
+from torch_tfckpt.errors import InvalidArgumentError, error_context
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, parse_shape_and_slice, shape_text
-from torch_tfckpt.saveables.devices import canonical_device
+from torch_tfckpt.text import quoted
 
 
 class SaveSliceInfo:

@@ -1,5 +1,6 @@
-"""Where bytes live.
+"""Where are bytes stored? Files of this machine, and objects behind URLs.
 
-`protocol` says what a checkpoint asks of a place for files; `local` is the files of this machine, `remote` those behind
-URLs, and `choice` says which of them a path means.
+`protocol` defines what a checkpoint needs from a storage, `local` is this machine's files, `remote` is fsspec, `choice`
+picks one for a path.
+May use: os, fsspec. May not: import torch, or know what the bytes mean.
 """

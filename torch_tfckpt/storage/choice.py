@@ -5,10 +5,11 @@ import os
 import re
 from typing import Final, NamedTuple
 
-from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, printable, quoted
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.remote import FsspecStorage
+from torch_tfckpt.text import printable, quoted
 
 # A scheme of two letters or more: C:// is a drive. Upper case is left to local paths.
 _URL: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+)://(?P<authority>[^/]*)")

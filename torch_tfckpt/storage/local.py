@@ -8,8 +8,9 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Self
 
-from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError, printable
+from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.text import printable
 
 
 class LocalStorage:

@@ -5,7 +5,8 @@ import re
 import secrets
 from typing import Final, NamedTuple
 
-from torch_tfckpt.errors import InvalidArgumentError, quoted
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.text import quoted
 
 # What TensorFlow puts behind the names of files that it has not finished, and our own mark: only files that bear it are
 # ever taken for leftovers, since TensorFlow's may be in use without our being able to tell.

@@ -30,9 +30,9 @@ from torch_tfckpt.errors import (
     InvalidArgumentError,
     NotFoundError,
     UnimplementedError,
-    printable,
 )
 from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
 

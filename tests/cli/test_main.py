@@ -1,0 +1,197 @@
+"""The command line as a whole: exit statuses, streams, texts of errors."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt.cli import convert as cli_convert
+from torch_tfckpt.cli.main import main
+
+VERBS = ("ls", "show", "verify", "convert", "diff", "merge")
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> str:
+    return tfckpt.save_file({"a": torch.zeros(2), "b": torch.ones(3)}, tmp_path / "t")
+
+
+def test_help_names_every_verb_and_tensorflows_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"    {verb} " in text for verb in VERBS)
+    assert "--file_name F --tensor_name N     tfckpt show F N" in text
+    for verb in VERBS:
+        assert main([verb, "--help"]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["ls"],
+        ["ls", "x", "--sort", "colour"],
+        ["diff", "a"],
+        ["diff", "a", "b", "--atol", "much"],
+        ["merge", "only-one"],
+        ["convert", "a", "b.pt", "--to", "zip"],
+    ],
+)
+def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Said on stderr, with nothing on stdout."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "usage: tfckpt" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["convert", "{t}", "{d}/out"], "the name does not tell the format"),
+        (["convert", "{t}", "{d}/out.pt", "--dtype", "int8"], "not a floating-point type"),
+        (["convert", "{t}", "{d}/out.pt", "--rename", "[ab]", "c"], 'tensors "a" and "b" would both be called "c"'),
+        (["convert", "{t}", "{d}/out.pt", "--include", "("], 'pattern "("'),
+        (["convert", "{t}", "{d}/out.pt", "--include", "absent"], "leave none of 2 tensors"),
+        (["diff", "{t}", "{t}", "--include", "absent"], "leave none of 2 tensors"),
+        (["diff", "{t}", "{t}", "--atol", "-1"], "a tolerance is 0 or more"),
+        (["ls", ""], "is no path"),
+    ],
+)
+def test_arguments_that_cannot_be_right_are_status_2(
+    prefix: str, tmp_path: Path, arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([argument.format(t=prefix, d=tmp_path) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("tfckpt: ") and text in captured.err
+
+
+@pytest.mark.parametrize("verb", ["ls", "show", "verify"])
+def test_what_cannot_be_read_is_status_1(
+    golden: Path, tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One clear text, no traceback."""
+    (tmp_path / "cut.index").write_bytes((golden / "tensorflow/scalar/scalar.index").read_bytes()[:-3])
+    (tmp_path / "model.ckpt-999.index").touch()
+    for path, text in (("cut", "cut.index"), ("model.ckpt-1000", "There are model.ckpt-999"), ("no/where", "no/where")):
+        assert main([verb, str(tmp_path / path)]) == 1
+        captured = capsys.readouterr()
+        assert captured.err.startswith("tfckpt: ") and text in captured.err and "Traceback" not in captured.err
+
+
+def test_system_errors_are_status_1(prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", prefix, str(tmp_path / "a" / "b" / "c.pt")]) == 1
+    assert capsys.readouterr().err.startswith("tfckpt: No such file or directory: ")
+
+
+def test_interrupt_is_status_130(
+    prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_convert, "convert", interrupted)
+    assert main(["convert", prefix, str(tmp_path / "m.pt")]) == 130
+    assert capsys.readouterr().err == "tfckpt: interrupted; nothing was left behind\n"
+
+
+def start(*arguments: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "torch_tfckpt", *arguments]
+    return subprocess.Popen(command, stdout=stdout, stderr=stderr, env={**os.environ, "LC_ALL": "C", "TERM": "xterm"})
+
+
+def test_closed_pipe_is_no_traceback(golden: Path) -> None:
+    """`tfckpt ls X | head -1` ends quietly."""
+    process = start("ls", str(golden / "t2t-transformer_test_ckpt"))
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_traceback(prefix: str, redirection: str) -> None:
+    """As under daemons, which start programs without any."""
+    command = f'{sys.executable} -m torch_tfckpt ls "$0" {redirection}'
+    run = subprocess.run(["sh", "-c", command, prefix], capture_output=True, timeout=60)
+    assert run.returncode == 0 and run.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "bar", "last"),
+    [
+        (["verify"], b"verify", "all is well: 2 tensors"),
+        (["show", "--stats"], b"read", "b       1    1     1    0    0         0"),
+    ],
+)
+def test_progress_stays_out_of_the_results(prefix: str, arguments: list[str], bar: bytes, last: str) -> None:
+    """Also where stderr is a terminal and a bar is drawn."""
+    master, slave = pty.openpty()
+    with start(*arguments, prefix, stderr=slave) as process:
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 0 and out.decode().splitlines()[-1] == last and b"\x1b" not in out
+    assert bar in os.read(master, 65536)
+    os.close(slave)
+    os.close(master)
+
+
+def test_table_at_a_terminal(tmp_path: Path) -> None:
+    """Names with brackets are no markup there."""
+    prefix = tfckpt.save_file({"a[bold]": torch.zeros(2)}, tmp_path / "t")
+    master, slave = pty.openpty()
+    with start("ls", prefix, stdout=slave) as process:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    text = os.read(master, 4096).decode()
+    assert "\x1b[1mname" in text and "a[bold]" in text and "1 tensor, 2 elements, 8 B" in text
+    os.close(slave)
+    os.close(master)
+
+
+def test_names_that_could_steer_a_terminal_come_out_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters, lone surrogates and the like, in names and in paths."""
+    name = "evil\x1b[2J\n\udcffü"
+    directory = tmp_path / "d\x1bé"
+    directory.mkdir()
+    prefix = tfckpt.save_file({name: torch.zeros(1)}, directory / "t")
+    main(["convert", prefix, str(directory / "m.safetensors")])
+    for arguments in (
+        ["ls", prefix],
+        ["show", prefix],
+        ["show", prefix, name],
+        ["show", prefix, "absent"],
+        ["verify", prefix, "-v"],
+        ["diff", prefix, str(directory / "m.safetensors")],
+        ["convert", prefix, str(directory / "n.pt"), "--dry-run"],
+        ["ls", str(directory / "absent")],
+    ):
+        main(arguments)
+        captured = capsys.readouterr()
+        text = captured.out + captured.err
+        assert text and all(c.isprintable() or c == "\n" for c in text), (arguments, text)
+
+
+def test_any_encoding_of_the_terminal_will_do(tmp_path: Path) -> None:
+    """In the C locale, what ASCII lacks comes out escaped, and the program does not end over it."""
+    prefix = tfckpt.save_file({"größe": torch.zeros(1)}, tmp_path / "t")
+    command = [sys.executable, "-m", "torch_tfckpt", "ls", prefix]
+    run = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, timeout=60)
+    assert run.returncode == 0 and b"gr\\xf6\\xdfe" in run.stdout
+
+
+def test_interrupting_a_conversion_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while 200 MB are written, as a shell sends it."""
+    prefix = tfckpt.save_file({f"t{n}": torch.zeros(5_000_000) for n in range(10)}, tmp_path / "source" / "t")
+    process = start("convert", prefix, str(tmp_path / "out" / "m.npz"))
+    while not (tmp_path / "out").exists() and process.poll() is None:
+        pass
+    process.send_signal(2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == b"tfckpt: interrupted; nothing was left behind\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]

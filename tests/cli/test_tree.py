@@ -1,0 +1,351 @@
+"""tfckpt ls --tree."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden_files import GOLDEN
+from object_files import children, variable, write_graph, write_variables
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt.cli import tree as cli_tree
+from torch_tfckpt.cli.main import main
+from torch_tfckpt.format.object_graph import RegisteredSaver, SerializedTensor, SlotVariable, TrackableObject
+from torch_tfckpt.values import Value
+
+Output = pytest.CaptureFixture[str]
+OBJECT = str(GOLDEN / "tensorflow" / "object" / "object")
+HEADINGS = ["object", "dtype", "shape", "size", "note"]
+KEYS = ("one/.ATTRIBUTES/VARIABLE_VALUE", "two/.ATTRIBUTES/VARIABLE_VALUE")
+
+
+def tree(capsys: Output, *arguments: str, status: int = 0) -> list[str]:
+    """The lines that a call prints, without the padding of its columns."""
+    assert main(["ls", "--tree", *arguments]) == status
+    lines = capsys.readouterr().out.splitlines()
+    return [f"{line[: len(line) - len(line.lstrip())]}{' '.join(line.split())}" for line in lines]
+
+
+def document(capsys: Output, *arguments: str, status: int = 0) -> dict[str, Any]:
+    """The JSON document that a call prints."""
+    assert main(["ls", "--tree", "--json", *arguments]) == status
+    content: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return content
+
+
+def attribute(name: str, key: str) -> TrackableObject:
+    """A node with one attribute that is no variable."""
+    return TrackableObject(attributes=(SerializedTensor(name, "", key),))
+
+
+def test_a_checkpoint_of_tensorflow(capsys: Output) -> None:
+    """Local names, not escaped; names of variables; shared objects and slot variables; a table, a Python state."""
+    assert main(["ls", "--tree", OBJECT]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "object                        dtype    shape  size  note",
+        "(root)",
+        "  by_name",
+        '    a/b.c                     int64    [3]    24 B  variable "escaped"',
+        "  layers",
+        '    0                         int32    []      4 B  variable "first"',
+        '    1                         bool     [2]     2 B  variable "second"',
+        "  model",
+        '    kernel                    float32  [2,2]  16 B  variable "kernel"',
+        "    bias                                            = (root).same",
+        "  optimizer",
+        '    momentum of same          float32  [2]     8 B  variable "bias/Momentum"',
+        '    momentum of model.kernel  float32  [2,2]  16 B  variable "kernel/Momentum"',
+        '  same                        float32  [2]     8 B  variable "bias"',
+        "  state                       string   []     12 B  py_state",
+        "  table",
+        "    .table                                          2 tensors",
+        "      -keys                   string   [1]     9 B",
+        "      -values                 int64    [1]     8 B",
+        "14 objects, 11 tensors, 22 elements, 965 B",
+    ]
+
+
+def test_the_docstring_shows_a_real_tree(tmp_path: Path, capsys: Output) -> None:
+    """As the module's docstring has it."""
+    nodes = [
+        TrackableObject(children(("model", 1), ("optimizer", 2), ("tied", 1))),
+        TrackableObject(children(("kernel", 3))),
+        TrackableObject(slot_variables=(SlotVariable(3, "m", 4),)),
+        variable("dense/kernel", "k"),
+        variable("dense/kernel/Adam", "m"),
+    ]
+    write_graph(tmp_path / "t", nodes, {"k": torch.zeros(4, 3), "m": torch.zeros(4, 3)})
+    main(["ls", "--tree", str(tmp_path / "t")])
+    shown = capsys.readouterr().out.splitlines()[:-1]
+    from_docstring = (cli_tree.__doc__ or "").partition("    object")[2].partition("\n\n")[0]
+    assert shown == [line[4:] for line in f"    object{from_docstring}".splitlines()]
+
+
+@pytest.mark.parametrize("folder", ["serving-half_plus_two_tf2", "tract-keras-tf2", "rust-regression-savedmodel"])
+def test_real_checkpoints(folder: str, capsys: Output) -> None:
+    """Every tensor but the graph stands in the tree exactly once, and all are in the file."""
+    with tfckpt.load_checkpoint(GOLDEN / folder) as reader:
+        names = [name for name in reader.keys() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
+    lines = tree(capsys, str(GOLDEN / folder))
+    assert sum(re.search(r"\] [0-9.]+ k?B", line) is not None for line in lines) == len(names)
+    assert not any("no object names" in line for line in lines)
+
+
+# What a graph may look like.
+
+
+def test_loops_are_cut(tmp_path: Path, capsys: Output) -> None:
+    """Children that name the root, their parents and themselves; and one child under two names of one parent."""
+    nodes = [
+        TrackableObject(children(("self", 0), ("a", 1), ("again", 1))),
+        TrackableObject(children(("up", 0), ("me", 1))),
+    ]
+    assert tree(capsys, write_graph(tmp_path / "l", nodes)) == [
+        " ".join(HEADINGS),
+        "(root)",
+        "  self = (root)",
+        "  a",
+        "    up = (root)",
+        "    me = (root).a",
+        "  again = (root).a",
+        "2 objects, 1 tensor, 1 element, " + f"{tensor_bytes(tmp_path / 'l')} B",
+    ]
+
+
+def tensor_bytes(prefix: Path) -> int:
+    """Of the graph."""
+    with tfckpt.load_checkpoint(prefix) as reader:
+        return reader.nbytes("_CHECKPOINTABLE_OBJECT_GRAPH")
+
+
+def test_an_object_stands_on_its_shortest_way(tmp_path: Path, capsys: Output) -> None:
+    """There its key is from: l=[v], same=v is stored under "same"."""
+    nodes = [
+        TrackableObject(children(("l", 1), ("same", 2))),
+        TrackableObject(children(("0", 2))),
+        variable("v", KEYS[0]),
+    ]
+    lines = tree(capsys, write_graph(tmp_path / "s", nodes, {KEYS[0]: torch.zeros(1)}))
+    assert lines[2:5] == ["  l", "    0 = (root).same", '  same float32 [1] 4 B variable "v"']
+
+
+def test_a_tensor_that_is_not_in_the_file(tmp_path: Path, capsys: Output) -> None:
+    """It is marked, with its key, and the checkpoint is not fine."""
+    nodes = [TrackableObject(children(("a", 1), ("b", 2))), variable("a", KEYS[0]), attribute("py_state", KEYS[1])]
+    path = write_graph(tmp_path / "m", nodes, {KEYS[0]: torch.zeros(1)})
+    lines = tree(capsys, path, status=1)
+    assert lines[3] == f'  b ? ? ? py_state; not in the file: "{KEYS[1]}"'
+    stored = [each["attributes"] for each in document(capsys, path, status=1)["objects"]]
+    assert [[each["stored"] for each in attributes] for attributes in stored] == [[], [True], [False]]
+
+
+def test_tensors_that_no_object_names(tmp_path: Path, capsys: Output) -> None:
+    """They stand at the end, under a heading of their own; an optimizer's text is one of them."""
+    text = np.array(b"{}", dtype=object)
+    path = write_graph(tmp_path / "u", [TrackableObject()], {"optimizer/.ATTRIBUTES/py_state": text})
+    assert tree(capsys, path)[2:4] == [
+        "(tensors that no object names)",
+        "  optimizer/.ATTRIBUTES/py_state string [] 7 B",
+    ]
+
+
+def test_objects_to_which_nothing_leads(tmp_path: Path, capsys: Output) -> None:
+    """They are shown all the same: their tensors are in the file. So is what only they lead to."""
+    nodes = [TrackableObject(), TrackableObject(children(("c", 2))), TrackableObject(children(("up", 1)))]
+    assert tree(capsys, write_graph(tmp_path / "o", nodes))[1:5] == [
+        "(root)",
+        "(object 1, to which nothing leads)",
+        "  c",
+        "    up = (object 1, to which nothing leads)",
+    ]
+
+
+def test_registered_savers_and_several_attributes(tmp_path: Path, capsys: Output) -> None:
+    """Who saved it and under which name; each attribute on a line of its own where there are several."""
+    nodes = [
+        TrackableObject(children(("saved", 1), ("both", 2))),
+        TrackableObject(registered_saver=RegisteredSaver("package.saver", "saved")),
+        TrackableObject(attributes=(SerializedTensor("x", "", "both/x"), SerializedTensor("y", "", "both/y"))),
+    ]
+    tensors: dict[str, Value] = {"both/x": torch.zeros(1), "both/y": torch.zeros(2)}
+    assert tree(capsys, write_graph(tmp_path / "r", nodes, tensors))[2:6] == [
+        '  saved saved by "package.saver" as "saved"',
+        "  both",
+        "    .x float32 [1] 4 B x",
+        "    .y float32 [2] 8 B y",
+    ]
+
+
+def test_slots_of_slots(tmp_path: Path, capsys: Output) -> None:
+    """A slot variable that is its own variable, and one that is a child too: no circle, each once."""
+    nodes = [
+        TrackableObject(children(("v", 1)), slot_variables=(SlotVariable(2, "m", 2), SlotVariable(1, "v", 1))),
+        TrackableObject(),
+        TrackableObject(slot_variables=(SlotVariable(2, "n", 0),)),
+    ]
+    assert tree(capsys, write_graph(tmp_path / "s", nodes))[1:6] == [
+        "(root)",
+        "  v",
+        "  m of m",
+        "    n of m = (root)",
+        "  v of v = (root).v",
+    ]
+
+
+def test_a_graph_of_nothing(tmp_path: Path, capsys: Output) -> None:
+    assert tree(capsys, write_graph(tmp_path / "n", []))[:2] == [
+        " ".join(HEADINGS),
+        "0 objects, 1 tensor, 1 element, 5 B",
+    ]
+
+
+# Patterns, JSON, errors.
+
+
+def test_patterns_choose_tensors_as_without_tree(capsys: Output) -> None:
+    """Only tensors of which the key matches, and the objects on the way; totals are of these."""
+    assert tree(capsys, OBJECT, "model/*", "*/table-keys")[1:] == [
+        "(root)",
+        "  model",
+        '    kernel float32 [2,2] 16 B variable "kernel"',
+        "  optimizer",
+        '    momentum of model.kernel float32 [2,2] 16 B variable "kernel/Momentum"',
+        "  table string [1] 9 B table-keys",
+        "6 objects, 3 tensors, 9 elements, 41 B",
+    ]
+
+
+def test_no_tensor_matches(capsys: Output) -> None:
+    """1, and the message of ls."""
+    assert main(["ls", "--tree", OBJECT, "kernel"]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith('tfckpt: none of 11 tensors matches "kernel".')
+    assert said.out.splitlines()[-1].startswith("0 objects, 0 tensors")
+
+
+def test_json(tmp_path: Path, capsys: Output) -> None:
+    """A flat list of objects, each with where it stands; and the tensors as `ls --json` has them."""
+    path = write_variables(tmp_path / "j", {"dense/kernel": torch.zeros(2, 3)})
+    content = document(capsys, path)
+    key = "v0/.ATTRIBUTES/VARIABLE_VALUE"
+    assert content["path"] == path and content["format"] == "TensorFlow checkpoint, version 2"
+    nothing: dict[str, object] = {"slot_variable_of": None, "slot_variables": [], "registered_saver": None}
+    assert content["objects"] == [
+        {"id": 0, "parent": None, "name": "(root)", "children": [{"name": "v0", "id": 1}], "attributes": [], **nothing},
+        {
+            "id": 1,
+            "parent": 0,
+            "name": "v0",
+            "children": [],
+            "attributes": [
+                {"name": "VARIABLE_VALUE", "full_name": "dense/kernel", "checkpoint_key": key, "stored": True}
+            ],
+            **nothing,
+        },
+    ]
+    assert [each["attribute"] for each in content["tensors"]] == [None, key]
+    assert content["tensors"][1]["shape"] == [2, 3]
+    assert content["total"]["tensors"] == 2
+
+
+def test_json_of_slots(capsys: Output) -> None:
+    """Slot variables say whose they are, on both sides."""
+    objects = {each["id"]: each for each in document(capsys, OBJECT)["objects"]}
+    (optimizer,) = (each for each in objects.values() if each["slot_variables"])
+    for slot in optimizer["slot_variables"]:
+        assert objects[slot["id"]]["slot_variable_of"] == slot["variable"]
+        assert objects[slot["id"]]["parent"] == optimizer["id"]
+
+
+def test_a_name_based_checkpoint(tmp_path: Path, capsys: Output) -> None:
+    """1, with what it is and what to do."""
+    path = tfckpt.save_file({"w": torch.zeros(1)}, tmp_path / "n")
+    assert main(["ls", "--tree", path]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "holds tensors by name" in said.err and path in said.err
+
+
+def test_other_formats(tmp_path: Path, capsys: Output) -> None:
+    """1: they have no object graph."""
+    torch.save({"w": torch.zeros(1)}, tmp_path / "m.pt")
+    assert main(["ls", "--tree", str(tmp_path / "m.pt")]) == 1
+    assert "has no object graph. Leave out --tree" in capsys.readouterr().err
+
+
+def test_a_tree_is_not_sorted(capsys: Output) -> None:
+    """2: wrong use."""
+    assert main(["ls", "--tree", "--sort", "size", OBJECT]) == 2
+    assert "--sort: not allowed with argument --tree" in capsys.readouterr().err
+
+
+def test_a_damaged_graph(tmp_path: Path, capsys: Output) -> None:
+    """1, and no traceback."""
+    path = tfckpt.save_file({"_CHECKPOINTABLE_OBJECT_GRAPH": np.array(b"\xff", dtype=object)}, tmp_path / "d")
+    assert main(["ls", "--tree", path]) == 1
+    assert "this is no object graph" in capsys.readouterr().err
+
+
+# Names and sizes that a hostile file may have.
+
+
+def test_names_do_no_harm(tmp_path: Path, capsys: Output) -> None:
+    """Control characters are escaped; names that look like indentation, or like nothing, are quoted; long ones cut."""
+    names = ["\x1b[2J\n", "  in", "", "n" * 1_000_000]
+    nodes = [TrackableObject(children(*((name, 1) for name in names))), TrackableObject(), variable("\n", "\r")]
+    lines = tree(capsys, write_graph(tmp_path / "h", nodes), status=1)
+    assert lines[2:5] == ["  \\x1b[2J\\n", '  " in" = (root).\\x1b[2J\\n', '  "" = (root).\\x1b[2J\\n']
+    assert lines[5].startswith("  nnn") and max(map(len, lines)) < 400
+    assert lines[6] == '(object 2, to which nothing leads) ? ? ? variable "\\n"; not in the file: "\\r"'
+
+
+def test_indentation_ends(tmp_path: Path, capsys: Output) -> None:
+    """At level 20; deeper lines say theirs, and a message says so."""
+    nodes = [TrackableObject(children(("c", i + 1))) for i in range(22)]
+    assert main(["ls", "--tree", write_graph(tmp_path / "d", [*nodes, TrackableObject(children(("up", 21)))])]) == 0
+    said = capsys.readouterr()
+    lines = [line.rstrip() for line in said.out.splitlines()]
+    assert lines[21:24] == [" " * 40 + "c", " " * 40 + "[21] c", " " * 40 + "[22] c"]
+    assert lines[24].split() == ["[23]", "up", "=", ".".join(["(...)", *"c" * 12])]
+    assert "deeper than 20 levels" in said.err
+
+
+def chain(count: int) -> list[TrackableObject]:
+    """Each node the only child of the one before it."""
+    return [*(TrackableObject(children(("c", i + 1))) for i in range(count - 1)), TrackableObject()]
+
+
+def doubled(count: int) -> list[TrackableObject]:
+    """The same with each edge twice: 2 ** count ways."""
+    return [*(TrackableObject(children(("c", i + 1), ("d", i + 1))) for i in range(count - 1)), TrackableObject()]
+
+
+def returning(count: int) -> list[TrackableObject]:
+    """The same, each node with an edge to the last one first."""
+    edges = (children(("last", count - 1), ("c", i + 1)) for i in range(count - 1))
+    return [*map(TrackableObject, edges), TrackableObject()]
+
+
+def slots(count: int) -> list[TrackableObject]:
+    """Slot variables of slot variables."""
+    nodes = (TrackableObject(slot_variables=(SlotVariable(i + 1, "m", i + 1),)) for i in range(count - 1))
+    return [*nodes, TrackableObject()]
+
+
+def lonely(count: int) -> list[TrackableObject]:
+    """Nothing leads to any of them."""
+    return [TrackableObject()] * count
+
+
+@pytest.mark.parametrize("made", [chain, doubled, returning, slots, lonely])
+def test_large_graphs(made: Callable[[int], list[TrackableObject]], tmp_path: Path, capsys: Output) -> None:
+    """Output is in proportion to the graph, whatever its form, and nothing recurses."""
+    path = write_graph(tmp_path / "g", made(10_000))
+    assert main(["ls", "--tree", path]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1].startswith("10,000 objects, ") and len(said) < 4_000_000
+    assert len(document(capsys, path)["objects"]) == 10_000

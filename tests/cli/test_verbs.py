@@ -1,0 +1,168 @@
+"""tfckpt verify, convert, diff and merge."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt.cli.main import main
+from torch_tfckpt.conversion.diff import diff
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> str:
+    """The second of three tensors has one flipped bit, at byte 100."""
+    prefix = tfckpt.save_file({name: torch.arange(20.0) for name in ("a", "b", "c")}, tmp_path / "t")
+    data = Path(f"{prefix}.data-00000-of-00001")
+    content = bytearray(data.read_bytes())
+    content[100] ^= 4
+    data.write_bytes(content)
+    return prefix
+
+
+def test_verify_a_sound_checkpoint(golden: Path, capsys: Output) -> None:
+    source = str(golden / "t2t-transformer_test_ckpt")
+    assert main(["verify", source]) == 0
+    assert capsys.readouterr().out == "all is well: 250 tensors\n"
+    assert main(["verify", source, "--verbose"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 251 and lines[0].startswith("good: ")
+
+
+def test_verify_names_tensor_shard_range_and_sums(damaged: str, capsys: Output) -> None:
+    """What is damaged, where, both checksums; what is still good; status 1."""
+    assert main(["verify", damaged, "--json"]) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert content["ok"] is False and content["good"] == ["a", "c"]
+    [found] = content["damage"]
+    assert (found["name"], found["start"], found["end"]) == ("b", 80, 160)
+    assert found["file"] == f"{damaged}.data-00000-of-00001"
+    assert main(["verify", damaged]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        f'{damaged}.data-00000-of-00001, bytes 80:160: tensor "b": Checksum does not match: stored '
+        f"{found['stored']:#010x}, computed {found['computed']:#010x}",
+        "damaged: 1 of 3 tensors; good: 2",
+    ]
+    assert found["stored"] != found["computed"] and "convert --include" in captured.err
+    assert main(["verify", damaged, "-q", "-v"]) == 1
+    captured = capsys.readouterr()
+    assert "good: a\ngood: c\n" in captured.out and captured.err == ""
+
+
+def test_good_tensors_can_be_saved(damaged: str, tmp_path: Path, capsys: Output) -> None:
+    """As the note of verify says."""
+    assert main(["convert", damaged, str(tmp_path / "m.safetensors")]) == 1
+    assert 'tensor "b": Checksum does not match' in capsys.readouterr().err
+    assert main(["convert", damaged, str(tmp_path / "m.safetensors"), "--exclude", "^b$"]) == 0
+
+
+@pytest.mark.parametrize("name", ["neg-t5-missing-shard/model.ckpt-0", "neg-starreduction-lfs-data/weights"])
+def test_verify_what_is_incomplete(golden: Path, name: str, capsys: Output) -> None:
+    assert main(["verify", str(golden / name)]) == 1
+    text = capsys.readouterr().out
+    assert "the data file is missing" in text or "git-lfs pointer" in text
+
+
+def test_verify_version_1(golden: Path, capsys: Output) -> None:
+    assert main(["verify", str(golden / "v1-td-gammon" / "checkpoint-447880")]) == 0
+    assert capsys.readouterr().out == "all is well: 16 tensors\n"
+
+
+def test_verify_is_for_checkpoints(tmp_path: Path, capsys: Output) -> None:
+    torch.save({"x": torch.zeros(1)}, tmp_path / "m.pt")
+    assert main(["verify", str(tmp_path / "m.pt")]) == 2
+    assert "other formats have no checksums to verify" in capsys.readouterr().err
+
+
+def test_convert_then_diff(golden: Path, tmp_path: Path, capsys: Output) -> None:
+    """The main job, as people type it; a changed element is found, a tolerance forgives it."""
+    source, target = str(golden / "t2t-transformer_test_ckpt"), str(tmp_path / "m.safetensors")
+    assert main(["convert", source, target]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "converted 250 tensors, 1.67 MB, to safetensors:",
+        f"  {target}",
+    ]
+    assert main(["diff", source, target]) == 0
+    assert capsys.readouterr().out == "identical: 250 tensors\n"
+    content = bytearray(Path(target).read_bytes())
+    content[-1] ^= 1
+    Path(target).write_bytes(content)
+    assert main(["diff", source, target, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["identical"] is False and len(found["values"]) == 1 and len(found["equal"]) == 249
+    assert main(["diff", source, target, "--atol", "inf"]) == 0
+
+
+def test_convert_options(golden: Path, tmp_path: Path, capsys: Output) -> None:
+    source = str(golden / "t2t-transformer_test_ckpt")
+    options = ["--include", "^transformer/", "--rename", "^transformer/", "", "--rename", "/", ".", "--dtype", "bf16"]
+    arguments = ["convert", source, str(tmp_path / "out"), "--to", "safetensors", "--max-shard-size", "100KB", *options]
+    assert main([*arguments, "--dry-run", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["dry_run"] and list(tmp_path.iterdir()) == []
+    assert main([*arguments, "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["converted"] == planned["converted"] and len(done["files"]) > 2
+    assert {item["dtype"] for item in done["converted"]} == {"bfloat16"}
+    assert all("/" not in item["new_name"] for item in done["converted"])
+    assert len(done["filtered"]) + len(done["converted"]) == 250
+    assert main(["ls", str(tmp_path / "out"), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["tensors"]) == len(done["converted"])
+
+
+def test_back_to_tensorflow(golden: Path, tmp_path: Path, capsys: Output) -> None:
+    source = str(golden / "tensorflow/object/object")
+    assert main(["convert", source, str(tmp_path / "m.npz"), "-q"]) == 0
+    assert '"_CHECKPOINTABLE_OBJECT_GRAPH" string []' in capsys.readouterr().out, (
+        "named even where notes are not wanted"
+    )
+    assert main(["convert", str(tmp_path / "m.npz"), str(tmp_path / "ckpt-1"), "--to", "tf"]) == 0
+    assert main(["diff", source, str(tmp_path / "ckpt-1")]) == 0
+
+
+def test_diff_of_different_names(tmp_path: Path, capsys: Output) -> None:
+    a = tfckpt.save_file({"x": torch.zeros(1), "y": torch.zeros(1)}, tmp_path / "a")
+    b = tfckpt.save_file({"x": torch.zeros(1, dtype=torch.float64)}, tmp_path / "b")
+    assert main(["diff", a, b]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f'only in {a}: "y"',
+        'dtype of "x": float32 | float64',
+        "equal: 0 tensors; different: 1; only in the first: 1; only in the second: 0",
+    ]
+    assert main(["diff", a, b, "--exclude", "y", "--ignore-dtype"]) == 0
+
+
+def test_merge(tmp_path: Path, capsys: Output) -> None:
+    """Sources go unless they are to be kept; what is missing, or in two of them, is status 1 with all as it was."""
+    one = tfckpt.save_file({"x": torch.zeros(1)}, tmp_path / "part1")
+    two = tfckpt.save_file({"y": torch.ones(1)}, tmp_path / "part2")
+    target = str(tmp_path / "whole")
+    assert main(["merge", one, two, str(tmp_path / "absent"), target]) == 1
+    assert "absent" in capsys.readouterr().err and not Path(f"{target}.index").exists()
+    assert (
+        main(["merge", one, f"{two}.index", str(tmp_path / "absent"), target, "--allow-missing", "--keep-sources"]) == 0
+    )
+    assert capsys.readouterr().out == f"merged into {target}: 2 tensors in 2 data files\n"
+    assert Path(f"{one}.index").exists() and diff(one, target, include=["x"]).identical
+    assert main(["merge", one, target, target]) == 1
+    assert '"x"' in capsys.readouterr().err
+    assert main(["merge", one, two, target]) == 0
+    assert not Path(f"{one}.index").exists() and main(["verify", target]) == 0
+
+
+def test_json_spells_paths_that_are_no_utf8(tmp_path: Path, capsys: Output) -> None:
+    """As `ls` and `verify` do: readers of JSON refuse lone surrogates."""
+    prefix = tfckpt.save_file({"a": torch.zeros(2)}, tmp_path / "caf\udce9")
+    target = str(tmp_path / "caf\udce9.pt")
+    assert main(["convert", prefix, target, "--json"]) == 0
+    converted = json.loads(capsys.readouterr().out)
+    assert main(["diff", prefix, target, "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)
+    shown = [f"{tmp_path}/caf\\xe9", f"{tmp_path}/caf\\xe9.pt"]
+    assert [converted["source"], converted["target"]] == shown == [compared["a"], compared["b"]]
+    assert converted["files"] == shown[1:]

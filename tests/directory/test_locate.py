@@ -1,0 +1,224 @@
+"""Every spelling of a checkpoint, and what is said where none fits."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt.directory.locate import find_checkpoint
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.v1.writer import SlicesWriter
+
+
+def save(prefix: Path, value: float = 1.0) -> Path:
+    tfckpt.save_file({"x": torch.tensor(value)}, prefix)
+    return prefix
+
+
+def save_v1(path: Path, name: str = "x", value: float = 1.0) -> Path:
+    with SlicesWriter(LOCAL, str(path)) as writer:
+        writer.add(name, torch.tensor(value))
+    return path
+
+
+def value_at(path: Path | str | bytes) -> float:
+    with tfckpt.load_checkpoint(path) as reader:
+        return float(reader.get_tensor("x"))
+
+
+class TestVersion2:
+    @pytest.mark.parametrize("suffix", ["", ".index", ".data-00000-of-00001", ".meta"])
+    def test_prefix_and_files(self, tmp_path: Path, suffix: str) -> None:
+        prefix = save(tmp_path / "model.ckpt-1000")
+        (tmp_path / "model.ckpt-1000.meta").write_bytes(b"")
+        assert value_at(f"{prefix}{suffix}") == 1.0
+        assert value_at(f"file://{prefix}{suffix}") == 1.0
+
+    @pytest.mark.parametrize("name", ["run[200]/m", "a*b", "what?", "cp-{epoch:04d}.ckpt", "größe", "x.index"])
+    def test_names_that_look_like_patterns(self, tmp_path: Path, name: str) -> None:
+        """A prefix that exists is never a pattern (TensorFlow cannot find such checkpoints)."""
+        save(tmp_path / "run2" / "m" if "/" in name else tmp_path / "other", 9.0)
+        prefix = save(tmp_path / name)
+        assert value_at(prefix) == 1.0
+        assert value_at(f"{prefix}.index") == 1.0
+
+    def test_non_utf8_names(self, tmp_path: Path) -> None:
+        prefix = os.fsencode(tmp_path) + b"/mod\xffel"
+        tfckpt.save_file({"x": torch.tensor(2.0)}, prefix)
+        assert os.path.exists(prefix + b".index")
+        assert value_at(prefix) == 2.0
+        with tfckpt.load_checkpoint(prefix) as reader:
+            reader.path.encode("utf-8")
+
+    def test_a_pattern_of_one(self, tmp_path: Path) -> None:
+        save(tmp_path / "model-7")
+        assert value_at(tmp_path / "model-*") == 1.0
+
+    def test_path_kinds(self, tmp_path: Path) -> None:
+        prefix = save(tmp_path / "m")
+        assert value_at(prefix) == value_at(str(prefix)) == value_at(os.fsencode(prefix)) == 1.0
+        for number in (None, 3):
+            with pytest.raises(tfckpt.InvalidArgumentError, match="expected a path"):
+                tfckpt.load_checkpoint(number)  # type: ignore[arg-type]
+        for text in ("", "a\0b"):
+            with pytest.raises(tfckpt.InvalidArgumentError, match="is no path"):
+                tfckpt.load_checkpoint(text)
+
+
+class TestVersion1:
+    @pytest.mark.parametrize("name", ["model.ckpt", "checkpoint-7", "checkpoint", "a[1]"])
+    def test_file(self, tmp_path: Path, name: str) -> None:
+        """A version 1 file may even bear the name of the state file."""
+        assert value_at(save_v1(tmp_path / name)) == 1.0
+
+    @pytest.mark.parametrize(
+        "spelling", ["export-?????-of-00002", "export-?????-of-?????", "export", "export.meta", "export-*"]
+    )
+    def test_shards(self, tmp_path: Path, spelling: str) -> None:
+        save_v1(tmp_path / "export-00000-of-00002")
+        save_v1(tmp_path / "export-00001-of-00002", "y", 2.0)
+        (tmp_path / "export.meta").write_bytes(b"")
+        with tfckpt.load_checkpoint(tmp_path / spelling) as reader:
+            assert reader.version == 1
+            assert reader.keys() == ["x", "y"]
+
+    def test_one_shard(self, tmp_path: Path) -> None:
+        """A shard named as such is read alone."""
+        save_v1(tmp_path / "export-00000-of-00002")
+        save_v1(tmp_path / "export-00001-of-00002", "y", 2.0)
+        with tfckpt.load_checkpoint(tmp_path / "export-00001-of-00002") as reader:
+            assert reader.keys() == ["y"]
+
+    def test_two_sets_of_shards(self, tmp_path: Path) -> None:
+        for name in ("export-00000-of-00001", "export-00000-of-00002"):
+            save_v1(tmp_path / name)
+        with pytest.raises(tfckpt.InvalidArgumentError, match=r"shards of 00001 and of 00002 files lie here together"):
+            tfckpt.load_checkpoint(tmp_path / "export")
+
+
+class TestDirectories:
+    def state(self, directory: Path, path: str) -> None:
+        (directory / "checkpoint").write_text(f'model_checkpoint_path: "{path}"\n')
+
+    @pytest.mark.parametrize("stored", ["m-2", "./m-2", "{dir}/m-2", "/no/such/place/m-2"])
+    def test_the_state_file_names_the_newest(self, tmp_path: Path, stored: str) -> None:
+        """Relative, absolute, and absolute from before the directory was moved."""
+        save(tmp_path / "m-1", 1.0)
+        save(tmp_path / "m-2", 2.0)
+        self.state(tmp_path, stored.format(dir=tmp_path))
+        assert value_at(tmp_path) == value_at(tmp_path / "checkpoint") == 2.0
+
+    def test_the_state_file_names_nothing(self, tmp_path: Path) -> None:
+        """Never another checkpoint than the one named: those that are there are told."""
+        save(tmp_path / "m-1")
+        self.state(tmp_path, "m-2")
+        with pytest.raises(tfckpt.NotFoundError) as error:
+            tfckpt.load_checkpoint(tmp_path)
+        assert 'names "m-2", which is not there. There are m-1.' in str(error.value)
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"\xff\xfe", b"nonsense", b'unknown_field: "x"', b"model_checkpoint_path: 3"]
+    )
+    def test_a_bad_state_file(self, tmp_path: Path, content: bytes) -> None:
+        save(tmp_path / "m-1")
+        (tmp_path / "checkpoint").write_bytes(content)
+        with pytest.raises(tfckpt.DataLossError, match="checkpoint: "):
+            tfckpt.load_checkpoint(tmp_path)
+
+    def test_a_state_file_that_names_its_directory(self, tmp_path: Path) -> None:
+        for stored in (".", "checkpoint", str(tmp_path)):
+            self.state(tmp_path, stored)
+            with pytest.raises(tfckpt.NotFoundError, match="which is not there"):
+                tfckpt.load_checkpoint(tmp_path)
+
+    def test_saved_model(self, tmp_path: Path) -> None:
+        (tmp_path / "variables").mkdir()
+        save(tmp_path / "variables" / "variables")
+        (tmp_path / "saved_model.pb").write_bytes(b"")
+        for path in (tmp_path, tmp_path / "saved_model.pb", tmp_path / "variables"):
+            assert value_at(path) == 1.0
+
+    def test_saved_model_of_version_1(self, golden: Path) -> None:
+        with tfckpt.load_checkpoint(golden / "coriander-half_plus_two_sharded-v1") as reader:
+            assert reader.version == 1
+            assert len(reader.keys()) == 2
+
+    def test_one_checkpoint_and_no_state_file(self, tmp_path: Path) -> None:
+        save(tmp_path / "m-1")
+        assert value_at(tmp_path) == 1.0
+
+    def test_one_sharded_checkpoint_of_version_1(self, tmp_path: Path) -> None:
+        save_v1(tmp_path / "export-00000-of-00001")
+        assert value_at(tmp_path) == 1.0
+
+    def test_several_and_no_state_file(self, tmp_path: Path) -> None:
+        save(tmp_path / "m-1")
+        save(tmp_path / "m-2")
+        with pytest.raises(tfckpt.InvalidArgumentError, match=r"holds 2 checkpoints .* There are m-1, m-2\. Name one"):
+            tfckpt.load_checkpoint(tmp_path)
+
+    def test_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(tfckpt.NotFoundError, match="Couldn't find 'checkpoint' file or checkpoints in given dir"):
+            tfckpt.load_checkpoint(tmp_path)
+
+
+class TestNothingThere:
+    def test_nonexistent_path(self, tmp_path: Path) -> None:
+        """CASES 76. TensorFlow's words, the reason, and no directory to look into."""
+        with pytest.raises(tfckpt.NotFoundError, match="Unsuccessful TensorSliceReader") as error:
+            tfckpt.load_checkpoint(tmp_path / "no" / "such" / "m")
+        assert "there is no directory" in str(error.value)
+
+    def test_near_misses(self, tmp_path: Path) -> None:
+        for step in (999, 2000):
+            save(tmp_path / f"model.ckpt-{step}")
+        with pytest.raises(tfckpt.NotFoundError) as error:
+            tfckpt.load_checkpoint(tmp_path / "model.ckpt-1000")
+        assert "no model.ckpt-1000.index here. There are model.ckpt-2000, model.ckpt-999." in str(error.value)
+
+    def test_data_without_index(self, tmp_path: Path) -> None:
+        prefix = save(tmp_path / "m")
+        Path(f"{prefix}.index").unlink()
+        with pytest.raises(
+            tfckpt.NotFoundError, match=r"m\.data-00000-of-00001. is, but cannot be read without its index"
+        ):
+            tfckpt.load_checkpoint(prefix)
+
+    def test_meta_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "m.meta").write_bytes(b"x")
+        with pytest.raises(tfckpt.NotFoundError, match=r"A \.meta file holds the graph only"):
+            tfckpt.load_checkpoint(tmp_path / "m.meta")
+
+    @pytest.mark.parametrize(
+        ("content", "text"),
+        [
+            (b"", "too short to be an sstable"),
+            (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file, as Keras writes"),
+            (b"PK\x03\x04" + bytes(100), "a zip archive"),
+            (b"\x80\x02}q\x00" + bytes(100), "a pickle file"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
+            (bytes(100), "bad magic number"),
+        ],
+        ids=["empty", "hdf5", "zip", "pickle", "git-lfs", "zeros"],
+    )
+    @pytest.mark.parametrize("name", ["model.h5", "model.index"])
+    def test_other_files(self, tmp_path: Path, name: str, content: bytes, text: str) -> None:
+        """What else people hand over is called what it is."""
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(tfckpt.DataLossError) as error:
+            tfckpt.load_checkpoint(path)
+        assert str(path) in str(error.value)
+        # Behind .index, a file of another format is simply no table.
+        assert text in str(error.value) or (name == "model.index" and "bad magic number" in str(error.value))
+
+
+def test_what_is_found_is_told(tmp_path: Path) -> None:
+    """The record of a find: version, prefix, and the files of version 1."""
+    save(tmp_path / "m")
+    save_v1(tmp_path / "n-00000-of-00001")
+    assert find_checkpoint(LOCAL, str(tmp_path / "m.index")).prefix == str(tmp_path / "m")
+    found = find_checkpoint(LOCAL, str(tmp_path / "n"))
+    assert (found.version, found.paths) == (1, (str(tmp_path / "n-00000-of-00001"),))

@@ -1,0 +1,256 @@
+"""Pins, metrics and what is set aside, over restarts and over damaged files."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from torch_tfckpt.directory.retention import KeepBest
+from torch_tfckpt.directory.retention_file import Retained, check_metrics
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.storage.local import LOCAL
+
+RULE = KeepBest("loss", "min", 1)
+FILE = "checkpoint.retention.json"
+
+
+def checkpoint(path: Path) -> str:
+    """Enough of one to be there."""
+    Path(f"{path}.index").touch()
+    return str(path)
+
+
+def loaded(directory: Path | str, rule: KeepBest | None = None) -> Retained:
+    retained = Retained(rule)
+    retained.load(LOCAL, str(directory))
+    return retained
+
+
+class TestSettling:
+    def test_a_life(self, tmp_path: Path) -> None:
+        """Set aside while it is the best; doomed when a better one comes; forgotten when it was deleted."""
+        retained = loaded(tmp_path, RULE)
+        a, b, c = (checkpoint(tmp_path / name) for name in "abc")
+        retained.note(a, {"loss": 1.0})
+        assert retained.settle([a], []) == []
+        retained.note(b, {"loss": 2.0})
+        assert retained.settle([b], [a]) == []
+        assert retained.set_aside == [a]
+        assert retained.best_first([b]) == [a, b]
+        retained.note(c, {"loss": 0.5})
+        assert retained.settle([c], [b]) == [a, b]
+        retained.forget([a, b])
+        assert (retained.set_aside, retained.metrics) == ([], {c: {"loss": 0.5}})
+
+    def test_what_could_not_be_deleted(self, tmp_path: Path) -> None:
+        """It is doomed again at the next save."""
+        retained = loaded(tmp_path)
+        a, b = str(tmp_path / "a"), str(tmp_path / "b")
+        retained.pin(a)
+        assert retained.settle([b], [a]) == []
+        retained.unpin(a)
+        for _ in range(2):
+            assert retained.settle([b], []) == [a]
+            assert retained.set_aside == [a]
+        retained.forget([a])
+        assert retained.settle([b], []) == []
+
+    def test_spellings(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A pin by the absolute path holds the checkpoint that was saved by a relative one."""
+        monkeypatch.chdir(tmp_path)
+        retained = loaded("")
+        retained.note("train/../a")
+        retained.pin(str(tmp_path / "a"))
+        assert retained.settle(["b"], ["./a"]) == []
+        assert retained.pins == retained.set_aside == ["train/../a"]
+        retained.unpin("a")
+        assert retained.settle(["b"], []) == ["train/../a"]
+
+    def test_urls(self) -> None:
+        """They are no paths of this machine."""
+        retained = Retained()
+        retained.pin("s3://bucket/d/a")
+        assert retained.settle([], ["s3://bucket/d/a", "s3:/bucket/d/a"]) == ["s3:/bucket/d/a"]
+
+    def test_saved_again_without_metrics(self) -> None:
+        """What was known of the older contents does not count for the new ones."""
+        retained = Retained(RULE)
+        retained.note("a", {"loss": 0.0})
+        retained.note("a")
+        assert retained.settle(["b"], ["a"]) == ["a"]
+
+
+class TestRestart:
+    def test_everything_comes_back(self, tmp_path: Path) -> None:
+        """Pins, metrics with values that JSON lacks, the rule, and what is set aside; names that are no UTF-8."""
+        a, b, c = (checkpoint(tmp_path / name) for name in ("a", "b\udcff", "ö"))
+        before = loaded(tmp_path, RULE)
+        for path, loss in ((a, 0.25), (b, math.inf), (c, math.nan)):
+            before.note(path, {"loss": loss, "other": -math.inf})
+        before.pin(b)
+        before.settle([c], [a, b])
+        before.save()
+        after = loaded(tmp_path)
+        assert after.best == RULE
+        assert after.pins == [b]
+        assert after.set_aside == [a, b]
+        assert str(after.metrics) == str({a: before.metrics[a], b: before.metrics[b], c: before.metrics[c]})
+        assert after.settle([c], []) == []
+        after.save()
+        assert json.loads((tmp_path / FILE).read_text())["set_aside"] == ["a", "b\udcff"]
+
+    def test_a_moved_directory(self, tmp_path: Path) -> None:
+        """Paths in the file are relative to it."""
+        (tmp_path / "old").mkdir()
+        before = loaded(tmp_path / "old")
+        before.pin(checkpoint(tmp_path / "old" / "a"))
+        before.save()
+        os.rename(tmp_path / "old", tmp_path / "new")
+        assert loaded(tmp_path / "new").pins == [str(tmp_path / "new" / "a")]
+
+    def test_another_rule(self, tmp_path: Path) -> None:
+        """The one that is given replaces the one in the file."""
+        a, b = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
+        before = loaded(tmp_path, RULE)
+        before.note(a, {"loss": 1.0})
+        before.note(b, {"loss": 2.0})
+        before.settle([b], [a])
+        before.save()
+        assert loaded(tmp_path).settle([b], []) == []
+        assert loaded(tmp_path, KeepBest("loss", "max", 1)).settle([b], []) == [a]
+
+    def test_what_is_gone_is_forgotten(self, tmp_path: Path) -> None:
+        """Checkpoints that somebody deleted take no place among the best."""
+        a, b = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
+        before = loaded(tmp_path, RULE)
+        before.note(a, {"loss": 0.0})
+        before.note(b, {"loss": 1.0})
+        before.settle([], [a, b])
+        before.pin(a)
+        before.settle([], [b])
+        before.save()
+        os.unlink(f"{a}.index")
+        after = loaded(tmp_path)
+        assert (after.pins, after.best_first([b]), after.metrics) == ([], [b], {b: {"loss": 1.0}})
+
+    def test_only_when_there_is_something(self, tmp_path: Path) -> None:
+        """No file for those who ask for nothing; none left behind when nothing is left to remember."""
+        retained = loaded(tmp_path, RULE)
+        retained.note(str(tmp_path / "a"))
+        retained.settle([str(tmp_path / "a")], [])
+        retained.save()
+        assert os.listdir(tmp_path) == []
+        retained.pin(str(tmp_path / "a"))
+        retained.save()
+        assert os.listdir(tmp_path) == [FILE]
+        retained.unpin(str(tmp_path / "a"))
+        retained.save()
+        assert os.listdir(tmp_path) == []
+
+    def test_written_only_when_it_changed(self, tmp_path: Path) -> None:
+        """A save that changes nothing costs no write."""
+        retained = loaded(tmp_path)
+        retained.pin(str(tmp_path / "a"))
+        retained.save()
+        (tmp_path / FILE).unlink()
+        retained.save()
+        assert os.listdir(tmp_path) == []
+
+    def test_several_directories(self, tmp_path: Path) -> None:
+        """One Saver may save to several; each file speaks of its own, the inner one of what is further in."""
+        (tmp_path / "in").mkdir()
+        retained = Retained()
+        retained.load(LOCAL, str(tmp_path), "best")
+        retained.load(LOCAL, str(tmp_path / "in"))
+        for path in (tmp_path / "a", tmp_path / "in" / "b", Path("/elsewhere")):
+            retained.pin(str(path))
+        retained.save()
+        assert json.loads((tmp_path / "best.retention.json").read_text())["pins"] == ["a"]
+        assert json.loads((tmp_path / "in" / FILE).read_text())["pins"] == ["b"]
+
+    def test_loaded_once(self, tmp_path: Path) -> None:
+        """Later calls cost nothing and bring nothing back."""
+        retained = loaded(tmp_path)
+        retained.pin(str(tmp_path / "a"))
+        retained.save()
+        retained.unpin(str(tmp_path / "a"))
+        retained.load(LOCAL, str(tmp_path))
+        assert retained.pins == []
+
+
+DAMAGED = [
+    b"",
+    b"nonsense",
+    b"[]",
+    b"{}",
+    b"[" * 100_000,
+    b"\xff\xfe",
+    b'{"version": 2, "best": null, "pins": ["a"], "set_aside": ["a"], "metrics": {}}',
+    b'{"version": 1, "best": null, "pins": "a", "set_aside": ["a"], "metrics": {}}',
+    b'{"version": 1, "best": null, "pins": [1], "set_aside": ["a"], "metrics": {}}',
+    b'{"version": 1, "best": {"k": 1}, "pins": [], "set_aside": ["a"], "metrics": {}}',
+    b'{"version": 1, "best": null, "pins": [], "set_aside": ["a"], "metrics": {"a": {"loss": []}}}',
+    b'{"version": 1, "best": null, "pins": [], "set_aside": ["a"], "metrics": []}',
+]
+
+
+class TestDamage:
+    @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+    def test_no_crash_and_no_deletion(self, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
+        """A logged warning; what was there before may have been pinned, so it is pinned; new ones come and go."""
+        (tmp_path / FILE).write_bytes(content)
+        a, b, c, d = (checkpoint(tmp_path / name) for name in "abcd")
+        retained = loaded(tmp_path)
+        assert f"{tmp_path}/{FILE}: not read: " in caplog.text
+        retained.save()
+        assert (tmp_path / FILE).read_bytes() == content
+        retained.note(c)
+        assert retained.settle([b, c], [a]) == []
+        assert retained.pins == [a, b]
+        retained.save()
+        after = loaded(tmp_path)
+        assert after.pins == [a, b]
+        after.note(d)
+        assert after.settle([d], [b, c]) == [c]
+
+    def test_unpinned_meanwhile(self, tmp_path: Path) -> None:
+        """What is said now counts more than what the file may have said."""
+        (tmp_path / FILE).touch()
+        retained = loaded(tmp_path)
+        retained.unpin(str(tmp_path / "a"))
+        assert retained.settle([], [str(tmp_path / "a")]) == [str(tmp_path / "a")]
+
+    @pytest.mark.parametrize("name", ["../a", "..", "/etc/passwd", "x/../../a", "./a", "", "s3://b/a", "a\0", "a/"])
+    def test_no_path_leads_out(self, tmp_path: Path, name: str) -> None:
+        """A file cannot have checkpoints of other directories deleted."""
+        (tmp_path / "d").mkdir()
+        checkpoint(tmp_path / "a")
+        record: dict[str, Any] = {"version": 1, "best": None, "pins": [], "set_aside": [name], "metrics": {}}
+        (tmp_path / "d" / FILE).write_text(json.dumps(record))
+        retained = loaded(tmp_path / "d")
+        assert retained.set_aside == []
+        assert retained.settle([], []) == []
+
+    def test_too_large(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Nothing is read of a file that can be none of ours."""
+        (tmp_path / FILE).touch()
+        os.truncate(tmp_path / FILE, 1 << 40)
+        loaded(tmp_path)
+        assert "bytes are too many" in caplog.text
+
+
+class TestMetrics:
+    def test_numbers(self) -> None:
+        """Anything that is one: ints, tensors of one element, numpy."""
+        assert check_metrics({"a": 1, "b": torch.tensor(0.5), "c": torch.tensor([2])}) == {"a": 1.0, "b": 0.5, "c": 2.0}
+        assert check_metrics(None) == {}
+
+    @pytest.mark.parametrize("metrics", [[("a", 1)], {1: 2.0}, {"a": "x"}, {"a": None}, {"a": torch.ones(2)}, 3.0])
+    def test_others(self, metrics: object) -> None:
+        """The text says what is wrong with them."""
+        with pytest.raises(InvalidArgumentError, match="metrics"):
+            check_metrics(metrics)

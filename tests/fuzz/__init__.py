@@ -1,1 +1,0 @@
-"""Fuzzing of every decoder: targets, and two ways of driving them (atheris here, hypothesis in tests/test_fuzz.py)."""

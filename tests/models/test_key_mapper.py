@@ -1,0 +1,115 @@
+"""KeyMapper: rules, their order, and what is wrong with them."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.models.key_mapper import KeyMapper, KeyRule, Mapped, Match
+
+
+def test_a_dictionary_is_of_names() -> None:
+    """A text in it is no pattern; a target may have a layout; None and "" leave out."""
+    mapper = KeyMapper({"a.b": "x", "c": ("y", "dense"), "d": None, "e": ""})
+    assert mapper.find("a.b") == Mapped("x", None)
+    assert mapper.find("axb") is None
+    assert mapper.find("c") == Mapped("y", "dense")
+    assert mapper.find("d") == mapper.find("e") == Mapped(None, None)
+
+
+def test_a_list_is_of_patterns() -> None:
+    """They match whole names, the first counts, and groups go into the target."""
+    mapper = KeyMapper(
+        [
+            (r"layer_(\d+)/kernel", r"layers.\1.weight", "dense"),
+            KeyRule(r"layer_(?P<n>\d+)/(.*)", r"layers.\g<n>.\2"),
+            (re.compile("HEAD/.*", re.IGNORECASE), None),
+        ]
+    )
+    assert mapper.find("layer_12/kernel") == Mapped("layers.12.weight", "dense")
+    assert mapper.find("layer_12/bias") == Mapped("layers.12.bias", None)
+    assert mapper.find("x/layer_12/bias") is None
+    assert mapper.find("layer_12/bias\n/x") is None
+    assert mapper.find("head/x") == Mapped(None, None)
+
+
+def test_names_go_before_patterns() -> None:
+    """In whatever order they stand; and the first of several names that a rule knows counts."""
+    mapper = KeyMapper({re.compile("a.*"): "pattern", "ab": "name"})
+    assert mapper.find("ab") == Mapped("name", None)
+    assert mapper.find("ac", "ab") == Mapped("name", None)
+    assert mapper.find("zz", "ac") == Mapped("pattern", None)
+
+
+@pytest.mark.parametrize(
+    ("rules", "text"),
+    [
+        ([("a(", "b")], r'rule 0 of the KeyMapper: "a\(" is no regular expression: missing \)'),
+        ([("a", "b"), ("c", r"\1")], r'rule 1 of the KeyMapper: target "\\1" of "c": invalid group reference 1'),
+        ([("(a)", r"\g<n>")], r"rule 0 of the KeyMapper: target .* unknown group name 'n'"),
+        ([("a", "b", "dens")], r'rule 0 of the KeyMapper: there is no layout "dens". Closest: "dense"'),
+        ({"a": ("b", "x", "y")}, r"rule 0 of the KeyMapper: \('b', 'x', 'y'\) is no target"),
+        ({"a": 3}, r"rule 0 of the KeyMapper: 3 is no target"),
+        ([("a", 3)], r"rule 0 of the KeyMapper: a target is a state_dict key, or None"),
+        ([("a",)], r"rule 0 of the KeyMapper is \('a',\). Write a tuple such as"),
+        (None, "KeyMapper: None is no set of rules. Give a dictionary"), (5, "KeyMapper: 5 is no set of rules"),
+        ("ab", "KeyMapper: 'ab' is no set of rules"),
+        (["a"], r"rule 0 of the KeyMapper is 'a'. Write a tuple such as"),
+        ({3: "a"}, r"rule 0 of the KeyMapper: 3 is neither a name nor a regular expression of text"),
+        ([(re.compile(b"a"), "b")], r"rule 0 of the KeyMapper: re.compile\(b'a'\) is neither"),
+        ({"a": "x", "b": "y", "c": "x"}, r'"a" and "c" are both mapped to "x". Map one of them to None'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_bad_rules_are_named(rules: Any, text: str) -> None:
+    """At once, with the number of the rule."""
+    with pytest.raises(InvalidArgumentError, match=text):
+        KeyMapper(rules)
+
+
+def test_targets_of_pattern_with_alternatives() -> None:
+    """A group that took no part is empty in the target."""
+    assert KeyMapper([("(a)|(b)", r"x\1\2")]).find("b") == Mapped("xb", None)
+
+
+def test_of_takes_rules_or_a_mapper() -> None:
+    """What load_model is given may be either."""
+    mapper = KeyMapper({})
+    assert KeyMapper.of(mapper) is mapper
+    assert KeyMapper.of({"a": "b"}).find("a") == Mapped("b", None)
+
+
+NAMES = st.text("abc./_0", min_size=1, max_size=6)
+
+
+@given(st.dictionaries(NAMES, st.tuples(NAMES, st.sampled_from([None, "same", "dense", "conv2d"])), max_size=8))
+def test_names_can_be_turned_round(rules: dict[str, tuple[str, str | None]]) -> None:
+    """inverse() gives back each name and layout; targets that are not unique were refused."""
+    if len({target for target, _ in rules.values()}) < len(rules):
+        with pytest.raises(InvalidArgumentError, match="both mapped to"):
+            KeyMapper(rules)
+        return
+    inverse = KeyMapper(rules).inverse()
+    assert {name: (target, layout) for target, (name, layout) in inverse.items()} == rules
+
+
+def test_patterns_cannot_be_turned_round() -> None:
+    """The error says which, and names that are left out have no inverse."""
+    assert KeyMapper({"a": None}).inverse() == {}
+    with pytest.raises(
+        UnimplementedError, match=r'the pattern "\(\.\*\)/kernel" of a KeyMapper cannot be turned round'
+    ):
+        KeyMapper([("(.*)/kernel", r"\1.weight")]).inverse()
+
+
+def test_the_rule_that_matches_is_told() -> None:
+    """With the name that it matched, of several."""
+    pattern = re.compile("(.*)/k")
+    mapper = KeyMapper({"x": "a", pattern: r"\1"})
+    assert mapper.sources == ["x", pattern]
+    assert mapper.match("b/k", "x") == Match("x", "x", Mapped("a", None))
+    assert mapper.match("y", "b/k") == Match("b/k", pattern, Mapped("b", None))
+    assert mapper.match("y") is None

@@ -1,0 +1,45 @@
+"""LoadReport: what it unpacks as, and what it says."""
+
+import torch
+
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch, size_mismatch
+
+
+def test_it_unpacks_as_two() -> None:
+    """CONVENTIONS: as what load_state_dict returns."""
+    missing, unexpected = LoadReport(missing=["a"], unexpected=["b"], ignored=["c"])
+    assert (missing, unexpected) == (["a"], ["b"])
+
+
+def test_its_text_has_everything() -> None:
+    """Counts, the prefix, what does not fit with hints, what was converted."""
+    reason = size_mismatch("d", (2, 3), "dense", (4, 4))
+    report = LoadReport(
+        missing=["fc.bias"], unexpected=["fc.biass"], ignored=["global_step"], prefix="model/",
+        sources={"a": "model/a"}, averaged=["a"], missing_slots=["a"], slots={"b": {}}, hints={"fc.biass": "why not"},
+        mismatched=[Mismatch("d", "model/d", (2, 3), DataType.DT_FLOAT, "dense", (4, 4), torch.float32, reason)],
+        converted=[Conversion("a", "model/a", "dense", DataType.DT_DOUBLE, torch.float32)],
+    )  # fmt: skip
+    assert str(report) == (
+        'loaded 1 tensors below "model/", 1 of them moving averages; 1 stored tensors ignored\n'
+        "optimizer state of 1 parameters\n"
+        'Missing key(s): "fc.bias" (Closest: "fc.biass")\n'
+        'Unexpected key(s): "fc.biass" (why not)\n'
+        'Missing optimizer state of: "a"\n'
+        "size mismatch for d: copying a param with shape [2,3] in layout dense from checkpoint, the shape in current "
+        'model is [4,4], stored as "model/d"\n'
+        'converted: "a" from "model/a", layout dense, DT_DOUBLE to torch.float32'
+    )
+
+
+def test_long_lists_are_cut() -> None:
+    """A model of a thousand layers fits a screen."""
+    report = LoadReport(missing=[f"layer{n}" for n in range(1000)])
+    assert str(report).endswith('"layer19", and 980 more') and len(str(report).splitlines()) == 2
+
+
+def test_advice_stands_in_the_text() -> None:
+    """Rules that do nothing, and what to pass."""
+    report = LoadReport(missing=["a"], unused_rules=["x", "y.*"], remarks=["pass that"])
+    assert str(report).splitlines()[2:] == ['Rules that match nothing: "x", "y.*"', "pass that"]

@@ -1,0 +1,115 @@
+"""Which stored tensor each tensor of a module comes from."""
+
+from pathlib import Path
+
+import pytest
+from model_files import numbered, save_objects
+from torch import nn
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.models.key_mapper import KeyMapper
+from torch_tfckpt.models.layouts import DENSE, SAME, Layout
+from torch_tfckpt.models.sources import Found, Source, find_sources, possible_names
+from torch_tfckpt.models.targets import targets_of
+
+
+def found(prefix: Path, model: nn.Module, rules: KeyMapper | None = None) -> Found:
+    with tfckpt.load_checkpoint(prefix) as reader:
+        return find_sources(reader, targets_of(model), mapper=rules, ema="ignore", prefix=None)
+
+
+def test_possible_names_are_torch_s_and_tensorflow_s() -> None:
+    """Torch's own first; of a tied tensor those of all its places."""
+    model = nn.ModuleDict({"fc": nn.Linear(2, 2, bias=False), "out": nn.Embedding(2, 2)})
+    model["out"].weight = model["fc"].weight
+    (target,) = targets_of(model)
+    assert list(possible_names(target)) == [
+        "fc.weight", "out.weight", "fc.kernel", "fc._kernel", "fc.weights", "out.embeddings", "out._embeddings",
+    ]  # fmt: skip
+
+
+def test_the_mapper_speaks_first(tmp_path: Path) -> None:
+    """What it speaks of is not found by name, and what it does not speak of is."""
+    tfckpt.save_file({"fc/kernel": numbered(2, 2), "fc/bias": numbered(2), "k": numbered(2, 2)}, tmp_path / "m")
+    model = nn.ModuleDict({"fc": nn.Linear(2, 2)})
+    result = found(tmp_path / "m", model, KeyMapper({"k": ("fc.weight", "same")}))
+    assert result.sources == {"fc.weight": Source("k", SAME, "k"), "fc.bias": Source("fc/bias", SAME, "bias")}
+    result = found(tmp_path / "m", model, KeyMapper({"fc/kernel": None}))
+    assert (set(result.sources), result.left_out) == ({"fc.bias"}, ["fc/kernel"])
+    result = found(tmp_path / "m", model)
+    assert result.sources["fc.weight"] == Source("fc/kernel", DENSE, "kernel")
+
+
+def test_one_full_name_of_two_variables_cannot_be_mapped(tmp_path: Path) -> None:
+    """Both are named."""
+    save_objects(tmp_path / "m", {"a": numbered(2), "b": numbered(2)}, full_names={"a": "k", "b": "k"})
+    with pytest.raises(InvalidArgumentError, match=r'"a/\.ATTR.*" and "b/\.ATTR.*" are both mapped to "bias"'):
+        found(tmp_path / "m", nn.Linear(2, 2), KeyMapper({"k": "bias"}))
+
+
+def test_tied_tensors_stored_apart_are_read_once(tmp_path: Path) -> None:
+    """The first of the names counts; the others' keys are known to belong to it."""
+    model = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
+    model["b"].weight = model["a"].weight
+    tfckpt.save_file({"a.weight": numbered(2, 2), "b.weight": numbered(2, 2)}, tmp_path / "m")
+    result = found(tmp_path / "m", model)
+    assert (result.sources, result.apart) == ({"a.weight": Source("a.weight", SAME, "weight")}, {"b.weight"})
+    tfckpt.save_file({"x": numbered(2, 2), "y": numbered(2, 2)}, tmp_path / "n")
+    result = found(tmp_path / "n", model, KeyMapper({"y": ("b.weight", "same"), "x": ("a.weight", "same")}))
+    assert (result.sources["a.weight"].key, result.apart) == ("x", {"y"})
+
+
+@pytest.mark.parametrize(
+    ("key", "full_name", "rule", "layout"),
+    [
+        ("layers/0/v", "d/kernel", "d/kernel", DENSE), ("layers/0/v", "d/kernel", "layers/0/v", DENSE),
+        ("layers/0/kernel", "d/v", "d/v", DENSE), ("layers/0/weight", "d/kernel", "d/kernel", DENSE),
+        ("layers/0/weight", "d/kernel", "layers/0/weight", SAME), ("layers/0/weight", "d/v", "d/v", SAME),
+    ],
+)  # fmt: skip
+def test_the_name_that_matched_tells_the_layout(
+    tmp_path: Path, key: str, full_name: str, rule: str, layout: Layout
+) -> None:
+    """If it means nothing, another name of the variable does; a square weight would show no mistake."""
+    save_objects(tmp_path / "m", {key: numbered(3, 3)}, full_names={key: full_name})
+    result = found(tmp_path / "m", nn.Linear(3, 3, bias=False), KeyMapper({rule: "weight"}))
+    assert result.sources["weight"].layout is layout
+
+
+@pytest.mark.parametrize("ending", ["/ExponentialMovingAverage", ":0", "/ExponentialMovingAverage:0"])
+def test_the_leaf_of_an_average_is_its_variable_s(tmp_path: Path, ending: str) -> None:
+    """A rule for it turns it as it would turn the variable."""
+    tfckpt.save_file({f"d/kernel{ending}": numbered(3, 3)}, tmp_path / "m")
+    result = found(tmp_path / "m", nn.Linear(3, 3, bias=False), KeyMapper([("d/.*", "weight")]))
+    assert result.sources["weight"].layout is DENSE
+
+
+def test_a_rule_must_say_a_layout_that_no_name_tells(tmp_path: Path) -> None:
+    """Nothing is guessed of a square weight; of a vector, and of what has no other layout, there is nothing to."""
+    tfckpt.save_file({"w": numbered(3, 3), "b": numbered(3), "kernel": numbered(3, 3)}, tmp_path / "m")
+    with pytest.raises(
+        InvalidArgumentError,
+        match=r'"w", mapped to "weight": a name that ends in "w" .* Say it in the rule, .* "same" if',
+    ):
+        found(tmp_path / "m", nn.Linear(3, 3), KeyMapper({"w": "weight", "b": "bias"}))
+    for said, layout in (("same", SAME), ("dense", DENSE)):
+        result = found(tmp_path / "m", nn.Linear(3, 3), KeyMapper({"w": ("weight", said), "b": "bias"}))
+        assert (result.sources["weight"].layout, result.sources["bias"].layout) == (layout, SAME)
+    own = nn.ParameterDict({"table": numbered(3, 3)})
+    assert found(tmp_path / "m", own, KeyMapper({"w": "table"})).sources["table"].layout is SAME
+    with pytest.raises(InvalidArgumentError, match='ends in "kernel" does not tell the layout of "table"'):
+        found(tmp_path / "m", own, KeyMapper({"kernel": "table"}))
+
+
+def test_names_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    """In stored names "/" and "." are one; rules tell them apart."""
+    model = nn.ModuleDict({"a/b": nn.Linear(2, 2, bias=False), "a": nn.ModuleDict({"b": nn.Linear(2, 2, bias=False)})})
+    tfckpt.save_file({"x/kernel": numbered(2, 2), "a.b.weight": numbered(2, 2)}, tmp_path / "m")
+    with pytest.raises(InvalidArgumentError, match=r'"a/b.weight" and "a.b.weight" of the module cannot be told apart'):
+        found(tmp_path / "m", model)
+    result = found(tmp_path / "m", model, KeyMapper({"x/kernel": "a/b.weight"}))
+    assert {name: source.key for name, source in result.sources.items()} == {
+        "a/b.weight": "x/kernel",
+        "a.b.weight": "a.b.weight",
+    }

@@ -1,0 +1,155 @@
+"""Under which names, and below which prefix, a checkpoint has a module."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from model_files import save_objects
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, VARIABLE_VALUE, ObjectGraph, ObjectReference
+from torch_tfckpt.format.object_graph import SerializedTensor as Attribute
+from torch_tfckpt.format.object_graph import TrackableObject as Node
+from torch_tfckpt.models.stored_names import Naming, choose_naming, dotted_prefix, leaf_of, stored_names
+from torch_tfckpt.values import WritableValue
+
+ONE = torch.zeros(1)
+
+
+def chosen(prefix: Path, wanted: Mapping[str, set[str]]) -> Naming:
+    with tfckpt.load_checkpoint(prefix) as reader:
+        count = len({owner for of in wanted.values() for owner in of})
+        return choose_naming(stored_names(reader, (), leave_out=()), wanted, count, reader.path)
+
+
+def own(*names: str) -> dict[str, set[str]]:
+    return {name: {name} for name in names}
+
+
+@pytest.mark.parametrize(
+    ("keys", "names", "prefix"),
+    [
+        (["a", "b"], ["a", "b"], ""),
+        (["m/a", "m/b", "a", "b"], ["a", "b"], ""),
+        (["m/a", "m/b", "a"], ["a", "b"], "m/"),
+        (["m/a", "m/b", "n/a"], ["a", "b"], "m/"),
+        (["m/a", "n/b"], ["a", "b"], ""),
+        (["m/x/a", "m/x/b"], ["x.a", "x.b"], "m/"),
+        (["m/x/a", "m/x/b"], ["a", "b"], "m/x/"),
+        (["m.x/a", "m.x/b"], ["a", "b"], "m.x/"),
+        (["m/m/a", "m/a"], ["m.a", "a"], "m/"),
+        (["m/a"], ["a", "b"], ""),
+        (["m/a:0", "m/b:0"], ["a", "b"], "m/"),
+        (["x"], ["a"], ""),
+    ],
+)
+def test_the_prefix_by_which_most_is_found(tmp_path: Path, keys: list[str], names: list[str], prefix: str) -> None:
+    """None goes before others that are as good; a prefix needs more than half."""
+    tfckpt.save_file(dict.fromkeys(keys, ONE), tmp_path / "m")
+    assert chosen(tmp_path / "m", own(*names)).spelled_prefix == prefix
+
+
+def test_a_prefix_of_too_little_is_remarked(tmp_path: Path) -> None:
+    """As it would have to be passed; not where as much is found without, or below another."""
+    tfckpt.save_file({"net/a": ONE, "x/b": ONE, "net/c": ONE}, tmp_path / "m")
+    assert chosen(tmp_path / "m", own("a", "b", "c", "d")).remark == '2 of 4 stand below "net/"; pass prefix="net/"'
+    assert chosen(tmp_path / "m", own("net.a", "c", "d", "e")).remark == ""
+    assert chosen(tmp_path / "m", own("a", "b", "d", "e")).remark == ""
+
+
+def test_names_with_slashes(tmp_path: Path) -> None:
+    """A part of a module's name may have one; by text they are dots, by object they are not."""
+    tfckpt.save_file({"m/a/b.w": ONE, "m/c": ONE}, tmp_path / "m")
+    naming = chosen(tmp_path / "m", own("a/b.w", "c"))
+    assert naming.prefix == "m." and [each.key for each in naming.find("a/b.w")] == ["m/a/b.w"]
+
+
+def test_rivals_are_listed(tmp_path: Path) -> None:
+    """Only some of many; those that find the same variables another way are none."""
+    tfckpt.save_file({f"{n}/{name}": ONE for n in range(12) for name in "ab"}, tmp_path / "m")
+    with pytest.raises(InvalidArgumentError, match=r'any of 12 prefixes, 2 of its 2 .*: "0/", .*"5/" and 4 more'):
+        chosen(tmp_path / "m", own("a", "b"))
+    paths = {"net/a": ONE, "net/b": ONE}
+    save_objects(tmp_path / "o", paths, full_names={path: f"other/{path[4:]}" for path in paths})
+    assert chosen(tmp_path / "o", own("a", "b")).spelled_prefix == "net/"
+
+
+def test_objects_are_followed_however_they_are_shared(tmp_path: Path) -> None:
+    """An object with several parents is found by each way; loops end; a variable whose tensor is not stored is none."""
+    nodes = (
+        Node((ObjectReference(1, "a"), ObjectReference(1, "b"), ObjectReference(0, "self"))),
+        Node((ObjectReference(2, "kernel"), ObjectReference(0, "up"), ObjectReference(3, "gone"))),
+        Node((), (Attribute(VARIABLE_VALUE, "", "stored"), Attribute("other", "", "else"))),
+        Node((), (Attribute(VARIABLE_VALUE, "", "not stored"),)),
+    )
+    values: dict[str, WritableValue] = {"stored": ONE, "else": ONE, OBJECT_GRAPH_KEY: ObjectGraph(nodes).encode()}
+    tfckpt.save_file(values, tmp_path / "m")
+    with tfckpt.load_checkpoint(tmp_path / "m") as reader:
+        _, objects, _ = stored_names(reader, (), leave_out=())
+        for way in ("a.kernel", "b.kernel", "a.up.b.kernel", "self.self.a.kernel"):
+            assert [each.key for each in objects.find("", way)] == ["stored"]
+        assert objects.find("", "a.gone") == objects.find("", "a") == objects.find("", "x.y") == []
+        assert objects.find("a.", "kernel")[0].leaf == "kernel"
+        assert objects.keys_below("a.") == {"stored", "not stored"}
+        _, objects, _ = stored_names(reader, (), leave_out={"stored"})
+        assert objects.find("", "a.kernel") == []
+
+
+def test_full_names_of_several_variables_name_none(tmp_path: Path) -> None:
+    """Keras 3 calls the kernels of all layers of a model alike."""
+    save_objects(tmp_path / "m", {"x": ONE, "y": ONE, "z": ONE}, full_names={"x": "k", "y": "k", "z": "b"})
+    with tfckpt.load_checkpoint(tmp_path / "m") as reader:
+        _, _, by_full_name = stored_names(reader, (), leave_out=())
+    assert by_full_name.find("", "k") == [] and by_full_name.find("", "b")[0].leaf == "b"
+
+
+@pytest.mark.parametrize(
+    ("name", "leaf"),
+    [
+        ("a/b", "b"),
+        ("a/b.c", "c"),
+        ("a.b/c", "c"),
+        ("a/k/.ATTRIBUTES/VARIABLE_VALUE", "k"),
+        ("", ""),
+        ("x", "x"),
+        ("a/k:0", "k"),
+    ],
+)
+def test_leaves(name: str, leaf: str) -> None:
+    """The last part, whatever parts are separated by."""
+    assert leaf_of(name) == leaf
+
+
+def test_prefixes_have_one_dot() -> None:
+    """However they are given."""
+    assert [dotted_prefix(each) for each in ("a/b", "a/b/", "a.b.", "", "/")] == ["a.b.", "a.b.", "a.b.", "", ""]
+
+
+@given(st.sets(st.text("ab./", min_size=1, max_size=7), min_size=1, max_size=8), st.data())
+def test_whatever_stands_below_a_prefix_is_found_there(
+    tmp_path_factory: pytest.TempPathFactory, keys: set[str], data: st.DataObject
+) -> None:
+    """`below` and `find` agree on any names."""
+    prefix = tmp_path_factory.mktemp("m") / "m"
+    tfckpt.save_file(dict.fromkeys(keys, ONE), prefix)
+    wanted = own(*(key.replace("/", ".")[data.draw(st.integers(0, len(key) - 1)) :] for key in sorted(keys)))
+    with tfckpt.load_checkpoint(prefix) as reader:
+        (by_key,) = stored_names(reader, (), leave_out=())
+    below = by_key.below(wanted)
+    for start, found in below.items():
+        assert found == {name for name in wanted if by_key.find(start, name)}
+        assert any(key.startswith(by_key.spelled(start)) for key in keys)
+
+
+def test_long_names_take_no_time(tmp_path: Path) -> None:
+    """Of a name of a megabyte of dots only the end is compared."""
+    tfckpt.save_file({"a." * 500_000 + "x": ONE, "m/x": ONE, "." * 1_000_000: ONE}, tmp_path / "m")
+    began = time.process_time()
+    with pytest.raises(InvalidArgumentError, match="any of 2 prefixes"):
+        chosen(tmp_path / "m", own("x"))
+    assert time.process_time() - began < 5  # it would be minutes

@@ -1,0 +1,199 @@
+"""Who is told when a child comes, and torch's hooks while somebody waits."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules import module as hooks
+
+from torch_tfckpt.objects.checkpoint import Checkpoint
+from torch_tfckpt.objects.deferred import child_added, defer, waiting_for
+
+TABLES = (
+    hooks._global_parameter_registration_hooks,
+    hooks._global_buffer_registration_hooks,
+    hooks._global_module_registration_hooks,
+)
+
+
+def installed() -> list[int]:
+    return [len(table) for table in TABLES]
+
+
+@pytest.fixture(autouse=True)
+def no_hooks_are_left() -> Iterator[None]:
+    """Before and after each test: a registration takes the hooks away where nothing waits."""
+    gc.collect()
+    nn.Linear(1, 1)
+    before = installed()
+    yield
+    gc.collect()
+    nn.Linear(1, 1)
+    assert installed() == before
+
+
+class Log:
+    """Children that were restored."""
+
+    def __init__(self) -> None:
+        self.children: list[object] = []
+
+    def __call__(self, child: object) -> None:
+        self.children.append(child)
+
+
+class Parent:
+    """One that is no module."""
+
+
+def test_each_kind_of_child_is_told() -> None:
+    """Parameters, buffers and modules, by attribute and by method, before they are there; only under their names."""
+    module: Any = nn.Module()
+    log = Log()
+    names = ["parameter", "registered", "buffer", "module", "added"]
+    for name in names:
+        defer(module, name, log)
+    assert waiting_for(module) == names
+    module.other = nn.Parameter(torch.zeros(1))
+    assert log.children == []
+    given: list[Any] = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1)), torch.zeros(1)]
+    given += [nn.ReLU(), nn.ReLU()]
+    module.parameter = given[0]
+    module.register_parameter("registered", given[1])
+    module.register_buffer("buffer", given[2])
+    module.module = given[3]
+    module.add_module("added", given[4])
+    assert all(one is other for one, other in zip(log.children, given, strict=True))
+    assert waiting_for(module) == []
+
+
+def test_hooks_are_there_only_while_a_module_waits() -> None:
+    """Of other parents nobody is told by torch, so they need none."""
+    before = installed()
+    other, module = Parent(), nn.Module()
+    defer(other, "x", Log())
+    assert installed() == before
+    defer(module, "x", Log())
+    defer(module, "y", Log())
+    assert installed() == [count + 1 for count in before]
+    module.x = nn.ReLU()
+    assert installed() == [count + 1 for count in before]
+    module.y = nn.ReLU()
+    assert installed() == before
+    assert waiting_for(other) == ["x"]
+
+
+def test_a_module_that_dies_waits_no_more() -> None:
+    """Nothing holds it; the next registration of whatever module takes the hooks away."""
+    before = installed()
+    module = nn.Module()
+    gone = weakref.ref(module)
+    defer(module, "x", Log())
+    del module
+    assert gone() is None
+    nn.Module().x = nn.ReLU()
+    assert installed() == before
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["its child comes", "it dies"])
+def test_hooks_of_others(dies: bool) -> None:
+    """Somebody else's hooks, registered before and after ours, are called for every child, and torch, which walks over
+    them meanwhile, is not disturbed; ours go when they are the last."""
+    before = installed()
+    seen: list[str] = []
+
+    def note(module: nn.Module, name: str, child: object) -> None:
+        seen.append(name)
+
+    first = hooks.register_module_parameter_registration_hook(note)
+    module: Any = nn.Module()
+    log = Log()
+    defer(module, "x", log)
+    behind = hooks.register_module_parameter_registration_hook(note)
+    try:
+        if dies:
+            module = nn.Module()
+        for name in ("x", "y"):
+            module.register_parameter(name, nn.Parameter(torch.zeros(1)))
+        assert seen == ["x", "x", "y", "y"]
+        assert len(log.children) == (0 if dies else 1)
+        other: Any = nn.Module()
+        defer(other, "z", log)
+        other.z = nn.Parameter(torch.zeros(1))
+        assert log.children[-1] is other.z
+    finally:
+        behind.remove()
+        first.remove()
+    nn.Linear(1, 1)
+    assert installed() == before
+
+
+def test_a_restore_that_fails_is_told_once() -> None:
+    """The error comes out of the assignment, the child is not there, and the next one is left as it is."""
+    module: Any = nn.Module()
+    log = Log()
+
+    def restore(child: object) -> None:
+        if isinstance(child, nn.Sigmoid):
+            raise ValueError("does not fit")
+        log(child)
+
+    defer(module, "x", restore)
+    with pytest.raises(ValueError, match="does not fit"):
+        module.x = nn.Sigmoid()
+    assert not hasattr(module, "x")
+    assert waiting_for(module) == []
+    module.x = nn.ReLU()
+    assert log.children == []
+
+
+def test_the_newest_wins() -> None:
+    """One who waits for the same child takes the place of the one before."""
+    older, newer, parent = Log(), Log(), Parent()
+    defer(parent, "x", older)
+    defer(parent, "x", newer)
+    child_added(parent, "x", 1)
+    child_added(parent, "x", 2)
+    assert (older.children, newer.children) == ([], [1])
+
+
+def test_nobody_comes() -> None:
+    """None is no child, and who is not waited for is not restored."""
+    parent, log = Parent(), Log()
+    defer(parent, "x", log)
+    child_added(parent, "x", None)
+    child_added(parent, "y", 1)
+    child_added(Parent(), "x", 1)
+    assert log.children == []
+    assert waiting_for(parent) == ["x"]
+
+
+def test_no_reference_cycles(tmp_path: Path) -> None:
+    """After a save and a restore that still waits, everything goes at once when it is let go: nothing is left to the
+    garbage collector, which frees gigabytes of parameters late."""
+    torch.optim.SGD([torch.zeros(1)], 0.1)  # the first of a process is held by frames of torch's late imports
+    gc.collect()
+    gc.disable()
+    try:
+        source: Any = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        path = Checkpoint(model=source, more=torch.ones(1), epoch=1).save(tmp_path / "m")
+        model: Any = nn.Sequential(nn.Linear(2, 2))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.5)
+        table: dict[str, object] = {"x": torch.ones(1), "lr": 0.5}
+        checkpoint = Checkpoint(model=model, optimizer=optimizer, epoch=0, table=table)
+        status = checkpoint.restore(path)
+        status.expect_partial()
+        checkpoint.save_async(tmp_path / "n").result()
+        assert waiting_for(model) == ["1"]
+        gone = [weakref.ref(each) for each in (checkpoint, optimizer, model, model[0].weight, table["x"])]
+        del status, checkpoint
+        assert gone[0]() is None
+        del optimizer, model, table
+        assert [ref() for ref in gone] == [None] * len(gone)
+    finally:
+        gc.enable()

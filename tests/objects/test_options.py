@@ -1,0 +1,100 @@
+"""CheckpointOptions: what is accepted, and callbacks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.objects.checkpoint import Checkpoint
+from torch_tfckpt.objects.options import CheckpointOptions
+
+
+@pytest.mark.parametrize("device", [None, "cpu", "/cpu:0", "/job:localhost", "/job:a/replica:0/task:1/device:CPU:3"])
+def test_devices_that_have_files(device: str | None) -> None:
+    """A CPU in any spelling, or the host of one."""
+    assert CheckpointOptions(experimental_io_device=device).experimental_io_device == device
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "/gpu:0", "meta", "/job:a/device:TPU:0"])
+def test_devices_that_have_none(device: str) -> None:
+    """Refused with what was given, and what is possible."""
+    with pytest.raises(InvalidArgumentError, match=f'"{device}".*Pass "cpu"'):
+        CheckpointOptions(experimental_io_device=device)
+
+
+def test_no_device() -> None:
+    """Text that names no device at all."""
+    with pytest.raises(InvalidArgumentError, match="device spec"):
+        CheckpointOptions(experimental_io_device="somewhere/else")
+
+
+def test_callbacks_are_given_the_path_or_nothing() -> None:
+    """In their order; methods count their arguments without self."""
+    seen: list[str] = []
+    options = CheckpointOptions(experimental_write_callbacks=[seen.append, lambda: seen.append("none")])
+    options.run_callbacks("p")
+    assert seen == ["p", "none"]
+
+
+@pytest.mark.parametrize("callback", [lambda a, b: None, lambda a, b=1: None], ids=["two", "one of two optional"])
+def test_callbacks_that_want_more(callback: Callable[..., object]) -> None:
+    """SAVER 7: an AssertionError, before anything is saved."""
+    with pytest.raises(AssertionError, match="takes 2 arguments"):
+        CheckpointOptions(experimental_write_callbacks=[callback])
+
+
+def test_an_error_of_a_callback_comes_out_as_it_is() -> None:
+    """And those behind it are not called."""
+    seen: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        CheckpointOptions(experimental_write_callbacks=[fail, seen.append]).run_callbacks("p")
+    assert seen == []
+
+
+def test_defaults() -> None:
+    """Files are written before `save` returns, one for each host, with all there is."""
+    options = CheckpointOptions()
+    assert options.experimental_io_device is None
+    assert not (options.enable_async or options.experimental_skip_slot_variables or options.sharded)
+    assert (options.experimental_write_callbacks, options.staging) == (None, None)
+
+
+@pytest.mark.parametrize("enable_async", [False, True], ids=["sync", "async"])
+def test_callbacks_are_called_once_the_checkpoint_is_there(tmp_path: Path, enable_async: bool) -> None:
+    """Of `save` and of `write`, with the path of each; the state file names it by then."""
+    seen: list[tuple[str, str | None]] = []
+
+    def note(path: str) -> None:
+        assert tfckpt.checkpoint_exists(path)
+        seen.append((path, tfckpt.latest_checkpoint(tmp_path)))
+
+    options = CheckpointOptions(experimental_write_callbacks=[note], enable_async=enable_async)
+    checkpoint = Checkpoint(v=torch.ones(1))
+    written = checkpoint.write(tmp_path / "w", options)
+    saved = checkpoint.save(tmp_path / "m", options)
+    checkpoint.sync()
+    assert seen == [(written, None), (saved, saved)]
+
+
+def test_one_file_for_each_device(tmp_path: Path) -> None:
+    """SAVER 7: one for each host; with `sharded` one for each device of each host. What is read is the same."""
+    objects = {
+        f"v{i}": tfckpt.Variable(torch.full((2,), float(i)), f"v{i}", device=device)
+        for i, device in enumerate(["/cpu:0", "/cpu:1", "/job:worker/task:1/cpu:0", "/job:worker/task:1/cpu:1"])
+    }
+    whole = Checkpoint(**objects).write(tmp_path / "whole")
+    parts = Checkpoint(**objects).write(tmp_path / "parts", CheckpointOptions(sharded=True))
+    assert len(list(tmp_path.glob("whole.data-*-of-00002"))) == 2
+    assert len(list(tmp_path.glob("parts.data-*-of-00004"))) == 4
+    for path in (whole, parts):
+        for variable in objects.values():
+            variable.tensor.zero_()
+        Checkpoint(**objects).read(path).assert_consumed()
+        assert [variable.tensor.tolist() for variable in objects.values()] == [[float(i)] * 2 for i in range(4)]

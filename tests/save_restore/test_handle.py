@@ -1,0 +1,339 @@
+"""Saver.save_async: what is safe when it returns, what a handle tells, and that no error is lost."""
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from saver_files import VERSIONS, names_in
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt import BaseSaverBuilder, SaveHandle, Saver, SaverDef, StagingOptions, Variable
+from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.transfer.pipeline import write_pieces
+
+WRITE = "torch_tfckpt.transfer.transfer.write_pieces"  # what puts bytes into files
+PATIENCE = 60.0  # seconds after which a wait has failed
+SMALL = StagingOptions(buffer_bytes=1 << 20, async_bytes=1 << 20, save_bytes=1 << 20)
+
+
+class Gate:
+    """Lets writes through once it is open; `error` is what they fail with then."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+
+    def wait(self) -> None:
+        """Called by who writes."""
+        self.reached.set()
+        assert self.opened.wait(PATIENCE), "nobody opened the gate"
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Closed before the bytes of every file, in front of the threads that write them."""
+    gate = Gate()
+
+    def gated(*arguments: Any) -> list[int]:
+        gate.wait()
+        return write_pieces(*arguments)
+
+    monkeypatch.setattr(WRITE, gated)
+    yield gate
+    gate.opened.set()
+
+
+class Gated(BaseSaverBuilder):
+    """A builder that waits before it writes."""
+
+    def __init__(self, gate: Gate, version: int = SaverDef.V2) -> None:
+        super().__init__(version)
+        self._gate = gate
+
+    def save_op(self, storage: Storage, filename: str, saveables: Sequence[SaveableObject]) -> None:
+        self._gate.wait()
+        super().save_op(storage, filename, saveables)
+
+
+def on_a_thread(call: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=call)
+    thread.start()
+    return thread
+
+
+def disk_full() -> OSError:
+    return OSError(28, "No space left on device")
+
+
+# What is safe.
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_values_may_change_once_it_has_returned(tmp_path: Path, gate: Gate, sharded: bool) -> None:
+    """CASES 4: what is written are copies in host memory, all made before a byte is written; what training does then is
+    not in the file."""
+    var_list = [Variable(torch.full((1000,), float(i)), f"v{i}", device=f"/cpu:{i}") for i in range(3)]
+    saver = Saver(var_list, sharded=sharded)
+    handle = saver.save_async(tmp_path / "m", 1)
+    assert handle.staged.is_set() and not handle.done()
+    assert not (tmp_path / "m-1.index").exists() and not (tmp_path / "checkpoint").exists()
+    with pytest.raises(TimeoutError, match="has not ended"):
+        handle.result(timeout=0.01)
+    for variable in var_list:
+        variable.tensor.fill_(-1.0)
+    gate.opened.set()
+    assert handle.result(PATIENCE) == str(tmp_path / "m-1") == handle.result()
+    assert handle.done() and saver.last_checkpoints == [str(tmp_path / "m-1")]
+    saver.restore(handle.result())
+    assert [variable.tensor.tolist() for variable in var_list] == [[float(i)] * 1000 for i in range(3)]
+
+
+@VERSIONS
+@pytest.mark.parametrize("sharded", [False, True])
+def test_values_may_change_with_a_builder_that_writes_itself(tmp_path: Path, version: int, sharded: bool) -> None:
+    """Everything is copied then, whole tensors, parts and results of functions."""
+    gate = Gate()
+    whole = torch.arange(8.0).reshape(4, 2)
+    info = [tfckpt.SaveSliceInfo("w", [4, 2], [begin, 0], [2, 2]) for begin in (0, 2)]
+    parts = [Variable(whole[2 * i : 2 * i + 2], f"w/{i}", info[i], device=f"/cpu:{i}") for i in range(2)]
+    text = ["before"]
+    computed = tfckpt.SaveSpec(lambda: text[0], "", "text", tfckpt.DataType.DT_STRING, "cpu")
+    saver = Saver([*parts, SaveableObject(None, [computed], "text")], builder=Gated(gate, version), sharded=sharded)
+    handle = saver.save_async(tmp_path / "m")
+    assert handle.staged.is_set()
+    whole.zero_()
+    text[0] = "after"
+    gate.opened.set()
+    path = handle.result(PATIENCE)
+    assert path is not None
+    stored = tfckpt.load_file(path)
+    assert torch.equal(stored["w"], torch.arange(8.0).reshape(4, 2))  # type: ignore[arg-type]
+    assert stored["text"].item() == b"before"
+
+
+def test_what_does_not_fit_waits_for_the_disk(tmp_path: Path, gate: Gate) -> None:
+    """`async_bytes` is honoured: staged once earlier bytes are written; with block_until_staged=False it is told."""
+    big = torch.arange(1 << 20, dtype=torch.float32)  # 4 MiB through 1 MiB
+    saver = Saver({"v": big}, staging=SMALL)
+    handle = saver.save_async(tmp_path / "m", block_until_staged=False)
+    assert gate.reached.wait(PATIENCE)
+    assert not handle.staged.is_set() and not handle.done()
+    gate.opened.set()
+    assert handle.staged.wait(PATIENCE)
+    big.zero_()
+    saver.restore(handle.result(PATIENCE))
+    assert torch.equal(big, torch.arange(1 << 20, dtype=torch.float32))
+
+
+def test_it_blocks_until_staged(tmp_path: Path, gate: Gate) -> None:
+    """By default a caller who goes on may change the values, however long copying takes."""
+    saver = Saver({"v": torch.zeros(1 << 20)}, staging=SMALL)
+    handles: list[SaveHandle] = []
+    thread = on_a_thread(lambda: handles.append(saver.save_async(tmp_path / "m")))
+    assert gate.reached.wait(PATIENCE)
+    assert not handles
+    gate.opened.set()
+    thread.join(PATIENCE)
+    assert handles[0].staged.is_set() and handles[0].result(PATIENCE) == str(tmp_path / "m")
+
+
+def test_a_small_save_is_staged_without_blocking_too(tmp_path: Path, gate: Gate) -> None:
+    """block_until_staged=False of what fits: `staged` comes by itself, before anything is written."""
+    handle = Saver({"v": torch.zeros(5)}).save_async(tmp_path / "m", block_until_staged=False)
+    assert handle.staged.wait(PATIENCE) and not handle.done()
+    gate.opened.set()
+    assert handle.result(PATIENCE) == str(tmp_path / "m")
+
+
+def test_a_handle_lets_go_of_the_values(tmp_path: Path) -> None:
+    """Who keeps a handle keeps no tensor."""
+    value = torch.zeros(10)
+    saver = Saver({"v": value})
+    handle = saver.save_async(tmp_path / "m")
+    handle.result(PATIENCE)
+    known = weakref.ref(value)
+    del saver, value
+    gc.collect()
+    assert known() is None and handle.result() == str(tmp_path / "m")
+
+
+# One at a time.
+
+
+def test_a_busy_saver_skips(tmp_path: Path, gate: Gate) -> None:
+    """if_busy="skip": nothing is written and nobody waits; the handle says so. Once free, it saves."""
+    saver = Saver({"v": torch.zeros(1)})
+    first = saver.save_async(tmp_path / "m", 1)
+    assert gate.reached.wait(PATIENCE)
+    skipped = saver.save_async(tmp_path / "m", 2, if_busy="skip")
+    assert skipped.done() and skipped.staged.is_set() and skipped.result() is None
+    gate.opened.set()
+    first.result(PATIENCE)
+    assert saver.save_async(tmp_path / "m", 3, if_busy="skip").result(PATIENCE) == str(tmp_path / "m-3")
+    assert saver.last_checkpoints == [str(tmp_path / f"m-{step}") for step in (1, 3)]
+    assert not list(tmp_path.glob("m-2*"))
+
+
+@pytest.mark.parametrize("call", ["save", "save_async", "restore", "sync", "close", "pin", "set_last_checkpoints"])
+def test_a_busy_saver_waits(tmp_path: Path, gate: Gate, call: str) -> None:
+    """Whatever comes next comes after the save, so nothing it does is undone by it."""
+    saver = Saver({"v": torch.zeros(1)}, max_to_keep=2)
+    other = Saver({"v": torch.zeros(1)})
+    gate.opened.set()
+    old = other.save(tmp_path / "old")
+    gate.opened.clear()
+    gate.reached.clear()
+    handle = saver.save_async(tmp_path / "m", 1)
+    assert gate.reached.wait(PATIENCE)
+    calls: dict[str, Callable[[], object]] = {
+        "save": lambda: saver.save(tmp_path / "m", 2),
+        "save_async": lambda: saver.save_async(tmp_path / "m", 2),
+        "restore": lambda: saver.restore(tmp_path / "m-1"),
+        "sync": saver.sync,
+        "close": saver.close,
+        "pin": lambda: saver.pin(tmp_path / "m-1"),
+        "set_last_checkpoints": lambda: saver.set_last_checkpoints([str(old)]),
+    }
+    was_done: list[bool] = []
+    begun = threading.Event()
+
+    def run() -> None:
+        begun.set()
+        calls[call]()
+        was_done.append(handle.done())
+
+    thread = on_a_thread(run)
+    assert begun.wait(PATIENCE)
+    gate.opened.set()
+    thread.join(PATIENCE)
+    assert was_done == [True]
+    saver.sync()
+    if call == "set_last_checkpoints":
+        assert saver.last_checkpoints == [old]
+
+
+def test_saves_in_a_row(tmp_path: Path) -> None:
+    """Each waits for the one before; the state file names them in order, older ones go."""
+    v = torch.zeros(())
+    saver = Saver({"v": v}, max_to_keep=3)
+    handles = []
+    for step in range(10):
+        v.fill_(float(step))
+        handles.append(saver.save_async(tmp_path / "m", step))
+    assert [handle.result(PATIENCE) for handle in handles] == [str(tmp_path / f"m-{step}") for step in range(10)]
+    assert saver.last_checkpoints == [str(tmp_path / f"m-{step}") for step in (7, 8, 9)]
+    assert [tfckpt.load_variable(path, "v").item() for path in saver.last_checkpoints] == [7.0, 8.0, 9.0]
+
+
+def test_a_wrong_word(tmp_path: Path) -> None:
+    """An if_busy that is neither."""
+    with pytest.raises(ValueError, match='say "wait" or "skip"'):
+        Saver({"v": torch.zeros(1)}).save_async(tmp_path / "m", if_busy="sometimes")  # type: ignore[arg-type]
+
+
+def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
+    """They are raised by the call, not by its result, and by no later call."""
+    saver = Saver({"v": torch.zeros(1)})
+    wrong: list[dict[str, Any]] = [
+        {"global_step": 0.5}, {"latest_filename": "a/b"}, {"metrics": 5}, {"save_path": tmp_path / "checkpoint"}
+    ]  # fmt: skip
+    for arguments in wrong:
+        with pytest.raises(ValueError, match=r"."):
+            saver.save_async(**{"save_path": tmp_path / "m", **arguments})
+    saver.close()
+    assert names_in(tmp_path) == []
+
+
+# Errors.
+
+
+@pytest.mark.parametrize("call", ["save", "save_async", "restore", "sync", "close", "with"])
+def test_an_error_is_raised_by_the_next_call_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """It comes out of whatever is called next, in full; the call after that is as any other."""
+    before = Saver({"v": torch.ones(1)}).save(tmp_path / "before")
+    state = (tmp_path / "checkpoint").read_text()
+
+    def full(*arguments: Any) -> list[int]:
+        raise disk_full()
+
+    saver = Saver({"v": torch.zeros(1)})
+    monkeypatch.setattr(WRITE, full)
+    handle = saver.save_async(tmp_path / "m", 1)
+    assert handle.staged.wait(PATIENCE)
+    handle._done.wait(PATIENCE)
+    monkeypatch.setattr(WRITE, write_pieces)
+
+    def leave_a_with_block() -> None:
+        with saver:
+            pass
+
+    calls: dict[str, Callable[[], object]] = {
+        "save": lambda: saver.save(tmp_path / "m", 2),
+        "save_async": lambda: saver.save_async(tmp_path / "m", 2).result(PATIENCE),
+        "restore": lambda: saver.restore(before),
+        "sync": saver.sync,
+        "close": saver.close,
+        "with": leave_a_with_block,
+    }
+    with pytest.raises(tfckpt.IncompleteSaveError, match="No space left on device") as raised:
+        calls[call]()
+    assert "m-1" in str(raised.value)
+    assert (tmp_path / "checkpoint").read_text() == state and not list(tmp_path.glob("m*"))
+    calls[call]()
+    saver.close()
+    assert saver.last_checkpoints == ([str(tmp_path / "m-2")] if call.startswith("save") else [])
+
+
+def test_an_error_that_was_heard_is_not_raised_again(tmp_path: Path, gate: Gate) -> None:
+    """result() raises it each time it is asked; the saver no more."""
+    saver = Saver({"v": torch.zeros(1)})
+    handle = saver.save_async(tmp_path / "m")
+    gate.error = disk_full()
+    gate.opened.set()
+    for _ in range(2):
+        with pytest.raises(tfckpt.IncompleteSaveError, match="No space left on device"):
+            handle.result(PATIENCE)
+    assert handle.done() and handle.staged.is_set()
+    gate.error = None
+    saver.sync()
+    assert saver.save(tmp_path / "m") == str(tmp_path / "m")
+
+
+def test_two_errors_are_two(tmp_path: Path, gate: Gate) -> None:
+    """The second save does not begin before the first one's error was raised; nothing is swallowed between."""
+    saver = Saver({"v": torch.zeros(1)})
+    gate.error = disk_full()
+    gate.opened.set()
+    saver.save_async(tmp_path / "m", 1)
+    with pytest.raises(OSError, match="m-1"):
+        saver.save_async(tmp_path / "m", 2)
+    saver.save_async(tmp_path / "m", 3)
+    with pytest.raises(OSError, match="m-3"):
+        saver.sync()
+    saver.sync()
+
+
+def test_no_thread_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call fails, nothing is left, and the next one works."""
+    saver = Saver({"v": torch.zeros(1)}, write_version=SaverDef.V1)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    for kind in (saver, Saver({"v": torch.zeros(1)})):
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            kind.save_async(tmp_path / "m")
+        monkeypatch.setattr(threading.Thread, "start", start)
+        assert names_in(tmp_path) == []
+    for kind in (saver, Saver({"v": torch.zeros(1)})):
+        assert kind.save_async(tmp_path / "m").result(PATIENCE) == str(tmp_path / "m")

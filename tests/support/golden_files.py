@@ -1,0 +1,15 @@
+"""The golden checkpoints in tests/golden, and what TensorFlow read in them (tests/golden/SOURCES.md)."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+GOLDEN: Final = Path(__file__).resolve().parent.parent / "golden"
+# Every folder with a checkpoint in it, relative to GOLDEN.
+FOLDERS: Final = sorted(path.parent.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("expected.json"))
+
+
+def expected_of(folder: str) -> dict[str, Any]:
+    """The content of a folder's expected.json."""
+    content: dict[str, Any] = json.loads((GOLDEN / folder / "expected.json").read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,114 @@
+"""A training run that saves all the time: what tests kill, interrupt, and start again.
+
+As a program, `python training_script.py FOLDER WAY`, it ends with its only save in flight.
+"""
+
+import itertools
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+from numbered import STEP, State
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt import BaseSaverBuilder, BulkSaverBuilder, Saver, SaverDef
+from torch_tfckpt.transfer.staging import StagingOptions
+
+# Some KiB to some MiB; the largest takes several buffers of a save beside training.
+SIZES: Final = {
+    "embedding": ("cpu:0", 300_000),
+    "embedding/Adam": ("cpu:0", 300_000),
+    "layer/bias": ("cpu:1", 700),
+    "layer/kernel": ("cpu:1", 70_000),
+    "layer/kernel/Adam": ("cpu:1", 70_000),
+    "output/kernel": ("cpu:2", 2_000),
+}
+STAGING: Final = StagingOptions(buffer_bytes=1 << 20, async_bytes=2 << 20, threads=2)
+KEPT: Final = 3
+READY: Final = -1
+
+
+def make_saver(state: State, builder: BaseSaverBuilder | None = None, **options: Any) -> Saver:
+    defaults = {"sharded": True, "max_to_keep": KEPT, "recover": True, "staging": STAGING}
+    return state.saver(builder=builder, **{**defaults, **options})
+
+
+def train(folder: str, seed: int, reports: Connection) -> None:
+    """Goes on from the newest checkpoint, and saves until it is stopped. Reports READY, then every number that is safe.
+
+    Each life has a builder; each save, by chance, waits or goes on beside training, under a new path or the last one.
+    """
+    chance = random.Random(seed)
+    state = State(SIZES)
+    reports.send(READY)
+    with make_saver(state, chance.choice([BulkSaverBuilder(), BaseSaverBuilder()])) as saver:
+        resume(saver, state, folder)
+        path_number = first = int(state.tensors[STEP])
+        for number in itertools.count(first + 1):
+            state.fill(number)
+            if number == first + 1 or chance.random() < 0.7:
+                path_number = number
+            if chance.random() < 0.5:
+                saver.save(f"{folder}/m", path_number)
+            else:
+                handle = saver.save_async(f"{folder}/m", path_number)
+                state.fill(10**6 + number)  # training goes on
+                handle.result()
+            reports.send(number)
+
+
+def resume(saver: Saver, state: State, folder: str) -> None:
+    latest = tfckpt.latest_checkpoint(folder)
+    if latest is not None:
+        saver.restore(latest)
+        number = int(state.tensors[STEP])
+        expected = state.expected(number)
+        assert all(tensor.equal(expected[name]) for name, tensor in state.tensors.items()), f"{latest} is no {number}"
+
+
+def train_until_interrupted(folder: str, seed: int, reports: Connection) -> None:
+    """`train`, of which Ctrl-C is the end: the last report is how many threads of ours are left then."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        train(folder, seed, reports)
+    except KeyboardInterrupt:
+        until = time.monotonic() + 10
+        while (left := threads_of_ours()) and time.monotonic() < until:
+            time.sleep(0.001)  # a save beside training may come to its end; a thread may be about to start, and end
+        reports.send(f"interrupted, left: {left}")
+
+
+def threads_of_ours() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tfckpt")]
+
+
+def alternate(folder: str, base: str, numbers: range, reports: Connection) -> None:
+    """Saves `numbers` under `base`, beside another process that does so, too; all that is kept restores each time."""
+    state = State()
+    with state.saver(sharded=True, max_to_keep=2, save_relative_paths=True) as saver:
+        for number in numbers:
+            state.fill(number)
+            saver.save(f"{folder}/{base}", number)
+            for path in saver.last_checkpoints:
+                saver.restore(path)
+                assert f"{folder}/{base}-{int(state.tensors[STEP])}" == path
+    reports.send(saver.last_checkpoints)
+
+
+WAYS: Final[dict[str, Callable[[State], Saver]]] = {
+    "bulk": make_saver,
+    "parts": lambda state: make_saver(state, BaseSaverBuilder()),
+    "version 1": lambda state: make_saver(state, write_version=SaverDef.V1, sharded=False),
+}
+
+if __name__ == "__main__":
+    trained = State(SIZES)
+    trained.fill(7)
+    WAYS[sys.argv[2]](trained).save_async(Path(sys.argv[1]) / "m", 7)
+    trained.fill(8)

@@ -1,0 +1,92 @@
+"""The checkpoints below tests/golden, of public projects and of TensorFlow 2.21: we read there what TensorFlow read.
+
+Each folder has an expected.json with dtype, shape and hash of every value as TensorFlow read it. A hash of null marks a
+value that TensorFlow could not give: a damaged or incomplete checkpoint, or a dtype that has no plain value.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from golden_files import FOLDERS, GOLDEN, expected_of
+from tensorflow_process import RawTensor, TensorFlowProcess
+
+import torch_tfckpt as tfckpt
+
+# TensorFlow's numbers of its dtypes, from tensorflow/core/framework/types.proto. Typed again here: the table in the
+# package is what is tested.
+DTYPES = (
+    "invalid", "float32", "float64", "int32", "uint8", "int16", "int8", "string", "complex64", "int64", "bool",
+    "qint8", "quint8", "qint32", "bfloat16", "qint16", "quint16", "uint16", "complex128", "float16", "resource",
+    "variant", "uint32", "uint64", "float8_e5m2", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e4m3b11fnuz",
+    "float8_e5m2fnuz", "int4", "uint4", "int2", "uint2", "float4_e2m1fn",
+)  # fmt: skip
+NUMBERS = {name: number for number, name in enumerate(DTYPES)}
+
+# torch has no dtype of one element per byte for these; the tensor is refused by itself.
+WITHOUT_VALUE = {"float8_e4m3b11fnuz", "float4_e2m1fn", "resource", "variant"}
+
+
+def path_of(folder: str) -> str:
+    return str(GOLDEN / folder / expected_of(folder)["prefix"])
+
+
+def test_the_list_of_folders_is_not_empty() -> None:
+    """A parametrized test over nothing would pass."""
+    assert len(FOLDERS) > 30
+    assert {expected_of(folder)["kind"] for folder in FOLDERS} == {"v1", "v2", "object", "savedmodel", "negative"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_names_dtypes_shapes_and_values(folder: str) -> None:
+    """Every name, dtype, shape and value is TensorFlow's; what has no value raises an error that says where."""
+    expected = expected_of(folder)
+    tensors = expected["tensors"]
+    with tfckpt.load_checkpoint(path_of(folder)) as reader:
+        assert set(reader.keys()) == set(tensors)
+        assert {name: int(reader.dtype(name)) for name in tensors} == {
+            name: NUMBERS[tensor["dtype"]] for name, tensor in tensors.items()
+        }
+        assert {name: list(reader.shape(name)) for name in tensors} == {
+            name: tensor["shape"] for name, tensor in tensors.items()
+        }
+        for name, tensor in tensors.items():
+            if tensor["dtype"] in WITHOUT_VALUE:
+                with pytest.raises(tfckpt.UnimplementedError) as refused:
+                    reader.get_tensor(name)
+                assert name in str(refused.value)
+            elif tensor["sha256"] is None:
+                with pytest.raises(tfckpt.CheckpointError) as damaged:
+                    reader.get_tensor(name)
+                assert expected["prefix"] in str(damaged.value), "the error does not name the file"
+            else:
+                assert RawTensor.of(reader.get_tensor(name)).sha256 == tensor["sha256"], name
+
+
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if expected_of(folder)["kind"] == "negative"])
+def test_an_incomplete_checkpoint_is_not_loaded(folder: str) -> None:
+    """load_file of a checkpoint that lacks data raises, naming the checkpoint; it never returns what it could read."""
+    with pytest.raises(tfckpt.CheckpointError) as refused:
+        tfckpt.load_file(path_of(folder))
+    assert expected_of(folder)["prefix"] in str(refused.value)
+
+
+def test_git_lfs_pointer_in_place_of_an_index(golden: Path, tmp_path: Path) -> None:
+    """An index that git-lfs never fetched is refused by name; the pointer of a real project stands in for it."""
+    pointer = (golden / "neg-starreduction-lfs-data" / "weights.data-00000-of-00001").read_bytes()
+    assert pointer.startswith(b"version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "weights.index").write_bytes(pointer)
+    with pytest.raises(tfckpt.CheckpointError, match=r"weights\.index"):
+        tfckpt.load_checkpoint(str(tmp_path / "weights"))
+
+
+def test_tensorflow_still_writes_these_bytes(tensorflow: TensorFlowProcess) -> None:
+    """scripts/make_golden.py gives tests/golden/tensorflow again, byte for byte."""
+    written_by = expected_of("tensorflow/scalar")["source"]
+    version = tensorflow.call("version")
+    if f"TensorFlow {version}," not in written_by:
+        pytest.skip(f"written by {written_by}; here is TensorFlow {version}")
+    script = GOLDEN.parent.parent / "scripts" / "make_golden.py"
+    check = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=120)
+    assert check.returncode == 0, check.stdout + check.stderr

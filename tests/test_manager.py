@@ -1,0 +1,553 @@
+"""The manager of numbered checkpoints, held against TensorFlow's."""
+
+import logging
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from tensorflow_process import TensorFlowProcess
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt import manager as checkpoint_manager
+from torch_tfckpt.directory.retention import KeepBest
+from torch_tfckpt.directory.state_file import get_checkpoint_state, update_checkpoint_state
+from torch_tfckpt.manager import CheckpointManager
+
+SIDE_FILE = "checkpoint.retention.json"
+
+
+class Fake:
+    """A ManagedCheckpoint of one value."""
+
+    def __init__(self) -> None:
+        self.save_counter = torch.tensor(0)
+        self.value = 0.0
+        self.synced = 0
+
+    def write(self, prefix: str) -> str:
+        os.makedirs(os.path.dirname(prefix), exist_ok=True)
+        return tfckpt.save_file({"counter": self.save_counter, "value": torch.tensor(self.value)}, prefix)
+
+    def restore(self, path: str) -> None:
+        values = tfckpt.load_file(path)
+        self.save_counter.copy_(torch.as_tensor(values["counter"]))
+        self.value = float(values["value"])
+
+    def sync(self) -> None:
+        self.synced += 1
+
+
+class Clock:
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def there(directory: Path) -> list[str]:
+    return sorted(path.stem for path in directory.glob("*.index"))
+
+
+def numbers(manager: CheckpointManager) -> list[int]:
+    return [int(path.rpartition("-")[2]) for path in manager.checkpoints]
+
+
+def state_times(directory: Path) -> tuple[list[float], float]:
+    state = get_checkpoint_state(directory)
+    assert state is not None
+    return list(state.all_model_checkpoint_timestamps), state.last_preserved_timestamp
+
+
+class TestRetention:
+    def test_deletion(self, tmp_path: Path) -> None:
+        """CASES 101: the fourth save deletes the first, with all its files."""
+        manager = CheckpointManager(Fake(), tmp_path, 3)
+        paths = [manager.save() for _ in range(4)]
+        assert there(tmp_path) == ["ckpt-2", "ckpt-3", "ckpt-4"]
+        assert [name for name in os.listdir(tmp_path) if "ckpt-1" in name] == []
+        assert manager.checkpoints == paths[1:]
+        assert manager.latest_checkpoint == paths[3] == str(tmp_path / "ckpt-4")
+
+    def test_keep_all(self, tmp_path: Path) -> None:
+        """CASES 102: None keeps all, over a restart; a limit set later holds from the next save on."""
+        clock = Clock(1000.0)
+        fake = Fake()
+        for life, saves in ((0, 3), (1, 1)):
+            manager = CheckpointManager(fake, tmp_path, None, clock=clock)
+            assert numbers(manager) == [1, 2, 3][: 3 * life]
+            for _ in range(saves):
+                clock.now += 1
+                manager.save()
+        manager = CheckpointManager(fake, tmp_path, 3, clock=clock)
+        assert numbers(manager) == [1, 2, 3, 4]
+        assert there(tmp_path) == ["ckpt-1", "ckpt-2", "ckpt-3", "ckpt-4"]
+        manager.save()
+        assert numbers(manager) == [3, 4, 5]
+        assert there(tmp_path) == ["ckpt-3", "ckpt-4", "ckpt-5"]
+
+    def test_state_over_restarts(self, tmp_path: Path) -> None:
+        """CASES 103 to 105: three managers, the clock in our hands."""
+        clock, fake = Clock(3.0), Fake()
+        manager = CheckpointManager(fake, tmp_path, 2, clock=clock)
+        for now in (10000.0, 13610.0):
+            clock.now = now
+            manager.save()
+        assert state_times(tmp_path) == ([10000.0, 13610.0], 2.0)
+        assert numbers(manager) == [1, 2]
+        manager = CheckpointManager(fake, tmp_path, 2, 1.5, clock=clock)
+        assert manager.latest_checkpoint == str(tmp_path / "ckpt-2")
+        for step, active in ((720, [2, 3]), (1800, [3, 4]), (1800, [4, 5])):
+            clock.now += step
+            manager.save()
+            assert (numbers(manager), state_times(tmp_path)[1]) == (active, 10000.0)
+        time_of_4 = clock.now - 1800
+        manager = CheckpointManager(fake, tmp_path, 2, 1.5, clock=clock)
+        clock.now += 10
+        manager.save()
+        assert numbers(manager) == [5, 6]
+        assert there(tmp_path) == ["ckpt-1", "ckpt-4", "ckpt-5", "ckpt-6"]
+        assert state_times(tmp_path)[1] == time_of_4
+
+    def test_what_nobody_managed(self, tmp_path: Path) -> None:
+        """CASES 106: a state file without times tracks nothing; what was saved before stays."""
+        fake = Fake()
+        for number in (1, 2):
+            fake.save_counter += 1
+            update_checkpoint_state(tmp_path, fake.write(str(tmp_path / f"unusual-{number}")))
+        manager = CheckpointManager(fake, tmp_path, 2)
+        fake.save_counter.zero_()
+        assert manager.restore_or_initialize() == str(tmp_path / "unusual-2")
+        assert int(fake.save_counter) == 2
+        manager.save()
+        assert numbers(manager) == [3]
+        manager.save()
+        manager.save()
+        assert there(tmp_path) == ["ckpt-4", "ckpt-5", "unusual-1", "unusual-2"]
+
+    def test_a_clock_that_was_set_back(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """CASES 107, 108: a warning; what was saved in that other time is left alone."""
+        clock, fake = Clock(10000.0), Fake()
+        manager = CheckpointManager(fake, tmp_path, 1, 1.0, clock=clock)
+        for now in (10000.0, 13600.0, 17200.0):
+            clock.now = now
+            manager.save()
+        assert there(tmp_path) == ["ckpt-2", "ckpt-3"]
+        assert (numbers(manager), state_times(tmp_path)[1]) == ([3], 13600.0)
+        clock.now = 5000.0
+        with caplog.at_level(logging.WARNING, checkpoint_manager.__name__):
+            manager = CheckpointManager(fake, tmp_path, 1, 1.0, clock=clock)
+        assert "8600.000000 seconds behind the last preserved checkpoint timestamp" in caplog.text
+        assert manager.checkpoints == []
+        assert manager.latest_checkpoint == str(tmp_path / "ckpt-3")
+        for now in (5010.0, 5020.0):
+            clock.now = now
+            manager.save()
+        assert there(tmp_path) == ["ckpt-2", "ckpt-3", "ckpt-5"]
+        assert (numbers(manager), state_times(tmp_path)) == ([5], ([5020.0], 5000.0))
+
+    def test_timeline(self, tmp_path: Path) -> None:
+        """SAVER 5, the timeline through the manager; CASES 198; another manager with max_to_keep 1 goes on."""
+        clock, fake = Clock(1000.0), Fake()
+        manager = CheckpointManager(fake, tmp_path, 2, 1.0, clock=clock)
+        for now in (1000, 2000, 4599, 4600, 6000, 8200, 9000, 12000, 12001, 12002):
+            clock.now = float(now)
+            manager.save()
+        assert there(tmp_path) == ["ckpt-10", "ckpt-3", "ckpt-6", "ckpt-8", "ckpt-9"]
+        assert (tmp_path / "checkpoint").read_text() == (
+            'model_checkpoint_path: "ckpt-10"\n'
+            'all_model_checkpoint_paths: "ckpt-9"\nall_model_checkpoint_paths: "ckpt-10"\n'
+            "all_model_checkpoint_timestamps: 12001.0\nall_model_checkpoint_timestamps: 12002.0\n"
+            "last_preserved_timestamp: 12000.0\n"
+        )
+        clock.now = 12003.0
+        manager = CheckpointManager(fake, tmp_path, 1, 1.0, clock=clock)
+        assert numbers(manager) == [9, 10]
+        manager.save()
+        assert there(tmp_path) == ["ckpt-11", "ckpt-3", "ckpt-6", "ckpt-8"]
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_as_tensorflow(self, tmp_path: Path, tensorflow: TensorFlowProcess, seed: int) -> None:
+        """Random lives: after each save the same list, the same files, and the same state file, byte for byte."""
+        choose = random.Random(seed)
+        keep = choose.choice([1, 2, 3, None])
+        hours = choose.choice([None, 0.5, 1.0, 0.1])
+        now, lives = 10000.0, []
+        for _ in range(3):
+            made = now
+            saves = []
+            for _ in range(choose.randint(1, 6)):
+                now += choose.choice([0.0, 0.25, 360.0, 1800.0, 3600.0, 9000.0])
+                saves.append(now)
+            lives.append((made, saves))
+            now -= choose.choice([0.0, 0.0, 4000.0])
+        theirs = tmp_path / "theirs"
+        expected = tensorflow.call("run_manager", str(theirs), keep, hours, lives)
+        ours, fake, seen, clock = tmp_path / "ours", Fake(), [], Clock(0.0)
+        for made, saves in lives:
+            clock.now = made
+            manager = CheckpointManager(fake, ours, keep, hours, clock=clock)
+            manager.restore_or_initialize()
+            for moment in saves:
+                clock.now = moment
+                manager.save()
+                text = (ours / "checkpoint").read_text()
+                seen.append((manager.checkpoints, there(ours), text))
+        for mine, (paths, files, text) in zip(seen, expected, strict=True):
+            assert mine == ([path.replace(str(theirs), str(ours)) for path in paths], files, text)
+
+    def test_not_deleted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A checkpoint that the system will not delete is logged; the new one is saved and named."""
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        manager = CheckpointManager(Fake(), tmp_path, 1)
+        manager.save()
+        monkeypatch.setattr(checkpoint_manager, "remove_bundle", refuse)
+        path = manager.save()
+        assert "ckpt-1 is not deleted: Ignoring: [Errno 13]" in caplog.text
+        assert tfckpt.latest_checkpoint(tmp_path) == path
+        assert manager.checkpoints == [path]
+
+    def test_a_failed_write_changes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The old state stays, and the same step may be tried again."""
+        step = torch.tensor(0)
+        fake = Fake()
+        manager = CheckpointManager(fake, tmp_path, 1, step_counter=step, checkpoint_interval=2)
+        first = manager.save()
+        step += 2
+
+        def fail(_: str) -> str:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(fake, "write", fail)
+            with pytest.raises(OSError, match="No space left"):
+                manager.save()
+        assert manager.latest_checkpoint == tfckpt.latest_checkpoint(tmp_path) == first
+        assert manager.save() == str(tmp_path / "ckpt-3")
+
+    def test_a_moved_directory(self, tmp_path: Path) -> None:
+        """The state file holds relative paths: a new manager tracks and deletes where it finds them."""
+        CheckpointManager(Fake(), tmp_path / "old", 2).save()
+        os.rename(tmp_path / "old", tmp_path / "new")
+        fake = Fake()
+        manager = CheckpointManager(fake, tmp_path / "new", 1)
+        assert manager.restore_or_initialize() == str(tmp_path / "new" / "ckpt-1")
+        manager.save()
+        assert there(tmp_path / "new") == ["ckpt-2"]
+
+
+class TestNumbering:
+    def test_custom_numbers(self, tmp_path: Path) -> None:
+        """CASES 109: a tensor or a number; the counter goes on in either case."""
+        fake, number = Fake(), torch.tensor(0)
+        manager = CheckpointManager(fake, tmp_path, 2)
+        for expected in (0, 2, 4, 6, 8):
+            assert manager.save(checkpoint_number=number) == str(tmp_path / f"ckpt-{expected}")
+            number += 2
+        assert int(fake.save_counter) == 5
+        assert manager.save(32) == manager.latest_checkpoint == str(tmp_path / "ckpt-32")
+        state = get_checkpoint_state(tmp_path)
+        assert state is not None
+        assert list(state.all_model_checkpoint_paths) == [str(tmp_path / "ckpt-8"), str(tmp_path / "ckpt-32")]
+
+    def test_a_number_again(self, tmp_path: Path) -> None:
+        """SAVER 5: a path that is saved again moves to the end."""
+        manager = CheckpointManager(Fake(), tmp_path, 2)
+        for number in (1, 2, 1, 3):
+            manager.save(number)
+        assert numbers(manager) == [1, 3]
+        assert there(tmp_path) == ["ckpt-1", "ckpt-3"]
+
+    def test_name(self, tmp_path: Path) -> None:
+        """CASES 110."""
+        manager = CheckpointManager(Fake(), tmp_path, 2, checkpoint_name="ckpt_name")
+        assert manager.save(5) == str(tmp_path / "ckpt_name-5")
+        assert CheckpointManager(Fake(), tmp_path, 2).save(5) == str(tmp_path / "ckpt-5")
+
+    @pytest.mark.parametrize("number", [1.5, "1", torch.tensor(1.0), torch.ones(2, dtype=torch.int64)])
+    def test_no_number(self, tmp_path: Path, number: Any) -> None:
+        """Refused before anything is written or counted."""
+        fake = Fake()
+        manager = CheckpointManager(fake, tmp_path, 2)
+        with pytest.raises(tfckpt.InvalidArgumentError, match="checkpoint_number"):
+            manager.save(number)
+        assert (int(fake.save_counter), os.listdir(tmp_path)) == (0, [])
+
+
+class TestInterval:
+    @pytest.mark.parametrize("as_function", [False, True])
+    def test_interval(self, tmp_path: Path, as_function: bool) -> None:
+        """CASES 113: the step as a tensor that is counted up, or as a function."""
+        step = torch.tensor(0)
+        counter: Any = (lambda: int(step)) if as_function else step
+        manager = CheckpointManager(Fake(), tmp_path, None, step_counter=counter, checkpoint_interval=2)
+        assert manager.checkpoint_interval == 2
+        saved = []
+        for at in (0, 1, 2, 2, 3):
+            step.fill_(at)
+            saved.append(manager.save() is not None)
+        assert saved == [True, False, True, False, False]
+        assert manager.save(check_interval=False) is not None
+        assert manager.save(check_interval=False) is None
+
+    def test_last_step(self, tmp_path: Path) -> None:
+        """CASES 114: the first interval begins at last_checkpoint_step."""
+        step = torch.tensor(0)
+        manager = CheckpointManager(
+            Fake(), tmp_path, None, step_counter=step, checkpoint_interval=2, last_checkpoint_step=1
+        )
+        saved = []
+        for at in (1, 2, 3):
+            step.fill_(at)
+            saved.append(manager.save() is not None)
+        assert saved == [False, False, True]
+
+    def test_restored(self, tmp_path: Path) -> None:
+        """CASES 115: the step at which it was restored is saved already."""
+        step = torch.tensor(3)
+        arguments: dict[str, Any] = {"max_to_keep": None, "step_counter": step, "checkpoint_interval": 2}
+        path = CheckpointManager(Fake(), tmp_path, **arguments).save()
+        manager = CheckpointManager(Fake(), tmp_path, **arguments)
+        assert manager.restore_or_initialize() == path
+        assert manager.save() is None
+        step += 2
+        assert manager.save() is not None
+
+    def test_without_a_counter(self, tmp_path: Path) -> None:
+        """SAVER 5: an interval needs one."""
+        with pytest.raises(ValueError, match="`step_counter` should be passed"):
+            CheckpointManager(Fake(), tmp_path, 1, checkpoint_interval=2)
+
+
+class TestRestore:
+    def test_restore_or_initialize(self, tmp_path: Path) -> None:
+        """CASES 111: init_fn runs where there is nothing to restore, and only there."""
+        fake = Fake()
+
+        def initialise() -> None:
+            fake.value = 2.0
+
+        manager = CheckpointManager(fake, tmp_path, 1, init_fn=initialise)
+        assert manager.restore_or_initialize() is None
+        assert fake.value == 2.0
+        fake.value = 3.0
+        path = manager.save()
+        fake.value = 4.0
+        assert manager.restore_or_initialize() == path
+        assert (fake.value, int(fake.save_counter)) == (3.0, 1)
+        assert CheckpointManager(Fake(), tmp_path / "none", 1).restore_or_initialize() is None
+
+    @pytest.mark.parametrize("spell", [Path, str, os.fsencode])
+    def test_path_kinds(self, tmp_path: Path, spell: Callable[[Path], Any]) -> None:
+        """CASES 112: what comes back is str."""
+        manager = CheckpointManager(Fake(), spell(tmp_path / "d"), 2)
+        path = manager.save()
+        assert (manager.directory, path) == (str(tmp_path / "d"), str(tmp_path / "d" / "ckpt-1"))
+        assert CheckpointManager(Fake(), spell(tmp_path / "d"), 2).latest_checkpoint == path
+
+    def test_relative_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Relative paths come back, and lead on in a new manager."""
+        monkeypatch.chdir(tmp_path)
+        for number in (1, 2):
+            fake = Fake()
+            manager = CheckpointManager(fake, "train", 1)
+            manager.restore_or_initialize()
+            assert manager.save() == f"train/ckpt-{number}"
+        assert there(tmp_path / "train") == ["ckpt-2"]
+
+    def test_what_is_no_checkpoint_is_made_one(self, tmp_path: Path) -> None:
+        """WISHES 26: a module, a dictionary of tensors, or a Saver; saved, tracked, restored with its counter."""
+        module, tensor = torch.nn.Linear(2, 2), torch.ones(3)
+        for number, source in enumerate((module, {"x": tensor}, tfckpt.Saver({"x": tensor}))):
+            directory = tmp_path / str(number)
+            manager = CheckpointManager(source, directory, 1)
+            manager.save()
+            path = manager.save()
+            assert there(directory) == ["ckpt-2"]
+            expected = tensor.clone()
+            tensor.zero_()
+            again = CheckpointManager(source, directory, 1)
+            assert again.restore_or_initialize() == path
+            assert int(again.checkpoint.save_counter) == 2
+            assert number == 0 or torch.equal(tensor, expected)
+            tensor.fill_(number + 2)
+
+    def test_sync(self, tmp_path: Path) -> None:
+        """It is the checkpoint that knows."""
+        fake = Fake()
+        manager = CheckpointManager(fake, tmp_path, 1)
+        manager.sync()
+        assert (manager.checkpoint, fake.synced) == (fake, 1)
+
+    @pytest.mark.parametrize("keep", [0, -1])
+    def test_max_to_keep(self, tmp_path: Path, keep: int) -> None:
+        """SAVER 5."""
+        with pytest.raises(ValueError, match="Expected a positive integer or `None`"):
+            CheckpointManager(Fake(), tmp_path, keep)
+
+    def test_an_empty_state_file(self, tmp_path: Path) -> None:
+        """It is an error, as in TensorFlow: a training must not begin anew where an old one lies."""
+        (tmp_path / "checkpoint").touch()
+        with pytest.raises(ValueError, match="Invalid checkpoint state loaded from"):
+            CheckpointManager(Fake(), tmp_path, 1)
+
+
+class TestKeeping:
+    RULE = KeepBest("loss", "min", 1)
+
+    def test_best(self, tmp_path: Path) -> None:
+        """WISHES 25: besides the newest two, the best one; the last best goes when a better one comes."""
+        manager = CheckpointManager(Fake(), tmp_path, 2, keep_best=self.RULE)
+        there_after = []
+        for loss in (3.0, 1.0, 2.0, 4.0, 0.5, float("nan"), 5.0):
+            manager.save(metrics={"loss": loss})
+            there_after.append([int(name[5:]) for name in there(tmp_path)])
+        assert there_after == [[1], [1, 2], [2, 3], [2, 3, 4], [4, 5], [5, 6], [5, 6, 7]]
+        assert numbers(manager) == [6, 7]
+        assert manager.best_checkpoint == str(tmp_path / "ckpt-5")
+        assert set(manager.metrics) == {str(tmp_path / f"ckpt-{number}") for number in (5, 6, 7)}
+
+    def test_best_over_restarts(self, tmp_path: Path) -> None:
+        """A new manager for every save, and the rule given only once."""
+        fake = Fake()
+        for number, loss in enumerate((1.0, 2.0, 3.0, 0.5, 4.0, 5.0)):
+            manager = CheckpointManager(fake, tmp_path, 1, keep_best=self.RULE if number == 0 else None)
+            manager.save(metrics={"loss": loss})
+        assert there(tmp_path) == ["ckpt-4", "ckpt-6"]
+        assert CheckpointManager(fake, tmp_path, 1).best_checkpoint == str(tmp_path / "ckpt-4")
+
+    def test_hours_come_first(self, tmp_path: Path) -> None:
+        """What stays for good by the hours does not depend on metrics, and takes no place among the best."""
+        clock = Clock(0.0)
+        manager = CheckpointManager(Fake(), tmp_path, 1, 1.0, keep_best=self.RULE, clock=clock)
+        for now, loss in ((4000, 0.0), (4100, 1.0), (4200, 2.0), (4300, 3.0)):
+            clock.now = float(now)
+            manager.save(metrics={"loss": loss})
+        assert there(tmp_path) == ["ckpt-1", "ckpt-2", "ckpt-4"]
+
+    def test_pin(self, tmp_path: Path) -> None:
+        """By number or path, over a restart; when it is unpinned it goes at the next save."""
+        fake = Fake()
+        manager = CheckpointManager(fake, tmp_path, 1)
+        manager.save()
+        manager.pin(1)
+        manager.save()
+        manager.pin(tmp_path / "ckpt-2")
+        manager = CheckpointManager(fake, tmp_path, 1)
+        manager.save()
+        assert there(tmp_path) == ["ckpt-1", "ckpt-2", "ckpt-3"]
+        manager.unpin(str(tmp_path / "ckpt-1"))
+        manager = CheckpointManager(fake, tmp_path, 1)
+        assert there(tmp_path) == ["ckpt-1", "ckpt-2", "ckpt-3"]
+        manager.save()
+        assert there(tmp_path) == ["ckpt-2", "ckpt-4"]
+        manager.unpin(2)
+        manager.save()
+        assert there(tmp_path) == ["ckpt-5"]
+        assert SIDE_FILE not in os.listdir(tmp_path)
+
+    def test_pin_what_is_not_there(self, tmp_path: Path) -> None:
+        """A typo must not look like a pin."""
+        manager = CheckpointManager(Fake(), tmp_path, 1)
+        with pytest.raises(tfckpt.NotFoundError, match="no such checkpoint to pin"):
+            manager.pin(7)
+        manager.unpin(7)
+
+    def test_nothing_asked_for(self, tmp_path: Path) -> None:
+        """Then there is no file that TensorFlow would not write."""
+        manager = CheckpointManager(Fake(), tmp_path, 1)
+        manager.save()
+        manager.save()
+        assert sorted(os.listdir(tmp_path)) == ["checkpoint", "ckpt-2.data-00000-of-00001", "ckpt-2.index"]
+
+    def test_all_are_kept(self, tmp_path: Path) -> None:
+        """max_to_keep None deletes nothing, also not what an earlier manager had set aside."""
+        fake = Fake()
+        manager = CheckpointManager(fake, tmp_path, 1)
+        manager.save()
+        manager.pin(1)
+        manager.save()
+        manager.unpin(1)
+        CheckpointManager(fake, tmp_path, None).save()
+        assert there(tmp_path) == ["ckpt-1", "ckpt-2", "ckpt-3"]
+        CheckpointManager(fake, tmp_path, 1).save()
+        assert there(tmp_path) == ["ckpt-4"]
+
+    def test_killed_at_any_step(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whichever step of a save is the last: the next manager has the newest, the best and the pinned."""
+
+        class Killed(BaseException):
+            pass
+
+        steps = ("_write_state", "_delete")
+        for number, step in enumerate(steps):
+            directory = tmp_path / str(number)
+            fake = Fake()
+            manager = CheckpointManager(fake, directory, 1, keep_best=self.RULE)
+            for loss in (1.0, 2.0):
+                manager.save(metrics={"loss": loss})
+
+            def die(*_: object) -> list[str]:
+                raise Killed
+
+            monkeypatch.setattr(manager, step, die)
+            with pytest.raises(Killed):
+                manager.save(metrics={"loss": 3.0})
+            assert {"ckpt-1", "ckpt-2"} <= set(there(directory))
+            manager = CheckpointManager(fake, directory, 1)
+            assert manager.best_checkpoint == str(directory / "ckpt-1")
+            manager.save(metrics={"loss": 4.0})
+            assert {"ckpt-1", "ckpt-4"} <= set(there(directory))
+            assert "ckpt-2" not in there(directory)
+
+    def test_metrics_are_written_before_anything_is_deleted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Killed before the old ones go, the next manager knows the new one's metrics."""
+        fake = Fake()
+        manager = CheckpointManager(fake, tmp_path, 1, keep_best=self.RULE)
+        manager.save(metrics={"loss": 1.0})
+
+        def die(_: object) -> list[str]:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(manager, "_delete", die)
+        with pytest.raises(KeyboardInterrupt):
+            manager.save(metrics={"loss": 0.5})
+        assert CheckpointManager(fake, tmp_path, 1).best_checkpoint == str(tmp_path / "ckpt-2")
+
+    def test_bad_metrics(self, tmp_path: Path) -> None:
+        """Refused before anything is written."""
+        manager = CheckpointManager(Fake(), tmp_path, 1)
+        with pytest.raises(tfckpt.InvalidArgumentError, match='metrics: "loss" is no number'):
+            manager.save(metrics={"loss": "low"})  # type: ignore[dict-item]
+        assert os.listdir(tmp_path) == []
+
+
+def test_urls() -> None:
+    """Numbered, tracked, deleted and kept for being best, behind a URL; a new manager goes on."""
+    memory = MemoryFileSystem()
+    model, place = torch.nn.Linear(1, 1), "memory://test_checkpoint_manager/run"
+    rule = KeepBest("loss", "min", 1)
+    for loss in (3.0, 1.0, 2.0, 4.0):
+        manager = CheckpointManager(model, place, 1, keep_best=rule)
+        manager.restore_or_initialize()
+        manager.save(metrics={"loss": loss})
+    assert (manager.checkpoints, manager.best_checkpoint) == ([f"{place}/ckpt-4"], f"{place}/ckpt-2")
+    assert tfckpt.latest_checkpoint(place) == tfckpt.latest_checkpoint(place, valid=True) == f"{place}/ckpt-4"
+    files = memory.ls("/test_checkpoint_manager/run", detail=False)
+    assert sorted(os.path.basename(path) for path in files if path.endswith(".index")) == [
+        "ckpt-2.index",
+        "ckpt-4.index",
+    ]
+    assert b'model_checkpoint_path: "ckpt-4"' in memory.cat("/test_checkpoint_manager/run/checkpoint")

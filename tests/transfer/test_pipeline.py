@@ -1,0 +1,481 @@
+"""Plans of bytes: carried out like plain file access however they are cut, and no error of any thread lost."""
+
+import contextlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torch_tfckpt.errors import DataLossError
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.transfer import pipeline as module
+from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, Pipeline, ReadRequest, SumRequest, WriteRequest
+
+WAIT = 30  # seconds after which a test that hangs fails; none of these takes a tenth of one
+
+
+class Memory:
+    """A file in memory, readable and writable, with a log of the calls and a hook before each."""
+
+    path = "memory"
+    identity = 0
+
+    def __init__(self, contents: bytes = b"", before: Callable[[int], None] = lambda offset: None) -> None:
+        self.contents = bytearray(contents)
+        self.calls: list[tuple[int, list[int]]] = []
+        self._before = before
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        return len(self.contents)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return bytes(self.contents[offset : offset + size])
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        self._log(offset, buffers)
+        for buffer in buffers:
+            buffer[:] = self.contents[offset : offset + len(buffer)]
+            offset += len(buffer)
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        self._log(offset, buffers)
+        with self._lock:
+            self.contents.extend(bytes(max(0, offset + sum(map(len, buffers)) - len(self.contents))))
+            for buffer in buffers:
+                self.contents[offset : offset + len(buffer)] = buffer
+                offset += len(buffer)
+
+    def _log(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        self._before(offset)
+        self.calls.append((offset, [len(buffer) for buffer in buffers]))
+
+    def fileno(self) -> int:
+        raise NotImplementedError
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def threads() -> Iterator[Pipeline]:
+    with Pipeline(4) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipeline")
+
+
+@contextlib.contextmanager
+def chunks_of(size: int) -> Iterator[None]:
+    """Plans are cut into chunks of a few bytes instead of megabytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK_BYTES", size)
+        yield
+
+
+def apart(file: Memory, count: int, size: int = 1) -> list[ReadRequest]:
+    """Requests that lie apart in the file, so that each is a job of its own: number n at offset 2 * n * size."""
+    return [ReadRequest(file, 2 * number * size, memoryview(bytearray(size))) for number in range(count)]
+
+
+# Any plan, cut in any way.
+
+# Ranges of a file: bytes left out before it, and its size. Most are neighbours, some are empty, some are large.
+RANGES = st.lists(st.tuples(st.sampled_from([0, 0, 0, 1, 5]), st.sampled_from([0, 1, 2, 3, 8, 40])), max_size=12)
+
+
+def ranges_of(gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    ranges, at = [], 0
+    for gap, size in gaps:
+        ranges.append((at + gap, size))
+        at += gap + size
+    return ranges
+
+
+@settings(deadline=None)
+@given(
+    gaps=st.lists(RANGES, min_size=1, max_size=2),
+    chunk=st.integers(1, 30),
+    count=st.sampled_from([1, 2, 4]),
+    data=st.data(),
+)
+def test_any_plan_reads_what_is_in_the_files(
+    scratch: Path, gaps: list[list[tuple[int, int]]], chunk: int, count: int, data: st.DataObject
+) -> None:
+    """Targets and checksums equal those of plain file access, in the order asked for, for every cut of the plan."""
+    contents = [bytes((7 * at + 11 * number) % 251 for at in range(600)) for number in range(len(gaps))]
+    for number, content in enumerate(contents):
+        (scratch / f"r{number}").write_bytes(content)
+    files = [LOCAL.open(str(scratch / f"r{number}")) for number in range(len(gaps))]
+    plan = data.draw(
+        st.permutations([(n, *where) for n, each in enumerate(gaps) for where in ranges_of(each)])
+        | st.just([(n, *where) for n, each in enumerate(gaps) for where in ranges_of(each)])
+    )
+    expected = [contents[number][offset : offset + size] for number, offset, size in plan]
+    with chunks_of(chunk), Pipeline(count) as pipeline:
+        reads = [ReadRequest(files[number], offset, memoryview(bytearray(size))) for number, offset, size in plan]
+        assert pipeline.read(reads) == [crc32c.value(content) for content in expected]
+        assert [bytes(request.target) for request in reads] == expected
+        fills = [ReadRequest(files[number], offset, memoryview(bytearray(size))) for number, offset, size in plan]
+        pipeline.fill(fills)
+        assert [bytes(request.target) for request in fills] == expected
+        sums = [SumRequest(files[number], offset, size) for number, offset, size in plan]
+        assert pipeline.checksums(sums) == [crc32c.value(content) for content in expected]
+    for file in files:
+        file.close()
+
+
+@settings(deadline=None)
+@given(gaps=RANGES, chunk=st.integers(1, 30), count=st.sampled_from([1, 2, 4]), data=st.data())
+def test_any_plan_writes_what_plain_access_would(
+    scratch: Path, gaps: list[tuple[int, int]], chunk: int, count: int, data: st.DataObject
+) -> None:
+    """The file and the checksums are those of one write after the other, in whichever order the plan lists them."""
+    plan = data.draw(st.permutations(ranges_of(gaps)) | st.just(ranges_of(gaps)))
+    sources = [data.draw(st.binary(min_size=size, max_size=size)) for _, size in plan]
+    expected = bytearray()
+    for (offset, size), source in zip(plan, sources, strict=True):
+        if size:
+            expected.extend(bytes(max(0, offset + size - len(expected))))
+            expected[offset : offset + size] = source
+    (scratch / "w").unlink(missing_ok=True)
+    file = LOCAL.create(str(scratch / "w"))
+    kinds: list[Callable[[bytes], Buffer]] = [bytes, bytearray, memoryview]
+    requests = [
+        WriteRequest(file, offset, kinds[number % 3](source))
+        for number, ((offset, _), source) in enumerate(zip(plan, sources, strict=True))
+    ]
+    with chunks_of(chunk), Pipeline(count) as pipeline:
+        assert pipeline.write(requests) == [crc32c.value(source) for source in sources]
+    file.close()
+    assert (scratch / "w").read_bytes() == expected
+
+
+@settings(deadline=None)
+@given(contents=st.binary(max_size=100), chunk=st.integers(1, 30))
+def test_memory_is_summed_in_parallel(contents: bytes, chunk: int) -> None:
+    """The checksum of a buffer does not depend on the chunks it was summed in."""
+    with chunks_of(chunk), Pipeline(2) as pipeline:
+        assert pipeline.checksum(memoryview(contents)) == crc32c.value(contents)
+
+
+def test_chunks_of_the_real_size(threads: Pipeline) -> None:
+    """One byte more than two chunks, through a file of this machine's size of chunk."""
+    contents = os.urandom(1024) * (2 * CHUNK_BYTES // 1024) + b"x"
+    file = Memory()
+    expected = [crc32c.value(contents)]
+    assert threads.write([WriteRequest(file, 0, contents)]) == expected
+    assert file.contents == contents
+    assert threads.checksums([SumRequest(file, 0, len(contents))]) == expected
+    target = bytearray(len(contents))
+    assert threads.read([ReadRequest(file, 0, memoryview(target))]) == expected
+    assert target == contents
+    assert [threads.checksum(memoryview(contents))] == expected
+
+
+# How a plan is cut.
+
+
+def test_neighbours_travel_together() -> None:
+    """Many small tensors are one system call, empty ones among them cost nothing, up to a chunk at a time."""
+    file = Memory(bytes(100))
+    requests = [
+        ReadRequest(file, at, memoryview(bytearray(size))) for at, size in ((0, 4), (4, 3), (7, 0), (7, 3), (10, 1))
+    ]
+    with chunks_of(10):
+        Pipeline(1).read(requests)
+    assert file.calls == [(0, [4, 3, 3]), (10, [1])]
+
+
+def test_what_is_apart_travels_apart() -> None:
+    """A gap, a step back, or another file in between: no byte is read that nobody asked for."""
+    file, other = Memory(bytes(100)), Memory(bytes(100))
+    ranges = [(file, 0, 2), (file, 3, 2), (file, 5, 2), (other, 7, 2), (file, 7, 2), (file, 0, 2)]
+    with chunks_of(50):
+        Pipeline(1).read([ReadRequest(where, at, memoryview(bytearray(size))) for where, at, size in ranges])
+    assert file.calls == [(0, [2]), (3, [2, 2]), (7, [2]), (0, [2])]
+    assert other.calls == [(7, [2])]
+
+
+def test_large_requests_are_cut_into_chunks() -> None:
+    """Each chunk by itself, so that several threads share one tensor; its neighbours do not join them."""
+    file = Memory(bytes(100))
+    requests = [ReadRequest(file, at, memoryview(bytearray(size))) for at, size in ((0, 2), (2, 25), (27, 2), (29, 3))]
+    with chunks_of(10):
+        Pipeline(1).read(requests)
+    assert file.calls == [(0, [2]), (2, [10]), (12, [10]), (22, [5]), (27, [2, 3])]
+
+
+def test_summing_takes_one_chunk_of_memory(threads: Pipeline) -> None:
+    """A file of any size is verified within one buffer a thread."""
+    file = Memory(bytes(1000))
+    with chunks_of(16):
+        threads.checksums([SumRequest(file, 0, 700), SumRequest(file, 700, 10), SumRequest(file, 710, 290)])
+    assert max(sum(sizes) for _, sizes in file.calls) <= 16
+    assert all(len(sizes) == 1 for _, sizes in file.calls)
+
+
+# Nothing to do.
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_an_empty_plan_is_done(count: int) -> None:
+    """No result, no thread."""
+    before = threading.active_count()
+    with Pipeline(count) as pipeline:
+        assert pipeline.read([]) == pipeline.write([]) == pipeline.checksums([]) == []
+        pipeline.fill([])
+        assert pipeline.checksum(memoryview(b"")) == 0
+        assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_requests_of_no_bytes_touch_no_file(count: int) -> None:
+    """The checksum of nothing is 0; their offset may lie behind the end of the file."""
+    file = Memory()
+    with Pipeline(count) as pipeline:
+        assert pipeline.read([ReadRequest(file, 99, memoryview(b""))] * 3) == [0, 0, 0]
+        assert pipeline.write([WriteRequest(file, 99, b"")] * 3) == [0, 0, 0]
+        assert pipeline.checksums([SumRequest(file, 99, 0)] * 3) == [0, 0, 0]
+    assert file.calls == []
+    assert file.contents == b""
+
+
+# Errors.
+
+
+@settings(deadline=None, max_examples=60)
+@given(failing=st.sets(st.integers(0, 11), min_size=1), count=st.sampled_from([1, 2, 4]))
+def test_an_error_in_any_thread_reaches_the_caller(failing: set[int], count: int) -> None:
+    """Whichever jobs fail, the plan fails, with the error of one of them."""
+
+    def fail(offset: int) -> None:
+        if offset // 2 in failing:
+            raise DataLossError(f"job {offset // 2}")
+
+    file = Memory(bytes(100), fail)
+    with Pipeline(count) as pipeline:
+        for attempt in (
+            lambda: pipeline.read(apart(file, 12)),
+            lambda: pipeline.fill(apart(file, 12)),
+            lambda: pipeline.checksums([SumRequest(file, 2 * number, 1) for number in range(12)]),
+            lambda: pipeline.write([WriteRequest(file, 2 * number, b"x") for number in range(12)]),
+        ):
+            with pytest.raises(DataLossError) as raised:
+                attempt()
+            assert str(raised.value) in {f"job {number}" for number in failing}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), MemoryError(), KeyboardInterrupt(), SystemExit(3)]
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_any_kind_of_error_reaches_the_caller(error: BaseException, count: int) -> None:
+    """Those that are no Exception too: the very object, with its traceback."""
+
+    def fail(offset: int) -> None:
+        if offset:
+            raise error
+
+    with Pipeline(count) as pipeline, pytest.raises(type(error)) as raised:
+        pipeline.write([WriteRequest(Memory(bytes(9), fail), 2 * number, b"x") for number in range(3)])
+    assert raised.value is error
+
+
+def test_a_pipeline_works_on_after_an_error(threads: Pipeline) -> None:
+    """One damaged tensor is one failed plan."""
+
+    def fail(offset: int) -> None:
+        raise DataLossError("damaged")
+
+    for _ in range(3):
+        with pytest.raises(DataLossError):
+            threads.read(apart(Memory(bytes(9), fail), 4))
+        assert threads.read(apart(Memory(bytes(9)), 4)) == [crc32c.value(b"\0")] * 4
+
+
+class Immediate(ThreadPoolExecutor):
+    """Does a job when it is submitted, so that the order of jobs is that of the plan."""
+
+    def submit(self, job: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(job(*args, **options))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_first_error_cancels_the_rest(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full after the second of a thousand jobs is not asked 998 times more."""
+
+    def fail(offset: int) -> None:
+        if offset == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Immediate)
+    file = Memory(bytes(2000), fail)
+    with Pipeline(count) as pipeline, pytest.raises(OSError, match="No space left"):
+        pipeline.read(apart(file, 1000))
+    assert file.calls == [(0, [1])]
+
+
+class Slow:
+    """A file whose first job fails while its second one is under way, and takes its time to end."""
+
+    def __init__(self, fails: bool = True) -> None:
+        self.second_runs, self.first_is_over, self.second_is_over = (threading.Event() for _ in range(3))
+        self._fails = fails
+
+    def before(self, offset: int) -> None:
+        if offset == 0 and self._fails:
+            assert self.second_runs.wait(WAIT)
+            self.first_is_over.set()
+            raise OSError(5, "Input/output error")
+        if offset == 2:
+            self.second_runs.set()
+            assert self.first_is_over.wait(WAIT)
+            crc32c.value(
+                bytes(1 << 26)
+            )  # tens of milliseconds without the GIL, so that a caller who did not wait is seen
+            self.second_is_over.set()
+
+
+def test_nothing_runs_any_more_when_the_error_arrives(threads: Pipeline) -> None:
+    """The caller gets its buffers back: no thread may write into them after that."""
+    slow = Slow()
+    with pytest.raises(OSError, match="Input/output error"):
+        threads.read(apart(Memory(bytes(9), slow.before), 2))
+    assert slow.second_is_over.is_set()
+
+
+def test_nothing_runs_any_more_after_an_interrupt(monkeypatch: pytest.MonkeyPatch, threads: Pipeline) -> None:
+    """Ctrl-C while waiting: KeyboardInterrupt, after the jobs under way ended."""
+    slow = Slow(fails=False)
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupted(futures: Any) -> Any:
+        if interrupts:
+            assert slow.second_runs.wait(WAIT)
+            slow.first_is_over.set()
+            raise interrupts.pop()
+        return wait(futures)
+
+    monkeypatch.setattr(module, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        threads.read(apart(Memory(bytes(9), slow.before), 2))
+    assert slow.second_is_over.is_set()
+
+
+def test_nothing_runs_any_more_when_a_job_cannot_be_given_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread can be started, or another one closed the pipeline: the jobs given away before are waited for."""
+    slow = Slow(fails=False)
+    submit = ThreadPoolExecutor.submit
+    jobs: list[object] = []
+
+    def refused(self: ThreadPoolExecutor, *args: Any) -> Future[Any]:
+        if len(jobs) == 2:
+            assert slow.second_runs.wait(WAIT)
+            slow.first_is_over.set()
+            raise RuntimeError("can't start new thread")
+        jobs.append(args)
+        return submit(self, *args)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refused)
+    with Pipeline(2) as pipeline:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pipeline.read(apart(Memory(bytes(9), slow.before), 4))
+        assert slow.second_is_over.is_set()
+
+
+# Threads.
+
+
+def tfckpt_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("tfckpt")]
+
+
+def test_threads_end_with_the_pipeline() -> None:
+    """They start with the first plan of several jobs, and `close` waits for their end; a later plan starts new ones."""
+    before = len(tfckpt_threads())
+    pipeline = Pipeline(2)
+    file = Memory(bytes(100))
+    pipeline.read(apart(file, 1))
+    assert len(tfckpt_threads()) == before
+    for _ in range(2):
+        pipeline.read(apart(file, 8))
+        assert before < len(tfckpt_threads()) <= before + 2
+        pipeline.close()
+        pipeline.close()
+        assert len(tfckpt_threads()) == before
+
+
+def test_jobs_run_side_by_side() -> None:
+    """Four threads are in four jobs at the same time."""
+    barrier = threading.Barrier(4)
+
+    def meet(offset: int) -> None:
+        barrier.wait(WAIT)
+
+    with Pipeline(4) as pipeline:
+        pipeline.read(apart(Memory(bytes(100), meet), 4))
+
+
+def test_threads_may_share_a_pipeline(threads: Pipeline) -> None:
+    """Plans of several callers at once do not mix, one that fails included."""
+
+    def fail(offset: int) -> None:
+        raise DataLossError("damaged")
+
+    def plan(number: int) -> bool:
+        if number % 5 == 4:
+            with pytest.raises(DataLossError):
+                threads.read(apart(Memory(bytes(100), fail), 20))
+            return True
+        requests = apart(Memory(bytes((number,)) * 100), 20)
+        sums = threads.read(requests)
+        return sums == [crc32c.value(bytes((number,)))] * 20 and all(r.target == bytes((number,)) for r in requests)
+
+    with ThreadPoolExecutor(6) as callers:
+        assert all(callers.map(plan, range(60)))
+
+
+# Python 3.12 warns of every fork of a process with threads; that such a fork works is what is tested.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_starts_threads_of_its_own(tmp_path: Path) -> None:
+    """A data loader's worker may read through the pipeline that its parent used; the parent goes on undisturbed."""
+    (tmp_path / "a").write_bytes(bytes(range(100)))
+    expected = [crc32c.value(bytes((number,))) for number in range(0, 100, 2)]
+    with LOCAL.open(str(tmp_path / "a")) as file, Pipeline(2) as pipeline:
+        requests = [SumRequest(file, number, 1) for number in range(0, 100, 2)]
+
+        def child() -> None:
+            right = pipeline.checksums(requests) == expected
+            pipeline.close()
+            os._exit(0 if right else 1)
+
+        assert pipeline.checksums(requests) == expected
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join(WAIT)
+        if process.is_alive():
+            process.kill()
+        assert process.exitcode == 0
+        assert pipeline.checksums(requests) == expected

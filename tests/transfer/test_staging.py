@@ -1,0 +1,104 @@
+"""Staging memory: bounded, lent and lent again, and never more of it than was said."""
+
+import threading
+
+import pytest
+import torch
+
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.transfer.staging import Buffers, Staging, StagingOptions
+
+MIB = 1024 * 1024
+NEVER = threading.Event()
+
+
+@pytest.mark.parametrize("name", ["buffer_bytes", "buffers_per_device", "save_bytes", "async_bytes", "threads"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, None])
+def test_numbers_that_cannot_be_meant_are_refused(name: str, value: object) -> None:
+    """With the name of the knob and the least that it takes."""
+    with pytest.raises(InvalidArgumentError, match=f"StagingOptions: {name}="):
+        StagingOptions(**{name: value})  # type: ignore[arg-type]
+
+
+def test_buffers_are_lent_again_once_they_are_given_back() -> None:
+    """Three requests, two buffers: the third gets the first one's memory."""
+    buffers = Buffers(MIB, 2, pinned=False)
+    first, second = buffers.lend(NEVER), buffers.lend(NEVER)
+    assert first is not None and second is not None
+    assert first.data_ptr() != second.data_ptr() and first.nbytes == MIB
+    exhausted = [buffers.exhausted]
+    buffers.give_back(first)
+    exhausted.append(buffers.exhausted)
+    assert buffers.lend(NEVER) is first
+    assert exhausted == [True, False]
+
+
+def test_who_asks_too_much_waits_for_the_next_that_is_given_back() -> None:
+    """`lend` blocks, and goes on with the buffer that comes back."""
+    buffers = Buffers(MIB, 1, pinned=False)
+    held = buffers.lend(NEVER)
+    assert held is not None
+    got: list[torch.Tensor | None] = []
+    waiting = threading.Thread(target=lambda: got.append(buffers.lend(NEVER)))
+    waiting.start()
+    assert not got
+    buffers.give_back(held)
+    waiting.join(30)
+    assert got == [held]
+
+
+def test_who_waits_is_sent_home_when_the_transfer_is_cancelled() -> None:
+    """`lend` returns None: nobody hangs after an error elsewhere."""
+    buffers = Buffers(MIB, 1, pinned=False)
+    buffers.lend(NEVER)
+    cancelled = threading.Event()
+    got: list[torch.Tensor | None] = []
+    waiting = threading.Thread(target=lambda: got.append(buffers.lend(cancelled)))
+    waiting.start()
+    cancelled.set()
+    buffers.wake()
+    waiting.join(30)
+    assert got == [None]
+
+
+def test_memory_that_is_not_to_be_had_leaves_the_count_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allocation that fails is raised, and the next who asks may succeed."""
+    buffers = Buffers(MIB, 1, pinned=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", lambda *_, **__: (_ for _ in ()).throw(MemoryError("no")))
+        with pytest.raises(MemoryError):
+            buffers.lend(NEVER)
+    assert buffers.lend(NEVER) is not None
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 8, 100])
+def test_a_save_that_training_waits_for_keeps_to_its_budget(lanes: int) -> None:
+    """Many devices make buffers smaller: their sum stays below `save_bytes`, and every lane can get on with one."""
+    staging = Staging(StagingOptions(save_bytes=64 * MIB))
+    buffers = staging.buffers(lanes, pinned=False, snapshot=False)
+    assert buffers.count >= 1
+    assert buffers.count * buffers.buffer_bytes <= 64 * MIB
+    assert buffers.buffer_bytes <= StagingOptions().buffer_bytes
+
+
+def test_a_snapshot_keeps_to_its_own_budget() -> None:
+    """All of `async_bytes`, in buffers of the usual size."""
+    buffers = Staging(StagingOptions(async_bytes=100 * MIB)).buffers(5, pinned=False, snapshot=True)
+    assert (buffers.buffer_bytes, buffers.count) == (32 * MIB, 3)
+
+
+def test_buffers_are_kept_from_save_to_save_until_they_are_released() -> None:
+    """New memory costs as much as the copy itself; `release` gives it back."""
+    staging = Staging()
+    first = staging.buffers(1, pinned=False, snapshot=True)
+    assert staging.buffers(1, pinned=False, snapshot=True) is first
+    staging.release()
+    assert staging.buffers(1, pinned=False, snapshot=True) is not first
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_buffers_for_cuda_devices_are_pinned() -> None:
+    """Copies into other memory are neither fast nor asynchronous."""
+    buffer = Staging().buffers(1, pinned=True, snapshot=False).lend(NEVER)
+    assert buffer is not None and buffer.is_pinned()

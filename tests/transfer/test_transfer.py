@@ -1,0 +1,295 @@
+"""Transfers: what they write is what the plain way writes, in bounded memory, and no error of any thread is lost."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.transfer.pipeline import Pipeline
+from torch_tfckpt.transfer.staging import Staging, StagingOptions
+from torch_tfckpt.transfer.tensor_writes import TensorWrite, runs_of, write_tensors
+from torch_tfckpt.transfer.transfer import Transfer
+
+MIB = 1024 * 1024
+SMALL = StagingOptions(buffer_bytes=MIB, async_bytes=2 * MIB, save_bytes=2 * MIB)
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+    ),
+]
+
+
+class Memory:
+    """A file in memory; `before` is told of every write and sync."""
+
+    path = "memory"
+
+    def __init__(self, before: Callable[[str], None] = lambda what: None) -> None:
+        self.contents = bytearray()
+        self.synced = 0
+        self.written = 0
+        self._before = before
+        self._lock = threading.Lock()
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        self._before("write")
+        with self._lock:
+            data = b"".join(buffers)
+            self.contents.extend(bytes(max(0, offset + len(data) - len(self.contents))))
+            self.contents[offset : offset + len(data)] = data
+            self.written += len(data)
+
+    def sync(self) -> None:
+        self._before("sync")
+        self.synced += 1
+
+    def close(self) -> None:
+        pass
+
+
+def plan(sources: Sequence[torch.Tensor | bytes], files: Sequence[Memory]) -> list[TensorWrite]:
+    """Source i goes to file i modulo their number, one behind the other."""
+    ends = [0] * len(files)
+    writes = []
+    for number, source in enumerate(sources):
+        shard = number % len(files)
+        writes.append(TensorWrite(files[shard], ends[shard], source))
+        ends[shard] += writes[-1].size
+    return writes
+
+
+def until(go: threading.Event) -> Callable[[str], None]:
+    """Holds everything up until `go` is set."""
+
+    def wait(what: str) -> None:
+        go.wait(60)
+
+    return wait
+
+
+def meeting(others: threading.Barrier) -> Callable[[str], None]:
+    """Holds up every write until the others write, too."""
+
+    def wait(what: str) -> None:
+        if what == "write":
+            others.wait()
+
+    return wait
+
+
+def tfckpt_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tfckpt-")]
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint8]
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> torch.Tensor | bytes:
+    """Bytes as they are, or a tensor of any dtype, contiguous or not, of up to a few buffers."""
+    if draw(st.integers(0, 5)) == 0:
+        return draw(st.binary(max_size=50))
+    shape = draw(st.sampled_from([(), (0,), (3,), (5, 7), (100, 33), (1500, 1000), (0, 4)]))
+    dtype = draw(st.sampled_from(DTYPES))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    tensor = torch.randint(0, 2, shape, generator=generator).to(dtype)
+    kind = draw(st.sampled_from(["plain", "transposed", "conjugated"]))
+    if kind == "transposed" and len(shape) == 2:
+        return tensor.t()
+    return tensor.conj() if kind == "conjugated" else tensor
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("snapshot", [False, True])
+@given(sources=st.lists(tensors(), max_size=12), shards=st.integers(1, 3))
+def test_a_transfer_writes_what_the_plain_way_writes(
+    device: str, snapshot: bool, sources: list[torch.Tensor | bytes], shards: int
+) -> None:
+    """The same bytes and the same sums, whatever the plan: fast path == general path."""
+    plain = [Memory() for _ in range(shards)]
+    with Pipeline() as pipeline:
+        expected = write_tensors(pipeline, plan(sources, plain))
+    moved = [source.to(device) if isinstance(source, torch.Tensor) else source for source in sources]
+    files = [Memory() for _ in range(shards)]
+    assert Transfer(plan(moved, files), Staging(SMALL), snapshot=snapshot).result() == expected
+    for file, other in zip(files, plain, strict=True):
+        assert file.contents == other.contents
+        assert file.written == len(file.contents), "a byte was written twice"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_file_is_synced_once_after_its_last_byte(device: str) -> None:
+    """Whoever writes the last bytes of a file makes it durable; files without bytes are left to the caller."""
+    files = [Memory(), Memory(), Memory()]
+    sources = [torch.ones(3 * MIB, dtype=torch.uint8, device=device), torch.ones(5, device=device)]
+    Transfer(plan(sources, files), Staging(SMALL), snapshot=False).result()
+    assert [file.synced for file in files] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("mib", [1, 7])
+def test_values_may_change_once_they_are_staged(device: str, mib: int) -> None:
+    """A thread overwrites everything the moment `staged` is set, 100 times: the files hold the earlier values.
+
+    With 1 MiB all is copied before a byte is written; 7 MiB go through 2 MiB of buffers in waves.
+    """
+    staging = Staging(SMALL)
+    values = [torch.zeros(mib * MIB // 8, dtype=torch.int16, device=device) for _ in range(4)]
+    for step in range(100):
+        for value in values:
+            value.fill_(step)
+        files = [Memory(), Memory()]
+        transfer = Transfer(plan(values, files), staging, snapshot=True)
+
+        def train(transfer: Transfer = transfer) -> None:
+            assert transfer.staged.wait(60)
+            for value in values:
+                value.fill_(-1)
+
+        training = threading.Thread(target=train)
+        training.start()
+        transfer.result()
+        training.join()
+        expected = torch.full((mib * MIB // 8,), step, dtype=torch.int16).numpy().tobytes() * 2
+        assert [bytes(file.contents) for file in files] == [expected, expected], f"step {step}"
+
+
+def test_a_snapshot_that_fits_is_staged_before_anything_is_written() -> None:
+    """Training waits for the copy only: writing may block for as long as it likes."""
+    go = threading.Event()
+    file = Memory(until(go))
+    transfer = Transfer(plan([torch.ones(MIB // 4), b"text"], [file]), Staging(SMALL), snapshot=True)
+    assert transfer.staged.wait(60)
+    assert not file.contents
+    go.set()
+    transfer.result()
+    assert len(file.contents) == MIB + 4
+
+
+def test_a_snapshot_that_does_not_fit_is_staged_as_earlier_bytes_are_written() -> None:
+    """While writing is held up the rest is not copied, `staged` is not set, and memory stays within the budget."""
+    go = threading.Event()
+    file = Memory(until(go))
+    staging = Staging(SMALL)
+    transfer = Transfer(plan([torch.ones(MIB) for _ in range(2)], [file]), staging, snapshot=True)
+    assert not transfer.staged.wait(0.2)
+    assert staging.buffers(1, pinned=False, snapshot=True)._made == 2
+    go.set()
+    transfer.result()
+    assert transfer.staged.is_set()
+    assert staging.buffers(1, pinned=False, snapshot=True)._made == 2
+
+
+def test_host_values_of_a_save_that_training_waits_for_are_not_copied() -> None:
+    """They are written from where they lie: no buffer is ever made."""
+    staging = Staging(SMALL)
+    file = Memory()
+    Transfer(plan([torch.ones(MIB)], [file]), staging, snapshot=False).result()
+    assert staging._kept is None
+    assert len(file.contents) == 4 * MIB
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+@pytest.mark.parametrize("what", ["write", "sync"])
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_the_first_error_stops_everything_and_is_raised(snapshot: bool, what: str, number: int) -> None:
+    """`result` raises it, no thread goes on, buffers come back, and the staging serves the next save."""
+    seen = 0
+
+    def fail(operation: str) -> None:
+        nonlocal seen
+        if operation == what:
+            seen += 1
+            if seen > number or what == "sync":
+                raise OSError(28, "No space left on device")
+
+    staging = Staging(SMALL)
+    files = [Memory(fail), Memory(fail)]
+    transfer = Transfer(plan([torch.ones(MIB) for _ in range(6)], files), staging, snapshot=snapshot)
+    with pytest.raises(OSError, match="No space left"):
+        transfer.result()
+    assert transfer.failed and transfer.staged.is_set()
+    assert tfckpt_threads() == []
+    if snapshot:
+        buffers = staging.buffers(2, pinned=False, snapshot=True)
+        assert len(buffers._free) == buffers._made
+    good = [Memory(), Memory()]
+    Transfer(plan([torch.ones(MIB) for _ in range(6)], good), staging, snapshot=snapshot).result()
+    assert all(len(file.contents) == 12 * MIB for file in good)
+
+
+def test_an_error_while_copying_is_raised() -> None:
+    """A tensor that cannot be read (here: its storage is gone) fails the save, not the thread alone."""
+    tensor = torch.ones(1000)
+    transfer_plan = plan([tensor], [Memory()])
+    tensor.untyped_storage().resize_(0)
+    transfer = Transfer(transfer_plan, Staging(SMALL), snapshot=True)
+    with pytest.raises(RuntimeError):
+        transfer.result()
+    assert transfer.staged.is_set() and tfckpt_threads() == []
+
+
+def test_a_cancelled_transfer_touches_nothing_any_more() -> None:
+    """`cancel` returns when all threads have ended, also those that waited for a buffer."""
+    go = threading.Event()
+    file = Memory(until(go))
+    transfer = Transfer(plan([torch.ones(MIB) for _ in range(6)], [file]), Staging(SMALL), snapshot=True)
+    threading.Timer(0.05, go.set).start()
+    transfer.cancel()
+    assert tfckpt_threads() == []
+    assert len(file.contents) < 24 * MIB
+
+
+def test_threads_that_cannot_be_started_are_an_error_and_leave_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has run out of threads."""
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def refuse(self: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Transfer(plan([torch.ones(MIB) for _ in range(6)], [Memory()]), Staging(SMALL), snapshot=True)
+    assert tfckpt_threads() == []
+
+
+def test_an_empty_plan_is_done_at_once() -> None:
+    """No tensors, or tensors without elements: staged, and the sums of nothing."""
+    assert Transfer([], Staging(SMALL), snapshot=True).result() == []
+    transfer = Transfer(plan([torch.ones(0), torch.ones(3, 0)], [Memory()]), Staging(SMALL), snapshot=True)
+    assert transfer.staged.is_set()
+    assert transfer.result() == [0, 0]
+
+
+def test_small_neighbours_travel_together() -> None:
+    """A thousand scalars are one run; one of another dtype, or bytes, ends it."""
+    file = Memory()
+    scalars = [torch.tensor(float(number)) for number in range(1000)]
+    runs = runs_of(plan([*scalars, torch.tensor(1), b"x", *scalars], [file]))
+    assert [len(run.writes) for run in runs] == [1000, 1, 1, 1000]
+    sums = Transfer(plan(scalars, [file]), Staging(SMALL), snapshot=True).result()
+    assert sums == [crc32c.value(memoryview(scalar.numpy().tobytes())) for scalar in scalars]
+
+
+def test_files_of_several_shards_are_written_side_by_side(tmp_path: Path) -> None:
+    """Shard 1's first byte does not wait for shard 0's last: each shard's write waits for the other's to begin."""
+    met = threading.Barrier(2, timeout=60)
+    files = [Memory(meeting(met)) for _ in range(2)]
+    Transfer(plan([torch.ones(10), torch.ones(10)], files), Staging(SMALL), snapshot=False).result()
+    file = LOCAL.create(str(tmp_path / "x"))
+    Transfer([TensorWrite(file, 0, torch.arange(3))], Staging(SMALL), snapshot=False).result()
+    file.close()
+    assert (tmp_path / "x").read_bytes() == torch.arange(3).numpy().tobytes()

@@ -1,0 +1,293 @@
+"""tfckpt ls --tree: the objects of an object-based checkpoint, and the tensors that each has.
+
+    object                 dtype    shape  size  note
+    (root)
+      model
+        kernel             float32  [4,3]  48 B  variable "dense/kernel"
+      optimizer
+        m of model.kernel  float32  [4,3]  48 B  variable "dense/kernel/Adam"
+      tied                                       = (root).model
+
+Every object stands once in full: on the shortest way from the root, which its tensors' keys are made of. Graphs come
+from files: nothing here recurses, and no line is longer than a person reads.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, Final, NamedTuple
+
+from torch_tfckpt.cli.console import say, show, show_json, show_table
+from torch_tfckpt.cli.show import Row, as_json, cells, rows_of, total_of, totals, unmatched
+from torch_tfckpt.errors import NotFoundError
+from torch_tfckpt.foreign_files.formats import open_source
+from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
+from torch_tfckpt.format.object_graph import (
+    OBJECT_GRAPH_KEY,
+    ROOT,
+    VARIABLE_VALUE,
+    ObjectGraph,
+    SerializedTensor,
+    TrackableObject,
+    not_object_based,
+)
+from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.text import counted, escaped, printable, quoted
+
+_INDENTED: Final = 20  # levels; deeper lines tell theirs
+_NAME: Final = 80  # characters of a name
+_WAY: Final = 12  # names of the way to an object that another line refers to
+_JOINTS: Final = 4  # dashes and underscores of a tensor's name at which the key of its attribute may end
+
+_Line = tuple[int, str, Sequence[str]]  # level, object, the other cells
+
+
+class _Edge(NamedTuple):
+    """A way on from an object."""
+
+    node_id: int
+    name: str
+    variable: int | None = None  # of a slot variable: whose it is
+
+
+class _Place(NamedTuple):
+    """Where an object stands in full."""
+
+    parent: int | None  # None: the root, and what nothing leads to
+    level: int
+    edge: _Edge
+
+
+def ls_tree(options: argparse.Namespace) -> int:
+    """Shows the objects; 1 where a tensor is not in the file or cannot be read, or none has such a name."""
+    with closing(open_source(fspath(options.path))) as source:
+        if not isinstance(source, CheckpointSource):
+            raise NotFoundError(f"{printable(source.path)}: {source.format} has no object graph. Leave out --tree")
+        graph = source.reader.object_graph
+        if graph is None:
+            raise not_object_based(source.reader.path)
+        rows = rows_of(source, options.patterns)
+        nothing = unmatched(source, options.patterns) if options.patterns and not rows else ""
+        path, form = source.path, source.format
+    tree = _Tree(graph, rows, all_objects=not options.patterns)
+    if options.json:
+        show_json({"path": printable(path), "format": form, **tree.as_json(), "total": total_of(rows)})
+    else:
+        lines = list(tree.lines())
+        table = [[_indented(level, text), *others] for level, text, others in lines]
+        show_table(["object", "dtype", "shape", "size", "note"], table, numeric=["size"])
+        show(f"{counted(tree.size, 'object')}, {totals(rows)}")
+        if any(level > _INDENTED for level, _, _ in lines) and not options.quiet:
+            say(f"lines deeper than {_INDENTED} levels are indented like those, and begin with their level")
+    if nothing:
+        say(nothing)
+    return 1 if nothing or tree.lacks_tensors or any(row.info is None for row in rows) else 0
+
+
+class _Tree:
+    """The graph as a tree, with the tensors of `rows`.
+
+    Args:
+        all_objects: Whether those without any of these tensors, on them or below them, are shown too.
+    """
+
+    def __init__(self, graph: ObjectGraph, rows: Sequence[Row], *, all_objects: bool) -> None:
+        self._nodes, self._rows, self._all = graph.nodes, rows, all_objects
+        self._places = _places(graph.nodes)
+        self._keys = _attributes_of(graph.nodes, rows)
+        self._stored: dict[str, list[Row]] = {}
+        for row in rows:
+            if row.name in self._keys:
+                self._stored.setdefault(self._keys[row.name], []).append(row)
+        self._shown = self._objects_to_show()
+
+    @property
+    def size(self) -> int:
+        """Objects shown."""
+        return len(self._shown)
+
+    @property
+    def lacks_tensors(self) -> bool:
+        """Whether there is an attribute that has no tensor."""
+        every = (each for node_id in self._shown for each in self._attributes(node_id))
+        return any(each.checkpoint_key not in self._stored for each in every)
+
+    def lines(self) -> Iterator[_Line]:
+        """The tree from the root, what nothing leads to, and the tensors that no object names."""
+        complete: set[int] = set()
+        tops = [(None, 0, place.edge) for place in self._places.values() if place.parent is None]
+        waiting: list[tuple[int | None, int, _Edge]] = list(reversed(tops))
+        while waiting:
+            parent, level, edge = waiting.pop()
+            node_id = edge.node_id
+            if node_id not in self._shown:
+                continue
+            if self._places[node_id].parent != parent or node_id in complete:
+                yield level, self._label(edge), ["", "", "", f"= {self._way(node_id)}"]
+                continue
+            complete.add(node_id)
+            yield from self._object(level, edge)
+            waiting += [(node_id, level + 1, below) for below in reversed(list(_edges(self._nodes[node_id])))]
+        unnamed = [row for row in self._rows if row.name not in self._keys and row.name != OBJECT_GRAPH_KEY]
+        if unnamed:
+            yield 0, "(tensors that no object names)", [""] * 4
+        for row in unnamed:
+            yield 1, _short(row.name), cells(row)[1:]
+
+    def as_json(self) -> dict[str, Any]:
+        """The objects as a flat list, and the tensors, each with the key of its attribute."""
+        tensors = [{**as_json(row), "attribute": self._keys.get(row.name)} for row in self._rows]
+        return {"objects": [self._object_as_json(node_id) for node_id in sorted(self._shown)], "tensors": tensors}
+
+    def _objects_to_show(self) -> set[int]:
+        if self._all:
+            return set(self._places)
+        shown: set[int] = set()
+        for node_id in self._places:
+            here = node_id if self._attributes(node_id) else None
+            while here is not None and here not in shown:
+                shown.add(here)
+                here = self._places[here].parent
+        return shown
+
+    def _attributes(self, node_id: int) -> list[SerializedTensor]:
+        """Those to show."""
+        return [each for each in self._nodes[node_id].attributes if self._all or each.checkpoint_key in self._stored]
+
+    def _object(self, level: int, edge: _Edge) -> Iterator[_Line]:
+        """An object: one line where it has no more than one tensor, else one for each besides."""
+        saver = self._nodes[edge.node_id].registered_saver
+        note = "" if saver is None else f"saved by {quoted(saver.name)} as {quoted(saver.object_name)}"
+        attributes = self._attributes(edge.node_id)
+        rows = [self._stored.get(each.checkpoint_key, []) for each in attributes]
+        if len(attributes) == 1 and len(rows[0]) <= 1:
+            yield level, self._label(edge), _value(attributes[0], rows[0], note)
+            return
+        yield level, self._label(edge), ["", "", "", note]
+        for attribute, stored in zip(attributes, rows, strict=True):
+            name = f".{_short(attribute.name)}"
+            if len(stored) <= 1:
+                yield level + 1, name, _value(attribute, stored)
+                continue
+            yield level + 1, name, ["", "", "", f"{len(stored)} tensors"]
+            for row in stored:
+                yield level + 2, _short(row.name.removeprefix(attribute.checkpoint_key)), cells(row)[1:]
+            # Should a second attribute claim the same tensors, they are not listed again.
+            stored[1:] = []
+
+    def _label(self, edge: _Edge) -> str:
+        name = _short(edge.name)
+        return name if edge.variable is None else f"{name} of {self._way(edge.variable).removeprefix('(root).')}"
+
+    def _way(self, node_id: int) -> str:
+        """The names on the way to an object, the last of them where there are many."""
+        names: list[str] = []
+        place = self._places[node_id]
+        while place.parent is not None and len(names) < _WAY:
+            names.append(_short(place.edge.name))
+            place = self._places[place.parent]
+        names.append(_short(place.edge.name) if place.parent is None else "(...)")
+        return escaped(".".join(reversed(names)), limit=2 * _NAME)
+
+    def _object_as_json(self, node_id: int) -> dict[str, Any]:
+        node, place = self._nodes[node_id], self._places[node_id]
+        return {
+            "id": node_id,
+            "parent": place.parent,
+            "name": place.edge.name,
+            "slot_variable_of": place.edge.variable,
+            "children": [{"name": child.local_name, "id": child.node_id} for child in node.children],
+            "slot_variables": [
+                {"name": slot.slot_name, "variable": slot.original_variable_node_id, "id": slot.slot_variable_node_id}
+                for slot in node.slot_variables
+            ],
+            "attributes": [
+                {
+                    "name": each.name,
+                    "full_name": each.full_name,
+                    "checkpoint_key": each.checkpoint_key,
+                    "stored": each.checkpoint_key in self._stored,
+                }
+                for each in self._attributes(node_id)
+            ],
+            "registered_saver": None if node.registered_saver is None else node.registered_saver._asdict(),
+        }
+
+
+def _edges(node: TrackableObject) -> Iterator[_Edge]:
+    """Children, then slot variables."""
+    for child in node.children:
+        yield _Edge(child.node_id, child.local_name)
+    for slot in node.slot_variables:
+        yield _Edge(slot.slot_variable_node_id, slot.slot_name, slot.original_variable_node_id)
+
+
+def _places(nodes: Sequence[TrackableObject]) -> dict[int, _Place]:
+    """Where each node stands: by children where they lead to it, else as a slot variable, else by itself."""
+    places: dict[int, _Place] = {}
+    for top in range(len(nodes)):
+        if top in places:
+            continue
+        places[top] = _Place(
+            None, 0, _Edge(top, "(root)" if top == ROOT else f"(object {top}, to which nothing leads)")
+        )
+        reached = _spread(nodes, places, top)
+        for optimizer in reached:  # grows meanwhile
+            for edge in _edges(nodes[optimizer]):
+                if edge.node_id not in places:
+                    places[edge.node_id] = _Place(optimizer, places[optimizer].level + 1, edge)
+                    reached += _spread(nodes, places, edge.node_id)
+    return places
+
+
+def _spread(nodes: Sequence[TrackableObject], places: dict[int, _Place], start: int) -> list[int]:
+    """Gives all that children lead to from `start` their places, breadth first; returns them, `start` first."""
+    reached = [start]
+    for here in reached:  # grows meanwhile
+        for child in nodes[here].children:
+            if child.node_id not in places:
+                edge = _Edge(child.node_id, child.local_name)
+                places[child.node_id] = _Place(here, places[here].level + 1, edge)
+                reached.append(child.node_id)
+    return reached
+
+
+def _attributes_of(nodes: Sequence[TrackableObject], rows: Sequence[Row]) -> dict[str, str]:
+    """Name of a tensor -> key of the attribute that it belongs to.
+
+    That is the name itself. But tables store KEY-keys and KEY-values, iterators KEY_STATE.
+    """
+    keys = {attribute.checkpoint_key for node in nodes for attribute in node.attributes}
+    found: dict[str, str] = {}
+    for row in rows:
+        ends = [len(row.name)]
+        while len(ends) <= _JOINTS and ends[-1] > 0:
+            ends.append(max(row.name.rfind("-", 0, ends[-1]), row.name.rfind("_", 0, ends[-1]), 0))
+        key = next((row.name[:end] for end in ends if row.name[:end] in keys), None)
+        if key is not None:
+            found[row.name] = key
+    return found
+
+
+def _value(attribute: SerializedTensor, stored: Sequence[Row], note: str = "") -> list[str]:
+    """The cells of an attribute behind its name."""
+    notes = [note] if note else []
+    name = attribute.name + stored[0].name.removeprefix(attribute.checkpoint_key) if stored else attribute.name
+    if name != VARIABLE_VALUE:
+        notes.append(_short(name))
+    if attribute.full_name:
+        notes.append(f"variable {_short(quoted(attribute.full_name))}")
+    if not stored:
+        return ["?", "?", "?", "; ".join([*notes, f"not in the file: {quoted(attribute.checkpoint_key)}"])]
+    _, dtype, shape, size, problem = cells(stored[0])
+    return [dtype, shape, size, "; ".join(filter(None, [*notes, problem]))]
+
+
+def _short(name: str) -> str:
+    """A name within a line; quoted where it would look like indentation or like nothing."""
+    shown = escaped(name, limit=_NAME)
+    return f'"{shown}"' if shown != shown.strip() or not shown else shown
+
+
+def _indented(level: int, text: str) -> str:
+    return f"{'  ' * level}{text}" if level <= _INDENTED else f"{'  ' * _INDENTED}[{level}] {text}"

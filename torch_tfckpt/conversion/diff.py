@@ -1,0 +1,211 @@
+"""Where two checkpoints, of any of the formats, differ: names, types, shapes, values.
+
+Both are read side by side, some tensors at a time, and compared chunk by chunk. Equal means the same bits, so that NaNs
+are equal to themselves and 0.0 differs from -0.0; with a tolerance it means close, and NaNs equal NaNs.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from torch_tfckpt.checkpoint_reader import AnyPath
+from torch_tfckpt.conversion.selection import Selection
+from torch_tfckpt.conversion.tensor_statistics import exact_numbers, has_numbers
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.foreign_files.formats import open_source
+from torch_tfckpt.foreign_files.protocols import Source
+from torch_tfckpt.foreign_files.values import StoredBytes, TensorInfo, Value, batches
+from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
+from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.text import counted, printable, quoted
+from torch_tfckpt.values import Strings
+
+_CHUNK_ELEMENTS: Final = 1024 * 1024  # of float64 or complex128 work space a few tens of MB
+
+
+class Difference(NamedTuple):
+    """How the values of one tensor differ."""
+
+    differing: int  # elements
+    total: int  # elements in all
+    first: tuple[int, ...]  # index of the first that differs; () for what has no elements to compare
+    max_abs: float | None  # largest absolute difference; inf where one is NaN or infinite; None: no numbers
+
+
+@dataclass(slots=True)
+class DiffReport:
+    """What differs between `a` and `b`."""
+
+    a: str
+    b: str
+    atol: float
+    only_in_a: list[str] = field(default_factory=list)
+    only_in_b: list[str] = field(default_factory=list)
+    dtypes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    shapes: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    values: dict[str, Difference] = field(default_factory=dict)
+    equal: list[str] = field(default_factory=list)
+    filtered: int = 0  # names left out of the comparison
+
+    @property
+    def identical(self) -> bool:
+        """Whether nothing differs, within the tolerance."""
+        return not (self.only_in_a or self.only_in_b or self.dtypes or self.shapes or self.values)
+
+    def __str__(self) -> str:
+        lines = [f"only in {printable(self.a)}: {quoted(name)}" for name in self.only_in_a]
+        lines += [f"only in {printable(self.b)}: {quoted(name)}" for name in self.only_in_b]
+        lines += [f"dtype of {quoted(name)}: {a} | {b}" for name, (a, b) in self.dtypes.items()]
+        lines += [f"shape of {quoted(name)}: {shape_text(a)} | {shape_text(b)}" for name, (a, b) in self.shapes.items()]
+        lines += [f"values of {quoted(name)}: {_described(found)}" for name, found in self.values.items()]
+        different = self.dtypes.keys() | self.shapes.keys() | self.values.keys()
+        within = f" within {self.atol:g}" if self.atol else ""
+        if self.identical:
+            lines.append(f"identical{within}: {counted(len(self.equal), 'tensor')}")
+        else:
+            lines.append(
+                f"equal{within}: {counted(len(self.equal), 'tensor')}; different: {len(different)}; only in the first: "
+                f"{len(self.only_in_a)}; only in the second: {len(self.only_in_b)}"
+            )
+        if self.filtered:
+            lines.append(f"not compared, by --include and --exclude: {counted(self.filtered, 'tensor')}")
+        return "\n".join(lines)
+
+
+def diff(
+    a: AnyPath,
+    b: AnyPath,
+    *,
+    atol: float = 0.0,
+    ignore_dtype: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    progress: Callable[[int, int], object] | None = None,
+) -> DiffReport:
+    """Compare two checkpoints or files of tensors.
+
+    Args:
+        a, b: As `src` of convert.
+        atol: Largest absolute difference of two numbers that count as equal; 0 asks for the same bits.
+        ignore_dtype: Compare the values of numbers also where their types differ, as after convert(dtype="bf16").
+        include, exclude: As of convert.
+        progress: Called with (bytes done, bytes in all).
+
+    Raises:
+        InvalidArgumentError: `atol` is no tolerance, a pattern is none, or none of the tensors is left to compare.
+        NotFoundError, DataLossError, UnimplementedError: one of the two cannot be read.
+
+    Cost: both are read once; memory of the largest tensor of both, and 256 MiB.
+    """
+    if not atol >= 0:
+        raise InvalidArgumentError(f"atol={atol}: a tolerance is 0 or more")
+    selection = Selection(include, exclude)
+    with closing(open_source(fspath(a))) as one, closing(open_source(fspath(b))) as other:
+        report = DiffReport(one.path, other.path, atol)
+        infos = _compare_names(one, other, selection, ignore_dtype, report)
+        total, done = sum(info.nbytes for info in infos.values()), 0
+        for batch in batches({name: info.nbytes for name, info in infos.items()}):
+            values, others = one.read(batch), other.read(batch)
+            for name in batch:
+                found = _compare(values.pop(name), others.pop(name), atol)
+                if found is not None:
+                    report.values[name] = found
+                else:
+                    report.equal.append(name)
+                done += infos[name].nbytes
+            if progress is not None:
+                progress(done, total)
+    return report
+
+
+def _compare_names(
+    one: Source, other: Source, selection: Selection, ignore_dtype: bool, report: DiffReport
+) -> dict[str, TensorInfo]:
+    """Enters what differs without looking at values; returns the tensors whose values can be compared."""
+    all_names = dict.fromkeys([*one.names(), *other.names()])
+    chosen = selection.chosen(all_names)
+    report.filtered = len(all_names) - len(chosen)
+    in_one, in_other = set(one.names()), set(other.names())
+    report.only_in_a = [name for name in chosen if name not in in_other]
+    report.only_in_b = [name for name in chosen if name not in in_one]
+    comparable: dict[str, TensorInfo] = {}
+    for name in chosen:
+        if name not in in_one or name not in in_other:
+            continue
+        a, b = one.info(name), other.info(name)
+        numbers = a.type.dtype is not None and b.type.dtype is not None
+        if a.type != b.type and not (ignore_dtype and numbers):
+            report.dtypes[name] = (a.type.name, b.type.name)
+        if a.shape != b.shape:
+            report.shapes[name] = (a.shape, b.shape)
+        elif name not in report.dtypes:
+            comparable[name] = a
+    return comparable
+
+
+def _compare(a: Value, b: Value, atol: float) -> Difference | None:
+    """REQUIRES: equal shapes, and equal types or numbers on both sides."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        if a.dtype == b.dtype and torch.equal(_bits(a), _bits(b)):
+            return None
+        if not (has_numbers(a.dtype) and has_numbers(b.dtype)):
+            return Difference(a.numel(), a.numel(), (), None)
+        return _compare_numbers(a, b, atol, bitwise=not atol and a.dtype == b.dtype)
+    if isinstance(a, StoredBytes) and isinstance(b, StoredBytes):
+        count = element_count(a.shape)
+        return None if a.data == b.data else Difference(count, count, (), None)
+    assert isinstance(a, np.ndarray) and isinstance(b, np.ndarray), "types were compared before"
+    return _compare_strings(a, b)
+
+
+def _compare_strings(a: Strings, b: Strings) -> Difference | None:
+    unequal = [n for n, (x, y) in enumerate(zip(a.reshape(-1), b.reshape(-1), strict=True)) if x != y]
+    return Difference(len(unequal), a.size, _index(unequal[0], a.shape), None) if unequal else None
+
+
+def _compare_numbers(a: torch.Tensor, b: torch.Tensor, atol: float, *, bitwise: bool) -> Difference | None:
+    count, first, largest = 0, -1, 0.0
+    for begin, x, y in _chunks(a, b):
+        same = (_bits(x).view(x.numel(), -1) == _bits(y).view(y.numel(), -1)).all(1).numpy() if bitwise else None
+        with np.errstate(invalid="ignore", over="ignore"):
+            apart = _distances(exact_numbers(x), exact_numbers(y))
+        differs = ~same if same is not None else apart > atol
+        found = np.flatnonzero(differs)
+        if found.size:
+            first = begin + int(found[0]) if first < 0 else first
+            count += found.size
+            largest = max(largest, float(apart[found].max()))
+    return Difference(count, a.numel(), _index(first, tuple(a.shape)), largest) if count else None
+
+
+def _chunks(a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    one, other = a.reshape(-1), b.reshape(-1)
+    for begin in range(0, one.numel(), _CHUNK_ELEMENTS):
+        yield begin, one[begin : begin + _CHUNK_ELEMENTS], other[begin : begin + _CHUNK_ELEMENTS]
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _distances(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> npt.NDArray[np.floating]:
+    """Absolute differences; 0 between equal numbers and between NaNs, infinity between a NaN and a number."""
+    apart: npt.NDArray[np.floating] = np.abs(a - b)  # type: ignore[operator]
+    apart[(a == b) | (np.isnan(a) & np.isnan(b))] = 0
+    apart[np.isnan(apart)] = np.inf
+    return apart
+
+
+def _index(flat: int, shape: Shape) -> tuple[int, ...]:
+    return tuple(int(position) for position in np.unravel_index(flat, shape)) if shape else ()
+
+
+def _described(found: Difference) -> str:
+    where = f", first at {list(found.first)}" if found.first else ""
+    size = "" if found.max_abs is None else f", largest absolute difference {found.max_abs:.9g}"
+    return f"{found.differing} of {found.total} elements differ{where}{size}"

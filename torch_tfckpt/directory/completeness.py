@@ -1,0 +1,116 @@
+"""Whether a checkpoint is all there, and which ones of a directory to ask that of.
+
+A job that was killed, or a copy that was cut off, may leave an index without its data. Asking reads no tensor: sizes
+are compared, contents are not.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Final
+
+from torch_tfckpt.bundle.reader import BundleReader
+from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint, is_table
+from torch_tfckpt.directory.names import V1_SHARD, of_version_2, prefixes_of
+from torch_tfckpt.directory.state_file import from_stored, get_checkpoint_state
+from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, NotFoundError
+from torch_tfckpt.format.tensor_bundle import index_filename
+from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.v1.reader import SlicesReader
+
+_MAX_DIGITS: Final = 20  # of a 64-bit number; int() refuses thousands
+
+_log = logging.getLogger(__name__)
+
+
+def check_complete(storage: Storage, path: str) -> None:
+    """Returns where the checkpoint `path` can be read as far as its files' names, sizes and indexes tell.
+
+    Raises:
+        NotFoundError: nothing is there, or one of its files is missing.
+        DataLossError: an index is damaged, or a data file is too short for what the index places in it.
+
+    Cost: reads the index; of version 1, the end and the first block of each shard.
+    """
+    if storage.is_directory(path) and not storage.exists(index_filename(path)):
+        raise NotFoundError(f"{printable(path)}: is a directory, no checkpoint")
+    found = find_checkpoint(storage, path)
+    if found.version == 2:
+        _check_bundle(storage, found.prefix)
+    else:
+        _check_shards(storage, found)
+
+
+def _check_bundle(storage: Storage, prefix: str) -> None:
+    with BundleReader(storage, prefix, verify=False) as reader:
+        for number in range(reader.files.header.num_shards):
+            reader.files.shard(number)  # NotFoundError where it is missing
+        for name in reader.keys():
+            for entry in reader.pieces(name):
+                file = reader.files.shard(entry.shard)
+                if entry.end > file.size:
+                    raise DataLossError(
+                        f"{printable(file.path)}: tensor {quoted(name)} ends at byte {entry.end}, the file at "
+                        f"{file.size}. {DAMAGED}"
+                    )
+
+
+def _check_shards(storage: Storage, found: CheckpointFiles) -> None:
+    match = V1_SHARD.fullmatch(os.path.basename(found.prefix))
+    if match is not None and "?" in match["shard"] and len(found.paths) != int(match["count"]):
+        raise NotFoundError(
+            f"{printable(found.prefix)}: {len(found.paths)} of {int(match['count'])} shards are there. Copy the others "
+            f"beside them"
+        )
+    SlicesReader(storage, found.paths).close()
+
+
+def candidates(storage: Storage, directory: str, latest_filename: str | None = None) -> Iterator[str]:
+    """The checkpoints of `directory`, in the order in which they should be asked; each once.
+
+    What the state file names, its list from the newest on, and what else there is, by age, the newest first.
+    """
+    seen: set[str] = set()
+    for path in _named(storage, directory, latest_filename):
+        if path not in seen:
+            seen.add(path)
+            yield path
+    seen = {os.path.normpath(path) for path in seen}
+    yield from (path for path in _lying_there(storage, directory) if os.path.normpath(path) not in seen)
+
+
+def _named(storage: Storage, directory: str, latest_filename: str | None) -> Iterator[str]:
+    try:
+        state = get_checkpoint_state(directory, latest_filename, storage=storage)
+    except DataLossError as error:
+        _log.warning("%s", error)
+        return
+    if state is not None:
+        yield from_stored(state.model_checkpoint_path)
+        yield from map(from_stored, reversed(state.all_model_checkpoint_paths))
+
+
+def _lying_there(storage: Storage, directory: str) -> list[str]:
+    names = storage.list(directory)
+    paths = {os.path.join(directory, prefix) for prefix in prefixes_of(names)}
+    for name in names:
+        # An unsharded file of version 1 can only be told by its contents.
+        if not of_version_2(name) and V1_SHARD.fullmatch(name) is None:
+            with contextlib.suppress(CheckpointError, OSError):
+                if is_table(storage, os.path.join(directory, name)):
+                    paths.add(os.path.join(directory, name))
+    dated: list[tuple[float, int, str]] = []
+    for path in paths:
+        with contextlib.suppress(CheckpointError, OSError):
+            found = find_checkpoint(storage, path)
+            file = index_filename(found.prefix) if found.version == 2 else found.paths[0]
+            dated.append((storage.modified(file), _step(path), found.prefix))
+    return [path for *_, path in sorted(dated, reverse=True)]
+
+
+def _step(path: str) -> int:
+    """The number behind the last hyphen: some file systems date files by the second only."""
+    number = path.rpartition("-")[2]
+    return int(number) if number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS else -1

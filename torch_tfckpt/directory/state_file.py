@@ -1,0 +1,306 @@
+"""The `checkpoint` file: which checkpoint of a directory is the newest, and which others are kept.
+
+    model_checkpoint_path: "model-7"
+    all_model_checkpoint_paths: "model-6"
+    all_model_checkpoint_paths: "model-7"
+    all_model_checkpoint_timestamps: 1700000000.25
+    all_model_checkpoint_timestamps: 1700000600.5
+    last_preserved_timestamp: 1699999999.0
+
+It is the text of a CheckpointState message, byte for byte as TensorFlow writes it. Relative paths are relative to the
+directory of the file.
+
+The strings of a message are UTF-8, but names of files need not be. A byte that is none is spelled as a null character,
+which no path holds, and two hexadecimal digits: "mod\\0ffel" in the message, mod\\000ffel in the file. `to_stored` and
+`from_stored` translate; for every other path they do nothing.
+
+Source: tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from google.protobuf import text_format
+
+from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
+from torch_tfckpt.directory.names import STATE_FILE, is_there
+from torch_tfckpt.errors import (
+    CheckpointError,
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.small_files import write_file
+from torch_tfckpt.text import escaped, printable, quoted
+
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # forty thousand paths; more is no state file
+_MEND: Final = "Mend or remove the file, or name one of the checkpoints beside it"
+_NO_UTF8: Final = re.compile("[\udc80-\udcff]")  # what os.fsdecode makes of bytes that are no UTF-8
+_SPELLED: Final = re.compile("\0([89a-f][0-9a-f])")
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://")  # as storage.choice tells them
+_SURROGATES: Final = 0xDC00
+
+_log = logging.getLogger(__name__)
+
+
+def to_stored(path: str) -> str:
+    """`path` as a message holds it."""
+    return _NO_UTF8.sub(lambda match: f"\0{ord(match[0]) - _SURROGATES:02x}", path)
+
+
+def from_stored(text: str) -> str:
+    """The path that `to_stored` made `text` of."""
+    return _SPELLED.sub(lambda match: chr(_SURROGATES + int(match[1], 16)), text)
+
+
+def directory_path(path: AnyPath) -> str:
+    """Any spelling of a directory; "" is the working directory, as in TensorFlow."""
+    return "" if path in ("", b"") else fspath(path)
+
+
+def state_path(directory: str, latest_filename: str | None = None) -> str:
+    """The state file of `directory`."""
+    return os.path.join(directory, latest_filename or STATE_FILE)
+
+
+def read_state(storage: Storage, path: str) -> CheckpointState:
+    """The `checkpoint` file at `path`, its paths as they are stored.
+
+    Raises:
+        NotFoundError: it does not exist.
+        DataLossError: it does not parse, or names no checkpoint.
+    """
+    state = _parse(storage, path)
+    _check(state, f"{printable(path)}: Invalid checkpoint state")
+    return state
+
+
+def _parse(storage: Storage, path: str) -> CheckpointState:
+    file = storage.open(path)
+    try:
+        if file.size > MAX_STATE_BYTES:
+            raise DataLossError(
+                f"{printable(path)}: {file.size} bytes are too many for a checkpoint state file. {_MEND}"
+            )
+        # Raw bytes that are no UTF-8, which another program may have written, are spelled as ours are.
+        text = _NO_UTF8.sub(
+            lambda match: f"\\000{ord(match[0]) - _SURROGATES:02x}",
+            file.read(0, file.size).decode("utf-8", "surrogateescape"),
+        )
+    finally:
+        file.close()
+    state = CheckpointState()
+    try:
+        text_format.Parse(text, state)
+    except (text_format.ParseError, UnicodeError, ValueError) as error:
+        finding = escaped(str(error))
+        raise DataLossError(f"{printable(path)}: no checkpoint state file: {finding}. {_MEND}") from error
+    return state
+
+
+def _check(state: CheckpointState, what: str) -> None:
+    """DataLossError where the newest checkpoint has no name, or one that can be no path."""
+    if not state.model_checkpoint_path:
+        raise DataLossError(f"{what}: it names no checkpoint. {_MEND}")
+    try:
+        fspath(from_stored(state.model_checkpoint_path))
+    except InvalidArgumentError as error:
+        raise DataLossError(f"{what}: {error}. {_MEND}") from error
+
+
+def resolve_in(storage: Storage, directory: str, stored: str) -> str:
+    """The path that a state file in `directory` means by `stored`.
+
+    Relative paths are relative to the directory. An absolute path that leads nowhere, as after the directory was moved,
+    is looked for under its last component in the directory.
+    """
+    if not _is_absolute(stored):
+        return os.path.join(directory, stored)
+    if not is_there(storage, stored):
+        beside = os.path.join(directory, os.path.basename(stored))
+        if is_there(storage, beside):
+            return beside
+    return stored
+
+
+def get_checkpoint_state(
+    checkpoint_dir: AnyPath, latest_filename: str | None = None, *, storage: Storage | None = None
+) -> CheckpointState | None:
+    """What the state file of a directory says.
+
+    Args:
+        checkpoint_dir: The directory.
+        latest_filename: The file's name; None takes "checkpoint".
+        storage: Where it lies; None tells by the path.
+
+    Returns:
+        The message, its relative paths led by `checkpoint_dir`. An absolute path that leads nowhere, as after the
+        directory was moved, becomes the checkpoint of that name in the directory, if there is one. None where there is
+        no such file; also where it cannot be read or parsed, which is logged.
+
+    Raises:
+        DataLossError (a ValueError): it parses, but names no checkpoint, as an empty file does.
+
+    Cost: reads the file; looks for the checkpoints that absolute paths name.
+    Source: get_checkpoint_state in tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
+    """
+    directory = directory_path(checkpoint_dir)
+    storage = storage or storage_of(directory)
+    path = state_path(directory, latest_filename)
+    try:
+        state = _parse(storage, path)
+    except NotFoundError:
+        return None
+    except (CheckpointError, OSError) as error:
+        _log.warning("%s. Checkpoint ignored", error)
+        return None
+    _check(state, f"Invalid checkpoint state loaded from {printable(directory)}")
+    state.model_checkpoint_path = _resolved(storage, directory, state.model_checkpoint_path)
+    for number, stored in enumerate(state.all_model_checkpoint_paths):
+        state.all_model_checkpoint_paths[number] = _resolved(storage, directory, stored)
+    return state
+
+
+def _resolved(storage: Storage, directory: str, stored: str) -> str:
+    try:
+        path = fspath(from_stored(stored))
+    except InvalidArgumentError:
+        return stored  # one of several, which can be no path and so is not there
+    return to_stored(resolve_in(storage, directory, path))
+
+
+def generate_checkpoint_state_proto(
+    save_dir: AnyPath,
+    model_checkpoint_path: AnyPath,
+    all_model_checkpoint_paths: Sequence[AnyPath] | None = None,
+    all_model_checkpoint_timestamps: Sequence[float] | None = None,
+    last_preserved_timestamp: float | None = None,
+) -> CheckpointState:
+    """The message that names `model_checkpoint_path` as the newest checkpoint of `save_dir`. Writes nothing.
+
+    Args:
+        save_dir: The directory that the message is for. If it is relative, relative paths are made relative to it;
+            if it is absolute, all paths stay as they are.
+        model_checkpoint_path: The newest checkpoint.
+        all_model_checkpoint_paths: All that are kept, oldest first; the newest is added if it is not the last of them.
+            The list itself is left alone (TensorFlow changes it).
+        all_model_checkpoint_timestamps: When each was saved, in seconds since the epoch; none, or one a path.
+        last_preserved_timestamp: When the newest checkpoint that stays for good was saved.
+
+    Raises:
+        InvalidArgumentError: timestamps and paths differ in number, or something is no path.
+
+    Source: generate_checkpoint_state_proto in tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
+    """
+    directory = directory_path(save_dir)
+    newest = fspath(model_checkpoint_path)
+    paths = [fspath(path) for path in all_model_checkpoint_paths or ()]
+    if not paths or paths[-1] != newest:
+        paths.append(newest)
+    if all_model_checkpoint_timestamps and len(all_model_checkpoint_timestamps) != len(paths):
+        raise InvalidArgumentError(
+            f"Checkpoint timestamps, if provided, must match checkpoint paths (got {len(paths)} paths and "
+            f"{len(all_model_checkpoint_timestamps)} timestamps). Give one a path, that of the newest checkpoint last"
+        )
+    return CheckpointState(
+        model_checkpoint_path=to_stored(_unless_absolute(newest, directory)),
+        all_model_checkpoint_paths=[to_stored(_unless_absolute(path, directory)) for path in paths],
+        all_model_checkpoint_timestamps=all_model_checkpoint_timestamps,
+        last_preserved_timestamp=last_preserved_timestamp,
+    )
+
+
+def update_checkpoint_state(
+    save_dir: AnyPath,
+    model_checkpoint_path: AnyPath,
+    all_model_checkpoint_paths: Sequence[AnyPath] | None = None,
+    latest_filename: str | None = None,
+    all_model_checkpoint_timestamps: Sequence[float] | None = None,
+    last_preserved_timestamp: float | None = None,
+    *,
+    storage: Storage | None = None,
+) -> None:
+    """Writes the state file of `save_dir`, durably and in one step: a reader finds the old file or the new one.
+
+    Args:
+        latest_filename: The file's name; None takes "checkpoint".
+        storage: Where it lies; None tells by the path.
+        others: As in `generate_checkpoint_state_proto`.
+
+    Raises:
+        InvalidArgumentError: as `generate_checkpoint_state_proto`.
+        FailedPreconditionError (a RuntimeError): the newest checkpoint has the path of the state file.
+        OSError: the system refused, as it does where there is no such directory.
+
+    Source: update_checkpoint_state in tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
+    """
+    directory = directory_path(save_dir)
+    state = generate_checkpoint_state_proto(
+        save_dir,
+        model_checkpoint_path,
+        all_model_checkpoint_paths,
+        all_model_checkpoint_timestamps,
+        last_preserved_timestamp,
+    )
+    write_state(storage or storage_of(directory), state_path(directory, latest_filename), state)
+
+
+def update_relative_state(
+    save_dir: str,
+    model_checkpoint_path: str,
+    all_model_checkpoint_paths: Sequence[str],
+    latest_filename: str | None = None,
+    all_model_checkpoint_timestamps: Sequence[float] | None = None,
+    last_preserved_timestamp: float | None = None,
+    *,
+    storage: Storage | None = None,
+) -> None:
+    """`update_checkpoint_state` with every path made relative to `save_dir`, so that the directory can be moved."""
+    # Under an absolute directory, relative paths are left as they are.
+    state = generate_checkpoint_state_proto(
+        os.path.abspath(save_dir) if not _URL.match(save_dir) else save_dir,
+        _relative(model_checkpoint_path, save_dir),
+        [_relative(path, save_dir) for path in all_model_checkpoint_paths],
+        all_model_checkpoint_timestamps,
+        last_preserved_timestamp,
+    )
+    write_state(storage or storage_of(save_dir), state_path(save_dir, latest_filename), state)
+
+
+def write_state(storage: Storage, path: str, state: CheckpointState) -> None:
+    """Writes `state` as the file at `path`. Errors as `update_checkpoint_state`."""
+    if from_stored(state.model_checkpoint_path) == path:
+        raise FailedPreconditionError(
+            f"Save path {quoted(printable(path))} conflicts with path used for checkpoint state. Save under another "
+            f"name, or give the state file one by latest_filename"
+        )
+    write_file(storage, path, text_format.MessageToString(state, as_utf8=True).encode())
+
+
+def _is_absolute(path: str) -> bool:
+    return os.path.isabs(path) or _URL.match(path) is not None
+
+
+def _unless_absolute(path: str, directory: str) -> str:
+    """`path` relative to `directory`, unless one of them is absolute."""
+    if _URL.match(directory):
+        return _relative(path, directory)
+    return path if _is_absolute(path) or os.path.isabs(directory) else _relative(path, directory)
+
+
+def _relative(path: str, directory: str) -> str:
+    """`path` relative to `directory`; a relative one is relative to an absolute directory already."""
+    if _URL.match(path) or _URL.match(directory):
+        return path.removeprefix(f"{directory.rstrip('/')}/")
+    if os.path.isabs(directory) and not os.path.isabs(path):
+        return path
+    return os.path.relpath(path, directory or os.curdir)

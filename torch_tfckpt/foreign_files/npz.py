@@ -1,0 +1,254 @@
+"""NumPy's .npz format, read and written tensor by tensor.
+
+Arrays of Python objects are never unpickled; they are listed as skipped. Types that numpy lacks (bfloat16, float8) are
+written as unsigned integers of the same bits; the sidecar stores their types, and reading them back through this
+package gives the original type.
+"""
+
+import errno
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from torch_tfckpt.errors import CheckpointError, DataLossError, error_context
+from torch_tfckpt.foreign_files.publication import Publication
+from torch_tfckpt.foreign_files.stored_zip import StoredZip, can_name_member
+from torch_tfckpt.foreign_files.values import ElementType, TensorInfo, Value
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_slice import Shape, element_count
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
+from torch_tfckpt.values import Strings, new_tensor
+
+_MAX_RATIO: Final = 1040  # deflate makes no more than 1032 bytes out of one (zlib's technical notes)
+TYPES: Final = {
+    np.dtype(name): getattr(torch, name)
+    for name in (
+        "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+        "float16", "float32", "float64", "complex64", "complex128",
+    )
+}  # fmt: skip
+
+
+class _Array(NamedTuple):
+    """One member."""
+
+    member: zipfile.ZipInfo
+    dtype: np.dtype[Any]
+    shape: Shape
+    fortran: bool
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.dtype.itemsize) * element_count(self.shape)
+
+
+class NpzSource:
+    """The arrays of a .npz file.
+
+    Raises:
+        NotFoundError, DataLossError: there is no such file, or it is no archive.
+
+    Cost: opening reads the archive's directory and the header of each array. A tensor in Fortran order is held twice
+    while it is read. Threads: one at a time.
+    """
+
+    format = "npz"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.skipped: dict[str, str] = {}
+        self._arrays: dict[str, _Array] = {}
+        LOCAL.open(path).close()  # says what is wrong in our words
+        self._size = Path(path).stat().st_size
+        with error_context(printable(path)), zip_errors():
+            self._zip = zipfile.ZipFile(path)
+        try:
+            for member in self._zip.infolist():
+                self._list(member)
+        except BaseException:
+            self.close()
+            raise
+
+    def _list(self, member: zipfile.ZipInfo) -> None:
+        name = member.filename.removesuffix(".npy")
+        if name == member.filename:
+            self.skipped[member.filename] = "no .npy file"
+            return
+        if name in self._arrays:
+            raise DataLossError(f"{printable(self.path)}: array {quoted(name)} is in it twice")
+        with error_context(printable(self.path)), zip_errors(), self._zip.open(member) as file:
+            try:
+                shape, fortran, dtype = _read_header(file)
+            except ValueError as error:
+                raise DataLossError(f"array {quoted(name)}: {error}") from error
+            array = _Array(member, dtype, shape, fortran)
+            if dtype.newbyteorder("=") not in TYPES and dtype.kind not in "SU":
+                self.skipped[name] = "Python objects, which are not unpickled" if dtype.hasobject else f"numpy {dtype}"
+                return
+            held = min(member.file_size, member.compress_size * _MAX_RATIO, self._size * _MAX_RATIO)
+            if any(size < 0 for size in shape) or array.nbytes > held:
+                raise DataLossError(
+                    f"array {quoted(name)}: {dtype} of shape {list(shape)[:16]} is more than "
+                    f"the {held} bytes that the member can have"
+                )
+        self._arrays[name] = array
+
+    def names(self) -> list[str]:
+        return list(self._arrays)
+
+    def info(self, name: str) -> TensorInfo:
+        array = self._arrays[name]
+        dtype = TYPES.get(array.dtype.newbyteorder("="))
+        kind = ElementType.of_tensorflow(DataType.DT_STRING) if dtype is None else ElementType.of_torch(dtype)
+        return TensorInfo(kind, array.shape, array.nbytes)
+
+    def read(self, names: Iterable[str]) -> dict[str, Value]:
+        with error_context(printable(self.path)):
+            return {name: self._read(name, self._arrays[name]) for name in names}
+
+    def _read(self, name: str, array: _Array) -> Value:
+        with zip_errors(), self._zip.open(array.member) as file:
+            _read_header(file)
+            dtype = TYPES.get(array.dtype.newbyteorder("="))
+            if dtype is None:
+                return _decode_text(array, _exactly(file, bytearray(array.nbytes), name))
+            stored_shape = array.shape[::-1] if array.fortran else array.shape
+            tensor = new_tensor(name, stored_shape, dtype)
+            _exactly(file, byte_view(tensor), name)
+            if file.read(1):
+                raise DataLossError(f"array {quoted(name)} is followed by more bytes")
+        if array.dtype.byteorder == ">":
+            swap_bytes(tensor, dtype.itemsize // (2 if dtype.is_complex else 1))
+        return tensor.permute(*range(tensor.dim())[::-1]).contiguous() if array.fortran else tensor
+
+    def files(self) -> list[str]:
+        return [self.path]
+
+    def data_bytes(self) -> int:
+        return self._size
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+def _read_header(file: IO[bytes]) -> tuple[Shape, bool, np.dtype[Any]]:
+    """ValueError where it is none, as numpy gives it; numpy bounds the size of the header itself."""
+    version = np.lib.format.read_magic(file)
+    readers: dict[tuple[int, int], Callable[[IO[bytes]], tuple[Shape, bool, np.dtype[Any]]]] = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"version {version} of the .npy format")
+    return readers[version](file)
+
+
+def _exactly(file: IO[bytes], target: Any, name: str) -> memoryview:
+    """Fills `target`; DataLossError where the member ends before."""
+    view = memoryview(target)
+    at = 0
+    while at < len(view):
+        got = file.readinto(view[at : at + 1024 * 1024])  # type: ignore[attr-defined]
+        if not got:
+            raise DataLossError(f"array {quoted(name)} ends after {at} of {len(view)} bytes")
+        at += got
+    return view
+
+
+def _decode_text(array: _Array, data: memoryview) -> Strings:
+    """numpy's strings of fixed width, without their padding; text as UTF-8."""
+    raw: npt.NDArray[Any] = np.ndarray(array.shape, dtype=array.dtype, buffer=data, order="F" if array.fortran else "C")
+    strings: Strings = np.empty(array.shape, dtype=object)
+    flat = strings.reshape(-1)
+    for number, element in enumerate(raw.reshape(-1).tolist()):
+        flat[number] = element if isinstance(element, bytes) else element.encode("utf-8", "surrogatepass")
+    return strings
+
+
+@contextmanager
+def zip_errors() -> Iterator[None]:
+    """zipfile's many ways to say that an archive is damaged, as DataLossError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
+        raise DataLossError(f"damaged zip archive: {error}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a seek to where no file reaches
+            raise
+        raise DataLossError("damaged zip archive: it names bytes that no file can have") from error
+
+
+_DESCRS: Final[dict[torch.dtype, Any]] = {
+    torch_dtype: np.lib.format.dtype_to_descr(dtype) for dtype, torch_dtype in TYPES.items()
+}
+
+
+class NpzSink:
+    """Writes `path`. Memory: none beyond the values given."""
+
+    format = "npz"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._infos: Mapping[str, TensorInfo] = {}
+        self._zip: StoredZip | None = None
+        self._temporary = ""
+
+    def refusal(self, name: str, info: TensorInfo) -> str | None:
+        if info.type.is_string:
+            return "numpy's strings drop trailing null bytes"
+        if info.type.dtype is None:
+            return f"numpy has no type {info.type.name}"
+        return None if can_name_member(f"{name}.npy") else "its name cannot name a member of a zip archive"
+
+    def noted_type(self, info: TensorInfo) -> bool:
+        return not info.type.is_plain or info.type.dtype not in _DESCRS
+
+    def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
+        self._infos = tensors
+        return list(tensors)
+
+    def files(self) -> list[str]:
+        return [self.path]
+
+    def open(self, publication: Publication) -> None:
+        self._temporary = publication.place(self.path)
+        self._zip = StoredZip(self._temporary)
+
+    def write(self, values: Mapping[str, Value]) -> None:
+        assert self._zip is not None, "not open"
+        for name, value in values.items():
+            assert isinstance(value, torch.Tensor), "refused before"
+            self._zip.add(f"{name}.npy", _encode(value))
+
+    def finish(self) -> int:
+        self.close()
+        return Path(self._temporary).stat().st_size
+
+    def close(self) -> None:
+        if self._zip is not None:
+            self._zip.close()
+
+
+def _encode(tensor: torch.Tensor) -> Iterator[Buffer]:
+    """The pieces of a .npy file."""
+    descr = _DESCRS.get(tensor.dtype) or np.lib.format.dtype_to_descr(np.dtype(f"u{tensor.dtype.itemsize}"))
+    header: dict[str, Any] = {"descr": descr, "fortran_order": False, "shape": tuple(tensor.shape)}
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, header)  # 254 dimensions at most: far from its 65,535 bytes
+    yield head.getvalue()
+    yield byte_view(tensor)

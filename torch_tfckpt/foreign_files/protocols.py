@@ -1,0 +1,80 @@
+"""Source and Sink: what every file format offers to its reader and its writer, tensor by tensor."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from torch_tfckpt.foreign_files.publication import Publication
+from torch_tfckpt.foreign_files.values import TensorInfo, Value
+
+
+class Source(Protocol):
+    """A checkpoint or file, open for reading. Opening reads names and shapes, no tensor."""
+
+    @property
+    def path(self) -> str:
+        """As the files themselves are called; may hold surrogate escapes."""
+
+    @property
+    def format(self) -> str:
+        """For people: "safetensors", "TensorFlow checkpoint, version 2"."""
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """What is in there and is no tensor -> what it is instead."""
+
+    def names(self) -> list[str]:
+        """In the order of the file."""
+
+    def info(self, name: str) -> TensorInfo:
+        """CheckpointError where this one tensor cannot be described."""
+
+    def read(self, names: Iterable[str]) -> dict[str, Value]:
+        """New values, contiguous and in host memory, which the caller may change.
+
+        Raises:
+            DataLossError, UnimplementedError: one of them is damaged, or is nothing that can be held.
+        """
+
+    def files(self) -> list[str]:
+        """Everything that belongs to it, but its sidecar."""
+
+    def data_bytes(self) -> int:
+        """Size of the files that hold values, an index not counted: what its sidecar must agree with."""
+
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """A target. In order: `refusal` for each tensor, `plan`, `open`, `write` until all are written, `finish`."""
+
+    @property
+    def path(self) -> str:
+        """What its sidecar is named after: file, prefix, or the file that shards make up."""
+
+    @property
+    def format(self) -> str:
+        """For people."""
+
+    def refusal(self, name: str, info: TensorInfo) -> str | None:
+        """Why this tensor cannot be in there; None where it can."""
+
+    def noted_type(self, info: TensorInfo) -> bool:
+        """Whether the tensor is held as plain numbers from which its type cannot be told."""
+
+    def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
+        """Decides where everything goes; the order in which values are wanted. Touches no file."""
+
+    def files(self) -> list[str]:
+        """What will be published. REQUIRES: planned."""
+
+    def open(self, publication: Publication) -> None:
+        """Creates the files under temporary names, and arranges for `publication` to publish them."""
+
+    def write(self, values: Mapping[str, Value]) -> None:
+        """Some tensors, in the order of `plan`."""
+
+    def finish(self) -> int:
+        """All bytes are written. Returns what `Source.data_bytes` will say."""
+
+    def close(self) -> None:
+        """Lets go of the files, also after an error. Publishing is the publication's."""

@@ -1,0 +1,335 @@
+"""The .safetensors format, one file or several with an index, read and written tensor by tensor.
+
+    model.safetensors                       all of it
+    model-00001-of-00003.safetensors ...    with a maximum size, if it does not fit into one
+    model.safetensors.index.json            {"metadata": {"total_size": N}, "weight_map": {name: file}}
+
+Files are read at offsets, not mapped: mapped pages count as memory of the process, and a conversion should stay small.
+
+Source: huggingface_hub/serialization/_base.py (split_state_dict_into_shards_factory), _torch.py (the index).
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import torch
+
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.foreign_files.publication import Publication
+from torch_tfckpt.foreign_files.safetensors_format import (
+    DTYPES,
+    METADATA_KEY,
+    WORDS,
+    Placed,
+    header_size,
+    lay_out,
+    parse_header,
+)
+from torch_tfckpt.foreign_files.values import ElementType, TensorInfo, Value
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import ReadableFile, WritableFile
+from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.transfer.host_bytes import byte_view
+from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest, WriteRequest
+from torch_tfckpt.values import new_tensor
+
+INDEX_SUFFIX: Final = ".safetensors.index.json"
+MAX_INDEX_BYTES: Final = 256 * 1024 * 1024  # a million names of 200 bytes
+_SHARD: Final = re.compile(r"-\d{5,}-of-\d{5,}\.safetensors")
+
+
+class SafetensorsSource:
+    """Tensors of one or several .safetensors files.
+
+    Raises:
+        NotFoundError, DataLossError: a file is missing, or its header cannot be right.
+
+    Cost: opening reads each header; one descriptor a file.
+    """
+
+    format = "safetensors"
+
+    def __init__(self, path: str, shards: Iterable[str], listing: str | None = None) -> None:
+        self.path = path
+        self.skipped: dict[str, str] = {}
+        self._listing = listing
+        self._files: list[ReadableFile] = []
+        self._placed: dict[str, tuple[ReadableFile, Placed]] = {}
+        self._pipeline = Pipeline()
+        try:
+            for shard in shards:
+                self._add(shard)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def of_file(cls, path: str) -> Self:
+        return cls(path, [path])
+
+    @classmethod
+    def of_index(cls, path: str) -> Self:
+        """The files that an index (`*.safetensors.index.json`) names; DataLossError where it and they disagree."""
+        with error_context(printable(path)):
+            weight_map = _read_index(path)
+        directory = os.path.dirname(path)
+        source = cls(
+            path.removesuffix(".index.json"),
+            [os.path.join(directory, shard) for shard in dict.fromkeys(weight_map.values())],
+            path,
+        )
+        for name, shard in weight_map.items():
+            if name not in source._placed or os.path.basename(source._placed[name][0].path) != shard:
+                source.close()
+                raise DataLossError(f"{printable(path)}: tensor {quoted(name)} is not in {quoted(shard)}")
+        for name in source._placed.keys() - weight_map.keys():
+            del source._placed[name]
+            source.skipped[name] = "in a shard, but not in the index"
+        return source
+
+    def _add(self, path: str) -> None:
+        file = LOCAL.open(path)
+        self._files.append(file)
+        with error_context(printable(path)):
+            size = header_size(file.read(0, min(8, file.size)), file.size)
+            placed = parse_header(file.read(8, size), file.size)
+            for name in placed.keys() & self._placed.keys():
+                raise DataLossError(f"tensor {quoted(name)} is in {quoted(self._placed[name][0].path)} too")
+        self._placed.update((name, (file, entry)) for name, entry in placed.items())
+
+    def names(self) -> list[str]:
+        return list(self._placed)
+
+    def info(self, name: str) -> TensorInfo:
+        placed = self._placed[name][1]
+        dtype = DTYPES.get(placed.word)
+        if dtype is None:
+            return TensorInfo(ElementType(None, None), placed.shape, placed.nbytes)
+        return TensorInfo(ElementType.of_torch(dtype), placed.shape, placed.nbytes)
+
+    def read(self, names: Iterable[str]) -> dict[str, Value]:
+        values: dict[str, Value] = {}
+        requests: list[ReadRequest] = []
+        for name in names:
+            file, placed = self._placed[name]
+            dtype = DTYPES.get(placed.word)
+            if dtype is None:
+                raise UnimplementedError(
+                    f"{printable(file.path)}: tensor {quoted(name)}: element type {quoted(placed.word)} is unknown here"
+                )
+            tensor = new_tensor(name, placed.shape, dtype)
+            requests.append(ReadRequest(file, placed.offset, byte_view(tensor)))
+            values[name] = tensor
+        self._pipeline.fill(requests)
+        return values
+
+    def files(self) -> list[str]:
+        return [file.path for file in self._files] + ([] if self._listing is None else [self._listing])
+
+    def data_bytes(self) -> int:
+        return sum(file.size for file in self._files)
+
+    def close(self) -> None:
+        self._pipeline.close()
+        for file in self._files:
+            file.close()
+
+
+def find_in_directory(directory: str) -> str | None:
+    """The index, or the only .safetensors file, of a directory; None where there is none, or more than one."""
+    names = LOCAL.list(directory)
+    for suffix in (INDEX_SUFFIX, ".safetensors"):
+        found = [name for name in names if name.endswith(suffix)]
+        if len(found) == 1:
+            return os.path.join(directory, found[0])
+    return None
+
+
+def shards_of_index(path: str) -> list[str]:
+    """Names of the files that an index names and that are named like shards; none where it cannot be read."""
+    try:
+        weight_map = _read_index(path)
+    except (DataLossError, LookupError):
+        return []
+    stem = os.path.basename(path).removesuffix(INDEX_SUFFIX)
+    return [
+        shard for shard in dict.fromkeys(weight_map.values())
+        if shard.startswith(stem) and _SHARD.fullmatch(shard[len(stem) :])
+    ]  # fmt: skip
+
+
+def _read_index(path: str) -> dict[str, str]:
+    file = LOCAL.open(path)
+    try:
+        if file.size > MAX_INDEX_BYTES:
+            raise DataLossError(f"{file.size} bytes are too many for an index of shards")
+        content: Any = json.loads(file.read(0, file.size))
+    except (ValueError, RecursionError) as error:
+        raise DataLossError(f"no index of shards: {error}") from error
+    finally:
+        file.close()
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict):
+        raise DataLossError('no index of shards: it has no table "weight_map"')
+    for name, shard in weight_map.items():
+        # A plain file name only: an index from elsewhere must not reach out of its directory.
+        if not isinstance(shard, str) or os.path.basename(shard) != shard or shard in ("", ".", "..") or "\0" in shard:
+            raise DataLossError(f"tensor {quoted(name)}: its shard {quoted(str(shard)[:200])} is no plain file name")
+    return weight_map
+
+
+_UNITS: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "5GB", in decimal units as Hugging Face counts; a plain number is bytes."""
+    match = _SIZE.fullmatch(text)
+    size = int(float(match[1]) * _UNITS.get((match[2] or "").upper(), 1)) if match else 0
+    if size < 1:
+        raise InvalidArgumentError(f"size {quoted(text)}: expected a number of KB, MB, GB or TB, as 5GB")
+    return size
+
+
+def split(sizes: Mapping[str, int], max_shard_size: int | None) -> list[list[str]]:
+    """The names of each shard: greedy, in order; what is larger than a shard gets one of its own."""
+    shards: list[list[str]] = []
+    current: list[str] = []
+    filled = 0
+    for name, size in sizes.items():
+        if max_shard_size is not None and size > max_shard_size:
+            shards.append([name])
+            continue
+        if max_shard_size is not None and filled + size > max_shard_size:
+            shards.append(current)
+            current, filled = [], 0
+        current.append(name)
+        filled += size
+    return [*shards, current] if current or not shards else shards
+
+
+class SafetensorsSink:
+    """Writes `path` (`*.safetensors`), or the shards that stand for it.
+
+    Args:
+        max_shard_size: Bytes of tensors a file; None: one file.
+    """
+
+    format = "safetensors"
+
+    def __init__(self, path: str, max_shard_size: int | None = None) -> None:
+        self.path = path
+        self._max_shard_size = max_shard_size
+        self._shards: list[_Shard] = []
+        self._shard_of: dict[str, _Shard] = {}
+        self._publication: Publication | None = None
+        self._pipeline = Pipeline()
+
+    def refusal(self, name: str, info: TensorInfo) -> str | None:
+        if info.type.dtype not in WORDS:
+            return f"safetensors has no type {info.type.name}"
+        if name == METADATA_KEY:
+            return "safetensors keeps this name for itself"
+        return None if _is_utf8(name) else "its name is not UTF-8"
+
+    def noted_type(self, info: TensorInfo) -> bool:
+        return not info.type.is_plain and info.type.tensorflow is not None
+
+    def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
+        shards = split({name: info.nbytes for name, info in tensors.items()}, self._max_shard_size)
+        stem = self.path.removesuffix(".safetensors")
+        for number, names in enumerate(shards, 1):
+            path = self.path if len(shards) == 1 else f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+            held = {name: (dtype, tensors[name].shape) for name in names if (dtype := tensors[name].type.dtype)}
+            self._shards.append(_Shard(path, *lay_out(held)))
+        self._shard_of = {name: shard for shard in self._shards for name in shard.tensors}
+        return list(self._shard_of)
+
+    def files(self) -> list[str]:
+        paths = [shard.path for shard in self._shards]
+        return paths if len(paths) == 1 else [*paths, self._index_path]
+
+    def open(self, publication: Publication) -> None:
+        self._publication = publication
+        # What an earlier target of this name consisted of: loaders prefer the single file over an index, and an index
+        # over nothing.
+        before = [os.path.join(os.path.dirname(self.path), name) for name in shards_of_index(self._index_path)]
+        for path in {self.path, self._index_path, *before} - set(self.files()):
+            publication.drop(path)
+
+    def write(self, values: Mapping[str, Value]) -> None:
+        requests = []
+        shard = None
+        for name, value in values.items():
+            assert isinstance(value, torch.Tensor), "refused before"
+            shard = self._shard_of[name]
+            requests.append(WriteRequest(self._output(shard), shard.tensors[name].offset, byte_view(value)))
+        self._pipeline.write(requests)
+        for done in self._shards:
+            if done is not shard:  # in the order of `plan` nothing more goes there; there may be more than descriptors
+                done.close()
+
+    def finish(self) -> int:
+        for shard in self._shards:
+            self._output(shard)  # one without any tensor is a file too
+        if len(self._shards) > 1:
+            index = LOCAL.create(self._place(self._index_path))
+            index.write(0, [self._encode_index()])
+            index.close()
+        self.close()
+        return sum(shard.nbytes for shard in self._shards)
+
+    def close(self) -> None:
+        self._pipeline.close()
+        for shard in self._shards:
+            shard.close()
+
+    def _output(self, shard: "_Shard") -> WritableFile:
+        if shard.file is None:
+            shard.file = LOCAL.create(self._place(shard.path))
+            shard.file.write(0, [shard.head])
+        return shard.file
+
+    def _place(self, path: str) -> str:
+        assert self._publication is not None, "not open"
+        return self._publication.place(path)
+
+    @property
+    def _index_path(self) -> str:
+        return f"{self.path}.index.json"
+
+    def _encode_index(self) -> bytes:
+        weight_map = {name: os.path.basename(shard.path) for name, shard in self._shard_of.items()}
+        total = sum(placed.nbytes for shard in self._shards for placed in shard.tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
+
+
+@dataclass(slots=True)
+class _Shard:
+    """One file, planned and perhaps begun."""
+
+    path: str
+    head: bytes
+    tensors: dict[str, Placed]
+    file: WritableFile | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.head) + sum(placed.nbytes for placed in self.tensors.values())
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

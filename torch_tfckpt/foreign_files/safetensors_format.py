@@ -1,0 +1,153 @@
+"""The layout of a .safetensors file.
+
+    header size: u64le | header: JSON, padded with spaces to a multiple of 8 | bytes of the tensors, without gaps
+
+    {"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}
+
+Tensors lie sorted by type, widest first, then by name, as the safetensors library writes them: same tensors, same
+bytes. Written here because the library takes all tensors at once, and one large checkpoint at a time is the point.
+
+Source: safetensors/src/tensor.rs (serialize, Metadata::validate); safetensors/torch.py for the types.
+"""
+
+import json
+import struct
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, element_count
+from torch_tfckpt.text import quoted
+
+_SIZE: Final = struct.Struct("<Q")
+MAX_HEADER_BYTES: Final = 100_000_000  # MAX_HEADER_SIZE of the library, which refuses more
+METADATA_KEY: Final = "__metadata__"
+_METADATA: Final = {"format": "pt"}  # transformers refuses files without it
+
+# In the order in which the library sorts them: the declaration order of its Dtype.
+DTYPES: Final = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E8M0": getattr(torch, "float8_e8m0fnu", None),  # torch 2.7
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "F32": torch.float32,
+    "C64": torch.complex64,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+}
+WORDS: Final = {dtype: word for word, dtype in DTYPES.items() if dtype is not None}
+_ORDER: Final = {word: number for number, word in enumerate(DTYPES)}
+# As serde_json spells it: no spaces, and nothing escaped but what must be.
+_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class Placed(NamedTuple):
+    """One tensor in the file."""
+
+    word: str  # its type, as the header spells it
+    shape: Shape
+    offset: int  # bytes from the start of the file
+    nbytes: int
+
+
+def lay_out(tensors: dict[str, tuple[torch.dtype, Shape]]) -> tuple[bytes, dict[str, Placed]]:
+    """The beginning of the file that holds `tensors`, and the place of each, in the order in which they lie.
+
+    Raises:
+        InvalidArgumentError: the header would be larger than readers accept.
+    """
+    ordered = sorted(tensors, key=lambda name: (-_ORDER[WORDS[tensors[name][0]]], name))
+    at = 0
+    relative: dict[str, Placed] = {}
+    for name in ordered:
+        dtype, shape = tensors[name]
+        relative[name] = Placed(WORDS[dtype], shape, at, dtype.itemsize * element_count(shape))
+        at += relative[name].nbytes
+    items = [f'"{METADATA_KEY}":{_json(_METADATA)}']
+    for name, (word, shape, offset, nbytes) in relative.items():
+        entry = {"dtype": word, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
+        items.append(f"{_json(name)}:{_json(entry)}")
+    header = f"{{{','.join(items)}}}".encode()
+    header += b" " * (-len(header) % _SIZE.size)
+    if len(header) > MAX_HEADER_BYTES:
+        raise InvalidArgumentError(
+            f"{len(tensors)} names make a header of {len(header)} bytes, and safetensors stops at {MAX_HEADER_BYTES}. "
+            f"Split the file with --max-shard-size"
+        )
+    start = _SIZE.size + len(header)
+    return _SIZE.pack(len(header)) + header, {
+        name: placed._replace(offset=start + placed.offset) for name, placed in relative.items()
+    }
+
+
+def header_size(head: bytes, file_size: int) -> int:
+    """Bytes of the header, from the first 8 of the file; DataLossError where they cannot be."""
+    if len(head) < _SIZE.size:
+        raise DataLossError(f"no safetensors file: {file_size} bytes are too few for one")
+    (size,) = _SIZE.unpack_from(head)
+    if size > min(MAX_HEADER_BYTES, file_size - _SIZE.size):
+        raise DataLossError(
+            f"no safetensors file, or one that is cut off: it claims a header of {size} bytes in a file of {file_size}"
+        )
+    return int(size)
+
+
+def parse_header(header: bytes, file_size: int) -> dict[str, Placed]:
+    """The tensors, in the order of the header; DataLossError unless they fill the rest of the file without a gap."""
+    try:
+        content = json.loads(header, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise DataLossError(f"the safetensors header is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataLossError("the safetensors header is no JSON table")
+    content.pop(METADATA_KEY, None)
+    start = _SIZE.size + len(header)
+    placed = {name: _parse_entry(name, entry, start) for name, entry in content.items()}
+    end = start
+    for name, entry in sorted(placed.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if entry.offset != end:
+            raise DataLossError(f"tensor {quoted(name)} begins at byte {entry.offset}, the one before ends at {end}")
+        end += entry.nbytes
+    if end != file_size:
+        raise DataLossError(f"the tensors end at byte {end}, the file at {file_size}: it is cut off or was added to")
+    return placed
+
+
+def _parse_entry(name: str, entry: Any, start: int) -> Placed:
+    if not isinstance(entry, dict):
+        raise DataLossError(f"tensor {quoted(name)}: its entry is no JSON table")
+    word, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    sizes, bounds = _sizes(shape), _sizes(offsets)
+    if not isinstance(word, str) or sizes is None or bounds is None or len(bounds) != 2:
+        raise DataLossError(f"tensor {quoted(name)}: impossible entry {str(entry)[:200]}")
+    begin, end = bounds
+    dtype = DTYPES.get(word)
+    expected = end - begin if dtype is None else dtype.itemsize * element_count(sizes)
+    if begin > end or end - begin != expected:
+        raise DataLossError(f"tensor {quoted(name)}: bytes {begin}:{end} for {word} of shape {list(sizes)[:16]}")
+    return Placed(word, sizes, start + begin, end - begin)
+
+
+def _sizes(value: Any) -> Shape | None:
+    """A JSON list of sizes; None where it is none."""
+    plain = isinstance(value, list) and all(type(size) is int and 0 <= size <= MAX_INT64 for size in value)
+    return tuple(value) if plain else None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise DataLossError("the safetensors header names a tensor twice")
+    return table

@@ -1,0 +1,79 @@
+"""A source together with its sidecar: the tensors and types that its format could not hold are there again."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from torch_tfckpt.errors import DataLossError
+from torch_tfckpt.foreign_files.protocols import Source
+from torch_tfckpt.foreign_files.sidecar import Sidecar
+from torch_tfckpt.foreign_files.values import TensorInfo, Value
+from torch_tfckpt.text import printable, quoted
+
+
+class CompletedSource:
+    """`source` and what `sidecar`, read from `sidecar_path`, adds to it.
+
+    Raises:
+        DataLossError: the sidecar speaks of tensors that are not there, are there already, or are of another size.
+    """
+
+    def __init__(self, source: Source, sidecar: Sidecar, sidecar_path: str) -> None:
+        self._source, self._sidecar, self._sidecar_path = source, sidecar, sidecar_path
+        held = set(source.names())
+        for name in sidecar.tensors.keys() & held:
+            raise DataLossError(f"{printable(sidecar_path)}: tensor {quoted(name)} is in {printable(source.path)} too")
+        for name, kind in sidecar.types.items():
+            if name not in held:
+                raise DataLossError(f"{printable(sidecar_path)}: no tensor {quoted(name)} in {printable(source.path)}")
+            plain = source.info(name).type
+            if kind.dtype is None or plain.dtype is None or kind.itemsize != plain.itemsize:
+                raise DataLossError(f"{printable(sidecar_path)}: tensor {quoted(name)} is {plain.name}, no {kind.name}")
+
+    @property
+    def path(self) -> str:
+        return self._source.path
+
+    @property
+    def format(self) -> str:
+        return self._source.format
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        return self._source.skipped
+
+    def names(self) -> list[str]:
+        return [*self._source.names(), *self._sidecar.tensors]
+
+    def info(self, name: str) -> TensorInfo:
+        if name in self._sidecar.tensors:
+            return self._sidecar.tensors[name][0]
+        info = self._source.info(name)
+        kind = self._sidecar.types.get(name)
+        return info if kind is None else info._replace(type=kind)
+
+    def read(self, names: Iterable[str]) -> dict[str, Value]:
+        wanted = list(names)
+        values = self._source.read(name for name in wanted if name not in self._sidecar.tensors)
+        for name in wanted:
+            if name in self._sidecar.tensors:
+                value = self._sidecar.tensors[name][1]
+                values[name] = value.clone() if isinstance(value, torch.Tensor) else value
+            elif name in self._sidecar.types:
+                values[name] = _as_type(values[name], self._sidecar.types[name].dtype)
+        return {name: values[name] for name in wanted}
+
+    def files(self) -> list[str]:
+        return [*self._source.files(), self._sidecar_path]
+
+    def data_bytes(self) -> int:
+        return self._source.data_bytes()
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def _as_type(value: Value, dtype: torch.dtype | None) -> Value:
+    """The same bits as another dtype of the same width."""
+    assert isinstance(value, torch.Tensor) and dtype is not None, "checked on opening"
+    return value if value.dtype == dtype else value.view(dtype)

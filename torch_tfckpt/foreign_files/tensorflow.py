@@ -1,0 +1,161 @@
+"""TensorFlow checkpoints as one format among the others: read in any version, written as version 2.
+
+A checkpoint is written with one shard and its tensors sorted by name, as tf.train.Saver does.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from torch_tfckpt.bundle.index import key_of
+from torch_tfckpt.bundle.publish import data_files_of
+from torch_tfckpt.bundle.writer import BundleWriter
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.foreign_files.publication import Publication
+from torch_tfckpt.foreign_files.values import ElementType, StoredBytes, TensorInfo, Value
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.coding import decode_varint
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.string_tensor import encode_strings
+from torch_tfckpt.format.tensor_bundle import data_filename, index_filename
+from torch_tfckpt.format.tensor_slice import Shape, element_count
+from torch_tfckpt.format.variant_tensor import encode_variants
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.text import quoted
+
+
+class CheckpointSource:
+    """The tensors of a checkpoint of either version; partitioned ones whole. Opening: as CheckpointReader."""
+
+    def __init__(self, path: str) -> None:
+        self.reader = CheckpointReader(path)
+        self.path = self.reader.files.prefix
+        self.format = f"TensorFlow checkpoint, version {self.reader.version}"
+        self.skipped: dict[str, str] = {}
+        self._types: dict[DataType, ElementType] = {}
+
+    def names(self) -> list[str]:
+        return self.reader.keys()
+
+    def info(self, name: str) -> TensorInfo:
+        parts = len(self.reader.slices(name))
+        return TensorInfo(self._type(name), self.reader.shape(name), self.reader.nbytes(name), parts)
+
+    def read(self, names: Iterable[str]) -> dict[str, Value]:
+        wanted = list(names)
+        kinds = {name: self._type(name) for name in wanted}
+        plain = [name for name, kind in kinds.items() if kind.dtype is not None or kind.is_string]
+        try:
+            values: dict[str, Value] = {**self.reader.get_tensors(plain)}
+            for name in kinds.keys() - values.keys():
+                data = self.reader.get_stored_bytes(name)
+                values[name] = StoredBytes(self.reader.dtype(name), self.reader.shape(name), data)
+        except InvalidArgumentError as error:
+            # The names are the checkpoint's own, so what is wrong (slices that leave holes) is wrong in the file.
+            raise DataLossError(str(error)) from error
+        return {name: values[name] for name in wanted}
+
+    def _type(self, name: str) -> ElementType:
+        dtype = self.reader.dtype(name)
+        kind = self._types.get(dtype)
+        if kind is None:
+            kind = self._types[dtype] = ElementType.of_tensorflow(dtype)
+        return kind
+
+    def files(self) -> list[str]:
+        files = self.reader.files
+        return [index_filename(files.prefix), *self._data_files()] if files.version == 2 else list(files.paths)
+
+    def data_bytes(self) -> int:
+        return sum(_size(path) for path in self._data_files())
+
+    def _data_files(self) -> list[str]:
+        files = self.reader.files
+        return data_files_of(LOCAL, files.prefix) if files.version == 2 else list(files.paths)
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+def _size(path: str) -> int:
+    file = LOCAL.open(path)
+    file.close()
+    return file.size
+
+
+class CheckpointSink:
+    """Writes `path`, a prefix."""
+
+    format = "TensorFlow checkpoint, version 2"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._infos: Mapping[str, TensorInfo] = {}
+        self._writer: BundleWriter | None = None
+        self._nbytes = 0
+
+    def refusal(self, name: str, info: TensorInfo) -> str | None:
+        if info.type.tensorflow is None:
+            return f"TensorFlow has no type {info.type.name}"
+        return None if name else "its name is empty"
+
+    def noted_type(self, info: TensorInfo) -> bool:
+        return False
+
+    def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
+        self._infos = tensors
+        return sorted(tensors, key=key_of)
+
+    def files(self) -> list[str]:
+        return [data_filename(self.path, 0, 1), index_filename(self.path)]
+
+    def open(self, publication: Publication) -> None:
+        self._writer = BundleWriter(LOCAL, self.path)
+        publication.first(self._writer.finish)
+
+    def write(self, values: Mapping[str, Value]) -> None:
+        assert self._writer is not None, "not open"
+        for name, value in values.items():
+            dtype = self._infos[name].type.tensorflow
+            assert dtype is not None, "refused before"
+            if isinstance(value, torch.Tensor):
+                self._writer.add(name, value, dtype=dtype)
+                self._nbytes += value.numel() * value.dtype.itemsize
+            else:
+                stored, checksum, shape = _stored(name, value)
+                self._writer.add_stored(name, dtype, shape, stored, checksum)
+                self._nbytes += len(stored)
+
+    def finish(self) -> int:
+        return self._nbytes
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.abandon()
+
+
+def _stored(name: str, value: Value) -> tuple[bytes, int, Shape]:
+    """The bytes of a value that is no tensor, the masked checksum that belongs to them, and its shape."""
+    if not isinstance(value, StoredBytes):
+        assert not isinstance(value, torch.Tensor)
+        return *encode_strings(list(value.reshape(-1))), value.shape
+    if value.dtype != DataType.DT_VARIANT:
+        return value.data, crc32c.mask(crc32c.value(value.data)), value.shape
+    stored, checksum = encode_variants(_messages(name, value))
+    if stored != value.data:
+        raise DataLossError(f"tensor {quoted(name)}: its variants do not agree with their own checksums")
+    return stored, checksum, value.shape
+
+
+def _messages(name: str, value: StoredBytes) -> list[bytes]:
+    """The messages in the stored bytes of a variant tensor."""
+    messages: list[bytes] = []
+    at = 0
+    for _ in range(element_count(value.shape)):
+        size, at = decode_varint(value.data, at)
+        if size > len(value.data) - at:
+            raise DataLossError(f"tensor {quoted(name)}: a variant of {size} bytes in {len(value.data)}")
+        messages.append(value.data[at : at + size])
+        at += size + 4  # behind the message lies its checksum
+    return messages

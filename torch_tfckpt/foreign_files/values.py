@@ -1,0 +1,156 @@
+"""What passes between two formats: an element type, what is known of a tensor before it is read, and its value."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple, Self
+
+import torch
+
+from torch_tfckpt.dtypes import ELEMENTS, STORED_AS
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_slice import Shape, element_count
+from torch_tfckpt.text import quoted
+from torch_tfckpt.values import Strings
+
+# Small tensors travel together, up to so many bytes: enough to keep the threads busy, an eighth of the memory that a
+# conversion may take beside its largest tensor.
+BATCH_BYTES: Final = 32 * 1024 * 1024
+_NUMBERED: Final = re.compile(r"DT_(\d{1,9})")
+_TORCH_NAME: Final = re.compile(r"torch\.([a-z0-9_]+)")
+_CAST_IN_PLACE_BYTES: Final = 256 * 1024 * 1024
+_CAST_ELEMENTS: Final = 1024 * 1024  # a chunk of 8 MiB at most, still in the cache when it is written back
+
+
+class StoredBytes(NamedTuple):
+    """A value that torch cannot hold: its bytes as they lie in a version 2 data file."""
+
+    dtype: DataType
+    shape: Shape
+    data: bytes
+
+
+Value = torch.Tensor | Strings | StoredBytes
+
+
+class ElementType(NamedTuple):
+    """Torch's and TensorFlow's word for the type of an element; one of the two may be missing."""
+
+    dtype: torch.dtype | None  # None: strings, or bytes of a type that torch lacks
+    tensorflow: DataType | None  # None: TensorFlow has no such type
+
+    @classmethod
+    def of_torch(cls, dtype: torch.dtype) -> Self:
+        return cls(dtype, STORED_AS.get(dtype))
+
+    @classmethod
+    def of_tensorflow(cls, dtype: DataType) -> Self:
+        element = ELEMENTS.get(dtype)
+        return cls(None if element is None else element.torch, dtype)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether torch's dtype alone says it all: false for quantized types and those of less than a byte."""
+        return self.dtype is not None and STORED_AS.get(self.dtype) == self.tensorflow
+
+    @property
+    def is_string(self) -> bool:
+        return self.tensorflow == DataType.DT_STRING
+
+    @property
+    def name(self) -> str:
+        """For people: torch's word where it is exact, otherwise TensorFlow's."""
+        if self.dtype is not None and self.is_plain:
+            return str(self.dtype).removeprefix("torch.")
+        return "unknown" if self.tensorflow is None else self.tensorflow.short_name
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element; 0 where it is not fixed, or not known."""
+        if self.dtype is not None:
+            return self.dtype.itemsize
+        element = None if self.tensorflow is None else ELEMENTS.get(self.tensorflow)
+        return 0 if element is None else element.size
+
+    @property
+    def code(self) -> str:
+        """The spelling that `from_code` reads: DT_QINT8, DT_77, torch.float8_e8m0fnu."""
+        if self.tensorflow is None:
+            return str(self.dtype)
+        known = DataType.__members__.get(self.tensorflow.name)
+        return f"DT_{int(self.tensorflow)}" if known is None else known.name
+
+    @classmethod
+    def from_code(cls, code: object) -> Self:
+        """DataLossError for anything that `code` does not give."""
+        if isinstance(code, str):
+            if code in DataType.__members__:
+                return cls.of_tensorflow(DataType[code])
+            if match := _NUMBERED.fullmatch(code):
+                return cls.of_tensorflow(DataType(int(match[1])))
+            match = _TORCH_NAME.fullmatch(code)
+            dtype = None if match is None else getattr(torch, match[1], None)
+            if isinstance(dtype, torch.dtype):
+                return cls.of_torch(dtype)
+        raise DataLossError(f"unknown element type {quoted(str(code)[:100])}")
+
+
+class TensorInfo(NamedTuple):
+    """What is known of a tensor before it is read."""
+
+    type: ElementType
+    shape: Shape
+    nbytes: int  # of the elements; of strings and of what torch lacks, as they are stored
+    parts: int = 0  # stored slices of a partitioned tensor
+
+    def cast(self, dtype: torch.dtype | None) -> "TensorInfo":
+        """The same tensor after `--dtype`: floating-point tensors change, all others stay."""
+        if dtype is None or self.type.dtype is None or not self.type.dtype.is_floating_point:
+            return self
+        return self._replace(type=ElementType.of_torch(dtype), nbytes=element_count(self.shape) * dtype.itemsize)
+
+
+def batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """The names in their order, so many at a time as make BATCH_BYTES; a larger tensor comes alone."""
+    batch: list[str] = []
+    filled = 0
+    for name, size in sizes.items():
+        if batch and filled + size > BATCH_BYTES:
+            yield batch
+            batch, filled = [], 0
+        batch.append(name)
+        filled += size
+    if batch:
+        yield batch
+
+
+def cast_floating(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`tensor` as `dtype`. REQUIRES: contiguous host memory that nobody else uses; it may be overwritten.
+
+    In a huge tensor a narrower element goes where a wider one was, front to back, without a second copy. Smaller
+    ones get new memory, since the result would keep all of the old alive; so do wider elements.
+    """
+    if tensor.numel() * tensor.dtype.itemsize <= _CAST_IN_PLACE_BYTES or dtype.itemsize > tensor.dtype.itemsize:
+        return tensor.to(dtype)
+    flat = tensor.detach().reshape(-1)
+    target = flat.view(dtype)[: flat.numel()]
+    for begin in range(0, flat.numel(), _CAST_ELEMENTS):
+        target[begin : begin + _CAST_ELEMENTS] = flat[begin : begin + _CAST_ELEMENTS].to(dtype)
+    return target.view(tensor.shape)
+
+
+def dtype_named(text: str) -> torch.dtype:
+    """A floating-point dtype from its torch name, or from the short one of people: bf16, fp16, half, fp32.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    short = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "fp64": "float64"}
+    name = short.get(text.lower(), text.lower()).removeprefix("torch.")
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InvalidArgumentError(
+            f"dtype {quoted(text)}: not a floating-point type. Known are float64, float32, float16, bfloat16 and the "
+            f"float8 types of torch"
+        )
+    return dtype

@@ -1,0 +1,323 @@
+"""import_meta_graph: the variables, the saver and the collections of a TensorFlow graph, without its code.
+
+    imported = import_meta_graph("run/model.ckpt-1000.meta")
+    imported.saver.restore("run/model.ckpt-1000")
+    imported.variables["dense/kernel"]                   # a torch tensor
+    imported.saver.save("run/model.ckpt", 1001)          # which the graph's own TensorFlow program goes on from
+
+Source: import_meta_graph in tensorflow/python/training/saver.py; spec: SAVER 6.
+"""
+
+import logging
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+from google.protobuf.message import Message
+
+from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef, MetaGraphDef, SignatureDef
+from torch_tfckpt._proto.saver_pb2 import SaverDef
+from torch_tfckpt._proto.variable_pb2 import VariableDef
+from torch_tfckpt.checkpoint_reader import AnyPath
+from torch_tfckpt.dtypes import is_holdable
+from torch_tfckpt.errors import CheckpointError, DataLossError, FailedPreconditionError, as_data_loss, error_context
+from torch_tfckpt.imported_graph.tensors import GraphTensor, GraphTensors
+from torch_tfckpt.imported_graph.values import GraphValues
+from torch_tfckpt.meta_graph import rescoping, rewriting
+from torch_tfckpt.meta_graph.collection_defs import decode_collection, encode_collections
+from torch_tfckpt.meta_graph.export_options import ExportOptions, export
+from torch_tfckpt.meta_graph.files import chosen, meta_graph_of, open_meta_graph
+from torch_tfckpt.meta_graph.graph_collections import Collections
+from torch_tfckpt.meta_graph.nodes import nodes_of
+from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.saver_values import StoredValue, stored_values
+from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
+from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, values_by_name, variable_of
+from torch_tfckpt.save_restore.saver_def import check_scope
+from torch_tfckpt.saver.registered import InGraph, SaverInGraph
+from torch_tfckpt.saver.save_run import SaveRequest, SaveRun
+from torch_tfckpt.saver.saver import Saver, registered_variables
+from torch_tfckpt.text import quoted
+from torch_tfckpt.values import Value
+
+_log = logging.getLogger(__name__)
+
+
+class ImportedMetaGraph:
+    """What `import_meta_graph` found.
+
+    Attributes:
+        saver: Restores `variables`, under the keys and in the shards that the graph says; its `save` writes the graph
+            as `.meta`. None where there are no variables.
+        variables: Name -> torch tensor, or numpy array of `bytes` for strings: zeros until something is restored.
+            Partitioned variables are one tensor, under the name of the whole. The names are those of the graph, with
+            the import scope; the keys in the checkpoint may be others. To set one copies into it.
+        checkpoint_keys: Name -> key under which `saver` stores the variable; without those that it does not store.
+        collections: Name -> values: ints, floats, bytes, names of nodes, Any, messages; Variables and Savers for the
+            collections of these. What is added to them is exported.
+        signatures: Name -> SignatureDef, of a SavedModel; without the import scope, as in TensorFlow.
+        assets: Name of a tensor -> name of the file whose path it holds.
+        import_scope: "" where there is none.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, meta: EncodedMetaGraph, import_scope: str | None) -> None:
+        self.import_scope = (check_scope(import_scope) or "").rstrip("/")
+        self._graph = _ImportedGraph(meta, self.import_scope)
+        self._meta = meta
+        self.saver: Saver | None = self._graph.saver or _of_registered_variables(self.import_scope)
+        self.variables: dict[str, Value] = GraphValues(self._graph.tensors.values)
+        self.checkpoint_keys: dict[str, str] = self._graph.checkpoint_keys
+        self.collections: Collections = self._graph.collections
+        self.signatures: dict[str, SignatureDef] = dict(meta.signatures)
+        self.assets: dict[str, str] = {asset.tensor_info.name: asset.filename for asset in meta.assets}
+
+    @cached_property
+    def op_counts(self) -> Counter[str]:
+        """Operation -> number of nodes in the graph, those of functions left out."""
+        with error_context(self._meta.place):
+            return self._meta.graph.op_counts()
+
+    @cached_property
+    def meta_graph_def(self) -> MetaGraphDef:
+        """The meta graph as it is in the file; without devices, if these were cleared, and without the import scope.
+
+        Cost: as much memory as the file takes, once more, when it is asked for.
+        """
+        return self._meta.message()
+
+    def export_meta_graph(
+        self,
+        filename: AnyPath | None = None,
+        collection_list: Sequence[str] | None = None,
+        as_text: bool = False,
+        export_scope: str | None = None,
+        clear_devices: bool = False,
+        clear_extraneous_savers: bool = False,
+        strip_default_attrs: bool = False,
+        save_debug_info: bool = False,
+    ) -> MetaGraphDef:
+        """Writes the graph again, with the import scope and what was added to the collections.
+
+        Without options, and nothing added, it is the file, byte for byte, if that is binary.
+        Its arguments are those of `torch_tfckpt.export_meta_graph`.
+        """
+        options = ExportOptions.of(
+            collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
+        )
+        return export(self.encoded(), options, filename, as_text=as_text)
+
+    def encoded(self) -> EncodedMetaGraph:
+        """The meta graph that is exported without options. Cost: none where it is as it was read."""
+        return self._graph.encoded(self.saver.in_graph() if self.saver is not None else None)
+
+    def __repr__(self) -> str:
+        return f"ImportedMetaGraph({self._meta.place!r}, {len(self.variables)} variables)"
+
+
+def import_meta_graph(
+    file_or_proto: AnyPath | Message,
+    clear_devices: bool = False,
+    import_scope: str | None = None,
+    *,
+    tags: Iterable[str] | None = None,
+) -> ImportedMetaGraph:
+    """The variables, the saver and the collections of a graph.
+
+    Args:
+        file_or_proto: A `.meta` file, binary or text; the prefix of the checkpoint beside it; a SavedModel, its
+            directory or file; or a MetaGraphDef, TensorFlow's own too.
+        clear_devices: Forget on which devices things were. Savers that are sharded then write one shard.
+        import_scope: Put before the names of variables, nodes and savers. A saver stores under the same keys as
+            without; a graph that has none gets one that stores under the names with the scope, as in TensorFlow.
+        tags: Which graph of a SavedModel; None: the only one, or the one tagged "serve".
+
+    Raises:
+        NotFoundError (an OSError): there is no such file, or no graph with these tags.
+        DataLossError (an OSError where the file is none at all): a part of it is broken.
+        InvalidArgumentError (a ValueError): the graph has inputs from outside, `tags` does not choose one, or
+            `import_scope` is no name of a scope.
+        FailedPreconditionError: a variable is larger than what can be addressed.
+
+    Nothing of the graph is executed, and nothing is added to the default collections.
+    Cost: one read of the file, its size in memory; constants are not decoded. Memory for the variables is taken when
+    they are restored. Source: SAVER 6.
+    """
+    if isinstance(file_or_proto, Message):
+        meta = chosen([meta_graph_of(file_or_proto)], tags, "MetaGraphDef")
+    else:
+        meta = open_meta_graph(file_or_proto, tags)
+    rescoping.check_unbound(meta)
+    return ImportedMetaGraph(rewriting.clear_devices(meta) if clear_devices else meta, import_scope)
+
+
+class _ImportedSaver(Saver):
+    """A saver of variables that are zeros until they are restored or set, and not to be saved before."""
+
+    def __init__(self, var_list: object, *, tensors: GraphTensors, **settings: Any) -> None:
+        self._tensors = tensors
+        super().__init__(var_list, **settings)
+
+    def restore(self, save_path: AnyPath | None) -> None:
+        super().restore(save_path)
+        self._tensors.are_restored = True
+
+    def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaveRun:
+        if self._tensors.are_all_zeros():
+            raise FailedPreconditionError(
+                "Attempting to use uninitialized value: no variable of the graph was restored or set. Restore a "
+                "checkpoint first"
+            )
+        return super()._begin(request, snapshot=snapshot)
+
+
+class _ImportedGraph:
+    """A graph with its tensors, from which savers have their meta graphs."""
+
+    def __init__(self, meta: EncodedMetaGraph, scope: str) -> None:
+        self._meta, self._scope = meta, scope
+        self._savers: dict[bytes, Saver] = {}
+        self._definitions: dict[int, Message] = {}  # by the object that stands for it in `collections`
+        stored = saver_values(meta)
+        self._variables = graph_variables(meta, stored)
+        with error_context(meta.place):
+            self.tensors = GraphTensors(self._variables, scope)
+            for name in dict.fromkeys(name for value in stored or () for name in value.computing):
+                self.tensors.leave_out(name, "the graph computes its value from what is stored")
+            self.saver = self._saver(meta.saver_def, stored)
+            self.checkpoint_keys = self.tensors.checkpoint_keys(self._stored_by(stored))
+            self.collections = Collections()
+            for name, encoded in meta.collections.items():
+                for value in self._values(name, encoded):
+                    self.collections.add_to_collection(name, value)
+        self._imported = self.collections.lists()
+
+    @cached_property
+    def _scoped(self) -> EncodedMetaGraph:
+        return rescoping.in_import_scope(self._meta, self._scope) if self._scope else self._meta
+
+    def described(self, saver: SaverInGraph | None) -> Callable[[], EncodedMetaGraph]:
+        """Made at once: where nothing was added it is there already."""
+        encoded = self.encoded(saver)
+        return lambda: encoded
+
+    def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
+        """The graph with its collections as they are now, and the settings of `saver` if its nodes are there."""
+        collections = self.collections.lists()
+        changed = {name: values for name, values in collections.items() if not _same(values, self._imported.get(name))}
+        gone = {str(name): None for name in self._imported if name not in collections}
+        meta = self._scoped
+        if changed or gone:
+            encoded: dict[str, CollectionDef | None] = {
+                **encode_collections(changed, self._to_proto, lambda name: name in self._scoped.graph.nodes)
+            }
+            meta = rewriting.with_collections(meta, {**gone, **encoded})
+        if saver is not None and saver.saver_def != meta.saver_def and self._has(saver.saver_def):
+            meta = rewriting.with_saver_def(meta, saver.saver_def)
+        return meta
+
+    def _has(self, saver_def: SaverDef) -> bool:
+        return all(strip_name_scope(name, self._scope) in self._meta.graph.nodes for name in nodes_of(saver_def))
+
+    def _values(self, name: str, encoded: CollectionDef) -> Iterable[object]:
+        """The values of one collection, with tensors and savers for the messages that mean them."""
+        plain = encoded.bytes_list.value
+        for index, value in enumerate(decode_collection(name, encoded, self._scope)):
+            found: object = value
+            if isinstance(value, VariableDef):
+                found = self._variable(VariableDef.FromString(plain[index])) or value
+            elif isinstance(value, SaverDef):
+                found = self._saver_or_message(value, SaverDef.FromString(plain[index]))
+            if isinstance(value, Message) and found is not value:
+                self._definitions[id(found)] = value
+            yield found
+
+    def _variable(self, definition: VariableDef) -> GraphTensor | None:
+        node = definition.variable_name.partition(":")[0]
+        if node in self.tensors:
+            return self.tensors[node]
+        part = definition.save_slice_info_def if definition.HasField("save_slice_info_def") else None
+        return self.tensors.add(variable_of(self._meta, node, definition.trainable, part))
+
+    def _saver_or_message(self, scoped: SaverDef, saver_def: SaverDef) -> Saver | SaverDef:
+        try:
+            stored = stored_values(self._meta.graph, saver_def)
+            return self._saver(saver_def, stored) or scoped
+        except CheckpointError as error:
+            _log.warning("a saver of the graph is left as a message: %s", error)
+            return scoped
+
+    def _saver(self, saver_def: SaverDef | None, stored: Sequence[StoredValue] | None) -> Saver | None:
+        """The saver with these settings; one of all variables where there are none. None where it has no variables.
+
+        Args:
+            stored: What its nodes say; None: it has none.
+        """
+        encoded = b"" if saver_def is None else saver_def.SerializeToString(deterministic=True)
+        if encoded not in self._savers:
+            stored = self._stored_by(stored)
+            if all(self.tensors[variable.name] is None for variable in self._variables):
+                return None
+            with as_data_loss("saver"):
+                self._savers[encoded] = _ImportedSaver(
+                    self._var_list(stored),
+                    reshape=any(value.reshaped for value in stored),
+                    saver_def=saver_def,
+                    name=self._scope if self._scope and saver_def is not None else None,
+                    graph=self,
+                    tensors=self.tensors,
+                )
+        return self._savers[encoded]
+
+    def _stored_by(self, stored: Sequence[StoredValue] | None) -> Sequence[StoredValue]:
+        """What a saver stores; all variables under their names where it has no nodes."""
+        return values_by_name(self._variables, self._scope) if stored is None else stored
+
+    def _var_list(self, stored: Iterable[StoredValue]) -> dict[str, object]:
+        """What a saver saves under which key, the parts of one tensor in a list."""
+        saved: dict[str, object] = {}
+        for value in stored:
+            if not value.variables and not is_holdable(value.dtype):
+                _log.warning(
+                    "%s: the saver's value %s is neither restored nor saved: torch has no %s",
+                    self._meta.place,
+                    quoted(value.key),
+                    value.dtype.name,
+                )
+                continue
+            saveable = self.tensors.saveable(value)
+            if not value.slice_spec:
+                if value.key in saved:
+                    raise DataLossError(f"the saver stores two values under the key {quoted(value.key)}")
+                saved[value.key] = saveable
+                continue
+            parts = saved.setdefault(value.key, [])
+            if not isinstance(parts, list):
+                raise DataLossError(f"the saver stores a whole and a part under the key {quoted(value.key)}")
+            parts.append(saveable)
+        return saved
+
+    def _to_proto(self, value: object) -> Message | None:
+        if id(value) in self._definitions:
+            return self._definitions[id(value)]
+        if isinstance(value, InGraph):
+            saver = value.in_graph()
+            if saver is not None and self._has(saver.saver_def):
+                return saver.saver_def
+            _log.warning("a saver in a collection is not written: the graph has no nodes of it")
+            return None
+        return value if isinstance(value, Message) else None
+
+
+def _same(values: Sequence[object], imported: Sequence[object] | None) -> bool:
+    return imported is not None and len(values) == len(imported) and all(map(operator.is_, values, imported))
+
+
+def _of_registered_variables(scope: str) -> Saver | None:
+    """TensorFlow's default saver, of all registered variables, where one of these is in the scope."""
+    prefix = prepend_name_scope("", scope)
+    names = (getattr(variable, "name", "") for variable in registered_variables())
+    return Saver() if any(str(name).startswith(prefix) for name in names) else None

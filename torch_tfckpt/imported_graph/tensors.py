@@ -1,0 +1,224 @@
+"""The tensors that the variables of a graph are.
+
+Spec: SAVER 6.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import torch
+
+from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef
+from torch_tfckpt.dtypes import ELEMENTS
+from torch_tfckpt.errors import DataLossError, FailedPreconditionError, as_data_loss
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
+from torch_tfckpt.imported_graph.saveables import HeldValue, Mirrors, StringVariable, UnshapedVariable, fits, is_whole
+from torch_tfckpt.meta_graph.model import GraphVariable
+from torch_tfckpt.meta_graph.saver_values import StoredValue
+from torch_tfckpt.meta_graph.scopes import prepend_name_scope
+from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
+from torch_tfckpt.saveables.variables import SaveSliceInfo, Variable
+from torch_tfckpt.text import quoted
+from torch_tfckpt.values import Strings, Value
+
+GraphTensor = Variable | StringVariable
+
+_log = logging.getLogger(__name__)
+_FILLED: Final = 1 << 20  # elements of string variables that are b"" from the beginning; None in larger ones
+
+
+class GraphTensors:
+    """Tensors of zeros for variables; parts of one larger tensor are views of it.
+
+    Args:
+        variables: Of one graph.
+        scope: Put before names; "" for none.
+
+    Attributes:
+        values: Name -> tensor, or array of `bytes`: whole ones, under the name of the whole.
+        are_restored: To be set when a saver has restored them.
+
+    Raises:
+        DataLossError: parts that are none of one tensor.
+        FailedPreconditionError: there is no memory of that size.
+
+    Cost: address space; memory is taken when something is restored.
+    """
+
+    def __init__(self, variables: Iterable[GraphVariable], scope: str) -> None:
+        self.values: dict[str, Value] = {}
+        self.are_restored = False
+        self._scope = scope
+        self._of_nodes: dict[str, GraphTensor | None] = {}
+        self._shapes: dict[str, Shape | None] = {}
+        self._divided: dict[str, Value] = {}  # tensors that are there in parts
+        found = list(variables)
+        self._whole = {variable.name for variable in found if variable.part is None}
+        for variable in found:
+            tensor = self.add(variable)
+            if tensor is None:
+                continue
+            if variable.part is not None and self._is_part(variable):
+                name = prepend_name_scope(variable.part.full_name, scope)
+                self.values[name] = self._divided[name]
+            else:
+                name = prepend_name_scope(variable.name, scope)
+                self.values[name] = tensor.tensor if isinstance(tensor, Variable) else tensor.array
+
+    def __contains__(self, node: str) -> bool:
+        """Whether `add` was called with the variable that is the node of that name in the graph."""
+        return node in self._of_nodes
+
+    def __getitem__(self, node: str) -> GraphTensor | None:
+        """That variable; None where torch has no tensor for it, or it was never added."""
+        return self._of_nodes.get(node)
+
+    def add(self, variable: GraphVariable) -> GraphTensor | None:
+        """The tensor of one more variable, which is not among `values`; None, and a warning, where there is none."""
+        name = prepend_name_scope(variable.name, self._scope)
+        element = ELEMENTS.get(variable.dtype)
+        dtype = element.torch if element is not None else None
+        info = _slice_info(variable, variable.part, self._scope) if variable.part is not None else None
+        shape = variable.shape if info is None else info.var_shape
+        if dtype is None and variable.dtype != DataType.DT_STRING:
+            self.leave_out(variable.name, f"torch has no {variable.dtype.name}")
+            return None
+        if dtype is None and not is_whole(shape):
+            # An array cannot get another size under those who look into it, as a tensor can.
+            self.leave_out(variable.name, "it holds strings, and its shape is not known")
+            return None
+        value = self._part(info, name, dtype) if info and self._is_part(variable) else _zeros(name, shape, dtype)
+        tensor: GraphTensor
+        if isinstance(value, torch.Tensor):
+            device, trainable = variable.device, variable.trainable
+            tensor = Variable(value, name, info, device=device, trainable=trainable, dtype=variable.dtype)
+        else:
+            tensor = StringVariable(value, name)
+        self._of_nodes[variable.name] = tensor
+        self._shapes[variable.name] = shape
+        return tensor
+
+    def are_all_zeros(self) -> bool:
+        """Whether nothing was restored, and nobody has set a variable. Cost: one look at the values until then."""
+        return not self.are_restored and bool(self.values) and not any(map(_is_set, self.values.values()))
+
+    def checkpoint_keys(self, stored: Iterable[StoredValue]) -> dict[str, str]:
+        """Name in `values` -> key under which it is stored."""
+        keys = {}
+        for value in stored:
+            for node in value.variables:
+                tensor = self._of_nodes.get(node)
+                if tensor is not None:
+                    info = tensor.slice_info if isinstance(tensor, Variable) else None
+                    whole = info.full_name if info is not None and info.full_name in self._divided else tensor.name
+                    keys[whole] = value.key
+        return {name: key for name, key in keys.items() if name in self.values}
+
+    def leave_out(self, node: str, reason: str) -> None:
+        """Makes the variable that is the node of that name one for which there is no tensor, and warns of it."""
+        _log.warning("variable %s is left out: %s", quoted(prepend_name_scope(node, self._scope)), reason)
+        self._of_nodes[node] = None
+
+    def saveable(self, value: StoredValue) -> Variable | SaveableObject:
+        """What takes a stored value, under its key.
+
+        DataLossError where the value is a slice, and the variable of another shape than that.
+        """
+        found = [(node, tensor) for node in value.variables if (tensor := self._of_nodes.get(node)) is not None]
+        if not found:
+            constant = None if value.constant is None else np.array(value.constant, dtype=object)
+            return HeldValue(value.key, value.slice_spec, value.dtype, constant)
+        taking = [self._taking(value, *each) for each in found]
+        if len(taking) == 1:
+            return taking[0]
+        return Mirrors([_as_saveable(each, value) for each in taking])
+
+    def _taking(self, value: StoredValue, node: str, tensor: GraphTensor) -> Variable | SaveableObject:
+        shape = self._shapes[node]
+        if isinstance(tensor, StringVariable):
+            return StringVariable(tensor.array, value.key, value.slice_spec)
+        if not is_whole(shape):
+            return UnshapedVariable(tensor, shape, value.key, value.slice_spec)
+        if not value.slice_spec:
+            return _stored_as(tensor, None)
+        with as_data_loss(f"variable {quoted(tensor.name)}, stored as {quoted(value.key)}"):
+            return _stored_as(tensor, SaveSliceInfo.of_spec(value.key, value.slice_spec))
+
+    def _is_part(self, variable: GraphVariable) -> bool:
+        """Whether it is a part of a tensor that is no variable by itself."""
+        return variable.part is not None and variable.part.full_name not in self._whole
+
+    def _part(self, info: SaveSliceInfo, name: str, dtype: torch.dtype | None) -> Value:
+        """A view of the whole, which is made with its first part."""
+        if info.full_name not in self._divided:
+            self._divided[info.full_name] = _zeros(info.full_name, info.full_shape, dtype)
+        whole = self._divided[info.full_name]
+        found = whole.dtype if isinstance(whole, torch.Tensor) else None
+        if tuple(whole.shape) != info.full_shape or found != dtype:
+            raise DataLossError(
+                f"variable {quoted(name)} is a part of {quoted(info.full_name)}, {dtype or 'strings'} of shape "
+                f"{shape_text(info.full_shape)}; another part says {found or 'strings'} of {shape_text(whole.shape)}"
+            )
+        extents = zip(info.var_offset, info.var_shape, strict=True)
+        return whole[tuple(slice(start, start + length) for start, length in extents)]
+
+
+def _is_set(value: Value) -> bool:
+    if isinstance(value, torch.Tensor):
+        return bool(value.reshape(-1).view(torch.uint8).any())  # not every type has an `any`
+    return any(value.flat)
+
+
+def _stored_as(variable: Variable, info: SaveSliceInfo | None) -> Variable:
+    """A variable under the key, and as the part, that its saver says."""
+    return Variable(
+        variable.tensor,
+        variable.name,
+        info,
+        device=variable.device,
+        trainable=variable.trainable,
+        dtype=variable.dtype,
+    )
+
+
+def _slice_info(variable: GraphVariable, part: SaveSliceInfoDef, scope: str) -> SaveSliceInfo:
+    """Which part it is. DataLossError where that is none, or the variable has another shape."""
+    with as_data_loss(f"variable {quoted(variable.name)}"):
+        full_name = prepend_name_scope(part.full_name, scope)
+        info = SaveSliceInfo(full_name, part.full_shape, part.var_offset, part.var_shape)
+        if variable.shape is not None and not fits(info.var_shape, variable.shape):
+            listed, shape = shape_text(info.var_shape), shape_text(variable.shape)
+            raise DataLossError(f"it is listed as a part of shape {listed}, its node has {shape}")
+        return info
+
+
+def _as_saveable(taking: Variable | SaveableObject, value: StoredValue) -> SaveableObject:
+    return VariableSaveable(taking, value.slice_spec, value.key) if isinstance(taking, Variable) else taking
+
+
+def _zeros(name: str, known: Shape | None, dtype: torch.dtype | None) -> Value:
+    """Zeros that take no memory before they are written, since a file may say any shape; strings without a dtype.
+
+    What is not known of the shape is empty; where nothing is known, it is a scalar.
+    """
+    shape = tuple(max(size, 0) for size in known or ())
+    try:
+        if dtype is None:
+            return _empty_strings(shape)
+        zeros = torch.from_numpy(np.zeros(element_count(shape) * dtype.itemsize, dtype=np.uint8))
+        return zeros.view(dtype).reshape(shape) if len(zeros) else torch.zeros(shape, dtype=dtype)
+    except (MemoryError, ValueError, RuntimeError) as error:
+        raise FailedPreconditionError(
+            f"variable {quoted(name)} of shape {shape_text(shape)} cannot be held in memory: {error}"
+        ) from error
+
+
+def _empty_strings(shape: Shape) -> Strings:
+    strings = np.empty(shape, dtype=object)
+    if strings.size <= _FILLED:
+        strings[...] = b""
+    return strings

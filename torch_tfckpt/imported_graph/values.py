@@ -1,0 +1,59 @@
+"""The values of a graph's variables, as a dictionary that stays bound to them.
+
+Spec: SAVER 6.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NoReturn
+
+import numpy as np
+import torch
+
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.text import did_you_mean, quoted
+from torch_tfckpt.values import Value
+
+
+class GraphValues(dict[str, Value]):
+    """Name -> tensor, or array of `bytes`, of each variable of a graph.
+
+    To set one copies into its tensor, which is what savers save; variables come and go with the graph alone.
+    """
+
+    def __setitem__(self, name: str, value: object) -> None:
+        """Copies `value` into the variable.
+
+        Raises:
+            InvalidArgumentError: there is no such variable, or it has another shape or dtype.
+        """
+        if name not in self:
+            hint = did_you_mean(name, self)
+            raise InvalidArgumentError(f"the graph has no variable {quoted(name)}, and cannot get one. {hint}".rstrip())
+        variable = self[name]
+        kind = torch.Tensor if isinstance(variable, torch.Tensor) else np.ndarray
+        if not isinstance(value, kind) or value.shape != variable.shape or value.dtype != variable.dtype:
+            found = f"{value.dtype} {shape_text(value.shape)}" if isinstance(value, kind) else type(value).__name__
+            raise InvalidArgumentError(
+                f"variable {quoted(name)} is {variable.dtype} {shape_text(variable.shape)} and cannot be set to {found}"
+            )
+        if isinstance(variable, torch.Tensor):
+            assert isinstance(value, torch.Tensor), "checked before"
+            with torch.no_grad():
+                variable.copy_(value)
+        else:
+            variable[...] = value
+
+    def update(self, *others: Mapping[str, object] | Iterable[tuple[str, object]], **named: object) -> None:  # type: ignore[override]
+        """Sets several, one by one."""
+        for name, value in dict(*others, **named).items():
+            self[name] = value
+
+    def __reduce__(self) -> tuple[type[dict[str, Value]], tuple[dict[str, Value]]]:
+        """Copies, by `copy` or through a file, are plain dictionaries."""
+        return dict, (dict(self),)
+
+    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
+        raise InvalidArgumentError("the variables of a graph come and go with it. Change a copy of them: dict(...)")
+
+    __delitem__ = pop = popitem = clear = setdefault = __ior__ = _refuse

@@ -1,0 +1,111 @@
+"""The options of export_meta_graph, and the file that it writes.
+
+Source: export_meta_graph in tensorflow/python/training/saver.py; spec: SAVER 6.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
+from torch_tfckpt.checkpoint_reader import AnyPath
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.meta_graph import rescoping, rewriting
+from torch_tfckpt.meta_graph.files import BINARY_SAVED_MODEL, SAVED_MODEL_FILES, TEXT_SAVED_MODEL
+from torch_tfckpt.meta_graph.nodes import known_ops
+from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.text import saved_model_to_text, to_text
+from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.storage.small_files import make_directories, write_file
+from torch_tfckpt.text import printable
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What of a meta graph is exported, and how.
+
+    Attributes:
+        collection_list: Names of the collections; None: all.
+        export_scope: Only what lies in this scope, its name taken off.
+        clear_devices: Without the devices of nodes.
+        clear_extraneous_savers: Without the nodes of other savers than the one that is exported.
+        strip_default_attrs: Without attributes that are as an operation has them by itself, so that older versions of
+            TensorFlow, which do not know newer attributes, can read the graph.
+    """
+
+    collection_list: Sequence[str] | None = None
+    export_scope: str | None = None
+    clear_devices: bool = False
+    clear_extraneous_savers: bool = False
+    strip_default_attrs: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        collection_list: Sequence[str] | None = None,
+        export_scope: str | None = None,
+        clear_devices: bool = False,
+        clear_extraneous_savers: bool = False,
+        strip_default_attrs: bool = False,
+        save_debug_info: bool = False,
+    ) -> Self:
+        """The arguments of an export. UnimplementedError for `save_debug_info`."""
+        if save_debug_info:
+            raise UnimplementedError("save_debug_info: a torch model has no graph whose sources to tell. Leave it out")
+        return cls(collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs)
+
+    def applied_to(self, meta: EncodedMetaGraph) -> EncodedMetaGraph:
+        """The meta graph as the options want it; the very same bytes where they want nothing.
+
+        Raises:
+            DataLossError: a part that the options look at is broken.
+            InvalidArgumentError: a graph of 2 GiB or more.
+        """
+        if self.clear_extraneous_savers:
+            meta = rewriting.without_extraneous_savers(meta, meta.saver_def)
+        if self.export_scope:
+            meta = rescoping.out_of_scope(meta, self.export_scope)
+        if self.collection_list is not None:
+            meta = rewriting.only_collections(meta, self.collection_list)
+        if self.clear_devices:
+            meta = rewriting.clear_devices(meta)
+        if self.strip_default_attrs:
+            meta = rewriting.without_default_attrs(meta, known_ops())
+        rewriting.check_graph_size(meta)
+        return meta
+
+
+def export(meta: EncodedMetaGraph, options: ExportOptions, filename: AnyPath | None, *, as_text: bool) -> MetaGraphDef:
+    """The meta graph as the options want it, as a message; written, too, if there is a file name."""
+    exported = options.applied_to(meta)
+    if filename is not None:
+        write_meta_graph(filename, exported, as_text=as_text)
+    return exported.message()
+
+
+def write_meta_graph(filename: AnyPath, meta: EncodedMetaGraph, *, as_text: bool) -> None:
+    """Puts it under `filename`, whole or not at all; directories that are missing are made.
+
+    Args:
+        filename: One that is called saved_model.pb or saved_model.pbtxt becomes a SavedModel, binary or text as its
+            name says, with the other meta graphs of the one that this was imported from.
+
+    Raises:
+        InvalidArgumentError: a saved_model.pb as text.
+        UnimplementedError: as text, and it holds fields that are unknown here.
+        OSError: the system refused a step.
+    """
+    path = fspath(filename)
+    name = os.path.basename(path)
+    if name == BINARY_SAVED_MODEL and as_text:
+        raise InvalidArgumentError(f"{printable(path)}: TensorFlow reads {name} as binary. Call it {TEXT_SAVED_MODEL}")
+    if name in SAVED_MODEL_FILES:
+        encoded: Buffer = meta.saved_model() if name == BINARY_SAVED_MODEL else saved_model_to_text(meta).encode()
+    else:
+        encoded = to_text(meta).encode() if as_text else meta.raw
+    storage = storage_of(path)
+    make_directories(storage, os.path.dirname(path))
+    write_file(storage, path, encoded)

@@ -1,0 +1,312 @@
+"""What a saver's part of a graph stores: under which keys, and which variable takes each value back.
+
+A SaverDef names three nodes, and the rest stands in the graph. Restoring looks like this in a version 1 graph,
+
+    save/restore_all          NoOp              ^save/Assign ^save/Assign_1 ...
+    save/Assign               Assign            w  save/RestoreV2
+    save/Assign_1             Assign            b  save/RestoreV2:1
+    save/RestoreV2            RestoreV2         save/Const  save/RestoreV2/tensor_names  save/RestoreV2/shape_and_slices
+    save/RestoreV2/tensor_names   Const         ["layer/w", "layer/b"]
+
+with AssignVariableOp for resource variables, an Identity or a Reshape in between, several RestoreV2 where it is
+sharded, one Restore or RestoreSlice for each value in the oldest; in a TF2 SavedModel the same stands in a function
+that is called with the variables. So the keys may be others than the variables' names, as those of averages are.
+
+Source: BaseSaverBuilder in tensorflow/python/training/saver.py, MultiDeviceSaver in
+tensorflow/python/checkpoint/functional_saver.py; spec: SAVER 2.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeAlias
+
+from torch_tfckpt._proto.saver_pb2 import SaverDef
+from torch_tfckpt._proto.tensor_pb2 import TensorProto
+from torch_tfckpt.errors import DataLossError
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.graph_def import Function, Graph, Node
+from torch_tfckpt.text import quoted
+
+VARIABLE_OPS: Final = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"})
+_RESTORE_OPS: Final = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
+_SAVE_OPS: Final = frozenset({"Save", "SaveSlices", "SaveV2"})
+_ASSIGN_OPS: Final = frozenset({"Assign", "AssignVariableOp"})
+# What hands on its first input.
+_PASSING_OPS: Final = frozenset({"Identity", "Reshape", "EnsureShape", "Cast", "ReadVariableOp", "CheckNumerics"})
+# Nodes of functions count for each call; savers call one function once. A small file could ask for any number.
+_NODES_TIMES: Final = 10
+_NODES_MORE: Final = 10_000
+_STEPS: Final = 100  # that a saver computes with at most
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValue:
+    """One value that a saver stores.
+
+    Attributes:
+        variables: Names of the nodes of the variables that take it: one; several, of which the first is saved, where
+            each device has its own; none, where a table or an iterator takes it, or nothing.
+        constant: The value, where the graph has it: texts about the checkpoint itself, such as its object graph.
+        reshaped: Whether the value takes the variable's shape.
+        computing: Names of the nodes of variables that take what the graph computes from it, as it divides a sum among
+            devices. That is not followed.
+    """
+
+    key: str
+    slice_spec: str
+    dtype: DataType
+    variables: tuple[str, ...] = ()
+    constant: bytes | None = None
+    reshaped: bool = False
+    computing: tuple[str, ...] = ()
+
+
+def stored_values(graph: Graph, saver_def: SaverDef) -> list[StoredValue] | None:
+    """What the saver stores, in the order in which it is read; None where its nodes are not in the graph.
+
+    Raises:
+        DataLossError: a node of it is broken.
+
+    Cost: a walk over the graph's nodes once, then over the saver's.
+    """
+    restore = graph.nodes.get(_node_name(saver_def.restore_op_name))
+    if restore is None:
+        return None
+    sources = _Sources()
+    constants = _constants(graph, saver_def, sources)
+    targets: dict[_Output, list[str]] = {}
+    computing: dict[_Output, list[str]] = {}
+    reshaped: set[_Output] = set()
+    reads: list[tuple[_Frame, Node]] = []
+    for frame, node in _ancestors(graph, restore):
+        if node.op in _RESTORE_OPS:
+            reads.append((frame, node))
+        elif node.op in _ASSIGN_OPS and len(node.inputs) > 1:
+            source, target = sources.of(frame, node.inputs[1]), sources.of(frame, node.inputs[0])
+            if source is None or target is None or target.node.op not in VARIABLE_OPS:
+                continue
+            if source.node.op not in _RESTORE_OPS:
+                for read in _computed_from(sources, source):
+                    computing.setdefault(read, []).append(target.node.name)
+                continue
+            read = source.frame, source.node.name, source.output
+            targets.setdefault(read, []).append(target.node.name)
+            reshaped.update([read] if source.reshaped else [])
+    found = []
+    for frame, node in reads:
+        for output, (key, slice_spec, dtype) in enumerate(_read_by(sources, frame, node)):
+            read = frame, node.name, output
+            variables = tuple(dict.fromkeys(targets.get(read, ())))
+            constant = None if variables else constants.get(key)
+            others = tuple(dict.fromkeys(computing.get(read, ())))
+            found.append(StoredValue(key, slice_spec, dtype, variables, constant, read in reshaped, others))
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Frame:
+    """The nodes among which names have a meaning: the graph's, or those of a function that was called."""
+
+    nodes: Mapping[str, Node]
+    functions: Mapping[str, Function]
+    call: "tuple[_Frame, Node] | None" = None  # by which node of which frame
+    function: Function | None = None
+    arguments: Mapping[str, int] = field(default_factory=dict)
+    called: "dict[str, _Frame | None]" = field(default_factory=dict)  # by node
+
+    def into(self, node: Node) -> "_Frame | None":
+        """The nodes of the function that `node` calls, always the same; None where it calls none."""
+        if node.name not in self.called:
+            function = _called(self, node)
+            inner = None
+            if function is not None:
+                arguments = {name: index for index, name in enumerate(function.arguments)}
+                inner = _Frame(function.nodes, self.functions, (self, node), function, arguments)
+            self.called[node.name] = inner
+        return self.called[node.name]
+
+
+# A node's output: which frame, which node, which of its outputs.
+_Output: TypeAlias = tuple[_Frame, str, int]
+
+
+class _Source(NamedTuple):
+    """An output of a node that only hands on nothing."""
+
+    frame: _Frame
+    node: Node
+    output: int
+    reshaped: bool  # on its way
+
+
+def _ancestors(graph: Graph, node: Node) -> Iterator[tuple[_Frame, Node]]:
+    """All nodes that run before or in `node`, and all nodes of the functions that these call."""
+    top = _Frame(graph.nodes, graph.functions)
+    most = _NODES_MORE + _NODES_TIMES * (len(top.nodes) + sum(len(each.nodes) for each in graph.functions.values()))
+    waiting, seen = [(top, node)], {(top, node.name)}
+    found = []
+    while waiting:
+        frame, here = waiting.pop()
+        found.append((frame, here))
+        following = [(frame, name) for name in map(_node_name, here.inputs)]
+        inner = frame.into(here)
+        if inner is not None:
+            following += [(inner, name) for name in inner.nodes]
+        for place, name in following:
+            if name in place.nodes and (place, name) not in seen:
+                seen.add((place, name))
+                waiting.append((place, place.nodes[name]))
+        if len(seen) > most:
+            raise DataLossError(
+                f"node {quoted(node.name)} calls functions of more than {most} nodes in all; no saver does"
+            )
+    yield from _in_graph_order(found)
+
+
+def _in_graph_order(found: Sequence[tuple[_Frame, Node]]) -> list[tuple[_Frame, Node]]:
+    """By frame, and in it as the graph has them: the order in which the saver was built."""
+    frames: dict[_Frame, set[str]] = {}
+    for frame, node in found:
+        frames.setdefault(frame, set()).add(node.name)
+    return [(frame, frame.nodes[name]) for frame, names in frames.items() for name in frame.nodes if name in names]
+
+
+def _called(frame: _Frame, node: Node) -> Function | None:
+    """The function that a node calls."""
+    if node.op in frame.functions:  # as of version 1: functions are operations
+        return frame.functions[node.op]
+    if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+        called = node.attr("f")
+        return frame.functions.get(called.func.name) if called is not None else None
+    return None
+
+
+class _Sources:
+    """Where values come from, behind all that hands them on. What was found is kept: chains may be long, and shared."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[_Frame, str], _Source | None] = {}
+
+    def of(self, frame: _Frame, name: str) -> _Source | None:
+        """The output that `name` is in the end; None: one from outside, or of a loop."""
+        here = frame, name
+        path: dict[tuple[_Frame, str], bool] = {}  # and whether it is reshaped there
+        while here not in self._found:
+            if here in path:
+                self._found[here] = None
+                break
+            following, reshaped = self._step(*here)
+            if following is None:
+                break
+            path[here] = reshaped
+            here = following
+        source = self._found[here]
+        for passed, reshaped in reversed(path.items()):
+            if source is not None and reshaped and not source.reshaped:
+                source = source._replace(reshaped=True)
+            self._found[passed] = source
+        return source
+
+    def _step(self, frame: _Frame, name: str) -> tuple[tuple[_Frame, str] | None, bool]:
+        """What hands on to `name`, and whether it reshapes; None: nothing does, and what that means is kept."""
+        if name in frame.arguments and frame.call is not None:
+            index = frame.arguments[name]
+            outer, caller = frame.call
+            if index < len(caller.inputs):
+                return (outer, caller.inputs[index]), False
+            self._found[frame, name] = None
+            return None, False
+        node = frame.nodes.get(_node_name(name))
+        if node is not None and node.op in _PASSING_OPS and node.inputs:
+            return (frame, node.inputs[0]), node.op == "Reshape"
+        inner = frame.into(node) if node is not None else None
+        if inner is not None and inner.function is not None:
+            output = _output_index(name)
+            if output < len(inner.function.outputs):
+                return (inner, inner.function.results.get(inner.function.outputs[output], "")), False
+        self._found[frame, name] = None if node is None else _Source(frame, node, _output_index(name), False)
+        return None, False
+
+
+def _computed_from(sources: _Sources, source: _Source) -> Iterator[_Output]:
+    """What is read of a checkpoint among that from which a value is computed, in a few steps."""
+    waiting, seen = [source], {(source.frame, source.node.name, source.output)}
+    while waiting and len(seen) < _STEPS:
+        here = waiting.pop()
+        if here.node.op in _RESTORE_OPS:
+            yield here.frame, here.node.name, here.output
+            continue
+        for name in here.node.inputs:
+            found = sources.of(here.frame, name)
+            if found is not None and (found.frame, found.node.name, found.output) not in seen:
+                seen.add((found.frame, found.node.name, found.output))
+                waiting.append(found)
+
+
+def _read_by(sources: _Sources, frame: _Frame, node: Node) -> Iterator[tuple[str, str, DataType]]:
+    """(key, slice, dtype) of each output of a restoring node."""
+    if node.op == "RestoreV2":
+        listed = node.attr("dtypes")
+        dtypes = [DataType(number) for number in listed.list.type] if listed is not None else []
+    else:
+        single = node.attr("dt")
+        dtypes = [DataType(single.type)] if single is not None else []
+    keys = _strings(sources, frame, node, 1, len(dtypes))
+    slices = _strings(sources, frame, node, 2, len(dtypes)) if node.op != "Restore" else [b""] * len(dtypes)
+    for key, slice_spec, dtype in zip(keys, slices, dtypes, strict=True):
+        yield _text(node, key), _text(node, slice_spec), dtype
+
+
+def _strings(sources: _Sources, frame: _Frame, node: Node, index: int, count: int) -> Sequence[bytes]:
+    """`count` strings, which input `index` of a node gives."""
+    source = sources.of(frame, node.inputs[index]) if index < len(node.inputs) else None
+    value = _constant(source.node) if source is not None else None
+    strings = list(value.string_val) if value is not None else []
+    if value is not None and len(strings) < count:  # the last one is written once, and not at all if it is empty
+        strings += (strings[-1:] or [b""]) * (count - len(strings))
+    if len(strings) != count:
+        raise DataLossError(
+            f"node {quoted(node.name)}: input {index} should be a constant of {count} strings, and has {len(strings)}"
+        )
+    return strings
+
+
+def _constants(graph: Graph, saver_def: SaverDef, sources: _Sources) -> dict[str, bytes]:
+    """Key -> text, of the texts that are saved as they stand in the graph."""
+    save = graph.nodes.get(_node_name(saver_def.save_tensor_name))
+    found: dict[str, bytes] = {}
+    if save is None:
+        return found
+    for frame, node in _ancestors(graph, save):
+        if node.op not in _SAVE_OPS:
+            continue
+        first = 2 if node.op == "Save" else 3
+        values = [name for name in node.inputs[first:] if not name.startswith("^")]
+        for key, name in zip(_strings(sources, frame, node, 1, len(values)), values, strict=True):
+            source = sources.of(frame, name)
+            constant = _constant(source.node) if source is not None else None
+            if constant is not None and len(constant.string_val) == 1 and not constant.tensor_shape.dim:
+                found[_text(node, key)] = constant.string_val[0]
+    return found
+
+
+def _constant(node: Node) -> TensorProto | None:
+    value = node.attr("value") if node.op == "Const" else None
+    return value.tensor if value is not None else None
+
+
+def _text(node: Node, name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError as error:
+        raise DataLossError(f"node {quoted(node.name)}: the name {name!r} of a tensor is no UTF-8") from error
+
+
+def _node_name(name: str) -> str:
+    """ "node" of "node", "node:1", "^node" and "node:output:1"."""
+    return name.removeprefix("^").partition(":")[0]
+
+
+def _output_index(name: str) -> int:
+    last = name.rpartition(":")[2]
+    return int(last) if ":" in name and last.isdecimal() and last.isascii() and len(last) < 10 else 0

@@ -1,0 +1,145 @@
+"""What stands in a checkpoint beside the weights of a model, so that nobody calls it unexpected.
+
+Counters, the slots and hyperparameters of optimizers, moving averages, texts and the state that belongs to them.
+
+Source: spec CONVERT 3 and 5, WISHES 13.
+"""
+
+import re
+from collections.abc import Container, Iterable, Iterator
+from typing import Final
+
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, TrackableObject
+
+# Behind the name of a variable: the name of its exponential moving average.
+AVERAGE: Final = "/ExponentialMovingAverage"
+# Behind the names of variables where someone stored them by `variable.name`.
+OUTPUT: Final = ":0"
+
+_COUNTERS: Final = re.compile(r"(?:.*/)?(?:global_step|save_counter|beta[12]_power(?:_\d+)?)", re.DOTALL)
+# Names of slots, behind that of their variable; a second and third slot has a number.
+_SLOTS: Final = re.compile(
+    r"(?:Adam|AdamW|AdaMax|Nadam|Momentum|RMSProp|Adagrad|AdagradDA|ProximalAdagrad|Adadelta|Ftrl|LAMB|adam_[mv])(?:_\d+)?"
+)
+_ADAFACTOR: Final = re.compile(r"(.+)_slot_(?:v|vr|vc|m)", re.DOTALL)
+# What Keras 1 and 2 store without objects: training/<optimizer>/<variable>/<slot>, training/<optimizer>/<counter>.
+_TRAINING: Final = re.compile(r"training/[^/]+/(.+)", re.DOTALL)
+_TRAINING_SLOTS: Final = ("m", "v", "vhat", "rms", "momentum", "accumulator")
+_TRAINING_NUMBERS: Final = (
+    "iter", "iterations", "decay", "learning_rate", "lr", "beta_1", "beta_2", "rho", "momentum",
+)  # fmt: skip
+_WHOLE_NUMBERS: Final = {
+    DataType.DT_INT8, DataType.DT_INT16, DataType.DT_INT32, DataType.DT_INT64,
+    DataType.DT_UINT8, DataType.DT_UINT16, DataType.DT_UINT32, DataType.DT_UINT64,
+}  # fmt: skip
+# 16: how many names of scopes may stand before that of a variable; it bounds the work for a name of a megabyte.
+_SCOPES: Final = 16
+# What the optimizers of Keras 2, those since 2.11, and a LossScaleOptimizer have for children.
+_OF_OPTIMIZERS: Final = (
+    {"iter", "learning_rate"},
+    {"_iterations", "_learning_rate"},
+    {"base_optimizer", "loss_scale"},
+)
+_KERAS_API: Final = "keras_api"  # the child under which Keras 2 puts metrics, and layers a second time
+
+
+def bystanders(reader: CheckpointReader) -> set[str]:
+    """Keys of a checkpoint that are no weights of a model.
+
+    Raises:
+        DataLossError: the object graph is damaged.
+
+    Cost: looks at the entries of all tensors.
+    """
+    keys = reader.keys()
+    texts = {key for key in keys if reader.dtype(key) == DataType.DT_STRING}
+    graph = reader.object_graph
+    if graph is not None:
+        weights = {key for name, key in _weights(graph) if not _COUNTERS.fullmatch(name)} - _counts(reader, graph)
+        return {key for key in keys if key not in weights or key in texts}
+    known = {name.removesuffix(OUTPUT) for name in (*keys, *averages(keys))}
+    longest = max(map(len, texts), default=0)
+    return {
+        key
+        for key in keys
+        if _is_beside_weights(key, known) or key in texts or any(part in texts for part in _beginnings(key, longest))
+    }
+
+
+def is_optimizer(node: TrackableObject) -> bool:
+    """Whether an object is an optimizer: it has slot variables, or the children that those of Keras have."""
+    children = {child.local_name for child in node.children}
+    return bool(node.slot_variables) or any(known <= children for known in _OF_OPTIMIZERS)
+
+
+def averages(keys: Iterable[str]) -> dict[str, str]:
+    """Key of a variable, stored or not -> key of its moving average."""
+    found = {}
+    for key in keys:
+        bare = key.removesuffix(OUTPUT)
+        if bare.endswith(AVERAGE):
+            found[bare.removesuffix(AVERAGE) + key[len(bare) :]] = key
+    return found
+
+
+def _is_beside_weights(key: str, known: Container[str]) -> bool:
+    """`known`: names of all variables, without ":0"."""
+    name = key.removesuffix(OUTPUT)
+    if _COUNTERS.fullmatch(name) or name.endswith(AVERAGE):
+        return True
+    variable, _, slot = name.rpartition("/")
+    if _SLOTS.fullmatch(slot) and _is_variable(variable, known):
+        return True
+    adafactor = _ADAFACTOR.fullmatch(name)
+    if adafactor is not None and _is_variable(adafactor[1], known):
+        return True
+    training = _TRAINING.fullmatch(name)
+    if training is None:
+        return False
+    variable, _, slot = training[1].rpartition("/")
+    return training[1] in _TRAINING_NUMBERS or (slot in _TRAINING_SLOTS and variable in known)
+
+
+def _is_variable(name: str, known: Container[str]) -> bool:
+    """Whether it is the name of a variable, by itself or behind the scope of an optimizer."""
+    for _ in range(_SCOPES + 1):
+        if name in known:
+            return True
+        name = name.partition("/")[2]
+    return False
+
+
+def _counts(reader: CheckpointReader, graph: ObjectGraph) -> set[str]:
+    """Keys of whole numbers that hang at the root itself, where a Checkpoint has its step and epoch."""
+    children = graph.nodes[ROOT].children if graph.nodes else ()
+    keys = (graph.value_key(child.node_id) for child in children)
+    stored = {key for key in keys if key is not None and key in reader}
+    return {key for key in stored if reader.shape(key) == () and reader.dtype(key) in _WHOLE_NUMBERS}
+
+
+def _beginnings(key: str, longest: int) -> Iterator[str]:
+    """What comes before each of its slashes: the key of a text is how the keys of its state's tensors begin."""
+    at = key.find("/")
+    while 0 <= at <= longest:
+        yield key[:at]
+        at = key.find("/", at + 1)
+
+
+def _weights(graph: ObjectGraph) -> Iterator[tuple[str, str]]:
+    """Name and key of each variable that the root reaches without passing an optimizer."""
+    seen = {ROOT}
+    waiting = [(ROOT, "")] if graph.nodes else []
+    while waiting:
+        here, name = waiting.pop()
+        node = graph.nodes[here]
+        if is_optimizer(node):
+            continue
+        for attribute in node.attributes:
+            if attribute.name == VARIABLE_VALUE:
+                yield name, attribute.checkpoint_key
+        for child in node.children:
+            if child.node_id not in seen and child.local_name != _KERAS_API:
+                seen.add(child.node_id)
+                waiting.append((child.node_id, child.local_name))

@@ -1,0 +1,286 @@
+"""load_model: a TensorFlow checkpoint into a module of torch.
+
+    missing, unexpected = load_model(model, "model.ckpt-1000")
+    print(load_model(model, "ckpt-7", mapper=KeyMapper({"dense/kernel": ("fc.weight", "dense")}), strict=False))
+
+First it is settled what goes where, then everything is read, verified and converted, and only then is the first tensor
+of the module changed.
+
+Spec: CONVERT; WISHES 12 to 20; torch.nn.Module.load_state_dict for the manners.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, get_args
+
+import torch
+from torch import nn
+
+from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
+from torch_tfckpt.dtypes import ELEMENTS
+from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.models.auxiliary import bystanders
+from torch_tfckpt.models.key_mapper import KeyMapper, Rules
+from torch_tfckpt.models.layouts import SAME
+from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
+from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch, size_mismatch
+from torch_tfckpt.models.sources import Averages, Found, Source, find_sources
+from torch_tfckpt.models.targets import Target, targets_of
+from torch_tfckpt.text import did_you_mean, quoted
+
+Strict = bool | Literal["names", "shapes"]
+_STRICT: Final = (True, False, "names", "shapes")
+
+_log = logging.getLogger(__name__)
+
+
+class _Load(NamedTuple):
+    """A tensor that fits."""
+
+    target: Target
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    report: LoadReport
+    loads: Sequence[_Load]
+    uncounted: Sequence[Target]  # num_batches_tracked beside statistics of TensorFlow
+    slots: SlotPlan | None
+
+
+def load_model(
+    model: nn.Module,
+    path: AnyPath,
+    *,
+    mapper: KeyMapper | Rules | None = None,
+    strict: Strict = True,
+    assign: bool = False,
+    ema: Averages = "ignore",
+    optimizer: torch.optim.Optimizer | None = None,
+    prefix: str | None = None,
+) -> LoadReport:
+    """Load the parameters and buffers of a module, wherever and however a checkpoint has them.
+
+    A tensor of the module is looked for, in this order: by the mapper; by its own name, as a key ("fc1.weight",
+    "fc1/weight"); by the objects of an object-based checkpoint that are named as the module's attributes; by the
+    variables' own names. TensorFlow's names for the tensors of Linear, Conv2d, BatchNorm, LayerNorm, GroupNorm and
+    Embedding are known, and the stored name tells the layout: "fc1/kernel" is turned. Nothing is ever found by its
+    shape or its place in a list. All names may stand below a prefix, or one object, such as "model/".
+
+    Args:
+        model: Its tensors are filled in place, whatever their devices and strides. Extra state and buffers that are not
+            persistent stay as they are; num_batches_tracked does where the checkpoint is TensorFlow's.
+        path: Any spelling of a checkpoint that CheckpointReader takes.
+        mapper: Rules for names and layouts that go before everything else.
+        strict: What raises. True: all that does not fit. "names": missing and unexpected names; what has another shape
+            or dtype is left as it is. "shapes": only the latter. False: nothing; read the report.
+        assign: Put new tensors in the place of the module's, as load_state_dict does; on the devices of these, or on
+            the CPU where a module is on the meta device. num_batches_tracked on the meta device becomes zero there
+            where the checkpoint is TensorFlow's.
+        ema: Moving averages of variables instead of their values: never; where there are any; or nothing else.
+        optimizer: An Adam, AdamW, Adagrad or SGD over parameters of the module, which gets the state that TensorFlow's
+            optimizer of that kind had for them. Hyperparameters stay as they are.
+        prefix: What the module's names stand below; "" for nothing. None finds out.
+
+    Returns:
+        A report, which unpacks as (missing, unexpected).
+
+    Raises:
+        NotFoundError: there is no such checkpoint; names, averages or optimizer state are missing.
+        InvalidArgumentError: unexpected names; shapes or dtypes that do not fit; several stored tensors that may be
+            meant; a rule without a layout for a tensor whose name tells none; a tensor that cannot be filled in
+            place; an optimizer of another module; an argument that cannot be meant.
+        TypeError: `model` is no Module, `optimizer` no Optimizer.
+        DataLossError: a value or the object graph is damaged.
+        UnimplementedError: an optimizer whose state has no counterpart.
+
+    Whatever it raises, nothing was changed. A floating-point dtype is converted to the module's; all others must agree.
+    Cost: one read of the values; host memory of all of them beside the module. With `assign` these become the module's,
+    and only those whose axes are moved are copied once more.
+    Threads: nobody else may use the module meanwhile.
+    """
+    _check_arguments(model, prefix, strict, ema, optimizer, assign)
+    rules = None if mapper is None else KeyMapper.of(mapper)
+    targets = targets_of(model)
+    if optimizer is not None:
+        check_optimizer(optimizer, targets)
+    with CheckpointReader(path) as reader:
+        found = find_sources(reader, targets, mapper=rules, ema=ema, prefix=prefix)
+        plan = _plan(reader, targets, found, optimizer)
+        _check_report(reader.path, model, plan.report, strict)
+        if targets and not plan.loads:
+            _log.warning("%s: nothing of the %s was loaded. %s", reader.path, type(model).__name__, plan.report)
+        if not assign:
+            for target, _ in plan.loads:
+                target.check_fillable()
+        slot_keys = () if plan.slots is None else (key for keys in plan.slots.keys.values() for key in keys.values())
+        stored = reader.get_tensors(dict.fromkeys([*(source.read_key for _, source in plan.loads), *slot_keys]))
+    tensors = {key: value for key, value in stored.items() if isinstance(value, torch.Tensor)}
+    values = [_converted(load, tensors[load.source.read_key]) for load in plan.loads]
+    state = None if plan.slots is None else plan.slots.state_dict(tensors)
+    if assign:
+        values = _own_memory(plan.loads, values)
+    # Before the module's tensors: the optimizer may refuse, and then nothing has changed.
+    if optimizer is not None and state is not None:
+        optimizer.load_state_dict(state)
+    for (target, _), value in zip(plan.loads, values, strict=True):
+        if assign:
+            target.replace(value)
+        else:
+            target.fill(value)
+    for target in plan.uncounted if assign else ():
+        target.start_counting()
+    return plan.report
+
+
+def _check_arguments(
+    model: object, prefix: object, strict: object, ema: object, optimizer: object, assign: bool
+) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"load_model: the model is a {type(model).__name__}. Pass a torch.nn.Module")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"load_model: the optimizer is a {type(optimizer).__name__}. Pass one of torch.optim")
+    if prefix is not None and not isinstance(prefix, str):
+        raise InvalidArgumentError(f'load_model: prefix={prefix!r}: say a text such as "model/", or None')
+    if not any(strict is known or (isinstance(strict, str) and strict == known) for known in _STRICT):
+        raise InvalidArgumentError(f'load_model: strict={strict!r}: say True, False, "names" or "shapes"')
+    if ema not in get_args(Averages):
+        raise InvalidArgumentError(f'load_model: ema={ema!r}: say "ignore", "prefer" or "only"')
+    if optimizer is not None and assign:
+        raise InvalidArgumentError(
+            "load_model: with assign=True the parameters are new ones, which the optimizer does not have. Load without "
+            "assign, or first the model alone, and then into an optimizer over its new parameters"
+        )
+
+
+def _plan(
+    reader: CheckpointReader, targets: Sequence[Target], found: Found, optimizer: torch.optim.Optimizer | None
+) -> _Plan:
+    """What fits is to be loaded; all else is in the report."""
+    loads: list[_Load] = []
+    report = LoadReport(prefix=found.prefix, unused_rules=found.unused_rules, remarks=found.remarks)
+    without_counts = _read_from_tensorflow(found, targets)
+    for target in targets:
+        source = found.sources.get(target.name)
+        if source is None:
+            if target.name not in without_counts:
+                report.missing.extend(target.names)
+            continue
+        mismatch = _mismatch(reader, target, source)
+        if mismatch is not None:
+            report.mismatched.append(mismatch)
+            continue
+        loads.append(_Load(target, source))
+        report.sources.update(dict.fromkeys(target.names, source.read_key))
+        if source.average is not None:
+            report.averaged.extend(target.names)
+        stored_dtype = reader.dtype(source.read_key)
+        if source.layout is not SAME or _torch_dtype(stored_dtype) != target.tensor.dtype:
+            layout, dtype = source.layout.name, target.tensor.dtype
+            report.converted.append(Conversion(target.name, source.read_key, layout, stored_dtype, dtype))
+    _report_rest(reader, found, report)
+    if found.not_averaged:
+        names = ", ".join(map(quoted, found.not_averaged))
+        raise NotFoundError(
+            f'{reader.path}: ema="only", but no moving average is stored of {names}. Pass ema="prefer" to load the '
+            f"values of those"
+        )
+    slots = None if optimizer is None else plan_slots(reader, optimizer, loads)
+    if slots is not None:
+        report.slots.update(slots.keys)
+        report.missing_slots.extend(slots.missing)
+    uncounted = [target for target in targets if target.name in without_counts - found.sources.keys()]
+    return _Plan(report, loads, uncounted, slots)
+
+
+def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> None:
+    """Enters the stored tensors that are not loaded."""
+    used = {key for source in found.sources.values() for key in (source.key, source.read_key)}
+    beside = bystanders(reader) | found.apart | set(found.left_out)
+    for key in reader.keys():
+        if key in used:
+            continue
+        if key in found.strays:
+            report.unexpected.append(key)
+            report.hints[key] = f"mapped to {quoted(found.strays[key])}, which the module lacks"
+        elif key in beside or key not in found.below_prefix:
+            report.ignored.append(key)
+        else:
+            report.unexpected.append(key)
+    for name, key in found.asked_for.items():
+        report.hints[name] = (
+            f"mapped from {quoted(key)}, which is not stored. {did_you_mean(key, reader.keys())}".strip()
+        )
+
+
+def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
+    """Names of the num_batches_tracked whose running_mean was stored under another name, so not by torch."""
+    names = set()
+    for target in targets:
+        for place in target.places if target.counts_batches else ():
+            beside = found.sources.get(place.name.removesuffix(place.leaf) + "running_mean")
+            if beside is not None and beside.leaf != "running_mean":
+                names.add(target.name)
+    return names
+
+
+def _mismatch(reader: CheckpointReader, target: Target, source: Source) -> Mismatch | None:
+    """Why a stored tensor cannot become the target; None where it can."""
+    key, layout, wanted = source.read_key, source.layout, target.shape
+    shape, stored_dtype, dtype = reader.shape(key), reader.dtype(key), target.tensor.dtype
+    reason = ""
+    if not layout.fits(len(shape)) or (wanted is not None and layout.torch_shape(shape) != wanted):
+        reason = size_mismatch(target.name, shape, layout.name, wanted)
+    elif not _converts(_torch_dtype(stored_dtype), dtype):
+        reason = f"dtype mismatch for {target.name}: {stored_dtype.short_name} in checkpoint, {dtype} in current model"
+    if not reason:
+        return None
+    return Mismatch(target.name, key, shape, stored_dtype, layout.name, wanted, dtype, reason)
+
+
+def _torch_dtype(dtype: DataType) -> torch.dtype | None:
+    element = ELEMENTS.get(dtype)
+    return None if element is None else element.torch
+
+
+def _converts(stored: torch.dtype | None, held: torch.dtype) -> bool:
+    return stored == held or (stored is not None and stored.is_floating_point and held.is_floating_point)
+
+
+def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Strict) -> None:
+    """Raises for what `strict` does not tolerate."""
+    names = bool(report.missing or report.unexpected or report.missing_slots) and strict in (True, "names")
+    shapes = bool(report.mismatched) and strict in (True, "shapes")
+    if not names and not shapes:
+        return
+    kind: type[CheckpointError] = InvalidArgumentError
+    if names and (report.missing or report.missing_slots):
+        kind = NotFoundError
+    lines = "\n  ".join([*report.problems(), *report.advice()])
+    raise kind(
+        f"{path}: Error(s) in loading state_dict for {type(model).__name__}:\n  {lines}\n"
+        f"Nothing was loaded. Map names by mapper=, or pass strict=False to load what fits"
+    )
+
+
+def _converted(load: _Load, stored: torch.Tensor) -> torch.Tensor:
+    """The value in the module's layout and dtype; a view of what was read where nothing else is needed."""
+    return load.source.layout.to_torch(stored).to(load.target.tensor.dtype)
+
+
+def _own_memory(loads: Sequence[_Load], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The values contiguous, on the devices of their targets, no two in one memory."""
+    owned: list[torch.Tensor] = []
+    seen: set[int] = set()
+    for (target, _), value in zip(loads, values, strict=True):
+        device = target.tensor.device
+        own = value.contiguous().to("cpu" if device.type == "meta" else device)
+        # One stored tensor may be two of the module; sharing memory would tie these.
+        if own.untyped_storage().data_ptr() in seen:
+            own = own.clone()
+        seen.add(own.untyped_storage().data_ptr())
+        owned.append(own)
+    return owned

@@ -1,0 +1,131 @@
+"""LoadReport: what a load found, changed, and left."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import torch
+
+from torch_tfckpt.dtypes import ELEMENTS
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_slice import Shape, shape_text
+from torch_tfckpt.text import did_you_mean, quoted
+
+_LISTED: Final = 20  # lines of each kind that a text has
+
+
+class Mismatch(NamedTuple):
+    """A tensor that is stored, but not as the module holds it."""
+
+    name: str
+    key: str
+    stored_shape: Shape
+    stored_dtype: DataType
+    layout: str
+    shape: Shape | None  # None: a lazy tensor, whose layout asks for another number of dimensions
+    dtype: torch.dtype
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}, stored as {quoted(self.key)}"
+
+
+class Conversion(NamedTuple):
+    """A tensor whose axes or dtype differ from those stored."""
+
+    name: str
+    key: str
+    layout: str
+    stored_dtype: DataType
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        layout = "" if self.layout == "same" else f", layout {self.layout}"
+        dtype = "" if ELEMENTS[self.stored_dtype].torch == self.dtype else f", {self.stored_dtype.name} to {self.dtype}"
+        return f"{quoted(self.name)} from {quoted(self.key)}{layout}{dtype}"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What load_model did. Unpacks as (missing, unexpected), as what load_state_dict returns.
+
+    Attributes:
+        missing: Names in the state_dict for which nothing is stored.
+        unexpected: Stored keys that the module has no tensor for. Of a checkpoint that has the module below a prefix,
+            only those below it.
+        mismatched: Stored otherwise than the module holds them.
+        converted: Those whose axes were moved or whose dtype was changed.
+        sources: Name -> stored key, of all that was loaded.
+        averaged: Names whose value is that of a moving average.
+        ignored: Stored keys that are no weights of this module: counters, optimizers, averages, what the mapper leaves
+            out, what stands outside of the prefix; and the further ones of a tensor that is tied here and not there.
+        prefix: Below which the module is stored, as the checkpoint writes it: "model/".
+        slots: Name of a parameter -> name in the optimizer's state -> stored key.
+        missing_slots: Names of loaded parameters for which no optimizer state is stored.
+        unused_rules: Names and patterns of the mapper that match no stored tensor.
+        remarks: What may be passed to load_model so that more is found: another prefix, moving averages.
+    """
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[Mismatch] = field(default_factory=list)
+    converted: list[Conversion] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    averaged: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    prefix: str = ""
+    slots: dict[str, dict[str, str]] = field(default_factory=dict)
+    missing_slots: list[str] = field(default_factory=list)
+    unused_rules: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    hints: dict[str, str] = field(default_factory=dict, repr=False)  # missing name or unexpected key -> a remark
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return iter((self.missing, self.unexpected))
+
+    def __str__(self) -> str:
+        below = f" below {quoted(self.prefix)}" if self.prefix else ""
+        averaged = f", {len(self.averaged)} of them moving averages" if self.averaged else ""
+        head = f"loaded {len(self.sources)} tensors{below}{averaged}; {len(self.ignored)} stored tensors ignored"
+        changed = [f"converted: {conversion}" for conversion in self.converted]
+        slots = f"optimizer state of {len(self.slots)} parameters"
+        return "\n".join([head, *([slots] if self.slots else []), *self.problems(), *self.advice(), *_cut(changed)])
+
+    def problems(self) -> list[str]:
+        """What does not fit, in the words of load_state_dict."""
+        lines = []
+        if self.missing:
+            lines.append(f"Missing key(s): {self._listed(self.missing, self.unexpected)}")
+        if self.unexpected:
+            lines.append(f"Unexpected key(s): {self._listed(self.unexpected, ())}")
+        if self.missing_slots:
+            lines.append(f"Missing optimizer state of: {self._listed(self.missing_slots, ())}")
+        return lines + _cut([str(mismatch) for mismatch in self.mismatched])
+
+    def advice(self) -> list[str]:
+        """What may be behind it."""
+        unused = f"Rules that match nothing: {self._listed(self.unused_rules, ())}"
+        return [*([unused] if self.unused_rules else []), *self.remarks]
+
+    def _listed(self, names: Sequence[str], candidates: Sequence[str]) -> str:
+        shown = []
+        for name in names[:_LISTED]:
+            hint = self.hints.get(name) or did_you_mean(name, candidates)
+            shown.append(f"{quoted(name)} ({hint.rstrip('.')})" if hint else quoted(name))
+        more = [f"and {len(names) - _LISTED} more"] if len(names) > _LISTED else []
+        return ", ".join(shown + more)
+
+
+def _cut(lines: Sequence[str]) -> list[str]:
+    more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return [*lines[:_LISTED], *more]
+
+
+def size_mismatch(name: str, stored: Shape, layout: str, wanted: Shape | None) -> str:
+    """In the words of load_state_dict."""
+    as_layout = "" if layout == "same" else f" in layout {layout}"
+    here = "not known yet" if wanted is None else shape_text(wanted)
+    return (
+        f"size mismatch for {name}: copying a param with shape {shape_text(stored)}{as_layout} from checkpoint, the "
+        f"shape in current model is {here}"
+    )

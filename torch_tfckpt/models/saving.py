@@ -1,0 +1,125 @@
+"""save_model: a module of torch as a checkpoint, the inverse of load_model.
+
+save_model(model, "model/net")                   # fc1.weight: what Saver(model) saves and restores, too
+save_model(model, "model/net", naming="tf")      # fc1/kernel, [in, out]
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from torch_tfckpt.checkpoint_reader import AnyPath
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.models.key_mapper import KeyMapper, Rules
+from torch_tfckpt.models.layer_names import layout_by_rule, layout_of, written_leaf
+from torch_tfckpt.models.layouts import Layout, layout_named
+from torch_tfckpt.models.stored_names import leaf_of
+from torch_tfckpt.models.targets import Place, Target, targets_of
+from torch_tfckpt.saveables.module_state import SHARED
+from torch_tfckpt.saver.saver import Saver
+from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.tensor_dict import save_file
+from torch_tfckpt.text import did_you_mean, quoted
+from torch_tfckpt.values import WritableValue
+
+Mapped = Mapping[str, tuple[str, str | None]]
+"""State_dict key -> stored key and layout."""
+
+_NAMINGS: Final = ("torch", "tf")
+
+
+def save_model(
+    model: nn.Module, prefix: AnyPath, *, naming: str = "torch", mapper: KeyMapper | Rules | None = None
+) -> str:
+    """Save the parameters and persistent buffers of a module as one version 2 checkpoint.
+
+    Args:
+        prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. The directory is made if its parent exists.
+        naming: "torch": the names of the state_dict, as they are. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
+            layouts, of the modules that load_model knows; others keep torch's leaf and layout.
+        mapper: Names and layouts that go before those of `naming`; the same, without patterns, that load_model takes.
+
+    Returns:
+        The prefix.
+
+    Raises:
+        InvalidArgumentError: no such naming; two tensors under one name; a layout that does not fit, or is not told by
+            a rule or the name in it; a lazy parameter.
+        TypeError: `model` is no Module.
+        UnimplementedError: naming="keras"; a mapper with patterns; a dtype that TensorFlow lacks.
+        IncompleteSaveError: the system refused a write; nothing was published, an earlier checkpoint is intact.
+
+    A tensor with several names is stored once, under the first, and the others in a text under ".shared"; but under
+    each that the mapper gives, and in each layout that TensorFlow's names ask for. With naming="torch" and no mapper
+    the file is that of Saver(model), extra state included; otherwise extra state is left out. load_model gives back the
+    same bits.
+
+    Cost: one write of the bytes. Durable when it returns.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"save_model: the model is a {type(model).__name__}. Pass a torch.nn.Module")
+    if naming == "keras":
+        raise UnimplementedError('save_model: naming="keras" is not there yet. Pass naming="tf" and a mapper')
+    if naming not in _NAMINGS:
+        raise InvalidArgumentError(f"save_model: there is no naming {naming!r}. Namings: {', '.join(_NAMINGS)}")
+    if naming == "torch" and mapper is None:
+        saver = Saver(model, max_to_keep=None)
+        written = saver.save(prefix, write_meta_graph=False, write_state=False)
+        assert written is not None, "a saver of nothing"
+        return written
+    with error_context(f"save_model to {fspath(prefix)}"):
+        values = _named(targets_of(model), naming, {} if mapper is None else KeyMapper.of(mapper).inverse())
+    return save_file(values, prefix)
+
+
+def _named(targets: list[Target], naming: str, mapped: Mapped) -> dict[str, WritableValue]:
+    """Key -> what is stored there."""
+    _check_mapped(targets, mapped)
+    values: dict[str, WritableValue] = {}
+    names: dict[str, str] = {}
+    aliases: dict[str, str] = {}
+    for target in targets:
+        if is_lazy(target.tensor):
+            raise InvalidArgumentError(f"{quoted(target.name)} has no shape yet. Run the model once before saving it")
+        kept: dict[Layout, str] = {}  # in which layouts the tensor is stored, and where
+        for place in target.places:
+            key, layout = _stored_as(place, target.tensor.dim(), naming, mapped)
+            other = names.setdefault(key, place.name)
+            if other != place.name:
+                raise InvalidArgumentError(f"{quoted(other)} and {quoted(place.name)} are both stored as {quoted(key)}")
+            # Who reads an alias takes the layout that the name of the stored tensor tells.
+            told = (at for each, at in kept.items() if each == layout_of(place.module, place.leaf, leaf_of(at)))
+            first = None if place.name in mapped else next(told, None)
+            if first is not None:
+                aliases[key] = first
+            else:
+                kept[layout] = key
+                values[key] = layout.to_stored(target.tensor.detach())
+    if aliases:
+        values[SHARED] = json.dumps(aliases)
+    return values
+
+
+def _check_mapped(targets: list[Target], mapped: Mapped) -> None:
+    """InvalidArgumentError where a mapper speaks of what the module does not have."""
+    known = [name for target in targets for name in target.names]
+    for name in sorted(mapped.keys() - set(known)):
+        raise InvalidArgumentError(
+            f"the mapper has {quoted(mapped[name][0])} for {quoted(name)}, which the module lacks. "
+            f"{did_you_mean(name, known)}".rstrip()
+        )
+
+
+def _stored_as(place: Place, rank: int, naming: str, mapped: Mapped) -> tuple[str, Layout]:
+    if place.name in mapped:
+        key, layout = mapped[place.name]
+        with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
+            return key, layout_by_rule(layout, place.module, place.leaf, leaf_of(key), rank)
+    if naming == "torch":
+        return place.name, layout_named("same")
+    leaf = written_leaf(place.module, place.leaf)
+    key = (place.name.removesuffix(place.leaf) + leaf).replace(".", "/")
+    return key, layout_of(place.module, place.leaf, leaf)

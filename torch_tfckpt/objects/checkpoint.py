@@ -1,0 +1,404 @@
+"""Checkpoint: a tree of objects saved by where they stand in it, as tf.train.Checkpoint does.
+
+    checkpoint = Checkpoint(model=model, optimizer=optimizer, step=step, epoch=0)
+    path = checkpoint.save("run/ckpt")                        # run/ckpt-1, and run/checkpoint names it
+    checkpoint.restore(path).assert_consumed()                # into the same objects, in place
+
+TensorFlow's Checkpoint over objects with the same attribute names restores it, and the other way round.
+
+Source: tensorflow/python/checkpoint/checkpoint.py; spec: SAVER 7, FORMATS 4.
+"""
+
+import copy
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import torch
+
+from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
+from torch_tfckpt.directory.state_file import update_relative_state
+from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from torch_tfckpt.format.object_graph import ROOT
+from torch_tfckpt.objects.deferred import child_added
+from torch_tfckpt.objects.graph_view import object_nodes
+from torch_tfckpt.objects.options import CheckpointOptions
+from torch_tfckpt.objects.restoration import Restoration
+from torch_tfckpt.objects.save import begin_to_save, complete
+from torch_tfckpt.objects.status import CheckpointLoadStatus, InitializationOnlyStatus, LoadStatus, NameBasedSaverStatus
+from torch_tfckpt.objects.trackables.plain_values import ValueTrackable, must_be_replaced
+from torch_tfckpt.objects.trackables.registry import trackable_of
+from torch_tfckpt.objects.trackables.tensors import TensorTrackable
+from torch_tfckpt.objects.trackables.trackable import ChildrenOf, Trackable
+from torch_tfckpt.save_restore.builder import BulkSaverBuilder
+from torch_tfckpt.save_restore.handle import InFlight, SaveHandle
+from torch_tfckpt.save_restore.pending_save import PendingSave
+from torch_tfckpt.save_restore.restore import restore_saveables
+from torch_tfckpt.saveables.state_tree import flatten
+from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.text import printable
+from torch_tfckpt.transfer.staging import Staging
+
+_SAVE_COUNTER: Final = "save_counter"
+_ROOT: Final = "root"
+# Attributes that are no objects of the checkpoint.
+_OWN: Final = frozenset({"_tracked", "_attached", "_save_counter", "_staging", "_in_flight", "_restoration"})
+
+
+class Checkpoint:
+    """Saves and restores objects.
+
+    Args:
+        root: An object whose children are the checkpoint's; also a weak reference to one. None: the Checkpoint itself.
+        objects: More children: tensors, Parameters, Variables, Modules, Optimizers; objects with state_dict and
+            load_state_dict (schedulers, RNGState); plain values; dicts and lists of all these; other Checkpoints.
+
+    Raises:
+        ValueError: an object that cannot be saved; a name that `root` or Checkpoint itself has for something else.
+
+    The objects are attributes, and attributes that are set later are objects of the checkpoint, too. What they hold is
+    looked up anew at every save and restore. Of modules it is parameters, persistent buffers, submodules and extra
+    state; of optimizers slot variables and the rest of their state. A plain value such as `checkpoint.epoch` gives way
+    to the one restored; dicts and lists get other contents.
+    Threads: one at a time.
+    """
+
+    def __init__(self, root: object = None, **objects: object) -> None:
+        self._tracked: dict[str, None] = {}  # names of the children, in the order in which they came
+        self._attached = root is not None
+        self._save_counter: torch.Tensor | None = None
+        self._staging = Staging()
+        self._in_flight = InFlight()
+        self._restoration: Restoration | None = None  # so that what it lacks is told when this object dies
+        given = objects
+        if root is not None:
+            _assert_root(root() if isinstance(root, weakref.ref) else root)
+            self.__dict__[_ROOT] = root  # the others are held against what it has
+            given = {**objects, _ROOT: root}
+        for name in sorted(given):
+            if name in _OWN:
+                raise ValueError(f"Checkpoint.{name} is an attribute of its own. Give the object another name")
+            setattr(self, name, given[name])
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The objects are attributes whose names are known to the caller only."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _OWN:
+            object.__setattr__(self, name, value)
+            return
+        if name in _METHODS:
+            raise ValueError(f"Checkpoint.{name} is a method or property. Give the object another name")
+        target = value() if isinstance(value, weakref.ref) else value
+        _assert_trackable(target, name)
+        if self._attached and name != _ROOT:
+            own = dict(trackable_of(self._root_object, _ROOT).children())
+            if name in own and own[name] is not target:
+                raise ValueError(
+                    f"Cannot create a Checkpoint with keyword argument {name} if root.{name} already exists."
+                )
+        known, before = name in self._tracked, self.__dict__.get(name)
+        object.__setattr__(self, name, value)
+        self._tracked[name] = None
+        if name == _ROOT:
+            return
+        try:
+            child_added(self._parent, name, self._child(name))
+        except BaseException:  # as a module does not have what a hook refuses
+            if known:
+                self.__dict__[name] = before
+            else:
+                delattr(self, name)
+            raise
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._tracked.pop(name, None)
+
+    def __copy__(self) -> Self:
+        new = type(self).__new__(type(self))
+        new.__dict__.update(
+            self.__dict__,
+            _tracked=dict(self._tracked),
+            _save_counter=None if self._save_counter is None else self._save_counter.clone(),
+            _staging=Staging(),
+            _in_flight=InFlight(),
+            _restoration=None,
+        )
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        copied = copy.deepcopy({name: self.__dict__[name] for name in self._tracked if name != _SAVE_COUNTER}, memo)
+        new.__dict__.update(
+            _tracked=dict(self._tracked),
+            _attached=self._attached,
+            _save_counter=copy.deepcopy(self._save_counter, memo),
+            _staging=Staging(),
+            _in_flight=InFlight(),
+            _restoration=None,
+            **copied,
+        )
+        return new
+
+    @property
+    def save_counter(self) -> torch.Tensor:
+        """How often `save` was called, an int64 scalar that is saved with the rest. May be changed in place."""
+        if self._save_counter is None:
+            counter = _zero()
+            child_added(self._parent, _SAVE_COUNTER, counter)  # what `read` found for it
+            self._begin_to_count(counter)
+            return counter
+        return self._save_counter
+
+    def write(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
+        """Writes a checkpoint under this very prefix: no number, no state file.
+
+        Args:
+            file_prefix: Directories that it lacks are made.
+
+        Returns:
+            The prefix.
+
+        Raises:
+            ValueError, TypeError: an object that cannot be saved; nothing was written.
+            InvalidArgumentError, UnimplementedError: a value that no checkpoint holds; nothing was written.
+            IncompleteSaveError (an OSError): the system refused a step; nothing was published.
+            What an earlier save beside training failed with, if nobody has asked for it.
+
+        Durable when it returns, unless `options.enable_async`. Cost: one write of the bytes; host memory as
+        StagingOptions says, for values that are not in host memory.
+        """
+        return self._write(fspath(file_prefix), _checked(options), _no_more)
+
+    def save(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
+        """Counts up, writes `file_prefix-N`, and lets the state file beside it name just that. Nothing is ever deleted.
+
+        Errors and cost as `write`. A CheckpointManager keeps some of them and deletes others.
+        """
+        checked = _checked(options)
+        path = self._numbered(file_prefix)
+        return self._write(path, checked, lambda: _name_newest(path))
+
+    def save_async(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> SaveHandle:
+        """`save`, beside training: returns once the values are safe from what training does next.
+
+        Returns:
+            A handle: `staged`, `done()`, and `result()`, which is what `save` returns or raises.
+
+        An error that nobody asks for by `result()` is raised by the next call of this object, or at exit.
+        Cost: values are copied within StagingOptions.async_bytes; what does not fit is copied when earlier bytes are
+        written, and this returns later.
+        """
+        checked = _checked(options)
+        path = self._numbered(file_prefix)
+        return self._start(path, checked, lambda: _name_newest(path))
+
+    def read(self, save_path: AnyPath, options: CheckpointOptions | None = None) -> LoadStatus:
+        """Restores what `write` wrote, in place. Errors and cost as `restore`, which also restores the counter."""
+        self.sync()
+        options = _checked(options)
+        with CheckpointReader(save_path) as reader:
+            return self._restore(reader, options)
+
+    def restore(self, save_path: AnyPath | None, options: CheckpointOptions | None = None) -> LoadStatus:
+        """Restores all objects that are there, in place, and those to come when they come.
+
+        Args:
+            save_path: What `save` returned, or any spelling of a checkpoint that CheckpointReader takes. None: nothing
+                is restored, and the status says so.
+
+        Returns:
+            A status; `assert_consumed()` makes sure that nothing was left on either side.
+
+        Raises:
+            NotFoundError: there is no such checkpoint, or a data file or tensor of it is missing.
+            InvalidArgumentError (a ValueError): dtypes or shapes do not fit.
+            DataLossError: a value or the graph is damaged.
+
+        Names, dtypes and shapes of all objects are checked, and all values read and verified, before the first is
+        assigned. Parameters stay the objects they are, on their devices; lazy ones get the stored shape. A module that
+        is given a parameter, buffer or submodule later, and this object an attribute, restore it then; items of dicts
+        and lists are looked at by the next restore.
+        A checkpoint with tensors by name, as Saver writes them, is restored by the names that a Saver of the same
+        objects would have. Cost: one read of the values; host memory of all of them.
+        """
+        self.sync()
+        options = _checked(options)
+        if save_path is None:
+            return InitializationOnlyStatus()
+        try:
+            reader = CheckpointReader(save_path)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"Error when restoring from checkpoint or SavedModel at {printable(fspath(save_path))}: {error}"
+            ) from error
+        new = self._save_counter is None
+        with reader:
+            try:
+                if new:
+                    self._begin_to_count(_zero())
+                return self._restore(reader, options)
+            except BaseException:
+                if new:
+                    self._save_counter = None
+                    self._tracked.pop(_SAVE_COUNTER, None)
+                raise
+
+    def sync(self) -> None:
+        """Returns once nothing is being saved any more; raises what a save beside training failed with."""
+        self._in_flight.sync()
+
+    # The objects.
+
+    def _trackable_children(self) -> Mapping[str, object]:
+        """What this object has, where it is part of another Checkpoint."""
+        return {name: self._child(name) for name in self._tracked}
+
+    @property
+    def _root_object(self) -> object:
+        root = self.__dict__[_ROOT]
+        target = root() if isinstance(root, weakref.ref) else root
+        if target is None:
+            raise FailedPreconditionError("the root object of this Checkpoint is gone: it had a weak reference only")
+        return target
+
+    @property
+    def _parent(self) -> object:
+        """The object whose children the tracked ones are."""
+        return self._root_object if self._attached else self
+
+    @property
+    def _node(self) -> Trackable:
+        """The root of the graph."""
+        if not self._attached:
+            return trackable_of(self, _ROOT)
+        own = trackable_of(self._root_object, _ROOT)
+        names = {name for name, _ in own.children()}
+        return ChildrenOf(own, [(name, self._child(name)) for name in self._tracked if name not in names])
+
+    def _child(self, name: str) -> object:
+        """The object of that name, or of a plain value the place it has."""
+        value = self._save_counter if name == _SAVE_COUNTER else self.__dict__[name]
+        if isinstance(value, weakref.ref):
+            return value()
+        if not must_be_replaced(value):
+            return value
+        attributes = self.__dict__
+        return ValueTrackable(self, name, lambda: attributes[name], lambda new: attributes.update({name: new}))
+
+    def _begin_to_count(self, counter: torch.Tensor) -> None:
+        self._save_counter = counter
+        self._tracked[_SAVE_COUNTER] = None
+
+    # Saving.
+
+    def _numbered(self, prefix: AnyPath) -> str:
+        self.sync()
+        counter = self.save_counter
+        counter += 1
+        return f"{fspath(prefix)}-{int(counter)}"
+
+    def _write(self, path: str, options: CheckpointOptions, then: Callable[[], None]) -> str:
+        if options.enable_async:
+            self._start(path, options, then)
+            return path
+        return complete(self._begin(path, options, snapshot=False), options, then)
+
+    def _start(self, path: str, options: CheckpointOptions, then: Callable[[], None]) -> SaveHandle:
+        pending = self._begin(path, options, snapshot=True)
+        return self._in_flight.start(pending.staged, lambda: complete(pending, options, then), pending.abandon)
+
+    def _begin(self, path: str, options: CheckpointOptions, *, snapshot: bool) -> PendingSave:
+        self.sync()
+        if options.staging is not None and options.staging != self._staging.options:
+            self._staging = Staging(options.staging)
+        return begin_to_save(self._node, path, options, self._staging, snapshot=snapshot)
+
+    # Restoring.
+
+    def _restore(self, reader: CheckpointReader, options: CheckpointOptions) -> LoadStatus:
+        graph = reader.object_graph
+        if graph is None:
+            return self._restore_by_name(reader)
+        if not graph.nodes:
+            raise DataLossError(f"{reader.path}: the object graph has no nodes, not even a root")
+        path = reader.files.prefix
+        if storage_of(path) is LOCAL and "://" not in path:
+            path = os.path.abspath(path)  # it may be opened again when the working directory is another one
+        restoration = Restoration(path, graph, skip_slot_variables=options.experimental_skip_slot_variables)
+        node = self._node
+        # Lists the index once. Looked up in the order of the objects, one name here and one there, its blocks would be
+        # decoded again and again.
+        reader.keys()
+        try:
+            restoration.restore(node, ROOT, reader)
+        except BaseException:
+            restoration.progress.expect_partial = True  # the error tells it all
+            raise
+        self._restoration = restoration
+        return CheckpointLoadStatus(restoration, node)
+
+    def _restore_by_name(self, reader: CheckpointReader) -> NameBasedSaverStatus:
+        node = self._node
+        # Two objects may have one name, and take the same value.
+        found = [
+            (each.full_name, each.trackable)
+            for each in object_nodes(node)
+            if isinstance(each.trackable, TensorTrackable) and each.full_name in reader
+        ]
+        restore_saveables(BulkSaverBuilder(), reader, [trackable.saveable(name) for name, trackable in found])
+        optional = TensorTrackable(self._save_counter).identity if self._save_counter is not None else None
+        return NameBasedSaverStatus(reader.path, node, {each.identity for _, each in found}, optional)
+
+
+_METHODS: Final = frozenset(name for name in vars(Checkpoint) if not name.startswith("__"))
+
+
+def _assert_root(value: object) -> None:
+    """ValueError where other objects cannot be attached to it."""
+    if must_be_replaced(value) or isinstance(value, dict | list | tuple | torch.optim.Optimizer):
+        raise ValueError(
+            f"`Checkpoint` was expecting root to be a trackable object with children, such as a module, got a "
+            f"{type(value).__name__}. Pass it under a name: Checkpoint(name=...)"
+        )
+
+
+def _assert_trackable(value: object, name: str) -> None:
+    """ValueError where nothing of the kind can be saved."""
+    if must_be_replaced(value):
+        try:
+            flatten(value, name)
+        except TypeError as error:
+            raise ValueError(f"`Checkpoint` was expecting {name} to be a trackable object: {error}") from error
+    else:
+        trackable_of(value, name)
+
+
+def _checked(options: CheckpointOptions | None) -> CheckpointOptions:
+    if options is None:
+        return CheckpointOptions()
+    if not isinstance(options, CheckpointOptions):
+        raise InvalidArgumentError(f"options is a {type(options).__name__}; pass CheckpointOptions(...)")
+    return options
+
+
+def _zero() -> torch.Tensor:
+    """A counter in host memory that can be counted up in any mode."""
+    with torch.inference_mode(False):
+        return torch.zeros((), dtype=torch.int64, device="cpu")
+
+
+def _name_newest(path: str) -> None:
+    """The state file beside a checkpoint names it, and nothing else."""
+    update_relative_state(os.path.dirname(path), path, [path])
+
+
+def _no_more() -> None:
+    """Nothing else is to be written."""

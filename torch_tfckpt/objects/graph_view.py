@@ -1,0 +1,221 @@
+"""Python objects -> the object graph and the values of a checkpoint of them.
+
+Ids are given breadth first from the root, in the order of the children; slot variables come after all others. An object
+that is reached on several ways is one node, stored under the first of the shortest.
+
+Source: tensorflow/python/checkpoint/{graph_view,save_util,util}.py; spec: FORMATS 4.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.format.object_graph import (
+    OBJECT_GRAPH_KEY,
+    VARIABLE_VALUE,
+    ObjectGraph,
+    ObjectReference,
+    SerializedTensor,
+    SlotVariable,
+    TrackableObject,
+    checkpoint_key,
+    object_path,
+    slot_variable_path,
+    with_checkpoint_values,
+)
+from torch_tfckpt.objects.trackables.modules import ModuleTrackable, distinct
+from torch_tfckpt.objects.trackables.optimizers import OptimizerTrackable, Slot
+from torch_tfckpt.objects.trackables.plain_values import PythonStateTrackable, StateTrackable
+from torch_tfckpt.objects.trackables.registry import trackable_of
+from torch_tfckpt.objects.trackables.tensors import TensorTrackable
+from torch_tfckpt.objects.trackables.trackable import Trackable
+from torch_tfckpt.saveables.identity import Identity
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.text import quoted
+
+
+@dataclass(slots=True)
+class ObjectNode:
+    """An object where it was met first."""
+
+    trackable: Trackable
+    parent: "ObjectNode | None" = None
+    local_name: str = ""
+    children: list[ObjectReference] = field(default_factory=list)
+
+    @property
+    def way(self) -> "list[ObjectNode]":
+        """The nodes that lead to it, the root first, itself last."""
+        # Made when asked for: kept by every node of a long chain, ways would take memory in proportion to its square.
+        nodes = [self]
+        while nodes[-1].parent is not None:
+            nodes.append(nodes[-1].parent)
+        return nodes[::-1]
+
+    @property
+    def route(self) -> tuple[str, ...]:
+        """Local names from the root."""
+        return tuple(node.local_name for node in self.way[1:])
+
+    @property
+    def full_name(self) -> str:
+        """The name of a tensor for tf.train.Saver: its own; else what a Saver calls it that was given the same objects.
+
+        "model/fc1.weight" of a tensor in a module under the name "model", "fc1.weight" where the module is the root,
+        "step" and "extra/ema" of others. "" of what is no tensor.
+        """
+        if not isinstance(self.trackable, TensorTrackable):
+            return ""
+        if self.trackable.own_name:
+            return self.trackable.own_name
+        way = self.way
+        names = [node.local_name for node in way[1:]]
+        module_at = next((at for at, node in enumerate(way) if isinstance(node.trackable.target, nn.Module)), None)
+        if module_at is None:
+            return "/".join(names)
+        return "/".join((*names[:module_at], ".".join(names[module_at:])))
+
+    def __str__(self) -> str:
+        return ".".join(("(root)", *self.route))
+
+
+def object_nodes(root: Trackable) -> list[ObjectNode]:
+    """All objects that can be reached from the root, in the order of their ids.
+
+    Raises:
+        ValueError: an object that cannot be saved; two children of one name; a name that no file can hold.
+
+    Cost: in proportion to the objects and their children.
+    """
+    nodes = [ObjectNode(root)]
+    ids: dict[Identity, int] = {root.identity: 0}
+    for node in nodes:  # grows meanwhile
+        for name, value in distinct(node.trackable.children()):
+            _check_name(name)
+            child = trackable_of(value, name)
+            if child.identity not in ids:
+                ids[child.identity] = len(nodes)
+                nodes.append(ObjectNode(child, node, name))
+            node.children.append(ObjectReference(ids[child.identity], name))
+    return nodes
+
+
+def _check_name(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"the name {quoted(name)} is no Unicode text: {error}. Rename the object") from error
+
+
+def to_save(root: Trackable, *, skip_slot_variables: bool = False) -> list[SaveableObject]:
+    """All values below `root`, and last the text of their graph.
+
+    Args:
+        skip_slot_variables: Leave out the state of optimizers.
+
+    Raises:
+        ValueError: as `object_nodes`.
+        TypeError, InvalidArgumentError, UnimplementedError: a value that cannot be saved.
+    """
+    nodes = object_nodes(root)
+    for node in nodes:
+        if isinstance(node.trackable, ModuleTrackable):
+            with error_context(str(node)):
+                node.trackable.check()
+    builder = _Builder(nodes)
+    if skip_slot_variables:
+        nodes = [node for node in nodes if node.parent is None or not _is_optimizer(node.parent)]
+    else:
+        builder.add_slots()
+    values = [saveable for node in nodes if not _is_state(node.trackable) for saveable in builder.values_of(node)]
+    values += builder.slot_values
+    values += [saveable for node in nodes if _is_state(node.trackable) for saveable in builder.values_of(node)]
+    if not skip_slot_variables:
+        values += builder.optimizer_states()
+    text = SaveSpec(builder.graph().encode(), "", OBJECT_GRAPH_KEY, device="")
+    return [*values, SaveableObject(None, [text], OBJECT_GRAPH_KEY)]
+
+
+def _is_optimizer(node: ObjectNode) -> bool:
+    return isinstance(node.trackable, OptimizerTrackable)
+
+
+def _is_state(trackable: Trackable) -> bool:
+    """Whether TensorFlow would write its values behind those of the tensors."""
+    return isinstance(trackable, StateTrackable | PythonStateTrackable)
+
+
+class _Builder:
+    """The graph of some objects, in the making."""
+
+    def __init__(self, nodes: Sequence[ObjectNode]) -> None:
+        self._nodes = nodes
+        self._ids = {node.trackable.identity: node_id for node_id, node in enumerate(nodes)}
+        self._attributes: dict[int, list[SerializedTensor]] = {}
+        self._slots: dict[int, list[SlotVariable]] = {}
+        self._slot_nodes: list[TrackableObject] = []
+        self._slot_keys: dict[int, str] = {}  # by id of the tensor, which its optimizer keeps alive
+        self.slot_values: list[SaveableObject] = []
+
+    def values_of(self, node: ObjectNode) -> Sequence[SaveableObject]:
+        """The saveables of a node, whose attributes are noted."""
+        if not node.trackable.holds_values:
+            return ()
+        node_id = self._ids[node.trackable.identity]
+        saved = node.trackable.to_save(object_path(node.route))
+        full_name = node.full_name
+        self._attributes[node_id] = [SerializedTensor(name, full_name, key) for name, key in saved.attributes.items()]
+        return saved.saveables
+
+    def add_slots(self) -> None:
+        """Notes the slot variables of all optimizers: by slot names, then in the order of the variables."""
+        for node_id, node in enumerate(self._nodes):
+            if isinstance(node.trackable, OptimizerTrackable):
+                placed = [
+                    (slot, self._ids.get(TensorTrackable(slot.parameter).identity)) for slot in node.trackable.slots()
+                ]
+                known = [(slot, variable) for slot, variable in placed if variable is not None]
+                for slot, variable in sorted(known, key=lambda pair: (pair[0].name, pair[1])):
+                    self._add_slot(node_id, slot, variable)
+
+    def _add_slot(self, optimizer: int, slot: Slot, variable: int) -> None:
+        tensor = TensorTrackable(slot.tensor)
+        if tensor.identity in self._ids or id(slot.tensor) in self._slot_keys:
+            raise UnimplementedError(
+                f"{self._nodes[optimizer]}: the slot variable {quoted(slot.name)} of {self._nodes[variable]} is also "
+                f"another object of the checkpoint. Leave it out there"
+            )
+        variable_path, optimizer_path = (object_path(self._nodes[each].route) for each in (variable, optimizer))
+        path = slot_variable_path(variable_path, optimizer_path, slot.name)
+        saved = tensor.to_save(path)
+        full_name = f"{self._nodes[variable].full_name}/{slot.full_name_suffix}"
+        self._slots.setdefault(optimizer, []).append(
+            SlotVariable(variable, slot.name, len(self._nodes) + len(self._slot_nodes))
+        )
+        attributes = [SerializedTensor(name, full_name, key) for name, key in saved.attributes.items()]
+        self._slot_nodes.append(TrackableObject(attributes=tuple(attributes)))
+        self._slot_keys[id(slot.tensor)] = checkpoint_key(path, VARIABLE_VALUE)
+        self.slot_values += saved.saveables
+
+    def optimizer_states(self) -> list[SaveableObject]:
+        """What optimizers have besides slot variables."""
+        tensors = [node for node in self._nodes if isinstance(node.trackable, TensorTrackable)]
+        paths = {node.trackable.identity: object_path(node.route) for node in tensors}
+        return [
+            saveable
+            for node in self._nodes
+            if isinstance(node.trackable, OptimizerTrackable)
+            for saveable in node.trackable.state_to_save(object_path(node.route), paths, self._slot_keys)
+        ]
+
+    def graph(self) -> ObjectGraph:
+        """REQUIRES: the values of all nodes were asked for."""
+        objects = [
+            TrackableObject(
+                tuple(node.children), tuple(self._attributes.get(node_id, ())), tuple(self._slots.get(node_id, ()))
+            )
+            for node_id, node in enumerate(self._nodes)
+        ]
+        return ObjectGraph(with_checkpoint_values([*objects, *self._slot_nodes]))

@@ -1,0 +1,359 @@
+"""Restoration: one object-based checkpoint on its way into a graph of Python objects.
+
+From the root on, a child here takes the node that the checkpoint has under the same local name. What is in the
+checkpoint and not here yet is restored when it comes. Everything that is here is checked and read before the first
+value is assigned.
+
+Source: tensorflow/python/checkpoint/restore.py; spec: SAVER 7, "matching".
+"""
+
+import itertools
+import logging
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, error_context
+from torch_tfckpt.format.object_graph import ROOT, ObjectGraph, object_path
+from torch_tfckpt.format.tensor_bundle import index_filename
+from torch_tfckpt.objects.deferred import anything_waits, defer
+from torch_tfckpt.objects.trackables.modules import ModuleTrackable, distinct
+from torch_tfckpt.objects.trackables.optimizers import OptimizerTrackable, check_slots
+from torch_tfckpt.objects.trackables.registry import trackable_of
+from torch_tfckpt.objects.trackables.tensorflow_optimizers import state_from_tensorflow
+from torch_tfckpt.objects.trackables.tensors import TensorTrackable
+from torch_tfckpt.objects.trackables.trackable import StoredNode, Trackable
+from torch_tfckpt.save_restore.builder import BulkSaverBuilder
+from torch_tfckpt.save_restore.restore import restore_saveables
+from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.text import printable
+
+_NUMBERS: Final = itertools.count(1)
+# Object -> number of the newest restore that gave it its values. A child that comes late may be waited for by several.
+_RESTORED_BY: Final[Any] = WeakIdKeyDictionary()
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has become of the nodes of a checkpoint.
+
+    Attributes:
+        bound: Ids of the nodes that objects have taken.
+        unused_attributes: Of nodes that are bound: attributes that their objects have no use for.
+        unfilled: Ids of nodes that have nothing for the objects that have taken them.
+        expect_partial: Whether nobody wants to hear of the rest.
+    """
+
+    graph: ObjectGraph
+    bound: set[int] = field(default_factory=set)
+    unused_attributes: dict[int, list[str]] = field(default_factory=dict)
+    unfilled: set[int] = field(default_factory=set)
+    expect_partial: bool = False
+
+    def unrestored(self) -> Iterator[str]:
+        """Names of the nodes with values that no object has taken."""
+        for node_id, node in enumerate(self.graph.nodes):
+            if node.attributes and node_id not in self.bound:
+                yield self.graph.name(node_id)
+
+
+class Restoration:
+    """One restore.
+
+    Args:
+        path: The checkpoint. It is opened again for what comes late.
+        graph: Its graph.
+        skip_slot_variables: Leave the state of optimizers alone.
+
+    It holds no object: those that it has restored may die. When it dies itself, what it could not restore is logged.
+    """
+
+    def __init__(self, path: str, graph: ObjectGraph, *, skip_slot_variables: bool) -> None:
+        self.path, self.graph, self.skip_slot_variables = path, graph, skip_slot_variables
+        self.number = next(_NUMBERS)
+        self.progress = Progress(graph)
+        self.waiting_optimizers: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by node
+        # Node -> weak reference to what took it; or its identity, where there can be none.
+        self._holders: dict[int, weakref.ref[object] | Identity] = {}
+        self._written = _when_written(path)
+        weakref.finalize(self, _tell_unrestored, self.progress)
+
+    def restore(self, child: Trackable, node_id: int, reader: CheckpointReader) -> None:
+        """Restores an object, and everything below it, from a node.
+
+        Raises:
+            NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
+            DataLossError: a value is damaged; nothing was assigned.
+            ValueError: an object that cannot be saved.
+        """
+        matching = _Matching(self, reader)
+        matching.descend(child, node_id)
+        matching.add_optimizers()
+        restore_saveables(BulkSaverBuilder(), reader, matching.saveables)
+        matching.commit()
+
+    def restore_late(self, child: object, local_name: str, node_id: int) -> None:
+        """`restore` for what was assigned after the checkpoint was closed.
+
+        Raises: as `restore`; FailedPreconditionError where another checkpoint has been written under the path.
+        """
+        # Who assigns it may have forgotten the restore, or deleted the checkpoint since.
+        with error_context(f"restoring {self.graph.name(node_id)}, which was waited for and has come"):
+            with CheckpointReader(self.path) as reader:
+                if _when_written(self.path) != self._written:
+                    raise FailedPreconditionError(
+                        f"{printable(self.path)} was written anew since it was restored, and may have other objects at "
+                        f"the same places. Restore again"
+                    )
+                self.restore(trackable_of(child, local_name), node_id, reader)
+
+    def is_taken_by_another(self, node_id: int, trackable: Trackable) -> bool:
+        """Whether an object that still lives has taken the node, and is another one."""
+        holder = self._holders.get(node_id)
+        if isinstance(holder, weakref.ref):
+            other = holder()
+            return other is not None and identity_of(other) != trackable.identity
+        return holder is not None and holder != trackable.identity
+
+    def take(self, node_id: int, trackable: Trackable) -> None:
+        """Enters who has taken a node."""
+        self.progress.bound.add(node_id)
+        weak = _weak(trackable)
+        self._holders[node_id] = trackable.identity if weak is None else weak
+
+    def tensors(self) -> dict[int, torch.Tensor]:
+        """Node -> the tensor that took it, of those that live."""
+        alive = {node_id: ref() for node_id, ref in self._holders.items() if isinstance(ref, weakref.ref)}
+        return {node_id: target for node_id, target in alive.items() if isinstance(target, torch.Tensor)}
+
+    def matched(self, root: Trackable) -> set[Identity]:
+        """The objects below `root` that have taken the node to which their names lead."""
+        found: dict[int, Identity] = {}
+        waiting: deque[tuple[Trackable, int, Trackable]] = deque([(root, ROOT, root)])
+        while waiting:
+            trackable, node_id, parent = waiting.popleft()
+            if node_id in found or not self._has_taken(trackable, node_id, parent):
+                continue
+            found[node_id] = trackable.identity
+            here = dict(distinct(trackable.children()))
+            for child in self.graph.nodes[node_id].children:
+                if child.local_name in here:
+                    waiting.append((trackable_of(here[child.local_name], child.local_name), child.node_id, trackable))
+        return {identity for node_id, identity in found.items() if node_id not in self.progress.unfilled}
+
+    def _has_taken(self, trackable: Trackable, node_id: int, parent: Trackable) -> bool:
+        holder = self._holders.get(node_id)
+        if not isinstance(holder, weakref.ref):
+            return holder == trackable.identity
+        taker = holder()
+        if taker is None:
+            # Module.to() puts other tensors in the places of buffers; parameters stay the objects they are.
+            is_buffer = isinstance(trackable, TensorTrackable) and not isinstance(trackable.target, nn.Parameter)
+            return is_buffer and isinstance(parent, ModuleTrackable)
+        return identity_of(taker) == trackable.identity
+
+
+class _Matching:
+    """One walk: what takes which node. Nothing is entered before `commit`."""
+
+    def __init__(self, restoration: Restoration, reader: CheckpointReader) -> None:
+        self._restoration, self._reader = restoration, reader
+        self._graph = restoration.graph
+        self._taken: dict[int, Trackable] = {}
+        self._restored: set[Identity] = set()
+        self._unused: dict[int, list[str]] = {}
+        self._unfilled: set[int] = set()
+        self._late: list[tuple[Trackable, str, int]] = []
+        self._waiting = {i: ref for i, ref in restoration.waiting_optimizers.items() if ref() is not None}
+        self._slot_nodes: set[int] = set()
+        self.saveables: list[SaveableObject] = []
+
+    def descend(self, start: Trackable, node_id: int) -> None:
+        """Breadth first: shorter ways are in better control of the one who restores."""
+        waiting = deque([(start, node_id)])
+        while waiting:
+            trackable, node_id = waiting.popleft()
+            if self._take(trackable, node_id):
+                self._add_values(trackable, node_id)
+                waiting.extend(self._children(trackable, node_id))
+
+    def _take(self, trackable: Trackable, node_id: int) -> bool:
+        """Whether the node is new to this walk, and free for the object."""
+        here = self._taken.get(node_id)
+        if here is not None:
+            other = here.identity != trackable.identity
+        else:
+            other = self._restoration.is_taken_by_another(node_id, trackable)
+        if other:
+            _log.warning(
+                "Inconsistent references when loading %s into this object graph: %s is one object there and two here, "
+                "of which the second, a %s, is not restored",
+                self._reader.path,
+                self._graph.name(node_id),
+                type(trackable.target).__name__,
+            )
+        if other or here is not None:
+            return False
+        self._taken[node_id] = trackable
+        return True
+
+    def _add_values(self, trackable: Trackable, node_id: int) -> None:
+        node = self._graph.nodes[node_id]
+        if isinstance(trackable, OptimizerTrackable):
+            if self._restoration.skip_slot_variables:
+                self._slot_nodes.update(child.node_id for child in node.children)
+            else:
+                self._waiting[node_id] = weakref.ref(trackable.optimizer)
+            return
+        if node.registered_saver is not None:
+            raise InvalidArgumentError(
+                f"{self._reader.path}: {self._graph.name(node_id)} was saved by the registered saver "
+                f"{node.registered_saver.name}, which is code of the program that saved it. Leave the object out"
+            )
+        if trackable.identity in self._restored or _restored_later(trackable, self._restoration.number):
+            return
+        restored = trackable.to_restore(self._stored(node_id))
+        self.saveables += restored.saveables
+        self._restored.add(trackable.identity)
+        if trackable.needs_values and not restored.saveables:
+            self._unfilled.add(node_id)
+        unused = [each.name for each in node.attributes if each.name not in restored.used]
+        if unused:
+            self._unused[node_id] = unused
+
+    def _children(self, trackable: Trackable, node_id: int) -> Iterator[tuple[Trackable, int]]:
+        if isinstance(trackable, OptimizerTrackable):
+            return  # what it has there belongs to its state
+        here = dict(distinct(trackable.children()))
+        for child in self._graph.nodes[node_id].children:
+            node = self._graph.nodes[child.node_id]
+            own = trackable_of(here[child.local_name], child.local_name) if child.local_name in here else None
+            if own is not None and not own.is_placeholder_for(node):
+                yield own, child.node_id
+            # Old writers did not say whether there are values below.
+            elif node.has_checkpoint_values is not False:
+                self._late.append((trackable, child.local_name, child.node_id))
+
+    def add_optimizers(self) -> None:
+        """The state of optimizers whose parameters are here."""
+        if not self._waiting:
+            return
+        tensors = self._restoration.tensors()
+        for node_id, trackable in self._taken.items():
+            if isinstance(trackable, TensorTrackable):
+                tensors[node_id] = trackable.tensor
+        routes = {node_id: self._graph.route(node_id) for node_id in tensors}
+        paths = {
+            identity_of(tensors[node_id]): object_path(route) for node_id, route in routes.items() if route is not None
+        }
+        for node_id, ref in list(self._waiting.items()):
+            optimizer = ref()
+            assert optimizer is not None, "the caller of restore has it"
+            trackable = OptimizerTrackable(optimizer)
+            known = [identity_of(parameter) in paths for parameter in trackable.parameters]
+            # Parameters may come late. Where all that the stored optimizer had are here, the others are new.
+            if all(known) or (any(known) and trackable.stored_paths(self._stored(node_id)) <= set(paths.values())):
+                self._add_state(trackable, node_id, tensors, paths)
+                del self._waiting[node_id]
+
+    def _add_state(
+        self, trackable: OptimizerTrackable, node_id: int, tensors: dict[int, torch.Tensor], paths: dict[Identity, str]
+    ) -> None:
+        if _restored_later(trackable, self._restoration.number):
+            return
+        node, stored = self._graph.nodes[node_id], self._stored(node_id)
+        check_slots(stored, tensors)
+        here = {identity_of(parameter) for parameter in trackable.parameters}
+        if not here <= paths.keys():
+            self._unfilled.add(node_id)
+        own = trackable.state_to_restore(stored, paths)
+        if own is not None:
+            self.saveables.append(own)
+            self._slot_nodes.update(
+                slot.slot_variable_node_id
+                for slot in node.slot_variables
+                if (tensor := tensors.get(slot.original_variable_node_id)) is not None and identity_of(tensor) in here
+            )
+            self._slot_nodes.update(child.node_id for child in node.children)
+        else:
+            found = state_from_tensorflow(trackable.optimizer, stored, tensors)
+            if found.saveable is not None:
+                self.saveables.append(found.saveable)
+            self._slot_nodes.update(found.node_ids)
+        self._restored.add(trackable.identity)
+
+    def _stored(self, node_id: int) -> StoredNode:
+        return StoredNode(self._reader, self._graph, node_id)
+
+    def commit(self) -> None:
+        """Enters what was restored, and what is waited for."""
+        restoration = self._restoration
+        for node_id, trackable in self._taken.items():
+            restoration.take(node_id, trackable)
+        restoration.progress.bound |= self._slot_nodes
+        restoration.progress.unused_attributes.update(self._unused)
+        restoration.waiting_optimizers = self._waiting
+        restoration.progress.unfilled |= self._unfilled
+        for parent, local_name, node_id in self._late:
+            _defer(restoration, parent, local_name, node_id)
+        if anything_waits():  # an older restore may come to these objects late
+            for trackable in self._taken.values():
+                if trackable.identity in self._restored and (weak := _weak(trackable)) is not None:
+                    _RESTORED_BY[weak()] = restoration.number
+
+
+def _defer(restoration: Restoration, parent: Trackable, local_name: str, node_id: int) -> None:
+    """Restores the child that is missing when it comes. Nobody hears of what a dict or list is given."""
+    if _weak(parent) is not None:
+        defer(parent.target, local_name, lambda child: restoration.restore_late(child, local_name, node_id))
+
+
+def _restored_later(trackable: Trackable, number: int) -> bool:
+    """Whether a newer restore gave the object its values."""
+    weak = _weak(trackable)
+    return weak is not None and bool(_RESTORED_BY.get(weak(), 0) > number)
+
+
+def _weak(trackable: Trackable) -> weakref.ref[object] | None:
+    """A weak reference to the object that the node is. None of dicts, lists and tuples, of which there are no
+    references, and of nodes that are a part of an object."""
+    if trackable.is_part:
+        return None
+    try:
+        return weakref.ref(trackable.tensor if isinstance(trackable, TensorTrackable) else trackable.target)
+    except TypeError:
+        return None
+
+
+def _when_written(path: str) -> float:
+    return storage_of(path).modified(index_filename(path))
+
+
+def _tell_unrestored(progress: Progress) -> None:
+    """Logs what was in a checkpoint and never found its place."""
+    if progress.expect_partial:
+        return
+    lines = [f"Value in checkpoint could not be found in the restored object: {name}" for name in progress.unrestored()]
+    for node_id, names in progress.unused_attributes.items():
+        lines += [f"An attribute in the restored object could not be found: {progress.graph.name(node_id)} {names}"]
+    if lines:
+        _log.warning("%s", _shown(lines))
+
+
+def _shown(lines: list[str], limit: int = 20) -> str:
+    more: Iterable[str] = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
+    head = (
+        "a restored checkpoint is let go with unrestored values. Say `status.expect_partial()` where that is meant, or "
+        "`status.assert_consumed()` where it is not:"
+    )
+    return "\n".join([head, *lines[:limit], *more])

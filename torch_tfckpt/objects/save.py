@@ -1,0 +1,77 @@
+"""One save of a tree of objects, from the objects to the published checkpoint.
+
+Tensors go into one data file for each host, as TensorFlow's Checkpoint has it; where that is asked for, into one for
+each device.
+
+Source: tensorflow/python/checkpoint/{checkpoint,functional_saver}.py; spec: SAVER 7.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+from torch_tfckpt.bundle.leftovers import remove_leftovers
+from torch_tfckpt.bundle.publish import saving
+from torch_tfckpt.devices import HOST
+from torch_tfckpt.objects.graph_view import to_save
+from torch_tfckpt.objects.options import CheckpointOptions
+from torch_tfckpt.objects.trackables.trackable import Trackable
+from torch_tfckpt.save_restore.builder import BulkSaverBuilder
+from torch_tfckpt.save_restore.pending_save import PendingSave, published
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
+from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.small_files import make_directories
+from torch_tfckpt.transfer.staging import Staging
+
+
+def begin_to_save(
+    root: Trackable, path: str, options: CheckpointOptions, staging: Staging, *, snapshot: bool
+) -> PendingSave:
+    """Begins to write a checkpoint of `root` and all below it.
+
+    Args:
+        path: Its prefix. Directories that it lacks are made.
+        snapshot: Whether the values may change once the save is staged.
+
+    Raises:
+        ValueError, TypeError, InvalidArgumentError, UnimplementedError: as `graph_view.to_save`; nothing was written.
+        IncompleteSaveError: a directory or file cannot be made.
+    """
+    saveables = to_save(root, skip_slot_variables=options.experimental_skip_slot_variables)
+    several_hosts = len({_host_of(spec) for spec in specs_of(saveables)}) > 1
+    if several_hosts and not options.sharded:
+        saveables = list(map(_of_host, saveables))
+    _place_graph(saveables)
+    storage, directory = storage_of(path), os.path.dirname(path)
+    with saving(path):
+        make_directories(storage, directory)
+    remove_leftovers(storage, directory)
+    return BulkSaverBuilder().begin_save(
+        storage, path, saveables, sharded=options.sharded or several_hosts, snapshot=snapshot, staging=staging
+    )
+
+
+def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[], None]) -> str:
+    """Waits for the end of a save, and does what follows it. Returns its path."""
+    path = pending.finish()
+    with published(path, "the state file may not name it"):
+        then()
+    options.run_callbacks(path)
+    return path
+
+
+def _host_of(spec: SaveSpec) -> str:
+    """Job and task of the device; "" for none in particular, which is this host."""
+    return spec.device.partition("/device:")[0]
+
+
+def _of_host(saveable: SaveableObject) -> SaveableObject:
+    """The saveable with its host for a device, so that one data file takes all of a host."""
+    specs = [SaveSpec(spec.tensor, spec.slice_spec, spec.name, spec.dtype, _host_of(spec)) for spec in saveable.specs]
+    return SaveableObject(saveable.op, specs, saveable.name)
+
+
+def _place_graph(saveables: Sequence[SaveableObject]) -> None:
+    """Puts the graph, which is last, into the data file of this host, or into the first where nothing else is here."""
+    *values, graph = saveables
+    groups = {saveable.device for saveable in values}
+    graph.specs[0].device = next((here for here in (HOST, "") if here in groups), min(groups, default=""))

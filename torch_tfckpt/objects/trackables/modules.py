@@ -1,0 +1,159 @@
+"""Modules as nodes, and objects that say themselves what they have.
+
+Source: tensorflow/python/trackable/base.py for the methods that an object may have; spec: SAVER 7.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from torch_tfckpt.devices import HOST
+from torch_tfckpt.errors import UnimplementedError
+from torch_tfckpt.format.object_graph import checkpoint_key, escape_local_name, unescape_local_name
+from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.objects.trackables.plain_values import StateTrackable
+from torch_tfckpt.objects.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
+from torch_tfckpt.saveables.module_state import EXTRA_STATE
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.stateful import FunctionState
+from torch_tfckpt.saveables.tensor_saveable import is_trackable, saveables_of_attribute
+from torch_tfckpt.text import quoted
+from torch_tfckpt.values import Value, WritableValue
+
+
+class ModuleTrackable(Trackable):
+    """A module: its own parameters, then persistent buffers, then modules, each by its attribute's name.
+
+    What state_dict leaves out is left out: buffers that are not persistent, and what is None. Extra state is a child of
+    its own, as state_dict calls it.
+    """
+
+    def __init__(self, target: nn.Module) -> None:
+        super().__init__(target)
+        self._module = target
+
+    def children(self) -> Iterable[tuple[str, object]]:
+        module = self._module
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield name, parameter
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield name, buffer
+        for name, child in module._modules.items():
+            if child is not None:
+                yield name, child
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            yield EXTRA_STATE, _ExtraState(module)
+
+    def check(self) -> None:
+        """UnimplementedError where the module would save something that is no child: it would be lost."""
+        module = self._module
+        if type(module)._save_to_state_dict is nn.Module._save_to_state_dict:
+            return
+        saved: dict[str, object] = {}
+        module._save_to_state_dict(saved, "", True)
+        lost = saved.keys() - {name for name, _ in self.children()}
+        if lost:
+            raise UnimplementedError(
+                f"{type(module).__name__}: the entries {', '.join(map(quoted, sorted(lost)))} of the module's "
+                f"state_dict are none of its parameters and buffers, so they cannot be restored in place. Pass "
+                f"an object whose state_dict and load_state_dict are the module's"
+            )
+
+
+class _ExtraState(StateTrackable):
+    """What get_extra_state gives; not the module itself, which is another node."""
+
+    is_part = True
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module, FunctionState(module.get_extra_state, module.set_extra_state))
+
+    @cached_property
+    def identity(self) -> tuple[object, ...]:
+        return (EXTRA_STATE, *super().identity)
+
+
+class CustomTrackable(Trackable):
+    """An object with some of the methods that TensorFlow's trackable objects have.
+
+    _trackable_children() -> {local name: object}
+    _serialize_to_tensors() -> {attribute: tensor} and _restore_from_tensors({attribute: tensor})
+    _gather_saveables_for_checkpoint() -> {attribute: tensor, Variable, SaveableObject, or a function of a name}
+    """
+
+    def __init__(self, target: Any) -> None:
+        super().__init__(target)
+        self._object = target
+        self._serializes = callable(getattr(target, "_serialize_to_tensors", None))
+        self._gathers = is_trackable(target)
+
+    @property
+    def holds_values(self) -> bool:
+        return self._serializes or self._gathers
+
+    def children(self) -> Iterable[tuple[str, object]]:
+        if not callable(getattr(self._object, "_trackable_children", None)):
+            return []
+        named = self._object._trackable_children()
+        return list(named.items() if isinstance(named, Mapping) else named)
+
+    def to_save(self, path: str) -> SavedValues:
+        attributes: dict[str, str] = {}
+        saveables: list[SaveableObject] = []
+        if self._serializes:
+            values: Mapping[str, WritableValue] = self._object._serialize_to_tensors()
+            for name, value in values.items():
+                key = attributes[escape_local_name(name)] = checkpoint_key(path, name)
+                saveables.append(SaveableObject(None, [SaveSpec(value, "", key)], key))
+        elif self._gathers:
+            for name, item in self._object._gather_saveables_for_checkpoint().items():
+                # Of a saveable with several values this is what their keys begin with, as in TensorFlow.
+                key = attributes[escape_local_name(name)] = checkpoint_key(path, name)
+                saveables += saveables_of_attribute(key, item)
+        return SavedValues(attributes, saveables)
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        keys = {unescape_local_name(name): key for name, key in stored.keys.items()}
+        if self._serializes and keys:
+            return RestoredValues([_Deserialized(self._object, keys)], frozenset(stored.keys))
+        if not self._gathers:
+            return RestoredValues()
+        gathered = self._object._gather_saveables_for_checkpoint()
+        found = [name for name in gathered if name in keys]
+        saveables = [each for name in found for each in saveables_of_attribute(keys[name], gathered[name])]
+        return RestoredValues(saveables, frozenset(map(escape_local_name, found)))
+
+
+class _Deserialized(SaveableObject):
+    """Hands an object all of its values at once."""
+
+    def __init__(self, target: Any, keys: Mapping[str, str]) -> None:
+        specs = [SaveSpec(None, "", key, device=HOST) for key in keys.values()]
+        super().__init__(target, specs, specs[0].name)
+        self._object, self._names = target, list(keys)
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        self._object._restore_from_tensors(dict(zip(self._names, restored_tensors, strict=True)))
+
+
+def has_trackable_methods(value: object) -> bool:
+    """Whether an object, not a class, has any of the methods that CustomTrackable looks for."""
+    names = ("_trackable_children", "_serialize_to_tensors", "_gather_saveables_for_checkpoint")
+    return not isinstance(value, type | torch.Tensor) and any(callable(getattr(value, name, None)) for name in names)
+
+
+def distinct(children: Iterable[tuple[str, object]]) -> list[tuple[str, object]]:
+    """The children of one node. ValueError where two have one name."""
+    named: dict[str, object] = {}
+    for name, child in children:
+        if name in named:
+            raise ValueError(
+                f"the name {quoted(name)} is already declared as a dependency of the object. Rename one of the two"
+            )
+        named[name] = child
+    return list(named.items())

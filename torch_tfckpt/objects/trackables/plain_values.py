@@ -1,0 +1,302 @@
+"""Plain Python values, dicts, lists and tuples as nodes, and objects whose state is stored as a string.
+
+A container with a tensor or module in it, at any depth, is a node with a child for each item, as in TensorFlow. A
+container of plain values only is a single value, `PlainContainer`. Its string, like that of any object with a state, is
+stored in the attribute `py_state`, next to the tensors that the string names:
+
+    scheduler/.ATTRIBUTES/py_state              {"last_epoch": 3, "ema": {"$tensor": ".../py_state/ema"}}
+    scheduler/.ATTRIBUTES/py_state/ema          the tensor, listed as the attribute "py_state.Sema"
+
+`saveables.state_tree` creates the string from a state. TensorFlow's own PythonState stores a string of its own format
+under the same attribute.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any, Final, Protocol, TypeGuard
+
+import numpy as np
+import torch
+
+from torch_tfckpt.devices import HOST
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.object_graph import (
+    PYTHON_STATE,
+    VARIABLE_VALUE,
+    TrackableObject,
+    checkpoint_key,
+    escape_local_name,
+)
+from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.objects.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
+from torch_tfckpt.saveables.identity import Identity
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.stateful import ContainerState, FunctionState, State, state_to_restore, state_to_save
+from torch_tfckpt.text import quoted
+from torch_tfckpt.values import Value
+
+_TENSORS = escape_local_name(f"{PYTHON_STATE}/")  # what the attributes of its tensors begin with
+
+
+class StateTrackable(Trackable):
+    """An object with state.
+
+    Args:
+        state: How it is read and written.
+    """
+
+    def __init__(self, target: object, state: State) -> None:
+        super().__init__(target)
+        self._state = state
+
+    @property
+    def holds_values(self) -> bool:
+        return True
+
+    def to_save(self, path: str) -> SavedValues:
+        key = checkpoint_key(path, PYTHON_STATE)
+        saveables = state_to_save(key, self._state)
+        names = [spec.name for saveable in saveables for spec in saveable.specs]
+        return SavedValues(
+            {escape_local_name(PYTHON_STATE + name.removeprefix(key)): name for name in names}, saveables
+        )
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        key = stored.keys.get(PYTHON_STATE)
+        if key is None:
+            return RestoredValues()
+        used = [name for name in stored.keys if name == PYTHON_STATE or name.startswith(_TENSORS)]
+        return RestoredValues([state_to_restore(key, self._state, stored.reader)], frozenset(used))
+
+
+class ValueTrackable(StateTrackable):
+    """A plain value that cannot change itself, such as an int: another one takes its place.
+
+    Args:
+        holder: What it stands in.
+        name: Where in it.
+        get: The value now.
+        put: Takes the one that was stored.
+    """
+
+    is_part = True
+
+    def __init__(self, holder: object, name: object, get: Callable[[], object], put: Callable[[Any], object]) -> None:
+        super().__init__(holder, FunctionState(get, put))
+        self._name, self._get, self._put = name, get, put
+
+    @cached_property
+    def identity(self) -> Identity:
+        return ("value", id(self.target), self._name)
+
+    def is_placeholder_for(self, node: TrackableObject) -> bool:
+        return self._get() is None and not _has_state(node)
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        """A number also takes a scalar variable, as TensorFlow's `tf.Variable(0)` for a step."""
+        key = stored.keys.get(VARIABLE_VALUE)
+        value = self._get()
+        if key is None or not isinstance(value, int | float):
+            return super().to_restore(stored)
+        return RestoredValues([_NumberSaveable(self._put, type(value), key)], frozenset([VARIABLE_VALUE]))
+
+
+class _NumberSaveable(SaveableObject):
+    """Takes a scalar for a Python number."""
+
+    def __init__(self, put: Callable[[Any], object], kind: type[int] | type[float], key: str) -> None:
+        super().__init__(None, [SaveSpec(None, "", key, device=HOST)], key)
+        self._put, self._kind = put, kind
+
+    def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
+        if tuple(shapes[0]) != ():
+            raise InvalidArgumentError(
+                f"{quoted(self.name)}: stored is a tensor of shape {tuple(shapes[0])}, here is a Python number"
+            )
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        (value,) = restored_tensors
+        self._put(self._kind(value.item()))
+
+
+class PlainContainer(StateTrackable):
+    """A dict or list of plain values. One without any has no values; nor has the node of one that was saved so."""
+
+    def __init__(self, target: dict[Any, Any] | list[Any]) -> None:
+        super().__init__(target, ContainerState(target))
+        self._container = target
+
+    @property
+    def holds_values(self) -> bool:
+        return bool(self._container)
+
+    def is_placeholder_for(self, node: TrackableObject) -> bool:
+        return not self._container and not _has_state(node) and bool(node.children or node.attributes)
+
+    def to_save(self, path: str) -> SavedValues:
+        return super().to_save(path) if self._container else SavedValues()
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        if self._container and not stored.node.attributes and not stored.node.children:
+            return RestoredValues([_Emptied(self._container)])
+        return super().to_restore(stored)
+
+
+class _Emptied(SaveableObject):
+    """A container that had nothing in it when it was saved."""
+
+    def __init__(self, container: dict[Any, Any] | list[Any]) -> None:
+        super().__init__(container, [], "")
+        self._container = container
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        self._container.clear()
+
+
+def _has_state(node: TrackableObject) -> bool:
+    return any(attribute.name == PYTHON_STATE for attribute in node.attributes)
+
+
+class PythonState(Protocol):
+    """An object that makes a text of itself, as tf.train.experimental.PythonState does."""
+
+    def serialize(self) -> str:
+        """Its state."""
+
+    def deserialize(self, string_value: str, /) -> object:
+        """Takes over what `serialize` gave."""
+
+
+def is_python_state(value: object) -> TypeGuard[PythonState]:
+    """Whether an object has both methods; a class that has them is not meant, nor is a tensor."""
+    has_both = callable(getattr(value, "serialize", None)) and callable(getattr(value, "deserialize", None))
+    return has_both and not isinstance(value, type | torch.Tensor)
+
+
+class PythonStateTrackable(Trackable):
+    """An object that makes a text of itself."""
+
+    def __init__(self, target: PythonState) -> None:
+        super().__init__(target)
+        self._object = target
+
+    @property
+    def holds_values(self) -> bool:
+        return True
+
+    def to_save(self, path: str) -> SavedValues:
+        key = checkpoint_key(path, PYTHON_STATE)
+        return SavedValues(
+            {PYTHON_STATE: key}, [SaveableObject(self._object, [SaveSpec(self._object.serialize(), "", key)], key)]
+        )
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        key = stored.keys.get(PYTHON_STATE)
+        if key is None:
+            return RestoredValues()
+        return RestoredValues([_SerializedSaveable(self._object, key)], frozenset([PYTHON_STATE]))
+
+
+class _SerializedSaveable(SaveableObject):
+    def __init__(self, target: PythonState, key: str) -> None:
+        super().__init__(target, [SaveSpec("", "", key, device=HOST)], key)
+        self._object = target
+
+    def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
+        if tuple(shapes[0]) != ():
+            raise InvalidArgumentError(f"{quoted(self.name)}: stored are strings of shape {shapes[0]}, not one text")
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        (text,) = restored_tensors
+        assert isinstance(text, np.ndarray), "its dtype was compared"
+        self._object.deserialize(text.item().decode("utf-8", "surrogateescape"))
+
+
+_SCALARS: Final = (str, bytes, int, float, complex, type(None), np.generic, np.ndarray)
+
+
+def is_plain(value: object) -> bool:
+    """Whether it is a value such as state texts hold, or a dict, list or tuple of nothing else."""
+    waiting, seen = [value], set()
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, dict | list | tuple):
+            if id(here) not in seen:  # it may contain itself
+                seen.add(id(here))
+                waiting += here.values() if isinstance(here, dict) else here
+        elif not isinstance(here, _SCALARS):
+            return False
+    return True
+
+
+def has_scalars(value: dict[Any, Any] | list[Any]) -> bool:
+    """Whether there is more in a plain container than empty ones under str keys."""
+    waiting: list[object] = [value]
+    seen: set[int] = set()
+    while waiting:
+        here = waiting.pop()
+        if not isinstance(here, dict | list | tuple):
+            return True
+        if id(here) in seen:
+            continue
+        seen.add(id(here))
+        if isinstance(here, dict) and not all(isinstance(key, str) for key in here):
+            return True
+        waiting += here.values() if isinstance(here, dict) else here
+    return False
+
+
+class DictTrackable(Trackable):
+    """A dict: the items under str keys are children."""
+
+    def __init__(self, target: dict[Any, Any]) -> None:
+        super().__init__(target)
+        self._dict = target
+
+    def children(self) -> Iterable[tuple[str, object]]:
+        """ValueError where a key is no str."""
+        for key, value in self._dict.items():
+            if isinstance(key, str):
+                yield key, _item(self._dict, key, value)
+            else:
+                raise ValueError(
+                    f"Unable to save the object {type(self._dict).__name__}: it holds tensors or modules, and has the "
+                    f"non-string key {key!r}. Use str for keys"
+                )
+
+
+class ListTrackable(Trackable):
+    """A list or tuple: the items are children "0", "1", ..."""
+
+    def __init__(self, target: list[Any] | tuple[Any, ...]) -> None:
+        super().__init__(target)
+        self._items = target
+
+    def children(self) -> Iterable[tuple[str, object]]:
+        """ValueError where a tuple holds a plain value, which could not be put back."""
+        for index, value in enumerate(self._items):
+            if isinstance(self._items, list):
+                yield str(index), _item(self._items, index, value)
+            elif must_be_replaced(value):
+                raise ValueError(
+                    f"Unable to save the object {type(self._items).__name__}: its item {index}, a "
+                    f"{type(value).__name__}, could not be restored, since a tuple cannot change. Use a list"
+                )
+            else:
+                yield str(index), value
+
+
+def must_be_replaced(value: object) -> bool:
+    """Whether it is a plain value that cannot change, so that a restored one takes its place."""
+    return not isinstance(value, dict | list) and is_plain(value)
+
+
+def _item(container: Any, key: object, value: object) -> object:
+    """What stands for an item of a dict or list: the item, or of a plain value the place it has."""
+    if not must_be_replaced(value):
+        return value
+
+    def put(new: object) -> None:
+        container[key] = new
+
+    return ValueTrackable(container, key, lambda: container[key], put)

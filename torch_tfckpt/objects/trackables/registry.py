@@ -1,0 +1,64 @@
+"""Which kind of node an object is."""
+
+import torch
+from torch import nn
+
+from torch_tfckpt.objects.trackables.modules import CustomTrackable, ModuleTrackable, has_trackable_methods
+from torch_tfckpt.objects.trackables.optimizers import OptimizerTrackable
+from torch_tfckpt.objects.trackables.plain_values import (
+    DictTrackable,
+    ListTrackable,
+    PlainContainer,
+    PythonStateTrackable,
+    StateTrackable,
+    has_scalars,
+    is_plain,
+    is_python_state,
+)
+from torch_tfckpt.objects.trackables.tensors import TensorTrackable
+from torch_tfckpt.objects.trackables.trackable import Trackable
+from torch_tfckpt.saveables.stateful import ObjectState, is_stateful
+from torch_tfckpt.saveables.variables import Variable
+
+
+def trackable_of(value: object, name: str) -> Trackable:
+    """The object as a node.
+
+    Args:
+        value: A tensor, Variable, Module, Optimizer; a dict, list or tuple; an object with state_dict and
+            load_state_dict, with serialize and deserialize, or with methods of TensorFlow's trackable objects; a
+            Trackable.
+        name: What texts call it.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(value, Trackable):
+        return value
+    if isinstance(value, torch.Tensor | Variable):
+        return TensorTrackable(value)
+    if isinstance(value, nn.Module):
+        return ModuleTrackable(value)
+    if isinstance(value, torch.optim.Optimizer):
+        return OptimizerTrackable(value)
+    if isinstance(value, dict | list | tuple):
+        return _container(value)
+    if has_trackable_methods(value):
+        return CustomTrackable(value)
+    if is_stateful(value):
+        return StateTrackable(value, ObjectState(value))
+    if is_python_state(value):
+        return PythonStateTrackable(value)
+    raise ValueError(
+        f"`Checkpoint` was expecting {name} to be a trackable object (an object derived from `Trackable`), got a "
+        f"{type(value).__name__}. Pass tensors, modules, optimizers, objects with state_dict and load_state_dict, "
+        f"plain values, or dicts and lists of them"
+    )
+
+
+def _container(value: dict[object, object] | list[object] | tuple[object, ...]) -> Trackable:
+    if isinstance(value, tuple):
+        return ListTrackable(value)
+    if is_plain(value) and (not value or has_scalars(value)):
+        return PlainContainer(value)
+    return DictTrackable(value) if isinstance(value, dict) else ListTrackable(value)

@@ -1,0 +1,83 @@
+"""Tensors, Parameters and Variables as nodes: one attribute, VARIABLE_VALUE."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
+
+from torch_tfckpt.dtypes import data_type
+from torch_tfckpt.format.object_graph import VARIABLE_VALUE, checkpoint_key
+from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.objects.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
+from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, check_memory
+from torch_tfckpt.saveables.variables import Variable
+from torch_tfckpt.values import Value
+
+
+class TensorTrackable(Trackable):
+    """A tensor, restored in place. A lazy parameter gets the shape that is stored."""
+
+    def __init__(self, target: torch.Tensor | Variable) -> None:
+        super().__init__(target)
+        self.tensor = target.tensor if isinstance(target, Variable) else target
+        self._variable = target
+
+    @cached_property
+    def identity(self) -> Identity:
+        return identity_of(self.tensor)
+
+    @property
+    def holds_values(self) -> bool:
+        return True
+
+    @property
+    def own_name(self) -> str:
+        """The name that a Variable has by itself; "" of a tensor."""
+        variable = self._variable
+        if not isinstance(variable, Variable):
+            return ""
+        return variable.slice_info.full_name if variable.slice_info is not None else variable.name.removesuffix(":0")
+
+    def to_save(self, path: str) -> SavedValues:
+        key = checkpoint_key(path, VARIABLE_VALUE)
+        return SavedValues({VARIABLE_VALUE: key}, [VariableSaveable(self._variable, self._slice_spec, key)])
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        key = stored.keys.get(VARIABLE_VALUE)
+        if key is None:
+            return RestoredValues()
+        return RestoredValues([self.saveable(key)], frozenset([VARIABLE_VALUE]))
+
+    def saveable(self, key: str) -> SaveableObject:
+        """What takes the value under `key`."""
+        if isinstance(self.tensor, UninitializedParameter | UninitializedBuffer):
+            return _LazySaveable(self.tensor, key)
+        return VariableSaveable(self._variable, self._slice_spec, key)
+
+    @property
+    def _slice_spec(self) -> str:
+        info = self._variable.slice_info if isinstance(self._variable, Variable) else None
+        return info.spec if info is not None else ""
+
+
+class _LazySaveable(SaveableObject):
+    """A parameter or buffer of a lazy module that has no shape yet."""
+
+    def __init__(self, tensor: UninitializedParameter | UninitializedBuffer, key: str) -> None:
+        spec = SaveSpec(None, "", key, data_type(tensor.dtype, key), tensor.device)
+        super().__init__(tensor, [spec], key)
+        self._tensor = tensor
+
+    def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
+        check_memory(self.name, self._tensor)
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        (value,) = restored_tensors
+        assert isinstance(value, torch.Tensor), "its dtype was compared"
+        if is_lazy(self._tensor):  # a second name for it may have been restored before
+            self._tensor.materialize(value.shape)
+        with torch.no_grad():
+            self._tensor.copy_(value)

@@ -1,0 +1,153 @@
+"""The variables' own names in an object-based checkpoint: what tf.train.Saver would have called what lies under keys.
+
+    full_name      "dense/kernel"
+    checkpoint_key "model/layer1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+
+A saver knows its tensors by name. To let it read such a file, its saveables are wrapped so that they ask for the keys;
+they themselves stay as they are, since the next save and restore may be by name again.
+
+Source: object_graph_key_mapping, saver_from_object_based_checkpoint in tensorflow/python/training/saver.py; spec:
+SAVER 4.
+"""
+
+import copy
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
+from torch_tfckpt.errors import NotFoundError
+from torch_tfckpt.format.object_graph import ObjectGraph, not_object_based
+from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.saveables.module_state import SHARED
+from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.text import did_you_mean, escaped
+from torch_tfckpt.values import Value
+
+_LISTED: Final = 1000  # names that a text enumerates; more than any model has that somebody reads through
+
+
+def object_graph_key_mapping(path: AnyPath) -> dict[str, str]:
+    """full_name -> checkpoint_key of everything in the object graph of a checkpoint.
+
+    Args:
+        path: Any spelling of a checkpoint that CheckpointReader takes.
+
+    Returns:
+        The mapping; of a name that occurs twice the last key. What is no variable has the name "". A key need not be
+        that of a tensor: tables store several under it.
+
+    Raises:
+        NotFoundError: there is no such checkpoint; or it is stored by name, and has no object graph.
+        DataLossError: the graph is damaged.
+
+    Cost: one read of the graph, and no other tensor.
+    """
+    with CheckpointReader(path) as reader:
+        graph = reader.object_graph
+        if graph is None:
+            raise not_object_based(reader.path)
+        return graph.names_to_keys()
+
+
+def names_of_several(graph: ObjectGraph, keys: Collection[str]) -> list[str]:
+    """Names that several variables have, of which one is stored under one of `keys`: TensorFlow takes the last."""
+    of_names: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        for attribute in node.attributes:
+            if attribute.full_name:
+                of_names.setdefault(attribute.full_name, set()).add(attribute.checkpoint_key)
+    return sorted(name for name, several in of_names.items() if len(several) > 1 and not several.isdisjoint(keys))
+
+
+def with_keys(saveables: Sequence[SaveableObject], names_to_keys: Mapping[str, str]) -> list[SaveableObject]:
+    """What takes values as `saveables` do, from the keys that the names of their specs stand for.
+
+    Args:
+        saveables: Of a saver, as VarList.to_save gives them. A tensor with several names in a module is found under any
+            of them.
+
+    Raises:
+        NotFoundError: in three parts, the names that the checkpoint lacks, those that it has beyond, and how many are
+            in both. The text of an object's state always lacks: such files store it by the way to the object.
+    """
+    aliases = _aliases(saveables)
+    found: list[SaveableObject] = []
+    wanted: set[str] = set()
+    missing: set[str] = set()
+    for saveable in saveables:
+        if _is_alias_text(saveable):
+            continue
+        names = [_stored_name(spec.name, aliases, names_to_keys) for spec in saveable.specs]
+        wanted.update(names)
+        if _takes_values(saveable):
+            missing.update(name for name in names if name not in names_to_keys)
+            found.append(_UnderKeys(saveable, [names_to_keys.get(name, "") for name in names]))
+        else:
+            missing.update(names)
+    if missing:
+        raise NotFoundError(_names_do_not_fit(missing, wanted, names_to_keys))
+    return found
+
+
+class _UnderKeys(SaveableObject):
+    """A saveable that is stored under other keys than its own names."""
+
+    def __init__(self, saveable: SaveableObject, keys: Sequence[str]) -> None:
+        specs = [copy.copy(spec) for spec in saveable.specs]
+        for spec, key in zip(specs, keys, strict=True):
+            spec.name = key
+        super().__init__(saveable.op, specs, saveable.name)
+        self._saveable = saveable
+
+    def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
+        """As the saveable."""
+        self._saveable.check(shapes, restored_shapes)
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> object:
+        """As the saveable."""
+        return self._saveable.restore(restored_tensors, restored_shapes)
+
+
+def _takes_values(saveable: SaveableObject) -> bool:
+    """False of what VarList.to_save makes of the state of an object: its text and its tensors are only written."""
+    return type(saveable).restore is not SaveableObject.restore
+
+
+def _is_alias_text(saveable: SaveableObject) -> bool:
+    """Whether it only says which tensors of a module have further names."""
+    return saveable.name.rpartition("/")[2] == SHARED and not _takes_values(saveable)
+
+
+def _aliases(saveables: Sequence[SaveableObject]) -> dict[str, list[str]]:
+    """Name -> the further names of the tensor that has it."""
+    aliases: dict[str, list[str]] = {}
+    for saveable in filter(_is_alias_text, saveables):
+        for alias, name in json.loads(str(saveable.specs[0].tensor)).items():
+            aliases.setdefault(name, []).append(alias)
+    return aliases
+
+
+def _stored_name(name: str, aliases: Mapping[str, Sequence[str]], names_to_keys: Mapping[str, str]) -> str:
+    """Of the names of a tensor the first that is stored; `name` where none is."""
+    return next((each for each in (name, *aliases.get(name, ())) if each in names_to_keys), name)
+
+
+def _names_do_not_fit(missing: Collection[str], wanted: Collection[str], stored: Collection[str]) -> str:
+    """TensorFlow's three parts, and what to do."""
+    extra = sorted({name for name in stored if name}.difference(wanted))
+    matched = len(set(wanted).intersection(stored).difference(missing))
+    hint = did_you_mean(min(missing), extra)
+    return (
+        f"\n\nExisting variables not in the checkpoint: {_enumerated(sorted(missing))}\n\n"
+        f"Variables names when this checkpoint was written which don't exist now: {_enumerated(extra)}\n\n"
+        f"({matched} variable name(s) did match)\n\n"
+        f"This is an object-based checkpoint, as tf.train.Checkpoint and Keras write, and Saver looks for its "
+        f"variables by the names that they had then. {hint + ' ' if hint else ''}Give the saver only what was there, "
+        f"as a dict with those names for keys; or restore with tfckpt.Checkpoint, which goes by objects"
+    )
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return ", ".join(map(escaped, names[:_LISTED])) + more

@@ -1,0 +1,177 @@
+"""Saves that have begun: in one plan, or part by part.
+
+Source: _AddShardedSaveOpsForV2 in tensorflow/python/training/saver.py; spec: SAVER 3, FORMATS 2.8.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from torch_tfckpt._proto.saver_pb2 import SaverDef
+from torch_tfckpt.bundle.leftovers import PART, PARTS_SUFFIX
+from torch_tfckpt.bundle.merge import merge_bundles
+from torch_tfckpt.bundle.publish import Marker, remove, remove_bundle, saving
+from torch_tfckpt.bundle.save import BundleSave
+from torch_tfckpt.errors import CheckpointError, IncompleteSaveError
+from torch_tfckpt.saveables.save_spec import SaveableObject, group_by_devices
+from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import printable
+
+
+class PendingSave(Protocol):
+    """A save that has begun."""
+
+    @property
+    def staged(self) -> threading.Event:
+        """Set when the values are safe from what training does next, or when the save has failed."""
+        ...
+
+    def finish(self) -> str:
+        """Waits until all is written, publishes, and returns the checkpoint's path, as the state file names it."""
+        ...
+
+    def abandon(self) -> None:
+        """Stops, and removes everything written."""
+        ...
+
+
+class PartWriter(Protocol):
+    """What a builder has for saves part by part."""
+
+    write_version: int
+
+    def save_op(self, storage: Storage, filename: str, saveables: Sequence[SaveableObject]) -> None: ...
+
+    def sharded_filename(self, filename: str, shard: int, num_shards: int) -> str: ...
+
+
+class SaveInOnePlan:
+    """BundleSave, seen as a save of a saver."""
+
+    def __init__(self, save: BundleSave, path: str) -> None:
+        self._save, self._path = save, path
+        self.staged = save.staged
+
+    def finish(self) -> str:
+        self._save.finish()
+        return self._path
+
+    def abandon(self) -> None:
+        self._save.abandon()
+
+
+class SaveByParts:
+    """A save by `save_op`, which happens in `finish`."""
+
+    def __init__(
+        self,
+        builder: PartWriter,
+        storage: Storage,
+        path: str,
+        saveables: Sequence[SaveableObject],
+        sharded: bool,
+    ) -> None:
+        self._builder, self._storage, self._path, self._sharded = builder, storage, path, sharded
+        self._groups = [group for _, group in group_by_devices(saveables)] if sharded else [saveables]
+        self.staged = threading.Event()
+        self.staged.set()
+
+    def finish(self) -> str:
+        save_op, storage, path = self._builder.save_op, self._storage, self._path
+        if not self._sharded:
+            save_op(storage, path, self._groups[0])
+            return path
+        count = len(self._groups)
+        if self._builder.write_version == SaverDef.V1:
+            self._save_version_1([self._builder.sharded_filename(path, shard, count) for shard in range(count)])
+            return f"{path}-?????-of-{count:05d}"
+        # Where files appear whole under their names there is no directory to clear away either.
+        base = os.path.join(path + PARTS_SUFFIX, PART) if storage.renames else f"{path}.{PART}"
+        parts = [self._builder.sharded_filename(base, shard, count) for shard in range(count)]
+        clean = False
+        with saving(path):
+            storage.make_directory(os.path.dirname(path))
+            marker = Marker(storage, path)  # from here on a killed save can be told by what it leaves
+        try:
+            try:
+                for part, group in zip(parts, self._groups, strict=True):
+                    with _part_of(path):
+                        save_op(storage, part, group)
+                merge_bundles(storage, parts, path)
+            finally:
+                clean = self._remove_parts(parts)
+        finally:
+            marker.end(clean=clean)
+        return path
+
+    def abandon(self) -> None:
+        """Nothing has been written yet."""
+
+    def _remove_parts(self, parts: Sequence[str]) -> bool:
+        """Removes what is left of them. Returns whether it could: what led here is what the caller must hear of."""
+        storage, folder = self._storage, os.path.dirname(parts[0])
+        try:
+            if storage.renames and not storage.is_directory(folder):
+                return True
+            for part in parts:
+                remove_bundle(storage, part)
+            if storage.renames:
+                for name in storage.list(folder):
+                    if name.startswith(PART):
+                        storage.remove(os.path.join(folder, name))
+                storage.remove_directory(folder)
+        except (OSError, CheckpointError):
+            return False
+        return True
+
+    def _save_version_1(self, targets: Sequence[str]) -> None:
+        """Each shard under its name. If one of them fails, none stays that was not there before."""
+        new: list[str] = []
+        replaced = 0
+        try:
+            for target, group in zip(targets, self._groups, strict=True):
+                with _part_of(self._path):
+                    with saving(target):
+                        replaces = self._storage.exists(target)
+                    if not replaces:
+                        new.append(target)
+                    self._builder.save_op(self._storage, target, group)
+                    replaced += replaces
+        except BaseException as error:
+            clean = all([remove(self._storage, target) for target in new])
+            if isinstance(error, IncompleteSaveError) and (replaced or not clean):
+                raise IncompleteSaveError(
+                    f"save of {printable(self._path)}: {error.failures.get(0, error)}. Some of its {len(targets)} "
+                    f"shards are new, others missing or of an earlier save: do not restore them. Mend what the system "
+                    f"complains of, then save again",
+                    error.failures,
+                ) from error
+            raise
+
+
+@contextmanager
+def _part_of(path: str) -> Iterator[None]:
+    """Says of a part that could not be saved what that means for the whole: it was not published."""
+    try:
+        yield
+    except IncompleteSaveError as error:
+        with saving(path):
+            raise error.failures.get(0, error) from error
+
+
+@contextmanager
+def published(path: str | None, lacking: str) -> Iterator[None]:
+    """What the system refuses after a checkpoint was published says so: the save is not complete, nothing is lost."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except OSError as error:
+        state = (
+            f"{printable(path)} is in place and can be restored, but {lacking}" if path else f"nothing saved: {lacking}"
+        )
+        raise IncompleteSaveError(
+            f"{state}: {error}. Mend what the system complains of, then save again", {0: error}
+        ) from error

@@ -1,0 +1,5 @@
+"""tf.train.Saver for torch: numbered checkpoints of named variables, kept and deleted, with meta graphs.
+
+May use: save_restore, directory, meta graphs, threads, the clock.
+May not: know Checkpoints (object-based), models or conversion.
+"""

@@ -1,0 +1,110 @@
+"""The meta graph of tensors that no graph of TensorFlow computes: a resource variable for each, and the savers.
+
+TensorFlow imports it, restores the checkpoint beside it, goes on from there, and saves what this package restores.
+
+Source: tensorflow/python/framework/meta_graph.py; spec: SAVER 6, FORMATS 5.
+"""
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from importlib import metadata
+from typing import Final, Protocol
+
+from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
+from torch_tfckpt.format.graph_def import Graph
+from torch_tfckpt.format.wire import sized_tag
+from torch_tfckpt.meta_graph.collection_defs import encode_collections
+from torch_tfckpt.meta_graph.graph_collections import default_collections
+from torch_tfckpt.meta_graph.model import GraphSaver, GraphVariable
+from torch_tfckpt.meta_graph.nodes import known_ops
+from torch_tfckpt.meta_graph.raw import GRAPH, EncodedMetaGraph
+from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of
+from torch_tfckpt.saver.registered import Registered, SaverInGraph
+
+# The version whose files these equal: readers of old meta graphs decide by it what a missing field means.
+TENSORFLOW_VERSION: Final = "2.21.0"
+_PLACE: Final = "the meta graph of a saver"
+
+
+class MetaGraphSource(Protocol):
+    """Where a saver has its meta graphs from."""
+
+    def described(self, saver: SaverInGraph | None) -> Callable[[], EncodedMetaGraph]:
+        """Looks at what is there now; the meta graph that says of a saver what it is, is made when it is called for.
+
+        Threads: what it returns may be called in any.
+        """
+        ...
+
+
+class TensorsGraph:
+    """The graph of what is saved now. Making it again is cheap as long as names, shapes and places are the same.
+
+    Threads: safe, also where the process forks while a thread makes a graph: there are no locks.
+    """
+
+    def __init__(self) -> None:
+        self._made: _Made | None = None
+        self._version = ""
+
+    def described(self, saver: SaverInGraph | None) -> Callable[[], EncodedMetaGraph]:
+        """The meta graph of a saver, with the default collections: registered variables and savers get their nodes.
+
+        Args:
+            saver: None: of no saver in particular.
+
+        Returns:
+            What makes it of what there is now; InvalidArgumentError for a graph of 2 GiB or more.
+        """
+        # Both import something, which a thread must not be at when the process forks: the child could not import then.
+        known_ops()
+        self._version = self._version or _own_version()
+        registered = Registered(saver, default_collections())
+        return partial(self._encoded, registered, registered.collections())
+
+    def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
+        """`described`, made at once."""
+        return self.described(saver)()
+
+    def _encoded(self, registered: Registered, collections: dict[Hashable, list[object]]) -> EncodedMetaGraph:
+        made = self._made
+        if made is None or (made.variables, made.savers) != (registered.variables, registered.savers):
+            made = self._made = _Made(registered.variables, registered.savers, self._version)
+        rest = MetaGraphDef(saver_def=registered.saver_def)
+        for key, collection in encode_collections(collections, registered.to_proto, made.has_node).items():
+            rest.collection_def[key].CopyFrom(collection)
+        whole = b"".join((made.first_fields, rest.SerializeToString(deterministic=True)))
+        return EncodedMetaGraph(memoryview(whole), _PLACE)
+
+
+class _Made:
+    """A graph, with what it was made of.
+
+    Attributes:
+        first_fields: Of the meta graph: the info, and the graph.
+    """
+
+    def __init__(self, variables: list[GraphVariable], savers: list[GraphSaver], version: str) -> None:
+        self.variables, self.savers = variables, savers
+        self._graph, ops = encoded_graph_of(variables, savers)
+        info = MetaGraphDef.MetaInfoDef(
+            stripped_op_list=ops,
+            tensorflow_version=TENSORFLOW_VERSION,
+            tensorflow_git_version=f"torch_tfckpt {version}",
+        )
+        encoded = MetaGraphDef(meta_info_def=info).SerializeToString(deterministic=True)
+        self.first_fields = b"".join((encoded, sized_tag(GRAPH, len(self._graph)), self._graph))
+        self._names: set[str] | None = None
+
+    def has_node(self, name: str) -> bool:
+        """Whether there is a node of that name. Few collections ask."""
+        if self._names is None:
+            self._names = {node.name for node in Graph(memoryview(self._graph)).iter_nodes()}
+        return name in self._names
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("torch-tfckpt")
+    except metadata.PackageNotFoundError:  # copied somewhere, not installed: no reason for a save to fail
+        return "unknown"

@@ -1,0 +1,61 @@
+"""Names, paths and numbers as they appear in messages: quoting, escaping, plurals, units, suggestions."""
+
+import difflib
+import heapq
+from collections.abc import Iterable
+from typing import Final
+
+_LOOKED_AT: Final = 200  # names that a hint is chosen from
+
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def counted(count: int, noun: str) -> str:
+    """1 tensor, 2 tensors, 2 entries, 1,670 tensors."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def byte_text(count: int) -> str:
+    """1670432 as "1.67 MB"; decimal units, as disks and Hugging Face count."""
+    size = float(count)
+    for unit in _UNITS:
+        if size < 999.5 or unit == _UNITS[-1]:
+            break
+        size /= 1000
+    return f"{size:.3g} {unit}" if unit != "B" else f"{count} B"
+
+
+def escaped(name: str, limit: int = 200) -> str:
+    """A tensor or file name for a line of text: control characters escaped, cut where the line could not hold it."""
+    shown = name if len(name) <= limit else f"{name[: limit - 20]}...{name[-10:]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
+
+def quoted(name: str) -> str:
+    """`escaped` in double quotes."""
+    return f'"{escaped(name)}"'
+
+
+def printable(path: str) -> str:
+    """`path` as text that any stream takes: bytes that are no UTF-8 come out as \\xNN."""
+    try:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair, which no file name holds
+        return path.encode("utf-8", "backslashreplace").decode()
+
+
+def did_you_mean(wanted: str, known: Iterable[str]) -> str:
+    """'Closest: "a", "b".', or nothing where no known name is close."""
+    # difflib takes a millisecond for a pair of long names, and nobody waits a minute for a hint. A typo leaves most of
+    # a name as it is, so only those that begin or end most like it are looked at.
+    wanted = wanted[:200]
+    near = [name for name in known if abs(len(name) - len(wanted)) <= 20]
+    best = heapq.nlargest(_LOOKED_AT, near, key=lambda name: _common(name, wanted) + _common(name[::-1], wanted[::-1]))
+    close = difflib.get_close_matches(wanted, best, n=3, cutoff=0.75)
+    return f"Closest: {', '.join(quoted(name) for name in close)}." if close else ""
+
+
+def _common(a: str, b: str) -> int:
+    """Characters that two names have in common at their beginnings."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,365 @@
+"""Version 1 checkpoints, of one file or of several shards -> host tensors.
+
+    with SlicesReader(LOCAL, ["model.ckpt-00000-of-00002", "model.ckpt-00001-of-00002"]) as reader:
+        kernel = reader.read("dense/kernel")        # its slices, from whichever shards hold them
+
+All files are opened at once and stay open: a writer that replaces or deletes the checkpoint does not disturb a reader
+that has it open. Each shard lists only its own slices; a tensor is what all shards say of it together.
+
+Source: tensorflow/core/util/tensor_slice_reader.{h,cc}, tensor_slice_set.cc; spec: FORMATS 3 "Reading".
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, NoReturn, Self
+
+import torch
+
+from torch_tfckpt.bundle.check import Damage, Verification
+from torch_tfckpt.bundle.index import key_of
+from torch_tfckpt.dtypes import ELEMENTS
+from torch_tfckpt.errors import (
+    DAMAGED,
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnimplementedError,
+    error_context,
+)
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.partition import Partition
+from torch_tfckpt.format.saved_tensor_slices import VALUE_FIELDS, ValueField, decode_slice
+from torch_tfckpt.format.table import MAX_SNAPPY_EXPANSION
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count, shape_text
+from torch_tfckpt.storage.protocol import ReadableFile, Storage
+from torch_tfckpt.text import did_you_mean, escaped, printable, quoted
+from torch_tfckpt.transfer.host_bytes import copy_slice
+from torch_tfckpt.v1.shard import Record, Shard, record_key
+from torch_tfckpt.values import Value, check_out, new_strings, new_tensor, strings_from, value_dtype
+
+_SHARD: Final = re.compile(r"-\d{5,}-of-(\d{5,})$")
+
+
+class _Stored(NamedTuple):
+    """One slice, and the shard that holds it."""
+
+    part: TensorSlice
+    shard: int
+
+
+@dataclass(slots=True)
+class _Tensor:
+    """What all shards together say of one tensor."""
+
+    shape: Shape
+    dtype: DataType
+    stored: list[_Stored] = field(default_factory=list)
+    conflict: str = ""  # what shards say that contradict each other; such a tensor cannot be read
+    partition: Partition | None = None  # made, and its slices seen not to overlap, for the first who reads it
+
+    @property
+    def parts(self) -> list[TensorSlice]:
+        return [stored.part for stored in self.stored]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is stored in one piece, in whichever spelling."""
+        try:
+            return len(self.stored) == 1 and self.stored[0].part.covers(self.shape)
+        except InvalidArgumentError:
+            return False  # a slice that does not fit; raised again for whoever reads this tensor
+
+    def partition_of(self, name: str) -> Partition:
+        """The geometry of the stored slices; DataLossError where they overlap or leave the shape."""
+        if self.partition is None:
+            self.partition = Partition(name, self.shape, self.parts)
+        return self.partition
+
+    def piece_shape(self, number: int) -> Shape:
+        """Shape of one stored slice."""
+        return self.stored[number].part.shape_of(self.shape)
+
+
+class SlicesReader:
+    """Reads the version 1 checkpoint made of `paths`.
+
+    Args:
+        paths: All files of the checkpoint, in any order.
+        verify: There for both readers to be opened alike. The only checksums of version 1 are those of the blocks, and
+            no block is used before its own was seen to hold.
+
+    Raises:
+        NotFoundError: a file is missing, or there are none.
+        DataLossError: a file is no version 1 file, or its metadata is damaged.
+        InvalidArgumentError: a file was written for other readers than this one.
+
+    Cost: opening reads footer, index block and the first data block of each file; one descriptor a file.
+    Threads: safe; reading opens no new file.
+    """
+
+    version = 1
+
+    def __init__(self, storage: Storage, paths: Sequence[str], *, verify: bool = True) -> None:
+        if not paths:
+            raise NotFoundError("Failed to find any matching files: a version 1 checkpoint needs one file at least")
+        self.path = _description(paths)
+        self._shards: list[Shard] = []
+        self._closed = False
+        files: list[ReadableFile] = []
+        try:
+            # All first: the files of one save should be open before another save can replace any of them.
+            for path in paths:
+                files.append(storage.open(path))
+            self._shards += map(Shard, files)
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
+        self._tensors = _merge(self._shards)
+        self._stored_bytes = sum(file.size for file in files)
+
+    def keys(self) -> list[str]:
+        """Names of all tensors, sorted by their bytes; a partitioned tensor once."""
+        return sorted(self._tensors, key=str.encode)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._tensors
+
+    def describe(self, name: str) -> tuple[Shape, DataType]:
+        """Full shape and element type of `name`; NotFoundError where there is none."""
+        tensor = self._find(name)
+        return tensor.shape, tensor.dtype
+
+    def shape(self, name: str) -> Shape:
+        """Full shape of `name`; NotFoundError where there is none."""
+        return self._find(name).shape
+
+    def dtype(self, name: str) -> DataType:
+        return self._find(name).dtype
+
+    def slices(self, name: str) -> tuple[TensorSlice, ...]:
+        """The parts in which `name` is stored; empty where it is stored whole."""
+        tensor = self._find(name)
+        return () if tensor.is_whole else tuple(tensor.parts)
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of the tensor's elements; of strings, and of types we do not know, their bytes in the files.
+
+        Raises:
+            DataLossError: the bytes in the files were asked for, and a record is damaged or missing.
+        """
+        tensor = self._find(name)
+        element = ELEMENTS.get(tensor.dtype)
+        if element is not None and element.size:
+            return element.size * element_count(tensor.shape)
+        self._require_open()
+        return sum(len(self._shards[stored.shard].record(name, stored.part)) for stored in tensor.stored)
+
+    def locate(self, name: str) -> list[str]:
+        """The files that hold `name`."""
+        numbers = dict.fromkeys(stored.shard for stored in self._find(name).stored)
+        return [self._shards[number].file.path for number in numbers]
+
+    def read(self, name: str, out: torch.Tensor | None = None) -> Value:
+        """The full tensor: into `out`, or into a new contiguous CPU tensor; strings as an array of bytes.
+
+        Raises:
+            NotFoundError: no such tensor.
+            InvalidArgumentError: shape or dtype of `out` differ (it is untouched), or stored slices leave holes.
+            DataLossError: a block or record is damaged, or slices overlap; `out` may be partly written.
+            UnimplementedError: version 1 knows no values of this type.
+
+        Cost: the blocks with the tensor's records are read; memory of a few times the largest stored slice beyond the
+        result. Each block is read with all other tensors in it, 256 KiB for small ones.
+        Source: TensorSliceReader::CopySliceData, which does not assemble slices; we do.
+        """
+        return self._read(name, TensorSlice.full(len(self.shape(name))), out)
+
+    def read_slice(self, name: str, part: TensorSlice) -> Value:
+        """One slice of `name`, whichever way it is stored. Errors and cost as `read`."""
+        return self._read(name, part, None)
+
+    def read_all(self, names: Iterable[str]) -> dict[str, Value]:
+        """Several tensors, in the order given; all names are looked up before the first is read. Errors as `read`."""
+        wanted = list(dict.fromkeys(names))
+        for name in wanted:
+            self._find(name)
+        # In the order of the files, so that each block is read once.
+        values = {name: self.read(name) for name in sorted(wanted, key=str.encode)}
+        return {name: values[name] for name in wanted}
+
+    def check(self, progress: Callable[[int], object] | None = None) -> Verification:
+        """Reads every block and every tensor of all files, and accounts for every byte.
+
+        One damaged tensor does not end the check: what is still good is part of the result.
+
+        Args:
+            progress: Called with the number of bytes checked since the last call.
+
+        Cost: every byte is read twice, once for its tensor and once for the structure of the table; memory of a few
+        times the largest stored slice.
+        """
+        self._require_open()
+        damage: list[Damage] = []
+        for number, shard in enumerate(self._shards):
+            damage += shard.check(self._records_in(number), progress)
+        for name, tensor in self._tensors.items():
+            try:
+                self._check_readable(name, tensor)
+                tensor.partition_of(name).parts_of(TensorSlice.full(len(tensor.shape)))
+            except (DataLossError, InvalidArgumentError) as error:
+                file = self._shards[tensor.stored[0].shard if tensor.stored else 0].file
+                damage.append(Damage(name, file.path, 0, file.size, str(error)))
+            except UnimplementedError:
+                pass  # what we cannot read is not damaged for that
+        damaged = {found.name for found in damage}
+        return Verification([name for name in self.keys() if name not in damaged], damage)
+
+    def _records_in(self, number: int) -> list[Record]:
+        """What shard `number` should hold."""
+        return [
+            Record(record_key(name, stored.part), name, stored.part, tensor.dtype, tensor.shape)
+            for name, tensor in self._tensors.items()
+            for stored in tensor.stored
+            if stored.shard == number
+        ]
+
+    def close(self) -> None:
+        """Closes all files; fine to call again."""
+        self._closed = True
+        for shard in self._shards:
+            shard.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise FailedPreconditionError(f"{self.path}: the reader is closed. Open the checkpoint again")
+
+    def _find(self, name: str) -> _Tensor:
+        with error_context(self.path):
+            key_of(name)  # what can be no name
+        tensor = self._tensors.get(name)
+        return self._missing(name) if tensor is None else tensor
+
+    def _missing(self, name: str) -> NoReturn:
+        hint = did_you_mean(name, self._tensors)
+        raise NotFoundError(
+            f"{self.path}: no tensor {quoted(name)}: {escaped(name)} not found in checkpoint. {hint}"
+            f"{' ' if hint else ''}`tfckpt ls {self.path}` lists all {len(self._tensors)}."
+        )
+
+    def _check_readable(self, name: str, tensor: _Tensor) -> ValueField:
+        """Where records keep values of this type. Raises where the tensor cannot be read, whatever its records hold."""
+        if tensor.conflict:
+            raise DataLossError(f"tensor {quoted(name)}: {tensor.conflict}. {DAMAGED}")
+        layout = VALUE_FIELDS.get(tensor.dtype)
+        if layout is None and tensor.dtype == DataType.DT_INVALID:
+            raise DataLossError(f"tensor {quoted(name)}: the metadata names no element type. {DAMAGED}")
+        if layout is None:
+            raise UnimplementedError(
+                f"tensor {quoted(name)}: Data type not supported: version 1 files have no values of type "
+                f"{tensor.dtype.name}. Read the other tensors of the checkpoint"
+            )
+        with error_context("the metadata", DAMAGED):
+            tensor.partition_of(name)
+        return layout
+
+    def _read(self, name: str, want: TensorSlice, out: torch.Tensor | None) -> Value:
+        self._require_open()
+        tensor = self._find(name)
+        with error_context(self.path):
+            layout = self._check_readable(name, tensor)
+            shape = want.shape_of(tensor.shape)
+            if out is not None:
+                _check_out(name, out, shape, tensor.dtype)
+            parts = tensor.partition_of(name).parts_of(want)
+            self._check_volume(name, shape, layout)
+        if out is None and len(parts) == 1:
+            number = parts[0].number
+            if element_count(tensor.piece_shape(number)) == element_count(shape):
+                return self._piece(name, tensor, number, shape)
+        with error_context(self.path):
+            result = _new_value(name, tensor.dtype, shape) if out is None else out.detach()
+        for part in parts:
+            piece = self._piece(name, tensor, part.number, tensor.piece_shape(part.number))
+            _copy(result, part.target, piece[part.source.to_index()])
+        return result if out is None else out
+
+    def _check_volume(self, name: str, shape: Shape, layout: ValueField) -> None:
+        """Refuses a shape that the files are too small for: memory for it would be made up."""
+        claimed = layout.min_element_size * element_count(shape)
+        if claimed > MAX_SNAPPY_EXPANSION * self._stored_bytes:
+            raise DataLossError(
+                f"tensor {quoted(name)}: {shape_text(shape)} takes at least {claimed} bytes, the files have only "
+                f"{self._stored_bytes}. {DAMAGED}"
+            )
+
+    def _piece(self, name: str, tensor: _Tensor, number: int, shape: Shape) -> Value:
+        """The elements of one stored slice, as a new value of `shape`."""
+        part, shard_number = tensor.stored[number]
+        shard = self._shards[shard_number]
+        record = shard.record(name, part)
+        try:
+            values = decode_slice(record, tensor.dtype, element_count(shape)).values
+        except DataLossError as error:
+            raise shard.damaged(name, error) from error.__cause__
+        if isinstance(values, list):
+            with error_context(self.path):
+                return strings_from(name, shape, values)
+        return torch.from_numpy(values).view(shape)
+
+
+def _description(paths: Sequence[str]) -> str:
+    """One path as it is; of several shards the pattern that TensorFlow calls them by."""
+    first = printable(paths[0])
+    return first if len(paths) == 1 else _SHARD.sub(r"-?????-of-\1", first)
+
+
+def _merge(shards: Sequence[Shard]) -> dict[str, _Tensor]:
+    """Name -> what all shards say of it. Shards that contradict each other spoil that one tensor."""
+    tensors: dict[str, _Tensor] = {}
+    for number, shard in enumerate(shards):
+        for name, shape, dtype, slices in shard.tensors:
+            tensor = tensors.setdefault(name, _Tensor(shape, DataType(dtype)))
+            tensor.stored += (_Stored(part, number) for part in slices)
+            if tensor.conflict:
+                continue
+            if shape != tensor.shape:
+                existing, new, what = shape_text(tensor.shape), shape_text(shape), "shapes"
+            elif dtype != tensor.dtype:
+                existing, new, what = tensor.dtype.short_name, DataType(dtype).short_name, "types"
+            else:
+                continue
+            tensor.conflict = (
+                f"Incompatible tensor {what} detected for tensor {name}: existing = {existing}, new = {new}, in "
+                f"{printable(shard.file.path)}. Its shards are not of one save"
+            )
+    return tensors
+
+
+def _check_out(name: str, out: torch.Tensor, shape: Shape, dtype: DataType) -> None:
+    if dtype == DataType.DT_STRING:
+        raise InvalidArgumentError(f"tensor {quoted(name)} holds strings, which no torch tensor takes as `out`")
+    check_out(name, out, shape, value_dtype(name, dtype))
+
+
+def _new_value(name: str, dtype: DataType, shape: Shape) -> Value:
+    if dtype == DataType.DT_STRING:
+        return new_strings(name, shape)
+    return new_tensor(name, shape, value_dtype(name, dtype))
+
+
+def _copy(target: Value, where: TensorSlice, source: Value) -> None:
+    """target[where] = source."""
+    if isinstance(target, torch.Tensor):
+        assert isinstance(source, torch.Tensor)  # both come from one dtype
+        copy_slice(target, where.to_index(), source)
+    else:
+        target[where.to_index()] = source

@@ -1,0 +1,160 @@
+"""The values that readers fill and writers take: torch tensors, and arrays of bytes for strings."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from torch_tfckpt.dtypes import ELEMENTS, data_type, torch_dtype
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, located
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.string_tensor import decode_strings
+from torch_tfckpt.format.tensor_bundle import BundleEntry
+from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
+from torch_tfckpt.format.variant_tensor import decode_variants
+from torch_tfckpt.text import quoted
+
+Strings = npt.NDArray[np.object_]  # elements are bytes
+Value = torch.Tensor | Strings
+
+
+def value_dtype(name: str, dtype: DataType) -> torch.dtype:
+    """The torch dtype of stored tensor `name`; UnimplementedError naming it where torch has none."""
+    try:
+        return torch_dtype(dtype)
+    except UnimplementedError as error:
+        raise located(
+            error, f"tensor {quoted(name)}", "Read the other tensors, or the bytes of this one with get_stored_bytes."
+        ) from None
+
+
+def new_tensor(name: str, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
+    """An uninitialised contiguous CPU tensor. REQUIRES: its bytes are known to be stored."""
+    try:
+        return torch.empty(shape, dtype=dtype)
+    except RuntimeError as error:
+        raise _cannot_hold("torch", name, shape, error) from error
+
+
+def new_strings(name: str, shape: Shape) -> Strings:
+    """An array of `shape` for bytes elements. REQUIRES: they are known to be stored."""
+    try:
+        return np.empty(shape, dtype=object)
+    except ValueError as error:
+        raise _cannot_hold("numpy", name, shape, error) from error
+
+
+def strings_from(name: str, shape: Shape, elements: list[bytes]) -> Strings:
+    """The elements, in row-major order, as an array of `shape`."""
+    flat = np.empty(len(elements), dtype=object)
+    flat[:] = elements
+    try:
+        return flat.reshape(shape)
+    except ValueError as error:
+        raise _cannot_hold("numpy", name, shape, error) from error
+
+
+def _cannot_hold(library: str, name: str, shape: Shape, error: Exception) -> UnimplementedError:
+    return UnimplementedError(
+        f"tensor {quoted(name)}: {library} cannot hold shape {shape_text(shape)}: {error}. Read it by get_stored_bytes"
+    )
+
+
+def fixed_size(entry: BundleEntry) -> int | None:
+    """Bytes that dtype and shape make; None for strings, variants and unknown types, whose bytes vary."""
+    element = ELEMENTS.get(entry.dtype)
+    return element.size * element_count(entry.shape) if element is not None and element.size else None
+
+
+def check_out(name: str, out: torch.Tensor, shape: Shape, dtype: torch.dtype) -> None:
+    """InvalidArgumentError, before a byte is moved, where `out` cannot take the tensor."""
+    if tuple(out.shape) != shape or out.dtype != dtype:
+        raise InvalidArgumentError(
+            f"tensor {quoted(name)}: `out` is {out.dtype} {shape_text(out.shape)}, stored is {dtype} "
+            f"{shape_text(shape)}. Pass a tensor of the stored dtype and shape, or none"
+        )
+    if out.device.type == "meta":
+        raise InvalidArgumentError(f"tensor {quoted(name)}: `out` is on the meta device and has no memory to fill")
+    if any(stride == 0 and size > 1 for stride, size in zip(out.stride(), out.shape, strict=True)):
+        raise InvalidArgumentError(
+            f"tensor {quoted(name)}: `out` is expanded: several of its elements share memory. Pass out.contiguous()"
+        )
+
+
+WritableValue = torch.Tensor | npt.NDArray[np.generic] | Strings | str | bytes
+
+
+def writable(
+    name: str, value: WritableValue, dtype: DataType | None
+) -> tuple[torch.Tensor | list[bytes], DataType, Shape]:
+    """What is to be stored for `value`: a tensor or the elements of a string tensor; its type; its shape.
+
+    Args:
+        dtype: The type to store it under, of the same torch dtype (DT_QINT8 for an int8 tensor); None: torch's own.
+
+    Raises:
+        InvalidArgumentError: no value that a checkpoint holds: meta, sparse or quantized tensors, arrays of objects
+            other than strings, a `dtype` that does not fit.
+        UnimplementedError: a dtype that TensorFlow lacks.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "OSUT":
+        value = _from_numpy(name, value)
+    if isinstance(value, torch.Tensor):
+        _check_tensor(name, value)
+        stored = data_type(value.dtype, name) if dtype is None else dtype
+        element = ELEMENTS.get(stored)
+        if element is None or element.torch != value.dtype:
+            raise InvalidArgumentError(f"tensor {quoted(name)}: {value.dtype} cannot be stored as {stored.name}")
+        return value, stored, tuple(value.shape)
+    if dtype not in (None, DataType.DT_STRING):
+        raise InvalidArgumentError(f"tensor {quoted(name)}: strings cannot be stored as {dtype.name}")
+    array = np.asarray(value, dtype=object)
+    return [_string_element(name, item) for item in array.reshape(-1)], DataType.DT_STRING, array.shape
+
+
+def _check_tensor(name: str, tensor: torch.Tensor) -> None:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        kind = "meta" if tensor.device.type == "meta" else "quantized" if tensor.is_quantized else str(tensor.layout)
+        raise InvalidArgumentError(
+            f"tensor {quoted(name)} is a {kind} tensor, whose values a checkpoint cannot hold as they are. "
+            f"Materialize, densify or dequantize it first"
+        )
+
+
+def _from_numpy(name: str, array: npt.NDArray[np.generic]) -> torch.Tensor:
+    try:
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
+    except (TypeError, ValueError) as error:
+        raise UnimplementedError(f"tensor {quoted(name)}: numpy dtype {array.dtype} has no torch dtype") from error
+
+
+def _string_element(name: str, item: object) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, str):
+        return item.encode("utf-8", "surrogateescape")
+    raise InvalidArgumentError(
+        f"tensor {quoted(name)}: {type(item).__name__} is neither a tensor nor bytes nor str. Store a torch tensor"
+    )
+
+
+def check_stored_bytes(entry: BundleEntry, stored: bytes, *, big_endian: bool) -> None:
+    """DataLossError where `stored` does not agree with the entry's checksum, which strings and variants decode for.
+
+    UnimplementedError for variants of a big-endian writer: their checksum runs over sizes in that order.
+    """
+    count = element_count(entry.shape)
+    if entry.dtype == DataType.DT_STRING:
+        # Old writers stored nothing at all for an empty string tensor, not even the checksum of its lengths.
+        if count or stored:
+            decode_strings(stored, count, entry.checksum, big_endian=big_endian)
+    elif entry.dtype == DataType.DT_VARIANT:
+        if big_endian:
+            raise UnimplementedError("variants of a big-endian writer cannot be checked")
+        decode_variants(stored, count, entry.checksum)
+    elif crc32c.mask(crc32c.value(stored)) != entry.checksum:
+        raise DataLossError(
+            f"Checksum does not match: stored {entry.checksum:#010x}, computed "
+            f"{crc32c.mask(crc32c.value(stored)):#010x}"
+        )
