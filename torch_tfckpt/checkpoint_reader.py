@@ -46,7 +46,8 @@ class CheckpointReader:
         path: A prefix; a file of the checkpoint (.index, .data-..., .meta); a version 1 file or a pattern of such; a
             directory with a `checkpoint` file; a SavedModel directory.
         verify: Whether to hold the bytes read against their checksums.
-        storage: Where it lies; None tells by the path: this machine, or what a URL such as s3://bucket/model leads to.
+        storage: Where files are stored; None chooses by the path: this machine, or what a URL such as
+            s3://bucket/model leads to.
 
     Raises:
         NotFoundError: nothing is there; the text names what is there instead.
@@ -60,9 +61,9 @@ class CheckpointReader:
 
     def __init__(self, path: AnyPath, *, verify: bool = True, storage: Storage | None = None) -> None:
         where = fspath(path)
-        storage = storage or storage_of(where)
-        files = find_checkpoint(storage, where)
-        self._reader = _open(storage, files, verify)
+        self.storage = storage or storage_of(where)
+        files = find_checkpoint(self.storage, where)
+        self._reader = _open(self.storage, files, verify)
         self._object_graph: ObjectGraph | None = None
         self.files = files
 

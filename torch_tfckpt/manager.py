@@ -124,7 +124,7 @@ class CheckpointManager:
             )
         if checkpoint_interval is not None and step_counter is None:
             raise InvalidArgumentError("`step_counter` should be passed if `checkpoint_interval` is not None.")
-        self._checkpoint = _as_managed(checkpoint)
+        self._checkpoint = _as_managed(checkpoint, storage)
         self._directory = directory_path(directory)
         self._prefix = os.path.join(self._directory, checkpoint_name)
         self._storage = storage or storage_of(self._directory)
@@ -337,10 +337,10 @@ class CheckpointManager:
         return _integer(counter() if callable(counter) else counter, "step_counter")
 
 
-def _as_managed(checkpoint: Any) -> ManagedCheckpoint:
+def _as_managed(checkpoint: Any, storage: Storage | None) -> ManagedCheckpoint:
     if all(callable(getattr(checkpoint, name, None)) for name in ("write", "restore")):
         return cast(ManagedCheckpoint, checkpoint)
-    return SaverCheckpoint(checkpoint)
+    return SaverCheckpoint(checkpoint, storage=storage)
 
 
 def _integer(value: SupportsIndex, what: str) -> int:

@@ -12,6 +12,7 @@ from torch_tfckpt.dtypes import is_holdable
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value, WritableValue
 
@@ -26,6 +27,7 @@ def load_file(
     dtype: torch.dtype | None = None,
     mmap: bool = False,
     verify: bool = True,
+    storage: Storage | None = None,
 ) -> dict[str, Value]:
     """Load a checkpoint, or some of its tensors, into a dictionary.
 
@@ -38,6 +40,7 @@ def load_file(
         mmap: Let tensors be views of the file's pages (copies where bytes are misaligned or foreign). Changes to them
             stay private to the process.
         verify: Hold every byte against its checksum. With `mmap` this reads the whole file once.
+        storage: Where files are stored; None chooses by the path.
 
     Returns:
         Name -> tensor; strings as numpy arrays of `bytes`. In the order of `names`, or sorted by name.
@@ -56,7 +59,7 @@ def load_file(
         target = torch.device(device)
     except RuntimeError as error:
         raise InvalidArgumentError(f"device={device}: {error}") from error
-    with CheckpointReader(path, verify=verify) as reader:
+    with CheckpointReader(path, verify=verify, storage=storage) as reader:
         wanted = _holdable(reader) if names is None else list(names)
         values = reader.map_tensors(wanted) if mmap else reader.get_tensors(wanted)
     if target.type == "cpu" and dtype is None:
@@ -64,13 +67,14 @@ def load_file(
     return {name: _placed(value, target, dtype) for name, value in values.items()}
 
 
-def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath) -> str:
+def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage: Storage | None = None) -> str:
     """Write a dictionary as one version 2 checkpoint of one shard.
 
     Args:
         tensors: Name -> tensor of any device and strides, numeric array, or strings (str, bytes, arrays of them).
             Tensors that share memory are each written out.
         prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. The directory is made if its parent exists.
+        storage: Where files are stored; None chooses by the path.
 
     Returns:
         The prefix.
@@ -83,7 +87,7 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath) -> str:
     Cost: one write of the bytes; host memory of 64 MiB for tensors on devices, or of the largest one.
     """
     target = fspath(prefix)
-    with BundleWriter(storage_of(target), target) as writer:
+    with BundleWriter(storage or storage_of(target), target) as writer:
         for name in sorted(tensors, key=key_of):
             writer.add(name, tensors[name])
     return target

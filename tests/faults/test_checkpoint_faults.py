@@ -5,14 +5,13 @@ import functools
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import pytest
 import torch
 from claims import assert_helps
-from storages import CrashingStorage, FailingStorage, Killed
+from storages import CrashingStorage, FailingStorage, Killed, SwitchedStorage
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
@@ -52,7 +51,9 @@ class Program:
         self.table: dict[str, Any] = {"ema": torch.zeros(4), "best": 0.0, "names": ["a"]}
         self.plain: list[object] = [0]
         self.other = tfckpt.Variable(torch.zeros(5), "other", device="/cpu:1")
+        self.storage = SwitchedStorage()
         self.checkpoint: Any = Checkpoint(
+            storage=cast(Storage, self.storage),
             model=self.model,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
@@ -126,15 +127,6 @@ def newest(folder: Path) -> int:
     return number_in(path)
 
 
-@contextmanager
-def stored_in(storage: Storage) -> Iterator[None]:
-    """Checkpoints and state files go there."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("object_save", "checkpoint_state"):
-            patch.setattr(f"torch_tfckpt.{module}.storage_of", lambda path: storage)
-        yield
-
-
 BEFORE, NEW, NEXT = 7, 8, 9
 
 
@@ -167,7 +159,7 @@ def test_a_failure_anywhere(what: str, late: bool, tmp_path: Path) -> None:
     way = WAYS[what]
     for number, folder, program in cases(tmp_path, way):
         storage = FailingStorage(LOCAL, number, late=late)
-        with stored_in(storage):
+        with program.storage.using(storage):
             try:
                 program.save(folder / "m", way)
             except Exception as error:
@@ -199,7 +191,7 @@ def test_a_kill_anywhere(tmp_path: Path) -> None:
     way = WAYS["sharded, async"]
     for number, folder, program in cases(tmp_path, way):
         storage = CrashingStorage(LOCAL, number)
-        with stored_in(storage):
+        with program.storage.using(storage):
             try:
                 program.save(folder / "m", way)
             except Killed:

@@ -11,14 +11,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
 from claims import assert_helps
 from numbered import State, assert_nothing_stray, assert_sound, latest_number, number_in
-from storages import Counting, CrashingStorage, DropUnsyncedStorage, FailingStorage, Killed
+from storages import Counting, CrashingStorage, DropUnsyncedStorage, FailingStorage, Killed, SwitchedStorage
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt import BaseSaverBuilder, KeepBest, Saver, SaverDef
@@ -69,7 +69,8 @@ class Run:
     def __init__(self, way: Way, folder: Path) -> None:
         self.way, self.folder = way, folder
         self.state = State()
-        self.saver = self.state.saver(**way.options)
+        self.storage = SwitchedStorage()
+        self.saver = self.state.saver(**way.options, storage=self.storage)
         self.stray: list[str] = []
 
     def prepare(self) -> "Run":
@@ -92,7 +93,7 @@ class Run:
     def save(self, number: int, storage: Storage) -> str | None:
         self.state.fill(number)
         step = BEFORE if self.way.again else number
-        with stored_in(storage):
+        with self.storage.using(storage):
             if self.way.beside_training:
                 handle = self.saver.save_async(self.folder / "m", step, metrics=self._metrics(number))
                 self.state.fill(10_000 + number)
@@ -152,14 +153,6 @@ class Run:
 
 def _is_of(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith((f"{prefix}.", f"{prefix}-0"))
-
-
-@contextmanager
-def stored_in(storage: Storage) -> Iterator[None]:
-    """Savers write there."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch_tfckpt.saver.save_run.storage_of", lambda path: storage)
-        yield
 
 
 def number_at(path: Path) -> int | None:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import pytest
 from numbered import State, assert_nothing_stray, latest_number, number_in
+from storages import SwitchedStorage
 from training_script import alternate
 
 import torch_tfckpt as tfckpt
@@ -19,6 +20,7 @@ from torch_tfckpt.bundle.publish import Marker
 from torch_tfckpt.directory.state_file import read_state, update_checkpoint_state
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import parse_temporary_name, temporary_name
+from torch_tfckpt.storage.protocol import Storage
 
 SAVES: Final = 40
 FILES: Final = 1500
@@ -110,7 +112,8 @@ def test_data_of_a_living_save_stay_between_their_names(tmp_path: Path) -> None:
 def test_of_a_living_program_nothing_is_a_leftover_of_a_dead_one_all(tmp_path: Path) -> None:
     """A save in flight here, and files of a save that ended: another saver removes those of the latter only."""
     state = State()
-    with state.saver(sharded=True, save_relative_paths=True) as saver:
+    storage = SwitchedStorage()
+    with state.saver(sharded=True, save_relative_paths=True, storage=storage) as saver:
         release = threading.Event()
 
         class Slow:
@@ -124,8 +127,7 @@ def test_of_a_living_program_nothing_is_a_leftover_of_a_dead_one_all(tmp_path: P
                     assert release.wait(60)
                 LOCAL.replace(source, target)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("torch_tfckpt.saver.save_run.storage_of", lambda path: Slow())
+        with storage.using(cast(Storage, Slow())):
             state.fill(1)
             handle = saver.save_async(tmp_path / "a", 1)
         dead = temporary_name(str(tmp_path / "b-9.index"))

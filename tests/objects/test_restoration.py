@@ -34,7 +34,7 @@ class Parent:
 def restored(path: str, root: object, *, skip_slot_variables: bool = False) -> Restoration:
     with CheckpointReader(path) as reader:
         assert reader.object_graph is not None
-        restoration = Restoration(path, reader.object_graph, skip_slot_variables=skip_slot_variables)
+        restoration = Restoration(reader.storage, path, reader.object_graph, skip_slot_variables=skip_slot_variables)
         restoration.progress.expect_partial = True
         restoration.restore(trackable_of(root, "root"), ROOT, reader)
     return restoration
@@ -90,7 +90,7 @@ def test_nothing_is_entered_where_it_fails(tmp_path: Path) -> None:
     a, module = torch.zeros(()), nn.Module()
     with CheckpointReader(path) as reader:
         assert reader.object_graph is not None
-        restoration = Restoration(path, reader.object_graph, skip_slot_variables=False)
+        restoration = Restoration(reader.storage, path, reader.object_graph, skip_slot_variables=False)
         restoration.progress.expect_partial = True
         with pytest.raises(InvalidArgumentError, match=r"z/\.ATTRIBUTES"):
             restoration.restore(trackable_of(Parent(a=a, m=module, z=torch.zeros(2)), "root"), ROOT, reader)

@@ -13,13 +13,14 @@ from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.objects.save import begin_to_save, complete
 from torch_tfckpt.objects.trackables.registry import trackable_of
 from torch_tfckpt.saveables.variables import Variable
+from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.transfer.staging import Staging
 
 
 def files_of(path: Path, devices: Mapping[str, str | None], options: CheckpointOptions) -> dict[str, str]:
     """Name of each value, and the end of its data file's name, of a save of variables on these devices."""
     variables = {name: Variable(torch.zeros(1), name, device=device) for name, device in devices.items()}
-    pending = begin_to_save(trackable_of(variables, "root"), str(path), options, Staging(), snapshot=False)
+    pending = begin_to_save(trackable_of(variables, "root"), LOCAL, str(path), options, Staging(), snapshot=False)
     with CheckpointReader(complete(pending, options, lambda: None)) as reader:
         return {name.partition("/")[0]: reader.locate(name)[0].rpartition(".data-")[2] for name in reader}
 
@@ -70,6 +71,11 @@ def test_what_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
     bad = {"x": torch.empty(2, device="meta")}
     with pytest.raises(InvalidArgumentError, match="meta tensor"):
         begin_to_save(
-            trackable_of(bad, "root"), str(tmp_path / "new" / "m"), CheckpointOptions(), Staging(), snapshot=False
+            trackable_of(bad, "root"),
+            LOCAL,
+            str(tmp_path / "new" / "m"),
+            CheckpointOptions(),
+            Staging(),
+            snapshot=False,
         )
     assert not [path for path in tmp_path.rglob("*") if not path.is_dir()]

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
+from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Buffer, ReadableFile, Storage, WritableFile
 
 # 2**8 states of the disk are looked at after each operation.
@@ -432,3 +433,22 @@ class _MemoryOutput:
     def close(self) -> None:
         if self._inode in self._writing:
             self._writing.remove(self._inode)
+
+
+class SwitchedStorage:
+    """Passes every call on to `current`, so that a saver can be given another storage for some of its saves."""
+
+    def __init__(self) -> None:
+        self.current: Storage = LOCAL
+
+    @contextmanager
+    def using(self, storage: Storage) -> Iterator[None]:
+        """Passes calls on to `storage` meanwhile."""
+        self.current = storage
+        try:
+            yield
+        finally:
+            self.current = LOCAL
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.current, name)

@@ -28,6 +28,7 @@ from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_
 from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch, size_mismatch
 from torch_tfckpt.models.sources import Averages, Found, Source, find_sources
 from torch_tfckpt.models.targets import Target, targets_of
+from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, quoted
 
 Strict = bool | Literal["names", "shapes"]
@@ -61,6 +62,7 @@ def load_model(
     ema: Averages = "ignore",
     optimizer: torch.optim.Optimizer | None = None,
     prefix: str | None = None,
+    storage: Storage | None = None,
 ) -> LoadReport:
     """Load the parameters and buffers of a module, wherever and however a checkpoint has them.
 
@@ -84,6 +86,7 @@ def load_model(
         optimizer: An Adam, AdamW, Adagrad or SGD over parameters of the module, which gets the state that TensorFlow's
             optimizer of that kind had for them. Hyperparameters stay as they are.
         prefix: What the module's names stand below; "" for nothing. None finds out.
+        storage: Where files are stored; None chooses by the path.
 
     Returns:
         A report, which unpacks as (missing, unexpected).
@@ -107,7 +110,7 @@ def load_model(
     targets = targets_of(model)
     if optimizer is not None:
         check_optimizer(optimizer, targets)
-    with CheckpointReader(path) as reader:
+    with CheckpointReader(path, storage=storage) as reader:
         found = find_sources(reader, targets, mapper=rules, ema=ema, prefix=prefix)
         plan = _plan(reader, targets, found, optimizer)
         _check_report(reader.path, model, plan.report, strict)

@@ -37,7 +37,7 @@ from torch_tfckpt.save_restore.pending_save import PendingSave
 from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.local import LocalStorage
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import printable
 from torch_tfckpt.transfer.staging import Staging
@@ -45,7 +45,9 @@ from torch_tfckpt.transfer.staging import Staging
 _SAVE_COUNTER: Final = "save_counter"
 _ROOT: Final = "root"
 # Attributes that are no objects of the checkpoint.
-_OWN: Final = frozenset({"_tracked", "_attached", "_save_counter", "_staging", "_in_flight", "_restoration"})
+_OWN: Final = frozenset(
+    {"_tracked", "_attached", "_save_counter", "_storage", "_staging", "_in_flight", "_restoration"}
+)
 
 
 class Checkpoint:
@@ -53,11 +55,14 @@ class Checkpoint:
 
     Args:
         root: An object whose children are the checkpoint's; also a weak reference to one. None: the Checkpoint itself.
+        storage: Where files are stored; None chooses by the path. An object of this name is set as an attribute:
+            `checkpoint.storage = module`.
         objects: More children: tensors, Parameters, Variables, Modules, Optimizers; objects with state_dict and
             load_state_dict (schedulers, RNGState); plain values; dicts and lists of all these; other Checkpoints.
 
     Raises:
         ValueError: an object that cannot be saved; a name that `root` or Checkpoint itself has for something else.
+        InvalidArgumentError: `storage` is not a storage.
 
     The objects are attributes, and attributes that are set later are objects of the checkpoint, too. What they hold is
     looked up anew at every save and restore. Of modules it is parameters, persistent buffers, submodules and extra
@@ -66,10 +71,16 @@ class Checkpoint:
     Threads: one at a time.
     """
 
-    def __init__(self, root: object = None, **objects: object) -> None:
+    def __init__(self, root: object = None, *, storage: Any = None, **objects: object) -> None:
+        if storage is not None and not callable(getattr(storage, "sync_directory", None)):
+            raise InvalidArgumentError(
+                f"storage is a {type(storage).__name__}; it takes a Storage, where files are stored. To save an object "
+                f"under this name, set it as an attribute: checkpoint.storage = ..."
+            )
         self._tracked: dict[str, None] = {}  # names of the children, in the order in which they came
         self._attached = root is not None
         self._save_counter: torch.Tensor | None = None
+        self._storage = storage
         self._staging = Staging()
         self._in_flight = InFlight()
         self._restoration: Restoration | None = None  # so that what it lacks is told when this object dies
@@ -139,6 +150,7 @@ class Checkpoint:
         new.__dict__.update(
             _tracked=dict(self._tracked),
             _attached=self._attached,
+            _storage=self._storage,
             _save_counter=copy.deepcopy(self._save_counter, memo),
             _staging=Staging(),
             _in_flight=InFlight(),
@@ -184,7 +196,7 @@ class Checkpoint:
         """
         checked = _checked(options)
         path = self._numbered(file_prefix)
-        return self._write(path, checked, lambda: _name_newest(path))
+        return self._write(path, checked, lambda: self._name_newest(path))
 
     def save_async(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> SaveHandle:
         """`save`, beside training: returns once the values are safe from what training does next.
@@ -198,13 +210,13 @@ class Checkpoint:
         """
         checked = _checked(options)
         path = self._numbered(file_prefix)
-        return self._start(path, checked, lambda: _name_newest(path))
+        return self._start(path, checked, lambda: self._name_newest(path))
 
     def read(self, save_path: AnyPath, options: CheckpointOptions | None = None) -> LoadStatus:
         """Restores what `write` wrote, in place. Errors and cost as `restore`, which also restores the counter."""
         self.sync()
         options = _checked(options)
-        with CheckpointReader(save_path) as reader:
+        with CheckpointReader(save_path, storage=self._storage) as reader:
             return self._restore(reader, options)
 
     def restore(self, save_path: AnyPath | None, options: CheckpointOptions | None = None) -> LoadStatus:
@@ -234,7 +246,7 @@ class Checkpoint:
         if save_path is None:
             return InitializationOnlyStatus()
         try:
-            reader = CheckpointReader(save_path)
+            reader = CheckpointReader(save_path, storage=self._storage)
         except NotFoundError as error:
             raise NotFoundError(
                 f"Error when restoring from checkpoint or SavedModel at {printable(fspath(save_path))}: {error}"
@@ -319,7 +331,12 @@ class Checkpoint:
         self.sync()
         if options.staging is not None and options.staging != self._staging.options:
             self._staging = Staging(options.staging)
-        return begin_to_save(self._node, path, options, self._staging, snapshot=snapshot)
+        storage = self._storage or storage_of(path)
+        return begin_to_save(self._node, storage, path, options, self._staging, snapshot=snapshot)
+
+    def _name_newest(self, path: str) -> None:
+        """Lets the state file of the checkpoint's directory name it, and nothing else."""
+        update_relative_state(os.path.dirname(path), path, [path], storage=self._storage)
 
     # Restoring.
 
@@ -330,9 +347,11 @@ class Checkpoint:
         if not graph.nodes:
             raise DataLossError(f"{reader.path}: the object graph has no nodes, not even a root")
         path = reader.files.prefix
-        if storage_of(path) is LOCAL and "://" not in path:
+        if isinstance(reader.storage, LocalStorage) and "://" not in path:
             path = os.path.abspath(path)  # it may be opened again when the working directory is another one
-        restoration = Restoration(path, graph, skip_slot_variables=options.experimental_skip_slot_variables)
+        restoration = Restoration(
+            reader.storage, path, graph, skip_slot_variables=options.experimental_skip_slot_variables
+        )
         node = self._node
         # Lists the index once. Looked up in the order of the objects, one name here and one there, its blocks would be
         # decoded again and again.
@@ -393,11 +412,6 @@ def _zero() -> torch.Tensor:
     """A counter in host memory that can be counted up in any mode."""
     with torch.inference_mode(False):
         return torch.zeros((), dtype=torch.int64, device="cpu")
-
-
-def _name_newest(path: str) -> None:
-    """The state file beside a checkpoint names it, and nothing else."""
-    update_relative_state(os.path.dirname(path), path, [path])
 
 
 def _no_more() -> None:

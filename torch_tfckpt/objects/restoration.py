@@ -34,7 +34,7 @@ from torch_tfckpt.save_restore.builder import BulkSaverBuilder
 from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.save_spec import SaveableObject
-from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable
 
 _NUMBERS: Final = itertools.count(1)
@@ -71,21 +71,23 @@ class Restoration:
     """One restore.
 
     Args:
-        path: The checkpoint. It is opened again for what comes late.
+        storage: Where the checkpoint is stored.
+        path: The checkpoint. It is opened again for objects that are added later.
         graph: Its graph.
         skip_slot_variables: Leave the state of optimizers alone.
 
     It holds no object: those that it has restored may die. When it dies itself, what it could not restore is logged.
     """
 
-    def __init__(self, path: str, graph: ObjectGraph, *, skip_slot_variables: bool) -> None:
-        self.path, self.graph, self.skip_slot_variables = path, graph, skip_slot_variables
+    def __init__(self, storage: Storage, path: str, graph: ObjectGraph, *, skip_slot_variables: bool) -> None:
+        self.storage, self.path, self.graph = storage, path, graph
+        self.skip_slot_variables = skip_slot_variables
         self.number = next(_NUMBERS)
         self.progress = Progress(graph)
         self.waiting_optimizers: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by node
         # Node -> weak reference to what took it; or its identity, where there can be none.
         self._holders: dict[int, weakref.ref[object] | Identity] = {}
-        self._written = _when_written(path)
+        self._written = self._when_written()
         weakref.finalize(self, _tell_unrestored, self.progress)
 
     def restore(self, child: Trackable, node_id: int, reader: CheckpointReader) -> None:
@@ -109,13 +111,16 @@ class Restoration:
         """
         # Who assigns it may have forgotten the restore, or deleted the checkpoint since.
         with error_context(f"restoring {self.graph.name(node_id)}, which was waited for and has come"):
-            with CheckpointReader(self.path) as reader:
-                if _when_written(self.path) != self._written:
+            with CheckpointReader(self.path, storage=self.storage) as reader:
+                if self._when_written() != self._written:
                     raise FailedPreconditionError(
                         f"{printable(self.path)} was written anew since it was restored, and may have other objects at "
                         f"the same places. Restore again"
                     )
                 self.restore(trackable_of(child, local_name), node_id, reader)
+
+    def _when_written(self) -> float:
+        return self.storage.modified(index_filename(self.path))
 
     def is_taken_by_another(self, node_id: int, trackable: Trackable) -> bool:
         """Whether an object that still lives has taken the node, and is another one."""
@@ -333,10 +338,6 @@ def _weak(trackable: Trackable) -> weakref.ref[object] | None:
         return weakref.ref(trackable.tensor if isinstance(trackable, TensorTrackable) else trackable.target)
     except TypeError:
         return None
-
-
-def _when_written(path: str) -> float:
-    return storage_of(path).modified(index_filename(path))
 
 
 def _tell_unrestored(progress: Progress) -> None:

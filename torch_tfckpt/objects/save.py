@@ -18,13 +18,13 @@ from torch_tfckpt.objects.trackables.trackable import Trackable
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
 from torch_tfckpt.save_restore.pending_save import PendingSave, published
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
-from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import make_directories
 from torch_tfckpt.transfer.staging import Staging
 
 
 def begin_to_save(
-    root: Trackable, path: str, options: CheckpointOptions, staging: Staging, *, snapshot: bool
+    root: Trackable, storage: Storage, path: str, options: CheckpointOptions, staging: Staging, *, snapshot: bool
 ) -> PendingSave:
     """Begins to write a checkpoint of `root` and all below it.
 
@@ -41,7 +41,7 @@ def begin_to_save(
     if several_hosts and not options.sharded:
         saveables = list(map(_of_host, saveables))
     _place_graph(saveables)
-    storage, directory = storage_of(path), os.path.dirname(path)
+    directory = os.path.dirname(path)
     with saving(path):
         make_directories(storage, directory)
     remove_leftovers(storage, directory)

@@ -22,6 +22,7 @@ from torch_tfckpt.save_restore.builder import BaseSaverBuilder
 from torch_tfckpt.save_restore.object_names import names_of_several, with_keys
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, group_by_devices, slice_of, specs_of
 from torch_tfckpt.saveables.var_list import VarList
+from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, escaped, printable, quoted
 
 _LISTED: Final = 10  # names that a text enumerates
@@ -34,6 +35,7 @@ def restore_path(
     path: str,
     variables: VarList,
     *,
+    storage: Storage | None,
     reshape: bool,
     sharded: bool,
     restore_sequentially: bool,
@@ -48,7 +50,7 @@ def restore_path(
         DataLossError: a value is damaged.
     """
     try:
-        reader = CheckpointReader(path)
+        reader = CheckpointReader(path, storage=storage)
     except NotFoundError as error:
         text = f"The passed save_path is not a valid checkpoint: {printable(path)}. {error}"
         raise InvalidArgumentError(text) from error

@@ -58,19 +58,27 @@ class SaverRecords:
         relative: Whether the state file names checkpoints relative to its directory.
         keep_best: Which to keep for their metrics.
         recover: Whether to take over what the state file lists, before the first save into a directory.
+        storage: Where files are stored; None chooses by the path.
 
     Threads: one at a time.
     """
 
     def __init__(
-        self, saver_def: SaverDef, start: float, *, relative: bool, keep_best: KeepBest | None, recover: bool
+        self,
+        saver_def: SaverDef,
+        start: float,
+        *,
+        relative: bool,
+        keep_best: KeepBest | None,
+        recover: bool,
+        storage: Storage | None = None,
     ) -> None:
         self._max_to_keep = saver_def.max_to_keep
         self._version, self._sharded = saver_def.version, saver_def.sharded
         # As stored: a float of 32 bits, so that 0.1 hours are 0.10000000149.
         self._keep_seconds = saver_def.keep_checkpoint_every_n_hours * SECONDS_PER_HOUR
         self._history = SaverHistory(start + self._keep_seconds)
-        self._relative, self._recover = relative, recover
+        self._relative, self._recover, self._storage = relative, recover, storage
         self._doomed: list[str] = []  # to be deleted; what could not be is tried again after the next save
         self.retained = Retained(keep_best)
         self._latest_filename: str | None = None  # of the last save
@@ -86,12 +94,12 @@ class SaverRecords:
 
     def recover(self, paths: Sequence[str]) -> None:
         """Remembers those of `paths` that are there, each from when its files were written."""
-        times = [(path, get_checkpoint_mtimes([path])) for path in paths]
+        times = [(path, get_checkpoint_mtimes([path], storage=self._storage)) for path in paths]
         self.set_last_checkpoints([Saved(path, time[0]) for path, time in times if time])
 
     def pin(self, path: str) -> None:
         """Pins a checkpoint that is there; NotFoundError otherwise. Written down beside its state file."""
-        storage = storage_of(path)
+        storage = self._storage or storage_of(path)
         if not is_there(storage, path):
             raise NotFoundError(f"{printable(path)}: there is no such checkpoint to pin. Pin it after it was saved")
         self.retained.load(storage, os.path.dirname(path), self._latest_filename)
@@ -100,7 +108,7 @@ class SaverRecords:
 
     def unpin(self, path: str) -> None:
         """Ends `pin`, whether or not the checkpoint is there."""
-        self.retained.load(storage_of(path), os.path.dirname(path), self._latest_filename)
+        self.retained.load(self._storage or storage_of(path), os.path.dirname(path), self._latest_filename)
         self.retained.unpin(path)
         self.retained.save()
 

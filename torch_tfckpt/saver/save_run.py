@@ -22,7 +22,7 @@ from torch_tfckpt.saveables.variables import Variable
 from torch_tfckpt.saver.records import Bookkeeping
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
-from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.storage.protocol import Buffer, Storage
 from torch_tfckpt.storage.small_files import write_file
 from torch_tfckpt.text import printable, quoted
 
@@ -54,6 +54,7 @@ class SaveRequest:
         *,
         pad: bool,
         sharded: bool,
+        storage: Storage | None,
     ) -> Self:
         """Raises InvalidArgumentError, or UnimplementedError, for arguments that cannot be honoured."""
         state = state_filename(latest_filename)
@@ -67,7 +68,7 @@ class SaveRequest:
                 f"Save under another name, or give a global_step"
             )
         return cls(
-            Bookkeeping(storage_of(path), os.path.dirname(path), state, meta_graph_suffix),
+            Bookkeeping(storage or storage_of(path), os.path.dirname(path), state, meta_graph_suffix),
             path,
             checkpoint_filename(path, global_step, pad=pad),
             write_meta_graph,

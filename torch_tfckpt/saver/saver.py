@@ -35,6 +35,7 @@ from torch_tfckpt.saver.records import SaverRecords, of_unknown_age
 from torch_tfckpt.saver.registered import SaverInGraph
 from torch_tfckpt.saver.save_run import SaveRequest, SaveRun, naming_a_missing_parent
 from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
 
 _log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Saver:
         staging: How much host memory saves may take, and how many threads.
         clock: Seconds since the epoch.
         graph: Where meta graphs come from; None: they have a variable for each tensor.
+        storage: Where files are stored; None chooses by the path.
 
     Raises:
         InvalidArgumentError (a ValueError), TypeError: what cannot be saved, or not like that.
@@ -108,6 +110,7 @@ class Saver:
         staging: StagingOptions | None = None,
         clock: Callable[[], float] = time.time,
         graph: MetaGraphSource | None = None,
+        storage: Storage | None = None,
     ) -> None:
         empty = var_list is None or (isinstance(var_list, list | tuple | set | dict) and not var_list)
         if defer_build and not empty:
@@ -123,6 +126,7 @@ class Saver:
         self._relative, self._filename = save_relative_paths, filename
         self._keep_best, self._recover, self._clock = keep_best, recover, clock
         self._graph = TensorsGraph() if graph is None else graph
+        self.storage = storage
         self._staging = Staging(staging)
         self._in_flight = InFlight()
         self._variables: VarList | None = None  # None: not built, or of nothing
@@ -177,6 +181,7 @@ class Saver:
             relative=self._relative,
             keep_best=self._keep_best,
             recover=self._recover,
+            storage=self.storage,
         )
         self._built = True
 
@@ -313,6 +318,7 @@ class Saver:
             self._builder,
             fspath(save_path),
             self._variables,
+            storage=self.storage,
             reshape=self._reshape,
             sharded=self._sharded,
             restore_sequentially=self._sequentially,
@@ -427,7 +433,7 @@ class Saver:
         """The arguments of a save, checked, after an earlier one has ended."""
         self.sync()
         self._require_built("save")
-        return SaveRequest.of(*arguments, pad=self._pad, sharded=self._sharded)
+        return SaveRequest.of(*arguments, pad=self._pad, sharded=self._sharded, storage=self.storage)
 
     def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaveRun:
         """Starts to write what was asked for."""

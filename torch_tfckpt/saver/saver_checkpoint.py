@@ -20,6 +20,7 @@ from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import make_directories
 
 SAVE_COUNTER: Final = "save_counter"
@@ -32,6 +33,7 @@ class SaverCheckpoint:
     Args:
         var_list: As Saver takes it; the counter is saved with it, under "save_counter". Or a Saver, whose checkpoints
             stay as they are: its counter is taken from the number in the path that is restored.
+        storage: Where files are stored; None chooses by the path. A Saver brings its own.
 
     Raises:
         InvalidArgumentError: `var_list` has a "save_counter" of its own, or cannot be saved; or a Saver of version 1.
@@ -42,8 +44,9 @@ class SaverCheckpoint:
     Threads: one at a time.
     """
 
-    def __init__(self, var_list: object) -> None:
+    def __init__(self, var_list: object, *, storage: Storage | None = None) -> None:
         self.save_counter = torch.zeros((), dtype=torch.int64)
+        self._storage = var_list.storage if isinstance(var_list, Saver) else storage
         if isinstance(var_list, Saver):
             if var_list.saver_def is not None and var_list.saver_def.version == SaverDef.V1:
                 raise InvalidArgumentError("a manager keeps version 2 checkpoints; pass a Saver that writes those")
@@ -52,15 +55,15 @@ class SaverCheckpoint:
         named = named_values(var_list)
         if SAVE_COUNTER in named:
             raise InvalidArgumentError(f'"{SAVE_COUNTER}" is the name of the counter. Save yours under another name')
-        self._saver = Saver({**named, SAVE_COUNTER: self.save_counter}, max_to_keep=None)
-        self._without_counter = Saver(named, max_to_keep=None, allow_empty=True)
+        counted = {**named, SAVE_COUNTER: self.save_counter}
+        self._saver = Saver(counted, max_to_keep=None, storage=storage)
+        self._without_counter = Saver(named, max_to_keep=None, allow_empty=True, storage=storage)
 
     def write(self, prefix: AnyPath) -> str:
         """Writes a checkpoint under this very prefix: no number, no state file. Errors as Saver.save."""
         path = fspath(prefix)
-        storage = storage_of(path)
         with saving(path):
-            make_directories(storage, os.path.dirname(path))
+            make_directories(self._storage or storage_of(path), os.path.dirname(path))
         written = self._saver.save(path, write_meta_graph=False, write_state=False)
         assert written is not None, "a saver of nothing"
         return written
@@ -69,7 +72,7 @@ class SaverCheckpoint:
         """Counts up, writes `prefix-N`, and lets the state file beside it name just that. Errors as Saver.save."""
         self.save_counter += 1
         written = self.write(f"{fspath(prefix)}-{int(self.save_counter)}")
-        update_relative_state(os.path.dirname(written), written, [written])
+        update_relative_state(os.path.dirname(written), written, [written], storage=self._storage)
         return written
 
     def read(self, path: AnyPath) -> None:
@@ -82,7 +85,7 @@ class SaverCheckpoint:
         A checkpoint without a counter, which no SaverCheckpoint wrote, has the number at the end of its path for one.
         """
         wanted = fspath(path)
-        with CheckpointReader(wanted) as reader:
+        with CheckpointReader(wanted, storage=self._storage) as reader:
             counted = SAVE_COUNTER in reader and self._saver is not self._without_counter
         if counted:
             self._saver.restore(wanted)
