@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,12 +13,32 @@ from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[impor
 from tensorflow_process import TensorFlowProcess
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt import manager as checkpoint_manager
+from torch_tfckpt.directory import manager_records
 from torch_tfckpt.directory.retention import KeepBest
 from torch_tfckpt.directory.state_file import get_checkpoint_state, update_checkpoint_state
 from torch_tfckpt.manager import CheckpointManager
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.protocol import Storage
 
 SIDE_FILE = "checkpoint.retention.json"
+
+
+class Refusing:
+    """LOCAL, but that one operation on files of one ending fails once `refuses` is set."""
+
+    def __init__(self, operation: str, ending: str, error: BaseException) -> None:
+        self.operation, self.ending, self.error = operation, ending, error
+        self.refuses = False
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        method: Callable[..., object] = getattr(LOCAL, name)
+
+        def call(*paths: str) -> object:
+            if self.refuses and name == self.operation and any(path.endswith(self.ending) for path in paths):
+                raise self.error
+            return method(*paths)
+
+        return call if callable(method) else method
 
 
 class Fake:
@@ -140,7 +160,7 @@ class TestRetention:
         assert there(tmp_path) == ["ckpt-2", "ckpt-3"]
         assert (numbers(manager), state_times(tmp_path)[1]) == ([3], 13600.0)
         clock.now = 5000.0
-        with caplog.at_level(logging.WARNING, checkpoint_manager.__name__):
+        with caplog.at_level(logging.WARNING, manager_records.__name__):
             manager = CheckpointManager(fake, tmp_path, 1, 1.0, clock=clock)
         assert "8600.000000 seconds behind the last preserved checkpoint timestamp" in caplog.text
         assert manager.checkpoints == []
@@ -201,21 +221,25 @@ class TestRetention:
         for mine, (paths, files, text) in zip(seen, expected, strict=True):
             assert mine == ([path.replace(str(theirs), str(ours)) for path in paths], files, text)
 
-    def test_not_deleted(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """A checkpoint that the system will not delete is logged; the new one is saved and named."""
+    def test_not_deleted(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """A checkpoint that the system will not delete is logged; the new one is saved and named.
 
-        def refuse(*_: object) -> None:
-            raise PermissionError(13, "Permission denied")
-
-        manager = CheckpointManager(Fake(), tmp_path, 1)
+        Each save tries again, and a pin that came meanwhile holds.
+        """
+        storage = Refusing("replace", ".index", PermissionError(13, "Permission denied"))
+        manager = CheckpointManager(Fake(), tmp_path, 1, storage=cast(Storage, storage))
         manager.save()
-        monkeypatch.setattr(checkpoint_manager, "remove_bundle", refuse)
+        storage.refuses = True
         path = manager.save()
         assert "ckpt-1 is not deleted: Ignoring: [Errno 13]" in caplog.text
         assert tfckpt.latest_checkpoint(tmp_path) == path
         assert manager.checkpoints == [path]
+        manager.save()
+        assert there(tmp_path) == ["ckpt-1", "ckpt-2", "ckpt-3"]
+        manager.pin(1)
+        storage.refuses = False
+        manager.save()
+        assert there(tmp_path) == ["ckpt-1", "ckpt-4"]
 
     def test_a_failed_write_changes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The old state stays, and the same step may be tried again."""
@@ -483,24 +507,21 @@ class TestKeeping:
         CheckpointManager(fake, tmp_path, 1).save()
         assert there(tmp_path) == ["ckpt-4"]
 
-    def test_killed_at_any_step(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_killed_at_any_step(self, tmp_path: Path) -> None:
         """Whichever step of a save is the last: the next manager has the newest, the best and the pinned."""
 
         class Killed(BaseException):
             pass
 
-        steps = ("_write_state", "_delete")
+        steps = (("replace", "checkpoint"), ("replace", ".index"))
         for number, step in enumerate(steps):
             directory = tmp_path / str(number)
             fake = Fake()
-            manager = CheckpointManager(fake, directory, 1, keep_best=self.RULE)
+            storage = Refusing(*step, Killed())
+            manager = CheckpointManager(fake, directory, 1, keep_best=self.RULE, storage=cast(Storage, storage))
             for loss in (1.0, 2.0):
                 manager.save(metrics={"loss": loss})
-
-            def die(*_: object) -> list[str]:
-                raise Killed
-
-            monkeypatch.setattr(manager, step, die)
+            storage.refuses = True
             with pytest.raises(Killed):
                 manager.save(metrics={"loss": 3.0})
             assert {"ckpt-1", "ckpt-2"} <= set(there(directory))
@@ -510,18 +531,13 @@ class TestKeeping:
             assert {"ckpt-1", "ckpt-4"} <= set(there(directory))
             assert "ckpt-2" not in there(directory)
 
-    def test_metrics_are_written_before_anything_is_deleted(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_metrics_are_written_before_anything_is_deleted(self, tmp_path: Path) -> None:
         """Killed before the old ones go, the next manager knows the new one's metrics."""
         fake = Fake()
-        manager = CheckpointManager(fake, tmp_path, 1, keep_best=self.RULE)
+        storage = Refusing("replace", ".index", KeyboardInterrupt())
+        manager = CheckpointManager(fake, tmp_path, 1, keep_best=self.RULE, storage=cast(Storage, storage))
         manager.save(metrics={"loss": 1.0})
-
-        def die(_: object) -> list[str]:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(manager, "_delete", die)
+        storage.refuses = True
         with pytest.raises(KeyboardInterrupt):
             manager.save(metrics={"loss": 0.5})
         assert CheckpointManager(fake, tmp_path, 1).best_checkpoint == str(tmp_path / "ckpt-2")

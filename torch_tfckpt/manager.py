@@ -5,41 +5,36 @@
     ...
     manager.save(metrics={"loss": 0.5})          # train/ckpt-1, and the oldest goes
 
-What it remembers is in the directory: the `checkpoint` file, as TensorFlow's manager writes and reads it, and beside it
-what TensorFlow does not know (`torch_tfckpt.retained`). A new manager goes on where the last one ended.
+What it remembers is in the directory: the `checkpoint` file, as TensorFlow's manager writes and reads it, and what
+TensorFlow does not know in the retention file. A new manager continues where the last one ended.
 
-Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
+Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py.
 """
 
 import logging
 import operator
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol, SupportsIndex, cast
 
 import torch
 
-from torch_tfckpt.bundle.publish import remove_bundle
-from torch_tfckpt.directory.names import is_there
-from torch_tfckpt.directory.retention import SECONDS_PER_HOUR, KeepBest, Metrics, Saved, saved_again, sweep
-from torch_tfckpt.directory.retention_file import Retained, check_metrics
+from torch_tfckpt.directory.manager_records import ManagerRecords
+from torch_tfckpt.directory.retention import SECONDS_PER_HOUR, KeepBest, Metrics
+from torch_tfckpt.directory.retention_file import check_metrics
 from torch_tfckpt.directory.state_file import (
     AnyPath,
     directory_path,
-    from_stored,
-    get_checkpoint_state,
-    update_relative_state,
 )
-from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
+from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
 
@@ -129,41 +124,19 @@ class CheckpointManager:
         self._prefix = os.path.join(self._directory, checkpoint_name)
         self._storage = storage or storage_of(self._directory)
         self._clock = clock
-        self._max_to_keep = max_to_keep
-        hours = keep_checkpoint_every_n_hours
-        self._keep_seconds = None if hours is None else hours * SECONDS_PER_HOUR
         self._init_fn = init_fn
         self._step_counter = step_counter
         self._checkpoint_interval = checkpoint_interval
         self._last_checkpoint_step = last_checkpoint_step
-        self._latest: str | None = None
-        self._tracked: tuple[Saved, ...] = ()
-        self._last_preserved = 0.0
-        self._go_on(clock())
-        self._retained = Retained(keep_best)
-        self._retained.load(self._storage, self._directory)
-
-    def _go_on(self, now: float) -> None:
-        """Takes over what the state file says."""
-        state = get_checkpoint_state(self._directory, storage=self._storage)
-        if state is None:
-            # Before everything that this manager will save, so that the first one may be kept for good.
-            self._last_preserved = now - 1.0
-            return
-        self._latest = from_stored(state.model_checkpoint_path)
-        self._last_preserved = state.last_preserved_timestamp
-        if now < self._last_preserved:
-            _log.warning(
-                "the clock is %f seconds behind the last preserved checkpoint timestamp. What was saved before now "
-                "will not be deleted",
-                self._last_preserved - now,
-            )
-            self._last_preserved = now
-        paths = state.all_model_checkpoint_paths
-        # Written without times, by a Saver or by hand: nobody knows which of them were to stay for good.
-        times = state.all_model_checkpoint_timestamps or [self._last_preserved] * len(paths)
-        dated = [Saved(from_stored(path), min(time, now)) for path, time in zip(paths, times, strict=False)]
-        self._tracked = tuple(saved for saved in dated if saved.time > self._last_preserved)
+        hours = keep_checkpoint_every_n_hours
+        self._records = ManagerRecords(
+            self._storage,
+            self._directory,
+            max_to_keep,
+            None if hours is None else hours * SECONDS_PER_HOUR,
+            keep_best,
+            clock(),
+        )
 
     @property
     def checkpoint(self) -> ManagedCheckpoint:
@@ -183,22 +156,22 @@ class CheckpointManager:
     @property
     def latest_checkpoint(self) -> str | None:
         """The newest checkpoint in the directory; None where there is none."""
-        return self._latest
+        return self._records.latest
 
     @property
     def checkpoints(self) -> list[str]:
         """The newest checkpoints, oldest first. Those that stay for good, or for a pin or a metric, are not listed."""
-        return [saved.path for saved in self._tracked]
+        return self._records.newest
 
     @property
     def best_checkpoint(self) -> str | None:
         """The best of the checkpoints that may still be deleted, by `keep_best`; None where none has the metric."""
-        return next(iter(self._retained.best_first(self.checkpoints)), None)
+        return next(iter(self._records.retention.best_first(self.checkpoints)), None)
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
         """Path -> the metrics it was saved with, of all checkpoints that are known and have some."""
-        return self._retained.metrics
+        return self._records.retention.metrics
 
     def save(
         self,
@@ -243,61 +216,24 @@ class CheckpointManager:
         if options is None:
             path = self._checkpoint.write(prefix)
             self._last_checkpoint_step = step
-            self._record(path, checked)
+            self._records.published(path, self._clock(), checked)
             return path
         self._last_checkpoint_step = step
-        callbacks = (*(options.experimental_write_callbacks or ()), lambda path: self._record(path, checked))
+
+        def published(path: str) -> None:
+            self._records.published(path, self._clock(), checked)
+
+        callbacks = (*(options.experimental_write_callbacks or ()), published)
         assert isinstance(self._checkpoint, Checkpoint), "looked at above"
         return self._checkpoint.write(prefix, replace(options, experimental_write_callbacks=callbacks))
 
-    def _record(self, path: str, metrics: Metrics) -> None:
-        """`path` was written: the state file names it, then old checkpoints go, then the state file forgets them.
-
-        Killed in between, the file names checkpoints that are gone, and the next manager finds out; the other way
-        round, nobody would ever delete them.
-        """
-        self._tracked = saved_again(self._tracked, path, self._clock())
-        self._latest = path
-        self._retained.note(path, metrics)
-        self._write_state()
-        swept = sweep(self._tracked, self._last_preserved, self._max_to_keep, self._keep_seconds)
-        changed = swept.tracked != self._tracked
-        self._tracked, self._last_preserved = swept.tracked, swept.last_preserved
-        doomed = self._retained.settle(self.checkpoints, swept.evicted)
-        self._retained.save()
-        # Where all are kept, what an earlier manager set aside is, too.
-        self._retained.forget(self._delete(doomed if self._max_to_keep else []))
-        self._retained.save()
-        if changed:
-            self._write_state()
-
-    def _delete(self, paths: Sequence[str]) -> list[str]:
-        """Those of `paths` that were deleted."""
-        deleted: list[str] = []
-        for path in paths:
-            try:
-                remove_bundle(self._storage, path)
-                deleted.append(path)
-            except (CheckpointError, OSError) as error:
-                _log.warning("%s is not deleted: Ignoring: %s", printable(path), error)
-        return deleted
-
-    def _write_state(self) -> None:
-        update_relative_state(
-            self._directory,
-            cast(str, self._latest),
-            self.checkpoints,
-            all_model_checkpoint_timestamps=[saved.time for saved in self._tracked],
-            last_preserved_timestamp=self._last_preserved,
-            storage=self._storage,
-        )
-
     def restore_or_initialize(self) -> str | None:
         """Restores the latest checkpoint and returns its path. Where there is none: calls `init_fn`, returns None."""
-        if self._latest is not None:
-            self._checkpoint.restore(self._latest)
+        latest = self._records.latest
+        if latest is not None:
+            self._checkpoint.restore(latest)
             self._last_checkpoint_step = self._current_step()
-            return self._latest
+            return latest
         if self._init_fn is not None:
             self._init_fn()
             _log.info("Customized initialization is done through the passed `init_fn`.")
@@ -313,16 +249,11 @@ class CheckpointManager:
         Raises:
             NotFoundError: there is no such checkpoint.
         """
-        path = self._path_of(path_or_number)
-        if not is_there(self._storage, path):
-            raise NotFoundError(f"{printable(path)}: there is no such checkpoint to pin. Pin it after it was saved")
-        self._retained.pin(path)
-        self._retained.save()
+        self._records.pin(self._storage, self._path_of(path_or_number))
 
     def unpin(self, path_or_number: AnyPath | SupportsIndex) -> None:
         """Ends `pin`. What was kept by that alone is deleted when the next checkpoint is saved."""
-        self._retained.unpin(self._path_of(path_or_number))
-        self._retained.save()
+        self._records.unpin(self._storage, self._path_of(path_or_number))
 
     def _path_of(self, path_or_number: AnyPath | SupportsIndex) -> str:
         if isinstance(path_or_number, str | bytes | os.PathLike):

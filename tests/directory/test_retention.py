@@ -11,15 +11,15 @@ from tensorflow_process import TensorFlowProcess
 
 from torch_tfckpt.directory.retention import (
     KeepBest,
+    Partition,
     Saved,
     SaverHistory,
-    Settled,
     best_first,
     next_deletion,
+    partition,
     protected,
     record,
     saved_again,
-    settle,
     sweep,
 )
 from torch_tfckpt.errors import InvalidArgumentError
@@ -61,7 +61,7 @@ class TestSaver:
             assert paths(history.last) == [f"m-{i}" for i in last]
             assert disk == {f"m-{i}" for i in there}
             assert history.next_kept == next_kept
-            assert history.evicted == ()
+            assert history.expired == ()
 
     @pytest.mark.parametrize("seed", range(4))
     def test_as_tensorflow(self, tmp_path: Path, tensorflow: TensorFlowProcess, seed: int) -> None:
@@ -95,7 +95,7 @@ class TestSaver:
         """What waits for its deletion and is saved again must not be deleted."""
         history = SaverHistory(math.inf, (Saved("b", 2.0),), (Saved("a", 1.0),))
         history, gone = save(history, "a", 3.0, 2)
-        assert (gone, paths(history.last), history.evicted) == (None, ["b", "a"], ())
+        assert (gone, paths(history.last), history.expired) == (None, ["b", "a"], ())
 
     @pytest.mark.parametrize("keep", [0, None])
     def test_no_limit(self, keep: int | None) -> None:
@@ -139,7 +139,7 @@ class TestManager:
             disk.add(f"ckpt-{number}")
             swept = sweep(saved_again(tracked, f"ckpt-{number}", now), last_preserved, 2, HOUR)
             tracked, last_preserved = swept.tracked, swept.last_preserved
-            disk -= set(swept.evicted)
+            disk -= set(swept.expired)
             when_kept.setdefault(last_preserved, number)
         assert disk == {f"ckpt-{i}" for i in (3, 6, 8, 9, 10)}
         assert when_kept == {999.0: 1, 4599.0: 5, 8200.0: 8, 12000.0: 10}
@@ -182,15 +182,15 @@ class TestBest:
 
     def test_the_window_counts(self) -> None:
         """A better one that is still new takes the place of one that was set aside."""
-        assert settle(["c"], ["a"], ["b", "e"], (), LOSSES, RULE) == Settled(("b",), ("e", "a"))
+        assert partition(["c"], ["a"], ["b", "e"], (), LOSSES, RULE) == Partition(("b",), ("e", "a"))
 
     def test_saved_again_is_not_outside(self) -> None:
         """What was set aside and is saved again is in the window, and nowhere else."""
-        assert settle(["e", "b"], [], ["b"], (), {}, None) == Settled((), ())
+        assert partition(["e", "b"], [], ["b"], (), {}, None) == Partition((), ())
 
     def test_nothing_asked_for(self) -> None:
         """Without pins and metrics: what TensorFlow deletes."""
-        assert settle(["c"], ["a", "b"], [], (), {}, None) == Settled((), ("a", "b"))
+        assert partition(["c"], ["a", "b"], [], (), {}, None) == Partition((), ("a", "b"))
 
     @given(
         losses=st.lists(st.sampled_from([0.0, 1.0, 2.0, math.inf, math.nan]), min_size=1, max_size=12),
@@ -205,13 +205,13 @@ class TestBest:
         rule = KeepBest("loss", "min", k)
         metrics = {str(i): {"loss": loss} for i, loss in enumerate(losses)}
         pins = {str(i) for i in pinned}
-        history, set_aside, disk = SaverHistory(math.inf), tuple[str, ...](), set[str]()
+        history, protected_before, disk = SaverHistory(math.inf), tuple[str, ...](), set[str]()
         for number in range(len(losses)):
             disk.add(str(number))
             history, candidate = save(history, str(number), 0.0, keep)
-            evicted = [] if candidate is None else [candidate]
-            set_aside, doomed = settle(paths(history.last), evicted, set_aside, pins, metrics, rule)
-            disk -= set(doomed)
+            expired = [] if candidate is None else [candidate]
+            protected_before, to_delete = partition(paths(history.last), expired, protected_before, pins, metrics, rule)
+            disk -= set(to_delete)
             numbers = [i for i in range(number + 1) if not math.isnan(losses[i])]
             best = sorted(numbers, key=lambda i: (losses[i], -i))[:k]
             newest = range(max(0, number + 1 - keep), number + 1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from torch_tfckpt.directory.retention import KeepBest
-from torch_tfckpt.directory.retention_file import Retained, check_metrics
+from torch_tfckpt.directory.retention_file import RetentionRecord, check_metrics
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.storage.local import LOCAL
 
@@ -24,40 +24,40 @@ def checkpoint(path: Path) -> str:
     return str(path)
 
 
-def loaded(directory: Path | str, rule: KeepBest | None = None) -> Retained:
-    retained = Retained(rule)
+def loaded(directory: Path | str, rule: KeepBest | None = None) -> RetentionRecord:
+    retained = RetentionRecord(rule)
     retained.load(LOCAL, str(directory))
     return retained
 
 
 class TestSettling:
     def test_a_life(self, tmp_path: Path) -> None:
-        """Set aside while it is the best; doomed when a better one comes; forgotten when it was deleted."""
+        """Set aside while it is the best; to_delete when a better one comes; forgotten when it was deleted."""
         retained = loaded(tmp_path, RULE)
         a, b, c = (checkpoint(tmp_path / name) for name in "abc")
         retained.note(a, {"loss": 1.0})
-        assert retained.settle([a], []) == []
+        assert retained.partition([a], []) == []
         retained.note(b, {"loss": 2.0})
-        assert retained.settle([b], [a]) == []
-        assert retained.set_aside == [a]
+        assert retained.partition([b], [a]) == []
+        assert retained.protected == [a]
         assert retained.best_first([b]) == [a, b]
         retained.note(c, {"loss": 0.5})
-        assert retained.settle([c], [b]) == [a, b]
+        assert retained.partition([c], [b]) == [a, b]
         retained.forget([a, b])
-        assert (retained.set_aside, retained.metrics) == ([], {c: {"loss": 0.5}})
+        assert (retained.protected, retained.metrics) == ([], {c: {"loss": 0.5}})
 
     def test_what_could_not_be_deleted(self, tmp_path: Path) -> None:
-        """It is doomed again at the next save."""
+        """It is to_delete again at the next save."""
         retained = loaded(tmp_path)
         a, b = str(tmp_path / "a"), str(tmp_path / "b")
         retained.pin(a)
-        assert retained.settle([b], [a]) == []
+        assert retained.partition([b], [a]) == []
         retained.unpin(a)
         for _ in range(2):
-            assert retained.settle([b], []) == [a]
-            assert retained.set_aside == [a]
+            assert retained.partition([b], []) == [a]
+            assert retained.protected == [a]
         retained.forget([a])
-        assert retained.settle([b], []) == []
+        assert retained.partition([b], []) == []
 
     def test_spellings(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A pin by the absolute path holds the checkpoint that was saved by a relative one."""
@@ -65,23 +65,23 @@ class TestSettling:
         retained = loaded("")
         retained.note("train/../a")
         retained.pin(str(tmp_path / "a"))
-        assert retained.settle(["b"], ["./a"]) == []
-        assert retained.pins == retained.set_aside == ["train/../a"]
+        assert retained.partition(["b"], ["./a"]) == []
+        assert retained.pins == retained.protected == ["train/../a"]
         retained.unpin("a")
-        assert retained.settle(["b"], []) == ["train/../a"]
+        assert retained.partition(["b"], []) == ["train/../a"]
 
     def test_urls(self) -> None:
         """They are no paths of this machine."""
-        retained = Retained()
+        retained = RetentionRecord()
         retained.pin("s3://bucket/d/a")
-        assert retained.settle([], ["s3://bucket/d/a", "s3:/bucket/d/a"]) == ["s3:/bucket/d/a"]
+        assert retained.partition([], ["s3://bucket/d/a", "s3:/bucket/d/a"]) == ["s3:/bucket/d/a"]
 
     def test_saved_again_without_metrics(self) -> None:
         """What was known of the older contents does not count for the new ones."""
-        retained = Retained(RULE)
+        retained = RetentionRecord(RULE)
         retained.note("a", {"loss": 0.0})
         retained.note("a")
-        assert retained.settle(["b"], ["a"]) == ["a"]
+        assert retained.partition(["b"], ["a"]) == ["a"]
 
 
 class TestRestart:
@@ -92,16 +92,16 @@ class TestRestart:
         for path, loss in ((a, 0.25), (b, math.inf), (c, math.nan)):
             before.note(path, {"loss": loss, "other": -math.inf})
         before.pin(b)
-        before.settle([c], [a, b])
+        before.partition([c], [a, b])
         before.save()
         after = loaded(tmp_path)
         assert after.best == RULE
         assert after.pins == [b]
-        assert after.set_aside == [a, b]
+        assert after.protected == [a, b]
         assert str(after.metrics) == str({a: before.metrics[a], b: before.metrics[b], c: before.metrics[c]})
-        assert after.settle([c], []) == []
+        assert after.partition([c], []) == []
         after.save()
-        assert json.loads((tmp_path / FILE).read_text())["set_aside"] == ["a", "b\udcff"]
+        assert json.loads((tmp_path / FILE).read_text())["protected"] == ["a", "b\udcff"]
 
     def test_a_moved_directory(self, tmp_path: Path) -> None:
         """Paths in the file are relative to it."""
@@ -118,10 +118,10 @@ class TestRestart:
         before = loaded(tmp_path, RULE)
         before.note(a, {"loss": 1.0})
         before.note(b, {"loss": 2.0})
-        before.settle([b], [a])
+        before.partition([b], [a])
         before.save()
-        assert loaded(tmp_path).settle([b], []) == []
-        assert loaded(tmp_path, KeepBest("loss", "max", 1)).settle([b], []) == [a]
+        assert loaded(tmp_path).partition([b], []) == []
+        assert loaded(tmp_path, KeepBest("loss", "max", 1)).partition([b], []) == [a]
 
     def test_what_is_gone_is_forgotten(self, tmp_path: Path) -> None:
         """Checkpoints that somebody deleted take no place among the best."""
@@ -129,9 +129,9 @@ class TestRestart:
         before = loaded(tmp_path, RULE)
         before.note(a, {"loss": 0.0})
         before.note(b, {"loss": 1.0})
-        before.settle([], [a, b])
+        before.partition([], [a, b])
         before.pin(a)
-        before.settle([], [b])
+        before.partition([], [b])
         before.save()
         os.unlink(f"{a}.index")
         after = loaded(tmp_path)
@@ -141,7 +141,7 @@ class TestRestart:
         """No file for those who ask for nothing; none left behind when nothing is left to remember."""
         retained = loaded(tmp_path, RULE)
         retained.note(str(tmp_path / "a"))
-        retained.settle([str(tmp_path / "a")], [])
+        retained.partition([str(tmp_path / "a")], [])
         retained.save()
         assert os.listdir(tmp_path) == []
         retained.pin(str(tmp_path / "a"))
@@ -163,7 +163,7 @@ class TestRestart:
     def test_several_directories(self, tmp_path: Path) -> None:
         """One Saver may save to several; each file speaks of its own, the inner one of what is further in."""
         (tmp_path / "in").mkdir()
-        retained = Retained()
+        retained = RetentionRecord()
         retained.load(LOCAL, str(tmp_path), "best")
         retained.load(LOCAL, str(tmp_path / "in"))
         for path in (tmp_path / "a", tmp_path / "in" / "b", Path("/elsewhere")):
@@ -189,12 +189,12 @@ DAMAGED = [
     b"{}",
     b"[" * 100_000,
     b"\xff\xfe",
-    b'{"version": 2, "best": null, "pins": ["a"], "set_aside": ["a"], "metrics": {}}',
-    b'{"version": 1, "best": null, "pins": "a", "set_aside": ["a"], "metrics": {}}',
-    b'{"version": 1, "best": null, "pins": [1], "set_aside": ["a"], "metrics": {}}',
-    b'{"version": 1, "best": {"k": 1}, "pins": [], "set_aside": ["a"], "metrics": {}}',
-    b'{"version": 1, "best": null, "pins": [], "set_aside": ["a"], "metrics": {"a": {"loss": []}}}',
-    b'{"version": 1, "best": null, "pins": [], "set_aside": ["a"], "metrics": []}',
+    b'{"version": 2, "best": null, "pins": ["a"], "protected": ["a"], "metrics": {}}',
+    b'{"version": 1, "best": null, "pins": "a", "protected": ["a"], "metrics": {}}',
+    b'{"version": 1, "best": null, "pins": [1], "protected": ["a"], "metrics": {}}',
+    b'{"version": 1, "best": {"k": 1}, "pins": [], "protected": ["a"], "metrics": {}}',
+    b'{"version": 1, "best": null, "pins": [], "protected": ["a"], "metrics": {"a": {"loss": []}}}',
+    b'{"version": 1, "best": null, "pins": [], "protected": ["a"], "metrics": []}',
 ]
 
 
@@ -209,31 +209,31 @@ class TestDamage:
         retained.save()
         assert (tmp_path / FILE).read_bytes() == content
         retained.note(c)
-        assert retained.settle([b, c], [a]) == []
+        assert retained.partition([b, c], [a]) == []
         assert retained.pins == [a, b]
         retained.save()
         after = loaded(tmp_path)
         assert after.pins == [a, b]
         after.note(d)
-        assert after.settle([d], [b, c]) == [c]
+        assert after.partition([d], [b, c]) == [c]
 
     def test_unpinned_meanwhile(self, tmp_path: Path) -> None:
         """What is said now counts more than what the file may have said."""
         (tmp_path / FILE).touch()
         retained = loaded(tmp_path)
         retained.unpin(str(tmp_path / "a"))
-        assert retained.settle([], [str(tmp_path / "a")]) == [str(tmp_path / "a")]
+        assert retained.partition([], [str(tmp_path / "a")]) == [str(tmp_path / "a")]
 
     @pytest.mark.parametrize("name", ["../a", "..", "/etc/passwd", "x/../../a", "./a", "", "s3://b/a", "a\0", "a/"])
     def test_no_path_leads_out(self, tmp_path: Path, name: str) -> None:
         """A file cannot have checkpoints of other directories deleted."""
         (tmp_path / "d").mkdir()
         checkpoint(tmp_path / "a")
-        record: dict[str, Any] = {"version": 1, "best": None, "pins": [], "set_aside": [name], "metrics": {}}
+        record: dict[str, Any] = {"version": 1, "best": None, "pins": [], "protected": [name], "metrics": {}}
         (tmp_path / "d" / FILE).write_text(json.dumps(record))
         retained = loaded(tmp_path / "d")
-        assert retained.set_aside == []
-        assert retained.settle([], []) == []
+        assert retained.protected == []
+        assert retained.partition([], []) == []
 
     def test_too_large(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """Nothing is read of a file that can be none of ours."""

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import pytest
 from numbered import State, assert_nothing_stray, latest_number, number_in
-from storages import SwitchedStorage
 from training_script import alternate
 
 import torch_tfckpt as tfckpt
@@ -20,7 +19,6 @@ from torch_tfckpt.bundle.publish import Marker
 from torch_tfckpt.directory.state_file import read_state, update_checkpoint_state
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import parse_temporary_name, temporary_name
-from torch_tfckpt.storage.protocol import Storage
 
 SAVES: Final = 40
 FILES: Final = 1500
@@ -112,24 +110,22 @@ def test_data_of_a_living_save_stay_between_their_names(tmp_path: Path) -> None:
 def test_of_a_living_program_nothing_is_a_leftover_of_a_dead_one_all(tmp_path: Path) -> None:
     """A save in flight here, and files of a save that ended: another saver removes those of the latter only."""
     state = State()
-    storage = SwitchedStorage()
-    with state.saver(sharded=True, save_relative_paths=True, storage=storage) as saver:
-        release = threading.Event()
+    release = threading.Event()
 
-        class Slow:
-            """LOCAL, whose index comes into place when it is told to."""
+    class Slow:
+        """LOCAL, whose index comes into place when it is told to."""
 
-            def __getattr__(self, name: str) -> object:
-                return getattr(LOCAL, name)
+        def __getattr__(self, name: str) -> object:
+            return getattr(LOCAL, name)
 
-            def replace(self, source: str, target: str) -> None:
-                if target.endswith(".index"):
-                    assert release.wait(60)
-                LOCAL.replace(source, target)
+        def replace(self, source: str, target: str) -> None:
+            if target.endswith(".index"):
+                assert release.wait(60)
+            LOCAL.replace(source, target)
 
-        with storage.using(cast(Storage, Slow())):
-            state.fill(1)
-            handle = saver.save_async(tmp_path / "a", 1)
+    with state.saver(sharded=True, save_relative_paths=True, storage=Slow()) as saver:
+        state.fill(1)
+        handle = saver.save_async(tmp_path / "a", 1)
         dead = temporary_name(str(tmp_path / "b-9.index"))
         Path(dead).touch()
         other = State()

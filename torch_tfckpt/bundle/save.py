@@ -89,8 +89,8 @@ class BundleSave:
         assert self._transfer is not None, "before start()"
         return self._transfer.staged
 
-    def finish(self) -> None:
-        """Waits until all is written, and publishes.
+    def finish(self) -> str:
+        """Waits until all is written, publishes, and returns the prefix.
 
         Raises:
             IncompleteSaveError: writing or publishing failed; nothing was published, unless the text says otherwise.
@@ -108,6 +108,7 @@ class BundleSave:
         except BaseException:
             self.abandon()
             raise
+        return self._prefix
 
     def abandon(self) -> None:
         """Stops and removes everything written. Nothing to do after `finish`."""

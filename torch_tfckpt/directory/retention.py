@@ -7,8 +7,8 @@ what the caller should do.
     history = record(history, "m-7", now, max_to_keep=5)
     history, candidate = next_deletion(history, keep_seconds)      # at most one a save, as TensorFlow does
 
-What may go by those rules is set aside instead while it is pinned or among the best (`settle`), and goes when it is
-neither any more.
+A checkpoint that expires by those rules is protected while it is pinned or among the best (`partition`), and deleted
+when it is neither any more.
 
 Source: Saver in tensorflow/python/training/saver.py, CheckpointManager in
 tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 4 "Retention algorithm" and 5.
@@ -40,7 +40,7 @@ class SaverHistory:
 
     next_kept: float  # the next checkpoint that leaves `last` and was saved after this time stays for good
     last: tuple[Saved, ...] = ()  # oldest first
-    evicted: tuple[Saved, ...] = ()  # left `last`, not judged yet; oldest first
+    expired: tuple[Saved, ...] = ()  # left `last`, not judged yet; oldest first
 
 
 def record(history: SaverHistory, path: str, now: float, max_to_keep: int | None) -> SaverHistory:
@@ -52,21 +52,21 @@ def record(history: SaverHistory, path: str, now: float, max_to_keep: int | None
     if not max_to_keep:
         return history
     last = (*_without(history.last, path), Saved(path, now))
-    evicted = _without(history.evicted, path)
+    expired = _without(history.expired, path)
     if len(last) > max_to_keep:
-        last, evicted = last[1:], (*evicted, last[0])
-    return SaverHistory(history.next_kept, last, evicted)
+        last, expired = last[1:], (*expired, last[0])
+    return SaverHistory(history.next_kept, last, expired)
 
 
 def next_deletion(history: SaverHistory, keep_seconds: float) -> tuple[SaverHistory, str | None]:
-    """Judges the oldest evicted checkpoint: the history without it, and its path where it may go.
+    """Judges the oldest expired checkpoint: the history without it, and its path where it may go.
 
     None where nothing waits, or where it stays for good: it was saved after `next_kept`, which moves on by
     `keep_seconds`, once, wherever the clock stands.
     """
-    if not history.evicted:
+    if not history.expired:
         return history, None
-    candidate, *rest = history.evicted
+    candidate, *rest = history.expired
     if candidate.time > history.next_kept:
         return SaverHistory(history.next_kept + keep_seconds, history.last, tuple(rest)), None
     return SaverHistory(history.next_kept, history.last, tuple(rest)), candidate.path
@@ -77,25 +77,25 @@ class Swept(NamedTuple):
 
     tracked: tuple[Saved, ...]  # oldest first
     last_preserved: float  # when the newest checkpoint that stays for good was saved
-    evicted: tuple[str, ...]  # oldest first
+    expired: tuple[str, ...]  # oldest first
 
 
 def sweep(
     tracked: Sequence[Saved], last_preserved: float, max_to_keep: int | None, keep_seconds: float | None
 ) -> Swept:
-    """Lets the oldest of `tracked` go until `max_to_keep` are left; None keeps all.
+    """Expire the oldest of `tracked` until `max_to_keep` are left; None keeps all.
 
-    One that was saved `keep_seconds` or more after the last one that stayed for good stays so, too, and is forgotten.
+    One that was saved `keep_seconds` or more after the last one kept for good is kept for good, too, and forgotten.
     """
     excess = len(tracked) - max_to_keep if max_to_keep else 0
-    evicted: list[str] = []
+    expired: list[str] = []
     for path, time in tracked[: max(0, excess)]:
         # Written as TensorFlow writes it: the rounding of another form would decide equal times differently.
         if keep_seconds and time - keep_seconds >= last_preserved:
             last_preserved = time
         else:
-            evicted.append(path)
-    return Swept(tuple(tracked[max(0, excess) :]), last_preserved, tuple(evicted))
+            expired.append(path)
+    return Swept(tuple(tracked[max(0, excess) :]), last_preserved, tuple(expired))
 
 
 def saved_again(tracked: Sequence[Saved], path: str, now: float) -> tuple[Saved, ...]:
@@ -154,31 +154,31 @@ def protected(
     return frozenset(best).union(path for path in known if path in pins)
 
 
-class Settled(NamedTuple):
-    """What becomes of the checkpoints that no newest-so-many rule holds any more."""
+class Partition(NamedTuple):
+    """What becomes of the checkpoints that are not kept for being new any more. Oldest first."""
 
-    set_aside: tuple[str, ...]  # protected; oldest first
-    doomed: tuple[str, ...]  # to be deleted; oldest first
+    protected: tuple[str, ...]
+    to_delete: tuple[str, ...]
 
 
-def settle(
-    window: Sequence[str],
-    evicted: Sequence[str],
-    set_aside: Sequence[str],
+def partition(
+    newest: Sequence[str],
+    expired: Sequence[str],
+    protected_before: Sequence[str],
     pins: Collection[str],
     metrics: Mapping[str, Metrics],
     rule: KeepBest | None,
-) -> Settled:
-    """Parts what left the window, now or before, into what stays set aside and what goes.
+) -> Partition:
+    """Split expired checkpoints into those still protected and those to delete.
 
     Args:
-        window: The checkpoints that stay anyhow, oldest first. They count when the best are chosen.
-        evicted: What may go, now that something was saved.
-        set_aside: What was protected when it could have gone.
+        newest: The checkpoints that are kept anyway, oldest first. They count when the best are chosen.
+        expired: The checkpoints that have become too old.
+        protected_before: The checkpoints that became too old earlier and were protected then.
     """
-    kept = set(window)
-    outside = [path for path in dict.fromkeys((*set_aside, *evicted)) if path not in kept]
-    shielded = protected([*outside, *window], pins, metrics, rule)
-    return Settled(
+    kept = set(newest)
+    outside = [path for path in dict.fromkeys((*protected_before, *expired)) if path not in kept]
+    shielded = protected([*outside, *newest], pins, metrics, rule)
+    return Partition(
         tuple(path for path in outside if path in shielded), tuple(path for path in outside if path not in shielded)
     )

@@ -1,23 +1,23 @@
-"""What was saved and must not go yet: pins, metrics, and the checkpoints set aside for their sake, across restarts.
+"""The retention file: pins, metrics, and the checkpoints that they protect from deletion, across restarts.
 
-    retained = Retained(KeepBest("loss", "min", k=3))
-    retained.load(storage, "train")                          # before the first save; later calls cost nothing
-    retained.note("train/m-7", {"loss": 0.5})                # m-7 was saved
-    doomed = retained.settle(window, evicted)                # m-7 is in the window; m-2 left it
-    retained.save()                                          # before the state file
-    ...                                                      # the state file is written, `doomed` is deleted
-    retained.forget(doomed)
-    retained.save()
+    record = RetentionRecord(KeepBest("loss", "min", k=3))
+    record.load(storage, "train")                          # before the first save; later calls cost nothing
+    record.note("train/m-7", {"loss": 0.5})                # m-7 was saved
+    to_delete = record.partition(newest, expired)          # m-7 is among the newest; m-2 expired
+    record.save()                                          # before the state file
+    ...                                                      # the state file is written, `to_delete` is deleted
+    record.forget(to_delete)
+    record.save()
 
-It is kept beside the state file, as `<its name>.retention.json`, while there is something to remember:
+It is stored next to the state file, as `<its name>.retention.json`, while there is something to remember:
 
-    {"version": 1, "best": {"metric": "loss", "mode": "min", "k": 3}, "pins": ["m-3"], "set_aside": ["m-3"],
+    {"version": 1, "best": {"metric": "loss", "mode": "min", "k": 3}, "pins": ["m-3"], "protected": ["m-3"],
      "metrics": {"m-7": {"loss": 0.5}}}
 
-Paths in it are relative to its directory and lie in it. Values that are no JSON numbers are texts: "nan", "inf".
+Paths in it are relative to its directory and inside it. Values that are not JSON numbers are strings: "nan", "inf".
 
-What the file cannot say leads to no deletion: checkpoints that no longer exist are forgotten, and where the file cannot
-be read, the checkpoints that might have been pinned in it are pinned.
+Nothing is deleted for want of this file: checkpoints that no longer exist are forgotten, and if the file cannot be
+read, the checkpoints that might have been pinned in it are pinned.
 """
 
 import json
@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from torch_tfckpt.directory.names import is_there
-from torch_tfckpt.directory.retention import KeepBest, Metrics, best_first, settle
+from torch_tfckpt.directory.retention import KeepBest, Metrics, best_first, partition
 from torch_tfckpt.directory.state_file import state_path
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.storage.protocol import Storage
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Place:
+class _RetentionPlace:
     """One directory whose file was read."""
 
     storage: Storage
@@ -53,8 +53,8 @@ class _Place:
     unreadable: bool = False
 
 
-class Retained:
-    """Pins, metrics and checkpoints set aside, of one Saver or CheckpointManager.
+class RetentionRecord:
+    """Pins, metrics and protected checkpoints of one Saver or CheckpointManager.
 
     Args:
         best: Which checkpoints to keep for their metrics; None goes by the rule that the file names, if any.
@@ -66,12 +66,12 @@ class Retained:
 
     def __init__(self, best: KeepBest | None = None) -> None:
         self.best = best
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _RetentionPlace] = {}
         # By absolute path. `_paths` has the spelling in which its owner saved it.
         self._paths: dict[str, str] = {}
         self._pins: set[str] = set()
         self._metrics: dict[str, dict[str, float]] = {}
-        self._set_aside: list[str] = []
+        self._protected: list[str] = []
         self._certain: set[str] = set()  # whose pin or want of one does not depend on what a file says
 
     @property
@@ -85,9 +85,9 @@ class Retained:
         return sorted(self._paths[key] for key in self._pins)
 
     @property
-    def set_aside(self) -> list[str]:
-        """Checkpoints that left the window and are kept for a pin or a metric, oldest first."""
-        return [self._paths[key] for key in self._set_aside]
+    def protected(self) -> list[str]:
+        """Checkpoints that expired and are kept for a pin or a metric, oldest first."""
+        return [self._paths[key] for key in self._protected]
 
     def load(self, storage: Storage, directory: str, latest_filename: str | None = None) -> None:
         """Reads the file of `directory`, the first time; a damaged one is logged."""
@@ -95,7 +95,7 @@ class Retained:
         place = self._places.get(_key(directory or os.curdir))
         if place is not None and place.path == path:
             return
-        place = _Place(storage, directory, path, None)
+        place = _RetentionPlace(storage, directory, path, None)
         try:
             place.text = _read(storage, path)
             self._take_over(place, _decode(place.text))
@@ -121,30 +121,30 @@ class Retained:
             self._metrics[key] = dict(metrics)
 
     def pin(self, path: str) -> None:
-        """From now on `path` is not deleted, whatever leaves the window."""
+        """Protect `path` from deletion when it expires."""
         self._pins.add(self._remember(path))
 
     def unpin(self, path: str) -> None:
-        """`path` is as every other checkpoint again. If it was only set aside, it goes when the next one is saved."""
+        """End `pin`. If only the pin protected `path`, it is deleted when the next checkpoint is saved."""
         self._pins.discard(_key(path))
         self._certain.add(_key(path))
 
-    def settle(self, window: Sequence[str], evicted: Sequence[str]) -> list[str]:
-        """Which checkpoints are to be deleted now that something was saved, oldest first.
+    def partition(self, newest: Sequence[str], expired: Sequence[str]) -> list[str]:
+        """Return the checkpoints to delete now that something was saved, oldest first.
 
         Args:
-            window: Those that stay for being new, oldest first.
-            evicted: Those that may go.
+            newest: The checkpoints that are kept for being new, oldest first.
+            expired: The checkpoints that have become too old.
 
-        What was set aside and is to go stays so until `forget`: it is not lost sight of if it cannot be deleted.
+        A checkpoint that was protected until now is remembered as such until `forget`, in case it cannot be deleted.
         """
-        inside = [self._remember(path) for path in window]
-        outside = [self._remember(path) for path in evicted]
+        inside = [self._remember(path) for path in newest]
+        outside = [self._remember(path) for path in expired]
         self._pin_what_may_have_been([*outside, *inside])
-        settled = settle(inside, outside, self._set_aside, self._pins, self._metrics, self.best)
-        staying = {*settled.set_aside, *(key for key in self._set_aside if key in settled.doomed)}
-        self._set_aside = [key for key in dict.fromkeys((*self._set_aside, *outside)) if key in staying]
-        return [self._paths[key] for key in settled.doomed]
+        split = partition(inside, outside, self._protected, self._pins, self._metrics, self.best)
+        staying = {*split.protected, *(key for key in self._protected if key in split.to_delete)}
+        self._protected = [key for key in dict.fromkeys((*self._protected, *outside)) if key in staying]
+        return [self._paths[key] for key in split.to_delete]
 
     def forget(self, paths: Iterable[str]) -> None:
         """They were deleted."""
@@ -153,14 +153,14 @@ class Retained:
             self._metrics.pop(key, None)
             self._certain.discard(key)
             self._pins.discard(key)
-            self._set_aside = [other for other in self._set_aside if other != key]
+            self._protected = [other for other in self._protected if other != key]
 
-    def best_first(self, window: Sequence[str]) -> list[str]:
+    def best_first(self, newest: Sequence[str]) -> list[str]:
         """The checkpoints that are known and have the metric, the best one first; empty where there is no rule."""
         if self.best is None:
             return []
-        inside = [self._remember(path) for path in window]
-        known = [*(key for key in self._set_aside if key not in inside), *inside]
+        inside = [self._remember(path) for path in newest]
+        known = [*(key for key in self._protected if key not in inside), *inside]
         return [self._paths[key] for key in best_first(known, self._metrics, self.best)]
 
     def save(self) -> None:
@@ -200,10 +200,10 @@ class Retained:
         around = [home for home in self._places if key.startswith(f"{home.rstrip('/')}/")]
         return max(around, key=len, default=None)
 
-    def _take_over(self, place: _Place, stored: "_Stored") -> None:
+    def _take_over(self, place: _RetentionPlace, stored: "_RetentionFile") -> None:
         """What the file says of checkpoints that are there."""
         self.best = self.best or stored.best
-        for name in dict.fromkeys((*stored.set_aside, *stored.pins, *stored.metrics)):
+        for name in dict.fromkeys((*stored.protected, *stored.pins, *stored.metrics)):
             path = os.path.join(place.directory, name)
             key = _key(path)
             if key in self._certain or not is_there(place.storage, path):
@@ -213,8 +213,8 @@ class Retained:
                 self._pins.add(key)
             if name in stored.metrics:
                 self._metrics.setdefault(key, stored.metrics[name])
-            if name in stored.set_aside and key not in self._set_aside:
-                self._set_aside.append(key)
+            if name in stored.protected and key not in self._protected:
+                self._protected.append(key)
 
     def _encode(self, home: str) -> bytes | None:
         """The file of one directory; None where nothing is to be remembered."""
@@ -224,17 +224,17 @@ class Retained:
 
         mine = {key for key in self._paths if self._home_of(key) == home}
         pins = sorted(name(key) for key in self._pins & mine)
-        set_aside = [name(key) for key in self._set_aside if key in mine]
+        protected = [name(key) for key in self._protected if key in mine]
         metrics = {
             name(key): {metric: _jsonable(value) for metric, value in values.items()}
             for key, values in self._metrics.items()
             if key in mine
         }
-        if not (pins or set_aside or metrics):
+        if not (pins or protected or metrics):
             return None
         best = asdict(self.best) if self.best is not None else None
-        record = {"version": VERSION, "best": best, "pins": pins, "set_aside": set_aside, "metrics": metrics}
-        return f"{json.dumps(record, indent=1)}\n".encode()
+        content = {"version": VERSION, "best": best, "pins": pins, "protected": protected, "metrics": metrics}
+        return f"{json.dumps(content, indent=1)}\n".encode()
 
 
 def check_metrics(metrics: object) -> dict[str, float]:
@@ -255,12 +255,12 @@ def check_metrics(metrics: object) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class _RetentionFile:
     """What one file says. Names are paths relative to its directory."""
 
     best: KeepBest | None
     pins: list[str]
-    set_aside: list[str]
+    protected: list[str]
     metrics: dict[str, dict[str, float]]
 
 
@@ -282,19 +282,19 @@ def _read(storage: Storage, path: str) -> bytes:
         file.close()
 
 
-def _decode(text: bytes) -> _Stored:
+def _decode(text: bytes) -> _RetentionFile:
     """DataLossError where it is not what `save` writes."""
     try:
-        record = json.loads(text)
-        version = record["version"]
+        content = json.loads(text)
+        version = content["version"]
         if version != VERSION:
             raise DataLossError(f"its version is {version!r}, this program knows {VERSION}")
-        best = record["best"]
-        return _Stored(
+        best = content["best"]
+        return _RetentionFile(
             None if best is None else KeepBest(**best),
-            _names(record["pins"]),
-            _names(record["set_aside"]),
-            {_name(name): check_metrics(values) for name, values in record["metrics"].items()},
+            _names(content["pins"]),
+            _names(content["protected"]),
+            {_name(name): check_metrics(values) for name, values in content["metrics"].items()},
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, DataLossError):

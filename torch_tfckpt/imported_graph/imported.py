@@ -13,7 +13,6 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
 
 from google.protobuf.message import Message
 
@@ -29,7 +28,7 @@ from torch_tfckpt.meta_graph import rescoping, rewriting
 from torch_tfckpt.meta_graph.collection_defs import decode_collection, encode_collections
 from torch_tfckpt.meta_graph.export_options import ExportOptions, export
 from torch_tfckpt.meta_graph.files import chosen, meta_graph_of, open_meta_graph
-from torch_tfckpt.meta_graph.graph_collections import Collections
+from torch_tfckpt.meta_graph.graph_collections import Collections, registered_variables
 from torch_tfckpt.meta_graph.nodes import nodes_of
 from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
 from torch_tfckpt.meta_graph.saver_values import StoredValue, stored_values
@@ -37,8 +36,7 @@ from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
 from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, values_by_name, variable_of
 from torch_tfckpt.save_restore.saver_def import check_scope
 from torch_tfckpt.saver.registered import InGraph, SaverInGraph
-from torch_tfckpt.saver.save_run import SaveRequest, SaveRun
-from torch_tfckpt.saver.saver import Saver, registered_variables
+from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value
 
@@ -154,26 +152,6 @@ def import_meta_graph(
     return ImportedMetaGraph(rewriting.clear_devices(meta) if clear_devices else meta, import_scope)
 
 
-class _ImportedSaver(Saver):
-    """A saver of variables that are zeros until they are restored or set, and not to be saved before."""
-
-    def __init__(self, var_list: object, *, tensors: GraphTensors, **settings: Any) -> None:
-        self._tensors = tensors
-        super().__init__(var_list, **settings)
-
-    def restore(self, save_path: AnyPath | None) -> None:
-        super().restore(save_path)
-        self._tensors.are_restored = True
-
-    def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaveRun:
-        if self._tensors.are_all_zeros():
-            raise FailedPreconditionError(
-                "Attempting to use uninitialized value: no variable of the graph was restored or set. Restore a "
-                "checkpoint first"
-            )
-        return super()._begin(request, snapshot=snapshot)
-
-
 class _ImportedGraph:
     """A graph with its tensors, from which savers have their meta graphs."""
 
@@ -203,6 +181,18 @@ class _ImportedGraph:
         """Made at once: where nothing was added it is there already."""
         encoded = self.encoded(saver)
         return lambda: encoded
+
+    def check_values(self) -> None:
+        """Variables are zeros until they are restored or set, and are not saved before."""
+        if self.tensors.are_all_zeros():
+            raise FailedPreconditionError(
+                "Attempting to use uninitialized value: no variable of the graph was restored or set. Restore a "
+                "checkpoint first"
+            )
+
+    def values_restored(self) -> None:
+        """From now on zeros are values like any other."""
+        self.tensors.are_restored = True
 
     def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
         """The graph with its collections as they are now, and the settings of `saver` if its nodes are there."""
@@ -262,13 +252,12 @@ class _ImportedGraph:
             if all(self.tensors[variable.name] is None for variable in self._variables):
                 return None
             with as_data_loss("saver"):
-                self._savers[encoded] = _ImportedSaver(
+                self._savers[encoded] = Saver(
                     self._var_list(stored),
                     reshape=any(value.reshaped for value in stored),
                     saver_def=saver_def,
                     name=self._scope if self._scope and saver_def is not None else None,
                     graph=self,
-                    tensors=self.tensors,
                 )
         return self._savers[encoded]
 

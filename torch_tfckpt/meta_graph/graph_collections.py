@@ -115,3 +115,8 @@ def add_to_collection(name: Hashable, value: object) -> None:
 def get_collection(name: Hashable) -> list[object]:
     """A copy of a collection of the default ones."""
     return default_collections().get_collection(name)
+
+
+def registered_variables() -> list[object]:
+    """What a saver without a var_list saves: the collections "variables" and "saveable_objects"."""
+    return [*get_collection(GraphKeys.GLOBAL_VARIABLES), *get_collection(GraphKeys.SAVEABLE_OBJECTS)]

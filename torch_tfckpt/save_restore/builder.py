@@ -16,7 +16,7 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.save import BundleSave
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import FailedPreconditionError
-from torch_tfckpt.save_restore.pending_save import PendingSave, SaveByParts, SaveInOnePlan
+from torch_tfckpt.save_restore.pending_save import PendingSave, SaveByParts
 from torch_tfckpt.save_restore.saver_def import DEFAULT_FILENAME, check_scope, default_names
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, group_by_devices, slice_of, specs_of, value_of
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
@@ -193,7 +193,7 @@ class BulkSaverBuilder(BaseSaverBuilder):
         save = BundleSave(storage, path, num_shards=len(groups), staging=staging)
         _plan(save, groups)
         save.start(snapshot=snapshot)
-        return SaveInOnePlan(save, path)
+        return save
 
 
 def _snapshot(saveables: Iterable[Saveable]) -> list[Saveable]:

@@ -13,7 +13,6 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.leftovers import PART, PARTS_SUFFIX
 from torch_tfckpt.bundle.merge import merge_bundles
 from torch_tfckpt.bundle.publish import Marker, remove, remove_bundle, saving
-from torch_tfckpt.bundle.save import BundleSave
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError
 from torch_tfckpt.saveables.save_spec import SaveableObject, group_by_devices
 from torch_tfckpt.storage.protocol import Storage
@@ -45,21 +44,6 @@ class PartWriter(Protocol):
     def save_op(self, storage: Storage, filename: str, saveables: Sequence[SaveableObject]) -> None: ...
 
     def sharded_filename(self, filename: str, shard: int, num_shards: int) -> str: ...
-
-
-class SaveInOnePlan:
-    """BundleSave, seen as a save of a saver."""
-
-    def __init__(self, save: BundleSave, path: str) -> None:
-        self._save, self._path = save, path
-        self.staged = save.staged
-
-    def finish(self) -> str:
-        self._save.finish()
-        return self._path
-
-    def abandon(self) -> None:
-        self._save.abandon()
 
 
 class SaveByParts:

@@ -12,11 +12,16 @@ from collections.abc import Mapping
 
 from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
-from torch_tfckpt.meta_graph.graph_collections import GraphKeys, add_to_collection, get_collection
+from torch_tfckpt.meta_graph.graph_collections import (
+    GraphKeys,
+    add_to_collection,
+    get_collection,
+    registered_variables,
+)
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder
 from torch_tfckpt.save_restore.object_names import object_graph_key_mapping, with_keys
 from torch_tfckpt.saveables.var_list import VarList
-from torch_tfckpt.saver.saver import Saver, registered_variables
+from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import printable
 

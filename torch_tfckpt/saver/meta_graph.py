@@ -36,6 +36,14 @@ class MetaGraphSource(Protocol):
         """
         ...
 
+    def check_values(self) -> None:
+        """FailedPreconditionError, before a save, if the variables of the graph have no values yet."""
+        ...
+
+    def values_restored(self) -> None:
+        """The saver has restored the variables."""
+        ...
+
 
 class TensorsGraph:
     """The graph of what is saved now. Making it again is cheap as long as names, shapes and places are the same.
@@ -61,6 +69,12 @@ class TensorsGraph:
         self._version = self._version or _own_version()
         registered = Registered(saver, default_collections())
         return partial(self._encoded, registered, registered.collections())
+
+    def check_values(self) -> None:
+        """Tensors always have values."""
+
+    def values_restored(self) -> None:
+        """Nothing depends on it."""
 
     def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
         """`described`, made at once."""

@@ -9,11 +9,10 @@ Source: tensorflow/python/training/saver.py; spec: SAVER 4.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
@@ -22,10 +21,9 @@ from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.directory.retention import KeepBest, Metrics, Saved
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, export
-from torch_tfckpt.meta_graph.graph_collections import GraphKeys, get_collection
+from torch_tfckpt.meta_graph.graph_collections import registered_variables
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
 from torch_tfckpt.save_restore.handle import InFlight, SaveHandle
-from torch_tfckpt.save_restore.pending_save import PendingSave
 from torch_tfckpt.save_restore.restore import restore_path
 from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes, out_of_scope
 from torch_tfckpt.saveables.save_spec import SaveableObject
@@ -33,17 +31,13 @@ from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.saver.meta_graph import MetaGraphSource, TensorsGraph
 from torch_tfckpt.saver.records import SaverRecords, of_unknown_age
 from torch_tfckpt.saver.registered import SaverInGraph
-from torch_tfckpt.saver.save_run import SaveRequest, SaveRun, naming_a_missing_parent
+from torch_tfckpt.saver.request import SaveRequest
+from torch_tfckpt.saver.save import SaverSave, naming_a_missing_parent
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
 
 _log = logging.getLogger(__name__)
-
-
-def registered_variables() -> list[object]:
-    """What a saver that is given nothing saves: the collections "variables" and "saveable_objects"."""
-    return [*get_collection(GraphKeys.GLOBAL_VARIABLES), *get_collection(GraphKeys.SAVEABLE_OBJECTS)]
 
 
 class Saver:
@@ -225,16 +219,19 @@ class Saver:
         Durable when it returns. At every moment before, a crash leaves the earlier checkpoints and the state file that
         names them. Cost: one write of the bytes; host memory as `staging` says, for values that are not in host memory.
         """
-        request = self._request(
+        self._require_built("save")
+        request = SaveRequest.of(
             save_path,
             global_step,
-            latest_filename,
-            meta_graph_suffix,
-            write_meta_graph,
-            write_state,
-            strip_default_attrs,
-            save_debug_info,
-            metrics,
+            latest_filename=latest_filename,
+            meta_graph_suffix=meta_graph_suffix,
+            write_meta_graph=write_meta_graph,
+            write_state=write_state,
+            export=ExportOptions.of(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info),
+            metrics=metrics,
+            storage=self.storage,
+            pad=self._pad,
+            sharded=self._sharded,
         )
         return self._begin(request, snapshot=False).complete()
 
@@ -272,23 +269,22 @@ class Saver:
             raise InvalidArgumentError(f'if_busy={if_busy!r}: say "wait" or "skip"')
         if if_busy == "skip" and self._in_flight.busy:
             return SaveHandle.skipped()
-        request = self._request(
+        self._require_built("save")
+        request = SaveRequest.of(
             save_path,
             global_step,
-            latest_filename,
-            meta_graph_suffix,
-            write_meta_graph,
-            write_state,
-            strip_default_attrs,
-            save_debug_info,
-            metrics,
+            latest_filename=latest_filename,
+            meta_graph_suffix=meta_graph_suffix,
+            write_meta_graph=write_meta_graph,
+            write_state=write_state,
+            export=ExportOptions.of(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info),
+            metrics=metrics,
+            storage=self.storage,
+            pad=self._pad,
+            sharded=self._sharded,
         )
-        run = self._begin(request, snapshot=True)
-        if run.pending is None:
-            staged = threading.Event()
-            return self._in_flight.start(staged, run.complete, run.abandon, block_until_staged=False)
-        staged = run.pending.staged
-        return self._in_flight.start(staged, run.complete, run.abandon, block_until_staged=block_until_staged)
+        save = self._begin(request, snapshot=True)
+        return self._in_flight.start(save.staged, save.complete, save.abandon, block_until_staged=block_until_staged)
 
     def restore(self, save_path: AnyPath | None) -> None:
         """Restore everything, in place.
@@ -307,7 +303,6 @@ class Saver:
         they are, on their devices; no gradient is recorded.
         Cost: one read of the values; host memory of all of them, or of the largest with `restore_sequentially`.
         """
-        self.sync()
         self._require_built("restore")
         if self._variables is None:
             return
@@ -323,13 +318,14 @@ class Saver:
             sharded=self._sharded,
             restore_sequentially=self._sequentially,
         )
+        self._graph.values_restored()
 
     # The checkpoints.
 
     @property
     def last_checkpoints(self) -> list[str]:
         """Paths of the checkpoints that are kept for being new, oldest first."""
-        return self._records.last_checkpoints if self._records is not None else []
+        return self._records.newest if self._records is not None else []
 
     def set_last_checkpoints(self, last_checkpoints: list[str]) -> None:
         """Replaces the list, oldest first. Their age is unknown: the rule of hours will keep them."""
@@ -352,11 +348,11 @@ class Saver:
             NotFoundError: there is no such checkpoint.
             OSError: it cannot be written down.
         """
-        self._require_records().pin(fspath(path))
+        self._require_records().pin_path(fspath(path))
 
     def unpin(self, path: AnyPath) -> None:
         """The checkpoint is as all others again. If it is older than those kept, it goes with the next save."""
-        self._require_records().unpin(fspath(path))
+        self._require_records().unpin_path(fspath(path))
 
     # The saver as a message.
 
@@ -429,44 +425,34 @@ class Saver:
         saver_def, filename = naming_nodes(self.saver_def, self._filename)
         return SaverInGraph(saver_def, saveables, self, self._sharded, self._reshape, filename)
 
-    def _request(self, *arguments: Any) -> SaveRequest:
-        """The arguments of a save, checked, after an earlier one has ended."""
-        self.sync()
-        self._require_built("save")
-        return SaveRequest.of(*arguments, pad=self._pad, sharded=self._sharded, storage=self.storage)
-
-    def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaveRun:
-        """Starts to write what was asked for."""
-        books, records = request.books, self._require_records()
+    def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaverSave:
+        """Start to write what was asked for."""
+        records = self._require_records()
         if request.write_state:
-            records.refuse_conflict(books, request.target)
+            records.refuse_conflict(request)
+        self._graph.check_values()
         saveables = self._saveables()
-        described = self._graph.described(self._in_graph(saveables)) if request.write_meta_graph else None
-
-        def enter(path: str) -> None:
-            records.enter(books, path, self._clock(), request.metrics)
-
-        return SaveRun(
-            books,
-            request.save_path,
-            request.target,
-            self._begin_to_write(request, saveables, snapshot) if self._variables is not None else None,
-            enter if request.write_state else None,
-            None if described is None else lambda: request.export.applied_to(described()).raw,
-        )
-
-    def _begin_to_write(self, request: SaveRequest, saveables: Sequence[SaveableObject], snapshot: bool) -> PendingSave:
-        assert self._builder is not None, "built without a builder"
-        if self._write_version == SaverDef.V1 and self._chose_version:
-            _log.warning("version 1 is for readers that know nothing newer; leave write_version out otherwise")
-        storage = request.books.storage
-        with naming_a_missing_parent(request.books, request.save_path):
-            remove_leftovers(storage, request.books.directory)
-            return self._builder.begin_save(
-                storage, request.target, saveables, sharded=self._sharded, snapshot=snapshot, staging=self._staging
-            )
+        meta_graph = self._graph.described(self._in_graph(saveables)) if request.write_meta_graph else None
+        pending = None
+        if self._variables is not None:
+            assert self._builder is not None, "built without a builder"
+            if self._write_version == SaverDef.V1 and self._chose_version:
+                _log.warning("version 1 is for readers that know nothing newer; leave write_version out otherwise")
+            with naming_a_missing_parent(request):
+                remove_leftovers(request.storage, request.directory)
+                pending = self._builder.begin_save(
+                    request.storage,
+                    request.target,
+                    saveables,
+                    sharded=self._sharded,
+                    snapshot=snapshot,
+                    staging=self._staging,
+                )
+        return SaverSave(request, pending, records, self._clock, meta_graph)
 
     def _require_built(self, what: str) -> None:
+        """Return once no save is in flight; raises if the saver is not built, or what an earlier save failed with."""
+        self.sync()
         if not self._built:
             raise FailedPreconditionError(f"`build()` should be called before {what} if defer_build==True")
 

@@ -1,0 +1,100 @@
+"""What a CheckpointManager remembers of the checkpoints in its directory: TensorFlow's rule of age, and the state file.
+
+Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from torch_tfckpt.bundle.publish import remove_bundle
+from torch_tfckpt.directory.records import CheckpointRecords
+from torch_tfckpt.directory.retention import KeepBest, Saved, saved_again, sweep
+from torch_tfckpt.directory.state_file import from_stored, get_checkpoint_state, update_relative_state
+from torch_tfckpt.storage.protocol import Storage
+
+_log = logging.getLogger(__name__)
+
+
+class ManagerRecords(CheckpointRecords):
+    """The checkpoints of one directory, continuing what its state file lists.
+
+    Args:
+        max_to_keep: How many of the newest to keep; None keeps all.
+        keep_seconds: Of the expired ones, one in so many seconds is kept for good. None: none is.
+        keep_best: Which to keep for their metrics.
+        now: Seconds since the epoch.
+
+    Attributes:
+        latest: The newest checkpoint; None if there is none.
+
+    Raises:
+        DataLossError (a ValueError): the state file names no checkpoint.
+    """
+
+    # The next manager finds those that a killed one did not come to delete in the state file.
+    names_expired = True
+
+    def __init__(
+        self,
+        storage: Storage,
+        directory: str,
+        max_to_keep: int | None,
+        keep_seconds: float | None,
+        keep_best: KeepBest | None,
+        now: float,
+    ) -> None:
+        super().__init__(keep_best, keep_all=not max_to_keep)
+        self._storage, self._directory = storage, directory
+        self._max_to_keep, self._keep_seconds = max_to_keep, keep_seconds
+        self.latest: str | None = None
+        self._tracked: tuple[Saved, ...] = ()
+        # Before everything that this manager will save, so that the first one may be kept for good.
+        self._last_preserved = now - 1.0
+        self._take_over(now)
+        self.retention.load(storage, directory)
+
+    @property
+    def newest(self) -> list[str]:
+        """Paths, oldest first."""
+        return [saved.path for saved in self._tracked]
+
+    def _take_over(self, now: float) -> None:
+        state = get_checkpoint_state(self._directory, storage=self._storage)
+        if state is None:
+            return
+        self.latest = from_stored(state.model_checkpoint_path)
+        self._last_preserved = state.last_preserved_timestamp
+        if now < self._last_preserved:
+            _log.warning(
+                "the clock is %f seconds behind the last preserved checkpoint timestamp. What was saved before now "
+                "will not be deleted",
+                self._last_preserved - now,
+            )
+            self._last_preserved = now
+        paths = state.all_model_checkpoint_paths
+        # Written without times, by a Saver or by hand: which of them were to be kept for good is unknown.
+        times = state.all_model_checkpoint_timestamps or [self._last_preserved] * len(paths)
+        dated = [Saved(from_stored(path), min(time, now)) for path, time in zip(paths, times, strict=False)]
+        self._tracked = tuple(saved for saved in dated if saved.time > self._last_preserved)
+
+    def _add(self, path: str, now: float) -> None:
+        self._tracked = saved_again(self._tracked, path, now)
+        self.latest = path
+
+    def _expire(self) -> Sequence[str]:
+        swept = sweep(self._tracked, self._last_preserved, self._max_to_keep, self._keep_seconds)
+        self._tracked, self._last_preserved = swept.tracked, swept.last_preserved
+        return swept.expired
+
+    def _write_state(self, path: str) -> None:
+        update_relative_state(
+            self._directory,
+            path,
+            self.newest,
+            all_model_checkpoint_timestamps=[saved.time for saved in self._tracked],
+            last_preserved_timestamp=self._last_preserved,
+            storage=self._storage,
+        )
+
+    def _remove(self, path: str) -> None:
+        remove_bundle(self._storage, path)

@@ -1,0 +1,123 @@
+"""What a Saver or a CheckpointManager does after each checkpoint it publishes, in the order that survives a crash.
+
+    the checkpoint is published
+    -> its metrics and the checkpoints protected by pins and metrics are written to the retention file
+    -> the state file names it
+    -> older checkpoints are deleted, and the retention file forgets them
+
+Killed in between, at worst an older checkpoint stays on disk: no file ever names one that was deleted, and none that a
+pin protects is deleted. Which checkpoints are old is the subclass's rule.
+"""
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch_tfckpt.directory.names import is_there
+from torch_tfckpt.directory.retention import KeepBest, Metrics
+from torch_tfckpt.directory.retention_file import RetentionRecord
+from torch_tfckpt.errors import CheckpointError, NotFoundError
+from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import printable
+
+_log = logging.getLogger(__name__)
+
+
+class CheckpointRecords(ABC):
+    """The checkpoints of one Saver or CheckpointManager.
+
+    Args:
+        keep_best: Which to keep for their metrics.
+        keep_all: Whether nothing is ever deleted.
+
+    Threads: one at a time.
+    """
+
+    # Whether the state file goes on naming expired checkpoints until they are deleted. Then a new owner knows of those
+    # that a killed one did not come to delete.
+    names_expired: ClassVar[bool]
+
+    def __init__(self, keep_best: KeepBest | None, *, keep_all: bool) -> None:
+        self.retention = RetentionRecord(keep_best)
+        self._keep_all = keep_all
+        self._to_delete: list[str] = []  # what could not be deleted is tried again after the next save
+
+    @property
+    @abstractmethod
+    def newest(self) -> list[str]:
+        """Paths of the checkpoints that are kept because they are new, oldest first."""
+
+    @abstractmethod
+    def _add(self, path: str, now: float) -> None:
+        """Remember `path` as the newest."""
+
+    @abstractmethod
+    def _expire(self) -> Sequence[str]:
+        """Forget the checkpoints that are too old; return those that may be deleted, oldest first."""
+
+    @abstractmethod
+    def _write_state(self, path: str) -> None:
+        """Let the state file name `path` and the newest ones."""
+
+    @abstractmethod
+    def _remove(self, path: str) -> None:
+        """Delete the files of a checkpoint."""
+
+    def published(self, path: str, now: float, metrics: Metrics) -> None:
+        """Record a checkpoint that was published at `now`, and delete those that are too old.
+
+        Raises:
+            OSError: the state file cannot be written; the checkpoint itself is complete. A checkpoint that cannot be
+                deleted is only logged.
+        """
+        # Remembered first: the checkpoint exists, whatever the system refuses from now on.
+        self._to_delete = [other for other in self._to_delete if other != path]
+        self._add(path, now)
+        self.retention.note(path, metrics)
+        if self.names_expired:
+            self._write_state(path)
+        before = self.newest
+        expired = [*self._to_delete, *self._expire()]  # what could not be deleted may have been pinned since
+        to_delete = self.retention.partition(self.newest, expired)
+        self._to_delete = [] if self._keep_all else to_delete
+        # Before the state file names fewer checkpoints: after a crash, the protected ones must be known.
+        self.retention.save()
+        if not self.names_expired:
+            self._write_state(path)
+        self._delete()
+        if self.names_expired and self.newest != before:
+            self._write_state(path)
+
+    def pin(self, storage: Storage, path: str, latest_filename: str | None = None) -> None:
+        """Protect a checkpoint from deletion, and write that down.
+
+        Raises:
+            NotFoundError: there is no such checkpoint.
+            OSError: it cannot be written down.
+        """
+        if not is_there(storage, path):
+            raise NotFoundError(f"{printable(path)}: there is no such checkpoint to pin. Pin it after it was saved")
+        self.retention.load(storage, os.path.dirname(path), latest_filename)
+        self.retention.pin(path)
+        self.retention.save()
+
+    def unpin(self, storage: Storage, path: str, latest_filename: str | None = None) -> None:
+        """End `pin`, whether or not the checkpoint still exists."""
+        self.retention.load(storage, os.path.dirname(path), latest_filename)
+        self.retention.unpin(path)
+        self.retention.save()
+
+    def _delete(self) -> None:
+        deleted = []
+        for path in self._to_delete:
+            try:
+                self._remove(path)
+                deleted.append(path)
+            except (OSError, CheckpointError) as error:
+                _log.warning("%s is not deleted: Ignoring: %s", printable(path), error)
+        if deleted:
+            self._to_delete = [path for path in self._to_delete if path not in deleted]
+            self.retention.forget(deleted)
+            self.retention.save()

@@ -1,0 +1,133 @@
+"""The arguments of one `Saver.save`, checked."""
+
+import operator
+import os
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from torch_tfckpt.checkpoint_reader import AnyPath
+from torch_tfckpt.directory.names import STATE_FILE
+from torch_tfckpt.directory.retention import Metrics
+from torch_tfckpt.directory.retention_file import check_metrics
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.tensor_bundle import parse_data_filename
+from torch_tfckpt.meta_graph.export_options import ExportOptions
+from torch_tfckpt.saveables.variables import Variable
+from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import printable, quoted
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRequest:
+    """What one save should do. The meaning of the arguments is that of Saver.save.
+
+    Attributes:
+        storage: Where all files of the save are stored.
+        directory: Of the checkpoint and its state file; "" is the current one.
+        save_path: The path as it was given, which errors name.
+        target: `save_path` with the step.
+    """
+
+    storage: Storage
+    directory: str
+    save_path: str
+    target: str
+    latest_filename: str
+    meta_graph_suffix: str
+    write_meta_graph: bool
+    write_state: bool
+    export: ExportOptions
+    metrics: Metrics
+
+    @classmethod
+    def of(
+        cls,
+        save_path: AnyPath,
+        global_step: object,
+        *,
+        latest_filename: str | None,
+        meta_graph_suffix: str,
+        write_meta_graph: bool,
+        write_state: bool,
+        export: ExportOptions,
+        metrics: object,
+        storage: Storage | None,
+        pad: bool,
+        sharded: bool,
+    ) -> Self:
+        """Check the arguments of a save.
+
+        Raises:
+            InvalidArgumentError, UnimplementedError: an argument that cannot be honoured.
+        """
+        state = state_filename(latest_filename)
+        if write_meta_graph:
+            _check_suffix(meta_graph_suffix)
+        path = fspath(save_path)
+        directory, name = os.path.split(path)
+        if global_step is None and not sharded and name == state:
+            raise InvalidArgumentError(
+                f"'latest_filename' collides with 'save_path': {quoted(printable(path))} is the state file's name. "
+                f"Save under another name, or give a global_step"
+            )
+        return cls(
+            storage=storage or storage_of(path),
+            directory=directory,
+            save_path=path,
+            target=checkpoint_filename(path, global_step, pad=pad),
+            latest_filename=state,
+            meta_graph_suffix=meta_graph_suffix,
+            write_meta_graph=write_meta_graph,
+            write_state=write_state,
+            export=export,
+            metrics=check_metrics(metrics),
+        )
+
+
+def _check_suffix(suffix: str) -> None:
+    """InvalidArgumentError for a suffix that would name a file of the checkpoint, or one in another directory."""
+    if suffix == "index" or parse_data_filename(f"x.{suffix}") is not None or os.path.dirname(suffix):
+        raise InvalidArgumentError(
+            f"meta_graph_suffix {quoted(suffix)} would put the meta graph over a file of the checkpoint, or elsewhere. "
+            f'Leave it out: "meta" is what readers look for'
+        )
+
+
+def step_number(global_step: object) -> int:
+    """A step as a number: an int, a bool, an integral tensor of one element, a Variable of one.
+
+    InvalidArgumentError for everything else.
+    """
+    step = global_step.tensor if isinstance(global_step, Variable) else global_step
+    if isinstance(step, torch.Tensor):
+        if step.numel() == 1 and not step.is_floating_point() and not step.is_complex():
+            return int(step.item())
+        raise InvalidArgumentError(
+            f"global_step is a tensor of {step.dtype} and {step.numel()} elements; pass one integer"
+        )
+    try:
+        return operator.index(step)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InvalidArgumentError(f"global_step is a {type(global_step).__name__}; pass an integer") from error
+
+
+def checkpoint_filename(save_path: str, global_step: object, *, pad: bool) -> str:
+    """`save_path` followed by "-" and the step; with `pad`, of at least eight digits."""
+    if global_step is None:
+        return save_path
+    step = step_number(global_step)
+    return f"{save_path}-{step:08d}" if pad else f"{save_path}-{step}"
+
+
+def state_filename(latest_filename: str | None) -> str:
+    """The state file's name, which has no directory in it."""
+    name = STATE_FILE if latest_filename is None else latest_filename
+    if os.path.dirname(name) or not name:
+        raise InvalidArgumentError(
+            f"'latest_filename' must not contain path components: {quoted(name)}. It is stored with the checkpoints"
+        )
+    return name

@@ -1,0 +1,92 @@
+"""One save of a Saver, from the first byte to the state file and the meta graph."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from torch_tfckpt.directory.management import meta_graph_filename
+from torch_tfckpt.errors import IncompleteSaveError, InvalidArgumentError, NotFoundError
+from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.save_restore.pending_save import PendingSave, published
+from torch_tfckpt.saver.records import SaverRecords
+from torch_tfckpt.saver.request import SaveRequest
+from torch_tfckpt.storage.small_files import write_file
+from torch_tfckpt.text import printable
+
+
+@dataclass(frozen=True, slots=True)
+class SaverSave:
+    """A save that has begun.
+
+    Attributes:
+        pending: The write of its tensors; None for a saver without variables, which writes only the meta graph.
+        records: Takes the published path, if the request writes the state file.
+        clock: Seconds since the epoch.
+        meta_graph: Makes the meta graph; None if none is written.
+    """
+
+    request: SaveRequest
+    pending: PendingSave | None
+    records: SaverRecords
+    clock: Callable[[], float]
+    meta_graph: Callable[[], EncodedMetaGraph] | None
+
+    @property
+    def staged(self) -> threading.Event:
+        """Set when the values may change again."""
+        if self.pending is not None:
+            return self.pending.staged
+        staged = threading.Event()
+        staged.set()
+        return staged
+
+    def complete(self) -> str | None:
+        """Wait until all is written and publish it; then the state file, older checkpoints, the meta graph."""
+        request, path, meta_graph = self.request, None, None
+        if self.meta_graph is not None:
+            try:
+                meta_graph = request.export.applied_to(self.meta_graph()).raw
+            except BaseException:
+                self.abandon()
+                raise
+        with naming_a_missing_parent(request):
+            if self.pending is not None:
+                path = self.pending.finish()
+        if path is not None and request.write_state:
+            with published(path, "the state file may not name it"):
+                self.records.enter(request, path, self.clock())
+        if meta_graph is not None:
+            target = meta_graph_filename(request.target, request.meta_graph_suffix)
+            with naming_a_missing_parent(request), published(path, "it has no meta graph"):
+                write_file(request.storage, target, meta_graph)
+        return path
+
+    def abandon(self) -> None:
+        """Stop, and remove everything written."""
+        if self.pending is not None:
+            self.pending.abandon()
+
+
+@contextmanager
+def naming_a_missing_parent(request: SaveRequest) -> Iterator[None]:
+    """Raise TensorFlow's error if a save failed because there is no directory to save into.
+
+    Raises:
+        InvalidArgumentError (a ValueError): the parent directory does not exist.
+    """
+    try:
+        yield
+    except (IncompleteSaveError, NotFoundError, FileNotFoundError, NotADirectoryError) as error:
+        missing = False
+        with suppress(OSError):  # of two errors the first is more useful
+            missing = request.storage.renames and not request.storage.is_directory(request.directory or os.curdir)
+        if missing:
+            # TensorFlow's words exactly, for programs that look for them; the hint is a note.
+            in_its_words = InvalidArgumentError(
+                f"Parent directory of {printable(request.save_path)} doesn't exist, can't save."
+            )
+            in_its_words.add_note("Only one directory is made; make those above it first")
+            raise in_its_words from error
+        raise
