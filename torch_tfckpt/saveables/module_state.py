@@ -53,6 +53,11 @@ class Modules:
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self._modules = {key: modules[key] for key in sorted(modules, key=key_of)}
 
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the modules, sorted."""
+        return list(self._modules)
+
     def is_empty(self) -> bool:
         """Whether no module has anything to save."""
         return not any(module.state_dict(keep_vars=True) for module in self._modules.values())

@@ -35,8 +35,20 @@ class VariableSaveable(SaveableObject):
     def __init__(self, var: torch.Tensor | Variable, slice_spec: str, name: str) -> None:
         self.variable = var if isinstance(var, Variable) else Variable(var, name, trainable=var.requires_grad)
         self.tensor = self.variable.tensor
-        spec = SaveSpec(self.tensor, slice_spec, name, self.variable.dtype, self.variable.device)
+        self._stored_as = self.variable.dtype
+        spec = SaveSpec(self.tensor, slice_spec, name, self._stored_as, self.variable.device)
         super().__init__(self.tensor, [spec], name)
+        self._memory = _memory_of(self.tensor)
+
+    def is_current(self) -> bool:
+        """Whether a new saveable of the same variable would be equal to this one.
+
+        It is not if the variable has another tensor now, or its tensor other memory, shape, dtype or device.
+        """
+        variable, tensor = self.variable, self.tensor
+        if variable.tensor is not tensor or variable.dtype is not self._stored_as:
+            return False
+        return self._memory is not None and self._memory == _memory_of(tensor)
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
         """InvalidArgumentError where the tensor cannot be filled in place, or a value of that shape does not fit."""
@@ -72,6 +84,14 @@ class VariableSaveable(SaveableObject):
         # A tensor made in inference mode may be written in that mode only.
         with torch.inference_mode() if self.tensor.is_inference() else torch.no_grad():
             copy_slice(self.tensor, (), value.reshape(self.tensor.shape))
+
+
+def _memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
+    """Where a tensor's values are and how they are to be read; None if that cannot be told."""
+    try:
+        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+    except (NotImplementedError, RuntimeError):  # sparse tensors and wrappers around several tensors
+        return None
 
 
 def check_memory(name: str, tensor: torch.Tensor) -> None:

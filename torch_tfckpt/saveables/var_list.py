@@ -28,7 +28,7 @@ from torch_tfckpt.saveables.stateful import (
     state_to_restore,
     state_to_save,
 )
-from torch_tfckpt.saveables.tensor_saveable import Saved, is_trackable, saveables_of
+from torch_tfckpt.saveables.tensor_saveable import Saved, VariableSaveable, is_trackable, saveables_of
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.text import quoted
 
@@ -47,12 +47,15 @@ class VarList:
             thing under two names, and plain state that could only be pickled.
         InvalidArgumentError: an optimizer with a parameter that has no name.
 
-    What can be checked now is checked now; tensors, parameters and state are taken as they are at each call.
+    What can be checked now is checked now; tensors, parameters and state are taken as they are at each call. Saveables
+    of tensors given by themselves are kept until their tensor changes its memory, shape, dtype or device.
     Threads: as safe as the objects in it.
     """
 
     def __init__(self, var_list: object) -> None:
         self._saved: dict[str, Saved] = {}
+        self._kept: dict[str, VariableSaveable] = {}
+        self._in_order: list[SaveableObject] | None = None  # of `_kept`, while these are all there is to save
         self._states: dict[str, State] = {}
         modules: dict[str, nn.Module] = {}
         seen: set[Identity] = set()
@@ -85,12 +88,18 @@ class VarList:
             InvalidArgumentError, UnimplementedError: a value that no checkpoint holds; an optimizer's parameter without
                 a name.
         """
+        if self._in_order is not None and all(saveable.is_current() for saveable in self._kept.values()):
+            return list(self._in_order)
         saveables = self._own_saveables() + self._modules.to_save()
         for key, state in self._states.items():
             with error_context(f"state {quoted(key)}"):
                 saveables += state_to_save(key, state)
         _check_names(saveables)
-        return _in_order(saveables)
+        ordered = _in_order(saveables)
+        # What modules, objects with state and objects that name their own saveables have may be more the next time.
+        all_kept = len(self._kept) == len(self._saved) and not self._states and not self._modules.keys
+        self._in_order = ordered if all_kept else None
+        return list(ordered)
 
     def to_restore(self, reader: CheckpointReader) -> list[SaveableObject]:
         """What takes values from that checkpoint, in ascending order of names. Nothing is changed yet.
@@ -110,7 +119,14 @@ class VarList:
         return _in_order(saveables)
 
     def _own_saveables(self) -> list[SaveableObject]:
-        return [saveable for key, value in self._saved.items() for saveable in saveables_of(key, value)]
+        found: list[SaveableObject] = []
+        for key, value in self._saved.items():
+            kept = self._kept.pop(key, None)
+            saveables = [kept] if kept is not None and kept.is_current() else saveables_of(key, value)
+            if isinstance(value, torch.Tensor | Variable) and isinstance(saveables[0], VariableSaveable):
+                self._kept[key] = saveables[0]
+            found += saveables
+        return found
 
     def _state(self, name: str, value: object) -> State:
         if isinstance(value, torch.optim.Optimizer):
@@ -165,9 +181,12 @@ def _in_order(saveables: list[SaveableObject]) -> list[SaveableObject]:
 
 
 def _check_names(saveables: Iterable[SaveableObject]) -> None:
-    """ValueError where two values would be stored as one."""
+    """ValueError if two values would be stored as one."""
+    specs = [spec for saveable in saveables for spec in saveable.specs]
+    if len({spec.name for spec in specs}) == len(specs):
+        return
     stored: dict[str, set[str]] = {}
-    for spec in (spec for saveable in saveables for spec in saveable.specs):
+    for spec in specs:
         parts = stored.setdefault(spec.name, set())
         if spec.slice_spec in parts or (parts and "" in (*parts, spec.slice_spec)):
             raise ValueError(
