@@ -6,7 +6,7 @@
     manager.save(metrics={"loss": 0.5})          # train/ckpt-1, and the oldest goes
 
 What it remembers is in the directory: the `checkpoint` file, as TensorFlow's manager writes and reads it, and beside it
-what TensorFlow does not know (`torch_tfckpt.retained`). A new manager goes on where the last one ended.
+what TensorFlow does not know (`torch_tfckpt.directory.retention_file`). A new manager goes on where the last one ended.
 
 Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
 """
