@@ -27,7 +27,7 @@ from torch_tfckpt.meta_graph.text import META_GRAPH, SAVED_MODEL, encode_text, f
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import did_you_mean, printable, quoted
+from torch_tfckpt.text import did_you_mean, listed, printable, quoted
 
 BINARY_SAVED_MODEL: Final = "saved_model.pb"
 TEXT_SAVED_MODEL: Final = "saved_model.pbtxt"
@@ -211,8 +211,7 @@ def _meta_graph_names(names: Iterable[str]) -> list[str]:
 def _there_are(names: Sequence[str]) -> str:
     if not names:
         return "There is no meta graph in this directory"
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"There are {', '.join(map(quoted, names[:_LISTED]))}{more}"
+    return f"There are {listed(names, _LISTED)}"
 
 
 # What is in it.
@@ -304,9 +303,7 @@ def _checked(raw: memoryview, place: str, around: tuple[memoryview, memoryview] 
 
 
 def _tags_of(found: Iterable[EncodedMetaGraph]) -> str:
-    shown = [_shown(each.info.tags) for each in found]
-    more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
-    return f"{', '.join(shown[:_LISTED])}{more}"
+    return listed([_shown(each.info.tags) for each in found], _LISTED, str)
 
 
 def _shown(tags: Iterable[str]) -> str:
