@@ -37,7 +37,7 @@ from torch_tfckpt.errors import (
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.storage.small_files import write_file
+from torch_tfckpt.storage.small_files import read_small, write_file
 from torch_tfckpt.text import escaped, printable, quoted
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -85,19 +85,11 @@ def read_state(storage: Storage, path: str) -> CheckpointState:
 
 
 def _parse(storage: Storage, path: str) -> CheckpointState:
-    file = storage.open(path)
-    try:
-        if file.size > MAX_STATE_BYTES:
-            raise DataLossError(
-                f"{printable(path)}: {file.size} bytes are too many for a checkpoint state file. {_MEND}"
-            )
-        # Raw bytes that are no UTF-8, which another program may have written, are spelled as ours are.
-        text = _NO_UTF8.sub(
-            lambda match: f"\\000{ord(match[0]) - _SURROGATES:02x}",
-            file.read(0, file.size).decode("utf-8", "surrogateescape"),
-        )
-    finally:
-        file.close()
+    content = read_small(storage, path, MAX_STATE_BYTES, "a checkpoint state file", _MEND)
+    # Raw bytes that are not UTF-8, which another program may have written, are spelled as ours are.
+    text = _NO_UTF8.sub(
+        lambda match: f"\\000{ord(match[0]) - _SURROGATES:02x}", content.decode("utf-8", "surrogateescape")
+    )
     state = CheckpointState()
     try:
         text_format.Parse(text, state)

@@ -15,7 +15,7 @@ from typing import Final
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from torch_tfckpt._proto.node_def_pb2 import NodeDef
-from torch_tfckpt.bundle.files import is_lfs_pointer, lfs_error
+from torch_tfckpt.bundle.files import LFS_POINTER, lfs_error
 from torch_tfckpt.directory.locate import is_table
 from torch_tfckpt.directory.names import V1_SHARD
 from torch_tfckpt.directory.state_file import AnyPath
@@ -27,6 +27,7 @@ from torch_tfckpt.meta_graph.text import META_GRAPH, SAVED_MODEL, encode_text, f
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.small_files import read_small
 from torch_tfckpt.text import did_you_mean, listed, printable, quoted
 
 BINARY_SAVED_MODEL: Final = "saved_model.pb"
@@ -218,18 +219,13 @@ def _there_are(names: Sequence[str]) -> str:
 
 
 def _read(storage: Storage, path: str) -> bytes:
-    file = storage.open(path)
     try:
-        if is_lfs_pointer(file):
-            raise UnreadableMetaGraphError(f"Cannot parse file {printable(path)}: {lfs_error(path)}")
-        if file.size >= MAX_MESSAGE:
-            raise UnreadableMetaGraphError(
-                f"Cannot parse file {printable(path)}: {file.size} bytes, but a message is shorter than {MAX_MESSAGE}. "
-                f"Name another file"
-            )
-        return file.read(0, file.size)
-    finally:
-        file.close()
+        content = read_small(storage, path, MAX_MESSAGE - 1, "a meta graph", "Name another file")
+    except DataLossError as error:
+        raise UnreadableMetaGraphError(f"Cannot parse file {error}") from error
+    if content.startswith(LFS_POINTER):
+        raise UnreadableMetaGraphError(f"Cannot parse file {printable(path)}: {lfs_error(path)}")
+    return content
 
 
 def _decoded(content: bytes, path: str) -> list[EncodedMetaGraph]:
