@@ -25,19 +25,13 @@ from torch_tfckpt.bundle.publish import remove_bundle
 from torch_tfckpt.directory.names import is_there
 from torch_tfckpt.directory.retention import SECONDS_PER_HOUR, KeepBest, Metrics, Saved, saved_again, sweep
 from torch_tfckpt.directory.retention_file import Retained, check_metrics
-from torch_tfckpt.directory.state_file import (
-    AnyPath,
-    directory_path,
-    from_stored,
-    get_checkpoint_state,
-    update_relative_state,
-)
+from torch_tfckpt.directory.state_file import directory_path, from_stored, get_checkpoint_state, update_relative_state
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable
 

@@ -32,6 +32,7 @@ from torch_tfckpt.directory.names import is_there
 from torch_tfckpt.directory.retention import KeepBest, Metrics, best_first, settle
 from torch_tfckpt.directory.state_file import state_path
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError
+from torch_tfckpt.storage.names import is_url
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import read_small, write_file
 from torch_tfckpt.text import printable, quoted
@@ -265,7 +266,7 @@ class _Stored:
 
 
 def _key(path: str) -> str:
-    return path.rstrip("/") if "://" in path else os.path.abspath(path)
+    return path.rstrip("/") if is_url(path) else os.path.abspath(path)
 
 
 def _jsonable(value: float) -> float | str:
@@ -304,7 +305,7 @@ def _name(name: Any) -> str:
         not isinstance(name, str)
         or not name
         or "\0" in name
-        or "://" in name
+        or is_url(name)
         or os.path.isabs(name)
         or os.path.normpath(name) != name
         or name.split("/")[0] == ".."

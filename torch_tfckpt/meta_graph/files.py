@@ -18,14 +18,13 @@ from torch_tfckpt._proto.node_def_pb2 import NodeDef
 from torch_tfckpt.bundle.files import LFS_POINTER, lfs_error
 from torch_tfckpt.directory.locate import is_table
 from torch_tfckpt.directory.names import V1_SHARD
-from torch_tfckpt.directory.state_file import AnyPath
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError, UnimplementedError
 from torch_tfckpt.format.tensor_bundle import parse_data_filename
 from torch_tfckpt.format.wire import Field, WireType, fields
 from torch_tfckpt.meta_graph.raw import MAX_MESSAGE, EncodedMetaGraph
 from torch_tfckpt.meta_graph.text import META_GRAPH, SAVED_MODEL, encode_text, first_name, looks_like_text
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import read_small
 from torch_tfckpt.text import did_you_mean, listed, printable, quoted

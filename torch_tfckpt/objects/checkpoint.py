@@ -36,9 +36,7 @@ from torch_tfckpt.save_restore.handle import InFlight, SaveHandle
 from torch_tfckpt.save_restore.pending_save import PendingSave
 from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.state_tree import flatten
-from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.local import LOCAL
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import fspath, is_url
 from torch_tfckpt.text import printable
 from torch_tfckpt.transfer.staging import Staging
 
@@ -330,7 +328,7 @@ class Checkpoint:
         if not graph.nodes:
             raise DataLossError(f"{reader.path}: the object graph has no nodes, not even a root")
         path = reader.files.prefix
-        if storage_of(path) is LOCAL and "://" not in path:
+        if not is_url(path):
             path = os.path.abspath(path)  # it may be opened again when the working directory is another one
         restoration = Restoration(path, graph, skip_slot_variables=options.experimental_skip_slot_variables)
         node = self._node
