@@ -59,7 +59,7 @@ class SaveRequest:
         state = state_filename(latest_filename)
         if write_meta_graph:
             _check_suffix(meta_graph_suffix)
-        export = ExportOptions.of(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info)
+        export = ExportOptions(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info)
         path = fspath(save_path)
         if global_step is None and not sharded and os.path.basename(path) == state:
             raise InvalidArgumentError(
