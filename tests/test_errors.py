@@ -20,7 +20,7 @@ from torch_tfckpt.errors import (
     error_context,
     located,
 )
-from torch_tfckpt.text import did_you_mean, escaped, printable, quoted
+from torch_tfckpt.text import and_more, did_you_mean, escaped, first_lines, listed, printable, quoted
 
 BUILTINS = {
     NotFoundError: LookupError,
@@ -238,3 +238,19 @@ def test_looking_for_close_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     assert did_you_mean("dense/kernle", [*names, "dense/kernel"]) == 'Closest: "dense/kernel".'
     assert did_you_mean("w" * 5000, ["w" * 5000]) == ""  # nor is a name of any length
     assert len(compared) < 2_000
+
+
+@pytest.mark.parametrize(("count", "more"), [(0, ""), (3, ""), (4, " and 1 more"), (1673, " and 1,670 more")])
+def test_a_list_names_the_first_and_counts_the_rest(count: int, more: str) -> None:
+    """In one line or in several, with one wording; only the names that are listed are formatted."""
+    names = [f"n{index}" for index in range(count)]
+    spelled: list[str] = []
+
+    def show(name: str) -> str:
+        spelled.append(name)
+        return quoted(name)
+
+    assert and_more(count, 3) == more
+    assert listed(names, 3, show) == ", ".join(map(quoted, names[:3])) + more
+    assert spelled == names[:3]
+    assert first_lines(names, 3) == names[:3] + ([more.strip()] if more else [])

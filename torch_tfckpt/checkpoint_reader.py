@@ -10,7 +10,6 @@ Names are tf.train's; the layout of every tensor is TensorFlow's (a Keras Dense 
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from types import EllipsisType
 from typing import Self
@@ -26,13 +25,13 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.format.tensor_slice import Extent, Shape, TensorSlice, shape_text
 from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.names import AnyPath as AnyPath
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import quoted
 from torch_tfckpt.v1.reader import SlicesReader
 from torch_tfckpt.values import Value
 
-AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 AxisIndex = int | slice
 Index = AxisIndex | EllipsisType | tuple[AxisIndex | EllipsisType, ...]
 

@@ -24,16 +24,13 @@ import torch
 from torch_tfckpt.directory.manager_records import ManagerRecords
 from torch_tfckpt.directory.retention import SECONDS_PER_HOUR, KeepBest, Metrics
 from torch_tfckpt.directory.retention_file import check_metrics
-from torch_tfckpt.directory.state_file import (
-    AnyPath,
-    directory_path,
-)
+from torch_tfckpt.directory.state_file import directory_path
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 
 _log = logging.getLogger(__name__)

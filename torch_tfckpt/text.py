@@ -2,7 +2,7 @@
 
 import difflib
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 _LOOKED_AT: Final = 200  # names that a hint is chosen from
@@ -43,6 +43,21 @@ def printable(path: str) -> str:
         return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half of a surrogate pair, which no file name holds
         return path.encode("utf-8", "backslashreplace").decode()
+
+
+def listed(names: Sequence[str], limit: int, show: Callable[[str], str] = quoted) -> str:
+    """Return the first `limit` names in one line: '"a", "b" and 1,670 more'. `show` spells each of them."""
+    return ", ".join(map(show, names[:limit])) + and_more(len(names), limit)
+
+
+def first_lines(lines: Sequence[str], limit: int) -> list[str]:
+    """Return the first `limit` lines, then "and 1,670 more" if others follow."""
+    return [*lines[:limit], *filter(None, [and_more(len(lines), limit).strip()])]
+
+
+def and_more(count: int, limit: int) -> str:
+    """Return the end of a list of `count` items that was cut after `limit`: " and 1,670 more", or "" if it is whole."""
+    return f" and {count - limit:,} more" if count > limit else ""
 
 
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:

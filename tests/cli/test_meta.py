@@ -65,7 +65,7 @@ def test_a_meta_file_of_tensorflow(capsys: Output) -> None:
         "Identity                  14             0",
     ]
     at = lines.index("128 nodes, 0 functions of 0 nodes")
-    assert lines[at - 1] == "... and 2 more (--json has all)"
+    assert lines[at - 1] == "and 2 more (--json has all)"
     assert lines[at + 1 :] == [
         "",
         "variable  dtype    shape  trainable  device  part",
@@ -244,7 +244,7 @@ def test_values_of_collections(tmp_path: Path, capsys: Output) -> None:
     path = write(tmp_path / "m.meta", meta)
     lines = [" ".join(line.split()) for line in listing(capsys, path)]
     assert lines[lines.index("collection kind count values") + 1 :][:6] == [
-        'b bytes_list 4 "text", 6 bytes, 1 byte ... and 1 more',
+        'b bytes_list 4 "text", 6 bytes, 1 byte and 1 more',
         "f float_list 3 0.5, nan, -inf",
         f"i int64_list 1 {1 << 62}",
         "p any_list 1 a.B (1 byte)",
@@ -282,13 +282,13 @@ def test_long_lists_are_cut_for_people_only(tmp_path: Path, capsys: Output) -> N
             meta.signature_def["s0"].inputs[f"{name}{index}"].name = "x"
     path = write(tmp_path / "m.meta", meta)
     lines = listing(capsys, path)
-    assert lines.count("... and 7 more (--json has all)") == 2  # variables, assets
-    assert lines.count("... and 8 more (--json has all)") == 1  # operations: VariableV2 too
-    assert lines.count("... and 9 more (--json has all)") == 1  # collections: variables and savers too
-    assert lines.count(f"... and {2 * count - cli_meta._ROWS} more (--json has all)") == 1  # inputs of s0
+    assert lines.count("and 7 more (--json has all)") == 2  # variables, assets
+    assert lines.count("and 8 more (--json has all)") == 1  # operations: VariableV2 too
+    assert lines.count("and 9 more (--json has all)") == 1  # collections: variables and savers too
+    assert lines.count(f"and {2 * count - cli_meta._ROWS} more (--json has all)") == 1  # inputs of s0
     for what in ("signatures", "savers"):
-        assert f"... and 7 more {what} (--json has all)" in lines
-    assert lines[2].endswith(" ... and 7 more")
+        assert f"and 7 more {what} (--json has all)" in lines
+    assert lines[2].endswith(" and 7 more")
     assert len(lines) < 12 * cli_meta._ROWS
     content = document(capsys, path)
     for key in ("variables", "signatures", "assets", "tags"):

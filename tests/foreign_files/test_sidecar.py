@@ -103,7 +103,7 @@ def test_too_much_for_a_sidecar_is_said_before_anything_is_written(
 
 def test_too_large_a_file_is_not_read(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sidecar, "MAX_BYTES", 10)
-    with pytest.raises(tfckpt.DataLossError, match="are more than the 10 that a sidecar may have"):
+    with pytest.raises(tfckpt.DataLossError, match="bytes are too many for a sidecar, which has at most 10"):
         open_source(str(converted))
 
 

@@ -5,16 +5,10 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from slice_keys import decode_num, decode_signed, decode_string
 
 from torch_tfckpt.errors import DataLossError
-from torch_tfckpt.format.ordered_code import (
-    decode_num,
-    decode_signed,
-    decode_string,
-    encode_num,
-    encode_signed,
-    encode_string,
-)
+from torch_tfckpt.format.ordered_code import encode_num, encode_signed, encode_string
 
 # Numbers of every length, and the neighbours of those where the length changes.
 UNSIGNED = st.integers(0, 64).flatmap(lambda bits: st.integers(0, (1 << bits) - 1))

@@ -25,7 +25,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def applied(**options: Any) -> MetaGraphDef:
-    return ExportOptions.of(**options).applied_to(encoded(meta_graph())).message()
+    return ExportOptions(**options).applied_to(encoded(meta_graph())).message()
 
 
 def only(meta: MetaGraphDef, field: str) -> bytes:
@@ -52,21 +52,21 @@ def test_nothing_is_wanted(options: dict[str, Any]) -> None:
     meta = encoded(meta_graph())
     if options.get("collection_list") is False:
         options = {**options, "collection_list": None}
-    assert ExportOptions.of(**options).applied_to(meta) is meta
+    assert ExportOptions(**options).applied_to(meta) is meta
 
 
 def test_arguments() -> None:
     """In TensorFlow's order, each under its name."""
     assert [field.name for field in fields(ExportOptions)] == list(OPTIONS)
-    assert ExportOptions.of(*OPTIONS.values()) == ExportOptions(**OPTIONS)
+    assert ExportOptions(*OPTIONS.values()) == ExportOptions(**OPTIONS)
     with pytest.raises(UnimplementedError, match="save_debug_info"):
-        ExportOptions.of(save_debug_info=True)
+        ExportOptions(save_debug_info=True)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_each_does_something_and_keeps_the_rest(option: str) -> None:
     """One option changes its part of the message; what later versions write stays."""
-    meta = ExportOptions.of(**{option: OPTIONS[option]}).applied_to(encoded(meta_graph()))
+    meta = ExportOptions(**{option: OPTIONS[option]}).applied_to(encoded(meta_graph()))
     before, after = meta_graph(), meta.message()
     assert bytes(meta.raw).endswith(LATER) and meta.place == "x.meta"
     names = [field.name for field in MetaGraphDef.DESCRIPTOR.fields]

@@ -36,7 +36,7 @@ def test_its_text_has_everything() -> None:
 def test_long_lists_are_cut() -> None:
     """A model of a thousand layers fits a screen."""
     report = LoadReport(missing=[f"layer{n}" for n in range(1000)])
-    assert str(report).endswith('"layer19", and 980 more') and len(str(report).splitlines()) == 2
+    assert str(report).endswith('"layer19" and 980 more') and len(str(report).splitlines()) == 2
 
 
 def test_advice_stands_in_the_text() -> None:

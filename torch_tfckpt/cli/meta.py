@@ -41,7 +41,7 @@ from torch_tfckpt.meta_graph.summary import (
     summary_of,
 )
 from torch_tfckpt.storage.names import fspath
-from torch_tfckpt.text import byte_text, counted, escaped, printable, quoted
+from torch_tfckpt.text import and_more, byte_text, counted, escaped, listed, printable, quoted
 
 _ROWS: Final = 30  # of a table
 _VALUES: Final = 3  # of a collection
@@ -109,7 +109,7 @@ def _show_summary(chosen: EncodedMetaGraph, summary: MetaGraphSummary, available
     if available != [[]]:
         all_of_them = " | ".join(map(_tags_text, available[:_ROWS]))
         others = f", of {counted(len(available), 'graph')}: {all_of_them}" if len(available) > 1 else ""
-        show(f"tags {_tags_text(summary.tags)}{others}{_and_more(len(available), _ROWS)}")
+        show(f"tags {_tags_text(summary.tags)}{others}{and_more(len(available), _ROWS)}")
     if summary.object_graph is not None:
         show(_object_graph_text(summary.object_graph))
     _show_operations(summary)
@@ -127,8 +127,7 @@ def _vintage_text(vintage: Vintage) -> str:
     text = f"TensorFlow {name}" if name else "TensorFlow before 1.0 wrote no version"
     text += f"; graph version {vintage.producer}, for readers of {vintage.min_consumer} or later"
     if vintage.bad_consumers:
-        text += f", not {', '.join(map(str, vintage.bad_consumers[:_ROWS]))}"
-        text += _and_more(len(vintage.bad_consumers), _ROWS)
+        text += f", not {listed(list(map(str, vintage.bad_consumers)), _ROWS, str)}"
     return f"{text}; default attributes left out" if vintage.stripped_default_attrs else text
 
 
@@ -173,7 +172,7 @@ def _show_collections(chosen: EncodedMetaGraph, summary: MetaGraphSummary) -> No
         name, count = collection.name, collection.count
         values = map(_item_text, collection_items(name, chosen.collections[name], _VALUES))
         kind = f"{collection.kind} of {collection.message}" if collection.message else collection.kind
-        return [_short(name), kind, f"{count:,}", ", ".join(values) + _and_more(count, _VALUES)]
+        return [_short(name), kind, f"{count:,}", ", ".join(values) + and_more(count, _VALUES)]
 
     if summary.collections:
         show("")
@@ -190,7 +189,7 @@ def _show_signatures(summary: MetaGraphSummary) -> None:
         _show_rows(["", "name", "dtype", "shape", "tensor"], tensors, _tensor_cells)
     if len(summary.signatures) > _ROWS:
         show("")
-        show(f"{_and_more(len(summary.signatures), _ROWS).lstrip()} signatures (--json has all)")
+        show(f"{and_more(len(summary.signatures), _ROWS).strip()} signatures (--json has all)")
 
 
 def _tensor_cells(place: tuple[str, TensorSummary]) -> list[str]:
@@ -215,7 +214,7 @@ def _show_savers(summary: MetaGraphSummary) -> None:
     for index, saver in enumerate(summary.savers[:_ROWS]):
         _show_saver(f"savers[{index}] of the collections", saver)
     if len(summary.savers) > _ROWS:
-        show(f"{_and_more(len(summary.savers), _ROWS).lstrip()} savers (--json has all)")
+        show(f"{and_more(len(summary.savers), _ROWS).strip()} savers (--json has all)")
     if summary.saver is None and not summary.savers:
         show("no saver")
 
@@ -235,11 +234,7 @@ def _show_rows(
     if records:
         show_table(headings, [cells(each) for each in records[:_ROWS]], numeric)
     if len(records) > _ROWS:
-        show(f"{_and_more(len(records), _ROWS).lstrip()} (--json has all)")
-
-
-def _and_more(count: int, shown: int) -> str:
-    return f" ... and {count - shown:,} more" if count > shown else ""
+        show(f"{and_more(len(records), _ROWS).strip()} (--json has all)")
 
 
 def _short(name: str) -> str:
@@ -247,11 +242,11 @@ def _short(name: str) -> str:
 
 
 def _names_text(names: Sequence[str]) -> str:
-    return ", ".join(map(_short, names[:_VALUES])) + _and_more(len(names), _VALUES)
+    return listed(names, _VALUES, _short)
 
 
 def _tags_text(tags: Sequence[str]) -> str:
-    return ",".join(map(_short, tags[:_ROWS])) + _and_more(len(tags), _ROWS) if tags else "(none)"
+    return ",".join(map(_short, tags[:_ROWS])) + and_more(len(tags), _ROWS) if tags else "(none)"
 
 
 def _type_name(dtype: DataType) -> str:

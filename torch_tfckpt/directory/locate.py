@@ -19,7 +19,7 @@ from torch_tfckpt.format.block import shared_prefix_size
 from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.text import listed, printable, quoted
 
 _OTHER_FORMATS: Final = {
     b"\x89HDF": "an HDF5 file, as Keras writes for .h5. Open it with h5py",
@@ -212,6 +212,4 @@ def _there_are(names: list[str], wanted: str = "") -> str:
     def likeness(prefix: str) -> tuple[int, str]:
         return -shared_prefix_size(os.fsencode(prefix), os.fsencode(wanted)), prefix
 
-    shown = [printable(prefix) for prefix in sorted(prefixes, key=likeness)]
-    more = f" and {len(shown) - _NEAR_MISSES} more" if len(shown) > _NEAR_MISSES else ""
-    return f"There are {', '.join(shown[:_NEAR_MISSES])}{more}."
+    return f"There are {listed(sorted(prefixes, key=likeness), _NEAR_MISSES, printable)}."

@@ -18,11 +18,11 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.publish import remove_bundle
 from torch_tfckpt.directory.completeness import candidates, check_complete
 from torch_tfckpt.directory.names import is_there, matching
-from torch_tfckpt.directory.state_file import AnyPath, directory_path, from_stored, get_checkpoint_state
+from torch_tfckpt.directory.state_file import directory_path, from_stored, get_checkpoint_state
 from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.format.tensor_bundle import index_filename
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable
 

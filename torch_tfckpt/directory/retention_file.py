@@ -32,8 +32,9 @@ from torch_tfckpt.directory.names import is_there
 from torch_tfckpt.directory.retention import KeepBest, Metrics, best_first, partition
 from torch_tfckpt.directory.state_file import state_path
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError
+from torch_tfckpt.storage.names import is_url
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.storage.small_files import write_file
+from torch_tfckpt.storage.small_files import read_small, write_file
 from torch_tfckpt.text import printable, quoted
 
 VERSION: Final = 1
@@ -97,7 +98,7 @@ class RetentionRecord:
             return
         place = _RetentionPlace(storage, directory, path, None)
         try:
-            place.text = _read(storage, path)
+            place.text = read_small(storage, path, MAX_BYTES, "a retention file")
             self._take_over(place, _decode(place.text))
         except NotFoundError:
             pass
@@ -106,7 +107,7 @@ class RetentionRecord:
             _log.warning(
                 "%s: not read: %s. Which checkpoints were pinned is unknown, so those that are there will be pinned",
                 printable(path),
-                error,
+                str(error).removeprefix(f"{printable(path)}: "),
             )
         # Last: after Ctrl-C in the middle it is read anew, or what was pinned would be taken for unpinned.
         self._places[_key(directory or os.curdir)] = place
@@ -265,21 +266,11 @@ class _RetentionFile:
 
 
 def _key(path: str) -> str:
-    return path.rstrip("/") if "://" in path else os.path.abspath(path)
+    return path.rstrip("/") if is_url(path) else os.path.abspath(path)
 
 
 def _jsonable(value: float) -> float | str:
     return value if math.isfinite(value) else repr(value)
-
-
-def _read(storage: Storage, path: str) -> bytes:
-    file = storage.open(path)
-    try:
-        if file.size > MAX_BYTES:
-            raise DataLossError(f"{file.size} bytes are too many")
-        return file.read(0, file.size)
-    finally:
-        file.close()
 
 
 def _decode(text: bytes) -> _RetentionFile:
@@ -314,7 +305,7 @@ def _name(name: Any) -> str:
         not isinstance(name, str)
         or not name
         or "\0" in name
-        or "://" in name
+        or is_url(name)
         or os.path.isabs(name)
         or os.path.normpath(name) != name
         or name.split("/")[0] == ".."

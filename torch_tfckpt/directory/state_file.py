@@ -35,18 +35,15 @@ from torch_tfckpt.errors import (
     NotFoundError,
 )
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath, is_url
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.storage.small_files import write_file
+from torch_tfckpt.storage.small_files import read_small, write_file
 from torch_tfckpt.text import escaped, printable, quoted
-
-AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # forty thousand paths; more is no state file
 _MEND: Final = "Mend or remove the file, or name one of the checkpoints beside it"
 _NO_UTF8: Final = re.compile("[\udc80-\udcff]")  # what os.fsdecode makes of bytes that are no UTF-8
 _SPELLED: Final = re.compile("\0([89a-f][0-9a-f])")
-_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://")  # as storage.choice tells them
 _SURROGATES: Final = 0xDC00
 
 _log = logging.getLogger(__name__)
@@ -85,19 +82,11 @@ def read_state(storage: Storage, path: str) -> CheckpointState:
 
 
 def _parse(storage: Storage, path: str) -> CheckpointState:
-    file = storage.open(path)
-    try:
-        if file.size > MAX_STATE_BYTES:
-            raise DataLossError(
-                f"{printable(path)}: {file.size} bytes are too many for a checkpoint state file. {_MEND}"
-            )
-        # Raw bytes that are no UTF-8, which another program may have written, are spelled as ours are.
-        text = _NO_UTF8.sub(
-            lambda match: f"\\000{ord(match[0]) - _SURROGATES:02x}",
-            file.read(0, file.size).decode("utf-8", "surrogateescape"),
-        )
-    finally:
-        file.close()
+    content = read_small(storage, path, MAX_STATE_BYTES, "a checkpoint state file", _MEND)
+    # Raw bytes that are not UTF-8, which another program may have written, are spelled as ours are.
+    text = _NO_UTF8.sub(
+        lambda match: f"\\000{ord(match[0]) - _SURROGATES:02x}", content.decode("utf-8", "surrogateescape")
+    )
     state = CheckpointState()
     try:
         text_format.Parse(text, state)
@@ -267,7 +256,7 @@ def update_relative_state(
     """`update_checkpoint_state` with every path made relative to `save_dir`, so that the directory can be moved."""
     # Under an absolute directory, relative paths are left as they are.
     state = generate_checkpoint_state_proto(
-        os.path.abspath(save_dir) if not _URL.match(save_dir) else save_dir,
+        save_dir if is_url(save_dir) else os.path.abspath(save_dir),
         _relative(model_checkpoint_path, save_dir),
         [_relative(path, save_dir) for path in all_model_checkpoint_paths],
         all_model_checkpoint_timestamps,
@@ -287,19 +276,19 @@ def write_state(storage: Storage, path: str, state: CheckpointState) -> None:
 
 
 def _is_absolute(path: str) -> bool:
-    return os.path.isabs(path) or _URL.match(path) is not None
+    return os.path.isabs(path) or is_url(path)
 
 
 def _unless_absolute(path: str, directory: str) -> str:
     """`path` relative to `directory`, unless one of them is absolute."""
-    if _URL.match(directory):
+    if is_url(directory):
         return _relative(path, directory)
     return path if _is_absolute(path) or os.path.isabs(directory) else _relative(path, directory)
 
 
 def _relative(path: str, directory: str) -> str:
     """`path` relative to `directory`; a relative one is relative to an absolute directory already."""
-    if _URL.match(path) or _URL.match(directory):
+    if is_url(path) or is_url(directory):
         return path.removeprefix(f"{directory.rstrip('/')}/")
     if os.path.isabs(directory) and not os.path.isabs(path):
         return path

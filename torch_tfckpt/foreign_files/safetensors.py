@@ -32,6 +32,7 @@ from torch_tfckpt.foreign_files.safetensors_format import (
 from torch_tfckpt.foreign_files.values import ElementType, TensorInfo, Value
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import ReadableFile, WritableFile
+from torch_tfckpt.storage.small_files import read_small
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest, WriteRequest
@@ -74,8 +75,7 @@ class SafetensorsSource:
     @classmethod
     def of_index(cls, path: str) -> Self:
         """The files that an index (`*.safetensors.index.json`) names; DataLossError where it and they disagree."""
-        with error_context(printable(path)):
-            weight_map = _read_index(path)
+        weight_map = _read_index(path)
         directory = os.path.dirname(path)
         source = cls(
             path.removesuffix(".index.json"),
@@ -163,15 +163,16 @@ def shards_of_index(path: str) -> list[str]:
 
 
 def _read_index(path: str) -> dict[str, str]:
-    file = LOCAL.open(path)
+    text = read_small(LOCAL, path, MAX_INDEX_BYTES, "an index of shards")
+    with error_context(printable(path)):
+        return _decode_index(text)
+
+
+def _decode_index(text: bytes) -> dict[str, str]:
     try:
-        if file.size > MAX_INDEX_BYTES:
-            raise DataLossError(f"{file.size} bytes are too many for an index of shards")
-        content: Any = json.loads(file.read(0, file.size))
+        content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataLossError(f"no index of shards: {error}") from error
-    finally:
-        file.close()
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict):
         raise DataLossError('no index of shards: it has no table "weight_map"')

@@ -34,6 +34,7 @@ from torch_tfckpt.format.tensor_bundle import MAX_RANK
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import WritableFile
+from torch_tfckpt.storage.small_files import read_small
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.values import Strings, new_tensor, strings_from
@@ -44,6 +45,7 @@ VERSION: Final = 1
 # A sidecar is read whole, and base64 text with what it stands for takes 1.75 times its size. No checkpoint is known
 # whose strings and iterators come near this; what is larger should be left out by name.
 MAX_BYTES: Final = 1024 * 1024 * 1024
+_HINT: Final = "Delete it to read the tensors without what it adds, or convert again."
 _CHUNK: Final = 3 * 1024 * 1024  # a multiple of three bytes becomes base64 without padding
 
 
@@ -71,16 +73,11 @@ def read_sidecar(path: str, beside: int) -> Sidecar | None:
         UnimplementedError: a later version wrote it.
     """
     try:
-        file = LOCAL.open(path)
+        text = read_small(LOCAL, path, MAX_BYTES, "a sidecar", _HINT)
     except NotFoundError:
         return None
-    try:
-        with error_context(printable(path), "Delete it to read the tensors without what it adds, or convert again."):
-            if file.size > MAX_BYTES:
-                raise DataLossError(f"{file.size} bytes are more than the {MAX_BYTES} that a sidecar may have")
-            return _decode(file.read(0, file.size), beside)
-    finally:
-        file.close()
+    with error_context(printable(path), _HINT):
+        return _decode(text, beside)
 
 
 class SidecarWriter:

@@ -44,12 +44,6 @@ def mask(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & _WORD
 
 
-def unmask(masked: int) -> int:
-    """The checksum that `masked` stands for."""
-    rotated = (masked - MASK_DELTA) & _WORD
-    return (rotated >> 17 | rotated << 15) & _WORD
-
-
 def combine(first: int, second: int, second_size: int) -> int:
     """CRC-32C of A followed by B, from the checksums of A and of B and the number of bytes in B."""
     return _multiply(_shift_by(second_size), first) ^ second

@@ -156,12 +156,6 @@ class ObjectGraph:
         attributes = self.nodes[node_id].attributes
         return next((each.checkpoint_key for each in attributes if each.name == VARIABLE_VALUE), None)
 
-    def breadth_first(self) -> Iterator[int]:
-        """Ids of the nodes that children lead to, the root first, each once."""
-        if self.nodes:
-            yield ROOT
-            yield from self._parents
-
     @cached_property
     def slot_variable_ids(self) -> frozenset[int]:
         """Ids of the nodes that are slot variables of some optimizer."""

@@ -231,7 +231,10 @@ def _shape_of(message: bytes) -> Shape:
         raise DataLossError(f"the shape does not parse: {error}") from error
 
 
-def shape_to_proto(shape: Shape) -> TensorShapeProto:
+def shape_to_proto(shape: Shape | None) -> TensorShapeProto:
+    """Return the message of a shape. None: its rank is unknown; -1: the length of a dimension is unknown."""
+    if shape is None:
+        return TensorShapeProto(unknown_rank=True)
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
 
 

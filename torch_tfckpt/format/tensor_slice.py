@@ -20,14 +20,7 @@ from typing import ClassVar, Final, NamedTuple, Self
 
 from torch_tfckpt._proto.tensor_slice_pb2 import TensorSliceProto
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
-from torch_tfckpt.format.ordered_code import (
-    decode_num,
-    decode_signed,
-    decode_string,
-    encode_num,
-    encode_signed,
-    encode_string,
-)
+from torch_tfckpt.format.ordered_code import encode_num, encode_signed, encode_string
 
 MAX_INT64: Final = (1 << 63) - 1
 # Extents looked at in about two seconds. A partitioner's slices take a few for each slice; only boxes laid so that no
@@ -97,11 +90,6 @@ class TensorSlice:
     def rank(self) -> int:
         return len(self.extents)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether every dimension is spelt as whole."""
-        return all(length == WHOLE for _, length in self.extents)
-
     def covers(self, shape: Shape) -> bool:
         """Whether every element of a tensor of `shape` lies inside, in whichever spelling."""
         return self.resolve(shape) == TensorSlice.full(len(shape)).resolve(shape)
@@ -154,17 +142,6 @@ class TensorSlice:
             )
         )
 
-    def cover(self, other: "TensorSlice") -> "TensorSlice":
-        """The smallest slice that holds both. REQUIRES: equal ranks."""
-        joined = []
-        for mine, theirs in zip(self.extents, other.extents, strict=True):
-            if mine.length == WHOLE or theirs.length == WHOLE:
-                joined.append(Extent(0, WHOLE))
-                continue
-            start = min(mine.start, theirs.start)
-            joined.append(Extent(start, max(mine.end, theirs.end) - start))
-        return TensorSlice(tuple(joined))
-
     def to_index(self) -> tuple[slice, ...]:
         """What to put into the brackets behind a tensor or an array."""
         return tuple(slice(None) if length == WHOLE else slice(start, start + length) for start, length in self.extents)
@@ -179,28 +156,6 @@ def encode_slice_key(name: bytes, part: TensorSlice) -> bytes:
     """The key under which one slice of tensor `name` is stored."""
     extents = b"".join(encode_signed(start) + encode_signed(length) for start, length in part.extents)
     return TensorSlice.KEY_MARK + encode_string(name) + encode_num(part.rank) + extents
-
-
-def decode_slice_key(key: bytes) -> tuple[bytes, TensorSlice]:
-    """Name and slice of a slice key; DataLossError where `key` is none."""
-    mark, at = decode_num(key, 0)
-    if mark != 0:
-        raise DataLossError(f"slice key begins with {mark}, expected 0")
-    name, at = decode_string(key, at)
-    rank, at = decode_num(key, at)
-    # Two bytes at least for each dimension: an absurd rank is refused before it is looped over.
-    if 2 * rank > len(key) - at:
-        raise DataLossError(f"slice key has rank {rank}, but only {len(key) - at} bytes for its extents")
-    extents = []
-    for _ in range(rank):
-        start, at = decode_signed(key, at)
-        length, at = decode_signed(key, at)
-        length = max(length, WHOLE)
-        _check_extent(start, length)
-        extents.append(Extent(start, length))
-    if at != len(key):
-        raise DataLossError(f"slice key has {len(key) - at} bytes behind its last extent")
-    return name, TensorSlice(tuple(extents))
 
 
 def parse_shape_and_slice(spec: str) -> tuple[Shape, TensorSlice, Shape]:

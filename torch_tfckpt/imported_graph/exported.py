@@ -71,7 +71,7 @@ def export_meta_graph(
     Collections hold ints, floats, str, bytes, Any, variables, savers, and whatever has a name; one that mixes these is
     left out, with a warning. Source: SAVER 6.
     """
-    options = ExportOptions.of(
+    options = ExportOptions(
         collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
     )
     meta = _meta_graph_of(graph)

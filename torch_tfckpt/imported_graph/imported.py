@@ -26,7 +26,7 @@ from torch_tfckpt.imported_graph.tensors import GraphTensor, GraphTensors
 from torch_tfckpt.imported_graph.values import GraphValues
 from torch_tfckpt.meta_graph import rescoping, rewriting
 from torch_tfckpt.meta_graph.collection_defs import decode_collection, encode_collections
-from torch_tfckpt.meta_graph.export_options import ExportOptions, export
+from torch_tfckpt.meta_graph.export_options import ExportsMetaGraph
 from torch_tfckpt.meta_graph.files import chosen, meta_graph_of, open_meta_graph
 from torch_tfckpt.meta_graph.graph_collections import Collections, registered_variables
 from torch_tfckpt.meta_graph.nodes import nodes_of
@@ -43,7 +43,7 @@ from torch_tfckpt.values import Value
 _log = logging.getLogger(__name__)
 
 
-class ImportedMetaGraph:
+class ImportedMetaGraph(ExportsMetaGraph):
     """What `import_meta_graph` found.
 
     Attributes:
@@ -87,30 +87,12 @@ class ImportedMetaGraph:
         """
         return self._meta.message()
 
-    def export_meta_graph(
-        self,
-        filename: AnyPath | None = None,
-        collection_list: Sequence[str] | None = None,
-        as_text: bool = False,
-        export_scope: str | None = None,
-        clear_devices: bool = False,
-        clear_extraneous_savers: bool = False,
-        strip_default_attrs: bool = False,
-        save_debug_info: bool = False,
-    ) -> MetaGraphDef:
-        """Writes the graph again, with the import scope and what was added to the collections.
-
-        Without options, and nothing added, it is the file, byte for byte, if that is binary.
-        Its arguments are those of `torch_tfckpt.export_meta_graph`.
-        """
-        options = ExportOptions.of(
-            collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
-        )
-        return export(self.encoded(), options, filename, as_text=as_text)
-
     def encoded(self) -> EncodedMetaGraph:
         """The meta graph that is exported without options. Cost: none where it is as it was read."""
         return self._graph.encoded(self.saver.in_graph() if self.saver is not None else None)
+
+    def _exported(self) -> EncodedMetaGraph:
+        return self.encoded()
 
     def __repr__(self) -> str:
         return f"ImportedMetaGraph({self._meta.place!r}, {len(self.variables)} variables)"

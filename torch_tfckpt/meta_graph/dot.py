@@ -26,7 +26,7 @@ from typing import Final
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.graph_def import Graph
-from torch_tfckpt.text import escaped
+from torch_tfckpt.text import escaped, listed
 
 _OPS: Final = 4  # operations that a label names
 _NAME: Final = 80  # characters of a name
@@ -127,9 +127,8 @@ def _label(name: str, scope: _Scope, box: str | None) -> str:
     elif count == 1:
         lines.append(escaped(ranked[0][0], limit=_NAME))
     else:
-        named = ", ".join(f"{escaped(op, limit=_NAME)} {number}" for op, number in ranked[:_OPS])
-        more = f", ... and {len(ranked) - _OPS} more" if len(ranked) > _OPS else ""
-        lines.append(f"{count} nodes: {named}{more}")
+        ops = [f"{escaped(op, limit=_NAME)} {number}" for op, number in ranked]
+        lines.append(f"{count} nodes: {listed(ops, _OPS, str)}")
     if scope.boxes:
         lines.append(f"variables inside: {scope.boxes}")
     return r"\n".join(map(_quotable, lines))

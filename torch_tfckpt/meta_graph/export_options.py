@@ -4,9 +4,9 @@ Source: export_meta_graph in tensorflow/python/training/saver.py; spec: SAVER 6.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import InitVar, dataclass
 
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt.checkpoint_reader import AnyPath
@@ -34,6 +34,9 @@ class ExportOptions:
         clear_extraneous_savers: Without the nodes of other savers than the one that is exported.
         strip_default_attrs: Without attributes that are as an operation has them by itself, so that older versions of
             TensorFlow, which do not know newer attributes, can read the graph.
+
+    Raises:
+        UnimplementedError: `save_debug_info` is asked for.
     """
 
     collection_list: Sequence[str] | None = None
@@ -41,21 +44,11 @@ class ExportOptions:
     clear_devices: bool = False
     clear_extraneous_savers: bool = False
     strip_default_attrs: bool = False
+    save_debug_info: InitVar[bool] = False
 
-    @classmethod
-    def of(
-        cls,
-        collection_list: Sequence[str] | None = None,
-        export_scope: str | None = None,
-        clear_devices: bool = False,
-        clear_extraneous_savers: bool = False,
-        strip_default_attrs: bool = False,
-        save_debug_info: bool = False,
-    ) -> Self:
-        """The arguments of an export. UnimplementedError for `save_debug_info`."""
+    def __post_init__(self, save_debug_info: bool) -> None:
         if save_debug_info:
             raise UnimplementedError("save_debug_info: a torch model has no graph whose sources to tell. Leave it out")
-        return cls(collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs)
 
     def applied_to(self, meta: EncodedMetaGraph) -> EncodedMetaGraph:
         """The meta graph as the options want it; the very same bytes where they want nothing.
@@ -76,6 +69,36 @@ class ExportOptions:
             meta = rewriting.without_default_attrs(meta, known_ops())
         rewriting.check_graph_size(meta)
         return meta
+
+
+class ExportsMetaGraph(ABC):
+    """Base of what can be exported as a meta graph: savers and imported meta graphs."""
+
+    @abstractmethod
+    def _exported(self) -> EncodedMetaGraph:
+        """The meta graph that is exported without options."""
+
+    def export_meta_graph(
+        self,
+        filename: AnyPath | None = None,
+        collection_list: Sequence[str] | None = None,
+        as_text: bool = False,
+        export_scope: str | None = None,
+        clear_devices: bool = False,
+        clear_extraneous_savers: bool = False,
+        strip_default_attrs: bool = False,
+        save_debug_info: bool = False,
+    ) -> MetaGraphDef:
+        """Return the meta graph as a message; also write it to `filename`, if one is given.
+
+        The arguments are those of `torch_tfckpt.export_meta_graph`, in TensorFlow's order. A saver exports what its
+        `save` writes; an imported graph exports itself, with the import scope and with what was added to its
+        collections: without options, and nothing added, it is the file, byte for byte, if that is binary.
+        """
+        options = ExportOptions(
+            collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
+        )
+        return export(self._exported(), options, filename, as_text=as_text)
 
 
 def export(meta: EncodedMetaGraph, options: ExportOptions, filename: AnyPath | None, *, as_text: bool) -> MetaGraphDef:

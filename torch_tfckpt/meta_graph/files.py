@@ -15,19 +15,19 @@ from typing import Final
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from torch_tfckpt._proto.node_def_pb2 import NodeDef
-from torch_tfckpt.bundle.files import is_lfs_pointer, lfs_error
+from torch_tfckpt.bundle.files import LFS_POINTER, lfs_error
 from torch_tfckpt.directory.locate import is_table
 from torch_tfckpt.directory.names import V1_SHARD
-from torch_tfckpt.directory.state_file import AnyPath
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError, UnimplementedError
 from torch_tfckpt.format.tensor_bundle import parse_data_filename
 from torch_tfckpt.format.wire import Field, WireType, fields
 from torch_tfckpt.meta_graph.raw import MAX_MESSAGE, EncodedMetaGraph
 from torch_tfckpt.meta_graph.text import META_GRAPH, SAVED_MODEL, encode_text, first_name, looks_like_text
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import did_you_mean, printable, quoted
+from torch_tfckpt.storage.small_files import read_small
+from torch_tfckpt.text import did_you_mean, listed, printable, quoted
 
 BINARY_SAVED_MODEL: Final = "saved_model.pb"
 TEXT_SAVED_MODEL: Final = "saved_model.pbtxt"
@@ -211,26 +211,20 @@ def _meta_graph_names(names: Iterable[str]) -> list[str]:
 def _there_are(names: Sequence[str]) -> str:
     if not names:
         return "There is no meta graph in this directory"
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"There are {', '.join(map(quoted, names[:_LISTED]))}{more}"
+    return f"There are {listed(names, _LISTED)}"
 
 
 # What is in it.
 
 
 def _read(storage: Storage, path: str) -> bytes:
-    file = storage.open(path)
     try:
-        if is_lfs_pointer(file):
-            raise UnreadableMetaGraphError(f"Cannot parse file {printable(path)}: {lfs_error(path)}")
-        if file.size >= MAX_MESSAGE:
-            raise UnreadableMetaGraphError(
-                f"Cannot parse file {printable(path)}: {file.size} bytes, but a message is shorter than {MAX_MESSAGE}. "
-                f"Name another file"
-            )
-        return file.read(0, file.size)
-    finally:
-        file.close()
+        content = read_small(storage, path, MAX_MESSAGE - 1, "a meta graph", "Name another file")
+    except DataLossError as error:
+        raise UnreadableMetaGraphError(f"Cannot parse file {error}") from error
+    if content.startswith(LFS_POINTER):
+        raise UnreadableMetaGraphError(f"Cannot parse file {printable(path)}: {lfs_error(path)}")
+    return content
 
 
 def _decoded(content: bytes, path: str) -> list[EncodedMetaGraph]:
@@ -304,9 +298,7 @@ def _checked(raw: memoryview, place: str, around: tuple[memoryview, memoryview] 
 
 
 def _tags_of(found: Iterable[EncodedMetaGraph]) -> str:
-    shown = [_shown(each.info.tags) for each in found]
-    more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
-    return f"{', '.join(shown[:_LISTED])}{more}"
+    return listed([_shown(each.info.tags) for each in found], _LISTED, str)
 
 
 def _shown(tags: Iterable[str]) -> str:

@@ -30,11 +30,11 @@ from torch_tfckpt._proto.attr_value_pb2 import AttrValue
 from torch_tfckpt._proto.op_def_pb2 import OpDef, OpList
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.tensor_pb2 import TensorProto
-from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
 from torch_tfckpt._proto.versions_pb2 import VersionDef
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.coding import encode_varint
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_bundle import shape_to_proto
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.meta_graph.raw import MAX_MESSAGE
 from torch_tfckpt.meta_graph.scopes import SAVER_NAMES
@@ -228,11 +228,11 @@ def number_value(number: int) -> bytes:
 
 
 def shape_value(shape: Shape | None) -> bytes:
-    return AttrValue(shape=shape_proto(shape)).SerializeToString()
+    return AttrValue(shape=shape_to_proto(shape)).SerializeToString()
 
 
 def shape_list(*shapes: Shape | None) -> bytes:
-    return AttrValue(list=AttrValue.ListValue(shape=map(shape_proto, shapes))).SerializeToString()
+    return AttrValue(list=AttrValue.ListValue(shape=map(shape_to_proto, shapes))).SerializeToString()
 
 
 def beside(node: str) -> bytes:
@@ -243,13 +243,6 @@ def beside(node: str) -> bytes:
 TRUE: Final = AttrValue(b=True).SerializeToString()
 FALSE: Final = AttrValue(b=False).SerializeToString()
 EMPTY_LIST: Final = AttrValue(list=AttrValue.ListValue()).SerializeToString()
-
-
-def shape_proto(shape: Shape | None) -> TensorShapeProto:
-    """None: of unknown rank; -1: a dimension that is not known."""
-    if shape is None:
-        return TensorShapeProto(unknown_rank=True)
-    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
 
 
 # Constants.
@@ -264,7 +257,7 @@ def constant(tensor: TensorProto) -> bytes:
 
 def empty_tensor(dtype: DataType, shape: Shape) -> TensorProto:
     """A tensor whose elements are still to be put in."""
-    return TensorProto(dtype=dtype, tensor_shape=shape_proto(shape))  # type: ignore[arg-type]  # the stub's own enum
+    return TensorProto(dtype=dtype, tensor_shape=shape_to_proto(shape))  # type: ignore[arg-type]  # the stub's own enum
 
 
 def text_tensor(text: str) -> TensorProto:

@@ -265,17 +265,6 @@ def _renamed(message: M, renamed: Callable[[str], str]) -> M:
 
 
 def _tensor_names(message: SignatureDef | AssetFileDef) -> Iterator[tuple[Message, str]]:
-    """(message, field) of all names of tensors in a signature or an asset, those of parts of sparse ones too."""
     if isinstance(message, AssetFileDef):
-        waiting = [message.tensor_info]
-    else:
-        waiting = [message.inputs[key] for key in message.inputs] + [message.outputs[key] for key in message.outputs]
-    while waiting:
-        here = waiting.pop()
-        kind = here.WhichOneof("encoding")
-        if kind == "name":
-            yield here, "name"
-        elif kind == "coo_sparse":
-            yield from ((here.coo_sparse, field.name) for field, _ in here.coo_sparse.ListFields())
-        elif kind == "composite_tensor":
-            waiting.extend(here.composite_tensor.components)
+        return scopes.tensor_names([message.tensor_info])
+    return scopes.tensor_names([*message.inputs.values(), *message.outputs.values()])

@@ -10,12 +10,13 @@ variables, savers, queue runners and contexts of control flow; spec: SAVER 6.
 """
 
 import re
-from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
 
 from torch_tfckpt._proto.control_flow_pb2 import CondContextDef, WhileContextDef
+from torch_tfckpt._proto.meta_graph_pb2 import TensorInfo
 from torch_tfckpt._proto.queue_runner_pb2 import QueueRunnerDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import VariableDef
@@ -78,6 +79,20 @@ def out_of_scope(message: M, scope: str | None) -> M:
 def is_in_scope(message: Message, scope: str | None) -> bool:
     """Whether what a message of names, as `in_scope` takes it, describes is in `scope`; of a saver, all its nodes."""
     return all(in_name_scope(getattr(message, field), scope) for field in _OWN_NAMES[type(message)])
+
+
+def tensor_names(infos: Iterable[TensorInfo]) -> Iterator[tuple[Message, str]]:
+    """Yield (message, field) of each name of a tensor, in order: three of a sparse one, those of all components."""
+    waiting = [*infos][::-1]
+    while waiting:
+        info = waiting.pop()
+        encoding = info.WhichOneof("encoding")
+        if encoding == "name":
+            yield info, "name"
+        elif encoding == "coo_sparse":
+            yield from ((info.coo_sparse, field.name) for field, _ in info.coo_sparse.ListFields())
+        elif encoding == "composite_tensor":
+            waiting += reversed(info.composite_tensor.components)
 
 
 def require_names(saver_def: SaverDef) -> None:

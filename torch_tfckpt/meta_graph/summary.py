@@ -14,7 +14,7 @@ Source: tensorflow/core/protobuf/meta_graph.proto, saved_object_graph.proto; spe
 import base64
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
 from torch_tfckpt.meta_graph.graph_collections import GraphKeys
 from torch_tfckpt.meta_graph.model import GraphVariable
 from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.scopes import tensor_names
 from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, shape_of
 
 Item = str | int | float | bytes | Message
@@ -362,23 +363,8 @@ def _tensors(tensors: Mapping[str, TensorInfo]) -> Iterator[TensorSummary]:
 
 def _tensor(name: str, info: TensorInfo) -> TensorSummary:
     shape = shape_of(info.tensor_shape) if info.HasField("tensor_shape") else None
-    return TensorSummary(
-        name, DataType(info.dtype), shape, list(_tensor_names([info])), info.WhichOneof("encoding") or ""
-    )
-
-
-def _tensor_names(infos: Iterable[TensorInfo]) -> Iterator[str]:
-    waiting = list(infos)
-    while waiting:
-        info = waiting.pop()
-        encoding = info.WhichOneof("encoding")
-        if encoding == "name":
-            yield info.name
-        elif encoding == "coo_sparse":
-            sparse = info.coo_sparse
-            yield from (sparse.values_tensor_name, sparse.indices_tensor_name, sparse.dense_shape_tensor_name)
-        elif encoding == "composite_tensor":
-            waiting += reversed(info.composite_tensor.components)
+    names = [getattr(holder, field) for holder, field in tensor_names([info])]
+    return TensorSummary(name, DataType(info.dtype), shape, names, info.WhichOneof("encoding") or "")
 
 
 def _saver(saver_def: SaverDef) -> SaverSummary:

@@ -31,7 +31,7 @@ from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, saveables_of
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
-from torch_tfckpt.text import did_you_mean, escaped, quoted
+from torch_tfckpt.text import did_you_mean, escaped, listed, quoted
 
 Assignable = torch.Tensor | Variable | PartitionedVariable | Sequence[Variable]
 AssignmentMap = Mapping[str, str | Assignable] | Iterable[tuple[str, str | Assignable]]
@@ -178,7 +178,7 @@ class _Stored:
         if len(keys) > 1:
             raise InvalidArgumentError(
                 f"{self._reader.path}: {len(keys)} variables are called {quoted(name)}. Map their keys instead: "
-                f"{', '.join(map(quoted, keys[:10]))}"
+                f"{listed(keys, 10)}"
             )
         return keys[0] if keys else None
 

@@ -9,7 +9,7 @@ import torch
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.text import did_you_mean, quoted
+from torch_tfckpt.text import did_you_mean, first_lines, listed, quoted
 
 _LISTED: Final = 20  # lines of each kind that a text has
 
@@ -87,9 +87,9 @@ class LoadReport:
         below = f" below {quoted(self.prefix)}" if self.prefix else ""
         averaged = f", {len(self.averaged)} of them moving averages" if self.averaged else ""
         head = f"loaded {len(self.sources)} tensors{below}{averaged}; {len(self.ignored)} stored tensors ignored"
-        changed = [f"converted: {conversion}" for conversion in self.converted]
+        changed = first_lines([f"converted: {conversion}" for conversion in self.converted], _LISTED)
         slots = f"optimizer state of {len(self.slots)} parameters"
-        return "\n".join([head, *([slots] if self.slots else []), *self.problems(), *self.advice(), *_cut(changed)])
+        return "\n".join([head, *([slots] if self.slots else []), *self.problems(), *self.advice(), *changed])
 
     def problems(self) -> list[str]:
         """What does not fit, in the words of load_state_dict."""
@@ -100,7 +100,7 @@ class LoadReport:
             lines.append(f"Unexpected key(s): {self._listed(self.unexpected, ())}")
         if self.missing_slots:
             lines.append(f"Missing optimizer state of: {self._listed(self.missing_slots, ())}")
-        return lines + _cut([str(mismatch) for mismatch in self.mismatched])
+        return lines + first_lines([str(mismatch) for mismatch in self.mismatched], _LISTED)
 
     def advice(self) -> list[str]:
         """What may be behind it."""
@@ -108,17 +108,11 @@ class LoadReport:
         return [*([unused] if self.unused_rules else []), *self.remarks]
 
     def _listed(self, names: Sequence[str], candidates: Sequence[str]) -> str:
-        shown = []
-        for name in names[:_LISTED]:
+        def with_hint(name: str) -> str:
             hint = self.hints.get(name) or did_you_mean(name, candidates)
-            shown.append(f"{quoted(name)} ({hint.rstrip('.')})" if hint else quoted(name))
-        more = [f"and {len(names) - _LISTED} more"] if len(names) > _LISTED else []
-        return ", ".join(shown + more)
+            return f"{quoted(name)} ({hint.rstrip('.')})" if hint else quoted(name)
 
-
-def _cut(lines: Sequence[str]) -> list[str]:
-    more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
-    return [*lines[:_LISTED], *more]
+        return listed(names, _LISTED, with_hint)
 
 
 def size_mismatch(name: str, stored: Shape, layout: str, wanted: Shape | None) -> str:

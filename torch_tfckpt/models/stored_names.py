@@ -18,7 +18,7 @@ from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, checkpoint_key
 from torch_tfckpt.models.auxiliary import AVERAGE, OUTPUT
 from torch_tfckpt.saveables.module_state import shared_names
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import listed, quoted
 
 _LISTED: Final = 8  # candidates that a text lists
 _SUFFIX: Final = checkpoint_key("", VARIABLE_VALUE)
@@ -227,11 +227,10 @@ def choose_naming(ways: list[StoredNames], wanted: Mapping[str, set[str]], count
         return Naming(ways[order], "", remark)
     rivals = list(_rivals(leading, wanted))
     if rivals:
-        prefixes = [quoted(naming.spelled_prefix) for naming in (leading[0], *rivals)]
-        more = f" and {len(prefixes) - _LISTED} more" if len(prefixes) > _LISTED else ""
+        prefixes = [naming.spelled_prefix for naming in (leading[0], *rivals)]
         raise InvalidArgumentError(
             f"{place}: the module may be what stands below any of {len(prefixes)} prefixes, {best} of its {count} "
-            f"tensors are found below each: {', '.join(prefixes[:_LISTED])}{more}. Say which, by prefix=, or map names"
+            f"tensors are found below each: {listed(prefixes, _LISTED)}. Say which, by prefix=, or map names"
         )
     return leading[0]
 

@@ -38,7 +38,7 @@ from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.local import LocalStorage
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import fspath, is_url
 from torch_tfckpt.text import printable
 from torch_tfckpt.transfer.staging import Staging
 
@@ -347,7 +347,7 @@ class Checkpoint:
         if not graph.nodes:
             raise DataLossError(f"{reader.path}: the object graph has no nodes, not even a root")
         path = reader.files.prefix
-        if isinstance(reader.storage, LocalStorage) and "://" not in path:
+        if isinstance(reader.storage, LocalStorage) and not is_url(path):
             path = os.path.abspath(path)  # it may be opened again when the working directory is another one
         restoration = Restoration(
             reader.storage, path, graph, skip_slot_variables=options.experimental_skip_slot_variables

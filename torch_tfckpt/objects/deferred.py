@@ -38,11 +38,6 @@ def defer(parent: object, local_name: str, restore: Restore) -> None:
         )
 
 
-def waiting_for(parent: object) -> list[str]:
-    """Local names of the children that `parent` has yet to get."""
-    return list(_WAITING.get(parent, ()))
-
-
 def child_added(parent: object, local_name: str, child: object) -> None:
     """Restores `child`, which is about to become a child of `parent`, if it is waited for. Errors as its restore."""
     waiting = _WAITING.get(parent)

@@ -11,7 +11,7 @@ import itertools
 import logging
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import printable
+from torch_tfckpt.text import first_lines, printable
 
 _NUMBERS: Final = itertools.count(1)
 # Object -> number of the newest restore that gave it its values. A child that comes late may be waited for by several.
@@ -351,10 +351,9 @@ def _tell_unrestored(progress: Progress) -> None:
         _log.warning("%s", _shown(lines))
 
 
-def _shown(lines: list[str], limit: int = 20) -> str:
-    more: Iterable[str] = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
+def _shown(lines: list[str]) -> str:
     head = (
         "a restored checkpoint is let go with unrestored values. Say `status.expect_partial()` where that is meant, or "
         "`status.assert_consumed()` where it is not:"
     )
-    return "\n".join([head, *lines[:limit], *more])
+    return "\n".join([head, *first_lines(lines, 20)])

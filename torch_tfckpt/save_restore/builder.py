@@ -79,11 +79,7 @@ class BaseSaverBuilder:
         return [_read(reader, spec) for spec in saveable.specs]
 
     def bulk_restore(
-        self,
-        reader: CheckpointReader,
-        saveables: Saveables,
-        preferred_shard: int,
-        restore_sequentially: bool,
+        self, reader: CheckpointReader, saveables: Saveables, preferred_shard: int, restore_sequentially: bool
     ) -> list[Value]:
         """The values of all specs of all saveables, in order: here, saveable by saveable.
 
@@ -130,14 +126,7 @@ class BaseSaverBuilder:
         return saver_def
 
     def begin_save(
-        self,
-        storage: Storage,
-        path: str,
-        saveables: Saveables,
-        *,
-        sharded: bool,
-        snapshot: bool,
-        staging: Staging,
+        self, storage: Storage, path: str, saveables: Saveables, *, sharded: bool, snapshot: bool, staging: Staging
     ) -> PendingSave:
         """Begins to write a checkpoint.
 
@@ -159,11 +148,7 @@ class BulkSaverBuilder(BaseSaverBuilder):
     """
 
     def bulk_restore(
-        self,
-        reader: CheckpointReader,
-        saveables: Saveables,
-        preferred_shard: int,
-        restore_sequentially: bool,
+        self, reader: CheckpointReader, saveables: Saveables, preferred_shard: int, restore_sequentially: bool
     ) -> list[Value]:
         """The values of all specs: whole tensors that lie side by side are read together, large ones in parallel."""
         if type(self).restore_op is not BaseSaverBuilder.restore_op:
@@ -173,14 +158,7 @@ class BulkSaverBuilder(BaseSaverBuilder):
         return [_read(reader, spec) if spec.slice_spec else wholes[spec.name] for spec in specs]
 
     def begin_save(
-        self,
-        storage: Storage,
-        path: str,
-        saveables: Saveables,
-        *,
-        sharded: bool,
-        snapshot: bool,
-        staging: Staging,
+        self, storage: Storage, path: str, saveables: Saveables, *, sharded: bool, snapshot: bool, staging: Staging
     ) -> PendingSave:
         """As BaseSaverBuilder, with `snapshot` in the memory that `staging` allows."""
         writes_its_own_way = (

@@ -21,7 +21,7 @@ from torch_tfckpt.format.object_graph import ObjectGraph, not_object_based
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.module_state import SHARED
 from torch_tfckpt.saveables.save_spec import SaveableObject
-from torch_tfckpt.text import did_you_mean, escaped
+from torch_tfckpt.text import did_you_mean, escaped, listed
 from torch_tfckpt.values import Value
 
 _LISTED: Final = 1000  # names that a text enumerates; more than any model has that somebody reads through
@@ -139,15 +139,10 @@ def _names_do_not_fit(missing: Collection[str], wanted: Collection[str], stored:
     matched = len(set(wanted).intersection(stored).difference(missing))
     hint = did_you_mean(min(missing), extra)
     return (
-        f"\n\nExisting variables not in the checkpoint: {_enumerated(sorted(missing))}\n\n"
-        f"Variables names when this checkpoint was written which don't exist now: {_enumerated(extra)}\n\n"
+        f"\n\nExisting variables not in the checkpoint: {listed(sorted(missing), _LISTED, escaped)}\n\n"
+        f"Variables names when this checkpoint was written which don't exist now: {listed(extra, _LISTED, escaped)}\n\n"
         f"({matched} variable name(s) did match)\n\n"
         f"This is an object-based checkpoint, as tf.train.Checkpoint and Keras write, and Saver looks for its "
         f"variables by the names that they had then. {hint + ' ' if hint else ''}Give the saver only what was there, "
         f"as a dict with those names for keys; or restore with tfckpt.Checkpoint, which goes by objects"
     )
-
-
-def _enumerated(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-    return ", ".join(map(escaped, names[:_LISTED])) + more

@@ -23,7 +23,7 @@ from torch_tfckpt.save_restore.object_names import names_of_several, with_keys
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, group_by_devices, slice_of, specs_of
 from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import did_you_mean, escaped, printable, quoted
+from torch_tfckpt.text import did_you_mean, escaped, listed, printable, quoted
 
 _LISTED: Final = 10  # names that a text enumerates
 
@@ -112,7 +112,7 @@ def _by_names_in_graph(reader: CheckpointReader, variables: VarList, error: NotF
         _log.warning(
             "%s: several variables had these names, and of each the last is taken, as TensorFlow does: %s",
             reader.path,
-            ", ".join(map(quoted, several[:_LISTED])),
+            listed(several, _LISTED),
         )
     return found
 
@@ -199,7 +199,7 @@ def _check(reader: CheckpointReader, saveables: Sequence[SaveableObject], shapes
 
 
 def _not_found(reader: CheckpointReader, missing: Sequence[str]) -> str:
-    more = f" Nor are {len(missing) - 1} others: {', '.join(map(quoted, missing[1:_LISTED]))}." if missing[1:] else ""
+    more = f" Nor are {len(missing) - 1} others: {listed(missing[1:], _LISTED)}." if missing[1:] else ""
     hint = did_you_mean(missing[0], reader.keys())
     return f"Key {escaped(missing[0])} not found in checkpoint: {reader.path}.{more} {hint}".rstrip()
 

@@ -18,7 +18,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.stateful import placed_like
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import listed, quoted
 
 _LISTED: Final = 8  # names that a text lists
 _FIELDS: Final = ("optimizer", "param_shapes", "param_groups", "state", "other_state")
@@ -141,7 +141,8 @@ class OptimizerState:
             if match is None or len(groups) != len(names):
                 raise InvalidArgumentError(
                     f"the parameters are grouped otherwise: {len(groups)} groups are stored, {len(names)} are here, "
-                    f"and none of those stored is param_groups[{index}]: {_listed(group_names)}. {_MEND}"
+                    f"and none of those stored is param_groups[{index}]: {listed(sorted(group_names), _LISTED)}. "
+                    f"{_MEND}"
                 )
             del waiting[match]
             self._check_kind(groups[match], stored)
@@ -172,9 +173,9 @@ class OptimizerState:
         there = {name for group in groups for name in group["params"]}
         texts = []
         if there - here.keys():
-            texts.append(f"stored, but not here: {_listed(there - here.keys())}")
+            texts.append(f"stored, but not here: {listed(sorted(there - here.keys()), _LISTED)}")
         if here.keys() - there:
-            texts.append(f"here, but not stored: {_listed(here.keys() - there)}")
+            texts.append(f"here, but not stored: {listed(sorted(here.keys() - there), _LISTED)}")
         if texts:
             raise InvalidArgumentError(f"the optimizer's parameters differ. {'; '.join(texts)}. {_MEND}")
         shapes = stored.get("param_shapes") if isinstance(stored, dict) else None
@@ -186,8 +187,9 @@ class OptimizerState:
         here, there = type(self._optimizer).__name__, stored.get("optimizer") if isinstance(stored, dict) else None
         missing = self._optimizer.defaults.keys() - group.keys()
         if missing and here != there:
+            lacking = listed(sorted(missing), _LISTED)
             raise InvalidArgumentError(
-                f"stored is the state of {there}, here is {here}, whose {_listed(missing)} it lacks. {_MEND}"
+                f"stored is the state of {there}, here is {here}, whose {lacking} it lacks. {_MEND}"
             )
 
 
@@ -253,9 +255,3 @@ def _are_names(value: object) -> bool:
 def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
     """A group without its parameters. The optimizer's own names of them stay those that it was built with."""
     return {key: value for key, value in group.items() if key not in ("params", "param_names")}
-
-
-def _listed(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
-    return ", ".join(map(quoted, ordered[:_LISTED])) + more

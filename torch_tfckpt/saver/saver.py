@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
-from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.directory.retention import KeepBest, Metrics, Saved
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
-from torch_tfckpt.meta_graph.export_options import ExportOptions, export
+from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
 from torch_tfckpt.meta_graph.graph_collections import registered_variables
+from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
 from torch_tfckpt.save_restore.handle import InFlight, SaveHandle
 from torch_tfckpt.save_restore.restore import restore_path
@@ -40,7 +40,7 @@ from torch_tfckpt.transfer.staging import Staging, StagingOptions
 _log = logging.getLogger(__name__)
 
 
-class Saver:
+class Saver(ExportsMetaGraph):
     """Saves and restores named tensors, and keeps track of the checkpoints.
 
     Args:
@@ -227,7 +227,7 @@ class Saver:
             meta_graph_suffix=meta_graph_suffix,
             write_meta_graph=write_meta_graph,
             write_state=write_state,
-            export=ExportOptions.of(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info),
+            export=ExportOptions(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info),
             metrics=metrics,
             storage=self.storage,
             pad=self._pad,
@@ -277,7 +277,7 @@ class Saver:
             meta_graph_suffix=meta_graph_suffix,
             write_meta_graph=write_meta_graph,
             write_state=write_state,
-            export=ExportOptions.of(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info),
+            export=ExportOptions(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info),
             metrics=metrics,
             storage=self.storage,
             pad=self._pad,
@@ -371,25 +371,8 @@ class Saver:
         """A saver with these settings. A message has no tensors: they come from `var_list`, or the collections."""
         return cls(var_list, saver_def=saver_def, name=import_scope)
 
-    def export_meta_graph(
-        self,
-        filename: AnyPath | None = None,
-        collection_list: Sequence[str] | None = None,
-        as_text: bool = False,
-        export_scope: str | None = None,
-        clear_devices: bool = False,
-        clear_extraneous_savers: bool = False,
-        strip_default_attrs: bool = False,
-        save_debug_info: bool = False,
-    ) -> MetaGraphDef:
-        """The meta graph that `save` writes, as a message; written to `filename` too, if one is given.
-
-        Its arguments are those of `torch_tfckpt.export_meta_graph`.
-        """
-        options = ExportOptions.of(
-            collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
-        )
-        return export(self._graph.described(self.in_graph())(), options, filename, as_text=as_text)
+    def _exported(self) -> EncodedMetaGraph:
+        return self._graph.described(self.in_graph())()
 
     def in_graph(self) -> SaverInGraph | None:
         """What meta graphs of other savers say of this one; None of a saver of nothing."""

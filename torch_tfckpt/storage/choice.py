@@ -2,17 +2,14 @@
 
 import functools
 import os
-import re
 from typing import Final, NamedTuple
 
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.names import is_url
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.remote import FsspecStorage
 from torch_tfckpt.text import printable, quoted
-
-# A scheme of two letters or more: C:// is a drive. Upper case is left to local paths.
-_URL: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+)://(?P<authority>[^/]*)")
 
 
 class _Driver(NamedTuple):
@@ -29,11 +26,8 @@ _DRIVERS: Final = {"s3": _S3, "s3a": _S3, "gs": _GOOGLE, "gcs": _GOOGLE, "az": _
 def storage_of(path: str) -> Storage:
     """LOCAL for ordinary paths; for `scheme://...` the storage that fsspec's driver of that scheme reaches.
 
-    A URL begins with a scheme of lower case letters, digits, "+", "." and "-", two or more of them, and "://". All else
-    is a local path, `file://` too; a local path that looks like a URL is written `./s3://...`.
-
     Args:
-        path: As `storage.names.fspath` gives it.
+        path: As `storage.names.fspath` gives it. `storage.names.is_url` tells which of them are URLs.
 
     Returns:
         One storage for all paths of a scheme, as long as their URLs name no hosts or accounts apart; one for each
@@ -47,10 +41,10 @@ def storage_of(path: str) -> Storage:
     Cost: importing the driver at the first call of a scheme, then microseconds.
     Threads: safe. After a fork the child gets connections of its own.
     """
-    url = _URL.match(path)
-    if url is None or url["scheme"] == "file":
+    if not is_url(path):
         return LOCAL
-    return _remote(url["scheme"], url["authority"])
+    scheme, _, rest = path.partition("://")
+    return _remote(scheme, rest.partition("/")[0])
 
 
 def _remote(scheme: str, authority: str) -> Storage:

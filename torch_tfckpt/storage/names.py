@@ -8,6 +8,10 @@ from typing import Final, NamedTuple
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.text import quoted
 
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+# A scheme has two letters or more: C:// is a drive. Upper case is left to local paths.
+_URL: Final = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://")
 # What TensorFlow puts behind the names of files that it has not finished, and our own mark: only files that bear it are
 # ever taken for leftovers, since TensorFlow's may be in use without our being able to tell.
 _TEMPORARY: Final = re.compile(r"(?P<path>.+)\.tempstate(?P<save>[0-9]+)-tfckpt", re.DOTALL)
@@ -36,7 +40,16 @@ def parse_temporary_name(path: str) -> Temporary | None:
     return None if match is None else Temporary(match["path"], int(match["save"]))
 
 
-def fspath(path: "str | bytes | os.PathLike[str] | os.PathLike[bytes]") -> str:
+def is_url(path: str) -> bool:
+    """Return whether `path` leads to another storage than this machine.
+
+    A URL begins with a scheme of lower case letters, digits, "+", "." and "-", two or more of them, and "://". Anything
+    else is a local path, `file://` too; a local path that looks like a URL is written `./s3://...`.
+    """
+    return _URL.match(path) is not None
+
+
+def fspath(path: AnyPath) -> str:
     """Any spelling of a path as `str`; a leading file:// is dropped.
 
     Raises:

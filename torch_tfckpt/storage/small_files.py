@@ -1,10 +1,32 @@
-"""Small files that are replaced atomically, and the directories they need."""
+"""Small files, read whole or replaced atomically, and the directories they need."""
 
 import os
 from contextlib import suppress
 
+from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.storage.names import temporary_name
 from torch_tfckpt.storage.protocol import Buffer, Storage
+from torch_tfckpt.text import printable
+
+
+def read_small(storage: Storage, path: str, limit: int, what: str, hint: str = "") -> bytes:
+    """Return the bytes of a file that has at most `limit` of them. Its size is checked before memory is allocated.
+
+    Args:
+        what: Kind of file that is expected, for the error: "a checkpoint state file".
+        hint: What to do about a file that is too large.
+
+    Raises:
+        DataLossError: it is larger, or ends while it is read; and what `storage.open` raises.
+    """
+    file = storage.open(path)
+    try:
+        if file.size > limit:
+            error = f"{printable(path)}: {file.size} bytes are too many for {what}, which has at most {limit}"
+            raise DataLossError(f"{error}. {hint}" if hint else error)
+        return file.read(0, file.size)
+    finally:
+        file.close()
 
 
 def write_file(storage: Storage, path: str, contents: Buffer) -> None:
