@@ -28,6 +28,7 @@ from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
 from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.module_tensors import group_shared, module_tensors
 from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, saveables_of
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
@@ -319,15 +320,8 @@ def _variables_of(model: object) -> Iterator[_Named]:
 
 def _variables_of_module(prefix: str, module: nn.Module) -> Iterator[_Named]:
     """Its parameters and buffers, without those that state_dict leaves out."""
-    saved = module.state_dict(keep_vars=True)
-    shared: dict[Identity, tuple[torch.Tensor, list[str]]] = {}
-    parameters = module.named_parameters(remove_duplicate=False)
-    for name, tensor in chain(parameters, module.named_buffers(remove_duplicate=False)):
-        if name in saved:
-            _, names = shared.setdefault(identity_of(tensor), (tensor, []))
-            names.append(prefix + name)
-    for tensor, names in shared.values():
-        yield _Named(tuple(names), tensor, of_module=True)
+    for places in group_shared(each for each in module_tensors(module) if each.persistent):
+        yield _Named(tuple(prefix + place.name for place in places), places[0].tensor, of_module=True)
 
 
 def _is_assignable(value: object) -> TypeGuard[Assignable]:

@@ -221,7 +221,7 @@ def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
     names = set()
     for target in targets:
         for place in target.places if target.counts_batches else ():
-            beside = found.sources.get(place.name.removesuffix(place.leaf) + "running_mean")
+            beside = found.sources.get(place.parent + "running_mean")
             if beside is not None and beside.leaf != "running_mean":
                 names.add(target.name)
     return names

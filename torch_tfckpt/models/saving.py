@@ -17,8 +17,9 @@ from torch_tfckpt.models.key_mapper import KeyMapper, Rules
 from torch_tfckpt.models.layer_names import layout_by_rule, layout_of, written_leaf
 from torch_tfckpt.models.layouts import Layout, layout_named
 from torch_tfckpt.models.stored_names import leaf_of
-from torch_tfckpt.models.targets import Place, Target, targets_of
+from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.module_state import SHARED
+from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.tensor_dict import save_file
@@ -91,7 +92,7 @@ def _named(targets: list[Target], naming: str, mapped: Mapped) -> dict[str, Writ
             if other != place.name:
                 raise InvalidArgumentError(f"{quoted(other)} and {quoted(place.name)} are both stored as {quoted(key)}")
             # Who reads an alias takes the layout that the name of the stored tensor tells.
-            told = (at for each, at in kept.items() if each == layout_of(place.module, place.leaf, leaf_of(at)))
+            told = (at for each, at in kept.items() if each == layout_of(place.module, place.attribute, leaf_of(at)))
             first = None if place.name in mapped else next(told, None)
             if first is not None:
                 aliases[key] = first
@@ -113,13 +114,13 @@ def _check_mapped(targets: list[Target], mapped: Mapped) -> None:
         )
 
 
-def _stored_as(place: Place, rank: int, naming: str, mapped: Mapped) -> tuple[str, Layout]:
+def _stored_as(place: ModuleTensor, rank: int, naming: str, mapped: Mapped) -> tuple[str, Layout]:
     if place.name in mapped:
         key, layout = mapped[place.name]
         with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
-            return key, layout_by_rule(layout, place.module, place.leaf, leaf_of(key), rank)
+            return key, layout_by_rule(layout, place.module, place.attribute, leaf_of(key), rank)
     if naming == "torch":
         return place.name, layout_named("same")
-    leaf = written_leaf(place.module, place.leaf)
-    key = (place.name.removesuffix(place.leaf) + leaf).replace(".", "/")
-    return key, layout_of(place.module, place.leaf, leaf)
+    leaf = written_leaf(place.module, place.attribute)
+    name = place.name if leaf == place.attribute else place.parent + leaf
+    return name.replace(".", "/"), layout_of(place.module, place.attribute, leaf)

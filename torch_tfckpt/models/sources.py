@@ -21,7 +21,8 @@ from torch_tfckpt.models.stored_names import (
     path_of,
     stored_names,
 )
-from torch_tfckpt.models.targets import Place, Target
+from torch_tfckpt.models.targets import Target
+from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.text import quoted
 
 Averages = Literal["ignore", "prefer", "only"]
@@ -98,14 +99,13 @@ def find_sources(
     return found
 
 
-def possible_names(target: Target) -> dict[str, Place]:
+def possible_names(target: Target) -> dict[str, ModuleTensor]:
     """The names under which a target may be stored, and the place in which each makes sense. Its own are
     first."""
     names = {place.name: place for place in target.places}
     for place in target.places:
-        parent = place.name[: -len(place.leaf)]
-        for leaf in stored_leaves(place.module, place.leaf):
-            names.setdefault(parent + leaf, place)
+        for leaf in stored_leaves(place.module, place.attribute):
+            names.setdefault(place.parent + leaf, place)
     return names
 
 
@@ -142,10 +142,10 @@ def _apply(
         else:
             _, place = places[mapped.target]
             leaves = [leaf_of(name) for name in (match.name, *names[2:], key)]
-            leaf = next((leaf for leaf in leaves if is_leaf_of(place.module, place.leaf, leaf)), leaves[0])
+            leaf = next((leaf for leaf in leaves if is_leaf_of(place.module, place.attribute, leaf)), leaves[0])
             rank = len(reader.shape(averages.get(key, key)))
             with error_context(f"{reader.path}: {quoted(match.name)}, mapped to {quoted(place.name)}"):
-                layout = layout_by_rule(mapped.layout, place.module, place.leaf, leaf, rank)
+                layout = layout_by_rule(mapped.layout, place.module, place.attribute, leaf, rank)
             by_name[mapped.target] = (key, Source(key, layout, leaf))
     found.unused_rules.extend(rule if isinstance(rule, str) else rule.pattern for rule in unused)
     for target in targets:
@@ -210,7 +210,7 @@ def _check_distinct(targets: Sequence[Target]) -> None:
 
 
 def _source_of(
-    reader: CheckpointReader, target: Target, possible: Mapping[str, Place], naming: Naming, found: Found
+    reader: CheckpointReader, target: Target, possible: Mapping[str, ModuleTensor], naming: Naming, found: Found
 ) -> Source | None:
     """By the target's own names, or else by TensorFlow's for them."""
     own = {place.name for place in target.places}
@@ -225,7 +225,7 @@ def _source_of(
             )
         _note_apart(reader, target, [each.key for each in stored], found)
         (key, leaf), place = next(iter(stored.items()))
-        return Source(key, layout_of(place.module, place.leaf, leaf), leaf)
+        return Source(key, layout_of(place.module, place.attribute, leaf), leaf)
     return None
 
 
