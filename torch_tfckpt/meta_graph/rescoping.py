@@ -72,7 +72,7 @@ def in_import_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGra
     def renamed(name: str) -> str:
         return scopes.prepend_name_scope(name, scope)
 
-    nodes = _NodeNames(kept=lambda _: True, name=renamed, input=renamed)
+    nodes = _NodeRenaming(kept=lambda _: True, name=renamed, input=renamed)
     return rewritten(
         meta,
         {
@@ -113,7 +113,7 @@ def out_of_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGraph:
         whole = all(inside(getattr(holder, field)) for holder, field in _tensor_names(message))
         return _renamed(message, stripped) if whole else None
 
-    nodes = _NodeNames(kept=inside, name=stripped, input=input_of)
+    nodes = _NodeRenaming(kept=inside, name=stripped, input=input_of)
     with error_context(meta.place):
         kept = [node for node in meta.graph.nodes.values() if inside(node.name)]
         used = used_ops(meta, kept)
@@ -147,7 +147,7 @@ def check_unbound(meta: EncodedMetaGraph) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _NodeNames:
+class _NodeRenaming:
     """The names in a node, and what becomes of them.
 
     Attributes:

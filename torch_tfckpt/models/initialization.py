@@ -82,7 +82,7 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
     pairs = _pairs(assignment_map)
     variables = _Variables(model)
     with CheckpointReader(path) as reader:
-        stored = _Stored(reader)
+        stored = _CheckpointNames(reader)
         plan = [each for name, target in pairs for each in _assignments(name, target, variables, stored)]
         _check_once(plan)
         for each in plan:
@@ -165,8 +165,8 @@ class _Variables:
         return found
 
 
-class _Stored:
-    """What a map may call the tensors of a checkpoint."""
+class _CheckpointNames:
+    """The names by which a map may refer to the tensors of a checkpoint."""
 
     def __init__(self, reader: CheckpointReader) -> None:
         self._reader = reader
@@ -221,7 +221,7 @@ def _pairs(assignment_map: AssignmentMap) -> list[tuple[str, object]]:
     return sorted(pairs, key=itemgetter(0))
 
 
-def _assignments(name: str, target: object, variables: _Variables, stored: _Stored) -> list[_Assignment]:
+def _assignments(name: str, target: object, variables: _Variables, stored: _CheckpointNames) -> list[_Assignment]:
     """What one entry of the map means."""
     if not isinstance(target, str):
         if not _is_assignable(target):
@@ -242,7 +242,7 @@ def _assignments(name: str, target: object, variables: _Variables, stored: _Stor
     return _scope_assignments(name, target, variables, stored)
 
 
-def _scope_assignments(name: str, scope: str, variables: _Variables, stored: _Stored) -> list[_Assignment]:
+def _scope_assignments(name: str, scope: str, variables: _Variables, stored: _CheckpointNames) -> list[_Assignment]:
     prefix = "" if name == _ROOT else name
     found: list[_Assignment] = []
     missing: list[str] = []
@@ -261,7 +261,7 @@ def _scope_assignments(name: str, scope: str, variables: _Variables, stored: _St
     return found
 
 
-def _key(name: str, stored: _Stored) -> str:
+def _key(name: str, stored: _CheckpointNames) -> str:
     key = stored.key(name)
     if key is None:
         raise stored.not_found(name)

@@ -36,7 +36,7 @@ _STRICT: Final = (True, False, "names", "shapes")
 _log = logging.getLogger(__name__)
 
 
-class _Load(NamedTuple):
+class _PlannedLoad(NamedTuple):
     """A tensor that fits."""
 
     target: Target
@@ -46,7 +46,7 @@ class _Load(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Plan:
     report: LoadReport
-    loads: Sequence[_Load]
+    loads: Sequence[_PlannedLoad]
     uncounted: Sequence[Target]  # num_batches_tracked beside statistics of TensorFlow
     slots: SlotPlan | None
 
@@ -160,7 +160,7 @@ def _plan(
     reader: CheckpointReader, targets: Sequence[Target], found: Found, optimizer: torch.optim.Optimizer | None
 ) -> _Plan:
     """What fits is to be loaded; all else is in the report."""
-    loads: list[_Load] = []
+    loads: list[_PlannedLoad] = []
     report = LoadReport(prefix=found.prefix, unused_rules=found.unused_rules, remarks=found.remarks)
     without_counts = _read_from_tensorflow(found, targets)
     for target in targets:
@@ -173,7 +173,7 @@ def _plan(
         if mismatch is not None:
             report.mismatched.append(mismatch)
             continue
-        loads.append(_Load(target, source))
+        loads.append(_PlannedLoad(target, source))
         report.sources.update(dict.fromkeys(target.names, source.read_key))
         if source.average is not None:
             report.averaged.extend(target.names)
@@ -266,12 +266,12 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
     )
 
 
-def _converted(load: _Load, stored: torch.Tensor) -> torch.Tensor:
+def _converted(load: _PlannedLoad, stored: torch.Tensor) -> torch.Tensor:
     """The value in the module's layout and dtype; a view of what was read where nothing else is needed."""
     return load.source.layout.to_torch(stored).to(load.target.tensor.dtype)
 
 
-def _own_memory(loads: Sequence[_Load], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _own_memory(loads: Sequence[_PlannedLoad], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The values contiguous, on the devices of their targets, no two in one memory."""
     owned: list[torch.Tensor] = []
     seen: set[int] = set()

@@ -26,7 +26,7 @@ from torch_tfckpt.tensor_dict import save_file
 from torch_tfckpt.text import did_you_mean, quoted
 from torch_tfckpt.values import WritableValue
 
-Mapped = Mapping[str, tuple[str, str | None]]
+KeysAndLayouts = Mapping[str, tuple[str, str | None]]
 """State_dict key -> stored key and layout."""
 
 _NAMINGS: Final = ("torch", "tf")
@@ -76,7 +76,7 @@ def save_model(
     return save_file(values, prefix)
 
 
-def _named(targets: list[Target], naming: str, mapped: Mapped) -> dict[str, WritableValue]:
+def _named(targets: list[Target], naming: str, mapped: KeysAndLayouts) -> dict[str, WritableValue]:
     """Key -> what is stored there."""
     _check_mapped(targets, mapped)
     values: dict[str, WritableValue] = {}
@@ -104,7 +104,7 @@ def _named(targets: list[Target], naming: str, mapped: Mapped) -> dict[str, Writ
     return values
 
 
-def _check_mapped(targets: list[Target], mapped: Mapped) -> None:
+def _check_mapped(targets: list[Target], mapped: KeysAndLayouts) -> None:
     """InvalidArgumentError where a mapper speaks of what the module does not have."""
     known = [name for target in targets for name in target.names]
     for name in sorted(mapped.keys() - set(known)):
@@ -114,7 +114,7 @@ def _check_mapped(targets: list[Target], mapped: Mapped) -> None:
         )
 
 
-def _stored_as(place: ModuleTensor, rank: int, naming: str, mapped: Mapped) -> tuple[str, Layout]:
+def _stored_as(place: ModuleTensor, rank: int, naming: str, mapped: KeysAndLayouts) -> tuple[str, Layout]:
     if place.name in mapped:
         key, layout = mapped[place.name]
         with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):

@@ -24,8 +24,8 @@ _LISTED: Final = 8  # candidates that a text lists
 _SUFFIX: Final = checkpoint_key("", VARIABLE_VALUE)
 
 
-class Stored(NamedTuple):
-    """One stored variable."""
+class StoredVariable(NamedTuple):
+    """One variable of a checkpoint."""
 
     key: str
     leaf: str  # last part of its name, which tells its layout
@@ -38,7 +38,7 @@ class StoredNames(Protocol):
     def below(self, wanted: Mapping[str, set[str]]) -> dict[str, set[str]]:
         """Prefix -> what is found below it. `wanted`: name -> what it is a name of."""
 
-    def find(self, prefix: str, name: str) -> list[Stored]:
+    def find(self, prefix: str, name: str) -> list[StoredVariable]:
         """The variables that have this name; several where they differ in spelling only."""
 
     def spelled(self, prefix: str) -> str:
@@ -57,12 +57,12 @@ class Names:
     """
 
     def __init__(self, names: Iterable[tuple[str, str]], leaves: Mapping[str, str], *, unique: bool) -> None:
-        self._found: dict[str, list[Stored]] = {}
+        self._found: dict[str, list[StoredVariable]] = {}
         self._spelling: dict[str, str] = {}
         for name, key in names:
             name_here = dotted(name.removesuffix(OUTPUT))
             self._spelling.setdefault(name_here, name)
-            self._found.setdefault(name_here, []).append(Stored(key, leaves[key]))
+            self._found.setdefault(name_here, []).append(StoredVariable(key, leaves[key]))
         if unique:
             self._found = {name: stored for name, stored in self._found.items() if len(stored) == 1}
 
@@ -78,7 +78,7 @@ class Names:
                     found.setdefault(name[:start], set()).update(owners[name[start:]])
         return found
 
-    def find(self, prefix: str, name: str) -> list[Stored]:
+    def find(self, prefix: str, name: str) -> list[StoredVariable]:
         stored = self._found.get(prefix + dotted(name), [])
         # Of "fc.weight" and "fc/weight" the first is the state_dict's own.
         exact = [each for each in stored if each.key.removesuffix(OUTPUT).endswith(name)]
@@ -107,11 +107,11 @@ class Objects:
                     found.setdefault(prefix, set()).update(owners)
         return found
 
-    def find(self, prefix: str, name: str) -> list[Stored]:
+    def find(self, prefix: str, name: str) -> list[StoredVariable]:
         *_, leaf = parts = (prefix + name).split(".")
         node_id = self._node(parts)
         return [
-            Stored(attribute.checkpoint_key, leaf)
+            StoredVariable(attribute.checkpoint_key, leaf)
             for attribute in (() if node_id is None else self._graph.nodes[node_id].attributes)
             if attribute.name == VARIABLE_VALUE and attribute.checkpoint_key in self._available
         ]
@@ -188,7 +188,7 @@ class Naming:
     prefix: str
     remark: str = ""  # of another prefix, below which more is found, but too little to take it unasked
 
-    def find(self, name: str) -> list[Stored]:
+    def find(self, name: str) -> list[StoredVariable]:
         return self.names.find(self.prefix, name)
 
     @property

@@ -23,7 +23,7 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.module_tensors import group_shared, module_tensors
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.stateful import FunctionState, State, read_text, state_to_restore, state_to_save
+from torch_tfckpt.saveables.stateful import FunctionState, SaveableState, read_text, state_to_restore, state_to_save
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.text import quoted
 
@@ -38,7 +38,7 @@ class _Contents:
     """What the modules hold now, under checkpoint keys."""
 
     tensors: dict[Identity, tuple[torch.Tensor, list[str]]] = field(default_factory=dict)  # all keys of each, in order
-    extra: dict[str, State] = field(default_factory=dict)
+    extra: dict[str, SaveableState] = field(default_factory=dict)
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)  # key of a ".shared" -> alias -> stored key
 
 
@@ -170,7 +170,7 @@ def _aliases_in(reader: CheckpointReader, key: str) -> dict[str, str]:
     return names
 
 
-def _extra_state(module: nn.Module, name: str, value: object) -> State:
+def _extra_state(module: nn.Module, name: str, value: object) -> SaveableState:
     try:
         owner = module.get_submodule(name.removesuffix(EXTRA_STATE).removesuffix("."))
     except AttributeError as error:

@@ -20,7 +20,7 @@ from torch_tfckpt.saveables.module_state import EXTRA_STATE
 from torch_tfckpt.saveables.module_tensors import own_tensors
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.stateful import FunctionState
-from torch_tfckpt.saveables.tensor_saveable import is_trackable, saveables_of_attribute
+from torch_tfckpt.saveables.tensor_saveable import has_saveables, saveables_of_attribute
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value, WritableValue
 
@@ -88,7 +88,7 @@ class CustomTrackable(Trackable):
         super().__init__(target)
         self._object = target
         self._serializes = callable(getattr(target, "_serialize_to_tensors", None))
-        self._gathers = is_trackable(target)
+        self._gathers = has_saveables(target)
 
     @property
     def holds_values(self) -> bool:
