@@ -28,7 +28,7 @@ from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import byte_text, counted, printable, quoted
 
 ReportProgress = Callable[[int, int], object]
-"""Told the bytes done and the bytes in all."""
+"""Called with the bytes done and the bytes in all."""
 
 
 class Converted(NamedTuple):

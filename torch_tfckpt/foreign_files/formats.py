@@ -10,7 +10,7 @@ from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
 from torch_tfckpt.foreign_files.pt import PtSink, PtSource
 from torch_tfckpt.foreign_files.safetensors import INDEX_SUFFIX, SafetensorsSink, SafetensorsSource, find_in_directory
 from torch_tfckpt.foreign_files.sidecar import read_sidecar, sidecar_of
-from torch_tfckpt.foreign_files.sidecar_source import CompletedSource
+from torch_tfckpt.foreign_files.sidecar_source import SidecarSource
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink, CheckpointSource
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.text import printable, quoted
@@ -58,7 +58,7 @@ def open_source(path: str) -> TensorSource:
     try:
         sidecar_path = sidecar_of(source.path)
         sidecar = read_sidecar(sidecar_path, source.data_bytes()) if LOCAL.exists(sidecar_path) else None
-        return source if sidecar is None else CompletedSource(source, sidecar, sidecar_path)
+        return source if sidecar is None else SidecarSource(source, sidecar, sidecar_path)
     except BaseException:
         source.close()
         raise

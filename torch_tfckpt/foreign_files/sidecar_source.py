@@ -1,4 +1,4 @@
-"""A source together with its sidecar: the tensors and types that its format could not hold are there again."""
+"""A source and its sidecar file, which has the tensors and types that the format cannot hold."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,7 +11,7 @@ from torch_tfckpt.foreign_files.values import FileValue, TensorInfo
 from torch_tfckpt.text import printable, quoted
 
 
-class CompletedSource:
+class SidecarSource:
     """`source` and what `sidecar`, read from `sidecar_path`, adds to it.
 
     Raises:

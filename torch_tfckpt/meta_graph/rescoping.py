@@ -25,7 +25,7 @@ from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.meta_graph import scopes
 from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
-from torch_tfckpt.meta_graph.raw import ASSET, COLLECTION, GRAPH, META_INFO, SAVER, SIGNATURE, EncodedMetaGraph, decoded
+from torch_tfckpt.meta_graph.raw import ASSET, COLLECTION, GRAPH, META_INFO, SAVER, SIGNATURE, RawMetaGraph, decoded
 from torch_tfckpt.meta_graph.rewriting import ATTR, NODE, only_ops, used_ops, with_values
 from torch_tfckpt.meta_graph.splicing import (
     Chunks,
@@ -52,7 +52,7 @@ _SEARCHED: Final = 1 << 12
 M = TypeVar("M", SignatureDef, AssetFileDef)
 
 
-def in_import_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGraph:
+def in_import_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
     """The meta graph in `scope`; as it is, with None or "".
 
     Raises:
@@ -85,7 +85,7 @@ def in_import_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGra
     )
 
 
-def out_of_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGraph:
+def out_of_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
     """What lies in `scope`, and without the scope in its names; as it is, with None or "".
 
     An input from outside, say x, becomes "$unbound_inputs_x", and stands in the collection "unbound_inputs". Of
@@ -133,7 +133,7 @@ def out_of_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGraph:
     )
 
 
-def check_unbound(meta: EncodedMetaGraph) -> None:
+def check_unbound(meta: RawMetaGraph) -> None:
     """InvalidArgumentError for a graph that takes inputs from outside of the scope that it was exported from."""
     collection = meta.collections.get(UNBOUND_INPUTS)
     if collection is None:

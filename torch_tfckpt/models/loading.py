@@ -21,7 +21,7 @@ from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.models.auxiliary import bystanders
+from torch_tfckpt.models.auxiliary import auxiliary_keys
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules
 from torch_tfckpt.models.layouts import SAME
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
@@ -199,14 +199,14 @@ def _plan(
 def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> None:
     """Enters the stored tensors that are not loaded."""
     used = {key for source in found.sources.values() for key in (source.key, source.read_key)}
-    beside = bystanders(reader) | found.apart | set(found.left_out)
+    ignored = auxiliary_keys(reader) | found.apart | set(found.left_out)
     for key in reader.keys():
         if key in used:
             continue
         if key in found.strays:
             report.unexpected.append(key)
             report.hints[key] = f"mapped to {quoted(found.strays[key])}, which the module lacks"
-        elif key in beside or key not in found.below_prefix:
+        elif key in ignored or key not in found.below_prefix:
             report.ignored.append(key)
         else:
             report.unexpected.append(key)
@@ -221,8 +221,8 @@ def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
     names = set()
     for target in targets:
         for place in target.places if target.counts_batches else ():
-            beside = found.sources.get(place.parent + "running_mean")
-            if beside is not None and beside.leaf != "running_mean":
+            mean = found.sources.get(place.parent + "running_mean")
+            if mean is not None and mean.variable_name != "running_mean":
                 names.add(target.name)
     return names
 

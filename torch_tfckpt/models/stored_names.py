@@ -28,7 +28,7 @@ class StoredVariable(NamedTuple):
     """One variable of a checkpoint."""
 
     key: str
-    leaf: str  # last part of its name, which tells its layout
+    variable_name: str  # last part of its name, which implies its layout
 
 
 class StoredNames(Protocol):
@@ -56,13 +56,13 @@ class Names:
         unique: Leave out names that several variables have, rather than give them all.
     """
 
-    def __init__(self, names: Iterable[tuple[str, str]], leaves: Mapping[str, str], *, unique: bool) -> None:
+    def __init__(self, names: Iterable[tuple[str, str]], variable_names: Mapping[str, str], *, unique: bool) -> None:
         self._found: dict[str, list[StoredVariable]] = {}
         self._spelling: dict[str, str] = {}
         for name, key in names:
             name_here = dotted(name.removesuffix(OUTPUT))
             self._spelling.setdefault(name_here, name)
-            self._found.setdefault(name_here, []).append(StoredVariable(key, leaves[key]))
+            self._found.setdefault(name_here, []).append(StoredVariable(key, variable_names[key]))
         if unique:
             self._found = {name: stored for name, stored in self._found.items() if len(stored) == 1}
 
@@ -108,10 +108,10 @@ class Objects:
         return found
 
     def find(self, prefix: str, name: str) -> list[StoredVariable]:
-        *_, leaf = parts = (prefix + name).split(".")
+        *_, variable_name = parts = (prefix + name).split(".")
         node_id = self._node(parts)
         return [
-            StoredVariable(attribute.checkpoint_key, leaf)
+            StoredVariable(attribute.checkpoint_key, variable_name)
             for attribute in (() if node_id is None else self._graph.nodes[node_id].attributes)
             if attribute.name == VARIABLE_VALUE and attribute.checkpoint_key in self._available
         ]
@@ -166,7 +166,7 @@ def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out
     # The other names of a shared tensor are names of their own, also where the first was mapped to something.
     shared = [(alias, key) for alias, key in shared_names(reader).items() if key in stored and alias not in stored]
     found: list[StoredNames] = [
-        Names([*((key, key) for key in own), *shared], {key: leaf_of(key) for key in stored}, unique=False)
+        Names([*((key, key) for key in own), *shared], {key: variable_name_of(key) for key in stored}, unique=False)
     ]
     graph = reader.object_graph
     if graph is not None:
@@ -176,7 +176,7 @@ def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out
             for variable in graph.variables()
             if variable.full_name and variable.checkpoint_key in own
         )
-        found.append(Names(named, {key: leaf_of(name) for name, key in named}, unique=True))
+        found.append(Names(named, {key: variable_name_of(name) for name, key in named}, unique=True))
     return found
 
 
@@ -264,9 +264,11 @@ def dotted_prefix(prefix: str) -> str:
     return f"{bare}." if bare else ""
 
 
-def leaf_of(name: str) -> str:
-    """Last part of a key or name, of a moving average that of its variable; of "fc/kernel/.ATTRIBUTES/VARIABLE_VALUE"
-    it is "kernel"."""
+def variable_name_of(name: str) -> str:
+    """Keras 3's `variable.name`, the last part of a key or path: "kernel" of "fc/kernel/.ATTRIBUTES/VARIABLE_VALUE".
+
+    Of a moving average it is the name of its variable.
+    """
     bare = path_of(name).removesuffix(OUTPUT).removesuffix(AVERAGE).removesuffix(OUTPUT)
     return bare.rpartition("/")[2].rpartition(".")[2]
 

@@ -86,7 +86,7 @@ class Restoration:
         # Node -> weak reference to what took it; or its identity, where there can be none.
         self._holders: dict[int, weakref.ref[object] | Identity] = {}
         self._written = _when_written(path)
-        weakref.finalize(self, _tell_unrestored, self.progress)
+        weakref.finalize(self, _log_unrestored, self.progress)
 
     def restore(self, child: Trackable, node_id: int, reader: CheckpointReader) -> None:
         """Restores an object, and everything below it, from a node.
@@ -339,8 +339,8 @@ def _when_written(path: str) -> float:
     return storage_of(path).modified(index_filename(path))
 
 
-def _tell_unrestored(progress: Progress) -> None:
-    """Logs what was in a checkpoint and never found its place."""
+def _log_unrestored(progress: Progress) -> None:
+    """Log the values of a checkpoint that were never restored."""
     if progress.expect_partial:
         return
     lines = [f"Value in checkpoint could not be found in the restored object: {name}" for name in progress.unrestored()]
