@@ -1,15 +1,15 @@
 """The errors this package raises on purpose, and the words they share.
 
-Every text says place, finding, mend: which file, tensor and bytes; what was expected and what was found; what to do. A
-layer says what it knows. `format` speaks of offsets in its own buffer; whoever knows the file adds it with
-`error_context`.
+Every message has a place, a finding and a hint: which file, tensor and bytes; what was expected and what was found; how
+to fix it. Each layer adds what it knows: `format` gives offsets in its own buffer, and whoever knows the file adds it
+with `error_context`.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-# The mend for bytes that are not what they should be.
+# The hint for damaged bytes.
 DAMAGED: Final = "The file is damaged, half copied, or of another save. Copy it again, or read another checkpoint"
 
 
@@ -46,26 +46,26 @@ class IncompleteSaveError(CheckpointError, OSError):
 
 
 @contextmanager
-def error_context(place: str, mend: str = "") -> Iterator[None]:
-    """Puts `place` before, and `mend` behind, the text of any CheckpointError raised inside."""
+def error_context(place: str, hint: str = "") -> Iterator[None]:
+    """Put `place` before, and `hint` after, the message of any CheckpointError raised inside."""
     try:
         yield
     except CheckpointError as error:
-        raise located(error, place, mend) from error.__cause__
+        raise located(error, place, hint) from error.__cause__
 
 
 @contextmanager
 def as_data_loss(place: str) -> Iterator[None]:
-    """What would be a wrong argument is broken bytes where a file says it: a DataLossError that begins with `place`."""
+    """Turn argument errors into a DataLossError that begins with `place`: the bad value came from a file."""
     try:
         yield
     except (CheckpointError, ValueError) as error:
         raise DataLossError(f"{place}: {error}") from error
 
 
-def located(error: CheckpointError, place: str, mend: str = "") -> CheckpointError:
-    """The same kind of error, its text put in its place."""
+def located(error: CheckpointError, place: str, hint: str = "") -> CheckpointError:
+    """The same kind of error, with `place` before and `hint` after its message."""
     text = f"{place}: {error}"
-    placed = type(error)(f"{text.rstrip('.')}. {mend}" if mend else text)
+    placed = type(error)(f"{text.rstrip('.')}. {hint}" if hint else text)
     placed.__dict__.update(vars(error))  # the failures of an IncompleteSaveError
     return placed

@@ -22,7 +22,7 @@ from torch_tfckpt._proto.op_def_pb2 import OpDef
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.meta_graph import rescoping, rewriting, scopes
 from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 
 GRAPHS = ("plain", "values", "parts", "control flow", "queues", "functions", "two scopes")
 # Those with a saver: which of them, in the collection "savers", is exported.
@@ -36,14 +36,14 @@ Described = dict[Any, Any]
 
 def exports(
     tensorflow: TensorFlowProcess, graph: str, saver: int | None, options: Mapping[str, object]
-) -> tuple[EncodedMetaGraph, MetaGraphDef]:
+) -> tuple[RawMetaGraph, MetaGraphDef]:
     """A graph as TensorFlow exports it without options, and with."""
     plain, other = tensorflow.call("tensorflow_rewriting.exports", graph, saver, options)
     return encoded(plain), MetaGraphDef.FromString(other)
 
 
-def encoded(raw: bytes) -> EncodedMetaGraph:
-    return EncodedMetaGraph(memoryview(raw), "graph.meta")
+def encoded(raw: bytes) -> RawMetaGraph:
+    return RawMetaGraph(memoryview(raw), "graph.meta")
 
 
 def described(meta: MetaGraphDef, scope: str = "") -> Described:

@@ -14,7 +14,7 @@ from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.types_pb2 import DT_FLOAT
 from torch_tfckpt.format.wire import sized_tag
 from torch_tfckpt.meta_graph.files import UnreadableMetaGraphError, meta_graph_of, meta_graphs_in, open_meta_graph
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.text import to_text
 
 PARTS: Final = ("info", "saver_def", "collections", "signatures", "assets", "object_graph")
@@ -47,7 +47,7 @@ SOUND: Final = sound().SerializeToString(deterministic=True)
 FORMS: Final = {"binary": SOUND, "text": to_text(meta_graph_of(SOUND)).encode()}
 
 
-def use(found: EncodedMetaGraph) -> None:
+def use(found: RawMetaGraph) -> None:
     """Asks for everything."""
     for part in PARTS:
         getattr(found, part)

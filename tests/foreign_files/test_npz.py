@@ -12,10 +12,10 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.conversion.convert import convert
 from torch_tfckpt.conversion.diff import diff
 from torch_tfckpt.foreign_files.formats import open_source
-from torch_tfckpt.foreign_files.values import Value
+from torch_tfckpt.foreign_files.values import FileValue
 
 
-def values_of(path: Path) -> dict[str, Value]:
+def values_of(path: Path) -> dict[str, FileValue]:
     source = open_source(str(path))
     try:
         return source.read(source.names())

@@ -17,7 +17,7 @@ from torch_tfckpt._proto.saved_model_pb2 import SavedModel
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.format.wire import sized_tag
 from torch_tfckpt.meta_graph.files import UnreadableMetaGraphError, meta_graph_of, meta_graphs_in, open_meta_graph
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.text import to_text
 from torch_tfckpt.storage.local import LOCAL
 
@@ -48,7 +48,7 @@ def saved_model_text(model: SavedModel) -> str:
     return "saved_model_schema_version: 1\n" + "".join(f"meta_graphs {{\n  {part}}}\n" for part in parts)
 
 
-def node_of(found: EncodedMetaGraph) -> str:
+def node_of(found: RawMetaGraph) -> str:
     (name,) = found.graph.nodes
     return name
 

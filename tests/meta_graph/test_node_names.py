@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.meta_graph.nodes import NodeNames, nodes_of, told_apart
+from torch_tfckpt.meta_graph.nodes import NodeNames, nodes_of, with_distinct_nodes
 
 # node_def_util.cc; and none that begins with what a Python program could not name.
 VALID = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\-/]*")
@@ -104,14 +104,14 @@ def test_nodes_of() -> None:
 def test_savers_of_one_scope() -> None:
     """The first keeps its names, the others get _1, _2, ...; nothing else changes, and not the messages themselves."""
     given_settings = [usual("save"), usual("a/save"), usual("save"), usual("a/save"), usual("save")]
-    found = told_apart(given_settings)
+    found = with_distinct_nodes(given_settings)
     assert found == [usual("save"), usual("a/save"), usual("save_1"), usual("a/save_1"), usual("save_2")]
     assert given_settings[4] == usual("save") and found[0] is given_settings[0]
 
 
 def test_a_scope_that_is_like_one_that_was_changed() -> None:
     """It is changed, too."""
-    found = told_apart([usual("save"), usual("save_1"), usual("save"), usual("save_1")])
+    found = with_distinct_nodes([usual("save"), usual("save_1"), usual("save"), usual("save_1")])
     assert found == [usual("save"), usual("save_1"), usual("save_2"), usual("save_1_1")]
 
 
@@ -119,7 +119,7 @@ def test_savers_that_share_one_node() -> None:
     """They are told apart, whichever it is; names without a scope get it at their end."""
     first = settings("saver_filename:0", "StatefulPartitionedCall_1:0", "StatefulPartitionedCall_2")
     second = settings("StatefulPartitionedCall_2:0", "x/y:0", "x/z")
-    assert told_apart([first, second, first]) == [
+    assert with_distinct_nodes([first, second, first]) == [
         first,
         settings("StatefulPartitionedCall_2_1:0", "x_1/y:0", "x_1/z"),
         settings("saver_filename_2:0", "StatefulPartitionedCall_1_2:0", "StatefulPartitionedCall_2_2"),
@@ -132,7 +132,7 @@ NAMES = st.sampled_from(["save/Const", "save_1/Const", "Const", "a/save/Const", 
 @given(st.lists(st.lists(NAMES, min_size=3, max_size=3, unique=True), max_size=6))
 def test_any_savers(names: list[list[str]]) -> None:
     """No two name one node."""
-    found = told_apart([settings(f"{path}:0", f"{saves}:0", restores) for path, saves, restores in names])
+    found = with_distinct_nodes([settings(f"{path}:0", f"{saves}:0", restores) for path, saves, restores in names])
     named = [name for each in found for name in nodes_of(each)]
     assert len(named) == len(set(named)) == 3 * len(names)
     assert [each.max_to_keep for each in found] == [3] * len(names)

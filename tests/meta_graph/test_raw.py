@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from torch_tfckpt._proto.meta_graph_pb2 import AssetFileDef, CollectionDef, MetaGraphDef, TensorInfo
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format.wire import sized_tag
-from torch_tfckpt.meta_graph.raw import COLLECTION, EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import COLLECTION, RawMetaGraph
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
-def encoded(*parts: bytes) -> EncodedMetaGraph:
-    return EncodedMetaGraph(memoryview(b"".join(parts)), "m.meta")
+def encoded(*parts: bytes) -> RawMetaGraph:
+    return RawMetaGraph(memoryview(b"".join(parts)), "m.meta")
 
 
 @st.composite

@@ -9,11 +9,11 @@ from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.variable_pb2 import VariableDef
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.meta_graph import scopes
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.rescoping import check_unbound, in_import_scope, out_of_scope
 
 
-def variables(meta: EncodedMetaGraph) -> list[str]:
+def variables(meta: RawMetaGraph) -> list[str]:
     values = meta.collections["variables"].bytes_list.value
     return [VariableDef.FromString(value).variable_name for value in values]
 
@@ -160,7 +160,7 @@ def test_meta_graphs_of_the_corpus(corpus: Path) -> None:
     files = sorted(file for file in corpus.rglob("*.meta") if file.stat().st_size < 300_000)
     assert files
     for file in files:
-        before = EncodedMetaGraph(memoryview(file.read_bytes()), str(file))
+        before = RawMetaGraph(memoryview(file.read_bytes()), str(file))
         after = out_of_scope(in_import_scope(before, "new"), "new")
         assert after.graph.raw == before.graph.raw
         assert sorted(after.collections) == sorted(before.collections)

@@ -13,9 +13,9 @@ from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef, MetaGraphDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError
 from torch_tfckpt.meta_graph import rescoping, rewriting
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 
-EDITS: dict[str, Callable[[EncodedMetaGraph], EncodedMetaGraph]] = {
+EDITS: dict[str, Callable[[RawMetaGraph], RawMetaGraph]] = {
     "clear_devices": rewriting.clear_devices,
     "without_default_attrs": lambda meta: rewriting.without_default_attrs(meta, {}),
     "without_extraneous_savers": lambda meta: rewriting.without_extraneous_savers(meta, SAVER),
@@ -30,13 +30,13 @@ def ints(*values: int) -> CollectionDef:
     return CollectionDef(int64_list=CollectionDef.Int64List(value=values))
 
 
-def assert_is(meta: EncodedMetaGraph, expected: MetaGraphDef) -> None:
+def assert_is(meta: RawMetaGraph, expected: MetaGraphDef) -> None:
     """These bytes, and what no version knows behind them."""
     assert bytes(meta.raw) == expected.SerializeToString(deterministic=True) + LATER
 
 
 @EVERY_EDIT
-def test_the_second_time_nothing_changes(edit: Callable[[EncodedMetaGraph], EncodedMetaGraph]) -> None:
+def test_the_second_time_nothing_changes(edit: Callable[[RawMetaGraph], RawMetaGraph]) -> None:
     """The meta graph itself comes back; the first time, it is another of the same place."""
     before = encoded(meta_graph())
     once = edit(before)
@@ -49,12 +49,12 @@ def test_the_second_time_nothing_changes(edit: Callable[[EncodedMetaGraph], Enco
 @pytest.mark.parametrize("edit", [*EDITS.values(), lambda meta: rescoping.in_import_scope(meta, "new")])
 @given(at=st.integers(0, 10_000), byte=st.integers(0, 255))
 @settings(max_examples=60)
-def test_damage_is_told(edit: Callable[[EncodedMetaGraph], EncodedMetaGraph], at: int, byte: int) -> None:
+def test_damage_is_told(edit: Callable[[RawMetaGraph], RawMetaGraph], at: int, byte: int) -> None:
     """Whatever byte is another, it is an error of ours or a meta graph."""
     raw = bytearray(meta_graph().SerializeToString(deterministic=True))
     raw[at % len(raw)] = byte
     try:
-        edit(EncodedMetaGraph(memoryview(bytes(raw)), "x.meta"))
+        edit(RawMetaGraph(memoryview(bytes(raw)), "x.meta"))
     except CheckpointError as error:
         assert str(error).startswith("x.meta: ")
 
@@ -106,7 +106,7 @@ def test_with_collections() -> None:
 def test_a_collection_that_is_there_twice() -> None:
     """The last one counts, so both change."""
     meta = encoded(meta_graph())
-    twice = EncodedMetaGraph(memoryview(bytes(meta.raw) * 2), "x.meta")
+    twice = RawMetaGraph(memoryview(bytes(meta.raw) * 2), "x.meta")
     assert rewriting.with_collections(twice, {"ints": ints(7)}).collections["ints"] == ints(7)
     assert "ints" not in rewriting.with_collections(twice, {"ints": None}).collections
 
@@ -185,7 +185,7 @@ def test_a_default_may_be_written_in_two_ways() -> None:
     meta.graph_def.node.add(name="n", op="Op").attr["strides"].list.MergeFromString(b"\x18\x01\x18\x01")
     raw = meta.SerializeToString().replace(b"\x0a\x04\x1a\x02\x01\x01", b"\x0a\x04\x18\x01\x18\x01")
     for encoding in (raw, meta.SerializeToString()):
-        after = rewriting.without_default_attrs(EncodedMetaGraph(memoryview(encoding), "x.meta"), {})
+        after = rewriting.without_default_attrs(RawMetaGraph(memoryview(encoding), "x.meta"), {})
         assert not after.message().graph_def.node[0].attr
 
 

@@ -9,7 +9,7 @@ from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef, MetaGraphDef
 from torch_tfckpt._proto.node_def_pb2 import NodeDef
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format.wire import fields, sized_tag
-from torch_tfckpt.meta_graph.raw import COLLECTION, GRAPH, META_INFO, SAVER, EncodedMetaGraph, decoded
+from torch_tfckpt.meta_graph.raw import COLLECTION, GRAPH, META_INFO, SAVER, RawMetaGraph, decoded
 from torch_tfckpt.meta_graph.splicing import (
     each_entry,
     each_message,
@@ -86,7 +86,7 @@ def test_messages_and_entries() -> None:
     meta.saver_def.max_to_keep = 5
     for name in ("a", "b", "c"):
         meta.collection_def[name].int64_list.value.append(ord(name))
-    before = EncodedMetaGraph(memoryview(encoded(meta) + LATER), "x.meta")
+    before = RawMetaGraph(memoryview(encoded(meta) + LATER), "x.meta")
 
     def edit(name: str, collection: CollectionDef) -> CollectionDef | None:
         if name == "a":
@@ -104,7 +104,7 @@ def test_messages_and_entries() -> None:
 
 def test_broken_messages_are_told() -> None:
     """With their place."""
-    meta = EncodedMetaGraph(memoryview(b"\x12\x02\x0a\x09"), "x.meta")
+    meta = RawMetaGraph(memoryview(b"\x12\x02\x0a\x09"), "x.meta")
     with pytest.raises(DataLossError, match=r"^x\.meta: message, byte 0: field 1 ends at byte 11, the message at 2"):
         rewritten(meta, {GRAPH: lambda graph: spliced(graph, {NODE: left_out})})
     with pytest.raises(DataLossError, match=r"^x\.meta: 2 bytes are no NodeDef"):

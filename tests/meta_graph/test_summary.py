@@ -15,7 +15,7 @@ from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef, VariableDef
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.meta_graph.files import open_meta_graph
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.summary import (
     AssetSummary,
     CollectionSummary,
@@ -35,7 +35,7 @@ from torch_tfckpt.meta_graph.summary import (
 
 def summary(meta: MetaGraphDef) -> MetaGraphSummary:
     """Of a message."""
-    return summary_of(EncodedMetaGraph(memoryview(meta.SerializeToString(deterministic=True)), "m.meta"))
+    return summary_of(RawMetaGraph(memoryview(meta.SerializeToString(deterministic=True)), "m.meta"))
 
 
 def with_variable(meta: MetaGraphDef, name: str, dtype: int, *shape: int, op: str = "VariableV2") -> VariableDef:
@@ -295,4 +295,4 @@ def test_a_broken_part_is_an_error_with_its_file() -> None:
         summary(meta)
     for raw in (b"\x22\x02\x12\x05", b"\x12\x03\x0a\x01\xff"):
         with pytest.raises(DataLossError, match=r"^m\.meta: "):
-            summary_of(EncodedMetaGraph(memoryview(raw), "m.meta"))
+            summary_of(RawMetaGraph(memoryview(raw), "m.meta"))

@@ -9,7 +9,7 @@ from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef, VariableDef
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.meta_graph.model import GraphVariable
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.saver_values import StoredValue
 from torch_tfckpt.meta_graph.variables import (
     graph_variables,
@@ -25,8 +25,8 @@ FLOAT = DataType.DT_FLOAT
 ROWS = SaveSliceInfoDef(full_name="w", full_shape=[8, 5], var_offset=[4, 0], var_shape=[4, 5])
 
 
-def encoded(meta: MetaGraphDef) -> EncodedMetaGraph:
-    return EncodedMetaGraph(memoryview(meta.SerializeToString(deterministic=True)), "m.meta")
+def encoded(meta: MetaGraphDef) -> RawMetaGraph:
+    return RawMetaGraph(memoryview(meta.SerializeToString(deterministic=True)), "m.meta")
 
 
 def listed(meta: MetaGraphDef, key: str, *definitions: str | VariableDef) -> MetaGraphDef:

@@ -11,13 +11,13 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, VARIABLE_VALUE, ObjectGraph, ObjectReference
 from torch_tfckpt.format.object_graph import SerializedTensor as Attribute
 from torch_tfckpt.format.object_graph import TrackableObject as Node
-from torch_tfckpt.models.auxiliary import bystanders
+from torch_tfckpt.models.auxiliary import auxiliary_keys
 from torch_tfckpt.values import WritableValue
 
 
 def beside(prefix: Path) -> set[str]:
     with tfckpt.load_checkpoint(prefix) as reader:
-        return bystanders(reader)
+        return auxiliary_keys(reader)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_by_objects(tmp_path: Path) -> None:
     slots = {("optimizer", "model/fc/kernel", "m"): torch.zeros(1)}
     save_objects(tmp_path / "m", {name: torch.zeros(1) for name in (*weights, *others)}, slots=slots)
     with tfckpt.load_checkpoint(tmp_path / "m") as reader:
-        kept = set(reader.keys()) - bystanders(reader)
+        kept = set(reader.keys()) - auxiliary_keys(reader)
     assert kept == {f"{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in weights}
 
 

@@ -3,12 +3,12 @@
 import pytest
 from torch import nn
 
-from torch_tfckpt.models.layer_names import layout_of, stored_leaves, written_leaf
+from torch_tfckpt.models.layer_names import layout_of, variable_names, written_variable_name
 from torch_tfckpt.models.layouts import CONV2D, DENSE, SAME, Layout
 
 
 @pytest.mark.parametrize(
-    ("module", "leaf", "stored", "layout"),
+    ("module", "attribute", "stored", "layout"),
     [
         (nn.Linear(1, 1), "weight", "kernel", DENSE), (nn.Linear(1, 1), "weight", "_kernel", DENSE),
         (nn.Linear(1, 1), "weight", "weights", DENSE), (nn.Linear(1, 1), "bias", "biases", SAME),
@@ -21,12 +21,12 @@ from torch_tfckpt.models.layouts import CONV2D, DENSE, SAME, Layout
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )  # fmt: skip
-def test_known_leaves(module: nn.Module, leaf: str, stored: str, layout: Layout) -> None:
+def test_known_names(module: nn.Module, attribute: str, stored: str, layout: Layout) -> None:
     """CONVERT 1 and 5."""
-    assert layout_of(module, leaf, stored) is layout
-    assert stored in stored_leaves(module, leaf)
+    assert layout_of(module, attribute, stored) is layout
+    assert stored in variable_names(module, attribute)
     # What is written is read back in the layout it was written in.
-    assert layout_of(module, leaf, written_leaf(module, leaf)) is layout
+    assert layout_of(module, attribute, written_variable_name(module, attribute)) is layout
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,11 @@ def test_known_leaves(module: nn.Module, leaf: str, stored: str, layout: Layout)
 )  # fmt: skip
 def test_others_have_none(module: nn.Module) -> None:
     """A kernel of theirs is not taken for one of a Linear: their rules are others."""
-    assert stored_leaves(module, "weight") == {}
-    assert layout_of(module, "weight", "kernel") is SAME and written_leaf(module, "weight") == "weight"
+    assert variable_names(module, "weight") == {}
+    assert layout_of(module, "weight", "kernel") is SAME and written_variable_name(module, "weight") == "weight"
 
 
-def test_torch_s_own_leaf_is_never_turned() -> None:
+def test_torch_s_own_name_is_never_turned() -> None:
     """Torch's own names keep torch's axes."""
     assert layout_of(nn.Linear(1, 1), "weight", "weight") is SAME
     assert layout_of(nn.BatchNorm1d(1), "num_batches_tracked", "num_batches_tracked") is SAME

@@ -15,7 +15,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, VARIABLE_VALUE, ObjectGraph, ObjectReference
 from torch_tfckpt.format.object_graph import SerializedTensor as Attribute
 from torch_tfckpt.format.object_graph import TrackableObject as Node
-from torch_tfckpt.models.stored_names import Naming, choose_naming, dotted_prefix, leaf_of, stored_names
+from torch_tfckpt.models.stored_names import Naming, choose_naming, dotted_prefix, stored_names, variable_name_of
 from torch_tfckpt.values import WritableValue
 
 ONE = torch.zeros(1)
@@ -94,7 +94,7 @@ def test_objects_are_followed_however_they_are_shared(tmp_path: Path) -> None:
         for way in ("a.kernel", "b.kernel", "a.up.b.kernel", "self.self.a.kernel"):
             assert [each.key for each in objects.find("", way)] == ["stored"]
         assert objects.find("", "a.gone") == objects.find("", "a") == objects.find("", "x.y") == []
-        assert objects.find("a.", "kernel")[0].leaf == "kernel"
+        assert objects.find("a.", "kernel")[0].variable_name == "kernel"
         assert objects.keys_below("a.") == {"stored", "not stored"}
         _, objects, _ = stored_names(reader, (), leave_out={"stored"})
         assert objects.find("", "a.kernel") == []
@@ -105,11 +105,11 @@ def test_full_names_of_several_variables_name_none(tmp_path: Path) -> None:
     save_objects(tmp_path / "m", {"x": ONE, "y": ONE, "z": ONE}, full_names={"x": "k", "y": "k", "z": "b"})
     with tfckpt.load_checkpoint(tmp_path / "m") as reader:
         _, _, by_full_name = stored_names(reader, (), leave_out=())
-    assert by_full_name.find("", "k") == [] and by_full_name.find("", "b")[0].leaf == "b"
+    assert by_full_name.find("", "k") == [] and by_full_name.find("", "b")[0].variable_name == "b"
 
 
 @pytest.mark.parametrize(
-    ("name", "leaf"),
+    ("name", "variable_name"),
     [
         ("a/b", "b"),
         ("a/b.c", "c"),
@@ -120,9 +120,9 @@ def test_full_names_of_several_variables_name_none(tmp_path: Path) -> None:
         ("a/k:0", "k"),
     ],
 )
-def test_leaves(name: str, leaf: str) -> None:
+def test_variable_names(name: str, variable_name: str) -> None:
     """The last part, whatever parts are separated by."""
-    assert leaf_of(name) == leaf
+    assert variable_name_of(name) == variable_name
 
 
 def test_prefixes_have_one_dot() -> None:

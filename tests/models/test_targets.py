@@ -88,3 +88,15 @@ def test_a_batch_count_without_memory_starts_at_zero() -> None:
     count += 1
     targets_of(model)[-1].start_counting()
     assert model.get_buffer("num_batches_tracked") is count and count == 1
+
+
+def test_replace_keeps_a_parameter_and_a_buffer_of_the_same_memory_together() -> None:
+    """The parameter stays one, whichever of the two comes first."""
+    model = nn.ModuleDict({"layer": nn.Linear(2, 2, bias=False)})
+    weight = model["layer"].get_parameter("weight")
+    model.register_buffer("view", weight.data)
+    (target,) = targets_of(model)
+    assert target.names == ["view", "layer.weight"]
+    target.replace(torch.ones(2, 2))
+    new = model["layer"].get_parameter("weight")
+    assert new is not weight and new.requires_grad and new.data_ptr() == model.get_buffer("view").data_ptr()

@@ -45,7 +45,7 @@ from torch_tfckpt.format.tensor_slice import (
 from torch_tfckpt.format.variant_tensor import decode_variants, encode_variants
 from torch_tfckpt.format.wire import fields, sized_tag
 from torch_tfckpt.meta_graph.files import meta_graph_of, meta_graphs_in
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.text import META_GRAPH, encode_text, to_text
 from torch_tfckpt.values import Value
 
@@ -296,7 +296,7 @@ def _has_children_of_one_name(graph: ObjectGraph) -> bool:
 
 def meta_graph(data: bytes) -> None:
     """Every part and node can be asked for; they are those of the message, where the bytes are one."""
-    found = EncodedMetaGraph(memoryview(data), "m.meta")
+    found = RawMetaGraph(memoryview(data), "m.meta")
     for part in ("info", "saver_def", "collections", "signatures", "assets", "object_graph"):
         with contextlib.suppress(CheckpointError):
             getattr(found, part)

@@ -8,7 +8,7 @@ from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.op_def_pb2 import OpDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import VariableDef
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 
 SAVER: Final = SaverDef(
     filename_tensor_name="save/Const:0",
@@ -82,6 +82,6 @@ def op(name: str, **defaults: bool) -> OpDef:
     return declared
 
 
-def encoded(meta: MetaGraphDef) -> EncodedMetaGraph:
+def encoded(meta: MetaGraphDef) -> RawMetaGraph:
     """With a field that no version knows behind it."""
-    return EncodedMetaGraph(memoryview(meta.SerializeToString(deterministic=True) + LATER), "x.meta")
+    return RawMetaGraph(memoryview(meta.SerializeToString(deterministic=True) + LATER), "x.meta")

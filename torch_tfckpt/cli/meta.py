@@ -24,7 +24,7 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.meta_graph.dot import dot_lines
 from torch_tfckpt.meta_graph.files import meta_graphs_in, open_meta_graph
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.summary import (
     AssetSummary,
     CollectionSummary,
@@ -71,7 +71,7 @@ def meta(options: argparse.Namespace) -> int:
     return 1 if summary.variables_problem else 0
 
 
-def _as_json(chosen: EncodedMetaGraph, summary: MetaGraphSummary) -> dict[str, Any]:
+def _as_json(chosen: RawMetaGraph, summary: MetaGraphSummary) -> dict[str, Any]:
     content = asdict(summary, dict_factory=_record)
     for collection in content["collections"]:
         name = collection["name"]
@@ -95,14 +95,14 @@ def _total(summary: MetaGraphSummary) -> dict[str, int]:
     }
 
 
-def _show_dot(chosen: EncodedMetaGraph, summary: MetaGraphSummary, depth: int) -> None:
+def _show_dot(chosen: RawMetaGraph, summary: MetaGraphSummary, depth: int) -> None:
     boxes = {each.name: f"{_type_name(each.dtype)} {_shape_text(each.shape)}" for each in summary.variables}
     with error_context(chosen.place):
         lines = list(dot_lines(chosen.graph, boxes, depth))
     show("\n".join(lines))
 
 
-def _show_summary(chosen: EncodedMetaGraph, summary: MetaGraphSummary, available: Sequence[Sequence[str]]) -> None:
+def _show_summary(chosen: RawMetaGraph, summary: MetaGraphSummary, available: Sequence[Sequence[str]]) -> None:
     kind = "meta graph of a SavedModel" if summary.of_saved_model else "meta graph"
     show(f"{escaped(chosen.place)}: {kind}, {byte_text(summary.nbytes)}")
     show(_vintage_text(summary.vintage))
@@ -167,7 +167,7 @@ def _variable_cells(variable: VariableSummary) -> list[str]:
     return [_short(variable.name), dtype, shape, trainable, _short(variable.device), part]
 
 
-def _show_collections(chosen: EncodedMetaGraph, summary: MetaGraphSummary) -> None:
+def _show_collections(chosen: RawMetaGraph, summary: MetaGraphSummary) -> None:
     def cells(collection: CollectionSummary) -> list[str]:
         name, count = collection.name, collection.count
         values = map(_item_text, collection_items(name, chosen.collections[name], _VALUES))

@@ -13,8 +13,8 @@ from torch_tfckpt.cli.console import progress_bar, say, show, show_json, show_ta
 from torch_tfckpt.conversion.tensor_statistics import exact_numbers, has_numbers, statistics_of
 from torch_tfckpt.errors import CheckpointError, NotFoundError
 from torch_tfckpt.foreign_files.formats import open_source
-from torch_tfckpt.foreign_files.protocols import Source
-from torch_tfckpt.foreign_files.values import StoredBytes, TensorInfo, Value
+from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.values import FileValue, StoredBytes, TensorInfo
 from torch_tfckpt.format.tensor_slice import element_count, shape_text
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import fspath
@@ -84,7 +84,7 @@ def show_path(options: argparse.Namespace) -> int:
     return 1 if any(row.info is None for row in rows) else 0
 
 
-def rows_of(source: Source, patterns: Sequence[str]) -> list[Row]:
+def rows_of(source: TensorSource, patterns: Sequence[str]) -> list[Row]:
     """The tensors in the order of the file; those that match a pattern where there are any."""
     rows = []
     for name in source.names():
@@ -97,7 +97,7 @@ def rows_of(source: Source, patterns: Sequence[str]) -> list[Row]:
     return rows
 
 
-def unmatched(source: Source, patterns: Sequence[str]) -> str:
+def unmatched(source: TensorSource, patterns: Sequence[str]) -> str:
     """A message: no tensor matches."""
     names = source.names()
     closest = " ".join(filter(None, (did_you_mean(pattern.removesuffix(":0"), names) for pattern in patterns)))
@@ -137,7 +137,7 @@ def totals(rows: Sequence[Row]) -> str:
     return f"{text}; {unreadable} unreadable" if unreadable else text
 
 
-def _show_summary(source: Source, rows: Sequence[Row]) -> None:
+def _show_summary(source: TensorSource, rows: Sequence[Row]) -> None:
     show(f"{printable(source.path)}: {source.format}")
     show(totals(rows))
     partitioned = sum(row.info is not None and row.info.parts > 0 for row in rows)
@@ -164,7 +164,7 @@ def _size_text(path: str) -> str:
     return byte_text(file.size)
 
 
-def _show_statistics(source: Source, rows: Sequence[Row], *, quiet: bool) -> None:
+def _show_statistics(source: TensorSource, rows: Sequence[Row], *, quiet: bool) -> None:
     table = []
     total, done = sum(row.nbytes for row in rows), 0
     with progress_bar("read", quiet=quiet) as bar:
@@ -185,7 +185,7 @@ def _show_statistics(source: Source, rows: Sequence[Row], *, quiet: bool) -> Non
     show_table(["name", *numeric], table, numeric=numeric)
 
 
-def _show_tensor(source: Source, name: str, *, stats_only: bool) -> None:
+def _show_tensor(source: TensorSource, name: str, *, stats_only: bool) -> None:
     names = source.names()
     found = name if name in names else name.removesuffix(":0")
     if found not in names:
@@ -205,7 +205,7 @@ def _show_tensor(source: Source, name: str, *, stats_only: bool) -> None:
         show("no numbers in it")
 
 
-def _value_text(value: Value) -> str:
+def _value_text(value: FileValue) -> str:
     if isinstance(value, StoredBytes):
         return f"{len(value.data)} bytes that torch has no type for: {value.data[:64]!r}"
     if isinstance(value, np.ndarray):

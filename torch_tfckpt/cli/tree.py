@@ -50,8 +50,8 @@ class _Edge(NamedTuple):
     variable: int | None = None  # of a slot variable: whose it is
 
 
-class _Place(NamedTuple):
-    """Where an object stands in full."""
+class _TreePosition(NamedTuple):
+    """Where the tree shows an object with all its children."""
 
     parent: int | None  # None: the root, and what nothing leads to
     level: int
@@ -222,32 +222,32 @@ def _edges(node: TrackableObject) -> Iterator[_Edge]:
         yield _Edge(slot.slot_variable_node_id, slot.slot_name, slot.original_variable_node_id)
 
 
-def _places(nodes: Sequence[TrackableObject]) -> dict[int, _Place]:
+def _places(nodes: Sequence[TrackableObject]) -> dict[int, _TreePosition]:
     """Where each node stands: by children where they lead to it, else as a slot variable, else by itself."""
-    places: dict[int, _Place] = {}
+    places: dict[int, _TreePosition] = {}
     for top in range(len(nodes)):
         if top in places:
             continue
-        places[top] = _Place(
+        places[top] = _TreePosition(
             None, 0, _Edge(top, "(root)" if top == ROOT else f"(object {top}, to which nothing leads)")
         )
         reached = _spread(nodes, places, top)
         for optimizer in reached:  # grows meanwhile
             for edge in _edges(nodes[optimizer]):
                 if edge.node_id not in places:
-                    places[edge.node_id] = _Place(optimizer, places[optimizer].level + 1, edge)
+                    places[edge.node_id] = _TreePosition(optimizer, places[optimizer].level + 1, edge)
                     reached += _spread(nodes, places, edge.node_id)
     return places
 
 
-def _spread(nodes: Sequence[TrackableObject], places: dict[int, _Place], start: int) -> list[int]:
+def _spread(nodes: Sequence[TrackableObject], places: dict[int, _TreePosition], start: int) -> list[int]:
     """Gives all that children lead to from `start` their places, breadth first; returns them, `start` first."""
     reached = [start]
     for here in reached:  # grows meanwhile
         for child in nodes[here].children:
             if child.node_id not in places:
                 edge = _Edge(child.node_id, child.local_name)
-                places[child.node_id] = _Place(here, places[here].level + 1, edge)
+                places[child.node_id] = _TreePosition(here, places[here].level + 1, edge)
                 reached.append(child.node_id)
     return reached
 

@@ -18,17 +18,17 @@ from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
-from torch_tfckpt.foreign_files.protocols import Sink, Source
+from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
 from torch_tfckpt.foreign_files.publication import Publication
 from torch_tfckpt.foreign_files.safetensors import parse_size
 from torch_tfckpt.foreign_files.sidecar import MAX_BYTES, SidecarWriter, encoded_size, sidecar_of
-from torch_tfckpt.foreign_files.values import ElementType, TensorInfo, Value, batches, cast_floating, dtype_named
+from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches, cast_floating, dtype_named
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import byte_text, counted, printable, quoted
 
-Progress = Callable[[int, int], object]
-"""Told the bytes done and the bytes in all."""
+ReportProgress = Callable[[int, int], object]
+"""Called with the bytes done and the bytes in all."""
 
 
 class Converted(NamedTuple):
@@ -105,7 +105,7 @@ def convert(
     dtype: torch.dtype | str | None = None,
     max_shard_size: int | str | None = None,
     dry_run: bool = False,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> ConvertReport:
     """Convert a checkpoint or file of tensors into another format.
 
@@ -160,7 +160,9 @@ class _Work(NamedTuple):
     types: dict[str, ElementType]  # in the target, with a type that the sidecar says
 
 
-def _plan(source: Source, sink: Sink, selection: Selection, dtype: torch.dtype | None, report: ConvertReport) -> _Work:
+def _plan(
+    source: TensorSource, sink: TensorSink, selection: Selection, dtype: torch.dtype | None, report: ConvertReport
+) -> _Work:
     """Decides everything from names and shapes alone, and enters it into `report`."""
     old_names = selection.new_names(source.names())
     report.filtered += [name for name in source.names() if not selection.takes(name)]
@@ -187,7 +189,9 @@ def _plan(source: Source, sink: Sink, selection: Selection, dtype: torch.dtype |
     return _Work(old_names, infos, order, list(refused), types)
 
 
-def _carry_out(source: Source, sink: Sink, work: _Work, dtype: torch.dtype | None, progress: Progress) -> None:
+def _carry_out(
+    source: TensorSource, sink: TensorSink, work: _Work, dtype: torch.dtype | None, progress: ReportProgress
+) -> None:
     total = sum(info.nbytes for info in work.infos.values())
     done = 0
     with closing(sink), Publication() as publication:
@@ -209,10 +213,10 @@ def _carry_out(source: Source, sink: Sink, work: _Work, dtype: torch.dtype | Non
             sidecar.finish(beside)
 
 
-def _read(source: Source, work: _Work, names: Sequence[str], dtype: torch.dtype | None) -> dict[str, Value]:
+def _read(source: TensorSource, work: _Work, names: Sequence[str], dtype: torch.dtype | None) -> dict[str, FileValue]:
     """Values under their new names, cast where that is wanted."""
     values = source.read([work.old_names[name] for name in names])
-    result: dict[str, Value] = {}
+    result: dict[str, FileValue] = {}
     for name in names:
         value = values.pop(work.old_names[name])
         if dtype is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
@@ -221,7 +225,7 @@ def _read(source: Source, work: _Work, names: Sequence[str], dtype: torch.dtype 
     return result
 
 
-def _check_sidecar_size(sink: Sink, infos: dict[str, TensorInfo], names: Sequence[str]) -> None:
+def _check_sidecar_size(sink: TensorSink, infos: dict[str, TensorInfo], names: Sequence[str]) -> None:
     size = sum(encoded_size(infos[name]) for name in names)
     if size > MAX_BYTES:
         largest = max(names, key=lambda name: infos[name].nbytes)

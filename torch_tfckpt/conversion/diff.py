@@ -18,8 +18,8 @@ from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.conversion.tensor_statistics import exact_numbers, has_numbers
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.foreign_files.formats import open_source
-from torch_tfckpt.foreign_files.protocols import Source
-from torch_tfckpt.foreign_files.values import StoredBytes, TensorInfo, Value, batches
+from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.values import FileValue, StoredBytes, TensorInfo, batches
 from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import counted, printable, quoted
@@ -124,7 +124,7 @@ def diff(
 
 
 def _compare_names(
-    one: Source, other: Source, selection: Selection, ignore_dtype: bool, report: DiffReport
+    one: TensorSource, other: TensorSource, selection: Selection, ignore_dtype: bool, report: DiffReport
 ) -> dict[str, TensorInfo]:
     """Enters what differs without looking at values; returns the tensors whose values can be compared."""
     all_names = dict.fromkeys([*one.names(), *other.names()])
@@ -148,7 +148,7 @@ def _compare_names(
     return comparable
 
 
-def _compare(a: Value, b: Value, atol: float) -> Difference | None:
+def _compare(a: FileValue, b: FileValue, atol: float) -> Difference | None:
     """REQUIRES: equal shapes, and equal types or numbers on both sides."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         if a.dtype == b.dtype and torch.equal(_bits(a), _bits(b)):

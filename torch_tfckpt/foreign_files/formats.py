@@ -6,11 +6,11 @@ from typing import Final
 
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.foreign_files.npz import NpzSink, NpzSource, zip_errors
-from torch_tfckpt.foreign_files.protocols import Sink, Source
+from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
 from torch_tfckpt.foreign_files.pt import PtSink, PtSource
 from torch_tfckpt.foreign_files.safetensors import INDEX_SUFFIX, SafetensorsSink, SafetensorsSource, find_in_directory
 from torch_tfckpt.foreign_files.sidecar import read_sidecar, sidecar_of
-from torch_tfckpt.foreign_files.sidecar_source import CompletedSource
+from torch_tfckpt.foreign_files.sidecar_source import SidecarSource
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink, CheckpointSource
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.text import printable, quoted
@@ -44,7 +44,7 @@ def format_of(path: str) -> str:
     return named
 
 
-def open_source(path: str) -> Source:
+def open_source(path: str) -> TensorSource:
     """Whatever lies at `path`, with its sidecar.
 
     Args:
@@ -58,13 +58,13 @@ def open_source(path: str) -> Source:
     try:
         sidecar_path = sidecar_of(source.path)
         sidecar = read_sidecar(sidecar_path, source.data_bytes()) if LOCAL.exists(sidecar_path) else None
-        return source if sidecar is None else CompletedSource(source, sidecar, sidecar_path)
+        return source if sidecar is None else SidecarSource(source, sidecar, sidecar_path)
     except BaseException:
         source.close()
         raise
 
 
-def _open_bare(path: str) -> Source:
+def _open_bare(path: str) -> TensorSource:
     kind = format_of(path)
     if kind == "pt":
         return PtSource(path)
@@ -77,7 +77,7 @@ def _open_bare(path: str) -> Source:
     return SafetensorsSource.of_index(found) if found.endswith(INDEX_SUFFIX) else SafetensorsSource.of_file(found)
 
 
-def make_sink(path: str, to: str | None, max_shard_size: int | None) -> Sink:
+def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSink:
     """The target that `path` means. Touches no file.
 
     Args:

@@ -22,7 +22,7 @@ import torch
 from torch_tfckpt.errors import CheckpointError, DataLossError, error_context
 from torch_tfckpt.foreign_files.publication import Publication
 from torch_tfckpt.foreign_files.stored_zip import StoredZip, can_name_member
-from torch_tfckpt.foreign_files.values import ElementType, TensorInfo, Value
+from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
@@ -41,7 +41,7 @@ TYPES: Final = {
 }  # fmt: skip
 
 
-class _Array(NamedTuple):
+class _NpyMember(NamedTuple):
     """One member."""
 
     member: zipfile.ZipInfo
@@ -69,7 +69,7 @@ class NpzSource:
     def __init__(self, path: str) -> None:
         self.path = path
         self.skipped: dict[str, str] = {}
-        self._arrays: dict[str, _Array] = {}
+        self._arrays: dict[str, _NpyMember] = {}
         LOCAL.open(path).close()  # says what is wrong in our words
         self._size = Path(path).stat().st_size
         with error_context(printable(path)), zip_errors():
@@ -93,7 +93,7 @@ class NpzSource:
                 shape, fortran, dtype = _read_header(file)
             except ValueError as error:
                 raise DataLossError(f"array {quoted(name)}: {error}") from error
-            array = _Array(member, dtype, shape, fortran)
+            array = _NpyMember(member, dtype, shape, fortran)
             if dtype.newbyteorder("=") not in TYPES and dtype.kind not in "SU":
                 self.skipped[name] = "Python objects, which are not unpickled" if dtype.hasobject else f"numpy {dtype}"
                 return
@@ -114,11 +114,11 @@ class NpzSource:
         kind = ElementType.of_tensorflow(DataType.DT_STRING) if dtype is None else ElementType.of_torch(dtype)
         return TensorInfo(kind, array.shape, array.nbytes)
 
-    def read(self, names: Iterable[str]) -> dict[str, Value]:
+    def read(self, names: Iterable[str]) -> dict[str, FileValue]:
         with error_context(printable(self.path)):
             return {name: self._read(name, self._arrays[name]) for name in names}
 
-    def _read(self, name: str, array: _Array) -> Value:
+    def _read(self, name: str, array: _NpyMember) -> FileValue:
         with zip_errors(), self._zip.open(array.member) as file:
             _read_header(file)
             dtype = TYPES.get(array.dtype.newbyteorder("="))
@@ -167,7 +167,7 @@ def _exactly(file: IO[bytes], target: Any, name: str) -> memoryview:
     return view
 
 
-def _decode_text(array: _Array, data: memoryview) -> Strings:
+def _decode_text(array: _NpyMember, data: memoryview) -> Strings:
     """numpy's strings of fixed width, without their padding; text as UTF-8."""
     raw: npt.NDArray[Any] = np.ndarray(array.shape, dtype=array.dtype, buffer=data, order="F" if array.fortran else "C")
     strings: Strings = np.empty(array.shape, dtype=object)
@@ -229,7 +229,7 @@ class NpzSink:
         self._temporary = publication.place(self.path)
         self._zip = StoredZip(self._temporary)
 
-    def write(self, values: Mapping[str, Value]) -> None:
+    def write(self, values: Mapping[str, FileValue]) -> None:
         assert self._zip is not None, "not open"
         for name, value in values.items():
             assert isinstance(value, torch.Tensor), "refused before"

@@ -1,13 +1,13 @@
-"""Source and Sink: what every file format offers to its reader and its writer, tensor by tensor."""
+"""TensorSource and TensorSink: what every file format offers to its reader and its writer, tensor by tensor."""
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from torch_tfckpt.foreign_files.publication import Publication
-from torch_tfckpt.foreign_files.values import TensorInfo, Value
+from torch_tfckpt.foreign_files.values import FileValue, TensorInfo
 
 
-class Source(Protocol):
+class TensorSource(Protocol):
     """A checkpoint or file, open for reading. Opening reads names and shapes, no tensor."""
 
     @property
@@ -28,7 +28,7 @@ class Source(Protocol):
     def info(self, name: str) -> TensorInfo:
         """CheckpointError where this one tensor cannot be described."""
 
-    def read(self, names: Iterable[str]) -> dict[str, Value]:
+    def read(self, names: Iterable[str]) -> dict[str, FileValue]:
         """New values, contiguous and in host memory, which the caller may change.
 
         Raises:
@@ -44,7 +44,7 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-class Sink(Protocol):
+class TensorSink(Protocol):
     """A target. In order: `refusal` for each tensor, `plan`, `open`, `write` until all are written, `finish`."""
 
     @property
@@ -70,11 +70,11 @@ class Sink(Protocol):
     def open(self, publication: Publication) -> None:
         """Creates the files under temporary names, and arranges for `publication` to publish them."""
 
-    def write(self, values: Mapping[str, Value]) -> None:
+    def write(self, values: Mapping[str, FileValue]) -> None:
         """Some tensors, in the order of `plan`."""
 
     def finish(self) -> int:
-        """All bytes are written. Returns what `Source.data_bytes` will say."""
+        """All bytes are written. Returns what `TensorSource.data_bytes` will say."""
 
     def close(self) -> None:
         """Lets go of the files, also after an error. Publishing is the publication's."""

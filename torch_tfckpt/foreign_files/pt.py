@@ -31,7 +31,7 @@ import torch
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.publication import Publication
 from torch_tfckpt.foreign_files.stored_zip import StoredZip
-from torch_tfckpt.foreign_files.values import ElementType, TensorInfo, Value
+from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.text import printable, quoted
@@ -94,8 +94,8 @@ class PtSource:
         shape = tuple(tensor.shape)
         return TensorInfo(ElementType.of_torch(tensor.dtype), shape, element_count(shape) * tensor.dtype.itemsize)
 
-    def read(self, names: Iterable[str]) -> dict[str, Value]:
-        values: dict[str, Value] = {}
+    def read(self, names: Iterable[str]) -> dict[str, FileValue]:
+        values: dict[str, FileValue] = {}
         for name in names:
             nbytes = self.info(name).nbytes
             if nbytes > self._file.size:
@@ -229,7 +229,7 @@ class PtSink:
         self._zip.add("archive/data.pkl", [self._encode_index()])
         self._zip.add("archive/byteorder", [b"little"])
 
-    def write(self, values: Mapping[str, Value]) -> None:
+    def write(self, values: Mapping[str, FileValue]) -> None:
         assert self._zip is not None, "not open"
         for name, value in values.items():
             assert isinstance(value, torch.Tensor), "refused before"
@@ -249,7 +249,7 @@ class PtSink:
         buffer = io.BytesIO()
         _Pickler(buffer, _PROTOCOL).dump(
             {
-                name: _Tensor(self._keys[name], info.type.dtype, info.shape)
+                name: _PickledTensor(self._keys[name], info.type.dtype, info.shape)
                 for name, info in self._infos.items()
                 if info.type.dtype is not None
             }
@@ -257,19 +257,19 @@ class PtSink:
         return buffer.getvalue()
 
 
-class _Storage(NamedTuple):
-    """What stands in the pickle for the bytes of one tensor."""
+class _PickledStorage(NamedTuple):
+    """The bytes of one tensor, as the pickle refers to them."""
 
     key: str
     dtype: torch.dtype
     numel: int
 
 
-class _Tensor:
-    """What stands in the pickle for one contiguous tensor."""
+class _PickledTensor:
+    """One contiguous tensor, as the pickle has it."""
 
     def __init__(self, key: str, dtype: torch.dtype, shape: Shape) -> None:
-        self._storage = _Storage(key, dtype, element_count(shape))
+        self._storage = _PickledStorage(key, dtype, element_count(shape))
         self._dtype, self._shape = dtype, shape
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -283,7 +283,7 @@ class _Tensor:
 
 class _Pickler(pickle.Pickler):
     def persistent_id(self, item: Any) -> Any:
-        if not isinstance(item, _Storage):
+        if not isinstance(item, _PickledStorage):
             return None
         if item.dtype in _STORAGES:
             return "storage", _STORAGES[item.dtype], item.key, "cpu", item.numel

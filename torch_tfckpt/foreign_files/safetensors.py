@@ -24,12 +24,12 @@ from torch_tfckpt.foreign_files.safetensors_format import (
     DTYPES,
     METADATA_KEY,
     WORDS,
-    Placed,
+    HeaderEntry,
     header_size,
     lay_out,
     parse_header,
 )
-from torch_tfckpt.foreign_files.values import ElementType, TensorInfo, Value
+from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import ReadableFile, WritableFile
 from torch_tfckpt.storage.small_files import read_small
@@ -59,7 +59,7 @@ class SafetensorsSource:
         self.skipped: dict[str, str] = {}
         self._listing = listing
         self._files: list[ReadableFile] = []
-        self._placed: dict[str, tuple[ReadableFile, Placed]] = {}
+        self._placed: dict[str, tuple[ReadableFile, HeaderEntry]] = {}
         self._pipeline = Pipeline()
         try:
             for shard in shards:
@@ -111,8 +111,8 @@ class SafetensorsSource:
             return TensorInfo(ElementType(None, None), placed.shape, placed.nbytes)
         return TensorInfo(ElementType.of_torch(dtype), placed.shape, placed.nbytes)
 
-    def read(self, names: Iterable[str]) -> dict[str, Value]:
-        values: dict[str, Value] = {}
+    def read(self, names: Iterable[str]) -> dict[str, FileValue]:
+        values: dict[str, FileValue] = {}
         requests: list[ReadRequest] = []
         for name in names:
             file, placed = self._placed[name]
@@ -225,8 +225,8 @@ class SafetensorsSink:
     def __init__(self, path: str, max_shard_size: int | None = None) -> None:
         self.path = path
         self._max_shard_size = max_shard_size
-        self._shards: list[_Shard] = []
-        self._shard_of: dict[str, _Shard] = {}
+        self._shards: list[_ShardFile] = []
+        self._shard_of: dict[str, _ShardFile] = {}
         self._publication: Publication | None = None
         self._pipeline = Pipeline()
 
@@ -246,7 +246,7 @@ class SafetensorsSink:
         for number, names in enumerate(shards, 1):
             path = self.path if len(shards) == 1 else f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
             held = {name: (dtype, tensors[name].shape) for name in names if (dtype := tensors[name].type.dtype)}
-            self._shards.append(_Shard(path, *lay_out(held)))
+            self._shards.append(_ShardFile(path, *lay_out(held)))
         self._shard_of = {name: shard for shard in self._shards for name in shard.tensors}
         return list(self._shard_of)
 
@@ -262,7 +262,7 @@ class SafetensorsSink:
         for path in {self.path, self._index_path, *before} - set(self.files()):
             publication.drop(path)
 
-    def write(self, values: Mapping[str, Value]) -> None:
+    def write(self, values: Mapping[str, FileValue]) -> None:
         requests = []
         shard = None
         for name, value in values.items():
@@ -289,7 +289,7 @@ class SafetensorsSink:
         for shard in self._shards:
             shard.close()
 
-    def _output(self, shard: "_Shard") -> WritableFile:
+    def _output(self, shard: "_ShardFile") -> WritableFile:
         if shard.file is None:
             shard.file = LOCAL.create(self._place(shard.path))
             shard.file.write(0, [shard.head])
@@ -311,12 +311,12 @@ class SafetensorsSink:
 
 
 @dataclass(slots=True)
-class _Shard:
+class _ShardFile:
     """One file, planned and perhaps begun."""
 
     path: str
     head: bytes
-    tensors: dict[str, Placed]
+    tensors: dict[str, HeaderEntry]
     file: WritableFile | None = None
 
     @property

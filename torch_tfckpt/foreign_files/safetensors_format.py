@@ -53,7 +53,7 @@ _ORDER: Final = {word: number for number, word in enumerate(DTYPES)}
 _json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-class Placed(NamedTuple):
+class HeaderEntry(NamedTuple):
     """One tensor in the file."""
 
     word: str  # its type, as the header spells it
@@ -62,7 +62,7 @@ class Placed(NamedTuple):
     nbytes: int
 
 
-def lay_out(tensors: dict[str, tuple[torch.dtype, Shape]]) -> tuple[bytes, dict[str, Placed]]:
+def lay_out(tensors: dict[str, tuple[torch.dtype, Shape]]) -> tuple[bytes, dict[str, HeaderEntry]]:
     """The beginning of the file that holds `tensors`, and the place of each, in the order in which they lie.
 
     Raises:
@@ -70,10 +70,10 @@ def lay_out(tensors: dict[str, tuple[torch.dtype, Shape]]) -> tuple[bytes, dict[
     """
     ordered = sorted(tensors, key=lambda name: (-_ORDER[WORDS[tensors[name][0]]], name))
     at = 0
-    relative: dict[str, Placed] = {}
+    relative: dict[str, HeaderEntry] = {}
     for name in ordered:
         dtype, shape = tensors[name]
-        relative[name] = Placed(WORDS[dtype], shape, at, dtype.itemsize * element_count(shape))
+        relative[name] = HeaderEntry(WORDS[dtype], shape, at, dtype.itemsize * element_count(shape))
         at += relative[name].nbytes
     items = [f'"{METADATA_KEY}":{_json(_METADATA)}']
     for name, (word, shape, offset, nbytes) in relative.items():
@@ -104,7 +104,7 @@ def header_size(head: bytes, file_size: int) -> int:
     return int(size)
 
 
-def parse_header(header: bytes, file_size: int) -> dict[str, Placed]:
+def parse_header(header: bytes, file_size: int) -> dict[str, HeaderEntry]:
     """The tensors, in the order of the header; DataLossError unless they fill the rest of the file without a gap."""
     try:
         content = json.loads(header, object_pairs_hook=_unique)
@@ -125,7 +125,7 @@ def parse_header(header: bytes, file_size: int) -> dict[str, Placed]:
     return placed
 
 
-def _parse_entry(name: str, entry: Any, start: int) -> Placed:
+def _parse_entry(name: str, entry: Any, start: int) -> HeaderEntry:
     if not isinstance(entry, dict):
         raise DataLossError(f"tensor {quoted(name)}: its entry is no JSON table")
     word, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -137,7 +137,7 @@ def _parse_entry(name: str, entry: Any, start: int) -> Placed:
     expected = end - begin if dtype is None else dtype.itemsize * element_count(sizes)
     if begin > end or end - begin != expected:
         raise DataLossError(f"tensor {quoted(name)}: bytes {begin}:{end} for {word} of shape {list(sizes)[:16]}")
-    return Placed(word, sizes, start + begin, end - begin)
+    return HeaderEntry(word, sizes, start + begin, end - begin)
 
 
 def _sizes(value: Any) -> Shape | None:

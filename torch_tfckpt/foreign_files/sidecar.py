@@ -29,7 +29,7 @@ from typing import Any, Final
 import torch
 
 from torch_tfckpt.errors import DataLossError, NotFoundError, UnimplementedError, error_context
-from torch_tfckpt.foreign_files.values import ElementType, StoredBytes, TensorInfo, Value
+from torch_tfckpt.foreign_files.values import ElementType, FileValue, StoredBytes, TensorInfo
 from torch_tfckpt.format.tensor_bundle import MAX_RANK
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
@@ -59,7 +59,7 @@ class Sidecar:
     """What one of them says."""
 
     types: dict[str, ElementType] = field(default_factory=dict)
-    tensors: dict[str, tuple[TensorInfo, Value]] = field(default_factory=dict)
+    tensors: dict[str, tuple[TensorInfo, FileValue]] = field(default_factory=dict)
 
 
 def read_sidecar(path: str, beside: int) -> Sidecar | None:
@@ -90,7 +90,7 @@ class SidecarWriter:
         self._separator = "{"
         self._write(f'{{"format": {json.dumps(FORMAT)}, "version": {VERSION},\n "tensors": ')
 
-    def add(self, name: str, info: TensorInfo, value: Value) -> None:
+    def add(self, name: str, info: TensorInfo, value: FileValue) -> None:
         """One tensor that the target does not hold."""
         head = json.dumps({"dtype": info.type.code, "shape": list(info.shape)})
         self._write(f'{self._separator}\n  {json.dumps(name)}: {head[:-1]}, "base64": ')
@@ -153,7 +153,7 @@ def _table(content: dict[str, Any], key: str) -> Iterator[tuple[str, Any]]:
     yield from table.items()
 
 
-def _decode_tensor(name: str, item: Any) -> tuple[TensorInfo, Value]:
+def _decode_tensor(name: str, item: Any) -> tuple[TensorInfo, FileValue]:
     if not isinstance(item, dict):
         raise DataLossError("not a table")
     kind, shape, encoded = (

@@ -1,24 +1,24 @@
-"""A source together with its sidecar: the tensors and types that its format could not hold are there again."""
+"""A source and its sidecar file, which has the tensors and types that the format cannot hold."""
 
 from collections.abc import Iterable, Mapping
 
 import torch
 
 from torch_tfckpt.errors import DataLossError
-from torch_tfckpt.foreign_files.protocols import Source
+from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.foreign_files.sidecar import Sidecar
-from torch_tfckpt.foreign_files.values import TensorInfo, Value
+from torch_tfckpt.foreign_files.values import FileValue, TensorInfo
 from torch_tfckpt.text import printable, quoted
 
 
-class CompletedSource:
+class SidecarSource:
     """`source` and what `sidecar`, read from `sidecar_path`, adds to it.
 
     Raises:
         DataLossError: the sidecar speaks of tensors that are not there, are there already, or are of another size.
     """
 
-    def __init__(self, source: Source, sidecar: Sidecar, sidecar_path: str) -> None:
+    def __init__(self, source: TensorSource, sidecar: Sidecar, sidecar_path: str) -> None:
         self._source, self._sidecar, self._sidecar_path = source, sidecar, sidecar_path
         held = set(source.names())
         for name in sidecar.tensors.keys() & held:
@@ -52,7 +52,7 @@ class CompletedSource:
         kind = self._sidecar.types.get(name)
         return info if kind is None else info._replace(type=kind)
 
-    def read(self, names: Iterable[str]) -> dict[str, Value]:
+    def read(self, names: Iterable[str]) -> dict[str, FileValue]:
         wanted = list(names)
         values = self._source.read(name for name in wanted if name not in self._sidecar.tensors)
         for name in wanted:
@@ -73,7 +73,7 @@ class CompletedSource:
         self._source.close()
 
 
-def _as_type(value: Value, dtype: torch.dtype | None) -> Value:
+def _as_type(value: FileValue, dtype: torch.dtype | None) -> FileValue:
     """The same bits as another dtype of the same width."""
     assert isinstance(value, torch.Tensor) and dtype is not None, "checked on opening"
     return value if value.dtype == dtype else value.view(dtype)

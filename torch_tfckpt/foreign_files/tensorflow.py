@@ -13,7 +13,7 @@ from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.foreign_files.publication import Publication
-from torch_tfckpt.foreign_files.values import ElementType, StoredBytes, TensorInfo, Value
+from torch_tfckpt.foreign_files.values import ElementType, FileValue, StoredBytes, TensorInfo
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.coding import decode_varint
 from torch_tfckpt.format.data_type import DataType
@@ -42,12 +42,12 @@ class CheckpointSource:
         parts = len(self.reader.slices(name))
         return TensorInfo(self._type(name), self.reader.shape(name), self.reader.nbytes(name), parts)
 
-    def read(self, names: Iterable[str]) -> dict[str, Value]:
+    def read(self, names: Iterable[str]) -> dict[str, FileValue]:
         wanted = list(names)
         kinds = {name: self._type(name) for name in wanted}
         plain = [name for name, kind in kinds.items() if kind.dtype is not None or kind.is_string]
         try:
-            values: dict[str, Value] = {**self.reader.get_tensors(plain)}
+            values: dict[str, FileValue] = {**self.reader.get_tensors(plain)}
             for name in kinds.keys() - values.keys():
                 data = self.reader.get_stored_bytes(name)
                 values[name] = StoredBytes(self.reader.dtype(name), self.reader.shape(name), data)
@@ -114,7 +114,7 @@ class CheckpointSink:
         self._writer = BundleWriter(LOCAL, self.path)
         publication.first(self._writer.finish)
 
-    def write(self, values: Mapping[str, Value]) -> None:
+    def write(self, values: Mapping[str, FileValue]) -> None:
         assert self._writer is not None, "not open"
         for name, value in values.items():
             dtype = self._infos[name].type.tensorflow
@@ -135,7 +135,7 @@ class CheckpointSink:
             self._writer.abandon()
 
 
-def _stored(name: str, value: Value) -> tuple[bytes, int, Shape]:
+def _stored(name: str, value: FileValue) -> tuple[bytes, int, Shape]:
     """The bytes of a value that is no tensor, the masked checksum that belongs to them, and its shape."""
     if not isinstance(value, StoredBytes):
         assert not isinstance(value, torch.Tensor)

@@ -30,7 +30,7 @@ class StoredBytes(NamedTuple):
     data: bytes
 
 
-Value = torch.Tensor | Strings | StoredBytes
+FileValue = torch.Tensor | Strings | StoredBytes
 
 
 class ElementType(NamedTuple):

@@ -18,7 +18,7 @@ from torch_tfckpt.imported_graph.imported import ImportedMetaGraph
 from torch_tfckpt.meta_graph.export_options import ExportOptions, export
 from torch_tfckpt.meta_graph.files import meta_graph_of
 from torch_tfckpt.meta_graph.nodes import known_ops, nodes_of
-from torch_tfckpt.meta_graph.raw import GRAPH, META_INFO, EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import GRAPH, META_INFO, RawMetaGraph
 from torch_tfckpt.meta_graph.rewriting import with_saver_def
 from torch_tfckpt.meta_graph.splicing import left_out, rewritten
 from torch_tfckpt.save_restore.saver_def import naming_nodes
@@ -97,13 +97,13 @@ def export_meta_graph(
     return export(meta, options, filename, as_text=as_text)
 
 
-def _meta_graph_of(graph: ImportedMetaGraph | Message | None) -> EncodedMetaGraph:
+def _meta_graph_of(graph: ImportedMetaGraph | Message | None) -> RawMetaGraph:
     if graph is None:
         return TensorsGraph().encoded(None)
     return graph.encoded() if isinstance(graph, ImportedMetaGraph) else meta_graph_of(graph)
 
 
-def _info(meta: EncodedMetaGraph, graph_def: GraphDef) -> MetaGraphDef.MetaInfoDef:
+def _info(meta: RawMetaGraph, graph_def: GraphDef) -> MetaGraphDef.MetaInfoDef:
     """That of `meta`, with the declarations, as far as they are known, of what another graph uses."""
     info = MetaGraphDef.MetaInfoDef()
     info.CopyFrom(meta.info)
@@ -122,5 +122,5 @@ def _message(kind: type[M], message: Message) -> M:
     return kind.FromString(message.SerializeToString(deterministic=True))
 
 
-def _with_part(meta: EncodedMetaGraph, number: int, part: Message) -> EncodedMetaGraph:
+def _with_part(meta: RawMetaGraph, number: int, part: Message) -> RawMetaGraph:
     return rewritten(meta, {number: left_out}, [(number, part.SerializeToString(deterministic=True))])

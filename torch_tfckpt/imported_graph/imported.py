@@ -30,7 +30,7 @@ from torch_tfckpt.meta_graph.export_options import ExportsMetaGraph
 from torch_tfckpt.meta_graph.files import chosen, meta_graph_of, open_meta_graph
 from torch_tfckpt.meta_graph.graph_collections import Collections, registered_variables
 from torch_tfckpt.meta_graph.nodes import nodes_of
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.saver_values import StoredValue, stored_values
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
 from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, values_by_name, variable_of
@@ -62,7 +62,7 @@ class ImportedMetaGraph(ExportsMetaGraph):
     Threads: one at a time.
     """
 
-    def __init__(self, meta: EncodedMetaGraph, import_scope: str | None) -> None:
+    def __init__(self, meta: RawMetaGraph, import_scope: str | None) -> None:
         self.import_scope = (check_scope(import_scope) or "").rstrip("/")
         self._graph = _ImportedGraph(meta, self.import_scope)
         self._meta = meta
@@ -87,11 +87,11 @@ class ImportedMetaGraph(ExportsMetaGraph):
         """
         return self._meta.message()
 
-    def encoded(self) -> EncodedMetaGraph:
+    def encoded(self) -> RawMetaGraph:
         """The meta graph that is exported without options. Cost: none where it is as it was read."""
         return self._graph.encoded(self.saver.in_graph() if self.saver is not None else None)
 
-    def _exported(self) -> EncodedMetaGraph:
+    def _exported(self) -> RawMetaGraph:
         return self.encoded()
 
     def __repr__(self) -> str:
@@ -137,7 +137,7 @@ def import_meta_graph(
 class _ImportedGraph:
     """A graph with its tensors, from which savers have their meta graphs."""
 
-    def __init__(self, meta: EncodedMetaGraph, scope: str) -> None:
+    def __init__(self, meta: RawMetaGraph, scope: str) -> None:
         self._meta, self._scope = meta, scope
         self._savers: dict[bytes, Saver] = {}
         self._definitions: dict[int, Message] = {}  # by the object that stands for it in `collections`
@@ -156,10 +156,10 @@ class _ImportedGraph:
         self._imported = self.collections.lists()
 
     @cached_property
-    def _scoped(self) -> EncodedMetaGraph:
+    def _scoped(self) -> RawMetaGraph:
         return rescoping.in_import_scope(self._meta, self._scope) if self._scope else self._meta
 
-    def described(self, saver: SaverInGraph | None) -> Callable[[], EncodedMetaGraph]:
+    def described(self, saver: SaverInGraph | None) -> Callable[[], RawMetaGraph]:
         """Made at once: where nothing was added it is there already."""
         encoded = self.encoded(saver)
         return lambda: encoded
@@ -176,7 +176,7 @@ class _ImportedGraph:
         """From now on zeros are values like any other."""
         self.tensors.are_restored = True
 
-    def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
+    def encoded(self, saver: SaverInGraph | None) -> RawMetaGraph:
         """The graph with its collections as they are now, and the settings of `saver` if its nodes are there."""
         collections = self.collections.lists()
         changed = {name: values for name, values in collections.items() if not _same(values, self._imported.get(name))}

@@ -14,7 +14,7 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.meta_graph import rescoping, rewriting
 from torch_tfckpt.meta_graph.files import BINARY_SAVED_MODEL, SAVED_MODEL_FILES, TEXT_SAVED_MODEL
 from torch_tfckpt.meta_graph.nodes import known_ops
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.text import saved_model_to_text, to_text
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
@@ -50,7 +50,7 @@ class ExportOptions:
         if save_debug_info:
             raise UnimplementedError("save_debug_info: a torch model has no graph whose sources to tell. Leave it out")
 
-    def applied_to(self, meta: EncodedMetaGraph) -> EncodedMetaGraph:
+    def applied_to(self, meta: RawMetaGraph) -> RawMetaGraph:
         """The meta graph as the options want it; the very same bytes where they want nothing.
 
         Raises:
@@ -75,7 +75,7 @@ class ExportsMetaGraph(ABC):
     """Base of what can be exported as a meta graph: savers and imported meta graphs."""
 
     @abstractmethod
-    def _exported(self) -> EncodedMetaGraph:
+    def _exported(self) -> RawMetaGraph:
         """The meta graph that is exported without options."""
 
     def export_meta_graph(
@@ -101,7 +101,7 @@ class ExportsMetaGraph(ABC):
         return export(self._exported(), options, filename, as_text=as_text)
 
 
-def export(meta: EncodedMetaGraph, options: ExportOptions, filename: AnyPath | None, *, as_text: bool) -> MetaGraphDef:
+def export(meta: RawMetaGraph, options: ExportOptions, filename: AnyPath | None, *, as_text: bool) -> MetaGraphDef:
     """The meta graph as the options want it, as a message; written, too, if there is a file name."""
     exported = options.applied_to(meta)
     if filename is not None:
@@ -109,7 +109,7 @@ def export(meta: EncodedMetaGraph, options: ExportOptions, filename: AnyPath | N
     return exported.message()
 
 
-def write_meta_graph(filename: AnyPath, meta: EncodedMetaGraph, *, as_text: bool) -> None:
+def write_meta_graph(filename: AnyPath, meta: RawMetaGraph, *, as_text: bool) -> None:
     """Puts it under `filename`, whole or not at all; directories that are missing are made.
 
     Args:

@@ -21,7 +21,7 @@ from torch_tfckpt.directory.names import V1_SHARD
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError, UnimplementedError
 from torch_tfckpt.format.tensor_bundle import parse_data_filename
 from torch_tfckpt.format.wire import Field, WireType, fields
-from torch_tfckpt.meta_graph.raw import MAX_MESSAGE, EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import MAX_MESSAGE, RawMetaGraph
 from torch_tfckpt.meta_graph.text import META_GRAPH, SAVED_MODEL, encode_text, first_name, looks_like_text
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
@@ -41,7 +41,7 @@ _MAX_META_GRAPHS: Final = 10_000
 _LISTED: Final = 10
 # Decoded while opening, so that most of what is broken is told then. The graph may be as large as the model.
 _DECODED_AT_ONCE: Final = ("info", "saver_def", "collections", "signatures", "assets")
-_MEND: Final = "Copy it again, or name a .meta file or a saved_model.pb"
+_HINT: Final = "Copy it again, or name a .meta file or a saved_model.pb"
 
 
 class MissingMetaGraphError(NotFoundError, FileNotFoundError):
@@ -54,7 +54,7 @@ class UnreadableMetaGraphError(DataLossError, OSError):
 
 def open_meta_graph(
     path: AnyPath, tags: str | Iterable[str] | None = None, *, storage: Storage | None = None
-) -> EncodedMetaGraph:
+) -> RawMetaGraph:
     """The meta graph in a file.
 
     Args:
@@ -76,7 +76,7 @@ def open_meta_graph(
     return chosen(meta_graphs_in(path, storage=storage), tags, printable(fspath(path)))
 
 
-def chosen(found: Sequence[EncodedMetaGraph], tags: str | Iterable[str] | None, place: str) -> EncodedMetaGraph:
+def chosen(found: Sequence[RawMetaGraph], tags: str | Iterable[str] | None, place: str) -> RawMetaGraph:
     """One of the meta graphs of a file by its tags, as `open_meta_graph` chooses. REQUIRES: there is one at least."""
     if tags is None:
         serving = [each for each in found if len(found) == 1 or frozenset(each.info.tags) == _SERVING]
@@ -93,7 +93,7 @@ def chosen(found: Sequence[EncodedMetaGraph], tags: str | Iterable[str] | None, 
     raise NotFoundError(f"{place}: no meta graph has the tags {shown}. There are {_tags_of(found)}")
 
 
-def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[EncodedMetaGraph]:
+def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[RawMetaGraph]:
     """All meta graphs in a file, at least one: that of a `.meta` file, each of a SavedModel.
 
     Args, raises and cost as for `open_meta_graph`.
@@ -110,12 +110,12 @@ def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[Enc
     found = _decoded(content, file)
     if not found:
         raise UnreadableMetaGraphError(
-            f"Cannot parse file {printable(file)}: a SavedModel without a meta graph. {_MEND}"
+            f"Cannot parse file {printable(file)}: a SavedModel without a meta graph. {_HINT}"
         )
     return found
 
 
-def meta_graph_of(source: Message | bytes | bytearray | memoryview) -> EncodedMetaGraph:
+def meta_graph_of(source: Message | bytes | bytearray | memoryview) -> RawMetaGraph:
     """A meta graph from a message or its bytes.
 
     Args:
@@ -227,7 +227,7 @@ def _read(storage: Storage, path: str) -> bytes:
     return content
 
 
-def _decoded(content: bytes, path: str) -> list[EncodedMetaGraph]:
+def _decoded(content: bytes, path: str) -> list[RawMetaGraph]:
     """The meta graphs in a file of either kind, in either form."""
     try:
         return _from_binary(content, path)
@@ -250,7 +250,7 @@ def _unparsable(content: bytes, path: str, finding: str) -> str:
             f"{text}: it is a GraphDef, such as a frozen graph, and holds neither saver nor variables. "
             f"Name a .meta file or a saved_model.pb"
         )
-    return f"{text}: {finding.rstrip('.')}. {_MEND}"
+    return f"{text}: {finding.rstrip('.')}. {_HINT}"
 
 
 def _is_graph_def(content: bytes) -> bool:
@@ -264,7 +264,7 @@ def _is_graph_def(content: bytes) -> bool:
     return first.number == 1 and bool(node.name and node.op)
 
 
-def _from_binary(content: bytes, path: str) -> list[EncodedMetaGraph]:
+def _from_binary(content: bytes, path: str) -> list[RawMetaGraph]:
     view, place = memoryview(content), printable(path)
     if not _is_saved_model(view, os.path.basename(path)):
         return [_checked(view, place)]
@@ -290,14 +290,14 @@ def _is_saved_model(view: memoryview, name: str) -> bool:
     return name in SAVED_MODEL_FILES
 
 
-def _checked(raw: memoryview, place: str, around: tuple[memoryview, memoryview] | None = None) -> EncodedMetaGraph:
-    found = EncodedMetaGraph(raw, place, around)
+def _checked(raw: memoryview, place: str, around: tuple[memoryview, memoryview] | None = None) -> RawMetaGraph:
+    found = RawMetaGraph(raw, place, around)
     for part in _DECODED_AT_ONCE:
         getattr(found, part)
     return found
 
 
-def _tags_of(found: Iterable[EncodedMetaGraph]) -> str:
+def _tags_of(found: Iterable[RawMetaGraph]) -> str:
     return listed([_shown(each.info.tags) for each in found], _LISTED, str)
 
 

@@ -85,8 +85,8 @@ def nodes_of(saver_def: SaverDef) -> list[str]:
     return [getattr(saver_def, name).partition(":")[0] for name in SAVER_NAMES]
 
 
-def told_apart(saver_defs: Sequence[SaverDef]) -> list[SaverDef]:
-    """The settings of savers of one graph: where one names a node that an earlier one has, its scope gets _1."""
+def with_distinct_nodes(saver_defs: Sequence[SaverDef]) -> list[SaverDef]:
+    """Give each saver of a graph nodes of its own: if one names a node of an earlier one, its scope gets _1."""
     taken: set[str] = set()
     apart = []
     for saver_def in saver_defs:

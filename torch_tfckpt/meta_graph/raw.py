@@ -1,4 +1,4 @@
-"""One MetaGraphDef as its bytes, parts of which are decoded when they are asked for.
+"""A MetaGraphDef kept as bytes, whose parts are decoded when they are needed.
 
 A meta graph may be as large as its model, and what is not looked at is written again byte for byte, whatever later
 versions put into it.
@@ -37,7 +37,7 @@ _MAX_FIELDS: Final = 100_000
 M = TypeVar("M", bound=Message)
 
 
-class EncodedMetaGraph:
+class RawMetaGraph:
     """A MetaGraphDef.
 
     Args:

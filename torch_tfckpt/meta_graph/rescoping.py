@@ -25,7 +25,7 @@ from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.meta_graph import scopes
 from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
-from torch_tfckpt.meta_graph.raw import ASSET, COLLECTION, GRAPH, META_INFO, SAVER, SIGNATURE, EncodedMetaGraph, decoded
+from torch_tfckpt.meta_graph.raw import ASSET, COLLECTION, GRAPH, META_INFO, SAVER, SIGNATURE, RawMetaGraph, decoded
 from torch_tfckpt.meta_graph.rewriting import ATTR, NODE, only_ops, used_ops, with_values
 from torch_tfckpt.meta_graph.splicing import (
     Chunks,
@@ -52,7 +52,7 @@ _SEARCHED: Final = 1 << 12
 M = TypeVar("M", SignatureDef, AssetFileDef)
 
 
-def in_import_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGraph:
+def in_import_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
     """The meta graph in `scope`; as it is, with None or "".
 
     Raises:
@@ -72,7 +72,7 @@ def in_import_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGra
     def renamed(name: str) -> str:
         return scopes.prepend_name_scope(name, scope)
 
-    nodes = _NodeNames(kept=lambda _: True, name=renamed, input=renamed)
+    nodes = _NodeRenaming(kept=lambda _: True, name=renamed, input=renamed)
     return rewritten(
         meta,
         {
@@ -85,7 +85,7 @@ def in_import_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGra
     )
 
 
-def out_of_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGraph:
+def out_of_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
     """What lies in `scope`, and without the scope in its names; as it is, with None or "".
 
     An input from outside, say x, becomes "$unbound_inputs_x", and stands in the collection "unbound_inputs". Of
@@ -113,7 +113,7 @@ def out_of_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGraph:
         whole = all(inside(getattr(holder, field)) for holder, field in _tensor_names(message))
         return _renamed(message, stripped) if whole else None
 
-    nodes = _NodeNames(kept=inside, name=stripped, input=input_of)
+    nodes = _NodeRenaming(kept=inside, name=stripped, input=input_of)
     with error_context(meta.place):
         kept = [node for node in meta.graph.nodes.values() if inside(node.name)]
         used = used_ops(meta, kept)
@@ -133,7 +133,7 @@ def out_of_scope(meta: EncodedMetaGraph, scope: str | None) -> EncodedMetaGraph:
     )
 
 
-def check_unbound(meta: EncodedMetaGraph) -> None:
+def check_unbound(meta: RawMetaGraph) -> None:
     """InvalidArgumentError for a graph that takes inputs from outside of the scope that it was exported from."""
     collection = meta.collections.get(UNBOUND_INPUTS)
     if collection is None:
@@ -147,7 +147,7 @@ def check_unbound(meta: EncodedMetaGraph) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _NodeNames:
+class _NodeRenaming:
     """The names in a node, and what becomes of them.
 
     Attributes:

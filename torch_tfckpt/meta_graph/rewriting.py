@@ -24,7 +24,7 @@ from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.format.wire import WireType, fields, tag
 from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
 from torch_tfckpt.meta_graph.graph_collections import GraphKeys
-from torch_tfckpt.meta_graph.raw import COLLECTION, GRAPH, MAX_MESSAGE, META_INFO, SAVER, EncodedMetaGraph, decoded
+from torch_tfckpt.meta_graph.raw import COLLECTION, GRAPH, MAX_MESSAGE, META_INFO, SAVER, RawMetaGraph, decoded
 from torch_tfckpt.meta_graph.scopes import require_names
 from torch_tfckpt.meta_graph.splicing import (
     Chunks,
@@ -58,7 +58,7 @@ _SAVER_OPS: Final = frozenset(
 )
 
 
-def without_extraneous_savers(meta: EncodedMetaGraph, saver_def: SaverDef | None) -> EncodedMetaGraph:
+def without_extraneous_savers(meta: RawMetaGraph, saver_def: SaverDef | None) -> RawMetaGraph:
     """Without the nodes of savers other than `saver_def`, which is then the only one that "savers" lists.
 
     A saver's nodes are all those in a scope in which something saves or restores. None: no saver stays.
@@ -88,7 +88,7 @@ def without_extraneous_savers(meta: EncodedMetaGraph, saver_def: SaverDef | None
     return rewritten(meta, edits)
 
 
-def with_saver_def(meta: EncodedMetaGraph, saver_def: SaverDef | None) -> EncodedMetaGraph:
+def with_saver_def(meta: RawMetaGraph, saver_def: SaverDef | None) -> RawMetaGraph:
     """With the settings of this saver; None: of no saver."""
     if saver_def == meta.saver_def:
         return meta
@@ -96,7 +96,7 @@ def with_saver_def(meta: EncodedMetaGraph, saver_def: SaverDef | None) -> Encode
     return rewritten(meta, {SAVER: left_out}, added)
 
 
-def with_collections(meta: EncodedMetaGraph, changes: Mapping[str, CollectionDef | None]) -> EncodedMetaGraph:
+def with_collections(meta: RawMetaGraph, changes: Mapping[str, CollectionDef | None]) -> RawMetaGraph:
     """With these collections, in the place of those of the same names or else behind all; None removes one."""
     edit = each_entry(CollectionDef, lambda name, present: changes.get(name, present))
     added = [
@@ -107,12 +107,12 @@ def with_collections(meta: EncodedMetaGraph, changes: Mapping[str, CollectionDef
     return rewritten(meta, {COLLECTION: edit}, added)
 
 
-def only_collections(meta: EncodedMetaGraph, names: Collection[str]) -> EncodedMetaGraph:
+def only_collections(meta: RawMetaGraph, names: Collection[str]) -> RawMetaGraph:
     """Without all collections but those of these names."""
     return with_collections(meta, {name: None for name in meta.collections if name not in names})
 
 
-def clear_devices(meta: EncodedMetaGraph) -> EncodedMetaGraph:
+def clear_devices(meta: RawMetaGraph) -> RawMetaGraph:
     """Without the devices of nodes; those in functions stay, as in TensorFlow."""
 
     def cleared(node: memoryview) -> Chunks:
@@ -121,7 +121,7 @@ def clear_devices(meta: EncodedMetaGraph) -> EncodedMetaGraph:
     return rewritten(meta, {GRAPH: lambda graph: spliced(graph, {NODE: cleared})})
 
 
-def without_default_attrs(meta: EncodedMetaGraph, known_ops: Mapping[str, OpDef]) -> EncodedMetaGraph:
+def without_default_attrs(meta: RawMetaGraph, known_ops: Mapping[str, OpDef]) -> RawMetaGraph:
     """Without attributes that are as their operation has them by itself, in functions too.
 
     Args:
@@ -153,7 +153,7 @@ def without_default_attrs(meta: EncodedMetaGraph, known_ops: Mapping[str, OpDef]
     return rewritten(meta, edits, [] if has_info else [(META_INFO, _STRIPPED)])
 
 
-def check_graph_size(meta: EncodedMetaGraph) -> None:
+def check_graph_size(meta: RawMetaGraph) -> None:
     """InvalidArgumentError for a graph that is larger than any protobuf library takes (2 GiB)."""
     size = len(meta.graph.raw)
     if size >= MAX_MESSAGE:
@@ -162,7 +162,7 @@ def check_graph_size(meta: EncodedMetaGraph) -> None:
         )
 
 
-def used_ops(meta: EncodedMetaGraph, nodes: Iterable[Node]) -> set[str]:
+def used_ops(meta: RawMetaGraph, nodes: Iterable[Node]) -> set[str]:
     """The operations of these nodes, and of all functions."""
     inner = {node.op for function in meta.graph.functions.values() for node in function.nodes.values()}
     return inner | {node.op for node in nodes}

@@ -108,7 +108,7 @@ def _named_by(saver_def: SaverDef) -> tuple[str, str, str]:
     return path, saved_path, saver_def.restore_op_name
 
 
-class _Placed(NamedTuple):
+class _PlacedNode(NamedTuple):
     """A node with one output, or with none that anybody takes."""
 
     name: str
@@ -140,12 +140,12 @@ class _SaverNodes:
             shards = []
             for device, saved in self._groups:
                 assigned = self._add_restore(device, saved)
-                shards.append(_Placed(self._unique("restore_shard"), device))
+                shards.append(_PlacedNode(self._unique("restore_shard"), device))
                 self._add_group(shards[-1].name, assigned, device, _WAITED_FOR)
             self._add_group(self._restore, shards)
         else:
             saved = [each for _, group in self._groups for each in group]
-            self._add_save(_Placed(self._path, ""), saved, "", self._saved_path)
+            self._add_save(_PlacedNode(self._path, ""), saved, "", self._saved_path)
             self._add_group(self._restore, self._add_restore("", saved))
 
     def _unique(self, name: str) -> str:
@@ -161,7 +161,9 @@ class _SaverNodes:
 
     # Saving.
 
-    def _add_save(self, path: _Placed, saved: Sequence[SavedVariable], device: str, name: str, **more: bytes) -> None:
+    def _add_save(
+        self, path: _PlacedNode, saved: Sequence[SavedVariable], device: str, name: str, **more: bytes
+    ) -> None:
         """What writes one file, and then `name`, which hands on the file's path; `more`: attributes of that."""
         values = [self._add_read(each, device) for each in saved]
         save = self._unique("SaveV2" if self._version_2 else "save")
@@ -231,7 +233,7 @@ class _SaverNodes:
         graph.add(prefix, "StringJoin", (self._path, chosen), _ANY_CPU, attrs)
         return prefix
 
-    def _add_shards(self, prefix: str, writes: Callable[[str], str]) -> tuple[list[_Placed], list[str], str]:
+    def _add_shards(self, prefix: str, writes: Callable[[str], str]) -> tuple[list[_PlacedNode], list[str], str]:
         """A file for each device. `writes`: device -> which device writes its file.
 
         Returns:
@@ -241,7 +243,7 @@ class _SaverNodes:
         count = self._unique("num_shards")
         graph.add(count, "Const", (), "", constant(number_tensor(len(self._groups))))
         for number, (device, saved) in enumerate(self._groups):
-            shard = _Placed(self._unique("ShardedFilename"), writes(device))
+            shard = _PlacedNode(self._unique("ShardedFilename"), writes(device))
             index = graph.unique(f"{shard.name}/shard")
             graph.add(index, "Const", (), shard.device, constant(number_tensor(number)))
             attrs = attributes(_output_shapes=_SCALAR)
@@ -254,7 +256,7 @@ class _SaverNodes:
 
     # Restoring.
 
-    def _add_restore(self, device: str, saved: Sequence[SavedVariable]) -> list[_Placed]:
+    def _add_restore(self, device: str, saved: Sequence[SavedVariable]) -> list[_PlacedNode]:
         """What reads the values of one device's variables and assigns them. Returns the assignments."""
         restore, cpu = self._unique("RestoreV2"), _cpu_of(device)
         keys, slices = self._add_names(restore, "shape_and_slices", saved, cpu)
@@ -270,12 +272,12 @@ class _SaverNodes:
             assigned.append(self._add_assign(value, each.variable, shape, device))
         return assigned
 
-    def _add_assign(self, value: str, variable: GraphVariable, shape: Shape | None, device: str) -> _Placed:
+    def _add_assign(self, value: str, variable: GraphVariable, shape: Shape | None, device: str) -> _PlacedNode:
         place = variable.device or device
         moved, assign = self._unique("Identity"), self._unique("AssignVariableOp")
         self._graph.add(moved, "Identity", (value,), place, _identity(variable.dtype, shape))
         self._graph.add(assign, "AssignVariableOp", (variable.name, moved), place, _assign(variable.dtype))
-        return _Placed(assign, place)
+        return _PlacedNode(assign, place)
 
     def _add_reshape(self, value: str, saved: SavedVariable, device: str) -> str:
         """`value` in the shape of the variable, which is asked for it where it is not known before."""
@@ -297,7 +299,7 @@ class _SaverNodes:
         graph.add(reshaped, "Reshape", (value, sizes), device, attrs)
         return reshaped
 
-    def _add_group(self, name: str, members: Sequence[_Placed], device: str = "", attrs: bytes = b"") -> None:
+    def _add_group(self, name: str, members: Sequence[_PlacedNode], device: str = "", attrs: bytes = b"") -> None:
         """A node that runs when all members have; where they are on several devices, by one on each of these."""
         on_device: dict[str, list[str]] = {}
         for member in members:

@@ -72,8 +72,8 @@ def stored_values(graph: Graph, saver_def: SaverDef) -> list[StoredValue] | None
     restore = graph.nodes.get(_node_name(saver_def.restore_op_name))
     if restore is None:
         return None
-    sources = _Sources()
-    constants = _constants(graph, saver_def, sources)
+    origins = _Origins()
+    constants = _constants(graph, saver_def, origins)
     targets: dict[_Output, list[str]] = {}
     computing: dict[_Output, list[str]] = {}
     reshaped: set[_Output] = set()
@@ -82,19 +82,19 @@ def stored_values(graph: Graph, saver_def: SaverDef) -> list[StoredValue] | None
         if node.op in _RESTORE_OPS:
             reads.append((frame, node))
         elif node.op in _ASSIGN_OPS and len(node.inputs) > 1:
-            source, target = sources.of(frame, node.inputs[1]), sources.of(frame, node.inputs[0])
-            if source is None or target is None or target.node.op not in VARIABLE_OPS:
+            origin, target = origins.of(frame, node.inputs[1]), origins.of(frame, node.inputs[0])
+            if origin is None or target is None or target.node.op not in VARIABLE_OPS:
                 continue
-            if source.node.op not in _RESTORE_OPS:
-                for read in _computed_from(sources, source):
+            if origin.node.op not in _RESTORE_OPS:
+                for read in _computed_from(origins, origin):
                     computing.setdefault(read, []).append(target.node.name)
                 continue
-            read = source.frame, source.node.name, source.output
+            read = origin.frame, origin.node.name, origin.output
             targets.setdefault(read, []).append(target.node.name)
-            reshaped.update([read] if source.reshaped else [])
+            reshaped.update([read] if origin.reshaped else [])
     found = []
     for frame, node in reads:
-        for output, (key, slice_spec, dtype) in enumerate(_read_by(sources, frame, node)):
+        for output, (key, slice_spec, dtype) in enumerate(_read_by(origins, frame, node)):
             read = frame, node.name, output
             variables = tuple(dict.fromkeys(targets.get(read, ())))
             constant = None if variables else constants.get(key)
@@ -130,8 +130,8 @@ class _Frame:
 _Output: TypeAlias = tuple[_Frame, str, int]
 
 
-class _Source(NamedTuple):
-    """An output of a node that only hands on nothing."""
+class _Origin(NamedTuple):
+    """An output that a node computes or holds, rather than passes on."""
 
     frame: _Frame
     node: Node
@@ -181,13 +181,13 @@ def _called(frame: _Frame, node: Node) -> Function | None:
     return None
 
 
-class _Sources:
+class _Origins:
     """Where values come from, behind all that hands them on. What was found is kept: chains may be long, and shared."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[_Frame, str], _Source | None] = {}
+        self._found: dict[tuple[_Frame, str], _Origin | None] = {}
 
-    def of(self, frame: _Frame, name: str) -> _Source | None:
+    def of(self, frame: _Frame, name: str) -> _Origin | None:
         """The output that `name` is in the end; None: one from outside, or of a loop."""
         here = frame, name
         path: dict[tuple[_Frame, str], bool] = {}  # and whether it is reshaped there
@@ -200,12 +200,12 @@ class _Sources:
                 break
             path[here] = reshaped
             here = following
-        source = self._found[here]
+        origin = self._found[here]
         for passed, reshaped in reversed(path.items()):
-            if source is not None and reshaped and not source.reshaped:
-                source = source._replace(reshaped=True)
-            self._found[passed] = source
-        return source
+            if origin is not None and reshaped and not origin.reshaped:
+                origin = origin._replace(reshaped=True)
+            self._found[passed] = origin
+        return origin
 
     def _step(self, frame: _Frame, name: str) -> tuple[tuple[_Frame, str] | None, bool]:
         """What hands on to `name`, and whether it reshapes; None: nothing does, and what that means is kept."""
@@ -224,26 +224,26 @@ class _Sources:
             output = _output_index(name)
             if output < len(inner.function.outputs):
                 return (inner, inner.function.results.get(inner.function.outputs[output], "")), False
-        self._found[frame, name] = None if node is None else _Source(frame, node, _output_index(name), False)
+        self._found[frame, name] = None if node is None else _Origin(frame, node, _output_index(name), False)
         return None, False
 
 
-def _computed_from(sources: _Sources, source: _Source) -> Iterator[_Output]:
+def _computed_from(origins: _Origins, origin: _Origin) -> Iterator[_Output]:
     """What is read of a checkpoint among that from which a value is computed, in a few steps."""
-    waiting, seen = [source], {(source.frame, source.node.name, source.output)}
+    waiting, seen = [origin], {(origin.frame, origin.node.name, origin.output)}
     while waiting and len(seen) < _STEPS:
         here = waiting.pop()
         if here.node.op in _RESTORE_OPS:
             yield here.frame, here.node.name, here.output
             continue
         for name in here.node.inputs:
-            found = sources.of(here.frame, name)
+            found = origins.of(here.frame, name)
             if found is not None and (found.frame, found.node.name, found.output) not in seen:
                 seen.add((found.frame, found.node.name, found.output))
                 waiting.append(found)
 
 
-def _read_by(sources: _Sources, frame: _Frame, node: Node) -> Iterator[tuple[str, str, DataType]]:
+def _read_by(origins: _Origins, frame: _Frame, node: Node) -> Iterator[tuple[str, str, DataType]]:
     """(key, slice, dtype) of each output of a restoring node."""
     if node.op == "RestoreV2":
         listed = node.attr("dtypes")
@@ -251,16 +251,16 @@ def _read_by(sources: _Sources, frame: _Frame, node: Node) -> Iterator[tuple[str
     else:
         single = node.attr("dt")
         dtypes = [DataType(single.type)] if single is not None else []
-    keys = _strings(sources, frame, node, 1, len(dtypes))
-    slices = _strings(sources, frame, node, 2, len(dtypes)) if node.op != "Restore" else [b""] * len(dtypes)
+    keys = _strings(origins, frame, node, 1, len(dtypes))
+    slices = _strings(origins, frame, node, 2, len(dtypes)) if node.op != "Restore" else [b""] * len(dtypes)
     for key, slice_spec, dtype in zip(keys, slices, dtypes, strict=True):
         yield _text(node, key), _text(node, slice_spec), dtype
 
 
-def _strings(sources: _Sources, frame: _Frame, node: Node, index: int, count: int) -> Sequence[bytes]:
+def _strings(origins: _Origins, frame: _Frame, node: Node, index: int, count: int) -> Sequence[bytes]:
     """`count` strings, which input `index` of a node gives."""
-    source = sources.of(frame, node.inputs[index]) if index < len(node.inputs) else None
-    value = _constant(source.node) if source is not None else None
+    origin = origins.of(frame, node.inputs[index]) if index < len(node.inputs) else None
+    value = _constant(origin.node) if origin is not None else None
     strings = list(value.string_val) if value is not None else []
     if value is not None and len(strings) < count:  # the last one is written once, and not at all if it is empty
         strings += (strings[-1:] or [b""]) * (count - len(strings))
@@ -271,7 +271,7 @@ def _strings(sources: _Sources, frame: _Frame, node: Node, index: int, count: in
     return strings
 
 
-def _constants(graph: Graph, saver_def: SaverDef, sources: _Sources) -> dict[str, bytes]:
+def _constants(graph: Graph, saver_def: SaverDef, origins: _Origins) -> dict[str, bytes]:
     """Key -> text, of the texts that are saved as they stand in the graph."""
     save = graph.nodes.get(_node_name(saver_def.save_tensor_name))
     found: dict[str, bytes] = {}
@@ -282,9 +282,9 @@ def _constants(graph: Graph, saver_def: SaverDef, sources: _Sources) -> dict[str
             continue
         first = 2 if node.op == "Save" else 3
         values = [name for name in node.inputs[first:] if not name.startswith("^")]
-        for key, name in zip(_strings(sources, frame, node, 1, len(values)), values, strict=True):
-            source = sources.of(frame, name)
-            constant = _constant(source.node) if source is not None else None
+        for key, name in zip(_strings(origins, frame, node, 1, len(values)), values, strict=True):
+            origin = origins.of(frame, name)
+            constant = _constant(origin.node) if origin is not None else None
             if constant is not None and len(constant.string_val) == 1 and not constant.tensor_shape.dim:
                 found[_text(node, key)] = constant.string_val[0]
     return found

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from torch_tfckpt.errors import DataLossError, error_context
 from torch_tfckpt.format.wire import WireType, fields, sized_tag
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph, decoded
+from torch_tfckpt.meta_graph.raw import RawMetaGraph, decoded
 
 Chunks: TypeAlias = Sequence[memoryview | bytes]
 # From the payload of a field to what stands in its place; None leaves the field out.
@@ -29,16 +29,14 @@ _SMALL: Final = 1 << 12
 M = TypeVar("M", bound=Message)
 
 
-def rewritten(
-    meta: EncodedMetaGraph, edits: Mapping[int, Edit], added: Sequence[tuple[int, bytes]] = ()
-) -> EncodedMetaGraph:
+def rewritten(meta: RawMetaGraph, edits: Mapping[int, Edit], added: Sequence[tuple[int, bytes]] = ()) -> RawMetaGraph:
     """`meta` with some of its fields edited, as `spliced` does it; `meta` itself where that changes nothing.
 
     Cost: a walk over what is edited, and one copy of the bytes.
     """
     with error_context(meta.place):
         chunks = spliced(meta.raw, edits, added)
-    return meta if chunks[0] is meta.raw else EncodedMetaGraph(memoryview(b"".join(chunks)), meta.place, meta.around)
+    return meta if chunks[0] is meta.raw else RawMetaGraph(memoryview(b"".join(chunks)), meta.place, meta.around)
 
 
 def spliced(message: memoryview, edits: Mapping[int, Edit], added: Sequence[tuple[int, bytes]] = ()) -> Chunks:

@@ -33,7 +33,7 @@ from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape
 from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
 from torch_tfckpt.meta_graph.graph_collections import GraphKeys
 from torch_tfckpt.meta_graph.model import GraphVariable
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.scopes import tensor_names
 from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, shape_of
 
@@ -204,7 +204,7 @@ class MetaGraphSummary:
     object_graph: ObjectGraphSummary | None
 
 
-def summary_of(meta: EncodedMetaGraph) -> MetaGraphSummary:
+def summary_of(meta: RawMetaGraph) -> MetaGraphSummary:
     """The summary of a meta graph.
 
     Raises:
@@ -287,7 +287,7 @@ def _ranked(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def _vintage(meta: EncodedMetaGraph) -> Vintage:
+def _vintage(meta: RawMetaGraph) -> Vintage:
     info, versions = meta.info, meta.graph.versions
     return Vintage(
         info.tensorflow_version,
@@ -380,7 +380,7 @@ def _saver(saver_def: SaverDef) -> SaverSummary:
     )
 
 
-def _object_graph(meta: EncodedMetaGraph) -> ObjectGraphSummary | None:
+def _object_graph(meta: RawMetaGraph) -> ObjectGraphSummary | None:
     graph = meta.object_graph
     if graph is None:
         return None

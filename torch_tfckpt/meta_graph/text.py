@@ -35,7 +35,7 @@ from torch_tfckpt._proto import (
     variable_pb2,
 )
 from torch_tfckpt.errors import DataLossError, UnimplementedError, error_context
-from torch_tfckpt.meta_graph.raw import MAX_MESSAGE, EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import MAX_MESSAGE, RawMetaGraph
 from torch_tfckpt.text import escaped
 
 META_GRAPH: Final = "MetaGraphDef"
@@ -65,7 +65,7 @@ _STRING_PIECES: Final = re.compile(
 )
 
 
-def to_text(meta_graph: EncodedMetaGraph) -> str:
+def to_text(meta_graph: RawMetaGraph) -> str:
     """The text form, byte for byte what TensorFlow writes with as_text=True.
 
     What an Any holds is spelled out where this package knows its message, and stays bytes elsewhere.
@@ -79,7 +79,7 @@ def to_text(meta_graph: EncodedMetaGraph) -> str:
     return _text_of(meta_graph.raw, META_GRAPH, meta_graph.place)
 
 
-def saved_model_to_text(meta_graph: EncodedMetaGraph) -> str:
+def saved_model_to_text(meta_graph: RawMetaGraph) -> str:
     """`to_text` of the SavedModel that the meta graph is in."""
     return _text_of(memoryview(meta_graph.saved_model()), SAVED_MODEL, meta_graph.place)
 

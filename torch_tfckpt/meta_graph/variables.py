@@ -19,7 +19,7 @@ from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.meta_graph.graph_collections import GraphKeys
 from torch_tfckpt.meta_graph.model import GraphVariable
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.saver_values import VARIABLE_OPS, StoredValue, stored_values
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope
 from torch_tfckpt.saveables.variables import SaveSliceInfo
@@ -36,7 +36,7 @@ _OF_THE_MODEL: Final = (
 _VERSION: Final = re.compile(r"(\d{1,9})\.(\d{1,9})")
 
 
-def graph_variables(meta: EncodedMetaGraph, stored: Sequence[StoredValue] | None) -> list[GraphVariable]:
+def graph_variables(meta: RawMetaGraph, stored: Sequence[StoredValue] | None) -> list[GraphVariable]:
     """The variables of the model, in the order of the collections; of a graph without these, in its own.
 
     That are those listed as global, trainable or of the model, and what the saver restores, but for those whose values
@@ -63,7 +63,7 @@ def graph_variables(meta: EncodedMetaGraph, stored: Sequence[StoredValue] | None
         return [variable_of(meta, name, name in trainable, parts.get(name)) for name in names]
 
 
-def saver_values(meta: EncodedMetaGraph) -> list[StoredValue] | None:
+def saver_values(meta: RawMetaGraph) -> list[StoredValue] | None:
     """What the meta graph's saver stores; None where it has none, or its nodes are not in the graph."""
     if meta.saver_def is None:
         return None
@@ -86,7 +86,7 @@ def values_by_name(variables: Iterable[GraphVariable], scope: str) -> list[Store
     ]
 
 
-def variable_defs(meta: EncodedMetaGraph, key: str) -> dict[str, VariableDef]:
+def variable_defs(meta: RawMetaGraph, key: str) -> dict[str, VariableDef]:
     """Name of the node -> definition, of one collection of variables; empty where it lists something else."""
     collection = meta.collections.get(key)
     found = {}
@@ -99,7 +99,7 @@ def variable_defs(meta: EncodedMetaGraph, key: str) -> dict[str, VariableDef]:
     return found
 
 
-def variable_of(meta: EncodedMetaGraph, name: str, trainable: bool, part: SaveSliceInfoDef | None) -> GraphVariable:
+def variable_of(meta: RawMetaGraph, name: str, trainable: bool, part: SaveSliceInfoDef | None) -> GraphVariable:
     """The variable that is the node `name`. DataLossError where that is none."""
     node = meta.graph.nodes.get(name)
     if node is None:
@@ -131,7 +131,7 @@ def _device_of(node: Node) -> str:
         return ""
 
 
-def _trainable(meta: EncodedMetaGraph, definitions: dict[str, VariableDef]) -> set[str]:
+def _trainable(meta: RawMetaGraph, definitions: dict[str, VariableDef]) -> set[str]:
     """Before TensorFlow 1.9 a definition did not say it, and being listed as trainable did."""
     version = _VERSION.match(meta.info.tensorflow_version)
     if version is None or (int(version[1]), int(version[2])) < (1, 9):

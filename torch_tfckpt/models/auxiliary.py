@@ -1,6 +1,6 @@
-"""What stands in a checkpoint beside the weights of a model, so that nobody calls it unexpected.
+"""Recognise variables that are not model weights, so that they are not reported as unexpected.
 
-Counters, the slots and hyperparameters of optimizers, moving averages, texts and the state that belongs to them.
+Step counters, the slots and hyperparameters of optimizers, moving averages, strings and the state that they describe.
 
 Source: spec CONVERT 3 and 5, WISHES 13.
 """
@@ -45,8 +45,8 @@ _OF_OPTIMIZERS: Final = (
 _KERAS_API: Final = "keras_api"  # the child under which Keras 2 puts metrics, and layers a second time
 
 
-def bystanders(reader: CheckpointReader) -> set[str]:
-    """Keys of a checkpoint that are no weights of a model.
+def auxiliary_keys(reader: CheckpointReader) -> set[str]:
+    """Return the keys of a checkpoint that are not weights of a model.
 
     Raises:
         DataLossError: the object graph is damaged.
@@ -64,7 +64,7 @@ def bystanders(reader: CheckpointReader) -> set[str]:
     return {
         key
         for key in keys
-        if _is_beside_weights(key, known) or key in texts or any(part in texts for part in _beginnings(key, longest))
+        if _is_auxiliary(key, known) or key in texts or any(part in texts for part in _beginnings(key, longest))
     }
 
 
@@ -84,8 +84,8 @@ def averages(keys: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _is_beside_weights(key: str, known: Container[str]) -> bool:
-    """`known`: names of all variables, without ":0"."""
+def _is_auxiliary(key: str, known: Container[str]) -> bool:
+    """Whether a key is not that of a weight. `known`: names of all variables, without ":0"."""
     name = key.removesuffix(OUTPUT)
     if _COUNTERS.fullmatch(name) or name.endswith(AVERAGE):
         return True

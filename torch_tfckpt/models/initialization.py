@@ -28,6 +28,7 @@ from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
 from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.module_tensors import group_shared, module_tensors
 from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, saveables_of
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
@@ -81,7 +82,7 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
     pairs = _pairs(assignment_map)
     variables = _Variables(model)
     with CheckpointReader(path) as reader:
-        stored = _Stored(reader)
+        stored = _CheckpointNames(reader)
         plan = [each for name, target in pairs for each in _assignments(name, target, variables, stored)]
         _check_once(plan)
         for each in plan:
@@ -164,8 +165,8 @@ class _Variables:
         return found
 
 
-class _Stored:
-    """What a map may call the tensors of a checkpoint."""
+class _CheckpointNames:
+    """The names by which a map may refer to the tensors of a checkpoint."""
 
     def __init__(self, reader: CheckpointReader) -> None:
         self._reader = reader
@@ -220,7 +221,7 @@ def _pairs(assignment_map: AssignmentMap) -> list[tuple[str, object]]:
     return sorted(pairs, key=itemgetter(0))
 
 
-def _assignments(name: str, target: object, variables: _Variables, stored: _Stored) -> list[_Assignment]:
+def _assignments(name: str, target: object, variables: _Variables, stored: _CheckpointNames) -> list[_Assignment]:
     """What one entry of the map means."""
     if not isinstance(target, str):
         if not _is_assignable(target):
@@ -241,7 +242,7 @@ def _assignments(name: str, target: object, variables: _Variables, stored: _Stor
     return _scope_assignments(name, target, variables, stored)
 
 
-def _scope_assignments(name: str, scope: str, variables: _Variables, stored: _Stored) -> list[_Assignment]:
+def _scope_assignments(name: str, scope: str, variables: _Variables, stored: _CheckpointNames) -> list[_Assignment]:
     prefix = "" if name == _ROOT else name
     found: list[_Assignment] = []
     missing: list[str] = []
@@ -260,7 +261,7 @@ def _scope_assignments(name: str, scope: str, variables: _Variables, stored: _St
     return found
 
 
-def _key(name: str, stored: _Stored) -> str:
+def _key(name: str, stored: _CheckpointNames) -> str:
     key = stored.key(name)
     if key is None:
         raise stored.not_found(name)
@@ -319,15 +320,8 @@ def _variables_of(model: object) -> Iterator[_Named]:
 
 def _variables_of_module(prefix: str, module: nn.Module) -> Iterator[_Named]:
     """Its parameters and buffers, without those that state_dict leaves out."""
-    saved = module.state_dict(keep_vars=True)
-    shared: dict[Identity, tuple[torch.Tensor, list[str]]] = {}
-    parameters = module.named_parameters(remove_duplicate=False)
-    for name, tensor in chain(parameters, module.named_buffers(remove_duplicate=False)):
-        if name in saved:
-            _, names = shared.setdefault(identity_of(tensor), (tensor, []))
-            names.append(prefix + name)
-    for tensor, names in shared.values():
-        yield _Named(tuple(names), tensor, of_module=True)
+    for places in group_shared(each for each in module_tensors(module) if each.persistent):
+        yield _Named(tuple(prefix + place.name for place in places), places[0].tensor, of_module=True)
 
 
 def _is_assignable(value: object) -> TypeGuard[Assignable]:

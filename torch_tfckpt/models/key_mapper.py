@@ -17,7 +17,7 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.models.layouts import layout_named
 from torch_tfckpt.text import quoted
 
-Source = str | re.Pattern[str]
+NameOrPattern = str | re.Pattern[str]
 # Items of a mapping are checked as they come: mypy infers no useful type for "fc.bias" beside ("fc.weight", "dense").
 Rules = Mapping[Any, object] | Iterable["RuleLike"]
 _EXAMPLE: Final = '(r"(.*)/kernel", r"\\1.weight", "dense")'
@@ -34,12 +34,12 @@ class KeyRule(NamedTuple):
             otherwise than torch, load_model and save_model ask for one.
     """
 
-    pattern: Source
+    pattern: NameOrPattern
     target: str | None
     layout: str | None = None
 
 
-RuleLike = KeyRule | tuple[Source, str | None] | tuple[Source, str | None, str | None]
+RuleLike = KeyRule | tuple[NameOrPattern, str | None] | tuple[NameOrPattern, str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Match(NamedTuple):
     """The rule that counts for a stored tensor."""
 
     name: str  # of the tensor's names that which matched
-    rule: Source
+    rule: NameOrPattern
     mapped: Mapped
 
 
@@ -103,7 +103,7 @@ class KeyMapper:
         return dict(self._names)
 
     @property
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[NameOrPattern]:
         """The left sides of all rules: names, then patterns."""
         return [*self._names, *(pattern for pattern, _ in self._patterns)]
 

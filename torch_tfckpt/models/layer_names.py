@@ -1,9 +1,9 @@
-"""What TensorFlow calls the tensors of a layer, and torch those of the module that stands for it.
+"""TensorFlow's names for the variables of a layer, and the module attributes that they correspond to.
 
     dense/kernel, [in, out]          Linear.weight, [out, in], layout "dense"
     bn/moving_variance               BatchNorm2d.running_var
 
-The layout follows from the stored name, never from shapes: a square kernel is transposed like any other. Leaves with an
+The layout follows from the stored name, never from shapes: a square kernel is transposed like any other. Names with an
 underscore are those of Keras 3, which tracks a layer's `kernel` as `_kernel`.
 
 Source: spec CONVERT 1 and 5.
@@ -18,16 +18,16 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.layouts import CONV2D, DENSE, LAYOUTS, SAME, Layout, layout_named
 from torch_tfckpt.text import quoted
 
-Leaves = Mapping[str, Mapping[str, Layout]]
-"""torch's leaf -> the stored leaves that mean it, that which is written first."""
+VariableNames = Mapping[str, Mapping[str, Layout]]
+"""Attribute of a module -> the names of the layer's variable for it, the one that is written first, and layouts."""
 
 _BIAS: Final[Mapping[str, Layout]] = {"bias": SAME, "biases": SAME}
-_SCALE: Final[Leaves] = {"weight": {"gamma": SAME}, "bias": {"beta": SAME}}
-_EMBEDDING: Final[Leaves] = {"weight": {"embeddings": SAME, "_embeddings": SAME}}
+_SCALE: Final[VariableNames] = {"weight": {"gamma": SAME}, "bias": {"beta": SAME}}
+_EMBEDDING: Final[VariableNames] = {"weight": {"embeddings": SAME, "_embeddings": SAME}}
 
 _KERNELS: Final = ("kernel", "_kernel", "weights")  # of any layer, known here or not
 
-_OF_MODULES: Final[Mapping[type[nn.Module], Leaves]] = {
+_OF_LAYERS: Final[Mapping[type[nn.Module], VariableNames]] = {
     nn.Linear: {"weight": {"kernel": DENSE, "_kernel": DENSE, "weights": DENSE}, "bias": _BIAS},
     nn.Conv2d: {"weight": {"kernel": CONV2D, "_kernel": CONV2D, "weights": CONV2D}, "bias": _BIAS},
     nn.modules.batchnorm._BatchNorm: {
@@ -42,42 +42,42 @@ _OF_MODULES: Final[Mapping[type[nn.Module], Leaves]] = {
 }
 
 
-def stored_leaves(module: nn.Module, leaf: str) -> Mapping[str, Layout]:
+def variable_names(module: nn.Module, attribute: str) -> Mapping[str, Layout]:
     """The names under which TensorFlow may have stored a tensor of a module, each with its layout; "bias" of a Linear
     among them. Empty where no row of the table is of that module."""
-    for kind, leaves in _OF_MODULES.items():
+    for kind, names in _OF_LAYERS.items():
         if isinstance(module, kind):
-            return leaves.get(leaf, {})
+            return names.get(attribute, {})
     return {}
 
 
-def layout_of(module: nn.Module, leaf: str, stored_leaf: str) -> Layout:
-    """The layout of what is stored under a name that ends in `stored_leaf` and is the tensor `leaf` of the module."""
-    return stored_leaves(module, leaf).get(stored_leaf, SAME)
+def layout_of(module: nn.Module, attribute: str, variable_name: str) -> Layout:
+    """Return the layout of the layer's variable of that name, which is the tensor `attribute` of the module."""
+    return variable_names(module, attribute).get(variable_name, SAME)
 
 
-def layout_by_rule(said: str | None, module: nn.Module, leaf: str, stored_leaf: str, rank: int) -> Layout:
-    """The layout of what a rule maps to the tensor `leaf` of the module: that which it says, or the stored name tells.
+def layout_by_rule(layout: str | None, module: nn.Module, attribute: str, variable_name: str, rank: int) -> Layout:
+    """Return the layout of what a rule maps to the tensor `attribute`: the rule's, or the one that the name implies.
 
-    InvalidArgumentError where neither does: the order of a square kernel's axes shows nowhere else.
+    InvalidArgumentError if neither is known: nothing else shows the order of a square kernel's axes.
     """
-    if said is not None:
-        return layout_named(said)
-    turned = any(layout is not SAME for layout in stored_leaves(module, leaf).values())
-    if rank < 2 or is_leaf_of(module, leaf, stored_leaf) or not (turned or stored_leaf in _KERNELS):
-        return layout_of(module, leaf, stored_leaf)
+    if layout is not None:
+        return layout_named(layout)
+    turned = any(each is not SAME for each in variable_names(module, attribute).values())
+    if rank < 2 or is_variable_name(module, attribute, variable_name) or not (turned or variable_name in _KERNELS):
+        return layout_of(module, attribute, variable_name)
     raise InvalidArgumentError(
-        f"a name that ends in {quoted(stored_leaf)} does not tell the layout of {quoted(leaf)} of a "
+        f"a name that ends in {quoted(variable_name)} does not tell the layout of {quoted(attribute)} of a "
         f'{type(module).__name__}. Say it in the rule, as in ("fc.weight", "dense"); "same" if the axes are in '
         f"torch's order. Layouts: {', '.join(LAYOUTS)}"
     )
 
 
-def is_leaf_of(module: nn.Module, leaf: str, stored_leaf: str) -> bool:
-    """Whether a stored name that ends so is known to mean the tensor `leaf` of the module."""
-    return stored_leaf == leaf or stored_leaf in stored_leaves(module, leaf)
+def is_variable_name(module: nn.Module, attribute: str, variable_name: str) -> bool:
+    """Whether a layer's variable of that name is known to be the tensor `attribute` of the module."""
+    return variable_name == attribute or variable_name in variable_names(module, attribute)
 
 
-def written_leaf(module: nn.Module, leaf: str) -> str:
+def written_variable_name(module: nn.Module, attribute: str) -> str:
     """TensorFlow's name for a tensor of the module; torch's own where the table has none."""
-    return next(iter(stored_leaves(module, leaf)), leaf)
+    return next(iter(variable_names(module, attribute)), attribute)

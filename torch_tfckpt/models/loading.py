@@ -21,7 +21,7 @@ from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.models.auxiliary import bystanders
+from torch_tfckpt.models.auxiliary import auxiliary_keys
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules
 from torch_tfckpt.models.layouts import SAME
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
@@ -37,7 +37,7 @@ _STRICT: Final = (True, False, "names", "shapes")
 _log = logging.getLogger(__name__)
 
 
-class _Load(NamedTuple):
+class _PlannedLoad(NamedTuple):
     """A tensor that fits."""
 
     target: Target
@@ -47,7 +47,7 @@ class _Load(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Plan:
     report: LoadReport
-    loads: Sequence[_Load]
+    loads: Sequence[_PlannedLoad]
     uncounted: Sequence[Target]  # num_batches_tracked beside statistics of TensorFlow
     slots: SlotPlan | None
 
@@ -163,7 +163,7 @@ def _plan(
     reader: CheckpointReader, targets: Sequence[Target], found: Found, optimizer: torch.optim.Optimizer | None
 ) -> _Plan:
     """What fits is to be loaded; all else is in the report."""
-    loads: list[_Load] = []
+    loads: list[_PlannedLoad] = []
     report = LoadReport(prefix=found.prefix, unused_rules=found.unused_rules, remarks=found.remarks)
     without_counts = _read_from_tensorflow(found, targets)
     for target in targets:
@@ -176,7 +176,7 @@ def _plan(
         if mismatch is not None:
             report.mismatched.append(mismatch)
             continue
-        loads.append(_Load(target, source))
+        loads.append(_PlannedLoad(target, source))
         report.sources.update(dict.fromkeys(target.names, source.read_key))
         if source.average is not None:
             report.averaged.extend(target.names)
@@ -202,14 +202,14 @@ def _plan(
 def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> None:
     """Enters the stored tensors that are not loaded."""
     used = {key for source in found.sources.values() for key in (source.key, source.read_key)}
-    beside = bystanders(reader) | found.apart | set(found.left_out)
+    ignored = auxiliary_keys(reader) | found.apart | set(found.left_out)
     for key in reader.keys():
         if key in used:
             continue
         if key in found.strays:
             report.unexpected.append(key)
             report.hints[key] = f"mapped to {quoted(found.strays[key])}, which the module lacks"
-        elif key in beside or key not in found.below_prefix:
+        elif key in ignored or key not in found.below_prefix:
             report.ignored.append(key)
         else:
             report.unexpected.append(key)
@@ -224,8 +224,8 @@ def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
     names = set()
     for target in targets:
         for place in target.places if target.counts_batches else ():
-            beside = found.sources.get(place.name.removesuffix(place.leaf) + "running_mean")
-            if beside is not None and beside.leaf != "running_mean":
+            mean = found.sources.get(place.parent + "running_mean")
+            if mean is not None and mean.variable_name != "running_mean":
                 names.add(target.name)
     return names
 
@@ -269,12 +269,12 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
     )
 
 
-def _converted(load: _Load, stored: torch.Tensor) -> torch.Tensor:
+def _converted(load: _PlannedLoad, stored: torch.Tensor) -> torch.Tensor:
     """The value in the module's layout and dtype; a view of what was read where nothing else is needed."""
     return load.source.layout.to_torch(stored).to(load.target.tensor.dtype)
 
 
-def _own_memory(loads: Sequence[_Load], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _own_memory(loads: Sequence[_PlannedLoad], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The values contiguous, on the devices of their targets, no two in one memory."""
     owned: list[torch.Tensor] = []
     seen: set[int] = set()

@@ -14,18 +14,19 @@ from torch.nn.parameter import is_lazy
 from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules
-from torch_tfckpt.models.layer_names import layout_by_rule, layout_of, written_leaf
+from torch_tfckpt.models.layer_names import layout_by_rule, layout_of, written_variable_name
 from torch_tfckpt.models.layouts import Layout, layout_named
-from torch_tfckpt.models.stored_names import leaf_of
-from torch_tfckpt.models.targets import Place, Target, targets_of
+from torch_tfckpt.models.stored_names import variable_name_of
+from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.module_state import SHARED
+from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.tensor_dict import save_file
 from torch_tfckpt.text import did_you_mean, quoted
 from torch_tfckpt.values import WritableValue
 
-Mapped = Mapping[str, tuple[str, str | None]]
+KeysAndLayouts = Mapping[str, tuple[str, str | None]]
 """State_dict key -> stored key and layout."""
 
 _NAMINGS: Final = ("torch", "tf")
@@ -39,7 +40,7 @@ def save_model(
     Args:
         prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. The directory is made if its parent exists.
         naming: "torch": the names of the state_dict, as they are. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
-            layouts, of the modules that load_model knows; others keep torch's leaf and layout.
+            layouts, of the modules that load_model knows; others keep torch's names and layouts.
         mapper: Names and layouts that go before those of `naming`; the same, without patterns, that load_model takes.
 
     Returns:
@@ -75,7 +76,7 @@ def save_model(
     return save_file(values, prefix)
 
 
-def _named(targets: list[Target], naming: str, mapped: Mapped) -> dict[str, WritableValue]:
+def _named(targets: list[Target], naming: str, mapped: KeysAndLayouts) -> dict[str, WritableValue]:
     """Key -> what is stored there."""
     _check_mapped(targets, mapped)
     values: dict[str, WritableValue] = {}
@@ -90,9 +91,10 @@ def _named(targets: list[Target], naming: str, mapped: Mapped) -> dict[str, Writ
             other = names.setdefault(key, place.name)
             if other != place.name:
                 raise InvalidArgumentError(f"{quoted(other)} and {quoted(place.name)} are both stored as {quoted(key)}")
-            # Who reads an alias takes the layout that the name of the stored tensor tells.
-            told = (at for each, at in kept.items() if each == layout_of(place.module, place.leaf, leaf_of(at)))
-            first = None if place.name in mapped else next(told, None)
+            # A reader of an alias takes the layout that the name of the stored tensor implies.
+            implied = {at: layout_of(place.module, place.attribute, variable_name_of(at)) for at in kept.values()}
+            same = (at for each, at in kept.items() if each == implied[at])
+            first = None if place.name in mapped else next(same, None)
             if first is not None:
                 aliases[key] = first
             else:
@@ -103,7 +105,7 @@ def _named(targets: list[Target], naming: str, mapped: Mapped) -> dict[str, Writ
     return values
 
 
-def _check_mapped(targets: list[Target], mapped: Mapped) -> None:
+def _check_mapped(targets: list[Target], mapped: KeysAndLayouts) -> None:
     """InvalidArgumentError where a mapper speaks of what the module does not have."""
     known = [name for target in targets for name in target.names]
     for name in sorted(mapped.keys() - set(known)):
@@ -113,13 +115,13 @@ def _check_mapped(targets: list[Target], mapped: Mapped) -> None:
         )
 
 
-def _stored_as(place: Place, rank: int, naming: str, mapped: Mapped) -> tuple[str, Layout]:
+def _stored_as(place: ModuleTensor, rank: int, naming: str, mapped: KeysAndLayouts) -> tuple[str, Layout]:
     if place.name in mapped:
         key, layout = mapped[place.name]
         with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
-            return key, layout_by_rule(layout, place.module, place.leaf, leaf_of(key), rank)
+            return key, layout_by_rule(layout, place.module, place.attribute, variable_name_of(key), rank)
     if naming == "torch":
         return place.name, layout_named("same")
-    leaf = written_leaf(place.module, place.leaf)
-    key = (place.name.removesuffix(place.leaf) + leaf).replace(".", "/")
-    return key, layout_of(place.module, place.leaf, leaf)
+    variable_name = written_variable_name(place.module, place.attribute)
+    name = place.name if variable_name == place.attribute else place.parent + variable_name
+    return name.replace(".", "/"), layout_of(place.module, place.attribute, variable_name)

@@ -9,19 +9,20 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.models.auxiliary import averages as averages_among
 from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.layer_names import is_leaf_of, layout_by_rule, layout_of, stored_leaves
+from torch_tfckpt.models.layer_names import is_variable_name, layout_by_rule, layout_of, variable_names
 from torch_tfckpt.models.layouts import Layout
 from torch_tfckpt.models.stored_names import (
     Names,
     Naming,
     choose_naming,
     dotted,
-    leaf_of,
     naming_below,
     path_of,
     stored_names,
+    variable_name_of,
 )
-from torch_tfckpt.models.targets import Place, Target
+from torch_tfckpt.models.targets import Target
+from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.text import quoted
 
 Averages = Literal["ignore", "prefer", "only"]
@@ -35,7 +36,7 @@ class Source:
 
     key: str  # of the variable
     layout: Layout
-    leaf: str  # last part of the variable's name
+    variable_name: str  # last part of the name, "kernel"
     average: str | None = None  # key of its moving average, where that is read instead
 
     @property
@@ -90,7 +91,7 @@ def find_sources(
         if source is None:
             continue
         if source.key in averages:
-            found.sources[target.name] = Source(source.key, source.layout, source.leaf, averages[source.key])
+            found.sources[target.name] = Source(source.key, source.layout, source.variable_name, averages[source.key])
         elif ema == "only" and not target.counts_batches:
             found.not_averaged.append(target.name)
     if ema == "ignore" and stored_averages:
@@ -98,14 +99,13 @@ def find_sources(
     return found
 
 
-def possible_names(target: Target) -> dict[str, Place]:
+def possible_names(target: Target) -> dict[str, ModuleTensor]:
     """The names under which a target may be stored, and the place in which each makes sense. Its own are
     first."""
     names = {place.name: place for place in target.places}
     for place in target.places:
-        parent = place.name[: -len(place.leaf)]
-        for leaf in stored_leaves(place.module, place.leaf):
-            names.setdefault(parent + leaf, place)
+        for variable_name in variable_names(place.module, place.attribute):
+            names.setdefault(place.parent + variable_name, place)
     return names
 
 
@@ -141,12 +141,15 @@ def _apply(
             found.strays[key] = mapped.target
         else:
             _, place = places[mapped.target]
-            leaves = [leaf_of(name) for name in (match.name, *names[2:], key)]
-            leaf = next((leaf for leaf in leaves if is_leaf_of(place.module, place.leaf, leaf)), leaves[0])
+            module, attribute = place.module, place.attribute
+            candidates = [variable_name_of(each) for each in (match.name, *names[2:], key)]
+            variable_name = next(
+                (each for each in candidates if is_variable_name(module, attribute, each)), candidates[0]
+            )
             rank = len(reader.shape(averages.get(key, key)))
             with error_context(f"{reader.path}: {quoted(match.name)}, mapped to {quoted(place.name)}"):
-                layout = layout_by_rule(mapped.layout, place.module, place.leaf, leaf, rank)
-            by_name[mapped.target] = (key, Source(key, layout, leaf))
+                layout = layout_by_rule(mapped.layout, module, attribute, variable_name, rank)
+            by_name[mapped.target] = (key, Source(key, layout, variable_name))
     found.unused_rules.extend(rule if isinstance(rule, str) else rule.pattern for rule in unused)
     for target in targets:
         given = [by_name[name][1] for name in target.names if name in by_name]
@@ -157,7 +160,9 @@ def _apply(
 
 
 def _remark_on_averages(averages: Mapping[str, str], missing: Sequence[Target], found: Found) -> None:
-    names = Names(((base, base) for base in averages), {base: leaf_of(base) for base in averages}, unique=False)
+    names = Names(
+        ((base, base) for base in averages), {base: variable_name_of(base) for base in averages}, unique=False
+    )
     below = names.below({name: {target.name} for target in missing for name in possible_names(target)})
     averaged = {name for of in below.values() for name in of}
     averaged.update(name for name, key in found.asked_for.items() if key in averages)
@@ -210,7 +215,7 @@ def _check_distinct(targets: Sequence[Target]) -> None:
 
 
 def _source_of(
-    reader: CheckpointReader, target: Target, possible: Mapping[str, Place], naming: Naming, found: Found
+    reader: CheckpointReader, target: Target, possible: Mapping[str, ModuleTensor], naming: Naming, found: Found
 ) -> Source | None:
     """By the target's own names, or else by TensorFlow's for them."""
     own = {place.name for place in target.places}
@@ -224,8 +229,8 @@ def _source_of(
                 f"one of them to it, by a KeyMapper"
             )
         _note_apart(reader, target, [each.key for each in stored], found)
-        (key, leaf), place = next(iter(stored.items()))
-        return Source(key, layout_of(place.module, place.leaf, leaf), leaf)
+        (key, variable_name), place = next(iter(stored.items()))
+        return Source(key, layout_of(place.module, place.attribute, variable_name), variable_name)
     return None
 
 

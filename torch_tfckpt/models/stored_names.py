@@ -24,11 +24,11 @@ _LISTED: Final = 8  # candidates that a text lists
 _SUFFIX: Final = checkpoint_key("", VARIABLE_VALUE)
 
 
-class Stored(NamedTuple):
-    """One stored variable."""
+class StoredVariable(NamedTuple):
+    """One variable of a checkpoint."""
 
     key: str
-    leaf: str  # last part of its name, which tells its layout
+    variable_name: str  # last part of its name, which implies its layout
 
 
 class StoredNames(Protocol):
@@ -38,7 +38,7 @@ class StoredNames(Protocol):
     def below(self, wanted: Mapping[str, set[str]]) -> dict[str, set[str]]:
         """Prefix -> what is found below it. `wanted`: name -> what it is a name of."""
 
-    def find(self, prefix: str, name: str) -> list[Stored]:
+    def find(self, prefix: str, name: str) -> list[StoredVariable]:
         """The variables that have this name; several where they differ in spelling only."""
 
     def spelled(self, prefix: str) -> str:
@@ -56,13 +56,13 @@ class Names:
         unique: Leave out names that several variables have, rather than give them all.
     """
 
-    def __init__(self, names: Iterable[tuple[str, str]], leaves: Mapping[str, str], *, unique: bool) -> None:
-        self._found: dict[str, list[Stored]] = {}
+    def __init__(self, names: Iterable[tuple[str, str]], variable_names: Mapping[str, str], *, unique: bool) -> None:
+        self._found: dict[str, list[StoredVariable]] = {}
         self._spelling: dict[str, str] = {}
         for name, key in names:
             name_here = dotted(name.removesuffix(OUTPUT))
             self._spelling.setdefault(name_here, name)
-            self._found.setdefault(name_here, []).append(Stored(key, leaves[key]))
+            self._found.setdefault(name_here, []).append(StoredVariable(key, variable_names[key]))
         if unique:
             self._found = {name: stored for name, stored in self._found.items() if len(stored) == 1}
 
@@ -78,7 +78,7 @@ class Names:
                     found.setdefault(name[:start], set()).update(owners[name[start:]])
         return found
 
-    def find(self, prefix: str, name: str) -> list[Stored]:
+    def find(self, prefix: str, name: str) -> list[StoredVariable]:
         stored = self._found.get(prefix + dotted(name), [])
         # Of "fc.weight" and "fc/weight" the first is the state_dict's own.
         exact = [each for each in stored if each.key.removesuffix(OUTPUT).endswith(name)]
@@ -107,11 +107,11 @@ class Objects:
                     found.setdefault(prefix, set()).update(owners)
         return found
 
-    def find(self, prefix: str, name: str) -> list[Stored]:
-        *_, leaf = parts = (prefix + name).split(".")
+    def find(self, prefix: str, name: str) -> list[StoredVariable]:
+        *_, variable_name = parts = (prefix + name).split(".")
         node_id = self._node(parts)
         return [
-            Stored(attribute.checkpoint_key, leaf)
+            StoredVariable(attribute.checkpoint_key, variable_name)
             for attribute in (() if node_id is None else self._graph.nodes[node_id].attributes)
             if attribute.name == VARIABLE_VALUE and attribute.checkpoint_key in self._available
         ]
@@ -166,7 +166,7 @@ def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out
     # The other names of a shared tensor are names of their own, also where the first was mapped to something.
     shared = [(alias, key) for alias, key in shared_names(reader).items() if key in stored and alias not in stored]
     found: list[StoredNames] = [
-        Names([*((key, key) for key in own), *shared], {key: leaf_of(key) for key in stored}, unique=False)
+        Names([*((key, key) for key in own), *shared], {key: variable_name_of(key) for key in stored}, unique=False)
     ]
     graph = reader.object_graph
     if graph is not None:
@@ -176,7 +176,7 @@ def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out
             for variable in graph.variables()
             if variable.full_name and variable.checkpoint_key in own
         )
-        found.append(Names(named, {key: leaf_of(name) for name, key in named}, unique=True))
+        found.append(Names(named, {key: variable_name_of(name) for name, key in named}, unique=True))
     return found
 
 
@@ -188,7 +188,7 @@ class Naming:
     prefix: str
     remark: str = ""  # of another prefix, below which more is found, but too little to take it unasked
 
-    def find(self, name: str) -> list[Stored]:
+    def find(self, name: str) -> list[StoredVariable]:
         return self.names.find(self.prefix, name)
 
     @property
@@ -263,9 +263,11 @@ def dotted_prefix(prefix: str) -> str:
     return f"{bare}." if bare else ""
 
 
-def leaf_of(name: str) -> str:
-    """Last part of a key or name, of a moving average that of its variable; of "fc/kernel/.ATTRIBUTES/VARIABLE_VALUE"
-    it is "kernel"."""
+def variable_name_of(name: str) -> str:
+    """Keras 3's `variable.name`, the last part of a key or path: "kernel" of "fc/kernel/.ATTRIBUTES/VARIABLE_VALUE".
+
+    Of a moving average it is the name of its variable.
+    """
     bare = path_of(name).removesuffix(OUTPUT).removesuffix(AVERAGE).removesuffix(OUTPUT)
     return bare.rpartition("/")[2].rpartition(".")[2]
 

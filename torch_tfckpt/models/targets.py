@@ -1,12 +1,11 @@
-"""What of a module takes stored values: its parameters and persistent buffers, each once.
+"""The tensors of a module that can be loaded: parameters and persistent buffers, each once.
 
-A tensor that has several names, as tied weights have, is one target; which of its names the checkpoint knows it by does
-not matter. Extra state, and buffers that are not persistent, are none.
+A tensor with several names, such as a tied weight, is one target, and a checkpoint may have it under any of them. Extra
+state, and what the module's state_dict leaves out, are not targets.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -14,25 +13,21 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.module_tensors import ModuleTensor, group_shared, module_tensors
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.text import quoted
-
-
-class Place(NamedTuple):
-    """Where a module has a tensor."""
-
-    name: str  # in the state_dict of the whole
-    module: nn.Module
-    leaf: str  # its attribute
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """One tensor of a module, in all its places."""
 
-    tensor: torch.Tensor
-    places: Sequence[Place]
+    places: Sequence[ModuleTensor]
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """As the first of its places has it."""
+        return self.places[0].tensor
 
     @property
     def name(self) -> str:
@@ -53,7 +48,7 @@ class Target:
     def counts_batches(self) -> bool:
         """Whether it is BatchNorm's num_batches_tracked, which TensorFlow does not have."""
         place = self.places[0]
-        return place.leaf == "num_batches_tracked" and isinstance(place.module, nn.modules.batchnorm._BatchNorm)
+        return place.attribute == "num_batches_tracked" and isinstance(place.module, nn.modules.batchnorm._BatchNorm)
 
     def check_fillable(self) -> None:
         """InvalidArgumentError where it cannot be filled in place."""
@@ -74,20 +69,17 @@ class Target:
     def replace(self, value: torch.Tensor) -> None:
         """Puts a tensor of its shape and dtype in its place, everywhere.
 
-        A Parameter of the same class takes a parameter's place, with its requires_grad and its attributes.
+        A Parameter of the same class takes a parameter's place, with its requires_grad and its attributes. If one
+        place is a parameter and another a buffer, the buffer gets the parameter's memory.
         """
+        parameter = next((place.tensor for place in self.places if place.is_parameter), None)
         new = value
-        if isinstance(self.tensor, nn.Parameter):
-            kind = nn.Parameter if is_lazy(self.tensor) else type(self.tensor)
-            new = torch.Tensor._make_subclass(kind, value, self.tensor.requires_grad)
-            vars(new).update(vars(self.tensor))
+        if parameter is not None:
+            kind = nn.Parameter if is_lazy(parameter) else type(parameter)
+            new = torch.Tensor._make_subclass(kind, value, parameter.requires_grad)
+            vars(new).update(vars(parameter))
         for place in self.places:
-            parameters, buffers = place.module._parameters, place.module._buffers
-            if place.leaf in parameters:
-                assert isinstance(new, nn.Parameter)
-                parameters[place.leaf] = new
-            else:
-                buffers[place.leaf] = new
+            place.replace(new if place.is_parameter else value)
 
     def start_counting(self) -> None:
         """Gives num_batches_tracked without memory a zero, on the CPU, where its module's statistics now are."""
@@ -97,16 +89,4 @@ class Target:
 
 def targets_of(model: nn.Module) -> list[Target]:
     """The targets of a module, in the order of its state_dict."""
-    found: dict[Identity, tuple[torch.Tensor, list[Place]]] = {}
-    for place, tensor in _places(model):
-        found.setdefault(identity_of(tensor), (tensor, []))[1].append(place)
-    return [Target(tensor, places) for tensor, places in found.values()]
-
-
-def _places(model: nn.Module) -> Iterator[tuple[Place, torch.Tensor]]:
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        passing = module._non_persistent_buffers_set
-        buffers = {leaf: buffer for leaf, buffer in module._buffers.items() if leaf not in passing}
-        for leaf, tensor in (*module._parameters.items(), *buffers.items()):
-            if tensor is not None:
-                yield Place(f"{prefix}.{leaf}" if prefix else leaf, module, leaf), tensor
+    return [Target(places) for places in group_shared(each for each in module_tensors(model) if each.persistent)]

@@ -88,7 +88,7 @@ class Restoration:
         # Node -> weak reference to what took it; or its identity, where there can be none.
         self._holders: dict[int, weakref.ref[object] | Identity] = {}
         self._written = self._when_written()
-        weakref.finalize(self, _tell_unrestored, self.progress)
+        weakref.finalize(self, _log_unrestored, self.progress)
 
     def restore(self, child: Trackable, node_id: int, reader: CheckpointReader) -> None:
         """Restores an object, and everything below it, from a node.
@@ -340,8 +340,8 @@ def _weak(trackable: Trackable) -> weakref.ref[object] | None:
         return None
 
 
-def _tell_unrestored(progress: Progress) -> None:
-    """Logs what was in a checkpoint and never found its place."""
+def _log_unrestored(progress: Progress) -> None:
+    """Log the values of a checkpoint that were never restored."""
     if progress.expect_partial:
         return
     lines = [f"Value in checkpoint could not be found in the restored object: {name}" for name in progress.unrestored()]

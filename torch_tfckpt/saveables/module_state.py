@@ -21,8 +21,9 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import DataLossError, UnimplementedError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.module_tensors import group_shared, module_tensors
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.stateful import FunctionState, State, read_text, state_to_restore, state_to_save
+from torch_tfckpt.saveables.stateful import FunctionState, SaveableState, read_text, state_to_restore, state_to_save
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.text import quoted
 
@@ -37,7 +38,7 @@ class _Contents:
     """What the modules hold now, under checkpoint keys."""
 
     tensors: dict[Identity, tuple[torch.Tensor, list[str]]] = field(default_factory=dict)  # all keys of each, in order
-    extra: dict[str, State] = field(default_factory=dict)
+    extra: dict[str, SaveableState] = field(default_factory=dict)
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)  # key of a ".shared" -> alias -> stored key
 
 
@@ -100,17 +101,16 @@ class Modules:
     def names_of_tensors(self) -> Iterator[tuple[str, dict[Identity, str]]]:
         """For each module its key, and the first name of each of its parameters and buffers, by identity."""
         for key, module in self._modules.items():
-            names: dict[Identity, str] = {}
-            for name, tensor in _own_tensors(module):
-                names.setdefault(identity_of(tensor), name)
-            yield key, names
+            groups = group_shared(module_tensors(module))
+            yield key, {identity_of(first.tensor): first.name for first, *_ in groups}
 
     def _look(self) -> _Contents:
         contents = _Contents()
         for key, module in self._modules.items():
             prefix = f"{key}/" if key else ""
-            own = {identity_of(tensor) for _, tensor in _own_tensors(module)}
-            for name, value in module.state_dict(keep_vars=True).items():
+            saved = module.state_dict(keep_vars=True)
+            own = {identity_of(each.tensor) for each in module_tensors(module, saved)}
+            for name, value in saved.items():
                 if name.rpartition(".")[2] == EXTRA_STATE:
                     contents.extra[prefix + name] = _extra_state(module, name, value)
                     continue
@@ -175,7 +175,7 @@ def _aliases_in(reader: CheckpointReader, key: str) -> dict[str, str]:
     return names
 
 
-def _extra_state(module: nn.Module, name: str, value: object) -> State:
+def _extra_state(module: nn.Module, name: str, value: object) -> SaveableState:
     try:
         owner = module.get_submodule(name.removesuffix(EXTRA_STATE).removesuffix("."))
     except AttributeError as error:
@@ -183,11 +183,3 @@ def _extra_state(module: nn.Module, name: str, value: object) -> State:
             f"{quoted(name)}: the module has no such submodule; a hook has renamed the entries of its state_dict"
         ) from error
     return FunctionState(lambda: value, owner.set_extra_state)
-
-
-def _own_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers, shared ones under each name, in the order of state_dict."""
-    for prefix, part in module.named_modules(remove_duplicate=False):
-        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
-            if tensor is not None:
-                yield f"{prefix}.{name}" if prefix else name, tensor

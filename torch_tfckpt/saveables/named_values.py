@@ -11,7 +11,7 @@ from torch import nn
 
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.stateful import is_stateful
-from torch_tfckpt.saveables.tensor_saveable import is_trackable, own_saveables
+from torch_tfckpt.saveables.tensor_saveable import has_saveables, own_saveables
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.text import quoted
 
@@ -95,7 +95,7 @@ def _from_elements(elements: Iterable[object]) -> dict[str, object]:
             _add_slice(found, element.slice_info.full_name, element)
         elif isinstance(element, Variable):
             _add(found, element.name.removesuffix(":0"), element)
-        elif is_trackable(element):
+        elif has_saveables(element):
             found.update(_from_elements(sorted(own_saveables(element), key=_name_of)))
         else:
             raise TypeError(f"Variable to save is not a Variable: {reprlib.repr(element)}. Pass {_FORMS}")

@@ -1,4 +1,4 @@
-"""State that is no tensor: objects with state_dict and load_state_dict, and plain dicts and lists.
+"""State that is not a tensor: objects with state_dict and load_state_dict, and plain dicts and lists.
 
 Under the key K stands one string, the state as `state_tree` spells it, and under K/... its tensors. Which tensors there
 are is looked up at every save, and at a restore in the file: an optimizer has its moments from the first step on only.
@@ -39,7 +39,7 @@ def is_stateful(value: object) -> TypeGuard[Stateful]:
     return has_both and not isinstance(value, type)
 
 
-class State(Protocol):
+class SaveableState(Protocol):
     """How one kind of state is read and written. Nothing is kept between calls."""
 
     def value(self) -> object:
@@ -65,7 +65,7 @@ class FunctionState:
         self._get, self._put = get, put
 
     def value(self) -> object:
-        """What the one gives."""
+        """Call `get`."""
         return self._get()
 
     def plan(self, stored: object) -> object:
@@ -73,7 +73,7 @@ class FunctionState:
         return stored
 
     def load(self, planned: Any) -> None:
-        """Gives it to the other."""
+        """Pass the value to `put`."""
         self._put(planned)
 
 
@@ -127,7 +127,7 @@ def placed_like(new: Any, old: object) -> Any:
     return new
 
 
-def state_to_save(key: str, state: State) -> list[SaveableObject]:
+def state_to_save(key: str, state: SaveableState) -> list[SaveableObject]:
     """The state now: its text under `key`, then each tensor as a saveable of its own, for each lives on its own device.
 
     Raises:
@@ -139,7 +139,7 @@ def state_to_save(key: str, state: State) -> list[SaveableObject]:
     return saveables + [SaveableObject(None, [SaveSpec(tensor, "", name)], name) for name, tensor in tensors.items()]
 
 
-def state_to_restore(key: str, state: State, reader: CheckpointReader) -> SaveableObject:
+def state_to_restore(key: str, state: SaveableState, reader: CheckpointReader) -> SaveableObject:
     """One saveable that takes the text under `key` and the tensors it names, in order of appearance.
 
     Raises:
@@ -191,7 +191,9 @@ def _stand_in(reader: CheckpointReader, name: str) -> torch.Tensor:
 class _StoredState(SaveableObject):
     """Takes a state from the checkpoint it was made for."""
 
-    def __init__(self, key: str, state: State, stand_ins: dict[str, torch.Tensor], dtypes: dict[str, DataType]) -> None:
+    def __init__(
+        self, key: str, state: SaveableState, stand_ins: dict[str, torch.Tensor], dtypes: dict[str, DataType]
+    ) -> None:
         # All on one device, as a saveable's specs must be; the object moves what it wants elsewhere.
         specs = [SaveSpec("", "", key, device=HOST)]
         specs += [SaveSpec(tensor, "", name, dtypes[name], HOST) for name, tensor in stand_ins.items()]

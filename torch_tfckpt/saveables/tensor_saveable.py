@@ -114,23 +114,23 @@ def _check_fillable(name: str, tensor: torch.Tensor) -> None:
         )
 
 
-class Trackable(Protocol):
-    """An object that says itself what is to be saved of it."""
+class HasSaveables(Protocol):
+    """An object that lists what is to be saved of it."""
 
     def _gather_saveables_for_checkpoint(self) -> dict[str, object]:
         """Attribute -> a tensor, Variable or SaveableObject, or a function of a name that gives one."""
 
 
 Slices = Sequence[Variable | SaveableObject] | PartitionedVariable
-Saved = torch.Tensor | Variable | SaveableObject | Slices | Trackable
+VarListValue = torch.Tensor | Variable | SaveableObject | Slices | HasSaveables
 
 
-def is_trackable(value: object) -> TypeGuard[Trackable]:
+def has_saveables(value: object) -> TypeGuard[HasSaveables]:
     """Whether the object names its own saveables."""
     return callable(getattr(value, "_gather_saveables_for_checkpoint", None)) and not isinstance(value, type)
 
 
-def saveables_of(key: str, value: Saved) -> list[SaveableObject]:
+def saveables_of(key: str, value: VarListValue) -> list[SaveableObject]:
     """The saveables of what stands under `key` in a var_list.
 
     Args:
@@ -150,7 +150,7 @@ def saveables_of(key: str, value: Saved) -> list[SaveableObject]:
         return [VariableSaveable(value, "", key)]
     if isinstance(value, list | tuple | PartitionedVariable):
         return list(_slices(key, value))
-    assert is_trackable(value)
+    assert has_saveables(value)
     found: list[SaveableObject] = []
     for attribute, item in value._gather_saveables_for_checkpoint().items():
         found += saveables_of_attribute(key if attribute == VARIABLE_VALUE else f"{key}_{attribute}", item)
@@ -171,7 +171,7 @@ def saveables_of_attribute(name: str, item: object) -> list[SaveableObject]:
     return saveables_of(name, made)
 
 
-def own_saveables(value: Trackable) -> list[object]:
+def own_saveables(value: HasSaveables) -> list[object]:
     """What a trackable object gives, under the names that its parts have by themselves."""
     gathered = value._gather_saveables_for_checkpoint().values()
     return [item() if _is_factory(item) else item for item in gathered]

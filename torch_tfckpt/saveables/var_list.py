@@ -23,12 +23,12 @@ from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.saveables.stateful import (
     ContainerState,
     ObjectState,
-    State,
+    SaveableState,
     is_stateful,
     state_to_restore,
     state_to_save,
 )
-from torch_tfckpt.saveables.tensor_saveable import Saved, VariableSaveable, is_trackable, saveables_of
+from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, VarListValue, has_saveables, saveables_of
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.text import quoted
 
@@ -53,10 +53,10 @@ class VarList:
     """
 
     def __init__(self, var_list: object) -> None:
-        self._saved: dict[str, Saved] = {}
+        self._saved: dict[str, VarListValue] = {}
         self._kept: dict[str, VariableSaveable] = {}
         self._in_order: list[SaveableObject] | None = None  # of `_kept`, while these are all there is to save
-        self._states: dict[str, State] = {}
+        self._states: dict[str, SaveableState] = {}
         modules: dict[str, nn.Module] = {}
         seen: set[Identity] = set()
         for name, value in sorted(named_values(var_list).items(), key=lambda item: key_of(item[0])):
@@ -128,7 +128,7 @@ class VarList:
             found += saveables
         return found
 
-    def _state(self, name: str, value: object) -> State:
+    def _state(self, name: str, value: object) -> SaveableState:
         if isinstance(value, torch.optim.Optimizer):
             return OptimizerState(value, lambda: self._parameter_names(value))
         if is_stateful(value):
@@ -159,11 +159,11 @@ class VarList:
                     state.check_names()
 
 
-def _is_saved(value: object) -> TypeGuard[Saved]:
+def _is_saved(value: object) -> TypeGuard[VarListValue]:
     """Whether `saveables_of` takes it. A list with a tensor in it is one of slices; other lists are plain state."""
     if isinstance(value, list | tuple):
         return any(isinstance(part, torch.Tensor | Variable | SaveableObject) for part in value)
-    return isinstance(value, torch.Tensor | Variable | SaveableObject | PartitionedVariable) or is_trackable(value)
+    return isinstance(value, torch.Tensor | Variable | SaveableObject | PartitionedVariable) or has_saveables(value)
 
 
 def _in_order(saveables: list[SaveableObject]) -> list[SaveableObject]:

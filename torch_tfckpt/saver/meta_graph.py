@@ -17,7 +17,7 @@ from torch_tfckpt.meta_graph.collection_defs import encode_collections
 from torch_tfckpt.meta_graph.graph_collections import default_collections
 from torch_tfckpt.meta_graph.model import GraphSaver, GraphVariable
 from torch_tfckpt.meta_graph.nodes import known_ops
-from torch_tfckpt.meta_graph.raw import GRAPH, EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import GRAPH, RawMetaGraph
 from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of
 from torch_tfckpt.saver.registered import Registered, SaverInGraph
 
@@ -29,7 +29,7 @@ _PLACE: Final = "the meta graph of a saver"
 class MetaGraphSource(Protocol):
     """Where a saver has its meta graphs from."""
 
-    def described(self, saver: SaverInGraph | None) -> Callable[[], EncodedMetaGraph]:
+    def described(self, saver: SaverInGraph | None) -> Callable[[], RawMetaGraph]:
         """Looks at what is there now; the meta graph that says of a saver what it is, is made when it is called for.
 
         Threads: what it returns may be called in any.
@@ -55,7 +55,7 @@ class TensorsGraph:
         self._made: _Made | None = None
         self._version = ""
 
-    def described(self, saver: SaverInGraph | None) -> Callable[[], EncodedMetaGraph]:
+    def described(self, saver: SaverInGraph | None) -> Callable[[], RawMetaGraph]:
         """The meta graph of a saver, with the default collections: registered variables and savers get their nodes.
 
         Args:
@@ -76,11 +76,11 @@ class TensorsGraph:
     def values_restored(self) -> None:
         """Nothing depends on it."""
 
-    def encoded(self, saver: SaverInGraph | None) -> EncodedMetaGraph:
+    def encoded(self, saver: SaverInGraph | None) -> RawMetaGraph:
         """`described`, made at once."""
         return self.described(saver)()
 
-    def _encoded(self, registered: Registered, collections: dict[Hashable, list[object]]) -> EncodedMetaGraph:
+    def _encoded(self, registered: Registered, collections: dict[Hashable, list[object]]) -> RawMetaGraph:
         made = self._made
         if made is None or (made.variables, made.savers) != (registered.variables, registered.savers):
             made = self._made = _Made(registered.variables, registered.savers, self._version)
@@ -88,7 +88,7 @@ class TensorsGraph:
         for key, collection in encode_collections(collections, registered.to_proto, made.has_node).items():
             rest.collection_def[key].CopyFrom(collection)
         whole = b"".join((made.first_fields, rest.SerializeToString(deterministic=True)))
-        return EncodedMetaGraph(memoryview(whole), _PLACE)
+        return RawMetaGraph(memoryview(whole), _PLACE)
 
 
 class _Made:

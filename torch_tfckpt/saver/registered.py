@@ -16,7 +16,7 @@ from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef
 from torch_tfckpt.meta_graph.collection_defs import VARIABLE_COLLECTIONS
 from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys
 from torch_tfckpt.meta_graph.model import GraphSaver, GraphVariable, SavedVariable
-from torch_tfckpt.meta_graph.nodes import NodeNames, nodes_of, told_apart
+from torch_tfckpt.meta_graph.nodes import NodeNames, nodes_of, with_distinct_nodes
 from torch_tfckpt.meta_graph.saver_nodes import given_names
 from torch_tfckpt.meta_graph.variable_nodes import variable_def
 from torch_tfckpt.meta_graph.variables import slice_info_def
@@ -73,7 +73,7 @@ class Registered:
             registered.pop(id(saver.saver), None)
         others = [each.in_graph() for each in registered.values() if isinstance(each, InGraph)]
         found = [each for each in (saver, *others) if each is not None]
-        definitions = told_apart([each.saver_def for each in found])
+        definitions = with_distinct_nodes([each.saver_def for each in found])
         self.saver_def = definitions[0] if saver is not None else None
         self._definitions = {id(each.saver): one for each, one in zip(found, definitions, strict=True)}
         self._names = NodeNames(name for definition in definitions for name in nodes_of(definition))

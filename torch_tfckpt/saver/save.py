@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch_tfckpt.directory.management import meta_graph_filename
 from torch_tfckpt.errors import IncompleteSaveError, InvalidArgumentError, NotFoundError
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.pending_save import PendingSave, published
 from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.saver.request import SaveRequest
@@ -31,7 +31,7 @@ class SaverSave:
     pending: PendingSave | None
     records: SaverRecords
     clock: Callable[[], float]
-    meta_graph: Callable[[], EncodedMetaGraph] | None
+    meta_graph: Callable[[], RawMetaGraph] | None
 
     @property
     def staged(self) -> threading.Event:

@@ -21,7 +21,7 @@ from torch_tfckpt.directory.retention import KeepBest, Metrics, Saved
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
 from torch_tfckpt.meta_graph.graph_collections import registered_variables
-from torch_tfckpt.meta_graph.raw import EncodedMetaGraph
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
 from torch_tfckpt.save_restore.handle import InFlight, SaveHandle
 from torch_tfckpt.save_restore.restore import restore_path
@@ -371,7 +371,7 @@ class Saver(ExportsMetaGraph):
         """A saver with these settings. A message has no tensors: they come from `var_list`, or the collections."""
         return cls(var_list, saver_def=saver_def, name=import_scope)
 
-    def _exported(self) -> EncodedMetaGraph:
+    def _exported(self) -> RawMetaGraph:
         return self._graph.described(self.in_graph())()
 
     def in_graph(self) -> SaverInGraph | None:

@@ -42,7 +42,7 @@ from torch_tfckpt.values import Value, check_out, new_strings, new_tensor, strin
 _SHARD: Final = re.compile(r"-\d{5,}-of-(\d{5,})$")
 
 
-class _Stored(NamedTuple):
+class _StoredSlice(NamedTuple):
     """One slice, and the shard that holds it."""
 
     part: TensorSlice
@@ -50,12 +50,12 @@ class _Stored(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Tensor:
-    """What all shards together say of one tensor."""
+class _MergedTensor:
+    """One tensor, as all shards together describe it."""
 
     shape: Shape
     dtype: DataType
-    stored: list[_Stored] = field(default_factory=list)
+    stored: list[_StoredSlice] = field(default_factory=list)
     conflict: str = ""  # what shards say that contradict each other; such a tensor cannot be read
     partition: Partition | None = None  # made, and its slices seen not to overlap, for the first who reads it
 
@@ -242,7 +242,7 @@ class SlicesReader:
         if self._closed:
             raise FailedPreconditionError(f"{self.path}: the reader is closed. Open the checkpoint again")
 
-    def _find(self, name: str) -> _Tensor:
+    def _find(self, name: str) -> _MergedTensor:
         with error_context(self.path):
             key_of(name)  # what can be no name
         tensor = self._tensors.get(name)
@@ -255,7 +255,7 @@ class SlicesReader:
             f"{' ' if hint else ''}`tfckpt ls {self.path}` lists all {len(self._tensors)}."
         )
 
-    def _check_readable(self, name: str, tensor: _Tensor) -> ValueField:
+    def _check_readable(self, name: str, tensor: _MergedTensor) -> ValueField:
         """Where records keep values of this type. Raises where the tensor cannot be read, whatever its records hold."""
         if tensor.conflict:
             raise DataLossError(f"tensor {quoted(name)}: {tensor.conflict}. {DAMAGED}")
@@ -301,7 +301,7 @@ class SlicesReader:
                 f"{self._stored_bytes}. {DAMAGED}"
             )
 
-    def _piece(self, name: str, tensor: _Tensor, number: int, shape: Shape) -> Value:
+    def _piece(self, name: str, tensor: _MergedTensor, number: int, shape: Shape) -> Value:
         """The elements of one stored slice, as a new value of `shape`."""
         part, shard_number = tensor.stored[number]
         shard = self._shards[shard_number]
@@ -322,13 +322,13 @@ def _description(paths: Sequence[str]) -> str:
     return first if len(paths) == 1 else _SHARD.sub(r"-?????-of-\1", first)
 
 
-def _merge(shards: Sequence[Shard]) -> dict[str, _Tensor]:
+def _merge(shards: Sequence[Shard]) -> dict[str, _MergedTensor]:
     """Name -> what all shards say of it. Shards that contradict each other spoil that one tensor."""
-    tensors: dict[str, _Tensor] = {}
+    tensors: dict[str, _MergedTensor] = {}
     for number, shard in enumerate(shards):
         for name, shape, dtype, slices in shard.tensors:
-            tensor = tensors.setdefault(name, _Tensor(shape, DataType(dtype)))
-            tensor.stored += (_Stored(part, number) for part in slices)
+            tensor = tensors.setdefault(name, _MergedTensor(shape, DataType(dtype)))
+            tensor.stored += (_StoredSlice(part, number) for part in slices)
             if tensor.conflict:
                 continue
             if shape != tensor.shape:

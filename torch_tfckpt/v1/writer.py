@@ -42,7 +42,7 @@ _MEND: Final = "Leave write_version out to write version 2"
 
 
 @dataclass(slots=True)
-class _Tensor:
+class _AddedTensor:
     """What was added under one name."""
 
     shape: Shape  # of the full tensor
@@ -61,7 +61,7 @@ class SlicesWriter:
     def __init__(self, storage: Storage, path: str) -> None:
         self._storage, self._path = storage, path
         self._state = State.OPEN
-        self._tensors: dict[str, _Tensor] = {}  # in the order of their first slices
+        self._tensors: dict[str, _AddedTensor] = {}  # in the order of their first slices
         self._records: dict[bytes, bytes] = {}
 
     def add(
@@ -94,7 +94,7 @@ class SlicesWriter:
             with error_context(f"tensor {quoted(name)}"):
                 _check_holdable(stored_as)
                 full_shape, part = _placed(held, shape, part)
-                known = self._tensors.get(name, _Tensor(full_shape, stored_as))
+                known = self._tensors.get(name, _AddedTensor(full_shape, stored_as))
                 _check_same_tensor(name, known, full_shape, stored_as)
                 key = encode_slice_key(_encoded(name), part)
                 if key in self._records:
@@ -243,7 +243,7 @@ def _placed(held: Shape, shape: Shape | None, part: TensorSlice | None) -> tuple
     return full_shape, part
 
 
-def _check_same_tensor(name: str, known: _Tensor, shape: Shape, dtype: DataType) -> None:
+def _check_same_tensor(name: str, known: _AddedTensor, shape: Shape, dtype: DataType) -> None:
     if known.shape != shape:
         raise InvalidArgumentError(
             f"Mismatching shapes: existing tensor = {shape_text(known.shape)}, trying to add name {name}, "

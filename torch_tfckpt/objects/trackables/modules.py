@@ -17,9 +17,10 @@ from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.objects.trackables.plain_values import StateTrackable
 from torch_tfckpt.objects.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
 from torch_tfckpt.saveables.module_state import EXTRA_STATE
+from torch_tfckpt.saveables.module_tensors import own_tensors
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.stateful import FunctionState
-from torch_tfckpt.saveables.tensor_saveable import is_trackable, saveables_of_attribute
+from torch_tfckpt.saveables.tensor_saveable import has_saveables, saveables_of_attribute
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value, WritableValue
 
@@ -27,8 +28,8 @@ from torch_tfckpt.values import Value, WritableValue
 class ModuleTrackable(Trackable):
     """A module: its own parameters, then persistent buffers, then modules, each by its attribute's name.
 
-    What state_dict leaves out is left out: buffers that are not persistent, and what is None. Extra state is a child of
-    its own, as state_dict calls it.
+    Buffers that are not persistent, and attributes that are None, are left out. Extra state is a child of its own,
+    under the name that state_dict has for it.
     """
 
     def __init__(self, target: nn.Module) -> None:
@@ -37,12 +38,9 @@ class ModuleTrackable(Trackable):
 
     def children(self) -> Iterable[tuple[str, object]]:
         module = self._module
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                yield name, parameter
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                yield name, buffer
+        for each in own_tensors(module):
+            if each.persistent:
+                yield each.attribute, each.tensor
         for name, child in module._modules.items():
             if child is not None:
                 yield name, child
@@ -90,7 +88,7 @@ class CustomTrackable(Trackable):
         super().__init__(target)
         self._object = target
         self._serializes = callable(getattr(target, "_serialize_to_tensors", None))
-        self._gathers = is_trackable(target)
+        self._gathers = has_saveables(target)
 
     @property
     def holds_values(self) -> bool:

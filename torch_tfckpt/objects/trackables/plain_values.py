@@ -31,7 +31,13 @@ from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.objects.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
 from torch_tfckpt.saveables.identity import Identity
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.stateful import ContainerState, FunctionState, State, state_to_restore, state_to_save
+from torch_tfckpt.saveables.stateful import (
+    ContainerState,
+    FunctionState,
+    SaveableState,
+    state_to_restore,
+    state_to_save,
+)
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value
 
@@ -45,7 +51,7 @@ class StateTrackable(Trackable):
         state: How it is read and written.
     """
 
-    def __init__(self, target: object, state: State) -> None:
+    def __init__(self, target: object, state: SaveableState) -> None:
         super().__init__(target)
         self._state = state
 

@@ -1,4 +1,4 @@
-"""Which kind of node an object is."""
+"""Choose the Trackable that makes a Python object a node of the object graph."""
 
 import torch
 from torch import nn
