@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -82,6 +83,15 @@ def test_every_public_name_is_found_by_type_checkers(name: str) -> None:
 def test_the_package_is_typed() -> None:
     """Its annotations count for its users too (PEP 561)."""
     assert (Path(torch_tfckpt.__file__).parent / "py.typed").is_file()
+
+
+def test_a_wheel_contains_every_file(pytestconfig: pytest.Config) -> None:
+    """setuptools finds the modules by itself; pyproject.toml declares every other file of the package."""
+    package = Path(torch_tfckpt.__file__).parent
+    project = tomllib.loads((pytestconfig.rootpath / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["torch_tfckpt"]
+    files = {path for path in package.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
+    assert {path for pattern in patterns for path in package.glob(pattern)} == files
 
 
 def test_importing_brings_no_optional_package() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -188,10 +189,15 @@ def test_any_encoding_of_the_terminal_will_do(tmp_path: Path) -> None:
 def test_interrupting_a_conversion_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C while 200 MB are written, as a shell sends it."""
     prefix = tfckpt.save_file({f"t{n}": torch.zeros(5_000_000) for n in range(10)}, tmp_path / "source" / "t")
-    process = start("convert", prefix, str(tmp_path / "out" / "m.npz"))
+    # A shell starts background jobs with SIGINT ignored, and a child inherits that; a handler of ours it does not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = start("convert", prefix, str(tmp_path / "out" / "m.npz"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     while not (tmp_path / "out").exists() and process.poll() is None:
         pass
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err == b"tfckpt: interrupted; nothing was left behind\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]

@@ -113,14 +113,14 @@ def test_any_shape_takes_no_memory(shape: list[int], dtype: DataType) -> None:
 
 def test_large_variables_take_memory_when_they_are_restored() -> None:
     """Half a terabyte of zeros, in two variables, is imported in no time, or there is no such memory."""
-    began = time.monotonic()
+    began = time.process_time()
     try:
         imported = import_meta_graph(graph([variable("a", [1 << 36]), variable("b", [1 << 36])], "ab"))
     except tfckpt.FailedPreconditionError as error:
         assert 'variable "a" of shape [68719476736]' in str(error)
     else:
         assert imported.variables["a"].shape == (1 << 36,)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_circles() -> None:
@@ -144,10 +144,10 @@ def test_long_chains(length: int, assigned: int) -> None:
     """A value that thousands of nodes hand on is followed; by thousands of assignments in about the same time."""
     chain = [node("c0", "Identity", "a"), *[node(f"c{n}", "Identity", f"c{n - 1}") for n in range(1, length)]]
     meta = graph([variable("a"), *chain, *restoring([(f"c{length - 1}", 0)] * assigned, [b"k"])], "a", SAVER)
-    began = time.monotonic()
+    began = time.process_time()
     imported = import_meta_graph(meta)
     assert imported.saver is not None and list(imported.variables) == ["a"]
-    assert time.monotonic() - began < 8  # 18 where each assignment follows the chain anew
+    assert time.process_time() - began < 8  # 18 where each assignment follows the chain anew
 
 
 def test_unbound_inputs() -> None:

@@ -77,7 +77,7 @@ def test_an_error_that_was_told_is_not_printed_again(tmp_path: Path, how: str) -
 
 
 FORK = """
-import logging, os, sys
+import logging, os, sys, warnings
 import torch
 from torch_tfckpt import Saver
 from torch_tfckpt.transfer import transfer
@@ -92,6 +92,8 @@ def late(*arguments):
 transfer.write_pieces = late
 saver = Saver({"v": torch.arange(5)})
 handle = saver.save_async(sys.argv[1], 1)
+# Python 3.12 warns of every fork of a process with threads; that such a fork works is what is tested.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 child = os.fork()
 if child == 0:
     transfer.write_pieces = write_pieces

@@ -191,18 +191,18 @@ def generate_checkpoint_state_proto(
     Source: generate_checkpoint_state_proto in tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
     """
     directory = directory_path(save_dir)
-    newest = fspath(model_checkpoint_path)
-    paths = [fspath(path) for path in all_model_checkpoint_paths or ()]
-    if not paths or paths[-1] != newest:
-        paths.append(newest)
+    paths = [fspath(path) for path in (*(all_model_checkpoint_paths or ()), model_checkpoint_path)]
+    if paths[-1] in paths[-2:-1]:
+        del paths[-1]
     if all_model_checkpoint_timestamps and len(all_model_checkpoint_timestamps) != len(paths):
         raise InvalidArgumentError(
             f"Checkpoint timestamps, if provided, must match checkpoint paths (got {len(paths)} paths and "
             f"{len(all_model_checkpoint_timestamps)} timestamps). Give one a path, that of the newest checkpoint last"
         )
+    stored = [to_stored(_unless_absolute(path, directory)) for path in paths]
     return CheckpointState(
-        model_checkpoint_path=to_stored(_unless_absolute(newest, directory)),
-        all_model_checkpoint_paths=[to_stored(_unless_absolute(path, directory)) for path in paths],
+        model_checkpoint_path=stored[-1],
+        all_model_checkpoint_paths=stored,
         all_model_checkpoint_timestamps=all_model_checkpoint_timestamps,
         last_preserved_timestamp=last_preserved_timestamp,
     )
@@ -281,9 +281,9 @@ def _is_absolute(path: str) -> bool:
 
 def _unless_absolute(path: str, directory: str) -> str:
     """`path` relative to `directory`, unless one of them is absolute."""
-    if is_url(directory):
-        return _relative(path, directory)
-    return path if _is_absolute(path) or os.path.isabs(directory) else _relative(path, directory)
+    if not is_url(directory) and (os.path.isabs(directory) or _is_absolute(path)):
+        return path
+    return _relative(path, directory)
 
 
 def _relative(path: str, directory: str) -> str:

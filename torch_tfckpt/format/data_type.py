@@ -61,6 +61,10 @@ class DataType(enum.IntEnum):
         member._name_ = f"{base.name}_REF" if base is not None else f"DT_{value}"
         return member
 
+    def __reduce_ex__(self, protocol: object) -> tuple[type[Self], tuple[int]]:
+        # By number: Python 3.11.0 to 3.11.3 look the name up in the class, which knows only the members listed above.
+        return type(self), (int(self),)
+
     @property
     def short_name(self) -> str:
         """The name TensorFlow's error texts use: `float`, `half`, `int64`."""
