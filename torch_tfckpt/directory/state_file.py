@@ -199,7 +199,11 @@ def generate_checkpoint_state_proto(
             f"Checkpoint timestamps, if provided, must match checkpoint paths (got {len(paths)} paths and "
             f"{len(all_model_checkpoint_timestamps)} timestamps). Give one a path, that of the newest checkpoint last"
         )
-    stored = [to_stored(_unless_absolute(path, directory)) for path in paths]
+    if is_url(directory):
+        paths = [_relative(path, directory) for path in paths]
+    elif not os.path.isabs(directory):
+        paths = [path if _is_absolute(path) else os.path.relpath(path, directory or os.curdir) for path in paths]
+    stored = list(map(to_stored, paths))
     return CheckpointState(
         model_checkpoint_path=stored[-1],
         all_model_checkpoint_paths=stored,
@@ -277,13 +281,6 @@ def write_state(storage: Storage, path: str, state: CheckpointState) -> None:
 
 def _is_absolute(path: str) -> bool:
     return os.path.isabs(path) or is_url(path)
-
-
-def _unless_absolute(path: str, directory: str) -> str:
-    """`path` relative to `directory`, unless one of them is absolute."""
-    if not is_url(directory) and (os.path.isabs(directory) or _is_absolute(path)):
-        return path
-    return _relative(path, directory)
 
 
 def _relative(path: str, directory: str) -> str:

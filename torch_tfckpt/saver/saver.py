@@ -410,7 +410,8 @@ class Saver(ExportsMetaGraph):
 
     def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaverSave:
         """Start to write what was asked for."""
-        records = self._require_records()
+        records = self._records
+        assert records is not None, "a saver that is built has records"
         if request.write_state:
             records.refuse_conflict(request)
         self._graph.check_values()
