@@ -45,6 +45,8 @@ TORCH_FREE = {"errors", "text", "_proto", "format", "storage", "directory/names"
 TORCH_FOR_OTHERS = {"directory", "meta_graph"}
 # Meta graphs are a matter of Savers; these packages stay usable without them.
 WITHOUT_META_GRAPHS = {"objects", "models", "conversion"}
+MAX_ROOT_MODULES = 12
+MAX_LINES = 450
 # Imported inside the functions that need them, so that nobody else needs them.
 OPTIONAL = {"fsspec"}
 # Class names that two classes still have. For now: take a name out once it is unique.
@@ -220,6 +222,13 @@ def test_no_modules_import_each_other() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_the_root_and_the_modules_are_small() -> None:
+    """At most twelve modules at the root, and none so long that it hides a second one."""
+    assert len(list(ROOT.glob("*.py"))) <= MAX_ROOT_MODULES
+    lines = {str(file): len(file.path.read_text(encoding="utf-8").splitlines()) for file in FILES}
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
 def test_class_names_are_unique() -> None:
