@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tensorflow_process import TensorFlowProcess
 
 from torch_tfckpt.directory.retention import (
+    ExpiredCheckpoints,
     KeepBest,
-    Partition,
     Saved,
     SaverHistory,
     best_first,
@@ -182,15 +182,15 @@ class TestBest:
 
     def test_the_window_counts(self) -> None:
         """A better one that is still new takes the place of one that was set aside."""
-        assert partition(["c"], ["a"], ["b", "e"], (), LOSSES, RULE) == Partition(("b",), ("e", "a"))
+        assert partition(["c"], ["a"], ["b", "e"], (), LOSSES, RULE) == ExpiredCheckpoints(("b",), ("e", "a"))
 
     def test_saved_again_is_not_outside(self) -> None:
         """What was set aside and is saved again is in the window, and nowhere else."""
-        assert partition(["e", "b"], [], ["b"], (), {}, None) == Partition((), ())
+        assert partition(["e", "b"], [], ["b"], (), {}, None) == ExpiredCheckpoints((), ())
 
     def test_nothing_asked_for(self) -> None:
         """Without pins and metrics: what TensorFlow deletes."""
-        assert partition(["c"], ["a", "b"], [], (), {}, None) == Partition((), ("a", "b"))
+        assert partition(["c"], ["a", "b"], [], (), {}, None) == ExpiredCheckpoints((), ("a", "b"))
 
     @given(
         losses=st.lists(st.sampled_from([0.0, 1.0, 2.0, math.inf, math.nan]), min_size=1, max_size=12),

@@ -154,7 +154,7 @@ def protected(
     return frozenset(best).union(path for path in known if path in pins)
 
 
-class Partition(NamedTuple):
+class ExpiredCheckpoints(NamedTuple):
     """What becomes of the checkpoints that are not kept for being new any more. Oldest first."""
 
     protected: tuple[str, ...]
@@ -168,7 +168,7 @@ def partition(
     pins: Collection[str],
     metrics: Mapping[str, Metrics],
     rule: KeepBest | None,
-) -> Partition:
+) -> ExpiredCheckpoints:
     """Split expired checkpoints into those still protected and those to delete.
 
     Args:
@@ -179,6 +179,6 @@ def partition(
     kept = set(newest)
     outside = [path for path in dict.fromkeys((*protected_before, *expired)) if path not in kept]
     shielded = protected([*outside, *newest], pins, metrics, rule)
-    return Partition(
+    return ExpiredCheckpoints(
         tuple(path for path in outside if path in shielded), tuple(path for path in outside if path not in shielded)
     )
