@@ -14,7 +14,7 @@ PROGRAM = """
 import logging, sys, threading
 import torch
 from torch_tfckpt import Saver, SaverDef
-from torch_tfckpt.device import transfer
+from torch_tfckpt.transfer import transfer
 
 logging.disable()
 path, how = sys.argv[1:]
@@ -80,8 +80,8 @@ FORK = """
 import logging, os, sys
 import torch
 from torch_tfckpt import Saver
-from torch_tfckpt.device import transfer
-from torch_tfckpt.device.pipeline import write_pieces
+from torch_tfckpt.transfer import transfer
+from torch_tfckpt.transfer.pipeline import write_pieces
 
 reading, writing = os.pipe()
 
