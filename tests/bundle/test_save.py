@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import torch_tfckpt as tfckpt
+from torch_tfckpt.bundle.plan import BundlePlan
 from torch_tfckpt.bundle.save import BundleSave
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.format.tensor_slice import TensorSlice
@@ -22,11 +23,10 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def begin(prefix: Path, tensors: Tensors, *, shards: int, snapshot: bool) -> BundleSave:
-    save = BundleSave(LOCAL, str(prefix), num_shards=shards, staging=Staging(SMALL))
+    plan = BundlePlan(shards)
     for number, (name, tensor) in enumerate(sorted(tensors.items())):
-        save.add(name, tensor, shard=number % shards)
-    save.start(snapshot=snapshot)
-    return save
+        plan.add(name, tensor, shard=number % shards)
+    return BundleSave(LOCAL, str(prefix), plan, Staging(SMALL), snapshot=snapshot)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -62,12 +62,11 @@ def test_it_makes_the_files_that_a_writer_makes(
 def test_slices_are_planned_like_tensors(tmp_path: Path) -> None:
     """Two slices in two shards read as the whole."""
     whole = torch.arange(20.0).reshape(4, 5)
-    save = BundleSave(LOCAL, str(tmp_path / "m"), num_shards=2, staging=Staging(SMALL))
+    plan = BundlePlan(2)
     for shard, text in enumerate(("0,2:-", "2,2:-")):
         part = TensorSlice.parse(text)
-        save.add_slice("t", (4, 5), part, whole[part.to_index()], shard=shard)
-    save.start(snapshot=False)
-    save.finish()
+        plan.add_slice("t", (4, 5), part, whole[part.to_index()], shard=shard)
+    BundleSave(LOCAL, str(tmp_path / "m"), plan, Staging(SMALL), snapshot=False).finish()
     assert torch.equal(torch.as_tensor(tfckpt.load_variable(tmp_path / "m", "t")), whole)
 
 
@@ -80,13 +79,17 @@ def test_nothing_is_there_before_it_is_finished(tmp_path: Path) -> None:
 
 
 def test_a_plan_that_cannot_be_leaves_no_trace(tmp_path: Path) -> None:
-    """What is wrong with names and values is said before a file is created."""
-    save = BundleSave(LOCAL, str(tmp_path / "m"), num_shards=1, staging=Staging(SMALL))
-    save.add("a", torch.ones(3), shard=0)
+    """Wrong names, values and slices are found before a file is created."""
+    plan = BundlePlan()
+    plan.add("a", torch.ones(3), shard=0)
     with pytest.raises(tfckpt.InvalidArgumentError, match="Adding duplicate key"):
-        save.add("a", torch.ones(3), shard=0)
+        plan.add("a", torch.ones(3), shard=0)
     with pytest.raises(tfckpt.InvalidArgumentError, match="meta"):
-        save.add("b", torch.ones(3, device="meta"), shard=0)
+        plan.add("b", torch.ones(3, device="meta"), shard=0)
+    for text in ("0,2", "1,2"):
+        plan.add_slice("c", (3,), TensorSlice.parse(text), torch.ones(2), shard=0)
+    with pytest.raises(tfckpt.InvalidArgumentError, match="Overlapping slices"):
+        BundleSave(LOCAL, str(tmp_path / "m"), plan, Staging(SMALL), snapshot=False)
     assert contents(tmp_path) == {}
 
 

@@ -12,8 +12,8 @@ from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.transfer import transfer as transfer_module
 from torch_tfckpt.transfer.staging import Buffers, Staging, StagingOptions
-from torch_tfckpt.transfer.tensor_writes import TensorWrite, WriteRun, device_bytes, host_bytes
 from torch_tfckpt.transfer.transfer import Transfer
+from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes
 
 MIB: Final = 1 << 20
 # Fewer buffers than bytes, so that some lanes wait for a buffer when the error comes.
@@ -73,14 +73,15 @@ def tensors() -> list[torch.Tensor]:
     return [*large, *small, *turned]
 
 
-def plan(files: Sequence[Memory]) -> list[TensorWrite]:
-    ends = [0] * len(files)
+def plan() -> list[Write]:
+    """For LANES files."""
+    ends = [0] * LANES
     writes = []
     for number, tensor in enumerate(tensors()):
-        lane = number % len(files)
-        writes.append(TensorWrite(files[lane], ends[lane], tensor))
+        lane = number % LANES
+        writes.append(Write(lane, ends[lane], tensor.nbytes, tensor))
         ends[lane] += tensor.nbytes
-    return sorted(writes, key=lambda write: files.index(write.file))
+    return sorted(writes, key=lambda write: write.file)
 
 
 def expected() -> list[bytes]:
@@ -101,11 +102,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None, str
     def make(fail_at: int | None, kind: str) -> Steps:
         made = Steps(fail_at, kind)
 
-        def copying_device(run: WriteRun) -> torch.Tensor:
+        def copying_device(run: Sequence[Write]) -> torch.Tensor:
             made("copy")
             return device_bytes(run)
 
-        def copying_host(run: WriteRun) -> Buffer:
+        def copying_host(run: Sequence[Write]) -> Buffer:
             made("copy")
             return host_bytes(run)
 
@@ -130,13 +131,13 @@ def test_each_step_may_fail(snapshot: bool, kind: str, steps: Callable[[int | No
     and the same staging serves the next save."""
     staging = Staging(OPTIONS)
     counted = steps(None, kind)
-    Transfer(plan([Memory(counted) for _ in range(LANES)]), staging, snapshot=snapshot).result()
+    Transfer(plan(), [Memory(counted) for _ in range(LANES)], staging, snapshot=snapshot).result()
     assert counted.count >= LANES
     with within(60):
         for number in range(counted.count):
             failing = steps(number, kind)
             files = [Memory(failing) for _ in range(LANES)]
-            transfer = Transfer(plan(files), staging, snapshot=snapshot)
+            transfer = Transfer(plan(), files, staging, snapshot=snapshot)
             with pytest.raises(Failing, match=f"{kind} {number}"):
                 transfer.result()
             assert transfer.failed
@@ -144,7 +145,7 @@ def test_each_step_may_fail(snapshot: bool, kind: str, steps: Callable[[int | No
             assert threads() == []
             assert_all_memory_is_back(staging)
     files = [Memory(steps(None, kind)) for _ in range(LANES)]
-    Transfer(plan(files), staging, snapshot=snapshot).result()
+    Transfer(plan(), files, staging, snapshot=snapshot).result()
     assert [bytes(file.contents) for file in files] == expected()
     assert_all_memory_is_back(staging)
 
@@ -156,8 +157,8 @@ def test_an_empty_tensor_behind_a_large_one_changes_no_sum(snapshot: bool) -> No
     large = torch.arange(3 * MIB // 4, dtype=torch.float32)
     sources = [large, torch.empty(0), torch.ones(3), torch.empty(0)]
     offsets = [0, large.nbytes, large.nbytes, large.nbytes + 12]
-    writes = [TensorWrite(file, offset, source) for offset, source in zip(offsets, sources, strict=True)]
-    sums = Transfer(writes, Staging(OPTIONS), snapshot=snapshot).result()
+    writes = [Write(0, offset, source.nbytes, source) for offset, source in zip(offsets, sources, strict=True)]
+    sums = Transfer(writes, [file], Staging(OPTIONS), snapshot=snapshot).result()
     assert sums == [crc32c.value(source.numpy().tobytes()) for source in sources]
 
 
@@ -166,12 +167,12 @@ def test_no_memory_is_an_error_that_takes_none(steps: Callable[[int | None, str]
     staging = Staging(OPTIONS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.empty", _no_memory)
-        transfer = Transfer(plan([Memory(steps(None, "")) for _ in range(LANES)]), staging, snapshot=True)
+        transfer = Transfer(plan(), [Memory(steps(None, "")) for _ in range(LANES)], staging, snapshot=True)
         with pytest.raises(MemoryError):
             transfer.result()
     assert_all_memory_is_back(staging)
     files = [Memory(steps(None, "")) for _ in range(LANES)]
-    Transfer(plan(files), staging, snapshot=True).result()
+    Transfer(plan(), files, staging, snapshot=True).result()
     assert [bytes(file.contents) for file in files] == expected()
 
 
@@ -194,7 +195,7 @@ def test_ctrl_c_while_waiting_stops_everything(
         made(what)
 
     files = [Memory(blocked) for _ in range(LANES)]
-    transfer = Transfer(plan(files), staging, snapshot=snapshot)
+    transfer = Transfer(plan(), files, staging, snapshot=snapshot)
     assert begun.wait(60)
     join = threading.Thread.join
     calls = 0
@@ -236,7 +237,7 @@ def test_ctrl_c_while_threads_start_leaves_none(
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                Transfer(plan([Memory(made) for _ in range(LANES)]), staging, snapshot=True)
+                Transfer(plan(), [Memory(made) for _ in range(LANES)], staging, snapshot=True)
         for thread in threading.enumerate():
             if thread.name.startswith("tfckpt"):
                 thread.join(60)
@@ -284,13 +285,13 @@ def test_buffers_wait_for_copies_that_are_on_their_way(monkeypatch: pytest.Monke
         given(buffers, buffer)
 
     monkeypatch.setattr(transfer_module, "CopyStream", Stream)
-    monkeypatch.setattr(transfer_module, "_is_cuda", lambda lane: True)
+    monkeypatch.setattr(transfer_module, "_is_cuda", lambda device: True)
     monkeypatch.setattr(Buffers, "give_back", give_back)
     monkeypatch.setattr(torch, "empty", _pageable(torch.empty))
     failing = Steps(0, "write")
     staging = Staging(OPTIONS)
     source = torch.ones(3 * MIB)
-    transfer = Transfer([TensorWrite(Memory(failing), 0, source)], staging, snapshot=True)
+    transfer = Transfer([Write(0, 0, source.nbytes, source)], [Memory(failing)], staging, snapshot=True)
     with pytest.raises(Failing):
         transfer.result()
     copied = 0

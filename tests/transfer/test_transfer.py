@@ -14,8 +14,8 @@ from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.transfer.pipeline import Pipeline
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
-from torch_tfckpt.transfer.tensor_writes import TensorWrite, runs_of, write_tensors
 from torch_tfckpt.transfer.transfer import Transfer
+from torch_tfckpt.transfer.writes import Write, runs_of, write_tensors
 
 MIB = 1024 * 1024
 SMALL = StagingOptions(buffer_bytes=MIB, async_bytes=2 * MIB, save_bytes=2 * MIB)
@@ -56,15 +56,22 @@ class Memory:
         pass
 
 
-def plan(sources: Sequence[torch.Tensor | bytes], files: Sequence[Memory]) -> list[TensorWrite]:
-    """Source i goes to file i modulo their number, one behind the other."""
+def plan(sources: Sequence[torch.Tensor | bytes], files: Sequence[Memory]) -> list[Write]:
+    """Source i goes to file i modulo their number, one after the other."""
     ends = [0] * len(files)
     writes = []
     for number, source in enumerate(sources):
-        shard = number % len(files)
-        writes.append(TensorWrite(files[shard], ends[shard], source))
-        ends[shard] += writes[-1].size
+        file = number % len(files)
+        size = len(source) if isinstance(source, bytes) else source.nbytes
+        writes.append(Write(file, ends[file], size, source))
+        ends[file] += size
     return writes
+
+
+def begin(
+    sources: Sequence[torch.Tensor | bytes], files: Sequence[Memory], staging: Staging, *, snapshot: bool
+) -> Transfer:
+    return Transfer(plan(sources, files), files, staging, snapshot=snapshot)
 
 
 def until(go: threading.Event) -> Callable[[str], None]:
@@ -117,10 +124,10 @@ def test_a_transfer_writes_what_the_plain_way_writes(
     """The same bytes and the same sums, whatever the plan: fast path == general path."""
     plain = [Memory() for _ in range(shards)]
     with Pipeline() as pipeline:
-        expected = write_tensors(pipeline, plan(sources, plain))
+        expected = write_tensors(pipeline, plan(sources, plain), plain)
     moved = [source.to(device) if isinstance(source, torch.Tensor) else source for source in sources]
     files = [Memory() for _ in range(shards)]
-    assert Transfer(plan(moved, files), Staging(SMALL), snapshot=snapshot).result() == expected
+    assert begin(moved, files, Staging(SMALL), snapshot=snapshot).result() == expected
     for file, other in zip(files, plain, strict=True):
         assert file.contents == other.contents
         assert file.written == len(file.contents), "a byte was written twice"
@@ -131,7 +138,7 @@ def test_every_file_is_synced_once_after_its_last_byte(device: str) -> None:
     """Whoever writes the last bytes of a file makes it durable; files without bytes are left to the caller."""
     files = [Memory(), Memory(), Memory()]
     sources = [torch.ones(3 * MIB, dtype=torch.uint8, device=device), torch.ones(5, device=device)]
-    Transfer(plan(sources, files), Staging(SMALL), snapshot=False).result()
+    begin(sources, files, Staging(SMALL), snapshot=False).result()
     assert [file.synced for file in files] == [1, 1, 0]
 
 
@@ -148,7 +155,7 @@ def test_values_may_change_once_they_are_staged(device: str, mib: int) -> None:
         for value in values:
             value.fill_(step)
         files = [Memory(), Memory()]
-        transfer = Transfer(plan(values, files), staging, snapshot=True)
+        transfer = begin(values, files, staging, snapshot=True)
 
         def train(transfer: Transfer = transfer) -> None:
             assert transfer.staged.wait(60)
@@ -167,7 +174,7 @@ def test_a_snapshot_that_fits_is_staged_before_anything_is_written() -> None:
     """Training waits for the copy only: writing may block for as long as it likes."""
     go = threading.Event()
     file = Memory(until(go))
-    transfer = Transfer(plan([torch.ones(MIB // 4), b"text"], [file]), Staging(SMALL), snapshot=True)
+    transfer = begin([torch.ones(MIB // 4), b"text"], [file], Staging(SMALL), snapshot=True)
     assert transfer.staged.wait(60)
     assert not file.contents
     go.set()
@@ -180,7 +187,7 @@ def test_a_snapshot_that_does_not_fit_is_staged_as_earlier_bytes_are_written() -
     go = threading.Event()
     file = Memory(until(go))
     staging = Staging(SMALL)
-    transfer = Transfer(plan([torch.ones(MIB) for _ in range(2)], [file]), staging, snapshot=True)
+    transfer = begin([torch.ones(MIB) for _ in range(2)], [file], staging, snapshot=True)
     assert not transfer.staged.wait(0.2)
     assert staging.buffers(1, pinned=False, snapshot=True)._made == 2
     go.set()
@@ -193,7 +200,7 @@ def test_host_values_of_a_save_that_training_waits_for_are_not_copied() -> None:
     """They are written from where they lie: no buffer is ever made."""
     staging = Staging(SMALL)
     file = Memory()
-    Transfer(plan([torch.ones(MIB)], [file]), staging, snapshot=False).result()
+    begin([torch.ones(MIB)], [file], staging, snapshot=False).result()
     assert staging._kept is None
     assert len(file.contents) == 4 * MIB
 
@@ -214,7 +221,7 @@ def test_the_first_error_stops_everything_and_is_raised(snapshot: bool, what: st
 
     staging = Staging(SMALL)
     files = [Memory(fail), Memory(fail)]
-    transfer = Transfer(plan([torch.ones(MIB) for _ in range(6)], files), staging, snapshot=snapshot)
+    transfer = begin([torch.ones(MIB) for _ in range(6)], files, staging, snapshot=snapshot)
     with pytest.raises(OSError, match="No space left"):
         transfer.result()
     assert transfer.failed and transfer.staged.is_set()
@@ -223,16 +230,17 @@ def test_the_first_error_stops_everything_and_is_raised(snapshot: bool, what: st
         buffers = staging.buffers(2, pinned=False, snapshot=True)
         assert len(buffers._free) == buffers._made
     good = [Memory(), Memory()]
-    Transfer(plan([torch.ones(MIB) for _ in range(6)], good), staging, snapshot=snapshot).result()
+    begin([torch.ones(MIB) for _ in range(6)], good, staging, snapshot=snapshot).result()
     assert all(len(file.contents) == 12 * MIB for file in good)
 
 
 def test_an_error_while_copying_is_raised() -> None:
     """A tensor that cannot be read (here: its storage is gone) fails the save, not the thread alone."""
     tensor = torch.ones(1000)
-    transfer_plan = plan([tensor], [Memory()])
+    files = [Memory()]
+    transfer_plan = plan([tensor], files)
     tensor.untyped_storage().resize_(0)
-    transfer = Transfer(transfer_plan, Staging(SMALL), snapshot=True)
+    transfer = Transfer(transfer_plan, files, Staging(SMALL), snapshot=True)
     with pytest.raises(RuntimeError):
         transfer.result()
     assert transfer.staged.is_set() and tfckpt_threads() == []
@@ -242,7 +250,7 @@ def test_a_cancelled_transfer_touches_nothing_any_more() -> None:
     """`cancel` returns when all threads have ended, also those that waited for a buffer."""
     go = threading.Event()
     file = Memory(until(go))
-    transfer = Transfer(plan([torch.ones(MIB) for _ in range(6)], [file]), Staging(SMALL), snapshot=True)
+    transfer = begin([torch.ones(MIB) for _ in range(6)], [file], Staging(SMALL), snapshot=True)
     threading.Timer(0.05, go.set).start()
     transfer.cancel()
     assert tfckpt_threads() == []
@@ -262,14 +270,14 @@ def test_threads_that_cannot_be_started_are_an_error_and_leave_none_behind(monke
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        Transfer(plan([torch.ones(MIB) for _ in range(6)], [Memory()]), Staging(SMALL), snapshot=True)
+        begin([torch.ones(MIB) for _ in range(6)], [Memory()], Staging(SMALL), snapshot=True)
     assert tfckpt_threads() == []
 
 
 def test_an_empty_plan_is_done_at_once() -> None:
     """No tensors, or tensors without elements: staged, and the sums of nothing."""
-    assert Transfer([], Staging(SMALL), snapshot=True).result() == []
-    transfer = Transfer(plan([torch.ones(0), torch.ones(3, 0)], [Memory()]), Staging(SMALL), snapshot=True)
+    assert begin([], [], Staging(SMALL), snapshot=True).result() == []
+    transfer = begin([torch.ones(0), torch.ones(3, 0)], [Memory()], Staging(SMALL), snapshot=True)
     assert transfer.staged.is_set()
     assert transfer.result() == [0, 0]
 
@@ -279,8 +287,8 @@ def test_small_neighbours_travel_together() -> None:
     file = Memory()
     scalars = [torch.tensor(float(number)) for number in range(1000)]
     runs = runs_of(plan([*scalars, torch.tensor(1), b"x", *scalars], [file]))
-    assert [len(run.writes) for run in runs] == [1000, 1, 1, 1000]
-    sums = Transfer(plan(scalars, [file]), Staging(SMALL), snapshot=True).result()
+    assert [len(run) for run in runs] == [1000, 1, 1, 1000]
+    sums = begin(scalars, [file], Staging(SMALL), snapshot=True).result()
     assert sums == [crc32c.value(memoryview(scalar.numpy().tobytes())) for scalar in scalars]
 
 
@@ -288,8 +296,8 @@ def test_files_of_several_shards_are_written_side_by_side(tmp_path: Path) -> Non
     """Shard 1's first byte does not wait for shard 0's last: each shard's write waits for the other's to begin."""
     met = threading.Barrier(2, timeout=60)
     files = [Memory(meeting(met)) for _ in range(2)]
-    Transfer(plan([torch.ones(10), torch.ones(10)], files), Staging(SMALL), snapshot=False).result()
+    begin([torch.ones(10), torch.ones(10)], files, Staging(SMALL), snapshot=False).result()
     file = LOCAL.create(str(tmp_path / "x"))
-    Transfer([TensorWrite(file, 0, torch.arange(3))], Staging(SMALL), snapshot=False).result()
+    Transfer([Write(0, 0, 24, torch.arange(3))], [file], Staging(SMALL), snapshot=False).result()
     file.close()
     assert (tmp_path / "x").read_bytes() == torch.arange(3).numpy().tobytes()

@@ -3,6 +3,7 @@
 Source: BundleWriter::Add and AddSlice in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.2, 2.5.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch_tfckpt.bundle.index import key_of, name_of
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import encode_strings
 from torch_tfckpt.format.tensor_bundle import BundleEntry, BundleHeader, encode_index
@@ -23,15 +25,18 @@ from torch_tfckpt.format.tensor_slice import (
     shape_text,
 )
 from torch_tfckpt.text import quoted
+from torch_tfckpt.transfer.writes import Write
 from torch_tfckpt.values import WritableValue, writable
 
 
-class Planned(NamedTuple):
-    """Bytes whose place is known."""
+@dataclass(slots=True, eq=False)
+class TensorWrite(Write):
+    """A write of one tensor or slice to shard `file`, and what its index entry needs besides."""
 
     key: bytes
-    entry: BundleEntry  # without a checksum yet, unless `source` is in its stored form already
-    source: torch.Tensor | bytes
+    dtype: DataType
+    shape: Shape
+    checksum: int | None  # masked; None: that of the bytes written. Stored forms come with their own
 
 
 @dataclass(slots=True)
@@ -52,11 +57,14 @@ class _Partitioned(NamedTuple):
 
 
 class BundlePlan:
-    """The entries of a checkpoint to be.
+    """Assigns each tensor of a checkpoint its bytes, and collects the entries of what was written.
 
     Args:
         num_shards: Data files; every tensor names the one it goes to.
         alignment: Every tensor begins at a multiple of so many bytes. TensorFlow's checkpoints have 1.
+
+    Attributes:
+        waiting: What was added and not yet entered, in the order added.
 
     Threads: one at a time.
     """
@@ -65,14 +73,15 @@ class BundlePlan:
         if num_shards < 1 or alignment < 1:
             raise InvalidArgumentError(f"num_shards is {num_shards} and alignment {alignment}; both are at least 1")
         self._alignment = alignment
+        self.waiting: list[TensorWrite] = []
         self._entries: dict[bytes, bytes] = {}  # encoded; empty until `enter`
         self._partitioned: dict[bytes, _Partitioned] = {}
         self.shards = [ShardExtent() for _ in range(num_shards)]
 
-    def add(self, name: str, value: WritableValue, *, shard: int, dtype: DataType | None) -> Planned:
-        """Gives one tensor its place. Errors as BundleWriter.add."""
+    def add(self, name: str, value: WritableValue, *, shard: int, dtype: DataType | None = None) -> None:
+        """Adds one tensor. Errors as BundleWriter.add."""
         content, stored_as, shape = writable(name, value, dtype)
-        return self._add(self._new_key(name), content, stored_as, shape, shard)
+        self._add(self._new_key(name), content, stored_as, shape, shard)
 
     def add_slice(
         self,
@@ -82,37 +91,35 @@ class BundlePlan:
         value: WritableValue,
         *,
         shard: int,
-        dtype: DataType | None,
-    ) -> Planned:
-        """Gives one slice of a tensor of `full_shape` its place. Errors as BundleWriter.add_slice."""
+        dtype: DataType | None = None,
+    ) -> None:
+        """Adds one slice of a tensor of `full_shape`. Errors as BundleWriter.add_slice."""
         content, stored_as, shape = writable(name, value, dtype)
         if part.shape_of(full_shape) != shape:
             raise InvalidArgumentError(
                 f"tensor {quoted(name)}: Slice in shape_and_slice specification does not match the shape of the tensor "
                 f"to  save: {part} of {shape_text(full_shape)}, tensor: {shape_text(shape)}"
             )
-        if part.covers(full_shape):
-            return self._add(self._new_key(name), content, stored_as, shape, shard)
-        key = self._new_slice_key(name, full_shape, part, stored_as, shard)
-        return self._add(key, content, stored_as, shape, shard)
+        covers = part.covers(full_shape)
+        key = self._new_key(name) if covers else self._new_slice_key(name, full_shape, part, stored_as, shard)
+        self._add(key, content, stored_as, shape, shard)
 
-    def add_stored(
-        self, name: str, dtype: DataType, shape: Shape, stored: bytes, checksum: int, *, shard: int
-    ) -> Planned:
-        """Gives bytes in their stored form their place. Errors as BundleWriter.add_stored."""
+    def add_stored(self, name: str, dtype: DataType, shape: Shape, stored: bytes, checksum: int, *, shard: int) -> None:
+        """Adds bytes in their stored form. Errors as BundleWriter.add_stored."""
         element = ELEMENTS.get(dtype)
         if element is not None and element.size and len(stored) != element.size * element_count(shape):
             raise InvalidArgumentError(
                 f"tensor {quoted(name)}: {len(stored)} bytes are no {dtype.name} of shape {shape_text(shape)}"
             )
-        return self._place(self._new_key(name), stored, dtype, shape, shard, checksum)
+        self._add(self._new_key(name), stored, dtype, shape, shard, checksum)
 
-    def enter(self, planned: Planned, checksum: int) -> None:
-        """Completes the entry of what was written; `checksum` is the masked one of its bytes."""
-        # Stored forms came with a checksum of their own.
-        keeps = isinstance(planned.source, bytes)
-        entry = planned.entry if keeps else planned.entry._replace(checksum=checksum)
-        self._entries[planned.key] = entry.encode()
+    def enter(self, sums: Sequence[int]) -> None:
+        """Completes the entries of all that waits. `sums`: the CRC-32C (not masked) of the bytes of each."""
+        waiting, self.waiting = self.waiting, []
+        for write, crc in zip(waiting, sums, strict=True):
+            checksum = crc32c.mask(crc) if write.checksum is None else write.checksum
+            entry = BundleEntry(write.dtype, write.shape, write.file, write.offset, write.size, checksum)
+            self._entries[write.key] = entry.encode()
 
     def close(self) -> None:
         """Enters what is known of partitioned tensors as wholes.
@@ -160,22 +167,23 @@ class BundlePlan:
         return key
 
     def _add(
-        self, key: bytes, content: torch.Tensor | list[bytes], dtype: DataType, shape: Shape, shard: int
-    ) -> Planned:
-        if isinstance(content, torch.Tensor):
-            return self._place(key, content, dtype, shape, shard, 0)
-        stored, checksum = encode_strings(content)
-        return self._place(key, stored, dtype, shape, shard, checksum)
-
-    def _place(
-        self, key: bytes, source: torch.Tensor | bytes, dtype: DataType, shape: Shape, shard: int, checksum: int
-    ) -> Planned:
+        self,
+        key: bytes,
+        content: torch.Tensor | bytes | list[bytes],
+        dtype: DataType,
+        shape: Shape,
+        shard: int,
+        checksum: int | None = None,
+    ) -> None:
+        """Gives the content its bytes, after those added to the shard before."""
         if not 0 <= shard < len(self.shards):
             raise InvalidArgumentError(f"shard {shard} of {len(self.shards)} does not exist")
-        extent, size = self.shards[shard], len(source) if isinstance(source, bytes) else source.nbytes
+        if isinstance(content, list):
+            content, checksum = encode_strings(content)
+        extent, size = self.shards[shard], len(content) if isinstance(content, bytes) else content.nbytes
         offset = extent.end
         extent.end = -(-(offset + size) // self._alignment) * self._alignment
         if size:
             extent.data_end = offset + size
         self._entries[key] = b""
-        return Planned(key, BundleEntry(dtype, shape, shard, offset, size, checksum), source)
+        self.waiting.append(TensorWrite(shard, offset, size, content, key, dtype, shape, checksum))

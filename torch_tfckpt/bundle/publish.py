@@ -48,11 +48,12 @@ class Marker:
     """
 
     def __init__(self, storage: Storage, prefix: str) -> None:
+        index = index_filename(prefix)
         self.save = new_save_number()
         self._storage = storage
         self._file: WritableFile | None = None
         if storage.renames:
-            self._file = storage.create(temporary_name(index_filename(prefix), self.save))
+            self._file = storage.create(temporary_name(index, self.save))
 
     def end(self, *, clean: bool) -> None:
         """The save is over. Unless it left everything clean, the file stays, so that the next save clears up."""
@@ -115,46 +116,51 @@ class Publication:
     The first file is a marker, which goes last: a save that was killed, or could not clear up, can be told by it.
 
     Raises:
-        IncompleteSaveError: the directory cannot be made (nothing above it is), or no file be created in it.
+        OSError: the directory cannot be made (nothing above it is), or no file be created in it. Here and below the
+            caller turns what the system refuses into an IncompleteSaveError, with `saving`.
 
     Threads: one publication of a prefix at a time.
     """
 
     def __init__(self, storage: Storage, prefix: str) -> None:
-        self._storage, self._prefix = storage, prefix
+        self._storage, self._prefix, self._index = storage, prefix, index_filename(prefix)
         self._data: list[str] = []  # where the bytes of each shard are now
+        self._shown = 0  # the number of shards in the names of data files that cannot be renamed
         self._switching = False  # the new index may be in place
         self._over = False  # published or abandoned
-        with saving(prefix):
-            storage.make_directory(os.path.dirname(prefix))
-            self._marker = Marker(storage, prefix)
+        storage.make_directory(os.path.dirname(prefix))
+        self._marker = Marker(storage, prefix)
 
     def new_data_names(self, count: int) -> list[str]:
         """Where the bytes of so many shards are to be written, or linked, before `publish`."""
-        if self._storage.renames:
+        storage, prefix = self._storage, self._prefix
+        if storage.renames:
             save = self._marker.save
-            self._data = [temporary_name(data_filename(self._prefix, n, count), save) for n in range(count)]
+            self._data = [temporary_name(data_filename(prefix, n, count), save) for n in range(count)]
         else:
-            shown = self._free_count(count)
-            self._data = [data_filename(self._prefix, n, shown) for n in range(count)]
+            self._shown = _unused_count(storage, prefix, count) if storage.exists(self._index) else count
+            self._data = [data_filename(prefix, n, self._shown) for n in range(count)]
         return self._data
 
     def publish(self, encode_index: EncodeIndex) -> None:
         """Makes the data files, whose bytes are durable, shards 0, 1, ... of the checkpoint.
 
         Raises:
-            IncompleteSaveError: the system refused a step. Nothing was published and the data files are gone, unless
-                the text says that the new checkpoint is in place, or that this cannot be told.
+            OSError: the system refused a step. Nothing was published and the data files are gone.
+            IncompleteSaveError: the new checkpoint is in place but not durable, or whether it is cannot be told.
         """
         storage, prefix, count = self._storage, self._prefix, len(self._data)
         clean = False
         try:
-            with saving(prefix):
-                replacing = storage.exists(index_filename(prefix))
-                shown = self._free_count(count) if storage.renames else _count_of(self._data)
-                self._switch(encode_index(shown), shown)
+            replacing = storage.exists(self._index)
+            if storage.renames:
+                shown = _unused_count(storage, prefix, count) if replacing else count
+            else:
+                shown = self._shown
+            durable = self._switch(encode_index(shown), shown)
             self._over, clean = True, not replacing
-            make_durable(storage, index_filename(prefix))
+            if not durable:
+                make_durable(storage, self._index)
             if replacing:
                 clean = _settle(storage, prefix, count, shown, encode_index)
         finally:
@@ -168,16 +174,19 @@ class Publication:
             clean = [remove(self._storage, path) for path in self._data]
             self._marker.end(clean=all(clean))
 
-    def _switch(self, index: bytes, shown: int) -> None:
-        """Names the data files and puts the index in place. Raises after everything was removed, but see `publish`."""
+    def _switch(self, index: bytes, shown: int) -> bool:
+        """Names the data files and puts the index in place. Returns whether its name is durable, too.
+
+        Raises as `publish`.
+        """
         storage, prefix = self._storage, self._prefix
         try:
             if storage.renames:
                 _name_data(storage.replace, prefix, self._data, shown, storage)
             self._switching = True
-            write_file(storage, index_filename(prefix), index)
+            write_file(storage, self._index, index)
         except BaseException as error:
-            # A rename may have happened although it reports a failure, over a network, or Ctrl-C came right behind it.
+            # A rename may have happened although it reports a failure, over a network, or Ctrl-C came right after it.
             # The data of the index in place is never taken away; an orphan is better than a loss.
             in_place = self._switching and _is_in_place(storage, prefix, index)
             if in_place is False:
@@ -194,12 +203,8 @@ class Publication:
                     f"system complains of, then save again",
                     {0: error},
                 ) from error
-
-    def _free_count(self, count: int) -> int:
-        """The number of shards to name the data by: `count`, or an unused one where a checkpoint of the name exists."""
-        if not self._storage.exists(index_filename(self._prefix)):
-            return count
-        return _unused_count(self._storage, self._prefix, count)
+            return False
+        return True
 
 
 def _settle(storage: Storage, prefix: str, count: int, shown: int, encode_index: EncodeIndex) -> bool:
@@ -254,13 +259,6 @@ def data_files_of(storage: Storage, prefix: str) -> list[str]:
         for path in paths
         if (parsed := parse_data_filename(path)) is not None and parsed[0] == prefix and path == data_filename(*parsed)
     ]
-
-
-def _count_of(data_files: Sequence[str]) -> int:
-    """The number of shards in the names of data files."""
-    parsed = parse_data_filename(data_files[0])
-    assert parsed is not None, "no name of a data file"
-    return parsed[2]
 
 
 def _unused_count(storage: Storage, prefix: str, count: int) -> int:

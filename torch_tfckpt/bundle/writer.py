@@ -16,16 +16,15 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
 
-from torch_tfckpt.bundle.plan import BundlePlan, Planned
+from torch_tfckpt.bundle.plan import BundlePlan
 from torch_tfckpt.bundle.publish import Publication, saving
 from torch_tfckpt.errors import FailedPreconditionError
-from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
 from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.text import printable
 from torch_tfckpt.transfer.pipeline import Pipeline
-from torch_tfckpt.transfer.tensor_writes import TensorWrite, write_tensors
+from torch_tfckpt.transfer.writes import write_tensors
 from torch_tfckpt.values import WritableValue
 
 # Tensors wait until so many bytes have come together and then travel in one plan: enough for all threads, and a bound
@@ -60,11 +59,11 @@ class BundleWriter:
         self._plan = BundlePlan(num_shards, alignment)
         self._prefix = prefix
         self._state = State.OPEN
-        self._queue: list[Planned] = []
-        self._queued_bytes = 0
+        self._waiting_bytes = 0
         self._pipeline = Pipeline()
         self._files: list[WritableFile] = []
-        self._publication = Publication(storage, prefix)
+        with saving(prefix):
+            self._publication = Publication(storage, prefix)
         with self._failing():
             for path in self._publication.new_data_names(num_shards):
                 self._files.append(storage.create(path))
@@ -82,7 +81,8 @@ class BundleWriter:
             IncompleteSaveError: writing failed; the checkpoint is abandoned.
         """
         self._require_open("add")
-        self._enqueue(self._plan.add(name, value, shard=shard, dtype=dtype))
+        self._plan.add(name, value, shard=shard, dtype=dtype)
+        self._write_when_enough()
 
     def add_slice(
         self,
@@ -101,7 +101,8 @@ class BundleWriter:
                 ones in dtype or full shape; or the tensor was added whole. Slices that overlap are found by `finish`.
         """
         self._require_open("add")
-        self._enqueue(self._plan.add_slice(name, full_shape, part, value, shard=shard, dtype=dtype))
+        self._plan.add_slice(name, full_shape, part, value, shard=shard, dtype=dtype)
+        self._write_when_enough()
 
     def add_stored(
         self, name: str, dtype: DataType, shape: Shape, stored: bytes, checksum: int, *, shard: int = 0
@@ -112,7 +113,8 @@ class BundleWriter:
             checksum: The masked checksum that belongs to them, not looked at.
         """
         self._require_open("add")
-        self._enqueue(self._plan.add_stored(name, dtype, shape, stored, checksum, shard=shard))
+        self._plan.add_stored(name, dtype, shape, stored, checksum, shard=shard)
+        self._write_when_enough()
 
     def finish(self) -> None:
         """Writes what waits and publishes. Until then nothing is named `prefix.*`; an old checkpoint stays as it is.
@@ -139,7 +141,7 @@ class BundleWriter:
         if self._state is State.FINISHED:
             return
         self._state = State.ABANDONED
-        self._queue.clear()
+        self._plan.waiting.clear()
         self._pipeline.close()
         for file in self._files:
             # What led here is what the caller must hear of, not a clean-up that fails too.
@@ -158,19 +160,18 @@ class BundleWriter:
         else:
             self.abandon()
 
-    def _enqueue(self, planned: Planned) -> None:
-        self._queue.append(planned)
-        self._queued_bytes += planned.entry.size
-        if self._queued_bytes >= QUEUE_BYTES or len(self._queue) >= QUEUE_LENGTH:
+    def _write_when_enough(self) -> None:
+        """Writes what waits once it is QUEUE_BYTES or QUEUE_LENGTH. To be called after each tensor."""
+        waiting = self._plan.waiting
+        self._waiting_bytes += waiting[-1].size
+        if self._waiting_bytes >= QUEUE_BYTES or len(waiting) >= QUEUE_LENGTH:
             with self._failing():
                 self._flush()
 
     def _flush(self) -> None:
         """Writes what waits, in one plan, and enters it with its checksums."""
-        queue, self._queue, self._queued_bytes = self._queue, [], 0
-        writes = [TensorWrite(self._files[entry.shard], entry.offset, source) for _, entry, source in queue]
-        for planned, crc in zip(queue, write_tensors(self._pipeline, writes), strict=True):
-            self._plan.enter(planned, crc32c.mask(crc))
+        self._waiting_bytes = 0
+        self._plan.enter(write_tensors(self._pipeline, self._plan.waiting, self._files))
 
     def _require_open(self, action: str) -> None:
         if self._state is not State.OPEN:

@@ -139,6 +139,9 @@ class RetentionRecord:
 
         A checkpoint that was protected until now is remembered as such until `forget`, in case it cannot be deleted.
         """
+        unreadable = any(place.unreadable for place in self._places.values())
+        if self.best is None and not (self._pins or self._protected or unreadable):
+            return list(expired)  # as most savers are: nothing protects any checkpoint
         inside = [self._remember(path) for path in newest]
         outside = [self._remember(path) for path in expired]
         self._pin_what_may_have_been([*outside, *inside])

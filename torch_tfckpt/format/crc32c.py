@@ -20,14 +20,14 @@ _POLYNOMIAL: Final = 0x82F63B78
 _WORD: Final = 0xFFFFFFFF
 
 
-def value(data: bytes | bytearray | memoryview) -> int:
-    """CRC-32C of `data`. Releases the GIL for buffers of 32 KiB and more."""
-    return int(_hardware.crc32c(data))
+# value(data, crc=0): CRC-32C of the bytes that gave `crc`, followed by `data`. Releases the GIL for buffers of 32 KiB
+# and more. The C function itself: it is called once for each small tensor, and a wrapper would cost as much as the sum.
+value: Final = _hardware.crc32c
 
 
 def extend(crc: int, data: bytes | bytearray | memoryview) -> int:
     """CRC-32C of the bytes that gave `crc`, followed by `data`."""
-    return int(_hardware.crc32c(data, crc))
+    return value(data, crc)
 
 
 def of_parts(data: memoryview, sizes: Sequence[int]) -> list[int]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
+from torch_tfckpt.bundle.plan import BundlePlan
 from torch_tfckpt.bundle.save import BundleSave
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import FailedPreconditionError
@@ -65,10 +66,7 @@ class BaseSaverBuilder:
                 for spec in specs_of(saveables):
                     _add_to_version_1(writer, spec)
         else:
-            save = BundleSave(storage, filename, num_shards=1, staging=Staging())
-            _plan(save, [saveables])
-            save.start(snapshot=False)
-            save.finish()
+            BundleSave(storage, filename, _plan([saveables]), Staging(), snapshot=False).finish()
 
     def restore_op(self, reader: CheckpointReader, saveable: Saveable, preferred_shard: int) -> list[Value]:
         """The values of one saveable's specs, in order.
@@ -168,10 +166,7 @@ class BulkSaverBuilder(BaseSaverBuilder):
         if writes_its_own_way or self.write_version == SaverDef.V1:
             return super().begin_save(storage, path, saveables, sharded=sharded, snapshot=snapshot, staging=staging)
         groups = [group for _, group in group_by_devices(saveables)] if sharded else [saveables]
-        save = BundleSave(storage, path, num_shards=len(groups), staging=staging)
-        _plan(save, groups)
-        save.start(snapshot=snapshot)
-        return save
+        return BundleSave(storage, path, _plan(groups), staging, snapshot=snapshot)
 
 
 def _snapshot(saveables: Iterable[Saveable]) -> list[Saveable]:
@@ -191,15 +186,17 @@ def _snapshot(saveables: Iterable[Saveable]) -> list[Saveable]:
     return copies
 
 
-def _plan(save: BundleSave, groups: Sequence[Saveables]) -> None:
-    """Adds everything, group i to shard i. Every spec's tensor is asked for once."""
+def _plan(groups: Sequence[Saveables]) -> BundlePlan:
+    """The plan of everything, group i in shard i. Every spec's tensor is asked for once."""
+    plan = BundlePlan(len(groups))
     for shard, group in enumerate(groups):
         for spec in specs_of(group):
             if spec.slice_spec:
                 full_shape, part = slice_of(spec)
-                save.add_slice(spec.name, full_shape, part, value_of(spec), shard=shard, dtype=spec.dtype)
+                plan.add_slice(spec.name, full_shape, part, value_of(spec), shard=shard, dtype=spec.dtype)
             else:
-                save.add(spec.name, value_of(spec), shard=shard, dtype=spec.dtype)
+                plan.add(spec.name, value_of(spec), shard=shard, dtype=spec.dtype)
+    return plan
 
 
 def _add_to_version_1(writer: SlicesWriter, spec: SaveSpec) -> None:

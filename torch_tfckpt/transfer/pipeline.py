@@ -7,7 +7,7 @@ result does not depend on how a plan was cut. Reading, writing and summing all r
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final, NamedTuple, Protocol, Self, TypeVar
 
@@ -103,10 +103,11 @@ class Pipeline:
             if len(buffers) > 1:
                 request.file.read_into(work.offset, buffers)
                 return [crc32c.value(buffer) for buffer in buffers]
-            crc = 0
-            for at, strip in _strips(buffers[0]):
+            target, crc = buffers[0], 0
+            for at in range(0, len(target), STRIP_BYTES):
+                strip = target[at : at + STRIP_BYTES]
                 request.file.read_into(work.offset + at, [strip])
-                crc = crc32c.extend(crc, strip)
+                crc = crc32c.value(strip, crc)
             return [crc]
 
         return self._run(requests, job)
@@ -133,7 +134,7 @@ class Pipeline:
             for at in range(0, size, STRIP_BYTES):
                 strip = scratch[: min(STRIP_BYTES, size - at)]
                 request.file.read_into(work.offset + at, [strip])
-                crc = crc32c.extend(crc, strip)
+                crc = crc32c.value(strip, crc)
             return [crc]
 
         return self._run(requests, job)
@@ -234,17 +235,30 @@ class Pipeline:
         return buffer
 
 
-def write_pieces(file: WritableFile, offset: int, pieces: Sequence[memoryview]) -> list[int]:
-    """Writes `pieces`, one behind the other; returns the CRC-32C (not masked) of each."""
-    if len(pieces) > 1:
+def write_pieces(
+    file: WritableFile, offset: int, pieces: Sequence[memoryview], parts: Sequence[Sequence[int]] = ()
+) -> list[int]:
+    """Write `pieces` back to back.
+
+    Args:
+        parts: For each piece the sizes of the parts of it that are summed; by default each piece is one part.
+
+    Returns:
+        The CRC-32C (not masked) of each part of each piece, in order.
+    """
+    if len(pieces) == 1 and (not parts or len(parts[0]) == 1):
+        piece, crc = pieces[0], 0
+        for at in range(0, len(piece), STRIP_BYTES):
+            strip = piece[at : at + STRIP_BYTES]
+            crc = crc32c.value(strip, crc)
+            file.write(offset + at, [strip])
+        return [crc]
+    if parts:
+        sums = [crc for piece, sizes in zip(pieces, parts, strict=True) for crc in crc32c.of_parts(piece, sizes)]
+    else:
         sums = [crc32c.value(piece) for piece in pieces]
-        file.write(offset, pieces)
-        return sums
-    crc = 0
-    for at, strip in _strips(pieces[0]):
-        crc = crc32c.extend(crc, strip)
-        file.write(offset + at, [strip])
-    return [crc]
+    file.write(offset, pieces)
+    return sums
 
 
 def cut_plan(requests: Sequence[Request], limit: int) -> list[Job]:
@@ -267,8 +281,3 @@ def cut_plan(requests: Sequence[Request], limit: int) -> list[Job]:
                 file, room = request.file, limit
             end, room = request.offset + size, room - size
     return jobs
-
-
-def _strips(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
-    for at in range(0, len(buffer), STRIP_BYTES):
-        yield at, buffer[at : at + STRIP_BYTES]

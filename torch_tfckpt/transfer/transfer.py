@@ -1,11 +1,11 @@
-"""A whole plan of tensors on its way to files: copied from their devices, summed and written side by side.
+"""Carries out a whole plan of tensors: copied from their devices, summed and written by several threads.
 
-    lane: tensors of one device for one file      -> buffers -> any of a few threads
-      copies into a buffer, and the next, and the next          waits for the copy, sums the bytes, writes them
+    lane: writes of one device to one file        -> batches -> any of a few threads
+      fills a batch, and the next, and the next                 waits for the copy, sums the bytes, writes them
       `staged` is set when the last was copied                  gives the buffer back
 
-What is summed are the copied bytes, those that are written. A buffer is lent until its bytes are in the file. Where
-training waits, values in host memory are not copied at all; they are written from where they lie.
+The bytes that are summed are the copied ones, which are those that are written. A buffer is lent until its bytes are in
+the file. If training waits, values in host memory are not copied at all; they are written from where they are.
 
 The first error stops everything and is raised by `result`. Nothing here knows a checkpoint key.
 """
@@ -14,48 +14,49 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import WritableFile
-from torch_tfckpt.transfer.cuda import CopyStream, Ready
 from torch_tfckpt.transfer.host_bytes import byte_view
-from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, Piece, cut_plan, write_pieces
-from torch_tfckpt.transfer.staging import Buffers, Staging
-from torch_tfckpt.transfer.tensor_writes import TensorWrite, WriteRun, device_bytes, host_bytes, runs_of
+from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, write_pieces
+from torch_tfckpt.transfer.staging import Buffers, CopyStream, Ready, Staging
+from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes, runs_of
 
-# Loads of a lane without buffers that may wait for a thread: host copies of what does not lie as it is stored.
+# Batches of a lane without buffers that may wait for a thread: host copies of what is not in memory as it is stored.
 _UNBUFFERED_AHEAD: Final = 4
 
 
-class _Load(NamedTuple):
-    """Bytes that lie one behind the other in a file, filled and ready to be written."""
-
-    lane: "_Lane"
-    offset: int
-    pieces: list[Piece]  # parts of the lane's runs
-    views: list[memoryview]  # the bytes of each piece
-    buffer: torch.Tensor | None  # to be given back
-    ready: Ready | None  # None: the bytes are there already
-
-
+@dataclass(slots=True, eq=False)
 class _Lane:
     """What one device has for one file."""
 
-    def __init__(self, runs: list[WriteRun], *, buffered: bool, ahead: int) -> None:
-        self.runs, self.buffered = runs, buffered
-        self.room = threading.Semaphore(ahead)  # loads that may be on their way at a time
+    file: int
+    device: torch.device | None  # None: bytes, in memory that nobody changes
+    stream: CopyStream | None
+    buffered: bool
+    room: threading.Semaphore  # batches that may be on their way at a time
+    numbers: list[int] = field(default_factory=list)  # positions in the plan
 
-    @property
-    def file(self) -> WritableFile:
-        return self.runs[0].file
 
-    @property
-    def device(self) -> torch.device | None:
-        return self.runs[0].device
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Consecutive bytes of one file that one thread sums and writes: whole writes of the plan, or a part of one."""
+
+    lane: _Lane
+    offset: int
+    size: int
+    numbers: list[int]  # positions in the plan
+    begin: int = 0  # of a part: bytes from the start of its write
+    # Once it is filled:
+    pieces: list[memoryview] = field(default_factory=list)
+    parts: list[list[int]] = field(default_factory=list)  # of each piece: the sizes of its writes
+    buffer: torch.Tensor | None = None  # to be given back
+    ready: Ready | None = None  # None: the bytes are there already
 
 
 class Transfer:
@@ -63,37 +64,42 @@ class Transfer:
 
     Args:
         writes: What goes where; of each file in the order of its bytes.
+        files: The files of the plan, by position.
         staging: Where the buffers come from.
         snapshot: Whether values may change once `staged` is set; else not before `result` returned.
 
     Values are those at the time of the call, in the order of the current streams of their devices. Cost: host memory of
-    the buffers, and a contiguous copy of one tensor a lane where it does not lie as it is stored.
+    the buffers, and a contiguous copy of one tensor a lane if its memory is not what is stored.
     Threads: one calls; `staged` may be waited for by any.
     """
 
-    def __init__(self, writes: Sequence[TensorWrite], staging: Staging, *, snapshot: bool) -> None:
+    def __init__(
+        self, writes: Sequence[Write], files: Sequence[WritableFile], staging: Staging, *, snapshot: bool
+    ) -> None:
         self.staged = threading.Event()
+        self._writes, self._files = writes, files
         self._sums = [0] * len(writes)
-        self._pieces: dict[int, dict[int, tuple[int, int]]] = {}  # write -> begin of a piece of it -> sum and size
-        self._lanes = self._make_lanes(runs_of(writes), staging, snapshot)
-        self._buffers = self._make_buffers(staging, snapshot)
+        self._cut: dict[int, list[tuple[int, int, int]]] = {}  # position -> begin, size and sum of each part written
+        self._left = [0] * len(files)  # bytes not written yet
+        self._lanes = self._make_lanes(staging, snapshot)
+        buffered = [lane for lane in self._lanes if lane.buffered]
+        pinned = any(lane.stream is not None for lane in buffered)
+        self._buffers: Buffers | None = None
+        if buffered:
+            self._buffers = staging.buffers(len(buffered), pinned=pinned, snapshot=snapshot)
         self._lock = threading.Lock()
-        self._left: dict[int, int] = {}  # id of a file -> bytes not written yet
-        for lane in self._lanes:
-            self._left[id(lane.file)] = self._left.get(id(lane.file), 0) + sum(run.size for run in lane.runs)
         self._cancelled = threading.Event()
         self._failure: BaseException | None = None
         self._may_write = threading.Event()
-        self._loads: SimpleQueue[_Load | None] = SimpleQueue()
+        self._filled: SimpleQueue[Batch | None] = SimpleQueue()
         self._unstaged = len(self._lanes)
         # All threads start now: none can when the interpreter is on its way out.
         self._threads = [
             threading.Thread(target=self._stage, args=(lane,), name="tfckpt-stage") for lane in self._lanes
         ]
-        writers = min(staging.options.threads, max(1, sum(self._left.values()) // CHUNK_BYTES + len(self._left)))
-        self._writers = writers if self._lanes else 0
+        total, used = sum(self._left), sum(map(bool, self._left))
+        self._writers = min(staging.options.threads, total // CHUNK_BYTES + used)
         self._threads += [threading.Thread(target=self._write, name="tfckpt-write") for _ in range(self._writers)]
-        self._streams = {id(lane): CopyStream(lane.device) for lane in self._lanes if _is_cuda(lane)}
         if not self._lanes:
             self.staged.set()
         if not snapshot:
@@ -114,11 +120,11 @@ class Transfer:
             raise
         if self._failure is not None:
             raise self._failure
-        assert not any(self._left.values()), f"bytes not written: {self._left}"
-        for number, pieces in self._pieces.items():
+        assert not any(self._left), f"bytes not written: {self._left}"
+        for number, parts in self._cut.items():
             crc = 0
-            for _, (piece, size) in sorted(pieces.items()):
-                crc = crc32c.combine(crc, piece, size)
+            for _, size, part in sorted(parts):
+                crc = crc32c.combine(crc, part, size)
             self._sums[number] = crc
         return self._sums
 
@@ -127,7 +133,7 @@ class Transfer:
         self._stop(None)
         for thread in self._threads:
             thread.join()
-        self._give_back_loads()
+        self._give_back_batches()
 
     @property
     def failed(self) -> bool:
@@ -141,49 +147,47 @@ class Transfer:
         except BaseException as error:  # no more threads to be had, or Ctrl-C
             self._stop(error)
             for _ in range(self._writers):
-                self._loads.put(None)
+                self._filled.put(None)
             self._threads = [thread for thread in self._threads if _runs(thread)]
             self.cancel()
             raise
 
-    def _give_back_loads(self) -> None:
+    def _give_back_batches(self) -> None:
         """What no thread came to write, since not all could be started."""
-        while not self._loads.empty():
-            load = self._loads.get()
-            if load is not None and load.buffer is not None and self._buffers is not None:
-                self._buffers.give_back(load.buffer)
+        while not self._filled.empty():
+            batch = self._filled.get()
+            if batch is not None and batch.buffer is not None and self._buffers is not None:
+                self._buffers.give_back(batch.buffer)
         for _ in range(self._writers):
-            self._loads.put(None)
+            self._filled.put(None)
 
-    def _make_lanes(self, runs: list[WriteRun], staging: Staging, snapshot: bool) -> list[_Lane]:
-        groups: dict[tuple[int, torch.device | None], list[WriteRun]] = {}
-        for run in runs:
-            if run.size:
-                groups.setdefault((id(run.file), run.device), []).append(run)
-        lanes = []
-        for (_, device), of_lane in groups.items():
-            # Bytes lie in memory that nobody changes.
-            buffered = device is not None and (snapshot or device.type != "cpu")
-            # A snapshot takes as many buffers as there are; a device that training waits for, its ring.
-            ring = staging.options.async_bytes if snapshot else staging.options.buffers_per_device
-            ahead = ring if buffered else _UNBUFFERED_AHEAD
-            lanes.append(_Lane(of_lane, buffered=buffered, ahead=ahead))
-        return lanes
-
-    def _make_buffers(self, staging: Staging, snapshot: bool) -> Buffers | None:
-        buffered = [lane for lane in self._lanes if lane.buffered]
-        if not buffered:
-            return None
-        return staging.buffers(len(buffered), pinned=any(map(_is_cuda, buffered)), snapshot=snapshot)
+    def _make_lanes(self, staging: Staging, snapshot: bool) -> list[_Lane]:
+        """Sorts the writes by file and device, and counts the bytes of each file."""
+        lanes: dict[tuple[int, torch.device | None], _Lane] = {}
+        for number, write in enumerate(self._writes):
+            if not write.size:
+                continue
+            self._left[write.file] += write.size
+            device = None if isinstance(write.source, bytes) else write.source.device
+            lane = lanes.get((write.file, device))
+            if lane is None:
+                stream = CopyStream(device) if _is_cuda(device) else None
+                buffered = device is not None and (snapshot or device.type != "cpu")
+                # A snapshot takes as many buffers as there are; a device that training waits for, its ring.
+                ring = staging.options.async_bytes if snapshot else staging.options.buffers_per_device
+                room = threading.Semaphore(ring if buffered else _UNBUFFERED_AHEAD)
+                lane = lanes[write.file, device] = _Lane(write.file, device, stream, buffered, room)
+            lane.numbers.append(number)
+        return list(lanes.values())
 
     # One thread a lane.
 
     def _stage(self, lane: _Lane) -> None:
         try:
             ready: Ready | None = None
-            for load in self._buffered_loads(lane) if lane.buffered else self._unbuffered_loads(lane):
-                ready = load.ready or ready
-                self._loads.put(load)
+            for batch in self._buffered_batches(lane) if lane.buffered else self._unbuffered_batches(lane):
+                ready = batch.ready or ready
+                self._filled.put(batch)
             if ready is not None:
                 ready.wait()  # copies of one stream end in order
         except BaseException as error:
@@ -195,83 +199,105 @@ class Transfer:
             self.staged.set()
             self._may_write.set()
             for _ in range(self._writers):
-                self._loads.put(None)
+                self._filled.put(None)
 
-    def _unbuffered_loads(self, lane: _Lane) -> Iterator[_Load]:
-        at_hand, data = -1, memoryview(b"")
-        for offset, pieces in cut_plan(lane.runs, CHUNK_BYTES):
+    def _batches(self, lane: _Lane, limit: int) -> Iterator[Batch]:
+        """The writes of a lane, in order: neighbours joined up to `limit` bytes, larger ones cut."""
+        batch: Batch | None = None
+        for number in lane.numbers:
+            write = self._writes[number]
+            if batch is not None and batch.offset + batch.size == write.offset and batch.size + write.size <= limit:
+                batch.numbers.append(number)
+                batch.size += write.size
+                continue
+            if batch is not None:
+                yield batch
+            batch = None
+            if write.size <= limit:
+                batch = Batch(lane, write.offset, write.size, [number])
+                continue
+            for begin in range(0, write.size, limit):
+                yield Batch(lane, write.offset + begin, min(limit, write.size - begin), [number], begin)
+        if batch is not None:
+            yield batch
+
+    def _unbuffered_batches(self, lane: _Lane) -> Iterator[Batch]:
+        held, data = None, memoryview(b"")  # a write that is cut stays at hand for its other parts
+        for batch in self._batches(lane, CHUNK_BYTES):
             lane.room.acquire()
             if self._cancelled.is_set():
                 return
-            views = []
-            for number, begin, size in pieces:
-                if number != at_hand:
-                    at_hand, data = number, memoryview(host_bytes(lane.runs[number]))
-                views.append(data[begin : begin + size])
-            yield _Load(lane, offset, pieces, views, None, None)
+            for run in runs_of([self._writes[number] for number in batch.numbers]):
+                if run[0] is not held:
+                    held, data = run[0], memoryview(host_bytes(run))
+                batch.pieces.append(data[batch.begin : batch.begin + batch.size])
+                batch.parts.append([write.size for write in run])
+            yield batch
 
-    def _buffered_loads(self, lane: _Lane) -> Iterator[_Load]:
+    def _buffered_batches(self, lane: _Lane) -> Iterator[Batch]:
         assert self._buffers is not None, "a lane with buffers, and no buffers"
-        stream = self._streams.get(id(lane))
-        at_hand, data = -1, torch.empty(0, dtype=torch.uint8)
-        for offset, pieces in cut_plan(lane.runs, self._buffers.buffer_bytes):
+        stream = lane.stream
+        held, data = None, torch.empty(0, dtype=torch.uint8)  # a write that is cut stays at hand for its other parts
+        for batch in self._batches(lane, self._buffers.buffer_bytes):
             lane.room.acquire()
             if self._buffers.exhausted:
                 self._may_write.set()  # only written bytes make room
             buffer = self._buffers.lend(self._cancelled)
             if buffer is None:
                 return
-            at, views = 0, []
             try:
+                writes, at = [self._writes[number] for number in batch.numbers], 0
                 with stream or nullcontext():
-                    for number, begin, size in pieces:
-                        if number != at_hand:
-                            at_hand, data = number, device_bytes(lane.runs[number])
-                        target = buffer[at : at + size]
-                        target.copy_(data[begin : begin + size], non_blocking=stream is not None)
-                        views.append(byte_view(target))
-                        at += size
-                ready = stream.ready() if stream is not None else None
+                    for run in runs_of(writes):
+                        if run[0] is not held:
+                            held, data = run[0], device_bytes(run)
+                        part = data[batch.begin : batch.begin + batch.size]
+                        buffer[at : at + len(part)].copy_(part, non_blocking=stream is not None)
+                        at += len(part)
+                batch.pieces.append(byte_view(buffer[: batch.size]))
+                batch.parts.append([write.size for write in writes])
+                batch.ready = stream.ready() if stream is not None else None
             except BaseException:
                 if stream is not None:
-                    with suppress(RuntimeError):  # of a device that fails: what led here tells more
+                    with suppress(RuntimeError):  # of a device that fails: the first error tells more
                         stream.ready().wait()
                 self._buffers.give_back(buffer)
                 raise
-            yield _Load(lane, offset, pieces, views, buffer, ready)
+            batch.buffer = buffer
+            yield batch
 
     # A few threads for all.
 
     def _write(self) -> None:
         self._may_write.wait()
-        while (load := self._loads.get()) is not None:
+        while (batch := self._filled.get()) is not None:
             try:
-                # Also of a transfer that was stopped: into a buffer that is lent again no copy may be on its way.
-                if load.ready is not None:
-                    load.ready.wait()
+                # Also of a transfer that was stopped: no copy may be on its way into a buffer that is lent again.
+                if batch.ready is not None:
+                    batch.ready.wait()
                 if not self._cancelled.is_set():
-                    self._enter(load, write_pieces(load.lane.file, load.offset, load.views))
+                    file = self._files[batch.lane.file]
+                    self._enter(batch, write_pieces(file, batch.offset, batch.pieces, batch.parts))
             except BaseException as error:
                 self._stop(error)
             finally:
-                if load.buffer is not None and self._buffers is not None:
-                    self._buffers.give_back(load.buffer)
-                load.lane.room.release()
+                if batch.buffer is not None and self._buffers is not None:
+                    self._buffers.give_back(batch.buffer)
+                batch.lane.room.release()
 
-    def _enter(self, load: _Load, sums: list[int]) -> None:
+    def _enter(self, batch: Batch, sums: list[int]) -> None:
         """Books what was written; whoever writes the last bytes of a file makes it durable, while others write on."""
-        file = load.lane.file
+        file, first = batch.lane.file, batch.numbers[0]
         with self._lock:
-            for (number, begin, size), view, crc in zip(load.pieces, load.views, sums, strict=True):
-                run = load.lane.runs[number]
-                if len(run.writes) > 1:
-                    self._sums[run.first : run.first + len(run.writes)] = run.sums(view, crc)
-                else:
-                    self._pieces.setdefault(run.first, {})[begin] = crc, size
-            self._left[id(file)] -= sum(map(len, load.views))
-            last = not self._left[id(file)]
+            if batch.size < self._writes[first].size:
+                self._cut.setdefault(first, []).append((batch.begin, batch.size, sums[0]))
+            else:
+                for number, crc in zip(batch.numbers, sums, strict=True):
+                    self._sums[number] = crc
+            self._left[file] -= batch.size
+            last = not self._left[file]
         if last:
-            file.sync()
+            self._files[file].sync()
 
     def _stop(self, error: BaseException | None) -> None:
         with self._lock:
@@ -293,5 +319,5 @@ def _runs(thread: threading.Thread) -> bool:
     return thread.ident is not None
 
 
-def _is_cuda(lane: _Lane) -> bool:
-    return lane.device is not None and lane.device.type == "cuda"
+def _is_cuda(device: torch.device | None) -> bool:
+    return device is not None and device.type == "cuda"
