@@ -13,7 +13,7 @@ import threading
 from contextlib import suppress
 
 from torch_tfckpt.bundle.plan import BundlePlan, Planned
-from torch_tfckpt.bundle.publish import Publication, saving
+from torch_tfckpt.bundle.publish import BundlePublication, saving
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
@@ -39,7 +39,7 @@ class BundleSave:
         self._plan = BundlePlan(num_shards)
         self._planned: list[Planned] = []
         self._files: list[WritableFile] = []
-        self._publication: Publication | None = None
+        self._publication: BundlePublication | None = None
         self._transfer: Transfer | None = None
 
     def add(self, name: str, value: WritableValue, *, shard: int, dtype: DataType | None = None) -> None:
@@ -72,7 +72,7 @@ class BundleSave:
         self._plan.close()
         try:
             with saving(self._prefix):
-                self._publication = Publication(self._storage, self._prefix)
+                self._publication = BundlePublication(self._storage, self._prefix)
                 for path in self._publication.new_data_names(len(self._plan.shards)):
                     self._files.append(self._storage.create(path))
                 writes = [

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from torch_tfckpt.bundle.plan import BundlePlan, Planned
-from torch_tfckpt.bundle.publish import Publication, saving
+from torch_tfckpt.bundle.publish import BundlePublication, saving
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
@@ -64,7 +64,7 @@ class BundleWriter:
         self._queued_bytes = 0
         self._pipeline = Pipeline()
         self._files: list[WritableFile] = []
-        self._publication = Publication(storage, prefix)
+        self._publication = BundlePublication(storage, prefix)
         with self._failing():
             for path in self._publication.new_data_names(num_shards):
                 self._files.append(storage.create(path))
