@@ -17,7 +17,7 @@ LIMIT = 256 * 1024 * 1024 + TENSOR_BYTES
 # In a process of its own, since the peak of a process never falls. The baseline is taken after torch is imported.
 PROGRAM = """
 import sys
-from torch_tfckpt.convert import convert
+from torch_tfckpt.conversion.convert import convert
 def status(key):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
