@@ -175,6 +175,21 @@ def test_a_snapshot_that_fits_is_staged_before_anything_is_written() -> None:
     assert len(file.contents) == MIB + 4
 
 
+def test_a_snapshot_of_many_bytes_is_staged() -> None:
+    """Bytes need no buffers: strings between the tensors, and more than a few, do not wait for anything written."""
+    go = threading.Event()
+    file = Memory(until(go))
+    sources: list[torch.Tensor | bytes] = [source for _ in range(20) for source in (b"text", torch.ones(3))]
+    transfer = Transfer(plan(sources, [file]), Staging(), snapshot=True)
+    staged = transfer.staged.wait(60)
+    go.set()
+    if not staged:
+        transfer.cancel()
+    assert staged
+    transfer.result()
+    assert len(file.contents) == 20 * (4 + 12)
+
+
 def test_a_snapshot_that_does_not_fit_is_staged_as_earlier_bytes_are_written() -> None:
     """While writing is held up the rest is not copied, `staged` is not set, and memory stays within the budget."""
     go = threading.Event()

@@ -164,9 +164,10 @@ class Transfer:
         for (_, device), of_lane in groups.items():
             # Bytes lie in memory that nobody changes.
             buffered = device is not None and (snapshot or device.type != "cpu")
-            # A snapshot takes as many buffers as there are; a device that training waits for, its ring.
+            # A snapshot takes as many buffers as there are; a device that training waits for, its ring. Bytes of a
+            # snapshot need no copies, and nothing is written until all lanes are staged, so they must not wait.
             ring = staging.options.async_bytes if snapshot else staging.options.buffers_per_device
-            ahead = ring if buffered else _UNBUFFERED_AHEAD
+            ahead = ring if snapshot or buffered else _UNBUFFERED_AHEAD
             lanes.append(_Lane(of_lane, buffered=buffered, ahead=ahead))
         return lanes
 
