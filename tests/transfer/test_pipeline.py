@@ -28,6 +28,7 @@ class Memory:
 
     path = "memory"
     identity = 0
+    in_order = False
 
     def __init__(self, contents: bytes = b"", before: Callable[[int], None] = lambda offset: None) -> None:
         self.contents = bytearray(contents)

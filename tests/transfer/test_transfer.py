@@ -33,7 +33,8 @@ class Memory:
 
     path = "memory"
 
-    def __init__(self, before: Callable[[str], None] = lambda what: None) -> None:
+    def __init__(self, before: Callable[[str], None] = lambda what: None, *, in_order: bool = False) -> None:
+        self.in_order = in_order
         self.contents = bytearray()
         self.synced = 0
         self.written = 0
@@ -43,6 +44,7 @@ class Memory:
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         self._before("write")
         with self._lock:
+            assert not self.in_order or offset >= len(self.contents), "not in order"
             data = b"".join(buffers)
             self.contents.extend(bytes(max(0, offset + len(data) - len(self.contents))))
             self.contents[offset : offset + len(data)] = data

@@ -334,6 +334,8 @@ class RemoteOutput:
     Bytes that nobody wrote are zeros. None can be written twice. After an error every later call but `close` raises.
     """
 
+    in_order = True
+
     def __init__(self, path: str, upload: _Upload) -> None:
         self.path = path
         self._upload = upload
