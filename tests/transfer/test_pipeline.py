@@ -168,6 +168,21 @@ def test_any_plan_writes_what_plain_access_would(
     assert (scratch / "w").read_bytes() == expected
 
 
+def test_a_file_in_order_is_written_in_order(threads: Pipeline) -> None:
+    """However many threads there are, one does it: each write begins where the one before ended."""
+    writers = set()
+    file = Memory(before=lambda offset: writers.add(threading.current_thread()))
+    file.in_order = True
+    contents = os.urandom(1000)
+    with chunks_of(7):
+        requests = [WriteRequest(file, begin, contents[begin : begin + 30]) for begin in range(0, 1000, 30)]
+        assert threads.write(requests) == [crc32c.value(request.source) for request in requests]
+    assert file.contents == contents
+    ends = [offset + sum(sizes) for offset, sizes in file.calls]
+    assert [offset for offset, _ in file.calls] == [0, *ends[:-1]]
+    assert writers == {threading.current_thread()}
+
+
 @settings(deadline=None)
 @given(contents=st.binary(max_size=100), chunk=st.integers(1, 30))
 def test_memory_is_summed_in_parallel(contents: bytes, chunk: int) -> None:

@@ -112,16 +112,17 @@ def tensors(draw: st.DrawFn) -> torch.Tensor | bytes:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("snapshot", [False, True])
+@pytest.mark.parametrize("in_order", [False, True])
 @given(sources=st.lists(tensors(), max_size=12), shards=st.integers(1, 3))
 def test_a_transfer_writes_what_the_plain_way_writes(
-    device: str, snapshot: bool, sources: list[torch.Tensor | bytes], shards: int
+    device: str, snapshot: bool, in_order: bool, sources: list[torch.Tensor | bytes], shards: int
 ) -> None:
     """The same bytes and the same sums, whatever the plan: fast path == general path."""
-    plain = [Memory() for _ in range(shards)]
+    plain = [Memory(in_order=in_order) for _ in range(shards)]
     with Pipeline() as pipeline:
         expected = write_tensors(pipeline, plan(sources, plain))
     moved = [source.to(device) if isinstance(source, torch.Tensor) else source for source in sources]
-    files = [Memory() for _ in range(shards)]
+    files = [Memory(in_order=in_order) for _ in range(shards)]
     assert Transfer(plan(moved, files), Staging(SMALL), snapshot=snapshot).result() == expected
     for file, other in zip(files, plain, strict=True):
         assert file.contents == other.contents
@@ -206,6 +207,24 @@ def test_a_snapshot_that_does_not_fit_is_staged_as_earlier_bytes_are_written() -
     assert staging.buffers(1, pinned=False, snapshot=True)._made == 2
 
 
+@pytest.mark.parametrize("snapshot", [False, True])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_file_in_order_takes_values_of_all_devices_within_the_budget(device: str, snapshot: bool) -> None:
+    """One buffer is enough: no device holds it while bytes of another one come before its own."""
+    go = threading.Event()
+    file = Memory(until(go), in_order=True)
+    options = StagingOptions(buffer_bytes=MIB, async_bytes=MIB, save_bytes=MIB)
+    tensors = [torch.full((MIB // 2,), number, device=device if number % 2 else "cpu") for number in range(8)]
+    sources: list[torch.Tensor | bytes] = [source for tensor in tensors for source in (b"text", tensor)]
+    staging = Staging(options)
+    transfer = Transfer(plan(sources, [file]), staging, snapshot=snapshot)
+    assert not transfer.staged.wait(0.2)
+    go.set()
+    transfer.result()
+    assert bytes(file.contents) == b"".join(b"text" + tensor.cpu().numpy().tobytes() for tensor in tensors)
+    assert staging._kept is None or staging._kept._made == 1
+
+
 def test_host_values_of_a_save_that_training_waits_for_are_not_copied() -> None:
     """They are written from where they lie: no buffer is ever made."""
     staging = Staging(SMALL)
@@ -215,10 +234,11 @@ def test_host_values_of_a_save_that_training_waits_for_are_not_copied() -> None:
     assert len(file.contents) == 4 * MIB
 
 
+@pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("snapshot", [False, True])
 @pytest.mark.parametrize("what", ["write", "sync"])
 @pytest.mark.parametrize("number", [0, 1, 5])
-def test_the_first_error_stops_everything_and_is_raised(snapshot: bool, what: str, number: int) -> None:
+def test_the_first_error_stops_everything_and_is_raised(in_order: bool, snapshot: bool, what: str, number: int) -> None:
     """`result` raises it, no thread goes on, buffers come back, and the staging serves the next save."""
     seen = 0
 
@@ -230,7 +250,7 @@ def test_the_first_error_stops_everything_and_is_raised(snapshot: bool, what: st
                 raise OSError(28, "No space left on device")
 
     staging = Staging(SMALL)
-    files = [Memory(fail), Memory(fail)]
+    files = [Memory(fail, in_order=in_order), Memory(fail, in_order=in_order)]
     transfer = Transfer(plan([torch.ones(MIB) for _ in range(6)], files), staging, snapshot=snapshot)
     with pytest.raises(OSError, match="No space left"):
         transfer.result()
@@ -301,10 +321,11 @@ def test_small_neighbours_travel_together() -> None:
     assert sums == [crc32c.value(memoryview(scalar.numpy().tobytes())) for scalar in scalars]
 
 
-def test_files_of_several_shards_are_written_side_by_side(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_order", [False, True])
+def test_files_of_several_shards_are_written_side_by_side(in_order: bool, tmp_path: Path) -> None:
     """Shard 1's first byte does not wait for shard 0's last: each shard's write waits for the other's to begin."""
     met = threading.Barrier(2, timeout=60)
-    files = [Memory(meeting(met)) for _ in range(2)]
+    files = [Memory(meeting(met), in_order=in_order) for _ in range(2)]
     Transfer(plan([torch.ones(10), torch.ones(10)], files), Staging(SMALL), snapshot=False).result()
     file = LOCAL.create(str(tmp_path / "x"))
     Transfer([TensorWrite(file, 0, torch.arange(3))], Staging(SMALL), snapshot=False).result()

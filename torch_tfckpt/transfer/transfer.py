@@ -58,6 +58,9 @@ class _Lane:
         return self.runs[0].device
 
 
+_Queue = SimpleQueue[_Load | None]
+
+
 class Transfer:
     """Carries out one plan.
 
@@ -84,15 +87,22 @@ class Transfer:
         self._cancelled = threading.Event()
         self._failure: BaseException | None = None
         self._may_write = threading.Event()
-        self._loads: SimpleQueue[_Load | None] = SimpleQueue()
-        self._unstaged = len(self._lanes)
+        # A file that is written in order has one thread that stages all its lanes, and one that writes.
+        groups: dict[int, list[_Lane]] = {}
+        for lane in self._lanes:
+            groups.setdefault(id(lane.file if lane.file.in_order else lane), []).append(lane)
+        shared = _Queue()
+        stages = [(lanes, _Queue() if lanes[0].file.in_order else shared) for lanes in groups.values()]
+        self._queues = [queue for _, queue in stages if queue is not shared]  # of each thread that writes
+        if len(self._queues) < len(stages):
+            writers = min(staging.options.threads, max(1, sum(self._left.values()) // CHUNK_BYTES + len(self._left)))
+            self._queues += [shared] * writers
+        self._unstaged = len(stages)
         # All threads start now: none can when the interpreter is on its way out.
-        self._threads = [
-            threading.Thread(target=self._stage, args=(lane,), name="tfckpt-stage") for lane in self._lanes
+        self._threads = [threading.Thread(target=self._stage, args=stage, name="tfckpt-stage") for stage in stages]
+        self._threads += [
+            threading.Thread(target=self._write, args=(queue,), name="tfckpt-write") for queue in self._queues
         ]
-        writers = min(staging.options.threads, max(1, sum(self._left.values()) // CHUNK_BYTES + len(self._left)))
-        self._writers = writers if self._lanes else 0
-        self._threads += [threading.Thread(target=self._write, name="tfckpt-write") for _ in range(self._writers)]
         self._streams = {id(lane): CopyStream(lane.device) for lane in self._lanes if _is_cuda(lane)}
         if not self._lanes:
             self.staged.set()
@@ -140,20 +150,23 @@ class Transfer:
                 thread.start()
         except BaseException as error:  # no more threads to be had, or Ctrl-C
             self._stop(error)
-            for _ in range(self._writers):
-                self._loads.put(None)
+            self._end_queues()
             self._threads = [thread for thread in self._threads if _runs(thread)]
             self.cancel()
             raise
 
     def _give_back_loads(self) -> None:
         """What no thread came to write, since not all could be started."""
-        while not self._loads.empty():
-            load = self._loads.get()
-            if load is not None and load.buffer is not None and self._buffers is not None:
-                self._buffers.give_back(load.buffer)
-        for _ in range(self._writers):
-            self._loads.put(None)
+        for queue in self._queues:
+            while not queue.empty():
+                load = queue.get()
+                if load is not None and load.buffer is not None and self._buffers is not None:
+                    self._buffers.give_back(load.buffer)
+        self._end_queues()
+
+    def _end_queues(self) -> None:
+        for queue in self._queues:
+            queue.put(None)
 
     def _make_lanes(self, runs: list[WriteRun], staging: Staging, snapshot: bool) -> list[_Lane]:
         groups: dict[tuple[int, torch.device | None], list[WriteRun]] = {}
@@ -177,26 +190,40 @@ class Transfer:
             return None
         return staging.buffers(len(buffered), pinned=any(map(_is_cuda, buffered)), snapshot=snapshot)
 
-    # One thread a lane.
+    # One thread a lane, or for all lanes of a file that is written in order.
 
-    def _stage(self, lane: _Lane) -> None:
+    def _stage(self, lanes: list[_Lane], queue: _Queue) -> None:
         try:
-            ready: Ready | None = None
-            for load in self._buffered_loads(lane) if lane.buffered else self._unbuffered_loads(lane):
-                ready = load.ready or ready
-                self._loads.put(load)
-            if ready is not None:
-                ready.wait()  # copies of one stream end in order
+            ready: dict[int, Ready] = {}  # the last of each lane: copies of one stream end in order
+            for load in self._loads(lanes):
+                if load.ready is not None:
+                    ready[id(load.lane)] = load.ready
+                queue.put(load)
+            for last in ready.values():
+                last.wait()
         except BaseException as error:
             self._stop(error)
         with self._lock:
             self._unstaged -= 1
-            last = not self._unstaged
-        if last:
+            all_staged = not self._unstaged
+        if all_staged:
             self.staged.set()
             self._may_write.set()
-            for _ in range(self._writers):
-                self._loads.put(None)
+            self._end_queues()
+
+    def _loads(self, lanes: list[_Lane]) -> Iterator[_Load]:
+        """The loads of all lanes in the order of their offsets. None is filled, or takes a buffer, before its turn."""
+        filled: list[Iterator[_Load]] = []
+        turns: list[tuple[int, int]] = []
+        for number, lane in enumerate(lanes):
+            filled.append(self._buffered_loads(lane) if lane.buffered else self._unbuffered_loads(lane))
+            limit = self._buffers.buffer_bytes if lane.buffered and self._buffers is not None else CHUNK_BYTES
+            turns += [(offset, number) for offset, _ in cut_plan(lane.runs, limit)]
+        for _, number in sorted(turns):
+            load = next(filled[number], None)
+            if load is None:  # cancelled
+                return
+            yield load
 
     def _unbuffered_loads(self, lane: _Lane) -> Iterator[_Load]:
         at_hand, data = -1, memoryview(b"")
@@ -243,9 +270,9 @@ class Transfer:
 
     # A few threads for all.
 
-    def _write(self) -> None:
+    def _write(self, queue: _Queue) -> None:
         self._may_write.wait()
-        while (load := self._loads.get()) is not None:
+        while (load := queue.get()) is not None:
             try:
                 # Also of a transfer that was stopped: into a buffer that is lent again no copy may be on its way.
                 if load.ready is not None:
