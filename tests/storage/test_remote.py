@@ -219,6 +219,15 @@ class TestStreams(WholeObjectTests):
         assert len(os.listdir("/proc/self/fd")) == before
         assert len(TestedFileSystem().transaction.files) == 0
 
+    def test_a_transaction_of_the_program_is_left_alone(self, storage: Storage, folder: str) -> None:
+        """The file appears when it is synced, as without one; the transaction does not commit it again."""
+        with TestedFileSystem().transaction as transaction:
+            write(storage, f"{folder}/a", b"x" * 100)
+            assert read(storage, f"{folder}/a") == b"x" * 100
+            storage.remove(f"{folder}/a")
+            assert len(transaction.files) == 0
+        assert storage.list(folder) == []
+
     def test_small_objects_take_one_request(
         self, storage: Storage, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -318,13 +327,9 @@ def test_closing_waits_for_a_write_under_way(scratch: Path, monkeypatch: pytest.
         closing.set()
         file.close()
 
-    def opened(*_: object, **__: object) -> Stream:
-        files.transaction.files.append(stream)
-        return stream
-
     stream, files = Stream(), TestedFileSystem()
     monkeypatch.setattr(remote, "_WHOLE", 0)
-    monkeypatch.setattr(files, "open", opened)
+    monkeypatch.setattr(files, "_open", lambda *_, **__: stream)
     file = FsspecStorage(files, "tested", streams=True).create(f"tested://{scratch}/a")
     with ThreadPoolExecutor(2) as threads:
         writing = threads.submit(file.write, 0, [b"a"])
@@ -415,7 +420,7 @@ def test_errors_of_drivers_come_out_as_those_of_the_system(
     """With the path, and the driver's own error as the cause; an OSError comes as it is. None is taken for a no."""
     monkeypatch.setattr(remote, "_WHOLE", 0)
     for error in (DriverError("no credentials"), PermissionError(13, "Forbidden"), TimeoutError("slow")):
-        files = Refusing(error, "info", "modified", "rm_file", "pipe_file", "open")
+        files = Refusing(error, "info", "modified", "rm_file", "pipe_file", "_open")
         with pytest.raises(OSError) as raised:
             CALLS[call](FsspecStorage(files, "memory", streams=True), f"{bucket}/a")
         if isinstance(error, OSError):
@@ -457,7 +462,7 @@ def test_an_upload_that_failed_is_given_up(tmp_path: Path, at: str, error: BaseE
         patch.setattr("tempfile.tempdir", str(tmp_path))
         patch.setattr(remote, "_WHOLE", 0)
         if at == "open":
-            patch.setattr(files, "open", fail)
+            patch.setattr(files, "_open", fail)
         else:
             target = "fsspec.implementations.local.LocalFileOpener"
             patch.setattr(f"{target}.write" if at == "write" else f"{target}.commit", fail)

@@ -46,9 +46,6 @@ _MARKS: Final = (
     *("LastModified", "last_modified", "mtime", "updated", "created"),
 )
 
-# `open` puts streams into a queue of the file system, from which we take them at once: two threads must not do that.
-_OPENING: Final = threading.Lock()
-
 
 class Stream(Protocol):
     """An upload in parts: `close` sends the last part, only `commit` makes the object visible."""
@@ -62,9 +59,7 @@ class Stream(Protocol):
 class FileSystem(Protocol):
     """What is used of fsspec's AbstractFileSystem. Paths are URLs."""
 
-    transaction: Any  # its `files` are the streams to be committed together
-
-    def open(self, path: str, mode: str, *, autocommit: bool) -> Stream: ...
+    def _open(self, path: str, *, mode: str, autocommit: bool) -> Stream: ...
     def pipe_file(self, path: str, value: bytes) -> None: ...
     def cat_file(self, path: str, start: int, end: int) -> bytes: ...
     def info(self, path: str) -> dict[str, Any]: ...
@@ -292,10 +287,10 @@ class _Upload:
 
     def write(self, data: memoryview) -> None:
         if self._streams and self._stream is None and len(self._held) + len(data) > _WHOLE:
-            with _OPENING:
-                self._stream = self._files.open(self._url, "wb", autocommit=False)
-                # Each is committed by itself, and would be kept there for ever.
-                self._files.transaction.files.remove(self._stream)
+            # Not `open`, which also adds the stream to the file system's transaction. That keeps it for ever, and
+            # commits it a second time if the program is in the middle of one. `_open` is what every driver implements,
+            # and `commit` and `discard` are what fsspec asks of its streams.
+            self._stream = self._files._open(self._url, mode="wb", autocommit=False)
             self._stream.write(self._held)
             self._held = bytearray()
         if self._stream is None:
