@@ -29,6 +29,7 @@ class Memory:
     """A file in memory. `step` is told of each write and sync beforehand."""
 
     path = "memory"
+    in_order = False
 
     def __init__(self, step: Callable[[str], None]) -> None:
         self.contents = bytearray()

@@ -14,8 +14,8 @@ from torch_tfckpt.conversion.diff import diff
 from torch_tfckpt.dtypes import STORED_AS
 from torch_tfckpt.foreign_files.formats import open_source
 from torch_tfckpt.foreign_files.pt import PtSink, PtSource
-from torch_tfckpt.foreign_files.publication import Publication
 from torch_tfckpt.foreign_files.values import ElementType, TensorInfo
+from torch_tfckpt.storage.publication import Publication
 
 # All that a state dict can have; complex32, quantized types and those of less than a byte are not among them.
 DTYPES = (*STORED_AS, torch.float8_e8m0fnu)

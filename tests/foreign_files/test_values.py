@@ -1,6 +1,4 @@
-"""What passes between formats: casting, batches, and the publication of several files."""
-
-from pathlib import Path
+"""What passes between formats: casting, batches, and how they are described."""
 
 import pytest
 import torch
@@ -8,7 +6,6 @@ import torch
 import torch_tfckpt as tfckpt
 from torch_tfckpt.conversion.tensor_statistics import statistics_of
 from torch_tfckpt.foreign_files import values
-from torch_tfckpt.foreign_files.publication import Publication
 from torch_tfckpt.foreign_files.values import batches, cast_floating, dtype_named
 from torch_tfckpt.text import byte_text, counted
 
@@ -68,26 +65,3 @@ def test_wording() -> None:
     assert [byte_text(n) for n in (0, 999, 1000, 1670432, 999_999, 10**15)] == [
         "0 B", "999 B", "1 kB", "1.67 MB", "1 MB", "1 PB",
     ]  # fmt: skip
-
-
-def test_publication_in_order(tmp_path: Path) -> None:
-    """First the bytes, then the action, then the names; what was dropped goes last."""
-    seen: list[list[str]] = []
-    (tmp_path / "old").touch()
-    with Publication() as publication:
-        Path(publication.place(str(tmp_path / "a"))).write_text("A")
-        publication.drop(str(tmp_path / "old"))
-        publication.first(lambda: seen.append(sorted(path.name for path in tmp_path.iterdir())))
-    assert seen[0][1:] == ["old"] and seen[0][0].startswith("a.tempstate")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
-
-
-def test_publication_stops_at_a_directory(tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()
-    with (
-        pytest.raises(tfckpt.FailedPreconditionError, match="b is a directory"),
-        Publication() as publication,
-    ):
-        for name in ("a", "b"):
-            Path(publication.place(str(tmp_path / name))).write_text("new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["b"]

@@ -151,7 +151,7 @@ class _Reading:
 class _Writing:
     def __init__(self, storage: Counting, inner: WritableFile) -> None:
         self._storage, self._inner = storage, inner
-        self.path = inner.path
+        self.path, self.in_order = inner.path, inner.in_order
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         if self._storage.torn(len(self._storage.log)):
@@ -417,6 +417,8 @@ class _MemoryFile:
 
 
 class _MemoryOutput:
+    in_order = False
+
     def __init__(self, path: str, inode: _Inode, writing: list[_Inode]) -> None:
         self.path, self._inode, self._writing = path, inode, writing
 

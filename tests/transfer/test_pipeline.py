@@ -28,6 +28,7 @@ class Memory:
 
     path = "memory"
     identity = 0
+    in_order = False
 
     def __init__(self, contents: bytes = b"", before: Callable[[int], None] = lambda offset: None) -> None:
         self.contents = bytearray(contents)
@@ -165,6 +166,21 @@ def test_any_plan_writes_what_plain_access_would(
         assert pipeline.write(requests) == [crc32c.value(source) for source in sources]
     file.close()
     assert (scratch / "w").read_bytes() == expected
+
+
+def test_a_file_in_order_is_written_in_order(threads: Pipeline) -> None:
+    """However many threads there are, one does it: each write begins where the one before ended."""
+    writers = set()
+    file = Memory(before=lambda offset: writers.add(threading.current_thread()))
+    file.in_order = True
+    contents = os.urandom(1000)
+    with chunks_of(7):
+        requests = [WriteRequest(file, begin, contents[begin : begin + 30]) for begin in range(0, 1000, 30)]
+        assert threads.write(requests) == [crc32c.value(request.source) for request in requests]
+    assert file.contents == contents
+    ends = [offset + sum(sizes) for offset, sizes in file.calls]
+    assert [offset for offset, _ in file.calls] == [0, *ends[:-1]]
+    assert writers == {threading.current_thread()}
 
 
 @settings(deadline=None)

@@ -33,7 +33,8 @@ class Memory:
 
     path = "memory"
 
-    def __init__(self, before: Callable[[str], None] = lambda what: None) -> None:
+    def __init__(self, before: Callable[[str], None] = lambda what: None, *, in_order: bool = False) -> None:
+        self.in_order = in_order
         self.contents = bytearray()
         self.synced = 0
         self.written = 0
@@ -43,6 +44,7 @@ class Memory:
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         self._before("write")
         with self._lock:
+            assert not self.in_order or offset >= len(self.contents), "not in order"
             data = b"".join(buffers)
             self.contents.extend(bytes(max(0, offset + len(data) - len(self.contents))))
             self.contents[offset : offset + len(data)] = data
@@ -117,16 +119,17 @@ def tensors(draw: st.DrawFn) -> torch.Tensor | bytes:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("snapshot", [False, True])
+@pytest.mark.parametrize("in_order", [False, True])
 @given(sources=st.lists(tensors(), max_size=12), shards=st.integers(1, 3))
 def test_a_transfer_writes_what_the_plain_way_writes(
-    device: str, snapshot: bool, sources: list[torch.Tensor | bytes], shards: int
+    device: str, snapshot: bool, in_order: bool, sources: list[torch.Tensor | bytes], shards: int
 ) -> None:
     """The same bytes and the same sums, whatever the plan: fast path == general path."""
-    plain = [Memory() for _ in range(shards)]
+    plain = [Memory(in_order=in_order) for _ in range(shards)]
     with Pipeline() as pipeline:
         expected = write_tensors(pipeline, plan(sources, plain), plain)
     moved = [source.to(device) if isinstance(source, torch.Tensor) else source for source in sources]
-    files = [Memory() for _ in range(shards)]
+    files = [Memory(in_order=in_order) for _ in range(shards)]
     assert begin(moved, files, Staging(SMALL), snapshot=snapshot).result() == expected
     for file, other in zip(files, plain, strict=True):
         assert file.contents == other.contents
@@ -182,6 +185,21 @@ def test_a_snapshot_that_fits_is_staged_before_anything_is_written() -> None:
     assert len(file.contents) == MIB + 4
 
 
+def test_a_snapshot_of_many_bytes_is_staged() -> None:
+    """Bytes need no buffers: strings between the tensors, and more than a few, do not wait for anything written."""
+    go = threading.Event()
+    file = Memory(until(go))
+    sources: list[torch.Tensor | bytes] = [source for _ in range(20) for source in (b"text", torch.ones(3))]
+    transfer = begin(sources, [file], Staging(), snapshot=True)
+    staged = transfer.staged.wait(60)
+    go.set()
+    if not staged:
+        transfer.cancel()
+    assert staged
+    transfer.result()
+    assert len(file.contents) == 20 * (4 + 12)
+
+
 def test_a_snapshot_that_does_not_fit_is_staged_as_earlier_bytes_are_written() -> None:
     """While writing is held up the rest is not copied, `staged` is not set, and memory stays within the budget."""
     go = threading.Event()
@@ -196,6 +214,24 @@ def test_a_snapshot_that_does_not_fit_is_staged_as_earlier_bytes_are_written() -
     assert staging.buffers(1, pinned=False, snapshot=True)._made == 2
 
 
+@pytest.mark.parametrize("snapshot", [False, True])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_file_in_order_takes_values_of_all_devices_within_the_budget(device: str, snapshot: bool) -> None:
+    """One buffer is enough: no device holds it while bytes of another one come before its own."""
+    go = threading.Event()
+    file = Memory(until(go), in_order=True)
+    options = StagingOptions(buffer_bytes=MIB, async_bytes=MIB, save_bytes=MIB)
+    tensors = [torch.full((MIB // 2,), number, device=device if number % 2 else "cpu") for number in range(8)]
+    sources: list[torch.Tensor | bytes] = [source for tensor in tensors for source in (b"text", tensor)]
+    staging = Staging(options)
+    transfer = begin(sources, [file], staging, snapshot=snapshot)
+    assert not transfer.staged.wait(0.2)
+    go.set()
+    transfer.result()
+    assert bytes(file.contents) == b"".join(b"text" + tensor.cpu().numpy().tobytes() for tensor in tensors)
+    assert staging._kept is None or staging._kept._made == 1
+
+
 def test_host_values_of_a_save_that_training_waits_for_are_not_copied() -> None:
     """They are written from where they lie: no buffer is ever made."""
     staging = Staging(SMALL)
@@ -205,10 +241,11 @@ def test_host_values_of_a_save_that_training_waits_for_are_not_copied() -> None:
     assert len(file.contents) == 4 * MIB
 
 
+@pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("snapshot", [False, True])
 @pytest.mark.parametrize("what", ["write", "sync"])
 @pytest.mark.parametrize("number", [0, 1, 5])
-def test_the_first_error_stops_everything_and_is_raised(snapshot: bool, what: str, number: int) -> None:
+def test_the_first_error_stops_everything_and_is_raised(in_order: bool, snapshot: bool, what: str, number: int) -> None:
     """`result` raises it, no thread goes on, buffers come back, and the staging serves the next save."""
     seen = 0
 
@@ -220,7 +257,7 @@ def test_the_first_error_stops_everything_and_is_raised(snapshot: bool, what: st
                 raise OSError(28, "No space left on device")
 
     staging = Staging(SMALL)
-    files = [Memory(fail), Memory(fail)]
+    files = [Memory(fail, in_order=in_order), Memory(fail, in_order=in_order)]
     transfer = begin([torch.ones(MIB) for _ in range(6)], files, staging, snapshot=snapshot)
     with pytest.raises(OSError, match="No space left"):
         transfer.result()
@@ -292,10 +329,11 @@ def test_small_neighbours_travel_together() -> None:
     assert sums == [crc32c.value(memoryview(scalar.numpy().tobytes())) for scalar in scalars]
 
 
-def test_files_of_several_shards_are_written_side_by_side(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_order", [False, True])
+def test_files_of_several_shards_are_written_side_by_side(in_order: bool, tmp_path: Path) -> None:
     """Shard 1's first byte does not wait for shard 0's last: each shard's write waits for the other's to begin."""
     met = threading.Barrier(2, timeout=60)
-    files = [Memory(meeting(met)) for _ in range(2)]
+    files = [Memory(meeting(met), in_order=in_order) for _ in range(2)]
     begin([torch.ones(10), torch.ones(10)], files, Staging(SMALL), snapshot=False).result()
     file = LOCAL.create(str(tmp_path / "x"))
     Transfer([Write(0, 0, 24, torch.arange(3))], [file], Staging(SMALL), snapshot=False).result()

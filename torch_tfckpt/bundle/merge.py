@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import name_of
-from torch_tfckpt.bundle.publish import Publication, saving
+from torch_tfckpt.bundle.publish import BundlePublication, saving
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.format.tensor_bundle import (
     BundleEntry,
@@ -67,7 +67,7 @@ def merge_bundles(
                 merged.add_source(source, files)
             finally:
                 files.close()
-        merged.publish(storage, Publication(storage, prefix))
+        merged.publish(storage, BundlePublication(storage, prefix))
     if delete_sources:
         _delete_sources(storage, [source for source in present if source != prefix], merged, prefix)
 
@@ -99,7 +99,7 @@ class _Merged:
         entries = {key: entry.encode() for key, entry in self._entries.items()}
         return encode_index(self._header._replace(num_shards=num_shards), entries)
 
-    def publish(self, storage: Storage, publication: Publication) -> None:
+    def publish(self, storage: Storage, publication: BundlePublication) -> None:
         """Links the data files and publishes them; the sources stay as they are."""
         try:
             names = publication.new_data_names(len(self.data_files))

@@ -110,7 +110,7 @@ def make_durable(storage: Storage, path: str) -> None:
         ) from error
 
 
-class Publication:
+class BundlePublication:
     """The files of one save of checkpoint `prefix`, from their first byte until they are the checkpoint, or gone.
 
     The first file is a marker, which goes last: a save that was killed, or could not clear up, can be told by it.

@@ -13,7 +13,7 @@ import threading
 from contextlib import suppress
 
 from torch_tfckpt.bundle.plan import BundlePlan
-from torch_tfckpt.bundle.publish import Publication, saving
+from torch_tfckpt.bundle.publish import BundlePublication, saving
 from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.transfer.staging import Staging
 from torch_tfckpt.transfer.transfer import Transfer
@@ -43,7 +43,7 @@ class BundleSave:
         self._files: list[WritableFile] = []
         self._transfer: Transfer | None = None
         with saving(prefix):
-            self._publication = Publication(storage, prefix)
+            self._publication = BundlePublication(storage, prefix)
             try:
                 for path in self._publication.new_data_names(len(plan.shards)):
                     self._files.append(storage.create(path))

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from torch_tfckpt.bundle.plan import BundlePlan
-from torch_tfckpt.bundle.publish import Publication, saving
+from torch_tfckpt.bundle.publish import BundlePublication, saving
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
@@ -63,7 +63,7 @@ class BundleWriter:
         self._pipeline = Pipeline()
         self._files: list[WritableFile] = []
         with saving(prefix):
-            self._publication = Publication(storage, prefix)
+            self._publication = BundlePublication(storage, prefix)
         with self._failing():
             for path in self._publication.new_data_names(num_shards):
                 self._files.append(storage.create(path))

@@ -19,12 +19,12 @@ from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
-from torch_tfckpt.foreign_files.publication import Publication
 from torch_tfckpt.foreign_files.safetensors import parse_size
 from torch_tfckpt.foreign_files.sidecar import MAX_BYTES, SidecarWriter, encoded_size, sidecar_of
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches, cast_floating, dtype_named
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import byte_text, counted, printable, quoted
 
 ReportProgress = Callable[[int, int], object]

@@ -20,13 +20,13 @@ import numpy.typing as npt
 import torch
 
 from torch_tfckpt.errors import CheckpointError, DataLossError, error_context
-from torch_tfckpt.foreign_files.publication import Publication
 from torch_tfckpt.foreign_files.stored_zip import StoredZip, can_name_member
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
 from torch_tfckpt.values import Strings, new_tensor

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from torch_tfckpt.foreign_files.publication import Publication
 from torch_tfckpt.foreign_files.values import FileValue, TensorInfo
+from torch_tfckpt.storage.publication import Publication
 
 
 class TensorSource(Protocol):

@@ -29,11 +29,11 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
-from torch_tfckpt.foreign_files.publication import Publication
 from torch_tfckpt.foreign_files.stored_zip import StoredZip
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view
 

@@ -19,7 +19,6 @@ from typing import Any, Final, Self
 import torch
 
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, error_context
-from torch_tfckpt.foreign_files.publication import Publication
 from torch_tfckpt.foreign_files.safetensors_format import (
     DTYPES,
     METADATA_KEY,
@@ -32,6 +31,7 @@ from torch_tfckpt.foreign_files.safetensors_format import (
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import ReadableFile, WritableFile
+from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.storage.small_files import read_small
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view

@@ -12,7 +12,6 @@ from torch_tfckpt.bundle.publish import data_files_of
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
-from torch_tfckpt.foreign_files.publication import Publication
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, StoredBytes, TensorInfo
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.coding import decode_varint
@@ -22,6 +21,7 @@ from torch_tfckpt.format.tensor_bundle import data_filename, index_filename
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.format.variant_tensor import encode_variants
 from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import quoted
 
 

@@ -220,6 +220,8 @@ def _locks(descriptor: int) -> bool:
 class LocalOutput:
     """A WritableFile of this machine. It is locked (flock) until it is closed: that is what `in_use` looks at."""
 
+    in_order = False
+
     def __init__(self, path: str) -> None:
         self.path = path
         while True:

@@ -47,13 +47,23 @@ class ReadableFile(Protocol):
 
 
 class WritableFile(Protocol):
-    """A file being written. Threads: `write` may be called from several threads at once, on ranges apart.
+    """A file being written.
+
+    Threads: unless it is `in_order`, `write` may be called from several threads at once, on ranges apart.
 
     Until it is closed, or its process ends, `Storage.in_use` says so to others.
     """
 
     @property
     def path(self) -> str: ...
+
+    @property
+    def in_order(self) -> bool:
+        """Whether every write must begin at or after the end of the one before, as an upload needs it.
+
+        Then one thread writes. Bytes that are skipped are zeros.
+        """
+        ...
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Writes `buffers`, one behind the other, from `offset` on."""

@@ -3,9 +3,9 @@
 An object store has neither renames nor directories. What it has is better for a checkpoint: an object appears whole,
 or not at all, in place of the older one. So a file is sent under its final name, and appears when it is synced.
 
-    write(4, "efgh")   held: its turn has not come          nothing visible
-    write(0, "abcd")   sent, and "efgh" behind it           nothing visible
-    sync()             the upload is completed              "abcdefgh", for every reader
+    write(0, "abcd")   sent                        nothing visible
+    write(4, "efgh")   sent                        nothing visible
+    sync()             the upload is completed     "abcdefgh", for every reader
 
 Paths stay URLs. Callers take them apart with os.path, which makes "memory:" of "memory://run"; both mean the root.
 
@@ -14,7 +14,6 @@ Source: fsspec's "Implementing a file system" and AbstractFileSystem.
 """
 
 import errno
-import heapq
 import logging
 import posixpath
 import threading
@@ -46,8 +45,6 @@ _MARKS: Final = (
     *("ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "content_md5", "ino"),
     *("LastModified", "last_modified", "mtime", "updated", "created"),
 )
-# `open` puts streams into a queue of the file system, from which we take them at once: two threads must not do that.
-_OPENING: Final = threading.Lock()
 
 
 class Stream(Protocol):
@@ -62,9 +59,7 @@ class Stream(Protocol):
 class FileSystem(Protocol):
     """What is used of fsspec's AbstractFileSystem. Paths are URLs."""
 
-    transaction: Any  # its `files` are the streams to be committed together
-
-    def open(self, path: str, mode: str, *, autocommit: bool) -> Stream: ...
+    def _open(self, path: str, *, mode: str, autocommit: bool) -> Stream: ...
     def pipe_file(self, path: str, value: bytes) -> None: ...
     def cat_file(self, path: str, start: int, end: int) -> bytes: ...
     def info(self, path: str) -> dict[str, Any]: ...
@@ -283,7 +278,7 @@ class RemoteFile:
 
 
 class _Upload:
-    """The bytes of one object, in their order, on their way. Threads: one call at a time."""
+    """The bytes of one object on their way, in order. Threads: one call at a time."""
 
     def __init__(self, files: FileSystem, url: str, streams: bool) -> None:
         self._files, self._url, self._streams = files, url, streams
@@ -292,10 +287,10 @@ class _Upload:
 
     def write(self, data: memoryview) -> None:
         if self._streams and self._stream is None and len(self._held) + len(data) > _WHOLE:
-            with _OPENING:
-                self._stream = self._files.open(self._url, "wb", autocommit=False)
-                # Each is committed by itself, and would be kept there for ever.
-                self._files.transaction.files.remove(self._stream)
+            # Not `open`, which also adds the stream to the file system's transaction. That keeps it for ever, and
+            # commits it a second time if the program is in the middle of one. `_open` is what every driver implements,
+            # and `commit` and `discard` are what fsspec asks of its streams.
+            self._stream = self._files._open(self._url, mode="wb", autocommit=False)
             self._stream.write(self._held)
             self._held = bytearray()
         if self._stream is None:
@@ -329,17 +324,16 @@ class _Upload:
 class RemoteOutput:
     """A WritableFile behind a URL. It appears at `sync`; closed without, it never was.
 
-    Writes may come in any order. Those whose turn has not come are copied and held, so memory grows by what the writers
-    are ahead of the first byte that is missing. A write waits for the network, never for another part of the file.
-    Bytes that nobody wrote are zeros. None can be written twice. After an error every later call but `close` raises.
+    Writes come in the order of their bytes, which are sent at once. After an error every later call but `close` raises.
     """
+
+    in_order = True
 
     def __init__(self, path: str, upload: _Upload) -> None:
         self.path = path
         self._upload = upload
-        self._lock = threading.Lock()
-        self._position = 0  # bytes handed to the upload
-        self._early: list[tuple[int, bytes]] = []  # a heap of what lies behind the position: offset, bytes
+        self._lock = threading.Lock()  # whoever gives up closes the file while another thread may be sending
+        self._end = 0  # bytes handed to the upload
         self._failed = ""
         self._synced = self._closed = False
 
@@ -349,27 +343,30 @@ class RemoteOutput:
                 raise FailedPreconditionError(
                     f"{printable(self.path)}: is finished, and cannot be changed. Create it anew"
                 )
-            with self._giving_up():
-                for buffer in buffers:
-                    if len(buffer):
-                        self._take(offset, memoryview(buffer))
-                        offset += len(buffer)
+            if not any(map(len, buffers)):
+                return
+            if offset < self._end:
+                raise OSError(
+                    errno.EINVAL,
+                    f"bytes {offset}:{min(offset + sum(map(len, buffers)), self._end)} were written before, and cannot "
+                    f"be changed",
+                    printable(self.path),
+                )
+            for first in range(self._end, offset, _REQUEST):
+                self._send(bytes(min(_REQUEST, offset - first)))
+            for buffer in buffers:
+                self._send(buffer)
 
     def sync(self) -> None:
         with self._working():
             if not self._synced:
-                with self._giving_up():
-                    while self._early:
-                        self._send_zeros(self._early[0][0])
-                        self._send_early()
-                    self._upload.commit()
+                self._upload.commit()
                 self._synced = True
 
     def close(self) -> None:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._early.clear()
                 if not self._synced:
                     self._upload.discard()
 
@@ -380,41 +377,17 @@ class RemoteOutput:
                 raise FailedPreconditionError(f"{printable(self.path)}: the file was closed. Create it anew")
             if self._failed:
                 raise OSError(errno.EIO, f"given up after {self._failed}", printable(self.path))
-            yield
+            try:
+                with _told(self.path):
+                    yield
+            except FailedPreconditionError:
+                raise  # the file is finished; nothing failed
+            except BaseException as error:
+                # How much of the bytes was sent is unknown, after Ctrl-C too. The text only: an exception would keep
+                # the buffers of its frames.
+                self._failed = f"{type(error).__name__}: {error}"
+                raise
 
-    @contextmanager
-    def _giving_up(self) -> Iterator[None]:
-        """How much of the bytes the upload got is unknown after an error, Ctrl-C included."""
-        try:
-            with _told(self.path):
-                yield
-        except BaseException as error:
-            # The text only: an exception would keep the buffers of its frames.
-            self._failed = f"{type(error).__name__}: {error}"
-            raise
-
-    def _take(self, offset: int, data: memoryview) -> None:
-        if offset > self._position:
-            heapq.heappush(self._early, (offset, bytes(data)))  # a copy: the caller uses its buffer again
-        else:
-            self._send(offset, data)
-            self._send_early()
-
-    def _send_early(self) -> None:
-        while self._early and self._early[0][0] <= self._position:
-            offset, data = heapq.heappop(self._early)
-            self._send(offset, memoryview(data))
-
-    def _send_zeros(self, end: int) -> None:
-        while self._position < end:
-            self._send(self._position, memoryview(bytes(min(_REQUEST, end - self._position))))
-
-    def _send(self, offset: int, data: memoryview) -> None:
-        if offset < self._position:
-            raise OSError(
-                errno.EINVAL,
-                f"bytes {offset}:{min(offset + len(data), self._position)} were written before, and cannot be changed",
-                printable(self.path),
-            )
-        self._upload.write(data)
-        self._position += len(data)
+    def _send(self, data: Buffer) -> None:
+        self._upload.write(memoryview(data))
+        self._end += len(data)

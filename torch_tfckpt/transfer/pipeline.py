@@ -156,7 +156,7 @@ class Pipeline:
             views = [memoryview(requests[number].source)[begin : begin + size] for number, begin, size in work.pieces]
             return write_pieces(request.file, work.offset, views)
 
-        return self._run(requests, job)
+        return self._run(requests, job, in_order=any(request.file.in_order for request in requests))
 
     def close(self) -> None:
         """Ends the threads. A later plan starts new ones."""
@@ -172,7 +172,7 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, requests: Sequence[R], job: Callable[[R, Job], list[int]]) -> list[int]:
+    def _run(self, requests: Sequence[R], job: Callable[[R, Job], list[int]], *, in_order: bool = False) -> list[int]:
         """Cuts the plan into jobs, does them, and combines the sums of each request's pieces."""
         jobs = cut_plan(requests, CHUNK_BYTES)
         failed = threading.Event()
@@ -187,7 +187,7 @@ class Pipeline:
                 raise
 
         results: Iterable[list[int]]
-        if len(jobs) == 1 or self._threads == 1:
+        if len(jobs) == 1 or self._threads == 1 or in_order:
             results = map(guarded, jobs)
         else:
             futures: list[Future[list[int]]] = []

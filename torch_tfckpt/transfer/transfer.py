@@ -59,6 +59,9 @@ class Batch:
     ready: Ready | None = None  # None: the bytes are there already
 
 
+_Queue = SimpleQueue[Batch | None]
+
+
 class Transfer:
     """Carries out one plan.
 
@@ -91,15 +94,22 @@ class Transfer:
         self._cancelled = threading.Event()
         self._failure: BaseException | None = None
         self._may_write = threading.Event()
-        self._filled: SimpleQueue[Batch | None] = SimpleQueue()
-        self._unstaged = len(self._lanes)
+        # A file that is written in order has one thread that stages all its lanes, and one that writes.
+        groups: dict[object, list[_Lane]] = {}
+        for lane in self._lanes:
+            groups.setdefault(lane.file if files[lane.file].in_order else lane, []).append(lane)
+        shared = _Queue()
+        stages = [(lanes, _Queue() if files[lanes[0].file].in_order else shared) for lanes in groups.values()]
+        self._queues = [queue for _, queue in stages if queue is not shared]  # of each thread that writes
+        if len(self._queues) < len(stages):
+            total, used = sum(self._left), sum(map(bool, self._left))
+            self._queues += [shared] * min(staging.options.threads, total // CHUNK_BYTES + used)
+        self._unstaged = len(stages)
         # All threads start now: none can when the interpreter is on its way out.
-        self._threads = [
-            threading.Thread(target=self._stage, args=(lane,), name="tfckpt-stage") for lane in self._lanes
+        self._threads = [threading.Thread(target=self._stage, args=stage, name="tfckpt-stage") for stage in stages]
+        self._threads += [
+            threading.Thread(target=self._write, args=(queue,), name="tfckpt-write") for queue in self._queues
         ]
-        total, used = sum(self._left), sum(map(bool, self._left))
-        self._writers = min(staging.options.threads, total // CHUNK_BYTES + used)
-        self._threads += [threading.Thread(target=self._write, name="tfckpt-write") for _ in range(self._writers)]
         if not self._lanes:
             self.staged.set()
         if not snapshot:
@@ -146,20 +156,24 @@ class Transfer:
                 thread.start()
         except BaseException as error:  # no more threads to be had, or Ctrl-C
             self._stop(error)
-            for _ in range(self._writers):
-                self._filled.put(None)
+            self._end_queues()
             self._threads = [thread for thread in self._threads if _runs(thread)]
             self.cancel()
             raise
 
     def _give_back_batches(self) -> None:
         """What no thread came to write, since not all could be started."""
-        while not self._filled.empty():
-            batch = self._filled.get()
-            if batch is not None and batch.buffer is not None and self._buffers is not None:
-                self._buffers.give_back(batch.buffer)
-        for _ in range(self._writers):
-            self._filled.put(None)
+        for queue in self._queues:
+            while not queue.empty():
+                batch = queue.get()
+                if batch is not None and batch.buffer is not None and self._buffers is not None:
+                    self._buffers.give_back(batch.buffer)
+        self._end_queues()
+
+    def _end_queues(self) -> None:
+        """Lets the threads that write end when they come to it."""
+        for queue in self._queues:
+            queue.put(None)
 
     def _make_lanes(self, staging: Staging, snapshot: bool) -> list[_Lane]:
         """Sorts the writes by file and device, and counts the bytes of each file."""
@@ -173,33 +187,50 @@ class Transfer:
             if lane is None:
                 stream = CopyStream(device) if _is_cuda(device) else None
                 buffered = device is not None and (snapshot or device.type != "cpu")
-                # A snapshot takes as many buffers as there are; a device that training waits for, its ring.
+                # A snapshot takes as many buffers as there are; a device that training waits for, its ring. Bytes of a
+                # snapshot need no copies, and nothing is written until all lanes are staged, so they must not wait.
                 ring = staging.options.async_bytes if snapshot else staging.options.buffers_per_device
-                room = threading.Semaphore(ring if buffered else _UNBUFFERED_AHEAD)
+                room = threading.Semaphore(ring if snapshot or buffered else _UNBUFFERED_AHEAD)
                 lane = lanes[write.file, device] = _Lane(write.file, device, stream, buffered, room)
             lane.numbers.append(number)
         return list(lanes.values())
 
-    # One thread a lane.
+    # One thread for each lane, or for all lanes of a file that is written in order.
 
-    def _stage(self, lane: _Lane) -> None:
+    def _stage(self, lanes: Sequence[_Lane], queue: _Queue) -> None:
         try:
-            ready: Ready | None = None
-            for batch in self._buffered_batches(lane) if lane.buffered else self._unbuffered_batches(lane):
-                ready = batch.ready or ready
-                self._filled.put(batch)
-            if ready is not None:
-                ready.wait()  # copies of one stream end in order
+            ready: dict[_Lane, Ready] = {}  # the last of each lane: copies of one stream end in order
+            for batch in self._filled_batches(lanes):
+                if batch.ready is not None:
+                    ready[batch.lane] = batch.ready
+                queue.put(batch)
+            for last in ready.values():
+                last.wait()
         except BaseException as error:
             self._stop(error)
         with self._lock:
             self._unstaged -= 1
-            last = not self._unstaged
-        if last:
+            all_staged = not self._unstaged
+        if all_staged:
             self.staged.set()
             self._may_write.set()
-            for _ in range(self._writers):
-                self._filled.put(None)
+            self._end_queues()
+
+    def _filled_batches(self, lanes: Sequence[_Lane]) -> Iterator[Batch]:
+        """The batches of all lanes, by offset. None is filled, or takes a buffer, before its turn."""
+        limit = self._buffers.buffer_bytes if self._buffers is not None else CHUNK_BYTES
+        filled, turns = [], []
+        for number, lane in enumerate(lanes):
+            filled.append(self._buffered_batches(lane) if lane.buffered else self._unbuffered_batches(lane))
+            if len(lanes) > 1:
+                turns += [(b.offset, number) for b in self._batches(lane, limit if lane.buffered else CHUNK_BYTES)]
+        if len(lanes) == 1:
+            yield from filled[0]
+        for _, number in sorted(turns):
+            batch = next(filled[number], None)
+            if batch is None:  # cancelled
+                return
+            yield batch
 
     def _batches(self, lane: _Lane, limit: int) -> Iterator[Batch]:
         """The writes of a lane, in order: neighbours joined up to `limit` bytes, larger ones cut."""
@@ -268,9 +299,9 @@ class Transfer:
 
     # A few threads for all.
 
-    def _write(self) -> None:
+    def _write(self, queue: _Queue) -> None:
         self._may_write.wait()
-        while (batch := self._filled.get()) is not None:
+        while (batch := queue.get()) is not None:
             try:
                 # Also of a transfer that was stopped: no copy may be on its way into a buffer that is lent again.
                 if batch.ready is not None:

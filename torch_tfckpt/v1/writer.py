@@ -11,7 +11,6 @@ at most 2 GiB a slice.
 Source: tensorflow/core/util/tensor_slice_writer.{h,cc}; spec: FORMATS 3.
 """
 
-import contextlib
 import os
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -32,8 +31,8 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.saved_tensor_slices import META_KEY, VALUE_FIELDS, SavedSliceMeta, encode_meta, encode_slice
 from torch_tfckpt.format.table import TableBuilder
 from torch_tfckpt.format.tensor_slice import WHOLE, Shape, TensorSlice, encode_slice_key, find_overlap, shape_text
-from torch_tfckpt.storage.names import temporary_name
 from torch_tfckpt.storage.protocol import Storage, WritableFile
+from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import host_copy
 from torch_tfckpt.values import WritableValue, writable
@@ -153,43 +152,19 @@ class SlicesWriter:
                     raise InvalidArgumentError(_overlapping(*overlap))
 
     def _publish(self) -> None:
-        # Where nothing can be renamed a file appears whole, under the name it was created with, when it is synced.
-        renames, folder = self._storage.renames, os.path.dirname(self._path)
-        temporary = temporary_name(self._path) if renames else self._path
-        try:
+        with Publication(self._storage) as publication:
             with saving(self._path):
-                file = self._create(temporary, folder)
-                try:
-                    self._write(file)
-                    file.sync()
-                    # Closed only afterwards: a file that nobody has open would be taken for a leftover.
-                    if renames:
-                        self._replace(temporary)
-                finally:
-                    with contextlib.suppress(OSError):  # what it holds was synced, or is of no interest
-                        file.close()
-        except BaseException:
-            if renames:
-                with contextlib.suppress(OSError):
-                    self._storage.remove(temporary)
-            raise
-        make_durable(self._storage, self._path)
+                self._write(self._create(publication))
+                publication.publish()
+            make_durable(self._storage, self._path)
 
-    def _replace(self, temporary: str) -> None:
+    def _create(self, publication: Publication) -> WritableFile:
         try:
-            self._storage.replace(temporary, self._path)
-        except OSError:
-            if self._storage.exists(temporary):
-                raise
-            # A rename may have happened although it reports a failure, over a network.
-
-    def _create(self, temporary: str, folder: str) -> WritableFile:
-        try:
-            return self._storage.create(temporary)
+            return publication.create(self._path)
         except FileNotFoundError as error:
+            folder = printable(os.path.dirname(self._path))
             raise NotFoundError(
-                f"{printable(self._path)}: there is no folder {quoted(printable(folder))}. Version 1 makes none; make "
-                f"it first"
+                f"{printable(self._path)}: there is no folder {quoted(folder)}. Version 1 makes none; make it first"
             ) from error
 
     def _write(self, file: WritableFile) -> None:

@@ -1,0 +1,161 @@
+"""Publish a group of files: every reader finds each file's old contents or its new ones, whole.
+
+    with Publication(storage) as publication:
+        file = publication.create("model.ckpt-1000")         # any storage: write to it, the publication closes it
+        temporary = publication.place("model.safetensors")   # local files: write under this name, and close
+        publication.drop("model.safetensors.index.json")     # left from an earlier output
+    # without an exception: all contents synced, files renamed in this order, dropped ones removed, directories synced
+    # after an exception: everything written is removed
+
+A crash between two renames can leave files of two groups side by side. Files that belong together must show it: an
+index names its shards, a sidecar contains the size of its file.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from torch_tfckpt.errors import FailedPreconditionError
+from torch_tfckpt.storage.local import LOCAL, LocalStorage
+from torch_tfckpt.storage.names import temporary_name
+from torch_tfckpt.storage.protocol import Storage, WritableFile
+from torch_tfckpt.text import printable
+
+
+@dataclass(slots=True)
+class _Output:
+    """One file of a group."""
+
+    written: str  # name it is written under
+    path: str  # name it is published under
+    file: WritableFile | None = None  # None: somebody else opens it by name
+
+
+class Publication:
+    """Files of one storage that are published together.
+
+    On a storage without renames a created file is written under its own name; it appears when it is synced.
+    """
+
+    def __init__(self, storage: Storage = LOCAL) -> None:
+        self._storage = storage
+        self._outputs: list[_Output] = []
+        self._dropped: list[str] = []
+        self._first: list[Callable[[], object]] = []
+        self._made: list[str] = []  # directories, removed again if nothing is published
+        self._published = False
+
+    def create(self, path: str) -> WritableFile:
+        """Return a new file that is published as `path`.
+
+        It stays open until then, because a temporary file that nobody has open counts as left by a killed save.
+        """
+        output = _Output(temporary_name(path) if self._storage.renames else path, path)
+        self._outputs.append(output)  # before the file exists: Ctrl-C may come in between
+        output.file = self._storage.create(output.written)
+        return output.file
+
+    def place(self, path: str) -> str:
+        """Return the name under which a local file `path` is to be written; its directory is made.
+
+        Raises:
+            FailedPreconditionError: `path` is something that must not be replaced: a directory, a device, a pipe.
+        """
+        assert isinstance(self._storage, LocalStorage), "only local files can be opened by name"
+        _check_replaceable(path)
+        directory = os.path.dirname(path)
+        if directory and not LOCAL.exists(directory):
+            self._made.append(directory)
+            LOCAL.make_directory(directory)
+        self._outputs.append(_Output(temporary_name(path), path))
+        return self._outputs[-1].written
+
+    def drop(self, path: str) -> None:
+        """Remove `path` after all files are in place; it need not exist."""
+        self._dropped.append(path)
+
+    def first(self, action: Callable[[], object]) -> None:
+        """Call `action` when all contents are durable, before the first rename; if it fails, nothing is renamed."""
+        self._first.append(action)
+
+    def publish(self) -> None:
+        """Sync and rename all files. For callers that must tell these errors from those of syncing the directory.
+
+        Such a caller syncs the directory itself; for all others, leaving the `with` block does both.
+        """
+        for output in self._outputs:
+            if output.file is None:
+                _check_replaceable(output.path)
+                _sync(output.written, output.path)
+            else:
+                output.file.sync()
+        for action in self._first:
+            action()
+        if self._storage.renames:
+            for output in self._outputs:
+                self._rename(output)
+        for path in self._dropped:
+            self._storage.remove(path)
+        self._published = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and not self._published:
+                self.publish()
+                for directory in {os.path.dirname(output.path) for output in self._outputs}:
+                    self._storage.sync_directory(directory)
+        finally:
+            self._clean_up()
+
+    def _rename(self, output: _Output) -> None:
+        storage = self._storage
+        try:
+            storage.replace(output.written, output.path)
+        except OSError:
+            # Over a network a rename may report an error although it took effect. Then the file, still open, is in
+            # use under its new name.
+            if output.file is None or storage.exists(output.written) or not storage.in_use(output.path):
+                raise
+
+    def _clean_up(self) -> None:
+        for output in self._outputs:
+            if output.file is not None:
+                with suppress(OSError):  # the contents are synced, or not wanted
+                    output.file.close()
+            if self._storage.renames and not self._published:
+                with suppress(OSError):
+                    self._storage.remove(output.written)
+        if not self._published:
+            for directory in reversed(self._made):
+                self._storage.remove_directory(directory)
+
+
+def _check_replaceable(path: str) -> None:
+    """Renaming over /dev/stdout or a named pipe would put a file in its place, for every other program too."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # nothing there; writing reports whatever else is wrong
+    if not stat.S_ISREG(mode):
+        what = "a directory" if stat.S_ISDIR(mode) else "no regular file, and only such can be replaced"
+        raise FailedPreconditionError(f"{printable(path)} is {what}. Name another file")
+
+
+def _sync(temporary: str, path: str) -> None:
+    """Make the bytes durable; a file that replaces another gets its permissions."""
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with suppress(FileNotFoundError, PermissionError):
+            os.fchmod(descriptor, stat.S_IMODE(os.stat(path).st_mode))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
