@@ -4,6 +4,7 @@
 Reads tests/golden, writes demo-output/. Exits with 1 where a result is not what it should be.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 import torch_tfckpt as tfckpt
 
@@ -19,31 +21,27 @@ ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path("tests/golden")
 OUTPUT = Path("demo-output")
 
-MNIST = GOLDEN / "tf-trt-mnist-ckpt" / "model.ckpt-46900"
-TRANSFORMER = GOLDEN / "t2t-transformer_test_ckpt" / "model.ckpt-1"
-KERAS_MODEL = GOLDEN / "tract-keras-tf2"
-
-# Objects of the Keras model -> parameters of `Classifier` below. Kernels are turned: in Keras they
-# are [in, out], in torch [out, in].
-RULES = {
-    "layer_with_weights-0/kernel": "hidden.weight",
-    "layer_with_weights-0/bias": "hidden.bias",
-    "layer_with_weights-1/kernel": "output.weight",
-    "layer_with_weights-1/bias": "output.bias",
-}
+DIGITS = GOLDEN / "digits-cnn" / "model.ckpt-216"
+TRANSFORMER = GOLDEN / "digits-transformer" / "model.ckpt-288"
 
 
 class Classifier(torch.nn.Module):
-    """Two dense layers: 100 features, 32 hidden units, 1 output."""
+    """The network that was trained in TensorFlow, written in torch: images of 8 x 8 pixels to logits of ten digits."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden = torch.nn.Linear(100, 32)
-        self.output = torch.nn.Linear(32, 1)
+        self.conv2d = torch.nn.Conv2d(1, 8, 3, padding="same")
+        self.conv2d_1 = torch.nn.Conv2d(8, 16, 3, padding="same")
+        self.dense = torch.nn.Linear(2 * 2 * 16, 32)
+        self.dense_1 = torch.nn.Linear(32, 10)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = torch.relu(self.hidden(x))
-        return torch.sigmoid(self.output(hidden))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = functional.max_pool2d(torch.relu(self.conv2d(images[:, None])), 2)
+        x = functional.max_pool2d(torch.relu(self.conv2d_1(x)), 2)
+        # TensorFlow's order of a feature map is height, width, channels. The weights of `dense` are for that order.
+        x = torch.relu(self.dense(x.permute(0, 2, 3, 1).flatten(1)))
+        logits: torch.Tensor = self.dense_1(x)
+        return logits
 
 
 def heading(number: int, text: str) -> None:
@@ -67,37 +65,41 @@ def expect(claim: str, holds: bool) -> None:
     print(f"   checked: {claim}", flush=True)
 
 
+def load_into_module() -> Classifier:
+    heading(1, f"A classifier trained in TensorFlow becomes a torch.nn.Module  ({DIGITS})")
+    model = Classifier()
+    print("   " + str(tfckpt.load_model(model, DIGITS)).replace("\n", "\n   "))
+
+    # Images that neither network was trained on, and what TensorFlow computed for them.
+    with np.load(DIGITS.parent / "samples.npz", allow_pickle=False) as stored:
+        images, labels, theirs = stored["images"], stored["labels"], stored["outputs"]
+    with torch.no_grad():
+        ours = model(torch.from_numpy(images.astype(np.float32) / 16)).numpy()
+    accuracies = [float((outputs.argmax(1) == labels).mean()) for outputs in (theirs, ours)]
+    difference = float(np.abs(ours - theirs).max())
+    print(f"\n   {len(labels)} images of handwritten digits that were held out of the training:")
+    print(f"   accuracy in TensorFlow           {accuracies[0]:.1%}")
+    print(f"   accuracy in torch                {accuracies[1]:.1%}")
+    print(f"   largest difference of a logit    {difference:.1e}  (logits reach {np.abs(theirs).max():.0f})")
+    recorded = json.loads((DIGITS.parent / "expected.json").read_text(encoding="utf-8"))["model"]["accuracy"]
+    expect("TensorFlow's accuracy is the one that was recorded with the checkpoint", accuracies[0] == recorded)
+    expect("torch's accuracy is TensorFlow's", accuracies[1] == accuracies[0])
+    expect("the outputs agree to 1e-3", ours.shape == theirs.shape and difference < 1e-3)
+    return model
+
+
 def list_and_verify() -> None:
-    heading(1, f"What is in a checkpoint, and is it sound?  ({MNIST}, written by TensorFlow 1)")
-    tfckpt_command("ls", MNIST)
-    tfckpt_command("verify", MNIST)
+    heading(2, f"What is in a checkpoint, and is it sound?  ({DIGITS})")
+    tfckpt_command("ls", DIGITS)
+    tfckpt_command("verify", DIGITS)
 
 
 def convert() -> None:
     target = OUTPUT / "transformer.safetensors"
-    heading(2, f"A TensorFlow checkpoint becomes one safetensors file  ({TRANSFORMER} -> {target})")
+    heading(3, f"A TensorFlow checkpoint becomes one safetensors file  ({TRANSFORMER} -> {target})")
     tfckpt_command("convert", TRANSFORMER, target)
     print(f"   {target}: {target.stat().st_size:,} bytes\n", flush=True)
     tfckpt_command("diff", TRANSFORMER, target)
-
-
-def load_into_module() -> Classifier:
-    heading(3, f"The weights of a Keras model in a torch.nn.Module  ({KERAS_MODEL}, a SavedModel)")
-    tfckpt_command("ls", "--tree", KERAS_MODEL, "layer_with_weights-*")
-    model = Classifier()
-    report = tfckpt.load_model(model, KERAS_MODEL, mapper=RULES)
-    print("   " + str(report).replace("\n", "\n   "))
-
-    x = np.linspace(-1, 1, 300, dtype=np.float32).reshape(3, 100)
-    with torch.no_grad():
-        ours = model(torch.from_numpy(x)).numpy()
-    stored = tfckpt.load_file(KERAS_MODEL, names=[f"{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in RULES])
-    kernel_0, bias_0, kernel_1, bias_1 = map(np.asarray, stored.values())
-    by_hand = 1 / (1 + np.exp(-(np.maximum(x @ kernel_0 + bias_0, 0) @ kernel_1 + bias_1)))
-    difference = float(np.abs(ours - by_hand).max())
-    print(f"\n   model(x)            {ours.ravel()}\n   numpy, same formula {by_hand.ravel()}")
-    expect(f"both agree (largest difference {difference:.1e})", difference < 1e-6)
-    return model
 
 
 def save_and_load(model: Classifier) -> None:
@@ -147,11 +149,12 @@ def main() -> None:
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
     print("torch_tfckpt: TensorFlow checkpoints in PyTorch, without TensorFlow.")
+    model = load_into_module()
     list_and_verify()
     convert()
-    save_and_load(load_into_module())
+    save_and_load(model)
     train_and_resume()
-    print(f"\nDone. What was written lies in {OUTPUT}/.")
+    print(f"\nDone. The files that were written are in {OUTPUT}/.")
 
 
 if __name__ == "__main__":
