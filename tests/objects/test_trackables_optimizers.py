@@ -11,13 +11,9 @@ from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.objects.checkpoint import Checkpoint
-from torch_tfckpt.objects.trackables.optimizers import (
-    OptimizerTrackable,
-    check_slots,
-    slot_names,
-    steps_of_power,
-    updated_state,
-)
+from torch_tfckpt.objects.trackables.optimizers import OptimizerTrackable, check_slots
+from torch_tfckpt.optimizers.slots import slot_names
+from torch_tfckpt.optimizers.tensorflow import steps_of_power, updated_state
 from torch_tfckpt.saveables.identity import Identity, identity_of
 
 # All that torch has, and how they are made. A class that a later torch adds fails the test below until it is told here.

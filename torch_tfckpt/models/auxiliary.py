@@ -40,6 +40,7 @@ _SCOPES: Final = 16
 _OF_OPTIMIZERS: Final = (
     {"iter", "learning_rate"},
     {"_iterations", "_learning_rate"},
+    {"_iterations", "_trainable_variables"},  # with a schedule for the learning rate, which is not stored
     {"base_optimizer", "loss_scale"},
 )
 _KERAS_API: Final = "keras_api"  # the child under which Keras 2 puts metrics, and layers a second time

@@ -84,7 +84,8 @@ def load_model(
             where the checkpoint is TensorFlow's.
         ema: Moving averages of variables instead of their values: never; where there are any; or nothing else.
         optimizer: An Adam, AdamW, Adagrad or SGD over parameters of the module, which gets the state that TensorFlow's
-            optimizer of that kind had for them. Hyperparameters stay as they are.
+            optimizer of that kind had for them, converted to torch's units, and the hyperparameters that Keras stored
+            (learning rate, betas, momentum).
         prefix: What the module's names stand below; "" for nothing. None finds out.
         storage: Where files are stored; None chooses by the path.
 
@@ -95,7 +96,8 @@ def load_model(
         NotFoundError: there is no such checkpoint; names, averages or optimizer state are missing.
         InvalidArgumentError: unexpected names; shapes or dtypes that do not fit; several stored tensors that may be
             meant; a rule without a layout for a tensor whose name tells none; a tensor that cannot be filled in
-            place; an optimizer of another module; an argument that cannot be meant.
+            place; an optimizer of another module; Keras's momentum without the learning rate that it contains; an
+            argument that cannot be meant.
         TypeError: `model` is no Module, `optimizer` no Optimizer.
         DataLossError: a value or the object graph is damaged.
         UnimplementedError: an optimizer whose state has no counterpart.
@@ -195,6 +197,7 @@ def _plan(
     if slots is not None:
         report.slots.update(slots.keys)
         report.missing_slots.extend(slots.missing)
+        report.hyperparameters.update(slots.state.hyperparameters)
     uncounted = [target for target in targets if target.name in without_counts - found.sources.keys()]
     return _Plan(report, loads, uncounted, slots)
 

@@ -1,223 +1,174 @@
-"""The state of TensorFlow's optimizers, for those of torch that keep the same: Adam, AdamW, SGD with momentum, Adagrad.
+"""Find the optimizer state of a model's parameters: by the object graph where there is one, else by names.
 
-    <v>/Adam, <v>/Adam_1, or slot variables m, v       exp_avg, exp_avg_sq, and a step
-    <v>/Momentum, or slot variable momentum            momentum_buffer
-    <v>/Adagrad, or slot variable accumulator          sum, and a step
-
-A slot has the layout of its variable, and is turned as that is.
-
-Source: spec CONVERT 3.
+A slot has the layout of its variable, and its axes are moved like those. What the state means, and how it becomes
+torch's, is known to `optimizers`.
 """
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.object_graph import ObjectGraph
 from torch_tfckpt.format.tensor_slice import shape_text
-from torch_tfckpt.models.auxiliary import OUTPUT
+from torch_tfckpt.models.auxiliary import OUTPUT, is_optimizer
 from torch_tfckpt.models.sources import Source
 from torch_tfckpt.models.targets import Target
-from torch_tfckpt.objects.trackables.optimizers import KNOWN_TO_TENSORFLOW, MAXIMA, SlotName, slot_names, steps_of_power
-from torch_tfckpt.saveables.identity import identity_of
+from torch_tfckpt.optimizers.slots import KNOWN_TO_TENSORFLOW, slot_names, slot_variables
+from torch_tfckpt.optimizers.tensorflow import FoundSlot, StatePlan, StoredOptimizer, plan_state
+from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.text import quoted
+from torch_tfckpt.values import value_dtype
 
-_log = logging.getLogger(__name__)
-
-
-class Parameter(NamedTuple):
-    """A parameter of an optimizer that is loaded."""
-
-    number: int  # in the optimizer's state_dict
-    target: Target
-    source: Source
+_Loaded = tuple[Target, Source]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SlotPlan:
     """What an optimizer's state is to be."""
 
-    optimizer: torch.optim.Optimizer
-    keys: dict[str, dict[str, str]] = field(default_factory=dict)  # parameter -> state -> stored key
-    missing: list[str] = field(default_factory=list)
-    parameters: list[Parameter] = field(default_factory=list)  # those of `keys`
-    step: torch.Tensor | None = None
+    state: StatePlan
+    loaded: Mapping[Identity, _Loaded]
+
+    @property
+    def keys(self) -> dict[str, dict[str, str]]:
+        """Name of a parameter -> name in its state -> stored key."""
+        keys: dict[str, dict[str, str]] = {}
+        for slot in self.state.slots:
+            target, _ = self.loaded[identity_of(slot.parameter)]
+            keys.setdefault(target.name, {})[slot.state] = slot.key
+        return keys
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the parameters that are loaded, and lack what the optimizer needs for them."""
+        return [self.loaded[identity_of(parameter)][0].name for parameter in self.state.missing]
 
     def state_dict(self, values: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """For load_state_dict: the state as it is now, with what is loaded in it. `values`: stored key -> as stored."""
-        packed = self.optimizer.state_dict()
-        state = dict(packed["state"])
-        for number, target, source in self.parameters:
-            loaded = {
-                name: source.layout.to_torch(values[key]).contiguous() for name, key in self.keys[target.name].items()
-            }
-            step = {} if self.step is None else {"step": self.step.clone()}
-            state[number] = {**step, **loaded}
-        return {**packed, "state": state}
+        """For load_state_dict. `values`: stored key -> as stored."""
+        layouts = (self.loaded[identity_of(slot.parameter)][1].layout for slot in self.state.slots)
+        pairs = zip(layouts, self.state.slots, strict=True)
+        turned = [layout.to_torch(values[slot.key]).contiguous() for layout, slot in pairs]
+        return self.state.state_dict(turned, keep_others=True)
 
 
 def plan_slots(
     reader: CheckpointReader, optimizer: torch.optim.Optimizer, loaded: Sequence[tuple[Target, Source]]
 ) -> SlotPlan:
-    """Finds the stored state of the parameters that are loaded. Changes nothing, and reads only counters.
+    """Finds the stored state of the parameters that are loaded. Changes nothing, and reads only numbers.
 
     Raises:
         UnimplementedError: an optimizer of another kind, here or there.
-        InvalidArgumentError: slots of two optimizers for one variable; a slot of another shape than its variable.
+        InvalidArgumentError: slots of two optimizers for one variable; a slot of another shape or kind than its
+            variable; momentum that contains a learning rate which is not stored; a counter that is not a number.
         NotFoundError: nothing stored tells how many steps were taken.
     """
-    slots = _slots_of(optimizer)
-    plan = SlotPlan(optimizer)
-    by_identity = {identity_of(target.tensor): (target, source) for target, source in loaded}
-    in_graph = _GraphSlots(reader.object_graph) if reader.object_graph is not None else None
-    beta2: float | None = None
-    for number, (parameter, group) in enumerate(_parameters(optimizer)):
-        if identity_of(parameter) not in by_identity or not group.get("momentum", True):
-            continue
-        target, source = by_identity[identity_of(parameter)]
-        by_name = {state: _slot_key(source.key, slot.suffix) for state, slot in slots.items()}
-        keys = by_name if in_graph is None else in_graph.keys(source.key, slots)
-        if len(keys) < len(slots) or not all(key in reader for key in keys.values()):
-            plan.missing.append(target.name)
-            continue
-        _check_shapes(reader, source, keys)
-        plan.keys[target.name] = keys
-        plan.parameters.append(Parameter(number, target, source))
-        beta2 = group["betas"][1] if "betas" in group else None
-    if plan.parameters and not isinstance(optimizer, torch.optim.SGD):  # which counts none
-        plan.step = _step(reader, {} if in_graph is None else in_graph.counters(), beta2)
-    return plan
+    if not slot_names(optimizer):
+        names = ", ".join(each.__name__ for each in KNOWN_TO_TENSORFLOW)
+        raise UnimplementedError(
+            f"load_model: optimizer {type(optimizer).__name__}: only the state of {names} is carried over. Leave "
+            f"optimizer out"
+        )
+    known = {identity_of(target.tensor): (target, source) for target, source in loaded}
+    parameters = [known[identity] for identity in map(identity_of, _parameters(optimizer)) if identity in known]
+    if reader.object_graph is None:
+        stored, slots = _find_by_name(reader, optimizer, parameters)
+    else:
+        stored, slots = _find_in_graph(reader, reader.object_graph, optimizer, parameters)
+    for slot in slots:
+        _check(reader, known[identity_of(slot.parameter)][1], slot)
+    plan = plan_state(optimizer, stored, slots, (target.tensor for target, _ in loaded))
+    if plan.problem is not None:
+        raise plan.problem
+    return SlotPlan(plan, known)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, targets: Sequence[Target]) -> None:
     """InvalidArgumentError where it is the optimizer of something else."""
     held = {identity_of(target.tensor) for target in targets}
-    if not any(identity_of(parameter) in held for parameter, _ in _parameters(optimizer)):
+    if not any(identity_of(parameter) in held for parameter in _parameters(optimizer)):
         raise InvalidArgumentError(
             f"load_model: none of the parameters of optimizer {type(optimizer).__name__} is one of the model's. Make "
             f"it over model.parameters(), of the model that is loaded"
         )
 
 
-def _slot_key(variable: str, suffix: str) -> str:
-    """ "v/Adam" of "v", "v/Adam:0" of "v:0"."""
-    bare = variable.removesuffix(OUTPUT)
-    return f"{bare}/{suffix}{variable[len(bare) :]}"
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
-    """Each parameter, in the order of the state_dict, with its group."""
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
     for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            yield parameter, group
+        yield from group["params"]
 
 
-def _slots_of(optimizer: torch.optim.Optimizer) -> Mapping[str, SlotName]:
-    """Name in the state -> TensorFlow's."""
-    if type(optimizer) not in KNOWN_TO_TENSORFLOW:
-        known = ", ".join(each.__name__ for each in KNOWN_TO_TENSORFLOW)
-        raise UnimplementedError(
-            f"load_model: optimizer {type(optimizer).__name__}: only the state of {known} is carried over. Leave "
-            f"optimizer out"
-        )
-    if any(group.get("amsgrad") for group in optimizer.param_groups):
-        raise UnimplementedError(
-            "load_model: optimizer with amsgrad=True: its maxima are not carried over. Leave it out"
-        )
-    return {state: name for state, name in slot_names(optimizer).items() if state != MAXIMA}
+_Found = tuple[StoredOptimizer, list[FoundSlot]]
 
 
-class _GraphSlots:
-    """Slot variables by the keys of their variables, and the optimizers whose slots were asked for."""
+def _find_by_name(reader: CheckpointReader, optimizer: torch.optim.Optimizer, parameters: Sequence[_Loaded]) -> _Found:
+    """ "v/Adam" of "v", "v/Adam:0" of "v:0"."""
+    slots = []
+    for target, source in parameters:
+        bare = source.key.removesuffix(OUTPUT)
+        for state, name in slot_names(optimizer).items():
+            key = f"{bare}/{name.suffix}{source.key[len(bare) :]}"
+            if key in reader:
+                slots.append(FoundSlot(target.tensor, state, key))
+    counters = ("global_step", "beta1_power", "beta2_power")
+    keys = {name: key for name in counters for key in (name + OUTPUT, name) if key in reader}
+    return StoredOptimizer(reader, "the optimizer", keys), slots
 
-    def __init__(self, graph: ObjectGraph) -> None:
-        self._graph = graph
-        self._asked_for: set[int] = set()
-        keys = [graph.value_key(node_id) for node_id in range(len(graph.nodes))]
-        self._keys = keys
-        self._slots: dict[str, dict[str, list[tuple[int, str]]]] = {}
-        for optimizer, node in enumerate(graph.nodes):
-            for slot in node.slot_variables:
-                variable, key = keys[slot.original_variable_node_id], keys[slot.slot_variable_node_id]
-                if variable is not None and key is not None:
-                    self._slots.setdefault(variable, {}).setdefault(slot.slot_name, []).append((optimizer, key))
 
-    def keys(self, variable: str, slots: Mapping[str, SlotName]) -> dict[str, str]:
-        """State -> key, of the slots that are stored."""
-        found = {}
-        for state, (slot, _) in slots.items():
-            stored = self._slots.get(variable, {}).get(slot, [])
-            if len(stored) > 1:
-                names = " and ".join(self._graph.name(optimizer) for optimizer, _ in stored)
+def _find_in_graph(
+    reader: CheckpointReader, graph: ObjectGraph, optimizer: torch.optim.Optimizer, parameters: Sequence[_Loaded]
+) -> _Found:
+    """By the variables that the optimizers' nodes point to.
+
+    Raises:
+        InvalidArgumentError: there are slots of several optimizers.
+    """
+    nodes = [number for number, node in enumerate(graph.nodes) if is_optimizer(node)]
+    stored: dict[tuple[str, str], list[tuple[int, str]]] = {}  # variable and slot -> optimizers and keys
+    for node in nodes:
+        for slot in slot_variables(graph, node):
+            variable, key = map(graph.value_key, (slot.original_variable_node_id, slot.slot_variable_node_id))
+            if variable is not None and key is not None and key in reader:
+                stored.setdefault((variable, slot.slot_name), []).append((node, key))
+    slots: list[FoundSlot] = []
+    owners: set[int] = set()
+    for target, source in parameters:
+        for state, name in slot_names(optimizer).items():
+            found = stored.get((source.key, name.slot), [])
+            if len(found) > 1:
+                names = _named(graph, (node for node, _ in found))
                 raise InvalidArgumentError(
-                    f"{quoted(variable)} has a slot {quoted(slot)} of {names}. Leave optimizer out; which of "
+                    f"{quoted(source.key)} has a slot {quoted(name.slot)} of {names}. Leave optimizer out; which of "
                     f"them is meant cannot be said"
                 )
-            for optimizer, key in stored:
-                if slot == "momentum" and self._graph.nodes[optimizer].child("iter") is not None:
-                    raise UnimplementedError(
-                        f"{self._graph.name(optimizer)} is Keras's SGD, whose momentum has the learning rate in it; it "
-                        f"is not carried over. Leave optimizer out"
-                    )
-                self._asked_for.add(optimizer)
-                found[state] = key
-        return found
-
-    def counters(self) -> dict[str, str]:
-        """Name -> key of what the optimizer counts by. InvalidArgumentError where there are several optimizers."""
-        optimizers = sorted(self._asked_for)
-        if len(optimizers) > 1:
-            names = " and ".join(self._graph.name(optimizer) for optimizer in optimizers)
-            raise InvalidArgumentError(f"the slots are of several optimizers: {names}. Leave optimizer out")
-        found = {}
-        for child in (child for optimizer in optimizers for child in self._graph.nodes[optimizer].children):
-            key = self._keys[child.node_id]
-            if key is not None:
-                found[child.local_name] = key
-        for key in self._keys:
-            if key is not None and key.partition("/.ATTRIBUTES/")[0].rpartition("/")[2] == "global_step":
-                found.setdefault("global_step", key)
-        return found
-
-
-def _check_shapes(reader: CheckpointReader, source: Source, keys: Mapping[str, str]) -> None:
-    for key in keys.values():
-        if reader.shape(key) != reader.shape(source.read_key):
-            raise InvalidArgumentError(
-                f"{reader.path}: slot {quoted(key)} has shape {shape_text(reader.shape(key))}, its variable "
-                f"{shape_text(reader.shape(source.read_key))}. Leave optimizer out"
-            )
-
-
-def _step(reader: CheckpointReader, counters: Mapping[str, str], beta2: float | None) -> torch.Tensor:
-    """How many steps were taken: from a counter, or from beta2's power, which is multiplied once more at each."""
-    names = {
-        name: key
-        for name in ("global_step", "beta2_power")
-        for key in (name + OUTPUT, counters.get(name, name))
-        if key in reader
-    }
-    counter = counters.get("iter", names.get("global_step"))
-    if counter is not None:
-        return torch.tensor(float(_number(reader, counter)), dtype=torch.float32)
-    power = _number(reader, names["beta2_power"]) if "beta2_power" in names else 0.0
-    step = None if beta2 is None else steps_of_power(power, beta2)
-    if step is None:
-        raise NotFoundError(
-            f"{reader.path}: no global_step, iter or beta2_power tells how many steps the optimizer took. Leave "
-            f"optimizer out"
+            for node, key in found:
+                owners.add(node)
+                slots.append(FoundSlot(target.tensor, state, key))
+    if len(owners) > 1:
+        raise InvalidArgumentError(
+            f"the slots are of several optimizers: {_named(graph, sorted(owners))}. Leave optimizer out"
         )
-    _log.warning("%s: step %d of the optimizer is worked out from beta2_power, for beta2=%g", reader.path, step, beta2)
-    return torch.tensor(float(step), dtype=torch.float32)
+    if not owners and len(nodes) == 1 and not slot_variables(graph, nodes[0]):
+        owners = set(nodes)  # it keeps none, as SGD without momentum
+    if not owners:
+        return StoredOptimizer(reader, "the optimizer", {}), []
+    return StoredOptimizer.at(reader, graph, owners.pop()), slots
 
 
-def _number(reader: CheckpointReader, key: str) -> float:
-    value = reader.get_tensor(key)
-    if not isinstance(value, torch.Tensor) or value.numel() != 1:
-        raise InvalidArgumentError(f"{reader.path}: {quoted(key)} is no number. Leave optimizer out")
-    return float(value.item())
+def _named(graph: ObjectGraph, nodes: Iterable[int]) -> str:
+    return " and ".join(map(graph.name, nodes))
+
+
+def _check(reader: CheckpointReader, source: Source, slot: FoundSlot) -> None:
+    """InvalidArgumentError where a slot is not one of its variable."""
+    shape, wanted = reader.shape(slot.key), reader.shape(source.read_key)
+    dtype = value_dtype(slot.key, reader.dtype(slot.key))
+    if shape != wanted or dtype.is_floating_point != slot.parameter.is_floating_point():
+        kind = "" if shape != wanted else f" and is {dtype}"
+        raise InvalidArgumentError(
+            f"{reader.path}: slot {quoted(slot.key)} has shape {shape_text(shape)}{kind}, its variable "
+            f"{shape_text(wanted)}. Leave optimizer out"
+        )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -62,6 +62,7 @@ class LoadReport:
         prefix: Below which the module is stored, as the checkpoint writes it: "model/".
         slots: Name of a parameter -> name in the optimizer's state -> stored key.
         missing_slots: Names of loaded parameters for which no optimizer state is stored.
+        hyperparameters: What the optimizer took over from the stored one besides its state: lr, betas, momentum.
         unused_rules: Names and patterns of the mapper that match no stored tensor.
         remarks: What may be passed to load_model so that more is found: another prefix, moving averages.
     """
@@ -76,6 +77,7 @@ class LoadReport:
     prefix: str = ""
     slots: dict[str, dict[str, str]] = field(default_factory=dict)
     missing_slots: list[str] = field(default_factory=list)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
     unused_rules: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     hints: dict[str, str] = field(default_factory=dict, repr=False)  # missing name or unexpected key -> a remark
@@ -88,8 +90,10 @@ class LoadReport:
         averaged = f", {len(self.averaged)} of them moving averages" if self.averaged else ""
         head = f"loaded {len(self.sources)} tensors{below}{averaged}; {len(self.ignored)} stored tensors ignored"
         changed = first_lines([f"converted: {conversion}" for conversion in self.converted], _LISTED)
-        slots = f"optimizer state of {len(self.slots)} parameters"
-        return "\n".join([head, *([slots] if self.slots else []), *self.problems(), *self.advice(), *changed])
+        taken = ", ".join(f"{name}={value}" for name, value in self.hyperparameters.items())
+        slots = [f"optimizer state of {len(self.slots)} parameters" + (f"; {taken}" if taken else "")]
+        slots = slots if self.slots or taken else []
+        return "\n".join([head, *slots, *self.problems(), *self.advice(), *changed])
 
     def problems(self) -> list[str]:
         """What does not fit, in the words of load_state_dict."""

@@ -25,9 +25,8 @@ from torch_tfckpt.format.object_graph import ROOT, ObjectGraph, object_path
 from torch_tfckpt.format.tensor_bundle import index_filename
 from torch_tfckpt.objects.deferred import anything_waits, defer
 from torch_tfckpt.objects.trackables.modules import ModuleTrackable, distinct
-from torch_tfckpt.objects.trackables.optimizers import OptimizerTrackable, check_slots
+from torch_tfckpt.objects.trackables.optimizers import OptimizerTrackable, check_slots, state_from_tensorflow
 from torch_tfckpt.objects.trackables.registry import trackable_of
-from torch_tfckpt.objects.trackables.tensorflow_optimizers import state_from_tensorflow
 from torch_tfckpt.objects.trackables.tensors import TensorTrackable
 from torch_tfckpt.objects.trackables.trackable import StoredNode, Trackable
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
@@ -291,10 +290,9 @@ class _Matching:
             )
             self._slot_nodes.update(child.node_id for child in node.children)
         else:
-            found = state_from_tensorflow(trackable.optimizer, stored, tensors)
-            if found.saveable is not None:
-                self.saveables.append(found.saveable)
-            self._slot_nodes.update(found.node_ids)
+            saveable, node_ids = state_from_tensorflow(trackable.optimizer, stored, tensors)
+            self.saveables += [saveable] if saveable is not None else []
+            self._slot_nodes.update(node_ids)
         self._restored.add(trackable.identity)
 
     def _stored(self, node_id: int) -> StoredNode:

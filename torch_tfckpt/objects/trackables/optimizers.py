@@ -12,17 +12,19 @@ Spec: FORMATS 4, CONVERT 3.
 """
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from torch_tfckpt.devices import HOST
 from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.object_graph import PYTHON_STATE, checkpoint_key, object_path
-from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.objects.trackables.tensors import TensorTrackable
 from torch_tfckpt.objects.trackables.trackable import StoredNode, Trackable
+from torch_tfckpt.optimizers.slots import ADAMS, STEP, SlotName, number_nodes, slot_names, slot_variables
+from torch_tfckpt.optimizers.tensorflow import FoundSlot, StatePlan, StoredOptimizer, plan_state
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.optimizer_state import OptimizerState, plan_for_some, stored_parameters
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
@@ -30,51 +32,9 @@ from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.saveables.stateful import state_to_restore, stored_state
 from torch_tfckpt.saveables.variables import Variable
 from torch_tfckpt.text import quoted
-from torch_tfckpt.values import value_dtype
+from torch_tfckpt.values import Value, value_dtype
 
-
-class SlotName(NamedTuple):
-    """How TensorFlow calls a tensor of an optimizer's state."""
-
-    slot: str  # in the object graph
-    suffix: str  # of the variable's name, behind that of the variable it is for
-
-
-MAXIMA: Final = "max_exp_avg_sq"  # Adam's, where amsgrad is on
-_ADAM: Final = {
-    "exp_avg": SlotName("m", "Adam"),
-    "exp_avg_sq": SlotName("v", "Adam_1"),
-    MAXIMA: SlotName("vhat", "vhat"),
-}
-# Name of a tensor in the state of a parameter -> TensorFlow's slot that holds the same numbers. Others keep torch's
-# names: RMSprop's, say, mean something else in TensorFlow (CONVERT 3).
-_SLOTS: Final[Mapping[type, Mapping[str, SlotName]]] = {
-    torch.optim.Adam: _ADAM,
-    torch.optim.AdamW: _ADAM,
-    torch.optim.Adagrad: {"sum": SlotName("accumulator", "Adagrad")},
-    torch.optim.SGD: {"momentum_buffer": SlotName("momentum", "Momentum")},
-}
-ADAMS: Final = (torch.optim.Adam, torch.optim.AdamW)
 _log = logging.getLogger(__name__)
-STEP: Final = "step"  # of some optimizers a tensor, and of the shape of a parameter that is a scalar
-
-
-KNOWN_TO_TENSORFLOW: Final = tuple(_SLOTS)
-
-
-def steps_of_power(power: float, beta: float) -> int | None:
-    """How many steps Adam has made where it keeps beta**(steps + 1), as TensorFlow's does.
-
-    None where nothing tells: in float32 the power of 0.9 becomes zero after 828 steps, that of 0.999 after 87,293.
-    """
-    if not 0.0 < power < 1.0 or not 0.0 < beta < 1.0:
-        return None
-    return max(0, round(math.log(power) / math.log(beta)) - 1)
-
-
-def slot_names(optimizer: torch.optim.Optimizer) -> Mapping[str, SlotName]:
-    """Name in the state -> TensorFlow's, where it has one."""
-    return next((_SLOTS[kind] for kind in type(optimizer).__mro__ if kind in _SLOTS), {})
 
 
 class Slot(NamedTuple):
@@ -162,7 +122,8 @@ class OptimizerTrackable(Trackable):
             state = stored_state(key, stored.reader)
             with error_context(f"{stored.reader.path}: state {quoted(key)}"):
                 return stored_parameters(state)
-        routes = (stored.graph.route(slot.original_variable_node_id) for slot in stored.node.slot_variables)
+        slots = slot_variables(stored.graph, stored.node_id)
+        routes = (stored.graph.route(slot.original_variable_node_id) for slot in slots)
         return {object_path(route) for route in routes if route is not None}
 
     def state_to_restore(self, stored: StoredNode, paths: Mapping[Identity, str]) -> SaveableObject | None:
@@ -261,7 +222,7 @@ def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> N
     Args:
         parameters: Node id -> the tensor here that is bound to it.
     """
-    for slot in stored.node.slot_variables:
+    for slot in slot_variables(stored.graph, stored.node_id):
         parameter, key = (
             parameters.get(slot.original_variable_node_id),
             stored.graph.value_key(slot.slot_variable_node_id),
@@ -282,17 +243,51 @@ def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> N
             )
 
 
-def updated_state(optimizer: torch.optim.Optimizer, new: Mapping[Identity, Mapping[str, Any]]) -> dict[str, Any]:
-    """The optimizer's state_dict with the state of parameters that is `new`.
+def state_from_tensorflow(
+    optimizer: torch.optim.Optimizer, stored: StoredNode, parameters: Mapping[int, torch.Tensor]
+) -> tuple[SaveableObject | None, Sequence[int]]:
+    """What takes the state that a node of TensorFlow's has for `optimizer`, and the nodes whose values it takes.
 
-    The others lose theirs, which is of another time, where the optimizer makes new state at its next step. Adagrad
-    makes it only when it is constructed.
+    The log says why where the state cannot be converted.
+
+    Args:
+        parameters: Node id -> the tensor here that is bound to it.
+
+    Raises:
+        InvalidArgumentError: a counter or hyperparameter is not a number.
+        NotFoundError, DataLossError: one is missing or damaged.
+
+    Cost: reads scalars.
     """
-    packed = optimizer.state_dict()
-    state = dict(packed["state"]) if not new or isinstance(optimizer, torch.optim.Adagrad) else {}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for position, parameter in enumerate(parameters):
-        values = new.get(identity_of(parameter))
-        if values is not None:
-            state[position] = {**packed["state"].get(position, {}), **values}
-    return {**packed, "state": state}
+    names = {name.slot: state for state, name in slot_names(optimizer).items()}
+    node_of: dict[str, int] = {}
+    slots: list[FoundSlot] = []
+    for slot in slot_variables(stored.graph, stored.node_id):
+        key = stored.graph.value_key(slot.slot_variable_node_id)
+        parameter = parameters.get(slot.original_variable_node_id)
+        if slot.slot_name in names and key is not None and parameter is not None:
+            node_of[key] = slot.slot_variable_node_id
+            slots.append(FoundSlot(parameter, names[slot.slot_name], key))
+    there = StoredOptimizer.at(stored.reader, stored.graph, stored.node_id)
+    plan = plan_state(optimizer, there, slots, parameters.values())
+    if plan.problem is not None:
+        _log.warning("the state of an optimizer is not restored. %s", plan.problem)
+        return None, ()
+    nodes = number_nodes(stored.graph, stored.node_id)
+    used = [*(node_of[slot.key] for slot in plan.slots), *(nodes[name] for name in there.used if name in nodes)]
+    is_empty = not plan.slots and not plan.hyperparameters and plan.step is None
+    return None if is_empty else _TensorFlowSaveable(plan, stored), used
+
+
+class _TensorFlowSaveable(SaveableObject):
+    """Takes slot variables into the state of a torch optimizer."""
+
+    def __init__(self, plan: StatePlan, stored: StoredNode) -> None:
+        keys = [slot.key for slot in plan.slots]
+        specs = [SaveSpec(None, "", key, stored.reader.dtype(key), HOST) for key in keys]
+        super().__init__(None, specs, stored.path)
+        self._plan = plan
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        values = [value for value in restored_tensors if isinstance(value, torch.Tensor)]
+        self._plan.optimizer.load_state_dict(self._plan.state_dict(values, keep_others=False))
