@@ -49,8 +49,6 @@ MAX_ROOT_MODULES = 12
 MAX_LINES = 450
 # Imported inside the functions that need them, so that nobody else needs them.
 OPTIONAL = {"fsspec"}
-# Class names that two classes still have. For now: take a name out once it is unique.
-NOT_YET_UNIQUE = {"Piece", "Publication", "Slot"}
 # `format` is bytes only: no files, no clock. Time and storage are passed in.
 NOT_BYTES = {"os", "io", "pathlib", "shutil", "tempfile", "time", "datetime"}
 
@@ -238,8 +236,7 @@ def test_class_names_are_unique() -> None:
         for node in ast.walk(ast.parse(file.path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 found.setdefault(node.name.lstrip("_"), []).append(f"{file}:{node.lineno}")
-    shared = {name: places for name, places in found.items() if len(places) > 1}
-    assert {name: places for name, places in shared.items() if name not in NOT_YET_UNIQUE} == {}
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ class Verification(NamedTuple):
 _BATCH_BYTES: Final = 256 * 1024 * 1024
 
 
-class _Piece(NamedTuple):
+class _StoredPiece(NamedTuple):
     name: str
     entry: BundleEntry
 
@@ -68,10 +68,10 @@ def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None 
         names = reader.keys()
     except DataLossError:
         return Verification([], damage)  # the index itself is unreadable, and `damage` says where
-    pieces: list[_Piece] = []
+    pieces: list[_StoredPiece] = []
     for name in names:
         try:
-            pieces += [_Piece(name, entry) for entry in reader.pieces(name)]
+            pieces += [_StoredPiece(name, entry) for entry in reader.pieces(name)]
         except (DataLossError, UnimplementedError) as error:
             damage.append(Damage(name, reader.files.index.path, 0, reader.files.index.size, str(error)))
     pieces.sort(key=lambda piece: (piece.entry.shard, piece.entry.offset))
@@ -79,7 +79,7 @@ def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None 
         for (name, entry), (neighbour, _) in ((one, other), (other, one)):
             path = reader.files.shard_path(entry.shard)
             damage.append(Damage(name, path, entry.offset, entry.end, f"shares bytes with tensor {quoted(neighbour)}"))
-    plain: list[_Piece] = []
+    plain: list[_StoredPiece] = []
     for piece in pieces:
         found = _check_place(reader, piece)
         if found is not None:
@@ -106,7 +106,7 @@ def _check_index(reader: BundleReader) -> Iterator[Damage]:
         yield Damage("", index.path, 0, index.size, str(error))
 
 
-def _check_place(reader: BundleReader, piece: _Piece) -> Damage | None:
+def _check_place(reader: BundleReader, piece: _StoredPiece) -> Damage | None:
     """Whether the bytes that the entry speaks of can be there."""
     name, entry = piece
     path = reader.files.shard_path(entry.shard)
@@ -125,7 +125,7 @@ def _check_place(reader: BundleReader, piece: _Piece) -> Damage | None:
     return None
 
 
-def _check_encoded(reader: BundleReader, piece: _Piece) -> Iterator[Damage]:
+def _check_encoded(reader: BundleReader, piece: _StoredPiece) -> Iterator[Damage]:
     """Strings and variants: their checksums run over a decoded form."""
     name, entry = piece
     file = reader.files.shard(entry.shard)
@@ -136,7 +136,7 @@ def _check_encoded(reader: BundleReader, piece: _Piece) -> Iterator[Damage]:
         yield Damage(name, file.path, entry.offset, entry.end, str(error))
 
 
-def _check_sums(reader: BundleReader, batch: list[_Piece]) -> Iterator[Damage]:
+def _check_sums(reader: BundleReader, batch: list[_StoredPiece]) -> Iterator[Damage]:
     shard = reader.files.shard
     requests = [SumRequest(shard(entry.shard), entry.offset, entry.size) for _, entry in batch]
     try:
@@ -156,8 +156,8 @@ def _check_sums(reader: BundleReader, batch: list[_Piece]) -> Iterator[Damage]:
             yield Damage(name, request.file.path, entry.offset, entry.end, problem, entry.checksum, masked)
 
 
-def _batches(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    batch: list[_Piece] = []
+def _batches(pieces: list[_StoredPiece]) -> Iterator[list[_StoredPiece]]:
+    batch: list[_StoredPiece] = []
     size = 0
     for piece in pieces:
         batch.append(piece)

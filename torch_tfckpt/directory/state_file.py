@@ -112,7 +112,7 @@ def resolve_in(storage: Storage, directory: str, stored: str) -> str:
     Relative paths are relative to the directory. An absolute path that leads nowhere, as after the directory was moved,
     is looked for under its last component in the directory.
     """
-    if not _is_absolute(stored):
+    if not (os.path.isabs(stored) or is_url(stored)):
         return os.path.join(directory, stored)
     if not is_there(storage, stored):
         beside = os.path.join(directory, os.path.basename(stored))
@@ -202,7 +202,8 @@ def generate_checkpoint_state_proto(
     if is_url(directory):
         paths = [_relative(path, directory) for path in paths]
     elif not os.path.isabs(directory):
-        paths = [path if _is_absolute(path) else os.path.relpath(path, directory or os.curdir) for path in paths]
+        here = directory or os.curdir
+        paths = [path if os.path.isabs(path) or is_url(path) else os.path.relpath(path, here) for path in paths]
     stored = list(map(to_stored, paths))
     return CheckpointState(
         model_checkpoint_path=stored[-1],
@@ -277,10 +278,6 @@ def write_state(storage: Storage, path: str, state: CheckpointState) -> None:
             f"name, or give the state file one by latest_filename"
         )
     write_file(storage, path, text_format.MessageToString(state, as_utf8=True).encode())
-
-
-def _is_absolute(path: str) -> bool:
-    return os.path.isabs(path) or is_url(path)
 
 
 def _relative(path: str, directory: str) -> str:

@@ -436,7 +436,7 @@ class Saver(ExportsMetaGraph):
 
     def _require_built(self, what: str) -> None:
         """Return once no save is in flight; raises if the saver is not built, or what an earlier save failed with."""
-        self.sync()
+        self._in_flight.sync()
         if not self._built:
             raise FailedPreconditionError(f"`build()` should be called before {what} if defer_build==True")
 

@@ -95,11 +95,17 @@ class Publication:
                 output.file.sync()
         for action in self._first:
             action()
-        if self._storage.renames:
-            for output in self._outputs:
-                self._rename(output)
+        storage = self._storage
+        for output in self._outputs if storage.renames else ():
+            try:
+                storage.replace(output.written, output.path)
+            except OSError:
+                # Over a network a rename may report an error although it took effect. Then the file, still open, is in
+                # use under its new name.
+                if output.file is None or storage.exists(output.written) or not storage.in_use(output.path):
+                    raise
         for path in self._dropped:
-            self._storage.remove(path)
+            storage.remove(path)
         self._published = True
 
     def __enter__(self) -> Self:
@@ -114,29 +120,16 @@ class Publication:
                 for directory in {os.path.dirname(output.path) for output in self._outputs}:
                     self._storage.sync_directory(directory)
         finally:
-            self._clean_up()
-
-    def _rename(self, output: _Output) -> None:
-        storage = self._storage
-        try:
-            storage.replace(output.written, output.path)
-        except OSError:
-            # Over a network a rename may report an error although it took effect. Then the file, still open, is in
-            # use under its new name.
-            if output.file is None or storage.exists(output.written) or not storage.in_use(output.path):
-                raise
-
-    def _clean_up(self) -> None:
-        for output in self._outputs:
-            if output.file is not None:
-                with suppress(OSError):  # the contents are synced, or not wanted
-                    output.file.close()
-            if self._storage.renames and not self._published:
-                with suppress(OSError):
-                    self._storage.remove(output.written)
-        if not self._published:
-            for directory in reversed(self._made):
-                self._storage.remove_directory(directory)
+            for output in self._outputs:
+                if output.file is not None:
+                    with suppress(OSError):  # the contents are synced, or not wanted
+                        output.file.close()
+                if self._storage.renames and not self._published:
+                    with suppress(OSError):
+                        self._storage.remove(output.written)
+            if not self._published:
+                for directory in reversed(self._made):
+                    self._storage.remove_directory(directory)
 
 
 def _check_replaceable(path: str) -> None:
