@@ -19,7 +19,7 @@ from torch_tfckpt.exchange.publication import Publication
 from torch_tfckpt.exchange.values import ElementType, TensorInfo
 
 # All that a state dict can have; complex32, quantized types and those of less than a byte are not among them.
-DTYPES = (*STORED_AS, torch.float8_e8m0fnu)
+DTYPES = (*STORED_AS, *([torch.float8_e8m0fnu] if hasattr(torch, "float8_e8m0fnu") else []))  # torch 2.7
 
 
 def tensor_of(dtype: torch.dtype) -> torch.Tensor:
