@@ -1,5 +1,6 @@
 """A training script that is killed, interrupted and started again, for real, at random moments."""
 
+import math
 import multiprocessing
 import os
 import random
@@ -29,7 +30,7 @@ from torch_tfckpt.bundle.leftovers import PARTS_SUFFIX
 KILLS: Final = 20  # each takes a third of a second on a quiet machine, and a second on a busy one
 MANY_KILLS: Final = 250
 INTERRUPTS: Final = 20
-LONGEST: Final = 0.06  # seconds that a life goes on for, at most, after 0 to 3 saves: about one more
+LONGEST: Final = 0.06  # processor seconds that a life goes on for, at most, after 0 to 3 saves: about one more
 SEED: Final = 20261125
 
 
@@ -60,6 +61,25 @@ def start(
     return process, here
 
 
+def let_run(process: BaseProcess, seconds: float) -> None:
+    """Wait until `process` has used so much processor time: on a busy machine the clock tells nothing."""
+    if sys.platform != "linux":
+        process.join(seconds)
+        return
+    assert process.pid is not None
+    until = processor_time(process.pid) + seconds
+    while processor_time(process.pid) < until:
+        process.join(0.001)
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of processor time that another process has used, all its threads together; infinite once it has ended."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # the clock that clock_getcpuclockid of Linux gives
+    except OSError:
+        return math.inf
+
+
 def received(pipe: "Connection[object, object]") -> list[object]:
     """Everything that was sent, until the end of the process."""
     reports = []
@@ -70,12 +90,17 @@ def received(pipe: "Connection[object, object]") -> list[object]:
             return reports
 
 
+def unfinished(folder: Path) -> set[str]:
+    """Names of what a save has begun and not published."""
+    return {path.name for path in folder.iterdir() if "tempstate" in path.name or path.name.endswith(PARTS_SUFFIX)}
+
+
 def what_is_left(folder: Path) -> str:
     """What a killed run left half done, in a word."""
-    names = {path.name for path in folder.iterdir()}
+    names = unfinished(folder)
     if any(name.endswith(PARTS_SUFFIX) for name in names):
         return "parts"
-    temporary = {name.split(".tempstate")[0].split(".")[-1].split("-")[0] for name in names if "tempstate" in name}
+    temporary = {name.split(".tempstate")[0].split(".")[-1].split("-")[0] for name in names}
     return "+".join(sorted(temporary)) or "nothing"
 
 
@@ -88,9 +113,13 @@ def test_a_killed_run_never_loses_a_checkpoint(fast_folder: Path, kills: int) ->
     found: Counter[str] = Counter()
     begun = time.monotonic()
     for life in range(kills):
+        before = unfinished(fast_folder)
         process, pipe = start(train, fast_folder, SEED + life)
         reports = [pipe.recv() for _ in range(chance.randrange(4))]
-        process.join(chance.uniform(0, LONGEST))
+        if life % 2:  # is killed soon after a save has begun, however busy the machine is
+            while process.is_alive() and not unfinished(fast_folder) - before:
+                process.join(0.001)
+        let_run(process, chance.uniform(0, LONGEST / 6 if life % 2 else LONGEST))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, f"life {life} ended by itself: {process.exitcode}"
@@ -134,7 +163,7 @@ def test_ctrl_c_ends_a_run_at_once(fast_folder: Path) -> None:
         process, pipe = start(train_until_interrupted, fast_folder, SEED + life)
         # Every other life gets as far as one save, however busy the machine is.
         reports = [pipe.recv()] if life % 2 else []
-        process.join(chance.uniform(0.02, 3 * LONGEST))
+        let_run(process, chance.uniform(0.02, 3 * LONGEST))
         if not interrupted(process):
             dropped += 1
             assert interrupted(process), f"life {life} goes on after Ctrl-C"

@@ -18,7 +18,7 @@ from torch_tfckpt.foreign_files.values import ElementType, TensorInfo
 from torch_tfckpt.storage.publication import Publication
 
 # All that a state dict can have; complex32, quantized types and those of less than a byte are not among them.
-DTYPES = (*STORED_AS, torch.float8_e8m0fnu)
+DTYPES = (*STORED_AS, *([torch.float8_e8m0fnu] if hasattr(torch, "float8_e8m0fnu") else []))  # torch 2.7
 
 
 def tensor_of(dtype: torch.dtype) -> torch.Tensor:

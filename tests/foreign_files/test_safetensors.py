@@ -29,7 +29,19 @@ def random_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
     return (raw % 2).view(torch.bool).view(shape) if dtype == torch.bool else raw.view(dtype).view(shape)
 
 
-@given(st.dictionaries(NAMES, st.tuples(st.sampled_from(sorted(WORDS, key=str)), SHAPES), max_size=12))
+def is_known_to_the_library(dtype: torch.dtype) -> bool:
+    """False for some types of ours in older versions of safetensors, such as unsigned 16 bits in 0.4.5."""
+    try:
+        safetensors.torch.save({"": torch.zeros(0, dtype=dtype)})
+    except KeyError:
+        return False
+    return True
+
+
+DTYPES = [dtype for dtype in sorted(WORDS, key=str) if is_known_to_the_library(dtype)]
+
+
+@given(st.dictionaries(NAMES, st.tuples(st.sampled_from(DTYPES), SHAPES), max_size=12))
 def test_bytes_are_those_of_the_library(layout: dict[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
     """Header and order equal those of safetensors.torch.save for any names, types and shapes."""
     tensors = {name: random_tensor(dtype, shape) for name, (dtype, shape) in layout.items()}
