@@ -1,9 +1,9 @@
-"""Clears up what killed processes left in a directory.
+"""Remove what killed processes left in a directory.
 
-A save has a marker, which is in use until all else of it is in its place or gone (`bundle.marker`). Found not in use,
-it tells three things: every file that bears its number is a leftover; so are data files of its prefix that no index
-names; and so is the directory that shards were written to one by one. Files in use are left alone, as are those of
-TensorFlow and everything on storages where nobody can tell.
+A save has a marker file, which is in use until the save has ended (`bundle.publish`). If a marker is not in use, its
+save was killed. Then every file with its number is removed, data files of its prefix that no index names, and the
+directory for shards that are written one by one. Files in use, TensorFlow's files, and everything on storages that
+cannot tell are left alone.
 """
 
 import logging

@@ -1,6 +1,9 @@
-"""Which bytes of which data file each tensor gets: names, shapes and types -> entries, before any byte moves.
+"""Lay out a bundle: give each tensor its offset in the data file that the caller chose for it.
 
-Source: BundleWriter::Add and AddSlice in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.2, 2.5.
+Names, shapes and types become index entries before any byte moves. A Saver chooses the data file by device
+(`save_restore.builder`), a Checkpoint by host (`objects.save`).
+
+Source: BundleWriter::Add and AddSlice in tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""The command line: tfckpt ls, show, verify, convert, diff, latest, merge, meta.
+"""The command line: parser, verbs (one module each for all but merge and diff), and exit status.
 
-Exit status: 0 fine; 1 the checkpoint is not (unreadable, damaged, different), or the system refused a file; 2 wrong
-use; 130 interrupted; 141 the reader of a pipe went away.
+Exit status: 0 success; 1 damaged, missing, different or refused; 2 usage error; 130 interrupted; 141 the reader of a
+pipe went away. A new verb is a function in a module of this package, and an entry in `_parser`.
 """
 
 import argparse

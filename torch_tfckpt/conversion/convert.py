@@ -1,10 +1,10 @@
-"""From any of the formats to any other, tensor by tensor, with nothing lost.
+"""Convert a checkpoint or file into any other format, tensor by tensor, with nothing lost.
 
     report = convert("model.ckpt-1000", "model.safetensors", exclude=["/Adam"], rename=[("^bert/", "")])
     print(report)
 
-Names, shapes and layouts are those of the source. What the target cannot hold goes to a sidecar beside it
-(exchange/sidecar.py) and comes back when the target is read here again.
+Names, shapes and layouts are those of the source. What the target cannot hold goes to a sidecar next to
+it (`foreign_files.sidecar`) and comes back when the target is read here again.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,10 @@
-"""Directories of checkpoints: which checkpoint does a path mean, which is the latest, which are kept?
+"""Directories of checkpoints: which checkpoint does a path mean, which is the latest, which are deleted?
 
-May use: names, the `checkpoint` state file, the file of pins and metrics, storage.
-May not: import torch. `retention` sees neither a clock nor a file.
+    locate, names       the files that a path means; is a checkpoint of that name there?
+    state_file          the `checkpoint` file
+    management          latest_checkpoint and tf.train's other functions; completeness: what `valid=True` checks
+    retention           decides what is deleted; sees neither a clock nor a file
+    records             the order of state file and deletion; retention_file: pins and metrics across restarts
+
+May use: names, the state file, the file of pins and metrics, storage. May not: import torch.
 """

@@ -1,10 +1,10 @@
-"""Which files are the checkpoint that a path means.
+"""Find the files of the checkpoint that a path means.
 
 People name a checkpoint by its prefix, by any of its files, by its directory, or by the SavedModel around it. What
 exists as written is taken as written; a path is a pattern only where nothing of that very name exists, so brackets in
 names do no harm.
 
-Source: tensorflow/python/training/checkpoint_management.py, py_checkpoint_reader.py; spec: SAVER 5 and 8.
+Source: tensorflow/python/training/checkpoint_management.py, py_checkpoint_reader.py.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What a CheckpointManager remembers of the checkpoints in its directory: TensorFlow's rule of age, and the state file.
+"""What a CheckpointManager remembers of its directory: TensorFlow's rule of age, and the state file.
 
 Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py.
 """

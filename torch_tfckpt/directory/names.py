@@ -1,9 +1,9 @@
-"""Which names in a directory belong to the checkpoint that a path means.
+"""Match names in a directory: those that belong to a checkpoint, and what a pattern stands for.
 
 What exists as written is taken as written; a path is a pattern only where nothing of that very name exists, so brackets
 in names do no harm.
 
-Source: tensorflow/python/training/checkpoint_management.py; spec: SAVER 5.
+Source: tensorflow/python/training/checkpoint_management.py.
 """
 
 import fnmatch

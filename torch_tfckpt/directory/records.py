@@ -1,4 +1,4 @@
-"""What a Saver or a CheckpointManager does after each checkpoint it publishes, in the order that survives a crash.
+"""Record each published checkpoint and delete old ones, in the order that survives a crash.
 
     the checkpoint is published
     -> its metrics and the checkpoints protected by pins and metrics are written to the retention file
@@ -6,7 +6,8 @@
     -> older checkpoints are deleted, and the retention file forgets them
 
 Killed in between, at worst an older checkpoint stays on disk: no file ever names one that was deleted, and none that a
-pin protects is deleted. Which checkpoints are old is the subclass's rule.
+pin protects is deleted. Which checkpoints
+are old is decided by the subclasses (`saver.records`, `manager_records`) with the rules of `retention`.
 """
 
 import logging

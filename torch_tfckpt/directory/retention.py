@@ -1,4 +1,4 @@
-"""Which checkpoints may go: what tf.train.Saver and tf.train.CheckpointManager delete, and what pins and metrics keep.
+"""Decide which checkpoints to delete: TensorFlow's rules of age, and what pins and metrics protect.
 
 Nothing here knows a file or a clock. Paths are names that are compared, times are handed in, and what comes back says
 what the caller should do.
@@ -11,7 +11,7 @@ A checkpoint that expires by those rules is protected while it is pinned or amon
 when it is neither any more.
 
 Source: Saver in tensorflow/python/training/saver.py, CheckpointManager in
-tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 4 "Retention algorithm" and 5.
+tensorflow/python/checkpoint/checkpoint_management.py.
 """
 
 import math

@@ -1,5 +1,5 @@
-"""Files that torch users have (.safetensors, .pt, .npz) and TensorFlow checkpoints, tensor by tensor.
+"""File formats of `convert`: .safetensors, .pt, .npz and TensorFlow's own, each a TensorSource and a TensorSink.
 
 May use: tensors, storage, the checkpoint reader and writer. One tensor at a time, in bounded memory.
-May not: decide what is converted into what (`conversion` does), or know state files.
+May not: decide what is converted into what (`conversion` does), or know state files. `formats` lists the formats.
 """

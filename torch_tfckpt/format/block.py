@@ -1,4 +1,4 @@
-"""A block: sorted keys and values, keys sharing their beginnings.
+"""A block of a table: sorted keys and values, keys sharing prefixes. `table` adds its checksum.
 
     entry    = shared: varint32 | unshared: varint32 | value size: varint32 | key[shared:] | value
     contents = entry... | restart offset: u32le ... | number of restarts: u32le
@@ -11,7 +11,7 @@ Entries of one block, b"dense/bias" -> b"A" and b"dense/kernel" -> b"B":
     00 0a 01  dense/bias A       shared 0, unshared 10, value 1
     06 06 01  kernel     B       shared 6 ("dense/"), unshared 6, value 1
 
-Source: LevelDB doc/table_format.md, table/block_builder.cc, table/block.cc; spec: FORMATS 1.
+Source: LevelDB doc/table_format.md, table/block_builder.cc, table/block.cc.
 """
 
 import struct

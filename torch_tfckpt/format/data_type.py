@@ -1,4 +1,4 @@
-"""TensorFlow's element types by number and name.
+"""TensorFlow's element types by number and name. `dtypes` maps them to torch.
 
 Source: tensorflow/core/framework/types.proto and types.cc.
 """

@@ -1,9 +1,9 @@
-"""Which stored slices, and which part of each, make up a wanted slice of a partitioned tensor.
+"""Geometry of partitioned tensors: which parts of which stored slices make up a wanted slice.
 
 Version 1 and version 2 files hold partitioned tensors the same way: a full shape, and a list of boxes in it. This is
 the geometry only; no bytes are read here.
 
-Source: tensorflow/core/util/tensor_slice_set.cc, BundleReader::GetSliceValue; spec: FORMATS 2.5 "Reading".
+Source: tensorflow/core/util/tensor_slice_set.cc, BundleReader::GetSliceValue.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""Saveables of what a TensorFlow graph stores and a torch tensor of known shape is not.
-
-Spec: SAVER 6.
-"""
+"""Saveables for variables of an imported graph that are strings, parts, or of unknown shape."""
 
 from collections.abc import Sequence
 

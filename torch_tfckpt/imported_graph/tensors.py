@@ -1,7 +1,4 @@
-"""The tensors that the variables of a graph are.
-
-Spec: SAVER 6.
-"""
+"""Create the torch tensors for the variables of an imported graph."""
 
 import logging
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
-"""The options of export_meta_graph, and the file that it writes.
+"""export_meta_graph: its options as one record, and the file it writes.
 
-Source: export_meta_graph in tensorflow/python/training/saver.py; spec: SAVER 6.
+Source: export_meta_graph in tensorflow/python/training/saver.py.
 """
 
 import os

@@ -1,5 +1,4 @@
-"""A meta graph put into a name scope, as import_meta_graph(import_scope=...) has it, or taken out of one, as
-export_meta_graph(export_scope=...) does.
+"""Put a meta graph into a name scope (import_scope), or take it out of one (export_scope).
 
 What has names is renamed: nodes, their inputs and places, the frames of loops, collections of nodes and of messages,
 signatures and assets. Functions have names of their own and stay. What changes keeps all else of it, byte for byte, as
@@ -9,7 +8,7 @@ Two texts are no names and are treated like some, because TensorFlow does: strin
 before them; and those that do not begin with the export scope are dropped, while the others keep it.
 
 Source: import_scoped_meta_graph_with_return_elements and export_scoped_meta_graph in
-tensorflow/python/framework/meta_graph.py, tensorflow/core/common_runtime/graph_constructor.cc; spec: SAVER 6.
+tensorflow/python/framework/meta_graph.py, tensorflow/core/common_runtime/graph_constructor.cc.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The options of export_meta_graph, as edits of a meta graph's bytes.
+"""Edits of a meta graph's bytes, one for each option of export_meta_graph.
 
 Each takes a meta graph and gives another. What an edit does not touch (a field, a node, an attribute, a collection) is
 the same bytes as before, whatever later versions put into it; where it touches nothing, it gives the meta graph itself.
@@ -8,7 +8,7 @@ then; the order of all others is of no importance.
 Cost of each: a walk over what it looks at, and one copy of the bytes; constants of any size are not decoded.
 Raises, all: DataLossError where a part that they look at is broken.
 
-Source: export_scoped_meta_graph and create_meta_graph_def in tensorflow/python/framework/meta_graph.py; spec: SAVER 6.
+Source: export_scoped_meta_graph and create_meta_graph_def in tensorflow/python/framework/meta_graph.py.
 """
 
 import functools

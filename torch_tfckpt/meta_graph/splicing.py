@@ -1,4 +1,4 @@
-"""Parts of a message replaced where they lie, at any depth: all else stays the same bytes, and is copied once, at last.
+"""Replace parts of a serialized protobuf message, at any depth; all other bytes stay the same.
 
     # every node without its device
     chunks = spliced(graph, {NODE: lambda node: spliced(node, {DEVICE: lambda device: None})})
@@ -6,8 +6,6 @@
 
 A message in which nothing is replaced is one chunk, the very view that was given; so what an edit leaves as it is, it
 leaves as it is at every level.
-
-Spec: SAVER 6.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The names under which a checkpoint may know the tensors of a module, and what the names of a module stand below.
+"""Find the names and the prefix under which a checkpoint stores the tensors of a module.
 
     by key         fc1.weight, fc1/kernel, model/fc1.weight: any tensor; "." and "/" are one
     by object      root -"model"-> -"fc1"-> -"kernel"->: objects named as the module's attributes are

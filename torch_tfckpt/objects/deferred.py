@@ -1,9 +1,9 @@
-"""What is to be restored once it is there: children that a module or Checkpoint gets after the restore.
+"""Restore children that are attached to a module or Checkpoint only after `restore` was called.
 
 torch calls a hook for every parameter, buffer and module that any module of the process is given. It is installed while
 something waits, and looks its module up in a table.
 
-Source: _deferred_dependencies in tensorflow/python/trackable/base.py; spec: SAVER 7, "matching".
+Source: _deferred_dependencies in tensorflow/python/trackable/base.py.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
-"""How a saver's tensors are cut into files, written, and read back.
+"""How saveables are grouped into data files, written, and read back: tf.train's saver builders.
 
 `BaseSaverBuilder` is tf.train's: a subclass may write (`save_op`) and read (`restore_op`, `bulk_restore`) in ways of
 its own, and everything else follows from that: shards are written one by one and merged. `BulkSaverBuilder`, the
 default, knows all bytes of all shards beforehand and moves them in one plan. Both make the same files, byte for byte.
 
-Source: tensorflow/python/training/saver.py; spec: SAVER 2 and 3, FORMATS 2.8.
+Source: tensorflow/python/training/saver.py.
 """
 
 from collections.abc import Iterable, Sequence

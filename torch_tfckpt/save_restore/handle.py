@@ -1,4 +1,4 @@
-"""Saves that go on beside training: what a caller holds of one, and how no error of one is lost."""
+"""Saves in the background: the handle that a caller gets, and a guarantee that no error of one is lost."""
 
 import atexit
 import os

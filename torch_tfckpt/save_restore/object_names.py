@@ -1,4 +1,4 @@
-"""The variables' own names in an object-based checkpoint: what tf.train.Saver would have called what lies under keys.
+"""Map variable names to the keys of an object-based checkpoint, so that a Saver can read one.
 
     full_name      "dense/kernel"
     checkpoint_key "model/layer1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
@@ -6,8 +6,7 @@
 A saver knows its tensors by name. To let it read such a file, its saveables are wrapped so that they ask for the keys;
 they themselves stay as they are, since the next save and restore may be by name again.
 
-Source: object_graph_key_mapping, saver_from_object_based_checkpoint in tensorflow/python/training/saver.py; spec:
-SAVER 4.
+Source: object_graph_key_mapping, saver_from_object_based_checkpoint in tensorflow/python/training/saver.py.
 """
 
 import copy

@@ -1,6 +1,6 @@
-"""Saves that have begun: in one plan, or part by part.
+"""A save in progress: its interface, and the way that writes shard by shard and merges them.
 
-Source: _AddShardedSaveOpsForV2 in tensorflow/python/training/saver.py; spec: SAVER 3, FORMATS 2.8.
+Source: _AddShardedSaveOpsForV2 in tensorflow/python/training/saver.py.
 """
 
 import os

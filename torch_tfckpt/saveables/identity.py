@@ -1,4 +1,4 @@
-"""When two things are one: what is restored under two names would be restored twice, and the last value would win."""
+"""Detect two objects that share memory, so that no value is saved or restored under two names."""
 
 import torch
 from torch.nn.parameter import is_lazy

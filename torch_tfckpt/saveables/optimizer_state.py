@@ -1,12 +1,10 @@
-"""What an optimizer holds, by the names of its parameters and never by their positions.
+"""Optimizer state for Savers: saved by the names of parameters, never by their positions.
 
     optimizer                            text: optimizer, param_shapes, param_groups, state
     optimizer/state/fc1.weight/exp_avg   tensors of the state
 
 torch numbers parameters in the order in which they were handed over; a module that was changed, or grouped differently,
 gives others the same numbers, and moments meant for one parameter drive another. Names do not shift.
-
-Spec: DESIGN, "What goes into var_list"; WISHES 50.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,8 +1,8 @@
-"""The meta graph of tensors that no graph of TensorFlow computes: a resource variable for each, and the savers.
+"""Build the `.meta` file of a Saver: a resource variable for each tensor, and the nodes of its savers.
 
-TensorFlow imports it, restores the checkpoint beside it, goes on from there, and saves what this package restores.
+TensorFlow imports it, restores the checkpoint, goes on from there, and saves what this package restores.
 
-Source: tensorflow/python/framework/meta_graph.py; spec: SAVER 6, FORMATS 5.
+Source: tensorflow/python/framework/meta_graph.py.
 """
 
 from collections.abc import Callable, Hashable

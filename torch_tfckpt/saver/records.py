@@ -1,4 +1,4 @@
-"""What a Saver remembers of the checkpoints it wrote: TensorFlow's rule of age, and the state file.
+"""What a Saver remembers of its checkpoints: TensorFlow's rule of age, and the state file.
 
 Source: Saver._RecordLastCheckpoint, _MaybeDeleteOldCheckpoints in tensorflow/python/training/saver.py.
 """

@@ -1,7 +1,4 @@
-"""What is saved, and what stands in collections, as the variables and savers of one graph.
-
-Spec: SAVER 1 and 6.
-"""
+"""Collect saved and registered variables and savers as the contents of one graph, each under a name."""
 
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence

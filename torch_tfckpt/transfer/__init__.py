@@ -1,5 +1,6 @@
 """How do bytes leave and enter a device? Staged, checksummed, by several threads, in bounded memory.
 
-May use: torch, threads, CUDA streams, storage.
-May not: know a checkpoint key or the format of a file.
+`transfer` carries out a whole save in the background, `pipeline` moves the bytes of readers and of BundleWriter.
+May use: torch, threads, CUDA streams, storage, `format.crc32c`.
+May not: know a checkpoint key or the layout of a file.
 """

@@ -1,4 +1,4 @@
-"""One file of a version 1 checkpoint: what it lists, what it holds, and whether it is sound."""
+"""One file of a version 1 checkpoint: open it, list its tensors, check it. `format.saved_tensor_slices` decodes it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
