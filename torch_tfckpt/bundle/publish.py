@@ -48,12 +48,11 @@ class Marker:
     """
 
     def __init__(self, storage: Storage, prefix: str) -> None:
-        index = index_filename(prefix)
-        self.save = new_save_number()
+        self.index, self.save = index_filename(prefix), new_save_number()
         self._storage = storage
         self._file: WritableFile | None = None
         if storage.renames:
-            self._file = storage.create(temporary_name(index, self.save))
+            self._file = storage.create(temporary_name(self.index, self.save))
 
     def end(self, *, clean: bool) -> None:
         """The save is over. Unless it left everything clean, the file stays, so that the next save clears up."""
@@ -123,13 +122,14 @@ class Publication:
     """
 
     def __init__(self, storage: Storage, prefix: str) -> None:
-        self._storage, self._prefix, self._index = storage, prefix, index_filename(prefix)
+        self._storage, self._prefix = storage, prefix
         self._data: list[str] = []  # where the bytes of each shard are now
         self._shown = 0  # the number of shards in the names of data files that cannot be renamed
         self._switching = False  # the new index may be in place
         self._over = False  # published or abandoned
         storage.make_directory(os.path.dirname(prefix))
         self._marker = Marker(storage, prefix)
+        self._index = self._marker.index
 
     def new_data_names(self, count: int) -> list[str]:
         """Where the bytes of so many shards are to be written, or linked, before `publish`."""

@@ -53,8 +53,8 @@ class BundleSave:
                 raise
         self.staged: threading.Event = self._transfer.staged
 
-    def finish(self) -> None:
-        """Waits until all is written, and publishes.
+    def finish(self) -> str:
+        """Waits until all is written, publishes, and returns the prefix.
 
         Raises:
             IncompleteSaveError: writing or publishing failed; nothing was published, unless the message says otherwise.
@@ -71,6 +71,7 @@ class BundleSave:
         except BaseException:
             self.abandon()
             raise
+        return self._prefix
 
     def abandon(self) -> None:
         """Stops and removes everything written. Nothing to do after `finish`."""
