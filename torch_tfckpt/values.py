@@ -113,8 +113,8 @@ def writable(
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-        kind = "meta" if tensor.device.type == "meta" else "quantized" if tensor.is_quantized else str(tensor.layout)
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)
         raise InvalidArgumentError(
             f"tensor {quoted(name)} is a {kind} tensor, whose values a checkpoint cannot hold as they are. "
             f"Materialize, densify or dequantize it first"

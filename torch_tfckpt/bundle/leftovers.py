@@ -33,7 +33,9 @@ def remove_leftovers(storage: Storage, directory: str) -> list[str]:
         return []
     removed: list[str] = []
     try:
-        found = {path: temporary for path, temporary in _temporaries(storage, directory) if temporary is not None}
+        found = dict(_temporaries(storage, directory))
+        if not found:
+            return []
         alive = {temporary.save for path, temporary in found.items() if storage.in_use(path)}
         dead = {path: temporary for path, temporary in found.items() if temporary.save not in alive}
         # Markers last: they are what tells of the rest, should this be interrupted.
@@ -51,9 +53,14 @@ def remove_leftovers(storage: Storage, directory: str) -> list[str]:
     return removed
 
 
-def _temporaries(storage: Storage, directory: str) -> list[tuple[str, Temporary | None]]:
-    paths = [os.path.join(directory, name) for name in storage.list(directory)]
-    return [(path, parse_temporary_name(path)) for path in paths]
+def _temporaries(storage: Storage, directory: str) -> list[tuple[str, Temporary]]:
+    """The unfinished files in `directory`."""
+    found = []
+    for name in storage.list(directory):
+        path = os.path.join(directory, name)
+        if (temporary := parse_temporary_name(path)) is not None:
+            found.append((path, temporary))
+    return found
 
 
 def _remove_rest(storage: Storage, prefix: str) -> list[str]:
@@ -76,7 +83,7 @@ def _remove_rest(storage: Storage, prefix: str) -> list[str]:
 def _is_being_written(storage: Storage, prefix: str) -> bool:
     index = index_filename(prefix)
     return any(
-        temporary is not None and temporary.path == index and storage.in_use(path)
+        temporary.path == index and storage.in_use(path)
         for path, temporary in _temporaries(storage, os.path.dirname(prefix))
     )
 

@@ -48,8 +48,7 @@ class Marker:
     """
 
     def __init__(self, storage: Storage, prefix: str) -> None:
-        self.index = index_filename(prefix)
-        self.save = new_save_number()
+        self.index, self.save = index_filename(prefix), new_save_number()
         self._storage = storage
         self._file: WritableFile | None = None
         if storage.renames:

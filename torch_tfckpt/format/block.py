@@ -28,7 +28,11 @@ _SMALL_BLOCK: Final = 1024  # compressed to almost nothing, honest blocks of thi
 
 
 class BlockBuilder:
-    """Collects entries in ascending key order and gives the contents of one block."""
+    """Collects entries in ascending key order and gives the contents of one block.
+
+    Attributes:
+        size: Bytes that `finish` would return now.
+    """
 
     def __init__(self, restart_interval: int) -> None:
         self._restart_interval = restart_interval
@@ -36,19 +40,14 @@ class BlockBuilder:
 
     def _reset(self) -> None:
         self._parts: list[bytes] = []
-        self._size = 0
         self._restarts = [0]
         self._since_restart = 0
         self._last_key = b""
+        self.size = 2 * _U32.size  # one restart and the number of restarts
 
     @property
     def empty(self) -> bool:
         return not self._parts
-
-    @property
-    def size(self) -> int:
-        """Bytes that `finish` would return now."""
-        return self._size + _U32.size * (len(self._restarts) + 1)
 
     def add(self, key: bytes, value: bytes) -> None:
         """REQUIRES: `key` sorts after every key added since the last `finish`."""
@@ -56,8 +55,9 @@ class BlockBuilder:
             shared = shared_prefix_size(self._last_key, key)
         else:
             shared = 0
-            self._restarts.append(self._size)
+            self._restarts.append(self.size - _U32.size * (len(self._restarts) + 1))
             self._since_restart = 0
+            self.size += _U32.size
         unshared = len(key) - shared
         if unshared < 0x80 and len(value) < 0x80 and shared < 0x80:
             sizes = bytes((shared, unshared, len(value)))
@@ -65,7 +65,7 @@ class BlockBuilder:
             sizes = encode_varint(shared) + encode_varint(unshared) + encode_varint(len(value))
         entry = sizes + key[shared:] + value
         self._parts.append(entry)
-        self._size += len(entry)
+        self.size += len(entry)
         self._since_restart += 1
         self._last_key = key
 

@@ -49,6 +49,10 @@ class Compression(enum.IntEnum):
     SNAPPY = 1
 
 
+_NO_COMPRESSION: Final = bytes((Compression.NONE,))
+_EMPTY_BLOCK: Final = BlockBuilder(1).finish()  # the metaindex block
+
+
 @dataclass(frozen=True, slots=True)
 class BlockHandle:
     """Where a block's contents lie; its trailer stands right behind."""
@@ -117,7 +121,7 @@ class TableBuilder:
         if self._last_key is not None and key <= self._last_key:
             raise InvalidArgumentError(f"keys out of order: {key[:64]!r} after {self._last_key[:64]!r}")
         # A huge entry begins a block of its own, as in TensorFlow's builder.
-        if not self._block.empty and len(key) + len(value) >= 2 * BLOCK_SIZE:
+        if len(key) + len(value) >= 2 * BLOCK_SIZE and not self._block.empty:
             self._flush()
         if self._pending is not None and self._last_key is not None:
             self._index.add(separator(self._last_key, key), self._pending.encode())
@@ -130,7 +134,7 @@ class TableBuilder:
     def finish(self) -> int:
         """Writes what is left; returns the size of the table in bytes."""
         self._flush()
-        metaindex = self._write_block(BlockBuilder(1).finish())
+        metaindex = self._write_block(_EMPTY_BLOCK)
         if self._pending is not None and self._last_key is not None:
             self._index.add(successor(self._last_key), self._pending.encode())
         index = self._write_block(self._index.finish())
@@ -142,8 +146,7 @@ class TableBuilder:
             self._pending = self._write_block(self._block.finish())
 
     def _write_block(self, contents: bytes) -> BlockHandle:
-        compression = bytes((Compression.NONE,))
-        checksum = crc32c.mask(crc32c.extend(crc32c.value(contents), compression))
+        checksum = crc32c.mask(crc32c.value(_NO_COMPRESSION, crc32c.value(contents)))
         handle = BlockHandle(self._offset, len(contents))
         self._write(contents + BLOCK_TRAILER.pack(Compression.NONE, checksum))
         self._offset = handle.end

@@ -208,8 +208,9 @@ class BundleEntry(NamedTuple):
 def encode_index(header: BundleHeader, entries: Mapping[bytes, bytes]) -> bytes:
     """The whole index file, from encoded entries in any order."""
     parts: list[bytes] = []
+    encoded = header.encode()
     table = TableBuilder(parts.append)
-    table.add(HEADER_KEY, header.encode())
+    table.add(HEADER_KEY, encoded)
     for key in sorted(entries):
         table.add(key, entries[key])
     table.finish()

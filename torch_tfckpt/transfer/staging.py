@@ -2,7 +2,8 @@
 
 Two things need it. Values on a CUDA device leave it through pinned memory, or at a fraction of the speed. And a save
 that goes on while training does needs copies that training cannot change. Buffers are lent, and lent again when their
-bytes are written, so that neither takes memory in proportion to the state.
+bytes are written, so that neither takes memory in proportion to the state. `CopyStream` copies off a CUDA device while
+its computations go on.
 """
 
 import threading
