@@ -1,7 +1,4 @@
-"""Saveables of what a TensorFlow graph stores and a torch tensor of known shape is not.
-
-Spec: SAVER 6.
-"""
+"""Saveables of what a TensorFlow graph stores and a torch tensor of known shape is not."""
 
 from collections.abc import Sequence
 

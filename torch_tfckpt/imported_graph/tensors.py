@@ -1,7 +1,4 @@
-"""The tensors that the variables of a graph are.
-
-Spec: SAVER 6.
-"""
+"""The tensors that the variables of a graph are."""
 
 import logging
 from collections.abc import Iterable

@@ -6,8 +6,6 @@
 
 A message in which nothing is replaced is one chunk, the very view that was given; so what an edit leaves as it is, it
 leaves as it is at every level.
-
-Spec: SAVER 6.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,6 @@
 
 torch numbers parameters in the order in which they were handed over; a module that was changed, or grouped differently,
 gives others the same numbers, and moments meant for one parameter drive another. Names do not shift.
-
-Spec: DESIGN, "What goes into var_list"; WISHES 50.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,4 @@
-"""What is saved, and what stands in collections, as the variables and savers of one graph.
-
-Spec: SAVER 1 and 6.
-"""
+"""What is saved, and what stands in collections, as the variables and savers of one graph."""
 
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
