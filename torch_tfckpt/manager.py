@@ -44,20 +44,17 @@ class ManagedCheckpoint(Protocol):
     @property
     def save_counter(self) -> torch.Tensor:
         """Saves so far, an int64 scalar that is saved and restored with the rest. The manager counts it up in place."""
-        ...
 
     def write(self, prefix: str) -> str:
         """Writes a version 2 checkpoint under this very prefix, and returns the prefix once it is durable.
 
         Creates the directory. Writes no state file and deletes nothing.
         """
-        ...
 
     def restore(self, path: str) -> object: ...
 
     def sync(self) -> None:
         """Returns once nothing is being saved or restored any more."""
-        ...
 
 
 def _now() -> float:

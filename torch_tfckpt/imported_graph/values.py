@@ -1,7 +1,4 @@
-"""The values of a graph's variables, as a dictionary that stays bound to them.
-
-Spec: SAVER 6.
-"""
+"""The values of a graph's variables, as a dictionary that stays bound to them."""
 
 from collections.abc import Iterable, Mapping
 from typing import NoReturn

@@ -5,8 +5,6 @@
 
 First it is settled what goes where, then everything is read, verified and converted, and only then is the first tensor
 of the module changed.
-
-Spec: CONVERT; WISHES 12 to 20; torch.nn.Module.load_state_dict for the manners.
 """
 
 import logging

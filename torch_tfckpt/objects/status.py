@@ -18,19 +18,15 @@ class LoadStatus(Protocol):
 
     def assert_consumed(self) -> Self:
         """All values of the checkpoint were restored, and all objects were."""
-        ...
 
     def assert_existing_objects_matched(self) -> Self:
         """All objects that hold values were restored; the checkpoint may have more."""
-        ...
 
     def assert_nontrivial_match(self) -> Self:
         """Something below the root was restored."""
-        ...
 
     def expect_partial(self) -> Self:
         """Nothing is logged about values that were not restored."""
-        ...
 
 
 class CheckpointLoadStatus:

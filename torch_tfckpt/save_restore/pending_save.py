@@ -25,15 +25,12 @@ class PendingSave(Protocol):
     @property
     def staged(self) -> threading.Event:
         """Set when the values are safe from what training does next, or when the save has failed."""
-        ...
 
     def finish(self) -> str:
         """Waits until all is written, publishes, and returns the checkpoint's path, as the state file names it."""
-        ...
 
     def abandon(self) -> None:
         """Stops, and removes everything written."""
-        ...
 
 
 class PartWriter(Protocol):

@@ -3,8 +3,6 @@
 Names are those of the module's state_dict, behind "<key>/" where the module stands under a key. A tensor that has
 several names, in one module or in several, is stored under the first; the others stand in one JSON text under
 "<key>/.shared", keys of the checkpoint both: {"model/decoder.weight": "model/encoder.weight"}.
-
-Spec: DESIGN, "What goes into var_list".
 """
 
 import json

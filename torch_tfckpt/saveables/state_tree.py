@@ -12,8 +12,6 @@
 
 Nothing else is stored: a function or an object would have to be pickled, and nothing ever is. What is read is data and
 stays data; text that is not of this form is a DataLossError.
-
-Spec: DESIGN, "What goes into var_list".
 """
 
 import base64

@@ -2,8 +2,6 @@
 
 Under the key K stands one string, the state as `state_tree` spells it, and under K/... its tensors. Which tensors there
 are is looked up at every save, and at a restore in the file: an optimizer has its moments from the first step on only.
-
-Spec: DESIGN, "What goes into var_list".
 """
 
 from collections.abc import Callable, Sequence

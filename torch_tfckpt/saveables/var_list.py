@@ -1,7 +1,4 @@
-"""VarList: what a Saver saves, looked up anew for every save and every restore.
-
-Spec: SAVER 1; DESIGN, "What goes into var_list".
-"""
+"""VarList: what a Saver saves, looked up anew for every save and every restore."""
 
 import reprlib
 from collections.abc import Iterable

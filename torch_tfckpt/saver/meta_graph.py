@@ -34,15 +34,12 @@ class MetaGraphSource(Protocol):
 
         Threads: what it returns may be called in any.
         """
-        ...
 
     def check_values(self) -> None:
         """FailedPreconditionError, before a save, if the variables of the graph have no values yet."""
-        ...
 
     def values_restored(self) -> None:
         """The saver has restored the variables."""
-        ...
 
 
 class TensorsGraph:

@@ -7,8 +7,6 @@
 
 The text is everything, with the slot variables under their keys for its tensors; torch restores it to the bit. The
 graph does not list it: TensorFlow could restore it into nothing, and `assert_consumed` would fail there for no reason.
-
-Spec: FORMATS 4, CONVERT 3.
 """
 
 import logging
