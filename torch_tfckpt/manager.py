@@ -116,7 +116,6 @@ class CheckpointManager:
         self._checkpoint = _as_managed(checkpoint, storage)
         self._directory = directory_path(directory)
         self._prefix = os.path.join(self._directory, checkpoint_name)
-        self._storage = storage or storage_of(self._directory)
         self._clock = clock
         self._init_fn = init_fn
         self._step_counter = step_counter
@@ -124,7 +123,7 @@ class CheckpointManager:
         self._last_checkpoint_step = last_checkpoint_step
         hours = keep_checkpoint_every_n_hours
         self._records = ManagerRecords(
-            self._storage,
+            storage or storage_of(self._directory),
             self._directory,
             max_to_keep,
             None if hours is None else hours * SECONDS_PER_HOUR,
@@ -243,11 +242,11 @@ class CheckpointManager:
         Raises:
             NotFoundError: there is no such checkpoint.
         """
-        self._records.pin(self._storage, self._path_of(path_or_number))
+        self._records.pin(self._path_of(path_or_number))
 
     def unpin(self, path_or_number: AnyPath | SupportsIndex) -> None:
         """Ends `pin`. What was kept by that alone is deleted when the next checkpoint is saved."""
-        self._records.unpin(self._storage, self._path_of(path_or_number))
+        self._records.unpin(self._path_of(path_or_number))
 
     def _path_of(self, path_or_number: AnyPath | SupportsIndex) -> str:
         if isinstance(path_or_number, str | bytes | os.PathLike):

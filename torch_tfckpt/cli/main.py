@@ -72,14 +72,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    _add_ls(verbs)
-    _add_show(verbs)
-    _add_verify(verbs)
-    _add_convert(verbs)
-    _add_diff(verbs)
-    _add_latest(verbs)
-    _add_merge(verbs)
-    _add_meta(verbs)
+    for add in (_add_ls, _add_show, _add_verify, _add_convert, _add_diff, _add_latest, _add_merge, _add_meta):
+        add(verbs)
     return parser
 
 

@@ -33,6 +33,7 @@ class ManagerRecords(CheckpointRecords):
 
     # The next manager finds those that a killed one did not come to delete in the state file.
     names_expired = True
+    _storage: Storage
 
     def __init__(
         self,
@@ -43,8 +44,8 @@ class ManagerRecords(CheckpointRecords):
         keep_best: KeepBest | None,
         now: float,
     ) -> None:
-        super().__init__(keep_best, keep_all=not max_to_keep)
-        self._storage, self._directory = storage, directory
+        super().__init__(keep_best, storage, keep_all=not max_to_keep)
+        self._directory = directory
         self._max_to_keep, self._keep_seconds = max_to_keep, keep_seconds
         self.latest: str | None = None
         self._tracked: tuple[Saved, ...] = ()

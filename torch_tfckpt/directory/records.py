@@ -20,6 +20,7 @@ from torch_tfckpt.directory.names import is_there
 from torch_tfckpt.directory.retention import KeepBest, Metrics
 from torch_tfckpt.directory.retention_file import RetentionRecord
 from torch_tfckpt.errors import CheckpointError, NotFoundError
+from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable
 
@@ -31,6 +32,7 @@ class CheckpointRecords(ABC):
 
     Args:
         keep_best: Which to keep for their metrics.
+        storage: Where files are stored; None chooses by the path.
         keep_all: Whether nothing is ever deleted.
 
     Threads: one at a time.
@@ -40,8 +42,11 @@ class CheckpointRecords(ABC):
     # that a killed one did not come to delete.
     names_expired: ClassVar[bool]
 
-    def __init__(self, keep_best: KeepBest | None, *, keep_all: bool) -> None:
+    _latest_filename: str | None = None  # name of the state file; None: the usual one
+
+    def __init__(self, keep_best: KeepBest | None, storage: Storage | None, *, keep_all: bool) -> None:
         self.retention = RetentionRecord(keep_best)
+        self._storage = storage
         self._keep_all = keep_all
         self._to_delete: list[str] = []  # what could not be deleted is tried again after the next save
 
@@ -91,22 +96,23 @@ class CheckpointRecords(ABC):
         if self.names_expired and self.newest != before:
             self._write_state(path)
 
-    def pin(self, storage: Storage, path: str, latest_filename: str | None = None) -> None:
+    def pin(self, path: str) -> None:
         """Protect a checkpoint from deletion, and write that down.
 
         Raises:
             NotFoundError: there is no such checkpoint.
             OSError: it cannot be written down.
         """
+        storage = self._storage or storage_of(path)
         if not is_there(storage, path):
             raise NotFoundError(f"{printable(path)}: there is no such checkpoint to pin. Pin it after it was saved")
-        self.retention.load(storage, os.path.dirname(path), latest_filename)
+        self.retention.load(storage, os.path.dirname(path), self._latest_filename)
         self.retention.pin(path)
         self.retention.save()
 
-    def unpin(self, storage: Storage, path: str, latest_filename: str | None = None) -> None:
+    def unpin(self, path: str) -> None:
         """End `pin`, whether or not the checkpoint still exists."""
-        self.retention.load(storage, os.path.dirname(path), latest_filename)
+        self.retention.load(self._storage or storage_of(path), os.path.dirname(path), self._latest_filename)
         self.retention.unpin(path)
         self.retention.save()
 

@@ -20,13 +20,12 @@ import numpy.typing as npt
 import torch
 
 from torch_tfckpt.errors import CheckpointError, DataLossError, error_context
-from torch_tfckpt.foreign_files.stored_zip import StoredZip, can_name_member
+from torch_tfckpt.foreign_files.stored_zip import ZipSink, can_name_member
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Buffer
-from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
 from torch_tfckpt.values import Strings, new_tensor
@@ -197,16 +196,10 @@ _DESCRS: Final[dict[torch.dtype, Any]] = {
 }
 
 
-class NpzSink:
-    """Writes `path`. Memory: none beyond the values given."""
+class NpzSink(ZipSink):
+    """Writes a .npz file."""
 
     format = "npz"
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._infos: Mapping[str, TensorInfo] = {}
-        self._zip: StoredZip | None = None
-        self._temporary = ""
 
     def refusal(self, name: str, info: TensorInfo) -> str | None:
         if info.type.is_string:
@@ -218,30 +211,10 @@ class NpzSink:
     def noted_type(self, info: TensorInfo) -> bool:
         return not info.type.is_plain or info.type.dtype not in _DESCRS
 
-    def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
-        self._infos = tensors
-        return list(tensors)
-
-    def files(self) -> list[str]:
-        return [self.path]
-
-    def open(self, publication: Publication) -> None:
-        self._temporary = publication.place(self.path)
-        self._zip = StoredZip(self._temporary)
-
     def write(self, values: Mapping[str, FileValue]) -> None:
-        assert self._zip is not None, "not open"
         for name, value in values.items():
             assert isinstance(value, torch.Tensor), "refused before"
-            self._zip.add(f"{name}.npy", _encode(value))
-
-    def finish(self) -> int:
-        self.close()
-        return Path(self._temporary).stat().st_size
-
-    def close(self) -> None:
-        if self._zip is not None:
-            self._zip.close()
+            self.archive.add(f"{name}.npy", _encode(value))
 
 
 def _encode(tensor: torch.Tensor) -> Iterator[Buffer]:

@@ -23,13 +23,12 @@ import pickle
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
 
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
-from torch_tfckpt.foreign_files.stored_zip import StoredZip
+from torch_tfckpt.foreign_files.stored_zip import ZipSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
@@ -195,17 +194,15 @@ _STORAGES: Final = {
 }
 
 
-class PtSink:
-    """Writes `path`. Memory: none beyond the values given."""
+class PtSink(ZipSink):
+    """Writes a .pt file."""
 
     format = "pt"
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        super().__init__(path)
         self._keys: dict[str, str] = {}
         self._infos: Mapping[str, TensorInfo] = {}
-        self._zip: StoredZip | None = None
-        self._temporary = ""
 
     def refusal(self, name: str, info: TensorInfo) -> str | None:
         if info.type.dtype is None:
@@ -218,32 +215,21 @@ class PtSink:
     def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
         self._infos = tensors
         self._keys = {name: str(number) for number, name in enumerate(tensors)}
-        return list(tensors)
-
-    def files(self) -> list[str]:
-        return [self.path]
+        return super().plan(tensors)
 
     def open(self, publication: Publication) -> None:
-        self._temporary = publication.place(self.path)
-        self._zip = StoredZip(self._temporary)
-        self._zip.add("archive/data.pkl", [self._encode_index()])
-        self._zip.add("archive/byteorder", [b"little"])
+        super().open(publication)
+        self.archive.add("archive/data.pkl", [self._encode_index()])
+        self.archive.add("archive/byteorder", [b"little"])
 
     def write(self, values: Mapping[str, FileValue]) -> None:
-        assert self._zip is not None, "not open"
         for name, value in values.items():
             assert isinstance(value, torch.Tensor), "refused before"
-            self._zip.add(f"archive/data/{self._keys[name]}", [byte_view(value)])
+            self.archive.add(f"archive/data/{self._keys[name]}", [byte_view(value)])
 
     def finish(self) -> int:
-        assert self._zip is not None, "not open"
-        self._zip.add("archive/version", [_VERSION])
-        self.close()
-        return Path(self._temporary).stat().st_size
-
-    def close(self) -> None:
-        if self._zip is not None:
-            self._zip.close()
+        self.archive.add("archive/version", [_VERSION])
+        return super().finish()
 
     def _encode_index(self) -> bytes:
         buffer = io.BytesIO()

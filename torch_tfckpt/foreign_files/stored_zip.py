@@ -4,10 +4,13 @@
 """
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
+from torch_tfckpt.foreign_files.values import TensorInfo
 from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.storage.publication import Publication
 
 _ALIGNMENT: Final = 64  # torch's .storage_alignment; numpy's arrays begin at such multiples inside a member
 _LOCAL_HEADER: Final = 30  # bytes before a member's name (APPNOTE.TXT 4.3.7)
@@ -45,6 +48,39 @@ class StoredZip:
         file = self._zip.fp
         assert file is not None, "closed"
         return file.tell()
+
+
+class ZipSink:
+    """A target that is one archive; what its members are is the subclass's. Memory: none beyond the values given."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._zip: StoredZip | None = None
+        self._temporary = ""
+
+    @property
+    def archive(self) -> StoredZip:
+        """REQUIRES: open."""
+        assert self._zip is not None, "not open"
+        return self._zip
+
+    def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
+        return list(tensors)
+
+    def files(self) -> list[str]:
+        return [self.path]
+
+    def open(self, publication: Publication) -> None:
+        self._temporary = publication.place(self.path)
+        self._zip = StoredZip(self._temporary)
+
+    def finish(self) -> int:
+        self.close()
+        return Path(self._temporary).stat().st_size
+
+    def close(self) -> None:
+        if self._zip is not None:
+            self._zip.close()
 
 
 def _padding(size: int) -> bytes:

@@ -308,7 +308,9 @@ def _check_shape(reader: CheckpointReader, assignment: _Assignment) -> None:
 def _variables_of(model: object) -> Iterator[_Named]:
     for name, value in named_values(model).items():
         if isinstance(value, nn.Module):
-            yield from _variables_of_module(f"{name}/" if name else "", value)
+            prefix = f"{name}/" if name else ""
+            for places in group_shared(each for each in module_tensors(value) if each.persistent):
+                yield _Named(tuple(prefix + place.name for place in places), places[0].tensor, of_module=True)
         elif _is_assignable(value):
             yield _Named((name,), value, of_module=False)
         else:
@@ -316,12 +318,6 @@ def _variables_of(model: object) -> Iterator[_Named]:
                 f"{quoted(name)} is a {type(value).__name__}. init_from_checkpoint fills tensors, Variables and slices "
                 f"of them; leave out what else a Saver saves"
             )
-
-
-def _variables_of_module(prefix: str, module: nn.Module) -> Iterator[_Named]:
-    """Its parameters and buffers, without those that state_dict leaves out."""
-    for places in group_shared(each for each in module_tensors(module) if each.persistent):
-        yield _Named(tuple(prefix + place.name for place in places), places[0].tensor, of_module=True)
 
 
 def _is_assignable(value: object) -> TypeGuard[Assignable]:

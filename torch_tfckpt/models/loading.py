@@ -10,7 +10,7 @@ of the module changed.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, get_args
 
 import torch
 from torch import nn
@@ -35,17 +35,10 @@ _STRICT: Final = (True, False, "names", "shapes")
 _log = logging.getLogger(__name__)
 
 
-class _PlannedLoad(NamedTuple):
-    """A tensor that fits."""
-
-    target: Target
-    source: Source
-
-
 @dataclass(frozen=True, slots=True)
 class _Plan:
     report: LoadReport
-    loads: Sequence[_PlannedLoad]
+    loads: Sequence[tuple[Target, Source]]  # what fits
     uncounted: Sequence[Target]  # num_batches_tracked beside statistics of TensorFlow
     slots: SlotPlan | None
 
@@ -122,7 +115,8 @@ def load_model(
         slot_keys = () if plan.slots is None else (key for keys in plan.slots.keys.values() for key in keys.values())
         stored = reader.get_tensors(dict.fromkeys([*(source.read_key for _, source in plan.loads), *slot_keys]))
     tensors = {key: value for key, value in stored.items() if isinstance(value, torch.Tensor)}
-    values = [_converted(load, tensors[load.source.read_key]) for load in plan.loads]
+    # Views of what was read where nothing else is needed.
+    values = [source.layout.to_torch(tensors[source.read_key]).to(target.tensor.dtype) for target, source in plan.loads]
     state = None if plan.slots is None else plan.slots.state_dict(tensors)
     if assign:
         values = _own_memory(plan.loads, values)
@@ -163,7 +157,7 @@ def _plan(
     reader: CheckpointReader, targets: Sequence[Target], found: Found, optimizer: torch.optim.Optimizer | None
 ) -> _Plan:
     """What fits is to be loaded; all else is in the report."""
-    loads: list[_PlannedLoad] = []
+    loads: list[tuple[Target, Source]] = []
     report = LoadReport(prefix=found.prefix, unused_rules=found.unused_rules, remarks=found.remarks)
     without_counts = _read_from_tensorflow(found, targets)
     for target in targets:
@@ -176,7 +170,7 @@ def _plan(
         if mismatch is not None:
             report.mismatched.append(mismatch)
             continue
-        loads.append(_PlannedLoad(target, source))
+        loads.append((target, source))
         report.sources.update(dict.fromkeys(target.names, source.read_key))
         if source.average is not None:
             report.averaged.extend(target.names)
@@ -270,12 +264,7 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
     )
 
 
-def _converted(load: _PlannedLoad, stored: torch.Tensor) -> torch.Tensor:
-    """The value in the module's layout and dtype; a view of what was read where nothing else is needed."""
-    return load.source.layout.to_torch(stored).to(load.target.tensor.dtype)
-
-
-def _own_memory(loads: Sequence[_PlannedLoad], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _own_memory(loads: Sequence[tuple[Target, Source]], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The values contiguous, on the devices of their targets, no two in one memory."""
     owned: list[torch.Tensor] = []
     seen: set[int] = set()

@@ -133,31 +133,21 @@ class Checkpoint:
 
     def __copy__(self) -> Self:
         new = type(self).__new__(type(self))
-        new.__dict__.update(
-            self.__dict__,
-            _tracked=dict(self._tracked),
-            _save_counter=None if self._save_counter is None else self._save_counter.clone(),
-            _staging=Staging(),
-            _in_flight=InFlight(),
-            _restoration=None,
-        )
+        new._become_copy(self, self.__dict__, None if self._save_counter is None else self._save_counter.clone())
         return new
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         copied = copy.deepcopy({name: self.__dict__[name] for name in self._tracked if name != _SAVE_COUNTER}, memo)
-        new.__dict__.update(
-            _tracked=dict(self._tracked),
-            _attached=self._attached,
-            _storage=self._storage,
-            _save_counter=copy.deepcopy(self._save_counter, memo),
-            _staging=Staging(),
-            _in_flight=InFlight(),
-            _restoration=None,
-            **copied,
-        )
+        new._become_copy(self, copied, copy.deepcopy(self._save_counter, memo))
         return new
+
+    def _become_copy(self, other: Self, objects: Mapping[str, object], save_counter: torch.Tensor | None) -> None:
+        """Take over everything but saves in flight, their memory, and what a restore has left."""
+        self.__dict__.update(objects, _tracked=dict(other._tracked), _save_counter=save_counter)
+        self.__dict__.update(_attached=other._attached, _storage=other._storage)
+        self.__dict__.update(_staging=Staging(), _in_flight=InFlight(), _restoration=None)
 
     @property
     def save_counter(self) -> torch.Tensor:

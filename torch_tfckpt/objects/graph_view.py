@@ -126,7 +126,7 @@ def to_save(root: Trackable, *, skip_slot_variables: bool = False) -> list[Savea
                 node.trackable.check()
     builder = _Builder(nodes)
     if skip_slot_variables:
-        nodes = [node for node in nodes if node.parent is None or not _is_optimizer(node.parent)]
+        nodes = [each for each in nodes if not each.parent or not isinstance(each.parent.trackable, OptimizerTrackable)]
     else:
         builder.add_slots()
     values = [saveable for node in nodes if not _is_state(node.trackable) for saveable in builder.values_of(node)]
@@ -136,10 +136,6 @@ def to_save(root: Trackable, *, skip_slot_variables: bool = False) -> list[Savea
         values += builder.optimizer_states()
     text = SaveSpec(builder.graph().encode(), "", OBJECT_GRAPH_KEY, device="")
     return [*values, SaveableObject(None, [text], OBJECT_GRAPH_KEY)]
-
-
-def _is_optimizer(node: ObjectNode) -> bool:
-    return isinstance(node.trackable, OptimizerTrackable)
 
 
 def _is_state(trackable: Trackable) -> bool:

@@ -13,6 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -308,17 +309,13 @@ class _Matching:
         restoration.waiting_optimizers = self._waiting
         restoration.progress.unfilled |= self._unfilled
         for parent, local_name, node_id in self._late:
-            _defer(restoration, parent, local_name, node_id)
+            if _weak(parent) is not None:  # nobody hears of what a dict or list is given
+                restore = partial(restoration.restore_late, local_name=local_name, node_id=node_id)
+                defer(parent.target, local_name, restore)
         if anything_waits():  # an older restore may come to these objects late
             for trackable in self._taken.values():
                 if trackable.identity in self._restored and (weak := _weak(trackable)) is not None:
                     _RESTORED_BY[weak()] = restoration.number
-
-
-def _defer(restoration: Restoration, parent: Trackable, local_name: str, node_id: int) -> None:
-    """Restores the child that is missing when it comes. Nobody hears of what a dict or list is given."""
-    if _weak(parent) is not None:
-        defer(parent.target, local_name, lambda child: restoration.restore_late(child, local_name, node_id))
 
 
 def _restored_later(trackable: Trackable, number: int) -> bool:

@@ -4,7 +4,6 @@ Source: Saver._RecordLastCheckpoint, _MaybeDeleteOldCheckpoints in tensorflow/py
 """
 
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +21,6 @@ from torch_tfckpt.directory.state_file import (
 )
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError
 from torch_tfckpt.saver.request import SaveRequest
-from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
 
@@ -44,6 +42,7 @@ class SaverRecords(CheckpointRecords):
     """
 
     names_expired = False
+    _request: SaveRequest  # of the last save; `enter` is called before all that asks for it
 
     def __init__(
         self,
@@ -55,14 +54,13 @@ class SaverRecords(CheckpointRecords):
         recover: bool,
         storage: Storage | None = None,
     ) -> None:
-        super().__init__(keep_best, keep_all=not saver_def.max_to_keep)
+        super().__init__(keep_best, storage, keep_all=not saver_def.max_to_keep)
         self._max_to_keep = saver_def.max_to_keep
         self._version, self._sharded = saver_def.version, saver_def.sharded
         # As stored: a float of 32 bits, so that 0.1 hours are 0.10000000149.
         self._keep_seconds = saver_def.keep_checkpoint_every_n_hours * SECONDS_PER_HOUR
         self._history = SaverHistory(start + self._keep_seconds)
-        self._relative, self._recover, self._storage = relative, recover, storage
-        self._request: SaveRequest | None = None  # of the last save
+        self._relative, self._recover = relative, recover
 
     @property
     def newest(self) -> list[str]:
@@ -77,14 +75,6 @@ class SaverRecords(CheckpointRecords):
         """Remember those of `paths` that exist, each from when its files were written."""
         times = [(path, get_checkpoint_mtimes([path], storage=self._storage)) for path in paths]
         self.set_last_checkpoints([Saved(path, time[0]) for path, time in times if time])
-
-    def pin_path(self, path: str) -> None:
-        """Pin a checkpoint, in the retention file of its directory."""
-        self.pin(self._storage or storage_of(path), path, self._latest_filename)
-
-    def unpin_path(self, path: str) -> None:
-        """End `pin_path`."""
-        self.unpin(self._storage or storage_of(path), path, self._latest_filename)
 
     def refuse_conflict(self, request: SaveRequest) -> None:
         """FailedPreconditionError if the checkpoint's path would be the state file. Nothing is written yet.
@@ -103,16 +93,12 @@ class SaverRecords(CheckpointRecords):
 
     def enter(self, request: SaveRequest, path: str, now: float) -> None:
         """Record `path`, which was published at `now`. Errors as `published`."""
-        self._request = request
+        self._request, self._latest_filename = request, request.latest_filename
         self.retention.load(request.storage, request.directory, request.latest_filename)
         if self._recover:
             self._recover = False
             self._take_over(request)
         self.published(path, now, request.metrics)
-
-    @property
-    def _latest_filename(self) -> str | None:
-        return None if self._request is None else self._request.latest_filename
 
     def _add(self, path: str, now: float) -> None:
         self._history = record(self._history, path, now, self._max_to_keep)
@@ -136,16 +122,9 @@ class SaverRecords(CheckpointRecords):
             self.recover([from_stored(path) for path in state.all_model_checkpoint_paths])
 
     def _write_state(self, path: str) -> None:
-        assert self._request is not None, "called by `enter` alone"
         update = update_relative_state if self._relative else update_checkpoint_state
         request = self._request
         update(request.directory, path, self.newest, request.latest_filename, storage=request.storage)
 
     def _remove(self, path: str) -> None:
-        assert self._request is not None, "called by `enter` alone"
         remove_checkpoint(path, self._version, self._request.meta_graph_suffix, storage=self._request.storage)
-
-
-def of_unknown_age(paths: Sequence[str]) -> list[Saved]:
-    """Checkpoints that the rule of hours always keeps, as tf.train's set_last_checkpoints does."""
-    return [Saved(path, math.inf) for path in paths]

@@ -9,6 +9,7 @@ Source: tensorflow/python/training/saver.py; spec: SAVER 4.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -29,7 +30,7 @@ from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes, out_of_s
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.saver.meta_graph import MetaGraphSource, TensorsGraph
-from torch_tfckpt.saver.records import SaverRecords, of_unknown_age
+from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.saver.registered import SaverInGraph
 from torch_tfckpt.saver.request import SaveRequest
 from torch_tfckpt.saver.save import SaverSave, naming_a_missing_parent
@@ -330,7 +331,7 @@ class Saver(ExportsMetaGraph):
     def set_last_checkpoints(self, last_checkpoints: list[str]) -> None:
         """Replaces the list, oldest first. Their age is unknown: the rule of hours will keep them."""
         assert isinstance(last_checkpoints, list), "last_checkpoints is a list of paths"
-        self._require_records().set_last_checkpoints(of_unknown_age(last_checkpoints))
+        self.set_last_checkpoints_with_time([(path, math.inf) for path in last_checkpoints])
 
     def set_last_checkpoints_with_time(self, last_checkpoints_with_time: list[tuple[str, float]]) -> None:
         """Replaces the list, oldest first: (path, seconds since the epoch)."""
@@ -348,11 +349,11 @@ class Saver(ExportsMetaGraph):
             NotFoundError: there is no such checkpoint.
             OSError: it cannot be written down.
         """
-        self._require_records().pin_path(fspath(path))
+        self._require_records().pin(fspath(path))
 
     def unpin(self, path: AnyPath) -> None:
         """The checkpoint is as all others again. If it is older than those kept, it goes with the next save."""
-        self._require_records().unpin_path(fspath(path))
+        self._require_records().unpin(fspath(path))
 
     # The saver as a message.
 

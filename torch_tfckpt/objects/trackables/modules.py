@@ -89,10 +89,7 @@ class CustomTrackable(Trackable):
         self._object = target
         self._serializes = callable(getattr(target, "_serialize_to_tensors", None))
         self._gathers = has_saveables(target)
-
-    @property
-    def holds_values(self) -> bool:
-        return self._serializes or self._gathers
+        self.holds_values = self._serializes or self._gathers
 
     def children(self) -> Iterable[tuple[str, object]]:
         if not callable(getattr(self._object, "_trackable_children", None)):

@@ -55,13 +55,11 @@ class _Power(TensorTrackable):
 class OptimizerTrackable(Trackable):
     """An optimizer. Its state is looked up by where its parameters stand in the graph, never by their positions."""
 
+    holds_values = True
+
     def __init__(self, target: torch.optim.Optimizer) -> None:
         super().__init__(target)
         self.optimizer = target
-
-    @property
-    def holds_values(self) -> bool:
-        return True
 
     @property
     def parameters(self) -> list[torch.Tensor]:
@@ -221,10 +219,8 @@ def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> N
         parameters: Node id -> the tensor here that is bound to it.
     """
     for slot in slot_variables(stored.graph, stored.node_id):
-        parameter, key = (
-            parameters.get(slot.original_variable_node_id),
-            stored.graph.value_key(slot.slot_variable_node_id),
-        )
+        parameter = parameters.get(slot.original_variable_node_id)
+        key = stored.graph.value_key(slot.slot_variable_node_id)
         if parameter is None or key is None or key not in stored.reader:
             continue
         shape, dtype = stored.reader.shape(key), value_dtype(key, stored.reader.dtype(key))

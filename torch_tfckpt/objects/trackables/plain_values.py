@@ -51,13 +51,11 @@ class StateTrackable(Trackable):
         state: How it is read and written.
     """
 
+    holds_values = True
+
     def __init__(self, target: object, state: SaveableState) -> None:
         super().__init__(target)
         self._state = state
-
-    @property
-    def holds_values(self) -> bool:
-        return True
 
     def to_save(self, path: str) -> SavedValues:
         key = checkpoint_key(path, PYTHON_STATE)
@@ -131,10 +129,7 @@ class PlainContainer(StateTrackable):
     def __init__(self, target: dict[Any, Any] | list[Any]) -> None:
         super().__init__(target, ContainerState(target))
         self._container = target
-
-    @property
-    def holds_values(self) -> bool:
-        return bool(self._container)
+        self.holds_values = bool(target)
 
     def is_placeholder_for(self, node: TrackableObject) -> bool:
         return not self._container and not _has_state(node) and bool(node.children or node.attributes)
@@ -182,13 +177,11 @@ def is_python_state(value: object) -> TypeGuard[PythonState]:
 class PythonStateTrackable(Trackable):
     """An object that makes a text of itself."""
 
+    holds_values = True
+
     def __init__(self, target: PythonState) -> None:
         super().__init__(target)
         self._object = target
-
-    @property
-    def holds_values(self) -> bool:
-        return True
 
     def to_save(self, path: str) -> SavedValues:
         key = checkpoint_key(path, PYTHON_STATE)

@@ -20,6 +20,8 @@ from torch_tfckpt.values import Value
 class TensorTrackable(Trackable):
     """A tensor, restored in place. A lazy parameter gets the shape that is stored."""
 
+    holds_values = True
+
     def __init__(self, target: torch.Tensor | Variable) -> None:
         super().__init__(target)
         self.tensor = target.tensor if isinstance(target, Variable) else target
@@ -28,10 +30,6 @@ class TensorTrackable(Trackable):
     @cached_property
     def identity(self) -> Identity:
         return identity_of(self.tensor)
-
-    @property
-    def holds_values(self) -> bool:
-        return True
 
     @property
     def own_name(self) -> str:

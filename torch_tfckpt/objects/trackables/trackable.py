@@ -75,9 +75,11 @@ class Trackable:
 
     Attributes:
         is_part: Whether the node is a part of `target`, such as a plain value that it holds, and not `target` itself.
+        holds_values: Whether it has values to save.
     """
 
     is_part: ClassVar[bool] = False
+    holds_values: bool = False
 
     def __init__(self, target: object) -> None:
         self.target = target
@@ -86,11 +88,6 @@ class Trackable:
     def identity(self) -> Identity:
         """Equal for two nodes that are one; see `identity_of`."""
         return identity_of(self.target)
-
-    @property
-    def holds_values(self) -> bool:
-        """Whether it has values to save."""
-        return False
 
     @property
     def needs_values(self) -> bool:
@@ -130,14 +127,11 @@ class ChildrenOf(Trackable):
     def __init__(self, own: Trackable, attached: Sequence[tuple[str, object]]) -> None:
         super().__init__(own.target)
         self._own, self._attached = own, attached
+        self.holds_values = own.holds_values
 
     @cached_property
     def identity(self) -> Identity:
         return self._own.identity
-
-    @property
-    def holds_values(self) -> bool:
-        return self._own.holds_values
 
     @property
     def needs_values(self) -> bool:
