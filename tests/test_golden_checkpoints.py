@@ -133,6 +133,6 @@ def test_tensorflow_still_writes_these_bytes(tensorflow: TensorFlowProcess) -> N
     if f"TensorFlow {version}," not in written_by:
         pytest.skip(f"written by {written_by}; here is TensorFlow {version}")
     script = GOLDEN.parent.parent / "scripts" / "make_golden.py"
-    command = [sys.executable, script, "--check", "--fixed"]
+    command = [sys.executable, str(script), "--check", "--fixed"]
     check = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert check.returncode == 0, check.stdout + check.stderr
