@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: the oracle, and the checkpoints that come with the repository or lie beside it."""
+"""Fixtures that every test may use: the oracle, and the checkpoints of this repository and of the folder beside it."""
 
 import importlib.util
 import os
@@ -16,6 +16,7 @@ settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
 
 REQUIRE_TENSORFLOW = "TORCH_TFCKPT_REQUIRE_TENSORFLOW"
+REQUIRE_CORPUS = "TORCH_TFCKPT_REQUIRE_CORPUS"
 
 
 @pytest.fixture(scope="session")
@@ -33,14 +34,17 @@ def tensorflow() -> Iterator[TensorFlowProcess]:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """The folder of checkpoints that come with the repository; tests/golden/SOURCES.md says from where."""
+    """The folder of checkpoints that come with the repository; tests/golden/SOURCES.md describes them."""
     return GOLDEN
 
 
 @pytest.fixture(scope="session")
 def corpus() -> Path:
-    """A folder of further checkpoints with expected values, too big or not free to ship: ../shared/corpus."""
+    """A folder of checkpoints of public projects with expected values, which are not ours to ship: ../shared/corpus."""
     folder = REPOSITORY.parent / "shared" / "corpus"
     if not folder.is_dir():
-        pytest.skip("no corpus of real checkpoints beside this repository (../shared/corpus)")
+        reason = "there are no checkpoints of public projects beside this repository (../shared/corpus)"
+        if os.environ.get(REQUIRE_CORPUS) == "1":
+            pytest.fail(f"{reason}, and {REQUIRE_CORPUS}=1 asks for them")
+        pytest.skip(reason)
     return folder

@@ -1,4 +1,4 @@
-"""The checkpoints below tests/golden, of public projects and of TensorFlow 2.21: we read there what TensorFlow read.
+"""The checkpoints below tests/golden, and those of public projects beside the repository: we read what TensorFlow read.
 
 Each folder has an expected.json with dtype, shape and hash of every value as TensorFlow read it. A hash of null marks a
 value that TensorFlow could not give: a damaged or incomplete checkpoint, or a dtype that has no plain value.
@@ -6,10 +6,15 @@ value that TensorFlow could not give: a damaged or incomplete checkpoint, or a d
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from golden_files import FOLDERS, GOLDEN, expected_of
+from golden.composed import COMPOSED
+from golden.fixed import FIXED
+from golden.trained import TRAINED
+from golden_files import FOLDERS, GOLDEN, content_of, expected_of
 from tensorflow_process import RawTensor, TensorFlowProcess
 
 import torch_tfckpt as tfckpt
@@ -38,12 +43,25 @@ def test_the_list_of_folders_is_not_empty() -> None:
     assert {expected_of(folder)["kind"] for folder in FOLDERS} == {"v1", "v2", "object", "savedmodel", "negative"}
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_names_dtypes_shapes_and_values(folder: str) -> None:
-    """Every name, dtype, shape and value is TensorFlow's; what has no value raises an error that says where."""
-    expected = expected_of(folder)
+def test_only_what_the_script_writes_is_there() -> None:
+    """No folder without a recipe in scripts/golden, no recipe without a folder, no file that is not listed."""
+    assert sorted(recipe.name for recipe in (*FIXED, *COMPOSED, *TRAINED)) == FOLDERS
+    listed = {f"{folder}/{name}" for folder in FOLDERS for name in (*expected_of(folder)["files"], "expected.json")}
+    files = {path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file()}
+    assert files == listed | {"SOURCES.md"}
+
+
+def test_every_folder_is_described() -> None:
+    """SOURCES.md has the folders, and what they are there for, as expected.json does."""
+    sources = (GOLDEN / "SOURCES.md").read_text(encoding="utf-8")
+    rows = [line for line in sources.splitlines() if line.startswith("| `")]
+    assert rows == [f"| `{folder}` | {expected_of(folder)['special']} |" for folder in FOLDERS]
+
+
+def check_against(path: Path, expected: Mapping[str, Any]) -> None:
+    """Compare names, dtypes, shapes and values of a checkpoint with what TensorFlow read there."""
     tensors = expected["tensors"]
-    with tfckpt.load_checkpoint(path_of(folder)) as reader:
+    with tfckpt.load_checkpoint(path) as reader:
         assert set(reader.keys()) == set(tensors)
         assert {name: int(reader.dtype(name)) for name in tensors} == {
             name: NUMBERS[tensor["dtype"]] for name, tensor in tensors.items()
@@ -64,6 +82,33 @@ def test_names_dtypes_shapes_and_values(folder: str) -> None:
                 assert RawTensor.of(reader.get_tensor(name)).sha256 == tensor["sha256"], name
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_names_dtypes_shapes_and_values(folder: str) -> None:
+    """Every name, dtype, shape and value is TensorFlow's; what has no value raises an error that says where."""
+    check_against(GOLDEN / folder / expected_of(folder)["prefix"], expected_of(folder))
+
+
+def test_checkpoints_of_public_projects(corpus: Path) -> None:
+    """The same for files of TensorFlow 0.x to 2.x that other programs wrote, and their object graphs."""
+    folders = sorted(path.parent for path in corpus.glob("*/expected.json"))
+    assert len(folders) >= 60
+    for folder in folders:
+        expected = content_of(folder)
+        path = folder / expected["prefix"]
+        if not expected["tensors"]:
+            with pytest.raises(tfckpt.CheckpointError, match=expected["prefix"]):
+                tfckpt.load_checkpoint(path)
+            continue
+        check_against(path, expected)
+        if expected["kind"] == "negative":
+            with pytest.raises(tfckpt.CheckpointError):
+                tfckpt.load_file(path)
+        elif expected.get("object_graph"):
+            found = tfckpt.object_graph_key_mapping(path)
+            mapping = {name: key for name, key in expected["object_graph"].items() if name}
+            assert {name: key for name, key in found.items() if name} == mapping, folder.name
+
+
 @pytest.mark.parametrize("folder", [folder for folder in FOLDERS if expected_of(folder)["kind"] == "negative"])
 def test_an_incomplete_checkpoint_is_not_loaded(folder: str) -> None:
     """load_file of a checkpoint that lacks data raises, naming the checkpoint; it never returns what it could read."""
@@ -73,8 +118,8 @@ def test_an_incomplete_checkpoint_is_not_loaded(folder: str) -> None:
 
 
 def test_git_lfs_pointer_in_place_of_an_index(golden: Path, tmp_path: Path) -> None:
-    """An index that git-lfs never fetched is refused by name; the pointer of a real project stands in for it."""
-    pointer = (golden / "neg-starreduction-lfs-data" / "weights.data-00000-of-00001").read_bytes()
+    """An index that git-lfs never fetched is refused by name."""
+    pointer = (golden / "git-lfs-pointer" / "weights.data-00000-of-00001").read_bytes()
     assert pointer.startswith(b"version https://git-lfs.github.com/spec/v1")
     (tmp_path / "weights.index").write_bytes(pointer)
     with pytest.raises(tfckpt.CheckpointError, match=r"weights\.index"):
@@ -82,11 +127,12 @@ def test_git_lfs_pointer_in_place_of_an_index(golden: Path, tmp_path: Path) -> N
 
 
 def test_tensorflow_still_writes_these_bytes(tensorflow: TensorFlowProcess) -> None:
-    """scripts/make_golden.py gives tests/golden/tensorflow again, byte for byte."""
+    """scripts/make_golden.py writes the folders of fixed values again, byte for byte."""
     written_by = expected_of("tensorflow/scalar")["source"]
     version = tensorflow.call("version")
     if f"TensorFlow {version}," not in written_by:
         pytest.skip(f"written by {written_by}; here is TensorFlow {version}")
     script = GOLDEN.parent.parent / "scripts" / "make_golden.py"
-    check = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, str(script), "--check", "--fixed"]
+    check = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert check.returncode == 0, check.stdout + check.stderr

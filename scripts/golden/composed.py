@@ -124,9 +124,9 @@ def string_tensor(elements: list[bytes]) -> tuple[bytes, int]:
 
 
 def write_old_strings(_: TensorFlowProcess, folder: Path) -> None:
-    """The tensors of TensorFlow's own test of old strings, in the order of the file that it keeps: not sorted."""
-    strings = {"string_tensor": [b""], "scalar": [b"hello"], "strs": [b"hello", b"", b"x01", b"c" * 1024]}
-    floats = np.full((2, 3), 16.18, "<f4").tobytes()
+    """Strings of no bytes, a few, and so many that the length takes two; the data is not in the order of the names."""
+    strings = {"word": [b"tensor"], "empty": [b""], "words": [b"first", b"", b"\0\xff", b"m" * 700]}
+    floats = np.arange(-1.5, 4, dtype="<f4").tobytes()
     parts: list[tuple[str, int, tuple[int, ...], bytes, int]] = [
         (name, 7, (len(elements),), *string_tensor(elements)) for name, elements in strings.items()
     ]

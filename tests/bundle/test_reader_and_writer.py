@@ -212,17 +212,11 @@ def test_non_standard_shapes(tmp_path: Path, dtype: DataType) -> None:
 
 
 def test_strings_of_the_old_format(golden: Path) -> None:
-    """CASES 123. A file of the time when lengths were 32-bit varints, as TensorFlow keeps it for its own test."""
-    values = tfckpt.load_file(golden / "tf-old_string_tensors" / "foo")
-    strings = {name: value.reshape(-1).tolist() for name, value in values.items() if isinstance(value, np.ndarray)}
-    assert strings == {
-        "string_tensor": [b""],
-        "scalar": [b"hello"],
-        "strs": [b"hello", b"", b"x01", b"c" * 1024],
-    }
-    floats = values["floats"]
-    assert isinstance(floats, torch.Tensor)
-    assert torch.allclose(floats, torch.full_like(floats, 16.18))
+    """CASES 123. Lengths as 32-bit varints, as in files of 2017; the values are those that scripts/golden stored."""
+    values = tfckpt.load_file(golden / "strings-of-2017" / "foo")
+    strings = {name: value.tolist() for name, value in values.items() if isinstance(value, np.ndarray)}
+    assert strings == {"word": [b"tensor"], "empty": [b""], "words": [b"first", b"", b"\0\xff", b"m" * 700]}
+    assert torch.equal(torch.as_tensor(values["floats"]), torch.arange(-1.5, 4).reshape(2, 3))
 
 
 def test_strings(tmp_path: Path) -> None:

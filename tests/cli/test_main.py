@@ -108,7 +108,7 @@ def start(*arguments: str, stdout: int = subprocess.PIPE, stderr: int = subproce
 
 def test_closed_pipe_is_no_traceback(golden: Path) -> None:
     """`tfckpt ls X | head -1` ends quietly."""
-    process = start("ls", str(golden / "t2t-transformer_test_ckpt"))
+    process = start("ls", str(golden / "digits-transformer"))
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.wait(60) == 141

@@ -17,8 +17,8 @@ from torch_tfckpt.cli import meta as cli_meta
 from torch_tfckpt.cli.main import main
 
 Output = pytest.CaptureFixture[str]
-TF1 = str(GOLDEN / "tf2onnx-regression" / "model.meta")
-TF2 = str(GOLDEN / "serving-half_plus_two_tf2")
+TF1 = str(GOLDEN / "graph-of-tensorflow-1.11" / "model.meta")
+TF2 = str(GOLDEN / "digits-module")
 
 
 def listing(capsys: Output, *arguments: str, status: int = 0) -> list[str]:
@@ -56,16 +56,16 @@ def test_a_meta_file_of_tensorflow(capsys: Output) -> None:
     """All that a person asks of it, on one page."""
     lines = listing(capsys, TF1)
     assert lines[:2] == [
-        f"{TF1}: meta graph, 19.5 kB",
-        "TensorFlow 1.11.0 (b'v1.11.0-rc2-4-gc19e29306c'); graph version 27, for readers of 0 or later",
+        f"{TF1}: meta graph, 6.57 kB",
+        "TensorFlow 1.11.0 (v1.11.0-0-gc19e29306c); graph version 27, for readers of 0 or later",
     ]
     assert lines[3:6] == [
-        "operation              nodes  in functions",
-        "Const                     25             0",
-        "Identity                  14             0",
+        "operation             nodes  in functions",
+        "Const                    16             0",
+        "Assign                    4             0",
     ]
-    at = lines.index("128 nodes, 0 functions of 0 nodes")
-    assert lines[at - 1] == "and 2 more (--json has all)"
+    at = lines.index("49 nodes, 0 functions of 0 nodes")
+    assert lines[at - 1] == "Sub                       1             0"
     assert lines[at + 1 :] == [
         "",
         "variable  dtype    shape  trainable  device  part",
@@ -74,33 +74,42 @@ def test_a_meta_file_of_tensorflow(capsys: Output) -> None:
         "2 variables, 2 elements, 8 B",
         "",
         "collection           kind                       count  values",
-        "variables            bytes_list of VariableDef      2  W:0, b:0",
-        "trainable_variables  bytes_list of VariableDef      2  W:0, b:0",
         "train_op             node_list                      1  GradientDescent",
+        "trainable_variables  bytes_list of VariableDef      2  W:0, b:0",
+        "variables            bytes_list of VariableDef      2  W:0, b:0",
         "",
         "saver: V2, not sharded, max_to_keep 5, keep_checkpoint_every_n_hours 10000",
         "  filename save/Const:0, save save/control_dependency:0, restore save/restore_all",
     ]
 
 
+def test_operations_of_a_trained_model(capsys: Output) -> None:
+    """The first 30 of 58, then how many there are besides."""
+    lines = listing(capsys, str(GOLDEN / "digits-cnn" / "model.ckpt-216.meta"))
+    at = lines.index("511 nodes, 0 functions of 0 nodes")
+    assert lines[at - 1] == "and 28 more (--json has all)"
+
+
 def test_a_saved_model_of_tensorflow(capsys: Output) -> None:
     """Tags, Python objects, functions, signatures, assets."""
     lines = listing(capsys, TF2)
-    assert lines[0] == f"{TF2}/saved_model.pb: meta graph of a SavedModel, 38 kB"
+    assert lines[0] == f"{TF2}/saved_model.pb: meta graph of a SavedModel, 35 kB"
     assert lines[2:4] == [
         "tags serve",
-        "object graph: 24 objects (bare_concrete_function 12, function 6, variable 3, user_object 2, asset 1); "
-        'the root is "_generic_user_object"',
+        "object graph: 27 objects (bare_concrete_function 7, variable 7, function 5, user_object 5, asset 1, "
+        'constant 1, resource 1); the root is "_generic_user_object"',
     ]
-    assert "29 nodes, 14 functions of 122 nodes" in lines
-    at = lines.index('signature "serving_default", method "tensorflow/serving/predict", defaults for x')
-    assert lines[at + 1 : at + 7] == [
-        "        name  dtype    shape  tensor",
-        "input   x     float32  [1]    serving_default_x:0",
-        "output  y     float32  [1]    StatefulPartitionedCall_5:0",
+    assert "33 nodes, 9 functions of 107 nodes" in lines
+    at = lines.index('signature "serving_default", method "tensorflow/serving/predict", defaults for temperature')
+    assert lines[at + 1 : at + 9] == [
+        "        name         dtype    shape    tensor",
+        "input   images       float32  [?,8,8]  serving_default_images:0",
+        "input   temperature  float32  []       serving_default_temperature:0",
+        "output  logits       float32  [?,10]   StatefulPartitionedCall_1:0",
+        "output  name         string   [?]      StatefulPartitionedCall_1:1",
         "",
-        "asset    tensor",
-        "foo.txt  asset_path_initializer:0",
+        "asset       tensor",
+        "digits.txt  asset_path_initializer:0",
     ]
 
 
@@ -130,7 +139,7 @@ def test_the_document_of_a_meta_file(capsys: Output) -> None:
         "total",
     ]
     assert content["path"] == TF1 and content["tags_available"] == [[]]
-    assert sum(content["ops"].values()) == content["nodes"] == 128
+    assert sum(content["ops"].values()) == content["nodes"] == 49
     assert content["variables"][0] == {
         "name": "W",
         "dtype": "float32",
@@ -142,8 +151,8 @@ def test_the_document_of_a_meta_file(capsys: Output) -> None:
         "nbytes": 4,
     }
     assert content["total"] == {"variables": 2, "elements": 2, "nbytes": 8, "unknown": 0}
-    assert [value["variable_name"] for value in content["collections"][0]["values"]] == ["W:0", "b:0"]
-    assert content["collections"][2] == {
+    assert [value["variable_name"] for value in content["collections"][2]["values"]] == ["W:0", "b:0"]
+    assert content["collections"][0] == {
         "name": "train_op",
         "kind": "node_list",
         "message": "",
@@ -156,12 +165,13 @@ def test_the_document_of_a_meta_file(capsys: Output) -> None:
 def test_the_document_of_a_saved_model(capsys: Output) -> None:
     content = document(capsys, TF2)
     assert (content["tags"], content["tags_available"]) == (["serve"], [["serve"]])
-    assert len(content["functions"]) == 14 and set(content["functions"][0]) == {"name", "nodes", "ops"}
-    assert content["assets"] == [{"filename": "foo.txt", "tensors": ["asset_path_initializer:0"]}]
-    assert content["object_graph"]["kinds"]["variable"] == 3
+    assert len(content["functions"]) == 9 and set(content["functions"][0]) == {"name", "nodes", "ops"}
+    assert content["assets"] == [{"filename": "digits.txt", "tensors": ["asset_path_initializer:0"]}]
+    assert content["object_graph"]["kinds"]["variable"] == 7
     [served] = [each for each in content["signatures"] if each["name"] == "serving_default"]
     assert served["inputs"] == [
-        {"name": "x", "dtype": "float32", "shape": [1], "tensors": ["serving_default_x:0"], "encoding": "name"}
+        {"name": name, "dtype": "float32", "shape": shape, "tensors": [f"serving_default_{name}:0"], "encoding": "name"}
+        for name, shape in (("images", [-1, 8, 8]), ("temperature", []))
     ]
 
 

@@ -119,7 +119,7 @@ def test_show_summary(golden: Path, capsys: Output) -> None:
 
 
 def test_show_summary_of_version_1(golden: Path, capsys: Output) -> None:
-    assert main(["show", str(golden / "v1-td-gammon" / "checkpoint-447880"), "--stats"]) == 0
+    assert main(["show", str(golden / "digits-v1" / "checkpoint-288"), "--stats"]) == 0
     text = capsys.readouterr().out
     assert "TensorFlow checkpoint, version 1" in text and "layer2/weight " in text
 
@@ -174,8 +174,8 @@ def test_show_statistics_of_all(prefix: str, capsys: Output) -> None:
 
 def test_missing_shard_in_the_summary(golden: Path, capsys: Output) -> None:
     """Listing needs the index alone."""
-    assert main(["ls", str(golden / "neg-t5-missing-shard" / "model.ckpt-0")]) == 0
-    assert main(["show", str(golden / "neg-t5-missing-shard" / "model.ckpt-0")]) == 0
+    assert main(["ls", str(golden / "missing-shard" / "model.ckpt-0")]) == 0
+    assert main(["show", str(golden / "missing-shard" / "model.ckpt-0")]) == 0
     assert tfckpt.DataType.DT_BFLOAT16.short_name in capsys.readouterr().out
 
 

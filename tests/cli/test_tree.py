@@ -86,7 +86,7 @@ def test_the_docstring_shows_a_real_tree(tmp_path: Path, capsys: Output) -> None
     assert shown == [line[4:] for line in f"    object{from_docstring}".splitlines()]
 
 
-@pytest.mark.parametrize("folder", ["serving-half_plus_two_tf2", "tract-keras-tf2", "rust-regression-savedmodel"])
+@pytest.mark.parametrize("folder", ["digits-module", "digits-keras2-savedmodel", "digits-keras3-savedmodel"])
 def test_real_checkpoints(folder: str, capsys: Output) -> None:
     """Every tensor but the graph stands in the tree exactly once, and all are in the file."""
     with tfckpt.load_checkpoint(GOLDEN / folder) as reader:

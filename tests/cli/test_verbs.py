@@ -25,7 +25,7 @@ def damaged(tmp_path: Path) -> str:
 
 
 def test_verify_a_sound_checkpoint(golden: Path, capsys: Output) -> None:
-    source = str(golden / "t2t-transformer_test_ckpt")
+    source = str(golden / "digits-transformer")
     assert main(["verify", source]) == 0
     assert capsys.readouterr().out == "all is well: 250 tensors\n"
     assert main(["verify", source, "--verbose"]) == 0
@@ -61,7 +61,7 @@ def test_good_tensors_can_be_saved(damaged: str, tmp_path: Path, capsys: Output)
     assert main(["convert", damaged, str(tmp_path / "m.safetensors"), "--exclude", "^b$"]) == 0
 
 
-@pytest.mark.parametrize("name", ["neg-t5-missing-shard/model.ckpt-0", "neg-starreduction-lfs-data/weights"])
+@pytest.mark.parametrize("name", ["missing-shard/model.ckpt-0", "git-lfs-pointer/weights"])
 def test_verify_what_is_incomplete(golden: Path, name: str, capsys: Output) -> None:
     assert main(["verify", str(golden / name)]) == 1
     text = capsys.readouterr().out
@@ -69,8 +69,8 @@ def test_verify_what_is_incomplete(golden: Path, name: str, capsys: Output) -> N
 
 
 def test_verify_version_1(golden: Path, capsys: Output) -> None:
-    assert main(["verify", str(golden / "v1-td-gammon" / "checkpoint-447880")]) == 0
-    assert capsys.readouterr().out == "all is well: 16 tensors\n"
+    assert main(["verify", str(golden / "digits-v1" / "checkpoint-288")]) == 0
+    assert capsys.readouterr().out == "all is well: 9 tensors\n"
 
 
 def test_verify_is_for_checkpoints(tmp_path: Path, capsys: Output) -> None:
@@ -81,10 +81,10 @@ def test_verify_is_for_checkpoints(tmp_path: Path, capsys: Output) -> None:
 
 def test_convert_then_diff(golden: Path, tmp_path: Path, capsys: Output) -> None:
     """The main job, as people type it; a changed element is found, a tolerance forgives it."""
-    source, target = str(golden / "t2t-transformer_test_ckpt"), str(tmp_path / "m.safetensors")
+    source, target = str(golden / "digits-transformer"), str(tmp_path / "m.safetensors")
     assert main(["convert", source, target]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "converted 250 tensors, 1.67 MB, to safetensors:",
+        "converted 250 tensors, 360 kB, to safetensors:",
         f"  {target}",
     ]
     assert main(["diff", source, target]) == 0
@@ -99,9 +99,9 @@ def test_convert_then_diff(golden: Path, tmp_path: Path, capsys: Output) -> None
 
 
 def test_convert_options(golden: Path, tmp_path: Path, capsys: Output) -> None:
-    source = str(golden / "t2t-transformer_test_ckpt")
+    source = str(golden / "digits-transformer")
     options = ["--include", "^transformer/", "--rename", "^transformer/", "", "--rename", "/", ".", "--dtype", "bf16"]
-    arguments = ["convert", source, str(tmp_path / "out"), "--to", "safetensors", "--max-shard-size", "100KB", *options]
+    arguments = ["convert", source, str(tmp_path / "out"), "--to", "safetensors", "--max-shard-size", "20KB", *options]
     assert main([*arguments, "--dry-run", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["dry_run"] and list(tmp_path.iterdir()) == []

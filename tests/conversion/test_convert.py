@@ -27,9 +27,9 @@ from torch_tfckpt.storage.protocol import Buffer
 TARGETS = ("model.safetensors", "model.pt", "model.npz")
 # One of each kind: two shards and 250 tensors, version 1, SavedModel, object graph, every dtype, variants, partitions.
 GOLDEN = (
-    "t2t-transformer_test_ckpt",
-    "v1-td-gammon/checkpoint-447880",
-    "tfjs-int64_multiply",
+    "digits-transformer",
+    "digits-v1/checkpoint-288",
+    "digits-module",
     "tensorflow/object/object",
     "tensorflow/every-dtype/every-dtype",
     "tensorflow/v1-every-dtype/v1-every-dtype",
@@ -78,7 +78,7 @@ def test_converted_is_identical(golden: Path, tmp_path: Path, name: str, target:
 
 def test_transformer_reads_in_safetensors_itself(golden: Path, tmp_path: Path) -> None:
     """The oracle is not our own reader: the library loads all 250 tensors, with the values of the checkpoint."""
-    source = golden / "t2t-transformer_test_ckpt"
+    source = golden / "digits-transformer"
     convert(source, tmp_path / "m.safetensors")
     loaded = safetensors.torch.load_file(tmp_path / "m.safetensors")
     expected = tfckpt.load_file(source)
@@ -147,8 +147,8 @@ def test_pt_and_npz_are_read_by_torch_and_numpy(mixed: str, tmp_path: Path) -> N
 
 def test_sharded_output_reads_like_hugging_face(golden: Path, tmp_path: Path) -> None:
     """Shards of at most the wanted size, an index that names them, and together all the tensors."""
-    source = golden / "t2t-transformer_test_ckpt"
-    report = convert(source, tmp_path / "out", to="safetensors", max_shard_size="600KB")
+    source = golden / "digits-transformer"
+    report = convert(source, tmp_path / "out", to="safetensors", max_shard_size="130KB")
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     names = sorted(set(index["weight_map"].values()))
     assert names == [f"model-{n:05d}-of-{len(names):05d}.safetensors" for n in range(1, len(names) + 1)]
@@ -156,7 +156,7 @@ def test_sharded_output_reads_like_hugging_face(golden: Path, tmp_path: Path) ->
     merged: dict[str, torch.Tensor] = {}
     for name in names:
         shard = safetensors.torch.load_file(tmp_path / "out" / name)
-        assert sum(tensor.nbytes for tensor in shard.values()) <= 600_000
+        assert sum(tensor.nbytes for tensor in shard.values()) <= 130_000
         assert {index["weight_map"][tensor] for tensor in shard} == {name}
         merged |= shard
     assert index["metadata"] == {"total_size": sum(tensor.nbytes for tensor in merged.values())}
@@ -166,12 +166,12 @@ def test_sharded_output_reads_like_hugging_face(golden: Path, tmp_path: Path) ->
 
 def test_sharding_again_leaves_no_file_of_the_former(golden: Path, tmp_path: Path) -> None:
     """A loader would take a left-over single file, or index, for the model."""
-    source = golden / "t2t-transformer_test_ckpt"
+    source = golden / "digits-transformer"
     (tmp_path / "model-notes.safetensors").write_bytes(b"not ours")
     convert(source, tmp_path, to="safetensors")
-    convert(source, tmp_path, to="safetensors", max_shard_size="600KB")
+    convert(source, tmp_path, to="safetensors", max_shard_size="130KB")
     assert "model.safetensors" not in listing(tmp_path)
-    convert(source, tmp_path, to="safetensors", max_shard_size="1MB")
+    convert(source, tmp_path, to="safetensors", max_shard_size="200KB")
     assert [name for name in listing(tmp_path) if "of-00003" in name] == []
     convert(source, tmp_path, to="safetensors")
     assert listing(tmp_path) == ["model-notes.safetensors", "model.safetensors"]

@@ -141,7 +141,7 @@ class TestDirectories:
             assert value_at(path) == 1.0
 
     def test_saved_model_of_version_1(self, golden: Path) -> None:
-        with tfckpt.load_checkpoint(golden / "coriander-half_plus_two_sharded-v1") as reader:
+        with tfckpt.load_checkpoint(golden / "savedmodel-of-tensorflow-0") as reader:
             assert reader.version == 1
             assert len(reader.keys()) == 2
 

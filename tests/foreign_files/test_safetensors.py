@@ -56,7 +56,7 @@ def test_bytes_are_those_of_the_library(layout: dict[str, tuple[torch.dtype, tup
 
 def test_converted_file_is_that_of_save_file(golden: Path, tmp_path: Path) -> None:
     """Whole files: 250 tensors of a checkpoint through convert and through the library."""
-    source = golden / "t2t-transformer_test_ckpt"
+    source = golden / "digits-transformer"
     convert(source, tmp_path / "ours.safetensors")
     tensors = {name: torch.as_tensor(value) for name, value in tfckpt.load_file(source).items()}
     safetensors.torch.save_file(tensors, tmp_path / "theirs.safetensors", metadata={"format": "pt"})

@@ -180,7 +180,7 @@ def test_a_checkpoint_means_the_meta_graph_beside_it(tmp_path: Path, named: str)
 @pytest.mark.parametrize("named", ["old", "old-00000-of-00002", "old-?????-of-00002"])
 def test_a_version_1_checkpoint_means_the_meta_graph_beside_it(tmp_path: Path, golden: Path, named: str) -> None:
     """Its file; one of its shards, and the pattern of them."""
-    table = (golden / "v1-td-gammon" / "checkpoint-447880").read_bytes()
+    table = (golden / "digits-v1" / "checkpoint-288").read_bytes()
     for name in ("old", "old-00000-of-00002", "old-00001-of-00002"):
         (tmp_path / name).write_bytes(table)
     (tmp_path / "old.meta").write_bytes(binary())
@@ -304,7 +304,7 @@ def test_a_git_lfs_pointer_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("named", ["m.index", "m.data-00000-of-00001", "old"])
 def test_a_checkpoint_is_no_meta_graph(tmp_path: Path, golden: Path, named: str) -> None:
     """Where the meta graph is not beside it."""
-    (tmp_path / "old").write_bytes((golden / "v1-td-gammon" / "checkpoint-447880").read_bytes())
+    (tmp_path / "old").write_bytes((golden / "digits-v1" / "checkpoint-288").read_bytes())
     for suffix in ("index", "data-00000-of-00001"):
         (tmp_path / f"m.{suffix}").touch()
     error = refusal(tmp_path / named)

@@ -73,18 +73,18 @@ def test_nothing() -> None:
 
 def test_a_meta_file_of_version_1_of_tensorflow() -> None:
     """Variables from the collections, a saver, no signatures. Versions and counts as TensorFlow parses the file."""
-    found = summary_of(open_meta_graph(GOLDEN / "tf2onnx-regression" / "model.meta"))
-    assert found.vintage == Vintage("1.11.0", "b'v1.11.0-rc2-4-gc19e29306c'", "", 27, 0, [], False)
-    assert (found.nodes, found.of_saved_model, found.object_graph) == (128, False, None)
-    assert list(found.ops.items())[:3] == [("Const", 25), ("Identity", 14), ("Reshape", 11)]
+    found = summary_of(open_meta_graph(GOLDEN / "graph-of-tensorflow-1.11" / "model.meta"))
+    assert found.vintage == Vintage("1.11.0", "v1.11.0-0-gc19e29306c", "", 27, 0, [], False)
+    assert (found.nodes, found.of_saved_model, found.object_graph) == (49, False, None)
+    assert list(found.ops.items())[:3] == [("Const", 16), ("Assign", 4), ("Identity", 3)]
     assert [(each.name, each.dtype, each.shape, each.trainable, each.nbytes) for each in found.variables] == [
         ("W", DataType.DT_FLOAT, (), True, 4),
         ("b", DataType.DT_FLOAT, (), True, 4),
     ]
     assert found.collections == [
-        CollectionSummary("variables", "bytes_list", "VariableDef", 2),
-        CollectionSummary("trainable_variables", "bytes_list", "VariableDef", 2),
         CollectionSummary("train_op", "node_list", "", 1),
+        CollectionSummary("trainable_variables", "bytes_list", "VariableDef", 2),
+        CollectionSummary("variables", "bytes_list", "VariableDef", 2),
     ]
     assert found.savers == [] and found.saver == SaverSummary(
         "save/Const:0", "save/control_dependency:0", "save/restore_all", "V2", False, 5, 10000.0
@@ -93,27 +93,38 @@ def test_a_meta_file_of_version_1_of_tensorflow() -> None:
 
 def test_a_saved_model_of_version_2_of_tensorflow() -> None:
     """Functions, signatures with a default, an asset, Python objects."""
-    found = summary_of(open_meta_graph(GOLDEN / "serving-half_plus_two_tf2"))
+    found = summary_of(open_meta_graph(GOLDEN / "digits-module"))
     assert (found.of_saved_model, found.tags) == (True, ["serve"])
-    assert (found.nodes, len(found.functions), found.function_ops["ReadVariableOp"]) == (29, 14, 15)
-    assert sum(found.function_ops.values()) == sum(each.nodes for each in found.functions) == 122
-    assert sorted(each.name for each in found.variables) == ["a", "b", "c"]
+    assert (found.nodes, len(found.functions), found.function_ops["ReadVariableOp"]) == (33, 9, 13)
+    assert sum(found.function_ops.values()) == sum(each.nodes for each in found.functions) == 107
+    assert sorted(each.name for each in found.variables) == [
+        "authors", "hidden/bias", "hidden/kernel", "output/bias", "output/kernel", "seen", "version",
+    ]  # fmt: skip
     assert found.object_graph == ObjectGraphSummary(
         root="_generic_user_object",
-        nodes=24,
-        kinds={"bare_concrete_function": 12, "function": 6, "variable": 3, "user_object": 2, "asset": 1},
-        identifiers={"_generic_user_object": 1, "signature_map": 1},
-        concrete_functions=12,
-    )
-    assert list(found.object_graph.kinds.values()) == [12, 6, 3, 2, 1]
-    assert found.assets == [AssetSummary("foo.txt", ["asset_path_initializer:0"])]
+        nodes=27,
+        kinds={
+            "bare_concrete_function": 7, "variable": 7, "function": 5, "user_object": 5, "asset": 1, "constant": 1,
+            "resource": 1,
+        },
+        identifiers={"_generic_user_object": 4, "signature_map": 1},
+        concrete_functions=7,
+    )  # fmt: skip
+    assert list(found.object_graph.kinds.values()) == [7, 7, 5, 5, 1, 1, 1]
+    assert found.assets == [AssetSummary("digits.txt", ["asset_path_initializer:0"])]
     [served] = [each for each in found.signatures if each.name == "serving_default"]
     assert served == SignatureSummary(
         "serving_default",
         "tensorflow/serving/predict",
-        [TensorSummary("x", DataType.DT_FLOAT, (1,), ["serving_default_x:0"], "name")],
-        [TensorSummary("y", DataType.DT_FLOAT, (1,), ["StatefulPartitionedCall_5:0"], "name")],
-        ["x"],
+        [
+            TensorSummary("images", DataType.DT_FLOAT, (-1, 8, 8), ["serving_default_images:0"], "name"),
+            TensorSummary("temperature", DataType.DT_FLOAT, (), ["serving_default_temperature:0"], "name"),
+        ],
+        [
+            TensorSummary("logits", DataType.DT_FLOAT, (-1, 10), ["StatefulPartitionedCall_1:0"], "name"),
+            TensorSummary("name", DataType.DT_STRING, (-1,), ["StatefulPartitionedCall_1:1"], "name"),
+        ],
+        ["temperature"],
     )
 
 

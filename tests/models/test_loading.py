@@ -544,13 +544,13 @@ def test_real_weights_of_keras_s_save_weights(corpus: Path) -> None:
 
 
 def test_a_real_model_by_names(golden: Path) -> None:
-    """An Estimator's checkpoint, slots, powers and global_step in it: nothing of that is unexpected."""
+    """A TensorFlow 1 checkpoint with slots, powers and global_step: none of these is unexpected."""
     model = nn.ModuleDict({
-        "conv2d": nn.Conv2d(1, 32, 3), "conv2d_1": nn.Conv2d(32, 64, 3),
-        "dense": nn.Linear(64, 512), "dense_1": nn.Linear(512, 10),
+        "conv2d": nn.Conv2d(1, 8, 3), "conv2d_1": nn.Conv2d(8, 16, 3),
+        "dense": nn.Linear(64, 32), "dense_1": nn.Linear(32, 10),
     })  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters())
-    report = load_model(model, golden / "tf-trt-mnist-ckpt" / "model.ckpt-46900", optimizer=optimizer)
+    report = load_model(model, golden / "digits-cnn" / "model.ckpt-216", optimizer=optimizer)
     assert (len(report.sources), len(report.slots), report.prefix) == (8, 8, "")
 
 

@@ -9,7 +9,12 @@ GOLDEN: Final = Path(__file__).resolve().parent.parent / "golden"
 FOLDERS: Final = sorted(path.parent.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("expected.json"))
 
 
-def expected_of(folder: str) -> dict[str, Any]:
-    """The content of a folder's expected.json."""
-    content: dict[str, Any] = json.loads((GOLDEN / folder / "expected.json").read_text(encoding="utf-8"))
+def content_of(folder: Path) -> dict[str, Any]:
+    """The content of the folder's expected.json."""
+    content: dict[str, Any] = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
     return content
+
+
+def expected_of(folder: str) -> dict[str, Any]:
+    """The content of the expected.json of a folder of GOLDEN."""
+    return content_of(GOLDEN / folder)
