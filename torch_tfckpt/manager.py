@@ -57,10 +57,6 @@ class ManagedCheckpoint(Protocol):
         """Returns once nothing is being saved or restored any more."""
 
 
-def _now() -> float:
-    return time.time()
-
-
 class CheckpointManager:
     """Saves numbered checkpoints in `directory` and deletes old ones.
 
@@ -105,7 +101,7 @@ class CheckpointManager:
         *,
         keep_best: KeepBest | None = None,
         storage: Storage | None = None,
-        clock: Callable[[], float] = _now,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if max_to_keep is not None and max_to_keep <= 0:
             raise InvalidArgumentError(

@@ -65,7 +65,7 @@ def test_slices_are_planned_like_tensors(tmp_path: Path) -> None:
     plan = BundlePlan(2)
     for shard, text in enumerate(("0,2:-", "2,2:-")):
         part = TensorSlice.parse(text)
-        plan.add_slice("t", (4, 5), part, whole[part.to_index()], shard=shard)
+        plan.add("t", whole[part.to_index()], shard=shard, part=((4, 5), part))
     BundleSave(LOCAL, str(tmp_path / "m"), plan, Staging(SMALL), snapshot=False).finish()
     assert torch.equal(torch.as_tensor(tfckpt.load_variable(tmp_path / "m", "t")), whole)
 
@@ -87,7 +87,7 @@ def test_a_plan_that_cannot_be_leaves_no_trace(tmp_path: Path) -> None:
     with pytest.raises(tfckpt.InvalidArgumentError, match="meta"):
         plan.add("b", torch.ones(3, device="meta"), shard=0)
     for text in ("0,2", "1,2"):
-        plan.add_slice("c", (3,), TensorSlice.parse(text), torch.ones(2), shard=0)
+        plan.add("c", torch.ones(2), shard=0, part=((3,), TensorSlice.parse(text)))
     with pytest.raises(tfckpt.InvalidArgumentError, match="Overlapping slices"):
         BundleSave(LOCAL, str(tmp_path / "m"), plan, Staging(SMALL), snapshot=False)
     assert contents(tmp_path) == {}

@@ -81,30 +81,32 @@ class BundlePlan:
         self._partitioned: dict[bytes, _Partitioned] = {}
         self.shards = [ShardExtent() for _ in range(num_shards)]
 
-    def add(self, name: str, value: WritableValue, *, shard: int, dtype: DataType | None = None) -> None:
-        """Adds one tensor. Errors as BundleWriter.add."""
-        content, stored_as, shape = writable(name, value, dtype)
-        self._add(self._new_key(name), content, stored_as, shape, shard)
-
-    def add_slice(
+    def add(
         self,
         name: str,
-        full_shape: Shape,
-        part: TensorSlice,
         value: WritableValue,
         *,
         shard: int,
+        part: tuple[Shape, TensorSlice] | None = None,
         dtype: DataType | None = None,
     ) -> None:
-        """Adds one slice of a tensor of `full_shape`. Errors as BundleWriter.add_slice."""
+        """Adds a tensor, or one slice of a tensor. Errors as BundleWriter.add and add_slice.
+
+        Args:
+            part: Full shape of the tensor, and which slice of it `value` is; None: all of it.
+        """
         content, stored_as, shape = writable(name, value, dtype)
-        if part.shape_of(full_shape) != shape:
-            raise InvalidArgumentError(
-                f"tensor {quoted(name)}: Slice in shape_and_slice specification does not match the shape of the tensor "
-                f"to  save: {part} of {shape_text(full_shape)}, tensor: {shape_text(shape)}"
-            )
-        covers = part.covers(full_shape)
-        key = self._new_key(name) if covers else self._new_slice_key(name, full_shape, part, stored_as, shard)
+        if part is None:
+            key = self._new_key(name)
+        else:
+            full_shape, where = part
+            if where.shape_of(full_shape) != shape:
+                raise InvalidArgumentError(
+                    f"tensor {quoted(name)}: Slice in shape_and_slice specification does not match the shape of the "
+                    f"tensor to  save: {where} of {shape_text(full_shape)}, tensor: {shape_text(shape)}"
+                )
+            covers = where.covers(full_shape)
+            key = self._new_key(name) if covers else self._new_slice_key(name, full_shape, where, stored_as, shard)
         self._add(key, content, stored_as, shape, shard)
 
     def add_stored(self, name: str, dtype: DataType, shape: Shape, stored: bytes, checksum: int, *, shard: int) -> None:

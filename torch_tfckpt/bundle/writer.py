@@ -11,6 +11,7 @@ Source: BundleWriter in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spe
 """
 
 import enum
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -41,7 +42,41 @@ class State(enum.Enum):
     ABANDONED = "abandoned"
 
 
-class BundleWriter:
+class CheckpointWriter(ABC):
+    """Writes the checkpoint `path`: leaving the `with` block finishes it, an exception in the block abandons it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._state = State.OPEN
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write and publish everything added."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.abandon()
+
+    def _require_open(self, action: str) -> None:
+        if self._state is not State.OPEN:
+            raise FailedPreconditionError(
+                f"{printable(self._path)}: cannot {action}: {type(self).__name__} is closed ({self._state.value}). "
+                f"Make a new writer for another save"
+            )
+
+
+class BundleWriter(CheckpointWriter):
     """Writes the checkpoint `prefix`, tensor by tensor as they come.
 
     Args:
@@ -56,9 +91,8 @@ class BundleWriter:
     """
 
     def __init__(self, storage: Storage, prefix: str, *, num_shards: int = 1, alignment: int = 1) -> None:
+        super().__init__(prefix)
         self._plan = BundlePlan(num_shards, alignment)
-        self._prefix = prefix
-        self._state = State.OPEN
         self._waiting_bytes = 0
         self._pipeline = Pipeline()
         self._files: list[WritableFile] = []
@@ -101,7 +135,7 @@ class BundleWriter:
                 ones in dtype or full shape; or the tensor was added whole. Slices that overlap are found by `finish`.
         """
         self._require_open("add")
-        self._plan.add_slice(name, full_shape, part, value, shard=shard, dtype=dtype)
+        self._plan.add(name, value, shard=shard, part=(full_shape, part), dtype=dtype)
         self._write_when_enough()
 
     def add_stored(
@@ -149,17 +183,6 @@ class BundleWriter:
                 file.close()
         self._publication.abandon()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.finish()
-        else:
-            self.abandon()
-
     def _write_when_enough(self) -> None:
         """Writes what waits once it is QUEUE_BYTES or QUEUE_LENGTH. To be called after each tensor."""
         waiting = self._plan.waiting
@@ -173,18 +196,11 @@ class BundleWriter:
         self._waiting_bytes = 0
         self._plan.enter(write_tensors(self._pipeline, self._plan.waiting, self._files))
 
-    def _require_open(self, action: str) -> None:
-        if self._state is not State.OPEN:
-            raise FailedPreconditionError(
-                f"{printable(self._prefix)}: cannot {action}: BundleWriter is closed ({self._state.value}). Make a new "
-                f"writer for another save"
-            )
-
     @contextmanager
     def _failing(self) -> Iterator[None]:
         """Whatever goes wrong inside abandons the save; errors of the system say so."""
         try:
-            with saving(self._prefix):
+            with saving(self._path):
                 yield
         except BaseException:
             self.abandon()

@@ -230,7 +230,7 @@ class RetentionRecord:
         pins = sorted(name(key) for key in self._pins & mine)
         protected = [name(key) for key in self._protected if key in mine]
         metrics = {
-            name(key): {metric: _jsonable(value) for metric, value in values.items()}
+            name(key): {metric: value if math.isfinite(value) else repr(value) for metric, value in values.items()}
             for key, values in self._metrics.items()
             if key in mine
         }
@@ -270,10 +270,6 @@ class _RetentionFile:
 
 def _key(path: str) -> str:
     return path.rstrip("/") if is_url(path) else os.path.abspath(path)
-
-
-def _jsonable(value: float) -> float | str:
-    return value if math.isfinite(value) else repr(value)
 
 
 def _decode(text: bytes) -> _RetentionFile:

@@ -235,7 +235,7 @@ class SafetensorsSink:
             return f"safetensors has no type {info.type.name}"
         if name == METADATA_KEY:
             return "safetensors keeps this name for itself"
-        return None if _is_utf8(name) else "its name is not UTF-8"
+        return None if name.encode(errors="ignore").decode() == name else "its name is not UTF-8"
 
     def noted_type(self, info: TensorInfo) -> bool:
         return not info.type.is_plain and info.type.tensorflow is not None
@@ -326,11 +326,3 @@ class _ShardFile:
     def close(self) -> None:
         if self.file is not None:
             self.file.close()
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -156,11 +156,8 @@ def _table(content: dict[str, Any], key: str) -> Iterator[tuple[str, Any]]:
 def _decode_tensor(name: str, item: Any) -> tuple[TensorInfo, FileValue]:
     if not isinstance(item, dict):
         raise DataLossError("not a table")
-    kind, shape, encoded = (
-        ElementType.from_code(item.get("dtype")),
-        _decode_shape(item.get("shape")),
-        item.get("base64"),
-    )
+    kind, shape = ElementType.from_code(item.get("dtype")), _decode_shape(item.get("shape"))
+    encoded = item.get("base64")
     count = element_count(shape)
     if kind.is_string:
         if not isinstance(encoded, list) or len(encoded) != count:

@@ -69,12 +69,15 @@ def export_meta_graph(
         OSError: the file cannot be written; what was there is in place.
 
     Collections hold ints, floats, str, bytes, Any, variables, savers, and whatever has a name; one that mixes these is
-    left out, with a warning. Source: SAVER 6.
+    left out, with a warning.
     """
     options = ExportOptions(
         collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
     )
-    meta = _meta_graph_of(graph)
+    if graph is None:
+        meta = TensorsGraph().encoded(None)
+    else:
+        meta = graph.encoded() if isinstance(graph, ImportedMetaGraph) else meta_graph_of(graph)
     if graph_def is not None:
         graph_def = _message(GraphDef, graph_def)
         meta = _with_part(_with_part(meta, GRAPH, graph_def), META_INFO, _info(meta, graph_def))
@@ -95,12 +98,6 @@ def export_meta_graph(
             )
         meta = with_saver_def(meta, saver_def)
     return export(meta, options, filename, as_text=as_text)
-
-
-def _meta_graph_of(graph: ImportedMetaGraph | Message | None) -> RawMetaGraph:
-    if graph is None:
-        return TensorsGraph().encoded(None)
-    return graph.encoded() if isinstance(graph, ImportedMetaGraph) else meta_graph_of(graph)
 
 
 def _info(meta: RawMetaGraph, graph_def: GraphDef) -> MetaGraphDef.MetaInfoDef:

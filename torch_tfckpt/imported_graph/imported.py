@@ -124,7 +124,7 @@ def import_meta_graph(
 
     Nothing of the graph is executed, and nothing is added to the default collections.
     Cost: one read of the file, its size in memory; constants are not decoded. Memory for the variables is taken when
-    they are restored. Source: SAVER 6.
+    they are restored.
     """
     if isinstance(file_or_proto, Message):
         meta = chosen([meta_graph_of(file_or_proto)], tags, "MetaGraphDef")

@@ -172,14 +172,8 @@ def _is_set(value: Value) -> bool:
 
 def _stored_as(variable: Variable, info: SaveSliceInfo | None) -> Variable:
     """A variable under the key, and as the part, that its saver says."""
-    return Variable(
-        variable.tensor,
-        variable.name,
-        info,
-        device=variable.device,
-        trainable=variable.trainable,
-        dtype=variable.dtype,
-    )
+    device, trainable, dtype = variable.device, variable.trainable, variable.dtype
+    return Variable(variable.tensor, variable.name, info, device=device, trainable=trainable, dtype=dtype)
 
 
 def _slice_info(variable: GraphVariable, part: SaveSliceInfoDef, scope: str) -> SaveSliceInfo:

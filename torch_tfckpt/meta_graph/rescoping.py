@@ -13,6 +13,7 @@ tensorflow/python/framework/meta_graph.py, tensorflow/core/common_runtime/graph_
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
@@ -67,10 +68,7 @@ def in_import_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
             f"import_scope {quoted(scope)} is not a valid scope name. Begin it with a letter, a digit or a dot; _ - / "
             f"may follow"
         )
-
-    def renamed(name: str) -> str:
-        return scopes.prepend_name_scope(name, scope)
-
+    renamed = partial(scopes.prepend_name_scope, scope=scope)
     nodes = _NodeRenaming(kept=lambda _: True, name=renamed, input=renamed)
     return rewritten(
         meta,
@@ -99,11 +97,8 @@ def out_of_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
     if not scopes.scope_prefix(scope):
         return meta
 
-    def inside(name: str) -> bool:
-        return scopes.in_name_scope(name, scope)
-
-    def stripped(name: str) -> str:
-        return scopes.strip_name_scope(name, scope)
+    inside = partial(scopes.in_name_scope, scope=scope)
+    stripped = partial(scopes.strip_name_scope, scope=scope)
 
     def input_of(name: str) -> str:
         return stripped(name) if inside(name) else _unbound(name)

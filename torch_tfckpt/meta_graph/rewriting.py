@@ -74,13 +74,14 @@ def without_extraneous_savers(meta: RawMetaGraph, saver_def: SaverDef | None) ->
         removed = {name for name in nodes if name.startswith(scopes)}
         used = used_ops(meta, (node for name, node in nodes.items() if name not in removed))
 
-    def kept_node(node: memoryview) -> Chunks | None:
-        return None if Node(node).name in removed else [node]
-
     def kept_values(name: str, collection: CollectionDef) -> CollectionDef | None:
         if name == GraphKeys.SAVERS:
-            return _collection_of(saver_def) if saver_def is not None else None
+            savers = [] if saver_def is None else [encoded(saver_def)]
+            return CollectionDef(bytes_list=CollectionDef.BytesList(value=savers)) if savers else None
         return _without_nodes(name, collection, removed)
+
+    def kept_node(node: memoryview) -> Chunks | None:
+        return None if Node(node).name in removed else [node]
 
     edits: dict[int, Edit] = {COLLECTION: each_entry(CollectionDef, kept_values)}
     if removed:
@@ -196,10 +197,6 @@ def _scopes_of_saver(saver_def: SaverDef) -> set[str]:
 def _scope_of(name: str) -> str:
     """ "a/b" of "a/b/c"."""
     return name.removeprefix("^").rpartition("/")[0]
-
-
-def _collection_of(saver_def: SaverDef) -> CollectionDef:
-    return CollectionDef(bytes_list=CollectionDef.BytesList(value=[encoded(saver_def)]))
 
 
 def _without_nodes(name: str, collection: CollectionDef, removed: Collection[str]) -> CollectionDef | None:

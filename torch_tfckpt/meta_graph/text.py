@@ -18,7 +18,7 @@ from typing import Final
 
 from google.protobuf import any_pb2, duration_pb2, text_format, timestamp_pb2, wrappers_pb2
 from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, EncodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -193,15 +193,11 @@ def _pool() -> DescriptorPool:
             while messages:
                 message = messages.pop()
                 messages += message.nested_type
-                _rename_types(message)
+                for field in message.field:
+                    if field.type_name.startswith(f".{_OURS}."):
+                        field.type_name = f".{_THEIRS}.{field.type_name.removeprefix(f'.{_OURS}.')}"
         pool.Add(proto)  # type: ignore[no-untyped-call, unused-ignore]
     return pool
-
-
-def _rename_types(message: DescriptorProto) -> None:
-    for field in message.field:
-        if field.type_name.startswith(f".{_OURS}."):
-            field.type_name = f".{_THEIRS}.{field.type_name.removeprefix(f'.{_OURS}.')}"
 
 
 def _with_imports() -> list[FileDescriptor]:

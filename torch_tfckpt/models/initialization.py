@@ -77,7 +77,6 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
     scope gives a variable the shape that is stored; these are errors here.
 
     Cost: one read of the tensors, of a partitioned one up to one for each part; host memory of all of them.
-    Source: SAVER 8.
     """
     pairs = _pairs(assignment_map)
     variables = _Variables(model)

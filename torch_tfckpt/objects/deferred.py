@@ -14,15 +14,12 @@ from torch.nn.modules import module as hooks
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
-# Restores a child that has come.
-Restore = Callable[[object], object]
-
 # Parent -> local name -> what to do. Parents are held weakly, so a module that is forgotten takes its entries along.
 _WAITING: Final[Any] = WeakIdKeyDictionary()
 _INSTALLED: Final[list[RemovableHandle]] = []
 
 
-def defer(parent: object, local_name: str, restore: Restore) -> None:
+def defer(parent: object, local_name: str, restore: Callable[[object], object]) -> None:
     """Lets `restore` be called with the child of that name when `parent` gets it, instead of what waited before.
 
     Of parents other than modules somebody has to say so, by `child_added`.

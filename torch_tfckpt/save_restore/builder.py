@@ -64,7 +64,8 @@ class BaseSaverBuilder:
         if self.write_version == SaverDef.V1:
             with SlicesWriter(storage, filename) as writer:
                 for spec in specs_of(saveables):
-                    _add_to_version_1(writer, spec)
+                    shape, part = slice_of(spec) if spec.slice_spec else (None, None)
+                    writer.add(spec.name, value_of(spec), shape=shape, part=part, dtype=spec.dtype)
         else:
             BundleSave(storage, filename, _plan([saveables]), Staging(), snapshot=False).finish()
 
@@ -191,20 +192,9 @@ def _plan(groups: Sequence[Saveables]) -> BundlePlan:
     plan = BundlePlan(len(groups))
     for shard, group in enumerate(groups):
         for spec in specs_of(group):
-            if spec.slice_spec:
-                full_shape, part = slice_of(spec)
-                plan.add_slice(spec.name, full_shape, part, value_of(spec), shard=shard, dtype=spec.dtype)
-            else:
-                plan.add(spec.name, value_of(spec), shard=shard, dtype=spec.dtype)
+            part = slice_of(spec) if spec.slice_spec else None
+            plan.add(spec.name, value_of(spec), shard=shard, part=part, dtype=spec.dtype)
     return plan
-
-
-def _add_to_version_1(writer: SlicesWriter, spec: SaveSpec) -> None:
-    if spec.slice_spec:
-        full_shape, part = slice_of(spec)
-        writer.add(spec.name, value_of(spec), shape=full_shape, part=part, dtype=spec.dtype)
-    else:
-        writer.add(spec.name, value_of(spec), dtype=spec.dtype)
 
 
 def _read(reader: CheckpointReader, spec: SaveSpec) -> Value:

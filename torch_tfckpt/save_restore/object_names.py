@@ -77,7 +77,9 @@ def with_keys(saveables: Sequence[SaveableObject], names_to_keys: Mapping[str, s
     for saveable in saveables:
         if _is_alias_text(saveable):
             continue
-        names = [_stored_name(spec.name, aliases, names_to_keys) for spec in saveable.specs]
+        # Of the names of a tensor the first that is stored; its own where none is.
+        spellings = [(spec.name, *aliases.get(spec.name, ())) for spec in saveable.specs]
+        names = [next((each for each in known if each in names_to_keys), known[0]) for known in spellings]
         wanted.update(names)
         if _takes_values(saveable):
             missing.update(name for name in names if name not in names_to_keys)
@@ -125,11 +127,6 @@ def _aliases(saveables: Sequence[SaveableObject]) -> dict[str, list[str]]:
         for alias, name in json.loads(str(saveable.specs[0].tensor)).items():
             aliases.setdefault(name, []).append(alias)
     return aliases
-
-
-def _stored_name(name: str, aliases: Mapping[str, Sequence[str]], names_to_keys: Mapping[str, str]) -> str:
-    """Of the names of a tensor the first that is stored; `name` where none is."""
-    return next((each for each in (name, *aliases.get(name, ())) if each in names_to_keys), name)
 
 
 def _names_do_not_fit(missing: Collection[str], wanted: Collection[str], stored: Collection[str]) -> str:

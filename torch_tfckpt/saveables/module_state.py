@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -131,7 +132,6 @@ class _StoredKeys:
 
     def __init__(self, reader: CheckpointReader) -> None:
         self._reader = reader
-        self._shared: dict[str, str] | None = None
 
     def key_for(self, keys: list[str]) -> str:
         """The key to read for a tensor that has all these; the first of them where the checkpoint has none."""
@@ -140,14 +140,12 @@ class _StoredKeys:
             _log.info("one tensor here, stored apart: %s. The first is read", ", ".join(map(quoted, present)))
         if present:
             return present[0]
-        shared = self._names()
-        return next((shared[key] for key in keys if key in shared), keys[0])
+        return next((self._shared[key] for key in keys if key in self._shared), keys[0])
 
-    def _names(self) -> dict[str, str]:
+    @cached_property
+    def _shared(self) -> dict[str, str]:
         """Alias -> stored key, of all modules in the checkpoint. Read only when a name is missing."""
-        if self._shared is None:
-            self._shared = shared_names(self._reader)
-        return self._shared
+        return shared_names(self._reader)
 
 
 def shared_names(reader: CheckpointReader) -> dict[str, str]:

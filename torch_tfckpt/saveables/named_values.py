@@ -36,8 +36,6 @@ def named_values(var_list: object) -> dict[str, object]:
         TypeError: another form; a name that is no str; an element of a list that is no variable.
         AttributeError: an element of a list has no name.
         ValueError: one name for two variables, or for slices and a variable that is none.
-
-    Source: SAVER 1, var_list forms.
     """
     if isinstance(var_list, nn.Module):
         return {"": var_list}

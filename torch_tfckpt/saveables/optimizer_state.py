@@ -91,16 +91,12 @@ class OptimizerState:
 
     def __init__(self, optimizer: torch.optim.Optimizer, names: Callable[[], list[list[str]]]) -> None:
         self._optimizer = optimizer
-        self._names = names
-
-    def check_names(self) -> None:
-        """InvalidArgumentError as `parameter_names`."""
-        self._names()
+        self.names = names
 
     def value(self) -> object:
         """The state now. InvalidArgumentError as `parameter_names`."""
         packed = self._optimizer.state_dict()
-        names = self._names()
+        names = self.names()
         flat = [name for group in names for name in group]
         state = {key: value for key, value in packed["state"].items() if isinstance(key, int)}
         return {
@@ -127,7 +123,7 @@ class OptimizerState:
                 kind that lacks hyperparameters of this one.
         """
         groups, state = _parts(stored)
-        names = self._names()
+        names = self.names()
         self._check_parameters(names, groups, stored)
         for name in state.keys() - {name for group in groups for name in group["params"]}:
             raise InvalidArgumentError(f"there is state for {quoted(name)}, which is in none of the param_groups")

@@ -37,8 +37,6 @@ class SaveSpec:
         AssertionError: a function without dtype or device.
         InvalidArgumentError: no value that a checkpoint holds.
         UnimplementedError: TensorFlow has no such dtype.
-
-    Source: SAVER 1.
     """
 
     def __init__(
@@ -85,8 +83,6 @@ class SaveableObject:
         op: What is restored; two saveables with the same `op` cannot be saved under two names. None is like no other.
         specs: The values, in the order in which `restore` is given them. At least one.
         name: Under which texts and sorting know it; usually the name of its only spec.
-
-    Source: SAVER 1.
     """
 
     def __init__(self, op: object, specs: Sequence[SaveSpec], name: str) -> None:

@@ -120,9 +120,8 @@ class _Encoder:
         if kind in _PLAIN:
             return value
         if isinstance(value, np.generic | np.ndarray):
-            return {
-                "$ndarray" if isinstance(value, np.ndarray) else "$numpy": self._put(path, self._array(value, path))
-            }
+            tag = "$ndarray" if isinstance(value, np.ndarray) else "$numpy"
+            return {tag: self._put(path, self._array(value, path))}
         if isinstance(value, torch.Tensor):
             elsewhere = self._stored_as.get(id(value))
             return {"$tensor": self._put(path, value.detach()) if elsewhere is None else elsewhere}

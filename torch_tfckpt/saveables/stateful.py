@@ -4,7 +4,8 @@ Under the key K stands one string, the state as `state_tree` spells it, and unde
 are is looked up at every save, and at a restore in the file: an optimizer has its moments from the first step on only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -125,14 +126,19 @@ def placed_like(new: Any, old: object) -> Any:
     return new
 
 
-def state_to_save(key: str, state: SaveableState) -> list[SaveableObject]:
+def state_to_save(
+    key: str, state: SaveableState, stored_as: Mapping[int, str] = MappingProxyType({})
+) -> list[SaveableObject]:
     """The state now: its text under `key`, then each tensor as a saveable of its own, for each lives on its own device.
+
+    Args:
+        stored_as: As of `flatten`.
 
     Raises:
         TypeError: something in it can only be pickled; the text has its path.
         InvalidArgumentError, UnimplementedError: as `flatten` and SaveSpec.
     """
-    text, tensors = flatten(state.value(), key)
+    text, tensors = flatten(state.value(), key, stored_as=stored_as)
     saveables = [SaveableObject(None, [SaveSpec(text, "", key)], key)]
     return saveables + [SaveableObject(None, [SaveSpec(tensor, "", name)], name) for name, tensor in tensors.items()]
 
@@ -147,19 +153,14 @@ def state_to_restore(key: str, state: SaveableState, reader: CheckpointReader) -
 
     Cost: reads the text, and of tensors their entries in the index.
     """
-    stand_ins, value = _looked_at(key, reader)
+    stand_ins, value = stored_state(key, reader)
     with error_context(f"{reader.path}: state {quoted(key)}"):
         state.plan(value)
     return _StoredState(key, state, stand_ins, {name: reader.dtype(name) for name in stand_ins})
 
 
-def stored_state(key: str, reader: CheckpointReader) -> object:
-    """The value of a stored state, with stand-ins for its tensors. Errors and cost as `state_to_restore`."""
-    return _looked_at(key, reader)[1]
-
-
-def _looked_at(key: str, reader: CheckpointReader) -> tuple[dict[str, torch.Tensor], object]:
-    """Stand-ins of all tensors that a stored text names, and the value with them."""
+def stored_state(key: str, reader: CheckpointReader) -> tuple[dict[str, torch.Tensor], object]:
+    """Stand-ins of all tensors that a stored text names, and the value with them. Errors as `state_to_restore`."""
     text = read_text(reader, key)
     with error_context(f"{reader.path}: state {quoted(key)}"):
         stand_ins = {name: _stand_in(reader, name) for name in tensor_keys(text)}

@@ -141,8 +141,6 @@ def saveables_of(key: str, value: VarListValue) -> list[SaveableObject]:
         ValueError: a list whose elements are not slices of one tensor.
         TypeError: an object gives something else than what can be saved.
         InvalidArgumentError, UnimplementedError: as VariableSaveable.
-
-    Source: SAVER 1, var_list forms.
     """
     if isinstance(value, SaveableObject):
         return [value]

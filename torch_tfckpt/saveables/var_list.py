@@ -153,7 +153,7 @@ class VarList:
                 if isinstance(state, ContainerState):
                     flatten(state.value(), key)
                 elif isinstance(state, OptimizerState):
-                    state.check_names()
+                    state.names()  # raises if one has none
 
 
 def _is_saved(value: object) -> TypeGuard[VarListValue]:

@@ -26,8 +26,6 @@ class SaveSliceInfo:
 
     Raises:
         InvalidArgumentError: the part does not lie inside the whole, or the numbers of dimensions differ.
-
-    Source: SAVER 1.
     """
 
     def __init__(

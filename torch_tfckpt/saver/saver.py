@@ -79,7 +79,7 @@ class Saver(ExportsMetaGraph):
 
     Values, the state of optimizers included, are looked up anew at every save and restore. What changes in `var_list`
     itself after construction is not seen.
-    Threads: one at a time. Source: SAVER 4.
+    Threads: one at a time.
     """
 
     def __init__(

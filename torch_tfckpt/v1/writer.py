@@ -13,20 +13,13 @@ Source: tensorflow/core/util/tensor_slice_writer.{h,cc}; spec: FORMATS 3.
 
 import os
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import torch
 
 from torch_tfckpt.bundle.publish import make_durable, saving
-from torch_tfckpt.bundle.writer import State
-from torch_tfckpt.errors import (
-    FailedPreconditionError,
-    InvalidArgumentError,
-    NotFoundError,
-    UnimplementedError,
-    error_context,
-)
+from torch_tfckpt.bundle.writer import CheckpointWriter, State
+from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError, error_context
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.saved_tensor_slices import META_KEY, VALUE_FIELDS, SavedSliceMeta, encode_meta, encode_slice
 from torch_tfckpt.format.table import TableBuilder
@@ -49,7 +42,7 @@ class _AddedTensor:
     parts: list[TensorSlice] = field(default_factory=list)
 
 
-class SlicesWriter:
+class SlicesWriter(CheckpointWriter):
     """Writes the file `path`. Its folder must exist; a file of that name is replaced in one step at the end.
 
     Cost: a table is written in the order of its keys, so everything added is kept in memory, encoded, until the end: 4
@@ -58,8 +51,8 @@ class SlicesWriter:
     """
 
     def __init__(self, storage: Storage, path: str) -> None:
-        self._storage, self._path = storage, path
-        self._state = State.OPEN
+        super().__init__(path)
+        self._storage = storage
         self._tensors: dict[str, _AddedTensor] = {}  # in the order of their first slices
         self._records: dict[bytes, bytes] = {}
 
@@ -125,24 +118,6 @@ class SlicesWriter:
         if self._state is State.OPEN:
             self._state = State.ABANDONED
         self._records.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.finish()
-        else:
-            self.abandon()
-
-    def _require_open(self, call: str) -> None:
-        if self._state is not State.OPEN:
-            raise FailedPreconditionError(
-                f"{printable(self._path)}: cannot {call}: SlicesWriter is closed ({self._state.value}). Make a new "
-                f"writer for another save"
-            )
 
     def _check_overlaps(self) -> None:
         for name, tensor in self._tensors.items():

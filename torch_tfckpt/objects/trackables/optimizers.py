@@ -26,8 +26,7 @@ from torch_tfckpt.optimizers.tensorflow import FoundSlot, StatePlan, StoredOptim
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.optimizer_state import OptimizerState, plan_for_some, stored_parameters
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.state_tree import flatten
-from torch_tfckpt.saveables.stateful import state_to_restore, stored_state
+from torch_tfckpt.saveables.stateful import state_to_restore, state_to_save, stored_state
 from torch_tfckpt.saveables.variables import Variable
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value, value_dtype
@@ -105,17 +104,13 @@ class OptimizerTrackable(Trackable):
             TypeError: state that could only be pickled.
         """
         key = checkpoint_key(path, PYTHON_STATE)
-        text, tensors = flatten(OptimizerState(self.optimizer, lambda: self._names(paths)).value(), key, stored_as=keys)
-        saveables = [SaveableObject(None, [SaveSpec(text, "", key)], key)]
-        return saveables + [
-            SaveableObject(None, [SaveSpec(tensor, "", name)], name) for name, tensor in tensors.items()
-        ]
+        return state_to_save(key, OptimizerState(self.optimizer, lambda: self._names(paths)), keys)
 
     def stored_paths(self, stored: StoredNode) -> set[str]:
         """Where the parameters stand that the stored optimizer has state for. Errors as `state_to_restore`."""
         key = checkpoint_key(stored.path, PYTHON_STATE)
         if key in stored.reader:
-            state = stored_state(key, stored.reader)
+            _, state = stored_state(key, stored.reader)
             with error_context(f"{stored.reader.path}: state {quoted(key)}"):
                 return stored_parameters(state)
         slots = slot_variables(stored.graph, stored.node_id)
