@@ -3,7 +3,6 @@
 import copy
 import gc
 import random
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from saver_files import same
+from storages import GatedStorage
 from torch import nn
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.options import CheckpointOptions
-from torch_tfckpt.transfer.pipeline import write_pieces
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -251,29 +250,16 @@ class TestObjects:
         assert rooted == {"0.weight": "0/weight" + VALUE, "0.bias": "0/bias" + VALUE}
 
 
-class Gate:
-    """Lets the bytes of files through once it is open."""
-
-    def __init__(self) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
-
-    def write(self, *arguments: Any) -> list[int]:
-        self.reached.set()
-        assert self.opened.wait(60), "nobody opened the gate"
-        return write_pieces(*arguments)
-
-
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Closed, in front of the threads that write files."""
-    gate = Gate()
-    monkeypatch.setattr("torch_tfckpt.transfer.transfer.write_pieces", gate.write)
+def gate() -> Iterator[GatedStorage]:
+    """Closed; opened at the end for whoever still waits."""
+    gate = GatedStorage()
     yield gate
     gate.opened.set()
 
 
 class TestBesideTraining:
-    def test_the_values_are_those_of_the_call(self, tmp_path: Path, gate: Gate) -> None:
+    def test_the_values_are_those_of_the_call(self, tmp_path: Path, gate: GatedStorage) -> None:
         """save_async returns when training may go on; what training does then is not in the checkpoint, nor in the
         texts of it."""
         model = nn.Linear(2, 2)
@@ -281,7 +267,7 @@ class TestBesideTraining:
         model(torch.ones(1, 2)).sum().backward()
         optimizer.step()
         extra = {"lr": 0.5}
-        checkpoint = Checkpoint(model=model, optimizer=optimizer, extra=extra)
+        checkpoint = Checkpoint(model=model, optimizer=optimizer, extra=extra, storage=gate)
         weight, moment = model.weight.tolist(), optimizer.state[model.weight]["exp_avg"].tolist()
         handle = checkpoint.save_async(tmp_path / "m")
         assert gate.reached.wait(60)
@@ -299,11 +285,11 @@ class TestBesideTraining:
         assert optimizer.state[model.weight]["exp_avg"].tolist() == moment
         assert extra == {"lr": 0.5}
 
-    def test_one_at_a_time(self, tmp_path: Path, gate: Gate) -> None:
+    def test_one_at_a_time(self, tmp_path: Path, gate: GatedStorage) -> None:
         """SAVER 7: enable_async returns the path before it exists; the next call, restore and sync wait."""
         options = CheckpointOptions(enable_async=True)
         v = torch.tensor(1.0)
-        checkpoint = Checkpoint(v=v)
+        checkpoint = Checkpoint(v=v, storage=gate)
         path = checkpoint.save(tmp_path / "m", options)
         assert gate.reached.wait(60)
         assert path == str(tmp_path / "m-1") and not tfckpt.checkpoint_exists(path)

@@ -10,43 +10,21 @@ from typing import Any
 import pytest
 import torch
 from saver_files import VERSIONS, names_in
+from storages import GatedStorage
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt import BaseSaverBuilder, SaveHandle, Saver, SaverDef, StagingOptions, Variable
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.transfer.pipeline import write_pieces
 
-WRITE = "torch_tfckpt.transfer.transfer.write_pieces"  # what puts bytes into files
 PATIENCE = 60.0  # seconds after which a wait has failed
 SMALL = StagingOptions(buffer_bytes=1 << 20, async_bytes=1 << 20, save_bytes=1 << 20)
 
 
-class Gate:
-    """Lets writes through once it is open; `error` is what they fail with then."""
-
-    def __init__(self) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
-        self.error: Exception | None = None
-
-    def wait(self) -> None:
-        """Called by who writes."""
-        self.reached.set()
-        assert self.opened.wait(PATIENCE), "nobody opened the gate"
-        if self.error is not None:
-            raise self.error
-
-
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Closed before the bytes of every file, in front of the threads that write them."""
-    gate = Gate()
-
-    def gated(*arguments: Any) -> list[int]:
-        gate.wait()
-        return write_pieces(*arguments)
-
-    monkeypatch.setattr(WRITE, gated)
+def gate() -> Iterator[GatedStorage]:
+    """Closed; opened at the end for whoever still waits."""
+    gate = GatedStorage()
     yield gate
     gate.opened.set()
 
@@ -54,7 +32,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 class Gated(BaseSaverBuilder):
     """A builder that waits before it writes."""
 
-    def __init__(self, gate: Gate, version: int = SaverDef.V2) -> None:
+    def __init__(self, gate: GatedStorage, version: int = SaverDef.V2) -> None:
         super().__init__(version)
         self._gate = gate
 
@@ -77,11 +55,11 @@ def disk_full() -> OSError:
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_values_may_change_once_it_has_returned(tmp_path: Path, gate: Gate, sharded: bool) -> None:
+def test_values_may_change_once_it_has_returned(tmp_path: Path, gate: GatedStorage, sharded: bool) -> None:
     """CASES 4: what is written are copies in host memory, all made before a byte is written; what training does then is
     not in the file."""
     var_list = [Variable(torch.full((1000,), float(i)), f"v{i}", device=f"/cpu:{i}") for i in range(3)]
-    saver = Saver(var_list, sharded=sharded)
+    saver = Saver(var_list, sharded=sharded, storage=gate)
     handle = saver.save_async(tmp_path / "m", 1)
     assert handle.staged.is_set() and not handle.done()
     assert not (tmp_path / "m-1.index").exists() and not (tmp_path / "checkpoint").exists()
@@ -100,7 +78,7 @@ def test_values_may_change_once_it_has_returned(tmp_path: Path, gate: Gate, shar
 @pytest.mark.parametrize("sharded", [False, True])
 def test_values_may_change_with_a_builder_that_writes_itself(tmp_path: Path, version: int, sharded: bool) -> None:
     """Everything is copied then, whole tensors, parts and results of functions."""
-    gate = Gate()
+    gate = GatedStorage()
     whole = torch.arange(8.0).reshape(4, 2)
     info = [tfckpt.SaveSliceInfo("w", [4, 2], [begin, 0], [2, 2]) for begin in (0, 2)]
     parts = [Variable(whole[2 * i : 2 * i + 2], f"w/{i}", info[i], device=f"/cpu:{i}") for i in range(2)]
@@ -119,10 +97,10 @@ def test_values_may_change_with_a_builder_that_writes_itself(tmp_path: Path, ver
     assert stored["text"].item() == b"before"
 
 
-def test_what_does_not_fit_waits_for_the_disk(tmp_path: Path, gate: Gate) -> None:
+def test_what_does_not_fit_waits_for_the_disk(tmp_path: Path, gate: GatedStorage) -> None:
     """`async_bytes` is honoured: staged once earlier bytes are written; with block_until_staged=False it is told."""
     big = torch.arange(1 << 20, dtype=torch.float32)  # 4 MiB through 1 MiB
-    saver = Saver({"v": big}, staging=SMALL)
+    saver = Saver({"v": big}, staging=SMALL, storage=gate)
     handle = saver.save_async(tmp_path / "m", block_until_staged=False)
     assert gate.reached.wait(PATIENCE)
     assert not handle.staged.is_set() and not handle.done()
@@ -133,9 +111,9 @@ def test_what_does_not_fit_waits_for_the_disk(tmp_path: Path, gate: Gate) -> Non
     assert torch.equal(big, torch.arange(1 << 20, dtype=torch.float32))
 
 
-def test_it_blocks_until_staged(tmp_path: Path, gate: Gate) -> None:
+def test_it_blocks_until_staged(tmp_path: Path, gate: GatedStorage) -> None:
     """By default a caller who goes on may change the values, however long copying takes."""
-    saver = Saver({"v": torch.zeros(1 << 20)}, staging=SMALL)
+    saver = Saver({"v": torch.zeros(1 << 20)}, staging=SMALL, storage=gate)
     handles: list[SaveHandle] = []
     thread = on_a_thread(lambda: handles.append(saver.save_async(tmp_path / "m")))
     assert gate.reached.wait(PATIENCE)
@@ -145,9 +123,10 @@ def test_it_blocks_until_staged(tmp_path: Path, gate: Gate) -> None:
     assert handles[0].staged.is_set() and handles[0].result(PATIENCE) == str(tmp_path / "m")
 
 
-def test_a_small_save_is_staged_without_blocking_too(tmp_path: Path, gate: Gate) -> None:
+def test_a_small_save_is_staged_without_blocking_too(tmp_path: Path, gate: GatedStorage) -> None:
     """block_until_staged=False of what fits: `staged` comes by itself, before anything is written."""
-    handle = Saver({"v": torch.zeros(5)}).save_async(tmp_path / "m", block_until_staged=False)
+    saver = Saver({"v": torch.zeros(5)}, storage=gate)
+    handle = saver.save_async(tmp_path / "m", block_until_staged=False)
     assert handle.staged.wait(PATIENCE) and not handle.done()
     gate.opened.set()
     assert handle.result(PATIENCE) == str(tmp_path / "m")
@@ -168,9 +147,9 @@ def test_a_handle_lets_go_of_the_values(tmp_path: Path) -> None:
 # One at a time.
 
 
-def test_a_busy_saver_skips(tmp_path: Path, gate: Gate) -> None:
+def test_a_busy_saver_skips(tmp_path: Path, gate: GatedStorage) -> None:
     """if_busy="skip": nothing is written and nobody waits; the handle says so. Once free, it saves."""
-    saver = Saver({"v": torch.zeros(1)})
+    saver = Saver({"v": torch.zeros(1)}, storage=gate)
     first = saver.save_async(tmp_path / "m", 1)
     assert gate.reached.wait(PATIENCE)
     skipped = saver.save_async(tmp_path / "m", 2, if_busy="skip")
@@ -183,10 +162,10 @@ def test_a_busy_saver_skips(tmp_path: Path, gate: Gate) -> None:
 
 
 @pytest.mark.parametrize("call", ["save", "save_async", "restore", "sync", "close", "pin", "set_last_checkpoints"])
-def test_a_busy_saver_waits(tmp_path: Path, gate: Gate, call: str) -> None:
+def test_a_busy_saver_waits(tmp_path: Path, gate: GatedStorage, call: str) -> None:
     """Whatever comes next comes after the save, so nothing it does is undone by it."""
-    saver = Saver({"v": torch.zeros(1)}, max_to_keep=2)
-    other = Saver({"v": torch.zeros(1)})
+    saver = Saver({"v": torch.zeros(1)}, max_to_keep=2, storage=gate)
+    other = Saver({"v": torch.zeros(1)}, storage=gate)
     gate.opened.set()
     old = other.save(tmp_path / "old")
     gate.opened.clear()
@@ -256,20 +235,18 @@ def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["save", "save_async", "restore", "sync", "close", "with"])
-def test_an_error_is_raised_by_the_next_call_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_an_error_is_raised_by_the_next_call_once(tmp_path: Path, gate: GatedStorage, call: str) -> None:
     """It comes out of whatever is called next, in full; the call after that is as any other."""
     before = Saver({"v": torch.ones(1)}).save(tmp_path / "before")
     state = (tmp_path / "checkpoint").read_text()
 
-    def full(*arguments: Any) -> list[int]:
-        raise disk_full()
-
-    saver = Saver({"v": torch.zeros(1)})
-    monkeypatch.setattr(WRITE, full)
+    gate.opened.set()
+    gate.error = disk_full()
+    saver = Saver({"v": torch.zeros(1)}, storage=gate)
     handle = saver.save_async(tmp_path / "m", 1)
     assert handle.staged.wait(PATIENCE)
     handle._done.wait(PATIENCE)
-    monkeypatch.setattr(WRITE, write_pieces)
+    gate.error = None
 
     def leave_a_with_block() -> None:
         with saver:
@@ -292,9 +269,9 @@ def test_an_error_is_raised_by_the_next_call_once(tmp_path: Path, monkeypatch: p
     assert saver.last_checkpoints == ([str(tmp_path / "m-2")] if call.startswith("save") else [])
 
 
-def test_an_error_that_was_heard_is_not_raised_again(tmp_path: Path, gate: Gate) -> None:
+def test_an_error_that_was_heard_is_not_raised_again(tmp_path: Path, gate: GatedStorage) -> None:
     """result() raises it each time it is asked; the saver no more."""
-    saver = Saver({"v": torch.zeros(1)})
+    saver = Saver({"v": torch.zeros(1)}, storage=gate)
     handle = saver.save_async(tmp_path / "m")
     gate.error = disk_full()
     gate.opened.set()
@@ -307,9 +284,9 @@ def test_an_error_that_was_heard_is_not_raised_again(tmp_path: Path, gate: Gate)
     assert saver.save(tmp_path / "m") == str(tmp_path / "m")
 
 
-def test_two_errors_are_two(tmp_path: Path, gate: Gate) -> None:
+def test_two_errors_are_two(tmp_path: Path, gate: GatedStorage) -> None:
     """The second save does not begin before the first one's error was raised; nothing is swallowed between."""
-    saver = Saver({"v": torch.zeros(1)})
+    saver = Saver({"v": torch.zeros(1)}, storage=gate)
     gate.error = disk_full()
     gate.opened.set()
     saver.save_async(tmp_path / "m", 1)

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
-from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.local import LOCAL, LocalOutput, LocalStorage
 from torch_tfckpt.storage.protocol import Buffer, ReadableFile, Storage, WritableFile
 
 # 2**8 states of the disk are looked at after each operation.
@@ -454,3 +454,35 @@ class SwitchedStorage:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.current, name)
+
+
+class GatedStorage(LocalStorage):
+    """LOCAL, but that nothing is written into data files before `opened` is set; then it fails with `error`, if set."""
+
+    PATIENCE: Final = 60.0  # seconds after which a wait has failed
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+
+    def create(self, path: str) -> LocalOutput:
+        return _GatedOutput(path, self) if ".data-" in path else super().create(path)
+
+    def wait(self) -> None:
+        """Called by whoever writes."""
+        self.reached.set()
+        assert self.opened.wait(self.PATIENCE), "nobody opened the gate"
+        if self.error is not None:
+            raise self.error
+
+
+class _GatedOutput(LocalOutput):
+    """A file whose writes wait for the gate."""
+
+    def __init__(self, path: str, gate: GatedStorage) -> None:
+        super().__init__(path)
+        self._gate = gate
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        self._gate.wait()
+        super().write(offset, buffers)
