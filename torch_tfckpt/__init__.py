@@ -45,7 +45,8 @@ from torch_tfckpt.save_restore.handle import SaveHandle
 from torch_tfckpt.save_restore.object_names import object_graph_key_mapping
 from torch_tfckpt.saveables.rng_state import RNGState
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.variables import PartitionedVariable, SaveSliceInfo, Variable
+from torch_tfckpt.saveables.slice_info import SaveSliceInfo
+from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.saver.factories import get_saver_or_default, saver_from_object_based_checkpoint
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
