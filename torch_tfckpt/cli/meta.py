@@ -17,7 +17,8 @@ from typing import Any, Final, TypeVar
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
-from torch_tfckpt.cli.console import say, show, show_json, show_table
+from torch_tfckpt.cli.console import say, show, show_json
+from torch_tfckpt.cli.tables import show_table
 from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from torch_tfckpt.cli.console import progress_bar, say, show, show_json, show_table
+from torch_tfckpt.cli.console import say, show, show_json
+from torch_tfckpt.cli.tables import progress_bar, show_table
 from torch_tfckpt.conversion.tensor_statistics import exact_numbers, has_numbers, statistics_of
 from torch_tfckpt.errors import CheckpointError, NotFoundError
 from torch_tfckpt.foreign_files.formats import open_source

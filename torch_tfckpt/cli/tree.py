@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final, NamedTuple
 
-from torch_tfckpt.cli.console import say, show, show_json, show_table
+from torch_tfckpt.cli.console import say, show, show_json
 from torch_tfckpt.cli.show import Row, as_json, cells, rows_of, total_of, totals, unmatched
+from torch_tfckpt.cli.tables import show_table
 from torch_tfckpt.errors import NotFoundError
 from torch_tfckpt.foreign_files.formats import open_source
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
