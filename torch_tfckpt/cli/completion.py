@@ -7,7 +7,6 @@ The script completes verbs, options, choices and file names without starting Pyt
 
 import argparse
 import sys
-from collections.abc import Mapping
 from typing import Final
 
 SHELLS: Final = ("bash", "zsh", "tcsh")
@@ -42,7 +41,7 @@ def add_completion(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _mark_paths(parser: argparse.ArgumentParser, files: Mapping[str, str], directories: Mapping[str, str]) -> None:
+def _mark_paths(parser: argparse.ArgumentParser, files: object, directories: object) -> None:
     """Tell shtab, by the attribute that it looks for, which arguments of the parser and its verbs are paths."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
