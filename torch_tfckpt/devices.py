@@ -1,8 +1,8 @@
-"""How a device is spelt: torch's "cuda:1" and TensorFlow's "/gpu:1" are one "/device:GPU:1".
+"""Device names: torch's "cuda:1" and TensorFlow's "/gpu:1" both become "/device:GPU:1".
 
-Saveables are grouped by this text; an empty one stands for no device in particular and sorts first.
+Saveables are grouped by this name. An empty name means no particular device and sorts first.
 
-Source: tensorflow/python/framework/device_spec.py; spec: SAVER 2.
+Source: tensorflow/python/framework/device_spec.py.
 """
 
 import functools
@@ -16,27 +16,27 @@ from torch_tfckpt.text import quoted
 
 HOST: Final = "/device:CPU:0"
 _ORDER: Final = ("job", "replica", "task", "device")
-_MAX_DIGITS: Final = 18  # of numbers; a text may have any
+_MAX_DIGITS: Final = 18  # of numbers; a device string may contain longer ones
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+")
-# Types that stand without "device:" before them: TensorFlow's, and torch's that have no name of TensorFlow's.
+# Types that may appear without "device:": TensorFlow's own, and the torch types that TensorFlow has no name for.
 _SHORT: Final = {"CPU", "GPU", "TPU", "XLA_CPU", "XLA_GPU", "CUDA", "MPS", "XPU", "HPU", "META"}
 
 
 def canonical_device(device: torch.device | str | None) -> str:
-    """TensorFlow's spelling of `device`.
+    """Return TensorFlow's name for `device`.
 
     Args:
-        device: A torch device, its text ("cpu", "cuda:1"), TensorFlow's text ("/gpu:1", "/job:ps/task:1/cpu:0"), or ""
-            or None for none in particular.
+        device: A torch device, a torch device string ("cpu", "cuda:1"), a TensorFlow device string ("/gpu:1",
+            "/job:ps/task:1/cpu:0"), or "" or None for no particular device.
 
     Returns:
-        "/job:ps/replica:0/task:1/device:CPU:0": what is given, in this order. "cuda" without a number is the current
-        device, or number 0 where CUDA is not initialised; every other torch device without a number is number 0.
+        The given parts in this order: "/job:ps/replica:0/task:1/device:CPU:0". "cuda" without an index is the current
+        device, or index 0 if CUDA is not initialised; any other torch device without an index gets index 0.
 
     Raises:
-        InvalidArgumentError: the text is of neither kind.
+        InvalidArgumentError: the string is neither a torch nor a TensorFlow device.
 
-    Cost: none; CUDA is not initialised by it.
+    Cost: negligible; CUDA is never initialised.
     """
     if device is None or device == "":
         return ""
@@ -58,9 +58,9 @@ def _of_torch(device: torch.device) -> str:
     return f"/device:{_type_name(kind)}:{index}"
 
 
-@functools.lru_cache(maxsize=256)  # asked for once a variable
+@functools.lru_cache(maxsize=256)  # called once per variable
 def _of_tensorflow(text: str) -> str:
-    """From "/job:ps/gpu:1" and the like; a later part of the same kind replaces an earlier one, but for devices."""
+    """Parse "/job:ps/gpu:1" and the like; a later job, replica or task replaces an earlier one."""
     parts: dict[str, str] = {}
     for item in text.split("/"):
         if not item:
@@ -73,7 +73,7 @@ def _of_tensorflow(text: str) -> str:
 
 
 def _part(item: str, text: str) -> tuple[str, str]:
-    """("task", "1") of "task:1", ("device", "GPU:1") of "gpu:1" and of "device:GPU:1"."""
+    """Return ("task", "1") for "task:1", and ("device", "GPU:1") for "gpu:1" or "device:GPU:1"."""
     kind, *values = item.split(":")
     if kind == "job" and len(values) == 1 and _NAME.fullmatch(values[0]):
         return kind, values[0]
@@ -101,6 +101,6 @@ def _index(value: str) -> str:
     return value if value == "*" else str(int(value))
 
 
-@functools.lru_cache(maxsize=64)  # asked for once a tensor
+@functools.lru_cache(maxsize=64)  # called once per tensor
 def _type_name(kind: str) -> str:
     return "GPU" if kind.upper() == "CUDA" else kind.upper()

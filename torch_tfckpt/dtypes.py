@@ -1,4 +1,4 @@
-"""Element types in torch: which dtype holds each of TensorFlow's, and bytes per element.
+"""Element types in torch: the torch dtype for each TensorFlow type, and its size in bytes.
 
 Source: tensorflow/core/framework/types.proto and types.cc.
 """
@@ -16,18 +16,18 @@ from torch_tfckpt.text import quoted
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """How one element is stored and held."""
+    """Storage format of one element."""
 
     torch: torch.dtype | None  # None: torch has no dtype for it
     size: int  # bytes in the data file; 0: not a fixed width
-    swap: int  # bytes that a change of endianness reverses: `size`, or half of it for complex numbers
+    swap: int  # bytes to reverse when the byte order changes: `size`, or half of it for complex numbers
 
 
 def _fixed(dtype: torch.dtype | None, size: int, swap: int | None = None) -> Element:
     return Element(dtype, size, size if swap is None else swap)
 
 
-# Types that torch lacks are held in the plain integer of the same width; 4 and 2 bit types are stored one per byte.
+# Types that torch lacks use the plain integer type of the same width; 4-bit and 2-bit elements take one byte each.
 ELEMENTS: Final[Mapping[int, Element]] = {
     DataType.DT_FLOAT: _fixed(torch.float32, 4),
     DataType.DT_DOUBLE: _fixed(torch.float64, 8),
@@ -62,7 +62,7 @@ ELEMENTS: Final[Mapping[int, Element]] = {
     DataType.DT_FLOAT4_E2M1FN: _fixed(None, 1),
 }
 
-# The type under which a torch tensor is stored. Written out, since several stored types share one torch dtype.
+# The type a torch tensor is stored as. Listed explicitly because several stored types share one torch dtype.
 STORED_AS: Final[dict[torch.dtype, DataType]] = {
     torch.float32: DataType.DT_FLOAT,
     torch.float64: DataType.DT_DOUBLE,
@@ -87,7 +87,7 @@ STORED_AS: Final[dict[torch.dtype, DataType]] = {
 
 
 def torch_dtype(dtype: DataType) -> torch.dtype:
-    """The torch dtype that holds `dtype`; UnimplementedError where there is none (strings have none either)."""
+    """Return the torch dtype for `dtype`; raise UnimplementedError if there is none, as for strings."""
     element = ELEMENTS.get(dtype)
     if element is None or element.torch is None:
         raise UnimplementedError(f"element type {dtype.name} (number {int(dtype)}) has no torch dtype")
@@ -95,13 +95,13 @@ def torch_dtype(dtype: DataType) -> torch.dtype:
 
 
 def is_holdable(dtype: DataType) -> bool:
-    """Whether torch has tensors, or numpy arrays of `bytes`, for values of `dtype`."""
+    """Return whether torch tensors, or numpy arrays of `bytes`, can represent values of `dtype`."""
     element = ELEMENTS.get(dtype)
     return dtype == DataType.DT_STRING or (element is not None and element.torch is not None)
 
 
 def data_type(dtype: torch.dtype, name: str = "") -> DataType:
-    """The TensorFlow type of a torch dtype; UnimplementedError, naming the tensor, where TensorFlow has none."""
+    """Return the TensorFlow type for a torch dtype; raise UnimplementedError naming `name` if none exists."""
     stored = STORED_AS.get(dtype)
     if stored is None:
         place = f"tensor {quoted(name)}: " if name else ""

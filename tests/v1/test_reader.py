@@ -348,7 +348,7 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, message: str) -
     with pytest.raises(DataLossError) as raised:
         opened(path)
     assert f"{path}: Unable to open table file {path}: {message}" in str(raised.value)
-    assert "damaged, half copied" in str(raised.value)
+    assert "damaged, partly copied" in str(raised.value)
 
 
 def test_an_index_of_version_2_is_refused(tmp_path: Path) -> None:
