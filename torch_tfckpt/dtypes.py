@@ -87,7 +87,7 @@ STORED_AS: Final[dict[torch.dtype, DataType]] = {
 
 
 def torch_dtype(dtype: DataType) -> torch.dtype:
-    """Return the torch dtype for `dtype`; raise UnimplementedError if there is none, as for strings."""
+    """Return the torch dtype for `dtype`; raise UnimplementedError if torch has none, as for strings."""
     element = ELEMENTS.get(dtype)
     if element is None or element.torch is None:
         raise UnimplementedError(f"element type {dtype.name} (number {int(dtype)}) has no torch dtype")

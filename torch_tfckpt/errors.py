@@ -1,6 +1,6 @@
 """Exceptions that this package raises deliberately, and helpers that build their messages.
 
-Every message says where, what and how to fix it: the file, tensor and bytes; what was expected and what was found; a
+Every message contains place, finding and hint: the file, tensor and bytes; what was expected and what was found; a
 hint. Each layer adds what it knows: `format` reports offsets in its own buffer, and the caller that knows the file
 adds its path with `error_context`.
 """
