@@ -1,4 +1,4 @@
-"""Integers of variable length.
+"""Variable-length integers.
 
     varint   base 128, least significant group first, high bit = another byte follows:   300 -> ac 02
 
@@ -16,7 +16,7 @@ MAX_VARINT_SIZE: Final = 10  # bytes of the longest 64-bit varint
 
 
 def encode_varint(value: int) -> bytes:
-    """`value` (0 <= value < 2**64) as a varint of 1 to 10 bytes."""
+    """Return `value` (0 <= value < 2**64) as a varint of 1 to 10 bytes."""
     if value < 0x80:
         return bytes((value,))
     out = bytearray()
@@ -28,7 +28,7 @@ def encode_varint(value: int) -> bytes:
 
 
 def decode_varint(buf: bytes | memoryview, at: int, bits: int = 64) -> tuple[int, int]:
-    """The varint at `at` and the position behind it; DataLossError where it is cut off or over `bits` wide."""
+    """Return the varint at `at` and the offset after it; raise DataLossError if cut off or too wide."""
     value = shift = 0
     for byte in buf[at : at + MAX_VARINT_SIZE]:
         value |= (byte & 0x7F) << shift
@@ -41,7 +41,7 @@ def decode_varint(buf: bytes | memoryview, at: int, bits: int = 64) -> tuple[int
 
 
 def encode_varints(values: npt.NDArray[np.uint64]) -> bytes:
-    """All `values` as varints, one behind the other. Vectorised: a few numpy passes, no loop over elements."""
+    """Return all `values` as consecutive varints, using a few numpy passes without a loop over elements."""
     values = values.astype(np.uint64, copy=False).reshape(-1)
     if not values.size:
         return b""
@@ -55,7 +55,7 @@ def encode_varints(values: npt.NDArray[np.uint64]) -> bytes:
 
 
 def varint_sizes(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """How many bytes each value takes as a varint."""
+    """Return the size in bytes of each value as a varint."""
     sizes = np.ones(values.shape, dtype=np.int64)
     for group in range(1, MAX_VARINT_SIZE):
         sizes += values >= np.uint64(1 << (7 * group))
@@ -63,16 +63,16 @@ def varint_sizes(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 
 
 def decode_varints(buf: bytes | memoryview, count: int) -> tuple[npt.NDArray[np.uint64], int]:
-    """The first `count` varints of `buf`, and the position behind them.
+    """Return the first `count` varints of `buf`, and the offset after them.
 
-    Vectorised; memory is a small multiple of the bytes decoded. DataLossError where fewer than `count` are complete or
-    one is wider than 64 bits.
+    Vectorised; memory is a small multiple of the decoded bytes. Raise DataLossError if fewer than `count` are complete
+    or one is wider than 64 bits.
     """
     if not count:
         return np.zeros(0, dtype=np.uint64), 0
     if count > len(buf):
         raise DataLossError(f"expected {count} integers, found room for {len(buf)}")
-    # Most lists are far shorter than the buffer behind them: look only as far as `count` varints can reach.
+    # Most lists are far shorter than the rest of the buffer: look only as far as `count` varints can reach.
     raw = np.frombuffer(buf, dtype=np.uint8, count=min(len(buf), count * MAX_VARINT_SIZE))
     ends = np.flatnonzero(raw < 0x80)[:count]
     if len(ends) < count:
