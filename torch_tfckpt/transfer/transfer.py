@@ -217,13 +217,12 @@ class Transfer:
             self._end_queues()
 
     def _filled_batches(self, lanes: Sequence[_Lane]) -> Iterator[Batch]:
-        """The batches of all lanes, by offset. None is filled, or takes a buffer, before its turn."""
-        limit = self._buffers.buffer_bytes if self._buffers is not None else CHUNK_BYTES
+        """Yield the batches of all lanes by offset. A batch is filled, and takes a buffer, only when it is its turn."""
         filled, turns = [], []
         for number, lane in enumerate(lanes):
             filled.append(self._buffered_batches(lane) if lane.buffered else self._unbuffered_batches(lane))
             if len(lanes) > 1:
-                turns += [(b.offset, number) for b in self._batches(lane, limit if lane.buffered else CHUNK_BYTES)]
+                turns += [(batch.offset, number) for batch in self._batches(lane)]
         if len(lanes) == 1:
             yield from filled[0]
         for _, number in sorted(turns):
@@ -232,8 +231,9 @@ class Transfer:
                 return
             yield batch
 
-    def _batches(self, lane: _Lane, limit: int) -> Iterator[Batch]:
-        """The writes of a lane, in order: neighbours joined up to `limit` bytes, larger ones cut."""
+    def _batches(self, lane: _Lane) -> Iterator[Batch]:
+        """Yield the writes of a lane in order: adjacent ones merged up to a size limit, larger ones split."""
+        limit = self._buffers.buffer_bytes if lane.buffered and self._buffers is not None else CHUNK_BYTES
         batch: Batch | None = None
         for number in lane.numbers:
             write = self._writes[number]
@@ -254,7 +254,7 @@ class Transfer:
 
     def _unbuffered_batches(self, lane: _Lane) -> Iterator[Batch]:
         held, data = None, memoryview(b"")  # a write that is cut stays at hand for its other parts
-        for batch in self._batches(lane, CHUNK_BYTES):
+        for batch in self._batches(lane):
             lane.room.acquire()
             if self._cancelled.is_set():
                 return
@@ -269,7 +269,7 @@ class Transfer:
         assert self._buffers is not None, "a lane with buffers, and no buffers"
         stream = lane.stream
         held, data = None, torch.empty(0, dtype=torch.uint8)  # a write that is cut stays at hand for its other parts
-        for batch in self._batches(lane, self._buffers.buffer_bytes):
+        for batch in self._batches(lane):
             lane.room.acquire()
             if self._buffers.exhausted:
                 self._may_write.set()  # only written bytes make room
