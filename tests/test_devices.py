@@ -1,4 +1,4 @@
-"""canonical_device: one spelling for each device."""
+"""canonical_device: one name for each device."""
 
 import pytest
 import torch
@@ -32,20 +32,20 @@ TENSORFLOWS = (
         ("/device:GPU:0", "/device:GPU:0"),
     ],
 )
-def test_torchs_and_tensorflows_spellings_become_one(device: str | torch.device | None, expected: str) -> None:
-    """SAVER 2, and torch's own text; what is canonical stays as it is."""
+def test_torch_and_tensorflow_names_become_one(device: str | torch.device | None, expected: str) -> None:
+    """TensorFlow and torch device names map to the same string; a canonical name is unchanged."""
     assert canonical_device(device) == expected
     assert canonical_device(expected) == expected
 
 
-def test_tensorflow_spells_its_devices_the_same_way(tensorflow: TensorFlowProcess) -> None:
-    """Every text of TensorFlow's kind becomes what DeviceSpec makes of it."""
+def test_device_names_equal_tensorflows(tensorflow: TensorFlowProcess) -> None:
+    """Every TensorFlow device string becomes what TensorFlow's DeviceSpec makes of it."""
     assert [canonical_device(text) for text in TENSORFLOWS] == tensorflow.call("canonical_devices", TENSORFLOWS)
 
 
 @pytest.mark.parametrize("text", ["/planet:1", "/gpu:x", "/job:ps:1", "/device:GPU", "nonsense", "/task:one"])
-def test_what_is_no_device_is_refused(tensorflow: TensorFlowProcess, text: str) -> None:
-    """By TensorFlow as well, with the same beginning of the text."""
+def test_an_invalid_device_is_refused(tensorflow: TensorFlowProcess, text: str) -> None:
+    """TensorFlow refuses it too; the message starts with the same words."""
     with pytest.raises(InvalidArgumentError, match="Unknown attribute"):
         canonical_device(text)
     assert tensorflow.call("canonical_devices", [text]) == [None]
@@ -54,8 +54,8 @@ def test_what_is_no_device_is_refused(tensorflow: TensorFlowProcess, text: str) 
 @pytest.mark.parametrize(
     "text", ["/task:" + "1" * 5000, "/gpu:" + "1" * 5000, "/device:GPU:" + "1" * 5000, "cpu:" + "1" * 5000]
 )
-def test_a_number_that_no_device_has(text: str) -> None:
-    """Files may say any; it is an error of ours."""
+def test_an_absurdly_long_index_is_refused(text: str) -> None:
+    """Files may contain any number; it must raise one of our errors."""
     with pytest.raises(InvalidArgumentError):
         canonical_device(text)
 
@@ -64,12 +64,12 @@ def test_a_number_that_no_device_has(text: str) -> None:
     ("text", "device"),
     [("/", ""), ("//", ""), ("/cpu:00", "/device:CPU:0"), ("/Cpu", "/device:CPU:*"), ("/meta:0", "/device:META:0")],
 )
-def test_texts_that_begin_with_a_slash(text: str, device: str) -> None:
-    """They are TensorFlow's, whatever torch would make of them."""
+def test_a_leading_slash_means_a_tensorflow_name(text: str, device: str) -> None:
+    """The string is parsed as TensorFlow's even if torch would accept it."""
     assert canonical_device(text) == device
 
 
-def test_two_devices_in_one_text_are_refused() -> None:
-    """TensorFlow's words."""
+def test_two_devices_in_one_name_are_refused() -> None:
+    """The message is TensorFlow's."""
     with pytest.raises(InvalidArgumentError, match="Multiple device types are not allowed"):
         canonical_device("/cpu:0/gpu:1")

@@ -1,4 +1,4 @@
-"""The table of element types: numbers and names against the proto enum, widths against the documented ones."""
+"""Element types: numbers and names against the proto enum, widths against the documented ones."""
 
 import copy
 import pickle
@@ -13,7 +13,7 @@ from torch_tfckpt.dtypes import ELEMENTS, STORED_AS, data_type, torch_dtype
 from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.format.data_type import REFERENCE_OFFSET, DataType
 
-# FORMATS 2.4: bytes in the data file and the names of TensorFlow's error texts, typed again. 0: not a fixed width.
+# Bytes in the data file, by the names in TensorFlow's error messages; typed independently. 0: no fixed width.
 WIDTHS = {
     "float": 4, "double": 8, "int32": 4, "uint8": 1, "int16": 2, "int8": 1, "string": 0, "complex64": 8, "int64": 8,
     "bool": 1, "qint8": 1, "quint8": 1, "qint32": 4, "bfloat16": 2, "qint16": 2, "quint16": 2, "uint16": 2,
@@ -21,7 +21,7 @@ WIDTHS = {
     "float8_e4m3b11fnuz": 1, "float8_e5m2fnuz": 1, "int4": 1, "uint4": 1, "int2": 1, "uint2": 1, "float4_e2m1fn": 1,
 }  # fmt: skip
 WITHOUT_BYTES = {DataType.DT_INVALID, DataType.DT_RESOURCE, DataType.DT_VARIANT}
-# Numbers that name nothing, at both ends of what an int32 field of a message can hold.
+# Numbers without a meaning, up to both limits of an int32 message field.
 UNKNOWN = (34, 77, 99, 134, 200, -1, -(2**31), 2**31 - 1)
 
 
@@ -29,8 +29,7 @@ UNKNOWN = (34, 77, 99, 134, 200, -1, -(2**31), 2**31 - 1)
 
 
 def test_numbers_and_names_are_those_of_the_proto() -> None:
-    """protos/types.proto is TensorFlow's; the enum beside it must not drift. The proto spells out the references, too,
-    which are members of the enum when they are asked for."""
+    """DataType agrees with TensorFlow's types.proto, including reference types, which become members on demand."""
     spelled_out = dict(types_pb2.DataType.items())
     assert {member.name: int(member) for member in DataType} == {
         name: number for name, number in spelled_out.items() if number < REFERENCE_OFFSET
@@ -40,8 +39,7 @@ def test_numbers_and_names_are_those_of_the_proto() -> None:
 
 @pytest.mark.parametrize("dtype", list(DataType))
 def test_a_reference_is_named_after_its_type(dtype: DataType) -> None:
-    # types.proto: DT_FLOAT_REF = 101, and so on for each type but DT_INVALID
-    """Number n + 100 is a reference to type n."""
+    """Number n + 100 is a reference to type n (types.proto: DT_FLOAT_REF = 101 and so on)."""
     reference = DataType(dtype + 100)
     assert REFERENCE_OFFSET == 100
     assert int(reference) == int(dtype) + 100
@@ -52,7 +50,7 @@ def test_a_reference_is_named_after_its_type(dtype: DataType) -> None:
 
 @pytest.mark.parametrize("number", UNKNOWN)
 def test_an_unknown_number_becomes_a_member(number: int) -> None:
-    """One exotic tensor does not keep the others from being listed."""
+    """One tensor of an unknown type does not prevent listing the others."""
     dtype = DataType(number)
     assert isinstance(dtype, DataType)
     assert dtype.name == f"DT_{number}"
@@ -63,8 +61,8 @@ def test_an_unknown_number_becomes_a_member(number: int) -> None:
 
 
 @given(st.integers(-(2**31), 2**31 - 1))
-def test_every_number_of_a_message_is_a_type_again_after_a_copy(number: int) -> None:
-    """Equal numbers are equal types, also pickled, copied, or made twice."""
+def test_every_number_survives_copy_and_pickle(number: int) -> None:
+    """Equal numbers are equal types, including after pickling, copying or a second lookup."""
     dtype = DataType(number)
     assert int(dtype) == number
     pickled = pickle.loads(pickle.dumps(dtype))  # noqa: S301  made on this line
@@ -74,7 +72,7 @@ def test_every_number_of_a_message_is_a_type_again_after_a_copy(number: int) -> 
 
 
 def test_unknown_numbers_leave_the_list_of_types_as_it_was() -> None:
-    """Looking at a file does not change what `for dtype in DataType` gives."""
+    """Reading a file does not change what `for dtype in DataType` yields."""
     before = list(DataType)
     DataType(77), DataType(103), DataType(-5)
     assert list(DataType) == before
@@ -82,8 +80,8 @@ def test_unknown_numbers_leave_the_list_of_types_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("value", ["DT_FLOAT", None, 1.5, torch.float32])
-def test_what_is_no_number_is_no_type(value: object) -> None:
-    """ValueError, as every enum gives it; no member is made up."""
+def test_a_value_that_is_not_an_integer_is_refused(value: object) -> None:
+    """ValueError, as for any enum; no member is created."""
     with pytest.raises(ValueError, match="is not a valid DataType"):
         DataType(value)  # type: ignore[arg-type]
 
@@ -92,15 +90,14 @@ def test_what_is_no_number_is_no_type(value: object) -> None:
 
 
 def test_widths_are_the_documented_ones() -> None:
-    """Every type with bytes of its own is in the table, under the width TensorFlow stores it with."""
-    # FORMATS 2.4
+    """Every type with stored bytes is in the table, with TensorFlow's stored width."""
     assert {DataType(dtype).short_name: element.size for dtype, element in ELEMENTS.items()} == WIDTHS
     assert set(DataType) - set(ELEMENTS) == WITHOUT_BYTES
 
 
 @pytest.mark.parametrize("dtype", ELEMENTS)
 def test_the_torch_dtype_has_the_stored_width(dtype: DataType) -> None:
-    """Stored bytes become a tensor without a conversion; a change of endianness reverses whole numbers only."""
+    """Stored bytes become a tensor without conversion; a byte swap reverses whole numbers only."""
     element = ELEMENTS[dtype]
     if element.torch is not None:
         assert element.torch.itemsize == element.size
@@ -110,22 +107,22 @@ def test_the_torch_dtype_has_the_stored_width(dtype: DataType) -> None:
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype, element in ELEMENTS.items() if element.torch is not None])
-def test_what_is_read_can_be_written(dtype: DataType) -> None:
-    """Each torch dtype that the reader gives is stored under a type that reads back as the same torch dtype."""
+def test_every_torch_dtype_read_can_be_written(dtype: DataType) -> None:
+    """Each torch dtype the reader returns is stored as a type that reads back as the same torch dtype."""
     held = torch_dtype(dtype)
     stored = data_type(held)
     assert torch_dtype(stored) == held
     assert ELEMENTS[stored].size == ELEMENTS[dtype].size
 
 
-def test_no_two_torch_dtypes_are_stored_alike() -> None:
-    """STORED_AS turned round is a part of the table."""
+def test_stored_as_is_injective() -> None:
+    """STORED_AS inverted is a subset of the table."""
     assert len(set(STORED_AS.values())) == len(STORED_AS)
     assert all(ELEMENTS[stored].torch == dtype for dtype, stored in STORED_AS.items())
 
 
-def test_a_type_of_torchs_own_name_is_stored_under_it() -> None:
-    """int8 is not stored as qint8 or int4, which torch holds in the same dtype."""
+def test_a_torch_dtype_is_stored_as_the_type_of_the_same_name() -> None:
+    """int8 is not stored as qint8 or int4, although they share its torch dtype."""
     names = {"float32": "float", "float64": "double", "float16": "half"}
     for dtype, stored in STORED_AS.items():
         name = str(dtype).removeprefix("torch.")
@@ -146,18 +143,18 @@ def test_a_type_of_torchs_own_name_is_stored_under_it() -> None:
     ],
 )
 def test_a_type_that_torch_lacks_is_named_with_its_number(dtype: DataType, text: str) -> None:
-    """UnimplementedError: the checkpoint is valid, this tensor of it is out of reach."""
+    """UnimplementedError: the checkpoint is valid, but this tensor cannot be loaded."""
     with pytest.raises(UnimplementedError) as raised:
         torch_dtype(dtype)
     assert str(raised.value) == text
 
 
-def test_a_dtype_that_tensorflow_lacks_is_refused_with_a_mend() -> None:
-    """The text names the tensor where it has a name, and says what to do."""
-    mend = "has no TensorFlow element type. Convert the tensor before saving it"
+def test_a_dtype_that_tensorflow_lacks_is_refused_with_a_hint() -> None:
+    """The message names the tensor, if a name is given, and the fix."""
+    hint = "has no TensorFlow element type. Convert the tensor before saving it"
     with pytest.raises(UnimplementedError) as raised:
         data_type(torch.complex32, "fft\n")
-    assert str(raised.value) == f'tensor "fft\\n": torch.complex32 {mend}'
+    assert str(raised.value) == f'tensor "fft\\n": torch.complex32 {hint}'
     with pytest.raises(UnimplementedError) as raised:
         data_type(torch.complex32)
-    assert str(raised.value) == f"torch.complex32 {mend}"
+    assert str(raised.value) == f"torch.complex32 {hint}"

@@ -1,4 +1,4 @@
-"""The errors and their words: which builtin each is, how a text gets place and mend, how names appear in it."""
+"""Errors and their messages: the builtin each one derives from, place and hint, how names are shown."""
 
 import difflib
 import os
@@ -30,42 +30,42 @@ BUILTINS = {
     FailedPreconditionError: RuntimeError,
     IncompleteSaveError: OSError,
 }
-# Any text a caller can hand over, halves of surrogate pairs included.
+# Any string a caller can pass, including lone surrogates.
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=40)
 
 
 @pytest.mark.parametrize("kind", BUILTINS, ids=lambda kind: kind.__name__)
 def test_each_error_is_ours_and_the_builtin_a_python_user_would_catch(kind: type[CheckpointError]) -> None:
-    """One `except CheckpointError` catches all of them; `except ValueError` and its like catch what they should."""
+    """`except CheckpointError` catches all of them, and `except ValueError` and the like catch the right ones."""
     assert issubclass(kind, CheckpointError)
     assert issubclass(kind, BUILTINS[kind])
     assert str(kind("what happened")) == "what happened"
 
 
-def test_every_kind_of_error_is_looked_at_above() -> None:
-    """A new error joins the table of builtins."""
+def test_the_table_of_builtins_is_complete() -> None:
+    """A new error class must be added to the table."""
     assert set(CheckpointError.__subclasses__()) == set(BUILTINS)
 
 
-# Place and mend.
+# Place and hint.
 
 
-def test_a_context_puts_place_before_and_mend_behind() -> None:
-    """Place, finding, mend, with one full stop between finding and mend."""
+def test_error_context_adds_place_before_and_hint_after() -> None:
+    """Place, finding and hint, with one full stop between finding and hint."""
     with pytest.raises(DataLossError) as raised, error_context("a.index", "Copy it again."):
         raise DataLossError("footer: bad magic.")
     assert str(raised.value) == "a.index: footer: bad magic. Copy it again."
 
 
-def test_a_context_without_a_mend_leaves_the_end_of_the_text_alone() -> None:
+def test_error_context_without_a_hint_keeps_the_end_of_the_message() -> None:
     """Only the place is added."""
     with pytest.raises(NotFoundError) as raised, error_context("ckpt-1"):
         raise NotFoundError('no tensor "x".')
     assert str(raised.value) == 'ckpt-1: no tensor "x".'
 
 
-def test_contexts_nest_from_the_outside_in() -> None:
-    """What the outermost layer knows stands first and last."""
+def test_nested_contexts_add_the_outermost_place_first() -> None:
+    """The outermost layer's place comes first and its hint comes last."""
     with (
         pytest.raises(DataLossError) as raised,
         error_context("ckpt-1", "Restore ckpt-0."),
@@ -76,8 +76,8 @@ def test_contexts_nest_from_the_outside_in() -> None:
 
 
 @pytest.mark.parametrize("kind", BUILTINS, ids=lambda kind: kind.__name__)
-def test_a_context_keeps_the_kind_of_error(kind: type[CheckpointError]) -> None:
-    """Whoever catches a NotFoundError below a context catches it above too."""
+def test_error_context_keeps_the_error_class(kind: type[CheckpointError]) -> None:
+    """A NotFoundError raised inside a context is still a NotFoundError outside it."""
     with pytest.raises(CheckpointError) as raised, error_context("here"):
         raise kind("finding")
     assert type(raised.value) is kind
@@ -85,7 +85,7 @@ def test_a_context_keeps_the_kind_of_error(kind: type[CheckpointError]) -> None:
 
 
 def test_a_context_keeps_the_cause() -> None:
-    """The error of the system below stays in the traceback, and the unplaced text does not appear there twice."""
+    """The underlying system error stays in the traceback, and the original message is not shown twice."""
     below = OSError(28, "No space left on device")
     with pytest.raises(DataLossError) as raised, error_context("here"):
         raise DataLossError("finding") from below
@@ -94,16 +94,16 @@ def test_a_context_keeps_the_cause() -> None:
 
 
 def test_other_errors_pass_a_context_untouched() -> None:
-    """Only errors raised on purpose get a place; a bug keeps its own text and identity."""
+    """Only errors raised deliberately get a place; a bug keeps its message and identity."""
     bug = ZeroDivisionError("division by zero")
-    with pytest.raises(ZeroDivisionError) as raised, error_context("here", "mend"):
+    with pytest.raises(ZeroDivisionError) as raised, error_context("here", "hint"):
         raise bug
     assert raised.value is bug
     assert str(bug) == "division by zero"
 
 
 def test_a_context_keeps_the_failures_of_an_incomplete_save() -> None:
-    """Who placed the error did not lose which rank failed, and how."""
+    """Adding a place does not lose which rank failed, and how."""
     failures = {3: OSError(28, "No space left on device")}
     with pytest.raises(IncompleteSaveError) as raised, error_context("save of ckpt-12"):
         raise IncompleteSaveError("rank 3 of 8 failed", failures)
@@ -111,8 +111,8 @@ def test_a_context_keeps_the_failures_of_an_incomplete_save() -> None:
     assert raised.value.failures == failures
 
 
-def test_located_gives_a_new_error_and_leaves_the_old_one() -> None:
-    """The error that was caught can still be shown as it was."""
+def test_located_returns_a_new_error_and_keeps_the_old_one() -> None:
+    """The original error keeps its message."""
     error = UnimplementedError("no torch dtype")
     placed = located(error, 'tensor "x"', "The others can be read.")
     assert type(placed) is UnimplementedError
@@ -121,8 +121,8 @@ def test_located_gives_a_new_error_and_leaves_the_old_one() -> None:
 
 
 @pytest.mark.parametrize("kind", [*BUILTINS, ValueError], ids=lambda kind: kind.__name__)
-def test_what_a_file_says_is_no_argument(kind: type[Exception]) -> None:
-    """Errors of ours, and a ValueError, become one of the file, which begins with the place and knows its cause."""
+def test_as_data_loss_converts_argument_errors(kind: type[Exception]) -> None:
+    """Our errors and ValueError become a DataLossError that starts with the place and keeps the cause."""
     error = kind("shape [4], slice 3,2")
     with pytest.raises(DataLossError) as raised, as_data_loss('variable "v"'):
         raise error
@@ -130,8 +130,8 @@ def test_what_a_file_says_is_no_argument(kind: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize("kind", [TypeError, KeyError, OSError, KeyboardInterrupt])
-def test_our_own_bugs_are_no_data_loss(kind: type[BaseException]) -> None:
-    """They come out as they are."""
+def test_as_data_loss_leaves_other_exceptions_alone(kind: type[BaseException]) -> None:
+    """Exceptions that indicate a bug or an interrupt are not converted."""
     with pytest.raises(kind) as raised, as_data_loss("here"):
         raise kind("bug")
     assert not isinstance(raised.value, DataLossError)
@@ -140,8 +140,8 @@ def test_our_own_bugs_are_no_data_loss(kind: type[BaseException]) -> None:
 # IncompleteSaveError.
 
 
-def test_failures_are_a_copy_and_empty_where_none_were_given() -> None:
-    """`failures` can be read without a check for None, and does not change with the caller's dictionary."""
+def test_failures_are_copied_and_default_to_empty() -> None:
+    """`failures` never needs a check for None, and does not change with the caller's dictionary."""
     assert IncompleteSaveError("m").failures == {}
     given_failures: dict[int, BaseException] = {0: ValueError("x")}
     error = IncompleteSaveError("m", given_failures)
@@ -151,8 +151,8 @@ def test_failures_are_a_copy_and_empty_where_none_were_given() -> None:
 
 
 @pytest.mark.parametrize("kind", BUILTINS, ids=lambda kind: kind.__name__)
-def test_errors_survive_the_way_from_another_process(kind: type[CheckpointError]) -> None:
-    """An exception that cannot be pickled hangs whoever waits for it (STYLE: ranks out of step)."""
+def test_errors_can_be_pickled(kind: type[CheckpointError]) -> None:
+    """An exception that cannot be pickled would hang the process that waits for it."""
     error = kind("what happened")
     if isinstance(error, IncompleteSaveError):
         error.failures[2] = OSError(28, "No space left on device")
@@ -164,18 +164,18 @@ def test_errors_survive_the_way_from_another_process(kind: type[CheckpointError]
     ]
 
 
-# Names and paths in texts.
+# Names and paths in messages.
 
 
-def test_a_path_that_is_no_utf8_is_printable() -> None:
-    """Bytes that are no UTF-8 come out as \\xNN; everything else as it is."""
+def test_a_path_that_is_not_utf8_is_printable() -> None:
+    """Bytes that are not UTF-8 become \\xNN; everything else is unchanged."""
     assert printable(os.fsdecode(b"model-\xff\xfe/\xc3\xa4")) == "model-\\xff\\xfe/ä"
     assert printable("日本語 a\\b") == "日本語 a\\b"
 
 
 @given(path=st.binary(max_size=20) | ANY_TEXT)
 def test_any_path_is_printable(path: bytes | str) -> None:
-    """No name of a file, however odd, makes a second error on the way to the first."""
+    """No file name, however odd, causes a second error while the first is reported."""
     printable(path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else path).encode("utf-8")
 
 
@@ -195,7 +195,7 @@ def test_quoted_names_stay_on_one_line(name: str, text: str) -> None:
 
 
 def test_a_long_name_is_cut_in_its_middle() -> None:
-    """Beginning and end stay, which is where names differ; quoted or not."""
+    """Beginning and end, where names usually differ, are kept, quoted or not."""
     assert escaped("b" * 5000 + "/Adam\n1") == f"{'b' * 180}...bbb/Adam\\n1"
     assert escaped("0123456789" * 4, limit=30) == "0123456789...0123456789"
     assert quoted("b" * 200) == f'"{"b" * 200}"'
@@ -204,28 +204,28 @@ def test_a_long_name_is_cut_in_its_middle() -> None:
 
 @given(ANY_TEXT.map(lambda text: text * 20))
 def test_any_name_can_be_quoted(name: str) -> None:
-    """One line of bounded length that any stream takes, whatever the name."""
+    """The result is one line of bounded length that any stream can encode."""
     text = quoted(name)
     assert text.isprintable()
     text.encode("utf-8")
     assert len(text) <= 2 + 200 * len("\\U00000000")
 
 
-def test_close_names_are_offered_best_first() -> None:
+def test_close_names_are_listed_best_first() -> None:
     """At most three, each quoted."""
     known = ["step", "dense/kernel_1", "dense/bias", "dense_one/kernel", "dense/kernel", "conv"]
     assert did_you_mean("dense/kernle", known) == 'Closest: "dense/kernel", "dense/kernel_1", "dense_one/kernel".'
     assert did_you_mean("step", ["stop"]) == 'Closest: "stop".'
 
 
-def test_where_nothing_is_close_nothing_is_said() -> None:
-    """An empty string can be put at the end of any text."""
+def test_no_close_name_yields_an_empty_string() -> None:
+    """The result can be appended to any message."""
     assert did_you_mean("global_step", ["dense/kernel", "x" * 500]) == ""
     assert did_you_mean("global_step", []) == ""
 
 
-def test_looking_for_close_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a hundred thousand names only those that begin or end alike are compared: nobody waits a minute for a hint."""
+def test_the_search_for_close_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100,000 names only those with a similar beginning or end are compared, so a hint is never slow."""
     compared: list[str] = []
     system = difflib.get_close_matches
 
@@ -236,13 +236,13 @@ def test_looking_for_close_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(difflib, "get_close_matches", watched)
     names = [f"block_{number:06}/w" for number in range(100_000)]
     assert did_you_mean("dense/kernle", [*names, "dense/kernel"]) == 'Closest: "dense/kernel".'
-    assert did_you_mean("w" * 5000, ["w" * 5000]) == ""  # nor is a name of any length
+    assert did_you_mean("w" * 5000, ["w" * 5000]) == ""  # nor is a name of arbitrary length
     assert len(compared) < 2_000
 
 
 @pytest.mark.parametrize(("count", "more"), [(0, ""), (3, ""), (4, " and 1 more"), (1673, " and 1,670 more")])
-def test_a_list_names_the_first_and_counts_the_rest(count: int, more: str) -> None:
-    """In one line or in several, with one wording; only the names that are listed are formatted."""
+def test_a_cut_list_shows_the_first_names_and_counts_the_rest(count: int, more: str) -> None:
+    """On one line or several, in the same wording; only the names shown are formatted."""
     names = [f"n{index}" for index in range(count)]
     spelled: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Element types in torch: which dtype holds each of TensorFlow's, and bytes per element.
+"""Element types in torch: the torch dtype for each TensorFlow type, and its size in bytes.
 
 Source: tensorflow/core/framework/types.proto and types.cc.
 """
@@ -16,11 +16,11 @@ from torch_tfckpt.text import quoted
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """How one element is stored and held."""
+    """Storage format of one element."""
 
     torch: torch.dtype | None  # None: torch has no dtype for it
     size: int  # bytes in the data file; 0: not a fixed width
-    swap: int  # bytes that a change of endianness reverses: `size`, or half of it for complex numbers
+    swap: int  # bytes to reverse when the byte order changes: `size`, or half of it for complex numbers
 
 
 # Types that torch lacks are held in the plain integer of the same width.
@@ -91,7 +91,7 @@ STORED_AS: Final[dict[torch.dtype, DataType]] = {
 
 
 def torch_dtype(dtype: DataType) -> torch.dtype:
-    """The torch dtype that holds `dtype`; UnimplementedError where there is none (strings have none either)."""
+    """Return the torch dtype for `dtype`; raise UnimplementedError if torch has none, as for strings."""
     element = ELEMENTS.get(dtype)
     if element is None or element.torch is None:
         raise UnimplementedError(f"element type {dtype.name} (number {int(dtype)}) has no torch dtype")
@@ -99,13 +99,13 @@ def torch_dtype(dtype: DataType) -> torch.dtype:
 
 
 def is_holdable(dtype: DataType) -> bool:
-    """Whether torch has tensors, or numpy arrays of `bytes`, for values of `dtype`."""
+    """Return whether torch tensors, or numpy arrays of `bytes`, can represent values of `dtype`."""
     element = ELEMENTS.get(dtype)
     return dtype == DataType.DT_STRING or (element is not None and element.torch is not None)
 
 
 def data_type(dtype: torch.dtype, name: str = "") -> DataType:
-    """The TensorFlow type of a torch dtype; UnimplementedError, naming the tensor, where TensorFlow has none."""
+    """Return the TensorFlow type for a torch dtype; raise UnimplementedError naming `name` if none exists."""
     stored = STORED_AS.get(dtype)
     if stored is None:
         place = f"tensor {quoted(name)}: " if name else ""

@@ -1,8 +1,8 @@
-"""The errors this package raises on purpose, and the words they share.
+"""Exceptions that this package raises deliberately, and helpers that build their messages.
 
-Every message has a place, a finding and a hint: which file, tensor and bytes; what was expected and what was found; how
-to fix it. Each layer adds what it knows: `format` gives offsets in its own buffer, and whoever knows the file adds it
-with `error_context`.
+Every message contains place, finding and hint: the file, tensor and bytes; what was expected and what was found; a
+hint. Each layer adds what it knows: `format` reports offsets in its own buffer, and the caller that knows the file
+adds its path with `error_context`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,38 +10,109 @@ from contextlib import contextmanager
 from typing import Final
 
 # The hint for damaged bytes.
-DAMAGED: Final = "The file is damaged, half copied, or of another save. Copy it again, or read another checkpoint"
+DAMAGED: Final = "The file is damaged, partly copied, or from another save. Copy it again, or read another checkpoint"
 
 # How TensorFlow's message begins if there is no checkpoint: programs look for these words, people need not read them.
 NO_MATCHING_FILES: Final = "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for "
 
 
 class CheckpointError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of every error that this package raises deliberately.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> try:
+        ...     tfckpt.load_file("no_such_checkpoint")
+        ... except tfckpt.CheckpointError as error:
+        ...     print(type(error).__name__)
+        NotFoundError
+    """
 
 
 class NotFoundError(CheckpointError, LookupError):
-    """No such checkpoint, file or tensor."""
+    """A checkpoint, file or tensor does not exist.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.save_file({"dense/kernel": torch.ones(2)}, "model.ckpt-1")
+        >>> try:
+        ...     tfckpt.load_variable(prefix, "dense/kernle")
+        ... except tfckpt.NotFoundError as error:
+        ...     print("dense/kernel" in str(error))  # the message names the closest key
+        True
+    """
 
 
 class DataLossError(CheckpointError, ValueError):
-    """Stored bytes break the format. Retrying does not help."""
+    """Stored bytes violate the file format. Retrying does not help.
+
+    Examples:
+        >>> import pathlib, torch_tfckpt as tfckpt
+        >>> size = pathlib.Path("model.ckpt-1.index").write_bytes(b"not an index" * 8)
+        >>> try:
+        ...     tfckpt.load_file("model.ckpt-1")
+        ... except tfckpt.DataLossError as error:
+        ...     print("model.ckpt-1.index" in str(error))
+        True
+    """
 
 
 class InvalidArgumentError(CheckpointError, ValueError):
-    """The caller asked for something that cannot be right."""
+    """An argument, or a combination of arguments, is invalid.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1")
+        >>> reader = tfckpt.load_checkpoint(prefix)
+        >>> try:
+        ...     reader.get_tensor("w", out=torch.empty(3))
+        ... except tfckpt.InvalidArgumentError as error:
+        ...     print("stored is torch.float32 [2]" in str(error))
+        True
+    """
 
 
 class UnimplementedError(CheckpointError, NotImplementedError):
-    """A valid checkpoint, or a valid wish, that this package does not handle yet."""
+    """A valid checkpoint or request that this package does not support.
+
+    Examples:
+        >>> import numpy, torch_tfckpt as tfckpt
+        >>> try:
+        ...     tfckpt.save_file({"day": numpy.array("2024-02-29", dtype="datetime64[D]")}, "model.ckpt-1")
+        ... except tfckpt.UnimplementedError as error:
+        ...     print(error)
+        tensor "day": numpy dtype datetime64[D] has no torch dtype
+    """
 
 
 class FailedPreconditionError(CheckpointError, RuntimeError):
-    """The object is in a state, named in the text, in which the call makes no sense."""
+    """The call is not allowed in the object's current state; the message names the state.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1")
+        >>> reader = tfckpt.load_checkpoint(prefix)
+        >>> reader.close()
+        >>> try:
+        ...     reader.get_tensor("w")
+        ... except tfckpt.FailedPreconditionError as error:
+        ...     print("the reader is closed" in str(error))
+        True
+    """
 
 
 class IncompleteSaveError(CheckpointError, OSError):
-    """Some writer or rank failed, so nothing was published. `failures`: rank or shard -> exception."""
+    """Some writers or ranks failed, so nothing was published.
+
+    Attributes:
+        failures: Rank or shard number -> the exception it raised.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> error = tfckpt.IncompleteSaveError("rank 3 of 8 failed", {3: OSError("No space left on device")})
+        >>> sorted(error.failures)
+        [3]
+    """
 
     def __init__(self, message: str, failures: Mapping[int, BaseException] | None = None) -> None:
         super().__init__(message)
@@ -50,7 +121,7 @@ class IncompleteSaveError(CheckpointError, OSError):
 
 @contextmanager
 def error_context(place: str, hint: str = "") -> Iterator[None]:
-    """Put `place` before, and `hint` after, the message of any CheckpointError raised inside."""
+    """Put `place` before, and `hint` after, the message of any CheckpointError raised in the `with` block."""
     try:
         yield
     except CheckpointError as error:
@@ -59,7 +130,7 @@ def error_context(place: str, hint: str = "") -> Iterator[None]:
 
 @contextmanager
 def as_data_loss(place: str) -> Iterator[None]:
-    """Turn argument errors into a DataLossError that begins with `place`: the bad value came from a file."""
+    """Raise a DataLossError starting with `place` for argument errors: the bad value came from a file."""
     try:
         yield
     except (CheckpointError, ValueError) as error:
@@ -67,7 +138,7 @@ def as_data_loss(place: str) -> Iterator[None]:
 
 
 def located(error: CheckpointError, place: str, hint: str = "") -> CheckpointError:
-    """The same kind of error, with `place` before and `hint` after its message."""
+    """Return an error of the same class, with `place` before and `hint` after its message."""
     text = f"{place}: {error}"
     placed = type(error)(f"{text.rstrip('.')}. {hint}" if hint else text)
     placed.__dict__.update(vars(error))  # the failures of an IncompleteSaveError

@@ -1,4 +1,4 @@
-"""Names, paths and numbers as they appear in messages: quoting, escaping, plurals, units, suggestions."""
+"""Names, paths and numbers in messages: quoting, escaping, plurals, units, suggestions."""
 
 import difflib
 import heapq
@@ -6,20 +6,20 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-_LOOKED_AT: Final = 200  # names that a hint is chosen from
+_LOOKED_AT: Final = 200  # candidate names from which suggestions are chosen
 
 _NUMBER: Final = re.compile("([0-9]+)")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def counted(count: int, noun: str) -> str:
-    """1 tensor, 2 tensors, 2 entries, 1,670 tensors."""
+    """Return a count with its noun: 1 tensor, 2 tensors, 2 entries, 1,670 tensors."""
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
 
 
 def byte_text(count: int) -> str:
-    """1670432 as "1.67 MB"; decimal units, as disks and Hugging Face count."""
+    """Return 1670432 as "1.67 MB", in decimal units as disks and Hugging Face use."""
     size = float(count)
     for unit in _UNITS:
         if size < 999.5 or unit == _UNITS[-1]:
@@ -29,36 +29,36 @@ def byte_text(count: int) -> str:
 
 
 def escaped(name: str, limit: int = 200) -> str:
-    """A tensor or file name for a line of text: control characters escaped, cut where the line could not hold it."""
+    """Return `name` for one line of output: control characters escaped, long names shortened."""
     shown = name if len(name) <= limit else f"{name[: limit - 20]}...{name[-10:]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
 def quoted(name: str) -> str:
-    """`escaped` in double quotes."""
+    """Return `name`, escaped, in double quotes."""
     return f'"{escaped(name)}"'
 
 
 def printable(path: str) -> str:
-    """`path` as text that any stream takes: bytes that are no UTF-8 come out as \\xNN."""
+    """Return `path` as text that any stream can encode: bytes that are not UTF-8 become \\xNN."""
     try:
         return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a surrogate pair, which no file name holds
+    except UnicodeEncodeError:  # a lone half of a surrogate pair, which no real file name contains
         return path.encode("utf-8", "backslashreplace").decode()
 
 
 def listed(names: Sequence[str], limit: int, show: Callable[[str], str] = quoted) -> str:
-    """Return the first `limit` names in one line: '"a", "b" and 1,670 more'. `show` spells each of them."""
+    """Return the first `limit` names on one line: '"a", "b" and 1,670 more'. `show` formats each name."""
     return ", ".join(map(show, names[:limit])) + and_more(len(names), limit)
 
 
 def first_lines(lines: Sequence[str], limit: int) -> list[str]:
-    """Return the first `limit` lines, then "and 1,670 more" if others follow."""
+    """Return the first `limit` lines, followed by "and 1,670 more" if lines were left out."""
     return [*lines[:limit], *filter(None, [and_more(len(lines), limit).strip()])]
 
 
 def and_more(count: int, limit: int) -> str:
-    """Return the end of a list of `count` items that was cut after `limit`: " and 1,670 more", or "" if it is whole."""
+    """Return the end of a list cut after `limit` items: " and 1,670 more", or "" if nothing was cut."""
     return f" and {count - limit:,} more" if count > limit else ""
 
 
@@ -73,9 +73,9 @@ def natural_order(name: str) -> tuple[object, ...]:
 
 
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:
-    """'Closest: "a", "b".', or nothing where no known name is close."""
-    # difflib takes a millisecond for a pair of long names, and nobody waits a minute for a hint. A typo leaves most of
-    # a name as it is, so only those that begin or end most like it are looked at.
+    """Return 'Closest: "a", "b".', or "" if no known name is similar."""
+    # difflib takes a millisecond per pair of long names, too slow for a hint among many names. A typo leaves most of a
+    # name unchanged, so only the names with the longest common beginning and end are compared.
     wanted = wanted[:200]
     near = [name for name in known if abs(len(name) - len(wanted)) <= 20]
     best = heapq.nlargest(_LOOKED_AT, near, key=lambda name: _common(name, wanted) + _common(name[::-1], wanted[::-1]))
@@ -84,5 +84,5 @@ def did_you_mean(wanted: str, known: Iterable[str]) -> str:
 
 
 def _common(a: str, b: str) -> int:
-    """Characters that two names have in common at their beginnings."""
+    """Return the length of the common prefix of two names."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,4 +1,4 @@
-"""The values that readers fill and writers take: torch tensors, and arrays of bytes for strings."""
+"""Values that readers return and writers accept: torch tensors, and numpy arrays of bytes for strings."""
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ Value = torch.Tensor | Strings
 
 
 def value_dtype(name: str, dtype: DataType) -> torch.dtype:
-    """The torch dtype of stored tensor `name`; UnimplementedError naming it where torch has none."""
+    """Return the torch dtype for stored tensor `name`; raise UnimplementedError if torch has none."""
     try:
         return torch_dtype(dtype)
     except UnimplementedError as error:
@@ -29,7 +29,7 @@ def value_dtype(name: str, dtype: DataType) -> torch.dtype:
 
 
 def new_tensor(name: str, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialised contiguous CPU tensor. REQUIRES: its bytes are known to be stored."""
+    """Return an uninitialised contiguous CPU tensor. REQUIRES: the file is known to contain its bytes."""
     try:
         return torch.empty(shape, dtype=dtype)
     except RuntimeError as error:
@@ -37,7 +37,7 @@ def new_tensor(name: str, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
 
 
 def new_strings(name: str, shape: Shape) -> Strings:
-    """An array of `shape` for bytes elements. REQUIRES: they are known to be stored."""
+    """Return an uninitialised array of `shape` for strings. REQUIRES: the file is known to contain them."""
     try:
         return np.empty(shape, dtype=object)
     except ValueError as error:
@@ -45,7 +45,7 @@ def new_strings(name: str, shape: Shape) -> Strings:
 
 
 def strings_from(name: str, shape: Shape, elements: list[bytes]) -> Strings:
-    """The elements, in row-major order, as an array of `shape`."""
+    """Return `elements`, which are in row-major order, as an array of `shape`."""
     flat = np.empty(len(elements), dtype=object)
     flat[:] = elements
     try:
@@ -56,22 +56,23 @@ def strings_from(name: str, shape: Shape, elements: list[bytes]) -> Strings:
 
 def _cannot_hold(library: str, name: str, shape: Shape, error: Exception) -> UnimplementedError:
     return UnimplementedError(
-        f"tensor {quoted(name)}: {library} cannot hold shape {shape_text(shape)}: {error}. Read it by get_stored_bytes"
+        f"tensor {quoted(name)}: {library} cannot hold shape {shape_text(shape)}: {error}. "
+        f"Read its bytes with get_stored_bytes"
     )
 
 
 def fixed_size(entry: BundleEntry) -> int | None:
-    """Bytes that dtype and shape make; None for strings, variants and unknown types, whose bytes vary."""
+    """Return the size in bytes implied by dtype and shape; None for strings, variants and unknown types."""
     element = ELEMENTS.get(entry.dtype)
     return element.size * element_count(entry.shape) if element is not None and element.size else None
 
 
 def check_out(name: str, out: torch.Tensor, shape: Shape, dtype: torch.dtype) -> None:
-    """InvalidArgumentError, before a byte is moved, where `out` cannot take the tensor."""
+    """Raise InvalidArgumentError, before any byte is copied, if `out` cannot receive the tensor."""
     if tuple(out.shape) != shape or out.dtype != dtype:
         raise InvalidArgumentError(
             f"tensor {quoted(name)}: `out` is {out.dtype} {shape_text(out.shape)}, stored is {dtype} "
-            f"{shape_text(shape)}. Pass a tensor of the stored dtype and shape, or none"
+            f"{shape_text(shape)}. Pass a tensor of the stored dtype and shape, or omit `out`"
         )
     if out.device.type == "meta":
         raise InvalidArgumentError(f"tensor {quoted(name)}: `out` is on the meta device and has no memory to fill")
@@ -87,15 +88,16 @@ WritableValue = torch.Tensor | npt.NDArray[np.generic] | Strings | str | bytes
 def writable(
     name: str, value: WritableValue, dtype: DataType | None
 ) -> tuple[torch.Tensor | list[bytes], DataType, Shape]:
-    """What is to be stored for `value`: a tensor or the elements of a string tensor; its type; its shape.
+    """Return what to store for `value`: a tensor or the elements of a string tensor; its type; its shape.
 
     Args:
-        dtype: The type to store it under, of the same torch dtype (DT_QINT8 for an int8 tensor); None: torch's own.
+        dtype: The type to store it as, with the same torch dtype (DT_QINT8 for an int8 tensor). None: the default type
+            for the tensor's dtype.
 
     Raises:
-        InvalidArgumentError: no value that a checkpoint holds: meta, sparse or quantized tensors, arrays of objects
-            other than strings, a `dtype` that does not fit.
-        UnimplementedError: a dtype that TensorFlow lacks.
+        InvalidArgumentError: not a value that a checkpoint can store: meta, sparse or quantized tensors, arrays of
+            objects other than strings, or a `dtype` that does not match.
+        UnimplementedError: TensorFlow has no such dtype.
     """
     if isinstance(value, np.ndarray) and value.dtype.kind not in "OSUT":
         value = _from_numpy(name, value)
@@ -116,7 +118,7 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)
         raise InvalidArgumentError(
-            f"tensor {quoted(name)} is a {kind} tensor, whose values a checkpoint cannot hold as they are. "
+            f"tensor {quoted(name)} is a {kind} tensor, which a checkpoint cannot store directly. "
             f"Materialize, densify or dequantize it first"
         )
 
@@ -140,13 +142,14 @@ def _string_element(name: str, item: object) -> bytes:
 
 
 def check_stored_bytes(entry: BundleEntry, stored: bytes, *, big_endian: bool) -> None:
-    """DataLossError where `stored` does not agree with the entry's checksum, which strings and variants decode for.
+    """Raise DataLossError if `stored` does not match the entry's checksum.
 
-    UnimplementedError for variants of a big-endian writer: their checksum runs over sizes in that order.
+    Strings and variants are decoded to check them. Raise UnimplementedError for variants of a big-endian writer: their
+    checksum covers sizes in big-endian order.
     """
     count = element_count(entry.shape)
     if entry.dtype == DataType.DT_STRING:
-        # Old writers stored nothing at all for an empty string tensor, not even the checksum of its lengths.
+        # Old writers stored no bytes at all for an empty string tensor, not even the checksum of its lengths.
         if count or stored:
             decode_strings(stored, count, entry.checksum, big_endian=big_endian)
     elif entry.dtype == DataType.DT_VARIANT:

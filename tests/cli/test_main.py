@@ -61,7 +61,7 @@ def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixtu
         (["convert", "{t}", "{d}/out.pt", "--include", "absent"], "leave none of 2 tensors"),
         (["diff", "{t}", "{t}", "--include", "absent"], "leave none of 2 tensors"),
         (["diff", "{t}", "{t}", "--atol", "-1"], "a tolerance is 0 or more"),
-        (["ls", ""], "is no path"),
+        (["ls", ""], "is not a path"),
     ],
 )
 def test_arguments_that_cannot_be_right_are_status_2(

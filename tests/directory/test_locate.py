@@ -63,7 +63,7 @@ class TestVersion2:
             with pytest.raises(tfckpt.InvalidArgumentError, match="expected a path"):
                 tfckpt.load_checkpoint(number)  # type: ignore[arg-type]
         for text in ("", "a\0b"):
-            with pytest.raises(tfckpt.InvalidArgumentError, match="is no path"):
+            with pytest.raises(tfckpt.InvalidArgumentError, match="is not a path"):
                 tfckpt.load_checkpoint(text)
 
 

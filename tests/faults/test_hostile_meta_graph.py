@@ -116,8 +116,8 @@ BAD: Final[dict[str, tuple[bytes, str]]] = {
     "a name that is no UTF-8": (graph(field(1, field(1, b"\xff"))), "should be a node"),
     "a node that is none": (graph(field(1, b"\xff")), "should be a node"),
     "a group that does not end in the graph": (graph(b"\x0b"), "group 1 has no end"),
-    "a function without a signature": (graph(field(2, field(1, field(1, b"\xff")))), "signature is no OpDef"),
-    "versions that are none": (graph(field(4, b"\xff")), "no VersionDef"),
+    "a function without a signature": (graph(field(2, field(1, field(1, b"\xff")))), "signature is not an OpDef"),
+    "versions that are none": (graph(field(4, b"\xff")), "not a VersionDef"),
     "objects that are none": (SOUND + field(7, b"\xff"), "no SavedObjectGraph"),
 }
 BROKEN_AT_ONCE: Final[dict[str, bytes]] = {

@@ -1,4 +1,4 @@
-"""Graphs walked where they lie: the same nodes, functions and attributes that the messages have."""
+"""GraphDefs decoded in place: the same nodes, functions and attributes as in the protobuf messages."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ LARGE = 1 << 17  # nodes of this size are decoded without their attributes
 
 @st.composite
 def node_defs(draw: st.DrawFn) -> NodeDef:
-    """A node; one in two is so large that its attributes are left out when it is decoded."""
+    """NodeDefs, half of them so large that they are decoded without their attributes."""
     message = NodeDef(name=draw(TEXT), op=draw(TEXT), device=draw(TEXT), input=draw(st.lists(TEXT, max_size=4)))
     for name in draw(st.lists(TEXT, max_size=3)):
         message.attr[name].i = draw(st.integers(-(2**63), 2**63 - 1))
@@ -39,8 +39,8 @@ def graph_of(*nodes: NodeDef) -> Graph:
 
 @settings(max_examples=100)
 @given(node_defs())
-def test_a_node_says_what_its_message_says(message: NodeDef) -> None:
-    """Name, operation, device, inputs and every attribute, of small and of large nodes."""
+def test_a_node_equals_its_message(message: NodeDef) -> None:
+    """Name, operation, device, inputs and every attribute, for small and large nodes."""
     node = Node(memoryview(message.SerializeToString()))
     assert (node.name, node.op, node.device, node.inputs) == (
         message.name, message.op, message.device, tuple(message.input),
@@ -50,8 +50,8 @@ def test_a_node_says_what_its_message_says(message: NodeDef) -> None:
     assert node.attr("no such name") is None or "no such name" in message.attr
 
 
-def test_what_occurs_again_counts_as_in_messages() -> None:
-    """The last name, all inputs, the last of two attributes of one name; also behind the attributes of a large node."""
+def test_repeated_fields_are_merged_as_in_protobuf() -> None:
+    """The last name, all inputs, the last of two attributes of the same name; also after a large node's attributes."""
     first, second = NodeDef(name="a", op="X", input=["i"]), NodeDef(name="b", input=["j"])
     first.attr["T"].s = bytes(LARGE)
     second.attr["T"].i = 2
@@ -63,7 +63,7 @@ def test_what_occurs_again_counts_as_in_messages() -> None:
 
 
 def test_attributes_without_key_or_value() -> None:
-    """An entry of a map may lack either: the empty name, the empty value."""
+    """A map entry may lack either: it has the empty name or the empty value."""
     value = AttrValue(i=3).SerializeToString()
     raw = sized_tag(5, 2 + len(value)) + sized_tag(2, len(value)) + value + sized_tag(5, 3) + sized_tag(1, 1) + b"x"
     node, expected = Node(memoryview(raw)), NodeDef.FromString(raw)
@@ -74,7 +74,7 @@ def test_attributes_without_key_or_value() -> None:
 @pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize(
     "broken", [b"\x0a\x05ab", b"\x0a\x01\xff", b"\x1a\x01\xff", b"\x2a\x7f", b"\x0b"],
-    ids=["cut off", "name no UTF-8", "input no UTF-8", "attribute cut off", "open group"],
+    ids=["cut off", "name is not UTF-8", "input is not UTF-8", "attribute cut off", "open group"],
 )  # fmt: skip
 def test_a_broken_node_is_an_error(broken: bytes, size: int) -> None:
     message = NodeDef(name="a")
@@ -84,18 +84,18 @@ def test_a_broken_node_is_an_error(broken: bytes, size: int) -> None:
         Node(memoryview(message.SerializeToString() + broken))
 
 
-def test_a_broken_attribute_is_an_error_when_it_is_asked_for() -> None:
-    """Of a large node: the others, and the node itself, are there all the same."""
+def test_a_broken_attribute_is_an_error_on_access() -> None:
+    """In a large node, the other attributes and the node itself remain accessible."""
     message = NodeDef(name="a/b", op="X")
     message.attr["value"].s = bytes(LARGE)
     message.attr["T"].i = 1
     node = Node(memoryview(message.SerializeToString() + sized_tag(5, 6) + sized_tag(1, 1) + b"x" + b"\x12\x01\xff"))
     assert node.name == "a/b" and node.attr("T") == AttrValue(i=1)
-    with pytest.raises(DataLossError, match=r'node "a/b", attribute "x": .* should be a node are none'):
+    with pytest.raises(DataLossError, match=r'node "a/b", attribute "x": .* should be a node do not parse'):
         node.attr("x")
 
 
-def test_a_node_in_words() -> None:
+def test_the_repr_of_a_node() -> None:
     node = Node(memoryview(NodeDef(name="a", op="Add", input=["x", "^y"]).SerializeToString()))
     assert repr(node) == "Node('a', 'Add', inputs=['x', '^y'])"
 
@@ -114,26 +114,26 @@ def test_a_graph_has_the_nodes_of_its_message(messages: list[NodeDef]) -> None:
 
 
 def test_two_nodes_of_one_name_are_an_error() -> None:
-    """TensorFlow refuses such a graph, too. They can be walked, but not be told apart."""
+    """TensorFlow refuses such a graph, too. The nodes can be iterated, but not looked up."""
     graph = graph_of(NodeDef(name="a"), NodeDef(name="b"), NodeDef(name="a"))
     assert [node.name for node in graph.iter_nodes()] == ["a", "b", "a"]
     with pytest.raises(DataLossError, match='two nodes are named "a"'):
         _ = graph.nodes
 
 
-def test_a_broken_node_is_named_by_its_place() -> None:
+def test_the_error_for_a_broken_node_contains_its_index() -> None:
     graph = Graph(memoryview(GraphDef(node=[NodeDef(name="a")]).SerializeToString() + sized_tag(1, 1) + b"\xff"))
     with pytest.raises(DataLossError, match=r"^part 1 of the graph: "):
         _ = graph.nodes
 
 
-def test_versions_are_merged_as_in_messages() -> None:
+def test_versions_are_merged_as_in_protobuf() -> None:
     assert not graph_of().versions.producer
     parts = [GraphDef(), GraphDef()]
     parts[0].versions.producer, parts[1].versions.min_consumer = 27, 12
     versions = Graph(memoryview(b"".join(part.SerializeToString() for part in parts))).versions
     assert (versions.producer, versions.min_consumer) == (27, 12)
-    with pytest.raises(DataLossError, match="no VersionDef"):
+    with pytest.raises(DataLossError, match="not a VersionDef"):
         _ = Graph(memoryview(sized_tag(4, 1) + b"\xff")).versions
 
 
@@ -150,7 +150,7 @@ def function_def() -> FunctionDef:
     return message
 
 
-def test_a_function_says_what_its_message_says() -> None:
+def test_a_function_equals_its_message() -> None:
     message = GraphDef(node=[NodeDef(name="call", op="f")])
     message.library.function.append(function_def())
     graph = Graph(memoryview(message.SerializeToString()))
@@ -161,8 +161,8 @@ def test_a_function_says_what_its_message_says() -> None:
     assert list(graph.nodes) == ["call"]
 
 
-def test_two_libraries_are_one() -> None:
-    """A field that occurs again adds to the message."""
+def test_two_libraries_are_merged() -> None:
+    """A repeated field adds to the message."""
     libraries = [GraphDef(), GraphDef()]
     for name, part in zip("ab", libraries, strict=True):
         part.library.function.add().signature.name = name
@@ -173,12 +173,12 @@ def test_two_libraries_are_one() -> None:
 @pytest.mark.parametrize(
     ("broken", "finding"),
     [
-        (sized_tag(1, 1) + b"\xff", "signature is no OpDef"),
+        (sized_tag(1, 1) + b"\xff", "signature is not an OpDef"),
         (sized_tag(3, 1) + b"\xff", "should be a node"),
         (sized_tag(3, 3) + b"\x0a\x01a" + sized_tag(3, 3) + b"\x0a\x01a", 'two nodes are named "a"'),
         (sized_tag(4, 1) + b"\xff", "integer at byte 0"),
     ],
-    ids=["signature", "node", "nodes of one name", "result"],
+    ids=["signature", "node", "duplicate node names", "result"],
 )
 def test_a_broken_function_is_an_error(broken: bytes, finding: str) -> None:
     with pytest.raises(DataLossError, match=finding):

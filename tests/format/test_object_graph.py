@@ -1,4 +1,4 @@
-"""The object graph: messages to nodes and back, hostile ones too; ways and names of nodes."""
+"""Object graphs: messages to nodes and back, including hostile ones; paths and names of nodes."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from torch_tfckpt.format.object_graph import (
     with_checkpoint_values,
 )
 
-# FORMATS 4, worked example 6: Checkpoint(v=Variable(name "vname")).save, as TensorFlow 2.21 wrote it.
+# The graph of Checkpoint(v=Variable(name "vname")).save, as written by TensorFlow 2.21.
 EXAMPLE_6 = bytes.fromhex(
     "0a1d0a0508011201760a100802120c736176655f636f756e7465722a020801"
     "0a3b12350a0e5641524941424c455f56414c55451205766e616d651a1c"
@@ -65,7 +65,7 @@ SMALL = ObjectGraph(
 
 
 def message(**node: object) -> TrackableObjectGraph:
-    """Of three nodes, the first as given."""
+    """Return a message of three nodes, the first as given."""
     nodes = [TrackableObjectGraph.TrackableObject(**node) for node in (node, {}, {})]  # type: ignore[arg-type]
     return TrackableObjectGraph(nodes=nodes)
 
@@ -74,7 +74,7 @@ def message(**node: object) -> TrackableObjectGraph:
 
 
 def test_the_worked_example_is_read() -> None:
-    """FORMATS 4, worked example 6: two variables below the root, each with its name and key."""
+    """Two variables below the root, each with its name and key."""
     graph = ObjectGraph.decode(EXAMPLE_6)
     assert graph.nodes == (
         TrackableObject(children(("v", 1), ("save_counter", 2)), has_checkpoint_values=True),
@@ -84,7 +84,7 @@ def test_the_worked_example_is_read() -> None:
 
 
 def test_the_worked_example_is_written() -> None:
-    """FORMATS 4, worked example 6, from its parts: byte for byte what TensorFlow wrote."""
+    """Built from its parts, it is byte-identical to TensorFlow's."""
     counter = checkpoint_key(object_path(["save_counter"]), VARIABLE_VALUE)
     nodes = with_checkpoint_values(
         [
@@ -97,9 +97,11 @@ def test_the_worked_example_is_written() -> None:
 
 
 @pytest.mark.parametrize("folder", OBJECT_BASED)
-def test_graphs_of_real_checkpoints_come_out_as_they_went_in(folder: str) -> None:
-    """Graphs that TensorFlow wrote: decoded and encoded they are the same messages; the same bytes too, except one
-    whose fields are in another order."""
+def test_graphs_of_real_checkpoints_round_trip(folder: str) -> None:
+    """Decoding and encoding TensorFlow's graphs yields equal messages.
+
+    The bytes are equal too, except for one graph whose fields are in a different order.
+    """
     prefix = json.loads((GOLDEN / folder / "expected.json").read_text(encoding="utf-8"))["prefix"]
     with tfckpt.CheckpointReader(GOLDEN / folder / prefix) as reader:
         stored = np.asarray(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"), dtype=object).item()
@@ -109,19 +111,19 @@ def test_graphs_of_real_checkpoints_come_out_as_they_went_in(folder: str) -> Non
     assert again == stored or folder == "reordered-object-graph"
 
 
-def test_there_are_real_graphs() -> None:
-    """A parametrized test over nothing would pass."""
+def test_real_graphs_were_found() -> None:
+    """Otherwise the parametrized test above would pass without checking anything."""
     assert len(OBJECT_BASED) >= 8
 
 
 def test_every_field_is_kept() -> None:
-    """A registered saver, and the flag that old writers leave out, in its three states."""
+    """A registered saver, and the flag that old writers omit, in its three states."""
     nodes = tuple(
         TrackableObject(registered_saver=RegisteredSaver("package.saver", "way/to"), has_checkpoint_values=flag)
         for flag in (None, False, True)
     )
     assert ObjectGraph.decode(ObjectGraph(nodes).encode()).nodes == nodes
-    # FORMATS 4: false is written too, `2a 00`.
+    # TensorFlow writes false too: `2a 00`.
     assert ObjectGraph((TrackableObject(has_checkpoint_values=False),)).encode() == b"\x0a\x02\x2a\x00"
 
 
@@ -135,14 +137,14 @@ def test_every_field_is_kept() -> None:
     ],
     ids=["child", "variable", "slot variable"],
 )
-def test_nodes_that_are_not_there(naming: Callable[[int], dict[str, object]], other: int) -> None:
-    """DataLossError for an id below 0 or beyond the last, saying who names what."""
-    with pytest.raises(DataLossError, match=rf"node 0 names node {other}, of 3 nodes.*Copy it again"):
+def test_references_to_missing_nodes_are_refused(naming: Callable[[int], dict[str, object]], other: int) -> None:
+    """DataLossError for a negative or too large id; the message names both nodes."""
+    with pytest.raises(DataLossError, match=rf"node 0 refers to node {other}, but there are 3 nodes.*Copy it again"):
         ObjectGraph.decode(message(**naming(other)).SerializeToString())
 
 
-def test_an_attribute_twice() -> None:
-    """DataLossError: nobody could say which of the two is meant."""
+def test_a_duplicate_attribute_is_refused() -> None:
+    """DataLossError, because it is ambiguous which of the two is meant."""
     twice = message(attributes=[{"name": "a\n", "checkpoint_key": key} for key in ("one", "two")])
     with pytest.raises(DataLossError, match=r'node 0 has the attribute "a\\n" twice'):
         ObjectGraph.decode(twice.SerializeToString())
@@ -151,23 +153,23 @@ def test_an_attribute_twice() -> None:
 @pytest.mark.parametrize(
     "stored",
     [b"no message", EXAMPLE_6[:-1], EXAMPLE_6[:40], b"\x0a\x07\x0a\x05\x12\x03\xff\xfe\xfd", b"\xff" * 20],
-    ids=["text", "cut by a byte", "cut in half", "no UTF-8", "endless varint"],
+    ids=["text", "cut by a byte", "cut in half", "not UTF-8", "endless varint"],
 )
-def test_what_is_no_graph(stored: bytes) -> None:
-    """DataLossError that says so; never an error of protobuf."""
-    with pytest.raises(DataLossError, match=r"this is no object graph.*damaged"):
+def test_bytes_that_are_not_a_graph_are_refused(stored: bytes) -> None:
+    """DataLossError with an explanation, never an error of protobuf."""
+    with pytest.raises(DataLossError, match=r"this is not an object graph.*damaged"):
         ObjectGraph.decode(stored)
 
 
-def test_a_graph_of_nothing() -> None:
-    """No node at all, as of an empty message, is a graph in which nothing is found."""
+def test_an_empty_graph() -> None:
+    """An empty message is a graph without nodes, in which every lookup fails."""
     graph = ObjectGraph.decode(b"")
     assert graph.nodes == () and graph.names_to_keys() == {}
     assert graph.slot_variable_ids == frozenset()
 
 
-def test_fields_of_later_versions_are_passed_over() -> None:
-    """What TensorFlow may add one day does no harm."""
+def test_unknown_fields_are_ignored() -> None:
+    """Fields that TensorFlow may add in the future do no harm."""
     assert ObjectGraph.decode(EXAMPLE_6 + b"\x7a\x03new").nodes == ObjectGraph.decode(EXAMPLE_6).nodes
 
 
@@ -175,7 +177,7 @@ def test_fields_of_later_versions_are_passed_over() -> None:
 
 
 def test_names_to_keys() -> None:
-    """FORMATS 4: of a name that occurs twice the last key counts; what is no variable has the name ""."""
+    """If a name occurs twice, the last key counts; attributes that are not variables have the name ""."""
     graph = ObjectGraph(
         (
             TrackableObject(children(("a", 1), ("b", 2)), (SerializedTensor("py_state", "", "/.ATTRIBUTES/py_state"),)),
@@ -187,7 +189,7 @@ def test_names_to_keys() -> None:
 
 
 def test_two_attributes_may_have_one_key() -> None:
-    """It is read as it is; both names lead there."""
+    """Both names map to the same key."""
     graph = ObjectGraph(
         (
             TrackableObject(children(("a", 1), ("b", 2))),
@@ -209,23 +211,23 @@ def test_two_attributes_may_have_one_key() -> None:
         ("", ""),
     ],
 )
-def test_escapes(name: str, escaped: str) -> None:
-    """FORMATS 4: the examples that TensorFlow wrote."""
+def test_local_names_are_escaped_as_in_tensorflow(name: str, escaped: str) -> None:
+    """Examples written by TensorFlow 2.21."""
     assert escape_local_name(name) == escaped
 
 
 def test_keys() -> None:
-    """FORMATS 4: the root's own attributes, those of others, and slot variables."""
+    """Attributes of the root and of other objects, and slot variables."""
     assert checkpoint_key(object_path([]), "py_state") == "/.ATTRIBUTES/py_state"
     assert checkpoint_key(object_path(["a", "b/c"]), VARIABLE_VALUE) == "a/b.Sc/.ATTRIBUTES/VARIABLE_VALUE"
     assert slot_variable_path("model/kernel", "optimizer", "m/0") == "model/kernel/.OPTIMIZER_SLOT/optimizer/m.S0"
 
 
-# Ways through the graph.
+# Paths through the graph.
 
 
-def test_ways_and_names() -> None:
-    """The shortest way; ties go to the first child. Slot variables have a name of their own and no way."""
+def test_paths_and_names() -> None:
+    """The shortest path; ties go to the first child. Slot variables have a name but no path."""
     assert [SMALL.route(node_id) for node_id in range(5)] == [(), ("model",), ("optimizer",), ("model", "kernel"), None]
     assert [SMALL.name(node_id) for node_id in range(5)] == [
         "(root)",
@@ -237,15 +239,15 @@ def test_ways_and_names() -> None:
     assert SMALL.slot_variable_ids == {4}
 
 
-def test_the_shorter_way_goes_before_the_first() -> None:
-    """FORMATS 4: a shared object stands under its first way breadth first: list l=[v], same=v -> "same"."""
+def test_the_shortest_path_wins_over_the_first() -> None:
+    """A shared object is named by its first path breadth-first: list l=[v], same=v -> "same"."""
     graph = ObjectGraph((TrackableObject(children(("l", 1), ("same", 2))), TrackableObject(children(("0", 2)))))
     graph = ObjectGraph((*graph.nodes, TrackableObject()))
     assert graph.route(2) == ("same",)
 
 
 def test_loops() -> None:
-    """Children that name their parents, the root, and themselves: every node is met once."""
+    """Children that refer to their parents, the root or themselves: every node is visited once."""
     graph = ObjectGraph(
         (
             TrackableObject(children(("self", 0), ("a", 1))),
@@ -256,8 +258,8 @@ def test_loops() -> None:
     assert [graph.route(node_id) for node_id in range(3)] == [(), ("a",), ("a", "b")]
 
 
-def test_what_nothing_leads_to() -> None:
-    """It has no way, and a name that says its id; so has a slot variable of what nothing leads to."""
+def test_unreachable_nodes() -> None:
+    """They have no path, and their name contains the id; the same applies to their slot variables."""
     graph = ObjectGraph(
         (TrackableObject(), TrackableObject(), TrackableObject(slot_variables=(SlotVariable(2, "m", 2),)))
     )
@@ -266,7 +268,7 @@ def test_what_nothing_leads_to() -> None:
 
 
 def test_a_chain_100000_deep() -> None:
-    """Nothing recurses: the way to the end is found, and its flags are."""
+    """Nothing recurses: the path to the last node and its flags are computed."""
     links = [TrackableObject(children(("c", i + 1))) for i in range(DEEP)]
     nodes = with_checkpoint_values([*links, TrackableObject(attributes=variable("v", "c"))])
     graph = ObjectGraph.decode(ObjectGraph(nodes).encode())
@@ -276,7 +278,7 @@ def test_a_chain_100000_deep() -> None:
 
 
 def test_megabyte_names() -> None:
-    """They are names like any other."""
+    """Very long names work like any others."""
     long = "n" * 1_000_000
     graph = ObjectGraph((TrackableObject(children((long, 1))), TrackableObject(attributes=variable(long, long))))
     again = ObjectGraph.decode(graph.encode())
@@ -284,24 +286,24 @@ def test_megabyte_names() -> None:
 
 
 def test_child() -> None:
-    """The id under a local name; None where there is none."""
+    """Return the id of the child with that name, or None."""
     assert SMALL.nodes[0].child("tied") == 1
     assert SMALL.nodes[0].child("tie") is None
 
 
 def test_the_error_for_other_checkpoints() -> None:
-    """TensorFlow's words, the place, and what to use."""
+    """The message contains TensorFlow's words, the path, and which function to use."""
     error = not_object_based("run/model.ckpt-1")
     assert isinstance(error, NotFoundError)
     assert str(error).startswith("Key _CHECKPOINTABLE_OBJECT_GRAPH not found in checkpoint: run/model.ckpt-1")
     assert "Saver" in str(error)
 
 
-# Which nodes have values.
+# has_checkpoint_values.
 
 
-def test_who_has_values() -> None:
-    """FORMATS 4: nodes with attributes, slot variables or a registered saver, and all above them; a loop too."""
+def test_has_checkpoint_values() -> None:
+    """Set for nodes with attributes, slot variables or a registered saver, and all their ancestors, also in a loop."""
     nodes = with_checkpoint_values(
         [
             TrackableObject(children(("a", 1), ("b", 2))),
@@ -319,7 +321,7 @@ def test_who_has_values() -> None:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> ObjectGraph:
-    """Nodes with any children, names that repeat among nodes but not within one, and slot variables."""
+    """Nodes with arbitrary children, names that repeat across nodes but not within one, and slot variables."""
     count = draw(st.integers(1, 8))
     node_ids = st.integers(0, count - 1)
     nodes = []
@@ -332,7 +334,7 @@ def graphs(draw: st.DrawFn) -> ObjectGraph:
 
 
 def renumbered(graph: ObjectGraph, new: list[int]) -> ObjectGraph:
-    """The same graph, node i under the id new[i]."""
+    """Return the same graph with node i under the id new[i]."""
     moved = {
         new[node_id]: TrackableObject(
             tuple(ObjectReference(new[child.node_id], child.local_name) for child in node.children),
@@ -346,8 +348,8 @@ def renumbered(graph: ObjectGraph, new: list[int]) -> ObjectGraph:
 
 @settings(max_examples=100)
 @given(graph=graphs(), data=st.data())
-def test_ids_are_only_ids(graph: ObjectGraph, data: st.DataObject) -> None:
-    """Under any other numbers for the nodes, the root's 0 apart, all ways, names and flags are the same."""
+def test_renumbering_nodes_changes_nothing(graph: ObjectGraph, data: st.DataObject) -> None:
+    """With any other node numbers, except the root's 0, all paths, names and flags are the same."""
     new = [0, *data.draw(st.permutations(range(1, len(graph.nodes))))]
     other = renumbered(graph, new)
     assert [other.route(i) for i in new] == [graph.route(i) for i in range(len(new))]
@@ -359,8 +361,8 @@ def test_ids_are_only_ids(graph: ObjectGraph, data: st.DataObject) -> None:
 
 @settings(max_examples=100)
 @given(graph=graphs())
-def test_what_is_written_is_read(graph: ObjectGraph) -> None:
-    """Any graph comes back as it was, and its ways lead where they say."""
+def test_every_graph_round_trips(graph: ObjectGraph) -> None:
+    """Every graph decodes to what was encoded, and its paths lead to the right nodes."""
     again = ObjectGraph.decode(graph.encode())
     assert again.nodes == graph.nodes
     for node_id in range(len(again.nodes)):

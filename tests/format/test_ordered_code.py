@@ -1,4 +1,4 @@
-"""Keys that sort like the values in them: properties. The vectors of FORMATS 2.5 stand in test_tensor_slice.py."""
+"""Properties of keys that sort like the values in them. test_tensor_slice.py has TensorFlow's vectors."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from slice_keys import decode_num, decode_signed, decode_string
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format.ordered_code import encode_num, encode_signed, encode_string
 
-# Numbers of every length, and the neighbours of those where the length changes.
+# Numbers of every length, and the neighbours of the limits between lengths.
 UNSIGNED = st.integers(0, 64).flatmap(lambda bits: st.integers(0, (1 << bits) - 1))
 SIGNED = st.builds(lambda value, negative: ~value if negative else value, UNSIGNED.map(lambda n: n >> 1), st.booleans())
 EDGES = sorted(
@@ -25,7 +25,7 @@ EDGES = sorted(
 STRINGS = st.lists(st.sampled_from([b"\x00", b"\x01", b"\xfe", b"\xff", b"a", b"b"]), max_size=6).map(b"".join)
 Key = tuple[bytes, int, int]
 KEYS = st.tuples(STRINGS, UNSIGNED, SIGNED)
-# Encodings with something cut off, changed or added.
+# Encodings with something removed, changed or added.
 NEARLY_ENCODED = st.one_of(
     st.binary(max_size=14),
     st.builds(
@@ -42,15 +42,15 @@ def encode(key: Key) -> bytes:
 
 
 @given(one=KEYS, other=KEYS)
-def test_joined_encodings_sort_like_tuples(one: Key, other: Key) -> None:
-    """A string, a number and a signed number behind one another: the order of the bytes is Python's of the tuples."""
+def test_concatenated_encodings_sort_like_tuples(one: Key, other: Key) -> None:
+    """A string, a number and a signed number: the bytes sort like Python tuples of the values."""
     assert (encode(one) < encode(other)) == (one < other)
     assert (encode(one) == encode(other)) == (one == other)
 
 
 @given(KEYS, st.binary(max_size=4))
 def test_each_decoder_stops_where_its_value_ends(key: Key, rest: bytes) -> None:
-    """Joined encodings come apart again without marks between them, whatever stands behind."""
+    """Concatenated encodings can be decoded without separators, whatever follows."""
     encoded = encode(key) + rest
     string, at = decode_string(encoded, 0)
     number, at = decode_num(encoded, at)
@@ -59,8 +59,8 @@ def test_each_decoder_stops_where_its_value_ends(key: Key, rest: bytes) -> None:
     assert encoded[at:] == rest
 
 
-def test_signed_numbers_sort_where_their_length_changes() -> None:
-    """Every power of two, both signs, with its neighbours: about 500 values in one ascending chain."""
+def test_signed_numbers_sort_across_length_limits() -> None:
+    """Every power of two with both signs and its neighbours: about 500 values in one ascending sequence."""
     encoded = [encode_signed(value) for value in EDGES]
     assert len(EDGES) > 400
     assert encoded == sorted(encoded)
@@ -72,7 +72,6 @@ def test_signed_numbers_sort_where_their_length_changes() -> None:
 
 def test_a_signed_number_is_as_short_as_its_range_allows() -> None:
     """From one byte to ten: the smallest L with -2**(7L-1) <= v < 2**(7L-1)."""
-    # FORMATS 2.5
     for value in EDGES:
         size = next(size for size in range(1, 11) if -(2 ** (7 * size - 1)) <= value < 2 ** (7 * size - 1))
         assert len(encode_signed(value)) == size, value
@@ -81,7 +80,6 @@ def test_a_signed_number_is_as_short_as_its_range_allows() -> None:
 @given(UNSIGNED)
 def test_an_unsigned_number_has_no_leading_zeros(value: int) -> None:
     """A count, then that many bytes, most significant first."""
-    # FORMATS 2.5
     encoded = encode_num(value)
     assert encoded[0] == len(encoded) - 1 <= 8
     assert encoded[1:2] != b"\0"
@@ -99,8 +97,8 @@ def _again(
 
 
 @given(buffer=NEARLY_ENCODED, at=st.integers(0, 3))
-def test_whatever_is_decoded_was_the_one_encoding_of_it(buffer: bytes, at: int) -> None:
-    """Any bytes are a DataLossError or the encoding of the value they give: two keys never mean one slice."""
+def test_encodings_are_unique(buffer: bytes, at: int) -> None:
+    """Any bytes raise DataLossError or are the encoding of the decoded value: no two keys mean the same slice."""
     _again(decode_num, encode_num, buffer, at)
     _again(decode_signed, encode_signed, buffer, at)
     _again(decode_string, encode_string, buffer, at)
@@ -110,24 +108,24 @@ def test_whatever_is_decoded_was_the_one_encoding_of_it(buffer: bytes, at: int) 
     ("decode", "encoded", "text"),
     [
         (decode_num, "", "number at byte 0: the key ends there"),
-        (decode_num, "09 ff ff ff ff ff ff ff ff ff", "number at byte 0: no number of 9 bytes stands there"),
-        (decode_num, "02 01", "number at byte 0: no number of 2 bytes stands there"),
-        (decode_num, "02 00 01", "number at byte 0: no number of 2 bytes stands there"),
+        (decode_num, "09 ff ff ff ff ff ff ff ff ff", "number at byte 0: invalid size 9"),
+        (decode_num, "02 01", "number at byte 0: invalid size 2"),
+        (decode_num, "02 00 01", "number at byte 0: invalid size 2"),
         (decode_string, "", "string at byte 0 has no end mark"),
         (decode_string, "61 62", "string at byte 0 has no end mark"),
         (decode_string, "61 00", "string at byte 0 has no end mark"),
-        (decode_string, "00 02 00 01", "string at byte 0: escape 00 02 means nothing"),
-        (decode_string, "ff 01 00 01", "string at byte 0: escape ff 01 means nothing"),
-        (decode_signed, "c0", "signed number at byte 0: no number of 2 bytes stands there"),
-        (decode_signed, "ff e0", "signed number at byte 0: no number of 11 bytes stands there"),
+        (decode_string, "00 02 00 01", "string at byte 0: invalid escape 00 02"),
+        (decode_string, "ff 01 00 01", "string at byte 0: invalid escape ff 01"),
+        (decode_signed, "c0", "signed number at byte 0: invalid size 2"),
+        (decode_signed, "ff e0", "signed number at byte 0: invalid size 11"),
         (decode_signed, "c0 00", "signed number at byte 0 is not in its shortest form"),
         (decode_signed, "ff c0 80" + "00" * 7, "signed number at byte 0 is not in its shortest form"),
     ],
 )
-def test_what_is_no_encoding_is_refused(
+def test_an_invalid_encoding_is_refused(
     decode: Callable[[bytes, int], tuple[object, int]], encoded: str, text: str
 ) -> None:
-    """DataLossError with the place in the key and what is wrong there."""
+    """DataLossError with the offset in the key and the problem."""
     with pytest.raises(DataLossError) as raised:
         decode(bytes.fromhex(encoded), 0)
     assert str(raised.value) == text

@@ -1,4 +1,4 @@
-"""Partitioned tensors: which part of which stored slice fills a wanted box, against plain indexing of the whole."""
+"""Partitioned tensors: which part of which stored slice fills a requested box, compared with plain indexing."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.format.partition import Part, Partition
 from torch_tfckpt.format.tensor_slice import WHOLE, Extent, Shape, TensorSlice
 
-Box = tuple[tuple[int, int], ...]  # begin and end in each dimension
+Box = tuple[tuple[int, int], ...]  # start and end in each dimension
 
 
 def box(text: str) -> TensorSlice:
@@ -24,20 +24,20 @@ def partition(shape: Shape, *stored: str) -> Partition:
 
 
 def assembled(parts: Partition, want: TensorSlice) -> npt.NDArray[np.int64]:
-    """The wanted box, filled by the copies alone; -1 where nothing was put."""
+    """Return the requested box filled by the copies; -1 marks elements that were not written."""
     whole = np.arange(int(np.prod(parts.shape, dtype=np.int64))).reshape(parts.shape)
     held = [whole[part.resolve(parts.shape).to_index()] for part in parts.stored]
     target = np.full(want.shape_of(parts.shape), -1, dtype=np.int64)
     for part in parts.parts_of(want):
         place = target[part.target.to_index()]
-        assert (place == -1).all(), "two copies to one place"
+        assert (place == -1).all(), "two copies to the same place"
         assert place.shape == held[part.number][part.source.to_index()].shape, "a copy that would be broadcast"
         target[part.target.to_index()] = held[part.number][part.source.to_index()]
     return target
 
 
 def wanted(parts: Partition, want: TensorSlice) -> npt.NDArray[np.int64]:
-    """The wanted box of the whole tensor, by plain indexing."""
+    """Return the requested box of the whole tensor, by plain indexing."""
     whole = np.arange(int(np.prod(parts.shape, dtype=np.int64))).reshape(parts.shape)
     return whole[want.resolve(parts.shape).to_index()]
 
@@ -49,15 +49,15 @@ def wanted(parts: Partition, want: TensorSlice) -> npt.NDArray[np.int64]:
     ("want", "numbers"), [("-:-", [0, 1]), ("-:0,2", [0, 1]), ("-:2,2", [1]), ("0,5:0,10", [0, 1]), ("1,1:0,1", [0])]
 )
 def test_columns_in_two_slices(want: str, numbers: list[int]) -> None:
-    """All of it, a box across the cut, and boxes on one side of it, each from the slices that hold it."""
+    """The whole tensor, a box across the boundary, and boxes on one side, each from the slices that contain it."""
     # CASES 120, from tensor_bundle_test.cc PartitionedVariables
     columns = partition((5, 10), "-:0,1", "-:1,9")
     assert [part.number for part in columns.parts_of(box(want))] == numbers
     np.testing.assert_array_equal(assembled(columns, box(want)), wanted(columns, box(want)))
 
 
-def test_a_box_across_a_cut_is_two_copies() -> None:
-    """From the end of the one, from the beginning of the other, side by side."""
+def test_a_box_across_a_boundary_takes_two_copies() -> None:
+    """From the end of one slice and the beginning of the other, next to each other."""
     # CASES 120
     assert partition((5, 10), "-:0,1", "-:1,9").parts_of(box("-:0,2")) == [
         Part(0, box("0,5:0,1"), box("0,5:0,1")),
@@ -67,7 +67,7 @@ def test_a_box_across_a_cut_is_two_copies() -> None:
 
 @pytest.mark.parametrize("stored", ["-:-", "0,5:0,10"])
 @pytest.mark.parametrize("want", ["-:-", "0,5:0,10", "-:0,10", "0,5:-"])
-def test_either_spelling_of_the_whole_is_the_whole(stored: str, want: str) -> None:
+def test_both_spellings_of_the_whole_are_equal(stored: str, want: str) -> None:
     """A dash and the explicit extent cover the same elements."""
     # CASES 121, from tensor_bundle_test.cc EquivalentSliceTest
     whole = partition((5, 10), stored)
@@ -76,9 +76,8 @@ def test_either_spelling_of_the_whole_is_the_whole(stored: str, want: str) -> No
     np.testing.assert_array_equal(assembled(whole, box(want)), wanted(whole, box(want)))
 
 
-def test_a_slice_spelt_exactly_as_stored_is_taken_alone() -> None:
-    """All of it into all of the target: what a restore into the partition that was saved does, one copy a slice."""
-    # FORMATS 2.5, "Reading" 2
+def test_a_slice_spelled_exactly_as_stored_is_used_alone() -> None:
+    """It is copied completely: restoring into the saved partition takes one copy per slice."""
     assert partition((4, 5), "0,2:-", "2,2:-").parts_of(box("2,2:-")) == [Part(1, box("-:-"), box("-:-"))]
 
 
@@ -88,7 +87,7 @@ HOLED = ("0,2:-", "2,2:0,3", "3,1:3,2")  # a hole at row 2, columns 3 and 4
 @pytest.mark.parametrize(
     ("want", "numbers"),
     [
-        ("0,2:-", [0]),  # spelt exactly as stored
+        ("0,2:-", [0]),  # spelled exactly as stored
         ("2,2:0,3", [1]),
         ("3,1:3,2", [2]),
         ("1,1:-", [0]),  # inside one
@@ -98,7 +97,7 @@ HOLED = ("0,2:-", "2,2:0,3", "3,1:3,2")  # a hole at row 2, columns 3 and 4
     ],
 )
 def test_boxes_of_a_matrix_with_a_hole(want: str, numbers: list[int]) -> None:
-    """A hole that the box does not touch does not matter."""
+    """A hole outside the box does not matter."""
     # CASES 136, 184, 185, from tensor_slice_reader_test.cc and tensor_slice_set_test.cc QueryTwoD, QueryMetaTwoD
     matrix = partition((4, 5), *HOLED)
     assert [part.number for part in matrix.parts_of(box(want))] == numbers
@@ -106,23 +105,22 @@ def test_boxes_of_a_matrix_with_a_hole(want: str, numbers: list[int]) -> None:
 
 
 @pytest.mark.parametrize(("want", "covered", "total"), [("1,2:2,3", 4, 6), ("-:-", 18, 20), ("2,1:3,2", 0, 2)])
-def test_a_box_that_touches_a_hole_is_refused(want: str, covered: int, total: int) -> None:
-    """How much of it is there, in TensorFlow's words; nothing is made up for the rest."""
-    # CASES 136, 184, 185; text of FORMATS 2.5
+def test_a_box_with_missing_elements_is_refused(want: str, covered: int, total: int) -> None:
+    """The error contains TensorFlow's words and the number of available elements; the rest is not made up."""
+    # CASES 136, 184, 185
     with pytest.raises(InvalidArgumentError) as raised:
         partition((4, 5), *HOLED).parts_of(box(want))
     assert str(raised.value).startswith(
         'tensor "t": Does not have sufficient slices for partitioned tensor t to restore in slice_spec: '
-        f"{want}: its 3 slices hold {covered} of {total} elements. "
+        f"{want}: its 3 slices contain {covered} of {total} elements. "
     )
 
 
-# What is no partition.
+# Invalid partitions.
 
 
-def test_slices_that_overlap_are_refused() -> None:
-    """Even where the box that somebody wants needs only one of them."""
-    # FORMATS 2.5, "Reading" 1
+def test_overlapping_slices_are_refused() -> None:
+    """Even if the requested box needs only one of them."""
     with pytest.raises(DataLossError) as raised:
         Partition("a\n", (4, 5), [box("0,2:-"), box("2,2:-"), box("1,2:0,1")])
     assert str(raised.value) in (
@@ -132,7 +130,7 @@ def test_slices_that_overlap_are_refused() -> None:
 
 
 def test_a_slice_stored_twice_overlaps_itself() -> None:
-    """Which of the two would be right?"""
+    """It would be ambiguous which of the two is right."""
     with pytest.raises(DataLossError, match="Overlapping slices: existing slice = -, new slice = 0,4"):
         partition((4,), "-", "0,4")
 
@@ -144,27 +142,27 @@ def test_a_slice_stored_twice_overlaps_itself() -> None:
         (["0,2"], "Mismatching ranks: shape = [4,5], slice = 0,2"),
     ],
 )
-def test_slices_that_leave_the_tensor_are_refused(stored: list[str], text: str) -> None:
-    """DataLossError, since a file says so: bytes that no box could be cut from."""
+def test_slices_outside_the_tensor_are_refused(stored: list[str], text: str) -> None:
+    """DataLossError, because the slices come from a file."""
     with pytest.raises(DataLossError) as raised:
         partition((4, 5), *stored)
     assert str(raised.value) == f'tensor "t": {text}'
 
 
-def test_a_box_that_leaves_the_tensor_is_refused() -> None:
-    """InvalidArgumentError, since the caller says so."""
+def test_a_box_outside_the_tensor_is_refused() -> None:
+    """InvalidArgumentError, because the box comes from the caller."""
     with pytest.raises(InvalidArgumentError, match="out of bounds"):
         partition((4, 5), "-:-").parts_of(box("3,2:-"))
     with pytest.raises(InvalidArgumentError, match="Mismatching ranks"):
         partition((4, 5), "-:-").parts_of(box("-"))
 
 
-# Any partition.
+# Arbitrary partitions.
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (2, 0, 3)])
 def test_a_tensor_of_one_or_no_element_is_whole(shape: Shape) -> None:
-    """Scalars have no dimension to cut; of an empty tensor no element can be missing."""
+    """A scalar has no dimension to split; an empty tensor has no element that could be missing."""
     whole = Partition("t", shape, [TensorSlice.full(len(shape))])
     np.testing.assert_array_equal(
         assembled(whole, TensorSlice.full(len(shape))), wanted(whole, TensorSlice.full(len(shape)))
@@ -178,15 +176,15 @@ def test_slices_that_no_straight_cut_separates() -> None:
     assert [part.number for part in mill.parts_of(box("1,1:-"))] == [1, 3, 4]
 
 
-def test_a_row_of_many_slices_is_looked_up_by_itself() -> None:
-    """A box in the middle of ten thousand slices is one copy, and all of them ten thousand."""
+def test_lookup_among_many_slices() -> None:
+    """A box in the middle of ten thousand slices takes one copy, and all of them take ten thousand."""
     rows = Partition("t", (10_000, 2), [TensorSlice((Extent(n, 1), Extent(0, WHOLE))) for n in range(10_000)])
     assert rows.parts_of(box("5000,1:1,1")) == [Part(5000, box("0,1:1,1"), box("0,1:0,1"))]
     np.testing.assert_array_equal(assembled(rows, TensorSlice.full(2)), wanted(rows, TensorSlice.full(2)))
 
 
 def _spelt(draw: st.DrawFn, edges: Box, shape: Shape) -> TensorSlice:
-    """One of the spellings of a box."""
+    """Return one of the spellings of a box."""
     return TensorSlice(
         tuple(
             Extent(0, WHOLE) if (begin, end) == (0, size) and draw(st.booleans()) else Extent(begin, end - begin)
@@ -197,7 +195,7 @@ def _spelt(draw: st.DrawFn, edges: Box, shape: Shape) -> TensorSlice:
 
 @st.composite
 def partitions(draw: st.DrawFn) -> tuple[Shape, list[TensorSlice], TensorSlice]:
-    """A shape cut up at random, some of the boxes lost, the rest in any order; and a wanted box."""
+    """A randomly partitioned shape, some boxes missing, the rest in any order; and a requested box."""
     shape = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)))
     boxes: list[Box] = [tuple((0, size) for size in shape)]
     for _ in range(draw(st.integers(0, 8))):

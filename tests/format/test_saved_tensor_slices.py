@@ -1,4 +1,4 @@
-"""The records of version 1 files, held against TensorFlow's bytes and against protobuf's own parser and serializer."""
+"""Records of version 1 files, compared with TensorFlow's bytes and with protobuf's parser and serializer."""
 
 import struct
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def dtype_name(number: int) -> str:
 
 
 def values_of(number: int, max_size: int = 20) -> st.SearchStrategy[Values]:
-    """Arrays or lists of bytes as they are stored under a dtype; every bit pattern, NaNs included."""
+    """Arrays, or lists of bytes, of a stored dtype; all bit patterns, including NaNs."""
     field = VALUE_FIELDS[number]
     if field.kind is Kind.STRING:
         return st.lists(st.binary(max_size=6), max_size=max_size)
@@ -59,17 +59,17 @@ def same_bits(one: Values, other: Values) -> bool:
 
 
 def values_message(record: bytes) -> TensorProto:
-    """The TensorProto of a record, parsed by protobuf."""
+    """Parse the TensorProto of a record with protobuf."""
     return SavedTensorSlices.FromString(record).data.data
 
 
 def record_of(values: bytes) -> bytes:
-    """A record around the bytes of a TensorProto."""
+    """Return a record that contains the bytes of a TensorProto."""
     inner = sized_tag(1, 1) + b"x" + sized_tag(2, 0) + sized_tag(3, len(values)) + values
     return sized_tag(2, len(inner)) + inner
 
 
-# The bytes of TensorFlow 2.21: FORMATS worked example 5.
+# Bytes written by TensorFlow 2.21.
 
 
 def test_metadata_of_a_scalar() -> None:
@@ -117,7 +117,7 @@ def test_values(dtype: int, values: Values, encoded: str) -> None:
 
 @given(dtype=st.sampled_from(WRITABLE), name=st.text(max_size=5), data=st.data())
 def test_protobuf_writes_the_same_bytes(dtype: int, name: str, data: st.DataObject) -> None:
-    """Parsed and serialized again by protobuf, a record is the same, and its fields are ours."""
+    """A record parsed and serialized again by protobuf is unchanged, and its fields are the values."""
     values, part = data.draw(values_of(dtype)), TensorSlice.parse("0,5:-")
     record = encode_slice(name, part, dtype, values)
     message = SavedTensorSlices.FromString(record)
@@ -128,7 +128,7 @@ def test_protobuf_writes_the_same_bytes(dtype: int, name: str, data: st.DataObje
 
 @given(dtype=st.sampled_from(WRITABLE), data=st.data())
 def test_values_round_trip(dtype: int, data: st.DataObject) -> None:
-    """Every bit of every writable dtype, NaNs and infinities included."""
+    """Every bit of every writable dtype, including NaNs and infinities."""
     values = data.draw(values_of(dtype))
     decoded = decode_slice(encode_slice("x", SCALAR, dtype, values), dtype, len(values))
     assert decoded.name == "x"
@@ -136,7 +136,7 @@ def test_values_round_trip(dtype: int, data: st.DataObject) -> None:
 
 
 def test_long_lists_are_converted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists around the size of a piece, whose varints have all widths."""
+    """Lists around the size of a chunk, with varints of all widths."""
     monkeypatch.setattr(saved_tensor_slices, "_PIECE", 8)
     for count in (7, 8, 9, 16, 17, 100):
         values = np.array([(-1) ** n * 3**n % 2**62 for n in range(count)], np.int64)
@@ -147,7 +147,7 @@ def test_long_lists_are_converted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("dtype", [types_pb2.DT_UINT32, types_pb2.DT_UINT64])
 def test_types_that_are_read_but_never_written(dtype: int) -> None:
-    # FORMATS 3: uint32_val and uint64_val exist in TensorFlow's reader
+    # TensorFlow's reader supports uint32_val and uint64_val, but no TensorFlow writes them.
     field = VALUE_FIELDS[dtype]
     assert not field.estimate
     highest = 2 ** (8 * field.array.itemsize) - 1
@@ -157,7 +157,7 @@ def test_types_that_are_read_but_never_written(dtype: int) -> None:
 
 
 def unpacked(dtype: int, values: npt.NDArray[Any]) -> list[bytes]:
-    """Every number as a field of its own, the older of protobuf's two encodings."""
+    """Every number in its own field, the older of protobuf's two encodings."""
     field = VALUE_FIELDS[dtype]
     parts: list[bytes] = []
     for value in values:
@@ -172,13 +172,13 @@ def unpacked(dtype: int, values: npt.NDArray[Any]) -> list[bytes]:
 
 
 def packed(dtype: int, values: npt.NDArray[Any]) -> bytes:
-    """A list as encode_slice writes it."""
+    """A packed list, as encode_slice writes it."""
     return values_message(encode_slice("", SCALAR, dtype, values)).SerializeToString(deterministic=True)
 
 
 @given(dtype=st.sampled_from([n for n in NUMERIC if VALUE_FIELDS[n].estimate]), data=st.data())
-def test_all_encodings_of_a_list_are_read(dtype: int, data: st.DataObject) -> None:
-    """Packed, unpacked, in several runs, with unknown fields and groups between: what protobuf reads, we read."""
+def test_every_encoding_of_a_list_is_read(dtype: int, data: st.DataObject) -> None:
+    """Packed, unpacked, in several runs, with unknown fields and groups in between: the same as protobuf reads."""
     field = VALUE_FIELDS[dtype]
     finite = hnp.arrays(
         field.array, st.integers(0, 12), elements={"allow_nan": False} if field.array.kind in "fc" else {}
@@ -203,7 +203,7 @@ def test_all_encodings_of_a_list_are_read(dtype: int, data: st.DataObject) -> No
 
 
 def test_messages_in_several_parts_are_merged() -> None:
-    """Protobuf merges a nested message that occurs twice: lists go one behind the other, of texts the last counts."""
+    """Protobuf merges a nested message that occurs twice: lists are concatenated; of strings the last counts."""
     float_one, float_two = bytes.fromhex("2a 04 00 00 80 3f"), bytes.fromhex("2d 00 00 00 40")
     slices = [b"\x0a\x01a\x1a" + bytes((len(part),)) + part for part in (float_one, float_two)]
     record = b"".join(sized_tag(2, len(part)) + part for part in slices).replace(b"\x0a\x01a", b"\x0a\x01b", 1)
@@ -213,20 +213,20 @@ def test_messages_in_several_parts_are_merged() -> None:
 
 
 def test_integers_keep_their_low_bits() -> None:
-    """Some writers put an int32 of -1 into five bytes; protobuf takes the low 32 bits of any varint."""
+    """Some writers encode an int32 of -1 in five bytes; protobuf uses the low 32 bits of any varint."""
     assert list(TensorProto.FromString(bytes.fromhex("3a 05 ff ff ff ff 0f")).int_val) == [-1]
     for dtype in (types_pb2.DT_INT32, types_pb2.DT_INT16, types_pb2.DT_INT8, types_pb2.DT_QINT8):
         assert decode_slice(record_of(bytes.fromhex("3a 05 ff ff ff ff 0f")), dtype, 1).values[0] == -1
     assert decode_slice(record_of(bytes.fromhex("5a 02 80 01")), types_pb2.DT_BOOL, 1).values[0]
 
 
-# What is refused.
+# Invalid records.
 
 
 @pytest.mark.parametrize("dtype", WRITABLE, ids=dtype_name)
 @pytest.mark.parametrize("count", [0, 1, 3, 2**62])
-def test_another_number_of_values_is_damage(dtype: int, count: int) -> None:
-    """Exactly as many values as the slice has elements, and no memory for a made up number of them."""
+def test_a_wrong_number_of_values_is_damage(dtype: int, count: int) -> None:
+    """The slice has exactly as many values as elements, and a made-up number allocates no memory."""
     field = VALUE_FIELDS[dtype]
     values: Values = [b"a", b"b"] if field.kind is Kind.STRING else np.ones(2, field.array)
     with pytest.raises(DataLossError, match=f"expected {count} values"):
@@ -242,10 +242,10 @@ def test_another_number_of_values_is_damage(dtype: int, count: int) -> None:
         (types_pb2.DT_INT32, "3a 0c ff ff ff ff ff ff ff ff ff ff ff 01", "expected 1 integers, found 0"),
         (types_pb2.DT_COMPLEX64, "4a 04 00 00 80 3f", "1 numbers do not make complex values"),
         (types_pb2.DT_FLOAT, "30 01", "expected 1 values for a slice of that shape, found 0"),
-        (types_pb2.DT_FLOAT, "2a 08 00 00 80 3f", "field 5 ends at byte 10, the message at 6"),
+        (types_pb2.DT_FLOAT, "2a 08 00 00 80 3f", "field 5 ends at byte 10, but the message at 6"),
     ],
 )
-def test_lists_that_no_parser_takes(dtype: int, values: str, message: str) -> None:
+def test_malformed_lists_are_refused(dtype: int, values: str, message: str) -> None:
     with pytest.raises(DataLossError) as raised:
         decode_slice(record_of(bytes.fromhex(values)), dtype, 1)
     assert message in str(raised.value)
@@ -253,7 +253,7 @@ def test_lists_that_no_parser_takes(dtype: int, values: str, message: str) -> No
 
 @given(dtype=st.sampled_from(sorted(VALUE_FIELDS)), data=st.data())
 def test_mutated_records_are_values_or_an_error(dtype: int, data: st.DataObject) -> None:
-    """Whatever the bytes: `count` values, or a CheckpointError."""
+    """For arbitrary bytes: `count` values, or a CheckpointError."""
     writable = dtype if VALUE_FIELDS[dtype].estimate else types_pb2.DT_INT32
     record = bytearray(encode_slice("name", TensorSlice.parse("0,5:-"), writable, data.draw(values_of(writable, 5))))
     for _ in range(data.draw(st.integers(0, 4))):
@@ -268,7 +268,7 @@ def test_mutated_records_are_values_or_an_error(dtype: int, data: st.DataObject)
 
 @given(st.data())
 def test_mutated_metadata_is_metadata_or_an_error(data: st.DataObject) -> None:
-    """Whatever the bytes: tensors with shapes and slices that make sense, or a CheckpointError."""
+    """For arbitrary bytes: tensors with valid shapes and slices, or a CheckpointError."""
     metas = [
         SavedSliceMeta("a/b", (4, 5), types_pb2.DT_FLOAT, (TensorSlice.parse("0,2:-"), TensorSlice.parse("2,2:-"))),
         SavedSliceMeta("c", (), types_pb2.DT_STRING, (SCALAR,)),
@@ -287,7 +287,7 @@ def test_mutated_metadata_is_metadata_or_an_error(data: st.DataObject) -> None:
 
 
 def edited_meta(edit: Callable[[SavedTensorSlices], object]) -> bytes:
-    """The metadata of tensors "good" and "bad", changed."""
+    """Return the metadata of tensors "good" and "bad", changed."""
     metas = [SavedSliceMeta(name, (2, 3), types_pb2.DT_FLOAT, (TensorSlice.full(2),)) for name in ("good", "bad")]
     message = SavedTensorSlices.FromString(encode_meta(metas))
     edit(message)
@@ -295,13 +295,13 @@ def edited_meta(edit: Callable[[SavedTensorSlices], object]) -> bytes:
 
 
 @pytest.mark.parametrize("number", [0, 77, types_pb2.DT_INT32 + 100], ids=["missing", "unknown", "reference"])
-def test_a_dtype_without_sense_spoils_no_other_tensor(number: int) -> None:
+def test_an_invalid_dtype_does_not_affect_other_tensors(number: int) -> None:
     # CASES 138, from tensor_slice_reader_test.cc MissingTensorType, UnsupportedTensorType
     record = edited_meta(lambda message: setattr(message.meta.tensor[1], "type", number))
     assert [(meta.name, meta.dtype) for meta in decode_meta(record)] == [("good", 1), ("bad", number)]
 
 
-def test_a_negative_dimension_spoils_the_file() -> None:
+def test_a_negative_dimension_makes_the_file_unreadable() -> None:
     # CASES 139, from tensor_slice_reader_test.cc NegativeTensorShapeDimension
     record = edited_meta(lambda message: setattr(message.meta.tensor[1].shape.dim[0], "size", -1))
     with pytest.raises(DataLossError, match=r"Invalid tensor shape: \(-1, 3\)"):
@@ -311,23 +311,23 @@ def test_a_negative_dimension_spoils_the_file() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        # FORMATS 3: the same checks as the bundle
+        # The same checks as for the bundle.
         ("min_consumer", 2, "Checkpoint min consumer version 2 above current version 1 for TensorFlow"),
         ("producer", -1, "Checkpoint producer version -1 below min producer 0 supported by TensorFlow"),
     ],
 )
-def test_versions(field: str, value: int, message: str) -> None:
+def test_versions_that_exclude_this_reader_are_refused(field: str, value: int, message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         decode_meta(edited_meta(lambda record: setattr(record.meta.versions, field, value)))
 
 
-def test_metadata_without_versions_is_of_old_programs() -> None:
+def test_metadata_without_versions_is_accepted() -> None:
     assert len(decode_meta(edited_meta(lambda record: record.meta.ClearField("versions")))) == 2
 
 
 @pytest.mark.parametrize("header", [BundleHeader(1), BundleHeader(2, big_endian=True)])
-def test_the_header_of_version_2_is_no_metadata(header: BundleHeader) -> None:
-    """TensorFlow takes it for an empty checkpoint."""
+def test_the_header_of_a_version_2_index_is_refused(header: BundleHeader) -> None:
+    """TensorFlow mistakes it for an empty checkpoint."""
     with pytest.raises(DataLossError, match=r"no SavedTensorSliceMeta.*index of a version 2 checkpoint"):
         decode_meta(header.encode())
 
@@ -341,7 +341,7 @@ def test_an_empty_checkpoint_has_metadata() -> None:
 
 @pytest.mark.parametrize("dtype", WRITABLE, ids=dtype_name)
 def test_the_estimate_is_tensorflows(dtype: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FORMATS 3: bytes per element, 1 KiB, and the header (here name and slice: 3 + 2 bytes)."""
+    """Bytes per element, plus 1 KiB, plus the header (here 3 bytes of name and 2 of slice)."""
     per_element = {
         "FLOAT": 4, "DOUBLE": 8, "INT32": 10, "UINT8": 2, "INT16": 10, "INT8": 10, "COMPLEX64": 8, "INT64": 10,
         "BOOL": 1, "COMPLEX128": 16, "HALF": 3, "UINT16": 3, "QINT8": 10, "QUINT8": 2, "QINT32": 10,

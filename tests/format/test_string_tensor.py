@@ -1,4 +1,4 @@
-"""String tensors: TensorFlow's bytes, any strings there and back, and what a damaged byte says."""
+"""String tensors: TensorFlow's bytes, round trips, and errors for damaged bytes."""
 
 import struct
 
@@ -15,8 +15,8 @@ STRINGS = st.lists(st.binary(max_size=5) | st.sampled_from([b"", b"x" * 127, b"y
 
 
 def big_endian(elements: list[bytes]) -> tuple[bytes, int]:
-    """As a big-endian writer stores them: lengths summed, and their checksum stored, in its own byte order."""
-    # FORMATS 2.5, "Endianness"; TensorFlow 2.21 read such a file.
+    """Encode as a big-endian writer does: lengths are summed, and their checksum is stored, in its byte order."""
+    # TensorFlow 2.21 reads such a file.
     lengths = crc32c.value(b"".join(struct.pack(">I", len(element)) for element in elements))
     stored_sum = struct.pack(">I", crc32c.mask(lengths))
     total = crc32c.extend(crc32c.extend(lengths, stored_sum), b"".join(elements))
@@ -30,23 +30,22 @@ def big_endian(elements: list[bytes]) -> tuple[bytes, int]:
 @pytest.mark.parametrize(
     ("elements", "stored", "checksum"),
     [
-        # FORMATS 2.3, worked example 2, dumped from TensorFlow 2.21
+        # Dumped from TensorFlow 2.21.
         ([b"hello", b"", b"x01"], "05 00 03 c1 66 ac 13 68 65 6c 6c 6f 78 30 31", 0xA3D1E109),
-        # FORMATS 2.3: no element at all still has the checksum of no lengths
+        # An empty tensor still stores the checksum of no lengths.
         ([], "d8 ea 82 a2", None),
     ],
 )
-def test_strings_are_stored_as_tensorflow_stored_them(elements: list[bytes], stored: str, checksum: int | None) -> None:
-    """Both ways: lengths, their checksum, bytes; and the checksum that goes into the entry."""
+def test_strings_are_stored_as_in_tensorflow(elements: list[bytes], stored: str, checksum: int | None) -> None:
+    """In both directions: lengths, their checksum, bytes; and the checksum for the entry."""
     if checksum is None:
         checksum = crc32c.mask(crc32c.value(bytes.fromhex(stored)))
     assert encode_strings(elements) == (bytes.fromhex(stored), checksum)
     assert decode_strings(bytes.fromhex(stored), len(elements), checksum) == elements
 
 
-def test_lengths_from_128_on_take_two_bytes() -> None:
-    """300, 127 and 128, and the checksum over them as 32-bit words."""
-    # FORMATS 2.3, dumped from TensorFlow 2.21
+def test_lengths_of_128_and_more_take_two_bytes() -> None:
+    """300, 127 and 128, and the checksum over them as 32-bit words; dumped from TensorFlow 2.21."""
     elements = [b"a" * 300, b"b" * 127, b"c" * 128]
     stored, checksum = encode_strings(elements)
     assert stored[:9] == bytes.fromhex("ac 02 7f 80 01 7e 63 6e d8")
@@ -54,20 +53,20 @@ def test_lengths_from_128_on_take_two_bytes() -> None:
     assert decode_strings(stored, 3, checksum) == elements
 
 
-# Any strings.
+# Round trips.
 
 
 @given(STRINGS)
-def test_any_strings_come_back(elements: list[bytes]) -> None:
-    """Empty ones and an empty list included."""
+def test_every_list_of_strings_round_trips(elements: list[bytes]) -> None:
+    """Including empty strings and an empty list."""
     stored, checksum = encode_strings(elements)
     assert decode_strings(stored, len(elements), checksum) == elements
     assert decode_strings(stored, len(elements), 0, verify=False) == elements
 
 
 @given(STRINGS)
-def test_strings_of_a_big_endian_writer_come_back(elements: list[bytes]) -> None:
-    """Against bytes laid out here by hand; read as little-endian they are a DataLossError, not other strings."""
+def test_strings_of_a_big_endian_writer_are_read(elements: list[bytes]) -> None:
+    """Compared with bytes encoded by hand; read as little-endian they raise DataLossError, never wrong strings."""
     stored, checksum = big_endian(elements)
     assert decode_strings(stored, len(elements), checksum, big_endian=True) == elements
     with pytest.raises(DataLossError, match="The length checksum does not match"):
@@ -76,8 +75,8 @@ def test_strings_of_a_big_endian_writer_come_back(elements: list[bytes]) -> None
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_lengths_beyond_32_bits_are_summed_as_64_bits(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each length by itself: four bytes where it fits, eight where it does not."""
-    # FORMATS 2.3. The bound is lowered, since the real one needs a string of 4 GiB.
+    """Each length individually: four bytes if it fits, otherwise eight."""
+    # The limit is lowered, because the real one would need a string of 4 GiB.
     monkeypatch.setattr(string_tensor, "_MAX_U32", 5)
     elements = [b"hello", b"longer", b""]
     lengths = crc32c.value(struct.pack(f"{order}IQI", 5, 6, 0))
@@ -93,13 +92,13 @@ def test_lengths_beyond_32_bits_are_summed_as_64_bits(order: str, monkeypatch: p
 
 
 def flipped(stored: bytes, at: int) -> bytes:
-    """All bits of one byte, as tensor_bundle_test.cc flips them."""
+    """Flip all bits of one byte, as tensor_bundle_test.cc does."""
     return stored[:at] + bytes((stored[at] ^ 0xFF,)) + stored[at + 1 :]
 
 
 @pytest.mark.parametrize("at", range(2))
-def test_a_flipped_length_is_told_in_tensorflows_words(at: int) -> None:
-    """The lengths have a checksum of their own, so a wrong one is never taken for a wrong string."""
+def test_a_flipped_length_raises_tensorflows_message(at: int) -> None:
+    """The lengths have their own checksum, so a wrong length is never reported as a wrong string."""
     # CASES 128, from tensor_bundle_test.cc Checksum
     stored, checksum = encode_strings([b"hello", b"world"])
     with pytest.raises(DataLossError) as raised:
@@ -108,7 +107,7 @@ def test_a_flipped_length_is_told_in_tensorflows_words(at: int) -> None:
 
 
 @pytest.mark.parametrize("at", range(2, 16))
-def test_any_other_flipped_byte_is_told_in_tensorflows_words(at: int) -> None:
+def test_any_other_flipped_byte_raises_tensorflows_message(at: int) -> None:
     """The stored checksum of the lengths, and every byte of the strings."""
     # CASES 128
     stored, checksum = encode_strings([b"hello", b"world"])
@@ -119,9 +118,11 @@ def test_any_other_flipped_byte_is_told_in_tensorflows_words(at: int) -> None:
 
 
 @given(elements=STRINGS, data=st.data())
-def test_no_damage_gives_other_strings(elements: list[bytes], data: st.DataObject) -> None:
-    """A changed byte, a cut, or bytes added: DataLossError, whatever the lengths say after it; or the same strings,
-    where a length is only spelt in more bytes than it needs."""
+def test_damage_never_changes_strings(elements: list[bytes], data: st.DataObject) -> None:
+    """A changed byte, truncation, or added bytes raise DataLossError.
+
+    The strings may be unchanged if a length is merely encoded in more bytes than necessary.
+    """
     stored, checksum = encode_strings(elements)
     at = data.draw(st.integers(0, len(stored) - 1))
     damaged = data.draw(
@@ -142,32 +143,32 @@ def test_no_damage_gives_other_strings(elements: list[bytes], data: st.DataObjec
         ("05", 0, "1 bytes are too few for 0 strings and their checksum"),
         ("01 00 00 00 00", 2, "5 bytes are too few for 2 strings and their checksum"),
         ("80 80 80 80 80 80 80", 2, "expected 2 integers, found 0"),
-        ("01 00 00 00 00 61 62", 1, "1 string lengths add up to 1 bytes, 2 are stored"),
-        ("02 00 00 00 00 61", 1, "1 string lengths add up to 2 bytes, 1 are stored"),
+        ("01 00 00 00 00 61 62", 1, "1 string lengths add up to 1 bytes, but 2 are stored"),
+        ("02 00 00 00 00 61", 1, "1 string lengths add up to 2 bytes, but 1 are stored"),
     ],
 )
-def test_lengths_that_cannot_be_are_told(stored: str, count: int, text: str) -> None:
-    """Sizes are held against each other even where nobody asks for checksums."""
+def test_impossible_lengths_are_refused(stored: str, count: int, text: str) -> None:
+    """Sizes are checked even if checksums are not verified."""
     with pytest.raises(DataLossError) as raised:
         decode_strings(bytes.fromhex(stored), count, 0, verify=False)
     assert str(raised.value) == text
 
 
-def test_lengths_that_overflow_are_no_allocation() -> None:
-    """Eight lengths that add up to 2**64 + 1 are not taken for one byte."""
+def test_overflowing_lengths_are_refused() -> None:
+    """Eight lengths that add up to 2**64 + 1 are not treated as one byte."""
     lengths = b"".join(map(encode_varint, [2**63, 2**63, 1, 0, 0, 0, 0, 0]))
-    with pytest.raises(DataLossError, match=r"8 string lengths add up to 18446744073709551617 bytes, 1 are stored"):
+    with pytest.raises(DataLossError, match=r"8 string lengths add up to 18446744073709551617 bytes, but 1 are"):
         decode_strings(lengths + bytes(4) + b"x", 8, 0, verify=False)
 
 
-def test_an_absurd_count_is_refused_before_anything_is_allocated() -> None:
-    """The count is a product of dimensions that a file gives."""
+def test_an_absurd_count_is_refused_before_allocation() -> None:
+    """The count is a product of dimensions from a file."""
     with pytest.raises(DataLossError, match=r"^10 bytes are too few for 1152921504606846976 strings"):
         decode_strings(bytes(10), 2**60, 0)
 
 
-def test_both_checksums_are_told_with_what_they_should_be() -> None:
-    """Stored and computed, as they would stand in the file."""
+def test_checksum_errors_show_stored_and_computed_values() -> None:
+    """Both in their masked form, as in the file."""
     stored, checksum = encode_strings([b"hello"])
     with pytest.raises(DataLossError) as raised:
         decode_strings(stored, 1, 0x1A2B3C4D)

@@ -1,4 +1,4 @@
-"""Slices: their three spellings, their geometry, and the integers and strings of their keys."""
+"""Slices: their three representations, their geometry, and the integers and strings of their keys."""
 
 from itertools import product
 
@@ -27,7 +27,7 @@ def box(text: str) -> TensorSlice:
 
 
 def slices_of(shape: tuple[int, ...]) -> st.SearchStrategy[TensorSlice]:
-    """Slices that fit `shape`, every dimension either whole or explicit."""
+    """Slices that fit `shape`, each dimension either whole or explicit."""
     extents = [
         st.just(Extent(0, WHOLE))
         | st.integers(0, size - 1).flatmap(
@@ -44,11 +44,11 @@ PAIRS = SHAPES.flatmap(lambda shape: st.tuples(st.just(shape), slices_of(shape),
 
 
 def elements(part: TensorSlice, shape: tuple[int, ...]) -> set[tuple[int, ...]]:
-    """The positions that a slice covers, counted one by one."""
+    """Return the positions that a slice covers, enumerated one by one."""
     return set(product(*(range(extent.start, extent.end) for extent in part.resolve(shape).extents)))
 
 
-# Text and proto.
+# Strings and protos.
 
 
 def test_a_full_slice_is_all_dashes() -> None:
@@ -82,7 +82,7 @@ def test_the_proto_of_a_whole_dimension_is_empty() -> None:
         ("1,2,3", "Expected a pair of numbers or '-' but got '1,2,3'"),
     ],
 )
-def test_malformed_texts_are_refused_in_tensorflows_words(text: str, message: str) -> None:
+def test_malformed_strings_raise_tensorflows_message(text: str, message: str) -> None:
     with pytest.raises(InvalidArgumentError) as raised:
         box(text)
     assert message in str(raised.value)
@@ -94,7 +94,7 @@ def test_the_largest_length_parses() -> None:
 
 
 def test_empty_items_are_skipped() -> None:
-    # FORMATS 2.5: a trailing ":" is fine
+    # A trailing ":" is accepted.
     assert box("1,2:-:") == box("1,2:-")
 
 
@@ -114,7 +114,7 @@ def test_impossible_extents_are_refused(start: int, length: int | None) -> None:
 
 def test_proto2_and_proto3_encodings_are_one_slice() -> None:
     # CASES 148, from tensor_slice_test.cc Deserialization: "0,5:0,10:14,1:1,-1:-". A start without a length, which that
-    # test only prints, is what CASES 144 refuses.
+    # test only prints, is refused by CASES 144.
     proto2 = bytes.fromhex("0a02 1005 0a04 0800 100a 0a04 080e 1001 0a00")
     proto3 = bytes.fromhex("0a02 1005 0a02 100a 0a04 080e 1001 0a00")
     slices = [TensorSlice.from_proto(TensorSliceProto.FromString(encoded)) for encoded in (proto2, proto3)]
@@ -124,8 +124,8 @@ def test_proto2_and_proto3_encodings_are_one_slice() -> None:
 
 
 @given(SLICES)
-def test_all_three_spellings_keep_a_slice(part: TensorSlice) -> None:
-    """Text, proto and key give back the slice as it was spelt."""
+def test_all_three_representations_round_trip(part: TensorSlice) -> None:
+    """String, proto and key return the slice with its original spelling."""
     assert box(str(part)) == part
     assert TensorSlice.from_proto(part.to_proto()) == part
     assert decode_slice_key(encode_slice_key(b"n", part)) == (b"n", part)
@@ -161,13 +161,13 @@ def test_shape_of_a_slice() -> None:
         box("-").shape_of((4, 5))
 
 
-def test_a_slice_seen_from_inside_another() -> None:
+def test_a_slice_relative_to_another() -> None:
     # CASES 147, from tensor_slice_test.cc ComputeRelative
     base, sub = box("1,2:3,4:-:5,1"), box("1,1:4,2:3,3:5,1")
     assert sub.relative_to(base) == box("0,1:1,2:3,3:0,1")
 
 
-def test_equality_is_that_of_the_spelling() -> None:
+def test_slices_are_equal_if_spelled_the_same() -> None:
     # CASES 149, from tensor_slice_test.cc Equality
     assert box("0,5") != box("-")
     assert box("-:0,5").covers((3, 5))
@@ -175,8 +175,8 @@ def test_equality_is_that_of_the_spelling() -> None:
 
 
 @given(PAIRS)
-def test_geometry_agrees_with_counting(case: tuple[tuple[int, ...], TensorSlice, TensorSlice]) -> None:
-    """intersect, shape_of, relative_to and find_overlap against positions counted one by one."""
+def test_geometry_agrees_with_enumeration(case: tuple[tuple[int, ...], TensorSlice, TensorSlice]) -> None:
+    """intersect, shape_of, relative_to and find_overlap against positions enumerated one by one."""
     shape, one, other = case
     shared = elements(one, shape) & elements(other, shape)
     common = one.intersect(other)
@@ -190,7 +190,7 @@ def test_geometry_agrees_with_counting(case: tuple[tuple[int, ...], TensorSlice,
         assert elements(common.resolve(shape).relative_to(held), held.shape_of(shape)) == inside
 
 
-def test_a_part_that_leaves_the_shape_is_told_before_overlaps() -> None:
+def test_a_part_outside_the_shape_is_reported_before_overlaps() -> None:
     with pytest.raises(InvalidArgumentError, match="out of bounds"):
         find_overlap((4,), [box("0,2"), box("3,2")])
 
@@ -198,8 +198,8 @@ def test_a_part_that_leaves_the_shape_is_told_before_overlaps() -> None:
 # Keys.
 
 
-def test_slice_keys_are_those_that_tensorflow_wrote() -> None:
-    # CASES 150; FORMATS worked examples 4 and 5, dumped from TensorFlow 2.21
+def test_slice_keys_are_byte_identical_to_tensorflows() -> None:
+    # CASES 150; dumped from TensorFlow 2.21
     assert encode_slice_key(b"t", box("0,2:-")) == bytes.fromhex("00 74 00 01 01 02 80 82 80 7f")
     assert encode_slice_key(b"t", box("2,2:-")) == bytes.fromhex("00 74 00 01 01 02 82 82 80 7f")
     assert encode_slice_key(b"x", TensorSlice(())) == bytes.fromhex("00 78 00 01 00")
@@ -213,8 +213,8 @@ def test_slice_keys_round_trip(name: bytes, part: TensorSlice) -> None:
 
 
 @given(st.binary(max_size=60).map(lambda tail: b"\0" + tail) | st.binary(max_size=60))
-def test_any_bytes_are_a_slice_key_or_an_error(key: bytes) -> None:
-    """The decoder of keys raises nothing but CheckpointError, and what it takes it writes again."""
+def test_arbitrary_bytes_decode_as_a_slice_key_or_raise(key: bytes) -> None:
+    """The decoder raises only CheckpointError, and re-encoding what it accepts yields the same bytes."""
     try:
         name, part = decode_slice_key(key)
     except CheckpointError:
@@ -222,7 +222,7 @@ def test_any_bytes_are_a_slice_key_or_an_error(key: bytes) -> None:
     assert decode_slice_key(encode_slice_key(name, part)) == (name, part)
 
 
-def test_a_key_of_absurd_rank_is_refused_before_it_is_looped_over() -> None:
+def test_a_key_of_absurd_rank_is_refused_before_any_loop() -> None:
     with pytest.raises(DataLossError, match="rank"):
         decode_slice_key(encode_num(0) + encode_string(b"n") + encode_num(2**62))
 
@@ -230,7 +230,7 @@ def test_a_key_of_absurd_rank_is_refused_before_it_is_looped_over() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        # CASES 150; texts of FORMATS 2.5, seen from TensorFlow 2.21
+        # CASES 150; messages seen from TensorFlow 2.21
         ("", "Need least two elements in shape_and_slice specification: "),
         ("-", "Need least two elements in shape_and_slice specification: -"),
         ("4 x 0,2:-", "Non numerical dimension in shape_and_slice: 4 x 0,2:-"),
@@ -241,18 +241,17 @@ def test_a_key_of_absurd_rank_is_refused_before_it_is_looped_over() -> None:
         ("4 5 3,2:-", "Extent in dimension 0 out of bounds: shape = [4,5], slice = 3,2:-"),
     ],
 )
-def test_malformed_specifications_are_refused_in_tensorflows_words(spec: str, message: str) -> None:
+def test_malformed_specifications_raise_tensorflows_message(spec: str, message: str) -> None:
     with pytest.raises(InvalidArgumentError) as raised:
         parse_shape_and_slice(spec)
     assert message in str(raised.value)
 
 
-def test_a_specification_gives_shape_slice_and_shape_of_the_slice() -> None:
-    # FORMATS 2.5
+def test_a_specification_yields_shape_slice_and_shape_of_the_slice() -> None:
     assert parse_shape_and_slice("4 5 0,2:-") == ((4, 5), box("0,2:-"), (2, 5))
 
 
-# Ordered code: FORMATS 2.5; non-negative rows dumped from TensorFlow 2.21.
+# Ordered code; rows of non-negative numbers dumped from TensorFlow 2.21.
 
 SIGNED = {
     0: "80", -1: "7f", 1: "81", -2: "7e", 2: "82", -64: "40", 63: "bf", -65: "3f bf", 64: "c0 40",

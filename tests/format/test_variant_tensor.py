@@ -1,4 +1,4 @@
-"""Variant tensors: TensorFlow's bytes, any messages there and back, and no damage unnoticed."""
+"""Variant tensors: TensorFlow's bytes, round trips, and detection of damage."""
 
 import struct
 
@@ -10,7 +10,7 @@ from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.variant_tensor import decode_variants, encode_variants
 
-# FORMATS, worked example 3, dumped from TensorFlow 2.21: a scalar that holds a TensorList of the floats 1 and 2.
+# Dumped from TensorFlow 2.21: a scalar that contains a TensorList of the floats 1 and 2.
 TENSOR_LIST = (
     b"\x0a\x16tensorflow::TensorList"
     + bytes.fromhex("12 0c 00 01 ff ff ff ff ff ff ff ff ff 01")
@@ -25,8 +25,8 @@ def flipped(stored: bytes, at: int) -> bytes:
     return stored[:at] + bytes((stored[at] ^ 0xFF,)) + stored[at + 1 :]
 
 
-def test_a_variant_is_stored_as_tensorflow_stored_it() -> None:
-    """Both ways: size, message, running checksum."""
+def test_a_variant_is_stored_as_in_tensorflow() -> None:
+    """In both directions: size, message, running checksum."""
     assert len(TENSOR_LIST) == 62
     stored, checksum = encode_variants([TENSOR_LIST])
     assert stored == b"\x3e" + TENSOR_LIST + STORED_SUM
@@ -34,9 +34,8 @@ def test_a_variant_is_stored_as_tensorflow_stored_it() -> None:
     assert decode_variants(stored, 1, checksum) == [TENSOR_LIST]
 
 
-def test_the_checksum_runs_on_over_all_elements() -> None:
-    """The size as 64 bits, the message, the stored checksum itself; the tensor's own is the last value of all."""
-    # FORMATS 2.3
+def test_the_checksum_covers_all_elements() -> None:
+    """The size as 64 bits, the message, the stored checksum itself; the tensor's checksum is the last value."""
     running, expected = 0, b""
     for message in (b"one", b""):
         running = crc32c.extend(running, struct.pack("<Q", len(message)) + message)
@@ -47,21 +46,21 @@ def test_the_checksum_runs_on_over_all_elements() -> None:
 
 
 @given(MESSAGES)
-def test_any_messages_come_back(messages: list[bytes]) -> None:
-    """They are opaque: nothing parses them, so nothing can be lost of them."""
+def test_every_list_of_messages_round_trips(messages: list[bytes]) -> None:
+    """They are opaque: they are not parsed, so nothing in them can be lost."""
     stored, checksum = encode_variants(messages)
     assert decode_variants(stored, len(messages), checksum) == messages
 
 
-def test_no_elements_have_the_checksum_of_nothing() -> None:
+def test_an_empty_tensor_has_the_checksum_of_no_bytes() -> None:
     """An empty tensor takes no bytes."""
     assert encode_variants([]) == (b"", 0xA282EAD8)
     assert decode_variants(b"", 0, 0xA282EAD8) == []
 
 
 @given(messages=MESSAGES.filter(bool), data=st.data())
-def test_no_damage_gives_other_messages(messages: list[bytes], data: st.DataObject) -> None:
-    """A changed byte, a cut, bytes added, or a wrong checksum in the index."""
+def test_damage_never_changes_messages(messages: list[bytes], data: st.DataObject) -> None:
+    """A changed byte, truncation, added bytes, or a wrong checksum in the index."""
     stored, checksum = encode_variants(messages)
     at = data.draw(st.integers(0, len(stored) - 1))
     for damaged in (flipped(stored, at), stored[:at], stored + b"\0", stored[:at] + stored[at + 1 :]):
@@ -79,12 +78,12 @@ def test_no_damage_gives_other_messages(messages: list[bytes], data: st.DataObje
         (
             b"\x3e" + TENSOR_LIST + STORED_SUM[:3],
             1,
-            "variant 0 of 1 ends with its checksum at byte 67, behind the 66 stored",
+            "variant 0 of 1 ends with its checksum at byte 67, after the end of the 66 stored bytes",
         ),
         (
             b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
             1,
-            "variant 0 of 1 ends with its checksum at byte 18446744073709551629, behind the 10 stored",
+            "variant 0 of 1 ends with its checksum at byte 18446744073709551629, after the end of the 10 stored bytes",
         ),
         (b"\x80", 1, "integer at byte 0 does not end within 1 bytes"),
         (
@@ -94,15 +93,15 @@ def test_no_damage_gives_other_messages(messages: list[bytes], data: st.DataObje
         ),
     ],
 )
-def test_what_is_no_variant_is_told(stored: bytes, count: int, text: str) -> None:
-    """Which element, and what stands there; sizes are bounded before anything is copied."""
+def test_an_invalid_variant_is_refused(stored: bytes, count: int, text: str) -> None:
+    """The error names the element and the problem; sizes are checked before anything is copied."""
     with pytest.raises(DataLossError) as raised:
         decode_variants(stored, count, 0)
     assert text in str(raised.value)
 
 
-def test_bytes_left_over_are_told() -> None:
-    """Behind the last element nothing may stand."""
+def test_trailing_bytes_are_refused() -> None:
+    """Nothing may follow the last element."""
     stored, checksum = encode_variants([b"m"])
     with pytest.raises(DataLossError) as raised:
         decode_variants(stored + b"xyz", 1, checksum)

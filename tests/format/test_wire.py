@@ -1,4 +1,4 @@
-"""Walking protobuf messages: what protobuf's own parser takes is walked the same way, all else is a DataLossError."""
+"""Parsing the protobuf wire format: compared with protobuf's own parser; invalid messages raise DataLossError."""
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -11,11 +11,11 @@ from torch_tfckpt.format.wire import MAX_GROUP_DEPTH, Field, WireType, fields, s
 
 
 def walk(text: str) -> list[tuple[int, WireType, str]]:
-    """All fields of a message given in hex, payloads in hex."""
+    """Return all fields of a message given in hex, with payloads in hex."""
     return [(each.number, each.wire_type, each.payload.hex(" ")) for each in fields(memoryview(bytes.fromhex(text)))]
 
 
-def test_every_wire_type_is_walked() -> None:
+def test_every_wire_type_is_parsed() -> None:
     # https://protobuf.dev/programming-guides/encoding
     assert walk("08 96 01") == [(1, WireType.VARINT, "96 01")]
     assert walk("12 07 74 65 73 74 69 6e 67") == [(2, WireType.BYTES, "74 65 73 74 69 6e 67")]
@@ -25,7 +25,7 @@ def test_every_wire_type_is_walked() -> None:
     assert walk("") == []
 
 
-def test_a_group_is_skipped_with_all_that_is_in_it() -> None:
+def test_a_group_is_skipped_with_its_contents() -> None:
     assert walk("08 01 | 1b 0a 01 ff 23 24 1c | 08 02".replace("|", "")) == [
         (1, WireType.VARINT, "01"),
         (1, WireType.VARINT, "02"),
@@ -35,28 +35,28 @@ def test_a_group_is_skipped_with_all_that_is_in_it() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0a 05 00", "field 1 ends at byte 7, the message at 3"),
-        ("2d 00 00", "field 5 ends at byte 5, the message at 3"),
-        ("31 00", "field 6 ends at byte 9, the message at 2"),
+        ("0a 05 00", "field 1 ends at byte 7, but the message at 3"),
+        ("2d 00 00", "field 5 ends at byte 5, but the message at 3"),
+        ("31 00", "field 6 ends at byte 9, but the message at 2"),
         ("08", "integer at byte 1 does not end"),
         ("08 " + "ff " * 10 + "01", "integer at byte 1 does not end"),
-        ("00", "no field has number 0 and wire type 0"),
-        ("0e", "no field has number 1 and wire type 6"),
+        ("00", "invalid field number 0 or wire type 0"),
+        ("0e", "invalid field number 1 or wire type 6"),
         ("1b 08 01", "group 3 has no end"),
-        ("1c", "end of group 3, which was not begun"),
-        ("1b 24", "end of group 4, which was not begun"),
+        ("1c", "end of group 3, which was not started"),
+        ("1b 24", "end of group 4, which was not started"),
         ("1b" * (MAX_GROUP_DEPTH + 1), f"nested deeper than {MAX_GROUP_DEPTH}"),
-        ("0a ff ff ff ff ff ff ff ff ff 01", "field 1 ends at byte 18446744073709551626, the message at 11"),
+        ("0a ff ff ff ff ff ff ff ff ff 01", "field 1 ends at byte 18446744073709551626, but the message at 11"),
     ],
 )
-def test_what_is_no_message_is_refused(text: str, message: str) -> None:
+def test_an_invalid_message_is_refused(text: str, message: str) -> None:
     with pytest.raises(DataLossError) as raised:
         walk(text)
     assert message in str(raised.value)
 
 
 def test_payloads_are_views() -> None:
-    """A packed list of a million floats costs no copy."""
+    """A packed list of a million floats is not copied."""
     message = sized_tag(5, 4_000_000) + bytes(4_000_000)
     [field] = fields(memoryview(message))
     assert isinstance(field, Field)
@@ -81,8 +81,8 @@ MESSAGES = st.builds(
 
 @given(message=MESSAGES, data=st.data())
 @example(message=TensorProto(), data=None)
-def test_walks_what_protobuf_parses(message: TensorProto, data: st.DataObject | None) -> None:
-    """Bytes that protobuf takes at the top level are walked to their end; others are never taken for a message."""
+def test_parses_what_protobuf_parses(message: TensorProto, data: st.DataObject | None) -> None:
+    """Bytes whose top level protobuf accepts are parsed to their end; others are never accepted."""
     encoded = bytearray(message.SerializeToString(deterministic=True))
     assert sum(1 for field in fields(memoryview(encoded)) if field.number == 8) == len(message.string_val)
     if data is not None and encoded:
@@ -91,5 +91,5 @@ def test_walks_what_protobuf_parses(message: TensorProto, data: st.DataObject | 
     try:
         TensorProto.FromString(bytes(encoded))
     except DecodeError:
-        return  # it looks deeper than one level, so it refuses more
+        return  # protobuf also parses nested levels, so it refuses more
     list(fields(memoryview(encoded)))

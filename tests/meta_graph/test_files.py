@@ -339,7 +339,7 @@ def test_a_graph_def_is_told(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize(
     ("content", "finding"),
     [
-        (b"\x00" * 100, "no field has number 0"),
+        (b"\x00" * 100, "invalid field number 0"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "as a binary message"),
         (binary()[:-1], "ends at byte"),
         (b"\x0a\x03\x12\x01\xff", "are no MetaInfoDef"),

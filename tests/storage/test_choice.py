@@ -1,4 +1,4 @@
-"""Which storage a path means."""
+"""Choice of the storage for a path."""
 
 import os
 import sys
@@ -23,12 +23,12 @@ from torch_tfckpt.storage.remote import FsspecStorage
     ],
 )  # fmt: skip
 def test_ordinary_paths_are_local(path: str) -> None:
-    """Everything that is no URL, also what has the look of one farther in; and the URL of a local file."""
+    """Everything that is not a URL, including a path that contains one; and file:// URLs."""
     assert storage_of(path) is LOCAL
 
 
 def test_urls_are_remote() -> None:
-    """One storage for all paths of a scheme, from all threads' point of view one place."""
+    """All paths of a scheme share one storage, in every thread."""
     storage = storage_of("memory://a/b/model.ckpt")
     assert isinstance(storage, FsspecStorage)
     assert not storage.renames
@@ -43,8 +43,8 @@ def test_urls_are_remote() -> None:
     assert not storage.exists("memory://test-choice/a::b")
 
 
-def test_a_driver_that_is_missing_is_told_with_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What to type is in the text."""
+def test_the_error_for_a_missing_driver_contains_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message contains the command to type."""
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     for scheme, package in (("s3", "s3fs"), ("gs", "gcsfs")):
@@ -52,33 +52,33 @@ def test_a_driver_that_is_missing_is_told_with_the_install_line(monkeypatch: pyt
         with pytest.raises(InvalidArgumentError) as raised:
             storage_of(f"{scheme}://bucket/model")
         text = str(raised.value)
-        assert text.startswith(f"the driver for {scheme}:// is missing: ")
+        assert text.startswith(f"the driver for {scheme}:// is not installed: ")
         assert text.endswith(f"pip install torch-tfckpt[remote] {package}")
 
 
-def test_fsspec_that_is_missing_is_told_with_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Local paths need nothing."""
+def test_the_error_for_missing_fsspec_contains_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local paths do not need fsspec."""
     monkeypatch.setitem(sys.modules, "fsspec", None)
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     for scheme, package in (("s3", " s3fs"), ("gs", " gcsfs"), ("az", " adlfs"), ("memory", "")):
         with pytest.raises(InvalidArgumentError) as raised:
             storage_of(f"{scheme}://bucket/model")
         assert str(raised.value) == (
-            f"{scheme}:// is reached through fsspec, which is missing. pip install torch-tfckpt[remote]{package}"
+            f"{scheme}:// needs fsspec, which is not installed. pip install torch-tfckpt[remote]{package}"
         )
     assert storage_of("model") is LOCAL
 
 
-def test_an_unknown_scheme_is_told() -> None:
-    """With the way to write a local path of that name."""
+def test_an_unknown_scheme_is_refused() -> None:
+    """The message explains how to write a local path of that name."""
     with pytest.raises(InvalidArgumentError) as raised:
         storage_of("nonsense://bucket/model")
     assert str(raised.value).startswith('"nonsense://bucket": Protocol not known: nonsense. ')
-    assert str(raised.value).endswith("a local path of that name is written ./nonsense://")
+    assert str(raised.value).endswith("write a local path of that name as ./nonsense://")
 
 
-def test_a_driver_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for want of credentials, whatever error that is in its library."""
+def test_a_driver_that_fails_to_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example without credentials, whatever exception the library raises."""
 
     class Refusing(MemoryFileSystem):  # type: ignore[misc]
         protocol = "refusing"
@@ -88,13 +88,13 @@ def test_a_driver_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setitem(_registry, "refusing", Refusing)
     with pytest.raises(
-        FailedPreconditionError, match="refusing://bucket: the driver does not start: LookupError: no cred"
+        FailedPreconditionError, match="refusing://bucket: the driver failed to start: LookupError: no cred"
     ):
         storage_of("refusing://bucket/model")
 
 
-def test_object_stores_keep_no_listings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their drivers would answer with what they heard minutes ago. Known ones take streams."""
+def test_listings_of_object_stores_are_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cached listings may be minutes old. The drivers in our table support streams."""
     seen = []
 
     class Recording(MemoryFileSystem):  # type: ignore[misc]
@@ -111,10 +111,10 @@ def test_object_stores_keep_no_listings(monkeypatch: pytest.MonkeyPatch) -> None
         assert vars(storage)["_streams"] == (scheme in ("s3", "s3a", "gs", "gcs"))
 
 
-# Python 3.12 warns of every fork of a process with threads; that such a fork works is what is tested.
+# Python 3.12 warns about every fork of a process with threads; the test checks that such a fork works.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_process_has_a_driver_of_its_own() -> None:
-    """The threads of a driver do not exist in the child, and its connections must not be shared."""
+def test_a_forked_process_gets_its_own_driver() -> None:
+    """A driver's threads do not exist in the child, and its connections must not be shared."""
     before = storage_of("memory://a")
     child = os.fork()
     if not child:

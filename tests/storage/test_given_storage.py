@@ -1,4 +1,4 @@
-"""`storage=`: every file of a save and a restore is in the storage that was given, and nowhere else."""
+"""`storage=`: a save and a restore use only the given storage for all files."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch_tfckpt.storage.protocol import Storage
 
 
 class Elsewhere:
-    """The files of this machine, below another root: what goes around this storage finds nothing there."""
+    """Local files below another root: code that bypasses this storage finds nothing there."""
 
     renames = True
 
@@ -28,13 +28,13 @@ class Elsewhere:
         return lambda *paths: method(*map(self._below_root, paths))
 
     def _below_root(self, path: str) -> str:
-        """Open files say their own path, which is below the root already."""
+        """Paths of open files already start with the root."""
         return path if path.startswith(str(self.root)) else f"{self.root}/{path}"
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    """A storage whose directory `run` exists. The working directory is empty, and stays so."""
+    """A storage in which the directory `run` exists; the working directory is empty and must stay so."""
     (tmp_path / "root" / "run").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
@@ -58,7 +58,7 @@ def test_dictionaries(elsewhere: Storage) -> None:
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("call", ["save", "save_async"])
 def test_saver(call: str, sharded: bool, elsewhere: Storage) -> None:
-    """Files of the checkpoint, meta graph, state file, pins and deletion; and the way back."""
+    """Checkpoint, meta graph, state file, pins and deletion on save; then the restore."""
     value = torch.zeros(3)
     saver = tfckpt.Saver({"a": value}, sharded=sharded, max_to_keep=2, storage=elsewhere)
     for step in range(1, 5):
@@ -79,7 +79,7 @@ def test_saver(call: str, sharded: bool, elsewhere: Storage) -> None:
 
 
 def test_checkpoint(elsewhere: Storage) -> None:
-    """Also its state file, and what is restored when it comes."""
+    """Including its state file and deferred restoration."""
     tfckpt.Checkpoint(model=nn.Linear(2, 2), step=torch.tensor(7), storage=elsewhere).save("run/ckpt")
     assert tfckpt.latest_checkpoint("run", storage=elsewhere) == "run/ckpt-1"
     later = tfckpt.Checkpoint(model=nn.Linear(2, 2), storage=elsewhere)
@@ -91,7 +91,7 @@ def test_checkpoint(elsewhere: Storage) -> None:
 
 @pytest.mark.parametrize("kind", ["Checkpoint", "Saver", "variables"])
 def test_manager(kind: str, elsewhere: Storage) -> None:
-    """A manager's SaverCheckpoint saves where the manager looks."""
+    """A manager's SaverCheckpoint saves to the storage that the manager searches."""
     value = torch.zeros(3)
     kinds: dict[str, Callable[[], object]] = {
         "Checkpoint": lambda: tfckpt.Checkpoint(value=value, storage=elsewhere),
@@ -110,7 +110,7 @@ def test_manager(kind: str, elsewhere: Storage) -> None:
 
 
 def test_load_model(elsewhere: Storage) -> None:
-    """The checkpoint is looked for in the storage given."""
+    """The checkpoint is looked up in the given storage."""
     model = nn.Linear(2, 2)
     tfckpt.save_file(model.state_dict(), "run/m", storage=elsewhere)
     other = nn.Linear(2, 2)
@@ -120,8 +120,8 @@ def test_load_model(elsewhere: Storage) -> None:
     assert_nothing_here()
 
 
-def test_what_is_not_a_storage_is_refused() -> None:
-    """`storage=` of a Checkpoint is not a child; an attribute of that name is."""
+def test_an_argument_that_is_not_a_storage_is_refused() -> None:
+    """`storage=` of a Checkpoint is not a child; an attribute of that name is one."""
     with pytest.raises(InvalidArgumentError, match=r"storage is a Linear.*checkpoint\.storage = "):
         tfckpt.Checkpoint(storage=nn.Linear(1, 1))
     checkpoint = tfckpt.Checkpoint()

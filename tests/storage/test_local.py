@@ -1,4 +1,4 @@
-"""The files of this machine: they keep what every storage promises, and what only they promise."""
+"""Local files: the guarantees of every storage, and those specific to local files."""
 
 import errno
 import fcntl
@@ -25,18 +25,18 @@ from torch_tfckpt.storage.protocol import Storage
 
 
 class TestLocalStorage(RenamingStorageTests):
-    """The files of this machine keep those promises."""
+    """Local files satisfy the Storage protocol."""
 
     @pytest.fixture
     def storage(self) -> Storage:
         return LocalStorage()
 
 
-# Files of this machine: short reads and writes.
+# Short reads and writes.
 
 
 def _some(limits: Sequence[int]) -> Callable[[Sequence[memoryview]], list[memoryview]]:
-    """Cuts lists of buffers to the next of `limits` bytes each time, and takes all once they are used up."""
+    """Return a function that cuts buffer lists to the next of `limits` bytes, then to full size."""
     left = list(limits)
 
     def cut(buffers: Sequence[memoryview]) -> list[memoryview]:
@@ -62,7 +62,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(deadline=None)
 @given(sizes=SIZES, limits=LIMITS, bound=st.integers(1, 9))
 def test_short_reads_are_continued(scratch: Path, sizes: list[int], limits: list[int], bound: int) -> None:
-    """The system may give fewer bytes than asked for, at any place of any buffer; the caller sees all of them."""
+    """The system may return fewer bytes than requested, at any point of any buffer; the caller gets all of them."""
     contents = bytes(range(1, sum(sizes) + 8))
     (scratch / "r").write_bytes(contents)
     targets = [memoryview(bytearray(size)) for size in sizes]
@@ -79,7 +79,7 @@ def test_short_reads_are_continued(scratch: Path, sizes: list[int], limits: list
 @settings(deadline=None)
 @given(sizes=SIZES, limits=LIMITS, bound=st.integers(1, 9))
 def test_short_writes_are_continued(scratch: Path, sizes: list[int], limits: list[int], bound: int) -> None:
-    """A disk that is nearly full, or a signal: every byte still lands in its place, once."""
+    """On a nearly full disk or after a signal, every byte is still written to its place, once."""
     contents = bytes(range(1, sum(sizes) + 1))
     pieces, at = [], 0
     for size in sizes:
@@ -96,8 +96,8 @@ def test_short_writes_are_continued(scratch: Path, sizes: list[int], limits: lis
     assert (scratch / "w").read_bytes() == (b"\0\0" + contents if contents else b"")
 
 
-def test_a_read_that_the_kernel_cuts_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linux stops at 2 GiB - 4 KiB a call; `read` goes on where it stopped."""
+def test_a_read_cut_short_by_the_kernel_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux reads at most 2 GiB - 4 KiB per call; `read` continues from there."""
     (tmp_path / "a").write_bytes(bytes(range(100)))
     system = os.pread
     monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: system(descriptor, min(size, 30), offset))
@@ -106,8 +106,8 @@ def test_a_read_that_the_kernel_cuts_is_continued(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("call", ["read", "read_into"])
-def test_a_file_cut_while_open_is_told_with_its_present_end(tmp_path: Path, call: str) -> None:
-    """The size at opening was larger: a writer that truncates in place, or a copy that started over."""
+def test_the_error_for_a_file_truncated_while_open_names_its_current_end(tmp_path: Path, call: str) -> None:
+    """The file was larger when it was opened: it was truncated in place, or a copy started over."""
     (tmp_path / "a").write_bytes(bytes(100))
     with LocalFile(str(tmp_path / "a")) as file:
         os.truncate(tmp_path / "a", 60)
@@ -116,8 +116,8 @@ def test_a_file_cut_while_open_is_told_with_its_present_end(tmp_path: Path, call
         assert file.size == 100
 
 
-def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of the system while reading says which bytes of which file."""
+def test_a_disk_failure_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the file and the bytes being read."""
 
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -133,8 +133,8 @@ def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert isinstance(raised.value.__cause__, OSError)
 
 
-def test_a_full_disk_is_the_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ENOSPC after half of the bytes: OSError, not a file that looks written."""
+def test_a_full_disk_raises_the_systems_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSPC after half of the bytes raises OSError; the write does not appear to have succeeded."""
     system = os.pwritev
     calls = []
 
@@ -152,11 +152,11 @@ def test_a_full_disk_is_the_error_of_the_system(tmp_path: Path, monkeypatch: pyt
     file.close()
 
 
-# Files of this machine: names and handles.
+# Names and handles.
 
 
-def test_a_closed_file_says_so(tmp_path: Path) -> None:
-    """Its descriptor may belong to another file by now, and is not read."""
+def test_using_a_closed_file_raises(tmp_path: Path) -> None:
+    """Its descriptor may already belong to another file and must not be used."""
     (tmp_path / "a").write_bytes(b"x")
     file = LOCAL.open(str(tmp_path / "a"))
     file.close()
@@ -166,48 +166,48 @@ def test_a_closed_file_says_so(tmp_path: Path) -> None:
         file.read_into(0, [memoryview(bytearray(1))])
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
-    """A named pipe in the place of a checkpoint neither hangs nor is read."""
+def test_a_file_that_is_not_regular_is_refused(tmp_path: Path) -> None:
+    """A named pipe in place of a checkpoint neither hangs nor is read."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InvalidArgumentError) as raised:
         LOCAL.open(str(tmp_path / "pipe"))
     assert str(raised.value) == (
-        f"{tmp_path / 'pipe'}: is no regular file, expected a file. Name a checkpoint by its prefix"
+        f"{tmp_path / 'pipe'}: is not a regular file, expected a file. Pass the checkpoint's prefix"
     )
 
 
-def test_names_that_lead_nowhere_are_not_found(tmp_path: Path) -> None:
-    """A link onto itself, a link to nothing, a name that no file system takes."""
+def test_unresolvable_names_are_not_found(tmp_path: Path) -> None:
+    """A symbolic link to itself, a dangling link, an overlong name."""
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "dangling").symlink_to("nothing")
     for name in ("loop", "dangling", "x" * 5000, "loop/x"):
         with pytest.raises(NotFoundError, match="no such file"):
             LOCAL.open(str(tmp_path / name))
         assert LOCAL.list(str(tmp_path / name)) == []
-    assert LOCAL.exists(str(tmp_path / "dangling"))  # it can be removed, and is in the way of a new file
+    assert LOCAL.exists(str(tmp_path / "dangling"))  # it can be removed, and blocks creating a file
     with pytest.raises(FileExistsError):
         LOCAL.create(str(tmp_path / "dangling"))
 
 
-def test_what_may_not_be_read_is_refused_with_a_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No permission, or no descriptor left: FailedPreconditionError, with what to do."""
+def test_an_unreadable_path_is_refused_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No permission, or no file descriptor left: FailedPreconditionError with a fix."""
 
     def refuse(path: str, *_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
-    # Patched, since a test that runs as root may read everything.
+    # Patched because root, under which the tests may run, can read everything.
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(os, "listdir", refuse)
     for call in (LOCAL.open, LOCAL.list):
         with pytest.raises(FailedPreconditionError) as raised:
             call(str(tmp_path))
         assert str(raised.value) == (
-            f"{tmp_path}: Permission denied. Make it readable for this user, or free what the system ran out of"
+            f"{tmp_path}: Permission denied. Make it readable for this user, or free the exhausted resource"
         )
 
 
 def test_the_working_directory_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """os.path.dirname("model.ckpt") is "", and means here."""
+    """os.path.dirname("model.ckpt") is "", which means the working directory."""
     monkeypatch.chdir(tmp_path)
     write(LOCAL, "a", b"x")
     assert LOCAL.list("") == ["a"]
@@ -217,8 +217,8 @@ def test_the_working_directory_can_be_left_out(tmp_path: Path, monkeypatch: pyte
     assert tmp_path.is_dir()
 
 
-def test_a_link_of_a_symbolic_link_is_a_name_of_the_bytes(tmp_path: Path) -> None:
-    """Caches of downloaded models are folders of symbolic links: the bytes have to outlive the link."""
+def test_linking_a_symbolic_link_links_its_target(tmp_path: Path) -> None:
+    """Caches of downloaded models consist of symbolic links: the bytes must outlive the link."""
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "blob").write_bytes(b"weights")
     (tmp_path / "snapshot" / "model").symlink_to("../blob")
@@ -228,8 +228,8 @@ def test_a_link_of_a_symbolic_link_is_a_name_of_the_bytes(tmp_path: Path) -> Non
     assert read(LOCAL, str(tmp_path / "out" / "deeper" / "model")) == b"weights"
 
 
-def test_a_new_file_gets_the_mode_of_the_user(tmp_path: Path) -> None:
-    """As `open` gives it: 0o666 less the umask, so that a group that shares a folder can read the checkpoint."""
+def test_a_new_file_respects_the_umask(tmp_path: Path) -> None:
+    """As with `open`: 0o666 minus the umask, so that a group sharing a directory can read the checkpoint."""
     before = os.umask(0o027)
     try:
         write(LOCAL, str(tmp_path / "a"), b"")
@@ -238,7 +238,7 @@ def test_a_new_file_gets_the_mode_of_the_user(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
-def test_no_descriptor_reaches_a_child_process(tmp_path: Path) -> None:
+def test_child_processes_inherit_no_descriptors(tmp_path: Path) -> None:
     """A data loader started during a save does not keep the old checkpoint's files open."""
     (tmp_path / "a").write_bytes(b"")
     with LocalFile(str(tmp_path / "a")) as file:
@@ -246,7 +246,7 @@ def test_no_descriptor_reaches_a_child_process(tmp_path: Path) -> None:
 
 
 def test_a_local_file_can_be_mapped(tmp_path: Path) -> None:
-    """Its descriptor is that of the bytes, also after the name is gone."""
+    """The descriptor still refers to the bytes after the name is deleted."""
     path = write(LOCAL, str(tmp_path / "a"), b"mapped")
     with LocalFile(path) as file:
         LOCAL.remove(path)
@@ -254,9 +254,9 @@ def test_a_local_file_can_be_mapped(tmp_path: Path) -> None:
             assert view[:] == b"mapped"
 
 
-# Files of this machine: who is writing.
+# Detecting which files are being written.
 
-# The package's own __init__ is the public face, and takes seconds to import.
+# The package's own __init__ imports everything, which takes seconds.
 PROGRAM = """
 import sys, types
 package = types.ModuleType("torch_tfckpt")
@@ -275,7 +275,7 @@ def start(program: str, path: Path) -> "subprocess.Popen[str]":
 
 
 def test_a_closed_file_is_not_in_use(tmp_path: Path) -> None:
-    """Nor is one that others read, or that was never there, or that was written by other means."""
+    """Nor is a file that is open for reading, does not exist, or was written by other means."""
     path = write(LOCAL, str(tmp_path / "a"), b"x")
     assert not LOCAL.in_use(path)
     with LocalFile(path):
@@ -285,8 +285,8 @@ def test_a_closed_file_is_not_in_use(tmp_path: Path) -> None:
     assert not LOCAL.in_use(str(tmp_path / "other"))
 
 
-def test_asking_leaves_no_lock(tmp_path: Path) -> None:
-    """Whoever asks next gets the same answer, in the same process or another one."""
+def test_in_use_leaves_no_lock(tmp_path: Path) -> None:
+    """The next call gets the same answer, in the same or another process."""
     path = write(LOCAL, str(tmp_path / "a"), b"x")
     file = LOCAL.create(str(tmp_path / "b"))
     before = len(os.listdir("/proc/self/fd"))
@@ -299,7 +299,7 @@ def test_asking_leaves_no_lock(tmp_path: Path) -> None:
 
 
 def test_a_file_stays_in_use_under_its_new_name(tmp_path: Path) -> None:
-    """A writer that renames before it closes: at no moment is the file one that nobody uses."""
+    """A writer that renames before it closes: the file is in use at every moment."""
     file = LOCAL.create(str(tmp_path / "a"))
     LOCAL.replace(file.path, str(tmp_path / "b"))
     assert LOCAL.in_use(str(tmp_path / "b"))
@@ -316,8 +316,8 @@ def test_another_process_sees_what_is_in_use(tmp_path: Path) -> None:
     assert start(ASK, tmp_path / "a").communicate(timeout=60)[0] == "False\n"
 
 
-def test_what_a_killed_process_wrote_is_not_in_use(tmp_path: Path) -> None:
-    """SIGKILL leaves it no chance to tidy up; the system takes the lock."""
+def test_a_file_of_a_killed_process_is_not_in_use(tmp_path: Path) -> None:
+    """SIGKILL prevents any cleanup; the system releases the lock."""
     with start(HOLD, tmp_path / "a") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "holding\n"
@@ -329,7 +329,7 @@ def test_what_a_killed_process_wrote_is_not_in_use(tmp_path: Path) -> None:
 
 
 def test_without_locks_every_file_may_be_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some network file systems have none: files are written there all the same, and never taken for leftovers."""
+    """Some network file systems lack locks: files can be written there, but never count as leftovers."""
 
     def unknown(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -341,8 +341,8 @@ def test_without_locks_every_file_may_be_in_use(tmp_path: Path, monkeypatch: pyt
     assert not LOCAL.in_use(str(tmp_path / "none"))
 
 
-def test_what_may_not_be_opened_may_be_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where that cannot be told, the careful answer."""
+def test_a_file_that_cannot_be_opened_may_be_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it cannot be determined, the answer is the safe one."""
 
     def refuse(path: str, *_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", path)
@@ -351,10 +351,8 @@ def test_what_may_not_be_opened_may_be_in_use(tmp_path: Path, monkeypatch: pytes
     assert LOCAL.in_use(str(tmp_path / "a"))
 
 
-def test_a_file_that_was_cleared_up_before_its_lock_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between open(2) and flock(2) another program may take a new file for a leftover."""
+def test_a_file_removed_before_it_is_locked_is_created_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between open(2) and flock(2) another program may mistake a new file for a leftover."""
     system = fcntl.flock
     removed: list[int] = []
 
@@ -376,8 +374,8 @@ def test_a_file_that_was_cleared_up_before_its_lock_is_made_again(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_time_of_change_is_that_of_the_file_itself(tmp_path: Path) -> None:
-    """To the fraction of a second; of a symbolic link's target, whose bytes they are."""
+def test_modified_is_the_modification_time_of_the_target(tmp_path: Path) -> None:
+    """With fractions of a second; for a symbolic link, the time of its target."""
     path = write(LOCAL, str(tmp_path / "a"), b"x")
     os.utime(path, ns=(0, 1_234_567_890_500_000_000))
     (tmp_path / "link").symlink_to("a")
@@ -397,7 +395,7 @@ def watch_closing(monkeypatch: pytest.MonkeyPatch, closed: list[int]) -> None:
 def test_a_file_system_that_cannot_sync_directories_is_tolerated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """EINVAL and ENOTSUP say that it cannot; any other error is one, and no descriptor stays open."""
+    """EINVAL and ENOTSUP mean that it cannot; other errors are raised, and no descriptor is leaked."""
     closed: list[int] = []
     watch_closing(monkeypatch, closed)
     for number, tolerated in ((errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)):
@@ -414,8 +412,8 @@ def test_a_file_system_that_cannot_sync_directories_is_tolerated(
     assert len(closed) == 3
 
 
-def test_a_refused_directory_leaves_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking through many folders for checkpoints does not run out of descriptors."""
+def test_a_refused_directory_leaks_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searching many directories for checkpoints does not exhaust the descriptors."""
     opened: list[int] = []
     closed: list[int] = []
     system = os.open
@@ -435,9 +433,8 @@ def test_a_refused_directory_leaves_no_descriptor(tmp_path: Path, monkeypatch: p
 # Paths.
 
 
-def test_temporary_names_stand_beside_the_file_and_differ() -> None:
-    """The same file system, so that a rename publishes; TensorFlow's pattern, and a mark of ours behind it."""
-    # FORMATS 2.6: .tempstate and a 64-bit number
+def test_temporary_names_are_unique_and_in_the_same_directory() -> None:
+    """On the same file system, so that a rename publishes; TensorFlow's ".tempstate" and a number, then our mark."""
     names = {temporary_name("dir/model.index") for _ in range(100)}
     assert len(names) == 100
     for name in names:
@@ -448,8 +445,8 @@ def test_temporary_names_stand_beside_the_file_and_differ() -> None:
 
 
 @given(path=st.text(min_size=1), save=st.integers(0, 2**64 - 1))
-def test_temporary_names_say_what_they_are_of(path: str, save: int) -> None:
-    """The name it will have and the save it belongs to, whatever characters are in them."""
+def test_temporary_names_can_be_parsed(path: str, save: int) -> None:
+    """The final name and the save number are recovered, whatever characters the name contains."""
     assert parse_temporary_name(temporary_name(path, save)) == Temporary(path, save)
 
 
@@ -457,7 +454,7 @@ def test_temporary_names_say_what_they_are_of(path: str, save: int) -> None:
     "name",
     [
         "model.index",
-        "model.index.tempstate12345",  # TensorFlow's own: it may be in use
+        "model.index.tempstate12345",  # TensorFlow's own file, which may be in use
         ".tempstate1-tfckpt",
         "model.tempstate-tfckpt",
         "model.tempstate1-tfckpt.index",
@@ -465,13 +462,13 @@ def test_temporary_names_say_what_they_are_of(path: str, save: int) -> None:
         "model.tempstate-1-tfckpt",
     ],
 )
-def test_other_names_are_no_temporary_ones_of_ours(name: str) -> None:
-    """They are never taken for leftovers."""
+def test_other_names_are_not_our_temporary_names(name: str) -> None:
+    """They never count as leftovers."""
     assert parse_temporary_name(name) is None
 
 
-def test_saves_have_numbers_apart() -> None:
-    """64 bits of chance: also of two machines that save into one directory."""
+def test_save_numbers_are_unique() -> None:
+    """64 random bits: unique even for two machines that save into one directory."""
     assert len({new_save_number() for _ in range(1000)}) == 1000
 
 
@@ -486,7 +483,7 @@ def test_saves_have_numbers_apart() -> None:
         ("a/file://b", "a/file://b"),
     ],
 )
-def test_any_spelling_of_a_path_is_taken(path: str | bytes | os.PathLike[str], text: str) -> None:
+def test_every_kind_of_path_is_accepted(path: str | bytes | os.PathLike[str], text: str) -> None:
     """str, bytes, PathLike, and the URL of a local file."""
     assert fspath(path) == text
 
@@ -494,25 +491,25 @@ def test_any_spelling_of_a_path_is_taken(path: str | bytes | os.PathLike[str], t
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("", '"" is no path: it is empty or holds a null character'),
-        (b"", '"" is no path: it is empty or holds a null character'),
-        ("a\0b", '"a\\x00b" is no path: it is empty or holds a null character'),
-        ("file://", "is no path: it is empty or holds a null character"),
+        ("", '"" is not a path: it is empty or contains a null character'),
+        (b"", '"" is not a path: it is empty or contains a null character'),
+        ("a\0b", '"a\\x00b" is not a path: it is empty or contains a null character'),
+        ("file://", "is not a path: it is empty or contains a null character"),
         (3, "expected a path (str, bytes or PathLike), got int"),
         (None, "expected a path (str, bytes or PathLike), got NoneType"),
         (["a"], "expected a path (str, bytes or PathLike), got list"),
     ],
 )
-def test_what_is_no_path_is_refused(path: object, text: str) -> None:
-    """InvalidArgumentError, before the system is asked and answers for the working directory."""
+def test_an_invalid_path_is_refused(path: object, text: str) -> None:
+    """InvalidArgumentError, raised before the system would interpret it as the working directory."""
     with pytest.raises(InvalidArgumentError) as raised:
         fspath(path)  # type: ignore[arg-type]
     assert text in str(raised.value)
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=()), max_size=6))
-def test_any_text_is_a_path_that_the_system_takes_or_none(text: str) -> None:
-    """What comes out can be given to the system; halves of surrogate pairs are refused before."""
+def test_every_string_is_a_usable_path_or_refused(text: str) -> None:
+    """An accepted path can be passed to the system; lone surrogates are refused."""
     try:
         path = fspath(text)
     except InvalidArgumentError:
@@ -520,8 +517,8 @@ def test_any_text_is_a_path_that_the_system_takes_or_none(text: str) -> None:
     assert os.fsencode(path)
 
 
-def test_threads_do_not_disturb_a_read_that_is_under_way(tmp_path: Path) -> None:
-    """Positions belong to calls, not to the file: a reader at the end does not move one at the beginning."""
+def test_concurrent_reads_do_not_interfere(tmp_path: Path) -> None:
+    """Each call has its own offset: a read at the end does not move one at the beginning."""
     (tmp_path / "a").write_bytes(bytes(range(256)) * 100)
     ready = threading.Barrier(2)
     with LocalFile(str(tmp_path / "a")) as file, ThreadPoolExecutor(2) as threads:

@@ -1,4 +1,4 @@
-"""Publications: whichever step fails, each file is the old one or the new one, whole, and nothing else is left."""
+"""Publication: whichever step fails, each file is completely old or completely new, and nothing else is left."""
 
 import itertools
 import os
@@ -41,7 +41,7 @@ def files_in(folder: Path) -> dict[str, str]:
 
 
 def ages(files: dict[str, str]) -> list[str]:
-    """Which of the two files are "old" and which "new"; any other contents fail."""
+    """Return which of the two files are "old" and which "new"; fail for any other contents."""
     found = [files[name].removesuffix(f" {name}") for name in NAMES]
     assert set(found) <= {"old", "new"}
     return found
@@ -62,20 +62,20 @@ def test_a_failure_anywhere(publish: Publish, error: type[BaseException], late: 
         except (OSError, KeyboardInterrupt):
             raised.add(storage.failed.partition(" ")[0])
         else:
-            assert ages(files_in(folder))[0] == "new", f"{storage.failed} failed, nobody was told"
+            assert ages(files_in(folder))[0] == "new", f"{storage.failed} failed without an error"
         files = files_in(folder)
         assert files.keys() - {"dropped"} == {*NAMES}, f"after {storage.failed}"
         assert ages(files) != ["old", "new"]
         if not storage.failed:
             break
-    renamed_late = late and error is OSError  # it took effect, so it is no failure
+    renamed_late = late and error is OSError  # the rename succeeded, so this is not a failure
     assert raised >= {"create", "write", "sync", "sync_directory"} | (set() if renamed_late else {"replace"})
     assert "replace" not in raised or not renamed_late
 
 
 @pytest.mark.parametrize("publish", [by_handle, one_file])
 def test_a_kill_anywhere(publish: Publish, tmp_path: Path) -> None:
-    """Old or new, whole, in order; only temporary files may be left."""
+    """Each file is old or new, renamed in order; only temporary files may be left."""
     seen = set()
     for number in itertools.count():
         folder = tmp_path / str(number)
@@ -94,7 +94,7 @@ def test_a_kill_anywhere(publish: Publish, tmp_path: Path) -> None:
 
 
 def test_a_power_cut_anywhere(tmp_path: Path) -> None:
-    """What the disk has is old or new, whole, at every step; and new once the publication is over."""
+    """After every step each file on disk is old or new; all are new once the publication ends."""
     seen: set[str] = set()
     for number in itertools.count():
         folder = tmp_path / str(number)
@@ -115,15 +115,15 @@ def test_a_power_cut_anywhere(tmp_path: Path) -> None:
 
 
 class Vanishing(LocalStorage):
-    """Somebody removes the temporary file before it is renamed."""
+    """Another program removes the temporary file before it is renamed."""
 
     def replace(self, source: str, target: str) -> None:
         os.unlink(source)
         super().replace(source, target)
 
 
-def test_a_temporary_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
-    """It is not taken for a rename that took effect and reported an error."""
+def test_a_missing_temporary_file_is_an_error(tmp_path: Path) -> None:
+    """It is not mistaken for a rename that succeeded but reported an error."""
     (tmp_path / "a").write_text("old")
     with pytest.raises(FileNotFoundError):
         write_file(Vanishing(), str(tmp_path / "a"), b"new")
@@ -131,7 +131,7 @@ def test_a_temporary_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
 
 
 def test_files_written_by_name(tmp_path: Path) -> None:
-    """First the contents, then the action, then the names; what was dropped goes last."""
+    """Contents first, then the action, then the renames; dropped files are removed last."""
     seen: list[list[str]] = []
     (tmp_path / "old").touch()
     with Publication() as publication:
@@ -154,7 +154,7 @@ def test_a_directory_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_directories_are_removed_again_after_an_error(tmp_path: Path) -> None:
-    """Those that were made for the files, and no others."""
+    """Those created for the files, and no others."""
     with pytest.raises(KeyboardInterrupt), Publication() as publication:
         for name in ("made/a", "b"):
             Path(publication.place(str(tmp_path / name))).write_text("new")

@@ -1,4 +1,4 @@
-"""Remote storage: the promises of every storage over two drivers of fsspec, then what is peculiar to whole objects."""
+"""Remote storage: the Storage protocol over two fsspec drivers, and the specifics of object stores."""
 
 import os
 import re
@@ -32,7 +32,7 @@ from torch_tfckpt.storage.small_files import write_file
 
 
 class TestedFileSystem(LocalFileSystem):  # type: ignore[misc]
-    """tested:///folder/file: a driver whose streams take `autocommit=False`. Like a bucket it makes its directories."""
+    """tested:///folder/file: a driver with `autocommit=False` that creates directories implicitly, as a bucket does."""
 
     __test__ = False
     protocol = "tested"
@@ -47,7 +47,7 @@ class TestedFileSystem(LocalFileSystem):  # type: ignore[misc]
 
 @pytest.fixture
 def bucket() -> Iterator[str]:
-    """A bucket in memory, of this test alone."""
+    """A bucket in memory, for this test only."""
     name = f"bucket-{uuid4().hex}"
     files = MemoryFileSystem()
     files.mkdir(f"/{name}")
@@ -69,10 +69,10 @@ def streaming() -> FsspecStorage:
 
 
 class WholeObjectTests(StorageTests):
-    """What is promised besides where `renames` is False."""
+    """Additional guarantees of storages whose `renames` is False."""
 
     def test_a_file_appears_whole_when_it_is_synced(self, storage: Storage, folder: str) -> None:
-        """Not before, not in part, and in place of the older one."""
+        """Not earlier and not in part, and it replaces the older file."""
         for contents in (b"first", b"the second"):
             before = read(storage, f"{folder}/a") if storage.exists(f"{folder}/a") else None
             file = storage.create(f"{folder}/a")
@@ -87,8 +87,8 @@ class WholeObjectTests(StorageTests):
             assert read(storage, f"{folder}/a") == contents
             assert storage.list(folder) == ["a"]
 
-    def test_a_file_closed_without_sync_never_was(self, storage: Storage, folder: str) -> None:
-        """Whatever was written; an older one stays."""
+    def test_a_file_closed_without_sync_never_appears(self, storage: Storage, folder: str) -> None:
+        """Whatever was written; an older file stays."""
         for contents in ([], [b"x"], [bytes(100)]):
             file = storage.create(f"{folder}/new")
             file.write(0, contents)
@@ -102,15 +102,15 @@ class WholeObjectTests(StorageTests):
         assert read(storage, f"{folder}/a") == b"old"
         assert storage.list(folder) == ["a"]
 
-    def test_the_older_file_is_known_for_another(self, storage: Storage, folder: str) -> None:
-        """So that a reader that opens a checkpoint while it is replaced starts over."""
+    def test_identity_changes_when_a_file_is_replaced(self, storage: Storage, folder: str) -> None:
+        """A reader that opens a checkpoint while it is being replaced can start over."""
         before = storage.open(write(storage, f"{folder}/a", b"old")).identity
         after = storage.open(write(storage, f"{folder}/a", b"new")).identity
         assert before != after
         assert storage.open(f"{folder}/a").identity == after
 
-    def test_an_object_that_goes_while_open_is_told(self, storage: Storage, folder: str) -> None:
-        """Which bytes of which file; never fewer bytes than asked for, nor an error of the driver."""
+    def test_an_object_replaced_while_open_is_reported(self, storage: Storage, folder: str) -> None:
+        """The error names the file and bytes; reads never return fewer bytes or raise a driver's exception."""
         opened = storage.open(write(storage, f"{folder}/a", b"0123456789"))
         write(storage, f"{folder}/a", b"0123")
         with pytest.raises(DataLossError, match=r"bytes 2:8: Read less bytes than requested: the file ends at 4\."):
@@ -122,22 +122,24 @@ class WholeObjectTests(StorageTests):
         assert isinstance(raised.value.__cause__, FileNotFoundError)
 
     def test_there_are_no_renames(self, storage: Storage, folder: str) -> None:
-        """The error says what to do instead, and nothing has changed."""
+        """The error says what to do instead, and nothing is changed."""
         path = write(storage, f"{folder}/a", b"x")
         assert not storage.renames
         for call, what in ((storage.replace, "renames"), (storage.link, "links")):
-            with pytest.raises(OSError, match=f"knows no {what}. Create the file under its final name") as raised:
+            with pytest.raises(
+                OSError, match=f"does not support {what}. Create the file under its final name"
+            ) as raised:
                 call(path, f"{folder}/b")
             assert raised.value.filename == path
         assert storage.list(folder) == ["a"]
 
-    def test_who_writes_cannot_be_told(self, storage: Storage, folder: str) -> None:
-        """So nothing is ever taken for a leftover."""
+    def test_every_file_may_be_in_use(self, storage: Storage, folder: str) -> None:
+        """So no file ever counts as a leftover."""
         assert storage.in_use(write(storage, f"{folder}/a", b"x"))
         assert storage.in_use(f"{folder}/none")
 
-    def test_an_empty_directory_is_none(self, storage: Storage, folder: str) -> None:
-        """It can be made, removed and synced, and is not there."""
+    def test_an_empty_directory_does_not_exist(self, storage: Storage, folder: str) -> None:
+        """It can be created, removed and synced, but does not exist."""
         storage.make_directory(f"{folder}/d/e")
         assert storage.list(folder) == []
         assert not storage.is_directory(f"{folder}/d")
@@ -146,16 +148,16 @@ class WholeObjectTests(StorageTests):
         write(storage, f"{folder}/d/e/a", b"x")
         assert storage.is_directory(f"{folder}/d")
         storage.remove(f"{folder}/d/e/a")
-        assert storage.list(folder) in ([], ["d"])  # a disk below keeps the directory it made
+        assert storage.list(folder) in ([], ["d"])  # a driver for a disk keeps the directory it created
 
     def test_an_object_cannot_be_mapped(self, storage: Storage, folder: str) -> None:
-        """It has no pages of this machine."""
+        """It cannot be mapped into memory."""
         opened = storage.open(write(storage, f"{folder}/a", b"x"))
-        with pytest.raises(UnimplementedError, match="lies behind a URL and cannot be mapped"):
+        with pytest.raises(UnimplementedError, match="cannot be mapped because it is remote"):
             opened.fileno()
 
-    def test_closed_files_say_so(self, storage: Storage, folder: str) -> None:
-        """FailedPreconditionError, as local files do; and what is finished is not written on."""
+    def test_using_a_closed_file_raises(self, storage: Storage, folder: str) -> None:
+        """FailedPreconditionError, as for local files; a synced file cannot be written to."""
         opened = storage.open(write(storage, f"{folder}/a", b"x"))
         opened.close()
         with pytest.raises(FailedPreconditionError, match="the file was closed"):
@@ -169,7 +171,7 @@ class WholeObjectTests(StorageTests):
             with pytest.raises(FailedPreconditionError, match="the file was closed"):
                 call()
 
-    def test_small_files_are_replaced_as_everywhere(self, storage: Storage, folder: str) -> None:
+    def test_write_file_replaces_an_object(self, storage: Storage, folder: str) -> None:
         """`write_file` needs no temporary name here and leaves none."""
         for contents in (b"one", b"two"):
             write_file(storage, f"{folder}/state", contents)
@@ -190,7 +192,7 @@ class TestMemory(WholeObjectTests):
 
 
 class TestStreams(WholeObjectTests):
-    """Objects sent in parts, with parts and requests so small that everything takes several."""
+    """Multipart uploads, with parts and requests so small that every file needs several."""
 
     @pytest.fixture
     def storage(self, monkeypatch: pytest.MonkeyPatch) -> Storage:
@@ -202,11 +204,11 @@ class TestStreams(WholeObjectTests):
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         (tmp_path / "bucket").mkdir()
         (tmp_path / "temporary").mkdir()
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))  # where the driver keeps its parts
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))  # where the driver stores the parts
         return f"tested://{tmp_path}/bucket"
 
-    def test_nothing_is_kept_of_a_stream(self, storage: Storage, folder: str, tmp_path: Path) -> None:
-        """Neither its temporary file, nor an open descriptor, nor the stream in the driver's queue."""
+    def test_a_stream_leaves_nothing_open(self, storage: Storage, folder: str, tmp_path: Path) -> None:
+        """No temporary file, no open descriptor, no stream in the driver's queue."""
         before = len(os.listdir("/proc/self/fd"))
         for synced in (True, False, True):
             file = storage.create(f"{folder}/a")
@@ -219,8 +221,8 @@ class TestStreams(WholeObjectTests):
         assert len(os.listdir("/proc/self/fd")) == before
         assert len(TestedFileSystem().transaction.files) == 0
 
-    def test_a_transaction_of_the_program_is_left_alone(self, storage: Storage, folder: str) -> None:
-        """The file appears when it is synced, as without one; the transaction does not commit it again."""
+    def test_a_surrounding_transaction_is_not_affected(self, storage: Storage, folder: str) -> None:
+        """The file appears when it is synced, as without a transaction, which does not commit it again."""
         with TestedFileSystem().transaction as transaction:
             write(storage, f"{folder}/a", b"x" * 100)
             assert read(storage, f"{folder}/a") == b"x" * 100
@@ -231,7 +233,7 @@ class TestStreams(WholeObjectTests):
     def test_small_objects_take_one_request(
         self, storage: Storage, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """An index or a state file is no upload in parts; one byte more is."""
+        """An index or a state file is not a multipart upload; one more byte makes it one."""
         monkeypatch.setattr(remote, "_WHOLE", 10)
         file = storage.create(f"{folder}/a")
         file.write(0, [b"01234", b"56789"])
@@ -243,14 +245,14 @@ class TestStreams(WholeObjectTests):
         assert read(storage, f"{folder}/a") == b"0123456789x"
 
 
-# Bytes in order.
+# Writes in order.
 
 
 @pytest.mark.parametrize("make", [in_memory, streaming])
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_pieces_in_order(scratch: Path, make: Callable[[], Storage], data: st.DataObject) -> None:
-    """Every byte once, in its place; gaps are zeros; buffers are used again as soon as `write` returns."""
+    """Every byte is written once, in its place; gaps are zeros; buffers may be reused once `write` returns."""
     sizes = data.draw(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), max_size=20), label="gap, size")
     cut = data.draw(st.integers(1, 9), label="buffer")
     storage, name = make(), f"in-order-{uuid4().hex}"
@@ -277,7 +279,7 @@ def test_pieces_in_order(scratch: Path, make: Callable[[], Storage], data: st.Da
 
 
 def test_large_gaps_take_little_memory(tmp_path: Path) -> None:
-    """Zeros are sent a request at a time."""
+    """Zeros are sent one request at a time."""
     path = f"tested://{tmp_path}/a"
     file = streaming().create(path)
     tracemalloc.start()
@@ -290,8 +292,8 @@ def test_large_gaps_take_little_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("synced", [True, False])
-def test_a_stream_is_closed_before_anything_else(scratch: Path, synced: bool) -> None:
-    """The order in which fsspec's transactions do it, and the one that drivers are tested with."""
+def test_a_stream_is_closed_before_commit_or_discard(scratch: Path, synced: bool) -> None:
+    """This is the order that fsspec's transactions use and that drivers are tested with."""
     calls: list[str] = []
     target = "fsspec.implementations.local.LocalFileOpener"
     with pytest.MonkeyPatch.context() as patch:
@@ -307,8 +309,8 @@ def test_a_stream_is_closed_before_anything_else(scratch: Path, synced: bool) ->
     assert "discard" not in calls or not synced
 
 
-def test_closing_waits_for_a_write_under_way(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams are for one thread: a save that gives up does not discard what another thread is sending."""
+def test_closing_waits_for_a_running_write(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams are not thread-safe: a save that gives up must not discard what another thread is sending."""
     writes, closing, closed = threading.Event(), threading.Event(), threading.Event()
 
     class Stream:
@@ -339,29 +341,31 @@ def test_closing_waits_for_a_write_under_way(scratch: Path, monkeypatch: pytest.
     assert closed.is_set()
 
 
-def test_a_server_that_knows_no_ranges_is_told(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It sends everything: the first bytes of the file are not those that were asked for."""
+def test_a_server_without_range_requests_is_reported(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends the whole file, whose first bytes are not the requested ones."""
     opened = in_memory().open(write(in_memory(), f"{bucket}/a", b"0123456789"))
     monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *_, **__: b"0123456789")
-    with pytest.raises(DataLossError, match=f"{bucket}/a, bytes 2:4: the server sent 10 bytes, so it knows no ranges"):
+    with pytest.raises(
+        DataLossError, match=f"{bucket}/a, bytes 2:4: the server sent 10 bytes, so it does not support range"
+    ):
         opened.read(2, 2)
 
 
 @pytest.mark.parametrize("offset", [0, 2, 4])
-def test_bytes_that_were_sent_cannot_be_written_again(bucket: str, offset: int) -> None:
-    """Two that write one range is a fault of ours, and must not end in a file that looks whole."""
+def test_sent_bytes_cannot_be_written_again(bucket: str, offset: int) -> None:
+    """Writing a range twice is a bug of ours and must not produce a file that looks complete."""
     file = in_memory().create(f"{bucket}/a")
     file.write(0, [b"01234"])
-    with pytest.raises(OSError, match=f"bytes {offset}:{min(5, offset + 3)} were written before"):
+    with pytest.raises(OSError, match=f"bytes {offset}:{min(5, offset + 3)} were already written"):
         file.write(offset, [b"xyz"])
-    with pytest.raises(OSError, match="given up after OSError"):
+    with pytest.raises(OSError, match="the upload failed earlier: OSError"):
         file.sync()
     file.close()
     assert in_memory().list(bucket) == []
 
 
-def test_large_reads_are_requests_of_bounded_size(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small buffers share a request, large ones take several: no second copy of a large tensor is held."""
+def test_large_reads_use_requests_of_bounded_size(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small buffers share a request, large ones need several: no second copy of a large tensor is in memory."""
     requests = []
     system = MemoryFileSystem.cat_file
 
@@ -385,7 +389,7 @@ def test_large_reads_are_requests_of_bounded_size(bucket: str, monkeypatch: pyte
 
 
 class Refusing(MemoryFileSystem):  # type: ignore[misc]
-    """A driver that fails in the calls named."""
+    """A driver whose named methods fail."""
 
     cachable = False
 
@@ -400,7 +404,7 @@ class Refusing(MemoryFileSystem):  # type: ignore[misc]
 
 
 class DriverError(Exception):
-    """As botocore raises them: no OSError."""
+    """An exception that is not an OSError, as botocore raises."""
 
 
 CALLS: dict[str, Callable[[Storage, str], object]] = {
@@ -414,10 +418,8 @@ CALLS: dict[str, Callable[[Storage, str], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_errors_of_drivers_come_out_as_those_of_the_system(
-    bucket: str, call: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the path, and the driver's own error as the cause; an OSError comes as it is. None is taken for a no."""
+def test_driver_exceptions_become_oserrors(bucket: str, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the path, and the driver's exception as the cause; an OSError is passed on. None is taken to mean "no"."""
     monkeypatch.setattr(remote, "_WHOLE", 0)
     for error in (DriverError("no credentials"), PermissionError(13, "Forbidden"), TimeoutError("slow")):
         files = Refusing(error, "info", "modified", "rm_file", "pipe_file", "_open")
@@ -433,8 +435,8 @@ def test_errors_of_drivers_come_out_as_those_of_the_system(
 @pytest.mark.parametrize(
     "error", [DriverError("no credentials"), PermissionError(13, "Forbidden"), TimeoutError("slow")]
 )
-def test_readers_are_told_as_of_local_files(bucket: str, error: Exception) -> None:
-    """FailedPreconditionError where nothing can be opened or listed, DataLossError where reading fails midway."""
+def test_read_errors_are_those_of_local_files(bucket: str, error: Exception) -> None:
+    """FailedPreconditionError if opening or listing fails, DataLossError if a read fails midway."""
     write(in_memory(), f"{bucket}/a", b"x")
     refusing = FsspecStorage(Refusing(error, "info", "ls"), "memory")
     for call in (refusing.open, refusing.list):
@@ -447,8 +449,8 @@ def test_readers_are_told_as_of_local_files(bucket: str, error: Exception) -> No
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), DriverError("reset"), KeyboardInterrupt()])
 @pytest.mark.parametrize("at", ["open", "write", "sync"])
-def test_an_upload_that_failed_is_given_up(tmp_path: Path, at: str, error: BaseException) -> None:
-    """Every later call says why, closing is quiet, and nothing is visible: a part of it may be lost."""
+def test_a_failed_upload_is_abandoned(tmp_path: Path, at: str, error: BaseException) -> None:
+    """Every later call reports the cause, closing is silent, and nothing is visible: parts may be missing."""
     files = TestedFileSystem()
     storage = FsspecStorage(files, "tested", streams=True)
     path = f"tested://{tmp_path}/a"
@@ -471,7 +473,7 @@ def test_an_upload_that_failed_is_given_up(tmp_path: Path, at: str, error: BaseE
             file.sync()
     calls: list[Callable[[], None]] = [lambda: file.write(8, [b"x"]), file.sync]
     for call in calls:
-        with pytest.raises(OSError, match=f"given up after .*{re.escape(str(error))}") as raised:
+        with pytest.raises(OSError, match=f"the upload failed earlier: .*{re.escape(str(error))}") as raised:
             call()
         assert raised.value.filename == path
     file.close()
@@ -483,7 +485,7 @@ def test_an_upload_that_failed_is_given_up(tmp_path: Path, at: str, error: BaseE
 def test_an_upload_that_cannot_be_discarded_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Closing clears up behind something that matters more: it raises nothing."""
+    """Closing cleans up after a more important error: it must not raise."""
 
     def fail(*_: object) -> None:
         raise DriverError("gone")
@@ -495,14 +497,15 @@ def test_an_upload_that_cannot_be_discarded_is_logged(
     monkeypatch.setattr("fsspec.implementations.local.LocalFileOpener.discard", fail)
     with caplog.at_level("INFO"):
         file.close()
-    assert caplog.messages == [f"left behind: the unfinished upload of tested://{str(tmp_path).lstrip('/')}/a: gone"]
+    url = f"tested://{str(tmp_path).lstrip('/')}/a"
+    assert caplog.messages == [f"could not discard the unfinished upload of {url}: gone"]
 
 
 # Names.
 
 
-def test_paths_may_be_taken_apart(bucket: str) -> None:
-    """os.path.dirname("memory://x") is "memory:", and means the root; os.path.join puts names behind it."""
+def test_paths_can_be_split(bucket: str) -> None:
+    """os.path.dirname("memory://x") is "memory:", which means the root; os.path.join appends names to it."""
     storage, name = in_memory(), bucket.removeprefix("memory://")
     write(storage, f"{bucket}/run/a", b"x")
     assert os.path.dirname(bucket) == "memory:"
@@ -516,19 +519,19 @@ def test_paths_may_be_taken_apart(bucket: str) -> None:
 
 @pytest.mark.parametrize("path", ["", "run/a", "s3://bucket/a", "memory", "/memory://a"])
 def test_paths_of_other_storages_are_refused(path: str) -> None:
-    """Before a driver is asked and answers for its root."""
+    """Before a driver interprets the path as its root."""
     storage = in_memory()
     calls: list[Callable[[str], object]] = [
         storage.open, storage.create, storage.exists, storage.modified, storage.list, storage.is_directory,
         storage.remove,
     ]  # fmt: skip
     for call in calls:
-        with pytest.raises(InvalidArgumentError, match="is no memory:// URL"):
+        with pytest.raises(InvalidArgumentError, match="is not a memory:// URL"):
             call(path)
 
 
 class Listing(MemoryFileSystem):  # type: ignore[misc]
-    """A driver that keeps what it was told, as those of object stores do, and lists a bucket as a console leaves it."""
+    """A driver that caches listings, as those of object stores do, and lists a bucket as a web console leaves it."""
 
     cachable = False
 
@@ -551,8 +554,8 @@ class Listing(MemoryFileSystem):  # type: ignore[misc]
         return self._kept["info", path]
 
 
-def test_what_others_do_is_seen(bucket: str) -> None:
-    """Another process adds, replaces and removes files: no answer comes from the driver's cache."""
+def test_changes_by_other_processes_are_seen(bucket: str) -> None:
+    """Another process adds, replaces and removes files: no result comes from the driver's cache."""
     storage, other = FsspecStorage(Listing(), "memory"), in_memory()
     write(other, f"{bucket}/a", b"x")
     assert storage.list(bucket) == ["a"]
@@ -568,8 +571,8 @@ def test_what_others_do_is_seen(bucket: str) -> None:
     assert storage.list(bucket) == ["b"]
 
 
-def test_times_without_a_zone_are_universal(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some drivers leave the zone out; the machine's own must not slip in."""
+def test_times_without_a_zone_are_utc(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some drivers omit the time zone; the local zone must not be assumed."""
     path = write(in_memory(), f"{bucket}/a", b"x")
     monkeypatch.setattr(MemoryFileSystem, "modified", lambda *_: datetime(1970, 1, 2))
     assert in_memory().modified(path) == 86400.0
@@ -578,14 +581,14 @@ def test_times_without_a_zone_are_universal(bucket: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("info", "error", "text"),
     [
-        ({"type": "other", "size": 0}, InvalidArgumentError, "is no regular file, expected a file"),
-        ({"type": "file", "size": None}, FailedPreconditionError, "the server does not tell the size"),
+        ({"type": "other", "size": 0}, InvalidArgumentError, "is not a regular file, expected a file"),
+        ({"type": "file", "size": None}, FailedPreconditionError, "the server does not report its size"),
     ],
 )
-def test_what_cannot_be_read_at_offsets_is_refused(
+def test_objects_without_random_access_are_refused(
     bucket: str, monkeypatch: pytest.MonkeyPatch, info: dict[str, object], error: type[Exception], text: str
 ) -> None:
-    """A device behind a driver for disks; a web server that counts nothing."""
+    """A device exposed by a disk driver; a web server that reports no sizes."""
     monkeypatch.setattr(MemoryFileSystem, "info", lambda *_: info)
     with pytest.raises(error, match=text):
         in_memory().open(f"{bucket}/a")

@@ -1,4 +1,4 @@
-"""Tensors as plain bytes: for every dtype torch has and TensorFlow stores, without a copy where none is needed."""
+"""Tensors as plain bytes: every dtype that torch has and TensorFlow stores, without unnecessary copies."""
 
 import gc
 
@@ -16,7 +16,7 @@ WIDTHS = sorted({element.swap for element in ELEMENTS.values() if element.swap})
 
 
 def filled(dtype: torch.dtype, *shape: int) -> torch.Tensor:
-    """Every element of another bit pattern, as far as there are so many; bools are 0 and 1."""
+    """Return a tensor whose elements have different bit patterns, as far as possible; bools are 0 and 1."""
     count = int(np.prod(shape, dtype=np.int64))
     if dtype == torch.bool:
         return (torch.arange(count) % 2 == 1).reshape(shape)
@@ -25,7 +25,7 @@ def filled(dtype: torch.dtype, *shape: int) -> torch.Tensor:
 
 
 def raw(tensor: torch.Tensor) -> bytes:
-    """The bytes of a tensor's elements in row-major order, by another way than the one tested."""
+    """Return the bytes of a tensor's elements in row-major order, computed differently from the tested code."""
     return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist()) if tensor.numel() else b""
 
 
@@ -34,8 +34,8 @@ def raw(tensor: torch.Tensor) -> bytes:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3), (1, 1, 4)])
-def test_the_view_is_the_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """Its bytes in row-major order, one flat buffer of unsigned bytes; what is written there is in the tensor."""
+def test_the_view_shares_the_tensors_memory(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """One flat buffer of unsigned bytes in row-major order; writes to it change the tensor."""
     tensor = filled(dtype, *shape)
     view = byte_view(tensor)
     assert (view.format, view.ndim, view.nbytes, view.readonly) == ("B", 1, tensor.nbytes, False)
@@ -44,36 +44,35 @@ def test_the_view_is_the_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> N
     assert raw(tensor) == bytes(tensor.nbytes)
 
 
-def test_the_order_of_bytes_is_that_of_the_file() -> None:
-    """Little-endian elements, rows one behind the other."""
-    # FORMATS 1, worked example 1: 1.0 is 00 00 80 3f
+def test_bytes_are_in_the_files_order() -> None:
+    """Little-endian elements, rows one after another, as in TensorFlow's files: 1.0 is 00 00 80 3f."""
     assert bytes(byte_view(torch.tensor([[1.0, 2.0]]))) == bytes.fromhex("00 00 80 3f 00 00 00 40")
     assert bytes(byte_view(torch.tensor(258, dtype=torch.int64))) == bytes.fromhex("02 01 00 00 00 00 00 00")
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (7, 0, 2)])
 def test_an_empty_tensor_has_an_empty_view(shape: tuple[int, ...]) -> None:
-    """No special case for the caller, of any dtype."""
+    """For every dtype, without a special case for the caller."""
     for dtype in DTYPES:
         assert len(byte_view(torch.empty(shape, dtype=dtype))) == 0
 
 
 def test_a_parameter_is_viewed_like_any_tensor() -> None:
-    """Nothing is recorded for the backward pass, and the parameter itself changes."""
+    """No autograd history is recorded, and the parameter itself changes."""
     parameter = torch.nn.Parameter(torch.ones(2))
     byte_view(parameter)[:] = bytes(8)
     assert parameter.tolist() == [0, 0]
     assert parameter.grad_fn is None
 
 
-def test_a_part_of_a_storage_is_viewed_alone() -> None:
+def test_a_part_of_a_storage_is_viewed_by_itself() -> None:
     """Contiguous rows in the middle of a larger tensor."""
     whole = torch.arange(12, dtype=torch.int16).reshape(4, 3)
     assert bytes(byte_view(whole[1:3])) == raw(whole)[6:18]
 
 
 def test_the_view_keeps_the_bytes_alive() -> None:
-    """A plan of reads outlives the names of its tensors."""
+    """Pending reads may outlive all other references to the tensor."""
     view = byte_view(torch.full((1000,), 7, dtype=torch.uint8))
     gc.collect()
     assert bytes(view) == b"\x07" * 1000
@@ -83,8 +82,8 @@ def test_the_view_keeps_the_bytes_alive() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_swapped_bytes_are_those_of_numpy(dtype: torch.dtype) -> None:
-    """Every group reversed, in place; for complex numbers the real and the imaginary part by themselves."""
+def test_swapped_bytes_equal_numpys(dtype: torch.dtype) -> None:
+    """Every group is reversed in place; for complex numbers the real and the imaginary part separately."""
     # CASES 118
     width = next(element.swap for element in ELEMENTS.values() if element.torch == dtype)
     tensor = filled(dtype, 3, 2)
@@ -115,7 +114,7 @@ def test_known_swaps(width: int, before: str, after: str) -> None:
 
 @given(count=st.integers(0, 9), width=st.sampled_from(WIDTHS))
 def test_swapping_twice_changes_nothing(count: int, width: int) -> None:
-    """Of no element, of one, of several."""
+    """For zero, one and several elements."""
     tensor = torch.arange(count * width, dtype=torch.uint8)
     swap_bytes(tensor, width)
     assert tensor.tolist() == [
@@ -125,8 +124,8 @@ def test_swapping_twice_changes_nothing(count: int, width: int) -> None:
     assert tensor.tolist() == list(range(count * width))
 
 
-def test_swapping_an_empty_tensor_is_fine() -> None:
-    """A shape with a zero in it."""
+def test_an_empty_tensor_can_be_swapped() -> None:
+    """A shape that contains a zero."""
     swap_bytes(torch.empty(0, 3), 4)
 
 
@@ -135,7 +134,7 @@ def test_swapping_an_empty_tensor_is_fine() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_box_is_copied_bit_for_bit(dtype: torch.dtype) -> None:
-    """NaNs and what is no number at all included; around the box nothing changes, strides of the target or not."""
+    """Including NaNs and invalid values; outside the box nothing changes, whether or not the target has strides."""
     source = filled(dtype, 2, 3)
     for target in (torch.zeros(4, 5).to(dtype), torch.zeros(5, 4).to(dtype).t()):
         copy_slice(target, (slice(1, 3), slice(2, 5)), source)
@@ -145,8 +144,8 @@ def test_a_box_is_copied_bit_for_bit(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_scalar_is_copied_through_no_slices(dtype: torch.dtype) -> None:
-    """A tensor of no dimension is one box."""
+def test_a_scalar_is_copied_without_slices(dtype: torch.dtype) -> None:
+    """A tensor without dimensions is a single box."""
     target, source = torch.zeros((), dtype=torch.uint8).to(dtype), filled(dtype)
     copy_slice(target, (), source)
     assert raw(target) == raw(source)
@@ -157,14 +156,14 @@ def test_a_scalar_is_copied_through_no_slices(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_contiguous_host_memory_is_not_copied(dtype: torch.dtype) -> None:
-    """Saving a model on the CPU takes no second model's worth of memory."""
+    """Saving a model on the CPU does not double the memory."""
     tensor = filled(dtype, 2, 3)
     assert host_copy(tensor).data_ptr() == tensor.data_ptr()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_strided_tensors_are_laid_out_row_by_row(dtype: torch.dtype) -> None:
-    """Transposed, stepped over, expanded: the elements as the user sees them."""
+    """Transposed, strided, expanded: the elements as the user sees them."""
     base = filled(dtype, 4, 6)
     for view in (base.t(), base[::2, 1::2], base[:1].expand(3, 6), base[:, 3]):
         copied = host_copy(view)
@@ -175,7 +174,7 @@ def test_strided_tensors_are_laid_out_row_by_row(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 def test_a_conjugate_is_stored_as_its_values(dtype: torch.dtype) -> None:
-    """conj() and the imaginary part of it only mark a tensor; the bytes below are of other values."""
+    """conj() and its imaginary part only set a flag; the memory has different values."""
     tensor = torch.tensor([1 + 2j, 3 - 4j], dtype=dtype)
     marked = tensor.conj()
     assert marked.is_conj()
@@ -183,13 +182,13 @@ def test_a_conjugate_is_stored_as_its_values(dtype: torch.dtype) -> None:
     negated = marked.imag
     assert negated.is_neg()
     assert bytes(byte_view(host_copy(negated))) == np.ascontiguousarray(-tensor.numpy().imag).tobytes()
-    # One element alone is contiguous as it is, so that no copy settles the mark by the way.
+    # A single element is already contiguous, so no copy resolves the flag as a side effect.
     assert bytes(byte_view(host_copy(negated[0]))) == (-tensor.numpy().imag[0]).tobytes()
     assert tensor.tolist() == [1 + 2j, 3 - 4j]
 
 
-def test_a_parameter_leaves_its_gradient_behind() -> None:
-    """A plain tensor of the same memory."""
+def test_a_parameter_becomes_a_plain_tensor() -> None:
+    """A tensor without gradient that shares its memory."""
     parameter = torch.nn.Parameter(torch.ones(3))
     copied = host_copy(parameter)
     assert not copied.requires_grad
@@ -200,8 +199,8 @@ def test_a_parameter_leaves_its_gradient_behind() -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_tensor_of_a_device_arrives_bit_for_bit(dtype: torch.dtype) -> None:
-    """Strided or not, and back into a box there."""
+def test_a_device_tensor_is_copied_bit_for_bit(dtype: torch.dtype) -> None:
+    """Strided or not, and back into a box on the device."""
     tensor = filled(dtype, 4, 6)
     there = tensor.to("cuda")
     assert bytes(byte_view(host_copy(there.t()))) == raw(tensor.t())

@@ -1,4 +1,4 @@
-"""Plans of bytes: carried out like plain file access however they are cut, and no error of any thread lost."""
+"""Pipeline: equal to plain file access however plans are split, and no error in any thread is lost."""
 
 import contextlib
 import multiprocessing
@@ -20,11 +20,11 @@ from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.transfer import pipeline as module
 from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, Pipeline, ReadRequest, SumRequest, WriteRequest
 
-WAIT = 30  # seconds after which a test that hangs fails; none of these takes a tenth of one
+WAIT = 30  # seconds after which a hanging test fails; no test normally takes a tenth of this
 
 
 class Memory:
-    """A file in memory, readable and writable, with a log of the calls and a hook before each."""
+    """A file in memory, readable and writable, with a log of the calls and a hook that runs before each."""
 
     path = "memory"
     identity = 0
@@ -84,20 +84,20 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def chunks_of(size: int) -> Iterator[None]:
-    """Plans are cut into chunks of a few bytes instead of megabytes."""
+    """Make chunks a few bytes long instead of megabytes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK_BYTES", size)
         yield
 
 
 def apart(file: Memory, count: int, size: int = 1) -> list[ReadRequest]:
-    """Requests that lie apart in the file, so that each is a job of its own: number n at offset 2 * n * size."""
+    """Return requests that are not adjacent, so that each is its own job: number n at offset 2 * n * size."""
     return [ReadRequest(file, 2 * number * size, memoryview(bytearray(size))) for number in range(count)]
 
 
-# Any plan, cut in any way.
+# Arbitrary plans, split in arbitrary ways.
 
-# Ranges of a file: bytes left out before it, and its size. Most are neighbours, some are empty, some are large.
+# Ranges of a file: bytes skipped before it, and its size. Most are adjacent, some are empty, some are large.
 RANGES = st.lists(st.tuples(st.sampled_from([0, 0, 0, 1, 5]), st.sampled_from([0, 1, 2, 3, 8, 40])), max_size=12)
 
 
@@ -116,10 +116,10 @@ def ranges_of(gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
     count=st.sampled_from([1, 2, 4]),
     data=st.data(),
 )
-def test_any_plan_reads_what_is_in_the_files(
+def test_reads_equal_plain_file_access(
     scratch: Path, gaps: list[list[tuple[int, int]]], chunk: int, count: int, data: st.DataObject
 ) -> None:
-    """Targets and checksums equal those of plain file access, in the order asked for, for every cut of the plan."""
+    """Targets and checksums equal those of plain file access, in request order, however the plan is split."""
     contents = [bytes((7 * at + 11 * number) % 251 for at in range(600)) for number in range(len(gaps))]
     for number, content in enumerate(contents):
         (scratch / f"r{number}").write_bytes(content)
@@ -144,10 +144,10 @@ def test_any_plan_reads_what_is_in_the_files(
 
 @settings(deadline=None)
 @given(gaps=RANGES, chunk=st.integers(1, 30), count=st.sampled_from([1, 2, 4]), data=st.data())
-def test_any_plan_writes_what_plain_access_would(
+def test_writes_equal_plain_file_access(
     scratch: Path, gaps: list[tuple[int, int]], chunk: int, count: int, data: st.DataObject
 ) -> None:
-    """The file and the checksums are those of one write after the other, in whichever order the plan lists them."""
+    """File and checksums equal those of sequential writes, whatever the order of the requests."""
     plan = data.draw(st.permutations(ranges_of(gaps)) | st.just(ranges_of(gaps)))
     sources = [data.draw(st.binary(min_size=size, max_size=size)) for _, size in plan]
     expected = bytearray()
@@ -168,8 +168,8 @@ def test_any_plan_writes_what_plain_access_would(
     assert (scratch / "w").read_bytes() == expected
 
 
-def test_a_file_in_order_is_written_in_order(threads: Pipeline) -> None:
-    """However many threads there are, one does it: each write begins where the one before ended."""
+def test_a_file_that_requires_order_is_written_in_order(threads: Pipeline) -> None:
+    """A single thread writes, however many there are: each write starts where the previous one ended."""
     writers = set()
     file = Memory(before=lambda offset: writers.add(threading.current_thread()))
     file.in_order = True
@@ -185,14 +185,14 @@ def test_a_file_in_order_is_written_in_order(threads: Pipeline) -> None:
 
 @settings(deadline=None)
 @given(contents=st.binary(max_size=100), chunk=st.integers(1, 30))
-def test_memory_is_summed_in_parallel(contents: bytes, chunk: int) -> None:
-    """The checksum of a buffer does not depend on the chunks it was summed in."""
+def test_memory_is_checksummed_in_parallel(contents: bytes, chunk: int) -> None:
+    """The checksum of a buffer does not depend on how it was split into chunks."""
     with chunks_of(chunk), Pipeline(2) as pipeline:
         assert pipeline.checksum(memoryview(contents)) == crc32c.value(contents)
 
 
-def test_chunks_of_the_real_size(threads: Pipeline) -> None:
-    """One byte more than two chunks, through a file of this machine's size of chunk."""
+def test_chunks_of_the_default_size(threads: Pipeline) -> None:
+    """One byte more than two chunks of the default size, through a local file."""
     contents = os.urandom(1024) * (2 * CHUNK_BYTES // 1024) + b"x"
     file = Memory()
     expected = [crc32c.value(contents)]
@@ -205,11 +205,11 @@ def test_chunks_of_the_real_size(threads: Pipeline) -> None:
     assert [threads.checksum(memoryview(contents))] == expected
 
 
-# How a plan is cut.
+# How plans are split.
 
 
-def test_neighbours_travel_together() -> None:
-    """Many small tensors are one system call, empty ones among them cost nothing, up to a chunk at a time."""
+def test_adjacent_requests_are_combined() -> None:
+    """Many small tensors take one system call per chunk, and empty ones among them cost nothing."""
     file = Memory(bytes(100))
     requests = [
         ReadRequest(file, at, memoryview(bytearray(size))) for at, size in ((0, 4), (4, 3), (7, 0), (7, 3), (10, 1))
@@ -219,8 +219,8 @@ def test_neighbours_travel_together() -> None:
     assert file.calls == [(0, [4, 3, 3]), (10, [1])]
 
 
-def test_what_is_apart_travels_apart() -> None:
-    """A gap, a step back, or another file in between: no byte is read that nobody asked for."""
+def test_separate_requests_stay_separate() -> None:
+    """With a gap, a lower offset or another file in between, no byte is read that was not requested."""
     file, other = Memory(bytes(100)), Memory(bytes(100))
     ranges = [(file, 0, 2), (file, 3, 2), (file, 5, 2), (other, 7, 2), (file, 7, 2), (file, 0, 2)]
     with chunks_of(50):
@@ -230,7 +230,7 @@ def test_what_is_apart_travels_apart() -> None:
 
 
 def test_large_requests_are_cut_into_chunks() -> None:
-    """Each chunk by itself, so that several threads share one tensor; its neighbours do not join them."""
+    """Each chunk is its own job, so that several threads share one tensor; adjacent requests do not join it."""
     file = Memory(bytes(100))
     requests = [ReadRequest(file, at, memoryview(bytearray(size))) for at, size in ((0, 2), (2, 25), (27, 2), (29, 3))]
     with chunks_of(10):
@@ -238,8 +238,8 @@ def test_large_requests_are_cut_into_chunks() -> None:
     assert file.calls == [(0, [2]), (2, [10]), (12, [10]), (22, [5]), (27, [2, 3])]
 
 
-def test_summing_takes_one_chunk_of_memory(threads: Pipeline) -> None:
-    """A file of any size is verified within one buffer a thread."""
+def test_checksums_take_one_chunk_of_memory(threads: Pipeline) -> None:
+    """A file of any size is verified with one buffer per thread."""
     file = Memory(bytes(1000))
     with chunks_of(16):
         threads.checksums([SumRequest(file, 0, 700), SumRequest(file, 700, 10), SumRequest(file, 710, 290)])
@@ -247,12 +247,12 @@ def test_summing_takes_one_chunk_of_memory(threads: Pipeline) -> None:
     assert all(len(sizes) == 1 for _, sizes in file.calls)
 
 
-# Nothing to do.
+# Empty plans.
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_an_empty_plan_is_done(count: int) -> None:
-    """No result, no thread."""
+def test_an_empty_plan_starts_no_thread(count: int) -> None:
+    """It has no results."""
     before = threading.active_count()
     with Pipeline(count) as pipeline:
         assert pipeline.read([]) == pipeline.write([]) == pipeline.checksums([]) == []
@@ -263,7 +263,7 @@ def test_an_empty_plan_is_done(count: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_requests_of_no_bytes_touch_no_file(count: int) -> None:
-    """The checksum of nothing is 0; their offset may lie behind the end of the file."""
+    """The checksum of no bytes is 0; the offset may be after the end of the file."""
     file = Memory()
     with Pipeline(count) as pipeline:
         assert pipeline.read([ReadRequest(file, 99, memoryview(b""))] * 3) == [0, 0, 0]
@@ -279,7 +279,7 @@ def test_requests_of_no_bytes_touch_no_file(count: int) -> None:
 @settings(deadline=None, max_examples=60)
 @given(failing=st.sets(st.integers(0, 11), min_size=1), count=st.sampled_from([1, 2, 4]))
 def test_an_error_in_any_thread_reaches_the_caller(failing: set[int], count: int) -> None:
-    """Whichever jobs fail, the plan fails, with the error of one of them."""
+    """Whichever jobs fail, the plan fails with the error of one of them."""
 
     def fail(offset: int) -> None:
         if offset // 2 in failing:
@@ -303,7 +303,7 @@ def test_an_error_in_any_thread_reaches_the_caller(failing: set[int], count: int
 )
 @pytest.mark.parametrize("count", [1, 2])
 def test_any_kind_of_error_reaches_the_caller(error: BaseException, count: int) -> None:
-    """Those that are no Exception too: the very object, with its traceback."""
+    """Including exceptions that are not an Exception: the same object, with its traceback."""
 
     def fail(offset: int) -> None:
         if offset:
@@ -315,7 +315,7 @@ def test_any_kind_of_error_reaches_the_caller(error: BaseException, count: int) 
 
 
 def test_a_pipeline_works_on_after_an_error(threads: Pipeline) -> None:
-    """One damaged tensor is one failed plan."""
+    """A damaged tensor fails only its own plan."""
 
     def fail(offset: int) -> None:
         raise DataLossError("damaged")
@@ -327,7 +327,7 @@ def test_a_pipeline_works_on_after_an_error(threads: Pipeline) -> None:
 
 
 class Immediate(ThreadPoolExecutor):
-    """Does a job when it is submitted, so that the order of jobs is that of the plan."""
+    """An executor that runs a job when it is submitted, so that jobs run in plan order."""
 
     def submit(self, job: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -340,7 +340,7 @@ class Immediate(ThreadPoolExecutor):
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_the_first_error_cancels_the_rest(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full after the second of a thousand jobs is not asked 998 times more."""
+    """After the disk is full in the second of a thousand jobs, the other 998 are not tried."""
 
     def fail(offset: int) -> None:
         if offset == 2:
@@ -354,7 +354,7 @@ def test_the_first_error_cancels_the_rest(count: int, monkeypatch: pytest.Monkey
 
 
 class Slow:
-    """A file whose first job fails while its second one is under way, and takes its time to end."""
+    """A file whose first job fails while its second one is running, and that takes time to finish."""
 
     def __init__(self, fails: bool = True) -> None:
         self.second_runs, self.first_is_over, self.second_is_over = (threading.Event() for _ in range(3))
@@ -370,20 +370,20 @@ class Slow:
             assert self.first_is_over.wait(WAIT)
             crc32c.value(
                 bytes(1 << 26)
-            )  # tens of milliseconds without the GIL, so that a caller who did not wait is seen
+            )  # tens of milliseconds without the GIL, so that a caller who did not wait is detected
             self.second_is_over.set()
 
 
-def test_nothing_runs_any_more_when_the_error_arrives(threads: Pipeline) -> None:
-    """The caller gets its buffers back: no thread may write into them after that."""
+def test_no_job_runs_after_an_error_is_raised(threads: Pipeline) -> None:
+    """The caller gets its buffers back: no thread may write to them afterwards."""
     slow = Slow()
     with pytest.raises(OSError, match="Input/output error"):
         threads.read(apart(Memory(bytes(9), slow.before), 2))
     assert slow.second_is_over.is_set()
 
 
-def test_nothing_runs_any_more_after_an_interrupt(monkeypatch: pytest.MonkeyPatch, threads: Pipeline) -> None:
-    """Ctrl-C while waiting: KeyboardInterrupt, after the jobs under way ended."""
+def test_no_job_runs_after_an_interrupt(monkeypatch: pytest.MonkeyPatch, threads: Pipeline) -> None:
+    """Ctrl-C while waiting raises KeyboardInterrupt after the running jobs ended."""
     slow = Slow(fails=False)
     interrupts = [KeyboardInterrupt()]
 
@@ -400,8 +400,8 @@ def test_nothing_runs_any_more_after_an_interrupt(monkeypatch: pytest.MonkeyPatc
     assert slow.second_is_over.is_set()
 
 
-def test_nothing_runs_any_more_when_a_job_cannot_be_given_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No thread can be started, or another one closed the pipeline: the jobs given away before are waited for."""
+def test_no_job_runs_after_a_job_cannot_be_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can be started, or another one closed the pipeline, the submitted jobs are waited for."""
     slow = Slow(fails=False)
     submit = ThreadPoolExecutor.submit
     jobs: list[object] = []
@@ -429,7 +429,7 @@ def tfckpt_threads() -> list[threading.Thread]:
 
 
 def test_threads_end_with_the_pipeline() -> None:
-    """They start with the first plan of several jobs, and `close` waits for their end; a later plan starts new ones."""
+    """They start with the first plan of several jobs, and `close` waits for them; a later plan starts new ones."""
     before = len(tfckpt_threads())
     pipeline = Pipeline(2)
     file = Memory(bytes(100))
@@ -443,8 +443,8 @@ def test_threads_end_with_the_pipeline() -> None:
         assert len(tfckpt_threads()) == before
 
 
-def test_jobs_run_side_by_side() -> None:
-    """Four threads are in four jobs at the same time."""
+def test_jobs_run_in_parallel() -> None:
+    """Four threads run four jobs at the same time."""
     barrier = threading.Barrier(4)
 
     def meet(offset: int) -> None:
@@ -454,8 +454,8 @@ def test_jobs_run_side_by_side() -> None:
         pipeline.read(apart(Memory(bytes(100), meet), 4))
 
 
-def test_threads_may_share_a_pipeline(threads: Pipeline) -> None:
-    """Plans of several callers at once do not mix, one that fails included."""
+def test_threads_can_share_a_pipeline(threads: Pipeline) -> None:
+    """Concurrent plans of several callers do not interfere, even if one fails."""
 
     def fail(offset: int) -> None:
         raise DataLossError("damaged")
@@ -473,10 +473,10 @@ def test_threads_may_share_a_pipeline(threads: Pipeline) -> None:
         assert all(callers.map(plan, range(60)))
 
 
-# Python 3.12 warns of every fork of a process with threads; that such a fork works is what is tested.
+# Python 3.12 warns about every fork of a process with threads; the test checks that such a fork works.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_process_starts_threads_of_its_own(tmp_path: Path) -> None:
-    """A data loader's worker may read through the pipeline that its parent used; the parent goes on undisturbed."""
+def test_a_forked_process_starts_its_own_threads(tmp_path: Path) -> None:
+    """A data loader's worker may use its parent's pipeline; the parent is not affected."""
     (tmp_path / "a").write_bytes(bytes(range(100)))
     expected = [crc32c.value(bytes((number,))) for number in range(0, 100, 2)]
     with LOCAL.open(str(tmp_path / "a")) as file, Pipeline(2) as pipeline:

@@ -1,4 +1,4 @@
-"""Staging memory: bounded, lent and lent again, and never more of it than was said."""
+"""Staging memory: bounded, reused, and never larger than configured."""
 
 import threading
 
@@ -14,14 +14,14 @@ NEVER = threading.Event()
 
 @pytest.mark.parametrize("name", ["buffer_bytes", "buffers_per_device", "save_bytes", "async_bytes", "threads"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, None])
-def test_numbers_that_cannot_be_meant_are_refused(name: str, value: object) -> None:
-    """With the name of the knob and the least that it takes."""
-    with pytest.raises(InvalidArgumentError, match=f"StagingOptions: {name}="):
+def test_invalid_options_are_refused(name: str, value: object) -> None:
+    """The message contains the option and its minimum."""
+    with pytest.raises(InvalidArgumentError, match=f"StagingOptions: {name}=.*at least [0-9]+"):
         StagingOptions(**{name: value})  # type: ignore[arg-type]
 
 
-def test_buffers_are_lent_again_once_they_are_given_back() -> None:
-    """Three requests, two buffers: the third gets the first one's memory."""
+def test_returned_buffers_are_reused() -> None:
+    """With three requests and two buffers, the third request gets the first one's memory."""
     buffers = Buffers(MIB, 2, pinned=False)
     first, second = buffers.lend(NEVER), buffers.lend(NEVER)
     assert first is not None and second is not None
@@ -33,8 +33,8 @@ def test_buffers_are_lent_again_once_they_are_given_back() -> None:
     assert exhausted == [True, False]
 
 
-def test_who_asks_too_much_waits_for_the_next_that_is_given_back() -> None:
-    """`lend` blocks, and goes on with the buffer that comes back."""
+def test_lend_waits_until_a_buffer_is_returned() -> None:
+    """`lend` blocks, and then returns the buffer that was given back."""
     buffers = Buffers(MIB, 1, pinned=False)
     held = buffers.lend(NEVER)
     assert held is not None
@@ -47,8 +47,8 @@ def test_who_asks_too_much_waits_for_the_next_that_is_given_back() -> None:
     assert got == [held]
 
 
-def test_who_waits_is_sent_home_when_the_transfer_is_cancelled() -> None:
-    """`lend` returns None: nobody hangs after an error elsewhere."""
+def test_lend_returns_none_after_cancellation() -> None:
+    """No thread hangs after an error elsewhere."""
     buffers = Buffers(MIB, 1, pinned=False)
     buffers.lend(NEVER)
     cancelled = threading.Event()
@@ -61,8 +61,8 @@ def test_who_waits_is_sent_home_when_the_transfer_is_cancelled() -> None:
     assert got == [None]
 
 
-def test_memory_that_is_not_to_be_had_leaves_the_count_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An allocation that fails is raised, and the next who asks may succeed."""
+def test_a_failed_allocation_does_not_change_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exception is raised, and the next call may succeed."""
     buffers = Buffers(MIB, 1, pinned=False)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "empty", lambda *_, **__: (_ for _ in ()).throw(MemoryError("no")))
@@ -72,8 +72,8 @@ def test_memory_that_is_not_to_be_had_leaves_the_count_as_it_was(monkeypatch: py
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 8, 100])
-def test_a_save_that_training_waits_for_keeps_to_its_budget(lanes: int) -> None:
-    """Many devices make buffers smaller: their sum stays below `save_bytes`, and every lane can get on with one."""
+def test_a_synchronous_save_respects_save_bytes(lanes: int) -> None:
+    """With many devices buffers get smaller: their total stays below `save_bytes`, and every lane can have one."""
     staging = Staging(StagingOptions(save_bytes=64 * MIB))
     buffers = staging.buffers(lanes, pinned=False, snapshot=False)
     assert buffers.count >= 1
@@ -81,14 +81,14 @@ def test_a_save_that_training_waits_for_keeps_to_its_budget(lanes: int) -> None:
     assert buffers.buffer_bytes <= StagingOptions().buffer_bytes
 
 
-def test_a_snapshot_keeps_to_its_own_budget() -> None:
-    """All of `async_bytes`, in buffers of the usual size."""
+def test_a_snapshot_respects_async_bytes() -> None:
+    """It uses all of `async_bytes`, in buffers of the usual size."""
     buffers = Staging(StagingOptions(async_bytes=100 * MIB)).buffers(5, pinned=False, snapshot=True)
     assert (buffers.buffer_bytes, buffers.count) == (32 * MIB, 3)
 
 
 def test_buffers_are_kept_from_save_to_save_until_they_are_released() -> None:
-    """New memory costs as much as the copy itself; `release` gives it back."""
+    """Allocating memory takes as long as the copy itself; `release` frees it."""
     staging = Staging()
     first = staging.buffers(1, pinned=False, snapshot=True)
     assert staging.buffers(1, pinned=False, snapshot=True) is first

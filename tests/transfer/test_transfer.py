@@ -1,4 +1,4 @@
-"""Transfers: what they write is what the plain way writes, in bounded memory, and no error of any thread is lost."""
+"""Transfer: writes the same as the general path, in bounded memory, and loses no error of any thread."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ DEVICES = [
 
 
 class Memory:
-    """A file in memory; `before` is told of every write and sync."""
+    """A file in memory; `before` is called before every write and sync."""
 
     path = "memory"
 
@@ -59,7 +59,7 @@ class Memory:
 
 
 def plan(sources: Sequence[torch.Tensor | bytes], files: Sequence[Memory]) -> list[Write]:
-    """Source i goes to file i modulo their number, one after the other."""
+    """Return writes of source i to file i modulo their number, one after another."""
     ends = [0] * len(files)
     writes = []
     for number, source in enumerate(sources):
@@ -77,7 +77,7 @@ def begin(
 
 
 def until(go: threading.Event) -> Callable[[str], None]:
-    """Holds everything up until `go` is set."""
+    """Return a hook that blocks everything until `go` is set."""
 
     def wait(what: str) -> None:
         go.wait(60)
@@ -86,7 +86,7 @@ def until(go: threading.Event) -> Callable[[str], None]:
 
 
 def meeting(others: threading.Barrier) -> Callable[[str], None]:
-    """Holds up every write until the others write, too."""
+    """Return a hook that blocks every write until the other files are written to as well."""
 
     def wait(what: str) -> None:
         if what == "write":
@@ -104,7 +104,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex6
 
 @st.composite
 def tensors(draw: st.DrawFn) -> torch.Tensor | bytes:
-    """Bytes as they are, or a tensor of any dtype, contiguous or not, of up to a few buffers."""
+    """Bytes, or a tensor of any dtype, contiguous or not, as large as a few buffers."""
     if draw(st.integers(0, 5)) == 0:
         return draw(st.binary(max_size=50))
     shape = draw(st.sampled_from([(), (0,), (3,), (5, 7), (100, 33), (1500, 1000), (0, 4)]))
@@ -121,10 +121,10 @@ def tensors(draw: st.DrawFn) -> torch.Tensor | bytes:
 @pytest.mark.parametrize("snapshot", [False, True])
 @pytest.mark.parametrize("in_order", [False, True])
 @given(sources=st.lists(tensors(), max_size=12), shards=st.integers(1, 3))
-def test_a_transfer_writes_what_the_plain_way_writes(
+def test_a_transfer_equals_write_tensors(
     device: str, snapshot: bool, in_order: bool, sources: list[torch.Tensor | bytes], shards: int
 ) -> None:
-    """The same bytes and the same sums, whatever the plan: fast path == general path."""
+    """The same bytes and the same checksums for any plan: fast path == general path."""
     plain = [Memory(in_order=in_order) for _ in range(shards)]
     with Pipeline() as pipeline:
         expected = write_tensors(pipeline, plan(sources, plain), plain)
@@ -138,7 +138,7 @@ def test_a_transfer_writes_what_the_plain_way_writes(
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_every_file_is_synced_once_after_its_last_byte(device: str) -> None:
-    """Whoever writes the last bytes of a file makes it durable; files without bytes are left to the caller."""
+    """The thread that writes a file's last bytes syncs it; files without bytes are left to the caller."""
     files = [Memory(), Memory(), Memory()]
     sources = [torch.ones(3 * MIB, dtype=torch.uint8, device=device), torch.ones(5, device=device)]
     begin(sources, files, Staging(SMALL), snapshot=False).result()
@@ -147,10 +147,10 @@ def test_every_file_is_synced_once_after_its_last_byte(device: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("mib", [1, 7])
-def test_values_may_change_once_they_are_staged(device: str, mib: int) -> None:
-    """A thread overwrites everything the moment `staged` is set, 100 times: the files hold the earlier values.
+def test_values_can_change_once_they_are_staged(device: str, mib: int) -> None:
+    """A thread overwrites everything as soon as `staged` is set, 100 times: the files contain the earlier values.
 
-    With 1 MiB all is copied before a byte is written; 7 MiB go through 2 MiB of buffers in waves.
+    With 1 MiB everything is copied before a byte is written; 7 MiB go through 2 MiB of buffers repeatedly.
     """
     staging = Staging(SMALL)
     values = [torch.zeros(mib * MIB // 8, dtype=torch.int16, device=device) for _ in range(4)]
@@ -174,7 +174,7 @@ def test_values_may_change_once_they_are_staged(device: str, mib: int) -> None:
 
 
 def test_a_snapshot_that_fits_is_staged_before_anything_is_written() -> None:
-    """Training waits for the copy only: writing may block for as long as it likes."""
+    """Training waits only for the copy; writing may block indefinitely."""
     go = threading.Event()
     file = Memory(until(go))
     transfer = begin([torch.ones(MIB // 4), b"text"], [file], Staging(SMALL), snapshot=True)
@@ -186,7 +186,7 @@ def test_a_snapshot_that_fits_is_staged_before_anything_is_written() -> None:
 
 
 def test_a_snapshot_of_many_bytes_is_staged() -> None:
-    """Bytes need no buffers: strings between the tensors, and more than a few, do not wait for anything written."""
+    """Bytes need no buffers: strings between the tensors do not wait for writes, however many there are."""
     go = threading.Event()
     file = Memory(until(go))
     sources: list[torch.Tensor | bytes] = [source for _ in range(20) for source in (b"text", torch.ones(3))]
@@ -200,8 +200,8 @@ def test_a_snapshot_of_many_bytes_is_staged() -> None:
     assert len(file.contents) == 20 * (4 + 12)
 
 
-def test_a_snapshot_that_does_not_fit_is_staged_as_earlier_bytes_are_written() -> None:
-    """While writing is held up the rest is not copied, `staged` is not set, and memory stays within the budget."""
+def test_a_snapshot_that_does_not_fit_is_staged_while_writing() -> None:
+    """While writing is blocked the rest is not copied, `staged` is not set, and memory stays within the limit."""
     go = threading.Event()
     file = Memory(until(go))
     staging = Staging(SMALL)
@@ -216,8 +216,8 @@ def test_a_snapshot_that_does_not_fit_is_staged_as_earlier_bytes_are_written() -
 
 @pytest.mark.parametrize("snapshot", [False, True])
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_file_in_order_takes_values_of_all_devices_within_the_budget(device: str, snapshot: bool) -> None:
-    """One buffer is enough: no device holds it while bytes of another one come before its own."""
+def test_a_file_written_in_order_needs_one_buffer_for_all_devices(device: str, snapshot: bool) -> None:
+    """No device keeps the only buffer while bytes of another device come first."""
     go = threading.Event()
     file = Memory(until(go), in_order=True)
     options = StagingOptions(buffer_bytes=MIB, async_bytes=MIB, save_bytes=MIB)
@@ -232,8 +232,8 @@ def test_a_file_in_order_takes_values_of_all_devices_within_the_budget(device: s
     assert staging._kept is None or staging._kept._made == 1
 
 
-def test_host_values_of_a_save_that_training_waits_for_are_not_copied() -> None:
-    """They are written from where they lie: no buffer is ever made."""
+def test_a_synchronous_save_does_not_copy_host_values() -> None:
+    """They are written directly: no buffer is ever allocated."""
     staging = Staging(SMALL)
     file = Memory()
     begin([torch.ones(MIB)], [file], staging, snapshot=False).result()
@@ -246,7 +246,7 @@ def test_host_values_of_a_save_that_training_waits_for_are_not_copied() -> None:
 @pytest.mark.parametrize("what", ["write", "sync"])
 @pytest.mark.parametrize("number", [0, 1, 5])
 def test_the_first_error_stops_everything_and_is_raised(in_order: bool, snapshot: bool, what: str, number: int) -> None:
-    """`result` raises it, no thread goes on, buffers come back, and the staging serves the next save."""
+    """`result` raises it, all threads end, buffers are returned, and the staging works for the next save."""
     seen = 0
 
     def fail(operation: str) -> None:
@@ -272,7 +272,7 @@ def test_the_first_error_stops_everything_and_is_raised(in_order: bool, snapshot
 
 
 def test_an_error_while_copying_is_raised() -> None:
-    """A tensor that cannot be read (here: its storage is gone) fails the save, not the thread alone."""
+    """A tensor that cannot be read (here, because its storage was freed) fails the save, not only the thread."""
     tensor = torch.ones(1000)
     files = [Memory()]
     transfer_plan = plan([tensor], files)
@@ -283,8 +283,8 @@ def test_an_error_while_copying_is_raised() -> None:
     assert transfer.staged.is_set() and tfckpt_threads() == []
 
 
-def test_a_cancelled_transfer_touches_nothing_any_more() -> None:
-    """`cancel` returns when all threads have ended, also those that waited for a buffer."""
+def test_a_cancelled_transfer_has_no_running_threads() -> None:
+    """`cancel` returns when all threads have ended, including those that waited for a buffer."""
     go = threading.Event()
     file = Memory(until(go))
     transfer = begin([torch.ones(MIB) for _ in range(6)], [file], Staging(SMALL), snapshot=True)
@@ -294,8 +294,8 @@ def test_a_cancelled_transfer_touches_nothing_any_more() -> None:
     assert len(file.contents) < 24 * MIB
 
 
-def test_threads_that_cannot_be_started_are_an_error_and_leave_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine that has run out of threads."""
+def test_a_thread_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has run out of threads; no started thread is left running."""
     start = threading.Thread.start
     started: list[threading.Thread] = []
 
@@ -312,15 +312,15 @@ def test_threads_that_cannot_be_started_are_an_error_and_leave_none_behind(monke
 
 
 def test_an_empty_plan_is_done_at_once() -> None:
-    """No tensors, or tensors without elements: staged, and the sums of nothing."""
+    """Without tensors, or with empty ones, it is staged immediately and has the checksums of no bytes."""
     assert begin([], [], Staging(SMALL), snapshot=True).result() == []
     transfer = begin([torch.ones(0), torch.ones(3, 0)], [Memory()], Staging(SMALL), snapshot=True)
     assert transfer.staged.is_set()
     assert transfer.result() == [0, 0]
 
 
-def test_small_neighbours_travel_together() -> None:
-    """A thousand scalars are one run; one of another dtype, or bytes, ends it."""
+def test_small_adjacent_tensors_are_batched() -> None:
+    """A thousand scalars are one run; a different dtype, or bytes, ends it."""
     file = Memory()
     scalars = [torch.tensor(float(number)) for number in range(1000)]
     runs = runs_of(plan([*scalars, torch.tensor(1), b"x", *scalars], [file]))
@@ -330,8 +330,8 @@ def test_small_neighbours_travel_together() -> None:
 
 
 @pytest.mark.parametrize("in_order", [False, True])
-def test_files_of_several_shards_are_written_side_by_side(in_order: bool, tmp_path: Path) -> None:
-    """Shard 1's first byte does not wait for shard 0's last: each shard's write waits for the other's to begin."""
+def test_shards_are_written_in_parallel(in_order: bool, tmp_path: Path) -> None:
+    """Each shard's write waits for the other's to start, so neither may wait for the other to finish."""
     met = threading.Barrier(2, timeout=60)
     files = [Memory(meeting(met), in_order=in_order) for _ in range(2)]
     begin([torch.ones(10), torch.ones(10)], files, Staging(SMALL), snapshot=False).result()

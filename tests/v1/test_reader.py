@@ -125,7 +125,7 @@ def test_slices_are_read_around_a_hole(with_hole: tuple[list[str], torch.Tensor]
         ]
         for call in calls:
             with pytest.raises(
-                InvalidArgumentError, match=r"Does not have sufficient slices .* hold .* of .* elements"
+                InvalidArgumentError, match=r"Does not have sufficient slices .* contain .* of .* elements"
             ):
                 call()
         with pytest.raises(InvalidArgumentError, match="Extent in dimension 0 out of bounds"):
@@ -348,7 +348,7 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, message: str) -
     with pytest.raises(DataLossError) as raised:
         opened(path)
     assert f"{path}: Unable to open table file {path}: {message}" in str(raised.value)
-    assert "damaged, half copied" in str(raised.value)
+    assert "damaged, partly copied" in str(raised.value)
 
 
 def test_an_index_of_version_2_is_refused(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_an_index_of_version_2_is_refused(tmp_path: Path) -> None:
     assert f"Failed to find the saved tensor slices at the beginning of the checkpoint file: {path}" in str(
         raised.value
     )
-    assert "index of a version 2 checkpoint, which is opened by its prefix" in str(raised.value)
+    assert "index of a version 2 checkpoint; open that by its prefix" in str(raised.value)
 
 
 def test_a_table_without_metadata_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""How are bytes laid out? Encoders and decoders of every part of a checkpoint file.
+"""How bytes are laid out: encoders and decoders for every part of a checkpoint file.
 
 May use: bytes, numpy, protobuf.
-May not: import torch, open files, read the clock, or allocate by a number from a file before checking it.
+Must not: import torch, open files, read the clock, or allocate by a number from a file before checking it.
 """

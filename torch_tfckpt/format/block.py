@@ -1,10 +1,10 @@
-"""A block of a table: sorted keys and values, keys sharing prefixes. `table` adds its checksum.
+"""A block of a table: sorted keys and values with shared key prefixes. `table` adds its checksum.
 
     entry    = shared: varint32 | unshared: varint32 | value size: varint32 | key[shared:] | value
     contents = entry... | restart offset: u32le ... | number of restarts: u32le
 
-A restart is an entry with shared = 0. The first entry is one, and every 16th after it, so that a reader could start in
-the middle. An empty block has one restart at 0:  00 00 00 00 01 00 00 00.
+A restart is an entry with shared = 0. The first entry is one, and so is every 16th after it, so that a reader could
+start in the middle. An empty block has one restart at 0:  00 00 00 00 01 00 00 00.
 
 Entries of one block, b"dense/bias" -> b"A" and b"dense/kernel" -> b"B":
 
@@ -21,14 +21,14 @@ from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format.coding import decode_varint, encode_varint
 
 _U32: Final = struct.Struct("<I")
-# Shared beginnings could make a small block expand without bound: 30,000 entries that each repeat a key of 200 KB. Keys
+# Shared prefixes could make a small block expand without bound: 30,000 entries that each repeat a key of 200 KB. Keys
 # restart every 16 entries in all known writers, which limits honest blocks to 16 times their size.
 MAX_KEY_EXPANSION: Final = 32
-_SMALL_BLOCK: Final = 1024  # compressed to almost nothing, honest blocks of this size may expand further
+_SMALL_BLOCK: Final = 1024  # honest blocks of this size can compress to almost nothing, so they may expand further
 
 
 class BlockBuilder:
-    """Collects entries in ascending key order and gives the contents of one block.
+    """Collects entries in ascending key order and builds the contents of one block.
 
     Attributes:
         size: Bytes that `finish` would return now.
@@ -50,7 +50,7 @@ class BlockBuilder:
         return not self._parts
 
     def add(self, key: bytes, value: bytes) -> None:
-        """REQUIRES: `key` sorts after every key added since the last `finish`."""
+        """Append an entry. REQUIRES: `key` sorts after every key added since the last `finish`."""
         if self._since_restart < self._restart_interval:
             shared = shared_prefix_size(self._last_key, key)
         else:
@@ -70,7 +70,7 @@ class BlockBuilder:
         self._last_key = key
 
     def finish(self) -> bytes:
-        """The contents of the block; the builder starts over."""
+        """Return the contents of the block, and start a new one."""
         restarts = struct.pack(f"<{len(self._restarts) + 1}I", *self._restarts, len(self._restarts))
         contents = b"".join((*self._parts, restarts))
         self._reset()
@@ -78,23 +78,23 @@ class BlockBuilder:
 
 
 def shared_prefix_size(a: bytes, b: bytes) -> int:
-    """How many bytes `a` and `b` have in common at their beginnings."""
+    """Return the length in bytes of the common prefix of `a` and `b`."""
     size = min(len(a), len(b))
-    # The highest differing bit of two big-endian numbers lies in the first differing byte: no loop over bytes.
+    # The highest differing bit of two big-endian numbers is in the first differing byte: no loop over bytes.
     difference = int.from_bytes(a[:size], "big") ^ int.from_bytes(b[:size], "big")
     return size - (difference.bit_length() + 7) // 8
 
 
 def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[bytes]]:
-    """All keys and values of a block, in order.
+    """Return all keys and values of a block, in order.
 
     Args:
-        stored_size: Bytes that the contents take in the file, fewer where they are compressed.
+        stored_size: Size of the contents in the file, smaller than `contents` if they are compressed.
 
     Raises:
-        DataLossError: an entry or the restart array does not fit, or keys are not strictly ascending.
+        DataLossError: an entry or the restart array is out of bounds, or keys are not strictly ascending.
 
-    Cost: about half a microsecond an entry; memory at most MAX_KEY_EXPANSION times the stored block.
+    Cost: about half a microsecond per entry; memory is at most MAX_KEY_EXPANSION times the stored block.
     """
     end = _entries_end(contents)
     budget = MAX_KEY_EXPANSION * (stored_size + _SMALL_BLOCK)
@@ -103,7 +103,7 @@ def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[b
     key, at = b"", 0
     while at < end:
         start = at
-        shared, unshared, size = contents[at], contents[at + 1], contents[at + 2]  # the restart count is 4 bytes behind
+        shared, unshared, size = contents[at], contents[at + 1], contents[at + 2]  # 4 bytes of restart count follow
         if (shared | unshared | size) < 0x80:
             at += 3
         else:
@@ -115,11 +115,11 @@ def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[b
         if shared > len(key):
             raise DataLossError(f"entry at byte {start} of the block: shares {shared} of {len(key)} key bytes")
         if at > end:
-            raise DataLossError(f"entry at byte {start} of the block: ends at {at}, behind the entries' end at {end}")
+            raise DataLossError(f"entry at byte {start} of the block: ends at {at}, after the entries' end at {end}")
         previous, key = key, key[:shared] + contents[value_at - unshared : value_at]
         if key <= previous and keys:
             raise DataLossError(
-                f"entry at byte {start} of the block: key {key[:64]!r} does not sort after the one before"
+                f"entry at byte {start} of the block: key {key[:64]!r} does not sort after the previous key"
             )
         budget -= len(key)
         if budget < 0:
@@ -130,9 +130,9 @@ def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[b
 
 
 def _entries_end(contents: bytes) -> int:
-    """Where the restart array begins."""
+    """Return the offset of the restart array."""
     if len(contents) < 2 * _U32.size:
-        raise DataLossError(f"a block has at least {2 * _U32.size} bytes, this one {len(contents)}")
+        raise DataLossError(f"a block has at least {2 * _U32.size} bytes, but this one has {len(contents)}")
     count: int = _U32.unpack_from(contents, len(contents) - _U32.size)[0]
     end = len(contents) - _U32.size * (count + 1)
     if not count or end < 0:

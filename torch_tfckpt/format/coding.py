@@ -1,4 +1,4 @@
-"""Integers of variable length.
+"""Variable-length integers.
 
     varint   base 128, least significant group first, high bit = another byte follows:   300 -> ac 02
 
@@ -13,7 +13,7 @@ MAX_VARINT_SIZE: Final = 10  # bytes of the longest 64-bit varint
 
 
 def encode_varint(value: int) -> bytes:
-    """`value` (0 <= value < 2**64) as a varint of 1 to 10 bytes."""
+    """Return `value` (0 <= value < 2**64) as a varint of 1 to 10 bytes."""
     if value < 0x80:
         return bytes((value,))
     out = bytearray()
@@ -25,7 +25,7 @@ def encode_varint(value: int) -> bytes:
 
 
 def decode_varint(buf: bytes | memoryview, at: int, bits: int = 64) -> tuple[int, int]:
-    """The varint at `at` and the position behind it; DataLossError where it is cut off or over `bits` wide."""
+    """Return the varint at `at` and the offset after it; raise DataLossError if cut off or too wide."""
     value = shift = 0
     for byte in buf[at : at + MAX_VARINT_SIZE]:
         value |= (byte & 0x7F) << shift

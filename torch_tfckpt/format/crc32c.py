@@ -1,10 +1,10 @@
-"""CRC-32C (Castagnoli), the checksum of every block and every tensor, and how it is disguised on disk.
+"""CRC-32C (Castagnoli), the checksum of every block and every tensor, and its masked form in files.
 
     polynomial 0x82f63b78 (reflected), initial value and final xor 0xffffffff
     masked     = rotate_right_32(crc, 15) + 0xa282ead8 (mod 2**32)
 
-A checksum stored beside the data it covers is always masked: the CRC of bytes that hold their own CRC would be weak.
-Checksums of neighbouring pieces are combined, so a large tensor is summed in parallel and out of order.
+A checksum stored next to its data is always masked: computing the CRC of bytes that contain their own CRC is weak.
+Checksums of adjacent ranges can be combined, so a large tensor is checksummed in parallel and out of order.
 
 Source: RFC 3720 B.4; LevelDB util/crc32c.h (mask); Mark Adler's crc32_combine (multiplication modulo the polynomial).
 """
@@ -20,18 +20,18 @@ _POLYNOMIAL: Final = 0x82F63B78
 _WORD: Final = 0xFFFFFFFF
 
 
-# value(data, crc=0): CRC-32C of the bytes that gave `crc`, followed by `data`. Releases the GIL for buffers of 32 KiB
-# and more. The C function itself: it is called once for each small tensor, and a wrapper would cost as much as the sum.
+# value(data, crc=0): CRC-32C of some bytes with checksum `crc` followed by `data`. Releases the GIL for buffers of at
+# least 32 KiB. The C function itself: it is called once per small tensor, and a wrapper would cost as much as the sum.
 value: Final = _hardware.crc32c
 
 
 def extend(crc: int, data: bytes | bytearray | memoryview) -> int:
-    """CRC-32C of the bytes that gave `crc`, followed by `data`."""
+    """Return the CRC-32C of some bytes with checksum `crc` followed by `data`."""
     return value(data, crc)
 
 
 def of_parts(data: memoryview, sizes: Sequence[int]) -> list[int]:
-    """CRC-32C of each of the neighbouring parts of `data`, which have these sizes."""
+    """Return the CRC-32C of each of the consecutive parts of `data` with these sizes."""
     sums, at = [], 0
     for size in sizes:
         sums.append(value(data[at : at + size]))
@@ -40,17 +40,17 @@ def of_parts(data: memoryview, sizes: Sequence[int]) -> list[int]:
 
 
 def mask(crc: int) -> int:
-    """The form in which `crc` is stored."""
+    """Return the masked form in which `crc` is stored."""
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & _WORD
 
 
 def combine(first: int, second: int, second_size: int) -> int:
-    """CRC-32C of A followed by B, from the checksums of A and of B and the number of bytes in B."""
+    """Return the CRC-32C of A followed by B, from the checksums of A and B and the size of B."""
     return _multiply(_shift_by(second_size), first) ^ second
 
 
 def _multiply(a: int, b: int) -> int:
-    """Product of two polynomials over GF(2) modulo the CRC's, bit 31 being x**0."""
+    """Return the product of two polynomials over GF(2) modulo the CRC's, where bit 31 is x**0."""
     product = 0
     bit = 1 << 31
     while bit:
@@ -63,7 +63,7 @@ def _multiply(a: int, b: int) -> int:
 
 @lru_cache(maxsize=256)
 def _shift_by(size: int) -> int:
-    """x ** (8 * size) modulo the polynomial: what `size` more bytes do to a checksum."""
+    """Return x ** (8 * size) modulo the polynomial: the effect of `size` more bytes on a checksum."""
     result, power, exponent = 1 << 31, 1 << 30, 8 * size
     while exponent:
         if exponent & 1:

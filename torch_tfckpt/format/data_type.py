@@ -1,4 +1,4 @@
-"""TensorFlow's element types by number and name. `dtypes` maps them to torch.
+"""TensorFlow's element types by number and name. `dtypes` maps them to torch dtypes.
 
 Source: tensorflow/core/framework/types.proto and types.cc.
 """
@@ -11,10 +11,18 @@ REFERENCE_OFFSET: Final = 100  # a reference to type n is number n + 100 (types.
 
 
 class DataType(enum.IntEnum):
-    """TensorFlow's element types under TensorFlow's numbers.
+    """TensorFlow's element types, with TensorFlow's numbers.
 
-    Any other number found in a file becomes a member too (`DT_77`, or `DT_INT32_REF` for references), so that one
-    exotic tensor does not keep the others from being listed.
+    Any other number found in a file becomes a member too (`DT_77`, or `DT_INT32_REF` for references), so that a tensor
+    of an unknown type does not prevent listing the others.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2, dtype=torch.bfloat16)}, "model.ckpt-1")
+        >>> tfckpt.load_checkpoint(prefix).get_variable_to_dtype_map()["w"]
+        <DataType.DT_BFLOAT16: 14>
+        >>> tfckpt.DataType(1).short_name
+        'float'
     """
 
     DT_INVALID = 0
@@ -63,7 +71,7 @@ class DataType(enum.IntEnum):
         return member
 
     def __reduce_ex__(self, protocol: object) -> tuple[type[Self], tuple[int]]:
-        # By number: Python 3.11.0 to 3.11.3 look the name up in the class, which knows only the members listed above.
+        # By number: Python 3.11.0 to 3.11.3 would look up the name, but the class only knows the members listed above.
         return type(self), (int(self),)
 
     @property

@@ -1,15 +1,15 @@
-"""A GraphDef, walked where it lies: no constant of a graph is copied before somebody asks for it.
+"""A GraphDef decoded in place: constants of the graph are copied only on access.
 
     GraphDef    = node: NodeDef = 1 ... | versions = 4 | library: FunctionDefLibrary = 2
     NodeDef     = name = 1 | op = 2 | input = 3 ... | device = 4 | attr: map = 5 ...
     FunctionDefLibrary = function: FunctionDef = 1 ...
     FunctionDef = signature: OpDef = 1 | node_def: NodeDef = 3 ... | ret: map = 4 | control_ret: map = 6
 
-An input is "node", "node:2" (its third output) or "^node" (it runs before); inside a function it is an argument's name
-or "node:output_arg:2". A Const holds its values in an attribute, which may be as large as the model; hence a node here
-is its name, operation, inputs and device, and attributes are decoded one by one.
+An input is "node", "node:2" (its third output) or "^node" (a control dependency); inside a function it is an
+argument's name or "node:output_arg:2". A Const has its values in an attribute, which may be as large as the model;
+therefore a Node contains the name, operation, inputs and device, and decodes attributes one at a time.
 
-Source: tensorflow/core/framework/{graph,node_def,function}.proto; spec: FORMATS 5.
+Source: tensorflow/core/framework/{graph,node_def,function}.proto. Explained in docs/formats/meta-graph.md.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ from torch_tfckpt.text import quoted
 
 _NODE: Final = 1  # of a GraphDef
 _ATTR: Final = 5  # of a NodeDef
-# Nodes above this size are decoded without their attributes, which are what is large.
+# Nodes above this size are decoded without their attributes, which are the large part.
 _LARGE: Final = 1 << 16
 
 
@@ -37,10 +37,10 @@ class Node:
     """One operation of a graph.
 
     Attributes:
-        raw: Its NodeDef as it stands.
+        raw: The serialized NodeDef.
 
     Raises:
-        DataLossError: the bytes are no NodeDef.
+        DataLossError: the bytes are not a NodeDef.
     """
 
     __slots__ = ("device", "inputs", "name", "op", "raw")
@@ -52,7 +52,7 @@ class Node:
         self.inputs = tuple(message.input)
 
     def attr(self, name: str) -> AttrValue | None:
-        """One attribute; None where the node has none of that name. Cost: decoding the node, or walking a large one."""
+        """Return one attribute, or None. Cost: decodes the node, or scans a large one."""
         try:
             return _decoded(self.raw, name).attr.get(name)
         except DataLossError as error:
@@ -66,9 +66,9 @@ class Function:
     """One function of a graph's library.
 
     Attributes:
-        name: By which nodes call it.
-        arguments: Names of what it is given, in order.
-        outputs: Names of what it gives, in order.
+        name: The name that nodes call it by.
+        arguments: Names of the input arguments, in order.
+        outputs: Names of the output arguments, in order.
         nodes: Name -> node.
         results: Name of an output argument -> "node:output_arg:index".
     """
@@ -88,7 +88,7 @@ class Function:
         try:
             declared = OpDef.FromString(signature)
         except DecodeError as error:
-            raise DataLossError(f"a function's signature is no OpDef: {error}") from error
+            raise DataLossError(f"a function's signature is not an OpDef: {error}") from error
         self.name = declared.name
         self.arguments = tuple(argument.name for argument in declared.input_arg)
         self.outputs = tuple(output.name for output in declared.output_arg)
@@ -100,10 +100,10 @@ class Graph:
     """The nodes and functions of a GraphDef.
 
     Args:
-        raw: The GraphDef as it stands; nothing of it is copied, and it must not change.
+        raw: The serialized GraphDef. It is not copied and must not change.
 
-    What is asked for first is found by one walk over the graph; a broken part is a DataLossError then.
-    Threads: safe.
+    The first access to each property scans the graph once; an invalid part raises DataLossError then.
+    Thread safety: safe.
     """
 
     def __init__(self, raw: memoryview) -> None:
@@ -111,7 +111,7 @@ class Graph:
 
     @cached_property
     def nodes(self) -> Mapping[str, Node]:
-        """Name -> node, in the graph's order. DataLossError where two have one name."""
+        """Name -> node, in the graph's order. Raises DataLossError if two nodes have the same name."""
         return _by_name(self.iter_nodes())
 
     @cached_property
@@ -123,19 +123,19 @@ class Graph:
 
     @cached_property
     def versions(self) -> VersionDef:
-        """Which versions of TensorFlow it is for."""
+        """The TensorFlow versions that the graph is compatible with."""
         joined = b"".join(field.payload for field in fields(self.raw) if (field.number, field.wire_type) == (4, 2))
         try:
             return VersionDef.FromString(joined)
         except DecodeError as error:
-            raise DataLossError(f"the graph's versions are no VersionDef: {error}") from error
+            raise DataLossError(f"the graph's versions are not a VersionDef: {error}") from error
 
     def op_counts(self) -> Counter[str]:
-        """Operation -> how many nodes of it, those in functions left out."""
+        """Return operation -> number of nodes, excluding nodes inside functions."""
         return Counter(node.op for node in self.nodes.values())
 
     def iter_nodes(self) -> Iterator[Node]:
-        """The nodes in order, decoded while one goes through them."""
+        """Yield the nodes in order, decoding each on demand."""
         for index, field in enumerate(fields(self.raw)):
             if field.number == _NODE and field.wire_type == WireType.BYTES:
                 try:
@@ -145,16 +145,16 @@ class Graph:
 
 
 def _decoded(raw: memoryview, attr: str | None) -> NodeDef:
-    """A node as a message; where it is large, without all attributes but one."""
+    """Decode a node; if it is large, without its attributes except `attr`."""
     light = raw
     if len(raw) > _LARGE:
         attributes = [field for field in fields(raw) if field.number == _ATTR and field.wire_type == WireType.BYTES]
         kept = None if attr is None else attr.encode()
         light = memoryview(replaced(raw, [(each, None) for each in attributes if _name_of(each.payload) != kept]))
     try:
-        return NodeDef.FromString(light)  # type: ignore[arg-type]  # takes views, its stub says bytes
+        return NodeDef.FromString(light)  # type: ignore[arg-type]  # accepts views, but its stub says bytes
     except DecodeError as error:
-        raise DataLossError(f"{len(raw)} bytes that should be a node are none: {error}") from error
+        raise DataLossError(f"{len(raw)} bytes that should be a node do not parse: {error}") from error
 
 
 def _name_of(entry: memoryview) -> bytes:
@@ -162,7 +162,7 @@ def _name_of(entry: memoryview) -> bytes:
 
 
 def _texts(entry: memoryview) -> Iterator[Field]:
-    """The fields of an entry of a map whose name and value are texts or messages."""
+    """The fields of a map entry whose key and value are strings or messages."""
     return (field for field in fields(entry) if field.wire_type == WireType.BYTES)
 
 

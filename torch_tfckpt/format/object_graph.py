@@ -1,15 +1,15 @@
-"""The object graph: which object of a program each tensor of an object-based checkpoint belongs to.
+"""The object graph of an object-based checkpoint: which object owns each tensor.
 
     node 0 (root) --"model"--> node 1 --"kernel"--> node 3, attribute VARIABLE_VALUE, stored under
                                                      model/kernel/.ATTRIBUTES/VARIABLE_VALUE
                   --"optimizer"--> node 2, slot variable "m" of node 3: node 4, stored under
                                                      model/kernel/.OPTIMIZER_SLOT/optimizer/m/.ATTRIBUTES/VARIABLE_VALUE
 
-tf.train.Checkpoint stores it, serialized, as one string tensor. It is a graph and no tree: an object may have several
-parents, and may be its own ancestor. Nothing here recurses, and nothing is copied in proportion to a path's length.
+tf.train.Checkpoint stores it, serialized, as one string tensor. It is a graph, not a tree: an object may have several
+parents and may be its own ancestor. So nothing here recurses, and memory does not grow with the length of paths.
 
-Source: tensorflow/core/protobuf/trackable_object_graph.proto, tensorflow/python/trackable/trackable_utils.py; spec:
-FORMATS 4.
+Source: tensorflow/core/protobuf/trackable_object_graph.proto, tensorflow/python/trackable/trackable_utils.py.
+Explained in docs/formats/object-graph.md.
 """
 
 import re
@@ -25,11 +25,11 @@ from torch_tfckpt._proto.trackable_object_graph_pb2 import TrackableObjectGraph
 from torch_tfckpt.errors import DAMAGED, DataLossError, NotFoundError
 from torch_tfckpt.text import quoted
 
-# Key of the string tensor that holds the graph.
+# Key of the string tensor that contains the graph.
 OBJECT_GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
-# Attribute of a variable; its only one.
+# Name of a variable's only attribute.
 VARIABLE_VALUE: Final = "VARIABLE_VALUE"
-# Attribute of an object whose value is a string that it reads by itself.
+# Attribute of an object that serializes its own state as a string.
 PYTHON_STATE: Final = "py_state"
 
 _ATTRIBUTES: Final = "/.ATTRIBUTES/"
@@ -39,22 +39,22 @@ ROOT: Final = 0
 
 
 class ObjectReference(NamedTuple):
-    """An edge to a child."""
+    """Edge to a child object."""
 
     node_id: int
     local_name: str  # not escaped
 
 
 class SerializedTensor(NamedTuple):
-    """A value of a node."""
+    """Attribute of a node: one stored value."""
 
     name: str  # of the attribute, escaped
-    full_name: str  # the variable's own name, as tf.train.Saver would have stored it; "" for what is no variable
-    checkpoint_key: str  # of tables and their like a prefix of several keys
+    full_name: str  # the variable's own name, as tf.train.Saver would store it; "" if it is not a variable
+    checkpoint_key: str  # for tables and the like, the prefix of several keys
 
 
 class SlotVariable(NamedTuple):
-    """A value that an optimizer keeps for a variable."""
+    """Variable that an optimizer keeps for another variable."""
 
     original_variable_node_id: int
     slot_name: str
@@ -62,7 +62,7 @@ class SlotVariable(NamedTuple):
 
 
 class RegisteredSaver(NamedTuple):
-    """Who saved an object in files of its own."""
+    """Registered saver that stored an object in files of its own."""
 
     name: str
     object_name: str
@@ -70,59 +70,68 @@ class RegisteredSaver(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrackableObject:
-    """One node."""
+    """One node of the graph."""
 
     children: tuple[ObjectReference, ...] = ()
     attributes: tuple[SerializedTensor, ...] = ()
     slot_variables: tuple[SlotVariable, ...] = ()
     registered_saver: RegisteredSaver | None = None
-    has_checkpoint_values: bool | None = None  # of it or of a node below; None: an old writer, which did not say
+    has_checkpoint_values: bool | None = None  # it or a descendant has values; None: an old writer omitted it
 
     def child(self, local_name: str) -> int | None:
-        """Node id of the child of that name; None where there is none."""
+        """Return the node id of the child with that name, or None."""
         return next((child.node_id for child in self.children if child.local_name == local_name), None)
 
 
 @dataclass(frozen=True)
 class ObjectGraph:
-    """The graph of one checkpoint. Node 0 is the root, and a node's id is its place in `nodes`.
+    """The object graph of one checkpoint. Node 0 is the root; a node's id is its index in `nodes`.
 
-    Threads: safe; what is looked up is kept.
+    Thread safety: safe; lookups are cached.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.Checkpoint(model=torch.nn.Linear(2, 1)).write("ckpt")
+        >>> graph = tfckpt.load_checkpoint(prefix).object_graph
+        >>> [variable.checkpoint_key for variable in graph.variables()]
+        ['model/weight/.ATTRIBUTES/VARIABLE_VALUE', 'model/bias/.ATTRIBUTES/VARIABLE_VALUE']
     """
 
     nodes: tuple[TrackableObject, ...]
 
     @classmethod
     def decode(cls, serialized: bytes) -> Self:
-        """The graph of a message.
+        """Return the graph decoded from a serialized TrackableObjectGraph.
 
         Raises:
-            DataLossError: it is no such message; or it names nodes that it does not have, or one attribute of a node
-                twice.
+            DataLossError: the bytes do not parse, refer to nodes that do not exist, or a node has two attributes of the
+                same name.
         """
         try:
             message = TrackableObjectGraph.FromString(serialized)
         except DecodeError as error:
-            raise DataLossError(f"this is no object graph: {error}. {DAMAGED}") from error
+            raise DataLossError(f"this is not an object graph: {error}. {DAMAGED}") from error
         nodes = tuple(map(_node_of, message.nodes))
         for node_id, node in enumerate(nodes):
             _check(node_id, node, len(nodes))
         return cls(nodes)
 
     def encode(self) -> bytes:
-        """The message, byte for byte as TensorFlow would write it."""
+        """Return the serialized message, byte-identical to TensorFlow's."""
         message = TrackableObjectGraph(nodes=map(_message_of, self.nodes))
         return message.SerializeToString(deterministic=True)
 
     def names_to_keys(self) -> dict[str, str]:
-        """full_name -> checkpoint_key of all attributes; of a name that occurs twice the last. "" is among them where
-        something is no variable."""
+        """Return full_name -> checkpoint_key of all attributes; the last one wins if a name occurs twice.
+
+        The empty name is included if some attribute does not belong to a variable.
+        """
         return {attribute.full_name: attribute.checkpoint_key for node in self.nodes for attribute in node.attributes}
 
     def route(self, node_id: int) -> tuple[str, ...] | None:
-        """Local names on the shortest way from the root; None where no child leads to the node, as to slot variables.
+        """Return the local names on the shortest path from the root, or None if no path leads to the node.
 
-        Cost: the length of the way; the first call looks at all edges once.
+        Slot variables have no path. Cost: the length of the path; the first call visits every edge once.
         """
         if node_id != ROOT and node_id not in self._parents:
             return None
@@ -133,7 +142,7 @@ class ObjectGraph:
         return tuple(reversed(names))
 
     def name(self, node_id: int) -> str:
-        """How texts call a node: "(root).model.kernel", "(root).optimizer's state 'm' for (root).model.kernel"."""
+        """Return a node's name for messages, such as "(root).opt's state 'm' for (root).model.kernel"."""
         route = self.route(node_id)
         if route is not None:
             return ".".join(("(root)", *route))
@@ -141,24 +150,24 @@ class ObjectGraph:
         if slot is None:
             return f"(node {node_id})"
         optimizer, variable, slot_name = slot
-        # What these two are is looked up by their routes only: a slot of a slot would go round in circles.
+        # Name both by their paths only: a slot of a slot could lead to endless recursion.
         return f"{self._plain_name(optimizer)}'s state '{slot_name}' for {self._plain_name(variable)}"
 
     def variables(self) -> Iterator[SerializedTensor]:
-        """The values of all variables, in the order of the nodes."""
+        """Yield the values of all variables, in node order."""
         for node in self.nodes:
             for attribute in node.attributes:
                 if attribute.name == VARIABLE_VALUE:
                     yield attribute
 
     def value_key(self, node_id: int) -> str | None:
-        """Key of a variable's value; None of what is no variable."""
+        """Return the key of a variable's value; None if the node is not a variable."""
         attributes = self.nodes[node_id].attributes
         return next((each.checkpoint_key for each in attributes if each.name == VARIABLE_VALUE), None)
 
     @cached_property
     def slot_variable_ids(self) -> frozenset[int]:
-        """Ids of the nodes that are slot variables of some optimizer."""
+        """Ids of the nodes that are slot variables of an optimizer."""
         return frozenset(self._slots)
 
     def _plain_name(self, node_id: int) -> str:
@@ -167,7 +176,7 @@ class ObjectGraph:
 
     @cached_property
     def _parents(self) -> dict[int, tuple[int, str]]:
-        """Node -> the node it was first met from, breadth first, and by which name; in that order."""
+        """Node -> (parent, local name) of its first visit breadth-first, in order of the visits."""
         parents: dict[int, tuple[int, str]] = {}
         waiting = deque([ROOT] if self.nodes else [])
         while waiting:
@@ -180,7 +189,7 @@ class ObjectGraph:
 
     @cached_property
     def _slots(self) -> dict[int, tuple[int, int, str]]:
-        """Slot variable -> optimizer, variable, slot name."""
+        """Slot variable -> (optimizer, variable, slot name)."""
         return {
             slot.slot_variable_node_id: (node_id, slot.original_variable_node_id, slot.slot_name)
             for node_id, node in enumerate(self.nodes)
@@ -189,7 +198,7 @@ class ObjectGraph:
 
 
 def with_checkpoint_values(nodes: Iterable[TrackableObject]) -> tuple[TrackableObject, ...]:
-    """The nodes, each saying whether it or a node below it has values.
+    """Return the nodes with `has_checkpoint_values` set from their own and their descendants' values.
 
     Source: add_checkpoint_values_check in tensorflow/python/checkpoint/util.py.
     """
@@ -211,27 +220,30 @@ def with_checkpoint_values(nodes: Iterable[TrackableObject]) -> tuple[TrackableO
 
 
 def escape_local_name(name: str) -> str:
-    """A local name as a part of a key: "a/b" becomes "a.Sb", "x.y" "x..y"."""
+    """Escape a local name for use in a key: "a/b" becomes "a.Sb", "x.y" becomes "x..y"."""
     return name.replace(".", "..").replace("/", ".S")
 
 
 def unescape_local_name(escaped: str) -> str:
-    """What `escape_local_name` was given. Other text, which only a damaged graph has, comes back as it is."""
+    """Reverse `escape_local_name`. Invalid escapes, as in a damaged graph, are left unchanged."""
     return _ESCAPES.sub(lambda found: "/" if found[0] == ".S" else ".", escaped)
 
 
 def object_path(route: Iterable[str]) -> str:
-    """Where an object stands in keys: its local names from the root, escaped. "" of the root itself."""
+    """Return the path of an object in keys: its escaped local names from the root; "" for the root."""
     return "/".join(map(escape_local_name, route))
 
 
 def checkpoint_key(path: str, attribute: str) -> str:
-    """Key of an attribute of the object at `path`, as `object_path` spells it: "a/b/.ATTRIBUTES/VARIABLE_VALUE"."""
+    """Return the key of an attribute of the object at `path` (from `object_path`).
+
+    For example "a/b/.ATTRIBUTES/VARIABLE_VALUE".
+    """
     return f"{path}{_ATTRIBUTES}{escape_local_name(attribute)}"
 
 
 def slot_variable_path(variable_path: str, optimizer_path: str, slot_name: str) -> str:
-    """Where an optimizer's slot variable stands in keys: "v/.OPTIMIZER_SLOT/optimizer/m"."""
+    """Return the path of an optimizer's slot variable in keys: "v/.OPTIMIZER_SLOT/optimizer/m"."""
     return f"{variable_path}{_SLOTS}{optimizer_path}/{escape_local_name(slot_name)}"
 
 
@@ -271,7 +283,9 @@ def _check(node_id: int, node: TrackableObject, count: int) -> None:
         named += (slot.original_variable_node_id, slot.slot_variable_node_id)
     for other in named:
         if not 0 <= other < count:
-            raise DataLossError(f"object graph: node {node_id} names node {other}, of {count} nodes. {DAMAGED}")
+            raise DataLossError(
+                f"object graph: node {node_id} refers to node {other}, but there are {count} nodes. {DAMAGED}"
+            )
     names = [attribute.name for attribute in node.attributes]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -279,8 +293,8 @@ def _check(node_id: int, node: TrackableObject, count: int) -> None:
 
 
 def not_object_based(path: str) -> NotFoundError:
-    """The error for a checkpoint without an object graph."""
+    """Return the error for a checkpoint without an object graph."""
     return NotFoundError(
-        f"Key {OBJECT_GRAPH_KEY} not found in checkpoint: {path} holds tensors by name, as tf.train.Saver writes them. "
+        f"Key {OBJECT_GRAPH_KEY} not found in checkpoint: {path} stores tensors by name, as written by tf.train.Saver. "
         f"Restore it with Saver or load_model"
     )

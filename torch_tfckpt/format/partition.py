@@ -1,7 +1,7 @@
-"""Geometry of partitioned tensors: which parts of which stored slices make up a wanted slice.
+"""Partitioned tensors: which parts of which stored slices make up a requested slice.
 
-Version 1 and version 2 files hold partitioned tensors the same way: a full shape, and a list of boxes in it. This is
-the geometry only; no bytes are read here.
+Version 1 and version 2 files represent partitioned tensors the same way: a full shape, and a list of boxes in it. This
+module computes the geometry only; it reads no bytes.
 
 Source: tensorflow/core/util/tensor_slice_set.cc, BundleReader::GetSliceValue.
 """
@@ -17,21 +17,21 @@ from torch_tfckpt.text import escaped, quoted
 
 
 class Part(NamedTuple):
-    """One copy: from a stored slice into the wanted one."""
+    """One copy operation, from a stored slice into the requested one."""
 
-    number: int  # position of the stored slice in the list given
-    source: TensorSlice  # what to take, seen from inside the stored slice
-    target: TensorSlice  # where to put it, seen from inside the wanted slice
+    number: int  # index of the stored slice
+    source: TensorSlice  # the elements to copy, relative to the stored slice
+    target: TensorSlice  # the destination, relative to the requested slice
 
 
 class Partition:
-    """The stored slices of one tensor; a tensor stored whole is a partition of one.
+    """The stored slices of one tensor; an unpartitioned tensor has a single slice.
 
     Raises:
-        DataLossError: a slice leaves `shape`, or two share an element.
-        UnimplementedError: the slices interlock too much to tell.
+        DataLossError: a slice exceeds `shape`, or two slices overlap.
+        UnimplementedError: the slices interlock too much to check for overlaps.
 
-    Cost: about n log n for n slices; a look-up is one pass of numpy over them.
+    Cost: about n log n for n slices; a lookup is one numpy pass over them.
     """
 
     def __init__(self, name: str, shape: Shape, stored: Sequence[TensorSlice]) -> None:
@@ -52,12 +52,12 @@ class Partition:
         self._numbers = {part: number for number, part in enumerate(self.stored)}
 
     def parts_of(self, want: TensorSlice) -> list[Part]:
-        """The copies that fill `want`, in the order of the stored slices.
+        """Return the copies that fill `want`, in the order of the stored slices.
 
-        A stored slice spelt exactly as `want` is taken alone. Holes that `want` does not touch do not matter.
+        If a stored slice has exactly the spelling of `want`, it alone is used. Gaps outside `want` do not matter.
 
         Raises:
-            InvalidArgumentError: `want` leaves the shape, or the stored slices do not cover it.
+            InvalidArgumentError: `want` exceeds the shape, or the stored slices do not cover it.
         """
         wanted = want.resolve(self.shape)
         if want in self._numbers:
@@ -75,13 +75,13 @@ class Partition:
         if covered != total:
             raise InvalidArgumentError(
                 f"tensor {quoted(self.name)}: Does not have sufficient slices for partitioned tensor "
-                f"{escaped(self.name)} to restore in slice_spec: {want}: its {len(self.stored)} slices hold {covered} "
-                f"of {total} elements. Read the parts that are there with get_slice, or copy the missing shard"
+                f"{escaped(self.name)} to restore in slice_spec: {want}: its {len(self.stored)} slices contain "
+                f"{covered} of {total} elements. Read the available parts with get_slice, or copy the missing shard"
             )
         return parts
 
     def _touching(self, wanted: TensorSlice) -> list[int]:
-        """Numbers of the stored slices that share an element with `wanted`."""
+        """Return the indices of the stored slices that overlap `wanted`."""
         bounds = np.array([(extent.start, extent.end) for extent in wanted.extents], dtype=np.int64).reshape(-1, 2)
         touching = (np.maximum(self._starts, bounds[:, 0]) < np.minimum(self._ends, bounds[:, 1])).all(axis=1)
         return [int(number) for number in np.flatnonzero(touching)]

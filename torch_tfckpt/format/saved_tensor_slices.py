@@ -1,4 +1,4 @@
-"""Version 1 checkpoints: one table that holds the tensors themselves, a protobuf message under every key.
+"""Version 1 checkpoints: a single table that contains the tensors, one protobuf message per key.
 
     key ""          SavedTensorSlices { 1: SavedTensorSliceMeta }     names, shapes, types, slices of all tensors
     slice key       SavedTensorSlices { 2: SavedSlice }               the values of one slice (see tensor_slice.py)
@@ -8,8 +8,8 @@
     SavedSlice           { 1: name   2: TensorSliceProto         3: TensorProto }
 
 A tensor that is not partitioned has one slice, all of whose dimensions are whole. The TensorProto has one repeated
-field with exactly as many values as the slice has elements, and nothing else: no dtype, no shape. Which field is a
-matter of the dtype, see VALUE_FIELDS. There is no checksum but those of the table's blocks.
+field with exactly as many values as the slice has elements, and nothing else: no dtype, no shape. The dtype determines
+the field, see VALUE_FIELDS. There are no checksums other than those of the table's blocks.
 
 The scalar float "x" = 1.0:
 
@@ -20,8 +20,8 @@ The scalar float "x" = 1.0:
 
 int8 [[-1, 2]] has the values 3a 0b | ff ff ff ff ff ff ff ff ff 01 | 02: negative integers take ten bytes.
 
-Source: tensorflow/core/util/saved_tensor_slice.proto, saved_tensor_slice_util.{h,cc}, tensor_slice_writer.{h,cc};
-spec: FORMATS 3.
+Source: tensorflow/core/util/saved_tensor_slice.proto, saved_tensor_slice_util.{h,cc}, tensor_slice_writer.{h,cc}.
+Explained in docs/formats/v1.md.
 """
 
 import enum
@@ -42,11 +42,11 @@ from torch_tfckpt.format.varint_arrays import decode_varints, encode_varints
 from torch_tfckpt.format.wire import WireType, fields, sized_tag
 
 META_KEY: Final = b""
-# TensorSliceWriter::kMaxMessageBytes: protobuf takes no larger message.
+# TensorSliceWriter::kMaxMessageBytes: protobuf accepts no larger message.
 MAX_MESSAGE_BYTES: Final = 1 << 31
 _HEADER_BYTES: Final = 1 << 10  # TensorSliceWriter::kTensorProtoHeaderBytes
 _STRING_BYTES: Final = 10  # added to the length of each string in the estimate
-# Varints are converted in pieces of this many values: the conversion needs about 50 bytes of memory for each.
+# Varints are converted in chunks of this many values: the conversion needs about 50 bytes of memory per value.
 _PIECE: Final = 1 << 18
 
 _META, _DATA = 1, 2  # fields of SavedTensorSlices
@@ -57,7 +57,7 @@ Values = Array | list[bytes]
 
 
 class Kind(enum.Enum):
-    """How the values of a field stand on the wire."""
+    """Encoding of the values of a field."""
 
     FIXED = "little-endian numbers"
     VARINT = "varints"
@@ -66,23 +66,23 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ValueField:
-    """Where a TensorProto keeps the values of one dtype."""
+    """The TensorProto field that contains the values of one dtype."""
 
     number: int
     kind: Kind
     array: np.dtype[Any]  # of the decoded values; object for strings
-    estimate: int  # TensorFlow's bound of bytes per element (MaxBytesPerElement); 0: it reads, but does not write them
+    estimate: int  # TensorFlow's bound of bytes per element (MaxBytesPerElement); 0: TensorFlow only reads it
 
     @property
     def wire_size(self) -> int:
-        """Bytes of one number on the wire, at least. A complex one is two of them."""
+        """Minimum bytes of one number on the wire; a complex value is two numbers."""
         if self.kind is not Kind.FIXED:
             return 1
         return self.array.itemsize // 2 if self.array.kind == "c" else self.array.itemsize
 
     @property
     def min_element_size(self) -> int:
-        """Bytes that one element takes on the wire, at least: what bounds the memory that a file may ask for."""
+        """Minimum bytes of one element on the wire; bounds the memory that a file can make us allocate."""
         return {Kind.FIXED: self.array.itemsize, Kind.VARINT: 1, Kind.STRING: 2}[self.kind]
 
 
@@ -94,7 +94,7 @@ def _varint(number: int, array: str, estimate: int) -> ValueField:
     return ValueField(number, Kind.VARINT, np.dtype(array), estimate)
 
 
-# dtype -> field of TensorProto (saved_tensor_slice_util.h). No writer ever put a type that is missing here into a file.
+# dtype -> field of TensorProto (saved_tensor_slice_util.h). No writer ever stored the types that are missing here.
 VALUE_FIELDS: Final[dict[int, ValueField]] = {
     types_pb2.DT_FLOAT: _fixed(5, "f4", 4),
     types_pb2.DT_DOUBLE: _fixed(6, "f8", 8),
@@ -121,16 +121,16 @@ VALUE_FIELDS: Final[dict[int, ValueField]] = {
 
 
 class SavedSliceMeta(NamedTuple):
-    """What the metadata says of one tensor."""
+    """Metadata of one tensor."""
 
     name: str
     shape: Shape  # of the full tensor
-    dtype: int  # TensorFlow's number, known or not; 0 where none is given
-    slices: tuple[TensorSlice, ...]  # those stored in this file, in the order in which they were added
+    dtype: int  # TensorFlow's number, known or not; 0 if missing
+    slices: tuple[TensorSlice, ...]  # those stored in this file, in the order they were added
 
 
 def encode_meta(tensors: Iterable[SavedSliceMeta]) -> bytes:
-    """The record under META_KEY."""
+    """Return the record stored under META_KEY."""
     record = saved_tensor_slice_pb2.SavedTensorSlices()
     for name, shape, dtype, slices in tensors:
         record.meta.tensor.add(
@@ -144,21 +144,23 @@ def encode_meta(tensors: Iterable[SavedSliceMeta]) -> bytes:
 
 
 def decode_meta(record: bytes) -> list[SavedSliceMeta]:
-    """The tensors of a file. A dtype that makes no sense is left to whoever reads that tensor, as TensorFlow does.
+    """Return the metadata of a file's tensors.
+
+    As in TensorFlow, an invalid dtype is only reported when its tensor is read.
 
     Raises:
-        DataLossError: it does not parse, is no metadata, or has a shape or slice that no tensor can have.
-        InvalidArgumentError: it asks for another version of the reader.
+        DataLossError: the record does not parse, is not metadata, or has an impossible shape or slice.
+        InvalidArgumentError: it requires a different reader version.
     """
     try:
         message = saved_tensor_slice_pb2.SavedTensorSlices.FromString(record)
     except DecodeError as error:
         raise DataLossError(f"the metadata does not parse: {error}") from error
     if not message.HasField("meta"):
-        # The header of a version 2 index parses too, as nothing but unknown fields.
+        # The header of a version 2 index also parses, as a message with only unknown fields.
         raise DataLossError(
-            "its first record has no SavedTensorSliceMeta, so this is no version 1 file. It may be the index of a "
-            "version 2 checkpoint, which is opened by its prefix, the path without .index"
+            "its first record has no SavedTensorSliceMeta, so this is not a version 1 file. It may be the index of a "
+            "version 2 checkpoint; open that by its prefix, which is the path without .index"
         )
     check_versions(message.meta.versions, "Checkpoint")
     return [_meta_from_proto(tensor) for tensor in message.meta.tensor]
@@ -173,21 +175,21 @@ def _meta_from_proto(tensor: saved_tensor_slice_pb2.SavedSliceMeta) -> SavedSlic
 
 
 class SavedSlice(NamedTuple):
-    """The record of one slice."""
+    """Record of one slice."""
 
-    name: str  # of the tensor; "" where the record does not say
+    name: str  # of the tensor; "" if the record has none
     values: Values  # one-dimensional and writable, or the strings, in row-major order
 
 
 def encode_slice(name: str, part: TensorSlice, dtype: int, values: Array | Sequence[bytes]) -> bytes:
-    """The record of one slice, as TensorFlow's TensorSliceWriter writes it.
+    """Return the record of one slice, as TensorFlow's TensorSliceWriter writes it.
 
     Args:
-        dtype: One of VALUE_FIELDS with an estimate, so that TensorFlow writes it too.
-        values: An array of that field's dtype, of any shape, in row-major order; for strings their bytes.
+        dtype: A key of VALUE_FIELDS with an estimate, so that TensorFlow writes it too.
+        values: An array of that field's dtype, of any shape, in row-major order; for strings, their bytes.
 
     Raises:
-        InvalidArgumentError: the record might grow beyond MAX_MESSAGE_BYTES.
+        InvalidArgumentError: the record might exceed MAX_MESSAGE_BYTES.
     """
     field = VALUE_FIELDS[dtype]
     encoded_name, encoded_part = name.encode(), part.to_proto().SerializeToString(deterministic=True)
@@ -210,7 +212,7 @@ def _check_size(field: ValueField, head: int, values: Array | Sequence[bytes]) -
 
 
 def _encode_values(field: ValueField, values: Array | Sequence[bytes]) -> Iterator[bytes]:
-    """The pieces of the TensorProto, in order."""
+    """Yield the chunks of the TensorProto, in order."""
     if field.kind is Kind.STRING:
         for value in values:
             yield sized_tag(field.number, len(value))
@@ -228,19 +230,19 @@ def _encode_values(field: ValueField, values: Array | Sequence[bytes]) -> Iterat
 
 
 def decode_slice(record: bytes, dtype: int, count: int) -> SavedSlice:
-    """The record of a slice of `count` elements. REQUIRES: `dtype` is one of VALUE_FIELDS.
+    """Decode the record of a slice of `count` elements. REQUIRES: `dtype` is in VALUE_FIELDS.
 
-    Every encoding is read that a protobuf parser reads: packed, unpacked and mixed, messages in several parts, unknown
+    Accepts every encoding that protobuf parsers accept: packed, unpacked and mixed lists, split messages, unknown
     fields.
 
     Raises:
-        DataLossError: it does not parse, or the number of values is another.
+        DataLossError: it does not parse, or has a different number of values.
 
-    Cost: no Python object per number; memory for the values once, allocated after their number is known to fit.
+    Cost: no Python object per number; one copy of the values, allocated after their number is checked.
     """
     field = VALUE_FIELDS[dtype]
     accepted = (WireType.BYTES, _UNPACKED[field.kind, field.wire_size])
-    # Strings are taken out at once: a view of each would weigh ten times what an empty one takes in the file.
+    # Copy strings at once: a view of an empty string would take ten times its size in the file.
     take = bytes if field.kind is Kind.STRING else memoryview
     name, chunks = b"", []
     for data in _messages(memoryview(record), _DATA):
@@ -253,7 +255,7 @@ def decode_slice(record: bytes, dtype: int, count: int) -> SavedSlice:
     return SavedSlice(name.decode(errors="replace"), _decode_values(field, chunks, count))
 
 
-# The wire type of a number outside a packed list; strings have no other form than their own.
+# The wire type of a number outside a packed list; strings are never packed.
 _UNPACKED: Final = {
     (Kind.FIXED, 4): WireType.FIXED32,
     (Kind.FIXED, 8): WireType.FIXED64,
@@ -263,14 +265,14 @@ _UNPACKED: Final = {
 
 
 def _messages(message: memoryview, number: int) -> Iterator[memoryview]:
-    """The parts of nested message `number`. A parser merges them, which for lists means one behind the other."""
+    """Return the parts of nested message `number`; parsers merge them, that is, concatenate lists."""
     return (field.payload for field in fields(message) if (field.number, field.wire_type) == (number, WireType.BYTES))
 
 
 def _decode_values(field: ValueField, chunks: Sequence[bytes | memoryview], count: int) -> Values:
     if field.kind is Kind.STRING:
         _check_count(len(chunks), count)
-        return list(map(bytes, chunks))  # the same objects
+        return list(map(bytes, chunks))  # the same objects, not copies
     for chunk in chunks:
         if _is_cut(field, chunk):
             raise DataLossError(f"a list of {field.kind.value} in {len(chunk)} bytes ends within a number")
@@ -308,14 +310,14 @@ def _decode_varints(field: ValueField, packed: memoryview, count: int) -> Array:
 
 
 def _from_unsigned(values: npt.NDArray[np.uint64], array: np.dtype[Any]) -> Array:
-    """The low bits of each varint as `array`: two's complement for integers, the bit pattern for halves."""
+    """Return the low bits of each varint as `array`: integers in two's complement, halves as bit patterns."""
     if array.kind == "b":
         return np.not_equal(values, 0)
     return values.astype(f"u{array.itemsize}").view(array)
 
 
 def _to_unsigned(values: Array) -> npt.NDArray[np.uint64]:
-    """What `values` are as varints: integers with their sign extended to 64 bits, halves by their bit pattern."""
+    """Return `values` for varint encoding: integers sign-extended to 64 bits, halves as bit patterns."""
     if values.dtype.kind == "i":
         return values.astype(np.int64).view(np.uint64)
     return (values.view(np.uint16) if values.dtype.kind == "f" else values).astype(np.uint64)

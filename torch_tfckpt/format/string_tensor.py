@@ -1,14 +1,15 @@
-"""The bytes of a string tensor with N elements.
+"""Encoding of a string tensor with N elements.
 
     length: varint64 ... (N of them) | checksum of the lengths: u32le | bytes of element 0 | bytes of element 1 ...
 
     ["hello", "", "x01"]   05 00 03 | c1 66 ac 13 | 68 65 6c 6c 6f 78 30 31
 
-The checksum of the lengths is the masked CRC-32C over each length as u32le, or as u64le where it does not fit in 32
-bits. The tensor's own checksum continues the unmasked one of the lengths over the four stored checksum bytes and then
-over all element bytes. A big-endian writer's lengths are summed in its own byte order.
+The checksum of the lengths is the masked CRC-32C over each length as u32le, or as u64le if it needs more than 32 bits.
+The tensor's own checksum extends the unmasked checksum of the lengths over the four stored checksum bytes and then
+over all element bytes. A big-endian writer computes the lengths' checksum in its own byte order.
 
-Source: WriteStringTensor, ReadStringTensor in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.3.
+Source: WriteStringTensor, ReadStringTensor in tensorflow/core/util/tensor_bundle/tensor_bundle.cc. Explained in
+docs/formats/bundle.md.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ _ByteOrder = Literal["little", "big"]
 
 
 def encode_strings(elements: Sequence[bytes]) -> tuple[bytes, int]:
-    """The stored bytes, and their masked checksum."""
+    """Return the stored bytes, and their masked checksum."""
     lengths = np.fromiter(map(len, elements), dtype=np.uint64, count=len(elements))
     running = _sum_lengths(lengths, "little")
     stored_sum = crc32c.mask(running).to_bytes(_CHECKSUM_SIZE, "little")
@@ -40,11 +41,11 @@ def encode_strings(elements: Sequence[bytes]) -> tuple[bytes, int]:
 def decode_strings(
     stored: bytes, count: int, checksum: int, *, big_endian: bool = False, verify: bool = True
 ) -> list[bytes]:
-    """The `count` elements, in row-major order.
+    """Return the `count` elements, in row-major order.
 
     Args:
-        checksum: The masked checksum that the index holds.
-        verify: Whether to compute and compare both checksums; the sizes are always held against each other.
+        checksum: The masked checksum from the index.
+        verify: Whether to compute and compare both checksums; the sizes are always checked.
 
     Raises:
         DataLossError: a length, a checksum or the total size is wrong.
@@ -61,10 +62,10 @@ def decode_strings(
             f"The length checksum does not match: stored {int.from_bytes(stored_sum, byte_order):#010x}, computed "
             f"{crc32c.mask(running):#010x}"
         )
-    # Summed as Python integers: 64-bit lengths made up by damage could add up to anything.
+    # Add them as Python integers: damaged 64-bit lengths could overflow.
     total = sum(lengths.tolist())
     if start + total != len(stored):
-        raise DataLossError(f"{count} string lengths add up to {total} bytes, {len(stored) - start} are stored")
+        raise DataLossError(f"{count} string lengths add up to {total} bytes, but {len(stored) - start} are stored")
     if verify:
         running = crc32c.extend(crc32c.extend(running, stored_sum), memoryview(stored)[start:])
         if crc32c.mask(running) != checksum:
@@ -77,7 +78,7 @@ def decode_strings(
 
 
 def _sum_lengths(lengths: npt.NDArray[np.uint64], byte_order: _ByteOrder) -> int:
-    """CRC-32C of the lengths as fixed-width integers."""
+    """Return the CRC-32C of the lengths as fixed-width integers."""
     if not lengths.size or int(lengths.max()) <= _MAX_U32:
         return crc32c.value(lengths.astype(">u4" if byte_order == "big" else "<u4").tobytes())
     running = 0

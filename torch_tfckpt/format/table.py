@@ -1,4 +1,4 @@
-"""The table: sorted byte keys to byte values, in checksummed blocks.
+"""Table file: sorted byte keys to byte values, in checksummed blocks.
 
     [data block 0] ... [data block N-1] [metaindex block] [index block] [footer]
 
@@ -6,11 +6,12 @@
     footer        = metaindex handle | index handle | zeros up to byte 40 | magic: u64le
     handle        = offset: varint64 | size of the contents: varint64
 
-The checksum is the masked CRC-32C over contents and compression byte together. The metaindex block is always empty. An
-entry of the index block has, as its value, the handle of a data block, and as its key a separator: no smaller than any
-key of that block, smaller than every key of the next.
+The checksum is the masked CRC-32C of contents and compression byte together. The metaindex block is always empty. Each
+entry of the index block has the handle of a data block as its value, and a separator as its key: not smaller than any
+key of that block, and smaller than every key of the next.
 
-Source: LevelDB doc/table_format.md; TensorFlow tsl/lib/io/format.{h,cc}, table_builder.cc; spec: FORMATS 1.
+Source: LevelDB doc/table_format.md; TensorFlow tsl/lib/io/format.{h,cc}, table_builder.cc. Explained in
+docs/formats/table.md.
 """
 
 import bisect
@@ -31,14 +32,14 @@ from torch_tfckpt.format.coding import MAX_VARINT_SIZE, decode_varint, encode_va
 
 TABLE_MAGIC: Final = 0xDB4775248B80FB57  # last 8 bytes of every table
 BLOCK_TRAILER: Final = struct.Struct("<BI")  # compression, masked crc32c
-# 262144: TensorFlow's table block size (tsl/lib/io/table_options.h). Other sizes read back fine, but the index is then
-# no longer byte-identical to TensorFlow's, which tests/conformance/test_index_bytes.py holds.
+# 262144: TensorFlow's table block size (tsl/lib/io/table_options.h). Any size reads back, but only this one makes index
+# files byte-identical to TensorFlow's, as tests/conformance/test_index_bytes.py checks.
 BLOCK_SIZE: Final = 262_144
 RESTART_INTERVAL: Final = 16  # table_options.h: block_restart_interval
-# A snappy element copies at most 64 bytes and takes at least 3: no stream expands further.
+# A snappy element copies at most 64 bytes and takes at least 3, so no stream expands further.
 MAX_SNAPPY_EXPANSION: Final = 22
-CACHED_BYTES: Final = 4 * 1024 * 1024  # stored bytes of decoded blocks that a table keeps; one block it always keeps
-# but not a record of version 1 that holds gigabytes of values and is wanted once.
+CACHED_BYTES: Final = 4 * 1024 * 1024  # limit for cached decoded blocks, in stored bytes; one block is always cached
+# Exception: a version 1 record with gigabytes of values, which is only needed once, is not cached.
 MAX_CACHED_BLOCK: Final = 64 * 1024 * 1024
 
 
@@ -55,7 +56,7 @@ _EMPTY_BLOCK: Final = BlockBuilder(1).finish()  # the metaindex block
 
 @dataclass(frozen=True, slots=True)
 class BlockHandle:
-    """Where a block's contents lie; its trailer stands right behind."""
+    """Position of a block's contents; its trailer follows immediately."""
 
     offset: int  # bytes from the start of the file
     size: int  # bytes of the contents as stored, without the trailer
@@ -64,7 +65,7 @@ class BlockHandle:
 
     @property
     def end(self) -> int:
-        """Behind the trailer."""
+        """Offset after the trailer."""
         return self.offset + self.size + BLOCK_TRAILER.size
 
     def encode(self) -> bytes:
@@ -106,21 +107,21 @@ class Footer:
 
 
 class TableBuilder:
-    """Writes a table front to back through `write`. Keys are added in strictly ascending order."""
+    """Writes a table sequentially through `write`. Keys must be added in strictly ascending order."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
         self._offset = 0
         self._block = BlockBuilder(RESTART_INTERVAL)
         self._index = BlockBuilder(1)
-        self._pending: BlockHandle | None = None  # a finished block whose separator waits for the next key
+        self._pending: BlockHandle | None = None  # a finished block whose separator needs the next key
         self._last_key: bytes | None = None
 
     def add(self, key: bytes, value: bytes) -> None:
-        """Appends one entry; InvalidArgumentError where `key` does not sort after the last one."""
+        """Append one entry; raise InvalidArgumentError if `key` does not sort after the previous one."""
         if self._last_key is not None and key <= self._last_key:
             raise InvalidArgumentError(f"keys out of order: {key[:64]!r} after {self._last_key[:64]!r}")
-        # A huge entry begins a block of its own, as in TensorFlow's builder.
+        # A huge entry starts its own block, as in TensorFlow's builder.
         if len(key) + len(value) >= 2 * BLOCK_SIZE and not self._block.empty:
             self._flush()
         if self._pending is not None and self._last_key is not None:
@@ -132,7 +133,7 @@ class TableBuilder:
             self._flush()
 
     def finish(self) -> int:
-        """Writes what is left; returns the size of the table in bytes."""
+        """Write the remaining blocks and the footer; return the size of the table in bytes."""
         self._flush()
         metaindex = self._write_block(_EMPTY_BLOCK)
         if self._pending is not None and self._last_key is not None:
@@ -154,7 +155,7 @@ class TableBuilder:
 
 
 def separator(last: bytes, following: bytes) -> bytes:
-    """A short key K with `last` <= K < `following`: the index key between two blocks."""
+    """Return a short key K with `last` <= K < `following`: the index key between two blocks."""
     at = shared_prefix_size(last, following)
     if at < min(len(last), len(following)) and last[at] < 0xFF and last[at] + 1 < following[at]:
         return last[:at] + bytes((last[at] + 1,))
@@ -162,7 +163,7 @@ def separator(last: bytes, following: bytes) -> bytes:
 
 
 def successor(last: bytes) -> bytes:
-    """A short key not below `last`: the index key behind the last block."""
+    """Return a short key not smaller than `last`: the index key after the last block."""
     for at, byte in enumerate(last):
         if byte != 0xFF:
             return last[:at] + bytes((byte + 1,))
@@ -175,10 +176,10 @@ class _Block(NamedTuple):
 
 
 class Table:
-    """Reads a table through `read(offset, size)`, which returns exactly that many bytes or raises.
+    """Reads a table through `read(offset, size)`, which must return exactly `size` bytes or raise.
 
-    Opening reads footer and index block. A look-up reads one data block; decoded blocks stay in a small cache.
-    Threads: safe, provided that `read` is.
+    Opening reads footer and index block. A lookup reads one data block; a few decoded blocks are cached.
+    Thread safety: safe if `read` is.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
@@ -187,7 +188,7 @@ class Table:
         self._cache: OrderedDict[int, _Block] = OrderedDict()
         self._cached_bytes = 0
         if size < Footer.SIZE:
-            raise DataLossError(f"file is too short to be an sstable: {size} bytes, a footer alone has {Footer.SIZE}")
+            raise DataLossError(f"file is too short to be an sstable: {size} bytes, but a footer has {Footer.SIZE}")
         self._footer = Footer.decode(read(size - Footer.SIZE, Footer.SIZE))
         self._separators, handles = self._decode(self._footer.index, "index block")
         try:
@@ -198,7 +199,7 @@ class Table:
         self._check_handles()
 
     def get(self, key: bytes) -> bytes | None:
-        """The value under `key`, or None."""
+        """Return the value stored under `key`, or None."""
         number = bisect.bisect_left(self._separators, key)
         if number == len(self._separators):
             return None
@@ -207,7 +208,7 @@ class Table:
         return block.values[at] if at < len(block.keys) and block.keys[at] == key else None
 
     def items(self, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """All entries from key `start` on, in order, one block in memory at a time."""
+        """Yield all entries from key `start` on, in order, with one block in memory at a time."""
         first = bisect.bisect_left(self._separators, start)
         for number in range(first, len(self._separators)):
             keys, values = self._block(number)
@@ -215,9 +216,9 @@ class Table:
             yield from zip(keys[skip:], values[skip:], strict=True)
 
     def check_structure(self) -> None:
-        """Reads every block and accounts for every byte; DataLossError where one is damaged or belongs to nothing.
+        """Read every block and account for every byte; raise DataLossError if a byte is damaged or unused.
 
-        Stricter than reading, which needs neither the metaindex block nor the padding of the footer.
+        Stricter than reading, which does not need the metaindex block or the padding of the footer.
         """
         for number in range(len(self._handles)):
             self._block(number)
@@ -225,7 +226,7 @@ class Table:
         end = 0
         for handle in (*self._handles, self._footer.metaindex, self._footer.index):
             if handle.offset < end:
-                raise DataLossError(f"block at byte {handle.offset} overlaps the one before, which ends at {end}")
+                raise DataLossError(f"block at byte {handle.offset} overlaps the previous one, which ends at {end}")
             if handle.offset > end:
                 raise DataLossError(f"bytes {end}:{handle.offset} belong to no block")
             end = handle.end
@@ -235,15 +236,17 @@ class Table:
             raise DataLossError(f"bytes {self._size - Footer.SIZE}:{self._size}: padding of the footer is not zero")
 
     def _check_handles(self) -> None:
-        """Blocks lie behind one another: overlapping ones would let a small file expand without bound."""
+        """Check that blocks do not overlap, which would let a small file expand without bound."""
         end = 0
         for handle in self._handles:
             if handle.offset < end:
-                raise DataLossError(f"data block at byte {handle.offset} overlaps the one before, which ends at {end}")
+                raise DataLossError(
+                    f"data block at byte {handle.offset} overlaps the previous one, which ends at {end}"
+                )
             end = handle.end
         if end > self._footer.index.offset:
             raise DataLossError(
-                f"data blocks end at byte {end}, behind the start of the index block at {self._footer.index.offset}"
+                f"data blocks end at byte {end}, after the start of the index block at {self._footer.index.offset}"
             )
 
     def _block(self, number: int) -> _Block:
@@ -257,7 +260,7 @@ class Table:
         if block.keys and (
             block.keys[-1] > self._separators[number] or (lowest is not None and block.keys[0] <= lowest)
         ):
-            raise DataLossError(f"data block {number} at byte {handle.offset} holds keys outside its separators")
+            raise DataLossError(f"data block {number} at byte {handle.offset} contains keys outside its separators")
         with self._lock:
             if number not in self._cache and handle.size <= MAX_CACHED_BLOCK:
                 self._cache[number] = block
@@ -276,7 +279,7 @@ class Table:
 
     def _contents(self, handle: BlockHandle) -> bytes:
         if handle.end > self._size - Footer.SIZE:
-            raise DataLossError(f"truncated block read: the file has only {self._size} bytes, its footer included")
+            raise DataLossError(f"truncated block read: the file has only {self._size} bytes, including its footer")
         stored = self._read(handle.offset, handle.size + BLOCK_TRAILER.size)
         contents = stored[: handle.size]
         compression, checksum = BLOCK_TRAILER.unpack_from(stored, handle.size)
@@ -291,13 +294,13 @@ class Table:
 
 
 def _decompress(contents: bytes) -> bytes:
-    """Snappy, with the announced size held against the bytes that announce it before anything is allocated."""
+    """Decompress snappy, after checking the declared size against the compressed size."""
     try:
         announced, _ = decode_varint(contents, 0, bits=32)
     except DataLossError as error:
         raise DataLossError(f"corrupted compressed block contents: {error}") from error
     if announced > MAX_SNAPPY_EXPANSION * len(contents):
-        raise DataLossError(f"corrupted compressed block contents: {len(contents)} bytes announce {announced}")
+        raise DataLossError(f"corrupted compressed block contents: {len(contents)} bytes cannot expand to {announced}")
     try:
         return bytes(cramjam.snappy.decompress_raw(contents))
     except cramjam.DecompressionError as error:

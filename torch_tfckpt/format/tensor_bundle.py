@@ -1,16 +1,16 @@
 """The index of a version 2 checkpoint: one header, then one entry for each tensor and each slice.
 
     prefix.index                    a table: "" -> BundleHeaderProto, name or slice key -> BundleEntryProto
-    prefix.data-00003-of-00004      shard 3 of 4: the bytes of tensors, one behind the other
+    prefix.data-00003-of-00004      shard 3 of 4: the bytes of tensors, back to back
 
     header of one shard   08 01 | 1a 02 08 01                      num_shards 1, producer 1
     scalar float 1.0      08 01 | 12 00 | 28 04 | 35 81 a5 da 2b   DT_FLOAT, shape [], 4 bytes at 0, masked checksum
 
 A partitioned tensor has an entry under its name, with the full shape and the list of its slices but no bytes, and one
-entry of its own for each slice, under the slice's key.
+more entry for each slice, under the slice's key.
 
-Source: tensorflow/core/protobuf/tensor_bundle.proto, core/util/tensor_bundle/tensor_bundle.{h,cc}, naming.cc;
-spec: FORMATS 2.
+Source: tensorflow/core/protobuf/tensor_bundle.proto, core/util/tensor_bundle/tensor_bundle.{h,cc}, naming.cc. Explained
+in docs/formats/bundle.md.
 """
 
 import re
@@ -31,30 +31,30 @@ from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, TensorSlice
 
 HEADER_KEY: Final = b""
 _SHARD_TAG, _OFFSET_TAG, _SIZE_TAG, _CHECKSUM_TAG = 0x18, 0x20, 0x28, 0x35  # field number << 3 | wire type
-VERSION: Final = 1  # kTensorBundleVersion: what we write, and the newest consumer that we are
+VERSION: Final = 1  # kTensorBundleVersion: the version we write, and the newest we can read
 MIN_PRODUCER: Final = 0  # kTensorBundleMinProducer
 MAX_RANK: Final = 254  # TensorShape::MaxDimensions
 _DATA_FILE: Final = re.compile(r"(?P<prefix>.*)\.data-(?P<shard>[0-9]{5,})-of-(?P<count>[0-9]{5,})", re.DOTALL)
 
 
 def index_filename(prefix: str) -> str:
-    """The index file of checkpoint `prefix`."""
+    """Return the index file of checkpoint `prefix`."""
     return f"{prefix}.index"
 
 
 def data_filename(prefix: str, shard: int, num_shards: int) -> str:
-    """Shard `shard` (0-based) of `num_shards`; numbers wider than five digits are not cut."""
+    """Return the data file of shard `shard` (0-based); numbers of more than five digits are not truncated."""
     return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
 
 
 def parse_data_filename(path: str) -> tuple[str, int, int] | None:
-    """(prefix, shard, num_shards) where `path` is named like a data file."""
+    """Return (prefix, shard, num_shards) if `path` is the name of a data file, else None."""
     match = _DATA_FILE.fullmatch(path)
     return (match["prefix"], int(match["shard"]), int(match["count"])) if match else None
 
 
 class BundleHeader(NamedTuple):
-    """What stands under the empty key."""
+    """The record stored under the empty key."""
 
     num_shards: int
     big_endian: bool = False
@@ -72,18 +72,18 @@ class BundleHeader(NamedTuple):
 
     @classmethod
     def decode(cls, value: bytes) -> "BundleHeader":
-        """The header, its version held against ours.
+        """Decode the header and check its version.
 
         Raises:
-            DataLossError: it does not parse, or counts shards that cannot be.
-            InvalidArgumentError: it asks for another version of the reader.
+            DataLossError: it does not parse, or has an impossible number of shards.
+            InvalidArgumentError: it requires a different reader version.
         """
         try:
             proto = BundleHeaderProto.FromString(value)
         except DecodeError as error:
             raise DataLossError(f"the header does not parse: {error}") from error
         if proto.num_shards < 0 or proto.endianness not in (BundleHeaderProto.LITTLE, BundleHeaderProto.BIG):
-            raise DataLossError(f"the header counts {proto.num_shards} shards, endianness {proto.endianness}")
+            raise DataLossError(f"the header declares {proto.num_shards} shards, endianness {proto.endianness}")
         check_versions(proto.version, "Checkpoint")
         return cls(
             proto.num_shards,
@@ -95,11 +95,11 @@ class BundleHeader(NamedTuple):
 
 
 def check_versions(versions: VersionDef, what: str) -> None:
-    """InvalidArgumentError, in TensorFlow's words, where `versions` excludes this reader."""
+    """Raise InvalidArgumentError, with TensorFlow's message, if `versions` excludes this reader."""
     if versions.min_consumer > VERSION:
         raise InvalidArgumentError(
             f"{what} min consumer version {versions.min_consumer} above current version {VERSION} for TensorFlow "
-            f"checkpoints. A newer program wrote it; read it with that, or with a newer torch_tfckpt"
+            f"checkpoints. A newer program wrote it; read it with that program, or with a newer torch_tfckpt"
         )
     if versions.producer < MIN_PRODUCER:
         raise InvalidArgumentError(
@@ -109,24 +109,24 @@ def check_versions(versions: VersionDef, what: str) -> None:
     if VERSION in versions.bad_consumers:
         raise InvalidArgumentError(
             f"{what} disallows consumer version {VERSION}.  Please upgrade TensorFlow: this version is likely buggy. "
-            f"The program that wrote it says that readers of this version misread it"
+            f"The program that wrote it declares that readers of this version misread it"
         )
 
 
 class BundleEntry(NamedTuple):
-    """What the index says of one tensor, or of one slice of it."""
+    """Index entry of one tensor, or of one slice of it."""
 
     dtype: int  # TensorFlow's number, known or not
     shape: Shape
     shard: int = 0
     offset: int = 0  # bytes from the start of the shard
-    size: int = 0  # bytes in the shard, a string tensor's lengths included
+    size: int = 0  # bytes in the shard, including a string tensor's lengths
     checksum: int = 0  # masked CRC-32C of those bytes
-    slices: tuple[TensorSlice, ...] = ()  # not empty: no bytes here, but under the keys of these slices
+    slices: tuple[TensorSlice, ...] = ()  # if not empty, the bytes are stored under the keys of these slices
 
     @property
     def end(self) -> int:
-        """Behind the last byte in the shard."""
+        """Offset after the last byte in the shard."""
         return self.offset + self.size
 
     def encode(self) -> bytes:
@@ -155,14 +155,14 @@ class BundleEntry(NamedTuple):
 
     @classmethod
     def decode(cls, value: bytes) -> "BundleEntry":
-        """DataLossError where it does not parse, or says what no tensor can be."""
+        """Decode an entry; raise DataLossError if it does not parse or is impossible."""
         return cls._decode_usual(value) or cls._decode_any(value)
 
     @classmethod
     def _decode_usual(cls, value: bytes) -> "BundleEntry | None":
-        """An entry as every writer spells one without slices: fields in order, each once. None for any other.
+        """Decode an entry in the usual form: no slices, fields in order, each once. None for other forms.
 
-        Three times as fast as a message, which listing a hundred thousand tensors is worth.
+        Three times as fast as a protobuf message, which matters when listing 100,000 tensors.
         """
         try:
             if value[0] != 0x08 or value[1] >= 0x80 or value[2] != 0x12 or value[3] >= 0x80:
@@ -186,7 +186,7 @@ class BundleEntry(NamedTuple):
 
     @classmethod
     def _decode_any(cls, value: bytes) -> "BundleEntry":
-        """Whatever a protobuf parser reads."""
+        """Decode any valid encoding with protobuf."""
         try:
             proto = BundleEntryProto.FromString(value)
         except DecodeError as error:
@@ -197,16 +197,16 @@ class BundleEntry(NamedTuple):
         shape = shape_from_proto(proto.shape)
         slices: tuple[TensorSlice, ...] = ()
         if proto.slices:
-            # Ranks first: an empty slice takes two bytes here and a hundred times that as an object.
-            scalars = len(proto.slices) if not shape else 0  # a scalar has one slice at most
+            # Check ranks first: an empty slice takes two bytes here but a hundred times that as an object.
+            scalars = len(proto.slices) if not shape else 0  # a scalar has at most one slice
             if scalars > 1 or any(len(part.extent) != len(shape) for part in proto.slices):
-                raise DataLossError(f"the entry lists slices of another rank than its shape {shape[:16]}")
+                raise DataLossError(f"the entry lists slices whose rank differs from its shape {shape[:16]}")
             slices = tuple(map(TensorSlice.from_proto, proto.slices))
         return cls(proto.dtype, shape, shard, offset, size, proto.crc32c, slices)
 
 
 def encode_index(header: BundleHeader, entries: Mapping[bytes, bytes]) -> bytes:
-    """The whole index file, from encoded entries in any order."""
+    """Return the whole index file, from encoded entries in any order."""
     parts: list[bytes] = []
     encoded = header.encode()
     table = TableBuilder(parts.append)
@@ -219,13 +219,13 @@ def encode_index(header: BundleHeader, entries: Mapping[bytes, bytes]) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _dtype_and_shape(dtype: int, shape: Shape) -> bytes:
-    """The first two fields of an entry. Few pairs occur, and a message costs more than all the rest of `encode`."""
+    """Return the first two fields of an entry, cached: few pairs occur, and the protobuf message is slow."""
     return BundleEntry(dtype, shape)._to_proto().SerializeToString(deterministic=True)
 
 
 @lru_cache(maxsize=4096)
 def _shape_of(message: bytes) -> Shape:
-    """The shape in a serialized TensorShapeProto; DataLossError where it does not parse or cannot be."""
+    """Return the shape in a serialized TensorShapeProto; raise DataLossError if invalid."""
     try:
         return shape_from_proto(TensorShapeProto.FromString(message))
     except DecodeError as error:
@@ -233,16 +233,20 @@ def _shape_of(message: bytes) -> Shape:
 
 
 def shape_to_proto(shape: Shape | None) -> TensorShapeProto:
-    """Return the message of a shape. None: its rank is unknown; -1: the length of a dimension is unknown."""
+    """Return the protobuf message for a shape. None: unknown rank; -1: unknown length of a dimension."""
     if shape is None:
         return TensorShapeProto(unknown_rank=True)
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
 
 
 def shape_from_proto(proto: TensorShapeProto) -> Shape:
-    """DataLossError for a negative dimension, an unknown rank, or more elements than can be counted."""
+    """Return the shape in `proto`.
+
+    Raises:
+        DataLossError: a negative dimension, an unknown rank, or more elements than an int64 can count.
+    """
     if len(proto.dim) > MAX_RANK:
-        raise DataLossError(f"Invalid tensor shape: {len(proto.dim)} dimensions, at most {MAX_RANK} are possible")
+        raise DataLossError(f"Invalid tensor shape: {len(proto.dim)} dimensions, but at most {MAX_RANK} are possible")
     shape = tuple([dim.size for dim in proto.dim])
     if shape and min(shape) < 0:
         raise DataLossError(f"Invalid tensor shape: {shape[:16]}")
@@ -250,8 +254,8 @@ def shape_from_proto(proto: TensorShapeProto) -> Shape:
         raise DataLossError("Invalid tensor shape: unknown rank")
     count = 1
     for size in shape:
-        # The product without zeros, as in TensorShape: [0, 2**40, 2**40] is refused like its neighbours.
+        # The product without zeros, as in TensorShape: [0, 2**40, 2**40] is refused like [1, 2**40, 2**40].
         count *= size or 1
     if count > MAX_INT64:
-        raise DataLossError(f"Invalid tensor shape: {shape[:16]} has more elements than can be counted")
+        raise DataLossError(f"Invalid tensor shape: {shape[:16]} has too many elements")
     return shape

@@ -1,14 +1,15 @@
-"""A slice: one box inside a tensor, and its three spellings.
+"""A slice: one box inside a tensor, and its three representations.
 
-    text     one item per dimension, joined with ":"; "-" = the whole dimension, or "start,length"     "-:0,10:14,1"
-    proto    one extent per dimension; without a length it is the whole dimension
+    string   one item per dimension, joined with ":"; "-" = the whole dimension, or "start,length"     "-:0,10:14,1"
+    proto    one extent per dimension; an extent without a length is the whole dimension
     key      num(0) str(name) num(rank) { snum(start) snum(length) }*, whole dimension = 0, -1;
              "t", rows 2 and 3 of a matrix:   00 | 74 00 01 | 01 02 | 82 82 | 80 7f
 
-A slice keeps the spelling it was given: "-" and "0,5" on a dimension of 5 cover the same elements and are different
-keys.
+A slice keeps the spelling it was created with: "-" and "0,5" on a dimension of 5 cover the same elements but are
+different keys.
 
-Source: tensorflow/core/framework/tensor_slice.{h,cc}, core/util/saved_tensor_slice_util.cc; spec: FORMATS 2.5.
+Source: tensorflow/core/framework/tensor_slice.{h,cc}, core/util/saved_tensor_slice_util.cc. Explained in
+docs/formats/bundle.md.
 """
 
 import re
@@ -23,8 +24,8 @@ from torch_tfckpt.errors import DataLossError, InvalidArgumentError, Unimplement
 from torch_tfckpt.format.ordered_code import encode_num, encode_signed, encode_string
 
 MAX_INT64: Final = (1 << 63) - 1
-# Extents looked at in about two seconds. A partitioner's slices take a few for each slice; only boxes laid so that no
-# straight cut separates them take more, and nobody lays thousands of boxes like that.
+# Extents examined in about two seconds. A partitioner's slices need a few steps each; only boxes that no straight cut
+# separates need more, and real checkpoints do not contain thousands of those.
 MAX_OVERLAP_STEPS: Final = 1_500_000
 _PAIR: Final = re.compile(r"(-?[0-9]+),(-?[0-9]+)")
 _NUMBER: Final = re.compile(r"-?[0-9]+")
@@ -33,14 +34,14 @@ Shape = tuple[int, ...]
 
 
 class Extent(NamedTuple):
-    """The part of one dimension that a slice covers."""
+    """Range of one dimension that a slice covers."""
 
     start: int
-    length: int  # elements; WHOLE: the whole dimension, whatever its size
+    length: int  # in elements; WHOLE: the whole dimension, whatever its size
 
     @property
     def end(self) -> int:
-        """Exclusive; REQUIRES: not whole."""
+        """Exclusive end. REQUIRES: not a whole dimension."""
         return self.start + self.length
 
 
@@ -49,20 +50,27 @@ WHOLE: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class TensorSlice:
-    """One extent per dimension; equal where the spelling is."""
+    """A box in a tensor: one extent per dimension. Equal only if spelled the same.
+
+    Examples:
+        >>> from torch_tfckpt.format.tensor_slice import TensorSlice
+        >>> rows = TensorSlice.parse("2,2:-")
+        >>> rows.shape_of((5, 3))
+        (2, 3)
+    """
 
     extents: tuple[Extent, ...]
 
-    KEY_MARK: ClassVar[bytes] = encode_num(0)  # every slice key begins with it
+    KEY_MARK: ClassVar[bytes] = encode_num(0)  # first byte of every slice key
 
     @classmethod
     def full(cls, rank: int) -> Self:
-        """All of a tensor with `rank` dimensions."""
+        """Return the slice that covers a whole tensor with `rank` dimensions."""
         return cls((Extent(0, WHOLE),) * rank)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From text; InvalidArgumentError with TensorFlow's words where it is malformed."""
+        """Parse a string like "-:0,10"; raise InvalidArgumentError with TensorFlow's message if malformed."""
         return cls(tuple(_parse_extent(item, text) for item in text.split(":") if item))
 
     def __str__(self) -> str:
@@ -70,7 +78,7 @@ class TensorSlice:
 
     @classmethod
     def from_proto(cls, proto: TensorSliceProto) -> Self:
-        """From a stored message; DataLossError where an extent is impossible."""
+        """Convert a stored message; raise DataLossError if an extent is impossible."""
         extents = []
         for extent in proto.extent:
             length = extent.length if extent.HasField("length") else WHOLE
@@ -91,14 +99,14 @@ class TensorSlice:
         return len(self.extents)
 
     def covers(self, shape: Shape) -> bool:
-        """Whether every element of a tensor of `shape` lies inside, in whichever spelling."""
+        """Return whether it covers every element of a tensor of `shape`, in any spelling."""
         return self.resolve(shape) == TensorSlice.full(len(shape)).resolve(shape)
 
     def resolve(self, shape: Shape) -> "TensorSlice":
-        """The same elements of a tensor of `shape`, every extent explicit.
+        """Return the same elements of a tensor of `shape` with every extent explicit.
 
         Raises:
-            InvalidArgumentError: ranks differ, or an extent leaves its dimension.
+            InvalidArgumentError: the ranks differ, or an extent exceeds its dimension.
         """
         if len(shape) != self.rank:
             raise InvalidArgumentError(f"Mismatching ranks: shape = {shape_text(shape)}, slice = {self}")
@@ -115,11 +123,11 @@ class TensorSlice:
         return TensorSlice(tuple(resolved))
 
     def shape_of(self, shape: Shape) -> Shape:
-        """Shape of this slice of a tensor of `shape`; errors as `resolve`."""
+        """Return the shape of this slice of a tensor of `shape`; raises like `resolve`."""
         return tuple(length for _, length in self.resolve(shape).extents)
 
     def intersect(self, other: "TensorSlice") -> "TensorSlice | None":
-        """The elements in both, or None where there are none or the ranks differ."""
+        """Return the elements in both slices, or None if there are none or the ranks differ."""
         if self.rank != other.rank:
             return None
         common = []
@@ -134,7 +142,7 @@ class TensorSlice:
         return TensorSlice(tuple(common))
 
     def relative_to(self, base: "TensorSlice") -> "TensorSlice":
-        """This slice as seen from inside `base`. REQUIRES: `base` contains it."""
+        """Return this slice relative to `base`. REQUIRES: `base` contains it."""
         return TensorSlice(
             tuple(
                 mine if outer.length == WHOLE else Extent(mine.start - outer.start, mine.length)
@@ -143,26 +151,26 @@ class TensorSlice:
         )
 
     def to_index(self) -> tuple[slice, ...]:
-        """What to put into the brackets behind a tensor or an array."""
+        """Return the index expression that selects this slice of a tensor or array."""
         return tuple(slice(None) if length == WHOLE else slice(start, start + length) for start, length in self.extents)
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """A shape as TensorFlow prints it: [2,3]."""
+    """Return a shape as TensorFlow prints it: [2,3]."""
     return "[" + ",".join(map(str, shape)) + "]"
 
 
 def encode_slice_key(name: bytes, part: TensorSlice) -> bytes:
-    """The key under which one slice of tensor `name` is stored."""
+    """Return the key of one stored slice of tensor `name`."""
     extents = b"".join(encode_signed(start) + encode_signed(length) for start, length in part.extents)
     return TensorSlice.KEY_MARK + encode_string(name) + encode_num(part.rank) + extents
 
 
 def parse_shape_and_slice(spec: str) -> tuple[Shape, TensorSlice, Shape]:
-    """Full shape, slice and shape of the slice, from "4 5 0,2:-".
+    """Parse "4 5 0,2:-" into the full shape, the slice and the slice's shape.
 
     Raises:
-        InvalidArgumentError: with the words of TensorFlow's checkpoint::ParseShapeAndSlice.
+        InvalidArgumentError: malformed; the message is that of TensorFlow's checkpoint::ParseShapeAndSlice.
     """
     items = spec.split(" ")
     if len(items) < 2:
@@ -178,14 +186,14 @@ def parse_shape_and_slice(spec: str) -> tuple[Shape, TensorSlice, Shape]:
 
 
 def find_overlap(shape: Shape, parts: Sequence[TensorSlice]) -> tuple[TensorSlice, TensorSlice] | None:
-    """Two of `parts` that share an element of a tensor of `shape`, or None.
+    """Return two of `parts` that share an element of a tensor of `shape`, or None.
 
-    Parts are separated along straight cuts, dimension by dimension; only what no cut separates is compared pairwise.
-    Every partitioner cuts straight, so n parts cost about n log n.
+    Parts are separated along straight cuts, dimension by dimension; only parts that no cut separates are compared
+    pairwise. All known partitioners use straight cuts, so n parts cost about n log n.
 
     Raises:
-        InvalidArgumentError: a part does not fit into `shape`.
-        UnimplementedError: the slices interlock so that it would take more than MAX_OVERLAP_STEPS.
+        InvalidArgumentError: a part exceeds `shape`.
+        UnimplementedError: the slices interlock so much that it would take more than MAX_OVERLAP_STEPS.
     """
     resolved = [part.resolve(shape) for part in parts]
     groups = [list(range(len(parts)))]
@@ -207,12 +215,12 @@ def find_overlap(shape: Shape, parts: Sequence[TensorSlice]) -> tuple[TensorSlic
                     if resolved[one].intersect(resolved[other]) is not None:
                         return parts[one], parts[other]
         if steps > MAX_OVERLAP_STEPS:
-            raise UnimplementedError(f"{len(parts)} slices interlock too much to look for overlaps between them")
+            raise UnimplementedError(f"{len(parts)} slices interlock too much to check them for overlaps")
     return None
 
 
 def _cut(numbers: list[int], extents: list[Extent]) -> list[list[int]]:
-    """`numbers`, ordered and separated wherever no extent of theirs reaches across."""
+    """Sort `numbers` by extent, and split them wherever no extent crosses the boundary."""
     pieces: list[list[int]] = []
     reached = -1
     for extent, number in sorted(zip(extents, numbers, strict=True)):
@@ -224,7 +232,7 @@ def _cut(numbers: list[int], extents: list[Extent]) -> list[list[int]]:
 
 
 def element_count(shape: Shape) -> int:
-    """Elements of a tensor of `shape`."""
+    """Return the number of elements of a tensor of `shape`."""
     return prod(shape)
 
 
@@ -244,9 +252,9 @@ def _parse_extent(item: str, text: str) -> Extent:
 
 
 def _check_extent(start: int, length: int) -> None:
-    """DataLossError for extents that no tensor can have."""
+    """Raise DataLossError for an impossible extent."""
     if length == WHOLE:
         if start != 0:
-            raise DataLossError(f"slice extent starts at {start} and has no length")
+            raise DataLossError(f"slice extent starts at {start} but has no length")
     elif start < 0 or length < 0 or start + length > MAX_INT64:
         raise DataLossError(f"slice extent of {length} elements from {start} is impossible")

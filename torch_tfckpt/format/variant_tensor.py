@@ -1,11 +1,12 @@
-"""The bytes of a variant tensor: opaque objects, each a message with a checksum.
+"""Encoding of a variant tensor: opaque objects, each a message with a checksum.
 
     per element: size: varint64 | VariantTensorDataProto: size bytes | running checksum: u32le
 
-The checksum runs on over all elements: the size as u64le, the message, then the stored checksum bytes. The tensor's own
-checksum is the masked last value, so it covers the last element's stored checksum too.
+The running checksum covers all elements so far: for each the size as u64le, the message, then the stored checksum. The
+tensor's own checksum is its final masked value, so it also covers the last element's stored checksum.
 
-Source: WriteVariantTensor, ReadVariantTensor in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.3.
+Source: WriteVariantTensor, ReadVariantTensor in tensorflow/core/util/tensor_bundle/tensor_bundle.cc. Explained in
+docs/formats/bundle.md.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ _CHECKSUM_SIZE: Final = 4
 
 
 def encode_variants(messages: Sequence[bytes]) -> tuple[bytes, int]:
-    """The stored bytes of serialized VariantTensorDataProtos, and their masked checksum."""
+    """Return the stored bytes of serialized VariantTensorDataProtos, and their masked checksum."""
     parts: list[bytes] = []
     running = 0
     for message in messages:
@@ -31,7 +32,7 @@ def encode_variants(messages: Sequence[bytes]) -> tuple[bytes, int]:
 
 
 def decode_variants(stored: bytes, count: int, checksum: int) -> list[bytes]:
-    """The `count` serialized messages; DataLossError where a size or a checksum is wrong. They are not parsed."""
+    """Return the `count` serialized messages, unparsed; raise DataLossError if sizes or checksums differ."""
     if count > len(stored):
         raise DataLossError(f"{len(stored)} bytes are too few for {count} variants")
     messages: list[bytes] = []
@@ -41,8 +42,8 @@ def decode_variants(stored: bytes, count: int, checksum: int) -> list[bytes]:
         end = at + size
         if end + _CHECKSUM_SIZE > len(stored):
             raise DataLossError(
-                f"variant {number} of {count} ends with its checksum at byte {end + _CHECKSUM_SIZE}, behind the "
-                f"{len(stored)} stored"
+                f"variant {number} of {count} ends with its checksum at byte {end + _CHECKSUM_SIZE}, after the end of "
+                f"the {len(stored)} stored bytes"
             )
         message, stored_sum = stored[at:end], stored[end : end + _CHECKSUM_SIZE]
         running = crc32c.extend(crc32c.extend(running, size.to_bytes(8, "little")), message)

@@ -1,19 +1,19 @@
-"""The wire format of Protocol Buffers, walked without building messages.
+"""The wire format of Protocol Buffers, parsed without building messages.
 
     message = field ...      field = tag: varint | payload      tag = field number << 3 | wire type
 
     wire type   payload
     0           varint
     1           8 bytes
-    2           size: varint | bytes       (texts, nested messages, packed numbers)
-    3, 4        begin and end of a group   (of an earlier time; whatever stands between them is skipped)
+    2           size: varint | bytes       (strings, nested messages, packed numbers)
+    3, 4        start and end of a group   (deprecated; everything in between is skipped)
     5           4 bytes
 
     field 5, packed floats [1.0]:    2a 04 00 00 80 3f     2a = 5 << 3 | 2
     field 7, the integer -1:         38 ff ff ff ff ff ff ff ff ff 01
 
-The payload of a field is a view of the bytes given, so a packed list of a million floats is one step, no copy, and no
-Python object per element. Joined payloads of wire types 0, 1 and 5 are the packed form of the same numbers.
+The payload of a field is a view of the input, so a packed list of a million floats takes one step without a copy or a
+Python object per element. The concatenated payloads of wire types 0, 1 and 5 are the packed form of the same numbers.
 
 Source: https://protobuf.dev/programming-guides/encoding.
 """
@@ -39,25 +39,25 @@ class WireType(enum.IntEnum):
     FIXED32 = 5
 
 
-# Looked up by value: calling the class costs four times as much, once for each field.
+# A lookup by value, because calling the class for each field would cost four times as much.
 _WIRE_TYPES: Final = tuple(WireType)
 
 
 class Field(NamedTuple):
-    """One field of a message as it stands."""
+    """One undecoded field of a message."""
 
     number: int
     wire_type: WireType
     payload: memoryview  # without tag and size
-    start: int  # of the tag, in the message
+    start: int  # offset of the tag in the message
     stop: int
 
 
 def fields(message: memoryview) -> Iterator[Field]:
-    """All fields of `message` in order, those inside groups left out.
+    """Yield all fields of `message` in order, except those inside groups.
 
     Raises:
-        DataLossError: a field does not fit into the message, or is of no known wire type.
+        DataLossError: a field exceeds the message, or has an unknown wire type.
     """
     at, end = 0, len(message)
     groups: list[int] = []
@@ -65,7 +65,7 @@ def fields(message: memoryview) -> Iterator[Field]:
         tag, start = decode_varint(message, at, bits=32)
         number, kind = tag >> 3, tag & 7
         if not number or kind > WireType.FIXED32:
-            raise DataLossError(f"message, byte {at}: no field has number {number} and wire type {kind}")
+            raise DataLossError(f"message, byte {at}: invalid field number {number} or wire type {kind}")
         wire_type = _WIRE_TYPES[kind]
         if wire_type in (WireType.GROUP_START, WireType.GROUP_END):
             _enter_or_leave(groups, number, wire_type, at)
@@ -73,7 +73,7 @@ def fields(message: memoryview) -> Iterator[Field]:
             continue
         start, stop = _payload_range(message, wire_type, start)
         if stop > end:
-            raise DataLossError(f"message, byte {at}: field {number} ends at byte {stop}, the message at {end}")
+            raise DataLossError(f"message, byte {at}: field {number} ends at byte {stop}, but the message at {end}")
         if not groups:
             yield Field(number, wire_type, message[start:stop], at, stop)
         at = stop
@@ -82,7 +82,7 @@ def fields(message: memoryview) -> Iterator[Field]:
 
 
 def _payload_range(message: memoryview, wire_type: WireType, at: int) -> tuple[int, int]:
-    """Where the payload behind the tag that ends at `at` begins and ends."""
+    """Return start and end of the payload after the tag that ends at `at`."""
     if wire_type == WireType.BYTES:
         size, at = decode_varint(message, at)
         return at, at + size
@@ -97,24 +97,24 @@ def _enter_or_leave(groups: list[int], number: int, wire_type: WireType, at: int
         if len(groups) > MAX_GROUP_DEPTH:
             raise DataLossError(f"message, byte {at}: groups are nested deeper than {MAX_GROUP_DEPTH}")
     elif not groups or groups.pop() != number:
-        raise DataLossError(f"message, byte {at}: end of group {number}, which was not begun")
+        raise DataLossError(f"message, byte {at}: end of group {number}, which was not started")
 
 
 def tag(number: int, wire_type: WireType) -> bytes:
-    """The bytes before the payload of field `number`."""
+    """Return the tag of field `number`."""
     return encode_varint(number << 3 | wire_type)
 
 
 def sized_tag(number: int, size: int) -> bytes:
-    """The bytes before `size` bytes of field `number`."""
+    """Return the tag and size of a payload of `size` bytes of field `number`."""
     return tag(number, WireType.BYTES) + encode_varint(size)
 
 
 def replaced(message: memoryview, edits: Iterable[tuple[Field, bytes | None]]) -> bytes:
-    """`message` with the payloads of some of its fields replaced, and all else, groups included, as it stands.
+    """Return `message` with some payloads replaced and everything else, including groups, unchanged.
 
     Args:
-        edits: Fields of `message` of wire type BYTES in order, each with its new payload, or None to leave it out.
+        edits: Fields of `message` of wire type BYTES, in order, each with its new payload, or None to remove it.
     """
     chunks: list[memoryview | bytes] = []
     at = 0

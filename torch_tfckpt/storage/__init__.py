@@ -1,6 +1,6 @@
-"""Where are bytes stored? Files of this machine, and objects behind URLs.
+"""Where bytes are stored: local files, and objects at URLs.
 
-`protocol` defines what a checkpoint needs from a storage, `local` is this machine's files, `remote` is fsspec, `choice`
-picks one for a path.
-May use: os, fsspec. May not: import torch, or know what the bytes mean.
+`protocol` defines what a checkpoint needs from a storage, `local` implements it for local files and `remote` for
+fsspec; `choice` picks the storage for a path.
+May use: os, fsspec. Must not: import torch, or interpret the bytes.
 """

@@ -1,4 +1,4 @@
-"""Which storage a path means: the files of this machine, or those behind a URL."""
+"""Choice of the storage for a path: local files, or an fsspec driver for a URL."""
 
 import functools
 import os
@@ -13,10 +13,10 @@ from torch_tfckpt.text import printable, quoted
 
 
 class _Driver(NamedTuple):
-    """What is known of the package behind a scheme."""
+    """fsspec driver for a URL scheme."""
 
-    package: str  # as pip names it
-    streams: bool  # its files take `autocommit=False`: nothing is visible before their `commit`
+    package: str  # name on PyPI
+    streams: bool  # its files support `autocommit=False`: nothing is visible before `commit`
 
 
 _S3, _GOOGLE, _AZURE = _Driver("s3fs", True), _Driver("gcsfs", True), _Driver("adlfs", False)
@@ -24,22 +24,21 @@ _DRIVERS: Final = {"s3": _S3, "s3a": _S3, "gs": _GOOGLE, "gcs": _GOOGLE, "az": _
 
 
 def storage_of(path: str) -> Storage:
-    """LOCAL for ordinary paths; for `scheme://...` the storage that fsspec's driver of that scheme reaches.
+    """Return the storage for `path`: LOCAL, or one that uses fsspec's driver for `scheme://...`.
 
     Args:
-        path: As `storage.names.fspath` gives it. `storage.names.is_url` tells which of them are URLs.
+        path: As returned by `storage.names.fspath`. `storage.names.is_url` decides which paths are URLs.
 
     Returns:
-        One storage for all paths of a scheme, as long as their URLs name no hosts or accounts apart; one for each
-        thread where the driver is not made for several. Drivers are configured as fsspec documents it: environment
-        variables, `~/.config/fsspec`.
+        One storage per scheme (and per host or account that the URLs name); one per thread if the driver is not
+        thread-safe. Drivers are configured as fsspec documents: environment variables, `~/.config/fsspec`.
 
     Raises:
-        InvalidArgumentError: fsspec, or the driver of the scheme, is not installed, or there is no such driver.
-        FailedPreconditionError: the driver does not start, for instance for want of credentials.
+        InvalidArgumentError: fsspec or the driver for the scheme is not installed, or there is no such driver.
+        FailedPreconditionError: the driver fails to start, for example without credentials.
 
-    Cost: importing the driver at the first call of a scheme, then microseconds.
-    Threads: safe. After a fork the child gets connections of its own.
+    Cost: the first call for a scheme imports the driver; later calls take microseconds.
+    Thread safety: safe. After a fork the child opens its own connections.
     """
     if not is_url(path):
         return LOCAL
@@ -53,29 +52,29 @@ def _remote(scheme: str, authority: str) -> Storage:
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
     except ImportError as error:
-        raise InvalidArgumentError(f"{scheme}:// is reached through fsspec, which is missing. {install}") from error
-    # Listings are not kept: the checkpoints of another process, and the loss of them, must be seen. The other drivers
-    # hand options that they do not know to their servers.
+        raise InvalidArgumentError(f"{scheme}:// needs fsspec, which is not installed. {install}") from error
+    # Do not cache listings: checkpoints that other processes add or delete must be seen. Drivers not listed above pass
+    # options that they do not know on to their servers.
     options = {"use_listings_cache": False} if driver else {}
     try:
-        # Without the rest of the path: fsspec gives "::" in it a meaning of its own. Instances are kept by fsspec.
+        # Without the rest of the path: fsspec interprets "::" in it. fsspec caches the instances.
         files, _ = url_to_fs(f"{scheme}://{authority}", **options)
     except ImportError as error:
-        raise InvalidArgumentError(f"the driver for {scheme}:// is missing: {error}. {install}") from error
+        raise InvalidArgumentError(f"the driver for {scheme}:// is not installed: {error}. {install}") from error
     except ValueError as error:
         raise InvalidArgumentError(
-            f"{quoted(f'{scheme}://{authority}')}: {error}. Mend the URL or the driver's configuration; a local "
-            f"path of that name is written ./{scheme}://"
+            f"{quoted(f'{scheme}://{authority}')}: {error}. Fix the URL or the driver's configuration; write a local "
+            f"path of that name as ./{scheme}://"
         ) from error
     except Exception as error:
         raise FailedPreconditionError(
-            f"{printable(f'{scheme}://{authority}')}: the driver does not start: {type(error).__name__}: {error}. "
-            f"Configure it as fsspec says"
+            f"{printable(f'{scheme}://{authority}')}: the driver failed to start: {type(error).__name__}: {error}. "
+            f"Configure it as fsspec's documentation describes"
         ) from error
     return _storage(files, scheme, driver is not None and driver.streams, os.getpid())
 
 
 @functools.cache
 def _storage(files: object, scheme: str, streams: bool, process: int) -> FsspecStorage:
-    # By process: after a fork older versions of fsspec call the parent's file system and the child's equal.
+    # One per process: after a fork, older versions of fsspec treat the parent's and the child's file system as equal.
     return FsspecStorage(files, scheme, streams=streams)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Files of this machine."""
+"""Local files."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from torch_tfckpt.text import printable
 
 
 class LocalStorage:
-    """Files of this machine."""
+    """Storage of local files."""
 
     renames = True
 
@@ -65,7 +65,7 @@ class LocalStorage:
         os.replace(source, target)
 
     def link(self, source: str, target: str) -> None:
-        # The file itself: link(2) would give a symbolic link a second name.
+        # Resolve first: link(2) on a symbolic link would link the symbolic link itself.
         os.link(os.path.realpath(source), target)
 
     def remove(self, path: str) -> None:
@@ -80,7 +80,7 @@ class LocalStorage:
         try:
             if not _locks(descriptor):
                 return False
-            # Under the lock: a program that has just created the file waits for it, and then makes another.
+            # While locked: a program that has just created the file waits for the lock and then creates a new file.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
                 return True
@@ -97,7 +97,7 @@ class LocalStorage:
         try:
             os.fsync(descriptor)
         except OSError as error:
-            # Some network file systems cannot sync a directory; there, renames are as durable as they get.
+            # Some network file systems cannot sync a directory; nothing more can be done for the renames there.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
         finally:
@@ -105,41 +105,39 @@ class LocalStorage:
 
 
 class LocalFile:
-    """A ReadableFile of this machine."""
+    """A local ReadableFile."""
 
-    # Linux moves at most 1024 buffers (IOV_MAX) in one call.
+    # Linux accepts at most 1024 buffers (IOV_MAX) per call.
     MAX_BUFFERS = 1024
 
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            # O_NONBLOCK: opening a named pipe would wait for somebody to write to it.
+            # O_NONBLOCK: opening a named pipe would otherwise wait for a writer.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             if error.errno in _NOTHING_THERE:
                 raise NotFoundError(
-                    f"{printable(path)}: no such file ({error.strerror}). Copy it there, or name another"
+                    f"{printable(path)}: no such file ({error.strerror}). Copy the file there, or use another path"
                 ) from error
             raise _refused(path, error) from error
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._descriptor)
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise InvalidArgumentError(
-                f"{printable(path)}: is {kind}, expected a file. Name a checkpoint by its prefix"
-            )
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise InvalidArgumentError(f"{printable(path)}: is {kind}, expected a file. Pass the checkpoint's prefix")
         self.size = status.st_size
         self.identity = (status.st_dev, status.st_ino)
 
     def read(self, offset: int, size: int) -> bytes:
-        # Bounded by the real size first: `size` may be any number found in a file.
+        # Check against the real size first: `size` may be any number found in a file.
         if offset + size > self.size:
             raise self._short(offset, size)
         with self._reading(offset, size):
             data = os.pread(self._descriptor, size, offset)
         if len(data) == size:
             return data
-        # The kernel stops at 2 GiB - 4 KiB a call.
+        # One call reads at most 2 GiB - 4 KiB.
         buffer = bytearray(size)
         buffer[: len(data)] = data
         self.read_into(offset + len(data), [memoryview(buffer)[len(data) :]])
@@ -198,18 +196,18 @@ class LocalFile:
         self.close()
 
 
-# What open(2) says where there is no such file, or cannot be one.
+# Errors of open(2) that mean that the file does not or cannot exist.
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def _refused(path: str, error: OSError) -> FailedPreconditionError:
     return FailedPreconditionError(
-        f"{printable(path)}: {error.strerror}. Make it readable for this user, or free what the system ran out of"
+        f"{printable(path)}: {error.strerror}. Make it readable for this user, or free the exhausted resource"
     )
 
 
 def _locks(descriptor: int) -> bool:
-    """Locks an open file against other openings of it; False where another one has the lock, or there are none."""
+    """Try to lock an open file; return False if it is locked elsewhere, or locks are unsupported."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -218,7 +216,7 @@ def _locks(descriptor: int) -> bool:
 
 
 class LocalOutput:
-    """A WritableFile of this machine. It is locked (flock) until it is closed: that is what `in_use` looks at."""
+    """A local WritableFile, locked (flock) until it is closed; `in_use` checks for the lock."""
 
     in_order = False
 
@@ -226,11 +224,11 @@ class LocalOutput:
         self.path = path
         while True:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            # The lock goes with the process, however it ends. Without locks the file counts as in use for ever. Waits:
-            # another program that looks, or clears up, has it for a moment.
+            # The lock ends with the process, however it ends. Without lock support the file always counts as in use.
+            # This waits: another program that checks or cleans up may hold the lock for a moment.
             with contextlib.suppress(OSError):
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            # Somebody who clears up may have seen the file before the lock was on it.
+            # A program that cleans up may have opened, and then removed, the file before it was locked.
             if os.fstat(self._descriptor).st_nlink:
                 return
             os.close(self._descriptor)
@@ -252,7 +250,7 @@ class LocalOutput:
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            # A child that was forked meanwhile has the file open, too, and would keep the lock.
+            # A child process forked in the meantime shares the open file and would keep the lock.
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)

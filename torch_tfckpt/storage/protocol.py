@@ -1,9 +1,10 @@
-"""The few things a checkpoint asks of a place for files.
+"""Protocols for storages: the operations a checkpoint needs.
 
 A reader opens files and reads at offsets. A writer creates files under temporary names, writes at offsets, syncs, and
-publishes by rename; a link gives published bytes a second name. Nothing here knows what the bytes mean.
+publishes by renaming; a hard link gives a published file a second name. Nothing here interprets the bytes.
 
-Paths are `str`; names that are no UTF-8 travel as surrogate escapes (`os.fsdecode`), so any file can be named.
+Paths are `str`; bytes that are not UTF-8 are represented by surrogate escapes (`os.fsdecode`), so any file can be
+named.
 """
 
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ Buffer = bytes | bytearray | memoryview
 
 
 class ReadableFile(Protocol):
-    """An open file. It stays readable, with the same bytes, when its name is replaced or deleted.
+    """An open file that stays readable, with the same bytes, when its name is replaced or deleted.
 
-    Threads: all methods but `close` may be called from several threads at once.
+    Thread safety: all methods except `close` may be called from several threads at once.
     """
 
     @property
@@ -23,20 +24,20 @@ class ReadableFile(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes, as of opening."""
+        """Size in bytes when the file was opened."""
 
     @property
     def identity(self) -> object:
-        """Equal for two handles on the same file; another file under the same name compares unequal."""
+        """Equal for two handles to the same file; different for another file of the same name."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes; DataLossError where the file ends before."""
+        """Return exactly `size` bytes; raise DataLossError if the file ends earlier."""
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Fills `buffers`, one behind the other, from `offset` on; DataLossError where the file ends before."""
+        """Fill `buffers` one after another, starting at `offset`; raise DataLossError if the file ends early."""
 
     def fileno(self) -> int:
-        """Of a local file, for mapping it into memory; UnimplementedError elsewhere."""
+        """Return the descriptor of a local file, for memory mapping; raise UnimplementedError for other files."""
 
     def close(self) -> None: ...
 
@@ -44,9 +45,9 @@ class ReadableFile(Protocol):
 class WritableFile(Protocol):
     """A file being written.
 
-    Threads: unless it is `in_order`, `write` may be called from several threads at once, on ranges apart.
+    `Storage.in_use` reports it as in use until it is closed or its process ends.
 
-    Until it is closed, or its process ends, `Storage.in_use` says so to others.
+    Thread safety: unless the file is `in_order`, several threads may call `write` at once with disjoint ranges.
     """
 
     @property
@@ -54,71 +55,76 @@ class WritableFile(Protocol):
 
     @property
     def in_order(self) -> bool:
-        """Whether every write must begin at or after the end of the one before, as an upload needs it.
+        """Whether every write must start at or after the end of the previous one, as in an upload.
 
-        Then one thread writes. Bytes that are skipped are zeros.
+        Then only one thread writes. Skipped bytes are zeros.
         """
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
-        """Writes `buffers`, one behind the other, from `offset` on."""
+        """Write `buffers` one after another, starting at `offset`."""
 
     def sync(self) -> None:
-        """Returns once the bytes are durable. Nothing is written after that."""
+        """Return once the bytes are durable. Nothing may be written afterwards."""
 
     def close(self) -> None: ...
 
 
 class Storage(Protocol):
-    """A place for files. Every method raises OSError as the system gives it, unless it says otherwise."""
+    """A place for files. Methods raise the system's OSError unless documented otherwise."""
 
     @property
     def renames(self) -> bool:
-        """Whether `replace` is one step for every reader.
+        """Whether `replace` is atomic for every reader.
 
-        Object stores have no such step. There a file appears whole, under the name it was created with and in place of
-        an older one, when it is synced; so it needs no temporary name, and must not have one.
+        Object stores have no atomic rename. There, a file appears complete, under the name it was created with and
+        replacing an older one, when it is synced; so it needs no temporary name and must not use one.
         """
 
     def open(self, path: str) -> ReadableFile:
-        """NotFoundError where nothing is there; InvalidArgumentError for a directory or device; FailedPreconditionError
-        where the system refuses."""
+        """Open a file for reading.
+
+        Raises:
+            NotFoundError: there is no such file.
+            InvalidArgumentError: it is a directory or device.
+            FailedPreconditionError: the system refuses access.
+        """
 
     def create(self, path: str) -> WritableFile:
-        """A new, empty file; FileExistsError where the name is taken, unless files of that name are replaced whole."""
+        """Create an empty file; raise FileExistsError if the name exists and the storage `renames`."""
 
     def in_use(self, path: str) -> bool:
-        """Whether the file is being written by a program that is alive. True where that cannot be told."""
+        """Return whether a running program is writing the file; True if this cannot be determined."""
 
     def exists(self, path: str) -> bool: ...
 
     def modified(self, path: str) -> float:
-        """When the file last changed: seconds since the epoch."""
+        """Return the modification time in seconds since the epoch."""
 
     def list(self, directory: str) -> list[str]:
-        """Names in `directory`, sorted; empty where there is no such directory."""
+        """Return the sorted names in `directory`; an empty list if there is no such directory."""
 
     def is_directory(self, path: str) -> bool: ...
 
     def make_directory(self, path: str) -> None:
-        """Creates `path`, and nothing above it; fine where it exists."""
+        """Create the directory `path`, but no parents; do nothing if it exists."""
 
     def replace(self, source: str, target: str) -> None:
-        """Renames in one step; a file of that name is replaced."""
+        """Rename atomically, replacing an existing `target`."""
 
     def link(self, source: str, target: str) -> None:
-        """Gives the file a second name; FileExistsError where it is taken, OSError where links are unknown."""
+        """Give the file a second name; raise FileExistsError if it is taken, OSError if links are unsupported."""
 
     def remove(self, path: str) -> None:
-        """Fine where nothing is there."""
+        """Remove the file; do nothing if it does not exist."""
 
     def remove_unused(self, path: str) -> bool:
-        """Removes the file unless it is in use, as `in_use` has it, and says whether it did.
+        """Remove the file unless it is `in_use`; return whether it was removed.
 
-        In one step: between looking and removing nobody can begin to write it.
+        The check and the removal are atomic: no program can start writing the file in between.
         """
 
     def remove_directory(self, path: str) -> None:
-        """Removes `path` if it is an empty directory; else leaves everything as it is."""
+        """Remove the directory `path` if it is empty; otherwise change nothing."""
 
     def sync_directory(self, path: str) -> None:
-        """Returns once the names in `path` are durable."""
+        """Return once the names in the directory `path` are durable."""

@@ -1,14 +1,14 @@
-"""Publish a group of files: every reader finds each file's old contents or its new ones, whole.
+"""Publish a group of files: every reader finds each file's old or new contents, never a mix.
 
     with Publication(storage) as publication:
-        file = publication.create("model.ckpt-1000")         # any storage: write to it, the publication closes it
+        file = publication.create("model.ckpt-1000")         # any storage: write to it; the publication closes it
         temporary = publication.place("model.safetensors")   # local files: write under this name, and close
-        publication.drop("model.safetensors.index.json")     # left from an earlier output
-    # without an exception: all contents synced, files renamed in this order, dropped ones removed, directories synced
+        publication.drop("model.safetensors.index.json")     # left over from an earlier output
+    # without an exception: contents synced, files renamed in this order, dropped files removed, directories synced
     # after an exception: everything written is removed
 
-A crash between two renames can leave files of two groups side by side. Files that belong together must show it: an
-index names its shards, a sidecar contains the size of its file.
+A crash between two renames can leave a mix of old and new files. Files that belong together must make this
+detectable: an index names its shards, a sidecar contains the size of its file.
 """
 
 import os
@@ -30,15 +30,15 @@ from torch_tfckpt.text import printable
 class _Output:
     """One file of a group."""
 
-    written: str  # name it is written under
-    path: str  # name it is published under
-    file: WritableFile | None = None  # None: somebody else opens it by name
+    written: str  # temporary name
+    path: str  # final name
+    file: WritableFile | None = None  # None: the caller opens it by name
 
 
 class Publication:
-    """Files of one storage that are published together.
+    """A group of files on one storage that are published together.
 
-    On a storage without renames a created file is written under its own name; it appears when it is synced.
+    On a storage without renames, a file is written under its final name and appears when it is synced.
     """
 
     def __init__(self, storage: Storage = LOCAL) -> None:
@@ -46,24 +46,24 @@ class Publication:
         self._outputs: list[_Output] = []
         self._dropped: list[str] = []
         self._first: list[Callable[[], object]] = []
-        self._made: list[str] = []  # directories, removed again if nothing is published
+        self._made: list[str] = []  # directories to remove again if nothing is published
         self._published = False
 
     def create(self, path: str) -> WritableFile:
         """Return a new file that is published as `path`.
 
-        It stays open until then, because a temporary file that nobody has open counts as left by a killed save.
+        It stays open until then, because a temporary file that is not open counts as left over from a killed save.
         """
         output = _Output(temporary_name(path) if self._storage.renames else path, path)
-        self._outputs.append(output)  # before the file exists: Ctrl-C may come in between
+        self._outputs.append(output)  # before creating the file: Ctrl-C may arrive in between
         output.file = self._storage.create(output.written)
         return output.file
 
     def place(self, path: str) -> str:
-        """Return the name under which a local file `path` is to be written; its directory is made.
+        """Create the directory of the local file `path`, and return the temporary name to write it under.
 
         Raises:
-            FailedPreconditionError: `path` is something that must not be replaced: a directory, a device, a pipe.
+            FailedPreconditionError: `path` must not be replaced: it is a directory, a device or a pipe.
         """
         assert isinstance(self._storage, LocalStorage), "only local files can be opened by name"
         _check_replaceable(path)
@@ -75,17 +75,18 @@ class Publication:
         return self._outputs[-1].written
 
     def drop(self, path: str) -> None:
-        """Remove `path` after all files are in place; it need not exist."""
+        """Remove `path`, if it exists, after all files are in place."""
         self._dropped.append(path)
 
     def first(self, action: Callable[[], object]) -> None:
-        """Call `action` when all contents are durable, before the first rename; if it fails, nothing is renamed."""
+        """Call `action` once all contents are durable, before the first rename; if it fails, rename nothing."""
         self._first.append(action)
 
     def publish(self) -> None:
-        """Sync and rename all files. For callers that must tell these errors from those of syncing the directory.
+        """Sync and rename all files, without syncing the directory.
 
-        Such a caller syncs the directory itself; for all others, leaving the `with` block does both.
+        For callers that must distinguish these errors from those of syncing the directory; they sync it themselves.
+        Otherwise, leaving the `with` block does both.
         """
         for output in self._outputs:
             if output.file is None:
@@ -100,8 +101,8 @@ class Publication:
             try:
                 storage.replace(output.written, output.path)
             except OSError:
-                # Over a network a rename may report an error although it took effect. Then the file, still open, is in
-                # use under its new name.
+                # On a network file system a rename may report an error although it succeeded. In that case the file,
+                # which is still open, is in use under its final name.
                 if output.file is None or storage.exists(output.written) or not storage.in_use(output.path):
                     raise
         for path in self._dropped:
@@ -122,7 +123,7 @@ class Publication:
         finally:
             for output in self._outputs:
                 if output.file is not None:
-                    with suppress(OSError):  # the contents are synced, or not wanted
+                    with suppress(OSError):  # the contents are already synced, or not needed
                         output.file.close()
                 if self._storage.renames and not self._published:
                     with suppress(OSError):
@@ -133,18 +134,18 @@ class Publication:
 
 
 def _check_replaceable(path: str) -> None:
-    """Renaming over /dev/stdout or a named pipe would put a file in its place, for every other program too."""
+    """Refuse to rename over /dev/stdout or a named pipe: that would replace it for every other program."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
-        return  # nothing there; writing reports whatever else is wrong
+        return  # does not exist; writing reports any other problem
     if not stat.S_ISREG(mode):
-        what = "a directory" if stat.S_ISDIR(mode) else "no regular file, and only such can be replaced"
+        what = "a directory" if stat.S_ISDIR(mode) else "not a regular file, and only those can be replaced"
         raise FailedPreconditionError(f"{printable(path)} is {what}. Name another file")
 
 
 def _sync(temporary: str, path: str) -> None:
-    """Make the bytes durable; a file that replaces another gets its permissions."""
+    """Make the bytes durable; copy the permissions of the file that is being replaced."""
     descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
     try:
         with suppress(FileNotFoundError, PermissionError):

@@ -1,15 +1,15 @@
-"""Files behind URLs, through a file system of fsspec: s3://, gs://, az://, memory:// and others.
+"""Files at URLs through an fsspec file system: s3://, gs://, az://, memory:// and others.
 
-An object store has neither renames nor directories. What it has is better for a checkpoint: an object appears whole,
-or not at all, in place of the older one. So a file is sent under its final name, and appears when it is synced.
+An object store has neither renames nor directories, but something better for a checkpoint: an object appears complete
+or not at all, replacing the older one. So a file is uploaded under its final name and appears when it is synced.
 
-    write(0, "abcd")   sent                        nothing visible
-    write(4, "efgh")   sent                        nothing visible
-    sync()             the upload is completed     "abcdefgh", for every reader
+    write(0, "abcd")   uploaded                    nothing visible
+    write(4, "efgh")   uploaded                    nothing visible
+    sync()             the upload is completed     "abcdefgh" is visible to every reader
 
-Paths stay URLs. Callers take them apart with os.path, which makes "memory:" of "memory://run"; both mean the root.
+Paths stay URLs. Callers split them with os.path, which turns "memory://run" into "memory:"; both mean the root.
 
-This module imports no driver: it is given a file system (`choice` finds it), so anything of that shape will do.
+This module imports no driver: it is passed a file system (which `choice` finds), so any compatible object works.
 Source: fsspec's "Implementing a file system" and AbstractFileSystem.
 """
 
@@ -35,12 +35,12 @@ from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
 
-# A read of many buffers is one request, up to this size, so that no second copy of a large tensor is held; and no more
-# is handed to an upload at once, which copies it.
+# Upper limit of one read request for many buffers, so that no second copy of a large tensor is held in memory; also the
+# most that is passed to an upload at once, because an upload copies it.
 _REQUEST: Final = 16 << 20
-# Objects below this are sent in one request; an upload in parts takes three or more.
+# Smaller objects are sent in one request; a multipart upload takes three or more.
 _WHOLE: Final = 8 << 20
-# What drivers call the marks of one version of an object (s3fs, gcsfs, adlfs, local, memory).
+# Keys under which drivers report the version of an object (s3fs, gcsfs, adlfs, local, memory).
 _MARKS: Final = (
     *("ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "content_md5", "ino"),
     *("LastModified", "last_modified", "mtime", "updated", "created"),
@@ -48,7 +48,7 @@ _MARKS: Final = (
 
 
 class Stream(Protocol):
-    """An upload in parts: `close` sends the last part, only `commit` makes the object visible."""
+    """A multipart upload: `close` sends the last part, but only `commit` makes the object visible."""
 
     def write(self, data: Buffer, /) -> object: ...
     def close(self) -> None: ...
@@ -57,7 +57,7 @@ class Stream(Protocol):
 
 
 class FileSystem(Protocol):
-    """What is used of fsspec's AbstractFileSystem. Paths are URLs."""
+    """The part of fsspec's AbstractFileSystem that is used here. Paths are URLs."""
 
     def _open(self, path: str, *, mode: str, autocommit: bool) -> Stream: ...
     def pipe_file(self, path: str, value: bytes) -> None: ...
@@ -70,18 +70,18 @@ class FileSystem(Protocol):
 
 
 class FsspecStorage:
-    """A Storage of whole files behind URLs of one scheme.
+    """Storage of files at URLs of one scheme.
 
     Args:
-        files: The file system that reaches them.
-        scheme: "s3" of s3://bucket/key.
-        streams: Whether its files keep `autocommit=False`, as those of s3fs and gcsfs do. Then large files are sent
-            while they are written; else they are held in memory until `sync`.
+        files: The file system that serves the URLs.
+        scheme: "s3" for s3://bucket/key.
+        streams: Whether its files support `autocommit=False`, as those of s3fs and gcsfs do. If so, large files are
+            uploaded while they are written; otherwise they are kept in memory until `sync`.
 
-    Directories are what the names of the files say: none is made or removed, and one without files is not there.
-    Errors that are no OSError, as drivers raise them, come out as OSError with the path.
+    Directories exist only through the names of the files in them; none is created or removed.
+    Exceptions of drivers that are not OSErrors are converted to OSErrors with the path.
 
-    Threads: as safe as the driver; those of s3, gs, az and memory are.
+    Thread safety: as safe as the driver; those for s3, gs, az and memory are safe.
     """
 
     renames = False
@@ -93,20 +93,20 @@ class FsspecStorage:
         try:
             info = self._info(path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFoundError(f"{printable(path)}: no such file. Copy it there, or name another") from error
+            raise NotFoundError(f"{printable(path)}: no such file. Copy the file there, or use another path") from error
         except OSError as error:
             raise _refused(path, error) from error
         return RemoteFile(self._files, path, self._url(path), info)
 
     def create(self, path: str) -> "RemoteOutput":
-        """Nothing is sent yet: what the store refuses is told by `write` or `sync`."""
+        """Return a new file. Nothing is sent yet: `write` or `sync` raise what the store refuses."""
         return RemoteOutput(path, _Upload(self._files, self._url(path), self._streams))
 
     def in_use(self, path: str) -> bool:
-        return True  # nothing tells who is writing where
+        return True  # object stores do not report writers
 
     def exists(self, path: str) -> bool:
-        # Not the driver's `exists`, which says no where the network fails: whoever hears that may overwrite or delete.
+        # Not the driver's `exists`, which returns False on network failures: the caller might then overwrite or delete.
         try:
             self._info(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -124,15 +124,15 @@ class FsspecStorage:
         url = self._url(directory)
         try:
             with _told(directory):
-                # The caches of drivers know nothing of what other processes do.
+                # Drivers' caches do not notice changes by other processes.
                 self._files.invalidate_cache()
                 names = [str(entry["name"]).strip("/") for entry in self._files.ls(url, detail=True)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise _refused(directory, error) from error
-        # A file lists itself, and so does "run/" where a console made an empty object of that name. Some drivers leave
-        # out the host.
+        # A file lists itself, and so does "run/" if a console created an empty object of that name. Some drivers omit
+        # the host.
         itself = url.partition(":/")[2].rstrip("/")
         return sorted({posixpath.basename(name) for name in names if not itself.endswith(f"/{name}")})
 
@@ -143,7 +143,7 @@ class FsspecStorage:
             return False
 
     def make_directory(self, path: str) -> None:
-        """Nothing: a directory is there once a file in it is."""
+        """Do nothing: a directory exists as soon as it contains a file."""
 
     def replace(self, source: str, target: str) -> None:
         self._unknown("renames", source)
@@ -153,7 +153,9 @@ class FsspecStorage:
 
     def _unknown(self, what: str, path: str) -> NoReturn:
         raise OSError(
-            errno.ENOTSUP, f"{self._scheme}:// knows no {what}. Create the file under its final name", printable(path)
+            errno.ENOTSUP,
+            f"{self._scheme}:// does not support {what}. Create the file under its final name",
+            printable(path),
         )
 
     def remove(self, path: str) -> None:
@@ -164,10 +166,10 @@ class FsspecStorage:
         return False  # as `in_use`
 
     def remove_directory(self, path: str) -> None:
-        """Nothing: an empty directory is none."""
+        """Do nothing: empty directories do not exist."""
 
     def sync_directory(self, path: str) -> None:
-        """Nothing: a name is as durable as its file."""
+        """Do nothing: a name is durable together with its file."""
 
     def _info(self, path: str) -> dict[str, Any]:
         url = self._url(path)
@@ -176,18 +178,18 @@ class FsspecStorage:
             return self._files.info(url)
 
     def _url(self, path: str) -> str:
-        """`path` as it was before os.path.dirname took the slashes off."""
+        """Return `path` as a full URL again; os.path.dirname may have removed slashes."""
         scheme, colon, rest = path.partition(":")
         if scheme != self._scheme or not colon:
             raise InvalidArgumentError(
-                f"{printable(path)}: is no {self._scheme}:// URL, and this storage holds no other"
+                f"{printable(path)}: is not a {self._scheme}:// URL, the only kind this storage handles"
             )
         return f"{scheme}://{rest.lstrip('/')}"
 
 
 @contextmanager
 def _told(path: str) -> Iterator[None]:
-    """Drivers raise what their libraries raise; whoever saves is prepared for OSError."""
+    """Convert any exception of a driver to OSError, which callers are prepared for."""
     try:
         yield
     except (OSError, CheckpointError):
@@ -198,26 +200,24 @@ def _told(path: str) -> Iterator[None]:
 
 def _refused(path: str, error: OSError) -> FailedPreconditionError:
     return FailedPreconditionError(
-        f"{printable(path)}: {error.strerror or error}. Make it readable with these credentials, or mend the connection"
+        f"{printable(path)}: {error.strerror or error}. Make it readable with these credentials, or fix the connection"
     )
 
 
 class RemoteFile:
-    """A ReadableFile behind a URL; every read is a request for a range of bytes.
+    """A ReadableFile at a URL; every read is a range request.
 
-    It differs from a local file in one way: where the object is replaced, reads give the new one's bytes. `identity`
-    and the checksums in a checkpoint tell.
+    Unlike with a local file, reads return the new object's bytes after the object was replaced. `identity` and the
+    checksums in a checkpoint detect this.
     """
 
     def __init__(self, files: FileSystem, path: str, url: str, info: dict[str, Any]) -> None:
         self.path = path
         if info["type"] != "file":
-            kind = "a directory" if info["type"] == "directory" else "no regular file"
-            raise InvalidArgumentError(
-                f"{printable(path)}: is {kind}, expected a file. Name a checkpoint by its prefix"
-            )
+            kind = "a directory" if info["type"] == "directory" else "not a regular file"
+            raise InvalidArgumentError(f"{printable(path)}: is {kind}, expected a file. Pass the checkpoint's prefix")
         if not isinstance(info["size"], int):
-            raise FailedPreconditionError(f"{printable(path)}: the server does not tell the size. Copy the file here")
+            raise FailedPreconditionError(f"{printable(path)}: the server does not report its size. Copy the file here")
         self.size: int = info["size"]
         self.identity = (url, self.size, *((mark, info[mark]) for mark in _MARKS if info.get(mark) is not None))
         self._files, self._url = files, url
@@ -226,25 +226,25 @@ class RemoteFile:
     def read(self, offset: int, size: int) -> bytes:
         if self._closed:
             raise FailedPreconditionError(f"{printable(self.path)}: the file was closed. Open the checkpoint again")
-        # Bounded by the real size first: `size` may be any number found in a file.
+        # Check against the real size first: `size` may be any number found in a file.
         if offset + size > self.size:
             raise self._short(offset, size, self.size)
         if not size:
-            return b""  # a range of no bytes cannot be said in a request
+            return b""  # a request cannot express an empty range
         try:
             with _told(self.path):
                 data = self._files.cat_file(self._url, start=offset, end=offset + size)
         except OSError as error:
             raise DataLossError(
-                f"{printable(self.path)}, bytes {offset}:{offset + size}: {error.strerror or error}. The object is "
-                f"gone or the connection failed; try again, or read another copy"
+                f"{printable(self.path)}, bytes {offset}:{offset + size}: {error.strerror or error}. The object was "
+                f"removed or the connection failed; try again, or read another copy"
             ) from error
         if len(data) < size:
             raise self._short(offset, size, offset + len(data))
         if len(data) > size:
             raise DataLossError(
                 f"{printable(self.path)}, bytes {offset}:{offset + size}: the server sent {len(data)} bytes, so it "
-                f"knows no ranges. Copy the file here"
+                f"does not support range requests. Copy the file here"
             )
         return data
 
@@ -270,7 +270,7 @@ class RemoteFile:
 
     def fileno(self) -> int:
         raise UnimplementedError(
-            f"{printable(self.path)}: lies behind a URL and cannot be mapped. Read it without mmap, or copy it here"
+            f"{printable(self.path)}: cannot be mapped because it is remote. Read it without mmap, or copy it here"
         )
 
     def close(self) -> None:
@@ -278,7 +278,7 @@ class RemoteFile:
 
 
 class _Upload:
-    """The bytes of one object on their way, in order. Threads: one call at a time."""
+    """Upload of one object, in order. Thread safety: one call at a time."""
 
     def __init__(self, files: FileSystem, url: str, streams: bool) -> None:
         self._files, self._url, self._streams = files, url, streams
@@ -287,9 +287,9 @@ class _Upload:
 
     def write(self, data: memoryview) -> None:
         if self._streams and self._stream is None and len(self._held) + len(data) > _WHOLE:
-            # Not `open`, which also adds the stream to the file system's transaction. That keeps it for ever, and
-            # commits it a second time if the program is in the middle of one. `_open` is what every driver implements,
-            # and `commit` and `discard` are what fsspec asks of its streams.
+            # Not `open`, which also adds the stream to the file system's transaction: that never drops it, and commits
+            # it a second time if the program is inside a transaction. `_open` is what every driver implements, and
+            # `commit` and `discard` are what fsspec requires of its streams.
             self._stream = self._files._open(self._url, mode="wb", autocommit=False)
             self._stream.write(self._held)
             self._held = bytearray()
@@ -300,7 +300,7 @@ class _Upload:
                 self._stream.write(data[first : first + _REQUEST])
 
     def commit(self) -> None:
-        """Makes the object visible, whole."""
+        """Make the complete object visible."""
         if self._stream is None:
             self._files.pipe_file(self._url, bytes(self._held))
             self._held = bytearray()
@@ -309,22 +309,22 @@ class _Upload:
             self._stream.commit()
 
     def discard(self) -> None:
-        """Leaves nothing behind, if the store can be reached."""
+        """Leave nothing in the store, if it can be reached."""
         self._held = bytearray()
         if self._stream is not None:
             try:
-                # Closed first, as drivers expect; a stream that is collected unclosed would be sent after all.
+                # Close first, as drivers expect; an unclosed stream would be sent when it is garbage collected.
                 with suppress(Exception):
                     self._stream.close()
                 self._stream.discard()
             except Exception as error:
-                _log.info("left behind: the unfinished upload of %s: %s", printable(self._url), error)
+                _log.info("could not discard the unfinished upload of %s: %s", printable(self._url), error)
 
 
 class RemoteOutput:
-    """A WritableFile behind a URL. It appears at `sync`; closed without, it never was.
+    """A WritableFile at a URL. It appears at `sync`; if closed before, it never appears.
 
-    Writes come in the order of their bytes, which are sent at once. After an error every later call but `close` raises.
+    Writes must be in order, and are sent at once. After an error every later call except `close` raises.
     """
 
     in_order = True
@@ -332,8 +332,8 @@ class RemoteOutput:
     def __init__(self, path: str, upload: _Upload) -> None:
         self.path = path
         self._upload = upload
-        self._lock = threading.Lock()  # whoever gives up closes the file while another thread may be sending
-        self._end = 0  # bytes handed to the upload
+        self._lock = threading.Lock()  # a caller that gives up closes the file while another thread may be sending
+        self._end = 0  # bytes passed to the upload
         self._failed = ""
         self._synced = self._closed = False
 
@@ -341,14 +341,14 @@ class RemoteOutput:
         with self._working():
             if self._synced:
                 raise FailedPreconditionError(
-                    f"{printable(self.path)}: is finished, and cannot be changed. Create it anew"
+                    f"{printable(self.path)}: is finished and cannot be changed. Create a new file"
                 )
             if not any(map(len, buffers)):
                 return
             if offset < self._end:
                 raise OSError(
                     errno.EINVAL,
-                    f"bytes {offset}:{min(offset + sum(map(len, buffers)), self._end)} were written before, and cannot "
+                    f"bytes {offset}:{min(offset + sum(map(len, buffers)), self._end)} were already written and cannot "
                     f"be changed",
                     printable(self.path),
                 )
@@ -374,17 +374,17 @@ class RemoteOutput:
     def _working(self) -> Iterator[None]:
         with self._lock:
             if self._closed:
-                raise FailedPreconditionError(f"{printable(self.path)}: the file was closed. Create it anew")
+                raise FailedPreconditionError(f"{printable(self.path)}: the file was closed. Create a new one")
             if self._failed:
-                raise OSError(errno.EIO, f"given up after {self._failed}", printable(self.path))
+                raise OSError(errno.EIO, f"the upload failed earlier: {self._failed}", printable(self.path))
             try:
                 with _told(self.path):
                     yield
             except FailedPreconditionError:
                 raise  # the file is finished; nothing failed
             except BaseException as error:
-                # How much of the bytes was sent is unknown, after Ctrl-C too. The text only: an exception would keep
-                # the buffers of its frames.
+                # It is unknown how many bytes were sent, also after Ctrl-C. Keep only the message: an exception would
+                # keep the buffers in its frames alive.
                 self._failed = f"{type(error).__name__}: {error}"
                 raise
 

@@ -1,4 +1,4 @@
-"""Small files, read whole or replaced atomically, and the directories they need."""
+"""Small files, read whole or replaced atomically, and creation of directories."""
 
 import os
 
@@ -9,14 +9,16 @@ from torch_tfckpt.text import printable
 
 
 def read_small(storage: Storage, path: str, limit: int, what: str, hint: str = "") -> bytes:
-    """Return the bytes of a file that has at most `limit` of them. Its size is checked before memory is allocated.
+    """Return the contents of a file of at most `limit` bytes.
+
+    The size is checked before memory is allocated.
 
     Args:
-        what: Kind of file that is expected, for the error: "a checkpoint state file".
-        hint: What to do about a file that is too large.
+        what: Expected kind of file, for the error message: "a checkpoint state file".
+        hint: How to fix a file that is too large.
 
     Raises:
-        DataLossError: it is larger, or ends while it is read; and what `storage.open` raises.
+        DataLossError: the file is larger, or ends while it is being read. `storage.open` may raise other errors.
     """
     file = storage.open(path)
     try:
@@ -29,17 +31,17 @@ def read_small(storage: Storage, path: str, limit: int, what: str, hint: str = "
 
 
 def write_file(storage: Storage, path: str, contents: Buffer) -> None:
-    """Put `contents` under `path`, durably and in one step: every reader finds the old file or the new one, whole.
+    """Write `contents` to `path` durably and atomically: every reader finds the complete old or new file.
 
     Raises:
-        OSError: the system refused a step. The old file is in place, unless only the directory could not be synced.
+        OSError: the system refused a step. The old file is still there, unless only syncing the directory failed.
     """
     with Publication(storage) as publication:
         publication.create(path).write(0, [contents])
 
 
 def make_directories(storage: Storage, path: str) -> None:
-    """Creates `path` and what is missing above it; fine where it exists. Raises OSError as the system gives it."""
+    """Create the directory `path` and its missing parents; raise the system's OSError on failure."""
     if path and not storage.is_directory(path):
         make_directories(storage, os.path.dirname(path))
         storage.make_directory(path)

@@ -1,6 +1,6 @@
-"""How do bytes leave and enter a device? Staged, checksummed, by several threads, in bounded memory.
+"""How bytes leave and enter a device: staged, checksummed, by several threads, in bounded memory.
 
-`transfer` carries out a whole save in the background, `pipeline` moves the bytes of readers and of BundleWriter.
+`transfer` carries out a whole save in the background; `pipeline` moves bytes for readers and for BundleWriter.
 May use: torch, threads, CUDA streams, storage, `format.crc32c`.
-May not: know a checkpoint key or the layout of a file.
+Must not: know checkpoint keys or file layouts.
 """

@@ -1,15 +1,15 @@
-"""Host tensors seen as plain bytes, without a copy and without numpy's idea of their dtype.
+"""Host tensors as plain bytes, without a copy and independent of numpy's dtypes.
 
-numpy has no bfloat16 and no float8; every view here is of unsigned bytes, so all of torch's dtypes travel alike.
+numpy lacks bfloat16 and float8; every view here has unsigned bytes, so all torch dtypes are handled alike.
 """
 
 import torch
 
 
 def byte_view(tensor: torch.Tensor) -> memoryview:
-    """The bytes of `tensor`, shared with it, in row-major order.
+    """Return the bytes of `tensor` in row-major order, sharing its memory.
 
-    REQUIRES: a contiguous CPU tensor. An empty tensor gives an empty view.
+    REQUIRES: a contiguous CPU tensor. The view of an empty tensor is empty.
     """
     if not tensor.numel():
         return memoryview(b"")
@@ -17,24 +17,24 @@ def byte_view(tensor: torch.Tensor) -> memoryview:
 
 
 def swap_bytes(tensor: torch.Tensor, width: int) -> None:
-    """Reverses every group of `width` bytes in place. REQUIRES: a contiguous CPU tensor."""
+    """Reverse every group of `width` bytes in place. REQUIRES: a contiguous CPU tensor."""
     if width > 1 and tensor.numel():
         groups = tensor.detach().reshape(-1).view(torch.uint8).view(-1, width)
         groups.copy_(groups.flip(1))
 
 
 def copy_slice(target: torch.Tensor, where: tuple[slice, ...], source: torch.Tensor) -> None:
-    """target[where] = source, for every dtype, float8 included. REQUIRES: equal dtypes and shapes."""
+    """Assign target[where] = source for every dtype, including float8. REQUIRES: equal dtypes and shapes."""
     if target.dtype.itemsize == 1:
-        # torch lacks strided copies of some one-byte floats on some devices; their bytes it can copy everywhere.
+        # On some devices torch cannot copy strided tensors of some one-byte floats, but it can copy their bytes.
         target, source = target.view(torch.uint8), source.view(torch.uint8)
     target[where].copy_(source)
 
 
 def host_copy(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` itself where it is contiguous host memory, else its values there."""
+    """Return `tensor` itself if it is in contiguous host memory, otherwise a copy there."""
     plain = tensor.detach()
     if plain.is_conj() or plain.is_neg():
-        # Conjugation and negation may be mere marks on a tensor; the bytes below them are of other values.
+        # Conjugation and negation may be lazy flags of a tensor, whose memory then has different values.
         plain = plain.resolve_conj().resolve_neg()
     return plain.cpu().contiguous()

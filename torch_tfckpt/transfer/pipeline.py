@@ -1,8 +1,8 @@
-"""Carries out plans of bytes: files <-> host memory, on a few threads, checksummed on the way.
+"""Reads and writes between files and host memory on a few threads, with checksums.
 
-A plan is a list of requests. Requests that lie one behind the other in a file travel together, one system call for
-many small tensors; large ones are cut into chunks that travel side by side. Checksums of chunks are combined, so the
-result does not depend on how a plan was cut. Reading, writing and summing all release the GIL.
+Requests that are adjacent in a file are combined, so that many small tensors take one system call; large requests are
+split into chunks that run in parallel. The checksums of chunks are combined, so the result does not depend on how the
+requests were split. Reading, writing and checksumming all release the GIL.
 """
 
 import os
@@ -14,21 +14,21 @@ from typing import Final, NamedTuple, Protocol, Self, TypeVar
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import Buffer, ReadableFile, WritableFile
 
-# 8 MiB: large enough that a system call and a future cost nothing beside it, small enough that the bytes are still in
-# the cache of the core that sums them, and that a tensor of 64 MiB keeps eight threads busy.
+# 8 MiB: large enough that the cost of a system call and a future is negligible, small enough that the bytes are still
+# in the core's cache when they are checksummed, and that a tensor of 64 MiB keeps eight threads busy.
 CHUNK_BYTES: Final = 8 * 1024 * 1024
-# 512 KiB: what one thread reads, or writes, and sums at a time. The second of the two finds it in its core's own cache.
+# 512 KiB: what one thread reads or writes, and checksums, at a time, so that the bytes stay in the core's own cache.
 STRIP_BYTES: Final = 512 * 1024
-# Two threads more than cores: some wait for the disk while others sum. More than 16 only contend for the GIL.
+# Two threads more than cores: some wait for the disk while others compute. More than 16 only contend for the GIL.
 THREADS: Final = min(16, (os.cpu_count() or 1) + 2)
 
 
 class ReadRequest(NamedTuple):
-    """Bytes on their way from a file into host memory."""
+    """Request to read a range of a file into host memory."""
 
     file: ReadableFile
     offset: int
-    target: memoryview  # of unsigned bytes; its length says how many
+    target: memoryview  # of unsigned bytes; its length is the number of bytes to read
 
     @property
     def size(self) -> int:
@@ -36,7 +36,7 @@ class ReadRequest(NamedTuple):
 
 
 class SumRequest(NamedTuple):
-    """Bytes of a file to be read and summed, and kept nowhere."""
+    """Request to checksum a range of a file without keeping the bytes."""
 
     file: ReadableFile
     offset: int
@@ -44,7 +44,7 @@ class SumRequest(NamedTuple):
 
 
 class WriteRequest(NamedTuple):
-    """Bytes on their way from host memory into a file."""
+    """Request to write host memory to a file."""
 
     file: WritableFile
     offset: int
@@ -65,15 +65,15 @@ class Request(Protocol):
 
 
 class Piece(NamedTuple):
-    """A part of one request."""
+    """Part of one request."""
 
-    number: int  # position of the request in the plan
-    begin: int  # bytes from the request's start
+    number: int  # index of the request
+    begin: int  # offset in bytes from the request's start
     size: int
 
 
 class Job(NamedTuple):
-    """Pieces that lie one behind the other in one file: the work of one thread at a time."""
+    """Consecutive pieces of one file, processed by one thread at a time."""
 
     offset: int
     pieces: list[Piece]
@@ -83,20 +83,20 @@ R = TypeVar("R", bound=Request)
 
 
 class Pipeline:
-    """A few threads that move bytes. They start with the first plan that needs more than one, and end with `close`.
+    """Threads that move bytes, started by the first plan that needs several, and ended by `close`.
 
-    Threads: several may share a pipeline. It survives a fork: the child starts threads of its own.
+    Thread safety: several threads may share a pipeline. After a fork the child starts its own threads.
     """
 
     def __init__(self, threads: int = THREADS) -> None:
         self._threads = threads
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
-        self._owner = 0  # process id that the executor's threads live in
+        self._owner = 0  # id of the process that the executor's threads belong to
         self._scratch = threading.local()
 
     def read(self, requests: Sequence[ReadRequest]) -> list[int]:
-        """Fills every target; returns the CRC-32C (not masked) of each, in the order of `requests`."""
+        """Fill every target; return the CRC-32C (not masked) of each, in the order of `requests`."""
 
         def job(request: ReadRequest, work: Job) -> list[int]:
             buffers = [requests[number].target[begin : begin + size] for number, begin, size in work.pieces]
@@ -113,7 +113,7 @@ class Pipeline:
         return self._run(requests, job)
 
     def fill(self, requests: Sequence[ReadRequest]) -> None:
-        """Fills every target and sums nothing."""
+        """Fill every target without computing checksums."""
 
         def job(request: ReadRequest, work: Job) -> list[int]:
             buffers = [requests[number].target[begin : begin + size] for number, begin, size in work.pieces]
@@ -123,7 +123,7 @@ class Pipeline:
         self._run(requests, job)
 
     def checksums(self, requests: Sequence[SumRequest]) -> list[int]:
-        """The CRC-32C (not masked) of every range, in order. Memory: one chunk a thread."""
+        """Return the CRC-32C (not masked) of every range, in order. Memory: one chunk per thread."""
 
         def job(request: SumRequest, work: Job) -> list[int]:
             scratch = self._scratch_buffer()
@@ -140,7 +140,7 @@ class Pipeline:
         return self._run(requests, job)
 
     def checksum(self, buffer: memoryview) -> int:
-        """The CRC-32C (not masked) of host memory; large buffers in parallel."""
+        """Return the CRC-32C (not masked) of host memory, computed in parallel for large buffers."""
         chunks = [buffer[begin : begin + CHUNK_BYTES] for begin in range(0, len(buffer), CHUNK_BYTES)]
         if len(chunks) < 2:
             return crc32c.value(buffer)
@@ -150,7 +150,7 @@ class Pipeline:
         return total
 
     def write(self, requests: Sequence[WriteRequest]) -> list[int]:
-        """Writes every source; returns the CRC-32C (not masked) of each, in order."""
+        """Write every source; return the CRC-32C (not masked) of each, in order."""
 
         def job(request: WriteRequest, work: Job) -> list[int]:
             views = [memoryview(requests[number].source)[begin : begin + size] for number, begin, size in work.pieces]
@@ -159,7 +159,7 @@ class Pipeline:
         return self._run(requests, job, in_order=any(request.file.in_order for request in requests))
 
     def close(self) -> None:
-        """Ends the threads. A later plan starts new ones."""
+        """End the threads. A later plan starts new ones."""
         with self._lock:
             executor, self._executor = self._executor, None
             owner = self._owner
@@ -173,13 +173,13 @@ class Pipeline:
         self.close()
 
     def _run(self, requests: Sequence[R], job: Callable[[R, Job], list[int]], *, in_order: bool = False) -> list[int]:
-        """Cuts the plan into jobs, does them, and combines the sums of each request's pieces."""
+        """Split the plan into jobs, run them, and combine the checksums of each request's pieces."""
         jobs = cut_plan(requests, CHUNK_BYTES)
         failed = threading.Event()
 
         def guarded(work: Job) -> list[int]:
             if failed.is_set():
-                return []  # the first error is on its way to the caller; nobody reads this
+                return []  # the caller gets the first error; this result is never used
             try:
                 return job(requests[work.pieces[0].number], work)
             except BaseException:
@@ -196,7 +196,7 @@ class Pipeline:
                     futures.append(self._submit(guarded, work))
                 wait(futures)
             finally:
-                # After Ctrl-C too: no thread may still hold the buffers when the caller gets them back.
+                # Also after Ctrl-C: no thread may use the buffers once the caller gets them back.
                 failed.set()
                 wait(futures)
             results = [future.result() for future in futures]
@@ -212,7 +212,7 @@ class Pipeline:
         except RuntimeError as refused:
             if "interpreter shutdown" not in str(refused):
                 raise
-            # No pool takes work any more; a save that began before must still come to its end, so it is done here.
+            # No pool accepts work any more, but a save that started before must still finish, so run the job here.
             done: Future[list[int]] = Future()
             try:
                 done.set_result(guarded(work))
@@ -228,7 +228,7 @@ class Pipeline:
             return self._executor
 
     def _scratch_buffer(self) -> memoryview:
-        """This thread's buffer of one chunk."""
+        """Return this thread's buffer of one chunk."""
         if not hasattr(self._scratch, "buffer"):
             self._scratch.buffer = memoryview(bytearray(CHUNK_BYTES))
         buffer: memoryview = self._scratch.buffer
@@ -241,7 +241,7 @@ def write_pieces(
     """Write `pieces` back to back.
 
     Args:
-        parts: For each piece the sizes of the parts of it that are summed; by default each piece is one part.
+        parts: For each piece, the sizes of its parts, each of which gets a checksum; by default one part per piece.
 
     Returns:
         The CRC-32C (not masked) of each part of each piece, in order.
@@ -262,7 +262,7 @@ def write_pieces(
 
 
 def cut_plan(requests: Sequence[Request], limit: int) -> list[Job]:
-    """Neighbours in a file joined up to `limit` bytes, larger requests cut. Empty requests need no job."""
+    """Return jobs: adjacent requests merged up to `limit` bytes, larger ones split, empty ones dropped."""
     jobs: list[Job] = []
     file: ReadableFile | WritableFile | None = None
     end = room = 0

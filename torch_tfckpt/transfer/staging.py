@@ -1,9 +1,8 @@
-"""Host memory that tensors pass through on their way to files: how much of it, and who has it.
+"""Host memory that tensors are copied to on their way to files: its size and its management.
 
-Two things need it. Values on a CUDA device leave it through pinned memory, or at a fraction of the speed. And a save
-that goes on while training does needs copies that training cannot change. Buffers are lent, and lent again when their
-bytes are written, so that neither takes memory in proportion to the state. `CopyStream` copies off a CUDA device while
-its computations go on.
+It is needed for two reasons. Copies from a CUDA device are only fast through pinned memory. And a save that runs while
+training continues needs copies that training cannot change. Buffers are reused as soon as their bytes are written, so
+their size does not grow with the model's. `CopyStream` copies from a CUDA device while its computations continue.
 """
 
 import threading
@@ -21,32 +20,49 @@ _MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class StagingOptions:
-    """How much host memory saves may take, and how many threads. The one place for these numbers."""
+    """Limits for the host memory and the threads of saves.
+
+    Attributes:
+        buffer_bytes: Size of one buffer. Large enough that starting a copy from a device costs little compared with the
+            copy itself.
+        buffers_per_device: Number of buffers that each device's data file may use at a time: one being filled, one
+            being checksummed and written, one ready.
+        save_bytes: Total size of all buffers of a synchronous save. With many devices buffers become smaller, so that
+            the total stays below this limit.
+        async_bytes: Total size of all buffers of an asynchronous save. Values that fit are copied at once and training
+            continues; the rest is copied as buffers become free, and `SaveHandle.staged` is set once training may
+            change the values. The buffers are kept between saves, because allocating them takes as long as the copy.
+        threads: Number of threads that compute checksums and write.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> staging = tfckpt.StagingOptions(async_bytes=512 * 1024 * 1024, threads=4)
+        >>> saver = tfckpt.Saver({"w": torch.ones(2)}, staging=staging)
+        >>> handle = saver.save_async("model.ckpt")
+        >>> handle.result()
+        'model.ckpt'
+    """
 
     buffer_bytes: int = 32 * _MIB
-    """Bytes of one buffer: so many that starting a copy off a device costs nothing beside the copy."""
     buffers_per_device: int = 3
-    """Buffers that one device's data file may hold at a time: one being filled, one summed and written, one ready."""
     save_bytes: int = 256 * _MIB
-    """All buffers of a save that training waits for. With many devices buffers become smaller, not more."""
     async_bytes: int = 2048 * _MIB
-    """All buffers of a save that goes on beside training. What fits is copied at once and training goes on; what does
-    not fit waits until earlier bytes are written. Kept between saves: new memory costs as much as the copy itself."""
     threads: int = THREADS
-    """Threads that sum and write."""
 
     def __post_init__(self) -> None:
         least = {"buffer_bytes": RUN_BYTES, "save_bytes": RUN_BYTES, "async_bytes": RUN_BYTES}
         for name in ("buffer_bytes", "buffers_per_device", "save_bytes", "async_bytes", "threads"):
             value, lowest = getattr(self, name), least.get(name, 1)
             if not isinstance(value, int) or value < lowest:
-                raise InvalidArgumentError(f"StagingOptions: {name}={value!r} is no number from {lowest} on. Raise it")
+                raise InvalidArgumentError(
+                    f"StagingOptions: {name}={value!r} must be an integer of at least {lowest}. Increase it"
+                )
 
 
 class Buffers:
-    """So many equal buffers of host memory, made when first needed.
+    """A fixed number of equal host memory buffers, allocated on demand.
 
-    Threads: safe.
+    Thread safety: safe.
     """
 
     def __init__(self, buffer_bytes: int, count: int, *, pinned: bool) -> None:
@@ -56,7 +72,7 @@ class Buffers:
         self._changed = threading.Condition()
 
     def lend(self, cancelled: threading.Event) -> torch.Tensor | None:
-        """A buffer, a flat tensor of uint8; waits until one is free. None once `cancelled` is set."""
+        """Wait for a free buffer and return it, a flat uint8 tensor; return None once `cancelled` is set."""
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._made < self.count or cancelled.is_set())
             if cancelled.is_set():
@@ -72,40 +88,40 @@ class Buffers:
             raise
 
     def give_back(self, buffer: torch.Tensor) -> None:
-        """Takes a buffer back whose bytes are written."""
+        """Return a buffer whose bytes are written."""
         with self._changed:
             self._free.append(buffer)
             self._changed.notify_all()
 
     @property
     def exhausted(self) -> bool:
-        """Whether the next who asks has to wait."""
+        """Whether the next call of `lend` has to wait."""
         with self._changed:
             return not self._free and self._made >= self.count
 
     def wake(self) -> None:
-        """Lets those who wait look at `cancelled` again."""
+        """Make waiting callers check `cancelled` again."""
         with self._changed:
             self._changed.notify_all()
 
 
 class Ready:
-    """Tells when the copies given so far to a stream have happened. Threads: any may wait."""
+    """Completion of the copies queued on a stream so far. Thread safety: any thread may wait."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        # Blocking: a thread that waits sleeps, where it would else keep a core busy.
+        # Blocking: a waiting thread sleeps instead of keeping a core busy.
         self._event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._event.record(stream)
 
     def wait(self) -> None:
-        """Returns once the bytes are there. Reading them earlier gives whatever was in the memory before."""
+        """Return once the bytes have arrived. Reading them earlier yields the memory's previous contents."""
         self._event.synchronize()
 
 
 class CopyStream:
-    """A stream of its own, behind everything that the caller's current stream of `device` was given so far.
+    """A separate CUDA stream, ordered after all work queued so far on the current stream of `device`.
 
-    stream = CopyStream(device)                 # in the thread that trains
+    stream = CopyStream(device)                 # in the training thread
     with stream:                                # in any thread, one at a time
         pinned.copy_(values, non_blocking=True)
     stream.ready().wait()                       # in any thread
@@ -119,7 +135,7 @@ class CopyStream:
         return Ready(self._stream)
 
     def __enter__(self) -> None:
-        # A context of its own each time: torch's remembers the stream to go back to.
+        # A new context each time: torch's context object stores the stream to return to.
         self._context = torch.cuda.stream(self._stream)
         self._context.__enter__()  # type: ignore[no-untyped-call]
 
@@ -131,9 +147,9 @@ class Staging:
     """The buffers of one saver, kept from save to save.
 
     Args:
-        options: How much memory it may take.
+        options: Limits for its memory.
 
-    Threads: safe; one save at a time has the buffers to itself.
+    Thread safety: safe; only one save at a time uses the buffers.
     """
 
     def __init__(self, options: StagingOptions | None = None) -> None:
@@ -141,11 +157,11 @@ class Staging:
         self._kept: Buffers | None = None
 
     def buffers(self, lanes: int, *, pinned: bool, snapshot: bool) -> Buffers:
-        """Buffers for a save with so many streams of bytes.
+        """Return the buffers for a save with `lanes` streams of bytes.
 
         Args:
             pinned: Whether CUDA devices copy into them.
-            snapshot: Whether training goes on meanwhile.
+            snapshot: Whether training continues during the save.
         """
         options = self.options
         if snapshot:
@@ -161,5 +177,5 @@ class Staging:
         return kept
 
     def release(self) -> None:
-        """Gives the memory back to the system. The next save takes new."""
+        """Release the memory. The next save allocates again."""
         self._kept = None

@@ -1,13 +1,13 @@
-"""Carries out a whole plan of tensors: copied from their devices, summed and written by several threads.
+"""Execution of a plan of writes: copy from devices, checksum and write with several threads.
 
     lane: writes of one device to one file        -> batches -> any of a few threads
-      fills a batch, and the next, and the next                 waits for the copy, sums the bytes, writes them
-      `staged` is set when the last was copied                  gives the buffer back
+      fills one batch after the other                           waits for the copy, checksums the bytes, writes them
+      `staged` is set after the last copy                       returns the buffer
 
-The bytes that are summed are the copied ones, which are those that are written. A buffer is lent until its bytes are in
-the file. If training waits, values in host memory are not copied at all; they are written from where they are.
+The checksummed bytes are the copied ones, which are also the ones written. A buffer is in use until its bytes are in
+the file. If training waits, values in host memory are not copied at all; they are written directly.
 
-The first error stops everything and is raised by `result`. Nothing here knows a checkpoint key.
+The first error stops everything and is raised by `result`. Nothing here knows checkpoint keys.
 """
 
 import threading
@@ -27,53 +27,53 @@ from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, write_pieces
 from torch_tfckpt.transfer.staging import Buffers, CopyStream, Ready, Staging
 from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes, runs_of
 
-# Batches of a lane without buffers that may wait for a thread: host copies of what is not in memory as it is stored.
+# Limit of waiting batches in a lane without buffers: they hold host copies of tensors that are not stored contiguously.
 _UNBUFFERED_AHEAD: Final = 4
 
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """What one device has for one file."""
+    """The writes of one device to one file."""
 
     file: int
-    device: torch.device | None  # None: bytes, in memory that nobody changes
+    device: torch.device | None  # None: bytes, which are immutable
     stream: CopyStream | None
     buffered: bool
-    room: threading.Semaphore  # batches that may be on their way at a time
-    numbers: list[int] = field(default_factory=list)  # positions in the plan
+    room: threading.Semaphore  # limits the batches in flight
+    numbers: list[int] = field(default_factory=list)  # indices into the plan
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Consecutive bytes of one file that one thread sums and writes: whole writes of the plan, or a part of one."""
+    """Consecutive bytes of one file that one thread checksums and writes: whole writes, or a part of one."""
 
     lane: _Lane
     offset: int
     size: int
-    numbers: list[int]  # positions in the plan
-    begin: int = 0  # of a part: bytes from the start of its write
-    # Once it is filled:
+    numbers: list[int]  # indices into the plan
+    begin: int = 0  # of a part: offset in bytes from the start of its write
+    # Set when it is filled:
     pieces: list[memoryview] = field(default_factory=list)
-    parts: list[list[int]] = field(default_factory=list)  # of each piece: the sizes of its writes
-    buffer: torch.Tensor | None = None  # to be given back
-    ready: Ready | None = None  # None: the bytes are there already
+    parts: list[list[int]] = field(default_factory=list)  # for each piece, the sizes of its writes
+    buffer: torch.Tensor | None = None  # to return after writing
+    ready: Ready | None = None  # None: the bytes are already there
 
 
 _Queue = SimpleQueue[Batch | None]
 
 
 class Transfer:
-    """Carries out one plan.
+    """Execution of one plan of writes.
 
     Args:
-        writes: What goes where; of each file in the order of its bytes.
-        files: The files of the plan, by position.
-        staging: Where the buffers come from.
-        snapshot: Whether values may change once `staged` is set; else not before `result` returned.
+        writes: What to write where; for each file in order of the offsets.
+        files: The files of the plan, by index.
+        staging: Source of the buffers.
+        snapshot: Whether values may change once `staged` is set; otherwise only after `result` returned.
 
-    Values are those at the time of the call, in the order of the current streams of their devices. Cost: host memory of
-    the buffers, and a contiguous copy of one tensor a lane if its memory is not what is stored.
-    Threads: one calls; `staged` may be waited for by any.
+    The values written are those at the time of the call, ordered after the work on the current streams of their
+    devices. Cost: host memory for the buffers, and per lane a contiguous copy of one tensor that is not contiguous.
+    Thread safety: one thread calls the methods; any thread may wait for `staged`.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Transfer:
         self.staged = threading.Event()
         self._writes, self._files = writes, files
         self._sums = [0] * len(writes)
-        self._cut: dict[int, list[tuple[int, int, int]]] = {}  # position -> begin, size and sum of each part written
+        self._cut: dict[int, list[tuple[int, int, int]]] = {}  # index -> offset, size and checksum of each written part
         self._left = [0] * len(files)  # bytes not written yet
         self._lanes = self._make_lanes(staging, snapshot)
         buffered = [lane for lane in self._lanes if lane.buffered]
@@ -94,18 +94,18 @@ class Transfer:
         self._cancelled = threading.Event()
         self._failure: BaseException | None = None
         self._may_write = threading.Event()
-        # A file that is written in order has one thread that stages all its lanes, and one that writes.
+        # For a file that is written in order, one thread stages all lanes, and one thread writes.
         groups: dict[object, list[_Lane]] = {}
         for lane in self._lanes:
             groups.setdefault(lane.file if files[lane.file].in_order else lane, []).append(lane)
         shared = _Queue()
         stages = [(lanes, _Queue() if files[lanes[0].file].in_order else shared) for lanes in groups.values()]
-        self._queues = [queue for _, queue in stages if queue is not shared]  # of each thread that writes
+        self._queues = [queue for _, queue in stages if queue is not shared]  # one per writing thread
         if len(self._queues) < len(stages):
             total, used = sum(self._left), sum(map(bool, self._left))
             self._queues += [shared] * min(staging.options.threads, total // CHUNK_BYTES + used)
         self._unstaged = len(stages)
-        # All threads start now: none can when the interpreter is on its way out.
+        # Start all threads now: during interpreter shutdown no thread can be started.
         self._threads = [threading.Thread(target=self._stage, args=stage, name="tfckpt-stage") for stage in stages]
         self._threads += [
             threading.Thread(target=self._write, args=(queue,), name="tfckpt-write") for queue in self._queues
@@ -117,10 +117,10 @@ class Transfer:
         self._start()
 
     def result(self) -> list[int]:
-        """Waits until all is written and synced; the CRC-32C (not masked) of each write, in order.
+        """Wait until everything is written and synced; return the CRC-32C (not masked) of each write.
 
         Raises:
-            OSError, and what else went wrong first. Ctrl-C stops the transfer.
+            OSError or any other exception: the first error. Ctrl-C stops the transfer.
         """
         try:
             for thread in self._threads:
@@ -139,7 +139,7 @@ class Transfer:
         return self._sums
 
     def cancel(self) -> None:
-        """Stops, and returns when no thread touches files and tensors any more. Fine at any time."""
+        """Stop, and return once no thread uses files and tensors any more. Can be called at any time."""
         self._stop(None)
         for thread in self._threads:
             thread.join()
@@ -154,7 +154,7 @@ class Transfer:
         try:
             for thread in self._threads:
                 thread.start()
-        except BaseException as error:  # no more threads to be had, or Ctrl-C
+        except BaseException as error:  # the system refuses more threads, or Ctrl-C
             self._stop(error)
             self._end_queues()
             self._threads = [thread for thread in self._threads if _runs(thread)]
@@ -162,7 +162,7 @@ class Transfer:
             raise
 
     def _give_back_batches(self) -> None:
-        """What no thread came to write, since not all could be started."""
+        """Return the buffers of batches that no thread will write, because not all threads could be started."""
         for queue in self._queues:
             while not queue.empty():
                 batch = queue.get()
@@ -171,12 +171,12 @@ class Transfer:
         self._end_queues()
 
     def _end_queues(self) -> None:
-        """Lets the threads that write end when they come to it."""
+        """Make the writing threads end after the batches that are queued."""
         for queue in self._queues:
             queue.put(None)
 
     def _make_lanes(self, staging: Staging, snapshot: bool) -> list[_Lane]:
-        """Sorts the writes by file and device, and counts the bytes of each file."""
+        """Group the writes by file and device, and count the bytes of each file."""
         lanes: dict[tuple[int, torch.device | None], _Lane] = {}
         for number, write in enumerate(self._writes):
             if not write.size:
@@ -187,7 +187,7 @@ class Transfer:
             if lane is None:
                 stream = CopyStream(device) if _is_cuda(device) else None
                 buffered = device is not None and (snapshot or device.type != "cpu")
-                # A snapshot takes as many buffers as there are; a device that training waits for, its ring. Bytes of a
+                # A snapshot uses as many buffers as there are; a synchronous save limits each device. Bytes in a
                 # snapshot need no copies, and nothing is written until all lanes are staged, so they must not wait.
                 ring = staging.options.async_bytes if snapshot else staging.options.buffers_per_device
                 room = threading.Semaphore(ring if snapshot or buffered else _UNBUFFERED_AHEAD)
@@ -195,11 +195,11 @@ class Transfer:
             lane.numbers.append(number)
         return list(lanes.values())
 
-    # One thread for each lane, or for all lanes of a file that is written in order.
+    # One thread per lane, or for all lanes of a file that is written in order.
 
     def _stage(self, lanes: Sequence[_Lane], queue: _Queue) -> None:
         try:
-            ready: dict[_Lane, Ready] = {}  # the last of each lane: copies of one stream end in order
+            ready: dict[_Lane, Ready] = {}  # the last one of each lane: copies on one stream complete in order
             for batch in self._filled_batches(lanes):
                 if batch.ready is not None:
                     ready[batch.lane] = batch.ready
@@ -217,13 +217,12 @@ class Transfer:
             self._end_queues()
 
     def _filled_batches(self, lanes: Sequence[_Lane]) -> Iterator[Batch]:
-        """The batches of all lanes, by offset. None is filled, or takes a buffer, before its turn."""
-        limit = self._buffers.buffer_bytes if self._buffers is not None else CHUNK_BYTES
+        """Yield the batches of all lanes by offset; each is filled, and takes a buffer, only in its turn."""
         filled, turns = [], []
         for number, lane in enumerate(lanes):
             filled.append(self._buffered_batches(lane) if lane.buffered else self._unbuffered_batches(lane))
             if len(lanes) > 1:
-                turns += [(b.offset, number) for b in self._batches(lane, limit if lane.buffered else CHUNK_BYTES)]
+                turns += [(batch.offset, number) for batch in self._batches(lane)]
         if len(lanes) == 1:
             yield from filled[0]
         for _, number in sorted(turns):
@@ -232,8 +231,9 @@ class Transfer:
                 return
             yield batch
 
-    def _batches(self, lane: _Lane, limit: int) -> Iterator[Batch]:
-        """The writes of a lane, in order: neighbours joined up to `limit` bytes, larger ones cut."""
+    def _batches(self, lane: _Lane) -> Iterator[Batch]:
+        """Yield the writes of a lane in order: adjacent ones merged up to a size limit, larger ones split."""
+        limit = self._buffers.buffer_bytes if lane.buffered and self._buffers is not None else CHUNK_BYTES
         batch: Batch | None = None
         for number in lane.numbers:
             write = self._writes[number]
@@ -253,8 +253,8 @@ class Transfer:
             yield batch
 
     def _unbuffered_batches(self, lane: _Lane) -> Iterator[Batch]:
-        held, data = None, memoryview(b"")  # a write that is cut stays at hand for its other parts
-        for batch in self._batches(lane, CHUNK_BYTES):
+        held, data = None, memoryview(b"")  # keep a write that is split for its remaining parts
+        for batch in self._batches(lane):
             lane.room.acquire()
             if self._cancelled.is_set():
                 return
@@ -266,13 +266,13 @@ class Transfer:
             yield batch
 
     def _buffered_batches(self, lane: _Lane) -> Iterator[Batch]:
-        assert self._buffers is not None, "a lane with buffers, and no buffers"
+        assert self._buffers is not None, "a buffered lane without buffers"
         stream = lane.stream
-        held, data = None, torch.empty(0, dtype=torch.uint8)  # a write that is cut stays at hand for its other parts
-        for batch in self._batches(lane, self._buffers.buffer_bytes):
+        held, data = None, torch.empty(0, dtype=torch.uint8)  # keep a write that is split for its remaining parts
+        for batch in self._batches(lane):
             lane.room.acquire()
             if self._buffers.exhausted:
-                self._may_write.set()  # only written bytes make room
+                self._may_write.set()  # buffers become free only by writing
             buffer = self._buffers.lend(self._cancelled)
             if buffer is None:
                 return
@@ -290,20 +290,20 @@ class Transfer:
                 batch.ready = stream.ready() if stream is not None else None
             except BaseException:
                 if stream is not None:
-                    with suppress(RuntimeError):  # of a device that fails: the first error tells more
+                    with suppress(RuntimeError):  # the device failed: the first error is more informative
                         stream.ready().wait()
                 self._buffers.give_back(buffer)
                 raise
             batch.buffer = buffer
             yield batch
 
-    # A few threads for all.
+    # A few threads shared by all lanes.
 
     def _write(self, queue: _Queue) -> None:
         self._may_write.wait()
         while (batch := queue.get()) is not None:
             try:
-                # Also of a transfer that was stopped: no copy may be on its way into a buffer that is lent again.
+                # Also if the transfer was stopped: no copy may be in flight into a buffer that is reused.
                 if batch.ready is not None:
                     batch.ready.wait()
                 if not self._cancelled.is_set():
@@ -317,7 +317,7 @@ class Transfer:
                 batch.lane.room.release()
 
     def _enter(self, batch: Batch, sums: list[int]) -> None:
-        """Books what was written; whoever writes the last bytes of a file makes it durable, while others write on."""
+        """Record what was written; sync a file after its last bytes, while other threads continue writing."""
         file, first = batch.lane.file, batch.numbers[0]
         with self._lock:
             if batch.size < self._writes[first].size:
@@ -343,7 +343,7 @@ class Transfer:
 
 
 def _runs(thread: threading.Thread) -> bool:
-    """Whether a thread was started. After Ctrl-C in the middle of that it takes a moment to tell."""
+    """Return whether a thread was started. After Ctrl-C during `start` it takes a moment to know."""
     until = time.monotonic() + 1
     while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < until:
         time.sleep(0.001)

@@ -1,7 +1,7 @@
-"""What a plan writes: tensors of any device, and bytes, each to a place in a file that is known beforehand.
+"""The writes of a plan: tensors on any device, and bytes, each with its file and offset.
 
-`write_tensors` is the general path: everything goes through one plan of the pipeline, and the caller waits. `transfer`
-does the same with several threads and in bounded memory; a property test holds that both write the same.
+`write_tensors` is the general path: everything goes through one pipeline plan while the caller waits. `transfer` does
+the same with several threads and in bounded memory; a property test checks that both write the same.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ from torch_tfckpt.transfer.pipeline import Pipeline, WriteRequest
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """One tensor, or bytes as they are, and where they go."""
+    """One tensor, or bytes, and its destination."""
 
-    file: int  # position in the list of files that comes with the plan
+    file: int  # index into the list of files that belongs to the plan
     offset: int
     size: int  # bytes
-    source: torch.Tensor | bytes  # must not change before it is written, or staged
+    source: torch.Tensor | bytes  # must not change before it is written or staged
 
 
 def runs_of(writes: Sequence[Write]) -> list[Sequence[Write]]:
-    """The plan, cut into runs. Order is kept."""
+    """Split the plan into runs, keeping the order."""
     places = [(write.file, write.offset, write.size, _kind(write.source)) for write in writes]
     return [writes[first:end] for first, end in find_runs(places)]
 
 
 def host_bytes(run: Sequence[Write]) -> Buffer:
-    """The bytes of a run in host memory: the memory of the tensor itself if it already holds them as stored."""
+    """Return the bytes of a run in host memory: the tensor's own memory if it is stored that way."""
     source = run[0].source
     if isinstance(source, bytes):
         return source
@@ -41,7 +41,7 @@ def host_bytes(run: Sequence[Write]) -> Buffer:
 
 
 def device_bytes(run: Sequence[Write]) -> torch.Tensor:
-    """The bytes of a run as a flat tensor of uint8 on the device of its values. REQUIRES: tensors, not bytes."""
+    """Return the bytes of a run as a flat uint8 tensor on its device. REQUIRES: tensors, not bytes."""
     tensors = _tensors(run)
     if len(tensors) > 1:
         flat = gather(tensors)
@@ -52,7 +52,10 @@ def device_bytes(run: Sequence[Write]) -> torch.Tensor:
 
 
 def write_tensors(pipeline: Pipeline, writes: Sequence[Write], files: Sequence[WritableFile]) -> list[int]:
-    """Write all of a plan; return the CRC-32C (not masked) of each. Cost: host copies of all that is on devices."""
+    """Write the whole plan; return the CRC-32C (not masked) of each write.
+
+    Cost: host copies of all tensors on devices.
+    """
     runs = runs_of(writes)
     requests = [WriteRequest(files[run[0].file], run[0].offset, host_bytes(run)) for run in runs]
     sums: list[int] = []
@@ -65,9 +68,12 @@ def write_tensors(pipeline: Pipeline, writes: Sequence[Write], files: Sequence[W
 
 
 def _kind(source: torch.Tensor | bytes) -> object:
-    """Equal for sources that can be copied as one: tensors of one dtype and device whose bytes are their values."""
+    """Return a value that is equal for sources that can be copied together.
+
+    These are tensors of one dtype and device whose memory contains their values.
+    """
     if isinstance(source, bytes) or source.is_conj() or source.is_neg():
-        return object()  # equal to no other
+        return object()  # different from every other
     return source.dtype, source.device
 
 
