@@ -1,6 +1,6 @@
-"""Tensors under a name, whole or as parts of a larger one, as the lists that TensorFlow's Saver takes have them.
+"""Named tensors and slices of tensors: the elements of the variable lists that TensorFlow's Saver accepts.
 
-Source: tensorflow/python/ops/variables.py (SaveSliceInfo, PartitionedVariable); spec: SAVER 1, FORMATS 2.5.
+Source: tensorflow/python/ops/variables.py (SaveSliceInfo, PartitionedVariable).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,16 +16,21 @@ from torch_tfckpt.text import quoted
 
 
 class SaveSliceInfo:
-    """Which part of which tensor a variable is.
+    """Position of a variable in the larger tensor that it is a slice of.
 
     Args:
         full_name: Name of the whole tensor.
-        full_shape: Its shape.
-        var_offset: First element of the part, in each dimension.
-        var_shape: Shape of the part; no dimension of it is empty.
+        full_shape: Shape of the whole tensor.
+        var_offset: First element of the slice, in each dimension.
+        var_shape: Shape of the slice; no dimension may be 0.
 
     Raises:
-        InvalidArgumentError: the part does not lie inside the whole, or the numbers of dimensions differ.
+        InvalidArgumentError: the slice is not inside the whole tensor, or the numbers of dimensions differ.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> tfckpt.SaveSliceInfo("emb", full_shape=[4, 5], var_offset=[2, 0], var_shape=[2, 5]).spec
+        '4 5 2,2:0,5'
     """
 
     def __init__(
@@ -43,12 +48,15 @@ class SaveSliceInfo:
                 )
             parse_shape_and_slice(self.spec)
 
+    def __repr__(self) -> str:
+        return f"SaveSliceInfo({self.full_name!r}, {self.spec!r})"
+
     @classmethod
     def of_spec(cls, full_name: str, slice_spec: str) -> Self:
-        """The part of `full_name` that a SaveSpec's slice "4 5 0,2:-" means.
+        """Return the slice of `full_name` that a SaveSpec's `slice_spec`, e.g. "4 5 0,2:-", describes.
 
         Raises:
-            InvalidArgumentError: the text means no slice.
+            InvalidArgumentError: the string does not describe a slice.
         """
         full_shape, part, _ = parse_shape_and_slice(slice_spec)
         extents = part.resolve(full_shape).extents
@@ -56,24 +64,30 @@ class SaveSliceInfo:
 
     @property
     def spec(self) -> str:
-        """Text of it for a SaveSpec: "4 5 2,2:0,5" for rows 2 and 3 of a tensor of shape [4, 5]."""
+        """The `slice_spec` for a SaveSpec: "4 5 2,2:0,5" for rows 2 and 3 of a tensor of shape [4, 5]."""
         extents = zip(self.var_offset, self.var_shape, strict=True)
         return f"{' '.join(map(str, self.full_shape))} {':'.join(f'{start},{length}' for start, length in extents)}"
 
 
 class Variable:
-    """A tensor under a name: what TensorFlow's Saver has for variables.
+    """A named tensor for a var_list: the counterpart of TensorFlow's variables.
 
     Args:
-        tensor: Restored in place. A Parameter, a view, any device.
-        name: Key in checkpoints, where the variable stands in a list.
-        slice_info: Where the tensor is a part of a larger one.
-        device: Tag for grouping, in any spelling of `canonical_device`; None: where the tensor is.
-        trainable: Said in meta graphs.
-        dtype: Type to store under, where it is not the tensor's: DT_QINT8 of an int8 tensor.
+        tensor: The tensor, restored in place. May be a Parameter or a view, on any device.
+        name: Key in checkpoints if the variable is an element of a list; in a dict, the dict's key is used.
+        slice_info: Position of the tensor, if it is a slice of a larger one.
+        device: Device for grouping, e.g. "cuda:0" or "/device:GPU:0"; default: the tensor's.
+        trainable: Whether a meta graph lists the variable as trainable.
+        dtype: Type to store, if it is not the tensor's: DT_QINT8 for an int8 tensor.
 
     Raises:
-        InvalidArgumentError: `slice_info` is of another shape than the tensor.
+        InvalidArgumentError: not a torch tensor, or `slice_info` has another shape than the tensor.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> saver = tfckpt.Saver([tfckpt.Variable(torch.ones(2), "w"), tfckpt.Variable(torch.zeros(()), "b")])
+        >>> tfckpt.list_variables(saver.save("model.ckpt"))
+        [('b', []), ('w', [2])]
     """
 
     def __init__(
@@ -88,7 +102,7 @@ class Variable:
     ) -> None:
         if not isinstance(tensor, torch.Tensor):
             raise InvalidArgumentError(
-                f"Variable {quoted(name)}: `tensor` is a {type(tensor).__name__}, no torch tensor"
+                f"Variable {quoted(name)}: `tensor` is a {type(tensor).__name__}, not a torch tensor"
             )
         if slice_info is not None and slice_info.var_shape != tuple(tensor.shape):
             raise InvalidArgumentError(
@@ -104,7 +118,7 @@ class Variable:
 
     @property
     def device(self) -> str:
-        """The tag it was given, or where the tensor is now; TensorFlow's spelling."""
+        """The given device, or the tensor's present one, in TensorFlow's spelling."""
         return canonical_device(self.tensor.device) if self._device is None else self._device
 
     def __repr__(self) -> str:
@@ -113,11 +127,22 @@ class Variable:
 
 
 class PartitionedVariable:
-    """Variables that together are one tensor. Iterable.
+    """Variables that together form one tensor. Iterating yields the variables.
 
     Args:
-        name: Key in checkpoints, where it stands in a list.
-        variables: The parts, each with its `slice_info`; that they fit is checked where they are used.
+        name: Key in checkpoints if it is an element of a list; in a dict, the dict's key is used.
+        variables: The parts, each with its `slice_info`, which is checked when they are saved or restored.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> halves = [
+        ...     tfckpt.Variable(torch.full((2, 5), float(i)), f"part_{i}",
+        ...                     tfckpt.SaveSliceInfo("emb", [4, 5], [2 * i, 0], [2, 5]))
+        ...     for i in range(2)
+        ... ]
+        >>> path = tfckpt.Saver([tfckpt.PartitionedVariable("emb", halves)]).save("model.ckpt")
+        >>> tfckpt.load_variable(path, "emb")[:, 0]
+        tensor([0., 0., 1., 1.])
     """
 
     def __init__(self, name: str, variables: Iterable[Variable]) -> None:
