@@ -404,7 +404,7 @@ def test_maps_that_mean_nothing(tmp_path: Path, assignment_map: Any, text: str) 
         ({"s": {"epoch": 1}}, {}, TypeError, '"s" is a dict. init_from_checkpoint fills tensors'),
         (5, {}, TypeError, "5 is a int. Pass a dict of names, a torch.nn.Module"),
         ({"v": torch.zeros(1, device="meta")}, {"x": "v"}, tfckpt.InvalidArgumentError, "Materialize it first"),
-        (nn.LazyLinear(1), {"x": "weight"}, tfckpt.InvalidArgumentError, "Run the module once before"),
+        (nn.LazyLinear(1), {"x": "weight"}, tfckpt.InvalidArgumentError, "Run the module once first"),
         ({"v": torch.tensor(0)}, {"text": "v"}, tfckpt.InvalidArgumentError, "int64 does not equal .* string"),
     ],
     ids=range(15),

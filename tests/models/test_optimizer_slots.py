@@ -59,7 +59,7 @@ def test_the_step_from_beta2_power(tmp_path: Path, steps: int, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         load_model(model, tmp_path / "m", optimizer=optimizer)
     assert state_of(optimizer, model.fc.weight)["step"] == steps
-    assert "worked out from beta2_power" in caplog.text
+    assert "computed from beta2_power" in caplog.text
 
 
 @pytest.mark.parametrize("power", [None, *map(torch.tensor, (-1.0, 1.0, torch.nan))], ids=str)
@@ -69,7 +69,7 @@ def test_no_step_to_be_known(tmp_path: Path, power: torch.Tensor | None) -> None
     tfckpt.save_file(small_in_tensorflow() | slots("/Adam", "/Adam_1") | more, tmp_path / "m")
     model = Small()
     before = bits(model)
-    with pytest.raises(NotFoundError, match="tells how many steps the optimizer took"):
+    with pytest.raises(NotFoundError, match="to find out how many steps the optimizer has taken"):
         load_model(model, tmp_path / "m", optimizer=torch.optim.Adam(model.parameters()))
     assert bits(model) == before
 
@@ -83,7 +83,7 @@ def test_many_steps_from_beta2_power(tmp_path: Path, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING):
         load_model(model, tmp_path / "m", optimizer=optimizer)
     assert state_of(optimizer, model.fc.weight)["step"] == 100_000
-    assert "step 100000 of the optimizer is worked out from beta2_power" in caplog.text
+    assert "step 100000 is computed from beta2_power" in caplog.text
 
 
 def test_momentum_and_adagrad_by_names(tmp_path: Path) -> None:

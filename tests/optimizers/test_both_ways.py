@@ -20,14 +20,14 @@ STEPS = 4
 
 
 class Trained(NamedTuple):
-    """What TensorFlow trained, and how torch goes on."""
+    """What TensorFlow trained, and the optimizer that continues in torch."""
 
     family: str
     kind: str
     options: dict[str, Any] = {}  # noqa: RUF012
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """With the hyperparameters of TensorFlow's; another learning rate and other betas where those are stored."""
+        """Return an optimizer with TensorFlow's hyperparameters; learning rate and betas differ if they are stored."""
         parameters, keras = list(model.parameters()), self.family != "v1"
         rate = 9.0 if keras and not self.options.get("scheduled") else RATE
         if self.kind in ("sgd", "nesterov"):
@@ -36,7 +36,7 @@ class Trained(NamedTuple):
         if self.kind == "adagrad":
             return torch.optim.Adagrad(parameters, rate, eps=EPSILON if self.family == "keras2" else 0.0)
         betas = (0.5, 0.5) if self.family == "keras2" else BETAS
-        # TensorFlow adds epsilon to the root of a variance that is not corrected for its bias.
+        # TensorFlow adds epsilon to the root of a variance without bias correction.
         eps = EPSILON / (1 - BETAS[1] ** (STEPS + 1)) ** 0.5
         if self.kind == "adamw":
             return torch.optim.AdamW(parameters, rate, betas, eps, WEIGHT_DECAY)
@@ -56,7 +56,7 @@ ALL = [
 
 
 class Net(nn.Module):
-    """The twin of what is trained."""
+    """The torch counterpart of the trained model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def call_train(tensorflow: TensorFlowProcess, path: Path, trained: Trained) -> d
 
 
 def assert_next_step_agrees(model: Net, optimizer: torch.optim.Optimizer, told: dict[str, RawTensor]) -> None:
-    """One step on 0.5 * w**2 - target * w."""
+    """Make one step on 0.5 * w**2 - target * w and compare."""
     for name, parameter in model.fc.named_parameters():
         assert torch.equal(parameter, tensor(told[name]))
         parameter.grad = parameter.detach() - tensor(told[f"target/{name}"])
@@ -100,7 +100,7 @@ def assert_next_step_agrees(model: Net, optimizer: torch.optim.Optimizer, told: 
 def test_both_ways_agree_with_each_other_and_with_tensorflow(
     tensorflow: TensorFlowProcess, tmp_path: Path, trained: Trained
 ) -> None:
-    """State, step and hyperparameters are the same to the bit, whichever reads them, and training goes on."""
+    """State, step and hyperparameters are equal to the bit with both readers, and the next step is TensorFlow's."""
     told = call_train(tensorflow, tmp_path / "m", trained)
     read: list[Any] = []
     for way in WAYS:
@@ -119,10 +119,10 @@ def test_both_ways_agree_with_each_other_and_with_tensorflow(
 
 
 @pytest.mark.parametrize("trained", [each for each in ALL if each.family != "v1"], ids=str)
-def test_everything_of_the_optimizer_is_consumed(
+def test_all_values_of_the_optimizer_are_consumed(
     tensorflow: TensorFlowProcess, tmp_path: Path, trained: Trained
 ) -> None:
-    """Checkpoint finds a place for each number of Keras's."""
+    """Checkpoint restores or consumes each of Keras's numbers."""
     call_train(tensorflow, tmp_path / "m", trained)
     model = Net()
     Checkpoint(net=model, optimizer=trained.optimizer(model)).read(tmp_path / "m").assert_consumed()
@@ -130,7 +130,7 @@ def test_everything_of_the_optimizer_is_consumed(
 
 @pytest.mark.parametrize("family", ["v1", "keras2", "keras3"])
 @pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam"])
-def test_slots_are_turned_as_their_kernel(
+def test_slots_are_transposed_like_their_kernel(
     tensorflow: TensorFlowProcess, tmp_path: Path, family: str, kind: str
 ) -> None:
     """load_model, from a kernel [in, out]."""
@@ -156,7 +156,12 @@ MISSING = r'Missing optimizer state of: "fc\.weight", "fc\.bias"'
 @pytest.mark.parametrize(
     ("trained", "kind", "error", "told"),
     [
-        (Trained("keras3", "sgd", {"scheduled": True}), "SGD", InvalidArgumentError, "the learning rate, and none is"),
+        (
+            Trained("keras3", "sgd", {"scheduled": True}),
+            "SGD",
+            InvalidArgumentError,
+            "the learning rate, but no learning rate is stored",
+        ),
         (Trained("keras3", "ftrl"), "Adagrad", UnimplementedError, 'has "linear", which Adagrad does not have'),
         (Trained("v1", "rmsprop"), "SGD", UnimplementedError, 'has "rms", which SGD does not have'),
         (Trained("keras3", "rmsprop"), "SGD", UnimplementedError, 'has "rms", which SGD does not have'),
@@ -165,7 +170,7 @@ MISSING = r'Missing optimizer state of: "fc\.weight", "fc\.bias"'
     ],
     ids=str,
 )
-def test_what_neither_can_convert(
+def test_state_that_neither_can_convert(
     tensorflow: TensorFlowProcess,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -174,7 +179,7 @@ def test_what_neither_can_convert(
     error: type[CheckpointError],
     told: str,
 ) -> None:
-    """load_model raises and changes nothing; Checkpoint leaves state and hyperparameters, which log and status say."""
+    """load_model raises and changes nothing; Checkpoint skips state and hyperparameters, as log and status report."""
     call_train(tensorflow, tmp_path / "m", trained)
     model = Net()
     optimizer = MADE[kind](model)
@@ -194,7 +199,7 @@ def test_what_neither_can_convert(
 def test_sgd_without_momentum(
     tensorflow: TensorFlowProcess, tmp_path: Path, way: Callable[[Path, nn.Module, torch.optim.Optimizer], None]
 ) -> None:
-    """It keeps no slots: the learning rate alone is taken over."""
+    """It has no slots: only the learning rate is restored."""
     told = call_train(tensorflow, tmp_path / "m", Trained("keras3", "plain sgd"))
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), 9.0)
@@ -203,7 +208,7 @@ def test_sgd_without_momentum(
     assert_next_step_agrees(model, optimizer, told)
 
 
-def test_load_model_tells_what_it_took_over(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+def test_load_model_reports_what_it_restored(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
     """Hyperparameters are in the report, and a group of parameters that are not stored keeps its own."""
     call_train(tensorflow, tmp_path / "m", Trained("keras2", "adam", {"decay": 0.5}))
     model, head = Net(), nn.Linear(2, 2)
@@ -216,7 +221,7 @@ def test_load_model_tells_what_it_took_over(tensorflow: TensorFlowProcess, tmp_p
     assert [group["lr"] for group in optimizer.param_groups] == [3.0, pytest.approx(rate)]
 
 
-def test_amsgrad_that_is_off_here(
+def test_stored_amsgrad_that_the_optimizer_does_not_use(
     tensorflow: TensorFlowProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The maxima are kept, and a warning says that they are not used."""
@@ -224,5 +229,5 @@ def test_amsgrad_that_is_off_here(
     model = Net()
     optimizer = torch.optim.Adam(model.parameters())
     load_model(model, tmp_path / "m", optimizer=optimizer)
-    assert "used amsgrad, the optimizer here does not" in caplog.text
+    assert "used amsgrad, but this optimizer does not" in caplog.text
     assert all("max_exp_avg_sq" in state for state in optimizer.state.values())

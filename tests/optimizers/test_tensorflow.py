@@ -1,4 +1,4 @@
-"""What the converter refuses, warns of, or leaves, from files made by hand; both of its callers do the same."""
+"""What the converter rejects, warns about, or skips, with hand-made files; both of its callers behave the same."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ class Net(nn.Module):
 
 
 def write(path: Path, slots: tuple[str, ...], numbers: Mapping[str, float]) -> Path:
-    """Variable net/w and its optimizer, whose hyperparameters and counters are in `numbers`, by their paths."""
+    """Write variable net/w and its optimizer, with the hyperparameters and counters in `numbers`, by their paths."""
     variables = {"net/w": torch.ones(2), **{name: torch.tensor(value) for name, value in numbers.items()}}
     if not any(name.startswith("optimizer/") for name in numbers):
         variables["optimizer/epsilon"] = torch.tensor(1e-7)
@@ -42,17 +42,17 @@ def write(path: Path, slots: tuple[str, ...], numbers: Mapping[str, float]) -> P
 @pytest.mark.parametrize(
     ("make", "slots", "numbers", "error", "told"),
     [
-        (SGD, ("momentum",), {"optimizer/iter": 3.0}, InvalidArgumentError, "none is stored"),
-        (SGD, ("momentum",), {"optimizer/iter": 3.0, "optimizer/learning_rate": 0.0}, InvalidArgumentError, "0 is sto"),
-        (SGD, ("momentum",), {"optimizer/iter": 3.0, "optimizer/learning_rate": np.nan}, InvalidArgumentError, "nan i"),
-        (ADAM, ("m", "v"), {"a/global_step": 3.0, "b/global_step": 4.0}, NotFoundError, "tells how many steps"),
-        (ADAM, ("m", "v"), {"optimizer/beta1_power": 0.0}, NotFoundError, "tells how many steps"),
-        (ADAM, ("m", "v"), {"optimizer/beta2_power": np.nan}, NotFoundError, "tells how many steps"),
-        (DECAYING, ("accumulator",), {}, NotFoundError, "tells how many steps"),
+        (SGD, ("momentum",), {"optimizer/iter": 3.0}, InvalidArgumentError, "no learning rate is stored"),
+        (SGD, ("momentum",), {"optimizer/iter": 3.0, "optimizer/learning_rate": 0.0}, InvalidArgumentError, "is 0"),
+        (SGD, ("momentum",), {"optimizer/iter": 3.0, "optimizer/learning_rate": np.nan}, InvalidArgumentError, "s nan"),
+        (ADAM, ("m", "v"), {"a/global_step": 3.0, "b/global_step": 4.0}, NotFoundError, "to find out how many steps"),
+        (ADAM, ("m", "v"), {"optimizer/beta1_power": 0.0}, NotFoundError, "to find out how many steps"),
+        (ADAM, ("m", "v"), {"optimizer/beta2_power": np.nan}, NotFoundError, "to find out how many steps"),
+        (DECAYING, ("accumulator",), {}, NotFoundError, "to find out how many steps"),
         (ADAM, ("m", "v", "rms"), {"optimizer/iter": 3.0}, UnimplementedError, 'has "rms", which Adam does not have'),
     ],
 )  # fmt: skip
-def test_what_is_refused(
+def test_rejected_state(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     make: Make,
@@ -61,7 +61,7 @@ def test_what_is_refused(
     error: type[CheckpointError],
     told: str,
 ) -> None:
-    """load_model raises it; Checkpoint logs it and leaves the optimizer."""
+    """load_model raises; Checkpoint logs it and leaves the optimizer untouched."""
     path = write(tmp_path / "m", slots, numbers)
     model = Net()
     optimizer = make(model)
@@ -87,11 +87,11 @@ def by_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     ("numbers", "step", "told"),
     [
         ({"global_step": 7.0, "optimizer/beta2_power": 0.999**8}, 7.0, ""),
-        ({"global_step": 7.0, "optimizer/beta2_power": 0.999**4}, 7.0, "tell different numbers of steps"),
+        ({"global_step": 7.0, "optimizer/beta2_power": 0.999**4}, 7.0, "imply different numbers of steps"),
         ({"optimizer/beta1_power": 0.9**4, "optimizer/beta2_power": 0.999**4}, 3.0, ""),
-        ({"optimizer/beta1_power": 0.9**4, "optimizer/beta2_power": 0.999**6}, 5.0, "tell different numbers of steps"),
-        ({"optimizer/beta2_power": 0.999**4}, 3.0, "step 3 of the optimizer is worked out from beta2_power"),
-        ({"optimizer/beta2_power": 0.0}, 100_000.0, "step 100000 of the optimizer is worked out from beta2_power"),
+        ({"optimizer/beta1_power": 0.9**4, "optimizer/beta2_power": 0.999**6}, 5.0, "imply different numbers of steps"),
+        ({"optimizer/beta2_power": 0.999**4}, 3.0, "step 3 is computed from beta2_power"),
+        ({"optimizer/beta2_power": 0.0}, 100_000.0, "step 100000 is computed from beta2_power"),
     ],
 )
 def test_counting_of_steps(
@@ -102,7 +102,7 @@ def test_counting_of_steps(
     step: float,
     told: str,
 ) -> None:
-    """The program's counter, then beta2's power, then beta1's; a warning where they disagree, or one alone tells."""
+    """The program's counter, then beta2's power, then beta1's; a warning if they disagree or only a power is stored."""
     path = write(tmp_path / "m", ("m", "v"), numbers)
     model = Net()
     optimizer = ADAM(model)
@@ -113,10 +113,10 @@ def test_counting_of_steps(
 
 
 @pytest.mark.parametrize("way", [by_load_model, by_checkpoint])
-def test_adagrad_that_nobody_counted(
+def test_adagrad_without_a_stored_counter(
     tmp_path: Path, way: Callable[[Path, nn.Module, torch.optim.Optimizer], None]
 ) -> None:
-    """torch's count stays: without lr_decay it has no effect."""
+    """torch's count is kept: without lr_decay it has no effect."""
     path = write(tmp_path / "m", ("accumulator",), {})
     model = Net()
     optimizer = torch.optim.Adagrad(model.parameters())
@@ -129,10 +129,10 @@ def test_adagrad_that_nobody_counted(
 
 
 @pytest.mark.parametrize("way", [by_load_model, by_checkpoint])
-def test_momentum_that_is_off_here(
+def test_stored_momentum_for_an_optimizer_without_momentum(
     tmp_path: Path, way: Callable[[Path, nn.Module, torch.optim.Optimizer], None]
 ) -> None:
-    """SGD without momentum gets none, unless Keras stored how much there was."""
+    """SGD without momentum gets none, unless Keras stored the factor."""
     model = Net()
     plain = torch.optim.SGD(model.parameters(), 0.5)
     way(write(tmp_path / "v1", ("momentum",), {}), model, plain)
@@ -143,8 +143,8 @@ def test_momentum_that_is_off_here(
     assert (plain.param_groups[0]["momentum"], plain.param_groups[0]["lr"]) == (0.5, 0.25)
 
 
-def test_a_slot_that_is_no_number(tmp_path: Path) -> None:
-    """A string, or a whole number, where a moment belongs: refused with its key; nothing is changed."""
+def test_a_slot_that_is_not_a_float_tensor(tmp_path: Path) -> None:
+    """A string or an integer instead of a moment is rejected with its key; nothing is changed."""
     named: dict[str, Value] = {"w": torch.ones(2), "global_step": torch.tensor(3), "w/Adam_1": torch.ones(2)}
     model = Net()
     texts = np.array([b"a", b"b"], dtype=object)
@@ -156,7 +156,7 @@ def test_a_slot_that_is_no_number(tmp_path: Path) -> None:
 
 
 def keras_3(path: Path, *lists: str) -> str:
-    """A node whose lists have an item for variable 0, and one for a second variable that is not trained."""
+    """A node whose lists have one item for variable 0, and one for a second variable that is not trained."""
     names = {name: 3 + number for number, name in enumerate(lists)}
     items = [("0", 1), ("1", 1)]
     nodes = [
@@ -178,7 +178,7 @@ def keras_3(path: Path, *lists: str) -> str:
     ],
 )
 def test_lists_of_keras_3(tmp_path: Path, lists: tuple[str, ...], slots: list[str]) -> None:
-    """They are read as slot variables of what is trained, under the names that Keras 2 has for them."""
+    """They are read as slot variables of trained variables, under the names that Keras 2 has for them."""
     with tfckpt.load_checkpoint(keras_3(tmp_path / "m", *lists)) as reader:
         graph = reader.object_graph
         assert graph is not None

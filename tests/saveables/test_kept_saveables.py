@@ -1,4 +1,4 @@
-"""Saveables kept between saves: the same objects while nothing changed, else what a new VarList would make."""
+"""Saveables kept between saves: the same objects if nothing changed, else equal to those of a new VarList."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from torch_tfckpt.saveables.variables import Variable
 
 
 def described(saveables: list[SaveableObject]) -> list[object]:
-    """Everything that a save looks at."""
+    """Everything that a save reads from them."""
     return [
         (each.name, each.device, each.op, [(spec.name, spec.slice_spec, spec.dtype, spec.shape) for spec in each.specs])
         for each in saveables
@@ -24,7 +24,7 @@ def described(saveables: list[SaveableObject]) -> list[object]:
 
 
 def values() -> dict[str, Any]:
-    """Tensors, a Parameter, Variables, of different devices and dtypes, in no order."""
+    """Tensors, a Parameter and Variables, with different devices and dtypes, unsorted."""
     return {
         "c": torch.zeros(3),
         "a": torch.ones(2, 2),
@@ -35,8 +35,8 @@ def values() -> dict[str, Any]:
     }
 
 
-def test_nothing_is_made_anew_while_nothing_changes() -> None:
-    """Values may change, and nobody who sorts or cuts the list changes the next one."""
+def test_saveables_are_reused_while_nothing_changes() -> None:
+    """New values do not matter, and a caller that sorts or shortens the list does not change the next one."""
     given_values = values()
     var_list = VarList(given_values)
     first = var_list.to_save()
@@ -82,8 +82,8 @@ CHANGES: dict[str, Callable[[dict[str, Any]], None]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_what_changes_is_made_anew(what: str) -> None:
-    """The one whose tensor changed, as a new VarList has it; the others are kept."""
+def test_a_changed_tensor_gets_a_new_saveable(what: str) -> None:
+    """It equals the one of a new VarList; the other saveables are kept."""
     given_values = values()
     var_list = VarList(given_values)
     first = var_list.to_save()
@@ -94,8 +94,8 @@ def test_what_changes_is_made_anew(what: str) -> None:
     assert list(map(id, var_list.to_save())) == list(map(id, again))
 
 
-def test_two_tensors_that_become_one_are_refused() -> None:
-    """As they are when a VarList is made of them."""
+def test_variables_that_come_to_share_a_tensor_are_rejected() -> None:
+    """As when a VarList is created with them."""
     given_values = values()
     var_list = VarList(given_values)
     var_list.to_save()
@@ -107,8 +107,8 @@ def test_two_tensors_that_become_one_are_refused() -> None:
     assert described(var_list.to_save()) == described(VarList(given_values).to_save())
 
 
-def test_modules_and_state_beside_tensors_are_looked_up() -> None:
-    """A module that gets a buffer, and a dictionary that gets an entry, between two saves."""
+def test_modules_and_state_are_looked_up_at_each_save() -> None:
+    """A module gets a buffer and a dictionary gets an entry between two saves."""
     module, state = nn.Linear(1, 1), {"epoch": 1}
     var_list = VarList({"t": torch.zeros(1), "module": module, "state": state})
     names = [each.name for each in var_list.to_save()]
@@ -117,8 +117,8 @@ def test_modules_and_state_beside_tensors_are_looked_up() -> None:
     assert sorted({each.name for each in var_list.to_save()} - set(names)) == ["module/extra", "state/x"]
 
 
-def test_a_module_that_has_nothing_yet() -> None:
-    """A tensor beside it is not taken for all there is."""
+def test_a_module_without_tensors_is_looked_up_again() -> None:
+    """A tensor in the same var_list is not mistaken for everything there is."""
     module = nn.Module()
     var_list = VarList({"t": torch.zeros(1), "module": module})
     assert [each.name for each in var_list.to_save()] == ["t"]
@@ -128,7 +128,7 @@ def test_a_module_that_has_nothing_yet() -> None:
 
 @given(st.lists(st.sampled_from(sorted(CHANGES)), max_size=6))
 def test_any_changes(names: list[str]) -> None:
-    """Kept or made anew: always what a new VarList would make."""
+    """Whether kept or new, the saveables equal those of a new VarList."""
     given_values = values()
     var_list = VarList(given_values)
     for name in names:

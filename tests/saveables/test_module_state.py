@@ -18,7 +18,7 @@ from torch_tfckpt.saveables.var_list import VarList
 
 
 class Tied(nn.Module):
-    """Two layers whose weight is one, or not."""
+    """Two layers that share their weight, or not."""
 
     def __init__(self, tied: bool = True) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def same_state(a: nn.Module, b: nn.Module) -> bool:
 
 
 def filled(module: nn.Module) -> nn.Module:
-    """Every tensor has values of its own."""
+    """Give every tensor different values."""
     with torch.no_grad():
         for number, tensor in enumerate(module.state_dict().values()):
             tensor.copy_(torch.arange(tensor.numel()).reshape(tensor.shape) + number)
@@ -65,7 +65,7 @@ def shared_text(prefix: Path, key: str) -> object:
 
 @pytest.mark.parametrize(("form", "prefix"), [(lambda m: m, ""), (lambda m: {"net": m}, "net/")], ids=["bare", "keyed"])
 def test_a_module_is_restored_in_place(tmp_path: Path, form: Callable[[nn.Module], Any], prefix: str) -> None:
-    """DESIGN: names are those of state_dict; buffers too; the Parameters stay the same objects."""
+    """Names are those of state_dict, buffers are included, and the Parameters stay the same objects."""
     model, fresh = (nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)) for _ in range(2))
     filled(model)
     parameters = list(fresh.parameters())
@@ -77,7 +77,7 @@ def test_a_module_is_restored_in_place(tmp_path: Path, form: Callable[[nn.Module
     )
 
 
-def test_what_a_module_holds_is_looked_up_at_each_save() -> None:
+def test_a_modules_tensors_are_looked_up_at_each_save() -> None:
     """Tensors may be replaced after construction, as module.double() does, and buffers may appear."""
     model = nn.Linear(1, 1)
     var_list = VarList({"m": model})
@@ -88,7 +88,7 @@ def test_what_a_module_holds_is_looked_up_at_each_save() -> None:
 
 
 def test_a_shared_tensor_is_stored_once(tmp_path: Path) -> None:
-    """Under its first name; the other names stand in one text, only where there are any."""
+    """It is stored under its first name; ".shared" lists its other names, and exists only if there are any."""
     model = filled(Tied())
     assert save({"m": model}, tmp_path / "a") == ["m/.shared", "m/encoder.weight"]
     assert shared_text(tmp_path / "a", "m/.shared") == {"m/decoder.weight": "m/encoder.weight"}
@@ -109,8 +109,8 @@ def test_a_tied_file_restores_tied_and_untied_modules(
     assert torch.equal(fresh.decoder.weight, fresh.encoder.weight)
 
 
-def test_a_tied_module_reads_an_untied_file_and_one_with_the_other_name_only(tmp_path: Path) -> None:
-    """Under both names the first counts; under the second only, that one."""
+def test_a_tied_module_reads_an_untied_file_and_a_file_with_only_the_second_name(tmp_path: Path) -> None:
+    """If both names are stored, the first is read; if only the second is stored, the second."""
     value = torch.arange(9.0).reshape(3, 3)
     tfckpt.save_file({"encoder.weight": value, "decoder.weight": value + 1}, tmp_path / "both")
     tfckpt.save_file({"decoder.weight": value + 2}, tmp_path / "second")
@@ -121,8 +121,8 @@ def test_a_tied_module_reads_an_untied_file_and_one_with_the_other_name_only(tmp
         assert torch.equal(model.encoder.weight, value + added)
 
 
-def test_what_two_modules_share_is_stored_once(tmp_path: Path) -> None:
-    """As encoder and decoder with one embedding; each alone finds it in the file."""
+def test_a_tensor_shared_by_two_modules_is_stored_once(tmp_path: Path) -> None:
+    """For example an encoder and a decoder with one embedding; each alone finds it in the file."""
     encoder, decoder = nn.Embedding(2, 2), nn.Linear(2, 2, bias=False)
     decoder.weight = encoder.weight
     assert save({"e": encoder, "d": decoder}, tmp_path / "ckpt") == ["d/weight", "e/.shared"]
@@ -132,8 +132,8 @@ def test_what_two_modules_share_is_stored_once(tmp_path: Path) -> None:
     assert torch.equal(fresh.weight, encoder.weight)
 
 
-def test_a_missing_tensor_is_left_to_the_reading(tmp_path: Path) -> None:
-    """SAVER 8: its key is not found; a file without aliases changes nothing about it."""
+def test_a_missing_tensor_is_an_error_when_it_is_read(tmp_path: Path) -> None:
+    """Its key is not found; a file without aliases makes no difference."""
     tfckpt.save_file({"encoder.weight": torch.zeros(3, 3), "y/.shared": torch.zeros(1)}, tmp_path / "ckpt")
     with pytest.raises(NotFoundError, match=r"Key decoder\.weight not found in checkpoint"):
         restore(Tied(tied=False), tmp_path / "ckpt")
@@ -141,7 +141,7 @@ def test_a_missing_tensor_is_left_to_the_reading(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 5}', b"\xff"])
 def test_a_hostile_list_of_aliases_is_data_loss(tmp_path: Path, text: str | bytes) -> None:
-    """It is read only when a name is missing."""
+    """It is read only if a name is missing."""
     tfckpt.save_file({".shared": text, "encoder.weight": torch.zeros(3, 3)}, tmp_path / "ckpt")
     restore(Tied(), tmp_path / "ckpt")
     with pytest.raises(DataLossError, match=r'"\.shared" is '):
@@ -150,7 +150,7 @@ def test_a_hostile_list_of_aliases_is_data_loss(tmp_path: Path, text: str | byte
 
 @pytest.mark.parametrize("extra", [{"seen": 5, "mean": torch.ones(2)}, torch.ones(3), None, [1, (2, 3)]])
 def test_extra_state_is_json_with_its_tensors(tmp_path: Path, extra: Any) -> None:
-    """get_extra_state and set_extra_state of the module and of its children; nothing is pickled."""
+    """get_extra_state and set_extra_state of the module and its children are called; nothing is pickled."""
     model, fresh = nn.ModuleDict({"child": Counted()}), nn.ModuleDict({"child": Counted()})
     model["child"].extra = extra
     names = save({"m": model}, tmp_path / "ckpt")
@@ -165,7 +165,7 @@ def test_extra_state_is_json_with_its_tensors(tmp_path: Path, extra: Any) -> Non
     assert repr(other.extra) == repr(extra)
 
 
-def test_extra_state_that_could_only_be_pickled_is_refused() -> None:
+def test_extra_state_that_could_only_be_pickled_is_rejected() -> None:
     """TypeError with the path."""
     model = Counted()
     model.extra = {"hook": print}
@@ -173,8 +173,8 @@ def test_extra_state_that_could_only_be_pickled_is_refused() -> None:
         VarList({"m": model}).to_save()
 
 
-def test_entries_that_are_not_the_modules_own_tensors_are_refused() -> None:
-    """A hook that puts copies into state_dict: a restore in place would go into the copies and be lost."""
+def test_entries_that_are_not_the_modules_own_tensors_are_rejected() -> None:
+    """A hook puts copies into state_dict: a restore in place would fill the copies and be lost."""
     model = nn.Linear(1, 1)
 
     def hook(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
@@ -185,8 +185,8 @@ def test_entries_that_are_not_the_modules_own_tensors_are_refused() -> None:
         VarList({"m": model}).to_save()
 
 
-def test_lazy_parameters_are_refused_until_they_have_a_shape() -> None:
-    """At the save, not at construction: the first forward may come between."""
+def test_lazy_parameters_are_rejected_until_they_have_a_shape() -> None:
+    """By the save, not by the constructor: the first forward pass may happen in between."""
     model = nn.LazyLinear(2)
     var_list = VarList({"m": model})
     with pytest.raises(InvalidArgumentError, match='"m/weight" is not initialised yet'):

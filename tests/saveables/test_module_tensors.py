@@ -1,4 +1,4 @@
-"""The tensors of a module, held against torch's own state_dict."""
+"""The tensors of a module, compared with torch's own state_dict."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ ATTRIBUTES = st.sampled_from("abcdef")
 
 
 def add_tensor(draw: st.DrawFn, module: nn.Module, tensors: list[torch.Tensor]) -> None:
-    """Registers a new tensor, one that another module has too, or None."""
+    """Register a new tensor, a tensor that another module also has, or None."""
     name = draw(ATTRIBUTES)
     if name in module._parameters or name in module._buffers or name in module._modules:
         return
@@ -45,7 +45,7 @@ def add_tensor(draw: st.DrawFn, module: nn.Module, tensors: list[torch.Tensor]) 
 
 @st.composite
 def modules(draw: st.DrawFn) -> nn.Module:
-    """A tree of modules with all kinds of tensors; some of them, and some of the modules, in several places."""
+    """A tree of modules with all kinds of tensors; some tensors and modules are registered in several places."""
     root = nn.Module()
     made, tensors = [root], list[torch.Tensor]()
     for _ in range(draw(st.integers(0, 12))):
@@ -55,7 +55,7 @@ def modules(draw: st.DrawFn) -> nn.Module:
             continue
         name = draw(ATTRIBUTES)
         if name not in parent._modules and name not in parent._parameters and name not in parent._buffers:
-            # Whoever is in the tree already is shared, unless this would close a circle.
+            # A module that is in the tree already is shared, unless that would create a cycle.
             known = [each for each in made if parent not in each.modules()]
             module = draw(st.sampled_from([*known, nn.LazyLinear(1), nn.BatchNorm1d(1), None, nn.Module()]))
             parent.add_module(name, module)
@@ -65,7 +65,7 @@ def modules(draw: st.DrawFn) -> nn.Module:
 
 @given(modules())
 def test_names_and_tensors_are_those_of_state_dict(module: nn.Module) -> None:
-    """Persistent ones: names, order and tensors."""
+    """Names, order and tensors of the persistent ones are equal."""
     expected = module.state_dict(keep_vars=True)
     persistent = [each for each in module_tensors(module) if each.persistent]
     assert [each.name for each in persistent] == list(expected)
@@ -73,8 +73,8 @@ def test_names_and_tensors_are_those_of_state_dict(module: nn.Module) -> None:
 
 
 @given(modules())
-def test_all_of_them_are_torch_s_parameters_and_buffers(module: nn.Module) -> None:
-    """Also those that are not persistent, each under all of its names."""
+def test_all_tensors_are_torchs_parameters_and_buffers(module: nn.Module) -> None:
+    """Including those that are not persistent, each under all of its names."""
     tensors = module_tensors(module)
     assert [(each.name, each.tensor) for each in tensors if each.is_parameter] == list(
         module.named_parameters(remove_duplicate=False)
@@ -88,8 +88,8 @@ def test_all_of_them_are_torch_s_parameters_and_buffers(module: nn.Module) -> No
 
 
 @given(modules())
-def test_groups_are_torch_s_tensors_without_duplicates(module: nn.Module) -> None:
-    """One group for each tensor, in torch's order; no place is lost."""
+def test_groups_are_torchs_tensors_without_duplicates(module: nn.Module) -> None:
+    """One group for each tensor, in torch's order; no place is missing."""
     tensors = module_tensors(module)
     groups = group_shared(tensors)
     assert {id(group[0].tensor) for group in groups} == {id(each.tensor) for each in tensors}
@@ -101,14 +101,14 @@ def test_groups_are_torch_s_tensors_without_duplicates(module: nn.Module) -> Non
 
 @given(modules())
 def test_own_tensors_are_those_without_submodules(module: nn.Module) -> None:
-    """Their names are attributes."""
+    """Their names are attribute names."""
     own = list(own_tensors(module))
     assert [each.name for each in own] == [each.name for each in module_tensors(module) if each.module is module]
     assert all(each.name == each.attribute for each in own)
 
 
 def test_replacing_one_place_leaves_the_others() -> None:
-    """A parameter stays one, a buffer one."""
+    """A parameter stays a parameter, a buffer stays a buffer."""
     model = nn.Sequential(nn.BatchNorm1d(1), nn.Identity())
     model[1].weight = model[0].weight
     for each in module_tensors(model):
@@ -117,19 +117,19 @@ def test_replacing_one_place_leaves_the_others() -> None:
 
 
 def test_parametrized_tensors_are_the_registered_ones() -> None:
-    """What is computed from them is a property of the module."""
+    """The computed tensor is a property of the module."""
     model = parametrizations.weight_norm(nn.Linear(2, 2))
     names = ["bias", "parametrizations.weight.original0", "parametrizations.weight.original1"]
     assert [each.name for each in module_tensors(model)] == names == list(model.state_dict())
 
 
 def checkpointed() -> nn.Sequential:
-    """Layers whose names activation checkpointing changes, and changes back in the state_dict."""
+    """Layers whose names activation checkpointing changes in the module, but not in the state_dict."""
     return nn.Sequential(checkpoint_wrapper(nn.BatchNorm1d(2)), checkpoint_wrapper(nn.Linear(2, 2)))
 
 
 def test_names_that_a_hook_changes_are_those_of_state_dict() -> None:
-    """Places are what is registered, so that a tensor can be replaced."""
+    """The module and attribute are the registered ones, so that a tensor can be replaced."""
     model = checkpointed()
     tensors = module_tensors(model)
     assert [each.name for each in tensors] == list(model.state_dict()) and "1.weight" in model.state_dict()
@@ -137,7 +137,7 @@ def test_names_that_a_hook_changes_are_those_of_state_dict() -> None:
 
 
 def test_tied_tensors_keep_all_names_that_a_hook_changes() -> None:
-    """Each place takes one of the names, in order."""
+    """Each place gets one of the names, in order."""
     model = checkpointed()
     model.append(model[1])
     (weight,) = (group for group in group_shared(module_tensors(model)) if group[0].name == "1.weight")
@@ -145,7 +145,7 @@ def test_tied_tensors_keep_all_names_that_a_hook_changes() -> None:
 
 
 def dropping(name: str) -> nn.Module:
-    """A layer whose state_dict a hook takes an entry out of, as models with a frozen part have it."""
+    """A layer with a hook that removes an entry from the state_dict, as models with a frozen part do."""
     model = nn.Linear(2, 2)
 
     def hook(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
@@ -155,15 +155,15 @@ def dropping(name: str) -> nn.Module:
     return model
 
 
-def test_what_a_hook_leaves_out_is_not_persistent() -> None:
-    """It is listed all the same."""
+def test_a_tensor_that_a_hook_removes_is_not_persistent() -> None:
+    """It is still listed."""
     assert [(each.name, each.persistent) for each in module_tensors(dropping("bias"))] == [
         ("weight", True), ("bias", False),
     ]  # fmt: skip
 
 
 def test_a_buffer_that_a_hook_adds_is_persistent() -> None:
-    """The state_dict has it, whatever it was registered as."""
+    """Because the state_dict contains it, however it was registered."""
     model = nn.Module()
     model.register_buffer("kept", torch.zeros(1), persistent=False)
 
@@ -203,10 +203,10 @@ def load_by_init(model: nn.Module, path: Path) -> None:
     ],
     ids=["renamed", "left out", "plain"],
 )
-def test_all_readers_take_what_state_dict_has(
+def test_all_readers_use_the_names_of_state_dict(
     tmp_path: Path, load: Callable[[nn.Module, Path], None], make: Callable[[], nn.Module]
 ) -> None:
-    """save_model, Saver, load_model and init_from_checkpoint know a module by the same names."""
+    """save_model, Saver, load_model and init_from_checkpoint use the same names for a module."""
     tfckpt.save_model(fill_with(3, make()), tmp_path / "m")
     model = fill_with(0, make())
     load(model, tmp_path / "m")
@@ -214,7 +214,7 @@ def test_all_readers_take_what_state_dict_has(
 
 
 def test_optimizer_state_has_the_names_of_the_parameters(tmp_path: Path) -> None:
-    """Where a hook changes the names, too: state and parameter are found under the same one."""
+    """Also if a hook changes them: state and parameter are found under the same name."""
     model = checkpointed()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     model(torch.ones(2, 2)).sum().backward()

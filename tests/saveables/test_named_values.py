@@ -25,23 +25,23 @@ def saveable(name: str) -> SaveableObject:
     return SaveableObject(None, [SaveSpec("a", "", name)], name)
 
 
-def test_a_dict_stays_and_a_module_has_the_empty_name() -> None:
-    """SAVER 1, form 1; DESIGN for modules."""
+def test_a_dict_is_unchanged_and_a_module_has_the_empty_name() -> None:
+    """A dict keeps its order and its names."""
     value, module = variable("v"), nn.Linear(1, 1)
     assert named_values({"x": value, "model": module}) == {"x": value, "model": module}
     assert named_values(module) == {"": module}
 
 
 def test_a_list_is_sorted_and_flattened() -> None:
-    """CASES 18, SAVER 1, form 2: nested lists, tuples and sets; saveables under their own names."""
+    """CASES 18: nested lists, tuples and sets; saveables under their own names."""
     a, b, c, d = variable("a"), variable("b:0"), saveable("c"), variable("d")
     assert list(named_values([[d, (c,)], {b}, a]).items()) == [("a", a), ("b", b), ("c", c), ("d", d)]
     assert named_values([]) == named_values({}) == {}
     assert named_values({a}) == named_values((a,)) == {"a": a}
 
 
-def test_pairs_and_generators_are_taken_once() -> None:
-    """DESIGN: an iterable such as model.named_parameters()."""
+def test_pairs_and_generators_are_consumed_once() -> None:
+    """An iterable such as model.named_parameters()."""
     model = nn.Linear(2, 2)
     assert set(named_values(model.named_parameters())) == {"weight", "bias"}
     assert set(named_values(model.state_dict().items())) == {"weight", "bias"}
@@ -56,26 +56,26 @@ def test_pairs_and_generators_are_taken_once() -> None:
 
 
 def test_slices_are_gathered_under_the_name_of_the_whole() -> None:
-    """SAVER 1: in the order of their own names."""
+    """In the order of their own names."""
     one, two = part("whole", 1, "p1"), part("whole", 0, "p0")
     partitioned = PartitionedVariable("p", [part("p", 0, "p/0")])
     assert named_values([one, two, partitioned]) == {"whole": [two, one], "p": partitioned}
 
 
 def test_a_later_saveable_replaces_one_of_the_same_name() -> None:
-    """SAVER 1: silently."""
+    """Without a warning, as in TensorFlow."""
     first, second = saveable("s"), saveable("s")
     assert named_values([first, second]) == {"s": second}
 
 
-def test_one_variable_twice_is_one() -> None:
+def test_a_variable_that_is_listed_twice_is_saved_once() -> None:
     """As in TensorFlow's eager mode."""
     value = variable("v")
     assert named_values([value, [value]]) == {"v": value}
 
 
-def test_one_name_for_two_variables_is_refused() -> None:
-    """CASES 14, 16, SAVER 1."""
+def test_one_name_for_two_variables_is_rejected() -> None:
+    """CASES 14, 16."""
     with pytest.raises(ValueError, match="At least two variables have the same name: v"):
         named_values([variable("v"), variable("v")])
     with pytest.raises(ValueError, match="Two different ResourceVariable objects with the same shared_name 'v'"):
@@ -102,8 +102,8 @@ class Owner:
         return self._gathered
 
 
-def test_a_trackable_object_in_a_list_gives_its_saveables_by_their_names() -> None:
-    """CASES 80, 81: a factory is called without a name then."""
+def test_a_trackable_object_in_a_list_provides_its_saveables_under_their_names() -> None:
+    """CASES 80, 81: a factory is called without a name in a list."""
     value = variable("v")
     made = saveable("default")
     found = named_values([Owner({"VARIABLE_VALUE": value, "other": lambda name="default": made})])
@@ -111,14 +111,14 @@ def test_a_trackable_object_in_a_list_gives_its_saveables_by_their_names() -> No
 
 
 @pytest.mark.parametrize("value", ["text", b"bytes", 5, None, torch.zeros(2), torch.optim.SGD([torch.zeros(1)])])
-def test_other_forms_are_refused(value: object) -> None:
-    """SAVER 1: TypeError; a tensor and a text can be iterated over, and are not meant so."""
+def test_other_forms_are_rejected(value: object) -> None:
+    """TypeError; tensors and strings are iterable, but are not accepted as lists."""
     with pytest.raises(TypeError, match="Variables to save should be passed in a dict or a list"):
         named_values(value)
 
 
 def test_names_are_strings() -> None:
-    """SAVER 1: TypeError "Name is not a string"."""
+    """TypeError "Name is not a string"."""
     with pytest.raises(
         TypeError, match=r"names_to_saveables must be a dict mapping string names.*Name is not a string: 5"
     ):
@@ -126,14 +126,14 @@ def test_names_are_strings() -> None:
 
 
 @pytest.mark.parametrize("element", [torch.zeros(1), 5, nn.Linear(1, 1), (1, 2)])
-def test_an_element_without_a_name_is_refused(element: object) -> None:
-    """SAVER 1: AttributeError; the text says what to pass."""
+def test_an_element_without_a_name_is_rejected(element: object) -> None:
+    """AttributeError; the message lists the accepted forms."""
     with pytest.raises(AttributeError, match=r"has no name\. Pass a dict"):
         named_values([element])
 
 
-def test_an_element_with_a_name_that_is_no_variable_is_refused() -> None:
-    """SAVER 1: TypeError."""
+def test_a_named_element_that_is_not_a_variable_is_rejected() -> None:
+    """TypeError."""
 
     class Named:
         name = "n"

@@ -1,4 +1,4 @@
-"""Optimizers by the names of their parameters; and training that goes on bit for bit."""
+"""Optimizers saved by the names of their parameters, and training that resumes bit for bit."""
 
 import json
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class Training:
         self.scheduler = scheduler(self.optimizer)
 
     def run(self, steps: int) -> list[float]:
-        """Losses of some steps on random data."""
+        """Run some steps on random data and return the losses."""
         losses = []
         for _ in range(steps):
             inputs = torch.randn(8, 4)
@@ -89,12 +89,12 @@ def resumed_equals_uninterrupted(tmp_path: Path, make: Callable[[], Training]) -
     assert second.optimizer.param_groups[0]["lr"] == first.optimizer.param_groups[0]["lr"]
 
 
-# SequentialLR of torch 2.6 warns of a call of its own.
+# SequentialLR of torch 2.6 emits a warning about its own call.
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
-def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path, optimizer: str, scheduler: str) -> None:
-    """WISHES 50: model, optimizer, scheduler and generators; the losses are the same numbers."""
+def test_a_resumed_run_continues_bit_for_bit(tmp_path: Path, optimizer: str, scheduler: str) -> None:
+    """With model, optimizer, scheduler and generators restored, the losses are the same numbers."""
     resumed_equals_uninterrupted(tmp_path, lambda: Training(OPTIMIZERS[optimizer], SCHEDULERS[scheduler]))
 
 
@@ -105,7 +105,7 @@ def test_unusual_optimizers_resume_too(tmp_path: Path, optimizer: str) -> None:
 
 
 def test_a_run_with_named_parameters_resumes(tmp_path: Path) -> None:
-    """The optimizer's own names are taken; an optimizer without names has the same from the module."""
+    """The optimizer's own names are used; an optimizer without names gets the same ones from the module."""
     make = Training(OPTIMIZERS["Adam"], SCHEDULERS["StepLR"], named=True)
     resumed_equals_uninterrupted(tmp_path, lambda: Training(OPTIMIZERS["Adam"], SCHEDULERS["StepLR"], named=True))
     restore({"optimizer": make.optimizer}, tmp_path / "ckpt")
@@ -114,7 +114,7 @@ def test_a_run_with_named_parameters_resumes(tmp_path: Path) -> None:
 
 
 def stepped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """After one step with gradients that differ from parameter to parameter."""
+    """Make one step with different gradients for each parameter."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.full_like(parameter, float(parameter.numel()))
@@ -127,7 +127,7 @@ def two_layers() -> nn.Sequential:
 
 
 def test_names_in_the_file_are_readable_and_never_positions(tmp_path: Path) -> None:
-    """DESIGN: optimizer/state/fc1.weight/exp_avg; nothing before the first step but the text."""
+    """optimizer/state/fc1.weight/exp_avg; before the first step only the JSON is stored."""
     model = nn.Sequential()
     model.add_module("fc1", nn.Linear(2, 1))
     optimizer = torch.optim.Adam(model.parameters())
@@ -151,14 +151,14 @@ def test_names_in_the_file_are_readable_and_never_positions(tmp_path: Path) -> N
 
 
 def names_in(var_list: object, key: str = "o") -> list[str]:
-    """Names of parameters that have state, as they would be stored."""
+    """Return the names of parameters that have state, as they would be stored."""
     prefix = f"{key}/state/"
     names = [each.name.removeprefix(prefix) for each in VarList(var_list).to_save() if each.name.startswith(prefix)]
     return list(dict.fromkeys(name.rpartition("/")[0] for name in names))
 
 
 def test_names_come_from_the_modules_and_tensors_of_the_var_list() -> None:
-    """Bare where one module has all parameters; else behind its key; tensors under their own key."""
+    """Bare names if one module has all parameters, else with the module's key; tensors under their own key."""
     one, other, scale = nn.Linear(1, 1, bias=False), nn.Linear(2, 2, bias=False), nn.Parameter(torch.ones(1))
     both = [*one.parameters(), *other.parameters()]
     within = stepped(torch.optim.Adam(one.parameters()))
@@ -169,26 +169,24 @@ def test_names_come_from_the_modules_and_tensors_of_the_var_list() -> None:
     assert names_in([("one", one), ("other", other), ("scale", scale), ("o", mixed)]) == [
         "one/weight", "other/weight", "scale"
     ]  # fmt: skip
-    # The first module that has it names a parameter of several modules.
+    # If several modules have a parameter, the first one names it.
     assert names_in({"c": one, "b": nn.ModuleList([one]), "d": other, "o": across}) == ["b/0.weight", "d/weight"]
     assert names_in([Variable(scale, "listed"), ("o", stepped(torch.optim.Adam([scale])))]) == ["listed"]
 
 
-def test_a_parameter_without_a_name_is_refused_at_construction() -> None:
-    """Group, position and shape, and the mend; an optimizer with names of its own needs no module."""
+def test_a_parameter_without_a_name_is_rejected_at_construction() -> None:
+    """The error has group, position, shape and a hint; an optimizer with its own names needs no module."""
     model = two_layers()
     groups: list[dict[str, Any]] = [{"params": [model[0].bias]}, {"params": [model[1].bias, model[0].weight]}]
     optimizer = torch.optim.SGD(groups)
     with pytest.raises(InvalidArgumentError) as caught:
         VarList({"o": optimizer, "last": model[1], "b": model[0].bias})
     assert r'state "o": parameter 1 of param_groups[1], of shape [3,2], has no name' in str(caught.value)
-    assert "Add the module that has it to var_list, or build the optimizer from model.named_parameters()" in str(
-        caught.value
-    )
+    assert "Add its module to var_list, or build the optimizer from model.named_parameters()" in str(caught.value)
     assert not VarList({"o": torch.optim.SGD(model.named_parameters())}).is_empty
 
 
-def test_one_name_for_two_parameters_is_refused() -> None:
+def test_one_name_for_two_parameters_is_rejected() -> None:
     """They would share their state."""
     named: list[dict[str, Any]] = [
         {"params": [("a", nn.Parameter(torch.ones(1)))]},
@@ -199,7 +197,7 @@ def test_one_name_for_two_parameters_is_refused() -> None:
 
 
 def test_parameters_and_groups_may_come_in_another_order(tmp_path: Path) -> None:
-    """Names map the state to the positions of the optimizer at hand, and each group keeps its hyperparameters."""
+    """Names map the state to the positions in the present optimizer, and each group keeps its hyperparameters."""
     model, fresh = two_layers(), two_layers()
     make = torch.optim.Adam
     first: list[dict[str, Any]]
@@ -215,7 +213,7 @@ def test_parameters_and_groups_may_come_in_another_order(tmp_path: Path) -> None
 
 
 def test_groups_without_parameters_keep_their_order(tmp_path: Path) -> None:
-    """They have no names to be told apart by."""
+    """They have no names to distinguish them."""
     model = nn.Linear(1, 1)
 
     def make(*rates: float) -> torch.optim.Optimizer:
@@ -228,8 +226,8 @@ def test_groups_without_parameters_keep_their_order(tmp_path: Path) -> None:
     assert [group["lr"] for group in other.param_groups] == [1.0, 0.1, 0.2]
 
 
-def test_a_parameter_without_state_is_left_without(tmp_path: Path) -> None:
-    """A frozen one never got a gradient; resuming leaves it as it was, even where it has state by now."""
+def test_a_parameter_without_state_is_restored_without(tmp_path: Path) -> None:
+    """A frozen one never got a gradient; restoring removes the state that it has by now."""
     model, fresh = two_layers(), two_layers()
     optimizer = torch.optim.Adam(model.parameters())
     model.get_parameter("0.weight").grad = torch.ones(3, 2)
@@ -241,7 +239,7 @@ def test_a_parameter_without_state_is_left_without(tmp_path: Path) -> None:
 
 
 def refused(tmp_path: Path, optimizer: torch.optim.Optimizer, model: nn.Module, text: str) -> None:
-    """The optimizer says no before anything of it changes."""
+    """Assert that the optimizer raises before anything in it changes."""
     before = repr(optimizer.state_dict())
     with pytest.raises(InvalidArgumentError, match=text):
         with tfckpt.load_checkpoint(tmp_path / "ckpt") as reader:
@@ -249,23 +247,25 @@ def refused(tmp_path: Path, optimizer: torch.optim.Optimizer, model: nn.Module, 
     assert repr(optimizer.state_dict()) == before
 
 
-def test_other_parameters_shapes_groups_and_algorithms_are_refused(tmp_path: Path) -> None:
-    """InvalidArgumentError with the names, while nothing has changed."""
+def test_other_parameters_shapes_groups_and_algorithms_are_rejected(tmp_path: Path) -> None:
+    """InvalidArgumentError with the names, and nothing has changed."""
     model = two_layers()
     save({"m": model, "o": stepped(torch.optim.Adam(model.parameters()))}, tmp_path / "ckpt")
     parameters = list(model.parameters())
-    refused(tmp_path, stepped(torch.optim.Adam(parameters[:2])), model, r'stored, but not here: "1\.bias", "1\.weight"')
+    fewer = stepped(torch.optim.Adam(parameters[:2]))
+    refused(tmp_path, fewer, model, r'Only in the checkpoint: "1\.bias", "1\.weight"')
     larger = nn.Sequential(*two_layers(), nn.Linear(1, 1))
-    refused(tmp_path, torch.optim.Adam(larger.parameters()), larger, r'here, but not stored: "2\.bias", "2\.weight"')
+    refused(tmp_path, torch.optim.Adam(larger.parameters()), larger, r'Only in this optimizer: "2\.bias", "2\.weight"')
     wider = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 1))
     refused(tmp_path, torch.optim.Adam(wider.parameters()), wider, r'"0\.weight" was stored for shape \[3, 2\]')
     groups = torch.optim.Adam([{"params": parameters[:2]}, {"params": parameters[2:]}])
-    refused(tmp_path, groups, model, "grouped otherwise: 1 groups are stored, 2 are here")
-    refused(tmp_path, torch.optim.SGD(parameters), model, "stored is the state of Adam, here is SGD, whose .*momentum")
+    refused(tmp_path, groups, model, "grouped differently: the checkpoint has 1 group, this optimizer has 2")
+    sgd = torch.optim.SGD(parameters)
+    refused(tmp_path, sgd, model, 'has the state of Adam, which lacks .*"momentum".* of this SGD')
 
 
-def test_a_relative_of_the_algorithm_takes_its_state(tmp_path: Path) -> None:
-    """AdamW has the hyperparameters of Adam; what the file lacks, as of an older torch, stays as it is here."""
+def test_a_related_algorithm_accepts_the_state(tmp_path: Path) -> None:
+    """AdamW has Adam's hyperparameters; those missing in the file, e.g. from an older torch, keep their values."""
     model = two_layers()
     save({"m": model, "o": stepped(torch.optim.Adam(model.parameters(), lr=0.5))}, tmp_path / "ckpt")
     other = torch.optim.AdamW(model.parameters())
@@ -290,22 +290,22 @@ def test_a_relative_of_the_algorithm_takes_its_state(tmp_path: Path) -> None:
         '{"state": {}, "param_groups": [], "other_state": 5}', '{"state": {}, "param_groups": [{"params": "weight"}]}',
     ],
 )  # fmt: skip
-def test_what_is_no_optimizers_state_is_refused(tmp_path: Path, text: str) -> None:
-    """Nor is one by positions."""
+def test_a_value_that_is_not_an_optimizers_state_is_rejected(tmp_path: Path, text: str) -> None:
+    """Including optimizer state by positions."""
     model = two_layers()
     tfckpt.save_file({"o": text}, tmp_path / "ckpt")
-    refused(tmp_path, torch.optim.SGD(model.parameters()), model, 'state "o": what is stored is not the state')
+    refused(tmp_path, torch.optim.SGD(model.parameters()), model, 'state "o": the stored value is not the state')
 
 
-def test_state_of_a_parameter_in_no_group_is_refused(tmp_path: Path) -> None:
-    """It would be dropped in silence."""
+def test_state_of_a_parameter_in_no_group_is_rejected(tmp_path: Path) -> None:
+    """Otherwise it would be dropped silently."""
     model = nn.Linear(1, 1)
     text = '{"state": {"x": {}}, "param_groups": [{"params": ["weight", "bias"]}]}'
     tfckpt.save_file({"o": text}, tmp_path / "ckpt")
-    refused(tmp_path, torch.optim.SGD(model.parameters()), model, 'state for "x", which is in none')
+    refused(tmp_path, torch.optim.SGD(model.parameters()), model, 'state is stored for "x", which is not in any')
 
 
-def test_state_beside_that_of_parameters_is_kept(tmp_path: Path) -> None:
+def test_state_that_belongs_to_no_parameter_is_kept(tmp_path: Path) -> None:
     """Some optimizers keep a counter of their own in `state`."""
     model = nn.Linear(1, 1)
     optimizer, other = torch.optim.SGD(model.parameters()), torch.optim.SGD(model.parameters())

@@ -1,4 +1,4 @@
-"""RNGState: generators that go on where they were."""
+"""RNGState: restored generators continue where they were."""
 
 import random
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch_tfckpt.saveables.rng_state import RNGState
 
 
 def draws() -> list[float]:
-    """Some numbers of each generator; a second one of a normal pair too, which two of them keep back."""
+    """Draw from each generator, and a second time from normals, of which two generators cache one."""
     return [
         random.random(),
         random.gauss(0, 1),
@@ -24,8 +24,8 @@ def draws() -> list[float]:
     ]
 
 
-def test_all_global_generators_go_on_where_they_were(tmp_path: Path) -> None:
-    """WISHES 50: the same numbers come again, in the middle of a normal pair as well."""
+def test_all_global_generators_continue_where_they_were(tmp_path: Path) -> None:
+    """The same numbers are drawn again, also in the middle of a pair of normals."""
     draws()
     assert "rng/torch" in save({"rng": RNGState()}, tmp_path / "ckpt")
     expected = [draws() for _ in range(3)]
@@ -46,15 +46,15 @@ def test_one_generator_alone(tmp_path: Path) -> None:
 
 
 def test_states_of_absent_devices_are_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint of a machine with GPUs is resumed on one without."""
+    """A checkpoint from a machine with GPUs is restored on one without."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     state = RNGState().state_dict() | {"cuda": [torch.zeros(16, dtype=torch.uint8)] * 2}
     RNGState().load_state_dict(state)
-    assert "generators of 2 CUDA devices are stored, 0 devices are here" in caplog.text
+    assert "generator states of 2 CUDA devices, but this machine has 0" in caplog.text
 
 
 def test_states_of_devices_are_set_on_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One state a device, in their order; with one device, the first state only."""
+    """One state per device, in their order; with one device, only the first state."""
     taken: list[tuple[int, int]] = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.tensor([n]) for n in range(2)])
@@ -80,14 +80,14 @@ def broken(**changes: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_a_state_that_does_not_fit_changes_no_generator(state: Any) -> None:
-    """InvalidArgumentError, and the next numbers are those that would have come."""
+    """InvalidArgumentError, and the next numbers are the same as without the call."""
     before = RNGState().state_dict()
     with pytest.raises(InvalidArgumentError, match="not the state of the global generators"):
         RNGState().load_state_dict(state)
     assert repr(RNGState().state_dict()) == repr(before)
 
 
-def test_a_single_generator_refuses_what_is_not_its_state() -> None:
-    """Its text says which generator is meant."""
+def test_a_single_generator_rejects_a_state_of_another_kind() -> None:
+    """The message says which generator is meant."""
     with pytest.raises(InvalidArgumentError, match="not the state of this generator"):
         RNGState(torch.Generator()).load_state_dict({"generator": torch.zeros(3, dtype=torch.uint8)})

@@ -21,8 +21,8 @@ from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, SpecValue
         (None, None, ""),
     ],
 )
-def test_dtype_and_device_are_the_values_own(value: SpecValue, dtype: DataType | None, device: str) -> None:
-    """SAVER 1: for a value both default to the value's."""
+def test_dtype_and_device_default_to_the_values(value: SpecValue, dtype: DataType | None, device: str) -> None:
+    """If neither is given."""
     spec = SaveSpec(value, "", "x")
     assert (spec.tensor is value, spec.dtype, spec.device) == (True, dtype, device)
 
@@ -39,13 +39,13 @@ def test_dtype_and_device_are_the_values_own(value: SpecValue, dtype: DataType |
         (None, None),
     ],
 )
-def test_the_shape_is_the_values_own(value: SpecValue, shape: tuple[int, ...] | None) -> None:
-    """As it is now."""
+def test_the_shape_is_the_values(value: SpecValue, shape: tuple[int, ...] | None) -> None:
+    """The present one."""
     assert SaveSpec(value, "", "x").shape == shape
 
 
-def test_the_shape_of_a_tensor_that_grows() -> None:
-    """It is asked for each time."""
+def test_the_shape_of_a_tensor_that_is_resized() -> None:
+    """It is looked up each time."""
     tensor = torch.zeros(2)
     spec = SaveSpec(tensor, "", "x")
     tensor.resize_(3)
@@ -53,7 +53,7 @@ def test_the_shape_of_a_tensor_that_grows() -> None:
 
 
 def test_a_callable_is_not_called_for_its_shape() -> None:
-    """Nobody knows it before the value is saved."""
+    """The shape is unknown until the value is saved."""
 
     def value() -> torch.Tensor:
         raise AssertionError("called")
@@ -62,7 +62,7 @@ def test_a_callable_is_not_called_for_its_shape() -> None:
 
 
 def test_dtype_and_device_may_be_given() -> None:
-    """In torch's words or in TensorFlow's; the device comes in TensorFlow's spelling."""
+    """In torch's or TensorFlow's spelling; the device is returned in TensorFlow's."""
     value = torch.zeros(2, dtype=torch.int8)
     assert SaveSpec(value, "", "x", DataType.DT_QINT8, "/cpu:1").dtype == DataType.DT_QINT8
     assert SaveSpec(lambda: value, "", "x", torch.int8, "cuda:1").dtype == DataType.DT_INT8
@@ -71,7 +71,7 @@ def test_dtype_and_device_may_be_given() -> None:
 
 
 def test_a_callable_is_called_each_time_the_tensor_is_read_and_not_before() -> None:
-    """CASES 82, SAVER 1."""
+    """CASES 82."""
     calls = []
 
     def value() -> torch.Tensor:
@@ -84,13 +84,13 @@ def test_a_callable_is_called_each_time_the_tensor_is_read_and_not_before() -> N
 
 
 @pytest.mark.parametrize("given", [{}, {"dtype": torch.float32}, {"device": "cpu"}])
-def test_a_callable_without_dtype_and_device_is_refused(given: dict[str, str]) -> None:
-    """SAVER 1: AssertionError where either is missing."""
+def test_a_callable_without_dtype_and_device_is_rejected(given: dict[str, str]) -> None:
+    """AssertionError if either is missing."""
     with pytest.raises(AssertionError, match="dtype and a device"):
         SaveSpec(lambda: torch.zeros(1), "", "x", **given)  # type: ignore[arg-type]
 
 
-def test_values_that_no_checkpoint_holds_are_refused() -> None:
+def test_values_that_a_checkpoint_cannot_store_are_rejected() -> None:
     """With the name of the tensor."""
     with pytest.raises(InvalidArgumentError, match='"x": int is neither'):
         SaveSpec(5, "", "x")  # type: ignore[arg-type]
@@ -102,8 +102,8 @@ def test_values_that_no_checkpoint_holds_are_refused() -> None:
         SaveSpec(torch.nn.UninitializedParameter(), "", "x")
 
 
-def test_a_saveable_has_its_first_specs_device_and_no_restore_of_its_own() -> None:
-    """SAVER 1: ValueError "Calling an abstract method."."""
+def test_a_saveable_has_its_first_specs_device_and_an_abstract_restore() -> None:
+    """ValueError "Calling an abstract method."."""
     specs = [SaveSpec("a", "", "a", device="/cpu:2"), SaveSpec("b", "", "b")]
     saveable = SaveableObject(None, specs, "s")
     assert (saveable.op, saveable.specs, saveable.name, saveable.device) == (None, specs, "s", "/device:CPU:2")

@@ -21,7 +21,7 @@ from torch_tfckpt.saveables.stateful import (
 
 
 class Counting:
-    """Some stateful object."""
+    """An object with state."""
 
     def __init__(self) -> None:
         self.state: Any = {"step": 0, "mean": torch.zeros(2)}
@@ -34,8 +34,8 @@ class Counting:
         self.state, self.loaded = state_dict, self.loaded + 1
 
 
-def test_an_objects_state_is_a_text_and_its_tensors(tmp_path: Path) -> None:
-    """DESIGN: readable keys, JSON for the rest, every tensor a saveable of its own."""
+def test_an_objects_state_is_json_and_its_tensors(tmp_path: Path) -> None:
+    """Readable keys, JSON for everything else, and one saveable for each tensor."""
     counting = Counting()
     saveables = state_to_save("c", ObjectState(counting))
     assert [saveable.name for saveable in saveables] == ["c", "c/mean"]
@@ -45,8 +45,8 @@ def test_an_objects_state_is_a_text_and_its_tensors(tmp_path: Path) -> None:
     assert isinstance(text, np.ndarray) and text.item() == b'{"step": 0, "mean": {"$tensor": "c/mean"}}'
 
 
-def test_what_is_saved_is_what_there_is_then(tmp_path: Path) -> None:
-    """State that came after the VarList was made is saved, and restored into an object that has none yet."""
+def test_state_is_looked_up_at_each_save(tmp_path: Path) -> None:
+    """State that was added after the VarList was created is saved, and restored into an object that has none yet."""
     counting, other = Counting(), Counting()
     counting.state = {"step": 9, "moments": [torch.ones(3), torch.full((2,), 2.0)]}
     save({"c": counting}, tmp_path / "ckpt")
@@ -54,8 +54,8 @@ def test_what_is_saved_is_what_there_is_then(tmp_path: Path) -> None:
     assert other.state["step"] == 9 and [each.tolist() for each in other.state["moments"]] == [[1, 1, 1], [2, 2]]
 
 
-def test_a_restore_saveable_has_the_text_first_and_then_the_tensors_in_order(tmp_path: Path) -> None:
-    """All specs on one device, with the file's dtypes; values that mean nothing take no memory."""
+def test_a_restore_saveable_has_the_json_first_and_then_the_tensors_in_order(tmp_path: Path) -> None:
+    """All specs on one device, with the file's dtypes; placeholder values take no memory."""
     counting = Counting()
     counting.state = {"b": torch.ones(2, dtype=torch.bfloat16), "a": torch.ones(1)}
     save({"c": counting}, tmp_path / "ckpt")
@@ -68,8 +68,8 @@ def test_a_restore_saveable_has_the_text_first_and_then_the_tensors_in_order(tmp
         assert shapes == [(2,), (1,)]
 
 
-def test_a_missing_text_or_tensor_is_not_found(tmp_path: Path) -> None:
-    """SAVER 8: "Key N not found in checkpoint", before anything is restored."""
+def test_missing_json_or_a_missing_tensor_is_not_found(tmp_path: Path) -> None:
+    """ "Key N not found in checkpoint", before anything is restored."""
     tfckpt.save_file({"c": '{"x": {"$tensor": "c/x"}}'}, tmp_path / "ckpt")
     with tfckpt.load_checkpoint(tmp_path / "ckpt") as reader:
         with pytest.raises(NotFoundError, match="Key c/x not found in checkpoint"):
@@ -79,25 +79,25 @@ def test_a_missing_text_or_tensor_is_not_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.zeros(()), np.array([b"{}", b"{}"], dtype=object)])
-def test_another_value_under_the_key_is_refused(tmp_path: Path, value: torch.Tensor) -> None:
-    """A number, or a list of strings, is no state."""
+def test_another_value_under_the_key_is_rejected(tmp_path: Path, value: torch.Tensor) -> None:
+    """A number or a list of strings is not stored state."""
     tfckpt.save_file({"c": value}, tmp_path / "ckpt")
     with tfckpt.load_checkpoint(tmp_path / "ckpt") as reader:
-        with pytest.raises(InvalidArgumentError, match=r'"c" is DT_.*not the text of stored state'):
+        with pytest.raises(InvalidArgumentError, match=r'"c" is DT_.*not the JSON of stored state'):
             state_to_restore("c", ObjectState(Counting()), reader)
 
 
 @pytest.mark.parametrize("text", ["{", '{"$tensor": "s"}', '[{"$tensor": "t"}, {"$tensor": "t"}]'])
 def test_hostile_state_is_data_loss_with_its_place(tmp_path: Path, text: str) -> None:
-    """No JSON, strings where a tensor belongs, one tensor twice."""
+    """Invalid JSON, strings instead of a tensor, one tensor twice."""
     tfckpt.save_file({"c": text, "s": "text", "t": torch.zeros(1)}, tmp_path / "ckpt")
     with tfckpt.load_checkpoint(tmp_path / "ckpt") as reader:
         with pytest.raises(DataLossError, match='ckpt: state "c": '):
             state_to_restore("c", ObjectState(Counting()), reader)
 
 
-def test_a_broken_text_at_restore_leaves_the_object_alone(tmp_path: Path) -> None:
-    """The text may be another one by then; the object hears of it only when all is well."""
+def test_broken_json_at_restore_leaves_the_object_untouched(tmp_path: Path) -> None:
+    """The JSON may have changed since it was planned; the object is called only after all checks passed."""
     counting = Counting()
     save({"c": counting}, tmp_path / "ckpt")
     with tfckpt.load_checkpoint(tmp_path / "ckpt") as reader:
@@ -111,7 +111,7 @@ def test_a_broken_text_at_restore_leaves_the_object_alone(tmp_path: Path) -> Non
 
 
 def test_plain_containers_are_restored_in_place(tmp_path: Path) -> None:
-    """Whoever holds the dict or the list sees the values; nothing older stays in it."""
+    """References to the dict or list see the values; nothing older remains in it."""
     extra: dict[str, Any] = {"epoch": 3, "best": [0.5, {"loss": 1.0}], "mean": torch.ones(2)}
     history: list[Any] = [1, "two", None]
     assert save({"extra": extra, "history": history}, tmp_path / "ckpt") == ["extra", "extra/mean", "history"]
@@ -123,12 +123,14 @@ def test_plain_containers_are_restored_in_place(tmp_path: Path) -> None:
     assert held_history == [1, "two", None]
     assert held_extra.pop("mean").tolist() == [1, 1]
     assert held_extra == {"epoch": 3, "best": [0.5, {"loss": 1.0}]}
-    with pytest.raises(InvalidArgumentError, match='state "extra": stored is a dict, here is a list'):
+    with pytest.raises(
+        InvalidArgumentError, match='state "extra": the checkpoint stores a dict, but the object to restore is a list'
+    ):
         restore({"extra": []}, tmp_path / "ckpt")
 
 
 def test_tensors_come_back_on_the_device_of_those_they_replace() -> None:
-    """The meta device stands for an accelerator here; where nothing is, or was, they stay in host memory."""
+    """The meta device is used as the accelerator; tensors without a counterpart stay in host memory."""
     new = {"a": [torch.zeros(1), 5], "b": (torch.zeros(1),), "c": torch.zeros(1)}
     old = {"a": [torch.zeros(1, device="meta"), torch.zeros(1)], "b": (torch.zeros(1), 1), "c": 3}
     placed = placed_like(new, old)
@@ -137,8 +139,8 @@ def test_tensors_come_back_on_the_device_of_those_they_replace() -> None:
     assert placed_like([torch.zeros(1)], None)[0].device.type == "cpu"
 
 
-def test_a_container_is_copied_when_its_value_is_taken() -> None:
-    """The state that is saved does not change under the hand that saves it."""
+def test_value_copies_a_container() -> None:
+    """So that it does not change while it is saved."""
     items: list[Any] = [1]
     assert ContainerState(items).value() == [1] and ContainerState(items).value() is not items
 

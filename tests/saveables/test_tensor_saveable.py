@@ -21,7 +21,7 @@ def part(full_name: str, offset: int, name: str = "part") -> Variable:
 @pytest.mark.parametrize("dtype", STORED_AS, ids=str)
 @pytest.mark.parametrize("shape", [(), (0, 3), (3, 4)], ids=str)
 def test_every_dtype_is_restored_in_place(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """Bit for bit, 0-d, empty and non-contiguous, and the memory stays where it was."""
+    """Bit for bit, 0-d, empty and non-contiguous, without new memory."""
     size = torch.empty(shape, dtype=dtype).numel() * dtype.itemsize
     raw = torch.arange(size, dtype=torch.int64).remainder(2 if dtype == torch.bool else 251).to(torch.uint8)
     source = raw.view(dtype).reshape(shape)
@@ -36,7 +36,7 @@ def test_every_dtype_is_restored_in_place(dtype: torch.dtype, shape: tuple[int, 
 
 
 def test_a_parameter_keeps_its_identity_and_records_no_gradient() -> None:
-    """CASES 6: whoever holds the Parameter, an optimizer for one, sees the value."""
+    """CASES 6: every reference to the Parameter, e.g. the optimizer's, sees the value."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     VariableSaveable(parameter, "", "v").restore([torch.ones(2, 2)], None)
     assert parameter.is_leaf and parameter.requires_grad and parameter.grad_fn is None
@@ -44,7 +44,7 @@ def test_a_parameter_keeps_its_identity_and_records_no_gradient() -> None:
 
 
 def test_a_view_and_a_tensor_of_inference_mode_are_restored() -> None:
-    """Only the elements of the view change; inference mode takes writes in its own mode only."""
+    """Only the elements of the view change; a tensor of inference mode can only be written in that mode."""
     whole = torch.zeros(3, 3)
     VariableSaveable(whole[:, 1], "", "v").restore([torch.ones(3)], None)
     assert whole.sum() == 3 and torch.equal(whole[:, 1], torch.ones(3))
@@ -54,8 +54,8 @@ def test_a_view_and_a_tensor_of_inference_mode_are_restored() -> None:
     assert frozen.sum() == 2
 
 
-def test_another_shape_is_refused_with_tensorflows_words() -> None:
-    """CASES 27, 84, SAVER 1: a ValueError; the tensor is untouched. check() says it before."""
+def test_another_shape_is_rejected_with_tensorflows_words() -> None:
+    """CASES 27, 84: a ValueError, which check() also raises; the tensor is untouched."""
     target = torch.zeros(2, 2)
     saveable = VariableSaveable(target, "", "v")
     expected = (
@@ -69,8 +69,8 @@ def test_another_shape_is_refused_with_tensorflows_words() -> None:
     assert not target.any()
 
 
-def test_reshape_takes_another_shape_of_as_many_elements() -> None:
-    """CASES 28; another number of elements is InvalidArgumentError (SAVER 2)."""
+def test_reshape_accepts_another_shape_with_as_many_elements() -> None:
+    """CASES 28; another number of elements is InvalidArgumentError."""
     target = torch.zeros(3, 2)
     saveable = VariableSaveable(target, "", "v")
     saveable.check([(2, 3)], [(3, 2)])
@@ -80,8 +80,8 @@ def test_reshape_takes_another_shape_of_as_many_elements() -> None:
         saveable.restore([torch.zeros(4)], [(3, 2)])
 
 
-def test_another_dtype_is_refused() -> None:
-    """CASES 33: nothing is cast silently; strings are no tensor."""
+def test_another_dtype_is_rejected() -> None:
+    """CASES 33: nothing is cast silently; strings are not a tensor."""
     saveable = VariableSaveable(torch.zeros(1), "", "v")
     with pytest.raises(InvalidArgumentError, match=r"original dtype is torch\.int32"):
         saveable.restore([torch.zeros(1, dtype=torch.int32)], None)
@@ -97,21 +97,23 @@ def test_another_dtype_is_refused() -> None:
         (torch.zeros(3).to_sparse(), "torch.sparse_coo tensor"),
     ],
 )
-def test_what_cannot_be_filled_is_refused_before_anything_is_assigned(tensor: torch.Tensor, text: str) -> None:
-    """check() needs no value to say so."""
+def test_tensors_that_cannot_be_filled_are_rejected_before_anything_is_assigned(
+    tensor: torch.Tensor, text: str
+) -> None:
+    """check() needs no value for that."""
     with pytest.raises(InvalidArgumentError, match=text):
         VariableSaveable(tensor, "", "v").check([(3,)])
 
 
-def test_an_expanded_dimension_of_one_is_no_expansion() -> None:
-    """Its stride means nothing."""
+def test_an_expanded_dimension_of_size_one_is_accepted() -> None:
+    """Its stride has no effect."""
     tensor = torch.zeros(3).as_strided((1, 3), (0, 1))
     VariableSaveable(tensor, "", "v").restore([torch.ones(1, 3)], None)
     assert tensor.sum() == 3
 
 
-def test_slices_carry_their_place_in_the_whole() -> None:
-    """SAVER 1: named by the dict key, whatever the parts are called; saveables in the list pass through."""
+def test_slices_record_their_position_in_the_whole() -> None:
+    """Named by the dict key, not by the parts' own names; saveables in the list are passed through."""
     other = SaveableObject(None, [SaveSpec("a", "", "s")], "s")
     parts = [part("p", 0), part("p", 2)]
     lists: list[list[Variable | SaveableObject] | tuple[Variable | SaveableObject, ...]]
@@ -134,14 +136,14 @@ def test_slices_carry_their_place_in_the_whole() -> None:
         ([part("p", 0), part("q", 2)], "Slices must all be from the same tensor: p != q"),
     ],
 )
-def test_lists_that_are_no_slices_of_one_tensor_are_refused(parts: list[Variable], text: str) -> None:
-    """SAVER 1, with TensorFlow's words."""
+def test_lists_that_are_not_slices_of_one_tensor_are_rejected(parts: list[Variable], text: str) -> None:
+    """With TensorFlow's messages."""
     with pytest.raises(ValueError, match=text):
         saveables_of("key", parts)
 
 
 class Owner:
-    """An object that names its saveables, as TensorFlow's trackable objects do."""
+    """An object that lists its saveables, as TensorFlow's trackable objects do."""
 
     def __init__(self, gathered: dict[str, object]) -> None:
         self._gathered = gathered
@@ -150,8 +152,8 @@ class Owner:
         return self._gathered
 
 
-def test_a_trackable_object_gives_its_saveables_names_after_its_own() -> None:
-    """CASES 80, 81, SAVER 1: VARIABLE_VALUE keeps the key, other attributes are appended; factories get the name."""
+def test_the_saveables_of_a_trackable_object_are_named_after_its_key() -> None:
+    """CASES 80, 81: VARIABLE_VALUE gets the key itself, other attributes are appended; factories receive the name."""
     tensor = torch.zeros(1)
     made = SaveableObject(None, [SaveSpec("a", "", "own")], "own")
     owner = Owner(
@@ -162,7 +164,7 @@ def test_a_trackable_object_gives_its_saveables_names_after_its_own() -> None:
     assert found[0].op is tensor
 
 
-def test_a_trackable_object_that_gives_something_else_is_refused() -> None:
-    """The text has the name and the type."""
-    with pytest.raises(TypeError, match=r'"key_x".*gave a int'):
+def test_a_trackable_object_that_lists_something_else_is_rejected() -> None:
+    """The message has the name and the type."""
+    with pytest.raises(TypeError, match=r'"key_x".*returned a int'):
         saveables_of("key", Owner({"x": 5}))

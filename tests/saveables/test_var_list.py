@@ -1,4 +1,4 @@
-"""VarList: what is saved under which names, looked up at each save."""
+"""VarList: the values to save and their names, looked up at each save."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 
 
 class Table(SaveableObject):
-    """Two values under one name: CASES' "table"."""
+    """Two values under one name: the "table" of tests/CASES.md."""
 
     def __init__(self, contents: dict[bytes, float], name: str) -> None:
         self.contents = contents
@@ -45,7 +45,7 @@ def names(var_list: object) -> list[str]:
 
 
 def test_variables_and_a_table_are_saved_and_restored(tmp_path: Path) -> None:
-    """CASES 1-3: everything is replaced, old keys of the table are gone."""
+    """CASES 1-3: everything is replaced, and old keys of the table are gone."""
     v0, v1, table = torch.tensor(10.0), torch.tensor(20.0), Table({b"k1": 30.0}, "v2")
     assert save({"v0": v0, "v1": v1, "v2": table}, tmp_path / "ckpt") == ["v0", "v1", "v2-keys", "v2-values"]
     other = {"v0": torch.tensor(1000.0), "v1": torch.tensor(2000.0), "v2": Table({b"k1000": 3000.0}, "v2")}
@@ -56,15 +56,15 @@ def test_variables_and_a_table_are_saved_and_restored(tmp_path: Path) -> None:
 
 
 def test_saveables_come_in_ascending_order_of_names() -> None:
-    """SAVER 1; a saveable for each tensor, so that devices group."""
+    """One saveable for each tensor, so that they can be grouped by device."""
     scale = torch.zeros(1)
     var_list = {"m/z": torch.zeros(1), "a": {"step": 1, "mean": torch.zeros(1)}, "m": nn.Linear(1, 1), "B": scale}
     assert names(var_list) == ["B", "a", "a/mean", "m/bias", "m/weight", "m/z"]
     assert names(nn.Linear(1, 1)) == names(nn.Linear(1, 1).named_parameters()) == ["bias", "weight"]
 
 
-def test_one_tensor_under_two_names_is_refused() -> None:
-    """CASES 17: the second key is named; so are saveables with one op; other names for other tensors work."""
+def test_one_tensor_under_two_names_is_rejected() -> None:
+    """CASES 17: the error has the second key; also for saveables with the same op. Different tensors are accepted."""
     v0, table = torch.zeros(2), Table({}, "v2")
     text = "^The same saveable will be restored with two names: "
     for value in (v0, Variable(v0, "x")):
@@ -77,8 +77,8 @@ def test_one_tensor_under_two_names_is_refused() -> None:
     assert names({"v0": v0, "v0too": v0.clone(), "part": v0[1:]}) == ["part", "v0", "v0too"]
 
 
-def test_one_module_or_object_under_two_names_is_refused() -> None:
-    """Whatever it is; and a module's tensor that has a key of its own, when it is saved."""
+def test_one_module_or_object_under_two_names_is_rejected() -> None:
+    """A module, an optimizer, any object; and, at the save, a module's tensor that also has its own key."""
     model = nn.Linear(1, 1)
     extra = {"step": 1}
     for value in (model, torch.optim.SGD(model.named_parameters()), extra):
@@ -89,13 +89,13 @@ def test_one_module_or_object_under_two_names_is_refused() -> None:
         both.to_save()
 
 
-def test_saveables_without_an_op_are_never_one() -> None:
-    """SAVER 1: None is like no other."""
+def test_saveables_without_an_op_are_all_different() -> None:
+    """None is different from every other op."""
     made = [SaveableObject(None, [SaveSpec("a", "", name)], name) for name in "ab"]
     assert names(made) == ["a", "b"]
 
 
-def test_two_values_under_one_stored_name_are_refused() -> None:
+def test_two_values_under_one_stored_name_are_rejected() -> None:
     """A key that looks like a name inside a module or a state would overwrite it."""
     with pytest.raises(ValueError, match="At least two variables have the same name: m/bias"):
         names({"m": nn.Linear(1, 1), "m/bias": torch.zeros(1)})
@@ -105,7 +105,7 @@ def test_two_values_under_one_stored_name_are_refused() -> None:
         names({"w": [part], "x": whole})
 
 
-def test_slices_take_the_key_and_their_place() -> None:
+def test_slices_are_stored_under_the_key_with_their_position() -> None:
     """CASES 15, 42: in a dict as a list or a PartitionedVariable, in a list by their full name."""
     parts = [Variable(torch.zeros(2, 3), f"p{n}", SaveSliceInfo("v1", [4, 3], [2 * n, 0], [2, 3])) for n in range(2)]
     expected = [("4 3 0,2:0,3"), ("4 3 2,2:0,3")]
@@ -117,12 +117,12 @@ def test_slices_take_the_key_and_their_place() -> None:
     ):
         specs = [each.specs[0] for each in VarList(var_list).to_save()]
         assert [(spec.name, spec.slice_spec) for spec in specs] == [(name, spec) for spec in expected]
-    # A single part under a key is a tensor of its own.
+    # A single part under a key is a whole tensor.
     assert [each.specs[0].slice_spec for each in VarList({"other": parts[0]}).to_save()] == [""]
 
 
 class Mirrored:
-    """Two tensors that one saveable restores: CASES 81."""
+    """Two tensors restored by one saveable: CASES 81."""
 
     name = "mirrored"
 
@@ -141,7 +141,7 @@ class Mirrored:
 
 
 @pytest.mark.parametrize("form", [lambda o: {"mirrored": o}, lambda o: [o]], ids=["dict", "list"])
-def test_an_object_that_names_its_saveables_is_saved_as_they_say(tmp_path: Path, form: Any) -> None:
+def test_an_object_that_lists_its_saveables_is_saved_through_them(tmp_path: Path, form: Any) -> None:
     """CASES 80, 81."""
     owner = Mirrored()
     owner.one.fill_(42)
@@ -152,7 +152,7 @@ def test_an_object_that_names_its_saveables_is_saved_as_they_say(tmp_path: Path,
 
 
 def test_a_callable_is_called_once_at_a_save_and_never_at_a_restore(tmp_path: Path) -> None:
-    """CASES 82: nor at construction."""
+    """CASES 82: and never by the constructor."""
     calls = []
 
     def value() -> torch.Tensor:
@@ -173,14 +173,14 @@ def test_a_callable_is_called_once_at_a_save_and_never_at_a_restore(tmp_path: Pa
 
 
 @pytest.mark.parametrize("value", [5, 0.5, "text", True, None, (1, 2), b"x"])
-def test_values_that_cannot_change_are_refused(value: object) -> None:
-    """SAVER 1: TypeError; the text says what to pass instead."""
+def test_values_that_cannot_change_are_rejected(value: object) -> None:
+    """TypeError; the message says what to pass instead."""
     with pytest.raises(TypeError, match=r'Not a variable: .*under "x"\. A Python .*torch\.tensor\(\.\.\.\), or a dict'):
         VarList({"x": value})
 
 
-def test_other_values_are_refused() -> None:
-    """An array shares its memory with a tensor; an object needs the two methods."""
+def test_other_values_are_rejected() -> None:
+    """An array can share its memory with a tensor; an object needs the two methods."""
     with pytest.raises(TypeError, match=r"Not a variable: .*torch\.from_numpy\(array\)"):
         VarList({"x": np.zeros(1)})
     with pytest.raises(TypeError, match=r"Not a variable: .*state_dict and load_state_dict"):
@@ -190,27 +190,27 @@ def test_other_values_are_refused() -> None:
 
 
 def test_lists_of_tensors_are_slices_and_other_lists_are_state() -> None:
-    """SAVER 1: a list with a tensor in it that is no slice is an error."""
+    """A list that contains a tensor that is not a slice is an error."""
     with pytest.raises(ValueError, match="Slices must all be Variables"):
         VarList({"x": [torch.zeros(1)]})
     assert names({"x": [1, {"mean": torch.zeros(1)}], "y": []}) == ["x", "x/1/mean", "y"]
 
 
-def test_nothing_to_save_is_said() -> None:
-    """SAVER 1, CASES 20: the Saver decides what it means."""
+def test_an_empty_var_list_is_recognised() -> None:
+    """CASES 20: the Saver decides whether that is an error."""
     assert VarList({}).is_empty and VarList([]).is_empty and VarList(nn.ReLU()).is_empty
     assert not VarList({"x": {}}).is_empty and not VarList(nn.Linear(1, 1)).is_empty
     assert not VarList({"x": torch.zeros(0)}).is_empty and not VarList(nn.LazyLinear(1)).is_empty
 
 
-def test_names_that_no_file_can_have_are_refused() -> None:
-    """Half of a surrogate pair is no text."""
+def test_names_that_cannot_be_keys_are_rejected() -> None:
+    """Half of a surrogate pair cannot be encoded."""
     with pytest.raises(InvalidArgumentError, match="can be no tensor's name"):
         VarList({"\ud800": torch.zeros(1)})
 
 
-def test_a_lazy_parameter_under_a_key_waits_for_its_shape() -> None:
-    """Construction does not ask for it, a save does."""
+def test_a_lazy_parameter_under_a_key_may_get_its_shape_later() -> None:
+    """The constructor does not need it, a save does."""
     layer = nn.LazyLinear(1)
     var_list = VarList({"w": layer.weight})
     with pytest.raises(InvalidArgumentError, match="not initialised yet"):
@@ -219,8 +219,8 @@ def test_a_lazy_parameter_under_a_key_waits_for_its_shape() -> None:
     assert [each.name for each in var_list.to_save()] == ["w"]
 
 
-def test_state_that_does_not_fit_is_said_before_anything_is_restored(tmp_path: Path) -> None:
-    """All saveables are made before the first of them takes a value."""
+def test_state_that_does_not_fit_is_rejected_before_anything_is_restored(tmp_path: Path) -> None:
+    """All saveables are created before the first of them is restored."""
     tfckpt.save_file({"a": torch.ones(1), "z": "[]"}, tmp_path / "ckpt")
     tensor = torch.zeros(1)
     with pytest.raises(InvalidArgumentError, match='state "z"'):

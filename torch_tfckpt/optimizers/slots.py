@@ -1,4 +1,4 @@
-"""Which slot of TensorFlow's optimizers is which tensor of a torch optimizer's state.
+"""Map the slots of TensorFlow's optimizers to the tensors of a torch optimizer's state.
 
     torch                           slot variable   name           list in Keras 3
     Adam, AdamW   exp_avg           m               v/Adam         _momentums
@@ -7,7 +7,7 @@
     Adagrad       sum               accumulator     v/Adagrad      _accumulators
     SGD           momentum_buffer   momentum        v/Momentum     momentums
 
-RMSprop is not in the table: TensorFlow adds epsilon inside the square root, and torch cannot continue from that.
+RMSprop is not in the table: TensorFlow adds epsilon inside the square root, so torch cannot continue from its state.
 
 Source: get_slot_names of tensorflow/python/training/*.py; keras/src/optimizers/*.py.
 """
@@ -24,10 +24,10 @@ class SlotName(NamedTuple):
     """TensorFlow's name for a tensor of an optimizer's state."""
 
     slot: str  # in the object graph
-    suffix: str  # of the variable's name, after that of the variable it belongs to
+    suffix: str  # of the slot variable's name, after the name of its variable
 
 
-STEP: Final = "step"  # in the state of some optimizers; it has the shape of a scalar parameter
+STEP: Final = "step"  # in the state of some optimizers; may be mistaken for a slot of a scalar parameter
 MAXIMA: Final = "max_exp_avg_sq"  # Adam's, with amsgrad
 ADAMS: Final = (torch.optim.Adam, torch.optim.AdamW)
 _ADAM: Final = {
@@ -43,23 +43,23 @@ _SLOTS: Final[Mapping[type, Mapping[str, SlotName]]] = {
 }
 KNOWN_TO_TENSORFLOW: Final = tuple(_SLOTS)
 
-# Keras 3 has no slot variables. It keeps lists, parallel to the list of the variables that it trains.
+# Keras 3 has no slot variables. It keeps lists that are parallel to its list of trainable variables.
 _TRAINED: Final = "_trainable_variables"
 _LISTS: Final = {
     "_momentums": "m", "_velocities": "v", "_velocity_hats": "vhat", "momentums": "momentum",
     "_accumulators": "accumulator", "_linears": "linear",
 }  # fmt: skip
 _LISTS_OF_RMSPROP: Final = {"_velocities": "rms", "_momentums": "momentum", "_average_gradients": "mg"}
-_NUMBERS: Final = {"_iterations": "iter", "_learning_rate": "learning_rate"}  # as Keras 2 calls them
+_NUMBERS: Final = {"_iterations": "iter", "_learning_rate": "learning_rate"}  # Keras 3's name -> Keras 2's
 
 
 def slot_names(optimizer: torch.optim.Optimizer) -> Mapping[str, SlotName]:
-    """Name in the state -> TensorFlow's name; empty if TensorFlow has no such optimizer."""
+    """Return torch's state name -> TensorFlow's names; empty if TensorFlow has no such optimizer."""
     return next((_SLOTS[kind] for kind in type(optimizer).__mro__ if kind in _SLOTS), {})
 
 
 def slot_variables(graph: ObjectGraph, optimizer: int) -> tuple[SlotVariable, ...]:
-    """The slot variables of an optimizer's node; those of Keras 3 under the names that Keras 2 has for them."""
+    """Return the slot variables of an optimizer's node; those of Keras 3 under their Keras 2 names."""
     return graph.nodes[optimizer].slot_variables or tuple(_listed_slots(graph, optimizer))
 
 
@@ -75,7 +75,7 @@ def _listed_slots(graph: ObjectGraph, optimizer: int) -> Iterator[SlotVariable]:
 
 
 def number_nodes(graph: ObjectGraph, optimizer: int) -> dict[str, int]:
-    """The children of an optimizer's node by name; counters and rates of Keras 3 under the names of Keras 2."""
+    """Return the children of an optimizer's node by name; counters and rates of Keras 3 under their Keras 2 names."""
     children = {child.local_name: child.node_id for child in graph.nodes[optimizer].children}
     if _TRAINED in children:
         return {_NUMBERS[name]: node_id for name, node_id in children.items() if name in _NUMBERS}

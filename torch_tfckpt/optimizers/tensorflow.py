@@ -2,12 +2,13 @@
 
     tf.compat.v1.train.AdamOptimizer       m, v; global_step, or beta1_power and beta2_power
     tf.compat.v1.train.MomentumOptimizer   momentum, as in torch
-    tf.compat.v1.train.AdagradOptimizer    accumulator; global_step, if anybody stored one
+    tf.compat.v1.train.AdagradOptimizer    accumulator; global_step, if stored
     Keras 2 (OptimizerV2)                  slots; iter, learning_rate, beta_1, beta_2, momentum, decay
     Keras 3                                lists of slots; _iterations, _learning_rate
 
-Keras's SGD accumulates v = momentum * v - learning_rate * gradient, torch b = momentum * b + gradient: b = -v /
-learning_rate. TensorFlow's epsilon of Adam is torch's times sqrt(1 - beta2**step), so they differ in the first steps.
+Keras's SGD accumulates v = momentum * v - learning_rate * gradient, torch b = momentum * b + gradient, so
+b = -v / learning_rate. In Adam, TensorFlow's epsilon corresponds to torch's times sqrt(1 - beta2**step), so the first
+steps differ.
 
 Source: tensorflow/python/training/{adam,momentum,adagrad}.py; keras/src/optimizers/*.py; in tf_keras,
 optimizers/legacy/*.py.
@@ -28,20 +29,20 @@ from torch_tfckpt.optimizers.slots import ADAMS, MAXIMA, STEP, number_nodes, slo
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.text import quoted
 
-# After so many steps Adam's bias corrections are 1 in float32, as TensorFlow's are once the power of beta2 is zero.
-# So many are assumed then, if nothing else counts.
+# After this many steps Adam's bias corrections are 1 in float32. Assumed if the stored power of beta2 is zero and no
+# counter is stored.
 _MANY_STEPS: Final = 100_000
 _SMALLEST_POWER: Final = 1e-37  # float32 stores smaller numbers with fewer digits
 _GLOBAL_STEP: Final = "global_step"
-_POWERS: Final = ("beta2_power", "beta1_power")  # the better one first
+_POWERS: Final = ("beta2_power", "beta1_power")  # the more precise one first
 _log = logging.getLogger(__name__)
 
 
 class FoundSlot(NamedTuple):
-    """A stored slot, and the tensor of torch's state that it becomes."""
+    """A stored slot, and the torch state tensor that it is converted to."""
 
     parameter: torch.Tensor
-    state: str  # its name in the parameter's state
+    state: str  # name in the parameter's state
     key: str
 
 
@@ -50,9 +51,9 @@ class StoredOptimizer:
     """An optimizer in a checkpoint.
 
     Attributes:
-        name: For messages.
+        name: Name for messages.
         keys: Name as in Keras 2 or TensorFlow 1 -> key of a counter or hyperparameter.
-        slots: Names of all its slots; empty in a checkpoint by names, which does not tell.
+        slots: Names of all its slots; empty for a name-based checkpoint, which does not record them.
         used: Names in `keys` that were read.
     """
 
@@ -64,7 +65,7 @@ class StoredOptimizer:
 
     @classmethod
     def at(cls, reader: CheckpointReader, graph: ObjectGraph, node_id: int) -> "StoredOptimizer":
-        """The one at a node of an object graph. The program's global_step counts if there is exactly one."""
+        """Return the optimizer at a node of an object graph, with the program's global_step if there is only one."""
         keys = {name: graph.value_key(child) for name, child in number_nodes(graph, node_id).items()}
         named = (key for key in map(graph.value_key, range(len(graph.nodes))) if key is not None)
         counters = {key for key in named if key.partition("/.ATTRIBUTES/")[0].rpartition("/")[2] == _GLOBAL_STEP}
@@ -74,31 +75,31 @@ class StoredOptimizer:
         return cls(reader, graph.name(node_id), {name: key for name, key in keys.items() if key is not None}, slots)
 
     def read(self, name: str) -> float | None:
-        """A number; None if it is not stored. InvalidArgumentError if it is something else."""
+        """Return a number; None if it is not stored. InvalidArgumentError if it is not a real number."""
         key = self.keys.get(name)
         if key is None or key not in self.reader or self.reader.shape(key) != ():
             return None
         value = self.reader.get_tensor(key)
         if not isinstance(value, torch.Tensor) or value.is_complex():
             found = value.dtype if isinstance(value, torch.Tensor) else "string"
-            raise InvalidArgumentError(f"{self.reader.path}: {quoted(key)} is a {found} where a real number belongs")
+            raise InvalidArgumentError(f"{self.reader.path}: {quoted(key)} should be a real number, but is {found}")
         self.used.add(name)
         return float(value)
 
 
 @dataclass(slots=True)
 class StatePlan:
-    """The state that a torch optimizer is to have.
+    """The planned new state of a torch optimizer.
 
     Attributes:
         known: The tensors that the checkpoint has values for.
-        groups: Those of the optimizer that have some of them.
-        slots: Those to read, of parameters that have all that the optimizer needs.
-        missing: Parameters in `known` that lack some.
-        hyperparameters: Those that are stored, by torch's names, for `groups`.
-        step: Number of steps; None where torch counts none, or nothing tells and it does not matter.
-        rate: What the momentum is divided by, with its sign changed; None for nothing.
-        problem: Why the state cannot be converted; then nothing of it may be used.
+        groups: The optimizer's groups that contain some of them.
+        slots: The slots to read, of parameters for which all required slots are stored.
+        missing: Parameters in `known` that lack a required slot.
+        hyperparameters: The stored ones, by torch's names, for `groups`.
+        step: Number of steps; None if torch does not count them, or if it is unknown and not needed.
+        rate: The stored momentum is divided by -`rate`; None: it is used as it is.
+        problem: Why the state cannot be converted; if set, no part of the plan may be used.
     """
 
     optimizer: torch.optim.Optimizer
@@ -112,11 +113,11 @@ class StatePlan:
     problem: CheckpointError | None = None
 
     def state_dict(self, values: Iterable[torch.Tensor], *, keep_others: bool) -> dict[str, Any]:
-        """For load_state_dict.
+        """Return the argument for load_state_dict.
 
         Args:
-            values: Of `slots`, in torch's layout.
-            keep_others: Whether parameters without slots keep the state that they have here.
+            values: The values of `slots`, in torch's layout.
+            keep_others: Whether parameters without slots keep their present state.
         """
         new: dict[Identity, dict[str, Any]] = {}
         for value, slot in zip(values, self.slots, strict=True):
@@ -126,7 +127,7 @@ class StatePlan:
                 state[STEP] = torch.tensor(self.step, dtype=torch.float32)
         for group in self.groups:
             for state in (new.get(identity_of(each), {}) for each in group["params"] if group.get("amsgrad")):
-                # TensorFlow went without amsgrad, and would start with zeros, too.
+                # The stored run did not use amsgrad. TensorFlow would start it with zeros, too.
                 if state and MAXIMA not in state:
                     state[MAXIMA] = torch.zeros_like(state["exp_avg_sq"])
         packed = updated_state(self.optimizer, new, keep_others=keep_others)
@@ -147,14 +148,14 @@ def plan_state(
     """Plan the conversion of a stored optimizer. Nothing is changed.
 
     Args:
-        slots: What is stored for parameters of `optimizer`.
+        slots: The stored slots of parameters of `optimizer`.
         parameters: All tensors that the checkpoint has values for.
 
     Raises:
         InvalidArgumentError: a counter or hyperparameter is not a real number.
-        NotFoundError, DataLossError: one is missing or damaged.
+        NotFoundError, DataLossError: a counter or hyperparameter is missing or damaged.
 
-    Cost: reads scalars.
+    Cost: reads a few scalars.
     """
     known = set(map(identity_of, parameters))
     groups = [group for group in optimizer.param_groups if not known.isdisjoint(map(identity_of, group["params"]))]
@@ -162,7 +163,7 @@ def plan_state(
     foreign = stored.slots - {name.slot for name in slot_names(optimizer).values()}
     if foreign:
         finding = f"has {', '.join(map(quoted, sorted(foreign)))}, which {type(optimizer).__name__} does not have"
-        plan.problem = UnimplementedError(_text(stored, f"{finding}: it is an optimizer of another kind"))
+        plan.problem = UnimplementedError(_message(stored, f"{finding}: it is an optimizer of another kind"))
         return plan
     plan.hyperparameters = _hyperparameters(optimizer, stored)
     _choose_slots(plan, slots)
@@ -171,27 +172,31 @@ def plan_state(
     elif isinstance(optimizer, (*ADAMS, torch.optim.Adagrad)):
         _plan_steps(plan, stored)
     if "vhat" in stored.slots and not any(group.get("amsgrad") for group in plan.groups):
-        _log.warning("%s: %s used amsgrad, the optimizer here does not", stored.reader.path, stored.name)
+        _log.warning("%s: %s used amsgrad, but this optimizer does not", stored.reader.path, stored.name)
     return plan
 
 
-def _text(stored: StoredOptimizer, finding: str) -> str:
+def _message(stored: StoredOptimizer, finding: str) -> str:
     return f"{stored.reader.path}: {stored.name} {finding}. Leave the optimizer out"
 
 
 def _hyperparameters(optimizer: torch.optim.Optimizer, stored: StoredOptimizer) -> dict[str, Any]:
-    """What Keras stored and torch has, too."""
+    """Return the hyperparameters that Keras stored and torch also has."""
     steps = stored.read("iter")
     if steps is None:
         return {}
     found: dict[str, Any] = {"lr": stored.read("learning_rate")}
     decay = stored.read("decay") or 0.0
     if isinstance(optimizer, torch.optim.Adagrad):
-        found["lr_decay"] = decay  # means the same
+        found["lr_decay"] = decay  # same definition as in Keras
     elif found["lr"] is not None and decay:
         found["lr"] /= 1.0 + decay * steps
-        text = "%s: the learning rate decays. The optimizer gets that of the next step, %g; the rest is for a scheduler"
-        _log.warning(text, stored.reader.path, found["lr"])
+        _log.warning(
+            "%s: the stored learning rate decays. The optimizer uses the rate of the next step, %g; use a scheduler to "
+            "continue the decay",
+            stored.reader.path,
+            found["lr"],
+        )
     if isinstance(optimizer, ADAMS):
         betas = stored.read("beta_1"), stored.read("beta_2")
         found["betas"] = None if None in betas else betas
@@ -201,7 +206,7 @@ def _hyperparameters(optimizer: torch.optim.Optimizer, stored: StoredOptimizer) 
 
 
 def _choose_slots(plan: StatePlan, slots: Sequence[FoundSlot]) -> None:
-    """Enter the slots of parameters that have all. torch fails at the next step of one that lacks a moment."""
+    """Plan the slots of parameters that have all required ones; torch's next step fails if a moment is missing."""
     found: dict[Identity, dict[str, FoundSlot]] = {}
     for slot in slots:
         found.setdefault(identity_of(slot.parameter), {})[slot.state] = slot
@@ -218,28 +223,28 @@ def _choose_slots(plan: StatePlan, slots: Sequence[FoundSlot]) -> None:
 
 
 def _plan_rate(plan: StatePlan, stored: StoredOptimizer) -> None:
-    """Enter what the momentum is to be divided by."""
+    """Plan the learning rate by which the momentum is divided."""
     if not plan.slots or "iter" not in stored.keys:  # tf.compat.v1.train.MomentumOptimizer, whose momentum is torch's
         return
     plan.rate = plan.hyperparameters.get("lr")
     if not plan.rate or not math.isfinite(plan.rate):
-        finding = "none is stored" if plan.rate is None else f"{plan.rate:g} is stored"
-        text = f"is Keras's SGD, whose momentum contains the learning rate, and {finding}"
-        plan.problem = InvalidArgumentError(_text(stored, text))
+        rate = "no learning rate is stored" if plan.rate is None else f"the stored learning rate is {plan.rate:g}"
+        finding = f"is Keras's SGD, whose momentum contains the learning rate, but {rate}"
+        plan.problem = InvalidArgumentError(_message(stored, finding))
 
 
 def _plan_steps(plan: StatePlan, stored: StoredOptimizer) -> None:
-    """Enter how many steps were made. For Adagrad they matter only if its learning rate decays."""
+    """Plan the number of steps. For Adagrad it is needed only if the learning rate decays."""
     adam = isinstance(plan.optimizer, ADAMS)
     plan.step = _count_steps(stored, tuple(map(float, plan.groups[0]["betas"] if adam and plan.groups else ())))
     decays = any(plan.hyperparameters.get("lr_decay", group.get("lr_decay")) for group in plan.groups)
     if plan.step is None and plan.slots and (adam or decays):
-        text = "has no iter, global_step or beta2_power that tells how many steps the optimizer took"
-        plan.problem = NotFoundError(_text(stored, text))
+        finding = "has no iter, global_step or beta2_power to find out how many steps the optimizer has taken"
+        plan.problem = NotFoundError(_message(stored, finding))
 
 
 def _count_steps(stored: StoredOptimizer, betas: Sequence[float]) -> float | None:
-    """By the optimizer's own counter, else by the program's, else by the powers of Adam's betas. None: unknown."""
+    """Return the steps from the optimizer's counter, else the program's, else the powers of Adam's betas, else None."""
     steps = stored.read("iter")
     if steps is not None:
         return steps
@@ -251,21 +256,21 @@ def _count_steps(stored: StoredOptimizer, betas: Sequence[float]) -> float | Non
     known = {name: count for name, count in counts.items() if count is not None}
     if not known and powers.get("beta2_power") is not None and "beta2_power" not in counts:
         known["beta2_power"] = _MANY_STEPS
-    place = stored.reader.path
+    path = stored.reader.path
     if len(set(known.values())) > 1:
-        text = "%s: %s tell different numbers of steps for the betas %s. The first is taken"
-        _log.warning(text, place, known, betas)
+        message = "%s: %s imply different numbers of steps for the betas %s. The first one is used"
+        _log.warning(message, path, known, betas)
     elif len(known) == 1 and _GLOBAL_STEP not in known:
         [(name, count)] = known.items()
-        text = "%s: step %d of the optimizer is worked out from %s, %g, for the betas %s"
-        _log.warning(text, place, count, name, powers[name], betas)
+        message = "%s: the optimizer's step %d is computed from %s = %g, assuming the betas %s"
+        _log.warning(message, path, count, name, powers[name], betas)
     return next(map(float, known.values()), None)
 
 
 def steps_of_power(power: float, beta: float) -> int | None:
-    """How many steps Adam has made if it keeps beta**(steps + 1), as TensorFlow's does.
+    """Return the number of steps after which TensorFlow's Adam stores `power` = beta**(steps + 1).
 
-    None where nothing tells: in float32 the power of 0.9 becomes zero after 828 steps, that of 0.999 after 87,293.
+    None if it cannot be known: in float32 the power of 0.9 becomes zero after 828 steps, that of 0.999 after 87,293.
     """
     if not 0.0 < power < 1.0 or not 0.0 < beta < 1.0:
         return None
@@ -275,10 +280,11 @@ def steps_of_power(power: float, beta: float) -> int | None:
 def updated_state(
     optimizer: torch.optim.Optimizer, new: Mapping[Identity, Mapping[str, Any]], *, keep_others: bool = False
 ) -> dict[str, Any]:
-    """The optimizer's state_dict with the state of parameters that is `new`.
+    """Return the optimizer's state_dict with the state in `new`, by identity of the parameter.
 
-    Unless `keep_others`, the other parameters lose theirs, which is of another time, where the optimizer makes new
-    state at its next step. Adagrad makes it only when it is constructed.
+    Unless `keep_others`, the state of other parameters is removed, because it is from a different point in training;
+    the optimizer creates new state at its next step. Adagrad creates state only when it is constructed, so there it
+    is kept.
     """
     packed = optimizer.state_dict()
     keep = keep_others or not new or isinstance(optimizer, torch.optim.Adagrad)

@@ -1,5 +1,5 @@
-"""What is saved and restored: one `SaveableObject` for each thing that takes values, under its names in a file.
+"""What a checkpoint saves and restores: one `SaveableObject` per tensor, slice or object with state.
 
 May use: torch tensors, modules and optimizers.
-May not: write files, or know who saves.
+May not: write files, or depend on Saver, Checkpoint or any other caller.
 """

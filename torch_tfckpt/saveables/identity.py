@@ -7,11 +7,11 @@ Identity = tuple[object, ...]
 
 
 def identity_of(thing: object) -> Identity:
-    """Equal for two objects exactly where restoring one restores the other.
+    """Return a key that is equal for two objects exactly if restoring one restores the other.
 
-    Tensors are one where they are the same memory: storage, offset, shape and strides. Tensors without memory of their
-    own (empty, meta, lazy, sparse) and all other objects are one only with themselves; so the result means something
-    only as long as `thing` lives.
+    Two tensors are equal if they have the same storage, offset, shape and strides. Tensors without memory of their own
+    (empty, meta, lazy, sparse) and all other objects are compared by `id`, so the result is valid only while `thing`
+    exists.
     """
     if isinstance(thing, torch.Tensor) and not is_lazy(thing) and thing.numel():
         try:

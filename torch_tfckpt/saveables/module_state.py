@@ -1,8 +1,8 @@
-"""What a module holds: its parameters and buffers in place, and its extra state.
+"""Save and restore modules: parameters and buffers in place, and extra state.
 
-Names are those of the module's state_dict, behind "<key>/" where the module stands under a key. A tensor that has
-several names, in one module or in several, is stored under the first; the others stand in one JSON text under
-"<key>/.shared", keys of the checkpoint both: {"model/decoder.weight": "model/encoder.weight"}.
+Names are those of the module's state_dict, with the prefix "<key>/" if the module has a key in the var_list. A tensor
+that has several names, in one module or in several, is stored under the first. "<key>/.shared" stores a JSON object
+that maps its other names to the first; both are checkpoint keys: {"model/decoder.weight": "model/encoder.weight"}.
 """
 
 import json
@@ -27,14 +27,14 @@ from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.text import quoted
 
 SHARED: Final = ".shared"
-EXTRA_STATE: Final = "_extra_state"  # the last part of the name under which state_dict has get_extra_state()
+EXTRA_STATE: Final = "_extra_state"  # last part of the state_dict name of the value of get_extra_state()
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Contents:
-    """What the modules hold now, under checkpoint keys."""
+    """The present contents of the modules, by checkpoint key."""
 
     tensors: dict[Identity, tuple[torch.Tensor, list[str]]] = field(default_factory=dict)  # all keys of each, in order
     extra: dict[str, SaveableState] = field(default_factory=dict)
@@ -42,12 +42,12 @@ class _Contents:
 
 
 class Modules:
-    """All modules of one var_list, so that what two of them share is stored once.
+    """All modules of one var_list, so that a tensor shared by two of them is stored once.
 
     Args:
-        modules: Key -> module. The key "" is that of a bare module, whose names stand without a prefix.
+        modules: Key -> module. The key "" is for a module passed by itself, whose names get no prefix.
 
-    Nothing is looked up before it is asked for: `module.cuda()` and the like replace tensors.
+    Tensors are looked up at each call, because `module.cuda()` and the like replace them.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
@@ -55,18 +55,18 @@ class Modules:
 
     @property
     def keys(self) -> list[str]:
-        """Keys of the modules, sorted."""
+        """The sorted keys of the modules."""
         return list(self._modules)
 
     def is_empty(self) -> bool:
-        """Whether no module has anything to save."""
+        """Return whether no module has anything to save."""
         return not any(module.state_dict(keep_vars=True) for module in self._modules.values())
 
     def to_save(self) -> list[SaveableObject]:
-        """A saveable for each tensor, extra state, and the other names of shared tensors.
+        """Return saveables for each tensor, the extra state, and the other names of shared tensors.
 
         Raises:
-            UnimplementedError: the state_dict has entries that are no parameters or buffers of the module.
+            UnimplementedError: the state_dict has entries that are not parameters or buffers of the module.
             InvalidArgumentError, TypeError: a lazy parameter without a shape; extra state that can only be pickled.
         """
         contents = self._look()
@@ -81,12 +81,12 @@ class Modules:
         return saveables
 
     def to_restore(self, reader: CheckpointReader) -> list[SaveableObject]:
-        """A saveable for each tensor and each extra state, under the names that `reader` has for them.
+        """Return a saveable for each tensor and each extra state, under the names that `reader` stores them by.
 
-        A shared tensor is found under whichever of its names is stored; and a tensor that is not shared here, but was
-        in the module that was saved, under the name that it was stored by. So two saveables may read one key.
+        A shared tensor is found under any of its names. A tensor that is not shared here, but was shared in the saved
+        module, is found under the name it was stored by, so two saveables may read the same key.
 
-        Raises: as `to_save`; NotFoundError and what else reading of extra state and of ".shared" can raise.
+        Raises: as `to_save`, plus NotFoundError and any other error from reading extra state and ".shared".
         """
         contents = self._look()
         stored = _StoredKeys(reader)
@@ -98,7 +98,7 @@ class Modules:
         return saveables + [state_to_restore(key, state, reader) for key, state in contents.extra.items()]
 
     def names_of_tensors(self) -> Iterator[tuple[str, dict[Identity, str]]]:
-        """For each module its key, and the first name of each of its parameters and buffers, by identity."""
+        """Yield each module's key, and the first name of each of its parameters and buffers by identity."""
         for key, module in self._modules.items():
             groups = group_shared(module_tensors(module))
             yield key, {identity_of(first.tensor): first.name for first, *_ in groups}
@@ -116,9 +116,9 @@ class Modules:
                 identity = identity_of(value)
                 if identity not in own:
                     raise UnimplementedError(
-                        f"{quoted(prefix + name)}: this entry of the module's state_dict is none of its parameters and "
-                        f"buffers, so it cannot be restored in place. Put what state_dict() gives into var_list, and "
-                        f"call load_state_dict after the restore"
+                        f"{quoted(prefix + name)}: this entry of the module's state_dict is not one of its parameters "
+                        f"or buffers, so it cannot be restored in place. Put the result of state_dict() into var_list, "
+                        f"and call load_state_dict after the restore"
                     )
                 _, keys = contents.tensors.setdefault(identity, (value, []))
                 keys.append(prefix + name)
@@ -128,16 +128,19 @@ class Modules:
 
 
 class _StoredKeys:
-    """Under which key a checkpoint has a tensor."""
+    """Find the key under which a checkpoint stores a tensor."""
 
     def __init__(self, reader: CheckpointReader) -> None:
         self._reader = reader
 
     def key_for(self, keys: list[str]) -> str:
-        """The key to read for a tensor that has all these; the first of them where the checkpoint has none."""
+        """Return the key to read for a tensor with these keys; the first of them if the checkpoint has none."""
         present = [key for key in keys if key in self._reader]
         if len(present) > 1:
-            _log.info("one tensor here, stored apart: %s. The first is read", ", ".join(map(quoted, present)))
+            _log.info(
+                "the checkpoint stores separate values for one shared tensor: %s. The first is restored",
+                ", ".join(map(quoted, present)),
+            )
         if present:
             return present[0]
         return next((self._shared[key] for key in keys if key in self._shared), keys[0])
@@ -149,9 +152,12 @@ class _StoredKeys:
 
 
 def shared_names(reader: CheckpointReader) -> dict[str, str]:
-    """Alias -> stored key, of all modules in the checkpoint.
+    """Return alias -> stored key, of all modules in the checkpoint.
 
-    DataLossError where a text of them is damaged. Cost: looks at all keys, and reads the texts.
+    Raises:
+        DataLossError: a ".shared" entry is damaged.
+
+    Cost: visits all keys, and reads the ".shared" entries.
     """
     found: dict[str, str] = {}
     for key in reader.keys():
@@ -165,7 +171,7 @@ def _aliases_in(reader: CheckpointReader, key: str) -> dict[str, str]:
     try:
         names = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataLossError(f"{reader.path}: {quoted(key)} is no JSON text: {error}") from error
+        raise DataLossError(f"{reader.path}: {quoted(key)} is not valid JSON: {error}") from error
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise DataLossError(f"{reader.path}: {quoted(key)} is not a JSON object of names")
     return names

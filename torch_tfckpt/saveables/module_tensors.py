@@ -1,4 +1,4 @@
-"""The parameters and buffers of a module: every place where one is registered, and its name in the state_dict.
+"""List the parameters and buffers of a module: each place where one is registered, and its state_dict name.
 
     [tensor.name for tensor in module_tensors(model)]     # ["embed.weight", "layers.0.weight", "decoder.weight"]
 
@@ -6,14 +6,14 @@ Contract, the same for every caller:
 
     order         that of nn.Module.state_dict: parameters of a module, its buffers, then its submodules
     name          the one in module.state_dict(keep_vars=True). A hook or an override of state_dict may rename an entry:
-                  activation checkpointing takes "_checkpoint_wrapped_module." out of all names
-    persistent    whether the state_dict has the tensor. Other buffers, and what a hook or an override leaves out, are
-                  listed under the names that their attributes give
+                  activation checkpointing removes "_checkpoint_wrapped_module." from all names
+    persistent    whether the state_dict contains the tensor. Other buffers, and tensors that a hook or an override
+                  removes, are listed under their attribute names
     shared        a tensor that is registered in several places (tied weights, a submodule with two names) is listed
-                  once for each; `group_shared` puts these together
+                  once per place; `group_shared` groups these
     lazy, meta    listed like all others; a lazy tensor has no shape yet
-    parametrized  what is registered is listed ("parametrizations.weight.original"), and not what is computed from it
-    left out      attributes that are None; extra state; what a hook adds to the state_dict that is not registered
+    parametrized  the registered tensor is listed ("parametrizations.weight.original"), not the computed one
+    left out      attributes that are None; extra state; unregistered entries that a hook adds to the state_dict
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,18 +31,18 @@ class ModuleTensor:
 
     name: str
     module: nn.Module  # where it is registered: the module itself or a submodule
-    attribute: str  # under which name `module` has it
+    attribute: str  # its name in `module`
     tensor: torch.Tensor
     is_parameter: bool
     persistent: bool
 
     @property
     def parent(self) -> str:
-        """The name without its last part, "layers.0." of "layers.0.weight"."""
+        """The name without its last part: "layers.0." for "layers.0.weight"."""
         return self.name[: self.name.rfind(".") + 1]
 
     def replace(self, value: torch.Tensor) -> None:
-        """Register `value` in this place instead of the tensor. Parameters are replaced by Parameters."""
+        """Register `value` in this place instead of the tensor. A Parameter can only be replaced by a Parameter."""
         if self.is_parameter:
             assert isinstance(value, nn.Parameter)
             self.module._parameters[self.attribute] = value
@@ -51,10 +51,10 @@ class ModuleTensor:
 
 
 def own_tensors(module: nn.Module, prefix: str = "") -> Iterator[ModuleTensor]:
-    """The tensors registered in `module` itself, without submodules, named `prefix` and attribute.
+    """Yield the tensors registered in `module` itself, not in submodules, named `prefix` plus attribute.
 
-    What hooks and overrides do to the state_dict of the whole is not visible from one module; so `persistent` is only
-    what the buffer was registered with.
+    Changes that hooks and overrides make to the state_dict of the whole model are not visible from one module, so
+    `persistent` is the value that the buffer was registered with.
     """
     passing = module._non_persistent_buffers_set
     for name, parameter in module._parameters.items():
@@ -67,10 +67,10 @@ def own_tensors(module: nn.Module, prefix: str = "") -> Iterator[ModuleTensor]:
 
 
 def module_tensors(module: nn.Module, state_dict: Mapping[str, object] | None = None) -> list[ModuleTensor]:
-    """The tensors registered in `module` and its submodules, by the contract above.
+    """Return the tensors registered in `module` and its submodules, by the contract above.
 
     Args:
-        state_dict: `module.state_dict(keep_vars=True)`, if the caller has it already; asked of the module otherwise.
+        state_dict: `module.state_dict(keep_vars=True)`, if the caller has it already; otherwise it is called here.
     """
     saved = module.state_dict(keep_vars=True) if state_dict is None else state_dict
     found = [
@@ -83,7 +83,7 @@ def module_tensors(module: nn.Module, state_dict: Mapping[str, object] | None = 
 
 
 def _as_saved(place: ModuleTensor, saved: Mapping[str, object], renamed: Mapping[Identity, list[str]]) -> ModuleTensor:
-    """The place, if the state_dict has it under another name, or has not what was registered as persistent."""
+    """Return `place` with the name and the persistence that the state_dict has for it."""
     if place.name in saved:
         return replace(place, persistent=True)
     names = renamed.get(identity_of(place.tensor)) if renamed else None
@@ -91,7 +91,7 @@ def _as_saved(place: ModuleTensor, saved: Mapping[str, object], renamed: Mapping
 
 
 def _renamed(saved: Mapping[str, object], names: set[str]) -> dict[Identity, list[str]]:
-    """The names in a state_dict that no attribute gives, by the tensor that has them."""
+    """Return the state_dict names that are not attribute names, grouped by tensor."""
     found: dict[Identity, list[str]] = {}
     for name, value in saved.items():
         if name not in names and isinstance(value, torch.Tensor):
@@ -100,7 +100,7 @@ def _renamed(saved: Mapping[str, object], names: set[str]) -> dict[Identity, lis
 
 
 def group_shared(tensors: Iterable[ModuleTensor]) -> list[list[ModuleTensor]]:
-    """Tensors of the same memory put together, in the order of the first of each group."""
+    """Group tensors that share memory; groups are in the order of their first tensor."""
     groups: dict[Identity, list[ModuleTensor]] = {}
     for each in tensors:
         groups.setdefault(identity_of(each.tensor), []).append(each)

@@ -1,6 +1,6 @@
-"""From the forms in which a var_list comes to one dictionary, name -> what is saved under it.
+"""Normalize the accepted forms of a var_list to one dictionary, name -> value to save.
 
-Source: tensorflow/python/training/saving/saveable_object_util.py (op_list_to_dict); spec: SAVER 1.
+Source: tensorflow/python/training/saving/saveable_object_util.py (op_list_to_dict).
 """
 
 import reprlib
@@ -22,20 +22,20 @@ _FORMS = (
 
 
 def named_values(var_list: object) -> dict[str, object]:
-    """The dictionary that a var_list means.
+    """Return the dictionary that a var_list is equivalent to.
 
     Args:
         var_list: A Module (its key is ""); a dict; an iterable, consumed here, of (name, value) pairs, Variables,
-            SaveableObjects, PartitionedVariables and objects that name their saveables, also in nested lists.
+            SaveableObjects, PartitionedVariables and objects that list their own saveables, also in nested lists.
 
     Returns:
-        Name -> value, as the dict has it, or sorted by name. Variables that are slices stand in a list under the name
-        of the whole. Of SaveableObjects of one name the last stays.
+        Name -> value: a dict in its own order, other forms sorted by name. Slices of one variable are collected in a
+        list under the name of the whole. If several SaveableObjects have the same name, the last one wins.
 
     Raises:
-        TypeError: another form; a name that is no str; an element of a list that is no variable.
+        TypeError: another form; a name that is not a str; an element of a list that is not a variable.
         AttributeError: an element of a list has no name.
-        ValueError: one name for two variables, or for slices and a variable that is none.
+        ValueError: two variables have the same name, or slices and a whole variable do.
     """
     if isinstance(var_list, nn.Module):
         return {"": var_list}
@@ -56,7 +56,7 @@ def named_values(var_list: object) -> dict[str, object]:
 
 
 def _flat(elements: Iterable[object]) -> Iterator[object]:
-    """The elements of nested lists. A pair of a name and a value is an element."""
+    """Yield the elements of nested lists. A pair of a name and a value counts as one element."""
     for element in elements:
         if isinstance(element, list | tuple | set | frozenset) and not _is_pair(element):
             yield from _flat(element)
@@ -80,7 +80,7 @@ def _name_of(element: object) -> str:
 
 
 def _from_elements(elements: Iterable[object]) -> dict[str, object]:
-    """REQUIRES: sorted by name."""
+    """Return name -> value. REQUIRES: `elements` are sorted by name."""
     found: dict[str, object] = {}
     for element in elements:
         if isinstance(element, tuple):
@@ -104,7 +104,7 @@ def _add(found: dict[str, object], name: str, value: object) -> None:
     if found.setdefault(name, value) is not value:
         raise ValueError(
             f"At least two variables have the same name: {name}. Two different ResourceVariable objects with the same "
-            f"shared_name '{name}' cannot be told apart in a checkpoint; rename one"
+            f"shared_name '{name}' cannot be distinguished in a checkpoint; rename one"
         )
 
 

@@ -1,10 +1,10 @@
 """Optimizer state for Savers: saved by the names of parameters, never by their positions.
 
-    optimizer                            text: optimizer, param_shapes, param_groups, state
+    optimizer                            JSON: optimizer, param_shapes, param_groups, state
     optimizer/state/fc1.weight/exp_avg   tensors of the state
 
-torch numbers parameters in the order in which they were handed over; a module that was changed, or grouped differently,
-gives others the same numbers, and moments meant for one parameter drive another. Names do not shift.
+torch numbers parameters in the order in which they were passed to the optimizer. If the module or its grouping changes,
+the numbers refer to other parameters, and one parameter would get the moments of another. Names do not change.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,11 +16,11 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.stateful import placed_like
-from torch_tfckpt.text import listed, quoted
+from torch_tfckpt.text import counted, listed, quoted
 
-_LISTED: Final = 8  # names that a text lists
+_LISTED: Final = 8  # names that a message lists
 _FIELDS: Final = ("optimizer", "param_shapes", "param_groups", "state", "other_state")
-_MEND: Final = "Restore into an optimizer over the same parameters, or leave the optimizer out"
+_HINT: Final = "Restore into an optimizer over the same parameters, or leave the optimizer out"
 
 
 def parameter_names(
@@ -28,18 +28,18 @@ def parameter_names(
     modules: Iterable[tuple[str, Mapping[Identity, str]]],
     tensors: Mapping[Identity, str],
 ) -> list[list[str]]:
-    """The names of an optimizer's parameters, one list for each group.
+    """Return the names of an optimizer's parameters, one list for each group.
 
     Args:
         modules: Key of each module of the var_list, and names of its tensors.
-        tensors: Keys of the tensors of the var_list that stand for themselves.
+        tensors: Keys of the tensors that are themselves values of the var_list.
 
     Returns:
-        Those that the optimizer was built with (from named_parameters()); else the names in the state_dict of the one
-        module that has all of its parameters; else "<key of the module>/<name>", or the tensor's own key.
+        The names that the optimizer was built with (from named_parameters()); else the names in the state_dict of the
+        one module that has all of its parameters; else "<key of the module>/<name>", or the tensor's own key.
 
     Raises:
-        InvalidArgumentError: a parameter that is found nowhere, with its place and shape; one name for two parameters.
+        InvalidArgumentError: a parameter is not found (with its position and shape), or two have the same name.
     """
     groups: list[list[torch.Tensor]] = [list(group["params"]) for group in optimizer.param_groups]
     if groups and all("param_names" in group for group in optimizer.param_groups):
@@ -65,7 +65,7 @@ def _names_by_identity(
         if wanted <= names.keys():
             return dict(names)
     found = dict(tensors)
-    for key, names in reversed(modules):  # the first module to have it names it
+    for key, names in reversed(modules):  # if several modules have a parameter, the first one names it
         found.update({identity: f"{key}/{name}" if key else name for identity, name in names.items()})
     return found
 
@@ -75,18 +75,18 @@ def _name(name_of: Mapping[Identity, str], parameter: torch.Tensor, group: int, 
     if name is None:
         raise InvalidArgumentError(
             f"parameter {position} of param_groups[{group}], of shape {shape_text(parameter.shape)}, has no name: it "
-            f"is in no module and no tensor of var_list. Add the module that has it to var_list, or build the "
+            f"is not in any module of var_list, and not one of its tensors. Add its module to var_list, or build the "
             f"optimizer from model.named_parameters()"
         )
     return name
 
 
 class OptimizerState:
-    """An optimizer's state_dict, with names for positions. A State.
+    """An optimizer's state_dict with names instead of positions. A `SaveableState`.
 
     Args:
-        optimizer: Any of torch.optim.Optimizer.
-        names: Gives `parameter_names` of the optimizer as it is then.
+        optimizer: Any torch.optim.Optimizer.
+        names: Returns `parameter_names` of the optimizer at the time of the call.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, names: Callable[[], list[list[str]]]) -> None:
@@ -94,7 +94,7 @@ class OptimizerState:
         self.names = names
 
     def value(self) -> object:
-        """The state now. InvalidArgumentError as `parameter_names`."""
+        """Return the present state. Raises InvalidArgumentError as `parameter_names` does."""
         packed = self._optimizer.state_dict()
         names = self.names()
         flat = [name for group in names for name in group]
@@ -107,26 +107,25 @@ class OptimizerState:
                 for group, group_names in zip(packed["param_groups"], names, strict=True)
             ],
             "state": {flat[position]: value for position, value in state.items()},
-            # What some optimizers keep beside the state of parameters, such as a count of all steps.
+            # Some optimizers also keep state that belongs to no parameter, such as a count of all steps.
             "other_state": {key: value for key, value in packed["state"].items() if not isinstance(key, int)},
             **{key: value for key, value in packed.items() if key not in _FIELDS},
         }
 
     def plan(self, stored: object) -> object:
-        """The state_dict for this optimizer, in its own order of parameters and groups.
+        """Return the state_dict for this optimizer, in its own order of parameters and groups.
 
-        A hyperparameter that the optimizer has and the stored one lacks, as one that a newer torch has added, keeps its
-        value.
+        A hyperparameter that is not stored, for example one added by a newer torch, keeps its present value.
 
         Raises:
-            InvalidArgumentError: no optimizer is stored; parameters, their shapes or their grouping differ; it is of a
-                kind that lacks hyperparameters of this one.
+            InvalidArgumentError: the stored value is not an optimizer's state; parameters, their shapes or their
+                grouping differ; the stored optimizer is of another class, which lacks hyperparameters of this one.
         """
         groups, state = _parts(stored)
         names = self.names()
         self._check_parameters(names, groups, stored)
         for name in state.keys() - {name for group in groups for name in group["params"]}:
-            raise InvalidArgumentError(f"there is state for {quoted(name)}, which is in none of the param_groups")
+            raise InvalidArgumentError(f"state is stored for {quoted(name)}, which is not in any of the param_groups")
         waiting = {index: set(group["params"]) for index, group in enumerate(groups)}
         here = [_hyperparameters(group) for group in self._optimizer.param_groups]
         planned: list[dict[str, object]] = []
@@ -134,9 +133,9 @@ class OptimizerState:
             match = next((number for number, members in waiting.items() if members == set(group_names)), None)
             if match is None or len(groups) != len(names):
                 raise InvalidArgumentError(
-                    f"the parameters are grouped otherwise: {len(groups)} groups are stored, {len(names)} are here, "
-                    f"and none of those stored is param_groups[{index}]: {listed(sorted(group_names), _LISTED)}. "
-                    f"{_MEND}"
+                    f"the parameters are grouped differently: the checkpoint has {counted(len(groups), 'group')}, this "
+                    f"optimizer has {len(names)}, and no stored group equals param_groups[{index}]: "
+                    f"{listed(sorted(group_names), _LISTED)}. {_HINT}"
                 )
             del waiting[match]
             self._check_kind(groups[match], stored)
@@ -150,7 +149,7 @@ class OptimizerState:
         return {**others, "state": {**stored.get("other_state", {}), **by_position}, "param_groups": planned}
 
     def load(self, planned: Any) -> None:
-        """load_state_dict(), which moves state to the parameters' devices and casts it to their dtypes."""
+        """Call load_state_dict(), which moves state to the parameters' devices and casts it to their dtypes."""
         self._optimizer.load_state_dict(planned)
 
     def _shapes(self, names: list[list[str]]) -> dict[str, tuple[int, ...]]:
@@ -162,47 +161,48 @@ class OptimizerState:
         }
 
     def _check_parameters(self, names: list[list[str]], groups: list[dict[str, Any]], stored: object) -> None:
-        """InvalidArgumentError where the stored parameters are not those here."""
+        """Raise InvalidArgumentError if the stored parameters differ from this optimizer's."""
         here = self._shapes(names)
         there = {name for group in groups for name in group["params"]}
-        texts = []
+        differences = []
         if there - here.keys():
-            texts.append(f"stored, but not here: {listed(sorted(there - here.keys()), _LISTED)}")
+            differences.append(f"Only in the checkpoint: {listed(sorted(there - here.keys()), _LISTED)}")
         if here.keys() - there:
-            texts.append(f"here, but not stored: {listed(sorted(here.keys() - there), _LISTED)}")
-        if texts:
-            raise InvalidArgumentError(f"the optimizer's parameters differ. {'; '.join(texts)}. {_MEND}")
+            differences.append(f"Only in this optimizer: {listed(sorted(here.keys() - there), _LISTED)}")
+        if differences:
+            raise InvalidArgumentError(f"the optimizer's parameters differ. {'. '.join(differences)}. {_HINT}")
         shapes = stored.get("param_shapes") if isinstance(stored, dict) else None
         for name, shape in here.items():
             _check_shape(name, shape, shapes)
 
     def _check_kind(self, group: dict[str, Any], stored: object) -> None:
-        """InvalidArgumentError where the state is that of quite another algorithm."""
+        """Raise InvalidArgumentError if the state belongs to a different algorithm."""
         here, there = type(self._optimizer).__name__, stored.get("optimizer") if isinstance(stored, dict) else None
         missing = self._optimizer.defaults.keys() - group.keys()
         if missing and here != there:
             lacking = listed(sorted(missing), _LISTED)
             raise InvalidArgumentError(
-                f"stored is the state of {there}, here is {here}, whose {lacking} it lacks. {_MEND}"
+                f"the checkpoint has the state of {there}, which lacks {lacking} of this {here}. {_HINT}"
             )
 
 
 def plan_for_some(optimizer: torch.optim.Optimizer, name_of: Mapping[Identity, str], stored: object) -> dict[str, Any]:
-    """The state_dict for an optimizer over other parameters than those stored: with the state of what is in both.
+    """Return a state_dict with stored state for those of the optimizer's parameters that are stored.
 
-    Groups and hyperparameters stay as they are here, and so does the state of parameters that are not stored.
+    Groups, hyperparameters, and the state of parameters that are not stored keep their present values.
 
     Args:
         name_of: Identity of a parameter -> its name in `stored`.
 
     Raises:
-        InvalidArgumentError: no optimizer is stored, or one of another kind; a parameter has another shape.
+        InvalidArgumentError: the stored value is not an optimizer's state, or one of another class; a parameter has
+            another shape.
     """
     _, state = _parts(stored)
     assert isinstance(stored, dict)
     here, there = type(optimizer).__name__, stored.get("optimizer")
     if here != there:
-        raise InvalidArgumentError(f"stored is the state of {there}, here is {here}. {_MEND}")
+        raise InvalidArgumentError(f"the checkpoint has the state of {there}, this optimizer is {here}. {_HINT}")
     packed = optimizer.state_dict()
     planned = dict(packed["state"])
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
@@ -215,19 +215,20 @@ def plan_for_some(optimizer: torch.optim.Optimizer, name_of: Mapping[Identity, s
 
 
 def stored_parameters(stored: object) -> set[str]:
-    """Names of all parameters of a stored optimizer. InvalidArgumentError where none is stored."""
+    """Return the names of all parameters of a stored optimizer; InvalidArgumentError if it is something else."""
     return {name for group in _parts(stored)[0] for name in group["params"]}
 
 
 def _check_shape(name: str, shape: tuple[int, ...], stored: object) -> None:
     if isinstance(stored, dict) and stored.get(name) != list(shape):
         raise InvalidArgumentError(
-            f"state of parameter {quoted(name)} was stored for shape {stored.get(name)}, here it has {list(shape)}"
+            f"the state of parameter {quoted(name)} was stored for shape {stored.get(name)}, but the parameter has "
+            f"shape {list(shape)}"
         )
 
 
 def _parts(stored: object) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The groups and the state by name; InvalidArgumentError where `stored` has no such form."""
+    """Return the groups, and the state by name; InvalidArgumentError if `stored` has another form."""
     groups = stored.get("param_groups") if isinstance(stored, dict) else None
     state = stored.get("state") if isinstance(stored, dict) else None
     other = stored.get("other_state", {}) if isinstance(stored, dict) else None
@@ -238,7 +239,7 @@ def _parts(stored: object) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         or not _are_names(list(state))
         or not isinstance(other, dict)
     ):
-        raise InvalidArgumentError(f"what is stored is not the state of an optimizer by names. {_MEND}")
+        raise InvalidArgumentError(f"the stored value is not the state of an optimizer by names. {_HINT}")
     return groups, state
 
 
@@ -247,5 +248,5 @@ def _are_names(value: object) -> bool:
 
 
 def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group without its parameters. The optimizer's own names of them stay those that it was built with."""
+    """Return a group without its parameters and their names, which remain those it was built with."""
     return {key: value for key, value in group.items() if key not in ("params", "param_names")}

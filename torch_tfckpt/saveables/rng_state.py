@@ -1,4 +1,4 @@
-"""The state of random number generators, so that a resumed run draws the numbers the first one would have drawn."""
+"""Random number generator state, so that a resumed run draws the numbers an uninterrupted one would have drawn."""
 
 import logging
 import random
@@ -13,22 +13,32 @@ _log = logging.getLogger(__name__)
 
 
 class RNGState:
-    """The generators of torch, Python and numpy, to be put into a var_list.
+    """State of the random number generators of torch, Python and numpy, as a value for a var_list.
 
     Args:
-        generator: One torch.Generator. None means all that are global in the process: torch's for the CPU and, where
+        generator: One torch.Generator. None means all global generators of the process: torch's for the CPU and, if
             CUDA is initialised, for each of its devices; Python's `random`; numpy's `numpy.random`.
 
-        Saver({"model": model, "optimizer": optimizer, "rng": RNGState()})
+    Generators of other processes, such as those of a DataLoader's workers, are neither saved nor restored.
 
-    Generators of other processes, such as those of a DataLoader's workers, are not touched.
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> saver = tfckpt.Saver({"model": torch.nn.Linear(2, 1), "rng": tfckpt.RNGState()})
+        >>> path = saver.save("model.ckpt")
+        >>> expected = torch.rand(3)
+        >>> saver.restore(path)
+        >>> torch.equal(torch.rand(3), expected)
+        True
     """
 
     def __init__(self, generator: torch.Generator | None = None) -> None:
         self._generator = generator
 
+    def __repr__(self) -> str:
+        return "RNGState()" if self._generator is None else f"RNGState({self._generator!r})"
+
     def state_dict(self) -> dict[str, Any]:
-        """The state now, of tensors and plain values."""
+        """Return the present state: tensors and plain values."""
         if self._generator is not None:
             return {"generator": self._generator.get_state()}
         version, words, gauss = random.getstate()
@@ -42,10 +52,10 @@ class RNGState:
         return state
 
     def load_state_dict(self, state_dict: Any, /) -> None:
-        """Takes over a state that `state_dict` gave. States of CUDA devices that are not here are left, and logged.
+        """Restore a state returned by `state_dict`. States of absent CUDA devices are skipped with a warning.
 
         Raises:
-            InvalidArgumentError: it is none, or one of other generators; nothing was changed.
+            InvalidArgumentError: not such a state, or one of other generators; nothing was changed.
         """
         try:
             self._load(state_dict)
@@ -62,17 +72,21 @@ class RNGState:
         python = state["python"]
         words = (python["version"], tuple(python["words"].tolist()), python["gauss"])
         cuda = list(state.get("cuda", []))
-        # Generators made for the purpose take each state first: one that does not fit must leave none changed.
+        # Try each state on a scratch generator first: if one does not fit, no generator may be changed.
         random.Random().setstate(words)
         torch.Generator().set_state(state["torch"])
         bit_generator = np.random.get_state(legacy=False)["bit_generator"]
         if state["numpy"]["bit_generator"] != bit_generator:
-            raise ValueError(f"numpy.random has {bit_generator} here, stored is {state['numpy']['bit_generator']}")
+            raise ValueError(
+                f"numpy.random uses {bit_generator}, but the stored state is of {state['numpy']['bit_generator']}"
+            )
         scratch = type(np.random.get_bit_generator())  # type: ignore[attr-defined, unused-ignore]
         np.random.RandomState(scratch()).set_state(state["numpy"])
         here = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if len(cuda) > here:
-            _log.warning("generators of %d CUDA devices are stored, %d devices are here", len(cuda), here)
+            _log.warning(
+                "the checkpoint has generator states of %d CUDA devices, but this machine has %d", len(cuda), here
+            )
         for index, each in enumerate(cuda[:here]):
             torch.cuda.set_rng_state(each, index)
         random.setstate(words)

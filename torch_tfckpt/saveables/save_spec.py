@@ -1,4 +1,4 @@
-"""SaveSpec and SaveableObject: a value under a name, and the object that values are restored into. Grouping by device.
+"""SaveSpec (one value under a name), SaveableObject (saved as one or several values), and grouping by device.
 
 Source: tensorflow/python/training/saving/saveable_object.py; BaseSaverBuilder._GroupByDevices in
 tensorflow/python/training/saver.py.
@@ -15,28 +15,33 @@ from torch_tfckpt.dtypes import data_type
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, parse_shape_and_slice
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import counted, quoted
 from torch_tfckpt.values import Value, WritableValue
 
 SpecValue = WritableValue | None
 
 
 class SaveSpec:
-    """One value of a checkpoint: what, under which name, which part.
+    """One value of a checkpoint: the tensor or its function, its key, and its slice.
 
     Args:
         tensor: A torch tensor, a numeric array, strings (bytes, str, an array of them), or a function without arguments
-            that gives one, called each time `tensor` is read. None: there is no value yet.
-        slice_spec: "" for a whole tensor; "4 5 0,2:-" where `tensor` is rows 0 and 1 of a tensor of shape [4, 5].
+            that returns one and is called each time `tensor` is read. None: there is no value yet.
+        slice_spec: "" for a whole tensor; "4 5 0,2:-" if `tensor` is rows 0 and 1 of a tensor of shape [4, 5].
         name: Key in the checkpoint. May be changed later.
-        dtype: Type to store under; None takes the value's. A function needs one.
-        device: Where the value lives, in any spelling of `canonical_device`; None takes the value's. A function needs
-            one.
+        dtype: Type to store; default: the value's. Required for a function.
+        device: Device of the value, e.g. "cuda:0" or "/device:GPU:0"; default: the value's. Required for a function.
 
     Raises:
         AssertionError: a function without dtype or device.
-        InvalidArgumentError: no value that a checkpoint holds.
+        InvalidArgumentError: a value that a checkpoint cannot store.
         UnimplementedError: TensorFlow has no such dtype.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> spec = tfckpt.SaveSpec(torch.ones(2, 5), "4 5 0,2:-", "emb")
+        >>> spec.shape, spec.dtype.name
+        ((2, 5), 'DT_FLOAT')
     """
 
     def __init__(
@@ -60,12 +65,12 @@ class SaveSpec:
 
     @property
     def tensor(self) -> SpecValue:
-        """The value as it is now; a function is called each time."""
+        """The present value; a function is called each time."""
         return self._tensor() if callable(self._tensor) else self._tensor
 
     @property
     def shape(self) -> Shape | None:
-        """Shape of the value now, without calling a function for it; None where it takes that, or there is no value."""
+        """The present shape; None for a function, which is not called, and if there is no value."""
         value = self._tensor
         if isinstance(value, torch.Tensor | np.ndarray):
             return tuple(value.shape)
@@ -77,12 +82,31 @@ class SaveSpec:
 
 
 class SaveableObject:
-    """Something that is saved as one or several values, and takes them back. To be derived from.
+    """Base class for objects that are saved as one or several values and restored from them.
 
     Args:
-        op: What is restored; two saveables with the same `op` cannot be saved under two names. None is like no other.
-        specs: The values, in the order in which `restore` is given them. At least one.
-        name: Under which texts and sorting know it; usually the name of its only spec.
+        op: The object that is restored. Two saveables with the same `op` cannot be saved under two names; None is
+            different from every other.
+        specs: The values, in the order in which `restore` receives them. At least one.
+        name: Name for sorting and messages; usually the name of its only spec.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> class Count(tfckpt.SaveableObject):
+        ...     value = 3
+        ...     def __init__(self):
+        ...         current = lambda: torch.tensor(self.value)
+        ...         spec = tfckpt.SaveSpec(current, "", "count", torch.int64, "cpu")
+        ...         super().__init__(self, [spec], "count")
+        ...     def restore(self, restored_tensors, restored_shapes):
+        ...         self.value = int(restored_tensors[0])
+        >>> count = Count()
+        >>> saver = tfckpt.Saver([count])
+        >>> path = saver.save("model.ckpt")
+        >>> count.value = 0
+        >>> saver.restore(path)
+        >>> count.value
+        3
     """
 
     def __init__(self, op: object, specs: Sequence[SaveSpec], name: str) -> None:
@@ -90,31 +114,34 @@ class SaveableObject:
         self.specs = list(specs)
         self.name = name
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {counted(len(self.specs), 'spec')})"
+
     @property
     def device(self) -> str:
-        """Device of the first spec, in TensorFlow's spelling; "" where there are no specs."""
+        """Device of the first spec, in TensorFlow's spelling; "" without specs."""
         return self.specs[0].device if self.specs else ""
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        """Says no, before anything is assigned anywhere, to values that `restore` could not take.
+        """Reject values that `restore` would fail on, before anything is assigned anywhere.
 
         Args:
-            shapes: Of the values to come, one for each spec.
-            restored_shapes: As `restore` will get them.
+            shapes: Shapes of the stored values, one for each spec.
+            restored_shapes: The shapes that `restore` will receive.
 
         Raises:
-            InvalidArgumentError: `restore` would fail. This class objects to nothing.
+            InvalidArgumentError: `restore` would fail. The base class accepts everything.
         """
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> object:
-        """Takes the values, one for each spec.
+        """Restore the object from its values, one for each spec. Subclasses must override this.
 
         Args:
-            restored_tensors: Tensors on any device; arrays of `bytes` for strings. They are the saveable's from now on.
-            restored_shapes: Shapes to give them first, where the saver was made with `reshape=True`; else None.
+            restored_tensors: Tensors on any device; arrays of `bytes` for strings. The saveable may keep them.
+            restored_shapes: Shapes to reshape them to first, if the saver has `reshape=True`; else None.
 
         Raises:
-            ValueError: of this class, always; those derived from it have their own.
+            ValueError: always in the base class; subclasses raise their own errors.
         """
         raise ValueError("Calling an abstract method.")
 
@@ -127,7 +154,7 @@ def _dtype(name: str, tensor: object, dtype: torch.dtype | DataType | None) -> D
     if isinstance(tensor, torch.Tensor):
         if is_lazy(tensor):
             raise InvalidArgumentError(
-                f"tensor {quoted(name)} is not initialised yet: its shape is not known. Run the module once before"
+                f"tensor {quoted(name)} is not initialised yet: its shape is not known. Run the module once first"
             )
         return data_type(tensor.dtype, name)
     if isinstance(tensor, np.ndarray) and tensor.dtype.kind not in "OSUT":
@@ -149,9 +176,10 @@ def _device_of(tensor: object) -> str:
 
 
 def group_by_devices(saveables: Iterable[SaveableObject]) -> list[tuple[str, list[SaveableObject]]]:
-    """(device, saveables on it), in the order of the devices' names as text: GPU:10 comes before GPU:2.
+    """Return (device, its saveables), sorted by the device names as strings: GPU:10 comes before GPU:2.
 
-    InvalidArgumentError where the specs of one saveable name several devices.
+    Raises:
+        InvalidArgumentError: the specs of one saveable are on several devices.
     """
     groups: dict[str, list[SaveableObject]] = {}
     for saveable in saveables:
@@ -166,12 +194,12 @@ def group_by_devices(saveables: Iterable[SaveableObject]) -> list[tuple[str, lis
 
 
 def specs_of(saveables: Iterable[SaveableObject]) -> Iterator[SaveSpec]:
-    """The specs of all, in order."""
+    """Return the specs of all saveables, in order."""
     return (spec for saveable in saveables for spec in saveable.specs)
 
 
 def value_of(spec: SaveSpec) -> WritableValue:
-    """The value to be saved; a function is called."""
+    """Return the value to save; InvalidArgumentError if there is none yet."""
     value = spec.tensor
     if value is None:
         raise InvalidArgumentError(f"tensor {quoted(spec.name)} has no value yet. Give it one, or leave it out")
@@ -179,6 +207,6 @@ def value_of(spec: SaveSpec) -> WritableValue:
 
 
 def slice_of(spec: SaveSpec) -> tuple[Shape, TensorSlice]:
-    """Full shape, and the slice of it that a spec with a slice stands for."""
+    """Return the full shape of a spec with a slice, and the slice."""
     full_shape, part, _ = parse_shape_and_slice(spec.slice_spec)
     return full_shape, part

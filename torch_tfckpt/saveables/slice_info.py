@@ -12,16 +12,21 @@ from torch_tfckpt.text import quoted
 
 
 class SaveSliceInfo:
-    """Which part of which tensor a variable is.
+    """Position of a variable in the larger tensor that it is a slice of.
 
     Args:
         full_name: Name of the whole tensor.
-        full_shape: Its shape.
-        var_offset: First element of the part, in each dimension.
-        var_shape: Shape of the part; no dimension of it is empty.
+        full_shape: Shape of the whole tensor.
+        var_offset: First element of the slice, in each dimension.
+        var_shape: Shape of the slice; no dimension may be 0.
 
     Raises:
-        InvalidArgumentError: the part is not inside the whole tensor, or the numbers of dimensions differ.
+        InvalidArgumentError: the slice is not inside the whole tensor, or the numbers of dimensions differ.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> tfckpt.SaveSliceInfo("emb", full_shape=[4, 5], var_offset=[2, 0], var_shape=[2, 5]).spec
+        '4 5 2,2:0,5'
     """
 
     def __init__(
@@ -39,12 +44,15 @@ class SaveSliceInfo:
                 )
             parse_shape_and_slice(self.spec)
 
+    def __repr__(self) -> str:
+        return f"SaveSliceInfo({self.full_name!r}, {self.spec!r})"
+
     @classmethod
     def of_spec(cls, full_name: str, slice_spec: str) -> Self:
-        """Return the part of `full_name` that a SaveSpec's slice such as "4 5 0,2:-" describes.
+        """Return the slice of `full_name` that a SaveSpec's `slice_spec`, e.g. "4 5 0,2:-", describes.
 
         Raises:
-            InvalidArgumentError: `slice_spec` is not a slice.
+            InvalidArgumentError: the string does not describe a slice.
         """
         full_shape, part, _ = parse_shape_and_slice(slice_spec)
         extents = part.resolve(full_shape).extents
@@ -52,6 +60,6 @@ class SaveSliceInfo:
 
     @property
     def spec(self) -> str:
-        """Slice string of a SaveSpec: "4 5 2,2:0,5" for rows 2 and 3 of a tensor of shape [4, 5]."""
+        """The `slice_spec` for a SaveSpec: "4 5 2,2:0,5" for rows 2 and 3 of a tensor of shape [4, 5]."""
         extents = zip(self.var_offset, self.var_shape, strict=True)
         return f"{' '.join(map(str, self.full_shape))} {':'.join(f'{start},{length}' for start, length in extents)}"

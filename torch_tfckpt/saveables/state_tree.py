@@ -1,17 +1,17 @@
-"""State as text: Python values become one JSON document, their tensors stay tensors under readable keys.
+"""Encode state as JSON: Python values become one document, and tensors are stored under readable keys.
 
     {"step": 3, "betas": (0.9, 0.999), "exp_avg": tensor}   under the key "opt"
     {"step": 3, "betas": {"$tuple": [0.9, 0.999]}, "exp_avg": {"$tensor": "opt/exp_avg"}}
 
-    $tensor, $ndarray, $numpy  key of the tensor that holds a tensor, an array, a numpy scalar
+    $tensor, $ndarray, $numpy  key under which the tensor, array or numpy scalar is stored
     $tuple                     list of its elements
-    $dict, $counter            list of [key, value]; $dict only where a key is no str, or begins with "$"
+    $dict, $counter            list of [key, value]; $dict only if a key is not a str, or begins with "$"
     $bytes                     base64
     $complex                   [real, imaginary]
-    $float                     "inf", "-inf" or "nan", which JSON has no numbers for
+    $float                     "inf", "-inf" or "nan", for which JSON has no numbers
 
-Nothing else is stored: a function or an object would have to be pickled, and nothing ever is. What is read is data and
-stays data; text that is not of this form is a DataLossError.
+Nothing else can be stored: a function or an object would have to be pickled, and nothing is ever pickled. Reading
+never executes anything; a string that does not have this form raises DataLossError.
 """
 
 import base64
@@ -30,8 +30,8 @@ import torch
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.text import quoted
 
-# State of real objects is some six levels deep. A bound keeps a structure that contains itself, or hostile text, from
-# ending in a RecursionError.
+# State of real objects is about six levels deep. The bound prevents a RecursionError for a structure that contains
+# itself, and for hostile JSON.
 MAX_DEPTH: Final = 100
 _NOT_FINITE: Final = ("inf", "-inf", "nan")
 _PLAIN: Final = (str, int, bool, type(None))
@@ -41,20 +41,20 @@ _KEYS: Final = (*_PLAIN, float, complex, bytes, tuple)
 def flatten(
     value: object, key: str, *, stored_as: Mapping[int, str] = MappingProxyType({})
 ) -> tuple[str, dict[str, torch.Tensor]]:
-    """The JSON text of `value`, and its tensors.
+    """Return the JSON string for `value`, and its tensors by key.
 
     Args:
         value: None, bool, int, float, complex, str, bytes, tensors, numeric numpy arrays and scalars, and lists,
-            tuples, dicts and Counters of them. An OrderedDict comes back as a dict, in its order.
-        key: What the keys of tensors begin with: `key/part/part`. A value that is itself a tensor is `key/value`.
-        stored_as: id of a tensor -> the key under which something else stores it.
+            tuples, dicts and Counters of them. An OrderedDict is restored as a dict, in its order.
+        key: Prefix of the tensors' keys: `key/part/part`. If `value` is itself a tensor, its key is `key/value`.
+        stored_as: id of a tensor -> the key under which another saveable already stores it.
 
     Returns:
-        ASCII text that any JSON reader takes, and tensors that share memory with those in `value` (arrays are copied),
-        but for those that something else stores.
+        Strict ASCII JSON, and the tensors, except those in `stored_as`. They share memory with the tensors in `value`;
+        arrays are copied.
 
     Raises:
-        TypeError: anything else, with its path and type.
+        TypeError: any other value; the message has its path and type.
         InvalidArgumentError: nested deeper than MAX_DEPTH, or an integer of thousands of digits.
     """
     encoder = _Encoder(key, stored_as)
@@ -62,28 +62,29 @@ def flatten(
     try:
         return json.dumps(node, allow_nan=False), encoder.tensors
     except ValueError as error:
-        raise InvalidArgumentError(f"state {quoted(key)} has no JSON text: {error}") from error
+        raise InvalidArgumentError(f"state {quoted(key)} cannot be written as JSON: {error}") from error
 
 
 def unflatten(text: str | bytes, tensors: Mapping[str, torch.Tensor]) -> object:
-    """What `flatten` was given. Tensors are those of `tensors` themselves; arrays share memory with them.
+    """Return the value that `flatten` encoded. Its tensors are those in `tensors`; arrays share memory with them.
 
     Raises:
-        DataLossError: `text` is none of `flatten`'s, or names a tensor that is not in `tensors`.
+        DataLossError: `text` is not in the form that `flatten` writes, or names a tensor that is not in `tensors`.
     """
 
     def find(key: str) -> torch.Tensor:
         if key not in tensors:
-            raise DataLossError(f"state names a tensor {quoted(key)} that is not there")
+            raise DataLossError(f"state names a tensor {quoted(key)} that does not exist")
         return tensors[key]
 
     return _Decoder(find).node(_parse(text), 0)
 
 
 def tensor_keys(text: str | bytes) -> list[str]:
-    """Keys of the tensors that `text` names, in order of appearance.
+    """Return the keys of the tensors that `text` names, in order of appearance.
 
-    DataLossError as `unflatten`, and where one is named twice: two parts of a state would then share memory.
+    Raises:
+        DataLossError: as `unflatten`, or a tensor is named twice, so that two parts of a state would share memory.
     """
     keys: dict[str, torch.Tensor] = {}
 
@@ -100,12 +101,12 @@ def _parse(text: str | bytes) -> object:
     try:
         node: object = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataLossError(f"state is no JSON text: {error}") from error
+        raise DataLossError(f"state is not valid JSON: {error}") from error
     return node
 
 
 class _Encoder:
-    """Builds what json.dumps takes, and collects tensors on the way."""
+    """Convert values to objects for json.dumps, and collect the tensors."""
 
     def __init__(self, key: str, stored_as: Mapping[int, str]) -> None:
         self._key, self._stored_as = key, stored_as
@@ -151,7 +152,7 @@ class _Encoder:
         for index, (key, item) in enumerate(items.items()):
             part = (*path, str(key) if type(key) in (str, int) else f"#{index}")
             known = type(key) in _KEYS
-            node = self.node(key, part) if known else None  # this bounds the depth of a tuple before it is looked into
+            node = self.node(key, part) if known else None  # limits the depth of a tuple before `_is_key` recurses
             if not known or not _is_key(key):
                 raise self._refusal(f"a dict with a {type(key).__module__}.{type(key).__qualname__} for a key", path)
             pairs.append([node, self.node(item, part)])
@@ -167,7 +168,7 @@ class _Encoder:
         raise self._refusal(f"a numpy value of dtype {value.dtype}", path)
 
     def _put(self, path: tuple[str, ...], tensor: torch.Tensor) -> str:
-        """A key for the tensor: its path, and a number where {"a/b": x, "a": {"b": y}} lead to the same."""
+        """Return a key for the tensor: its path, plus a number if it is taken, as in {"a/b": x, "a": {"b": y}}."""
         name = self._name(path or ("value",))
         free, number = name, 2
         while free in self.tensors:
@@ -180,13 +181,13 @@ class _Encoder:
 
     def _refusal(self, what: str, path: tuple[str, ...]) -> TypeError:
         return TypeError(
-            f"state {quoted(self._name(path))} is {what}, which cannot be stored: nothing is ever pickled. Keep "
+            f"state {quoted(self._name(path))} is {what}, which cannot be stored: nothing is ever pickled. Use "
             f"numbers, strings, bytes, tensors, numeric arrays, and lists, tuples, dicts and Counters of them"
         )
 
 
 class _Decoder:
-    """Builds values from what json.loads gave. `find` gives the tensor of a key."""
+    """Convert the result of json.loads back to values. `find` returns the tensor of a key."""
 
     def __init__(self, find: Callable[[str], torch.Tensor]) -> None:
         self._find = find
@@ -203,7 +204,7 @@ class _Decoder:
         }
 
     def node(self, node: object, depth: int) -> object:
-        if depth > MAX_DEPTH + 1:  # the parts of a complex number lie one level deeper than it
+        if depth > MAX_DEPTH + 1:  # the parts of a complex number are one level deeper than the number
             raise DataLossError(f"state is nested deeper than {MAX_DEPTH} levels")
         if isinstance(node, list):
             return self._list(node, depth)
@@ -218,17 +219,17 @@ class _Decoder:
 
     def _list(self, body: object, depth: int) -> list[object]:
         if not isinstance(body, list):
-            raise DataLossError(f"state has {_shown(body)} where a list belongs")
+            raise DataLossError(f"state: expected a list, found {_shown(body)}")
         return [self.node(item, depth + 1) for item in body]
 
     def _pairs(self, body: object, depth: int) -> list[tuple[object, object]]:
         pairs = []
         for pair in body if isinstance(body, list) else [body]:
             if not isinstance(pair, list) or len(pair) != 2:
-                raise DataLossError(f"state has {_shown(pair)} where a pair of key and value belongs")
+                raise DataLossError(f"state: expected a pair of key and value, found {_shown(pair)}")
             key = self.node(pair[0], depth + 1)
             if not _is_key(key):
-                raise DataLossError(f"state has a {type(key).__name__} for a key")
+                raise DataLossError(f"state has a {type(key).__name__} as a key")
             pairs.append((key, self.node(pair[1], depth + 1)))
         return pairs
 
@@ -236,7 +237,7 @@ class _Decoder:
         counted: Counter[object] = Counter()
         for key, count in self._pairs(body, depth):
             if not isinstance(count, int):
-                raise DataLossError(f"state has a {type(count).__name__} for a count")
+                raise DataLossError(f"state has a {type(count).__name__} as a count")
             counted[key] = count
         return counted
 
@@ -244,12 +245,12 @@ class _Decoder:
         parts = self._list(body, depth)
         real, imaginary = parts if len(parts) == 2 else (None, None)
         if not isinstance(real, float) or not isinstance(imaginary, float):
-            raise DataLossError(f"state has {_shown(body)} for a complex number")
+            raise DataLossError(f"state: expected a complex number, found {_shown(body)}")
         return complex(real, imaginary)
 
     def _tensor(self, body: object) -> torch.Tensor:
         if not isinstance(body, str):
-            raise DataLossError(f"state has {_shown(body)} where a tensor's key belongs")
+            raise DataLossError(f"state: expected a tensor's key, found {_shown(body)}")
         return self._find(body)
 
 
@@ -259,17 +260,17 @@ def _bytes(body: object) -> bytes:
             return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
         pass
-    raise DataLossError(f"state has {_shown(body)} where base64 text belongs")
+    raise DataLossError(f"state: expected base64, found {_shown(body)}")
 
 
 def _float(body: object) -> float:
     if body not in _NOT_FINITE:
-        raise DataLossError(f"state has {_shown(body)} for a float")
+        raise DataLossError(f"state: expected a float, found {_shown(body)}")
     return float(str(body))
 
 
 def _is_key(key: object) -> bool:
-    """Whether `key` may be one of a dict: what is compared by its value."""
+    """Return whether `key` can be the key of a dict: a value that is compared by its contents."""
     return type(key) in _KEYS and (not isinstance(key, tuple) or all(_is_key(item) for item in key))
 
 

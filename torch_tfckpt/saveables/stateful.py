@@ -1,7 +1,7 @@
 """State that is not a tensor: objects with state_dict and load_state_dict, and plain dicts and lists.
 
-Under the key K stands one string, the state as `state_tree` spells it, and under K/... its tensors. Which tensors there
-are is looked up at every save, and at a restore in the file: an optimizer has its moments from the first step on only.
+The key K stores the state as a JSON string (see `state_tree`); keys K/... store its tensors. The set of tensors is
+looked up at every save, and in the file at every restore: an optimizer has its moments only after the first step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,42 +23,42 @@ from torch_tfckpt.values import Value, value_dtype
 
 
 class Stateful(Protocol):
-    """What torch's optimizers, schedulers and scalers have in common."""
+    """The methods that torch's optimizers, schedulers and scalers have in common."""
 
     def state_dict(self) -> Any:
-        """The state, as a value that `state_tree.flatten` takes."""
+        """Return the state, as a value that `state_tree.flatten` accepts."""
 
     def load_state_dict(self, state_dict: Any, /) -> object:
-        """Takes over a state that `state_dict` gave."""
+        """Restore a state returned by `state_dict`."""
 
 
 def is_stateful(value: object) -> TypeGuard[Stateful]:
-    """Whether an object has both methods; a class that has them is not meant."""
+    """Return whether an object has both methods; False for a class that has them."""
     has_both = callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
     return has_both and not isinstance(value, type)
 
 
 class SaveableState(Protocol):
-    """How one kind of state is read and written. Nothing is kept between calls."""
+    """Reads and writes one kind of state. Nothing is kept between calls."""
 
     def value(self) -> object:
-        """The state now, as a value that `flatten` takes."""
+        """Return the present state, as a value that `flatten` accepts."""
 
     def plan(self, stored: object) -> object:
-        """What `load` is to be given for a stored value. Changes nothing.
+        """Return the argument of `load` for a stored value. Changes nothing.
 
-        Tensors may be stand-ins of the right shape and dtype whose elements mean nothing.
+        Tensors may be placeholders of the right shape and dtype with meaningless elements.
 
         Raises:
-            InvalidArgumentError: the stored value does not fit what is here.
+            InvalidArgumentError: the stored value does not fit the object.
         """
 
     def load(self, planned: Any) -> None:
-        """Takes over what `plan` gave."""
+        """Restore the state that `plan` returned."""
 
 
 class FunctionState:
-    """State that two functions get and put, which decide what fits."""
+    """State that is read and written by two functions; `put` raises if a value does not fit."""
 
     def __init__(self, get: Callable[[], object], put: Callable[[Any], object]) -> None:
         self._get, self._put = get, put
@@ -68,7 +68,7 @@ class FunctionState:
         return self._get()
 
     def plan(self, stored: object) -> object:
-        """The stored value as it is."""
+        """Return the stored value unchanged."""
         return stored
 
     def load(self, planned: Any) -> None:
@@ -77,34 +77,36 @@ class FunctionState:
 
 
 class ObjectState(FunctionState):
-    """State of an object through its own two methods."""
+    """State of an object with state_dict and load_state_dict."""
 
     def __init__(self, target: Stateful) -> None:
         super().__init__(target.state_dict, target.load_state_dict)
 
 
 class ContainerState:
-    """State of a dict or a list itself: its contents are replaced, it stays the same object.
+    """State of a plain dict or list: a restore replaces its contents in place.
 
-    Tensors in it come back on the device where the one at the same place is now, else in host memory.
+    Restored tensors are put on the device of the tensor that is at the same position now, else in host memory.
     """
 
     def __init__(self, target: dict[Any, Any] | list[Any]) -> None:
         self._target = target
 
     def value(self) -> object:
-        """A shallow copy."""
+        """Return a shallow copy."""
         return dict(self._target) if isinstance(self._target, dict) else list(self._target)
 
     def plan(self, stored: object) -> object:
-        """InvalidArgumentError where a dict is stored and a list is here, or the other way round."""
+        """Return the stored value; InvalidArgumentError if a dict is stored for a list, or a list for a dict."""
         kind = dict if isinstance(self._target, dict) else list
         if not isinstance(stored, kind):
-            raise InvalidArgumentError(f"stored is a {type(stored).__name__}, here is a {kind.__name__}")
+            raise InvalidArgumentError(
+                f"the checkpoint stores a {type(stored).__name__}, but the object to restore is a {kind.__name__}"
+            )
         return stored
 
     def load(self, planned: Any) -> None:
-        """Replaces the contents."""
+        """Replace the contents."""
         placed = placed_like(planned, self.value())
         if isinstance(self._target, dict):
             self._target.clear()
@@ -114,7 +116,7 @@ class ContainerState:
 
 
 def placed_like(new: Any, old: object) -> Any:
-    """`new`, its tensors on the devices of the tensors at the same places of `old`."""
+    """Return `new` with its tensors on the devices of the tensors at the same positions in `old`."""
     if isinstance(new, torch.Tensor):
         return new.to(old.device) if isinstance(old, torch.Tensor) else new
     if type(new) is dict:
@@ -129,13 +131,13 @@ def placed_like(new: Any, old: object) -> Any:
 def state_to_save(
     key: str, state: SaveableState, stored_as: Mapping[int, str] = MappingProxyType({})
 ) -> list[SaveableObject]:
-    """The state now: its text under `key`, then each tensor as a saveable of its own, for each lives on its own device.
+    """Return saveables of the present state: its JSON under `key`, then one per tensor, since devices may differ.
 
     Args:
-        stored_as: As of `flatten`.
+        stored_as: As in `flatten`.
 
     Raises:
-        TypeError: something in it can only be pickled; the text has its path.
+        TypeError: a value can only be pickled; the message has its path.
         InvalidArgumentError, UnimplementedError: as `flatten` and SaveSpec.
     """
     text, tensors = flatten(state.value(), key, stored_as=stored_as)
@@ -144,14 +146,14 @@ def state_to_save(
 
 
 def state_to_restore(key: str, state: SaveableState, reader: CheckpointReader) -> SaveableObject:
-    """One saveable that takes the text under `key` and the tensors it names, in order of appearance.
+    """Return one saveable that restores the JSON under `key` and the tensors it names, in order of appearance.
 
     Raises:
-        NotFoundError: "Key N not found in checkpoint": the text, or one of its tensors.
-        InvalidArgumentError: what is stored does not fit what is here; nothing was changed.
-        DataLossError: the text is not of `flatten`'s form.
+        NotFoundError: "Key N not found in checkpoint", for the JSON or one of its tensors.
+        InvalidArgumentError: the stored state does not fit the object; nothing was changed.
+        DataLossError: the JSON is not in the form that `flatten` writes.
 
-    Cost: reads the text, and of tensors their entries in the index.
+    Cost: reads the JSON, and the index entries of the tensors.
     """
     stand_ins, value = stored_state(key, reader)
     with error_context(f"{reader.path}: state {quoted(key)}"):
@@ -160,7 +162,10 @@ def state_to_restore(key: str, state: SaveableState, reader: CheckpointReader) -
 
 
 def stored_state(key: str, reader: CheckpointReader) -> tuple[dict[str, torch.Tensor], object]:
-    """Stand-ins of all tensors that a stored text names, and the value with them. Errors as `state_to_restore`."""
+    """Return placeholders for all tensors that stored JSON names, and the value with them.
+
+    Raises: as `state_to_restore`.
+    """
     text = read_text(reader, key)
     with error_context(f"{reader.path}: state {quoted(key)}"):
         stand_ins = {name: _stand_in(reader, name) for name in tensor_keys(text)}
@@ -168,11 +173,11 @@ def stored_state(key: str, reader: CheckpointReader) -> tuple[dict[str, torch.Te
 
 
 def read_text(reader: CheckpointReader, key: str) -> bytes:
-    """The one string under `key`. InvalidArgumentError where it is something else; other errors as `get_tensor`."""
+    """Return the string under `key`; InvalidArgumentError if it is not one string. Other errors as `get_tensor`."""
     value = reader.get_tensor(key) if reader.dtype(key) == DataType.DT_STRING else None
     if not isinstance(value, np.ndarray) or value.shape != ():
         raise InvalidArgumentError(
-            f"{reader.path}: {quoted(key)} is {reader.dtype(key).name} of shape {reader.shape(key)}, not the text of "
+            f"{reader.path}: {quoted(key)} is {reader.dtype(key).name} of shape {reader.shape(key)}, not the JSON of "
             f"stored state. Restore a tensor under this key"
         )
     text: bytes = value.item()
@@ -180,35 +185,35 @@ def read_text(reader: CheckpointReader, key: str) -> bytes:
 
 
 def _stand_in(reader: CheckpointReader, name: str) -> torch.Tensor:
-    """A tensor of the stored shape and dtype that takes no memory."""
+    """Return a tensor of the stored shape and dtype that takes no memory."""
     dtype, shape = reader.dtype(name), reader.shape(name)
     if dtype == DataType.DT_STRING:
-        raise DataLossError(f"{quoted(name)} holds strings where a tensor of the state belongs")
+        raise DataLossError(f"{quoted(name)} should be a tensor of the state, but contains strings")
     return torch.zeros((), dtype=value_dtype(name, dtype)).expand(shape)
 
 
 class _StoredState(SaveableObject):
-    """Takes a state from the checkpoint it was made for."""
+    """Restores a state from the checkpoint that it was created for."""
 
     def __init__(
         self, key: str, state: SaveableState, stand_ins: dict[str, torch.Tensor], dtypes: dict[str, DataType]
     ) -> None:
-        # All on one device, as a saveable's specs must be; the object moves what it wants elsewhere.
+        # All on one device, as a saveable's specs must be; the object moves its tensors where it needs them.
         specs = [SaveSpec("", "", key, device=HOST)]
         specs += [SaveSpec(tensor, "", name, dtypes[name], HOST) for name, tensor in stand_ins.items()]
         super().__init__(None, specs, key)
         self._state, self._tensors = state, list(stand_ins)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        """Takes over the state. It is looked through as a whole before the object is told of it.
+        """Restore the state. All of it is checked before the object is changed.
 
         Raises:
-            InvalidArgumentError, DataLossError: as state_to_restore. Whatever the object's load_state_dict raises.
+            InvalidArgumentError, DataLossError: as `state_to_restore`; plus any error of the object's load_state_dict.
         """
         text, *values = restored_tensors
         tensors = {name: value for name, value in zip(self._tensors, values, strict=True) if torch.is_tensor(value)}
         with error_context(f"state {quoted(self.name)}"):
             if not isinstance(text, np.ndarray) or text.shape != () or not isinstance(text.item(), bytes):
-                raise InvalidArgumentError("the first value is not the text of stored state")
+                raise InvalidArgumentError("the first value is not the JSON of stored state")
             planned = self._state.plan(unflatten(text.item(), tensors))
         self._state.load(planned)

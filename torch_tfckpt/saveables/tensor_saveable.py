@@ -1,6 +1,6 @@
-"""Saveables of tensors: whole, in parts, or what an object says is to be saved of it.
+"""Saveables of tensors: whole tensors, slices, and the saveables that an object lists itself.
 
-Source: tensorflow/python/training/saving/saveable_object_util.py; spec: SAVER 1.
+Source: tensorflow/python/training/saving/saveable_object_util.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,12 +23,12 @@ class VariableSaveable(SaveableObject):
     """One tensor, restored in place. TensorFlow's VariableSaveable and ResourceVariableSaveable.
 
     Args:
-        var: Its memory is filled: the tensor, its views and a Parameter's optimizer state stay bound to each other.
-        slice_spec: "", or which part of a larger tensor it is.
+        var: The tensor. A restore fills its memory, so its views and the optimizer's reference to it remain valid.
+        slice_spec: "", or its slice of a larger tensor.
         name: Key in the checkpoint.
 
     Raises:
-        InvalidArgumentError: a parameter that has no shape yet.
+        InvalidArgumentError: a lazy parameter that has no shape yet.
         UnimplementedError: TensorFlow has no such dtype.
     """
 
@@ -41,9 +41,9 @@ class VariableSaveable(SaveableObject):
         self._memory = _memory_of(self.tensor)
 
     def is_current(self) -> bool:
-        """Whether a new saveable of the same variable would be equal to this one.
+        """Return whether a new saveable of the same variable would be equal to this one.
 
-        It is not if the variable has another tensor now, or its tensor other memory, shape, dtype or device.
+        False if the variable has a different tensor now, or its tensor different memory, shape, dtype or device.
         """
         variable, tensor = self.variable, self.tensor
         if variable.tensor is not tensor or variable.dtype is not self._stored_as:
@@ -51,7 +51,7 @@ class VariableSaveable(SaveableObject):
         return self._memory is not None and self._memory == _memory_of(tensor)
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        """InvalidArgumentError where the tensor cannot be filled in place, or a value of that shape does not fit."""
+        """Raise InvalidArgumentError if the tensor cannot be filled in place, or a value of that shape does not fit."""
         _check_fillable(self.name, self.tensor)
         shape = tuple(shapes[0])
         if restored_shapes is not None:
@@ -69,10 +69,10 @@ class VariableSaveable(SaveableObject):
             )
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        """Copies the value into the tensor, whatever its device and strides; no gradient is recorded.
+        """Copy the value into the tensor, on any device and with any strides; no gradient is recorded.
 
         Raises:
-            InvalidArgumentError: as `check`, or the value has another dtype. The tensor is untouched then.
+            InvalidArgumentError: as `check`, or the value has another dtype; the tensor is left untouched.
         """
         value = restored_tensors[0]
         if not isinstance(value, torch.Tensor) or value.dtype != self.tensor.dtype:
@@ -81,13 +81,13 @@ class VariableSaveable(SaveableObject):
                 f"variable {quoted(self.name)} is {self.tensor.dtype}, but the checkpoint's original dtype is {found}"
             )
         self.check([tuple(value.shape)], restored_shapes)
-        # A tensor made in inference mode may be written in that mode only.
+        # A tensor created in inference mode can only be written in that mode.
         with torch.inference_mode() if self.tensor.is_inference() else torch.no_grad():
             copy_slice(self.tensor, (), value.reshape(self.tensor.shape))
 
 
 def _memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
-    """Where a tensor's values are and how they are to be read; None if that cannot be told."""
+    """Return the address and layout of a tensor's values; None if it has no single address."""
     try:
         return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
     except (NotImplementedError, RuntimeError):  # sparse tensors and wrappers around several tensors
@@ -95,7 +95,7 @@ def _memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
 
 
 def check_memory(name: str, tensor: torch.Tensor) -> None:
-    """InvalidArgumentError where there is nothing to restore into. Lazy tensors are taken, too."""
+    """Raise InvalidArgumentError if a tensor has no memory to restore into. Lazy tensors are accepted."""
     if tensor.device.type == "meta":
         raise InvalidArgumentError(
             f"variable {quoted(name)} is on the meta device and has no memory to restore into. Materialize it first, "
@@ -115,10 +115,10 @@ def _check_fillable(name: str, tensor: torch.Tensor) -> None:
 
 
 class HasSaveables(Protocol):
-    """An object that lists what is to be saved of it."""
+    """An object that lists its own saveables."""
 
     def _gather_saveables_for_checkpoint(self) -> dict[str, object]:
-        """Attribute -> a tensor, Variable or SaveableObject, or a function of a name that gives one."""
+        """Return attribute -> a tensor, Variable or SaveableObject, or a function of a name that returns one."""
 
 
 Slices = Sequence[Variable | SaveableObject] | PartitionedVariable
@@ -126,20 +126,20 @@ VarListValue = torch.Tensor | Variable | SaveableObject | Slices | HasSaveables
 
 
 def has_saveables(value: object) -> TypeGuard[HasSaveables]:
-    """Whether the object names its own saveables."""
+    """Return whether the object lists its own saveables."""
     return callable(getattr(value, "_gather_saveables_for_checkpoint", None)) and not isinstance(value, type)
 
 
 def saveables_of(key: str, value: VarListValue) -> list[SaveableObject]:
-    """The saveables of what stands under `key` in a var_list.
+    """Return the saveables of the value under `key` in a var_list.
 
     Args:
         key: Name of tensors and slices; an object's attribute `x` is named `key_x`, its VARIABLE_VALUE `key`.
-            SaveableObjects keep their own.
+            SaveableObjects keep their own names.
 
     Raises:
         ValueError: a list whose elements are not slices of one tensor.
-        TypeError: an object gives something else than what can be saved.
+        TypeError: an object lists something that cannot be saved.
         InvalidArgumentError, UnimplementedError: as VariableSaveable.
     """
     if isinstance(value, SaveableObject):
@@ -156,21 +156,22 @@ def saveables_of(key: str, value: VarListValue) -> list[SaveableObject]:
 
 
 def saveables_of_attribute(name: str, item: object) -> list[SaveableObject]:
-    """The saveables of one item that a trackable object gives, under `name`.
+    """Return the saveables of one item that an object lists, under `name`.
 
-    TypeError where it gives something that cannot be saved.
+    Raises:
+        TypeError: the item cannot be saved.
     """
     made = item(name) if _is_factory(item) else item
     if not isinstance(made, torch.Tensor | Variable | SaveableObject):
         raise TypeError(
-            f"{quoted(name)}: _gather_saveables_for_checkpoint gave a {type(made).__name__}. It gives tensors, "
-            f"Variables and SaveableObjects, or functions of a name that make them"
+            f"{quoted(name)}: _gather_saveables_for_checkpoint returned a {type(made).__name__}. It must return "
+            f"tensors, Variables and SaveableObjects, or functions of a name that return them"
         )
     return saveables_of(name, made)
 
 
 def own_saveables(value: HasSaveables) -> list[object]:
-    """What a trackable object gives, under the names that its parts have by themselves."""
+    """Return the items that an object lists, with their own names."""
     gathered = value._gather_saveables_for_checkpoint().values()
     return [item() if _is_factory(item) else item for item in gathered]
 
@@ -180,7 +181,7 @@ def _is_factory(item: object) -> TypeGuard[Callable[..., object]]:
 
 
 def _slices(key: str, parts: Iterable[object]) -> Iterator[SaveableObject]:
-    """Each part under `key`, with its place in the whole."""
+    """Yield the saveable of each part under `key`, with its slice of the whole."""
     full_name: str | None = None
     for part in parts:
         if isinstance(part, SaveableObject):

@@ -1,4 +1,4 @@
-"""VarList: what a Saver saves, looked up anew for every save and every restore."""
+"""VarList: the values that a Saver saves, looked up again for every save and every restore."""
 
 import reprlib
 from collections.abc import Iterable
@@ -31,28 +31,30 @@ from torch_tfckpt.text import quoted
 
 
 class VarList:
-    """What is to be saved, under which names.
+    """The values to save and their names.
 
     Args:
-        var_list: A dict name -> value; a Module, whose names stand without a prefix; an iterable of (name, value) pairs
+        var_list: A dict name -> value; a Module, whose names get no prefix; an iterable of (name, value) pairs
             (consumed here); a list of Variables, SaveableObjects and PartitionedVariables. Values are tensors,
-            Parameters, Variables, SaveableObjects, lists of slices, Modules, Optimizers, whatever has state_dict and
+            Parameters, Variables, SaveableObjects, lists of slices, Modules, Optimizers, objects with state_dict and
             load_state_dict, and plain dicts and lists.
 
     Raises:
-        TypeError, ValueError, AttributeError: with TensorFlow's words, as `named_values` and `saveables_of`; also one
-            thing under two names, and plain state that could only be pickled.
+        TypeError, ValueError, AttributeError: with TensorFlow's messages, as `named_values` and `saveables_of`; also
+            if one object has two names, and for plain state that could only be pickled.
         InvalidArgumentError: an optimizer with a parameter that has no name.
 
-    What can be checked now is checked now; tensors, parameters and state are taken as they are at each call. Saveables
-    of tensors given by themselves are kept until their tensor changes its memory, shape, dtype or device.
-    Threads: as safe as the objects in it.
+    Errors that cannot change later are raised by the constructor; tensors, parameters and state are looked up at each
+    call. Saveables of tensors that are values themselves are kept until their tensor changes its memory, shape, dtype
+    or device.
+
+    Thread safety: that of the objects in it.
     """
 
     def __init__(self, var_list: object) -> None:
         self._saved: dict[str, VarListValue] = {}
         self._kept: dict[str, VariableSaveable] = {}
-        self._in_order: list[SaveableObject] | None = None  # of `_kept`, while these are all there is to save
+        self._in_order: list[SaveableObject] | None = None  # `_kept`, sorted, if there is nothing else to save
         self._states: dict[str, SaveableState] = {}
         modules: dict[str, nn.Module] = {}
         seen: set[Identity] = set()
@@ -76,14 +78,14 @@ class VarList:
         return not self._saved and not self._states and self._modules.is_empty()
 
     def to_save(self) -> list[SaveableObject]:
-        """What there is now, in ascending order of names; each tensor is a saveable of its own, so that devices group.
+        """Return the present saveables, sorted by name; one per tensor, so that they can be grouped by device.
 
         Raises:
-            ValueError: "The same saveable will be restored with two names": a tensor under two names of the var_list,
-                or under one and in a module; "At least two variables have the same name".
+            ValueError: "The same saveable will be restored with two names": a tensor has two names in the var_list,
+                or is a value and also part of a module; "At least two variables have the same name".
             TypeError: state that could only be pickled.
-            InvalidArgumentError, UnimplementedError: a value that no checkpoint holds; an optimizer's parameter without
-                a name.
+            InvalidArgumentError, UnimplementedError: a value that a checkpoint cannot store; an optimizer's parameter
+                without a name.
         """
         if self._in_order is not None and all(saveable.is_current() for saveable in self._kept.values()):
             return list(self._in_order)
@@ -93,23 +95,23 @@ class VarList:
                 saveables += state_to_save(key, state)
         _check_names(saveables)
         ordered = _in_order(saveables)
-        # What modules, objects with state and objects that name their own saveables have may be more the next time.
+        # Modules, objects with state, and objects that list their own saveables may have more the next time.
         all_kept = len(self._kept) == len(self._saved) and not self._states and not self._modules.keys
         self._in_order = ordered if all_kept else None
         return list(ordered)
 
     def to_restore(self, reader: CheckpointReader) -> list[SaveableObject]:
-        """What takes values from that checkpoint, in ascending order of names. Nothing is changed yet.
+        """Return the saveables that restore from that checkpoint, sorted by name. Nothing is changed yet.
 
-        Of an object with state it is one saveable, with a spec for its text and one for each tensor that this names.
+        An object with state has one saveable, with a spec for its JSON and one for each tensor that the JSON names.
 
         Raises:
-            NotFoundError: "Key N not found in checkpoint", for state. Tensors are not looked for.
-            DataLossError: stored state is no such text.
-            InvalidArgumentError: stored state does not fit the object, as an optimizer over other parameters.
+            NotFoundError: "Key N not found in checkpoint", for state. Tensors are not looked up.
+            DataLossError: stored state does not have the expected form.
+            InvalidArgumentError: stored state does not fit the object, e.g. an optimizer over other parameters.
             ValueError, UnimplementedError: as `to_save`.
 
-        Cost: reads the texts of state; of tensors one entry of the index at most.
+        Cost: reads the JSON of all state; at most one index entry per tensor.
         """
         saveables = self._own_saveables() + self._modules.to_restore(reader)
         saveables += [state_to_restore(key, state, reader) for key, state in self._states.items()]
@@ -145,7 +147,7 @@ class VarList:
         return parameter_names(optimizer, self._modules.names_of_tensors(), tensors)
 
     def _check_now(self) -> None:
-        """What will not be otherwise when it is saved. Objects are not asked for their state: it may be large."""
+        """Raise the errors that every later save would raise. state_dict() is not called: it may be large."""
         if not any(isinstance(value, UninitializedParameter) for value in self._saved.values()):
             _in_order(self._own_saveables())
         for key, state in self._states.items():
@@ -153,18 +155,18 @@ class VarList:
                 if isinstance(state, ContainerState):
                     flatten(state.value(), key)
                 elif isinstance(state, OptimizerState):
-                    state.names()  # raises if one has none
+                    state.names()  # raises if a parameter has no name
 
 
 def _is_saved(value: object) -> TypeGuard[VarListValue]:
-    """Whether `saveables_of` takes it. A list with a tensor in it is one of slices; other lists are plain state."""
+    """Return whether `saveables_of` accepts it. A list that contains a tensor is a list of slices, else plain state."""
     if isinstance(value, list | tuple):
         return any(isinstance(part, torch.Tensor | Variable | SaveableObject) for part in value)
     return isinstance(value, torch.Tensor | Variable | SaveableObject | PartitionedVariable) or has_saveables(value)
 
 
 def _in_order(saveables: list[SaveableObject]) -> list[SaveableObject]:
-    """By name; ValueError where one thing is restored twice."""
+    """Return the saveables sorted by name; ValueError if one object would be restored twice."""
     ordered = sorted(saveables, key=lambda saveable: key_of(saveable.name))
     seen: set[Identity] = set()
     for saveable in ordered:
@@ -178,7 +180,7 @@ def _in_order(saveables: list[SaveableObject]) -> list[SaveableObject]:
 
 
 def _check_names(saveables: Iterable[SaveableObject]) -> None:
-    """ValueError if two values would be stored as one."""
+    """Raise ValueError if two values would be stored under one key."""
     specs = [spec for saveable in saveables for spec in saveable.specs]
     if len({spec.name for spec in specs}) == len(specs):
         return
@@ -187,7 +189,7 @@ def _check_names(saveables: Iterable[SaveableObject]) -> None:
         parts = stored.setdefault(spec.name, set())
         if spec.slice_spec in parts or (parts and "" in (*parts, spec.slice_spec)):
             raise ValueError(
-                f"At least two variables have the same name: {spec.name}. One of them may stand in a module or in an "
+                f"At least two variables have the same name: {spec.name}. One of them may belong to a module or an "
                 f"object with state, whose names begin with its key; rename that key"
             )
         parts.add(spec.slice_spec)
@@ -201,15 +203,15 @@ def _two_names(name: str) -> ValueError:
 
 
 def _not_a_variable(name: str, value: object) -> TypeError:
-    mend = "Wrap it in an object with state_dict and load_state_dict, or derive a SaveableObject"
+    hint = "Wrap it in an object with state_dict and load_state_dict, or derive a SaveableObject"
     if isinstance(value, int | float | complex | str | bytes | tuple | type(None)):
-        mend = (
+        hint = (
             f"A Python {type(value).__name__} cannot change, so it could not be restored in place. Pass "
             f'torch.tensor(...), or a dict such as {{"step": 5}}, which is saved as JSON and restored in place'
         )
     elif type(value).__module__ == "numpy":
-        mend = "Pass torch.from_numpy(array), which shares its memory with the array"
+        hint = "Pass torch.from_numpy(array), which shares its memory with the array"
     return TypeError(
         f"names_to_saveables must be a dict mapping string names to Tensors/Variables. Not a variable: "
-        f"{reprlib.repr(value)}, under {quoted(name)}. {mend}"
+        f"{reprlib.repr(value)}, under {quoted(name)}. {hint}"
     )

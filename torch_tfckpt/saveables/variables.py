@@ -1,4 +1,4 @@
-"""Tensors under a name, whole or as parts of a larger one, as the lists that TensorFlow's Saver takes have them.
+"""Named tensors and slices of tensors: the elements of the variable lists that TensorFlow's Saver accepts.
 
 Source: tensorflow/python/ops/variables.py (PartitionedVariable).
 """
@@ -16,18 +16,24 @@ from torch_tfckpt.text import quoted
 
 
 class Variable:
-    """A tensor under a name: what TensorFlow's Saver has for variables.
+    """A named tensor for a var_list: the counterpart of TensorFlow's variables.
 
     Args:
-        tensor: Restored in place. A Parameter, a view, any device.
-        name: Key in checkpoints, where the variable stands in a list.
-        slice_info: Where the tensor is a part of a larger one.
-        device: Tag for grouping, in any spelling of `canonical_device`; None: where the tensor is.
-        trainable: Said in meta graphs.
-        dtype: Type to store under, where it is not the tensor's: DT_QINT8 of an int8 tensor.
+        tensor: The tensor, restored in place. May be a Parameter or a view, on any device.
+        name: Key in checkpoints if the variable is an element of a list; in a dict, the dict's key is used.
+        slice_info: Position of the tensor, if it is a slice of a larger one.
+        device: Device for grouping, e.g. "cuda:0" or "/device:GPU:0"; default: the tensor's.
+        trainable: Whether a meta graph lists the variable as trainable.
+        dtype: Type to store, if it is not the tensor's: DT_QINT8 for an int8 tensor.
 
     Raises:
-        InvalidArgumentError: `slice_info` is of another shape than the tensor.
+        InvalidArgumentError: not a torch tensor, or `slice_info` has another shape than the tensor.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> saver = tfckpt.Saver([tfckpt.Variable(torch.ones(2), "w"), tfckpt.Variable(torch.zeros(()), "b")])
+        >>> tfckpt.list_variables(saver.save("model.ckpt"))
+        [('b', []), ('w', [2])]
     """
 
     def __init__(
@@ -42,7 +48,7 @@ class Variable:
     ) -> None:
         if not isinstance(tensor, torch.Tensor):
             raise InvalidArgumentError(
-                f"Variable {quoted(name)}: `tensor` is a {type(tensor).__name__}, no torch tensor"
+                f"Variable {quoted(name)}: `tensor` is a {type(tensor).__name__}, not a torch tensor"
             )
         if slice_info is not None and slice_info.var_shape != tuple(tensor.shape):
             raise InvalidArgumentError(
@@ -58,7 +64,7 @@ class Variable:
 
     @property
     def device(self) -> str:
-        """The tag it was given, or where the tensor is now; TensorFlow's spelling."""
+        """The given device, or the tensor's present one, in TensorFlow's spelling."""
         return canonical_device(self.tensor.device) if self._device is None else self._device
 
     def __repr__(self) -> str:
@@ -67,11 +73,22 @@ class Variable:
 
 
 class PartitionedVariable:
-    """Variables that together are one tensor. Iterable.
+    """Variables that together form one tensor. Iterating yields the variables.
 
     Args:
-        name: Key in checkpoints, where it stands in a list.
-        variables: The parts, each with its `slice_info`; that they fit is checked where they are used.
+        name: Key in checkpoints if it is an element of a list; in a dict, the dict's key is used.
+        variables: The parts, each with its `slice_info`, which is checked when they are saved or restored.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> halves = [
+        ...     tfckpt.Variable(torch.full((2, 5), float(i)), f"part_{i}",
+        ...                     tfckpt.SaveSliceInfo("emb", [4, 5], [2 * i, 0], [2, 5]))
+        ...     for i in range(2)
+        ... ]
+        >>> path = tfckpt.Saver([tfckpt.PartitionedVariable("emb", halves)]).save("model.ckpt")
+        >>> tfckpt.load_variable(path, "emb")[:, 0]
+        tensor([0., 0., 1., 1.])
     """
 
     def __init__(self, name: str, variables: Iterable[Variable]) -> None:
