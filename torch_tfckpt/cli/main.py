@@ -27,6 +27,10 @@ A checkpoint is named by its prefix (model.ckpt-1000), any of its files, its dir
 SavedModel directory. Where "any format" is said, also: a .safetensors file, a directory or index of several, a .pt or
 a .npz file.
 """
+_OTHER_FILES: Final = """\
+Of every other file or directory, show tells what it is and what reads it: exit status 0 if tfckpt can show or list
+it, 1 if it is not supported.
+"""
 _COMING_FROM_TENSORFLOW: Final = """\
 Instead of TensorFlow's inspect_checkpoint:
   --file_name F                     tfckpt ls F
@@ -112,7 +116,7 @@ def _add_ls(verbs: Verbs) -> None:
 
 
 def _add_show(verbs: Verbs) -> None:
-    epilog = f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}"
+    epilog = f"{_PATHS}{_OTHER_FILES}\n{_COMING_FROM_TENSORFLOW}"
     verb = _add_verb(verbs, "show", show.show_path, "Show a summary, or the values of one tensor. Any format.", epilog)
     verb.add_argument("path", metavar="PATH")
     verb.add_argument("name", metavar="NAME", nargs="?", help="a tensor; a trailing :0 is dropped")
