@@ -52,7 +52,7 @@ def _show_directory(path: str, names: Sequence[str]) -> int | None:
         _say(path, f"the directory of a TensorFlow.js model. {FileKind.TFJS.hint}")
         return 1
     if any(kind in (FileKind.SAVED_MODEL, FileKind.SAVED_MODEL_TEXT) for _, kind in kinds):
-        _say(path, "a SavedModel directory without variables. `tfckpt meta` shows its graph")
+        _say(path, "a SavedModel directory without variables. `tfckpt meta` shows it")
         return 0
     _say(path, f"a directory with {counted(len(files), 'file')} and no checkpoint:")
     for name, kind in kinds:

@@ -53,9 +53,10 @@ def as_text(head: bytes, tail: bytes, size: int) -> str | None:
         return None
     try:
         # What follows `head` may be the rest of its last character.
-        return codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=len(head) == size)
+        text = codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) == size)
     except UnicodeDecodeError:
         return None
+    return text.removeprefix("\ufeff")
 
 
 def text_kind(text: str, content: bytes | None) -> FileKind:
