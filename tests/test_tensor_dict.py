@@ -144,3 +144,43 @@ def test_what_cannot_be_saved(tmp_path: Path, value: WritableValue, error: type[
     with pytest.raises(error, match=text):
         tfckpt.save_file({"w": torch.ones(2), "x": value}, tmp_path / "m")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+OTHER_ENDINGS = [
+    ("model.safetensors", "safetensors.torch.save_file writes .safetensors files; torch_tfckpt.convert turns"),
+    ("MODEL.PT", "torch.save writes .PT files; torch_tfckpt.convert turns a checkpoint into one"),
+    ("pytorch_model.bin", "torch.save writes .bin files"),
+    ("a.npz", "numpy.savez writes .npz files"),
+    ("m.weights.h5", "Keras's save_weights writes .h5 files"),
+    ("m.keras", "Keras's save writes .keras files"),
+    ("m.onnx", "or choose a prefix of another name, such as {0}/m.ckpt"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), OTHER_ENDINGS)
+def test_names_that_promise_another_format_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    """By every function that writes a checkpoint under exactly the name given; nothing is written."""
+    values = {"a": torch.ones(1)}
+    calls = {
+        "save_file": lambda path: tfckpt.save_file(values, path),
+        "save_model": lambda path: tfckpt.save_model(torch.nn.Linear(1, 1), path),
+    }
+    for function, call in calls.items():
+        with pytest.raises(tfckpt.InvalidArgumentError) as error:
+            call(tmp_path / name)
+        assert f"{function} writes a TensorFlow checkpoint" in str(error.value)
+        assert text.format(tmp_path) in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["m.ckpt", "model.pt-1000", "m.pt.d", ".pt", "v1.2", "m.index", "safetensors"])
+def test_other_names_are_taken(tmp_path: Path, name: str) -> None:
+    assert list(tfckpt.load_file(tfckpt.save_file({"a": torch.ones(1)}, tmp_path / name))) == ["a"]
+
+
+def test_a_saver_takes_the_names_that_tensorflow_takes(tmp_path: Path) -> None:
+    """Its names are stems, to which the step is appended, and programs that moved from TensorFlow have any."""
+    saver = tfckpt.Saver({"a": torch.ones(1)})
+    assert saver.save(tmp_path / "model.pt", global_step=7) == str(tmp_path / "model.pt-7")
+    assert saver.save(tmp_path / "model.pt") == str(tmp_path / "model.pt")
+    assert list(tfckpt.load_file(tmp_path / "model.pt")) == ["a"]

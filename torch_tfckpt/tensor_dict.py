@@ -1,4 +1,4 @@
-"""Dictionaries of tensors, as safetensors.torch has them: `load_file` and `save_file`."""
+"""Read and write a dictionary of tensors in one call, like safetensors.torch: `load_file` and `save_file`."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -10,6 +10,7 @@ from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
 from torch_tfckpt.dtypes import is_holdable
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
@@ -32,27 +33,40 @@ def load_file(
     """Load a checkpoint, or some of its tensors, into a dictionary.
 
     Args:
-        path: Any spelling that CheckpointReader takes.
-        device: Where the tensors are wanted.
-        names: Which; None takes all that torch or numpy can hold. Those left out then (variants, resources) are named
-            in a logged warning.
-        dtype: Floating-point tensors are converted to it; integers, booleans and strings are not.
-        mmap: Let tensors be views of the file's pages (copies where bytes are misaligned or foreign). Changes to them
-            stay private to the process.
-        verify: Hold every byte against its checksum. With `mmap` this reads the whole file once.
+        path: Any path that CheckpointReader accepts: a prefix, a file of the checkpoint, or its directory.
+        device: Device of the returned tensors.
+        names: Names of the tensors to load. None loads all that torch or numpy can hold; a logged
+            warning names the others (variants, resources).
+        dtype: Floating-point dtype to convert floating-point tensors to; other tensors are not converted. None keeps
+            the stored dtypes.
+        mmap: Return tensors that are views of the mapped file, without a copy. Changes to them are not written to the
+            file. Tensors whose bytes are misaligned or big-endian are copied.
+        verify: Compare all bytes read with their checksums. With `mmap` this reads the whole file once.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
-        Name -> tensor; strings as numpy arrays of `bytes`. In the order of `names`, or sorted by name.
+        Name -> tensor, in the order of `names`, or sorted by name. Strings are numpy arrays of `bytes` objects.
 
     Raises:
-        NotFoundError, InvalidArgumentError, DataLossError, UnimplementedError: as CheckpointReader.get_tensor.
+        NotFoundError: there is no such checkpoint or tensor, or a data file is missing.
+        InvalidArgumentError: `dtype`, `names` or `device` is not valid, or a directory holds several checkpoints and no
+            `checkpoint` file.
+        DataLossError: the checkpoint is damaged, or the file is of another kind; the message says which.
+        UnimplementedError: one of `names` has a dtype that torch does not have.
 
     Cost: one read of the bytes; with `mmap=True, verify=False` none until a tensor is used.
-    Source: safetensors.torch.load_file for the manners.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> tfckpt.save_file({"w": torch.ones(2), "step": torch.tensor(7)}, "model.ckpt-7")
+        'model.ckpt-7'
+        >>> tfckpt.load_file("model.ckpt-7")
+        {'step': tensor(7), 'w': tensor([1., 1.])}
+        >>> tfckpt.load_file("model.ckpt-7", names=["w"], dtype=torch.bfloat16)
+        {'w': tensor([1., 1.], dtype=torch.bfloat16)}
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise InvalidArgumentError(f"dtype={dtype}: pass a floating-point torch dtype, such as torch.bfloat16, or none")
+        raise InvalidArgumentError(f"dtype={dtype}: pass a floating-point torch dtype, such as torch.bfloat16, or None")
     if isinstance(names, str):
         raise InvalidArgumentError(f"names={quoted(names)} is one name; pass a list of them")
     try:
@@ -68,25 +82,38 @@ def load_file(
 
 
 def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage: Storage | None = None) -> str:
-    """Write a dictionary as one version 2 checkpoint of one shard.
+    """Write a dictionary of tensors as one TensorFlow checkpoint of version 2 with one data file.
 
     Args:
-        tensors: Name -> tensor of any device and strides, numeric array, or strings (str, bytes, arrays of them).
-            Tensors that share memory are each written out.
-        prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. The directory is made if its parent exists.
+        tensors: Name -> tensor on any device and with any strides, numeric array, or strings (str, bytes, arrays of
+            them). Tensors that share memory are each written in full.
+        prefix: Path of the checkpoint: the files are `prefix.index` and `prefix.data-00000-of-00001`. Its directory is
+            created if the parent exists. A name that ends like another kind of file (.safetensors, .pt, .pth, .bin,
+            .npz, .npy, .h5, .hdf5, .keras, .tflite, .onnx, .pkl, .pickle, .zip) is refused.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
         The prefix.
 
     Raises:
-        InvalidArgumentError, UnimplementedError: a name or value that a checkpoint cannot hold; nothing was written.
-        IncompleteSaveError: the system refused a write; nothing was published, an earlier checkpoint is intact.
+        InvalidArgumentError: `prefix` ends like another kind of file, or a checkpoint cannot hold a name or value.
+        UnimplementedError: TensorFlow has no such dtype.
+        IncompleteSaveError: a write failed.
 
-    The bytes are those that tf.train.Saver would write: sorted by name, unaligned. They are durable when this returns.
+    On any error, an earlier checkpoint under the prefix is intact and nothing of the new one remains. The bytes are the
+    same as those of tf.train.Saver: sorted by name, unaligned. They are on disk when this returns.
+
     Cost: one write of the bytes; host memory of 64 MiB for tensors on devices, or of the largest one.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> tfckpt.save_file({"w": torch.ones(2), "vocabulary": ["a", "b"]}, "model.ckpt-1")
+        'model.ckpt-1'
+        >>> tfckpt.list_variables("model.ckpt-1")
+        [('vocabulary', [2]), ('w', [2])]
     """
     target = fspath(prefix)
+    refuse_other_ending(target, "save_file")
     with BundleWriter(storage or storage_of(target), target) as writer:
         for name in sorted(tensors, key=key_of):
             writer.add(name, tensors[name])
@@ -94,14 +121,14 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
 
 
 def _holdable(reader: CheckpointReader) -> list[str]:
-    """The names of all tensors but those that neither torch nor numpy can hold."""
+    """The names of all tensors that torch or numpy can hold; a warning names the others."""
     held: list[str] = []
     left_out: list[str] = []
     for name in reader:
         (held if is_holdable(reader.dtype(name)) else left_out).append(name)
     if left_out:
         listed = ", ".join(f"{quoted(name)} ({reader.dtype(name).name})" for name in left_out)
-        _log.warning("%s: left out, since torch has no such dtype: %s", reader.path, listed)
+        _log.warning("%s: tensors left out, since torch does not have their dtypes: %s", reader.path, listed)
     return held
 
 

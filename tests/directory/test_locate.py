@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from other_files import OTHER_FILES
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.directory.locate import find_checkpoint
+from torch_tfckpt.format.file_kind import FileKind
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.v1.writer import SlicesWriter
 
@@ -222,3 +224,69 @@ def test_what_is_found_is_told(tmp_path: Path) -> None:
     assert find_checkpoint(LOCAL, str(tmp_path / "m.index")).prefix == str(tmp_path / "m")
     found = find_checkpoint(LOCAL, str(tmp_path / "n"))
     assert (found.version, found.paths) == (1, (str(tmp_path / "n-00000-of-00001"),))
+
+
+class TestFilesOfOtherKinds:
+    """What load_file and its like say of files that are not checkpoints."""
+
+    @pytest.mark.parametrize("name", sorted(set(OTHER_FILES) - {"checkpoint", "saved_model.pbtxt"}))
+    def test_they_are_named(self, tmp_path: Path, name: str) -> None:
+        """What the file is, and what reads it; never that it is damaged."""
+        kind, write = OTHER_FILES[name]
+        path = tmp_path / name
+        write(path)
+        for call in (tfckpt.load_file, tfckpt.load_checkpoint, tfckpt.CheckpointReader, tfckpt.list_variables):
+            with pytest.raises(tfckpt.DataLossError) as error:
+                call(path)
+            assert "damaged" not in str(error.value) and str(path) in str(error.value)
+            if kind is FileKind.LFS_POINTER:
+                assert "Run `git lfs pull`" in str(error.value)
+            else:
+                assert str(error.value) == f"{path} is {kind.what}, not a TensorFlow checkpoint. {kind.hint}"
+
+    def test_the_words_for_safetensors(self, tmp_path: Path) -> None:
+        path = tmp_path / "model.safetensors"
+        OTHER_FILES["model.safetensors"][1](path)
+        with pytest.raises(tfckpt.DataLossError) as error:
+            tfckpt.load_model(torch.nn.Linear(2, 2), path)
+        assert str(error.value).endswith(
+            "model.safetensors is a safetensors file, not a TensorFlow checkpoint. safetensors.torch.load_file reads "
+            "it; `tfckpt ls` lists it, and `tfckpt convert` turns it into a checkpoint"
+        )
+
+    @pytest.mark.parametrize("name", ["login.ckpt", "model.safetensors", "notes.txt"])
+    def test_in_place_of_an_index(self, tmp_path: Path, name: str) -> None:
+        """With TensorFlow's words, which programs look for."""
+        kind, write = OTHER_FILES[name]
+        save(tmp_path / "m")
+        write(tmp_path / "m.index")
+        with pytest.raises(tfckpt.DataLossError) as error:
+            tfckpt.load_checkpoint(tmp_path / "m")
+        assert f"m.index is {kind.what}, not the index of a TensorFlow checkpoint" in str(error.value)
+        assert "not an sstable (bad magic number)" in str(error.value)
+
+    def test_in_place_of_a_state_file(self, tmp_path: Path) -> None:
+        """People call a file of torch.save `checkpoint`, too."""
+        OTHER_FILES["model.pt"][1](tmp_path / "checkpoint")
+        for path in (tmp_path, tmp_path / "checkpoint"):
+            with pytest.raises(tfckpt.DataLossError, match=r"checkpoint is a PyTorch file .* not a `checkpoint` state"):
+                tfckpt.load_checkpoint(path)
+
+    def test_a_directory_of_them(self, tmp_path: Path) -> None:
+        for name in ("model.safetensors", "config.json"):
+            OTHER_FILES[name][1](tmp_path / name)
+        with pytest.raises(tfckpt.NotFoundError) as error:
+            tfckpt.load_checkpoint(tmp_path)
+        assert "There are files of other formats: model.safetensors. `tfckpt show` tells what" in str(error.value)
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_damage_is_called_damage(self, tmp_path: Path, version: int) -> None:
+        """Cut off anywhere, or overwritten with zeros at either end: today's words."""
+        path = save_v1(tmp_path / "v1") if version == 1 else Path(f"{save(tmp_path / 'm')}.index")
+        whole = path.read_bytes()
+        damaged = [whole[:at] for at in range(len(whole))]
+        damaged += [whole[:-8] + bytes(8), bytes(50) + whole[50:-1], whole[:-1] + b"!"]
+        for content in damaged:
+            path.write_bytes(content)
+            with pytest.raises(tfckpt.DataLossError, match="The file is damaged, partly copied"):
+                tfckpt.load_checkpoint(path)

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from golden_files import GOLDEN
 from memory_storage import MemoryStorage
+from other_files import OTHER_FILES
 from slice_keys import decode_num, decode_signed, decode_slice_key, decode_string
 
 import torch_tfckpt as tfckpt
@@ -31,6 +33,7 @@ from torch_tfckpt.format.coding import decode_varint, encode_varint
 from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ROOT, ObjectGraph, with_checkpoint_values
 from torch_tfckpt.format.ordered_code import encode_num, encode_signed, encode_string
+from torch_tfckpt.format.recognise import recognise
 from torch_tfckpt.format.saved_tensor_slices import VALUE_FIELDS, decode_meta, decode_slice, encode_slice
 from torch_tfckpt.format.string_tensor import decode_strings, encode_strings
 from torch_tfckpt.format.table import BLOCK_TRAILER, BlockHandle, Footer, Table, TableBuilder
@@ -338,6 +341,23 @@ def meta_graph_file(data: bytes) -> None:
             _use_graph(each.graph)
 
 
+# Files of other kinds.
+
+
+def file_kind(data: bytes) -> None:
+    """An answer for all bytes, without an error; reads inside the file only, and few."""
+    reads = 0
+
+    def read(offset: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        assert 0 <= offset <= offset + size <= len(data)
+        return data[offset : offset + size]
+
+    assert recognise(read, len(data)).what
+    assert reads <= 60
+
+
 # Whole checkpoints.
 
 
@@ -415,7 +435,7 @@ TARGETS: Final[dict[str, Target]] = {
     for target in (
         varints, ordered_code, slice_key, slice_text, slice_proto, wire, block, table, sealed_table, bundle_header,
         bundle_entry, data_filename, string_tensor, variant_tensor, v1_meta, v1_record, state_file, object_graph,
-        meta_graph, meta_graph_text, meta_graph_file, v2_checkpoint, v1_checkpoint,
+        meta_graph, meta_graph_text, meta_graph_file, file_kind, v2_checkpoint, v1_checkpoint,
     )
 }  # fmt: skip
 
@@ -533,6 +553,16 @@ def _meta_graph_file_seeds() -> Iterator[bytes]:
         yield b"\x08\x01" + sized_tag(2, len(seed)) + seed  # a SavedModel
 
 
+def _file_kind_seeds() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as directory:
+        for name, (_, write) in OTHER_FILES.items():
+            write(Path(directory, name))
+            yield Path(directory, name).read_bytes()
+    yield from (path.read_bytes() for path in sorted((GOLDEN.parent / "foreign_files" / "golden").iterdir()))
+    yield from _table_seeds()
+    yield from _meta_graph_file_seeds()
+
+
 def _slice_protos() -> Iterator[bytes]:
     for texts in (("0,2:-", "2,2:-"), ("0,3", "3,4"), ("0,1:0,2:-", "1,2:0,2:-"), ("-",)):
         encoded = [TensorSlice.parse(text).to_proto().SerializeToString() for text in texts]
@@ -585,6 +615,7 @@ _SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "meta_graph": _meta_graph_seeds,
     "meta_graph_text": lambda: (to_text(meta_graph_of(seed)).encode() for seed in _meta_graph_seeds()),
     "meta_graph_file": _meta_graph_file_seeds,
+    "file_kind": _file_kind_seeds,
     "v2_checkpoint": _v2_seeds,
     "v1_checkpoint": lambda: (_small(entries) for _, entries in _tables(1)),
 }  # fmt: skip

@@ -18,6 +18,9 @@ from torch_tfckpt.errors import (
     error_context,
     located,
 )
+from torch_tfckpt.format.file_kind import not_wanted
+from torch_tfckpt.format.recognise import recognise
+from torch_tfckpt.format.recognise_text import LFS_POINTER
 from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleHeader, data_filename, index_filename
 from torch_tfckpt.storage.protocol import ReadableFile, Storage
@@ -27,7 +30,6 @@ from torch_tfckpt.text import printable, quoted
 # (the usual limit is 1024).
 EAGER_SHARDS: Final = 256
 _OPENING_ATTEMPTS: Final = 10
-LFS_POINTER: Final = b"version https://git-lfs"
 
 
 class BundleFiles:
@@ -68,9 +70,13 @@ class BundleFiles:
                 self._open_shard(number)
         except CheckpointError as error:
             pointer = is_lfs_pointer(self.index)
+            kind = recognise(self.index.read, self.index.size)
             self._close_files()
             if pointer:
                 raise located(lfs_error(path), "not an sstable (bad magic number)") from error
+            if kind.is_foreign:
+                wanted = "the index of a TensorFlow checkpoint: not an sstable (bad magic number)"
+                raise DataLossError(not_wanted(path, kind, wanted)) from error
             raise
         except BaseException:
             self._close_files()

@@ -154,6 +154,8 @@ def _add_show(verbs: Verbs) -> None:
         "show",
         "show:show_path",
         "Show a summary of a file in any format, or the values of one tensor.",
+        "For any other file or directory, print what it is and what reads it: exit status\n"
+        "0 if tfckpt can show or list it, 1 if it is not supported.",
         epilog=f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}",
     )
     verb.add_argument("path", metavar="PATH")

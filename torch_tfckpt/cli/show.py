@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from torch_tfckpt.cli.console import say, show, show_json
+from torch_tfckpt.cli.kind import show_kind
 from torch_tfckpt.cli.tables import progress_bar, show_table
 from torch_tfckpt.conversion.tensor_statistics import exact_numbers, has_numbers, statistics_of
 from torch_tfckpt.errors import CheckpointError, NotFoundError
@@ -77,8 +78,16 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def show_path(options: argparse.Namespace) -> int:
-    """Shows the checkpoint, or one tensor of it."""
-    with closing(open_source(fspath(options.path))) as source:
+    """Shows the checkpoint, or one tensor of it; of a path that is something else, what it is."""
+    path = fspath(options.path)
+    try:
+        opened = open_source(path)
+    except CheckpointError:
+        status = show_kind(path) if options.name is None else None
+        if status is None:
+            raise
+        return status
+    with closing(opened) as source:
         if options.name is not None:
             _show_tensor(source, options.name, stats_only=options.stats)
             return 0

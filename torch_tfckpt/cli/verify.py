@@ -18,8 +18,8 @@ def verify(options: argparse.Namespace) -> int:
     path = fspath(options.path)
     if format_of(path) != "tf":
         raise InvalidArgumentError(
-            f"{printable(path)} is no TensorFlow checkpoint, and other formats have no checksums to verify. "
-            f"`tfckpt diff` compares it with what it was made from"
+            f"{printable(path)} is not a TensorFlow checkpoint, and other formats have no checksums to verify. "
+            f"`tfckpt diff` compares it with the file that it was made from"
         )
     with closing(CheckpointReader(path)) as reader, progress_bar("verify", quiet=options.quiet) as bar:
         total = _total(reader) if bar else 0

@@ -11,22 +11,19 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from torch_tfckpt.bundle.files import is_lfs_pointer, lfs_error
+from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
+from torch_tfckpt.bundle.files import lfs_error
 from torch_tfckpt.directory.names import STATE_FILE, V1_SHARD, matching, of_version_2, prefixes_of
 from torch_tfckpt.directory.state_file import from_stored, read_state, resolve_in
 from torch_tfckpt.errors import NO_MATCHING_FILES, DataLossError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.block import shared_prefix_size
+from torch_tfckpt.format.file_kind import FileKind, not_wanted, promised_kind
 from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import listed, printable, quoted
 
-_OTHER_FORMATS: Final = {
-    b"\x89HDF": "an HDF5 file, as Keras writes for .h5. Open it with h5py",
-    b"PK\x03\x04": "a zip archive, such as a .pt, .npz or .keras file. It is no TensorFlow checkpoint",
-    b"\x93NUM": "a .npy file, one array. Save it by numpy.savez, and name the .npz",
-    b"\x80\x02": "a pickle file. It is no TensorFlow checkpoint",
-}
 _NEAR_MISSES: Final = 5
 _MAGIC: Final = TABLE_MAGIC.to_bytes(8, "little")  # how every table ends
 
@@ -77,7 +74,7 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
     state_path = os.path.join(directory, STATE_FILE)
     names = storage.list(directory)
     if STATE_FILE in names and not is_table(storage, state_path):
-        stored = from_stored(read_state(storage, state_path).model_checkpoint_path)
+        stored = from_stored(_read_state(storage, state_path).model_checkpoint_path)
         named = resolve_in(storage, directory, stored)
         found = _as_written(storage, named)
         if found is not None:
@@ -102,8 +99,19 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
         )
     raise NotFoundError(
         f"{printable(directory)}: Couldn't find 'checkpoint' file or checkpoints in given directory. "
-        f"{_there_are(names)}"
+        f"{_there_are(names)}{_other_files(names)}"
     )
+
+
+def _read_state(storage: Storage, path: str) -> CheckpointState:
+    """`read_state`, with the kind of the file in the error if it is of another kind, such as a PyTorch file."""
+    try:
+        return read_state(storage, path)
+    except DataLossError as error:
+        kind = kind_of_file(storage, path)
+        if not kind.is_foreign or kind in (FileKind.STATE, FileKind.TEXT, FileKind.LFS_POINTER):
+            raise
+        raise DataLossError(not_wanted(path, kind, "a `checkpoint` state file")) from error
 
 
 def _named_by_file(storage: Storage, path: str) -> CheckpointFiles | None:
@@ -176,17 +184,16 @@ def is_table(storage: Storage, path: str) -> bool:
 
 
 def _check_version_1(storage: Storage, path: str) -> None:
-    """DataLossError, with what it is instead, where `path` can be no version 1 file."""
-    file = storage.open(path)
-    try:
-        if is_lfs_pointer(file):
-            raise lfs_error(path)
-        head = file.read(0, min(4, file.size))
-        for mark, what in _OTHER_FORMATS.items():
-            if head.startswith(mark):
-                raise DataLossError(f"{printable(path)} is {what}")
-    finally:
-        file.close()
+    """Raise DataLossError, with what `path` is instead, if it is a file of another kind.
+
+    The class of error that TensorFlow raises for such files, and this package for damaged ones: whoever catches it
+    around a path that may be bad catches both.
+    """
+    kind = kind_of_file(storage, path)
+    if kind is FileKind.LFS_POINTER:
+        raise lfs_error(path)
+    if kind.is_foreign:
+        raise DataLossError(not_wanted(path, kind))
 
 
 def _nothing_here(storage: Storage, path: str) -> str:
@@ -201,6 +208,15 @@ def _nothing_here(storage: Storage, path: str) -> str:
     if data:
         hint = f"{quoted(printable(data[0]))} is, but cannot be read without its index. "
     return f"{fragment}: no {printable(missing)} here. {hint}{_there_are(names, name)}"
+
+
+def _other_files(names: list[str]) -> str:
+    """Where names promise files of other formats: which, and the command that tells what reads them."""
+    others = [name for name in names if promised_kind(name) is not None]
+    if not others:
+        return ""
+    shown = listed(others, _NEAR_MISSES, printable)
+    return f" There are files of other formats: {shown}. `tfckpt show` tells what reads them"
 
 
 def _there_are(names: list[str], wanted: str = "") -> str:

@@ -1,13 +1,32 @@
-"""The formats that `convert` writes, and the file name endings that mean them. Imports no torch, for help."""
+"""The formats that `convert` writes, by file name and by kind of file. Imports no torch, for `tfckpt --help`."""
 
 from collections.abc import Mapping
 from typing import Final
 
+from torch_tfckpt.format.file_kind import FileKind, promised_kind
+
 FORMATS: Final = ("safetensors", "pt", "npz", "tf")
-SUFFIXES: Final[Mapping[str, str]] = {
-    ".safetensors": "safetensors",
-    ".pt": "pt",
-    ".pth": "pt",
-    ".bin": "pt",
-    ".npz": "npz",
+_OF_KIND: Final[Mapping[FileKind, str]] = {
+    FileKind.SAFETENSORS: "safetensors",
+    FileKind.SAFETENSORS_INDEX: "safetensors",
+    FileKind.TORCH: "pt",
+    FileKind.NPZ: "npz",
 }
+# Kinds that a damaged file of a format may look like, or a real one of an earlier version.
+_MAY_BE: Final[Mapping[str, tuple[FileKind, ...]]] = {
+    "pt": (FileKind.ZIP, FileKind.OLD_TORCH, FileKind.PICKLE, FileKind.NPZ),
+    "npz": (FileKind.ZIP,),
+}
+
+
+def format_named(path: str) -> str | None:
+    """Return the format that the ending of a name promises; None if it promises none of FORMATS."""
+    kind = promised_kind(path)
+    return None if kind is None else _OF_KIND.get(kind)
+
+
+def format_of_kind(kind: FileKind, named: str) -> str:
+    """Return the format of a file of this kind, whose name promises the format `named`."""
+    if kind in _MAY_BE.get(named, ()):
+        return named
+    return _OF_KIND.get(kind, "tf" if kind.is_foreign else named)

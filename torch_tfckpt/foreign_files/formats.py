@@ -1,46 +1,36 @@
 """Which format a path means, for reading and for writing."""
 
 import os
-import zipfile
-from typing import Final
 
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError
-from torch_tfckpt.foreign_files.format_names import FORMATS, SUFFIXES
-from torch_tfckpt.foreign_files.npz import NpzSink, NpzSource, zip_errors
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.foreign_files.format_names import FORMATS, format_named, format_of_kind
+from torch_tfckpt.foreign_files.npz import NpzSink, NpzSource
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
 from torch_tfckpt.foreign_files.pt import PtSink, PtSource
 from torch_tfckpt.foreign_files.safetensors import INDEX_SUFFIX, SafetensorsSink, SafetensorsSource, find_in_directory
 from torch_tfckpt.foreign_files.sidecar import read_sidecar, sidecar_of
 from torch_tfckpt.foreign_files.sidecar_source import SidecarSource
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink, CheckpointSource
+from torch_tfckpt.format.file_kind import promised_kind
 from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import printable, quoted
-
-_SAFETENSORS_HEAD: Final = 9  # size of the header, and the brace with which it begins
 
 
 def format_of(path: str) -> str:
-    """The format that lies at `path`, one of FORMATS. What nothing else claims is a TensorFlow checkpoint.
+    """Return the format of the file or directory at `path`, one of FORMATS.
 
-    Contents decide over names, since people call files as they like: Lightning's .ckpt is a .pt.
+    Contents decide over names, since people call files as they like: Lightning's .ckpt is a .pt. Everything that has
+    none of the other formats is "tf", and opening it as a checkpoint tells what it is instead.
     """
     if LOCAL.is_directory(path):
         return "tf" if _is_tensorflow_directory(path) or find_in_directory(path) is None else "safetensors"
     if path.endswith(INDEX_SUFFIX):
         return "safetensors"
-    named = SUFFIXES.get(os.path.splitext(path)[1].lower(), "tf")
+    named = format_named(path) or "tf"
     if not LOCAL.exists(path):
         return named
-    file = LOCAL.open(path)
-    try:
-        head = file.read(0, min(_SAFETENSORS_HEAD, file.size))
-    finally:
-        file.close()
-    if head.startswith(b"PK\x03\x04"):
-        return "npz" if named != "pt" and _holds_arrays(path) else "pt"
-    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= file.size:
-        return "safetensors"
-    return named
+    return format_of_kind(kind_of_file(LOCAL, path), named)
 
 
 def open_source(path: str) -> TensorSource:
@@ -86,22 +76,32 @@ def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSi
     Raises:
         InvalidArgumentError: nothing says which format, or two things say different ones.
     """
-    ending = SUFFIXES.get(os.path.splitext(path)[1].lower())
+    ending = format_named(path)
     directory = path.endswith(os.sep) or LOCAL.is_directory(path)
     kind = to or ending
+    promised = promised_kind(path)
+    if promised is not None and ending is None:
+        raise InvalidArgumentError(
+            f"{printable(path)}: the name is that of {promised.what}, which cannot be written here. Choose a name that "
+            f"ends in .safetensors, .pt or .npz, or for a TensorFlow checkpoint a prefix without such an ending"
+        )
     if kind is None:
         raise InvalidArgumentError(
-            f"{printable(path)}: the name does not tell the format. End it with .safetensors, .pt or .npz, or say "
+            f"{printable(path)}: the name does not tell the format. End it with .safetensors, .pt or .npz, or pass "
             f"--to {'|'.join(FORMATS)}"
         )
     if kind not in FORMATS:
-        raise InvalidArgumentError(f"format {quoted(kind)} is unknown; there are {', '.join(FORMATS)}")
+        raise InvalidArgumentError(f"format {quoted(kind)} is unknown. Formats: {', '.join(FORMATS)}")
     if ending is not None and ending != kind:
-        raise InvalidArgumentError(f"{printable(path)} is named like {ending}, and {kind} was asked for")
+        raise InvalidArgumentError(
+            f"{printable(path)} is named like {ending}, and {kind} was asked for. Choose another name or another format"
+        )
     if max_shard_size is not None and kind != "safetensors":
-        raise InvalidArgumentError(f"a maximum size of shards is for safetensors; {kind} has one data file")
+        raise InvalidArgumentError(
+            f"the maximum size of shards is for safetensors only; {kind} has one data file. Leave it out"
+        )
     if max_shard_size is not None and max_shard_size < 1:
-        raise InvalidArgumentError(f"max_shard_size={max_shard_size}: shards have a byte at least")
+        raise InvalidArgumentError(f"max_shard_size={max_shard_size}: pass a positive number of bytes")
     if kind == "safetensors":
         return SafetensorsSink(path if ending else os.path.join(path, "model.safetensors"), max_shard_size)
     if directory:
@@ -115,13 +115,3 @@ def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSi
 def _is_tensorflow_directory(path: str) -> bool:
     names = LOCAL.list(path)
     return any(name in ("checkpoint", "saved_model.pb", "variables") or name.endswith(".index") for name in names)
-
-
-def _holds_arrays(path: str) -> bool:
-    """Whether a zip archive has .npy files in it and not the pickle of a .pt."""
-    try:
-        with zip_errors(), zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except DataLossError:
-        return path.lower().endswith(".npz")
-    return any(name.endswith(".npy") for name in names) and not any(name.endswith("/data.pkl") for name in names)

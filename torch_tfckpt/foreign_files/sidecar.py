@@ -30,6 +30,7 @@ import torch
 
 from torch_tfckpt.errors import DataLossError, NotFoundError, UnimplementedError, error_context
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, StoredBytes, TensorInfo
+from torch_tfckpt.format.recognise_text import SIDECAR_FORMAT as FORMAT
 from torch_tfckpt.format.tensor_bundle import MAX_RANK
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
@@ -40,7 +41,6 @@ from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.values import Strings, new_tensor, strings_from
 
 SUFFIX: Final = ".tfckpt.json"
-FORMAT: Final = "torch_tfckpt sidecar"
 VERSION: Final = 1
 # A sidecar is read whole, and base64 text with what it stands for takes 1.75 times its size. No checkpoint is known
 # whose strings and iterators come near this; what is larger should be left out by name.

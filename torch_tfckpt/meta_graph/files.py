@@ -12,17 +12,19 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from google.protobuf.message import DecodeError, EncodeError, Message
+from google.protobuf.message import EncodeError, Message
 
-from torch_tfckpt._proto.node_def_pb2 import NodeDef
-from torch_tfckpt.bundle.files import LFS_POINTER, lfs_error
+from torch_tfckpt.bundle.files import lfs_error
 from torch_tfckpt.directory.locate import find_checkpoint, is_table
 from torch_tfckpt.directory.names import V1_SHARD
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError, UnimplementedError
+from torch_tfckpt.format.file_kind import FileKind, not_wanted
+from torch_tfckpt.format.recognise import recognise_bytes
+from torch_tfckpt.format.recognise_text import LFS_POINTER, first_name, looks_like_text
 from torch_tfckpt.format.tensor_bundle import parse_data_filename
 from torch_tfckpt.format.wire import Field, WireType, fields
 from torch_tfckpt.meta_graph.raw import MAX_MESSAGE, RawMetaGraph
-from torch_tfckpt.meta_graph.text import META_GRAPH, SAVED_MODEL, encode_text, first_name, looks_like_text
+from torch_tfckpt.meta_graph.text import META_GRAPH, SAVED_MODEL, encode_text
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
@@ -33,7 +35,12 @@ BINARY_SAVED_MODEL: Final = "saved_model.pb"
 TEXT_SAVED_MODEL: Final = "saved_model.pbtxt"
 SAVED_MODEL_FILES: Final = (BINARY_SAVED_MODEL, TEXT_SAVED_MODEL)
 _SAVED_MODEL_FIELDS: Final = ("saved_model_schema_version", "meta_graphs")
-_GRAPH_DEF_FIELDS: Final = ("node", "library", "versions", "version")
+# A file of one of these kinds that cannot be parsed is damaged. So may be any text.
+_META_GRAPHS: Final = frozenset(
+    {
+        FileKind.META_GRAPH, FileKind.META_GRAPH_TEXT, FileKind.SAVED_MODEL, FileKind.SAVED_MODEL_TEXT, FileKind.TEXT,
+    }
+)  # fmt: skip
 _CHUNKED: Final = "saved_model.cpb"
 _SERVING: Final = frozenset({"serve"})
 # Real ones have one or two. Each costs a hundred times the two bytes that an empty one takes in a file.
@@ -262,23 +269,15 @@ def _decoded(content: bytes, path: str) -> list[RawMetaGraph]:
 
 def _unparsable(content: bytes, path: str, finding: str) -> str:
     text = f"Cannot parse file {printable(path)}"
-    if _is_graph_def(content):
+    kind = recognise_bytes(content)
+    if kind in (FileKind.GRAPH, FileKind.GRAPH_TEXT):
         return (
             f"{text}: it is a GraphDef, such as a frozen graph, and holds neither saver nor variables. "
             f"Name a .meta file or a saved_model.pb"
         )
+    if kind.is_foreign and kind not in _META_GRAPHS:
+        return f"{text}: {finding.rstrip('.')}. {not_wanted('The file', kind, 'a meta graph')}"
     return f"{text}: {finding.rstrip('.')}. {_HINT}"
-
-
-def _is_graph_def(content: bytes) -> bool:
-    if looks_like_text(content):
-        return first_name(content) in _GRAPH_DEF_FIELDS
-    try:
-        first = next(fields(memoryview(content)))
-        node = NodeDef.FromString(bytes(first.payload))
-    except (CheckpointError, DecodeError):
-        return False
-    return first.number == 1 and bool(node.name and node.op)
 
 
 def _from_binary(content: bytes, path: str) -> list[RawMetaGraph]:

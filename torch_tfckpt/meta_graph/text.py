@@ -52,9 +52,6 @@ _FILES: Final[tuple[FileDescriptor, ...]] = tuple(
 _OURS: Final = "torch_tfckpt"
 _THEIRS: Final = "tensorflow"
 
-_HEAD: Final = 4096  # bytes that tell text from other things
-_NOT_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
-_FIRST_NAME: Final = re.compile(r"(?:\s++|#.*+)*+([A-Za-z_]\w*+)?")
 
 # A line longer than this is cut at its tokens, and strings in it are cut in pieces: protobuf's reader takes a hundred
 # bytes of memory for each character of a string, or of a gap, until that has ended.
@@ -132,17 +129,6 @@ def encode_text(text: bytes, kind: str) -> bytes:
         raise DataLossError("messages are nested too deeply, or are too large") from error
     except ValueError as error:  # a number that its field cannot hold
         raise DataLossError(escaped(str(error))) from error
-
-
-def looks_like_text(content: bytes) -> bool:
-    """Whether the file begins with characters that a text may hold."""
-    return _NOT_TEXT.search(content, 0, _HEAD) is None
-
-
-def first_name(text: bytes) -> str:
-    """The name of the first field, behind comments; "" where there is none."""
-    match = _FIRST_NAME.match(text[:_HEAD].decode("utf-8", "replace"))
-    return match[1] or "" if match is not None else ""
 
 
 def _finding(error: text_format.ParseError) -> str:

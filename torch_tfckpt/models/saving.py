@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules
 from torch_tfckpt.models.layer_names import layout_by_rule, layout_of, written_variable_name
 from torch_tfckpt.models.layouts import Layout, layout_named
@@ -39,6 +40,7 @@ def save_model(
 
     Args:
         prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. The directory is made if its parent exists.
+            Names that end like another kind of file (.safetensors, .pt, .h5 ...) are refused.
         naming: "torch": the names of the state_dict, as they are. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
             layouts, of the modules that load_model knows; others keep torch's names and layouts.
         mapper: Names and layouts that go before those of `naming`; the same, without patterns, that load_model takes.
@@ -47,8 +49,8 @@ def save_model(
         The prefix.
 
     Raises:
-        InvalidArgumentError: no such naming; two tensors under one name; a layout that does not fit, or is not told by
-            a rule or the name in it; a lazy parameter.
+        InvalidArgumentError: `prefix` ends like another kind of file; no such naming; two tensors under one name; a
+            layout that does not fit, or is not told by a rule or the name in it; a lazy parameter.
         TypeError: `model` is no Module.
         UnimplementedError: naming="keras"; a mapper with patterns; a dtype that TensorFlow lacks.
         IncompleteSaveError: the system refused a write; nothing was published, an earlier checkpoint is intact.
@@ -66,6 +68,7 @@ def save_model(
         raise UnimplementedError('save_model: naming="keras" is not there yet. Pass naming="tf" and a mapper')
     if naming not in _NAMINGS:
         raise InvalidArgumentError(f"save_model: there is no naming {naming!r}. Namings: {', '.join(_NAMINGS)}")
+    refuse_other_ending(fspath(prefix), "save_model")
     if naming == "torch" and mapper is None:
         saver = Saver(model, max_to_keep=None)
         written = saver.save(prefix, write_meta_graph=False, write_state=False)

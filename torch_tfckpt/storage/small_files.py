@@ -1,8 +1,10 @@
-"""Small files, read whole or replaced atomically, and creation of directories."""
+"""Small files, read whole or replaced atomically; creation of directories; kinds of files."""
 
 import os
 
-from torch_tfckpt.errors import DataLossError
+from torch_tfckpt.errors import CheckpointError, DataLossError
+from torch_tfckpt.format.file_kind import FileKind
+from torch_tfckpt.format.recognise import recognise
 from torch_tfckpt.storage.protocol import Buffer, Storage
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import printable
@@ -26,6 +28,24 @@ def read_small(storage: Storage, path: str, limit: int, what: str, hint: str = "
             error = f"{printable(path)}: {file.size} bytes are too many for {what}, which has at most {limit}"
             raise DataLossError(f"{error}. {hint}" if hint else error)
         return file.read(0, file.size)
+    finally:
+        file.close()
+
+
+def kind_of_file(storage: Storage, path: str) -> FileKind:
+    """Return the kind of the file at `path`; UNKNOWN for what cannot be opened, such as a directory or a pipe.
+
+    Raises:
+        OSError: the system refused to read it.
+
+    Cost: a few reads, at most about 2 MiB.
+    """
+    try:
+        file = storage.open(path)
+    except CheckpointError:
+        return FileKind.UNKNOWN
+    try:
+        return recognise(file.read, file.size)
     finally:
         file.close()
 

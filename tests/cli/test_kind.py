@@ -1,0 +1,158 @@
+"""tfckpt show of what is not a checkpoint; and what ls, verify and meta say of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from other_files import OTHER_FILES
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt.cli.main import main
+from torch_tfckpt.format.file_kind import FileKind, Reading
+
+Output = pytest.CaptureFixture[str]
+KEPT = Path(__file__).resolve().parent.parent / "foreign_files" / "golden"
+LISTED = ("model.safetensors", "model.pt", "arrays.npz")  # formats whose tensors show lists
+
+
+def shown(path: Path | str, capsys: Output) -> tuple[int, str, str]:
+    status = main(["show", str(path)])
+    captured = capsys.readouterr()
+    return status, captured.out.replace(f"{path}: ", ""), captured.err
+
+
+@pytest.mark.parametrize("name", sorted(set(OTHER_FILES) - {*LISTED, "module.pth", "checkpoint", "large.json"}))
+def test_each_kind_of_file(name: str, tmp_path: Path, capsys: Output) -> None:
+    """One line on stdout: what it is, and what reads it. Status 0 for what this package shows, 1 for all others."""
+    kind, write = OTHER_FILES[name]
+    write(tmp_path / name)
+    status, out, err = shown(tmp_path / name, capsys)
+    if kind is FileKind.SAFETENSORS_INDEX:
+        assert (status, out) == (1, "") and "model-00001-of-00002.safetensors" in err  # its files are missing
+    else:
+        assert (status, out, err) == (0 if kind.reading is Reading.GRAPH else 1, f"{kind.what}. {kind.hint}.\n", "")
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_formats_that_are_read(name: str, tmp_path: Path, capsys: Output) -> None:
+    OTHER_FILES[name][1](tmp_path / name)
+    status, out, err = shown(tmp_path / name, capsys)
+    assert (status, err) == (0, "") and "tensor" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("frozen.pb", FileKind.GRAPH), ("model.keras", FileKind.KERAS), ("model.tflite", FileKind.TFLITE)],
+)
+def test_files_of_tensorflow(name: str, kind: FileKind, capsys: Output) -> None:
+    assert shown(KEPT / name, capsys) == (1, f"{kind.what}. {kind.hint}.\n", "")
+
+
+def test_meta_graphs_are_shown_by_meta(golden: Path, tmp_path: Path, capsys: Output) -> None:
+    """A .meta file away from its checkpoint, and a saved_model.pb without variables."""
+    (tmp_path / "m.meta").write_bytes((golden / "digits-cnn" / "model.ckpt-144.meta").read_bytes())
+    status, out, _ = shown(tmp_path / "m.meta", capsys)
+    assert status == 0 and "`tfckpt meta` shows it" in out
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    (saved / "saved_model.pb").write_bytes((golden / "digits-module" / "saved_model.pb").read_bytes())
+    for path in (saved, saved / "saved_model.pb"):
+        status, out, _ = shown(path, capsys)
+        assert status == 0 and "`tfckpt meta` shows it" in out
+        assert main(["meta", str(path)]) == 0
+        capsys.readouterr()
+
+
+def test_checkpoints_are_shown_as_before(tmp_path: Path, capsys: Output) -> None:
+    """A SavedModel's variables, a checkpoint next to its .meta file, a directory with one of several formats."""
+    tfckpt.save_file({"x": torch.ones(3)}, tmp_path / "m")
+    (tmp_path / "m.meta").write_bytes(b"")
+    (tmp_path / "model.h5").write_bytes((KEPT / "model.h5").read_bytes())
+    for path in (tmp_path / "m", tmp_path / "m.meta", tmp_path):
+        status, out, _ = shown(path, capsys)
+        assert status == 0 and "TensorFlow checkpoint, version 2" in out
+
+
+def test_damaged_checkpoints_keep_their_error(tmp_path: Path, capsys: Output) -> None:
+    """Nothing on stdout, the damage on stderr; an empty file and zeros are called so too."""
+    tfckpt.save_file({"x": torch.ones(3)}, tmp_path / "m")
+    index = tmp_path / "m.index"
+    whole = index.read_bytes()
+    for content in (whole[:-1], whole[:-8] + bytes(8), whole[:60], whole[:3] + b"\xff" + whole[4:]):
+        index.write_bytes(content)
+        for path in (tmp_path / "m", index):
+            status, out, err = shown(path, capsys)
+            assert (status, out) == (1, "") and "The file is damaged, partly copied" in err
+    (tmp_path / "noise").write_bytes(bytes(range(256)) * 20)
+    assert "The file is damaged, partly copied" in shown(tmp_path / "noise", capsys)[2]
+    (tmp_path / "nothing").write_bytes(b"")
+    assert shown(tmp_path / "nothing", capsys)[:2] == (1, "an empty file. Copy it again.\n")
+    (tmp_path / "zeros").write_bytes(bytes(1000))
+    assert shown(tmp_path / "zeros", capsys)[1].startswith("a file that begins and ends with zero bytes only")
+
+
+def test_directories(tmp_path: Path, capsys: Output) -> None:
+    """Several checkpoints; TensorFlow.js; Keras; several safetensors files; nothing."""
+    for step in (1, 2):
+        tfckpt.save_file({"x": torch.ones(3)}, tmp_path / "runs" / f"m-{step}")
+    status, out, _ = shown(tmp_path / "runs", capsys)
+    assert status == 0 and out.splitlines() == [
+        "a directory with 2 checkpoints and no `checkpoint` file that names the newest:",
+        f"  {tmp_path}/runs/m-1",
+        f"  {tmp_path}/runs/m-2",
+        "`tfckpt show` and `tfckpt ls` take any of these names.",
+    ]
+    web = tmp_path / "web"
+    web.mkdir()
+    OTHER_FILES["model.json"][1](web / "model.json")
+    (web / "group1-shard1of1.bin").write_bytes(bytes(range(1, 256)))
+    status, out, _ = shown(web, capsys)
+    assert status == 1 and out.startswith("the directory of a TensorFlow.js model. Not supported. Convert it")
+    status, out, _ = shown(web / "group1-shard1of1.bin", capsys)
+    assert status == 1 and out.startswith("weights of the TensorFlow.js model in model.json. Not supported. Convert")
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "model.keras").write_bytes((KEPT / "model.keras").read_bytes())
+    (mixed / "notes.txt").write_text("hello")
+    status, out, _ = shown(mixed, capsys)
+    assert status == 1 and out.splitlines() == [
+        "a directory with 2 files and no checkpoint:",
+        f"  model.keras: {FileKind.KERAS.what}",
+        "  notes.txt: a text file",
+        "`tfckpt show FILE` tells what reads one of them.",
+    ]
+    for name in ("a.safetensors", "b.safetensors"):
+        OTHER_FILES["model.safetensors"][1](mixed / name)
+    status, out, _ = shown(mixed, capsys)
+    assert status == 0 and "  a.safetensors: a safetensors file" in out.splitlines()
+    (tmp_path / "empty").mkdir()
+    status, out, err = shown(tmp_path / "empty", capsys)
+    assert (status, out) == (1, "") and "There is no checkpoint in this directory" in err
+
+
+def test_nothing_there_and_names_of_tensors_are_errors(tmp_path: Path, capsys: Output) -> None:
+    assert shown(tmp_path / "nowhere", capsys)[:2] == (1, "")
+    assert main(["show", str(KEPT / "model.tflite"), "weights"]) == 1
+    captured = capsys.readouterr()
+    assert (
+        captured.out == "" and "is a TensorFlow Lite model (a flatbuffer), not a TensorFlow checkpoint" in captured.err
+    )
+
+
+@pytest.mark.parametrize("verb", ["ls", "verify", "meta"])
+@pytest.mark.parametrize("name", ["model.h5", "frozen.pb", "model.tflite"])
+def test_other_verbs(verb: str, name: str, capsys: Output) -> None:
+    """Each names the kind on stderr."""
+    assert main([verb, str(KEPT / name)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert any(word in captured.err for word in ("an HDF5 file", "a GraphDef", "(GraphDef)", "a TensorFlow Lite model"))
+
+
+def test_convert_of_another_kind(tmp_path: Path, capsys: Output) -> None:
+    """Refused as it is by all others, under any name."""
+    for name in ("model.pt", "model.npz", "model.safetensors", "model"):
+        OTHER_FILES["login.ckpt"][1](tmp_path / name)
+        assert main(["convert", str(tmp_path / name), str(tmp_path / "out.npz")]) == 1
+        assert f"{name} is an HTML page" in capsys.readouterr().err
+        assert not (tmp_path / "out.npz").exists()

@@ -1,0 +1,222 @@
+"""Kinds of files, and what to tell a person who has one.
+
+`recognise.recognise` finds the kind of a file from its bytes. This table has the words: what the file is, and what
+reads it. Change a text here when the package learns to read another kind.
+"""
+
+import enum
+from typing import Final
+
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.text import printable
+
+
+class Reading(enum.Enum):
+    """What this package reads of a file."""
+
+    TENSORS = enum.auto()
+    GRAPH = enum.auto()
+    NOTHING = enum.auto()
+
+
+_CONVERT: Final = "`tfckpt ls` lists it, and `tfckpt convert` turns it into a checkpoint"
+_KERAS: Final = (
+    'Not supported yet. Load it with Keras, run tf.train.Checkpoint(model=model).write("model.ckpt"), and read that'
+)
+_NO_VALUES: Final = "It has no values; `tfckpt meta` shows it. Name the checkpoint itself to read its tensors"
+_NO_GRAPHS: Final = (
+    "Not supported: its weights are constants of the graph, and there is no checkpoint in it. Use the .index and .data "
+    "files that it was made from"
+)
+_UNPACK: Final = "Unpack it: tar xf FILE. Then name a checkpoint in it"
+_NAME_ANOTHER: Final = "Not supported. Name a checkpoint instead: its prefix, its directory or one of its files"
+
+
+class FileKind(enum.Enum):
+    """One kind of file.
+
+    Attributes:
+        what: What it is, as in "model.h5 is ...".
+        hint: What reads it, one or two sentences without the last full stop.
+        reading: How far this package reads it.
+    """
+
+    def __init__(self, what: str, hint: str, reading: Reading = Reading.NOTHING) -> None:
+        self.what, self.hint, self.reading = what, hint, reading
+
+    # TensorFlow checkpoints, and what only they can have been.
+    INDEX = "the index of a TensorFlow checkpoint (version 2)", "`tfckpt ls` lists its tensors", Reading.TENSORS
+    VERSION_1 = "a TensorFlow checkpoint (version 1)", "`tfckpt ls` lists its tensors", Reading.TENSORS
+    TABLE = "a table file, as TensorFlow checkpoints are", "`tfckpt ls` lists its tensors if it is one", Reading.TENSORS
+    CUT_TABLE = "a TensorFlow checkpoint or index that is damaged or cut off at its end", "Copy it again"
+    EMPTY = "an empty file", "Copy it again"
+    ZEROS = "a file that begins and ends with zero bytes only, as an interrupted copy leaves it", "Copy it again"
+    UNKNOWN = (
+        "of no known kind. The data file of a TensorFlow checkpoint looks like this, and so does a damaged file",
+        "Name the .index file next to it, or copy it again",
+    )
+    # What belongs to checkpoints.
+    STATE = (
+        "a `checkpoint` state file, which names the newest checkpoint of its directory",
+        "Run `tfckpt latest` on the directory, or `tfckpt ls`",
+        Reading.TENSORS,
+    )
+    META_GRAPH = "a meta graph (MetaGraphDef, as in .meta files)", _NO_VALUES, Reading.GRAPH
+    META_GRAPH_TEXT = "a meta graph in text form (MetaGraphDef)", _NO_VALUES, Reading.GRAPH
+    SAVED_MODEL = (
+        "the graph of a SavedModel (saved_model.pb)",
+        "`tfckpt meta` shows it. Its values are in the directory `variables` next to it: name that, or the SavedModel",
+        Reading.GRAPH,
+    )
+    SAVED_MODEL_TEXT = (
+        "the graph of a SavedModel in text form (saved_model.pbtxt)",
+        "`tfckpt meta` shows it. Its values are in the directory `variables` next to it: name that, or the SavedModel",
+        Reading.GRAPH,
+    )
+    SIDECAR = (
+        "a sidecar of torch_tfckpt, which keeps what the converted file next to it cannot hold",
+        "It is read with that file. Name that",
+    )
+    # TensorFlow's other files.
+    GRAPH = "a TensorFlow graph without variables (GraphDef), such as a frozen graph", _NO_GRAPHS
+    GRAPH_TEXT = "a TensorFlow graph without variables in text form (GraphDef)", _NO_GRAPHS
+    KERAS = "a Keras model (.keras)", _KERAS
+    KERAS_HDF5 = "an HDF5 file, as Keras writes for .h5, with a Keras model or its weights", _KERAS
+    HDF5 = "an HDF5 file, as Keras writes for .h5", "Not supported yet. Open it with h5py"
+    KERAS_CONFIG = (
+        "the description of a Keras model in JSON, without its weights",
+        "Not supported. keras.models.model_from_json reads it; name the file with the weights",
+    )
+    TFLITE = "a TensorFlow Lite model (a flatbuffer)", "Not supported. Open it with tf.lite.Interpreter"
+    TFJS = (
+        "the model.json of a TensorFlow.js model",
+        "Not supported. Convert it to a SavedModel or to Keras with tensorflowjs_converter, and read that",
+    )
+    EVENTS = "an event file of TensorBoard", "Not supported. Open it with TensorBoard; checkpoints are other files"
+    TFRECORD = (
+        "a TFRecord file, which holds data and not the weights of a model",
+        "Not supported. Open it with tf.data.TFRecordDataset",
+    )
+    # What PyTorch and others write.
+    SAFETENSORS = "a safetensors file", f"safetensors.torch.load_file reads it; {_CONVERT}", Reading.TENSORS
+    SAFETENSORS_INDEX = "the index of several safetensors files", _CONVERT, Reading.TENSORS
+    TORCH = "a PyTorch file (torch.save)", f"torch.load(FILE, weights_only=True) reads it; {_CONVERT}", Reading.TENSORS
+    TORCH_INDEX = "the index of several PyTorch files", "Name one of those files instead; `tfckpt ls` lists it"
+    OLD_TORCH = (
+        "a PyTorch file of a version before 1.6",
+        "Not supported. Load it with torch.load(FILE, weights_only=True) and save it again with torch.save",
+    )
+    TORCHSCRIPT = (
+        "a TorchScript module (torch.jit.save)",
+        "Not supported. Load it with torch.jit.load, and pass its state_dict() to torch_tfckpt.save_file",
+    )
+    PICKLE = (
+        "a pickle file",
+        "Not supported, since reading a pickle can run any program in it. Load it in the program that it belongs to if "
+        "you trust it, and save its tensors with torch_tfckpt.save_file",
+    )
+    NPZ = "a .npz archive of numpy arrays", f"numpy.load reads it; {_CONVERT}", Reading.TENSORS
+    NPY = "a .npy file, one numpy array", "Not supported. Save it with numpy.savez, and name the .npz file"
+    ONNX = "an ONNX model", "Not supported. Open it with onnx.load"
+    FLATBUFFER = "a flatbuffer file, as some programs for mobile devices use", _NAME_ANOTHER
+    # Archives.
+    ZIP = "a zip archive", "Unpack it: python -m zipfile -e FILE DIRECTORY. Then name a checkpoint in it"
+    ZIPPED_CHECKPOINT = (
+        "a zip archive with a TensorFlow checkpoint in it",
+        "Unpack it: python -m zipfile -e FILE DIRECTORY. Then name the checkpoint",
+    )
+    TAR = "a tar archive", _UNPACK
+    GZIPPED_TAR = "a tar archive compressed with gzip", _UNPACK
+    GZIP = "a file compressed with gzip", "Unpack it: gunzip FILE. Then name the result"
+    BZIP2 = "a file compressed with bzip2", "Unpack it: bunzip2 FILE, or tar xf FILE. Then name the result"
+    XZ = "a file compressed with xz", "Unpack it: unxz FILE, or tar xf FILE. Then name the result"
+    ZSTANDARD = "a file compressed with zstd", "Unpack it: unzstd FILE, or tar xf FILE. Then name the result"
+    SEVEN_ZIP = "a 7z archive", "Unpack it: 7z x FILE. Then name a checkpoint in it"
+    # Text.
+    LFS_POINTER = "a git-lfs pointer, not the file itself", "Run `git lfs pull` where it came from"
+    HTML = (
+        "an HTML page, such as the login or error page of a failed download",
+        "Open it in a browser to see what it says, and download the file again",
+    )
+    XML = (
+        "an XML document, such as the error message of a failed download",
+        "Open it to see what it says, and download the file again",
+    )
+    JSON = "a JSON file", _NAME_ANOTHER
+    TEXT = "a text file", _NAME_ANOTHER
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the bytes are those of something else than a checkpoint's own table, sound or damaged."""
+        return self not in _MAY_BE_CHECKPOINTS
+
+
+_MAY_BE_CHECKPOINTS: Final = frozenset(
+    {
+        FileKind.INDEX, FileKind.VERSION_1, FileKind.TABLE, FileKind.CUT_TABLE, FileKind.EMPTY, FileKind.ZEROS,
+        FileKind.UNKNOWN,
+    }
+)  # fmt: skip
+
+# What the ending of a name promises, where it is always the same.
+_ENDINGS: Final = {
+    ".safetensors": FileKind.SAFETENSORS,
+    ".pt": FileKind.TORCH,
+    ".pth": FileKind.TORCH,
+    ".bin": FileKind.TORCH,
+    ".npz": FileKind.NPZ,
+    ".npy": FileKind.NPY,
+    ".h5": FileKind.HDF5,
+    ".hdf5": FileKind.HDF5,
+    ".keras": FileKind.KERAS,
+    ".tflite": FileKind.TFLITE,
+    ".onnx": FileKind.ONNX,
+    ".pkl": FileKind.PICKLE,
+    ".pickle": FileKind.PICKLE,
+    ".zip": FileKind.ZIP,
+}
+
+
+_WRITERS: Final = {
+    FileKind.SAFETENSORS: "safetensors.torch.save_file",
+    FileKind.TORCH: "torch.save",
+    FileKind.NPZ: "numpy.savez",
+    FileKind.NPY: "numpy.save",
+    FileKind.HDF5: "Keras's save_weights",
+    FileKind.KERAS: "Keras's save",
+}
+_CONVERTIBLE: Final = frozenset(
+    (FileKind.SAFETENSORS, FileKind.TORCH, FileKind.NPZ)
+)  # torch_tfckpt.convert writes these
+
+
+def promised_kind(path: str) -> FileKind | None:
+    """Return the kind of file that the ending of `path` promises, in capitals too; None if it promises none."""
+    name = path.replace("\\", "/").rpartition("/")[2]
+    stem, dot, ending = name.rpartition(".")
+    return _ENDINGS.get(f"{dot}{ending}".lower()) if stem else None
+
+
+def refuse_other_ending(path: str, function: str) -> None:
+    """Raise InvalidArgumentError if the ending of a checkpoint's prefix promises a file of another kind.
+
+    Args:
+        path: The prefix that was given.
+        function: Name of the function that was to write it.
+    """
+    kind = promised_kind(path)
+    if kind is None:
+        return
+    ending = path.rpartition(".")[2]
+    writer = _WRITERS.get(kind)
+    other = f"{writer} writes .{ending} files; " if writer else ""
+    convert = "torch_tfckpt.convert turns a checkpoint into one; " if kind in _CONVERTIBLE else ""
+    raise InvalidArgumentError(
+        f"{printable(path)}: .{ending} is the ending of {kind.what}, and {function} writes a TensorFlow checkpoint. "
+        f"{other}{convert}or choose a prefix of another name, such as {printable(path[: -len(ending) - 1])}.ckpt"
+    )
+
+
+def not_wanted(path: str, kind: FileKind, wanted: str = "a TensorFlow checkpoint") -> str:
+    """Return the error for a file of another kind: what it is, what it is not, and what reads it."""
+    return f"{printable(path)} is {kind.what}, not {wanted}. {kind.hint}"
