@@ -22,16 +22,26 @@ from typing import Any, Protocol, SupportsIndex, cast
 import torch
 
 from torch_tfckpt.directory.manager_records import ManagerRecords
-from torch_tfckpt.directory.retention import SECONDS_PER_HOUR, KeepBest, Metrics
+from torch_tfckpt.directory.retention import (
+    SECONDS_PER_HOUR,
+    KeepBest,
+    Metrics,
+    check_keep_best,
+    check_keep_hours,
+    check_max_to_keep,
+)
 from torch_tfckpt.directory.retention_file import check_metrics
 from torch_tfckpt.directory.state_file import directory_path
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.options import CheckpointOptions
+from torch_tfckpt.save_restore.handle import MaybeNone
 from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.small_files import make_directories
+from torch_tfckpt.text import printable, quoted
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +73,7 @@ class CheckpointManager:
     Args:
         checkpoint: A ManagedCheckpoint, such as Checkpoint; or a Saver, or what a Saver takes as its var_list (a
             module, a dictionary of tensors, ...), of which a SaverCheckpoint is made.
-        directory: Created by the first save.
+        directory: Made now, with those above it, if it does not exist. In an object store there is nothing to make.
         max_to_keep: How many of the newest to keep; None keeps all.
         keep_checkpoint_every_n_hours: Of those that would go, one in so many hours stays for good. None: none does.
         checkpoint_name: What comes before the number.
@@ -82,6 +92,7 @@ class CheckpointManager:
 
     Raises:
         InvalidArgumentError: `max_to_keep` is not positive, or there is an interval without a `step_counter`.
+            Or the directory cannot be made.
         DataLossError (a ValueError): the `checkpoint` file of the directory names no checkpoint.
 
     One manager at a time should be active in a directory. Threads: not safe.
@@ -103,10 +114,10 @@ class CheckpointManager:
         storage: Storage | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if max_to_keep is not None and max_to_keep <= 0:
-            raise InvalidArgumentError(
-                f"Expected a positive integer or `None` for `max_to_keep`, got {max_to_keep}. None keeps all"
-            )
+        check_max_to_keep(max_to_keep, zero_keeps_all=False)
+        if keep_checkpoint_every_n_hours is not None:
+            check_keep_hours(keep_checkpoint_every_n_hours)
+        check_keep_best(keep_best)
         if checkpoint_interval is not None and step_counter is None:
             raise InvalidArgumentError("`step_counter` should be passed if `checkpoint_interval` is not None.")
         self._checkpoint = _as_managed(checkpoint, storage)
@@ -118,14 +129,22 @@ class CheckpointManager:
         self._checkpoint_interval = checkpoint_interval
         self._last_checkpoint_step = last_checkpoint_step
         hours = keep_checkpoint_every_n_hours
+        storage = storage or storage_of(self._directory)
+        _make_directory(storage, self._directory)
         self._records = ManagerRecords(
-            storage or storage_of(self._directory),
+            storage,
             self._directory,
             max_to_keep,
             None if hours is None else hours * SECONDS_PER_HOUR,
             keep_best,
             clock(),
         )
+
+    def __repr__(self) -> str:
+        latest = self.latest_checkpoint
+        shown = [repr(printable(self._directory)), f"max_to_keep={self._records.max_to_keep or None}"]
+        shown += [f"latest_checkpoint={printable(latest)!r}"] if latest is not None else []
+        return f"CheckpointManager({', '.join(shown)})"
 
     @property
     def checkpoint(self) -> ManagedCheckpoint:
@@ -154,8 +173,8 @@ class CheckpointManager:
 
     @property
     def best_checkpoint(self) -> str | None:
-        """The best of the checkpoints that may still be deleted, by `keep_best`; None where none has the metric."""
-        return next(iter(self._records.retention.best_first(self.checkpoints)), None)
+        """The best checkpoint, by `keep_best`, of those that may still be deleted; None if none has the metric."""
+        return self._records.best
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -169,7 +188,7 @@ class CheckpointManager:
         options: CheckpointOptions | None = None,
         *,
         metrics: Metrics | None = None,
-    ) -> str | None:
+    ) -> str | MaybeNone:
         """Writes a checkpoint, then the `checkpoint` file, then deletes what is one too many.
 
         Args:
@@ -268,3 +287,16 @@ def _integer(value: SupportsIndex, what: str) -> int:
         return operator.index(value)
     except TypeError as error:
         raise InvalidArgumentError(f"{what}: {value!r} is no integer: {error}") from error
+
+
+def _make_directory(storage: Storage, directory: str) -> None:
+    """Fail now, not after hours of training, if there will be no directory to save into."""
+    if not storage.renames:  # an object store
+        return
+    try:
+        make_directories(storage, directory)
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"CheckpointManager: the directory {quoted(printable(directory))} cannot be made: {error}. Remove what is "
+            f"in the way, or pass another directory"
+        ) from error

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from torch_tfckpt.bundle.publish import remove_bundle
+from torch_tfckpt.directory.names import spelled_in
 from torch_tfckpt.directory.records import CheckpointRecords
 from torch_tfckpt.directory.retention import KeepBest, Saved, saved_again, sweep
 from torch_tfckpt.directory.state_file import from_stored, get_checkpoint_state, update_relative_state
@@ -44,9 +45,9 @@ class ManagerRecords(CheckpointRecords):
         keep_best: KeepBest | None,
         now: float,
     ) -> None:
-        super().__init__(keep_best, storage, keep_all=not max_to_keep)
+        super().__init__(keep_best, storage, max_to_keep)
         self._directory = directory
-        self._max_to_keep, self._keep_seconds = max_to_keep, keep_seconds
+        self._keep_seconds = keep_seconds
         self.latest: str | None = None
         self._tracked: tuple[Saved, ...] = ()
         # Before everything that this manager will save, so that the first one may be kept for good.
@@ -75,7 +76,10 @@ class ManagerRecords(CheckpointRecords):
         paths = state.all_model_checkpoint_paths
         # Written without times, by a Saver or by hand: which of them were to be kept for good is unknown.
         times = state.all_model_checkpoint_timestamps or [self._last_preserved] * len(paths)
-        dated = [Saved(from_stored(path), min(time, now)) for path, time in zip(paths, times, strict=False)]
+        dated = [
+            Saved(spelled_in(self._directory, from_stored(path)), min(time, now))
+            for path, time in zip(paths, times, strict=False)
+        ]
         self._tracked = tuple(saved for saved in dated if saved.time > self._last_preserved)
 
     def _add(self, path: str, now: float) -> None:
@@ -83,7 +87,7 @@ class ManagerRecords(CheckpointRecords):
         self.latest = path
 
     def _expire(self) -> Sequence[str]:
-        swept = sweep(self._tracked, self._last_preserved, self._max_to_keep, self._keep_seconds)
+        swept = sweep(self._tracked, self._last_preserved, self.max_to_keep, self._keep_seconds)
         self._tracked, self._last_preserved = swept.tracked, swept.last_preserved
         return swept.expired
 

@@ -13,9 +13,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
+from torch_tfckpt.storage.names import is_url
 from torch_tfckpt.storage.protocol import Storage
 
 STATE_FILE: Final = "checkpoint"
+_DIGITS: Final = re.compile(r"[0-9]+")
 V1_SHARD: Final = re.compile(r"(?P<prefix>.*)-(?P<shard>[0-9]{5,}|\?+)-of-(?P<count>[0-9]{5,})", re.DOTALL)
 
 
@@ -53,3 +55,27 @@ def prefixes_of(names: Iterable[str]) -> set[str]:
     return found | {
         match["prefix"] for name in names if (match := V1_SHARD.fullmatch(name)) and parse_data_filename(name) is None
     }
+
+
+def directory_key(directory: str) -> str:
+    """Return a key that is equal for all spellings of one directory, symbolic links included; "" is the current one."""
+    return directory.rstrip("/") if is_url(directory) else os.path.realpath(directory or os.curdir)
+
+
+def path_key(path: str) -> str:
+    """Return a key that is equal for all spellings of one checkpoint's path."""
+    if is_url(path):
+        return path.rstrip("/")
+    directory, name = os.path.split(os.path.abspath(path))
+    return os.path.join(directory_key(directory), name)
+
+
+def spelled_in(directory: str, path: str) -> str:
+    """Return `path` with its directory spelled as `directory`, if it is that one; else `path` unchanged."""
+    parent, name = os.path.split(path)
+    return os.path.join(directory, name) if directory_key(parent) == directory_key(directory) else path
+
+
+def same_series(path: str, other: str) -> bool:
+    """Return whether two checkpoints have the same name but for the numbers in it, as "m-10" and "m-20" do."""
+    return _DIGITS.sub("0", os.path.basename(path)) == _DIGITS.sub("0", os.path.basename(other))

@@ -16,8 +16,8 @@ tensorflow/python/checkpoint/checkpoint_management.py.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, get_args
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple, SupportsFloat, get_args
 
 from torch_tfckpt.errors import InvalidArgumentError
 
@@ -70,6 +70,44 @@ def next_deletion(history: SaverHistory, keep_seconds: float) -> tuple[SaverHist
     if candidate.time > history.next_kept:
         return SaverHistory(history.next_kept + keep_seconds, history.last, tuple(rest)), None
     return SaverHistory(history.next_kept, history.last, tuple(rest)), candidate.path
+
+
+def taken_over(history: SaverHistory, earlier: Sequence[Saved], max_to_keep: int) -> SaverHistory:
+    """The history with the checkpoints of an earlier run, oldest first, before its own.
+
+    The oldest expire at once until `max_to_keep` are left: the earlier run may have kept more.
+    """
+    own = {saved.path for saved in (*history.last, *history.expired)}
+    last = (*(saved for saved in earlier if saved.path not in own), *history.last)
+    excess = max(0, len(last) - max_to_keep)
+    return SaverHistory(history.next_kept, last[excess:], (*history.expired, *last[:excess]))
+
+
+def continue_schedule(
+    history: SaverHistory, earlier: Sequence[Saved], last_preserved: float, keep_seconds: float
+) -> tuple[SaverHistory, list[Saved]]:
+    """Continue the schedule of an earlier run, which kept a checkpoint for good at `last_preserved` or began then.
+
+    Args:
+        history: That of a run that has just begun.
+        earlier: The checkpoints taken over from the earlier run, oldest first.
+
+    Returns:
+        The history, and `earlier` with other times: infinite if a checkpoint is to stay for good, 0 if not.
+
+    If the time for a checkpoint came while nothing ran, the first one of the new run stays, and no more than that.
+    """
+    start = history.next_kept - keep_seconds
+    due = last_preserved + keep_seconds
+    decided: list[Saved] = []
+    for path, time in earlier:
+        stays = time > due
+        decided.append(Saved(path, math.inf if stays else 0.0))
+        due += keep_seconds if stays else 0.0
+    due = min(max(due, start), start + keep_seconds)
+    # `next_deletion` moves the time on when each of those that stay leaves the list.
+    staying = sum(math.isinf(saved.time) for saved in decided)
+    return replace(history, next_kept=due - staying * keep_seconds), decided
 
 
 class Swept(NamedTuple):
@@ -131,6 +169,36 @@ class KeepBest:
             raise InvalidArgumentError(f'KeepBest: mode {self.mode!r}: say "min" or "max"')
         if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
             raise InvalidArgumentError(f"KeepBest: k {self.k!r}: keep a positive number, or leave keep_best out")
+
+
+def check_keep_best(keep_best: object) -> None:
+    """InvalidArgumentError if `keep_best` is neither a KeepBest nor None."""
+    if keep_best is not None and not isinstance(keep_best, KeepBest):
+        raise InvalidArgumentError(
+            f'keep_best is a {type(keep_best).__name__}, not a KeepBest. Pass keep_best=KeepBest("loss", "min", k=2)'
+        )
+
+
+def check_max_to_keep(max_to_keep: object, *, zero_keeps_all: bool) -> None:
+    """InvalidArgumentError if `max_to_keep` is not None and not a number of checkpoints.
+
+    Args:
+        zero_keeps_all: Whether 0 is allowed.
+    """
+    if max_to_keep is None:
+        return
+    is_number = hasattr(max_to_keep, "__index__") and not isinstance(max_to_keep, bool)
+    if not is_number or max_to_keep < (0 if zero_keeps_all else 1):  # type: ignore[operator]
+        wanted, keeps_all = ("non-negative", "None and 0 keep") if zero_keeps_all else ("positive", "None keeps")
+        raise InvalidArgumentError(
+            f"Expected a {wanted} integer or `None` for `max_to_keep`, got {max_to_keep!r}. {keeps_all} all checkpoints"
+        )
+
+
+def check_keep_hours(hours: object) -> None:
+    """InvalidArgumentError if `keep_checkpoint_every_n_hours` is not a number of hours."""
+    if not isinstance(hours, SupportsFloat) or isinstance(hours, bool) or not float(hours) >= 0:  # NaN is not
+        raise InvalidArgumentError(f"keep_checkpoint_every_n_hours={hours!r}: pass a number of hours, 0 or more")
 
 
 def best_first(known: Sequence[str], metrics: Mapping[str, Metrics], rule: KeepBest) -> list[str]:

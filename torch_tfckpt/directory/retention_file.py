@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from torch_tfckpt.directory.names import is_there
+from torch_tfckpt.directory.names import directory_key, is_there, path_key
 from torch_tfckpt.directory.retention import KeepBest, Metrics, best_first, partition
 from torch_tfckpt.directory.state_file import state_path
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError
@@ -93,7 +93,7 @@ class RetentionRecord:
     def load(self, storage: Storage, directory: str, latest_filename: str | None = None) -> None:
         """Reads the file of `directory`, the first time; a damaged one is logged."""
         path = f"{state_path(directory, latest_filename)}.retention.json"
-        place = self._places.get(_key(directory or os.curdir))
+        place = self._places.get(directory_key(directory))
         if place is not None and place.path == path:
             return
         place = _RetentionPlace(storage, directory, path, None)
@@ -110,7 +110,7 @@ class RetentionRecord:
                 str(error).removeprefix(f"{printable(path)}: "),
             )
         # Last: after Ctrl-C in the middle it is read anew, or what was pinned would be taken for unpinned.
-        self._places[_key(directory or os.curdir)] = place
+        self._places[directory_key(directory)] = place
 
     def note(self, path: str, metrics: Metrics | None = None) -> None:
         """`path` was saved, with these metrics; what was known of an older checkpoint of that path is forgotten."""
@@ -127,8 +127,8 @@ class RetentionRecord:
 
     def unpin(self, path: str) -> None:
         """End `pin`. If only the pin protected `path`, it is deleted when the next checkpoint is saved."""
-        self._pins.discard(_key(path))
-        self._certain.add(_key(path))
+        self._pins.discard(path_key(path))
+        self._certain.add(path_key(path))
 
     def partition(self, newest: Sequence[str], expired: Sequence[str]) -> list[str]:
         """Return the checkpoints to delete now that something was saved, oldest first.
@@ -152,7 +152,7 @@ class RetentionRecord:
 
     def forget(self, paths: Iterable[str]) -> None:
         """They were deleted."""
-        for key in map(_key, paths):
+        for key in map(path_key, paths):
             self._paths.pop(key, None)
             self._metrics.pop(key, None)
             self._certain.discard(key)
@@ -184,7 +184,7 @@ class RetentionRecord:
             place.text = text
 
     def _remember(self, path: str) -> str:
-        key = _key(path)
+        key = path_key(path)
         self._paths.setdefault(key, path)
         return key
 
@@ -209,7 +209,7 @@ class RetentionRecord:
         self.best = self.best or stored.best
         for name in dict.fromkeys((*stored.protected, *stored.pins, *stored.metrics)):
             path = os.path.join(place.directory, name)
-            key = _key(path)
+            key = path_key(path)
             if key in self._certain or not is_there(place.storage, path):
                 continue
             self._paths.setdefault(key, path)
@@ -266,10 +266,6 @@ class _RetentionFile:
     pins: list[str]
     protected: list[str]
     metrics: dict[str, dict[str, float]]
-
-
-def _key(path: str) -> str:
-    return path.rstrip("/") if is_url(path) else os.path.abspath(path)
 
 
 def _decode(text: bytes) -> _RetentionFile:

@@ -10,7 +10,9 @@ Source: tensorflow/python/checkpoint/checkpoint.py; spec: SAVER 7, FORMATS 4.
 """
 
 import copy
+import logging
 import os
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -39,15 +41,19 @@ from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.local import LocalStorage
 from torch_tfckpt.storage.names import fspath, is_url
-from torch_tfckpt.text import printable
+from torch_tfckpt.text import counted, escaped, listed, printable
 from torch_tfckpt.transfer.staging import Staging
 
 _SAVE_COUNTER: Final = "save_counter"
 _ROOT: Final = "root"
+_SHOWN: Final = 8  # names that a repr lists
 # Attributes that are no objects of the checkpoint.
 _OWN: Final = frozenset(
     {"_tracked", "_attached", "_save_counter", "_storage", "_staging", "_in_flight", "_restoration"}
 )
+
+
+_log = logging.getLogger(__name__)
 
 
 class Checkpoint:
@@ -130,6 +136,10 @@ class Checkpoint:
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
         self._tracked.pop(name, None)
+
+    def __repr__(self) -> str:
+        names = [name for name in self._tracked if name != _SAVE_COUNTER]
+        return f"Checkpoint({listed(names, _SHOWN, escaped)})"
 
     def __copy__(self) -> Self:
         new = type(self).__new__(type(self))
@@ -311,11 +321,15 @@ class Checkpoint:
         if options.enable_async:
             self._start(path, options, then)
             return path
-        return complete(self._begin(path, options, snapshot=False), options, then)
+        begun = time.monotonic()
+        return complete(self._begin(path, options, snapshot=False), options, then, begun)
 
     def _start(self, path: str, options: CheckpointOptions, then: Callable[[], None]) -> SaveHandle:
+        begun = time.monotonic()
         pending = self._begin(path, options, snapshot=True)
-        return self._in_flight.start(pending.staged, lambda: complete(pending, options, then), pending.abandon)
+        return self._in_flight.start(
+            path, pending.staged, lambda: complete(pending, options, then, begun), pending.abandon
+        )
 
     def _begin(self, path: str, options: CheckpointOptions, *, snapshot: bool) -> PendingSave:
         self.sync()
@@ -347,11 +361,12 @@ class Checkpoint:
         # decoded again and again.
         reader.keys()
         try:
-            restoration.restore(node, ROOT, reader)
+            count = restoration.restore(node, ROOT, reader)
         except BaseException:
             restoration.progress.expect_partial = True  # the error tells it all
             raise
         self._restoration = restoration
+        _log.info("Restored %s (%s)", reader.path, counted(count, "tensor"))
         return CheckpointLoadStatus(restoration, node)
 
     def _restore_by_name(self, reader: CheckpointReader) -> NameBasedSaverStatus:
@@ -363,6 +378,7 @@ class Checkpoint:
             if isinstance(each.trackable, TensorTrackable) and each.full_name in reader
         ]
         restore_saveables(BulkSaverBuilder(), reader, [trackable.saveable(name) for name, trackable in found])
+        _log.info("Restored %s (%s, by name)", reader.path, counted(len(found), "tensor"))
         optional = TensorTrackable(self._save_counter).identity if self._save_counter is not None else None
         return NameBasedSaverStatus(reader.path, node, {each.identity for _, each in found}, optional)
 

@@ -7,6 +7,7 @@ Source: tensorflow/python/checkpoint/{checkpoint,functional_saver}.py; spec: SAV
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 
 from torch_tfckpt.bundle.leftovers import remove_leftovers
@@ -16,7 +17,7 @@ from torch_tfckpt.objects.graph_view import to_save
 from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.objects.trackables.trackable import Trackable
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
-from torch_tfckpt.save_restore.pending_save import PendingSave, published
+from torch_tfckpt.save_restore.pending_save import PendingSave, log_saved, published
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import make_directories
@@ -50,9 +51,14 @@ def begin_to_save(
     )
 
 
-def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[], None]) -> str:
-    """Waits for the end of a save, and does what follows it. Returns its path."""
+def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[], None], begun: float) -> str:
+    """Wait until a save is published, do what follows, and return its path.
+
+    Args:
+        begun: When it began, by `time.monotonic`.
+    """
     path = pending.finish()
+    log_saved(path, pending.total_bytes, time.monotonic() - begun)
     with published(path, "the state file may not name it"):
         then()
     options.run_callbacks(path)

@@ -55,6 +55,9 @@ class BaseSaverBuilder:
             )
         self.write_version = write_version
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(write_version={self.write_version})"
+
     def save_op(self, storage: Storage, filename: str, saveables: Saveables) -> None:
         """Writes all specs of `saveables`, in order, as one checkpoint of one file: a bundle, or a version 1 file.
 

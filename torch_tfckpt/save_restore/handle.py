@@ -4,8 +4,13 @@ import atexit
 import os
 import threading
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from torch_tfckpt.errors import CheckpointError, FailedPreconditionError
+from torch_tfckpt.text import printable
+
+# None in rare cases that the caller has asked for; any other program can use the result as what it is without a check.
+MaybeNone: TypeAlias = Any
 
 
 class SaveHandle:
@@ -17,7 +22,8 @@ class SaveHandle:
     Threads: any may wait and ask.
     """
 
-    def __init__(self, staged: threading.Event, complete: Callable[[], str | None] | None) -> None:
+    def __init__(self, path: str, staged: threading.Event, complete: Callable[[], str | None] | None) -> None:
+        self._target = path
         self.staged = staged
         self._complete = complete
         self._done = threading.Event()
@@ -32,7 +38,16 @@ class SaveHandle:
         """Of a save that did not happen, since another one was in flight; its result is None."""
         staged = threading.Event()
         staged.set()
-        return cls(staged, None)
+        return cls("", staged, None)
+
+    def __repr__(self) -> str:
+        if not self._target:
+            return "SaveHandle(skipped)"
+        staged = ", staged" if self.staged.is_set() else ""
+        state = f"{staged}, running"
+        if self.done():
+            state = ", published" if self._error is None else f", failed: {type(self._error).__name__}"
+        return f"SaveHandle({printable(self._target)!r}{state})"
 
     def start(self) -> None:
         """Completes the save in a thread of its own, which the interpreter waits for before it ends."""
@@ -48,7 +63,7 @@ class SaveHandle:
         """Whether the save has ended, well or not."""
         return self._done.is_set()
 
-    def result(self, timeout: float | None = None) -> str | None:
+    def result(self, timeout: float | None = None) -> str | MaybeNone:
         """The checkpoint's path, once it is published; None of a save that was skipped.
 
         Args:
@@ -111,6 +126,7 @@ class InFlight:
 
     def start(
         self,
+        path: str,
         staged: threading.Event,
         complete: Callable[[], str | None],
         abandon: Callable[[], object],
@@ -120,12 +136,13 @@ class InFlight:
         """Completes a save that has begun beside training. REQUIRES: the one before has ended.
 
         Args:
+            path: The checkpoint.
             staged: Set once the values may change.
             complete: Waits until all is written, and does the rest.
             abandon: Stops, and removes everything written; called if no thread could be started.
             block_until_staged: Whether to return no sooner.
         """
-        self._handle = handle = SaveHandle(staged, complete)
+        self._handle = handle = SaveHandle(path, staged, complete)
         try:
             if block_until_staged:
                 staged.wait()

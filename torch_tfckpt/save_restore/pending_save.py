@@ -3,6 +3,7 @@
 Source: _AddShardedSaveOpsForV2 in tensorflow/python/training/saver.py.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,9 @@ from torch_tfckpt.bundle.publish import Marker, remove, remove_bundle, saving
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError
 from torch_tfckpt.saveables.save_spec import SaveableObject, group_by_devices
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import printable
+from torch_tfckpt.text import byte_text, printable
+
+_log = logging.getLogger(__name__)
 
 
 class PendingSave(Protocol):
@@ -25,6 +28,10 @@ class PendingSave(Protocol):
     @property
     def staged(self) -> threading.Event:
         """Set when the values are safe from what training does next, or when the save has failed."""
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Bytes of all data files; None if they are not known."""
 
     def finish(self) -> str:
         """Waits until all is written, publishes, and returns the checkpoint's path, as the state file names it."""
@@ -58,6 +65,7 @@ class SaveByParts:
         self._groups = [group for _, group in group_by_devices(saveables)] if sharded else [saveables]
         self.staged = threading.Event()
         self.staged.set()
+        self.total_bytes: int | None = None  # `save_op` may write what it likes
 
     def finish(self) -> str:
         save_op, storage, path = self._builder.save_op, self._storage, self._path
@@ -156,3 +164,10 @@ def published(path: str | None, lacking: str) -> Iterator[None]:
         raise IncompleteSaveError(
             f"{state}: {error}. Mend what the system complains of, then save again", {0: error}
         ) from error
+
+
+def log_saved(path: str, total_bytes: int | None, seconds: float) -> None:
+    """Log the line that tells of a published checkpoint: "Saved run/m-30 (1.2 GB in 3.4 s)"."""
+    duration = f"{seconds:.1f} s" if seconds >= 0.1 else f"{max(0.0, seconds) * 1000:.0f} ms"
+    size = "" if total_bytes is None else f"{byte_text(total_bytes)} "
+    _log.info("Saved %s (%sin %s)", printable(path), size, duration)

@@ -5,7 +5,7 @@ tensorflow/core/kernels/save_restore_tensor.cc; spec: SAVER 2, FORMATS 2.5 "Rest
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -20,10 +20,11 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder
 from torch_tfckpt.save_restore.object_names import names_of_several, with_keys
+from torch_tfckpt.saveables.name_prefixes import prefix_hint
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, group_by_devices, slice_of, specs_of
 from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import did_you_mean, escaped, listed, printable, quoted
+from torch_tfckpt.text import counted, did_you_mean, escaped, listed, printable, quoted
 
 _LISTED: Final = 10  # names that a text enumerates
 
@@ -39,10 +40,13 @@ def restore_path(
     reshape: bool,
     sharded: bool,
     restore_sequentially: bool,
-) -> None:
+) -> str | None:
     """Restores what `variables` has now from the checkpoint at `path`; errors in TensorFlow's words for each cause.
 
     An object-based checkpoint that lacks the names as keys is read by the names that variables had, with a warning.
+
+    Returns:
+        The checkpoint's prefix, or version 1 path; None if it was such an object-based one, which no Saver wrote.
 
     Raises:
         InvalidArgumentError: there is no such checkpoint; or dtypes or shapes do not fit.
@@ -60,13 +64,21 @@ def restore_path(
     with reader:
         try:
             with _telling_the_likely_cause():
-                restore(variables.to_restore(reader))
+                saveables = variables.to_restore(reader)
+                restore(saveables)
         except NotFoundError as error:
             saveables = _by_names_in_graph(reader, variables, error)
         else:
-            return
+            _log_restored(reader, saveables)
+            return reader.files.prefix
         with _telling_the_likely_cause():
             restore(saveables)
+        _log_restored(reader, saveables)
+        return None
+
+
+def _log_restored(reader: CheckpointReader, saveables: Sequence[SaveableObject]) -> None:
+    _log.info("Restored %s (%s)", reader.path, counted(sum(len(each.specs) for each in saveables), "tensor"))
 
 
 @contextmanager
@@ -188,7 +200,7 @@ def _check(reader: CheckpointReader, saveables: Sequence[SaveableObject], shapes
     specs = list(specs_of(saveables))
     missing = sorted({spec.name for spec in specs if spec.name not in reader})
     if missing:
-        raise NotFoundError(_not_found(reader, missing))
+        raise NotFoundError(_not_found(reader, missing, {spec.name for spec in specs}))
     unlike = [line for spec in sorted(specs, key=lambda spec: spec.name) if (line := _dtype_mismatch(reader, spec))]
     if unlike:
         lines = "\n".join(unlike)
@@ -198,9 +210,9 @@ def _check(reader: CheckpointReader, saveables: Sequence[SaveableObject], shapes
             saveable.check([_shape_of(reader, spec) for spec in saveable.specs], restored)
 
 
-def _not_found(reader: CheckpointReader, missing: Sequence[str]) -> str:
+def _not_found(reader: CheckpointReader, missing: Sequence[str], wanted: Collection[str]) -> str:
     more = f" Nor are {len(missing) - 1} others: {listed(missing[1:], _LISTED)}." if missing[1:] else ""
-    hint = did_you_mean(missing[0], reader.keys())
+    hint = prefix_hint(wanted, reader.keys()) or did_you_mean(missing[0], reader.keys())
     return f"Key {escaped(missing[0])} not found in checkpoint: {reader.path}.{more} {hint}".rstrip()
 
 

@@ -9,7 +9,6 @@ Source: tensorflow/python/training/saver.py; spec: SAVER 4.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -18,13 +17,19 @@ from typing import Literal, Self
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.checkpoint_reader import AnyPath
-from torch_tfckpt.directory.retention import KeepBest, Metrics, Saved
+from torch_tfckpt.directory.retention import (
+    KeepBest,
+    Metrics,
+    check_keep_best,
+    check_keep_hours,
+    check_max_to_keep,
+)
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
 from torch_tfckpt.meta_graph.graph_collections import registered_variables
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
-from torch_tfckpt.save_restore.handle import InFlight, SaveHandle
+from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle
 from torch_tfckpt.save_restore.restore import restore_path
 from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes, out_of_scope
 from torch_tfckpt.saveables.save_spec import SaveableObject
@@ -33,15 +38,17 @@ from torch_tfckpt.saver.meta_graph import MetaGraphSource, TensorsGraph
 from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.saver.registered import SaverInGraph
 from torch_tfckpt.saver.request import SaveRequest
-from torch_tfckpt.saver.save import SaverSave, naming_a_missing_parent
+from torch_tfckpt.saver.save import SaverSave, make_parents, naming_a_missing_parent
+from torch_tfckpt.saver.tracking import TracksCheckpoints
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import counted, printable
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
 
 _log = logging.getLogger(__name__)
 
 
-class Saver(ExportsMetaGraph):
+class Saver(TracksCheckpoints, ExportsMetaGraph):
     """Saves and restores named tensors, and keeps track of the checkpoints.
 
     Args:
@@ -67,8 +74,13 @@ class Saver(ExportsMetaGraph):
             either way.)
         filename: The default path in meta graphs.
         keep_best: Also keep the best k by a metric given to `save`.
-        recover: Before the first save, take over the checkpoints that the state file lists, so that max_to_keep counts
-            those of an earlier run.
+        recover: Whether max_to_keep counts the checkpoints of earlier runs, too, which the state file lists. None: yes
+            once this saver has restored a checkpoint from the directory (whichever, by any spelling of its path), from
+            its first save there on; counted are the checkpoints that have the name of the one being saved but for the
+            numbers in it, so that a checkpoint of another origin is never deleted. True: all that are listed, from
+            the first save on, restored or not. False: never, as in TensorFlow. Those that no longer exist are
+            left out. They are as old as their files; the schedule of `keep_checkpoint_every_n_hours`
+            continues where the earlier run was, and so do metrics and pins.
         staging: How much host memory saves may take, and how many threads.
         clock: Seconds since the epoch.
         graph: Where meta graphs come from; None: they have a variable for each tensor.
@@ -101,13 +113,18 @@ class Saver(ExportsMetaGraph):
         filename: str | None = None,
         *,
         keep_best: KeepBest | None = None,
-        recover: bool = False,
+        recover: bool | None = None,
         staging: StagingOptions | None = None,
         clock: Callable[[], float] = time.time,
         graph: MetaGraphSource | None = None,
         storage: Storage | None = None,
     ) -> None:
         empty = var_list is None or (isinstance(var_list, list | tuple | set | dict) and not var_list)
+        check_max_to_keep(max_to_keep, zero_keeps_all=True)
+        check_keep_hours(keep_checkpoint_every_n_hours)
+        check_keep_best(keep_best)
+        if recover not in (None, True, False):
+            raise InvalidArgumentError(f"recover={recover!r}: pass True, False or None")
         if defer_build and not empty:
             raise InvalidArgumentError(
                 "If `var_list` is given the build cannot be deferred: pass defer_build=False, or give it to build()"
@@ -192,11 +209,12 @@ class Saver(ExportsMetaGraph):
         save_debug_info: bool = False,
         *,
         metrics: Metrics | None = None,
-    ) -> str | None:
+    ) -> str | MaybeNone:
         """Save everything as one checkpoint.
 
         Args:
-            save_path: Prefix of the checkpoint. Its directory is made if the one above it exists.
+            save_path: Prefix of the checkpoint. Directories that do not exist are made, also those above its own
+                (TensorFlow refuses then).
             global_step: Number to put behind it: an int, or an integral tensor of one element.
             latest_filename: Name of the state file beside the checkpoint; None: "checkpoint".
             meta_graph_suffix: Of the meta graph file.
@@ -211,7 +229,8 @@ class Saver(ExportsMetaGraph):
             nothing.
 
         Raises:
-            InvalidArgumentError (a ValueError): there is no directory to save into, or an argument cannot be meant.
+            InvalidArgumentError (a ValueError): the directory cannot be made, as where a file is in the way; or an
+                argument is invalid.
             FailedPreconditionError (a RuntimeError): the saver is not built, or the path is that of the state file.
             IncompleteSaveError (an OSError): the system refused a step. Unless the text says that the checkpoint is in
                 place, nothing was published and all earlier ones are as they were.
@@ -285,7 +304,9 @@ class Saver(ExportsMetaGraph):
             sharded=self._sharded,
         )
         save = self._begin(request, snapshot=True)
-        return self._in_flight.start(save.staged, save.complete, save.abandon, block_until_staged=block_until_staged)
+        return self._in_flight.start(
+            request.target, save.staged, save.complete, save.abandon, block_until_staged=block_until_staged
+        )
 
     def restore(self, save_path: AnyPath | None) -> None:
         """Restore everything, in place.
@@ -310,7 +331,7 @@ class Saver(ExportsMetaGraph):
         if save_path is None:
             raise InvalidArgumentError("Can't load save_path when it is None. latest_checkpoint found none")
         assert self._builder is not None, "built without a builder"
-        restore_path(
+        prefix = restore_path(
             self._builder,
             fspath(save_path),
             self._variables,
@@ -319,41 +340,9 @@ class Saver(ExportsMetaGraph):
             sharded=self._sharded,
             restore_sequentially=self._sequentially,
         )
+        if prefix is not None and self._records is not None:
+            self._records.restored(prefix)
         self._graph.values_restored()
-
-    # The checkpoints.
-
-    @property
-    def last_checkpoints(self) -> list[str]:
-        """Paths of the checkpoints that are kept for being new, oldest first."""
-        return self._records.newest if self._records is not None else []
-
-    def set_last_checkpoints(self, last_checkpoints: list[str]) -> None:
-        """Replaces the list, oldest first. Their age is unknown: the rule of hours will keep them."""
-        assert isinstance(last_checkpoints, list), "last_checkpoints is a list of paths"
-        self.set_last_checkpoints_with_time([(path, math.inf) for path in last_checkpoints])
-
-    def set_last_checkpoints_with_time(self, last_checkpoints_with_time: list[tuple[str, float]]) -> None:
-        """Replaces the list, oldest first: (path, seconds since the epoch)."""
-        assert isinstance(last_checkpoints_with_time, list), "last_checkpoints_with_time is a list of pairs"
-        self._require_records().set_last_checkpoints([Saved(path, when) for path, when in last_checkpoints_with_time])
-
-    def recover_last_checkpoints(self, checkpoint_paths: Sequence[AnyPath]) -> None:
-        """Takes over the checkpoints of an earlier run, oldest first: those that are there, as old as their files."""
-        self._require_records().recover([fspath(path) for path in checkpoint_paths])
-
-    def pin(self, path: AnyPath) -> None:
-        """From now on the checkpoint is not deleted, also by later runs, until `unpin`: it is written down.
-
-        Raises:
-            NotFoundError: there is no such checkpoint.
-            OSError: it cannot be written down.
-        """
-        self._require_records().pin(fspath(path))
-
-    def unpin(self, path: AnyPath) -> None:
-        """The checkpoint is as all others again. If it is older than those kept, it goes with the next save."""
-        self._require_records().unpin(fspath(path))
 
     # The saver as a message.
 
@@ -389,8 +378,19 @@ class Saver(ExportsMetaGraph):
         """`sync`, and gives host memory back. The saver can be used afterwards."""
         try:
             self.sync()
+            if self._records is not None:
+                self._records.warn_if_metric_is_missing()
         finally:
             self._staging.release()
+
+    def __repr__(self) -> str:
+        if not self._built:
+            return "Saver(not built)"
+        shown = [counted(len(self._variables) if self._variables is not None else 0, "entry")]
+        shown += [f"max_to_keep={self.saver_def.max_to_keep if self.saver_def is not None else self._max_to_keep}"]
+        shown += ["sharded=True"] if self._sharded else []
+        shown += [f"last_checkpoint={printable(path)!r}" for path in self.last_checkpoints[-1:]]
+        return f"Saver({', '.join(shown)})"
 
     def __enter__(self) -> Self:
         return self
@@ -416,9 +416,11 @@ class Saver(ExportsMetaGraph):
         if request.write_state:
             records.refuse_conflict(request)
         self._graph.check_values()
+        begun = self._clock()
         saveables = self._saveables()
         meta_graph = self._graph.described(self._in_graph(saveables)) if request.write_meta_graph else None
         pending = None
+        make_parents(request)
         if self._variables is not None:
             assert self._builder is not None, "built without a builder"
             if self._write_version == SaverDef.V1 and self._chose_version:
@@ -433,17 +435,10 @@ class Saver(ExportsMetaGraph):
                     snapshot=snapshot,
                     staging=self._staging,
                 )
-        return SaverSave(request, pending, records, self._clock, meta_graph)
+        return SaverSave(request, pending, records, self._clock, meta_graph, begun)
 
     def _require_built(self, what: str) -> None:
         """Return once no save is in flight; raises if the saver is not built, or what an earlier save failed with."""
         self._in_flight.sync()
         if not self._built:
             raise FailedPreconditionError(f"`build()` should be called before {what} if defer_build==True")
-
-    def _require_records(self) -> SaverRecords:
-        """The records, once no save in flight changes them any more."""
-        self.sync()
-        if self._records is None:
-            raise FailedPreconditionError("`build()` should be called first if defer_build==True")
-        return self._records

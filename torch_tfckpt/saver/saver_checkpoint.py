@@ -12,16 +12,13 @@ from typing import Final
 import torch
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.bundle.publish import saving
 from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
 from torch_tfckpt.directory.state_file import update_relative_state
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saver.saver import Saver
-from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.storage.small_files import make_directories
 
 SAVE_COUNTER: Final = "save_counter"
 _NUMBER: Final = re.compile(r"-([0-9]{1,18})$")
@@ -59,14 +56,12 @@ class SaverCheckpoint:
         self._saver = Saver(counted, max_to_keep=None, storage=storage)
         self._without_counter = Saver(named, max_to_keep=None, allow_empty=True, storage=storage)
 
+    def __repr__(self) -> str:
+        return f"SaverCheckpoint({self._saver!r})"
+
     def write(self, prefix: AnyPath) -> str:
         """Writes a checkpoint under this very prefix: no number, no state file. Errors as Saver.save."""
-        path = fspath(prefix)
-        with saving(path):
-            make_directories(self._storage or storage_of(path), os.path.dirname(path))
-        written = self._saver.save(path, write_meta_graph=False, write_state=False)
-        assert written is not None, "a saver of nothing"
-        return written
+        return self._saver.save(prefix, write_meta_graph=False, write_state=False)
 
     def save(self, prefix: AnyPath) -> str:
         """Counts up, writes `prefix-N`, and lets the state file beside it name just that. Errors as Saver.save."""
