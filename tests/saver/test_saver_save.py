@@ -250,7 +250,9 @@ def test_the_default_filename() -> None:
 def test_a_meta_graph_goes_over_no_file_of_the_checkpoint(tmp_path: Path, suffix: str) -> None:
     """Refused before anything is written; without a meta graph the suffix is of no importance."""
     saver = Saver({"v": torch.ones(2)})
-    with pytest.raises(tfckpt.InvalidArgumentError, match="would put the meta graph over a file of the checkpoint"):
+    with pytest.raises(
+        tfckpt.InvalidArgumentError, match="would overwrite a file of the checkpoint, or write elsewhere"
+    ):
         saver.save(tmp_path / "m", meta_graph_suffix=suffix)
     assert list(tmp_path.iterdir()) == []
     saver.save(tmp_path / "m", meta_graph_suffix=suffix, write_meta_graph=False)

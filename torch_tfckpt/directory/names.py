@@ -1,7 +1,6 @@
-"""Match names in a directory: those that belong to a checkpoint, and what a pattern stands for.
+"""Names in a directory: which belong to a checkpoint, which match a pattern, which spellings mean the same.
 
-What exists as written is taken as written; a path is a pattern only where nothing of that very name exists, so brackets
-in names do no harm.
+A path is taken literally if it exists, and as a pattern only otherwise, so brackets in names do no harm.
 
 Source: tensorflow/python/training/checkpoint_management.py.
 """
@@ -22,12 +21,12 @@ V1_SHARD: Final = re.compile(r"(?P<prefix>.*)-(?P<shard>[0-9]{5,}|\?+)-of-(?P<co
 
 
 def of_version_2(name: str) -> bool:
-    """Whether `name` is that of a file beside which version 1 files are not looked for."""
+    """Whether `name` cannot be that of a version 1 file."""
     return name.endswith((".index", ".meta")) or parse_data_filename(name) is not None or name == STATE_FILE
 
 
 def is_there(storage: Storage, prefix: str) -> bool:
-    """Whether a checkpoint of either version has this very prefix or pattern. Looks at names only."""
+    """Whether there is a checkpoint of either version with this prefix or pattern. Looks at names only."""
     return (
         storage.exists(index_filename(prefix))
         or storage.exists(prefix)
@@ -37,7 +36,7 @@ def is_there(storage: Storage, prefix: str) -> bool:
 
 
 def matching(storage: Storage, pattern: str, *, indexes: bool = False) -> tuple[str, ...]:
-    """Files whose last component matches; those of version 2 and meta graphs only where `indexes` asks for them."""
+    """Return the files whose last component matches. Version 2 files and meta graphs only if `indexes` is set."""
     directory, last = os.path.split(pattern)
     if not any(sign in last for sign in "*?["):
         return ()
@@ -49,7 +48,7 @@ def matching(storage: Storage, pattern: str, *, indexes: bool = False) -> tuple[
 
 
 def prefixes_of(names: Iterable[str]) -> set[str]:
-    """The checkpoints that `names` tell of; an unsharded one of version 1 has no telling name."""
+    """Return the checkpoints that `names` belong to, except unsharded ones of version 1, which may have any name."""
     names = list(names)
     found = {name.removesuffix(".index") for name in names if name.endswith(".index")}
     return found | {

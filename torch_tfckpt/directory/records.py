@@ -5,9 +5,9 @@
     -> the state file names it
     -> older checkpoints are deleted, and the retention file forgets them
 
-Killed in between, at worst an older checkpoint stays on disk: no file ever names one that was deleted, and none that a
-pin protects is deleted. Which checkpoints
-are old is decided by the subclasses (`saver.records`, `manager_records`) with the rules of `retention`.
+If the process is killed in between, at worst an older checkpoint stays on disk: no file ever names a deleted one, and a
+pinned one is never deleted. Which checkpoints are old is decided by the subclasses (`saver.records`, `manager_records`)
+with the rules of `retention`.
 """
 
 import logging
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class MetricWatch:
-    """Notices that the metric by which `keep_best` chooses is never given, and warns once.
+    """Warns once if the metric of `keep_best` is never given.
 
     Threads: one at a time.
     """
@@ -39,7 +39,7 @@ class MetricWatch:
         self._saved = self._given = self._warned = False
 
     def saved(self, rule: KeepBest | None, path: str, metrics: Metrics) -> None:
-        """Look at the metrics of a checkpoint; log a warning if there are some without the one that counts."""
+        """Check the metrics of a checkpoint; log a warning if there are some, but not the metric of `rule`."""
         self._saved = True
         if rule is None or not metrics:
             return
@@ -58,7 +58,7 @@ class MetricWatch:
             )
 
     def warn_if_never_given(self, rule: KeepBest) -> None:
-        """Log a warning unless the metric was given, or one was logged before."""
+        """Log a warning, unless the metric was given or a warning was logged before."""
         if self._saved and not (self._given or self._warned):
             self._warned = True
             _log.warning(
@@ -80,8 +80,8 @@ class CheckpointRecords(ABC):
     Threads: one at a time.
     """
 
-    # Whether the state file goes on naming expired checkpoints until they are deleted. Then a new owner knows of those
-    # that a killed one did not come to delete.
+    # Whether the state file names expired checkpoints until they are deleted. Then the next process can delete those
+    # that a killed one had not deleted yet.
     names_expired: ClassVar[bool]
 
     _latest_filename: str | None = None  # name of the state file; None: the usual one
@@ -115,7 +115,7 @@ class CheckpointRecords(ABC):
 
     @abstractmethod
     def _write_state(self, path: str) -> None:
-        """Let the state file name `path` and the newest ones."""
+        """Write the state file, which names `path` and the newest ones."""
 
     @abstractmethod
     def _remove(self, path: str) -> None:
@@ -128,7 +128,7 @@ class CheckpointRecords(ABC):
             OSError: the state file cannot be written; the checkpoint itself is complete. A checkpoint that cannot be
                 deleted is only logged.
         """
-        # Remembered first: the checkpoint exists, whatever the system refuses from now on.
+        # Remembered first: the checkpoint exists, even if the system refuses the next steps.
         self._to_delete = [other for other in self._to_delete if other != path]
         self._add(path, now)
         self.retention.note(path, metrics)
@@ -148,11 +148,11 @@ class CheckpointRecords(ABC):
             self._write_state(path)
 
     def pin(self, path: str) -> None:
-        """Protect a checkpoint from deletion, and write that down.
+        """Protect a checkpoint from deletion, and write that to the retention file.
 
         Raises:
             NotFoundError: there is no such checkpoint.
-            OSError: it cannot be written down.
+            OSError: the file cannot be written.
         """
         storage = self._storage or storage_of(path)
         if not is_there(storage, path):

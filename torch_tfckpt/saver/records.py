@@ -1,4 +1,4 @@
-"""What a Saver remembers of its checkpoints: TensorFlow's rule of age, and the state file.
+"""Records of a Saver's checkpoints: TensorFlow's rule of age, and the state file.
 
 Source: Saver._RecordLastCheckpoint, _MaybeDeleteOldCheckpoints in tensorflow/python/training/saver.py.
 """
@@ -45,10 +45,10 @@ class SaverRecords(CheckpointRecords):
     """The checkpoints of one saver.
 
     Args:
-        saver_def: How many to keep, for how long, and their version.
+        saver_def: How many checkpoints to keep, for how long, and their version.
         start: When the saver was built, in seconds since the epoch: the schedule of those kept for good begins then.
         relative: Whether the state file names checkpoints relative to its directory.
-        keep_best: Which to keep for their metrics.
+        keep_best: Which checkpoints to keep because of their metrics.
         recover: Whether the first save takes over the checkpoints that the state file lists. None: the first save into
             a directory that was restored from does, with those that have the name of the new one but for the numbers.
         storage: Where files are stored; None chooses by the path.
@@ -57,7 +57,7 @@ class SaverRecords(CheckpointRecords):
     """
 
     names_expired = False
-    _request: SaveRequest  # of the last save; `enter` is called before all that asks for it
+    _request: SaveRequest  # of the last save; set by `enter`, before it is used
 
     def __init__(
         self,
@@ -84,18 +84,18 @@ class SaverRecords(CheckpointRecords):
         return [saved.path for saved in self._history.last]
 
     def set_last_checkpoints(self, checkpoints: Sequence[Saved]) -> None:
-        """Replace what is remembered, oldest first."""
+        """Replace the checkpoints that are remembered, oldest first."""
         self._history = replace(self._history, last=tuple(checkpoints))
 
     def recover(self, paths: Sequence[str]) -> None:
-        """Remember those of `paths` that exist, each from when its files were written."""
+        """Remember those of `paths` that exist, with the times when their files were written."""
         self.set_last_checkpoints(self._dated(paths))
 
     def refuse_conflict(self, request: SaveRequest) -> None:
         """FailedPreconditionError if the checkpoint's path would be the state file. Nothing is written yet.
 
         All files of version 2 have suffixes, and all shards of version 1 have numbers after their name. So, as in
-        TensorFlow, those of version 2 may share the name if the state file spells their path differently from its own.
+        TensorFlow, a version 2 checkpoint may have this name if the state file spells its path differently.
         """
         if request.target != state_path(request.directory, request.latest_filename):
             return
@@ -139,7 +139,7 @@ class SaverRecords(CheckpointRecords):
         if not wanted or not self.max_to_keep:
             return
         if any(directory_key(os.path.dirname(path)) == home for path in self.newest):
-            return  # the program told us which, or has saved here before
+            return  # the program has set the list, or has saved here before
         try:
             state = get_checkpoint_state(request.directory, request.latest_filename, storage=request.storage)
         except DataLossError as error:

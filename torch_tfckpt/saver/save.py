@@ -23,9 +23,9 @@ class SaverSave:
 
     Attributes:
         pending: The write of its tensors; None for a saver without variables, which writes only the meta graph.
-        records: Takes the published path, if the request writes the state file.
-        clock: Seconds since the epoch.
-        meta_graph: Makes the meta graph; None if none is written.
+        records: Records the published path, if the request writes the state file.
+        clock: Returns seconds since the epoch.
+        meta_graph: Encodes the meta graph; None if it is not written.
         begun: When the save began, by `clock`.
     """
 
@@ -46,7 +46,7 @@ class SaverSave:
         return staged
 
     def complete(self) -> str | None:
-        """Wait until all is written and publish it; then the state file, older checkpoints, the meta graph."""
+        """Wait until all is written and publish it; then write the state file, delete, and write the meta graph."""
         request, path, meta_graph = self.request, None, None
         if self.meta_graph is not None:
             try:
@@ -68,7 +68,7 @@ class SaverSave:
         return path
 
     def abandon(self) -> None:
-        """Stop, and remove everything written."""
+        """Stop, and remove everything that was written."""
         if self.pending is not None:
             self.pending.abandon()
 

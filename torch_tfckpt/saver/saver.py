@@ -5,7 +5,7 @@
     handle = saver.save_async("run/model.ckpt", global_step=1100)   # training goes on while it is written
     saver.restore(latest_checkpoint("run"))                     # into the same tensors, in place
 
-Source: tensorflow/python/training/saver.py; spec: SAVER 4.
+Source: tensorflow/python/training/saver.py.
 """
 
 import logging
@@ -17,13 +17,7 @@ from typing import Literal, Self
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.checkpoint_reader import AnyPath
-from torch_tfckpt.directory.retention import (
-    KeepBest,
-    Metrics,
-    check_keep_best,
-    check_keep_hours,
-    check_max_to_keep,
-)
+from torch_tfckpt.directory.retention import KeepBest, Metrics, check_keep_best, check_keep_hours, check_max_to_keep
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
 from torch_tfckpt.meta_graph.graph_collections import registered_variables
@@ -49,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class Saver(TracksCheckpoints, ExportsMetaGraph):
-    """Saves and restores named tensors, and keeps track of the checkpoints.
+    """Saves and restores named tensors as numbered checkpoints, and deletes old ones.
 
     Args:
         var_list: A dict name -> (tensor, Parameter, Variable, SaveableObject, list of slices, or anything with
@@ -57,40 +51,52 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             model.named_parameters(); a list of Variables and SaveableObjects. None: what `add_to_collection` put into
             the collections "variables" and "saveable_objects".
         reshape: Let restored values take the shapes of the tensors they are restored into.
-        sharded: One data file for each device, written side by side.
-        max_to_keep: Checkpoints that stay; older ones are deleted. None or 0: all stay, and the state file names only
-            the newest.
-        keep_checkpoint_every_n_hours: Of those that would be deleted, one every so many hours stays for good.
+        sharded: Write one data file for each device, all at the same time.
+        max_to_keep: Number of newest checkpoints to keep; older ones are deleted. None or 0: all are kept, and the
+            state file names only the newest.
+        keep_checkpoint_every_n_hours: Of those that would be deleted, keep one in so many hours for good.
         name: Scope of the saver's operations in meta graphs.
-        restore_sequentially: Assign each value before the next is read: the memory of one tensor instead of all, but a
-            damaged file is noticed half way.
-        saver_def: Settings of another saver, which go before those given here.
+        restore_sequentially: Assign each value before the next is read. That takes the memory of one tensor instead of
+            all, but if a file is damaged, some values have been assigned when that is noticed.
+        saver_def: Settings of another saver; they override those given here.
         builder: Writes and reads the files; None: a BulkSaverBuilder.
         defer_build: Wait for `build()`, so that variables can be registered until then.
-        allow_empty: Be content with nothing to save.
-        write_version: SaverDef.V2, or V1 for programs that read nothing newer.
-        pad_step_number: Steps of eight digits at least.
-        save_relative_paths: Name checkpoints in the state file relative to it. (Moved directories work on reading
+        allow_empty: Allow an empty variable list.
+        write_version: SaverDef.V2, or V1 for programs that cannot read version 2.
+        pad_step_number: Write steps with at least eight digits.
+        save_relative_paths: Write paths in the state file relative to its directory. (Moved directories can be read
             either way.)
         filename: The default path in meta graphs.
-        keep_best: Also keep the best k by a metric given to `save`.
-        recover: Whether max_to_keep counts the checkpoints of earlier runs, too, which the state file lists. None: yes
-            once this saver has restored a checkpoint from the directory (whichever, by any spelling of its path), from
-            its first save there on; counted are the checkpoints that have the name of the one being saved but for the
-            numbers in it, so that a checkpoint of another origin is never deleted. True: all that are listed, from
-            the first save on, restored or not. False: never, as in TensorFlow. Those that no longer exist are
-            left out. They are as old as their files; the schedule of `keep_checkpoint_every_n_hours`
-            continues where the earlier run was, and so do metrics and pins.
-        staging: How much host memory saves may take, and how many threads.
-        clock: Seconds since the epoch.
-        graph: Where meta graphs come from; None: they have a variable for each tensor.
+        keep_best: Also keep the best k checkpoints by a metric that is given to `save`.
+        recover: Whether max_to_keep counts the checkpoints of earlier runs, which the state file lists. None: from the
+            first save into a directory that this saver has restored a checkpoint from (any checkpoint, any spelling of
+            the path), those whose names equal that of the new one but for the numbers, so that a checkpoint of
+            another origin is never deleted. True: from the first save on, all that are listed. False: never, as in
+            TensorFlow. Checkpoints that no longer exist are left out, and the others are as old as their files; the
+            schedule of `keep_checkpoint_every_n_hours`, pins and metrics continue.
+        staging: How much host memory and how many threads saves may use.
+        clock: Returns seconds since the epoch.
+        graph: Creates meta graphs; None: they have a variable for each tensor.
         storage: Where files are stored; None chooses by the path.
 
     Raises:
-        InvalidArgumentError (a ValueError), TypeError: what cannot be saved, or not like that.
+        InvalidArgumentError (a ValueError), TypeError: something in `var_list` that cannot be saved; invalid arguments.
 
-    Values, the state of optimizers included, are looked up anew at every save and restore. What changes in `var_list`
-    itself after construction is not seen.
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> step = torch.tensor(0)
+        >>> saver = tfckpt.Saver({"model": torch.nn.Linear(2, 1), "step": step}, max_to_keep=3)
+        >>> latest = tfckpt.latest_checkpoint("run")
+        >>> if latest is not None:
+        ...     saver.restore(latest)
+        >>> for _ in range(5):
+        ...     step += 1
+        ...     path = saver.save("run/model.ckpt", global_step=step)
+        >>> saver.last_checkpoints
+        ['run/model.ckpt-3', 'run/model.ckpt-4', 'run/model.ckpt-5']
+
+    Values, including the state of optimizers, are looked up at every save and restore. Changes to `var_list` itself
+    after construction have no effect.
     Threads: one at a time.
     """
 
@@ -141,7 +147,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         self.storage = storage
         self._staging = Staging(staging)
         self._in_flight = InFlight()
-        self._variables: VarList | None = None  # None: not built, or of nothing
+        self._variables: VarList | None = None  # None: not built, or nothing to save
         self._records: SaverRecords | None = None
         self._built = False
         self._chose_version = saver_def is None
@@ -153,10 +159,10 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             self.build()
 
     def build(self, var_list: object = None) -> None:
-        """Looks at the variables, and makes the saver ready. Nothing happens the second time.
+        """Look at the variables and make the saver ready. Does nothing if it was called before.
 
         Args:
-            var_list: As of the class, for a saver whose build was deferred.
+            var_list: As for the class, if the build was deferred.
 
         Raises:
             InvalidArgumentError: "No variables to save", unless the saver was made with `allow_empty`.
@@ -215,29 +221,29 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         Args:
             save_path: Prefix of the checkpoint. Directories that do not exist are made, also those above its own
                 (TensorFlow refuses then).
-            global_step: Number to put behind it: an int, or an integral tensor of one element.
-            latest_filename: Name of the state file beside the checkpoint; None: "checkpoint".
-            meta_graph_suffix: Of the meta graph file.
+            global_step: Number to append to it: an int, or an integral tensor of one element.
+            latest_filename: Name of the state file in the same directory; None: "checkpoint".
+            meta_graph_suffix: Suffix of the meta graph file.
             write_meta_graph: Whether to write `PREFIX.meta`.
-            write_state: Whether the state file is to name the checkpoint, and older ones to be deleted.
-            strip_default_attrs: Leave attributes out of the meta graph that are as operations have them by themselves.
+            write_state: Whether to name the checkpoint in the state file and delete older ones.
+            strip_default_attrs: Leave attributes that have their default values out of the meta graph.
             save_debug_info: Not supported.
             metrics: Name -> number, for `keep_best`.
 
         Returns:
-            The path to restore from: `save_path` with the step; sharded version 1: a pattern. None from a saver of
-            nothing.
+            The path to restore from: `save_path` with the step; sharded version 1: a pattern. None, as in TensorFlow,
+            only from a saver that has nothing to save (`allow_empty`).
 
         Raises:
-            InvalidArgumentError (a ValueError): the directory cannot be made, as where a file is in the way; or an
+            InvalidArgumentError (a ValueError): the directory cannot be made, e.g. because a file is in the way; an
                 argument is invalid.
             FailedPreconditionError (a RuntimeError): the saver is not built, or the path is that of the state file.
-            IncompleteSaveError (an OSError): the system refused a step. Unless the text says that the checkpoint is in
-                place, nothing was published and all earlier ones are as they were.
-            What an earlier `save_async` failed with, if nobody has asked for it.
+            IncompleteSaveError (an OSError): the system refused a step. Unless the message says that the checkpoint is
+                in place, nothing was published and all earlier ones are unchanged.
+            The error of an earlier `save_async`, if it was not raised by `result()`.
 
-        Durable when it returns. At every moment before, a crash leaves the earlier checkpoints and the state file that
-        names them. Cost: one write of the bytes; host memory as `staging` says, for values that are not in host memory.
+        Durable when it returns. A crash at any moment before leaves the earlier checkpoints and the state file that
+        names them. Cost: one write of the bytes; host memory within `staging` for values that are not in host memory.
         """
         self._require_built("save")
         request = SaveRequest.of(
@@ -270,23 +276,23 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         if_busy: Literal["wait", "skip"] = "wait",
         block_until_staged: bool = True,
     ) -> SaveHandle:
-        """`save`, beside training: returns once the values are safe from what training does next.
+        """`save` in the background: returns as soon as training may change the values.
 
         Args:
-            if_busy: Where an earlier save is in flight: wait for it, or skip this one (its result is None).
-            block_until_staged: With False it returns at once, and nothing that is saved may change before the handle's
-                `staged` is set: time for a forward and backward pass.
+            if_busy: If an earlier save is in flight, wait for it or skip this one (its result is then None).
+            block_until_staged: False returns at once; then nothing that is saved may change before the handle's
+                `staged` is set, which leaves time for a forward and backward pass.
 
         Returns:
-            A handle: `staged`, `done()`, and `result()`, which is what `save` returns or raises. The arguments and the
-            variables are checked before this returns.
+            A handle with `staged`, `done()` and `result()`, which returns or raises what `save` would. The arguments
+            and the variables are checked before this returns.
 
-        An error that nobody asks for by `result()` is raised by the next call of this saver, by `close`, or at exit.
-        Cost: values are copied within `StagingOptions.async_bytes`; what does not fit is copied when earlier bytes are
-        written, and this returns later. Version 1, and builders with a `save_op` of their own, copy everything.
+        An error that is not raised by `result()` is raised by the next call of this saver, by `close`, or at exit.
+        Cost: values are copied within `StagingOptions.async_bytes`; the rest is copied when earlier bytes have been
+        written, and this returns later. Version 1 and builders with their own `save_op` copy everything.
         """
         if if_busy not in ("wait", "skip"):
-            raise InvalidArgumentError(f'if_busy={if_busy!r}: say "wait" or "skip"')
+            raise InvalidArgumentError(f'if_busy={if_busy!r}: pass "wait" or "skip"')
         if if_busy == "skip" and self._in_flight.busy:
             return SaveHandle.skipped()
         self._require_built("save")
@@ -309,20 +315,20 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         )
 
     def restore(self, save_path: AnyPath | None) -> None:
-        """Restore everything, in place.
+        """Restore everything in place.
 
         Args:
-            save_path: What `save` returned, or any spelling of a checkpoint that CheckpointReader takes.
+            save_path: What `save` returned, or anything else that CheckpointReader accepts.
 
         Raises:
             InvalidArgumentError (a ValueError): there is no such checkpoint; or dtypes or shapes do not fit.
             NotFoundError: a name is not in the checkpoint, or a data file is missing.
             DataLossError: a value is damaged.
 
-        Names that the checkpoint lacks are looked for among those that its variables had, if it is an object-based one
-        (tf.train.Checkpoint, Keras); the log then has a warning. Names, dtypes and shapes are checked, and all values
-        read and verified, before the first is assigned (unless `restore_sequentially`). Parameters stay the objects
-        they are, on their devices; no gradient is recorded.
+        In an object-based checkpoint (tf.train.Checkpoint, Keras) names that are not keys are looked up as names of
+        variables, with a warning in the log. Names, dtypes and shapes are checked, and all values read and verified,
+        before the first is assigned (unless `restore_sequentially`). Parameters stay the same objects on the same
+        devices; no gradient is recorded.
         Cost: one read of the values; host memory of all of them, or of the largest with `restore_sequentially`.
         """
         self._require_built("restore")
@@ -347,35 +353,31 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
     # The saver as a message.
 
     def as_saver_def(self) -> SaverDef | None:
-        """The saver's settings; None of a saver of nothing."""
+        """The saver's settings; None if it has nothing to save."""
         return self.saver_def
 
     def to_proto(self, export_scope: str | None = None) -> SaverDef | None:
-        """The saver's settings without the scope in their names; None where they are not in that scope."""
+        """The saver's settings without the scope in their names; None if they are not in that scope."""
         if export_scope is None or self.saver_def is None:
             return self.saver_def
         return out_of_scope(self.saver_def, export_scope)
 
     @classmethod
     def from_proto(cls, saver_def: SaverDef, import_scope: str | None = None, *, var_list: object = None) -> Self:
-        """A saver with these settings. A message has no tensors: they come from `var_list`, or the collections."""
+        """A saver with these settings, for the tensors of `var_list` or of the collections."""
         return cls(var_list, saver_def=saver_def, name=import_scope)
 
     def _exported(self) -> RawMetaGraph:
         return self._graph.described(self.in_graph())()
 
     def in_graph(self) -> SaverInGraph | None:
-        """What meta graphs of other savers say of this one; None of a saver of nothing."""
+        """How meta graphs of other savers describe this one; None if it has nothing to save."""
         return self._in_graph(self._saveables())
 
     # The end.
 
-    def sync(self) -> None:
-        """Returns once no save is in flight; raises what an earlier one failed with, if nobody has asked for it."""
-        self._in_flight.sync()
-
     def close(self) -> None:
-        """`sync`, and gives host memory back. The saver can be used afterwards."""
+        """`sync`, and free host memory. The saver can still be used."""
         try:
             self.sync()
             if self._records is not None:
@@ -410,7 +412,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         return SaverInGraph(saver_def, saveables, self, self._sharded, self._reshape, filename)
 
     def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaverSave:
-        """Start to write what was asked for."""
+        """Start to write a checkpoint."""
         records = self._records
         assert records is not None, "a saver that is built has records"
         if request.write_state:
@@ -424,7 +426,9 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         if self._variables is not None:
             assert self._builder is not None, "built without a builder"
             if self._write_version == SaverDef.V1 and self._chose_version:
-                _log.warning("version 1 is for readers that know nothing newer; leave write_version out otherwise")
+                _log.warning(
+                    "version 1 is for programs that cannot read version 2. Omit write_version to write version 2"
+                )
             with naming_a_missing_parent(request):
                 remove_leftovers(request.storage, request.directory)
                 pending = self._builder.begin_save(
@@ -438,7 +442,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         return SaverSave(request, pending, records, self._clock, meta_graph, begun)
 
     def _require_built(self, what: str) -> None:
-        """Return once no save is in flight; raises if the saver is not built, or what an earlier save failed with."""
+        """Return once no save is in flight. Raises if the saver is not built, and the error of an earlier save."""
         self._in_flight.sync()
         if not self._built:
             raise FailedPreconditionError(f"`build()` should be called before {what} if defer_build==True")

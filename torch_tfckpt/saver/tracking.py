@@ -1,4 +1,4 @@
-"""The checkpoints that a Saver knows: which it keeps, which an earlier run left, which must not be deleted."""
+"""Methods of a Saver for the checkpoints it tracks: the newest, the best, those of earlier runs, and pins."""
 
 import math
 from collections.abc import Sequence
@@ -6,21 +6,23 @@ from collections.abc import Sequence
 from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.directory.retention import Saved
 from torch_tfckpt.errors import FailedPreconditionError
+from torch_tfckpt.save_restore.handle import InFlight
 from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.storage.names import fspath
 
 
 class TracksCheckpoints:
-    """Base of Saver: what it knows of the checkpoints it has saved or taken over.
+    """Base of Saver: access to the checkpoints it has saved or taken over.
 
     Threads: one at a time.
     """
 
+    _in_flight: InFlight
     _records: SaverRecords | None = None  # None: not built yet
 
     def sync(self) -> None:
-        """Return once no save is in flight."""
-        raise NotImplementedError
+        """Return once no save is in flight. Raises the error of an earlier one, unless `result()` has raised it."""
+        self._in_flight.sync()
 
     @property
     def last_checkpoints(self) -> list[str]:
@@ -64,7 +66,7 @@ class TracksCheckpoints:
         self._require_records().unpin(fspath(path))
 
     def _require_records(self) -> SaverRecords:
-        """The records, once no save in flight changes them any more."""
+        """Return the records once no save in flight changes them."""
         self.sync()
         if self._records is None:
             raise FailedPreconditionError("`build()` should be called first if defer_build==True")

@@ -1,9 +1,9 @@
-"""Host memory that tensors pass through on their way to files: how much of it, and who has it.
+"""Host memory for tensors on their way to files: how much of it there is, and which save uses it.
 
-Two things need it. Values on a CUDA device leave it through pinned memory, or at a fraction of the speed. And a save
-that goes on while training does needs copies that training cannot change. Buffers are lent, and lent again when their
-bytes are written, so that neither takes memory in proportion to the state. `CopyStream` copies off a CUDA device while
-its computations go on.
+It is needed for two things. Values on a CUDA device are copied through pinned memory, since anything else takes several
+times as long. And a save in the background needs copies that training cannot change. Buffers are used again once their
+bytes are written, so that memory does not grow with the state. `CopyStream` copies from a CUDA device while the device
+computes.
 """
 
 import threading
@@ -21,30 +21,47 @@ _MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class StagingOptions:
-    """How much host memory saves may take, and how many threads. The one place for these numbers."""
+    """How much host memory and how many threads saves may use.
+
+    Attributes:
+        buffer_bytes: Size of one buffer in bytes. Copies from a device are of this size; below some MiB the time to
+            start them counts.
+        buffers_per_device: Buffers that the data file of one device may use at a time: one being filled, one being
+            checksummed and written, one ready.
+        save_bytes: Total size of the buffers of `save`, which training waits for. With many devices the buffers are
+            smaller, not more.
+        async_bytes: Total size of the buffers of `save_async`. Values that fit are copied at once, then training
+            continues; the rest waits until earlier bytes are written. The memory is kept until `Saver.close`, since
+            allocating it takes as long as the copy.
+        threads: Threads that compute checksums and write.
+
+    Raises:
+        InvalidArgumentError: a value is not an integer, or too small.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> options = tfckpt.StagingOptions(async_bytes=512 * 1024 * 1024, threads=2)
+        >>> saver = tfckpt.Saver({"w": torch.ones(2)}, staging=options)
+        >>> saver.save_async("model.ckpt").result()
+        'model.ckpt'
+    """
 
     buffer_bytes: int = 32 * _MIB
-    """Bytes of one buffer: so many that starting a copy off a device costs nothing beside the copy."""
     buffers_per_device: int = 3
-    """Buffers that one device's data file may hold at a time: one being filled, one summed and written, one ready."""
     save_bytes: int = 256 * _MIB
-    """All buffers of a save that training waits for. With many devices buffers become smaller, not more."""
     async_bytes: int = 2048 * _MIB
-    """All buffers of a save that goes on beside training. What fits is copied at once and training goes on; what does
-    not fit waits until earlier bytes are written. Kept between saves: new memory costs as much as the copy itself."""
     threads: int = THREADS
-    """Threads that sum and write."""
 
     def __post_init__(self) -> None:
         least = {"buffer_bytes": RUN_BYTES, "save_bytes": RUN_BYTES, "async_bytes": RUN_BYTES}
         for name in ("buffer_bytes", "buffers_per_device", "save_bytes", "async_bytes", "threads"):
             value, lowest = getattr(self, name), least.get(name, 1)
             if not isinstance(value, int) or value < lowest:
-                raise InvalidArgumentError(f"StagingOptions: {name}={value!r} is no number from {lowest} on. Raise it")
+                raise InvalidArgumentError(f"StagingOptions: {name}={value!r}: pass an integer, at least {lowest}")
 
 
 class Buffers:
-    """So many equal buffers of host memory, made when first needed.
+    """A number of equal buffers of host memory, allocated when they are first needed.
 
     Threads: safe.
     """
@@ -56,7 +73,7 @@ class Buffers:
         self._changed = threading.Condition()
 
     def lend(self, cancelled: threading.Event) -> torch.Tensor | None:
-        """A buffer, a flat tensor of uint8; waits until one is free. None once `cancelled` is set."""
+        """Wait for a free buffer, a flat tensor of uint8, and return it. Return None once `cancelled` is set."""
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._made < self.count or cancelled.is_set())
             if cancelled.is_set():
@@ -72,38 +89,38 @@ class Buffers:
             raise
 
     def give_back(self, buffer: torch.Tensor) -> None:
-        """Takes a buffer back whose bytes are written."""
+        """Make a buffer available again after its bytes were written."""
         with self._changed:
             self._free.append(buffer)
             self._changed.notify_all()
 
     @property
     def exhausted(self) -> bool:
-        """Whether the next who asks has to wait."""
+        """Whether the next `lend` has to wait."""
         with self._changed:
             return not self._free and self._made >= self.count
 
     def wake(self) -> None:
-        """Lets those who wait look at `cancelled` again."""
+        """Let waiting threads check `cancelled` again."""
         with self._changed:
             self._changed.notify_all()
 
 
 class Ready:
-    """Tells when the copies given so far to a stream have happened. Threads: any may wait."""
+    """Event after the copies submitted to a stream so far. Threads: any may wait."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        # Blocking: a thread that waits sleeps, where it would else keep a core busy.
+        # Blocking: a waiting thread sleeps instead of keeping a core busy.
         self._event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._event.record(stream)
 
     def wait(self) -> None:
-        """Returns once the bytes are there. Reading them earlier gives whatever was in the memory before."""
+        """Return once the bytes are copied. Before that, the memory has its earlier contents."""
         self._event.synchronize()
 
 
 class CopyStream:
-    """A stream of its own, behind everything that the caller's current stream of `device` was given so far.
+    """A new stream that starts after everything submitted to the caller's current stream of `device` so far.
 
     stream = CopyStream(device)                 # in the thread that trains
     with stream:                                # in any thread, one at a time
@@ -119,7 +136,7 @@ class CopyStream:
         return Ready(self._stream)
 
     def __enter__(self) -> None:
-        # A context of its own each time: torch's remembers the stream to go back to.
+        # A new context each time: torch's stores the stream to return to.
         self._context = torch.cuda.stream(self._stream)
         self._context.__enter__()  # type: ignore[no-untyped-call]
 
@@ -131,9 +148,9 @@ class Staging:
     """The buffers of one saver, kept from save to save.
 
     Args:
-        options: How much memory it may take.
+        options: How much memory it may use.
 
-    Threads: safe; one save at a time has the buffers to itself.
+    Threads: safe; one save at a time uses the buffers.
     """
 
     def __init__(self, options: StagingOptions | None = None) -> None:
@@ -141,11 +158,12 @@ class Staging:
         self._kept: Buffers | None = None
 
     def buffers(self, lanes: int, *, pinned: bool, snapshot: bool) -> Buffers:
-        """Buffers for a save with so many streams of bytes.
+        """Return the buffers for a save.
 
         Args:
+            lanes: Number of data files that are written at the same time.
             pinned: Whether CUDA devices copy into them.
-            snapshot: Whether training goes on meanwhile.
+            snapshot: Whether training continues during the save.
         """
         options = self.options
         if snapshot:
@@ -161,5 +179,5 @@ class Staging:
         return kept
 
     def release(self) -> None:
-        """Gives the memory back to the system. The next save takes new."""
+        """Free the memory. The next save allocates new buffers."""
         self._kept = None
