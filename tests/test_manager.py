@@ -413,11 +413,54 @@ class TestRestore:
         manager.sync()
         assert (manager.checkpoint, fake.synced) == (fake, 1)
 
-    @pytest.mark.parametrize("keep", [0, -1])
-    def test_max_to_keep(self, tmp_path: Path, keep: int) -> None:
-        """SAVER 5."""
+    @pytest.mark.parametrize("keep", [0, -1, True, 2.0, "3"])
+    def test_max_to_keep(self, tmp_path: Path, keep: Any) -> None:
+        """A positive number, or None."""
         with pytest.raises(ValueError, match="Expected a positive integer or `None`"):
             CheckpointManager(Fake(), tmp_path, keep)
+
+    @pytest.mark.parametrize("hours", [-1.0, float("nan"), "1"])
+    def test_hours(self, tmp_path: Path, hours: Any) -> None:
+        """A number of hours, or None."""
+        with pytest.raises(ValueError, match=r"keep_checkpoint_every_n_hours=.*number of hours"):
+            CheckpointManager(Fake(), tmp_path, 1, hours)
+
+    def test_a_rule_that_is_not_a_keep_best(self, tmp_path: Path) -> None:
+        """Refused at construction, with what to write."""
+        rule: Any = ("loss", "min", 2)
+        with pytest.raises(
+            ValueError, match=r'is a tuple, not a KeepBest. Pass keep_best=KeepBest\("loss", "min", k=2\)'
+        ):
+            CheckpointManager(Fake(), tmp_path, 1, keep_best=rule)
+
+    def test_the_directory_is_made_at_once(self, tmp_path: Path) -> None:
+        """With those above it, by construction; behind a URL there is none to make."""
+        CheckpointManager(Fake(), tmp_path / "runs" / "a" / "b", 1)
+        assert (tmp_path / "runs" / "a" / "b").is_dir()
+        MemoryFileSystem.store.clear()
+        CheckpointManager(Fake(), "memory://runs/a/b", 1)
+        assert not MemoryFileSystem.store
+
+    @pytest.mark.parametrize("folder", ["file", "file/deeper"])
+    def test_a_file_in_the_way_of_the_directory(self, tmp_path: Path, folder: str) -> None:
+        """Said before training begins: which directory, why, and what to do."""
+        (tmp_path / "file").touch()
+        with pytest.raises(ValueError, match=r"cannot be made.*Remove what is in the way") as caught:
+            CheckpointManager(Fake(), tmp_path / folder, 1)
+        assert str(tmp_path / folder) in str(caught.value)
+
+    def test_a_metric_that_is_never_given(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """A warning once checkpoints begin to be deleted by age; another name than the rule's is told at once."""
+        manager = CheckpointManager(Fake(), tmp_path / "a", 1, keep_best=KeepBest("loss", "min", 1))
+        manager.save()
+        assert not caplog.records
+        for _ in range(3):
+            manager.save()
+        (text,) = caplog.messages
+        assert 'the metric "loss", which was never given' in text
+        caplog.clear()
+        CheckpointManager(Fake(), tmp_path / "b", 1, keep_best=KeepBest("loss", "min", 1)).save(metrics={"los": 1.0})
+        assert 'Closest: "los"' in caplog.text
 
     def test_an_empty_state_file(self, tmp_path: Path) -> None:
         """It is an error, as in TensorFlow: a training must not begin anew where an old one lies."""

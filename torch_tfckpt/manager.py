@@ -3,10 +3,10 @@
     manager = CheckpointManager(model, "train", max_to_keep=5, keep_best=KeepBest("loss", "min", k=2))
     manager.restore_or_initialize()
     ...
-    manager.save(metrics={"loss": 0.5})          # train/ckpt-1, and the oldest goes
+    manager.save(metrics={"loss": 0.5})          # writes train/ckpt-1, and deletes the oldest
 
-What it remembers is in the directory: the `checkpoint` file, as TensorFlow's manager writes and reads it, and what
-TensorFlow does not know in the retention file. A new manager continues where the last one ended.
+All records are in the directory: the `checkpoint` file, as TensorFlow's manager writes and reads it, and the retention
+file for what TensorFlow does not have. A new manager continues where the last one ended.
 
 Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py.
 """
@@ -22,16 +22,26 @@ from typing import Any, Protocol, SupportsIndex, cast
 import torch
 
 from torch_tfckpt.directory.manager_records import ManagerRecords
-from torch_tfckpt.directory.retention import SECONDS_PER_HOUR, KeepBest, Metrics
+from torch_tfckpt.directory.retention import (
+    SECONDS_PER_HOUR,
+    KeepBest,
+    Metrics,
+    check_keep_best,
+    check_keep_hours,
+    check_max_to_keep,
+)
 from torch_tfckpt.directory.retention_file import check_metrics
 from torch_tfckpt.directory.state_file import directory_path
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.options import CheckpointOptions
+from torch_tfckpt.save_restore.handle import MaybeNone
 from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.small_files import make_directories
+from torch_tfckpt.text import printable, quoted
 
 _log = logging.getLogger(__name__)
 
@@ -39,14 +49,14 @@ Step = SupportsIndex | Callable[[], SupportsIndex]
 
 
 class ManagedCheckpoint(Protocol):
-    """What a manager asks of the thing that it saves."""
+    """Interface of the objects that a manager can save."""
 
     @property
     def save_counter(self) -> torch.Tensor:
-        """Saves so far, an int64 scalar that is saved and restored with the rest. The manager counts it up in place."""
+        """Number of saves, an int64 scalar that is saved and restored, too. The manager increments it in place."""
 
     def write(self, prefix: str) -> str:
-        """Writes a version 2 checkpoint under this very prefix, and returns the prefix once it is durable.
+        """Write a version 2 checkpoint under exactly this prefix, and return the prefix once it is durable.
 
         Creates the directory. Writes no state file and deletes nothing.
         """
@@ -54,37 +64,48 @@ class ManagedCheckpoint(Protocol):
     def restore(self, path: str) -> object: ...
 
     def sync(self) -> None:
-        """Returns once nothing is being saved or restored any more."""
+        """Return once nothing is being saved or restored."""
 
 
 class CheckpointManager:
-    """Saves numbered checkpoints in `directory` and deletes old ones.
+    """Saves numbered checkpoints in one directory and deletes old ones.
 
     Args:
-        checkpoint: A ManagedCheckpoint, such as Checkpoint; or a Saver, or what a Saver takes as its var_list (a
-            module, a dictionary of tensors, ...), of which a SaverCheckpoint is made.
-        directory: Created by the first save.
-        max_to_keep: How many of the newest to keep; None keeps all.
-        keep_checkpoint_every_n_hours: Of those that would go, one in so many hours stays for good. None: none does.
-        checkpoint_name: What comes before the number.
-        step_counter: The current step, for `checkpoint_interval`: an integer tensor that is counted up in place, or a
+        checkpoint: A Checkpoint, or another object with the methods of ManagedCheckpoint; or a Saver, or anything that
+            Saver accepts as var_list (a module, a dict of tensors, ...), which is saved through a SaverCheckpoint.
+        directory: Made at construction, with the directories above it. (An object store has no directories to make.)
+        max_to_keep: How many of the newest checkpoints to keep; None keeps all.
+        keep_checkpoint_every_n_hours: Of those that would be deleted, keep one in so many hours for good. None: none.
+        checkpoint_name: Name of the checkpoints, before the number.
+        step_counter: The current step, for `checkpoint_interval`: an integer tensor that is incremented in place, or a
             function that returns a number.
-        checkpoint_interval: Steps between two checkpoints, at least; `save` does nothing before. None: no limit.
-        init_fn: Called by `restore_or_initialize` where there is nothing to restore.
-        last_checkpoint_step: Step of the last checkpoint, where the first interval begins.
-        keep_best: Which checkpoints to keep for their metrics, besides the newest. None goes by the rule that was given
+        checkpoint_interval: Minimum number of steps between two checkpoints, else `save` does nothing. None: no limit.
+        init_fn: Called by `restore_or_initialize` if there is nothing to restore.
+        last_checkpoint_step: Step of the last checkpoint, at which the first interval begins.
+        keep_best: Which checkpoints to keep because of their metrics, besides the newest. None: the rule that was used
             last in this directory, if any.
-        storage: Where `directory` lies; None tells by the path.
-        clock: Seconds since the epoch.
+        storage: Where files are stored; None chooses by the path.
+        clock: Returns seconds since the epoch.
 
-    What an earlier manager left is tracked from where it ended. A checkpoint that stayed for good is never deleted, nor
-    one that was saved without a manager; and nothing is deleted before the first save.
+    The checkpoints of an earlier manager are tracked from the state file on. A checkpoint that was kept for good is
+    never deleted, nor one that was saved without a manager, and nothing is deleted before the first save.
 
     Raises:
-        InvalidArgumentError: `max_to_keep` is not positive, or there is an interval without a `step_counter`.
+        InvalidArgumentError: an argument is invalid; there is an interval without a `step_counter`; or the directory
+            cannot be made.
         DataLossError (a ValueError): the `checkpoint` file of the directory names no checkpoint.
 
-    One manager at a time should be active in a directory. Threads: not safe.
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> checkpoint = tfckpt.Checkpoint(model=torch.nn.Linear(2, 1), epoch=0)
+        >>> manager = tfckpt.CheckpointManager(checkpoint, "run", max_to_keep=2)
+        >>> restored = manager.restore_or_initialize()
+        >>> for checkpoint.epoch in range(3):
+        ...     path = manager.save()
+        >>> manager.checkpoints
+        ['run/ckpt-2', 'run/ckpt-3']
+
+    Only one manager at a time should be active in a directory. Threads: not safe.
     """
 
     def __init__(
@@ -103,10 +124,10 @@ class CheckpointManager:
         storage: Storage | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if max_to_keep is not None and max_to_keep <= 0:
-            raise InvalidArgumentError(
-                f"Expected a positive integer or `None` for `max_to_keep`, got {max_to_keep}. None keeps all"
-            )
+        check_max_to_keep(max_to_keep, zero_keeps_all=False)
+        if keep_checkpoint_every_n_hours is not None:
+            check_keep_hours(keep_checkpoint_every_n_hours)
+        check_keep_best(keep_best)
         if checkpoint_interval is not None and step_counter is None:
             raise InvalidArgumentError("`step_counter` should be passed if `checkpoint_interval` is not None.")
         self._checkpoint = _as_managed(checkpoint, storage)
@@ -118,8 +139,10 @@ class CheckpointManager:
         self._checkpoint_interval = checkpoint_interval
         self._last_checkpoint_step = last_checkpoint_step
         hours = keep_checkpoint_every_n_hours
+        storage = storage or storage_of(self._directory)
+        _make_directory(storage, self._directory)
         self._records = ManagerRecords(
-            storage or storage_of(self._directory),
+            storage,
             self._directory,
             max_to_keep,
             None if hours is None else hours * SECONDS_PER_HOUR,
@@ -127,39 +150,45 @@ class CheckpointManager:
             clock(),
         )
 
+    def __repr__(self) -> str:
+        latest = self.latest_checkpoint
+        shown = [repr(printable(self._directory)), f"max_to_keep={self._records.max_to_keep or None}"]
+        shown += [f"latest_checkpoint={printable(latest)!r}"] if latest is not None else []
+        return f"CheckpointManager({', '.join(shown)})"
+
     @property
     def checkpoint(self) -> ManagedCheckpoint:
-        """What is saved: the object that was passed, or the SaverCheckpoint made of it."""
+        """The object that is saved: the one that was passed, or the SaverCheckpoint made of it."""
         return self._checkpoint
 
     @property
     def directory(self) -> str:
-        """Where the checkpoints are, as it was given."""
+        """The directory of the checkpoints, as it was passed."""
         return self._directory
 
     @property
     def checkpoint_interval(self) -> int | None:
-        """Steps between two checkpoints, at least."""
+        """Minimum number of steps between two checkpoints."""
         return self._checkpoint_interval
 
     @property
     def latest_checkpoint(self) -> str | None:
-        """The newest checkpoint in the directory; None where there is none."""
+        """The newest checkpoint in the directory, if any."""
         return self._records.latest
 
     @property
     def checkpoints(self) -> list[str]:
-        """The newest checkpoints, oldest first. Those that stay for good, or for a pin or a metric, are not listed."""
+        """The newest checkpoints, oldest first. Those kept for good, by a pin or by a metric are not listed."""
         return self._records.newest
 
     @property
     def best_checkpoint(self) -> str | None:
-        """The best of the checkpoints that may still be deleted, by `keep_best`; None where none has the metric."""
-        return next(iter(self._records.retention.best_first(self.checkpoints)), None)
+        """The best checkpoint, by `keep_best`, of those that may still be deleted; None if none has the metric."""
+        return self._records.best
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Path -> the metrics it was saved with, of all checkpoints that are known and have some."""
+        """Path -> metrics of the checkpoint, for all known checkpoints that have some."""
         return self._records.retention.metrics
 
     def save(
@@ -169,28 +198,30 @@ class CheckpointManager:
         options: CheckpointOptions | None = None,
         *,
         metrics: Metrics | None = None,
-    ) -> str | None:
-        """Writes a checkpoint, then the `checkpoint` file, then deletes what is one too many.
+    ) -> str | MaybeNone:
+        """Write a checkpoint, then the `checkpoint` file, then delete old checkpoints.
 
         Args:
-            checkpoint_number: Its number; None takes the save counter, which is counted up in either case.
-            check_interval: Whether `checkpoint_interval` holds. A step that was saved is not saved again in any case.
-            options: For the `write` of a Checkpoint. With `enable_async` the path is returned, and the rest done, when
-                training may go on and the checkpoint is there, respectively; its own callbacks come first.
+            checkpoint_number: Its number; None: the save counter, which is incremented in either case.
+            check_interval: Whether `checkpoint_interval` applies. A step that was saved is never saved again.
+            options: For `Checkpoint.write`. With `enable_async` this returns as soon as training may continue; the
+                `checkpoint` file and deletions follow when the checkpoint is published, after the options' callbacks.
             metrics: Name -> number, for `keep_best` and for `metrics`.
 
         Returns:
-            The path of the checkpoint; None where the interval is not over yet.
+            The path of the checkpoint; None only if the interval is not over yet.
 
         Raises:
-            InvalidArgumentError: the number is no integer, or the metrics are no numbers.
-            OSError: the state could not be written. The checkpoint is there.
-            Whatever `checkpoint.write` raises; nothing else was changed then but the save counter.
+            InvalidArgumentError: the number is not an integer, or a metric is not a number.
+            OSError: the state file could not be written. The checkpoint itself is complete.
+            Any error of `checkpoint.write`; then only the save counter has changed.
 
         A checkpoint that cannot be deleted is logged.
         """
         if options is not None and not isinstance(self._checkpoint, Checkpoint):
-            raise InvalidArgumentError("options are those of a Checkpoint; this manager saves something else")
+            raise InvalidArgumentError(
+                "options apply to a Checkpoint only, and this manager saves something else. Omit them"
+            )
         checked = check_metrics(metrics)
         number = None if checkpoint_number is None else _integer(checkpoint_number, "checkpoint_number")
         step = self._current_step()
@@ -213,11 +244,11 @@ class CheckpointManager:
             self._records.published(path, self._clock(), checked)
 
         callbacks = (*(options.experimental_write_callbacks or ()), published)
-        assert isinstance(self._checkpoint, Checkpoint), "looked at above"
+        assert isinstance(self._checkpoint, Checkpoint), "checked above"
         return self._checkpoint.write(prefix, replace(options, experimental_write_callbacks=callbacks))
 
     def restore_or_initialize(self) -> str | None:
-        """Restores the latest checkpoint and returns its path. Where there is none: calls `init_fn`, returns None."""
+        """Restore the latest checkpoint and return its path. Without one, call `init_fn` and return None."""
         latest = self._records.latest
         if latest is not None:
             self._checkpoint.restore(latest)
@@ -229,11 +260,11 @@ class CheckpointManager:
         return None
 
     def sync(self) -> None:
-        """Returns once no save or restore is under way any more."""
+        """Return once no save or restore is in progress."""
         self._checkpoint.sync()
 
     def pin(self, path_or_number: AnyPath | SupportsIndex) -> None:
-        """Keeps a checkpoint, given by its path or number, until `unpin`; also over restarts, for it is written down.
+        """Keep a checkpoint, given by its path or number, until `unpin`, also in later runs.
 
         Raises:
             NotFoundError: there is no such checkpoint.
@@ -241,7 +272,7 @@ class CheckpointManager:
         self._records.pin(self._path_of(path_or_number))
 
     def unpin(self, path_or_number: AnyPath | SupportsIndex) -> None:
-        """Ends `pin`. What was kept by that alone is deleted when the next checkpoint is saved."""
+        """End `pin`. A checkpoint that was kept only because of it is deleted by the next save."""
         self._records.unpin(self._path_of(path_or_number))
 
     def _path_of(self, path_or_number: AnyPath | SupportsIndex) -> str:
@@ -250,7 +281,7 @@ class CheckpointManager:
         return f"{self._prefix}-{_integer(path_or_number, 'the number of a checkpoint')}"
 
     def _current_step(self) -> int | None:
-        """None where no interval asks for it."""
+        """Return the current step; None without an interval."""
         if self._checkpoint_interval is None or self._step_counter is None:
             return None
         counter = self._step_counter
@@ -267,4 +298,17 @@ def _integer(value: SupportsIndex, what: str) -> int:
     try:
         return operator.index(value)
     except TypeError as error:
-        raise InvalidArgumentError(f"{what}: {value!r} is no integer: {error}") from error
+        raise InvalidArgumentError(f"{what}: {value!r} is not an integer: {error}") from error
+
+
+def _make_directory(storage: Storage, directory: str) -> None:
+    """Make the directory now, so that an error does not come after the first interval of training."""
+    if not storage.renames:  # an object store
+        return
+    try:
+        make_directories(storage, directory)
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"CheckpointManager: the directory {quoted(printable(directory))} cannot be made: {error}. Remove what is "
+            f"in the way, or pass another directory"
+        ) from error

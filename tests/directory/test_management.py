@@ -133,7 +133,7 @@ class TestLatestValid:
         assert latest_checkpoint(tmp_path, valid=True) == paths[3]
         os.unlink(f"{paths[3]}.data-00000-of-00001")
         assert latest_checkpoint(tmp_path, valid=True) == paths[2]
-        assert "passed over: " in caplog.text
+        assert "not complete: " in caplog.text
         assert "m-3.data-00000-of-00001: No such file" in caplog.text
         os.truncate(f"{paths[2]}.data-00000-of-00001", 399)
         assert latest_checkpoint(tmp_path, valid=True) == paths[1]

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from torch_tfckpt.directory.names import is_there, matching, of_version_2, prefixes_of
+from torch_tfckpt.directory.names import (
+    directory_key,
+    is_there,
+    matching,
+    of_version_2,
+    path_key,
+    prefixes_of,
+    same_series,
+    spelled_in,
+)
 from torch_tfckpt.storage.local import LOCAL
 
 
@@ -34,3 +43,28 @@ def test_what_names_tell() -> None:
     names = ["a.index", "b.data-00000-of-00001", "c-00000-of-00002", "c-00001-of-00002", "d", "checkpoint", "a.meta"]
     assert prefixes_of(iter(names)) == {"a", "c"}
     assert [name for name in names if not of_version_2(name)] == ["c-00000-of-00002", "c-00001-of-00002", "d"]
+
+
+def test_keys_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal for all spellings of a directory and of a path in it, different for different ones."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    spellings = ["run", "./run/", "link", str(tmp_path / "run"), "run/../link"]
+    assert {directory_key(spelling) for spelling in spellings} == {directory_key("run")} != {directory_key("")}
+    assert {path_key(f"{spelling}/m-1") for spelling in spellings} == {path_key("run/m-1")} != {path_key("run/m-2")}
+    assert directory_key("") == directory_key(".") == directory_key(str(tmp_path))
+    assert directory_key("memory://run/") == directory_key("memory://run") != directory_key("run")
+    assert path_key("memory://run/m-1") != path_key("memory://run/m-2")
+    assert [spelled_in("link", path) for path in ("run/m-1", str(tmp_path / "run" / "m-1"), "other/m-1")] == [
+        "link/m-1",
+        "link/m-1",
+        "other/m-1",
+    ]
+
+
+def test_series_of_checkpoints() -> None:
+    """Names that differ in their numbers only."""
+    assert same_series("run/m-1", "other/m-20") and same_series("m-00000001", "m-2")
+    assert same_series("m-1-?????-of-00002", "m-2-?????-of-00004")
+    assert not same_series("m", "m-1") and not same_series("n-1", "m-1")

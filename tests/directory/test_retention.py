@@ -223,5 +223,5 @@ class TestBest:
     )
     def test_rules_that_cannot_be_meant(self, metric: str, mode: str, k: int) -> None:
         """The text says which argument it is."""
-        with pytest.raises(InvalidArgumentError, match=r"KeepBest: (metric|mode|k) "):
+        with pytest.raises(InvalidArgumentError, match=r"KeepBest: (metric|mode|k)="):
             KeepBest(metric, mode, k)  # type: ignore[arg-type]

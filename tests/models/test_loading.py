@@ -51,6 +51,17 @@ def test_a_prefix_is_found(tmp_path: Path, model: Small, prefix: str) -> None:
     assert (report.prefix, report.ignored) == (prefix, ["other/fc/kernel", "step"])
 
 
+def test_a_count_of_tensors_is_of_those_that_are_counted(tmp_path: Path) -> None:
+    """Counters of batches, which torch stores and TensorFlow does not, are in neither of the two numbers."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    for naming in ("torch", "tf"):
+        tfckpt.save_model(model, tmp_path / naming, naming=naming)
+        stored = tfckpt.load_file(tmp_path / naming)
+        tfckpt.save_file({f"{name}/{key}": stored[key] for name in ("a", "b") for key in stored}, tmp_path / "both")
+        with pytest.raises(InvalidArgumentError, match=r"2 prefixes, 6 of its 6 tensors are found below each"):
+            load_model(model, tmp_path / "both")
+
+
 def test_several_prefixes_are_an_error_unless_one_is_said(tmp_path: Path, model: Small) -> None:
     """No guess between two models in one file, strict or not."""
     one, other = small_in_tensorflow(), {name: value + 1 for name, value in small_in_tensorflow().items()}

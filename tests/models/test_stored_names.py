@@ -23,8 +23,8 @@ ONE = torch.zeros(1)
 
 def chosen(prefix: Path, wanted: Mapping[str, set[str]]) -> Naming:
     with tfckpt.load_checkpoint(prefix) as reader:
-        count = len({owner for of in wanted.values() for owner in of})
-        return choose_naming(stored_names(reader, (), leave_out=()), wanted, count, reader.path)
+        counted = {owner for of in wanted.values() for owner in of}
+        return choose_naming(stored_names(reader, (), leave_out=()), wanted, counted, reader.path)
 
 
 def own(*names: str) -> dict[str, set[str]]:

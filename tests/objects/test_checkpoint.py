@@ -601,5 +601,5 @@ class TestFromOutside:
         assert manager.checkpoints == paths[1:] == told[1:]
         assert manager.latest_checkpoint == tfckpt.latest_checkpoint(tmp_path / "run") == paths[2]
         assert not tfckpt.checkpoint_exists(str(paths[0]))
-        with pytest.raises(tfckpt.InvalidArgumentError, match="options are those of a Checkpoint"):
+        with pytest.raises(tfckpt.InvalidArgumentError, match="options apply to a Checkpoint only"):
             tfckpt.CheckpointManager({"v": torch.ones(1)}, tmp_path / "other", 1).save(options=options)

@@ -21,7 +21,7 @@ def files_of(path: Path, devices: Mapping[str, str | None], options: CheckpointO
     """Name of each value, and the end of its data file's name, of a save of variables on these devices."""
     variables = {name: Variable(torch.zeros(1), name, device=device) for name, device in devices.items()}
     pending = begin_to_save(trackable_of(variables, "root"), LOCAL, str(path), options, Staging(), snapshot=False)
-    with CheckpointReader(complete(pending, options, lambda: None)) as reader:
+    with CheckpointReader(complete(pending, options, lambda: None, begun=0.0)) as reader:
         return {name.partition("/")[0]: reader.locate(name)[0].rpartition(".data-")[2] for name in reader}
 
 

@@ -118,7 +118,7 @@ def test_a_forked_child_waits_for_nothing(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "child: the save goes on in the process that began it. Ask for its result there",
+        "child: the save continues in the process that began it. Call result() there",
         "status: 7",
         f"parent: {tmp_path}/m-1",
     ]

@@ -22,11 +22,11 @@ def test_recover_last_checkpoints(tmp_path: Path) -> None:
     first = here.saver(max_to_keep=3)
     paths = [first.save(here.path / "ckpt", step) for step in (1, 2, 3)]
     second = here.saver(max_to_keep=3)
-    second.recover_last_checkpoints(paths)  # type: ignore[arg-type]
+    second.recover_last_checkpoints(paths)
     assert second.last_checkpoints == paths
     tfckpt.remove_checkpoint(str(paths[0]))
     third = here.saver(max_to_keep=3)
-    third.recover_last_checkpoints(paths)  # type: ignore[arg-type]
+    third.recover_last_checkpoints(paths)
     assert third.last_checkpoints == paths[1:]
     fourth = third.save(here.path / "ckpt", 4)
     here.assert_last(third, *map(str, [*paths[1:], fourth]))

@@ -1,5 +1,6 @@
 """Which checkpoints a Saver keeps, what its state file says, and what is on disk after each save."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,27 @@ def test_no_limit(tmp_path: Path, max_to_keep: int | None) -> None:
     assert [here.files(name) for name in ("s1", "s2", "s3")] == [3, 3, 3]
 
 
-def test_a_limit_below_none(tmp_path: Path) -> None:
-    """SAVER 4: each is deleted right after its save; its meta graph remains."""
+@pytest.mark.parametrize("max_to_keep", [-1, True, 2.0, "3", math.nan])
+def test_a_limit_that_is_not_a_number_of_checkpoints(max_to_keep: Any) -> None:
+    """Refused before training begins, with what keeps all."""
+    with pytest.raises(ValueError, match=r"max_to_keep`, got .*None and 0 keep all"):
+        Saver({"v": torch.zeros(1)}, max_to_keep=max_to_keep)
+
+
+@pytest.mark.parametrize("hours", [-1, math.nan, True, "1", None])
+def test_a_schedule_that_is_not_a_number_of_hours(hours: Any) -> None:
+    """Refused before training begins."""
+    with pytest.raises(ValueError, match=r"keep_checkpoint_every_n_hours=.*number of hours"):
+        Saver({"v": torch.zeros(1)}, keep_checkpoint_every_n_hours=hours)
+
+
+def test_a_negative_limit_in_a_saver_def(tmp_path: Path) -> None:
+    """As in TensorFlow: each checkpoint is deleted right after its save; its meta graph remains."""
     here = Directory(tmp_path / "d")
-    saver = here.saver(max_to_keep=-1)
-    here.save(saver, "s1")
+    settings = here.saver().as_saver_def()
+    assert settings is not None
+    settings.max_to_keep = -1
+    here.save(here.saver(saver_def=settings), "s1")
     assert names_in(here.path) == ["checkpoint", "s1.meta"]
 
 

@@ -53,6 +53,11 @@ class BundleSave:
                 raise
         self.staged: threading.Event = self._transfer.staged
 
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all data files."""
+        return sum(shard.data_end for shard in self._plan.shards)
+
     def finish(self) -> str:
         """Waits until all is written, publishes, and returns the prefix.
 

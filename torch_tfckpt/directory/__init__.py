@@ -1,6 +1,6 @@
-"""Directories of checkpoints: which checkpoint does a path mean, which is the latest, which are deleted?
+"""Directories of checkpoints: which checkpoint a path means, which is the latest, which are deleted.
 
-    locate, names       the files that a path means; is a checkpoint of that name there?
+    locate, names       the files of a checkpoint; whether a checkpoint exists; equal spellings of a path
     state_file          the `checkpoint` file
     management          latest_checkpoint and tf.train's other functions; completeness: what `valid=True` checks
     retention           decides what is deleted; sees neither a clock nor a file

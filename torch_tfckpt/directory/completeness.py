@@ -1,7 +1,7 @@
-"""Whether a checkpoint is all there, and which ones of a directory to ask that of.
+"""Check whether a checkpoint is complete, and list the checkpoints of a directory to check.
 
-A job that was killed, or a copy that was cut off, may leave an index without its data. Asking reads no tensor: sizes
-are compared, contents are not.
+A job that was killed, or an interrupted copy, may leave an index without its data. The check reads no tensors: it
+compares sizes, not contents.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ _log = logging.getLogger(__name__)
 
 
 def check_complete(storage: Storage, path: str) -> None:
-    """Returns where the checkpoint `path` can be read as far as its files' names, sizes and indexes tell.
+    """Check the names, sizes and indexes of the files of the checkpoint `path`.
 
     Raises:
-        NotFoundError: nothing is there, or one of its files is missing.
-        DataLossError: an index is damaged, or a data file is too short for what the index places in it.
+        NotFoundError: there is no checkpoint, or one of its files is missing.
+        DataLossError: an index is damaged, or a data file is too short for the tensors that the index places in it.
 
-    Cost: reads the index; of version 1, the end and the first block of each shard.
+    Cost: reads the index; for version 1, the end and the first block of each shard.
     """
     if storage.is_directory(path) and not storage.exists(index_filename(path)):
-        raise NotFoundError(f"{printable(path)}: is a directory, no checkpoint")
+        raise NotFoundError(f"{printable(path)}: is a directory, not a checkpoint")
     found = find_checkpoint(storage, path)
     if found.version == 2:
         _check_bundle(storage, found.prefix)
@@ -46,7 +46,7 @@ def check_complete(storage: Storage, path: str) -> None:
 def _check_bundle(storage: Storage, prefix: str) -> None:
     with BundleReader(storage, prefix, verify=False) as reader:
         for number in range(reader.files.header.num_shards):
-            reader.files.shard(number)  # NotFoundError where it is missing
+            reader.files.shard(number)  # raises NotFoundError if it is missing
         for name in reader.keys():
             for entry in reader.pieces(name):
                 file = reader.files.shard(entry.shard)
@@ -61,16 +61,16 @@ def _check_shards(storage: Storage, found: CheckpointFiles) -> None:
     match = V1_SHARD.fullmatch(os.path.basename(found.prefix))
     if match is not None and "?" in match["shard"] and len(found.paths) != int(match["count"]):
         raise NotFoundError(
-            f"{printable(found.prefix)}: {len(found.paths)} of {int(match['count'])} shards are there. Copy the others "
-            f"beside them"
+            f"{printable(found.prefix)}: {len(found.paths)} of {int(match['count'])} shards exist. Copy the others "
+            f"to the same directory"
         )
     SlicesReader(storage, found.paths).close()
 
 
 def candidates(storage: Storage, directory: str, latest_filename: str | None = None) -> Iterator[str]:
-    """The checkpoints of `directory`, in the order in which they should be asked; each once.
+    """Yield the checkpoints of `directory` in the order in which they should be checked, each once.
 
-    What the state file names, its list from the newest on, and what else there is, by age, the newest first.
+    First the one that the state file names as the newest, then its list, then all others by age; the newest first.
     """
     seen: set[str] = set()
     for path in _named(storage, directory, latest_filename):
@@ -78,7 +78,7 @@ def candidates(storage: Storage, directory: str, latest_filename: str | None = N
             seen.add(path)
             yield path
     seen = {os.path.normpath(path) for path in seen}
-    yield from (path for path in _lying_there(storage, directory) if os.path.normpath(path) not in seen)
+    yield from (path for path in _others(storage, directory) if os.path.normpath(path) not in seen)
 
 
 def _named(storage: Storage, directory: str, latest_filename: str | None) -> Iterator[str]:
@@ -92,11 +92,11 @@ def _named(storage: Storage, directory: str, latest_filename: str | None) -> Ite
         yield from map(from_stored, reversed(state.all_model_checkpoint_paths))
 
 
-def _lying_there(storage: Storage, directory: str) -> list[str]:
+def _others(storage: Storage, directory: str) -> list[str]:
     names = storage.list(directory)
     paths = {os.path.join(directory, prefix) for prefix in prefixes_of(names)}
     for name in names:
-        # An unsharded file of version 1 can only be told by its contents.
+        # An unsharded file of version 1 can only be recognized by its contents.
         if not of_version_2(name) and V1_SHARD.fullmatch(name) is None:
             with contextlib.suppress(CheckpointError, OSError):
                 if is_table(storage, os.path.join(directory, name)):
@@ -111,6 +111,6 @@ def _lying_there(storage: Storage, directory: str) -> list[str]:
 
 
 def _step(path: str) -> int:
-    """The number behind the last hyphen: some file systems date files by the second only."""
+    """Return the number after the last hyphen, since some file systems have times of whole seconds only."""
     number = path.rpartition("-")[2]
     return int(number) if number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS else -1

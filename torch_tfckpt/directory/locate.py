@@ -1,8 +1,7 @@
 """Find the files of the checkpoint that a path means.
 
-People name a checkpoint by its prefix, by any of its files, by its directory, or by the SavedModel around it. What
-exists as written is taken as written; a path is a pattern only where nothing of that very name exists, so brackets in
-names do no harm.
+A path may be a checkpoint's prefix, any of its files, its directory, or the SavedModel that contains it. It is taken
+literally if it exists, and as a pattern only otherwise, so brackets in names do no harm.
 
 Source: tensorflow/python/training/checkpoint_management.py, py_checkpoint_reader.py.
 """
@@ -38,16 +37,16 @@ class CheckpointFiles:
 
 
 def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
-    """The files that `path` means.
+    """Return the files that `path` means.
 
     Args:
         path: A prefix; one of its files (.index, .data-..., .meta); a version 1 file, or a pattern of such; a directory
             (its `checkpoint` file names the newest), a SavedModel directory or its saved_model.pb.
 
     Raises:
-        NotFoundError: nothing is there; the text names what is there instead.
-        InvalidArgumentError: a directory holds several checkpoints and nothing says which.
-        DataLossError: a state file, or what should be one of the checkpoint's files, is something else.
+        NotFoundError: there is no checkpoint; the message lists the checkpoints that exist.
+        InvalidArgumentError: a directory has several checkpoints and no state file.
+        DataLossError: a state file, or a file that should belong to a checkpoint, has other contents.
 
     Cost: looks at names, and at the first bytes of a version 1 file.
     """
@@ -60,7 +59,7 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
 
 
 def _as_written(storage: Storage, path: str) -> CheckpointFiles | None:
-    """The checkpoint whose prefix, file or pattern `path` is."""
+    """Return the checkpoint whose prefix, file or pattern is `path`."""
     if storage.exists(index_filename(path)):
         return CheckpointFiles(2, path)
     name = os.path.basename(path)
@@ -80,8 +79,8 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
         if found is not None:
             return found
         raise NotFoundError(
-            f"{printable(state_path)} names {quoted(printable(stored))}, which is not there. "
-            f"{_there_are(names)} Name one of them, or mend the file"
+            f"{printable(state_path)} names {quoted(printable(stored))}, which does not exist. "
+            f"{_there_are(names)} Pass one of them, or fix the file"
         )
     for prefix in (os.path.join(directory, "variables", "variables"), os.path.join(directory, "variables")):
         found = _as_written(storage, prefix)
@@ -94,8 +93,8 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
             return found
     if prefixes:
         raise InvalidArgumentError(
-            f"{printable(directory)} holds {len(prefixes)} checkpoints and no `checkpoint` file that says which is the "
-            f"newest. {_there_are(names)} Name one of them"
+            f"{printable(directory)} has {len(prefixes)} checkpoints, and no `checkpoint` file that names the newest. "
+            f"{_there_are(names)} Pass one of them"
         )
     raise NotFoundError(
         f"{printable(directory)}: Couldn't find 'checkpoint' file or checkpoints in given directory. "
@@ -115,7 +114,7 @@ def _read_state(storage: Storage, path: str) -> CheckpointState:
 
 
 def _named_by_file(storage: Storage, path: str) -> CheckpointFiles | None:
-    """Where `path` names one of a checkpoint's files: that checkpoint."""
+    """Return the checkpoint that the file `path` belongs to, if it is a file of one."""
     if storage.exists(index_filename(path)):
         return CheckpointFiles(2, path)
     directory, name = os.path.split(path)
@@ -142,7 +141,7 @@ def _named_by_file(storage: Storage, path: str) -> CheckpointFiles | None:
 
 
 def _matching(storage: Storage, path: str) -> CheckpointFiles | None:
-    """Version 1 files that `path` is a pattern of, or whose shards bear it; or the one index that it matches."""
+    """Return the version 1 files, or the only index, that match the pattern `path`; or its version 1 shards."""
     paths = matching(storage, path)
     if paths:
         return CheckpointFiles(1, path, paths)
@@ -153,7 +152,7 @@ def _matching(storage: Storage, path: str) -> CheckpointFiles | None:
 
 
 def _sharded(storage: Storage, prefix: str) -> CheckpointFiles | None:
-    """prefix-00000-of-00002 and its like."""
+    """Return the version 1 checkpoint of files such as prefix-00000-of-00002."""
     directory, base = os.path.split(prefix)
     shards = [
         (name, match["count"])
@@ -165,15 +164,15 @@ def _sharded(storage: Storage, prefix: str) -> CheckpointFiles | None:
         return None
     if len(counts) > 1:
         raise InvalidArgumentError(
-            f"{printable(prefix)}: shards of {' and of '.join(sorted(counts))} files lie here together. Name one set, "
-            f"as {printable(prefix)}-?????-of-{max(counts)}"
+            f"{printable(prefix)}: there are shards of {' and of '.join(sorted(counts))} files. Pass one set, "
+            f"e.g. {printable(prefix)}-?????-of-{max(counts)}"
         )
     pattern = f"{prefix}-?????-of-{counts.pop()}"
     return CheckpointFiles(1, pattern, tuple(os.path.join(directory, name) for name, _ in shards))
 
 
 def is_table(storage: Storage, path: str) -> bool:
-    """Whether the file ends like a table: a version 1 checkpoint may be called `checkpoint`."""
+    """Whether a file ends like a table. (A version 1 checkpoint may have the name `checkpoint`.)"""
     if storage.is_directory(path):
         return False
     file = storage.open(path)
@@ -203,10 +202,10 @@ def _nothing_here(storage: Storage, path: str) -> str:
         return f"{fragment}: there is no directory {quoted(printable(directory))}"
     names = storage.list(directory)
     missing = name if name.endswith(".index") else f"{name}.index"
-    hint = "A .meta file holds the graph only, no values. " if path.endswith(".meta") and name in names else ""
+    hint = "A .meta file has only the graph, no values. " if path.endswith(".meta") and name in names else ""
     data = [other for other in names if (parsed := parse_data_filename(other)) is not None and parsed[0] == name]
     if data:
-        hint = f"{quoted(printable(data[0]))} is, but cannot be read without its index. "
+        hint = f"{quoted(printable(data[0]))} exists, but cannot be read without its index. "
     return f"{fragment}: no {printable(missing)} here. {hint}{_there_are(names, name)}"
 
 
@@ -220,7 +219,7 @@ def _other_files(names: list[str]) -> str:
 
 
 def _there_are(names: list[str], wanted: str = "") -> str:
-    """The checkpoints among `names`, those most like `wanted` first."""
+    """List the checkpoints among `names`, those most similar to `wanted` first."""
     prefixes = prefixes_of(names)
     if not prefixes:
         return "There is no checkpoint in this directory."

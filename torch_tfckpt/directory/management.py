@@ -1,10 +1,10 @@
-"""Finding, waiting for and removing checkpoints, under tf.train's names.
+"""Find, wait for and remove checkpoints, with the names of the functions in tf.train.
 
-    latest_checkpoint("train")                  # what the `checkpoint` file names, if it is there
-    latest_checkpoint("train", valid=True)      # the newest one that is complete, whatever the file says
+    latest_checkpoint("train")                  # the one that the `checkpoint` file names, if it exists
+    latest_checkpoint("train", valid=True)      # the newest one that is complete, whatever the file names
 
 Source: tensorflow/python/checkpoint/checkpoint_management.py, checkpoints_iterator in
-tensorflow/python/training/checkpoint_utils.py; spec: SAVER 5 and 8.
+tensorflow/python/training/checkpoint_utils.py.
 """
 
 import logging
@@ -39,27 +39,35 @@ def latest_checkpoint(
     valid: bool = False,
     storage: Storage | None = None,
 ) -> str | None:
-    """The newest checkpoint of a directory.
+    """Return the newest checkpoint of a directory.
 
     Args:
-        checkpoint_dir: The directory. A relative one gives a relative path.
-        latest_filename: Name of the state file; None takes "checkpoint".
-        valid: Walk back to the newest checkpoint that is complete: its index parses, and every data file is there and
-            long enough for what the index places in it (version 1: every shard is there and opens). The bytes of
-            tensors are not read and their checksums not compared; `tfckpt verify` does that. Asked in turn: what the
-            state file names, its list from the newest on, and what else lies in the directory, by age. A missing or
-            damaged state file is no obstacle. What is passed over is logged.
-        storage: Where the directory lies; None tells by the path.
+        checkpoint_dir: The directory. If it is relative, so is the result.
+        latest_filename: Name of the state file; None: "checkpoint".
+        valid: Return the newest checkpoint that is complete: its index can be parsed, and every data file exists and
+            is long enough for the tensors in the index (version 1: every shard exists and can be opened). Tensors are
+            not read and their checksums not compared; `tfckpt verify` does that. Checkpoints are checked in this order:
+            the newest and the list of the state file, from the newest on, then all others in the directory by age. A
+            missing or damaged state file does not matter. Incomplete checkpoints are logged.
+        storage: Where files are stored; None chooses by the path.
 
     Returns:
-        A prefix, or a version 1 file or pattern; None where there is no checkpoint. Without `valid`, also where the one
-        that the state file names is not there, which is logged.
+        A prefix, or a version 1 file or pattern. None if there is no checkpoint; without `valid`, also if the one
+        that the state file names does not exist, which is logged.
 
     Raises:
-        DataLossError (a ValueError): without `valid`, where the state file parses but names no checkpoint.
+        DataLossError (a ValueError): without `valid`, if the state file can be parsed but names no checkpoint.
 
-    Cost: looks at names; with `valid`, also reads the whole index of each checkpoint that it asks.
-    Source: latest_checkpoint in tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> saver = tfckpt.Saver({"w": torch.ones(2)})
+        >>> for step in (1, 2):
+        ...     path = saver.save("run/m", step)
+        >>> tfckpt.latest_checkpoint("run", valid=True)
+        'run/m-2'
+
+    Cost: looks at names; with `valid`, also reads the whole index of each checkpoint that it checks.
+    Source: latest_checkpoint in tensorflow/python/checkpoint/checkpoint_management.py.
     """
     directory = directory_path(checkpoint_dir)
     storage = storage or storage_of(directory)
@@ -83,26 +91,40 @@ def _latest_complete(storage: Storage, directory: str, latest_filename: str | No
         try:
             completeness.check_complete(storage, path)
         except (CheckpointError, OSError) as error:
-            _log.warning("passed over: %s", error)
+            _log.warning("not complete: %s", error)
         else:
             return path
     return None
 
 
 def checkpoint_exists(checkpoint_prefix: AnyPath, *, storage: Storage | None = None) -> bool:
-    """Whether there is a checkpoint of either version with this prefix, or one that it is a pattern of.
+    """Return whether there is a checkpoint of either version with this prefix or pattern.
 
-    Looks at names only: the index of version 2, or any file of that very name, is enough. A name that exists as it is
-    written is no pattern, so "[" in a path does no harm (TensorFlow cannot find such checkpoints).
+    Looks at names only: an index of version 2, or any file with exactly this name, is enough. A name that exists is not
+    a pattern, so "[" in a path does no harm (TensorFlow cannot find such checkpoints).
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> tfckpt.checkpoint_exists("model.ckpt-1")
+        False
+        >>> tfckpt.checkpoint_exists(tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1"))
+        True
     """
     prefix = fspath(checkpoint_prefix)
     return is_there(storage or storage_of(prefix), prefix)
 
 
 def get_checkpoint_mtimes(checkpoint_prefixes: Iterable[AnyPath], *, storage: Storage | None = None) -> list[float]:
-    """When each of the checkpoints was last written: seconds since the epoch, of its index, else of its first file.
+    """Return when each checkpoint was last written, in seconds since the epoch.
 
-    Those that are not there are left out, so the result may be shorter than what was asked for.
+    The time is that of its index, or else of its first file. Checkpoints that do not exist are left out, so the result
+    may be shorter than the argument.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1")
+        >>> len(tfckpt.get_checkpoint_mtimes([path, "model.ckpt-2"]))
+        1
     """
     times: list[float] = []
     for prefix in map(fspath, checkpoint_prefixes):
@@ -114,7 +136,7 @@ def get_checkpoint_mtimes(checkpoint_prefixes: Iterable[AnyPath], *, storage: St
 
 
 def _files_of(storage: Storage, prefix: str) -> Iterator[str]:
-    """Files that stand for the checkpoint, the most telling one first."""
+    """Yield files of the checkpoint: its index first, then others."""
     index = index_filename(prefix)
     if storage.exists(index):
         yield index
@@ -131,19 +153,27 @@ def remove_checkpoint(
     *,
     storage: Storage | None = None,
 ) -> None:
-    """Deletes a checkpoint with its meta graph; fine where there is none.
+    """Delete a checkpoint with its meta graph. Does nothing if it does not exist.
 
     Args:
-        checkpoint_prefix: The prefix; for version 1 a file, or P-?????-of-00002, which means all shards of P. No other
-            pattern is taken as one: a name with brackets whose files are gone must not delete those that it matches.
+        checkpoint_prefix: The prefix; for version 1 a file, or P-?????-of-00002, which means all shards of P. Other
+            patterns are taken literally: a name with brackets must not delete other files that it matches.
         checkpoint_format_version: SaverDef.V2, or SaverDef.V1 (or LEGACY) for version 1.
-        meta_graph_suffix: That of the meta graph file.
-        storage: Where it lies; None tells by the path.
+        meta_graph_suffix: Suffix of the meta graph file.
+        storage: Where files are stored; None chooses by the path.
 
     Raises:
-        OSError: the system refused. For version 2 the index goes first, so what is left is no broken checkpoint.
+        OSError: the system refused. Of version 2 the index is deleted first, so that the rest is not mistaken for a
+            checkpoint.
 
-    Source: remove_checkpoint in tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1")
+        >>> tfckpt.remove_checkpoint(path)
+        >>> tfckpt.checkpoint_exists(path)
+        False
+
+    Source: remove_checkpoint in tensorflow/python/checkpoint/checkpoint_management.py.
     """
     prefix = fspath(checkpoint_prefix)
     storage = storage or storage_of(prefix)
@@ -166,7 +196,13 @@ def _shards_of(storage: Storage, pattern: str) -> Iterator[str]:
 
 
 def meta_graph_filename(checkpoint_filename: str, meta_graph_suffix: str = "meta") -> str:
-    """The meta graph file of a checkpoint: m-5 -> m-5.meta, m-5-?????-of-00002 -> m-5.meta."""
+    """Return the path of a checkpoint's meta graph: m-5 -> m-5.meta, m-5-?????-of-00002 -> m-5.meta.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> tfckpt.meta_graph_filename("run/m-5")
+        'run/m-5.meta'
+    """
     return f"{_SHARD_SUFFIX.sub('', checkpoint_filename)}.{meta_graph_suffix}"
 
 
@@ -178,19 +214,27 @@ def checkpoints_iterator(
     *,
     storage: Storage | None = None,
 ) -> Iterator[str]:
-    """Yields the latest checkpoint of a directory, and each newer one as it appears.
+    """Yield the latest checkpoint of a directory, and each newer one as it appears.
 
-    It looks once a second, and only while it is asked for the next one: those in between are skipped.
+    The directory is checked once a second while the caller waits for the next checkpoint; others that appear in between
+    are skipped.
 
     Args:
         checkpoint_dir: The directory. It need not exist yet.
-        min_interval_secs: Seconds from one checkpoint to the next, at least.
-        timeout: Seconds to wait for one; None waits for ever.
-        timeout_fn: Asked when the time is up, and after each checkpoint: true ends the iteration, false goes on
-            waiting. None ends it when the time is up.
-        storage: Where the directory lies; None tells by the path.
+        min_interval_secs: Minimum number of seconds between two checkpoints.
+        timeout: Seconds to wait for a checkpoint; None: forever.
+        timeout_fn: Called after a timeout and after each checkpoint: True ends the iteration, False continues. None: a
+            timeout ends it.
+        storage: Where files are stored; None chooses by the path.
 
-    Source: checkpoints_iterator in tensorflow/python/training/checkpoint_utils.py; spec: SAVER 8.
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.Saver({"w": torch.ones(2)}).save("run/m", global_step=1)
+        >>> for path in tfckpt.checkpoints_iterator("run", timeout=0):
+        ...     print("evaluating", path)
+        evaluating run/m-1
+
+    Source: checkpoints_iterator in tensorflow/python/training/checkpoint_utils.py.
     """
     directory = directory_path(checkpoint_dir)
     last: str | None = None
@@ -210,7 +254,7 @@ def checkpoints_iterator(
 
 
 def _wait_for_another(directory: str, last: str | None, timeout: float | None, storage: Storage | None) -> str | None:
-    """The latest checkpoint once it is another than `last`; None where the time would be up before the next look."""
+    """Return the latest checkpoint once it differs from `last`; None if the time ends before the next check."""
     stop = None if timeout is None else _now() + timeout
     while True:
         path = latest_checkpoint(directory, storage=storage)
@@ -221,7 +265,7 @@ def _wait_for_another(directory: str, last: str | None, timeout: float | None, s
         _sleep(_POLL_SECONDS)
 
 
-# Tests put a clock of their own in their place.
+# Tests replace these by their own clock.
 def _now() -> float:
     return time.time()
 

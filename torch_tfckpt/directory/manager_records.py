@@ -1,4 +1,4 @@
-"""What a CheckpointManager remembers of its directory: TensorFlow's rule of age, and the state file.
+"""Records of a CheckpointManager's directory: TensorFlow's rule of age, and the state file.
 
 Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py.
 """
@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from torch_tfckpt.bundle.publish import remove_bundle
+from torch_tfckpt.directory.names import spelled_in
 from torch_tfckpt.directory.records import CheckpointRecords
 from torch_tfckpt.directory.retention import KeepBest, Saved, saved_again, sweep
 from torch_tfckpt.directory.state_file import from_stored, get_checkpoint_state, update_relative_state
@@ -16,12 +17,12 @@ _log = logging.getLogger(__name__)
 
 
 class ManagerRecords(CheckpointRecords):
-    """The checkpoints of one directory, continuing what its state file lists.
+    """The checkpoints of one directory, beginning with those that its state file lists.
 
     Args:
         max_to_keep: How many of the newest to keep; None keeps all.
         keep_seconds: Of the expired ones, one in so many seconds is kept for good. None: none is.
-        keep_best: Which to keep for their metrics.
+        keep_best: Which checkpoints to keep because of their metrics.
         now: Seconds since the epoch.
 
     Attributes:
@@ -31,7 +32,7 @@ class ManagerRecords(CheckpointRecords):
         DataLossError (a ValueError): the state file names no checkpoint.
     """
 
-    # The next manager finds those that a killed one did not come to delete in the state file.
+    # From the state file, the next manager can delete those that a killed one had not deleted yet.
     names_expired = True
     _storage: Storage
 
@@ -44,12 +45,12 @@ class ManagerRecords(CheckpointRecords):
         keep_best: KeepBest | None,
         now: float,
     ) -> None:
-        super().__init__(keep_best, storage, keep_all=not max_to_keep)
+        super().__init__(keep_best, storage, max_to_keep)
         self._directory = directory
-        self._max_to_keep, self._keep_seconds = max_to_keep, keep_seconds
+        self._keep_seconds = keep_seconds
         self.latest: str | None = None
         self._tracked: tuple[Saved, ...] = ()
-        # Before everything that this manager will save, so that the first one may be kept for good.
+        # Earlier than any checkpoint of this manager, so that the first one may be kept for good.
         self._last_preserved = now - 1.0
         self._take_over(now)
         self.retention.load(storage, directory)
@@ -67,15 +68,18 @@ class ManagerRecords(CheckpointRecords):
         self._last_preserved = state.last_preserved_timestamp
         if now < self._last_preserved:
             _log.warning(
-                "the clock is %f seconds behind the last preserved checkpoint timestamp. What was saved before now "
+                "the clock is %f seconds behind the last preserved checkpoint timestamp. Checkpoints saved before now "
                 "will not be deleted",
                 self._last_preserved - now,
             )
             self._last_preserved = now
         paths = state.all_model_checkpoint_paths
-        # Written without times, by a Saver or by hand: which of them were to be kept for good is unknown.
+        # Without times, as written by a Saver or by hand, it is unknown which of them were to be kept for good.
         times = state.all_model_checkpoint_timestamps or [self._last_preserved] * len(paths)
-        dated = [Saved(from_stored(path), min(time, now)) for path, time in zip(paths, times, strict=False)]
+        dated = [
+            Saved(spelled_in(self._directory, from_stored(path)), min(time, now))
+            for path, time in zip(paths, times, strict=False)
+        ]
         self._tracked = tuple(saved for saved in dated if saved.time > self._last_preserved)
 
     def _add(self, path: str, now: float) -> None:
@@ -83,7 +87,7 @@ class ManagerRecords(CheckpointRecords):
         self.latest = path
 
     def _expire(self) -> Sequence[str]:
-        swept = sweep(self._tracked, self._last_preserved, self._max_to_keep, self._keep_seconds)
+        swept = sweep(self._tracked, self._last_preserved, self.max_to_keep, self._keep_seconds)
         self._tracked, self._last_preserved = swept.tracked, swept.last_preserved
         return swept.expired
 

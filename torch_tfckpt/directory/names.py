@@ -1,7 +1,6 @@
-"""Match names in a directory: those that belong to a checkpoint, and what a pattern stands for.
+"""Names in a directory: which belong to a checkpoint, which match a pattern, which spellings mean the same.
 
-What exists as written is taken as written; a path is a pattern only where nothing of that very name exists, so brackets
-in names do no harm.
+A path is taken literally if it exists, and as a pattern only otherwise, so brackets in names do no harm.
 
 Source: tensorflow/python/training/checkpoint_management.py.
 """
@@ -13,19 +12,21 @@ from collections.abc import Iterable
 from typing import Final
 
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
+from torch_tfckpt.storage.names import is_url
 from torch_tfckpt.storage.protocol import Storage
 
 STATE_FILE: Final = "checkpoint"
+_DIGITS: Final = re.compile(r"[0-9]+")
 V1_SHARD: Final = re.compile(r"(?P<prefix>.*)-(?P<shard>[0-9]{5,}|\?+)-of-(?P<count>[0-9]{5,})", re.DOTALL)
 
 
 def of_version_2(name: str) -> bool:
-    """Whether `name` is that of a file beside which version 1 files are not looked for."""
+    """Whether `name` cannot be that of a version 1 file."""
     return name.endswith((".index", ".meta")) or parse_data_filename(name) is not None or name == STATE_FILE
 
 
 def is_there(storage: Storage, prefix: str) -> bool:
-    """Whether a checkpoint of either version has this very prefix or pattern. Looks at names only."""
+    """Whether there is a checkpoint of either version with this prefix or pattern. Looks at names only."""
     return (
         storage.exists(index_filename(prefix))
         or storage.exists(prefix)
@@ -35,7 +36,7 @@ def is_there(storage: Storage, prefix: str) -> bool:
 
 
 def matching(storage: Storage, pattern: str, *, indexes: bool = False) -> tuple[str, ...]:
-    """Files whose last component matches; those of version 2 and meta graphs only where `indexes` asks for them."""
+    """Return the files whose last component matches. Version 2 files and meta graphs only if `indexes` is set."""
     directory, last = os.path.split(pattern)
     if not any(sign in last for sign in "*?["):
         return ()
@@ -47,9 +48,33 @@ def matching(storage: Storage, pattern: str, *, indexes: bool = False) -> tuple[
 
 
 def prefixes_of(names: Iterable[str]) -> set[str]:
-    """The checkpoints that `names` tell of; an unsharded one of version 1 has no telling name."""
+    """Return the checkpoints that `names` belong to, except unsharded ones of version 1, which may have any name."""
     names = list(names)
     found = {name.removesuffix(".index") for name in names if name.endswith(".index")}
     return found | {
         match["prefix"] for name in names if (match := V1_SHARD.fullmatch(name)) and parse_data_filename(name) is None
     }
+
+
+def directory_key(directory: str) -> str:
+    """Return a key that is equal for all spellings of one directory, symbolic links included; "" is the current one."""
+    return directory.rstrip("/") if is_url(directory) else os.path.realpath(directory or os.curdir)
+
+
+def path_key(path: str) -> str:
+    """Return a key that is equal for all spellings of one checkpoint's path."""
+    if is_url(path):
+        return path.rstrip("/")
+    directory, name = os.path.split(os.path.abspath(path))
+    return os.path.join(directory_key(directory), name)
+
+
+def spelled_in(directory: str, path: str) -> str:
+    """Return `path` with its directory spelled as `directory`, if it is that one; else `path` unchanged."""
+    parent, name = os.path.split(path)
+    return os.path.join(directory, name) if directory_key(parent) == directory_key(directory) else path
+
+
+def same_series(path: str, other: str) -> bool:
+    """Return whether two checkpoints have the same name but for the numbers in it, as "m-10" and "m-20" do."""
+    return _DIGITS.sub("0", os.path.basename(path)) == _DIGITS.sub("0", os.path.basename(other))

@@ -5,16 +5,16 @@
     -> the state file names it
     -> older checkpoints are deleted, and the retention file forgets them
 
-Killed in between, at worst an older checkpoint stays on disk: no file ever names one that was deleted, and none that a
-pin protects is deleted. Which checkpoints
-are old is decided by the subclasses (`saver.records`, `manager_records`) with the rules of `retention`.
+If the process is killed in between, at worst an older checkpoint stays on disk: no file ever names a deleted one, and a
+pinned one is never deleted. Which checkpoints are old is decided by the subclasses (`saver.records`, `manager_records`)
+with the rules of `retention`.
 """
 
 import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from torch_tfckpt.directory.names import is_there
 from torch_tfckpt.directory.retention import KeepBest, Metrics
@@ -22,38 +22,88 @@ from torch_tfckpt.directory.retention_file import RetentionRecord
 from torch_tfckpt.errors import CheckpointError, NotFoundError
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import printable
+from torch_tfckpt.text import did_you_mean, listed, printable, quoted
+
+_LISTED: Final = 8  # metrics that a warning lists
 
 _log = logging.getLogger(__name__)
+
+
+class MetricWatch:
+    """Warns once if the metric of `keep_best` is never given.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self) -> None:
+        self._saved = self._given = self._warned = False
+
+    def saved(self, rule: KeepBest | None, path: str, metrics: Metrics) -> None:
+        """Check the metrics of a checkpoint; log a warning if there are some, but not the metric of `rule`."""
+        self._saved = True
+        if rule is None or not metrics:
+            return
+        if rule.metric in metrics:
+            self._given = True
+        elif not self._warned:
+            self._warned = True
+            hint = did_you_mean(rule.metric, metrics)
+            _log.warning(
+                "%s: keep_best chooses by the metric %s, which is not among those given to save: %s.%s Without it, "
+                "this checkpoint cannot be one of the best",
+                printable(path),
+                quoted(rule.metric),
+                listed(list(metrics), _LISTED),
+                f" {hint}" if hint else "",
+            )
+
+    def warn_if_never_given(self, rule: KeepBest) -> None:
+        """Log a warning, unless the metric was given or a warning was logged before."""
+        if self._saved and not (self._given or self._warned):
+            self._warned = True
+            _log.warning(
+                "keep_best chooses by the metric %s, which was never given to save, so no checkpoint is protected as "
+                "one of the best. Pass it: save(..., metrics={%s: value})",
+                quoted(rule.metric),
+                quoted(rule.metric),
+            )
 
 
 class CheckpointRecords(ABC):
     """The checkpoints of one Saver or CheckpointManager.
 
     Args:
-        keep_best: Which to keep for their metrics.
+        keep_best: Which checkpoints to keep because of their metrics.
         storage: Where files are stored; None chooses by the path.
-        keep_all: Whether nothing is ever deleted.
+        max_to_keep: How many of the newest to keep; None and 0 keep all.
 
     Threads: one at a time.
     """
 
-    # Whether the state file goes on naming expired checkpoints until they are deleted. Then a new owner knows of those
-    # that a killed one did not come to delete.
+    # Whether the state file names expired checkpoints until they are deleted. Then the next process can delete those
+    # that a killed one had not deleted yet.
     names_expired: ClassVar[bool]
 
     _latest_filename: str | None = None  # name of the state file; None: the usual one
 
-    def __init__(self, keep_best: KeepBest | None, storage: Storage | None, *, keep_all: bool) -> None:
+    def __init__(self, keep_best: KeepBest | None, storage: Storage | None, max_to_keep: int | None) -> None:
         self.retention = RetentionRecord(keep_best)
         self._storage = storage
-        self._keep_all = keep_all
+        self.max_to_keep = max_to_keep or 0
+        self._metric_watch = MetricWatch()
         self._to_delete: list[str] = []  # what could not be deleted is tried again after the next save
 
     @property
     @abstractmethod
     def newest(self) -> list[str]:
         """Paths of the checkpoints that are kept because they are new, oldest first."""
+
+    @property
+    def best(self) -> str | None:
+        """The best checkpoint by `keep_best`, of those that are kept because they are new or protected, if any."""
+        # Nothing is ever deleted without a limit, whether or not the newest are listed.
+        kept = self.newest if self.max_to_keep else list(self.retention.metrics)
+        return next(iter(self.retention.best_first(kept)), None)
 
     @abstractmethod
     def _add(self, path: str, now: float) -> None:
@@ -65,7 +115,7 @@ class CheckpointRecords(ABC):
 
     @abstractmethod
     def _write_state(self, path: str) -> None:
-        """Let the state file name `path` and the newest ones."""
+        """Write the state file, which names `path` and the newest ones."""
 
     @abstractmethod
     def _remove(self, path: str) -> None:
@@ -78,16 +128,17 @@ class CheckpointRecords(ABC):
             OSError: the state file cannot be written; the checkpoint itself is complete. A checkpoint that cannot be
                 deleted is only logged.
         """
-        # Remembered first: the checkpoint exists, whatever the system refuses from now on.
+        # Remembered first: the checkpoint exists, even if the system refuses the next steps.
         self._to_delete = [other for other in self._to_delete if other != path]
         self._add(path, now)
         self.retention.note(path, metrics)
+        self._metric_watch.saved(self.retention.best, path, metrics)
         if self.names_expired:
             self._write_state(path)
         before = self.newest
         expired = [*self._to_delete, *self._expire()]  # what could not be deleted may have been pinned since
         to_delete = self.retention.partition(self.newest, expired)
-        self._to_delete = [] if self._keep_all else to_delete
+        self._to_delete = to_delete if self.max_to_keep else []
         # Before the state file names fewer checkpoints: after a crash, the protected ones must be known.
         self.retention.save()
         if not self.names_expired:
@@ -97,11 +148,11 @@ class CheckpointRecords(ABC):
             self._write_state(path)
 
     def pin(self, path: str) -> None:
-        """Protect a checkpoint from deletion, and write that down.
+        """Protect a checkpoint from deletion, and write that to the retention file.
 
         Raises:
             NotFoundError: there is no such checkpoint.
-            OSError: it cannot be written down.
+            OSError: the file cannot be written.
         """
         storage = self._storage or storage_of(path)
         if not is_there(storage, path):
@@ -116,15 +167,23 @@ class CheckpointRecords(ABC):
         self.retention.unpin(path)
         self.retention.save()
 
+    def warn_if_metric_is_missing(self) -> None:
+        """Log a warning, once, if checkpoints were saved and none of them has the metric of `keep_best`."""
+        known = self.retention.metrics.values()
+        if self.retention.best is not None and not any(self.retention.best.metric in each for each in known):
+            self._metric_watch.warn_if_never_given(self.retention.best)
+
     def _delete(self) -> None:
         deleted = []
         for path in self._to_delete:
             try:
                 self._remove(path)
                 deleted.append(path)
+                _log.info("Deleted %s (max_to_keep=%d)", printable(path), self.max_to_keep)
             except (OSError, CheckpointError) as error:
                 _log.warning("%s is not deleted: Ignoring: %s", printable(path), error)
         if deleted:
+            self.warn_if_metric_is_missing()
             self._to_delete = [path for path in self._to_delete if path not in deleted]
             self.retention.forget(deleted)
             self.retention.save()

@@ -1,14 +1,14 @@
 """Decide which checkpoints to delete: TensorFlow's rules of age, and what pins and metrics protect.
 
-Nothing here knows a file or a clock. Paths are names that are compared, times are handed in, and what comes back says
-what the caller should do.
+Nothing here accesses a file or a clock. Paths are only compared, times are arguments, and the results tell the caller
+what to do.
 
     history = SaverHistory(next_kept=start + keep_seconds)
     history = record(history, "m-7", now, max_to_keep=5)
     history, candidate = next_deletion(history, keep_seconds)      # at most one a save, as TensorFlow does
 
 A checkpoint that expires by those rules is protected while it is pinned or among the best (`partition`), and deleted
-when it is neither any more.
+once it is neither.
 
 Source: Saver in tensorflow/python/training/saver.py, CheckpointManager in
 tensorflow/python/checkpoint/checkpoint_management.py.
@@ -16,8 +16,8 @@ tensorflow/python/checkpoint/checkpoint_management.py.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, get_args
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple, SupportsFloat, get_args
 
 from torch_tfckpt.errors import InvalidArgumentError
 
@@ -31,23 +31,23 @@ class Saved(NamedTuple):
     """One checkpoint, and when it was saved."""
 
     path: str
-    time: float  # seconds since the epoch; inf: of unknown age, which the rule of hours always keeps
+    time: float  # seconds since the epoch; inf: unknown, and kept for good when it expires
 
 
 @dataclass(frozen=True, slots=True)
 class SaverHistory:
     """What a Saver remembers between saves."""
 
-    next_kept: float  # the next checkpoint that leaves `last` and was saved after this time stays for good
+    next_kept: float  # the next checkpoint that leaves `last` and was saved after this time is kept for good
     last: tuple[Saved, ...] = ()  # oldest first
-    expired: tuple[Saved, ...] = ()  # left `last`, not judged yet; oldest first
+    expired: tuple[Saved, ...] = ()  # has left `last`, not decided yet; oldest first
 
 
 def record(history: SaverHistory, path: str, now: float, max_to_keep: int | None) -> SaverHistory:
-    """The history after `path` was saved at `now`.
+    """Return the history after `path` was saved at `now`.
 
-    A path that is saved again becomes the newest, and does not wait for its deletion any longer. With `max_to_keep`
-    None or 0 nothing is remembered; below 0 the new checkpoint itself leaves at once.
+    A path that is saved again becomes the newest, and is not deleted if it had expired. If `max_to_keep` is None or 0,
+    nothing is remembered; if it is negative, the new checkpoint expires at once.
     """
     if not max_to_keep:
         return history
@@ -59,10 +59,11 @@ def record(history: SaverHistory, path: str, now: float, max_to_keep: int | None
 
 
 def next_deletion(history: SaverHistory, keep_seconds: float) -> tuple[SaverHistory, str | None]:
-    """Judges the oldest expired checkpoint: the history without it, and its path where it may go.
+    """Decide about the oldest expired checkpoint.
 
-    None where nothing waits, or where it stays for good: it was saved after `next_kept`, which moves on by
-    `keep_seconds`, once, wherever the clock stands.
+    Returns:
+        The history without it, and its path if it may be deleted. None if there is none, or it is kept for good
+        because it was saved after `next_kept`; that then increases by `keep_seconds`, once, whatever the time is.
     """
     if not history.expired:
         return history, None
@@ -72,11 +73,49 @@ def next_deletion(history: SaverHistory, keep_seconds: float) -> tuple[SaverHist
     return SaverHistory(history.next_kept, history.last, tuple(rest)), candidate.path
 
 
+def taken_over(history: SaverHistory, earlier: Sequence[Saved], max_to_keep: int) -> SaverHistory:
+    """Return the history with the checkpoints of an earlier run, oldest first, before its own.
+
+    The oldest expire at once until `max_to_keep` are left: the earlier run may have kept more.
+    """
+    own = {saved.path for saved in (*history.last, *history.expired)}
+    last = (*(saved for saved in earlier if saved.path not in own), *history.last)
+    excess = max(0, len(last) - max_to_keep)
+    return SaverHistory(history.next_kept, last[excess:], (*history.expired, *last[:excess]))
+
+
+def continue_schedule(
+    history: SaverHistory, earlier: Sequence[Saved], last_preserved: float, keep_seconds: float
+) -> tuple[SaverHistory, list[Saved]]:
+    """Continue the schedule of an earlier run, which kept a checkpoint for good at `last_preserved` or began then.
+
+    Args:
+        history: That of a run that has just begun.
+        earlier: The checkpoints taken over from the earlier run, oldest first.
+
+    Returns:
+        The history, and `earlier` with other times: infinite if a checkpoint is to be kept for good, 0 if not.
+
+    If a checkpoint became due while no run was active, only the first one of the new run is kept for it.
+    """
+    start = history.next_kept - keep_seconds
+    due = last_preserved + keep_seconds
+    decided: list[Saved] = []
+    for path, time in earlier:
+        stays = time > due
+        decided.append(Saved(path, math.inf if stays else 0.0))
+        due += keep_seconds if stays else 0.0
+    due = min(max(due, start), start + keep_seconds)
+    # `next_deletion` increases the time when each of those that stay leaves the list.
+    staying = sum(math.isinf(saved.time) for saved in decided)
+    return replace(history, next_kept=due - staying * keep_seconds), decided
+
+
 class Swept(NamedTuple):
-    """What a CheckpointManager remembers after a sweep, and what may go."""
+    """What a CheckpointManager remembers after a sweep, and what may be deleted."""
 
     tracked: tuple[Saved, ...]  # oldest first
-    last_preserved: float  # when the newest checkpoint that stays for good was saved
+    last_preserved: float  # when the newest checkpoint that is kept for good was saved
     expired: tuple[str, ...]  # oldest first
 
 
@@ -85,12 +124,12 @@ def sweep(
 ) -> Swept:
     """Expire the oldest of `tracked` until `max_to_keep` are left; None keeps all.
 
-    One that was saved `keep_seconds` or more after the last one kept for good is kept for good, too, and forgotten.
+    One that was saved `keep_seconds` or more after the last one kept for good is also kept for good, and forgotten.
     """
     excess = len(tracked) - max_to_keep if max_to_keep else 0
     expired: list[str] = []
     for path, time in tracked[: max(0, excess)]:
-        # Written as TensorFlow writes it: the rounding of another form would decide equal times differently.
+        # The same expression as in TensorFlow: another one would round, and decide about equal times, differently.
         if keep_seconds and time - keep_seconds >= last_preserved:
             last_preserved = time
         else:
@@ -99,7 +138,7 @@ def sweep(
 
 
 def saved_again(tracked: Sequence[Saved], path: str, now: float) -> tuple[Saved, ...]:
-    """`tracked` with `path` as the newest."""
+    """Return `tracked` with `path` as the newest."""
     return (*_without(tracked, path), Saved(path, now))
 
 
@@ -112,12 +151,21 @@ class KeepBest:
     """Keep the `k` best checkpoints by one metric, besides the newest ones.
 
     Args:
-        metric: Its name among the metrics given to `save`.
+        metric: Its name among the metrics that are passed to `save`.
         mode: Whether the lowest ("min") or the highest ("max") values are best.
-        k: How many.
+        k: How many checkpoints to keep.
 
     Raises:
-        InvalidArgumentError: one of them cannot be meant.
+        InvalidArgumentError: an argument is invalid.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> best = tfckpt.KeepBest("loss", "min", k=1)
+        >>> saver = tfckpt.Saver({"w": torch.ones(2)}, max_to_keep=1, keep_best=best)
+        >>> for step, loss in enumerate([0.5, 0.1, 0.9, 0.3]):
+        ...     path = saver.save("run/m", step, metrics={"loss": loss})
+        >>> saver.best_checkpoint, saver.last_checkpoints
+        ('run/m-1', ['run/m-3'])
     """
 
     metric: str
@@ -126,17 +174,51 @@ class KeepBest:
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
-            raise InvalidArgumentError(f"KeepBest: metric {self.metric!r} is no name. Name one that `save` is given")
+            raise InvalidArgumentError(
+                f"KeepBest: metric={self.metric!r}: pass the name of a metric that `save` is given"
+            )
         if self.mode not in get_args(Mode):
-            raise InvalidArgumentError(f'KeepBest: mode {self.mode!r}: say "min" or "max"')
+            raise InvalidArgumentError(f'KeepBest: mode={self.mode!r}: pass "min" or "max"')
         if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
-            raise InvalidArgumentError(f"KeepBest: k {self.k!r}: keep a positive number, or leave keep_best out")
+            raise InvalidArgumentError(
+                f"KeepBest: k={self.k!r}: pass a positive number of checkpoints, or omit keep_best"
+            )
+
+
+def check_keep_best(keep_best: object) -> None:
+    """InvalidArgumentError if `keep_best` is neither a KeepBest nor None."""
+    if keep_best is not None and not isinstance(keep_best, KeepBest):
+        raise InvalidArgumentError(
+            f'keep_best is a {type(keep_best).__name__}, not a KeepBest. Pass keep_best=KeepBest("loss", "min", k=2)'
+        )
+
+
+def check_max_to_keep(max_to_keep: object, *, zero_keeps_all: bool) -> None:
+    """InvalidArgumentError if `max_to_keep` is not None and not a number of checkpoints.
+
+    Args:
+        zero_keeps_all: Whether 0 is allowed.
+    """
+    if max_to_keep is None:
+        return
+    is_number = hasattr(max_to_keep, "__index__") and not isinstance(max_to_keep, bool)
+    if not is_number or max_to_keep < (0 if zero_keeps_all else 1):  # type: ignore[operator]
+        wanted, keeps_all = ("non-negative", "None and 0 keep") if zero_keeps_all else ("positive", "None keeps")
+        raise InvalidArgumentError(
+            f"Expected a {wanted} integer or `None` for `max_to_keep`, got {max_to_keep!r}. {keeps_all} all checkpoints"
+        )
+
+
+def check_keep_hours(hours: object) -> None:
+    """InvalidArgumentError if `keep_checkpoint_every_n_hours` is not a number of hours."""
+    if not isinstance(hours, SupportsFloat) or isinstance(hours, bool) or not float(hours) >= 0:  # NaN is not
+        raise InvalidArgumentError(f"keep_checkpoint_every_n_hours={hours!r}: pass a number of hours, 0 or more")
 
 
 def best_first(known: Sequence[str], metrics: Mapping[str, Metrics], rule: KeepBest) -> list[str]:
-    """The `known` checkpoints (oldest first) that have the metric, the best one first; the newer of two equal ones.
+    """Return the `known` checkpoints (oldest first) that have the metric, best first; of equal ones the newer first.
 
-    A value that is no number (NaN) is as good as none.
+    A value of NaN is ignored.
     """
     ranked: list[tuple[float, int, str]] = []
     for age, path in enumerate(reversed(known)):
@@ -149,13 +231,13 @@ def best_first(known: Sequence[str], metrics: Mapping[str, Metrics], rule: KeepB
 def protected(
     known: Sequence[str], pins: Collection[str], metrics: Mapping[str, Metrics], rule: KeepBest | None
 ) -> frozenset[str]:
-    """Which of the `known` checkpoints (oldest first) are pinned, or among the best."""
+    """Return which of the `known` checkpoints (oldest first) are pinned or among the best."""
     best = best_first(known, metrics, rule)[: rule.k] if rule is not None else []
     return frozenset(best).union(path for path in known if path in pins)
 
 
 class ExpiredCheckpoints(NamedTuple):
-    """What becomes of the checkpoints that are not kept for being new any more. Oldest first."""
+    """Checkpoints that are too old to be kept as new ones, oldest first."""
 
     protected: tuple[str, ...]
     to_delete: tuple[str, ...]
@@ -172,7 +254,7 @@ def partition(
     """Split expired checkpoints into those still protected and those to delete.
 
     Args:
-        newest: The checkpoints that are kept anyway, oldest first. They count when the best are chosen.
+        newest: The checkpoints that are kept because they are new, oldest first. They may be among the best.
         expired: The checkpoints that have become too old.
         protected_before: The checkpoints that became too old earlier and were protected then.
     """

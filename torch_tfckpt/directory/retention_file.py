@@ -9,15 +9,15 @@
     record.forget(to_delete)
     record.save()
 
-It is stored next to the state file, as `<its name>.retention.json`, while there is something to remember:
+It is stored next to the state file, as `<its name>.retention.json`, as long as there is something to store:
 
     {"version": 1, "best": {"metric": "loss", "mode": "min", "k": 3}, "pins": ["m-3"], "protected": ["m-3"],
      "metrics": {"m-7": {"loss": 0.5}}}
 
 Paths in it are relative to its directory and inside it. Values that are not JSON numbers are strings: "nan", "inf".
 
-Nothing is deleted for want of this file: checkpoints that no longer exist are forgotten, and if the file cannot be
-read, the checkpoints that might have been pinned in it are pinned.
+Checkpoints that no longer exist are forgotten. If the file cannot be read, the checkpoints that might have been pinned
+in it are pinned, so that none is deleted by mistake.
 """
 
 import json
@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from torch_tfckpt.directory.names import is_there
+from torch_tfckpt.directory.names import directory_key, is_there, path_key
 from torch_tfckpt.directory.retention import KeepBest, Metrics, best_first, partition
 from torch_tfckpt.directory.state_file import state_path
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError
@@ -38,7 +38,7 @@ from torch_tfckpt.storage.small_files import read_small, write_file
 from torch_tfckpt.text import printable, quoted
 
 VERSION: Final = 1
-MAX_BYTES: Final = 64 * 1024 * 1024  # half a million checkpoints; more is no file of ours
+MAX_BYTES: Final = 64 * 1024 * 1024  # enough for half a million checkpoints
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class _RetentionPlace:
     storage: Storage
     directory: str
     path: str  # of the file
-    text: bytes | None  # of the file as it is; None where there is none
+    text: bytes | None  # present contents of the file; None if it does not exist
     unreadable: bool = False
 
 
@@ -58,22 +58,21 @@ class RetentionRecord:
     """Pins, metrics and protected checkpoints of one Saver or CheckpointManager.
 
     Args:
-        best: Which checkpoints to keep for their metrics; None goes by the rule that the file names, if any.
+        best: Which checkpoints to keep because of their metrics; None: the rule in the file, if there is one.
 
-    Paths may be spelled in any way: two that lead to the same place are the same. One object may serve several
-    directories; each has its own file.
+    Different spellings of a path are the same path. One object may serve several directories; each has its own file.
     Threads: not safe.
     """
 
     def __init__(self, best: KeepBest | None = None) -> None:
         self.best = best
         self._places: dict[str, _RetentionPlace] = {}
-        # By absolute path. `_paths` has the spelling in which its owner saved it.
+        # Keys are those of `path_key`; `_paths` has the spelling in which the checkpoint was saved.
         self._paths: dict[str, str] = {}
         self._pins: set[str] = set()
         self._metrics: dict[str, dict[str, float]] = {}
         self._protected: list[str] = []
-        self._certain: set[str] = set()  # whose pin or want of one does not depend on what a file says
+        self._certain: set[str] = set()  # saved or unpinned here: no file can tell of a pin
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -91,9 +90,9 @@ class RetentionRecord:
         return [self._paths[key] for key in self._protected]
 
     def load(self, storage: Storage, directory: str, latest_filename: str | None = None) -> None:
-        """Reads the file of `directory`, the first time; a damaged one is logged."""
+        """Read the file of `directory`, unless it was read before; a damaged one is logged."""
         path = f"{state_path(directory, latest_filename)}.retention.json"
-        place = self._places.get(_key(directory or os.curdir))
+        place = self._places.get(directory_key(directory))
         if place is not None and place.path == path:
             return
         place = _RetentionPlace(storage, directory, path, None)
@@ -105,15 +104,15 @@ class RetentionRecord:
         except (CheckpointError, OSError) as error:
             place.unreadable = True
             _log.warning(
-                "%s: not read: %s. Which checkpoints were pinned is unknown, so those that are there will be pinned",
+                "%s: cannot be read: %s. It is unknown which checkpoints were pinned, so all that exist will be pinned",
                 printable(path),
                 str(error).removeprefix(f"{printable(path)}: "),
             )
-        # Last: after Ctrl-C in the middle it is read anew, or what was pinned would be taken for unpinned.
-        self._places[_key(directory or os.curdir)] = place
+        # Last: after Ctrl-C before this line the file is read again, or pinned checkpoints would count as not pinned.
+        self._places[directory_key(directory)] = place
 
     def note(self, path: str, metrics: Metrics | None = None) -> None:
-        """`path` was saved, with these metrics; what was known of an older checkpoint of that path is forgotten."""
+        """Note that `path` was saved with these metrics, and forget those of an older checkpoint of that path."""
         key = self._remember(path)
         self._paths[key] = path
         self._certain.add(key)
@@ -127,21 +126,21 @@ class RetentionRecord:
 
     def unpin(self, path: str) -> None:
         """End `pin`. If only the pin protected `path`, it is deleted when the next checkpoint is saved."""
-        self._pins.discard(_key(path))
-        self._certain.add(_key(path))
+        self._pins.discard(path_key(path))
+        self._certain.add(path_key(path))
 
     def partition(self, newest: Sequence[str], expired: Sequence[str]) -> list[str]:
         """Return the checkpoints to delete now that something was saved, oldest first.
 
         Args:
-            newest: The checkpoints that are kept for being new, oldest first.
+            newest: The checkpoints that are kept because they are new, oldest first.
             expired: The checkpoints that have become too old.
 
         A checkpoint that was protected until now is remembered as such until `forget`, in case it cannot be deleted.
         """
         unreadable = any(place.unreadable for place in self._places.values())
         if self.best is None and not (self._pins or self._protected or unreadable):
-            return list(expired)  # as most savers are: nothing protects any checkpoint
+            return list(expired)  # the usual case: no checkpoint is protected
         inside = [self._remember(path) for path in newest]
         outside = [self._remember(path) for path in expired]
         self._pin_what_may_have_been([*outside, *inside])
@@ -151,8 +150,8 @@ class RetentionRecord:
         return [self._paths[key] for key in split.to_delete]
 
     def forget(self, paths: Iterable[str]) -> None:
-        """They were deleted."""
-        for key in map(_key, paths):
+        """Forget checkpoints that were deleted."""
+        for key in map(path_key, paths):
             self._paths.pop(key, None)
             self._metrics.pop(key, None)
             self._certain.discard(key)
@@ -160,7 +159,7 @@ class RetentionRecord:
             self._protected = [other for other in self._protected if other != key]
 
     def best_first(self, newest: Sequence[str]) -> list[str]:
-        """The checkpoints that are known and have the metric, the best one first; empty where there is no rule."""
+        """Return the known checkpoints that have the metric, best first; empty if there is no rule."""
         if self.best is None:
             return []
         inside = [self._remember(path) for path in newest]
@@ -168,7 +167,7 @@ class RetentionRecord:
         return [self._paths[key] for key in best_first(known, self._metrics, self.best)]
 
     def save(self) -> None:
-        """Writes the files whose contents changed, durably; removes those in which nothing is left to remember.
+        """Write the files whose contents changed, durably; remove those that would be empty.
 
         Raises:
             OSError: the system refused.
@@ -184,32 +183,32 @@ class RetentionRecord:
             place.text = text
 
     def _remember(self, path: str) -> str:
-        key = _key(path)
+        key = path_key(path)
         self._paths.setdefault(key, path)
         return key
 
     def _pin_what_may_have_been(self, keys: Sequence[str]) -> None:
-        """Checkpoints from before a file that could not be read."""
+        """Pin the checkpoints that a file which could not be read may have listed as pinned."""
         for home, place in self._places.items():
             if place.unreadable:
                 old = [key for key in keys if self._home_of(key) == home and key not in self._certain]
                 self._pins.update(old)
                 if old:
                     shown = ", ".join(printable(self._paths[key]) for key in old)
-                    _log.warning("%s: pinned %s. Unpin what may go", printable(place.path), shown)
+                    _log.warning("%s: pinned %s. Unpin those that may be deleted", printable(place.path), shown)
                 place.unreadable = False
 
     def _home_of(self, key: str) -> str | None:
-        """The directory whose file speaks of `key`: the innermost one around it."""
+        """Return the directory whose file lists `key`: the innermost one that contains it."""
         around = [home for home in self._places if key.startswith(f"{home.rstrip('/')}/")]
         return max(around, key=len, default=None)
 
     def _take_over(self, place: _RetentionPlace, stored: "_RetentionFile") -> None:
-        """What the file says of checkpoints that are there."""
+        """Take over the contents of a file, for checkpoints that exist."""
         self.best = self.best or stored.best
         for name in dict.fromkeys((*stored.protected, *stored.pins, *stored.metrics)):
             path = os.path.join(place.directory, name)
-            key = _key(path)
+            key = path_key(path)
             if key in self._certain or not is_there(place.storage, path):
                 continue
             self._paths.setdefault(key, path)
@@ -221,7 +220,7 @@ class RetentionRecord:
                 self._protected.append(key)
 
     def _encode(self, home: str) -> bytes | None:
-        """The file of one directory; None where nothing is to be remembered."""
+        """Return the contents of the file of one directory; None if there is nothing to store."""
 
         def name(key: str) -> str:
             return key[len(home.rstrip("/")) + 1 :]
@@ -242,7 +241,7 @@ class RetentionRecord:
 
 
 def check_metrics(metrics: object) -> dict[str, float]:
-    """`metrics` as names and floats; InvalidArgumentError where they are anything else."""
+    """Return `metrics` as names and floats; InvalidArgumentError if they are anything else."""
     if metrics is None:
         return {}
     if not isinstance(metrics, Mapping):
@@ -250,17 +249,17 @@ def check_metrics(metrics: object) -> dict[str, float]:
     checked: dict[str, float] = {}
     for name, value in metrics.items():
         if not isinstance(name, str):
-            raise InvalidArgumentError(f"metrics: the name {name!r} is a {type(name).__name__}. Names are texts")
+            raise InvalidArgumentError(f"metrics: the name {name!r} is a {type(name).__name__}. Pass a str")
         try:
             checked[name] = float(value)
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor of several elements
-            raise InvalidArgumentError(f"metrics: {quoted(name)} is no number: {error}. Give a float") from error
+            raise InvalidArgumentError(f"metrics: {quoted(name)} is not a number: {error}. Pass a float") from error
     return checked
 
 
 @dataclass(frozen=True, slots=True)
 class _RetentionFile:
-    """What one file says. Names are paths relative to its directory."""
+    """Contents of one file. Names are paths relative to its directory."""
 
     best: KeepBest | None
     pins: list[str]
@@ -268,12 +267,8 @@ class _RetentionFile:
     metrics: dict[str, dict[str, float]]
 
 
-def _key(path: str) -> str:
-    return path.rstrip("/") if is_url(path) else os.path.abspath(path)
-
-
 def _decode(text: bytes) -> _RetentionFile:
-    """DataLossError where it is not what `save` writes."""
+    """Decode a file; DataLossError if it is not what `save` writes."""
     try:
         content = json.loads(text)
         version = content["version"]
@@ -289,17 +284,17 @@ def _decode(text: bytes) -> _RetentionFile:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, DataLossError):
             raise
-        raise DataLossError(f"it is no retention file: {type(error).__name__}: {error}") from error
+        raise DataLossError(f"not a retention file: {type(error).__name__}: {error}") from error
 
 
 def _names(names: Any) -> list[str]:
     if not isinstance(names, list):
-        raise DataLossError(f"a {type(names).__name__} stands where a list of names should")
+        raise DataLossError(f"found a {type(names).__name__} instead of a list of names")
     return [_name(name) for name in names]
 
 
 def _name(name: Any) -> str:
-    """`name`, which leads to nothing outside of the directory; a file must not have others deleted."""
+    """Return `name` if it is inside the directory, so that the file cannot cause deletions elsewhere."""
     if (
         not isinstance(name, str)
         or not name
@@ -309,5 +304,5 @@ def _name(name: Any) -> str:
         or os.path.normpath(name) != name
         or name.split("/")[0] == ".."
     ):
-        raise DataLossError(f"{name!r} is no name of a checkpoint in its directory")
+        raise DataLossError(f"{name!r} is not the name of a checkpoint in its directory")
     return name

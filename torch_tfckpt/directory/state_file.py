@@ -1,4 +1,4 @@
-"""The `checkpoint` file: which checkpoint of a directory is the newest, and which others are kept.
+"""The `checkpoint` file: which checkpoint of a directory is the newest, and which others are tracked.
 
     model_checkpoint_path: "model-7"
     all_model_checkpoint_paths: "model-6"
@@ -10,11 +10,11 @@
 It is the text of a CheckpointState message, byte for byte as TensorFlow writes it. Relative paths are relative to the
 directory of the file.
 
-The strings of a message are UTF-8, but names of files need not be. A byte that is none is spelled as a null character,
-which no path holds, and two hexadecimal digits: "mod\\0ffel" in the message, mod\\000ffel in the file. `to_stored` and
-`from_stored` translate; for every other path they do nothing.
+The strings of a message are UTF-8, but file names need not be. A byte that is not valid UTF-8 is written as a null
+character, which paths never contain, and two hexadecimal digits: "mod\\0ffel" in the message, mod\\000ffel in the file.
+`to_stored` and `from_stored` convert; all other paths are not changed.
 
-Source: tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
+Source: tensorflow/python/checkpoint/checkpoint_management.py.
 """
 
 import logging
@@ -40,9 +40,9 @@ from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import read_small, write_file
 from torch_tfckpt.text import escaped, printable, quoted
 
-MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # forty thousand paths; more is no state file
-_MEND: Final = "Mend or remove the file, or name one of the checkpoints beside it"
-_NO_UTF8: Final = re.compile("[\udc80-\udcff]")  # what os.fsdecode makes of bytes that are no UTF-8
+MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # enough for forty thousand paths
+_FIX: Final = "Fix or remove the file, or pass one of the checkpoints in its directory"
+_NO_UTF8: Final = re.compile("[\udc80-\udcff]")  # what os.fsdecode returns for bytes that are not UTF-8
 _SPELLED: Final = re.compile("\0([89a-f][0-9a-f])")
 _SURROGATES: Final = 0xDC00
 
@@ -50,31 +50,31 @@ _log = logging.getLogger(__name__)
 
 
 def to_stored(path: str) -> str:
-    """`path` as a message holds it."""
+    """Return `path` as it is written in a message."""
     return _NO_UTF8.sub(lambda match: f"\0{ord(match[0]) - _SURROGATES:02x}", path)
 
 
 def from_stored(text: str) -> str:
-    """The path that `to_stored` made `text` of."""
+    """Return the path that `to_stored` converted to `text`."""
     return _SPELLED.sub(lambda match: chr(_SURROGATES + int(match[1], 16)), text)
 
 
 def directory_path(path: AnyPath) -> str:
-    """Any spelling of a directory; "" is the working directory, as in TensorFlow."""
+    """Return a directory as a str; "" is the working directory, as in TensorFlow."""
     return "" if path in ("", b"") else fspath(path)
 
 
 def state_path(directory: str, latest_filename: str | None = None) -> str:
-    """The state file of `directory`."""
+    """Return the path of the state file of `directory`."""
     return os.path.join(directory, latest_filename or STATE_FILE)
 
 
 def read_state(storage: Storage, path: str) -> CheckpointState:
-    """The `checkpoint` file at `path`, its paths as they are stored.
+    """Read the state file at `path`; paths are returned as they are stored.
 
     Raises:
         NotFoundError: it does not exist.
-        DataLossError: it does not parse, or names no checkpoint.
+        DataLossError: it cannot be parsed, or names no checkpoint.
     """
     state = _parse(storage, path)
     _check(state, f"{printable(path)}: Invalid checkpoint state")
@@ -82,8 +82,8 @@ def read_state(storage: Storage, path: str) -> CheckpointState:
 
 
 def _parse(storage: Storage, path: str) -> CheckpointState:
-    content = read_small(storage, path, MAX_STATE_BYTES, "a checkpoint state file", _MEND)
-    # Raw bytes that are not UTF-8, which another program may have written, are spelled as ours are.
+    content = read_small(storage, path, MAX_STATE_BYTES, "a checkpoint state file", _FIX)
+    # Raw bytes that are not UTF-8, which another program may have written, are converted to our spelling.
     text = _NO_UTF8.sub(
         lambda match: f"\\000{ord(match[0]) - _SURROGATES:02x}", content.decode("utf-8", "surrogateescape")
     )
@@ -92,25 +92,25 @@ def _parse(storage: Storage, path: str) -> CheckpointState:
         text_format.Parse(text, state)
     except (text_format.ParseError, UnicodeError, ValueError) as error:
         finding = escaped(str(error))
-        raise DataLossError(f"{printable(path)}: no checkpoint state file: {finding}. {_MEND}") from error
+        raise DataLossError(f"{printable(path)}: not a checkpoint state file: {finding}. {_FIX}") from error
     return state
 
 
 def _check(state: CheckpointState, what: str) -> None:
-    """DataLossError where the newest checkpoint has no name, or one that can be no path."""
+    """Raise DataLossError if the newest checkpoint has no name, or one that cannot be a path."""
     if not state.model_checkpoint_path:
-        raise DataLossError(f"{what}: it names no checkpoint. {_MEND}")
+        raise DataLossError(f"{what}: it names no checkpoint. {_FIX}")
     try:
         fspath(from_stored(state.model_checkpoint_path))
     except InvalidArgumentError as error:
-        raise DataLossError(f"{what}: {error}. {_MEND}") from error
+        raise DataLossError(f"{what}: {error}. {_FIX}") from error
 
 
 def resolve_in(storage: Storage, directory: str, stored: str) -> str:
-    """The path that a state file in `directory` means by `stored`.
+    """Return the path that `stored` means in a state file of `directory`.
 
-    Relative paths are relative to the directory. An absolute path that leads nowhere, as after the directory was moved,
-    is looked for under its last component in the directory.
+    Relative paths are relative to the directory. If there is no checkpoint at an absolute path, for example because the
+    directory was moved, a checkpoint of the same name in the directory is used.
     """
     if not (os.path.isabs(stored) or is_url(stored)):
         return os.path.join(directory, stored)
@@ -124,23 +124,29 @@ def resolve_in(storage: Storage, directory: str, stored: str) -> str:
 def get_checkpoint_state(
     checkpoint_dir: AnyPath, latest_filename: str | None = None, *, storage: Storage | None = None
 ) -> CheckpointState | None:
-    """What the state file of a directory says.
+    """Read the state file of a directory.
 
     Args:
         checkpoint_dir: The directory.
-        latest_filename: The file's name; None takes "checkpoint".
-        storage: Where it lies; None tells by the path.
+        latest_filename: The file's name; None: "checkpoint".
+        storage: Where files are stored; None chooses by the path.
 
     Returns:
-        The message, its relative paths led by `checkpoint_dir`. An absolute path that leads nowhere, as after the
-        directory was moved, becomes the checkpoint of that name in the directory, if there is one. None where there is
-        no such file; also where it cannot be read or parsed, which is logged.
+        The message, with `checkpoint_dir` before its relative paths. If there is no checkpoint at an absolute path, for
+        example because the directory was moved, it is replaced by the checkpoint of that name in the directory, if
+        there is one. None if there is no state file, or it cannot be read or parsed, which is logged.
 
     Raises:
-        DataLossError (a ValueError): it parses, but names no checkpoint, as an empty file does.
+        DataLossError (a ValueError): it can be parsed, but names no checkpoint, for example because it is empty.
 
-    Cost: reads the file; looks for the checkpoints that absolute paths name.
-    Source: get_checkpoint_state in tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.Saver({"w": torch.ones(2)}).save("run/m", global_step=7)
+        >>> tfckpt.get_checkpoint_state("run").model_checkpoint_path
+        'run/m-7'
+
+    Cost: reads the file; checks which of the absolute paths exist.
+    Source: get_checkpoint_state in tensorflow/python/checkpoint/checkpoint_management.py.
     """
     directory = directory_path(checkpoint_dir)
     storage = storage or storage_of(directory)
@@ -163,7 +169,7 @@ def _resolved(storage: Storage, directory: str, stored: str) -> str:
     try:
         path = fspath(from_stored(stored))
     except InvalidArgumentError:
-        return stored  # one of several, which can be no path and so is not there
+        return stored  # not a path, so there is no such checkpoint
     return to_stored(resolve_in(storage, directory, path))
 
 
@@ -174,21 +180,27 @@ def generate_checkpoint_state_proto(
     all_model_checkpoint_timestamps: Sequence[float] | None = None,
     last_preserved_timestamp: float | None = None,
 ) -> CheckpointState:
-    """The message that names `model_checkpoint_path` as the newest checkpoint of `save_dir`. Writes nothing.
+    """Create the message that names `model_checkpoint_path` as the newest checkpoint of `save_dir`.
 
     Args:
         save_dir: The directory that the message is for. If it is relative, relative paths are made relative to it;
-            if it is absolute, all paths stay as they are.
+            if it is absolute, paths are not changed.
         model_checkpoint_path: The newest checkpoint.
-        all_model_checkpoint_paths: All that are kept, oldest first; the newest is added if it is not the last of them.
-            The list itself is left alone (TensorFlow changes it).
-        all_model_checkpoint_timestamps: When each was saved, in seconds since the epoch; none, or one a path.
-        last_preserved_timestamp: When the newest checkpoint that stays for good was saved.
+        all_model_checkpoint_paths: All that are tracked, oldest first; the newest is added if it is not the last one.
+            The list itself is not changed (in TensorFlow it is).
+        all_model_checkpoint_timestamps: When each was saved, in seconds since the epoch: one for each path, or none.
+        last_preserved_timestamp: When the newest checkpoint that is kept for good was saved.
 
     Raises:
-        InvalidArgumentError: timestamps and paths differ in number, or something is no path.
+        InvalidArgumentError: the numbers of timestamps and paths differ, or something is not a path.
 
-    Source: generate_checkpoint_state_proto in tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> state = tfckpt.generate_checkpoint_state_proto("run", "run/m-7", ["run/m-6", "run/m-7"])
+        >>> state.model_checkpoint_path, list(state.all_model_checkpoint_paths)
+        ('m-7', ['m-6', 'm-7'])
+
+    Source: generate_checkpoint_state_proto in tensorflow/python/checkpoint/checkpoint_management.py.
     """
     directory = directory_path(save_dir)
     paths = [fspath(path) for path in (*(all_model_checkpoint_paths or ()), model_checkpoint_path)]
@@ -197,7 +209,7 @@ def generate_checkpoint_state_proto(
     if all_model_checkpoint_timestamps and len(all_model_checkpoint_timestamps) != len(paths):
         raise InvalidArgumentError(
             f"Checkpoint timestamps, if provided, must match checkpoint paths (got {len(paths)} paths and "
-            f"{len(all_model_checkpoint_timestamps)} timestamps). Give one a path, that of the newest checkpoint last"
+            f"{len(all_model_checkpoint_timestamps)} timestamps). Pass one for each path, the newest last"
         )
     if is_url(directory):
         paths = [_relative(path, directory) for path in paths]
@@ -223,19 +235,26 @@ def update_checkpoint_state(
     *,
     storage: Storage | None = None,
 ) -> None:
-    """Writes the state file of `save_dir`, durably and in one step: a reader finds the old file or the new one.
+    """Write the state file of `save_dir`, durably and atomically: a reader finds the old file or the new one.
 
     Args:
-        latest_filename: The file's name; None takes "checkpoint".
-        storage: Where it lies; None tells by the path.
-        others: As in `generate_checkpoint_state_proto`.
+        latest_filename: The file's name; None: "checkpoint".
+        storage: Where files are stored; None chooses by the path.
+        others: As for `generate_checkpoint_state_proto`.
 
     Raises:
         InvalidArgumentError: as `generate_checkpoint_state_proto`.
         FailedPreconditionError (a RuntimeError): the newest checkpoint has the path of the state file.
-        OSError: the system refused, as it does where there is no such directory.
+        OSError: the system refused, for example because the directory does not exist.
 
-    Source: update_checkpoint_state in tensorflow/python/checkpoint/checkpoint_management.py; spec: SAVER 5.
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1")
+        >>> tfckpt.update_checkpoint_state(".", path)
+        >>> tfckpt.latest_checkpoint(".")
+        './model.ckpt-1'
+
+    Source: update_checkpoint_state in tensorflow/python/checkpoint/checkpoint_management.py.
     """
     directory = directory_path(save_dir)
     state = generate_checkpoint_state_proto(
@@ -259,7 +278,7 @@ def update_relative_state(
     storage: Storage | None = None,
 ) -> None:
     """`update_checkpoint_state` with every path made relative to `save_dir`, so that the directory can be moved."""
-    # Under an absolute directory, relative paths are left as they are.
+    # For an absolute directory, relative paths are not changed.
     state = generate_checkpoint_state_proto(
         save_dir if is_url(save_dir) else os.path.abspath(save_dir),
         _relative(model_checkpoint_path, save_dir),
@@ -271,17 +290,17 @@ def update_relative_state(
 
 
 def write_state(storage: Storage, path: str, state: CheckpointState) -> None:
-    """Writes `state` as the file at `path`. Errors as `update_checkpoint_state`."""
+    """Write `state` to the file at `path`. Errors as `update_checkpoint_state`."""
     if from_stored(state.model_checkpoint_path) == path:
         raise FailedPreconditionError(
             f"Save path {quoted(printable(path))} conflicts with path used for checkpoint state. Save under another "
-            f"name, or give the state file one by latest_filename"
+            f"name, or name the state file by latest_filename"
         )
     write_file(storage, path, text_format.MessageToString(state, as_utf8=True).encode())
 
 
 def _relative(path: str, directory: str) -> str:
-    """`path` relative to `directory`; a relative one is relative to an absolute directory already."""
+    """Return `path` relative to `directory`. A relative path is not changed if the directory is absolute."""
     if is_url(path) or is_url(directory):
         return path.removeprefix(f"{directory.rstrip('/')}/")
     if os.path.isabs(directory) and not os.path.isabs(path):

@@ -185,7 +185,7 @@ def _find_by_name(
     for name, names in possible.items():
         for each in names:
             wanted.setdefault(each, set()).add(name)
-    counted = sum(not target.counts_batches for target in targets)
+    counted = {target.name for target in targets if not target.counts_batches}
     ways = stored_names(reader, averages, leave_out=taken)
     if prefix is None:
         naming = choose_naming(ways, wanted, counted, reader.path)

@@ -9,7 +9,7 @@ decided for the module as a whole, so that no two layers come from two models. W
 error.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, checkpoint_key
 from torch_tfckpt.models.auxiliary import AVERAGE, OUTPUT
 from torch_tfckpt.saveables.module_state import shared_names
+from torch_tfckpt.saveables.name_prefixes import prefixes_of_names
 from torch_tfckpt.text import listed, quoted
 
 _LISTED: Final = 8  # candidates that a text lists
@@ -67,16 +68,10 @@ class Names:
             self._found = {name: stored for name, stored in self._found.items() if len(stored) == 1}
 
     def below(self, wanted: Mapping[str, set[str]]) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
         owners: dict[str, set[str]] = {}
         for name, of in wanted.items():
             owners.setdefault(dotted(name), set()).update(of)
-        longest = max(map(len, owners), default=0)
-        for name in self._found:
-            for start in _starts(name, len(name) - longest):
-                if name[start:] in owners:
-                    found.setdefault(name[:start], set()).update(owners[name[start:]])
-        return found
+        return prefixes_of_names(self._found, owners, ".")
 
     def find(self, prefix: str, name: str) -> list[StoredVariable]:
         stored = self._found.get(prefix + dotted(name), [])
@@ -201,12 +196,15 @@ class Naming:
         return self.names.keys_below(self.prefix)
 
 
-def choose_naming(ways: list[StoredNames], wanted: Mapping[str, set[str]], count: int, place: str) -> Naming:
+def choose_naming(
+    ways: list[StoredNames], wanted: Mapping[str, set[str]], counted: Collection[str], place: str
+) -> Naming:
     """The way, and the prefix, by which most of a module is found.
 
     Args:
         wanted: Possible stored name -> the tensors of the module that it may be of.
-        count: Tensors to be found. A prefix counts only where more than half of them stand below it.
+        counted: Tensors that every checkpoint of the module has. A prefix is considered only if more tensors are found
+            below it than half of these.
         place: The checkpoint, for texts.
 
     Raises:
@@ -214,23 +212,27 @@ def choose_naming(ways: list[StoredNames], wanted: Mapping[str, set[str]], count
 
     Cost: looks at all names, and at all children of the root.
     """
-    found = {(order, prefix): len(of) for order, way in enumerate(ways) for prefix, of in way.below(wanted).items()}
+    owners = {(order, prefix): of for order, way in enumerate(ways) for prefix, of in way.below(wanted).items()}
+    found = {where: len(of) for where, of in owners.items()}
+    count = len(counted)
     best = max(found.values(), default=0)
     without_prefix = max((number for (_, prefix), number in found.items() if not prefix), default=0)
     leading = [Naming(ways[order], prefix) for (order, prefix), number in found.items() if number == best]
+    # Others may be found as well, such as counters of batches, which TensorFlow's checkpoints do not have.
+    found_of_counted = min((len(of.intersection(counted)) for of in owners.values() if len(of) == best), default=0)
     if without_prefix == best or best * 2 <= count:
         order = next((order for order in range(len(ways)) if found.get((order, ""), 0) == without_prefix), 0)
         remark = ""
         if without_prefix < best and next(_rivals(leading, wanted), None) is None:
             spelled = quoted(leading[0].spelled_prefix)
-            remark = f"{best} of {count} stand below {spelled}; pass prefix={spelled}"
+            remark = f"{found_of_counted} of {count} stand below {spelled}; pass prefix={spelled}"
         return Naming(ways[order], "", remark)
     rivals = list(_rivals(leading, wanted))
     if rivals:
         prefixes = [naming.spelled_prefix for naming in (leading[0], *rivals)]
         raise InvalidArgumentError(
-            f"{place}: the module may be what stands below any of {len(prefixes)} prefixes, {best} of its {count} "
-            f"tensors are found below each: {listed(prefixes, _LISTED)}. Say which, by prefix=, or map names"
+            f"{place}: the module may be what stands below any of {len(prefixes)} prefixes, {found_of_counted} of its "
+            f"{count} tensors are found below each: {listed(prefixes, _LISTED)}. Say which, by prefix=, or map names"
         )
     return leading[0]
 
@@ -279,13 +281,3 @@ def path_of(key: str) -> str:
 
 def _keys(naming: Naming, wanted: Iterable[str]) -> set[str]:
     return {stored.key for name in wanted for stored in naming.find(name)}
-
-
-def _starts(name: str, earliest: int) -> Iterator[int]:
-    """Where the parts of a dotted name begin, from some place on: of a name as long as a book only the end counts."""
-    if earliest <= 0:
-        yield 0
-    at = name.find(".", max(0, earliest - 1))
-    while at >= 0:
-        yield at + 1
-        at = name.find(".", at + 1)

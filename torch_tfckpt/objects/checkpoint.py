@@ -1,16 +1,18 @@
-"""Checkpoint: a tree of objects saved by where they stand in it, as tf.train.Checkpoint does.
+"""Checkpoint: save a tree of objects by their paths in it, as tf.train.Checkpoint does.
 
     checkpoint = Checkpoint(model=model, optimizer=optimizer, step=step, epoch=0)
-    path = checkpoint.save("run/ckpt")                        # run/ckpt-1, and run/checkpoint names it
+    path = checkpoint.save("run/ckpt")                        # run/ckpt-1, named in run/checkpoint
     checkpoint.restore(path).assert_consumed()                # into the same objects, in place
 
-TensorFlow's Checkpoint over objects with the same attribute names restores it, and the other way round.
+TensorFlow's Checkpoint of objects with the same attribute names can restore it, and vice versa.
 
-Source: tensorflow/python/checkpoint/checkpoint.py; spec: SAVER 7, FORMATS 4.
+Source: tensorflow/python/checkpoint/checkpoint.py.
 """
 
 import copy
+import logging
 import os
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -39,35 +41,50 @@ from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.local import LocalStorage
 from torch_tfckpt.storage.names import fspath, is_url
-from torch_tfckpt.text import printable
+from torch_tfckpt.text import counted, escaped, listed, printable
 from torch_tfckpt.transfer.staging import Staging
 
 _SAVE_COUNTER: Final = "save_counter"
 _ROOT: Final = "root"
-# Attributes that are no objects of the checkpoint.
+_SHOWN: Final = 8  # names that a repr lists
+# Attributes that are not objects of the checkpoint.
 _OWN: Final = frozenset(
     {"_tracked", "_attached", "_save_counter", "_storage", "_staging", "_in_flight", "_restoration"}
 )
 
 
+_log = logging.getLogger(__name__)
+
+
 class Checkpoint:
-    """Saves and restores objects.
+    """Saves and restores a tree of objects, as tf.train.Checkpoint does.
 
     Args:
-        root: An object whose children are the checkpoint's; also a weak reference to one. None: the Checkpoint itself.
-        storage: Where files are stored; None chooses by the path. An object of this name is set as an attribute:
-            `checkpoint.storage = module`.
+        root: An object whose children are saved as the checkpoint's; may be a weak reference. None: the Checkpoint
+            itself.
+        storage: Where files are stored; None chooses by the path. To save an object under this name, set it as an
+            attribute: `checkpoint.storage = module`.
         objects: More children: tensors, Parameters, Variables, Modules, Optimizers; objects with state_dict and
             load_state_dict (schedulers, RNGState); plain values; dicts and lists of all these; other Checkpoints.
 
     Raises:
-        ValueError: an object that cannot be saved; a name that `root` or Checkpoint itself has for something else.
+        ValueError: an object that cannot be saved; a name that `root` or Checkpoint itself uses for something else.
         InvalidArgumentError: `storage` is not a storage.
 
-    The objects are attributes, and attributes that are set later are objects of the checkpoint, too. What they hold is
-    looked up anew at every save and restore. Of modules it is parameters, persistent buffers, submodules and extra
-    state; of optimizers slot variables and the rest of their state. A plain value such as `checkpoint.epoch` gives way
-    to the one restored; dicts and lists get other contents.
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> model = torch.nn.Linear(2, 1)
+        >>> checkpoint = tfckpt.Checkpoint(model=model, epoch=3)
+        >>> path = checkpoint.save("run/ckpt")
+        >>> checkpoint.epoch = 0
+        >>> status = checkpoint.restore(path).assert_consumed()
+        >>> path, checkpoint.epoch
+        ('run/ckpt-1', 3)
+
+    The objects are attributes, and attributes that are set later are objects of the checkpoint, too. Their contents are
+    looked up at every save and restore: of modules, parameters, persistent buffers, submodules and extra state; of
+    optimizers, slot variables and the rest of their state. A plain value such as `checkpoint.epoch` is replaced by the
+    restored one; dicts and lists get new contents.
     Threads: one at a time.
     """
 
@@ -77,27 +94,31 @@ class Checkpoint:
                 f"storage is a {type(storage).__name__}; it takes a Storage, where files are stored. To save an object "
                 f"under this name, set it as an attribute: checkpoint.storage = ..."
             )
-        self._tracked: dict[str, None] = {}  # names of the children, in the order in which they came
+        self._tracked: dict[str, None] = {}  # names of the children, in the order in which they were added
         self._attached = root is not None
         self._save_counter: torch.Tensor | None = None
         self._storage = storage
         self._staging = Staging()
         self._in_flight = InFlight()
-        self._restoration: Restoration | None = None  # so that what it lacks is told when this object dies
+        self._restoration: Restoration | None = (
+            None  # kept, so that missing values are logged when this object is deleted
+        )
         given = objects
         if root is not None:
             _assert_root(root() if isinstance(root, weakref.ref) else root)
-            self.__dict__[_ROOT] = root  # the others are held against what it has
+            self.__dict__[_ROOT] = root  # the others are checked against its children
             given = {**objects, _ROOT: root}
         for name in sorted(given):
             if name in _OWN:
-                raise ValueError(f"Checkpoint.{name} is an attribute of its own. Give the object another name")
+                raise ValueError(
+                    f"Checkpoint.{name} is an attribute of Checkpoint itself. Give the object another name"
+                )
             setattr(self, name, given[name])
 
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """The objects are attributes whose names are known to the caller only."""
+            """Return an object; type checkers cannot know the names."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in _OWN:
@@ -120,7 +141,7 @@ class Checkpoint:
             return
         try:
             child_added(self._parent, name, self._child(name))
-        except BaseException:  # as a module does not have what a hook refuses
+        except BaseException:  # as in a module, if a hook raises, the attribute is not set
             if known:
                 self.__dict__[name] = before
             else:
@@ -130,6 +151,10 @@ class Checkpoint:
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
         self._tracked.pop(name, None)
+
+    def __repr__(self) -> str:
+        names = [name for name in self._tracked if name != _SAVE_COUNTER]
+        return f"Checkpoint({listed(names, _SHOWN, escaped)})"
 
     def __copy__(self) -> Self:
         new = type(self).__new__(type(self))
@@ -144,58 +169,59 @@ class Checkpoint:
         return new
 
     def _become_copy(self, other: Self, objects: Mapping[str, object], save_counter: torch.Tensor | None) -> None:
-        """Take over everything but saves in flight, their memory, and what a restore has left."""
+        """Copy everything except saves in flight, their memory, and pending restores."""
         self.__dict__.update(objects, _tracked=dict(other._tracked), _save_counter=save_counter)
         self.__dict__.update(_attached=other._attached, _storage=other._storage)
         self.__dict__.update(_staging=Staging(), _in_flight=InFlight(), _restoration=None)
 
     @property
     def save_counter(self) -> torch.Tensor:
-        """How often `save` was called, an int64 scalar that is saved with the rest. May be changed in place."""
+        """Number of calls of `save`, an int64 scalar that is saved, too. May be changed in place."""
         if self._save_counter is None:
             counter = _zero()
-            child_added(self._parent, _SAVE_COUNTER, counter)  # what `read` found for it
+            child_added(self._parent, _SAVE_COUNTER, counter)  # restores the value that `read` found
             self._begin_to_count(counter)
             return counter
         return self._save_counter
 
     def write(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
-        """Writes a checkpoint under this very prefix: no number, no state file.
+        """Write a checkpoint under exactly this prefix: no number, no state file.
 
         Args:
-            file_prefix: Directories that it lacks are made.
+            file_prefix: Prefix of its files. Directories that do not exist are made.
+            options: See CheckpointOptions.
 
         Returns:
             The prefix.
 
         Raises:
-            ValueError, TypeError: an object that cannot be saved; nothing was written.
-            InvalidArgumentError, UnimplementedError: a value that no checkpoint holds; nothing was written.
+            ValueError, TypeError: an object cannot be saved; nothing was written.
+            InvalidArgumentError, UnimplementedError: a value cannot be stored in a checkpoint; nothing was written.
             IncompleteSaveError (an OSError): the system refused a step; nothing was published.
-            What an earlier save beside training failed with, if nobody has asked for it.
+            The error of an earlier save in the background, if it was not raised by `result()`.
 
-        Durable when it returns, unless `options.enable_async`. Cost: one write of the bytes; host memory as
-        StagingOptions says, for values that are not in host memory.
+        Durable when it returns, unless `options.enable_async`. Cost: one write of the bytes; host memory within
+        StagingOptions for values that are not in host memory.
         """
         return self._write(fspath(file_prefix), _checked(options), _no_more)
 
     def save(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
-        """Counts up, writes `file_prefix-N`, and lets the state file beside it name just that. Nothing is ever deleted.
+        """Increment the counter, write `file_prefix-N`, and name only that in the state file. Deletes nothing.
 
-        Errors and cost as `write`. A CheckpointManager keeps some of them and deletes others.
+        Errors and cost as `write`. Use a CheckpointManager to delete old checkpoints.
         """
         checked = _checked(options)
         path = self._numbered(file_prefix)
         return self._write(path, checked, lambda: self._name_newest(path))
 
     def save_async(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> SaveHandle:
-        """`save`, beside training: returns once the values are safe from what training does next.
+        """`save` in the background: returns as soon as training may change the values.
 
         Returns:
-            A handle: `staged`, `done()`, and `result()`, which is what `save` returns or raises.
+            A handle with `staged`, `done()` and `result()`, which returns or raises what `save` would.
 
-        An error that nobody asks for by `result()` is raised by the next call of this object, or at exit.
-        Cost: values are copied within StagingOptions.async_bytes; what does not fit is copied when earlier bytes are
+        An error that is not raised by `result()` is raised by the next call of this object, or at exit.
+        Cost: values are copied within StagingOptions.async_bytes; the rest is copied when earlier bytes have been
         written, and this returns later.
         """
         checked = _checked(options)
@@ -203,21 +229,22 @@ class Checkpoint:
         return self._start(path, checked, lambda: self._name_newest(path))
 
     def read(self, save_path: AnyPath, options: CheckpointOptions | None = None) -> LoadStatus:
-        """Restores what `write` wrote, in place. Errors and cost as `restore`, which also restores the counter."""
+        """Restore in place what `write` wrote. Errors and cost as `restore`, which also restores the counter."""
         self.sync()
         options = _checked(options)
         with CheckpointReader(save_path, storage=self._storage) as reader:
             return self._restore(reader, options)
 
     def restore(self, save_path: AnyPath | None, options: CheckpointOptions | None = None) -> LoadStatus:
-        """Restores all objects that are there, in place, and those to come when they come.
+        """Restore all objects in place, and objects that are added later when they are added.
 
         Args:
-            save_path: What `save` returned, or any spelling of a checkpoint that CheckpointReader takes. None: nothing
-                is restored, and the status says so.
+            save_path: What `save` returned, or anything else that CheckpointReader accepts. None: nothing is restored,
+                and the assertions of the status fail.
+            options: See CheckpointOptions.
 
         Returns:
-            A status; `assert_consumed()` makes sure that nothing was left on either side.
+            A status; `assert_consumed()` checks that all values and all objects were matched.
 
         Raises:
             NotFoundError: there is no such checkpoint, or a data file or tensor of it is missing.
@@ -225,11 +252,11 @@ class Checkpoint:
             DataLossError: a value or the graph is damaged.
 
         Names, dtypes and shapes of all objects are checked, and all values read and verified, before the first is
-        assigned. Parameters stay the objects they are, on their devices; lazy ones get the stored shape. A module that
-        is given a parameter, buffer or submodule later, and this object an attribute, restore it then; items of dicts
-        and lists are looked at by the next restore.
-        A checkpoint with tensors by name, as Saver writes them, is restored by the names that a Saver of the same
-        objects would have. Cost: one read of the values; host memory of all of them.
+        assigned. Parameters stay the same objects on the same devices; lazy ones get the stored shape. A parameter,
+        buffer or submodule that is added to a module later, or an attribute of this object, is restored then; new items
+        of dicts and lists are restored by the next restore.
+        A checkpoint with tensors by name, as written by Saver, is restored by the names that a Saver of the same
+        objects would use. Cost: one read of the values; host memory of all of them.
         """
         self.sync()
         options = _checked(options)
@@ -254,13 +281,13 @@ class Checkpoint:
                 raise
 
     def sync(self) -> None:
-        """Returns once nothing is being saved any more; raises what a save beside training failed with."""
+        """Return once no save is in flight. Raises the error of a save in the background."""
         self._in_flight.sync()
 
     # The objects.
 
     def _trackable_children(self) -> Mapping[str, object]:
-        """What this object has, where it is part of another Checkpoint."""
+        """Return the children of this object, for another Checkpoint that contains it."""
         return {name: self._child(name) for name in self._tracked}
 
     @property
@@ -268,12 +295,14 @@ class Checkpoint:
         root = self.__dict__[_ROOT]
         target = root() if isinstance(root, weakref.ref) else root
         if target is None:
-            raise FailedPreconditionError("the root object of this Checkpoint is gone: it had a weak reference only")
+            raise FailedPreconditionError(
+                "the root object of this Checkpoint was deleted, to which it has only a weak reference. Keep the object"
+            )
         return target
 
     @property
     def _parent(self) -> object:
-        """The object whose children the tracked ones are."""
+        """The object that has the tracked objects as children."""
         return self._root_object if self._attached else self
 
     @property
@@ -286,7 +315,7 @@ class Checkpoint:
         return ChildrenOf(own, [(name, self._child(name)) for name in self._tracked if name not in names])
 
     def _child(self, name: str) -> object:
-        """The object of that name, or of a plain value the place it has."""
+        """Return the object of that name; for a plain value, an object that can replace it."""
         value = self._save_counter if name == _SAVE_COUNTER else self.__dict__[name]
         if isinstance(value, weakref.ref):
             return value()
@@ -311,11 +340,15 @@ class Checkpoint:
         if options.enable_async:
             self._start(path, options, then)
             return path
-        return complete(self._begin(path, options, snapshot=False), options, then)
+        begun = time.monotonic()
+        return complete(self._begin(path, options, snapshot=False), options, then, begun)
 
     def _start(self, path: str, options: CheckpointOptions, then: Callable[[], None]) -> SaveHandle:
+        begun = time.monotonic()
         pending = self._begin(path, options, snapshot=True)
-        return self._in_flight.start(pending.staged, lambda: complete(pending, options, then), pending.abandon)
+        return self._in_flight.start(
+            path, pending.staged, lambda: complete(pending, options, then, begun), pending.abandon
+        )
 
     def _begin(self, path: str, options: CheckpointOptions, *, snapshot: bool) -> PendingSave:
         self.sync()
@@ -325,7 +358,7 @@ class Checkpoint:
         return begin_to_save(self._node, storage, path, options, self._staging, snapshot=snapshot)
 
     def _name_newest(self, path: str) -> None:
-        """Lets the state file of the checkpoint's directory name it, and nothing else."""
+        """Write the state file of the checkpoint's directory, which names only this checkpoint."""
         update_relative_state(os.path.dirname(path), path, [path], storage=self._storage)
 
     # Restoring.
@@ -338,31 +371,32 @@ class Checkpoint:
             raise DataLossError(f"{reader.path}: the object graph has no nodes, not even a root")
         path = reader.files.prefix
         if isinstance(reader.storage, LocalStorage) and not is_url(path):
-            path = os.path.abspath(path)  # it may be opened again when the working directory is another one
+            path = os.path.abspath(path)  # it may be opened again after the working directory has changed
         restoration = Restoration(
             reader.storage, path, graph, skip_slot_variables=options.experimental_skip_slot_variables
         )
         node = self._node
-        # Lists the index once. Looked up in the order of the objects, one name here and one there, its blocks would be
-        # decoded again and again.
+        # List the index once. Looking names up in the order of the objects would decode its blocks many times.
         reader.keys()
         try:
-            restoration.restore(node, ROOT, reader)
+            count = restoration.restore(node, ROOT, reader)
         except BaseException:
-            restoration.progress.expect_partial = True  # the error tells it all
+            restoration.progress.expect_partial = True  # the error is enough
             raise
         self._restoration = restoration
+        _log.info("Restored %s (%s)", reader.path, counted(count, "tensor"))
         return CheckpointLoadStatus(restoration, node)
 
     def _restore_by_name(self, reader: CheckpointReader) -> NameBasedSaverStatus:
         node = self._node
-        # Two objects may have one name, and take the same value.
+        # Two objects may have the same name, and get the same value.
         found = [
             (each.full_name, each.trackable)
             for each in object_nodes(node)
             if isinstance(each.trackable, TensorTrackable) and each.full_name in reader
         ]
         restore_saveables(BulkSaverBuilder(), reader, [trackable.saveable(name) for name, trackable in found])
+        _log.info("Restored %s (%s, by name)", reader.path, counted(len(found), "tensor"))
         optional = TensorTrackable(self._save_counter).identity if self._save_counter is not None else None
         return NameBasedSaverStatus(reader.path, node, {each.identity for _, each in found}, optional)
 
@@ -371,7 +405,7 @@ _METHODS: Final = frozenset(name for name in vars(Checkpoint) if not name.starts
 
 
 def _assert_root(value: object) -> None:
-    """ValueError where other objects cannot be attached to it."""
+    """Raise ValueError if other objects cannot be attached to it."""
     if must_be_replaced(value) or isinstance(value, dict | list | tuple | torch.optim.Optimizer):
         raise ValueError(
             f"`Checkpoint` was expecting root to be a trackable object with children, such as a module, got a "
@@ -380,7 +414,7 @@ def _assert_root(value: object) -> None:
 
 
 def _assert_trackable(value: object, name: str) -> None:
-    """ValueError where nothing of the kind can be saved."""
+    """Raise ValueError if objects of this type cannot be saved."""
     if must_be_replaced(value):
         try:
             flatten(value, name)
@@ -399,10 +433,10 @@ def _checked(options: CheckpointOptions | None) -> CheckpointOptions:
 
 
 def _zero() -> torch.Tensor:
-    """A counter in host memory that can be counted up in any mode."""
+    """Return a counter in host memory that can be incremented in any mode."""
     with torch.inference_mode(False):
         return torch.zeros((), dtype=torch.int64, device="cpu")
 
 
 def _no_more() -> None:
-    """Nothing else is to be written."""
+    """Do nothing after a save without a state file."""

@@ -1,7 +1,7 @@
 """Restore children that are attached to a module or Checkpoint only after `restore` was called.
 
-torch calls a hook for every parameter, buffer and module that any module of the process is given. It is installed while
-something waits, and looks its module up in a table.
+torch calls a hook for every parameter, buffer and module that is added to any module of the process. It is installed as
+long as a child is expected, and looks up its module in a table.
 
 Source: _deferred_dependencies in tensorflow/python/trackable/base.py.
 """
@@ -14,15 +14,15 @@ from torch.nn.modules import module as hooks
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
-# Parent -> local name -> what to do. Parents are held weakly, so a module that is forgotten takes its entries along.
+# Parent -> local name -> function that restores. Keys are weak, so the entries of a deleted module are deleted, too.
 _WAITING: Final[Any] = WeakIdKeyDictionary()
 _INSTALLED: Final[list[RemovableHandle]] = []
 
 
 def defer(parent: object, local_name: str, restore: Callable[[object], object]) -> None:
-    """Lets `restore` be called with the child of that name when `parent` gets it, instead of what waited before.
+    """Call `restore` with the child of that name when it is added to `parent`; replaces an earlier function.
 
-    Of parents other than modules somebody has to say so, by `child_added`.
+    Parents other than modules must call `child_added` themselves.
     """
     _WAITING.setdefault(parent, {})[local_name] = restore
     if isinstance(parent, nn.Module) and not _INSTALLED:
@@ -36,11 +36,12 @@ def defer(parent: object, local_name: str, restore: Callable[[object], object]) 
 
 
 def child_added(parent: object, local_name: str, child: object) -> None:
-    """Restores `child`, which is about to become a child of `parent`, if it is waited for. Errors as its restore."""
+    """Restore `child`, which is being added to `parent`, if it is expected. Errors as its `restore`."""
     waiting = _WAITING.get(parent)
     if waiting is None or local_name not in waiting or child is None:
         return
-    # First: what cannot be restored is told once, and the next child of that name is left alone, as in TensorFlow.
+    # First: if the restore fails, the error is raised once, and the next child of that name is not restored, as in
+    # TensorFlow.
     restore = waiting.pop(local_name)
     if not waiting:
         del _WAITING[parent]
@@ -51,15 +52,15 @@ def child_added(parent: object, local_name: str, child: object) -> None:
 
 
 def anything_waits() -> bool:
-    """Whether some child of something has yet to come."""
+    """Return whether any child is expected."""
     return bool(_WAITING)
 
 
 def _uninstall() -> None:
-    """Removes the hooks where no module waits.
+    """Remove the hooks if no module expects a child.
 
-    torch is walking over its hooks when it calls one. Only the last may go then; where somebody else's stand behind
-    ours, ours stay until those are gone.
+    torch iterates over its hooks when it calls one, so only the last ones may be removed. If other hooks were installed
+    after ours, ours stay until those are removed.
     """
     if not any(isinstance(parent, nn.Module) for parent in _WAITING) and all(map(_is_last, _INSTALLED)):
         while _INSTALLED:
@@ -71,6 +72,6 @@ def _is_last(handle: RemovableHandle) -> bool:
 
 
 def _on_registration(module: nn.Module, name: str, child: object) -> None:
-    if name not in module._non_persistent_buffers_set:  # which no checkpoint is about
+    if name not in module._non_persistent_buffers_set:  # not stored in checkpoints
         child_added(module, name, child)
-    _uninstall()  # whatever waited may have died
+    _uninstall()  # the modules that expected children may have been deleted

@@ -1,6 +1,6 @@
 """CheckpointOptions: how a Checkpoint saves and restores.
 
-Source: tensorflow/python/checkpoint/checkpoint_options.py; spec: SAVER 7.
+Source: tensorflow/python/checkpoint/checkpoint_options.py.
 """
 
 import inspect
@@ -19,38 +19,49 @@ WriteCallback = Callable[[], object] | Callable[[str], object]
 class CheckpointOptions:
     """Options of Checkpoint.write, save, read and restore.
 
+    Attributes:
+        experimental_io_device: The device whose host reads and writes files. Only this host is supported, so any
+            spelling of a CPU has the same effect.
+        enable_async: `save` and `write` return as soon as training may continue; `sync` waits for the rest.
+        experimental_write_callbacks: Functions that are called in this order once a checkpoint is published, with its
+            path or without arguments.
+        experimental_skip_slot_variables: Leave out the state of optimizers: slot variables and everything else.
+        sharded: Write one data file for each device, as Saver(sharded=True), instead of one for each host.
+        staging: How much host memory and how many threads saves may use; the Checkpoint keeps the setting. None: no
+            change.
+
     Raises:
-        AssertionError: a callback wants more than one argument.
-        InvalidArgumentError: an `experimental_io_device` that is no CPU.
+        AssertionError: a callback has more than one parameter.
+        InvalidArgumentError: `experimental_io_device` is not a CPU.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> checkpoint = tfckpt.Checkpoint(w=torch.ones(2))
+        >>> options = tfckpt.CheckpointOptions(experimental_write_callbacks=[lambda path: print("saved", path)])
+        >>> path = checkpoint.save("run/ckpt", options)
+        saved run/ckpt-1
     """
 
     experimental_io_device: str | None = None
-    """The device whose host does all that happens to files. That is this one, so any spelling of a CPU will do."""
     enable_async: bool = False
-    """`save` and `write` return as soon as training may go on; `sync` waits for the rest."""
     experimental_write_callbacks: Sequence[WriteCallback] | None = None
-    """Functions that are called in this order once a checkpoint is published, with its path or with nothing."""
     experimental_skip_slot_variables: bool = False
-    """Leave out optimizers: their slot variables and all other state of theirs."""
     sharded: bool = False
-    """One data file for each device, as of Saver(sharded=True), instead of one for each host."""
-
     staging: StagingOptions | None = None
-    """How much host memory saves may take, and how many threads; of the Checkpoint from then on. None: as before."""
 
     def __post_init__(self) -> None:
         device = canonical_device(self.experimental_io_device)
         if "/device:" in device and "/device:CPU:" not in device:
             raise InvalidArgumentError(
                 f"experimental_io_device={quoted(str(self.experimental_io_device))}: files are read and written by a "
-                f'CPU. Pass "cpu", or nothing'
+                f'CPU. Pass "cpu" or None'
             )
         for callback in self.experimental_write_callbacks or ():
             count = len(inspect.signature(callback).parameters)
-            assert count <= 1, f"a write callback takes the path or nothing, this one takes {count} arguments"
+            assert count <= 1, f"a write callback has one parameter, the path, or none; this one has {count}"
 
     def run_callbacks(self, path: str) -> None:
-        """Calls them with `path`. Whatever they raise."""
+        """Call the callbacks with `path`. Raises whatever they raise."""
         for callback in self.experimental_write_callbacks or ():
             if inspect.signature(callback).parameters:
                 callback(path)  # type: ignore[call-arg]

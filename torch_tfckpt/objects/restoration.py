@@ -90,8 +90,8 @@ class Restoration:
         self._written = self._when_written()
         weakref.finalize(self, _log_unrestored, self.progress)
 
-    def restore(self, child: Trackable, node_id: int, reader: CheckpointReader) -> None:
-        """Restores an object, and everything below it, from a node.
+    def restore(self, child: Trackable, node_id: int, reader: CheckpointReader) -> int:
+        """Restore an object, and everything below it, from a node. Return how many stored values were assigned.
 
         Raises:
             NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
@@ -103,6 +103,7 @@ class Restoration:
         matching.add_optimizers()
         restore_saveables(BulkSaverBuilder(), reader, matching.saveables)
         matching.commit()
+        return sum(len(saveable.specs) for saveable in matching.saveables)
 
     def restore_late(self, child: object, local_name: str, node_id: int) -> None:
         """`restore` for what was assigned after the checkpoint was closed.

@@ -1,12 +1,12 @@
 """One save of a tree of objects, from the objects to the published checkpoint.
 
-Tensors go into one data file for each host, as TensorFlow's Checkpoint has it; where that is asked for, into one for
-each device.
+Tensors are written to one data file for each host, as by TensorFlow's Checkpoint, or on request to one for each device.
 
-Source: tensorflow/python/checkpoint/{checkpoint,functional_saver}.py; spec: SAVER 7.
+Source: tensorflow/python/checkpoint/{checkpoint,functional_saver}.py.
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 
 from torch_tfckpt.bundle.leftovers import remove_leftovers
@@ -16,7 +16,7 @@ from torch_tfckpt.objects.graph_view import to_save
 from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.objects.trackables.trackable import Trackable
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
-from torch_tfckpt.save_restore.pending_save import PendingSave, published
+from torch_tfckpt.save_restore.pending_save import PendingSave, log_saved, published
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import make_directories
@@ -26,10 +26,10 @@ from torch_tfckpt.transfer.staging import Staging
 def begin_to_save(
     root: Trackable, storage: Storage, path: str, options: CheckpointOptions, staging: Staging, *, snapshot: bool
 ) -> PendingSave:
-    """Begins to write a checkpoint of `root` and all below it.
+    """Begin to write a checkpoint of `root` and all objects below it.
 
     Args:
-        path: Its prefix. Directories that it lacks are made.
+        path: Its prefix. Directories that do not exist are made.
         snapshot: Whether the values may change once the save is staged.
 
     Raises:
@@ -50,9 +50,14 @@ def begin_to_save(
     )
 
 
-def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[], None]) -> str:
-    """Waits for the end of a save, and does what follows it. Returns its path."""
+def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[], None], begun: float) -> str:
+    """Wait until a save is published, do what follows, and return its path.
+
+    Args:
+        begun: When it began, by `time.monotonic`.
+    """
     path = pending.finish()
+    log_saved(path, pending.total_bytes, time.monotonic() - begun)
     with published(path, "the state file may not name it"):
         then()
     options.run_callbacks(path)
@@ -60,18 +65,18 @@ def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[]
 
 
 def _host_of(spec: SaveSpec) -> str:
-    """Job and task of the device; "" for none in particular, which is this host."""
+    """Return job and task of the device; "" for this host."""
     return spec.device.partition("/device:")[0]
 
 
 def _of_host(saveable: SaveableObject) -> SaveableObject:
-    """The saveable with its host for a device, so that one data file takes all of a host."""
+    """Return the saveable with its host as device, so that all of a host is written to one data file."""
     specs = [SaveSpec(spec.tensor, spec.slice_spec, spec.name, spec.dtype, _host_of(spec)) for spec in saveable.specs]
     return SaveableObject(saveable.op, specs, saveable.name)
 
 
 def _place_graph(saveables: Sequence[SaveableObject]) -> None:
-    """Puts the graph, which is last, into the data file of this host, or into the first where nothing else is here."""
+    """Assign the graph, which is last, to the data file of this host; to the first one if this host has no values."""
     *values, graph = saveables
     groups = {saveable.device for saveable in values}
     graph.specs[0].device = next((here for here in (HOST, "") if here in groups), min(groups, default=""))

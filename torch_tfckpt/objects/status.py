@@ -9,6 +9,7 @@ from torch_tfckpt.objects.graph_view import ObjectNode, object_nodes
 from torch_tfckpt.objects.restoration import Restoration
 from torch_tfckpt.objects.trackables.trackable import Trackable
 from torch_tfckpt.saveables.identity import Identity
+from torch_tfckpt.text import counted, printable
 
 _SHOWN: Final = 10
 
@@ -39,6 +40,11 @@ class CheckpointLoadStatus:
 
     def __init__(self, restoration: Restoration, root: Trackable) -> None:
         self._restoration, self._root = restoration, root
+
+    def __repr__(self) -> str:
+        progress = self._restoration.progress
+        bound = f"{len(progress.bound)} of {counted(len(progress.graph.nodes), 'object')} restored"
+        return f"CheckpointLoadStatus({printable(self._restoration.path)!r}, {bound})"
 
     def assert_consumed(self) -> Self:
         """Asserts that every value of the checkpoint has found its object, and every object its value.
@@ -113,6 +119,9 @@ class CheckpointLoadStatus:
 class InitializationOnlyStatus:
     """Of restore(None): nothing was restored, and every assertion fails."""
 
+    def __repr__(self) -> str:
+        return "InitializationOnlyStatus(nothing restored)"
+
     def assert_consumed(self) -> Self:
         raise self._nothing()
 
@@ -142,6 +151,9 @@ class NameBasedSaverStatus:
 
     def __init__(self, path: str, root: Trackable, restored: set[Identity], optional: Identity | None) -> None:
         self._path, self._root, self._restored, self._optional = path, root, restored, optional
+
+    def __repr__(self) -> str:
+        return f"NameBasedSaverStatus({self._path!r}, {counted(len(self._restored), 'object')} restored by name)"
 
     def assert_consumed(self) -> Self:
         """Asserts that every object was found. The checkpoint may have more: names alone tell no whole.

@@ -1,8 +1,8 @@
-"""How saveables are grouped into data files, written, and read back: tf.train's saver builders.
+"""Saver builders, as in tf.train: they group saveables into data files, write them, and read them back.
 
-`BaseSaverBuilder` is tf.train's: a subclass may write (`save_op`) and read (`restore_op`, `bulk_restore`) in ways of
-its own, and everything else follows from that: shards are written one by one and merged. `BulkSaverBuilder`, the
-default, knows all bytes of all shards beforehand and moves them in one plan. Both make the same files, byte for byte.
+A subclass of `BaseSaverBuilder` may override how values are written (`save_op`) and read (`restore_op`,
+`bulk_restore`); shards are written one by one and merged. `BulkSaverBuilder`, the default, plans all bytes of all
+shards and transfers them together. Both write the same files, byte for byte.
 
 Source: tensorflow/python/training/saver.py.
 """
@@ -26,19 +26,29 @@ from torch_tfckpt.transfer.staging import Staging
 from torch_tfckpt.v1.writer import SlicesWriter
 from torch_tfckpt.values import Value, writable
 
-# By these names, since the builder's class has attributes named like the classes.
+# Aliases, since the builder's class has attributes with the names of the classes.
 Saveable = SaveableObject
 Saveables = Sequence[SaveableObject]
 
 
 class BaseSaverBuilder:
-    """Writes and reads the saveables of a saver; override what should happen differently.
+    """Writes and reads the saveables of a saver; a subclass may override how.
 
     Args:
-        write_version: SaverDef.V2, or V1 for programs that read nothing newer.
+        write_version: SaverDef.V2, or V1 for programs that cannot read version 2.
 
     Raises:
         FailedPreconditionError: another version.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> class Loud(tfckpt.BaseSaverBuilder):
+        ...     def restore_op(self, reader, saveable, preferred_shard):
+        ...         print("restoring", saveable.name)
+        ...         return super().restore_op(reader, saveable, preferred_shard)
+        >>> saver = tfckpt.Saver({"w": torch.ones(2)}, builder=Loud())
+        >>> saver.restore(saver.save("model.ckpt"))
+        restoring w
 
     Threads: one save at a time, in any thread.
     """
@@ -55,11 +65,14 @@ class BaseSaverBuilder:
             )
         self.write_version = write_version
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(write_version={self.write_version})"
+
     def save_op(self, storage: Storage, filename: str, saveables: Saveables) -> None:
-        """Writes all specs of `saveables`, in order, as one checkpoint of one file: a bundle, or a version 1 file.
+        """Write all specs of `saveables`, in order, as one checkpoint with one data file.
 
         Args:
-            filename: Its prefix; of version 1 the path itself.
+            filename: Its prefix; for version 1 its path.
         """
         if self.write_version == SaverDef.V1:
             with SlicesWriter(storage, filename) as writer:
@@ -70,26 +83,26 @@ class BaseSaverBuilder:
             BundleSave(storage, filename, _plan([saveables]), Staging(), snapshot=False).finish()
 
     def restore_op(self, reader: CheckpointReader, saveable: Saveable, preferred_shard: int) -> list[Value]:
-        """The values of one saveable's specs, in order.
+        """Return the values of one saveable's specs, in order.
 
         Args:
-            preferred_shard: Where TensorFlow would look first; files know by themselves where things are.
+            preferred_shard: The shard in which TensorFlow would look first. Not used: the index names the shard.
         """
         return [_read(reader, spec) for spec in saveable.specs]
 
     def bulk_restore(
         self, reader: CheckpointReader, saveables: Saveables, preferred_shard: int, restore_sequentially: bool
     ) -> list[Value]:
-        """The values of all specs of all saveables, in order: here, saveable by saveable.
+        """Return the values of all specs of all saveables, in order. Calls `restore_op` for each saveable.
 
         Args:
-            restore_sequentially: Whether each is assigned before the next is read. If so, this is called for each
-                saveable by itself.
+            restore_sequentially: Whether each saveable is assigned before the next is read. If so, this is called with
+                one saveable at a time.
         """
         return [value for saveable in saveables for value in self.restore_op(reader, saveable, preferred_shard)]
 
     def sharded_filename(self, filename: str, shard: int, num_shards: int) -> str:
-        """The name of one of several files."""
+        """Return the name of one of several files."""
         return f"{filename}-{shard:05d}-of-{num_shards:05d}"
 
     def build(
@@ -103,11 +116,11 @@ class BaseSaverBuilder:
         restore_sequentially: bool = False,
         filename: str | None = DEFAULT_FILENAME,
     ) -> SaverDef:
-        """Checks the saveables, and describes the saver as a meta graph does.
+        """Check the saveables, and return the saver's settings as a message.
 
         Args:
-            filename: The default path of a saver that has no graph to keep it: it takes the place of the name of the
-                tensor that holds it, as it does in TensorFlow without a graph.
+            filename: The default path. It is stored in place of the name of the tensor with that path, as TensorFlow
+                does without a graph.
 
         Raises:
             InvalidArgumentError: the tensors of a saveable are on several devices.
@@ -127,29 +140,35 @@ class BaseSaverBuilder:
     def begin_save(
         self, storage: Storage, path: str, saveables: Saveables, *, sharded: bool, snapshot: bool, staging: Staging
     ) -> PendingSave:
-        """Begins to write a checkpoint.
+        """Begin to write a checkpoint.
 
         Args:
             path: Its prefix.
-            sharded: Whether each device gets a data file of its own.
-            snapshot: Whether the values may change once `staged` is set. Here that takes a host copy of all of them,
-                made before this returns; BulkSaverBuilder does it in bounded memory.
-            staging: Where host memory for copies comes from.
+            sharded: Whether each device gets its own data file.
+            snapshot: Whether the values may change once `staged` is set. Here all of them are copied to host memory
+                before this returns; BulkSaverBuilder does it in bounded memory.
+            staging: Provides host memory for copies.
         """
         return SaveByParts(self, storage, path, _snapshot(saveables) if snapshot else saveables, sharded)
 
 
 class BulkSaverBuilder(BaseSaverBuilder):
-    """Reads and writes everything in one plan: all devices at once, in bounded host memory.
+    """Reads and writes everything together: all devices at once, in bounded host memory.
 
-    A subclass that overrides `save_op` or `sharded_filename` gets its files written as BaseSaverBuilder does, and one
-    that overrides `restore_op` gets them read so.
+    If a subclass overrides `save_op` or `sharded_filename`, files are written as by BaseSaverBuilder; if it overrides
+    `restore_op`, they are read as by BaseSaverBuilder.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> builder = tfckpt.BulkSaverBuilder(write_version=tfckpt.SaverDef.V2)
+        >>> tfckpt.Saver({"w": torch.ones(2)}, builder=builder).save("model.ckpt")
+        'model.ckpt'
     """
 
     def bulk_restore(
         self, reader: CheckpointReader, saveables: Saveables, preferred_shard: int, restore_sequentially: bool
     ) -> list[Value]:
-        """The values of all specs: whole tensors that lie side by side are read together, large ones in parallel."""
+        """Return the values of all specs. Adjacent tensors are read together, large ones in parallel."""
         if type(self).restore_op is not BaseSaverBuilder.restore_op:
             return super().bulk_restore(reader, saveables, preferred_shard, restore_sequentially)
         specs = list(specs_of(saveables))
@@ -159,7 +178,7 @@ class BulkSaverBuilder(BaseSaverBuilder):
     def begin_save(
         self, storage: Storage, path: str, saveables: Saveables, *, sharded: bool, snapshot: bool, staging: Staging
     ) -> PendingSave:
-        """As BaseSaverBuilder, with `snapshot` in the memory that `staging` allows."""
+        """As BaseSaverBuilder, but `snapshot` uses no more memory than `staging` allows."""
         writes_its_own_way = (
             type(self).save_op is not BaseSaverBuilder.save_op
             or type(self).sharded_filename is not BaseSaverBuilder.sharded_filename
@@ -171,13 +190,13 @@ class BulkSaverBuilder(BaseSaverBuilder):
 
 
 def _snapshot(saveables: Iterable[Saveable]) -> list[Saveable]:
-    """The saveables with their values of now, in host memory that nobody changes."""
+    """Return the saveables with copies of their present values in host memory."""
     copies = []
     for saveable in saveables:
         specs = []
         for spec in saveable.specs:
             value = value_of(spec)
-            writable(spec.name, value, spec.dtype)  # refuses here rather than in the thread that writes
+            writable(spec.name, value, spec.dtype)  # raises here rather than in the thread that writes
             if isinstance(value, torch.Tensor):
                 value = value.detach().to("cpu", copy=True)
             elif isinstance(value, np.ndarray):
@@ -188,7 +207,7 @@ def _snapshot(saveables: Iterable[Saveable]) -> list[Saveable]:
 
 
 def _plan(groups: Sequence[Saveables]) -> BundlePlan:
-    """The plan of everything, group i in shard i. Every spec's tensor is asked for once."""
+    """Plan all groups, group i in shard i. Every spec's tensor is accessed once."""
     plan = BundlePlan(len(groups))
     for shard, group in enumerate(groups):
         for spec in specs_of(group):

@@ -1,23 +1,41 @@
-"""Saves in the background: the handle that a caller gets, and a guarantee that no error of one is lost."""
+"""Saves in the background: the handle that a caller gets. Every error is raised somewhere, at the latest at exit."""
 
 import atexit
 import os
 import threading
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from torch_tfckpt.errors import CheckpointError, FailedPreconditionError
+from torch_tfckpt.text import printable
+
+# None only if the caller has asked for it: a save that may be skipped, a saver that may have nothing to save. Other
+# programs can use the result without a check.
+MaybeNone: TypeAlias = Any
 
 
 class SaveHandle:
-    """One save by `Saver.save_async`.
+    """A save in the background, as returned by `save_async`.
 
     Attributes:
-        staged: Set when training may change the values: they have been copied, or the save has failed.
+        staged: Event that is set when training may change the values: they have been copied, or the save has failed.
 
-    Threads: any may wait and ask.
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> weights = torch.ones(2)
+        >>> handle = tfckpt.Saver({"w": weights}).save_async("model.ckpt", global_step=1)
+        >>> weights.zero_()  # the checkpoint still gets ones
+        tensor([0., 0.])
+        >>> handle.result()
+        'model.ckpt-1'
+        >>> handle.done()
+        True
+
+    Threads: any may wait for it.
     """
 
-    def __init__(self, staged: threading.Event, complete: Callable[[], str | None] | None) -> None:
+    def __init__(self, path: str, staged: threading.Event, complete: Callable[[], str | None] | None) -> None:
+        self._target = path
         self.staged = staged
         self._complete = complete
         self._done = threading.Event()
@@ -29,34 +47,46 @@ class SaveHandle:
 
     @classmethod
     def skipped(cls) -> "SaveHandle":
-        """Of a save that did not happen, since another one was in flight; its result is None."""
+        """Return the handle of a save that was skipped because another one was in flight; its result is None."""
         staged = threading.Event()
         staged.set()
-        return cls(staged, None)
+        return cls("", staged, None)
+
+    def __repr__(self) -> str:
+        if not self._target:
+            return "SaveHandle(skipped)"
+        staged = ", staged" if self.staged.is_set() else ""
+        state = f"{staged}, running"
+        if self.done():
+            state = ", published" if self._error is None else f", failed: {type(self._error).__name__}"
+        return f"SaveHandle({printable(self._target)!r}{state})"
 
     def start(self) -> None:
-        """Completes the save in a thread of its own, which the interpreter waits for before it ends."""
+        """Complete the save in a new thread, which the interpreter waits for before it exits."""
         thread = threading.Thread(target=self._run, name="tfckpt-save")
         _UNREPORTED.add(self)
         try:
             thread.start()
         except BaseException:
-            _UNREPORTED.discard(self)  # at exit nobody is to wait for an end that never comes
+            _UNREPORTED.discard(self)  # or exit would wait for it forever
             raise
 
     def done(self) -> bool:
-        """Whether the save has ended, well or not."""
+        """Return whether the save has ended, successfully or not."""
         return self._done.is_set()
 
-    def result(self, timeout: float | None = None) -> str | None:
-        """The checkpoint's path, once it is published; None of a save that was skipped.
+    def result(self, timeout: float | None = None) -> str | MaybeNone:
+        """Wait until the checkpoint is published, and return its path.
 
         Args:
-            timeout: Seconds to wait; None: until it has ended.
+            timeout: Seconds to wait; None: until the save has ended.
+
+        Returns:
+            The path; None if the save was skipped, or the saver has nothing to save.
 
         Raises:
-            TimeoutError: it has not ended yet.
-            IncompleteSaveError, and whatever else `Saver.save` raises. It is not raised once more by the saver.
+            TimeoutError: the save has not ended yet.
+            IncompleteSaveError, and whatever else `Saver.save` raises. The saver does not raise it again.
         """
         if not self._done.wait(timeout):
             raise TimeoutError(f"the save has not ended after {timeout} seconds. Ask again, or wait without a timeout")
@@ -67,17 +97,17 @@ class SaveHandle:
         return self._path
 
     def raise_unreported(self) -> None:
-        """Waits for the end, and raises its error if `result` never did."""
+        """Wait for the end, and raise the save's error unless `result` has raised it."""
         self._done.wait()
         if self._error is not None and not self._reported:
             self.result()
 
     def disown(self) -> None:
-        """In a forked child, where the thread that saves is not: nobody is to wait for it there."""
+        """Stop waiting for the save, in a forked child, in which the thread that saves does not run."""
         self._complete = None
-        self._error = FailedPreconditionError("the save goes on in the process that began it. Ask for its result there")
+        self._error = FailedPreconditionError("the save continues in the process that began it. Call result() there")
         self._reported = True
-        # New ones: at the time of the fork somebody may have held the locks of the old ones.
+        # New events: at the time of the fork a thread may have held the locks of the old ones.
         self.staged, self._done = threading.Event(), threading.Event()
         self.staged.set()
         self._done.set()
@@ -90,13 +120,13 @@ class SaveHandle:
         except BaseException as error:
             self._error = error
         finally:
-            self._complete = None  # it holds on to the tensors
+            self._complete = None  # it references the tensors
             self.staged.set()
             self._done.set()
 
 
 class InFlight:
-    """The one save that goes on beside training, of a saver or a Checkpoint.
+    """The save in the background of a Saver or a Checkpoint; there is at most one.
 
     Threads: one at a time.
     """
@@ -106,38 +136,40 @@ class InFlight:
 
     @property
     def busy(self) -> bool:
-        """Whether it goes on still."""
+        """Whether it is still running."""
         return self._handle is not None and not self._handle.done()
 
     def start(
         self,
+        path: str,
         staged: threading.Event,
         complete: Callable[[], str | None],
         abandon: Callable[[], object],
         *,
         block_until_staged: bool = True,
     ) -> SaveHandle:
-        """Completes a save that has begun beside training. REQUIRES: the one before has ended.
+        """Complete a save that has begun, in the background. REQUIRES: the one before has ended.
 
         Args:
+            path: The checkpoint.
             staged: Set once the values may change.
             complete: Waits until all is written, and does the rest.
-            abandon: Stops, and removes everything written; called if no thread could be started.
-            block_until_staged: Whether to return no sooner.
+            abandon: Stops, and removes everything that was written; called if no thread could be started.
+            block_until_staged: Whether to wait for `staged`.
         """
-        self._handle = handle = SaveHandle(staged, complete)
+        self._handle = handle = SaveHandle(path, staged, complete)
         try:
             if block_until_staged:
                 staged.wait()
             handle.start()
-        except BaseException:  # Ctrl-C, or no thread to be had
+        except BaseException:  # Ctrl-C, or no thread can be started
             self._handle = None
             abandon()
             raise
         return handle
 
     def sync(self) -> None:
-        """Returns once nothing is in flight; raises what the save failed with, if nobody has asked for it."""
+        """Return once nothing is in flight. Raises the save's error unless `result` has raised it."""
         earlier, self._handle = self._handle, None
         if earlier is not None:
             try:
@@ -147,7 +179,7 @@ class InFlight:
                 raise
 
 
-# Saves that run, and those whose error nobody has heard of yet.
+# Saves that are running, and those whose error was not raised yet.
 _UNREPORTED: set[SaveHandle] = set()
 
 
@@ -163,7 +195,7 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _report_at_exit() -> None:
-    """Nothing is lost when a program ends: the interpreter prints what is raised here."""
+    """Raise errors that were not raised yet; the interpreter prints them."""
     errors = []
     for handle in list(_UNREPORTED):
         try:
@@ -174,5 +206,5 @@ def _report_at_exit() -> None:
         raise errors[0]
     if errors:
         raise CheckpointError(
-            f"{len(errors)} saves failed, and nobody asked for their results: " + "; ".join(map(str, errors))
+            f"{len(errors)} saves failed, and result() was not called: " + "; ".join(map(str, errors))
         )

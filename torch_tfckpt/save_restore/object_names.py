@@ -3,8 +3,8 @@
     full_name      "dense/kernel"
     checkpoint_key "model/layer1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
 
-A saver knows its tensors by name. To let it read such a file, its saveables are wrapped so that they ask for the keys;
-they themselves stay as they are, since the next save and restore may be by name again.
+A saver knows its tensors by name. To read such a file, its saveables are wrapped in saveables with these keys; they
+themselves do not change, since the next save or restore may be by name again.
 
 Source: object_graph_key_mapping, saver_from_object_based_checkpoint in tensorflow/python/training/saver.py.
 """
@@ -23,22 +23,28 @@ from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.text import did_you_mean, escaped, listed
 from torch_tfckpt.values import Value
 
-_LISTED: Final = 1000  # names that a text enumerates; more than any model has that somebody reads through
+_LISTED: Final = 1000  # names that an error lists
 
 
 def object_graph_key_mapping(path: AnyPath) -> dict[str, str]:
-    """full_name -> checkpoint_key of everything in the object graph of a checkpoint.
+    """Map the variable names of an object-based checkpoint to its keys: full_name -> checkpoint_key.
 
     Args:
-        path: Any spelling of a checkpoint that CheckpointReader takes.
+        path: Anything that CheckpointReader accepts.
 
     Returns:
-        The mapping; of a name that occurs twice the last key. What is no variable has the name "". A key need not be
-        that of a tensor: tables store several under it.
+        The mapping; if several objects have one name, the last key. Objects that are not variables have the name "".
+        A key need not be that of a tensor: a table stores several tensors below it.
 
     Raises:
-        NotFoundError: there is no such checkpoint; or it is stored by name, and has no object graph.
+        NotFoundError: there is no such checkpoint, or it was stored by name and has no object graph.
         DataLossError: the graph is damaged.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.Checkpoint(w=tfckpt.Variable(torch.ones(2), "dense/kernel")).save("ckpt")
+        >>> tfckpt.object_graph_key_mapping(path)["dense/kernel"]
+        'w/.ATTRIBUTES/VARIABLE_VALUE'
 
     Cost: one read of the graph, and no other tensor.
     """
@@ -50,7 +56,7 @@ def object_graph_key_mapping(path: AnyPath) -> dict[str, str]:
 
 
 def names_of_several(graph: ObjectGraph, keys: Collection[str]) -> list[str]:
-    """Names that several variables have, of which one is stored under one of `keys`: TensorFlow takes the last."""
+    """Return names of several variables, one of which is stored under one of `keys`. TensorFlow reads the last one."""
     of_names: dict[str, set[str]] = {}
     for node in graph.nodes:
         for attribute in node.attributes:
@@ -60,15 +66,15 @@ def names_of_several(graph: ObjectGraph, keys: Collection[str]) -> list[str]:
 
 
 def with_keys(saveables: Sequence[SaveableObject], names_to_keys: Mapping[str, str]) -> list[SaveableObject]:
-    """What takes values as `saveables` do, from the keys that the names of their specs stand for.
+    """Return saveables that restore into `saveables`, from the keys that the names of their specs are mapped to.
 
     Args:
-        saveables: Of a saver, as VarList.to_save gives them. A tensor with several names in a module is found under any
-            of them.
+        saveables: Those of a saver, as VarList.to_save returns them. A tensor with several names in a module is found
+            under any of them.
 
     Raises:
-        NotFoundError: in three parts, the names that the checkpoint lacks, those that it has beyond, and how many are
-            in both. The text of an object's state always lacks: such files store it by the way to the object.
+        NotFoundError: in three parts, the names that are not in the checkpoint, those that are only there, and how many
+            are in both. The state of an object is never found: such files store it by the path to the object.
     """
     aliases = _aliases(saveables)
     found: list[SaveableObject] = []
@@ -77,7 +83,7 @@ def with_keys(saveables: Sequence[SaveableObject], names_to_keys: Mapping[str, s
     for saveable in saveables:
         if _is_alias_text(saveable):
             continue
-        # Of the names of a tensor the first that is stored; its own where none is.
+        # The first name of a tensor that is stored, or else its own.
         spellings = [(spec.name, *aliases.get(spec.name, ())) for spec in saveable.specs]
         names = [next((each for each in known if each in names_to_keys), known[0]) for known in spellings]
         wanted.update(names)
@@ -92,7 +98,7 @@ def with_keys(saveables: Sequence[SaveableObject], names_to_keys: Mapping[str, s
 
 
 class _UnderKeys(SaveableObject):
-    """A saveable that is stored under other keys than its own names."""
+    """A saveable that is stored under keys that differ from its names."""
 
     def __init__(self, saveable: SaveableObject, keys: Sequence[str]) -> None:
         specs = [copy.copy(spec) for spec in saveable.specs]
@@ -111,17 +117,17 @@ class _UnderKeys(SaveableObject):
 
 
 def _takes_values(saveable: SaveableObject) -> bool:
-    """False of what VarList.to_save makes of the state of an object: its text and its tensors are only written."""
+    """Whether a saveable can be restored. The state of an object, as VarList.to_save returns it, is only written."""
     return type(saveable).restore is not SaveableObject.restore
 
 
 def _is_alias_text(saveable: SaveableObject) -> bool:
-    """Whether it only says which tensors of a module have further names."""
+    """Whether a saveable stores the other names of shared tensors of a module."""
     return saveable.name.rpartition("/")[2] == SHARED and not _takes_values(saveable)
 
 
 def _aliases(saveables: Sequence[SaveableObject]) -> dict[str, list[str]]:
-    """Name -> the further names of the tensor that has it."""
+    """Name -> the other names of the same tensor."""
     aliases: dict[str, list[str]] = {}
     for saveable in filter(_is_alias_text, saveables):
         for alias, name in json.loads(str(saveable.specs[0].tensor)).items():
@@ -130,7 +136,7 @@ def _aliases(saveables: Sequence[SaveableObject]) -> dict[str, list[str]]:
 
 
 def _names_do_not_fit(missing: Collection[str], wanted: Collection[str], stored: Collection[str]) -> str:
-    """TensorFlow's three parts, and what to do."""
+    """Return the message: TensorFlow's three parts, and how to fix it."""
     extra = sorted({name for name in stored if name}.difference(wanted))
     matched = len(set(wanted).intersection(stored).difference(missing))
     hint = did_you_mean(min(missing), extra)
@@ -138,7 +144,7 @@ def _names_do_not_fit(missing: Collection[str], wanted: Collection[str], stored:
         f"\n\nExisting variables not in the checkpoint: {listed(sorted(missing), _LISTED, escaped)}\n\n"
         f"Variables names when this checkpoint was written which don't exist now: {listed(extra, _LISTED, escaped)}\n\n"
         f"({matched} variable name(s) did match)\n\n"
-        f"This is an object-based checkpoint, as tf.train.Checkpoint and Keras write, and Saver looks for its "
-        f"variables by the names that they had then. {hint + ' ' if hint else ''}Give the saver only what was there, "
-        f"as a dict with those names for keys; or restore with tfckpt.Checkpoint, which goes by objects"
+        f"This is an object-based checkpoint, as written by tf.train.Checkpoint and Keras, and Saver looks up its "
+        f"variables by the names that they had then. {hint + ' ' if hint else ''}Pass the saver only variables that "
+        f"were saved, as a dict with those names as keys; or restore objects with tfckpt.Checkpoint"
     )

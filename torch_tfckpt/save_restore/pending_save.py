@@ -1,8 +1,9 @@
-"""A save in progress: its interface, and the way that writes shard by shard and merges them.
+"""A save in progress: its interface, and an implementation that writes the shards one by one and merges them.
 
 Source: _AddShardedSaveOpsForV2 in tensorflow/python/training/saver.py.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,9 @@ from torch_tfckpt.bundle.publish import Marker, remove, remove_bundle, saving
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError
 from torch_tfckpt.saveables.save_spec import SaveableObject, group_by_devices
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import printable
+from torch_tfckpt.text import byte_text, printable
+
+_log = logging.getLogger(__name__)
 
 
 class PendingSave(Protocol):
@@ -24,17 +27,21 @@ class PendingSave(Protocol):
 
     @property
     def staged(self) -> threading.Event:
-        """Set when the values are safe from what training does next, or when the save has failed."""
+        """Set when training may change the values, or when the save has failed."""
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Bytes of all data files; None if they are not known."""
 
     def finish(self) -> str:
-        """Waits until all is written, publishes, and returns the checkpoint's path, as the state file names it."""
+        """Wait until all is written, publish it, and return the checkpoint's path for the state file."""
 
     def abandon(self) -> None:
-        """Stops, and removes everything written."""
+        """Stop, and remove everything that was written."""
 
 
 class PartWriter(Protocol):
-    """What a builder has for saves part by part."""
+    """Methods of a builder that writes the parts one by one."""
 
     write_version: int
 
@@ -44,7 +51,7 @@ class PartWriter(Protocol):
 
 
 class SaveByParts:
-    """A save by `save_op`, which happens in `finish`."""
+    """A save by `save_op`, which is called in `finish`."""
 
     def __init__(
         self,
@@ -58,6 +65,7 @@ class SaveByParts:
         self._groups = [group for _, group in group_by_devices(saveables)] if sharded else [saveables]
         self.staged = threading.Event()
         self.staged.set()
+        self.total_bytes: int | None = None  # a subclass's `save_op` may write anything
 
     def finish(self) -> str:
         save_op, storage, path = self._builder.save_op, self._storage, self._path
@@ -68,13 +76,13 @@ class SaveByParts:
         if self._builder.write_version == SaverDef.V1:
             self._save_version_1([self._builder.sharded_filename(path, shard, count) for shard in range(count)])
             return f"{path}-?????-of-{count:05d}"
-        # Where files appear whole under their names there is no directory to clear away either.
+        # An object store has no directories that would have to be removed afterwards.
         base = os.path.join(path + PARTS_SUFFIX, PART) if storage.renames else f"{path}.{PART}"
         parts = [self._builder.sharded_filename(base, shard, count) for shard in range(count)]
         clean = False
         with saving(path):
             storage.make_directory(os.path.dirname(path))
-            marker = Marker(storage, path)  # from here on a killed save can be told by what it leaves
+            marker = Marker(storage, path)  # from here on, leftovers of a killed save can be recognized
         try:
             try:
                 for part, group in zip(parts, self._groups, strict=True):
@@ -88,10 +96,10 @@ class SaveByParts:
         return path
 
     def abandon(self) -> None:
-        """Nothing has been written yet."""
+        """Do nothing: nothing has been written yet."""
 
     def _remove_parts(self, parts: Sequence[str]) -> bool:
-        """Removes what is left of them. Returns whether it could: what led here is what the caller must hear of."""
+        """Remove the parts; return whether that was possible. Raises nothing, so that an earlier error is not lost."""
         storage, folder = self._storage, os.path.dirname(parts[0])
         try:
             if storage.renames and not storage.is_directory(folder):
@@ -108,7 +116,7 @@ class SaveByParts:
         return True
 
     def _save_version_1(self, targets: Sequence[str]) -> None:
-        """Each shard under its name. If one of them fails, none stays that was not there before."""
+        """Write each shard under its name. If one fails, the new ones are removed."""
         new: list[str] = []
         replaced = 0
         try:
@@ -125,8 +133,8 @@ class SaveByParts:
             if isinstance(error, IncompleteSaveError) and (replaced or not clean):
                 raise IncompleteSaveError(
                     f"save of {printable(self._path)}: {error.failures.get(0, error)}. Some of its {len(targets)} "
-                    f"shards are new, others missing or of an earlier save: do not restore them. Mend what the system "
-                    f"complains of, then save again",
+                    f"shards are new, others missing or of an earlier save: do not restore them. Fix the cause, then "
+                    f"save again",
                     error.failures,
                 ) from error
             raise
@@ -134,7 +142,7 @@ class SaveByParts:
 
 @contextmanager
 def _part_of(path: str) -> Iterator[None]:
-    """Says of a part that could not be saved what that means for the whole: it was not published."""
+    """Raise the error of a part that cannot be saved as one of the whole checkpoint, which is not published."""
     try:
         yield
     except IncompleteSaveError as error:
@@ -144,7 +152,7 @@ def _part_of(path: str) -> Iterator[None]:
 
 @contextmanager
 def published(path: str | None, lacking: str) -> Iterator[None]:
-    """What the system refuses after a checkpoint was published says so: the save is not complete, nothing is lost."""
+    """Convert an OSError after publication to an IncompleteSaveError that says the checkpoint is in place."""
     try:
         yield
     except CheckpointError:
@@ -153,6 +161,11 @@ def published(path: str | None, lacking: str) -> Iterator[None]:
         state = (
             f"{printable(path)} is in place and can be restored, but {lacking}" if path else f"nothing saved: {lacking}"
         )
-        raise IncompleteSaveError(
-            f"{state}: {error}. Mend what the system complains of, then save again", {0: error}
-        ) from error
+        raise IncompleteSaveError(f"{state}: {error}. Fix the cause, then save again", {0: error}) from error
+
+
+def log_saved(path: str, total_bytes: int | None, seconds: float) -> None:
+    """Log that a checkpoint was published: "Saved run/m-30 (1.2 GB in 3.4 s)"."""
+    duration = f"{seconds:.1f} s" if seconds >= 0.1 else f"{max(0.0, seconds) * 1000:.0f} ms"
+    size = "" if total_bytes is None else f"{byte_text(total_bytes)} "
+    _log.info("Saved %s (%sin %s)", printable(path), size, duration)

@@ -1,11 +1,11 @@
-"""Values of an open checkpoint -> saveables: everything is looked at before the first is assigned.
+"""Restore saveables from an open checkpoint: everything is checked and read before the first value is assigned.
 
 Source: _AddRestoreOps in tensorflow/python/training/saver.py, RestoreOperation in
-tensorflow/core/kernels/save_restore_tensor.cc; spec: SAVER 2, FORMATS 2.5 "RestoreV2 order of checks".
+tensorflow/core/kernels/save_restore_tensor.cc.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -20,12 +20,13 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder
 from torch_tfckpt.save_restore.object_names import names_of_several, with_keys
+from torch_tfckpt.saveables.name_prefixes import prefix_hint
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, group_by_devices, slice_of, specs_of
 from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import did_you_mean, escaped, listed, printable, quoted
+from torch_tfckpt.text import counted, did_you_mean, escaped, listed, printable, quoted
 
-_LISTED: Final = 10  # names that a text enumerates
+_LISTED: Final = 10  # names that an error lists
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +40,14 @@ def restore_path(
     reshape: bool,
     sharded: bool,
     restore_sequentially: bool,
-) -> None:
-    """Restores what `variables` has now from the checkpoint at `path`; errors in TensorFlow's words for each cause.
+) -> str | None:
+    """Restore the present contents of `variables` from the checkpoint at `path`; errors have TensorFlow's words.
 
-    An object-based checkpoint that lacks the names as keys is read by the names that variables had, with a warning.
+    If the names are not keys of an object-based checkpoint, they are looked up as names of its variables, with a
+    warning.
+
+    Returns:
+        The checkpoint's prefix, or version 1 path; None for such an object-based checkpoint, not written by a Saver.
 
     Raises:
         InvalidArgumentError: there is no such checkpoint; or dtypes or shapes do not fit.
@@ -60,18 +65,26 @@ def restore_path(
     with reader:
         try:
             with _telling_the_likely_cause():
-                restore(variables.to_restore(reader))
+                saveables = variables.to_restore(reader)
+                restore(saveables)
         except NotFoundError as error:
             saveables = _by_names_in_graph(reader, variables, error)
         else:
-            return
+            _log_restored(reader, saveables)
+            return reader.files.prefix
         with _telling_the_likely_cause():
             restore(saveables)
+        _log_restored(reader, saveables)
+        return None
+
+
+def _log_restored(reader: CheckpointReader, saveables: Sequence[SaveableObject]) -> None:
+    _log.info("Restored %s (%s)", reader.path, counted(sum(len(each.specs) for each in saveables), "tensor"))
 
 
 @contextmanager
 def _telling_the_likely_cause() -> Iterator[None]:
-    """Puts TensorFlow's words for what has probably happened in front of an error."""
+    """Put TensorFlow's words for the likely cause in front of an error."""
     try:
         yield
     except NotFoundError as error:
@@ -87,10 +100,11 @@ def _telling_the_likely_cause() -> Iterator[None]:
 
 
 def _by_names_in_graph(reader: CheckpointReader, variables: VarList, error: NotFoundError) -> list[SaveableObject]:
-    """What takes values by the names that variables have in the checkpoint's object graph, after a warning.
+    """Return saveables that are read by the names of variables in the checkpoint's object graph. Logs a warning.
 
-    Raises `error`, why they could not be taken otherwise, where there is no graph, or all names are there and it is a
-    file that is missing; NotFoundError where the graph lacks names too.
+    Raises:
+        NotFoundError: a name is not in the graph. `error`, the reason why the names could not be read as keys, if there
+            is no graph, or if all names are keys and a file is missing.
     """
     try:
         graph = reader.object_graph
@@ -103,14 +117,14 @@ def _by_names_in_graph(reader: CheckpointReader, variables: VarList, error: NotF
         raise error
     found = with_keys(saveables, graph.names_to_keys())
     _log.warning(
-        "%s is an object-based checkpoint, and its variables are taken by the names they had when it was written. "
-        "That goes wrong where names have changed; tfckpt.Checkpoint goes by objects",
+        "%s is an object-based checkpoint; its variables are restored by the names they had when it was written. "
+        "If names have changed since, values may be wrong: restore objects with tfckpt.Checkpoint",
         reader.path,
     )
     several = names_of_several(graph, {spec.name for spec in specs_of(found)})
     if several:
         _log.warning(
-            "%s: several variables had these names, and of each the last is taken, as TensorFlow does: %s",
+            "%s: several variables had these names, and for each name the last one is restored, as in TensorFlow: %s",
             reader.path,
             listed(several, _LISTED),
         )
@@ -126,13 +140,13 @@ def restore_saveables(
     sharded: bool = False,
     restore_sequentially: bool = False,
 ) -> None:
-    """Restores `saveables`.
+    """Restore `saveables` from an open checkpoint.
 
     Args:
         reshape: Give every value the shape that its tensor has now.
         sharded: Read device by device.
-        restore_sequentially: Assign each value before the next is read. That takes the memory of one at a time; where
-            a file turns out damaged half way, what came before has its new value, and the error says which.
+        restore_sequentially: Assign each value before the next is read. That takes the memory of one value at a time;
+            if a file is damaged, the values before the damage have been assigned, and the error lists them.
 
     Raises:
         NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
@@ -165,7 +179,7 @@ def restore_saveables(
 
 @contextmanager
 def _telling_what_changed(reader: CheckpointReader, saveable: SaveableObject, done: Sequence[str]) -> Iterator[None]:
-    """Adds to an error of the caller's own code where it was; and to all, what has its new values already."""
+    """Add to an error the saveable during which it happened, and the saveables that were restored before."""
     try:
         yield
     except Exception as error:
@@ -178,17 +192,17 @@ def _telling_what_changed(reader: CheckpointReader, saveable: SaveableObject, do
 
 
 def _restored_shapes(saveable: SaveableObject) -> list[Shape]:
-    """The shapes that the specs' tensors have now."""
+    """Return the present shapes of the specs' tensors."""
     values = [spec.tensor for spec in saveable.specs]
     return [tuple(value.shape) if isinstance(value, torch.Tensor | np.ndarray) else () for value in values]
 
 
 def _check(reader: CheckpointReader, saveables: Sequence[SaveableObject], shapes: Sequence[list[Shape] | None]) -> None:
-    """Names first, then the dtypes of all, then shapes: TensorFlow's order."""
+    """Check all names, then all dtypes, then all shapes: TensorFlow's order."""
     specs = list(specs_of(saveables))
     missing = sorted({spec.name for spec in specs if spec.name not in reader})
     if missing:
-        raise NotFoundError(_not_found(reader, missing))
+        raise NotFoundError(_not_found(reader, missing, {spec.name for spec in specs}))
     unlike = [line for spec in sorted(specs, key=lambda spec: spec.name) if (line := _dtype_mismatch(reader, spec))]
     if unlike:
         lines = "\n".join(unlike)
@@ -198,14 +212,14 @@ def _check(reader: CheckpointReader, saveables: Sequence[SaveableObject], shapes
             saveable.check([_shape_of(reader, spec) for spec in saveable.specs], restored)
 
 
-def _not_found(reader: CheckpointReader, missing: Sequence[str]) -> str:
+def _not_found(reader: CheckpointReader, missing: Sequence[str], wanted: Collection[str]) -> str:
     more = f" Nor are {len(missing) - 1} others: {listed(missing[1:], _LISTED)}." if missing[1:] else ""
-    hint = did_you_mean(missing[0], reader.keys())
+    hint = prefix_hint(wanted, reader.keys()) or did_you_mean(missing[0], reader.keys())
     return f"Key {escaped(missing[0])} not found in checkpoint: {reader.path}.{more} {hint}".rstrip()
 
 
 def _dtype_mismatch(reader: CheckpointReader, spec: SaveSpec) -> str:
-    """What RestoreV2 says where a stored type is another than the spec's; empty where it fits."""
+    """Return RestoreV2's message if a stored type differs from the spec's, else ""."""
     if spec.dtype is None:
         return ""
     stored = reader.dtype(spec.name)
@@ -218,13 +232,13 @@ def _dtype_mismatch(reader: CheckpointReader, spec: SaveSpec) -> str:
 
 
 def _held_alike(stored: DataType, wanted: DataType) -> bool:
-    """Whether torch holds both in one dtype, as qint8 in int8."""
+    """Whether torch represents both by one dtype, as qint8 by int8."""
     one, other = ELEMENTS.get(stored), ELEMENTS.get(wanted)
     return one is not None and other is not None and one.torch is not None and one.torch == other.torch
 
 
 def _shape_of(reader: CheckpointReader, spec: SaveSpec) -> Shape:
-    """Shape of the value that a spec will get."""
+    """Return the shape of the value that a spec will receive."""
     stored = reader.shape(spec.name)
     if not spec.slice_spec:
         return stored

@@ -1,6 +1,6 @@
-"""SaverDef: the settings of a saver as a message, and the scope that its names are in.
+"""SaverDef: the settings of a saver as a message, and the scope of the names in it.
 
-Source: tensorflow/core/protobuf/saver.proto, Saver.to_proto in tensorflow/python/training/saver.py; spec: SAVER 4.
+Source: tensorflow/core/protobuf/saver.proto, Saver.to_proto in tensorflow/python/training/saver.py.
 """
 
 import re
@@ -16,7 +16,11 @@ _TENSOR: Final = re.compile(scopes.VALID_SCOPE.pattern + ":0")
 
 
 def in_scope(saver_def: object, scope: str | None) -> SaverDef:
-    """A copy of the settings, its names put into `scope`; InvalidArgumentError where it is no SaverDef, or has none."""
+    """Return a copy of the settings with its names in `scope`.
+
+    Raises:
+        InvalidArgumentError: it is not a SaverDef, or has no names.
+    """
     if not isinstance(saver_def, SaverDef):
         raise InvalidArgumentError(f"saver_def must be a saver_pb2.SaverDef: got {type(saver_def).__name__}")
     scopes.require_names(saver_def)
@@ -24,17 +28,17 @@ def in_scope(saver_def: object, scope: str | None) -> SaverDef:
 
 
 def check_scope(name: str | None) -> str | None:
-    """`name`; InvalidArgumentError where no name of a node can begin with it."""
+    """Return `name`; InvalidArgumentError if the name of a node cannot begin with it."""
     if name and not (isinstance(name, str) and scopes.VALID_SCOPE.fullmatch(name)):
         raise InvalidArgumentError(
             f"{quoted(str(name))} is not a valid root scope name. Begin it with a letter, a digit or a dot, and "
-            f'go on with these and "_", "-", "/", ">", "\\"'
+            f'continue with these and "_", "-", "/", ">", "\\"'
         )
     return name
 
 
 def default_names(scope: str, *, sharded: bool, version: int) -> SaverDef:
-    """The names that TensorFlow gives to a saver's operations in `scope`; nothing else is set."""
+    """Return the names that TensorFlow gives to a saver's operations in `scope`; nothing else is set."""
     saves = "control_dependency"
     if sharded:
         saves = "ShardedFilespec" if version == SaverDef.V1 else "Identity"
@@ -46,10 +50,10 @@ def default_names(scope: str, *, sharded: bool, version: int) -> SaverDef:
 
 
 def naming_nodes(saver_def: SaverDef, filename: str | None) -> tuple[SaverDef, str]:
-    """Settings whose names are those of nodes, each of another, and the default path.
+    """Return settings whose names are those of distinct nodes, and the default path.
 
-    Where a saver has a default path of its own, its settings have that in the place of the name of the tensor. Names
-    that no nodes can have become the usual ones.
+    The settings of a saver with its own default path have that in place of the name of a tensor. Names that nodes
+    cannot have are replaced by the usual ones.
 
     Args:
         filename: The saver's own default path, if it has one.
@@ -69,5 +73,5 @@ def naming_nodes(saver_def: SaverDef, filename: str | None) -> tuple[SaverDef, s
 
 
 def out_of_scope(saver_def: SaverDef, scope: str) -> SaverDef | None:
-    """A copy of the settings without `scope` in its names; None where one of them is not in that scope."""
+    """Return a copy of the settings without `scope` in its names; None if one of them is not in that scope."""
     return scopes.out_of_scope(saver_def, scope) if scopes.is_in_scope(saver_def, scope) else None

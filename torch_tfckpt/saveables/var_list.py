@@ -72,6 +72,10 @@ class VarList:
         self._modules = Modules(modules)
         self._check_now()
 
+    def __len__(self) -> int:
+        """Entries of the var_list: a module or an optimizer is one."""
+        return len(self._saved) + len(self._states) + len(self._modules.keys)
+
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to save."""

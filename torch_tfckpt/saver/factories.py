@@ -1,4 +1,4 @@
-"""Savers that a program gets without constructing one: the default saver, and one for object-based checkpoints.
+"""Savers that a program does not construct itself: the default saver, and one for object-based checkpoints.
 
     saver = saver_from_object_based_checkpoint("ckpt-12", {"dense/kernel": kernel})
     saver.restore("ckpt-12")
@@ -27,18 +27,30 @@ from torch_tfckpt.text import printable
 
 
 def get_saver_or_default() -> Saver:
-    """The saver in the collection "savers", or a new one of all registered variables, sharded, which is put there.
+    """Return the saver in the collection "savers"; if there is none, create one of all registered variables.
+
+    The new one is sharded, and is added to the collection.
 
     Raises:
-        FailedPreconditionError (a RuntimeError): the collection holds several.
+        FailedPreconditionError (a RuntimeError): there are several savers in the collection.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> with tfckpt.Collections().as_default():
+        ...     tfckpt.add_to_collection("variables", tfckpt.Variable(torch.zeros(2), "w"))
+        ...     path = tfckpt.get_saver_or_default().save("run/model.ckpt", global_step=1)
+        >>> tfckpt.list_variables(path)
+        [('w', [2])]
     """
     savers = get_collection(GraphKeys.SAVERS)
     if len(savers) > 1:
-        raise FailedPreconditionError(f"More than one item in collection {GraphKeys.SAVERS}: {len(savers)}. Name yours")
+        raise FailedPreconditionError(
+            f"More than one item in collection {GraphKeys.SAVERS}: {len(savers)}. Pass the one to use"
+        )
     if savers:
         found = savers[0]
         if not isinstance(found, Saver):
-            raise FailedPreconditionError(f"collection {GraphKeys.SAVERS} holds a {type(found).__name__}, no Saver")
+            raise FailedPreconditionError(f"collection {GraphKeys.SAVERS} holds a {type(found).__name__}, not a Saver")
         return found
     saver = Saver(sharded=True, allow_empty=True)
     add_to_collection(GraphKeys.SAVERS, saver)
@@ -52,24 +64,32 @@ def saver_from_object_based_checkpoint(
     names_to_keys: Mapping[str, str] | None = None,
     cached_saver: Saver | None = None,
 ) -> Saver:
-    """A saver over the keys under which the checkpoint has the variables.
+    """Create a saver that restores variables by name from an object-based checkpoint.
 
     Args:
-        path: Any spelling of a checkpoint that CheckpointReader takes.
-        var_list: As of Saver; None: what is in the collections "variables" and "saveable_objects".
+        path: Anything that CheckpointReader accepts.
+        var_list: As for Saver; None: the collections "variables" and "saveable_objects".
         builder: Reads the files; None: a BulkSaverBuilder.
-        names_to_keys: What to go by in place of the checkpoint's own mapping; then `path` is not looked at.
-        cached_saver: Returned, once the names are found to fit, in place of a new saver: an earlier one for the same
-            variables and the same kind of checkpoint.
+        names_to_keys: Variable name -> key, in place of the checkpoint's own mapping; then `path` is not read.
+        cached_saver: An earlier saver for the same variables and the same kind of checkpoint; it is returned instead of
+            a new one if the names are right.
 
     Raises:
         InvalidArgumentError (a ValueError): "not an object-based checkpoint".
-        NotFoundError: the checkpoint lacks names; the text has TensorFlow's three parts. The state of optimizers and
-            other objects always lacks.
+        NotFoundError: names are not in the checkpoint; the message has TensorFlow's three parts. The state of
+            optimizers and other objects is never found by name.
         DataLossError: the object graph is damaged.
 
-    What the saver restores is as `var_list` is now: tensors that a module gets later are not seen. If it saves, it
-    saves under keys, but without an object graph.
+    The saver restores `var_list` as it is now: tensors that are added to a module later are not restored. If it saves,
+    it saves under keys, but without an object graph.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.Checkpoint(w=tfckpt.Variable(torch.ones(2), "dense/kernel")).save("ckpt")
+        >>> kernel = torch.zeros(2)
+        >>> tfckpt.saver_from_object_based_checkpoint(path, {"dense/kernel": kernel}).restore(path)
+        >>> kernel
+        tensor([1., 1.])
     """
     if names_to_keys is None:
         try:

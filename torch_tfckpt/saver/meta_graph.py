@@ -1,6 +1,6 @@
 """Build the `.meta` file of a Saver: a resource variable for each tensor, and the nodes of its savers.
 
-TensorFlow imports it, restores the checkpoint, goes on from there, and saves what this package restores.
+TensorFlow can import it, restore the checkpoint, continue training, and save checkpoints that this package restores.
 
 Source: tensorflow/python/framework/meta_graph.py.
 """
@@ -21,31 +21,31 @@ from torch_tfckpt.meta_graph.raw import GRAPH, RawMetaGraph
 from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of
 from torch_tfckpt.saver.registered import Registered, SaverInGraph
 
-# The version whose files these equal: readers of old meta graphs decide by it what a missing field means.
+# The files are equal to those of this version. Readers of old meta graphs decide by it what a missing field means.
 TENSORFLOW_VERSION: Final = "2.21.0"
 _PLACE: Final = "the meta graph of a saver"
 
 
 class MetaGraphSource(Protocol):
-    """Where a saver has its meta graphs from."""
+    """Creates the meta graphs of a saver."""
 
     def described(self, saver: SaverInGraph | None) -> Callable[[], RawMetaGraph]:
-        """Looks at what is there now; the meta graph that says of a saver what it is, is made when it is called for.
+        """Return a function that encodes the meta graph of a saver and the variables, as they are now.
 
-        Threads: what it returns may be called in any.
+        Threads: the function may be called in any thread.
         """
 
     def check_values(self) -> None:
-        """FailedPreconditionError, before a save, if the variables of the graph have no values yet."""
+        """Raise FailedPreconditionError before a save if the variables of the graph have no values yet."""
 
     def values_restored(self) -> None:
-        """The saver has restored the variables."""
+        """Called after the saver has restored the variables."""
 
 
 class TensorsGraph:
-    """The graph of what is saved now. Making it again is cheap as long as names, shapes and places are the same.
+    """The graph of the tensors that are saved. It is encoded again only if names, shapes or devices have changed.
 
-    Threads: safe, also where the process forks while a thread makes a graph: there are no locks.
+    Threads: safe, also if the process forks while a thread encodes a graph: there are no locks.
     """
 
     def __init__(self) -> None:
@@ -53,28 +53,28 @@ class TensorsGraph:
         self._version = ""
 
     def described(self, saver: SaverInGraph | None) -> Callable[[], RawMetaGraph]:
-        """The meta graph of a saver, with the default collections: registered variables and savers get their nodes.
+        """Return a function that encodes the meta graph of a saver, with the default collections.
 
         Args:
-            saver: None: of no saver in particular.
+            saver: None: no saver in particular.
 
         Returns:
-            What makes it of what there is now; InvalidArgumentError for a graph of 2 GiB or more.
+            The function; it raises InvalidArgumentError for a graph of 2 GiB or more.
         """
-        # Both import something, which a thread must not be at when the process forks: the child could not import then.
+        # Both import modules. If the process forked while a thread imports, the child could not import any more.
         known_ops()
         self._version = self._version or _own_version()
         registered = Registered(saver, default_collections())
         return partial(self._encoded, registered, registered.collections())
 
     def check_values(self) -> None:
-        """Tensors always have values."""
+        """Do nothing: tensors always have values."""
 
     def values_restored(self) -> None:
-        """Nothing depends on it."""
+        """Do nothing."""
 
     def encoded(self, saver: SaverInGraph | None) -> RawMetaGraph:
-        """`described`, made at once."""
+        """Encode the meta graph of a saver now."""
         return self.described(saver)()
 
     def _encoded(self, registered: Registered, collections: dict[Hashable, list[object]]) -> RawMetaGraph:
@@ -89,10 +89,10 @@ class TensorsGraph:
 
 
 class _Made:
-    """A graph, with what it was made of.
+    """An encoded graph, and the variables and savers in it.
 
     Attributes:
-        first_fields: Of the meta graph: the info, and the graph.
+        first_fields: The first fields of the meta graph: the info and the graph.
     """
 
     def __init__(self, variables: list[GraphVariable], savers: list[GraphSaver], version: str) -> None:
@@ -108,7 +108,7 @@ class _Made:
         self._names: set[str] | None = None
 
     def has_node(self, name: str) -> bool:
-        """Whether there is a node of that name. Few collections ask."""
+        """Whether there is a node of that name."""
         if self._names is None:
             self._names = {node.name for node in Graph(memoryview(self._graph)).iter_nodes()}
         return name in self._names
@@ -117,5 +117,5 @@ class _Made:
 def _own_version() -> str:
     try:
         return metadata.version("torch-tfckpt")
-    except metadata.PackageNotFoundError:  # copied somewhere, not installed: no reason for a save to fail
+    except metadata.PackageNotFoundError:  # the package was copied, not installed; a save need not fail
         return "unknown"

@@ -1,4 +1,4 @@
-"""What a Saver remembers of its checkpoints: TensorFlow's rule of age, and the state file.
+"""Records of a Saver's checkpoints: TensorFlow's rule of age, and the state file.
 
 Source: Saver._RecordLastCheckpoint, _MaybeDeleteOldCheckpoints in tensorflow/python/training/saver.py.
 """
@@ -7,11 +7,22 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.directory.management import get_checkpoint_mtimes, remove_checkpoint
+from torch_tfckpt.directory.names import directory_key, same_series, spelled_in
 from torch_tfckpt.directory.records import CheckpointRecords
-from torch_tfckpt.directory.retention import SECONDS_PER_HOUR, KeepBest, Saved, SaverHistory, next_deletion, record
+from torch_tfckpt.directory.retention import (
+    SECONDS_PER_HOUR,
+    KeepBest,
+    Saved,
+    SaverHistory,
+    continue_schedule,
+    next_deletion,
+    record,
+    taken_over,
+)
 from torch_tfckpt.directory.state_file import (
     from_stored,
     get_checkpoint_state,
@@ -24,6 +35,9 @@ from torch_tfckpt.saver.request import SaveRequest
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
 
+# TensorFlow's default for keep_checkpoint_every_n_hours, 14 months: no schedule that is worth writing down.
+_NEVER: Final = 10_000 * SECONDS_PER_HOUR
+
 _log = logging.getLogger(__name__)
 
 
@@ -31,18 +45,19 @@ class SaverRecords(CheckpointRecords):
     """The checkpoints of one saver.
 
     Args:
-        saver_def: How many to keep, for how long, and their version.
+        saver_def: How many checkpoints to keep, for how long, and their version.
         start: When the saver was built, in seconds since the epoch: the schedule of those kept for good begins then.
         relative: Whether the state file names checkpoints relative to its directory.
-        keep_best: Which to keep for their metrics.
-        recover: Whether to take over what the state file lists, before the first save into a directory.
+        keep_best: Which checkpoints to keep because of their metrics.
+        recover: Whether the first save takes over the checkpoints that the state file lists. None: the first save into
+            a directory that was restored from does, with those that have the name of the new one but for the numbers.
         storage: Where files are stored; None chooses by the path.
 
     Threads: one at a time.
     """
 
     names_expired = False
-    _request: SaveRequest  # of the last save; `enter` is called before all that asks for it
+    _request: SaveRequest  # of the last save; set by `enter`, before it is used
 
     def __init__(
         self,
@@ -51,16 +66,17 @@ class SaverRecords(CheckpointRecords):
         *,
         relative: bool,
         keep_best: KeepBest | None,
-        recover: bool,
+        recover: bool | None,
         storage: Storage | None = None,
     ) -> None:
-        super().__init__(keep_best, storage, keep_all=not saver_def.max_to_keep)
-        self._max_to_keep = saver_def.max_to_keep
+        super().__init__(keep_best, storage, saver_def.max_to_keep)
         self._version, self._sharded = saver_def.version, saver_def.sharded
         # As stored: a float of 32 bits, so that 0.1 hours are 0.10000000149.
         self._keep_seconds = saver_def.keep_checkpoint_every_n_hours * SECONDS_PER_HOUR
         self._history = SaverHistory(start + self._keep_seconds)
         self._relative, self._recover = relative, recover
+        self._has_saved = False
+        self._restored_from: set[str] = set()  # keys of directories whose checkpoints are to be taken over
 
     @property
     def newest(self) -> list[str]:
@@ -68,19 +84,18 @@ class SaverRecords(CheckpointRecords):
         return [saved.path for saved in self._history.last]
 
     def set_last_checkpoints(self, checkpoints: Sequence[Saved]) -> None:
-        """Replace what is remembered, oldest first."""
+        """Replace the checkpoints that are remembered, oldest first."""
         self._history = replace(self._history, last=tuple(checkpoints))
 
     def recover(self, paths: Sequence[str]) -> None:
-        """Remember those of `paths` that exist, each from when its files were written."""
-        times = [(path, get_checkpoint_mtimes([path], storage=self._storage)) for path in paths]
-        self.set_last_checkpoints([Saved(path, time[0]) for path, time in times if time])
+        """Remember those of `paths` that exist, with the times when their files were written."""
+        self.set_last_checkpoints(self._dated(paths))
 
     def refuse_conflict(self, request: SaveRequest) -> None:
         """FailedPreconditionError if the checkpoint's path would be the state file. Nothing is written yet.
 
         All files of version 2 have suffixes, and all shards of version 1 have numbers after their name. So, as in
-        TensorFlow, those of version 2 may share the name if the state file spells their path differently from its own.
+        TensorFlow, a version 2 checkpoint may have this name if the state file spells its path differently.
         """
         if request.target != state_path(request.directory, request.latest_filename):
             return
@@ -95,13 +110,11 @@ class SaverRecords(CheckpointRecords):
         """Record `path`, which was published at `now`. Errors as `published`."""
         self._request, self._latest_filename = request, request.latest_filename
         self.retention.load(request.storage, request.directory, request.latest_filename)
-        if self._recover:
-            self._recover = False
-            self._take_over(request)
+        self._take_over(request)
         self.published(path, now, request.metrics)
 
     def _add(self, path: str, now: float) -> None:
-        self._history = record(self._history, path, now, self._max_to_keep)
+        self._history = record(self._history, path, now, self.max_to_keep)
 
     def _expire(self) -> list[str]:
         # One checkpoint, unless an earlier save got no further than its state file.
@@ -112,19 +125,60 @@ class SaverRecords(CheckpointRecords):
                 expired.append(candidate)
         return expired
 
+    def restored(self, prefix: str) -> None:
+        """Remember that `prefix`, which a Saver wrote, was restored. Nothing is read or taken over yet."""
+        if self._recover is None:
+            self._restored_from.add(directory_key(os.path.dirname(prefix)))
+
     def _take_over(self, request: SaveRequest) -> None:
+        """Put the checkpoints of an earlier run before those of this one, if that is wanted of this save."""
+        home = directory_key(request.directory)
+        wanted = home in self._restored_from or (self._recover is True and not self._has_saved)
+        self._restored_from.discard(home)
+        self._has_saved = True
+        if not wanted or not self.max_to_keep:
+            return
+        if any(directory_key(os.path.dirname(path)) == home for path in self.newest):
+            return  # the program has set the list, or has saved here before
         try:
             state = get_checkpoint_state(request.directory, request.latest_filename, storage=request.storage)
         except DataLossError as error:
             _log.warning("%s: no checkpoints are taken over", error)
             return
-        if state is not None and not self._history.last:
-            self.recover([from_stored(path) for path in state.all_model_checkpoint_paths])
+        if state is None:
+            return
+        # In the spelling of this run, so that a path that is saved again is recognized.
+        paths = [spelled_in(request.directory, from_stored(path)) for path in state.all_model_checkpoint_paths]
+        if self._recover is None:
+            paths = [path for path in paths if same_series(path, request.target)]
+        history, earlier = self._history, self._dated(paths)
+        if state.last_preserved_timestamp > 0:
+            history, earlier = continue_schedule(history, earlier, state.last_preserved_timestamp, self._keep_seconds)
+        self._history = taken_over(history, earlier, self.max_to_keep)
+
+    def _dated(self, paths: Sequence[str]) -> list[Saved]:
+        """Those of `paths` that exist, with the times when their files were written."""
+        times = [(path, get_checkpoint_mtimes([path], storage=self._storage)) for path in paths]
+        return [Saved(path, time[0]) for path, time in times if time]
 
     def _write_state(self, path: str) -> None:
         update = update_relative_state if self._relative else update_checkpoint_state
         request = self._request
-        update(request.directory, path, self.newest, request.latest_filename, storage=request.storage)
+        update(
+            request.directory,
+            path,
+            self.newest,
+            request.latest_filename,
+            last_preserved_timestamp=self._last_preserved,
+            storage=request.storage,
+        )
+
+    @property
+    def _last_preserved(self) -> float | None:
+        """The time from which the next run continues the schedule; None if the state file has none, as TensorFlow's."""
+        if self._recover is False or not self._keep_seconds < _NEVER:
+            return None
+        return self._history.next_kept - self._keep_seconds
 
     def _remove(self, path: str) -> None:
         remove_checkpoint(path, self._version, self._request.meta_graph_suffix, storage=self._request.storage)

@@ -28,12 +28,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SaverInGraph:
-    """What a meta graph says of a saver.
+    """How a meta graph describes a saver.
 
     Attributes:
         saver_def: Its settings; the names in it are those of nodes.
         filename: The default path.
-        saver: Which it is: of a saver's descriptions a graph has one.
+        saver: The saver itself: a graph describes each saver once.
     """
 
     saver_def: SaverDef
@@ -49,19 +49,19 @@ class InGraph(Protocol):
     """A saver, as the collection "savers" holds them."""
 
     def in_graph(self) -> SaverInGraph | None:
-        """What meta graphs say of it; None: it saves nothing."""
+        """How meta graphs describe it; None if it has nothing to save."""
 
 
 class Registered:
     """The variables and savers of one graph, each under a name of its own.
 
     Args:
-        saver: Whose meta graph it is; None: of none in particular.
-        collections: Whose variables and savers are in the graph too.
+        saver: The saver that the meta graph belongs to; None: no saver in particular.
+        collections: Their variables and savers are in the graph, too.
 
     Attributes:
-        saver_def: Of `saver`.
-        savers: All, `saver` first.
+        saver_def: The settings of `saver`.
+        savers: All savers, `saver` first.
     """
 
     def __init__(self, saver: SaverInGraph | None, collections: Collections) -> None:
@@ -82,11 +82,11 @@ class Registered:
 
     @property
     def variables(self) -> list[GraphVariable]:
-        """All that was asked for until now, in that order."""
+        """All variables added so far, in that order."""
         return list(self._variables.values())
 
     def collections(self) -> dict[Hashable, list[object]]:
-        """Name -> values, the variables that are saved among them, and GraphVariables for all variables."""
+        """Name -> values, including the variables that are saved; all variables are GraphVariables."""
         found: dict[Hashable, list[object]] = {
             name: [each for value in values for each in self._in_graph(value)]
             for name, values in self._collections.lists().items()
@@ -104,9 +104,9 @@ class Registered:
         return found
 
     def to_proto(self, value: object) -> Message | None:
-        """The message that a collection of messages holds for `value`; None where it has none.
+        """Return the message that a collection of messages contains for `value`, or None.
 
-        REQUIRES: `collections` was called, which finds out who is in the graph.
+        REQUIRES: `collections` was called, which finds the nodes of the graph.
         """
         if isinstance(value, GraphVariable):
             return variable_def(value, self._given)
@@ -121,7 +121,7 @@ class Registered:
     def _stored(self, saveable: SaveableObject) -> Iterator[SavedVariable]:
         variable = saveable.variable if isinstance(saveable, VariableSaveable) else None
         for index, spec in enumerate(saveable.specs):
-            if spec.dtype is None:  # it has no value yet, which saving it will say
+            if spec.dtype is None:  # it has no value yet; saving it will raise
                 continue
             if variable is not None:
                 stored = self._of_variable(variable, spec)
@@ -131,7 +131,7 @@ class Registered:
             yield SavedVariable(stored, spec.name, spec.slice_spec)
 
     def _in_graph(self, value: object) -> Iterator[object]:
-        """The variables that a value of a collection is in the graph; the value itself where it is none."""
+        """Yield the graph's variables for a value of a collection, or the value itself if it is not a variable."""
         if isinstance(value, PartitionedVariable):
             yield from (self._of_variable(part, _spec(part)) for part in value)
         elif isinstance(value, Variable):
@@ -154,7 +154,7 @@ class Registered:
         self, identity: Identity, name: str, spec: SaveSpec, part: SaveSliceInfoDef | None, *, trainable: bool = False
     ) -> GraphVariable:
         if identity not in self._variables:
-            assert spec.dtype is not None, "left out before"
+            assert spec.dtype is not None, "skipped by the caller"
             self._variables[identity] = GraphVariable(
                 self._names.unique(name), spec.dtype, spec.shape, spec.device, trainable, part
             )

@@ -23,12 +23,12 @@ from torch_tfckpt.text import printable, quoted
 
 @dataclass(frozen=True, slots=True)
 class SaveRequest:
-    """What one save should do. The meaning of the arguments is that of Saver.save.
+    """The arguments of one save; see Saver.save.
 
     Attributes:
         storage: Where all files of the save are stored.
-        directory: Of the checkpoint and its state file; "" is the current one.
-        save_path: The path as it was given, which errors name.
+        directory: Directory of the checkpoint and its state file; "" is the current one.
+        save_path: The path as it was given, for error messages.
         target: `save_path` with the step.
     """
 
@@ -62,7 +62,7 @@ class SaveRequest:
         """Check the arguments of a save.
 
         Raises:
-            InvalidArgumentError, UnimplementedError: an argument that cannot be honoured.
+            InvalidArgumentError, UnimplementedError: an argument is invalid or not supported.
         """
         state = state_filename(latest_filename)
         if write_meta_graph:
@@ -92,15 +92,16 @@ def _check_suffix(suffix: str) -> None:
     """InvalidArgumentError for a suffix that would name a file of the checkpoint, or one in another directory."""
     if suffix == "index" or parse_data_filename(f"x.{suffix}") is not None or os.path.dirname(suffix):
         raise InvalidArgumentError(
-            f"meta_graph_suffix {quoted(suffix)} would put the meta graph over a file of the checkpoint, or elsewhere. "
-            f'Leave it out: "meta" is what readers look for'
+            f"meta_graph_suffix {quoted(suffix)} would overwrite a file of the checkpoint, or write elsewhere. "
+            f'Omit it: readers look for "meta"'
         )
 
 
 def step_number(global_step: object) -> int:
-    """A step as a number: an int, a bool, an integral tensor of one element, a Variable of one.
+    """Return a step as a number: an int, a bool, an integral tensor of one element, or a Variable with one.
 
-    InvalidArgumentError for everything else.
+    Raises:
+        InvalidArgumentError: anything else.
     """
     step = global_step.tensor if isinstance(global_step, Variable) else global_step
     if isinstance(step, torch.Tensor):
@@ -116,7 +117,7 @@ def step_number(global_step: object) -> int:
 
 
 def checkpoint_filename(save_path: str, global_step: object, *, pad: bool) -> str:
-    """`save_path` followed by "-" and the step; with `pad`, of at least eight digits."""
+    """Return `save_path` followed by "-" and the step; with `pad`, the step has at least eight digits."""
     if global_step is None:
         return save_path
     step = step_number(global_step)
@@ -124,7 +125,7 @@ def checkpoint_filename(save_path: str, global_step: object, *, pad: bool) -> st
 
 
 def state_filename(latest_filename: str | None) -> str:
-    """The state file's name, which has no directory in it."""
+    """Return the name of the state file; InvalidArgumentError if it contains a directory."""
     name = STATE_FILE if latest_filename is None else latest_filename
     if os.path.dirname(name) or not name:
         raise InvalidArgumentError(

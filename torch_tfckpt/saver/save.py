@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from torch_tfckpt.bundle.publish import saving
 from torch_tfckpt.directory.management import meta_graph_filename
 from torch_tfckpt.errors import IncompleteSaveError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
-from torch_tfckpt.save_restore.pending_save import PendingSave, published
+from torch_tfckpt.save_restore.pending_save import PendingSave, log_saved, published
 from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.saver.request import SaveRequest
-from torch_tfckpt.storage.small_files import write_file
+from torch_tfckpt.storage.small_files import make_directories, write_file
 from torch_tfckpt.text import printable
 
 
@@ -22,9 +23,10 @@ class SaverSave:
 
     Attributes:
         pending: The write of its tensors; None for a saver without variables, which writes only the meta graph.
-        records: Takes the published path, if the request writes the state file.
-        clock: Seconds since the epoch.
-        meta_graph: Makes the meta graph; None if none is written.
+        records: Records the published path, if the request writes the state file.
+        clock: Returns seconds since the epoch.
+        meta_graph: Encodes the meta graph; None if it is not written.
+        begun: When the save began, by `clock`.
     """
 
     request: SaveRequest
@@ -32,6 +34,7 @@ class SaverSave:
     records: SaverRecords
     clock: Callable[[], float]
     meta_graph: Callable[[], RawMetaGraph] | None
+    begun: float
 
     @property
     def staged(self) -> threading.Event:
@@ -43,7 +46,7 @@ class SaverSave:
         return staged
 
     def complete(self) -> str | None:
-        """Wait until all is written and publish it; then the state file, older checkpoints, the meta graph."""
+        """Wait until all is written and publish it; then write the state file, delete, and write the meta graph."""
         request, path, meta_graph = self.request, None, None
         if self.meta_graph is not None:
             try:
@@ -54,6 +57,7 @@ class SaverSave:
         with naming_a_missing_parent(request):
             if self.pending is not None:
                 path = self.pending.finish()
+                log_saved(path, self.pending.total_bytes, self.clock() - self.begun)
         if path is not None and request.write_state:
             with published(path, "the state file may not name it"):
                 self.records.enter(request, path, self.clock())
@@ -64,9 +68,20 @@ class SaverSave:
         return path
 
     def abandon(self) -> None:
-        """Stop, and remove everything written."""
+        """Stop, and remove everything that was written."""
         if self.pending is not None:
             self.pending.abandon()
+
+
+def make_parents(request: SaveRequest) -> None:
+    """Make the directories above the checkpoint. In an object store there are none to make.
+
+    Raises:
+        InvalidArgumentError (a ValueError): a file is in the way, or the system refuses.
+    """
+    if request.storage.renames:
+        with naming_a_missing_parent(request), saving(request.target):
+            make_directories(request.storage, request.directory)
 
 
 @contextmanager
@@ -83,10 +98,14 @@ def naming_a_missing_parent(request: SaveRequest) -> Iterator[None]:
         with suppress(OSError):  # of two errors the first is more useful
             missing = request.storage.renames and not request.storage.is_directory(request.directory or os.curdir)
         if missing:
-            # TensorFlow's words exactly, for programs that look for them; the hint is a note.
+            # TensorFlow's words exactly, for programs that look for them; the cause is a note.
             in_its_words = InvalidArgumentError(
                 f"Parent directory of {printable(request.save_path)} doesn't exist, can't save."
             )
-            in_its_words.add_note("Only one directory is made; make those above it first")
+            cause = error.failures.get(0, error) if isinstance(error, IncompleteSaveError) else error
+            in_its_words.add_note(
+                f"It could not be made, or was removed during the save: {cause}. Remove what is in the way, or save "
+                f"elsewhere"
+            )
             raise in_its_words from error
         raise

@@ -5,11 +5,10 @@
     handle = saver.save_async("run/model.ckpt", global_step=1100)   # training goes on while it is written
     saver.restore(latest_checkpoint("run"))                     # into the same tensors, in place
 
-Source: tensorflow/python/training/saver.py; spec: SAVER 4.
+Source: tensorflow/python/training/saver.py.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -18,13 +17,13 @@ from typing import Literal, Self
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.checkpoint_reader import AnyPath
-from torch_tfckpt.directory.retention import KeepBest, Metrics, Saved
+from torch_tfckpt.directory.retention import KeepBest, Metrics, check_keep_best, check_keep_hours, check_max_to_keep
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
 from torch_tfckpt.meta_graph.graph_collections import registered_variables
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
-from torch_tfckpt.save_restore.handle import InFlight, SaveHandle
+from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle
 from torch_tfckpt.save_restore.restore import restore_path
 from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes, out_of_scope
 from torch_tfckpt.saveables.save_spec import SaveableObject
@@ -33,16 +32,18 @@ from torch_tfckpt.saver.meta_graph import MetaGraphSource, TensorsGraph
 from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.saver.registered import SaverInGraph
 from torch_tfckpt.saver.request import SaveRequest
-from torch_tfckpt.saver.save import SaverSave, naming_a_missing_parent
+from torch_tfckpt.saver.save import SaverSave, make_parents, naming_a_missing_parent
+from torch_tfckpt.saver.tracking import TracksCheckpoints
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import counted, printable
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
 
 _log = logging.getLogger(__name__)
 
 
-class Saver(ExportsMetaGraph):
-    """Saves and restores named tensors, and keeps track of the checkpoints.
+class Saver(TracksCheckpoints, ExportsMetaGraph):
+    """Saves and restores named tensors as numbered checkpoints, and deletes old ones.
 
     Args:
         var_list: A dict name -> (tensor, Parameter, Variable, SaveableObject, list of slices, or anything with
@@ -50,35 +51,52 @@ class Saver(ExportsMetaGraph):
             model.named_parameters(); a list of Variables and SaveableObjects. None: what `add_to_collection` put into
             the collections "variables" and "saveable_objects".
         reshape: Let restored values take the shapes of the tensors they are restored into.
-        sharded: One data file for each device, written side by side.
-        max_to_keep: Checkpoints that stay; older ones are deleted. None or 0: all stay, and the state file names only
-            the newest.
-        keep_checkpoint_every_n_hours: Of those that would be deleted, one every so many hours stays for good.
+        sharded: Write one data file for each device, all at the same time.
+        max_to_keep: Number of newest checkpoints to keep; older ones are deleted. None or 0: all are kept, and the
+            state file names only the newest.
+        keep_checkpoint_every_n_hours: Of those that would be deleted, keep one in so many hours for good.
         name: Scope of the saver's operations in meta graphs.
-        restore_sequentially: Assign each value before the next is read: the memory of one tensor instead of all, but a
-            damaged file is noticed half way.
-        saver_def: Settings of another saver, which go before those given here.
+        restore_sequentially: Assign each value before the next is read. That takes the memory of one tensor instead of
+            all, but if a file is damaged, some values have been assigned when that is noticed.
+        saver_def: Settings of another saver; they override those given here.
         builder: Writes and reads the files; None: a BulkSaverBuilder.
         defer_build: Wait for `build()`, so that variables can be registered until then.
-        allow_empty: Be content with nothing to save.
-        write_version: SaverDef.V2, or V1 for programs that read nothing newer.
-        pad_step_number: Steps of eight digits at least.
-        save_relative_paths: Name checkpoints in the state file relative to it. (Moved directories work on reading
+        allow_empty: Allow an empty variable list.
+        write_version: SaverDef.V2, or V1 for programs that cannot read version 2.
+        pad_step_number: Write steps with at least eight digits.
+        save_relative_paths: Write paths in the state file relative to its directory. (Moved directories can be read
             either way.)
         filename: The default path in meta graphs.
-        keep_best: Also keep the best k by a metric given to `save`.
-        recover: Before the first save, take over the checkpoints that the state file lists, so that max_to_keep counts
-            those of an earlier run.
-        staging: How much host memory saves may take, and how many threads.
-        clock: Seconds since the epoch.
-        graph: Where meta graphs come from; None: they have a variable for each tensor.
+        keep_best: Also keep the best k checkpoints by a metric that is given to `save`.
+        recover: Whether max_to_keep counts the checkpoints of earlier runs, which the state file lists. None: from the
+            first save into a directory that this saver has restored a checkpoint from (any checkpoint, any spelling of
+            the path), those whose names equal that of the new one but for the numbers, so that a checkpoint of
+            another origin is never deleted. True: from the first save on, all that are listed. False: never, as in
+            TensorFlow. Checkpoints that no longer exist are left out, and the others are as old as their files; the
+            schedule of `keep_checkpoint_every_n_hours`, pins and metrics continue.
+        staging: How much host memory and how many threads saves may use.
+        clock: Returns seconds since the epoch.
+        graph: Creates meta graphs; None: they have a variable for each tensor.
         storage: Where files are stored; None chooses by the path.
 
     Raises:
-        InvalidArgumentError (a ValueError), TypeError: what cannot be saved, or not like that.
+        InvalidArgumentError (a ValueError), TypeError: something in `var_list` that cannot be saved; invalid arguments.
 
-    Values, the state of optimizers included, are looked up anew at every save and restore. What changes in `var_list`
-    itself after construction is not seen.
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> step = torch.tensor(0)
+        >>> saver = tfckpt.Saver({"model": torch.nn.Linear(2, 1), "step": step}, max_to_keep=3)
+        >>> latest = tfckpt.latest_checkpoint("run")
+        >>> if latest is not None:
+        ...     saver.restore(latest)
+        >>> for _ in range(5):
+        ...     step += 1
+        ...     path = saver.save("run/model.ckpt", global_step=step)
+        >>> saver.last_checkpoints
+        ['run/model.ckpt-3', 'run/model.ckpt-4', 'run/model.ckpt-5']
+
+    Values, including the state of optimizers, are looked up at every save and restore. Changes to `var_list` itself
+    after construction have no effect.
     Threads: one at a time.
     """
 
@@ -101,13 +119,18 @@ class Saver(ExportsMetaGraph):
         filename: str | None = None,
         *,
         keep_best: KeepBest | None = None,
-        recover: bool = False,
+        recover: bool | None = None,
         staging: StagingOptions | None = None,
         clock: Callable[[], float] = time.time,
         graph: MetaGraphSource | None = None,
         storage: Storage | None = None,
     ) -> None:
         empty = var_list is None or (isinstance(var_list, list | tuple | set | dict) and not var_list)
+        check_max_to_keep(max_to_keep, zero_keeps_all=True)
+        check_keep_hours(keep_checkpoint_every_n_hours)
+        check_keep_best(keep_best)
+        if recover not in (None, True, False):
+            raise InvalidArgumentError(f"recover={recover!r}: pass True, False or None")
         if defer_build and not empty:
             raise InvalidArgumentError(
                 "If `var_list` is given the build cannot be deferred: pass defer_build=False, or give it to build()"
@@ -124,7 +147,7 @@ class Saver(ExportsMetaGraph):
         self.storage = storage
         self._staging = Staging(staging)
         self._in_flight = InFlight()
-        self._variables: VarList | None = None  # None: not built, or of nothing
+        self._variables: VarList | None = None  # None: not built, or nothing to save
         self._records: SaverRecords | None = None
         self._built = False
         self._chose_version = saver_def is None
@@ -136,10 +159,10 @@ class Saver(ExportsMetaGraph):
             self.build()
 
     def build(self, var_list: object = None) -> None:
-        """Looks at the variables, and makes the saver ready. Nothing happens the second time.
+        """Look at the variables and make the saver ready. Does nothing if it was called before.
 
         Args:
-            var_list: As of the class, for a saver whose build was deferred.
+            var_list: As for the class, if the build was deferred.
 
         Raises:
             InvalidArgumentError: "No variables to save", unless the saver was made with `allow_empty`.
@@ -192,33 +215,35 @@ class Saver(ExportsMetaGraph):
         save_debug_info: bool = False,
         *,
         metrics: Metrics | None = None,
-    ) -> str | None:
+    ) -> str | MaybeNone:
         """Save everything as one checkpoint.
 
         Args:
-            save_path: Prefix of the checkpoint. Its directory is made if the one above it exists.
-            global_step: Number to put behind it: an int, or an integral tensor of one element.
-            latest_filename: Name of the state file beside the checkpoint; None: "checkpoint".
-            meta_graph_suffix: Of the meta graph file.
+            save_path: Prefix of the checkpoint. Directories that do not exist are made, also those above its own
+                (TensorFlow refuses then).
+            global_step: Number to append to it: an int, or an integral tensor of one element.
+            latest_filename: Name of the state file in the same directory; None: "checkpoint".
+            meta_graph_suffix: Suffix of the meta graph file.
             write_meta_graph: Whether to write `PREFIX.meta`.
-            write_state: Whether the state file is to name the checkpoint, and older ones to be deleted.
-            strip_default_attrs: Leave attributes out of the meta graph that are as operations have them by themselves.
+            write_state: Whether to name the checkpoint in the state file and delete older ones.
+            strip_default_attrs: Leave attributes that have their default values out of the meta graph.
             save_debug_info: Not supported.
             metrics: Name -> number, for `keep_best`.
 
         Returns:
-            The path to restore from: `save_path` with the step; sharded version 1: a pattern. None from a saver of
-            nothing.
+            The path to restore from: `save_path` with the step; sharded version 1: a pattern. None, as in TensorFlow,
+            only from a saver that has nothing to save (`allow_empty`).
 
         Raises:
-            InvalidArgumentError (a ValueError): there is no directory to save into, or an argument cannot be meant.
+            InvalidArgumentError (a ValueError): the directory cannot be made, e.g. because a file is in the way; an
+                argument is invalid.
             FailedPreconditionError (a RuntimeError): the saver is not built, or the path is that of the state file.
-            IncompleteSaveError (an OSError): the system refused a step. Unless the text says that the checkpoint is in
-                place, nothing was published and all earlier ones are as they were.
-            What an earlier `save_async` failed with, if nobody has asked for it.
+            IncompleteSaveError (an OSError): the system refused a step. Unless the message says that the checkpoint is
+                in place, nothing was published and all earlier ones are unchanged.
+            The error of an earlier `save_async`, if it was not raised by `result()`.
 
-        Durable when it returns. At every moment before, a crash leaves the earlier checkpoints and the state file that
-        names them. Cost: one write of the bytes; host memory as `staging` says, for values that are not in host memory.
+        Durable when it returns. A crash at any moment before leaves the earlier checkpoints and the state file that
+        names them. Cost: one write of the bytes; host memory within `staging` for values that are not in host memory.
         """
         self._require_built("save")
         request = SaveRequest.of(
@@ -251,23 +276,23 @@ class Saver(ExportsMetaGraph):
         if_busy: Literal["wait", "skip"] = "wait",
         block_until_staged: bool = True,
     ) -> SaveHandle:
-        """`save`, beside training: returns once the values are safe from what training does next.
+        """`save` in the background: returns as soon as training may change the values.
 
         Args:
-            if_busy: Where an earlier save is in flight: wait for it, or skip this one (its result is None).
-            block_until_staged: With False it returns at once, and nothing that is saved may change before the handle's
-                `staged` is set: time for a forward and backward pass.
+            if_busy: If an earlier save is in flight, wait for it or skip this one (its result is then None).
+            block_until_staged: False returns at once; then nothing that is saved may change before the handle's
+                `staged` is set, which leaves time for a forward and backward pass.
 
         Returns:
-            A handle: `staged`, `done()`, and `result()`, which is what `save` returns or raises. The arguments and the
-            variables are checked before this returns.
+            A handle with `staged`, `done()` and `result()`, which returns or raises what `save` would. The arguments
+            and the variables are checked before this returns.
 
-        An error that nobody asks for by `result()` is raised by the next call of this saver, by `close`, or at exit.
-        Cost: values are copied within `StagingOptions.async_bytes`; what does not fit is copied when earlier bytes are
-        written, and this returns later. Version 1, and builders with a `save_op` of their own, copy everything.
+        An error that is not raised by `result()` is raised by the next call of this saver, by `close`, or at exit.
+        Cost: values are copied within `StagingOptions.async_bytes`; the rest is copied when earlier bytes have been
+        written, and this returns later. Version 1 and builders with their own `save_op` copy everything.
         """
         if if_busy not in ("wait", "skip"):
-            raise InvalidArgumentError(f'if_busy={if_busy!r}: say "wait" or "skip"')
+            raise InvalidArgumentError(f'if_busy={if_busy!r}: pass "wait" or "skip"')
         if if_busy == "skip" and self._in_flight.busy:
             return SaveHandle.skipped()
         self._require_built("save")
@@ -285,23 +310,25 @@ class Saver(ExportsMetaGraph):
             sharded=self._sharded,
         )
         save = self._begin(request, snapshot=True)
-        return self._in_flight.start(save.staged, save.complete, save.abandon, block_until_staged=block_until_staged)
+        return self._in_flight.start(
+            request.target, save.staged, save.complete, save.abandon, block_until_staged=block_until_staged
+        )
 
     def restore(self, save_path: AnyPath | None) -> None:
-        """Restore everything, in place.
+        """Restore everything in place.
 
         Args:
-            save_path: What `save` returned, or any spelling of a checkpoint that CheckpointReader takes.
+            save_path: What `save` returned, or anything else that CheckpointReader accepts.
 
         Raises:
             InvalidArgumentError (a ValueError): there is no such checkpoint; or dtypes or shapes do not fit.
             NotFoundError: a name is not in the checkpoint, or a data file is missing.
             DataLossError: a value is damaged.
 
-        Names that the checkpoint lacks are looked for among those that its variables had, if it is an object-based one
-        (tf.train.Checkpoint, Keras); the log then has a warning. Names, dtypes and shapes are checked, and all values
-        read and verified, before the first is assigned (unless `restore_sequentially`). Parameters stay the objects
-        they are, on their devices; no gradient is recorded.
+        In an object-based checkpoint (tf.train.Checkpoint, Keras) names that are not keys are looked up as names of
+        variables, with a warning in the log. Names, dtypes and shapes are checked, and all values read and verified,
+        before the first is assigned (unless `restore_sequentially`). Parameters stay the same objects on the same
+        devices; no gradient is recorded.
         Cost: one read of the values; host memory of all of them, or of the largest with `restore_sequentially`.
         """
         self._require_built("restore")
@@ -310,7 +337,7 @@ class Saver(ExportsMetaGraph):
         if save_path is None:
             raise InvalidArgumentError("Can't load save_path when it is None. latest_checkpoint found none")
         assert self._builder is not None, "built without a builder"
-        restore_path(
+        prefix = restore_path(
             self._builder,
             fspath(save_path),
             self._variables,
@@ -319,78 +346,53 @@ class Saver(ExportsMetaGraph):
             sharded=self._sharded,
             restore_sequentially=self._sequentially,
         )
+        if prefix is not None and self._records is not None:
+            self._records.restored(prefix)
         self._graph.values_restored()
-
-    # The checkpoints.
-
-    @property
-    def last_checkpoints(self) -> list[str]:
-        """Paths of the checkpoints that are kept for being new, oldest first."""
-        return self._records.newest if self._records is not None else []
-
-    def set_last_checkpoints(self, last_checkpoints: list[str]) -> None:
-        """Replaces the list, oldest first. Their age is unknown: the rule of hours will keep them."""
-        assert isinstance(last_checkpoints, list), "last_checkpoints is a list of paths"
-        self.set_last_checkpoints_with_time([(path, math.inf) for path in last_checkpoints])
-
-    def set_last_checkpoints_with_time(self, last_checkpoints_with_time: list[tuple[str, float]]) -> None:
-        """Replaces the list, oldest first: (path, seconds since the epoch)."""
-        assert isinstance(last_checkpoints_with_time, list), "last_checkpoints_with_time is a list of pairs"
-        self._require_records().set_last_checkpoints([Saved(path, when) for path, when in last_checkpoints_with_time])
-
-    def recover_last_checkpoints(self, checkpoint_paths: Sequence[AnyPath]) -> None:
-        """Takes over the checkpoints of an earlier run, oldest first: those that are there, as old as their files."""
-        self._require_records().recover([fspath(path) for path in checkpoint_paths])
-
-    def pin(self, path: AnyPath) -> None:
-        """From now on the checkpoint is not deleted, also by later runs, until `unpin`: it is written down.
-
-        Raises:
-            NotFoundError: there is no such checkpoint.
-            OSError: it cannot be written down.
-        """
-        self._require_records().pin(fspath(path))
-
-    def unpin(self, path: AnyPath) -> None:
-        """The checkpoint is as all others again. If it is older than those kept, it goes with the next save."""
-        self._require_records().unpin(fspath(path))
 
     # The saver as a message.
 
     def as_saver_def(self) -> SaverDef | None:
-        """The saver's settings; None of a saver of nothing."""
+        """The saver's settings; None if it has nothing to save."""
         return self.saver_def
 
     def to_proto(self, export_scope: str | None = None) -> SaverDef | None:
-        """The saver's settings without the scope in their names; None where they are not in that scope."""
+        """The saver's settings without the scope in their names; None if they are not in that scope."""
         if export_scope is None or self.saver_def is None:
             return self.saver_def
         return out_of_scope(self.saver_def, export_scope)
 
     @classmethod
     def from_proto(cls, saver_def: SaverDef, import_scope: str | None = None, *, var_list: object = None) -> Self:
-        """A saver with these settings. A message has no tensors: they come from `var_list`, or the collections."""
+        """A saver with these settings, for the tensors of `var_list` or of the collections."""
         return cls(var_list, saver_def=saver_def, name=import_scope)
 
     def _exported(self) -> RawMetaGraph:
         return self._graph.described(self.in_graph())()
 
     def in_graph(self) -> SaverInGraph | None:
-        """What meta graphs of other savers say of this one; None of a saver of nothing."""
+        """How meta graphs of other savers describe this one; None if it has nothing to save."""
         return self._in_graph(self._saveables())
 
     # The end.
 
-    def sync(self) -> None:
-        """Returns once no save is in flight; raises what an earlier one failed with, if nobody has asked for it."""
-        self._in_flight.sync()
-
     def close(self) -> None:
-        """`sync`, and gives host memory back. The saver can be used afterwards."""
+        """`sync`, and free host memory. The saver can still be used."""
         try:
             self.sync()
+            if self._records is not None:
+                self._records.warn_if_metric_is_missing()
         finally:
             self._staging.release()
+
+    def __repr__(self) -> str:
+        if not self._built:
+            return "Saver(not built)"
+        shown = [counted(len(self._variables) if self._variables is not None else 0, "entry")]
+        shown += [f"max_to_keep={self.saver_def.max_to_keep if self.saver_def is not None else self._max_to_keep}"]
+        shown += ["sharded=True"] if self._sharded else []
+        shown += [f"last_checkpoint={printable(path)!r}" for path in self.last_checkpoints[-1:]]
+        return f"Saver({', '.join(shown)})"
 
     def __enter__(self) -> Self:
         return self
@@ -410,19 +412,23 @@ class Saver(ExportsMetaGraph):
         return SaverInGraph(saver_def, saveables, self, self._sharded, self._reshape, filename)
 
     def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaverSave:
-        """Start to write what was asked for."""
+        """Start to write a checkpoint."""
         records = self._records
         assert records is not None, "a saver that is built has records"
         if request.write_state:
             records.refuse_conflict(request)
         self._graph.check_values()
+        begun = self._clock()
         saveables = self._saveables()
         meta_graph = self._graph.described(self._in_graph(saveables)) if request.write_meta_graph else None
         pending = None
+        make_parents(request)
         if self._variables is not None:
             assert self._builder is not None, "built without a builder"
             if self._write_version == SaverDef.V1 and self._chose_version:
-                _log.warning("version 1 is for readers that know nothing newer; leave write_version out otherwise")
+                _log.warning(
+                    "version 1 is for programs that cannot read version 2. Omit write_version to write version 2"
+                )
             with naming_a_missing_parent(request):
                 remove_leftovers(request.storage, request.directory)
                 pending = self._builder.begin_save(
@@ -433,17 +439,10 @@ class Saver(ExportsMetaGraph):
                     snapshot=snapshot,
                     staging=self._staging,
                 )
-        return SaverSave(request, pending, records, self._clock, meta_graph)
+        return SaverSave(request, pending, records, self._clock, meta_graph, begun)
 
     def _require_built(self, what: str) -> None:
-        """Return once no save is in flight; raises if the saver is not built, or what an earlier save failed with."""
+        """Return once no save is in flight. Raises if the saver is not built, and the error of an earlier save."""
         self._in_flight.sync()
         if not self._built:
             raise FailedPreconditionError(f"`build()` should be called before {what} if defer_build==True")
-
-    def _require_records(self) -> SaverRecords:
-        """The records, once no save in flight changes them any more."""
-        self.sync()
-        if self._records is None:
-            raise FailedPreconditionError("`build()` should be called first if defer_build==True")
-        return self._records

@@ -1,8 +1,8 @@
-"""A Saver with the face of tf.train.Checkpoint: a counter of saves, `write`, `save`, `restore`.
+"""A Saver with the interface of tf.train.Checkpoint: a counter of saves, `write`, `save`, `restore`.
 
-What a CheckpointManager saves where it is given named tensors rather than an object-based Checkpoint.
+A CheckpointManager that is given named tensors instead of an object-based Checkpoint saves them through it.
 
-Source: tensorflow/python/checkpoint/checkpoint.py for the manners; spec: SAVER 5 and 7.
+Source: tensorflow/python/checkpoint/checkpoint.py for the interface.
 """
 
 import os
@@ -12,34 +12,44 @@ from typing import Final
 import torch
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.bundle.publish import saving
 from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
 from torch_tfckpt.directory.state_file import update_relative_state
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saver.saver import Saver
-from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.storage.small_files import make_directories
 
 SAVE_COUNTER: Final = "save_counter"
 _NUMBER: Final = re.compile(r"-([0-9]{1,18})$")
 
 
 class SaverCheckpoint:
-    """Saves and restores what a Saver does, and counts its saves.
+    """Saves and restores named tensors as a Saver does, and counts the saves.
 
     Args:
-        var_list: As Saver takes it; the counter is saved with it, under "save_counter". Or a Saver, whose checkpoints
-            stay as they are: its counter is taken from the number in the path that is restored.
-        storage: Where files are stored; None chooses by the path. A Saver brings its own.
+        var_list: As for Saver; the counter is saved with it, under "save_counter". Or a Saver, which saves no counter:
+            it is then taken from the number in the path that is restored.
+        storage: Where files are stored; None chooses by the path. A Saver has its own.
 
     Raises:
-        InvalidArgumentError: `var_list` has a "save_counter" of its own, or cannot be saved; or a Saver of version 1.
+        InvalidArgumentError: `var_list` has a "save_counter" of its own, or cannot be saved; or the Saver writes
+            version 1.
 
     Attributes:
         save_counter: An int64 scalar; may be changed in place.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> w = torch.ones(2)
+        >>> checkpoint = tfckpt.SaverCheckpoint({"w": w})
+        >>> checkpoint.save("run/ckpt")
+        'run/ckpt-1'
+        >>> w.zero_()
+        tensor([0., 0.])
+        >>> checkpoint.restore("run/ckpt-1")
+        >>> w, checkpoint.save_counter
+        (tensor([1., 1.]), tensor(1))
 
     Threads: one at a time.
     """
@@ -49,7 +59,7 @@ class SaverCheckpoint:
         self._storage = var_list.storage if isinstance(var_list, Saver) else storage
         if isinstance(var_list, Saver):
             if var_list.saver_def is not None and var_list.saver_def.version == SaverDef.V1:
-                raise InvalidArgumentError("a manager keeps version 2 checkpoints; pass a Saver that writes those")
+                raise InvalidArgumentError("a manager keeps version 2 checkpoints. Pass a Saver without write_version")
             self._saver = self._without_counter = var_list
             return
         named = named_values(var_list)
@@ -59,30 +69,28 @@ class SaverCheckpoint:
         self._saver = Saver(counted, max_to_keep=None, storage=storage)
         self._without_counter = Saver(named, max_to_keep=None, allow_empty=True, storage=storage)
 
+    def __repr__(self) -> str:
+        return f"SaverCheckpoint({self._saver!r})"
+
     def write(self, prefix: AnyPath) -> str:
-        """Writes a checkpoint under this very prefix: no number, no state file. Errors as Saver.save."""
-        path = fspath(prefix)
-        with saving(path):
-            make_directories(self._storage or storage_of(path), os.path.dirname(path))
-        written = self._saver.save(path, write_meta_graph=False, write_state=False)
-        assert written is not None, "a saver of nothing"
-        return written
+        """Write a checkpoint under exactly this prefix: no number, no state file. Errors as Saver.save."""
+        return self._saver.save(prefix, write_meta_graph=False, write_state=False)
 
     def save(self, prefix: AnyPath) -> str:
-        """Counts up, writes `prefix-N`, and lets the state file beside it name just that. Errors as Saver.save."""
+        """Increment the counter, write `prefix-N`, and name only that in the state file. Errors as Saver.save."""
         self.save_counter += 1
         written = self.write(f"{fspath(prefix)}-{int(self.save_counter)}")
         update_relative_state(os.path.dirname(written), written, [written], storage=self._storage)
         return written
 
     def read(self, path: AnyPath) -> None:
-        """Restores all values in place. Errors as Saver.restore."""
+        """Restore all values in place. Errors as Saver.restore."""
         self.restore(path)
 
     def restore(self, path: AnyPath) -> None:
-        """Restores all values, and the counter, in place. Errors as Saver.restore.
+        """Restore all values and the counter in place. Errors as Saver.restore.
 
-        A checkpoint without a counter, which no SaverCheckpoint wrote, has the number at the end of its path for one.
+        If the checkpoint has no counter because another program wrote it, the number at the end of its path is used.
         """
         wanted = fspath(path)
         with CheckpointReader(wanted, storage=self._storage) as reader:
@@ -95,5 +103,5 @@ class SaverCheckpoint:
             self.save_counter.fill_(int(number[1]) if number is not None else 0)
 
     def sync(self) -> None:
-        """Returns once nothing is being saved any more; raises what a save beside training failed with."""
+        """Return once no save is in flight. Raises the error of a save in the background."""
         self._saver.sync()

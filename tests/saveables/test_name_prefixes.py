@@ -1,0 +1,73 @@
+"""Hints of a restore on the prefix below which a checkpoint stores the names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from torch_tfckpt import NotFoundError, Saver
+from torch_tfckpt.saveables.name_prefixes import prefix_hint
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+CASES: dict[str, tuple[Any, Any, str]] = {
+    "a prefix in the file": (
+        {"model": model(), "step": torch.tensor(0)},
+        model(),
+        'All 7 names are stored below "model/". Name it in the saver: Saver({"model": model})',
+    ),
+    "a prefix in the saver": (
+        model(),
+        {"model": model()},
+        'All 7 names below "model/" are stored without a prefix. Pass what is under "model" itself: Saver(model)',
+    ),
+    "another prefix": (
+        {"net": model(), "step": torch.tensor(0)},
+        {"model": model(), "step": torch.tensor(0)},
+        'All 7 names below "model/" are stored below "net/". Name it "net" in the saver: Saver({"net": model})',
+    ),
+    "most of them": (
+        {"model": nn.Linear(2, 3)},
+        {"weight": torch.zeros(3, 2), "bias": torch.zeros(3), "new": torch.zeros(1)},
+        '2 of 3 names are stored below "model/". Name it in the saver: Saver({"model": model})',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_restore_tells_the_prefix(tmp_path: Path, case: str) -> None:
+    """The error says what to write; and with that written the checkpoint is restored."""
+    saved, restored, hint = CASES[case]
+    path = Saver(saved).save(tmp_path / "m")
+    saver = Saver(restored)
+    with pytest.raises(NotFoundError) as caught:
+        saver.restore(path)
+    assert hint in str(caught.value)
+    assert "Closest" not in str(caught.value)
+
+
+def test_following_the_hint(tmp_path: Path) -> None:
+    """What it says works, in both directions."""
+    one, other = model(), model()
+    Saver(other).restore(Saver(one).save(tmp_path / "m"))
+    Saver({"model": other}).restore(Saver({"model": one}).save(tmp_path / "n"))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "stored"),
+    [
+        ({"a", "b"}, {"x/a"}),  # half of them
+        ({"m/a", "m/b"}, {"m/a", "x/c"}),  # a name is missing, the prefix is right
+        ({"a"}, set()),
+        (set(), {"a"}),
+    ],
+)
+def test_no_hint(wanted: set[str], stored: set[str]) -> None:
+    """Half of the names or fewer are not enough."""
+    assert prefix_hint(wanted, stored) == ""

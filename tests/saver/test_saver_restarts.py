@@ -1,0 +1,313 @@
+"""Runs that are restarted: whether max_to_keep counts the checkpoints of the runs before."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from saver_files import HOUR, Clock, names_in
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt import KeepBest, Saver
+from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.local import LOCAL
+
+
+def steps_in(directory: Path) -> list[int]:
+    """The steps of the checkpoints in a directory."""
+    return sorted(int(name.partition("-")[2][:-6]) for name in names_in(directory) if name.endswith(".index"))
+
+
+def run(directory: Any, steps: list[int], restore: Any = None, **options: Any) -> Saver:
+    """A run of a program: it restores, if it is told what, and saves."""
+    saver = Saver({"v": torch.zeros(1)}, **{"max_to_keep": 3, **options})
+    if restore is not None:
+        saver.restore(restore)
+    for step in steps:
+        saver.save(os.path.join(directory, "m"), step)
+    return saver
+
+
+@pytest.mark.parametrize("asynchronously", [False, True])
+def test_a_loop_that_restarts_keeps_max_to_keep(tmp_path: Path, asynchronously: bool) -> None:
+    """Four runs, each restoring the latest, leave three checkpoints, and the state file lists them."""
+    for life in range(4):
+        saver = Saver({"v": torch.zeros(1)}, max_to_keep=3)
+        latest = tfckpt.latest_checkpoint(tmp_path)
+        if latest is not None:
+            saver.restore(latest)
+        for step in range(3 * life, 3 * life + 3):
+            save = saver.save_async if asynchronously else saver.save
+            save(tmp_path / "m", step)
+        saver.close()
+    assert steps_in(tmp_path) == [9, 10, 11]
+    assert saver.last_checkpoints == [str(tmp_path / f"m-{step}") for step in (9, 10, 11)]
+    state = tfckpt.get_checkpoint_state(tmp_path)
+    assert state is not None and list(state.all_model_checkpoint_paths) == saver.last_checkpoints
+
+
+def test_recover_false_is_as_in_tensorflow(tmp_path: Path) -> None:
+    """Each run counts its own; nothing of the run before is deleted."""
+    run(tmp_path, [1, 2, 3])
+    run(tmp_path, [4, 5, 6, 7], str(tmp_path / "m-3"), recover=False)
+    assert steps_in(tmp_path) == [1, 2, 3, 5, 6, 7]
+
+
+def test_without_a_restore_nothing_is_taken_over(tmp_path: Path) -> None:
+    """A new training in the directory of an old one deletes nothing of it."""
+    run(tmp_path, [1, 2, 3])
+    run(tmp_path, [4, 5, 6, 7])
+    assert steps_in(tmp_path) == [1, 2, 3, 5, 6, 7]
+
+
+def test_restored_from_one_directory_and_saved_into_another(tmp_path: Path) -> None:
+    """Neither directory loses anything to the other; back in the first, its checkpoints count."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    run(one, [1, 2, 3])
+    run(other, [1, 2, 3])
+    saver = run(other, [4, 5, 6], str(one / "m-3"))
+    assert (steps_in(one), steps_in(other)) == ([1, 2, 3], [1, 2, 3, 4, 5, 6])
+    assert saver.last_checkpoints == [str(other / f"m-{step}") for step in (4, 5, 6)]
+    # One saver has one list: with those of the other directory there are more than three, and the oldest go.
+    saver.save(one / "m", 4)
+    assert (steps_in(one), steps_in(other)) == ([4], [1, 2, 3, 5, 6])
+
+
+def test_restoring_an_older_checkpoint(tmp_path: Path) -> None:
+    """The newer ones still count by their age; one that is saved again is the newest, and stays."""
+    run(tmp_path, [1, 2, 3])
+    run(tmp_path, [2], str(tmp_path / "m-1"))
+    assert steps_in(tmp_path) == [1, 2, 3]
+    run(tmp_path, [4], str(tmp_path / "m-2"))
+    assert steps_in(tmp_path) == [2, 3, 4]
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute names", "relative names"])
+@pytest.mark.parametrize("restored", ["train/m-3", "./train/./m-3", "absolute", "link/m-3", "train/m-3.index", "train"])
+@pytest.mark.parametrize("saved", ["train", "train/.", "absolute", "link"])
+def test_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool, restored: str, saved: str) -> None:
+    """However the directory is spelled on either side: it is the same. A step that is saved again is one, not two."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "train")
+    run("train", [1, 2, 3], save_relative_paths=relative)
+    directory = str(tmp_path / "train") if saved == "absolute" else saved
+    path = str(tmp_path / "train" / "m-3") if restored == "absolute" else restored
+    saver = run(directory, [3, 4, 5, 6], path, save_relative_paths=relative)
+    assert steps_in(tmp_path / "train") == [4, 5, 6]
+    assert saver.last_checkpoints == [os.path.join(directory, f"m-{step}") for step in (4, 5, 6)]
+
+
+@pytest.mark.parametrize("storage", [False, True], ids=["by URL", "storage="])
+def test_urls(storage: bool) -> None:
+    """The same in an object store."""
+    MemoryFileSystem.store.clear()
+    directory = "memory://restarts"
+    options = {"storage": storage_of(directory)} if storage else {}
+    for life in range(3):
+        latest = tfckpt.latest_checkpoint(directory)
+        saver = run(directory, [2 * life, 2 * life + 1], latest, **options)
+    assert saver.last_checkpoints == [f"{directory}/m-{step}" for step in (3, 4, 5)]
+    assert sorted(name for name in MemoryFileSystem.store if name.endswith(".index")) == [
+        f"/restarts/m-{step}.index" for step in (3, 4, 5)
+    ]
+
+
+def test_local_storage_passed_in(tmp_path: Path) -> None:
+    """`storage=` instead of a path that tells."""
+    run(tmp_path, [1, 2, 3], storage=LOCAL)
+    run(tmp_path, [4], tmp_path / "m-3", storage=LOCAL)
+    assert steps_in(tmp_path) == [2, 3, 4]
+
+
+def test_checkpoints_that_are_gone(tmp_path: Path) -> None:
+    """Listed, but deleted by somebody: they do not count."""
+    run(tmp_path, [1, 2, 3])
+    tfckpt.remove_checkpoint(tmp_path / "m-2")
+    saver = run(tmp_path, [4], tmp_path / "m-3")
+    assert saver.last_checkpoints == [str(tmp_path / f"m-{step}") for step in (1, 3, 4)]
+    assert steps_in(tmp_path) == [1, 3, 4]
+
+
+def test_a_damaged_state_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Logged; nothing is taken over, and the save succeeds."""
+    run(tmp_path, [1, 2, 3])
+    (tmp_path / "checkpoint").write_text("")
+    run(tmp_path, [4], tmp_path / "m-3")
+    assert "no checkpoints are taken over" in caplog.text
+    assert steps_in(tmp_path) == [1, 2, 3, 4]
+
+
+def test_checkpoints_of_another_origin(tmp_path: Path) -> None:
+    """A pretrained checkpoint in the directory, listed by its own state file, is never deleted by fine-tuning."""
+    tfckpt.save_file({"v": torch.zeros(1)}, tmp_path / "pretrained.ckpt")
+    tfckpt.update_checkpoint_state(tmp_path, tmp_path / "pretrained.ckpt")
+    saver = run(tmp_path, [1, 2, 3, 4], tmp_path)
+    assert (tmp_path / "pretrained.ckpt.index").exists()
+    assert len(saver.last_checkpoints) == 3
+
+
+def test_checkpoints_of_a_tensorflow_manager(tmp_path: Path) -> None:
+    """Restored by the names of its variables, an object-based checkpoint is somebody else's, and stays."""
+    v = tfckpt.Variable(torch.zeros(1), "v")
+    other = tfckpt.CheckpointManager(tfckpt.Checkpoint(variable=v), tmp_path, 3, checkpoint_name="m")
+    for _ in range(3):
+        other.save()
+    run(tmp_path, [4, 5], str(tmp_path / "m-3"))
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_without_a_limit(tmp_path: Path, limit: int | None) -> None:
+    """Nothing is remembered and nothing deleted; the state file lists the newest only."""
+    run(tmp_path, [1, 2, 3])
+    for step in (4, 5):
+        run(tmp_path, [step], tmp_path / "m-3", max_to_keep=limit)
+        state = tfckpt.get_checkpoint_state(tmp_path)
+        assert state is not None and list(state.all_model_checkpoint_paths) == [str(tmp_path / f"m-{step}")]
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("recover", [None, True])
+def test_a_lower_limit_holds_from_the_next_save_on(tmp_path: Path, recover: bool | None) -> None:
+    """As under CheckpointManager: what the earlier run kept beyond it is deleted."""
+    run(tmp_path, [1, 2, 3, 4, 5], max_to_keep=5)
+    run(tmp_path, [6], tmp_path / "m-5", max_to_keep=2, recover=recover)
+    assert steps_in(tmp_path) == [5, 6]
+
+
+def test_the_list_that_was_set_counts(tmp_path: Path) -> None:
+    """After set_last_checkpoints, the saver knows what it was told and nothing else."""
+    run(tmp_path, [1, 2, 3])
+    saver = run(tmp_path, [], tmp_path / "m-3")
+    saver.set_last_checkpoints_with_time([(str(tmp_path / "m-3"), 0.0)])
+    saver.save(tmp_path / "m", 4)
+    assert saver.last_checkpoints == [str(tmp_path / f"m-{step}") for step in (3, 4)]
+    assert steps_in(tmp_path) == [1, 2, 3, 4]
+
+
+def test_the_best_of_earlier_runs_stay(tmp_path: Path) -> None:
+    """Metrics and the checkpoints that they protect are known over a restart, through a symbolic link too."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "train")
+    for step, loss in enumerate([0.5, 0.1, 0.9, 0.3, 0.7]):
+        directory = tmp_path / ("link" if step % 2 else "train")
+        saver = Saver({"v": torch.zeros(1)}, max_to_keep=1, keep_best=KeepBest("loss", "min", 1))
+        if step:
+            saver.restore(tfckpt.latest_checkpoint(directory))
+        saver.save(directory / "m", step, metrics={"loss": loss})
+        best = saver.best_checkpoint
+        assert best is not None and os.path.basename(best) == ("m-1" if step else "m-0")
+    assert steps_in(tmp_path / "train") == [1, 4]
+
+
+def test_the_schedule_of_hours_goes_on(tmp_path: Path) -> None:
+    """Restarted every 40 minutes, a run keeps one checkpoint an hour for good, as one that was never stopped."""
+    clock = Clock(1_700_000_000.0)
+    begun = clock.now
+    for life in range(9):
+        saver = Saver({"v": torch.zeros(1)}, max_to_keep=1, keep_checkpoint_every_n_hours=1.0, clock=clock)
+        if life:
+            saver.restore(tfckpt.latest_checkpoint(tmp_path))
+        for _ in range(2):
+            clock.now += 1200
+            saver.save(tmp_path / "m", int(clock.now - begun) // 60)
+            for path in tmp_path.glob("m-*"):  # files are as old as the clock says
+                if path.stat().st_mtime > clock.now:
+                    os.utime(path, (clock.now, clock.now))
+    assert steps_in(tmp_path) == [80, 140, 200, 260, 320, 360]
+
+
+def test_a_schedule_that_was_interrupted(tmp_path: Path) -> None:
+    """After a week without a run one checkpoint is due, not one for each hour of the week."""
+    clock = Clock(1_700_000_000.0)
+    options = {"max_to_keep": 1, "keep_checkpoint_every_n_hours": 1.0, "clock": clock}
+    run(tmp_path, [1, 2], **options)
+    os.utime(tmp_path / "m-2.index", (clock.now, clock.now))
+    clock.now += 7 * 24 * HOUR
+    saver = run(tmp_path, [], tmp_path / "m-2", **options)
+    for step in range(3, 7):
+        clock.now += 60
+        saver.save(tmp_path / "m", step)
+    assert [step for step in steps_in(tmp_path) if step > 2] == [3, 6]
+
+
+@pytest.mark.parametrize("recover", ["yes", 2])
+def test_recover_is_true_false_or_none(recover: Any) -> None:
+    """Everything else is refused."""
+    with pytest.raises(ValueError, match=r"recover=.*True, False or None"):
+        Saver({"v": torch.zeros(1)}, recover=recover)
+
+
+# The best.
+
+
+def test_best_checkpoint(tmp_path: Path) -> None:
+    """Of those that are kept; None without a rule or a metric; also where all are kept."""
+    v = {"v": torch.zeros(1)}
+    assert Saver(v).best_checkpoint is None
+    for limit in (1, None):
+        directory = tmp_path / str(limit)
+        saver = Saver(v, max_to_keep=limit, keep_best=KeepBest("accuracy", "max", 1))
+        best = [saver.best_checkpoint]
+        for step, accuracy in enumerate([0.5, 0.9, 0.1]):
+            saver.save(directory / "m", step, metrics={"accuracy": accuracy})
+            best.append(saver.best_checkpoint)
+        assert best == [None, *(str(directory / name) for name in ("m-0", "m-1", "m-1"))]
+        assert tfckpt.checkpoint_exists(directory / "m-1")
+
+
+@pytest.mark.parametrize("best", [("loss", "min", 2), "loss", {"metric": "loss"}])
+def test_a_rule_that_is_not_a_keep_best(best: Any) -> None:
+    """Refused at construction, with what to write."""
+    with pytest.raises(ValueError, match=r'not a KeepBest. Pass keep_best=KeepBest\("loss", "min", k=2\)'):
+        Saver({"v": torch.zeros(1)}, keep_best=best)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_metrics_without_the_one_that_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning, at the first such save, with the name that was probably meant."""
+    saver = Saver({"v": torch.zeros(1)}, max_to_keep=1, keep_best=KeepBest("val_loss", "min", 1))
+    saver.save(tmp_path / "m", 0, metrics={"val_los": 0.5, "accuracy": 1.0})
+    (text,) = warnings(caplog)
+    assert text.startswith(f'{tmp_path / "m-0"}: keep_best chooses by the metric "val_loss"')
+    assert '"val_los", "accuracy"' in text and 'Closest: "val_los"' in text
+    for step in (1, 2):
+        saver.save(tmp_path / "m", step, metrics={"val_los": 0.5})
+    saver.close()
+    assert len(warnings(caplog)) == 1
+
+
+@pytest.mark.parametrize("saves", [1, 2, 4])
+def test_a_metric_that_is_never_given(tmp_path: Path, caplog: pytest.LogCaptureFixture, saves: int) -> None:
+    """One warning when checkpoints begin to be deleted by age; else when the saver is closed."""
+    with Saver({"v": torch.zeros(1)}, max_to_keep=1, keep_best=KeepBest("loss", "min", 1)) as saver:
+        for step in range(saves):
+            saver.save(tmp_path / "m", step)
+            assert len(warnings(caplog)) == (step > 0)
+    (text,) = warnings(caplog)
+    assert 'the metric "loss", which was never given' in text and 'metrics={"loss": value}' in text
+
+
+def test_no_warning_about_metrics_without_need(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """None if it was given once, here or by an earlier run; none without a rule, and none if nothing was saved."""
+    v, rule = {"v": torch.zeros(1)}, KeepBest("loss", "min", 1)
+    Saver(v, keep_best=rule).close()
+    with Saver(v, max_to_keep=1, keep_best=rule) as saver:
+        saver.save(tmp_path / "m", 0, metrics={"loss": 0.5})
+        for step in (1, 2, 3):
+            saver.save(tmp_path / "m", step)
+    with Saver(v, max_to_keep=1, keep_best=rule) as saver:
+        saver.restore(tmp_path / "m-3")
+        for step in (4, 5, 6):
+            saver.save(tmp_path / "m", step)
+    with Saver(v, max_to_keep=1) as saver:
+        for step in (1, 2):
+            saver.save(tmp_path / "other" / "m", step, metrics={"accuracy": 1.0})
+    assert warnings(caplog) == []

@@ -1,0 +1,72 @@
+"""Find the prefix below which names are stored: "model/" if "fc.weight" is wanted and "model/fc.weight" stored."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from torch_tfckpt.text import quoted
+
+_SEPARATOR = "/"  # between the key of a module in a var_list and the names in the module
+
+
+def prefixes_of_names(stored: Iterable[str], wanted: Mapping[str, set[str]], separator: str) -> dict[str, set[str]]:
+    """Return for each prefix, "" included, what is found below it.
+
+    Args:
+        wanted: Name without prefix -> what it is a name of.
+        separator: What a prefix ends with.
+
+    Cost: looks at each stored name once, and at each of its parts that is short enough to be wanted.
+    """
+    found: dict[str, set[str]] = {}
+    longest = max(map(len, wanted), default=0)
+    for name in stored:
+        for start in _starts(name, len(name) - longest, separator):
+            if name[start:] in wanted:
+                found.setdefault(name[:start], set()).update(wanted[name[start:]])
+    return found
+
+
+def _starts(name: str, earliest: int, separator: str) -> Iterator[int]:
+    """Where the parts of a name begin, from some place on: of a name as long as a book only the end counts."""
+    if earliest <= 0:
+        yield 0
+    at = name.find(separator, max(0, earliest - 1))
+    while at >= 0:
+        yield at + 1
+        at = name.find(separator, at + 1)
+
+
+class _OtherPrefix(NamedTuple):
+    """How wanted names are stored."""
+
+    wanted: str  # their prefix here
+    stored: str  # their prefix in the checkpoint
+    found: int  # how many are stored like that
+    total: int  # how many have the prefix here
+
+
+def prefix_hint(wanted: Collection[str], stored: Collection[str]) -> str:
+    """Return what to write if the names a Saver wants are stored below another prefix; "" if they are not.
+
+    A prefix is considered only if more than half of the names are found below it.
+    """
+    best: _OtherPrefix | None = None
+    for prefix in ("", *sorted({name[: name.find(_SEPARATOR) + 1] for name in wanted} - {""})):
+        names = {name[len(prefix) :] for name in wanted if name.startswith(prefix)}
+        for other, found in prefixes_of_names(stored, {name: {name} for name in names}, _SEPARATOR).items():
+            if other == prefix or 2 * len(found) <= len(names) or (best is not None and len(found) <= best.found):
+                continue
+            best = _OtherPrefix(prefix, other, len(found), len(names))
+    if best is None:
+        return ""
+    here = f"All {best.total} names" if best.found == best.total else f"{best.found} of {best.total} names"
+    here += f" below {quoted(best.wanted)}" if best.wanted else ""
+    there = f"below {quoted(best.stored)}" if best.stored else "without a prefix"
+    key = quoted(best.stored.removesuffix(_SEPARATOR))
+    if not best.stored:
+        fix = f"Pass what is under {quoted(best.wanted.removesuffix(_SEPARATOR))} itself: Saver(model)"
+    elif best.wanted:
+        fix = f"Name it {key} in the saver: Saver({{{key}: model}})"
+    else:
+        fix = f"Name it in the saver: Saver({{{key}: model}})"
+    return f"{here} are stored {there}. {fix}"

@@ -1,0 +1,73 @@
+"""Methods of a Saver for the checkpoints it tracks: the newest, the best, those of earlier runs, and pins."""
+
+import math
+from collections.abc import Sequence
+
+from torch_tfckpt.checkpoint_reader import AnyPath
+from torch_tfckpt.directory.retention import Saved
+from torch_tfckpt.errors import FailedPreconditionError
+from torch_tfckpt.save_restore.handle import InFlight
+from torch_tfckpt.saver.records import SaverRecords
+from torch_tfckpt.storage.names import fspath
+
+
+class TracksCheckpoints:
+    """Base of Saver: access to the checkpoints it has saved or taken over.
+
+    Threads: one at a time.
+    """
+
+    _in_flight: InFlight
+    _records: SaverRecords | None = None  # None: not built yet
+
+    def sync(self) -> None:
+        """Return once no save is in flight. Raises the error of an earlier one, unless `result()` has raised it."""
+        self._in_flight.sync()
+
+    @property
+    def last_checkpoints(self) -> list[str]:
+        """Paths of the checkpoints that are kept because they are new, oldest first."""
+        return self._records.newest if self._records is not None else []
+
+    @property
+    def best_checkpoint(self) -> str | None:
+        """Path of the best checkpoint, by the metric of `keep_best`, among those that are kept.
+
+        None if no kept checkpoint has the metric, or there is no `keep_best`. Checkpoints of an earlier run count from
+        the first save on.
+        """
+        return self._records.best if self._records is not None else None
+
+    def set_last_checkpoints(self, last_checkpoints: list[str]) -> None:
+        """Replace the list, oldest first. Their age is unknown, so `keep_checkpoint_every_n_hours` keeps them."""
+        assert isinstance(last_checkpoints, list), "last_checkpoints is a list of paths"
+        self.set_last_checkpoints_with_time([(path, math.inf) for path in last_checkpoints])
+
+    def set_last_checkpoints_with_time(self, last_checkpoints_with_time: list[tuple[str, float]]) -> None:
+        """Replace the list, oldest first: pairs of a path and its time, in seconds since the epoch."""
+        assert isinstance(last_checkpoints_with_time, list), "last_checkpoints_with_time is a list of pairs"
+        self._require_records().set_last_checkpoints([Saved(path, when) for path, when in last_checkpoints_with_time])
+
+    def recover_last_checkpoints(self, checkpoint_paths: Sequence[AnyPath]) -> None:
+        """Replace the list with those checkpoints of an earlier run that exist, oldest first; as old as their files."""
+        self._require_records().recover([fspath(path) for path in checkpoint_paths])
+
+    def pin(self, path: AnyPath) -> None:
+        """Protect a checkpoint from deletion until `unpin`, also in later runs: the pin is written to a file.
+
+        Raises:
+            NotFoundError: there is no such checkpoint.
+            OSError: the file cannot be written.
+        """
+        self._require_records().pin(fspath(path))
+
+    def unpin(self, path: AnyPath) -> None:
+        """End `pin`. If the checkpoint is older than those that are kept, the next save deletes it."""
+        self._require_records().unpin(fspath(path))
+
+    def _require_records(self) -> SaverRecords:
+        """Return the records once no save in flight changes them."""
+        self.sync()
+        if self._records is None:
+            raise FailedPreconditionError("`build()` should be called first if defer_build==True")
+        return self._records
