@@ -48,7 +48,7 @@ def test_verify_names_tensor_shard_range_and_sums(damaged: str, capsys: Output) 
         f"{found['stored']:#010x}, computed {found['computed']:#010x}",
         "damaged: 1 of 3 tensors; good: 2",
     ]
-    assert found["stored"] != found["computed"] and "convert --include" in captured.err
+    assert found["stored"] != found["computed"] and "convert --skip-damaged" in captured.err
     assert main(["verify", damaged, "-q", "-v"]) == 1
     captured = capsys.readouterr()
     assert "good: a\ngood: c\n" in captured.out and captured.err == ""
@@ -147,7 +147,8 @@ def test_merge(tmp_path: Path, capsys: Output) -> None:
     assert (
         main(["merge", one, f"{two}.index", str(tmp_path / "absent"), target, "--allow-missing", "--keep-sources"]) == 0
     )
-    assert capsys.readouterr().out == f"merged into {target}: 2 tensors in 2 data files\n"
+    out = f"merged into {target}: 2 tensors in 2 data files\nnot there, and left out: {tmp_path}/absent\n"
+    assert capsys.readouterr().out == out
     assert Path(f"{one}.index").exists() and diff(one, target, include=["x"]).identical
     assert main(["merge", one, target, target]) == 1
     assert '"x"' in capsys.readouterr().err

@@ -127,5 +127,9 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     tfckpt.save_file(TENSORS, tmp_path / "a")
     found = diff(tmp_path / "a", tmp_path / "a", include=["^w"])
     assert str(found) == "identical: 2 tensors\nnot compared, by --include and --exclude: 4 tensors"
-    with pytest.raises(tfckpt.InvalidArgumentError, match='leave none of 6 tensors, the first of which is "counts"'):
+    with pytest.raises(
+        tfckpt.InvalidArgumentError, match=r'include "W" matches none of 6 tensors\. The first is "counts"'
+    ):
         diff(tmp_path / "a", tmp_path / "a", include=["W"])
+    with pytest.raises(tfckpt.InvalidArgumentError, match='leave none of 6 tensors, the first of which is "counts"'):
+        diff(tmp_path / "a", tmp_path / "a", include=["^w"], exclude=["s$"])

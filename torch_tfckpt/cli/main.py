@@ -147,15 +147,12 @@ def _add_convert(verbs: Verbs) -> None:
         "--dtype", metavar="TYPE", help="convert floating-point tensors to TYPE: bf16, float16, float32 ..."
     )
     verb.add_argument("--max-shard-size", metavar="SIZE", help="split safetensors into files of at most SIZE: 5GB")
+    verb.add_argument("--dry-run", action="store_true", help="report what would be written, and write nothing")
     verb.add_argument(
-        "--rename",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("REGEX", "REPLACEMENT"),
-        help="as Python's re.sub, on each name; may be repeated",
+        "--skip-damaged",
+        action="store_true",
+        help="leave out tensors that are damaged or missing, list them, and exit with status 1",
     )
-    verb.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
     verb.add_argument("--json", action="store_true", help="the report as one JSON document")
     _add_selection(verb)
 
@@ -173,7 +170,7 @@ def _add_diff(verbs: Verbs) -> None:
         "--ignore-dtype", action="store_true", help="compare the values of numbers of different types too"
     )
     verb.add_argument("--json", action="store_true", help="one JSON document")
-    _add_selection(verb)
+    _add_selection(verb, "each name in A, as convert did")
 
 
 def _add_latest(verbs: Verbs) -> None:
@@ -194,14 +191,14 @@ def _add_merge(verbs: Verbs) -> None:
     verb = _add_verb(
         verbs,
         "merge",
-        convert.merge,
+        convert.merge_paths,
         "Join TensorFlow checkpoints of version 2 into one, by renaming their data files.",
-        "SRC and DST are prefixes, as model.ckpt-1000. Without --keep-sources the sources are gone afterwards.",
+        f"{_PATHS}\nWithout --keep-sources the sources are removed afterwards.",
     )
-    verb.add_argument("sources", metavar="SRC", nargs="+", help="a prefix")
-    verb.add_argument("target", metavar="DST", help="the prefix of the result")
+    verb.add_argument("sources", metavar="SRC", nargs="+", help="a checkpoint, such as model.ckpt-1000")
+    verb.add_argument("target", metavar="DST", help="the prefix of the result, or a checkpoint to replace")
     verb.add_argument("--keep-sources", action="store_true", help="do not remove the sources afterwards")
-    verb.add_argument("--allow-missing", action="store_true", help="pass over sources that are not there")
+    verb.add_argument("--allow-missing", action="store_true", help="skip sources that do not exist")
 
 
 def _add_meta(verbs: Verbs) -> None:
@@ -221,6 +218,17 @@ def _add_meta(verbs: Verbs) -> None:
     verb.add_argument("--depth", type=int, metavar="N", help="with --dot: unfold N levels of scopes; the default is 1")
 
 
-def _add_selection(verb: argparse.ArgumentParser) -> None:
-    for option, what in (("--include", "only tensors with a name in which REGEX is found"), ("--exclude", "none such")):
+def _add_selection(verb: argparse.ArgumentParser, renamed: str = "each name") -> None:
+    for option, what in (
+        ("--include", "only tensors in whose name REGEX is found"),
+        ("--exclude", "leave out tensors in whose name REGEX is found"),
+    ):
         verb.add_argument(option, metavar="REGEX", action="append", default=[], help=f"{what}; may be repeated")
+    verb.add_argument(
+        "--rename",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("REGEX", "REPLACEMENT"),
+        help=f"apply Python's re.sub to {renamed}; may be repeated",
+    )
