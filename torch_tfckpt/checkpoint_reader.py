@@ -80,6 +80,13 @@ class CheckpointReader:
         """Names of all tensors, sorted. A partitioned tensor has one name."""
         return self._reader.keys()
 
+    def undamaged_keys(self) -> tuple[list[str], list[str]]:
+        """Names of the tensors that a damaged index still lists, and what is wrong with the rest of the index.
+
+        As `keys()` and an empty list if the index is undamaged. The tensors themselves may be damaged all the same.
+        """
+        return (self.keys(), []) if isinstance(self._reader, SlicesReader) else self._reader.undamaged_keys()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
 

@@ -48,7 +48,7 @@ def test_verify_names_tensor_shard_range_and_sums(damaged: str, capsys: Output) 
         f"{found['stored']:#010x}, computed {found['computed']:#010x}",
         "damaged: 1 of 3 tensors; good: 2",
     ]
-    assert found["stored"] != found["computed"] and "convert --include" in captured.err
+    assert found["stored"] != found["computed"] and "convert --skip-damaged" in captured.err
     assert main(["verify", damaged, "-q", "-v"]) == 1
     captured = capsys.readouterr()
     assert "good: a\ngood: c\n" in captured.out and captured.err == ""
@@ -147,7 +147,8 @@ def test_merge(tmp_path: Path, capsys: Output) -> None:
     assert (
         main(["merge", one, f"{two}.index", str(tmp_path / "absent"), target, "--allow-missing", "--keep-sources"]) == 0
     )
-    assert capsys.readouterr().out == f"merged into {target}: 2 tensors in 2 data files\n"
+    out = f"merged into {target}: 2 tensors in 2 data files\nnot there, and left out: {tmp_path}/absent\n"
+    assert capsys.readouterr().out == out
     assert Path(f"{one}.index").exists() and diff(one, target, include=["x"]).identical
     assert main(["merge", one, target, target]) == 1
     assert '"x"' in capsys.readouterr().err
@@ -166,3 +167,57 @@ def test_json_spells_paths_that_are_no_utf8(tmp_path: Path, capsys: Output) -> N
     shown = [f"{tmp_path}/caf\\xe9", f"{tmp_path}/caf\\xe9.pt"]
     assert [converted["source"], converted["target"]] == shown == [compared["a"], compared["b"]]
     assert converted["files"] == shown[1:]
+
+
+def test_convert_skip_damaged(damaged: str, tmp_path: Path, capsys: Output) -> None:
+    """The good tensors are written; status 1, since something is missing; the report has the reason."""
+    target = str(tmp_path / "m.safetensors")
+    assert main(["convert", damaged, target]) == 1
+    assert "--skip-damaged" in capsys.readouterr().err and not Path(target).exists()
+    assert main(["convert", damaged, target, "--skip-damaged"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "damaged and left out: 1 tensor" and lines[3].startswith('  "b": ') and "Checksum" in lines[3]
+    assert main(["convert", damaged, target, "--skip-damaged", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["damaged"]) == ["b"] and report["complete"] is False
+    assert main(["diff", damaged, target, "--exclude", "^b$"]) == 0
+    assert main(["convert", damaged, target, "--skip-damaged", "--exclude", "^b$"]) == 0, "nothing is missing"
+
+
+@pytest.mark.parametrize("verb", ["convert", "diff"])
+def test_patterns_that_match_nothing(tmp_path: Path, verb: str, capsys: Output) -> None:
+    """Include and rename: refused, with the closest name. Exclude: a warning on stderr."""
+    prefix = tfckpt.save_file({"encoder/w": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "a")
+    paths = [prefix, str(tmp_path / "m.npz")]
+    assert main(["convert", *paths]) == 0
+    capsys.readouterr()
+    for option in (["--include", "b", "--include", "^encodr/"], ["--rename", "^encodr/", "x"]):
+        assert main([verb, *paths, *option]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and '"^encodr/" matches none of 2 tensors. The closest is "encoder/w"' in captured.err
+    assert main([verb, *paths, "--exclude", "Adam", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == 'tfckpt: warning: --exclude "Adam" matched nothing\n'
+    assert json.loads(captured.out)["unmatched_excludes"] == ["Adam"]
+
+
+def test_diff_follows_convert_rename(golden: Path, tmp_path: Path, capsys: Output) -> None:
+    """Also for objects, whose graph follows."""
+    source, target = str(golden / "tensorflow/object/object"), str(tmp_path / "t")
+    with tfckpt.load_checkpoint(source) as reader:
+        first = next(name for name in reader.keys() if "/" in name).partition("/")[0]
+    rename = ["--rename", f"^{first}/", "renamed/"]
+    assert main(["convert", source, target, "--to", "tf", *rename]) == 0
+    assert "the object graph was edited to match the tensors" in capsys.readouterr().out
+    assert main(["diff", source, target]) == 1
+    assert main(["diff", source, target, *rename]) == 0
+
+
+def test_merge_takes_directories(tmp_path: Path, capsys: Output) -> None:
+    """And any file of a checkpoint, as all other verbs."""
+    for name in ("a", "b"):
+        tfckpt.Saver({name: torch.ones(1)}).save(tmp_path / name / "model.ckpt", 1, write_meta_graph=False)
+    target = str(tmp_path / "whole")
+    assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b" / "model.ckpt-1.index"), target]) == 0
+    assert capsys.readouterr().out == f"merged into {target}: 2 tensors in 2 data files\n"
+    assert main(["merge", str(tmp_path / "absent"), target]) == 1

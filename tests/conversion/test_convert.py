@@ -392,12 +392,12 @@ def test_wrong_arguments_are_refused_before_anything(
         {"include": "bias"},
         {"exclude": "bias"},
         {"rename": ("ab", "cd")},
-        {"include": ["absent"]},
         {"exclude": ["."]},
+        {"include": ["^bias$"], "exclude": ["^bi"]},
     ],
 )
 def test_a_selection_that_cannot_be_meant_is_refused(mixed: str, tmp_path: Path, selection: dict[str, Any]) -> None:
-    """A string where a list belongs would be a pattern for each of its letters; none left is a typo."""
+    """A string instead of a list would be a pattern for each of its letters; a selection of nothing is a typo."""
     with pytest.raises(tfckpt.InvalidArgumentError, match="include and exclude"):
         convert(mixed, tmp_path / "m.pt", **selection)
     assert listing(tmp_path) == ["source"]

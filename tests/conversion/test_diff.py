@@ -127,5 +127,55 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     tfckpt.save_file(TENSORS, tmp_path / "a")
     found = diff(tmp_path / "a", tmp_path / "a", include=["^w"])
     assert str(found) == "identical: 2 tensors\nnot compared, by --include and --exclude: 4 tensors"
-    with pytest.raises(tfckpt.InvalidArgumentError, match='leave none of 6 tensors, the first of which is "counts"'):
+    with pytest.raises(
+        tfckpt.InvalidArgumentError, match=r'include "W" matches none of 6 tensors\. The first is "counts"'
+    ):
         diff(tmp_path / "a", tmp_path / "a", include=["W"])
+    with pytest.raises(tfckpt.InvalidArgumentError, match='leave none of 6 tensors, the first of which is "counts"'):
+        diff(tmp_path / "a", tmp_path / "a", include=["^w"], exclude=["s$"])
+
+
+def test_diff_follows_a_rename(tmp_path: Path) -> None:
+    """The names of A are renamed; what is only in one of them has its new name."""
+    a = tfckpt.save_file({"net/w": torch.ones(2), "net/b": torch.ones(1), "step": torch.tensor(1)}, tmp_path / "a")
+    rename = [("^net/", "model/"), ("w$", "kernel")]
+    convert(a, tmp_path / "b.npz", rename=rename)
+    assert diff(a, tmp_path / "b.npz", rename=rename).identical
+    assert diff(a, tmp_path / "b.npz").only_in_b == ["model/b", "model/kernel"]
+    b = tfckpt.save_file({"model/kernel": torch.zeros(2), "step": torch.tensor(1), "x": torch.ones(1)}, tmp_path / "b")
+    found = diff(a, b, rename=rename)
+    assert (found.only_in_a, found.only_in_b, list(found.values)) == (["model/b"], ["x"], ["model/kernel"])
+    with pytest.raises(
+        tfckpt.InvalidArgumentError, match='rename "^nte/" matches none of 3 tensors'.replace("^", r"\^")
+    ):
+        diff(a, b, rename=[("^nte/", "model/")])
+    with pytest.raises(tfckpt.InvalidArgumentError, match='"net/b" and "net/w" would both be called "x"'):
+        diff(a, b, rename=[("^net/.*", "x")])
+
+
+@pytest.mark.parametrize(
+    "selection", [{"include": ["^net/"]}, {"exclude": ["^step"]}, {"include": ["^net/"], "exclude": ["b$"]}]
+)
+def test_diff_follows_a_selection(tmp_path: Path, selection: dict[str, list[str]]) -> None:
+    """Tensors are selected by their names in A; their counterparts in B come along."""
+    a = tfckpt.save_file({"net/w": torch.ones(2), "net/b": torch.ones(1), "step": torch.tensor(1)}, tmp_path / "a")
+    rename = [("^net/", "model/")]
+    convert(a, tmp_path / "b.npz", rename=rename, **selection)  # type: ignore[arg-type]
+    assert diff(a, tmp_path / "b.npz", rename=rename, **selection).identical  # type: ignore[arg-type]
+    convert(a, tmp_path / "c.npz", rename=rename)
+    found = diff(a, tmp_path / "c.npz", rename=rename, **selection)  # type: ignore[arg-type]
+    assert found.identical and found.filtered == 3 - len(found.equal)
+
+
+def test_an_exclude_that_matches_nothing_is_reported(tmp_path: Path) -> None:
+    tfckpt.save_file(TENSORS, tmp_path / "a")
+    found = diff(tmp_path / "a", tmp_path / "a", exclude=["/Adam", "^w"])
+    assert found.identical and found.unmatched_excludes == ["/Adam"]
+    assert str(found).endswith('--exclude "/Adam" matched nothing')
+
+
+def test_one_side_may_have_all_that_is_included(tmp_path: Path) -> None:
+    """A pattern has to match a name on either side."""
+    tfckpt.save_file({"a": torch.ones(1)}, tmp_path / "a")
+    tfckpt.save_file({"b": torch.ones(1)}, tmp_path / "b")
+    assert diff(tmp_path / "a", tmp_path / "b", include=["^b$"]).only_in_b == ["b"]

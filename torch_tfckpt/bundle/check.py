@@ -13,21 +13,31 @@ from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError, U
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_bundle import BundleEntry
-from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.text import counted, printable, quoted
 from torch_tfckpt.transfer.pipeline import SumRequest
 from torch_tfckpt.values import check_stored_bytes, fixed_size
 
 
 class Damage(NamedTuple):
-    """One thing that is wrong."""
+    """One thing that is wrong in a checkpoint.
 
-    name: str  # the tensor; "" where the file as a whole is damaged
+    Attributes:
+        name: The damaged tensor; "" if the file as a whole is damaged.
+        file: The file with the damage.
+        start: First damaged byte, from the start of the file.
+        end: The byte after the last damaged one.
+        problem: What is wrong.
+        stored: Masked checksum in the index; None if the damage was not found by a checksum.
+        computed: Masked checksum of the bytes in the file, or None.
+    """
+
+    name: str
     file: str
-    start: int  # bytes from the start of the file, inclusive
-    end: int  # exclusive
+    start: int
+    end: int
     problem: str
-    stored: int | None = None  # masked checksum in the index; None where the damage is none of a checksum
-    computed: int | None = None  # masked checksum of the bytes as they are
+    stored: int | None = None
+    computed: int | None = None
 
     def __str__(self) -> str:
         tensor = f"tensor {quoted(self.name)}: " if self.name else ""
@@ -35,15 +45,44 @@ class Damage(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """The result of reading everything."""
+    """The result of reading everything. `print(verification)` shows it as `tfckpt verify` does.
 
-    good: list[str]  # tensors whose every byte was read and agrees with its checksum
+    Attributes:
+        good: Tensors whose every byte was read and agrees with its checksum.
+        damage: What is wrong; empty if the checkpoint is undamaged.
+        path: The checkpoint; "" if nobody entered it.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1")
+        >>> found = tfckpt.load_checkpoint(prefix).check()
+        >>> found.ok, found.good, found.damaged
+        (True, ['w'], [])
+    """
+
+    good: list[str]
     damage: list[Damage]
+    path: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.damage
 
     @property
     def damaged(self) -> list[str]:
-        """Names of the tensors that are not good, in order of appearance."""
+        """Names of the damaged tensors, in order of appearance."""
         return list(dict.fromkeys(damage.name for damage in self.damage if damage.name))
+
+    def __str__(self) -> str:
+        bad, good = len(self.damaged), len(self.good)
+        if self.ok:
+            summary = f"all is well: {counted(good, 'tensor')}"
+        elif bad:
+            summary = f"damaged: {bad} of {counted(bad + good, 'tensor')}; good: {good}"
+        else:
+            summary = f"the index is damaged; {counted(good, 'tensor')} that it still lists can be read"
+        return "\n".join([*map(str, self.damage), summary])
 
 
 # Progress is told, and a read error found, once for so many bytes.
@@ -64,10 +103,7 @@ def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None 
     Cost: every stored byte is read once; memory of one chunk a thread, or of one string tensor.
     """
     damage = list(_check_index(reader))
-    try:
-        names = reader.keys()
-    except DataLossError:
-        return Verification([], damage)  # the index itself is unreadable, and `damage` says where
+    names, _ = reader.undamaged_keys()  # `damage` has what is wrong with the rest of the index
     pieces: list[_StoredPiece] = []
     for name in names:
         try:

@@ -4,7 +4,7 @@ A single name costs one block of the table. A listing reads the whole table once
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Final, NoReturn
 
@@ -61,6 +61,16 @@ class BundleIndex:
     def names(self) -> list[str]:
         """All tensors, sorted by their bytes; a partitioned one once. DataLossError where the index is damaged."""
         return list(self._list())
+
+    def undamaged_names(self) -> tuple[list[str], list[str]]:
+        """Names of the tensors in the blocks that can be read, and what is wrong with the other blocks."""
+        try:
+            return self.names(), []
+        except DataLossError:
+            problems: list[str] = []
+        listing = self._scan(lambda error: problems.append(f"{self._path}: {error}"))
+        # The key of a slice whose tensor is in a damaged block would look like a name.
+        return [name for name in listing if not key_of(name).startswith(TensorSlice.KEY_MARK)], problems
 
     def __contains__(self, name: str) -> bool:
         try:
@@ -122,10 +132,10 @@ class BundleIndex:
                     self._listing = self._scan()
             return self._listing
 
-    def _scan(self) -> dict[str, bytes]:
+    def _scan(self, skip_damaged: Callable[[DataLossError], object] | None = None) -> dict[str, bytes]:
         plain: dict[str, bytes] = {}
         marked: dict[bytes, bytes] = {}  # begin like the keys of slices; a name may do so too
-        for key, value in self._table.items(start=b"\0"):  # behind the header
+        for key, value in self._table.items(b"\0", skip_damaged):  # behind the header
             if key.startswith(TensorSlice.KEY_MARK):
                 marked[key] = value
             else:

@@ -69,6 +69,10 @@ class BundleReader:
         """Names of all tensors, sorted by their bytes; a partitioned tensor once. Reads the whole index once."""
         return self.index.names()
 
+    def undamaged_keys(self) -> tuple[list[str], list[str]]:
+        """Names of the tensors whose block of the index can be read, and what is wrong with the other blocks."""
+        return self.index.undamaged_names()
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self.index
 

@@ -1,22 +1,20 @@
 """tfckpt convert, diff and merge."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 
-from torch_tfckpt.bundle.merge import merge_bundles
-from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.cli.console import say, show, show_json
 from torch_tfckpt.cli.tables import progress_bar
 from torch_tfckpt.conversion.convert import convert
 from torch_tfckpt.conversion.diff import diff
+from torch_tfckpt.conversion.merge import merge
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.storage.local import LOCAL
-from torch_tfckpt.storage.names import fspath
-from torch_tfckpt.text import counted, printable
+from torch_tfckpt.text import printable, quoted
 
 
 def convert_paths(options: argparse.Namespace) -> int:
-    """Converts, and reports what is where."""
+    """Convert, and report what is where; exit status 1 if damaged tensors were left out."""
     with progress_bar("convert", quiet=options.quiet) as bar:
         report = convert(
             options.source,
@@ -24,10 +22,11 @@ def convert_paths(options: argparse.Namespace) -> int:
             to=options.to,
             include=options.include,
             exclude=options.exclude,
-            rename=[(pattern, replacement) for pattern, replacement in options.rename],
+            rename=_pairs(options.rename),
             dtype=options.dtype,
             max_shard_size=options.max_shard_size,
             dry_run=options.dry_run,
+            skip_damaged=options.skip_damaged,
             progress=bar,
         )
     if options.json:
@@ -36,15 +35,16 @@ def convert_paths(options: argparse.Namespace) -> int:
             | {"source": printable(report.source), "target": printable(report.target)}
             | {"files": [printable(path) for path in report.files]}
             | {"converted": [item._asdict() for item in report.converted], "nbytes": report.nbytes}
-            | {"sidecar": [item._asdict() for item in report.sidecar]}
+            | {"sidecar": [item._asdict() for item in report.sidecar], "complete": report.complete}
         )
     else:
         show(str(report))
-    return 0
+    _warn_of(report.unmatched_excludes)
+    return 0 if report.complete else 1
 
 
 def diff_paths(options: argparse.Namespace) -> int:
-    """Compares; 1 where anything differs."""
+    """Compare; exit status 1 if anything differs."""
     with progress_bar("diff", quiet=options.quiet) as bar:
         report = diff(
             options.a,
@@ -53,6 +53,7 @@ def diff_paths(options: argparse.Namespace) -> int:
             ignore_dtype=options.ignore_dtype,
             include=options.include,
             exclude=options.exclude,
+            rename=_pairs(options.rename),
             progress=bar,
         )
     if options.json:
@@ -61,31 +62,31 @@ def diff_paths(options: argparse.Namespace) -> int:
         show_json(asdict(report) | paths | {"values": values, "identical": report.identical})
     else:
         show(str(report))
+    _warn_of(report.unmatched_excludes)
     return 0 if report.identical else 1
 
 
-def merge(options: argparse.Namespace) -> int:
-    """Merges, and says what came out."""
-    sources, target = [_prefix(path) for path in options.sources], _prefix(options.target)
+def merge_paths(options: argparse.Namespace) -> int:
+    """Merge, and report the result."""
     try:
-        merge_bundles(
-            LOCAL,
-            sources,
-            target,
+        report = merge(
+            options.sources,
+            options.target,
+            delete_old_dirs=not options.keep_sources,
             allow_missing_files=options.allow_missing,
-            delete_sources=not options.keep_sources,
         )
     except InvalidArgumentError as error:
-        # The checkpoints do not fit together, or one is not there: the command itself was well formed.
+        # The checkpoints do not fit together: the command itself was well formed.
         say(f"tfckpt: {error}")
         return 1
-    with CheckpointReader(target) as reader:
-        files = {path for name in reader.keys() for path in reader.locate(name)}
-        held = f"{counted(len(reader), 'tensor')} in {counted(len(files), 'data file')}"
-        show(f"merged into {printable(target)}: {held}")
+    show(str(report))
     return 0
 
 
-def _prefix(path: str) -> str:
-    """The prefix, where people name the index instead."""
-    return fspath(path).removesuffix(".index")
+def _pairs(rename: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    return [(pattern, replacement) for pattern, replacement in rename]
+
+
+def _warn_of(unmatched_excludes: Sequence[str]) -> None:
+    for pattern in unmatched_excludes:
+        say(f"tfckpt: warning: --exclude {quoted(pattern)} matched nothing")

@@ -187,15 +187,12 @@ def _add_convert(verbs: Verbs) -> None:
     verb.add_argument("--to", choices=FORMATS, help="format of DST, if its ending does not tell")
     verb.add_argument("--dtype", metavar="TYPE", help="convert floating-point tensors to bf16, float16, float32 ...")
     verb.add_argument("--max-shard-size", metavar="SIZE", help="split safetensors into files of at most SIZE, e.g. 5GB")
-    verb.add_argument(
-        "--rename",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("REGEX", "REPLACEMENT"),
-        help="rename tensors, as Python's re.sub does; may be repeated",
-    )
     verb.add_argument("--dry-run", action="store_true", help="report what would be written, and write nothing")
+    verb.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="leave out tensors that are damaged or missing, list them, and exit with status 1",
+    )
     verb.add_argument("--json", action="store_true", help="print the report as one JSON document")
     _add_selection(verb)
 
@@ -211,7 +208,7 @@ def _add_diff(verbs: Verbs) -> None:
     )
     verb.add_argument("--ignore-dtype", action="store_true", help="compare values of different number types too")
     verb.add_argument("--json", action="store_true", help="print one JSON document")
-    _add_selection(verb)
+    _add_selection(verb, "rename tensors of A as convert did")
 
 
 def _add_latest(verbs: Verbs) -> None:
@@ -232,12 +229,12 @@ def _add_merge(verbs: Verbs) -> None:
     verb = _add_verb(
         verbs,
         "merge",
-        "convert:merge",
+        "convert:merge_paths",
         "Merge TensorFlow version 2 checkpoints into one by renaming their data files.",
-        epilog="SRC and DST are prefixes such as model.ckpt-1000. Without --keep-sources the\nsources are deleted.",
+        epilog=f"{_PATHS}\nWithout --keep-sources the sources are deleted afterwards.",
     )
-    verb.add_argument("sources", metavar="SRC", nargs="+", help="a prefix")
-    verb.add_argument("target", metavar="DST", help="the prefix of the result")
+    verb.add_argument("sources", metavar="SRC", nargs="+", help="a checkpoint, such as model.ckpt-1000")
+    verb.add_argument("target", metavar="DST", help="the prefix of the result, or a checkpoint to replace")
     verb.add_argument("--keep-sources", action="store_true", help="do not delete the sources afterwards")
     verb.add_argument("--allow-missing", action="store_true", help="skip sources that do not exist")
 
@@ -260,7 +257,7 @@ def _add_meta(verbs: Verbs) -> None:
     verb.add_argument("--depth", type=int, metavar="N", help="with --dot: unfold N levels of scopes; default: 1")
 
 
-def _add_selection(verb: argparse.ArgumentParser) -> None:
+def _add_selection(verb: argparse.ArgumentParser, renaming: str = "rename tensors") -> None:
     for option, what in (("--include", "only"), ("--exclude", "no")):
         verb.add_argument(
             option,
@@ -269,3 +266,11 @@ def _add_selection(verb: argparse.ArgumentParser) -> None:
             default=[],
             help=f"{what} tensors in whose name REGEX is found; may be repeated",
         )
+    verb.add_argument(
+        "--rename",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("REGEX", "REPLACEMENT"),
+        help=f"{renaming}, by Python's re.sub on each name; may be repeated",
+    )

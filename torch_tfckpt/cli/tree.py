@@ -38,7 +38,6 @@ from torch_tfckpt.text import counted, escaped, printable, quoted
 _INDENTED: Final = 20  # levels; deeper lines tell theirs
 _NAME: Final = 80  # characters of a name
 _WAY: Final = 12  # names of the way to an object that another line refers to
-_JOINTS: Final = 4  # dashes and underscores of a tensor's name at which the key of its attribute may end
 
 _Line = tuple[int, str, Sequence[str]]  # level, object, the other cells
 
@@ -95,7 +94,7 @@ class _Tree:
     def __init__(self, graph: ObjectGraph, rows: Sequence[Row], *, all_objects: bool) -> None:
         self._nodes, self._rows, self._all = graph.nodes, rows, all_objects
         self._places = _places(graph.nodes)
-        self._keys = _attributes_of(graph.nodes, rows)
+        self._keys = graph.attribute_keys(row.name for row in rows)
         self._stored: dict[str, list[Row]] = {}
         for row in rows:
             if row.name in self._keys:
@@ -251,23 +250,6 @@ def _spread(nodes: Sequence[TrackableObject], places: dict[int, _TreePosition], 
                 places[child.node_id] = _TreePosition(here, places[here].level + 1, edge)
                 reached.append(child.node_id)
     return reached
-
-
-def _attributes_of(nodes: Sequence[TrackableObject], rows: Sequence[Row]) -> dict[str, str]:
-    """Name of a tensor -> key of the attribute that it belongs to.
-
-    That is the name itself. But tables store KEY-keys and KEY-values, iterators KEY_STATE.
-    """
-    keys = {attribute.checkpoint_key for node in nodes for attribute in node.attributes}
-    found: dict[str, str] = {}
-    for row in rows:
-        ends = [len(row.name)]
-        while len(ends) <= _JOINTS and ends[-1] > 0:
-            ends.append(max(row.name.rfind("-", 0, ends[-1]), row.name.rfind("_", 0, ends[-1]), 0))
-        key = next((row.name[:end] for end in ends if row.name[:end] in keys), None)
-        if key is not None:
-            found[row.name] = key
-    return found
 
 
 def _value(attribute: SerializedTensor, stored: Sequence[Row], note: str = "") -> list[str]:

@@ -1,26 +1,36 @@
-"""Convert a checkpoint or file into any other format, tensor by tensor, with nothing lost.
+"""Convert a checkpoint or file of tensors into another format, tensor by tensor.
 
     report = convert("model.ckpt-1000", "model.safetensors", exclude=["/Adam"], rename=[("^bert/", "")])
     print(report)
 
 Names, shapes and layouts are those of the source. What the target cannot hold goes to a sidecar next to
-it (`foreign_files.sidecar`) and comes back when the target is read here again.
+it (`foreign_files.sidecar`) and comes back when the target is read by this package.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
 from torch_tfckpt.checkpoint_reader import AnyPath
+from torch_tfckpt.conversion.damage import (
+    DAMAGE,
+    Listing,
+    also_unusable,
+    find_damaged,
+    list_undamaged,
+    suggest_skipping,
+)
+from torch_tfckpt.conversion.selected_source import SelectedSource
 from torch_tfckpt.conversion.selection import Selection
-from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
 from torch_tfckpt.foreign_files.safetensors import parse_size
 from torch_tfckpt.foreign_files.sidecar import MAX_BYTES, SidecarWriter, encoded_size, sidecar_of
+from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches, cast_floating, dtype_named
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.storage.names import fspath
@@ -31,45 +41,96 @@ ReportProgress = Callable[[int, int], object]
 """Called with the bytes done and the bytes in all."""
 
 
-class Converted(NamedTuple):
-    """One tensor that is in the target."""
+class ConvertedTensor(NamedTuple):
+    """One tensor that is in the target.
 
-    name: str  # in the source
+    Attributes:
+        name: Its name in the source.
+        new_name: Its name in the target.
+        dtype: Its element type in the target, such as "float32".
+        shape: Its shape.
+        nbytes: Bytes of its elements in the target.
+    """
+
+    name: str
     new_name: str
     dtype: str
     shape: Shape
     nbytes: int
 
 
-class Kept(NamedTuple):
-    """One tensor of which the sidecar keeps something."""
+class SidecarTensor(NamedTuple):
+    """One tensor of which the sidecar stores the value or the type.
 
-    name: str  # in the source
+    Attributes:
+        name: Its name in the source.
+        new_name: Its name in the target.
+        dtype: Its element type.
+        shape: Its shape.
+        reason: Why the target cannot hold it as it is.
+        whole: Whether the sidecar has the value. If not, the target has it as plain numbers, and the sidecar its type.
+    """
+
+    name: str
     new_name: str
     dtype: str
     shape: Shape
     reason: str
-    whole: bool  # the value is in the sidecar; else it is in the target, and the sidecar says what it stands for
+    whole: bool
 
 
 @dataclass(slots=True)
 class ConvertReport:
-    """What a conversion did, or would do."""
+    """What a conversion did, or would do. `print(report)` shows it as `tfckpt convert` does.
+
+    Attributes:
+        source: The checkpoint or file that was read.
+        target: The file or prefix that was written.
+        format: Format of the target, such as "safetensors".
+        dry_run: Whether nothing was written.
+        files: Files of the target; its sidecar, if there is one, last.
+        converted: Tensors that are in the target.
+        sidecar: Tensors of which the sidecar stores the value or the type.
+        filtered: Names that `include` and `exclude` left out.
+        unmatched_excludes: Patterns of `exclude` that matched nothing.
+        skipped: Things in the source that are not tensors -> what they are.
+        damaged: With `skip_damaged`: tensors that are missing in the target -> what is wrong with them.
+        damaged_index: With `skip_damaged`: parts of the index that cannot be read. The tensors listed there are missing
+            in the target, and in `damaged` unless the object graph still names them.
+        graph_edited: Whether the object graph was changed to follow new names or tensors that were left out.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> from torch_tfckpt.conversion.convert import convert
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2), "w/Adam": torch.zeros(2)}, "model.ckpt-1")
+        >>> report = convert(prefix, "model.safetensors", exclude=["/Adam"])
+        >>> [item.new_name for item in report.converted], report.filtered, report.complete
+        (['w'], ['w/Adam'], True)
+    """
 
     source: str
     target: str
     format: str
     dry_run: bool
-    files: list[str] = field(default_factory=list)  # the sidecar last
-    converted: list[Converted] = field(default_factory=list)
-    sidecar: list[Kept] = field(default_factory=list)
-    filtered: list[str] = field(default_factory=list)  # left out by include and exclude
-    skipped: dict[str, str] = field(default_factory=dict)  # in the source, no tensor -> what it is
+    files: list[str] = field(default_factory=list)
+    converted: list[ConvertedTensor] = field(default_factory=list)
+    sidecar: list[SidecarTensor] = field(default_factory=list)
+    filtered: list[str] = field(default_factory=list)
+    unmatched_excludes: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+    damaged_index: list[str] = field(default_factory=list)
+    graph_edited: bool = False
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors in the target."""
         return sum(item.nbytes for item in self.converted)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing because of damage."""
+        return not self.damaged and not self.damaged_index
 
     def __str__(self) -> str:
         done = "would convert" if self.dry_run else "converted"
@@ -78,18 +139,27 @@ class ConvertReport:
         if self.dry_run:
             lines += ["tensors:"]
             lines += [f"  {_described(item)}" for item in self.converted]
+        if self.graph_edited:
+            lines.append("the object graph was edited to match the tensors")
         if self.sidecar:
             lines.append(f"in the sidecar, since {self.format} cannot hold them as they are:")
             lines += [f"  {_described(item)}: {item.reason}" for item in self.sidecar]
         if self.skipped:
-            lines.append("left out, since they are no tensors:")
+            lines.append("left out, since they are not tensors:")
             lines += [f"  {quoted(name)}: {reason}" for name, reason in self.skipped.items()]
         if self.filtered:
             lines.append(f"left out by --include and --exclude: {counted(len(self.filtered), 'tensor')}")
+        lines += [f"--exclude {quoted(pattern)} matched nothing" for pattern in self.unmatched_excludes]
+        if self.damaged:
+            lines.append(f"damaged and left out: {counted(len(self.damaged), 'tensor')}")
+            lines += [f"  {quoted(name)}: {reason}" for name, reason in self.damaged.items()]
+        if self.damaged_index:
+            lines.append("damaged parts of the index, whose tensors are lost:")
+            lines += [f"  {problem}" for problem in self.damaged_index]
         return "\n".join(lines)
 
 
-def _described(item: Converted | Kept) -> str:
+def _described(item: ConvertedTensor | SidecarTensor) -> str:
     renamed = "" if item.name == item.new_name else f" (was {quoted(item.name)})"
     return f"{quoted(item.new_name)}{renamed} {item.dtype} {shape_text(item.shape)}"
 
@@ -105,36 +175,53 @@ def convert(
     dtype: torch.dtype | str | None = None,
     max_shard_size: int | str | None = None,
     dry_run: bool = False,
+    skip_damaged: bool = False,
     progress: ReportProgress | None = None,
 ) -> ConvertReport:
     """Convert a checkpoint or file of tensors into another format.
 
+    The object graph of an object-based checkpoint (tf.train.Checkpoint, Keras) is edited to follow `rename`, `include`
+    and `exclude`: after rename=[("^model/", "net/")] a program restores the object under the name `net`. In another
+    TensorFlow checkpoint the graph is always kept, unless `exclude` spells its name, _CHECKPOINTABLE_OBJECT_GRAPH.
+
     Args:
-        src: A TensorFlow checkpoint in any spelling; a .safetensors file, the index of several or their directory; a
-            .pt file that holds only tensors; a .npz file.
+        src: A TensorFlow checkpoint by any of its names; a .safetensors file, the index of several or their directory;
+            a .pt file that holds only tensors; a .npz file.
         dst: A file ending in .safetensors, .pt, .pth, .bin or .npz; with `to="safetensors"` a directory; with `to="tf"`
             a prefix. An existing target is replaced.
-        to: "safetensors", "pt", "npz" or "tf" where the ending of `dst` does not say it.
-        include: Regular expressions; only tensors with a name in which one of them is found. None: all.
-        exclude: Regular expressions; tensors with a name in which one of them is found are left out.
+        to: "safetensors", "pt", "npz" or "tf"; by default told by the ending of `dst`.
+        include: Regular expressions; only tensors in whose name one of them is found. Empty: all.
+        exclude: Regular expressions; tensors in whose name one of them is found are left out.
         rename: (pattern, replacement) as re.sub takes them, applied one after the other to each name.
-        dtype: Floating-point tensors are converted to it ("bf16", torch.float16); all others stay as they are.
-        max_shard_size: Bytes of tensors a file, or "5GB"; for safetensors.
-        dry_run: Say what would be done, and write nothing.
+        dtype: Convert floating-point tensors to it ("bf16", torch.float16); all others stay as they are.
+        max_shard_size: Bytes of tensors per file, or "5GB"; for safetensors.
+        dry_run: Report what would be done, and write nothing.
+        skip_damaged: Leave out tensors that are damaged or whose data file is missing, instead of raising. They are in
+            `report.damaged`.
         progress: Called with (bytes done, bytes in all).
 
     Returns:
-        What is where. Tensors that the target cannot hold are in its sidecar, and `report.sidecar` names them.
+        What is where. Tensors that the target cannot hold are in its sidecar, and `report.sidecar` lists them.
 
     Raises:
-        InvalidArgumentError: an argument cannot be right, or two tensors would get the same name.
-        NotFoundError, DataLossError: the source is missing or damaged.
+        InvalidArgumentError: an argument is wrong; a pattern of `include` or `rename` matches nothing; two tensors
+            would get the same name; the object graph cannot follow.
+        NotFoundError, DataLossError: the source is missing or damaged; with `skip_damaged`, nothing of it can be read.
         UnimplementedError: a tensor can be neither read nor copied, or there is too much for a sidecar.
         OSError: the system refused a write.
 
-    On any error, and on Ctrl-C, nothing is left of the new target and an existing one is intact.
-    Cost: each tensor is read and written once; 256 MiB of memory beside the largest tensor (with a `dtype` that is
-    wider: beside it and its copy). A sidecar, where there is one, is read whole.
+    On any error, and on Ctrl-C, nothing of the new target is left, and an existing one is unchanged.
+
+    Cost: each tensor is read and written once, with `skip_damaged` read twice; 256 MiB of memory beside the largest
+    tensor (with a wider `dtype`: beside it and its copy). A sidecar of the source is read whole.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> from torch_tfckpt.conversion.convert import convert
+        >>> prefix = tfckpt.save_file({"net/w": torch.ones(2), "net/b": torch.zeros(1)}, "model.ckpt-1")
+        >>> print(convert(prefix, "model.safetensors", rename=[("^net/", "")]))
+        converted 2 tensors, 12 B, to safetensors:
+          model.safetensors
     """
     selection = Selection(include, exclude, rename)
     wanted_dtype = dtype_named(dtype) if isinstance(dtype, str) else dtype
@@ -142,31 +229,79 @@ def convert(
         raise InvalidArgumentError(f"dtype={wanted_dtype}: only conversions to a floating-point dtype are offered")
     size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
     sink = make_sink(fspath(dst), to, size)
+    tell = progress or (lambda done, total: None)
+    passes = 2 if skip_damaged and not dry_run else 1
     with closing(open_source(fspath(src))) as source:
         report = ConvertReport(source.path, sink.path, sink.format, dry_run, skipped=dict(source.skipped))
-        work = _plan(source, sink, selection, wanted_dtype, report)
+        with _suggesting(skip_damaged):
+            first_pass = (lambda done, total: tell(done, passes * total)) if skip_damaged else None
+            selected = _select(source, sink, selection, first_pass, report)
+            work = _plan(selected, sink, wanted_dtype, report)
+
+        def read(names: Sequence[str]) -> dict[str, FileValue]:
+            with _suggesting(skip_damaged):
+                return _read(selected, names, wanted_dtype)
+
         if not dry_run:
-            _carry_out(source, sink, work, wanted_dtype, progress or (lambda done, total: None))
+            _carry_out(sink, work, read, lambda done, total: tell(done + (passes - 1) * total, passes * total))
     return report
+
+
+@contextmanager
+def _suggesting(skip_damaged: bool) -> Iterator[None]:
+    """Adds to errors about damage how to convert the rest."""
+    try:
+        yield
+    except DAMAGE as error:
+        if skip_damaged:
+            raise
+        raise suggest_skipping(error) from error.__cause__
+
+
+def _select(
+    source: TensorSource,
+    sink: TensorSink,
+    selection: Selection,
+    first_pass: ReportProgress | None,
+    report: ConvertReport,
+) -> SelectedSource:
+    """The tensors to convert, under their new names; what is left out is entered into `report`.
+
+    Args:
+        first_pass: Reports the progress of reading everything, to find what is damaged. None: damage is an error.
+    """
+    listing = Listing(source.names(), []) if first_pass is None else list_undamaged(source)
+    chosen = selection.select(listing.names, keep_object_graph=isinstance(sink, CheckpointSink))
+    report.filtered += chosen.left_out
+    report.unmatched_excludes += chosen.unmatched_excludes
+    if first_pass is None:
+        return SelectedSource(source, listing.names, chosen.new_names)
+    report.damaged_index += listing.damaged_index
+    damaged = find_damaged(source, chosen.new_names, first_pass)
+    lost = also_unusable(source, list(chosen.new_names), damaged, listing)
+    report.damaged |= damaged | lost
+    good = {name: new for name, new in chosen.new_names.items() if name not in report.damaged}
+    if chosen.new_names and not good:
+        name, reason = next(iter(report.damaged.items()))
+        raise DataLossError(
+            f"{printable(source.path)}: none of {counted(len(chosen.new_names), 'tensor')} can be read. The first, "
+            f"{quoted(name)}: {reason}"
+        )
+    return SelectedSource(source, [*listing.names, *(name for name in lost if name not in listing.names)], good)
 
 
 class _Work(NamedTuple):
     """What is to be written where, under new names."""
 
-    old_names: dict[str, str]  # new -> old
-    infos: dict[str, TensorInfo]  # new name -> as it will be
+    infos: dict[str, TensorInfo]  # as they will be
     order: list[str]  # in the target
     kept: list[str]  # in the sidecar
-    types: dict[str, ElementType]  # in the target, with a type that the sidecar says
+    types: dict[str, ElementType]  # in the target; the sidecar has the type
 
 
-def _plan(
-    source: TensorSource, sink: TensorSink, selection: Selection, dtype: torch.dtype | None, report: ConvertReport
-) -> _Work:
+def _plan(source: SelectedSource, sink: TensorSink, dtype: torch.dtype | None, report: ConvertReport) -> _Work:
     """Decides everything from names and shapes alone, and enters it into `report`."""
-    old_names = selection.new_names(source.names())
-    report.filtered += [name for name in source.names() if not selection.takes(name)]
-    infos = {new: source.info(old).cast(dtype) for new, old in old_names.items()}
+    infos = {name: source.info(name).cast(dtype) for name in source.names()}
     refused = {name: reason for name, info in infos.items() if (reason := sink.refusal(name, info)) is not None}
     held = {name: info for name, info in infos.items() if name not in refused}
     types = {name: info.type for name, info in held.items() if sink.noted_type(info)}
@@ -174,30 +309,31 @@ def _plan(
         info = infos[name]
         if info.type.dtype is None and info.type.tensorflow is None:
             raise UnimplementedError(
-                f"{printable(source.path)}: tensor {quoted(name)}: {reason}. Leave it out by --exclude"
+                f"{printable(report.source)}: tensor {quoted(name)}: {reason}. Leave it out by --exclude"
             )
-        report.sidecar.append(Kept(old_names[name], name, info.type.name, info.shape, reason, True))
+        report.sidecar.append(SidecarTensor(source.old_name(name), name, info.type.name, info.shape, reason, True))
     for name, kind in types.items():
         reason = "only its type; the values are in the target"
-        report.sidecar.append(Kept(old_names[name], name, kind.name, infos[name].shape, reason, False))
+        report.sidecar.append(SidecarTensor(source.old_name(name), name, kind.name, infos[name].shape, reason, False))
     _check_sidecar_size(sink, infos, list(refused))
     order = sink.plan(held)
     for name in order:
         info = infos[name]
-        report.converted.append(Converted(old_names[name], name, info.type.name, info.shape, info.nbytes))
+        report.converted.append(ConvertedTensor(source.old_name(name), name, info.type.name, info.shape, info.nbytes))
     report.files += sink.files() + ([sidecar_of(sink.path)] if report.sidecar else [])
-    return _Work(old_names, infos, order, list(refused), types)
+    report.graph_edited = source.graph_edited
+    return _Work(infos, order, list(refused), types)
 
 
 def _carry_out(
-    source: TensorSource, sink: TensorSink, work: _Work, dtype: torch.dtype | None, progress: ReportProgress
+    sink: TensorSink, work: _Work, read: Callable[[Sequence[str]], dict[str, FileValue]], progress: ReportProgress
 ) -> None:
     total = sum(info.nbytes for info in work.infos.values())
     done = 0
     with closing(sink), Publication() as publication:
         sink.open(publication)
         for batch in batches({name: work.infos[name].nbytes for name in work.order}):
-            sink.write(_read(source, work, batch, dtype))
+            sink.write(read(batch))
             done += sum(work.infos[name].nbytes for name in batch)
             progress(done, total)
         beside = sink.finish()
@@ -207,22 +343,20 @@ def _carry_out(
             return
         with closing(SidecarWriter(publication.place(sidecar_path), work.types)) as sidecar:
             for name in work.kept:
-                sidecar.add(name, work.infos[name], _read(source, work, [name], dtype)[name])
+                sidecar.add(name, work.infos[name], read([name])[name])
                 done += work.infos[name].nbytes
                 progress(done, total)
             sidecar.finish(beside)
 
 
-def _read(source: TensorSource, work: _Work, names: Sequence[str], dtype: torch.dtype | None) -> dict[str, FileValue]:
-    """Values under their new names, cast where that is wanted."""
-    values = source.read([work.old_names[name] for name in names])
-    result: dict[str, FileValue] = {}
+def _read(source: SelectedSource, names: Sequence[str], dtype: torch.dtype | None) -> dict[str, FileValue]:
+    """Values, those with floating-point numbers converted to `dtype`."""
+    values = source.read(names)
     for name in names:
-        value = values.pop(work.old_names[name])
+        value = values[name]
         if dtype is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
-            value = cast_floating(value, dtype)
-        result[name] = value
-    return result
+            values[name] = cast_floating(value, dtype)
+    return values
 
 
 def _check_sidecar_size(sink: TensorSink, infos: dict[str, TensorInfo], names: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
-"""Where two checkpoints, of any of the formats, differ: names, types, shapes, values.
+"""Compare two checkpoints of any of the formats: names, types, shapes, values.
 
-Both are read side by side, some tensors at a time, and compared chunk by chunk. Equal means the same bits, so that NaNs
+Both are read in parallel, some tensors at a time, and compared chunk by chunk. Equal means the same bits, so that NaNs
 are equal to themselves and 0.0 differs from -0.0; with a tolerance it means close, and NaNs equal NaNs.
 """
 
@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 
 from torch_tfckpt.checkpoint_reader import AnyPath
-from torch_tfckpt.conversion.selection import Selection
+from torch_tfckpt.conversion.selected_source import SelectedSource
+from torch_tfckpt.conversion.selection import Selection, nothing_left
 from torch_tfckpt.conversion.tensor_statistics import exact_numbers, has_numbers
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.foreign_files.formats import open_source
@@ -29,17 +30,47 @@ _CHUNK_ELEMENTS: Final = 1024 * 1024  # of float64 or complex128 work space a fe
 
 
 class Difference(NamedTuple):
-    """How the values of one tensor differ."""
+    """How the values of one tensor differ.
 
-    differing: int  # elements
-    total: int  # elements in all
-    first: tuple[int, ...]  # index of the first that differs; () for what has no elements to compare
-    max_abs: float | None  # largest absolute difference; inf where one is NaN or infinite; None: no numbers
+    Attributes:
+        differing: Number of elements that differ.
+        total: Number of elements.
+        first: Index of the first element that differs; () if there are no elements to compare one by one.
+        max_abs: Largest absolute difference; inf if one of the two is NaN or infinite; None if they are not numbers.
+    """
+
+    differing: int
+    total: int
+    first: tuple[int, ...]
+    max_abs: float | None
 
 
 @dataclass(slots=True)
 class DiffReport:
-    """What differs between `a` and `b`."""
+    """What differs between `a` and `b`. `print(report)` shows it as `tfckpt diff` does.
+
+    Attributes:
+        a: The first checkpoint.
+        b: The second checkpoint.
+        atol: The tolerance.
+        only_in_a: Tensors that only `a` has, under their new names.
+        only_in_b: Tensors that only `b` has.
+        dtypes: Name -> the two element types, where they differ.
+        shapes: Name -> the two shapes, where they differ.
+        values: Name -> how the values differ.
+        equal: Tensors that are equal.
+        filtered: Number of tensors that `include` and `exclude` left out.
+        unmatched_excludes: Patterns of `exclude` that matched nothing.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> from torch_tfckpt.conversion.diff import diff
+        >>> a = tfckpt.save_file({"w": torch.zeros(2)}, "a")
+        >>> b = tfckpt.save_file({"w": torch.tensor([0.0, 0.5])}, "b")
+        >>> report = diff(a, b)
+        >>> report.identical, report.values["w"].max_abs
+        (False, 0.5)
+    """
 
     a: str
     b: str
@@ -50,7 +81,8 @@ class DiffReport:
     shapes: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     values: dict[str, Difference] = field(default_factory=dict)
     equal: list[str] = field(default_factory=list)
-    filtered: int = 0  # names left out of the comparison
+    filtered: int = 0
+    unmatched_excludes: list[str] = field(default_factory=list)
 
     @property
     def identical(self) -> bool:
@@ -74,6 +106,7 @@ class DiffReport:
             )
         if self.filtered:
             lines.append(f"not compared, by --include and --exclude: {counted(self.filtered, 'tensor')}")
+        lines += [f"--exclude {quoted(pattern)} matched nothing" for pattern in self.unmatched_excludes]
         return "\n".join(lines)
 
 
@@ -85,29 +118,45 @@ def diff(
     ignore_dtype: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    rename: Sequence[tuple[str, str]] = (),
     progress: Callable[[int, int], object] | None = None,
 ) -> DiffReport:
     """Compare two checkpoints or files of tensors.
 
     Args:
-        a, b: As `src` of convert.
+        a: A checkpoint or file, as `src` of `convert`.
+        b: Another one.
         atol: Largest absolute difference of two numbers that count as equal; 0 asks for the same bits.
         ignore_dtype: Compare the values of numbers also where their types differ, as after convert(dtype="bf16").
-        include, exclude: As of convert.
+        include: As of `convert`. Tensors of `a` are selected by their names before `rename`, and those of the same new
+            name in `b` with them.
+        exclude: Likewise.
+        rename: As of `convert`, applied to the names of `a`: after convert(a, b, rename=R), diff(a, b, rename=R) finds
+            no difference. An object graph in `a` is edited as `convert` edits it.
         progress: Called with (bytes done, bytes in all).
 
     Raises:
-        InvalidArgumentError: `atol` is no tolerance, a pattern is none, or none of the tensors is left to compare.
+        InvalidArgumentError: `atol` is not a tolerance; a pattern is not a regular expression; one of `include` or
+            `rename` matches nothing; no tensor is left to compare; two tensors would get the same name.
         NotFoundError, DataLossError, UnimplementedError: one of the two cannot be read.
 
     Cost: both are read once; memory of the largest tensor of both, and 256 MiB.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> from torch_tfckpt.conversion.diff import diff
+        >>> a = tfckpt.save_file({"w": torch.zeros(2)}, "a")
+        >>> b = tfckpt.save_file({"kernel": torch.zeros(2)}, "b")
+        >>> print(diff(a, b, rename=[("^w$", "kernel")]))
+        identical: 1 tensor
     """
     if not atol >= 0:
         raise InvalidArgumentError(f"atol={atol}: a tolerance is 0 or more")
-    selection = Selection(include, exclude)
-    with closing(open_source(fspath(a))) as one, closing(open_source(fspath(b))) as other:
-        report = DiffReport(one.path, other.path, atol)
-        infos = _compare_names(one, other, selection, ignore_dtype, report)
+    selection = Selection(include, exclude, rename)
+    with closing(open_source(fspath(a))) as source_a, closing(open_source(fspath(b))) as source_b:
+        report = DiffReport(source_a.path, source_b.path, atol)
+        one, other = _select(source_a, source_b, selection, report)
+        infos = _compare_names(one, other, ignore_dtype, report)
         total, done = sum(info.nbytes for info in infos.values()), 0
         for batch in batches({name: info.nbytes for name, info in infos.items()}):
             values, others = one.read(batch), other.read(batch)
@@ -123,19 +172,36 @@ def diff(
     return report
 
 
+def _select(
+    one: TensorSource, other: TensorSource, selection: Selection, report: DiffReport
+) -> tuple[SelectedSource, SelectedSource]:
+    """The tensors to compare: those of `one` under their new names, and those of `other`."""
+    names, other_names = one.names(), other.names()
+    everything = list(dict.fromkeys([*names, *other_names]))
+    report.unmatched_excludes = selection.unmatched_excludes(everything)
+    new_names = selection.renamed([name for name in names if selection.takes(name)])
+    # Each tensor of the other goes with the one it is compared to.
+    goes_with = {selection.new_name(name): False for name in names if name not in new_names}
+    goes_with |= dict.fromkeys(new_names.values(), True)
+    taken = [name for name in other_names if goes_with.get(name, selection.takes(name))]
+    left_out = {selection.new_name(name) for name in names if name not in new_names} | set(other_names) - set(taken)
+    report.filtered = len(left_out)
+    if everything and not new_names and not taken:
+        raise nothing_left(everything)
+    same_names = {name: name for name in taken}
+    return SelectedSource(one, names, new_names), SelectedSource(other, other_names, same_names)
+
+
 def _compare_names(
-    one: TensorSource, other: TensorSource, selection: Selection, ignore_dtype: bool, report: DiffReport
+    one: SelectedSource, other: SelectedSource, ignore_dtype: bool, report: DiffReport
 ) -> dict[str, TensorInfo]:
     """Enters what differs without looking at values; returns the tensors whose values can be compared."""
-    all_names = dict.fromkeys([*one.names(), *other.names()])
-    chosen = selection.chosen(all_names)
-    report.filtered = len(all_names) - len(chosen)
-    in_one, in_other = set(one.names()), set(other.names())
-    report.only_in_a = [name for name in chosen if name not in in_other]
-    report.only_in_b = [name for name in chosen if name not in in_one]
+    in_one, in_other = dict.fromkeys(one.names()), dict.fromkeys(other.names())
+    report.only_in_a = [name for name in in_one if name not in in_other]
+    report.only_in_b = [name for name in in_other if name not in in_one]
     comparable: dict[str, TensorInfo] = {}
-    for name in chosen:
-        if name not in in_one or name not in in_other:
+    for name in in_one:
+        if name not in in_other:
             continue
         a, b = one.info(name), other.info(name)
         numbers = a.type.dtype is not None and b.type.dtype is not None

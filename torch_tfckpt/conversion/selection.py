@@ -1,17 +1,44 @@
-"""Which tensors, and under which names: regular expressions given by people."""
+"""Which tensors, and under which names: the regular expressions of convert and diff."""
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.text import counted, quoted
+
+_SEARCHED: Final = 5000  # fragments of names among which the closest one is looked for
+_SYNTAX: Final = re.compile(r"\\[AbBdDsSwWZ]|\(\?[a-zA-Z:]*|[\\^$.*+?{}\[\]()|]")
+_WHAT: Final = "Patterns are regular expressions that are searched for anywhere in a name"
+
+
+class Selected(NamedTuple):
+    """What a selection makes of some names.
+
+    Attributes:
+        new_names: Name -> new name of the tensors that are taken, in the order of the names.
+        left_out: Names that are not taken.
+        unmatched_excludes: Patterns of `exclude` that are found in no name.
+    """
+
+    new_names: dict[str, str]
+    left_out: list[str]
+    unmatched_excludes: list[str]
 
 
 class Selection:
-    """Takes the names in which one of `include` is found (all, where there is none) and none of `exclude`.
+    """Takes the names in which one of `include` is found (all if there is none) and none of `exclude`.
+
+    Args:
+        include: Regular expressions, searched for anywhere in a name.
+        exclude: Likewise.
+        rename: (pattern, replacement) as re.sub takes them, applied one after the other to each name.
 
     Raises:
-        InvalidArgumentError: a pattern is no regular expression, or one string stands where several are expected.
+        InvalidArgumentError: a pattern is not a regular expression, or a string was given instead of a list of them.
     """
 
     def __init__(
@@ -26,50 +53,112 @@ class Selection:
         self._exclude = [_compiled(pattern) for pattern in exclude]
         self._rename = [(_compiled(pattern), replacement) for pattern, replacement in rename]
 
-    def chosen(self, names: Iterable[str]) -> list[str]:
-        """Those that are taken, in their order.
+    def select(self, names: Iterable[str], *, keep_object_graph: bool) -> Selected:
+        """Choose among the tensors of one checkpoint, and rename them. The object graph is never renamed.
+
+        Args:
+            keep_object_graph: Whether the object graph is taken although `include` does not name it or an `exclude`
+                that is also found in other names is found in its name.
 
         Raises:
-            InvalidArgumentError: there are names, and none is taken: a typo must not look like success.
+            InvalidArgumentError: a pattern of `include` or `rename` matches nothing; no tensor is left; two of them
+                would have the same name; a replacement refers to a group that the pattern does not have.
         """
         among = list(names)
+        unmatched = self.unmatched_excludes(among)
         taken = [name for name in among if self.takes(name)]
         if among and not taken:
-            raise InvalidArgumentError(
-                f"include and exclude leave none of {counted(len(among), 'tensor')}, the first of which is "
-                f"{quoted(among[0])}. Patterns are regular expressions, found anywhere in a name"
-            )
-        return taken
+            raise nothing_left(among)
+        if keep_object_graph and OBJECT_GRAPH_KEY in among and not self._excludes_object_graph(among):
+            chosen = {*taken, OBJECT_GRAPH_KEY}
+        else:
+            chosen = set(taken)
+        new_names = self.renamed([name for name in among if name in chosen])
+        return Selected(new_names, [name for name in among if name not in chosen], unmatched)
 
     def takes(self, name: str) -> bool:
+        """Whether `include` and `exclude` let a name pass."""
         included = not self._include or any(pattern.search(name) for pattern in self._include)
         return included and not any(pattern.search(name) for pattern in self._exclude)
 
-    def new_names(self, names: Sequence[str]) -> dict[str, str]:
-        """New name -> name, of those that are taken.
+    def new_name(self, name: str) -> str:
+        """The name after all renames."""
+        for pattern, replacement in self._rename if name != OBJECT_GRAPH_KEY else ():
+            name = _substituted(pattern, replacement, name)
+        return name
 
-        Raises:
-            InvalidArgumentError: none is taken, two of them would have the same name, or a replacement speaks of groups
-                that are not.
-        """
+    def renamed(self, names: Sequence[str]) -> dict[str, str]:
+        """Name -> new name of names that are taken. Errors as `select`."""
+        new_names = {name: name for name in names}
+        plain = [name for name in names if name != OBJECT_GRAPH_KEY]
+        for pattern, replacement in self._rename if plain else ():
+            matched = [name for name in plain if pattern.search(new_names[name])]
+            if not matched:
+                raise _matches_nothing("rename", pattern.pattern, [new_names[name] for name in plain])
+            for name in matched:
+                new_names[name] = _substituted(pattern, replacement, new_names[name])
         old_names: dict[str, str] = {}
-        for name in self.chosen(names):
-            new = self._renamed(name)
+        for name, new in new_names.items():
             if new in old_names:
                 raise InvalidArgumentError(
                     f"tensors {quoted(old_names[new])} and {quoted(name)} would both be called {quoted(new)}. Change "
                     f"the pattern, or exclude one of them"
                 )
             old_names[new] = name
-        return old_names
+        return new_names
 
-    def _renamed(self, name: str) -> str:
-        for pattern, replacement in self._rename:
-            try:
-                name = pattern.sub(replacement, name)
-            except (re.error, IndexError) as error:
-                raise InvalidArgumentError(f"replacement {quoted(replacement)}: {error}") from error
-        return name
+    def unmatched_excludes(self, names: Sequence[str]) -> list[str]:
+        """Patterns of `exclude` that are found in none of the names.
+
+        InvalidArgumentError if a pattern of `include` is found in none.
+        """
+        for pattern in self._include if names else ():
+            if not any(map(pattern.search, names)):
+                raise _matches_nothing("include", pattern.pattern, names)
+        return [pattern.pattern for pattern in self._exclude if not any(map(pattern.search, names))]
+
+    def _excludes_object_graph(self, names: Sequence[str]) -> bool:
+        """Whether a pattern of `exclude` is about the graph itself: spells its name, or is found nowhere else."""
+        others = [name for name in names if name != OBJECT_GRAPH_KEY]
+        found = [pattern for pattern in self._exclude if pattern.search(OBJECT_GRAPH_KEY)]
+        return any(OBJECT_GRAPH_KEY in pattern.pattern or not any(map(pattern.search, others)) for pattern in found)
+
+
+def nothing_left(names: Sequence[str]) -> InvalidArgumentError:
+    """The error for a selection that leaves no tensor: a typo must not look like success."""
+    return InvalidArgumentError(
+        f"include and exclude leave none of {counted(len(names), 'tensor')}, the first of which is "
+        f"{quoted(names[0])}. {_WHAT}"
+    )
+
+
+def _matches_nothing(option: str, pattern: str, names: Sequence[str]) -> InvalidArgumentError:
+    closest = _closest(pattern, names)
+    hint = f"The closest is {quoted(closest)}" if closest else f"The first is {quoted(names[0])}"
+    return InvalidArgumentError(
+        f"{option} {quoted(pattern)} matches none of {counted(len(names), 'tensor')}. {hint}. {_WHAT}"
+    )
+
+
+def _closest(pattern: str, names: Sequence[str]) -> str | None:
+    """The name with the part that is most like the plain text of `pattern`; None if no part is like it."""
+    wanted = _SYNTAX.sub("", pattern).strip("/").lower()[:200]
+    size = wanted.count("/") + 1
+    fragments: dict[str, str] = {}
+    for name in islice(names, _SEARCHED):
+        parts = name.split("/")[:20]
+        for start in range(max(1, len(parts) - size + 1)):
+            fragments.setdefault("/".join(parts[start : start + size]).lower()[:200], name)
+        fragments.setdefault(name.lower()[:200], name)
+    close = difflib.get_close_matches(wanted, list(islice(fragments, _SEARCHED)), n=1, cutoff=0.6)
+    return fragments[close[0]] if close else None
+
+
+def _substituted(pattern: re.Pattern[str], replacement: str, name: str) -> str:
+    try:
+        return pattern.sub(replacement, name)
+    except (re.error, IndexError) as error:
+        raise InvalidArgumentError(f"replacement {quoted(replacement)}: {error}") from error
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -69,6 +69,7 @@ class NpzSource:
         self.path = path
         self.skipped: dict[str, str] = {}
         self._arrays: dict[str, _NpyMember] = {}
+        self._damaged: dict[str, DataLossError] = {}  # arrays whose header cannot be read
         LOCAL.open(path).close()  # says what is wrong in our words
         self._size = Path(path).stat().st_size
         with error_context(printable(path)), zip_errors():
@@ -85,9 +86,20 @@ class NpzSource:
         if name == member.filename:
             self.skipped[member.filename] = "no .npy file"
             return
-        if name in self._arrays:
+        if name in self._arrays or name in self._damaged:
             raise DataLossError(f"{printable(self.path)}: array {quoted(name)} is in it twice")
-        with error_context(printable(self.path)), zip_errors(), self._zip.open(member) as file:
+        try:
+            with error_context(printable(self.path)):
+                array = self._describe(name, member)
+        except DataLossError as error:
+            self._damaged[name] = error
+            return
+        if array is not None:
+            self._arrays[name] = array
+
+    def _describe(self, name: str, member: zipfile.ZipInfo) -> _NpyMember | None:
+        """What the header of a member says; None for what is not a tensor, which is listed in `skipped`."""
+        with zip_errors(), self._zip.open(member) as file:
             try:
                 shape, fortran, dtype = _read_header(file)
             except ValueError as error:
@@ -95,27 +107,34 @@ class NpzSource:
             array = _NpyMember(member, dtype, shape, fortran)
             if dtype.newbyteorder("=") not in TYPES and dtype.kind not in "SU":
                 self.skipped[name] = "Python objects, which are not unpickled" if dtype.hasobject else f"numpy {dtype}"
-                return
+                return None
             held = min(member.file_size, member.compress_size * _MAX_RATIO, self._size * _MAX_RATIO)
             if any(size < 0 for size in shape) or array.nbytes > held:
                 raise DataLossError(
                     f"array {quoted(name)}: {dtype} of shape {list(shape)[:16]} is more than "
                     f"the {held} bytes that the member can have"
                 )
-        self._arrays[name] = array
+        return array
 
     def names(self) -> list[str]:
-        return list(self._arrays)
+        return [*self._arrays, *self._damaged]
 
     def info(self, name: str) -> TensorInfo:
-        array = self._arrays[name]
+        array = self._find(name)
         dtype = TYPES.get(array.dtype.newbyteorder("="))
         kind = ElementType.of_tensorflow(DataType.DT_STRING) if dtype is None else ElementType.of_torch(dtype)
         return TensorInfo(kind, array.shape, array.nbytes)
 
     def read(self, names: Iterable[str]) -> dict[str, FileValue]:
+        found = [(name, self._find(name)) for name in names]
         with error_context(printable(self.path)):
-            return {name: self._read(name, self._arrays[name]) for name in names}
+            return {name: self._read(name, array) for name, array in found}
+
+    def _find(self, name: str) -> _NpyMember:
+        """DataLossError if the array is damaged."""
+        if name in self._damaged:
+            raise DataLossError(str(self._damaged[name])) from self._damaged[name]
+        return self._arrays[name]
 
     def _read(self, name: str, array: _NpyMember) -> FileValue:
         with zip_errors(), self._zip.open(array.member) as file:

@@ -18,7 +18,14 @@ from typing import Any, Final, Self
 
 import torch
 
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.errors import (
+    CheckpointError,
+    DataLossError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnimplementedError,
+    error_context,
+)
 from torch_tfckpt.foreign_files.safetensors_format import (
     DTYPES,
     METADATA_KEY,
@@ -60,6 +67,7 @@ class SafetensorsSource:
         self._listing = listing
         self._files: list[ReadableFile] = []
         self._placed: dict[str, tuple[ReadableFile, HeaderEntry]] = {}
+        self._damaged: dict[str, CheckpointError] = {}  # tensors that an index lists and that are not there
         self._pipeline = Pipeline()
         try:
             for shard in shards:
@@ -74,21 +82,36 @@ class SafetensorsSource:
 
     @classmethod
     def of_index(cls, path: str) -> Self:
-        """The files that an index (`*.safetensors.index.json`) names; DataLossError where it and they disagree."""
+        """The files that an index (`*.safetensors.index.json`) names.
+
+        A tensor whose file is missing or damaged, or does not hold it, raises when it is asked for.
+
+        Raises:
+            NotFoundError, DataLossError: that is so of all tensors.
+        """
         weight_map = _read_index(path)
         directory = os.path.dirname(path)
-        source = cls(
-            path.removesuffix(".index.json"),
-            [os.path.join(directory, shard) for shard in dict.fromkeys(weight_map.values())],
-            path,
-        )
-        for name, shard in weight_map.items():
-            if name not in source._placed or os.path.basename(source._placed[name][0].path) != shard:
-                source.close()
-                raise DataLossError(f"{printable(path)}: tensor {quoted(name)} is not in {quoted(shard)}")
-        for name in source._placed.keys() - weight_map.keys():
+        source = cls(path.removesuffix(".index.json"), [], path)
+        try:
+            unreadable: dict[str, CheckpointError] = {}
+            for shard in dict.fromkeys(weight_map.values()):
+                try:
+                    source._add(os.path.join(directory, shard))
+                except (NotFoundError, DataLossError) as error:
+                    unreadable[shard] = error
+            for name, shard in weight_map.items():
+                if name not in source._placed or os.path.basename(source._placed[name][0].path) != shard:
+                    absent = DataLossError(f"{printable(path)}: tensor {quoted(name)} is not in {quoted(shard)}")
+                    source._damaged[name] = unreadable.get(shard, absent)
+            if source._damaged and len(source._damaged) == len(weight_map):
+                raise next(iter(source._damaged.values()))
+        except BaseException:
+            source.close()
+            raise
+        for name in source._placed.keys() - (weight_map.keys() - source._damaged.keys()):
             del source._placed[name]
-            source.skipped[name] = "in a shard, but not in the index"
+            if name not in weight_map:
+                source.skipped[name] = "in a shard, but not in the index"
         return source
 
     def _add(self, path: str) -> None:
@@ -102,10 +125,17 @@ class SafetensorsSource:
         self._placed.update((name, (file, entry)) for name, entry in placed.items())
 
     def names(self) -> list[str]:
-        return list(self._placed)
+        return [*self._placed, *self._damaged]
+
+    def _find(self, name: str) -> tuple[ReadableFile, HeaderEntry]:
+        """NotFoundError or DataLossError if the tensor is not there."""
+        if name in self._damaged:
+            error = self._damaged[name]
+            raise type(error)(str(error)) from error
+        return self._placed[name]
 
     def info(self, name: str) -> TensorInfo:
-        placed = self._placed[name][1]
+        placed = self._find(name)[1]
         dtype = DTYPES.get(placed.word)
         if dtype is None:
             return TensorInfo(ElementType(None, None), placed.shape, placed.nbytes)
@@ -115,7 +145,7 @@ class SafetensorsSource:
         values: dict[str, FileValue] = {}
         requests: list[ReadRequest] = []
         for name in names:
-            file, placed = self._placed[name]
+            file, placed = self._find(name)
             dtype = DTYPES.get(placed.word)
             if dtype is None:
                 raise UnimplementedError(

@@ -32,9 +32,11 @@ VARIABLE_VALUE: Final = "VARIABLE_VALUE"
 # Attribute of an object that serializes its own state as a string.
 PYTHON_STATE: Final = "py_state"
 
-_ATTRIBUTES: Final = "/.ATTRIBUTES/"
-_SLOTS: Final = "/.OPTIMIZER_SLOT/"
+ATTRIBUTES: Final = "/.ATTRIBUTES/"
+SLOTS: Final = "/.OPTIMIZER_SLOT/"
 _ESCAPES: Final = re.compile(r"\.[.S]")
+# Dashes and underscores in a tensor's name at which the key of its attribute may end.
+_JOINTS: Final = 4
 ROOT: Final = 0
 
 
@@ -133,11 +135,11 @@ class ObjectGraph:
 
         Slot variables have no path. Cost: the length of the path; the first call visits every edge once.
         """
-        if node_id != ROOT and node_id not in self._parents:
+        if node_id != ROOT and node_id not in self.parents:
             return None
         names: list[str] = []
         while node_id != ROOT:
-            node_id, local_name = self._parents[node_id]
+            node_id, local_name = self.parents[node_id]
             names.append(local_name)
         return tuple(reversed(names))
 
@@ -174,8 +176,25 @@ class ObjectGraph:
         route = self.route(node_id)
         return f"(node {node_id})" if route is None else ".".join(("(root)", *route))
 
+    def attribute_keys(self, names: Iterable[str]) -> dict[str, str]:
+        """Map each tensor that belongs to an attribute to the attribute's key.
+
+        The key is the tensor's name, or what comes before a suffix: tables store KEY-keys and KEY-values, iterators
+        KEY_STATE. Names that belong to no attribute are left out.
+        """
+        keys = {attribute.checkpoint_key for node in self.nodes for attribute in node.attributes}
+        found: dict[str, str] = {}
+        for name in names:
+            ends = [len(name)]
+            while len(ends) <= _JOINTS and ends[-1] > 0:
+                ends.append(max(name.rfind("-", 0, ends[-1]), name.rfind("_", 0, ends[-1]), 0))
+            key = next((name[:end] for end in ends if name[:end] in keys), None)
+            if key is not None:
+                found[name] = key
+        return found
+
     @cached_property
-    def _parents(self) -> dict[int, tuple[int, str]]:
+    def parents(self) -> dict[int, tuple[int, str]]:
         """Node -> (parent, local name) of its first visit breadth-first, in order of the visits."""
         parents: dict[int, tuple[int, str]] = {}
         waiting = deque([ROOT] if self.nodes else [])
@@ -239,12 +258,12 @@ def checkpoint_key(path: str, attribute: str) -> str:
 
     For example "a/b/.ATTRIBUTES/VARIABLE_VALUE".
     """
-    return f"{path}{_ATTRIBUTES}{escape_local_name(attribute)}"
+    return f"{path}{ATTRIBUTES}{escape_local_name(attribute)}"
 
 
 def slot_variable_path(variable_path: str, optimizer_path: str, slot_name: str) -> str:
     """Return the path of an optimizer's slot variable in keys: "v/.OPTIMIZER_SLOT/optimizer/m"."""
-    return f"{variable_path}{_SLOTS}{optimizer_path}/{escape_local_name(slot_name)}"
+    return f"{variable_path}{SLOTS}{optimizer_path}/{escape_local_name(slot_name)}"
 
 
 def _node_of(message: TrackableObjectGraph.TrackableObject) -> TrackableObject:

@@ -207,11 +207,23 @@ class Table:
         at = bisect.bisect_left(block.keys, key)
         return block.values[at] if at < len(block.keys) and block.keys[at] == key else None
 
-    def items(self, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Yield all entries from key `start` on, in order, with one block in memory at a time."""
+    def items(
+        self, start: bytes = b"", skip_damaged: Callable[[DataLossError], object] | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all entries from key `start` on, in order, with one block in memory at a time.
+
+        Args:
+            skip_damaged: Called with the error of a damaged block, which is then skipped. None raises the error.
+        """
         first = bisect.bisect_left(self._separators, start)
         for number in range(first, len(self._separators)):
-            keys, values = self._block(number)
+            try:
+                keys, values = self._block(number)
+            except DataLossError as error:
+                if skip_damaged is None:
+                    raise
+                skip_damaged(error)
+                continue
             skip = bisect.bisect_left(keys, start) if number == first else 0
             yield from zip(keys[skip:], values[skip:], strict=True)
 

@@ -1,0 +1,135 @@
+"""Join several version 2 checkpoints into one, as tf.raw_ops.MergeV2Checkpoints and `tfckpt merge` do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch_tfckpt.bundle.merge import merge_bundles
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.directory.locate import find_checkpoint
+from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
+from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
+from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.names import AnyPath, fspath
+from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import counted, printable
+
+
+@dataclass(slots=True)
+class MergeReport:
+    """What a merge did. `print(report)` shows it as `tfckpt merge` does.
+
+    Attributes:
+        target: Prefix of the merged checkpoint.
+        sources: Prefixes of the checkpoints that were merged, in order.
+        missing: Sources that were not there, with `allow_missing_files`.
+        tensors: Number of tensors in the merged checkpoint.
+        data_files: Its data files that hold tensors.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> from torch_tfckpt.conversion.merge import merge
+        >>> parts = [tfckpt.save_file({name: torch.ones(1)}, name) for name in ("a", "b")]
+        >>> report = merge(parts, "whole")
+        >>> report.target, report.tensors, len(report.data_files)
+        ('whole', 2, 2)
+    """
+
+    target: str
+    sources: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    tensors: int = 0
+    data_files: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        held = f"{counted(self.tensors, 'tensor')} in {counted(len(self.data_files), 'data file')}"
+        lines = [f"merged into {printable(self.target)}: {held}"]
+        lines += [f"not there, and left out: {printable(path)}" for path in self.missing]
+        return "\n".join(lines)
+
+
+def merge(
+    srcs: Sequence[AnyPath],
+    dst: AnyPath,
+    *,
+    delete_old_dirs: bool = True,
+    allow_missing_files: bool = False,
+    storage: Storage | None = None,
+) -> MergeReport:
+    """Join version 2 checkpoints into one, by renaming their data files.
+
+    A partitioned tensor may have slices in several sources; any other tensor may be in one source only.
+
+    Args:
+        srcs: Checkpoints by any of their names: a prefix, one of the files, a directory (the newest in it).
+        dst: Prefix of the result, or any name of an existing checkpoint, which is replaced.
+        delete_old_dirs: Remove the sources afterwards, and the directories that are empty then. A `checkpoint` file
+            is left as it is.
+        allow_missing_files: Pass over sources that are not there.
+        storage: Where the files are stored; by default told by `dst`.
+
+    Raises:
+        InvalidArgumentError: no source is given or there; a source has version 1; a tensor or slice is in two of them;
+            their endianness or format versions differ. Everything is as it was.
+        NotFoundError, DataLossError: a source is missing or damaged. Everything is as it was.
+        IncompleteSaveError: the system refused a step. Sources and an existing target are as they were.
+
+    Cost: reads and writes the indexes; data files are linked, or copied where links are not supported.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> from torch_tfckpt.conversion.merge import merge
+        >>> parts = [tfckpt.save_file({name: torch.ones(1)}, name) for name in ("a", "b")]
+        >>> print(merge(parts, "whole"))
+        merged into whole: 2 tensors in 2 data files
+    """
+    if isinstance(srcs, str | bytes):
+        raise InvalidArgumentError(f"srcs is a list of paths, not one path: {srcs!r}")
+    target = fspath(dst)
+    storage = storage or storage_of(target)
+    report = MergeReport(_target_prefix(storage, target))
+    for path in map(fspath, srcs):
+        try:
+            report.sources.append(_prefix_of(storage, path))
+        except NotFoundError:
+            if not allow_missing_files:
+                raise
+            report.missing.append(path)
+    merge_bundles(
+        storage,
+        report.sources,
+        report.target,
+        allow_missing_files=allow_missing_files,
+        delete_sources=delete_old_dirs,
+    )
+    with CheckpointReader(report.target, storage=storage) as reader:
+        report.tensors = len(reader)
+        report.data_files = list(dict.fromkeys(path for name in reader.keys() for path in reader.locate(name)))
+    return report
+
+
+def _prefix_of(storage: Storage, path: str) -> str:
+    """The prefix of the checkpoint that `path` means."""
+    files = find_checkpoint(storage, path)
+    if files.version != 2:
+        raise InvalidArgumentError(
+            f"{printable(path)} has version 1, and merging renames files of version 2. Convert it first: "
+            f"`tfckpt convert {printable(path)} PREFIX --to tf`"
+        )
+    return files.prefix
+
+
+def _target_prefix(storage: Storage, path: str) -> str:
+    """The prefix that `path` means, of a checkpoint that need not be there."""
+    if storage.is_directory(path) and not storage.exists(index_filename(path)):
+        try:
+            return _prefix_of(storage, path)
+        except NotFoundError as error:
+            raise InvalidArgumentError(
+                f"{printable(path)} is a directory without a checkpoint. Give the prefix of a new one in it, such as "
+                f"{printable(path.rstrip('/'))}/model.ckpt"
+            ) from error
+    data = parse_data_filename(path)
+    if data is not None:
+        return data[0]
+    base = path.removesuffix(".meta")
+    return base if base != path and storage.exists(index_filename(base)) else path.removesuffix(".index")

@@ -1,0 +1,110 @@
+"""A source of tensors as a selection presents it: some of its tensors, under new names, with a fitting object graph."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from torch_tfckpt.conversion.graph_editing import edit_graph
+from torch_tfckpt.conversion.state_editing import edit_state, referenced_tensors
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, error_context
+from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.values import FileValue, TensorInfo
+from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, PYTHON_STATE, ObjectGraph, checkpoint_key
+from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.values import strings_from
+
+_STATE_SUFFIX = checkpoint_key("", PYTHON_STATE)
+
+
+class SelectedSource:
+    """Some tensors of `source`, under new names.
+
+    Args:
+        source: Not closed by this.
+        names: All tensors of the checkpoint, those included that `source` can no longer list.
+        new_names: Name -> new name of those that are selected.
+
+    Raises:
+        InvalidArgumentError: the object graph is selected and cannot follow the new names.
+        DataLossError, NotFoundError: it has to be edited and is damaged.
+    """
+
+    def __init__(self, source: TensorSource, names: Iterable[str], new_names: Mapping[str, str]) -> None:
+        self._source = source
+        self._old_names = {new: old for old, new in new_names.items()}
+        self._edited: dict[str, bytes] = {}
+        belonging = [name for name in names if name != OBJECT_GRAPH_KEY]
+        if OBJECT_GRAPH_KEY in new_names and any(new_names.get(name) != name for name in belonging):
+            self._edit(belonging, new_names)
+
+    @property
+    def graph_edited(self) -> bool:
+        """Whether the object graph was edited."""
+        return OBJECT_GRAPH_KEY in self._edited
+
+    def names(self) -> list[str]:
+        """The new names, in the order of the source."""
+        return list(self._old_names)
+
+    def old_name(self, name: str) -> str:
+        """What the source calls a tensor."""
+        return self._old_names[name]
+
+    def info(self, name: str) -> TensorInfo:
+        """Errors as `TensorSource.info`."""
+        info = self._source.info(self._old_names[name])
+        return info._replace(nbytes=len(self._edited[name])) if name in self._edited else info
+
+    def read(self, names: Iterable[str]) -> dict[str, FileValue]:
+        """Values under their new names. Errors as `TensorSource.read`."""
+        wanted = list(names)
+        stored = self._source.read([self._old_names[name] for name in wanted if name not in self._edited])
+        values: dict[str, FileValue] = {}
+        for name in wanted:
+            if name in self._edited:
+                values[name] = strings_from(name, (), [self._edited[name]])
+            else:
+                values[name] = stored.pop(self._old_names[name])
+        return values
+
+    def _edit(self, names: Iterable[str], new_names: Mapping[str, str]) -> None:
+        place = f"{printable(self._source.path)}: {quoted(OBJECT_GRAPH_KEY)}"
+        with error_context(place):
+            graph = read_graph(self._source)
+            edited, paths = edit_graph(graph, names, new_names)
+        if edited is not graph:
+            self._edited[OBJECT_GRAPH_KEY] = edited.encode()
+        left_out = {name for name in names if name not in new_names}
+        for name, text in read_states(self._source, new_names):
+            for key in referenced_tensors(text):
+                if key in left_out:
+                    raise InvalidArgumentError(
+                        f"{printable(self._source.path)}: {quoted(key)} is left out, but the state {quoted(name)} "
+                        f"refers to it. Leave out both or none"
+                    )
+            new = edit_state(text, new_names, paths)
+            if new is not text:
+                self._edited[new_names[name]] = new
+
+
+def read_graph(source: TensorSource) -> ObjectGraph:
+    """The object graph of a source that has one.
+
+    Raises:
+        DataLossError, NotFoundError: it is damaged, or is not one string.
+    """
+    value = source.read([OBJECT_GRAPH_KEY])[OBJECT_GRAPH_KEY]
+    if not isinstance(value, np.ndarray) or value.shape != ():
+        raise DataLossError("this is not the one string that holds an object graph")
+    return ObjectGraph.decode(value.item())
+
+
+def read_states(source: TensorSource, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Name and text of the states of objects among the tensors `names`."""
+    for name in names:
+        if name.endswith(_STATE_SUFFIX):
+            info = source.info(name)
+            if info.type.is_string and info.shape == ():
+                value = source.read([name])[name]
+                assert isinstance(value, np.ndarray), "its type is string"
+                yield name, value.item()

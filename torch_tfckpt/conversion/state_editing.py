@@ -1,0 +1,89 @@
+"""Edit the states that a checkpoint of objects stores as JSON strings, after tensors were renamed.
+
+Such a string (`saveables.state_tree`) names the tensors that it contains by their keys, and the state of an optimizer
+(`saveables.optimizer_state`) names its parameters by their paths in the object graph. Anything else, such as the string
+of a PythonState, is left as it is.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+_REFERENCES: Final = ({"$tensor"}, {"$ndarray"}, {"$numpy"})
+_OPTIMIZER: Final = {"optimizer", "param_shapes", "param_groups", "state"}
+
+
+def referenced_tensors(text: bytes) -> list[str]:
+    """Keys of the tensors that a state names; none if `text` is something else."""
+    found: list[str] = []
+
+    def note(key: str) -> str:
+        found.append(key)
+        return key
+
+    content = _parsed(text)
+    _replace_references(content, note)
+    return found
+
+
+def edit_state(text: bytes, new_names: Mapping[str, str], paths: Mapping[str, str]) -> bytes:
+    """The state with the new keys of its tensors and the new paths of its parameters.
+
+    Returns `text` itself if nothing changes, or if it is not a state.
+
+    Args:
+        new_names: Name -> new name of tensors.
+        paths: Path -> new path of objects.
+    """
+    content = _parsed(text)
+    before = json.dumps(content)
+    _replace_references(content, lambda key: new_names.get(key, key))
+    if isinstance(content, dict) and content.keys() >= _OPTIMIZER:
+        content["param_shapes"] = _with_paths(content["param_shapes"], paths)
+        content["state"] = _with_paths(content["state"], paths)
+        for group in content["param_groups"] if isinstance(content["param_groups"], list) else []:
+            if isinstance(group, dict) and isinstance(group.get("params"), list):
+                group["params"] = [paths.get(name, name) if isinstance(name, str) else name for name in group["params"]]
+    after = json.dumps(content)
+    return text if after == before else after.encode()
+
+
+def _parsed(text: bytes) -> Any:
+    """None for what is not JSON."""
+    try:
+        content = json.loads(text)
+        json.dumps(content)  # may fail at a smaller depth
+        return content
+    except (ValueError, RecursionError):
+        return None
+
+
+def _replace_references(content: Any, replace: Callable[[str], str]) -> None:
+    waiting = [content]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, list):
+            waiting += here
+        elif isinstance(here, dict):
+            for key, item in here.items():
+                if here.keys() in _REFERENCES and isinstance(item, str):
+                    here[key] = replace(item)
+                else:
+                    waiting.append(item)
+
+
+def _with_paths(table: Any, paths: Mapping[str, str]) -> Any:
+    """A JSON table whose keys are paths, with the new paths."""
+    if not isinstance(table, dict):
+        return table
+    if table.keys() == {"$dict"}:
+        pairs = table["$dict"]
+        valid = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+        if not valid:
+            return table
+    else:
+        pairs = [[key, item] for key, item in table.items()]
+    renamed = [[paths.get(key, key) if isinstance(key, str) else key, item] for key, item in pairs]
+    if all(isinstance(key, str) and not key.startswith("$") for key, _ in renamed):
+        return dict(renamed)
+    return {"$dict": renamed}

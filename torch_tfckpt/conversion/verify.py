@@ -1,0 +1,67 @@
+"""Check a checkpoint at rest, as `tfckpt verify` does."""
+
+from collections.abc import Callable
+
+from torch_tfckpt.bundle.check import Verification
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.errors import CheckpointError, InvalidArgumentError
+from torch_tfckpt.foreign_files.formats import format_of
+from torch_tfckpt.storage.names import AnyPath, fspath
+from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import printable
+
+
+def verify(
+    path: AnyPath, *, progress: Callable[[int, int], object] | None = None, storage: Storage | None = None
+) -> Verification:
+    """Read every byte of a TensorFlow checkpoint and compare it with its checksum.
+
+    Damage is a result, not an error: the list of undamaged tensors is part of it.
+
+    Args:
+        path: A TensorFlow checkpoint by any of its names.
+        progress: Called with (bytes checked, bytes in all).
+        storage: Where the files are stored; by default told by `path`.
+
+    Raises:
+        NotFoundError: there is no checkpoint.
+        DataLossError: the index is damaged so that not even its names can be read, or it is not an index.
+        InvalidArgumentError: the file has another format, without checksums.
+
+    Cost: one read of all files; memory of one chunk per thread, or of one string tensor.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> from torch_tfckpt.conversion.verify import verify
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1")
+        >>> verify(prefix).ok
+        True
+    """
+    where = fspath(path)
+    if storage is None and format_of(where) != "tf":
+        raise InvalidArgumentError(
+            f"{printable(where)} is not a TensorFlow checkpoint, and other formats have no checksums to verify. "
+            f"`tfckpt diff` compares it with the file it was made from"
+        )
+    with CheckpointReader(where, storage=storage) as reader:
+        total = _size(reader) if progress is not None else 0
+        done = 0
+
+        def advance(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            if progress is not None:
+                progress(done, total)
+
+        return reader.check(advance)._replace(path=reader.path)
+
+
+def _size(reader: CheckpointReader) -> int:
+    """Bytes of the tensors that can be described: the others are what the check reports."""
+    total = 0
+    for name in reader.undamaged_keys()[0]:
+        try:
+            total += reader.nbytes(name)
+        except CheckpointError:
+            continue
+    return total
