@@ -11,9 +11,22 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
+    from torch_tfckpt._proto.graph_pb2 import GraphDef
     from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
     from torch_tfckpt._proto.saver_pb2 import SaverDef
-    from torch_tfckpt.checkpoint_reader import CheckpointReader, list_variables, load_checkpoint, load_variable
+    from torch_tfckpt._proto.tensor_slice_pb2 import TensorSliceProto
+    from torch_tfckpt.bundle.check import Damage, Verification
+    from torch_tfckpt.checkpoint_reader import (
+        CheckpointReader,
+        StoredTensor,
+        list_variables,
+        load_checkpoint,
+        load_variable,
+    )
+    from torch_tfckpt.conversion.convert import ConvertedTensor, ConvertReport, SidecarTensor, convert
+    from torch_tfckpt.conversion.diff import Difference, DiffReport, diff
+    from torch_tfckpt.conversion.merge import MergeReport, merge
+    from torch_tfckpt.conversion.verify import verify
     from torch_tfckpt.directory.management import (
         checkpoint_exists,
         checkpoints_iterator,
@@ -38,18 +51,27 @@ if TYPE_CHECKING:
         UnimplementedError,
     )
     from torch_tfckpt.format.data_type import DataType
-    from torch_tfckpt.format.object_graph import ObjectGraph
+    from torch_tfckpt.format.object_graph import (
+        ObjectGraph,
+        ObjectReference,
+        RegisteredSaver,
+        SerializedTensor,
+        SlotVariable,
+        TrackableObject,
+    )
+    from torch_tfckpt.format.tensor_slice import Extent, TensorSlice
     from torch_tfckpt.imported_graph.exported import export_meta_graph
     from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
-    from torch_tfckpt.manager import CheckpointManager
+    from torch_tfckpt.manager import CheckpointManager, ManagedCheckpoint
     from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
     from torch_tfckpt.models.initialization import init_from_checkpoint
     from torch_tfckpt.models.key_mapper import KeyMapper, KeyRule
     from torch_tfckpt.models.loading import load_model
-    from torch_tfckpt.models.report import LoadReport
+    from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch
     from torch_tfckpt.models.saving import save_model
     from torch_tfckpt.objects.checkpoint import Checkpoint
     from torch_tfckpt.objects.options import CheckpointOptions
+    from torch_tfckpt.objects.status import LoadStatus
     from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
     from torch_tfckpt.save_restore.handle import SaveHandle
     from torch_tfckpt.save_restore.object_names import object_graph_key_mapping
@@ -60,6 +82,7 @@ if TYPE_CHECKING:
     from torch_tfckpt.saver.factories import get_saver_or_default, saver_from_object_based_checkpoint
     from torch_tfckpt.saver.saver import Saver
     from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
+    from torch_tfckpt.storage.protocol import ReadableFile, Storage, WritableFile
     from torch_tfckpt.tensor_dict import load_file, save_file
     from torch_tfckpt.transfer.staging import StagingOptions
 
@@ -75,9 +98,17 @@ __all__ = [
     "CheckpointReader",
     "CheckpointState",
     "Collections",
+    "Conversion",
+    "ConvertReport",
+    "ConvertedTensor",
+    "Damage",
     "DataLossError",
     "DataType",
+    "DiffReport",
+    "Difference",
+    "Extent",
     "FailedPreconditionError",
+    "GraphDef",
     "GraphKeys",
     "ImportedMetaGraph",
     "IncompleteSaveError",
@@ -86,11 +117,18 @@ __all__ = [
     "KeyMapper",
     "KeyRule",
     "LoadReport",
+    "LoadStatus",
+    "ManagedCheckpoint",
+    "MergeReport",
     "MetaGraphDef",
+    "Mismatch",
     "NotFoundError",
     "ObjectGraph",
+    "ObjectReference",
     "PartitionedVariable",
     "RNGState",
+    "ReadableFile",
+    "RegisteredSaver",
     "SaveHandle",
     "SaveSliceInfo",
     "SaveSpec",
@@ -98,12 +136,24 @@ __all__ = [
     "Saver",
     "SaverCheckpoint",
     "SaverDef",
+    "SerializedTensor",
+    "SidecarTensor",
+    "SlotVariable",
     "StagingOptions",
+    "Storage",
+    "StoredTensor",
+    "TensorSlice",
+    "TensorSliceProto",
+    "TrackableObject",
     "UnimplementedError",
     "Variable",
+    "Verification",
+    "WritableFile",
     "add_to_collection",
     "checkpoint_exists",
     "checkpoints_iterator",
+    "convert",
+    "diff",
     "export_meta_graph",
     "generate_checkpoint_state_proto",
     "get_checkpoint_mtimes",
@@ -118,6 +168,7 @@ __all__ = [
     "load_file",
     "load_model",
     "load_variable",
+    "merge",
     "meta_graph_filename",
     "object_graph_key_mapping",
     "remove_checkpoint",
@@ -125,43 +176,54 @@ __all__ = [
     "save_model",
     "saver_from_object_based_checkpoint",
     "update_checkpoint_state",
+    "verify",
 ]
 
 # Module -> the public names that it defines. Type checkers read the same from the imports above.
 _DEFINED_IN: Final = {
     "_proto.checkpoint_state_pb2": "CheckpointState",
+    "_proto.graph_pb2": "GraphDef",
     "_proto.meta_graph_pb2": "MetaGraphDef",
     "_proto.saver_pb2": "SaverDef",
-    "checkpoint_reader": "CheckpointReader list_variables load_checkpoint load_variable",
-    "directory.management": "checkpoint_exists checkpoints_iterator get_checkpoint_mtimes latest_checkpoint "
-    "meta_graph_filename remove_checkpoint",
+    "_proto.tensor_slice_pb2": "TensorSliceProto",
+    "bundle.check": "Damage Verification",
+    "checkpoint_reader": "CheckpointReader StoredTensor list_variables load_checkpoint load_variable",
+    "conversion.convert": "ConvertReport ConvertedTensor SidecarTensor convert",
+    "conversion.diff": "DiffReport Difference diff",
+    "conversion.merge": "MergeReport merge",
+    "conversion.verify": "verify",
+    "directory.management": "checkpoint_exists checkpoints_iterator get_checkpoint_mtimes "
+    "latest_checkpoint meta_graph_filename remove_checkpoint",
     "directory.retention": "KeepBest",
     "directory.state_file": "generate_checkpoint_state_proto get_checkpoint_state update_checkpoint_state",
-    "errors": "CheckpointError DataLossError FailedPreconditionError IncompleteSaveError "
-    "InvalidArgumentError NotFoundError UnimplementedError",
+    "errors": "CheckpointError DataLossError FailedPreconditionError "
+    "IncompleteSaveError InvalidArgumentError NotFoundError UnimplementedError",
     "format.data_type": "DataType",
-    "format.object_graph": "ObjectGraph",
+    "format.object_graph": "ObjectGraph ObjectReference RegisteredSaver SerializedTensor SlotVariable TrackableObject",
+    "format.tensor_slice": "Extent TensorSlice",
     "imported_graph.exported": "export_meta_graph",
     "imported_graph.imported": "ImportedMetaGraph import_meta_graph",
-    "manager": "CheckpointManager",
+    "manager": "CheckpointManager ManagedCheckpoint",
     "meta_graph.graph_collections": "Collections GraphKeys add_to_collection get_collection",
     "models.initialization": "init_from_checkpoint",
     "models.key_mapper": "KeyMapper KeyRule",
     "models.loading": "load_model",
-    "models.report": "LoadReport",
+    "models.report": "Conversion LoadReport Mismatch",
     "models.saving": "save_model",
     "objects.checkpoint": "Checkpoint",
     "objects.options": "CheckpointOptions",
+    "objects.status": "LoadStatus",
     "save_restore.builder": "BaseSaverBuilder BulkSaverBuilder",
     "save_restore.handle": "SaveHandle",
     "save_restore.object_names": "object_graph_key_mapping",
     "saveables.rng_state": "RNGState",
-    "saveables.save_spec": "SaveableObject SaveSpec",
+    "saveables.save_spec": "SaveSpec SaveableObject",
     "saveables.slice_info": "SaveSliceInfo",
     "saveables.variables": "PartitionedVariable Variable",
     "saver.factories": "get_saver_or_default saver_from_object_based_checkpoint",
     "saver.saver": "Saver",
     "saver.saver_checkpoint": "SaverCheckpoint",
+    "storage.protocol": "ReadableFile Storage WritableFile",
     "tensor_dict": "load_file save_file",
     "transfer.staging": "StagingOptions",
 }

@@ -26,11 +26,7 @@ from tensorflow_process import RawTensor, TensorFlowProcess
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
-from torch_tfckpt.save_restore.builder import BulkSaverBuilder, Saveables
-from torch_tfckpt.save_restore.pending_save import PendingSave
 from torch_tfckpt.storage.local import LocalStorage
-from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.transfer.staging import Staging
 
 
 class Way(NamedTuple):
@@ -190,20 +186,13 @@ class _NoLinks(LocalStorage):
         raise PermissionError(1, "Operation not permitted", source)
 
 
-class _WithoutLinks(BulkSaverBuilder):
-    def begin_save(
-        self, storage: Storage, path: str, saveables: Saveables, *, sharded: bool, snapshot: bool, staging: Staging
-    ) -> PendingSave:
-        return super().begin_save(_NoLinks(), path, saveables, sharded=sharded, snapshot=snapshot, staging=staging)
-
-
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "sharded"])
 def test_between_two_checkpoints_of_one_name(tensorflow: TensorFlowProcess, tmp_path: Path, sharded: bool) -> None:
     """The state that a crash in the middle of replacing leaves, index and data under the names of more shards: for
     TensorFlow it is a checkpoint like any other.
     """
     for first in (1, 2):
-        path = save(tmp_path / "m", numbers(first), sharded=sharded, builder=_WithoutLinks())
+        path = save(tmp_path / "m", numbers(first), sharded=sharded, storage=_NoLinks())
     ordinary = {"m.data-00000-of-00002", "m.data-00001-of-00002"} if sharded else {"m.data-00000-of-00001"}
     names = {file.name for file in tmp_path.glob("m.data-*")}
     assert len(names) == len(ordinary) and not names & ordinary

@@ -18,6 +18,7 @@ from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of
 from torch_tfckpt.meta_graph.saver_values import StoredValue, stored_values
 from torch_tfckpt.meta_graph.variables import graph_variables, saver_values
 from torch_tfckpt.saver.meta_graph import TENSORFLOW_VERSION, TensorsGraph
+from torch_tfckpt.saver.registered import saver_in_graph
 
 
 @contextmanager
@@ -40,12 +41,12 @@ def test_a_graph_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = {"a": torch.ones(2), "b": torch.ones(3)}
     graph = TensorsGraph()
     with counted(monkeypatch) as encoded:
-        first = bytes(graph.encoded(Saver(tensors).in_graph()).raw)
+        first = bytes(graph.encoded(saver_in_graph(Saver(tensors))).raw)
         tensors["a"].zero_()
-        again = graph.encoded(Saver(tensors).in_graph())
+        again = graph.encoded(saver_in_graph(Saver(tensors)))
         assert bytes(again.raw) == first and encoded == [2]
         add_to_collection("mine", 3)
-        more = graph.encoded(Saver(tensors).in_graph())
+        more = graph.encoded(saver_in_graph(Saver(tensors)))
         assert encoded == [2] and more.collections["mine"].int64_list.value == [3]
         assert bytes(more.graph.raw) == bytes(again.graph.raw)
 
@@ -83,7 +84,7 @@ CHANGES = {
 def test_a_graph_is_encoded_again(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     """Where something that is in it changed; it is then what it would have been at once."""
     first, changed = (
-        saver.in_graph() for saver in (Saver({"a": torch.ones(2), "b": torch.ones(2)}), CHANGES[change]())
+        saver_in_graph(saver) for saver in (Saver({"a": torch.ones(2), "b": torch.ones(2)}), CHANGES[change]())
     )
     expected = bytes(TensorsGraph().encoded(changed).raw)
     graph = TensorsGraph()
@@ -110,7 +111,7 @@ def test_what_is_registered_is_in_the_graph(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_whose_it_is() -> None:
     """Versions, the operations of the nodes and no others, and the saver's settings."""
-    meta = TensorsGraph().encoded(Saver({"a": torch.ones(1)}, name="mine").in_graph())
+    meta = TensorsGraph().encoded(saver_in_graph(Saver({"a": torch.ones(1)}, name="mine")))
     assert meta.info.tensorflow_version == TENSORFLOW_VERSION == "2.21.0"
     assert meta.info.tensorflow_git_version.startswith("torch_tfckpt ")
     assert [op.name for op in meta.info.stripped_op_list.op] == sorted({node.op for node in meta.graph.nodes.values()})
@@ -149,7 +150,7 @@ def test_what_is_put_in_is_found(tensors: dict[str, tuple[torch.Tensor, str | No
     }
     if not variables:
         return
-    saver = Saver(variables, **options).in_graph()
+    saver = saver_in_graph(Saver(variables, **options))
     with Collections().as_default():
         meta = TensorsGraph().encoded(saver)
     stored = saver_values(meta)
@@ -194,7 +195,7 @@ def test_savers_that_share_variables_and_scopes(scopes: list[str], keys: list[li
     with Collections().as_default():
         for saver in savers:
             add_to_collection("savers", saver)
-        meta = TensorsGraph().encoded(savers[0].in_graph())
+        meta = TensorsGraph().encoded(saver_in_graph(savers[0]))
     definitions = [SaverDef.FromString(each) for each in meta.collections["savers"].bytes_list.value]
     assert definitions[0] == meta.saver_def and len({each.restore_op_name for each in definitions}) == len(savers)
     variable_of: dict[int, tuple[str, ...]] = {}

@@ -18,6 +18,7 @@ from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of
 from torch_tfckpt.saver import meta_graph as making
 from torch_tfckpt.saver.meta_graph import TensorsGraph
+from torch_tfckpt.saver.registered import saver_in_graph
 
 
 @VERSIONS
@@ -111,7 +112,7 @@ def test_export(tmp_path: Path) -> None:
 def test_equal_meta_graphs_have_equal_bytes() -> None:
     """Whatever the order in which their parts were made; no saver, no field."""
     saver = Saver({"b": torch.zeros(1), "a": torch.zeros(1, requires_grad=True)})
-    one, same = TensorsGraph().encoded(saver.in_graph()), TensorsGraph().encoded(saver.in_graph())
+    one, same = TensorsGraph().encoded(saver_in_graph(saver)), TensorsGraph().encoded(saver_in_graph(saver))
     assert bytes(one.raw) == bytes(same.raw)
     assert list(one.collections) == ["trainable_variables", "variables"]
     assert TensorsGraph().encoded(None).saver_def is None
@@ -120,11 +121,11 @@ def test_equal_meta_graphs_have_equal_bytes() -> None:
 def test_a_graph_is_made_again_where_something_changed() -> None:
     """It is kept from save to save, and follows the shapes and names of what is saved."""
     graph, state = TensorsGraph(), {"v": torch.zeros(2)}
-    first = graph.encoded(Saver(state).in_graph())
-    assert bytes(graph.encoded(Saver(state).in_graph()).raw) == bytes(first.raw)
+    first = graph.encoded(saver_in_graph(Saver(state)))
+    assert bytes(graph.encoded(saver_in_graph(Saver(state))).raw) == bytes(first.raw)
     for changed in ({"v": torch.zeros(3)}, {"w": torch.zeros(2)}, {"v": torch.zeros(2, dtype=torch.int32)}):
-        found = graph.encoded(Saver(changed).in_graph())
-        assert bytes(found.raw) == bytes(TensorsGraph().encoded(Saver(changed).in_graph()).raw) != bytes(first.raw)
+        found = graph.encoded(saver_in_graph(Saver(changed)))
+        assert bytes(found.raw) == bytes(TensorsGraph().encoded(saver_in_graph(Saver(changed))).raw) != bytes(first.raw)
 
 
 def test_it_is_no_checkpoint(tmp_path: Path) -> None:

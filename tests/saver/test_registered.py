@@ -14,7 +14,7 @@ from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef, VariableDef
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.meta_graph.model import GraphSaver, GraphVariable, SavedVariable
 from torch_tfckpt.saveables.variables import Variable
-from torch_tfckpt.saver.registered import InGraph, Registered
+from torch_tfckpt.saver.registered import InGraph, Registered, saver_in_graph
 
 FLOAT, STRING, CPU = DataType.DT_FLOAT, DataType.DT_STRING, "/device:CPU:0"
 SECOND_HALF = SaveSliceInfoDef(full_name="w", full_shape=[4, 3], var_offset=[2, 0], var_shape=[2, 3])
@@ -29,7 +29,7 @@ def collections(**values: Sequence[object]) -> Collections:
 
 
 def of(saver: Saver | None, made: Collections | None = None) -> Registered:
-    return Registered(saver.in_graph() if saver is not None else None, made or Collections())
+    return Registered(saver_in_graph(saver) if saver is not None else None, made or Collections())
 
 
 def names(registered: Registered) -> list[str]:
@@ -204,7 +204,7 @@ def test_a_saver_of_nothing() -> None:
     """It is not in the graph, and has no message."""
     nothing = Saver([], allow_empty=True)
     registered = of(None, collections(savers=[nothing]))
-    assert isinstance(nothing, InGraph) and nothing.in_graph() is None
+    assert isinstance(nothing, InGraph) and saver_in_graph(nothing) is None
     assert registered.savers == [] and registered.to_proto(nothing) is None
     assert of(nothing).saver_def is None
 

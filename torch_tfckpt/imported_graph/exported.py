@@ -77,7 +77,7 @@ def export_meta_graph(
     if graph is None:
         meta = TensorsGraph().encoded(None)
     else:
-        meta = graph.encoded() if isinstance(graph, ImportedMetaGraph) else meta_graph_of(graph)
+        meta = graph._exported() if isinstance(graph, ImportedMetaGraph) else meta_graph_of(graph)
     if graph_def is not None:
         graph_def = _message(GraphDef, graph_def)
         meta = _with_part(_with_part(meta, GRAPH, graph_def), META_INFO, _info(meta, graph_def))

@@ -35,7 +35,7 @@ from torch_tfckpt.meta_graph.saver_values import StoredValue, stored_values
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
 from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, values_by_name, variable_of
 from torch_tfckpt.save_restore.saver_def import check_scope
-from torch_tfckpt.saver.registered import InGraph, SaverInGraph
+from torch_tfckpt.saver.registered import InGraph, SaverInGraph, saver_in_graph
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value
@@ -62,10 +62,10 @@ class ImportedMetaGraph(ExportsMetaGraph):
     Threads: one at a time.
     """
 
-    def __init__(self, meta: RawMetaGraph, import_scope: str | None) -> None:
+    def __init__(self, _meta: RawMetaGraph, import_scope: str | None) -> None:
         self.import_scope = (check_scope(import_scope) or "").rstrip("/")
+        self._meta = meta = _meta
         self._graph = _ImportedGraph(meta, self.import_scope)
-        self._meta = meta
         self.saver: Saver | None = self._graph.saver or _of_registered_variables(self.import_scope)
         self.variables: dict[str, Value] = GraphValues(self._graph.tensors.values)
         self.checkpoint_keys: dict[str, str] = self._graph.checkpoint_keys
@@ -87,12 +87,9 @@ class ImportedMetaGraph(ExportsMetaGraph):
         """
         return self._meta.message()
 
-    def encoded(self) -> RawMetaGraph:
-        """The meta graph that is exported without options. Cost: none where it is as it was read."""
-        return self._graph.encoded(self.saver.in_graph() if self.saver is not None else None)
-
     def _exported(self) -> RawMetaGraph:
-        return self.encoded()
+        """Return the meta graph that is exported without options. Cost: none if it is as it was read."""
+        return self._graph.encoded(saver_in_graph(self.saver) if self.saver is not None else None)
 
     def __repr__(self) -> str:
         return f"ImportedMetaGraph({self._meta.place!r}, {len(self.variables)} variables)"
@@ -239,7 +236,7 @@ class _ImportedGraph:
                     reshape=any(value.reshaped for value in stored),
                     saver_def=saver_def,
                     name=self._scope if self._scope and saver_def is not None else None,
-                    graph=self,
+                    _graph=self,
                 )
         return self._savers[encoded]
 
@@ -275,7 +272,7 @@ class _ImportedGraph:
         if id(value) in self._definitions:
             return self._definitions[id(value)]
         if isinstance(value, InGraph):
-            saver = value.in_graph()
+            saver = saver_in_graph(value)
             if saver is not None and self._has(saver.saver_def):
                 return saver.saver_def
             _log.warning("a saver in a collection is not written: the graph has no nodes of it")

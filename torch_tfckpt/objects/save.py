@@ -15,7 +15,7 @@ from torch_tfckpt.devices import HOST
 from torch_tfckpt.objects.graph_view import to_save
 from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.objects.trackables.trackable import Trackable
-from torch_tfckpt.save_restore.builder import BulkSaverBuilder
+from torch_tfckpt.save_restore.builder import BulkSaverBuilder, begin_save
 from torch_tfckpt.save_restore.pending_save import PendingSave, log_saved, published
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
 from torch_tfckpt.storage.protocol import Storage
@@ -45,9 +45,8 @@ def begin_to_save(
     with saving(path):
         make_directories(storage, directory)
     remove_leftovers(storage, directory)
-    return BulkSaverBuilder().begin_save(
-        storage, path, saveables, sharded=options.sharded or several_hosts, snapshot=snapshot, staging=staging
-    )
+    sharded = options.sharded or several_hosts
+    return begin_save(BulkSaverBuilder(), storage, path, saveables, sharded=sharded, snapshot=snapshot, staging=staging)
 
 
 def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[], None], begun: float) -> str:

@@ -137,20 +137,6 @@ class BaseSaverBuilder:
         saver_def.version = SaverDef.V1 if self.write_version == SaverDef.V1 else SaverDef.V2
         return saver_def
 
-    def begin_save(
-        self, storage: Storage, path: str, saveables: Saveables, *, sharded: bool, snapshot: bool, staging: Staging
-    ) -> PendingSave:
-        """Begin to write a checkpoint.
-
-        Args:
-            path: Its prefix.
-            sharded: Whether each device gets its own data file.
-            snapshot: Whether the values may change once `staged` is set. Here all of them are copied to host memory
-                before this returns; BulkSaverBuilder does it in bounded memory.
-            staging: Provides host memory for copies.
-        """
-        return SaveByParts(self, storage, path, _snapshot(saveables) if snapshot else saveables, sharded)
-
 
 class BulkSaverBuilder(BaseSaverBuilder):
     """Reads and writes everything together: all devices at once, in bounded host memory.
@@ -175,18 +161,38 @@ class BulkSaverBuilder(BaseSaverBuilder):
         wholes = reader.get_tensors({spec.name for spec in specs if not spec.slice_spec})
         return [_read(reader, spec) if spec.slice_spec else wholes[spec.name] for spec in specs]
 
-    def begin_save(
-        self, storage: Storage, path: str, saveables: Saveables, *, sharded: bool, snapshot: bool, staging: Staging
-    ) -> PendingSave:
-        """As BaseSaverBuilder, but `snapshot` uses no more memory than `staging` allows."""
-        writes_its_own_way = (
-            type(self).save_op is not BaseSaverBuilder.save_op
-            or type(self).sharded_filename is not BaseSaverBuilder.sharded_filename
-        )
-        if writes_its_own_way or self.write_version == SaverDef.V1:
-            return super().begin_save(storage, path, saveables, sharded=sharded, snapshot=snapshot, staging=staging)
-        groups = [group for _, group in group_by_devices(saveables)] if sharded else [saveables]
-        return BundleSave(storage, path, _plan(groups), staging, snapshot=snapshot)
+
+def begin_save(
+    builder: BaseSaverBuilder,
+    storage: Storage,
+    path: str,
+    saveables: Saveables,
+    *,
+    sharded: bool,
+    snapshot: bool,
+    staging: Staging,
+) -> PendingSave:
+    """Begin to write a checkpoint.
+
+    Args:
+        builder: A BulkSaverBuilder writes all files at once, in bounded host memory. Any other one, and one whose class
+            overrides `save_op` or `sharded_filename`, writes one file after the other by its `save_op`.
+        path: Prefix of the checkpoint.
+        sharded: Whether each device gets its own data file.
+        snapshot: Whether the values may change once `staged` is set. They are copied first: in bulk within the limits
+            of `staging`, otherwise all of them before this returns.
+        staging: Provides host memory for copies.
+    """
+    in_bulk = (
+        isinstance(builder, BulkSaverBuilder)
+        and type(builder).save_op is BaseSaverBuilder.save_op
+        and type(builder).sharded_filename is BaseSaverBuilder.sharded_filename
+        and builder.write_version != SaverDef.V1
+    )
+    if not in_bulk:
+        return SaveByParts(builder, storage, path, _snapshot(saveables) if snapshot else saveables, sharded)
+    groups = [group for _, group in group_by_devices(saveables)] if sharded else [saveables]
+    return BundleSave(storage, path, _plan(groups), staging, snapshot=snapshot)
 
 
 def _snapshot(saveables: Iterable[Saveable]) -> list[Saveable]:

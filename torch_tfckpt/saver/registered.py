@@ -48,8 +48,13 @@ class SaverInGraph:
 class InGraph(Protocol):
     """A saver, as the collection "savers" holds them."""
 
-    def in_graph(self) -> SaverInGraph | None:
-        """How meta graphs describe it; None if it has nothing to save."""
+    def _in_graph(self) -> SaverInGraph | None:
+        """Return how meta graphs describe it; None if it has nothing to save."""
+
+
+def saver_in_graph(saver: InGraph) -> SaverInGraph | None:
+    """Return how meta graphs describe a saver; None if it has nothing to save."""
+    return saver._in_graph()
 
 
 class Registered:
@@ -69,7 +74,7 @@ class Registered:
         registered = {id(each): each for each in collections.get_collection(GraphKeys.SAVERS)}
         if saver is not None:
             registered.pop(id(saver.saver), None)
-        others = [each.in_graph() for each in registered.values() if isinstance(each, InGraph)]
+        others = [saver_in_graph(each) for each in registered.values() if isinstance(each, InGraph)]
         found = [each for each in (saver, *others) if each is not None]
         definitions = with_distinct_nodes([each.saver_def for each in found])
         self.saver_def = definitions[0] if saver is not None else None

@@ -22,7 +22,7 @@ from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
 from torch_tfckpt.meta_graph.graph_collections import registered_variables
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
-from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
+from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder, begin_save
 from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle
 from torch_tfckpt.save_restore.restore import restore_path
 from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes, out_of_scope
@@ -76,7 +76,6 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             schedule of `keep_checkpoint_every_n_hours`, pins and metrics continue.
         staging: How much host memory and how many threads saves may use.
         clock: Returns seconds since the epoch.
-        graph: Creates meta graphs; None: they have a variable for each tensor.
         storage: Where files are stored; None chooses by the path.
 
     Raises:
@@ -122,7 +121,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         recover: bool | None = None,
         staging: StagingOptions | None = None,
         clock: Callable[[], float] = time.time,
-        graph: MetaGraphSource | None = None,
+        _graph: MetaGraphSource | None = None,  # for savers of imported graphs
         storage: Storage | None = None,
     ) -> None:
         empty = var_list is None or (isinstance(var_list, list | tuple | set | dict) and not var_list)
@@ -143,7 +142,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         self._write_version, self._pad = write_version, pad_step_number
         self._relative, self._filename = save_relative_paths, filename
         self._keep_best, self._recover, self._clock = keep_best, recover, clock
-        self._graph = TensorsGraph() if graph is None else graph
+        self._graph = TensorsGraph() if _graph is None else _graph
         self.storage = storage
         self._staging = Staging(staging)
         self._in_flight = InFlight()
@@ -368,11 +367,11 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         return cls(var_list, saver_def=saver_def, name=import_scope)
 
     def _exported(self) -> RawMetaGraph:
-        return self._graph.described(self.in_graph())()
+        return self._graph.described(self._in_graph())()
 
-    def in_graph(self) -> SaverInGraph | None:
-        """How meta graphs of other savers describe this one; None if it has nothing to save."""
-        return self._in_graph(self._saveables())
+    def _in_graph(self) -> SaverInGraph | None:
+        """Return how meta graphs describe this saver; None if it has nothing to save."""
+        return self._described(self._saveables())
 
     # The end.
 
@@ -405,7 +404,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
     def _saveables(self) -> list[SaveableObject]:
         return self._variables.to_save() if self._variables is not None else []
 
-    def _in_graph(self, saveables: Sequence[SaveableObject]) -> SaverInGraph | None:
+    def _described(self, saveables: Sequence[SaveableObject]) -> SaverInGraph | None:
         if self.saver_def is None:
             return None
         saver_def, filename = naming_nodes(self.saver_def, self._filename)
@@ -420,7 +419,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         self._graph.check_values()
         begun = self._clock()
         saveables = self._saveables()
-        meta_graph = self._graph.described(self._in_graph(saveables)) if request.write_meta_graph else None
+        meta_graph = self._graph.described(self._described(saveables)) if request.write_meta_graph else None
         pending = None
         make_parents(request)
         if self._variables is not None:
@@ -431,7 +430,8 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
                 )
             with naming_a_missing_parent(request):
                 remove_leftovers(request.storage, request.directory)
-                pending = self._builder.begin_save(
+                pending = begin_save(
+                    self._builder,
                     request.storage,
                     request.target,
                     saveables,
