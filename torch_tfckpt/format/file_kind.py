@@ -1,7 +1,7 @@
 """Kinds of files, and what to tell a person who has one.
 
 `recognise.recognise` finds the kind of a file from its bytes. This table has the words: what the file is, and what
-reads it. Change a text here when the package learns to read another kind.
+reads it. Change a sentence here when the package learns to read another kind.
 """
 
 import enum
@@ -158,7 +158,7 @@ _MAY_BE_CHECKPOINTS: Final = frozenset(
     }
 )  # fmt: skip
 
-# What the ending of a name promises, where it is always the same.
+# Endings of names that always promise the same kind.
 _ENDINGS: Final = {
     ".safetensors": FileKind.SAFETENSORS,
     ".pt": FileKind.TORCH,
