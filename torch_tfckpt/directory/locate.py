@@ -49,7 +49,7 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
         InvalidArgumentError: a directory holds several checkpoints and nothing says which.
         DataLossError: a state file, or what should be one of the checkpoint's files, is something else.
 
-    Cost: looks at names, and at the first bytes of a version 1 file.
+    Cost: looks at names, and at the beginning and the end of a version 1 file.
     """
     if storage.is_directory(path) and not storage.exists(index_filename(path)):
         return _in_directory(storage, path)
