@@ -36,8 +36,8 @@ from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view
 
-# Pages of the mapped file count as memory of this process while they are mapped. After so many bytes the file is mapped
-# anew, so that reading a large one stays small.
+# Pages of a mapped file count as memory of this process while they are mapped. After this many bytes the file is mapped
+# again, so that reading a large file needs little memory.
 _MAPPED_BYTES: Final = 32 * 1024 * 1024
 _MET: Final = ("WeightsUnpickler error: ", "Trying to load unsupported ")
 _MAX_DEPTH: Final = 64

@@ -133,7 +133,7 @@ class FileKind(enum.Enum):
     ZSTANDARD = "a file compressed with zstd", "Unpack it: unzstd FILE, or tar xf FILE. Then name the result"
     SEVEN_ZIP = "a 7z archive", "Unpack it: 7z x FILE. Then name a checkpoint in it"
     # Text.
-    LFS_POINTER = "a git-lfs pointer, not the file itself", "Run `git lfs pull` where it came from"
+    LFS_POINTER = "a git-lfs pointer, not the file itself", "Run `git lfs pull` in its repository"
     HTML = (
         "an HTML page, such as the login or error page of a failed download",
         "Open it in a browser to see what it says, and download the file again",
