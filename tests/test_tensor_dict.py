@@ -1,5 +1,6 @@
 """load_file and save_file: dictionaries of tensors."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,7 @@ OTHER_ENDINGS = [
 def test_names_that_promise_another_format_are_refused(tmp_path: Path, name: str, text: str) -> None:
     """By every function that writes a checkpoint under exactly the name given; nothing is written."""
     values = {"a": torch.ones(1)}
-    calls = {
+    calls: dict[str, Callable[[Path], str]] = {
         "save_file": lambda path: tfckpt.save_file(values, path),
         "save_model": lambda path: tfckpt.save_model(torch.nn.Linear(1, 1), path),
     }

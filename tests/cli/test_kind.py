@@ -91,6 +91,32 @@ def test_damaged_checkpoints_keep_their_error(tmp_path: Path, capsys: Output) ->
     assert shown(tmp_path / "zeros", capsys)[1].startswith("a file that begins and ends with zero bytes only")
 
 
+def test_directories_with_damaged_checkpoints_keep_their_error(tmp_path: Path, capsys: Output) -> None:
+    """Alone, named by a state file, in a SavedModel; and a damaged safetensors file."""
+    folder = tmp_path / "one"
+    tfckpt.save_file({"x": torch.ones(3)}, folder / "m-1")
+    index = folder / "m-1.index"
+    index.write_bytes(index.read_bytes()[:-1])
+    saved = tmp_path / "saved" / "variables"
+    saved.mkdir(parents=True)
+    (saved / "variables.index").write_bytes(index.read_bytes())
+    (saved.parent / "saved_model.pb").write_bytes(b"")
+    for path in (folder, saved.parent, saved):
+        status, out, err = shown(path, capsys)
+        assert (status, out) == (1, "") and "The file is damaged, half copied" in err
+    tfckpt.save_file({"x": torch.ones(3)}, folder / "m-2")
+    (folder / "checkpoint").write_text('model_checkpoint_path: "m-3"\n')
+    status, out, err = shown(folder, capsys)
+    assert (status, out) == (1, "") and 'names "m-3", which is not there' in err
+    other = tmp_path / "other"
+    other.mkdir()
+    OTHER_FILES["model.safetensors"][1](other / "model.safetensors")
+    content = (other / "model.safetensors").read_bytes()
+    (other / "model.safetensors").write_bytes(content[:-1])
+    status, out, err = shown(other, capsys)
+    assert (status, out) == (1, "") and "the tensors end at byte" in err
+
+
 def test_directories(tmp_path: Path, capsys: Output) -> None:
     """Several checkpoints; TensorFlow.js; Keras; several safetensors files; nothing."""
     for step in (1, 2):

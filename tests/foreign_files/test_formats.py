@@ -1,4 +1,4 @@
-"""Which format a path means: by content where there is a file, by its name where one is to be written."""
+"""Choosing the format of a path: by content to read a file, by name to write one."""
 
 from pathlib import Path
 

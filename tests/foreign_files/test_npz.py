@@ -79,7 +79,7 @@ def test_objects_are_named_and_not_unpickled(tmp_path: Path) -> None:
     assert report.skipped == {
         "bad": "Python objects, which are not unpickled",
         "when": "numpy datetime64[s]",
-        "notes.txt": "no .npy file",
+        "notes.txt": "not a .npy file",
     }
 
 
@@ -104,9 +104,9 @@ def npy(shape: str, data: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("member", "text"),
     [
-        (npy(f"({2**40},)"), "is more than the"),
-        (npy(f"({2**62}, {2**62})"), "is more than the"),
-        (npy("(-1,)"), "is more than the"),
+        (npy(f"({2**40},)"), "is larger than its zip member"),
+        (npy(f"({2**62}, {2**62})"), "is larger than its zip member"),
+        (npy("(-1,)"), "is larger than its zip member"),
         (npy("(4,)", bytes(12)), "ends after 12 of 16 bytes"),
         (npy("(1,)", bytes(12)), "is followed by more bytes"),
         (npy("nonsense"), 'array "x"'),
@@ -115,7 +115,7 @@ def npy(shape: str, data: bytes = b"") -> bytes:
     ],
 )
 def test_members_that_cannot_be(tmp_path: Path, member: bytes, text: str) -> None:
-    """Sizes are held against the file before memory is taken."""
+    """Sizes in the file are compared with its own size before memory is allocated."""
     with zipfile.ZipFile(tmp_path / "m.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", member)
     with pytest.raises(tfckpt.DataLossError, match=text) as refused:
@@ -124,7 +124,7 @@ def test_members_that_cannot_be(tmp_path: Path, member: bytes, text: str) -> Non
 
 
 def test_every_flipped_byte_is_an_error_or_harmless(tmp_path: Path) -> None:
-    """The archive's checksums guard the values: damage never changes one."""
+    """Damage never changes a value: the archive has checksums."""
     np.savez(tmp_path / "m.npz", x=np.arange(4.0), y=np.arange(3, dtype="i2"))
     whole = (tmp_path / "m.npz").read_bytes()
     expected = ([0.0, 1.0, 2.0, 3.0], [0, 1, 2])

@@ -39,7 +39,7 @@ def write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_torch_reads_every_dtype_we_write(tmp_path: Path, mapped: bool) -> None:
-    """Also those without a storage class of their own."""
+    """Dtypes without a storage class of their own, too."""
     tensors = {str(dtype): tensor_of(dtype) for dtype in DTYPES}
     write(tmp_path / "m.pt", tensors)
     loaded = torch.load(tmp_path / "m.pt", weights_only=True, mmap=mapped)
@@ -75,7 +75,7 @@ def test_same_tensors_give_the_same_file(tmp_path: Path) -> None:
 
 
 def test_nested_state_is_flattened(tmp_path: Path) -> None:
-    """Dictionaries and lists become dotted names; what is no tensor is named, not dropped."""
+    """Keys of dictionaries and lists are joined with dots; values that are not tensors are listed as skipped."""
     weight = torch.randn(3, 4)
     torch.save(
         {
@@ -148,7 +148,7 @@ def test_old_and_foreign_files(tmp_path: Path) -> None:
 
 
 def test_lightning_checkpoint_is_found_by_content(tmp_path: Path) -> None:
-    """Lightning calls its .pt files .ckpt, which is TensorFlow's word too."""
+    """Lightning calls its .pt files .ckpt, like TensorFlow's checkpoints."""
     torch.save({"state_dict": {"w": torch.ones(2)}, "epoch": 3}, tmp_path / "last.ckpt")
     assert [item.name for item in convert(tmp_path / "last.ckpt", tmp_path / "m.npz").converted] == ["state_dict.w"]
 
@@ -169,7 +169,7 @@ def test_every_flipped_byte_is_an_error_of_ours_or_harmless(tmp_path: Path) -> N
 
 
 def test_a_file_replaced_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read is the file that was opened, also where it is mapped anew."""
+    """The file that was opened is read to its end, also when it is mapped again."""
     monkeypatch.setattr("torch_tfckpt.foreign_files.pt._MAPPED_BYTES", 1)
     torch.save({"x": torch.zeros(3), "y": torch.zeros(3)}, tmp_path / "m.pt")
     source = PtSource(str(tmp_path / "m.pt"))
@@ -181,7 +181,7 @@ def test_a_file_replaced_while_it_is_read(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_truncated_at_every_place(tmp_path: Path) -> None:
-    """An error of ours each time; never a value."""
+    """Each time a CheckpointError, never a value."""
     torch.save({"x": torch.arange(4)}, tmp_path / "m.pt")
     whole = (tmp_path / "m.pt").read_bytes()
     for size in range(0, len(whole), 13):

@@ -1,4 +1,4 @@
-"""The safetensors writer and reader: byte for byte the library's files, and no trust in anybody else's."""
+"""Reading and writing .safetensors files: the same bytes as the library's, and damaged files refused."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ def random_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def is_known_to_the_library(dtype: torch.dtype) -> bool:
-    """False for some types of ours in older versions of safetensors, such as unsigned 16 bits in 0.4.5."""
+    """False for some dtypes in older versions of safetensors, such as uint16 in 0.4.5."""
     try:
         safetensors.torch.save({"": torch.zeros(0, dtype=dtype)})
     except KeyError:
@@ -74,27 +74,27 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", "no safetensors file: 0 bytes are too few"),
-        (b"\xff" * 20, "claims a header of 18446744073709551615 bytes in a file of 20"),
-        (file_of(b"{]", b""), "header is no JSON"),
-        (file_of(b"[" * 100_000, b""), "header is no JSON"),
-        (file_of([], b""), "header is no JSON table"),
-        (file_of({"w": 3}, b""), "its entry is no JSON table"),
-        (file_of({"w": {**ENTRY, "shape": [-2]}}, bytes(8)), "impossible entry"),
-        (file_of({"w": {**ENTRY, "shape": [True]}}, bytes(8)), "impossible entry"),
-        (file_of({"w": {**ENTRY, "shape": [2**70]}}, bytes(8)), "impossible entry"),
-        (file_of({"w": {**ENTRY, "data_offsets": [0, 8, 9]}}, bytes(8)), "impossible entry"),
+        (b"", "not a safetensors file: 0 bytes are too few"),
+        (b"\xff" * 20, "cut off: a header of 18446744073709551615 bytes in a file of 20"),
+        (file_of(b"{]", b""), "header is not JSON"),
+        (file_of(b"[" * 100_000, b""), "header is not JSON"),
+        (file_of([], b""), "header is not a JSON object"),
+        (file_of({"w": 3}, b""), "its entry is not a JSON object"),
+        (file_of({"w": {**ENTRY, "shape": [-2]}}, bytes(8)), "invalid entry"),
+        (file_of({"w": {**ENTRY, "shape": [True]}}, bytes(8)), "invalid entry"),
+        (file_of({"w": {**ENTRY, "shape": [2**70]}}, bytes(8)), "invalid entry"),
+        (file_of({"w": {**ENTRY, "data_offsets": [0, 8, 9]}}, bytes(8)), "invalid entry"),
         (file_of({"w": {**ENTRY, "data_offsets": [8, 0]}}, bytes(8)), "bytes 8:0 for F32"),
         (file_of({"w": {**ENTRY, "shape": [2**60, 2**60]}}, bytes(8)), "bytes 0:8 for F32"),
         (file_of({"w": ENTRY}, bytes(7)), "the tensors end at byte"),
         (file_of({"w": ENTRY}, bytes(9)), "the tensors end at byte"),
         (file_of({"w": ENTRY, "v": ENTRY}, bytes(8)), "the one before ends at"),
         (file_of({"w": {**ENTRY, "data_offsets": [1, 9]}}, bytes(9)), "the one before ends at"),
-        (file_of(b'{"w":%s,"w":%s}' % ((json.dumps(ENTRY).encode(),) * 2), bytes(8)), "names a tensor twice"),
+        (file_of(b'{"w":%s,"w":%s}' % ((json.dumps(ENTRY).encode(),) * 2), bytes(8)), "contains a tensor twice"),
     ],
 )
 def test_files_that_cannot_be_are_refused(tmp_path: Path, content: bytes, text: str) -> None:
-    """With the path in the text, and before any memory is taken for what they claim."""
+    """With the path in the message, and before memory is allocated by a size from the file."""
     (tmp_path / "m.safetensors").write_bytes(content)
     with pytest.raises(tfckpt.DataLossError, match=text) as refused:
         open_source(str(tmp_path / "m.safetensors"))
@@ -119,7 +119,7 @@ def test_one_unknown_type_does_not_hide_the_others(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "m.safetensors"))
     assert source.names() == ["w", "odd"] and source.info("odd").type.name == "unknown"
     assert isinstance(source.read(["w"])["w"], torch.Tensor)
-    with pytest.raises(tfckpt.UnimplementedError, match='tensor "odd": element type "F6_E2M3" is unknown'):
+    with pytest.raises(tfckpt.UnimplementedError, match='tensor "odd": dtype "F6_E2M3" is not supported'):
         source.read(["odd"])
     source.close()
     with pytest.raises(tfckpt.UnimplementedError, match='tensor "odd"'):
@@ -130,16 +130,16 @@ def test_one_unknown_type_does_not_hide_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "text"),
     [
-        ({}, 'it has no table "weight_map"'),
-        ({"weight_map": {"w": "../m.safetensors"}}, "is no plain file name"),
-        ({"weight_map": {"w": ".."}}, "is no plain file name"),
-        ({"weight_map": {"w": 3}}, "is no plain file name"),
+        ({}, 'it has no object "weight_map"'),
+        ({"weight_map": {"w": "../m.safetensors"}}, "is not a plain file name"),
+        ({"weight_map": {"w": ".."}}, "is not a plain file name"),
+        ({"weight_map": {"w": 3}}, "is not a plain file name"),
         ({"weight_map": {"w": "absent.safetensors"}}, "no such file"),
         ({"weight_map": {"v": "s.safetensors"}}, 'tensor "v" is not in "s.safetensors"'),
     ],
 )
 def test_index_that_cannot_be(tmp_path: Path, index: Any, text: str) -> None:
-    """An index from elsewhere cannot reach out of its directory."""
+    """An index cannot name files outside of its directory."""
     (tmp_path / "s.safetensors").write_bytes(file_of({"w": ENTRY}, bytes(8)))
     (tmp_path / "m.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(tfckpt.CheckpointError, match=text):
@@ -154,7 +154,7 @@ def test_tensors_that_the_index_does_not_name_are_reported(tmp_path: Path) -> No
 
 
 def test_split_is_greedy_in_order() -> None:
-    """As huggingface_hub splits: what does not fit begins a new shard, what is too large gets its own."""
+    """Like huggingface_hub: a tensor that does not fit begins a new shard, and a larger one gets its own."""
     assert split({"a": 4, "b": 4, "c": 4}, 8) == [["a", "b"], ["c"]]
     assert split({"a": 4, "big": 9, "b": 4, "c": 1}, 8) == [["big"], ["a", "b"], ["c"]]
     assert split({"a": 4, "b": 8}, 8) == [["a"], ["b"]]

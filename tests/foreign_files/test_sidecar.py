@@ -1,4 +1,4 @@
-"""The sidecar is input like any other: what it cannot mean is refused, with its path and what to do."""
+"""Reading sidecars: invalid content is refused, with the path of the sidecar and the fix."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Content = dict[str, Any]
 
 @pytest.fixture
 def converted(tmp_path: Path) -> Path:
-    """A .safetensors file with a sidecar of each kind of thing."""
+    """A .safetensors file whose sidecar has one entry of each kind."""
     tensors: dict[str, WritableValue] = {
         "n": torch.tensor([1, 2], dtype=torch.int8),
         "words": np.array([b"x"], dtype=object),
@@ -54,25 +54,25 @@ def test_what_it_holds_is_there_again(converted: Path) -> None:
     [
         (lambda c: c.update(format="x"), "not a sidecar"),
         (lambda c: c.update(version=2), "version 2; this program reads version 1"),
-        (lambda c: c.update(bytes=1), "belongs to files of 1 bytes; those beside it have"),
-        (lambda c: c.pop("types"), 'no table "types"'),
-        (lambda c: c.update(tensors=[]), 'no table "tensors"'),
+        (lambda c: c.update(bytes=1), "belongs to files of 1 bytes; those next to it have"),
+        (lambda c: c.pop("types"), 'no object "types"'),
+        (lambda c: c.update(tensors=[]), 'no object "tensors"'),
         (lambda c: c["types"].update(n="DT_NONSENSE"), 'unknown element type "DT_NONSENSE"'),
         (lambda c: c["types"].update(n="torch.load"), 'unknown element type "torch.load"'),
         (lambda c: c["types"].update(n=["x"]), "unknown element type"),
-        (lambda c: c["types"].update(n="DT_FLOAT"), 'tensor "n" is int8, no float32'),
-        (lambda c: c["types"].update(n="DT_STRING"), 'tensor "n" is int8, no string'),
+        (lambda c: c["types"].update(n="DT_FLOAT"), 'tensor "n" is int8, not float32'),
+        (lambda c: c["types"].update(n="DT_STRING"), 'tensor "n" is int8, not string'),
         (lambda c: c["types"].update(absent="DT_QINT8"), 'no tensor "absent"'),
-        (lambda c: c["tensors"].update(n=c["tensors"]["z"]), 'tensor "n" is in'),
-        (lambda c: c["tensors"].update(z=3), 'tensor "z": not a table'),
-        (lambda c: c["tensors"]["z"].update(shape=[-1]), 'tensor "z": impossible shape'),
-        (lambda c: c["tensors"]["z"].update(shape=[2**40]), 'tensor "z": 16 bytes are no complex128'),
-        (lambda c: c["tensors"]["z"].update(shape="1"), 'tensor "z": impossible shape'),
-        (lambda c: c["tensors"]["z"].update(base64="*"), 'tensor "z": broken base64'),
-        (lambda c: c["tensors"]["z"].update(base64=None), 'tensor "z": base64 text expected'),
+        (lambda c: c["tensors"].update(n=c["tensors"]["z"]), 'tensor "n" is also in'),
+        (lambda c: c["tensors"].update(z=3), 'tensor "z": not an object'),
+        (lambda c: c["tensors"]["z"].update(shape=[-1]), 'tensor "z": invalid shape'),
+        (lambda c: c["tensors"]["z"].update(shape=[2**40]), 'tensor "z": 16 bytes are not a complex128'),
+        (lambda c: c["tensors"]["z"].update(shape="1"), 'tensor "z": invalid shape'),
+        (lambda c: c["tensors"]["z"].update(base64="*"), 'tensor "z": invalid base64'),
+        (lambda c: c["tensors"]["z"].update(base64=None), 'tensor "z": not a base64 string'),
         (lambda c: c["tensors"]["words"].update(shape=[2**50]), 'tensor "words": shape .* needs'),
         (lambda c: c["tensors"]["words"].update(base64="eA=="), 'tensor "words": shape .* needs 1 elements'),
-        (lambda c: c["tensors"]["words"].update(base64=["é"]), 'tensor "words": broken base64'),
+        (lambda c: c["tensors"]["words"].update(base64=["é"]), 'tensor "words": invalid base64'),
     ],
 )
 def test_nonsense_is_refused(converted: Path, edit: Callable[[Content], object], text: str) -> None:
@@ -85,7 +85,7 @@ def test_nonsense_is_refused(converted: Path, edit: Callable[[Content], object],
 @pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"a": ' + b"9" * 5000 + b"}", b"[]"])
 def test_no_json_at_all(converted: Path, text: bytes) -> None:
     Path(f"{converted}.tfckpt.json").write_bytes(text)
-    with pytest.raises(tfckpt.DataLossError, match="Delete it to read the tensors without what it adds"):
+    with pytest.raises(tfckpt.DataLossError, match="Delete it to read the file without it, or convert again"):
         open_source(str(converted))
 
 
@@ -108,7 +108,7 @@ def test_too_large_a_file_is_not_read(converted: Path, monkeypatch: pytest.Monke
 
 
 def test_codes_of_types() -> None:
-    """Every type that can be written down can be read again, numbers unknown today included."""
+    """Every dtype code can be read again, unknown numbers included."""
     for dtype in (*map(tfckpt.DataType, range(1, 34)), tfckpt.DataType(77), tfckpt.DataType(103)):
         kind = ElementType.of_tensorflow(dtype)
         assert ElementType.from_code(kind.code) == kind

@@ -1,4 +1,4 @@
-"""What passes between formats: casting, batches, and how they are described."""
+"""Casting, batches and descriptions of the values that are copied between formats."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_batches_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_statistics() -> None:
-    """Of a tensor with everything in it, against torch over the finite elements."""
+    """Statistics of a tensor with NaNs and infinities equal those that torch computes of the finite elements."""
     finite = torch.randn(3_000_000, dtype=torch.float64) * 1e-3 + 1e6
     found = statistics_of(torch.cat([finite, torch.tensor([float("nan"), float("inf")], dtype=torch.float64)]))
     assert (found.nans, found.infinities, found.maximum) == (1, 1, float("inf"))

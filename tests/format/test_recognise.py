@@ -1,6 +1,7 @@
 """Kinds of files, told by their bytes: real files of each kind, damaged ones, and bytes made to mislead."""
 
 import itertools
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from other_files import OTHER_FILES
 from tensorflow_process import TensorFlowProcess
 
+from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.file_kind import FileKind, Reading, not_wanted, promised_kind
 from torch_tfckpt.format.recognise import recognise, recognise_bytes
@@ -190,3 +192,34 @@ def test_kinds_that_endings_promise() -> None:
         "m.ckpt": None, "m": None, "model.pt-1000": None, "a.b.h5": FileKind.HDF5, "d\\m.keras": FileKind.KERAS,
     }.items():  # fmt: skip
         assert promised_kind(name) is kind, name
+
+
+def test_large_headers_and_archives(tmp_path: Path) -> None:
+    """A safetensors header of more than 1 MiB, an archive with 64-bit records, HDF5 after a block of its user."""
+    header = ",".join(
+        f'"t{number:060d}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for number in range(12_000)
+    )
+    encoded = f"{{{header}}}".encode()
+    assert len(encoded) > 1 << 20
+    assert recognise_bytes(len(encoded).to_bytes(8, "little") + encoded) is FileKind.SAFETENSORS
+    with zipfile.ZipFile(tmp_path / "large.pt", "w") as archive:
+        for number in range(66_000):
+            archive.writestr("a/data.pkl" if number == 5_000 else f"a/{number}", b"")
+    content = (tmp_path / "large.pt").read_bytes()
+    assert b"PK\x06\x06" in content[-200:]
+    assert recognise_bytes(content) is FileKind.TORCH
+    assert recognise_bytes(bytes(512) + b"\x89HDF\r\n\x1a\n" + bytes(100)) is FileKind.HDF5
+
+
+def test_errors_of_reading() -> None:
+    """Those of the system are passed on; a file that became shorter has no known kind."""
+
+    def refuse(offset: int, size: int) -> bytes:
+        raise PermissionError("no")
+
+    def shorter(offset: int, size: int) -> bytes:
+        raise DataLossError("ends before")
+
+    with pytest.raises(PermissionError):
+        recognise(refuse, 100)
+    assert recognise(shorter, 100) is FileKind.UNKNOWN

@@ -1,6 +1,6 @@
 """Files that people have in place of a checkpoint, each with its kind: from their real writers where these are here.
 
-Formats whose writers are no dependency of the tests (ONNX, TensorFlow.js, 7z, zstd) are written by hand, by their
+Formats whose writers the tests do not depend on (ONNX, TensorFlow.js, 7z, zstd) are written by hand, by their
 specification.
 """
 

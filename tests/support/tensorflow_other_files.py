@@ -11,9 +11,9 @@ from pathlib import Path
 
 def write(directory: str) -> dict[str, str]:
     """Write one file of each kind; returns name -> name of its FileKind."""
-    import keras
-    import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+    import keras  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    from tensorflow.python.framework import convert_to_constants  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     folder = Path(directory)
     model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2, name="fc")])
@@ -22,7 +22,7 @@ def write(directory: str) -> dict[str, str]:
     model.save_weights(folder / "model.weights.h5")
     (folder / "model.json").write_text(model.to_json())
     function = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec([1, 3]))
-    graph = convert_variables_to_constants_v2(function).graph.as_graph_def()
+    graph = convert_to_constants.convert_variables_to_constants_v2(function).graph.as_graph_def()
     (folder / "frozen.pb").write_bytes(graph.SerializeToString())
     (folder / "frozen.pbtxt").write_text(str(graph))
     (folder / "model.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())

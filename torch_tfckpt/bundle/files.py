@@ -69,9 +69,11 @@ class BundleFiles:
             for number in range(min(self.header.num_shards, EAGER_SHARDS)):
                 self._open_shard(number)
         except CheckpointError as error:
-            pointer = is_lfs_pointer(self.index)
-            kind = recognise(self.index.read, self.index.size)
-            self._close_files()
+            try:
+                pointer = is_lfs_pointer(self.index)
+                kind = recognise(self.index.read, self.index.size)
+            finally:
+                self._close_files()
             if pointer:
                 raise located(lfs_error(path), "not an sstable (bad magic number)") from error
             if kind.is_foreign:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from torch_tfckpt.cli.console import show
-from torch_tfckpt.directory.names import prefixes_of
+from torch_tfckpt.directory.names import STATE_FILE, prefixes_of
+from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
+from torch_tfckpt.foreign_files.formats import format_of
 from torch_tfckpt.format.file_kind import FileKind, Reading
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.small_files import kind_of_file
@@ -15,15 +17,19 @@ _LISTED: Final = 30  # files of a directory that are looked at
 _TFJS_MODEL: Final = "model.json"
 
 
-def show_kind(path: str) -> int | None:
+def show_kind(path: str, error: CheckpointError) -> int | None:
     """Print what is at `path`, and what reads it.
+
+    Args:
+        error: Why `path` cannot be opened as a checkpoint or file of tensors.
 
     Returns:
         The exit status: 0 if this package shows or lists it, 1 if it does not support it. None if nothing was printed,
         since there is nothing at `path`, or it may be a checkpoint that is damaged: then its error says more.
     """
     if LOCAL.is_directory(path):
-        return _show_directory(path, LOCAL.list(path))
+        nothing_chosen = isinstance(error, NotFoundError | InvalidArgumentError) and format_of(path) == "tf"
+        return _show_directory(path, LOCAL.list(path)) if nothing_chosen else None
     kind = kind_of_file(LOCAL, path) if LOCAL.exists(path) else FileKind.UNKNOWN
     if kind is FileKind.UNKNOWN and _is_tfjs_shard(path):
         _say(path, f"weights of the TensorFlow.js model in {_TFJS_MODEL}. {FileKind.TFJS.hint}")
@@ -37,7 +43,9 @@ def show_kind(path: str) -> int | None:
 def _show_directory(path: str, names: Sequence[str]) -> int | None:
     """The kinds of the files in a directory that has no single checkpoint."""
     prefixes = sorted(prefixes_of(names))
-    if len(prefixes) > 1:
+    if STATE_FILE in names or len(prefixes) == 1:
+        return None  # it has a checkpoint, and the error says what is wrong with it
+    if prefixes:
         _say(path, f"a directory with {len(prefixes)} checkpoints and no `checkpoint` file that names the newest:")
         for prefix in prefixes[:_LISTED]:
             show(f"  {printable(os.path.join(path, prefix))}")

@@ -82,8 +82,8 @@ def show_path(options: argparse.Namespace) -> int:
     path = fspath(options.path)
     try:
         opened = open_source(path)
-    except CheckpointError:
-        status = show_kind(path) if options.name is None else None
+    except CheckpointError as error:
+        status = show_kind(path, error) if options.name is None else None
         if status is None:
             raise
         return status

@@ -48,7 +48,7 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
         InvalidArgumentError: a directory has several checkpoints and no state file.
         DataLossError: a state file, or a file that should belong to a checkpoint, has other contents.
 
-    Cost: looks at names, and at the first bytes of a version 1 file.
+    Cost: looks at names, and at the beginning and the end of a version 1 file.
     """
     if storage.is_directory(path) and not storage.exists(index_filename(path)):
         return _in_directory(storage, path)

@@ -1,4 +1,4 @@
-"""Which format a path means, for reading and for writing."""
+"""Choose the format of a path, for reading by content and for writing by name."""
 
 import os
 
@@ -34,14 +34,16 @@ def format_of(path: str) -> str:
 
 
 def open_source(path: str) -> TensorSource:
-    """Whatever lies at `path`, with its sidecar.
+    """Open a checkpoint or file of any supported format, together with its sidecar if it has one.
 
     Args:
-        path: Any spelling of a TensorFlow checkpoint that CheckpointReader takes; a .safetensors file, the index of
+        path: Any path of a TensorFlow checkpoint that CheckpointReader accepts; a .safetensors file, the index of
             several or the directory with it; a .pt or .npz file.
 
     Raises:
-        NotFoundError, DataLossError, InvalidArgumentError, UnimplementedError: as the readers of these formats.
+        NotFoundError: there is no such file.
+        DataLossError: it is damaged, or of a kind that is not supported; the message names the kind.
+        InvalidArgumentError, UnimplementedError: as the readers of these formats.
     """
     source = _open_bare(path)
     try:
@@ -62,19 +64,19 @@ def _open_bare(path: str) -> TensorSource:
     if kind == "tf":
         return CheckpointSource(path)
     found = find_in_directory(path) if LOCAL.is_directory(path) else path
-    assert found is not None, "format_of looked"
+    assert found is not None, "checked by format_of"
     return SafetensorsSource.of_index(found) if found.endswith(INDEX_SUFFIX) else SafetensorsSource.of_file(found)
 
 
 def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSink:
-    """The target that `path` means. Touches no file.
+    """Create the writer for `path`. No file is read or written.
 
     Args:
-        to: One of FORMATS; None: by the ending of `path`.
-        max_shard_size: Bytes a file of safetensors.
+        to: One of FORMATS; None chooses by the ending of `path`.
+        max_shard_size: Maximum bytes of tensors per file, for safetensors.
 
     Raises:
-        InvalidArgumentError: nothing says which format, or two things say different ones.
+        InvalidArgumentError: the format is unknown or cannot be told, or the ending of `path` is that of another one.
     """
     ending = format_named(path)
     directory = path.endswith(os.sep) or LOCAL.is_directory(path)

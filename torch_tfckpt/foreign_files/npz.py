@@ -41,7 +41,7 @@ TYPES: Final = {
 
 
 class _NpyMember(NamedTuple):
-    """One member."""
+    """One array of the archive: its zip member and its .npy header."""
 
     member: zipfile.ZipInfo
     dtype: np.dtype[Any]
@@ -57,10 +57,12 @@ class NpzSource:
     """The arrays of a .npz file.
 
     Raises:
-        NotFoundError, DataLossError: there is no such file, or it is no archive.
+        NotFoundError: there is no such file.
+        DataLossError: it is not a zip archive, or is damaged.
 
-    Cost: opening reads the archive's directory and the header of each array. A tensor in Fortran order is held twice
-    while it is read. Threads: one at a time.
+    Cost: opening reads the archive's directory and the header of each array. Reading an array in Fortran order takes
+    twice its size in memory.
+    Thread safety: one thread at a time.
     """
 
     format = "npz"
@@ -70,7 +72,7 @@ class NpzSource:
         self.skipped: dict[str, str] = {}
         self._arrays: dict[str, _NpyMember] = {}
         self._damaged: dict[str, DataLossError] = {}  # arrays whose header cannot be read
-        LOCAL.open(path).close()  # says what is wrong in our words
+        LOCAL.open(path).close()  # raises our own errors if it cannot be opened
         self._size = Path(path).stat().st_size
         with error_context(printable(path)), zip_errors():
             self._zip = zipfile.ZipFile(path)
@@ -84,10 +86,10 @@ class NpzSource:
     def _list(self, member: zipfile.ZipInfo) -> None:
         name = member.filename.removesuffix(".npy")
         if name == member.filename:
-            self.skipped[member.filename] = "no .npy file"
+            self.skipped[member.filename] = "not a .npy file"
             return
         if name in self._arrays or name in self._damaged:
-            raise DataLossError(f"{printable(self.path)}: array {quoted(name)} is in it twice")
+            raise DataLossError(f"{printable(self.path)}: array {quoted(name)} is stored twice")
         try:
             with error_context(printable(self.path)):
                 array = self._describe(name, member)
@@ -98,7 +100,7 @@ class NpzSource:
             self._arrays[name] = array
 
     def _describe(self, name: str, member: zipfile.ZipInfo) -> _NpyMember | None:
-        """What the header of a member says; None for what is not a tensor, which is listed in `skipped`."""
+        """Read the header of a member; return None for what is not a tensor, which is listed in `skipped`."""
         with zip_errors(), self._zip.open(member) as file:
             try:
                 shape, fortran, dtype = _read_header(file)
@@ -111,8 +113,8 @@ class NpzSource:
             held = min(member.file_size, member.compress_size * _MAX_RATIO, self._size * _MAX_RATIO)
             if any(size < 0 for size in shape) or array.nbytes > held:
                 raise DataLossError(
-                    f"array {quoted(name)}: {dtype} of shape {list(shape)[:16]} is more than "
-                    f"the {held} bytes that the member can have"
+                    f"array {quoted(name)}: {dtype} of shape {list(shape)[:16]} is larger than its zip member, which "
+                    f"has at most {held} bytes"
                 )
         return array
 
@@ -162,19 +164,19 @@ class NpzSource:
 
 
 def _read_header(file: IO[bytes]) -> tuple[Shape, bool, np.dtype[Any]]:
-    """ValueError where it is none, as numpy gives it; numpy bounds the size of the header itself."""
+    """Read a .npy header; raises numpy's ValueError if it is not valid. numpy itself limits its size."""
     version = np.lib.format.read_magic(file)
     readers: dict[tuple[int, int], Callable[[IO[bytes]], tuple[Shape, bool, np.dtype[Any]]]] = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     if version not in readers:
-        raise ValueError(f"version {version} of the .npy format")
+        raise ValueError(f"version {version} of the .npy format is not supported")
     return readers[version](file)
 
 
 def _exactly(file: IO[bytes], target: Any, name: str) -> memoryview:
-    """Fills `target`; DataLossError where the member ends before."""
+    """Fill `target` from `file`; raises DataLossError if the file ends before it is full."""
     view = memoryview(target)
     at = 0
     while at < len(view):
@@ -186,7 +188,7 @@ def _exactly(file: IO[bytes], target: Any, name: str) -> memoryview:
 
 
 def _decode_text(array: _NpyMember, data: memoryview) -> Strings:
-    """numpy's strings of fixed width, without their padding; text as UTF-8."""
+    """Decode numpy's strings of fixed width, without their padding; str becomes UTF-8."""
     raw: npt.NDArray[Any] = np.ndarray(array.shape, dtype=array.dtype, buffer=data, order="F" if array.fortran else "C")
     strings: Strings = np.empty(array.shape, dtype=object)
     flat = strings.reshape(-1)
@@ -197,7 +199,7 @@ def _decode_text(array: _NpyMember, data: memoryview) -> Strings:
 
 @contextmanager
 def zip_errors() -> Iterator[None]:
-    """zipfile's many ways to say that an archive is damaged, as DataLossError."""
+    """Turn the errors that zipfile raises for damaged archives into DataLossError."""
     try:
         yield
     except CheckpointError:
@@ -205,9 +207,9 @@ def zip_errors() -> Iterator[None]:
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
         raise DataLossError(f"damaged zip archive: {error}") from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a seek to where no file reaches
+        if error.errno != errno.EINVAL:  # a seek beyond the largest possible file
             raise
-        raise DataLossError("damaged zip archive: it names bytes that no file can have") from error
+        raise DataLossError("damaged zip archive: an offset in it is larger than any file") from error
 
 
 _DESCRS: Final[dict[torch.dtype, Any]] = {
@@ -225,7 +227,7 @@ class NpzSink(ZipSink):
             return "numpy's strings drop trailing null bytes"
         if info.type.dtype is None:
             return f"numpy has no type {info.type.name}"
-        return None if can_name_member(f"{name}.npy") else "its name cannot name a member of a zip archive"
+        return None if can_name_member(f"{name}.npy") else "a zip archive cannot have a member of its name"
 
     def noted_type(self, info: TensorInfo) -> bool:
         return not info.type.is_plain or info.type.dtype not in _DESCRS
@@ -237,7 +239,7 @@ class NpzSink(ZipSink):
 
 
 def _encode(tensor: torch.Tensor) -> Iterator[Buffer]:
-    """The pieces of a .npy file."""
+    """Yield the pieces of a .npy file: header and values."""
     descr = _DESCRS.get(tensor.dtype) or np.lib.format.dtype_to_descr(np.dtype(f"u{tensor.dtype.itemsize}"))
     header: dict[str, Any] = {"descr": descr, "fortran_order": False, "shape": tuple(tensor.shape)}
     head = io.BytesIO()

@@ -8,73 +8,74 @@ from torch_tfckpt.storage.publication import Publication
 
 
 class TensorSource(Protocol):
-    """A checkpoint or file, open for reading. Opening reads names and shapes, no tensor."""
+    """A checkpoint or file that is open for reading. Opening it reads names and shapes but no tensors."""
 
     @property
     def path(self) -> str:
-        """As the files themselves are called; may hold surrogate escapes."""
+        """Path of the file or prefix of the checkpoint; may contain surrogate escapes."""
 
     @property
     def format(self) -> str:
-        """For people: "safetensors", "TensorFlow checkpoint, version 2"."""
+        """Name of the format for people: "safetensors", "TensorFlow checkpoint, version 2"."""
 
     @property
     def skipped(self) -> Mapping[str, str]:
-        """What is in there and is no tensor -> what it is instead."""
+        """Name of each entry that is not a tensor -> what it is."""
 
     def names(self) -> list[str]:
-        """In the order of the file."""
+        """Names of all tensors, in the order of the file."""
 
     def info(self, name: str) -> TensorInfo:
-        """CheckpointError where this one tensor cannot be described."""
+        """Dtype, shape and size of a tensor; raises CheckpointError if its entry is damaged."""
 
     def read(self, names: Iterable[str]) -> dict[str, FileValue]:
-        """New values, contiguous and in host memory, which the caller may change.
+        """Read tensors into new, contiguous host memory, which the caller may change.
 
         Raises:
-            DataLossError, UnimplementedError: one of them is damaged, or is nothing that can be held.
+            DataLossError: one of them is damaged.
+            UnimplementedError: one of them has a dtype that cannot be held.
         """
 
     def files(self) -> list[str]:
-        """Everything that belongs to it, but its sidecar."""
+        """Paths of all its files except the sidecar."""
 
     def data_bytes(self) -> int:
-        """Size of the files that hold values, an index not counted: what its sidecar must agree with."""
+        """Total size of the files with values, without an index; the sidecar stores it to recognise its files."""
 
     def close(self) -> None: ...
 
 
 class TensorSink(Protocol):
-    """A target. In order: `refusal` for each tensor, `plan`, `open`, `write` until all are written, `finish`."""
+    """A file or checkpoint to write. Call `refusal` for each tensor, then `plan`, `open`, `write` ..., `finish`."""
 
     @property
     def path(self) -> str:
-        """What its sidecar is named after: file, prefix, or the file that shards make up."""
+        """The file, the prefix, or the name without shard numbers; the sidecar is named after it."""
 
     @property
     def format(self) -> str:
-        """For people."""
+        """Name of the format for people."""
 
     def refusal(self, name: str, info: TensorInfo) -> str | None:
-        """Why this tensor cannot be in there; None where it can."""
+        """Why the format cannot hold this tensor; None if it can."""
 
     def noted_type(self, info: TensorInfo) -> bool:
-        """Whether the tensor is held as plain numbers from which its type cannot be told."""
+        """Whether the tensor is written as plain numbers that do not tell its dtype."""
 
     def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
-        """Decides where everything goes; the order in which values are wanted. Touches no file."""
+        """Decide the layout, and return the names in the order in which `write` needs them. No file is touched."""
 
     def files(self) -> list[str]:
-        """What will be published. REQUIRES: planned."""
+        """Paths of the files that will be published. Call `plan` first."""
 
     def open(self, publication: Publication) -> None:
-        """Creates the files under temporary names, and arranges for `publication` to publish them."""
+        """Create the files under temporary names and register them with `publication`."""
 
     def write(self, values: Mapping[str, FileValue]) -> None:
-        """Some tensors, in the order of `plan`."""
+        """Write some tensors, in the order of `plan`."""
 
     def finish(self) -> int:
-        """All bytes are written. Returns what `TensorSource.data_bytes` will say."""
+        """Write what is left; returns what `TensorSource.data_bytes` will return for the result."""
 
     def close(self) -> None:
-        """Lets go of the files, also after an error. Publishing is the publication's."""
+        """Close the files, also after an error. The publication publishes or removes them."""

@@ -36,8 +36,8 @@ from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view
 
-# Pages of the mapped file count as memory of this process while they are mapped. After so many bytes the file is mapped
-# anew, so that reading a large one stays small.
+# Pages of a mapped file count as memory of this process while they are mapped. After this many bytes the file is mapped
+# again, so that reading a large file needs little memory.
 _MAPPED_BYTES: Final = 32 * 1024 * 1024
 _MET: Final = ("WeightsUnpickler error: ", "Trying to load unsupported ")
 _MAX_DEPTH: Final = 64
@@ -48,11 +48,11 @@ class PtSource:
 
     Raises:
         NotFoundError: there is no such file.
-        DataLossError: it is damaged, or is something else.
-        UnimplementedError: it holds objects beyond tensors, or was written before torch 1.6.
+        DataLossError: it is damaged, or of another kind.
+        UnimplementedError: it holds other objects than tensors, or was written before torch 1.6.
         InvalidArgumentError: two tensors would have the same name.
 
-    Threads: one at a time.
+    Thread safety: one thread at a time.
     """
 
     format = "pt"
@@ -71,8 +71,8 @@ class PtSource:
 
     def _map(self) -> None:
         self._tensors, self.skipped = {}, {}
-        # By its descriptor: the same file each time, whoever replaces it meanwhile, and a path in any encoding, where
-        # torch takes UTF-8 only.
+        # By its descriptor: this is the same file each time, even if its name leads to another one by now; and its path
+        # may be in any encoding, while torch takes UTF-8 only.
         for name, leaf in _leaves("", _load(f"/dev/fd/{self._file.fileno()}", self.path), 0):
             reason = _no_tensor(leaf)
             if reason is not None:
@@ -98,7 +98,7 @@ class PtSource:
         for name in names:
             nbytes = self.info(name).nbytes
             if nbytes > self._file.size:
-                # Legal, for an expanded tensor; but a few bytes could ask for all memory that way.
+                # Valid for an expanded tensor, but a small hostile file could make us allocate all memory this way.
                 raise UnimplementedError(
                     f"{printable(self.path)}: tensor {quoted(name)} stands for {nbytes} bytes in a file of "
                     f"{self._file.size}. Save it again after .contiguous()"
@@ -124,34 +124,34 @@ class PtSource:
 def _load(mapped: str, path: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the ways in which old files were written; none matters to values
+            warnings.simplefilter("ignore")  # about how old files were written, which does not change the values
             return torch.load(mapped, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UnimplementedError(
             f"{printable(path)}: holds Python objects beyond tensors, numbers and dictionaries of them, and loading "
-            f"such could run any program: {_reason(error)}. Save its state_dict() alone"
+            f"these could run any program: {_reason(error)}. Save only its state_dict()"
         ) from error
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        # A damaged pickle makes torch's reader fail at whatever it stumbles over, assertions and struct.error included.
+        # For a damaged pickle, torch's reader raises errors of many classes, AssertionError and struct.error included.
         if "mmap can only be used" in str(error):
             raise UnimplementedError(
-                f"{printable(path)}: no zip archive: damaged, or written by torch before 1.6. Load it with torch.load "
-                f"and save it again"
+                f"{printable(path)}: not a zip archive: damaged, or written by torch before 1.6. Load it with "
+                f"torch.load(..., weights_only=True) and save it again with torch.save"
             ) from error
         raise DataLossError(f"{printable(path)}: torch.load: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # The restricted loader says how to get around it first, and what it met last.
+    # The message of the restricted loader begins with how to disable it; what it found comes last.
     met = [line.removeprefix("WeightsUnpickler error: ") for line in lines if line.startswith(_MET)]
     return (met or lines or [type(error).__name__])[0][:300].partition(" Please use")[0].rstrip(".")
 
 
 def _leaves(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    """Everything that is no container, under the names that lead to it."""
+    """Yield all values that are not containers, named by the keys on the way, joined with dots."""
     if depth > _MAX_DEPTH:
         yield name, value
     elif isinstance(value, Mapping) and value:
@@ -165,7 +165,7 @@ def _leaves(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _no_tensor(leaf: Any) -> str | None:
-    """What a leaf is instead of a tensor in memory with strides."""
+    """What a leaf is if it is not a strided tensor in host memory; None if it is one."""
     if not isinstance(leaf, torch.Tensor):
         return f"{type(leaf).__name__} {repr(leaf)[:60]}"
     if leaf.is_quantized:
@@ -244,7 +244,7 @@ class PtSink(ZipSink):
 
 
 class _PickledStorage(NamedTuple):
-    """The bytes of one tensor, as the pickle refers to them."""
+    """The storage of one tensor, to which the pickle refers by number."""
 
     key: str
     dtype: torch.dtype
@@ -252,7 +252,7 @@ class _PickledStorage(NamedTuple):
 
 
 class _PickledTensor:
-    """One contiguous tensor, as the pickle has it."""
+    """One contiguous tensor, pickled as torch.save pickles it."""
 
     def __init__(self, key: str, dtype: torch.dtype, shape: Shape) -> None:
         self._storage = _PickledStorage(key, dtype, element_count(shape))

@@ -1,6 +1,6 @@
-"""The .safetensors format, one file or several with an index, read and written tensor by tensor.
+"""Read and write .safetensors files tensor by tensor: one file, or several with an index.
 
-    model.safetensors                       all of it
+    model.safetensors                       everything in one file
     model-00001-of-00003.safetensors ...    with a maximum size, if it does not fit into one
     model.safetensors.index.json            {"metadata": {"total_size": N}, "weight_map": {name: file}}
 
@@ -51,12 +51,13 @@ _SHARD: Final = re.compile(r"-\d{5,}-of-\d{5,}\.safetensors")
 
 
 class SafetensorsSource:
-    """Tensors of one or several .safetensors files.
+    """The tensors of one or several .safetensors files.
 
     Raises:
-        NotFoundError, DataLossError: a file is missing, or its header cannot be right.
+        NotFoundError: a file is missing.
+        DataLossError: the header of a file is not valid.
 
-    Cost: opening reads each header; one descriptor a file.
+    Cost: opening reads each header; one open file descriptor per file.
     """
 
     format = "safetensors"
@@ -82,12 +83,12 @@ class SafetensorsSource:
 
     @classmethod
     def of_index(cls, path: str) -> Self:
-        """The files that an index (`*.safetensors.index.json`) names.
+        """Open the files that an index (`*.safetensors.index.json`) names.
 
-        A tensor whose file is missing or damaged, or does not hold it, raises when it is asked for.
+        A tensor whose file is missing or damaged, or does not contain it, raises when it is asked for.
 
         Raises:
-            NotFoundError, DataLossError: that is so of all tensors.
+            NotFoundError, DataLossError: all tensors are like that.
         """
         weight_map = _read_index(path)
         directory = os.path.dirname(path)
@@ -121,7 +122,7 @@ class SafetensorsSource:
             size = header_size(file.read(0, min(8, file.size)), file.size)
             placed = parse_header(file.read(8, size), file.size)
             for name in placed.keys() & self._placed.keys():
-                raise DataLossError(f"tensor {quoted(name)} is in {quoted(self._placed[name][0].path)} too")
+                raise DataLossError(f"tensor {quoted(name)} is also in {quoted(self._placed[name][0].path)}")
         self._placed.update((name, (file, entry)) for name, entry in placed.items())
 
     def names(self) -> list[str]:
@@ -149,7 +150,7 @@ class SafetensorsSource:
             dtype = DTYPES.get(placed.word)
             if dtype is None:
                 raise UnimplementedError(
-                    f"{printable(file.path)}: tensor {quoted(name)}: element type {quoted(placed.word)} is unknown here"
+                    f"{printable(file.path)}: tensor {quoted(name)}: dtype {quoted(placed.word)} is not supported"
                 )
             tensor = new_tensor(name, placed.shape, dtype)
             requests.append(ReadRequest(file, placed.offset, byte_view(tensor)))
@@ -170,7 +171,7 @@ class SafetensorsSource:
 
 
 def find_in_directory(directory: str) -> str | None:
-    """The index, or the only .safetensors file, of a directory; None where there is none, or more than one."""
+    """Return the index or the only .safetensors file of a directory; None if there are none or several."""
     names = LOCAL.list(directory)
     for suffix in (INDEX_SUFFIX, ".safetensors"):
         found = [name for name in names if name.endswith(suffix)]
@@ -180,7 +181,7 @@ def find_in_directory(directory: str) -> str | None:
 
 
 def shards_of_index(path: str) -> list[str]:
-    """Names of the files that an index names and that are named like shards; none where it cannot be read."""
+    """Return the files named in an index that have names of shards; an empty list if it cannot be read."""
     try:
         weight_map = _read_index(path)
     except (DataLossError, LookupError):
@@ -202,14 +203,14 @@ def _decode_index(text: bytes) -> dict[str, str]:
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataLossError(f"no index of shards: {error}") from error
+        raise DataLossError(f"not an index of shards: {error}") from error
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict):
-        raise DataLossError('no index of shards: it has no table "weight_map"')
+        raise DataLossError('not an index of shards: it has no object "weight_map"')
     for name, shard in weight_map.items():
         # A plain file name only: an index from elsewhere must not reach out of its directory.
         if not isinstance(shard, str) or os.path.basename(shard) != shard or shard in ("", ".", "..") or "\0" in shard:
-            raise DataLossError(f"tensor {quoted(name)}: its shard {quoted(str(shard)[:200])} is no plain file name")
+            raise DataLossError(f"tensor {quoted(name)}: its shard {quoted(str(shard)[:200])} is not a plain file name")
     return weight_map
 
 
@@ -218,7 +219,7 @@ _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Bytes from "5GB", in decimal units as Hugging Face counts; a plain number is bytes."""
+    """Return the bytes in a size such as "5GB", in decimal units like Hugging Face; a plain number is bytes."""
     match = _SIZE.fullmatch(text)
     size = int(float(match[1]) * _UNITS.get((match[2] or "").upper(), 1)) if match else 0
     if size < 1:
@@ -227,7 +228,7 @@ def parse_size(text: str) -> int:
 
 
 def split(sizes: Mapping[str, int], max_shard_size: int | None) -> list[list[str]]:
-    """The names of each shard: greedy, in order; what is larger than a shard gets one of its own."""
+    """Divide the names among shards, greedily and in order; a tensor larger than a shard gets its own."""
     shards: list[list[str]] = []
     current: list[str] = []
     filled = 0
@@ -244,10 +245,10 @@ def split(sizes: Mapping[str, int], max_shard_size: int | None) -> list[list[str
 
 
 class SafetensorsSink:
-    """Writes `path` (`*.safetensors`), or the shards that stand for it.
+    """Writes `path` (`*.safetensors`), or several files in its place.
 
     Args:
-        max_shard_size: Bytes of tensors a file; None: one file.
+        max_shard_size: Maximum bytes of tensors per file; None writes one file.
     """
 
     format = "safetensors"
@@ -264,7 +265,7 @@ class SafetensorsSink:
         if info.type.dtype not in WORDS:
             return f"safetensors has no type {info.type.name}"
         if name == METADATA_KEY:
-            return "safetensors keeps this name for itself"
+            return "safetensors reserves this name"
         return None if name.encode(errors="ignore").decode() == name else "its name is not UTF-8"
 
     def noted_type(self, info: TensorInfo) -> bool:
@@ -286,8 +287,7 @@ class SafetensorsSink:
 
     def open(self, publication: Publication) -> None:
         self._publication = publication
-        # What an earlier target of this name consisted of: loaders prefer the single file over an index, and an index
-        # over nothing.
+        # Remove the files of an earlier target of this name: loaders would prefer an old single file to a new index.
         before = [os.path.join(os.path.dirname(self.path), name) for name in shards_of_index(self._index_path)]
         for path in {self.path, self._index_path, *before} - set(self.files()):
             publication.drop(path)
@@ -301,12 +301,12 @@ class SafetensorsSink:
             requests.append(WriteRequest(self._output(shard), shard.tensors[name].offset, byte_view(value)))
         self._pipeline.write(requests)
         for done in self._shards:
-            if done is not shard:  # in the order of `plan` nothing more goes there; there may be more than descriptors
+            if done is not shard:  # complete, since values come in the order of `plan`; this limits the open files
                 done.close()
 
     def finish(self) -> int:
         for shard in self._shards:
-            self._output(shard)  # one without any tensor is a file too
+            self._output(shard)  # creates the file also if it has no tensors
         if len(self._shards) > 1:
             index = LOCAL.create(self._place(self._index_path))
             index.write(0, [self._encode_index()])
@@ -342,7 +342,7 @@ class SafetensorsSink:
 
 @dataclass(slots=True)
 class _ShardFile:
-    """One file, planned and perhaps begun."""
+    """One file to write: its layout, and the open file once writing has begun."""
 
     path: str
     head: bytes

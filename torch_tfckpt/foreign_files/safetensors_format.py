@@ -1,11 +1,11 @@
-"""The layout of a .safetensors file.
+"""Layout of a .safetensors file.
 
     header size: u64le | header: JSON, padded with spaces to a multiple of 8 | bytes of the tensors, without gaps
 
     {"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}
 
-Tensors lie sorted by type, widest first, then by name, as the safetensors library writes them: same tensors, same
-bytes. Written here because the library takes all tensors at once, and one large checkpoint at a time is the point.
+Tensors are sorted by dtype, widest first, then by name, like the safetensors library writes them, so the same tensors
+give the same bytes. The library itself is not used because it needs all tensors in memory at once.
 
 Source: safetensors/src/tensor.rs (serialize, Metadata::validate); safetensors/torch.py for the types.
 """
@@ -23,9 +23,9 @@ from torch_tfckpt.text import quoted
 _SIZE: Final = struct.Struct("<Q")
 MAX_HEADER_BYTES: Final = 100_000_000  # MAX_HEADER_SIZE of the library, which refuses more
 METADATA_KEY: Final = "__metadata__"
-_METADATA: Final = {"format": "pt"}  # transformers refuses files without it
+_METADATA: Final = {"format": "pt"}  # transformers refuses files without this entry
 
-# In the order in which the library sorts them: the declaration order of its Dtype.
+# In the order in which the library sorts: that of the declaration of its Dtype.
 DTYPES: Final = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -49,21 +49,21 @@ DTYPES: Final = {
 }
 WORDS: Final = {dtype: word for word, dtype in DTYPES.items() if dtype is not None}
 _ORDER: Final = {word: number for number, word in enumerate(DTYPES)}
-# As serde_json spells it: no spaces, and nothing escaped but what must be.
+# Like serde_json: no spaces, and only the necessary characters escaped.
 _json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class HeaderEntry(NamedTuple):
     """One tensor in the file."""
 
-    word: str  # its type, as the header spells it
+    word: str  # its dtype as in the header: "F32"
     shape: Shape
     offset: int  # bytes from the start of the file
     nbytes: int
 
 
 def lay_out(tensors: dict[str, tuple[torch.dtype, Shape]]) -> tuple[bytes, dict[str, HeaderEntry]]:
-    """The beginning of the file that holds `tensors`, and the place of each, in the order in which they lie.
+    """Return the beginning of a file with `tensors` (size and header), and the place of each tensor in file order.
 
     Raises:
         InvalidArgumentError: the header would be larger than readers accept.
@@ -83,7 +83,7 @@ def lay_out(tensors: dict[str, tuple[torch.dtype, Shape]]) -> tuple[bytes, dict[
     header += b" " * (-len(header) % _SIZE.size)
     if len(header) > MAX_HEADER_BYTES:
         raise InvalidArgumentError(
-            f"{len(tensors)} names make a header of {len(header)} bytes, and safetensors stops at {MAX_HEADER_BYTES}. "
+            f"{len(tensors)} names need a header of {len(header)} bytes; safetensors allows {MAX_HEADER_BYTES}. "
             f"Split the file with --max-shard-size"
         )
     start = _SIZE.size + len(header)
@@ -93,25 +93,25 @@ def lay_out(tensors: dict[str, tuple[torch.dtype, Shape]]) -> tuple[bytes, dict[
 
 
 def header_size(head: bytes, file_size: int) -> int:
-    """Bytes of the header, from the first 8 of the file; DataLossError where they cannot be."""
+    """Return the size of the header from the first 8 bytes of the file; DataLossError if it is not possible."""
     if len(head) < _SIZE.size:
-        raise DataLossError(f"no safetensors file: {file_size} bytes are too few for one")
+        raise DataLossError(f"not a safetensors file: {file_size} bytes are too few for one")
     (size,) = _SIZE.unpack_from(head)
     if size > min(MAX_HEADER_BYTES, file_size - _SIZE.size):
         raise DataLossError(
-            f"no safetensors file, or one that is cut off: it claims a header of {size} bytes in a file of {file_size}"
+            f"not a safetensors file, or one that is cut off: a header of {size} bytes in a file of {file_size}"
         )
     return int(size)
 
 
 def parse_header(header: bytes, file_size: int) -> dict[str, HeaderEntry]:
-    """The tensors, in the order of the header; DataLossError unless they fill the rest of the file without a gap."""
+    """Return the tensors in header order; DataLossError unless they fill the rest of the file without a gap."""
     try:
         content = json.loads(header, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise DataLossError(f"the safetensors header is no JSON: {error}") from error
+        raise DataLossError(f"the safetensors header is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise DataLossError("the safetensors header is no JSON table")
+        raise DataLossError("the safetensors header is not a JSON object")
     content.pop(METADATA_KEY, None)
     start = _SIZE.size + len(header)
     placed = {name: _parse_entry(name, entry, start) for name, entry in content.items()}
@@ -127,11 +127,11 @@ def parse_header(header: bytes, file_size: int) -> dict[str, HeaderEntry]:
 
 def _parse_entry(name: str, entry: Any, start: int) -> HeaderEntry:
     if not isinstance(entry, dict):
-        raise DataLossError(f"tensor {quoted(name)}: its entry is no JSON table")
+        raise DataLossError(f"tensor {quoted(name)}: its entry is not a JSON object")
     word, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     sizes, bounds = _sizes(shape), _sizes(offsets)
     if not isinstance(word, str) or sizes is None or bounds is None or len(bounds) != 2:
-        raise DataLossError(f"tensor {quoted(name)}: impossible entry {str(entry)[:200]}")
+        raise DataLossError(f"tensor {quoted(name)}: invalid entry {str(entry)[:200]}")
     begin, end = bounds
     dtype = DTYPES.get(word)
     expected = end - begin if dtype is None else dtype.itemsize * element_count(sizes)
@@ -141,7 +141,7 @@ def _parse_entry(name: str, entry: Any, start: int) -> HeaderEntry:
 
 
 def _sizes(value: Any) -> Shape | None:
-    """A JSON list of sizes; None where it is none."""
+    """Return a JSON list of sizes as a tuple; None for any other value."""
     plain = isinstance(value, list) and all(type(size) is int and 0 <= size <= MAX_INT64 for size in value)
     return tuple(value) if plain else None
 
@@ -149,5 +149,5 @@ def _sizes(value: Any) -> Shape | None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise DataLossError("the safetensors header names a tensor twice")
+        raise DataLossError("the safetensors header contains a tensor twice")
     return table

@@ -1,4 +1,4 @@
-"""The file beside a converted checkpoint that keeps what the target format cannot: `model.safetensors.tfckpt.json`.
+"""The sidecar, a file with what the target of a conversion cannot hold: `model.safetensors.tfckpt.json`.
 
     {"format": "torch_tfckpt sidecar", "version": 1,
      "tensors": {
@@ -8,15 +8,15 @@
      "types": {"block/kernel": "DT_QINT8"},
      "bytes": 1670408}
 
-tensors   what is not in the files beside it. Strings: one base64 text an element, in row-major order. Others: the
-          elements in row-major order, little-endian; for types that torch lacks, the bytes as a version 2 data file has
-          them
-types     tensors that are in those files as plain numbers, and the type that they stand for: an int8 that was
-          DT_QINT8, a uint16 of an .npz that was bfloat16. "DT_..." is TensorFlow's name or number, "torch...." torch's
-bytes     size of those files, added up: a sidecar next to files of another size belongs to others
+tensors   tensors that are not in the converted files. Strings: one base64 string per element, in row-major order.
+          Others: the elements in row-major order, little-endian; for dtypes that torch does not have, the bytes of a
+          version 2 data file
+types     tensors that are in those files as plain numbers, and their original dtype: an int8 that was DT_QINT8, a
+          uint16 of an .npz that was bfloat16. "DT_..." is TensorFlow's name or number, "torch...." torch's
+bytes     total size of those files; a sidecar next to files of another size does not belong to them
 
-Names that are no UTF-8 are spelt with Python's surrogate escapes (PEP 383). Readers ignore keys that they do not know
-and refuse versions that they do not know.
+Names that are not UTF-8 are written with Python's surrogate escapes (PEP 383). Readers ignore keys and refuse versions
+that they do not know.
 """
 
 import base64
@@ -42,46 +42,46 @@ from torch_tfckpt.values import Strings, new_tensor, strings_from
 
 SUFFIX: Final = ".tfckpt.json"
 VERSION: Final = 1
-# A sidecar is read whole, and base64 text with what it stands for takes 1.75 times its size. No checkpoint is known
-# whose strings and iterators come near this; what is larger should be left out by name.
+# A sidecar is read whole, and base64 text with the decoded bytes takes 1.75 times its size. No known checkpoint has
+# strings and iterators of nearly this size; larger tensors should be excluded by name.
 MAX_BYTES: Final = 1024 * 1024 * 1024
-_HINT: Final = "Delete it to read the tensors without what it adds, or convert again."
+_HINT: Final = "Delete it to read the file without it, or convert again."
 _CHUNK: Final = 3 * 1024 * 1024  # a multiple of three bytes becomes base64 without padding
 
 
 def sidecar_of(path: str) -> str:
-    """Where the sidecar of `path` lies: a file, the prefix of a checkpoint, or the stem of sharded files."""
+    """Return the path of the sidecar of a file, of a checkpoint's prefix, or of sharded files."""
     return path + SUFFIX
 
 
 @dataclass(slots=True)
 class Sidecar:
-    """What one of them says."""
+    """Content of a sidecar."""
 
     types: dict[str, ElementType] = field(default_factory=dict)
     tensors: dict[str, tuple[TensorInfo, FileValue]] = field(default_factory=dict)
 
 
-def read_sidecar(path: str, beside: int) -> Sidecar | None:
-    """The sidecar at `path`, or None where there is none.
+def read_sidecar(path: str, data_bytes: int) -> Sidecar | None:
+    """Read the sidecar at `path`; None if there is none.
 
     Args:
-        beside: Size of the files that it lies beside, added up.
+        data_bytes: Total size of the files that it should belong to.
 
     Raises:
         DataLossError: it is damaged, or belongs to other files.
-        UnimplementedError: a later version wrote it.
+        UnimplementedError: it was written by a later version.
     """
     try:
         text = read_small(LOCAL, path, MAX_BYTES, "a sidecar", _HINT)
     except NotFoundError:
         return None
     with error_context(printable(path), _HINT):
-        return _decode(text, beside)
+        return _decode(text, data_bytes)
 
 
 class SidecarWriter:
-    """Writes one, value by value. Memory: one value and a few megabytes."""
+    """Writes a sidecar, value by value. Memory: one value and a few megabytes."""
 
     def __init__(self, path: str, types: dict[str, ElementType]) -> None:
         self._file: WritableFile = LOCAL.create(path)
@@ -91,7 +91,7 @@ class SidecarWriter:
         self._write(f'{{"format": {json.dumps(FORMAT)}, "version": {VERSION},\n "tensors": ')
 
     def add(self, name: str, info: TensorInfo, value: FileValue) -> None:
-        """One tensor that the target does not hold."""
+        """Write one tensor that the target cannot hold."""
         head = json.dumps({"dtype": info.type.code, "shape": list(info.shape)})
         self._write(f'{self._separator}\n  {json.dumps(name)}: {head[:-1]}, "base64": ')
         self._separator = ","
@@ -104,10 +104,10 @@ class SidecarWriter:
         else:
             self._write(json.dumps([base64.b64encode(element).decode("ascii") for element in value.reshape(-1)]) + "}")
 
-    def finish(self, beside: int) -> None:
-        """Ends and closes the file; `beside` as in `read_sidecar`."""
+    def finish(self, data_bytes: int) -> None:
+        """Complete and close the file; `data_bytes` as in `read_sidecar`."""
         opening = "{" if self._separator == "{" else ""
-        self._write(f'{opening}}},\n "types": {json.dumps(self._types, indent=2)},\n "bytes": {beside}}}\n')
+        self._write(f'{opening}}},\n "types": {json.dumps(self._types, indent=2)},\n "bytes": {data_bytes}}}\n')
         self.close()
 
     def close(self) -> None:
@@ -120,22 +120,22 @@ class SidecarWriter:
 
 
 def encoded_size(info: TensorInfo) -> int:
-    """About what a tensor takes in a sidecar."""
+    """Return the approximate size of a tensor in a sidecar."""
     return 200 + 4 * element_count(info.shape) * info.type.is_string + info.nbytes * 4 // 3
 
 
-def _decode(text: bytes, beside: int) -> Sidecar:
+def _decode(text: bytes, data_bytes: int) -> Sidecar:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataLossError(f"no JSON: {error}") from error
+        raise DataLossError(f"not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataLossError(f"not a sidecar: no {json.dumps(FORMAT)} in it")
+        raise DataLossError(f"not a sidecar: its format is not {json.dumps(FORMAT)}")
     if content.get("version") != VERSION:
         raise UnimplementedError(f"version {str(content.get('version'))[:20]}; this program reads version {VERSION}")
-    if content.get("bytes") != beside:
+    if content.get("bytes") != data_bytes:
         raise DataLossError(
-            f"it belongs to files of {str(content.get('bytes'))[:20]} bytes; those beside it have {beside}"
+            f"it belongs to files of {str(content.get('bytes'))[:20]} bytes; those next to it have {data_bytes}"
         )
     sidecar = Sidecar()
     for name, code in _table(content, "types"):
@@ -149,13 +149,13 @@ def _decode(text: bytes, beside: int) -> Sidecar:
 def _table(content: dict[str, Any], key: str) -> Iterator[tuple[str, Any]]:
     table = content.get(key)
     if not isinstance(table, dict):
-        raise DataLossError(f"no table {quoted(key)} in it")
+        raise DataLossError(f"it has no object {quoted(key)}")
     yield from table.items()
 
 
 def _decode_tensor(name: str, item: Any) -> tuple[TensorInfo, FileValue]:
     if not isinstance(item, dict):
-        raise DataLossError("not a table")
+        raise DataLossError("not an object")
     kind, shape = ElementType.from_code(item.get("dtype")), _decode_shape(item.get("shape"))
     encoded = item.get("base64")
     count = element_count(shape)
@@ -166,7 +166,7 @@ def _decode_tensor(name: str, item: Any) -> tuple[TensorInfo, FileValue]:
         return TensorInfo(kind, shape, sum(map(len, strings.reshape(-1)))), strings
     data = _decode_base64(encoded)
     if kind.itemsize and len(data) != count * kind.itemsize:
-        raise DataLossError(f"{len(data)} bytes are no {kind.name} of shape {list(shape)[:16]}")
+        raise DataLossError(f"{len(data)} bytes are not a {kind.name} of shape {list(shape)[:16]}")
     info = TensorInfo(kind, shape, len(data))
     if kind.dtype is not None:
         tensor = new_tensor(name, shape, kind.dtype)
@@ -180,14 +180,14 @@ def _decode_tensor(name: str, item: Any) -> tuple[TensorInfo, FileValue]:
 def _decode_shape(value: Any) -> Shape:
     plain = isinstance(value, list) and len(value) <= MAX_RANK
     if not plain or any(type(size) is not int or not 0 <= size <= MAX_INT64 for size in value):
-        raise DataLossError(f"impossible shape {str(value)[:100]}")
+        raise DataLossError(f"invalid shape {str(value)[:100]}")
     return tuple(value)
 
 
 def _decode_base64(text: Any) -> bytes:
     if not isinstance(text, str):
-        raise DataLossError("base64 text expected")
+        raise DataLossError("not a base64 string")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise DataLossError(f"broken base64: {error}") from error
+        raise DataLossError(f"invalid base64: {error}") from error

@@ -1,4 +1,4 @@
-"""A source and its sidecar file, which has the tensors and types that the format cannot hold."""
+"""A file together with its sidecar, which has the tensors and dtypes that the format cannot hold."""
 
 from collections.abc import Iterable, Mapping
 
@@ -12,23 +12,25 @@ from torch_tfckpt.text import printable, quoted
 
 
 class SidecarSource:
-    """`source` and what `sidecar`, read from `sidecar_path`, adds to it.
+    """The tensors of `source` and those of `sidecar`, which was read from `sidecar_path`.
 
     Raises:
-        DataLossError: the sidecar speaks of tensors that are not there, are there already, or are of another size.
+        DataLossError: the sidecar names a tensor that is missing in `source`, is in both, or has another size.
     """
 
     def __init__(self, source: TensorSource, sidecar: Sidecar, sidecar_path: str) -> None:
         self._source, self._sidecar, self._sidecar_path = source, sidecar, sidecar_path
         held = set(source.names())
         for name in sidecar.tensors.keys() & held:
-            raise DataLossError(f"{printable(sidecar_path)}: tensor {quoted(name)} is in {printable(source.path)} too")
+            raise DataLossError(f"{printable(sidecar_path)}: tensor {quoted(name)} is also in {printable(source.path)}")
         for name, kind in sidecar.types.items():
             if name not in held:
                 raise DataLossError(f"{printable(sidecar_path)}: no tensor {quoted(name)} in {printable(source.path)}")
             plain = source.info(name).type
             if kind.dtype is None or plain.dtype is None or kind.itemsize != plain.itemsize:
-                raise DataLossError(f"{printable(sidecar_path)}: tensor {quoted(name)} is {plain.name}, no {kind.name}")
+                raise DataLossError(
+                    f"{printable(sidecar_path)}: tensor {quoted(name)} is {plain.name}, not {kind.name}"
+                )
 
     @property
     def path(self) -> str:
@@ -74,6 +76,6 @@ class SidecarSource:
 
 
 def _as_type(value: FileValue, dtype: torch.dtype | None) -> FileValue:
-    """The same bits as another dtype of the same width."""
+    """Reinterpret the bits as another dtype of the same width."""
     assert isinstance(value, torch.Tensor) and dtype is not None, "checked on opening"
     return value if value.dtype == dtype else value.view(dtype)

@@ -1,4 +1,4 @@
-"""A zip archive of uncompressed members, written piece by piece, each member's bytes aligned for mapping.
+"""Write zip archives of uncompressed members piece by piece, with the bytes of each member aligned for mapping.
 
 .pt and .npz files are such archives.
 """
@@ -12,12 +12,12 @@ from torch_tfckpt.foreign_files.values import TensorInfo
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.storage.publication import Publication
 
-_ALIGNMENT: Final = 64  # torch's .storage_alignment; numpy's arrays begin at such multiples inside a member
+_ALIGNMENT: Final = 64  # torch's .storage_alignment; numpy aligns arrays inside a member to the same multiple
 _LOCAL_HEADER: Final = 30  # bytes before a member's name (APPNOTE.TXT 4.3.7)
 _ZIP64_EXTRA: Final = 20  # what zipfile adds to the header of a member opened with force_zip64
 _PADDING_TAG: Final = b"FB"  # the extra field that torch pads with
-_WRITE_BYTES: Final = 1024 * 1024  # a piece that is still in the cache when it is written after it was summed
-_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # no clock: the same tensors give the same file
+_WRITE_BYTES: Final = 1024 * 1024  # small enough to stay in the CPU cache between checksum and write
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # a fixed time, so that the same tensors give the same file
 
 MAX_NAME_BYTES: Final = 60_000  # a member's name has 16 bits for its length
 
@@ -29,11 +29,11 @@ class StoredZip:
         self._zip = zipfile.ZipFile(path, "x", zipfile.ZIP_STORED, allowZip64=True)
 
     def add(self, name: str, pieces: Iterable[Buffer]) -> None:
-        """One member: `pieces`, one behind the other."""
+        """Write one member: `pieces`, back to back."""
         info = zipfile.ZipInfo(name, _EPOCH)
         begin = self._end() + _LOCAL_HEADER + len(name.encode()) + _ZIP64_EXTRA + len(_padding(0))
         info.extra = _padding(-begin % _ALIGNMENT)
-        # Always with 64-bit sizes, so that the size of the header, and with it the padding, is known beforehand.
+        # Always 64-bit sizes, so that the size of the header, and with it the padding, is known in advance.
         with self._zip.open(info, "w", force_zip64=True) as member:
             for piece in pieces:
                 view = memoryview(piece)
@@ -41,7 +41,7 @@ class StoredZip:
                     member.write(view[at : at + _WRITE_BYTES])
 
     def close(self) -> None:
-        """Ends the archive with its directory."""
+        """Write the directory of the archive and close it."""
         self._zip.close()
 
     def _end(self) -> int:
@@ -51,7 +51,7 @@ class StoredZip:
 
 
 class ZipSink:
-    """A target that is one archive; what its members are is the subclass's. Memory: none beyond the values given."""
+    """Base of the writers whose target is one archive. Memory: none beyond the values given."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -60,7 +60,7 @@ class ZipSink:
 
     @property
     def archive(self) -> StoredZip:
-        """REQUIRES: open."""
+        """The archive; call `open` first."""
         assert self._zip is not None, "not open"
         return self._zip
 
@@ -88,7 +88,7 @@ def _padding(size: int) -> bytes:
 
 
 def can_name_member(name: str) -> bool:
-    """Whether a member can be called so: zipfile cuts at a null character and takes no lone surrogates."""
+    """Whether a member can have this name: zipfile cuts it at a null character and refuses lone surrogates."""
     try:
         return 0 < len(name.encode()) <= MAX_NAME_BYTES and "\0" not in name
     except UnicodeEncodeError:

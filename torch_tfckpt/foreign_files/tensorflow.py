@@ -1,6 +1,6 @@
-"""TensorFlow checkpoints as one format among the others: read in any version, written as version 2.
+"""TensorFlow checkpoints as one of the formats of conversion: read in any version, written as version 2.
 
-A checkpoint is written with one shard and its tensors sorted by name, as tf.train.Saver does.
+A checkpoint is written with one data file and its tensors sorted by name, like tf.train.Saver does.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ from torch_tfckpt.text import quoted
 
 
 class CheckpointSource:
-    """The tensors of a checkpoint of either version; partitioned ones whole. Opening: as CheckpointReader."""
+    """The tensors of a checkpoint of either version, partitioned ones joined. Raises the errors of CheckpointReader."""
 
     def __init__(self, path: str) -> None:
         self.reader = CheckpointReader(path)
@@ -52,7 +52,7 @@ class CheckpointSource:
                 data = self.reader.get_stored_bytes(name)
                 values[name] = StoredBytes(self.reader.dtype(name), self.reader.shape(name), data)
         except InvalidArgumentError as error:
-            # The names are the checkpoint's own, so what is wrong (slices that leave holes) is wrong in the file.
+            # The names come from the checkpoint itself, so the file is wrong: its slices leave holes, for example.
             raise DataLossError(str(error)) from error
         return {name: values[name] for name in wanted}
 
@@ -85,7 +85,7 @@ def _size(path: str) -> int:
 
 
 class CheckpointSink:
-    """Writes `path`, a prefix."""
+    """Writes a checkpoint under the prefix `path`."""
 
     format = "TensorFlow checkpoint, version 2"
 
@@ -136,7 +136,7 @@ class CheckpointSink:
 
 
 def _stored(name: str, value: FileValue) -> tuple[bytes, int, Shape]:
-    """The bytes of a value that is no tensor, the masked checksum that belongs to them, and its shape."""
+    """Return the bytes of a value that is not a tensor, their masked checksum, and the shape."""
     if not isinstance(value, StoredBytes):
         assert not isinstance(value, torch.Tensor)
         return *encode_strings(list(value.reshape(-1))), value.shape
@@ -144,12 +144,12 @@ def _stored(name: str, value: FileValue) -> tuple[bytes, int, Shape]:
         return value.data, crc32c.mask(crc32c.value(value.data)), value.shape
     stored, checksum = encode_variants(_messages(name, value))
     if stored != value.data:
-        raise DataLossError(f"tensor {quoted(name)}: its variants do not agree with their own checksums")
+        raise DataLossError(f"tensor {quoted(name)}: its variants do not match their checksums")
     return stored, checksum, value.shape
 
 
 def _messages(name: str, value: StoredBytes) -> list[bytes]:
-    """The messages in the stored bytes of a variant tensor."""
+    """Return the messages in the stored bytes of a variant tensor."""
     messages: list[bytes] = []
     at = 0
     for _ in range(element_count(value.shape)):
@@ -157,5 +157,5 @@ def _messages(name: str, value: StoredBytes) -> list[bytes]:
         if size > len(value.data) - at:
             raise DataLossError(f"tensor {quoted(name)}: a variant of {size} bytes in {len(value.data)}")
         messages.append(value.data[at : at + size])
-        at += size + 4  # behind the message lies its checksum
+        at += size + 4  # its checksum comes after the message
     return messages

@@ -1,4 +1,4 @@
-"""What passes between two formats: an element type, what is known of a tensor before it is read, and its value."""
+"""Tensors on their way between two formats: element type, shape and size, and value."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,8 @@ from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Strings
 
-# Small tensors travel together, up to so many bytes: enough to keep the threads busy, an eighth of the memory that a
-# conversion may take beside its largest tensor.
+# Small tensors are copied together, up to this many bytes: enough to keep the threads busy, and an eighth of the memory
+# that a conversion may take in addition to its largest tensor.
 BATCH_BYTES: Final = 32 * 1024 * 1024
 _NUMBERED: Final = re.compile(r"DT_(\d{1,9})")
 _TORCH_NAME: Final = re.compile(r"torch\.([a-z0-9_]+)")
@@ -23,7 +23,7 @@ _CAST_ELEMENTS: Final = 1024 * 1024  # a chunk of 8 MiB at most, still in the ca
 
 
 class StoredBytes(NamedTuple):
-    """A value that torch cannot hold: its bytes as they lie in a version 2 data file."""
+    """A value that torch cannot hold, as the bytes of a version 2 data file."""
 
     dtype: DataType
     shape: Shape
@@ -34,7 +34,7 @@ FileValue = torch.Tensor | Strings | StoredBytes
 
 
 class ElementType(NamedTuple):
-    """Torch's and TensorFlow's word for the type of an element; one of the two may be missing."""
+    """Torch's and TensorFlow's dtype of an element; one of the two may be missing."""
 
     dtype: torch.dtype | None  # None: strings, or bytes of a type that torch lacks
     tensorflow: DataType | None  # None: TensorFlow has no such type
@@ -50,7 +50,7 @@ class ElementType(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether torch's dtype alone says it all: false for quantized types and those of less than a byte."""
+        """Whether torch's dtype alone determines the type; not so for quantized types and types below one byte."""
         return self.dtype is not None and STORED_AS.get(self.dtype) == self.tensorflow
 
     @property
@@ -59,14 +59,14 @@ class ElementType(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people: torch's word where it is exact, otherwise TensorFlow's."""
+        """Name for people: torch's if that is exact, otherwise TensorFlow's."""
         if self.tensorflow is not None:
             return self.tensorflow.dtype_name
         return "unknown" if self.dtype is None else str(self.dtype).removeprefix("torch.")
 
     @property
     def itemsize(self) -> int:
-        """Bytes per element; 0 where it is not fixed, or not known."""
+        """Bytes per element; 0 if not fixed or not known."""
         if self.dtype is not None:
             return self.dtype.itemsize
         return 0 if self.tensorflow is None else self.tensorflow.itemsize
@@ -81,7 +81,7 @@ class ElementType(NamedTuple):
 
     @classmethod
     def from_code(cls, code: object) -> Self:
-        """DataLossError for anything that `code` does not give."""
+        """The inverse of `code`; DataLossError for any other string."""
         if isinstance(code, str):
             if code in DataType.__members__:
                 return cls.of_tensorflow(DataType[code])
@@ -103,14 +103,14 @@ class TensorInfo(NamedTuple):
     parts: int = 0  # stored slices of a partitioned tensor
 
     def cast(self, dtype: torch.dtype | None) -> "TensorInfo":
-        """The same tensor after `--dtype`: floating-point tensors change, all others stay."""
+        """The tensor after conversion to `dtype`, which changes floating-point tensors only."""
         if dtype is None or self.type.dtype is None or not self.type.dtype.is_floating_point:
             return self
         return self._replace(type=ElementType.of_torch(dtype), nbytes=element_count(self.shape) * dtype.itemsize)
 
 
 def batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """The names in their order, so many at a time as make BATCH_BYTES; a larger tensor comes alone."""
+    """Yield the names in order, in groups of at most BATCH_BYTES; a larger tensor is a group of its own."""
     batch: list[str] = []
     filled = 0
     for name, size in sizes.items():
@@ -124,10 +124,10 @@ def batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
 
 
 def cast_floating(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`tensor` as `dtype`. REQUIRES: contiguous host memory that nobody else uses; it may be overwritten.
+    """Return `tensor` as `dtype`. It must own contiguous host memory, which may be overwritten.
 
-    In a huge tensor a narrower element goes where a wider one was, front to back, without a second copy. Smaller
-    ones get new memory, since the result would keep all of the old alive; so do wider elements.
+    A huge tensor is narrowed in place, front to back, without a second copy. Smaller tensors get new memory, since the
+    result would keep all of the old memory alive; so do conversions to a wider dtype.
     """
     if tensor.numel() * tensor.dtype.itemsize <= _CAST_IN_PLACE_BYTES or dtype.itemsize > tensor.dtype.itemsize:
         return tensor.to(dtype)
@@ -139,17 +139,17 @@ def cast_floating(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def dtype_named(text: str) -> torch.dtype:
-    """A floating-point dtype from its torch name, or from the short one of people: bf16, fp16, half, fp32.
+    """Return the floating-point dtype of a name: torch's, or one of bf16, fp16, half, fp32, fp64.
 
     Raises:
-        InvalidArgumentError: it is none.
+        InvalidArgumentError: there is no such floating-point dtype.
     """
     short = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "fp64": "float64"}
     name = short.get(text.lower(), text.lower()).removeprefix("torch.")
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise InvalidArgumentError(
-            f"dtype {quoted(text)}: not a floating-point type. Known are float64, float32, float16, bfloat16 and the "
-            f"float8 types of torch"
+            f"dtype {quoted(text)}: not a floating-point type. Use float64, float32, float16, bfloat16 or one of "
+            f"torch's float8 types"
         )
     return dtype

@@ -1,7 +1,7 @@
 """Kinds of files, and what to tell a person who has one.
 
 `recognise.recognise` finds the kind of a file from its bytes. This table has the words: what the file is, and what
-reads it. Change a text here when the package learns to read another kind.
+reads it. Change a sentence here when the package learns to read another kind.
 """
 
 import enum
@@ -133,7 +133,7 @@ class FileKind(enum.Enum):
     ZSTANDARD = "a file compressed with zstd", "Unpack it: unzstd FILE, or tar xf FILE. Then name the result"
     SEVEN_ZIP = "a 7z archive", "Unpack it: 7z x FILE. Then name a checkpoint in it"
     # Text.
-    LFS_POINTER = "a git-lfs pointer, not the file itself", "Run `git lfs pull` where it came from"
+    LFS_POINTER = "a git-lfs pointer, not the file itself", "Run `git lfs pull` in its repository"
     HTML = (
         "an HTML page, such as the login or error page of a failed download",
         "Open it in a browser to see what it says, and download the file again",
@@ -158,7 +158,7 @@ _MAY_BE_CHECKPOINTS: Final = frozenset(
     }
 )  # fmt: skip
 
-# What the ending of a name promises, where it is always the same.
+# Endings of names that always promise the same kind.
 _ENDINGS: Final = {
     ".safetensors": FileKind.SAFETENSORS,
     ".pt": FileKind.TORCH,

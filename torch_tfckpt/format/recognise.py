@@ -36,7 +36,7 @@ _TAIL: Final = 4096
 _MAX_PARSED: Final = 1024 * 1024  # bytes of a header or a directory that is parsed whole
 
 # Magic numbers of six bytes and more; and of four with which no table begins: a table begins with the sizes of its
-# first key, 00 00, or, where it is compressed, with a size and then a literal, which has zeros in its two lowest bits.
+# first key, 00 00, or, if it is compressed, with a size and then a literal, which has zeros in its two lowest bits.
 _SIGNATURES: Final = (
     (b"7z\xbc\xaf\x27\x1c", FileKind.SEVEN_ZIP),
     (b"\xfd7zXZ\0", FileKind.XZ),

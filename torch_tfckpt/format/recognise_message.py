@@ -49,7 +49,7 @@ class _MessagePart(NamedTuple):
 
 
 def message_kind(read: Callable[[int, int], bytes], size: int) -> FileKind | None:
-    """Return the kind of a binary message; None if it is none of those above."""
+    """Return the kind of a binary message; None for any other bytes."""
     parts = _first_parts(read, size)
     if not parts:
         return None

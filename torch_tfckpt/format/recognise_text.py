@@ -37,7 +37,7 @@ _PAGE: Final = re.compile(r"<(?:!doctype html|html|head|body)\b", re.IGNORECASE)
 
 
 def looks_like_text(content: bytes) -> bool:
-    """Return whether the file begins with characters that a text may hold."""
+    """Return whether the file begins without control characters, like text."""
     return _NOT_TEXT.search(content, 0, _HEAD) is None
 
 
@@ -48,7 +48,7 @@ def first_name(text: bytes) -> str:
 
 
 def as_text(head: bytes, tail: bytes, size: int) -> str | None:
-    """Return the beginning of a text file; None if it is none: not UTF-8, or control characters in head or tail."""
+    """Return the beginning of a text file; None if it is not UTF-8 or has control characters in head or tail."""
     if _NOT_TEXT.search(head) or _NOT_TEXT.search(tail):
         return None
     try:
@@ -80,7 +80,7 @@ def text_kind(text: str, content: bytes | None) -> FileKind:
 
 
 def _json_kind(begin: str, content: bytes | None) -> FileKind:
-    """By the keys of the outermost object; where it is too large to be parsed, by all keys at its beginning."""
+    """By the keys of the outermost object; if the file is too large to be parsed, by all keys at its beginning."""
     if content is None:
         keys, parsed = set(_KEY.findall(begin)), None
     else:
@@ -102,7 +102,7 @@ def _json_kind(begin: str, content: bytes | None) -> FileKind:
 
 
 def _parsed(content: bytes) -> Any:
-    """The value of a JSON text; None where it is none."""
+    """The value of a JSON document; None if it is not valid."""
     try:
         return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):
