@@ -1,4 +1,4 @@
-"""Marker: from its creation to its end a save can be told from what a killed one left."""
+"""Marker: distinguishes a running save from what a killed one left."""
 
 from pathlib import Path
 from typing import cast
@@ -16,8 +16,8 @@ def only_file(folder: Path) -> str:
     return str(path)
 
 
-def test_a_marker_is_named_like_an_unfinished_index_and_in_use(tmp_path: Path) -> None:
-    """It bears the number that all files of the save bear."""
+def test_a_marker_is_named_like_a_temporary_index_and_in_use(tmp_path: Path) -> None:
+    """Its name contains the number that is in the names of all files of the save."""
     marker = Marker(LOCAL, str(tmp_path / "m-1"))
     temporary = parse_temporary_name(only_file(tmp_path))
     assert temporary == (str(tmp_path / "m-1.index"), marker.save)
@@ -26,7 +26,7 @@ def test_a_marker_is_named_like_an_unfinished_index_and_in_use(tmp_path: Path) -
 
 
 def test_a_clean_end_leaves_nothing(tmp_path: Path) -> None:
-    """Ending twice is fine, whatever is said the second time."""
+    """It can be ended twice, with any arguments the second time."""
     marker = Marker(LOCAL, str(tmp_path / "m"))
     marker.end(clean=True)
     assert list(tmp_path.iterdir()) == []
@@ -34,8 +34,8 @@ def test_a_clean_end_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_end_that_is_not_clean_leaves_a_sign(tmp_path: Path) -> None:
-    """The file stays, in use by nobody, for the next save to clear up; a clean end does not take it back."""
+def test_an_unclean_end_leaves_the_file(tmp_path: Path) -> None:
+    """The file stays, not in use, so that the next save cleans up; a later clean end does not remove it."""
     marker = Marker(LOCAL, str(tmp_path / "m"))
     marker.end(clean=False)
     marker.end(clean=True)
@@ -43,7 +43,7 @@ def test_an_end_that_is_not_clean_leaves_a_sign(tmp_path: Path) -> None:
 
 
 def test_the_file_is_removed_before_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the two somebody else would take the files of a save that is being ended for leftovers."""
+    """Otherwise another process might take this save's files for leftovers in between."""
     marker = Marker(LOCAL, str(tmp_path / "m"))
     path = only_file(tmp_path)
     used: list[bool] = []
@@ -58,8 +58,8 @@ def test_the_file_is_removed_before_it_is_closed(tmp_path: Path, monkeypatch: py
     assert used == [True] and not Path(path).exists()
 
 
-def test_a_file_that_cannot_be_removed_is_closed_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an error, and with Ctrl-C, which comes out."""
+def test_a_file_that_cannot_be_removed_is_still_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error and after Ctrl-C, which is raised."""
     for error in (OSError, KeyboardInterrupt):
         marker = Marker(LOCAL, str(tmp_path / error.__name__))
         path = next(str(path) for path in tmp_path.iterdir() if path.name.startswith(error.__name__))
@@ -77,8 +77,8 @@ def test_a_file_that_cannot_be_removed_is_closed_all_the_same(tmp_path: Path, mo
         assert not LOCAL.in_use(path)
 
 
-def test_where_files_appear_whole_there_is_none() -> None:
-    """Object stores: nothing is temporary there, and nobody can tell what is in use."""
+def test_object_stores_have_no_marker() -> None:
+    """Nothing is temporary there, and use cannot be detected."""
 
     class Objects:
         renames = False
@@ -86,7 +86,7 @@ def test_where_files_appear_whole_there_is_none() -> None:
     Marker(cast(Storage, Objects()), "memory://m").end(clean=True)
 
 
-def test_remove_says_whether_it_could(tmp_path: Path) -> None:
-    """Also of what is not there; never an error."""
+def test_remove_returns_whether_it_succeeded(tmp_path: Path) -> None:
+    """Also for missing files; it never raises."""
     assert remove(LOCAL, str(tmp_path / "none"))
     assert not remove(LOCAL, str(tmp_path))

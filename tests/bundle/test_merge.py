@@ -1,4 +1,4 @@
-"""merge_bundles, case by case after FORMATS 2.7 and tensor_bundle_test.cc."""
+"""merge_bundles, case by case from TensorFlow's tensor_bundle_test.cc."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +36,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def test_all_tensors_of_both(tmp_path: Path) -> None:
-    """CASES 117. foo_000..003 and bar_000..003 end up in one checkpoint with the right values."""
+    """CASES 117. foo_000..003 and bar_000..003 are in the merged checkpoint, with the right values."""
     sources = [
         write(tmp_path / name, *(whole(f"{name}_{i:03d}", i + offset) for i in range(4)))
         for name, offset in (("foo", 0), ("bar", 10))
@@ -48,7 +48,7 @@ def test_all_tensors_of_both(tmp_path: Path) -> None:
 
 
 def test_directory_structure(tmp_path: Path) -> None:
-    """CASES 126. Merging one is a rename; merging two numbers their data files in the order given."""
+    """CASES 126. Merging one checkpoint renames it; merging two numbers their data files in the given order."""
     one = write(tmp_path / "worker0", whole("a"))
     assert set(files(tmp_path)) == {"worker0.index", "worker0.data-00000-of-00001"}
     merge_bundles(LOCAL, [one], str(tmp_path / "another"))
@@ -58,8 +58,8 @@ def test_directory_structure(tmp_path: Path) -> None:
     assert set(files(tmp_path)) == {"merged.index", "merged.data-00000-of-00002", "merged.data-00001-of-00002"}
 
 
-def test_emptied_directories_go(tmp_path: Path) -> None:
-    """FORMATS 2.8. The directory that held only the parts is removed; one with anything else in it stays."""
+def test_empty_directories_are_removed(tmp_path: Path) -> None:
+    """The directory is removed if it contained only the parts; otherwise it stays."""
     for directory in ("parts", "kept"):
         (tmp_path / directory).mkdir()
     (tmp_path / "kept" / "other").write_text("x")
@@ -70,7 +70,7 @@ def test_emptied_directories_go(tmp_path: Path) -> None:
 
 
 def test_slices_of_one_tensor_from_two_sources(tmp_path: Path) -> None:
-    """CASES 133 (iii). The lists of slices are joined in merge order, and the tensor reads whole."""
+    """CASES 133 (iii). The lists of slices are concatenated in merge order, and the tensor reads as a whole."""
     sources = [write(tmp_path / "p0", rows("w", 2)), write(tmp_path / "p1", rows("w", 0))]
     merge_bundles(LOCAL, sources, str(tmp_path / "all"))
     with tfckpt.load_checkpoint(tmp_path / "all") as reader:
@@ -90,7 +90,7 @@ def test_slices_of_one_tensor_from_two_sources(tmp_path: Path) -> None:
     ids=["whole whole", "whole slice", "slice whole", "same slice", "other shape"],
 )
 def test_refusals_leave_the_sources_untouched(tmp_path: Path, first: Add, second: Add, text: str) -> None:
-    """CASES 133. What cannot be merged is named, and every file is as it was."""
+    """CASES 133. The error names what cannot be merged, and no file is changed."""
     sources = [write(tmp_path / "p0", first), write(tmp_path / "p1", second)]
     before = files(tmp_path)
     with pytest.raises(tfckpt.InvalidArgumentError, match=text):
@@ -99,7 +99,7 @@ def test_refusals_leave_the_sources_untouched(tmp_path: Path, first: Add, second
 
 
 def test_missing_sources(tmp_path: Path) -> None:
-    """CASES 133. A missing source stops the merge, or is passed over; with none left there is nothing to merge."""
+    """CASES 133. A missing source stops the merge, or is skipped; if none exists there is nothing to merge."""
     source, gone = write(tmp_path / "p0", whole("a")), str(tmp_path / "gone")
     with pytest.raises(
         tfckpt.InvalidArgumentError, match=r"allow_missing_files was set to false and .*gone\.index did"
@@ -112,7 +112,7 @@ def test_missing_sources(tmp_path: Path) -> None:
 
 
 def test_a_source_without_its_data(tmp_path: Path) -> None:
-    """A source whose data file is missing is found before anything is moved."""
+    """A missing data file is detected before anything is moved."""
     sources = [write(tmp_path / "p0", whole("a")), write(tmp_path / "p1", whole("b"))]
     (tmp_path / "p1.data-00000-of-00001").unlink()
     before = files(tmp_path)
@@ -123,7 +123,7 @@ def test_a_source_without_its_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("others", [(), ("other",)], ids=["alone", "with another"])
 def test_merging_onto_one_of_the_sources(tmp_path: Path, others: tuple[str, ...]) -> None:
-    """TensorFlow destroys the checkpoint here (its own index is deleted at the end). Ours holds everything."""
+    """TensorFlow destroys the checkpoint here (it deletes its own index at the end). Ours contains everything."""
     base = write(tmp_path / "base", whole("a", 1.0))
     sources = [base, *(write(tmp_path / name, whole(name, 2.0)) for name in others)]
     merge_bundles(LOCAL, sources, base)
@@ -133,7 +133,7 @@ def test_merging_onto_one_of_the_sources(tmp_path: Path, others: tuple[str, ...]
 
 
 def test_merging_over_an_older_checkpoint(tmp_path: Path) -> None:
-    """The target's older data files, of another count, are gone afterwards; the new ones bear their usual names."""
+    """The target's older data files, with a different count, are removed; the new ones get their usual names."""
     target = write(tmp_path / "all", whole("old"), num_shards=3)
     merge_bundles(LOCAL, [write(tmp_path / "p0", whole("a")), write(tmp_path / "p1", whole("b"))], target)
     assert set(tfckpt.load_file(target)) == {"a", "b"}

@@ -1,4 +1,4 @@
-"""BundleReader and BundleWriter, case by case after tensor_bundle_test.cc."""
+"""BundleReader and BundleWriter, case by case from TensorFlow's tensor_bundle_test.cc."""
 
 import os
 import threading
@@ -31,7 +31,7 @@ BASIC_TYPES = [
 
 
 def same(value: Value, expected: Value) -> bool:
-    """Both tensors, of one shape and equal elements."""
+    """Return whether both tensors have the same shape and elements."""
     return isinstance(value, torch.Tensor) and isinstance(expected, torch.Tensor) and torch.equal(value, expected)
 
 
@@ -49,7 +49,7 @@ def write(prefix: Path, tensors: dict[str, torch.Tensor], dtype: DataType | None
 
 
 def rewrite_index(prefix: str, change: "dict[bytes, bytes]") -> None:
-    """Replaces values of the index, its checksums made good."""
+    """Replace values in the index, with correct checksums."""
     path = Path(f"{prefix}.index")
     data = path.read_bytes()
     entries = dict(Table(lambda at, size: data[at : at + size], len(data)).items())
@@ -78,7 +78,7 @@ def reader_of() -> Iterator["type[BundleReader]"]:
 
 @pytest.mark.parametrize("dtype", BASIC_TYPES, ids=lambda dtype: dtype.name)
 def test_basic(tmp_path: Path, dtype: DataType) -> None:
-    """CASES 116. Names come out sorted whatever the order they went in; dtype, shape and every value are kept."""
+    """CASES 116. Names are sorted, whatever the order they were added in; dtype, shape and values are kept."""
     tensors = {f"foo_{i:03d}": constant(i % 2, dtype) for i in (3, 0, 2, 1)}
     prefix = write(tmp_path / "foo", tensors, dtype)
     with BundleReader(LOCAL, prefix) as reader:
@@ -91,7 +91,7 @@ def test_basic(tmp_path: Path, dtype: DataType) -> None:
 
 @pytest.mark.parametrize("dtype", [t for t in BASIC_TYPES if ELEMENTS[t].swap > 1], ids=lambda dtype: dtype.name)
 def test_big_endian_files(tmp_path: Path, dtype: DataType) -> None:
-    """CASES 119. Data of a big-endian writer under a header that says so: the same values, whole, sliced and mapped."""
+    """CASES 119. Big-endian data with a big-endian header: the same values, whole, sliced and mapped."""
     torch_dtype = ELEMENTS[dtype].torch
     assert torch_dtype is not None
     tensor = torch.frombuffer(bytearray(os.urandom(24 * torch_dtype.itemsize)), dtype=torch_dtype).reshape(4, 6)
@@ -109,7 +109,7 @@ def test_big_endian_files(tmp_path: Path, dtype: DataType) -> None:
 
 
 def test_big_endian_strings(tmp_path: Path) -> None:
-    """CASES 119; FORMATS 2.5. Lengths are summed big-endian, and their checksum is stored so."""
+    """CASES 119. Lengths are checksummed, and their checksum is stored, in big-endian order."""
     elements = [b"hello", b"", b"x01"]
     lengths = np.array([5, 0, 3], dtype=">u4")
     running = crc32c.value(lengths.tobytes())
@@ -130,7 +130,7 @@ def test_big_endian_strings(tmp_path: Path) -> None:
 
 
 def test_swapping_known_words() -> None:
-    """CASES 118. Words of both widths, and both halves of a complex number, each by itself."""
+    """CASES 118. Words of both widths, and both halves of a complex number separately."""
     for dtype, before, after in [
         (torch.int16, ["1de5", "d017", "f1ea", "c0a1"], ["e51d", "17d0", "eaf1", "a1c0"]),
         (torch.int32, ["0ddba115", "f01dab1e"], ["15a1db0d", "1eab1df0"]),
@@ -145,7 +145,7 @@ def test_swapping_known_words() -> None:
 
 
 class TestPartitioned:
-    """CASES 120. A [5,10] float tensor in the slices "-:0,1" of zeros and "-:1,9" of ones."""
+    """CASES 120. A [5,10] float tensor stored as slice "-:0,1" with zeros and slice "-:1,9" with ones."""
 
     @pytest.fixture
     def prefix(self, tmp_path: Path) -> str:
@@ -171,12 +171,12 @@ class TestPartitioned:
          ("1,2:0,2", torch.tensor([[0.0, 1.0]] * 2)), ("0,5:1,9", torch.ones(5, 9))],
     )  # fmt: skip
     def test_slices(self, prefix: str, spec: str, expected: torch.Tensor) -> None:
-        """A slice that cuts both stored ones, one that lies inside one, and the stored ones themselves."""
+        """A slice across both stored ones, one inside a stored one, and the stored ones themselves."""
         with tfckpt.load_checkpoint(prefix) as reader:
             assert same(reader.read_slice("foo", TensorSlice.parse(spec)), expected)
 
     def test_out_with_any_strides(self, prefix: str) -> None:
-        """Parts are put together right inside `out`, contiguous or not."""
+        """Parts are assembled directly in `out`, contiguous or not."""
         with tfckpt.load_checkpoint(prefix) as reader:
             expected = reader.get_tensor("foo")
             for out in (torch.empty(5, 10), torch.empty(10, 5).t(), torch.empty(5, 20)[:, ::2]):
@@ -186,7 +186,7 @@ class TestPartitioned:
 
 @pytest.mark.parametrize("stored", ["-:-", "0,5:0,10"])
 def test_equivalent_slices(tmp_path: Path, stored: str) -> None:
-    """CASES 121. A slice that covers everything, however spelt, is a whole tensor, and reads under either spelling."""
+    """CASES 121. A slice that covers everything, in any spelling, is a whole tensor and readable in both spellings."""
     tensor = torch.arange(50.0).reshape(5, 10)
     with BundleWriter(LOCAL, str(tmp_path / "foo")) as writer:
         writer.add_slice("no_extents", (5, 10), TensorSlice.parse(stored), tensor)
@@ -212,7 +212,7 @@ def test_non_standard_shapes(tmp_path: Path, dtype: DataType) -> None:
 
 
 def test_strings_of_the_old_format(golden: Path) -> None:
-    """CASES 123. Lengths as 32-bit varints, as in files of 2017; the values are those that scripts/golden stored."""
+    """CASES 123. Lengths as 32-bit varints, as in files of 2017; the values are those stored by scripts/golden."""
     values = tfckpt.load_file(golden / "strings-of-2017" / "foo")
     strings = {name: value.tolist() for name, value in values.items() if isinstance(value, np.ndarray)}
     assert strings == {"word": [b"tensor"], "empty": [b""], "words": [b"first", b"", b"\0\xff", b"m" * 700]}
@@ -220,7 +220,7 @@ def test_strings_of_the_old_format(golden: Path) -> None:
 
 
 def test_strings(tmp_path: Path) -> None:
-    """CASES 124. Empty ones, short ones, and one of 32 MiB; names are listed sorted."""
+    """CASES 124. Empty, short, and one of 32 MiB; names are listed sorted."""
     big = b"c" * (1 << 25)
     tensors: dict[str, WritableValue] = {
         "string_tensor": np.array([b""], dtype=object),
@@ -241,7 +241,7 @@ def test_strings(tmp_path: Path) -> None:
 
 @pytest.mark.heavy
 def test_a_string_longer_than_32_bits(tmp_path: Path) -> None:
-    """CASES 124. A string of 2**32 bytes: its length is summed as 64 bits."""
+    """CASES 124. A string of 2**32 bytes: its length is checksummed as 64 bits."""
     tfckpt.save_file({"s": b"d" * (1 << 32)}, tmp_path / "foo")
     with tfckpt.load_checkpoint(tmp_path / "foo") as reader:
         assert reader.check().good == ["s"]
@@ -249,9 +249,9 @@ def test_a_string_longer_than_32_bits(tmp_path: Path) -> None:
         assert len(element) == 1 << 32
 
 
-def test_errors_of_the_writer(tmp_path: Path) -> None:
-    """CASES 127. A name twice; finishing twice; adding after the end. The failed writer leaves nothing behind."""
-    with pytest.raises(tfckpt.InvalidArgumentError, match='duplicate key: "foo" was added before'):
+def test_writer_errors(tmp_path: Path) -> None:
+    """CASES 127. A duplicate name, finishing twice, adding after the end. A failed writer leaves no files."""
+    with pytest.raises(tfckpt.InvalidArgumentError, match='duplicate key: "foo" was already added'):
         with BundleWriter(LOCAL, str(tmp_path / "dup")) as writer:
             writer.add("foo", torch.ones(2))
             writer.add("foo", torch.ones(3))
@@ -268,13 +268,13 @@ def test_errors_of_the_writer(tmp_path: Path) -> None:
 
 
 def test_a_missing_prefix(tmp_path: Path) -> None:
-    """CASES 127. Nothing there: not found, and the file that was looked for is named."""
+    """CASES 127. NotFoundError that names the missing file."""
     with pytest.raises(tfckpt.NotFoundError, match=r"nothing\.index: no such file"):
         BundleReader(LOCAL, str(tmp_path / "nothing"))
 
 
 class TestSlicesOfTheWriter:
-    """What TensorFlow accepts, aborts on, or finds out on reading, is refused when it is added."""
+    """What TensorFlow accepts, aborts on, or only detects on reading, is refused when it is added."""
 
     def test_shape_of_the_slice(self, tmp_path: Path) -> None:
         with pytest.raises(tfckpt.InvalidArgumentError, match=r"does not match the shape of the tensor to  save"):
@@ -312,7 +312,7 @@ class TestSlicesOfTheWriter:
 
 
 class TestChecksum:
-    """CASES 128. Every byte of the data file, flipped, is found."""
+    """CASES 128. Every flipped byte of the data file is detected."""
 
     def flip(self, path: Path, at: int) -> None:
         data = bytearray(path.read_bytes())
@@ -334,7 +334,7 @@ class TestChecksum:
                 assert [damage.name for damage in reader.check().damage] == ["foo"]
 
     def test_strings(self, tmp_path: Path) -> None:
-        """The two lengths first, then their checksum, then the text."""
+        """The two lengths first, then their checksum, then the strings."""
         data = tmp_path / "foo.data-00000-of-00001"
         for at in range(2 + 4 + 10):
             tfckpt.save_file({"foo": np.array([b"hello", b"world"], dtype=object)}, tmp_path / "foo")
@@ -344,8 +344,8 @@ class TestChecksum:
                 with pytest.raises(tfckpt.DataLossError, match=text):
                     reader.get_tensor("foo")
 
-    def test_verify_false_does_not_look(self, tmp_path: Path) -> None:
-        """Without verification the damaged value comes, as asked."""
+    def test_verify_false_skips_checksums(self, tmp_path: Path) -> None:
+        """Without verification the damaged value is returned."""
         write(tmp_path / "foo", {"foo": constant(1, DataType.DT_FLOAT)})
         self.flip(tmp_path / "foo.data-00000-of-00001", 0)
         loaded = tfckpt.load_file(tmp_path / "foo", verify=False)["foo"]
@@ -354,7 +354,7 @@ class TestChecksum:
 
 
 def test_truncated_data(tmp_path: Path) -> None:
-    """CASES 129. One byte short: file, byte range, tensor and the real size are named."""
+    """CASES 129. One byte is missing: the error names file, byte range, tensor and actual size."""
     prefix = write(tmp_path / "foo", {"foo": constant(1, DataType.DT_FLOAT)})
     data = tmp_path / "foo.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:-1])
@@ -366,7 +366,7 @@ def test_truncated_data(tmp_path: Path) -> None:
 
 
 def test_header(tmp_path: Path) -> None:
-    """CASES 130. One shard, the byte order of this machine, producer 1, min_consumer 0."""
+    """CASES 130. One shard, this machine's byte order, producer 1, min_consumer 0."""
     prefix = write(tmp_path / "b", {"x": torch.ones(1)})
     with BundleReader(LOCAL, prefix) as reader:
         assert reader.files.header == BundleHeader(1, False, 1, 0, ())
@@ -382,7 +382,7 @@ def test_header(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_versions(tmp_path: Path, header: BundleHeader, text: str) -> None:
-    """CASES 131. A reader that the writer excludes says so, in TensorFlow's words."""
+    """CASES 131. A reader that the writer excludes raises TensorFlow's message."""
     prefix = write(tmp_path / "b", {"x": torch.ones(1)})
     rewrite_index(prefix, {b"": header.encode()})
     with pytest.raises(tfckpt.InvalidArgumentError) as error:
@@ -391,7 +391,7 @@ def test_versions(tmp_path: Path, header: BundleHeader, text: str) -> None:
 
 
 def test_a_newer_producer_is_read(tmp_path: Path) -> None:
-    """FORMATS 2.1. A larger producer with min_consumer 0 or 1 is fine, and so is no version at all."""
+    """A larger producer with min_consumer 0 or 1 is accepted, and so is no version at all."""
     for header in (BundleHeader(1, producer=7, min_consumer=1).encode(), b"\x08\x01"):
         prefix = write(tmp_path / "b", {"x": torch.ones(1)})
         rewrite_index(prefix, {b"": header})
@@ -411,7 +411,7 @@ def test_alignment(tmp_path: Path) -> None:
 
 
 def test_opening_reads_a_bounded_part_of_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Footer, index block and the block with the header are read to open, one more block to look a name up."""
+    """Opening reads footer, index block and the block with the header; a lookup reads one more block."""
     prefix = write(tmp_path / "many", {f"{i:060d}": torch.tensor(i) for i in range(20_000)})
     reads: list[int] = []
     plain = Table._contents
@@ -431,7 +431,7 @@ def test_opening_reads_a_bounded_part_of_the_index(tmp_path: Path, monkeypatch: 
 
 
 def test_a_bundle_of_several_hundred_shards(tmp_path: Path) -> None:
-    """Beyond the shards that are opened at once, the others are opened when they are needed."""
+    """Shards that are not opened at once are opened on demand."""
     with BundleWriter(LOCAL, str(tmp_path / "wide"), num_shards=300) as writer:
         for shard in range(300):
             writer.add(f"v{shard:03d}", torch.tensor(shard), shard=shard)
@@ -442,7 +442,7 @@ def test_a_bundle_of_several_hundred_shards(tmp_path: Path) -> None:
 
 
 def test_many_threads_read_at_once(tmp_path: Path) -> None:
-    """Eight threads, one reader, all values right."""
+    """Eight threads with one reader get the right values."""
     tensors = {f"v{i}": torch.randn(200, 300) for i in range(20)}
     prefix = write(tmp_path / "b", tensors)
     wrong: list[str] = []

@@ -1,4 +1,4 @@
-"""remove_bundle: a checkpoint goes so that no moment leaves a broken one."""
+"""remove_bundle: deletes a checkpoint without ever leaving a broken one."""
 
 import itertools
 from contextlib import suppress
@@ -30,7 +30,7 @@ def names(folder: Path) -> list[str]:
 
 
 def state_of(path: Path) -> str:
-    """ "whole" or "none"; fails for an index without its data."""
+    """Return "whole" or "none"; fail for an index without its data."""
     try:
         values = tfckpt.load_file(path)
     except tfckpt.NotFoundError as error:
@@ -40,16 +40,16 @@ def state_of(path: Path) -> str:
     return "whole"
 
 
-def test_all_files_of_a_checkpoint_go(tmp_path: Path) -> None:
-    """Also data files of other counts of shards that bear its name."""
+def test_all_files_of_a_checkpoint_are_removed(tmp_path: Path) -> None:
+    """Including data files of this name with other shard counts."""
     path = save(tmp_path / "m-1")
     (tmp_path / "m-1.data-00004-of-00009").touch()
     remove_bundle(LOCAL, str(path))
     assert names(tmp_path) == []
 
 
-def test_what_is_not_there_need_not_go(tmp_path: Path) -> None:
-    """Twice is fine, and so is data whose index went before."""
+def test_removing_a_missing_checkpoint_does_nothing(tmp_path: Path) -> None:
+    """It can be removed twice, and if only data files are left."""
     path = save(tmp_path / "m-1")
     (tmp_path / "m-1.index").unlink()
     for _ in range(2):
@@ -59,7 +59,7 @@ def test_what_is_not_there_need_not_go(tmp_path: Path) -> None:
 
 
 def test_other_checkpoints_stay(tmp_path: Path) -> None:
-    """Those whose names begin with its name, or are the beginning of it; and files that are named a little like its."""
+    """Those whose names start with its name or are a prefix of it, and files with similar names."""
     path = save(tmp_path / "m-1")
     others = [save(tmp_path / name, 1) for name in ("m", "m-10", "m-1.x", "n-1")]
     for name in ("m-1.meta", "m-1", "m-1.data-00000-of-000001", "m-1.data-0-of-1", "m-1.index.bak"):
@@ -71,8 +71,8 @@ def test_other_checkpoints_stay(tmp_path: Path) -> None:
     assert all(state_of(other) == "whole" for other in others)
 
 
-def test_the_index_goes_first() -> None:
-    """Where files are removed one by one, too."""
+def test_the_index_is_removed_first() -> None:
+    """Also if files are removed one by one."""
     log: list[str] = []
 
     class Objects(Counting):
@@ -91,7 +91,7 @@ def test_the_index_goes_first() -> None:
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failure_anywhere_leaves_all_or_no_checkpoint(error: type[BaseException], late: bool, tmp_path: Path) -> None:
-    """Never a broken one; what is left goes when it is removed again, or cleared up."""
+    """Never a broken one; the rest is removed by the next call or by cleanup."""
     for number in itertools.count():
         path = save(tmp_path / f"m-{number}")
         storage = FailingStorage(LOCAL, number, late=late, error=error)
@@ -110,7 +110,7 @@ def test_a_failure_anywhere_leaves_all_or_no_checkpoint(error: type[BaseExceptio
 
 
 def test_a_kill_anywhere_leaves_all_or_no_checkpoint(tmp_path: Path) -> None:
-    """And the rest of it is known to whoever saves next."""
+    """And the next save finds the rest."""
     states = set()
     for number in itertools.count():
         path = save(tmp_path / f"m-{number}")
@@ -130,7 +130,7 @@ def test_a_kill_anywhere_leaves_all_or_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_power_cut_anywhere_leaves_all_or_no_checkpoint(tmp_path: Path) -> None:
-    """Whichever changes of names survive: no index without its data."""
+    """Whichever renames survive: there is no index without its data."""
     (tmp_path / "disk").mkdir()
     path = save(tmp_path / "disk" / "m")
     seen: dict[tuple[tuple[str, bytes], ...], str] = {}
@@ -154,7 +154,7 @@ def test_a_power_cut_anywhere_leaves_all_or_no_checkpoint(tmp_path: Path) -> Non
 
 
 def test_an_open_reader_is_not_disturbed(tmp_path: Path) -> None:
-    """It reads on, to the bit."""
+    """It still reads exactly the same values."""
     path = save(tmp_path / "m")
     with tfckpt.load_checkpoint(path) as reader:
         remove_bundle(LOCAL, str(path))
@@ -162,7 +162,7 @@ def test_an_open_reader_is_not_disturbed(tmp_path: Path) -> None:
         assert_right({name: reader.get_tensor(name) for name in reader.keys()}, VALUES)
 
 
-def test_it_knows_no_more_than_the_protocol() -> None:
-    """Storages are asked by their methods only: what LOCAL has, Counting passes on."""
+def test_counting_forwards_every_public_method() -> None:
+    """The storage that counts and injects failures covers every public method of LocalStorage."""
     public = {name for name in vars(LocalStorage) if not name.startswith("_")}
     assert public <= {name for name in dir(Counting) if not name.startswith("_")}

@@ -1,4 +1,4 @@
-"""BundleSave: the checkpoint that BundleWriter makes, from a plan, with the tensors free to change in between."""
+"""BundleSave: makes the same checkpoint as BundleWriter, from a plan, while the tensors may change."""
 
 import threading
 from collections.abc import Mapping
@@ -43,13 +43,13 @@ DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.int8, torch.bool,
     shards=st.integers(1, 3),
     snapshot=st.booleans(),
 )
-def test_it_makes_the_files_that_a_writer_makes(
+def test_files_equal_those_of_bundle_writer(
     tmp_path_factory: pytest.TempPathFactory,
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype]],
     shards: int,
     snapshot: bool,
 ) -> None:
-    """Byte for byte, index and all shards: fast path == general path."""
+    """Byte-identical index and shards: fast path == general path."""
     tensors = {name: torch.randint(0, 2, shape).to(dtype) for name, (shape, dtype) in shapes.items()}
     ours, theirs = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("theirs")
     begin(ours / "m", tensors, shards=shards, snapshot=snapshot).finish()
@@ -60,7 +60,7 @@ def test_it_makes_the_files_that_a_writer_makes(
 
 
 def test_slices_are_planned_like_tensors(tmp_path: Path) -> None:
-    """Two slices in two shards read as the whole."""
+    """Two slices in two shards read as the whole tensor."""
     whole = torch.arange(20.0).reshape(4, 5)
     plan = BundlePlan(2)
     for shard, text in enumerate(("0,2:-", "2,2:-")):
@@ -70,16 +70,16 @@ def test_slices_are_planned_like_tensors(tmp_path: Path) -> None:
     assert torch.equal(torch.as_tensor(tfckpt.load_variable(tmp_path / "m", "t")), whole)
 
 
-def test_nothing_is_there_before_it_is_finished(tmp_path: Path) -> None:
-    """Only temporary names, and none of them after `abandon`."""
+def test_only_temporary_files_exist_before_finish(tmp_path: Path) -> None:
+    """Files have temporary names only, and `abandon` removes them."""
     save = begin(tmp_path / "m", {"a": torch.ones(3)}, shards=2, snapshot=True)
     assert all("tempstate" in name for name in contents(tmp_path))
     save.abandon()
     assert contents(tmp_path) == {}
 
 
-def test_a_plan_that_cannot_be_leaves_no_trace(tmp_path: Path) -> None:
-    """Wrong names, values and slices are found before a file is created."""
+def test_an_invalid_plan_creates_no_file(tmp_path: Path) -> None:
+    """Wrong names, values and slices are detected before a file is created."""
     plan = BundlePlan()
     plan.add("a", torch.ones(3), shard=0)
     with pytest.raises(tfckpt.InvalidArgumentError, match="Adding duplicate key"):
@@ -104,8 +104,8 @@ def test_a_plan_that_cannot_be_leaves_no_trace(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_training_that_goes_on_at_once_changes_nothing_in_the_file(tmp_path: Path, mib: int, device: str) -> None:
-    """20 saves; another thread overwrites everything when `staged` is set: the checkpoint has the earlier values."""
+def test_changes_after_staging_do_not_affect_the_file(tmp_path: Path, mib: int, device: str) -> None:
+    """20 saves; another thread overwrites everything once `staged` is set: the file has the earlier values."""
     values = {f"w{number}": torch.zeros(mib * MIB // 8, device=device) for number in range(2)}
     for step in range(20):
         for value in values.values():

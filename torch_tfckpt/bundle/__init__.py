@@ -1,5 +1,5 @@
-"""Version 2 checkpoints: how do tensors become an index and data files, and the files tensors again?
+"""Version 2 checkpoints: how tensors become an index and data files, and how they are read back.
 
-May use: the transfer of bytes, storage, the format. One prefix at a time.
-May not: know state files, retention, Savers, or where a tensor is used.
+May use: transfer, storage, format. One prefix at a time.
+Must not: know state files, retention, Savers, or where a tensor is used.
 """

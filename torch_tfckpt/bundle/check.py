@@ -1,7 +1,7 @@
-"""Checks a version 2 checkpoint at rest: every block of the index, every byte of every tensor.
+"""Verification of a stored version 2 checkpoint: every block of the index, every byte of every tensor.
 
-`Verification` is the result, the same for both versions. At most one chunk per thread is held in memory. One damaged
-tensor does not end the check: the list of undamaged tensors is part of the result.
+`Verification` is the result, for both file versions. At most one chunk per thread is in memory. A damaged tensor does
+not end the check: the list of undamaged tensors is part of the result.
 """
 
 from collections.abc import Callable, Iterator
@@ -85,7 +85,7 @@ class Verification(NamedTuple):
         return "\n".join([*map(str, self.damage), summary])
 
 
-# Progress is told, and a read error found, once for so many bytes.
+# Progress is reported, and read errors are detected, once per this many bytes.
 _BATCH_BYTES: Final = 256 * 1024 * 1024
 
 
@@ -95,12 +95,12 @@ class _StoredPiece(NamedTuple):
 
 
 def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None = None) -> Verification:
-    """Reads all of the checkpoint.
+    """Read and verify the whole checkpoint.
 
     Args:
         progress: Called with the number of bytes checked since the last call.
 
-    Cost: every stored byte is read once; memory of one chunk a thread, or of one string tensor.
+    Cost: every stored byte is read once; memory for one chunk per thread, or for one string tensor.
     """
     damage = list(_check_index(reader))
     names, _ = reader.undamaged_keys()  # `damage` has what is wrong with the rest of the index
@@ -143,12 +143,12 @@ def _check_index(reader: BundleReader) -> Iterator[Damage]:
 
 
 def _check_place(reader: BundleReader, piece: _StoredPiece) -> Damage | None:
-    """Whether the bytes that the entry speaks of can be there."""
+    """Return the damage if the bytes that the entry describes cannot exist."""
     name, entry = piece
     path = reader.files.shard_path(entry.shard)
     expected = fixed_size(entry)
     if expected is not None and entry.size != expected:
-        problem = f"Invalid size in bundle entry: {entry.size} bytes stored, dtype and shape make {expected}"
+        problem = f"Invalid size in bundle entry: {entry.size} bytes stored, but dtype and shape need {expected}"
         return Damage(name, path, entry.offset, entry.end, problem)
     try:
         file = reader.files.shard(entry.shard)
@@ -162,7 +162,7 @@ def _check_place(reader: BundleReader, piece: _StoredPiece) -> Damage | None:
 
 
 def _check_encoded(reader: BundleReader, piece: _StoredPiece) -> Iterator[Damage]:
-    """Strings and variants: their checksums run over a decoded form."""
+    """Check strings and variants, whose checksums cover a decoded form."""
     name, entry = piece
     file = reader.files.shard(entry.shard)
     try:
@@ -178,7 +178,7 @@ def _check_sums(reader: BundleReader, batch: list[_StoredPiece]) -> Iterator[Dam
     try:
         sums = reader.pipeline.checksums(requests)
     except CheckpointError as error:
-        if len(batch) > 1:  # find out which ones
+        if len(batch) > 1:  # find the damaged ones
             for piece in batch:
                 yield from _check_sums(reader, [piece])
         else:

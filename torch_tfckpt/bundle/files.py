@@ -1,8 +1,8 @@
 """The files of one version 2 checkpoint, opened together.
 
-A checkpoint may be replaced while it is opened: the index of one save and the data of the next would not fit. So the
-index is opened first, the data files at once after it, and then the index's name is looked at again; where it leads to
-another file by now, everything is opened anew.
+A checkpoint may be replaced while it is opened: the index of one save would not match the data of the next. So the
+index is opened first and the data files right after it, and then the index's name is opened again; if it is a different
+file by now, everything is reopened.
 """
 
 import mmap
@@ -26,8 +26,8 @@ from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleHeader, data_fil
 from torch_tfckpt.storage.protocol import ReadableFile, Storage
 from torch_tfckpt.text import printable, quoted
 
-# Checkpoints of more shards open the rest on first use, so that one reader cannot use up the process's descriptors
-# (the usual limit is 1024).
+# Checkpoints of more shards open the others on first use, so that one reader cannot exhaust the process's file
+# descriptors (the usual limit is 1024).
 EAGER_SHARDS: Final = 256
 _OPENING_ATTEMPTS: Final = 10
 
@@ -37,17 +37,17 @@ class BundleFiles:
 
     Raises:
         NotFoundError: there is no index file.
-        DataLossError: the index is damaged, or is no index.
-        InvalidArgumentError: it was written for other readers than this one.
+        DataLossError: the index is damaged, or not an index.
+        InvalidArgumentError: it requires a different reader version.
 
-    Threads: safe.
+    Thread safety: safe.
     """
 
     def __init__(self, storage: Storage, prefix: str) -> None:
         self._storage, self._prefix = storage, prefix
         self._lock = threading.Lock()
         self._closed = False
-        # A data file that cannot be opened is an error for those who want a tensor of it, and for nobody else.
+        # A data file that cannot be opened is only an error for readers of its tensors.
         self._shards: dict[int, ReadableFile | CheckpointError] = {}
         for _ in range(_OPENING_ATTEMPTS):
             self._open()
@@ -64,7 +64,7 @@ class BundleFiles:
                 self.table = Table(self.index.read, self.index.size)
                 header = self.table.get(HEADER_KEY)
                 if header is None:
-                    raise DataLossError("the table has no header entry, so it is no checkpoint index")
+                    raise DataLossError("the table has no header entry, so it is not a checkpoint index")
                 self.header = BundleHeader.decode(header)
             for number in range(min(self.header.num_shards, EAGER_SHARDS)):
                 self._open_shard(number)
@@ -88,7 +88,7 @@ class BundleFiles:
         try:
             again = self._storage.open(self.index.path)
         except NotFoundError:
-            return False  # deleted: the data files may already be those of the next save
+            return False  # deleted: the data files may already belong to the next save
         try:
             return again.identity == self.index.identity
         finally:
@@ -98,11 +98,11 @@ class BundleFiles:
         return data_filename(self._prefix, number, self.header.num_shards)
 
     def shard(self, number: int) -> ReadableFile:
-        """Data file `number`; NotFoundError where it is missing, DataLossError where the header counts fewer."""
+        """Return data file `number`; raise NotFoundError if it is missing, DataLossError if out of range."""
         if not 0 <= number < self.header.num_shards:
             raise DataLossError(
-                f"{printable(index_filename(self._prefix))}: an entry names shard {number}, the header counts "
-                f"{self.header.num_shards}. {DAMAGED}"
+                f"{printable(index_filename(self._prefix))}: an entry refers to shard {number}, but the header "
+                f"declares {self.header.num_shards}. {DAMAGED}"
             )
         if self._closed:
             raise FailedPreconditionError(f"{printable(self._prefix)}: the reader is closed. Open the checkpoint again")
@@ -119,14 +119,14 @@ class BundleFiles:
                     file = self._storage.open(path)
                     self._shards[number] = lfs_error(path) if is_lfs_pointer(file) else file
                 except NotFoundError:
-                    text = f"{printable(path)}: No such file or directory. Copy shard {number} beside the index"
+                    text = f"{printable(path)}: No such file or directory. Copy shard {number} next to the index"
                     self._shards[number] = NotFoundError(text)
                 except CheckpointError as error:
                     self._shards[number] = error
             return self._shards[number]
 
     def close(self) -> None:
-        """Closes all files; reading raises FailedPreconditionError from now on."""
+        """Close all files; further reads raise FailedPreconditionError."""
         self._closed = True
         self._close_files()
 
@@ -139,19 +139,19 @@ class BundleFiles:
 
 
 def is_lfs_pointer(file: ReadableFile) -> bool:
-    """Whether `file` is the small text that git-lfs leaves in place of a file."""
+    """Return whether `file` is the small text file that git-lfs puts in place of the real one."""
     return len(LFS_POINTER) <= file.size < 1024 and file.read(0, len(LFS_POINTER)) == LFS_POINTER
 
 
 def lfs_error(path: str) -> DataLossError:
-    """What to say where one is found."""
+    """Return the error for a git-lfs pointer."""
     return DataLossError(
         f"{quoted(printable(path))} is a git-lfs pointer, not the file itself. Run `git lfs pull` where it came from"
     )
 
 
 def map_file(file: ReadableFile) -> mmap.mmap:
-    """The pages of `file`; DataLossError where it cannot be mapped, as when it was cut off meanwhile."""
+    """Map `file` into memory; raise DataLossError if that fails, for example because it was truncated."""
     try:
         # ACCESS_COPY: writing to such a tensor changes private pages, never the file.
         return mmap.mmap(file.fileno(), file.size, access=mmap.ACCESS_COPY)

@@ -1,6 +1,6 @@
-"""What a version 2 index says: names, and where the bytes of each tensor lie.
+"""Lookups in a version 2 index: names, and where each tensor's bytes are stored.
 
-A single name costs one block of the table. A listing reads the whole table once and is kept.
+Looking up one name reads one block of the table. Listing reads the whole table once and is cached.
 """
 
 import threading
@@ -14,7 +14,7 @@ from torch_tfckpt.format.tensor_bundle import BundleEntry
 from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key
 from torch_tfckpt.text import did_you_mean, escaped, quoted
 
-# The tag byte of BundleEntryProto.slices: an entry without it has none, and need not be parsed to know.
+# The tag byte of BundleEntryProto.slices: an entry that does not contain it has no slices and need not be parsed.
 _SLICES_TAG: Final = b"\x3a"
 
 
@@ -22,16 +22,16 @@ NamedEntry = tuple[str, BundleEntry]
 
 
 def key_of(name: str) -> bytes:
-    """A tensor's name as bytes. Names that are no UTF-8 travel as surrogate escapes.
+    """Return a tensor's name as bytes; surrogate escapes represent bytes that are not UTF-8.
 
-    InvalidArgumentError for what can be no name.
+    Raise InvalidArgumentError if `name` is not a valid name.
     """
     if not isinstance(name, str):
         raise InvalidArgumentError(f"a tensor's name is a str, not {type(name).__name__}")
     try:
         return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"{quoted(name)} can be no tensor's name: {error.reason}") from error
+        raise InvalidArgumentError(f"{quoted(name)} is not a valid tensor name: {error.reason}") from error
 
 
 def name_of(key: bytes) -> str:
@@ -43,27 +43,27 @@ class BundleIndex:
 
     Args:
         table: The open table.
-        path: Of the index file, for texts.
-        prefix: Of the checkpoint, for texts.
+        path: The index file, for messages.
+        prefix: The checkpoint, for messages.
 
-    Threads: safe.
+    Thread safety: safe.
     """
 
     def __init__(self, table: Table, path: str, prefix: str) -> None:
         self._table, self._path, self._prefix = table, path, prefix
         self._lock = threading.Lock()
         self._listing: dict[str, bytes] | None = None
-        # Entries of partitioned tensors may list thousands of slices, so they are kept; the others are quickly decoded
-        # again, and a hundred thousand kept objects would slow down the garbage collector.
+        # Entries of partitioned tensors may list thousands of slices, so they are cached; the others decode quickly,
+        # and 100,000 cached objects would slow down the garbage collector.
         self._partitioned: dict[str, BundleEntry] = {}
-        self._last: NamedEntry | None = None  # shape, dtype and values of one tensor are asked for in a row
+        self._last: NamedEntry | None = None  # callers ask for shape, dtype and values of one tensor in a row
 
     def names(self) -> list[str]:
-        """All tensors, sorted by their bytes; a partitioned one once. DataLossError where the index is damaged."""
+        """Return all names sorted by their bytes; raise DataLossError if the index is damaged."""
         return list(self._list())
 
     def undamaged_names(self) -> tuple[list[str], list[str]]:
-        """Names of the tensors in the blocks that can be read, and what is wrong with the other blocks."""
+        """Return the names of the tensors in readable blocks, and what is wrong with the other blocks."""
         try:
             return self.names(), []
         except DataLossError:
@@ -79,10 +79,10 @@ class BundleIndex:
             return False
 
     def entry(self, name: str) -> BundleEntry:
-        """What stands under `name`.
+        """Return the entry of `name`.
 
         Raises:
-            NotFoundError: nothing does.
+            NotFoundError: there is none.
             DataLossError: the index, or this entry, is damaged.
         """
         last = self._last
@@ -104,7 +104,7 @@ class BundleIndex:
         return self._missing(name) if value is None else value
 
     def slice_entry(self, name: str, part: TensorSlice) -> BundleEntry:
-        """What stands under one slice of `name`; DataLossError where nothing does, though the tensor lists it."""
+        """Return the entry of a slice that `name` lists; raise DataLossError if it is missing."""
         value = self._find(encode_slice_key(key_of(name), part))
         if value is None:
             raise DataLossError(
@@ -125,7 +125,7 @@ class BundleIndex:
             raise located(error, f"{self._path}: tensor {quoted(name)}", DAMAGED) from error.__cause__
 
     def _list(self) -> dict[str, bytes]:
-        """Name -> stored entry, in order, without the keys of slices."""
+        """Return name -> stored entry, in order, without the keys of slices."""
         with self._lock:
             if self._listing is None:
                 with error_context(self._path, DAMAGED):
@@ -134,8 +134,8 @@ class BundleIndex:
 
     def _scan(self, skip_damaged: Callable[[DataLossError], object] | None = None) -> dict[str, bytes]:
         plain: dict[str, bytes] = {}
-        marked: dict[bytes, bytes] = {}  # begin like the keys of slices; a name may do so too
-        for key, value in self._table.items(b"\0", skip_damaged):  # behind the header
+        marked: dict[bytes, bytes] = {}  # keys that start like keys of slices; names may do so too
+        for key, value in self._table.items(b"\0", skip_damaged):  # after the header
             if key.startswith(TensorSlice.KEY_MARK):
                 marked[key] = value
             else:
@@ -148,7 +148,7 @@ class BundleIndex:
                 try:
                     parts = BundleEntry.decode(value).slices
                 except DataLossError:
-                    continue  # raised again, with its place, for whoever asks for this tensor
+                    continue  # raised again, with its location, when this tensor is requested
                 for part in parts:
                     listing.pop(name_of(encode_slice_key(key_of(name), part)), None)
         return listing
@@ -163,7 +163,7 @@ class BundleIndex:
 
 
 def overlapping(pieces: Iterable[NamedEntry]) -> Iterator[tuple[NamedEntry, NamedEntry]]:
-    """Neighbours in a file that share bytes; at least one pair where any two do."""
+    """Yield pairs of entries adjacent in a file that share bytes; at least one pair if any two do."""
     ordered = sorted((piece for piece in pieces if piece[1].size), key=lambda piece: (piece[1].shard, piece[1].offset))
     for one, other in pairwise(ordered):
         if one[1].shard == other[1].shard and one[1].end > other[1].offset:

@@ -1,9 +1,9 @@
-"""Remove what killed processes left in a directory.
+"""Removal of files that killed saves left in a directory.
 
 A save has a marker file, which is in use until the save has ended (`bundle.publish`). If a marker is not in use, its
-save was killed. Then every file with its number is removed, data files of its prefix that no index names, and the
-directory for shards that are written one by one. Files in use, TensorFlow's files, and everything on storages that
-cannot tell are left alone.
+save was killed. Then every file with the save's number is removed, as well as data files of its prefix that no index
+refers to, and the directory for shards written separately. Files in use, TensorFlow's files, and everything on storages
+that cannot detect use are left alone.
 """
 
 import logging
@@ -19,15 +19,15 @@ from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
-# Where the shards of a save are written that are merged later: P_temp/part-00000-of-00002 (spec: FORMATS 2.8).
+# Directory for the shards of a save that are merged later: P_temp/part-00000-of-00002 (see docs/formats/bundle.md).
 PARTS_SUFFIX: Final = "_temp"
 PART: Final = "part"
 
 
 def remove_leftovers(storage: Storage, directory: str) -> list[str]:
-    """Removes what saves into `directory` left that were killed; returns the paths. Never fails: it is in nobody's way.
+    """Remove what killed saves left in `directory`, and return the paths. Never raises.
 
-    Cost: one listing of the directory; nothing more where no temporary file is.
+    Cost: one listing of the directory; nothing more if it contains no temporary files.
     """
     if not storage.renames:
         return []
@@ -38,23 +38,23 @@ def remove_leftovers(storage: Storage, directory: str) -> list[str]:
             return []
         alive = {temporary.save for path, temporary in found.items() if storage.in_use(path)}
         dead = {path: temporary for path, temporary in found.items() if temporary.save not in alive}
-        # Markers last: they are what tells of the rest, should this be interrupted.
+        # Markers last: they identify the other files, in case this is interrupted.
         for path, temporary in sorted(dead.items(), key=lambda item: item[1].path.endswith(".index")):
             if not storage.exists(path):
-                continue  # its save has ended well meanwhile
+                continue  # its save has ended normally in the meantime
             if temporary.path.endswith(".index"):
                 removed += _remove_rest(storage, temporary.path.removesuffix(".index"))
             if storage.remove_unused(path):
                 removed.append(path)
     except (OSError, CheckpointError) as error:
-        _log.info("%s: leftovers of an earlier save stay: %s", printable(directory), error)
+        _log.info("%s: could not remove leftovers of an earlier save: %s", printable(directory), error)
     if removed:
-        _log.info("removed what killed saves had left: %s", ", ".join(printable(path) for path in removed))
+        _log.info("removed leftovers of killed saves: %s", ", ".join(printable(path) for path in removed))
     return removed
 
 
 def _temporaries(storage: Storage, directory: str) -> list[tuple[str, Temporary]]:
-    """The unfinished files in `directory`."""
+    """Return the temporary files in `directory`."""
     found = []
     for name in storage.list(directory):
         path = os.path.join(directory, name)
@@ -64,14 +64,14 @@ def _temporaries(storage: Storage, directory: str) -> list[tuple[str, Temporary]
 
 
 def _remove_rest(storage: Storage, prefix: str) -> list[str]:
-    """Removes the data files of `prefix` that belong to no index, and the shards that were to be merged into it."""
+    """Remove data files of `prefix` that no index refers to, and shards that were to be merged into it."""
     orphans = [path for path in data_files_of(storage, prefix) if not _is_named(storage, prefix, path)]
     parts = prefix + PARTS_SUFFIX
-    # A directory may be called so that is none of ours: nothing else in it is touched.
+    # The directory of that name may not be ours: nothing else in it is touched.
     orphans += [os.path.join(parts, name) for name in storage.list(parts) if name.startswith(PART)]
     removed = []
     for path in orphans:
-        # Looked at again each time: another process may have begun to save under this very name.
+        # Check again each time: another process may have started to save under this prefix.
         if _is_being_written(storage, prefix) or _is_named(storage, prefix, path):
             break
         storage.remove(path)
@@ -89,14 +89,14 @@ def _is_being_written(storage: Storage, prefix: str) -> bool:
 
 
 def _is_named(storage: Storage, prefix: str, path: str) -> bool:
-    """Whether the index in place, if any, may need this data file."""
+    """Return whether the existing index, if any, may need this data file."""
     parsed = parse_data_filename(path)
     if not storage.exists(index_filename(prefix)) or parsed is None or parsed[0] != prefix:
         return False
     try:
         files = BundleFiles(storage, prefix)
     except CheckpointError:
-        return True  # who knows; a damaged index may still be of use to somebody with its data
+        return True  # unknown; a damaged index with its data may still be useful to the user
     try:
         return files.header.num_shards == parsed[2]
     finally:

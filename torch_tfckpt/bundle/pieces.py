@@ -1,7 +1,7 @@
-"""The stored pieces of tensors: their bytes, read, verified, and put where they belong.
+"""Stored pieces of tensors: reads their bytes, verifies them and copies them to their destination.
 
-A piece is what one entry of the index has bytes for: a whole tensor, or one slice of a partitioned one. Which pieces
-make up a tensor is the reader's business.
+A piece is what one index entry has bytes for: a whole tensor, or one slice of a partitioned one. The reader decides
+which pieces make up a tensor.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ from torch_tfckpt.values import Strings, fixed_size, new_tensor, strings_from
 
 
 class Whole(NamedTuple):
-    """A tensor stored in one piece, and where its bytes go."""
+    """A tensor stored in one piece, and the destination of its bytes."""
 
     name: str
     entry: BundleEntry
@@ -34,9 +34,9 @@ class Whole(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Tensors of one type that lie side by side."""
+    """Tensors of one type that are adjacent in a file."""
 
-    pieces: list[NamedEntry]  # in the order of the file
+    pieces: list[NamedEntry]  # in file order
     dtype: torch.dtype
 
 
@@ -44,19 +44,19 @@ class Pieces:
     """The pieces in the data files of one checkpoint.
 
     Args:
-        path: Prefix, for texts.
-        verify: Whether to hold the bytes read against their checksums.
+        path: The prefix, for messages.
+        verify: Whether to compare the bytes with their checksums.
 
-    Threads: safe.
+    Thread safety: safe.
     """
 
     def __init__(self, files: BundleFiles, path: str, *, verify: bool) -> None:
         self.files, self.path, self._verify = files, path, verify
         self.pipeline = Pipeline()
-        self._verified: set[BundleEntry] = set()  # read in part, and seen to agree with their checksum
+        self._verified: set[BundleEntry] = set()  # pieces read in part whose whole checksum was verified
 
     def read_runs(self, runs: Sequence[Run]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Reads runs of small tensors in one plan, verifies them, and cuts them apart."""
+        """Read runs of small tensors in one plan, verify them, and split them into tensors."""
         buffers = []
         requests = []
         for (_, first), *_, (_, last) in (run.pieces for run in runs):
@@ -74,9 +74,9 @@ class Pieces:
             yield from zip((name for name, _ in run.pieces), tensors, strict=True)
 
     def check(self, name: str, piece: BundleEntry) -> ReadableFile:
-        """The file with the piece's bytes, after its size was held against dtype, shape and file."""
+        """Check the piece's size against dtype, shape and file; return the file with its bytes."""
         fixed = fixed_size(piece)
-        # A string or variant takes a byte at least, for its length.
+        # A string or variant takes at least one byte, for its length.
         expected = element_count(piece.shape) if fixed is None else fixed
         if piece.size < expected if fixed is None else piece.size != expected:
             raise DataLossError(
@@ -90,22 +90,22 @@ class Pieces:
         if piece.end > file.size:
             raise DataLossError(
                 f"{self.place(name, piece)}: Read less bytes than requested: the file has only {file.size} bytes. It "
-                f"is cut off, still being copied, or belongs to another index. Copy it again"
+                f"is truncated, still being copied, or belongs to another index. Copy it again"
             )
         return file
 
     def check_volume(self, name: str, pieces: Sequence[BundleEntry]) -> None:
-        """Refuses pieces that together claim more bytes than their files have: memory for them would be made up."""
+        """Refuse pieces whose total size exceeds their files', before memory is allocated for them."""
         claimed = sum(piece.size for piece in pieces)
         held = sum(self.files.shard(shard).size for shard in {piece.shard for piece in pieces})
         if claimed > held:
             raise DataLossError(
-                f"{index_filename(self.path)}: tensor {quoted(name)}: its slices claim {claimed} bytes of files with "
-                f"{held}. {DAMAGED}"
+                f"{index_filename(self.path)}: tensor {quoted(name)}: its slices claim {claimed} bytes, but their "
+                f"files contain {held}. {DAMAGED}"
             )
 
     def check_apart(self, pieces: Iterable[NamedEntry]) -> None:
-        """Refuses pieces that share bytes: reading all of them could take any multiple of the files' size."""
+        """Refuse pieces that share bytes: reading them all could take many times the files' size."""
         for (name, piece), (other_name, other) in overlapping(pieces):
             raise DataLossError(
                 f"{self.place(name, piece)} overlaps tensor {quoted(other_name)}, bytes {other.offset}:{other.end}. "
@@ -113,7 +113,7 @@ class Pieces:
             )
 
     def copy(self, name: str, piece: BundleEntry, source: TensorSlice, target: torch.Tensor) -> None:
-        """Puts `source`, seen from inside the piece, into `target`: directly where the bytes lie alike."""
+        """Copy `source`, relative to the piece, into `target`; without an intermediate copy if possible."""
         whole = source.covers(piece.shape)
         if whole and target.device.type == "cpu" and target.is_contiguous():
             self.transfer([Whole(name, piece, target)])
@@ -125,7 +125,7 @@ class Pieces:
             copy_slice(target, (), self._read_span(name, piece, source.resolve(piece.shape), target.dtype))
 
     def transfer(self, wholes: Sequence[Whole]) -> None:
-        """Reads whole pieces in one plan, and verifies them."""
+        """Read whole pieces in one plan, and verify them."""
         shard = self.files.shard
         requests = [ReadRequest(shard(w.entry.shard), w.entry.offset, byte_view(w.target)) for w in wholes]
         if self._verify:
@@ -138,7 +138,7 @@ class Pieces:
                 swap_bytes(whole.target, ELEMENTS[whole.entry.dtype].swap)
 
     def _read_span(self, name: str, piece: BundleEntry, part: TensorSlice, dtype: torch.dtype) -> torch.Tensor:
-        """One slice of a piece: its bytes from first to last element are read, the others at most summed."""
+        """Read one slice of a piece, from its first to its last element; other bytes are only checksummed."""
         strides = [element_count(piece.shape[axis + 1 :]) for axis in range(len(piece.shape))]
         lengths = [extent.length for extent in part.extents]
         if not element_count(tuple(lengths)):
@@ -163,11 +163,11 @@ class Pieces:
         return span.as_strided(lengths, strides)
 
     def read_strings(self, name: str, piece: BundleEntry) -> Strings:
-        """All strings of one piece."""
+        """Return all strings of one piece."""
         stored = self.files.shard(piece.shard).read(piece.offset, piece.size)
         big_endian = self.files.header.big_endian
         with error_context(self.place(name, piece), DAMAGED):
-            # An empty string tensor of old writers has no bytes at all, not even the checksum of its lengths.
+            # Old writers stored no bytes at all for an empty string tensor, not even the checksum of its lengths.
             count = element_count(piece.shape)
             elements = (
                 decode_strings(stored, count, piece.checksum, big_endian=big_endian, verify=self._verify)

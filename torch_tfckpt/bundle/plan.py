@@ -1,6 +1,6 @@
-"""Lay out a bundle: give each tensor its offset in the data file that the caller chose for it.
+"""Layout of a bundle: assigns each tensor an offset in the data file that the caller chose for it.
 
-Names, shapes and types become index entries before any byte moves. A Saver chooses the data file by device
+Names, shapes and types become index entries before any byte is copied. A Saver chooses the data file by device
 (`save_restore.builder`), a Checkpoint by host (`objects.save`).
 
 Source: BundleWriter::Add and AddSlice in tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
@@ -34,20 +34,20 @@ from torch_tfckpt.values import WritableValue, writable
 
 @dataclass(slots=True, eq=False)
 class TensorWrite(Write):
-    """A write of one tensor or slice to shard `file`, and what its index entry needs besides."""
+    """Write of one tensor or slice to shard `file`, with what its index entry needs in addition."""
 
     key: bytes
     dtype: DataType
     shape: Shape
-    checksum: int | None  # masked; None: that of the bytes written. Stored forms come with their own
+    checksum: int | None  # masked; None: computed from the written bytes. Encoded values come with their own
 
 
 @dataclass(slots=True)
 class ShardExtent:
-    """How far one data file reaches."""
+    """Extent of one data file."""
 
-    end: int = 0  # where the next tensor begins
-    data_end: int = 0  # behind the last byte of a tensor
+    end: int = 0  # offset of the next tensor
+    data_end: int = 0  # offset after the last tensor's bytes
 
 
 class _Partitioned(NamedTuple):
@@ -55,21 +55,21 @@ class _Partitioned(NamedTuple):
 
     dtype: DataType
     shape: Shape
-    parts: list[TensorSlice]  # in the order added
+    parts: list[TensorSlice]  # in the order they were added
     shards: list[int]  # of each part
 
 
 class BundlePlan:
-    """Assigns each tensor of a checkpoint its bytes, and collects the entries of what was written.
+    """Assigns each tensor of a checkpoint its place in a file, and collects the index entries.
 
     Args:
-        num_shards: Data files; every tensor names the one it goes to.
-        alignment: Every tensor begins at a multiple of so many bytes. TensorFlow's checkpoints have 1.
+        num_shards: Number of data files; each tensor is added to a given one.
+        alignment: Every tensor starts at a multiple of this many bytes. TensorFlow's checkpoints use 1.
 
     Attributes:
-        waiting: What was added and not yet entered, in the order added.
+        waiting: Writes that were added but whose entries are not complete, in order.
 
-    Threads: one at a time.
+    Thread safety: one thread at a time.
     """
 
     def __init__(self, num_shards: int = 1, alignment: int = 1) -> None:
@@ -77,7 +77,7 @@ class BundlePlan:
             raise InvalidArgumentError(f"num_shards is {num_shards} and alignment {alignment}; both are at least 1")
         self._alignment = alignment
         self.waiting: list[TensorWrite] = []
-        self._entries: dict[bytes, bytes] = {}  # encoded; empty until `enter`
+        self._entries: dict[bytes, bytes] = {}  # encoded; empty before `enter`
         self._partitioned: dict[bytes, _Partitioned] = {}
         self.shards = [ShardExtent() for _ in range(num_shards)]
 
@@ -90,10 +90,10 @@ class BundlePlan:
         part: tuple[Shape, TensorSlice] | None = None,
         dtype: DataType | None = None,
     ) -> None:
-        """Adds a tensor, or one slice of a tensor. Errors as BundleWriter.add and add_slice.
+        """Add a tensor, or one slice of a tensor. Raises like BundleWriter.add and add_slice.
 
         Args:
-            part: Full shape of the tensor, and which slice of it `value` is; None: all of it.
+            part: Full shape of the tensor, and the slice of it that `value` is; None: the whole tensor.
         """
         content, stored_as, shape = writable(name, value, dtype)
         if part is None:
@@ -110,16 +110,16 @@ class BundlePlan:
         self._add(key, content, stored_as, shape, shard)
 
     def add_stored(self, name: str, dtype: DataType, shape: Shape, stored: bytes, checksum: int, *, shard: int) -> None:
-        """Adds bytes in their stored form. Errors as BundleWriter.add_stored."""
+        """Add bytes in their stored form. Raises like BundleWriter.add_stored."""
         element = ELEMENTS.get(dtype)
         if element is not None and element.size and len(stored) != element.size * element_count(shape):
             raise InvalidArgumentError(
-                f"tensor {quoted(name)}: {len(stored)} bytes are no {dtype.name} of shape {shape_text(shape)}"
+                f"tensor {quoted(name)}: {len(stored)} bytes are not a {dtype.name} of shape {shape_text(shape)}"
             )
         self._add(self._new_key(name), stored, dtype, shape, shard, checksum)
 
     def enter(self, sums: Sequence[int]) -> None:
-        """Completes the entries of all that waits. `sums`: the CRC-32C (not masked) of the bytes of each."""
+        """Complete the entries of all waiting writes. `sums`: the CRC-32C (not masked) of each one's bytes."""
         waiting, self.waiting = self.waiting, []
         for write, crc in zip(waiting, sums, strict=True):
             checksum = crc32c.mask(crc) if write.checksum is None else write.checksum
@@ -127,9 +127,9 @@ class BundlePlan:
             self._entries[write.key] = entry.encode()
 
     def close(self) -> None:
-        """Enters what is known of partitioned tensors as wholes.
+        """Add the entries of partitioned tensors.
 
-        InvalidArgumentError where slices overlap: looked for here, once, since after every slice it would cost n**2.
+        Raise InvalidArgumentError if slices overlap: checking once here avoids n**2 cost over n slices.
         """
         for key, (dtype, shape, parts, shards) in self._partitioned.items():
             overlap = find_overlap(shape, parts)
@@ -138,11 +138,11 @@ class BundlePlan:
                     f"tensor {quoted(name_of(key))}: Overlapping slices: existing slice = {overlap[0]}, new slice = "
                     f"{overlap[1]}"
                 )
-            # No reader looks at the shard of the whole. TensorFlow's merge leaves that of the first file with a part.
+            # Readers ignore the shard of the whole. TensorFlow's merge stores that of the first file with a part.
             self._entries[key] = BundleEntry(dtype, shape, min(shards), slices=tuple(parts)).encode()
 
     def encode_index(self, num_shards: int) -> bytes:
-        """The index, counting so many data files. REQUIRES: everything added was entered, and the plan closed."""
+        """Return the index for `num_shards` data files. REQUIRES: entries are complete, the plan closed."""
         assert all(self._entries.values()), "an entry without a checksum"
         return encode_index(BundleHeader(num_shards), self._entries)
 
@@ -151,22 +151,22 @@ class BundlePlan:
             raise InvalidArgumentError("a tensor's name is empty; the empty key belongs to the header")
         key = key_of(name)
         if key in self._entries or key in self._partitioned:
-            raise InvalidArgumentError(f"Adding duplicate key: {quoted(name)} was added before")
+            raise InvalidArgumentError(f"Adding duplicate key: {quoted(name)} was already added")
         return key
 
     def _new_slice_key(self, name: str, full_shape: Shape, part: TensorSlice, dtype: DataType, shard: int) -> bytes:
-        """The key of one slice, after `part` was listed under its tensor."""
+        """Return the key of one slice, and list `part` under its tensor."""
         if not name or key_of(name) in self._entries:
             self._new_key(name)  # raises
         listed = self._partitioned.setdefault(key_of(name), _Partitioned(dtype, full_shape, [], []))
         if (listed.dtype, listed.shape) != (dtype, full_shape):
             raise InvalidArgumentError(
-                f"tensor {quoted(name)}: slice {part} is {dtype.name} of {shape_text(full_shape)}, earlier slices are "
-                f"{listed.dtype.name} of {shape_text(listed.shape)}"
+                f"tensor {quoted(name)}: slice {part} is {dtype.name} of {shape_text(full_shape)}, but earlier slices "
+                f"are {listed.dtype.name} of {shape_text(listed.shape)}"
             )
         key = encode_slice_key(key_of(name), part)
         if key in self._entries:
-            raise InvalidArgumentError(f"Adding duplicate key: slice {part} of {quoted(name)} was added before")
+            raise InvalidArgumentError(f"Adding duplicate key: slice {part} of {quoted(name)} was already added")
         listed.parts.append(part)
         listed.shards.append(shard)
         return key
@@ -180,7 +180,7 @@ class BundlePlan:
         shard: int,
         checksum: int | None = None,
     ) -> None:
-        """Gives the content its bytes, after those added to the shard before."""
+        """Assign the content the next bytes of its shard."""
         if not 0 <= shard < len(self.shards):
             raise InvalidArgumentError(f"shard {shard} of {len(self.shards)} does not exist")
         if isinstance(content, list):

@@ -1,26 +1,26 @@
-"""Makes finished data files and an index the checkpoint of a prefix, in one step for every reader.
+"""Publishes data files and an index as the checkpoint of a prefix, atomically for every reader.
 
-Where no checkpoint of that name exists, the data files are renamed and then the index: the index is what makes a
-checkpoint, so a crash before it leaves nothing that a reader would open.
+If no checkpoint of that name exists, the data files are renamed and then the index: only the index makes a checkpoint,
+so a crash before that leaves nothing that a reader would open.
 
-Where one exists, its index names the very data files that the new one wants to name, and two renames are no single
-step. The number of shards in the names is ours to choose, though, and it stands in the index. So the new data first get
-names that no index uses; one rename of an index that counts shards that way switches readers over; and only then are
-they linked under their proper names, and one more rename switches to the index that TensorFlow would have written:
+If one exists, its index refers to data files of the same names as the new one's, and two renames are not atomic. But
+the number of shards in the names is ours to choose, and the index contains it. So the new data files first get names
+that no index uses. One rename, of an index with that number of shards, switches readers over. Only then are the data
+files linked under their final names, and another rename switches to the index that TensorFlow would have written:
 
     P.index (1 shard)  -> P.data-00000-of-00001   old     | a crash here leaves the old checkpoint
                           P.data-00000-of-00002   new     |
     P.index (2 shards) -> P.data-00000-of-00002   new       the switch
                           P.data-00000-of-00001   new     | a crash here leaves the new checkpoint
-    P.index (1 shard)  -> P.data-00000-of-00001   new       done; the other name goes
+    P.index (1 shard)  -> P.data-00000-of-00001   new       done; the other name is removed
 
-At every moment the index in place names data files that belong to it. TensorFlow has a gap here.
+At every moment the current index refers to data files that belong to it. TensorFlow has a gap here.
 
-Object stores have no renames. There data are written under their final names, of an unused number of shards where a
-checkpoint is to be replaced, and the index comes last, in one step.
+Object stores have no renames. There data files are written under their final names, with an unused number of shards if
+a checkpoint is replaced, and the index is written last, atomically.
 
 `Marker` marks a save in progress, so that cleanup can recognise interrupted saves. `remove_bundle` deletes a checkpoint
-so that no moment leaves half of one.
+without ever leaving half of it.
 """
 
 import logging
@@ -39,9 +39,11 @@ _log = logging.getLogger(__name__)
 
 
 class Marker:
-    """An empty file, named like an unfinished index of `prefix`, that is in use until `end` (`bundle.leftovers`).
+    """Empty file that marks a save in progress: named like a temporary index, in use until `end`.
 
-    It must be the first file of a save and the last to go: found not in use, it tells that there may be others.
+    `bundle.leftovers` uses it to find the files of killed saves.
+    It must be created before the other files of a save and removed after them: a marker that is not in use shows that
+    others may exist.
 
     Raises:
         OSError: it cannot be created.
@@ -55,12 +57,12 @@ class Marker:
             self._file = storage.create(temporary_name(self.index, self.save))
 
     def end(self, *, clean: bool) -> None:
-        """The save is over. Unless it left everything clean, the file stays, so that the next save clears up."""
+        """End the save. Unless everything is `clean`, the file stays, so that the next save cleans up."""
         file, self._file = self._file, None
         if file is None:
             return
         try:
-            # Not closed first: somebody else might then take the files of this save for leftovers.
+            # Remove it before closing it: otherwise another process might take this save's files for leftovers.
             if clean:
                 remove(self._storage, file.path)
         finally:
@@ -69,22 +71,22 @@ class Marker:
 
 
 def remove(storage: Storage, path: str) -> bool:
-    """Clears up behind something that matters more. Returns whether it could."""
+    """Remove a file during cleanup; log errors and return False instead of raising."""
     try:
         storage.remove(path)
     except OSError as error:
-        _log.info("left behind: %s: %s", printable(path), error)
+        _log.info("could not remove %s: %s", printable(path), error)
         return False
     return True
 
 
 EncodeIndex = Callable[[int], bytes]
-"""The bytes of the index that counts so many shards; entries keep their shard numbers."""
+"""Returns the index file for a number of shards; entries keep their shard numbers."""
 
 
 @contextmanager
 def saving(prefix: str) -> Iterator[None]:
-    """Turns what the system refuses inside into an IncompleteSaveError. What publishes must not go on after that."""
+    """Convert the system's errors to IncompleteSaveError. Must enclose the whole publication."""
     try:
         yield
     except CheckpointError:
@@ -92,39 +94,39 @@ def saving(prefix: str) -> Iterator[None]:
     except OSError as error:
         raise IncompleteSaveError(
             f"save of {printable(prefix)}: {error}. Nothing was published; an earlier checkpoint of that name is "
-            f"untouched. Mend what the system complains of, then save again",
+            f"unchanged. Fix the system error, then save again",
             {0: error},
         ) from error
 
 
 def make_durable(storage: Storage, path: str) -> None:
-    """Makes the names beside `path`, which is published already, survive a power cut."""
+    """Make the names in the directory of `path`, which is already published, survive a power failure."""
     try:
         storage.sync_directory(os.path.dirname(path))
     except OSError as error:
         raise IncompleteSaveError(
             f"save of {printable(path)}: {error}. The new checkpoint is in place and can be read, but may not survive "
-            f"a power cut. Mend what the system complains of, then save again",
+            f"a power failure. Fix the system error, then save again",
             {0: error},
         ) from error
 
 
 class BundlePublication:
-    """The files of one save of checkpoint `prefix`, from their first byte until they are the checkpoint, or gone.
+    """The files of one save of checkpoint `prefix`, from creation until they are published or removed.
 
-    The first file is a marker, which goes last: a save that was killed, or could not clear up, can be told by it.
+    The first file is a marker, which is removed last: it identifies a save that was killed or could not clean up.
 
     Raises:
-        OSError: the directory cannot be made (nothing above it is), or no file be created in it. Here and below the
-            caller turns what the system refuses into an IncompleteSaveError, with `saving`.
+        OSError: the directory cannot be created (parents are not), or no file can be created in it. Here and below the
+            caller converts the system's errors to IncompleteSaveError, with `saving`.
 
-    Threads: one publication of a prefix at a time.
+    Thread safety: one publication per prefix at a time.
     """
 
     def __init__(self, storage: Storage, prefix: str) -> None:
         self._storage, self._prefix = storage, prefix
-        self._data: list[str] = []  # where the bytes of each shard are now
-        self._shown = 0  # the number of shards in the names of data files that cannot be renamed
+        self._data: list[str] = []  # current path of each shard's bytes
+        self._shown = 0  # the number of shards in the names of data files, on storages without renames
         self._switching = False  # the new index may be in place
         self._over = False  # published or abandoned
         storage.make_directory(os.path.dirname(prefix))
@@ -132,7 +134,7 @@ class BundlePublication:
         self._index = self._marker.index
 
     def new_data_names(self, count: int) -> list[str]:
-        """Where the bytes of so many shards are to be written, or linked, before `publish`."""
+        """Return the paths under which to write, or link, `count` shards before `publish`."""
         storage, prefix = self._storage, self._prefix
         if storage.renames:
             save = self._marker.save
@@ -143,11 +145,11 @@ class BundlePublication:
         return self._data
 
     def publish(self, encode_index: EncodeIndex) -> None:
-        """Makes the data files, whose bytes are durable, shards 0, 1, ... of the checkpoint.
+        """Make the data files, whose bytes are durable, shards 0, 1, ... of the checkpoint.
 
         Raises:
-            OSError: the system refused a step. Nothing was published and the data files are gone.
-            IncompleteSaveError: the new checkpoint is in place but not durable, or whether it is cannot be told.
+            OSError: the system refused a step. Nothing was published, and the data files are removed.
+            IncompleteSaveError: the new checkpoint is in place but not durable, or it is unknown whether it is.
         """
         storage, prefix, count = self._storage, self._prefix, len(self._data)
         clean = False
@@ -162,22 +164,22 @@ class BundlePublication:
             if not durable:
                 make_durable(storage, self._index)
             if replacing:
-                clean = _settle(storage, prefix, count, shown, encode_index)
+                clean = _move_to_final_names(storage, prefix, count, shown, encode_index)
         finally:
             if self._over:
                 self._marker.end(clean=clean)
 
     def abandon(self) -> None:
-        """Removes everything that was written. Nothing to do after `publish`."""
+        """Remove everything that was written. Does nothing after `publish`."""
         if not self._over:
             self._over = True
             clean = [remove(self._storage, path) for path in self._data]
             self._marker.end(clean=all(clean))
 
     def _switch(self, index: bytes, shown: int) -> bool:
-        """Names the data files and puts the index in place. Returns whether its name is durable, too.
+        """Name the data files and put the index in place; return whether its name is durable, too.
 
-        Raises as `publish`.
+        Raises like `publish`.
         """
         storage, prefix = self._storage, self._prefix
         try:
@@ -186,8 +188,8 @@ class BundlePublication:
             self._switching = True
             write_file(storage, self._index, index)
         except BaseException as error:
-            # A rename may have happened although it reports a failure, over a network, or Ctrl-C came right after it.
-            # The data of the index in place is never taken away; an orphan is better than a loss.
+            # A rename may report an error although it succeeded (over a network), or Ctrl-C may follow it. The data of
+            # the current index is never deleted: an orphaned file is better than lost data.
             in_place = self._switching and _is_in_place(storage, prefix, index)
             if in_place is False:
                 self._data += [data_filename(prefix, shard, shown) for shard in range(len(self._data))]
@@ -198,47 +200,47 @@ class BundlePublication:
                 raise
             if in_place is None:
                 raise IncompleteSaveError(
-                    f"save of {printable(prefix)}: {error}. Whether the new checkpoint came into place cannot be told, "
-                    f"as its index cannot be read; if not, an earlier one of that name is untouched. Mend what the "
-                    f"system complains of, then save again",
+                    f"save of {printable(prefix)}: {error}. Its index cannot be read, so it is unknown whether the new "
+                    f"checkpoint is in place; if not, an earlier one of that name is unchanged. Fix the system error, "
+                    f"then save again",
                     {0: error},
                 ) from error
             return False
         return True
 
 
-def _settle(storage: Storage, prefix: str, count: int, shown: int, encode_index: EncodeIndex) -> bool:
-    """From the transitional names to the proper ones; then nothing but this checkpoint remains under the prefix.
+def _move_to_final_names(storage: Storage, prefix: str, count: int, shown: int, encode_index: EncodeIndex) -> bool:
+    """Switch from the temporary shard count to the final one, and remove all other files of the prefix.
 
-    The checkpoint is published and complete: where there are no links (FAT, some network file systems), or the disk is
-    full by now, it stays under its transitional names. Returns whether nothing else remains.
+    The checkpoint is already published and complete: if links are not supported (FAT, some network file systems), or
+    the disk is full by now, it keeps its current names. Return whether no other file of the prefix is left.
     """
     transitional = [data_filename(prefix, shard, shown) for shard in range(count)]
     proper = [data_filename(prefix, shard, count) for shard in range(count)]
     try:
-        for path in proper:  # of the old checkpoint, which the index in place no longer names
+        for path in proper:  # of the old checkpoint; the current index does not refer to them any more
             storage.remove(path)
         _name_data(storage.link, prefix, transitional, count, storage)
         write_file(storage, index_filename(prefix), encode_index(count))
         kept = set(proper)
     except OSError as error:
-        _log.info("%s keeps its data under the names of %d shards: %s", printable(prefix), shown, error)
+        _log.info("%s keeps its data files named for %d shards: %s", printable(prefix), shown, error)
         kept = set(transitional)
         if _is_in_place(storage, prefix, encode_index(count)) is not False:
             kept |= set(proper)
     try:
         others = [path for path in data_files_of(storage, prefix) if path not in kept]
     except OSError as error:
-        _log.info("%s: older data files stay: %s", printable(prefix), error)
+        _log.info("%s: could not list older data files, which stay: %s", printable(prefix), error)
         return False
     return all([remove(storage, path) for path in others])
 
 
 def _is_in_place(storage: Storage, prefix: str, index: bytes) -> bool | None:
-    """Whether the index of `prefix` has these bytes; None where it cannot be looked at."""
+    """Return whether the index of `prefix` has these bytes; None if it cannot be read."""
     try:
         file = storage.open(index_filename(prefix))
-    except (NotFoundError, InvalidArgumentError):  # nothing, or a directory
+    except (NotFoundError, InvalidArgumentError):  # missing, or a directory
         return False
     except (CheckpointError, OSError):
         return None
@@ -251,7 +253,7 @@ def _is_in_place(storage: Storage, prefix: str, index: bytes) -> bool | None:
 
 
 def data_files_of(storage: Storage, prefix: str) -> list[str]:
-    """All files named as a shard of `prefix` is, whatever count their names bear."""
+    """Return all files that are named like a shard of `prefix`, whatever the count in their names."""
     directory = os.path.dirname(prefix)
     paths = (os.path.join(directory, name) for name in storage.list(directory))
     return [
@@ -262,7 +264,7 @@ def data_files_of(storage: Storage, prefix: str) -> list[str]:
 
 
 def _unused_count(storage: Storage, prefix: str, count: int) -> int:
-    """A number of shards above `count` that no file of this prefix bears."""
+    """Return a number of shards above `count` that no file of this prefix uses."""
     used = [parsed[2] for path in data_files_of(storage, prefix) if (parsed := parse_data_filename(path)) is not None]
     return max([count, *used]) + 1
 
@@ -276,14 +278,14 @@ def _name_data(
 
 
 def remove_bundle(storage: Storage, prefix: str) -> None:
-    """Removes the index and all data files of `prefix`; fine where there are none.
+    """Remove the index and all data files of `prefix`; do nothing if there are none.
 
-    The index goes first: what is left is no checkpoint, rather than a broken one. It goes by becoming a leftover, so
-    that the next save clears up the data if this process is killed before it has (`bundle.leftovers`). Readers that
-    have the checkpoint open are not disturbed.
+    The index is removed first, so that the rest is not mistaken for a checkpoint. It is renamed to a leftover first, so
+    that the next save removes the data if this process is killed in between (`bundle.leftovers`). Readers that have the
+    checkpoint open are not disturbed.
 
     Raises:
-        OSError: the system refused. Whatever is left is cleared up by the next save in that directory.
+        OSError: the system refused. The next save in that directory removes the rest.
     """
     index = index_filename(prefix)
     leftover = index

@@ -1,12 +1,12 @@
-"""Version 2 checkpoints -> host tensors.
+"""Reader of version 2 checkpoints into host tensors.
 
     with BundleReader(LOCAL, "model.ckpt-1000") as reader:      # footer, index block and header are read
         kernel = reader.read("dense/kernel")                    # one block of the index, then the tensor's bytes
 
-All files are opened at once and stay open: a writer that replaces or deletes the checkpoint does not disturb a reader
-that has it open.
+All files are opened together and stay open: a writer that replaces or deletes the checkpoint does not disturb an open
+reader.
 
-Source: BundleReader in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.5.
+Source: BundleReader in tensorflow/core/util/tensor_bundle/tensor_bundle.cc. Explained in docs/formats/bundle.md.
 """
 
 import mmap
@@ -32,20 +32,20 @@ from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import Pipeline
 from torch_tfckpt.values import Value, check_out, check_stored_bytes, fixed_size, new_strings, new_tensor, value_dtype
 
-_RUNS_AT_ONCE: Final = 32  # flat tensors of a run's size that live beside the tensors cut from them
+_RUNS_AT_ONCE: Final = 32  # limit of runs in memory together with the tensors cut from them
 
 
 class BundleReader:
     """Reads the checkpoint `prefix`.
 
     Args:
-        verify: Whether to hold the bytes read against their checksums.
+        verify: Whether to compare the bytes read with their checksums.
 
     Raises:
-        NotFoundError, DataLossError, InvalidArgumentError: as BundleFiles.
+        NotFoundError, DataLossError, InvalidArgumentError: like BundleFiles.
 
-    Cost: opening reads footer, index block and the first data block of the index; one descriptor a file.
-    Threads: safe; reading opens no new file below 256 shards.
+    Cost: opening reads footer, index block and the first data block of the index; one file descriptor per file.
+    Thread safety: safe; with up to 256 shards, reading opens no more files.
     """
 
     version = 2
@@ -62,11 +62,11 @@ class BundleReader:
 
     @property
     def pipeline(self) -> Pipeline:
-        """What moves the bytes; for checks that need no values."""
+        """The pipeline that moves the bytes; for checks that need no values."""
         return self._pieces.pipeline
 
     def keys(self) -> list[str]:
-        """Names of all tensors, sorted by their bytes; a partitioned tensor once. Reads the whole index once."""
+        """Return the sorted names of all tensors, each once. Reads the whole index once."""
         return self.index.names()
 
     def undamaged_keys(self) -> tuple[list[str], list[str]]:
@@ -77,40 +77,40 @@ class BundleReader:
         return isinstance(name, str) and name in self.index
 
     def describe(self, name: str) -> tuple[Shape, DataType]:
-        """Full shape and element type of `name`; NotFoundError where there is none."""
+        """Return full shape and element type of `name`; raise NotFoundError if there is no such tensor."""
         entry = self.index.entry(name)
         return entry.shape, DataType(entry.dtype)
 
     def shape(self, name: str) -> Shape:
-        """Full shape of `name`; NotFoundError where there is none."""
+        """Return the full shape of `name`; raise NotFoundError if there is no such tensor."""
         return self.index.entry(name).shape
 
     def dtype(self, name: str) -> DataType:
         return DataType(self.index.entry(name).dtype)
 
     def slices(self, name: str) -> tuple[TensorSlice, ...]:
-        """The parts in which `name` is stored; empty where it is stored whole."""
+        """Return the slices that `name` is stored in; empty if it is stored whole."""
         return self.index.entry(name).slices
 
     def nbytes(self, name: str) -> int:
-        """Bytes of the tensor's elements; of strings and variants, their bytes in the file."""
+        """Return the size of the tensor's elements in bytes; for strings and variants, of their stored form."""
         entry = self.index.entry(name)
         size = fixed_size(entry)
         return sum(piece.size for piece in self.pieces(name)) if size is None else size
 
     def locate(self, name: str) -> list[str]:
-        """The data files that hold `name`."""
+        """Return the data files that contain `name`."""
         return [self.files.shard_path(shard) for shard in dict.fromkeys(piece.shard for piece in self.pieces(name))]
 
     def pieces(self, name: str) -> list[BundleEntry]:
-        """The entries that have the bytes of `name`: its own, or one for each of its slices."""
+        """Return the entries that have the bytes of `name`: its own, or one for each of its slices."""
         entry = self.index.entry(name)
         if not entry.slices:
             return [entry]
         return [self._stored_entry(name, entry, part) for part in self.partition(name, entry).stored]
 
     def partition(self, name: str, entry: BundleEntry) -> Partition:
-        """The geometry of `name`; DataLossError where its slices overlap or leave its shape. Kept where it has many."""
+        """Return the slices of `name` as a Partition; raise DataLossError if they overlap or exceed its shape."""
         partition = self._partitions.get(name)
         if partition is None:
             with error_context(index_filename(self.path), DAMAGED):
@@ -120,28 +120,31 @@ class BundleReader:
         return partition
 
     def read(self, name: str, out: torch.Tensor | None = None) -> Value:
-        """The full tensor: into `out`, or into a new contiguous CPU tensor; strings as an array of bytes.
+        """Read the full tensor into `out`, or into a new contiguous CPU tensor; strings as an array of bytes.
 
         Raises:
             NotFoundError: no such tensor, or its data file is missing.
-            InvalidArgumentError: shape or dtype of `out` differ (it is untouched), or stored slices leave holes.
-            DataLossError: sizes or checksum are wrong; `out` may be partly written.
+            InvalidArgumentError: `out` has another shape or dtype (it is untouched), or stored slices have gaps.
+            DataLossError: a size or checksum is wrong; `out` may be partly written.
             UnimplementedError: torch has no such dtype.
 
-        Cost: one read of the stored bytes; host memory of one stored slice beyond the result.
+        Cost: one read of the stored bytes; host memory for one stored slice in addition to the result.
         """
         return self._read(name, None, out)
 
     def read_slice(self, name: str, part: TensorSlice) -> Value:
-        """One slice of `name`, whichever way it is stored. Errors as `read`.
+        """Read one slice of `name`, however it is stored. Raises like `read`.
 
-        Cost: the first slice of a tensor reads all of each stored piece that it needs, to verify the checksum, and
-        keeps only what it covers; later ones, or all without `verify`, read from its first to its last element.
+        Cost: the first slice of a tensor reads every stored piece it needs completely, to verify the checksum, but
+        keeps only the slice; later ones, or all without `verify`, read from the slice's first to its last element.
         """
         return self._read(name, part, None)
 
     def read_all(self, names: Iterable[str]) -> dict[str, Value]:
-        """Several tensors in one plan, in the order given. Errors as `read`, and DataLossError where two overlap."""
+        """Read several tensors in one plan, in the order given.
+
+        Raises like `read`, and DataLossError if two tensors overlap in a file.
+        """
         result: dict[str, Value | None] = dict.fromkeys(names)
         wholes: list[NamedEntry] = []
         others: list[str] = []
@@ -168,7 +171,7 @@ class BundleReader:
         return cast(dict[str, Value], result)
 
     def _runs(self, wholes: list[NamedEntry]) -> Iterator[Run]:
-        """Tensors that travel together, in the order of the files; checked, so that only reading them is left."""
+        """Yield tensors to read together, in file order, after all checks except those of their bytes."""
         wholes.sort(key=lambda whole: (whole[1].shard, whole[1].offset))
         for name, entry in wholes:
             self._pieces.check(name, entry)
@@ -177,11 +180,11 @@ class BundleReader:
             yield Run(wholes[first:end], self._torch_dtype(name, DataType(entry.dtype)))
 
     def read_stored(self, name: str) -> bytes:
-        """The bytes of `name` as they lie in the file, for types that torch cannot hold.
+        """Return the bytes of `name` as stored, for types that torch cannot represent.
 
         Raises:
             UnimplementedError: the tensor is partitioned.
-            DataLossError: the checksum of a type of fixed width, or of a variant or string, does not hold.
+            DataLossError: the checksum is wrong.
         """
         entry = self.index.entry(name)
         if entry.slices:
@@ -193,16 +196,16 @@ class BundleReader:
         return stored
 
     def map_all(self, names: Iterable[str]) -> dict[str, Value]:
-        """`map` for several tensors, after it was seen that they share no bytes."""
+        """Map several tensors like `map`, after checking that they share no bytes."""
         names = list(names)
         self._pieces.check_apart([(name, piece) for name in dict.fromkeys(names) for piece in self.pieces(name)])
         return {name: self.map(name) for name in names}
 
     def map(self, name: str) -> Value:
-        """The tensor as a view of the file's pages, changed pages staying private; errors as `read`.
+        """Return the tensor as a private copy-on-write view of the file's pages. Raises like `read`.
 
-        Copied like `read` where no view can serve: strings, partitioned tensors, foreign endianness, and data whose
-        offset is no multiple of the element size. The mapping lives as long as its tensors.
+        Values are copied as in `read` if a view is impossible: strings, partitioned tensors, another byte order, and
+        data whose offset is not a multiple of the element size. The mapping exists as long as its tensors.
         """
         entry = self.index.entry(name)
         dtype = DataType(entry.dtype)
@@ -224,7 +227,7 @@ class BundleReader:
         return tensor
 
     def close(self) -> None:
-        """Closes files and threads. Tensors made by `map` stay valid."""
+        """Close files and threads. Tensors returned by `map` stay valid."""
         self.pipeline.close()
         self.files.close()
         self._maps.clear()
@@ -241,7 +244,7 @@ class BundleReader:
         want = TensorSlice.full(len(entry.shape)) if want is None else want
         shape = want.shape_of(entry.shape)
         if dtype == DataType.DT_STRING and out is not None:
-            raise InvalidArgumentError(f"tensor {quoted(name)} holds strings, which no torch tensor takes as `out`")
+            raise InvalidArgumentError(f"tensor {quoted(name)} contains strings, which do not fit into a torch `out`")
         torch_dtype = None if dtype == DataType.DT_STRING else self._torch_dtype(name, dtype)
         if out is not None and torch_dtype is not None:
             check_out(name, out, shape, torch_dtype)
@@ -269,13 +272,13 @@ class BundleReader:
             return value_dtype(name, dtype)
 
     def _stored_entry(self, name: str, entry: BundleEntry, part: TensorSlice) -> BundleEntry:
-        """The entry that has the bytes of one stored slice, held against the tensor's."""
+        """Return the entry that has the bytes of one stored slice, checked against the tensor's entry."""
         if not entry.slices:
             return entry
         piece = self.index.slice_entry(name, part)
         if piece.dtype != entry.dtype or piece.shape != part.shape_of(entry.shape) or piece.slices:
             raise DataLossError(
-                f"{index_filename(self.path)}: tensor {quoted(name)}: the entry of slice {part} has another dtype or "
-                f"shape than the tensor. {DAMAGED}"
+                f"{index_filename(self.path)}: tensor {quoted(name)}: the entry of slice {part} differs from the "
+                f"tensor in dtype or shape. {DAMAGED}"
             )
         return piece

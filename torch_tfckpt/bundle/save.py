@@ -1,12 +1,12 @@
-"""A whole version 2 checkpoint whose tensors are all there: planned, then copied, then written and published.
+"""Save of a complete version 2 checkpoint: planned, then copied, then written and published.
 
     plan = BundlePlan(num_shards=2)
     plan.add("dense/kernel", kernel, shard=0)                               # nothing is written yet
-    save = BundleSave(LOCAL, prefix, plan, staging, snapshot=True)          # begins to copy and write all data files
-    save.staged.wait()                                                      # the tensors may change from now on
+    save = BundleSave(LOCAL, prefix, plan, staging, snapshot=True)          # starts to copy and write all data files
+    save.staged.wait()                                                      # from now on the tensors may change
     save.finish()                                                           # durable, published
 
-BundleWriter does the same for tensors that come one by one.
+BundleWriter does the same for tensors that are added one by one.
 """
 
 import threading
@@ -20,21 +20,21 @@ from torch_tfckpt.transfer.transfer import Transfer
 
 
 class BundleSave:
-    """One save of the checkpoint `prefix`, which begins when this is made.
+    """One save of the checkpoint `prefix`, which starts on construction.
 
     Args:
-        plan: What goes where.
-        staging: Where host memory for copies comes from.
-        snapshot: Whether the tensors may change once `staged` is set; else not before `finish` returned.
+        plan: What to write where.
+        staging: Source of host memory for copies.
+        snapshot: Whether the tensors may change once `staged` is set; otherwise only after `finish` returned.
 
     Attributes:
         staged: Set when the tensors may change again, or when the save has failed.
 
     Raises:
         InvalidArgumentError: slices of a tensor overlap.
-        IncompleteSaveError: a file cannot be created; everything is as it was.
+        IncompleteSaveError: a file cannot be created; nothing was changed.
 
-    Threads: one at a time; `staged` may be waited for by any.
+    Thread safety: one thread at a time; any thread may wait for `staged`.
     """
 
     def __init__(self, storage: Storage, prefix: str, plan: BundlePlan, staging: Staging, *, snapshot: bool) -> None:
@@ -59,12 +59,12 @@ class BundleSave:
         return sum(shard.data_end for shard in self._plan.shards)
 
     def finish(self) -> str:
-        """Waits until all is written, publishes, and returns the prefix.
+        """Wait until everything is written, publish, and return the prefix.
 
         Raises:
             IncompleteSaveError: writing or publishing failed; nothing was published, unless the message says otherwise.
         """
-        assert self._transfer is not None, "a save that did not begin"
+        assert self._transfer is not None, "the save did not start"
         try:
             with saving(self._prefix):
                 self._plan.enter(self._transfer.result())
@@ -79,11 +79,11 @@ class BundleSave:
         return self._prefix
 
     def abandon(self) -> None:
-        """Stops and removes everything written. Nothing to do after `finish`."""
+        """Stop, and remove everything written. Does nothing after `finish`."""
         if self._transfer is not None:
             self._transfer.cancel()
         for file in self._files:
-            # The caller must hear of the first error, not of a clean-up that fails too.
+            # The caller must get the first error, not an error of the cleanup.
             with suppress(OSError):
                 file.close()
         self._publication.abandon()

@@ -1,13 +1,13 @@
-"""Host and device tensors -> a version 2 checkpoint.
+"""Writer of version 2 checkpoints from host and device tensors.
 
-    with BundleWriter(LOCAL, prefix, num_shards=4) as writer:   # nothing named `prefix.*` exists yet
+    with BundleWriter(LOCAL, prefix, num_shards=4) as writer:   # no file named `prefix.*` exists yet
         writer.add("dense/kernel", kernel, shard=2)
-    # left normally: data synced and named, then the index. Left by an exception: temporary files removed.
+    # on success: data files synced and renamed, then the index. After an exception: temporary files removed.
 
-Where the bytes of a tensor go follows from the shapes added before it, so bytes are written while later tensors are
-still being added. With the same tensors added in the same order, index and data are byte-identical to TensorFlow's.
+A tensor's place follows from the shapes added before it, so bytes are written while later tensors are still being
+added. With the same tensors added in the same order, index and data files are byte-identical to TensorFlow's.
 
-Source: BundleWriter in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.
+Source: BundleWriter in tensorflow/core/util/tensor_bundle/tensor_bundle.cc. Explained in docs/formats/bundle.md.
 """
 
 import enum
@@ -28,14 +28,14 @@ from torch_tfckpt.transfer.pipeline import Pipeline
 from torch_tfckpt.transfer.writes import write_tensors
 from torch_tfckpt.values import WritableValue
 
-# Tensors wait until so many bytes have come together and then travel in one plan: enough for all threads, and a bound
-# on what a caller who makes tensors as he goes has alive at a time.
+# Tensors are queued up to this size and then written together: enough work for all threads, and a limit for the memory
+# of callers that create tensors on the fly.
 QUEUE_BYTES: Final = 64 * 1024 * 1024
-QUEUE_LENGTH: Final = 4096  # tensors that wait at most: objects that die young cost the garbage collector nothing
+QUEUE_LENGTH: Final = 4096  # limit of queued tensors: short-lived objects cost the garbage collector nothing
 
 
 class State(enum.Enum):
-    """Where a writer stands."""
+    """State of a writer."""
 
     OPEN = "open"
     FINISHED = "finished"
@@ -43,7 +43,7 @@ class State(enum.Enum):
 
 
 class CheckpointWriter(ABC):
-    """Writes the checkpoint `path`: leaving the `with` block finishes it, an exception in the block abandons it."""
+    """Writer of the checkpoint `path`. Leaving the `with` block finishes it; an exception abandons it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -55,7 +55,7 @@ class CheckpointWriter(ABC):
 
     @abstractmethod
     def abandon(self) -> None:
-        """Leave nothing behind."""
+        """Remove everything written."""
 
     def __enter__(self) -> Self:
         return self
@@ -72,22 +72,22 @@ class CheckpointWriter(ABC):
         if self._state is not State.OPEN:
             raise FailedPreconditionError(
                 f"{printable(self._path)}: cannot {action}: {type(self).__name__} is closed ({self._state.value}). "
-                f"Make a new writer for another save"
+                f"Create a new writer for another save"
             )
 
 
 class BundleWriter(CheckpointWriter):
-    """Writes the checkpoint `prefix`, tensor by tensor as they come.
+    """Writes the checkpoint `prefix`, one tensor at a time.
 
     Args:
-        num_shards: Data files; every tensor names the one it goes to.
-        alignment: Every tensor begins at a multiple of so many bytes. TensorFlow's checkpoints have 1.
+        num_shards: Number of data files; each tensor is added to a given one.
+        alignment: Every tensor starts at a multiple of this many bytes. TensorFlow's checkpoints use 1.
 
     Raises:
-        IncompleteSaveError: a file cannot be created. The directory itself is made, nothing above it.
+        IncompleteSaveError: a file cannot be created. The directory itself is created, but no parents.
 
-    A tensor that was added must not change before the writer is left. Cost: QUEUE_BYTES of tensors are kept alive, host
-    copies of those on devices or not contiguous included. Threads: one at a time.
+    A tensor that was added must not change before the writer is finished. Cost: QUEUE_BYTES of tensors stay in memory,
+    including host copies of those on devices or not contiguous. Thread safety: one thread at a time.
     """
 
     def __init__(self, storage: Storage, prefix: str, *, num_shards: int = 1, alignment: int = 1) -> None:
@@ -103,11 +103,11 @@ class BundleWriter(CheckpointWriter):
                 self._files.append(storage.create(path))
 
     def add(self, name: str, value: WritableValue, *, shard: int = 0, dtype: DataType | None = None) -> None:
-        """Appends one tensor to a shard.
+        """Append one tensor to a shard.
 
         Args:
-            value: A tensor of any device and strides, a numeric array, or strings (str, bytes, or an array of them).
-            dtype: The TensorFlow type to store it under where torch's own is not meant: DT_QINT8 for an int8 tensor.
+            value: A tensor on any device with any strides, a numeric array, or strings (str, bytes, or an array).
+            dtype: The TensorFlow type to store it as, if not the default one: DT_QINT8 for an int8 tensor.
 
         Raises:
             InvalidArgumentError: the name is taken or empty, or the value cannot be stored.
@@ -128,11 +128,11 @@ class BundleWriter(CheckpointWriter):
         shard: int = 0,
         dtype: DataType | None = None,
     ) -> None:
-        """Appends one slice of a tensor of `full_shape`; a slice that covers it all is stored as a whole tensor.
+        """Append one slice of a tensor of `full_shape`; a slice that covers everything is stored as a tensor.
 
         Raises:
-            InvalidArgumentError: as `add`; or the slice leaves the tensor or was added before, or differs from earlier
-                ones in dtype or full shape; or the tensor was added whole. Slices that overlap are found by `finish`.
+            InvalidArgumentError: like `add`; or the slice exceeds the tensor, was already added, or differs from
+                earlier ones in dtype or full shape; or the tensor was added whole. `finish` detects overlaps.
         """
         self._require_open("add")
         self._plan.add(name, value, shard=shard, part=(full_shape, part), dtype=dtype)
@@ -141,17 +141,19 @@ class BundleWriter(CheckpointWriter):
     def add_stored(
         self, name: str, dtype: DataType, shape: Shape, stored: bytes, checksum: int, *, shard: int = 0
     ) -> None:
-        """Appends bytes that are already in their stored form: what torch cannot hold, copied from a checkpoint.
+        """Append bytes that are already in their stored form, such as values that torch cannot represent.
 
         Args:
-            checksum: The masked checksum that belongs to them, not looked at.
+            checksum: Their masked checksum, which is not verified.
         """
         self._require_open("add")
         self._plan.add_stored(name, dtype, shape, stored, checksum, shard=shard)
         self._write_when_enough()
 
     def finish(self) -> None:
-        """Writes what waits and publishes. Until then nothing is named `prefix.*`; an old checkpoint stays as it is.
+        """Write queued tensors and publish the checkpoint.
+
+        Until then no file is named `prefix.*`, or an old checkpoint is unchanged.
 
         Raises:
             IncompleteSaveError: writing or publishing failed, and the writer is abandoned.
@@ -171,20 +173,20 @@ class BundleWriter(CheckpointWriter):
         self._state = State.FINISHED
 
     def abandon(self) -> None:
-        """Removes everything written. Fine after an error; nothing to do after `finish`."""
+        """Remove everything written. Allowed after an error; does nothing after `finish`."""
         if self._state is State.FINISHED:
             return
         self._state = State.ABANDONED
         self._plan.waiting.clear()
         self._pipeline.close()
         for file in self._files:
-            # What led here is what the caller must hear of, not a clean-up that fails too.
+            # The caller must get the original error, not an error of the cleanup.
             with suppress(OSError):
                 file.close()
         self._publication.abandon()
 
     def _write_when_enough(self) -> None:
-        """Writes what waits once it is QUEUE_BYTES or QUEUE_LENGTH. To be called after each tensor."""
+        """Write queued tensors if they reach QUEUE_BYTES or QUEUE_LENGTH. To be called after each tensor."""
         waiting = self._plan.waiting
         self._waiting_bytes += waiting[-1].size
         if self._waiting_bytes >= QUEUE_BYTES or len(waiting) >= QUEUE_LENGTH:
@@ -192,13 +194,13 @@ class BundleWriter(CheckpointWriter):
                 self._flush()
 
     def _flush(self) -> None:
-        """Writes what waits, in one plan, and enters it with its checksums."""
+        """Write queued tensors in one plan, and record their checksums."""
         self._waiting_bytes = 0
         self._plan.enter(write_tensors(self._pipeline, self._plan.waiting, self._files))
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Whatever goes wrong inside abandons the save; errors of the system say so."""
+        """Abandon the save after any exception inside; convert the system's errors."""
         try:
             with saving(self._path):
                 yield

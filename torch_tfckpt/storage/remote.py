@@ -115,7 +115,7 @@ class FsspecStorage:
 
     def modified(self, path: str) -> float:
         url = self._url(path)
-        with _told(path):
+        with _driver_errors(path):
             self._files.invalidate_cache()
             changed = self._files.modified(url)
             return (changed if changed.tzinfo else changed.replace(tzinfo=UTC)).timestamp()
@@ -123,7 +123,7 @@ class FsspecStorage:
     def list(self, directory: str) -> list[str]:
         url = self._url(directory)
         try:
-            with _told(directory):
+            with _driver_errors(directory):
                 # Drivers' caches do not notice changes by other processes.
                 self._files.invalidate_cache()
                 names = [str(entry["name"]).strip("/") for entry in self._files.ls(url, detail=True)]
@@ -159,7 +159,7 @@ class FsspecStorage:
         )
 
     def remove(self, path: str) -> None:
-        with _told(path), suppress(FileNotFoundError):
+        with _driver_errors(path), suppress(FileNotFoundError):
             self._files.rm_file(self._url(path))
 
     def remove_unused(self, path: str) -> bool:
@@ -173,7 +173,7 @@ class FsspecStorage:
 
     def _info(self, path: str) -> dict[str, Any]:
         url = self._url(path)
-        with _told(path):
+        with _driver_errors(path):
             self._files.invalidate_cache()
             return self._files.info(url)
 
@@ -188,7 +188,7 @@ class FsspecStorage:
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
+def _driver_errors(path: str) -> Iterator[None]:
     """Convert any exception of a driver to OSError, which callers are prepared for."""
     try:
         yield
@@ -232,7 +232,7 @@ class RemoteFile:
         if not size:
             return b""  # a request cannot express an empty range
         try:
-            with _told(self.path):
+            with _driver_errors(self.path):
                 data = self._files.cat_file(self._url, start=offset, end=offset + size)
         except OSError as error:
             raise DataLossError(
@@ -378,7 +378,7 @@ class RemoteOutput:
             if self._failed:
                 raise OSError(errno.EIO, f"the upload failed earlier: {self._failed}", printable(self.path))
             try:
-                with _told(self.path):
+                with _driver_errors(self.path):
                     yield
             except FailedPreconditionError:
                 raise  # the file is finished; nothing failed
