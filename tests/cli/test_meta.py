@@ -375,7 +375,7 @@ def test_a_broken_graph_is_status_1(tmp_path: Path, capsys: Output) -> None:
         (["--json", "--dot"], "not allowed with"),
         (["--depth", "2"], "Add --dot"),
         (["--depth", "2", "--json"], "Add --dot"),
-        (["--dot", "--depth", "0"], "depth 0"),
+        (["--dot", "--depth", "0"], "at least 1, got 0"),
         (["--dot", "--depth", "x"], "invalid int value"),
         (["--tags", "serve"], "has no tags"),
     ],

@@ -1,4 +1,4 @@
-"""CASES 188-192: the same maps, run by TensorFlow's init_from_checkpoint and by ours, come to the same."""
+"""CASES 188-192: TensorFlow's init_from_checkpoint and ours give the same results for the same maps."""
 
 import random
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ from torch_tfckpt.models.initialization import init_from_checkpoint
 
 OBJECT = "object:"  # as in tests/support/tensorflow_init.py
 Pairs = Sequence[tuple[str, str]]
-# TensorFlow's kind of error, and ours.
+# TensorFlow's error class, and ours.
 ALIKE = {
     "ValueError": tfckpt.InvalidArgumentError,
     "InvalidArgumentError": tfckpt.InvalidArgumentError,
     "NotFoundError": tfckpt.NotFoundError,
 }
-# What is no error in TensorFlow: the last of two tensors wins, and a wrong shape through a scope.
+# Not an error in TensorFlow: the last of two tensors wins, and shapes in a scope are not compared.
 TWICE, SHAPE = "are both to go into", "doesn't match with shape"
 
 
 class Described(NamedTuple):
-    """A variable, zero at first."""
+    """A variable, initially zero."""
 
     name: str
     shape: tuple[int, ...] = (6, 4)
     dtype: str = "float32"
-    parts: int = 0  # of rows; 0: it is not partitioned
+    parts: int = 0  # by rows; 0: it is not partitioned
 
     def make(self) -> "torch.Tensor | list[Variable]":
-        """As init_from_checkpoint takes it."""
+        """Return the value for init_from_checkpoint."""
         whole = torch.zeros(self.shape, dtype=getattr(torch, self.dtype))
         if not self.parts:
             return whole
@@ -59,7 +59,7 @@ STORED = [
 
 @pytest.fixture(scope="module", params=[SaverDef.V1, SaverDef.V2], ids=["V1", "V2"])
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A checkpoint of STORED, no two tensors alike."""
+    """A checkpoint of STORED, in which all tensors differ."""
     made = {each.name: each.make() for each in STORED}
     for number, value in enumerate(made.values()):
         pieces = [part.tensor for part in value] if isinstance(value, list) else [value]
@@ -72,7 +72,7 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def ours(path: str, variables: Sequence[Described], pairs: Pairs) -> dict[str, RawTensor] | Exception:
-    """The values afterwards, or the error; after an error no value has changed."""
+    """Return the resulting values, or the error, after which no value has changed."""
     made = {each.name: each.make() for each in variables}
     targets: list[tuple[str, Any]] = [
         (name, made[target.removeprefix(OBJECT)] if target.startswith(OBJECT) else target) for name, target in pairs
@@ -86,7 +86,7 @@ def ours(path: str, variables: Sequence[Described], pairs: Pairs) -> dict[str, R
 
 
 def of_a_module(path: str, variables: Sequence[Described], pairs: Pairs) -> dict[str, RawTensor]:
-    """The values afterwards of a module whose tensors have these names, with dots."""
+    """Return the resulting values of a module whose tensors have these names, with dots."""
     module = nn.Module()
     for each in variables:
         here = module
@@ -118,7 +118,7 @@ def theirs(path: str, variables: Sequence[Described], pairs: Pairs) -> Call:
 
 
 def assert_alike(found: object, expected: object) -> None:
-    """The same values, or errors of one kind."""
+    """Assert that both are the same values, or errors of the same kind."""
     if isinstance(expected, TensorFlowError):
         assert isinstance(found, ALIKE[expected.kind]), (found, expected)
     else:
@@ -158,13 +158,13 @@ PARTS, MORE_PARTS = Described("x/p", parts=3), Described("x/q", parts=2)
     ids=range(22),
 )
 def test_maps(tensorflow: TensorFlowProcess, path: str, variables: list[Described], pairs: Pairs) -> None:
-    """Names, scopes, roots, parts, and what is not there or does not fit: the same values, or errors of one kind."""
+    """Names, scopes, roots, parts, missing and unfitting tensors: the same values, or errors of the same kind."""
     [expected] = tensorflow.batch([theirs(path, variables, pairs)])
     assert_alike(ours(path, variables, pairs), expected)
 
 
 def test_no_checkpoint(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """CASES 192: where nothing lies, both find nothing."""
+    """CASES 192: neither finds a checkpoint that does not exist."""
     where = str(tmp_path / "no_dir")
     [expected] = tensorflow.batch([theirs(where, [WHOLE], [("w", "x/w")])])
     assert isinstance(expected, TensorFlowError)
@@ -172,8 +172,9 @@ def test_no_checkpoint(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
 
 
 def test_shapes_in_a_scope(tensorflow: TensorFlowProcess, path: str) -> None:
-    """TensorFlow compares shapes where a variable is named, but through a scope lets the stored value replace the
-    variable, whose shape is another then. Ours refuses both.
+    """TensorFlow compares shapes of named variables, but a variable in a scope gets the stored value's shape.
+
+    Ours rejects both.
     """
     variables, pairs = [Described("small")], [("/", "/")]
     [expected] = tensorflow.batch([theirs(path, variables, pairs)])
@@ -183,8 +184,9 @@ def test_shapes_in_a_scope(tensorflow: TensorFlowProcess, path: str) -> None:
 
 
 def test_random_maps(tensorflow: TensorFlowProcess, path: str) -> None:
-    """Any names and scopes to any: the same, and of a module the same as of a dict; but ours refuses to choose between
-    two tensors for one variable, and wrong shapes.
+    """Any names and scopes on both sides: the same result, and for a module the same as for a dict.
+
+    But ours rejects a wrong shape, and two tensors for one variable.
     """
     rng = random.Random(11)
     names = [each.name for each in STORED if each.shape == WHOLE.shape and each.dtype == WHOLE.dtype]

@@ -1,4 +1,4 @@
-"""Checkpoints of objects from TensorFlow to torch and back, each asserted to be consumed to the last value."""
+"""Object-based checkpoints from TensorFlow to torch and back; all values are consumed each time."""
 
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ SEEDS = [seed for seed in range(40) if seed % 10 != 9]
 
 @pytest.mark.parametrize("optimizers", [False, True], ids=["trees", "trees with optimizers"])
 def test_ours_restores_theirs(tensorflow: TensorFlowProcess, tmp_path: Path, optimizers: bool) -> None:
-    """Lists, dicts, tuples, modules, shared nodes, loops, escaped names: restored into zeros, all asserts hold, and all
-    values and slot variables are TensorFlow's."""
+    """Trees with lists, dicts, tuples, modules, shared nodes, cycles, escaped names are restored into zeros.
+
+    All asserts hold, and all values and slot variables are TensorFlow's.
+    """
     trees = [generated(seed, optimizers=optimizers) for seed in SEEDS]
     results = tensorflow.batch(
         [Call("tensorflow_objects.write", (str(tmp_path / f"{n}" / "m"), *tree, n % 3)) for n, tree in enumerate(trees)]
@@ -41,7 +43,7 @@ def test_ours_restores_theirs(tensorflow: TensorFlowProcess, tmp_path: Path, opt
 
 @pytest.mark.parametrize("optimizers", [False, True], ids=["trees", "trees with optimizers"])
 def test_theirs_restores_ours(tensorflow: TensorFlowProcess, tmp_path: Path, optimizers: bool) -> None:
-    """The other way round."""
+    """The other direction."""
     trees, expected, calls = [generated(seed, optimizers=optimizers) for seed in SEEDS], [], []
     for n, tree in enumerate(trees):
         values = {place: tree.nodes[place][1][1] for place in tree.of_kind("variable")}
@@ -67,7 +69,7 @@ def test_theirs_restores_ours(tensorflow: TensorFlowProcess, tmp_path: Path, opt
 
 
 class Net(nn.Module):
-    """One of each kind of module that holds others."""
+    """One of each kind of module that contains others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +88,7 @@ class Net(nn.Module):
 
 
 def assert_same_module(one: nn.Module, other: nn.Module) -> None:
-    """The same state, bit for bit."""
+    """Assert that the states are equal bit for bit."""
     ours, theirs = one.state_dict(), other.state_dict()
     assert ours.keys() == theirs.keys()
     assert {key: RawTensor.of(value) for key, value in ours.items()} == {
@@ -95,8 +97,8 @@ def assert_same_module(one: nn.Module, other: nn.Module) -> None:
 
 
 def test_modules_go_to_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """tf.Modules with the attributes of a torch module restore what Checkpoint(model=module) saved, and a Checkpoint of
-    the module as root; nothing is left over on either side."""
+    """tf.Modules with the attributes of a torch module restore Checkpoint(model=module), and a Checkpoint with the
+    module as root; nothing is left over on either side."""
     model = Net()
     tree = described(model)
     values = {place: tree.nodes[place][1][1] for place in tree.of_kind("variable")}
@@ -117,7 +119,7 @@ def test_modules_go_to_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path)
 
 
 def test_modules_come_from_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """The other way round: a torch module takes what tf.Modules with its attributes hold; the tied ones stay tied."""
+    """The other direction: a torch module restores the values of tf.Modules with its attributes; ties are kept."""
     expected, model = Net(), Net()
     tree = described(expected)
     path, _, _ = tensorflow.call("tensorflow_objects.write", str(tmp_path / "m"), *tree, 3)
@@ -132,7 +134,7 @@ def test_modules_come_from_tensorflow(tensorflow: TensorFlowProcess, tmp_path: P
 
 
 def linear(seed: int) -> tuple[nn.Linear, Tree]:
-    """A layer, and the tree of it with an Adam of TensorFlow's."""
+    """A layer, and its tree with TensorFlow's Adam."""
     torch.manual_seed(seed)
     model = nn.Linear(3, 2)
     tree = described(model)
@@ -143,26 +145,26 @@ def linear(seed: int) -> tuple[nn.Linear, Tree]:
 
 
 def adam(model: nn.Module) -> torch.optim.Adam:
-    """As tests/support/tensorflow_objects.py's, with TensorFlow's epsilon."""
+    """The optimizer of tests/support/tensorflow_objects.py, with TensorFlow's epsilon."""
     return torch.optim.Adam(model.parameters(), LEARNING_RATE, (0.5, 0.75), eps=1e-8)
 
 
 def step(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """As that of tests/support/tensorflow_objects.py."""
+    """Make the same step as tests/support/tensorflow_objects.py."""
     for number, parameter in enumerate(model.parameters()):
         parameter.grad = torch.ones_like(parameter) * 2.0 ** -(number % 3)
     optimizer.step()
 
 
 def assert_near(model: nn.Module, tree: Tree, values: dict[int, Any]) -> None:
-    """The parameters are, to 1e-6, TensorFlow's."""
+    """Assert that the parameters equal TensorFlow's within 1e-6."""
     for parameter, place in zip(model.parameters(), tree.of_kind("variable"), strict=True):
         torch.testing.assert_close(parameter.detach(), tensor_of(values[place]), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 6])
 def test_adam_comes_from_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path, steps: int) -> None:
-    """Moments and the number of steps arrive in torch's Adam: one more step goes where TensorFlow's goes."""
+    """Moments and the number of steps are restored in torch's Adam: the next step equals TensorFlow's."""
     _, tree = linear(0)
     model, _ = linear(1)
     place = len(tree.nodes) - 1
@@ -182,7 +184,7 @@ def test_adam_comes_from_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Pat
 
 @pytest.mark.parametrize("steps", [1, 7])
 def test_adam_goes_to_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path, steps: int) -> None:
-    """The other way round; assert_consumed holds there although torch stores more."""
+    """The other direction; assert_consumed holds in TensorFlow although torch stores more."""
     model, tree = linear(2)
     optimizer = adam(model)
     for _ in range(steps):
@@ -202,7 +204,7 @@ def test_adam_goes_to_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path, 
 def test_an_untrained_adam_comes_from_tensorflow_into_a_trained_one(
     tensorflow: TensorFlowProcess, tmp_path: Path
 ) -> None:
-    """What torch's Adam held before is gone, the number of steps too."""
+    """The previous state of torch's Adam is removed, including the number of steps."""
     _, tree = linear(3)
     model, _ = linear(4)
     optimizer = adam(model)
@@ -217,8 +219,10 @@ def test_an_untrained_adam_comes_from_tensorflow_into_a_trained_one(
 
 
 def test_managers_take_turns(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Our manager, theirs, ours again, in one directory: each restores what the other saved last, counts on, and
-    deletes what is too old."""
+    """Our manager, theirs, and ours again in one directory.
+
+    Each restores the last checkpoint of the other, continues to count, and deletes old ones.
+    """
     model = Net()
     tree = described(model)
     ours = tfckpt.CheckpointManager(Checkpoint(model=model), tmp_path, 3)
@@ -238,8 +242,8 @@ def test_managers_take_turns(tensorflow: TensorFlowProcess, tmp_path: Path) -> N
     assert sorted(path.stem for path in tmp_path.glob("*.index")) == ["ckpt-3", "ckpt-4", "ckpt-5"]
 
 
-def test_python_states_are_the_same_text(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """An object with serialize() and deserialize() is TensorFlow's PythonState, both ways."""
+def test_python_states_are_the_same_string(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """An object with serialize() and deserialize() is TensorFlow's PythonState in both directions."""
 
     class Text:
         def __init__(self, text: str) -> None:
@@ -263,8 +267,8 @@ def test_python_states_are_the_same_text(tensorflow: TensorFlowProcess, tmp_path
 
 
 def test_one_object_graph_with_one_of_each(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """TensorFlow's tree with a table, Python state and an optimizer: ours takes what it has objects for, and says by
-    path what is left."""
+    """TensorFlow's tree with a table, Python state and an optimizer: ours restores what it has objects for, and the
+    status lists the rest by path."""
     tensorflow.call("object_checkpoint", str(tmp_path / "m"))
     model = nn.Module()
     model.kernel = nn.Parameter(torch.zeros(2, 2))

@@ -1,4 +1,4 @@
-"""Bytes and values beside TensorFlow's, both ways: what both write is the same, what one writes the other reads."""
+"""Compare bundles with TensorFlow's: both write the same bytes, and each reads the other's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ BATCH = 25
 
 
 def same(value: Value, expected: Value) -> bool:
-    """Both tensors, of one shape and equal elements."""
+    """Return whether both are tensors with the same shape and elements."""
     return isinstance(value, torch.Tensor) and isinstance(expected, torch.Tensor) and torch.equal(value, expected)
 
 
@@ -34,7 +34,7 @@ def write_ours(prefix: Path, tensors: Mapping[str, Named], *, alignment: int = 1
 
 
 def assert_same_bytes(ours: Path, theirs: Path) -> None:
-    """Equal, or the first differing byte with what stands around it."""
+    """Assert that the files are equal; show the first differing byte with its context."""
     a, b = ours.read_bytes(), theirs.read_bytes()
     if a != b:
         at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
@@ -54,8 +54,9 @@ def assert_same_value(name: str, ours: object, theirs: RawTensor) -> None:
 def test_index_and_data_are_byte_identical_to_tensorflow(
     tensorflow: TensorFlowProcess, tmp_path: Path, first: int
 ) -> None:
-    """CASES 134, 199. Same tensors, same names: our .index and .data equal those of SaveV2, for every dtype it writes,
-    scalars, empty tensors, strings, unicode names and indexes of several blocks; and each reads what the other wrote.
+    """CASES 134, 199: for the same tensors, our .index and .data equal those of SaveV2, and each reads the other's.
+
+    With every dtype that SaveV2 writes, scalars, empty tensors, strings, unicode names and indexes of several blocks.
     """
     dictionaries = [dictionary(seed) for seed in range(first, first + BATCH)]
     saves = [
@@ -88,7 +89,7 @@ def test_index_and_data_are_byte_identical_to_tensorflow(
 
 
 def test_save_file_writes_what_savev2_writes(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """The public function, given names in no order, gives the bytes of tf.train.Saver, which sorts them."""
+    """The public function sorts the names: it writes the bytes of tf.train.Saver."""
     tensors = {
         "b": torch.arange(6.0).reshape(2, 3),
         "a/x": torch.tensor(3),
@@ -104,7 +105,7 @@ def test_save_file_writes_what_savev2_writes(tensorflow: TensorFlowProcess, tmp_
 
 @pytest.mark.parametrize("spelling", ["explicit", "whole"])
 def test_partitioned_tensors_are_byte_identical(tensorflow: TensorFlowProcess, tmp_path: Path, spelling: str) -> None:
-    """CASES 120. A matrix in two column slices and a vector in three, under either spelling of a whole dimension."""
+    """CASES 120: a matrix in two column slices and a vector in three, with either spelling of a whole dimension."""
     matrix, vector = torch.arange(50.0).reshape(5, 10), torch.arange(9)
     rows = "0,5" if spelling == "explicit" else "-"
     parts = [
@@ -115,7 +116,7 @@ def test_partitioned_tensors_are_byte_identical(tensorflow: TensorFlowProcess, t
         "save_v2", str(tmp_path / "theirs"), [(n, RawTensor.of(t)) for n, _, t in parts], [s for _, s, _ in parts]
     )
     with BundleWriter(LOCAL, str(tmp_path / "ours")) as writer:
-        for name, spec, part in parts:  # SaveV2 lays data down in the order given, not in that of the names
+        for name, spec, part in parts:  # SaveV2 writes data in the given order, not sorted by name
             *dims, text = spec.split(" ")
             writer.add_slice(name, tuple(map(int, dims)), TensorSlice.parse(text), part)
     for suffix in ("index", "data-00000-of-00001"):
@@ -130,7 +131,7 @@ def test_partitioned_tensors_are_byte_identical(tensorflow: TensorFlowProcess, t
 
 
 def test_merge_is_byte_identical(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """CASES 117, 126; FORMATS example 9. Sources with slices of one tensor: index and data as MergeV2Checkpoints."""
+    """CASES 117, 126: sources with slices of one tensor: index and data equal those of MergeV2Checkpoints."""
     for side in ("ours", "theirs"):
         (tmp_path / side).mkdir()
         with BundleWriter(LOCAL, str(tmp_path / side / "part-0")) as writer:
@@ -152,8 +153,8 @@ def test_merge_is_byte_identical(tensorflow: TensorFlowProcess, tmp_path: Path) 
     assert_same_value("w", torch.tensor([[0.0, 0], [0, 0], [1, 1], [1, 1]]), read)
 
 
-def test_tensorflow_reads_several_shards_written_at_once(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Three shards in one go equal what TensorFlow's sharded Saver merges out of three files."""
+def test_tensorflow_reads_shards_written_in_one_save(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """Three shards written together equal those that TensorFlow's sharded Saver merges from three files."""
     values = {f"v{i}": np.array([i, i + 0.5], dtype=np.float32) for i in range(6)}
     tensorflow.call("sharded_save_by_saver", str(tmp_path / "theirs"), values, [0, 0, 1, 1, 2, 2])
     with BundleWriter(LOCAL, str(tmp_path / "ours"), num_shards=3) as writer:
@@ -165,7 +166,7 @@ def test_tensorflow_reads_several_shards_written_at_once(tensorflow: TensorFlowP
 
 @pytest.mark.parametrize("alignment", [42, 64, 4096])
 def test_tensorflow_reads_aligned_data(tensorflow: TensorFlowProcess, tmp_path: Path, alignment: int) -> None:
-    """CASES 132. Offsets are multiples of the alignment, the file ends on one, and TensorFlow reads the values."""
+    """CASES 132: offsets and the file size are multiples of the alignment, and TensorFlow reads the values."""
     tensors = dictionary(3)
     prefix = write_ours(tmp_path / "aligned", tensors, alignment=alignment)
     with tfckpt.load_checkpoint(prefix) as reader:
@@ -177,7 +178,7 @@ def test_tensorflow_reads_aligned_data(tensorflow: TensorFlowProcess, tmp_path: 
 
 
 def test_a_variant_survives_a_copy_of_its_bytes(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """CASES 125. A TensorList travels as it is stored: the copy equals the file TensorFlow wrote, byte for byte."""
+    """CASES 125: a TensorList is copied as it is stored: the copy equals TensorFlow's file, byte for byte."""
     variant = tensorflow.call("tensor_list", [np.float32(1), np.float32(2)])
     tensorflow.call("save_v2", str(tmp_path / "theirs"), {"list": variant, "x": np.float32(1)})
     with tfckpt.load_checkpoint(tmp_path / "theirs") as reader, BundleWriter(LOCAL, str(tmp_path / "ours")) as writer:

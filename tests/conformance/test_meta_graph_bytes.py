@@ -1,4 +1,4 @@
-"""The graphs of our savers beside those that TensorFlow exports for the same variables, and in TensorFlow's hands."""
+"""The graphs of our savers equal those that TensorFlow exports for the same variables, and run in TensorFlow."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -144,7 +144,7 @@ def _saved(variable: GraphVariable) -> SavedVariable:
 
 
 def assert_same_graph(ours: GraphDef, theirs: GraphDef) -> None:
-    """Node by node, so that a difference is small enough to read; then the bytes."""
+    """Assert that all nodes are equal, one by one so that the difference is readable, and then the bytes."""
     for own, other in zip(ours.node, theirs.node, strict=False):
         assert str(own) == str(other)
     assert [node.name for node in ours.node] == [node.name for node in theirs.node]
@@ -152,7 +152,7 @@ def assert_same_graph(ours: GraphDef, theirs: GraphDef) -> None:
 
 
 def assert_like_tensorflows(tensorflow: TensorFlowProcess, variables: list[Described], savers: list[Any]) -> None:
-    """The graph, the declarations of its operations, and those of its variables have TensorFlow's bytes."""
+    """Assert that the graph, and the declarations of its operations and variables, have TensorFlow's bytes."""
     encoded_meta, saver_defs = tensorflow.call("tensorflow_graphs.saver_graph", variables, savers)
     theirs = MetaGraphDef.FromString(encoded_meta)
     made = {each[0]: graph_variable(each) for each in variables}
@@ -170,17 +170,17 @@ def assert_like_tensorflows(tensorflow: TensorFlowProcess, variables: list[Descr
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_graph_has_the_bytes_of_tensorflows(tensorflow: TensorFlowProcess, case: str) -> None:
-    """Same variables, same savers: every node, attribute and version is the one that TensorFlow exports, in its order;
-    and so are the declarations of operations and of variables.
+def test_graph_bytes_are_tensorflows(tensorflow: TensorFlowProcess, case: str) -> None:
+    """Every node, attribute and version equals TensorFlow's export of the same variables and savers, in its order; and
+    so do the declarations of operations and variables.
     """
     assert_like_tensorflows(tensorflow, *CASES[case])
 
 
 # TensorFlow has no TensorProto of these.
 UNWRITTEN = {DataType.DT_FLOAT8_E4M3FNUZ, DataType.DT_FLOAT8_E4M3B11FNUZ, DataType.DT_FLOAT8_E5M2FNUZ}
-# Large variables of these TensorFlow cannot initialize: it computes the zeros by Fill, which has no kernel. Ours
-# are constants.
+# TensorFlow cannot initialize large variables of these: it computes the zeros by Fill, which has no kernel. Ours are
+# constants.
 UNFILLED = UNWRITTEN | {
     DataType.DT_FLOAT8_E5M2,
     DataType.DT_FLOAT8_E4M3FN,
@@ -193,8 +193,8 @@ UNASSIGNED = UNWRITTEN | {DataType.DT_QINT16, DataType.DT_QUINT16}
 TYPES = [DataType(number) for number in ELEMENTS]
 
 
-def test_variables_of_every_type_have_the_bytes_of_tensorflows(tensorflow: TensorFlowProcess) -> None:
-    """Every type that TensorFlow can write, small, empty, scalar, and large."""
+def test_graph_bytes_for_every_type_are_tensorflows(tensorflow: TensorFlowProcess) -> None:
+    """Every type that TensorFlow can write: small, empty, scalar, and large variables."""
     shapes = [(2, 3), (0, 3), (), (1,), (2000,)]
     variables = [
         described(f"{dtype.short_name}/{number}", dtype.short_name, shape)
@@ -210,7 +210,7 @@ NAMES = {"float": "float32", "double": "float64", "half": "float16"}
 
 
 def value_of(dtype: DataType, count: int) -> RawTensor:
-    """Ones and zeros, as bytes: they are values of every type."""
+    """Ones and zeros, whose bytes are valid for every type."""
     if dtype == DataType.DT_STRING:
         return RawTensor(
             "string", (count,), b"".join(len(b"x" * n).to_bytes(8, "little") + b"x" * n for n in range(count))
@@ -221,8 +221,9 @@ def value_of(dtype: DataType, count: int) -> RawTensor:
 
 @pytest.mark.parametrize("count", [5, 1500], ids=["small", "large"])
 def test_tensorflow_runs_the_graph_for_every_type(tensorflow: TensorFlowProcess, tmp_path: Path, count: int) -> None:
-    """TensorFlow imports it, initializes, restores what it saved itself, reads the values, and saves them again; but
-    for the types that it cannot assign to any variable, of which it says that.
+    """TensorFlow imports the graph, initializes, restores its own checkpoint, reads the values, and saves them again.
+
+    For types that TensorFlow cannot assign to any variable, it reports that.
     """
     calls = []
     for dtype in TYPES:
@@ -253,7 +254,7 @@ def saver_def(**settings: Any) -> SaverDef:
 
 
 def run(variables: list[GraphVariable], definition: SaverDef, read_from: str | None, save_as: str) -> Call:
-    """Our graph of these variables and one saver, in TensorFlow's hands."""
+    """Run our graph of these variables and one saver in TensorFlow."""
     saver = graph_saver({variable.name: variable for variable in variables}, {}, definition)
     encoded, _ = encoded_graph_of(variables, [saver])
     taken = given_names(variables, [saver])
@@ -281,8 +282,8 @@ SAVER_DEFS = {
 
 @pytest.mark.parametrize("kind", SAVER_DEFS)
 def test_savers_of_any_names_run(tensorflow: TensorFlowProcess, tmp_path: Path, kind: str) -> None:
-    """Parts, devices, and variables that have names of generated nodes: the nodes that the SaverDef names restore a
-    checkpoint and save it again.
+    """The nodes that the SaverDef names restore a checkpoint and save it again, with parts, devices, and variables
+    that have names of generated nodes.
     """
     part = SaveSliceInfoDef(full_name="w", full_shape=[4, 3], var_offset=[2, 0], var_shape=[2, 3])
     first = SaveSliceInfoDef(full_name="w", full_shape=[4, 3], var_offset=[0, 0], var_shape=[2, 3])
@@ -314,7 +315,7 @@ def test_savers_of_any_names_run(tensorflow: TensorFlowProcess, tmp_path: Path, 
 
 
 def test_the_known_operations_are_tensorflows(tensorflow: TensorFlowProcess) -> None:
-    """CASES 69: every declaration, byte for byte. Where a later TensorFlow has others, ops.pbtxt is to follow."""
+    """CASES 69: every declaration, byte for byte. If a later TensorFlow has others, ops.pbtxt must be updated."""
     ours = declarations(known_ops()).SerializeToString(deterministic=True)
     assert ours == tensorflow.call("tensorflow_graphs.declarations", list(known_ops()))
 
@@ -322,10 +323,10 @@ def test_the_known_operations_are_tensorflows(tensorflow: TensorFlowProcess) -> 
 @pytest.mark.parametrize(
     "case", ["unsharded on devices", "sharded", "sharded V1", "sharded reshape", "parts on devices"]
 )
-def test_the_meta_graph_of_a_saver_has_the_bytes_of_tensorflows(tensorflow: TensorFlowProcess, case: str) -> None:
-    """The whole file, but for the text that says which build of TensorFlow wrote it."""
+def test_meta_graph_bytes_of_a_saver_are_tensorflows(tensorflow: TensorFlowProcess, case: str) -> None:
+    """The whole file, except for the string that names the build of TensorFlow."""
     [options] = CASES[case][1]
-    variables = [each for each in CASES[case][0] if each[1] != "string"]  # which are no torch tensors
+    variables = [each for each in CASES[case][0] if each[1] != "string"]  # which are not torch tensors
     theirs = MetaGraphDef.FromString(tensorflow.call("tensorflow_graphs.saver_meta_graph", variables, options))
     ours = Saver([torch_variable(each) for each in variables], **options).export_meta_graph()
     assert ours.meta_info_def.tensorflow_version == theirs.meta_info_def.tensorflow_version

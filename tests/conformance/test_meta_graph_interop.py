@@ -1,4 +1,4 @@
-"""Meta graphs between this package and TensorFlow: each imports what the other exports, and they go on in turns."""
+"""Meta graphs between this package and TensorFlow: each imports the other's exports, and they continue in turns."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,14 +24,14 @@ def raw(values: Mapping[str, Value]) -> Values:
 
 
 def assert_same(found: Mapping[str, RawTensor], wanted: Mapping[str, RawTensor]) -> None:
-    """One by one, so that a difference is small enough to read. Types that torch has not have another name there."""
+    """Compare values one by one, so that the difference is readable. Types that torch lacks have other names there."""
     assert sorted(found) == sorted(wanted)
     for name, value in wanted.items():
         assert (name, found[name].shape, found[name].data) == (name, value.shape, value.data)
 
 
 def change(values: Mapping[str, Value]) -> None:
-    """Gives each another value, in place; `changed` says which."""
+    """Change each value in place; `changed` computes the same."""
     for value in values.values():
         if isinstance(value, np.ndarray):
             value[...] = np.frompyfunc(lambda text: text + b"!", 1, 1)(value)
@@ -40,7 +40,7 @@ def change(values: Mapping[str, Value]) -> None:
 
 
 def changed(value: RawTensor) -> RawTensor:
-    """The lowest bit of each byte flipped; a text with a mark behind it."""
+    """Flip the lowest bit of each byte, or append a mark to a string."""
     if value.dtype == "string":
         data = b"".join((len(text) + 1).to_bytes(LENGTH_BYTES, "little") + text + b"!" for text in value.strings())
         return RawTensor(value.dtype, value.shape, data)
@@ -55,17 +55,17 @@ def meta_of(path: str) -> str:
     return tfckpt.meta_graph_filename(path)
 
 
-# What we make.
+# Graphs from this package.
 
 
 class Made(NamedTuple):
-    """What a saver saves.
+    """The values that a saver saves.
 
     Attributes:
-        var_list: As Saver takes it.
-        variables: Name in TensorFlow's graph -> the value.
-        wholes: Name -> the values of `ImportedMetaGraph.variables`, where these are others: parts are one tensor there.
-        options: Of the Saver.
+            var_list: Argument of Saver.
+            variables: Name in TensorFlow's graph -> value.
+            wholes: Name -> the values of `ImportedMetaGraph.variables`, if they differ: there, parts are merged.
+            options: Options of the Saver.
     """
 
     var_list: Any
@@ -91,7 +91,7 @@ def _plain(**options: Any) -> Made:
 
 
 def _sharded(**options: Any) -> Made:
-    """Three devices, and none in particular."""
+    """Three devices, and no device."""
     values = {name: _matrix(2, size) for size, name in enumerate(("a", "b", "c", "scope/d", "e"), 1)}
     devices = (*DEVICES, "/cpu:1", "")
     var_list = [Variable(values[name], name, device=device) for name, device in zip(values, devices, strict=True)]
@@ -127,7 +127,7 @@ def _types() -> Made:
 
 
 def _shapes() -> Made:
-    """Scalars, empty tensors, some of so many elements that their zeros are not written out, and strided ones."""
+    """Scalars, empty tensors, tensors with so many elements that their zeros are not written out, and strided ones."""
     values = {
         "scalar": torch.tensor(2.5),
         "empty": torch.zeros(0, 3),
@@ -150,14 +150,14 @@ def _model() -> Made:
 
 
 def _keys() -> Made:
-    """Keys that are not the variables' names."""
+    """Keys that differ from the variables' names."""
     values = {"one": torch.tensor([1.0, 2.0]), "scope/two": torch.tensor([3])}
     named = {"key/of/one": Variable(values["one"], "one"), "one": Variable(values["scope/two"], "scope/two")}
     return Made(named, values)
 
 
 def _names() -> Made:
-    """Names that no node may have, and what is made of them."""
+    """Names that are not valid node names, and the names that replace them."""
     names = {
         "/": "v",
         "a b": "a_b",
@@ -178,7 +178,7 @@ def _names() -> Made:
 
 
 def _clashing() -> Made:
-    """Names that are those of a saver's nodes, or of other variables'."""
+    """Names that equal those of a saver's nodes, or of other variables' nodes."""
     names = ("a", "a/Assign", "a/Read/ReadVariableOp", "a/Initializer/zeros", "a/IsInitialized/VarIsInitializedOp",
              "save/RestoreV2", "save/AssignVariableOp", "save", "a/Assign_1")  # fmt: skip
     values = {name: torch.tensor([float(number)]) for number, name in enumerate(names)}
@@ -224,9 +224,9 @@ OURS: Mapping[str, Callable[[], Made]] = {
 def test_in_turns_with_a_saver_of_ours(
     tensorflow: TensorFlowProcess, tmp_path: Path, case: str, scope: str | None
 ) -> None:
-    """SAVER 6: TensorFlow imports our meta graph, initializes it to zeros, restores our tensors, trains a step and
-    saves by the imported saver; the saver that wrote it goes on from there, and so does what we import from
-    TensorFlow's file.
+    """TensorFlow imports our meta graph, initializes it to zeros, restores our tensors, trains a step and saves them.
+
+    The saver that wrote the meta graph continues from there, and so does our import of TensorFlow's file.
     """
     made = OURS[case]()
     saver = Saver(made.var_list, **made.options)
@@ -255,8 +255,8 @@ def test_in_turns_with_a_saver_of_ours(
     assert_same(found, {f"{prefix}{name}": value for name, value in wholes.items()})
 
 
-def test_tensorflow_changes_a_text(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """What is no tensor is a variable of text in TensorFlow's graph, and restored as what TensorFlow puts there."""
+def test_tensorflow_changes_a_string(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """A value that is not a tensor is a string variable in TensorFlow's graph; ours restores TensorFlow's value."""
     counts = {"epoch": 3, "seen": [1, 2]}
     saver = Saver({"counts": counts, "w": torch.ones(2)})
     path = saver.save(tmp_path / "m")
@@ -283,7 +283,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 def test_options_of_an_export(
     tensorflow: TensorFlowProcess, tmp_path: Path, case: str, options: Mapping[str, Any]
 ) -> None:
-    """However it is exported, TensorFlow restores from it; also with another saver in the graph."""
+    """With any option, TensorFlow restores from the export; also with a second saver in the graph."""
     made = OURS[case]()
     saver = Saver(made.var_list, **made.options)
     with tfckpt.Collections().as_default():
@@ -299,7 +299,7 @@ def test_options_of_an_export(
 
 
 def test_without_a_saver(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Registered variables alone: TensorFlow makes a saver of its own for them, which restores ours."""
+    """For registered variables alone, TensorFlow creates its own saver, which restores ours."""
     values = {"w": torch.rand(3, 2), "scope/b": torch.arange(4)}
     with tfckpt.Collections().as_default():
         for name, value in values.items():
@@ -312,7 +312,7 @@ def test_without_a_saver(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
     assert trained.trained["w"] != trained.restored["w"]
 
 
-# What TensorFlow makes.
+# Graphs from TensorFlow.
 
 GRAPHS = (
     "ref", "resource", "ref, sharded", "resource, sharded", "ref, V1", "resource, V1", "ref, V1, sharded",
@@ -329,8 +329,8 @@ GRAPHS = (
 def test_in_turns_with_a_graph_of_tensorflow(
     tensorflow: TensorFlowProcess, tmp_path: Path, graph: str, scope: str | None
 ) -> None:
-    """Any graph of TensorFlow's: imported, its checkpoint fills the variables with what TensorFlow saved; what they are
-    changed to and saved as, TensorFlow's own saver restores in its own graph; and the meta graph stays as it was.
+    """Any graph of TensorFlow's: after the import, its checkpoint restores TensorFlow's values. After changing and
+    saving them, TensorFlow's own saver restores them in its own graph; and the meta graph is unchanged.
     """
     saved, unsaved, path = tensorflow.call("tensorflow_meta_graphs.saves", graph, str(tmp_path / "theirs"))
     imported = import_meta_graph(meta_of(path), import_scope=scope)
@@ -354,9 +354,11 @@ def test_in_turns_with_a_graph_of_tensorflow(
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_tensorflow_imports_what_was_put_in_a_scope(tensorflow: TensorFlowProcess, tmp_path: Path, graph: str) -> None:
-    """A graph of TensorFlow's that we imported into a scope: TensorFlow imports the meta graph of its saver, restores
-    what that saved, and trains."""
+def test_tensorflow_imports_a_graph_that_was_imported_into_a_scope(
+    tensorflow: TensorFlowProcess, tmp_path: Path, graph: str
+) -> None:
+    """TensorFlow imports the meta graph of the saver of a TensorFlow graph that we imported into a scope, restores its
+    checkpoint, and trains."""
     _, _, path = tensorflow.call("tensorflow_meta_graphs.saves", graph, str(tmp_path / "theirs"))
     imported = import_meta_graph(meta_of(path), import_scope="imp/in")
     assert imported.saver is not None
@@ -370,8 +372,8 @@ def test_tensorflow_imports_what_was_put_in_a_scope(tensorflow: TensorFlowProces
         assert_same(ours, theirs)
 
 
-def test_variables_of_a_session_are_not_those_of_the_model(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Local variables, and those of metrics, are in no checkpoint, and not among `variables`; the collections tell."""
+def test_local_variables_are_not_restored(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """Local and metric variables are in no checkpoint, and not in `variables`, but only in the collections."""
     tensorflow.call("tensorflow_meta_graphs.saves", "local", str(tmp_path / "m"))
     imported = import_meta_graph(tmp_path / "m.meta")
     assert list(imported.variables) == ["w"]
@@ -384,8 +386,8 @@ def test_variables_of_a_session_are_not_those_of_the_model(tensorflow: TensorFlo
 
 @pytest.mark.parametrize("kind", ["nested", "keras"])
 def test_in_turns_with_a_saved_model(tensorflow: TensorFlowProcess, tmp_path: Path, kind: str) -> None:
-    """A SavedModel of TensorFlow 2: its variables are restored; changed and saved over its own, TensorFlow loads it
-    with the new ones."""
+    """Variables of a TensorFlow 2 SavedModel are restored; changed and saved over its own, TensorFlow loads the new
+    values."""
     model = tmp_path / "model"
     loaded = tensorflow.call("tensorflow_meta_graphs.write_saved_model", kind, str(model))
     imported = import_meta_graph(model)
@@ -400,10 +402,10 @@ def test_in_turns_with_a_saved_model(tensorflow: TensorFlowProcess, tmp_path: Pa
 
 
 @pytest.mark.parametrize("tags", [("train",), ("gpu", "serve")])
-def test_in_turns_with_a_saved_model_of_version_1(
+def test_in_turns_with_a_saved_model_of_tensorflow_1(
     tensorflow: TensorFlowProcess, tmp_path: Path, tags: tuple[str, ...]
 ) -> None:
-    """The tags choose the graph; both have the same variables. What is saved over these, both load."""
+    """The tags choose the graph; both have the same variables. Both load the values saved over these."""
     model = tmp_path / "model"
     values = tensorflow.call("tensorflow_meta_graphs.write_tagged", str(model))
     imported = import_meta_graph(model, tags=tags)
@@ -419,5 +421,5 @@ def test_in_turns_with_a_saved_model_of_version_1(
 
 
 def _sorted(values: Mapping[str, RawTensor]) -> list[tuple[str, tuple[int, ...], bytes]]:
-    """Without the names, which SavedModels make anew."""
+    """Without the names, which SavedModels generate."""
     return sorted((value.dtype, value.shape, value.data) for value in values.values())

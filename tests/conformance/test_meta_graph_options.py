@@ -1,12 +1,11 @@
-"""Each option of export_meta_graph and import_meta_graph: what ours makes of a plain export is what TensorFlow exports.
+"""Each option of export_meta_graph and import_meta_graph: ours, applied to a plain export, equals TensorFlow's.
 
-Compared as messages, after four things that TensorFlow does by the way, and that mean nothing, are undone:
+Messages are compared after removing differences without a meaning that TensorFlow adds:
 
-- A graph that is exported with an option has its inputs as "x:0" here and there, and edges of control in the order of
-  their making; one that is exported without has "x", and sorts them.
-- It has no shapes of arguments and nodes of functions.
-- An import gives nodes without a device that of the node beside which they are; their classes say it already.
-- An import puts functions, and nodes around loops, into another order.
+- A graph exported with an option spells some inputs "x:0" instead of "x", and its control dependencies are not sorted.
+- It has no shapes of function arguments and function nodes.
+- An import gives nodes without a device that of the node they are colocated with; their classes already imply it.
+- An import changes the order of functions, and of nodes around loops.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 
 GRAPHS = ("plain", "values", "parts", "control flow", "queues", "functions", "two scopes")
-# Those with a saver: which of them, in the collection "savers", is exported.
+# Graphs with a saver, and the index in the collection "savers" of the one that is exported.
 SAVERS = {"plain": (0, 1), "two scopes": (0, 1), "parts": (0,)}
 EVERY_GRAPH = pytest.mark.parametrize(
     ("graph", "saver"), [(graph, saver) for graph in GRAPHS for saver in SAVERS.get(graph, (None,))]
@@ -37,7 +36,7 @@ Described = dict[Any, Any]
 def exports(
     tensorflow: TensorFlowProcess, graph: str, saver: int | None, options: Mapping[str, object]
 ) -> tuple[RawMetaGraph, MetaGraphDef]:
-    """A graph as TensorFlow exports it without options, and with."""
+    """Return a graph as TensorFlow exports it without and with options."""
     plain, other = tensorflow.call("tensorflow_rewriting.exports", graph, saver, options)
     return encoded(plain), MetaGraphDef.FromString(other)
 
@@ -47,7 +46,7 @@ def encoded(raw: bytes) -> RawMetaGraph:
 
 
 def described(meta: MetaGraphDef, scope: str = "") -> Described:
-    """All of a meta graph but versions and the order of nodes, what means nothing undone."""
+    """Return everything in a meta graph except versions and the order of nodes, without meaningless differences."""
     parts: Described = {
         "ops": [op.name for op in meta.meta_info_def.stripped_op_list.op],
         "stripped": meta.meta_info_def.stripped_default_attrs,
@@ -74,7 +73,7 @@ def _with_usual_inputs(node: NodeDef) -> NodeDef:
 
 
 def _values(name: str, collection: CollectionDef, scope: str) -> Sequence[object]:
-    """The values of a collection. `scope`: what TensorFlow leaves on contexts inside of contexts."""
+    """Return the values of a collection. `scope` is what TensorFlow leaves on nested contexts."""
     if name not in PROTO_COLLECTIONS:
         return [collection.WhichOneof("kind"), *getattr(collection, str(collection.WhichOneof("kind"))).value]
     messages: list[Message] = [PROTO_COLLECTIONS[name].FromString(each) for each in collection.bytes_list.value]
@@ -86,13 +85,13 @@ def node_names(meta: MetaGraphDef) -> list[str]:
 
 
 def test_the_collections_of_messages(tensorflow: TensorFlowProcess) -> None:
-    """They are those for which TensorFlow has messages, and of the same."""
+    """They are those with registered messages in TensorFlow, and the messages are the same."""
     theirs = tensorflow.call("tensorflow_rewriting.registered")
     assert {name: kind.DESCRIPTOR.name for name, kind in PROTO_COLLECTIONS.items()} == theirs
 
 
 def test_names_in_scopes(tensorflow: TensorFlowProcess) -> None:
-    """Names of nodes, outputs, edges of control and locations, put into a scope and taken out of it."""
+    """Names of nodes, outputs, control dependencies and colocations, into a scope and out of it."""
     names = ["w", "w:0", "^w", "loc:@w", "a/w", "^a/w:1", "loc:@a/w", "a//w", "ab/w", "a", "a/", "b/a/w", "", "a/a/w"]
     pairs = [(name, scope) for name in names for scope in ("a", "a/", "a/b", "", None)]
     ours = [(scopes.prepend_name_scope(*pair), scopes.strip_name_scope(*pair)) for pair in pairs]
@@ -101,7 +100,7 @@ def test_names_in_scopes(tensorflow: TensorFlowProcess) -> None:
 
 @EVERY_GRAPH
 def test_clear_devices(tensorflow: TensorFlowProcess, graph: str, saver: int | None) -> None:
-    """Nodes have none then; functions keep theirs."""
+    """Nodes have no devices afterwards, but functions keep theirs."""
     plain, theirs = exports(tensorflow, graph, saver, {"clear_devices": True})
     ours = rewriting.clear_devices(plain).message()
     assert node_names(ours) == node_names(theirs)
@@ -110,7 +109,7 @@ def test_clear_devices(tensorflow: TensorFlowProcess, graph: str, saver: int | N
 
 @EVERY_GRAPH
 def test_strip_default_attrs(tensorflow: TensorFlowProcess, graph: str, saver: int | None) -> None:
-    """CASES 70: by what the meta graph declares."""
+    """CASES 70: by the meta graph's own declarations."""
     plain, theirs = exports(tensorflow, graph, saver, {"strip_default_attrs": True})
     ours = rewriting.without_default_attrs(plain, {}).message()
     assert node_names(ours) == node_names(theirs)
@@ -118,7 +117,7 @@ def test_strip_default_attrs(tensorflow: TensorFlowProcess, graph: str, saver: i
 
 
 def test_strip_default_attrs_of_known_operations(tensorflow: TensorFlowProcess) -> None:
-    """By what is known of operations that the meta graph does not declare; those of which nothing is known stay."""
+    """By our declarations, for operations that the meta graph does not declare; unknown ones are unchanged."""
     plain, theirs = exports(tensorflow, "functions", None, {"strip_default_attrs": True})
     ops = {op.name for op in plain.info.stripped_op_list.op}
     known = {op: OpDef.FromString(tensorflow.call("tensorflow_rewriting.op_def", op)) for op in ops}
@@ -132,7 +131,7 @@ def test_strip_default_attrs_of_known_operations(tensorflow: TensorFlowProcess) 
 
 @EVERY_GRAPH
 def test_collection_list(tensorflow: TensorFlowProcess, graph: str, saver: int | None) -> None:
-    """The collections that are named, if there are such."""
+    """The given collections, if they exist."""
     names = ["variables", "savers", "ints", "cond_context", "no such"]
     plain, theirs = exports(tensorflow, graph, saver, {"collection_list": names})
     assert described(rewriting.only_collections(plain, names).message()) == described(theirs)
@@ -140,7 +139,7 @@ def test_collection_list(tensorflow: TensorFlowProcess, graph: str, saver: int |
 
 @pytest.mark.parametrize(("graph", "saver"), [(graph, saver) for graph in SAVERS for saver in SAVERS[graph]])
 def test_clear_extraneous_savers(tensorflow: TensorFlowProcess, graph: str, saver: int) -> None:
-    """The nodes of one saver stay, and the operations that are used still."""
+    """The nodes of one saver are kept, and the declarations of operations in use."""
     plain, theirs = exports(tensorflow, graph, saver, {"clear_extraneous_savers": True})
     ours = rewriting.without_extraneous_savers(plain, plain.saver_def).message()
     assert node_names(ours) == node_names(theirs)
@@ -150,24 +149,24 @@ def test_clear_extraneous_savers(tensorflow: TensorFlowProcess, graph: str, save
 @pytest.mark.parametrize("scope", ["part/", "other/", "no such/"])
 @EVERY_GRAPH
 def test_export_scope(tensorflow: TensorFlowProcess, graph: str, saver: int | None, scope: str) -> None:
-    """A part of the graph, what it takes from outside by another name, and what of the collections lies in it.
+    """The part of the graph, with renamed outside inputs, and the values of collections in the scope.
 
-    TensorFlow leaves the scope on contexts of control flow inside of others, whose names then are of nothing; and it
-    leaves an empty collection where no saver is in the scope, over which its import complains.
+    TensorFlow leaves the scope on nested control flow contexts, whose names are then wrong; and it leaves an empty
+    collection if no saver is in the scope, about which its import complains.
     """
     plain, theirs = exports(tensorflow, graph, saver, {"export_scope": scope})
     ours = rescoping.out_of_scope(plain, scope).message()
     assert node_names(ours) == node_names(theirs)
     one, other = described(ours), described(theirs, scope)
-    # It does not see the functions that no node calls any more.
+    # TensorFlow does not remove the functions that no node calls any more.
     in_functions = {node.op for function in theirs.graph_def.library.function for node in function.node_def}
     assert set(one.pop("ops")) - in_functions == set(other.pop("ops")) - in_functions
     assert one == other
 
 
 @pytest.mark.parametrize(("scope", "saver"), [("part/", 0), ("other/", 1)])
-def test_all_options_at_once(tensorflow: TensorFlowProcess, scope: str, saver: int) -> None:
-    """They do not get into each other's way."""
+def test_all_options_together(tensorflow: TensorFlowProcess, scope: str, saver: int) -> None:
+    """They do not interfere with each other."""
     options = {
         "export_scope": scope,
         "clear_devices": True,
@@ -185,10 +184,10 @@ def test_all_options_at_once(tensorflow: TensorFlowProcess, scope: str, saver: i
 
 @EVERY_GRAPH
 def test_import_scope(tensorflow: TensorFlowProcess, graph: str, saver: int | None) -> None:
-    """What is imported into a scope is in it whole.
+    """Everything in the imported graph gets the scope.
 
-    TensorFlow leaves out the frames of loops that are in no collection, such as those of gradients; two imports of one
-    graph then have two loops in one frame.
+    TensorFlow does not rename frames of loops that are in no collection, such as those of gradients, so that after two
+    imports of one graph, two loops share a frame.
     """
     plain, _ = exports(tensorflow, graph, saver, {})
     again = tensorflow.call("tensorflow_rewriting.import_and_export", bytes(plain.raw), "new/scope")
@@ -205,15 +204,15 @@ def test_import_scope(tensorflow: TensorFlowProcess, graph: str, saver: int | No
     assert described(ours) == described(theirs)
 
 
-def test_a_scope_with_a_slash_behind_it(tensorflow: TensorFlowProcess) -> None:
-    """Is the same scope."""
+def test_a_scope_that_ends_with_a_slash(tensorflow: TensorFlowProcess) -> None:
+    """It is the same scope."""
     plain, _ = exports(tensorflow, "two scopes", 0, {})
     assert rescoping.in_import_scope(plain, "a/").raw == rescoping.in_import_scope(plain, "a").raw
     assert rescoping.out_of_scope(plain, "part/").raw == rescoping.out_of_scope(plain, "part").raw
 
 
 def test_unbound_inputs(tensorflow: TensorFlowProcess) -> None:
-    """A part that takes something from outside is not imported, with TensorFlow's words."""
+    """A part with outside inputs is not imported, with TensorFlow's words."""
     plain, _ = exports(tensorflow, "two scopes", None, {})
     part = rescoping.out_of_scope(plain, "part")
     theirs = tensorflow.call("tensorflow_rewriting.import_error", bytes(part.raw))

@@ -1,4 +1,4 @@
-"""Models of Keras and of TensorFlow 1, loaded into their twins in torch: both say the same of the same input."""
+"""Models of Keras and TensorFlow 1, loaded into torch counterparts: both compute the same outputs."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch_tfckpt.models.saving import save_model
 
 
 class Twin(nn.Module):
-    """The twin of tensorflow_models.Twin."""
+    """The torch counterpart of tensorflow_models.Twin."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,14 +34,14 @@ def tensor(raw: RawTensor) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(raw.data, raw.dtype).reshape(raw.shape).copy())
 
 
-def assert_says_the_same(model: nn.Module, answer: dict[str, RawTensor]) -> None:
+def assert_same_output(model: nn.Module, answer: dict[str, RawTensor]) -> None:
     inputs = [tensor(answer[name]) for name in ("image", "words") if name in answer]
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(*inputs), tensor(answer["output"]), rtol=1e-5, atol=1e-5)
 
 
 def random_model(make: type[nn.Module]) -> nn.Module:
-    """So that what is left as it was is noticed."""
+    """A model with random values, so that an unrestored value is noticed."""
     model = make()
     for parameter in model.parameters():
         nn.init.normal_(parameter)
@@ -62,11 +62,11 @@ MAPPERS: dict[str, Rules | None] = {
 @pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
 @pytest.mark.parametrize("rules", MAPPERS)
 def test_a_keras_model_by_objects(tensorflow: TensorFlowProcess, tmp_path: Path, rules: str, trained: bool) -> None:
-    """tf.train.Checkpoint(model=keras_model): strictly, with its compiled optimizer beside it or without."""
+    """tf.train.Checkpoint(model=keras_model): strictly, with and without its compiled optimizer."""
     answer = tensorflow.call("tensorflow_models.save_twin", str(tmp_path / "m"), 3, trained=trained)
     model = random_model(Twin)
     report = load_model(model, tmp_path / "m", mapper=MAPPERS[rules])
-    assert_says_the_same(model, answer)
+    assert_same_output(model, answer)
     assert (report.missing, report.unexpected) == ([], [])
     assert report.prefix == ("model/" if rules == "names" else "")
     assert [(each.name, each.layout) for each in report.converted] == [
@@ -77,11 +77,11 @@ def test_a_keras_model_by_objects(tensorflow: TensorFlowProcess, tmp_path: Path,
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_keras_model_by_names(tensorflow: TensorFlowProcess, tmp_path: Path, version: int) -> None:
-    """tf.compat.v1.train.Saver, both versions, with a scope around all and a global_step."""
+    """tf.compat.v1.train.Saver, both versions, with a scope around all names, and a global_step."""
     answer = tensorflow.call("tensorflow_models.save_twin_by_name", str(tmp_path / "m"), 4, version)
     model = random_model(Twin)
     report = load_model(model, tmp_path / "m")
-    assert_says_the_same(model, answer)
+    assert_same_output(model, answer)
     assert (report.prefix, report.ignored) == ("twin/", ["global_step"])
     other = random_model(Twin)
     rules = [
@@ -89,11 +89,11 @@ def test_a_keras_model_by_names(tensorflow: TensorFlowProcess, tmp_path: Path, v
         (r"twin/(\w+)/moving_mean", r"\1.running_mean"), (r"twin/(\w+)/moving_variance", r"\1.running_var"),
     ]  # fmt: skip
     load_model(other, tmp_path / "m", mapper=KeyMapper(rules))
-    assert_says_the_same(other, answer)
+    assert_same_output(other, answer)
 
 
 class Numbered(nn.Sequential):
-    """The twin of tensorflow_models.save_sequential."""
+    """The torch counterpart of tensorflow_models.save_sequential."""
 
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(3, 5, (2, 3)), nn.ReLU(), nn.Conv2d(5, 4, (3, 2)), nn.Linear(4, 7))
@@ -105,7 +105,7 @@ class Numbered(nn.Sequential):
 
 
 def test_a_keras_sequential_needs_a_mapper(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Its objects have other numbers than the torch modules: nothing is guessed, and rules say it."""
+    """Its objects have other numbers than the torch modules: nothing is guessed, and rules map them."""
     answer = tensorflow.call("tensorflow_models.save_sequential", str(tmp_path / "m"), 5)
     model = random_model(Numbered)
     with pytest.raises(NotFoundError, match=r'Missing key\(s\): "0.weight"'):
@@ -115,18 +115,18 @@ def test_a_keras_sequential_needs_a_mapper(tensorflow: TensorFlowProcess, tmp_pa
         rules[f"_functional/_operations/{theirs}/_kernel"] = f"{ours}.weight"
         rules[f"_functional/_operations/{theirs}/bias"] = f"{ours}.bias"
     load_model(model, tmp_path / "m", mapper=rules)
-    assert_says_the_same(model, answer)
+    assert_same_output(model, answer)
 
 
-def test_keras_takes_what_save_model_writes(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """naming="tf": TensorFlow's reader finds each variable by its name and in its shape, and Keras says the same."""
+def test_keras_loads_what_save_model_writes(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """naming="tf": TensorFlow's reader finds each variable by name and shape, and Keras computes the same outputs."""
     model = random_model(Twin)
     save_model(model, tmp_path / "m", naming="tf")
-    assert_says_the_same(model, tensorflow.call("tensorflow_models.restore_twin_by_name", str(tmp_path / "m"), 6))
+    assert_same_output(model, tensorflow.call("tensorflow_models.restore_twin_by_name", str(tmp_path / "m"), 6))
 
 
 class Net(nn.Module):
-    """What tensorflow_models.train_by_names trains."""
+    """The model that tensorflow_models.train_by_names trains."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,9 +134,9 @@ class Net(nn.Module):
 
 
 def optimizer_like(kind: str, model: nn.Module, steps: int) -> torch.optim.Optimizer:
-    """With the hyperparameters of tensorflow_models."""
+    """An optimizer with the hyperparameters of tensorflow_models."""
     if kind == "adam":
-        # CONVERT 3: TensorFlow's epsilon is "epsilon hat".
+        # TensorFlow's epsilon is the "epsilon hat" of the paper on Adam.
         return torch.optim.Adam(model.parameters(), 0.125, eps=1e-3 / (1 - 0.999 ** (steps + 1)) ** 0.5)
     if kind == "momentum":
         return torch.optim.SGD(model.parameters(), 0.0625, momentum=0.5)
@@ -145,8 +145,8 @@ def optimizer_like(kind: str, model: nn.Module, steps: int) -> torch.optim.Optim
 
 @pytest.mark.parametrize("how", ["train_by_names", "train_by_objects"])
 @pytest.mark.parametrize("kind", ["adam", "momentum", "adagrad"])
-def test_training_goes_on(tensorflow: TensorFlowProcess, tmp_path: Path, how: str, kind: str) -> None:
-    """WISHES 51: weights and slots are carried over, and the next step of torch's optimizer is that of TensorFlow's."""
+def test_training_continues(tensorflow: TensorFlowProcess, tmp_path: Path, how: str, kind: str) -> None:
+    """Weights and slots are converted, and the next step of torch's optimizer equals TensorFlow's."""
     told = tensorflow.call(f"tensorflow_models.{how}", str(tmp_path / "m"), kind, 4, 7)
     model = Net()
     optimizer = optimizer_like(kind, model, 4)
@@ -160,7 +160,7 @@ def test_training_goes_on(tensorflow: TensorFlowProcess, tmp_path: Path, how: st
 
 
 def test_averages_of_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """WISHES 14: tf.train.ExponentialMovingAverage's shadows."""
+    """The shadow variables of tf.train.ExponentialMovingAverage."""
     told = tensorflow.call("tensorflow_models.train_by_names", str(tmp_path / "m"), "adam", 3, 8)
     model = Net()
     report = load_model(model, tmp_path / "m", ema="only")

@@ -1,4 +1,4 @@
-"""CASES 85: savers that go by names, over what tf.train.Checkpoint wrote: ours do what TensorFlow's do."""
+"""CASES 85: name-based savers that restore checkpoints of tf.train.Checkpoint: ours behave as TensorFlow's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +31,7 @@ def held(tensors: Mapping[str, torch.Tensor]) -> dict[str, RawTensor]:
 
 
 def one_of_each_type() -> dict[str, RawTensor]:
-    """A value of each dtype, none of them zero, under names with scopes and with what keys escape."""
+    """A value of each dtype, none of them zero, under names with scopes and characters that keys escape."""
     generator = torch.Generator().manual_seed(1)
     tensors = {}
     for i, dtype in enumerate(DTYPES):
@@ -43,7 +43,7 @@ def one_of_each_type() -> dict[str, RawTensor]:
 
 @pytest.fixture(scope="module")
 def model(tensorflow: TensorFlowProcess, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, RawTensor]]:
-    """A Keras model and its optimizer, by objects."""
+    """A Keras model and its optimizer, saved by objects."""
     found: tuple[str, dict[str, RawTensor]] = tensorflow.call(
         "tensorflow_keras.write_keras_model", str(tmp_path_factory.mktemp("keras") / "model")
     )
@@ -53,7 +53,7 @@ def model(tensorflow: TensorFlowProcess, tmp_path_factory: pytest.TempPathFactor
 def test_a_keras_model_and_its_optimizer(
     model: tuple[str, dict[str, RawTensor]], tensorflow: TensorFlowProcess
 ) -> None:
-    """Every variable, under the name that Keras gave it, and TensorFlow's saver restores the same."""
+    """Every variable is restored by its Keras name, and TensorFlow's saver restores the same values."""
     path, variables = model
     assert {"net/look/kernel", "net/norm/moving_mean", "net/think/bias", "adam/iteration"} <= variables.keys()
     tensors = blank(variables)
@@ -63,7 +63,7 @@ def test_a_keras_model_and_its_optimizer(
 
 
 def test_parameters_of_a_module(model: tuple[str, dict[str, RawTensor]]) -> None:
-    """In place, Variables under Keras's names beside a module's own tensors."""
+    """In place, as Variables with Keras's names, together with a module's own tensors."""
     path, variables = model
     norm = nn.BatchNorm2d(2)
     buffers = {"moving_mean": norm.running_mean, "moving_variance": norm.running_var}
@@ -77,7 +77,7 @@ def test_parameters_of_a_module(model: tuple[str, dict[str, RawTensor]]) -> None
 
 
 def test_variables_of_every_type(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """By Saver, by the saver of the checkpoint, and by TensorFlow's: the same bits."""
+    """By Saver, by the checkpoint's saver, and by TensorFlow's: the same bits."""
     variables = one_of_each_type()
     path = tensorflow.call("tensorflow_keras.write_variables", str(tmp_path / "v"), variables)
     by_saver, by_function = blank(variables), blank(variables)
@@ -88,7 +88,7 @@ def test_variables_of_every_type(tensorflow: TensorFlowProcess, tmp_path: Path) 
 
 
 def test_slot_variables(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Those of an optimizer of the first generation have names of their own: w/Adam, w/Adam_1, beta1_power."""
+    """Those of TensorFlow 1 optimizers have their own names: w/Adam, w/Adam_1, beta1_power."""
     path, variables = tensorflow.call("tensorflow_keras.write_first_generation_adam", str(tmp_path / "a"))
     assert set(variables) == {"w", "w/Adam", "w/Adam_1", "beta1_power", "beta2_power"}
     tensors = blank(variables)
@@ -99,7 +99,7 @@ def test_slot_variables(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
 def test_the_mapping_is_tensorflows(
     model: tuple[str, dict[str, RawTensor]], tensorflow: TensorFlowProcess, tmp_path: Path
 ) -> None:
-    """full_name -> checkpoint_key, as TensorFlow's function of that name gives it; "" too."""
+    """full_name -> checkpoint_key, as TensorFlow's function of that name returns it; also for ""."""
     paths = [model[0], tensorflow.call("object_checkpoint", str(tmp_path / "o"))]
     for path in paths:
         assert tfckpt.object_graph_key_mapping(path) == tensorflow.call("object_graph_mapping", path)
@@ -120,7 +120,7 @@ def error_of_ours(path: str, tensors: dict[str, torch.Tensor]) -> CheckpointErro
 
 
 def test_missing_names_in_tensorflows_words(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """NotFoundError; the three parts of the text are TensorFlow's, character for character."""
+    """NotFoundError; the three parts of the message are TensorFlow's, character for character."""
     stored = held({name: torch.ones(1) for name in ("b", "a/b", "c_1", "d")})
     path = tensorflow.call("tensorflow_keras.write_variables", str(tmp_path / "m"), stored)
     wanted = held({name: torch.ones(1) for name in ("c", "a/b", "z/y", "B", "d")})
@@ -151,8 +151,8 @@ def test_another_dtype(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
         assert "a mismatch between the current graph and the graph from the checkpoint" in text
 
 
-def test_a_checkpoint_by_names(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """ValueError of the function, in TensorFlow's words."""
+def test_a_name_based_checkpoint(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """The function raises ValueError, in TensorFlow's words."""
     path = tfckpt.save_file({"a": torch.ones(1)}, tmp_path / "n")
     theirs = error_of_tensorflow(tensorflow, "saver_of_checkpoint_restores", path, {"a": ("float32", (1,))})
     with pytest.raises(ValueError) as ours:
@@ -161,7 +161,7 @@ def test_a_checkpoint_by_names(tensorflow: TensorFlowProcess, tmp_path: Path) ->
     assert str(ours.value).startswith(theirs.message)
 
 
-def test_a_mapping_of_ones_own(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+def test_a_custom_mapping(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
     """Other names for the keys, on both sides."""
     stored = held({"a": torch.tensor([1.0]), "b": torch.tensor([2.0])})
     path = tensorflow.call("tensorflow_keras.write_variables", str(tmp_path / "v"), stored)

@@ -1,4 +1,4 @@
-"""What Checkpoints leave on disk, ours beside TensorFlow's, of the same trees of objects."""
+"""The files of our Checkpoints equal those of TensorFlow's, for the same trees of objects."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ WITH_OPTIMIZERS = 16
 
 
 def saves_of(seed: int) -> int:
-    """Every third tree is saved under a number, so that it has a save_counter."""
+    """Every third tree is saved with a number, so that it has a save_counter."""
     return seed % 3 if seed % 3 else 0
 
 
@@ -39,16 +39,16 @@ def graph_of(path: str | Path) -> bytes:
 
 
 def assert_same_graph(path: str | Path, expected: str | Path) -> None:
-    """The same bytes; where they are not, what they say is shown node by node."""
+    """Assert that the bytes are equal; if not, show the decoded graphs node by node."""
     ours, theirs = graph_of(path), graph_of(expected)
     if ours != theirs:
         assert ObjectGraph.decode(ours).nodes == ObjectGraph.decode(theirs).nodes
-        pytest.fail(f"the same graph in other bytes: {ours.hex(' ')}\n{theirs.hex(' ')}")
+        pytest.fail(f"the same graph, encoded differently: {ours.hex(' ')}\n{theirs.hex(' ')}")
 
 
-def test_generated_trees_make_the_same_files(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Any tree of modules, lists, dicts and tuples, with nodes that are shared, loops, and names to be escaped, under a
-    root object or not: graph string, index and data are TensorFlow's, byte for byte; so is the state file's sense.
+def test_generated_trees_give_the_same_files(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """Any tree of modules, lists, dicts and tuples, with shared nodes, cycles, and names to be escaped, with a root
+    object or without: graph string, index and data are TensorFlow's byte for byte, and the state file is equivalent.
     """
     trees = [generated(seed) for seed in range(TREES)]
     results = tensorflow.batch(
@@ -76,10 +76,10 @@ def test_generated_trees_make_the_same_files(tensorflow: TensorFlowProcess, tmp_
             assert [Path(each).name for each in states[1].all_model_checkpoint_paths] == [saved.name]
 
 
-def test_generated_optimizers_make_the_same_graph(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Adam, momentum and Adagrad in such trees: the graph string is TensorFlow's with all its slot variables, and
-    what is stored under TensorFlow's keys has the same bytes. What torch needs besides stands under keys that the graph
-    does not list.
+def test_generated_optimizers_give_the_same_graph(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """Adam, momentum and Adagrad in such trees: the graph string with all slot variables is TensorFlow's, and values
+    under TensorFlow's keys have the same bytes. The additional state of torch is under keys that the graph does not
+    list.
     """
     trees = [generated(seed, optimizers=True) for seed in range(WITH_OPTIMIZERS)]
     results = tensorflow.batch(
@@ -107,8 +107,8 @@ def test_generated_optimizers_make_the_same_graph(tensorflow: TensorFlowProcess,
         assert len([key for key in beside if key.endswith("py_state")]) == len(tree.of_kind(*OPTIMIZERS))
 
 
-def test_the_trees_are_about_something() -> None:
-    """The claims above: all kinds of nodes, shared ones, loops, names to be escaped, roots; many trees of each."""
+def test_the_generated_trees_cover_the_claims() -> None:
+    """All kinds of nodes, shared ones, cycles, names to be escaped, roots; many trees of each."""
     trees = [generated(seed) for seed in range(TREES)]
     kinds = [{kind for kind, _ in tree.nodes} for tree in trees]
     for kind in ("module", "dict", "list", "tuple"):
@@ -122,7 +122,7 @@ def test_the_trees_are_about_something() -> None:
 
 
 def shared_in(tree: Tree) -> set[int]:
-    """Places that two parents name."""
+    """Nodes with two parents."""
     seen: list[int] = [place for _, place in tree.kwargs]
     for kind, payload in tree.nodes:
         if kind in ("module", "dict"):
@@ -137,9 +137,9 @@ def names_in(tree: Tree) -> set[str]:
     return {name for kind, payload in tree.nodes if kind in ("module", "dict") for name, _ in payload}
 
 
-def test_modules_make_the_same_graph_but_for_full_names(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """A torch module is the tf.Module with the same attributes, variables first: the same nodes, and the same bytes
-    under the same keys; full_name is what a Saver calls the tensor."""
+def test_modules_give_the_same_graph_except_for_full_names(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """A torch module equals the tf.Module with the same attributes, variables first: the same nodes, and the same bytes
+    under the same keys; full_name is the name that a Saver gives the tensor."""
     model = nn.Module()
     model.scale = nn.Parameter(torch.tensor([1.0, 2.0]))
     model.register_buffer("steps", torch.tensor(3))
@@ -163,7 +163,7 @@ def test_modules_make_the_same_graph_but_for_full_names(tensorflow: TensorFlowPr
 
 
 def test_every_key_reads_back_in_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """TensorFlow's reader finds all keys of ours, also those that the graph does not list."""
+    """TensorFlow's reader finds all of our keys, including those that the graph does not list."""
     tree = generated(3, optimizers=True)
     values = {place: tree.nodes[place][1][1] for place in tree.of_kind("variable")}
     built = Built(tree, values)

@@ -1,4 +1,4 @@
-"""Our messages beside TensorFlow's: the same names, numbers and types, the same text."""
+"""Our messages compared with TensorFlow's: the same names, numbers and types, and the same text form."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,7 +34,7 @@ OURS = (
     checkpoint_state_pb2, control_flow_pb2, queue_runner_pb2, saved_model_pb2, saved_tensor_slice_pb2,
     tensor_bundle_pb2, trackable_object_graph_pb2,
 )  # fmt: skip
-SCOPES = (".tensorflow.error.", ".tensorflow.", ".torch_tfckpt.")  # those of all messages that count
+SCOPES = (".tensorflow.error.", ".tensorflow.", ".torch_tfckpt.")  # packages of all compared messages
 
 
 # Descriptors.
@@ -50,7 +50,7 @@ def our_files() -> list[FileDescriptorProto]:
 
 
 def shapes(files: Iterable[FileDescriptorProto]) -> dict[str, dict[str, str]]:
-    """Message or enum -> field or value -> all that the wire and JSON depend on, names without their packages."""
+    """Message or enum -> field or value -> everything that the wire and JSON depend on, names without packages."""
     found: dict[str, dict[str, str]] = {}
     for file in files:
         scope = f".{file.package}."
@@ -78,7 +78,7 @@ def _field(message: DescriptorProto, field: FieldDescriptorProto) -> str:
     type_name = field.type_name
     for scope in SCOPES:
         type_name = type_name.removeprefix(scope)
-    # In proto3 numbers are packed unless it is said otherwise.
+    # In proto3, numbers are packed by default.
     packed = field.options.packed if field.options.HasField("packed") else True
     together = [
         other.name
@@ -96,8 +96,8 @@ def _values(enum: EnumDescriptorProto) -> dict[str, str]:
 
 
 def test_messages_and_enums_are_those_of_tensorflow(tensorflow: TensorFlowProcess) -> None:
-    """Every message, field, number, type, label, oneof and enum value of the files that a meta graph, a SavedModel or a
-    checkpoint is made of: TensorFlow has nothing that we lack, nor we anything that it lacks."""
+    """Every message, field, number, type, label, oneof and enum value of the files for meta graphs, SavedModels and
+    checkpoints: neither side has one that the other lacks."""
     theirs = shapes(
         FileDescriptorProto.FromString(each) for each in tensorflow.call("tensorflow_protos.file_descriptors")
     )
@@ -113,8 +113,8 @@ def test_messages_and_enums_are_those_of_tensorflow(tensorflow: TensorFlowProces
 
 
 def test_text_is_byte_identical_to_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """CASES 66. Graphs with partitions, control flow, queues, functions and all kinds of collections, Any spelled out
-    and not: `to_text` of the binary file is the text file that TensorFlow writes, and that opens as the same graph."""
+    """CASES 66: graphs with partitions, control flow, queues, functions and all kinds of collections, with known and
+    unknown Any: `to_text` of the binary file is TensorFlow's text file, and that file opens as the same graph."""
     for name in tensorflow.call("tensorflow_protos.write_meta_graphs", str(tmp_path)):
         binary, text = (open_meta_graph(tmp_path / f"{name}.{suffix}") for suffix in ("meta", "txt"))
         assert to_text(binary) == (tmp_path / f"{name}.txt").read_text()
@@ -122,7 +122,7 @@ def test_text_is_byte_identical_to_tensorflow(tensorflow: TensorFlowProcess, tmp
 
 
 def test_text_of_real_meta_graphs_is_tensorflows(tensorflow: TensorFlowProcess, golden: Path) -> None:
-    """Every meta graph below tests/golden, of TensorFlow 0.x to 2.x."""
+    """Every meta graph in tests/golden, of TensorFlow 0.x to 2.x."""
     paths = sorted(path for name in ("*.meta", "saved_model.pb") for path in golden.rglob(name))
     found = [each for path in paths for each in meta_graphs_in(path)]
     assert len(found) > 10
@@ -132,13 +132,13 @@ def test_text_of_real_meta_graphs_is_tensorflows(tensorflow: TensorFlowProcess, 
 
 
 def test_a_saved_model_as_text(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """saved_model.pbtxt as TensorFlow writes it, named by its directory, chosen from by tags."""
+    """saved_model.pbtxt as TensorFlow writes it, opened by its directory, and chosen by tags."""
     tags = tensorflow.call("tensorflow_protos.write_saved_model_text", str(tmp_path / "m"))
     assert [tuple(each.info.tags) for each in meta_graphs_in(tmp_path / "m")] == tags
     assert open_meta_graph(tmp_path / "m", "train").graph.nodes.keys() >= {"x"}
 
 
-# What is a meta graph.
+# Parsing.
 
 MESSAGE = MetaGraphDef()
 MESSAGE.meta_info_def.tags.append("serve")
@@ -150,7 +150,7 @@ TEXT = to_text(meta_graph_of(MESSAGE)).encode()
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A small meta graph as text or binary, with a change or two."""
+    """A small meta graph as text or binary, with one or two changes."""
     content = bytearray(draw(st.sampled_from((TEXT, MESSAGE.SerializeToString()))))
     for _ in range(draw(st.integers(1, 2))):
         at = draw(st.integers(0, len(content)))
@@ -160,9 +160,9 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(content)
 
 
-def test_what_tensorflow_reads_we_read(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Damaged text and binary: what TensorFlow takes for a meta graph, and what it refuses, is so here. What is broken
-    inside the graph is told when the graph is asked for."""
+def test_parsing_of_damaged_files_agrees_with_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """Damaged text and binary: we accept and reject the same files as TensorFlow. Damage inside the graph is reported
+    when the graph is accessed."""
     contents: list[bytes] = [
         b"",
         b"\n",
@@ -189,7 +189,7 @@ def test_what_tensorflow_reads_we_read(tensorflow: TensorFlowProcess, tmp_path: 
             assert isinstance(expected, str), f"{path.read_bytes()!r}: {error}"
         else:
             assert isinstance(expected, bytes), path.read_bytes()
-            # TensorFlow adds a text to what it found in it as a binary message, up to where that was none.
+            # TensorFlow merges a text into what it has already parsed of the file as a binary message.
             assert ours == expected or not _is_message(path.read_bytes())
 
 
@@ -202,8 +202,8 @@ def _is_message(content: bytes) -> bool:
 
 
 @pytest.mark.parametrize("content", [b"max_to_keep: 3\n", b"\xff\xfe"])
-def test_what_is_neither_is_an_error_of_both(tensorflow: TensorFlowProcess, tmp_path: Path, content: bytes) -> None:
-    """CASES 66: the text of a SaverDef is no meta graph; an IOError in TensorFlow, and one here."""
+def test_other_files_are_rejected_by_both(tensorflow: TensorFlowProcess, tmp_path: Path, content: bytes) -> None:
+    """CASES 66: the text of a SaverDef is not a meta graph: an IOError in TensorFlow, and here."""
     path = tmp_path / "x.meta"
     path.write_bytes(content)
     (theirs,) = tensorflow.call("tensorflow_protos.read_meta_graphs", [str(path)])

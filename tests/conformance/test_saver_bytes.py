@@ -1,4 +1,4 @@
-"""What Savers leave on disk, ours beside TensorFlow's: the same files, byte for byte, and the same state file."""
+"""The files of our Savers equal TensorFlow's, byte for byte, and so does the state file."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ BARE: dict[str, Any] = {"write_meta_graph": False, "write_state": False}
 
 
 def save_ours(path: Path, variables: list[Described], **options: Any) -> str:
-    """Saves by our Saver; the path that it returns."""
+    """Save with our Saver; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     saved = tfckpt.Saver(var_list(variables, ours(variables)), **options).save(path, **BARE)
     assert saved is not None
@@ -25,13 +25,13 @@ def save_ours(path: Path, variables: list[Described], **options: Any) -> str:
 
 
 def call_theirs(path: Path, variables: list[Described], **options: Any) -> Call:
-    """The same by TensorFlow's."""
+    """Return the call that does the same in TensorFlow."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return Call("saver_saves", (str(path), theirs(variables), options, [BARE]))
 
 
 def assert_same_files(directory: Path, expected: dict[str, bytes]) -> None:
-    """The same names, and the same bytes; the first differing byte is shown with what stands around it."""
+    """Assert that names and bytes are equal; show the first differing byte with its context."""
     found = {path.name: path.read_bytes() for path in directory.iterdir()}
     assert sorted(found) == sorted(expected)
     for name, data in found.items():
@@ -47,11 +47,11 @@ def assert_same_files(directory: Path, expected: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "sharded"])
 @pytest.mark.parametrize("version", [V1, V2], ids=["V1", "V2"])
-def test_generated_variables_make_the_same_files(
+def test_generated_variables_give_the_same_files(
     tensorflow: TensorFlowProcess, tmp_path: Path, version: int, sharded: bool
 ) -> None:
-    """Any variables, on one to four devices or on none, some in parts that lie on several: our files are those of
-    tf.train.Saver, byte for byte, and so is the path that is returned.
+    """Any variables, on one to four devices or none, some in parts on several devices: our files equal those of
+    tf.train.Saver byte for byte, and so does the returned path.
     """
     options = {"write_version": version, "sharded": sharded}
     sets = [generated(seed, version) for seed in range(SETS)]
@@ -66,15 +66,15 @@ def test_generated_variables_make_the_same_files(
         assert_same_files(tmp_path / f"ours-{number}", files)
 
 
-def test_generated_variables_take_several_shards() -> None:
-    """The claim above is about something: the sets have all numbers of devices, parts, strings and odd types."""
+def test_the_generated_variables_cover_the_claim() -> None:
+    """The sets have all numbers of devices, parts, strings and unusual types."""
     sets = [generated(seed, V2) for seed in range(SETS)]
     assert {len({each.device for each in variables}) for variables in sets} >= {1, 2, 3, 4}
     assert any({"", "/cpu:0"} < {each.device for each in variables} for variables in sets)
     every = [each for variables in sets for each in variables]
     assert len({each.raw.dtype for each in every}) > 20
     across = [v for v in sets if len({each.device for each in v if each.spec and each.name == v[-1].name}) > 1]
-    assert across, "no tensor whose parts lie on several devices"
+    assert across, "no tensor has parts on several devices"
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_generated_variables_take_several_shards() -> None:
 def test_every_type_on_several_devices(
     tensorflow: TensorFlowProcess, tmp_path: Path, devices: tuple[str, ...], use_resource: bool
 ) -> None:
-    """SAVER 3: shards in the order of the devices' names, where no device comes first; both kinds of variables. Both
-    builders write these files: the one that plans all shards at once, and the one that merges them as TensorFlow does.
+    """Shards are sorted by device name, with no device first; for both kinds of variables. Both builders write these
+    files: the one that plans all shards together, and the one that merges them as TensorFlow does.
     """
     variables = one_of_each_type(V2, devices)
     if not use_resource:  # fewer types can be assigned to
@@ -103,7 +103,7 @@ def test_every_type_on_several_devices(
 
 
 def test_partitioned_by_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """CASES 42: a variable that get_variable cut in 1, 2 and 3 parts, and our Variables with the same slices."""
+    """CASES 42: a variable that get_variable split into 1, 2 and 3 parts, and our Variables with the same slices."""
     whole = torch.arange(30.0).reshape(10, 3)
     for parts in (1, 2, 3):
         there, here = tmp_path / f"theirs-{parts}", tmp_path / f"ours-{parts}"
@@ -119,7 +119,7 @@ def test_partitioned_by_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path
 @pytest.mark.parametrize("version", [V1, V2], ids=["V1", "V2"])
 @pytest.mark.parametrize("relative", [False, True], ids=["as given", "relative paths"])
 @pytest.mark.parametrize("where", ["absolute", "train/m", "m"])
-def test_a_sequence_of_saves_leaves_the_same_behind(
+def test_a_sequence_of_saves_leaves_the_same_files(
     tensorflow: TensorFlowProcess,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -128,9 +128,10 @@ def test_a_sequence_of_saves_leaves_the_same_behind(
     relative: bool,
     where: str,
 ) -> None:
-    """After each of eight saves with max_to_keep=2, two under names that are there already: the same path is returned,
-    the same checkpoints are remembered, the same files are there, and all but the meta graphs have the same bytes, the
-    state file too.
+    """Compare after each of eight saves with max_to_keep=2, two of them with existing names.
+
+    The returned path, the remembered checkpoints and the file names are equal, and so are the bytes of all files except
+    meta graphs, including the state file.
     """
     work = tmp_path / "work"
     path = str(work / "train" / "m") if where == "absolute" else where

@@ -1,4 +1,4 @@
-"""CASES 7: what our Saver saves, TensorFlow's restores, and the other way round; each goes on where the other ended."""
+"""CASES 7: TensorFlow's Saver restores our files, ours restores TensorFlow's, and each continues after the other."""
 
 import os
 from collections.abc import Sequence
@@ -53,14 +53,14 @@ EVERY_WAY = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 
 
 def save(path: Path, variables: Sequence[Described], **options: Any) -> str:
-    """Saves by our Saver."""
+    """Save with our Saver."""
     saved = tfckpt.Saver(var_list(variables, ours(variables)), **options).save(path)
     assert saved is not None
     return saved
 
 
 def restored(path: str, variables: Sequence[Described], **options: Any) -> list[Ours]:
-    """Empty variables like these, restored by our Saver."""
+    """Restore zero-initialized variables like these with our Saver."""
     blank = [each.blank for each in variables]
     made = ours(blank)
     assert held(made) != expected(variables)
@@ -71,7 +71,7 @@ def restored(path: str, variables: Sequence[Described], **options: Any) -> list[
 def restored_by_tensorflow(
     tensorflow: TensorFlowProcess, path: str, variables: Sequence[Described], **options: Any
 ) -> list[RawTensor]:
-    """Empty variables like these, restored by TensorFlow's Saver."""
+    """Restore zero-initialized variables like these with TensorFlow's Saver."""
     found: list[RawTensor] = tensorflow.call(
         "saver_restores", path, theirs([each.blank for each in variables]), options
     )
@@ -81,7 +81,7 @@ def restored_by_tensorflow(
 def assert_tensorflow_has(
     tensorflow: TensorFlowProcess, path: str, variables: Sequence[Described], **options: Any
 ) -> None:
-    """TensorFlow's Saver restores, and tf.train.load_checkpoint reads, exactly what is described."""
+    """Assert that TensorFlow's Saver restores, and tf.train.load_checkpoint reads, exactly the described variables."""
     assert restored_by_tensorflow(tensorflow, path, variables, **options) == [each.raw for each in variables]
     read = tensorflow.call("restore_all", path)
     assert set(read) == {each.name for each in variables}
@@ -91,7 +91,7 @@ def assert_tensorflow_has(
 
 
 def numbers(first: float, device: str = "") -> list[Described]:
-    """Two variables whose values follow from a number."""
+    """Two variables whose values are computed from a number."""
     one, other = torch.full((3,), first), torch.arange(4) + int(first)
     return [
         Described("a", Named(one, RawTensor.of(one)), device or "/cpu:0"),
@@ -104,8 +104,8 @@ def numbers(first: float, device: str = "") -> list[Described]:
 
 @EVERY_WAY
 def test_tensorflow_restores_ours(tensorflow: TensorFlowProcess, tmp_path: Path, way: Way) -> None:
-    """Variables of every type TensorFlow has, strings, scalars, empty ones and parts: TensorFlow's Saver restores them
-    from our file, bit for bit, whether it is sharded itself or not; load_checkpoint reads them.
+    """Variables of every TensorFlow type, strings, scalars, empty ones and parts: TensorFlow's Saver, sharded or not,
+    restores them from our file bit for bit; load_checkpoint reads them.
     """
     variables = one_of_each_type(way.version, way.devices)
     path = save(tmp_path / "m", variables, **way.options)
@@ -115,7 +115,7 @@ def test_tensorflow_restores_ours(tensorflow: TensorFlowProcess, tmp_path: Path,
 
 @EVERY_WAY
 def test_ours_restores_tensorflows(tensorflow: TensorFlowProcess, tmp_path: Path, way: Way) -> None:
-    """The same from TensorFlow's file, by savers that are sharded and savers that are not, at once and in sequence."""
+    """The same from TensorFlow's file, by sharded and unsharded savers, in one read and sequentially."""
     variables = one_of_each_type(way.version, way.devices)
     [(path, _, _)] = tensorflow.call("saver_saves", str(tmp_path / "m"), theirs(variables), way.options)
     for options in ({}, {"sharded": True}, {"restore_sequentially": True}):
@@ -125,7 +125,7 @@ def test_ours_restores_tensorflows(tensorflow: TensorFlowProcess, tmp_path: Path
 
 
 def test_quint16_in_a_reference_variable(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """The one type that only the older kind of variable takes, both ways."""
+    """The one type that only reference variables accept, in both directions."""
     value = torch.tensor([0, 1, 65535], dtype=torch.uint16)
     named = Named(value, RawTensor("quint16", (3,), RawTensor.of(value).data), tfckpt.DataType.DT_QUINT16)
     variables = [Described("q", named)]
@@ -140,13 +140,13 @@ def test_quint16_in_a_reference_variable(tensorflow: TensorFlowProcess, tmp_path
 @pytest.mark.parametrize("saved_in", [0, 1, 2, 3])
 @pytest.mark.parametrize("version", [V1, V2], ids=["V1", "V2"])
 def test_partitioned(tensorflow: TensorFlowProcess, tmp_path: Path, version: int, saved_in: int) -> None:
-    """CASES 42-44: saved whole (0) or in some parts, by either side; restored whole and in 1, 2 and 3 parts by the
-    other, and parts on devices of their own.
+    """CASES 42-44: saved whole (0) or in some parts by either side; restored by the other whole and in 1, 2 and 3
+    parts, also with the parts on different devices.
     """
     whole = torch.arange(30, dtype=torch.float64).reshape(10, 3)
     raw = RawTensor.of(whole)
     as_whole = Described("w", Named(whole, raw))
-    # As fixed_size_partitioner cuts; test_saver_bytes.py asks TensorFlow.
+    # The partition of fixed_size_partitioner; test_saver_bytes.py compares it with TensorFlow.
     cuts = {0: [""], 1: ["10 3 0,10:0,3"], 2: ["10 3 0,5:0,3", "10 3 5,5:0,3"]}
     cuts[3] = ["10 3 0,4:0,3", "10 3 4,3:0,3", "10 3 7,3:0,3"]
     sets = {n: parts_of("w", whole, specs, THREE) if n else [as_whole] for n, specs in cuts.items()}
@@ -163,12 +163,12 @@ def test_partitioned(tensorflow: TensorFlowProcess, tmp_path: Path, version: int
         assert held(restored(path, variables, sharded=True)) == expected(variables)
 
 
-# Saves of other kinds.
+# Saves under special conditions.
 
 
 @EVERY_WAY
 def test_after_overwriting(tensorflow: TensorFlowProcess, tmp_path: Path, way: Way) -> None:
-    """Saved three times under one name: TensorFlow restores the last values, and so do we where it overwrote ours."""
+    """Saved three times with one name: TensorFlow restores the last values, and so do we if it overwrote ours."""
     last = numbers(3)
     for first in (1, 2, 3):
         path = save(tmp_path / "m", numbers(first), **way.options)
@@ -180,16 +180,16 @@ def test_after_overwriting(tensorflow: TensorFlowProcess, tmp_path: Path, way: W
 
 
 class _NoLinks(LocalStorage):
-    """Like FAT: no second names. A checkpoint that replaces another keeps the names that it was published under."""
+    """Like FAT, without hard links: a checkpoint that replaces another keeps the names it was published under."""
 
     def link(self, source: str, target: str) -> None:
         raise PermissionError(1, "Operation not permitted", source)
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "sharded"])
-def test_between_two_checkpoints_of_one_name(tensorflow: TensorFlowProcess, tmp_path: Path, sharded: bool) -> None:
-    """The state that a crash in the middle of replacing leaves, index and data under the names of more shards: for
-    TensorFlow it is a checkpoint like any other.
+def test_a_crash_while_replacing_a_checkpoint(tensorflow: TensorFlowProcess, tmp_path: Path, sharded: bool) -> None:
+    """The state after a crash in the middle of replacing, with index and data under names of more shards, is a valid
+    checkpoint for TensorFlow.
     """
     for first in (1, 2):
         path = save(tmp_path / "m", numbers(first), sharded=sharded, storage=_NoLinks())
@@ -202,7 +202,7 @@ def test_between_two_checkpoints_of_one_name(tensorflow: TensorFlowProcess, tmp_
 
 @EVERY_WAY
 def test_after_save_async(tensorflow: TensorFlowProcess, tmp_path: Path, way: Way) -> None:
-    """Values that change as soon as save_async returns: TensorFlow restores those of before, and finds the path."""
+    """Values change as soon as save_async returns: TensorFlow restores the previous ones, and finds the path."""
     variables = one_of_each_type(way.version, way.devices)
     now = [each._replace(named=Named(_copy(each.named.value), each.raw, each.named.dtype)) for each in variables]
     with tfckpt.Saver(var_list(now, ours(now)), **way.options) as saver:
@@ -227,7 +227,7 @@ def _copy(value: Any) -> Any:
 @pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
 @EVERY_WAY
 def test_state_files(tensorflow: TensorFlowProcess, tmp_path: Path, way: Way, relative: bool) -> None:
-    """SAVER 5: latest_checkpoint and get_checkpoint_state say the same on both sides, of our file and of theirs; with
+    """latest_checkpoint and get_checkpoint_state return the same on both sides, for our file and for theirs; with
     relative paths also after the directory was moved.
     """
     variables, options = numbers(1), {**way.options, "save_relative_paths": relative, "max_to_keep": 2}
@@ -251,7 +251,7 @@ def test_state_files(tensorflow: TensorFlowProcess, tmp_path: Path, way: Way, re
 
 
 def assert_same_state(tensorflow: TensorFlowProcess, directory: Path) -> None:
-    """Both sides read the directory's state file alike: steps 2 and 3, the latter the latest."""
+    """Assert that both sides read the directory's state file as steps 2 and 3, the latter the latest."""
     latest = tfckpt.latest_checkpoint(directory)
     assert latest is not None and os.path.basename(latest).startswith("m-3")
     assert tensorflow.call("checkpoint_management", "latest_checkpoint", str(directory)) == latest
@@ -265,15 +265,15 @@ def assert_same_state(tensorflow: TensorFlowProcess, directory: Path) -> None:
 
 
 def checkpoints(directory: Path) -> set[str]:
-    """Names of files without what tells those of one checkpoint apart."""
+    """Names of files without the parts that differ between checkpoints."""
     names = {path.name for path in directory.iterdir() if path.name != "checkpoint"}
     return {name.partition(".")[0].removesuffix("-00000-of-00002").removesuffix("-00001-of-00002") for name in names}
 
 
 @EVERY_WAY
-def test_tensorflow_goes_on(tensorflow: TensorFlowProcess, tmp_path: Path, way: Way) -> None:
-    """Ours saved steps 1 to 3 of three that are kept; TensorFlow recovers them, saves 4 and 5, and deletes 1 and 2 with
-    all their files. Then ours goes on.
+def test_tensorflow_continues(tensorflow: TensorFlowProcess, tmp_path: Path, way: Way) -> None:
+    """Ours saved steps 1 to 3, keeping three; TensorFlow recovers them, saves 4 and 5, and deletes 1 and 2 with all
+    their files. Then ours continues.
     """
     options = {**way.options, "max_to_keep": 3}
     variables = numbers(1)
@@ -297,9 +297,9 @@ def test_tensorflow_goes_on(tensorflow: TensorFlowProcess, tmp_path: Path, way: 
 
 
 @EVERY_WAY
-def test_ours_goes_on(tensorflow: TensorFlowProcess, tmp_path: Path, way: Way) -> None:
-    """The other way round, with recover_last_checkpoints: what TensorFlow saved is deleted with all its files, `.meta`
-    included, when its turn comes.
+def test_ours_continues(tensorflow: TensorFlowProcess, tmp_path: Path, way: Way) -> None:
+    """The other direction, with recover_last_checkpoints: TensorFlow's checkpoints are deleted with all their files,
+    including `.meta`, when they expire.
     """
     options = {**way.options, "max_to_keep": 3}
     variables = numbers(1)

@@ -1,4 +1,4 @@
-"""Version 1 files against TensorFlow's: equal bytes, each reads the other's, and where it refuses, so do we."""
+"""Version 1 files compared with TensorFlow's: equal bytes, each reads the other's, and both reject the same."""
 
 from pathlib import Path
 from typing import Any
@@ -21,26 +21,26 @@ from torch_tfckpt.v1.writer import SlicesWriter
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all examples of a test; each example writes its files anew."""
+    """One folder for all examples of a test; each example writes its files again."""
     return tmp_path_factory.mktemp("v1")
 
 
 def write(path: Path, entries: list[Entry]) -> None:
-    """In the order of TensorFlow's Save op, which hands tensors to its writer sorted by name."""
+    """Write in the order of TensorFlow's Save op, which passes tensors sorted by name."""
     with SlicesWriter(LOCAL, str(path)) as writer:
         for entry in sorted(entries, key=lambda entry: entry.name.encode()):
             writer.add(entry.name, entry.value, shape=entry.shape, part=entry.part, dtype=entry.dtype)
 
 
 def theirs(path: Path, entries: list[Entry]) -> Call:
-    """The call that makes TensorFlow write the same file."""
+    """Return the call that makes TensorFlow write the same file."""
     pairs = [(entry.name, entry.raw) for entry in entries]
     specs = [entry.spec for entry in entries]
     return Call("save_v1", (str(path), pairs, specs if any(specs) else None))
 
 
 def assert_same_bytes(ours: Path, tensorflows: Path) -> None:
-    """The first differing byte is shown, with its surroundings."""
+    """Assert that the files are equal; show the first differing byte with its context."""
     one, other = ours.read_bytes(), tensorflows.read_bytes()
     if one != other:
         at = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
@@ -50,8 +50,8 @@ def assert_same_bytes(ours: Path, tensorflows: Path) -> None:
 
 @settings(deadline=None, max_examples=150)
 @given(entries=DICTIONARIES.filter(bool))
-def test_bytes_and_values_both_ways(tensorflow: TensorFlowProcess, folder: Path, entries: list[Entry]) -> None:
-    """Same tensors: our file is TensorFlow's, byte for byte, and we read its file as what was put in."""
+def test_bytes_and_values_in_both_directions(tensorflow: TensorFlowProcess, folder: Path, entries: list[Entry]) -> None:
+    """For the same tensors, our file equals TensorFlow's byte for byte, and we read its file correctly."""
     ours, reference = folder / "ours", folder / "reference"
     write(ours, entries)
     [saved] = tensorflow.batch([theirs(reference, entries)])
@@ -65,7 +65,7 @@ def test_bytes_and_values_both_ways(tensorflow: TensorFlowProcess, folder: Path,
 @settings(deadline=None, max_examples=60)
 @given(entries=DICTIONARIES.filter(bool))
 def test_tensorflow_reads_ours(tensorflow: TensorFlowProcess, folder: Path, entries: list[Entry]) -> None:
-    """RestoreV2 gives back, from our file, every slice as it was added; names and shapes are listed."""
+    """RestoreV2 reads every slice from our file as it was added; names and shapes are listed."""
     path = folder / "ours"
     write(path, entries)
     specs = [entry.spec for entry in entries]
@@ -78,7 +78,7 @@ def test_tensorflow_reads_ours(tensorflow: TensorFlowProcess, folder: Path, entr
 
 
 def test_several_blocks(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Tensors below, at and above the sizes at which a block ends or a record gets a block of its own."""
+    """Tensors below, at and above the sizes at which a block ends or a record gets its own block."""
     block = 262144
     sizes = [10, block // 4, block // 2, 100, 2 * block // 4 - 10, 2 * block // 4 + 10, 7, 3 * block // 4, 1]
     entries = [
@@ -97,7 +97,7 @@ def test_several_blocks(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", WRITABLE, ids=lambda dtype: str(dtype.short_name))
 def test_pieces_across_shards(tensorflow: TensorFlowProcess, tmp_path: Path, dtype: DataType) -> None:
-    """Two shards of TensorFlow's: slices across both, and the full tensor that its CheckpointReader refuses."""
+    """Two shards of TensorFlow's: slices across both, and the full tensor that its CheckpointReader rejects."""
     if dtype == DataType.DT_STRING:
         whole: Any = np.array([b"%d" % n for n in range(20)], dtype=object).reshape(4, 5)
     else:
@@ -127,7 +127,7 @@ def test_pieces_across_shards(tensorflow: TensorFlowProcess, tmp_path: Path, dty
     ],
     ids=["bfloat16", "qint16", "uint32", "uint64"],
 )
-def test_the_same_types_are_refused(
+def test_the_same_types_are_rejected(
     tensorflow: TensorFlowProcess,
     tmp_path: Path,
     raw: RawTensor,
@@ -135,7 +135,7 @@ def test_the_same_types_are_refused(
     value: torch.Tensor,
     error: type[CheckpointError],
 ) -> None:
-    """Same kind of error, and TensorFlow's text is part of ours."""
+    """The same kind of error, and TensorFlow's message is part of ours."""
     with pytest.raises(TensorFlowError) as their:
         tensorflow.call("save_v1", str(tmp_path / "reference"), {"x": raw})
     with pytest.raises(error) as our, SlicesWriter(LOCAL, str(tmp_path / "ours")) as writer:
@@ -145,8 +145,8 @@ def test_the_same_types_are_refused(
     assert text in str(our.value)
 
 
-def test_what_tensorflow_writes_and_cannot_read(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """The same name twice: its writer takes it, its reader and ours refuse that tensor, and ours the others not."""
+def test_a_file_that_tensorflow_writes_but_cannot_read(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """The same name twice: its writer accepts it; its reader and ours reject that tensor, ours not the others."""
     path, value = str(tmp_path / "twice"), np.ones(2, np.float32)
     tensorflow.call("save_v1", path, [("x", value), ("y", value), ("x", value)])
     with pytest.raises(TensorFlowError, match="Overlapping slices"):

@@ -118,7 +118,7 @@ BAD: Final[dict[str, tuple[bytes, str]]] = {
     "a group that does not end in the graph": (graph(b"\x0b"), "group 1 has no end"),
     "a function without a signature": (graph(field(2, field(1, field(1, b"\xff")))), "signature is not an OpDef"),
     "versions that are none": (graph(field(4, b"\xff")), "not a VersionDef"),
-    "objects that are none": (SOUND + field(7, b"\xff"), "no SavedObjectGraph"),
+    "objects that are none": (SOUND + field(7, b"\xff"), "not a SavedObjectGraph"),
 }
 BROKEN_AT_ONCE: Final[dict[str, bytes]] = {
     "a collection whose name is no UTF-8": SOUND + field(4, field(1, b"\xff")),

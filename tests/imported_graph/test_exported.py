@@ -1,4 +1,4 @@
-"""export_meta_graph: each argument, what is registered, and what TensorFlow could not read is not written."""
+"""export_meta_graph: its arguments, what is registered, and that TensorFlow can import everything written."""
 
 import logging
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from torch_tfckpt._proto.variable_pb2 import VariableDef
 
 
 class Pair(SaveableObject):
-    """A tensor and a text that are asked for when they are saved."""
+    """A tensor and a string, given by functions that are called when they are saved."""
 
     def __init__(self, name: str) -> None:
         number = SaveSpec(lambda: torch.ones(2), "", f"{name}-number", torch.float32, "cpu")
@@ -40,7 +40,7 @@ class Pair(SaveableObject):
 
 
 def exported(*values: object, key: str = GraphKeys.GLOBAL_VARIABLES) -> MetaGraphDef:
-    """The meta graph of default collections with these values in one."""
+    """Return the meta graph of default collections with these values in one."""
     with Collections().as_default():
         for value in values:
             add_to_collection(key, value)
@@ -60,18 +60,18 @@ def ops_of(meta: MetaGraphDef) -> list[str]:
 
 
 def assert_names_only_nodes(meta: MetaGraphDef) -> None:
-    """What a graph's inputs and collections name is there: otherwise TensorFlow does not import it."""
+    """Assert that all inputs and collections name existing nodes: otherwise TensorFlow cannot import the graph."""
     names = {node.name for node in meta.graph_def.node}
     named = [name for node in meta.graph_def.node for name in node.input]
     named += [name for each in meta.collection_def.values() for name in each.node_list.value]
     assert {name.removeprefix("^").partition(":")[0] for name in named} <= names
 
 
-# What is registered.
+# Registered objects.
 
 
-def test_nothing() -> None:
-    """No variables, no savers: a graph without nodes, and the versions."""
+def test_nothing_registered() -> None:
+    """A graph without nodes, and the versions."""
     with Collections().as_default():
         meta = export_meta_graph()
     assert (len(meta.graph_def.node), len(meta.collection_def), meta.HasField("saver_def")) == (0, 0, False)
@@ -79,8 +79,8 @@ def test_nothing() -> None:
     assert meta.meta_info_def.tensorflow_git_version.startswith("torch_tfckpt")
 
 
-def test_what_may_be_a_variable() -> None:
-    """Variables, pairs of a name and a tensor, partitioned ones, saveables: each tensor has a node."""
+def test_kinds_of_variables() -> None:
+    """Variables, (name, tensor) pairs, partitioned variables, saveables: each tensor has a node."""
     parts = [Variable(torch.ones(2), f"w/{n}", SaveSliceInfo("w", [4], [2 * n], [2])) for n in (0, 1)]
     meta = exported(
         Variable(torch.ones(3), "a", device="/gpu:1"),
@@ -98,13 +98,13 @@ def test_what_may_be_a_variable() -> None:
 
 @pytest.mark.parametrize("key", ["variables", "trainable_variables", "local_variables", "model_variables"])
 def test_collections_of_variables(key: str) -> None:
-    """Each is written as what it is."""
+    """Each is written with its values."""
     meta = exported(Variable(torch.ones(1), "v", trainable=False), key=key)
     assert list(meta.collection_def) == [key] and variables_of(meta, key) == ["v:0"]
 
 
-def test_one_tensor_is_one_variable() -> None:
-    """However often and under whatever names it is registered, and in whichever savers it is."""
+def test_a_tensor_is_one_variable() -> None:
+    """However often and under whatever names it is registered, and in any number of savers."""
     tensor = torch.ones(2)
     with Collections().as_default():
         for key in ("variables", "trainable_variables", "variables"):
@@ -115,15 +115,15 @@ def test_one_tensor_is_one_variable() -> None:
     assert len(meta.collection_def["savers"].bytes_list.value) == 1
 
 
-def test_names_are_told_apart() -> None:
-    """Two tensors of one name, names that no node may have, names of a saver's nodes."""
+def test_names_are_made_unique() -> None:
+    """Two tensors with one name, invalid node names, names of a saver's nodes."""
     meta = exported(*[Variable(torch.ones(1), name) for name in ("a", "a", "a b", "a_b", "a:0", "_", "")])
     assert variables_of(meta) == ["a:0", "a_1:0", "a_b:0", "a_b_1:0", "a_2:0", "v_:0", "v:0"]
     assert_names_only_nodes(meta)
 
 
-def test_savers_are_told_apart() -> None:
-    """Those of one name get _1, _2, ...; the one whose meta graph it is keeps its own."""
+def test_saver_names_are_made_unique() -> None:
+    """Those with one name get _1, _2, ...; the saver whose meta graph it is keeps its name."""
     with Collections().as_default():
         savers = [Saver({f"v{number}": torch.ones(1)}) for number in range(3)]
         for saver in savers:
@@ -147,8 +147,8 @@ def test_a_saver_that_is_registered_twice() -> None:
 
 
 @pytest.mark.parametrize("key", ["saveable_objects", "mine"])
-def test_saveables_are_no_nodes(key: str) -> None:
-    """What has a name that no node has is not written as the name of one."""
+def test_saveables_are_not_nodes(key: str) -> None:
+    """An object whose name is not the name of a node is not written."""
     with Collections().as_default():
         add_to_collection(key, Pair("pair"))
         add_to_collection(
@@ -159,8 +159,8 @@ def test_saveables_are_no_nodes(key: str) -> None:
             assert_names_only_nodes(meta)
 
 
-def test_values_that_are_asked_for_have_no_shape() -> None:
-    """Nobody asks for them to write a graph: TensorFlow learns their shapes when it restores."""
+def test_callable_values_have_no_shape() -> None:
+    """The function is not called to write a graph: TensorFlow gets the shape when it restores."""
     meta = Saver([Pair("pair")]).export_meta_graph()
     nodes = {node.name: node.attr for node in meta.graph_def.node if node.op == "VarHandleOp"}
     assert sorted(nodes) == ["pair-number", "pair-text"]
@@ -183,8 +183,8 @@ NOT_WRITTEN: dict[str, tuple[object, ...]] = {
 
 
 @pytest.mark.parametrize("values", NOT_WRITTEN.values(), ids=NOT_WRITTEN.keys())
-def test_what_is_not_written(caplog: pytest.LogCaptureFixture, values: tuple[object, ...]) -> None:
-    """CASES 63: the log tells; all the rest is."""
+def test_collections_that_are_not_written(caplog: pytest.LogCaptureFixture, values: tuple[object, ...]) -> None:
+    """CASES 63: a warning is logged; everything else is written."""
     with caplog.at_level(logging.WARNING), Collections().as_default():
         for value in values:
             add_to_collection("mine", value)
@@ -195,8 +195,8 @@ def test_what_is_not_written(caplog: pytest.LogCaptureFixture, values: tuple[obj
 
 
 @pytest.mark.parametrize("key", [5, None, b"bytes", "\udcff", ("a",)], ids=repr)
-def test_names_that_no_collection_has(caplog: pytest.LogCaptureFixture, key: str) -> None:
-    """CASES 63: they are not written, and the log tells."""
+def test_invalid_names_of_collections(caplog: pytest.LogCaptureFixture, key: str) -> None:
+    """CASES 63: they are not written, with a warning."""
     with caplog.at_level(logging.WARNING):
         meta = exported(1, key=key)
     assert not meta.collection_def and len(caplog.records) == 1
@@ -205,8 +205,8 @@ def test_names_that_no_collection_has(caplog: pytest.LogCaptureFixture, key: str
 @pytest.mark.parametrize(
     "value", [torch.ones(2), torch.nn.Linear(1, 1), 3, "v"], ids=["tensor", "module", "int", "str"]
 )
-def test_what_is_no_variable_is_told(caplog: pytest.LogCaptureFixture, value: object) -> None:
-    """In a collection of variables it is left out, and the log tells."""
+def test_a_value_that_is_not_a_variable(caplog: pytest.LogCaptureFixture, value: object) -> None:
+    """It is left out of a collection of variables, with a warning."""
     with caplog.at_level(logging.WARNING):
         meta = exported(Variable(torch.ones(1), "v"), value)
     assert variables_of(meta) == ["v:0"] and len(caplog.records) == 1
@@ -216,7 +216,7 @@ def test_what_is_no_variable_is_told(caplog: pytest.LogCaptureFixture, value: ob
 
 
 def test_the_file(tmp_path: Path) -> None:
-    """Directories are made; binary and text are the message that is returned; a file that was there is replaced."""
+    """Directories are created; binary and text files contain the returned message; an existing file is replaced."""
     saver = Saver({"v": torch.ones(2)})
     for name, as_text in (("a/b/binary", False), ("c/text", True), ("c/text", False)):
         meta = saver.export_meta_graph(tmp_path / name, as_text=as_text)
@@ -229,8 +229,8 @@ def test_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "m.meta").read_bytes() == (tmp_path / "a/b/binary").read_bytes()
 
 
-def test_no_file(tmp_path: Path) -> None:
-    """What the system refuses is an OSError, and leaves nothing behind."""
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """OSError, and no file is left over."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "m.meta", tmp_path / "folder"):
@@ -240,7 +240,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 def test_meta_info_def() -> None:
-    """It is told, with the versions of what wrote the file; the list of operations is the graph's where it has none."""
+    """It is included, with the versions of this file's writer, and with the graph's operations if it has none."""
     info = MetaGraphDef.MetaInfoDef(meta_graph_version="mine", tags=["a", "b"], tensorflow_version="0.1")
     with Collections().as_default():
         add_to_collection("variables", Variable(torch.ones(1), "v"))
@@ -251,7 +251,7 @@ def test_meta_info_def() -> None:
 
 
 def test_graph_def() -> None:
-    """It takes the place of the graph, and the operations are its own."""
+    """It replaces the graph and its operations."""
     graph_def = GraphDef(node=[NodeDef(name="x", op="NoOp")])
     with Collections().as_default():
         add_to_collection("variables", Variable(torch.ones(1), "v"))
@@ -260,19 +260,19 @@ def test_graph_def() -> None:
 
 
 def test_saver_def() -> None:
-    """It is told where its nodes are in the graph, and refused elsewhere."""
+    """It is included if the graph has its nodes, and rejected otherwise."""
     saver = Saver({"v": torch.ones(1)}, name="mine", filename="default")
     saver_def = saver.as_saver_def()
     with Collections().as_default():
         add_to_collection("savers", saver)
         assert export_meta_graph(saver_def=saver_def) == saver.export_meta_graph()
-    with Collections().as_default(), pytest.raises(tfckpt.InvalidArgumentError, match=r'"mine/Const".* no node'):
+    with Collections().as_default(), pytest.raises(tfckpt.InvalidArgumentError, match=r'"mine/Const".* not a node'):
         export_meta_graph(saver_def=saver_def)
 
 
 @pytest.mark.parametrize(("wanted", "found"), [([], []), (["a"], ["a"]), (["b", "absent", "a"], ["a", "b"])])
 def test_collection_list(wanted: list[str], found: list[str]) -> None:
-    """Those of it that there are."""
+    """Those of the given collections that exist."""
     with Collections().as_default():
         for name in ("a", "b", "c"):
             add_to_collection(name, 1)
@@ -281,7 +281,7 @@ def test_collection_list(wanted: list[str], found: list[str]) -> None:
 
 
 def test_graph() -> None:
-    """What was imported, or a message, takes the place of what is registered."""
+    """An imported graph or a message replaces the registered objects."""
     meta = Saver({"v": torch.ones(1)}).export_meta_graph()
     with Collections().as_default():
         add_to_collection("mine", 1)
@@ -289,7 +289,7 @@ def test_graph() -> None:
 
 
 def test_export_scope() -> None:
-    """Only what lies in it, without its name; the saver stays as it is. Of a scope that is none, nothing."""
+    """Only nodes in the scope, without its name; the saver is unchanged. An unknown scope gives an empty graph."""
     saver = Saver({"a/b/v": torch.ones(1), "a/w": torch.ones(1), "ab": torch.ones(1)}, name="a/save")
     with Collections().as_default():
         for text in ("a/text", "text", "ab"):
@@ -305,7 +305,7 @@ def test_export_scope() -> None:
 
 
 def test_strip_default_attrs() -> None:
-    """Attributes that are as the operation has them are not there; it is told, and the graph means the same."""
+    """Attributes with default values are removed; the file records it, and the graph is equivalent."""
     saver = Saver({"v": torch.ones(2000)}, sharded=True)
     plain, stripped = saver.export_meta_graph(), saver.export_meta_graph(strip_default_attrs=True)
     assert (plain.meta_info_def.stripped_default_attrs, stripped.meta_info_def.stripped_default_attrs) == (False, True)
@@ -323,22 +323,22 @@ EXPORTS: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("export", EXPORTS.values(), ids=EXPORTS.keys())
-def test_debug_info_is_refused(export: Callable[[], object]) -> None:
-    """There are no sources of a graph to tell."""
+def test_debug_info_is_rejected(export: Callable[[], object]) -> None:
+    """There is no graph with source locations."""
     with pytest.raises(tfckpt.UnimplementedError, match="save_debug_info"):
         export()
 
 
 @pytest.mark.parametrize("argument", ["filename", "meta_info_def", "graph_def", "saver_def", "graph"])
-def test_arguments_of_another_kind(argument: str) -> None:
-    """An error of ours."""
+def test_arguments_of_a_wrong_type(argument: str) -> None:
+    """One of our errors."""
     with pytest.raises((tfckpt.InvalidArgumentError, TypeError)):
         export_meta_graph(**{argument: 3})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["my saver", "_x", "\u00fc", "x:0"])
-def test_a_saver_of_a_name_that_no_node_has(name: str) -> None:
-    """It is refused, or its nodes have another: what is written can be imported."""
+def test_a_saver_whose_name_is_not_a_valid_node_name(name: str) -> None:
+    """It is rejected, or its nodes get valid names: the result can be imported."""
     try:
         meta = Saver({"v": torch.ones(1)}, name=name).export_meta_graph()
     except ValueError as error:
@@ -348,14 +348,16 @@ def test_a_saver_of_a_name_that_no_node_has(name: str) -> None:
         assert not [node.name for node in meta.graph_def.node if node.name.startswith("_")]
 
 
-def test_the_name_of_a_saved_model_says_its_form(tmp_path: Path) -> None:
-    """TensorFlow goes by it: saved_model.pbtxt is text, and saved_model.pb cannot be."""
+def test_the_name_of_a_saved_model_decides_its_form(tmp_path: Path) -> None:
+    """As in TensorFlow: saved_model.pbtxt is text, and saved_model.pb cannot be."""
     saver = Saver({"v": torch.zeros(2)})
     saver.export_meta_graph(tmp_path / "a" / "saved_model.pb")
     saver.export_meta_graph(tmp_path / "b" / "saved_model.pbtxt")
     assert (tmp_path / "b" / "saved_model.pbtxt").read_text().startswith("saved_model_schema_version: 1\nmeta_graphs {")
     found = [import_meta_graph(tmp_path / each).meta_graph_def for each in "ab"]
     assert found[0] == found[1] == saver.export_meta_graph()
-    with pytest.raises(tfckpt.InvalidArgumentError, match=r"reads saved_model.pb as binary. Call it saved_model.pbtxt"):
+    with pytest.raises(
+        tfckpt.InvalidArgumentError, match=r"expects saved_model.pb to be binary. For text, name it saved_model.pbtxt"
+    ):
         saver.export_meta_graph(tmp_path / "c" / "saved_model.pb", as_text=True)
     assert not (tmp_path / "c").exists()

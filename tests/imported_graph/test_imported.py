@@ -1,4 +1,4 @@
-"""import_meta_graph: what it promises, and what it makes of graphs that nobody should have written."""
+"""import_meta_graph: its results for exported, real and unusual graphs."""
 
 import logging
 from pathlib import Path
@@ -28,7 +28,7 @@ from torch_tfckpt._proto.variable_pb2 import VariableDef
 
 
 def exported(tmp_path: Path) -> tuple[Saver, Path]:
-    """A saver of two tensors, and the meta graph that it wrote beside a checkpoint of them."""
+    """Return a saver of two tensors, and the meta graph that it wrote with a checkpoint."""
     saver = Saver({"scope/w": torch.arange(6.0).reshape(2, 3).requires_grad_(), "step": torch.tensor(7)})
     saver.save(tmp_path / "m")
     return saver, tmp_path / "m.meta"
@@ -48,11 +48,11 @@ def savers_of(meta: MetaGraphDef) -> list[SaverDef]:
     return [SaverDef.FromString(each) for each in meta.collection_def["savers"].bytes_list.value]
 
 
-# What is found.
+# The result.
 
 
-def test_what_there_is(tmp_path: Path) -> None:
-    """Variables of zeros, of the right shapes and types, until they are restored; then the values, in place."""
+def test_variables_before_and_after_a_restore(tmp_path: Path) -> None:
+    """Zeros with the right shapes and types until they are restored; then the values, in place."""
     _, path = exported(tmp_path)
     imported = import_meta_graph(path)
     w, step = tensor(imported, "scope/w"), tensor(imported, "step")
@@ -70,8 +70,8 @@ def test_what_there_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("of", ["str", "path", "prefix", "index", "message", "text"])
-def test_how_a_meta_graph_is_named(tmp_path: Path, of: str) -> None:
-    """A file, the checkpoint beside it, a message; a text file under any name."""
+def test_forms_of_the_argument(tmp_path: Path, of: str) -> None:
+    """A file, its checkpoint, a message; a text file with any name."""
     saver, path = exported(tmp_path)
     meta = saver.export_meta_graph(tmp_path / "other", as_text=True)
     source = {
@@ -87,7 +87,7 @@ def test_how_a_meta_graph_is_named(tmp_path: Path, of: str) -> None:
 
 
 def test_tags_choose(tmp_path: Path) -> None:
-    """Of a SavedModel; of a graph without tags they are refused, in a file and as a message."""
+    """Of a SavedModel; for a graph without tags they are rejected, in a file and as a message."""
     model = SavedModel(saved_model_schema_version=1)
     for name, tags in (("a", ["train"]), ("b", ["serve"]), ("c", ["serve", "gpu"])):
         made = model.meta_graphs.add()
@@ -111,8 +111,7 @@ def test_tags_choose(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scope", ["imp", "imp/", "a/b.c", "0"])
 def test_a_scope(tmp_path: Path, scope: str) -> None:
-    """It stands before the names of variables, nodes, savers and texts; keys are the same; a slash at its end is
-    none."""
+    """It is added to the names of variables, nodes, savers and strings; keys do not change; a last slash is ignored."""
     _, path = exported(tmp_path)
     meta = import_meta_graph(path).meta_graph_def
     meta.collection_def["texts"].bytes_list.value.extend([b"hi", b"\xff"])
@@ -133,15 +132,15 @@ def test_a_scope(tmp_path: Path, scope: str) -> None:
 
 
 @pytest.mark.parametrize("scope", ["a b", "/a", "_x", "x:0", "^a", "\u00fc", "a\n"])
-def test_no_scope(tmp_path: Path, scope: str) -> None:
-    """What no node's name may begin with is refused at once."""
+def test_an_invalid_scope(tmp_path: Path, scope: str) -> None:
+    """A name that a node cannot begin with is rejected immediately."""
     _, path = exported(tmp_path)
     with pytest.raises(ValueError, match=r"is not a valid (root )?scope name"):
         import_meta_graph(path, import_scope=scope)
 
 
 def test_devices(tmp_path: Path) -> None:
-    """Cleared, savers that are sharded write one shard, and no node has any."""
+    """After clearing, sharded savers write one shard, and no node has a device."""
     tensors = [Variable(torch.ones(2), name, device=device) for name, device in (("a", "/cpu:0"), ("b", "/gpu:1"))]
     Saver(tensors, sharded=True).save(tmp_path / "m")
     for clear, shards in ((False, 2), (True, 1)):
@@ -154,13 +153,13 @@ def test_devices(tmp_path: Path) -> None:
         tfckpt.remove_checkpoint(str(tmp_path / "n"))
 
 
-def test_where_no_collection_tells() -> None:
-    """The variable nodes of the graph are the variables, in its order."""
+def test_without_collections() -> None:
+    """The variables are the variable nodes of the graph, in its order."""
     imported = import_meta_graph(graph([variable("b"), node("x", "NoOp"), variable("a")]))
     assert list(imported.variables) == ["b", "a"] and imported.saver is not None
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_an_empty_file(tmp_path: Path) -> None:
     """An empty file is an empty meta graph."""
     (tmp_path / "m.meta").touch()
     imported = import_meta_graph(tmp_path / "m.meta")
@@ -168,8 +167,8 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert imported.export_meta_graph(tmp_path / "n") == MetaGraphDef() and (tmp_path / "n").read_bytes() == b""
 
 
-def test_parts_are_one_tensor(tmp_path: Path) -> None:
-    """Under the name of the whole; in the collection are the parts, which are views of it."""
+def test_parts_are_views_of_one_tensor(tmp_path: Path) -> None:
+    """Under the name of the whole; the collection contains the parts, which are views of it."""
     whole = torch.arange(12.0).reshape(4, 3)
     parts = [Variable(whole[i : i + 2], f"p/{i}", SaveSliceInfo("w", [4, 3], [i, 0], [2, 3])) for i in (0, 2)]
     Saver(parts).save(tmp_path / "m")
@@ -181,8 +180,8 @@ def test_parts_are_one_tensor(tmp_path: Path) -> None:
     assert [each.tensor.tolist() for each in views] == [whole[:2].tolist(), whole[2:].tolist()]  # type: ignore[attr-defined]
 
 
-def test_parts_of_texts(tmp_path: Path) -> None:
-    """Texts may be in parts, too."""
+def test_parts_of_strings(tmp_path: Path) -> None:
+    """Strings may also be partitioned."""
     parts = [Words(tmp_path.name, number) for number in (0, 2)]
     Saver({"w": parts}).save(tmp_path / "m", write_meta_graph=False)
     nodes = [variable(name, [2], DataType.DT_STRING) for name in "pq"]
@@ -196,15 +195,15 @@ def test_parts_of_texts(tmp_path: Path) -> None:
 
 
 class Words(tfckpt.SaveableObject):
-    """Two of four texts."""
+    """Two of four strings."""
 
     def __init__(self, name: str, first: int) -> None:
         words = np.array([f"{name} {first + number}".encode() for number in (0, 1)], dtype=object)
         super().__init__(self, [tfckpt.SaveSpec(words, f"4 {first},2", "w")], "w")
 
 
-def test_types_that_torch_has_not(caplog: pytest.LogCaptureFixture) -> None:
-    """Such variables are left out, and the log tells once of each."""
+def test_types_that_torch_lacks(caplog: pytest.LogCaptureFixture) -> None:
+    """Such variables are left out, with one warning each."""
     types = (DataType.DT_RESOURCE, DataType.DT_VARIANT, 12345)
     nodes = [variable(f"v{number}", [2], dtype) for number, dtype in enumerate(types)]
     with caplog.at_level(logging.WARNING):
@@ -215,7 +214,7 @@ def test_types_that_torch_has_not(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_one_value_for_several_variables(tmp_path: Path) -> None:
-    """As for the copies of a variable on several devices: all of them take it, and the first is saved."""
+    """For example copies of a variable on several devices: all are restored, and the first is saved."""
     meta = graph([variable("v", [2]), variable("v/replica_1", [2]), *restoring([("v", 0), ("v/replica_1", 0)], [b"v"])],
                  ["v", "v/replica_1"], SAVER)  # fmt: skip
     path = Saver({"v": torch.tensor([1.0, 2.0])}).save(tmp_path / "m")
@@ -229,8 +228,8 @@ def test_one_value_for_several_variables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "first"), [("", True), ("1.8.0", True), ("1.9.0", False), ("1.10.0-rc0", False)])
-def test_what_was_trainable(version: str, first: bool) -> None:
-    """SAVER 6: before TensorFlow 1.9 a variable was trainable for being listed so; then its definition says it."""
+def test_trainable(version: str, first: bool) -> None:
+    """Before TensorFlow 1.9 the collection decides, since then the definition."""
     definitions = [VariableDef(variable_name="a:0"), VariableDef(variable_name="b:0", trainable=True)]
     meta = graph([variable("a"), variable("b")], definitions)
     meta.collection_def["trainable_variables"].bytes_list.value.append(definitions[0].SerializeToString())
@@ -239,7 +238,7 @@ def test_what_was_trainable(version: str, first: bool) -> None:
     assert [getattr(each, "trainable", None) for each in variables] == [first, not first]
 
 
-def test_it_is_saved_beside_training(tmp_path: Path) -> None:
+def test_asynchronous_save(tmp_path: Path) -> None:
     """`save_async` of an imported saver writes the same meta graph."""
     _, path = exported(tmp_path)
     imported = import_meta_graph(path)
@@ -252,11 +251,11 @@ def test_it_is_saved_beside_training(tmp_path: Path) -> None:
     assert tfckpt.load_variable(tmp_path / "n", "step").item() == 7
 
 
-# What is left as it was.
+# Unchanged parts.
 
 
-def test_the_default_collections_stay_as_they_are(tmp_path: Path) -> None:
-    """Importing adds nothing to them, and what is in them is not exported with it."""
+def test_the_default_collections_do_not_change(tmp_path: Path) -> None:
+    """Importing adds nothing to them, and their values are not exported with an imported graph."""
     _, path = exported(tmp_path)
     with Collections().as_default() as mine:
         add_to_collection("mine", 1)
@@ -272,7 +271,7 @@ def golden_files() -> list[str]:
 
 @pytest.mark.parametrize("name", golden_files())
 def test_real_files_are_exported_byte_for_byte(golden: Path, tmp_path: Path, name: str) -> None:
-    """Whatever is in them, and whoever exports it; the text form means the same."""
+    """With any contents, by each way to export; the text form is equivalent."""
     imported = import_meta_graph(golden / name)
     imported.export_meta_graph(tmp_path / "again")
     imported.export_meta_graph(tmp_path / "text", as_text=True)
@@ -282,13 +281,13 @@ def test_real_files_are_exported_byte_for_byte(golden: Path, tmp_path: Path, nam
     assert imported.saver is not None and imported.variables
     imported.saver.export_meta_graph(tmp_path / "saver")
     assert (tmp_path / "saver").read_bytes() == written
-    # Not the same message: the text form says what an Any holds, and that is encoded again.
+    # Not the same bytes: the text form has the decoded contents of an Any, which are encoded again.
     import_meta_graph(tmp_path / "text").export_meta_graph(tmp_path / "again", as_text=True)
     assert (tmp_path / "again").read_text() == (tmp_path / "text").read_text()
 
 
 def test_edited_collections_are_exported(tmp_path: Path) -> None:
-    """Added, replaced, removed, mixed kinds; all others are the bytes that they were."""
+    """Added, replaced, removed, mixed kinds; the bytes of all others are unchanged."""
     _, path = exported(tmp_path)
     imported = import_meta_graph(path)
     imported.collections.add_to_collection("numbers", 1)
@@ -307,7 +306,7 @@ def test_edited_collections_are_exported(tmp_path: Path) -> None:
 
 
 def test_settings_of_the_saver_are_exported(tmp_path: Path) -> None:
-    """`max_to_keep` and its like are the imported saver's, and it keeps to them."""
+    """`max_to_keep` and the like are those of the imported saver, and it uses them."""
     saver = Saver({"v": torch.zeros(1)}, max_to_keep=2, keep_checkpoint_every_n_hours=0.25, name="mine")
     saver.export_meta_graph(tmp_path / "m.meta")
     imported = import_meta_graph(tmp_path / "m.meta").saver
@@ -319,8 +318,8 @@ def test_settings_of_the_saver_are_exported(tmp_path: Path) -> None:
     assert not (tmp_path / "m-1.index").exists() and not (tmp_path / "m-1.meta").exists()
 
 
-def test_collections_that_say_nothing() -> None:
-    """Bytes that are no message, a collection of no kind, names of nodes that are not there: values, and no error."""
+def test_unusual_collections() -> None:
+    """Undecodable bytes, a collection of no kind, names of missing nodes: values without an error."""
     meta = graph([variable("v", [2])], ["v"])
     meta.collection_def["savers"].bytes_list.value.extend([b"\xff", SAVER.SerializeToString()])
     meta.collection_def["of no kind"].SetInParent()
@@ -343,14 +342,14 @@ def test_a_saver_without_nodes(tmp_path: Path) -> None:
 
 
 def test_text_of_every_message(tmp_path: Path) -> None:
-    """A text that is exported parses as protobuf's own parser has it."""
+    """protobuf's own parser accepts the exported text."""
     _, path = exported(tmp_path)
     meta = import_meta_graph(path).export_meta_graph(tmp_path / "text", as_text=True)
     assert text_format.Parse((tmp_path / "text").read_text(), MetaGraphDef()) == meta
 
 
-def test_nothing_is_saved_that_was_never_restored(tmp_path: Path) -> None:
-    """As in TensorFlow, whose variables are not initialized then: zeros would go over the trained values."""
+def test_variables_that_were_never_restored_are_not_saved(tmp_path: Path) -> None:
+    """As in TensorFlow, where they are uninitialized: zeros would overwrite the trained values."""
     path = Saver({"a": torch.ones(2), "b": torch.zeros(2)}).save(tmp_path / "m")
     imported = import_meta_graph(f"{path}.meta")
     assert imported.saver is not None and path is not None
@@ -358,19 +357,19 @@ def test_nothing_is_saved_that_was_never_restored(tmp_path: Path) -> None:
         with pytest.raises(tfckpt.FailedPreconditionError, match="Attempting to use uninitialized value"):
             save(path)
     assert tfckpt.load_variable(path, "a").tolist() == [1.0, 1.0]
-    imported.variables["a"] = torch.full((2,), 3.0)  # somebody who sets them himself may save them
+    imported.variables["a"] = torch.full((2,), 3.0)  # variables that were set may be saved
     imported.saver.save(tmp_path / "n")
     assert tfckpt.load_variable(tmp_path / "n", "a").tolist() == [3.0, 3.0]
     again = import_meta_graph(f"{path}.meta")
     assert again.saver is not None
     again.saver.restore(path)
     again.variables["a"] = torch.zeros(2)
-    again.saver.save(tmp_path / "o")  # zeros that are meant
+    again.saver.save(tmp_path / "o")  # intended zeros
     assert tfckpt.load_variable(tmp_path / "o", "a").tolist() == [0.0, 0.0]
 
 
 def test_the_keys_of_variables(tmp_path: Path) -> None:
-    """Which may be others than their names; those of parts are the whole's."""
+    """They may differ from the names; those of parts are the whole's."""
     whole = torch.rand(4, 2)
     parts = [Variable(whole[at : at + 2], f"w/{at}", SaveSliceInfo("w", [4, 2], [at, 0], [2, 2])) for at in (0, 2)]
     saver = Saver({"x y": torch.ones(1), "key": Variable(torch.ones(1), "v"), "parts": parts})

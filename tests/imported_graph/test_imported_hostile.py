@@ -1,4 +1,4 @@
-"""import_meta_graph of graphs that nobody should have written: errors that tell what and where, no hang, no memory."""
+"""import_meta_graph of hostile graphs: errors with problem and place, in little time and memory."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch_tfckpt.errors import CheckpointError
 
 BROKEN: dict[str, tuple[Callable[[], MetaGraphDef], str]] = {
     "no node": (lambda: graph([], ["absent"]), '"absent".* no node'),
-    "no type": (lambda: graph([node("v", "NoOp")], ["v"]), '"v".*"NoOp", says no dtype'),
+    "no type": (lambda: graph([node("v", "NoOp")], ["v"]), '"v".*"NoOp", has no dtype'),
     "no definition": (
         lambda: MetaGraphDef(collection_def={"variables": {"bytes_list": {"value": [b"\xff"]}}}),  # type: ignore[dict-item]
         "not a VariableDef",
@@ -45,13 +45,13 @@ BROKEN: dict[str, tuple[Callable[[], MetaGraphDef], str]] = {
         lambda: graph([variable("a"), *restoring([("a", 0)], [b"k"], [b"8 5 0,2:-"])], "a", SAVER),
         '"a"',
     ),
-    "a key that is no text": (
+    "a key that is not UTF-8": (
         lambda: graph([variable("a"), *restoring([("a", 0)], [b"\xff"])], "a", SAVER),
-        "no UTF-8",
+        "not UTF-8",
     ),
     "too few keys": (
         lambda: graph([variable("a"), *restoring([("a", 0)], [b"k", b"l"], [b"", b"", b""])], "a", SAVER),
-        "constant of 2 strings, and has 3",
+        "constant of 2 strings, but has 3",
     ),
     "a part outside": (
         lambda: graph([variable("p", [2, 3])], [part("p", "w", [4, 3], [3, 0], [2, 3])]),
@@ -81,8 +81,8 @@ BROKEN: dict[str, tuple[Callable[[], MetaGraphDef], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_part_is_told(tmp_path: Path, case: str) -> None:
-    """By DataLossError, which names the file once, and the part."""
+def test_a_damaged_part(tmp_path: Path, case: str) -> None:
+    """DataLossError, which names the file once, and the part."""
     make, finding = BROKEN[case]
     (tmp_path / "broken.meta").write_bytes(make().SerializeToString())
     with pytest.raises(tfckpt.DataLossError, match=finding) as caught:
@@ -99,20 +99,20 @@ SHAPES = (
 @pytest.mark.parametrize("dtype", [DataType.DT_FLOAT, DataType.DT_STRING, DataType.DT_COMPLEX128])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_any_shape_takes_no_memory(shape: list[int], dtype: DataType) -> None:
-    """A file of a hundred bytes may say any shape: there is an error of ours, or a tensor that takes no memory yet."""
+    """A small file may declare any shape: the result is one of our errors, or a tensor that takes no memory yet."""
     try:
         imported = import_meta_graph(graph([variable("v", shape, dtype)], ["v"]))
     except CheckpointError as error:
         assert '"v"' in str(error)
     else:
-        if dtype == DataType.DT_STRING and min(shape) < 0:  # an array cannot take another shape later
+        if dtype == DataType.DT_STRING and min(shape) < 0:  # an array cannot be resized later
             assert not imported.variables
         else:
             assert tuple(imported.variables["v"].shape) == tuple(max(size, 0) for size in shape)
 
 
 def test_large_variables_take_memory_when_they_are_restored() -> None:
-    """Half a terabyte of zeros, in two variables, is imported in no time, or there is no such memory."""
+    """Half a terabyte of zeros in two variables is imported immediately, or rejected."""
     began = time.process_time()
     try:
         imported = import_meta_graph(graph([variable("a", [1 << 36]), variable("b", [1 << 36])], "ab"))
@@ -123,8 +123,8 @@ def test_large_variables_take_memory_when_they_are_restored() -> None:
     assert time.process_time() - began < 5
 
 
-def test_circles() -> None:
-    """Nodes that hand on to each other, or run after themselves, functions that call themselves: an end, no hang."""
+def test_cycles() -> None:
+    """Nodes that pass on to each other or depend on themselves, functions that call themselves: it ends."""
     circle = node("i1", "Identity", "i2"), node("i2", "Identity", "i1")
     cycle = graph([variable("a"), *restoring([("i1", 0)], [b"k"]), *circle], "a", SAVER)
     assert list(import_meta_graph(cycle).variables) == ["a"]
@@ -135,23 +135,23 @@ def test_circles() -> None:
         function = calling.graph_def.library.function.add()
         function.signature.name = f"f{number}"
         function.node_def.extend(node(f"n{each}", f"f{(number + 1) % 40}") for each in range(3))
-    with pytest.raises(tfckpt.DataLossError, match=r"calls functions of more than [0-9]+ nodes"):
+    with pytest.raises(tfckpt.DataLossError, match=r"calls functions with more than [0-9]+ nodes"):
         import_meta_graph(calling)
 
 
 @pytest.mark.parametrize(("length", "assigned"), [(20_000, 1), (6000, 3000)])
 def test_long_chains(length: int, assigned: int) -> None:
-    """A value that thousands of nodes hand on is followed; by thousands of assignments in about the same time."""
+    """A value passed on by thousands of nodes is traced; with thousands of assignments in about the same time."""
     chain = [node("c0", "Identity", "a"), *[node(f"c{n}", "Identity", f"c{n - 1}") for n in range(1, length)]]
     meta = graph([variable("a"), *chain, *restoring([(f"c{length - 1}", 0)] * assigned, [b"k"])], "a", SAVER)
     began = time.process_time()
     imported = import_meta_graph(meta)
     assert imported.saver is not None and list(imported.variables) == ["a"]
-    assert time.process_time() - began < 8  # 18 where each assignment follows the chain anew
+    assert time.process_time() - began < 8  # 18 if each assignment follows the chain again
 
 
 def test_unbound_inputs() -> None:
-    """A part of a larger graph is no graph, in TensorFlow's words."""
+    """A part of a larger graph is rejected, with TensorFlow's words."""
     meta = graph([variable("v")], ["v"])
     meta.collection_def["unbound_inputs"].bytes_list.value.append(b"x")
     with pytest.raises(ValueError, match="Graph contains unbound inputs"):
@@ -159,14 +159,14 @@ def test_unbound_inputs() -> None:
 
 
 @pytest.mark.parametrize("source", [None, 3, {}, SaverDef()], ids=["None", "int", "dict", "SaverDef"])
-def test_no_source(source: object) -> None:
+def test_a_wrong_argument(source: object) -> None:
     """Neither a path nor a MetaGraphDef."""
     with pytest.raises(tfckpt.InvalidArgumentError, match="expected a"):
         import_meta_graph(source)  # type: ignore[arg-type]
 
 
 def test_truncated_at_every_byte(tmp_path: Path) -> None:
-    """Half a file is an error of ours, or a smaller meta graph; never another exception."""
+    """A truncated file is one of our errors, or a smaller meta graph; never another exception."""
     saver = Saver({"a": torch.ones(2)})
     content = saver.export_meta_graph(tmp_path / "m.meta").SerializeToString(deterministic=True)
     path, errors = tmp_path / "half.meta", 0

@@ -1,4 +1,4 @@
-"""Saveables of what a graph stores: each by itself, without a graph."""
+"""The saveables of imported graphs, each by itself, without a graph."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_is_whole(shape: Shape | None, whole: bool) -> None:
     ],
 )
 def test_fits(shape: Sequence[int], known: Shape | None, may_be: bool) -> None:
-    """Whether nothing that is known is contradicted."""
+    """Whether no known dimension is contradicted."""
     assert fits(shape, known) == may_be
 
 
@@ -57,7 +57,7 @@ def test_fits(shape: Sequence[int], known: Shape | None, may_be: bool) -> None:
 
 
 def test_strings_are_saved_and_restored_in_place(tmp_path: Path) -> None:
-    """Under the key, whole."""
+    """Under the key, as a whole."""
     array = strings("a", "b")
     saveable = StringVariable(array, "k")
     assert (saveable.name, saveable.op is array, saveable.device) == ("k", True, "/device:CPU:0")
@@ -69,7 +69,7 @@ def test_strings_are_saved_and_restored_in_place(tmp_path: Path) -> None:
 
 
 def test_a_part_of_strings(tmp_path: Path) -> None:
-    """Two saveables of one key are the whole; each takes its part."""
+    """Two saveables with one key form the whole; each restores its part."""
     first, second = strings("a", "b"), strings("c", "d")
     parts = [StringVariable(first, "k", "4 0,2"), StringVariable(second, "k", "4 2,2")]
     path = Saver({"k": parts}).save(tmp_path / "m")
@@ -80,12 +80,12 @@ def test_a_part_of_strings(tmp_path: Path) -> None:
 
 
 def test_strings_of_another_shape() -> None:
-    """Refused before anything is assigned; a saver that reshapes says which shape it will be."""
+    """Rejected before anything is assigned; a saver with reshape passes the new shape."""
     saveable = StringVariable(strings("a", "b"), "k")
     saveable.check([(2,)])
     saveable.check([(1, 2)], [(2,)])
     for shapes, restored in (([(3,)], None), ([(1, 2)], None), ([(2,)], [(1, 2)])):
-        with pytest.raises(InvalidArgumentError, match=r'variable "k" has shape \[2\], but the checkpoint \['):
+        with pytest.raises(InvalidArgumentError, match=r'variable "k" has shape \[2\], but the stored value has \['):
             saveable.check(shapes, restored)
     saveable.restore([strings("c", "d").reshape(1, 2)], [(2,)])
     assert saveable.array.tolist() == [b"c", b"d"]
@@ -95,8 +95,8 @@ def test_strings_of_another_shape() -> None:
 
 
 @pytest.mark.parametrize("known", [None, (-1, 2)], ids=str)
-def test_a_tensor_takes_the_shape_of_the_value(tmp_path: Path, known: Shape | None) -> None:
-    """It stays the object it is, and takes another shape with each restore; it is saved as it is then."""
+def test_a_tensor_gets_the_shape_of_the_value(tmp_path: Path, known: Shape | None) -> None:
+    """It stays the same object, gets a new shape with each restore, and is saved with its present shape."""
     tensor = torch.zeros(0, 2, requires_grad=True)
     saver = Saver({"k": UnshapedVariable(Variable(tensor, "v"), known, "k")})
     for rows in (3, 1):
@@ -107,8 +107,8 @@ def test_a_tensor_takes_the_shape_of_the_value(tmp_path: Path, known: Shape | No
     assert saved is not None and tfckpt.load_variable(saved, "k").tolist() == [[1.5, 1.5]]
 
 
-def test_a_value_is_the_tensors_own(tmp_path: Path) -> None:
-    """Nobody else writes it, and it has the tensor's type."""
+def test_a_restored_value_is_copied(tmp_path: Path) -> None:
+    """No other object shares the memory, and it has the tensor's type."""
     tensor, value = torch.zeros(0), torch.ones(2)
     saveable = UnshapedVariable(Variable(tensor, "v"), None, "k")
     saveable.restore([value], None)
@@ -117,27 +117,27 @@ def test_a_value_is_the_tensors_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 2, 1), (2, 3)], ids=str)
-def test_a_value_that_contradicts_what_is_known(shape: Shape) -> None:
-    """Refused before anything is assigned."""
+def test_a_value_that_contradicts_the_known_shape(shape: Shape) -> None:
+    """Rejected before anything is assigned."""
     saveable = UnshapedVariable(Variable(torch.zeros(0, 2), "v"), (-1, 2), "k")
-    with pytest.raises(InvalidArgumentError, match=r'variable "k" has shape \[-1,2\], but the checkpoint \['):
+    with pytest.raises(InvalidArgumentError, match=r'variable "k" has shape \[-1,2\], but the stored value has \['):
         saveable.check([shape])
     saveable.check([(7, 2)])
 
 
 def test_its_type_and_device() -> None:
-    """Are known before there is a value."""
+    """They are known before there is a value."""
     variable = Variable(torch.zeros(0, dtype=torch.int8), "v", device="/gpu:1", dtype=DataType.DT_QINT8)
     saveable = UnshapedVariable(variable, None, "k")
     [spec] = saveable.specs
     assert (spec.name, spec.dtype, spec.device, spec.shape) == ("k", DataType.DT_QINT8, "/device:GPU:1", None)
 
 
-# Several variables of one value.
+# Several variables with one value.
 
 
 def test_mirrors(tmp_path: Path) -> None:
-    """The first is saved; all are restored, each with memory of its own."""
+    """The first is saved; all are restored, each into its own memory."""
     tensors = [torch.zeros(2), torch.zeros(2), torch.zeros(0)]
     mirrors = Mirrors(
         [
@@ -158,20 +158,20 @@ def test_mirrors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", [0, 1])
-def test_mirrors_of_two_shapes(odd: int) -> None:
-    """Nothing is assigned where one of them cannot take the value."""
+def test_mirrors_with_different_shapes(odd: int) -> None:
+    """Nothing is assigned if the value does not fit one of them."""
     tensors = [torch.zeros(3 if index == odd else 2) for index in range(2)]
     mirrors = Mirrors([VariableSaveable(each, "", "k") for each in tensors])
     with pytest.raises(InvalidArgumentError, match=r"variable with shape \(3,\)"):
         mirrors.check([(2,)])
 
 
-# Values of nobody.
+# Values without a variable.
 
 
 @pytest.mark.parametrize("value", [torch.arange(3), strings("a"), np.array(b"x", dtype=object)], ids=["a", "b", "c"])
-def test_a_value_is_held(tmp_path: Path, value: Value) -> None:
-    """As it was read, and saved as that; before there is one, it cannot be saved."""
+def test_a_value_is_kept(tmp_path: Path, value: Value) -> None:
+    """It is saved as it was restored; before there is one, it cannot be saved."""
     dtype = DataType.DT_INT64 if isinstance(value, torch.Tensor) else DataType.DT_STRING
     path = Saver({"k": Given("k", value)}).save(tmp_path / "k")
     assert path is not None
@@ -192,8 +192,8 @@ class Given(SaveableObject):
         super().__init__(self, [SaveSpec(value, "", key)], key)
 
 
-def test_a_value_from_the_beginning(tmp_path: Path) -> None:
-    """It can be saved at once."""
+def test_an_initial_value(tmp_path: Path) -> None:
+    """It can be saved without a restore."""
     held = HeldValue("graph", "", DataType.DT_STRING, np.array(b"\x0a", dtype=object))
     path = Saver({"graph": held}).save(tmp_path / "m")
     assert path is not None and tfckpt.load_variable(path, "graph").tolist() == b"\x0a"

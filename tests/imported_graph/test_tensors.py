@@ -1,4 +1,4 @@
-"""The tensors of variables that a graph describes, and what takes each stored value."""
+"""The tensors for a graph's variables, and the objects that restore stored values."""
 
 import logging
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def strings(*values: str) -> Strings:
 
 
 def checkpoint(path: Path, value: Value, key: str = "k") -> str:
-    """A checkpoint that has one value."""
+    """A checkpoint with one value."""
     if not isinstance(value, torch.Tensor):
         saveable = SaveableObject(None, [SaveSpec(value, "", key)], key)
         Saver([saveable]).save(path, write_meta_graph=False)
@@ -71,7 +71,7 @@ def checkpoint(path: Path, value: Value, key: str = "k") -> str:
 
 @pytest.mark.parametrize(("scope", "prefix"), [("", ""), ("a", "a/"), ("a/b", "a/b/")])
 def test_zeros(scope: str, prefix: str) -> None:
-    """Of type and shape; under their names in the scope; found by their nodes' names, which have none."""
+    """With type and shape; under their names in the scope; found by node names, which lack the scope."""
     variables = [
         GraphVariable("v", FLOAT, (2, 3), "/device:GPU:1", trainable=True),
         of("i", dtype=DataType.DT_INT64),
@@ -89,7 +89,7 @@ def test_zeros(scope: str, prefix: str) -> None:
 
 @pytest.mark.parametrize("dtype", list(ELEMENTS), ids=lambda dtype: dtype.name)
 def test_types(dtype: DataType, caplog: pytest.LogCaptureFixture) -> None:
-    """As torch has each; stored under the type that the graph says. What torch lacks is left out, and the log tells."""
+    """Torch's type in memory, the graph's type in the checkpoint. Types that torch lacks are skipped with a warning."""
     with caplog.at_level(logging.WARNING):
         tensors = GraphTensors([of("v", 3, dtype=dtype)], "a")
     if dtype == STRING:
@@ -109,25 +109,25 @@ def test_types(dtype: DataType, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(("shape", "first"), [(None, ()), ((-1,), (0,)), ((2, -1, 3), (2, 0, 3)), ((), ())])
-def test_shapes_that_are_not_known(shape: tuple[int, ...] | None, first: tuple[int, ...]) -> None:
-    """Nothing is there along dimensions that are not known; a scalar where not even their number is."""
+def test_unknown_shapes(shape: tuple[int, ...] | None, first: tuple[int, ...]) -> None:
+    """Unknown dimensions are 0 at first; an unknown rank becomes a scalar."""
     assert GraphTensors([unshaped("v", shape)], "").values["v"].shape == first
 
 
 @pytest.mark.parametrize("shape", [None, (-1,), (2, -1)], ids=str)
-def test_texts_whose_shape_is_not_known(shape: tuple[int, ...] | None, caplog: pytest.LogCaptureFixture) -> None:
-    """They are left out, since an array cannot get another size, and the log tells; the value is held, and kept."""
+def test_strings_of_unknown_shape(shape: tuple[int, ...] | None, caplog: pytest.LogCaptureFixture) -> None:
+    """Left out with a warning, since an array cannot be resized; the value is kept and saved again."""
     with caplog.at_level(logging.WARNING):
         tensors = GraphTensors([unshaped("v", shape, STRING)], "a")
     assert "v" in tensors and tensors["v"] is None and not tensors.values
     assert [record.getMessage() for record in caplog.records] == [
-        'variable "a/v" is left out: it holds strings, and its shape is not known'
+        'variable "a/v" is left out: it contains strings, and its shape is not known'
     ]
     assert isinstance(tensors.saveable(stored("k", "v", dtype=STRING)), HeldValue)
 
 
-def test_texts_are_empty() -> None:
-    """Up to a million of them; more are nothing yet, so that a shape takes no memory."""
+def test_strings_are_empty() -> None:
+    """Up to a million of them; in larger arrays they are None at first, so that a shape takes no memory."""
     tensors = GraphTensors([of("few", 1 << 10, 1 << 10, dtype=STRING), of("many", (1 << 20) + 1, dtype=STRING)], "")
     assert set(tensors.values["few"].reshape(-1).tolist()) == {b""}
     assert set(tensors.values["many"].tolist()) == {None}
@@ -136,7 +136,7 @@ def test_texts_are_empty() -> None:
 @pytest.mark.parametrize("dtype", [FLOAT, STRING, DataType.DT_BOOL, DataType.DT_COMPLEX128])
 @pytest.mark.parametrize("shape", [(1 << 33,), (1 << 50,), (1 << 62, 1 << 62), (0, 1 << 62), (1,) * 70], ids=str)
 def test_a_shape_takes_no_memory(shape: tuple[int, ...], dtype: DataType) -> None:
-    """Whatever it says: an error that names the variable, or memory that is not touched."""
+    """For any shape: an error that names the variable, or memory that is not touched."""
 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -152,19 +152,19 @@ def test_a_shape_takes_no_memory(shape: tuple[int, ...], dtype: DataType) -> Non
 
 
 @pytest.mark.parametrize("dtype", [*DataType][1:], ids=lambda dtype: dtype.name)
-def test_what_can_be_held(dtype: DataType) -> None:
-    """Texts, and what torch has a type for."""
+def test_supported_types(dtype: DataType) -> None:
+    """Strings, and the types that torch has."""
     element = ELEMENTS.get(dtype)
     assert is_holdable(dtype) == (dtype == STRING or (element is not None and element.torch is not None))
 
 
-def test_what_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    """It is known, and has no tensor; the log has the reason."""
+def test_variables_that_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """It is known, but has no tensor; the warning has the reason."""
     tensors = GraphTensors([], "a")
     with caplog.at_level(logging.WARNING):
-        tensors.leave_out("v", "of a reason")
+        tensors.leave_out("v", "some reason")
     assert "v" in tensors and tensors["v"] is None and not tensors.values
-    assert [record.getMessage() for record in caplog.records] == ['variable "a/v" is left out: of a reason']
+    assert [record.getMessage() for record in caplog.records] == ['variable "a/v" is left out: some reason']
 
 
 # Parts.
@@ -172,7 +172,7 @@ def test_what_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("dtype", [FLOAT, STRING])
 def test_parts_are_views(dtype: DataType) -> None:
-    """Of the whole, which has its own name, in the scope too."""
+    """Of the whole, which has its own name, also with a scope."""
     tensors = GraphTensors(halves(dtype), "a")
     assert list(tensors.values) == ["a/w"] and tensors.values["a/w"].shape == (4, 3)
     whole, second = tensors.values["a/w"], tensors["w/1"]
@@ -186,16 +186,16 @@ def test_parts_are_views(dtype: DataType) -> None:
         assert second.slice_info is not None and second.slice_info.full_name == "a/w"
 
 
-def test_parts_of_a_variable_that_is_there() -> None:
-    """CASES 67: "v2" is said to be a part of "v1", which is another variable: each has memory of its own."""
+def test_parts_of_an_existing_variable() -> None:
+    """CASES 67: "v2" is declared a part of "v1", which is another variable: each has its own memory."""
     tensors = GraphTensors([of("v1", 2), of("v2", 2, part=part("v1", [2], [0], [2]))], "s")
     assert list(tensors.values) == ["s/v1", "s/v2"]
     tensor(tensors, "v2").fill_(1)
     assert tensor(tensors, "v1").tolist() == [0.0, 0.0]
 
 
-def test_a_part_whose_own_shape_is_not_known() -> None:
-    """It has that of the part."""
+def test_a_part_whose_node_has_no_shape() -> None:
+    """It has the shape of the part."""
     tensors = GraphTensors([GraphVariable("v", FLOAT, (-1, 3), part=part("w", [4, 3], [2, 0], [2, 3]))], "")
     assert tensor(tensors, "v").shape == (2, 3) and tensors.values["w"].shape == (4, 3)
 
@@ -210,43 +210,44 @@ def test_a_part_whose_own_shape_is_not_known() -> None:
         ([of("v", 2, part=SaveSliceInfoDef())], '"v"'),
         (
             [of("v", 3, part=part("w", [4], [0], [2]))],
-            r'"v": it is listed as a part of shape \[2\], its node has \[3\]',
+            r'"v": its collection declares a part of shape \[2\], but its node has \[3\]',
         ),
-        ([of("v", 2, 1, part=part("w", [4], [0], [2]))], r'"v": it is listed as a part of shape \[2\]'),
+        ([of("v", 2, 1, part=part("w", [4], [0], [2]))], r'"v": its collection declares a part of shape \[2\]'),
         (
             [*halves(), of("x", 2, part=part("w", [5], [0], [2]))],
-            r'"s/x" is a part of "s/w", torch.float32 of shape \[5\]; another part says torch.float32 of \[4,3\]',
+            r'"s/x" is a part of "s/w", torch.float32 of shape \[5\]; '
+            r"another part declares torch.float32 of shape \[4,3\]",
         ),
         (
             [*halves(), of("x", 1, 3, part=part("w", [4, 3], [0, 0], [1, 3]), dtype=DataType.DT_HALF)],
-            "another part says torch.float32",
+            "another part declares torch.float32",
         ),
         (
             [*halves(STRING), of("x", 1, 3, part=part("w", [4, 3], [0, 0], [1, 3]))],
-            "another part says strings",
+            "another part declares strings",
         ),
     ],
 )
-def test_parts_that_are_none(variables: list[GraphVariable], finding: str) -> None:
+def test_invalid_parts(variables: list[GraphVariable], finding: str) -> None:
     """DataLossError, which names the variable."""
     with pytest.raises(DataLossError, match=f"^variable .*{finding}"):
         GraphTensors(variables, "s")
 
 
-# One more variable.
+# Adding a variable.
 
 
 @pytest.mark.parametrize("variable", [of("l", 2), of("l", dtype=STRING), halves()[0], unshaped("l")], ids=str)
 def test_adding(variable: GraphVariable) -> None:
-    """What is not of the model is not among the values, not even the whole that it is a part of."""
+    """A variable outside the model is not in `values`, and neither is its whole."""
     tensors = GraphTensors([of("v", 2)], "s")
     added = tensors.add(variable)
     assert added is tensors[variable.name] is not None and variable.name in tensors
     assert list(tensors.values) == ["s/v"]
 
 
-def test_adding_a_part_of_what_is_there() -> None:
-    """It is a view of that."""
+def test_adding_a_part_of_an_existing_whole() -> None:
+    """It is a view of the whole."""
     first, second = halves()
     tensors = GraphTensors([first], "")
     tensors.add(second)
@@ -254,11 +255,11 @@ def test_adding_a_part_of_what_is_there() -> None:
     assert tensors.values["w"].tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
 
 
-# What takes a value.
+# Restoring values.
 
 
 def restored(tmp_path: Path, tensors: GraphTensors, value: StoredValue, content: Value) -> SaveableObject | Variable:
-    """Restores a checkpoint that has `content` under the value's key, as an imported saver does."""
+    """Restore a checkpoint that has `content` under the value's key, as an imported saver does."""
     saveable = tensors.saveable(value)
     Saver({value.key: [saveable] if value.slice_spec else saveable}).restore(
         checkpoint(tmp_path / "m", content, value.key)
@@ -267,7 +268,7 @@ def restored(tmp_path: Path, tensors: GraphTensors, value: StoredValue, content:
 
 
 def test_a_variable_under_another_key(tmp_path: Path) -> None:
-    """As averages are stored; in place."""
+    """As moving averages are stored; in place."""
     tensors = GraphTensors([GraphVariable("v", FLOAT, (2,), "/device:GPU:1", trainable=True)], "s")
     found = restored(tmp_path, tensors, stored("v/average", "v"), torch.tensor([1.0, 2.0]))
     assert isinstance(found, Variable) and (found.name, found.device, found.trainable) == ("s/v", "/device:GPU:1", True)
@@ -275,7 +276,7 @@ def test_a_variable_under_another_key(tmp_path: Path) -> None:
 
 
 def test_a_variable_that_is_stored_as_a_part(tmp_path: Path) -> None:
-    """As the saver says, whatever the definition does; "-" is a whole dimension."""
+    """The saver's slice is used, not the definition's; "-" is a whole dimension."""
     tensors = GraphTensors(halves(), "")
     whole = torch.arange(12.0).reshape(4, 3)
     restored(tmp_path, tensors, stored("w", "w/0", slice_spec="4 3 2,2:-"), whole)
@@ -286,13 +287,13 @@ def test_a_variable_that_is_stored_as_a_part(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("slice_spec", ["4 3 0,3:-", "4 0,2", "hello", "4 3 3,2:-"])
 def test_a_slice_of_another_shape(slice_spec: str) -> None:
-    """DataLossError, with the variable and the key."""
+    """DataLossError with the variable and the key."""
     with pytest.raises(DataLossError, match=r'^variable "s/w/0", stored as "k"'):
         GraphTensors(halves(), "s").saveable(stored("k", "w/0", slice_spec=slice_spec))
 
 
-def test_texts(tmp_path: Path) -> None:
-    """Whole, and in part."""
+def test_strings(tmp_path: Path) -> None:
+    """As a whole and in part."""
     tensors = GraphTensors([of("v", 2, dtype=STRING), *halves(STRING)], "")
     restored(tmp_path, tensors, stored("k", "v", dtype=STRING), strings("a", "b"))
     assert tensors.values["v"].tolist() == [b"a", b"b"]
@@ -302,8 +303,8 @@ def test_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [None, (-1, 2)], ids=str)
-def test_a_shape_that_is_not_known(tmp_path: Path, shape: tuple[int, ...] | None) -> None:
-    """It becomes that of the value; and that of the next. Who holds the tensor sees it; a view of it is left behind."""
+def test_restoring_an_unknown_shape(tmp_path: Path, shape: tuple[int, ...] | None) -> None:
+    """It becomes that of each restored value, in the same tensor object; older views do not change."""
     tensors = GraphTensors([unshaped("v", shape)], "")
     whole = tensors.values["v"]
     content = torch.ones(3, 2)
@@ -315,8 +316,8 @@ def test_a_shape_that_is_not_known(tmp_path: Path, shape: tuple[int, ...] | None
     assert view.tolist() == [[1.0, 1.0]] * 2
 
 
-def test_a_part_of_a_shape_that_is_not_known(tmp_path: Path) -> None:
-    """A saver's part of a variable that no other says to be one: the part alone is read, and written."""
+def test_a_slice_of_unknown_shape(tmp_path: Path) -> None:
+    """Only the saver declares the slice: then only the slice is read and written."""
     tensors = GraphTensors([unshaped("v", (-1, 2))], "")
     whole = torch.arange(8.0).reshape(4, 2)
     saveable = restored(tmp_path, tensors, stored("w", "v", slice_spec="4 2 1,2:-"), whole)
@@ -328,16 +329,16 @@ def test_a_part_of_a_shape_that_is_not_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 3), ()], ids=str)
-def test_a_value_that_contradicts_what_is_known(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_a_value_that_contradicts_the_known_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     """An error that names the variable, and nothing is assigned."""
     tensors = GraphTensors([unshaped("v", (-1, 2))], "")
-    with pytest.raises(ValueError, match=r'"k" has shape \[-1,2\], but the checkpoint \['):
+    with pytest.raises(ValueError, match=r'"k" has shape \[-1,2\], but the stored value has \['):
         restored(tmp_path, tensors, stored("k", "v"), torch.ones(shape))
     assert tensors.values["v"].shape == (0, 2)
 
 
 def test_mirrors(tmp_path: Path) -> None:
-    """Variables of one value all take it; those of which nobody knows anything are no reason not to."""
+    """All variables with one value are restored; unknown ones among them are skipped."""
     cases: list[tuple[list[GraphVariable], Value]] = [
         ([of("a", 2), of("b", 2)], torch.tensor([1.0, 2.0])),
         ([unshaped("a"), of("b", 2)], torch.tensor([1.0, 2.0])),
@@ -354,26 +355,26 @@ def test_mirrors(tmp_path: Path) -> None:
         first = tensors.values["a"]
         if isinstance(first, torch.Tensor):
             first.zero_()
-            assert tensors.values["b"].tolist() == content.tolist()  # of its own memory
+            assert tensors.values["b"].tolist() == content.tolist()  # in its own memory
 
 
 def test_mirrors_that_are_parts(tmp_path: Path) -> None:
-    """All take the part."""
+    """All get the slice."""
     tensors = GraphTensors([of("a", 2), of("b", 2)], "")
     restored(tmp_path, tensors, stored("k", "a", "b", slice_spec="4 1,2"), torch.arange(4.0))
     assert [tensors.values[name].tolist() for name in "ab"] == [[1.0, 2.0]] * 2
 
 
 @pytest.mark.parametrize("content", [torch.ones(2), strings("a"), np.array(b"a", dtype=object)], ids=["x", "y", "z"])
-def test_a_value_of_nobody(tmp_path: Path, content: Value) -> None:
-    """It is held as it was read."""
+def test_a_value_without_a_variable(tmp_path: Path, content: Value) -> None:
+    """It is kept as it was restored."""
     dtype = FLOAT if isinstance(content, torch.Tensor) else STRING
     found = restored(tmp_path, GraphTensors([], ""), stored("k", dtype=dtype), content)
     assert isinstance(found, HeldValue) and found.value is not None and found.value.tolist() == content.tolist()
 
 
 def test_a_constant() -> None:
-    """It is there before anything is restored."""
+    """It exists before anything is restored."""
     found = GraphTensors([], "").saveable(StoredValue("graph", "", STRING, constant=b"\x0a"))
     assert isinstance(found, HeldValue) and found.value is not None
     assert (found.value.shape, found.value.tolist()) == ((), b"\x0a")

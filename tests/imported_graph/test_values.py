@@ -1,4 +1,4 @@
-"""The values of a graph's variables: to set one is to copy into it."""
+"""The values of a graph's variables: assignment copies into them."""
 
 import copy
 from collections.abc import Callable
@@ -15,8 +15,8 @@ def values() -> GraphValues:
     return GraphValues({"w": torch.zeros(2, 3), "s": np.array([b"a", b"b"], dtype=object)})
 
 
-def test_what_is_set_is_copied() -> None:
-    """Into the tensor and the array that are there, and that savers save."""
+def test_assigned_values_are_copied() -> None:
+    """Into the existing tensor and array, which savers save."""
     graph = values()
     weights, strings = graph["w"], graph["s"]
     graph["w"] = torch.ones(2, 3, requires_grad=True)
@@ -32,11 +32,11 @@ def test_what_is_set_is_copied() -> None:
         ("w", torch.ones(2, 3, dtype=torch.float64), r"cannot be set to torch.float64 \[2,3\]"),
         ("w", 5, "cannot be set to int"),
         ("s", np.array([1, 2]), r"cannot be set to int64 \[2\]"),
-        ("weights", torch.ones(2, 3), 'the graph has no variable "weights", and cannot get one'),
+        ("weights", torch.ones(2, 3), 'the graph has no variable "weights", and none can be added'),
     ],
     ids=["shape", "dtype", "number", "numbers", "name"],
 )
-def test_what_does_not_fit(name: str, value: object, finding: str) -> None:
+def test_values_that_do_not_fit(name: str, value: object, finding: str) -> None:
     """Nothing is changed."""
     graph = values()
     with pytest.raises(InvalidArgumentError, match=finding):
@@ -52,16 +52,16 @@ def test_what_does_not_fit(name: str, value: object, finding: str) -> None:
     ],
     ids=["pop", "popitem", "clear", "setdefault", "del", "ior"],
 )  # fmt: skip
-def test_variables_come_and_go_with_the_graph(change: Callable[[GraphValues], object]) -> None:
-    """None is added, none is removed."""
+def test_variables_cannot_be_added_or_removed(change: Callable[[GraphValues], object]) -> None:
+    """Every method for that raises."""
     graph = values()
-    with pytest.raises(InvalidArgumentError, match="come and go with it"):
+    with pytest.raises(InvalidArgumentError, match="cannot be added to or removed from a graph"):
         change(graph)
     assert list(graph) == ["w", "s"]
 
 
 def test_copies_are_plain_dictionaries() -> None:
-    """Bound to nothing."""
+    """They do not write through."""
     graph = values()
     for copied in (copy.copy(graph), copy.deepcopy(graph), graph | {"x": torch.ones(1)}, dict(graph)):
         assert type(copied) is dict and list(copied)[:2] == ["w", "s"]

@@ -1,4 +1,4 @@
-"""Collections as messages: what each kind takes and refuses. CASES 62 and 63 are in test_meta_graph_cases.py."""
+"""Collections as messages: what each kind accepts and rejects. CASES 62 and 63 are in test_meta_graph_cases.py."""
 
 import logging
 from collections.abc import Hashable, Sequence
@@ -34,7 +34,7 @@ def is_message(value: object) -> Message | None:
 
 
 def encoded(*values: object, key: Hashable = "c") -> CollectionDef | None:
-    """What a collection becomes; None: it is not written."""
+    """Return the encoded collection; None if it is not written."""
     return encode_collections({key: values}, is_message, NODES.__contains__).get(key)  # type: ignore[call-overload,no-any-return]
 
 
@@ -55,7 +55,7 @@ def encoded(*values: object, key: Hashable = "c") -> CollectionDef | None:
     ],
 )
 def test_the_first_value_decides(values: Sequence[object], kind: str, found: Sequence[object]) -> None:
-    """SAVER 6: one list, of the kind of the first."""
+    """The first value decides the kind of the list."""
     made = encode_collection("c", values, is_message, NODES.__contains__)
     assert made.WhichOneof("kind") == kind and list(getattr(made, kind).value) == found
     assert encoded(*values) == made
@@ -87,8 +87,8 @@ def test_the_first_value_decides(values: Sequence[object], kind: str, found: Seq
     ],
     ids=ascii,
 )
-def test_values_of_two_kinds_or_of_none(values: Sequence[object], caplog: pytest.LogCaptureFixture) -> None:
-    """SAVER 6: the whole collection is left out, and the log tells; `encode_collection` raises."""
+def test_values_of_mixed_or_unsupported_kinds(values: Sequence[object], caplog: pytest.LogCaptureFixture) -> None:
+    """The whole collection is left out with a warning; `encode_collection` raises."""
     with caplog.at_level(logging.WARNING):
         assert encoded(*values) is None
     assert [record.getMessage()[:30] for record in caplog.records] == ['collection "c" is not written:']
@@ -96,8 +96,8 @@ def test_values_of_two_kinds_or_of_none(values: Sequence[object], caplog: pytest
         encode_collection("c", values, is_message, NODES.__contains__)
 
 
-def test_a_value_that_cannot_be_asked(caplog: pytest.LogCaptureFixture) -> None:
-    """Any failure is the collection's alone."""
+def test_a_value_whose_name_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """Any exception affects only its collection."""
 
     class Unnamed:
         @property
@@ -111,7 +111,7 @@ def test_a_value_that_cannot_be_asked(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("name", [5, None, b"c", ("c",), "\udcff"], ids=ascii)
 def test_names_of_collections(name: Hashable, caplog: pytest.LogCaptureFixture) -> None:
-    """SAVER 6: what is no text is no name, and the log tells."""
+    """A name that is not a str is logged, and the collection is not written."""
     with caplog.at_level(logging.WARNING):
         assert encode_collections({name: [1]}, is_message, NODES.__contains__) == {}
     assert len(caplog.records) == 1
@@ -122,18 +122,18 @@ def test_empty_collections() -> None:
     assert encode_collections({"c": [], "variables": []}, is_message, NODES.__contains__) == {}
 
 
-def test_nodes_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
-    """They are left out, and the collection with the last: TensorFlow would not import the graph."""
+def test_nodes_that_do_not_exist(caplog: pytest.LogCaptureFixture) -> None:
+    """They are left out, and so is a collection without any other: TensorFlow would not import the graph."""
     with caplog.at_level(logging.WARNING):
         found = encoded(NodeName("absent:0"), NodeName("^absent"), NodeName("b"))
         assert found is not None and list(found.node_list.value) == ["b"]
         assert encoded(NodeName("absent")) is None
-    assert ["is no node of the graph" in record.getMessage() for record in caplog.records] == [True] * 3
+    assert ["is not a node of the graph" in record.getMessage() for record in caplog.records] == [True] * 3
 
 
 @pytest.mark.parametrize("key", PROTO_COLLECTIONS)
 def test_collections_of_messages(key: str) -> None:
-    """The messages, encoded; what has none is left out, and an empty list stays."""
+    """The messages are encoded; a value without one is left out, and the list may be empty."""
     message = PROTO_COLLECTIONS[key]()
     found = encoded(message, 3, "text", key=key)
     assert found is not None and list(found.bytes_list.value) == [message.SerializeToString()]
@@ -141,7 +141,7 @@ def test_collections_of_messages(key: str) -> None:
     assert nothing is not None and nothing.WhichOneof("kind") == "bytes_list" and not nothing.bytes_list.value
 
 
-def test_which_collections_are_of_messages() -> None:
+def test_names_of_collections_of_messages() -> None:
     """TensorFlow's registrations."""
     assert {PROTO_COLLECTIONS[key] for key in VARIABLE_COLLECTIONS} == {VariableDef}
     others = {key: kind.DESCRIPTOR.name for key, kind in PROTO_COLLECTIONS.items() if key not in VARIABLE_COLLECTIONS}
@@ -153,7 +153,7 @@ def test_which_collections_are_of_messages() -> None:
     }
 
 
-# And back.
+# Decoding.
 
 
 @pytest.mark.parametrize("scope", [None, ""])
@@ -162,8 +162,8 @@ def test_which_collections_are_of_messages() -> None:
     [[3, -1], [0.5], [b"a", b"\xff"], [FIRST], [NodeName("b"), NodeName("a/w:0")]],
     ids=["int", "float", "bytes", "any", "node"],
 )
-def test_there_and_back(values: list[object], scope: str | None) -> None:
-    """Without a scope a collection is what it was, and encodes to the same message."""
+def test_round_trip(values: list[object], scope: str | None) -> None:
+    """Without a scope a collection has the same values, and encodes to the same message."""
     made = encoded(*values)
     assert made is not None
     found = decode_collection("c", made, scope)
@@ -172,7 +172,7 @@ def test_there_and_back(values: list[object], scope: str | None) -> None:
 
 
 def test_values_in_a_scope() -> None:
-    """SAVER 6: names and texts are put into it, as str; numbers, and bytes that are no text, stay as they are."""
+    """Names and strings become str with the scope; numbers, and bytes that are not UTF-8, do not change."""
     texts = CollectionDef()
     texts.bytes_list.value.extend([b"hi", b"^a", b"\xff", b""])
     nodes = CollectionDef()
@@ -186,7 +186,7 @@ def test_values_in_a_scope() -> None:
 
 
 def test_messages_in_a_scope() -> None:
-    """Their names are put into it."""
+    """Their names get the scope."""
     made = CollectionDef()
     runner = QueueRunnerDef(queue_name="q", enqueue_op_name=["e"])
     made.bytes_list.value.append(runner.SerializeToString())
@@ -196,26 +196,26 @@ def test_messages_in_a_scope() -> None:
 
 
 @pytest.mark.parametrize("scope", [None, "s"])
-def test_messages_that_are_none(scope: str | None, caplog: pytest.LogCaptureFixture) -> None:
-    """The bytes, and the log tells of which collection."""
+def test_bytes_that_are_not_the_message(scope: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    """They stay bytes, and the warning names the collection."""
     made = CollectionDef()
     made.bytes_list.value.extend([b"\xff", SaverDef(restore_op_name="r").SerializeToString()])
     with caplog.at_level(logging.WARNING):
         first, second = decode_collection("savers", made, scope)
     assert first == b"\xff" and second == SaverDef(restore_op_name="s/r" if scope else "r")
     assert [record.getMessage()[:51] for record in caplog.records] == [
-        'collection "savers" holds bytes that are no SaverDef'[:51]
+        'collection "savers" contains bytes that are not a SaverDef'[:51]
     ]
 
 
-def test_no_kind(caplog: pytest.LogCaptureFixture) -> None:
-    """SAVER 6: such a collection is empty, and the log tells."""
+def test_a_collection_of_unknown_kind(caplog: pytest.LogCaptureFixture) -> None:
+    """It is read as empty, with a warning."""
     with caplog.at_level(logging.WARNING):
         assert decode_collection("c", CollectionDef(), None) == []
     assert [record.getMessage()[:14] for record in caplog.records] == ['collection "c"']
 
 
-def test_a_node_name_is_a_text() -> None:
-    """One that has a name."""
+def test_a_node_name_is_a_str() -> None:
+    """With a name."""
     name = NodeName("a:0")
     assert name == "a:0" and name.name == "a:0" and type(name.name) is str

@@ -13,7 +13,7 @@ from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.meta_graph import dot
 from torch_tfckpt.meta_graph.dot import dot_lines
 
-# The grammar of what we write: quoted strings in which a backslash takes the next character with it.
+# The grammar of our output: in quoted strings, a backslash escapes the next character.
 STRING = r'"((?:[^"\\\n]|\\[^\n])*)"'
 NODE = re.compile(rf"  (n\d+) \[label={STRING}(, shape=box)?\];")
 EDGE = re.compile(r'  (n\d+) -> (n\d+) \[label="(\d+)"(, style=dashed)?\];')
@@ -40,7 +40,7 @@ def graph_of(nodes: Mapping[str, tuple[str, Sequence[str]]]) -> Graph:
 
 
 def drawn(lines: Sequence[str]) -> tuple[dict[str, tuple[str, bool]], dict[tuple[str, str, bool], int]]:
-    """Id -> (label, whether it is a box), and (from, to, whether dashed) -> number; all else is as it must be."""
+    """Id -> (label, whether it is a box), and (from, to, whether dashed) -> number; checks everything else."""
     body = [line for line in lines if not line.startswith("//")]
     assert body[:2] == ["digraph {", "  node [shape=ellipse];"] and body[-1] == "}"
     nodes, edges = {}, {}
@@ -57,22 +57,22 @@ def drawn(lines: Sequence[str]) -> tuple[dict[str, tuple[str, bool]], dict[tuple
 
 
 def named(lines: Sequence[str]) -> tuple[set[str], dict[tuple[str, str, bool], int]]:
-    """The first lines of the labels, and the edges between these."""
+    """Return the first lines of the labels, and the edges between these."""
     nodes, edges = drawn(lines)
     names = {node_id: label.partition(r"\n")[0] for node_id, (label, _) in nodes.items()}
     return set(names.values()), {(names[a], names[b], dashed): count for (a, b, dashed), count in edges.items()}
 
 
-def test_the_docstring_shows_a_real_drawing() -> None:
-    """As the module's docstring has it."""
+def test_the_example_in_the_docstring() -> None:
+    """It is the output for its graph."""
     shown = list(dot_lines(graph_of(DENSE), {"w": "float32 [4,3]"}))
     from_docstring = (dot.__doc__ or "").partition("    //")[2].partition("\n\n")[0]
     assert shown == [line[4:] for line in f"    //{from_docstring}".splitlines()]
     drawn(shown)
 
 
-def test_deeper_scopes_are_unfolded_by_depth() -> None:
-    """At depth 2 each node of "dense" is by itself, and what is below it is folded into it; deeper is all there is."""
+def test_depth_expands_scopes() -> None:
+    """At depth 2 each node of "dense" is drawn by itself, with the nodes below it; a larger depth shows all nodes."""
     graph = graph_of(DENSE)
     names, edges = named(list(dot_lines(graph, {"w": ""}, 2)))
     assert names == {"x", "w", "w/Assign", "w/initial", "dense/MatMul", "dense/add", "dense/Relu", "init"}
@@ -83,7 +83,7 @@ def test_deeper_scopes_are_unfolded_by_depth() -> None:
 
 
 def test_an_arrow_counts_tensors_not_uses() -> None:
-    """Two uses of one output are one tensor, "a" is "a:0", other outputs are others; orders run beside tensors."""
+    """An output used twice counts once, "a" is "a:0"; control dependencies are counted separately."""
     graph = graph_of(
         {
             "a/x": ("Split", []),
@@ -96,15 +96,15 @@ def test_an_arrow_counts_tensors_not_uses() -> None:
 
 
 def test_loops_are_drawn() -> None:
-    """A while loop leads back; within one scope it is not seen."""
+    """A while loop has an edge back; inside one scope it is not visible."""
     graph = graph_of({"m": ("Merge", ["e", "n"]), "e": ("Enter", []), "n": ("NextIteration", ["m"])})
     assert named(list(dot_lines(graph, {})))[1] == {("e", "m", False): 1, ("n", "m", False): 1, ("m", "n", False): 1}
     inside = graph_of({"w/m": ("Merge", ["w/n"]), "w/n": ("NextIteration", ["w/m"])})
     assert named(list(dot_lines(inside, {}))) == ({"w"}, {})
 
 
-def test_variables_are_boxes_once_they_are_not_folded() -> None:
-    """Otherwise the scope says how many there are in it; so does a variable that has others below its name."""
+def test_variables_are_boxes_if_they_are_not_inside_a_scope() -> None:
+    """Otherwise the scope's label counts them; so does a variable with others below its name."""
     variables: dict[str, tuple[str, list[str]]] = {
         "v": ("VariableV2", []),
         "v/Adam": ("VariableV2", []),
@@ -125,20 +125,20 @@ def test_variables_are_boxes_once_they_are_not_folded() -> None:
 
 
 def test_a_label_names_the_most_frequent_operations() -> None:
-    """Four of them, equally frequent ones by name, and how many more there are."""
+    """Four of them, sorted by frequency and name, and the number of the others."""
     ops = ["Sub", "Add", "Mul", "Add", "Neg", "Abs", "Mul", "Exp", "Add"]
     graph = graph_of({f"s/{index}": (op, []) for index, op in enumerate(ops)})
     assert drawn(list(dot_lines(graph, {})))[0] == {"n0": (r"s\n9 nodes: Add 3, Mul 2, Abs 1, Exp 1 and 2 more", False)}
 
 
-def test_what_is_not_drawn_is_said() -> None:
-    """The library's functions, and inputs that no node gives, in comments."""
+def test_parts_that_are_not_drawn_are_counted() -> None:
+    """Comments count the library's functions and the inputs from missing nodes."""
     message = GraphDef.FromString(bytes(graph_of({"a": ("Neg", ["gone:1", "^gone"])}).raw))
     message.library.function.add().signature.name = "f"
     lines = list(dot_lines(Graph(memoryview(message.SerializeToString())), {}))
     assert lines[:2] == [
         "// Nodes of the graph: 1. Functions of its library, not drawn: 1.",
-        "// Inputs that no node of the graph gives, not drawn: 2.",
+        "// Inputs from missing nodes, not drawn: 2.",
     ]
 
 
@@ -164,7 +164,7 @@ def test_an_empty_graph() -> None:
     ids=["quote", "backslash", "escape", "newline", "ansi", "entity", "html", "empty", "code", "bidi", "long"],
 )
 def test_names_are_data(name: str, label: str) -> None:
-    """None of them ends its label, or means something to graphviz or to a terminal."""
+    """No name ends its label, or has a meaning for graphviz or a terminal."""
     lines = list(dot_lines(graph_of({name: (name, []), "other": ("Neg", [name])}), {name: name}, depth=9))
     assert drawn(lines)[0]["n0"] == (rf"{label}\n{label}", True)
     assert all(line.isprintable() and len(line) < 1000 for line in lines)
@@ -180,7 +180,7 @@ NAMES = st.text(max_size=6, alphabet='a/b"\\\n&<:^;\x1b')
     depth=st.integers(1, 4),
 )
 def test_any_graph_is_drawn(nodes: dict[str, tuple[str, list[str]]], boxes: dict[str, str], depth: int) -> None:
-    """In our grammar, twice the same, and every node is in one of the scopes."""
+    """With our grammar, deterministically, and with each node in one of the scopes."""
     lines = list(dot_lines(graph_of(nodes), boxes, depth))
     assert lines == list(dot_lines(graph_of(nodes), boxes, depth))
     scopes, _ = drawn(lines)
@@ -188,13 +188,13 @@ def test_any_graph_is_drawn(nodes: dict[str, tuple[str, list[str]]], boxes: dict
 
 
 @pytest.mark.parametrize("depth", [0, -1])
-def test_no_depth(depth: int) -> None:
-    with pytest.raises(InvalidArgumentError, match=f"depth {depth}: "):
+def test_a_depth_below_one_is_rejected(depth: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"depth must be at least 1, got {depth}$"):
         list(dot_lines(graph_of(DENSE), {}, depth))
 
 
-def test_a_broken_graph() -> None:
-    """Two nodes of one name cannot be told apart."""
+def test_a_damaged_graph() -> None:
+    """Two nodes with the same name cannot be distinguished."""
     message = GraphDef()
     message.node.add(name="a")
     message.node.add(name="a")

@@ -29,7 +29,7 @@ def applied(**options: Any) -> MetaGraphDef:
 
 
 def only(meta: MetaGraphDef, field: str) -> bytes:
-    """One field of it, encoded."""
+    """Return one field, encoded."""
     copy = MetaGraphDef()
     copy.CopyFrom(meta)
     copy.DiscardUnknownFields()
@@ -47,8 +47,8 @@ def nodes(meta: MetaGraphDef) -> list[str]:
 
 
 @pytest.mark.parametrize("options", [{}, {"export_scope": ""}, dict.fromkeys(OPTIONS), dict.fromkeys(OPTIONS, False)])
-def test_nothing_is_wanted(options: dict[str, Any]) -> None:
-    """The very same meta graph."""
+def test_default_options(options: dict[str, Any]) -> None:
+    """The result is the same object."""
     meta = encoded(meta_graph())
     if options.get("collection_list") is False:
         options = {**options, "collection_list": None}
@@ -64,8 +64,8 @@ def test_arguments() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_each_does_something_and_keeps_the_rest(option: str) -> None:
-    """One option changes its part of the message; what later versions write stays."""
+def test_each_option_changes_only_its_part(option: str) -> None:
+    """Each option changes its part of the message; unknown fields are preserved."""
     meta = ExportOptions(**{option: OPTIONS[option]}).applied_to(encoded(meta_graph()))
     before, after = meta_graph(), meta.message()
     assert bytes(meta.raw).endswith(LATER) and meta.place == "x.meta"
@@ -79,8 +79,8 @@ def test_each_does_something_and_keeps_the_rest(option: str) -> None:
     }[option]
 
 
-def test_what_they_do() -> None:
-    """SAVER 6, in short; test_rewriting.py and test_rescoping.py have all of it."""
+def test_effects() -> None:
+    """The essentials; test_rewriting.py and test_rescoping.py test the details."""
     assert list(applied(collection_list=["ints", "absent"]).collection_def) == ["ints"]
     assert not applied(collection_list=[]).collection_def
     assert not any(node.device for node in applied(clear_devices=True).graph_def.node)
@@ -89,8 +89,8 @@ def test_what_they_do() -> None:
     assert applied(export_scope="a").graph_def.node[0].name == "w"
 
 
-def test_all_together() -> None:
-    """The saver that is exported is that of the whole graph, and its own nodes stay although the others go."""
+def test_all_options_together() -> None:
+    """The exported saver is that of the whole graph, and its nodes are kept although those of others are removed."""
     meta = applied(**{**OPTIONS, "collection_list": ["savers", "texts"], "export_scope": None})
     assert nodes(meta) == ["a/w", "b", "a/mul", "a/enter", "save/SaveV2", "save/restore_all"]
     [saver] = meta.collection_def["savers"].bytes_list.value
@@ -104,7 +104,7 @@ def test_all_together() -> None:
 
 
 def test_binary_and_text(tmp_path: Path) -> None:
-    """The bytes as they are; the text means the same; directories are made; what was there is replaced."""
+    """Binary is unchanged, text is equivalent; directories are created; an existing file is replaced."""
     meta = encoded(meta_graph())
     known = meta_graph_of(meta_graph())
     for name, as_text in (("a/b/m.meta", False), ("a/c/m.meta", True), ("a/b/m.meta", True), ("a/b/m.meta", False)):
@@ -120,7 +120,7 @@ def test_binary_and_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "as_text"), [("saved_model.pb", False), ("saved_model.pbtxt", True)])
 def test_a_saved_model(tmp_path: Path, name: str, as_text: bool) -> None:
-    """By its name: one of this meta graph; of one that came from a SavedModel, with its others."""
+    """Chosen by the file name: a SavedModel of this meta graph, or the one that it came from, with its others."""
     made = meta_graph()
     made.meta_info_def.tags.append("serve")
     write_meta_graph(tmp_path / name, meta_graph_of(made), as_text=as_text)
@@ -141,8 +141,8 @@ def test_a_saved_model(tmp_path: Path, name: str, as_text: bool) -> None:
 
 
 @pytest.mark.parametrize("as_text", [False, True])
-def test_what_the_system_refuses(tmp_path: Path, as_text: bool) -> None:
-    """OSError; nothing is left behind."""
+def test_a_file_that_cannot_be_written(tmp_path: Path, as_text: bool) -> None:
+    """OSError; no file is left over."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "m", tmp_path / "folder"):
@@ -151,8 +151,8 @@ def test_what_the_system_refuses(tmp_path: Path, as_text: bool) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
 
 
-def test_text_keeps_what_it_writes(tmp_path: Path) -> None:
-    """What a later version of TensorFlow put into the file has no text: refused, and what was there stays."""
+def test_text_of_unknown_fields_is_rejected(tmp_path: Path) -> None:
+    """Text cannot represent fields of a later TensorFlow; an existing file is left in place."""
     (tmp_path / "m").write_text("before")
     with pytest.raises(UnimplementedError, match=r"^x.meta: .* Write the binary form"):
         write_meta_graph(tmp_path / "m", encoded(meta_graph()), as_text=True)

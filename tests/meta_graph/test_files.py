@@ -1,4 +1,4 @@
-"""Opening meta graphs: which file a path means, which of its graphs, in which form; and the errors that say why not."""
+"""Opening meta graphs: the file that a path refers to, the choice of a graph, both forms, and the errors."""
 
 import os
 import subprocess
@@ -54,7 +54,7 @@ def node_of(found: RawMetaGraph) -> str:
 
 
 def save(prefix: Path) -> None:
-    """A checkpoint without its meta graph."""
+    """Write a checkpoint without its meta graph."""
     with BundleWriter(LOCAL, str(prefix)) as writer:
         writer.add("x", torch.ones(3))
 
@@ -69,7 +69,7 @@ def refusal(path: object, *arguments: object) -> tfckpt.CheckpointError:
 
 
 def test_binary_and_text_files_open_as_the_same(tmp_path: Path) -> None:
-    """CASES 66: whatever the extension says, both forms are read; the text gives the very bytes of the binary."""
+    """CASES 66: both forms are read, with any extension; the text encodes to the same bytes as the binary file."""
     (tmp_path / "binary.pbtxt").write_bytes(binary())
     (tmp_path / "text.meta").write_text(text())
     for name in ("binary.pbtxt", "text.meta"):
@@ -78,8 +78,8 @@ def test_binary_and_text_files_open_as_the_same(tmp_path: Path) -> None:
         assert found.place == str(tmp_path / name)
 
 
-def test_a_text_of_something_else_cannot_be_parsed(tmp_path: Path) -> None:
-    """CASES 66: a file that holds the text of a SaverDef is an OSError as in TensorFlow: "Cannot parse file"."""
+def test_text_of_another_message_cannot_be_parsed(tmp_path: Path) -> None:
+    """CASES 66: the text of a SaverDef is an OSError as in TensorFlow: "Cannot parse file"."""
     path = tmp_path / "saver.meta"
     path.write_text('filename_tensor_name: "save/Const:0"\nmax_to_keep: 5\n')
     with pytest.raises(OSError, match="Cannot parse file") as raised:
@@ -90,7 +90,7 @@ def test_a_text_of_something_else_cannot_be_parsed(tmp_path: Path) -> None:
 
 
 def test_a_removed_file_does_not_exist(tmp_path: Path) -> None:
-    """CASES 66: an OSError as in TensorFlow, which says "does not exist"; and a NotFoundError of this package."""
+    """CASES 66: an OSError with "does not exist", as in TensorFlow; and a NotFoundError of this package."""
     path = tmp_path / "model.meta"
     path.write_bytes(binary())
     path.unlink()
@@ -102,7 +102,7 @@ def test_a_removed_file_does_not_exist(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"# only a comment\n"])
 def test_an_empty_file_is_an_empty_meta_graph(tmp_path: Path, content: bytes) -> None:
-    """As for TensorFlow."""
+    """As in TensorFlow."""
     (tmp_path / "empty.meta").write_bytes(content)
     found = open_meta_graph(tmp_path / "empty.meta")
     assert found.message() == MetaGraphDef()
@@ -110,15 +110,15 @@ def test_an_empty_file_is_an_empty_meta_graph(tmp_path: Path, content: bytes) ->
 
 
 @pytest.mark.parametrize("name", ["saved_model.pb", "other.pb", "model.meta"])
-def test_a_saved_model_is_told_by_its_contents(tmp_path: Path, name: str) -> None:
-    """Field 1 is a number there and a message in a meta graph; the name decides nothing."""
+def test_a_saved_model_is_recognised_by_its_contents(tmp_path: Path, name: str) -> None:
+    """Field 1 is a number there and a message in a meta graph; the file name does not matter."""
     (tmp_path / name).write_bytes(saved_model(("serve",)).SerializeToString())
     assert node_of(open_meta_graph(tmp_path / name)) == "node0"
     (tmp_path / name).write_bytes(binary())
     assert node_of(open_meta_graph(tmp_path / name)) == "a"
 
 
-def test_the_name_decides_where_the_contents_do_not(tmp_path: Path) -> None:
+def test_the_name_decides_if_the_contents_are_ambiguous(tmp_path: Path) -> None:
     """Field 2 alone may be the graph of a meta graph or a meta graph of a SavedModel without a version."""
     model = saved_model((), version=0)
     del model.meta_graphs[0].collection_def["strings"]
@@ -135,8 +135,8 @@ def test_a_saved_model_as_text(tmp_path: Path) -> None:
     assert node_of(open_meta_graph(tmp_path, ["train"])) == "node1"
 
 
-def test_what_is_unknown_survives_the_binary_form(tmp_path: Path) -> None:
-    """Fields of later versions, and what an Any holds, are in bytes and message as they stand in the file."""
+def test_unknown_fields_survive_the_binary_form(tmp_path: Path) -> None:
+    """Fields of later versions and the contents of an Any are preserved in bytes and message."""
     message = meta_graph()
     message.collection_def["any"].any_list.value.add().Pack(Int64Value(value=5))
     message.meta_info_def.any_info.CopyFrom(Any(type_url="a/b.C", value=b"\xff\xff"))
@@ -150,7 +150,7 @@ def test_what_is_unknown_survives_the_binary_form(tmp_path: Path) -> None:
 # Paths.
 
 
-def test_every_spelling_of_a_path_is_taken(tmp_path: Path) -> None:
+def test_every_type_of_path_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "x.meta").write_bytes(binary())
     path = str(tmp_path / "x.meta")
     for spelling in (path, os.fsencode(path), tmp_path / "x.meta", f"file://{path}"):
@@ -170,16 +170,16 @@ def test_urls_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("named", ["m-7", "m-7.index", "m-7.data-00000-of-00001", "m-7.meta"])
-def test_a_checkpoint_means_the_meta_graph_beside_it(tmp_path: Path, named: str) -> None:
-    """Its prefix and each of its files."""
+def test_the_path_of_a_checkpoint_opens_its_meta_graph(tmp_path: Path, named: str) -> None:
+    """Its prefix, and each of its files."""
     save(tmp_path / "m-7")
     (tmp_path / "m-7.meta").write_bytes(binary())
     assert node_of(open_meta_graph(tmp_path / named)) == "a"
 
 
 @pytest.mark.parametrize("named", ["old", "old-00000-of-00002", "old-?????-of-00002"])
-def test_a_version_1_checkpoint_means_the_meta_graph_beside_it(tmp_path: Path, golden: Path, named: str) -> None:
-    """Its file; one of its shards, and the pattern of them."""
+def test_the_path_of_a_version_1_checkpoint_opens_its_meta_graph(tmp_path: Path, golden: Path, named: str) -> None:
+    """Its file, or one of its shards, or their pattern."""
     table = (golden / "digits-v1" / "checkpoint-288").read_bytes()
     for name in ("old", "old-00000-of-00002", "old-00001-of-00002"):
         (tmp_path / name).write_bytes(table)
@@ -201,14 +201,14 @@ def test_a_directory_of_checkpoints_means_the_latest(tmp_path: Path) -> None:
     )
 
 
-def test_a_path_that_is_a_meta_graph_itself_goes_first(tmp_path: Path) -> None:
+def test_a_path_that_is_itself_a_meta_graph_takes_precedence(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(binary(node="itself"))
     (tmp_path / "x.meta").write_bytes(binary(node="beside"))
     assert node_of(open_meta_graph(tmp_path / "x")) == "itself"
 
 
-def test_a_directory_is_that_of_a_saved_model(tmp_path: Path) -> None:
-    """The binary file goes first, as in TensorFlow; a directory that has none may be a checkpoint's prefix, too."""
+def test_a_directory_is_opened_as_a_saved_model(tmp_path: Path) -> None:
+    """The binary file is preferred, as in TensorFlow; without one, the path may also be a checkpoint's prefix."""
     directory = tmp_path / "m"
     directory.mkdir()
     (tmp_path / "m.meta").write_bytes(binary(node="beside"))
@@ -222,8 +222,8 @@ def test_a_directory_is_that_of_a_saved_model(tmp_path: Path) -> None:
 # Tags.
 
 
-def test_tags_choose_by_set(tmp_path: Path) -> None:
-    """All of them and no others, in any order; one may be given alone."""
+def test_tags_are_compared_as_a_set(tmp_path: Path) -> None:
+    """All of them and no others, in any order; a single tag may be a str."""
     (tmp_path / "saved_model.pb").write_bytes(saved_model(("train", "gpu"), ("train",), ()).SerializeToString())
     assert node_of(open_meta_graph(tmp_path, ["gpu", "train"])) == "node0"
     assert node_of(open_meta_graph(tmp_path, {"train"})) == "node1"
@@ -231,7 +231,7 @@ def test_tags_choose_by_set(tmp_path: Path) -> None:
     assert node_of(open_meta_graph(tmp_path, [])) == "node2"
 
 
-def test_without_tags_the_only_one_or_the_served_one(tmp_path: Path) -> None:
+def test_without_tags_the_only_one_or_the_one_tagged_serve(tmp_path: Path) -> None:
     path = tmp_path / "saved_model.pb"
     path.write_bytes(saved_model(("train",)).SerializeToString())
     assert node_of(open_meta_graph(path)) == "node0"
@@ -239,12 +239,12 @@ def test_without_tags_the_only_one_or_the_served_one(tmp_path: Path) -> None:
     assert node_of(open_meta_graph(path)) == "node1"
 
 
-def test_several_meta_graphs_and_no_tags_is_a_question(tmp_path: Path) -> None:
+def test_several_meta_graphs_require_tags(tmp_path: Path) -> None:
     path = tmp_path / "saved_model.pb"
     path.write_bytes(saved_model(("train",), ("serve", "gpu")).SerializeToString())
     error = refusal(path)
     assert isinstance(error, tfckpt.InvalidArgumentError)
-    assert str(error) == f'{path} holds 2 meta graphs. Choose by `tags`: {{"train"}}, {{"gpu", "serve"}}'
+    assert str(error) == f'{path} contains 2 meta graphs. Choose one by `tags`: {{"train"}}, {{"gpu", "serve"}}'
 
 
 def test_tags_that_no_meta_graph_has(tmp_path: Path) -> None:
@@ -252,23 +252,23 @@ def test_tags_that_no_meta_graph_has(tmp_path: Path) -> None:
     path.write_bytes(saved_model(("train",), ("serve",)).SerializeToString())
     error = refusal(path, ["serve", "tpu"])
     assert isinstance(error, tfckpt.NotFoundError)
-    assert str(error) == f'{path}: no meta graph has the tags {{"serve", "tpu"}}. There are {{"train"}}, {{"serve"}}'
+    assert str(error) == f'{path}: no meta graph has the tags {{"serve", "tpu"}}. Available: {{"train"}}, {{"serve"}}'
 
 
 def test_tags_of_a_meta_file(tmp_path: Path) -> None:
-    """It has none unless somebody has put some into it; then they are compared like those of a SavedModel."""
+    """It usually has none; if it has, they are compared like those of a SavedModel."""
     path = tmp_path / "x.meta"
     path.write_bytes(binary())
     error = refusal(path, ["serve"])
     assert isinstance(error, tfckpt.InvalidArgumentError)
-    assert str(error).endswith('the meta graph has no tags, but {"serve"} are asked for. Leave `tags` out')
+    assert str(error).endswith('the meta graph has no tags, but {"serve"} was requested. Omit `tags`')
     path.write_bytes(binary("serve"))
     assert node_of(open_meta_graph(path, ["serve"])) == "a"
     assert isinstance(refusal(path, ["train"]), tfckpt.NotFoundError)
 
 
 def test_all_meta_graphs_of_a_file(tmp_path: Path) -> None:
-    """Errors name which one is meant."""
+    """Errors name the meta graph that they are about."""
     path = tmp_path / "saved_model.pb"
     path.write_bytes(saved_model(("train",), ("serve",)).SerializeToString())
     assert [each.place for each in meta_graphs_in(path)] == [f"{path}, meta graph 0", f"{path}, meta graph 1"]
@@ -279,35 +279,35 @@ def test_all_meta_graphs_of_a_file(tmp_path: Path) -> None:
 # Errors.
 
 
-def test_the_closest_name_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_suggests_the_closest_name(tmp_path: Path) -> None:
     (tmp_path / "model-100.meta").write_bytes(binary())
     assert 'Closest: "model-100.meta".' in str(refusal(tmp_path / "model-10.meta"))
-    assert 'There are "model-100.meta"' in str(refusal(tmp_path / "something else"))
+    assert 'This directory contains "model-100.meta"' in str(refusal(tmp_path / "something else"))
     assert f'there is no directory "{tmp_path}/no"' in str(refusal(tmp_path / "no" / "x.meta"))
 
 
-def test_a_directory_without_saved_model_tells_what_it_has(tmp_path: Path) -> None:
+def test_a_directory_without_a_saved_model_lists_its_files(tmp_path: Path) -> None:
     error = refusal(tmp_path)
     assert isinstance(error, FileNotFoundError)
     assert "saved_model.pb does not exist in it. There is no meta graph in this directory" in str(error)
     (tmp_path / "checkpoint").touch()
-    assert 'There are "checkpoint"' in str(refusal(tmp_path))
+    assert 'This directory contains "checkpoint"' in str(refusal(tmp_path))
     (tmp_path / "m-1.meta").touch()
-    assert 'There are "m-1.meta"' in str(refusal(tmp_path))
+    assert 'This directory contains "m-1.meta"' in str(refusal(tmp_path))
 
 
-def test_a_link_that_leads_nowhere_does_not_exist(tmp_path: Path) -> None:
+def test_a_broken_link_does_not_exist(tmp_path: Path) -> None:
     (tmp_path / "x.meta").symlink_to("nowhere")
     assert "does not exist" in str(refusal(tmp_path / "x.meta"))
     assert isinstance(refusal(tmp_path / "x.meta"), FileNotFoundError)
 
 
-def test_a_saved_model_in_chunks_is_not_handled_yet(tmp_path: Path) -> None:
+def test_a_saved_model_in_chunks_is_not_supported(tmp_path: Path) -> None:
     (tmp_path / "saved_model.cpb").touch()
     assert isinstance(refusal(tmp_path), tfckpt.UnimplementedError)
 
 
-def test_a_git_lfs_pointer_is_told(tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "x.meta"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     error = refusal(path)
@@ -316,20 +316,20 @@ def test_a_git_lfs_pointer_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("named", ["m.index", "m.data-00000-of-00001", "old"])
-def test_a_checkpoint_is_no_meta_graph(tmp_path: Path, golden: Path, named: str) -> None:
-    """Where the meta graph is not beside it."""
+def test_a_checkpoint_is_not_a_meta_graph(tmp_path: Path, golden: Path, named: str) -> None:
+    """If its meta graph is missing."""
     (tmp_path / "old").write_bytes((golden / "digits-v1" / "checkpoint-288").read_bytes())
     for suffix in ("index", "data-00000-of-00001"):
         (tmp_path / f"m.{suffix}").touch()
     error = refusal(tmp_path / named)
     assert isinstance(error, UnreadableMetaGraphError)
     assert f"Cannot parse file {tmp_path / named}: this is a checkpoint" in str(error)
-    assert f'Copy "{tmp_path / named.split(".")[0]}.meta" here' in str(error)
+    assert f'Copy its meta graph "{tmp_path / named.split(".")[0]}.meta" to' in str(error)
 
 
 @pytest.mark.parametrize("form", ["binary", "text"])
-def test_a_graph_def_is_told(tmp_path: Path, form: str) -> None:
-    """Frozen graphs are files of the same ending."""
+def test_a_graph_def_is_recognised(tmp_path: Path, form: str) -> None:
+    """Frozen graphs have the same extension."""
     path = tmp_path / "frozen.pb"
     graph = meta_graph().graph_def
     path.write_bytes(graph.SerializeToString() if form == "binary" else str(graph).encode())
@@ -342,9 +342,9 @@ def test_a_graph_def_is_told(tmp_path: Path, form: str) -> None:
         (b"\x00" * 100, "invalid field number 0"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "as a binary message"),
         (binary()[:-1], "ends at byte"),
-        (b"\x0a\x03\x12\x01\xff", "are no MetaInfoDef"),
+        (b"\x0a\x03\x12\x01\xff", "are not a MetaInfoDef"),
         (b"graph_def { node { name: 'a' }", "as text: "),
-        (b"graph_def { node { name: '\xff' } }", "line 1 is no UTF-8"),
+        (b"graph_def { node { name: '\xff' } }", "line 1 is not UTF-8"),
         (b"graph_def { nodes { } }", 'no field named "nodes"'),
         (b"saved_model_schema_version: 1 meta_graphs { x: 1 }", 'no field named "x"'),
         (b"graph_def { node { attr { key: 'T' value { type: DT_NEW } } } }", "has no value named DT_NEW"),
@@ -357,7 +357,7 @@ def test_a_graph_def_is_told(tmp_path: Path, form: str) -> None:
         "unknown enum value", "unknown Any", "SavedModel of nothing", "long line",
     ],
 )  # fmt: skip
-def test_what_cannot_be_parsed_says_what_was_found(tmp_path: Path, content: bytes, finding: str) -> None:
+def test_the_error_for_an_unparsable_file(tmp_path: Path, content: bytes, finding: str) -> None:
     path = tmp_path / "x.meta"
     path.write_bytes(content)
     error = refusal(path)
@@ -367,8 +367,8 @@ def test_what_cannot_be_parsed_says_what_was_found(tmp_path: Path, content: byte
     assert len(str(error)) < 1000 and str(error).isprintable()
 
 
-def test_a_file_beyond_any_message_is_not_read(tmp_path: Path) -> None:
-    """2 GiB is more than protobuf takes; a sparse file of that size opens in no time, as an error."""
+def test_a_file_larger_than_any_message_is_not_read(tmp_path: Path) -> None:
+    """2 GiB is more than protobuf accepts; a sparse file of a terabyte fails immediately."""
     path = tmp_path / "x.meta"
     with path.open("wb") as file:
         file.truncate(1 << 40)
@@ -379,13 +379,13 @@ def test_a_file_beyond_any_message_is_not_read(tmp_path: Path) -> None:
 
 
 def test_messages_and_bytes_are_meta_graphs() -> None:
-    """Ours, another library's of that name, and serialised ones; unknown fields and all."""
+    """Our class, another library's of that name, and serialised ones; with unknown fields."""
     content = binary() + sized_tag(99, 3) + b"new"
     for source in (MetaGraphDef.FromString(content), content, bytearray(content), memoryview(content)):
         assert bytes(meta_graph_of(source).raw) == content
 
 
-def test_bytes_that_change_later_do_no_harm() -> None:
+def test_bytes_are_copied() -> None:
     buffer = bytearray(binary())
     found = meta_graph_of(buffer)
     buffer[:] = b"\xff" * len(buffer)
@@ -401,7 +401,7 @@ def test_bytes_that_change_later_do_no_harm() -> None:
     ],
     ids=["SavedModel", "GraphDef", "path"],
 )
-def test_other_things_are_no_meta_graphs(source: object, finding: str) -> None:
+def test_other_types_are_rejected(source: object, finding: str) -> None:
     with pytest.raises(tfckpt.InvalidArgumentError, match=finding):
         meta_graph_of(source)  # type: ignore[arg-type]
 
@@ -413,7 +413,7 @@ def test_bytes_of_something_else_are_an_error() -> None:
 
 # Memory.
 
-# In a process of its own, since the peak of a process never falls. The baseline is taken after torch is imported.
+# In its own process, since the peak memory of a process never falls. The baseline is taken after torch is imported.
 PROGRAM = """
 import sys
 from torch_tfckpt.meta_graph.files import open_meta_graph
@@ -431,7 +431,7 @@ print(status("VmHWM") - baseline)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("size", [100_000_000, pytest.param(1_500_000_000, marks=pytest.mark.heavy)])
 def test_a_large_meta_graph_takes_its_size_in_memory(tmp_path: Path, size: int) -> None:
-    """Nearly all of it in two constants: it is opened and walked with not much more than the file in memory."""
+    """Nearly all of it in two constants: opening and walking it takes little more than the file's size in memory."""
     write_large(tmp_path / "large.meta", size)
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "large.meta")]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -440,7 +440,7 @@ def test_a_large_meta_graph_takes_its_size_in_memory(tmp_path: Path, size: int) 
 
 
 def write_large(path: Path, size: int) -> None:
-    """1000 nodes between two constants of `size` / 2 zeros, which are holes in the file."""
+    """Write 1000 nodes between two constants of `size` / 2 zeros, which are holes in the file."""
     many = b"".join(
         sized_tag(1, len(node)) + node
         for node in (NodeDef(name=f"node{index}", op="Identity").SerializeToString() for index in range(1000))

@@ -12,8 +12,8 @@ from torch_tfckpt.meta_graph.graph_collections import (
 )
 
 
-def test_values_are_kept_in_order_and_handed_out_as_a_copy() -> None:
-    """CASES 23, 26: duplicates stay; what is done to the list is not done to the collection."""
+def test_values_are_kept_in_order_and_returned_as_a_copy() -> None:
+    """CASES 23, 26: duplicates are kept; changing the list does not change the collection."""
     collections = Collections()
     for value in (1, "a", 1):
         collections.add_to_collection("c", value)
@@ -22,7 +22,7 @@ def test_values_are_kept_in_order_and_handed_out_as_a_copy() -> None:
     assert collections.get_collection("other") == []
 
 
-def test_names_that_are_no_strings_are_kept_but_not_listed() -> None:
+def test_names_that_are_not_str_are_kept_but_not_listed() -> None:
     """CASES 63: they are not exported."""
     collections = Collections()
     collections.add_to_collection(5, "x")
@@ -31,7 +31,7 @@ def test_names_that_are_no_strings_are_kept_but_not_listed() -> None:
 
 
 def test_collections_are_cleared_one_by_one_or_all() -> None:
-    """What is not there may be cleared too."""
+    """Also one that does not exist."""
     collections = Collections()
     for name in ("a", "b", "c"):
         collections.add_to_collection(name, 1)
@@ -42,8 +42,8 @@ def test_collections_are_cleared_one_by_one_or_all() -> None:
     assert collections.get_all_collection_keys() == []
 
 
-def test_the_default_is_replaced_and_comes_back() -> None:
-    """Also when the block is left by an error, and when blocks lie in each other."""
+def test_the_default_is_replaced_and_restored() -> None:
+    """Also after an error in the block, and in nested blocks."""
     before, mine, inner = default_collections(), Collections(), Collections()
     with pytest.raises(RuntimeError, match="left"), mine.as_default() as current:
         assert current is mine is default_collections()
@@ -58,13 +58,13 @@ def test_the_default_is_replaced_and_comes_back() -> None:
 
 
 def test_the_keys_are_tensorflows() -> None:
-    """They stand in meta graphs: other texts would not be understood."""
+    """They are stored in meta graphs, so other names would not be recognised."""
     assert (GraphKeys.GLOBAL_VARIABLES, GraphKeys.SAVEABLE_OBJECTS) == ("variables", "saveable_objects")
     assert (GraphKeys.TRAINABLE_VARIABLES, GraphKeys.SAVERS) == ("trainable_variables", "savers")
 
 
-def test_they_are_a_mapping() -> None:
-    """`dict(collections)` and `in` have all names, also those that are no text, in the order of their first value."""
+def test_collections_are_a_mapping() -> None:
+    """`dict(collections)` and `in` have all names, including those that are not str, in the order of creation."""
     collections = Collections()
     for name, value in (("b", 1), (5, 2), ("a", 3), ("b", 4)):
         collections.add_to_collection(name, value)
@@ -79,8 +79,8 @@ def test_they_are_a_mapping() -> None:
     assert "absent" not in collections and not Collections()
 
 
-def test_names_may_change_while_one_goes_through_them() -> None:
-    """Those are gone through that were there at the beginning."""
+def test_collections_may_change_during_iteration() -> None:
+    """The iteration covers the names at its start."""
     collections = Collections()
     collections.add_to_collection("a", 1)
     for name in collections:
@@ -89,13 +89,13 @@ def test_names_may_change_while_one_goes_through_them() -> None:
     assert list(collections) == ["ab"]
 
 
-def test_each_is_itself() -> None:
-    """They are not equal for what is in them, and may be in sets."""
+def test_collections_compare_by_identity() -> None:
+    """They are not compared by contents, and are hashable."""
     first, second = Collections(), Collections()
     assert first != second and first == first and len({first, second, first}) == 2
 
 
-def test_a_repr_tells_names_and_counts() -> None:
+def test_the_repr_has_names_and_counts() -> None:
     """Not the values, which may be models."""
     collections = Collections()
     collections.add_to_collection("c", 1)

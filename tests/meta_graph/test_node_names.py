@@ -1,4 +1,4 @@
-"""Names of nodes: valid, each once, as like what was asked for as can be."""
+"""Names of nodes: valid, unique, and as similar to the requested name as possible."""
 
 import re
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.meta_graph.nodes import NodeNames, nodes_of, with_distinct_nodes
 
-# node_def_util.cc; and none that begins with what a Python program could not name.
+# The rule of node_def_util.cc.
 VALID = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\-/]*")
 
 
@@ -46,13 +46,12 @@ def usual(scope: str) -> SaverDef:
     ids=ascii,
 )
 def test_a_valid_name(wanted: str, found: str) -> None:
-    """What no name may have is an underscore, and one that begins with something else than a letter, a digit or a dot
-    has a v before it."""
+    """Invalid characters become underscores; a "v" is added in front of any start but a letter, a digit or a dot."""
     assert NodeNames([]).unique(wanted) == found
 
 
 def test_names_that_are_taken() -> None:
-    """The first of _1, _2, ... that is free; also where that is taken by itself, before or after."""
+    """The first of _1, _2, ... that is free, even if it was requested itself, before or after."""
     names = NodeNames(["save/Const", "a_2"])
     wanted = ["a", "a", "a", "a_1", "a", "save/Const", "a b", "a_b", "a_3"]
     assert [names.unique(each) for each in wanted] == [
@@ -60,8 +59,8 @@ def test_names_that_are_taken() -> None:
     ]  # fmt: skip
 
 
-def test_a_name_that_is_asked_for_again_and_again() -> None:
-    """Thousands of tensors of one name take no longer each: the numbers go on where they were."""
+def test_a_name_that_is_requested_many_times() -> None:
+    """Thousands of tensors with one name take constant time each: the numbers continue where they stopped."""
     looked_at = 0
 
     class Taken(set[str]):
@@ -81,7 +80,7 @@ ANY = st.text(alphabet="aA0_./-:^ \u00e9\n", max_size=6) | st.text(max_size=8)
 
 @given(taken=st.lists(ANY, max_size=5), wanted=st.lists(ANY, max_size=20))
 def test_any_names(taken: list[str], wanted: list[str]) -> None:
-    """Valid, and each another, whatever is asked for; one that is valid and free is as it was."""
+    """Valid and distinct, for any request; one that is valid and free is unchanged."""
     names = NodeNames(taken)
     found = [names.unique(each) for each in wanted]
     assert len({*taken, *found}) == len({*taken}) + len(found)
@@ -96,27 +95,27 @@ def test_any_names(taken: list[str], wanted: list[str]) -> None:
 
 
 def test_nodes_of() -> None:
-    """The three nodes that settings name, whose outputs some are."""
+    """The three nodes that a SaverDef names, some by an output."""
     assert nodes_of(settings("a/Const:0", "a/b:7", "a/c")) == ["a/Const", "a/b", "a/c"]
     assert nodes_of(SaverDef()) == ["", "", ""]
 
 
 def test_savers_of_one_scope() -> None:
-    """The first keeps its names, the others get _1, _2, ...; nothing else changes, and not the messages themselves."""
+    """The first keeps its names, the others get _1, _2, ...; nothing else changes, and the arguments do not change."""
     given_settings = [usual("save"), usual("a/save"), usual("save"), usual("a/save"), usual("save")]
     found = with_distinct_nodes(given_settings)
     assert found == [usual("save"), usual("a/save"), usual("save_1"), usual("a/save_1"), usual("save_2")]
     assert given_settings[4] == usual("save") and found[0] is given_settings[0]
 
 
-def test_a_scope_that_is_like_one_that_was_changed() -> None:
+def test_a_scope_that_equals_a_generated_one() -> None:
     """It is changed, too."""
     found = with_distinct_nodes([usual("save"), usual("save_1"), usual("save"), usual("save_1")])
     assert found == [usual("save"), usual("save_1"), usual("save_2"), usual("save_1_1")]
 
 
 def test_savers_that_share_one_node() -> None:
-    """They are told apart, whichever it is; names without a scope get it at their end."""
+    """They get different nodes, whichever node they share; names without a scope get the suffix at their end."""
     first = settings("saver_filename:0", "StatefulPartitionedCall_1:0", "StatefulPartitionedCall_2")
     second = settings("StatefulPartitionedCall_2:0", "x/y:0", "x/z")
     assert with_distinct_nodes([first, second, first]) == [
@@ -131,7 +130,7 @@ NAMES = st.sampled_from(["save/Const", "save_1/Const", "Const", "a/save/Const", 
 
 @given(st.lists(st.lists(NAMES, min_size=3, max_size=3, unique=True), max_size=6))
 def test_any_savers(names: list[list[str]]) -> None:
-    """No two name one node."""
+    """No two savers share a node."""
     found = with_distinct_nodes([settings(f"{path}:0", f"{saves}:0", restores) for path, saves, restores in names])
     named = [name for each in found for name in nodes_of(each)]
     assert len(named) == len(set(named)) == 3 * len(names)

@@ -1,4 +1,4 @@
-"""Nodes as bytes: those that protobuf writes, under names of which each is there once."""
+"""Nodes as bytes: the same as protobuf writes, with unique names."""
 
 import pytest
 
@@ -13,18 +13,18 @@ from torch_tfckpt.meta_graph.nodes import (
     TRUE,
     Nodes,
     attributes,
-    beside,
+    colocated_with,
     number_value,
     shape_list,
     shape_value,
-    text_value,
+    string_value,
     type_list,
     type_value,
 )
 
 
-def test_a_name_that_is_taken_gets_the_next_number() -> None:
-    """As in TensorFlow: also where the name with the number is taken itself."""
+def test_a_taken_name_gets_the_next_number() -> None:
+    """As in TensorFlow, even if the name with the number is taken itself."""
     graph = Nodes(["a", "b_1"])
     assert [graph.unique("a") for _ in range(3)] == ["a_1", "a_2", "a_3"]
     assert [graph.unique("b") for _ in range(3)] == ["b", "b_2", "b_3"]
@@ -33,10 +33,14 @@ def test_a_name_that_is_taken_gets_the_next_number() -> None:
 
 
 def test_a_graph_is_what_protobuf_writes() -> None:
-    """The bytes are those of the message, written so that equal messages have equal bytes."""
+    """The bytes are those of deterministic serialization."""
     graph = Nodes([])
     graph.add(
-        "n" * 2000, "VarHandleOp", (), "/device:GPU:1", attributes(b=TRUE, B=number_value(-1), _c=beside("x"), Bc=TRUE)
+        "n" * 2000,
+        "VarHandleOp",
+        (),
+        "/device:GPU:1",
+        attributes(b=TRUE, B=number_value(-1), _c=colocated_with("x"), Bc=TRUE),
     )
     graph.add("y", "Op", ("x:1", "x"), after=["x_2", "x_10"])
     expected = GraphDef(
@@ -65,20 +69,20 @@ def test_a_graph_is_what_protobuf_writes() -> None:
     [
         (type_value(DataType.DT_STRING), "type: DT_STRING"),
         (type_list([DataType.DT_FLOAT, DataType.DT_INT8]), "list { type: DT_FLOAT type: DT_INT8 }"),
-        (text_value("loc"), 's: "loc"'),
-        (text_value(""), 's: ""'),
+        (string_value("loc"), 's: "loc"'),
+        (string_value(""), 's: ""'),
         (shape_value((2, -1)), "shape { dim { size: 2 } dim { size: -1 } }"),
         (shape_value(()), "shape { }"),
         (shape_list(None, (0,)), "list { shape { unknown_rank: true } shape { dim { } } }"),
     ],
 )
 def test_values_of_attributes(encoded: bytes, text: str) -> None:
-    """Each kind, in the words of the text format."""
+    """Each kind, compared in the text format."""
     assert " ".join(str(AttrValue.FromString(encoded)).split()).replace("size: 0 ", "") == text
 
 
-def test_a_graph_that_no_protobuf_library_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorFlow's words, and what to do."""
+def test_a_graph_that_protobuf_rejects_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TensorFlow's words and a hint."""
     monkeypatch.setattr(nodes, "MAX_MESSAGE", 101)
     graph = Nodes([])
     graph.add("a", "NoOp")
@@ -87,6 +91,6 @@ def test_a_graph_that_no_protobuf_library_takes_is_refused(monkeypatch: pytest.M
     with pytest.raises(InvalidArgumentError) as error:
         graph.encoded_graph()
     assert str(error.value) == (
-        "GraphDef cannot be larger than 2GB, and 2 nodes take 126 bytes. Write no meta graph (write_meta_graph=False), "
-        "or save with several savers"
+        "GraphDef cannot be larger than 2GB, but 2 nodes take 126 bytes. Save without a meta graph "
+        "(write_meta_graph=False), or with several savers"
     )

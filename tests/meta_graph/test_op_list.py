@@ -1,10 +1,10 @@
-"""The declarations of operations. That they are TensorFlow's is held in tests/conformance/test_meta_graph_bytes.py."""
+"""The declarations of operations. tests/conformance/test_meta_graph_bytes.py tests that they are TensorFlow's."""
 
 from torch_tfckpt.meta_graph.nodes import declarations, known_ops
 
 
 def test_known_operations_are_declared_without_descriptions() -> None:
-    """In the order of their names, each as a graph needs it."""
+    """Sorted by name, as in a graph."""
     ops = known_ops()
     assert list(ops) == sorted(ops)
     assert not any(op.summary or op.description for op in ops.values())

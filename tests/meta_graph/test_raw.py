@@ -1,4 +1,4 @@
-"""One MetaGraphDef as bytes: its parts are those of the message, and decoded when they are asked for."""
+"""One MetaGraphDef as bytes: its parts are those of the message, and decoded on access."""
 
 import pytest
 from hypothesis import given, settings
@@ -36,7 +36,7 @@ def meta_graphs(draw: st.DrawFn) -> MetaGraphDef:
 @settings(max_examples=80)
 @given(st.lists(meta_graphs(), min_size=1, max_size=2))
 def test_its_parts_are_those_of_the_message(messages: list[MetaGraphDef]) -> None:
-    """Also of two messages one behind the other, which are one: lists and maps grow, single values are replaced."""
+    """Also for two concatenated messages, which merge: lists and maps grow, single values are replaced."""
     found = encoded(*(message.SerializeToString() for message in messages))
     expected = found.message()
     assert found.info == expected.meta_info_def
@@ -56,7 +56,7 @@ def test_an_empty_one_has_nothing() -> None:
 
 
 def test_entries_without_key_or_value() -> None:
-    """A map's entry may lack either; of two of one name the later counts."""
+    """A map's entry may lack either; of two with one name the later counts."""
     value = CollectionDef(int64_list=CollectionDef.Int64List(value=[1])).SerializeToString()
     no_key = sized_tag(2, len(value)) + value
     no_value = sized_tag(1, 1) + b"x"
@@ -67,8 +67,8 @@ def test_entries_without_key_or_value() -> None:
 
 
 @pytest.mark.parametrize("number", range(1, 8))
-def test_a_part_of_another_wire_type_is_not_known(number: int) -> None:
-    """As for protobuf, which keeps it with the unknown fields."""
+def test_a_part_with_another_wire_type_is_unknown(number: int) -> None:
+    """As in protobuf, which keeps it with the unknown fields."""
     found = encoded(bytes((number << 3, 1)))
     assert found.message().ListFields() == []
     assert found.info.ByteSize() == 0 and not found.collections and not found.signatures and not found.assets
@@ -76,18 +76,18 @@ def test_a_part_of_another_wire_type_is_not_known(number: int) -> None:
 
 
 BROKEN = {
-    "info": (1, b"\x0a\x01\xff", "m.meta: meta_info_def: 3 bytes are no MetaInfoDef"),
-    "saver_def": (3, b"\xff", "m.meta: saver_def: 1 bytes are no SaverDef"),
-    "collections": (4, b"\x0a\x01a\x12\x01\xff", 'm.meta: collection "a": 1 bytes are no CollectionDef'),
-    "signatures": (5, b"\x0a\x01\xff", "m.meta: the name of a signature is no UTF-8"),
-    "assets": (6, b"\x12\x01\xff", "m.meta: asset_file_def: 3 bytes are no AssetFileDef"),
-    "object_graph": (7, b"\xff", "m.meta: object_graph_def: 1 bytes are no SavedObjectGraph"),
+    "info": (1, b"\x0a\x01\xff", "m.meta: meta_info_def: 3 bytes are not a MetaInfoDef"),
+    "saver_def": (3, b"\xff", "m.meta: saver_def: 1 bytes are not a SaverDef"),
+    "collections": (4, b"\x0a\x01a\x12\x01\xff", 'm.meta: collection "a": 1 bytes are not a CollectionDef'),
+    "signatures": (5, b"\x0a\x01\xff", "m.meta: the name of a signature is not UTF-8"),
+    "assets": (6, b"\x12\x01\xff", "m.meta: asset_file_def: 3 bytes are not a AssetFileDef"),
+    "object_graph": (7, b"\xff", "m.meta: object_graph_def: 1 bytes are not a SavedObjectGraph"),
 }
 
 
 @pytest.mark.parametrize("part", BROKEN)
-def test_a_broken_part_is_told_when_it_is_asked_for(part: str) -> None:
-    """The others are there all the same."""
+def test_a_damaged_part_raises_when_it_is_accessed(part: str) -> None:
+    """The others can still be read."""
     number, content, finding = BROKEN[part]
     found = encoded(sized_tag(number, len(content)), content)
     for other in BROKEN.keys() - {part}:
@@ -98,13 +98,13 @@ def test_a_broken_part_is_told_when_it_is_asked_for(part: str) -> None:
         found.message()
 
 
-def test_what_is_no_message_is_an_error_at_once() -> None:
+def test_bytes_that_are_not_a_message_raise_immediately() -> None:
     with pytest.raises(DataLossError, match=r"^m\.meta: message, byte 0: field 1 ends at byte 7, the message at 3"):
         encoded(b"\x0a\x05a")
 
 
-def test_assets_of_version_1_are_in_a_collection() -> None:
-    """As Any; what is another message there is none. Those of version 2 go before."""
+def test_assets_of_tensorflow_1_are_in_a_collection() -> None:
+    """As Any; other messages in it are skipped. Those of TensorFlow 2 take precedence."""
     asset = AssetFileDef(filename="voc.txt", tensor_info=TensorInfo(name="asset_path:0"))
     message = MetaGraphDef()
     listed = message.collection_def["saved_model_assets"].any_list.value

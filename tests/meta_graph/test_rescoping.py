@@ -1,4 +1,4 @@
-"""Meta graphs put into a name scope and out of it; tests/conformance/test_meta_graph_options.py asks TensorFlow."""
+"""Adding and removing name scopes; tests/conformance/test_meta_graph_options.py compares with TensorFlow."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ def variables(meta: RawMetaGraph) -> list[str]:
 
 
 def test_into_a_scope() -> None:
-    """Nodes, inputs, locations, frames, variables, savers, nodes and texts in collections, tensors of
-    signatures and assets; functions and all else stay as they are.
+    """Nodes, inputs, colocations, frames, variables, savers, nodes and strings in collections, and the tensors of
+    signatures and assets are renamed; functions and everything else are unchanged.
     """
     after = in_import_scope(encoded(meta_graph()), "new/")
     nodes = after.graph.nodes
@@ -51,7 +51,7 @@ def test_into_a_scope() -> None:
 
 
 def test_out_of_a_scope() -> None:
-    """CASES 79: what is in it, whole, such as one of two savers; what it takes from outside, by other names."""
+    """CASES 79: the nodes in it; objects that are completely in it, e.g. one of two savers; renamed outside inputs."""
     after = out_of_scope(encoded(meta_graph()), "a")
     nodes = after.graph.nodes
     assert list(nodes) == ["w", "mul", "enter", "save/SaveV2", "save/Identity"]
@@ -74,15 +74,15 @@ def test_out_of_a_scope() -> None:
     assert after.assets[0].tensor_info.name == "words:0"
 
 
-def test_out_of_a_scope_again() -> None:
-    """What was unbound in the part before is not listed any more."""
+def test_out_of_a_scope_twice() -> None:
+    """The unbound inputs of the first export are not listed again."""
     part = out_of_scope(encoded(meta_graph()), "a")
     assert list(part.collections["unbound_inputs"].bytes_list.value) == [b"$unbound_inputs_b:1"]
     assert "unbound_inputs" not in out_of_scope(part, "no such").collections
 
 
-def test_out_of_a_scope_in_which_nothing_is() -> None:
-    """Numbers and messages of any kind stay, and no name."""
+def test_out_of_an_empty_scope() -> None:
+    """Numbers and messages of any kind are kept, names are not."""
     after = out_of_scope(encoded(meta_graph()), "a/no such")
     assert not after.graph.nodes
     assert not after.signatures
@@ -92,15 +92,15 @@ def test_out_of_a_scope_in_which_nothing_is() -> None:
 
 @pytest.mark.parametrize("scope", [None, "", "/"])
 def test_no_scope(scope: str | None) -> None:
-    """The meta graph itself."""
+    """The result is the same object."""
     meta = encoded(meta_graph())
     assert out_of_scope(meta, scope) is meta
     if scope != "/":
         assert in_import_scope(meta, scope) is meta
 
 
-def test_into_a_scope_and_out_of_it() -> None:
-    """The same bytes, but for the saver, which is not taken out, and texts, which are not names."""
+def test_into_a_scope_and_out_again() -> None:
+    """The same bytes, except for the saver, which is not renamed, and strings, which are not names."""
     meta = meta_graph()
     meta.ClearField("saver_def")
     del meta.collection_def["texts"]
@@ -109,14 +109,14 @@ def test_into_a_scope_and_out_of_it() -> None:
 
 
 @pytest.mark.parametrize("scope", ["_a", "a b", "/", "-a", "a\n", "a:0", "^a"])
-def test_scopes_that_no_node_can_be_in(scope: str) -> None:
-    """TensorFlow refuses them too."""
+def test_invalid_scopes(scope: str) -> None:
+    """TensorFlow rejects them, too."""
     with pytest.raises(InvalidArgumentError, match="is not a valid scope name"):
         in_import_scope(encoded(meta_graph()), scope)
 
 
 def test_unbound_inputs() -> None:
-    """A part that needs others is told from one that does not."""
+    """A graph with unbound inputs is rejected, a complete one is not."""
     part = out_of_scope(encoded(meta_graph()), "a")
     with pytest.raises(InvalidArgumentError, match=r"x\.meta: Graph contains unbound inputs: \$unbound_inputs_b:1\."):
         check_unbound(part)
@@ -125,7 +125,7 @@ def test_unbound_inputs() -> None:
 
 @pytest.mark.parametrize("kind", ["node_list", "bytes_list"])
 def test_unbound_inputs_of_any_kind(kind: str) -> None:
-    """The names are told, safe for terminals; an empty list is none."""
+    """The error lists the names, with control characters escaped; an empty list is accepted."""
     meta = MetaGraphDef()
     meta.collection_def["unbound_inputs"].SetInParent()
     check_unbound(encoded(meta))
@@ -136,7 +136,7 @@ def test_unbound_inputs_of_any_kind(kind: str) -> None:
 
 
 def test_large_nodes_are_not_decoded() -> None:
-    """A constant of any size is copied as it is, also where its node has a location."""
+    """A constant of any size is copied unchanged, even if its node has a colocation."""
     meta = MetaGraphDef()
     node = meta.graph_def.node.add(name="n", op="Const", input=["^m"])
     node.attr["value"].tensor.tensor_content = bytes(1 << 20)
@@ -147,16 +147,16 @@ def test_large_nodes_are_not_decoded() -> None:
 
 
 def test_frames_of_other_operations() -> None:
-    """An attribute of that name is the name of a frame only where a loop is entered."""
+    """An attribute of that name is the name of a frame only in a node that enters a loop."""
     meta = MetaGraphDef()
     meta.graph_def.node.add(name="n", op="Mine").attr["frame_name"].s = b"f"
-    meta.graph_def.node[0].attr["_class"].s = b"loc:@n"  # no list
+    meta.graph_def.node[0].attr["_class"].s = b"loc:@n"  # not a list
     after = in_import_scope(encoded(meta), "a").message().graph_def.node[0]
     assert (after.name, after.attr["frame_name"].s, after.attr["_class"].s) == ("a/n", b"f", b"loc:@n")
 
 
 def test_meta_graphs_of_the_corpus(corpus: Path) -> None:
-    """Go into a scope and out of it, with the same bytes of their graphs."""
+    """Adding and removing a scope gives the same bytes of their graphs."""
     files = sorted(file for file in corpus.rglob("*.meta") if file.stat().st_size < 300_000)
     assert files
     for file in files:

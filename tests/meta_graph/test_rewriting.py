@@ -1,5 +1,6 @@
-"""The options of export_meta_graph on a meta graph by hand; tests/conformance/test_meta_graph_options.py asks
-TensorFlow about larger ones.
+"""The options of export_meta_graph, with hand-made meta graphs.
+
+tests/conformance/test_meta_graph_options.py compares larger ones with TensorFlow.
 """
 
 from collections.abc import Callable
@@ -31,13 +32,13 @@ def ints(*values: int) -> CollectionDef:
 
 
 def assert_is(meta: RawMetaGraph, expected: MetaGraphDef) -> None:
-    """These bytes, and what no version knows behind them."""
+    """Assert that the bytes are these, followed by the unknown field."""
     assert bytes(meta.raw) == expected.SerializeToString(deterministic=True) + LATER
 
 
 @EVERY_EDIT
 def test_the_second_time_nothing_changes(edit: Callable[[RawMetaGraph], RawMetaGraph]) -> None:
-    """The meta graph itself comes back; the first time, it is another of the same place."""
+    """The second call returns the same object; the first a new one with the same place."""
     before = encoded(meta_graph())
     once = edit(before)
     assert once.raw != before.raw
@@ -49,8 +50,8 @@ def test_the_second_time_nothing_changes(edit: Callable[[RawMetaGraph], RawMetaG
 @pytest.mark.parametrize("edit", [*EDITS.values(), lambda meta: rescoping.in_import_scope(meta, "new")])
 @given(at=st.integers(0, 10_000), byte=st.integers(0, 255))
 @settings(max_examples=60)
-def test_damage_is_told(edit: Callable[[RawMetaGraph], RawMetaGraph], at: int, byte: int) -> None:
-    """Whatever byte is another, it is an error of ours or a meta graph."""
+def test_damage_is_detected(edit: Callable[[RawMetaGraph], RawMetaGraph], at: int, byte: int) -> None:
+    """With any byte changed, the result is one of our errors or a meta graph."""
     raw = bytearray(meta_graph().SerializeToString(deterministic=True))
     raw[at % len(raw)] = byte
     try:
@@ -67,7 +68,7 @@ def test_clear_devices() -> None:
     assert_is(rewriting.clear_devices(encoded(meta_graph())), expected)
 
 
-def test_unknown_fields_of_a_node_stay() -> None:
+def test_unknown_fields_of_a_node_are_preserved() -> None:
     """Also in a node that is edited, and in a large one."""
     meta = MetaGraphDef()
     node = meta.graph_def.node.add(name="n", device="/device:CPU:0")
@@ -80,7 +81,7 @@ def test_unknown_fields_of_a_node_stay() -> None:
 
 
 def test_only_collections() -> None:
-    """Those that are named."""
+    """Those with the given names are kept."""
     expected = meta_graph()
     for name in set(expected.collection_def) - {"ints", "anys"}:
         del expected.collection_def[name]
@@ -90,7 +91,7 @@ def test_only_collections() -> None:
 
 
 def test_with_collections() -> None:
-    """Replaced, removed and added; the rest, NaNs too, is not touched."""
+    """Replaced, removed and added; other collections, even with NaNs, are unchanged."""
     after = rewriting.with_collections(
         encoded(meta_graph()), {"ints": ints(7), "texts": None, "new": ints(1), "no such": None}
     )
@@ -103,7 +104,7 @@ def test_with_collections() -> None:
     assert bytes(after.raw).endswith(LATER)
 
 
-def test_a_collection_that_is_there_twice() -> None:
+def test_a_collection_that_occurs_twice() -> None:
     """The last one counts, so both change."""
     meta = encoded(meta_graph())
     twice = RawMetaGraph(memoryview(bytes(meta.raw) * 2), "x.meta")
@@ -112,7 +113,7 @@ def test_a_collection_that_is_there_twice() -> None:
 
 
 def test_with_saver_def() -> None:
-    """Another, none, and one where there was none: where TensorFlow would write it."""
+    """A different one, none, and one where there was none; always in TensorFlow's position."""
     expected = meta_graph()
     expected.saver_def.CopyFrom(OTHER_SAVER)
     other = rewriting.with_saver_def(encoded(meta_graph()), OTHER_SAVER)
@@ -125,7 +126,7 @@ def test_with_saver_def() -> None:
 
 
 def test_clear_extraneous_savers() -> None:
-    """What is named like a node that goes goes too; operations that nothing uses any more are not declared."""
+    """Strings equal to removed names are removed, too; operations that are no longer used are not declared."""
     expected = meta_graph()
     kept = [node for node in expected.graph_def.node if not node.name.startswith("a/save/")]
     del expected.graph_def.node[:]
@@ -136,8 +137,8 @@ def test_clear_extraneous_savers() -> None:
     assert_is(rewriting.without_extraneous_savers(encoded(meta_graph()), SAVER), expected)
 
 
-def test_without_any_saver() -> None:
-    """No saver to keep: no nodes of one, no collection of them."""
+def test_clear_all_savers() -> None:
+    """Their nodes and their collection are removed."""
     after = rewriting.without_extraneous_savers(encoded(meta_graph()), None)
     assert list(after.graph.nodes) == ["a/w", "b", "a/mul", "a/enter"]
     assert "savers" not in after.collections
@@ -146,7 +147,7 @@ def test_without_any_saver() -> None:
 
 @pytest.mark.parametrize("field", ["save_tensor_name", "restore_op_name"])
 def test_a_saver_that_names_no_nodes(field: str) -> None:
-    """It would keep nothing."""
+    """None of its nodes could be kept."""
     saver_def = SaverDef(save_tensor_name="save/Const:0", restore_op_name="save/restore_all")
     saver_def.ClearField(field)
     with pytest.raises(InvalidArgumentError, match=f"saver_def must specify the {field}"):
@@ -154,7 +155,7 @@ def test_a_saver_that_names_no_nodes(field: str) -> None:
 
 
 def test_strip_default_attrs() -> None:
-    """As the meta graph declares them, in functions too; what is not at its default, and what has none, stays."""
+    """With the meta graph's declarations, in functions too; other values, and attributes without default, are kept."""
     expected = meta_graph()
     del expected.graph_def.node[2].attr["transpose"]
     del expected.graph_def.library.function[0].node_def[0].attr["transpose"]
@@ -164,8 +165,8 @@ def test_strip_default_attrs() -> None:
     )
 
 
-def test_strip_default_attrs_of_what_is_not_declared() -> None:
-    """Then what is known counts; a function that is named like an operation is none."""
+def test_strip_default_attrs_of_undeclared_operations() -> None:
+    """Then the known declarations are used; a function with the name of an operation is not one."""
     meta = meta_graph()
     meta.ClearField("meta_info_def")
     meta.graph_def.library.function.add().signature.name = "Enter"
@@ -177,8 +178,8 @@ def test_strip_default_attrs_of_what_is_not_declared() -> None:
     assert_is(after, meta)
 
 
-def test_a_default_may_be_written_in_two_ways() -> None:
-    """A list of numbers is packed or not."""
+def test_a_default_may_be_encoded_in_two_ways() -> None:
+    """A list of numbers may be packed or not."""
     meta = MetaGraphDef()
     declared = meta.meta_info_def.stripped_op_list.op.add(name="Op").attr.add(name="strides", type="list(int)")
     declared.default_value.list.i.extend([1, 1])
@@ -190,9 +191,9 @@ def test_a_default_may_be_written_in_two_ways() -> None:
 
 
 def test_a_graph_of_2_gb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is more than TensorFlow exports."""
+    """More than TensorFlow exports."""
     meta = encoded(meta_graph())
     rewriting.check_graph_size(meta)
     monkeypatch.setattr(rewriting, "MAX_MESSAGE", len(meta.graph.raw))
-    with pytest.raises(InvalidArgumentError, match=r"x\.meta: GraphDef cannot be larger than 2GB, and has \d+ bytes\."):
+    with pytest.raises(InvalidArgumentError, match=r"x\.meta: GraphDef cannot be larger than 2GB, but has \d+ bytes\."):
         rewriting.check_graph_size(meta)

@@ -1,4 +1,4 @@
-"""What a saver stores whose nodes are in functions, as in SavedModels of TensorFlow 2."""
+"""The values that a saver stores whose nodes are in functions, as in SavedModels of TensorFlow 2."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.meta_graph.saver_values import StoredValue
 
-# Functions, in which savers of SavedModels of TensorFlow 2 stand.
+# Functions that contain savers, as in SavedModels of TensorFlow 2.
 
 
 def function(name: str, arguments: Sequence[str], *nodes: NodeDef, **results: str) -> FunctionDef:
@@ -32,7 +32,7 @@ def call(name: str, callee: str, *inputs: str, op: str = "StatefulPartitionedCal
 
 
 def traced(name: str, keys: Sequence[bytes], handles: Sequence[str]) -> FunctionDef:
-    """What TensorFlow 2 traces of restoring: the path and the variables are arguments."""
+    """A restore function as TensorFlow 2 traces it: the path and the variables are arguments."""
     reads = [
         texts("RestoreV2/tensor_names", keys),
         texts("RestoreV2/shape_and_slices", [b""]),
@@ -61,14 +61,14 @@ HANDLES = [variable("a"), variable("b"), node("saver_filename", "Placeholder")]
 
 
 def test_a_saved_model() -> None:
-    """The variables are those that the function is called with, under whatever names it has them."""
+    """The variables are those passed to the function, whatever their names in it."""
     restore = call("StatefulPartitionedCall_2", "f", "saver_filename", "b", "a", "^a")
     values = found([*HANDLES, restore], SAVED_MODEL, [traced("f", [b"one", b"two"], ["x", "y"])])
     assert values == [of("one", "b"), of("two", "a")]
 
 
-def test_texts_of_a_saved_model() -> None:
-    """The object graph is a constant in the graph, or in the function; and restored by nobody."""
+def test_strings_of_a_saved_model() -> None:
+    """The object graph is a constant in the graph or in the function, and is not restored into a variable."""
     inside = [
         texts("names", [b"a", b"graph", b"more"]),
         texts("slices", [b""]),
@@ -88,14 +88,14 @@ def test_texts_of_a_saved_model() -> None:
 
 
 @pytest.mark.parametrize("op", ["StatefulPartitionedCall", "PartitionedCall", "f"])
-def test_how_a_function_is_called(op: str) -> None:
-    """By an operation that names it, or as an operation."""
+def test_function_calls(op: str) -> None:
+    """By an operation with the function as attribute, or as an operation itself."""
     restore = call("StatefulPartitionedCall_2", "f" if op != "f" else "", "saver_filename", "a", op=op)
     assert found([*HANDLES, restore], SAVED_MODEL, [traced("f", [b"k"], ["x"])]) == [of("k", "a")]
 
 
 def test_functions_that_call_functions() -> None:
-    """Arguments are followed out of all of them; names mean something else in each."""
+    """Arguments are traced back through all of them; names are local to each."""
     outer = function(
         "outer", ["a", "file_prefix"], call("b", "f", "file_prefix", "i:output:0"), node("i", "Identity", "a")
     )
@@ -106,7 +106,7 @@ def test_functions_that_call_functions() -> None:
 
 
 def test_one_function_for_several_variables() -> None:
-    """Each call reads anew, for its own."""
+    """Each call restores into its own variable."""
     calls = [call("one", "f", "saver_filename", "a"), call("two", "f", "saver_filename", "b")]
     nodes = [*HANDLES, *calls, node("StatefulPartitionedCall_2", "NoOp", "^one", "^two")]
     values = found(nodes, SAVED_MODEL, [traced("f", [b"k"], ["x"])])
@@ -115,21 +115,21 @@ def test_one_function_for_several_variables() -> None:
 
 
 @pytest.mark.parametrize("inputs", [[], ["saver_filename"], ["saver_filename", "^a"], ["saver_filename", "absent"]])
-def test_arguments_that_are_not_given(inputs: list[str]) -> None:
-    """What should take the value is not there: it is nobody's, or that of what runs before by name; no error."""
+def test_missing_arguments(inputs: list[str]) -> None:
+    """The target is missing: the value has no variable, or that of a node before it by name; no error."""
     restore = call("StatefulPartitionedCall_2", "f", *inputs)
     [value] = found([*HANDLES, restore], SAVED_MODEL, [traced("f", [b"k"], ["x"])])
     assert (value.key, set(value.variables) - {"a"}) == ("k", set())
 
 
-def test_a_function_that_is_not_there() -> None:
-    """There is nothing to be found, and that is all."""
+def test_a_missing_function() -> None:
+    """No values are found, and there is no error."""
     calls = [call("c", "absent"), node("d", "StatefulPartitionedCall"), call("e", "f", op="Other")]
     nodes = [*HANDLES, *calls, node("StatefulPartitionedCall_2", "NoOp", "^c", "^d", "^e")]
     assert found(nodes, SAVED_MODEL, [traced("f", [b"k"], ["x"])]) == []
 
 
-def test_names_given_as_arguments() -> None:
+def test_names_passed_as_arguments() -> None:
     """Keys and slices may be constants of the caller."""
     inside = [restore_v2("R", "keys", "slices", FLOAT, path="p"), node("A", "AssignVariableOp", "v", "R:tensors:0")]
     restore = call("StatefulPartitionedCall_2", "f", "saver_filename", "a", "k", "s")
@@ -138,8 +138,8 @@ def test_names_given_as_arguments() -> None:
     assert values == [StoredValue("key", "4 5 0,2:-", FLOAT, ("a",))]
 
 
-def test_what_functions_return() -> None:
-    """A value, or a variable, that a function returns is followed into it, and an argument out of it again."""
+def test_results_of_functions() -> None:
+    """A value or variable that a function returns is traced into it, and an argument out of it again."""
     reading = function(
         "reading",
         ["p", "names", "passed"],
@@ -162,8 +162,8 @@ def test_what_functions_return() -> None:
     assert found(nodes, SAVED_MODEL, [reading]) == [of("one", "b"), of("two", "a")]
 
 
-def test_results_that_are_not_there() -> None:
-    """A function that does not say what it returns returns nothing."""
+def test_missing_results() -> None:
+    """A function without declared results returns nothing."""
     silent = function("f", [], texts("k", [b"k"]))
     silent.signature.output_arg.add(name="out")
     nodes = [*HANDLES, call("c", "f"), node("StatefulPartitionedCall_2", "AssignVariableOp", "a", "c")]
@@ -171,14 +171,14 @@ def test_results_that_are_not_there() -> None:
 
 
 def test_functions_that_call_themselves() -> None:
-    """An end: no saver does that."""
+    """Rejected: no saver does that."""
     itself = function("f", ["x"], call("again", "f", "x"), node("a", "AssignVariableOp", "x", "x"))
     with pytest.raises(DataLossError, match=r'^node "StatefulPartitionedCall_2" calls functions .*no saver does'):
         found([*HANDLES, call("StatefulPartitionedCall_2", "f", "a")], SAVED_MODEL, [itself])
 
 
-def test_functions_are_walked_a_bounded_number_of_times() -> None:
-    """A small graph that would be walked for minutes, in gigabytes: hundreds of calls of a function of many nodes."""
+def test_the_walk_over_functions_is_limited() -> None:
+    """A small graph with hundreds of calls of a large function would otherwise take minutes and gigabytes."""
     many = function("f", [], *[node(f"n{number}", "NoOp") for number in range(3_000)])
     calls = [call(f"c{number}", "f") for number in range(990)]
     nodes = [*calls, node("StatefulPartitionedCall_2", "NoOp", *[f"^{each.name}" for each in calls])]

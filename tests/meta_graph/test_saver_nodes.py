@@ -1,4 +1,4 @@
-"""The nodes of savers. That they are TensorFlow's is held in tests/conformance/test_meta_graph_bytes.py."""
+"""The nodes of savers. tests/conformance/test_meta_graph_bytes.py tests that they are TensorFlow's."""
 
 import pytest
 from meta_graph_files import graph_of
@@ -34,8 +34,8 @@ SAVED = [SavedVariable(A, "a"), SavedVariable(B, "average/b"), SavedVariable(PAR
 @pytest.mark.parametrize("version", ["V1", "V2"])
 @pytest.mark.parametrize("sharded", [False, True], ids=["plain", "sharded"])
 @pytest.mark.parametrize("reshape", [False, True], ids=["", "reshape"])
-def test_what_is_stored_is_found_in_the_graph(version: str, sharded: bool, reshape: bool) -> None:
-    """What reads graphs of all TensorFlows finds in ours the keys, slices, types and variables that were put in."""
+def test_stored_values_are_found_in_the_graph(version: str, sharded: bool, reshape: bool) -> None:
+    """Our reader for graphs of all TensorFlow versions finds the written keys, slices, types and variables."""
     settings = saver_def("s/Const:0", "s/save:0", "s/restore_all", sharded=sharded, version=version)
     groups = [("", SAVED[2:]), (A.device, SAVED[:1]), (B.device, SAVED[1:2])] if sharded else [("", SAVED)]
     encoded, ops = encoded_graph_of([A, B, PART], [GraphSaver(settings, groups, reshape)])
@@ -60,8 +60,8 @@ def test_what_is_stored_is_found_in_the_graph(version: str, sharded: bool, resha
         (saver_def("path", "saved", "a/b/restore", sharded=True, version="V1"), "a/b"),
     ],
 )
-def test_the_nodes_that_a_saver_def_names_have_these_names(settings: SaverDef, scope: str) -> None:
-    """Whoever made it; all others are in the scope of the one that restores."""
+def test_the_names_in_a_saver_def_are_used(settings: SaverDef, scope: str) -> None:
+    """For any SaverDef; all other nodes are in the scope of the restore operation."""
     saver = GraphSaver(settings, [("", [SavedVariable(A, "a")])])
     graph = graph_of([A], [saver])
     nodes = {node.name: node for node in graph.node}
@@ -77,7 +77,7 @@ def test_the_nodes_that_a_saver_def_names_have_these_names(settings: SaverDef, s
 
 
 def test_all_inputs_are_nodes_of_the_graph() -> None:
-    """Of two savers whose scopes are one, too."""
+    """Also for two savers with the same scope."""
     savers = [
         GraphSaver(saver_def("x", "y", "z", sharded=True), [("", SAVED[2:]), (A.device, SAVED[:1])]),
         GraphSaver(PLAIN, [("", SAVED)], reshape=True),
@@ -90,7 +90,7 @@ def test_all_inputs_are_nodes_of_the_graph() -> None:
 
 @pytest.mark.parametrize("version", ["V1", "V2"])
 def test_variables_may_have_the_names_of_generated_nodes(version: str) -> None:
-    """Of all of them at once: the generated ones are numbered, and each node still has a name of its own."""
+    """With the names of all of them at once: the generated ones get numbers, and all names stay unique."""
     settings = saver_def("save/Const:0", "save/saved:0", "save/restore_all", sharded=True, version=version)
     saver = GraphSaver(settings, [("", SAVED[2:]), (A.device, SAVED[:1])], reshape=True)
     first = [node.name for node in graph_of([A, PART], [saver]).node]
@@ -102,8 +102,8 @@ def test_variables_may_have_the_names_of_generated_nodes(version: str) -> None:
     assert {name.removeprefix("^").partition(":")[0] for node in nodes.values() for name in node.input} <= nodes.keys()
 
 
-def test_a_saver_of_nothing_has_its_three_nodes() -> None:
-    """Groups of nothing are left out; TensorFlow's operations take no empty lists."""
+def test_a_saver_without_variables_has_its_three_nodes() -> None:
+    """Empty groups are left out, because TensorFlow's operations do not accept empty lists."""
     graph = graph_of([], [GraphSaver(PLAIN, [("", [])])])
     assert [(node.name, node.op) for node in graph.node] == [
         ("save/filename/input", "Const"),
@@ -115,9 +115,9 @@ def test_a_saver_of_nothing_has_its_three_nodes() -> None:
 
 
 def test_a_saver_def_names_first_outputs() -> None:
-    """Others the nodes of a saver do not have."""
+    """A saver's nodes have no other outputs."""
     with pytest.raises(InvalidArgumentError) as error:
         graph_of([A], [GraphSaver(saver_def("save/Const:0", "save/x:1", "save/restore_all"), [("", SAVED[:1])])])
     assert str(error.value) == (
-        'SaverDef: "save/x:1" is not the first output of a node, and a saver\'s nodes have no other. Name it "save/x:0"'
+        'SaverDef: "save/x:1" is not the first output of a node, but a saver\'s nodes have only one. Name it "save/x:0"'
     )

@@ -1,4 +1,4 @@
-"""What a saver's nodes say, in graphs made by hand: keys, slices, types, and whose each value is."""
+"""The values of savers in hand-made graphs: keys, slices, types and variables."""
 
 from dataclasses import replace
 
@@ -13,18 +13,18 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.meta_graph.saver_values import StoredValue, stored_values
 
-# Which graphs.
+# Graphs.
 
 
 @pytest.mark.parametrize("name", ["", "absent", "save/Assign"])
 def test_a_saver_without_nodes(name: str) -> None:
-    """None: there is nothing to be found. An empty list is something else: its node restores nothing."""
+    """The result is None. It is an empty list if its node exists but restores nothing."""
     assert stored_values(Graph(memoryview(b"")), SaverDef(restore_op_name=name)) is None
     assert found([node("r", "NoOp")], SaverDef(restore_op_name="r")) == []
 
 
 def test_version_1() -> None:
-    """The example of the module: variables by reference; keys that are not their names."""
+    """The module's example: reference variables, with keys that differ from their names."""
     nodes = [
         variable("w"),
         variable("b"),
@@ -45,16 +45,16 @@ def test_version_1() -> None:
 @pytest.mark.parametrize("assign", ["Assign", "AssignVariableOp"])
 @pytest.mark.parametrize("kind", ["Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"])
 def test_kinds_of_variables(kind: str, assign: str) -> None:
-    """Each operation that holds a variable, and each that assigns."""
+    """Each operation that is a variable, and each that assigns."""
     nodes = [variable("v"), *restoring([("v", 0)], [b"k"])]
     nodes[0].op, nodes[4].op = kind, assign
     assert found(nodes) == [of("k", "v")]
 
 
-def test_what_is_no_variable() -> None:
-    """A value that goes somewhere else, or is not even in the graph, is stored and nobody's."""
+def test_values_without_a_variable() -> None:
+    """A value that is used by another operation, or not even read, is stored without a variable."""
     nodes = [node("v", "Placeholder"), *restoring([("v", 0), ("absent", 1), ("v", 2)], [b"a", b"b", b"c"])]
-    nodes.append(node("save/more", "AssignVariableOp", "v"))  # of nothing
+    nodes.append(node("save/more", "AssignVariableOp", "v"))  # without a value
     nodes[-2].input.append("^save/more")
     assert found(nodes) == [of("a"), of("b"), of("c")]
 
@@ -79,14 +79,14 @@ def test_one_node_for_each_value(op: str) -> None:
 
 
 @pytest.mark.parametrize("version", [SaverDef.LEGACY, SaverDef.V1, SaverDef.V2])
-def test_the_version_is_of_no_importance(version: SaverDef.CheckpointFormatVersion) -> None:
-    """What stands in the graph counts."""
+def test_the_version_in_the_saver_def_is_ignored(version: SaverDef.CheckpointFormatVersion) -> None:
+    """Only the graph counts."""
     saver = SaverDef(restore_op_name=SAVER.restore_op_name, version=version)
     assert found([variable("v"), *restoring([("v", 0)], [b"k"])], saver) == [of("k", "v")]
 
 
 def test_shards() -> None:
-    """Several nodes that read: in the graph's order, whatever the order in which they are waited for."""
+    """Several restore nodes are in the order of the graph, not in the order of the dependencies."""
     nodes = [variable("a"), variable("b"), texts("ka", [b"a"]), texts("kb", [b"b"]), texts("s", [b""])]
     for name in ("b", "a"):
         nodes += [
@@ -99,8 +99,8 @@ def test_shards() -> None:
     assert found(nodes, SaverDef(restore_op_name="shard_a")) == [of("a", "a")]
 
 
-def test_other_savers_are_not_looked_at() -> None:
-    """What the node that restores does not wait for is not the saver's."""
+def test_other_savers_are_ignored() -> None:
+    """Nodes that the restore operation does not depend on do not belong to the saver."""
     other = [texts("other/k", [b"\xff"]), node("other/read", "RestoreV2", "save/Const", "other/k", "absent")]
     assert found([variable("v"), *other, *restoring([("v", 0)], [b"k"])]) == [of("k", "v")]
 
@@ -109,8 +109,8 @@ def test_other_savers_are_not_looked_at() -> None:
 
 
 @pytest.mark.parametrize("op", ["Identity", "Reshape", "EnsureShape", "Cast", "ReadVariableOp", "CheckNumerics"])
-def test_what_hands_on(op: str) -> None:
-    """A value and a variable are found behind each; that the value takes the variable's shape is told of Reshape."""
+def test_operations_that_pass_on_their_input(op: str) -> None:
+    """A value and a variable are traced through each; Reshape is reported as reshaping."""
     nodes = [
         variable("v"),
         node("v/1", op, "v"),
@@ -123,8 +123,8 @@ def test_what_hands_on(op: str) -> None:
     assert found(nodes) == [of("a"), replace(of("b", "v"), reshaped=op == "Reshape")]
 
 
-def test_what_is_computed() -> None:
-    """A sum is no value of a checkpoint: the variable is told apart, which takes it, each once."""
+def test_computed_values() -> None:
+    """A sum is not a value of a checkpoint: the variables that it is assigned to are reported separately, once each."""
     nodes = [
         variable("v"),
         variable("w"),
@@ -144,7 +144,7 @@ def test_what_is_computed() -> None:
 
 @pytest.mark.parametrize("length", [1, 50, 5000])
 def test_a_long_computation(length: int) -> None:
-    """It is followed for some steps, and in circles not for ever."""
+    """It is traced for a limited number of steps, and cycles end."""
     chain = [node(f"n{number}", "Neg", f"n{number - 1}", f"n{length - 1}") for number in range(1, length)]
     nodes = [variable("v"), node("n0", "Neg", "save/RestoreV2"), *chain, *restoring([("v", 0)], [b"k"])]
     nodes[-2].input[1] = f"n{length - 1}"
@@ -153,7 +153,7 @@ def test_a_long_computation(length: int) -> None:
 
 
 def test_each_value_is_reshaped_or_not() -> None:
-    """Two that share a chain, and of which one leaves it before the Reshape."""
+    """Two values share a chain, and one of them leaves it before the Reshape."""
     nodes = [
         variable("a"),
         variable("b"),
@@ -167,8 +167,8 @@ def test_each_value_is_reshaped_or_not() -> None:
 
 
 @pytest.mark.parametrize("circle", [["i"], ["j", "i"], ["j", "k", "i"]], ids=len)
-def test_circles(circle: list[str]) -> None:
-    """Nodes that hand on to each other hand on nothing; from wherever one looks into the circle."""
+def test_cycles(circle: list[str]) -> None:
+    """Nodes in a cycle have no origin, whichever node the search starts from."""
     names = [circle[-1], *circle[:-1]]
     nodes = [node(name, "Identity", after) for name, after in zip(names, circle, strict=True)]
     assigned = [("v", 0), *[(name, 0) for name in names]]
@@ -178,7 +178,7 @@ def test_circles(circle: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("output", "index"), [("", 0), (":0", 0), (":1", 1), (":tensors:1", 1), (":tensors:0", 0)])
-def test_how_an_output_is_named(output: str, index: int) -> None:
+def test_names_of_outputs(output: str, index: int) -> None:
     """In graphs and in functions."""
     nodes = [variable("v"), *restoring([("v", 0)], [b"0", b"1"])]
     nodes[-2].input[1] = f"save/RestoreV2{output}"
@@ -186,15 +186,15 @@ def test_how_an_output_is_named(output: str, index: int) -> None:
 
 
 @pytest.mark.parametrize("output", [":7", ":x", ":\u0661", ":99999999999999999999", ":-1"], ids=ascii)
-def test_an_output_that_is_not_there(output: str) -> None:
-    """No error; no value but the first may be meant."""
+def test_a_missing_output(output: str) -> None:
+    """No error; only the first value is found."""
     nodes = [variable("v"), *restoring([("v", 0)], [b"0", b"1"])]
     nodes[-2].input[1] = f"save/RestoreV2{output}"
     assert [value.key for value in found(nodes)] == ["0", "1"]
     assert found(nodes)[1].variables == ()
 
 
-def test_several_variables_take_one_value() -> None:
+def test_several_variables_get_one_value() -> None:
     """In the order of the graph, each once."""
     nodes = [variable("v/replica_1"), variable("v")]
     nodes += restoring([("v", 0), ("v/replica_1", 0), ("v", 0)], [b"v"])
@@ -202,7 +202,7 @@ def test_several_variables_take_one_value() -> None:
 
 
 def test_tables() -> None:
-    """Two values that go into one operation are nobody's, and of their own types."""
+    """Two values that one operation uses have no variable, and keep their own types."""
     nodes = [
         node("table", "MutableHashTableV2"),
         texts("keys", [b"t-keys", b"t-values"]),
@@ -217,7 +217,7 @@ def test_tables() -> None:
 
 
 def test_equal_names_at_the_end_are_written_once() -> None:
-    """As protobufs of tensors have it: the last of their elements stands for all that follow."""
+    """As in a TensorProto: its last element is repeated for the rest."""
     nodes = restoring([], [b"a", b"b", b"b"])
     nodes[0] = texts("save/RestoreV2/keys", [b"a", b"b"])
     nodes[1] = texts("save/RestoreV2/slices", [b""])
@@ -225,15 +225,15 @@ def test_equal_names_at_the_end_are_written_once() -> None:
     assert [value.key for value in found(nodes)] == ["a", "b", "b"]
 
 
-def test_names_behind_other_nodes() -> None:
-    """A constant that is handed on is one, too."""
+def test_names_passed_through_other_nodes() -> None:
+    """A constant may be passed on by other nodes."""
     nodes = [variable("v"), *restoring([("v", 0)], [b"k"]), node("i", "Identity", "save/RestoreV2/keys")]
     nodes[3].input[1] = "i:0"
     assert found(nodes) == [of("k", "v")]
 
 
 def test_types() -> None:
-    """Any number is one, also what no version knows."""
+    """Any number is accepted, even one that is unknown."""
     nodes = restoring([], [b"a", b"b"], dtype=12345)
     nodes[-1].input.append("^save/RestoreV2")
     assert [int(value.dtype) for value in found(nodes)] == [12345] * 2
@@ -241,19 +241,19 @@ def test_types() -> None:
 
 @pytest.mark.parametrize("op", ["RestoreV2", "Restore", "RestoreSlice"])
 def test_nodes_that_read_nothing(op: str) -> None:
-    """Without types there are no values, and no names are wanted."""
+    """Without types there are no values, and names are not needed."""
     assert found([node("save/restore_all", op, "p", "absent", "absent")]) == []
 
 
-def test_slices_are_as_they_are_written() -> None:
-    """Whether they are any is for others to say."""
+def test_slices_are_returned_unchanged() -> None:
+    """They are not validated here."""
     nodes = restoring([], [b"a"] * 3, [b"4 5 0,2:-", b"4 5 -:-", b"hello \xc3\xa4"])
     nodes[-1].input.append("^save/RestoreV2")
     assert [value.slice_spec for value in found(nodes)] == ["4 5 0,2:-", "4 5 -:-", "hello \u00e4"]
 
 
 def broken(index: int, constant: NodeDef | None, inputs: int = 3) -> list[NodeDef]:
-    """A graph whose saver reads two values, with something else as one input of the node that reads."""
+    """A graph whose saver reads two values, with one input of its restore node replaced."""
     nodes = restoring([], [b"a", b"b"])
     nodes[-1].input.append("^save/RestoreV2")
     del nodes[2].input[inputs:]
@@ -265,7 +265,7 @@ def broken(index: int, constant: NodeDef | None, inputs: int = 3) -> list[NodeDe
 
 
 def test_empty_names() -> None:
-    """A constant of a shape, and of no element, is empty texts, as TensorFlow has it."""
+    """In TensorFlow, a constant with a shape but without elements consists of empty strings."""
     nodes = restoring([], [b"a", b"b"], [])
     nodes[1].attr["value"].tensor.tensor_shape.dim.add(size=2)
     nodes[-1].input.append("^save/RestoreV2")
@@ -275,30 +275,30 @@ def test_empty_names() -> None:
 @pytest.mark.parametrize(
     ("nodes", "finding"),
     [
-        (broken(1, texts("", [b"a", b"b", b"c"])), "input 1 should be a constant of 2 strings, and has 3"),
-        (broken(2, texts("", [b"", b"", b""])), "input 2 should be a constant of 2 strings, and has 3"),
-        (broken(1, node("", "Const")), "input 1 should be a constant of 2 strings, and has 0"),
-        (broken(1, node("", "Placeholder")), "input 1 should be a constant of 2 strings, and has 0"),
-        (broken(1, node("", "Identity", "instead")), "input 1 should be a constant of 2 strings, and has 0"),
-        (broken(2, None, inputs=2), "input 2 should be a constant of 2 strings, and has 0"),
-        (broken(1, None, inputs=0), "input 1 should be a constant of 2 strings, and has 0"),
-        (broken(1, texts("", [b"a", b"\xff"])), r"the name b'\\xff' of a tensor is no UTF-8"),
-        (broken(2, texts("", [b"\xff"])), r"the name b'\\xff' of a tensor is no UTF-8"),
+        (broken(1, texts("", [b"a", b"b", b"c"])), "input 1 should be a constant of 2 strings, but has 3"),
+        (broken(2, texts("", [b"", b"", b""])), "input 2 should be a constant of 2 strings, but has 3"),
+        (broken(1, node("", "Const")), "input 1 should be a constant of 2 strings, but has 0"),
+        (broken(1, node("", "Placeholder")), "input 1 should be a constant of 2 strings, but has 0"),
+        (broken(1, node("", "Identity", "instead")), "input 1 should be a constant of 2 strings, but has 0"),
+        (broken(2, None, inputs=2), "input 2 should be a constant of 2 strings, but has 0"),
+        (broken(1, None, inputs=0), "input 1 should be a constant of 2 strings, but has 0"),
+        (broken(1, texts("", [b"a", b"\xff"])), r"the tensor name b'\\xff' is not UTF-8"),
+        (broken(2, texts("", [b"\xff"])), r"the tensor name b'\\xff' is not UTF-8"),
     ],
     ids=["many keys", "many slices", "no value", "no constant", "circle", "no slices", "no inputs", "key", "slice"],
 )
-def test_broken_names(nodes: list[NodeDef], finding: str) -> None:
-    """DataLossError, which says of which node."""
+def test_damaged_names(nodes: list[NodeDef], finding: str) -> None:
+    """DataLossError with the name of the node."""
     with pytest.raises(DataLossError, match=f'^node "save/RestoreV2": {finding}'):
         found(nodes)
 
 
-# Texts about the checkpoint itself.
+# Strings about the checkpoint itself.
 
 
 @pytest.mark.parametrize("op", ["Save", "SaveSlices", "SaveV2"])
 def test_constants_that_are_saved(op: str) -> None:
-    """A text that stands in the graph is told where no variable takes it; lists of texts and numbers are not."""
+    """A string constant is returned if no variable gets it; lists of strings and numbers are not."""
     nodes = [variable("v"), *restoring([("v", 0)], [b"v", b"graph", b"list", b"number", b"alone"])]
     number = node("number", "Const")
     number.attr["value"].tensor.float_val.append(1.5)
@@ -316,16 +316,16 @@ def test_constants_that_are_saved(op: str) -> None:
 
 
 def test_a_saver_that_only_restores() -> None:
-    """There are no constants where nothing is saved."""
+    """Without a save operation there are no constants."""
     nodes = [variable("v"), *restoring([("v", 0)], [b"k"])]
     assert found(nodes, SaverDef(restore_op_name="save/restore_all", save_tensor_name="absent:0")) == [of("k", "v")]
 
 
-def test_broken_names_of_what_is_saved() -> None:
+def test_damaged_names_of_saved_values() -> None:
     """DataLossError, too."""
     nodes = [*restoring([], []), *saving("SaveV2", [b"a", b"b", b"c"], "x", "y")]
-    with pytest.raises(DataLossError, match=r'^node "s": input 1 should be a constant of 2 strings, and has 3'):
+    with pytest.raises(DataLossError, match=r'^node "s": input 1 should be a constant of 2 strings, but has 3'):
         found(nodes)
     nodes = [*restoring([], []), text("x", b"x"), *saving("SaveV2", [b"\xff"], "x")]
-    with pytest.raises(DataLossError, match=r"^node \"s\": the name b'\\xff'"):
+    with pytest.raises(DataLossError, match=r"^node \"s\": the tensor name b'\\xff'"):
         found(nodes)

@@ -1,4 +1,4 @@
-"""Names in scopes; tests/conformance/test_meta_graph_options.py holds that they are TensorFlow's."""
+"""Names in scopes; tests/conformance/test_meta_graph_options.py compares them with TensorFlow's."""
 
 import pytest
 from google.protobuf.message import Message
@@ -67,7 +67,7 @@ EVERY_MESSAGE = pytest.mark.parametrize("message", OF_NAMES, ids=lambda message:
     [("w", "a/w"), ("w:0", "a/w:0"), ("^w", "^a/w"), ("loc:@w", "loc:@a/w"), ("b/w", "a/b/w"), ("", "a/")],
 )
 def test_names(name: str, inside: str) -> None:
-    """Into a scope, and out of it; a slash behind the scope says nothing; no scope leaves them."""
+    """Into a scope and out of it; a slash at the end of the scope does not matter; no scope changes nothing."""
     for scope in ("a", "a/"):
         assert prepend_name_scope(name, scope) == inside
         assert strip_name_scope(inside, scope) == name
@@ -79,20 +79,20 @@ def test_names(name: str, inside: str) -> None:
 
 @pytest.mark.parametrize("name", ["a", "ab/w", "b/a/w", "^ab/w", "loc:@b"])
 def test_names_of_other_scopes(name: str) -> None:
-    """Are left alone, also where they begin alike."""
+    """They are unchanged, even if they begin with the same characters."""
     assert strip_name_scope(name, "a") == name
     assert not in_name_scope(name, "a")
 
 
-def test_a_scope_is_no_pattern() -> None:
-    """TensorFlow takes its dots for any character."""
+def test_a_scope_is_not_a_pattern() -> None:
+    """In TensorFlow, its dots match any character."""
     assert strip_name_scope("v1x0/w", "v1.0") == "v1x0/w"
     assert strip_name_scope("v1.0/w", "v1.0") == "w"
 
 
 @EVERY_MESSAGE
 def test_messages(message: Message) -> None:
-    """All texts in a message of names are put into the scope, and come out of it; numbers stay."""
+    """All strings of the message get the scope and lose it again; numbers do not change."""
     inside = in_scope(message, "a")
     assert str(message).count('"') == str(inside).count('"') == 2 * str(inside).count('"a/')
     assert out_of_scope(inside, "a/") == message
@@ -102,23 +102,23 @@ def test_messages(message: Message) -> None:
 
 
 def test_every_kind_of_message_is_tested() -> None:
-    """Those that collections hold."""
+    """All those in collections."""
     assert {type(message) for message in OF_NAMES} == set(PROTO_COLLECTIONS.values())
 
 
-def test_what_a_message_does_not_say_is_not_said_then() -> None:
-    """No name, no scope."""
+def test_missing_fields_stay_missing() -> None:
+    """An empty name gets no scope."""
     assert in_scope(SaverDef(save_tensor_name="c:0"), "a") == SaverDef(save_tensor_name="a/c:0")
 
 
-def test_a_saver_is_in_a_scope_with_all_its_names() -> None:
-    """CASES 79: not with one or two of them."""
+def test_a_saver_is_in_a_scope_if_all_its_names_are() -> None:
+    """CASES 79: not if only one or two are."""
     saver_def = SaverDef(filename_tensor_name="a/Const:0", save_tensor_name="a/c:0", restore_op_name="b/all")
     assert not is_in_scope(saver_def, "a")
     assert not is_in_scope(saver_def, "b")
 
 
-def test_unknown_fields_stay() -> None:
-    """A later version may say more of a variable."""
+def test_unknown_fields_are_preserved() -> None:
+    """A later version may have more fields in a variable."""
     later = VariableDef(variable_name="v:0").SerializeToString() + b"\xf2\x3f\x02hi"
     assert in_scope(VariableDef.FromString(later), "a").SerializeToString().endswith(b"\xf2\x3f\x02hi")

@@ -1,4 +1,4 @@
-"""Editing messages where they lie: what protobuf makes of the same edit, and not a byte elsewhere."""
+"""Editing serialized messages: the same result as editing with protobuf, and all other bytes unchanged."""
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ from torch_tfckpt.meta_graph.splicing import (
 )
 
 NODE, NAME, DEVICE = 1, 1, 4
-LATER = b"\xf2\x3f\x02hi"  # field 1022, which no message has
+LATER = b"\xf2\x3f\x02hi"  # field 1022, unknown in all messages
 nodes = st.lists(st.builds(NodeDef, name=st.text(max_size=3), device=st.sampled_from(["", "/cpu:0", "d" * 5000])))
 
 
@@ -31,8 +31,8 @@ def view(message: GraphDef | NodeDef) -> memoryview:
 
 
 @given(nodes)
-def test_a_field_is_left_out_at_any_depth(given_nodes: list[NodeDef]) -> None:
-    """As protobuf does it; where there is none, the very view that was given comes back."""
+def test_a_field_is_removed_at_any_depth(given_nodes: list[NodeDef]) -> None:
+    """As with protobuf; if it does not occur, the result is the same view object."""
     graph = view(GraphDef(node=given_nodes))
     chunks = spliced(graph, {NODE: lambda node: spliced(node, {DEVICE: left_out})})
     without = GraphDef(node=[NodeDef(name=node.name) for node in given_nodes])
@@ -51,7 +51,7 @@ def test_a_field_is_replaced(given_nodes: list[NodeDef], others: list[NodeDef]) 
 
 @pytest.mark.parametrize("numbers", [(1, 2, 4), (2,), (1,), (4, 4), ()])
 def test_fields_are_added_in_order(numbers: tuple[int, ...]) -> None:
-    """Each behind those of its number and all smaller ones, before the larger ones."""
+    """Each after those of its number and all smaller ones, before the larger ones."""
     message = b"".join(sized_tag(number, 3) + b"old" for number in numbers)
     after = b"".join(spliced(memoryview(message), {}, [(1, b"new"), (3, b"saver"), (3, b"again"), (9, b"last")]))
     found = [(field.number, bytes(field.payload)) for field in fields(memoryview(after))]
@@ -60,28 +60,28 @@ def test_fields_are_added_in_order(numbers: tuple[int, ...]) -> None:
     assert [payload for number, payload in found if number == 3] == [b"saver", b"again"]
 
 
-def test_an_empty_message_takes_fields() -> None:
-    """Nothing but what is added."""
+def test_fields_are_added_to_an_empty_message() -> None:
+    """The result consists of the added fields."""
     assert b"".join(spliced(memoryview(b""), {}, [(1, b"x")])) == b"\x0a\x01x"
     assert b"".join(spliced(memoryview(b"\x12\x01y"), {}, [(1, b"x")])) == b"\x0a\x01x\x12\x01y"
     assert spliced(memoryview(b""), {}) == [memoryview(b"")]
 
 
-def test_what_is_not_edited_stays_byte_for_byte() -> None:
-    """Also what no version knows, and what protobuf itself would write otherwise: a size of two bytes for one."""
+def test_unedited_parts_keep_their_bytes() -> None:
+    """Also unknown fields, and encodings that protobuf itself would not write: a length of two bytes for one."""
     odd = b"\x0a\x81\x00n" + LATER
     node = memoryview(odd + b"\x22\x01d" + odd)
     assert b"".join(spliced(node, {DEVICE: left_out})) == odd + odd
 
 
-def test_only_fields_of_bytes_are_edited() -> None:
-    """A number under a known tag is none of them."""
+def test_only_length_delimited_fields_are_edited() -> None:
+    """A number in a field of that number is not."""
     message = memoryview(b"\x20\x05")  # field 4, varint
     assert spliced(message, {DEVICE: left_out})[0] is message
 
 
 def test_messages_and_entries() -> None:
-    """An edit gets them decoded; what it leaves equal keeps its bytes."""
+    """An edit gets them decoded; if it returns an equal message, the bytes are kept."""
     meta = MetaGraphDef()
     meta.saver_def.max_to_keep = 5
     for name in ("a", "b", "c"):
@@ -102,21 +102,21 @@ def test_messages_and_entries() -> None:
     assert rewritten(before, {SAVER: left_out}).saver_def is None
 
 
-def test_broken_messages_are_told() -> None:
+def test_damaged_messages_raise() -> None:
     """With their place."""
     meta = RawMetaGraph(memoryview(b"\x12\x02\x0a\x09"), "x.meta")
     with pytest.raises(DataLossError, match=r"^x\.meta: message, byte 0: field 1 ends at byte 11, the message at 2"):
         rewritten(meta, {GRAPH: lambda graph: spliced(graph, {NODE: left_out})})
-    with pytest.raises(DataLossError, match=r"^x\.meta: 2 bytes are no NodeDef"):
+    with pytest.raises(DataLossError, match=r"^x\.meta: 2 bytes are not a NodeDef"):
         rewritten(meta, {GRAPH: each_message(NodeDef, lambda node: node)})
-    with pytest.raises(DataLossError, match="3 bytes are no CollectionDef"):
+    with pytest.raises(DataLossError, match="3 bytes are not a CollectionDef"):
         decoded(CollectionDef, b"\x0a\x09x")
-    with pytest.raises(DataLossError, match="a name is no UTF-8"):
+    with pytest.raises(DataLossError, match="a name is not UTF-8"):
         text_of(memoryview(b"\x0a\x01\xff"), NAME)
 
 
 def test_the_last_field_counts() -> None:
-    """As in protobuf; none is empty."""
+    """As in protobuf; a missing one is empty."""
     message = memoryview(b"\x0a\x01x\x0a\x02yz")
     assert text_of(message, NAME) == "yz"
     assert bytes(payload_of(message, 2)) == b""

@@ -1,4 +1,4 @@
-"""What a meta graph holds, counted and listed."""
+"""Summaries of meta graphs."""
 
 import json
 import math
@@ -34,12 +34,12 @@ from torch_tfckpt.meta_graph.summary import (
 
 
 def summary(meta: MetaGraphDef) -> MetaGraphSummary:
-    """Of a message."""
+    """Summarize a message."""
     return summary_of(RawMetaGraph(memoryview(meta.SerializeToString(deterministic=True)), "m.meta"))
 
 
 def with_variable(meta: MetaGraphDef, name: str, dtype: int, *shape: int, op: str = "VariableV2") -> VariableDef:
-    """Adds a variable's node; returns a definition that is in no collection yet."""
+    """Add a variable's node; return its definition, which is not in a collection yet."""
     node = meta.graph_def.node.add(name=name, op=op)
     node.attr["dtype"].type = dtype  # type: ignore[assignment]  # an int is what the enum is
     node.attr["shape"].shape.SetInParent()
@@ -48,7 +48,7 @@ def with_variable(meta: MetaGraphDef, name: str, dtype: int, *shape: int, op: st
     return VariableDef(variable_name=f"{name}:0")
 
 
-def test_nothing() -> None:
+def test_an_empty_meta_graph() -> None:
     """An empty file is an empty meta graph."""
     assert summary(MetaGraphDef()) == MetaGraphSummary(
         nbytes=0,
@@ -71,8 +71,8 @@ def test_nothing() -> None:
     )
 
 
-def test_a_meta_file_of_version_1_of_tensorflow() -> None:
-    """Variables from the collections, a saver, no signatures. Versions and counts as TensorFlow parses the file."""
+def test_a_meta_file_of_tensorflow_1() -> None:
+    """Variables from the collections, a saver, no signatures. Versions and counts are those that TensorFlow parses."""
     found = summary_of(open_meta_graph(GOLDEN / "graph-of-tensorflow-1.11" / "model.meta"))
     assert found.vintage == Vintage("1.11.0", "v1.11.0-0-gc19e29306c", "", 27, 0, [], False)
     assert (found.nodes, found.of_saved_model, found.object_graph) == (49, False, None)
@@ -91,7 +91,7 @@ def test_a_meta_file_of_version_1_of_tensorflow() -> None:
     )
 
 
-def test_a_saved_model_of_version_2_of_tensorflow() -> None:
+def test_a_saved_model_of_tensorflow_2() -> None:
     """Functions, signatures with a default, an asset, Python objects."""
     found = summary_of(open_meta_graph(GOLDEN / "digits-module"))
     assert (found.of_saved_model, found.tags) == (True, ["serve"])
@@ -128,8 +128,8 @@ def test_a_saved_model_of_version_2_of_tensorflow() -> None:
     )
 
 
-def test_operations_are_ranked() -> None:
-    """The most frequent first, then by name; those in functions by themselves."""
+def test_operations_are_sorted() -> None:
+    """By descending frequency, then by name; those in functions separately."""
     meta = MetaGraphDef()
     for index, op in enumerate(["Sub", "Add", "Neg", "Sub"]):
         meta.graph_def.node.add(name=f"n{index}", op=op)
@@ -163,7 +163,7 @@ def test_operations_are_ranked() -> None:
     ids=["matrix", "scalar", "empty", "unknown", "strings", "no-type", "huge", "hostile"],
 )
 def test_sizes(dtype: int, shape: tuple[int, ...], elements: int | None, nbytes: int | None) -> None:
-    """Of variables; not known where the shape or the type does not say them, or nothing is so large."""
+    """Sizes of variables; None if the shape or type does not determine them, or they are too large."""
     meta = MetaGraphDef()
     with_variable(meta, "v", dtype, *shape)
     [found] = summary(meta).variables
@@ -179,7 +179,7 @@ def test_a_shape_of_unknown_rank() -> None:
 
 
 def test_parts_of_larger_tensors() -> None:
-    """As their definitions say it."""
+    """As in their definitions."""
     meta = MetaGraphDef()
     definition = with_variable(meta, "w/part_1", DT_FLOAT, 2, 3)
     info = SaveSliceInfoDef(full_name="w", full_shape=[4, 3], var_offset=[2, 0], var_shape=[2, 3])
@@ -189,8 +189,8 @@ def test_parts_of_larger_tensors() -> None:
     assert found.part == PartSummary("w", (4, 3), (2, 0), (2, 3))
 
 
-def test_variables_that_contradict_the_graph_do_not_hide_the_rest() -> None:
-    """Meta graphs without nodes list variables too: nothing is listed, and the reason stands beside."""
+def test_variables_that_contradict_the_graph() -> None:
+    """Meta graphs without nodes may list variables: none are returned, with the reason; all other parts are."""
     meta = MetaGraphDef()
     meta.collection_def["variables"].bytes_list.value.append(VariableDef(variable_name="v:0").SerializeToString())
     meta.saver_def.max_to_keep = 3
@@ -201,7 +201,7 @@ def test_variables_that_contradict_the_graph_do_not_hide_the_rest() -> None:
 
 
 def test_collections_of_every_kind() -> None:
-    """Name, kind, count; one that is of no kind is empty. The order is that of the file."""
+    """Name, kind, count; one of unknown kind is empty. The order is that of the file."""
     meta = MetaGraphDef()
     meta.collection_def["a"].node_list.value.extend(["n", "m:0"])
     meta.collection_def["b"].bytes_list.value.extend([b"x", b"\xff"])
@@ -232,7 +232,7 @@ def test_collections_of_every_kind() -> None:
 
 
 def test_collections_of_messages() -> None:
-    """Decoded by their names; what is none stays bytes; no more than are asked for."""
+    """Decoded by their names; bytes that cannot be decoded stay bytes; `limit` is obeyed."""
     collection = CollectionDef()
     definitions = [VariableDef(variable_name=f"v{index}:0") for index in range(3)]
     collection.bytes_list.value.extend(each.SerializeToString() for each in definitions)
@@ -243,7 +243,7 @@ def test_collections_of_messages() -> None:
 
 
 def test_savers() -> None:
-    """The one of the meta graph, and those of the collection; a version that does not exist is its number."""
+    """The meta graph's own and those of the collection; an unknown version is its number."""
     meta = MetaGraphDef()
     meta.saver_def.version = 7  # type: ignore[assignment]  # an open enum takes any number
     meta.saver_def.restore_op_name = "r"
@@ -257,7 +257,7 @@ def test_savers() -> None:
 
 
 def test_tensors_of_signatures() -> None:
-    """A sparse tensor is made of three, a composite one of its components, however deep; names in order."""
+    """A sparse tensor has three, a composite one those of its components at any depth; sorted by name."""
     meta = MetaGraphDef()
     signature = meta.signature_def["s"]
     signature.inputs["b"].coo_sparse.CopyFrom(
@@ -277,8 +277,8 @@ def test_tensors_of_signatures() -> None:
     ]
 
 
-def test_values_as_json_has_them() -> None:
-    """Every kind of value; the document is valid for parsers that take no NaN."""
+def test_values_for_json() -> None:
+    """Every kind of value; strict parsers, which reject NaN, accept the document."""
     context = CondContextDef(context_name="c", branch=1)
     values: list[tuple[str | int | float | bytes | CondContextDef | AnyMessage, object]] = [
         ("n", "n"),
@@ -297,8 +297,8 @@ def test_values_as_json_has_them() -> None:
         assert json.loads(json.dumps(plain(value), allow_nan=False)) == expected
 
 
-def test_a_broken_part_is_an_error_with_its_file() -> None:
-    """Two nodes of one name; a broken collection; a broken node."""
+def test_a_damaged_part_is_an_error_with_its_file() -> None:
+    """Two nodes with one name; a damaged collection; a damaged node."""
     meta = MetaGraphDef()
     for _ in range(2):
         meta.graph_def.node.add(name="a")

@@ -1,6 +1,6 @@
 """The text form of meta graphs: what is written, and that reading it gives the same message again.
 
-That the text is TensorFlow's is in tests/conformance/test_protos.py.
+tests/conformance/test_protos.py compares the text with TensorFlow's.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ from torch_tfckpt.meta_graph.text import META_GRAPH, encode_text, to_text
 
 
 def test_the_text_of_a_meta_graph() -> None:
-    """One field a line; maps by key; what an Any holds is spelled out under TensorFlow's name of it."""
+    """One field per line; maps sorted by key; the contents of an Any under TensorFlow's name of the message."""
     message = MetaGraphDef()
     message.collection_def["b"].int64_list.value.append(1)
     saver = sized_tag(1, 1) + b"x"
@@ -34,8 +34,8 @@ def test_the_text_of_a_meta_graph() -> None:
     )
 
 
-def test_what_nobody_knows_stays_bytes() -> None:
-    """An Any of an unknown message, or of none, is there and back the same."""
+def test_an_unknown_any_stays_bytes() -> None:
+    """An Any of an unknown message, or without a type, is unchanged by a round trip."""
     message = MetaGraphDef()
     for any_of in (Any(type_url="a.b/c.D", value=b"\xff"), Any(value=b"\x00"), Any(type_url="no slash")):
         message.collection_def["a"].any_list.value.append(any_of)
@@ -45,12 +45,12 @@ def test_what_nobody_knows_stays_bytes() -> None:
     assert MetaGraphDef.FromString(encode_text(text.encode(), META_GRAPH)) == message
 
 
-def test_real_meta_graphs_are_the_same_after_text(golden: Path) -> None:
-    """Of TensorFlow 0.x to 2.x: printed and parsed, each is the message that it was."""
+def test_real_meta_graphs_survive_a_round_trip(golden: Path) -> None:
+    """Of TensorFlow 0.x to 2.x: printing and parsing gives the same message."""
     paths = sorted(path for name in ("*.meta", "saved_model.pb") for path in golden.rglob(name))
     for each in (each for path in paths for each in meta_graphs_in(path) if len(each.raw) < 100_000):
         again = MetaGraphDef.FromString(encode_text(to_text(each).encode(), META_GRAPH))
-        if again != each.message():  # what an Any holds may have been written in another order
+        if again != each.message():  # the contents of an Any may be encoded in another order
             assert to_text(meta_graph_of(again)) == to_text(each)
 
 
@@ -61,10 +61,10 @@ def test_real_meta_graphs_are_the_same_after_text(golden: Path) -> None:
     floats=st.lists(st.floats(width=32, allow_nan=False)),
     numbers=st.lists(st.integers(-(2**63), 2**63 - 1)),
 )
-def test_any_value_is_the_same_after_text(
+def test_any_value_survives_a_round_trip(
     names: list[str], values: list[bytes], floats: list[float], numbers: list[int]
 ) -> None:
-    """Texts of any characters, bytes, floats to the last bit, integers."""
+    """Strings of any characters, bytes, floats to the last bit, integers."""
     message = MetaGraphDef()
     message.meta_info_def.tags.extend(names)
     message.collection_def["".join(names)].bytes_list.value.extend(values)
@@ -74,39 +74,39 @@ def test_any_value_is_the_same_after_text(
     assert encode_text(text, META_GRAPH) == message.SerializeToString(deterministic=True)
 
 
-def test_unknown_fields_are_refused() -> None:
-    """A text cannot keep them, wherever they are: not at the top, not in what an Any holds."""
+def test_unknown_fields_are_rejected() -> None:
+    """Text cannot represent them, neither in the message nor inside an Any."""
     message = MetaGraphDef()
     unknown = sized_tag(99, 3) + b"new"
     message.graph_def.node.add(name="a").MergeFromString(unknown)
-    with pytest.raises(tfckpt.UnimplementedError, match="MetaGraphDef: a NodeDef holds field 99"):
+    with pytest.raises(tfckpt.UnimplementedError, match="MetaGraphDef: a NodeDef has an unknown field 99"):
         to_text(meta_graph_of(message))
     message.Clear()
     message.meta_info_def.any_info.CopyFrom(Any(type_url="x/tensorflow.SaverDef", value=unknown))
-    with pytest.raises(tfckpt.UnimplementedError, match="a SaverDef holds field 99"):
+    with pytest.raises(tfckpt.UnimplementedError, match="a SaverDef has an unknown field 99"):
         to_text(meta_graph_of(message))
-    with pytest.raises(tfckpt.UnimplementedError, match="a MetaGraphDef holds field 99"):
+    with pytest.raises(tfckpt.UnimplementedError, match="a MetaGraphDef has an unknown field 99"):
         to_text(meta_graph_of(unknown))
 
 
-def test_an_any_that_is_broken_is_an_error() -> None:
+def test_a_damaged_any_is_an_error() -> None:
     message = MetaGraphDef()
     message.meta_info_def.any_info.CopyFrom(Any(type_url="x/tensorflow.SaverDef", value=b"\xff"))
-    with pytest.raises(tfckpt.DataLossError, match="MetaGraphDef: a part of the meta graph is no message"):
+    with pytest.raises(tfckpt.DataLossError, match="MetaGraphDef: a part of the meta graph is not a message"):
         to_text(meta_graph_of(message))
 
 
-def test_messages_in_messages_without_end_are_an_error() -> None:
-    """Any in Any in Any...: neither way overruns the stack."""
+def test_deeply_nested_messages_are_an_error() -> None:
+    """An Any in an Any and so on: neither direction overflows the stack."""
     nested = Any()
     for _ in range(2000):
         nested = Any(type_url="x/google.protobuf.Any", value=nested.SerializeToString())
     message = MetaGraphDef()
     message.meta_info_def.any_info.CopyFrom(nested)
-    with pytest.raises(tfckpt.DataLossError, match="nested too deeply"):
+    with pytest.raises(tfckpt.DataLossError, match="too deeply nested"):
         to_text(meta_graph_of(message))
     deep = "graph_def { node { attr { value { func { " + "attr { value { func { " * 9000
-    with pytest.raises(tfckpt.DataLossError, match="nested too deeply"):
+    with pytest.raises(tfckpt.DataLossError, match="too deeply nested"):
         encode_text(deep.encode() + b"}" * deep.count("{"), META_GRAPH)
 
 
@@ -137,7 +137,7 @@ LONG = {
 
 @pytest.mark.parametrize(("value", "expected"), LONG.items(), ids=range(len(LONG)))
 def test_long_lines_are_read_like_short_ones(value: str, expected: bytes) -> None:
-    """They are cut up on the way; nothing of what they say is changed."""
+    """They are split while reading, and the value does not change."""
     text = f"collection_def {{ key: 'a' value {{ bytes_list {{ value: 'b' value: {value}\n}} }} }}"
     message = MetaGraphDef.FromString(encode_text(text.encode(), META_GRAPH))
     assert list(message.collection_def["a"].bytes_list.value) == [b"b", expected]
@@ -145,7 +145,7 @@ def test_long_lines_are_read_like_short_ones(value: str, expected: bytes) -> Non
 
 @pytest.mark.parametrize("text", ['value: "abc', "value: 'abc\"", 'value: "\\"\\"', "value: 'a\\"])
 def test_a_long_line_with_an_open_string_is_an_error(text: str) -> None:
-    """A string that does not end is not ended by cutting the line."""
+    """An unterminated string is not terminated by splitting the line."""
     line = "#" * 10 + "\n" + " " * 70_000 + "collection_def { value { bytes_list { " + text
     with pytest.raises(tfckpt.DataLossError, match="2:"):
         encode_text(line.encode(), META_GRAPH)
@@ -154,7 +154,7 @@ def test_a_long_line_with_an_open_string_is_an_error(text: str) -> None:
 
 
 def test_a_long_string_takes_a_few_times_its_size() -> None:
-    """Weights in text are one line; protobuf's own reader takes a hundred bytes for each escape."""
+    """Weights in text form are one line; protobuf's own reader takes a hundred bytes for each escape."""
     weights = bytes(1_000_000)
     message = MetaGraphDef()
     message.graph_def.node.add(name="a").attr["value"].tensor.tensor_content = weights
@@ -170,7 +170,7 @@ def test_a_long_string_takes_a_few_times_its_size() -> None:
 
 
 def test_the_default_pool_is_left_to_tensorflow() -> None:
-    """TensorFlow adds its messages to it when it is imported, and fails where somebody else has done so."""
+    """TensorFlow adds its messages to it when it is imported, and fails if another library has already done so."""
     program = (
         "from google.protobuf.descriptor_pool import Default\n"
         "from torch_tfckpt.meta_graph.files import meta_graph_of\n"

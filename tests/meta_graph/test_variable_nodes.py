@@ -1,4 +1,4 @@
-"""The nodes of variables. That they are TensorFlow's is held in tests/conformance/test_meta_graph_bytes.py."""
+"""The nodes of variables. tests/conformance/test_meta_graph_bytes.py tests that they are TensorFlow's."""
 
 import pytest
 from meta_graph_files import graph_of
@@ -19,7 +19,7 @@ def line(node: NodeDef) -> str:
     return f"{node.name} = {node.op}({', '.join(node.input)}){node.device and ' on ' + node.device}"
 
 
-def test_a_small_variable_begins_as_a_constant() -> None:
+def test_a_small_variable_is_initialized_by_a_constant() -> None:
     assert lines(graph_of([GraphVariable("a/b", DataType.DT_HALF, (999,), "/device:GPU:1")], [])) == [
         "a/b/Initializer/zeros = Const()",
         "a/b = VarHandleOp() on /device:GPU:1",
@@ -29,8 +29,8 @@ def test_a_small_variable_begins_as_a_constant() -> None:
     ]
 
 
-def test_a_large_variable_is_filled() -> None:
-    """From 1000 elements on."""
+def test_a_large_variable_is_initialized_by_fill() -> None:
+    """With 1000 elements or more."""
     assert lines(graph_of([GraphVariable("a", DataType.DT_HALF, (25, 40))], []))[:3] == [
         "a/Initializer/zeros/shape_as_tensor = Const()",
         "a/Initializer/zeros/Const = Const()",
@@ -41,15 +41,15 @@ def test_a_large_variable_is_filled() -> None:
 @pytest.mark.parametrize(
     "dtype", [DataType.DT_FLOAT8_E5M2, DataType.DT_FLOAT8_E4M3FN, DataType.DT_INT2, DataType.DT_FLOAT4_E2M1FN]
 )
-def test_what_cannot_be_filled_is_a_constant_of_any_size(dtype: DataType) -> None:
-    """TensorFlow writes a Fill, and has no kernel that runs it. The constant holds one element."""
+def test_types_without_fill_use_a_constant_of_any_size(dtype: DataType) -> None:
+    """TensorFlow writes a Fill, but has no kernel for it. The constant stores one element."""
     [zeros, *_] = graph_of([GraphVariable("a", dtype, (1000, 1000))], []).node
     assert zeros.op == "Const"
     assert zeros.ByteSize() < 150
 
 
-def test_dimensions_that_are_not_known() -> None:
-    """The variable has the shape as it is known; its first value has no elements along what is not."""
+def test_unknown_dimensions() -> None:
+    """The variable has the partly known shape; in its initial value, unknown dimensions are 0."""
     graph = graph_of([GraphVariable("a", DataType.DT_FLOAT, (-1, 3)), GraphVariable("b", DataType.DT_FLOAT, None)], [])
     nodes = {node.name: node for node in graph.node}
     assert [dim.size for dim in nodes["a"].attr["shape"].shape.dim] == [-1, 3]
@@ -59,7 +59,7 @@ def test_dimensions_that_are_not_known() -> None:
 
 
 def test_a_definition_names_the_nodes() -> None:
-    """With the numbers that they got because their names were taken."""
+    """With the numbers that the names got because they were taken."""
     part = SaveSliceInfoDef(full_name="w", full_shape=[4], var_offset=[2], var_shape=[2])
     variables = [
         GraphVariable("a", DataType.DT_FLOAT, (2,), trainable=True, part=part),
@@ -93,5 +93,5 @@ def test_a_definition_names_the_nodes() -> None:
     ("shape", "dtype"),
     [((), DataType.DT_INT32), ((7,), DataType.DT_INT32), ((1 << 31,), DataType.DT_INT64), ((2, 3), DataType.DT_INT32)],
 )
-def test_sizes_take_64_bits_where_they_must(shape: tuple[int, ...], dtype: DataType) -> None:
+def test_sizes_are_int64_if_necessary(shape: tuple[int, ...], dtype: DataType) -> None:
     assert DataType(sizes_tensor(shape).dtype) == dtype

@@ -1,4 +1,4 @@
-"""The variables of graphs made by hand: which there are, and what is known of each."""
+"""The variables of hand-made graphs: which are found, and their properties."""
 
 import pytest
 from meta_graph_files import SAVER, graph, node, part, restoring, variable
@@ -30,7 +30,7 @@ def encoded(meta: MetaGraphDef) -> RawMetaGraph:
 
 
 def listed(meta: MetaGraphDef, key: str, *definitions: str | VariableDef) -> MetaGraphDef:
-    """`meta` with one more collection of variables."""
+    """Return `meta` with one more collection of variables."""
     for each in definitions:
         definition = VariableDef(variable_name=f"{each}:0") if isinstance(each, str) else each
         meta.collection_def[key].bytes_list.value.append(definition.SerializeToString())
@@ -38,7 +38,7 @@ def listed(meta: MetaGraphDef, key: str, *definitions: str | VariableDef) -> Met
 
 
 def variables(meta: MetaGraphDef) -> list[GraphVariable]:
-    """As import_meta_graph finds them."""
+    """Return the variables as import_meta_graph finds them."""
     raw = encoded(meta)
     return graph_variables(raw, saver_values(raw))
 
@@ -47,11 +47,11 @@ def names(meta: MetaGraphDef) -> list[str]:
     return [each.name for each in variables(meta)]
 
 
-# Which there are.
+# Which variables are found.
 
 
 def test_collections_of_the_model() -> None:
-    """In their order, each once; what is of a session is not of the model."""
+    """In their order, each once; variables of a session do not belong to the model."""
     meta = graph([variable(name) for name in "abcdefgh"], ["b", "a"])
     listed(meta, "trainable_variables", "a", "c")
     listed(meta, "model_variables", "d", "b")
@@ -62,32 +62,32 @@ def test_collections_of_the_model() -> None:
     assert names(meta) == ["b", "a", "c", "d", "e", "f"]
 
 
-def test_what_the_saver_restores() -> None:
-    """Behind those that are listed; all variables that take one value."""
+def test_variables_that_the_saver_restores() -> None:
+    """After those in collections; all variables that get one value."""
     nodes = [variable(name) for name in "abcd"] + restoring([("c", 0), ("d", 0), ("a", 1)], [b"k", b"l"])
     assert names(graph(nodes, ["b"], SAVER)) == ["b", "c", "d", "a"]
     assert names(graph(nodes, [], SAVER)) == ["c", "d", "a"]
 
 
 @pytest.mark.parametrize("kind", ["Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"])
-def test_where_nothing_says_anything(kind: str) -> None:
-    """All nodes that are variables, in the graph's order."""
+def test_without_collections_and_saver(kind: str) -> None:
+    """All variable nodes, in the graph's order."""
     nodes = [variable(name) for name in "bca"]
     nodes[0].op, nodes[1].op = kind, "Placeholder"
     assert names(graph(nodes)) == ["b", "a"]
-    assert names(graph(nodes, [], SAVER)) == ["b", "a"]  # its nodes are not there
+    assert names(graph(nodes, [], SAVER)) == ["b", "a"]  # the graph lacks the saver's nodes
 
 
-def test_a_saver_of_no_variable_says_something() -> None:
-    """What it does not restore is not of the model; a saver of nothing says nothing."""
+def test_a_saver_that_restores_no_variable() -> None:
+    """Variables that it does not restore are not found; a saver that restores nothing at all is ignored."""
     nodes = [variable("a"), *restoring([], [b"table"])]
     assert names(graph(nodes, [], SAVER)) == ["a"]
     nodes[-1].input.append("^save/RestoreV2")
     assert names(graph(nodes, [], SAVER)) == []
 
 
-def test_what_is_computed_from_what_is_restored() -> None:
-    """It is not among the variables, even where a collection lists it: nobody here could give it its value."""
+def test_variables_computed_from_restored_values() -> None:
+    """They are not found, even if a collection lists them: their values cannot be computed here."""
     nodes = [variable("a"), variable("b"), node("half", "Mul", "save/RestoreV2", "b")]
     nodes += restoring([("a", 0), ("b", 0)], [b"k"])
     nodes[-3].input[1] = "half"
@@ -99,11 +99,11 @@ def test_no_graph() -> None:
     assert variables(MetaGraphDef()) == []
 
 
-# What is known of each.
+# Properties of a variable.
 
 
-def test_what_its_node_says() -> None:
-    """Type, shape and device; those of another operation than variables, too."""
+def test_properties_from_the_node() -> None:
+    """Type, shape and device; also for a node of another operation."""
     made = variable("a", [2, 3], DataType.DT_QINT8)
     made.device, made.op = "/job:ps/gpu:1", "CustomVariable"
     assert variables(graph([made], ["a"])) == [
@@ -115,19 +115,19 @@ def test_what_its_node_says() -> None:
     ("written", "known"), [(None, None), ([], ()), ([0], (0,)), ([-1, 3], (-1, 3)), ([-7, 1 << 62], (-1, 1 << 62))]
 )
 def test_shapes(written: list[int] | None, known: tuple[int, ...] | None) -> None:
-    """Of no rank that is known, scalar, empty, not whole."""
+    """Of unknown rank, scalar, empty, partly known."""
     assert [each.shape for each in variables(graph([variable("a", written)]))] == [known]
 
 
-def test_no_shape() -> None:
-    """A node that says none has one that is not known."""
+def test_a_node_without_a_shape() -> None:
+    """The shape is unknown."""
     made = variable("a")
     del made.attr["shape"]
     assert [each.shape for each in variables(graph([made]))] == [None]
 
 
 def test_a_scalar_of_the_first_version() -> None:
-    """The operation "Variable" could not tell a scalar from what is not known; its successor can."""
+    """The operation "Variable" did not distinguish a scalar from an unknown shape; its successor does."""
     made = variable("a", [])
     made.op = "Variable"
     assert [each.shape for each in variables(graph([made]))] == [None]
@@ -140,26 +140,26 @@ def test_a_scalar_of_the_first_version() -> None:
     ["/planet:1", "cpu:-1", "/cpu:0/gpu:1", "a\x00b", ":", "/task:" + "1" * 5000, "/device:GPU:" + "1" * 5000],
     ids=lambda device: ascii(device)[:20],
 )
-def test_a_device_that_is_none(device: str) -> None:
-    """Where a variable was is of no importance."""
+def test_an_invalid_device(device: str) -> None:
+    """It is ignored: a variable's former device is not needed."""
     made = variable("a")
     made.device = device
     assert [each.device for each in variables(graph([made], ["a"]))] == [""]
 
 
-def test_a_variable_that_is_no_node() -> None:
-    """DataLossError, with the file once, the name, and what is wrong."""
-    with pytest.raises(DataLossError, match=r'^m.meta: variable "absent" stands in a collection, but no node'):
+def test_a_variable_without_a_node() -> None:
+    """DataLossError with the file (once), the name, and the problem."""
+    with pytest.raises(DataLossError, match=r'^m.meta: variable "absent" is in a collection, but no node'):
         variables(graph([variable("a")], ["a", "absent"]))
     meta = encoded(graph([node("a", "NoOp")]))
-    with pytest.raises(DataLossError, match=r'^variable "a": its node, of operation "NoOp", says no dtype'):
+    with pytest.raises(DataLossError, match=r'^variable "a": its node, of operation "NoOp", has no dtype'):
         variable_of(meta, "a", trainable=False, part=None)
-    with pytest.raises(DataLossError, match="says no dtype"):
+    with pytest.raises(DataLossError, match="has no dtype"):
         variables(graph([variable("a", dtype=0)], ["a"]))
 
 
-def test_variable_of_says_what_it_is_told() -> None:
-    """Whether it is trainable, and which part it is, stand elsewhere."""
+def test_variable_of_uses_its_arguments() -> None:
+    """Trainability and slice are not in the node."""
     meta = encoded(graph([variable("a", [4, 5])]))
     assert variable_of(meta, "a", trainable=True, part=ROWS) == GraphVariable("a", FLOAT, (4, 5), "", True, ROWS)
 
@@ -183,7 +183,7 @@ def test_variable_of_says_what_it_is_told() -> None:
     ],
 )
 def test_trainable(version: str, by_definition: bool) -> None:
-    """SAVER 6: before 1.9, whoever is listed so; from then on, whoever says so."""
+    """Before TensorFlow 1.9 the collection decides, since then the definition."""
     says_so = VariableDef(variable_name="a:0", trainable=True)
     meta = listed(graph([variable("a"), variable("b")], [says_so, "b"]), "trainable_variables", "b")
     meta.meta_info_def.tensorflow_version = version
@@ -194,7 +194,7 @@ def test_trainable(version: str, by_definition: bool) -> None:
 
 
 def test_parts() -> None:
-    """As the definition says; else as the saver does, whatever the spelling of the slice."""
+    """From the definition, or else from the saver, in any spelling of the slice."""
     nodes = [variable(name) for name in "abc"]
     nodes += restoring([("a", 0), ("b", 1), ("c", 2)], [b"k", b"w", b"c"], [b"8 5 0,4:-", b"8 5 4,4:0,5", b""])
     meta = graph(nodes, [part("a", "w", [8, 5], [4, 0], [4, 5]), "b", "c"], SAVER)
@@ -205,27 +205,27 @@ def test_parts() -> None:
 
 
 @pytest.mark.parametrize("slice_spec", [b"hello", b"4 5 3,2:-", b"4 5 0,0:-", b"4 5 -", b" "])
-def test_a_slice_that_is_none(slice_spec: bytes) -> None:
-    """DataLossError, with the file once, and the key."""
+def test_an_invalid_slice(slice_spec: bytes) -> None:
+    """DataLossError with the file (once) and the key."""
     nodes = [variable("a"), *restoring([("a", 0)], [b"k"], [slice_spec])]
     with pytest.raises(DataLossError, match=r'^m.meta: tensor "k": '):
         variables(graph(nodes, [], SAVER))
 
 
-def test_a_slice_of_nobody_is_not_looked_at() -> None:
-    """It is kept as it is, with the value that it is of."""
+def test_a_slice_without_a_variable_is_not_validated() -> None:
+    """It is kept unchanged with its value."""
     nodes = [variable("a"), *restoring([("a", 1)], [b"k", b"a"], [b"hello", b""])]
     assert names(graph(nodes, [], SAVER)) == ["a"]
 
 
 def test_slice_info_def() -> None:
-    """A slice as a message, and back."""
+    """Encode a slice as a message and decode it again."""
     info = SaveSliceInfo("w", [8, 5], [4, 0], [4, 5])
     assert slice_info_def(info) == ROWS
     assert slice_info_def(SaveSliceInfo.of_spec("w", info.spec)) == ROWS
 
 
-# What is stored.
+# Stored values.
 
 
 def test_saver_values() -> None:
@@ -243,7 +243,7 @@ def test_saver_values() -> None:
 
 @pytest.mark.parametrize(("scope", "prefix"), [("", ""), ("s", "s/")])
 def test_values_by_name(scope: str, prefix: str) -> None:
-    """A whole under its name; a part under that of the whole; in the scope, whose nodes' names are without it."""
+    """A whole variable by its name, a part by the name of the whole; with the scope, which node names lack."""
     whole, rows = GraphVariable("a", FLOAT, (2,)), GraphVariable("b", DataType.DT_STRING, (4, 5), part=ROWS)
     assert values_by_name([whole, rows], scope) == [
         StoredValue(f"{prefix}a", "", FLOAT, ("a",)),
@@ -255,7 +255,7 @@ def test_values_by_name(scope: str, prefix: str) -> None:
 
 
 def test_variable_defs() -> None:
-    """By the name of the node; the last of those with one name; nothing where the collection is of another kind."""
+    """By the name of the node; the last of those with one name; empty if the collection is of another kind."""
     last = VariableDef(variable_name="a:0", trainable=True)
     meta = listed(MetaGraphDef(), "variables", "a", "b", last)
     meta.collection_def["global_step"].node_list.value.append("step:0")
@@ -264,8 +264,8 @@ def test_variable_defs() -> None:
 
 
 @pytest.mark.parametrize("key", ["variables", "trainable_variables", "global_step"])
-def test_a_definition_that_is_none(key: str) -> None:
-    """DataLossError, with file and collection."""
+def test_an_invalid_definition(key: str) -> None:
+    """DataLossError with file and collection."""
     meta = graph([variable("a")], ["a"])
     meta.collection_def[key].bytes_list.value.append(b"\xff")
     with pytest.raises(DataLossError, match=f'^m.meta: collection "{key}": not a VariableDef'):

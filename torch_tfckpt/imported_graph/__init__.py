@@ -1,5 +1,5 @@
-"""Meta graphs as users see them: import one as tensors and a saver, export one.
+"""The public interface to meta graphs: import one as tensors and a saver, export one.
 
 May use: meta graphs, savers, saveables, torch tensors.
-May not: know models, Checkpoints or conversion.
+May not: depend on models, Checkpoint or conversion.
 """

@@ -1,6 +1,6 @@
-"""export_meta_graph: the `.meta` file of registered variables and savers, or of a graph that was imported.
+"""export_meta_graph: write a `.meta` file of registered variables and savers, or of an imported graph.
 
-Source: export_meta_graph in tensorflow/python/training/saver.py; spec: SAVER 6.
+Source: export_meta_graph in tensorflow/python/training/saver.py.
 """
 
 from collections.abc import Sequence
@@ -42,34 +42,43 @@ def export_meta_graph(
     strip_default_attrs: bool = False,
     save_debug_info: bool = False,
 ) -> MetaGraphDef:
-    """A meta graph as a message; written to `filename` too, if one is given.
+    """Return a meta graph as a message; also write it to `filename`, if one is given.
 
     Args:
-        filename: Directories that it lacks are made. One that is called saved_model.pb or saved_model.pbtxt becomes a
-            SavedModel, binary or text as its name says, with the other meta graphs of the one that `graph` is from.
-        meta_info_def: Version and tags to be told in it; versions of TensorFlow are put in.
-        graph_def: A graph to take the place of that of `graph`.
-        saver_def: The saver to be told in it, which the graph must have: one that `add_to_collection` put into
-            "savers". `Saver.export_meta_graph` is the shorter way.
-        collection_list: Names of the collections to export; None: all.
+        filename: Missing parent directories are created. If the name is saved_model.pb (binary) or saved_model.pbtxt
+            (text), the file becomes a SavedModel, with the other meta graphs of the SavedModel that `graph` is from.
+        meta_info_def: Version and tags to include; TensorFlow's versions are added.
+        graph_def: A graph that replaces the one of `graph`.
+        saver_def: The saver to include. Its nodes must be in the graph: add the saver to the collection "savers" with
+            `add_to_collection` first, or use `Saver.export_meta_graph` instead.
+        collection_list: Names of the collections to export; default: all.
         as_text: Write the text form of the message.
-        graph: What `import_meta_graph` gave, or a MetaGraphDef; None: a resource variable for each tensor in the
-            collections of variables, and the nodes of the savers in "savers".
-        export_scope: Export only what lies in this scope, without its name.
-        clear_devices: Leave out on which devices things are.
-        clear_extraneous_savers: Leave out the nodes of all savers but the one that is told.
-        strip_default_attrs: Leave out attributes that are as operations have them by themselves, for older versions of
-            TensorFlow that do not know them.
+        graph: The result of `import_meta_graph`, or a MetaGraphDef. Default: a graph with a resource variable for each
+            tensor in the collections of variables, and the nodes of the savers in "savers".
+        export_scope: Export only the nodes in this scope, and remove the scope from their names.
+        clear_devices: Leave out the devices of nodes.
+        clear_extraneous_savers: Leave out the nodes of all savers except the exported one.
+        strip_default_attrs: Leave out attributes with default values, for older versions of TensorFlow that do not
+            know these attributes.
         save_debug_info: Not supported.
 
     Raises:
-        InvalidArgumentError: `saver_def` names nodes that the graph has not, or something is another message than it
-            should be, or the graph takes 2 GiB.
-        UnimplementedError: `save_debug_info`; or a text of fields that are unknown here, which it could not keep.
-        OSError: the file cannot be written; what was there is in place.
+        InvalidArgumentError: `saver_def` names nodes that the graph does not have, an argument is a message of the
+            wrong type, or the graph is 2 GiB or larger.
+        UnimplementedError: `save_debug_info`; or the text form of a message with unknown fields, which text would lose.
+        OSError: the file cannot be written; a previous file is left in place.
 
-    Collections hold ints, floats, str, bytes, Any, variables, savers, and whatever has a name; one that mixes these is
-    left out, with a warning.
+    Collections may contain ints, floats, str, bytes, Any, variables, savers, and objects with a name. A collection that
+    mixes these is left out with a warning.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> saver = tfckpt.Saver({"w": torch.zeros(2)})
+        >>> path = saver.save("model.ckpt")
+        >>> imported = tfckpt.import_meta_graph("model.ckpt.meta")
+        >>> meta_graph = tfckpt.export_meta_graph("scope.meta", graph=imported, clear_devices=True)
+        >>> [node.name for node in meta_graph.graph_def.node if node.op == "VarHandleOp"]
+        ['w']
     """
     options = ExportOptions(
         collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
@@ -93,15 +102,15 @@ def export_meta_graph(
         missing = [name for name in nodes_of(saver_def) if name not in meta.graph.nodes]
         if missing:
             raise InvalidArgumentError(
-                f"saver_def names {quoted(missing[0])}, which is no node of the graph. Put its saver into the "
-                f'collection "savers" by add_to_collection, or call its export_meta_graph'
+                f"saver_def names {quoted(missing[0])}, which is not a node of the graph. Add its saver to the "
+                f'collection "savers" with add_to_collection, or call its export_meta_graph'
             )
         meta = with_saver_def(meta, saver_def)
     return export(meta, options, filename, as_text=as_text)
 
 
 def _info(meta: RawMetaGraph, graph_def: GraphDef) -> MetaGraphDef.MetaInfoDef:
-    """That of `meta`, with the declarations, as far as they are known, of what another graph uses."""
+    """Return the meta info of `meta` with the known declarations of the operations in `graph_def`."""
     info = MetaGraphDef.MetaInfoDef()
     info.CopyFrom(meta.info)
     known = {**known_ops(), **{op.name: op for op in meta.info.stripped_op_list.op}}
@@ -113,7 +122,7 @@ def _info(meta: RawMetaGraph, graph_def: GraphDef) -> MetaGraphDef.MetaInfoDef:
 
 
 def _message(kind: type[M], message: Message) -> M:
-    """A copy of a message, which may be TensorFlow's own."""
+    """Return a copy of a message, which may be an instance of TensorFlow's own class."""
     if not isinstance(message, Message) or message.DESCRIPTOR.name != kind.DESCRIPTOR.name:
         raise InvalidArgumentError(f"expected a {kind.DESCRIPTOR.name}, got a {type(message).__name__}")
     return kind.FromString(message.SerializeToString(deterministic=True))

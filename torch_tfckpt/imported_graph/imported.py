@@ -1,11 +1,11 @@
-"""import_meta_graph: the variables, the saver and the collections of a TensorFlow graph, without its code.
+"""import_meta_graph: load the variables, saver and collections of a TensorFlow graph, without its code.
 
     imported = import_meta_graph("run/model.ckpt-1000.meta")
     imported.saver.restore("run/model.ckpt-1000")
     imported.variables["dense/kernel"]                   # a torch tensor
-    imported.saver.save("run/model.ckpt", 1001)          # which the graph's own TensorFlow program goes on from
+    imported.saver.save("run/model.ckpt", 1001)          # from which the original TensorFlow program can continue
 
-Source: import_meta_graph in tensorflow/python/training/saver.py; spec: SAVER 6.
+Source: import_meta_graph in tensorflow/python/training/saver.py.
 """
 
 import logging
@@ -37,32 +37,44 @@ from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, val
 from torch_tfckpt.save_restore.saver_def import check_scope
 from torch_tfckpt.saver.registered import InGraph, SaverInGraph, saver_in_graph
 from torch_tfckpt.saver.saver import Saver
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import counted, quoted
 from torch_tfckpt.values import Value
 
 _log = logging.getLogger(__name__)
 
 
 class ImportedMetaGraph(ExportsMetaGraph):
-    """What `import_meta_graph` found.
+    """A TensorFlow graph as tensors, savers and collections, as returned by `import_meta_graph`.
+
+    The constructor is private.
 
     Attributes:
-        saver: Restores `variables`, under the keys and in the shards that the graph says; its `save` writes the graph
-            as `.meta`. None where there are no variables.
+        saver: Saves and restores `variables` with the keys and shards of the graph's saver; its `save` also writes the
+            graph as `.meta`. None if there are no variables.
         variables: Name -> torch tensor, or numpy array of `bytes` for strings: zeros until something is restored.
-            Partitioned variables are one tensor, under the name of the whole. The names are those of the graph, with
-            the import scope; the keys in the checkpoint may be others. To set one copies into it.
-        checkpoint_keys: Name -> key under which `saver` stores the variable; without those that it does not store.
-        collections: Name -> values: ints, floats, bytes, names of nodes, Any, messages; Variables and Savers for the
-            collections of these. What is added to them is exported.
+            A partitioned variable is one tensor under the name of the whole. The names are those in the graph, with
+            the import scope; checkpoint keys may differ. Assigning an item copies the value into the tensor.
+        checkpoint_keys: Name -> key under which `saver` stores the variable, for the variables that it stores.
+        collections: Name -> values: ints, floats, bytes, names of nodes, Any, messages; Variables and Savers in the
+            collections of variables and savers. Values that are added to them are exported.
         signatures: Name -> SignatureDef, of a SavedModel; without the import scope, as in TensorFlow.
-        assets: Name of a tensor -> name of the file whose path it holds.
-        import_scope: "" where there is none.
+        assets: Name of a tensor -> name of the asset file whose path is the tensor's value.
+        import_scope: The import scope, or "".
 
-    Threads: one at a time.
+    Thread safety: not thread-safe.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.Saver({"w": torch.ones(2)}).save("model.ckpt")
+        >>> imported = tfckpt.import_meta_graph("model.ckpt.meta")
+        >>> imported
+        ImportedMetaGraph('model.ckpt.meta', 1 variable)
+        >>> imported.op_counts["VarHandleOp"]
+        1
     """
 
     def __init__(self, _meta: RawMetaGraph, import_scope: str | None) -> None:
+        """Private: `import_meta_graph` calls it with a decoded file."""
         self.import_scope = (check_scope(import_scope) or "").rstrip("/")
         self._meta = meta = _meta
         self._graph = _ImportedGraph(meta, self.import_scope)
@@ -75,15 +87,15 @@ class ImportedMetaGraph(ExportsMetaGraph):
 
     @cached_property
     def op_counts(self) -> Counter[str]:
-        """Operation -> number of nodes in the graph, those of functions left out."""
+        """Operation -> number of its nodes in the graph, without nodes of functions."""
         with error_context(self._meta.place):
             return self._meta.graph.op_counts()
 
     @cached_property
     def meta_graph_def(self) -> MetaGraphDef:
-        """The meta graph as it is in the file; without devices, if these were cleared, and without the import scope.
+        """The meta graph of the file, without the import scope, and without devices if these were cleared.
 
-        Cost: as much memory as the file takes, once more, when it is asked for.
+        Cost: the size of the file in memory, at the first access.
         """
         return self._meta.message()
 
@@ -92,7 +104,7 @@ class ImportedMetaGraph(ExportsMetaGraph):
         return self._graph.encoded(saver_in_graph(self.saver) if self.saver is not None else None)
 
     def __repr__(self) -> str:
-        return f"ImportedMetaGraph({self._meta.place!r}, {len(self.variables)} variables)"
+        return f"ImportedMetaGraph({self._meta.place!r}, {counted(len(self.variables), 'variable')})"
 
 
 def import_meta_graph(
@@ -102,26 +114,34 @@ def import_meta_graph(
     *,
     tags: Iterable[str] | None = None,
 ) -> ImportedMetaGraph:
-    """The variables, the saver and the collections of a graph.
+    """Import the variables, the saver and the collections of a graph.
 
     Args:
-        file_or_proto: A `.meta` file, binary or text; the prefix of the checkpoint beside it; a SavedModel, its
-            directory or file; or a MetaGraphDef, TensorFlow's own too.
-        clear_devices: Forget on which devices things were. Savers that are sharded then write one shard.
-        import_scope: Put before the names of variables, nodes and savers. A saver stores under the same keys as
-            without; a graph that has none gets one that stores under the names with the scope, as in TensorFlow.
-        tags: Which graph of a SavedModel; None: the only one, or the one tagged "serve".
+        file_or_proto: A `.meta` file, binary or text; the prefix of its checkpoint; the directory or file of a
+            SavedModel; or a MetaGraphDef (ours or TensorFlow's class).
+        clear_devices: Remove the devices from all nodes. Sharded savers then write one shard.
+        import_scope: Prefix for the names of variables, nodes and savers. The graph's savers keep their checkpoint
+            keys; for a graph without a saver, one is created whose keys include the scope, as in TensorFlow.
+        tags: The tags of the graph to choose from a SavedModel; default: the only graph, or the one tagged "serve".
 
     Raises:
         NotFoundError (an OSError): there is no such file, or no graph with these tags.
-        DataLossError (an OSError where the file is none at all): a part of it is broken.
-        InvalidArgumentError (a ValueError): the graph has inputs from outside, `tags` does not choose one, or
-            `import_scope` is no name of a scope.
-        FailedPreconditionError: a variable is larger than what can be addressed.
+        DataLossError (an OSError if the file is not a meta graph at all): a part of it is damaged.
+        InvalidArgumentError (a ValueError): the graph has unbound inputs, `tags` is needed to choose a graph, or
+            `import_scope` is not a valid scope name.
+        FailedPreconditionError: a variable is larger than the address space.
 
-    Nothing of the graph is executed, and nothing is added to the default collections.
-    Cost: one read of the file, its size in memory; constants are not decoded. Memory for the variables is taken when
-    they are restored.
+    The graph is not executed, and nothing is added to the default collections.
+    Cost: one read of the file, and its size in memory; constants are not decoded. Memory for the variables is taken
+    when they are restored.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.Saver({"w": torch.ones(2)}).save("model.ckpt")
+        >>> imported = tfckpt.import_meta_graph("model.ckpt.meta")
+        >>> imported.saver.restore("model.ckpt")
+        >>> imported.variables["w"]
+        tensor([1., 1.])
     """
     if isinstance(file_or_proto, Message):
         meta = chosen([meta_graph_of(file_or_proto)], tags, "MetaGraphDef")
@@ -132,18 +152,18 @@ def import_meta_graph(
 
 
 class _ImportedGraph:
-    """A graph with its tensors, from which savers have their meta graphs."""
+    """A graph and its tensors. Its savers get the meta graphs that they write from it."""
 
     def __init__(self, meta: RawMetaGraph, scope: str) -> None:
         self._meta, self._scope = meta, scope
         self._savers: dict[bytes, Saver] = {}
-        self._definitions: dict[int, Message] = {}  # by the object that stands for it in `collections`
+        self._definitions: dict[int, Message] = {}  # by the id of the object that replaces it in `collections`
         stored = saver_values(meta)
         self._variables = graph_variables(meta, stored)
         with error_context(meta.place):
             self.tensors = GraphTensors(self._variables, scope)
             for name in dict.fromkeys(name for value in stored or () for name in value.computing):
-                self.tensors.leave_out(name, "the graph computes its value from what is stored")
+                self.tensors.leave_out(name, "the graph computes its value from stored values")
             self.saver = self._saver(meta.saver_def, stored)
             self.checkpoint_keys = self.tensors.checkpoint_keys(self._stored_by(stored))
             self.collections = Collections()
@@ -157,24 +177,24 @@ class _ImportedGraph:
         return rescoping.in_import_scope(self._meta, self._scope) if self._scope else self._meta
 
     def described(self, saver: SaverInGraph | None) -> Callable[[], RawMetaGraph]:
-        """Made at once: where nothing was added it is there already."""
+        """Return a function that returns the encoded graph. It is encoded now: free if nothing was added."""
         encoded = self.encoded(saver)
         return lambda: encoded
 
     def check_values(self) -> None:
-        """Variables are zeros until they are restored or set, and are not saved before."""
+        """Raise FailedPreconditionError if no variable was restored or set yet, so that all are zeros."""
         if self.tensors.are_all_zeros():
             raise FailedPreconditionError(
-                "Attempting to use uninitialized value: no variable of the graph was restored or set. Restore a "
+                "Attempting to use uninitialized value: no variable of the graph has been restored or set. Restore a "
                 "checkpoint first"
             )
 
     def values_restored(self) -> None:
-        """From now on zeros are values like any other."""
+        """Record that a checkpoint was restored: from now on, variables may be saved even if all are zeros."""
         self.tensors.are_restored = True
 
     def encoded(self, saver: SaverInGraph | None) -> RawMetaGraph:
-        """The graph with its collections as they are now, and the settings of `saver` if its nodes are there."""
+        """Return the graph with the present collections, and with the settings of `saver` if it has its nodes."""
         collections = self.collections.lists()
         changed = {name: values for name, values in collections.items() if not _same(values, self._imported.get(name))}
         gone = {str(name): None for name in self._imported if name not in collections}
@@ -192,7 +212,7 @@ class _ImportedGraph:
         return all(strip_name_scope(name, self._scope) in self._meta.graph.nodes for name in nodes_of(saver_def))
 
     def _values(self, name: str, encoded: CollectionDef) -> Iterable[object]:
-        """The values of one collection, with tensors and savers for the messages that mean them."""
+        """Yield the values of one collection; tensors and savers replace the messages that describe them."""
         plain = encoded.bytes_list.value
         for index, value in enumerate(decode_collection(name, encoded, self._scope)):
             found: object = value
@@ -216,14 +236,15 @@ class _ImportedGraph:
             stored = stored_values(self._meta.graph, saver_def)
             return self._saver(saver_def, stored) or scoped
         except CheckpointError as error:
-            _log.warning("a saver of the graph is left as a message: %s", error)
+            _log.warning("a saver in the graph's collections stays a SaverDef: %s", error)
             return scoped
 
     def _saver(self, saver_def: SaverDef | None, stored: Sequence[StoredValue] | None) -> Saver | None:
-        """The saver with these settings; one of all variables where there are none. None where it has no variables.
+        """Return the saver with these settings, or None if the graph has no variables that torch can hold.
 
         Args:
-            stored: What its nodes say; None: it has none.
+            saver_def: The settings; None for a saver of all variables.
+            stored: The values that its nodes store; None if it has no nodes.
         """
         encoded = b"" if saver_def is None else saver_def.SerializeToString(deterministic=True)
         if encoded not in self._savers:
@@ -241,11 +262,11 @@ class _ImportedGraph:
         return self._savers[encoded]
 
     def _stored_by(self, stored: Sequence[StoredValue] | None) -> Sequence[StoredValue]:
-        """What a saver stores; all variables under their names where it has no nodes."""
+        """Return the values that a saver stores; all variables under their names if it has no nodes."""
         return values_by_name(self._variables, self._scope) if stored is None else stored
 
     def _var_list(self, stored: Iterable[StoredValue]) -> dict[str, object]:
-        """What a saver saves under which key, the parts of one tensor in a list."""
+        """Return key -> value for a saver, with the parts of one tensor in a list."""
         saved: dict[str, object] = {}
         for value in stored:
             if not value.variables and not is_holdable(value.dtype):
@@ -264,7 +285,7 @@ class _ImportedGraph:
                 continue
             parts = saved.setdefault(value.key, [])
             if not isinstance(parts, list):
-                raise DataLossError(f"the saver stores a whole and a part under the key {quoted(value.key)}")
+                raise DataLossError(f"the saver stores a whole tensor and a slice under the key {quoted(value.key)}")
             parts.append(saveable)
         return saved
 
@@ -275,7 +296,7 @@ class _ImportedGraph:
             saver = saver_in_graph(value)
             if saver is not None and self._has(saver.saver_def):
                 return saver.saver_def
-            _log.warning("a saver in a collection is not written: the graph has no nodes of it")
+            _log.warning("a saver in a collection is not written: the graph does not have its nodes")
             return None
         return value if isinstance(value, Message) else None
 
@@ -285,7 +306,7 @@ def _same(values: Sequence[object], imported: Sequence[object] | None) -> bool:
 
 
 def _of_registered_variables(scope: str) -> Saver | None:
-    """TensorFlow's default saver, of all registered variables, where one of these is in the scope."""
+    """Return TensorFlow's default saver, of all registered variables, if one of these is in the scope."""
     prefix = prepend_name_scope("", scope)
     names = (getattr(variable, "name", "") for variable in registered_variables())
     return Saver() if any(str(name).startswith(prefix) for name in names) else None

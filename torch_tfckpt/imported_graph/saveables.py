@@ -18,9 +18,9 @@ class StringVariable(SaveableObject):
     """A variable of strings: an array of `bytes`, filled in place.
 
     Args:
-        array: Of dtype object.
+        array: An array of dtype object.
         name: Key in the checkpoint.
-        slice_spec: Which part of a larger array it is; "" for none.
+        slice_spec: Its slice of a larger array; "" for a whole one.
     """
 
     def __init__(self, array: Strings, name: str, slice_spec: str = "") -> None:
@@ -28,22 +28,22 @@ class StringVariable(SaveableObject):
         super().__init__(array, [SaveSpec(array, slice_spec, name, DataType.DT_STRING, HOST)], name)
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        """InvalidArgumentError where the value has another shape."""
+        """Raise InvalidArgumentError if the value has another shape."""
         _check_shape(self.name, tuple((restored_shapes or shapes)[0]), self.array.shape)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        """Copies the strings into the array."""
+        """Copy the strings into the array."""
         self.array[...] = restored_tensors[0].reshape(self.array.shape)
 
 
 class UnshapedVariable(SaveableObject):
-    """A variable whose graph does not say its whole shape: the tensor takes that of the value restored into it.
+    """A variable of unknown or partly known shape: the tensor gets the shape of the restored value.
 
     Args:
-        variable: Its tensor gets other memory with each restore, so views of it are left behind.
-        shape: What is known: None, or -1 where a dimension is not.
+        variable: Each restore gives its tensor new memory, so views of it do not see the new values.
+        shape: The shape in the graph: None if unknown, -1 for an unknown dimension.
         name: Key in the checkpoint.
-        slice_spec: Which part of a larger tensor it is; "" for none.
+        slice_spec: Its slice of a larger tensor; "" for a whole one.
     """
 
     def __init__(self, variable: Variable, shape: Shape | None, name: str, slice_spec: str = "") -> None:
@@ -54,20 +54,20 @@ class UnshapedVariable(SaveableObject):
         super().__init__(tensor, [spec], name)
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        """InvalidArgumentError where the value contradicts what is known of the shape."""
+        """Raise InvalidArgumentError if the value contradicts the known dimensions."""
         _check_shape(self.name, tuple(shapes[0]), self._shape)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        """Puts the value under the tensor, which stays the object it is."""
+        """Replace the tensor's memory and shape by the value's; it stays the same Python object."""
         value = restored_tensors[0]
-        assert isinstance(value, torch.Tensor), "of the dtype that was checked before"
+        assert isinstance(value, torch.Tensor), "the dtype was checked before"
         with torch.no_grad():
-            # Mirrors of it would share the memory otherwise.
+            # A copy, because its mirrors would share the memory otherwise.
             self.variable.tensor.set_(value.to(self.variable.tensor.dtype, copy=True))  # type: ignore[call-overload]
 
 
 class Mirrors(SaveableObject):
-    """Variables that hold the same value, as those of several devices do: the first is saved, all are restored."""
+    """Variables with the same value, e.g. one per device: the first is saved, all are restored."""
 
     def __init__(self, mirrors: Sequence[SaveableObject]) -> None:
         self._mirrors = mirrors
@@ -75,22 +75,22 @@ class Mirrors(SaveableObject):
         super().__init__(first.op, first.specs, first.name)
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        """InvalidArgumentError where one of them cannot take the value."""
+        """Raise InvalidArgumentError if the value does not fit one of them."""
         for each in self._mirrors:
             each.check(shapes, restored_shapes)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        """Hands the value to each, which copies it."""
+        """Restore each of them from the value, which they copy."""
         for each in self._mirrors:
             each.restore(restored_tensors, restored_shapes)
 
 
 class HeldValue(SaveableObject):
-    """A value that belongs to no variable, as of a table or an iterator: kept as it was read, and saved as that.
+    """A value that belongs to no variable, e.g. of a table or an iterator: saved again as it was restored.
 
     Args:
         name: Key in the checkpoint.
-        value: Before the first restore; None: it cannot be saved before.
+        value: The value before the first restore; None: it cannot be saved before that.
     """
 
     def __init__(self, name: str, slice_spec: str, dtype: DataType, value: Value | None = None) -> None:
@@ -98,17 +98,17 @@ class HeldValue(SaveableObject):
         super().__init__(None, [SaveSpec(lambda: self.value, slice_spec, name, dtype, HOST)], name)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        """Keeps the value."""
+        """Keep the value."""
         self.value = restored_tensors[0]
 
 
 def is_whole(shape: Shape | None) -> bool:
-    """Whether a graph says the whole shape of a variable."""
+    """Return whether all dimensions of a graph's shape are known."""
     return shape is not None and -1 not in shape
 
 
 def fits(shape: Sequence[int], known: Shape | None) -> bool:
-    """Whether a value of `shape` contradicts nothing that is known."""
+    """Return whether `shape` agrees with all known dimensions."""
     if known is None:
         return True
     return len(shape) == len(known) and all(want in (-1, size) for want, size in zip(known, shape, strict=True))
@@ -118,6 +118,6 @@ def _check_shape(name: str, shape: Shape, known: Shape | None) -> None:
     if not fits(shape, known):
         wanted = shape_text(known) if known is not None else "any"
         raise InvalidArgumentError(
-            f"variable {quoted(name)} has shape {wanted}, but the checkpoint {shape_text(shape)}. Restore from a "
+            f"variable {quoted(name)} has shape {wanted}, but the stored value has {shape_text(shape)}. Restore from a "
             f"checkpoint of this graph"
         )

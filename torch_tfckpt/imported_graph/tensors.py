@@ -26,23 +26,23 @@ from torch_tfckpt.values import Strings, Value
 GraphTensor = Variable | StringVariable
 
 _log = logging.getLogger(__name__)
-_FILLED: Final = 1 << 20  # elements of string variables that are b"" from the beginning; None in larger ones
+_FILLED: Final = 1 << 20  # string variables with more elements are initialized with None instead of b""
 
 
 class GraphTensors:
     """Tensors of zeros for variables; parts of one larger tensor are views of it.
 
     Args:
-        variables: Of one graph.
-        scope: Put before names; "" for none.
+        variables: The variables of one graph.
+        scope: Prefix for names; "" for none.
 
     Attributes:
-        values: Name -> tensor, or array of `bytes`: whole ones, under the name of the whole.
-        are_restored: To be set when a saver has restored them.
+        values: Name -> tensor, or array of `bytes`. Parts are merged to one tensor, under the name of the whole.
+        are_restored: Set to True when a saver has restored them.
 
     Raises:
-        DataLossError: parts that are none of one tensor.
-        FailedPreconditionError: there is no memory of that size.
+        DataLossError: parts of one tensor do not fit together.
+        FailedPreconditionError: a tensor does not fit into the address space.
 
     Cost: address space; memory is taken when something is restored.
     """
@@ -53,7 +53,7 @@ class GraphTensors:
         self._scope = scope
         self._of_nodes: dict[str, GraphTensor | None] = {}
         self._shapes: dict[str, Shape | None] = {}
-        self._divided: dict[str, Value] = {}  # tensors that are there in parts
+        self._divided: dict[str, Value] = {}  # whole tensors of partitioned variables
         found = list(variables)
         self._whole = {variable.name for variable in found if variable.part is None}
         for variable in found:
@@ -68,15 +68,15 @@ class GraphTensors:
                 self.values[name] = tensor.tensor if isinstance(tensor, Variable) else tensor.array
 
     def __contains__(self, node: str) -> bool:
-        """Whether `add` was called with the variable that is the node of that name in the graph."""
+        """Return whether the variable with this node name was added."""
         return node in self._of_nodes
 
     def __getitem__(self, node: str) -> GraphTensor | None:
-        """That variable; None where torch has no tensor for it, or it was never added."""
+        """Return that variable; None if torch cannot hold it, or it was not added."""
         return self._of_nodes.get(node)
 
     def add(self, variable: GraphVariable) -> GraphTensor | None:
-        """The tensor of one more variable, which is not among `values`; None, and a warning, where there is none."""
+        """Create the tensor of one more variable, not in `values`; None, with a warning, if torch cannot."""
         name = prepend_name_scope(variable.name, self._scope)
         element = ELEMENTS.get(variable.dtype)
         dtype = element.torch if element is not None else None
@@ -86,8 +86,8 @@ class GraphTensors:
             self.leave_out(variable.name, f"torch has no {variable.dtype.name}")
             return None
         if dtype is None and not is_whole(shape):
-            # An array cannot get another size under those who look into it, as a tensor can.
-            self.leave_out(variable.name, "it holds strings, and its shape is not known")
+            # Unlike a tensor, an array cannot be resized in place.
+            self.leave_out(variable.name, "it contains strings, and its shape is not known")
             return None
         value = self._part(info, name, dtype) if info and self._is_part(variable) else _zeros(name, shape, dtype)
         tensor: GraphTensor
@@ -101,11 +101,11 @@ class GraphTensors:
         return tensor
 
     def are_all_zeros(self) -> bool:
-        """Whether nothing was restored, and nobody has set a variable. Cost: one look at the values until then."""
+        """Return whether no variable was restored or set. Cost: scans the values until then."""
         return not self.are_restored and bool(self.values) and not any(map(_is_set, self.values.values()))
 
     def checkpoint_keys(self, stored: Iterable[StoredValue]) -> dict[str, str]:
-        """Name in `values` -> key under which it is stored."""
+        """Return name in `values` -> key under which it is stored."""
         keys = {}
         for value in stored:
             for node in value.variables:
@@ -117,25 +117,26 @@ class GraphTensors:
         return {name: key for name, key in keys.items() if name in self.values}
 
     def leave_out(self, node: str, reason: str) -> None:
-        """Makes the variable that is the node of that name one for which there is no tensor, and warns of it."""
+        """Record that there is no tensor for the variable with this node name, and log a warning."""
         _log.warning("variable %s is left out: %s", quoted(prepend_name_scope(node, self._scope)), reason)
         self._of_nodes[node] = None
 
     def saveable(self, value: StoredValue) -> Variable | SaveableObject:
-        """What takes a stored value, under its key.
+        """Return the object that restores a stored value.
 
-        DataLossError where the value is a slice, and the variable of another shape than that.
+        Raises:
+            DataLossError: the value is a slice of another shape than its variable.
         """
         found = [(node, tensor) for node in value.variables if (tensor := self._of_nodes.get(node)) is not None]
         if not found:
             constant = None if value.constant is None else np.array(value.constant, dtype=object)
             return HeldValue(value.key, value.slice_spec, value.dtype, constant)
-        taking = [self._taking(value, *each) for each in found]
-        if len(taking) == 1:
-            return taking[0]
-        return Mirrors([_as_saveable(each, value) for each in taking])
+        mirrors = [self._saveable(value, *each) for each in found]
+        if len(mirrors) == 1:
+            return mirrors[0]
+        return Mirrors([_as_saveable(each, value) for each in mirrors])
 
-    def _taking(self, value: StoredValue, node: str, tensor: GraphTensor) -> Variable | SaveableObject:
+    def _saveable(self, value: StoredValue, node: str, tensor: GraphTensor) -> Variable | SaveableObject:
         shape = self._shapes[node]
         if isinstance(tensor, StringVariable):
             return StringVariable(tensor.array, value.key, value.slice_spec)
@@ -147,11 +148,11 @@ class GraphTensors:
             return _stored_as(tensor, SaveSliceInfo.of_spec(value.key, value.slice_spec))
 
     def _is_part(self, variable: GraphVariable) -> bool:
-        """Whether it is a part of a tensor that is no variable by itself."""
+        """Return whether it is a part of a tensor that is not itself a variable."""
         return variable.part is not None and variable.part.full_name not in self._whole
 
     def _part(self, info: SaveSliceInfo, name: str, dtype: torch.dtype | None) -> Value:
-        """A view of the whole, which is made with its first part."""
+        """Return a view of the whole tensor, which is created with its first part."""
         if info.full_name not in self._divided:
             self._divided[info.full_name] = _zeros(info.full_name, info.full_shape, dtype)
         whole = self._divided[info.full_name]
@@ -159,7 +160,8 @@ class GraphTensors:
         if tuple(whole.shape) != info.full_shape or found != dtype:
             raise DataLossError(
                 f"variable {quoted(name)} is a part of {quoted(info.full_name)}, {dtype or 'strings'} of shape "
-                f"{shape_text(info.full_shape)}; another part says {found or 'strings'} of {shape_text(whole.shape)}"
+                f"{shape_text(info.full_shape)}; another part declares {found or 'strings'} of shape "
+                f"{shape_text(whole.shape)}"
             )
         extents = zip(info.var_offset, info.var_shape, strict=True)
         return whole[tuple(slice(start, start + length) for start, length in extents)]
@@ -172,30 +174,32 @@ def _is_set(value: Value) -> bool:
 
 
 def _stored_as(variable: Variable, info: SaveSliceInfo | None) -> Variable:
-    """A variable under the key, and as the part, that its saver says."""
+    """Return a variable of the same tensor with the slice that its saver declares."""
     device, trainable, dtype = variable.device, variable.trainable, variable.dtype
     return Variable(variable.tensor, variable.name, info, device=device, trainable=trainable, dtype=dtype)
 
 
 def _slice_info(variable: GraphVariable, part: SaveSliceInfoDef, scope: str) -> SaveSliceInfo:
-    """Which part it is. DataLossError where that is none, or the variable has another shape."""
+    """Return the slice; DataLossError if it is not inside the whole, or the variable has another shape."""
     with as_data_loss(f"variable {quoted(variable.name)}"):
         full_name = prepend_name_scope(part.full_name, scope)
         info = SaveSliceInfo(full_name, part.full_shape, part.var_offset, part.var_shape)
         if variable.shape is not None and not fits(info.var_shape, variable.shape):
             listed, shape = shape_text(info.var_shape), shape_text(variable.shape)
-            raise DataLossError(f"it is listed as a part of shape {listed}, its node has {shape}")
+            raise DataLossError(f"its collection declares a part of shape {listed}, but its node has {shape}")
         return info
 
 
-def _as_saveable(taking: Variable | SaveableObject, value: StoredValue) -> SaveableObject:
-    return VariableSaveable(taking, value.slice_spec, value.key) if isinstance(taking, Variable) else taking
+def _as_saveable(mirror: Variable | SaveableObject, value: StoredValue) -> SaveableObject:
+    return VariableSaveable(mirror, value.slice_spec, value.key) if isinstance(mirror, Variable) else mirror
 
 
 def _zeros(name: str, known: Shape | None, dtype: torch.dtype | None) -> Value:
-    """Zeros that take no memory before they are written, since a file may say any shape; strings without a dtype.
+    """Return zeros that take no memory until they are written, since a file may declare any shape.
 
-    What is not known of the shape is empty; where nothing is known, it is a scalar.
+    Args:
+        known: The shape; unknown dimensions become 0, and an unknown shape becomes a scalar.
+        dtype: None for an array of strings.
     """
     shape = tuple(max(size, 0) for size in known or ())
     try:

@@ -1,4 +1,4 @@
-"""The values of a graph's variables, as a dictionary that stays bound to them."""
+"""Dictionary of a graph's variables that writes through to their tensors."""
 
 from collections.abc import Iterable, Mapping
 from typing import NoReturn
@@ -15,18 +15,20 @@ from torch_tfckpt.values import Value
 class GraphValues(dict[str, Value]):
     """Name -> tensor, or array of `bytes`, of each variable of a graph.
 
-    To set one copies into its tensor, which is what savers save; variables come and go with the graph alone.
+    Assigning an item copies the value into the tensor that savers save. Items cannot be added or removed.
     """
 
     def __setitem__(self, name: str, value: object) -> None:
-        """Copies `value` into the variable.
+        """Copy `value` into the variable.
 
         Raises:
             InvalidArgumentError: there is no such variable, or it has another shape or dtype.
         """
         if name not in self:
             hint = did_you_mean(name, self)
-            raise InvalidArgumentError(f"the graph has no variable {quoted(name)}, and cannot get one. {hint}".rstrip())
+            raise InvalidArgumentError(
+                f"the graph has no variable {quoted(name)}, and none can be added. {hint}".rstrip()
+            )
         variable = self[name]
         kind = torch.Tensor if isinstance(variable, torch.Tensor) else np.ndarray
         if not isinstance(value, kind) or value.shape != variable.shape or value.dtype != variable.dtype:
@@ -35,22 +37,22 @@ class GraphValues(dict[str, Value]):
                 f"variable {quoted(name)} is {variable.dtype} {shape_text(variable.shape)} and cannot be set to {found}"
             )
         if isinstance(variable, torch.Tensor):
-            assert isinstance(value, torch.Tensor), "checked before"
+            assert isinstance(value, torch.Tensor), "the type was checked above"
             with torch.no_grad():
                 variable.copy_(value)
         else:
             variable[...] = value
 
     def update(self, *others: Mapping[str, object] | Iterable[tuple[str, object]], **named: object) -> None:  # type: ignore[override]
-        """Sets several, one by one."""
+        """Set several variables, one by one."""
         for name, value in dict(*others, **named).items():
             self[name] = value
 
     def __reduce__(self) -> tuple[type[dict[str, Value]], tuple[dict[str, Value]]]:
-        """Copies, by `copy` or through a file, are plain dictionaries."""
+        """Make copies, including pickled ones, plain dictionaries."""
         return dict, (dict(self),)
 
     def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
-        raise InvalidArgumentError("the variables of a graph come and go with it. Change a copy of them: dict(...)")
+        raise InvalidArgumentError("variables cannot be added to or removed from a graph. Change a copy: dict(...)")
 
     __delitem__ = pop = popitem = clear = setdefault = __ior__ = _refuse

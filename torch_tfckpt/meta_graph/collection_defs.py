@@ -1,15 +1,14 @@
-"""Collections as messages: values -> CollectionDef, and back.
+"""Encode collections as CollectionDef messages, and decode them.
 
 A CollectionDef is a list of one kind. Collections whose values are messages (variables, savers, queue runners,
-contexts of control flow) are lists of bytes; of all others the first value decides:
+control flow contexts) are lists of bytes; for all others the first value decides:
 
-    str, bytes       bytes_list         float      float_list (of 32 bits)
+    str, bytes       bytes_list         float      float_list (32 bits)
     int              int64_list         Any        any_list
-    whatever has a name                 node_list
+    an object with a name               node_list
 
-Source: add_collection_def in tensorflow/python/framework/meta_graph.py; what tensorflow/python/ops/{ref_variable,
-control_flow_ops}.py and tensorflow/python/training/{saver,queue_runner_impl}.py register with
-ops.register_proto_function.
+Source: add_collection_def in tensorflow/python/framework/meta_graph.py; the calls of ops.register_proto_function in
+tensorflow/python/ops/{ref_variable,control_flow_ops}.py and tensorflow/python/training/{saver,queue_runner_impl}.py.
 """
 
 import logging
@@ -40,7 +39,7 @@ VARIABLE_COLLECTIONS: Final = (
     "global_step",
 )
 
-# Name of a collection -> of what its bytes are the encoding. The bytes of all others are texts.
+# Name of a collection -> the message type that its bytes encode. The bytes of all other collections are strings.
 PROTO_COLLECTIONS: Final[Mapping[str, type[Message]]] = {
     **dict.fromkeys(VARIABLE_COLLECTIONS, VariableDef),
     GraphKeys.SAVERS: SaverDef,
@@ -64,23 +63,24 @@ class NodeName(str):
 
     @property
     def name(self) -> str:
-        """Itself: what is written of things that have a name."""
+        """The string itself, since collections store the name of objects that have one."""
         return str(self)
 
 
 def encode_collections(
     collections: Mapping[Hashable, Sequence[object]], to_proto: ToProto, is_node: Callable[[str], bool]
 ) -> dict[str, CollectionDef]:
-    """Name -> message of all collections that can be written; of the others the log has a warning.
+    """Return name -> message of all collections that can be written; log a warning for each other one.
 
     Args:
-        to_proto: The message of a value of a collection of messages; values without one are left out.
-        is_node: Whether the graph has a node of that name. TensorFlow imports no graph with a collection of others.
+        to_proto: Returns the message of a value in a collection of messages; None leaves the value out.
+        is_node: Returns whether the graph has a node of that name. TensorFlow refuses to import a graph with a
+            collection that names other nodes.
     """
     found = {}
     for name, values in collections.items():
         if not isinstance(name, str):
-            _log.warning(_NOT_WRITTEN, repr(name), "its name is no str")
+            _log.warning(_NOT_WRITTEN, repr(name), "its name is not a str")
         elif values:
             try:
                 name.encode()
@@ -88,7 +88,7 @@ def encode_collections(
             except (TypeError, ValueError, OverflowError) as error:
                 _log.warning(_NOT_WRITTEN, quoted(name), error)
             else:
-                if encoded.WhichOneof("kind") is not None:  # there are nodes in it
+                if encoded.WhichOneof("kind") is not None:  # None if no value is a node of the graph
                     found[name] = encoded
     return found
 
@@ -96,10 +96,10 @@ def encode_collections(
 def encode_collection(
     name: str, values: Sequence[object], to_proto: ToProto, is_node: Callable[[str], bool]
 ) -> CollectionDef:
-    """One collection that is not empty.
+    """Encode one collection. REQUIRES: it is not empty.
 
     Raises:
-        TypeError, ValueError, OverflowError: its values are not of one kind, or of none.
+        TypeError, ValueError, OverflowError: its values are of different kinds, or of a kind that cannot be written.
     """
     encoded = CollectionDef()
     first = values[0]
@@ -111,7 +111,7 @@ def encode_collection(
     elif isinstance(first, str | bytes) and not isinstance(first, NodeName):
         encoded.bytes_list.value.extend(_bytes(value) for value in values)
     elif any(isinstance(value, bool) for value in values):
-        raise TypeError("a bool is none of the kinds that a collection may hold; add 0 or 1")
+        raise TypeError("a collection cannot store a bool; add 0 or 1")
     elif isinstance(first, int):
         encoded.int64_list.value.extend(_only(int, values))
     elif isinstance(first, float):
@@ -123,20 +123,21 @@ def encode_collection(
             if is_node(node.removeprefix("^").partition(":")[0]):
                 encoded.node_list.value.append(node)
             else:
-                _log.warning("collection %s: %s is not written: it is no node of the graph", quoted(name), quoted(node))
+                _log.warning(
+                    "collection %s: %s is not written: it is not a node of the graph", quoted(name), quoted(node)
+                )
     return encoded
 
 
 def decode_collection(name: str, encoded: CollectionDef, scope: str | None) -> list[object]:
-    """The values of one collection: int, float, Any, messages, NodeNames; bytes, which with a scope are
-    str with the scope before them, as TensorFlow has it.
+    """Return the values of one collection: int, float, Any, messages, NodeNames or bytes.
 
     Args:
-        scope: Put before all names.
+        scope: Prefix for all names. As in TensorFlow, it turns bytes into str with the scope in front.
     """
     kind = encoded.WhichOneof("kind")
     if kind is None:
-        _log.warning("collection %s is of no kind that is known, and empty here", quoted(name))
+        _log.warning("collection %s has an unknown kind, and is read as empty", quoted(name))
         return []
     values: Sequence[object] = getattr(encoded, kind).value
     if kind == "node_list":
@@ -148,20 +149,22 @@ def decode_collection(name: str, encoded: CollectionDef, scope: str | None) -> l
 
 
 def _decoded(name: str, value: bytes, proto: type[Message] | None, scope: str | None) -> object:
-    """A value of a list of bytes: the message that it is, or the bytes."""
+    """Return a value of a list of bytes: the decoded message, or the bytes."""
     if proto is not None:
         message = proto()
         try:
             message.ParseFromString(value)
         except DecodeError as error:
-            _log.warning("collection %s holds bytes that are no %s: %s", quoted(name), proto.DESCRIPTOR.name, error)
+            _log.warning(
+                "collection %s contains bytes that are not a %s: %s", quoted(name), proto.DESCRIPTOR.name, error
+            )
             return value
         return in_scope(message, scope)
     if not scope:
         return value
     try:
         return prepend_name_scope(value.decode(), scope)
-    except UnicodeDecodeError:  # no name
+    except UnicodeDecodeError:  # not a name
         return value
 
 
@@ -170,18 +173,18 @@ def _bytes(value: object) -> bytes:
         return value.encode()
     if isinstance(value, bytes):
         return value
-    raise TypeError(f"str or bytes first, and then {type(value).__name__}")
+    raise TypeError(f"its first value is str or bytes, but a later one is {type(value).__name__}")
 
 
 def _only(kind: type[T], values: Sequence[object]) -> Iterator[T]:
     for value in values:
         if not isinstance(value, kind):
-            raise TypeError(f"{type(values[0]).__name__} first, and then {type(value).__name__}")
+            raise TypeError(f"its first value is {type(values[0]).__name__}, but a later one is {type(value).__name__}")
         yield value
 
 
 def _numbers(values: Sequence[object]) -> Iterator[float]:
-    """An int will do among floats, as TensorFlow has it."""
+    """Yield floats and ints; TensorFlow also accepts ints in a list of floats."""
     for value in values:
         yield from _only(int if isinstance(value, int) else float, [value])
 
@@ -191,8 +194,8 @@ def _node_name(value: object) -> str:
         return f"{value.name}:0"
     try:
         name = getattr(value, "name", None)
-    except Exception as error:  # a property of somebody's class
-        raise TypeError(f"the name of a {type(value).__name__} cannot be had: {error}") from error
+    except Exception as error:  # `name` may be a property of any class
+        raise TypeError(f"the name of a {type(value).__name__} cannot be read: {error}") from error
     if not isinstance(name, str):
-        raise TypeError(f"a {type(value).__name__} has no name, and is no message, text or number")
+        raise TypeError(f"a {type(value).__name__} has no name, and is not a message, string or number")
     return name

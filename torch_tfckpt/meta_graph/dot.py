@@ -1,4 +1,4 @@
-r"""A graph as a drawing for graphviz, its name scopes folded.
+r"""Draw a graph for graphviz, with nodes collapsed by name scope.
 
     // Nodes of the graph: 9. Functions of its library, not drawn: 0.
     digraph {
@@ -12,9 +12,9 @@ r"""A graph as a drawing for graphviz, its name scopes folded.
       n1 -> n3 [label="1", style=dashed];
     }
 
-Nodes whose names begin with the same parts are drawn as one: at depth 1 "dense/MatMul" and "dense/kernel/read" are
-"dense". A variable has a box of its own where its whole name is no deeper than that. An arrow says how many tensors go
-along it, a dashed one how many nodes must have run before.
+Nodes whose names begin with the same parts are drawn as one: at depth 1, "dense/MatMul" and "dense/kernel/read" are
+"dense". A variable has its own box unless its name has more parts than the depth. A solid arrow is labeled with the
+number of tensors, a dashed one with the number of control dependencies.
 
 Source: https://graphviz.org/doc/info/lang.html; the scopes: tf.name_scope.
 """
@@ -34,37 +34,37 @@ _NAME: Final = 80  # characters of a name
 
 @dataclass(slots=True)
 class _Scope:
-    """What is drawn as one."""
+    """Nodes that are drawn as one."""
 
     id: str
     ops: Counter[str] = field(default_factory=Counter)
-    boxes: int = 0  # variables folded into it
+    boxes: int = 0  # variables inside
 
 
-# (from, to, whether it only says what runs first) -> what goes along: outputs of nodes, or nodes.
+# (from, to, whether it is a control dependency) -> its sources: outputs of nodes, or nodes.
 _Edges = dict[tuple[str, str, bool], set[tuple[str, str]]]
 
 
 def dot_lines(graph: Graph, boxes: Mapping[str, str], depth: int = 1) -> Iterator[str]:
-    """The lines of a .dot file, the same for the same graph.
+    """Yield the lines of a .dot file; the result is deterministic. Functions are not drawn.
 
     Args:
-        boxes: Name of a variable's node -> what its box says below the name: "float32 [4,3]".
-        depth: How many parts of a name tell scopes apart, 1 or more.
+        boxes: Name of a variable's node -> second line of its box: "float32 [4,3]".
+        depth: Number of name parts that identify a scope, at least 1.
 
     Raises:
-        InvalidArgumentError: `depth` is less.
-        DataLossError: a part of the graph is broken.
+        InvalidArgumentError: `depth` is less than 1.
+        DataLossError: a part of the graph is damaged.
 
-    Cost: a walk over the graph, memory for its edges. Functions are not drawn.
+    Cost: a walk over the graph, memory for its edges.
     """
     if depth < 1:
-        raise InvalidArgumentError(f"depth {depth}: scopes can be told apart by 1 part of their names or more")
+        raise InvalidArgumentError(f"depth must be at least 1, got {depth}")
     scopes = _scopes(graph, boxes, depth)
     edges, missing = _edges(graph, depth)
     yield f"// Nodes of the graph: {len(graph.nodes)}. Functions of its library, not drawn: {len(graph.functions)}."
     if missing:
-        yield f"// Inputs that no node of the graph gives, not drawn: {missing}."
+        yield f"// Inputs from missing nodes, not drawn: {missing}."
     yield "digraph {"
     yield "  node [shape=ellipse];"
     for name, scope in scopes.items():
@@ -81,7 +81,7 @@ def _scope_name(name: str, depth: int) -> str:
 
 
 def _scopes(graph: Graph, boxes: Mapping[str, str], depth: int) -> dict[str, _Scope]:
-    """Name -> scope, in the order in which the graph has them."""
+    """Return name -> scope, in the order of the graph."""
     scopes: dict[str, _Scope] = {}
     for node in graph.nodes.values():
         name = _scope_name(node.name, depth)
@@ -94,14 +94,14 @@ def _scopes(graph: Graph, boxes: Mapping[str, str], depth: int) -> dict[str, _Sc
 
 
 def _edges(graph: Graph, depth: int) -> tuple[_Edges, int]:
-    """The edges between scopes, and how many inputs lead nowhere."""
+    """Return the edges between scopes, and the number of inputs whose node is missing."""
     edges: _Edges = {}
     missing = 0
     for node in graph.nodes.values():
         end = _scope_name(node.name, depth)
-        for text in node.inputs:
-            is_control = text.startswith("^")
-            source, output = _source(text)
+        for name in node.inputs:
+            is_control = name.startswith("^")
+            source, output = _source(name)
             if source not in graph.nodes:
                 missing += 1
                 continue
@@ -111,14 +111,14 @@ def _edges(graph: Graph, depth: int) -> tuple[_Edges, int]:
     return edges, missing
 
 
-def _source(text: str) -> tuple[str, str]:
-    """Node and output of an input: "w:1", "w" for its first output, "^w" for none."""
-    name, _, output = text.removeprefix("^").partition(":")
-    return name, output or "0"
+def _source(name: str) -> tuple[str, str]:
+    """Return node and output of an input: "w:1", "w" for output 0, or "^w" for a control dependency."""
+    node, _, output = name.removeprefix("^").partition(":")
+    return node, output or "0"
 
 
 def _label(name: str, scope: _Scope, box: str | None) -> str:
-    """Name, what it is, and what is folded into it."""
+    """Return the label: name, operation or variable type, and a summary of the nodes inside."""
     lines = [escaped(name, limit=_NAME)]
     count = scope.ops.total()
     ranked = sorted(scope.ops.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -135,5 +135,5 @@ def _label(name: str, scope: _Scope, box: str | None) -> str:
 
 
 def _quotable(text: str) -> str:
-    r"""Between double quotes in a label: there "\N" and "&lt;" are more than themselves."""
+    r"""Escape text for a double-quoted label, in which "\N" and "&lt;" have a special meaning."""
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")

@@ -1,4 +1,4 @@
-"""export_meta_graph: its options as one record, and the file it writes.
+"""The options of export_meta_graph as one record, and writing the file.
 
 Source: export_meta_graph in tensorflow/python/training/saver.py.
 """
@@ -24,18 +24,18 @@ from torch_tfckpt.text import printable
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What of a meta graph is exported, and how.
+    """Options of an export.
 
     Attributes:
-        collection_list: Names of the collections; None: all.
-        export_scope: Only what lies in this scope, its name taken off.
-        clear_devices: Without the devices of nodes.
-        clear_extraneous_savers: Without the nodes of other savers than the one that is exported.
-        strip_default_attrs: Without attributes that are as an operation has them by itself, so that older versions of
-            TensorFlow, which do not know newer attributes, can read the graph.
+        collection_list: Names of the collections to export; None: all.
+        export_scope: Export only the nodes in this scope, and remove the scope from their names.
+        clear_devices: Leave out the devices of nodes.
+        clear_extraneous_savers: Leave out the nodes of all savers except the exported one.
+        strip_default_attrs: Leave out attributes with default values, so that older versions of TensorFlow, which do
+            not know newer attributes, can read the graph.
 
     Raises:
-        UnimplementedError: `save_debug_info` is asked for.
+        UnimplementedError: `save_debug_info` is set.
     """
 
     collection_list: Sequence[str] | None = None
@@ -47,13 +47,15 @@ class ExportOptions:
 
     def __post_init__(self, save_debug_info: bool) -> None:
         if save_debug_info:
-            raise UnimplementedError("save_debug_info: a torch model has no graph whose sources to tell. Leave it out")
+            raise UnimplementedError(
+                "save_debug_info is not supported: a torch model has no graph with source locations. Omit it"
+            )
 
     def applied_to(self, meta: RawMetaGraph) -> RawMetaGraph:
-        """The meta graph as the options want it; the very same bytes where they want nothing.
+        """Return the meta graph with the options applied; with default options, the same bytes.
 
         Raises:
-            DataLossError: a part that the options look at is broken.
+            DataLossError: a part that an option reads is damaged.
             InvalidArgumentError: a graph of 2 GiB or more.
         """
         if self.clear_extraneous_savers:
@@ -71,11 +73,11 @@ class ExportOptions:
 
 
 class ExportsMetaGraph(ABC):
-    """Base of what can be exported as a meta graph: savers and imported meta graphs."""
+    """Base class of objects that can be exported as a meta graph: savers and imported meta graphs."""
 
     @abstractmethod
     def _exported(self) -> RawMetaGraph:
-        """The meta graph that is exported without options."""
+        """Return the meta graph that is exported without options."""
 
     def export_meta_graph(
         self,
@@ -90,9 +92,9 @@ class ExportsMetaGraph(ABC):
     ) -> MetaGraphDef:
         """Return the meta graph as a message; also write it to `filename`, if one is given.
 
-        The arguments are those of `torch_tfckpt.export_meta_graph`, in TensorFlow's order. A saver exports what its
-        `save` writes; an imported graph exports itself, with the import scope and with what was added to its
-        collections: without options, and nothing added, it is the file, byte for byte, if that is binary.
+        The arguments are those of `torch_tfckpt.export_meta_graph`, in TensorFlow's order. A saver exports the meta
+        graph that its `save` writes. An imported graph exports itself, with the import scope and with values that were
+        added to its collections; without these, and without options, the result is byte-identical to a binary file.
         """
         options = ExportOptions(
             collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
@@ -101,7 +103,7 @@ class ExportsMetaGraph(ABC):
 
 
 def export(meta: RawMetaGraph, options: ExportOptions, filename: AnyPath | None, *, as_text: bool) -> MetaGraphDef:
-    """The meta graph as the options want it, as a message; written, too, if there is a file name."""
+    """Apply the options, write the meta graph if there is a file name, and return it as a message."""
     exported = options.applied_to(meta)
     if filename is not None:
         write_meta_graph(filename, exported, as_text=as_text)
@@ -109,21 +111,23 @@ def export(meta: RawMetaGraph, options: ExportOptions, filename: AnyPath | None,
 
 
 def write_meta_graph(filename: AnyPath, meta: RawMetaGraph, *, as_text: bool) -> None:
-    """Puts it under `filename`, whole or not at all; directories that are missing are made.
+    """Write a meta graph atomically. Missing parent directories are created.
 
     Args:
-        filename: One that is called saved_model.pb or saved_model.pbtxt becomes a SavedModel, binary or text as its
-            name says, with the other meta graphs of the one that this was imported from.
+        filename: If the name is saved_model.pb (binary) or saved_model.pbtxt (text), the file becomes a SavedModel,
+            with the other meta graphs of the SavedModel that this one was imported from.
 
     Raises:
-        InvalidArgumentError: a saved_model.pb as text.
-        UnimplementedError: as text, and it holds fields that are unknown here.
-        OSError: the system refused a step.
+        InvalidArgumentError: `as_text` for a saved_model.pb.
+        UnimplementedError: the text form of a message with unknown fields.
+        OSError: the file cannot be written.
     """
     path = fspath(filename)
     name = os.path.basename(path)
     if name == BINARY_SAVED_MODEL and as_text:
-        raise InvalidArgumentError(f"{printable(path)}: TensorFlow reads {name} as binary. Call it {TEXT_SAVED_MODEL}")
+        raise InvalidArgumentError(
+            f"{printable(path)}: TensorFlow expects {name} to be binary. For text, name it {TEXT_SAVED_MODEL}"
+        )
     if name in SAVED_MODEL_FILES:
         encoded: Buffer = meta.saved_model() if name == BINARY_SAVED_MODEL else saved_model_to_text(meta).encode()
     else:

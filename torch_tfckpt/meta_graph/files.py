@@ -1,11 +1,11 @@
-"""Opening the files that hold meta graphs: `.meta` files and SavedModels, binary or text.
+"""Open the files that contain meta graphs: `.meta` files and SavedModels, binary or text.
 
     SavedModel = saved_model_schema_version: varint = 1 | meta_graphs: MetaGraphDef = 2 ...
 
-Which of the two a file is, its contents say, since field 1 of a MetaGraphDef is a message; its name only where nothing
-else does. The meta graphs of a SavedModel differ by their sets of tags, such as {"serve"} and {"train"}.
+The contents decide which of the two a file is, since field 1 of a MetaGraphDef is a message; the file's name decides
+only if field 1 is missing. The meta graphs of a SavedModel have different sets of tags, e.g. {"serve"} and {"train"}.
 
-Source: tensorflow/python/framework/meta_graph.py, tensorflow/python/saved_model/loader_impl.py; spec: SAVER 6.
+Source: tensorflow/python/framework/meta_graph.py, tensorflow/python/saved_model/loader_impl.py.
 """
 
 import os
@@ -43,68 +43,69 @@ _META_GRAPHS: Final = frozenset(
 )  # fmt: skip
 _CHUNKED: Final = "saved_model.cpb"
 _SERVING: Final = frozenset({"serve"})
-# Real ones have one or two. Each costs a hundred times the two bytes that an empty one takes in a file.
+# Real files have one or two. In memory, an empty one takes a hundred times its two bytes in the file.
 _MAX_META_GRAPHS: Final = 10_000
 _LISTED: Final = 10
-# Decoded while opening, so that most of what is broken is told then. The graph may be as large as the model.
+# Decoded while opening, so that most damage is reported then. The graph is not: it may be as large as the model.
 _DECODED_AT_ONCE: Final = ("info", "saver_def", "collections", "signatures", "assets")
 _HINT: Final = "Copy it again, or name a .meta file or a saved_model.pb"
 
 
 class MissingMetaGraphError(NotFoundError, FileNotFoundError):
-    """There is no such file. An OSError, as TensorFlow's is."""
+    """There is no such file. Also an OSError, as in TensorFlow."""
 
 
 class UnreadableMetaGraphError(DataLossError, OSError):
-    """The file is something else, or damaged. An OSError, as TensorFlow's is."""
+    """The file is not a meta graph, or it is damaged. Also an OSError, as in TensorFlow."""
 
 
 def open_meta_graph(
     path: AnyPath, tags: str | Iterable[str] | None = None, *, storage: Storage | None = None
 ) -> RawMetaGraph:
-    """The meta graph in a file.
+    """Open the meta graph in a file.
 
     Args:
-        path: A `.meta` file, binary or text, whatever it is called; saved_model.pb, saved_model.pbtxt, or the directory
-            of one; a checkpoint (its prefix, one of its files, or a directory, for the latest in it), for its `.meta`
-            file.
-        tags: Which meta graph of a SavedModel: the one that has these tags and no others. None: the only one, or of
-            several the one that has the tag "serve" and no other.
-        storage: Where it lies; None tells by the path.
+        path: A `.meta` file, binary or text, of any name; saved_model.pb, saved_model.pbtxt, or their directory; or a
+            checkpoint (its prefix, one of its files, or a directory, for the latest in it), whose `.meta` file is opened.
+        tags: The meta graph of a SavedModel to open: the one with exactly these tags. Default: the only one, or, of
+            several, the one whose only tag is "serve".
+        storage: The storage to read from; default: chosen by the path.
 
     Raises:
-        NotFoundError: no such file (also a FileNotFoundError), or no meta graph that has these tags.
-        DataLossError: the file is no meta graph (also an OSError).
-        InvalidArgumentError: it holds several meta graphs and `tags` is None; or `tags` are asked for, and the only one
-            has none at all, as in most `.meta` files.
+        NotFoundError: no such file (also a FileNotFoundError), or no meta graph with these tags.
+        DataLossError: the file is not a meta graph (also an OSError).
+        InvalidArgumentError: it contains several meta graphs and `tags` is None; or `tags` is given, but the only meta
+            graph has no tags, as in most `.meta` files.
         UnimplementedError: a SavedModel that is split into several files.
 
-    Cost: one read of the file; everything but the graph and the object graph is decoded. Nothing else is copied.
+    Cost: one read of the file; all parts except the graph and the object graph are decoded. Nothing else is copied.
     """
     return chosen(meta_graphs_in(path, storage=storage), tags, printable(fspath(path)))
 
 
 def chosen(found: Sequence[RawMetaGraph], tags: str | Iterable[str] | None, place: str) -> RawMetaGraph:
-    """One of the meta graphs of a file by its tags, as `open_meta_graph` chooses. REQUIRES: there is one at least."""
+    """Choose a meta graph by its tags, as `open_meta_graph` does. REQUIRES: `found` is not empty."""
     if tags is None:
         serving = [each for each in found if len(found) == 1 or frozenset(each.info.tags) == _SERVING]
         if serving:
             return serving[0]
-        raise InvalidArgumentError(f"{place} holds {len(found)} meta graphs. Choose by `tags`: {_tags_of(found)}")
+        raise InvalidArgumentError(
+            f"{place} contains {len(found)} meta graphs. Choose one by `tags`: {_tags_of(found)}"
+        )
     wanted = frozenset([tags] if isinstance(tags, str) else tags)
     for each in found:
         if frozenset(each.info.tags) == wanted:
             return each
     shown = _shown(wanted)
     if len(found) == 1 and not found[0].info.tags:
-        raise InvalidArgumentError(f"{place}: the meta graph has no tags, but {shown} are asked for. Leave `tags` out")
-    raise NotFoundError(f"{place}: no meta graph has the tags {shown}. There are {_tags_of(found)}")
+        raise InvalidArgumentError(f"{place}: the meta graph has no tags, but {shown} was requested. Omit `tags`")
+    raise NotFoundError(f"{place}: no meta graph has the tags {shown}. Available: {_tags_of(found)}")
 
 
 def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[RawMetaGraph]:
-    """All meta graphs in a file, at least one: that of a `.meta` file, each of a SavedModel.
+    """Return all meta graphs in a file: the one of a `.meta` file, or each of a SavedModel. At least one.
 
-    Args, raises and cost as for `open_meta_graph`.
+    Args, errors and cost are those of `open_meta_graph`.
     """
     text = fspath(path)
     storage = storage_of(text) if storage is None else storage
@@ -113,7 +114,7 @@ def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[Raw
         content = _read(storage, file)
     except MissingMetaGraphError:
         raise
-    except NotFoundError as error:  # a link that leads nowhere, or a file that is gone meanwhile
+    except NotFoundError as error:  # a broken symbolic link, or a file that was deleted meanwhile
         raise MissingMetaGraphError(f"{printable(text)} does not exist: {error}") from error
     found = _decoded(content, file)
     if not found:
@@ -124,14 +125,14 @@ def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[Raw
 
 
 def meta_graph_of(source: Message | bytes | bytearray | memoryview) -> RawMetaGraph:
-    """A meta graph from a message or its bytes.
+    """Return a meta graph from a message or its bytes.
 
     Args:
-        source: A MetaGraphDef, ours or TensorFlow's own, or one serialised.
+        source: A MetaGraphDef, of our or TensorFlow's class, or its serialised bytes.
 
     Raises:
-        InvalidArgumentError: it is something else.
-        DataLossError: the bytes are no MetaGraphDef.
+        InvalidArgumentError: another type.
+        DataLossError: the bytes are not a MetaGraphDef.
     """
     if isinstance(source, Message):
         name = source.DESCRIPTOR.name
@@ -149,28 +150,28 @@ def meta_graph_of(source: Message | bytes | bytearray | memoryview) -> RawMetaGr
     return _checked(memoryview(bytes(source)), "MetaGraphDef")
 
 
-# Which file.
+# Finding the file.
 
 
 def _file_meant(storage: Storage, path: str) -> str:
-    beside = _meta_path(path)
+    meta = _meta_path(path)
     if storage.is_directory(path):
         names = storage.list(path)
         for name in SAVED_MODEL_FILES:
             if name in names:
                 return os.path.join(path, name)
-        if storage.exists(beside):
-            return beside
+        if storage.exists(meta):
+            return meta
         return _of_checkpoint_in(storage, path, names)
     exists = storage.exists(path)
     if exists and not _is_of_checkpoint(storage, path):
         return path
-    if storage.exists(beside):
-        return beside
+    if storage.exists(meta):
+        return meta
     if exists:
         raise UnreadableMetaGraphError(
-            f"Cannot parse file {printable(path)}: this is a checkpoint, which holds values, and not its meta graph. "
-            f"Copy {quoted(printable(beside))} here, or name another"
+            f"Cannot parse file {printable(path)}: this is a checkpoint, which contains values, not a meta graph. "
+            f"Copy its meta graph {quoted(printable(meta))} to this directory, or name another file"
         )
     raise _missing(storage, path)
 
@@ -192,7 +193,7 @@ def _of_checkpoint_in(storage: Storage, directory: str, names: Sequence[str]) ->
 
 
 def _meta_path(path: str) -> str:
-    """The `.meta` file of the checkpoint that `path` may be the prefix, or a file, of."""
+    """Return the `.meta` file of a checkpoint, given its prefix or one of its files."""
     data = parse_data_filename(path)
     if data is not None:
         return f"{data[0]}.meta"
@@ -203,7 +204,7 @@ def _meta_path(path: str) -> str:
 
 
 def _is_of_checkpoint(storage: Storage, path: str) -> bool:
-    # By name first: data files may be large, and hold anything.
+    # By name first: data files may be large, and may contain anything.
     return path.endswith(".index") or parse_data_filename(path) is not None or is_table(storage, path)
 
 
@@ -211,20 +212,20 @@ def _missing(storage: Storage, path: str) -> MissingMetaGraphError:
     directory, name = os.path.split(path)
     if directory and not storage.is_directory(directory):
         return MissingMetaGraphError(
-            f"{printable(path)} does not exist, and there is no directory {quoted(printable(directory))}"
+            f"{printable(path)} does not exist: there is no directory {quoted(printable(directory))}"
         )
     names = _meta_graph_names(storage.list(directory))
-    hint = did_you_mean(printable(name), names) or _there_are(names)
+    hint = did_you_mean(printable(name), names) or _files_there(names)
     return MissingMetaGraphError(f"{printable(path)} does not exist. {hint}")
 
 
 def _nothing_in(directory: str, names: Sequence[str]) -> CheckpointError:
     if _CHUNKED in names:
         return UnimplementedError(
-            f"{printable(directory)} holds {_CHUNKED}, a SavedModel split into chunks, which cannot be read yet. Save "
-            f"it in TensorFlow without `experimental_image_format`"
+            f"{printable(directory)} contains {_CHUNKED}, a SavedModel split into chunks, which cannot be read yet. "
+            f"Save it in TensorFlow without `experimental_image_format`"
         )
-    there = _there_are(_meta_graph_names(names) or [printable(name) for name in names])
+    there = _files_there(_meta_graph_names(names) or [printable(name) for name in names])
     return MissingMetaGraphError(f"{printable(directory)}: {SAVED_MODEL_FILES[0]} does not exist in it. {there}")
 
 
@@ -232,13 +233,13 @@ def _meta_graph_names(names: Iterable[str]) -> list[str]:
     return [printable(name) for name in names if name.endswith((".meta", ".pb", ".pbtxt"))]
 
 
-def _there_are(names: Sequence[str]) -> str:
+def _files_there(names: Sequence[str]) -> str:
     if not names:
         return "There is no meta graph in this directory"
-    return f"There are {listed(names, _LISTED)}"
+    return f"This directory contains {listed(names, _LISTED)}"
 
 
-# What is in it.
+# Decoding its contents.
 
 
 def _read(storage: Storage, path: str) -> bytes:
@@ -252,7 +253,7 @@ def _read(storage: Storage, path: str) -> bytes:
 
 
 def _decoded(content: bytes, path: str) -> list[RawMetaGraph]:
-    """The meta graphs in a file of either kind, in either form."""
+    """Return the meta graphs in a `.meta` file or SavedModel, binary or text."""
     try:
         return _from_binary(content, path)
     except DataLossError as error:
@@ -268,16 +269,16 @@ def _decoded(content: bytes, path: str) -> list[RawMetaGraph]:
 
 
 def _unparsable(content: bytes, path: str, finding: str) -> str:
-    text = f"Cannot parse file {printable(path)}"
+    summary = f"Cannot parse file {printable(path)}"
     kind = recognise_bytes(content)
     if kind in (FileKind.GRAPH, FileKind.GRAPH_TEXT):
         return (
-            f"{text}: it is a GraphDef, such as a frozen graph, and holds neither saver nor variables. "
+            f"{summary}: it is a GraphDef, such as a frozen graph, which has neither a saver nor variables. "
             f"Name a .meta file or a saved_model.pb"
         )
     if kind.is_foreign and kind not in _META_GRAPHS:
-        return f"{text}: {finding.rstrip('.')}. {not_wanted('The file', kind, 'a meta graph')}"
-    return f"{text}: {finding.rstrip('.')}. {_HINT}"
+        return f"{summary}: {finding.rstrip('.')}. {not_wanted('The file', kind, 'a meta graph')}"
+    return f"{summary}: {finding.rstrip('.')}. {_HINT}"
 
 
 def _from_binary(content: bytes, path: str) -> list[RawMetaGraph]:
@@ -289,7 +290,7 @@ def _from_binary(content: bytes, path: str) -> list[RawMetaGraph]:
         if field.number == 2 and field.wire_type == WireType.BYTES:
             parts.append(field)
             if len(parts) > _MAX_META_GRAPHS:
-                raise DataLossError(f"{place}: a SavedModel of more than {_MAX_META_GRAPHS} meta graphs")
+                raise DataLossError(f"{place}: a SavedModel with more than {_MAX_META_GRAPHS} meta graphs")
     places = [place] if len(parts) == 1 else [f"{place}, meta graph {index}" for index in range(len(parts))]
     return [
         _checked(part.payload, where, (view[: part.start], view[part.stop :]))

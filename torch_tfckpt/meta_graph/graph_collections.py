@@ -1,8 +1,8 @@
-"""Named lists of things that belong together, as TensorFlow's graphs keep them: "variables", "savers" and so on.
+"""Collections: named lists of objects, as in TensorFlow's graphs: "variables", "savers" and so on.
 
-torch has no graph to keep them, so one set of collections is the process's default, and can be replaced.
+torch has no graph to store them in, so the process has one default set of collections, which can be replaced.
 
-Source: tensorflow/python/framework/ops.py (Graph collections, GraphKeys); spec: SAVER 6.
+Source: tensorflow/python/framework/ops.py (Graph collections, GraphKeys).
 """
 
 import threading
@@ -12,7 +12,13 @@ from typing import Final
 
 
 class GraphKeys:
-    """TensorFlow's names of its collections."""
+    """Names of TensorFlow's standard collections.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> tfckpt.GraphKeys.GLOBAL_VARIABLES
+        'variables'
+    """
 
     GLOBAL_VARIABLES: Final = "variables"
     LOCAL_VARIABLES: Final = "local_variables"
@@ -23,42 +29,54 @@ class GraphKeys:
 
 
 class Collections(Mapping[Hashable, list[object]]):
-    """Lists under names; a mapping of copies of them. Threads: safe."""
+    """Named lists of objects, and a mapping from names to copies of these lists.
+
+    Thread safety: may be used from several threads.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> collections = tfckpt.Collections()
+        >>> with collections.as_default():
+        ...     tfckpt.add_to_collection("variables", tfckpt.Variable(torch.zeros(2), "w"))
+        >>> collections["variables"]
+        [Variable('w', torch.float32, [2])]
+    """
 
     def __init__(self) -> None:
         self._lists: dict[Hashable, list[object]] = {}
         self._lock = threading.Lock()
 
     def add_to_collection(self, name: Hashable, value: object) -> None:
-        """Appends `value`, also where it stands in the collection already.
+        """Append `value`, even if it is in the collection already.
 
-        A name that is no str is kept too, and never exported.
+        Args:
+            name: Name of the collection. A collection whose name is not a str is never exported.
         """
         with self._lock:
             self._lists.setdefault(name, []).append(value)
 
     def get_collection(self, name: Hashable) -> list[object]:
-        """A copy of the collection, in the order of adding; empty where there is none."""
+        """Return a copy of the collection, in the order of adding; empty if it does not exist."""
         with self._lock:
             return list(self._lists.get(name, ()))
 
     def lists(self) -> dict[Hashable, list[object]]:
-        """A copy of all collections at one moment."""
+        """Return a consistent copy of all collections."""
         with self._lock:
             return {name: list(values) for name, values in self._lists.items()}
 
     def get_all_collection_keys(self) -> list[str]:
-        """Names of all collections, those that are no str left out, in the order of their first value."""
+        """Return the names of all collections that are str, in the order of their creation."""
         with self._lock:
             return [name for name in self._lists if isinstance(name, str)]
 
     def __getitem__(self, name: Hashable) -> list[object]:
-        """`get_collection`, but KeyError where there is none."""
+        """Return a copy of the collection; KeyError if it does not exist."""
         with self._lock:
             return list(self._lists[name])
 
     def __iter__(self) -> Iterator[Hashable]:
-        """The names of all, also those that are no str, in the order of their first value."""
+        """Iterate over the names of all collections, also those that are not str, in the order of creation."""
         with self._lock:
             return iter(list(self._lists))
 
@@ -68,23 +86,23 @@ class Collections(Mapping[Hashable, list[object]]):
     def __repr__(self) -> str:
         return f"Collections({', '.join(f'{name!r}: {len(values)}' for name, values in self.lists().items())})"
 
-    # As mappings they would be equal by what is in them, and could be in no set.
+    # A Mapping compares by contents, and is not hashable.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
     def clear_collection(self, name: Hashable) -> None:
-        """Forgets one collection."""
+        """Remove one collection."""
         with self._lock:
             self._lists.pop(name, None)
 
     def clear(self) -> None:
-        """Forgets all."""
+        """Remove all collections."""
         with self._lock:
             self._lists.clear()
 
     @contextmanager
     def as_default(self) -> Iterator["Collections"]:
-        """Makes these the default ones of the process inside a `with` block. Other threads see it too."""
+        """Use these as the process's default collections inside a `with` block. This affects all threads."""
         before = set_default_collections(self)
         try:
             yield self
@@ -96,27 +114,44 @@ _default = Collections()
 
 
 def default_collections() -> Collections:
-    """The collections that are the process's default now."""
+    """Return the process's present default collections."""
     return _default
 
 
 def set_default_collections(collections: Collections) -> Collections:
-    """Makes `collections` the default ones; returns those that were."""
+    """Replace the process's default collections, and return the previous ones."""
     global _default
     before, _default = _default, collections
     return before
 
 
 def add_to_collection(name: Hashable, value: object) -> None:
-    """Appends to a collection of the default ones."""
+    """Append `value` to one of the process's default collections.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> with tfckpt.Collections().as_default():  # without this, in the process's own collections
+        ...     tfckpt.add_to_collection("variables", tfckpt.Variable(torch.zeros(2), "w"))
+        ...     path = tfckpt.Saver().save("model.ckpt")  # saves the registered variables
+        >>> tfckpt.list_variables(path)
+        [('w', [2])]
+    """
     default_collections().add_to_collection(name, value)
 
 
 def get_collection(name: Hashable) -> list[object]:
-    """A copy of a collection of the default ones."""
+    """Return a copy of one of the process's default collections; empty if it does not exist.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> with tfckpt.Collections().as_default():  # without this, in the process's own collections
+        ...     tfckpt.add_to_collection("losses", "mean_squared_error:0")
+        ...     tfckpt.get_collection("losses")
+        ['mean_squared_error:0']
+    """
     return default_collections().get_collection(name)
 
 
 def registered_variables() -> list[object]:
-    """What a saver without a var_list saves: the collections "variables" and "saveable_objects"."""
+    """Return the values that a saver without a var_list saves: "variables" and "saveable_objects"."""
     return [*get_collection(GraphKeys.GLOBAL_VARIABLES), *get_collection(GraphKeys.SAVEABLE_OBJECTS)]

@@ -1,6 +1,6 @@
-"""What a graph says of its variables and savers: plain values between a graph's bytes and torch's tensors.
+"""The variables and savers of a graph as plain values, between a graph's bytes and torch's tensors.
 
-Source: tensorflow/core/framework/variable.proto, tensorflow/core/protobuf/saver.proto; spec: SAVER 2 and 6.
+Source: tensorflow/core/framework/variable.proto, tensorflow/core/protobuf/saver.proto.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ class GraphVariable:
     """A variable of a graph.
 
     Attributes:
-        name: Of its node.
-        shape: None: not even the number of dimensions is known; -1 in it: a dimension that is not.
-        device: In the spelling of `canonical_device`; "" for none in particular.
-        part: Which part of which larger tensor it is; None: a tensor by itself.
+        name: Name of its node.
+        shape: None if even the number of dimensions is unknown; -1 for an unknown dimension.
+        device: Device, as spelled by `canonical_device`; "" if not specified.
+        part: Its position in a larger tensor; None for a whole tensor.
     """
 
     name: str
@@ -33,7 +33,7 @@ class GraphVariable:
 
 @dataclass(frozen=True, slots=True)
 class SavedVariable:
-    """A variable as a saver stores it: under `key`, as the part of a larger tensor that `slice_spec` says, if any."""
+    """A variable as a saver stores it: its key, and its slice of a larger tensor ("" for a whole one)."""
 
     variable: GraphVariable
     key: str
@@ -45,9 +45,9 @@ class GraphSaver:
     """A saver of a graph.
 
     Attributes:
-        saver_def: The names in it are those of nodes: "save/Const:0", "save/control_dependency:0", "save/restore_all".
-        groups: (device, what is saved from it), in the order of the shards; one group where it is not sharded.
-        reshape: Whether restored values take the variables' shapes.
+        saver_def: Its names are names of nodes: "save/Const:0", "save/control_dependency:0", "save/restore_all".
+        groups: (device, its variables), in the order of the shards; one group if it is not sharded.
+        reshape: Whether restored values are reshaped to the variables' shapes.
         filename: The default path.
     """
 

@@ -1,4 +1,4 @@
-"""Nodes of a graph: unique names, NodeDefs as consecutive bytes, and the declarations of their operations.
+"""Nodes of a graph: unique names, NodeDefs as bytes, and the declarations of their operations.
 
     GraphDef    = node: NodeDef = 1 ... | versions = 4
     NodeDef     = name = 1 | op = 2 | input = 3 ... | device = 4 | attr: map = 5 ...
@@ -8,9 +8,9 @@
        12 04 4e 6f 4f 70      its operation: "NoOp"
        1a 02 5e 62            it runs after node "b": "^b"
 
-Bytes and not messages: the graph of 100,000 variables has a million nodes, and most of them share their attributes,
-which are then encoded once. A meta graph contains the declarations of its operations (ops.pbtxt has them), so that an
-older TensorFlow can tell which attributes it does not know may be left out.
+Nodes are kept as bytes, not as messages: the graph of 100,000 variables has a million nodes, and most of them share
+attributes, which are encoded once. A meta graph contains the declarations of its operations (from ops.pbtxt), so that
+an older TensorFlow can find out which unknown attributes it may drop.
 
 Source: tensorflow/core/framework/{graph,node_def,attr_value}.proto; ops.Graph.unique_name in
 tensorflow/python/framework/ops.py; the rule for names in node_def_util.cc; stripped_op_list_for_graph in
@@ -40,14 +40,14 @@ from torch_tfckpt.meta_graph.raw import MAX_MESSAGE
 from torch_tfckpt.meta_graph.scopes import SAVER_NAMES
 
 _INVALID: Final = re.compile(r"[^A-Za-z0-9_.\-/]")
-_BEGINS_WELL: Final = re.compile(r"[A-Za-z0-9.]")
+_VALID_START: Final = re.compile(r"[A-Za-z0-9.]")
 
 
 class UniqueNames:
-    """Names of which each is there once.
+    """A set of unique names.
 
     Args:
-        taken: Those that are from the beginning.
+        taken: The initial names.
     """
 
     def __init__(self, taken: Iterable[str]) -> None:
@@ -55,24 +55,24 @@ class UniqueNames:
         self._numbers: dict[str, int] = {}
 
     def unique(self, name: str) -> str:
-        """`name`, or with the first of _1, _2, ... behind it that is not taken; taken from now on."""
-        # On from where it stopped: many may have one name.
+        """Return `name`, or `name` with the first free suffix _1, _2, ..., and mark the result as taken."""
+        # Continue from the last number: there may be many nodes of one name.
         chosen, self._numbers[name] = numbered(name, self._taken, self._numbers.get(name, 0))
         self._taken.add(chosen)
         return chosen
 
 
 class NodeNames(UniqueNames):
-    """Names that nodes may have, for things that are called anyhow."""
+    """A set of unique and valid node names."""
 
     def unique(self, name: str) -> str:
-        """A node's name as like `name` as can be: what no name may have is an underscore, and what is taken has _1."""
+        """Return a node name for any `name`: invalid characters become underscores; if taken, add _1, _2, ..."""
         valid = _INVALID.sub("_", name.removesuffix(":0")).strip("/")
-        return super().unique(valid if _BEGINS_WELL.match(valid) else f"v{valid}")
+        return super().unique(valid if _VALID_START.match(valid) else f"v{valid}")
 
 
 def numbered(name: str, taken: Container[str], number: int = 0) -> tuple[str, int]:
-    """`name`, or with the first of _1, _2, ... behind `number` that is not taken; and which of them it is."""
+    """Return `name` with the first free numeric suffix from `number` on (0: no suffix), and the number."""
     chosen = name if not number else f"{name}_{number}"
     while chosen in taken:
         number += 1
@@ -81,12 +81,12 @@ def numbered(name: str, taken: Container[str], number: int = 0) -> tuple[str, in
 
 
 def nodes_of(saver_def: SaverDef) -> list[str]:
-    """The nodes that a saver's settings name."""
+    """Return the nodes that a SaverDef names."""
     return [getattr(saver_def, name).partition(":")[0] for name in SAVER_NAMES]
 
 
 def with_distinct_nodes(saver_defs: Sequence[SaverDef]) -> list[SaverDef]:
-    """Give each saver of a graph nodes of its own: if one names a node of an earlier one, its scope gets _1."""
+    """Give each saver of a graph its own nodes, by adding _1, _2, ... to scopes that are already in use."""
     taken: set[str] = set()
     apart = []
     for saver_def in saver_defs:
@@ -100,7 +100,7 @@ def with_distinct_nodes(saver_defs: Sequence[SaverDef]) -> list[SaverDef]:
 
 
 def _in_another_scope(saver_def: SaverDef, number: int) -> SaverDef:
-    """ "save_1/Const:0" of "save/Const:0"."""
+    """Rename the nodes of a saver: "save/Const:0" becomes "save_1/Const:0"."""
     copy = SaverDef()
     copy.CopyFrom(saver_def)
     for name in SAVER_NAMES:
@@ -112,32 +112,32 @@ def _in_another_scope(saver_def: SaverDef, number: int) -> SaverDef:
 
 @functools.cache
 def known_ops() -> Mapping[str, OpDef]:
-    """Name -> declaration, without descriptions; not to be changed. Cost: 10 ms, once."""
+    """Return name -> declaration of the operations, without descriptions. Cost: 10 ms, once."""
     text = (resources.files("torch_tfckpt.meta_graph") / "ops.pbtxt").read_text(encoding="utf-8")
     return MappingProxyType({op.name: op for op in text_format.Parse(text, OpList()).op})
 
 
 def declarations(ops: Iterable[str]) -> OpList:
-    """Those of some operations, sorted by name. REQUIRES: they are known."""
+    """Return the declarations of some operations, sorted by name. REQUIRES: `known_ops` has them."""
     known = known_ops()
     return OpList(op=[known[name] for name in sorted(ops)])
 
 
-# What TensorFlow 2.21 writes into the graphs it exports; readers decide by it what a missing attribute means.
+# The version that TensorFlow 2.21 writes into exported graphs. Readers use it to interpret missing attributes.
 GRAPH_PRODUCER: Final = 2474
 
 _NODE, _VERSIONS = b"\x0a", b"\x22"  # of a GraphDef
 _NAME, _OP, _INPUT, _DEVICE, _ATTR = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x2a"  # of a NodeDef
 _KEY, _VALUE = b"\x0a", b"\x12"  # of an entry of a map
-# Nearly all sizes in a graph are small, and there are millions of them.
+# Precomputed: a graph has millions of sizes, and nearly all are small.
 _SIZES: Final = tuple(encode_varint(size) for size in range(1024))
 
 
 class Nodes(UniqueNames):
-    """The nodes of a graph, and their names, in the order in which they are added.
+    """The nodes of a graph and their names, in the order in which they are added.
 
     Args:
-        taken: Names that are given, of nodes that are added later: no other node gets one of them.
+        taken: Reserved names, of nodes that are added later: `unique` never returns one of them.
 
     Attributes:
         ops: The operations of the nodes.
@@ -160,18 +160,18 @@ class Nodes(UniqueNames):
         """Write one node.
 
         Args:
-            inputs: Outputs of other nodes: "a" is the first of a, "a:1" the second.
-            attrs: What `attributes` made; several of these behind each other if that is in the order of the names.
+            inputs: Outputs of other nodes: "a" is the first output of a, "a:1" the second.
+            attrs: A result of `attributes`, or several concatenated, if the names are then still in order.
             after: Nodes that run before it.
         """
         self.ops.add(op)
-        # By name, as TensorFlow writes them: "b_10" comes before "b_2".
+        # Sorted as strings, as in TensorFlow: "b_10" comes before "b_2".
         fed = b"".join([sized(_INPUT, each.encode()) for each in (*inputs, *(f"^{node}" for node in sorted(after)))])
         placed = sized(_DEVICE, device.encode()) if device else b""
         self._encoded.append(sized(_NODE, sized(_NAME, name.encode()) + _operation(op) + fed + placed + attrs))
 
     def encoded_graph(self) -> bytes:
-        """The GraphDef.
+        """Return the GraphDef.
 
         Raises:
             InvalidArgumentError: it would be 2 GiB or larger.
@@ -180,14 +180,14 @@ class Nodes(UniqueNames):
         size = sum(map(len, self._encoded)) + len(versions)
         if size >= MAX_MESSAGE:
             raise InvalidArgumentError(
-                f"GraphDef cannot be larger than 2GB, and {len(self._encoded)} nodes take {size} bytes. Write no meta "
-                f"graph (write_meta_graph=False), or save with several savers"
+                f"GraphDef cannot be larger than 2GB, but {len(self._encoded)} nodes take {size} bytes. Save without a "
+                f"meta graph (write_meta_graph=False), or with several savers"
             )
         return b"".join((*self._encoded, versions))
 
 
 def sized(tag: bytes, payload: bytes) -> bytes:
-    """A field of bytes."""
+    """Encode a length-delimited field."""
     try:
         return tag + _SIZES[len(payload)] + payload
     except IndexError:
@@ -199,13 +199,13 @@ def _operation(op: str) -> bytes:
     return sized(_OP, op.encode())
 
 
-# The attributes of a node, and the kinds of values that they have: each is an AttrValue, encoded.
+# The attributes of a node, and their values: encoded AttrValues.
 
 
 def attributes(**values: bytes) -> bytes:
-    """The attributes of a node: name -> value."""
-    # In the order in which protobuf for Python writes a map where equal messages are to have equal bytes, as TensorFlow
-    # asks of it: by name, but "Tshape" before "T".
+    """Encode the attributes of a node: name -> value."""
+    # In the order of a map in protobuf's deterministic serialization, which TensorFlow uses: by name, but "Tshape"
+    # before "T".
     ordered = sorted(values, key=lambda name: f"{name}~")
     return b"".join([sized(_ATTR, sized(_KEY, name.encode()) + sized(_VALUE, values[name])) for name in ordered])
 
@@ -219,7 +219,7 @@ def type_list(dtypes: Sequence[DataType]) -> bytes:
     return AttrValue(list=AttrValue.ListValue(type=dtypes)).SerializeToString()  # type: ignore[arg-type]
 
 
-def text_value(text: str) -> bytes:
+def string_value(text: str) -> bytes:
     return sized(b"\x12", text.encode())  # AttrValue.s = 2
 
 
@@ -235,9 +235,9 @@ def shape_list(*shapes: Shape | None) -> bytes:
     return AttrValue(list=AttrValue.ListValue(shape=map(shape_to_proto, shapes))).SerializeToString()
 
 
-def beside(node: str) -> bytes:
-    """For `_class`: on the device of another node."""
-    return sized(b"\x0a", text_value(f"loc:@{node}"))  # AttrValue.list = 1, ListValue.s = 2
+def colocated_with(node: str) -> bytes:
+    """Return a value of `_class`: on the same device as another node."""
+    return sized(b"\x0a", string_value(f"loc:@{node}"))  # AttrValue.list = 1, ListValue.s = 2
 
 
 TRUE: Final = AttrValue(b=True).SerializeToString()
@@ -249,26 +249,26 @@ EMPTY_LIST: Final = AttrValue(list=AttrValue.ListValue()).SerializeToString()
 
 
 def constant(tensor: TensorProto) -> bytes:
-    """The attributes of a Const."""
+    """Return the attributes of a Const."""
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     value = AttrValue(tensor=tensor).SerializeToString()
     return attributes(_output_shapes=shape_list(shape), dtype=type_value(DataType(tensor.dtype)), value=value)
 
 
 def empty_tensor(dtype: DataType, shape: Shape) -> TensorProto:
-    """A tensor whose elements are still to be put in."""
+    """Return a tensor to which the caller adds the elements."""
     return TensorProto(dtype=dtype, tensor_shape=shape_to_proto(shape))  # type: ignore[arg-type]  # the stub's own enum
 
 
-def text_tensor(text: str) -> TensorProto:
+def string_tensor(text: str) -> TensorProto:
     tensor = empty_tensor(DataType.DT_STRING, ())
     tensor.string_val.append(text.encode())
     return tensor
 
 
-def texts_tensor(texts: Sequence[str]) -> TensorProto:
-    tensor = empty_tensor(DataType.DT_STRING, (len(texts),))
-    tensor.string_val.extend([text.encode() for text in texts])
+def strings_tensor(strings: Sequence[str]) -> TensorProto:
+    tensor = empty_tensor(DataType.DT_STRING, (len(strings),))
+    tensor.string_val.extend([string.encode() for string in strings])
     return tensor
 
 

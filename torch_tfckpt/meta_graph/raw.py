@@ -1,12 +1,12 @@
 """A MetaGraphDef kept as bytes, whose parts are decoded when they are needed.
 
-A meta graph may be as large as its model, and what is not looked at is written again byte for byte, whatever later
-versions put into it.
+A meta graph may be as large as its model. Parts that are not read are written again byte for byte, including fields
+of later versions.
 
     1 meta_info_def   2 graph_def   3 saver_def   4 collection_def: map ...   5 signature_def: map ...
     6 asset_file_def ...   7 object_graph_def
 
-Source: tensorflow/core/protobuf/meta_graph.proto; spec: FORMATS 5.
+Source: tensorflow/core/protobuf/meta_graph.proto; docs/formats/meta-graph.md.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,31 +24,31 @@ from torch_tfckpt.format.wire import WireType, fields, sized_tag, tag
 from torch_tfckpt.text import quoted
 
 META_INFO, GRAPH, SAVER, COLLECTION, SIGNATURE, ASSET, OBJECT_GRAPH = range(1, 8)
-# A message of this size or more is none for any protobuf library.
+# Protobuf libraries reject messages of this size or more.
 MAX_MESSAGE: Final = 1 << 31
 
-# Of a SavedModel: field 2, and field 1 of value 1 before it, which is how TensorFlow writes it.
+# Of a SavedModel: field 2, and before it field 1 with value 1, as TensorFlow writes it.
 _META_GRAPHS: Final = 2
 _FIRST_SCHEMA: Final = tag(1, WireType.VARINT) + b"\x01"
 _ASSETS: Final = "saved_model_assets"
-# Each costs a hundred times the two bytes that an empty one takes in a file.
+# In memory, an empty one takes a hundred times its two bytes in the file.
 _MAX_FIELDS: Final = 100_000
 
 M = TypeVar("M", bound=Message)
 
 
 class RawMetaGraph:
-    """A MetaGraphDef.
+    """A MetaGraphDef, decoded part by part on demand.
 
     Args:
-        raw: Its bytes. Nothing is copied, and they must not change.
-        place: What errors name: the file.
-        around: Of a SavedModel: its bytes before and behind the meta graph.
+        raw: Its bytes. They are not copied, and must not change.
+        place: The file name for error messages.
+        around: The bytes of a SavedModel before and after the meta graph.
 
     Raises:
-        DataLossError: the bytes are no message. That a part of it is none is told when the part is asked for.
+        DataLossError: the bytes are not a message. A damaged part raises when it is accessed.
 
-    Cost: a walk over the outermost fields. Threads: safe.
+    Cost: a walk over the outermost fields. Thread safety: may be used from several threads.
     """
 
     def __init__(self, raw: memoryview, place: str, around: tuple[memoryview, memoryview] | None = None) -> None:
@@ -67,17 +67,17 @@ class RawMetaGraph:
 
     @cached_property
     def info(self) -> MetaGraphDef.MetaInfoDef:
-        """Versions, tags, and which operations there are."""
+        """Versions, tags, and declarations of the operations."""
         return self._decoded(MetaGraphDef.MetaInfoDef, self._joined(META_INFO), "meta_info_def")
 
     @cached_property
     def graph(self) -> Graph:
-        """The graph. Its nodes are walked when they are asked for; use `error_context(place)` around that."""
+        """The graph. Its nodes are decoded on access; wrap that in `error_context(place)`."""
         return Graph(self._joined(GRAPH))
 
     @cached_property
     def saver_def(self) -> SaverDef | None:
-        """The saver's settings; None where the meta graph has no saver."""
+        """The saver's settings; None if the meta graph has no saver."""
         return self._decoded(SaverDef, self._joined(SAVER), "saver_def") if SAVER in self._parts else None
 
     @cached_property
@@ -92,8 +92,10 @@ class RawMetaGraph:
 
     @cached_property
     def assets(self) -> Sequence[AssetFileDef]:
-        """Files that the graph reads, and the tensors that hold their paths; SavedModels of version 1 list them in a
-        collection."""
+        """Asset files that the graph reads, and the tensors for their paths.
+
+        A SavedModel of TensorFlow 1 lists them in a collection.
+        """
         found = [self._decoded(AssetFileDef, part, "asset_file_def") for part in self._parts.get(ASSET, ())]
         listed = () if found else self._entries(COLLECTION, CollectionDef, "collection", only=_ASSETS)
         for item in (item for _, collection in listed for item in collection.any_list.value):
@@ -103,53 +105,53 @@ class RawMetaGraph:
 
     @cached_property
     def object_graph(self) -> SavedObjectGraph | None:
-        """The Python objects of a TF2 SavedModel; None elsewhere."""
+        """The Python objects of a TF2 SavedModel; None for other meta graphs."""
         if OBJECT_GRAPH not in self._parts:
             return None
         return self._decoded(SavedObjectGraph, self._joined(OBJECT_GRAPH), "object_graph_def")
 
     def saved_model(self) -> bytes:
-        """The SavedModel that it is in, with its other meta graphs; one of its own where it is in none."""
-        before, behind = self.around if self.around is not None else (_FIRST_SCHEMA, b"")
-        return b"".join((before, sized_tag(_META_GRAPHS, len(self.raw)), self.raw, behind))
+        """Return its SavedModel with all other meta graphs, or a new SavedModel if it was not in one."""
+        before, after = self.around if self.around is not None else (_FIRST_SCHEMA, b"")
+        return b"".join((before, sized_tag(_META_GRAPHS, len(self.raw)), self.raw, after))
 
     def message(self) -> MetaGraphDef:
-        """All of it as one message. Cost: decoding, and as much memory again.
+        """Return the whole meta graph as one message. Cost: decoding, and as much memory again.
 
         Raises:
-            DataLossError: a part is broken, or it is larger than any protobuf library takes (2 GiB).
+            DataLossError: a part is damaged, or it is larger than protobuf libraries accept (2 GiB).
         """
         if len(self.raw) >= MAX_MESSAGE:
-            raise DataLossError(f"{self.place}: {len(self.raw)} bytes, but a message is shorter than {MAX_MESSAGE}")
+            raise DataLossError(f"{self.place}: {len(self.raw)} bytes; a message must be shorter than {MAX_MESSAGE}")
         return self._decoded(MetaGraphDef, self.raw, "the meta graph")
 
     def _joined(self, number: int) -> memoryview:
-        """All of a field that occurs once: what occurs again adds to it."""
+        """Return a singular message field; further occurrences are merged, as protobuf does."""
         parts = self._parts.get(number, [memoryview(b"")])
         return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 
     def _entries(self, number: int, kind: type[M], what: str, only: str | None = None) -> Iterator[tuple[str, M]]:
-        """The entries of a map, or those of one name, a later one of the same name last."""
+        """Yield the entries of a map, or only those of one name, in the order of the file."""
         for part in self._parts.get(number, ()):
             with error_context(self.place):
                 entry = {each.number: each.payload for each in fields(part) if each.wire_type == WireType.BYTES}
                 try:
                     name = str(entry.get(1, b""), "utf-8")
                 except UnicodeDecodeError as error:
-                    raise DataLossError(f"the name of a {what} is no UTF-8: {bytes(entry[1])!r}") from error
+                    raise DataLossError(f"the name of a {what} is not UTF-8: {bytes(entry[1])!r}") from error
             if only is None or name == only:
                 yield name, self._decoded(kind, entry.get(2, memoryview(b"")), f"{what} {quoted(name)}")
 
     def _decoded(self, kind: type[M], part: memoryview, what: str) -> M:
-        with error_context(f"{self.place}: {what}", "The file is damaged or half copied. Copy it again"):
+        with error_context(f"{self.place}: {what}", "The file is damaged or incomplete. Copy it again"):
             return decoded(kind, part)
 
 
 def decoded(kind: type[M], payload: memoryview | bytes) -> M:
-    """A message; DataLossError where the bytes are none."""
+    """Decode a message; DataLossError if the bytes are not one."""
     message = kind()
     try:
-        message.ParseFromString(payload)  # type: ignore[arg-type]  # takes views, its stub says bytes
+        message.ParseFromString(payload)  # type: ignore[arg-type]  # accepts views, but its stub declares bytes
     except DecodeError as error:
-        raise DataLossError(f"{len(payload)} bytes are no {kind.DESCRIPTOR.name}: {error}") from error
+        raise DataLossError(f"{len(payload)} bytes are not a {kind.DESCRIPTOR.name}: {error}") from error
     return message

@@ -1,11 +1,11 @@
-"""Put a meta graph into a name scope (import_scope), or take it out of one (export_scope).
+"""Add a name scope to a meta graph (import_scope), or remove one from it (export_scope).
 
-What has names is renamed: nodes, their inputs and places, the frames of loops, collections of nodes and of messages,
-signatures and assets. Functions have names of their own and stay. What changes keeps all else of it, byte for byte, as
-in rewriting.py.
+Everything with a name is renamed: nodes, their inputs and colocations, the frames of loops, collections of nodes and
+of messages, signatures and assets. Functions have their own names and are not changed. All other bytes of a changed
+message stay the same, as in rewriting.py.
 
-Two texts are no names and are treated like some, because TensorFlow does: strings in collections get the import scope
-before them; and those that do not begin with the export scope are dropped, while the others keep it.
+Strings in collections are not names, but TensorFlow treats them like names, and so does this module: an import adds
+the scope to them; an export drops those that do not begin with the scope, and does not remove it from the others.
 
 Source: import_scoped_meta_graph_with_return_elements and export_scoped_meta_graph in
 tensorflow/python/framework/meta_graph.py, tensorflow/core/common_runtime/graph_constructor.cc.
@@ -39,25 +39,25 @@ from torch_tfckpt.meta_graph.splicing import (
 )
 from torch_tfckpt.text import escaped, quoted
 
-# The collection of what a graph takes from outside of the scope that it was exported from.
+# The collection that lists the inputs of an exported scope from outside of it.
 UNBOUND_INPUTS: Final = "unbound_inputs"
 _UNBOUND: Final = "$unbound_inputs_"
 _LOCATION: Final = "loc:@"
 _NAME, _INPUT = 1, 3  # of a NodeDef
-# Operations with the name of a loop's frame.
+# Operations with an attribute for the name of a loop's frame.
 _ENTER_OPS: Final = ("Enter", "RefEnter")
-# Nodes up to this size are searched for what few of them have, before they are walked.
+# Nodes up to this size are searched for "_class", which few of them have, before their attributes are decoded.
 _SEARCHED: Final = 1 << 12
 
 M = TypeVar("M", SignatureDef, AssetFileDef)
 
 
 def in_import_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
-    """The meta graph in `scope`; as it is, with None or "".
+    """Return the meta graph with `scope` added to all names; unchanged if it is None or "".
 
     Raises:
-        InvalidArgumentError: no node can have such a name.
-        DataLossError: a part is broken.
+        InvalidArgumentError: `scope` is not a valid node name.
+        DataLossError: a part is damaged.
 
     Cost: a walk over all nodes, and one copy of the bytes.
     """
@@ -65,8 +65,8 @@ def in_import_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
         return meta
     if not scopes.VALID_SCOPE.fullmatch(scope):
         raise InvalidArgumentError(
-            f"import_scope {quoted(scope)} is not a valid scope name. Begin it with a letter, a digit or a dot; _ - / "
-            f"may follow"
+            f"import_scope {quoted(scope)} is not a valid scope name. It must begin with a letter, a digit or a dot; "
+            f"_ - / may follow"
         )
     renamed = partial(scopes.prepend_name_scope, scope=scope)
     nodes = _NodeRenaming(kept=lambda _: True, name=renamed, input=renamed)
@@ -83,14 +83,14 @@ def in_import_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
 
 
 def out_of_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
-    """What lies in `scope`, and without the scope in its names; as it is, with None or "".
+    """Return the part of a meta graph in `scope`, without the scope in its names; all of it if None or "".
 
-    An input from outside, say x, becomes "$unbound_inputs_x", and stands in the collection "unbound_inputs". Of
-    collections, signatures and assets stays what lies in the scope as a whole. The settings of the saver stay as they
-    are, as in TensorFlow.
+    An input x from outside becomes "$unbound_inputs_x", and is listed in the collection "unbound_inputs". Collections
+    keep their values in the scope; signatures and assets are kept if all of their tensors are in the scope. As in
+    TensorFlow, the settings of the saver do not change.
 
     Raises:
-        DataLossError: a part is broken.
+        DataLossError: a part is damaged.
 
     Cost: two walks over all nodes, and one copy of the bytes.
     """
@@ -111,7 +111,7 @@ def out_of_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
     with error_context(meta.place):
         kept = [node for node in meta.graph.nodes.values() if inside(node.name)]
         used = used_ops(meta, kept)
-    # Edges of control have no value that could be given instead, and TensorFlow does not list them.
+    # TensorFlow does not list control dependencies, which have no value that could be fed instead.
     outer = [_unbound(name) for node in kept for name in node.inputs if not inside(name) and not name.startswith("^")]
     unbound = CollectionDef(bytes_list=CollectionDef.BytesList(value=[name.encode() for name in outer]))
     return rewritten(
@@ -128,7 +128,7 @@ def out_of_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
 
 
 def check_unbound(meta: RawMetaGraph) -> None:
-    """InvalidArgumentError for a graph that takes inputs from outside of the scope that it was exported from."""
+    """Raise InvalidArgumentError for a graph with inputs from outside the scope that it was exported from."""
     collection = meta.collections.get(UNBOUND_INPUTS)
     if collection is None:
         return
@@ -136,18 +136,18 @@ def check_unbound(meta: RawMetaGraph) -> None:
     if names:
         raise InvalidArgumentError(
             f"{meta.place}: Graph contains unbound inputs: {', '.join(map(escaped, names))}. It is a part of a larger "
-            f"graph, and takes these from the rest. Export that graph, or a scope that contains them"
+            f"graph, which computes these inputs. Export that graph, or a scope that contains them"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _NodeRenaming:
-    """The names in a node, and what becomes of them.
+    """How to rename a node.
 
     Attributes:
-        kept: Whether a node stays.
-        name: Of a node, or of a loop's frame.
-        input: Of an input.
+        kept: Returns whether a node is kept.
+        name: Returns the new name of a node or of a loop's frame.
+        input: Returns the new name of an input.
     """
 
     kept: Callable[[str], bool]
@@ -155,7 +155,7 @@ class _NodeRenaming:
     input: Callable[[str], str]
 
     def edit(self, node: memoryview) -> Chunks | None:
-        """The edit of a NodeDef."""
+        """Edit a NodeDef."""
         known = Node(node)
         if not self.kept(known.name):
             return None
@@ -163,7 +163,7 @@ class _NodeRenaming:
             _NAME: lambda payload: _text(payload, self.name),
             _INPUT: lambda payload: _text(payload, self.input),
         }
-        # Most nodes have neither, and looking at each attribute would take most of the time.
+        # Most nodes have neither attribute, and decoding all attributes would take most of the time.
         if known.op in _ENTER_OPS or len(node) > _SEARCHED or b"_class" in bytes(node):
             edits[ATTR] = lambda attr: self._attr(known, attr)
         return spliced(node, edits)
@@ -177,7 +177,7 @@ class _NodeRenaming:
         return [attr]
 
     def _locations(self, value: AttrValue) -> AttrValue:
-        """Beside which nodes it is; other classes than these stay."""
+        """Rename the nodes with which it is colocated; other classes are not changed."""
         copy = AttrValue()
         copy.CopyFrom(value)
         if value.HasField("list"):
@@ -201,7 +201,7 @@ def _text(payload: memoryview, renamed: Callable[[str], str]) -> Chunks:
 
 
 def _decoded(name: bytes | memoryview) -> str:
-    """Bytes that should be a name, as a text that keeps those that are none."""
+    """Decode a name; bytes that are not UTF-8 are preserved as surrogates."""
     return str(name, "utf-8", "surrogateescape")
 
 
@@ -224,13 +224,13 @@ def _collection_into(name: str, collection: CollectionDef, scope: str) -> Collec
     if proto is not None:
         messages = [encoded(scopes.in_scope(decoded(proto, value), scope)) for value in collection.bytes_list.value]
         return with_values(collection, messages) or collection
-    texts = [scopes.prepend_name_scope(_decoded(value), scope) for value in collection.bytes_list.value]
-    return with_values(collection, [_encoded(text) for text in texts]) or collection
+    strings = [scopes.prepend_name_scope(_decoded(value), scope) for value in collection.bytes_list.value]
+    return with_values(collection, [_encoded(string) for string in strings]) or collection
 
 
 def _collection_from(name: str, collection: CollectionDef, scope: str | None) -> CollectionDef | None:
-    """What of a collection lies in a scope; None: nothing."""
-    if name == UNBOUND_INPUTS:  # of another scope
+    """Return the collection with its values in a scope; None if there are none."""
+    if name == UNBOUND_INPUTS:  # those of an earlier export
         return None
     kind = collection.WhichOneof("kind")
     if kind == "node_list":
@@ -250,7 +250,7 @@ def _collection_from(name: str, collection: CollectionDef, scope: str | None) ->
 
 
 def _renamed(message: M, renamed: Callable[[str], str]) -> M:
-    """A copy of a signature or an asset with its tensors renamed."""
+    """Return a copy of a signature or an asset with its tensors renamed."""
     copy = type(message)()
     copy.CopyFrom(message)
     for holder, field in _tensor_names(copy):

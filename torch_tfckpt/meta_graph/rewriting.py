@@ -1,12 +1,12 @@
-"""Edits of a meta graph's bytes, one for each option of export_meta_graph.
+"""Edit a meta graph's bytes: one function for each option of export_meta_graph.
 
-Each takes a meta graph and gives another. What an edit does not touch (a field, a node, an attribute, a collection) is
-the same bytes as before, whatever later versions put into it; where it touches nothing, it gives the meta graph itself.
-Of several, `without_extraneous_savers` comes first, since a saver's names are whole ones, and `rescoping.out_of_scope`
-then; the order of all others is of no importance.
+Each function returns a new meta graph, or the same object if nothing changes. Parts that it does not change (fields,
+nodes, attributes, collections) keep their bytes, including fields of later versions. Apply `without_extraneous_savers`
+first, because it needs the savers' full names, and `rescoping.out_of_scope` second; the order of the others does not
+matter.
 
-Cost of each: a walk over what it looks at, and one copy of the bytes; constants of any size are not decoded.
-Raises, all: DataLossError where a part that they look at is broken.
+Cost of each: a walk over the parts that it reads, and one copy of the bytes; large constants are not decoded.
+Each raises DataLossError if a part that it reads is damaged.
 
 Source: export_scoped_meta_graph and create_meta_graph_def in tensorflow/python/framework/meta_graph.py.
 """
@@ -50,8 +50,8 @@ _OP: Final = 1  # of an OpList
 _OP_NAME: Final = 1  # of an OpDef
 _STRIPPED: Final = tag(7, WireType.VARINT) + b"\x01"  # of a MetaInfoDef: stripped_default_attrs = true
 
-# SAVE_AND_RESTORE_OPS in meta_graph.py: a scope with one of these is a saver's. "SaveSlices" is not among them, but
-# whatever saves so restores by one of these.
+# SAVE_AND_RESTORE_OPS in TensorFlow's meta_graph.py: a scope that contains one of these belongs to a saver. It lacks
+# "SaveSlices", but savers that use it restore with one of these.
 _SAVER_OPS: Final = frozenset(
     {"SaveV2", "Save", "SaveSlice", "LegacySave", "LegacySaveSlice"}
     | {"RestoreV2", "Restore", "RestoreSlice", "LegacyRestore", "LegacyRestoreSlice"}
@@ -59,12 +59,12 @@ _SAVER_OPS: Final = frozenset(
 
 
 def without_extraneous_savers(meta: RawMetaGraph, saver_def: SaverDef | None) -> RawMetaGraph:
-    """Without the nodes of savers other than `saver_def`, which is then the only one that "savers" lists.
+    """Remove the nodes of all savers except `saver_def`, and make it the only one listed in "savers".
 
-    A saver's nodes are all those in a scope in which something saves or restores. None: no saver stays.
+    A saver's nodes are all nodes in a scope that contains a save or restore operation. None removes all savers.
 
     Raises:
-        InvalidArgumentError: `saver_def` does not say by which nodes it saves and restores.
+        InvalidArgumentError: `saver_def` does not name its save and restore nodes.
     """
     kept = _scopes_of_saver(saver_def) if saver_def is not None else set()
     with error_context(meta.place):
@@ -90,7 +90,7 @@ def without_extraneous_savers(meta: RawMetaGraph, saver_def: SaverDef | None) ->
 
 
 def with_saver_def(meta: RawMetaGraph, saver_def: SaverDef | None) -> RawMetaGraph:
-    """With the settings of this saver; None: of no saver."""
+    """Replace the settings of the saver; None removes them."""
     if saver_def == meta.saver_def:
         return meta
     added = [] if saver_def is None else [(SAVER, encoded(saver_def))]
@@ -98,7 +98,7 @@ def with_saver_def(meta: RawMetaGraph, saver_def: SaverDef | None) -> RawMetaGra
 
 
 def with_collections(meta: RawMetaGraph, changes: Mapping[str, CollectionDef | None]) -> RawMetaGraph:
-    """With these collections, in the place of those of the same names or else behind all; None removes one."""
+    """Replace collections of the same names, and add others at the end; None removes a collection."""
     edit = each_entry(CollectionDef, lambda name, present: changes.get(name, present))
     added = [
         (COLLECTION, encoded_entry(name, encoded(each)))
@@ -109,12 +109,12 @@ def with_collections(meta: RawMetaGraph, changes: Mapping[str, CollectionDef | N
 
 
 def only_collections(meta: RawMetaGraph, names: Collection[str]) -> RawMetaGraph:
-    """Without all collections but those of these names."""
+    """Remove all collections except those with these names."""
     return with_collections(meta, {name: None for name in meta.collections if name not in names})
 
 
 def clear_devices(meta: RawMetaGraph) -> RawMetaGraph:
-    """Without the devices of nodes; those in functions stay, as in TensorFlow."""
+    """Remove the devices of nodes, but not of nodes in functions, as in TensorFlow."""
 
     def cleared(node: memoryview) -> Chunks:
         return spliced(node, {_DEVICE: left_out})
@@ -123,10 +123,11 @@ def clear_devices(meta: RawMetaGraph) -> RawMetaGraph:
 
 
 def without_default_attrs(meta: RawMetaGraph, known_ops: Mapping[str, OpDef]) -> RawMetaGraph:
-    """Without attributes that are as their operation has them by itself, in functions too.
+    """Remove attributes with default values, also in functions.
 
     Args:
-        known_ops: Operations that the meta graph does not declare itself. Nodes of all others stay as they are.
+        known_ops: Declarations of operations that the meta graph does not declare itself. Nodes with undeclared
+            operations are not changed.
     """
     declared = {**known_ops, **{op.name: op for op in meta.info.stripped_op_list.op}}
     with error_context(meta.place):
@@ -149,28 +150,28 @@ def without_default_attrs(meta: RawMetaGraph, known_ops: Mapping[str, OpDef]) ->
     edits: dict[int, Edit] = {GRAPH: lambda graph: spliced(graph, {NODE: stripped, _LIBRARY: stripped_library})}
     if meta.info.stripped_default_attrs:
         return rewritten(meta, edits)
-    edits[META_INFO] = lambda info: [info, _STRIPPED]  # what comes last counts
+    edits[META_INFO] = lambda info: [info, _STRIPPED]  # the last occurrence of a field counts
     has_info = any(field.number == META_INFO for field in fields(meta.raw))
     return rewritten(meta, edits, [] if has_info else [(META_INFO, _STRIPPED)])
 
 
 def check_graph_size(meta: RawMetaGraph) -> None:
-    """InvalidArgumentError for a graph that is larger than any protobuf library takes (2 GiB)."""
+    """Raise InvalidArgumentError for a graph that is larger than protobuf libraries accept (2 GiB)."""
     size = len(meta.graph.raw)
     if size >= MAX_MESSAGE:
         raise InvalidArgumentError(
-            f"{meta.place}: GraphDef cannot be larger than 2GB, and has {size} bytes. Keep large constants in variables"
+            f"{meta.place}: GraphDef cannot be larger than 2GB, but has {size} bytes. Store constants in variables"
         )
 
 
 def used_ops(meta: RawMetaGraph, nodes: Iterable[Node]) -> set[str]:
-    """The operations of these nodes, and of all functions."""
+    """Return the operations used by these nodes and by all functions."""
     inner = {node.op for function in meta.graph.functions.values() for node in function.nodes.values()}
     return inner | {node.op for node in nodes}
 
 
 def only_ops(used: Iterable[str]) -> Edit:
-    """The edit of a MetaInfoDef after which it declares no other operations than these."""
+    """Return an edit of a MetaInfoDef that removes the declarations of all other operations."""
     names = frozenset(used)
 
     def kept(op: memoryview) -> Chunks | None:
@@ -180,7 +181,7 @@ def only_ops(used: Iterable[str]) -> Edit:
 
 
 def with_values(collection: CollectionDef, values: Sequence[str] | Sequence[bytes]) -> CollectionDef | None:
-    """The collection with these values in place of its own, of the same kind; None where there are none."""
+    """Return the collection with its values replaced by others of the same kind; None if there are none."""
     if not values:
         return None
     copy = CollectionDef()
@@ -195,12 +196,12 @@ def _scopes_of_saver(saver_def: SaverDef) -> set[str]:
 
 
 def _scope_of(name: str) -> str:
-    """ "a/b" of "a/b/c"."""
+    """Return the scope of a node: "a/b" for "a/b/c"."""
     return name.removeprefix("^").rpartition("/")[0]
 
 
 def _without_nodes(name: str, collection: CollectionDef, removed: Collection[str]) -> CollectionDef | None:
-    """A collection without these nodes, their outputs and texts of their names; None where that leaves nothing."""
+    """Remove nodes, their outputs and strings with their names from a collection; None if nothing is left."""
     if collection.HasField("node_list"):
         nodes = [each for each in collection.node_list.value if each.partition(":")[0] not in removed]
         return with_values(collection, nodes)

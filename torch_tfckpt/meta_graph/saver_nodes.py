@@ -1,18 +1,18 @@
-"""The nodes of savers, and with those of variables the whole graph.
+"""Write the nodes of savers, and, with the nodes of variables, the whole graph.
 
 A saver on one device:
 
-    save/Const                  PlaceholderWithDefault   the path: feed it
+    save/Const                  PlaceholderWithDefault   the path, which is fed
     save/SaveV2                 SaveV2                   path, names, slices, a/Read/ReadVariableOp ...
-    save/control_dependency     Identity                 the path, ^save/SaveV2: fetch it, and all is saved
+    save/control_dependency     Identity                 the path, ^save/SaveV2: fetched to save everything
     save/RestoreV2              RestoreV2                path, names, slices
     save/Identity               Identity                 save/RestoreV2:0
     save/AssignVariableOp       AssignVariableOp         a, save/Identity
-    save/restore_all            NoOp                     ^save/AssignVariableOp ...: run it, and all is restored
+    save/restore_all            NoOp                     ^save/AssignVariableOp ...: run to restore everything
 
-One that is sharded has SaveV2 and RestoreV2 for each device, and MergeV2Checkpoints makes one checkpoint of the files.
-Version 1 has SaveSlices, nothing to merge, and a pattern as the path. The nodes that a SaverDef names have these names;
-all others are named as TensorFlow names them.
+A sharded saver has one SaveV2 and RestoreV2 per device, and MergeV2Checkpoints merges the files into one checkpoint.
+Version 1 uses SaveSlices, merges nothing, and has a file pattern as the path. The SaverDef determines the names of its
+nodes; all others are named as in TensorFlow.
 
 Source: BaseSaverBuilder in tensorflow/python/training/saver.py, ResourceVariableSaveable in
 tensorflow/python/training/saving/saveable_object_util.py, group in tensorflow/python/ops/control_flow_ops.py.
@@ -36,16 +36,16 @@ from torch_tfckpt.meta_graph.nodes import (
     TRUE,
     Nodes,
     attributes,
-    beside,
+    colocated_with,
     constant,
     declarations,
     number_tensor,
     number_value,
     shape_list,
     shape_value,
-    text_tensor,
-    text_value,
-    texts_tensor,
+    string_tensor,
+    string_value,
+    strings_tensor,
     type_list,
     type_value,
 )
@@ -60,24 +60,25 @@ from torch_tfckpt.text import quoted
 
 _CPU: Final = "/device:CPU:0"
 _ANY_CPU: Final = "/device:CPU:*"
-_TEXT: Final = type_value(DataType.DT_STRING)
+_STRING: Final = type_value(DataType.DT_STRING)
 _SCALAR: Final = shape_list(())
-# TensorFlow marks what was said to run before something else, but for what tf.group ends with.
+# TensorFlow marks nodes that others have an explicit control dependency on, except the final node of tf.group.
 _WAITED_FOR: Final = attributes(_has_manual_control_dependencies=TRUE)
 
 
 def encoded_graph_of(variables: Sequence[GraphVariable], savers: Sequence[GraphSaver]) -> tuple[bytes, OpList]:
-    """The GraphDef that TensorFlow 2.21 exports for these variables, all zeros at first, and these savers.
+    """Return the GraphDef that TensorFlow 2.21 exports for these variables (initially 0) and savers.
 
     Args:
-        variables: With all that the savers save among them.
-        savers: What their SaverDefs name and the names of the variables are names of nodes, each another. No generated
-            name is one of these: it gets _1, _2, ... then, as in TensorFlow.
+        variables: All variables, including those that the savers save.
+        savers: The savers. The names of variables and the nodes that SaverDefs name must be distinct. A generated name
+            that is equal to one of them gets _1, _2, ..., as in TensorFlow.
 
     Raises:
-        InvalidArgumentError: a SaverDef names another output of a node than its first, or the graph takes 2 GiB.
+        InvalidArgumentError: a SaverDef names an output of a node other than the first, or the graph takes 2 GiB.
 
-    Cost: 40 microseconds and 1.7 KB a variable, twice the time where each has a shape of its own. Threads: safe.
+    Cost: 40 microseconds and 1.7 KB per variable, twice the time if all shapes differ. Thread safety: may be called
+    from several threads.
     """
     given = given_names(variables, savers)
     named = {variable.name: VariableNodes.named(variable.name, given) for variable in variables}
@@ -90,18 +91,18 @@ def encoded_graph_of(variables: Sequence[GraphVariable], savers: Sequence[GraphS
 
 
 def given_names(variables: Iterable[GraphVariable], savers: Iterable[GraphSaver]) -> set[str]:
-    """The names of nodes that are not for this module to choose: those of variables, and those in SaverDefs."""
+    """Return the node names that this module cannot choose: those of variables, and those in SaverDefs."""
     names = {variable.name for variable in variables}
     return names.union(*(_named_by(saver.saver_def) for saver in savers))
 
 
 def _named_by(saver_def: SaverDef) -> tuple[str, str, str]:
-    """The nodes that a SaverDef names: of the path, of the path when all is saved, of restoring."""
+    """Return the nodes that a SaverDef names: the path, the path after saving, and the restore operation."""
     tensors = saver_def.filename_tensor_name, saver_def.save_tensor_name
     for tensor in tensors:
         if not tensor.endswith(":0") and ":" in tensor:
             raise InvalidArgumentError(
-                f"SaverDef: {quoted(tensor)} is not the first output of a node, and a saver's nodes have no other. "
+                f"SaverDef: {quoted(tensor)} is not the first output of a node, but a saver's nodes have only one. "
                 f"Name it {quoted(tensor.partition(':')[0] + ':0')}"
             )
     path, saved_path = (tensor.removesuffix(":0") for tensor in tensors)
@@ -109,14 +110,14 @@ def _named_by(saver_def: SaverDef) -> tuple[str, str, str]:
 
 
 class _PlacedNode(NamedTuple):
-    """A node with one output, or with none that anybody takes."""
+    """A node and its device."""
 
     name: str
     device: str
 
 
 class _SaverNodes:
-    """Writes the nodes of one saver, in the order in which TensorFlow makes them, as its numbers come from that."""
+    """Writes the nodes of one saver in TensorFlow's order, which determines their numbers."""
 
     def __init__(self, graph: Nodes, saver: GraphSaver, variables: Mapping[str, VariableNodes]) -> None:
         self._graph = graph
@@ -129,7 +130,7 @@ class _SaverNodes:
 
     def add(self) -> None:
         self._add_path()
-        if not self._groups:  # TensorFlow writes no such saver; this one saves and restores nothing
+        if not self._groups:  # a saver without variables, which TensorFlow never writes: its nodes do nothing
             self._graph.add(self._saved_path, "Identity", (self._path,), "", _identity(DataType.DT_STRING, ()))
             self._graph.add(self._restore, "NoOp")
         elif self._saver.saver_def.sharded:
@@ -154,8 +155,8 @@ class _SaverNodes:
     def _add_path(self) -> None:
         given = self._unique("filename")
         default = self._graph.unique(f"{given}/input")
-        fed = attributes(_output_shapes=_SCALAR, dtype=_TEXT, shape=shape_value(()))
-        self._graph.add(default, "Const", (), "", constant(text_tensor(self._saver.filename or "model")))
+        fed = attributes(_output_shapes=_SCALAR, dtype=_STRING, shape=shape_value(()))
+        self._graph.add(default, "Const", (), "", constant(string_tensor(self._saver.filename or "model")))
         self._graph.add(given, "PlaceholderWithDefault", (default,), "", fed)
         self._graph.add(self._path, "PlaceholderWithDefault", (given,), "", fed)
 
@@ -164,7 +165,11 @@ class _SaverNodes:
     def _add_save(
         self, path: _PlacedNode, saved: Sequence[SavedVariable], device: str, name: str, **more: bytes
     ) -> None:
-        """What writes one file, and then `name`, which hands on the file's path; `more`: attributes of that."""
+        """Write the nodes that save one file, and the node `name`, whose output is the file's path.
+
+        Args:
+            more: Further attributes of that node.
+        """
         values = [self._add_read(each, device) for each in saved]
         save = self._unique("SaveV2" if self._version_2 else "save")
         op, slices_arg, types_attr = _SAVE_V2 if self._version_2 else _SAVE_V1
@@ -172,18 +177,18 @@ class _SaverNodes:
         types = type_list([each.variable.dtype for each in saved])
         attrs = attributes(_has_manual_control_dependencies=TRUE, **{types_attr: types})
         self._graph.add(save, op, (path.name, keys, slices, *values), device, attrs)
-        attrs = attributes(T=_TEXT, _class=beside(path.name), _output_shapes=_SCALAR, **more)
+        attrs = attributes(T=_STRING, _class=colocated_with(path.name), _output_shapes=_SCALAR, **more)
         self._graph.add(name, "Identity", (path.name,), path.device, attrs, (save,))
 
     def _add_names(self, scope: str, slices_arg: str, saved: Sequence[SavedVariable], device: str) -> tuple[str, str]:
-        """The keys and slices, as two constants."""
+        """Write the keys and slices as two constants."""
         keys, slices = self._graph.unique(f"{scope}/tensor_names"), self._graph.unique(f"{scope}/{slices_arg}")
-        self._graph.add(keys, "Const", (), device, constant(texts_tensor([each.key for each in saved])))
-        self._graph.add(slices, "Const", (), device, constant(texts_tensor([each.slice_spec for each in saved])))
+        self._graph.add(keys, "Const", (), device, constant(strings_tensor([each.key for each in saved])))
+        self._graph.add(slices, "Const", (), device, constant(strings_tensor([each.slice_spec for each in saved])))
         return keys, slices
 
     def _add_read(self, saved: SavedVariable, device: str) -> str:
-        """The value of a variable. A whole one has a node that reads it; for a part of a tensor there are more."""
+        """Return the node with a variable's value. A whole variable has one; a slice needs further nodes."""
         variable = saved.variable
         if not saved.slice_spec:
             return self._variables[variable.name].read
@@ -199,45 +204,48 @@ class _SaverNodes:
         return on_cpu
 
     def _add_sharded_save(self) -> None:
-        """Files of their own under temporary names, which are merged."""
+        """Write the nodes that save each shard to a temporary file and merge the files."""
         graph, path = self._graph, self._path
         shards, done, _ = self._add_shards(self._add_temporary_prefix(), _cpu_of)
         merge, device = self._unique("MergeV2Checkpoints"), shards[-1].device
         packed = graph.unique(f"{merge}/checkpoint_prefixes")
         shapes = shape_list((len(shards),))
-        attrs = attributes(N=number_value(len(shards)), T=_TEXT, _output_shapes=shapes, axis=number_value(0))
+        attrs = attributes(N=number_value(len(shards)), T=_STRING, _output_shapes=shapes, axis=number_value(0))
         graph.add(packed, "Pack", [shard.name for shard in shards], device, attrs, done)
         attrs = attributes(allow_missing_files=FALSE, delete_old_dirs=TRUE, _has_manual_control_dependencies=TRUE)
         graph.add(merge, "MergeV2Checkpoints", (packed, path), device, attrs)
         graph.add(self._saved_path, "Identity", (path,), device, _identity(DataType.DT_STRING, ()), (merge, *done))
 
     def _add_sharded_save_v1(self) -> None:
-        """Files of their own; the pattern of their names is the path."""
+        """Write the nodes that save each shard to its own file; the path is the pattern of the files' names."""
         _, done, count = self._add_shards(self._path, str)
         attrs = attributes(_output_shapes=_SCALAR)
         self._graph.add(self._saved_path, "ShardedFilespec", (self._path, count), "", attrs, done)
 
     def _add_temporary_prefix(self) -> str:
-        """In a folder beside the checkpoint; on S3, which cannot rename, beside it."""
+        """Write the nodes of the temporary prefix: in a directory next to the checkpoint, or on S3 next to it."""
         graph = self._graph
         on_s3 = self._unique("StaticRegexFullMatch")
-        attrs = attributes(_output_shapes=_SCALAR, pattern=text_value("^s3://.*"))
+        attrs = attributes(_output_shapes=_SCALAR, pattern=string_value("^s3://.*"))
         graph.add(on_s3, "StaticRegexFullMatch", (self._path,), _ANY_CPU, attrs)
         suffixes = []
         for suffix in (".part", "_temp/part"):
             suffixes.append(self._unique("Const"))
-            graph.add(suffixes[-1], "Const", (), _ANY_CPU, constant(text_tensor(suffix)))
+            graph.add(suffixes[-1], "Const", (), _ANY_CPU, constant(string_tensor(suffix)))
         chosen, prefix = self._unique("Select"), self._unique("StringJoin")
-        graph.add(chosen, "Select", (on_s3, *suffixes), _ANY_CPU, attributes(T=_TEXT, _output_shapes=_SCALAR))
-        attrs = attributes(N=number_value(2), _output_shapes=_SCALAR, separator=text_value(""))
+        graph.add(chosen, "Select", (on_s3, *suffixes), _ANY_CPU, attributes(T=_STRING, _output_shapes=_SCALAR))
+        attrs = attributes(N=number_value(2), _output_shapes=_SCALAR, separator=string_value(""))
         graph.add(prefix, "StringJoin", (self._path, chosen), _ANY_CPU, attrs)
         return prefix
 
     def _add_shards(self, prefix: str, writes: Callable[[str], str]) -> tuple[list[_PlacedNode], list[str], str]:
-        """A file for each device. `writes`: device -> which device writes its file.
+        """Write the nodes that save one file per device.
+
+        Args:
+            writes: Returns the device that writes the file of a device.
 
         Returns:
-            Their paths, what to wait for, and how many they are.
+            The nodes of the paths, the nodes that run after saving, and the node of the number of shards.
         """
         graph, shards, done = self._graph, [], []
         count = self._unique("num_shards")
@@ -257,7 +265,7 @@ class _SaverNodes:
     # Restoring.
 
     def _add_restore(self, device: str, saved: Sequence[SavedVariable]) -> list[_PlacedNode]:
-        """What reads the values of one device's variables and assigns them. Returns the assignments."""
+        """Write the nodes that read and assign the values of one device's variables. Return the assignments."""
         restore, cpu = self._unique("RestoreV2"), _cpu_of(device)
         keys, slices = self._add_names(restore, "shape_and_slices", saved, cpu)
         shapes = [parse_shape_and_slice(each.slice_spec)[2] if each.slice_spec else None for each in saved]
@@ -280,10 +288,10 @@ class _SaverNodes:
         return _PlacedNode(assign, place)
 
     def _add_reshape(self, value: str, saved: SavedVariable, device: str) -> str:
-        """`value` in the shape of the variable, which is asked for it where it is not known before."""
+        """Write the nodes that reshape `value` to the variable's shape, read at run time if it is unknown."""
         graph, variable = self._graph, saved.variable
         dtype, shape = type_value(variable.dtype), variable.shape
-        read = self._add_read(saved, device)  # TensorFlow makes these nodes again, though only the shape is wanted
+        read = self._add_read(saved, device)  # TensorFlow creates these nodes again, though it needs only the shape
         if shape is None or -1 in shape:
             sizes, wide = self._unique("Shape"), type_value(DataType.DT_INT32)
             rank = shape_list((-1 if shape is None else len(shape),))
@@ -300,7 +308,7 @@ class _SaverNodes:
         return reshaped
 
     def _add_group(self, name: str, members: Sequence[_PlacedNode], device: str = "", attrs: bytes = b"") -> None:
-        """A node that runs when all members have; where they are on several devices, by one on each of these."""
+        """Write a node that runs after all members; if these are on several devices, also one on each."""
         on_device: dict[str, list[str]] = {}
         for member in members:
             on_device.setdefault(member.device, []).append(member.name)
@@ -315,7 +323,7 @@ class _SaverNodes:
         self._graph.add(name, "NoOp", (), device, attrs, waited_for)
 
 
-# Operation, argument that takes the slices, attribute that lists the types.
+# Operation, argument with the slices, attribute with the list of types.
 _SAVE_V1: Final = ("SaveSlices", "shapes_and_slices", "T")
 _SAVE_V2: Final = ("SaveV2", "shape_and_slices", "dtypes")
 
@@ -332,12 +340,12 @@ def _assign(dtype: DataType) -> bytes:
 
 @functools.cache
 def _cpu_of(device: str) -> str:
-    """The CPU of the machine that `device` is on."""
+    """Return the CPU of the machine that `device` is on."""
     return _DEVICE.sub("", device) + _CPU
 
 
 _DEVICE: Final = re.compile(r"/device:.*")
-# NodeDef.experimental_type of what gives a shape; no other of these operations has one.
+# NodeDef.experimental_type of a Shape node; none of the other operations has one.
 _SHAPE_TYPE: Final = NodeDef(
     experimental_type=FullTypeDef(
         type_id=TFT_PRODUCT, args=[FullTypeDef(type_id=TFT_SHAPE_TENSOR, args=[FullTypeDef(type_id=TFT_INT32)])]

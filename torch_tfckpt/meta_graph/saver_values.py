@@ -1,6 +1,6 @@
-"""What a saver's part of a graph stores: under which keys, and which variable takes each value back.
+"""Find the values that a saver stores: their keys, and the variable that each value is restored into.
 
-A SaverDef names three nodes, and the rest stands in the graph. Restoring looks like this in a version 1 graph,
+A SaverDef names three nodes; everything else is in the graph. A version 1 graph restores like this,
 
     save/restore_all          NoOp              ^save/Assign ^save/Assign_1 ...
     save/Assign               Assign            w  save/RestoreV2
@@ -8,12 +8,12 @@ A SaverDef names three nodes, and the rest stands in the graph. Restoring looks 
     save/RestoreV2            RestoreV2         save/Const  save/RestoreV2/tensor_names  save/RestoreV2/shape_and_slices
     save/RestoreV2/tensor_names   Const         ["layer/w", "layer/b"]
 
-with AssignVariableOp for resource variables, an Identity or a Reshape in between, several RestoreV2 where it is
-sharded, one Restore or RestoreSlice for each value in the oldest; in a TF2 SavedModel the same stands in a function
-that is called with the variables. So the keys may be others than the variables' names, as those of averages are.
+with AssignVariableOp for resource variables, an Identity or a Reshape in between, several RestoreV2 if it is sharded,
+and one Restore or RestoreSlice per value in the oldest graphs. In a TF2 SavedModel, these nodes are in a function that
+is called with the variables. The keys may differ from the variables' names, for example those of moving averages.
 
 Source: BaseSaverBuilder in tensorflow/python/training/saver.py, MultiDeviceSaver in
-tensorflow/python/checkpoint/functional_saver.py; spec: SAVER 2.
+tensorflow/python/checkpoint/functional_saver.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,12 +31,13 @@ VARIABLE_OPS: Final = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoR
 _RESTORE_OPS: Final = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
 _SAVE_OPS: Final = frozenset({"Save", "SaveSlices", "SaveV2"})
 _ASSIGN_OPS: Final = frozenset({"Assign", "AssignVariableOp"})
-# What hands on its first input.
+# Operations that return their first input, possibly reshaped or cast.
 _PASSING_OPS: Final = frozenset({"Identity", "Reshape", "EnsureShape", "Cast", "ReadVariableOp", "CheckNumerics"})
-# Nodes of functions count for each call; savers call one function once. A small file could ask for any number.
+# Limits for hostile files: nodes of a function count once per call, and nested calls could multiply them without
+# limit. Savers call one function once.
 _NODES_TIMES: Final = 10
 _NODES_MORE: Final = 10_000
-_STEPS: Final = 100  # that a saver computes with at most
+_STEPS: Final = 100  # nodes through which a computed value is traced back
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,12 @@ class StoredValue:
     """One value that a saver stores.
 
     Attributes:
-        variables: Names of the nodes of the variables that take it: one; several, of which the first is saved, where
-            each device has its own; none, where a table or an iterator takes it, or nothing.
-        constant: The value, where the graph has it: texts about the checkpoint itself, such as its object graph.
-        reshaped: Whether the value takes the variable's shape.
-        computing: Names of the nodes of variables that take what the graph computes from it, as it divides a sum among
-            devices. That is not followed.
+        variables: Names of the nodes of the variables that it is restored into. Usually one; several if each device
+            has its own, and then the first is saved; none if it belongs to a table, an iterator, or nothing.
+        constant: The value, if it is a constant of the graph, for example the checkpoint's object graph.
+        reshaped: Whether the value is reshaped to the variable's shape.
+        computing: Names of the nodes of variables that get a value computed from it, for example a sum divided by the
+            number of devices. The computation is not performed.
     """
 
     key: str
@@ -62,12 +63,12 @@ class StoredValue:
 
 
 def stored_values(graph: Graph, saver_def: SaverDef) -> list[StoredValue] | None:
-    """What the saver stores, in the order in which it is read; None where its nodes are not in the graph.
+    """Return the values that the saver stores, in reading order; None if the graph lacks its nodes.
 
     Raises:
-        DataLossError: a node of it is broken.
+        DataLossError: one of its nodes is damaged.
 
-    Cost: a walk over the graph's nodes once, then over the saver's.
+    Cost: one walk over the graph's nodes, and one over the saver's.
     """
     restore = graph.nodes.get(_node_name(saver_def.restore_op_name))
     if restore is None:
@@ -105,17 +106,17 @@ def stored_values(graph: Graph, saver_def: SaverDef) -> list[StoredValue] | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Frame:
-    """The nodes among which names have a meaning: the graph's, or those of a function that was called."""
+    """The nodes that names refer to: those of the graph, or those of a called function."""
 
     nodes: Mapping[str, Node]
     functions: Mapping[str, Function]
-    call: "tuple[_Frame, Node] | None" = None  # by which node of which frame
+    call: "tuple[_Frame, Node] | None" = None  # the frame and node of the caller
     function: Function | None = None
     arguments: Mapping[str, int] = field(default_factory=dict)
     called: "dict[str, _Frame | None]" = field(default_factory=dict)  # by node
 
     def into(self, node: Node) -> "_Frame | None":
-        """The nodes of the function that `node` calls, always the same; None where it calls none."""
+        """Return the frame of the function that `node` calls, the same at each call; None if it calls none."""
         if node.name not in self.called:
             function = _called(self, node)
             inner = None
@@ -126,21 +127,21 @@ class _Frame:
         return self.called[node.name]
 
 
-# A node's output: which frame, which node, which of its outputs.
+# A node's output: its frame, the node's name, the index of the output.
 _Output: TypeAlias = tuple[_Frame, str, int]
 
 
 class _Origin(NamedTuple):
-    """An output that a node computes or holds, rather than passes on."""
+    """The output of a node that computes or stores a value, rather than passing it on."""
 
     frame: _Frame
     node: Node
     output: int
-    reshaped: bool  # on its way
+    reshaped: bool  # whether a Reshape is in between
 
 
 def _ancestors(graph: Graph, node: Node) -> Iterator[tuple[_Frame, Node]]:
-    """All nodes that run before or in `node`, and all nodes of the functions that these call."""
+    """Yield `node`, all nodes that run before it, and all nodes of the functions that these call."""
     top = _Frame(graph.nodes, graph.functions)
     most = _NODES_MORE + _NODES_TIMES * (len(top.nodes) + sum(len(each.nodes) for each in graph.functions.values()))
     waiting, seen = [(top, node)], {(top, node.name)}
@@ -158,13 +159,13 @@ def _ancestors(graph: Graph, node: Node) -> Iterator[tuple[_Frame, Node]]:
                 waiting.append((place, place.nodes[name]))
         if len(seen) > most:
             raise DataLossError(
-                f"node {quoted(node.name)} calls functions of more than {most} nodes in all; no saver does"
+                f"node {quoted(node.name)} calls functions with more than {most} nodes in total, which no saver does"
             )
     yield from _in_graph_order(found)
 
 
 def _in_graph_order(found: Sequence[tuple[_Frame, Node]]) -> list[tuple[_Frame, Node]]:
-    """By frame, and in it as the graph has them: the order in which the saver was built."""
+    """Return the nodes sorted by frame, and in each by the graph's order, in which the saver was built."""
     frames: dict[_Frame, set[str]] = {}
     for frame, node in found:
         frames.setdefault(frame, set()).add(node.name)
@@ -172,8 +173,8 @@ def _in_graph_order(found: Sequence[tuple[_Frame, Node]]) -> list[tuple[_Frame, 
 
 
 def _called(frame: _Frame, node: Node) -> Function | None:
-    """The function that a node calls."""
-    if node.op in frame.functions:  # as of version 1: functions are operations
+    """Return the function that a node calls, if any."""
+    if node.op in frame.functions:  # TensorFlow 1: functions are operations
         return frame.functions[node.op]
     if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
         called = node.attr("f")
@@ -182,15 +183,18 @@ def _called(frame: _Frame, node: Node) -> Function | None:
 
 
 class _Origins:
-    """Where values come from, behind all that hands them on. What was found is kept: chains may be long, and shared."""
+    """Traces values back to the node that computes or stores them.
+
+    Results are cached, because chains may be long and shared.
+    """
 
     def __init__(self) -> None:
         self._found: dict[tuple[_Frame, str], _Origin | None] = {}
 
     def of(self, frame: _Frame, name: str) -> _Origin | None:
-        """The output that `name` is in the end; None: one from outside, or of a loop."""
+        """Return the origin of the value `name`; None if it comes from outside the graph or from a cycle."""
         here = frame, name
-        path: dict[tuple[_Frame, str], bool] = {}  # and whether it is reshaped there
+        path: dict[tuple[_Frame, str], bool] = {}  # -> whether it is reshaped there
         while here not in self._found:
             if here in path:
                 self._found[here] = None
@@ -208,7 +212,7 @@ class _Origins:
         return origin
 
     def _step(self, frame: _Frame, name: str) -> tuple[tuple[_Frame, str] | None, bool]:
-        """What hands on to `name`, and whether it reshapes; None: nothing does, and what that means is kept."""
+        """Return the input that `name` passes on, and whether it reshapes it; cache an origin and return None."""
         if name in frame.arguments and frame.call is not None:
             index = frame.arguments[name]
             outer, caller = frame.call
@@ -229,7 +233,7 @@ class _Origins:
 
 
 def _computed_from(origins: _Origins, origin: _Origin) -> Iterator[_Output]:
-    """What is read of a checkpoint among that from which a value is computed, in a few steps."""
+    """Yield the values of a checkpoint from which a value is computed, within `_STEPS` nodes."""
     waiting, seen = [origin], {(origin.frame, origin.node.name, origin.output)}
     while waiting and len(seen) < _STEPS:
         here = waiting.pop()
@@ -244,7 +248,7 @@ def _computed_from(origins: _Origins, origin: _Origin) -> Iterator[_Output]:
 
 
 def _read_by(origins: _Origins, frame: _Frame, node: Node) -> Iterator[tuple[str, str, DataType]]:
-    """(key, slice, dtype) of each output of a restoring node."""
+    """Yield (key, slice, dtype) of each output of a restore node."""
     if node.op == "RestoreV2":
         listed = node.attr("dtypes")
         dtypes = [DataType(number) for number in listed.list.type] if listed is not None else []
@@ -258,21 +262,21 @@ def _read_by(origins: _Origins, frame: _Frame, node: Node) -> Iterator[tuple[str
 
 
 def _strings(origins: _Origins, frame: _Frame, node: Node, index: int, count: int) -> Sequence[bytes]:
-    """`count` strings, which input `index` of a node gives."""
+    """Return the `count` strings of the constant that is input `index` of a node."""
     origin = origins.of(frame, node.inputs[index]) if index < len(node.inputs) else None
     value = _constant(origin.node) if origin is not None else None
     strings = list(value.string_val) if value is not None else []
-    if value is not None and len(strings) < count:  # the last one is written once, and not at all if it is empty
+    if value is not None and len(strings) < count:  # TensorFlow writes equal last strings once, empty ones not at all
         strings += (strings[-1:] or [b""]) * (count - len(strings))
     if len(strings) != count:
         raise DataLossError(
-            f"node {quoted(node.name)}: input {index} should be a constant of {count} strings, and has {len(strings)}"
+            f"node {quoted(node.name)}: input {index} should be a constant of {count} strings, but has {len(strings)}"
         )
     return strings
 
 
 def _constants(graph: Graph, saver_def: SaverDef, origins: _Origins) -> dict[str, bytes]:
-    """Key -> text, of the texts that are saved as they stand in the graph."""
+    """Return key -> string, for the saved strings that are constants of the graph."""
     save = graph.nodes.get(_node_name(saver_def.save_tensor_name))
     found: dict[str, bytes] = {}
     if save is None:
@@ -299,11 +303,11 @@ def _text(node: Node, name: bytes) -> str:
     try:
         return name.decode()
     except UnicodeDecodeError as error:
-        raise DataLossError(f"node {quoted(node.name)}: the name {name!r} of a tensor is no UTF-8") from error
+        raise DataLossError(f"node {quoted(node.name)}: the tensor name {name!r} is not UTF-8") from error
 
 
 def _node_name(name: str) -> str:
-    """ "node" of "node", "node:1", "^node" and "node:output:1"."""
+    """Return the node of an input: "node" for "node", "node:1", "^node" and "node:output:1"."""
     return name.removeprefix("^").partition(":")[0]
 
 

@@ -1,12 +1,12 @@
-"""Name scopes: the part of a node's name before a slash, put before names and taken off again.
+"""Name scopes: add a scope to the names of nodes and tensors, or remove it.
 
-    name            "w"    "w:0"    "^w"    "loc:@w"        tensor 0 of w; after w has run; where w is
+    name            "w"    "w:0"    "^w"    "loc:@w"        (node; output 0; control dependency; colocation)
     in scope "a"    "a/w"  "a/w:0"  "^a/w"  "loc:@a/w"
 
-A scope may be written with a slash behind it.
+A scope may end with a slash.
 
 Source: prepend_name_scope and strip_name_scope in tensorflow/python/framework/ops.py, the to_proto and from_proto of
-variables, savers, queue runners and contexts of control flow; spec: SAVER 6.
+variables, savers, queue runners and control flow contexts.
 """
 
 import re
@@ -24,12 +24,12 @@ from torch_tfckpt.errors import InvalidArgumentError
 
 _PREFIXES: Final = ("^", "loc:@")
 
-# Of a SaverDef.
+# The fields of a SaverDef that name nodes.
 SAVER_NAMES: Final = ("filename_tensor_name", "save_tensor_name", "restore_op_name")
-# scope_name_regex in ops.py; names of nodes are like these.
+# scope_name_regex in ops.py; the rule for node names is the same.
 VALID_SCOPE: Final = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 
-# The fields that say what a message is about.
+# The fields that name the object that a message describes.
 _OWN_NAMES: Final[Mapping[type[Message], Sequence[str]]] = {
     VariableDef: ("variable_name",),
     SaverDef: SAVER_NAMES,
@@ -42,47 +42,47 @@ M = TypeVar("M", bound=Message)
 
 
 def prepend_name_scope(name: str, scope: str | None) -> str:
-    """The name of the same thing in `scope`; None or "": as it is."""
+    """Return the name with `scope` added; unchanged if it is None or ""."""
     prefix = scope_prefix(scope)
     head, rest = _split(name)
     return f"{head}{prefix}{rest}"
 
 
 def strip_name_scope(name: str, scope: str | None) -> str:
-    """The name without `scope`, and without all slashes behind that; as it is where it is not in that scope."""
+    """Return the name without `scope` and all slashes after it; unchanged if it is not in that scope."""
     prefix = scope_prefix(scope)
     head, rest = _split(name)
     return f"{head}{rest.removeprefix(prefix).lstrip('/')}" if prefix and rest.startswith(prefix) else name
 
 
 def in_name_scope(name: str, scope: str | None) -> bool:
-    """Whether what the name stands for is in `scope`: "a/w" is in "a", and neither "a" nor "ab/w" is."""
+    """Return whether a name is in `scope`: "a/w" is in "a", but "a" and "ab/w" are not."""
     return _split(name)[1].startswith(scope_prefix(scope))
 
 
 def in_scope(message: M, scope: str | None) -> M:
-    """A copy of a message of names with `scope` before each.
+    """Return a copy of a message with `scope` added to all names.
 
     Args:
-        message: A VariableDef, SaverDef, QueueRunnerDef, CondContextDef or WhileContextDef: all texts in these are
+        message: A VariableDef, SaverDef, QueueRunnerDef, CondContextDef or WhileContextDef: all strings in these are
             names of nodes, tensors and scopes.
-        scope: None or "": the copy is equal.
+        scope: The scope; None or "" for an unchanged copy.
     """
     return _renamed(message, lambda name: prepend_name_scope(name, scope))
 
 
 def out_of_scope(message: M, scope: str | None) -> M:
-    """A copy of a message of names, as `in_scope` takes it, without `scope` before those that are in it."""
+    """Return a copy of a message (see `in_scope`) with `scope` removed from all names that are in it."""
     return _renamed(message, lambda name: strip_name_scope(name, scope))
 
 
 def is_in_scope(message: Message, scope: str | None) -> bool:
-    """Whether what a message of names, as `in_scope` takes it, describes is in `scope`; of a saver, all its nodes."""
+    """Return whether the object that a message describes is in `scope`; for a saver, all of its nodes."""
     return all(in_name_scope(getattr(message, field), scope) for field in _OWN_NAMES[type(message)])
 
 
 def tensor_names(infos: Iterable[TensorInfo]) -> Iterator[tuple[Message, str]]:
-    """Yield (message, field) of each name of a tensor, in order: three of a sparse one, those of all components."""
+    """Yield (message, field) of each tensor name, including the names inside sparse and composite tensors."""
     waiting = [*infos][::-1]
     while waiting:
         info = waiting.pop()
@@ -96,20 +96,20 @@ def tensor_names(infos: Iterable[TensorInfo]) -> Iterator[tuple[Message, str]]:
 
 
 def require_names(saver_def: SaverDef) -> None:
-    """InvalidArgumentError where settings do not say by which nodes a saver saves and restores."""
+    """Raise InvalidArgumentError if a SaverDef does not name its save and restore nodes."""
     for name in ("save_tensor_name", "restore_op_name"):
         if not getattr(saver_def, name):
-            raise InvalidArgumentError(f"saver_def must specify the {name}. Take another saver's as_saver_def()")
+            raise InvalidArgumentError(f"saver_def must specify the {name}. Use the result of a saver's as_saver_def()")
 
 
 def scope_prefix(scope: str | None) -> str:
-    """What stands before the names in a scope: "a/" of "a" and of "a/"; "" of the whole graph."""
+    """Return the prefix of names in a scope: "a/" for "a" and "a/"; "" for the whole graph."""
     stripped = (scope or "").rstrip("/")
     return f"{stripped}/" if stripped else ""
 
 
 def _split(name: str) -> tuple[str, str]:
-    """("^", "w") of "^w"."""
+    """Split off "^" or "loc:@": ("^", "w") for "^w"."""
     for head in _PREFIXES:
         if name.startswith(head):
             return head, name[len(head) :]
@@ -117,10 +117,10 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _renamed(message: M, rename: Callable[[str], str]) -> M:
-    """A copy with all texts renamed, but for empty ones, and those in unknown fields."""
+    """Return a copy with all strings renamed, except empty ones and those in unknown fields."""
     copy = type(message)()
     copy.CopyFrom(message)
-    waiting: list[Message] = [copy]  # contexts of control flow are nested
+    waiting: list[Message] = [copy]  # control flow contexts are nested
     while waiting:
         here = waiting.pop()
         for field, value in here.ListFields():

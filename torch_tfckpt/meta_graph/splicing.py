@@ -4,8 +4,8 @@
     chunks = spliced(graph, {NODE: lambda node: spliced(node, {DEVICE: lambda device: None})})
     new = b"".join(chunks)
 
-A message in which nothing is replaced is one chunk, the very view that was given; so what an edit leaves as it is, it
-leaves as it is at every level.
+If nothing in a message is replaced, the result is one chunk, the same view object that was passed in. Callers at each
+level test for that object to find out that nothing changed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,19 +18,19 @@ from torch_tfckpt.format.wire import WireType, fields, sized_tag
 from torch_tfckpt.meta_graph.raw import RawMetaGraph, decoded
 
 Chunks: TypeAlias = Sequence[memoryview | bytes]
-# From the payload of a field to what stands in its place; None leaves the field out.
+# Maps the payload of a field to its replacement; None removes the field.
 Edit: TypeAlias = Callable[[memoryview], Chunks | None]
 
-# Smaller messages are joined at once: a graph has many nodes, and most are smaller than views of their parts would be.
+# Smaller messages are joined immediately: a graph has many nodes, and views of their parts would take more memory.
 _SMALL: Final = 1 << 12
 
 M = TypeVar("M", bound=Message)
 
 
 def rewritten(meta: RawMetaGraph, edits: Mapping[int, Edit], added: Sequence[tuple[int, bytes]] = ()) -> RawMetaGraph:
-    """`meta` with some of its fields edited, as `spliced` does it; `meta` itself where that changes nothing.
+    """Return `meta` with some fields edited by `spliced`; the same object if nothing changes.
 
-    Cost: a walk over what is edited, and one copy of the bytes.
+    Cost: a walk over the edited parts, and one copy of the bytes.
     """
     with error_context(meta.place):
         chunks = spliced(meta.raw, edits, added)
@@ -38,11 +38,11 @@ def rewritten(meta: RawMetaGraph, edits: Mapping[int, Edit], added: Sequence[tup
 
 
 def spliced(message: memoryview, edits: Mapping[int, Edit], added: Sequence[tuple[int, bytes]] = ()) -> Chunks:
-    """`message` with some of its fields edited.
+    """Return `message`, as chunks, with some fields edited.
 
     Args:
-        edits: Number of a field of wire type BYTES -> what becomes of each of its occurrences.
-        added: (number, payload) of further fields, in order of their numbers. Each is put behind those of its number.
+        edits: Number of a field of wire type BYTES -> edit for each of its occurrences.
+        added: (number, payload) of further fields, sorted by number. Each is inserted after those of its number.
 
     Raises:
         DataLossError: the message breaks the wire format.
@@ -73,12 +73,12 @@ def spliced(message: memoryview, edits: Mapping[int, Edit], added: Sequence[tupl
 
 
 def left_out(_: memoryview) -> None:
-    """The edit that leaves a field out."""
+    """Remove a field (an `Edit`)."""
     return
 
 
 def each_message(kind: type[M], edited: Callable[[M], M | None]) -> Edit:
-    """The edit of a field that is a message: to the message in its place, None for none. `edited` changes none."""
+    """Return an edit of a message field; `edited` returns a new message, or None to remove the field."""
 
     def edit(payload: memoryview) -> Chunks | None:
         message = decoded(kind, payload)
@@ -91,7 +91,7 @@ def each_message(kind: type[M], edited: Callable[[M], M | None]) -> Edit:
 
 
 def each_entry(kind: type[M], edited: Callable[[str, M], M | None]) -> Edit:
-    """The edit of a map of messages: from a name and its message to the message in its place, as `each_message`."""
+    """Return an edit of a map of messages; `edited` gets name and message, and returns as in `each_message`."""
 
     def edit(entry: memoryview) -> Chunks | None:
         name, payload = text_of(entry, 1), payload_of(entry, 2)
@@ -104,7 +104,7 @@ def each_entry(kind: type[M], edited: Callable[[str, M], M | None]) -> Edit:
 
 
 def payload_of(message: memoryview, number: int) -> memoryview:
-    """The payload of the last field of this number, which is what counts; empty where there is none."""
+    """Return the payload of the last field with this number (the one that counts), or b""."""
     found = memoryview(b"")
     for field in fields(message):
         if field.number == number:
@@ -113,21 +113,21 @@ def payload_of(message: memoryview, number: int) -> memoryview:
 
 
 def text_of(message: memoryview, number: int) -> str:
-    """The text in the field of this number; DataLossError where it is no UTF-8."""
+    """Return the string in the field with this number; DataLossError if it is not UTF-8."""
     payload = payload_of(message, number)
     try:
         return str(payload, "utf-8")
     except UnicodeDecodeError as error:
-        raise DataLossError(f"a name is no UTF-8: {bytes(payload)!r}") from error
+        raise DataLossError(f"a name is not UTF-8: {bytes(payload)!r}") from error
 
 
 def encoded(message: Message) -> bytes:
-    """The bytes of a message; equal messages have equal bytes."""
+    """Serialize a message deterministically: equal messages have equal bytes."""
     return message.SerializeToString(deterministic=True)
 
 
 def encoded_entry(name: str, payload: bytes) -> bytes:
-    """An entry of a map of messages."""
+    """Encode an entry of a map of messages."""
     return b"".join((*_field(1, [name.encode()]), *_field(2, [payload])))
 
 

@@ -1,14 +1,14 @@
-"""What a meta graph holds, counted and listed as plain values: for a person to look at and for a program to read.
+"""Summarize the contents of a meta graph as plain values, for display and for JSON output.
 
     MetaGraphSummary
-      ops, functions          operation -> nodes, of the graph and in each function
-      variables               with sizes; parts of larger tensors say which
+      ops, functions          operation -> number of nodes, for the graph and for each function
+      variables               with their sizes, and their position if they are slices of larger tensors
       collections             name, kind and count; `collection_items` decodes the values
-      signatures, assets      what a SavedModel can be asked, and the files that it reads
-      saver, savers           of the meta graph itself, and of its collection "savers"
+      signatures, assets      the functions that a SavedModel serves, and the files that it reads
+      saver, savers           the meta graph's own saver, and those in its collection "savers"
       object_graph            of a TF2 SavedModel
 
-Source: tensorflow/core/protobuf/meta_graph.proto, saved_object_graph.proto; spec: SAVER 6, FORMATS 5.
+Source: tensorflow/core/protobuf/meta_graph.proto, saved_object_graph.proto; docs/formats/meta-graph.md.
 """
 
 import base64
@@ -41,7 +41,7 @@ Item = str | int | float | bytes | Message
 
 @dataclass(frozen=True, slots=True)
 class Vintage:
-    """Which TensorFlow a graph is from, and which can read it. Versions before 1.0 wrote no name of themselves."""
+    """The TensorFlow version that wrote a graph (empty before 1.0), and the versions that can read it."""
 
     tensorflow_version: str
     tensorflow_git_version: str
@@ -63,7 +63,7 @@ class FunctionSummary:
 
 @dataclass(frozen=True, slots=True)
 class PartSummary:
-    """Which part of which tensor a variable is."""
+    """Position of a variable in the larger tensor that it is a slice of."""
 
     full_name: str
     full_shape: Shape
@@ -76,9 +76,9 @@ class VariableSummary:
     """A variable.
 
     Attributes:
-        shape: None: not even the number of dimensions is known; -1 in it: a dimension that is not.
-        elements: None where the shape does not say it, or says more than there can be.
-        nbytes: None where `elements` is, or an element has no fixed size.
+        shape: None if even the number of dimensions is unknown; -1 for an unknown dimension.
+        elements: Number of elements; None if it is unknown, or larger than an int64.
+        nbytes: Size in bytes; None if `elements` is None, or the elements have no fixed size.
     """
 
     name: str
@@ -96,8 +96,8 @@ class CollectionSummary:
     """A collection.
 
     Attributes:
-        kind: The field that holds the values: "bytes_list", "node_list" ...; "" of an empty entry.
-        message: Of which messages they are the bytes: "VariableDef"; "" where that is not known.
+        kind: The field with the values: "bytes_list", "node_list" ...; "" for an empty entry.
+        message: The message type that the bytes encode, e.g. "VariableDef"; "" if unknown.
     """
 
     name: str
@@ -108,13 +108,14 @@ class CollectionSummary:
 
 @dataclass(frozen=True, slots=True)
 class TensorSummary:
-    """A tensor that goes into or out of a signature, or names an asset.
+    """An input or output of a signature, or the tensor of an asset's path.
 
     Attributes:
-        name: Of the argument or result.
-        shape: As that of a variable.
-        tensors: "x:0". A sparse tensor is three: values, indices, shape; a composite one is its components.
-        encoding: How it is made of these: "name", "coo_sparse", "composite_tensor"; "" of an empty entry.
+        name: Name of the argument or result.
+        shape: As in `VariableSummary`.
+        tensors: Names such as "x:0". A sparse tensor has three (values, indices, shape), a composite tensor has those
+            of its components.
+        encoding: "name", "coo_sparse" or "composite_tensor"; "" for an empty entry.
     """
 
     name: str
@@ -126,7 +127,7 @@ class TensorSummary:
 
 @dataclass(frozen=True, slots=True)
 class SignatureSummary:
-    """A signature. `defaults`: the inputs that may be left out."""
+    """A signature. `defaults` are its optional inputs."""
 
     name: str
     method_name: str
@@ -137,7 +138,7 @@ class SignatureSummary:
 
 @dataclass(frozen=True, slots=True)
 class AssetSummary:
-    """A file that the graph reads, and the tensor that is fed its path."""
+    """A file that the graph reads, and the tensors that its path is fed to."""
 
     filename: str
     tensors: Sequence[str]
@@ -145,7 +146,7 @@ class AssetSummary:
 
 @dataclass(frozen=True, slots=True)
 class SaverSummary:
-    """A SaverDef. `version`: "LEGACY", "V1", "V2", or the number where there is no such version."""
+    """A SaverDef. `version` is "LEGACY", "V1", "V2", or the number of an unknown version."""
 
     filename_tensor_name: str
     save_tensor_name: str
@@ -161,9 +162,9 @@ class ObjectGraphSummary:
     """The Python objects of a TF2 SavedModel.
 
     Attributes:
-        root: What the first one was: "_tf_keras_sequential"; "" where it does not say.
-        kinds: "variable", "function" ... -> how many.
-        identifiers: What user objects were -> how many.
+        root: Identifier of the root object, e.g. "_tf_keras_sequential"; "" if it has none.
+        kinds: "variable", "function" ... -> number of nodes.
+        identifiers: Identifier of user objects -> number of nodes.
     """
 
     root: str
@@ -175,13 +176,13 @@ class ObjectGraphSummary:
 
 @dataclass(frozen=True, slots=True)
 class MetaGraphSummary:
-    """All of it; counts of operations and kinds have the most frequent first.
+    """Summary of a meta graph. Counts of operations and kinds are sorted by frequency.
 
     Attributes:
-        nbytes: Of the meta graph in binary form.
-        of_saved_model: Whether it has what savers never write: tags, signatures, assets or an object graph.
-        function_ops: Operation -> nodes, of all functions together.
-        variables_problem: Why the variables cannot be told, and none are listed; "" where they can.
+        nbytes: Size of the meta graph in binary form.
+        of_saved_model: Whether it has parts that savers never write: tags, signatures, assets or an object graph.
+        function_ops: Operation -> number of nodes, in all functions together.
+        variables_problem: Why the variables cannot be determined, so that none are listed; "" if they can.
     """
 
     nbytes: int
@@ -204,12 +205,13 @@ class MetaGraphSummary:
 
 
 def summary_of(meta: RawMetaGraph) -> MetaGraphSummary:
-    """The summary of a meta graph.
+    """Summarize a meta graph.
 
     Raises:
-        DataLossError: a part of it is broken.
+        DataLossError: a part of it is damaged.
 
-    Cost: a walk over all nodes, those of functions included; no constant is decoded. Threads: safe.
+    Cost: a walk over all nodes, including those of functions; constants are not decoded. Thread safety: may be called
+    from several threads.
     """
     with error_context(meta.place):
         nodes, ops = len(meta.graph.nodes), meta.graph.op_counts()
@@ -218,7 +220,7 @@ def summary_of(meta: RawMetaGraph) -> MetaGraphSummary:
         vintage = _vintage(meta)
     try:
         variables, problem = [_variable(each) for each in graph_variables(meta, saver_values(meta))], ""
-    except DataLossError as error:  # collections and nodes that contradict each other: the rest is worth a look
+    except DataLossError as error:  # collections and nodes contradict each other: still summarize everything else
         variables, problem = [], str(error)
     savers = meta.collections.get(GraphKeys.SAVERS, CollectionDef())
     return MetaGraphSummary(
@@ -243,7 +245,7 @@ def summary_of(meta: RawMetaGraph) -> MetaGraphSummary:
 
 
 def collection_items(name: str, collection: CollectionDef, limit: int | None = None) -> list[Item]:
-    """The values of a collection, `limit` of them; bytes that are messages, by the collection's name, decoded."""
+    """Return the first `limit` values of a collection, with messages decoded by the collection's name."""
     kind = collection.WhichOneof("kind")
     if kind is None:
         return []
@@ -252,11 +254,11 @@ def collection_items(name: str, collection: CollectionDef, limit: int | None = N
 
 
 def plain(item: Item) -> Any:
-    """A value of a collection as JSON has it.
+    """Convert a value of a collection to a value for JSON.
 
-    Bytes are text where they are UTF-8, else {"base64": ...}; numbers that JSON lacks are "NaN", "Infinity",
-    "-Infinity". Messages are as protobuf's JSON form has them, under the names of the .proto files: what has its
-    default is left out, 64-bit integers are text. An Any, of whatever type, is {"type_url": ..., "base64": ...}.
+    Bytes become strings if they are UTF-8, else {"base64": ...}; numbers that JSON lacks become "NaN", "Infinity" or
+    "-Infinity". Messages have protobuf's JSON form, with the names of the .proto files: fields with default values are
+    left out, and 64-bit integers are strings. An Any of any type becomes {"type_url": ..., "base64": ...}.
     """
     if isinstance(item, AnyMessage):
         return {"type_url": item.type_url, "base64": base64.b64encode(item.value).decode()}
@@ -277,12 +279,12 @@ def _decoded(value: Item, message: type[Message] | None) -> Item:
         return value
     try:
         return message.FromString(value)
-    except DecodeError:  # a user's own collection may have the name
+    except DecodeError:  # it may be a user's own collection of that name
         return value
 
 
 def _ranked(counts: Counter[str]) -> dict[str, int]:
-    """The most frequent first, equally frequent ones by name."""
+    """Sort by descending count, then by name."""
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
@@ -328,7 +330,7 @@ def _elements(shape: Shape | None) -> int | None:
     count = 0 if 0 in shape else 1
     for length in shape:
         count *= length
-        if count > MAX_INT64:  # before a file's numbers grow beyond all that can be multiplied or shown
+        if count > MAX_INT64:  # stop before a hostile shape makes the product huge
             return None
     return count
 
@@ -354,7 +356,7 @@ def _signature(name: str, signature: SignatureDef) -> SignatureSummary:
 
 
 def _tensors(tensors: Mapping[str, TensorInfo]) -> Iterator[TensorSummary]:
-    """By name: a map of protobuf has no order of its own."""
+    """Yield the tensors sorted by name, since a protobuf map has no order."""
     for name in sorted(tensors):
         yield _tensor(name, tensors[name])
 

@@ -1,11 +1,11 @@
-"""Meta graphs as text, as TensorFlow writes them with as_text=True.
+"""Convert meta graphs to and from the text form, as TensorFlow writes it with as_text=True.
 
     saver_def { filename_tensor_name: "save/Const:0" ... }
     collection_def { key: "mine" value { any_list { value { [type.googleapis.com/tensorflow.SaverDef] { ... } } } } }
 
-What an Any holds is spelled out under the name of its message, and those names begin with "tensorflow.", while messages
-of this package are in a package of their own. So the text is read and written with the same messages under TensorFlow's
-names, in a descriptor pool that nobody else sees: a TensorFlow in this process keeps the default one for itself.
+The contents of an Any are written under the name of its message, which begins with "tensorflow.", while this package's
+messages have names of their own. Therefore text is read and written with copies of the messages under TensorFlow's
+names, in a private descriptor pool: the default pool belongs to a TensorFlow that may be loaded in the same process.
 
 Source: text_format of Python's protobuf; write_graph in tensorflow/python/framework/graph_io.py.
 """
@@ -40,8 +40,8 @@ from torch_tfckpt.text import escaped
 
 META_GRAPH: Final = "MetaGraphDef"
 SAVED_MODEL: Final = "SavedModel"
-# Files of messages that an Any may hold. With what they import they are all of _proto, and those of protobuf itself
-# that TensorFlow loads.
+# Files with the messages that an Any may contain. With their imports, these are all files of _proto, and those of
+# protobuf itself that TensorFlow loads.
 _FILES: Final[tuple[FileDescriptor, ...]] = tuple(
     module.DESCRIPTOR
     for module in (
@@ -53,8 +53,8 @@ _OURS: Final = "torch_tfckpt"
 _THEIRS: Final = "tensorflow"
 
 
-# A line longer than this is cut at its tokens, and strings in it are cut in pieces: protobuf's reader takes a hundred
-# bytes of memory for each character of a string, or of a gap, until that has ended.
+# A longer line is split into its tokens, and long strings in it into pieces: protobuf's reader takes a hundred bytes of
+# memory for each character of a string, or of white space, until its end.
 _LONG_LINE: Final = 1 << 16
 _TOKENS: Final = re.compile(r"""(?P<string>"(?:[^"\\]++|\\.)*+"|'(?:[^'\\]++|\\.)*+')|#.*+|[^\s"'#]++|["']""")
 _STRING_PIECES: Final = re.compile(
@@ -63,59 +63,59 @@ _STRING_PIECES: Final = re.compile(
 
 
 def to_text(meta_graph: RawMetaGraph) -> str:
-    """The text form, byte for byte what TensorFlow writes with as_text=True.
+    """Return the text form, byte for byte as TensorFlow writes it with as_text=True.
 
-    What an Any holds is spelled out where this package knows its message, and stays bytes elsewhere.
+    The contents of an Any are written as text if its message is known, else as bytes.
 
     Raises:
-        DataLossError: the meta graph, or what one of its Any holds, is broken, or is nested too deeply.
-        UnimplementedError: it holds fields that are unknown here: a text cannot keep them.
+        DataLossError: the meta graph, or the contents of an Any in it, are damaged or too deeply nested.
+        UnimplementedError: it has unknown fields, which text cannot represent.
 
-    Cost: decoding all of it, a few times its size in memory; about 10 seconds for 1000000 fields.
+    Cost: decodes all of it; a few times its size in memory; about 10 seconds for 1,000,000 fields.
     """
     return _text_of(meta_graph.raw, META_GRAPH, meta_graph.place)
 
 
 def saved_model_to_text(meta_graph: RawMetaGraph) -> str:
-    """`to_text` of the SavedModel that the meta graph is in."""
+    """Return the text form of the SavedModel that contains the meta graph."""
     return _text_of(memoryview(meta_graph.saved_model()), SAVED_MODEL, meta_graph.place)
 
 
 def _text_of(raw: memoryview, kind: str, place: str) -> str:
     with error_context(place):
         if len(raw) >= MAX_MESSAGE:
-            raise DataLossError(f"{len(raw)} bytes, but a message is shorter than {MAX_MESSAGE}")
+            raise DataLossError(f"{len(raw)} bytes; a message must be shorter than {MAX_MESSAGE}")
         message = _new(kind)
         try:
             message.ParseFromString(bytes(raw))
             return text_format.MessageToString(message, descriptor_pool=_pool(), message_formatter=_refuse_unknown)
         except DecodeError as error:
-            raise DataLossError(f"a part of the meta graph is no message: {error}. Copy it again") from error
+            raise DataLossError(f"a part of the meta graph is not a message: {error}. Copy it again") from error
         except RecursionError as error:
-            raise DataLossError("messages are nested too deeply for a text. Write the binary form") from error
+            raise DataLossError("messages are too deeply nested for text. Write the binary form") from error
 
 
 def _refuse_unknown(message: Message, indent: int, as_one_line: bool) -> None:
-    """Called with every message before it is printed."""
+    """Raise UnimplementedError if a message has unknown fields. protobuf calls it before printing each one."""
     unknown = UnknownFieldSet(message)
     if len(unknown):
         raise UnimplementedError(
-            f"a {message.DESCRIPTOR.name} holds field {unknown[0].field_number}, which is of a later version of "
-            f"TensorFlow than this package knows, and text cannot keep it. Write the binary form"
+            f"a {message.DESCRIPTOR.name} has an unknown field {unknown[0].field_number}, from a newer version of "
+            f"TensorFlow, which text cannot represent. Write the binary form"
         )
 
 
 def encode_text(text: bytes, kind: str) -> bytes:
-    """The binary form of a text.
+    """Return the binary form of a message in text form.
 
     Args:
-        text: As it stands in a file.
+        text: The contents of the file.
         kind: META_GRAPH or SAVED_MODEL.
 
     Raises:
-        DataLossError: it is no such text.
+        DataLossError: it is not the text form of such a message.
 
-    Cost: a few times its size in memory; about 10 seconds for 1000000 fields.
+    Cost: a few times its size in memory; about 10 seconds for 1,000,000 fields.
     """
     message = _new(kind)
     try:
@@ -126,24 +126,24 @@ def encode_text(text: bytes, kind: str) -> bytes:
     except DataLossError:
         raise
     except (RecursionError, EncodeError) as error:
-        raise DataLossError("messages are nested too deeply, or are too large") from error
-    except ValueError as error:  # a number that its field cannot hold
+        raise DataLossError("messages are too deeply nested or too large") from error
+    except ValueError as error:  # a number out of range for its field
         raise DataLossError(escaped(str(error))) from error
 
 
 def _finding(error: text_format.ParseError) -> str:
-    """What the reader says, without all of the line that it quotes."""
-    said = str(error)
-    return escaped(said if len(said) <= 300 else f"{said[:100]}...{said[-180:]}", 300)
+    """Return the reader's message, with the line that it quotes shortened."""
+    message = str(error)
+    return escaped(message if len(message) <= 300 else f"{message[:100]}...{message[-180:]}", 300)
 
 
 def _lines(text: bytes) -> Iterator[str]:
-    """The lines one by one: millions of empty ones would be a large list."""
+    """Yield the lines; a list of them would be large for millions of empty lines."""
     for number, encoded in enumerate(io.BytesIO(text), 1):
         try:
             line = encoded.decode().strip()
         except UnicodeDecodeError as error:
-            raise DataLossError(f"line {number} is no UTF-8: {error.reason}") from error
+            raise DataLossError(f"line {number} is not UTF-8: {error.reason}") from error
         if len(line) <= _LONG_LINE:
             yield line
         else:
@@ -151,7 +151,7 @@ def _lines(text: bytes) -> Iterator[str]:
 
 
 def _cut(line: str) -> Iterator[str]:
-    """The tokens of a line, each on a line of its own, long strings in pieces: strings in a row are one string."""
+    """Yield the tokens of a line, each as a line; long strings as pieces, which protobuf concatenates."""
     for token in _TOKENS.finditer(line):
         string = token["string"]
         if string is None or len(string) <= _LONG_LINE:
@@ -168,7 +168,7 @@ def _new(name: str) -> Message:
 
 @functools.cache
 def _pool() -> DescriptorPool:
-    """The messages of _proto under TensorFlow's names."""
+    """Return a pool with the messages of _proto under TensorFlow's names."""
     pool = DescriptorPool()
     for file in _with_imports():
         proto = FileDescriptorProto()
@@ -187,7 +187,7 @@ def _pool() -> DescriptorPool:
 
 
 def _with_imports() -> list[FileDescriptor]:
-    """`_FILES` and all that they import, imports first."""
+    """Return `_FILES` and all their imports, imports first."""
     ordered: dict[str, FileDescriptor] = {}
     waiting = list(_FILES)
     while waiting:

@@ -1,7 +1,7 @@
-"""The nodes of a variable: its handle, a first value of zeros, and what sets and reads it.
+"""Write the nodes of a variable: its handle, initial zeros, and the operations that set and read it.
 
-    a/Initializer/zeros                   Const                the zeros; from 1000 elements on
-        a/Initializer/zeros/shape_as_tensor, a/Initializer/zeros/Const     these two, and Fill
+    a/Initializer/zeros                   Const                the zeros; with 1000 elements or more, a Fill of
+        a/Initializer/zeros/shape_as_tensor, a/Initializer/zeros/Const
     a                                     VarHandleOp
     a/IsInitialized/VarIsInitializedOp    VarIsInitializedOp   a
     a/Assign                              AssignVariableOp     a  a/Initializer/zeros
@@ -28,22 +28,22 @@ from torch_tfckpt.meta_graph.nodes import (
     FALSE,
     Nodes,
     attributes,
-    beside,
+    colocated_with,
     constant,
     empty_tensor,
     numbered,
     shape_list,
     shape_value,
-    text_value,
+    string_value,
     type_value,
 )
 
-# array_ops._constant_if_small: a larger one is computed, so that graphs stay small.
+# array_ops._constant_if_small: larger values are computed, so that graphs stay small.
 _FILLED_FROM: Final = 1000
 _MAX_INT32: Final = (1 << 31) - 1
-# Models have hundreds of shapes, and those that are used again are used soon.
+# Models have hundreds of shapes, and shapes are usually repeated soon.
 SHAPES_KEPT: Final = 4096
-# Types that a constant may have, but of which TensorFlow 2.21 cannot fill a tensor.
+# Types that TensorFlow 2.21 supports in Const, but not in Fill.
 _NEVER_FILLED: Final = frozenset({
     DataType.DT_FLOAT8_E5M2, DataType.DT_FLOAT8_E4M3FN, DataType.DT_FLOAT8_E4M3FNUZ, DataType.DT_FLOAT8_E4M3B11FNUZ,
     DataType.DT_FLOAT8_E5M2FNUZ, DataType.DT_FLOAT4_E2M1FN, DataType.DT_INT2, DataType.DT_UINT2,
@@ -52,7 +52,7 @@ _NEVER_FILLED: Final = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class VariableNodes:
-    """The names of a variable's nodes, the handle aside, which has the variable's."""
+    """The names of a variable's nodes, except its handle, which has the variable's name."""
 
     initial_value: str
     is_initialized: str
@@ -65,7 +65,7 @@ class VariableNodes:
 
     @classmethod
     def named(cls, variable: str, taken: Container[str]) -> Self:
-        """Those of a variable. `taken`: names that others have, or will have, whatever it is they name."""
+        """Choose the names for a variable. `taken` are all names that other nodes have or will have."""
         return cls(
             *(
                 numbered(f"{variable}/{name}", taken)[0]
@@ -75,7 +75,7 @@ class VariableNodes:
 
 
 def variable_def(variable: GraphVariable, taken: Container[str]) -> VariableDef:
-    """What a collection of variables says of it. `taken`: the `given_names` of its graph."""
+    """Return the entry for a collection of variables. `taken` are the `given_names` of its graph."""
     nodes = VariableNodes.named(variable.name, taken)
     return VariableDef(
         variable_name=f"{variable.name}:0",
@@ -91,10 +91,13 @@ def variable_def(variable: GraphVariable, taken: Container[str]) -> VariableDef:
 def add_variable(graph: Nodes, variable: GraphVariable, nodes: VariableNodes) -> None:
     """Write the nodes of a variable."""
     name, dtype, shape, device = variable.name, variable.dtype, variable.shape, variable.device
-    place = attributes(_class=beside(name))
+    place = attributes(_class=colocated_with(name))
     _add_zeros(graph, nodes.initial_value, dtype, _first_shape(shape), place)
     before, between = _handle_attributes(dtype, shape)
-    debug_name, shared_name = attributes(debug_name=text_value(f"{name}/")), attributes(shared_name=text_value(name))
+    debug_name, shared_name = (
+        attributes(debug_name=string_value(f"{name}/")),
+        attributes(shared_name=string_value(name)),
+    )
     graph.add(name, "VarHandleOp", (), device, place + before + debug_name + between + shared_name)
     graph.add(nodes.is_initialized, "VarIsInitializedOp", (name,), device, _IS_INITIALIZED)
     graph.add(nodes.initializer, "AssignVariableOp", (name, nodes.initial_value), device, _assign_attributes(dtype))
@@ -102,19 +105,19 @@ def add_variable(graph: Nodes, variable: GraphVariable, nodes: VariableNodes) ->
 
 
 def _add_zeros(graph: Nodes, name: str, dtype: DataType, shape: Shape, place: bytes) -> None:
-    """A first value. `place`: the attribute that puts its nodes on the variable's device."""
+    """Write an initial value. `place` is the attribute that colocates its nodes with the variable."""
     if prod(shape) < _FILLED_FROM or dtype in _NEVER_FILLED:
         graph.add(name, "Const", (), "", place + _zeros(dtype, shape))
         return
     sizes, zero = graph.unique(f"{name}/shape_as_tensor"), graph.unique(f"{name}/Const")
-    attrs, before, behind = _fill_attributes(dtype, shape)
+    attrs, before, after = _fill_attributes(dtype, shape)
     graph.add(sizes, "Const", (), "", place + attrs)
     graph.add(zero, "Const", (), "", place + _zeros(dtype, ()))
-    graph.add(name, "Fill", (sizes, zero), "", before + place + behind)
+    graph.add(name, "Fill", (sizes, zero), "", before + place + after)
 
 
 def sizes_tensor(shape: Shape) -> TensorProto:
-    """A shape as TensorFlow writes it into constants: 32 bits a size where they suffice."""
+    """Return a shape as TensorFlow writes it into constants: as int32 if possible, else as int64."""
     wide = any(size > _MAX_INT32 for size in shape)
     tensor = empty_tensor(DataType.DT_INT64 if wide else DataType.DT_INT32, (len(shape),))
     if len(shape) > 1:
@@ -128,12 +131,12 @@ def sizes_tensor(shape: Shape) -> TensorProto:
 
 @functools.lru_cache(SHAPES_KEPT)
 def _zeros(dtype: DataType, shape: Shape) -> bytes:
-    """The attributes of a constant, but for its place. One zero, or one empty text, stands for all."""
+    """Return the attributes of a constant, without colocation; one zero or "" represents all elements."""
     tensor = empty_tensor(dtype, shape)
     if dtype == DataType.DT_STRING:
         tensor.string_val.append(b"")
     elif not prod(shape) and not dtype.name.startswith("DT_Q"):
-        pass  # TensorFlow writes an element into empty tensors of texts and quantized numbers only
+        pass  # TensorFlow writes an element into empty tensors only for strings and quantized numbers
     elif dtype.name.startswith("DT_FLOAT") and dtype != DataType.DT_FLOAT:
         tensor.float8_val = b"\0"
     else:
@@ -142,7 +145,7 @@ def _zeros(dtype: DataType, shape: Shape) -> bytes:
     return constant(tensor)
 
 
-# Where a TensorProto keeps its elements; small integers of all kinds in int_val.
+# The field of a TensorProto for elements of a type; int_val for all small integers.
 _FIELDS: Final = {
     DataType.DT_FLOAT: "float_val",
     DataType.DT_DOUBLE: "double_val",
@@ -158,7 +161,7 @@ _FIELDS: Final = {
 
 
 def _first_shape(shape: Shape | None) -> Shape:
-    """Of the first value: no element along dimensions that are not known, one where not even their number is."""
+    """Return the shape of the initial value: unknown dimensions are 0, an unknown shape becomes a scalar."""
     return tuple(max(size, 0) for size in shape or ())
 
 
@@ -167,17 +170,17 @@ _IS_INITIALIZED: Final = attributes(_output_shapes=shape_list(()))
 
 @functools.lru_cache(SHAPES_KEPT)
 def _handle_attributes(dtype: DataType, shape: Shape | None) -> tuple[bytes, bytes]:
-    """Those that stand between `_class`, `debug_name` and `shared_name`."""
-    before = attributes(_output_shapes=shape_list(()), allowed_devices=EMPTY_LIST, container=text_value(""))
+    """Return the attributes between `_class` and `debug_name`, and between `debug_name` and `shared_name`."""
+    before = attributes(_output_shapes=shape_list(()), allowed_devices=EMPTY_LIST, container=string_value(""))
     return before, attributes(dtype=type_value(dtype), shape=shape_value(shape))
 
 
 @functools.lru_cache(SHAPES_KEPT)
 def _fill_attributes(dtype: DataType, shape: Shape) -> tuple[bytes, bytes, bytes]:
-    """Those of the shape; those of Fill before and behind `_class`."""
+    """Return the attributes of the shape's Const, and those of Fill before and after `_class`."""
     sizes = sizes_tensor(shape)
-    behind = attributes(_output_shapes=shape_list(shape), index_type=type_value(DataType(sizes.dtype)))
-    return constant(sizes), attributes(T=type_value(dtype)), behind
+    after = attributes(_output_shapes=shape_list(shape), index_type=type_value(DataType(sizes.dtype)))
+    return constant(sizes), attributes(T=type_value(dtype)), after
 
 
 @functools.cache

@@ -1,7 +1,6 @@
-"""The variables of a graph: from the collections that list them, and the nodes that they are.
+"""Find the variables of a graph, from the collections that list them and from their nodes.
 
-Source: tensorflow/core/framework/variable.proto, RefVariable and ResourceVariable in tensorflow/python/ops; spec:
-SAVER 6.
+Source: tensorflow/core/framework/variable.proto, RefVariable and ResourceVariable in tensorflow/python/ops.
 """
 
 import re
@@ -25,7 +24,7 @@ from torch_tfckpt.meta_graph.scopes import prepend_name_scope
 from torch_tfckpt.saveables.slice_info import SaveSliceInfo
 from torch_tfckpt.text import quoted
 
-# Collections of what belongs to the model. Local variables and those of metrics are of a session, and in no checkpoint.
+# Collections of the model's variables. Local variables and those of metrics belong to a session, not to checkpoints.
 _OF_THE_MODEL: Final = (
     GraphKeys.GLOBAL_VARIABLES,
     GraphKeys.TRAINABLE_VARIABLES,
@@ -37,18 +36,19 @@ _VERSION: Final = re.compile(r"(\d{1,9})\.(\d{1,9})")
 
 
 def graph_variables(meta: RawMetaGraph, stored: Sequence[StoredValue] | None) -> list[GraphVariable]:
-    """The variables of the model, in the order of the collections; of a graph without these, in its own.
+    """Return the variables of the model, in the order of the collections or else of the graph.
 
-    That are those listed as global, trainable or of the model, and what the saver restores, but for those whose values
-    the graph computes from what is restored. Where neither says anything, they are all variable nodes of the graph.
+    These are the variables in the collections of global, trainable and model variables, and those that the saver
+    restores, except those whose values the graph computes from restored values. If there are neither collections nor a
+    saver, these are all variable nodes of the graph.
 
     Args:
-        stored: What `saver_values` finds in `meta`.
+        stored: The result of `saver_values` for `meta`.
 
     Raises:
-        DataLossError: a part is broken, or a variable is listed that is no node.
+        DataLossError: a part is damaged, or a collection lists a variable that is not a node.
 
-    Cost: a walk over the graph's nodes. Threads: safe.
+    Cost: a walk over the graph's nodes. Thread safety: may be called from several threads.
     """
     definitions = {name: each for key in _OF_THE_MODEL for name, each in variable_defs(meta, key).items()}
     names = dict.fromkeys(definitions)
@@ -64,7 +64,7 @@ def graph_variables(meta: RawMetaGraph, stored: Sequence[StoredValue] | None) ->
 
 
 def saver_values(meta: RawMetaGraph) -> list[StoredValue] | None:
-    """What the meta graph's saver stores; None where it has none, or its nodes are not in the graph."""
+    """Return the values that the meta graph's saver stores; None without a saver or without its nodes."""
     if meta.saver_def is None:
         return None
     with error_context(meta.place):
@@ -72,7 +72,7 @@ def saver_values(meta: RawMetaGraph) -> list[StoredValue] | None:
 
 
 def values_by_name(variables: Iterable[GraphVariable], scope: str) -> list[StoredValue]:
-    """What a saver of nothing but variables stores: each under its name, or that of the whole, in the scope."""
+    """Return the values that a saver stores for variables by name, with names (or the whole's) in the scope."""
     return [
         StoredValue(prepend_name_scope(variable.name, scope), "", variable.dtype, (variable.name,))
         if variable.part is None
@@ -87,7 +87,7 @@ def values_by_name(variables: Iterable[GraphVariable], scope: str) -> list[Store
 
 
 def variable_defs(meta: RawMetaGraph, key: str) -> dict[str, VariableDef]:
-    """Name of the node -> definition, of one collection of variables; empty where it lists something else."""
+    """Return node name -> definition, for one collection of variables; empty if it has other values."""
     collection = meta.collections.get(key)
     found = {}
     for encoded in collection.bytes_list.value if collection is not None else ():
@@ -100,13 +100,13 @@ def variable_defs(meta: RawMetaGraph, key: str) -> dict[str, VariableDef]:
 
 
 def variable_of(meta: RawMetaGraph, name: str, trainable: bool, part: SaveSliceInfoDef | None) -> GraphVariable:
-    """The variable that is the node `name`. DataLossError where that is none."""
+    """Return the variable of the node `name`; DataLossError if there is none."""
     node = meta.graph.nodes.get(name)
     if node is None:
-        raise DataLossError(f"variable {quoted(name)} stands in a collection, but no node of the graph has that name")
+        raise DataLossError(f"variable {quoted(name)} is in a collection, but no node of the graph has that name")
     dtype = node.attr("dtype")
     if dtype is None or not dtype.type:
-        raise DataLossError(f"variable {quoted(name)}: its node, of operation {quoted(node.op)}, says no dtype")
+        raise DataLossError(f"variable {quoted(name)}: its node, of operation {quoted(node.op)}, has no dtype")
     return GraphVariable(name, DataType(dtype.type), _shape_of(node), _device_of(node), trainable, part)
 
 
@@ -114,25 +114,25 @@ def _shape_of(node: Node) -> Shape | None:
     shape = node.attr("shape")
     if shape is None:
         return None
-    if node.op == "Variable" and not shape.shape.dim:  # which in the oldest graphs says that nothing is known, too
+    if node.op == "Variable" and not shape.shape.dim:  # in the oldest graphs, [] also means an unknown shape
         return None
     return shape_of(shape.shape)
 
 
 def shape_of(shape: TensorShapeProto) -> Shape | None:
-    """What a message says of a shape. None: not even the number of dimensions; -1 in it: a dimension is not known."""
+    """Decode a shape: None if even the number of dimensions is unknown, -1 for an unknown dimension."""
     return None if shape.unknown_rank else tuple(max(dim.size, -1) for dim in shape.dim)
 
 
 def _device_of(node: Node) -> str:
     try:
         return canonical_device_spec(node.device)
-    except InvalidArgumentError:  # of a kind that is unknown here; where a variable was is of no importance
+    except InvalidArgumentError:  # an unknown kind of device; a variable's former device is not needed
         return ""
 
 
 def _trainable(meta: RawMetaGraph, definitions: dict[str, VariableDef]) -> set[str]:
-    """Before TensorFlow 1.9 a definition did not say it, and being listed as trainable did."""
+    """Return the trainable variables. Before TensorFlow 1.9, only the collection recorded them."""
     version = _VERSION.match(meta.info.tensorflow_version)
     if version is None or (int(version[1]), int(version[2])) < (1, 9):
         return set(variable_defs(meta, GraphKeys.TRAINABLE_VARIABLES))
@@ -140,7 +140,7 @@ def _trainable(meta: RawMetaGraph, definitions: dict[str, VariableDef]) -> set[s
 
 
 def _parts(definitions: Iterable[VariableDef], stored: Sequence[StoredValue]) -> dict[str, SaveSliceInfoDef]:
-    """Variable -> which part of which tensor it is, as its definition or else the saver says."""
+    """Return variable -> slice of a larger tensor, from its definition or else from the saver."""
     parts = dict(_parts_stored(stored))
     for definition in definitions:
         if definition.HasField("save_slice_info_def"):
@@ -162,7 +162,7 @@ def _slice_spec(part: SaveSliceInfoDef) -> str:
 
 
 def slice_info_def(info: SaveSliceInfo) -> SaveSliceInfoDef:
-    """Which part of which tensor a variable is, as a message."""
+    """Encode the position of a variable in a larger tensor as a message."""
     return SaveSliceInfoDef(
         full_name=info.full_name, full_shape=info.full_shape, var_offset=info.var_offset, var_shape=info.var_shape
     )

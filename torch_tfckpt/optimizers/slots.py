@@ -75,7 +75,7 @@ def _listed_slots(graph: ObjectGraph, optimizer: int) -> Iterator[SlotVariable]:
 
 
 def number_nodes(graph: ObjectGraph, optimizer: int) -> dict[str, int]:
-    """Return the children of an optimizer's node by name; counters and rates of Keras 3 under their Keras 2 names."""
+    """Return the children of an optimizer's node by name; numbers of Keras 3 under their Keras 2 names."""
     children = {child.local_name: child.node_id for child in graph.nodes[optimizer].children}
     if _TRAINED in children:
         return {_NUMBERS[name]: node_id for name, node_id in children.items() if name in _NUMBERS}

@@ -1,4 +1,4 @@
-"""Convert the state of TensorFlow's optimizers to torch's: slots, the number of steps, hyperparameters.
+"""Convert the state of TensorFlow's optimizers to torch's: slots, number of steps, hyperparameters.
 
     tf.compat.v1.train.AdamOptimizer       m, v; global_step, or beta1_power and beta2_power
     tf.compat.v1.train.MomentumOptimizer   momentum, as in torch
@@ -65,7 +65,7 @@ class StoredOptimizer:
 
     @classmethod
     def at(cls, reader: CheckpointReader, graph: ObjectGraph, node_id: int) -> "StoredOptimizer":
-        """Return the optimizer at a node of an object graph, with the program's global_step if there is only one."""
+        """Return the optimizer at a node of an object graph, with the program's global_step if it is unique."""
         keys = {name: graph.value_key(child) for name, child in number_nodes(graph, node_id).items()}
         named = (key for key in map(graph.value_key, range(len(graph.nodes))) if key is not None)
         counters = {key for key in named if key.partition("/.ATTRIBUTES/")[0].rpartition("/")[2] == _GLOBAL_STEP}
@@ -206,7 +206,10 @@ def _hyperparameters(optimizer: torch.optim.Optimizer, stored: StoredOptimizer) 
 
 
 def _choose_slots(plan: StatePlan, slots: Sequence[FoundSlot]) -> None:
-    """Plan the slots of parameters that have all required ones; torch's next step fails if a moment is missing."""
+    """Plan the slots of parameters for which all required slots are stored.
+
+    torch's next step would fail for a parameter that lacks a moment.
+    """
     found: dict[Identity, dict[str, FoundSlot]] = {}
     for slot in slots:
         found.setdefault(identity_of(slot.parameter), {})[slot.state] = slot
@@ -244,7 +247,10 @@ def _plan_steps(plan: StatePlan, stored: StoredOptimizer) -> None:
 
 
 def _count_steps(stored: StoredOptimizer, betas: Sequence[float]) -> float | None:
-    """Return the steps from the optimizer's counter, else the program's, else the powers of Adam's betas, else None."""
+    """Return the number of steps, or None if it is unknown.
+
+    The optimizer's own counter is preferred, then the program's, then the powers of Adam's betas.
+    """
     steps = stored.read("iter")
     if steps is not None:
         return steps

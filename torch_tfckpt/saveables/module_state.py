@@ -81,7 +81,7 @@ class Modules:
         return saveables
 
     def to_restore(self, reader: CheckpointReader) -> list[SaveableObject]:
-        """Return a saveable for each tensor and each extra state, under the names that `reader` stores them by.
+        """Return a saveable for each tensor and each extra state, with the names that `reader` has for them.
 
         A shared tensor is found under any of its names. A tensor that is not shared here, but was shared in the saved
         module, is found under the name it was stored by, so two saveables may read the same key.

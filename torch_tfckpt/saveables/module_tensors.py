@@ -1,4 +1,4 @@
-"""List the parameters and buffers of a module: each place where one is registered, and its state_dict name.
+"""List the parameters and buffers of a module: where each is registered, and its state_dict name.
 
     [tensor.name for tensor in module_tensors(model)]     # ["embed.weight", "layers.0.weight", "decoder.weight"]
 
@@ -42,7 +42,7 @@ class ModuleTensor:
         return self.name[: self.name.rfind(".") + 1]
 
     def replace(self, value: torch.Tensor) -> None:
-        """Register `value` in this place instead of the tensor. A Parameter can only be replaced by a Parameter."""
+        """Register `value` instead of the tensor. A Parameter can only be replaced by a Parameter."""
         if self.is_parameter:
             assert isinstance(value, nn.Parameter)
             self.module._parameters[self.attribute] = value

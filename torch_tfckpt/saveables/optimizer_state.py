@@ -215,7 +215,7 @@ def plan_for_some(optimizer: torch.optim.Optimizer, name_of: Mapping[Identity, s
 
 
 def stored_parameters(stored: object) -> set[str]:
-    """Return the names of all parameters of a stored optimizer; InvalidArgumentError if it is something else."""
+    """Return the names of all parameters of a stored optimizer; InvalidArgumentError if it is not one."""
     return {name for group in _parts(stored)[0] for name in group["params"]}
 
 

@@ -1,4 +1,4 @@
-"""Random number generator state, so that a resumed run draws the numbers an uninterrupted one would have drawn."""
+"""State of random number generators, so that a resumed run draws the same numbers."""
 
 import logging
 import random

@@ -1,4 +1,4 @@
-"""SaveSpec (one value under a name), SaveableObject (saved as one or several values), and grouping by device.
+"""SaveSpec (one named value), SaveableObject (saved as one or several values), grouping by device.
 
 Source: tensorflow/python/training/saving/saveable_object.py; BaseSaverBuilder._GroupByDevices in
 tensorflow/python/training/saver.py.

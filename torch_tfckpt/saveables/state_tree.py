@@ -66,7 +66,9 @@ def flatten(
 
 
 def unflatten(text: str | bytes, tensors: Mapping[str, torch.Tensor]) -> object:
-    """Return the value that `flatten` encoded. Its tensors are those in `tensors`; arrays share memory with them.
+    """Return the value that `flatten` encoded.
+
+    Its tensors are those in `tensors`, not copies; arrays share memory with them.
 
     Raises:
         DataLossError: `text` is not in the form that `flatten` writes, or names a tensor that is not in `tensors`.
@@ -168,7 +170,7 @@ class _Encoder:
         raise self._refusal(f"a numpy value of dtype {value.dtype}", path)
 
     def _put(self, path: tuple[str, ...], tensor: torch.Tensor) -> str:
-        """Return a key for the tensor: its path, plus a number if it is taken, as in {"a/b": x, "a": {"b": y}}."""
+        """Return a key for the tensor: its path, with a number if taken, as in {"a/b": x, "a": {"b": y}}."""
         name = self._name(path or ("value",))
         free, number = name, 2
         while free in self.tensors:

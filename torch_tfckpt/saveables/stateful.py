@@ -131,7 +131,7 @@ def placed_like(new: Any, old: object) -> Any:
 def state_to_save(
     key: str, state: SaveableState, stored_as: Mapping[int, str] = MappingProxyType({})
 ) -> list[SaveableObject]:
-    """Return saveables of the present state: its JSON under `key`, then one per tensor, since devices may differ.
+    """Return saveables of the present state: its JSON under `key`, then one for each tensor.
 
     Args:
         stored_as: As in `flatten`.
@@ -146,7 +146,7 @@ def state_to_save(
 
 
 def state_to_restore(key: str, state: SaveableState, reader: CheckpointReader) -> SaveableObject:
-    """Return one saveable that restores the JSON under `key` and the tensors it names, in order of appearance.
+    """Return one saveable that restores the JSON under `key` and the tensors that it names, in order.
 
     Raises:
         NotFoundError: "Key N not found in checkpoint", for the JSON or one of its tensors.
@@ -173,7 +173,7 @@ def stored_state(key: str, reader: CheckpointReader) -> tuple[dict[str, torch.Te
 
 
 def read_text(reader: CheckpointReader, key: str) -> bytes:
-    """Return the string under `key`; InvalidArgumentError if it is not one string. Other errors as `get_tensor`."""
+    """Return the string under `key`; InvalidArgumentError if it is not one. Other errors as `get_tensor`."""
     value = reader.get_tensor(key) if reader.dtype(key) == DataType.DT_STRING else None
     if not isinstance(value, np.ndarray) or value.shape != ():
         raise InvalidArgumentError(

@@ -51,7 +51,7 @@ class VariableSaveable(SaveableObject):
         return self._memory is not None and self._memory == _memory_of(tensor)
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        """Raise InvalidArgumentError if the tensor cannot be filled in place, or a value of that shape does not fit."""
+        """Raise InvalidArgumentError if the tensor cannot be filled in place, or the shape does not fit."""
         _check_fillable(self.name, self.tensor)
         shape = tuple(shapes[0])
         if restored_shapes is not None:

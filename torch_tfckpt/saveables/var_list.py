@@ -163,7 +163,10 @@ class VarList:
 
 
 def _is_saved(value: object) -> TypeGuard[VarListValue]:
-    """Return whether `saveables_of` accepts it. A list that contains a tensor is a list of slices, else plain state."""
+    """Return whether `saveables_of` accepts it.
+
+    A list with a tensor in it is a list of slices; other lists are plain state.
+    """
     if isinstance(value, list | tuple):
         return any(isinstance(part, torch.Tensor | Variable | SaveableObject) for part in value)
     return isinstance(value, torch.Tensor | Variable | SaveableObject | PartitionedVariable) or has_saveables(value)

@@ -1,4 +1,4 @@
-"""Named tensors and slices of tensors: the elements of the variable lists that TensorFlow's Saver accepts.
+"""Named tensors and slices of tensors, the elements of the variable lists of TensorFlow's Saver.
 
 Source: tensorflow/python/ops/variables.py (PartitionedVariable).
 """
