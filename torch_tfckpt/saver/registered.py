@@ -52,7 +52,7 @@ class InGraph(Protocol):
 
 
 class Registered:
-    """The variables and savers of one graph, each under a name of its own.
+    """The variables and savers of one graph, each under a unique name.
 
     Args:
         saver: The saver that the meta graph belongs to; None: no saver in particular.
