@@ -588,7 +588,7 @@ class TestKeeping:
     def test_bad_metrics(self, tmp_path: Path) -> None:
         """Refused before anything is written."""
         manager = CheckpointManager(Fake(), tmp_path, 1)
-        with pytest.raises(tfckpt.InvalidArgumentError, match='metrics: "loss" is no number'):
+        with pytest.raises(tfckpt.InvalidArgumentError, match='metrics: "loss" is not a number'):
             manager.save(metrics={"loss": "low"})  # type: ignore[dict-item]
         assert os.listdir(tmp_path) == []
 

@@ -98,7 +98,7 @@ class TestVersion1:
         """All shards that the name counts, and each must open."""
         pattern = tmp_path / "m-?????-of-00002"
         save_v1(tmp_path / "m-00000-of-00002")
-        assert "1 of 2 shards are there" in error_of(pattern)
+        assert "1 of 2 shards exist" in error_of(pattern)
         other = save_v1(tmp_path / "m-00001-of-00002")
         check_complete(LOCAL, str(pattern))
         cut(other, 1)

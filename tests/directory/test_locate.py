@@ -96,7 +96,7 @@ class TestVersion1:
     def test_two_sets_of_shards(self, tmp_path: Path) -> None:
         for name in ("export-00000-of-00001", "export-00000-of-00002"):
             save_v1(tmp_path / name)
-        with pytest.raises(tfckpt.InvalidArgumentError, match=r"shards of 00001 and of 00002 files lie here together"):
+        with pytest.raises(tfckpt.InvalidArgumentError, match=r"there are shards of 00001 and of 00002 files"):
             tfckpt.load_checkpoint(tmp_path / "export")
 
 
@@ -118,7 +118,7 @@ class TestDirectories:
         self.state(tmp_path, "m-2")
         with pytest.raises(tfckpt.NotFoundError) as error:
             tfckpt.load_checkpoint(tmp_path)
-        assert 'names "m-2", which is not there. There are m-1.' in str(error.value)
+        assert 'names "m-2", which does not exist. There are m-1.' in str(error.value)
 
     @pytest.mark.parametrize(
         "content", [b"", b"\xff\xfe", b"nonsense", b'unknown_field: "x"', b"model_checkpoint_path: 3"]
@@ -132,7 +132,7 @@ class TestDirectories:
     def test_a_state_file_that_names_its_directory(self, tmp_path: Path) -> None:
         for stored in (".", "checkpoint", str(tmp_path)):
             self.state(tmp_path, stored)
-            with pytest.raises(tfckpt.NotFoundError, match="which is not there"):
+            with pytest.raises(tfckpt.NotFoundError, match="which does not exist"):
                 tfckpt.load_checkpoint(tmp_path)
 
     def test_saved_model(self, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ class TestDirectories:
     def test_several_and_no_state_file(self, tmp_path: Path) -> None:
         save(tmp_path / "m-1")
         save(tmp_path / "m-2")
-        with pytest.raises(tfckpt.InvalidArgumentError, match=r"holds 2 checkpoints .* There are m-1, m-2\. Name one"):
+        with pytest.raises(tfckpt.InvalidArgumentError, match=r"has 2 checkpoints, .* There are m-1, m-2\. Pass one"):
             tfckpt.load_checkpoint(tmp_path)
 
     def test_nothing(self, tmp_path: Path) -> None:
@@ -184,13 +184,13 @@ class TestNothingThere:
         prefix = save(tmp_path / "m")
         Path(f"{prefix}.index").unlink()
         with pytest.raises(
-            tfckpt.NotFoundError, match=r"m\.data-00000-of-00001. is, but cannot be read without its index"
+            tfckpt.NotFoundError, match=r"m\.data-00000-of-00001. exists, but cannot be read without its index"
         ):
             tfckpt.load_checkpoint(prefix)
 
     def test_meta_alone(self, tmp_path: Path) -> None:
         (tmp_path / "m.meta").write_bytes(b"x")
-        with pytest.raises(tfckpt.NotFoundError, match=r"A \.meta file holds the graph only"):
+        with pytest.raises(tfckpt.NotFoundError, match=r"A \.meta file has only the graph"):
             tfckpt.load_checkpoint(tmp_path / "m.meta")
 
     @pytest.mark.parametrize(

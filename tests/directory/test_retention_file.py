@@ -205,7 +205,7 @@ class TestDamage:
         (tmp_path / FILE).write_bytes(content)
         a, b, c, d = (checkpoint(tmp_path / name) for name in "abcd")
         retained = loaded(tmp_path)
-        assert f"{tmp_path}/{FILE}: not read: " in caplog.text
+        assert f"{tmp_path}/{FILE}: cannot be read: " in caplog.text
         retained.save()
         assert (tmp_path / FILE).read_bytes() == content
         retained.note(c)

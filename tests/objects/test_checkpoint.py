@@ -521,7 +521,7 @@ class TestFromOutside:
         checkpoint.read(path).assert_consumed()
         assert (checkpoint.step, type(checkpoint.step), checkpoint.rate) == (7, int, 0.5)
         path = Checkpoint(step=torch.ones(2)).write(tmp_path / "vector")
-        with pytest.raises(tfckpt.InvalidArgumentError, match="here is a Python number"):
+        with pytest.raises(tfckpt.InvalidArgumentError, match="the object is a Python number"):
             checkpoint.read(path)
 
     def test_a_value_of_another_kind_is_not_matched(self, tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ def test_a_checkpoint_that_was_written_anew(tmp_path: Path) -> None:
     model.v = nn.Parameter(torch.tensor(2.0))
     Checkpoint(model=model).write(path)
     os.utime(f"{path}.index", (1, 1))  # where the clock of the file system is coarse
-    with pytest.raises(tfckpt.FailedPreconditionError, match="written anew"):
+    with pytest.raises(tfckpt.FailedPreconditionError, match="overwritten after it was restored"):
         waiting.v = nn.Parameter(torch.tensor(3.0))
     assert not hasattr(waiting, "v")
     status.expect_partial()

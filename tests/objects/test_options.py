@@ -42,7 +42,7 @@ def test_callbacks_are_given_the_path_or_nothing() -> None:
 @pytest.mark.parametrize("callback", [lambda a, b: None, lambda a, b=1: None], ids=["two", "one of two optional"])
 def test_callbacks_that_want_more(callback: Callable[..., object]) -> None:
     """SAVER 7: an AssertionError, before anything is saved."""
-    with pytest.raises(AssertionError, match="takes 2 arguments"):
+    with pytest.raises(AssertionError, match=r"one parameter, .* this one has 2"):
         CheckpointOptions(experimental_write_callbacks=[callback])
 
 

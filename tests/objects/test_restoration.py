@@ -126,7 +126,7 @@ def test_a_checkpoint_that_was_deleted_meanwhile(tmp_path: Path) -> None:
     restored(path, Parent(m=module))
     for file in tmp_path.iterdir():
         file.unlink()
-    with pytest.raises(tfckpt.NotFoundError, match=r"restoring \(root\)\.m\.v, which was waited for") as caught:
+    with pytest.raises(tfckpt.NotFoundError, match=r"restoring \(root\)\.m\.v, which was added after") as caught:
         module.v = nn.Parameter(torch.zeros(()))
     assert path in str(caught.value)
 
@@ -136,7 +136,7 @@ def test_what_a_registered_saver_saved(tmp_path: Path) -> None:
     saver = RegisteredSaver("Package.Saver", "x")
     nodes = [TrackableObject(children(("x", 1))), TrackableObject(registered_saver=saver)]
     path = write_graph(tmp_path / "m", nodes)
-    with pytest.raises(InvalidArgumentError, match=r"\(root\)\.x .*Package\.Saver.*Leave the object out") as caught:
+    with pytest.raises(InvalidArgumentError, match=r"\(root\)\.x .*Package\.Saver.*Leave that object out") as caught:
         restored(path, Parent(x=torch.zeros(())))
     assert path in str(caught.value)
     restored(path, Parent())

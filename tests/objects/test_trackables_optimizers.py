@@ -195,7 +195,7 @@ def test_a_parameter_without_a_place() -> None:
     trackable = OptimizerTrackable(optimizer)
     assert [saveable.name for saveable in trackable.state_to_save("o", paths([("a", one), ("b", other)]), {})]
     with pytest.raises(
-        InvalidArgumentError, match=r"parameter 0 of param_groups\[1\], of shape \[2,3\].*Add the module"
+        InvalidArgumentError, match=r"parameter 0 of param_groups\[1\], of shape \[2,3\].*Add its module"
     ):
         trackable.state_to_save("o", paths([("a", one)]), {})
 

@@ -133,7 +133,7 @@ def test_a_text_must_be_one(tmp_path: Path) -> None:
     path = tfckpt.save_file({**values, TEXT: values[TEXT].reshape(1)}, tmp_path / "n")
     target = Text("before")
     with stored_node(path, "s") as stored:
-        with pytest.raises(InvalidArgumentError, match="not one text"):
+        with pytest.raises(InvalidArgumentError, match="one string is needed"):
             restore(PythonStateTrackable(target), stored)
     assert target.text == "before"
 

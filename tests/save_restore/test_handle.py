@@ -214,7 +214,7 @@ def test_saves_in_a_row(tmp_path: Path) -> None:
 
 def test_a_wrong_word(tmp_path: Path) -> None:
     """An if_busy that is neither."""
-    with pytest.raises(ValueError, match='say "wait" or "skip"'):
+    with pytest.raises(ValueError, match='pass "wait" or "skip"'):
         Saver({"v": torch.zeros(1)}).save_async(tmp_path / "m", if_busy="sometimes")  # type: ignore[arg-type]
 
 

@@ -1,5 +1,6 @@
 """Hints of a restore on the prefix below which a checkpoint stores the names."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_following_the_hint(tmp_path: Path) -> None:
     [
         ({"a", "b"}, {"x/a"}),  # half of them
         ({"m/a", "m/b"}, {"m/a", "x/c"}),  # a name is missing, the prefix is right
+        ({"a/x"}, {"b/x"}),  # one name is a coincidence
         ({"a"}, set()),
         (set(), {"a"}),
     ],
@@ -71,3 +73,27 @@ def test_following_the_hint(tmp_path: Path) -> None:
 def test_no_hint(wanted: set[str], stored: set[str]) -> None:
     """Half of the names or fewer are not enough."""
     assert prefix_hint(wanted, stored) == ""
+
+
+def test_several_prefixes() -> None:
+    """All that are as good are listed; the one to write is the first."""
+    stored = [f"{prefix}/{name}" for prefix in ("gen", "ema") for name in ("w", "b")]
+    assert prefix_hint({"w", "b"}, stored) == (
+        'All 2 names are stored below "gen/" or below "ema/". Name it in the saver: Saver({"gen": model})'
+    )
+
+
+def test_thousands_of_prefixes_do_not_take_minutes() -> None:
+    """Only the most frequent prefixes of the wanted names are looked at; each is one pass over the stored names."""
+    count = 20_000
+    passes = 0
+
+    class Stored(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            nonlocal passes
+            passes += 1
+            return super().__iter__()
+
+    stored = Stored(f"layer_{i}/weight" for i in range(count))
+    assert prefix_hint([f"block_{i}/weight" for i in range(count)], stored) == ""
+    assert passes < 10

@@ -322,4 +322,4 @@ def test_a_name_of_several_variables(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "several variables" not in caplog.text
     tfckpt.Saver({"twin": tensor, "other": other}).restore(path)
     assert tensor.tolist() == [2.0, 2.0]
-    assert 'of each the last is taken, as TensorFlow does: "twin"' in caplog.text
+    assert 'for each name the last one is restored, as in TensorFlow: "twin"' in caplog.text

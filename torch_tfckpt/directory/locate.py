@@ -80,7 +80,7 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
             return found
         raise NotFoundError(
             f"{printable(state_path)} names {quoted(printable(stored))}, which does not exist. "
-            f"{_there_are(names)} Pass one of them, or fix the file"
+            f"{_there_are(names)} Pass a checkpoint, or fix the file"
         )
     for prefix in (os.path.join(directory, "variables", "variables"), os.path.join(directory, "variables")):
         found = _as_written(storage, prefix)

@@ -21,7 +21,7 @@ class ManagerRecords(CheckpointRecords):
 
     Args:
         max_to_keep: How many of the newest to keep; None keeps all.
-        keep_seconds: Of the expired ones, one in so many seconds is kept for good. None: none is.
+        keep_seconds: Of the expired ones, one in so many seconds is kept for good. None: never.
         keep_best: Which checkpoints to keep because of their metrics.
         now: Seconds since the epoch.
 

@@ -36,7 +36,7 @@ class Saved(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SaverHistory:
-    """What a Saver remembers between saves."""
+    """State of a Saver's retention between saves."""
 
     next_kept: float  # the next checkpoint that leaves `last` and was saved after this time is kept for good
     last: tuple[Saved, ...] = ()  # oldest first
@@ -112,7 +112,7 @@ def continue_schedule(
 
 
 class Swept(NamedTuple):
-    """What a CheckpointManager remembers after a sweep, and what may be deleted."""
+    """State of a CheckpointManager's retention after a sweep, and what may be deleted."""
 
     tracked: tuple[Saved, ...]  # oldest first
     last_preserved: float  # when the newest checkpoint that is kept for good was saved

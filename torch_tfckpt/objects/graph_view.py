@@ -1,9 +1,9 @@
-"""Python objects -> the object graph and the values of a checkpoint of them.
+"""Build the object graph and the values of a checkpoint from Python objects.
 
-Ids are given breadth first from the root, in the order of the children; slot variables come after all others. An object
-that is reached on several ways is one node, stored under the first of the shortest.
+Ids are assigned breadth first from the root, in the order of the children; slot variables come after all others. An
+object that can be reached by several paths is one node, stored under the first of the shortest.
 
-Source: tensorflow/python/checkpoint/{graph_view,save_util,util}.py; spec: FORMATS 4.
+Source: tensorflow/python/checkpoint/{graph_view,save_util,util}.py.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ from torch_tfckpt.text import quoted
 
 @dataclass(slots=True)
 class ObjectNode:
-    """An object where it was met first."""
+    """An object, at the first path by which it was reached."""
 
     trackable: Trackable
     parent: "ObjectNode | None" = None
@@ -47,8 +47,8 @@ class ObjectNode:
 
     @property
     def way(self) -> "list[ObjectNode]":
-        """The nodes that lead to it, the root first, itself last."""
-        # Made when asked for: kept by every node of a long chain, ways would take memory in proportion to its square.
+        """The nodes from the root to this one, both included."""
+        # Computed on request: stored in every node of a long chain, they would take memory quadratic in its length.
         nodes = [self]
         while nodes[-1].parent is not None:
             nodes.append(nodes[-1].parent)
@@ -61,10 +61,10 @@ class ObjectNode:
 
     @property
     def full_name(self) -> str:
-        """The name of a tensor for tf.train.Saver: its own; else what a Saver calls it that was given the same objects.
+        """The name of a tensor for tf.train.Saver: its own, or else the one that a Saver of the same objects uses.
 
-        "model/fc1.weight" of a tensor in a module under the name "model", "fc1.weight" where the module is the root,
-        "step" and "extra/ema" of others. "" of what is no tensor.
+        For example "model/fc1.weight" for a tensor of a module under the name "model", "fc1.weight" if the module is
+        the root, "step" and "extra/ema" for others; "" for objects that are not tensors.
         """
         if not isinstance(self.trackable, TensorTrackable):
             return ""
@@ -85,13 +85,13 @@ def object_nodes(root: Trackable) -> list[ObjectNode]:
     """All objects that can be reached from the root, in the order of their ids.
 
     Raises:
-        ValueError: an object that cannot be saved; two children of one name; a name that no file can hold.
+        ValueError: an object that cannot be saved; two children with one name; a name that cannot be encoded.
 
-    Cost: in proportion to the objects and their children.
+    Cost: linear in the number of objects and their children.
     """
     nodes = [ObjectNode(root)]
     ids: dict[Identity, int] = {root.identity: 0}
-    for node in nodes:  # grows meanwhile
+    for node in nodes:  # the list grows during the loop
         for name, value in distinct(node.trackable.children()):
             _check_name(name)
             child = trackable_of(value, name)
@@ -106,11 +106,13 @@ def _check_name(name: str) -> None:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"the name {quoted(name)} is no Unicode text: {error}. Rename the object") from error
+        raise InvalidArgumentError(
+            f"the name {quoted(name)} is not valid Unicode: {error}. Rename the object"
+        ) from error
 
 
 def to_save(root: Trackable, *, skip_slot_variables: bool = False) -> list[SaveableObject]:
-    """All values below `root`, and last the text of their graph.
+    """Return all values below `root`, and last the encoded graph.
 
     Args:
         skip_slot_variables: Leave out the state of optimizers.
@@ -139,12 +141,12 @@ def to_save(root: Trackable, *, skip_slot_variables: bool = False) -> list[Savea
 
 
 def _is_state(trackable: Trackable) -> bool:
-    """Whether TensorFlow would write its values behind those of the tensors."""
+    """Whether TensorFlow would write its values after those of the tensors."""
     return isinstance(trackable, StateTrackable | PythonStateTrackable)
 
 
 class _Builder:
-    """The graph of some objects, in the making."""
+    """Builds the graph of some objects."""
 
     def __init__(self, nodes: Sequence[ObjectNode]) -> None:
         self._nodes = nodes
@@ -152,11 +154,11 @@ class _Builder:
         self._attributes: dict[int, list[SerializedTensor]] = {}
         self._slots: dict[int, list[SlotVariable]] = {}
         self._slot_nodes: list[TrackableObject] = []
-        self._slot_keys: dict[int, str] = {}  # by id of the tensor, which its optimizer keeps alive
+        self._slot_keys: dict[int, str] = {}  # by id of the tensor; its optimizer references it
         self.slot_values: list[SaveableObject] = []
 
     def values_of(self, node: ObjectNode) -> Sequence[SaveableObject]:
-        """The saveables of a node, whose attributes are noted."""
+        """Return the saveables of a node, and record its attributes."""
         if not node.trackable.holds_values:
             return ()
         node_id = self._ids[node.trackable.identity]
@@ -166,7 +168,7 @@ class _Builder:
         return saved.saveables
 
     def add_slots(self) -> None:
-        """Notes the slot variables of all optimizers: by slot names, then in the order of the variables."""
+        """Record the slot variables of all optimizers, sorted by slot name, then by variable."""
         for node_id, node in enumerate(self._nodes):
             if isinstance(node.trackable, OptimizerTrackable):
                 placed = [
@@ -181,7 +183,7 @@ class _Builder:
         if tensor.identity in self._ids or id(slot.tensor) in self._slot_keys:
             raise UnimplementedError(
                 f"{self._nodes[optimizer]}: the slot variable {quoted(slot.name)} of {self._nodes[variable]} is also "
-                f"another object of the checkpoint. Leave it out there"
+                f"another object of the checkpoint. Remove that object from the checkpoint"
             )
         variable_path, optimizer_path = (object_path(self._nodes[each].route) for each in (variable, optimizer))
         path = slot_variable_path(variable_path, optimizer_path, slot.name)
@@ -196,7 +198,7 @@ class _Builder:
         self.slot_values += saved.saveables
 
     def optimizer_states(self) -> list[SaveableObject]:
-        """What optimizers have besides slot variables."""
+        """Return the state of optimizers other than slot variables."""
         tensors = [node for node in self._nodes if isinstance(node.trackable, TensorTrackable)]
         paths = {node.trackable.identity: object_path(node.route) for node in tensors}
         return [
@@ -207,7 +209,7 @@ class _Builder:
         ]
 
     def graph(self) -> ObjectGraph:
-        """REQUIRES: the values of all nodes were asked for."""
+        """Return the graph. REQUIRES: `values_of` was called for all nodes."""
         objects = [
             TrackableObject(
                 tuple(node.children), tuple(self._attributes.get(node_id, ())), tuple(self._slots.get(node_id, ()))

@@ -1,10 +1,10 @@
-"""Restoration: one object-based checkpoint on its way into a graph of Python objects.
+"""Restoration: restores a graph of Python objects from one object-based checkpoint.
 
-From the root on, a child here takes the node that the checkpoint has under the same local name. What is in the
-checkpoint and not here yet is restored when it comes. Everything that is here is checked and read before the first
-value is assigned.
+Beginning at the root, children are matched with the nodes that have the same local names in the checkpoint. Objects
+that do not exist yet are restored when they are added. All existing objects are checked and their values read before
+the first value is assigned.
 
-Source: tensorflow/python/checkpoint/restore.py; spec: SAVER 7, "matching".
+Source: tensorflow/python/checkpoint/restore.py.
 """
 
 import itertools
@@ -38,20 +38,20 @@ from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import first_lines, printable
 
 _NUMBERS: Final = itertools.count(1)
-# Object -> number of the newest restore that gave it its values. A child that comes late may be waited for by several.
+# Object -> number of the newest restore that assigned its values. Several restores may expect the same child.
 _RESTORED_BY: Final[Any] = WeakIdKeyDictionary()
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Progress:
-    """What has become of the nodes of a checkpoint.
+    """Which nodes of a checkpoint were restored.
 
     Attributes:
-        bound: Ids of the nodes that objects have taken.
-        unused_attributes: Of nodes that are bound: attributes that their objects have no use for.
-        unfilled: Ids of nodes that have nothing for the objects that have taken them.
-        expect_partial: Whether nobody wants to hear of the rest.
+        bound: Ids of the nodes that were matched with objects.
+        unused_attributes: Node id -> attributes that its object does not use.
+        unfilled: Ids of matched nodes that have no values for their objects.
+        expect_partial: Whether not to log what was not restored.
     """
 
     graph: ObjectGraph
@@ -61,7 +61,7 @@ class Progress:
     expect_partial: bool = False
 
     def unrestored(self) -> Iterator[str]:
-        """Names of the nodes with values that no object has taken."""
+        """Yield the names of nodes with values that were not matched."""
         for node_id, node in enumerate(self.graph.nodes):
             if node.attributes and node_id not in self.bound:
                 yield self.graph.name(node_id)
@@ -74,9 +74,9 @@ class Restoration:
         storage: Where the checkpoint is stored.
         path: The checkpoint. It is opened again for objects that are added later.
         graph: Its graph.
-        skip_slot_variables: Leave the state of optimizers alone.
+        skip_slot_variables: Do not restore the state of optimizers.
 
-    It holds no object: those that it has restored may die. When it dies itself, what it could not restore is logged.
+    It has only weak references to the restored objects. When it is deleted, it logs the values that were not restored.
     """
 
     def __init__(self, storage: Storage, path: str, graph: ObjectGraph, *, skip_slot_variables: bool) -> None:
@@ -85,7 +85,7 @@ class Restoration:
         self.number = next(_NUMBERS)
         self.progress = Progress(graph)
         self.waiting_optimizers: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by node
-        # Node -> weak reference to what took it; or its identity, where there can be none.
+        # Node -> weak reference to the object matched with it, or the object's identity if it cannot be referenced.
         self._holders: dict[int, weakref.ref[object] | Identity] = {}
         self._written = self._when_written()
         weakref.finalize(self, _log_unrestored, self.progress)
@@ -106,17 +106,17 @@ class Restoration:
         return sum(len(saveable.specs) for saveable in matching.saveables)
 
     def restore_late(self, child: object, local_name: str, node_id: int) -> None:
-        """`restore` for what was assigned after the checkpoint was closed.
+        """`restore` for an object that is added after the checkpoint was closed.
 
-        Raises: as `restore`; FailedPreconditionError where another checkpoint has been written under the path.
+        Raises: as `restore`; FailedPreconditionError if another checkpoint has been written under the path.
         """
-        # Who assigns it may have forgotten the restore, or deleted the checkpoint since.
-        with error_context(f"restoring {self.graph.name(node_id)}, which was waited for and has come"):
+        # The caller only adds an attribute, so the error must say that a restore was expected.
+        with error_context(f"restoring {self.graph.name(node_id)}, which was added after `restore`"):
             with CheckpointReader(self.path, storage=self.storage) as reader:
                 if self._when_written() != self._written:
                     raise FailedPreconditionError(
-                        f"{printable(self.path)} was written anew since it was restored, and may have other objects at "
-                        f"the same places. Restore again"
+                        f"{printable(self.path)} was overwritten after it was restored, and may have other objects "
+                        f"at the same paths. Restore again"
                     )
                 self.restore(trackable_of(child, local_name), node_id, reader)
 
@@ -124,7 +124,7 @@ class Restoration:
         return self.storage.modified(index_filename(self.path))
 
     def is_taken_by_another(self, node_id: int, trackable: Trackable) -> bool:
-        """Whether an object that still lives has taken the node, and is another one."""
+        """Whether the node was matched with another object, which still exists."""
         holder = self._holders.get(node_id)
         if isinstance(holder, weakref.ref):
             other = holder()
@@ -132,18 +132,18 @@ class Restoration:
         return holder is not None and holder != trackable.identity
 
     def take(self, node_id: int, trackable: Trackable) -> None:
-        """Enters who has taken a node."""
+        """Record the object that is matched with a node."""
         self.progress.bound.add(node_id)
         weak = _weak(trackable)
         self._holders[node_id] = trackable.identity if weak is None else weak
 
     def tensors(self) -> dict[int, torch.Tensor]:
-        """Node -> the tensor that took it, of those that live."""
+        """Node -> the tensor matched with it, if it still exists."""
         alive = {node_id: ref() for node_id, ref in self._holders.items() if isinstance(ref, weakref.ref)}
         return {node_id: target for node_id, target in alive.items() if isinstance(target, torch.Tensor)}
 
     def matched(self, root: Trackable) -> set[Identity]:
-        """The objects below `root` that have taken the node to which their names lead."""
+        """Return the objects below `root` that were matched with the node at their path."""
         found: dict[int, Identity] = {}
         waiting: deque[tuple[Trackable, int, Trackable]] = deque([(root, ROOT, root)])
         while waiting:
@@ -163,14 +163,14 @@ class Restoration:
             return holder == trackable.identity
         taker = holder()
         if taker is None:
-            # Module.to() puts other tensors in the places of buffers; parameters stay the objects they are.
+            # Module.to() replaces buffers by other tensors; parameters stay the same objects.
             is_buffer = isinstance(trackable, TensorTrackable) and not isinstance(trackable.target, nn.Parameter)
             return is_buffer and isinstance(parent, ModuleTrackable)
         return identity_of(taker) == trackable.identity
 
 
 class _Matching:
-    """One walk: what takes which node. Nothing is entered before `commit`."""
+    """Matches objects with nodes. Nothing is recorded in the restoration before `commit`."""
 
     def __init__(self, restoration: Restoration, reader: CheckpointReader) -> None:
         self._restoration, self._reader = restoration, reader
@@ -185,7 +185,7 @@ class _Matching:
         self.saveables: list[SaveableObject] = []
 
     def descend(self, start: Trackable, node_id: int) -> None:
-        """Breadth first: shorter ways are in better control of the one who restores."""
+        """Match breadth first: the user has more control over shorter paths."""
         waiting = deque([(start, node_id)])
         while waiting:
             trackable, node_id = waiting.popleft()
@@ -194,7 +194,7 @@ class _Matching:
                 waiting.extend(self._children(trackable, node_id))
 
     def _take(self, trackable: Trackable, node_id: int) -> bool:
-        """Whether the node is new to this walk, and free for the object."""
+        """Match a node with an object; return False if it was matched before."""
         here = self._taken.get(node_id)
         if here is not None:
             other = here.identity != trackable.identity
@@ -202,8 +202,8 @@ class _Matching:
             other = self._restoration.is_taken_by_another(node_id, trackable)
         if other:
             _log.warning(
-                "Inconsistent references when loading %s into this object graph: %s is one object there and two here, "
-                "of which the second, a %s, is not restored",
+                "Inconsistent references when loading %s into this object graph: %s is one object in the checkpoint "
+                "and two in the program. The second one, a %s, is not restored",
                 self._reader.path,
                 self._graph.name(node_id),
                 type(trackable.target).__name__,
@@ -224,7 +224,7 @@ class _Matching:
         if node.registered_saver is not None:
             raise InvalidArgumentError(
                 f"{self._reader.path}: {self._graph.name(node_id)} was saved by the registered saver "
-                f"{node.registered_saver.name}, which is code of the program that saved it. Leave the object out"
+                f"{node.registered_saver.name}, which is code of the program that saved it. Leave that object out"
             )
         if trackable.identity in self._restored or _restored_later(trackable, self._restoration.number):
             return
@@ -239,19 +239,19 @@ class _Matching:
 
     def _children(self, trackable: Trackable, node_id: int) -> Iterator[tuple[Trackable, int]]:
         if isinstance(trackable, OptimizerTrackable):
-            return  # what it has there belongs to its state
+            return  # its children in the checkpoint belong to its state
         here = dict(distinct(trackable.children()))
         for child in self._graph.nodes[node_id].children:
             node = self._graph.nodes[child.node_id]
             own = trackable_of(here[child.local_name], child.local_name) if child.local_name in here else None
             if own is not None and not own.is_placeholder_for(node):
                 yield own, child.node_id
-            # Old writers did not say whether there are values below.
+            # Old programs did not store whether there are values below.
             elif node.has_checkpoint_values is not False:
                 self._late.append((trackable, child.local_name, child.node_id))
 
     def add_optimizers(self) -> None:
-        """The state of optimizers whose parameters are here."""
+        """Add the state of optimizers whose parameters were matched."""
         if not self._waiting:
             return
         tensors = self._restoration.tensors()
@@ -264,10 +264,10 @@ class _Matching:
         }
         for node_id, ref in list(self._waiting.items()):
             optimizer = ref()
-            assert optimizer is not None, "the caller of restore has it"
+            assert optimizer is not None, "the caller of restore references it"
             trackable = OptimizerTrackable(optimizer)
             known = [identity_of(parameter) in paths for parameter in trackable.parameters]
-            # Parameters may come late. Where all that the stored optimizer had are here, the others are new.
+            # Parameters may be added later. If all those of the stored optimizer were matched, the others are new.
             if all(known) or (any(known) and trackable.stored_paths(self._stored(node_id)) <= set(paths.values())):
                 self._add_state(trackable, node_id, tensors, paths)
                 del self._waiting[node_id]
@@ -301,7 +301,7 @@ class _Matching:
         return StoredNode(self._reader, self._graph, node_id)
 
     def commit(self) -> None:
-        """Enters what was restored, and what is waited for."""
+        """Record what was restored, and which children are expected."""
         restoration = self._restoration
         for node_id, trackable in self._taken.items():
             restoration.take(node_id, trackable)
@@ -310,24 +310,26 @@ class _Matching:
         restoration.waiting_optimizers = self._waiting
         restoration.progress.unfilled |= self._unfilled
         for parent, local_name, node_id in self._late:
-            if _weak(parent) is not None:  # nobody hears of what a dict or list is given
+            if _weak(parent) is not None:  # additions to a dict or list are not noticed
                 restore = partial(restoration.restore_late, local_name=local_name, node_id=node_id)
                 defer(parent.target, local_name, restore)
-        if anything_waits():  # an older restore may come to these objects late
+        if anything_waits():  # an older restore may expect these objects
             for trackable in self._taken.values():
                 if trackable.identity in self._restored and (weak := _weak(trackable)) is not None:
                     _RESTORED_BY[weak()] = restoration.number
 
 
 def _restored_later(trackable: Trackable, number: int) -> bool:
-    """Whether a newer restore gave the object its values."""
+    """Whether a newer restore has assigned the object's values."""
     weak = _weak(trackable)
     return weak is not None and bool(_RESTORED_BY.get(weak(), 0) > number)
 
 
 def _weak(trackable: Trackable) -> weakref.ref[object] | None:
-    """A weak reference to the object that the node is. None of dicts, lists and tuples, of which there are no
-    references, and of nodes that are a part of an object."""
+    """Return a weak reference to the object of a node.
+
+    None for dicts, lists and tuples, which cannot be referenced, and for nodes that are parts of an object.
+    """
     if trackable.is_part:
         return None
     try:
@@ -349,7 +351,7 @@ def _log_unrestored(progress: Progress) -> None:
 
 def _shown(lines: list[str]) -> str:
     head = (
-        "a restored checkpoint is let go with unrestored values. Say `status.expect_partial()` where that is meant, or "
-        "`status.assert_consumed()` where it is not:"
+        "some values of a restored checkpoint were never restored. If that is intended, call "
+        "`status.expect_partial()`; if not, `status.assert_consumed()` after `restore` raises an error for them:"
     )
     return "\n".join([head, *first_lines(lines, 20)])

@@ -1,6 +1,6 @@
-"""What became of a restore: whether all of the checkpoint has found its place, and all objects their values.
+"""Results of a restore: whether all values of the checkpoint and all objects of the program were matched.
 
-Source: the status classes in tensorflow/python/checkpoint/checkpoint.py; spec: SAVER 7.
+Source: the status classes in tensorflow/python/checkpoint/checkpoint.py.
 """
 
 from typing import Final, Protocol, Self
@@ -15,27 +15,35 @@ _SHOWN: Final = 10
 
 
 class LoadStatus(Protocol):
-    """What Checkpoint.read and restore return. All methods but the last raise AssertionError, and return the status."""
+    """Result of Checkpoint.read and restore. Its methods raise AssertionError, or return the status.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.Checkpoint(w=torch.ones(2), b=torch.ones(1)).save("ckpt")
+        >>> status = tfckpt.Checkpoint(w=torch.zeros(2)).restore(path)
+        >>> status.expect_partial().assert_existing_objects_matched() is status
+        True
+    """
 
     def assert_consumed(self) -> Self:
-        """All values of the checkpoint were restored, and all objects were."""
+        """Assert that all values of the checkpoint and all objects were restored."""
 
     def assert_existing_objects_matched(self) -> Self:
-        """All objects that hold values were restored; the checkpoint may have more."""
+        """Assert that all objects with values were restored; the checkpoint may have more values."""
 
     def assert_nontrivial_match(self) -> Self:
-        """Something below the root was restored."""
+        """Assert that an object below the root was restored."""
 
     def expect_partial(self) -> Self:
-        """Nothing is logged about values that were not restored."""
+        """Do not log values that are not restored."""
 
 
 class CheckpointLoadStatus:
-    """Of a restore from an object-based checkpoint.
+    """Status of a restore from an object-based checkpoint.
 
     Args:
-        restoration: The restore, whose late comers count too.
-        root: The objects, which it keeps alive.
+        restoration: The restore. Objects that are restored later count, too.
+        root: The objects; the status references them.
     """
 
     def __init__(self, restoration: Restoration, root: Trackable) -> None:
@@ -47,10 +55,10 @@ class CheckpointLoadStatus:
         return f"CheckpointLoadStatus({printable(self._restoration.path)!r}, {bound})"
 
     def assert_consumed(self) -> Self:
-        """Asserts that every value of the checkpoint has found its object, and every object its value.
+        """Assert that every value of the checkpoint was restored into an object, and every object was restored.
 
         Raises:
-            AssertionError: what is left, by its path.
+            AssertionError: lists the paths of the rest.
         """
         self.assert_existing_objects_matched()
         progress = self._restoration.progress
@@ -67,7 +75,7 @@ class CheckpointLoadStatus:
                 raise AssertionError(
                     f"Unresolved object in checkpoint {progress.graph.name(node_id)}: {self._restoration.path} has "
                     f"{', '.join(each.checkpoint_key for each in node.attributes[:_SHOWN])}, and there is no such "
-                    f"object. Say expect_partial() where that is meant"
+                    f"object. If that is intended, call expect_partial() instead"
                 )
         if progress.unused_attributes:
             unused = progress.unused_attributes.items()
@@ -79,10 +87,10 @@ class CheckpointLoadStatus:
         return self
 
     def assert_existing_objects_matched(self) -> Self:
-        """Asserts that every object with values has one from the checkpoint, which may have more.
+        """Assert that every object with values was restored. The checkpoint may have more values.
 
         Raises:
-            AssertionError: the objects that have none, by their paths.
+            AssertionError: lists the paths of the other objects.
         """
         unmatched = self._unmatched()
         if unmatched:
@@ -95,7 +103,7 @@ class CheckpointLoadStatus:
         return self
 
     def assert_nontrivial_match(self) -> Self:
-        """Asserts that more than the root was found in the checkpoint. AssertionError otherwise."""
+        """Assert that more than the root was found in the checkpoint."""
         if len(self._restoration.progress.bound) > 1:
             return self
         unmatched = self._unmatched()
@@ -108,7 +116,7 @@ class CheckpointLoadStatus:
         raise AssertionError("Nothing to load. No dependencies have been added to the root object yet.")
 
     def expect_partial(self) -> Self:
-        """Lets values that are not restored go without a word in the log."""
+        """Do not log values that are not restored."""
         self._restoration.progress.expect_partial = True
         return self
 
@@ -117,7 +125,7 @@ class CheckpointLoadStatus:
 
 
 class InitializationOnlyStatus:
-    """Of restore(None): nothing was restored, and every assertion fails."""
+    """Status of restore(None): nothing was restored, and every assertion fails."""
 
     def __repr__(self) -> str:
         return "InitializationOnlyStatus(nothing restored)"
@@ -132,7 +140,7 @@ class InitializationOnlyStatus:
         raise self._nothing()
 
     def expect_partial(self) -> Self:
-        """There is nothing to be partial about."""
+        """Do nothing."""
         return self
 
     def _nothing(self) -> AssertionError:
@@ -140,13 +148,13 @@ class InitializationOnlyStatus:
 
 
 class NameBasedSaverStatus:
-    """Of a restore from a checkpoint that has tensors by name, as Saver writes them.
+    """Status of a restore from a checkpoint with tensors by name, as written by Saver.
 
     Args:
         path: The checkpoint.
-        root: The objects, which it keeps alive.
-        restored: Those that were found by their names.
-        optional: An object that need not have been.
+        root: The objects; the status references them.
+        restored: The objects that were found by their names.
+        optional: An object that may be missing.
     """
 
     def __init__(self, path: str, root: Trackable, restored: set[Identity], optional: Identity | None) -> None:
@@ -156,10 +164,10 @@ class NameBasedSaverStatus:
         return f"NameBasedSaverStatus({self._path!r}, {counted(len(self._restored), 'object')} restored by name)"
 
     def assert_consumed(self) -> Self:
-        """Asserts that every object was found. The checkpoint may have more: names alone tell no whole.
+        """Assert that every object was found. The checkpoint may have more tensors, which names alone cannot tell.
 
         Raises:
-            AssertionError: the objects that were not, by their paths.
+            AssertionError: lists the paths of the other objects.
         """
         optional = set() if self._optional is None else {self._optional}
         missing = unmatched(self._root, self._restored | optional)
@@ -175,18 +183,18 @@ class NameBasedSaverStatus:
         return self.assert_consumed()
 
     def assert_nontrivial_match(self) -> Self:
-        """Asserts that something was found. AssertionError otherwise."""
+        """Assert that some object was found."""
         if not self._restored:
             raise AssertionError(f"No object was found by its name in {self._path}.")
         return self
 
     def expect_partial(self) -> Self:
-        """Nothing is logged in any case."""
+        """Do nothing: nothing is logged in any case."""
         return self
 
 
 def unmatched(root: Trackable, identities: set[Identity]) -> list[ObjectNode]:
-    """Objects with values that are not among those."""
+    """Return the objects with values that are not among `identities`."""
     return [
         node for node in object_nodes(root) if node.trackable.needs_values and node.trackable.identity not in identities
     ]

@@ -1,15 +1,18 @@
 """Find the prefix below which names are stored: "model/" if "fc.weight" is wanted and "model/fc.weight" stored."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from torch_tfckpt.text import quoted
 
-_SEPARATOR = "/"  # between the key of a module in a var_list and the names in the module
+_LOOKED_AT: Final = 8  # prefixes of wanted names, the most frequent: each costs a pass over the stored names
+_SHOWN: Final = 4  # prefixes that a hint lists
+_SEPARATOR: Final = "/"  # between the key of a module in a var_list and the names in the module
 
 
 def prefixes_of_names(stored: Iterable[str], wanted: Mapping[str, set[str]], separator: str) -> dict[str, set[str]]:
-    """Return for each prefix, "" included, what is found below it.
+    """Return what is found below each prefix, including "".
 
     Args:
         wanted: Name without prefix -> what it is a name of.
@@ -27,7 +30,7 @@ def prefixes_of_names(stored: Iterable[str], wanted: Mapping[str, set[str]], sep
 
 
 def _starts(name: str, earliest: int, separator: str) -> Iterator[int]:
-    """Where the parts of a name begin, from some place on: of a name as long as a book only the end counts."""
+    """Yield the offsets of the parts of a name, from `earliest` on: only the end of a very long name can be wanted."""
     if earliest <= 0:
         yield 0
     at = name.find(separator, max(0, earliest - 1))
@@ -48,20 +51,22 @@ class _OtherPrefix(NamedTuple):
 def prefix_hint(wanted: Collection[str], stored: Collection[str]) -> str:
     """Return what to write if the names a Saver wants are stored below another prefix; "" if they are not.
 
-    A prefix is considered only if more than half of the names are found below it.
+    A prefix is considered only if two names or more, and more than half of them, are found below it.
     """
-    best: _OtherPrefix | None = None
-    for prefix in ("", *sorted({name[: name.find(_SEPARATOR) + 1] for name in wanted} - {""})):
+    candidates: list[_OtherPrefix] = []
+    own = Counter(name[: name.find(_SEPARATOR) + 1] for name in wanted)
+    for prefix in ("", *(prefix for prefix, _ in own.most_common(_LOOKED_AT) if prefix)):
         names = {name[len(prefix) :] for name in wanted if name.startswith(prefix)}
-        for other, found in prefixes_of_names(stored, {name: {name} for name in names}, _SEPARATOR).items():
-            if other == prefix or 2 * len(found) <= len(names) or (best is not None and len(found) <= best.found):
-                continue
-            best = _OtherPrefix(prefix, other, len(found), len(names))
-    if best is None:
+        for other, of in prefixes_of_names(stored, {name: {name} for name in names}, _SEPARATOR).items():
+            if other != prefix and len(of) > max(1, len(names) // 2):
+                candidates.append(_OtherPrefix(prefix, other, len(of), len(names)))
+    if not candidates:
         return ""
+    best = max(candidates, key=lambda each: each.found)
+    rivals = [each.stored for each in candidates if (each.wanted, each.found) == (best.wanted, best.found)]
     here = f"All {best.total} names" if best.found == best.total else f"{best.found} of {best.total} names"
     here += f" below {quoted(best.wanted)}" if best.wanted else ""
-    there = f"below {quoted(best.stored)}" if best.stored else "without a prefix"
+    there = " or ".join(f"below {quoted(prefix)}" if prefix else "without a prefix" for prefix in rivals[:_SHOWN])
     key = quoted(best.stored.removesuffix(_SEPARATOR))
     if not best.stored:
         fix = f"Pass what is under {quoted(best.wanted.removesuffix(_SEPARATOR))} itself: Saver(model)"

@@ -58,7 +58,7 @@ def saver_in_graph(saver: InGraph) -> SaverInGraph | None:
 
 
 class Registered:
-    """The variables and savers of one graph, each under a name of its own.
+    """The variables and savers of one graph, each under a unique name.
 
     Args:
         saver: The saver that the meta graph belongs to; None: no saver in particular.

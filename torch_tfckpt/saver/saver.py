@@ -1,8 +1,8 @@
 """Saver: numbered checkpoints of a training loop, as tf.train.Saver makes them.
 
     saver = Saver({"model": model, "optimizer": optimizer, "step": step}, max_to_keep=3, sharded=True)
-    path = saver.save("run/model.ckpt", global_step=1000)       # durable, and the newest of run/checkpoint
-    handle = saver.save_async("run/model.ckpt", global_step=1100)   # training goes on while it is written
+    path = saver.save("run/model.ckpt", global_step=1000)       # durable, and named in run/checkpoint
+    handle = saver.save_async("run/model.ckpt", global_step=1100)   # training continues meanwhile
     saver.restore(latest_checkpoint("run"))                     # into the same tensors, in place
 
 Source: tensorflow/python/training/saver.py.

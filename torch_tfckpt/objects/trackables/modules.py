@@ -1,6 +1,6 @@
-"""Modules as nodes, and objects that say themselves what they have.
+"""Modules as nodes, and objects with methods that return their children and values.
 
-Source: tensorflow/python/trackable/base.py for the methods that an object may have; spec: SAVER 7.
+Source: tensorflow/python/trackable/base.py for the methods that an object may have.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,10 +26,10 @@ from torch_tfckpt.values import Value, WritableValue
 
 
 class ModuleTrackable(Trackable):
-    """A module: its own parameters, then persistent buffers, then modules, each by its attribute's name.
+    """A module: its own parameters, then persistent buffers, then modules, each under its attribute's name.
 
-    Buffers that are not persistent, and attributes that are None, are left out. Extra state is a child of its own,
-    under the name that state_dict has for it.
+    Buffers that are not persistent, and attributes that are None, are left out. Extra state is a separate child, under
+    its name in the state_dict.
     """
 
     def __init__(self, target: nn.Module) -> None:
@@ -48,7 +48,7 @@ class ModuleTrackable(Trackable):
             yield EXTRA_STATE, _ExtraState(module)
 
     def check(self) -> None:
-        """UnimplementedError where the module would save something that is no child: it would be lost."""
+        """Raise UnimplementedError if the module's state_dict has more than its children: that would be lost."""
         module = self._module
         if type(module)._save_to_state_dict is nn.Module._save_to_state_dict:
             return
@@ -58,13 +58,13 @@ class ModuleTrackable(Trackable):
         if lost:
             raise UnimplementedError(
                 f"{type(module).__name__}: the entries {', '.join(map(quoted, sorted(lost)))} of the module's "
-                f"state_dict are none of its parameters and buffers, so they cannot be restored in place. Pass "
-                f"an object whose state_dict and load_state_dict are the module's"
+                f"state_dict are not parameters or buffers of the module, so they cannot be restored in place. "
+                f"Pass an object whose state_dict and load_state_dict are the module's"
             )
 
 
 class _ExtraState(StateTrackable):
-    """What get_extra_state gives; not the module itself, which is another node."""
+    """The extra state of a module; the module itself is another node."""
 
     is_part = True
 
@@ -107,7 +107,7 @@ class CustomTrackable(Trackable):
                 saveables.append(SaveableObject(None, [SaveSpec(value, "", key)], key))
         elif self._gathers:
             for name, item in self._object._gather_saveables_for_checkpoint().items():
-                # Of a saveable with several values this is what their keys begin with, as in TensorFlow.
+                # For a saveable with several values this is the beginning of their keys, as in TensorFlow.
                 key = attributes[escape_local_name(name)] = checkpoint_key(path, name)
                 saveables += saveables_of_attribute(key, item)
         return SavedValues(attributes, saveables)
@@ -125,7 +125,7 @@ class CustomTrackable(Trackable):
 
 
 class _Deserialized(SaveableObject):
-    """Hands an object all of its values at once."""
+    """Passes all values to an object at once."""
 
     def __init__(self, target: Any, keys: Mapping[str, str]) -> None:
         specs = [SaveSpec(None, "", key, device=HOST) for key in keys.values()]
@@ -137,13 +137,13 @@ class _Deserialized(SaveableObject):
 
 
 def has_trackable_methods(value: object) -> bool:
-    """Whether an object, not a class, has any of the methods that CustomTrackable looks for."""
+    """Whether an object, not a class, has any of the methods that CustomTrackable uses."""
     names = ("_trackable_children", "_serialize_to_tensors", "_gather_saveables_for_checkpoint")
     return not isinstance(value, type | torch.Tensor) and any(callable(getattr(value, name, None)) for name in names)
 
 
 def distinct(children: Iterable[tuple[str, object]]) -> list[tuple[str, object]]:
-    """The children of one node. ValueError where two have one name."""
+    """Return the children of one node; ValueError if two have the same name."""
     named: dict[str, object] = {}
     for name, child in children:
         if name in named:

@@ -2,11 +2,11 @@
 
     optimizer                                              slot variables m and v of model.weight
     model/weight/.OPTIMIZER_SLOT/optimizer/m/...           Adam's exp_avg
-    optimizer/.ATTRIBUTES/py_state                         text: param_groups, steps, which slot is which tensor
-    optimizer/beta1_power, optimizer/beta2_power           how far Adam has come, for TensorFlow's
+    optimizer/.ATTRIBUTES/py_state                         string: param_groups, steps, which slot is which tensor
+    optimizer/beta1_power, optimizer/beta2_power           Adam's steps, in the form that TensorFlow's Adam needs
 
-The text is everything, with the slot variables under their keys for its tensors; torch restores it to the bit. The
-graph does not list it: TensorFlow could restore it into nothing, and `assert_consumed` would fail there for no reason.
+The string has the whole state, and refers to slot variables by their keys; torch restores it bit for bit. The graph
+does not list it: TensorFlow has no object to restore it into, and its `assert_consumed` would fail.
 """
 
 import logging
@@ -44,7 +44,7 @@ class Slot(NamedTuple):
 
 
 class _Power(TensorTrackable):
-    """A number that is computed for the checkpoint; nothing here needs it back."""
+    """A number that is computed for the checkpoint, and never restored."""
 
     @property
     def needs_values(self) -> bool:
@@ -52,7 +52,7 @@ class _Power(TensorTrackable):
 
 
 class OptimizerTrackable(Trackable):
-    """An optimizer. Its state is looked up by where its parameters stand in the graph, never by their positions."""
+    """An optimizer. Its state is found by the paths of its parameters in the graph, never by their positions."""
 
     holds_values = True
 
@@ -62,11 +62,11 @@ class OptimizerTrackable(Trackable):
 
     @property
     def parameters(self) -> list[torch.Tensor]:
-        """Of all groups, in order."""
+        """The parameters of all groups, in order."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def children(self) -> Iterable[tuple[str, object]]:
-        """For Adam the powers that TensorFlow's keeps, where all parameters have come equally far."""
+        """For Adam, the powers that TensorFlow's Adam stores, if all parameters have the same number of steps."""
         if not isinstance(self.optimizer, ADAMS):
             return
         steps = _numbers(state[STEP] for state in self.optimizer.state.values() if STEP in state)
@@ -74,13 +74,15 @@ class OptimizerTrackable(Trackable):
         if len(steps) <= 1 and len(betas) == 1:
             step = steps.pop() if steps else 0.0
             for number, beta in enumerate(betas.pop(), 1):
-                # TensorFlow multiplies after each step, and begins with the first power.
+                # TensorFlow begins with the first power, and multiplies after each step.
                 power = torch.tensor(beta ** (step + 1), dtype=torch.float32)
                 yield f"beta{number}_power", _Power(Variable(power, f"beta{number}_power", trainable=False))
 
     def slots(self) -> list[Slot]:
-        """All slot variables there are now: tensors of the state that have the shape of their parameter and are numbers
-        of its kind, neither masks nor counts, nor moments in 8 bits."""
+        """All present slot variables: tensors of the state with the shape of their parameter and numbers of its kind.
+
+        Masks, counters and moments in 8 bits are not slot variables.
+        """
         names = slot_names(self.optimizer)
         return [
             Slot(*names.get(name, SlotName(name, name)), parameter, value)
@@ -93,10 +95,10 @@ class OptimizerTrackable(Trackable):
     def state_to_save(
         self, path: str, paths: Mapping[Identity, str], keys: Mapping[int, str]
     ) -> Sequence[SaveableObject]:
-        """The text and those of its tensors that are no slot variables.
+        """Return the encoded state, and those of its tensors that are not slot variables.
 
         Args:
-            paths: Where each tensor of the graph stands.
+            paths: Path of each tensor in the graph.
             keys: id of the tensor of a slot variable -> its key.
 
         Raises:
@@ -107,7 +109,7 @@ class OptimizerTrackable(Trackable):
         return state_to_save(key, OptimizerState(self.optimizer, lambda: self._names(paths)), keys)
 
     def stored_paths(self, stored: StoredNode) -> set[str]:
-        """Where the parameters stand that the stored optimizer has state for. Errors as `state_to_restore`."""
+        """Return the paths of the parameters of the stored optimizer. Errors as `state_to_restore`."""
         key = checkpoint_key(stored.path, PYTHON_STATE)
         if key in stored.reader:
             _, state = stored_state(key, stored.reader)
@@ -118,18 +120,18 @@ class OptimizerTrackable(Trackable):
         return {object_path(route) for route in routes if route is not None}
 
     def state_to_restore(self, stored: StoredNode, paths: Mapping[Identity, str]) -> SaveableObject | None:
-        """What takes the text and its tensors; None where the checkpoint has none, as those that TensorFlow wrote.
+        """Return what restores the encoded state and its tensors; None if TensorFlow wrote the checkpoint.
 
         Args:
-            paths: Where each tensor here stands in the checkpoint, of those that do.
+            paths: Path in the checkpoint of each matched tensor.
 
         Raises:
-            NotFoundError, DataLossError: the text, or a tensor that it names, is missing or damaged.
+            NotFoundError, DataLossError: the state, or a tensor that it refers to, is missing or damaged.
             InvalidArgumentError: it is the state of another kind of optimizer, or of parameters of other shapes, or
-                the same parameters are grouped otherwise.
+                the same parameters are in other groups.
 
-        Where the parameters are not the same, as in a model that has grown, those that are in both get their state, and
-        hyperparameters stay as they are here.
+        If the parameters are not the same, for example because the model has grown, the state of the common ones is
+        restored, and hyperparameters are not changed.
         """
         key = checkpoint_key(stored.path, PYTHON_STATE)
         if key not in stored.reader:
@@ -146,19 +148,19 @@ class OptimizerTrackable(Trackable):
                 if path is None:
                     raise InvalidArgumentError(
                         f"parameter {position} of param_groups[{number}], of shape {shape_text(parameter.shape)}, is "
-                        f"none of the tensors of this checkpoint, so its state has no place. Add the module that has it"
+                        f"not a tensor of this checkpoint, so its state cannot be stored. Add its module"
                     )
                 names[-1].append(path)
         return names
 
 
 class _FittingState:
-    """The whole state of an optimizer where the parameters are those stored; else, of what is in both.
+    """The whole state of an optimizer if its parameters are the stored ones, else the state of the common ones.
 
     Args:
         whole: The state of all parameters.
-        paths: Where each tensor here stands in the checkpoint, of those that do.
-        place: For the log.
+        paths: Path in the checkpoint of each matched tensor.
+        place: The checkpoint and key, for the log.
     """
 
     def __init__(
@@ -169,11 +171,11 @@ class _FittingState:
         self._in_both: int | None = None
 
     def value(self) -> object:
-        """The whole state now."""
+        """Return the present state of all parameters."""
         return self._whole.value()
 
     def plan(self, stored: object) -> object:
-        """InvalidArgumentError as OptimizerState.plan, or plan_for_some."""
+        """Plan the restore. Errors as OptimizerState.plan, or plan_for_some."""
         there = stored_parameters(stored)
         if self._here == there:
             return self._whole.plan(stored)
@@ -181,11 +183,11 @@ class _FittingState:
         return plan_for_some(self._optimizer, self._paths, stored)
 
     def load(self, planned: Any) -> None:
-        """load_state_dict()."""
+        """Restore the planned state."""
         if self._in_both is not None:
             _log.warning(
-                "%s is of other parameters than the optimizer here: state of the %d that are in both is restored, and "
-                "no hyperparameters",
+                "%s: the stored optimizer has other parameters than this one. The state of the %d that are in both is "
+                "restored, and no hyperparameters",
                 self._place,
                 self._in_both,
             )
@@ -197,7 +199,7 @@ def _kind(dtype: torch.dtype) -> tuple[bool, bool]:
 
 
 def _numbers(steps: Iterable[torch.Tensor | float]) -> set[float]:
-    """The numbers in scalar tensors, with one wait for each device."""
+    """Return the numbers in scalar tensors, with one synchronization for each device."""
     by_device: dict[torch.device, list[torch.Tensor]] = {}
     for step in steps:
         number = torch.as_tensor(step)
@@ -206,12 +208,12 @@ def _numbers(steps: Iterable[torch.Tensor | float]) -> set[float]:
 
 
 def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> None:
-    """InvalidArgumentError where a slot variable cannot be one of the parameter that it is for.
+    """Raise InvalidArgumentError if the shape or dtype of a slot variable does not fit its parameter.
 
-    torch takes over any tensor as state, and fails at the next step.
+    torch accepts any tensor as state, and fails at the next step.
 
     Args:
-        parameters: Node id -> the tensor here that is bound to it.
+        parameters: Node id -> the tensor matched with it.
     """
     for slot in slot_variables(stored.graph, stored.node_id):
         parameter = parameters.get(slot.original_variable_node_id)
@@ -235,12 +237,12 @@ def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> N
 def state_from_tensorflow(
     optimizer: torch.optim.Optimizer, stored: StoredNode, parameters: Mapping[int, torch.Tensor]
 ) -> tuple[SaveableObject | None, Sequence[int]]:
-    """What takes the state that a node of TensorFlow's has for `optimizer`, and the nodes whose values it takes.
+    """Return what restores the state of TensorFlow's optimizer into `optimizer`, and the nodes that it restores.
 
-    The log says why where the state cannot be converted.
+    If the state cannot be converted, the reason is logged.
 
     Args:
-        parameters: Node id -> the tensor here that is bound to it.
+        parameters: Node id -> the tensor matched with it.
 
     Raises:
         InvalidArgumentError: a counter or hyperparameter is not a number.
@@ -269,7 +271,7 @@ def state_from_tensorflow(
 
 
 class _TensorFlowSaveable(SaveableObject):
-    """Takes slot variables into the state of a torch optimizer."""
+    """Restores slot variables into the state of a torch optimizer."""
 
     def __init__(self, plan: StatePlan, stored: StoredNode) -> None:
         keys = [slot.key for slot in plan.slots]

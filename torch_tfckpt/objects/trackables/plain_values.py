@@ -48,7 +48,7 @@ class StateTrackable(Trackable):
     """An object with state.
 
     Args:
-        state: How it is read and written.
+        state: Reads and writes the state.
     """
 
     holds_values = True
@@ -74,13 +74,13 @@ class StateTrackable(Trackable):
 
 
 class ValueTrackable(StateTrackable):
-    """A plain value that cannot change itself, such as an int: another one takes its place.
+    """An immutable plain value, such as an int, which a restore replaces.
 
     Args:
-        holder: What it stands in.
-        name: Where in it.
-        get: The value now.
-        put: Takes the one that was stored.
+        holder: The object or container that contains it.
+        name: Its attribute, key or index there.
+        get: Returns the present value.
+        put: Replaces it.
     """
 
     is_part = True
@@ -97,7 +97,7 @@ class ValueTrackable(StateTrackable):
         return self._get() is None and not _has_state(node)
 
     def to_restore(self, stored: StoredNode) -> RestoredValues:
-        """A number also takes a scalar variable, as TensorFlow's `tf.Variable(0)` for a step."""
+        """Restore it. A number can also be restored from a scalar variable, such as TensorFlow's `tf.Variable(0)`."""
         key = stored.keys.get(VARIABLE_VALUE)
         value = self._get()
         if key is None or not isinstance(value, int | float):
@@ -106,7 +106,7 @@ class ValueTrackable(StateTrackable):
 
 
 class _NumberSaveable(SaveableObject):
-    """Takes a scalar for a Python number."""
+    """Restores a Python number from a scalar."""
 
     def __init__(self, put: Callable[[Any], object], kind: type[int] | type[float], key: str) -> None:
         super().__init__(None, [SaveSpec(None, "", key, device=HOST)], key)
@@ -115,7 +115,8 @@ class _NumberSaveable(SaveableObject):
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
         if tuple(shapes[0]) != ():
             raise InvalidArgumentError(
-                f"{quoted(self.name)}: stored is a tensor of shape {tuple(shapes[0])}, here is a Python number"
+                f"{quoted(self.name)}: the stored tensor has shape {tuple(shapes[0])}, but the object is a Python "
+                f"number. Use a tensor of that shape"
             )
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
@@ -124,7 +125,7 @@ class _NumberSaveable(SaveableObject):
 
 
 class PlainContainer(StateTrackable):
-    """A dict or list of plain values. One without any has no values; nor has the node of one that was saved so."""
+    """A dict or list of plain values. If it is empty, it has no values, and its node has no attributes."""
 
     def __init__(self, target: dict[Any, Any] | list[Any]) -> None:
         super().__init__(target, ContainerState(target))
@@ -144,7 +145,7 @@ class PlainContainer(StateTrackable):
 
 
 class _Emptied(SaveableObject):
-    """A container that had nothing in it when it was saved."""
+    """Restores a container that was empty when it was saved."""
 
     def __init__(self, container: dict[Any, Any] | list[Any]) -> None:
         super().__init__(container, [], "")
@@ -159,23 +160,23 @@ def _has_state(node: TrackableObject) -> bool:
 
 
 class PythonState(Protocol):
-    """An object that makes a text of itself, as tf.train.experimental.PythonState does."""
+    """An object that encodes itself as a string, like tf.train.experimental.PythonState."""
 
     def serialize(self) -> str:
-        """Its state."""
+        """Return the state."""
 
     def deserialize(self, string_value: str, /) -> object:
-        """Takes over what `serialize` gave."""
+        """Restore a state that `serialize` returned."""
 
 
 def is_python_state(value: object) -> TypeGuard[PythonState]:
-    """Whether an object has both methods; a class that has them is not meant, nor is a tensor."""
+    """Whether an object, not a class or tensor, has both methods."""
     has_both = callable(getattr(value, "serialize", None)) and callable(getattr(value, "deserialize", None))
     return has_both and not isinstance(value, type | torch.Tensor)
 
 
 class PythonStateTrackable(Trackable):
-    """An object that makes a text of itself."""
+    """An object that encodes itself as a string."""
 
     holds_values = True
 
@@ -203,11 +204,13 @@ class _SerializedSaveable(SaveableObject):
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
         if tuple(shapes[0]) != ():
-            raise InvalidArgumentError(f"{quoted(self.name)}: stored are strings of shape {shapes[0]}, not one text")
+            raise InvalidArgumentError(
+                f"{quoted(self.name)}: the stored strings have shape {shapes[0]}, but one string is needed"
+            )
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
         (text,) = restored_tensors
-        assert isinstance(text, np.ndarray), "its dtype was compared"
+        assert isinstance(text, np.ndarray), "its dtype was checked"
         self._object.deserialize(text.item().decode("utf-8", "surrogateescape"))
 
 
@@ -215,7 +218,7 @@ _SCALARS: Final = (str, bytes, int, float, complex, type(None), np.generic, np.n
 
 
 def is_plain(value: object) -> bool:
-    """Whether it is a value such as state texts hold, or a dict, list or tuple of nothing else."""
+    """Whether it is a value that an encoded state may contain, or a dict, list or tuple of such values only."""
     waiting, seen = [value], set()
     while waiting:
         here = waiting.pop()
@@ -229,7 +232,7 @@ def is_plain(value: object) -> bool:
 
 
 def has_scalars(value: dict[Any, Any] | list[Any]) -> bool:
-    """Whether there is more in a plain container than empty ones under str keys."""
+    """Whether a plain container contains anything but empty containers under str keys."""
     waiting: list[object] = [value]
     seen: set[int] = set()
     while waiting:
@@ -246,21 +249,21 @@ def has_scalars(value: dict[Any, Any] | list[Any]) -> bool:
 
 
 class DictTrackable(Trackable):
-    """A dict: the items under str keys are children."""
+    """A dict, with its items as children."""
 
     def __init__(self, target: dict[Any, Any]) -> None:
         super().__init__(target)
         self._dict = target
 
     def children(self) -> Iterable[tuple[str, object]]:
-        """ValueError where a key is no str."""
+        """Yield the items; ValueError if a key is not a str."""
         for key, value in self._dict.items():
             if isinstance(key, str):
                 yield key, _item(self._dict, key, value)
             else:
                 raise ValueError(
-                    f"Unable to save the object {type(self._dict).__name__}: it holds tensors or modules, and has the "
-                    f"non-string key {key!r}. Use str for keys"
+                    f"Unable to save the object {type(self._dict).__name__}: it contains tensors or modules, and "
+                    f"has the non-string key {key!r}. Use str for keys"
                 )
 
 
@@ -272,7 +275,7 @@ class ListTrackable(Trackable):
         self._items = target
 
     def children(self) -> Iterable[tuple[str, object]]:
-        """ValueError where a tuple holds a plain value, which could not be put back."""
+        """Yield the items; ValueError if a tuple contains a plain value, which could not be restored."""
         for index, value in enumerate(self._items):
             if isinstance(self._items, list):
                 yield str(index), _item(self._items, index, value)
@@ -286,12 +289,12 @@ class ListTrackable(Trackable):
 
 
 def must_be_replaced(value: object) -> bool:
-    """Whether it is a plain value that cannot change, so that a restored one takes its place."""
+    """Whether it is an immutable plain value, which a restore replaces."""
     return not isinstance(value, dict | list) and is_plain(value)
 
 
 def _item(container: Any, key: object, value: object) -> object:
-    """What stands for an item of a dict or list: the item, or of a plain value the place it has."""
+    """Return the object for an item of a dict or list; for a plain value, one that can replace it."""
     if not must_be_replaced(value):
         return value
 

@@ -1,4 +1,4 @@
-"""Choose the Trackable that makes a Python object a node of the object graph."""
+"""Choose the Trackable for a Python object."""
 
 import torch
 from torch import nn
@@ -22,13 +22,13 @@ from torch_tfckpt.saveables.variables import Variable
 
 
 def trackable_of(value: object, name: str) -> Trackable:
-    """The object as a node.
+    """Return the node for an object.
 
     Args:
         value: A tensor, Variable, Module, Optimizer; a dict, list or tuple; an object with state_dict and
             load_state_dict, with serialize and deserialize, or with methods of TensorFlow's trackable objects; a
             Trackable.
-        name: What texts call it.
+        name: Its name in error messages.
 
     Raises:
         ValueError: anything else.

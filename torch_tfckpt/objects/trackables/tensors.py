@@ -18,7 +18,7 @@ from torch_tfckpt.values import Value
 
 
 class TensorTrackable(Trackable):
-    """A tensor, restored in place. A lazy parameter gets the shape that is stored."""
+    """A tensor, restored in place. A lazy parameter gets the stored shape."""
 
     holds_values = True
 
@@ -33,7 +33,7 @@ class TensorTrackable(Trackable):
 
     @property
     def own_name(self) -> str:
-        """The name that a Variable has by itself; "" of a tensor."""
+        """The name of a Variable; "" for a tensor."""
         variable = self._variable
         if not isinstance(variable, Variable):
             return ""
@@ -50,7 +50,7 @@ class TensorTrackable(Trackable):
         return RestoredValues([self.saveable(key)], frozenset([VARIABLE_VALUE]))
 
     def saveable(self, key: str) -> SaveableObject:
-        """What takes the value under `key`."""
+        """Return the saveable that restores the value stored under `key`."""
         if isinstance(self.tensor, UninitializedParameter | UninitializedBuffer):
             return _LazySaveable(self.tensor, key)
         return VariableSaveable(self._variable, self._slice_spec, key)
@@ -74,7 +74,7 @@ class _LazySaveable(SaveableObject):
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
         (value,) = restored_tensors
-        assert isinstance(value, torch.Tensor), "its dtype was compared"
+        assert isinstance(value, torch.Tensor), "its dtype was checked"
         if is_lazy(self._tensor):  # a second name for it may have been restored before
             self._tensor.materialize(value.shape)
         with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Trackable: a Python object as a node of an object graph. What every kind of object has in common.
+"""Trackable: base class of Python objects as nodes of an object graph.
 
-`ChildrenOf` adds children that the object itself does not know: what a Checkpoint attaches to its root.
+`ChildrenOf` adds further children to an object: those that a Checkpoint attaches to its root.
 
 Source: tensorflow/python/trackable/base.py.
 """
@@ -18,11 +18,11 @@ from torch_tfckpt.saveables.save_spec import SaveableObject
 
 @dataclass(frozen=True, slots=True)
 class SavedValues:
-    """What a node stores.
+    """The values of a node, to be saved.
 
     Attributes:
-        attributes: Name, escaped -> key, as the graph lists them.
-        saveables: The values under their keys; also such as the graph does not list.
+        attributes: Escaped name -> key, as the graph lists them.
+        saveables: The values under their keys, including values that the graph does not list.
     """
 
     attributes: Mapping[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class StoredNode:
 
     @property
     def path(self) -> str:
-        """Where it stands in keys, as `object_path` spells it."""
+        """Its path in keys, as `object_path` writes it."""
         return object_path(self.graph.route(self.node_id) or ())
 
     @property
@@ -54,11 +54,11 @@ class StoredNode:
 
 @dataclass(frozen=True, slots=True)
 class RestoredValues:
-    """What takes values from a node.
+    """How the values of a node are restored.
 
     Attributes:
-        saveables: What takes them.
-        used: Attributes of the node that are restored by that.
+        saveables: Restore the values.
+        used: Attributes of the node that they restore.
     """
 
     saveables: Sequence[SaveableObject] = ()
@@ -66,15 +66,15 @@ class RestoredValues:
 
 
 class Trackable:
-    """An object that is a node. This class has neither children nor values.
+    """An object as a node. This base class has neither children nor values.
 
     Args:
         target: The object itself.
 
-    Nothing is kept of what the object has: it is looked at anew for every save and restore, by new Trackables.
+    The contents of the object are not stored: new Trackables are created for every save and restore.
 
     Attributes:
-        is_part: Whether the node is a part of `target`, such as a plain value that it holds, and not `target` itself.
+        is_part: Whether the node is a part of `target`, such as a plain value in it, and not `target` itself.
         holds_values: Whether it has values to save.
     """
 
@@ -86,32 +86,31 @@ class Trackable:
 
     @cached_property
     def identity(self) -> Identity:
-        """Equal for two nodes that are one; see `identity_of`."""
+        """Equal for two Trackables of the same object; see `identity_of`."""
         return identity_of(self.target)
 
     @property
     def needs_values(self) -> bool:
-        """Whether a checkpoint that lacks this object leaves something unrestored."""
+        """Whether something is not restored if this object is not in the checkpoint."""
         return self.holds_values
 
     def is_placeholder_for(self, node: TrackableObject) -> bool:
-        """Whether it only keeps the place for the object that the node is, such as None for a module."""
+        """Whether it is only a placeholder for the object of the node, such as None for a module."""
         return False
 
     def children(self) -> Iterable[tuple[str, object]]:
-        """(local name, object) of each child, in the order in which ids are given. An object, or a Trackable."""
+        """Return (local name, object or Trackable) of each child, in the order of their ids."""
         return ()
 
     def to_save(self, path: str) -> SavedValues:
-        """The values now, under keys that begin with `path`. Errors as the saveables of its kind."""
+        """Return the present values, under keys that begin with `path`. Errors as its kind of saveables."""
         return SavedValues()
 
     def to_restore(self, stored: StoredNode) -> RestoredValues:
-        """What takes the values of a node. Nothing is changed yet; what can be said against it is said now.
+        """Return what restores the values of a node. Nothing is changed yet; what can be checked is checked now.
 
         Raises:
-            NotFoundError, DataLossError, InvalidArgumentError: text of state that is read for this is missing, damaged,
-                or does not fit.
+            NotFoundError, DataLossError, InvalidArgumentError: stored state is missing, damaged, or does not fit.
         """
         return RestoredValues()
 
