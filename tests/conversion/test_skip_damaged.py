@@ -29,7 +29,7 @@ def flip(path: str | Path, at: int) -> None:
 
 
 def skipping(source: str | Path, target: Path) -> ConvertReport:
-    """Converts what is good. Without the option the error says how."""
+    """Convert what is undamaged, after checking that the error without the option mentions it."""
     to = "tf" if target.suffix == ".ckpt" else None
     with pytest.raises((DataLossError, NotFoundError), match=r"skip_damaged=True \(`tfckpt convert --skip-damaged`\)"):
         convert(source, target, to=to)
@@ -87,7 +87,7 @@ def test_a_missing_shard(tmp_path: Path, target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_damaged_block_of_the_index(tmp_path: Path, target: str) -> None:
-    """What the other blocks list is converted; the report says that the rest is lost. `check` agrees."""
+    """Tensors that the other blocks list are converted; the report has the damage. `check` agrees."""
     names = [f"{n:05d}{'x' * 200}" for n in range(3000)]
     prefix = tfckpt.save_file({name: torch.tensor([float(n)]) for n, name in enumerate(names)}, tmp_path / "s" / "t")
     index = Path(f"{prefix}.index")

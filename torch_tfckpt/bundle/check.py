@@ -1,4 +1,4 @@
-"""Checks a version 2 checkpoint at rest: every block of the index, every byte of every tensor.
+"""Check a version 2 checkpoint at rest: every block of the index, every byte of every tensor.
 
 `Verification` is the result, the same for both versions. At most one chunk per thread is held in memory. One damaged
 tensor does not end the check: the list of undamaged tensors is part of the result.
@@ -85,7 +85,7 @@ class Verification(NamedTuple):
         return "\n".join([*map(str, self.damage), summary])
 
 
-# Progress is told, and a read error found, once for so many bytes.
+# Bytes between two reports of progress; a read error is searched for among as many.
 _BATCH_BYTES: Final = 256 * 1024 * 1024
 
 
@@ -95,12 +95,12 @@ class _StoredPiece(NamedTuple):
 
 
 def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None = None) -> Verification:
-    """Reads all of the checkpoint.
+    """Read all of the checkpoint and report what is damaged.
 
     Args:
         progress: Called with the number of bytes checked since the last call.
 
-    Cost: every stored byte is read once; memory of one chunk a thread, or of one string tensor.
+    Cost: every stored byte is read once; memory of one chunk per thread, or of one string tensor.
     """
     damage = list(_check_index(reader))
     names, _ = reader.undamaged_keys()  # `damage` has what is wrong with the rest of the index
@@ -143,7 +143,7 @@ def _check_index(reader: BundleReader) -> Iterator[Damage]:
 
 
 def _check_place(reader: BundleReader, piece: _StoredPiece) -> Damage | None:
-    """Whether the bytes that the entry speaks of can be there."""
+    """Return what is wrong with the place of a tensor's bytes, without reading them."""
     name, entry = piece
     path = reader.files.shard_path(entry.shard)
     expected = fixed_size(entry)
@@ -162,7 +162,7 @@ def _check_place(reader: BundleReader, piece: _StoredPiece) -> Damage | None:
 
 
 def _check_encoded(reader: BundleReader, piece: _StoredPiece) -> Iterator[Damage]:
-    """Strings and variants: their checksums run over a decoded form."""
+    """Check strings and variants, whose checksums cover a decoded form."""
     name, entry = piece
     file = reader.files.shard(entry.shard)
     try:
