@@ -272,7 +272,7 @@ def test_states_have_to_stay_with_their_objects(tmp_path: Path) -> None:
     """Our optimizers' state is found by the path of the optimizer, and names tensors by their keys."""
     w = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.Adam([w])
-    w.sum().backward()
+    w.sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     path = tfckpt.Checkpoint(w=w, optimizer=optimizer).write(tmp_path / "t")
     with pytest.raises(InvalidArgumentError, match=r"is left out, but the state .* refers to it"):

@@ -41,8 +41,8 @@ def convert_paths(options: argparse.Namespace) -> int:
     _warn_of(report.unmatched_excludes)
     for name, other in list(report.shared.items())[:1]:
         say(
-            f"tfckpt: warning: {counted(len(report.shared), 'tensor')} left out of objects that are not left out "
-            f"everywhere in the object graph: {quoted(name)} is also {quoted(other)}"
+            f"tfckpt: warning: left out {counted(len(report.shared), 'tensor')} of objects that also have a name that "
+            f"is not left out: {quoted(name)} is also {quoted(other)}"
         )
     return 0 if report.complete else 1
 

@@ -10,7 +10,7 @@ it (`foreign_files.sidecar`) and comes back when the target is read by this pack
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 
@@ -37,7 +37,9 @@ from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.publication import Publication
-from torch_tfckpt.text import byte_text, counted, printable, quoted
+from torch_tfckpt.text import byte_text, counted, first_lines, printable, quoted
+
+_LISTED: Final = 8  # shared tensors that the text of a report lists
 
 ReportProgress = Callable[[int, int], object]
 """Called with the bytes done and the bytes in all."""
@@ -153,7 +155,8 @@ class ConvertReport:
             lines += [f"  {quoted(name)}: {reason}" for name, reason in self.skipped.items()]
         if self.filtered:
             lines.append(f"left out by --include and --exclude: {counted(len(self.filtered), 'tensor')}")
-            lines += [f"  {quoted(name)}, which is also {quoted(other)}" for name, other in self.shared.items()]
+            shared = [f"  {quoted(name)}, which is also {quoted(other)}" for name, other in self.shared.items()]
+            lines += [f"  {line.strip()}" for line in first_lines(shared, _LISTED)]
         lines += [f"--exclude {quoted(pattern)} matched nothing" for pattern in self.unmatched_excludes]
         if self.damaged:
             lines.append(f"damaged and left out: {counted(len(self.damaged), 'tensor')}")
@@ -276,9 +279,11 @@ def _select(
         first_pass: Reports the progress of reading everything, to find what is damaged. None: damage is an error.
     """
     listing = Listing(source.names(), []) if first_pass is None else list_undamaged(source)
-    graph = _graph_to_edit(source, selection, listing.names)
-    paths = object_paths(graph) if graph is not None and selection.renames else ()
     keep_graph = isinstance(sink, CheckpointSink)
+    graph = None
+    if OBJECT_GRAPH_KEY in listing.names and selection and (keep_graph or selection.takes(OBJECT_GRAPH_KEY)):
+        graph = _graph_to_edit(source)
+    paths = object_paths(graph) if graph is not None and selection.renames else ()
     chosen = selection.select(listing.names, keep_object_graph=keep_graph, object_paths=paths)
     rename = selection.new_name if selection.renames else None
     if graph is not None and OBJECT_GRAPH_KEY in chosen.new_names:
@@ -301,13 +306,11 @@ def _select(
             f"{printable(source.path)}: none of {counted(len(chosen.new_names), 'tensor')} can be read. The first, "
             f"{quoted(name)}: {reason}"
         )
-    return SelectedSource(source, [*listing.names, *(name for name in lost if name not in listing.names)], good, rename)
+    return SelectedSource(source, dict.fromkeys([*listing.names, *lost]), good, rename)
 
 
-def _graph_to_edit(source: TensorSource, selection: Selection, names: Sequence[str]) -> ObjectGraph | None:
-    """The object graph if the selection may change it; None if it is damaged, which is noticed when it is edited."""
-    if OBJECT_GRAPH_KEY not in names or not selection:
-        return None
+def _graph_to_edit(source: TensorSource) -> ObjectGraph | None:
+    """The object graph; None if it is damaged, which is reported when it is edited or read."""
     try:
         return read_graph(source)
     except DAMAGE:
