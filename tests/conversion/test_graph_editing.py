@@ -1,5 +1,6 @@
 """Editing an object graph: which node goes where, what is removed, and what is refused."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -129,6 +130,25 @@ def test_objects_whose_tensors_are_stored_under_other_objects() -> None:
     assert top is not None and result.nodes[0].child("model") is None and result.nodes[0].child("optimizer") == 2
     assert [child.local_name for child in result.nodes[top].children] == ["top"]
     assert result.route(4) == ("optimizer", "v") and result.value_key(4) == key
+
+
+def test_objects_without_tensors_go_with_their_parent() -> None:
+    """Also if the pattern needs the end of a tensor's name; at the root they stay where they are."""
+    graph = graph_of(
+        TrackableObject(children(("model", 1), ("function", 2))),
+        TrackableObject(children(("w", 3), ("dropout", 4))),
+        TrackableObject(),
+        variable("w", f"model/w{VALUE}"),
+        TrackableObject(),
+    )
+    key, new = f"model/w{VALUE}", f"net/w{VALUE}"
+    for rename in (str, lambda name: re.sub("^model/(.*VALUE)$", r"net/\1", name)):
+        result = edit_graph(graph, [key], {key: new}, rename).graph
+        assert [child.local_name for child in result.nodes[0].children] == ["net", "function"]
+        net = result.nodes[0].child("net")
+        assert net is not None and [child.local_name for child in result.nodes[net].children] == ["w", "dropout"]
+    result = edit_graph(graph, [key], {key: f"a/{key}"}).graph
+    assert sorted(child.local_name for child in result.nodes[0].children) == ["a", "function"]
 
 
 def test_a_rename_that_is_about_an_object_only(tmp_path: Path) -> None:

@@ -205,24 +205,29 @@ class _Edit:
         return removed | orphans
 
     def _places(self) -> dict[int, Route]:
-        """Where each node goes: as the new keys of its own values say, else as those below it say."""
+        """Where each node goes: by the new keys of its own values, else of those below it, else by its own path."""
         parents = self._graph.parents
         order = [node_id for node_id in self._routes if node_id not in self._removed]  # parents before children
         wanted = self._wanted_places()
         votes: dict[int, Counter[Route]] = {}
         for node_id in reversed(order):
-            if node_id not in wanted and node_id in votes:
+            told = node_id in wanted or node_id in votes
+            if node_id not in wanted and told:
                 wanted[node_id] = self._elected(node_id, votes[node_id])
-            elif node_id not in wanted and node_id != ROOT:
-                path = object_path(self._routes[node_id])
-                _note_place(wanted, node_id, self._rename(f"{path}/"), "/")
-            if node_id == ROOT or not wanted.get(node_id):
+            if node_id == ROOT:
                 continue
             parent, local_name = parents[node_id]
-            place = wanted[node_id]
-            # The root moves down only if all that it has moves along, under the names it has now.
-            moved = () if parent == ROOT and place[-1] != local_name else place[:-1]
-            votes.setdefault(parent, Counter())[moved] += 1
+            if not told:  # no tensor tells, so it does not tell where its parent goes
+                path = f"{object_path(self._routes[node_id])}/"
+                new = self._rename(path)
+                if new != path:
+                    _note_place(wanted, node_id, new, "/")
+                elif parent == ROOT:
+                    votes.setdefault(ROOT, Counter())[()] += 1
+            elif place := wanted[node_id]:
+                # The root moves down only if all that it has moves along, under the names it has now.
+                moved = () if parent == ROOT and place[-1] != local_name else place[:-1]
+                votes.setdefault(parent, Counter())[moved] += 1
         places: dict[int, Route] = {}
         for node_id in order:
             if node_id in wanted:
