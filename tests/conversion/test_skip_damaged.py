@@ -211,6 +211,8 @@ def test_the_object_graph_names_what_the_index_has_lost(tmp_path: Path) -> None:
     report = convert(prefix, tmp_path / "m", to="tf", skip_damaged=True)
     converted = {item.name for item in report.converted} - {OBJECT_GRAPH_KEY}
     assert report.damaged_index and converted and set(report.damaged) == set(keys.values()) - converted
+    some = convert(prefix, tmp_path / "n", to="tf", skip_damaged=True, include=["^.....x*/"], exclude=["^00"])
+    assert set(some.damaged) == {key for key in report.damaged if not key.startswith("00")}
     with tfckpt.load_checkpoint(tmp_path / "m") as reader:
         assert reader.object_graph is not None
         assert {value.checkpoint_key for value in reader.object_graph.variables()} == converted

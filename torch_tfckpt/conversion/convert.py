@@ -298,8 +298,8 @@ def _select(
     report.damaged_index += listing.damaged_index
     damaged = find_damaged(source, chosen.new_names, first_pass)
     lost = also_unusable(source, list(chosen.new_names), damaged, listing)
-    report.damaged |= damaged | lost
-    good = {name: new for name, new in chosen.new_names.items() if name not in report.damaged}
+    report.damaged |= damaged | {name: reason for name, reason in lost.items() if selection.takes(name)}
+    good = {name: new for name, new in chosen.new_names.items() if name not in damaged and name not in lost}
     if chosen.new_names and not good:
         name, reason = next(iter(report.damaged.items()))
         raise DataLossError(
