@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from object_trees import OPTIMIZERS, Built, Tree, generated
-from tensorflow_process import Call, TensorFlowProcess
+from tensorflow_process import Call, TensorFlowError, TensorFlowProcess
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.conversion.convert import convert
@@ -238,3 +238,23 @@ def test_our_checkpoint_with_an_optimizer(tmp_path: Path) -> None:
     assert found["param_groups"] == expected["param_groups"]
     for number, state in expected["state"].items():
         assert all(torch.equal(value, found["state"][number][name]) for name, value in state.items())
+
+
+def test_tables_iterators_and_keras(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """A table has two tensors, and the variables of the model are stored under the optimizer: all follow."""
+    path = tensorflow.call("tensorflow_objects.write_keras_and_others", str(tmp_path / "m"))
+    names = ("words", "input", "net", "adam")
+    olds = ("lookup", "data", "model", "optimizer")
+    rename = [(f"^{old}/", f"{new}/") for old, new in zip(olds, names, strict=True)]
+    convert(path, tmp_path / "r", to="tf", rename=rename)
+    assert diff(path, tmp_path / "r", rename=rename).identical
+    whole = tensorflow.call("tensorflow_objects.restore_keras_and_others", path, olds)
+    assert whole[:2] == ([1, 2, -1], 2) and whole[2] == [float(n + 1) for n in range(len(whole[2]))]
+    assert tensorflow.call("tensorflow_objects.restore_keras_and_others", str(tmp_path / "r"), names) == whole
+    convert(path, tmp_path / "x", to="tf", exclude=["^optimizer/_(?!trainable_variables/)"])
+    without = tensorflow.call("tensorflow_objects.restore_keras_and_others", str(tmp_path / "x"), (*olds[:3], ""))
+    assert without[:2] == whole[:2] and without[2] == whole[2][: len(without[2])]
+    with pytest.raises(TensorFlowError, match="not bound to checkpointed values"):
+        tensorflow.call("tensorflow_objects.restore_keras_and_others", str(tmp_path / "x"), olds)
+    report = convert(path, tmp_path / "y", to="tf", exclude=["^optimizer/"])
+    assert report.shared and all(other.startswith("model/") for other in report.shared.values())

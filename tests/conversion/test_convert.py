@@ -1,4 +1,4 @@
-"""convert(): every value, string and type of the source is in the target or in the sidecar beside it, or nothing is."""
+"""convert(): every value, string and type of the source is in the target or its sidecar, or nothing is written."""
 
 import errno
 import json
@@ -47,7 +47,7 @@ def listing(directory: Path) -> list[str]:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> str:
-    """A checkpoint with what a conversion must not lose: strings, TensorFlow's types, variants, slices, NaNs."""
+    """A checkpoint with strings, TensorFlow's own types, variants, slices and NaNs, which a conversion could lose."""
     prefix = str(tmp_path / "source" / "mixed")
     stored, checksum = encode_variants([b"\x0a\x05state"])
     with BundleWriter(LOCAL, prefix) as writer:
@@ -67,7 +67,7 @@ def mixed(tmp_path: Path) -> str:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", GOLDEN)
 def test_converted_is_identical(golden: Path, tmp_path: Path, name: str, target: str) -> None:
-    """diff finds nothing between a real checkpoint and what was made of it."""
+    """diff finds no difference between a real checkpoint and the converted one."""
     report = convert(golden / name, tmp_path / target)
     found = diff(golden / name, tmp_path / target)
     assert found.identical, str(found)
@@ -77,7 +77,7 @@ def test_converted_is_identical(golden: Path, tmp_path: Path, name: str, target:
 
 
 def test_transformer_reads_in_safetensors_itself(golden: Path, tmp_path: Path) -> None:
-    """The oracle is not our own reader: the library loads all 250 tensors, with the values of the checkpoint."""
+    """The safetensors library, not our own reader, loads all 250 tensors with the values of the checkpoint."""
     source = golden / "digits-transformer"
     convert(source, tmp_path / "m.safetensors")
     loaded = safetensors.torch.load_file(tmp_path / "m.safetensors")
@@ -115,7 +115,7 @@ def test_there_and_back_gives_the_bytes_of_tensorflow(golden: Path, tmp_path: Pa
 
 
 def test_report_names_what_the_sidecar_keeps(mixed: str, tmp_path: Path) -> None:
-    """Nothing is dropped in silence: every tensor is converted or named with a reason."""
+    """Nothing is dropped silently: every tensor is converted, or listed with a reason."""
     report = convert(mixed, tmp_path / "m.safetensors")
     assert {item.name for item in report.converted} == {"bias", "codes", "half", "small", "table"}
     assert {item.name: item.whole for item in report.sidecar} == {
@@ -134,7 +134,7 @@ def test_report_names_what_the_sidecar_keeps(mixed: str, tmp_path: Path) -> None
 
 
 def test_pt_and_npz_are_read_by_torch_and_numpy(mixed: str, tmp_path: Path) -> None:
-    """torch.load with its safest and laziest settings, and numpy.load without pickle, read what we write."""
+    """torch.load with weights_only and mmap, and numpy.load without pickle, read what we write."""
     convert(mixed, tmp_path / "m.pt")
     loaded = torch.load(tmp_path / "m.pt", weights_only=True, mmap=True)
     assert loaded["half"].dtype == torch.bfloat16 and loaded["spectrum"].tolist() == [1 + 2j]
@@ -142,11 +142,11 @@ def test_pt_and_npz_are_read_by_torch_and_numpy(mixed: str, tmp_path: Path) -> N
     convert(mixed, tmp_path / "m.npz")
     with np.load(tmp_path / "m.npz", allow_pickle=False) as arrays:
         assert arrays["table"].tolist() == torch.arange(20.0).view(4, 5).tolist()
-        assert arrays["half"].dtype == np.uint16, "bfloat16 is unknown to numpy: its bits"
+        assert arrays["half"].dtype == np.uint16, "numpy does not know bfloat16, and gets its bits"
 
 
 def test_sharded_output_reads_like_hugging_face(golden: Path, tmp_path: Path) -> None:
-    """Shards of at most the wanted size, an index that names them, and together all the tensors."""
+    """Shards of at most the given size, an index that lists them, and all tensors in one of them."""
     source = golden / "digits-transformer"
     report = convert(source, tmp_path / "out", to="safetensors", max_shard_size="130KB")
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
@@ -165,7 +165,7 @@ def test_sharded_output_reads_like_hugging_face(golden: Path, tmp_path: Path) ->
 
 
 def test_sharding_again_leaves_no_file_of_the_former(golden: Path, tmp_path: Path) -> None:
-    """A loader would take a left-over single file, or index, for the model."""
+    """A loader would load a single file or index that was left over."""
     source = golden / "digits-transformer"
     (tmp_path / "model-notes.safetensors").write_bytes(b"not ours")
     convert(source, tmp_path, to="safetensors")
@@ -177,7 +177,7 @@ def test_sharding_again_leaves_no_file_of_the_former(golden: Path, tmp_path: Pat
     assert listing(tmp_path) == ["model-notes.safetensors", "model.safetensors"]
 
 
-def test_a_sidecar_that_is_not_needed_any_more_goes(mixed: str, tmp_path: Path) -> None:
+def test_a_sidecar_that_is_no_longer_needed_is_removed(mixed: str, tmp_path: Path) -> None:
     """Otherwise the next reader would add the tensors of another checkpoint."""
     convert(mixed, tmp_path / "m.safetensors")
     convert(mixed, tmp_path / "m.safetensors", include=["^bias$"])
@@ -248,8 +248,8 @@ def test_replaced_file_keeps_its_mode(mixed: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", [*TARGETS, "model.ckpt"])
-def test_paths_that_are_no_utf8(mixed: str, tmp_path: Path, target: str) -> None:
-    """And those with characters that other programs take for patterns."""
+def test_paths_that_are_not_utf8(mixed: str, tmp_path: Path, target: str) -> None:
+    """Also paths with characters that other programs treat as patterns."""
     directory = os.fsdecode(os.fsencode(tmp_path) + b"/d\xff[0]*")
     to = "tf" if target == "model.ckpt" else None
     report = convert(mixed, f"{directory}/{target}", to=to)
@@ -257,8 +257,8 @@ def test_paths_that_are_no_utf8(mixed: str, tmp_path: Path, target: str) -> None
     assert "d\\xff[0]*" in str(report)
 
 
-def test_names_no_target_can_spell(tmp_path: Path) -> None:
-    """Names that are no UTF-8, hold a null character or are the format's own go through the sidecar."""
+def test_names_that_targets_cannot_store(tmp_path: Path) -> None:
+    """Names that are not UTF-8, contain a null character or are reserved by the format go to the sidecar."""
     names = ("a\udcff", "b\0c", "__metadata__", "é/ü", "x.npy", "x")
     tfckpt.save_file({name: torch.tensor([n]) for n, name in enumerate(names)}, tmp_path / "t")
     for target in TARGETS:
@@ -268,7 +268,7 @@ def test_names_no_target_can_spell(tmp_path: Path) -> None:
     assert {item.name for item in kept} == {"a\udcff", "__metadata__"}
 
 
-# Failure: nothing is left, and what was there before stays as it was.
+# Failures: nothing is left of the new target, and an existing one is unchanged.
 
 
 def assert_nothing_happened(mixed: str, tmp_path: Path, target: str, attempt: Callable[[], object]) -> None:
@@ -333,7 +333,7 @@ def test_interrupted_leaves_nothing(mixed: str, tmp_path: Path, target: str) -> 
 
 @pytest.mark.parametrize("target", ["model.safetensors", "model.ckpt", "model.pt", "model.npz"])
 def test_damage_in_the_source_leaves_nothing(mixed: str, tmp_path: Path, target: str) -> None:
-    """And the error names the tensor."""
+    """The error names the tensor."""
     data = Path(f"{mixed}.data-00000-of-00001")
 
     def attempt() -> None:
@@ -348,7 +348,7 @@ def test_damage_in_the_source_leaves_nothing(mixed: str, tmp_path: Path, target:
     convert(mixed, tmp_path / "other.safetensors", exclude=["^bias$"])
 
 
-def test_directories_made_for_a_failed_target_go(mixed: str, tmp_path: Path) -> None:
+def test_directories_created_for_a_failed_target_are_removed(mixed: str, tmp_path: Path) -> None:
     def interrupted(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -396,7 +396,7 @@ def test_wrong_arguments_are_refused_before_anything(
         {"include": ["^bias$"], "exclude": ["^bi"]},
     ],
 )
-def test_a_selection_that_cannot_be_meant_is_refused(mixed: str, tmp_path: Path, selection: dict[str, Any]) -> None:
+def test_a_selection_that_cannot_be_intended_is_refused(mixed: str, tmp_path: Path, selection: dict[str, Any]) -> None:
     """A string instead of a list would be a pattern for each of its letters; a selection of nothing is a typo."""
     with pytest.raises(tfckpt.InvalidArgumentError, match="include and exclude"):
         convert(mixed, tmp_path / "m.pt", **selection)
@@ -405,7 +405,7 @@ def test_a_selection_that_cannot_be_meant_is_refused(mixed: str, tmp_path: Path,
 
 @pytest.mark.parametrize("name", ["m.safetensors", "m.pt", "m.npz"])
 def test_only_files_are_replaced(mixed: str, tmp_path: Path, name: str) -> None:
-    """Renamed over a named pipe or a device, a file would take its place for every other program; said before work."""
+    """A named pipe or device is not replaced by a file, and that is reported before any work is done."""
     os.mkfifo(tmp_path / name)
     reached: list[int] = []
     with pytest.raises(tfckpt.FailedPreconditionError, match="no regular file"):
@@ -413,6 +413,6 @@ def test_only_files_are_replaced(mixed: str, tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).is_fifo() and listing(tmp_path) == [name, "source"] and not reached
 
 
-def test_shards_have_a_size(mixed: str, tmp_path: Path) -> None:
+def test_a_shard_size_of_zero_is_refused(mixed: str, tmp_path: Path) -> None:
     with pytest.raises(tfckpt.InvalidArgumentError, match="max_shard_size=0"):
         convert(mixed, tmp_path / "m.safetensors", max_shard_size=0)

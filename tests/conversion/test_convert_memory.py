@@ -1,4 +1,4 @@
-"""How much memory does a conversion take? As much for a large checkpoint as for a small one."""
+"""A conversion takes as much memory for a large checkpoint as for a small one."""
 
 import subprocess
 import sys

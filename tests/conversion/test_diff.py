@@ -1,4 +1,4 @@
-"""diff(): every difference between two checkpoints of any formats, and nothing else, is reported."""
+"""diff(): every difference between two checkpoints of any formats is reported, and nothing else."""
 
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def test_zero_and_negative_zero_differ_only_in_their_bits(tmp_path: Path) -> Non
 
 
 def test_tolerance(tmp_path: Path) -> None:
-    """Within it all is equal, NaNs too; beyond it the difference is found. Strings know none."""
+    """Numbers within it are equal, NaNs too; larger differences are found. Strings have no tolerance."""
     kernel = torch.arange(12.0).view(3, 4) + 0.25
     assert compare(tmp_path, {"kernel": kernel}, atol=0.25).identical
     assert compare(tmp_path, {"kernel": kernel}, atol=0.24).values["kernel"].differing == 12
@@ -113,8 +113,8 @@ def test_names_dtypes_and_shapes(tmp_path: Path) -> None:
     assert diff(tmp_path / "a", tmp_path / "b", include=["^both$"], ignore_dtype=True).identical
 
 
-def test_quantized_type_is_no_plain_integer(tmp_path: Path, golden: Path) -> None:
-    """The same int8 values under DT_QINT8 and DT_INT8 are a difference; after conversion they are none."""
+def test_a_quantized_type_is_not_a_plain_integer(tmp_path: Path, golden: Path) -> None:
+    """The same int8 values as DT_QINT8 and as DT_INT8 differ; a sidecar keeps the type, so that they do not."""
     source = golden / "tensorflow" / "every-dtype" / "every-dtype"
     convert(source, tmp_path / "m.safetensors", include=["^qint8$"])
     assert diff(source, tmp_path / "m.safetensors", include=["^qint8$"]).identical
@@ -122,8 +122,8 @@ def test_quantized_type_is_no_plain_integer(tmp_path: Path, golden: Path) -> Non
     assert diff(source, tmp_path / "m.safetensors", include=["^qint8$"]).dtypes == {"qint8": ("qint8", "int8")}
 
 
-def test_what_was_left_out_is_said(tmp_path: Path) -> None:
-    """A comparison of some tensors must not read like one of all."""
+def test_what_was_left_out_is_reported(tmp_path: Path) -> None:
+    """A comparison of some tensors must not look like one of all."""
     tfckpt.save_file(TENSORS, tmp_path / "a")
     found = diff(tmp_path / "a", tmp_path / "a", include=["^w"])
     assert str(found) == "identical: 2 tensors\nnot compared, by --include and --exclude: 4 tensors"

@@ -1,5 +1,6 @@
 """Editing an object graph: which node goes where, what is removed, and what is refused."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from object_files import children, variable, write_graph
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.conversion.convert import convert
-from torch_tfckpt.conversion.graph_editing import edit_graph
+from torch_tfckpt.conversion.diff import diff
+from torch_tfckpt.conversion.graph_editing import edit_graph, object_paths, other_keys
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.object_graph import (
     OBJECT_GRAPH_KEY,
@@ -94,12 +96,12 @@ def test_a_slot_is_renamed() -> None:
 
 @pytest.mark.parametrize("new", ["model.w", "w", f"model/w{VALUE}_1", f"model//w{VALUE}", "/.ATTRIBUTES/w"])
 def test_other_keys_leave_the_object_where_it_is(new: str) -> None:
-    """A key that does not end like that of an object's value says nothing about the object."""
+    """A key that does not end like the key of an object's value does not move the object."""
     assert edited(GRAPH, {f"model/w{VALUE}": new})["(root).model.w"] == new
 
 
 def test_left_out_variables_take_their_slots_along() -> None:
-    """Nobody could restore those, or even name them; their tensors stay."""
+    """They could not be restored without their variable; their tensors stay in the checkpoint."""
     assert edited(GRAPH, {f"model/w{VALUE}": None}) == {"(root).model.b": f"model/b{VALUE}"}
     assert set(edited(GRAPH, {SLOT: None})) == {"(root).model.w", "(root).model.b"}
     everything = {f"model/w{VALUE}": None, f"model/b{VALUE}": None, SLOT: None}
@@ -109,6 +111,64 @@ def test_left_out_variables_take_their_slots_along() -> None:
 def test_escaped_names() -> None:
     renames: dict[str, str | None] = {f"model/w{VALUE}": f"model/a.Sb..c{VALUE}"}
     assert edited(GRAPH, renames)["(root).model.a/b.c"] == f"model/a.Sb..c{VALUE}"
+
+
+def test_objects_whose_tensors_are_stored_under_other_objects() -> None:
+    """As in Keras, whose optimizer has shorter ways to the variables of the model than the model."""
+    graph = graph_of(
+        TrackableObject(children(("model", 1), ("optimizer", 2))),
+        TrackableObject(children(("layers", 3))),
+        TrackableObject(children(("v", 4))),
+        TrackableObject(children(("kernel", 4))),
+        variable("kernel", f"optimizer/v{VALUE}"),
+    )
+    key = f"optimizer/v{VALUE}"
+    assert object_paths(graph) == ["model/", "optimizer/", "model/layers/", "optimizer/v/"]
+    assert other_keys(graph, [key]) == {key: [f"model/layers/kernel{VALUE}"]}
+    result = edit_graph(graph, [key], {key: key}, lambda name: name.replace("model/", "net/top/")).graph
+    top = result.nodes[0].child("net")
+    assert top is not None and result.nodes[0].child("model") is None and result.nodes[0].child("optimizer") == 2
+    assert [child.local_name for child in result.nodes[top].children] == ["top"]
+    assert result.route(4) == ("optimizer", "v") and result.value_key(4) == key
+
+
+def test_objects_without_tensors_go_with_their_parent() -> None:
+    """Also if the pattern needs the end of a tensor's name; at the root they stay where they are."""
+    graph = graph_of(
+        TrackableObject(children(("model", 1), ("function", 2))),
+        TrackableObject(children(("w", 3), ("dropout", 4))),
+        TrackableObject(),
+        variable("w", f"model/w{VALUE}"),
+        TrackableObject(),
+    )
+    key, new = f"model/w{VALUE}", f"net/w{VALUE}"
+    for rename in (str, lambda name: re.sub("^model/(.*VALUE)$", r"net/\1", name)):
+        result = edit_graph(graph, [key], {key: new}, rename).graph
+        assert [child.local_name for child in result.nodes[0].children] == ["net", "function"]
+        net = result.nodes[0].child("net")
+        assert net is not None and [child.local_name for child in result.nodes[net].children] == ["w", "dropout"]
+    result = edit_graph(graph, [key], {key: f"a/{key}"}).graph
+    assert sorted(child.local_name for child in result.nodes[0].children) == ["a", "function"]
+
+
+def test_a_rename_that_is_about_an_object_only(tmp_path: Path) -> None:
+    """It is no typo, although it is found in no tensor's name; nor is what leaves a shared variable out."""
+    nodes = [
+        TrackableObject(children(("model", 1), ("v", 2))),
+        TrackableObject(children(("kernel", 2))),
+        variable("kernel", f"v{VALUE}"),
+    ]
+    source = write_graph(tmp_path / "t", nodes, {f"v{VALUE}": torch.ones(2), "other": torch.ones(1)})
+    assert convert(source, tmp_path / "m", to="tf", rename=[("^model/", "net/")]).graph_edited
+    kernel = torch.zeros(2)
+    tfckpt.Checkpoint(net={"kernel": kernel}, v=kernel).read(tmp_path / "m").assert_consumed()
+    assert kernel.tolist() == [1.0, 1.0]
+    assert diff(source, tmp_path / "m", rename=[("^model/", "net/")]).identical
+    with pytest.raises(InvalidArgumentError, match="matches none of 2 tensors"):
+        convert(source, tmp_path / "m", to="tf", rename=[("^modle/", "net/")])
+    report = convert(source, tmp_path / "n", to="tf", exclude=["^v/"])
+    assert report.shared == {f"v{VALUE}": f"model/kernel{VALUE}"}
+    assert f'  "v{VALUE}", which is also "model/kernel{VALUE}"' in str(report)
 
 
 def test_tables_and_iterators() -> None:
@@ -135,7 +195,7 @@ def test_tables_and_iterators() -> None:
 
 
 def test_two_children_of_one_name_are_refused() -> None:
-    """What is called so already may be an object without tensors of its own."""
+    """The other child of the name may be an object without tensors of its own."""
     with pytest.raises(InvalidArgumentError, match=r"\(root\) would have two children called \"alias\"") as refused:
         edited(
             GRAPH, {f"model/{name}{VALUE}": f"alias/w{VALUE}" if name == "w" else f"model/b{VALUE}" for name in "wb"}
@@ -173,8 +233,8 @@ def test_loops_and_depth() -> None:
         edit_graph(ObjectGraph((*chain, variable("v", "v"))), ["v"], {})
 
 
-def test_graphs_of_old_writers_stay_silent() -> None:
-    """They do not say which nodes have values."""
+def test_graphs_of_old_writers_do_not_gain_a_field() -> None:
+    """They do not store which nodes have values."""
     graph = ObjectGraph((TrackableObject(children(("v", 1))), variable("v", f"v{VALUE}")))
     result = edit_graph(graph, [f"v{VALUE}"], {f"v{VALUE}": f"w{VALUE}"}).graph
     assert [node.has_checkpoint_values for node in result.nodes] == [None, None]
@@ -232,7 +292,7 @@ def test_states_have_to_stay_with_their_objects(tmp_path: Path) -> None:
     """Our optimizers' state is found by the path of the optimizer, and names tensors by their keys."""
     w = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.Adam([w])
-    w.sum().backward()
+    w.sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     path = tfckpt.Checkpoint(w=w, optimizer=optimizer).write(tmp_path / "t")
     with pytest.raises(InvalidArgumentError, match=r"is left out, but the state .* refers to it"):

@@ -1,6 +1,7 @@
 """merge(): checkpoints by any of their names become one."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch_tfckpt as tfckpt
 from torch_tfckpt.conversion.merge import merge
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
+from torch_tfckpt.storage.names import AnyPath
 
 
 def saved(folder: Path, name: str) -> str:
@@ -26,7 +28,7 @@ def test_sources_by_any_name(tmp_path: Path, spelling: str) -> None:
     for part in "ab":
         (tmp_path / part).mkdir()
     prefixes = [saved(tmp_path / part, part) for part in "ab"]
-    spelled = {
+    spelled: dict[str, Sequence[AnyPath]] = {
         "directory": [tmp_path / part for part in "ab"],
         "checkpoint": [tmp_path / part / "checkpoint" for part in "ab"],
         "prefix": prefixes,

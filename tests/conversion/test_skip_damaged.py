@@ -29,7 +29,7 @@ def flip(path: str | Path, at: int) -> None:
 
 
 def skipping(source: str | Path, target: Path) -> ConvertReport:
-    """Converts what is good. Without the option the error says how."""
+    """Convert what is undamaged, after checking that the error without the option mentions it."""
     to = "tf" if target.suffix == ".ckpt" else None
     with pytest.raises((DataLossError, NotFoundError), match=r"skip_damaged=True \(`tfckpt convert --skip-damaged`\)"):
         convert(source, target, to=to)
@@ -87,7 +87,7 @@ def test_a_missing_shard(tmp_path: Path, target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_damaged_block_of_the_index(tmp_path: Path, target: str) -> None:
-    """What the other blocks list is converted; the report says that the rest is lost. `check` agrees."""
+    """Tensors that the other blocks list are converted; the report has the damage. `check` agrees."""
     names = [f"{n:05d}{'x' * 200}" for n in range(3000)]
     prefix = tfckpt.save_file({name: torch.tensor([float(n)]) for n, name in enumerate(names)}, tmp_path / "s" / "t")
     index = Path(f"{prefix}.index")
@@ -211,6 +211,8 @@ def test_the_object_graph_names_what_the_index_has_lost(tmp_path: Path) -> None:
     report = convert(prefix, tmp_path / "m", to="tf", skip_damaged=True)
     converted = {item.name for item in report.converted} - {OBJECT_GRAPH_KEY}
     assert report.damaged_index and converted and set(report.damaged) == set(keys.values()) - converted
+    some = convert(prefix, tmp_path / "n", to="tf", skip_damaged=True, include=["^.....x*/"], exclude=["^00"])
+    assert set(some.damaged) == {key for key in report.damaged if not key.startswith("00")}
     with tfckpt.load_checkpoint(tmp_path / "m") as reader:
         assert reader.object_graph is not None
         assert {value.checkpoint_key for value in reader.object_graph.variables()} == converted

@@ -13,13 +13,13 @@ from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 
 @pytest.mark.parametrize("name", ["digits-transformer", "digits-v1/checkpoint-288", "digits-module"])
 def test_real_checkpoints(golden: Path, name: str) -> None:
-    """By any name; progress ends at the total, or at twice it for version 1, whose blocks are read again."""
+    """By any name; progress ends at the total."""
     told: list[tuple[int, int]] = []
     found = verify(golden / name, progress=lambda done, total: told.append((done, total)))
     with tfckpt.load_checkpoint(golden / name) as reader:
         assert found.good == reader.keys() and found.path == reader.path
     assert found.ok and not found.damaged and str(found) == f"all is well: {len(found.good)} tensors"
-    assert told and told[-1][0] >= told[-1][1] > 0
+    assert told == sorted(told) and told[-1][0] == told[-1][1] > 0
 
 
 def test_damage_is_a_result(tmp_path: Path) -> None:
@@ -33,10 +33,11 @@ def test_damage_is_a_result(tmp_path: Path) -> None:
     assert str(found).splitlines() == [str(found.damage[0]), "damaged: 1 of 3 tensors; good: 2"]
 
 
-def test_given_storage() -> None:
-    storage = MemoryStorage({})
-    tfckpt.save_file({"a": torch.ones(1)}, "model.ckpt", storage=storage)
-    assert verify("model.ckpt", storage=storage).ok
+def test_given_storage(tmp_path: Path) -> None:
+    """The files need not be on this machine."""
+    tfckpt.save_file({"a": torch.ones(1)}, tmp_path / "t")
+    storage = MemoryStorage({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+    assert verify("t", storage=storage).good == ["a"]
 
 
 def test_what_cannot_be_verified(tmp_path: Path) -> None:

@@ -199,3 +199,41 @@ class _Text(tf.train.experimental.PythonState):  # type: ignore[misc, unused-ign
 
     def deserialize(self, string_value: bytes | str) -> None:
         self.text = string_value.decode() if isinstance(string_value, bytes) else string_value
+
+
+def write_keras_and_others(prefix: str) -> str:
+    """A lookup table, an iterator after two steps, and a Keras model with its optimizer, as children of the root."""
+    table, iterator, model, optimizer = _keras_and_others()
+    table.insert(["a", "b"], [1, 2])
+    next(iterator), next(iterator)
+    for number, variable in enumerate([*model.weights, *optimizer.variables]):
+        variable.assign(tf.cast(tf.fill(variable.shape, number + 1), variable.dtype))
+    checkpoint = tf.train.Checkpoint(lookup=table, data=iterator, model=model, optimizer=optimizer)
+    path: str = checkpoint.save(prefix)
+    return path
+
+
+def restore_keras_and_others(path: str, names: Sequence[str]) -> tuple[list[int], int, list[float]]:
+    """Restores them as children of these names, with assert_consumed; "" leaves one out.
+
+    The values of the table, the next element of the iterator, and an element of each variable that was restored.
+    """
+    table, iterator, model, optimizer = _keras_and_others()
+    objects = {name: each for name, each in zip(names, (table, iterator, model, optimizer), strict=True) if name}
+    status = tf.train.Checkpoint(**objects).restore(path)
+    status.assert_existing_objects_matched()
+    status.assert_consumed()
+    variables = [*model.weights, *(optimizer.variables if names[3] else ())]
+    elements = [float(tf.reshape(tf.convert_to_tensor(variable), [-1])[0]) for variable in variables]
+    return [int(value) for value in table.lookup(["a", "b", "c"])], int(next(iterator)), elements
+
+
+def _keras_and_others() -> tuple[Any, Any, Any, Any]:
+    table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1)
+    iterator = iter(tf.data.Dataset.range(10))
+    layers = tf.keras.layers
+    model = tf.keras.Sequential([layers.Dense(3), layers.Dropout(0.1), layers.LSTM(2), layers.Dense(1)])
+    model.build((None, 4, 3))
+    optimizer = tf.keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+    return table, iterator, model, optimizer

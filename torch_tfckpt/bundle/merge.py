@@ -1,9 +1,9 @@
-"""Several version 2 checkpoints -> one, by renaming their data files and joining their indexes.
+"""Join several version 2 checkpoints into one, by renaming their data files and joining their indexes.
 
-Nothing of the tensors is read. The data files are linked under their new names, so the sources stay complete until the
-merged index is in place: a crash leaves the sources, and the old checkpoint of the target's name, or the merged one.
+No tensor is read. The data files are linked under their new names, so the sources stay complete until the merged index
+is in place: after a crash there are either the sources and the old checkpoint of the target's name, or the merged one.
 
-Source: MergeBundles in tensorflow/core/util/tensor_bundle/tensor_bundle.cc; spec: FORMATS 2.7.
+Source: MergeBundles in tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 """
 
 import logging
@@ -37,21 +37,21 @@ def merge_bundles(
     allow_missing_files: bool = False,
     delete_sources: bool = True,
 ) -> None:
-    """Merges checkpoints `sources` (prefixes, in order) into `prefix`.
+    """Merge the checkpoints `sources` (prefixes, in order) into `prefix`.
 
     A partitioned tensor may have slices in several sources; its list of slices is joined in their order.
 
     Args:
-        allow_missing_files: Pass over sources without an index.
-        delete_sources: Remove the sources afterwards, and the directories that held only them.
+        allow_missing_files: Skip sources without an index.
+        delete_sources: Remove the sources afterwards, and the directories that contained nothing else.
 
     Raises:
-        InvalidArgumentError: no source, or one is missing; a tensor or slice is in two of them; their endianness or
-            format versions differ. Everything is as it was.
-        DataLossError, NotFoundError: a source is damaged or lacks a data file. Everything is as it was.
-        IncompleteSaveError: the system refused a step. Sources and an older checkpoint of the name are as they were.
+        InvalidArgumentError: no source is given, or one is missing; a tensor or slice is in two of them; their
+            endianness or format versions differ. Nothing was changed.
+        DataLossError, NotFoundError: a source is damaged, or one of its data files is missing. Nothing was changed.
+        IncompleteSaveError: the system refused a step. The sources and an existing target are unchanged.
 
-    Cost: reads and writes the indexes; data files are linked, or copied where links are unknown.
+    Cost: reads and writes the indexes; data files are linked, or copied where links are not supported.
     """
     with saving(prefix):
         present = [source for source in sources if _is_there(storage, source, allow_missing_files)]
@@ -73,7 +73,7 @@ def merge_bundles(
 
 
 class _Merged:
-    """The entries of the checkpoint to be."""
+    """Entries of the merged checkpoint."""
 
     def __init__(self, prefix: str) -> None:
         self._place = f"merge into {printable(prefix)}"
@@ -100,7 +100,7 @@ class _Merged:
         return encode_index(self._header._replace(num_shards=num_shards), entries)
 
     def publish(self, storage: Storage, publication: BundlePublication) -> None:
-        """Links the data files and publishes them; the sources stay as they are."""
+        """Link the data files and publish them; the sources stay unchanged."""
         try:
             names = publication.new_data_names(len(self.data_files))
             for path, name in zip(self.data_files, names, strict=True):
@@ -136,7 +136,7 @@ class _Merged:
                 )
             if (before.dtype, before.shape) != (entry.dtype, entry.shape):
                 raise InvalidArgumentError(
-                    f"{self._place}: the slices of {name} in {printable(source)} are of another dtype or shape"
+                    f"{self._place}: the slices of {name} in {printable(source)} have another dtype or shape"
                 )
             entry = before._replace(slices=before.slices + entry.slices)
         self._entries[key] = entry
@@ -154,12 +154,12 @@ def _is_there(storage: Storage, source: str, allow_missing_files: bool) -> bool:
 
 
 def _second_copy(storage: Storage, path: str, target: str) -> None:
-    """The bytes of `path` under a second name: a link, or a copy where links are unknown or cross file systems."""
+    """Give the file `path` a second name: by a link, or by a copy if links are not supported or cross file systems."""
     try:
         storage.link(path, target)
         return
     except OSError:
-        storage.remove(target)  # it may be there although the link reports a failure, over a network
+        storage.remove(target)  # over a network it may exist although the link has reported a failure
     source, copy = storage.open(path), storage.create(target)
     try:
         for offset in range(0, source.size, CHUNK_BYTES):
@@ -171,17 +171,17 @@ def _second_copy(storage: Storage, path: str, target: str) -> None:
 
 
 def _delete_sources(storage: Storage, sources: Sequence[str], merged: _Merged, prefix: str) -> None:
-    """Indexes first: a source without its index is no checkpoint, one without its data is a broken one."""
+    """Remove the indexes first: a source without its index is gone, one without its data is damaged."""
     paths = [index_filename(source) for source in sources]
     for path in merged.data_files:
         parsed = parse_data_filename(path)
-        if parsed is None or parsed[0] != prefix:  # merging onto one of the sources keeps what is now the result
+        if parsed is None or parsed[0] != prefix:  # merging into one of the sources: these are the result now
             paths.append(path)
     for path in paths:
         try:
             storage.remove(path)
         except OSError as error:
-            _log.warning("merged, but the source stays: %s: %s", printable(path), error)
+            _log.warning("merged, but the source could not be removed: %s: %s", printable(path), error)
     for directory in {os.path.dirname(source) for source in sources} - {os.path.dirname(prefix), ""}:
         with suppress(OSError):
             storage.remove_directory(directory)

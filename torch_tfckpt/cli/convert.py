@@ -10,7 +10,7 @@ from torch_tfckpt.conversion.convert import convert
 from torch_tfckpt.conversion.diff import diff
 from torch_tfckpt.conversion.merge import merge
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.text import counted, printable, quoted
 
 
 def convert_paths(options: argparse.Namespace) -> int:
@@ -40,6 +40,11 @@ def convert_paths(options: argparse.Namespace) -> int:
     else:
         show(str(report))
     _warn_of(report.unmatched_excludes)
+    for name, other in list(report.shared.items())[:1]:
+        say(
+            f"tfckpt: warning: left out {counted(len(report.shared), 'tensor')} of objects that also have a name that "
+            f"is not left out: {quoted(name)} is also {quoted(other)}"
+        )
     return 0 if report.complete else 1
 
 

@@ -1,4 +1,4 @@
-"""Whole files: convert one into another, compare two, select tensors, compute statistics.
+"""Whole files: convert, compare, merge and verify them, select tensors, compute statistics.
 
 May use: every file format (`foreign_files`), checkpoints, mapping of names.
 May not: know Savers, Checkpoints or the command line.

@@ -10,7 +10,7 @@ it (`foreign_files.sidecar`) and comes back when the target is read by this pack
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 
@@ -23,7 +23,8 @@ from torch_tfckpt.conversion.damage import (
     list_undamaged,
     suggest_skipping,
 )
-from torch_tfckpt.conversion.selected_source import SelectedSource
+from torch_tfckpt.conversion.graph_editing import object_paths, other_keys
+from torch_tfckpt.conversion.selected_source import SelectedSource, read_graph
 from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
@@ -32,10 +33,13 @@ from torch_tfckpt.foreign_files.safetensors import parse_size
 from torch_tfckpt.foreign_files.sidecar import MAX_BYTES, SidecarWriter, encoded_size, sidecar_of
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches, cast_floating, dtype_named
+from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.publication import Publication
-from torch_tfckpt.text import byte_text, counted, printable, quoted
+from torch_tfckpt.text import byte_text, counted, first_lines, printable, quoted
+
+_LISTED: Final = 8  # shared tensors that the text of a report lists
 
 ReportProgress = Callable[[int, int], object]
 """Called with the bytes done and the bytes in all."""
@@ -94,6 +98,7 @@ class ConvertReport:
         filtered: Names that `include` and `exclude` left out.
         unmatched_excludes: Patterns of `exclude` that matched nothing.
         skipped: Things in the source that are not tensors -> what they are.
+        shared: Tensors that were left out although their object is also known by a name that was not -> that name.
         damaged: With `skip_damaged`: tensors that are missing in the target -> what is wrong with them.
         damaged_index: With `skip_damaged`: parts of the index that cannot be read. The tensors listed there are missing
             in the target, and in `damaged` unless the object graph still names them.
@@ -118,6 +123,7 @@ class ConvertReport:
     filtered: list[str] = field(default_factory=list)
     unmatched_excludes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     damaged_index: list[str] = field(default_factory=list)
     graph_edited: bool = False
@@ -149,6 +155,8 @@ class ConvertReport:
             lines += [f"  {quoted(name)}: {reason}" for name, reason in self.skipped.items()]
         if self.filtered:
             lines.append(f"left out by --include and --exclude: {counted(len(self.filtered), 'tensor')}")
+            shared = [f"  {quoted(name)}, which is also {quoted(other)}" for name, other in self.shared.items()]
+            lines += [f"  {line.strip()}" for line in first_lines(shared, _LISTED)]
         lines += [f"--exclude {quoted(pattern)} matched nothing" for pattern in self.unmatched_excludes]
         if self.damaged:
             lines.append(f"damaged and left out: {counted(len(self.damaged), 'tensor')}")
@@ -212,8 +220,8 @@ def convert(
 
     On any error, and on Ctrl-C, nothing of the new target is left, and an existing one is unchanged.
 
-    Cost: each tensor is read and written once, with `skip_damaged` read twice; 256 MiB of memory beside the largest
-    tensor (with a wider `dtype`: beside it and its copy). A sidecar of the source is read whole.
+    Cost: each tensor is read and written once, with `skip_damaged` read twice; 256 MiB of memory more than the largest
+    tensor (with a wider `dtype`: than it and its copy). A sidecar of the source is read whole.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -249,7 +257,7 @@ def convert(
 
 @contextmanager
 def _suggesting(skip_damaged: bool) -> Iterator[None]:
-    """Adds to errors about damage how to convert the rest."""
+    """Add to errors about damage how to convert the rest."""
     try:
         yield
     except DAMAGE as error:
@@ -265,29 +273,48 @@ def _select(
     first_pass: ReportProgress | None,
     report: ConvertReport,
 ) -> SelectedSource:
-    """The tensors to convert, under their new names; what is left out is entered into `report`.
+    """Return the tensors to convert, under their new names; enter what is left out into `report`.
 
     Args:
         first_pass: Reports the progress of reading everything, to find what is damaged. None: damage is an error.
     """
     listing = Listing(source.names(), []) if first_pass is None else list_undamaged(source)
-    chosen = selection.select(listing.names, keep_object_graph=isinstance(sink, CheckpointSink))
+    keep_graph = isinstance(sink, CheckpointSink)
+    graph = None
+    if OBJECT_GRAPH_KEY in listing.names and selection and (keep_graph or selection.takes(OBJECT_GRAPH_KEY)):
+        graph = _graph_to_edit(source)
+    paths = object_paths(graph) if graph is not None and selection.renames else ()
+    chosen = selection.select(listing.names, keep_object_graph=keep_graph, object_paths=paths)
+    rename = selection.new_name if selection.renames else None
+    if graph is not None and OBJECT_GRAPH_KEY in chosen.new_names:
+        for left_out, others in other_keys(graph, chosen.left_out).items():
+            taken = [other for other in others if selection.takes(other)]
+            if taken:
+                report.shared[left_out] = taken[0]
     report.filtered += chosen.left_out
     report.unmatched_excludes += chosen.unmatched_excludes
     if first_pass is None:
-        return SelectedSource(source, listing.names, chosen.new_names)
+        return SelectedSource(source, listing.names, chosen.new_names, rename)
     report.damaged_index += listing.damaged_index
     damaged = find_damaged(source, chosen.new_names, first_pass)
     lost = also_unusable(source, list(chosen.new_names), damaged, listing)
-    report.damaged |= damaged | lost
-    good = {name: new for name, new in chosen.new_names.items() if name not in report.damaged}
+    report.damaged |= damaged | {name: reason for name, reason in lost.items() if selection.takes(name)}
+    good = {name: new for name, new in chosen.new_names.items() if name not in damaged and name not in lost}
     if chosen.new_names and not good:
         name, reason = next(iter(report.damaged.items()))
         raise DataLossError(
             f"{printable(source.path)}: none of {counted(len(chosen.new_names), 'tensor')} can be read. The first, "
             f"{quoted(name)}: {reason}"
         )
-    return SelectedSource(source, [*listing.names, *(name for name in lost if name not in listing.names)], good)
+    return SelectedSource(source, dict.fromkeys([*listing.names, *lost]), good, rename)
+
+
+def _graph_to_edit(source: TensorSource) -> ObjectGraph | None:
+    """The object graph; None if it is damaged, which is reported when it is edited or read."""
+    try:
+        return read_graph(source)
+    except DAMAGE:
+        return None
 
 
 class _Work(NamedTuple):
@@ -300,7 +327,7 @@ class _Work(NamedTuple):
 
 
 def _plan(source: SelectedSource, sink: TensorSink, dtype: torch.dtype | None, report: ConvertReport) -> _Work:
-    """Decides everything from names and shapes alone, and enters it into `report`."""
+    """Decide everything from names and shapes alone, and enter it into `report`."""
     infos = {name: source.info(name).cast(dtype) for name in source.names()}
     refused = {name: reason for name, info in infos.items() if (reason := sink.refusal(name, info)) is not None}
     held = {name: info for name, info in infos.items() if name not in refused}
@@ -350,7 +377,7 @@ def _carry_out(
 
 
 def _read(source: SelectedSource, names: Sequence[str], dtype: torch.dtype | None) -> dict[str, FileValue]:
-    """Values, those with floating-point numbers converted to `dtype`."""
+    """Return values, those with floating-point numbers converted to `dtype`."""
     values = source.read(names)
     for name in names:
         value = values[name]
@@ -365,7 +392,7 @@ def _check_sidecar_size(sink: TensorSink, infos: dict[str, TensorInfo], names: S
         largest = max(names, key=lambda name: infos[name].nbytes)
         raise UnimplementedError(
             f"{printable(sink.path)}: {len(names)} tensors that {sink.format} cannot hold would make a sidecar of "
-            f"{size} bytes, more than the {MAX_BYTES} that are read back. The largest is {quoted(largest)}, "
+            f"{size} bytes, more than the {MAX_BYTES} that can be read back. The largest is {quoted(largest)}, "
             f"{infos[largest].type.name} {shape_text(infos[largest].shape)}. Leave it out by --exclude, or choose "
             f"another format"
         )

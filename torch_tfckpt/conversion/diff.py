@@ -14,19 +14,21 @@ import numpy.typing as npt
 import torch
 
 from torch_tfckpt.checkpoint_reader import AnyPath
-from torch_tfckpt.conversion.selected_source import SelectedSource
+from torch_tfckpt.conversion.graph_editing import object_paths
+from torch_tfckpt.conversion.selected_source import SelectedSource, read_graph
 from torch_tfckpt.conversion.selection import Selection, nothing_left
 from torch_tfckpt.conversion.tensor_statistics import exact_numbers, has_numbers
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.foreign_files.formats import open_source
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.foreign_files.values import FileValue, StoredBytes, TensorInfo, batches
+from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import counted, printable, quoted
 from torch_tfckpt.values import Strings
 
-_CHUNK_ELEMENTS: Final = 1024 * 1024  # of float64 or complex128 work space a few tens of MB
+_CHUNK_ELEMENTS: Final = 1024 * 1024  # float64 or complex128 copies of so many take a few tens of MB
 
 
 class Difference(NamedTuple):
@@ -130,7 +132,7 @@ def diff(
         ignore_dtype: Compare the values of numbers also where their types differ, as after convert(dtype="bf16").
         include: As of `convert`. Tensors of `a` are selected by their names before `rename`, and those of the same new
             name in `b` with them.
-        exclude: Likewise.
+        exclude: As of `convert`; selects like `include`.
         rename: As of `convert`, applied to the names of `a`: after convert(a, b, rename=R), diff(a, b, rename=R) finds
             no difference. An object graph in `a` is edited as `convert` edits it.
         progress: Called with (bytes done, bytes in all).
@@ -175,11 +177,14 @@ def diff(
 def _select(
     one: TensorSource, other: TensorSource, selection: Selection, report: DiffReport
 ) -> tuple[SelectedSource, SelectedSource]:
-    """The tensors to compare: those of `one` under their new names, and those of `other`."""
+    """Return the tensors to compare: those of `one` under their new names, and those of `other`."""
     names, other_names = one.names(), other.names()
     everything = list(dict.fromkeys([*names, *other_names]))
     report.unmatched_excludes = selection.unmatched_excludes(everything)
-    new_names = selection.renamed([name for name in names if selection.takes(name)])
+    taken_here = [name for name in names if selection.takes(name)]
+    rename = selection.new_name if selection.renames else None
+    paths = object_paths(read_graph(one)) if rename is not None and OBJECT_GRAPH_KEY in taken_here else ()
+    new_names = selection.renamed(taken_here, paths)
     # Each tensor of the other goes with the one it is compared to.
     goes_with = {selection.new_name(name): False for name in names if name not in new_names}
     goes_with |= dict.fromkeys(new_names.values(), True)
@@ -189,13 +194,13 @@ def _select(
     if everything and not new_names and not taken:
         raise nothing_left(everything)
     same_names = {name: name for name in taken}
-    return SelectedSource(one, names, new_names), SelectedSource(other, other_names, same_names)
+    return SelectedSource(one, names, new_names, rename), SelectedSource(other, other_names, same_names)
 
 
 def _compare_names(
     one: SelectedSource, other: SelectedSource, ignore_dtype: bool, report: DiffReport
 ) -> dict[str, TensorInfo]:
-    """Enters what differs without looking at values; returns the tensors whose values can be compared."""
+    """Enter what differs without looking at values; return the tensors whose values can be compared."""
     in_one, in_other = dict.fromkeys(one.names()), dict.fromkeys(other.names())
     report.only_in_a = [name for name in in_one if name not in in_other]
     report.only_in_b = [name for name in in_other if name not in in_one]
@@ -215,7 +220,7 @@ def _compare_names(
 
 
 def _compare(a: FileValue, b: FileValue, atol: float) -> Difference | None:
-    """REQUIRES: equal shapes, and equal types or numbers on both sides."""
+    """Compare two values of the same shape, and of the same type or with numbers on both sides."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         if a.dtype == b.dtype and torch.equal(_bits(a), _bits(b)):
             return None
@@ -260,7 +265,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _distances(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> npt.NDArray[np.floating]:
-    """Absolute differences; 0 between equal numbers and between NaNs, infinity between a NaN and a number."""
+    """Return absolute differences: 0 for equal numbers and two NaNs, infinity for a NaN and a number."""
     apart: npt.NDArray[np.floating] = np.abs(a - b)  # type: ignore[operator]
     apart[(a == b) | (np.isnan(a) & np.isnan(b))] = 0
     apart[np.isnan(apart)] = np.inf

@@ -14,7 +14,7 @@ restored. Objects without tensors keep their names.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -59,27 +59,70 @@ class EditedGraph(NamedTuple):
     paths: Mapping[str, str]
 
 
-def edit_graph(graph: ObjectGraph, names: Iterable[str], new_names: Mapping[str, str]) -> EditedGraph:
+def edit_graph(
+    graph: ObjectGraph,
+    names: Iterable[str],
+    new_names: Mapping[str, str],
+    rename: Callable[[str], str] = lambda name: name,
+) -> EditedGraph:
     """Edit `graph` for tensors that get other names or are left out.
 
     Args:
         names: All tensors that belong to the graph.
         new_names: Name -> new name of those that are kept.
+        rename: Name -> new name of anything, for objects whose place no tensor tells: a Keras model may have all its
+            variables under the keys of its optimizer. It is given their paths with a "/" at the end.
 
     Raises:
         InvalidArgumentError: the graph cannot follow: tensors of one attribute are renamed differently, or only some
             of them are left out; two children of one object would have the same name; a state would not be found.
     """
-    return _Edit(graph, list(names), new_names).result()
+    return _Edit(graph, list(names), new_names, rename).result()
+
+
+def object_paths(graph: ObjectGraph) -> list[str]:
+    """Paths of all objects that children lead to, with a "/" at the end, as `rename` of `edit_graph` is given them."""
+    return [f"{object_path(route)}/" for route in _routes(graph).values() if route]
+
+
+def other_keys(graph: ObjectGraph, names: Iterable[str]) -> dict[str, list[str]]:
+    """Tensor -> the keys that it would have by the other parents of its object. Tensors without any are left out."""
+    routes = _routes(graph)
+    others: dict[int, list[str]] = {}
+    for parent, route in routes.items():
+        for child in graph.nodes[parent].children:
+            if graph.parents.get(child.node_id) != (parent, child.local_name):
+                others.setdefault(child.node_id, []).append(object_path((*route, child.local_name)))
+    key_of = graph.attribute_keys(names)
+    node_of = {each.checkpoint_key: node_id for node_id, node in enumerate(graph.nodes) for each in node.attributes}
+    return {
+        name: [f"{path}{ATTRIBUTES}{name.partition(ATTRIBUTES)[2]}" for path in others[node_of[key]]]
+        for name, key in key_of.items()
+        if node_of[key] in others
+    }
+
+
+def _routes(graph: ObjectGraph) -> dict[int, Route]:
+    """The shortest way from the root to each node that children lead to. InvalidArgumentError if one is too long."""
+    routes: dict[int, Route] = {ROOT: ()} if graph.nodes else {}
+    for node_id, (parent, local_name) in graph.parents.items():
+        routes[node_id] = (*routes[parent], local_name)
+        if len(routes[node_id]) > _MAX_DEPTH:
+            raise InvalidArgumentError(
+                f"the object graph cannot follow: objects are nested deeper than {_MAX_DEPTH} levels. {_GIVE_UP}"
+            )
+    return routes
 
 
 class _Edit:
-    def __init__(self, graph: ObjectGraph, names: Sequence[str], new_names: Mapping[str, str]) -> None:
-        self._graph = graph
+    def __init__(
+        self, graph: ObjectGraph, names: Sequence[str], new_names: Mapping[str, str], rename: Callable[[str], str]
+    ) -> None:
+        self._graph, self._rename = graph, rename
         self._new_names = new_names
         self._key_of = graph.attribute_keys(names)
         self._new_keys = self._renamed_keys()
-        self._routes = self._all_routes()
+        self._routes = _routes(graph)
         self._node_at = {object_path(route): node_id for node_id, route in self._routes.items()}
         self._removed = self._nodes_to_remove()
 
@@ -87,7 +130,9 @@ class _Edit:
         places = self._places()
         kept_in_place = not self._removed and places == self._routes
         if kept_in_place and all(old == new for old, new in self._new_keys.items()):
-            return EditedGraph(self._graph, {path: path for path in self._node_at})
+            paths = {path: path for path in self._node_at}
+            self._check_states(paths)
+            return EditedGraph(self._graph, paths)
         rebuilding = _Rebuilding(self._graph, places, self._removed)
         edited = rebuilding.build({node_id: self._values_of(node_id) for node_id in rebuilding.ids})
         paths = {
@@ -127,17 +172,6 @@ class _Edit:
                 )
         return new_keys.pop()
 
-    def _all_routes(self) -> dict[int, Route]:
-        """The shortest way from the root to each node that children lead to."""
-        routes: dict[int, Route] = {ROOT: ()} if self._graph.nodes else {}
-        for node_id, (parent, local_name) in self._graph.parents.items():
-            routes[node_id] = (*routes[parent], local_name)
-            if len(routes[node_id]) > _MAX_DEPTH:
-                raise InvalidArgumentError(
-                    f"the object graph cannot follow: objects are nested deeper than {_MAX_DEPTH} levels. {_GIVE_UP}"
-                )
-        return routes
-
     def _kept_attributes(self, node_id: int) -> list[SerializedTensor]:
         """Attributes of a node under their new keys, without those that are left out."""
         return [
@@ -155,7 +189,7 @@ class _Edit:
             if node_id != ROOT and node.attributes and not self._kept_attributes(node_id) and not node.registered_saver
         }
         removed: set[int] = set()
-        # Children before parents; slot variables, which are nobody's children, before all.
+        # Children before parents; slot variables, which are not children, before all others.
         for node_id in reversed([*self._graph.parents, *(bare - self._graph.parents.keys())]):
             below = [child.node_id for child in nodes[node_id].children]
             below += [slot.slot_variable_node_id for slot in nodes[node_id].slot_variables]
@@ -171,21 +205,29 @@ class _Edit:
         return removed | orphans
 
     def _places(self) -> dict[int, Route]:
-        """Where each node goes: as the new keys of its own values say, else as those below it say."""
+        """Where each node goes: by the new keys of its own values, else of those below it, else by its own path."""
         parents = self._graph.parents
         order = [node_id for node_id in self._routes if node_id not in self._removed]  # parents before children
         wanted = self._wanted_places()
         votes: dict[int, Counter[Route]] = {}
         for node_id in reversed(order):
-            if node_id not in wanted and node_id in votes:
+            told = node_id in wanted or node_id in votes
+            if node_id not in wanted and told:
                 wanted[node_id] = self._elected(node_id, votes[node_id])
-            if node_id == ROOT or not wanted.get(node_id):
+            if node_id == ROOT:
                 continue
             parent, local_name = parents[node_id]
-            place = wanted[node_id]
-            # The root moves down only if all that it has moves along, under the names it has now.
-            moved = () if parent == ROOT and place[-1] != local_name else place[:-1]
-            votes.setdefault(parent, Counter())[moved] += 1
+            if not told:  # no tensor tells, so it does not tell where its parent goes
+                path = f"{object_path(self._routes[node_id])}/"
+                new = self._rename(path)
+                if new != path:
+                    _note_place(wanted, node_id, new, "/")
+                elif parent == ROOT:
+                    votes.setdefault(ROOT, Counter())[()] += 1
+            elif place := wanted[node_id]:
+                # The root moves down only if all that it has moves along, under the names it has now.
+                moved = () if parent == ROOT and place[-1] != local_name else place[:-1]
+                votes.setdefault(parent, Counter())[moved] += 1
         places: dict[int, Route] = {}
         for node_id in order:
             if node_id in wanted:

@@ -1,6 +1,6 @@
 """A source of tensors as a selection presents it: some of its tensors, under new names, with a fitting object graph."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -23,18 +23,25 @@ class SelectedSource:
         source: Not closed by this.
         names: All tensors of the checkpoint, those included that `source` can no longer list.
         new_names: Name -> new name of those that are selected.
+        rename: Name -> new name of anything; None if nothing is renamed.
 
     Raises:
         InvalidArgumentError: the object graph is selected and cannot follow the new names.
         DataLossError, NotFoundError: it has to be edited and is damaged.
     """
 
-    def __init__(self, source: TensorSource, names: Iterable[str], new_names: Mapping[str, str]) -> None:
-        self._source = source
+    def __init__(
+        self,
+        source: TensorSource,
+        names: Iterable[str],
+        new_names: Mapping[str, str],
+        rename: Callable[[str], str] | None = None,
+    ) -> None:
+        self._source, self._rename = source, rename
         self._old_names = {new: old for old, new in new_names.items()}
         self._edited: dict[str, bytes] = {}
         belonging = [name for name in names if name != OBJECT_GRAPH_KEY]
-        if OBJECT_GRAPH_KEY in new_names and any(new_names.get(name) != name for name in belonging):
+        if OBJECT_GRAPH_KEY in new_names and (rename or any(name not in new_names for name in belonging)):
             self._edit(belonging, new_names)
 
     @property
@@ -71,7 +78,7 @@ class SelectedSource:
         place = f"{printable(self._source.path)}: {quoted(OBJECT_GRAPH_KEY)}"
         with error_context(place):
             graph = read_graph(self._source)
-            edited, paths = edit_graph(graph, names, new_names)
+            edited, paths = edit_graph(graph, names, new_names, self._rename or (lambda name: name))
         if edited is not graph:
             self._edited[OBJECT_GRAPH_KEY] = edited.encode()
         left_out = {name for name in names if name not in new_names}

@@ -30,11 +30,11 @@ class Selected(NamedTuple):
 
 
 class Selection:
-    """Takes the names in which one of `include` is found (all if there is none) and none of `exclude`.
+    """Rule that takes the names that match one of `include`, or all names if it is empty, and not `exclude`.
 
     Args:
         include: Regular expressions, searched for anywhere in a name.
-        exclude: Likewise.
+        exclude: Regular expressions, searched for anywhere in a name.
         rename: (pattern, replacement) as re.sub takes them, applied one after the other to each name.
 
     Raises:
@@ -53,12 +53,22 @@ class Selection:
         self._exclude = [_compiled(pattern) for pattern in exclude]
         self._rename = [(_compiled(pattern), replacement) for pattern, replacement in rename]
 
-    def select(self, names: Iterable[str], *, keep_object_graph: bool) -> Selected:
+    def __bool__(self) -> bool:
+        """Whether there is any pattern."""
+        return bool(self._include or self._exclude or self._rename)
+
+    @property
+    def renames(self) -> bool:
+        """Whether there is anything to rename."""
+        return bool(self._rename)
+
+    def select(self, names: Iterable[str], *, keep_object_graph: bool, object_paths: Iterable[str] = ()) -> Selected:
         """Choose among the tensors of one checkpoint, and rename them. The object graph is never renamed.
 
         Args:
             keep_object_graph: Whether the object graph is taken although `include` does not name it or an `exclude`
                 that is also found in other names is found in its name.
+            object_paths: Names of objects, ending in "/". A pattern of `rename` may match one of these instead.
 
         Raises:
             InvalidArgumentError: a pattern of `include` or `rename` matches nothing; no tensor is left; two of them
@@ -73,7 +83,7 @@ class Selection:
             chosen = {*taken, OBJECT_GRAPH_KEY}
         else:
             chosen = set(taken)
-        new_names = self.renamed([name for name in among if name in chosen])
+        new_names = self.renamed([name for name in among if name in chosen], object_paths)
         return Selected(new_names, [name for name in among if name not in chosen], unmatched)
 
     def takes(self, name: str) -> bool:
@@ -87,16 +97,18 @@ class Selection:
             name = _substituted(pattern, replacement, name)
         return name
 
-    def renamed(self, names: Sequence[str]) -> dict[str, str]:
+    def renamed(self, names: Sequence[str], object_paths: Iterable[str] = ()) -> dict[str, str]:
         """Name -> new name of names that are taken. Errors as `select`."""
         new_names = {name: name for name in names}
         plain = [name for name in names if name != OBJECT_GRAPH_KEY]
+        objects = list(object_paths)
         for pattern, replacement in self._rename if plain else ():
             matched = [name for name in plain if pattern.search(new_names[name])]
-            if not matched:
+            if not matched and not any(map(pattern.search, objects)):
                 raise _matches_nothing("rename", pattern.pattern, [new_names[name] for name in plain])
             for name in matched:
                 new_names[name] = _substituted(pattern, replacement, new_names[name])
+            objects = [_substituted(pattern, replacement, path) for path in objects]
         old_names: dict[str, str] = {}
         for name, new in new_names.items():
             if new in old_names:

@@ -1,4 +1,4 @@
-"""What the numbers of one tensor look like: range, mean, spread, and how many are none."""
+"""Statistics of one tensor: range, mean, standard deviation, number of NaNs and infinities."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -12,12 +12,21 @@ _CHUNK_ELEMENTS: Final = 1024 * 1024
 
 
 class Statistics(NamedTuple):
-    """Of a tensor's elements; of complex ones, of their absolute values."""
+    """Statistics of a tensor's elements; of complex elements, of their absolute values.
 
-    minimum: float  # of all that are not NaN; NaN where there are none
+    Attributes:
+        minimum: Smallest element that is not NaN; NaN if there is no such element.
+        maximum: Largest element that is not NaN; NaN if there is no such element.
+        mean: Mean of the finite elements; NaN if there are none.
+        std: Standard deviation of the finite elements, with divisor N.
+        nans: Number of NaNs.
+        infinities: Number of infinite elements.
+    """
+
+    minimum: float
     maximum: float
-    mean: float  # of the finite ones; NaN where there are none
-    std: float  # with divisor N
+    mean: float
+    std: float
     nans: int
     infinities: int
 
@@ -28,7 +37,7 @@ class Statistics(NamedTuple):
 
 
 def statistics_of(tensor: torch.Tensor) -> Statistics:
-    """REQUIRES: `has_numbers` of its dtype. Cost: two passes; memory of some chunks."""
+    """Compute the statistics of a tensor whose dtype `has_numbers`. Cost: two passes; memory of a few chunks."""
     minimum, maximum = np.inf, -np.inf
     nans = infinities = finite = 0
     total = 0.0
@@ -45,14 +54,14 @@ def statistics_of(tensor: torch.Tensor) -> Statistics:
     if minimum > maximum:
         minimum = maximum = np.nan
     mean = total / finite if finite else np.nan
-    # A second pass: the difference of two large sums would lose the spread of numbers that lie close together.
+    # A second pass: the difference of two large sums would lose the spread of numbers that are close together.
     squares = sum(float(np.square(chunk[np.isfinite(chunk)] - mean).sum()) for chunk in _magnitudes(tensor))
     return Statistics(minimum, maximum, mean, float(np.sqrt(squares / finite)) if finite else np.nan, nans, infinities)
 
 
 @lru_cache(maxsize=64)
 def has_numbers(dtype: torch.dtype) -> bool:
-    """Whether its elements are numbers that torch converts: not so for bits and packed pairs."""
+    """Whether elements of this type are numbers that torch can convert, unlike raw bits and packed pairs."""
     try:
         torch.zeros(1, dtype=dtype).to(torch.complex128)
     except (RuntimeError, TypeError):
@@ -61,12 +70,12 @@ def has_numbers(dtype: torch.dtype) -> bool:
 
 
 def exact_numbers(chunk: torch.Tensor) -> npt.NDArray[Any]:
-    """The elements in a type of numpy that holds each of them exactly. REQUIRES: `has_numbers` of its dtype."""
+    """Return the elements in a numpy type that represents each of them exactly. The dtype must have numbers."""
     if chunk.is_complex():
         return chunk.to(torch.complex128).numpy()
     if chunk.is_floating_point():
         return chunk.to(torch.float64).numpy()
-    # The 64 bits of a long double's mantissa, where the machine has one, hold every integer and difference exactly.
+    # If the machine has a long double, the 64 bits of its mantissa hold every integer and difference exactly.
     return chunk.numpy().astype(np.longdouble)
 
 

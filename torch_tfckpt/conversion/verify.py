@@ -51,7 +51,7 @@ def verify(
             nonlocal done
             done += nbytes
             if progress is not None:
-                progress(done, total)
+                progress(min(done, total), total)  # blocks of version 1 are read again, for their structure
 
         return reader.check(advance)._replace(path=reader.path)
 

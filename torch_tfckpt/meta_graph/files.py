@@ -66,7 +66,7 @@ def open_meta_graph(
 
     Args:
         path: A `.meta` file, binary or text, of any name; saved_model.pb, saved_model.pbtxt, or their directory; or a
-            checkpoint (its prefix, one of its files, or a directory, for the latest in it), whose `.meta` file is opened.
+            checkpoint (its prefix, one of its files, or a directory for the latest in it), whose `.meta` is opened.
         tags: The meta graph of a SavedModel to open: the one with exactly these tags. Default: the only one, or, of
             several, the one whose only tag is "serve".
         storage: The storage to read from; default: chosen by the path.
@@ -188,7 +188,7 @@ def _of_checkpoint_in(storage: Storage, directory: str, names: Sequence[str]) ->
     latest = printable(os.path.basename(prefix))
     raise MissingMetaGraphError(
         f"{printable(directory)}: its latest checkpoint, {latest}, has no .meta file. "
-        f"{_there_are(_meta_graph_names(names))}"
+        f"{_files_there(_meta_graph_names(names))}"
     )
 
 
