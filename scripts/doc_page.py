@@ -81,7 +81,9 @@ def run_page(page: Path, *, update: bool = False) -> int:
             for block in blocks_of(text):
                 count += 1
                 place = f"{page}, line {block.line}"
-                printed = _run_python(block, place, namespace) if block.language == "python" else _run_shell(block, place)
+                printed = (
+                    _run_python(block, place, namespace) if block.language == "python" else _run_shell(block, place)
+                )
                 if block.output is None:
                     continue
                 begin, end, expected = block.output
