@@ -39,16 +39,23 @@ LAYERS = (
 )
 TO_COME = {"graph_ops", "keras_files", "distributed", "graph_run", "integrations"}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
-# No module of these imports torch, nor does anything that it imports.
-TORCH_FREE = {"errors", "text", "_proto", "format", "storage", "directory/names", "directory/retention"}
-# No module of these imports torch itself.
-TORCH_FOR_OTHERS = {"directory", "meta_graph"}
+# No module of these imports torch, nor does anything that it imports at the top: `tfckpt --help`, `latest` and `meta`
+# start without it.
+TORCH_FREE = {
+    *("errors", "text", "_proto", "format", "storage", "meta_graph", "saveables/slice_info"),
+    *("bundle/files", "bundle/publish", "foreign_files/format_names"),
+    *("directory/locate", "directory/management", "directory/manager_records", "directory/names", "directory/records"),
+    *("directory/retention", "directory/retention_file", "directory/state_file"),
+    *("cli/completion", "cli/console", "cli/latest", "cli/main", "cli/meta", "cli/tables"),
+}
 # Meta graphs are a matter of Savers; these packages stay usable without them.
 WITHOUT_META_GRAPHS = {"objects", "models", "conversion"}
 MAX_ROOT_MODULES = 12
 MAX_LINES = 450
-# Imported inside the functions that need them, so that nobody else needs them.
-OPTIONAL = {"fsspec"}
+# Imported inside the functions that need them, so that nothing else depends on them: an optional package, and what
+# would make `tfckpt latest` wait for torch. (`__init__` and cli/main.py import by name.)
+OPTIONAL = {"fsspec", "shtab"}
+DEFERRED = {"torch_tfckpt.directory.management": {"torch_tfckpt.directory.completeness"}}
 # `format` is bytes only: no files, no clock. Time and storage are passed in.
 NOT_BYTES = {"os", "io", "pathlib", "shutil", "tempfile", "time", "datetime"}
 
@@ -128,7 +135,7 @@ LAYERED = [file for file in FILES if not file.may_import_anything]
 
 
 def _of_this_package(file: SourceFile) -> list[Import]:
-    return [each for each in file.imports() if each.top == PACKAGE]
+    return [each for each in file.imports() if each.top == PACKAGE and each.name != f"{PACKAGE}.__version__"]
 
 
 def test_every_module_has_its_place() -> None:
@@ -155,13 +162,6 @@ def test_packages_that_know_no_meta_graphs(file: SourceFile) -> None:
         assert each.layer != "meta_graph", f"{file}:{each.line} imports {each.name}"
 
 
-@pytest.mark.parametrize("file", [file for file in LAYERED if file.layer in TORCH_FOR_OTHERS], ids=str)
-def test_packages_that_leave_torch_to_others(file: SourceFile) -> None:
-    """They do not import torch themselves; what they import may."""
-    for each in file.imports():
-        assert each.top != "torch", f"{file}:{each.line} imports torch"
-
-
 @pytest.mark.parametrize("file", [file for file in LAYERED if file.is_torch_free], ids=str)
 def test_torch_free_layers_reach_no_torch(file: SourceFile) -> None:
     """Neither by themselves nor through what they import, however far down."""
@@ -171,7 +171,7 @@ def test_torch_free_layers_reach_no_torch(file: SourceFile) -> None:
         here = waiting.pop()
         for each in here.imports():
             assert each.top != "torch", f"{file} reaches torch through {here}:{each.line}"
-            if each.top == PACKAGE and each.name not in seen:
+            if each in _of_this_package(here) and not each.deferred and each.name not in seen:
                 seen.add(each.name)
                 if each.name in MODULES:
                     assert MODULES[each.name].is_torch_free, f"{file} reaches {each.name} through {here}:{each.line}"
@@ -184,26 +184,23 @@ def test_torch_free_layers_work_without_torch() -> None:
     """In a process in which torch cannot be imported, every one of their modules can."""
     modules = [file.module for file in LAYERED if file.is_torch_free]
     program = (
-        "import importlib, sys, types\n"
-        "package = types.ModuleType(sys.argv[1])\n"  # the package's own __init__ is the public face, and needs torch
-        "package.__path__ = [sys.argv[2]]\n"
-        "sys.modules.update({sys.argv[1]: package, 'torch': None})\n"
-        "for name in sys.argv[3:]: importlib.import_module(name)\n"
-        "print(len(sys.argv[3:]))\n"
+        "import importlib, sys\n"
+        "sys.modules['torch'] = None\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "print(len(sys.argv[1:]))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, PACKAGE, str(ROOT), *modules], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", program, *modules], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == (f"{len(modules)}\n", "")
     assert len(modules) > 10
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_imports_inside_functions_are_of_optional_extras(file: SourceFile) -> None:
-    """All else stands at the top, where it is seen; and TensorFlow, the oracle of the tests, is imported nowhere."""
+    """All other imports are at the top of a module; TensorFlow, the oracle of the tests, is imported nowhere."""
     for each in file.imports():
         assert each.top not in ("tensorflow", "tf_keras", "keras"), f"{file}:{each.line} imports {each.name}"
-        assert each.deferred == (each.top in OPTIONAL), f"{file}:{each.line} imports {each.name}"
+        deferred = each.top in OPTIONAL or each.name in DEFERRED.get(file.module, ())
+        assert each.deferred == deferred, f"{file}:{each.line} imports {each.name}"
 
 
 @pytest.mark.parametrize("file", [file for file in LAYERED if file.layer == "format"], ids=str)

@@ -1,12 +1,12 @@
 """The public face: its names, their docstrings, and what importing it brings along."""
 
+import ast
 import inspect
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -55,14 +55,33 @@ def test_every_listed_name_is_there(name: str) -> None:
     assert hasattr(torch_tfckpt, name)
 
 
-def test_nothing_else_is_public() -> None:
-    """What the package imports for its own use is not offered by accident."""
-    visible = {
-        name
-        for name, thing in vars(torch_tfckpt).items()
-        if not name.startswith("_") and not isinstance(thing, ModuleType)
+def test_completion_shows_the_public_names_only() -> None:
+    """`dir(torch_tfckpt)` lists neither modules nor what the package imports for its own use."""
+    assert [name for name in dir(torch_tfckpt) if not name.startswith("_")] == NAMES
+
+
+def test_a_wrong_name_is_an_attribute_error_with_a_suggestion() -> None:
+    """As for any module; Python proposes the closest public name."""
+    program = "import torch_tfckpt\ntorch_tfckpt.Sever"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert "AttributeError: module 'torch_tfckpt' has no attribute 'Sever'" in done.stderr
+    assert "Did you mean: 'Saver'?" in done.stderr
+
+
+def test_names_are_imported_from_where_type_checkers_see_them() -> None:
+    """The imports under TYPE_CHECKING, the table for `__getattr__` and `__all__` agree."""
+    assert torch_tfckpt.__file__ is not None
+    tree = ast.parse(Path(torch_tfckpt.__file__).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    seen = {
+        alias.name: f"{node.module}"
+        for node in imports
+        if f"{node.module}".startswith("torch_tfckpt.")
+        for alias in node.names
     }
-    assert visible == set(NAMES)
+    table = {name: f"torch_tfckpt.{module}" for name, module in torch_tfckpt._MODULE_OF.items()}
+    assert seen == table
+    assert sorted(table) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
@@ -94,14 +113,17 @@ def test_a_wheel_contains_every_file(pytestconfig: pytest.Config) -> None:
     assert {path for pattern in patterns for path in package.glob(pattern)} == files
 
 
-def test_importing_brings_no_optional_package() -> None:
-    """Neither TensorFlow, ever, nor what only conversion or the command line needs: an import stays quick."""
+def test_importing_is_quick() -> None:
+    """Not even torch is imported before the first name is used, and never TensorFlow or what only the commands need."""
     program = (
-        "import sys, torch\n"
-        "before = set(sys.modules)\n"
+        "import sys\n"
         "import torch_tfckpt\n"
+        "print('torch' in sys.modules, 'numpy' in sys.modules)\n"
+        "import torch\n"
+        "before = set(sys.modules)\n"
+        "for name in torch_tfckpt.__all__: getattr(torch_tfckpt, name)\n"
         "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before}\n"
-        "             & {'tensorflow', 'keras', 'rich', 'safetensors', 'fsspec', 'argparse'}))\n"
+        "             & {'tensorflow', 'keras', 'rich', 'safetensors', 'fsspec', 'argparse', 'shtab'}))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert (done.stdout, done.stderr) == ("[]\n", "")
+    assert (done.stdout, done.stderr) == ("False False\n[]\n", "")

@@ -1,56 +1,69 @@
-"""TensorFlow checkpoints as a native citizen of PyTorch, without TensorFlow."""
+"""Read, write, convert and train with TensorFlow checkpoints in PyTorch, without TensorFlow.
 
-from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
-from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
-from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.checkpoint_reader import CheckpointReader, list_variables, load_checkpoint, load_variable
-from torch_tfckpt.directory.management import (
-    checkpoint_exists,
-    checkpoints_iterator,
-    get_checkpoint_mtimes,
-    latest_checkpoint,
-    meta_graph_filename,
-    remove_checkpoint,
-)
-from torch_tfckpt.directory.retention import KeepBest
-from torch_tfckpt.directory.state_file import (
-    generate_checkpoint_state_proto,
-    get_checkpoint_state,
-    update_checkpoint_state,
-)
-from torch_tfckpt.errors import (
-    CheckpointError,
-    DataLossError,
-    FailedPreconditionError,
-    IncompleteSaveError,
-    InvalidArgumentError,
-    NotFoundError,
-    UnimplementedError,
-)
-from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.format.object_graph import ObjectGraph
-from torch_tfckpt.imported_graph.exported import export_meta_graph
-from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
-from torch_tfckpt.manager import CheckpointManager
-from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
-from torch_tfckpt.models.initialization import init_from_checkpoint
-from torch_tfckpt.models.key_mapper import KeyMapper, KeyRule
-from torch_tfckpt.models.loading import load_model
-from torch_tfckpt.models.report import LoadReport
-from torch_tfckpt.models.saving import save_model
-from torch_tfckpt.objects.checkpoint import Checkpoint
-from torch_tfckpt.objects.options import CheckpointOptions
-from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
-from torch_tfckpt.save_restore.handle import SaveHandle
-from torch_tfckpt.save_restore.object_names import object_graph_key_mapping
-from torch_tfckpt.saveables.rng_state import RNGState
-from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.variables import PartitionedVariable, SaveSliceInfo, Variable
-from torch_tfckpt.saver.factories import get_saver_or_default, saver_from_object_based_checkpoint
-from torch_tfckpt.saver.saver import Saver
-from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
-from torch_tfckpt.tensor_dict import load_file, save_file
-from torch_tfckpt.transfer.staging import StagingOptions
+Only the names listed in `__all__` are public; modules and their other names may change. Names are imported from their
+modules on first use, so that `import torch_tfckpt` and the parts of the command line that need no tensors do not wait
+for torch.
+"""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
+    from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
+    from torch_tfckpt._proto.saver_pb2 import SaverDef
+    from torch_tfckpt.checkpoint_reader import CheckpointReader, list_variables, load_checkpoint, load_variable
+    from torch_tfckpt.directory.management import (
+        checkpoint_exists,
+        checkpoints_iterator,
+        get_checkpoint_mtimes,
+        latest_checkpoint,
+        meta_graph_filename,
+        remove_checkpoint,
+    )
+    from torch_tfckpt.directory.retention import KeepBest
+    from torch_tfckpt.directory.state_file import (
+        generate_checkpoint_state_proto,
+        get_checkpoint_state,
+        update_checkpoint_state,
+    )
+    from torch_tfckpt.errors import (
+        CheckpointError,
+        DataLossError,
+        FailedPreconditionError,
+        IncompleteSaveError,
+        InvalidArgumentError,
+        NotFoundError,
+        UnimplementedError,
+    )
+    from torch_tfckpt.format.data_type import DataType
+    from torch_tfckpt.format.object_graph import ObjectGraph
+    from torch_tfckpt.imported_graph.exported import export_meta_graph
+    from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
+    from torch_tfckpt.manager import CheckpointManager
+    from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
+    from torch_tfckpt.models.initialization import init_from_checkpoint
+    from torch_tfckpt.models.key_mapper import KeyMapper, KeyRule
+    from torch_tfckpt.models.loading import load_model
+    from torch_tfckpt.models.report import LoadReport
+    from torch_tfckpt.models.saving import save_model
+    from torch_tfckpt.objects.checkpoint import Checkpoint
+    from torch_tfckpt.objects.options import CheckpointOptions
+    from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
+    from torch_tfckpt.save_restore.handle import SaveHandle
+    from torch_tfckpt.save_restore.object_names import object_graph_key_mapping
+    from torch_tfckpt.saveables.rng_state import RNGState
+    from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+    from torch_tfckpt.saveables.slice_info import SaveSliceInfo
+    from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
+    from torch_tfckpt.saver.factories import get_saver_or_default, saver_from_object_based_checkpoint
+    from torch_tfckpt.saver.saver import Saver
+    from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
+    from torch_tfckpt.tensor_dict import load_file, save_file
+    from torch_tfckpt.transfer.staging import StagingOptions
+
+__version__: Final = "0.1.0.dev0"
 
 __all__ = [
     "BaseSaverBuilder",
@@ -113,3 +126,56 @@ __all__ = [
     "saver_from_object_based_checkpoint",
     "update_checkpoint_state",
 ]
+
+# Module -> the public names that it defines. Type checkers read the same from the imports above.
+_DEFINED_IN: Final = {
+    "_proto.checkpoint_state_pb2": "CheckpointState",
+    "_proto.meta_graph_pb2": "MetaGraphDef",
+    "_proto.saver_pb2": "SaverDef",
+    "checkpoint_reader": "CheckpointReader list_variables load_checkpoint load_variable",
+    "directory.management": "checkpoint_exists checkpoints_iterator get_checkpoint_mtimes latest_checkpoint "
+    "meta_graph_filename remove_checkpoint",
+    "directory.retention": "KeepBest",
+    "directory.state_file": "generate_checkpoint_state_proto get_checkpoint_state update_checkpoint_state",
+    "errors": "CheckpointError DataLossError FailedPreconditionError IncompleteSaveError "
+    "InvalidArgumentError NotFoundError UnimplementedError",
+    "format.data_type": "DataType",
+    "format.object_graph": "ObjectGraph",
+    "imported_graph.exported": "export_meta_graph",
+    "imported_graph.imported": "ImportedMetaGraph import_meta_graph",
+    "manager": "CheckpointManager",
+    "meta_graph.graph_collections": "Collections GraphKeys add_to_collection get_collection",
+    "models.initialization": "init_from_checkpoint",
+    "models.key_mapper": "KeyMapper KeyRule",
+    "models.loading": "load_model",
+    "models.report": "LoadReport",
+    "models.saving": "save_model",
+    "objects.checkpoint": "Checkpoint",
+    "objects.options": "CheckpointOptions",
+    "save_restore.builder": "BaseSaverBuilder BulkSaverBuilder",
+    "save_restore.handle": "SaveHandle",
+    "save_restore.object_names": "object_graph_key_mapping",
+    "saveables.rng_state": "RNGState",
+    "saveables.save_spec": "SaveableObject SaveSpec",
+    "saveables.slice_info": "SaveSliceInfo",
+    "saveables.variables": "PartitionedVariable Variable",
+    "saver.factories": "get_saver_or_default saver_from_object_based_checkpoint",
+    "saver.saver": "Saver",
+    "saver.saver_checkpoint": "SaverCheckpoint",
+    "tensor_dict": "load_file save_file",
+    "transfer.staging": "StagingOptions",
+}
+_MODULE_OF: Final = {name: module for module, names in _DEFINED_IN.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+    value: object = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value  # found without this function from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion; not the modules that happen to be imported."""
+    return [*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__"]

@@ -23,44 +23,48 @@ class Element:
     swap: int  # bytes that a change of endianness reverses: `size`, or half of it for complex numbers
 
 
-def _fixed(dtype: torch.dtype | None, size: int, swap: int | None = None) -> Element:
-    return Element(dtype, size, size if swap is None else swap)
-
-
-# Types that torch lacks are held in the plain integer of the same width; 4 and 2 bit types are stored one per byte.
-ELEMENTS: Final[Mapping[int, Element]] = {
-    DataType.DT_FLOAT: _fixed(torch.float32, 4),
-    DataType.DT_DOUBLE: _fixed(torch.float64, 8),
-    DataType.DT_INT32: _fixed(torch.int32, 4),
-    DataType.DT_UINT8: _fixed(torch.uint8, 1),
-    DataType.DT_INT16: _fixed(torch.int16, 2),
-    DataType.DT_INT8: _fixed(torch.int8, 1),
-    DataType.DT_STRING: _fixed(None, 0),
-    DataType.DT_COMPLEX64: _fixed(torch.complex64, 8, swap=4),
-    DataType.DT_INT64: _fixed(torch.int64, 8),
-    DataType.DT_BOOL: _fixed(torch.bool, 1),
-    DataType.DT_QINT8: _fixed(torch.int8, 1),
-    DataType.DT_QUINT8: _fixed(torch.uint8, 1),
-    DataType.DT_QINT32: _fixed(torch.int32, 4),
-    DataType.DT_BFLOAT16: _fixed(torch.bfloat16, 2),
-    DataType.DT_QINT16: _fixed(torch.int16, 2),
-    DataType.DT_QUINT16: _fixed(torch.uint16, 2),
-    DataType.DT_UINT16: _fixed(torch.uint16, 2),
-    DataType.DT_COMPLEX128: _fixed(torch.complex128, 16, swap=8),
-    DataType.DT_HALF: _fixed(torch.float16, 2),
-    DataType.DT_UINT32: _fixed(torch.uint32, 4),
-    DataType.DT_UINT64: _fixed(torch.uint64, 8),
-    DataType.DT_FLOAT8_E5M2: _fixed(torch.float8_e5m2, 1),
-    DataType.DT_FLOAT8_E4M3FN: _fixed(torch.float8_e4m3fn, 1),
-    DataType.DT_FLOAT8_E4M3FNUZ: _fixed(torch.float8_e4m3fnuz, 1),
-    DataType.DT_FLOAT8_E4M3B11FNUZ: _fixed(None, 1),
-    DataType.DT_FLOAT8_E5M2FNUZ: _fixed(torch.float8_e5m2fnuz, 1),
-    DataType.DT_INT4: _fixed(torch.int8, 1),
-    DataType.DT_UINT4: _fixed(torch.uint8, 1),
-    DataType.DT_INT2: _fixed(torch.int8, 1),
-    DataType.DT_UINT2: _fixed(torch.uint8, 1),
-    DataType.DT_FLOAT4_E2M1FN: _fixed(None, 1),
+# Types that torch lacks are held in the plain integer of the same width.
+_HELD_AS: Final[Mapping[DataType, torch.dtype | None]] = {
+    DataType.DT_FLOAT: torch.float32,
+    DataType.DT_DOUBLE: torch.float64,
+    DataType.DT_INT32: torch.int32,
+    DataType.DT_UINT8: torch.uint8,
+    DataType.DT_INT16: torch.int16,
+    DataType.DT_INT8: torch.int8,
+    DataType.DT_STRING: None,
+    DataType.DT_COMPLEX64: torch.complex64,
+    DataType.DT_INT64: torch.int64,
+    DataType.DT_BOOL: torch.bool,
+    DataType.DT_QINT8: torch.int8,
+    DataType.DT_QUINT8: torch.uint8,
+    DataType.DT_QINT32: torch.int32,
+    DataType.DT_BFLOAT16: torch.bfloat16,
+    DataType.DT_QINT16: torch.int16,
+    DataType.DT_QUINT16: torch.uint16,
+    DataType.DT_UINT16: torch.uint16,
+    DataType.DT_COMPLEX128: torch.complex128,
+    DataType.DT_HALF: torch.float16,
+    DataType.DT_UINT32: torch.uint32,
+    DataType.DT_UINT64: torch.uint64,
+    DataType.DT_FLOAT8_E5M2: torch.float8_e5m2,
+    DataType.DT_FLOAT8_E4M3FN: torch.float8_e4m3fn,
+    DataType.DT_FLOAT8_E4M3FNUZ: torch.float8_e4m3fnuz,
+    DataType.DT_FLOAT8_E4M3B11FNUZ: None,
+    DataType.DT_FLOAT8_E5M2FNUZ: torch.float8_e5m2fnuz,
+    DataType.DT_INT4: torch.int8,
+    DataType.DT_UINT4: torch.uint8,
+    DataType.DT_INT2: torch.int8,
+    DataType.DT_UINT2: torch.uint8,
+    DataType.DT_FLOAT4_E2M1FN: None,
 }
+
+
+def _element(stored: DataType, dtype: torch.dtype | None) -> Element:
+    size = stored.itemsize
+    return Element(dtype, size, size // 2 if dtype is not None and dtype.is_complex else size)
+
+
+ELEMENTS: Final[Mapping[int, Element]] = {stored: _element(stored, dtype) for stored, dtype in _HELD_AS.items()}
 
 # The type under which a torch tensor is stored. Written out, since several stored types share one torch dtype.
 STORED_AS: Final[dict[torch.dtype, DataType]] = {

@@ -27,8 +27,6 @@ _USAGE: Final = (
     "Usage: inspect_checkpoint --file_name=checkpoint_file_name [--tensor_name=tensor_to_print] [--all_tensors] "
     "[--all_tensor_names] [--count_exclude_pattern]"
 )
-# The names of tf.DType; all others are those of the enumeration in lower case.
-_NAMES: Final = {DataType.DT_FLOAT: "float32", DataType.DT_DOUBLE: "float64", DataType.DT_HALF: "float16"}
 _SMALL_INTEGERS: Final = {DataType.DT_INT4, DataType.DT_UINT4, DataType.DT_INT2, DataType.DT_UINT2}
 _SMALL_FLOATS: Final = {
     torch.bfloat16,
@@ -81,7 +79,7 @@ def print_tensors_in_checkpoint_file(
 
 def _print_header(reader: CheckpointReader, name: str) -> None:
     dtype = reader.dtype(name)
-    print(f"tensor: {escaped(name)} ({_NAMES.get(dtype, dtype.short_name)}) {list(reader.shape(name))}")
+    print(f"tensor: {escaped(name)} ({dtype.dtype_name}) {list(reader.shape(name))}")
 
 
 def _text_or_note(reader: CheckpointReader, name: str) -> str:

@@ -2,11 +2,13 @@
 
 import difflib
 import heapq
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 _LOOKED_AT: Final = 200  # names that a hint is chosen from
 
+_NUMBER: Final = re.compile("([0-9]+)")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -58,6 +60,16 @@ def first_lines(lines: Sequence[str], limit: int) -> list[str]:
 def and_more(count: int, limit: int) -> str:
     """Return the end of a list of `count` items that was cut after `limit`: " and 1,670 more", or "" if it is whole."""
     return f" and {count - limit:,} more" if count > limit else ""
+
+
+def natural_order(name: str) -> tuple[object, ...]:
+    """Return a sort key that compares the numbers in names as numbers: layer_2 before layer_10."""
+    parts: list[object] = []
+    for place, part in enumerate(_NUMBER.split(name)):
+        digits = part.lstrip("0")
+        # A number is compared by length, then by digits: int() refuses more than 4,300 of them.
+        parts.append((len(digits), digits) if place % 2 else part)
+    return (tuple(parts), name)
 
 
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:

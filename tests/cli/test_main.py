@@ -101,9 +101,12 @@ def test_interrupt_is_status_130(
     assert capsys.readouterr().err == "tfckpt: interrupted; nothing was left behind\n"
 
 
-def start(*arguments: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":
+def start(
+    *arguments: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, columns: int = 80
+) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "torch_tfckpt", *arguments]
-    return subprocess.Popen(command, stdout=stdout, stderr=stderr, env={**os.environ, "LC_ALL": "C", "TERM": "xterm"})
+    environment = {**os.environ, "LC_ALL": "C", "TERM": "xterm", "COLUMNS": str(columns)}
+    return subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
 
 
 def test_closed_pipe_is_no_traceback(golden: Path) -> None:
@@ -153,6 +156,22 @@ def test_table_at_a_terminal(tmp_path: Path) -> None:
     assert "\x1b[1mname" in text and "a[bold]" in text and "1 tensor, 2 elements, 8 B" in text
     os.close(slave)
     os.close(master)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_long_names_are_broken_after_separators(tmp_path: Path, columns: int) -> None:
+    """In a narrow terminal a name continues in the next line; no line begins or ends in the middle of a word."""
+    name = "encoder/layer_with_weights-12/attention/self/query/kernel.first_moment"
+    prefix = tfckpt.save_file({name: torch.zeros(2)}, tmp_path / "t")
+    master, slave = pty.openpty()
+    with start("ls", prefix, stdout=slave, columns=columns) as process:
+        process.communicate(timeout=60)
+    shown = [line.split("  ")[0].strip() for line in os.read(master, 8192).decode().splitlines()[1:-1]]
+    os.close(slave)
+    os.close(master)
+    assert "".join(shown) == name
+    assert all(line.endswith(("/", ".", "_")) for line in shown[:-1])
+    assert len(shown) == 1 or columns < 120
 
 
 def test_names_that_could_steer_a_terminal_come_out_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def prefix(tmp_path: Path) -> str:
 
 
 def test_ls(prefix: str, capsys: Output) -> None:
-    """Aligned columns, the same every time, and a line with the totals."""
+    """Aligned columns, the same every time, and the totals: of all tensors, and of each kind."""
     assert main(["ls", prefix]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "name          dtype    shape     size  note",
@@ -41,13 +41,15 @@ def test_ls(prefix: str, capsys: Output) -> None:
         "iterator      variant  []         5 B  torch has no such type",
         "words         string   [2]      312 B",
         "4 tensors, 2,006 elements, 8.33 kB",
+        "  weights: 3 tensors, 2,004 elements, 8.02 kB",
+        "  other: 1 tensor, 2 elements, 312 B",
     ]
 
 
 def test_ls_selects_and_sorts(prefix: str, capsys: Output) -> None:
     main(["ls", prefix, "dense/*", "w*", "--sort", "size"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["name", "dense/kernel", "words", "dense/bias", "3"]
+    assert [line.split()[0] for line in lines[:5]] == ["name", "dense/kernel", "words", "dense/bias", "3"]
     main(["ls", prefix, "nothing*"])
     assert capsys.readouterr().out.splitlines()[-1] == "0 tensors, 0 elements, 0 B"
 
@@ -56,7 +58,15 @@ def test_ls_json(prefix: str, capsys: Output) -> None:
     assert main(["ls", prefix, "--json", "--sort", "name"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["path"] == prefix and content["format"] == "TensorFlow checkpoint, version 2"
-    assert content["total"] == {"tensors": 4, "elements": 2006, "nbytes": 8329}
+    assert content["total"] == {
+        "tensors": 4,
+        "elements": 2006,
+        "nbytes": 8329,
+        "kinds": {
+            "weights": {"tensors": 3, "elements": 2004, "nbytes": 8017},
+            "other": {"tensors": 1, "elements": 2, "nbytes": 312},
+        },
+    }
     assert content["tensors"][1] == {
         "name": "dense/kernel",
         "dtype": "float32",
@@ -64,6 +74,42 @@ def test_ls_json(prefix: str, capsys: Output) -> None:
         "nbytes": 8000,
         "slices": 2,
     }
+
+
+def test_ls_tells_weights_from_optimizer_state_and_counters(golden: Path, capsys: Output) -> None:
+    """As load_model does; the kinds add up to the whole."""
+    assert main(["ls", str(golden / "digits-cnn" / "model.ckpt-216")]) == 0
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "27 tensors, 10,977 elements, 43.9 kB",
+        "  weights: 8 tensors, 3,658 elements, 14.6 kB",
+        "  optimizer state: 18 tensors, 7,318 elements, 29.3 kB",
+        "  counters: 1 tensor, 1 element, 8 B",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], ["a", "layer_2/w", "layer_10/w"]),
+        (["--sort", "name"], ["a", "layer_2/w", "layer_10/w"]),
+        (["--sort", "stored"], ["a", "layer_10/w", "layer_2/w"]),
+        (["--sort", "size"], ["layer_10/w", "a", "layer_2/w"]),
+    ],
+)
+def test_ls_order(tmp_path: Path, options: list[str], expected: list[str], capsys: Output) -> None:
+    """Numbers in names are compared as numbers, unless the stored order or that of sizes is asked for."""
+    tensors = {"layer_10/w": torch.zeros(3), "layer_2/w": torch.zeros(1), "a": torch.zeros(2)}
+    prefix = tfckpt.save_file(tensors, tmp_path / "t")
+    main(["ls", prefix, *options])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:4]] == expected
+
+
+def test_ls_json_keeps_the_stored_order(tmp_path: Path, capsys: Output) -> None:
+    """Programs see what Python's names() returns, unless they ask for another order."""
+    prefix = tfckpt.save_file({"layer_10": torch.zeros(1), "layer_2": torch.zeros(1)}, tmp_path / "t")
+    for options, expected in (([], ["layer_10", "layer_2"]), (["--sort", "name"], ["layer_2", "layer_10"])):
+        main(["ls", prefix, "--json", *options])
+        assert [row["name"] for row in json.loads(capsys.readouterr().out)["tensors"]] == expected
 
 
 @pytest.mark.parametrize("form", ["m.safetensors", "m.pt", "m.npz"])

@@ -9,14 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from torch_tfckpt.errors import DataLossError
-from torch_tfckpt.format.coding import (
-    MAX_VARINT_SIZE,
-    decode_varint,
-    decode_varints,
-    encode_varint,
-    encode_varints,
-    varint_sizes,
-)
+from torch_tfckpt.format.coding import MAX_VARINT_SIZE, decode_varint, encode_varint
+from torch_tfckpt.format.varint_arrays import decode_varints, encode_varints, varint_sizes
 
 # Every number of bytes equally likely; st.integers alone gives mostly long ones.
 UINT64 = st.integers(0, 64).flatmap(lambda bits: st.integers(0, (1 << bits) - 1))

@@ -19,7 +19,7 @@ from torch_tfckpt.meta_graph.variables import (
     variable_defs,
     variable_of,
 )
-from torch_tfckpt.saveables.variables import SaveSliceInfo
+from torch_tfckpt.saveables.slice_info import SaveSliceInfo
 
 FLOAT = DataType.DT_FLOAT
 ROWS = SaveSliceInfoDef(full_name="w", full_shape=[8, 5], var_offset=[4, 0], var_shape=[4, 5])

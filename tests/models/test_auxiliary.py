@@ -11,7 +11,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, VARIABLE_VALUE, ObjectGraph, ObjectReference
 from torch_tfckpt.format.object_graph import SerializedTensor as Attribute
 from torch_tfckpt.format.object_graph import TrackableObject as Node
-from torch_tfckpt.models.auxiliary import auxiliary_keys
+from torch_tfckpt.models.auxiliary import VariableKind, auxiliary_keys, variable_kinds
 from torch_tfckpt.values import WritableValue
 
 
@@ -42,6 +42,36 @@ def test_by_names(tmp_path: Path, key: str, is_beside: bool) -> None:
     values["shadow/ExponentialMovingAverage"] = torch.zeros(1)
     tfckpt.save_file(values, tmp_path / "m")
     assert (key in beside(tmp_path / "m")) == is_beside
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("v", VariableKind.WEIGHT), ("v/Adam", VariableKind.OPTIMIZER), ("beta1_power", VariableKind.OPTIMIZER),
+        ("a/global_step:0", VariableKind.COUNTER), ("save_counter", VariableKind.COUNTER),
+        ("v/ExponentialMovingAverage", VariableKind.AVERAGE), ("training/Adam/iterations", VariableKind.COUNTER),
+        ("training/Adam/lr", VariableKind.OPTIMIZER), ("training/Adam/v/m", VariableKind.OPTIMIZER),
+        ("text", VariableKind.OTHER), ("text/x", VariableKind.OTHER), ("text/state/v/m", VariableKind.OPTIMIZER),
+    ],
+)  # fmt: skip
+def test_kinds_by_names(tmp_path: Path, key: str, kind: VariableKind) -> None:
+    """What the listing of the command line adds up separately."""
+    tfckpt.save_file({"v": torch.zeros(1), key: torch.zeros(1), "text": "state"}, tmp_path / "m")
+    with tfckpt.load_checkpoint(tmp_path / "m") as reader:
+        assert variable_kinds(reader)[key] is kind
+
+
+def test_kinds_by_objects(golden: Path) -> None:
+    """Keras 3 lists the model's weights among the optimizer's children; they stay weights."""
+    with tfckpt.load_checkpoint(golden / "digits-checkpoint") as reader:
+        kinds = variable_kinds(reader)
+        assert list(kinds) == reader.keys()
+    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+    assert kinds["optimizer/_trainable_variables/0" + suffix] is VariableKind.WEIGHT
+    assert kinds["optimizer/_variables/2" + suffix] is VariableKind.OPTIMIZER
+    assert kinds["optimizer/_learning_rate" + suffix] is VariableKind.OPTIMIZER
+    assert kinds["optimizer/_iterations" + suffix] is kinds["step" + suffix] is VariableKind.COUNTER
+    assert kinds["_CHECKPOINTABLE_OBJECT_GRAPH"] is VariableKind.OTHER
 
 
 def test_by_objects(tmp_path: Path) -> None:

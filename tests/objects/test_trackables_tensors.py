@@ -11,7 +11,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.trackables.tensors import TensorTrackable
-from torch_tfckpt.saveables.variables import SaveSliceInfo, Variable
+from torch_tfckpt.saveables.slice_info import SaveSliceInfo
+from torch_tfckpt.saveables.variables import Variable
 
 KEY = "a/.ATTRIBUTES/VARIABLE_VALUE"
 

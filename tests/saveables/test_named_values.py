@@ -8,7 +8,8 @@ from torch import nn
 
 from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.variables import PartitionedVariable, SaveSliceInfo, Variable
+from torch_tfckpt.saveables.slice_info import SaveSliceInfo
+from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 
 
 def variable(name: str) -> Variable:

@@ -7,8 +7,9 @@ import torch
 from torch_tfckpt.dtypes import STORED_AS
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.slice_info import SaveSliceInfo
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, saveables_of
-from torch_tfckpt.saveables.variables import PartitionedVariable, SaveSliceInfo, Variable
+from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.transfer.host_bytes import byte_view
 
 

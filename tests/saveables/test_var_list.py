@@ -13,9 +13,10 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.slice_info import SaveSliceInfo
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.saveables.var_list import VarList
-from torch_tfckpt.saveables.variables import PartitionedVariable, SaveSliceInfo, Variable
+from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 
 
 class Table(SaveableObject):

@@ -6,7 +6,8 @@ from tensorflow_process import TensorFlowProcess
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.saveables.variables import PartitionedVariable, SaveSliceInfo, Variable
+from torch_tfckpt.saveables.slice_info import SaveSliceInfo
+from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 
 
 def test_a_slices_text_is_tensorflows(tensorflow: TensorFlowProcess) -> None:

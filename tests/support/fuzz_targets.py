@@ -27,7 +27,7 @@ from torch_tfckpt.directory.state_file import read_state
 from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.block import BlockBuilder, decode_block
-from torch_tfckpt.format.coding import decode_varint, decode_varints, encode_varint, encode_varints
+from torch_tfckpt.format.coding import decode_varint, encode_varint
 from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ROOT, ObjectGraph, with_checkpoint_values
 from torch_tfckpt.format.ordered_code import encode_num, encode_signed, encode_string
@@ -43,6 +43,7 @@ from torch_tfckpt.format.tensor_slice import (
     parse_shape_and_slice,
 )
 from torch_tfckpt.format.variant_tensor import decode_variants, encode_variants
+from torch_tfckpt.format.varint_arrays import decode_varints, encode_varints
 from torch_tfckpt.format.wire import fields, sized_tag
 from torch_tfckpt.meta_graph.files import meta_graph_of, meta_graphs_in
 from torch_tfckpt.meta_graph.raw import RawMetaGraph

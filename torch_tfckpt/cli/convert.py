@@ -5,7 +5,8 @@ from dataclasses import asdict
 
 from torch_tfckpt.bundle.merge import merge_bundles
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.cli.console import progress_bar, say, show, show_json
+from torch_tfckpt.cli.console import say, show, show_json
+from torch_tfckpt.cli.tables import progress_bar
 from torch_tfckpt.conversion.convert import convert
 from torch_tfckpt.conversion.diff import diff
 from torch_tfckpt.errors import InvalidArgumentError

@@ -1,7 +1,9 @@
-"""The command line: parser, verbs (one module each for all but merge and diff), and exit status.
+"""The command line: parser, table of verbs, exit status.
 
 Exit status: 0 success; 1 damaged, missing, different or refused; 2 usage error; 130 interrupted; 141 the reader of a
-pipe went away. A new verb is a function in a module of this package, and an entry in `_parser`.
+pipe went away. A new verb is a function in a module of this package, and an `_add_` function here for its arguments.
+The modules of verbs are imported when they run: help, completion and the verbs that read no tensors start without
+torch.
 """
 
 import argparse
@@ -9,23 +11,26 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Final, TypeAlias
 
-from torch_tfckpt.cli import convert, latest, meta, show, tree, verify
+from torch_tfckpt import __version__
+from torch_tfckpt.cli.completion import add_completion
 from torch_tfckpt.cli.console import prepare_streams, say
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError
-from torch_tfckpt.foreign_files.formats import FORMATS
+from torch_tfckpt.foreign_files.format_names import FORMATS
 from torch_tfckpt.text import printable
 
-NOT_FINE: Final = 1
-WRONG_USE: Final = 2
-INTERRUPTED: Final = 130  # 128 + SIGINT, as shells say it
+FAILED: Final = 1
+USAGE_ERROR: Final = 2
+INTERRUPTED: Final = 130  # 128 + SIGINT, as in shells
 PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 
 _PATHS: Final = """\
-A checkpoint is named by its prefix (model.ckpt-1000), any of its files, its directory (the newest in it) or a
-SavedModel directory. Where "any format" is said, also: a .safetensors file, a directory or index of several, a .pt or
-a .npz file.
+PATH is a checkpoint: its prefix (model.ckpt-1000), any of its files, a
+directory with a `checkpoint` file (the latest checkpoint in it) or a SavedModel
+directory. Verbs for any format also read .safetensors files, a directory or
+index of several, .pt and .npz files.
 """
 _COMING_FROM_TENSORFLOW: Final = """\
 Instead of TensorFlow's inspect_checkpoint:
@@ -33,21 +38,25 @@ Instead of TensorFlow's inspect_checkpoint:
   --file_name F --tensor_name N     tfckpt show F N
   --file_name F --all_tensors       tfckpt show F --stats
 """
+_EXIT_STATUS: Final = "Exit status: 0 success; 1 damaged, missing, different or refused; 2 usage error."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status."""
+    """Run one command and return its exit status.
+
+    Args:
+        arguments: What follows the program's name; None takes sys.argv.
+    """
     prepare_streams()
     try:
-        options = _parser().parse_args(arguments)
-    except SystemExit as leave:  # argparse has said why, or has shown its help
+        options = parser().parse_args(arguments)
+    except SystemExit as leave:  # argparse has printed why, or its help
         return int(leave.code or 0)
     try:
-        run: Callable[[argparse.Namespace], int] = options.run
-        status = run(options)
+        status = _function(options.run)(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes stdout once more on its way out; what is left goes nowhere, without a second complaint.
+        # Python flushes stdout again when it exits; into /dev/null that cannot fail a second time.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
@@ -56,21 +65,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except CheckpointError as error:
         say(f"tfckpt: {error}")
-        return WRONG_USE if isinstance(error, InvalidArgumentError) else NOT_FINE
+        return USAGE_ERROR if isinstance(error, InvalidArgumentError) else FAILED
     except OSError as error:
         where = f": {printable(os.fsdecode(error.filename))}" if error.filename else ""
         say(f"tfckpt: {error.strerror or error}{where}")
-        return NOT_FINE
+        return FAILED
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _function(place: str) -> Callable[[argparse.Namespace], int]:
+    """Import the function of a verb, given as "module:function" of this package."""
+    module, _, name = place.partition(":")
+    function: Callable[[argparse.Namespace], int] = getattr(import_module(f"{__package__}.{module}"), name)
+    return function
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs, from which help, completion and the documentation are made."""
     parser = argparse.ArgumentParser(
         prog="tfckpt",
-        description="TensorFlow checkpoints, read, checked, converted and compared without TensorFlow.",
-        epilog=f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}\nExit status: 0 fine, 1 the checkpoint is not, 2 wrong use.",
+        description="Read, check, convert and compare TensorFlow checkpoints, without TensorFlow.",
+        epilog=f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}\n{_EXIT_STATUS}\n"
+        '`tfckpt VERB --help` describes a verb. Completion: eval "$(tfckpt --print-completion bash)"',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"tfckpt {__version__}")
+    add_completion(parser)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for add in (_add_ls, _add_show, _add_verify, _add_convert, _add_diff, _add_latest, _add_merge, _add_meta):
         add(verbs)
@@ -81,98 +101,114 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_verb(
-    verbs: Verbs, name: str, run: Callable[[argparse.Namespace], int], description: str, epilog: str = _PATHS
+    verbs: Verbs, name: str, run: str, summary: str, description: str = "", epilog: str = _PATHS
 ) -> argparse.ArgumentParser:
+    """Add a verb.
+
+    Args:
+        run: "module:function" of this package; the function takes the parsed arguments and returns the exit status.
+        summary: One line for the list of verbs.
+        description: Continues the summary in the help of the verb.
+    """
     verb = verbs.add_parser(
         name,
-        help=description.partition(".")[0].lower(),
-        description=description,
+        help=summary,
+        description=f"{summary}\n\n{description}".rstrip(),
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb.set_defaults(run=run)
-    verb.add_argument("-q", "--quiet", action="store_true", help="results and errors only: no progress, no notes")
+    verb.add_argument("-q", "--quiet", action="store_true", help="print results and errors only")
     return verb
 
 
 def _add_ls(verbs: Verbs) -> None:
-    verb = _add_verb(verbs, "ls", show.ls, "List the tensors: name, type, shape, size. Any format.")
+    verb = _add_verb(verbs, "ls", "show:ls", "List the tensors of a file in any format: name, type, shape, size.")
     verb.add_argument("path", metavar="PATH")
-    verb.add_argument("patterns", metavar="GLOB", nargs="*", help="only names that match one of these, as 'encoder/*'")
+    verb.add_argument(
+        "patterns",
+        metavar="GLOB",
+        nargs="*",
+        default=[],
+        help="only names that match one of these, such as 'encoder/*'",
+    )
     order = verb.add_mutually_exclusive_group()
-    order.add_argument("--sort", choices=("name", "size"), help="the default is the order of the file")
+    order.add_argument(
+        "--sort",
+        choices=("stored", "name", "size"),
+        help="default: by name, layer_2 before layer_10; with --json as stored. By size: largest first",
+    )
     order.add_argument(
         "--tree",
         dest="run",
         action="store_const",
-        const=tree.ls_tree,
-        help="the objects of an object-based checkpoint, as tf.train.Checkpoint and Keras write, with their tensors",
+        const="tree:ls_tree",
+        help="show the objects of an object-based checkpoint (tf.train.Checkpoint, Keras) with their tensors",
     )
-    verb.add_argument("--json", action="store_true", help="one JSON document")
+    verb.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _add_show(verbs: Verbs) -> None:
-    epilog = f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}"
-    verb = _add_verb(verbs, "show", show.show_path, "Show a summary, or the values of one tensor. Any format.", epilog)
+    verb = _add_verb(
+        verbs,
+        "show",
+        "show:show_path",
+        "Show a summary of a file in any format, or the values of one tensor.",
+        epilog=f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}",
+    )
     verb.add_argument("path", metavar="PATH")
-    verb.add_argument("name", metavar="NAME", nargs="?", help="a tensor; a trailing :0 is dropped")
-    verb.add_argument("--stats", action="store_true", help="range, mean, spread and NaNs in place of values")
+    verb.add_argument("name", metavar="NAME", nargs="?", help="a tensor; a trailing :0 is ignored")
+    verb.add_argument("--stats", action="store_true", help="range, mean, deviation and NaN count instead of values")
 
 
 def _add_verify(verbs: Verbs) -> None:
     verb = _add_verb(
-        verbs,
-        "verify",
-        verify.verify,
-        "Read every byte of a TensorFlow checkpoint and hold it against its checksum.",
+        verbs, "verify", "verify:verify", "Compare every byte of a TensorFlow checkpoint with its checksum."
     )
     verb.add_argument("path", metavar="PATH")
-    verb.add_argument("-v", "--verbose", action="store_true", help="name the good tensors too")
-    verb.add_argument("--json", action="store_true", help="one JSON document")
+    verb.add_argument("-v", "--verbose", action="store_true", help="list the undamaged tensors too")
+    verb.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _add_convert(verbs: Verbs) -> None:
     verb = _add_verb(
         verbs,
         "convert",
-        convert.convert_paths,
-        "Convert between TensorFlow checkpoints, .safetensors, .pt and .npz. Names and layouts stay as they are.",
-        f"{_PATHS}\nWhat the target cannot hold (strings, variants, TensorFlow's quantized types) goes to a sidecar,\n"
-        f"TARGET.tfckpt.json, and comes back when the target is read here again.",
+        "convert:convert_paths",
+        "Convert between TensorFlow checkpoints, .safetensors, .pt and .npz.",
+        "Names and layouts stay as they are.",
+        f"{_PATHS}\nWhat the target format cannot store (strings, variants, TensorFlow's quantized\n"
+        f"types) goes to a second file, DST.tfckpt.json, and is restored when DST is read\nby this package.",
     )
     verb.add_argument("source", metavar="SRC")
-    verb.add_argument("target", metavar="DST", help="a file; a prefix with --to tf; a directory with --to safetensors")
-    verb.add_argument("--to", choices=FORMATS, help="where the ending of DST does not say it")
-    verb.add_argument(
-        "--dtype", metavar="TYPE", help="convert floating-point tensors to TYPE: bf16, float16, float32 ..."
-    )
-    verb.add_argument("--max-shard-size", metavar="SIZE", help="split safetensors into files of at most SIZE: 5GB")
+    verb.add_argument("target", metavar="DST", help="a file; with --to tf a prefix; with --to safetensors a directory")
+    verb.add_argument("--to", choices=FORMATS, help="format of DST, if its ending does not tell")
+    verb.add_argument("--dtype", metavar="TYPE", help="convert floating-point tensors to bf16, float16, float32 ...")
+    verb.add_argument("--max-shard-size", metavar="SIZE", help="split safetensors into files of at most SIZE, e.g. 5GB")
     verb.add_argument(
         "--rename",
         nargs=2,
         action="append",
         default=[],
         metavar=("REGEX", "REPLACEMENT"),
-        help="as Python's re.sub, on each name; may be repeated",
+        help="rename tensors, as Python's re.sub does; may be repeated",
     )
-    verb.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
-    verb.add_argument("--json", action="store_true", help="the report as one JSON document")
+    verb.add_argument("--dry-run", action="store_true", help="report what would be written, and write nothing")
+    verb.add_argument("--json", action="store_true", help="print the report as one JSON document")
     _add_selection(verb)
 
 
 def _add_diff(verbs: Verbs) -> None:
     verb = _add_verb(
-        verbs, "diff", convert.diff_paths, "Compare two checkpoints of any format: names, types, shapes, values."
+        verbs, "diff", "convert:diff_paths", "Compare two files of any format: names, types, shapes, values."
     )
     verb.add_argument("a", metavar="A")
     verb.add_argument("b", metavar="B")
     verb.add_argument(
-        "--atol", type=float, default=0.0, metavar="X", help="numbers this close are equal; default: same bits"
+        "--atol", type=float, default=0.0, metavar="X", help="largest allowed difference; default: bits must be equal"
     )
-    verb.add_argument(
-        "--ignore-dtype", action="store_true", help="compare the values of numbers of different types too"
-    )
-    verb.add_argument("--json", action="store_true", help="one JSON document")
+    verb.add_argument("--ignore-dtype", action="store_true", help="compare values of different number types too")
+    verb.add_argument("--json", action="store_true", help="print one JSON document")
     _add_selection(verb)
 
 
@@ -180,47 +216,54 @@ def _add_latest(verbs: Verbs) -> None:
     verb = _add_verb(
         verbs,
         "latest",
-        latest.latest,
-        "Print the newest checkpoint of a directory, as its `checkpoint` file names it.",
-        "In a script: tfckpt convert $(tfckpt latest --valid run) model.safetensors",
+        "latest:latest",
+        "Print the latest checkpoint of a directory, as its `checkpoint` file names it.",
+        epilog="In a script: tfckpt convert $(tfckpt latest --valid run) model.safetensors",
     )
     verb.add_argument("directory", metavar="DIR")
-    verb.add_argument("--valid", action="store_true", help="walk back to the newest one whose files are complete")
-    verb.add_argument("--latest-filename", metavar="NAME", help="of the state file; the default is checkpoint")
-    verb.add_argument("--json", action="store_true", help="one JSON document")
+    verb.add_argument("--valid", action="store_true", help="go back to the latest checkpoint whose files are complete")
+    verb.add_argument("--latest-filename", metavar="NAME", help="name of the state file; default: checkpoint")
+    verb.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _add_merge(verbs: Verbs) -> None:
     verb = _add_verb(
         verbs,
         "merge",
-        convert.merge,
-        "Join TensorFlow checkpoints of version 2 into one, by renaming their data files.",
-        "SRC and DST are prefixes, as model.ckpt-1000. Without --keep-sources the sources are gone afterwards.",
+        "convert:merge",
+        "Merge TensorFlow version 2 checkpoints into one by renaming their data files.",
+        epilog="SRC and DST are prefixes such as model.ckpt-1000. Without --keep-sources the\nsources are deleted.",
     )
     verb.add_argument("sources", metavar="SRC", nargs="+", help="a prefix")
     verb.add_argument("target", metavar="DST", help="the prefix of the result")
-    verb.add_argument("--keep-sources", action="store_true", help="do not remove the sources afterwards")
-    verb.add_argument("--allow-missing", action="store_true", help="pass over sources that are not there")
+    verb.add_argument("--keep-sources", action="store_true", help="do not delete the sources afterwards")
+    verb.add_argument("--allow-missing", action="store_true", help="skip sources that do not exist")
 
 
 def _add_meta(verbs: Verbs) -> None:
     verb = _add_verb(
         verbs,
         "meta",
-        meta.meta,
+        "meta:meta",
         "Show a meta graph: versions, operations, variables, collections, signatures, savers.",
-        "FILE is a .meta file, a saved_model.pb, the text form of either, a SavedModel directory, or the prefix of a\n"
-        "checkpoint that has a .meta file. A drawing: tfckpt meta model.meta --dot | dot -Tsvg > model.svg",
+        epilog="FILE is a .meta file, a saved_model.pb, the text form of either, a SavedModel\n"
+        "directory, or a checkpoint with a .meta file (a prefix, or a directory with a\n`checkpoint` file).\n\n"
+        "A drawing: tfckpt meta model.meta --dot | dot -Tsvg > model.svg",
     )
     verb.add_argument("path", metavar="FILE")
-    verb.add_argument("--tags", metavar="TAG,...", help="which graph of a SavedModel; the default is the one to serve")
+    verb.add_argument("--tags", metavar="TAG,...", help="which graph of a SavedModel; default: the one for serving")
     form = verb.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON document, with all that the listing cuts")
-    form.add_argument("--dot", action="store_true", help="a drawing for graphviz, name scopes folded")
-    verb.add_argument("--depth", type=int, metavar="N", help="with --dot: unfold N levels of scopes; the default is 1")
+    form.add_argument("--json", action="store_true", help="print one JSON document without the listing's limits")
+    form.add_argument("--dot", action="store_true", help="print a drawing for graphviz, with name scopes folded")
+    verb.add_argument("--depth", type=int, metavar="N", help="with --dot: unfold N levels of scopes; default: 1")
 
 
 def _add_selection(verb: argparse.ArgumentParser) -> None:
-    for option, what in (("--include", "only tensors with a name in which REGEX is found"), ("--exclude", "none such")):
-        verb.add_argument(option, metavar="REGEX", action="append", default=[], help=f"{what}; may be repeated")
+    for option, what in (("--include", "only"), ("--exclude", "no")):
+        verb.add_argument(
+            option,
+            metavar="REGEX",
+            action="append",
+            default=[],
+            help=f"{what} tensors in whose name REGEX is found; may be repeated",
+        )

@@ -17,9 +17,9 @@ from typing import Any, Final, TypeVar
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
-from torch_tfckpt.cli.console import say, show, show_json, show_table
+from torch_tfckpt.cli.console import say, show, show_json
+from torch_tfckpt.cli.tables import show_table
 from torch_tfckpt.errors import InvalidArgumentError, error_context
-from torch_tfckpt.foreign_files.values import ElementType
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.meta_graph.dot import dot_lines
@@ -81,7 +81,7 @@ def _as_json(chosen: RawMetaGraph, summary: MetaGraphSummary) -> dict[str, Any]:
 
 def _record(attributes: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return {
-        name: _type_name(value) if isinstance(value, DataType) else plain(value) if isinstance(value, float) else value
+        name: value.dtype_name if isinstance(value, DataType) else plain(value) if isinstance(value, float) else value
         for name, value in attributes
     }
 
@@ -96,7 +96,7 @@ def _total(summary: MetaGraphSummary) -> dict[str, int]:
 
 
 def _show_dot(chosen: RawMetaGraph, summary: MetaGraphSummary, depth: int) -> None:
-    boxes = {each.name: f"{_type_name(each.dtype)} {_shape_text(each.shape)}" for each in summary.variables}
+    boxes = {each.name: f"{each.dtype.dtype_name} {_shape_text(each.shape)}" for each in summary.variables}
     with error_context(chosen.place):
         lines = list(dot_lines(chosen.graph, boxes, depth))
     show("\n".join(lines))
@@ -163,7 +163,7 @@ def _show_variables(summary: MetaGraphSummary) -> None:
 def _variable_cells(variable: VariableSummary) -> list[str]:
     trainable = "yes" if variable.trainable else "no"
     part = "" if variable.part is None else _part_text(variable.part)
-    dtype, shape = _type_name(variable.dtype), _shape_text(variable.shape)
+    dtype, shape = variable.dtype.dtype_name, _shape_text(variable.shape)
     return [_short(variable.name), dtype, shape, trainable, _short(variable.device), part]
 
 
@@ -195,7 +195,7 @@ def _show_signatures(summary: MetaGraphSummary) -> None:
 def _tensor_cells(place: tuple[str, TensorSummary]) -> list[str]:
     way, tensor = place
     shape = _shape_text(tensor.shape)
-    return [way, _short(tensor.name), _type_name(tensor.dtype), shape, _names_text(tensor.tensors)]
+    return [way, _short(tensor.name), tensor.dtype.dtype_name, shape, _names_text(tensor.tensors)]
 
 
 def _show_assets(summary: MetaGraphSummary) -> None:
@@ -247,11 +247,6 @@ def _names_text(names: Sequence[str]) -> str:
 
 def _tags_text(tags: Sequence[str]) -> str:
     return ",".join(map(_short, tags[:_ROWS])) + and_more(len(tags), _ROWS) if tags else "(none)"
-
-
-def _type_name(dtype: DataType) -> str:
-    """As `ls` has it; "invalid" where it is none, as that of an operation without outputs."""
-    return ElementType.of_tensorflow(dtype).name
 
 
 def _shape_text(shape: Shape | None) -> str:

@@ -2,23 +2,26 @@
 
 import argparse
 import fnmatch
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from torch_tfckpt.cli.console import progress_bar, say, show, show_json, show_table
+from torch_tfckpt.cli.console import say, show, show_json
+from torch_tfckpt.cli.tables import progress_bar, show_table
 from torch_tfckpt.conversion.tensor_statistics import exact_numbers, has_numbers, statistics_of
 from torch_tfckpt.errors import CheckpointError, NotFoundError
 from torch_tfckpt.foreign_files.formats import open_source
 from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
 from torch_tfckpt.foreign_files.values import FileValue, StoredBytes, TensorInfo
 from torch_tfckpt.format.tensor_slice import element_count, shape_text
+from torch_tfckpt.models.auxiliary import VariableKind, variable_kinds
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import fspath
-from torch_tfckpt.text import byte_text, counted, did_you_mean, printable, quoted
+from torch_tfckpt.text import byte_text, counted, did_you_mean, natural_order, printable, quoted
 
 
 class Row(NamedTuple):
@@ -49,8 +52,10 @@ def ls(options: argparse.Namespace) -> int:
         rows = rows_of(source, options.patterns)
         nothing = "" if rows or not options.patterns else unmatched(source, options.patterns)
         path, form, skipped = source.path, source.format, dict(source.skipped)
-    if options.sort:
-        rows.sort(key=lambda row: (-row.nbytes, row.name) if options.sort == "size" else (0, row.name))
+        kinds = kinds_of(source)
+    order = options.sort or ("stored" if options.json else "name")
+    if order != "stored":
+        rows.sort(key=lambda row: (-row.nbytes if order == "size" else 0, natural_order(row.name)))
     if options.json:
         show_json(
             {
@@ -58,12 +63,12 @@ def ls(options: argparse.Namespace) -> int:
                 "format": form,
                 "tensors": [as_json(row) for row in rows],
                 "skipped": skipped,
-                "total": total_of(rows),
+                "total": total_of(rows, kinds),
             }
         )
     else:
         show_table(["name", "dtype", "shape", "size", "note"], [cells(row) for row in rows], numeric=["size"])
-        show(totals(rows))
+        show(totals(rows, kinds))
     if skipped and not options.quiet:
         say(f"left out, since they are no tensors: {', '.join(map(quoted, skipped))}")
     if nothing:
@@ -77,7 +82,7 @@ def show_path(options: argparse.Namespace) -> int:
         if options.name is not None:
             _show_tensor(source, options.name, stats_only=options.stats)
             return 0
-        rows = rows_of(source, [])
+        rows = sorted(rows_of(source, []), key=lambda row: natural_order(row.name))
         _show_summary(source, rows)
         if options.stats:
             _show_statistics(source, rows, quiet=options.quiet)
@@ -120,17 +125,44 @@ def as_json(row: Row) -> dict[str, Any]:
     return {"name": row.name, "dtype": kind.name, "shape": list(shape), "nbytes": nbytes, "slices": slices}
 
 
-def total_of(rows: Sequence[Row]) -> dict[str, int]:
-    """What `totals` says, as numbers."""
+def kinds_of(source: TensorSource) -> Mapping[str, VariableKind]:
+    """Return what the tensors of a TensorFlow checkpoint are for; nothing for other formats and damaged checkpoints."""
+    if isinstance(source, CheckpointSource):
+        with suppress(CheckpointError):
+            return variable_kinds(source.reader)
+    return {}
+
+
+def total_of(rows: Sequence[Row], kinds: Mapping[str, VariableKind]) -> dict[str, Any]:
+    """Return the totals of a JSON listing: of all tensors, and of each kind of them."""
+    by_kind = _by_kind(rows, kinds)
+    return {**_sums(rows), "kinds": {kind.value: _sums(some) for kind, some in by_kind.items()}}
+
+
+def _sums(rows: Sequence[Row]) -> dict[str, int]:
     return {"tensors": len(rows), "elements": _elements(rows), "nbytes": sum(row.nbytes for row in rows)}
+
+
+def _by_kind(rows: Sequence[Row], kinds: Mapping[str, VariableKind]) -> dict[VariableKind, list[Row]]:
+    found: dict[VariableKind, list[Row]] = {kind: [] for kind in VariableKind}
+    for row in rows:
+        if row.name in kinds:
+            found[kinds[row.name]].append(row)
+    return {kind: some for kind, some in found.items() if some}
 
 
 def _elements(rows: Sequence[Row]) -> int:
     return sum(element_count(row.info.shape) for row in rows if row.info)
 
 
-def totals(rows: Sequence[Row]) -> str:
-    """The last line of a listing."""
+def totals(rows: Sequence[Row], kinds: Mapping[str, VariableKind]) -> str:
+    """Return the last lines of a listing: all tensors, and if they are of several kinds, each kind."""
+    lines = [f"  {kind.value}: {sums_text(some)}" for kind, some in _by_kind(rows, kinds).items()]
+    return "\n".join([sums_text(rows), *lines] if len(lines) > 1 else [sums_text(rows)])
+
+
+def sums_text(rows: Sequence[Row]) -> str:
+    """Return number, elements and size of the tensors in words."""
     unreadable = sum(row.info is None for row in rows)
     size = byte_text(sum(row.nbytes for row in rows))
     text = f"{counted(len(rows), 'tensor')}, {counted(_elements(rows), 'element')}, {size}"
@@ -139,7 +171,7 @@ def totals(rows: Sequence[Row]) -> str:
 
 def _show_summary(source: TensorSource, rows: Sequence[Row]) -> None:
     show(f"{printable(source.path)}: {source.format}")
-    show(totals(rows))
+    show(totals(rows, kinds_of(source)))
     partitioned = sum(row.info is not None and row.info.parts > 0 for row in rows)
     if partitioned:
         show(f"partitioned: {partitioned}")

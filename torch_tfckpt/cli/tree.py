@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final, NamedTuple
 
-from torch_tfckpt.cli.console import say, show, show_json, show_table
-from torch_tfckpt.cli.show import Row, as_json, cells, rows_of, total_of, totals, unmatched
+from torch_tfckpt.cli.console import say, show, show_json
+from torch_tfckpt.cli.show import Row, as_json, cells, kinds_of, rows_of, sums_text, total_of, unmatched
+from torch_tfckpt.cli.tables import show_table
 from torch_tfckpt.errors import NotFoundError
 from torch_tfckpt.foreign_files.formats import open_source
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
@@ -68,15 +69,15 @@ def ls_tree(options: argparse.Namespace) -> int:
             raise not_object_based(source.reader.path)
         rows = rows_of(source, options.patterns)
         nothing = unmatched(source, options.patterns) if options.patterns and not rows else ""
-        path, form = source.path, source.format
+        path, form, kinds = source.path, source.format, kinds_of(source)
     tree = _Tree(graph, rows, all_objects=not options.patterns)
     if options.json:
-        show_json({"path": printable(path), "format": form, **tree.as_json(), "total": total_of(rows)})
+        show_json({"path": printable(path), "format": form, **tree.as_json(), "total": total_of(rows, kinds)})
     else:
         lines = list(tree.lines())
         table = [[_indented(level, text), *others] for level, text, others in lines]
         show_table(["object", "dtype", "shape", "size", "note"], table, numeric=["size"])
-        show(f"{counted(tree.size, 'object')}, {totals(rows)}")
+        show(f"{counted(tree.size, 'object')}, {sums_text(rows)}")
         if any(level > _INDENTED for level, _, _ in lines) and not options.quiet:
             say(f"lines deeper than {_INDENTED} levels are indented like those, and begin with their level")
     if nothing:

@@ -5,7 +5,8 @@ from contextlib import closing
 
 from torch_tfckpt.bundle.check import Verification
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.cli.console import progress_bar, say, show, show_json
+from torch_tfckpt.cli.console import say, show, show_json
+from torch_tfckpt.cli.tables import progress_bar
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError
 from torch_tfckpt.foreign_files.formats import format_of
 from torch_tfckpt.storage.names import fspath

@@ -16,7 +16,6 @@ from typing import Final
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.publish import remove_bundle
-from torch_tfckpt.directory.completeness import candidates, check_complete
 from torch_tfckpt.directory.names import is_there, matching
 from torch_tfckpt.directory.state_file import directory_path, from_stored, get_checkpoint_state
 from torch_tfckpt.errors import CheckpointError
@@ -77,9 +76,12 @@ def latest_checkpoint(
 
 
 def _latest_complete(storage: Storage, directory: str, latest_filename: str | None) -> str | None:
-    for path in candidates(storage, directory, latest_filename):
+    # Imported here: checking a checkpoint needs torch, looking names up does not, and `tfckpt latest` must be quick.
+    from torch_tfckpt.directory import completeness
+
+    for path in completeness.candidates(storage, directory, latest_filename):
         try:
-            check_complete(storage, path)
+            completeness.check_complete(storage, path)
         except (CheckpointError, OSError) as error:
             _log.warning("passed over: %s", error)
         else:

@@ -5,6 +5,7 @@ import zipfile
 from typing import Final
 
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.foreign_files.format_names import FORMATS, SUFFIXES
 from torch_tfckpt.foreign_files.npz import NpzSink, NpzSource, zip_errors
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
 from torch_tfckpt.foreign_files.pt import PtSink, PtSource
@@ -15,8 +16,6 @@ from torch_tfckpt.foreign_files.tensorflow import CheckpointSink, CheckpointSour
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.text import printable, quoted
 
-FORMATS: Final = ("safetensors", "pt", "npz", "tf")
-_SUFFIXES: Final = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".npz": "npz"}
 _SAFETENSORS_HEAD: Final = 9  # size of the header, and the brace with which it begins
 
 
@@ -29,7 +28,7 @@ def format_of(path: str) -> str:
         return "tf" if _is_tensorflow_directory(path) or find_in_directory(path) is None else "safetensors"
     if path.endswith(INDEX_SUFFIX):
         return "safetensors"
-    named = _SUFFIXES.get(os.path.splitext(path)[1].lower(), "tf")
+    named = SUFFIXES.get(os.path.splitext(path)[1].lower(), "tf")
     if not LOCAL.exists(path):
         return named
     file = LOCAL.open(path)
@@ -87,7 +86,7 @@ def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSi
     Raises:
         InvalidArgumentError: nothing says which format, or two things say different ones.
     """
-    ending = _SUFFIXES.get(os.path.splitext(path)[1].lower())
+    ending = SUFFIXES.get(os.path.splitext(path)[1].lower())
     directory = path.endswith(os.sep) or LOCAL.is_directory(path)
     kind = to or ending
     if kind is None:

@@ -60,17 +60,16 @@ class ElementType(NamedTuple):
     @property
     def name(self) -> str:
         """For people: torch's word where it is exact, otherwise TensorFlow's."""
-        if self.dtype is not None and self.is_plain:
-            return str(self.dtype).removeprefix("torch.")
-        return "unknown" if self.tensorflow is None else self.tensorflow.short_name
+        if self.tensorflow is not None:
+            return self.tensorflow.dtype_name
+        return "unknown" if self.dtype is None else str(self.dtype).removeprefix("torch.")
 
     @property
     def itemsize(self) -> int:
         """Bytes per element; 0 where it is not fixed, or not known."""
         if self.dtype is not None:
             return self.dtype.itemsize
-        element = None if self.tensorflow is None else ELEMENTS.get(self.tensorflow)
-        return 0 if element is None else element.size
+        return 0 if self.tensorflow is None else self.tensorflow.itemsize
 
     @property
     def code(self) -> str:

@@ -4,6 +4,7 @@ Source: tensorflow/core/framework/types.proto and types.cc.
 """
 
 import enum
+from collections.abc import Mapping
 from typing import Final, Self
 
 REFERENCE_OFFSET: Final = 100  # a reference to type n is number n + 100 (types.proto, DT_FLOAT_REF = 101)
@@ -67,5 +68,31 @@ class DataType(enum.IntEnum):
 
     @property
     def short_name(self) -> str:
-        """The name TensorFlow's error texts use: `float`, `half`, `int64`."""
+        """The name in TensorFlow's error messages: `float`, `half`, `int64`."""
         return self.name.removeprefix("DT_").lower()
+
+    @property
+    def dtype_name(self) -> str:
+        """The name of the tf.DType, which is also that of the matching torch dtype: `float32`, `float16`, `int64`."""
+        return _DTYPE_NAMES.get(self, self.short_name)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element in a data file; 0 if elements have no fixed size, or it is not known."""
+        return _ITEMSIZES.get(self, 0)
+
+
+_DTYPE_NAMES: Final = {DataType.DT_FLOAT: "float32", DataType.DT_DOUBLE: "float64", DataType.DT_HALF: "float16"}
+# Types of 4 and 2 bits are stored one per byte.
+_ITEMSIZES: Final[Mapping[int, int]] = {
+    dtype: size
+    for size, dtypes in {
+        1: "INT8 UINT8 BOOL QINT8 QUINT8 INT4 UINT4 INT2 UINT2 FLOAT4_E2M1FN "
+        "FLOAT8_E5M2 FLOAT8_E4M3FN FLOAT8_E4M3FNUZ FLOAT8_E4M3B11FNUZ FLOAT8_E5M2FNUZ",
+        2: "INT16 UINT16 QINT16 QUINT16 HALF BFLOAT16",
+        4: "INT32 UINT32 QINT32 FLOAT",
+        8: "INT64 UINT64 DOUBLE COMPLEX64",
+        16: "COMPLEX128",
+    }.items()
+    for dtype in (DataType[f"DT_{name}"] for name in dtypes.split())
+}

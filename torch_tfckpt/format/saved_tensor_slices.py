@@ -36,9 +36,9 @@ from google.protobuf.message import DecodeError
 from torch_tfckpt._proto import saved_tensor_slice_pb2, types_pb2
 from torch_tfckpt._proto.versions_pb2 import VersionDef
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
-from torch_tfckpt.format.coding import decode_varints, encode_varints
 from torch_tfckpt.format.tensor_bundle import VERSION, check_versions, shape_from_proto, shape_to_proto
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
+from torch_tfckpt.format.varint_arrays import decode_varints, encode_varints
 from torch_tfckpt.format.wire import WireType, fields, sized_tag
 
 META_KEY: Final = b""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format import crc32c
-from torch_tfckpt.format.coding import decode_varints, encode_varints
+from torch_tfckpt.format.varint_arrays import decode_varints, encode_varints
 
 _CHECKSUM_SIZE: Final = 4
 _MAX_U32: Final = 0xFFFFFFFF

@@ -17,8 +17,9 @@ from torch_tfckpt.meta_graph.model import GraphVariable
 from torch_tfckpt.meta_graph.saver_values import StoredValue
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope
 from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.slice_info import SaveSliceInfo
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
-from torch_tfckpt.saveables.variables import SaveSliceInfo, Variable
+from torch_tfckpt.saveables.variables import Variable
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Strings, Value
 

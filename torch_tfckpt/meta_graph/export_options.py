@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
-from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.meta_graph import rescoping, rewriting
 from torch_tfckpt.meta_graph.files import BINARY_SAVED_MODEL, SAVED_MODEL_FILES, TEXT_SAVED_MODEL
@@ -17,7 +16,7 @@ from torch_tfckpt.meta_graph.nodes import known_ops
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.text import saved_model_to_text, to_text
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.storage.small_files import make_directories, write_file
 from torch_tfckpt.text import printable

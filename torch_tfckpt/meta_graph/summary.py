@@ -25,7 +25,6 @@ from google.protobuf.message import DecodeError, Message
 from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef, SignatureDef, TensorInfo
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef
-from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import DataLossError, error_context
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.graph_def import Function
@@ -307,7 +306,6 @@ def _function(function: Function) -> FunctionSummary:
 
 def _variable(variable: GraphVariable) -> VariableSummary:
     elements = _elements(variable.shape)
-    element = ELEMENTS.get(variable.dtype)
     return VariableSummary(
         variable.name,
         variable.dtype,
@@ -316,7 +314,7 @@ def _variable(variable: GraphVariable) -> VariableSummary:
         variable.device,
         None if variable.part is None else _part(variable.part),
         elements,
-        None if elements is None or element is None or not element.size else elements * element.size,
+        None if elements is None or not variable.dtype.itemsize else elements * variable.dtype.itemsize,
     )
 
 

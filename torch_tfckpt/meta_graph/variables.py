@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError
 
 from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
 from torch_tfckpt._proto.variable_pb2 import SaveSliceInfoDef, VariableDef
-from torch_tfckpt.devices import canonical_device
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, as_data_loss, error_context
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.device_spec import canonical_device_spec
 from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.meta_graph.graph_collections import GraphKeys
@@ -22,7 +22,7 @@ from torch_tfckpt.meta_graph.model import GraphVariable
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.saver_values import VARIABLE_OPS, StoredValue, stored_values
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope
-from torch_tfckpt.saveables.variables import SaveSliceInfo
+from torch_tfckpt.saveables.slice_info import SaveSliceInfo
 from torch_tfckpt.text import quoted
 
 # Collections of what belongs to the model. Local variables and those of metrics are of a session, and in no checkpoint.
@@ -126,7 +126,7 @@ def shape_of(shape: TensorShapeProto) -> Shape | None:
 
 def _device_of(node: Node) -> str:
     try:
-        return canonical_device(node.device)
+        return canonical_device_spec(node.device)
     except InvalidArgumentError:  # of a kind that is unknown here; where a variable was is of no importance
         return ""
 

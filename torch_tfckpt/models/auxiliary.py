@@ -1,10 +1,10 @@
-"""Recognise variables that are not model weights, so that they are not reported as unexpected.
+"""Tell weights from the other variables of a checkpoint, so that those are not reported as unexpected.
 
-Step counters, the slots and hyperparameters of optimizers, moving averages, strings and the state that they describe.
-
-Source: spec CONVERT 3 and 5, WISHES 13.
+The others are step counters, slots and hyperparameters of optimizers, moving averages, strings and the state that they
+describe.
 """
 
+import enum
 import re
 from collections.abc import Container, Iterable, Iterator
 from typing import Final
@@ -18,7 +18,8 @@ AVERAGE: Final = "/ExponentialMovingAverage"
 # Behind the names of variables where someone stored them by `variable.name`.
 OUTPUT: Final = ":0"
 
-_COUNTERS: Final = re.compile(r"(?:.*/)?(?:global_step|save_counter|beta[12]_power(?:_\d+)?)", re.DOTALL)
+_COUNTERS: Final = re.compile(r"(?:.*/)?(?:global_step|save_counter)", re.DOTALL)
+_POWERS: Final = re.compile(r"(?:.*/)?beta[12]_power(?:_\d+)?", re.DOTALL)
 # Names of slots, behind that of their variable; a second and third slot has a number.
 _SLOTS: Final = re.compile(
     r"(?:Adam|AdamW|AdaMax|Nadam|Momentum|RMSProp|Adagrad|AdagradDA|ProximalAdagrad|Adadelta|Ftrl|LAMB|adam_[mv])(?:_\d+)?"
@@ -27,9 +28,8 @@ _ADAFACTOR: Final = re.compile(r"(.+)_slot_(?:v|vr|vc|m)", re.DOTALL)
 # What Keras 1 and 2 store without objects: training/<optimizer>/<variable>/<slot>, training/<optimizer>/<counter>.
 _TRAINING: Final = re.compile(r"training/[^/]+/(.+)", re.DOTALL)
 _TRAINING_SLOTS: Final = ("m", "v", "vhat", "rms", "momentum", "accumulator")
-_TRAINING_NUMBERS: Final = (
-    "iter", "iterations", "decay", "learning_rate", "lr", "beta_1", "beta_2", "rho", "momentum",
-)  # fmt: skip
+_TRAINING_COUNTERS: Final = ("iter", "iterations")
+_TRAINING_NUMBERS: Final = ("decay", "learning_rate", "lr", "beta_1", "beta_2", "rho", "momentum")
 _WHOLE_NUMBERS: Final = {
     DataType.DT_INT8, DataType.DT_INT16, DataType.DT_INT32, DataType.DT_INT64,
     DataType.DT_UINT8, DataType.DT_UINT16, DataType.DT_UINT32, DataType.DT_UINT64,
@@ -46,6 +46,16 @@ _OF_OPTIMIZERS: Final = (
 _KERAS_API: Final = "keras_api"  # the child under which Keras 2 puts metrics, and layers a second time
 
 
+class VariableKind(enum.StrEnum):
+    """What a variable is for."""
+
+    WEIGHT = "weights"
+    AVERAGE = "moving averages"
+    OPTIMIZER = "optimizer state"
+    COUNTER = "counters"
+    OTHER = "other"
+
+
 def auxiliary_keys(reader: CheckpointReader) -> set[str]:
     """Return the keys of a checkpoint that are not weights of a model.
 
@@ -54,19 +64,25 @@ def auxiliary_keys(reader: CheckpointReader) -> set[str]:
 
     Cost: looks at the entries of all tensors.
     """
+    return {key for key, kind in variable_kinds(reader).items() if kind is not VariableKind.WEIGHT}
+
+
+def variable_kinds(reader: CheckpointReader) -> dict[str, VariableKind]:
+    """Return what each variable of a checkpoint is for, in the order of its keys.
+
+    Raises:
+        DataLossError: the object graph or the entry of a tensor is damaged.
+
+    Cost: looks at the entries of all tensors.
+    """
     keys = reader.keys()
     texts = {key for key in keys if reader.dtype(key) == DataType.DT_STRING}
     graph = reader.object_graph
     if graph is not None:
-        weights = {key for name, key in _weights(graph) if not _COUNTERS.fullmatch(name)} - _counts(reader, graph)
-        return {key for key in keys if key not in weights or key in texts}
+        return _kinds_of_objects(reader, graph, texts)
     known = {name.removesuffix(OUTPUT) for name in (*keys, *averages(keys))}
     longest = max(map(len, texts), default=0)
-    return {
-        key
-        for key in keys
-        if _is_auxiliary(key, known) or key in texts or any(part in texts for part in _beginnings(key, longest))
-    }
+    return {key: _described_by(key, texts, longest) or _kind_by_name(key, known) for key in keys}
 
 
 def is_optimizer(node: TrackableObject) -> bool:
@@ -85,22 +101,76 @@ def averages(keys: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _is_auxiliary(key: str, known: Container[str]) -> bool:
-    """Whether a key is not that of a weight. `known`: names of all variables, without ":0"."""
+def _kinds_of_objects(reader: CheckpointReader, graph: ObjectGraph, texts: Container[str]) -> dict[str, VariableKind]:
+    weights = {key for name, key in _weights(graph) if not _is_counted(name)} - _counts(reader, graph)
+    of_optimizers = _optimizer_keys(graph)
+
+    def kind(key: str) -> VariableKind:
+        if key in texts:
+            return VariableKind.OTHER
+        if key in weights:
+            return VariableKind.WEIGHT
+        if _is_whole_number(reader, key):
+            return VariableKind.COUNTER
+        return VariableKind.OPTIMIZER if key in of_optimizers else VariableKind.OTHER
+
+    return {key: kind(key) for key in reader.keys()}
+
+
+def _is_counted(name: str) -> bool:
+    return bool(_COUNTERS.fullmatch(name) or _POWERS.fullmatch(name))
+
+
+def _optimizer_keys(graph: ObjectGraph) -> set[str]:
+    """Keys below optimizers, the weights that they list among them, and of slot variables."""
+    optimizers = [node for node in graph.nodes if is_optimizer(node)]
+    slots = {slot.slot_variable_node_id for node in optimizers for slot in node.slot_variables}
+    waiting = [*slots, *(child.node_id for node in optimizers for child in node.children)]
+    seen = set(waiting)
+    for here in waiting:  # grows meanwhile
+        below = {child.node_id for child in graph.nodes[here].children} - seen
+        seen |= below
+        waiting += below
+    return {attribute.checkpoint_key for here in seen for attribute in graph.nodes[here].attributes}
+
+
+def _described_by(key: str, texts: Container[str], longest: int) -> VariableKind | None:
+    """The kind of a string, or of a tensor in the state that a string describes; None for all others."""
+    if key in texts:
+        return VariableKind.OTHER
+    for beginning in _beginnings(key, longest):
+        if beginning in texts:
+            of_optimizer = key.startswith("/state/", len(beginning))
+            return VariableKind.OPTIMIZER if of_optimizer else VariableKind.OTHER
+    return None
+
+
+def _kind_by_name(key: str, known: Container[str]) -> VariableKind:
+    """Return the kind of a tensor by its key. `known`: names of all variables, without ":0"."""
     name = key.removesuffix(OUTPUT)
-    if _COUNTERS.fullmatch(name) or name.endswith(AVERAGE):
-        return True
+    if _COUNTERS.fullmatch(name):
+        return VariableKind.COUNTER
+    if name.endswith(AVERAGE):
+        return VariableKind.AVERAGE
+    return VariableKind.OPTIMIZER if _POWERS.fullmatch(name) else _kind_by_variable(name, known)
+
+
+def _kind_by_variable(name: str, known: Container[str]) -> VariableKind:
+    """Tell slots from weights: the name of a slot contains that of its variable."""
     variable, _, slot = name.rpartition("/")
     if _SLOTS.fullmatch(slot) and _is_variable(variable, known):
-        return True
+        return VariableKind.OPTIMIZER
     adafactor = _ADAFACTOR.fullmatch(name)
     if adafactor is not None and _is_variable(adafactor[1], known):
-        return True
+        return VariableKind.OPTIMIZER
     training = _TRAINING.fullmatch(name)
     if training is None:
-        return False
+        return VariableKind.WEIGHT
+    if training[1] in _TRAINING_COUNTERS:
+        return VariableKind.COUNTER
     variable, _, slot = training[1].rpartition("/")
-    return training[1] in _TRAINING_NUMBERS or (slot in _TRAINING_SLOTS and variable in known)
+    is_state = training[1] in _TRAINING_NUMBERS or (slot in _TRAINING_SLOTS and variable in known)
+    return VariableKind.OPTIMIZER if is_state else VariableKind.WEIGHT
 
 
 def _is_variable(name: str, known: Container[str]) -> bool:
@@ -117,7 +187,11 @@ def _counts(reader: CheckpointReader, graph: ObjectGraph) -> set[str]:
     children = graph.nodes[ROOT].children if graph.nodes else ()
     keys = (graph.value_key(child.node_id) for child in children)
     stored = {key for key in keys if key is not None and key in reader}
-    return {key for key in stored if reader.shape(key) == () and reader.dtype(key) in _WHOLE_NUMBERS}
+    return {key for key in stored if _is_whole_number(reader, key)}
+
+
+def _is_whole_number(reader: CheckpointReader, key: str) -> bool:
+    return reader.shape(key) == () and reader.dtype(key) in _WHOLE_NUMBERS
 
 
 def _beginnings(key: str, longest: int) -> Iterator[str]:

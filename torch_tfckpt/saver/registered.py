@@ -19,8 +19,9 @@ from torch_tfckpt.meta_graph.variable_nodes import variable_def
 from torch_tfckpt.meta_graph.variables import slice_info_def
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, group_by_devices
+from torch_tfckpt.saveables.slice_info import SaveSliceInfo
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
-from torch_tfckpt.saveables.variables import PartitionedVariable, SaveSliceInfo, Variable
+from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 
 _log = logging.getLogger(__name__)
 

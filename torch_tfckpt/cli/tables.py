@@ -1,0 +1,91 @@
+"""Tables and progress bars. At a terminal rich lays them out; a pipe gets plain aligned columns, and no bar."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from torch_tfckpt.cli.console import escaped
+
+# rich takes seconds to lay out more rows than this.
+_RICH_ROWS: Final = 2000
+_GAP: Final = 2  # spaces between columns
+_MIN_WIDTH: Final = 16  # of a column that is narrowed
+_NAME_PART: Final = re.compile(r"[^/._]*[/._]+|[^/._]+")
+
+
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()) -> None:
+    """Print a table.
+
+    Args:
+        headings: One per column. The first column has names: in a narrow terminal they are broken after "/", "." or
+            "_". The last column is broken between words.
+        rows: Cells, not yet escaped.
+        numeric: Headings of the columns to align on the right.
+    """
+    cells = [[escaped(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    if sys.stdout.isatty() and len(cells) <= _RICH_ROWS:
+        _show_rich(headings, cells, widths, numeric)
+        return
+    for row in [list(headings), *cells]:
+        line = (
+            cell.rjust(width) if heading in numeric else cell.ljust(width)
+            for heading, cell, width in zip(headings, row, widths, strict=True)
+        )
+        print("  ".join(line).rstrip())
+
+
+def _show_rich(
+    headings: Sequence[str], cells: Sequence[Sequence[str]], widths: Sequence[int], numeric: Sequence[str]
+) -> None:
+    console = Console()
+    name_width = _name_width(widths, console.width)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in numeric else "left", overflow="fold")
+    for name, *others in cells:
+        table.add_row(*map(Text, (_broken(name, name_width), *others)))  # Text: brackets in a name are not markup
+    console.print(table)
+
+
+def _name_width(widths: Sequence[int], available: int) -> int:
+    """Return the width of the first column, such that the last one gets at most what the others leave."""
+    name, *middle, last = widths if len(widths) > 1 else (*widths, 0)
+    free = available - sum(middle) - _GAP * (len(widths) - 1)
+    if name + last <= free:
+        return name
+    return min(name, max(_MIN_WIDTH, free - last, free // 2))
+
+
+def _broken(name: str, width: int) -> str:
+    """Return `name` in lines of at most `width` characters, broken after separators where possible."""
+    lines, line = [], ""
+    for part in _NAME_PART.findall(name) if len(name) > width else [name]:
+        if line and len(line) + len(part) > width:
+            lines.append(line)
+            line = ""
+        line += part
+    return "\n".join([*lines, line])
+
+
+@contextmanager
+def progress_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], object] | None]:
+    """Show a progress bar on stderr, if it is a terminal.
+
+    Yields:
+        A function to call with (bytes done, bytes in all); None if nothing is shown.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(escaped(label), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
