@@ -12,6 +12,9 @@ from typing import Final
 # The hint for damaged bytes.
 DAMAGED: Final = "The file is damaged, half copied, or of another save. Copy it again, or read another checkpoint"
 
+# How TensorFlow's message begins if there is no checkpoint: programs look for these words, people need not read them.
+NO_MATCHING_FILES: Final = "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for "
+
 
 class CheckpointError(Exception):
     """Base of every error this package raises on purpose."""

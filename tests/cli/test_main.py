@@ -85,6 +85,15 @@ def test_what_cannot_be_read_is_status_1(
         assert captured.err.startswith("tfckpt: ") and text in captured.err and "Traceback" not in captured.err
 
 
+@pytest.mark.parametrize("verb", ["ls", "show", "verify"])
+def test_a_typo_in_a_path_is_answered_plainly(prefix: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the words that TensorFlow's programs look for, which the library's error has."""
+    assert main([verb, f"{prefix}x"]) == 1
+    assert capsys.readouterr().err == f"tfckpt: {prefix}x: no tx.index here. There are t.\n"
+    with pytest.raises(tfckpt.NotFoundError, match="Unsuccessful TensorSliceReader constructor: Failed to find any"):
+        tfckpt.load_checkpoint(f"{prefix}x")
+
+
 def test_system_errors_are_status_1(prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", prefix, str(tmp_path / "a" / "b" / "c.pt")]) == 1
     assert capsys.readouterr().err.startswith("tfckpt: No such file or directory: ")

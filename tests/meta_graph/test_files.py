@@ -187,6 +187,20 @@ def test_a_version_1_checkpoint_means_the_meta_graph_beside_it(tmp_path: Path, g
     assert node_of(open_meta_graph(tmp_path / named)) == "a"
 
 
+def test_a_directory_of_checkpoints_means_the_latest(tmp_path: Path) -> None:
+    """As for all functions that take a checkpoint; the checkpoint without a .meta file is named."""
+    saver = tfckpt.Saver({"a": torch.zeros(2)})
+    for step in (1, 2):
+        saver.save(tmp_path / "model.ckpt", global_step=step)
+    assert open_meta_graph(tmp_path).place == f"{tmp_path}/model.ckpt-2.meta"
+    (tmp_path / "model.ckpt-2.meta").unlink()
+    with pytest.raises(FileNotFoundError) as raised:
+        open_meta_graph(tmp_path)
+    assert str(raised.value) == (
+        f'{tmp_path}: its latest checkpoint, model.ckpt-2, has no .meta file. There are "model.ckpt-1.meta"'
+    )
+
+
 def test_a_path_that_is_a_meta_graph_itself_goes_first(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(binary(node="itself"))
     (tmp_path / "x.meta").write_bytes(binary(node="beside"))

@@ -14,7 +14,7 @@ from typing import Final
 from torch_tfckpt.bundle.files import is_lfs_pointer, lfs_error
 from torch_tfckpt.directory.names import STATE_FILE, V1_SHARD, matching, of_version_2, prefixes_of
 from torch_tfckpt.directory.state_file import from_stored, read_state, resolve_in
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError
+from torch_tfckpt.errors import NO_MATCHING_FILES, DataLossError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.block import shared_prefix_size
 from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
@@ -191,7 +191,7 @@ def _check_version_1(storage: Storage, path: str) -> None:
 
 def _nothing_here(storage: Storage, path: str) -> str:
     directory, name = os.path.split(path)
-    fragment = f"Unsuccessful TensorSliceReader constructor: Failed to find any matching files for {printable(path)}"
+    fragment = f"{NO_MATCHING_FILES}{printable(path)}"
     if directory and not storage.is_directory(directory):
         return f"{fragment}: there is no directory {quoted(printable(directory))}"
     names = storage.list(directory)

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 
 from torch_tfckpt._proto.node_def_pb2 import NodeDef
 from torch_tfckpt.bundle.files import LFS_POINTER, lfs_error
-from torch_tfckpt.directory.locate import is_table
+from torch_tfckpt.directory.locate import find_checkpoint, is_table
 from torch_tfckpt.directory.names import V1_SHARD
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError, UnimplementedError
 from torch_tfckpt.format.tensor_bundle import parse_data_filename
@@ -59,7 +59,8 @@ def open_meta_graph(
 
     Args:
         path: A `.meta` file, binary or text, whatever it is called; saved_model.pb, saved_model.pbtxt, or the directory
-            of one; a checkpoint (its prefix or one of its files), which means the `.meta` file beside it.
+            of one; a checkpoint (its prefix, one of its files, or a directory, for the latest in it), for its `.meta`
+            file.
         tags: Which meta graph of a SavedModel: the one that has these tags and no others. None: the only one, or of
             several the one that has the tag "serve" and no other.
         storage: Where it lies; None tells by the path.
@@ -153,7 +154,7 @@ def _file_meant(storage: Storage, path: str) -> str:
                 return os.path.join(path, name)
         if storage.exists(beside):
             return beside
-        raise _nothing_in(path, names)
+        return _of_checkpoint_in(storage, path, names)
     exists = storage.exists(path)
     if exists and not _is_of_checkpoint(storage, path):
         return path
@@ -165,6 +166,22 @@ def _file_meant(storage: Storage, path: str) -> str:
             f"Copy {quoted(printable(beside))} here, or name another"
         )
     raise _missing(storage, path)
+
+
+def _of_checkpoint_in(storage: Storage, directory: str, names: Sequence[str]) -> str:
+    """Return the `.meta` file of the checkpoint that a directory stands for, the latest in it."""
+    try:
+        prefix = find_checkpoint(storage, directory).prefix
+    except (NotFoundError, DataLossError):
+        raise _nothing_in(directory, names) from None
+    path = _meta_path(prefix)
+    if storage.exists(path):
+        return path
+    latest = printable(os.path.basename(prefix))
+    raise MissingMetaGraphError(
+        f"{printable(directory)}: its latest checkpoint, {latest}, has no .meta file. "
+        f"{_there_are(_meta_graph_names(names))}"
+    )
 
 
 def _meta_path(path: str) -> str:
