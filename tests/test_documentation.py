@@ -66,7 +66,7 @@ def test_a_page_is_run_in_order(tmp_path: Path) -> None:
 
 
 def test_every_public_name_is_documented() -> None:
-    """The table of docs/api names everything that is public, and the pages have its docstring or a text."""
+    """The table of docs/api names everything that is public, and each name has a section."""
     table = (DOCS / "api" / "index.md").read_text(encoding="utf-8")
     listed = {name for cell in re.findall(r"`([^`]+)`", table) for name in re.findall(r"^[A-Za-z_]\w*", cell)}
     pages = "\n".join(page.read_text(encoding="utf-8") for page in API if page.name != "index.md")
@@ -108,7 +108,7 @@ def test_the_table_of_packages_is_the_rule() -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    """README.md and CONTRIBUTING.md are no pages of MkDocs, which checks the links of all others."""
+    """MkDocs checks the links of its pages; README.md and CONTRIBUTING.md are not among them."""
     for page in PAGES[:2]:
         for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             assert link.startswith("http") or (ROOT / link).exists(), f"{page.name}: {link}"
@@ -119,7 +119,7 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse of Python 3.13 lays help texts out differently")
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse of Python 3.13 formats help differently")
 def test_the_page_of_the_command_line_is_current() -> None:
     """docs/cli.md is what `--help` prints."""
     assert gen_docs.CLI_PAGE.read_text(encoding="utf-8") == gen_docs.cli_page(), "run scripts/gen_docs.py"
