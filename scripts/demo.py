@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A tour of torch_tfckpt on checkpoints that TensorFlow wrote; `scripts/demo` runs it. TensorFlow is not needed.
 
-Reads tests/golden, writes demo-output/. Exits with 1 where a result is not what it should be.
+Reads tests/golden, writes demo-output/. Exits with status 1 if a result is not what it should be.
 """
 
 import json
@@ -49,7 +49,7 @@ def heading(number: int, text: str) -> None:
 
 
 def tfckpt_command(*arguments: object) -> None:
-    """Shows a `tfckpt` command, then runs it; ends the demo where it fails."""
+    """Show a `tfckpt` command, then run it; ends the demo if it fails."""
     words = [str(argument) for argument in arguments]
     print("   $ tfckpt " + " ".join(words), flush=True)
     status = subprocess.run([sys.executable, "-m", "torch_tfckpt", *words], check=False).returncode
@@ -59,7 +59,7 @@ def tfckpt_command(*arguments: object) -> None:
 
 
 def expect(claim: str, holds: bool) -> None:
-    """Prints a claim that was checked; ends the demo where it does not hold."""
+    """Print a claim that was checked; ends the demo if it does not hold."""
     if not holds:
         sys.exit(f"   NOT SO: {claim}")
     print(f"   checked: {claim}", flush=True)

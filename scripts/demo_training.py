@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A small training loop with tf.train.Saver's manners; `scripts/demo` runs it, kills it, and lets it go on.
+"""A small training loop with a Saver; `scripts/demo` runs it, kills it, and runs it again.
 
     python scripts/demo_training.py DIRECTORY --steps 40 [--kill-at 23]
 
-Goes on from the latest checkpoint in DIRECTORY, prints one line "step loss" per step, and saves every 5 steps: the
+Continues from the latest checkpoint in DIRECTORY, prints one line "step loss" per step, and saves every 5 steps: the
 encoder in one data file, the head, which is tagged as being on another device, in a second one.
 """
 

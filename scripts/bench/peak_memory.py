@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How much memory does each kind of work take beyond what was there before it?
 
-Setup:    1 GiB in 64 float32 tensors, one shard but where it says devices; each kind of work in a process of its own.
+Setup:    1 GiB in 64 float32 tensors, one shard except for several devices; each kind of work in a process of its own.
           The peak is set back (Linux: /proc/self/clear_refs) once packages are imported, the tensors to save and those
           to restore into are made, and a small checkpoint has gone the same way, so that threads and lazily loaded code
           are not counted.

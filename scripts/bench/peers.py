@@ -44,7 +44,7 @@ class TensorFlow:
     """The process that tensorflow_peer.py runs in, with one workload prepared.
 
     A process started from that very file, not one that multiprocessing spawns: that would import the benchmark, and so
-    torch, beside TensorFlow.
+    torch, next to TensorFlow.
     """
 
     def __init__(self, kind: str, *arguments: Any) -> None:
@@ -58,7 +58,7 @@ class TensorFlow:
         self.call("prepare", kind, list(arguments))
 
     def call(self, function: str, *arguments: Any) -> float:
-        """The seconds that it answers; WrongResult where it ended instead, its reasons being on stderr."""
+        """The seconds that it answers. WrongResult if it ended instead; its stderr has the reason."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps([function, *arguments]) + "\n")
         self._process.stdin.flush()
@@ -101,7 +101,7 @@ class UnsyncedBuilder(BulkSaverBuilder):
         return super().begin_save(unsynced, path, saveables, sharded=sharded, snapshot=snapshot, staging=staging)
 
 
-# It says so each time, also where `no_dist` asks for it.
+# It warns each time, even if `no_dist` is given.
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
@@ -148,7 +148,7 @@ def synchronize() -> None:
 
 
 def copy_into(tensors: Iterable[torch.Tensor], targets: Iterable[torch.Tensor]) -> None:
-    """The floor of a copy off the devices: all tensors into host memory that is there already, pinned where it pays."""
+    """The floor of a copy off the devices: all tensors into existing host memory, pinned for a GPU."""
     for tensor, target in zip(tensors, targets, strict=True):
         target.copy_(tensor, non_blocking=tensor.is_cuda)
     synchronize()
@@ -162,7 +162,7 @@ def host_like(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 def save_contender(
     name: str, folder: Path, size: int, save: Callable[[Path], object], check: Callable[[Path], object]
 ) -> Contender:
-    """Saves under a path in `folder`, checks what lies there, and removes all of it."""
+    """Save under a path in `folder`, check what was written, and remove it."""
 
     def measure() -> float:
         synchronize()

@@ -48,7 +48,7 @@ def save_unsynced(tensors: dict[str, torch.Tensor], prefix: str) -> None:
 def contender(
     name: str, folder: Path, size: int, save: Callable[[Path], object], check: Callable[[Path], object]
 ) -> Contender:
-    """Saves under a path in `folder`, checks what lies there, and removes it."""
+    """Save under a path in `folder`, check what was written, and remove it."""
 
     def measure() -> float:
         seconds, _ = timed(lambda: save(folder / "x"))

@@ -46,7 +46,7 @@ ONE_FLOOR, COPY_FLOOR = "floor: pwrite, 1 file", "floor: copy to pinned memory"
 
 
 def comparisons(cuda: bool) -> list[Comparison]:
-    """The targets of the design: on a GPU beside torch.save and DCP, without one beside safetensors."""
+    """The targets of the design: on a GPU against torch.save and DCP, without one against safetensors."""
     return [
         Comparison(UNSYNCED, TORCH, at_least=3 if cuda else None),
         Comparison(UNSYNCED, DCP_UNSYNCED, at_least=2 if cuda else None),

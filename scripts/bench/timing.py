@@ -62,8 +62,8 @@ class Ratio(NamedTuple):
 def timed(work: Callable[[], T]) -> tuple[float, T]:
     """Seconds that `work` took, and what it returned.
 
-    The garbage of the contender before is none of its time, and its freed memory is no help: what malloc kept goes back
-    to the system, so that each contender asks for its memory anew, as it does in a program that loads once.
+    The contender before must neither cost time nor help: its garbage is collected, and the memory that malloc kept goes
+    back to the system, so that each contender allocates anew, like a program that loads once.
     """
     gc.collect()
     give_back_memory()
@@ -173,7 +173,7 @@ def machine() -> dict[str, Any]:
 
 
 def _first_value(path: str, key: str) -> str:
-    """The first "key : value" of a file of such lines; empty where there is none."""
+    """The first value of `key` in a file of "key : value" lines; empty if there is none."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:

@@ -197,7 +197,8 @@ def test_a_directory_of_checkpoints_means_the_latest(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as raised:
         open_meta_graph(tmp_path)
     assert str(raised.value) == (
-        f'{tmp_path}: its latest checkpoint, model.ckpt-2, has no .meta file. This directory contains "model.ckpt-1.meta"'
+        f"{tmp_path}: its latest checkpoint, model.ckpt-2, has no .meta file. "
+        'This directory contains "model.ckpt-1.meta"'
     )
 
 
