@@ -49,7 +49,22 @@ Step = SupportsIndex | Callable[[], SupportsIndex]
 
 
 class ManagedCheckpoint(Protocol):
-    """Interface of the objects that a manager can save."""
+    """Interface of the objects that a manager can save.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> class Single:
+        ...     def __init__(self):
+        ...         self.value, self.save_counter = torch.zeros(2), torch.tensor(0)
+        ...     def write(self, prefix):
+        ...         return tfckpt.save_file({"value": self.value, "saves": self.save_counter}, prefix)
+        ...     def restore(self, path):
+        ...         self.value = tfckpt.load_variable(path, "value")
+        ...     def sync(self):
+        ...         pass
+        >>> tfckpt.CheckpointManager(Single(), "run", max_to_keep=2).save()
+        'run/ckpt-1'
+    """
 
     @property
     def save_counter(self) -> torch.Tensor:
@@ -61,7 +76,8 @@ class ManagedCheckpoint(Protocol):
         Creates the directory. Writes no state file and deletes nothing.
         """
 
-    def restore(self, path: str) -> object: ...
+    def restore(self, path: str) -> object:
+        """Restore the values from a checkpoint; the manager ignores the result."""
 
     def sync(self) -> None:
         """Return once nothing is being saved or restored."""

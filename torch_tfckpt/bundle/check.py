@@ -29,6 +29,15 @@ class Damage(NamedTuple):
         problem: What is wrong.
         stored: Masked checksum in the index; None if the damage was not found by a checksum.
         computed: Masked checksum of the bytes in the file, or None.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt")
+        >>> with open("model.ckpt.data-00000-of-00001", "r+b") as data:
+        ...     _ = data.write(b"?")
+        >>> [damage] = tfckpt.verify(prefix).damage
+        >>> damage.name, damage.file, damage.start, damage.end
+        ('w', 'model.ckpt.data-00000-of-00001', 0, 8)
     """
 
     name: str
@@ -50,12 +59,12 @@ class Verification(NamedTuple):
     Attributes:
         good: Tensors whose every byte was read and agrees with its checksum.
         damage: What is wrong; empty if the checkpoint is undamaged.
-        path: The checkpoint; "" if nobody entered it.
+        path: The checkpoint, if `verify` found it; otherwise "".
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
         >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1")
-        >>> found = tfckpt.load_checkpoint(prefix).check()
+        >>> found = tfckpt.verify(prefix)
         >>> found.ok, found.good, found.damaged
         (True, ['w'], [])
     """

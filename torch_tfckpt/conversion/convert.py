@@ -54,6 +54,12 @@ class ConvertedTensor(NamedTuple):
         dtype: Its element type in the target, such as "float32".
         shape: Its shape.
         nbytes: Bytes of its elements in the target.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt")
+        >>> tfckpt.convert(prefix, "model.safetensors", rename=[("w", "weight")]).converted
+        [ConvertedTensor(name='w', new_name='weight', dtype='float32', shape=(2,), nbytes=8)]
     """
 
     name: str
@@ -73,6 +79,13 @@ class SidecarTensor(NamedTuple):
         shape: Its shape.
         reason: Why the target cannot hold it as it is.
         whole: Whether the sidecar has the value. If not, the target has it as plain numbers, and the sidecar its type.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2), "words": ["a", "b"]}, "model.ckpt")
+        >>> report = tfckpt.convert(prefix, "model.safetensors")
+        >>> [(tensor.name, tensor.dtype, tensor.whole) for tensor in report.sidecar]
+        [('words', 'string', True)]
     """
 
     name: str
@@ -106,9 +119,8 @@ class ConvertReport:
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
-        >>> from torch_tfckpt.conversion.convert import convert
         >>> prefix = tfckpt.save_file({"w": torch.ones(2), "w/Adam": torch.zeros(2)}, "model.ckpt-1")
-        >>> report = convert(prefix, "model.safetensors", exclude=["/Adam"])
+        >>> report = tfckpt.convert(prefix, "model.safetensors", exclude=["/Adam"])
         >>> [item.new_name for item in report.converted], report.filtered, report.complete
         (['w'], ['w/Adam'], True)
     """
@@ -225,9 +237,8 @@ def convert(
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
-        >>> from torch_tfckpt.conversion.convert import convert
         >>> prefix = tfckpt.save_file({"net/w": torch.ones(2), "net/b": torch.zeros(1)}, "model.ckpt-1")
-        >>> print(convert(prefix, "model.safetensors", rename=[("^net/", "")]))
+        >>> print(tfckpt.convert(prefix, "model.safetensors", rename=[("^net/", "")]))
         converted 2 tensors, 12 B, to safetensors:
           model.safetensors
     """

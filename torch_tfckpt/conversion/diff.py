@@ -39,6 +39,13 @@ class Difference(NamedTuple):
         total: Number of elements.
         first: Index of the first element that differs; () if there are no elements to compare one by one.
         max_abs: Largest absolute difference; inf if one of the two is NaN or infinite; None if they are not numbers.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> a = tfckpt.save_file({"w": torch.tensor([1.0, 2.0])}, "a")
+        >>> b = tfckpt.save_file({"w": torch.tensor([1.0, 2.5])}, "b")
+        >>> tfckpt.diff(a, b).values
+        {'w': Difference(differing=1, total=2, first=(1,), max_abs=0.5)}
     """
 
     differing: int
@@ -66,10 +73,9 @@ class DiffReport:
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
-        >>> from torch_tfckpt.conversion.diff import diff
         >>> a = tfckpt.save_file({"w": torch.zeros(2)}, "a")
         >>> b = tfckpt.save_file({"w": torch.tensor([0.0, 0.5])}, "b")
-        >>> report = diff(a, b)
+        >>> report = tfckpt.diff(a, b)
         >>> report.identical, report.values["w"].max_abs
         (False, 0.5)
     """
@@ -146,10 +152,9 @@ def diff(
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
-        >>> from torch_tfckpt.conversion.diff import diff
         >>> a = tfckpt.save_file({"w": torch.zeros(2)}, "a")
         >>> b = tfckpt.save_file({"kernel": torch.zeros(2)}, "b")
-        >>> print(diff(a, b, rename=[("^w$", "kernel")]))
+        >>> print(tfckpt.diff(a, b, rename=[("^w$", "kernel")]))
         identical: 1 tensor
     """
     if not atol >= 0:

@@ -27,9 +27,8 @@ class MergeReport:
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
-        >>> from torch_tfckpt.conversion.merge import merge
         >>> parts = [tfckpt.save_file({name: torch.ones(1)}, name) for name in ("a", "b")]
-        >>> report = merge(parts, "whole")
+        >>> report = tfckpt.merge(parts, "whole")
         >>> report.target, report.tensors, len(report.data_files)
         ('whole', 2, 2)
     """
@@ -77,9 +76,8 @@ def merge(
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
-        >>> from torch_tfckpt.conversion.merge import merge
         >>> parts = [tfckpt.save_file({name: torch.ones(1)}, name) for name in ("a", "b")]
-        >>> print(merge(parts, "whole"))
+        >>> print(tfckpt.merge(parts, "whole"))
         merged into whole: 2 tensors in 2 data files
     """
     if isinstance(srcs, str | bytes):

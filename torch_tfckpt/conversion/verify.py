@@ -32,9 +32,8 @@ def verify(
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
-        >>> from torch_tfckpt.conversion.verify import verify
         >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1")
-        >>> verify(prefix).ok
+        >>> tfckpt.verify(prefix).ok
         True
     """
     where = fspath(path)

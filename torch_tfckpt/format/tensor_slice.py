@@ -34,10 +34,20 @@ Shape = tuple[int, ...]
 
 
 class Extent(NamedTuple):
-    """Range of one dimension that a slice covers."""
+    """Range of one dimension that a slice covers.
+
+    Attributes:
+        start: First element.
+        length: Number of elements; -1 for the whole dimension, whatever its size.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> tfckpt.TensorSlice.parse("2,3:-").extents
+        (Extent(start=2, length=3), Extent(start=0, length=-1))
+    """
 
     start: int
-    length: int  # in elements; WHOLE: the whole dimension, whatever its size
+    length: int
 
     @property
     def end(self) -> int:
@@ -52,9 +62,12 @@ WHOLE: Final = -1
 class TensorSlice:
     """A box in a tensor: one extent per dimension. Equal only if spelled the same.
 
+    Attributes:
+        extents: The range in each dimension.
+
     Examples:
-        >>> from torch_tfckpt.format.tensor_slice import TensorSlice
-        >>> rows = TensorSlice.parse("2,2:-")
+        >>> import torch_tfckpt as tfckpt
+        >>> rows = tfckpt.TensorSlice.parse("2,2:-")
         >>> rows.shape_of((5, 3))
         (2, 3)
     """
@@ -87,6 +100,7 @@ class TensorSlice:
         return cls(tuple(extents))
 
     def to_proto(self) -> TensorSliceProto:
+        """Return the message; a whole dimension is an extent without start and length."""
         proto = TensorSliceProto()
         for start, length in self.extents:
             added = proto.extent.add()
@@ -96,6 +110,7 @@ class TensorSlice:
 
     @property
     def rank(self) -> int:
+        """Number of dimensions."""
         return len(self.extents)
 
     def covers(self, shape: Shape) -> bool:

@@ -15,7 +15,9 @@ _SHOWN: Final = 10
 
 
 class LoadStatus(Protocol):
-    """Result of Checkpoint.read and restore. Its methods raise AssertionError, or return the status.
+    """Result of `Checkpoint.read` and `restore`.
+
+    The methods raise AssertionError, or return the status, so that calls can be chained.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt

@@ -17,10 +17,20 @@ class ReadableFile(Protocol):
     """An open file that stays readable, with the same bytes, when its name is replaced or deleted.
 
     Thread safety: all methods except `close` may be called from several threads at once.
+
+    Examples:
+        >>> from torch_tfckpt.storage.local import LocalStorage
+        >>> with open("notes", "wb") as notes:
+        ...     _ = notes.write(b"abcdef")
+        >>> file = LocalStorage().open("notes")
+        >>> file.size, file.read(2, 3)
+        (6, b'cde')
+        >>> file.close()
     """
 
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """The path that the file was opened with."""
 
     @property
     def size(self) -> int:
@@ -39,7 +49,8 @@ class ReadableFile(Protocol):
     def fileno(self) -> int:
         """Return the descriptor of a local file, for memory mapping; raise UnimplementedError for other files."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the file. Do nothing if it is closed already."""
 
 
 class WritableFile(Protocol):
@@ -48,10 +59,21 @@ class WritableFile(Protocol):
     `Storage.in_use` reports it as in use until it is closed or its process ends.
 
     Thread safety: unless the file is `in_order`, several threads may call `write` at once with disjoint ranges.
+
+    Examples:
+        >>> from torch_tfckpt.storage.local import LocalStorage
+        >>> file = LocalStorage().create("notes")
+        >>> file.write(3, [b"de", b"f"])
+        >>> file.write(0, [b"abc"])
+        >>> file.sync()
+        >>> file.close()
+        >>> open("notes").read()
+        'abcdef'
     """
 
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """The path that the file was created with."""
 
     @property
     def in_order(self) -> bool:
@@ -66,11 +88,29 @@ class WritableFile(Protocol):
     def sync(self) -> None:
         """Return once the bytes are durable. Nothing may be written afterwards."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the file. Do nothing if it is closed already."""
 
 
 class Storage(Protocol):
-    """A place for files. Methods raise the system's OSError unless documented otherwise."""
+    """Where files are stored: open, create, rename, list, remove.
+
+    Methods raise the system's OSError unless documented otherwise. The storage of a path is a local one, or for URLs one
+    that uses fsspec; `storage=` passes another.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> from torch_tfckpt.storage.local import LocalStorage
+        >>> class LoggingStorage(LocalStorage):
+        ...     def create(self, path):
+        ...         print("create", path.rpartition(".")[2].startswith("tempstate"))
+        ...         return super().create(path)
+        >>> tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt", storage=LoggingStorage())
+        create True
+        create True
+        create True
+        'model.ckpt'
+    """
 
     @property
     def renames(self) -> bool:
@@ -95,7 +135,8 @@ class Storage(Protocol):
     def in_use(self, path: str) -> bool:
         """Return whether a running program is writing the file; True if this cannot be determined."""
 
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file or directory of that name."""
 
     def modified(self, path: str) -> float:
         """Return the modification time in seconds since the epoch."""
@@ -103,7 +144,8 @@ class Storage(Protocol):
     def list(self, directory: str) -> list[str]:
         """Return the sorted names in `directory`; an empty list if there is no such directory."""
 
-    def is_directory(self, path: str) -> bool: ...
+    def is_directory(self, path: str) -> bool:
+        """Return whether `path` is a directory."""
 
     def make_directory(self, path: str) -> None:
         """Create the directory `path`, but no parents; do nothing if it exists."""
