@@ -152,7 +152,7 @@ def test_objects_without_tensors_go_with_their_parent() -> None:
 
 
 def test_a_rename_that_is_about_an_object_only(tmp_path: Path) -> None:
-    """It is no typo, although it is found in no tensor's name; nor is what leaves a shared variable out."""
+    """A pattern that matches only the path of an object is accepted; a shared variable that is left out is reported."""
     nodes = [
         TrackableObject(children(("model", 1), ("v", 2))),
         TrackableObject(children(("kernel", 2))),

@@ -217,7 +217,7 @@ class _Edit:
             if node_id == ROOT:
                 continue
             parent, local_name = parents[node_id]
-            if not told:  # no tensor tells, so it does not tell where its parent goes
+            if not told:  # without tensors: it has no say in where its parent goes
                 path = f"{object_path(self._routes[node_id])}/"
                 new = self._rename(path)
                 if new != path:
