@@ -103,7 +103,7 @@ def test_directories_with_damaged_checkpoints_keep_their_error(tmp_path: Path, c
     (saved.parent / "saved_model.pb").write_bytes(b"")
     for path in (folder, saved.parent, saved):
         status, out, err = shown(path, capsys)
-        assert (status, out) == (1, "") and "The file is damaged, half copied" in err
+        assert (status, out) == (1, "") and "The file is damaged, partly copied" in err
     tfckpt.save_file({"x": torch.ones(3)}, folder / "m-2")
     (folder / "checkpoint").write_text('model_checkpoint_path: "m-3"\n')
     status, out, err = shown(folder, capsys)

@@ -408,7 +408,7 @@ def test_only_files_are_replaced(mixed: str, tmp_path: Path, name: str) -> None:
     """A named pipe or device is not replaced by a file, and that is reported before any work is done."""
     os.mkfifo(tmp_path / name)
     reached: list[int] = []
-    with pytest.raises(tfckpt.FailedPreconditionError, match="no regular file"):
+    with pytest.raises(tfckpt.FailedPreconditionError, match="not a regular file"):
         convert(mixed, tmp_path / name, progress=lambda done, total: reached.append(done))
     assert (tmp_path / name).is_fifo() and listing(tmp_path) == [name, "source"] and not reached
 

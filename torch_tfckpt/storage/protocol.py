@@ -67,7 +67,8 @@ class WritableFile(Protocol):
         >>> file.write(0, [b"abc"])
         >>> file.sync()
         >>> file.close()
-        >>> open("notes").read()
+        >>> with open("notes") as notes:
+        ...     notes.read()
         'abcdef'
     """
 
@@ -95,8 +96,8 @@ class WritableFile(Protocol):
 class Storage(Protocol):
     """Where files are stored: open, create, rename, list, remove.
 
-    Methods raise the system's OSError unless documented otherwise. The storage of a path is a local one, or for URLs one
-    that uses fsspec; `storage=` passes another.
+    Methods raise the system's OSError unless documented otherwise. By default paths are local files, and URLs are
+    opened through fsspec; the arguments called `storage` accept another one.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
