@@ -107,7 +107,7 @@ def test_directories_with_damaged_checkpoints_keep_their_error(tmp_path: Path, c
     tfckpt.save_file({"x": torch.ones(3)}, folder / "m-2")
     (folder / "checkpoint").write_text('model_checkpoint_path: "m-3"\n')
     status, out, err = shown(folder, capsys)
-    assert (status, out) == (1, "") and 'names "m-3", which is not there' in err
+    assert (status, out) == (1, "") and 'names "m-3", which does not exist' in err
     other = tmp_path / "other"
     other.mkdir()
     OTHER_FILES["model.safetensors"][1](other / "model.safetensors")
