@@ -108,6 +108,7 @@ def _add_ls(verbs: Verbs) -> None:
         const=tree.ls_tree,
         help="the objects of an object-based checkpoint, as tf.train.Checkpoint and Keras write, with their tensors",
     )
+    verb.add_argument("--all", action="store_true", help="with --tree: also objects that have no tensors below them")
     verb.add_argument("--json", action="store_true", help="one JSON document")
 
 
@@ -115,8 +116,13 @@ def _add_show(verbs: Verbs) -> None:
     epilog = f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}"
     verb = _add_verb(verbs, "show", show.show_path, "Show a summary, or the values of one tensor. Any format.", epilog)
     verb.add_argument("path", metavar="PATH")
-    verb.add_argument("name", metavar="NAME", nargs="?", help="a tensor; a trailing :0 is dropped")
-    verb.add_argument("--stats", action="store_true", help="range, mean, spread and NaNs in place of values")
+    verb.add_argument(
+        "name", metavar="NAME", nargs="?", help="a tensor: its key, or the name of the object or variable it belongs to"
+    )
+    form = verb.add_mutually_exclusive_group()
+    form.add_argument("--stats", action="store_true", help="range, mean, spread and NaNs in place of values")
+    form.add_argument("--full", action="store_true", help="all values of NAME, nothing cut; JSON strings are indented")
+    verb.add_argument("--json", action="store_true", help="one JSON document; NaN and infinities are strings in it")
 
 
 def _add_verify(verbs: Verbs) -> None:

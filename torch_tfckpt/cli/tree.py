@@ -13,7 +13,7 @@ from files: nothing here recurses, and no line is longer than a person reads.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final, NamedTuple
 
@@ -31,13 +31,13 @@ from torch_tfckpt.format.object_graph import (
     TrackableObject,
     not_object_based,
 )
+from torch_tfckpt.format.tensor_names import attribute_keys
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import counted, escaped, printable, quoted
 
 _INDENTED: Final = 20  # levels; deeper lines tell theirs
 _NAME: Final = 80  # characters of a name
 _WAY: Final = 12  # names of the way to an object that another line refers to
-_JOINTS: Final = 4  # dashes and underscores of a tensor's name at which the key of its attribute may end
 
 _Line = tuple[int, str, Sequence[str]]  # level, object, the other cells
 
@@ -59,7 +59,7 @@ class _TreePosition(NamedTuple):
 
 
 def ls_tree(options: argparse.Namespace) -> int:
-    """Shows the objects; 1 where a tensor is not in the file or cannot be read, or none has such a name."""
+    """Show the objects; 1 if a tensor is not in the file or cannot be read, or no name matches."""
     with closing(open_source(fspath(options.path))) as source:
         if not isinstance(source, CheckpointSource):
             raise NotFoundError(f"{printable(source.path)}: {source.format} has no object graph. Leave out --tree")
@@ -69,7 +69,7 @@ def ls_tree(options: argparse.Namespace) -> int:
         rows = rows_of(source, options.patterns)
         nothing = unmatched(source, options.patterns) if options.patterns and not rows else ""
         path, form = source.path, source.format
-    tree = _Tree(graph, rows, all_objects=not options.patterns)
+    tree = _Tree(graph, rows, all_objects=options.all, all_attributes=not options.patterns)
     if options.json:
         show_json({"path": printable(path), "format": form, **tree.as_json(), "total": total_of(rows)})
     else:
@@ -77,6 +77,8 @@ def ls_tree(options: argparse.Namespace) -> int:
         table = [[_indented(level, text), *others] for level, text, others in lines]
         show_table(["object", "dtype", "shape", "size", "note"], table, numeric=["size"])
         show(f"{counted(tree.size, 'object')}, {totals(rows)}")
+        if tree.size < len(graph.nodes) and not options.patterns and not options.quiet:
+            say(f"{counted(len(graph.nodes) - tree.size, 'object')} without tensors not shown; --all shows them")
         if any(level > _INDENTED for level, _, _ in lines) and not options.quiet:
             say(f"lines deeper than {_INDENTED} levels are indented like those, and begin with their level")
     if nothing:
@@ -88,13 +90,15 @@ class _Tree:
     """The graph as a tree, with the tensors of `rows`.
 
     Args:
-        all_objects: Whether those without any of these tensors, on them or below them, are shown too.
+        all_objects: Also show objects that have no tensors, nor objects with tensors below them.
+        all_attributes: Also show attributes that have none of the tensors.
     """
 
-    def __init__(self, graph: ObjectGraph, rows: Sequence[Row], *, all_objects: bool) -> None:
-        self._nodes, self._rows, self._all = graph.nodes, rows, all_objects
+    def __init__(self, graph: ObjectGraph, rows: Sequence[Row], *, all_objects: bool, all_attributes: bool) -> None:
+        self._nodes, self._rows = graph.nodes, rows
+        self._all_objects, self._all_attributes = all_objects, all_attributes
         self._places = _places(graph.nodes)
-        self._keys = _attributes_of(graph.nodes, rows)
+        self._keys = attribute_keys(graph, [row.name for row in rows])
         self._stored: dict[str, list[Row]] = {}
         for row in rows:
             if row.name in self._keys:
@@ -140,19 +144,43 @@ class _Tree:
         return {"objects": [self._object_as_json(node_id) for node_id in sorted(self._shown)], "tensors": tensors}
 
     def _objects_to_show(self) -> set[int]:
-        if self._all:
+        if self._all_objects:
             return set(self._places)
+        having = [node_id for node_id in self._places if self._attributes(node_id)]
+        if not self._all_attributes:
+            return self._with_parents(having)
+        # What a registered saver stored is in files of its own.
+        having += [node_id for node_id, node in enumerate(self._nodes) if node.registered_saver is not None]
+        return {*self._leading_to(having), *(() if not self._nodes else (ROOT,))}
+
+    def _with_parents(self, node_ids: Iterable[int]) -> set[int]:
+        """These objects and those on the way to the places where the tree shows them."""
         shown: set[int] = set()
-        for node_id in self._places:
-            here = node_id if self._attributes(node_id) else None
+        for node_id in node_ids:
+            here: int | None = node_id
             while here is not None and here not in shown:
                 shown.add(here)
                 here = self._places[here].parent
         return shown
 
+    def _leading_to(self, node_ids: Iterable[int]) -> set[int]:
+        """These objects and all from which one of them can be reached, by any way."""
+        owners: dict[int, list[int]] = {}
+        for node_id, node in enumerate(self._nodes):
+            for edge in _edges(node):
+                owners.setdefault(edge.node_id, []).append(node_id)
+        shown = set(node_ids)
+        waiting = list(shown)
+        while waiting:
+            new = set(owners.pop(waiting.pop(), ())) - shown
+            shown |= new
+            waiting += new
+        return shown
+
     def _attributes(self, node_id: int) -> list[SerializedTensor]:
         """Those to show."""
-        return [each for each in self._nodes[node_id].attributes if self._all or each.checkpoint_key in self._stored]
+        attributes = self._nodes[node_id].attributes
+        return [each for each in attributes if self._all_attributes or each.checkpoint_key in self._stored]
 
     def _object(self, level: int, edge: _Edge) -> Iterator[_Line]:
         """An object: one line where it has no more than one tensor, else one for each besides."""
@@ -252,23 +280,6 @@ def _spread(nodes: Sequence[TrackableObject], places: dict[int, _TreePosition], 
     return reached
 
 
-def _attributes_of(nodes: Sequence[TrackableObject], rows: Sequence[Row]) -> dict[str, str]:
-    """Name of a tensor -> key of the attribute that it belongs to.
-
-    That is the name itself. But tables store KEY-keys and KEY-values, iterators KEY_STATE.
-    """
-    keys = {attribute.checkpoint_key for node in nodes for attribute in node.attributes}
-    found: dict[str, str] = {}
-    for row in rows:
-        ends = [len(row.name)]
-        while len(ends) <= _JOINTS and ends[-1] > 0:
-            ends.append(max(row.name.rfind("-", 0, ends[-1]), row.name.rfind("_", 0, ends[-1]), 0))
-        key = next((row.name[:end] for end in ends if row.name[:end] in keys), None)
-        if key is not None:
-            found[row.name] = key
-    return found
-
-
 def _value(attribute: SerializedTensor, stored: Sequence[Row], note: str = "") -> list[str]:
     """The cells of an attribute behind its name."""
     notes = [note] if note else []
@@ -279,8 +290,8 @@ def _value(attribute: SerializedTensor, stored: Sequence[Row], note: str = "") -
         notes.append(f"variable {_short(quoted(attribute.full_name))}")
     if not stored:
         return ["?", "?", "?", "; ".join([*notes, f"not in the file: {quoted(attribute.checkpoint_key)}"])]
-    _, dtype, shape, size, problem = cells(stored[0])
-    return [dtype, shape, size, "; ".join(filter(None, [*notes, problem]))]
+    _, dtype, shape, size, _ = cells(stored[0])
+    return [dtype, shape, size, "; ".join(filter(None, [*notes, stored[0].note]))]
 
 
 def _short(name: str) -> str:

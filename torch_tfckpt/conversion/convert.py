@@ -18,7 +18,7 @@ from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
-from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
+from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource, names_of
 from torch_tfckpt.foreign_files.safetensors import parse_size
 from torch_tfckpt.foreign_files.sidecar import MAX_BYTES, SidecarWriter, encoded_size, sidecar_of
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches, cast_floating, dtype_named
@@ -143,6 +143,7 @@ def convert(
     size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
     sink = make_sink(fspath(dst), to, size)
     with closing(open_source(fspath(src))) as source:
+        selection.names_of = names_of(source)
         report = ConvertReport(source.path, sink.path, sink.format, dry_run, skipped=dict(source.skipped))
         work = _plan(source, sink, selection, wanted_dtype, report)
         if not dry_run:

@@ -18,7 +18,7 @@ from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.conversion.tensor_statistics import exact_numbers, has_numbers
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.foreign_files.formats import open_source
-from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.protocols import TensorSource, names_of
 from torch_tfckpt.foreign_files.values import FileValue, StoredBytes, TensorInfo, batches
 from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
 from torch_tfckpt.storage.names import fspath
@@ -106,6 +106,8 @@ def diff(
         raise InvalidArgumentError(f"atol={atol}: a tolerance is 0 or more")
     selection = Selection(include, exclude)
     with closing(open_source(fspath(a))) as one, closing(open_source(fspath(b))) as other:
+        in_one, in_other = names_of(one), names_of(other)
+        selection.names_of = lambda name: (*in_one(name), *in_other(name))
         report = DiffReport(one.path, other.path, atol)
         infos = _compare_names(one, other, selection, ignore_dtype, report)
         total, done = sum(info.nbytes for info in infos.values()), 0

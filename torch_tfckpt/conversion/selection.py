@@ -1,7 +1,7 @@
 """Which tensors, and under which names: regular expressions given by people."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.text import counted, quoted
@@ -22,6 +22,8 @@ class Selection:
             raise InvalidArgumentError(
                 'include and exclude are lists of patterns, as ["/Adam"]; rename is a list of pairs, as [("^a/", "b/")]'
             )
+        # All names of a tensor, its own first; a pattern may be found in any of them.
+        self.names_of: Callable[[str], Sequence[str]] = lambda name: (name,)
         self._include = [_compiled(pattern) for pattern in include]
         self._exclude = [_compiled(pattern) for pattern in exclude]
         self._rename = [(_compiled(pattern), replacement) for pattern, replacement in rename]
@@ -42,8 +44,9 @@ class Selection:
         return taken
 
     def takes(self, name: str) -> bool:
-        included = not self._include or any(pattern.search(name) for pattern in self._include)
-        return included and not any(pattern.search(name) for pattern in self._exclude)
+        names = self.names_of(name)
+        included = not self._include or any(pattern.search(each) for pattern in self._include for each in names)
+        return included and not any(pattern.search(each) for pattern in self._exclude for each in names)
 
     def new_names(self, names: Sequence[str]) -> dict[str, str]:
         """New name -> name, of those that are taken.
@@ -64,11 +67,16 @@ class Selection:
         return old_names
 
     def _renamed(self, name: str) -> str:
+        names: Sequence[str] = self.names_of(name)
         for pattern, replacement in self._rename:
+            found = next((each for each in names if pattern.search(each)), None)
+            if found is None:
+                continue
             try:
-                name = pattern.sub(replacement, name)
+                name = pattern.sub(replacement, found)
             except (re.error, IndexError) as error:
                 raise InvalidArgumentError(f"replacement {quoted(replacement)}: {error}") from error
+            names = (name,)  # its other names no longer count
         return name
 
 

@@ -64,6 +64,7 @@ class NpzSource:
     """
 
     format = "npz"
+    object_names: None = None
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -120,14 +120,22 @@ class ObjectGraph:
         return {attribute.full_name: attribute.checkpoint_key for node in self.nodes for attribute in node.attributes}
 
     def route(self, node_id: int) -> tuple[str, ...] | None:
-        """Local names on the shortest way from the root; None where no child leads to the node, as to slot variables.
+        """Return the local names on the shortest way from the root to a node.
+
+        None if no child leads to the node, as with slot variables.
 
         Cost: the length of the way; the first call looks at all edges once.
         """
+        return self.route_within(node_id, len(self.nodes))
+
+    def route_within(self, node_id: int, longest: int) -> tuple[str, ...] | None:
+        """Return `route`, or None if it has more than `longest` names."""
         if node_id != ROOT and node_id not in self._parents:
             return None
         names: list[str] = []
         while node_id != ROOT:
+            if len(names) == longest:
+                return None
             node_id, local_name = self._parents[node_id]
             names.append(local_name)
         return tuple(reversed(names))

@@ -62,6 +62,7 @@ class LoadReport:
         prefix: Below which the module is stored, as the checkpoint writes it: "model/".
         slots: Name of a parameter -> name in the optimizer's state -> stored key.
         missing_slots: Names of loaded parameters for which no optimizer state is stored.
+        variables: Stored key -> full name of the variable, for an object-based checkpoint.
         hyperparameters: What the optimizer took over from the stored one besides its state: lr, betas, momentum.
         unused_rules: Names and patterns of the mapper that match no stored tensor.
         remarks: What may be passed to load_model so that more is found: another prefix, moving averages.
@@ -77,6 +78,7 @@ class LoadReport:
     prefix: str = ""
     slots: dict[str, dict[str, str]] = field(default_factory=dict)
     missing_slots: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     unused_rules: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -113,8 +115,13 @@ class LoadReport:
 
     def _listed(self, names: Sequence[str], candidates: Sequence[str]) -> str:
         def with_hint(name: str) -> str:
-            hint = self.hints.get(name) or did_you_mean(name, candidates)
-            return f"{quoted(name)} ({hint.rstrip('.')})" if hint else quoted(name)
+            variable = self.variables.get(name)
+            hints = [
+                "" if variable is None else f"variable {quoted(variable)}",
+                (self.hints.get(name) or did_you_mean(name, candidates)).rstrip("."),
+            ]
+            shown = "; ".join(filter(None, hints))
+            return f"{quoted(name)} ({shown})" if shown else quoted(name)
 
         return listed(names, _LISTED, with_hint)
 

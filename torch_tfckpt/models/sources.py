@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, error_context
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.auxiliary import averages as averages_among
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layer_names import is_variable_name, layout_by_rule, layout_of, variable_names
@@ -17,7 +18,6 @@ from torch_tfckpt.models.stored_names import (
     choose_naming,
     dotted,
     naming_below,
-    path_of,
     stored_names,
     variable_name_of,
 )
@@ -118,12 +118,12 @@ def _apply(
 ) -> set[str]:
     """Enters what the mapper says; returns the keys that it speaks of."""
     places = {place.name: (target, place) for target in targets for place in target.places}
-    full_names = _full_names(reader)
     by_name: dict[str, tuple[str, Source]] = {}
     taken: set[str] = set()
     unused = dict.fromkeys(mapper.sources)
     for key in dict.fromkeys((*reader.keys(), *averages)):
-        names = (path_of(key), key, *full_names.get(key, ()))
+        others = (name for name in reader.names_of(key) if name not in (key, short_key(key)))
+        names = (short_key(key), key, *others)
         match = mapper.match(*names)
         if match is None:
             continue
@@ -240,12 +240,3 @@ def _note_apart(reader: CheckpointReader, target: Target, keys: Sequence[str], f
     if others:
         listed = ", ".join(map(quoted, (keys[0], *others)))
         _log.info("%s: %s is one tensor here, stored apart: %s. The first is read", reader.path, target.name, listed)
-
-
-def _full_names(reader: CheckpointReader) -> dict[str, list[str]]:
-    graph = reader.object_graph
-    names: dict[str, list[str]] = {}
-    for variable in graph.variables() if graph is not None else ():
-        if variable.full_name:
-            names.setdefault(variable.checkpoint_key, []).append(variable.full_name)
-    return names

@@ -15,13 +15,13 @@ from typing import Final, NamedTuple, Protocol
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
-from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, checkpoint_key
+from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.auxiliary import AVERAGE, OUTPUT
 from torch_tfckpt.saveables.module_state import shared_names
 from torch_tfckpt.text import listed, quoted
 
 _LISTED: Final = 8  # candidates that a text lists
-_SUFFIX: Final = checkpoint_key("", VARIABLE_VALUE)
 
 
 class StoredVariable(NamedTuple):
@@ -268,13 +268,8 @@ def variable_name_of(name: str) -> str:
 
     Of a moving average it is the name of its variable.
     """
-    bare = path_of(name).removesuffix(OUTPUT).removesuffix(AVERAGE).removesuffix(OUTPUT)
+    bare = short_key(name).removesuffix(OUTPUT).removesuffix(AVERAGE).removesuffix(OUTPUT)
     return bare.rpartition("/")[2].rpartition(".")[2]
-
-
-def path_of(key: str) -> str:
-    """A key without "/.ATTRIBUTES/VARIABLE_VALUE"."""
-    return key.removesuffix(_SUFFIX)
 
 
 def _keys(naming: Naming, wanted: Iterable[str]) -> set[str]:
