@@ -21,8 +21,8 @@ from torch_tfckpt.text import quoted
 Strings = npt.NDArray[np.object_]  # elements are bytes
 Value = torch.Tensor | Strings
 # What public readers are declared to return. Almost every value is a tensor, and only the file says which ones are
-# strings; with `Value` every use would need a cast. `X | Any` is typeshed's convention for this case: the attributes of
-# tensors are known, and the value can be used as a tensor or as an array without a cast.
+# strings; with `Value` every use would need a cast. `X | Any` is typeshed's convention for this case: a value is
+# accepted as a tensor without a cast, and the attributes of tensors are known. `get_strings` has the exact type.
 LoadedValue = torch.Tensor | Any
 
 

@@ -115,9 +115,9 @@ def test_tensorflow_s_names(tmp_path: Path) -> None:
     load_model(model, tmp_path / "a")
     save_model(model, tmp_path / "b", naming="tf")
     written = tfckpt.load_file(tmp_path / "b")
-    assert torch.equal(written.pop("bn/num_batches_tracked"), torch.tensor(0))  # type: ignore[arg-type]
+    assert torch.equal(written.pop("bn/num_batches_tracked"), torch.tensor(0))
     assert written.keys() == small_in_tensorflow().keys()
-    assert_is_small(model, written)  # type: ignore[arg-type]
+    assert_is_small(model, written)
 
 
 class Tied(nn.Module):

@@ -92,6 +92,9 @@ class ObjectGraph:
 
     nodes: tuple[TrackableObject, ...]
 
+    def __repr__(self) -> str:
+        return f"<ObjectGraph of {len(self.nodes)} objects>"
+
     @classmethod
     def decode(cls, serialized: bytes) -> Self:
         """The graph of a message.

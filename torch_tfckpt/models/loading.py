@@ -179,8 +179,10 @@ def _plan(
             layout, dtype = source.layout.name, target.tensor.dtype
             report.converted.append(Conversion(target.name, source.read_key, layout, stored_dtype, dtype))
     _report_rest(reader, found, report)
-    names = {key: reader.variable_name(key) for key in (reader.keys() if reader.object_graph is not None else ())}
-    report.variables.update({key: name for key, name in names.items() if name is not None})
+    for key in reader.keys() if reader.object_graph is not None else ():
+        variable = reader.variable_name(key)
+        if variable is not None:
+            report.variables[key] = variable
     if found.not_averaged:
         names = ", ".join(map(quoted, found.not_averaged))
         raise NotFoundError(
