@@ -335,7 +335,7 @@ def test_a_damaged_graph(tmp_path: Path, capsys: Output) -> None:
     """1, and no traceback."""
     path = tfckpt.save_file({"_CHECKPOINTABLE_OBJECT_GRAPH": np.array(b"\xff", dtype=object)}, tmp_path / "d")
     assert main(["ls", "--tree", path]) == 1
-    assert "this is no object graph" in capsys.readouterr().err
+    assert "this is not an object graph" in capsys.readouterr().err
 
 
 # Names and sizes that a hostile file may have.

@@ -137,7 +137,7 @@ def test_every_field_is_kept() -> None:
 )
 def test_nodes_that_are_not_there(naming: Callable[[int], dict[str, object]], other: int) -> None:
     """DataLossError for an id below 0 or beyond the last, saying who names what."""
-    with pytest.raises(DataLossError, match=rf"node 0 names node {other}, of 3 nodes.*Copy it again"):
+    with pytest.raises(DataLossError, match=rf"node 0 refers to node {other}, of 3 nodes.*Copy it again"):
         ObjectGraph.decode(message(**naming(other)).SerializeToString())
 
 
@@ -155,7 +155,7 @@ def test_an_attribute_twice() -> None:
 )
 def test_what_is_no_graph(stored: bytes) -> None:
     """DataLossError that says so; never an error of protobuf."""
-    with pytest.raises(DataLossError, match=r"this is no object graph.*damaged"):
+    with pytest.raises(DataLossError, match=r"this is not an object graph.*damaged"):
         ObjectGraph.decode(stored)
 
 

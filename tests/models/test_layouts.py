@@ -44,9 +44,9 @@ def test_a_rank_that_does_not_fit_is_refused() -> None:
     """Never reshaped: the error has the layout and the shape."""
     for wrong in (torch.zeros(2), torch.zeros(2, 3, 4)):
         assert not DENSE.fits(wrong.ndim)
-        with pytest.raises(InvalidArgumentError, match=r'layout "dense" is of tensors with 2 dimensions; \[2'):
+        with pytest.raises(InvalidArgumentError, match=r'layout "dense" is for tensors with 2 dimensions; \[2'):
             DENSE.to_torch(wrong)
-        with pytest.raises(InvalidArgumentError, match=r'layout "conv2d" is of tensors with 4 dimensions'):
+        with pytest.raises(InvalidArgumentError, match=r'layout "conv2d" is for tensors with 4 dimensions'):
             CONV2D.stored_shape(tuple(wrong.shape))
 
 

@@ -473,13 +473,13 @@ def test_wrong_arguments(tmp_path: Path, model: Small) -> None:
     """They are refused before anything is opened."""
     wrong: list[Any] = ["all", 1.5, 1, None, []]
     for strict in wrong:
-        with pytest.raises(InvalidArgumentError, match=r'strict=.*: say True, False, "names" or "shapes"'):
+        with pytest.raises(InvalidArgumentError, match=r'strict=.*: pass True, False, "names" or "shapes"'):
             load_model(model, tmp_path / "m", strict=strict)
-    with pytest.raises(InvalidArgumentError, match="ema='both': say"):
+    with pytest.raises(InvalidArgumentError, match="ema='both': pass"):
         load_model(model, tmp_path / "m", ema="both")  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgumentError, match="prefix=3: say a text"):
+    with pytest.raises(InvalidArgumentError, match="prefix=3: pass a string"):
         load_model(model, tmp_path / "m", prefix=3)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgumentError, match="KeyMapper: 3 is no set of rules"):
+    with pytest.raises(InvalidArgumentError, match="KeyMapper: 3 is not a set of rules"):
         load_model(model, tmp_path / "m", mapper=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"the model is a dict\. Pass a torch.nn.Module"):
         load_model({}, tmp_path / "m")  # type: ignore[arg-type]
@@ -588,7 +588,7 @@ def test_advice_on_prefixes_and_averages(tmp_path: Path, model: Small, caplog: p
     """What to pass stands in the error and in the report; that nothing was loaded is logged where it is tolerated."""
     stored = small_in_tensorflow()
     tfckpt.save_file({f"net/{name}": stored[name] for name in ("fc/kernel", "fc/bias")}, tmp_path / "part")
-    text = '2 of 9 stand below "net/"; pass prefix="net/"'
+    text = '2 of 9 are below "net/"; pass prefix="net/"'
     with pytest.raises(NotFoundError, match=text):
         load_model(model, tmp_path / "part")
     assert not caplog.records
@@ -599,12 +599,12 @@ def test_advice_on_prefixes_and_averages(tmp_path: Path, model: Small, caplog: p
     assert not caplog.records
     averages = {f"net/{name}/ExponentialMovingAverage": value for name, value in stored.items()}
     tfckpt.save_file(averages, tmp_path / "averages")
-    with pytest.raises(NotFoundError, match='moving averages are stored of 9 that are missing: pass ema="prefer"'):
+    with pytest.raises(NotFoundError, match='moving averages of 9 missing tensors are stored: pass ema="prefer"'):
         load_model(model, tmp_path / "averages")
     assert load_model(model, tmp_path / "averages", ema="prefer").remarks == []
     rules = {"net/fc/kernel": "weight", "net/fc/bias": "bias"}
     report = load_model(nn.Linear(3, 8), tmp_path / "averages", mapper=rules, strict=False)
-    assert report.remarks == ['moving averages are stored of 2 that are missing: pass ema="prefer"']
+    assert report.remarks == ['moving averages of 2 missing tensors are stored: pass ema="prefer"']
 
 
 def test_rules_that_match_nothing(tmp_path: Path, model: Small) -> None:

@@ -5,11 +5,10 @@
                   --"optimizer"--> node 2, slot variable "m" of node 3: node 4, stored under
                                                      model/kernel/.OPTIMIZER_SLOT/optimizer/m/.ATTRIBUTES/VARIABLE_VALUE
 
-tf.train.Checkpoint stores it, serialized, as one string tensor. It is a graph and no tree: an object may have several
-parents, and may be its own ancestor. Nothing here recurses, and nothing is copied in proportion to a path's length.
+tf.train.Checkpoint stores it, serialized, as one string tensor. It is a graph, not a tree: an object may have several
+parents, and may be its own ancestor. Nothing here recurses, and nothing is copied once per name of a path.
 
-Source: tensorflow/core/protobuf/trackable_object_graph.proto, tensorflow/python/trackable/trackable_utils.py; spec:
-FORMATS 4.
+Source: tensorflow/core/protobuf/trackable_object_graph.proto, tensorflow/python/trackable/trackable_utils.py.
 """
 
 import re
@@ -27,9 +26,9 @@ from torch_tfckpt.text import quoted
 
 # Key of the string tensor that holds the graph.
 OBJECT_GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
-# Attribute of a variable; its only one.
+# The only attribute of a variable.
 VARIABLE_VALUE: Final = "VARIABLE_VALUE"
-# Attribute of an object whose value is a string that it reads by itself.
+# Attribute of an object that stores its state as a string of its own.
 PYTHON_STATE: Final = "py_state"
 
 _ATTRIBUTES: Final = "/.ATTRIBUTES/"
@@ -39,22 +38,22 @@ ROOT: Final = 0
 
 
 class ObjectReference(NamedTuple):
-    """An edge to a child."""
+    """Edge to a child."""
 
     node_id: int
     local_name: str  # not escaped
 
 
 class SerializedTensor(NamedTuple):
-    """A value of a node."""
+    """Value of a node."""
 
     name: str  # of the attribute, escaped
-    full_name: str  # the variable's own name, as tf.train.Saver would have stored it; "" for what is no variable
-    checkpoint_key: str  # of tables and their like a prefix of several keys
+    full_name: str  # name of the variable, as tf.train.Saver would have stored it; "" if it is not a variable
+    checkpoint_key: str  # for tables and the like, the prefix of several keys
 
 
 class SlotVariable(NamedTuple):
-    """A value that an optimizer keeps for a variable."""
+    """Value that an optimizer keeps for a variable."""
 
     original_variable_node_id: int
     slot_name: str
@@ -62,7 +61,7 @@ class SlotVariable(NamedTuple):
 
 
 class RegisteredSaver(NamedTuple):
-    """Who saved an object in files of its own."""
+    """Saver that stored an object in files of its own."""
 
     name: str
     object_name: str
@@ -70,24 +69,37 @@ class RegisteredSaver(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrackableObject:
-    """One node."""
+    """Node of the graph."""
 
     children: tuple[ObjectReference, ...] = ()
     attributes: tuple[SerializedTensor, ...] = ()
     slot_variables: tuple[SlotVariable, ...] = ()
     registered_saver: RegisteredSaver | None = None
-    has_checkpoint_values: bool | None = None  # of it or of a node below; None: an old writer, which did not say
+    has_checkpoint_values: bool | None = None  # in this node or below it; None: not recorded, by old writers
 
     def child(self, local_name: str) -> int | None:
-        """Node id of the child of that name; None where there is none."""
+        """Return the node id of the child with this name; None if there is none."""
         return next((child.node_id for child in self.children if child.local_name == local_name), None)
 
 
 @dataclass(frozen=True)
 class ObjectGraph:
-    """The graph of one checkpoint. Node 0 is the root, and a node's id is its place in `nodes`.
+    """Objects of one checkpoint, and the tensors that belong to them.
 
-    Threads: safe; what is looked up is kept.
+    Attributes:
+        nodes: The objects. Node 0 is the root, and the id of a node is its index.
+
+    Thread safety: may be used from several threads; what is looked up is kept.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.Checkpoint(model=torch.nn.Linear(2, 1)).write("ckpt")
+        >>> with tfckpt.load_checkpoint(path) as reader:
+        ...     graph = reader.object_graph
+        >>> [graph.name(node_id) for node_id in range(len(graph.nodes))]
+        ['(root)', '(root).model', '(root).model.weight', '(root).model.bias']
+        >>> graph.value_key(2)
+        'model/weight/.ATTRIBUTES/VARIABLE_VALUE'
     """
 
     nodes: tuple[TrackableObject, ...]
@@ -97,29 +109,31 @@ class ObjectGraph:
 
     @classmethod
     def decode(cls, serialized: bytes) -> Self:
-        """The graph of a message.
+        """Decode a stored graph.
 
         Raises:
-            DataLossError: it is no such message; or it names nodes that it does not have, or one attribute of a node
-                twice.
+            DataLossError: these bytes are not an object graph; or it refers to nodes that it does not have, or has one
+                attribute of a node twice.
         """
         try:
             message = TrackableObjectGraph.FromString(serialized)
         except DecodeError as error:
-            raise DataLossError(f"this is no object graph: {error}. {DAMAGED}") from error
+            raise DataLossError(f"this is not an object graph: {error}. {DAMAGED}") from error
         nodes = tuple(map(_node_of, message.nodes))
         for node_id, node in enumerate(nodes):
             _check(node_id, node, len(nodes))
         return cls(nodes)
 
     def encode(self) -> bytes:
-        """The message, byte for byte as TensorFlow would write it."""
+        """Return the stored form, byte for byte as TensorFlow would write it."""
         message = TrackableObjectGraph(nodes=map(_message_of, self.nodes))
         return message.SerializeToString(deterministic=True)
 
     def names_to_keys(self) -> dict[str, str]:
-        """full_name -> checkpoint_key of all attributes; of a name that occurs twice the last. "" is among them where
-        something is no variable."""
+        """Return full_name -> checkpoint_key of all attributes; for a name that occurs twice, the last key.
+
+        The name "" is included if something is not a variable.
+        """
         return {attribute.full_name: attribute.checkpoint_key for node in self.nodes for attribute in node.attributes}
 
     def route(self, node_id: int) -> tuple[str, ...] | None:
@@ -144,7 +158,7 @@ class ObjectGraph:
         return tuple(reversed(names))
 
     def name(self, node_id: int) -> str:
-        """How texts call a node: "(root).model.kernel", "(root).optimizer's state 'm' for (root).model.kernel"."""
+        """Return the name of a node in messages: "(root).model.kernel", "(root).optimizer's state 'm' for (root).v"."""
         route = self.route(node_id)
         if route is not None:
             return ".".join(("(root)", *route))
@@ -152,18 +166,18 @@ class ObjectGraph:
         if slot is None:
             return f"(node {node_id})"
         optimizer, variable, slot_name = slot
-        # What these two are is looked up by their routes only: a slot of a slot would go round in circles.
+        # Their names are looked up by their routes only: a slot of a slot could end in a loop.
         return f"{self._plain_name(optimizer)}'s state '{slot_name}' for {self._plain_name(variable)}"
 
     def variables(self) -> Iterator[SerializedTensor]:
-        """The values of all variables, in the order of the nodes."""
+        """Yield the values of all variables, in the order of the nodes."""
         for node in self.nodes:
             for attribute in node.attributes:
                 if attribute.name == VARIABLE_VALUE:
                     yield attribute
 
     def value_key(self, node_id: int) -> str | None:
-        """Key of a variable's value; None of what is no variable."""
+        """Return the key of the value of a variable; None if the node is not a variable."""
         attributes = self.nodes[node_id].attributes
         return next((each.checkpoint_key for each in attributes if each.name == VARIABLE_VALUE), None)
 
@@ -178,7 +192,7 @@ class ObjectGraph:
 
     @cached_property
     def _parents(self) -> dict[int, tuple[int, str]]:
-        """Node -> the node it was first met from, breadth first, and by which name; in that order."""
+        """Node -> the parent from which it was first reached, breadth first, and its name there; in that order."""
         parents: dict[int, tuple[int, str]] = {}
         waiting = deque([ROOT] if self.nodes else [])
         while waiting:
@@ -200,7 +214,7 @@ class ObjectGraph:
 
 
 def with_checkpoint_values(nodes: Iterable[TrackableObject]) -> tuple[TrackableObject, ...]:
-    """The nodes, each saying whether it or a node below it has values.
+    """Return the nodes with has_checkpoint_values set: whether a node, or one below it, has values.
 
     Source: add_checkpoint_values_check in tensorflow/python/checkpoint/util.py.
     """
@@ -222,27 +236,27 @@ def with_checkpoint_values(nodes: Iterable[TrackableObject]) -> tuple[TrackableO
 
 
 def escape_local_name(name: str) -> str:
-    """A local name as a part of a key: "a/b" becomes "a.Sb", "x.y" "x..y"."""
+    """Return a local name as a part of a key: "a/b" becomes "a.Sb", "x.y" becomes "x..y"."""
     return name.replace(".", "..").replace("/", ".S")
 
 
 def unescape_local_name(escaped: str) -> str:
-    """What `escape_local_name` was given. Other text, which only a damaged graph has, comes back as it is."""
+    """Return the local name that `escape_local_name` was given; what it cannot have returned is unchanged."""
     return _ESCAPES.sub(lambda found: "/" if found[0] == ".S" else ".", escaped)
 
 
 def object_path(route: Iterable[str]) -> str:
-    """Where an object stands in keys: its local names from the root, escaped. "" of the root itself."""
+    """Return the part of a key that names an object: its local names from the root, escaped; "" for the root."""
     return "/".join(map(escape_local_name, route))
 
 
 def checkpoint_key(path: str, attribute: str) -> str:
-    """Key of an attribute of the object at `path`, as `object_path` spells it: "a/b/.ATTRIBUTES/VARIABLE_VALUE"."""
+    """Return the key of an attribute of the object at `path`, an `object_path`: "a/b/.ATTRIBUTES/VARIABLE_VALUE"."""
     return f"{path}{_ATTRIBUTES}{escape_local_name(attribute)}"
 
 
 def slot_variable_path(variable_path: str, optimizer_path: str, slot_name: str) -> str:
-    """Where an optimizer's slot variable stands in keys: "v/.OPTIMIZER_SLOT/optimizer/m"."""
+    """Return the part of a key that names a slot variable: "v/.OPTIMIZER_SLOT/optimizer/m"."""
     return f"{variable_path}{_SLOTS}{optimizer_path}/{escape_local_name(slot_name)}"
 
 
@@ -282,7 +296,7 @@ def _check(node_id: int, node: TrackableObject, count: int) -> None:
         named += (slot.original_variable_node_id, slot.slot_variable_node_id)
     for other in named:
         if not 0 <= other < count:
-            raise DataLossError(f"object graph: node {node_id} names node {other}, of {count} nodes. {DAMAGED}")
+            raise DataLossError(f"object graph: node {node_id} refers to node {other}, of {count} nodes. {DAMAGED}")
     names = [attribute.name for attribute in node.attributes]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -290,7 +304,7 @@ def _check(node_id: int, node: TrackableObject, count: int) -> None:
 
 
 def not_object_based(path: str) -> NotFoundError:
-    """The error for a checkpoint without an object graph."""
+    """Return the error for a checkpoint without an object graph."""
     return NotFoundError(
         f"Key {OBJECT_GRAPH_KEY} not found in checkpoint: {path} holds tensors by name, as tf.train.Saver writes them. "
         f"Restore it with Saver or load_model"
