@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,18 @@ def test_a_name_that_is_not_there(typo: str) -> None:
             with pytest.raises(NotFoundError, match=re.escape(expected)) as caught:
                 read(typo)
             assert "object-based: `tfckpt ls --tree" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [3, None, b"conv/kernel", ("conv/kernel",)])
+def test_what_is_not_a_string(name: Any) -> None:
+    """InvalidArgumentError, before and after the graph has been decoded."""
+    with tfckpt.load_checkpoint(KERAS2) as reader:
+        for _ in range(2):
+            with pytest.raises(InvalidArgumentError, match="a tensor's name is a str"):
+                reader.get_tensor(name)
+            with pytest.raises(InvalidArgumentError, match="a tensor's name is a str"):
+                reader.get_tensors(["conv/kernel", name])
+            assert reader["conv/kernel"].shape == (3, 3, 1, 6)
 
 
 def test_keys_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -350,7 +350,7 @@ class CheckpointReader:
 
     def _look_up(self, name: str, read: Callable[[str], Result]) -> Result:
         """Return `read(name)`; if that is not a key, `read` of the key that it means."""
-        if self._names is not None and len(found := self._names.find(name)) == 1:
+        if self._names is not None and isinstance(name, str) and len(found := self._names.find(name)) == 1:
             return read(found[0])
         try:
             return read(name)
@@ -390,7 +390,8 @@ class CheckpointReader:
         except NotFoundError:
             if OBJECT_GRAPH_KEY not in self._reader or all(name in self._reader for name in wanted):
                 raise
-        keys = {name: name if name in self._reader else self._key_meant(name) for name in wanted}
+        other = {name for name in wanted if isinstance(name, str) and name not in self._reader}
+        keys = {name: self._key_meant(name) if name in other else name for name in wanted}
         values = read(dict.fromkeys(keys.values()))
         return {name: values[key] for name, key in keys.items()}
 
