@@ -280,3 +280,17 @@ def test_a_report_names_variables() -> None:
     assert '"layer_with_weights-1/gamma/.ATTRIBUTES/VARIABLE_VALUE" (variable "norm/gamma")' in str(report)
     with pytest.raises(InvalidArgumentError, match=r'\(variable "norm/gamma"\)'):
         tfckpt.load_model(model, KERAS2)
+    with pytest.raises(NotFoundError, match=r'mapped from "conv/kernle", which is not stored. Closest: "conv/kernel"'):
+        tfckpt.load_model(model, KERAS2, mapper={"conv/kernle": "conv.weight"})
+
+
+@pytest.mark.parametrize("name", NAMES[:3] + NAMES[5:6])
+def test_a_mapper_sees_every_name(name: str) -> None:
+    """Of a map's rules as well, for load_model and for init_from_checkpoint."""
+    model = torch.nn.Module()
+    model.first = torch.nn.Conv2d(1, 6, 3)
+    report = tfckpt.load_model(model, KERAS2, mapper={name: ("first.weight", "conv2d")}, strict=False)
+    assert report.sources["first.weight"] == KERNEL
+    variable = torch.zeros(3, 3, 1, 6)
+    assert tfckpt.init_from_checkpoint({"v": variable}, KERAS2, {name: "v"}) == {"v": KERNEL}
+    assert torch.equal(model.first.weight, variable.permute(3, 2, 0, 1))

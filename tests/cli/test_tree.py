@@ -39,7 +39,7 @@ def document(capsys: Output, *arguments: str, status: int = 0) -> dict[str, Any]
 
 
 def attribute(name: str, key: str) -> TrackableObject:
-    """A node with one attribute that is no variable."""
+    """A node with one attribute that is not a variable."""
     return TrackableObject(attributes=(SerializedTensor(name, "", key),))
 
 
@@ -88,7 +88,7 @@ def test_the_docstring_shows_a_real_tree(tmp_path: Path, capsys: Output) -> None
 
 @pytest.mark.parametrize("folder", ["digits-module", "digits-keras2-savedmodel", "digits-keras3-savedmodel"])
 def test_real_checkpoints(folder: str, capsys: Output) -> None:
-    """Every tensor but the graph stands in the tree exactly once, and all are in the file."""
+    """Every tensor but the graph is in the tree exactly once, and all are in the file."""
     with tfckpt.load_checkpoint(GOLDEN / folder) as reader:
         names = [name for name in reader.keys() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
     lines = tree(capsys, str(GOLDEN / folder))
@@ -221,7 +221,7 @@ def test_patterns_choose_tensors_as_without_tree(capsys: Output) -> None:
 
 
 def test_objects_without_tensors_are_hidden(tmp_path: Path, capsys: Output) -> None:
-    """Shown are the objects from which a tensor can be reached, by any way; --all shows all, and JSON likewise."""
+    """Only objects from which a tensor can be reached, by any path, are shown, also in JSON; --all shows all."""
     nodes = [
         TrackableObject(children(("model", 1), ("empty", 2), ("weight", 4), ("saved", 5))),
         TrackableObject(children(("layer", 3), ("losses", 2))),
@@ -277,7 +277,7 @@ def test_no_tensor_matches(capsys: Output) -> None:
 
 
 def test_json(tmp_path: Path, capsys: Output) -> None:
-    """A flat list of objects, each with where it stands; and the tensors as `ls --json` has them."""
+    """A flat list of objects, each with its place in the tree, and the tensors as in `ls --json`."""
     path = write_variables(tmp_path / "j", {"dense/kernel": torch.zeros(2, 3)})
     content = document(capsys, path)
     key = "v0/.ATTRIBUTES/VARIABLE_VALUE"
@@ -352,7 +352,7 @@ def test_names_do_no_harm(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_indentation_ends(tmp_path: Path, capsys: Output) -> None:
-    """At level 20; deeper lines say theirs, and a message says so."""
+    """At level 20; deeper lines begin with their level, which a message explains."""
     nodes = [TrackableObject(children(("c", i + 1))) for i in range(22)]
     path = write_graph(tmp_path / "d", [*nodes, TrackableObject(children(("up", 21)))])
     assert main(["ls", "--tree", "--all", path]) == 0

@@ -28,8 +28,8 @@ from torch_tfckpt.format.object_graph import (
     with_checkpoint_values,
 )
 
-# FORMATS 4, worked example 6: Checkpoint(v=Variable(name "vname")).save, as TensorFlow 2.21 wrote it.
-EXAMPLE_6 = bytes.fromhex(
+# Checkpoint(v=Variable(name "vname")).save, as TensorFlow 2.21 wrote it.
+EXAMPLE = bytes.fromhex(
     "0a1d0a0508011201760a100802120c736176655f636f756e7465722a020801"
     "0a3b12350a0e5641524941424c455f56414c55451205766e616d651a1c"
     "762f2e415454524942555445532f5641524941424c455f56414c55452a020801"
@@ -74,8 +74,8 @@ def message(**node: object) -> TrackableObjectGraph:
 
 
 def test_the_worked_example_is_read() -> None:
-    """FORMATS 4, worked example 6: two variables below the root, each with its name and key."""
-    graph = ObjectGraph.decode(EXAMPLE_6)
+    """Two variables below the root, each with its name and key."""
+    graph = ObjectGraph.decode(EXAMPLE)
     assert graph.nodes == (
         TrackableObject(children(("v", 1), ("save_counter", 2)), has_checkpoint_values=True),
         TrackableObject(attributes=variable("vname", "v"), has_checkpoint_values=True),
@@ -84,7 +84,7 @@ def test_the_worked_example_is_read() -> None:
 
 
 def test_the_worked_example_is_written() -> None:
-    """FORMATS 4, worked example 6, from its parts: byte for byte what TensorFlow wrote."""
+    """From its parts, byte for byte what TensorFlow wrote."""
     counter = checkpoint_key(object_path(["save_counter"]), VARIABLE_VALUE)
     nodes = with_checkpoint_values(
         [
@@ -93,7 +93,7 @@ def test_the_worked_example_is_written() -> None:
             TrackableObject(attributes=(SerializedTensor(VARIABLE_VALUE, "save_counter", counter),)),
         ]
     )
-    assert ObjectGraph(nodes).encode() == EXAMPLE_6
+    assert ObjectGraph(nodes).encode() == EXAMPLE
 
 
 @pytest.mark.parametrize("folder", OBJECT_BASED)
@@ -121,7 +121,7 @@ def test_every_field_is_kept() -> None:
         for flag in (None, False, True)
     )
     assert ObjectGraph.decode(ObjectGraph(nodes).encode()).nodes == nodes
-    # FORMATS 4: false is written too, `2a 00`.
+    # false is written, too, `2a 00`.
     assert ObjectGraph((TrackableObject(has_checkpoint_values=False),)).encode() == b"\x0a\x02\x2a\x00"
 
 
@@ -142,7 +142,7 @@ def test_nodes_that_are_not_there(naming: Callable[[int], dict[str, object]], ot
 
 
 def test_an_attribute_twice() -> None:
-    """DataLossError: nobody could say which of the two is meant."""
+    """DataLossError: which of the two is meant is unknown."""
     twice = message(attributes=[{"name": "a\n", "checkpoint_key": key} for key in ("one", "two")])
     with pytest.raises(DataLossError, match=r'node 0 has the attribute "a\\n" twice'):
         ObjectGraph.decode(twice.SerializeToString())
@@ -150,11 +150,11 @@ def test_an_attribute_twice() -> None:
 
 @pytest.mark.parametrize(
     "stored",
-    [b"no message", EXAMPLE_6[:-1], EXAMPLE_6[:40], b"\x0a\x07\x0a\x05\x12\x03\xff\xfe\xfd", b"\xff" * 20],
+    [b"no message", EXAMPLE[:-1], EXAMPLE[:40], b"\x0a\x07\x0a\x05\x12\x03\xff\xfe\xfd", b"\xff" * 20],
     ids=["text", "cut by a byte", "cut in half", "no UTF-8", "endless varint"],
 )
 def test_what_is_no_graph(stored: bytes) -> None:
-    """DataLossError that says so; never an error of protobuf."""
+    """DataLossError, never an error of protobuf."""
     with pytest.raises(DataLossError, match=r"this is not an object graph.*damaged"):
         ObjectGraph.decode(stored)
 
@@ -168,14 +168,14 @@ def test_a_graph_of_nothing() -> None:
 
 def test_fields_of_later_versions_are_passed_over() -> None:
     """What TensorFlow may add one day does no harm."""
-    assert ObjectGraph.decode(EXAMPLE_6 + b"\x7a\x03new").nodes == ObjectGraph.decode(EXAMPLE_6).nodes
+    assert ObjectGraph.decode(EXAMPLE + b"\x7a\x03new").nodes == ObjectGraph.decode(EXAMPLE).nodes
 
 
 # Names and keys.
 
 
 def test_names_to_keys() -> None:
-    """FORMATS 4: of a name that occurs twice the last key counts; what is no variable has the name ""."""
+    """For a name that occurs twice the last key counts; the name of what is not a variable is ""."""
     graph = ObjectGraph(
         (
             TrackableObject(children(("a", 1), ("b", 2)), (SerializedTensor("py_state", "", "/.ATTRIBUTES/py_state"),)),
@@ -210,12 +210,12 @@ def test_two_attributes_may_have_one_key() -> None:
     ],
 )
 def test_escapes(name: str, escaped: str) -> None:
-    """FORMATS 4: the examples that TensorFlow wrote."""
+    """Examples that TensorFlow wrote."""
     assert escape_local_name(name) == escaped
 
 
 def test_keys() -> None:
-    """FORMATS 4: the root's own attributes, those of others, and slot variables."""
+    """The root's own attributes, those of others, and slot variables."""
     assert checkpoint_key(object_path([]), "py_state") == "/.ATTRIBUTES/py_state"
     assert checkpoint_key(object_path(["a", "b/c"]), VARIABLE_VALUE) == "a/b.Sc/.ATTRIBUTES/VARIABLE_VALUE"
     assert slot_variable_path("model/kernel", "optimizer", "m/0") == "model/kernel/.OPTIMIZER_SLOT/optimizer/m.S0"
@@ -238,7 +238,7 @@ def test_ways_and_names() -> None:
 
 
 def test_the_shorter_way_goes_before_the_first() -> None:
-    """FORMATS 4: a shared object stands under its first way breadth first: list l=[v], same=v -> "same"."""
+    """A shared object has the path that is found first, breadth first: l=[v], same=v -> "same"."""
     graph = ObjectGraph((TrackableObject(children(("l", 1), ("same", 2))), TrackableObject(children(("0", 2)))))
     graph = ObjectGraph((*graph.nodes, TrackableObject()))
     assert graph.route(2) == ("same",)
@@ -284,7 +284,7 @@ def test_megabyte_names() -> None:
 
 
 def test_child() -> None:
-    """The id under a local name; None where there is none."""
+    """The id of the child with a local name; None if there is none."""
     assert SMALL.nodes[0].child("tied") == 1
     assert SMALL.nodes[0].child("tie") is None
 
@@ -301,7 +301,7 @@ def test_the_error_for_other_checkpoints() -> None:
 
 
 def test_who_has_values() -> None:
-    """FORMATS 4: nodes with attributes, slot variables or a registered saver, and all above them; a loop too."""
+    """Nodes with attributes, slot variables or a registered saver, and all above them; a loop too."""
     nodes = with_checkpoint_values(
         [
             TrackableObject(children(("a", 1), ("b", 2))),

@@ -85,7 +85,7 @@ class TestCheckpointUtils:
     """The cases of TensorFlow's own test."""
 
     def test_no_checkpoints(self, tmp_path: Path) -> None:
-        """CASES 186, testNoCheckpoints: no directory, and an empty one, are no checkpoint."""
+        """CASES 186, testNoCheckpoints: a missing directory and an empty one are not checkpoints."""
         (tmp_path / "empty").mkdir()
         for missing in ("empty", "nothing"):
             with pytest.raises(tfckpt.NotFoundError):
@@ -133,7 +133,7 @@ class TestCheckpointUtils:
         assert same(my3, stored["var3"]) and same(scope.get_parameter("my4"), stored["var3"])
 
     def test_a_scope_does_not_capture_suffixes(self, tmp_path: Path) -> None:
-        """CASES 189: what lies in useful_scope_1/ is none of useful_scope/, on either side."""
+        """CASES 189: useful_scope_1/ is not a part of useful_scope/, on either side."""
         stored = random_values(useful_scope_1__var5=(9, 9))
         tfckpt.Saver(stored).save(tmp_path / "m")
         variables = zeros(useful_scope__var4=(9, 9), useful_scope_1__var5=(9, 9))
@@ -224,7 +224,7 @@ def linear(*names: str) -> nn.Module:
 @pytest.mark.parametrize("scope", ["encoder/", "encoder."])
 @pytest.mark.parametrize("between", ["/", "."])
 def test_both_spellings_of_a_modules_names(tmp_path: Path, scope: str, between: str) -> None:
-    """A scope of a module may end with either; what lies below is found stored with dots, and with slashes."""
+    """A scope of a module may end with either; names below it are found with dots and with slashes."""
     name = f"bert/{between.join(('layer', '0', 'weight'))}"
     tfckpt.save_file({name: torch.ones(2, 2)}, tmp_path / "m")
     model = linear("encoder.layer.0", "encoder_1.layer.0")

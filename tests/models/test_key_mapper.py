@@ -12,7 +12,7 @@ from torch_tfckpt.models.key_mapper import KeyMapper, KeyRule, Mapped, Match
 
 
 def test_a_dictionary_is_of_names() -> None:
-    """A text in it is no pattern; a target may have a layout; None and "" leave out."""
+    """A string in it is not a pattern; a target may have a layout; None and "" omit a tensor."""
     mapper = KeyMapper({"a.b": "x", "c": ("y", "dense"), "d": None, "e": ""})
     assert mapper.find("a.b") == Mapped("x", None)
     assert mapper.find("axb") is None
@@ -97,7 +97,7 @@ def test_names_can_be_turned_round(rules: dict[str, tuple[str, str | None]]) -> 
 
 
 def test_patterns_cannot_be_turned_round() -> None:
-    """The error says which, and names that are left out have no inverse."""
+    """The error names the pattern; omitted names have no inverse."""
     assert KeyMapper({"a": None}).inverse() == {}
     with pytest.raises(UnimplementedError, match=r'the pattern "\(\.\*\)/kernel" of a KeyMapper cannot be inverted'):
         KeyMapper([("(.*)/kernel", r"\1.weight")]).inverse()

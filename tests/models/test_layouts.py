@@ -15,13 +15,13 @@ def shapes_of(layout: Layout) -> st.SearchStrategy[list[int]]:
 
 
 def test_dense_is_the_transpose() -> None:
-    """CONVERT 1: Linear.weight is kernel.T."""
+    """Linear.weight is kernel.T."""
     kernel = torch.arange(6).reshape(2, 3)
     assert torch.equal(DENSE.to_torch(kernel), kernel.T)
 
 
 def test_conv2d_takes_hwio_to_oihw() -> None:
-    """CONVERT 1: Conv2d.weight[o, i, h, w] is kernel[h, w, i, o]; height and width are not swapped."""
+    """Conv2d.weight[o, i, h, w] is kernel[h, w, i, o]; height and width are not swapped."""
     kernel = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     weight = CONV2D.to_torch(kernel)
     assert weight.shape == (5, 4, 2, 3)

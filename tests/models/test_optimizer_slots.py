@@ -16,7 +16,7 @@ TRAINED = ["conv/kernel", "conv/bias", "bn/gamma", "bn/beta", "emb/embeddings", 
 
 
 def slots(*suffixes: str) -> dict[str, torch.Tensor]:
-    """A slot of each trained variable behind each suffix, all different."""
+    """Slots of each trained variable, one for each suffix, all with different values."""
     stored = small_in_tensorflow()
     return {f"{name}{suffix}": stored[name] + 100 * (n + 1) for name in TRAINED for n, suffix in enumerate(suffixes)}
 
@@ -28,7 +28,7 @@ def state_of(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> dict[
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
 def test_adam_by_names(tmp_path: Path, kind: type[torch.optim.Adam]) -> None:
-    """CONVERT 3: <v>/Adam and <v>/Adam_1; the step is global_step; it works on."""
+    """Slots are <v>/Adam and <v>/Adam_1, the step is global_step, and training continues from there."""
     stored = small_in_tensorflow() | slots("/Adam", "/Adam_1") | {"global_step": torch.tensor(1234)}
     tfckpt.save_file(stored | {"beta2_power": torch.tensor(0.5)}, tmp_path / "m")
     model = Small()
@@ -49,7 +49,7 @@ def test_adam_by_names(tmp_path: Path, kind: type[torch.optim.Adam]) -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 10, 828, 20_000])
 def test_the_step_from_beta2_power(tmp_path: Path, steps: int, caplog: pytest.LogCaptureFixture) -> None:
-    """CONVERT 3: the power starts at beta2 and is multiplied at each step, in float32; a warning says it was used."""
+    """The power starts at beta2 and is multiplied at each step, in float32; its use is logged as a warning."""
     power, beta2 = torch.tensor(0.999), torch.tensor(0.999)
     for _ in range(steps):
         power *= beta2

@@ -109,7 +109,7 @@ def test_torch_s_names_are_saver_s_file(tmp_path: Path) -> None:
 
 
 def test_tensorflow_s_names(tmp_path: Path) -> None:
-    """CONVERT 1, the other way: leaves and axes are TensorFlow's."""
+    """With naming="tf" names and axes are TensorFlow's."""
     model = Small()
     tfckpt.save_file(small_in_tensorflow(), tmp_path / "a")
     load_model(model, tmp_path / "a")

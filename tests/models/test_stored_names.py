@@ -70,7 +70,7 @@ def test_names_with_slashes(tmp_path: Path) -> None:
 
 
 def test_rivals_are_listed(tmp_path: Path) -> None:
-    """Only some of many; those that find the same variables another way are none."""
+    """Rivals are listed, a few of many; a prefix that finds the same variables in another way is not a rival."""
     tfckpt.save_file({f"{n}/{name}": ONE for n in range(12) for name in "ab"}, tmp_path / "m")
     with pytest.raises(InvalidArgumentError, match=r'any of 12 prefixes, 2 of its 2 .*: "0/", .*"5/" and 4 more'):
         chosen(tmp_path / "m", own("a", "b"))
@@ -80,7 +80,7 @@ def test_rivals_are_listed(tmp_path: Path) -> None:
 
 
 def test_objects_are_followed_however_they_are_shared(tmp_path: Path) -> None:
-    """An object with several parents is found by each way; loops end; a variable whose tensor is not stored is none."""
+    """An object with several parents is found by each path; loops end; a variable that is not stored is not found."""
     nodes = (
         Node((ObjectReference(1, "a"), ObjectReference(1, "b"), ObjectReference(0, "self"))),
         Node((ObjectReference(2, "kernel"), ObjectReference(0, "up"), ObjectReference(3, "gone"))),

@@ -1,4 +1,4 @@
-"""tfckpt ls and show: what is in there."""
+"""tfckpt ls and show: list the tensors; show a summary, or the values of one tensor."""
 
 import argparse
 import fnmatch

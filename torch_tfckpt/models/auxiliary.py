@@ -53,17 +53,17 @@ def auxiliary_keys(reader: CheckpointReader) -> set[str]:
     Cost: looks at the entries of all tensors.
     """
     keys = reader.keys()
-    texts = {key for key in keys if reader.dtype(key) == DataType.DT_STRING}
+    strings = {key for key in keys if reader.dtype(key) == DataType.DT_STRING}
     graph = reader.object_graph
     if graph is not None:
         weights = {key for name, key in _weights(graph) if not _COUNTERS.fullmatch(name)} - _counts(reader, graph)
-        return {key for key in keys if key not in weights or key in texts}
+        return {key for key in keys if key not in weights or key in strings}
     known = {name.removesuffix(OUTPUT) for name in (*keys, *averages(keys))}
-    longest = max(map(len, texts), default=0)
+    longest = max(map(len, strings), default=0)
     return {
         key
         for key in keys
-        if _is_auxiliary(key, known) or key in texts or any(part in texts for part in _beginnings(key, longest))
+        if _is_auxiliary(key, known) or key in strings or any(part in strings for part in _beginnings(key, longest))
     }
 
 

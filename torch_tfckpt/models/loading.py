@@ -221,10 +221,9 @@ def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> 
             report.ignored.append(key)
         else:
             report.unexpected.append(key)
+    known = [name for key in (reader.keys() if found.asked_for else ()) for name in reader.names_of(key)]
     for name, key in found.asked_for.items():
-        report.hints[name] = (
-            f"mapped from {quoted(key)}, which is not stored. {did_you_mean(key, reader.keys())}".strip()
-        )
+        report.hints[name] = f"mapped from {quoted(key)}, which is not stored. {did_you_mean(key, known)}".strip()
 
 
 def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
