@@ -1,18 +1,11 @@
-"""The one reader that users see, over both versions.
+"""CheckpointReader: read a checkpoint of either version.
 
-    with load_checkpoint("model.ckpt-1000") as reader:
-        for name in reader.keys():
-            print(name, reader.dtype(name).name, reader.shape(name))
-        kernel = reader.get_tensor("dense/kernel")
-        rows = reader.get_slice("embedding")[100:200]
-
-Names are tf.train's; the layout of every tensor is TensorFlow's (a Keras Dense kernel is [in, out]).
+Method names are those of tf.train. Tensors keep TensorFlow's layout: a Keras Dense kernel is [in, out].
 """
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from types import EllipsisType
-from typing import Self
+from typing import Self, TypeVar, overload
 
 import numpy as np
 import torch
@@ -20,42 +13,72 @@ import torch
 from torch_tfckpt.bundle.check import Verification, check_bundle
 from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.errors import (
+    CheckpointError,
+    DataLossError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnimplementedError,
+    error_context,
+)
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.indexing import Index as Index
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
-from torch_tfckpt.format.tensor_slice import Extent, Shape, TensorSlice, shape_text
+from torch_tfckpt.format.tensor_names import TensorNames
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, shape_text
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath as AnyPath
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import did_you_mean, escaped, quoted
 from torch_tfckpt.v1.reader import SlicesReader
-from torch_tfckpt.values import Value
+from torch_tfckpt.values import LoadedValue, StoredTensor, Strings, Value
 
-AxisIndex = int | slice
-Index = AxisIndex | EllipsisType | tuple[AxisIndex | EllipsisType, ...]
+Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 
 
 class CheckpointReader:
-    """Reads one checkpoint.
+    """Reader of one checkpoint.
+
+    In an object-based checkpoint (tf.train.Checkpoint, Keras) every method that takes a `name` takes any of these, as
+    long as it means one tensor:
+
+    - the key: "model/layer/kernel/.ATTRIBUTES/VARIABLE_VALUE". A key always means that tensor.
+    - the key without "/.ATTRIBUTES/VARIABLE_VALUE": "model/layer/kernel"
+    - the path of the object, as `tfckpt ls --tree` prints it: "model.layer.kernel" or "(root).model.layer.kernel"
+    - the full name of the variable: "dense/kernel" or "dense/kernel:0"
+
+    `keys()`, iteration, `in` and `has_tensor` know the keys only, so that `name in reader` means "stored under this
+    key". `resolve` finds the key that a name means.
 
     Args:
         path: A prefix; a file of the checkpoint (.index, .data-..., .meta); a version 1 file or a pattern of such; a
             directory with a `checkpoint` file; a SavedModel directory.
-        verify: Whether to hold the bytes read against their checksums.
-        storage: Where files are stored; None chooses by the path: this machine, or what a URL such as
-            s3://bucket/model leads to.
+        verify: Whether to verify the checksums of all bytes read.
+        storage: Where files are stored. None chooses by the path: this machine, or what a URL such as
+            s3://bucket/model names.
 
     Raises:
-        NotFoundError: nothing is there; the text names what is there instead.
+        NotFoundError: there is no checkpoint; the message names what is there instead.
         DataLossError: the index is damaged, or the file is something else.
         InvalidArgumentError: the directory holds several checkpoints, or the format is of another version.
 
     Cost: opening reads the end of each index and no tensor. All files are opened at once and stay open: the reader
-    keeps working, with the same values, while a writer replaces or deletes the checkpoint.
-    Threads: safe.
+    keeps working, with the same values, while a writer replaces or deletes the checkpoint. A name that is not a key
+    costs one read of the object graph, once; keys, and checkpoints without objects, do not pay for it.
+    Thread safety: may be used from several threads.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"dense/kernel": torch.ones(2, 3)}, "model.ckpt-1")
+        >>> with tfckpt.CheckpointReader(path) as reader:
+        ...     for name in reader:
+        ...         print(name, reader.shape(name), reader.dtype(name).name)
+        ...     print(reader["dense/kernel"].sum())
+        dense/kernel (2, 3) DT_FLOAT
+        tensor(6.)
     """
 
     def __init__(self, path: AnyPath, *, verify: bool = True, storage: Storage | None = None) -> None:
@@ -64,20 +87,24 @@ class CheckpointReader:
         files = find_checkpoint(self.storage, where)
         self._reader = _open(self.storage, files, verify)
         self._object_graph: ObjectGraph | None = None
+        self._names: TensorNames | None = None
         self.files = files
+
+    def __repr__(self) -> str:
+        return f"<CheckpointReader of {quoted(self.path)}, version {self.version}>"
 
     @property
     def path(self) -> str:
-        """Prefix, file or pattern, as it can be printed."""
+        """Prefix, file or pattern, in printable form."""
         return self._reader.path
 
     @property
     def version(self) -> int:
-        """1 or 2."""
+        """Version of the format: 1 or 2."""
         return self._reader.version
 
     def keys(self) -> list[str]:
-        """Names of all tensors, sorted. A partitioned tensor has one name."""
+        """Return the keys of all tensors, sorted. A partitioned tensor has one key."""
         return self._reader.keys()
 
     def undamaged_keys(self) -> tuple[list[str], list[str]]:
@@ -96,98 +123,173 @@ class CheckpointReader:
     def __contains__(self, name: object) -> bool:
         return name in self._reader
 
+    def __getitem__(self, name: str) -> LoadedValue:
+        """Return `get_tensor(name)`."""
+        return self.get_tensor(name)
+
     def has_tensor(self, name: str) -> bool:
-        """Whether there is a tensor of that name. Cost: one block of the index."""
+        """Return whether a tensor is stored under the key `name`. Cost: one block of the index."""
         return name in self._reader
 
-    def shape(self, name: str) -> Shape:
-        """Full shape of `name`; NotFoundError where there is none."""
-        return self._reader.shape(name)
-
-    def dtype(self, name: str) -> DataType:
-        """TensorFlow's element type, also where torch holds the values under another."""
-        return self._reader.dtype(name)
-
-    def slices(self, name: str) -> tuple[TensorSlice, ...]:
-        """The parts in which a partitioned tensor is stored; empty where it is stored whole."""
-        return self._reader.slices(name)
-
-    def nbytes(self, name: str) -> int:
-        """Bytes of the values; of strings, their bytes in the file."""
-        return self._reader.nbytes(name)
-
-    def locate(self, name: str) -> list[str]:
-        """Paths of the data files that hold `name`."""
-        return self._reader.locate(name)
-
-    def get_tensor(self, name: str, out: torch.Tensor | None = None) -> Value:
-        """Return the full tensor stored under `name`.
+    def resolve(self, name: str) -> str:
+        """Return the key of the tensor that `name` means.
 
         Args:
-            name: As in `keys()`, e.g. "layer/kernel/.ATTRIBUTES/VARIABLE_VALUE".
+            name: A key, or any other name of a tensor in an object-based checkpoint.
+
+        Raises:
+            NotFoundError: no tensor has this name.
+            InvalidArgumentError: several tensors have it; the message lists their keys.
+        """
+        return self._look_up(name, lambda key: (self._reader.describe(key), key)[1])
+
+    def names_of(self, key: str) -> tuple[str, ...]:
+        """Return all names of a tensor, its key first. Without an object graph that is the key alone.
+
+        Raises:
+            DataLossError, NotFoundError: the object graph cannot be read.
+        """
+        names = self._tensor_names()
+        return (key,) if names is None else names.names_of(key)
+
+    def variable_name(self, key: str) -> str | None:
+        """Return the full name of the variable stored under `key`; None if it has none.
+
+        Raises:
+            DataLossError, NotFoundError: the object graph cannot be read.
+        """
+        names = self._tensor_names()
+        return None if names is None else names.variable(key)
+
+    def shape(self, name: str) -> Shape:
+        """Return the full shape of a tensor; NotFoundError if there is none."""
+        return self._look_up(name, self._reader.shape)
+
+    def dtype(self, name: str) -> DataType:
+        """Return TensorFlow's element type, even if torch holds the values in another dtype."""
+        return self._look_up(name, self._reader.dtype)
+
+    def slices(self, name: str) -> tuple[TensorSlice, ...]:
+        """Return the slices in which a partitioned tensor is stored; empty if it is stored whole."""
+        return self._look_up(name, self._reader.slices)
+
+    def nbytes(self, name: str) -> int:
+        """Return the size of the values in bytes; for strings, their size in the file."""
+        return self._look_up(name, self._reader.nbytes)
+
+    def locate(self, name: str) -> list[str]:
+        """Return the paths of the data files that hold a tensor."""
+        return self._look_up(name, self._reader.locate)
+
+    @overload
+    def get_tensor(self, name: str, out: torch.Tensor) -> torch.Tensor: ...
+    @overload
+    def get_tensor(self, name: str, out: None = None) -> LoadedValue: ...
+    def get_tensor(self, name: str, out: torch.Tensor | None = None) -> LoadedValue:
+        """Return a full tensor.
+
+        Args:
+            name: A key, e.g. "dense/kernel", or another name as described for the class.
             out: Tensor to fill, of the stored shape and dtype, any device, any strides. A CUDA `out` is filled on the
                 current stream. None allocates a contiguous CPU tensor.
 
         Returns:
-            `out`, or a new tensor of the stored shape. Strings come as a numpy array of `bytes` objects, quantized
-            integers as the plain integers. No layout change.
+            `out`, or a new tensor of the stored shape, in TensorFlow's layout. A string tensor is returned as a numpy
+            array of `bytes` objects; quantized integers are returned as plain integers.
+            Type checkers see `torch.Tensor | Any`, so that neither case needs a cast; `get_strings` is precise.
 
         Raises:
-            NotFoundError: `name` is not in the checkpoint, or the data file that holds it is missing.
-            InvalidArgumentError: shape or dtype of `out` differs from the stored one; `out` is untouched.
+            NotFoundError: no tensor has this name, or the data file that holds it is missing.
+            InvalidArgumentError: several tensors have this name; or shape or dtype of `out` differs from the stored
+                one, and `out` is unchanged.
             DataLossError: length or checksum is wrong; `out` may be partly written.
             UnimplementedError: torch has no such dtype (variant, resource, float8_e4m3b11fnuz).
 
         Cost: one read of the stored bytes; host memory of one stored slice beyond `out`.
+
+        Examples:
+            >>> import torch, torch_tfckpt as tfckpt
+            >>> path = tfckpt.save_file({"w": torch.tensor([1.0, 2.0])}, "model.ckpt-1")
+            >>> with tfckpt.load_checkpoint(path) as reader:
+            ...     w = reader.get_tensor("w")
+            ...     same = reader.get_tensor("w", out=torch.empty(2))
+            >>> w
+            tensor([1., 2.])
         """
-        return self._reader.read(name, out)
+        return self._look_up(name, lambda key: self._reader.read(key, out))
 
-    def get_tensors(self, names: Iterable[str]) -> dict[str, Value]:
-        """Several tensors in one plan: what lies side by side is read together, large ones in parallel."""
-        return self._reader.read_all(names)
+    def get_strings(self, name: str) -> Strings:
+        """Return a string tensor as a numpy array of `bytes` objects.
 
-    def map_tensor(self, name: str) -> Value:
-        """The tensor as a view of the file's pages, where they can serve as one; else as `get_tensor`.
+        Raises:
+            InvalidArgumentError: the tensor is not a string tensor. Other errors as for `get_tensor`.
+
+        Examples:
+            >>> import torch_tfckpt as tfckpt
+            >>> path = tfckpt.save_file({"labels": ["cat", "dog"]}, "model.ckpt-1")
+            >>> with tfckpt.load_checkpoint(path) as reader:
+            ...     print(reader.get_strings("labels").tolist())
+            [b'cat', b'dog']
+        """
+        value = self.get_tensor(name)
+        if isinstance(value, torch.Tensor):
+            raise InvalidArgumentError(
+                f"{self.path}: tensor {quoted(name)} is {self.dtype(name).name}, not DT_STRING. Use get_tensor"
+            )
+        strings: Strings = value
+        return strings
+
+    def get_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
+        """Return several tensors by the given names, read in one plan.
+
+        Neighbouring tensors are read together, large ones in parallel. If two names mean one tensor, they get one
+        object. Errors as for `get_tensor`.
+        """
+        return self._read_several(names, self._reader.read_all)
+
+    def map_tensor(self, name: str) -> LoadedValue:
+        """Return a tensor as a view of the file's pages if possible; otherwise as `get_tensor` does.
 
         Changes to it stay private to the process. Version 1 files hold no plain bytes; their tensors are decoded.
         """
         if isinstance(self._reader, SlicesReader):
-            return self._reader.read(name)
-        return self._reader.map(name)
+            return self.get_tensor(name)
+        return self._look_up(name, self._reader.map)
 
-    def map_tensors(self, names: Iterable[str]) -> dict[str, Value]:
-        """`map_tensor` of each name."""
-        if isinstance(self._reader, SlicesReader):
-            return self._reader.read_all(names)
-        return self._reader.map_all(names)
+    def map_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
+        """Return `map_tensor` of each name."""
+        reader = self._reader
+        return self._read_several(names, reader.read_all if isinstance(reader, SlicesReader) else reader.map_all)
 
     def get_stored_bytes(self, name: str) -> bytes:
-        """The bytes of `name` as they lie in the file, their checksum verified: for what torch cannot hold.
+        """Return the bytes of a tensor as stored in the file, checksum verified, for types that torch lacks.
 
         UnimplementedError for partitioned tensors and for version 1.
         """
         if isinstance(self._reader, SlicesReader):
             raise UnimplementedError(f"{self.path}: tensor {quoted(name)}: version 1 files hold messages, not bytes")
-        return self._reader.read_stored(name)
+        return self._look_up(name, self._reader.read_stored)
 
-    def get_slice(self, name: str) -> "StoredTensor":
-        """A handle on `name` that reads what is indexed: `reader.get_slice(name)[2:5]`."""
-        return StoredTensor(self, name)
+    def get_slice(self, name: str) -> StoredTensor:
+        """Return a handle that reads what is indexed: `reader.get_slice(name)[2:5]`."""
+        key = self.resolve(name)
+        shape, dtype = self._reader.describe(key)
+        return StoredTensor(key, shape, dtype, lambda part: self._reader.read_slice(key, part))
 
-    def read_slice(self, name: str, part: TensorSlice) -> Value:
-        """The part `part` of `name`, whichever way it is stored. Errors as `get_tensor`."""
-        return self._reader.read_slice(name, part)
+    def read_slice(self, name: str, part: TensorSlice) -> LoadedValue:
+        """Return one part of a tensor, however the tensor is stored. Errors as for `get_tensor`."""
+        return self._look_up(name, lambda key: self._reader.read_slice(key, part))
 
     def get_variable_to_shape_map(self) -> dict[str, list[int]]:
-        """Name -> shape. A tensor whose entry is damaged is left out and logged."""
+        """Return key -> shape. A tensor with a damaged entry is omitted, with a warning in the log."""
         return {name: list(shape) for name, shape, _ in self._sound_tensors()}
 
     def get_variable_to_dtype_map(self) -> dict[str, DataType]:
-        """Name -> element type. A tensor whose entry is damaged is left out and logged."""
+        """Return key -> element type. A tensor with a damaged entry is omitted, with a warning in the log."""
         return {name: dtype for name, _, dtype in self._sound_tensors()}
 
     def debug_string(self) -> str:
-        """One line a tensor: `dense/kernel (DT_FLOAT) [784,10]`, with `, k slices` where there are several."""
+        """Return one line per tensor: `dense/kernel (DT_FLOAT) [784,10]`, then `, k slices` if it has several."""
         lines = []
         for name, shape, dtype in self._sound_tensors():
             count = len(self.slices(name))
@@ -196,12 +298,12 @@ class CheckpointReader:
         return "\n".join(lines)
 
     def check(self, progress: Callable[[int], object] | None = None) -> Verification:
-        """Reads everything and says what is good and what is damaged; damage is a result, not an error.
+        """Read everything and report what is good and what is damaged; damage is a result, not an error.
 
         Args:
             progress: Called with the number of bytes checked since the last call.
 
-        Cost: one read of all files; memory of one chunk a thread, or of one string tensor.
+        Cost: one read of all files; memory of one chunk per thread, or of one string tensor.
         """
         if isinstance(self._reader, SlicesReader):
             return self._reader.check(progress)
@@ -209,15 +311,17 @@ class CheckpointReader:
 
     @property
     def object_graph(self) -> ObjectGraph | None:
-        """The objects that the tensors belong to; None of a checkpoint whose tensors are stored by name alone.
+        """The objects that the tensors belong to; None if tensors are stored by name alone.
 
-        DataLossError where the graph is damaged; the tensors can be read all the same. Cost: the first time, one read
-        of the graph, and memory of several times its size.
+        DataLossError if the graph is damaged; the tensors can still be read. Cost: the first time, one read of the
+        graph, and memory of several times its size.
         """
         if self._object_graph is None and OBJECT_GRAPH_KEY in self:
             with error_context(f"{self.path}: tensor {quoted(OBJECT_GRAPH_KEY)}"):
                 value = (
-                    self.get_tensor(OBJECT_GRAPH_KEY) if self.dtype(OBJECT_GRAPH_KEY) == DataType.DT_STRING else None
+                    self._reader.read(OBJECT_GRAPH_KEY)
+                    if self._reader.dtype(OBJECT_GRAPH_KEY) == DataType.DT_STRING
+                    else None
                 )
                 if not isinstance(value, np.ndarray) or value.shape != ():
                     raise DataLossError("this is not the one string that holds an object graph")
@@ -225,7 +329,7 @@ class CheckpointReader:
         return self._object_graph
 
     def close(self) -> None:
-        """Closes the files. Tensors already read, mapped ones too, stay valid."""
+        """Close the files. Tensors already read, mapped ones included, stay valid."""
         self._reader.close()
 
     def __enter__(self) -> Self:
@@ -235,85 +339,68 @@ class CheckpointReader:
         self.close()
 
     def _sound_tensors(self) -> Iterator[tuple[str, Shape, DataType]]:
-        """All tensors whose entry is sound; the others are logged."""
+        """Yield all tensors with a readable entry; log the others."""
         for name in self.keys():
             try:
                 shape, dtype = self._reader.describe(name)
             except DataLossError as error:
-                _log.warning("left out: %s", error)
+                _log.warning("omitted: %s", error)
             else:
                 yield name, shape, dtype
 
+    def _tensor_names(self) -> TensorNames | None:
+        """The names of all tensors; None without an object graph. Errors as for `object_graph`."""
+        if self._names is None:
+            graph = self.object_graph
+            self._names = None if graph is None else TensorNames(graph, self.keys())
+        return self._names
 
-class StoredTensor:
-    """A tensor in a checkpoint, read as it is indexed: integers, slices with positive steps, and one ellipsis."""
-
-    def __init__(self, reader: CheckpointReader, name: str) -> None:
-        self._reader, self._name = reader, name
-        self.shape = reader.shape(name)
-
-    def get_shape(self) -> list[int]:
-        return list(self.shape)
-
-    def get_dtype(self) -> DataType:
-        return self._reader.dtype(self._name)
-
-    def __getitem__(self, index: Index) -> Value:
-        """The elements at `index`, with the shape that a tensor would give.
-
-        Raises:
-            InvalidArgumentError: an index is out of range, of another kind, or one too many.
-
-        Cost: the bytes from the first to the last element; the first time also the rest of the stored tensor, which is
-        summed and not kept, to verify the checksum.
-        """
-        axes = self._axes(index)
-        extents: list[Extent] = []
-        after: list[AxisIndex] = []
-        for axis, (wanted, size) in enumerate(zip(axes, self.shape, strict=True)):
-            if isinstance(wanted, slice):
-                start, stop, step = self._bounds(wanted, axis, size)
-                extents.append(Extent(start, max(0, stop - start)))
-                after.append(slice(None, None, step))
-            else:
-                extents.append(Extent(self._position(wanted, axis, size), 1))
-                after.append(0)
-        value = self._reader.read_slice(self._name, TensorSlice(tuple(extents)))
-        return value[tuple(after)] if after else value
-
-    def _axes(self, index: Index) -> list[AxisIndex]:
-        items = list(index) if isinstance(index, tuple) else [index]
-        rank = len(self.shape)
-        if sum(item is ... for item in items) > 1 or sum(item is not ... for item in items) > rank:
-            raise InvalidArgumentError(f"{self._what()}: index {index} has too many parts for rank {rank}")
-        axes: list[AxisIndex] = []
-        for item in items if any(item is ... for item in items) else [*items, ...]:
-            if isinstance(item, EllipsisType):
-                axes += [slice(None)] * (rank - len(items) + any(other is ... for other in items))
-            else:
-                axes.append(item)
-        return axes
-
-    def _bounds(self, wanted: slice, axis: int, size: int) -> tuple[int, int, int]:
+    def _look_up(self, name: str, read: Callable[[str], Result]) -> Result:
+        """Return `read(name)`; if that is not a key, `read` of the key that it means."""
+        if self._names is not None and isinstance(name, str) and len(found := self._names.find(name)) == 1:
+            return read(found[0])
         try:
-            start, stop, step = wanted.indices(size)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgumentError(f"{self._what()}: index of dimension {axis}: {error}") from error
-        if step < 1:
-            raise InvalidArgumentError(f"{self._what()}: step {step} in dimension {axis}; steps are positive")
-        return start, stop, step
+            return read(name)
+        except NotFoundError:
+            # A data file may be missing as well as the key.
+            if not isinstance(name, str) or name in self._reader or OBJECT_GRAPH_KEY not in self._reader:
+                raise
+            key = self._key_meant(name)
+        return read(key)
 
-    def _position(self, wanted: object, axis: int, size: int) -> int:
-        if not isinstance(wanted, int) or isinstance(wanted, bool):
-            raise InvalidArgumentError(
-                f"{self._what()}: index of dimension {axis} is a {type(wanted).__name__}; take integers and slices"
-            )
-        if not -size <= wanted < size:
-            raise InvalidArgumentError(f"{self._what()}: index {wanted} is out of range in dimension {axis}")
-        return wanted % size
+    def _key_meant(self, name: str) -> str:
+        """The key for a name that is not a key of an object-based checkpoint."""
+        known: Iterable[str] = self.keys()
+        hint = f"It is object-based: `tfckpt ls --tree {self.path}` shows the objects."
+        try:
+            names = self._tensor_names()
+        except CheckpointError as error:  # the tensors can be read by their keys all the same
+            names, hint = None, f"Other names cannot be looked up: {error}"
+        if names is not None:
+            with error_context(self.path):
+                key = names.resolve(name)
+            if key is not None:
+                return key
+            known = names.known()
+        closest = did_you_mean(name, known)
+        raise NotFoundError(
+            f"{self.path}: no tensor {quoted(name)}: Key {escaped(name)} not found in checkpoint. "
+            f"{closest}{' ' if closest else ''}`tfckpt ls {self.path}` lists all {len(self)}. {hint}"
+        )
 
-    def _what(self) -> str:
-        return f"tensor {quoted(self._name)} of shape {shape_text(self.shape)}"
+    def _read_several(
+        self, names: Iterable[str], read: Callable[[Iterable[str]], dict[str, Value]]
+    ) -> dict[str, LoadedValue]:
+        wanted = dict.fromkeys(names)
+        try:
+            return dict(read(wanted))
+        except NotFoundError:
+            if OBJECT_GRAPH_KEY not in self._reader or all(name in self._reader for name in wanted):
+                raise
+        other = {name for name in wanted if isinstance(name, str) and name not in self._reader}
+        keys = {name: self._key_meant(name) if name in other else name for name in wanted}
+        values = read(dict.fromkeys(keys.values()))
+        return {name: values[key] for name, key in keys.items()}
 
 
 def _open(storage: Storage, files: CheckpointFiles, verify: bool) -> BundleReader | SlicesReader:
@@ -323,17 +410,46 @@ def _open(storage: Storage, files: CheckpointFiles, verify: bool) -> BundleReade
 
 
 def load_checkpoint(path: AnyPath) -> CheckpointReader:
-    """A reader of the checkpoint that `path` means; the same as `CheckpointReader(path)`."""
+    """Open a checkpoint for reading; the same as `CheckpointReader(path)`.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"w": torch.zeros(2, 3), "step": torch.tensor(7)}, "model.ckpt-7")
+        >>> with tfckpt.load_checkpoint(path) as reader:
+        ...     print(reader.get_variable_to_shape_map())
+        {'step': [], 'w': [2, 3]}
+    """
     return CheckpointReader(path)
 
 
 def list_variables(path: AnyPath) -> list[tuple[str, list[int]]]:
-    """(name, shape) of every tensor, sorted by name. Cost: reads the index, no tensor."""
+    """Return (key, shape) of every tensor, sorted by key. Cost: reads the index, no tensor.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> tfckpt.list_variables(tfckpt.save_file({"w": torch.zeros(2, 3), "b": torch.zeros(3)}, "model.ckpt-1"))
+        [('b', [3]), ('w', [2, 3])]
+    """
     with CheckpointReader(path) as reader:
-        return list(reader.get_variable_to_shape_map().items())  # names come sorted by their bytes, so as text too
+        return list(reader.get_variable_to_shape_map().items())  # keys are sorted by their bytes, so also as strings
 
 
-def load_variable(path: AnyPath, name: str) -> Value:
-    """The tensor `name`; a trailing ":0", as TensorFlow's graphs append, is dropped. Errors as `get_tensor`."""
+def load_variable(path: AnyPath, name: str) -> LoadedValue:
+    """Return one tensor of a checkpoint.
+
+    Args:
+        path: As for CheckpointReader.
+        name: As for `CheckpointReader.get_tensor`. A trailing ":0", which TensorFlow's graphs append, is dropped unless
+            it belongs to the key.
+
+    Raises:
+        NotFoundError, InvalidArgumentError, DataLossError, UnimplementedError: as for `CheckpointReader.get_tensor`.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"dense/bias": torch.zeros(3)}, "model.ckpt-1")
+        >>> tfckpt.load_variable(path, "dense/bias")
+        tensor([0., 0., 0.])
+    """
     with CheckpointReader(path) as reader:
-        return reader.get_tensor(name.removesuffix(":0"))
+        return reader.get_tensor(name if name in reader else name.removesuffix(":0"))

@@ -15,7 +15,7 @@ from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import quoted
-from torch_tfckpt.values import Value, WritableValue
+from torch_tfckpt.values import LoadedValue, WritableValue
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def load_file(
     mmap: bool = False,
     verify: bool = True,
     storage: Storage | None = None,
-) -> dict[str, Value]:
+) -> dict[str, LoadedValue]:
     """Load a checkpoint, or some of its tensors, into a dictionary.
 
     Args:
@@ -132,7 +132,7 @@ def _holdable(reader: CheckpointReader) -> list[str]:
     return held
 
 
-def _placed(value: Value, device: torch.device, dtype: torch.dtype | None) -> Value:
+def _placed(value: LoadedValue, device: torch.device, dtype: torch.dtype | None) -> LoadedValue:
     if not isinstance(value, torch.Tensor):
         return value
     return value.to(device, dtype) if dtype is not None and value.is_floating_point() else value.to(device)

@@ -1,21 +1,62 @@
 """Values that readers return and writers accept: torch tensors, and numpy arrays of bytes for strings."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from torch_tfckpt.dtypes import ELEMENTS, data_type, torch_dtype
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, located
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, error_context, located
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.indexing import Index, indexed_part
 from torch_tfckpt.format.string_tensor import decode_strings
 from torch_tfckpt.format.tensor_bundle import BundleEntry
-from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count, shape_text
 from torch_tfckpt.format.variant_tensor import decode_variants
 from torch_tfckpt.text import quoted
 
 Strings = npt.NDArray[np.object_]  # elements are bytes
 Value = torch.Tensor | Strings
+# What public readers are declared to return. Almost every value is a tensor, and only the file says which ones are
+# strings; with `Value` every use would need a cast. `X | Any` is typeshed's convention for this case: a value is
+# accepted as a tensor without a cast, and the attributes of tensors are known. `get_strings` has the exact type.
+LoadedValue = torch.Tensor | Any
+
+
+class StoredTensor:
+    """Tensor in a checkpoint that is read when indexed: by integers, slices with positive steps, and one ellipsis."""
+
+    def __init__(self, name: str, shape: Shape, dtype: DataType, read: Callable[[TensorSlice], Value]) -> None:
+        self.shape = shape
+        self._name, self._dtype, self._read = name, dtype, read
+
+    def __repr__(self) -> str:
+        return f"<StoredTensor {quoted(self._name)} {self._dtype.name} {shape_text(self.shape)}>"
+
+    def get_shape(self) -> list[int]:
+        """Return the full shape."""
+        return list(self.shape)
+
+    def get_dtype(self) -> DataType:
+        """Return TensorFlow's element type."""
+        return self._dtype
+
+    def __getitem__(self, index: Index) -> LoadedValue:
+        """Return the elements at `index`, with the shape that a tensor would give.
+
+        Raises:
+            InvalidArgumentError: an index is out of range, of another kind, or one too many.
+
+        Cost: the bytes from the first to the last element. The first time, the rest of the stored tensor is read too,
+        to verify its checksum, and is not kept.
+        """
+        with error_context(f"tensor {quoted(self._name)} of shape {shape_text(self.shape)}"):
+            part, within = indexed_part(index, self.shape)
+        value = self._read(part)
+        return value[within] if within else value
 
 
 def value_dtype(name: str, dtype: DataType) -> torch.dtype:

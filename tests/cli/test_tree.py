@@ -39,7 +39,7 @@ def document(capsys: Output, *arguments: str, status: int = 0) -> dict[str, Any]
 
 
 def attribute(name: str, key: str) -> TrackableObject:
-    """A node with one attribute that is no variable."""
+    """A node with one attribute that is not a variable."""
     return TrackableObject(attributes=(SerializedTensor(name, "", key),))
 
 
@@ -88,7 +88,7 @@ def test_the_docstring_shows_a_real_tree(tmp_path: Path, capsys: Output) -> None
 
 @pytest.mark.parametrize("folder", ["digits-module", "digits-keras2-savedmodel", "digits-keras3-savedmodel"])
 def test_real_checkpoints(folder: str, capsys: Output) -> None:
-    """Every tensor but the graph stands in the tree exactly once, and all are in the file."""
+    """Every tensor but the graph is in the tree exactly once, and all are in the file."""
     with tfckpt.load_checkpoint(GOLDEN / folder) as reader:
         names = [name for name in reader.keys() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
     lines = tree(capsys, str(GOLDEN / folder))
@@ -105,7 +105,7 @@ def test_loops_are_cut(tmp_path: Path, capsys: Output) -> None:
         TrackableObject(children(("self", 0), ("a", 1), ("again", 1))),
         TrackableObject(children(("up", 0), ("me", 1))),
     ]
-    assert tree(capsys, write_graph(tmp_path / "l", nodes)) == [
+    assert tree(capsys, "--all", write_graph(tmp_path / "l", nodes)) == [
         " ".join(HEADINGS),
         "(root)",
         "  self = (root)",
@@ -157,7 +157,7 @@ def test_tensors_that_no_object_names(tmp_path: Path, capsys: Output) -> None:
 def test_objects_to_which_nothing_leads(tmp_path: Path, capsys: Output) -> None:
     """They are shown all the same: their tensors are in the file. So is what only they lead to."""
     nodes = [TrackableObject(), TrackableObject(children(("c", 2))), TrackableObject(children(("up", 1)))]
-    assert tree(capsys, write_graph(tmp_path / "o", nodes))[1:5] == [
+    assert tree(capsys, "--all", write_graph(tmp_path / "o", nodes))[1:5] == [
         "(root)",
         "(object 1, to which nothing leads)",
         "  c",
@@ -188,7 +188,7 @@ def test_slots_of_slots(tmp_path: Path, capsys: Output) -> None:
         TrackableObject(),
         TrackableObject(slot_variables=(SlotVariable(2, "n", 0),)),
     ]
-    assert tree(capsys, write_graph(tmp_path / "s", nodes))[1:6] == [
+    assert tree(capsys, "--all", write_graph(tmp_path / "s", nodes))[1:6] == [
         "(root)",
         "  v",
         "  m of m",
@@ -220,16 +220,64 @@ def test_patterns_choose_tensors_as_without_tree(capsys: Output) -> None:
     ]
 
 
+def test_objects_without_tensors_are_hidden(tmp_path: Path, capsys: Output) -> None:
+    """Only objects from which a tensor can be reached, by any path, are shown, also in JSON; --all shows all."""
+    nodes = [
+        TrackableObject(children(("model", 1), ("empty", 2), ("weight", 4), ("saved", 5))),
+        TrackableObject(children(("layer", 3), ("losses", 2))),
+        TrackableObject(),
+        TrackableObject(children(("kernel", 4))),
+        variable("w", KEYS[0]),
+        TrackableObject(registered_saver=RegisteredSaver("package.saver", "saved")),
+    ]
+    path = write_graph(tmp_path / "h", nodes, {KEYS[0]: torch.zeros(1)})
+    assert main(["ls", "--tree", path]) == 0
+    said = capsys.readouterr()
+    assert said.err == "1 object without tensors not shown; --all shows them\n"
+    lines = [" ".join(line.split()) for line in said.out.splitlines()]
+    assert lines[1:-1] == [
+        "(root)",
+        "model",
+        "layer",
+        "kernel = (root).weight",
+        'weight float32 [1] 4 B variable "w"',
+        'saved saved by "package.saver" as "saved"',
+    ]
+    assert lines[-1].startswith("5 objects, 2 tensors")
+    assert [each["name"] for each in document(capsys, path)["objects"]] == [
+        "(root)",
+        "model",
+        "layer",
+        "weight",
+        "saved",
+    ]
+    assert len(document(capsys, "--all", path)["objects"]) == 6
+    assert main(["ls", "--tree", path, "--quiet"]) == 0 and capsys.readouterr().err == ""
+    assert "    losses = (root).empty" in tree(capsys, "--all", path)
+
+
+def test_all_is_for_trees(capsys: Output) -> None:
+    """2: a listing has all tensors already."""
+    assert main(["ls", "--all", OBJECT]) == 2
+    assert "--all is for --tree" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("glob", ["model.kernel", "(root).model.kernel", "model/kernel", "kernel", "*.kernel"])
+def test_patterns_match_any_name(glob: str, capsys: Output) -> None:
+    """The key, the key without its suffix, the object's path, the variable's name."""
+    assert tree(capsys, OBJECT, glob)[3] == '    kernel float32 [2,2] 16 B variable "kernel"'
+
+
 def test_no_tensor_matches(capsys: Output) -> None:
     """1, and the message of ls."""
-    assert main(["ls", "--tree", OBJECT, "kernel"]) == 1
+    assert main(["ls", "--tree", OBJECT, "kernels"]) == 1
     said = capsys.readouterr()
-    assert said.err.startswith('tfckpt: none of 11 tensors matches "kernel".')
+    assert said.err.startswith('tfckpt: none of 11 tensors matches "kernels".')
     assert said.out.splitlines()[-1].startswith("0 objects, 0 tensors")
 
 
 def test_json(tmp_path: Path, capsys: Output) -> None:
-    """A flat list of objects, each with where it stands; and the tensors as `ls --json` has them."""
+    """A flat list of objects, each with its place in the tree, and the tensors as in `ls --json`."""
     path = write_variables(tmp_path / "j", {"dense/kernel": torch.zeros(2, 3)})
     content = document(capsys, path)
     key = "v0/.ATTRIBUTES/VARIABLE_VALUE"
@@ -287,7 +335,7 @@ def test_a_damaged_graph(tmp_path: Path, capsys: Output) -> None:
     """1, and no traceback."""
     path = tfckpt.save_file({"_CHECKPOINTABLE_OBJECT_GRAPH": np.array(b"\xff", dtype=object)}, tmp_path / "d")
     assert main(["ls", "--tree", path]) == 1
-    assert "this is no object graph" in capsys.readouterr().err
+    assert "this is not an object graph" in capsys.readouterr().err
 
 
 # Names and sizes that a hostile file may have.
@@ -297,16 +345,17 @@ def test_names_do_no_harm(tmp_path: Path, capsys: Output) -> None:
     """Control characters are escaped; names that look like indentation, or like nothing, are quoted; long ones cut."""
     names = ["\x1b[2J\n", "  in", "", "n" * 1_000_000]
     nodes = [TrackableObject(children(*((name, 1) for name in names))), TrackableObject(), variable("\n", "\r")]
-    lines = tree(capsys, write_graph(tmp_path / "h", nodes), status=1)
+    lines = tree(capsys, "--all", write_graph(tmp_path / "h", nodes), status=1)
     assert lines[2:5] == ["  \\x1b[2J\\n", '  " in" = (root).\\x1b[2J\\n', '  "" = (root).\\x1b[2J\\n']
     assert lines[5].startswith("  nnn") and max(map(len, lines)) < 400
     assert lines[6] == '(object 2, to which nothing leads) ? ? ? variable "\\n"; not in the file: "\\r"'
 
 
 def test_indentation_ends(tmp_path: Path, capsys: Output) -> None:
-    """At level 20; deeper lines say theirs, and a message says so."""
+    """At level 20; deeper lines begin with their level, which a message explains."""
     nodes = [TrackableObject(children(("c", i + 1))) for i in range(22)]
-    assert main(["ls", "--tree", write_graph(tmp_path / "d", [*nodes, TrackableObject(children(("up", 21)))])]) == 0
+    path = write_graph(tmp_path / "d", [*nodes, TrackableObject(children(("up", 21)))])
+    assert main(["ls", "--tree", "--all", path]) == 0
     said = capsys.readouterr()
     lines = [line.rstrip() for line in said.out.splitlines()]
     assert lines[21:24] == [" " * 40 + "c", " " * 40 + "[21] c", " " * 40 + "[22] c"]
@@ -345,7 +394,8 @@ def lonely(count: int) -> list[TrackableObject]:
 def test_large_graphs(made: Callable[[int], list[TrackableObject]], tmp_path: Path, capsys: Output) -> None:
     """Output is in proportion to the graph, whatever its form, and nothing recurses."""
     path = write_graph(tmp_path / "g", made(10_000))
-    assert main(["ls", "--tree", path]) == 0
+    assert main(["ls", "--tree", "--all", path]) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[-1].startswith("10,000 objects, ") and len(said) < 4_000_000
-    assert len(document(capsys, path)["objects"]) == 10_000
+    assert len(document(capsys, "--all", path)["objects"]) == 10_000
+    assert tree(capsys, path)[-1].startswith("1 object, 1 tensor, ")

@@ -24,7 +24,7 @@ ALIKE = {
     "NotFoundError": tfckpt.NotFoundError,
 }
 # Not an error in TensorFlow: the last of two tensors wins, and shapes in a scope are not compared.
-TWICE, SHAPE = "are both to go into", "doesn't match with shape"
+TWICE, SHAPE = "are both mapped to variable", "doesn't match with shape"
 
 
 class Described(NamedTuple):

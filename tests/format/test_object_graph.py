@@ -29,7 +29,7 @@ from torch_tfckpt.format.object_graph import (
 )
 
 # The graph of Checkpoint(v=Variable(name "vname")).save, as written by TensorFlow 2.21.
-EXAMPLE_6 = bytes.fromhex(
+EXAMPLE = bytes.fromhex(
     "0a1d0a0508011201760a100802120c736176655f636f756e7465722a020801"
     "0a3b12350a0e5641524941424c455f56414c55451205766e616d651a1c"
     "762f2e415454524942555445532f5641524941424c455f56414c55452a020801"
@@ -75,7 +75,7 @@ def message(**node: object) -> TrackableObjectGraph:
 
 def test_the_worked_example_is_read() -> None:
     """Two variables below the root, each with its name and key."""
-    graph = ObjectGraph.decode(EXAMPLE_6)
+    graph = ObjectGraph.decode(EXAMPLE)
     assert graph.nodes == (
         TrackableObject(children(("v", 1), ("save_counter", 2)), has_checkpoint_values=True),
         TrackableObject(attributes=variable("vname", "v"), has_checkpoint_values=True),
@@ -93,7 +93,7 @@ def test_the_worked_example_is_written() -> None:
             TrackableObject(attributes=(SerializedTensor(VARIABLE_VALUE, "save_counter", counter),)),
         ]
     )
-    assert ObjectGraph(nodes).encode() == EXAMPLE_6
+    assert ObjectGraph(nodes).encode() == EXAMPLE
 
 
 @pytest.mark.parametrize("folder", OBJECT_BASED)
@@ -152,7 +152,7 @@ def test_a_duplicate_attribute_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "stored",
-    [b"no message", EXAMPLE_6[:-1], EXAMPLE_6[:40], b"\x0a\x07\x0a\x05\x12\x03\xff\xfe\xfd", b"\xff" * 20],
+    [b"no message", EXAMPLE[:-1], EXAMPLE[:40], b"\x0a\x07\x0a\x05\x12\x03\xff\xfe\xfd", b"\xff" * 20],
     ids=["text", "cut by a byte", "cut in half", "not UTF-8", "endless varint"],
 )
 def test_bytes_that_are_not_a_graph_are_refused(stored: bytes) -> None:
@@ -170,7 +170,7 @@ def test_an_empty_graph() -> None:
 
 def test_unknown_fields_are_ignored() -> None:
     """Fields that TensorFlow may add in the future do no harm."""
-    assert ObjectGraph.decode(EXAMPLE_6 + b"\x7a\x03new").nodes == ObjectGraph.decode(EXAMPLE_6).nodes
+    assert ObjectGraph.decode(EXAMPLE + b"\x7a\x03new").nodes == ObjectGraph.decode(EXAMPLE).nodes
 
 
 # Names and keys.

@@ -1,4 +1,4 @@
-"""What stands beside the weights of a model."""
+"""Variables that are not weights of a model."""
 
 import time
 from pathlib import Path
@@ -37,7 +37,7 @@ def beside(prefix: Path) -> set[str]:
     ],
 )  # fmt: skip
 def test_by_names(tmp_path: Path, key: str, is_beside: bool) -> None:
-    """CONVERT 3 and 5: slots are those of variables that are there; what stands below a text is the text's."""
+    """A slot needs a variable that is stored; keys below a string belong to its state."""
     values: dict[str, WritableValue] = {"v": torch.zeros(1), key: torch.zeros(1), "state": "text"}
     values["shadow/ExponentialMovingAverage"] = torch.zeros(1)
     tfckpt.save_file(values, tmp_path / "m")
@@ -122,7 +122,7 @@ def test_long_names_take_no_time(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_at_the_root_are_counters(tmp_path: Path) -> None:
-    """Checkpoint(model=..., step=...): the step is no weight; what is no number, or stands deeper, may be one."""
+    """Checkpoint(model=..., step=...): the step is not a weight; what is not a number, or is deeper, may be one."""
     counters = {"step": torch.tensor(3), "epoch": torch.tensor(1, dtype=torch.int32)}
     others = {"scale": torch.tensor(1.0), "table": torch.tensor([1]), "model/count": torch.tensor(1)}
     save_objects(tmp_path / "m", counters | others)

@@ -12,7 +12,7 @@ from torch_tfckpt.models.key_mapper import KeyMapper, KeyRule, Mapped, Match
 
 
 def test_a_dictionary_is_of_names() -> None:
-    """A text in it is no pattern; a target may have a layout; None and "" leave out."""
+    """A string in it is not a pattern; a target may have a layout; None and "" omit a tensor."""
     mapper = KeyMapper({"a.b": "x", "c": ("y", "dense"), "d": None, "e": ""})
     assert mapper.find("a.b") == Mapped("x", None)
     assert mapper.find("axb") is None
@@ -47,18 +47,18 @@ def test_names_go_before_patterns() -> None:
 @pytest.mark.parametrize(
     ("rules", "text"),
     [
-        ([("a(", "b")], r'rule 0 of the KeyMapper: "a\(" is no regular expression: missing \)'),
+        ([("a(", "b")], r'rule 0 of the KeyMapper: "a\(" is not a regular expression: missing \)'),
         ([("a", "b"), ("c", r"\1")], r'rule 1 of the KeyMapper: target "\\1" of "c": invalid group reference 1'),
         ([("(a)", r"\g<n>")], r"rule 0 of the KeyMapper: target .* unknown group name 'n'"),
         ([("a", "b", "dens")], r'rule 0 of the KeyMapper: there is no layout "dens". Closest: "dense"'),
-        ({"a": ("b", "x", "y")}, r"rule 0 of the KeyMapper: \('b', 'x', 'y'\) is no target"),
-        ({"a": 3}, r"rule 0 of the KeyMapper: 3 is no target"),
+        ({"a": ("b", "x", "y")}, r"rule 0 of the KeyMapper: \('b', 'x', 'y'\) is not a target"),
+        ({"a": 3}, r"rule 0 of the KeyMapper: 3 is not a target"),
         ([("a", 3)], r"rule 0 of the KeyMapper: a target is a state_dict key, or None"),
         ([("a",)], r"rule 0 of the KeyMapper is \('a',\). Write a tuple such as"),
-        (None, "KeyMapper: None is no set of rules. Give a dictionary"), (5, "KeyMapper: 5 is no set of rules"),
-        ("ab", "KeyMapper: 'ab' is no set of rules"),
+        (None, "KeyMapper: None is not a set of rules. Give a dictionary"), (5, "KeyMapper: 5 is not a set of rules"),
+        ("ab", "KeyMapper: 'ab' is not a set of rules"),
         (["a"], r"rule 0 of the KeyMapper is 'a'. Write a tuple such as"),
-        ({3: "a"}, r"rule 0 of the KeyMapper: 3 is neither a name nor a regular expression of text"),
+        ({3: "a"}, r"rule 0 of the KeyMapper: 3 is neither a name nor a regular expression for strings"),
         ([(re.compile(b"a"), "b")], r"rule 0 of the KeyMapper: re.compile\(b'a'\) is neither"),
         ({"a": "x", "b": "y", "c": "x"}, r'"a" and "c" are both mapped to "x". Map one of them to None'),
     ],
@@ -97,11 +97,9 @@ def test_names_can_be_turned_round(rules: dict[str, tuple[str, str | None]]) -> 
 
 
 def test_patterns_cannot_be_turned_round() -> None:
-    """The error says which, and names that are left out have no inverse."""
+    """The error names the pattern; omitted names have no inverse."""
     assert KeyMapper({"a": None}).inverse() == {}
-    with pytest.raises(
-        UnimplementedError, match=r'the pattern "\(\.\*\)/kernel" of a KeyMapper cannot be turned round'
-    ):
+    with pytest.raises(UnimplementedError, match=r'the pattern "\(\.\*\)/kernel" of a KeyMapper cannot be inverted'):
         KeyMapper([("(.*)/kernel", r"\1.weight")]).inverse()
 
 

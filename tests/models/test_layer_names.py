@@ -22,7 +22,7 @@ from torch_tfckpt.models.layouts import CONV2D, DENSE, SAME, Layout
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )  # fmt: skip
 def test_known_names(module: nn.Module, attribute: str, stored: str, layout: Layout) -> None:
-    """CONVERT 1 and 5."""
+    """TensorFlow's name for a tensor of each kind of layer, and its layout."""
     assert layout_of(module, attribute, stored) is layout
     assert stored in variable_names(module, attribute)
     # What is written is read back in the layout it was written in.

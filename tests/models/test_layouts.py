@@ -15,13 +15,13 @@ def shapes_of(layout: Layout) -> st.SearchStrategy[list[int]]:
 
 
 def test_dense_is_the_transpose() -> None:
-    """CONVERT 1: Linear.weight is kernel.T."""
+    """Linear.weight is kernel.T."""
     kernel = torch.arange(6).reshape(2, 3)
     assert torch.equal(DENSE.to_torch(kernel), kernel.T)
 
 
 def test_conv2d_takes_hwio_to_oihw() -> None:
-    """CONVERT 1: Conv2d.weight[o, i, h, w] is kernel[h, w, i, o]; height and width are not swapped."""
+    """Conv2d.weight[o, i, h, w] is kernel[h, w, i, o]; height and width are not swapped."""
     kernel = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     weight = CONV2D.to_torch(kernel)
     assert weight.shape == (5, 4, 2, 3)
@@ -44,9 +44,9 @@ def test_a_rank_that_does_not_fit_is_refused() -> None:
     """Never reshaped: the error has the layout and the shape."""
     for wrong in (torch.zeros(2), torch.zeros(2, 3, 4)):
         assert not DENSE.fits(wrong.ndim)
-        with pytest.raises(InvalidArgumentError, match=r'layout "dense" is of tensors with 2 dimensions; \[2'):
+        with pytest.raises(InvalidArgumentError, match=r'layout "dense" is for tensors with 2 dimensions; \[2'):
             DENSE.to_torch(wrong)
-        with pytest.raises(InvalidArgumentError, match=r'layout "conv2d" is of tensors with 4 dimensions'):
+        with pytest.raises(InvalidArgumentError, match=r'layout "conv2d" is for tensors with 4 dimensions'):
             CONV2D.stored_shape(tuple(wrong.shape))
 
 

@@ -43,7 +43,7 @@ def test_tensorflow_names_and_layouts(tmp_path: Path, model: Small) -> None:
 
 @pytest.mark.parametrize("prefix", ["model/", "module.", "net/deep/", "a.b/"])
 def test_a_prefix_is_found(tmp_path: Path, model: Small, prefix: str) -> None:
-    """WISHES 12: the names of all stand below it; it is reported as it is spelled; what stands beside it is ignored."""
+    """All names are below it; the report spells it as the checkpoint does, and ignores what is outside it."""
     stored = {prefix + name: value for name, value in small_in_tensorflow().items()}
     tfckpt.save_file(stored | {"other/fc/kernel": torch.zeros(3, 8), "step": torch.tensor(1)}, tmp_path / "m")
     report = load_model(model, tmp_path / "m")
@@ -81,7 +81,7 @@ def test_several_prefixes_are_an_error_unless_one_is_said(tmp_path: Path, model:
 
 
 def test_half_of_a_model_is_no_prefix(tmp_path: Path) -> None:
-    """A prefix counts only where more than half of the module stands below it."""
+    """A prefix counts only if more than half of the module is below it."""
     tfckpt.save_file({"a/0.weight": torch.zeros(2, 2), "a/0.bias": torch.zeros(2)}, tmp_path / "m")
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     report = load_model(model, tmp_path / "m", strict=False)
@@ -164,7 +164,7 @@ def test_mapper_mistakes_are_told(tmp_path: Path, model: Small) -> None:
 
 @pytest.mark.parametrize("leaf", ["kernel", "weights", "weight"])
 def test_a_square_weight_is_turned_by_its_name(tmp_path: Path, leaf: str) -> None:
-    """CONVERT 2: the layout never follows from the shape."""
+    """The layout never follows from the shape."""
     tfckpt.save_file({f"fc/{leaf}": numbered(4, 4), "fc/bias": numbered(4)}, tmp_path / "m")
     model = nn.ModuleDict({"fc": nn.Linear(4, 4)})
     load_model(model, tmp_path / "m")
@@ -185,7 +185,7 @@ def test_own_names_go_before_tensorflow_s(tmp_path: Path) -> None:
 
 
 def test_strict_lists_all_in_load_state_dict_s_words(tmp_path: Path, model: Small) -> None:
-    """WISHES 12: missing, unexpected and mismatched in one text, with a hint; nothing is changed."""
+    """Missing, unexpected and mismatched in one message, with a hint; nothing is changed."""
     stored = small_in_tensorflow()
     stored["fc/biass"] = stored.pop("fc/bias")
     stored["conv/kernel"] = torch.zeros(5, 7, 3, 2)
@@ -218,7 +218,7 @@ def test_strict_lists_all_in_load_state_dict_s_words(tmp_path: Path, model: Smal
     ],
 )  # fmt: skip
 def test_strictness(tmp_path: Path, model: Small, strict: Any, change: str, raises: bool) -> None:
-    """WISHES 15: "names" skips shapes that do not fit, "shapes" what is not there; the report has both."""
+    """ "names" tolerates shapes that do not fit, "shapes" missing names; the report has both."""
     stored = small_in_tensorflow()
     if change == "names":
         stored["head/bias"] = stored.pop("fc/bias")
@@ -238,7 +238,7 @@ def test_strictness(tmp_path: Path, model: Small, strict: Any, change: str, rais
 
 
 def test_training_state_is_not_unexpected(tmp_path: Path, model: Small) -> None:
-    """WISHES 13: counters, slots and averages of name-based files; but a slot of nothing is."""
+    """Counters, slots and averages of name-based files are not unexpected; a slot without a variable is."""
     stored = small_in_tensorflow()
     beside = {"global_step", "beta1_power", "beta2_power_1", "scope/beta1_power", "fc/kernel/ExponentialMovingAverage"}
     for slot in ("Adam", "Adam_1", "Momentum", "RMSProp_2", "Adagrad", "adam_v"):
@@ -250,7 +250,7 @@ def test_training_state_is_not_unexpected(tmp_path: Path, model: Small) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_floating_dtypes_are_converted(tmp_path: Path, dtype: torch.dtype) -> None:
-    """Into the module's, and the report says so. Integers and booleans must agree."""
+    """Floating-point values get the module's dtype, which is reported; integers and booleans must agree."""
     model = nn.ModuleDict({"fc": nn.Linear(2, 2, bias=False).to(dtype)})
     tfckpt.save_file({"fc.weight": numbered(2, 2)}, tmp_path / "m")
     report = load_model(model, tmp_path / "m")
@@ -262,7 +262,7 @@ def test_floating_dtypes_are_converted(tmp_path: Path, dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("stored", [torch.tensor(1, dtype=torch.int32), torch.tensor(1.0)], ids=["int32", "float"])
 def test_other_dtypes_are_not(tmp_path: Path, stored: torch.Tensor) -> None:
-    """An int64 buffer takes int64 only; a text no tensor at all."""
+    """An int64 buffer takes int64 only; a string fits no tensor."""
     model = nn.Module()
     model.register_buffer("steps", torch.tensor(0))
     tfckpt.save_file({"steps": stored}, tmp_path / "m")
@@ -306,7 +306,7 @@ def test_assign_puts_new_parameters(tmp_path: Path, model: Small) -> None:
 
 
 def test_meta_modules_need_assign(tmp_path: Path) -> None:
-    """WISHES 39: a module without memory takes the tensors that were read; in place it cannot."""
+    """A module on the meta device takes the tensors that were read; it cannot be filled in place."""
     tfckpt.save_file(small_in_tensorflow(), tmp_path / "m")
     with torch.device("meta"):
         model = Small()
@@ -394,7 +394,7 @@ def test_a_damaged_text_of_shared_names(tmp_path: Path) -> None:
 
 
 def test_averages(tmp_path: Path, model: Small) -> None:
-    """WISHES 14: "ignore" takes values, "prefer" averages where there are any, "only" names those without."""
+    """ "ignore" loads values, "prefer" averages if there are any, "only" raises and names those without."""
     stored = small_in_tensorflow()
     suffix = "/ExponentialMovingAverage"
     shadows = {name + suffix: value + 100 for name, value in stored.items()}
@@ -484,13 +484,13 @@ def test_wrong_arguments(tmp_path: Path, model: Small) -> None:
     """They are refused before anything is opened."""
     wrong: list[Any] = ["all", 1.5, 1, None, []]
     for strict in wrong:
-        with pytest.raises(InvalidArgumentError, match=r'strict=.*: say True, False, "names" or "shapes"'):
+        with pytest.raises(InvalidArgumentError, match=r'strict=.*: pass True, False, "names" or "shapes"'):
             load_model(model, tmp_path / "m", strict=strict)
-    with pytest.raises(InvalidArgumentError, match="ema='both': say"):
+    with pytest.raises(InvalidArgumentError, match="ema='both': pass"):
         load_model(model, tmp_path / "m", ema="both")  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgumentError, match="prefix=3: say a text"):
+    with pytest.raises(InvalidArgumentError, match="prefix=3: pass a string"):
         load_model(model, tmp_path / "m", prefix=3)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgumentError, match="KeyMapper: 3 is no set of rules"):
+    with pytest.raises(InvalidArgumentError, match="KeyMapper: 3 is not a set of rules"):
         load_model(model, tmp_path / "m", mapper=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"the model is a dict\. Pass a torch.nn.Module"):
         load_model({}, tmp_path / "m")  # type: ignore[arg-type]
@@ -544,7 +544,7 @@ def test_a_real_model_of_keras_2_with_its_adam(corpus: Path) -> None:
 
 
 def test_real_weights_of_keras_s_save_weights(corpus: Path) -> None:
-    """WISHES 4: Keras 2's TF-format weights, which Keras 3 no longer reads."""
+    """Keras 2's TF-format weights, which Keras 3 no longer reads."""
     layers = {"dense_1": nn.Linear(784, 64), "dense_2": nn.Linear(64, 64), "pred_layer": nn.Linear(64, 10)}
     model = nn.ModuleDict(layers)
     load_model(model, corpus / "tslnihao-weights" / "my_model_weights")
@@ -596,10 +596,10 @@ def test_no_single_fault_changes_a_bit(
 
 
 def test_advice_on_prefixes_and_averages(tmp_path: Path, model: Small, caplog: pytest.LogCaptureFixture) -> None:
-    """What to pass stands in the error and in the report; that nothing was loaded is logged where it is tolerated."""
+    """The error and the report name what to pass; that nothing was loaded is logged if it is tolerated."""
     stored = small_in_tensorflow()
     tfckpt.save_file({f"net/{name}": stored[name] for name in ("fc/kernel", "fc/bias")}, tmp_path / "part")
-    text = '2 of 9 stand below "net/"; pass prefix="net/"'
+    text = '2 of 9 are below "net/"; pass prefix="net/"'
     with pytest.raises(NotFoundError, match=text):
         load_model(model, tmp_path / "part")
     assert not caplog.records
@@ -610,16 +610,16 @@ def test_advice_on_prefixes_and_averages(tmp_path: Path, model: Small, caplog: p
     assert not caplog.records
     averages = {f"net/{name}/ExponentialMovingAverage": value for name, value in stored.items()}
     tfckpt.save_file(averages, tmp_path / "averages")
-    with pytest.raises(NotFoundError, match='moving averages are stored of 9 that are missing: pass ema="prefer"'):
+    with pytest.raises(NotFoundError, match='moving averages of 9 missing tensors are stored: pass ema="prefer"'):
         load_model(model, tmp_path / "averages")
     assert load_model(model, tmp_path / "averages", ema="prefer").remarks == []
     rules = {"net/fc/kernel": "weight", "net/fc/bias": "bias"}
     report = load_model(nn.Linear(3, 8), tmp_path / "averages", mapper=rules, strict=False)
-    assert report.remarks == ['moving averages are stored of 2 that are missing: pass ema="prefer"']
+    assert report.remarks == ['moving averages of 2 missing tensors are stored: pass ema="prefer"']
 
 
 def test_rules_that_match_nothing(tmp_path: Path, model: Small) -> None:
-    """They are told, as rules are written, and are no error by themselves."""
+    """They are reported as they were written, and are not an error by themselves."""
     tfckpt.save_file(small_in_tensorflow(), tmp_path / "m")
     rules: Any = [("fc/(bias)", r"fc.\1"), (r"cnv/(.*)", r"conv.\1"), ("head", None)]
     report = load_model(model, tmp_path / "m", mapper=rules)

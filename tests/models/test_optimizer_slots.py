@@ -16,7 +16,7 @@ TRAINED = ["conv/kernel", "conv/bias", "bn/gamma", "bn/beta", "emb/embeddings", 
 
 
 def slots(*suffixes: str) -> dict[str, torch.Tensor]:
-    """A slot of each trained variable behind each suffix, all different."""
+    """Slots of each trained variable, one for each suffix, all with different values."""
     stored = small_in_tensorflow()
     return {f"{name}{suffix}": stored[name] + 100 * (n + 1) for name in TRAINED for n, suffix in enumerate(suffixes)}
 
@@ -28,7 +28,7 @@ def state_of(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> dict[
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
 def test_adam_by_names(tmp_path: Path, kind: type[torch.optim.Adam]) -> None:
-    """CONVERT 3: <v>/Adam and <v>/Adam_1; the step is global_step; it works on."""
+    """Slots are <v>/Adam and <v>/Adam_1, the step is global_step, and training continues from there."""
     stored = small_in_tensorflow() | slots("/Adam", "/Adam_1") | {"global_step": torch.tensor(1234)}
     tfckpt.save_file(stored | {"beta2_power": torch.tensor(0.5)}, tmp_path / "m")
     model = Small()
@@ -49,7 +49,7 @@ def test_adam_by_names(tmp_path: Path, kind: type[torch.optim.Adam]) -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 10, 828, 20_000])
 def test_the_step_from_beta2_power(tmp_path: Path, steps: int, caplog: pytest.LogCaptureFixture) -> None:
-    """CONVERT 3: the power starts at beta2 and is multiplied at each step, in float32; a warning says it was used."""
+    """The power starts at beta2 and is multiplied at each step, in float32; its use is logged as a warning."""
     power, beta2 = torch.tensor(0.999), torch.tensor(0.999)
     for _ in range(steps):
         power *= beta2
@@ -129,7 +129,7 @@ def test_what_an_object_graph_cannot_give(tmp_path: Path) -> None:
     counters = {f"{name}/iter": torch.tensor(1) for name in ("a", "b")}
     both = {(name, "fc/kernel", slot): numbered(3, 2) for name in ("a", "b") for slot in ("m", "v", "momentum")}
     save_objects(tmp_path / "two", fc | counters, slots=both)
-    with pytest.raises(InvalidArgumentError, match=r'a slot "m" of \(root\)\.a and \(root\)\.b'):
+    with pytest.raises(InvalidArgumentError, match=r'a slot "m" of each of \(root\)\.a and \(root\)\.b'):
         load_model(model, tmp_path / "two", optimizer=torch.optim.Adam(model.parameters()))
     save_objects(tmp_path / "one", fc | counters, slots={k: v for k, v in both.items() if k[0] == "a"})
     with pytest.raises(UnimplementedError, match=r'\(root\)\.a has "m", "v", which SGD does not have: it is an opt'):
@@ -137,7 +137,9 @@ def test_what_an_object_graph_cannot_give(tmp_path: Path) -> None:
     split = {("a", "fc/kernel", slot): numbered(3, 2) for slot in "mv"}
     split |= {("b", "fc/bias", slot): numbered(2) for slot in "mv"}
     save_objects(tmp_path / "split", fc | counters, slots=split)
-    with pytest.raises(InvalidArgumentError, match=r"the slots are of several optimizers: \(root\)\.a and \(root\)\.b"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"the slots belong to several optimizers: \(root\)\.a and \(root\)\.b"
+    ):
         load_model(model, tmp_path / "split", optimizer=torch.optim.Adam(model.parameters()))
 
 
@@ -173,7 +175,7 @@ def test_other_optimizers_are_refused(tmp_path: Path) -> None:
     tfckpt.save_file(small_in_tensorflow() | {"global_step": torch.tensor(3)}, tmp_path / "m")
     model = Small()
     before = bits(model)
-    with pytest.raises(UnimplementedError, match="optimizer RMSprop: only the state of Adam, AdamW, Adagrad, SGD is"):
+    with pytest.raises(UnimplementedError, match="optimizer RMSprop: only the state of Adam, AdamW, Adagrad, SGD can"):
         load_model(model, tmp_path / "m", optimizer=torch.optim.RMSprop(model.parameters()))
     assert bits(model) == before
 
@@ -214,7 +216,7 @@ def test_averages_alone_have_slots(tmp_path: Path) -> None:
 def test_the_optimizer_of_another_model(tmp_path: Path) -> None:
     """It is told, rather than left as it is."""
     with pytest.raises(
-        InvalidArgumentError, match=r"none of the parameters of optimizer Adam .* over model.parameters"
+        InvalidArgumentError, match=r"none of the parameters of optimizer Adam .* from model.parameters"
     ):
         load_model(Small(), tmp_path / "m", optimizer=torch.optim.Adam(Small().parameters()))
 

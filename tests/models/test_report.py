@@ -7,7 +7,7 @@ from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch, size_mi
 
 
 def test_it_unpacks_as_two() -> None:
-    """CONVENTIONS: as what load_state_dict returns."""
+    """Like the result of load_state_dict."""
     missing, unexpected = LoadReport(missing=["a"], unexpected=["b"], ignored=["c"])
     assert (missing, unexpected) == (["a"], ["b"])
 

@@ -109,15 +109,15 @@ def test_torch_s_names_are_saver_s_file(tmp_path: Path) -> None:
 
 
 def test_tensorflow_s_names(tmp_path: Path) -> None:
-    """CONVERT 1, the other way: leaves and axes are TensorFlow's."""
+    """With naming="tf" names and axes are TensorFlow's."""
     model = Small()
     tfckpt.save_file(small_in_tensorflow(), tmp_path / "a")
     load_model(model, tmp_path / "a")
     save_model(model, tmp_path / "b", naming="tf")
     written = tfckpt.load_file(tmp_path / "b")
-    assert torch.equal(written.pop("bn/num_batches_tracked"), torch.tensor(0))  # type: ignore[arg-type]
+    assert torch.equal(written.pop("bn/num_batches_tracked"), torch.tensor(0))
     assert written.keys() == small_in_tensorflow().keys()
-    assert_is_small(model, written)  # type: ignore[arg-type]
+    assert_is_small(model, written)
 
 
 class Tied(nn.Module):
@@ -162,13 +162,13 @@ def test_tied_tensors_under_own_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"naming": "keras"}, UnimplementedError, 'naming="keras" is not there yet'),
+        ({"naming": "keras"}, UnimplementedError, 'naming="keras" is not implemented yet'),
         ({"naming": "TF"}, InvalidArgumentError, "there is no naming 'TF'. Namings: torch, tf"),
-        ({"mapper": [("(.*)", r"\1")]}, UnimplementedError, "cannot be turned round"),
+        ({"mapper": [("(.*)", r"\1")]}, UnimplementedError, "cannot be inverted"),
         ({"mapper": {"x": "fc.weigth"}}, InvalidArgumentError, 'mapper has "x" for "fc.weigth", which .* "fc.weight"'),
         ({"mapper": {"fc.bias": ("fc.weight", "same")}}, InvalidArgumentError, "are both stored as"),
         ({"mapper": {"w": "fc.weight"}}, InvalidArgumentError, '"fc.weight", stored as "w": a name that'),
-        ({"mapper": {"x": ("fc.bias", "dense")}}, InvalidArgumentError, r'layout "dense" is of tensors with 2 dimens'),
+        ({"mapper": {"x": ("fc.bias", "dense")}}, InvalidArgumentError, r'layout "dense" is for tensors with 2 dimens'),
     ],
     ids=["keras", "unknown", "pattern", "lacking", "twice", "untold", "layout"],
 )  # fmt: skip

@@ -57,7 +57,7 @@ def test_the_prefix_by_which_most_is_found(tmp_path: Path, keys: list[str], name
 def test_a_prefix_of_too_little_is_remarked(tmp_path: Path) -> None:
     """As it would have to be passed; not where as much is found without, or below another."""
     tfckpt.save_file({"net/a": ONE, "x/b": ONE, "net/c": ONE}, tmp_path / "m")
-    assert chosen(tmp_path / "m", own("a", "b", "c", "d")).remark == '2 of 4 stand below "net/"; pass prefix="net/"'
+    assert chosen(tmp_path / "m", own("a", "b", "c", "d")).remark == '2 of 4 are below "net/"; pass prefix="net/"'
     assert chosen(tmp_path / "m", own("net.a", "c", "d", "e")).remark == ""
     assert chosen(tmp_path / "m", own("a", "b", "d", "e")).remark == ""
 
@@ -70,7 +70,7 @@ def test_names_with_slashes(tmp_path: Path) -> None:
 
 
 def test_rivals_are_listed(tmp_path: Path) -> None:
-    """Only some of many; those that find the same variables another way are none."""
+    """Rivals are listed, a few of many; a prefix that finds the same variables in another way is not a rival."""
     tfckpt.save_file({f"{n}/{name}": ONE for n in range(12) for name in "ab"}, tmp_path / "m")
     with pytest.raises(InvalidArgumentError, match=r'any of 12 prefixes, 2 of its 2 .*: "0/", .*"5/" and 4 more'):
         chosen(tmp_path / "m", own("a", "b"))
@@ -80,7 +80,7 @@ def test_rivals_are_listed(tmp_path: Path) -> None:
 
 
 def test_objects_are_followed_however_they_are_shared(tmp_path: Path) -> None:
-    """An object with several parents is found by each way; loops end; a variable whose tensor is not stored is none."""
+    """An object with several parents is found by each path; loops end; a variable that is not stored is not found."""
     nodes = (
         Node((ObjectReference(1, "a"), ObjectReference(1, "b"), ObjectReference(0, "self"))),
         Node((ObjectReference(2, "kernel"), ObjectReference(0, "up"), ObjectReference(3, "gone"))),

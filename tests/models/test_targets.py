@@ -25,7 +25,7 @@ class Mixed(nn.Module):
 
 
 def test_targets_are_the_state_dict_each_once() -> None:
-    """All names of the state_dict, in its order of first names; None and passing buffers are none."""
+    """All names of the state_dict, in its order of first names, without None and buffers that are not saved."""
     model = Mixed()
     targets = targets_of(model)
     assert [target.names for target in targets] == [

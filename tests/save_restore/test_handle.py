@@ -93,7 +93,7 @@ def test_values_may_change_with_a_builder_that_writes_itself(tmp_path: Path, ver
     path = handle.result(PATIENCE)
     assert path is not None
     stored = tfckpt.load_file(path)
-    assert torch.equal(stored["w"], torch.arange(8.0).reshape(4, 2))  # type: ignore[arg-type]
+    assert torch.equal(stored["w"], torch.arange(8.0).reshape(4, 2))
     assert stored["text"].item() == b"before"
 
 

@@ -230,7 +230,7 @@ def test_a_damaged_graph(tmp_path: Path) -> None:
     """DataLossError that names it; names cannot be looked up in it."""
     graph = np.array(b"no graph", dtype=object)
     path = tfckpt.save_file({"_CHECKPOINTABLE_OBJECT_GRAPH": graph}, tmp_path / "d")
-    with pytest.raises(DataLossError, match='"_CHECKPOINTABLE_OBJECT_GRAPH": this is no object graph'):
+    with pytest.raises(DataLossError, match='"_CHECKPOINTABLE_OBJECT_GRAPH": this is not an object graph'):
         Saver({"a": torch.zeros(1)}).restore(path)
 
 

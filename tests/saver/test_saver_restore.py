@@ -340,7 +340,7 @@ def test_values_alive_at_a_time(
     one, several = CheckpointReader.get_tensor, CheckpointReader.get_tensors
 
     def get_tensor(self: CheckpointReader, *arguments: Any) -> Value:
-        value = one(self, *arguments)
+        value: Value = one(self, *arguments)
         note([value])
         return value
 

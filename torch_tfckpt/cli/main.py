@@ -145,6 +145,7 @@ def _add_ls(verbs: Verbs) -> None:
         const="tree:ls_tree",
         help="show the objects of an object-based checkpoint (tf.train.Checkpoint, Keras) with their tensors",
     )
+    verb.add_argument("--all", action="store_true", help="with --tree: show objects without tensors below them too")
     verb.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -159,8 +160,13 @@ def _add_show(verbs: Verbs) -> None:
         epilog=f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}",
     )
     verb.add_argument("path", metavar="PATH")
-    verb.add_argument("name", metavar="NAME", nargs="?", help="a tensor; a trailing :0 is ignored")
-    verb.add_argument("--stats", action="store_true", help="range, mean, deviation and NaN count instead of values")
+    verb.add_argument(
+        "name", metavar="NAME", nargs="?", help="a tensor: its key, or the name of the object or variable it belongs to"
+    )
+    form = verb.add_mutually_exclusive_group()
+    form.add_argument("--stats", action="store_true", help="range, mean, deviation and NaN count instead of values")
+    form.add_argument("--full", action="store_true", help="all values of NAME, uncut; JSON strings are indented")
+    verb.add_argument("--json", action="store_true", help="print one JSON document; NaN and infinities are strings")
 
 
 def _add_verify(verbs: Verbs) -> None:

@@ -1,23 +1,30 @@
-"""tfckpt ls and show: what is in there."""
+"""tfckpt ls and show: list the tensors; show a summary, or the values of one tensor."""
 
 import argparse
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from torch_tfckpt.cli.console import say, show, show_json
 from torch_tfckpt.cli.kind import show_kind
 from torch_tfckpt.cli.tables import progress_bar, show_table
-from torch_tfckpt.conversion.tensor_statistics import exact_numbers, has_numbers, statistics_of
-from torch_tfckpt.errors import CheckpointError, NotFoundError
+from torch_tfckpt.cli.tensor_values import (
+    check_size,
+    full_text,
+    statistics_as_json,
+    tensor_document,
+    value_as_json,
+    value_text,
+)
+from torch_tfckpt.conversion.tensor_statistics import Statistics, has_numbers, statistics_of
+from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError, error_context
 from torch_tfckpt.foreign_files.formats import open_source
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
-from torch_tfckpt.foreign_files.values import FileValue, StoredBytes, TensorInfo
+from torch_tfckpt.foreign_files.values import TensorInfo
 from torch_tfckpt.format.tensor_slice import element_count, shape_text
 from torch_tfckpt.models.auxiliary import VariableKind, variable_kinds
 from torch_tfckpt.storage.local import LOCAL
@@ -29,8 +36,11 @@ class Row(NamedTuple):
     """One tensor in a listing."""
 
     name: str
-    info: TensorInfo | None  # None: what the index says of it cannot be read
+    info: TensorInfo | None  # None: its entry in the index cannot be read
     problem: str = ""
+    aliases: tuple[str, ...] | None = None  # its other names in an object-based checkpoint
+    variable: str | None = None  # full name of the variable
+    belongs_to: str = ""  # the variable, or the one that a slot variable is kept for, as a note
 
     @property
     def nbytes(self) -> int:
@@ -48,12 +58,15 @@ class Row(NamedTuple):
 
 
 def ls(options: argparse.Namespace) -> int:
-    """Lists the tensors; 1 where one of them cannot be read, or none has such a name."""
+    """List the tensors; 1 if one of them cannot be read, or no name matches."""
+    if options.all:
+        raise InvalidArgumentError("--all is for --tree: a listing has all tensors. Add --tree, or omit --all")
     with closing(open_source(fspath(options.path))) as source:
         rows = rows_of(source, options.patterns)
         nothing = "" if rows or not options.patterns else unmatched(source, options.patterns)
         path, form, skipped = source.path, source.format, dict(source.skipped)
         kinds = kinds_of(source)
+        has_objects = source.object_names is not None
     order = options.sort or ("stored" if options.json else "name")
     if order != "stored":
         rows.sort(key=lambda row: (-row.nbytes if order == "size" else 0, natural_order(row.name)))
@@ -72,13 +85,19 @@ def ls(options: argparse.Namespace) -> int:
         show(totals(rows, kinds))
     if skipped and not options.quiet:
         say(f"left out, since they are no tensors: {', '.join(map(quoted, skipped))}")
+    if has_objects and not options.quiet and not options.json:
+        say(f"object-based: `tfckpt ls --tree {printable(fspath(options.path))}` shows the objects")
     if nothing:
         say(nothing)
     return 1 if nothing or any(row.info is None for row in rows) else 0
 
 
 def show_path(options: argparse.Namespace) -> int:
-    """Shows the checkpoint, or one tensor of it; of a path that is something else, what it is."""
+    """Show the checkpoint, or one tensor of it; if the path is something else, what it is."""
+    if options.full and options.json:
+        raise InvalidArgumentError("--json has all values. Omit --full")
+    if options.full and options.name is None:
+        raise InvalidArgumentError("--full prints the values of one tensor. Name it: tfckpt show PATH NAME --full")
     path = fspath(options.path)
     try:
         opened = open_source(path)
@@ -89,49 +108,72 @@ def show_path(options: argparse.Namespace) -> int:
         return status
     with closing(opened) as source:
         if options.name is not None:
-            _show_tensor(source, options.name, stats_only=options.stats)
+            _show_tensor(source, options.name, options)
             return 0
-        rows = sorted(rows_of(source, []), key=lambda row: natural_order(row.name))
-        _show_summary(source, rows)
-        if options.stats:
-            _show_statistics(source, rows, quiet=options.quiet)
+        rows = rows_of(source, [])
+        if options.json:
+            content = _summary_as_json(source, rows)
+            if options.stats:
+                content["statistics"] = {
+                    name: statistics_as_json(found) for name, found in _statistics(source, rows, quiet=options.quiet)
+                }
+            show_json(content)
+        else:
+            rows.sort(key=lambda row: natural_order(row.name))
+            _show_summary(source, rows)
+            if options.stats:
+                _show_statistics(source, rows, quiet=options.quiet)
     return 1 if any(row.info is None for row in rows) else 0
 
 
 def rows_of(source: TensorSource, patterns: Sequence[str]) -> list[Row]:
-    """The tensors in the order of the file; those that match a pattern where there are any."""
+    """Return the tensors in the order of the file. With patterns, only those of which a name matches one."""
     rows = []
+    known = source.object_names
+    globs = [*patterns, *(pattern.removeprefix("(root).") for pattern in patterns)]
     for name in source.names():
-        if patterns and not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-            continue
-        try:
-            rows.append(Row(name, source.info(name)))
-        except CheckpointError as error:
-            rows.append(Row(name, None, str(error)))
+        names = (name,) if known is None else known.names_of(name)
+        if not patterns or any(fnmatch.fnmatchcase(each, glob) for glob in globs for each in names):
+            rows.append(row_of(source, name))
     return rows
 
 
+def row_of(source: TensorSource, name: str) -> Row:
+    """Return one tensor of a listing."""
+    known = source.object_names
+    try:
+        row = Row(name, source.info(name))
+    except CheckpointError as error:
+        row = Row(name, None, str(error))
+    if known is None:
+        return row
+    return row._replace(aliases=known.names_of(name)[1:], variable=known.variable(name), belongs_to=known.note(name))
+
+
 def unmatched(source: TensorSource, patterns: Sequence[str]) -> str:
-    """A message: no tensor matches."""
+    """Return the message that no tensor matches."""
     names = source.names()
-    closest = " ".join(filter(None, (did_you_mean(pattern.removesuffix(":0"), names) for pattern in patterns)))
+    known = _all_names(source)
+    closest = " ".join(filter(None, (did_you_mean(pattern.removesuffix(":0"), known) for pattern in patterns)))
     finding = f"none of {counted(len(names), 'tensor')} matches {' or '.join(map(quoted, patterns))}"
     return f"tfckpt: {finding}. {closest or 'A * stands for any characters, / included'}"
 
 
 def cells(row: Row) -> list[str]:
-    """Name, dtype, shape, size, note."""
+    """Return the cells of a row: name, dtype, shape, size, note."""
+    note = "; ".join(filter(None, (row.belongs_to, row.note)))
     if row.info is None:
-        return [row.name, "?", "?", "?", row.note]
-    return [row.name, row.info.type.name, shape_text(row.info.shape), byte_text(row.info.nbytes), row.note]
+        return [row.name, "?", "?", "?", note]
+    return [row.name, row.info.type.name, shape_text(row.info.shape), byte_text(row.info.nbytes), note]
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    """One tensor of a JSON listing."""
+    """Return one tensor of a JSON listing."""
+    names = {} if row.aliases is None else {"variable": row.variable, "aliases": list(row.aliases)}
     if row.info is None:
-        return {"name": row.name, "error": row.problem}
+        return {"name": row.name, "error": row.problem, **names}
     kind, shape, nbytes, slices = row.info
-    return {"name": row.name, "dtype": kind.name, "shape": list(shape), "nbytes": nbytes, "slices": slices}
+    return {"name": row.name, "dtype": kind.name, "shape": list(shape), "nbytes": nbytes, "slices": slices, **names}
 
 
 def kinds_of(source: TensorSource) -> Mapping[str, VariableKind]:
@@ -178,35 +220,72 @@ def sums_text(rows: Sequence[Row]) -> str:
     return f"{text}; {unreadable} unreadable" if unreadable else text
 
 
+def _summary_as_json(source: TensorSource, rows: Sequence[Row]) -> dict[str, Any]:
+    files = [{"path": printable(path), "nbytes": _size_of(path)} for path in source.files()]
+    dtypes = [{"dtype": kind, "tensors": len(sizes), "nbytes": sum(sizes)} for kind, sizes in _by_dtype(rows)]
+    return {
+        "path": printable(source.path),
+        "format": source.format,
+        "object_based": source.object_names is not None,
+        "total": total_of(rows, kinds_of(source)),
+        "partitioned": _partitioned(rows),
+        "skipped": dict(source.skipped),
+        "files": files,
+        "dtypes": dtypes,
+    }
+
+
 def _show_summary(source: TensorSource, rows: Sequence[Row]) -> None:
     show(f"{printable(source.path)}: {source.format}")
     show(totals(rows, kinds_of(source)))
-    partitioned = sum(row.info is not None and row.info.parts > 0 for row in rows)
+    partitioned = _partitioned(rows)
     if partitioned:
         show(f"partitioned: {partitioned}")
     if source.skipped:
         show(f"left out, since they are no tensors: {', '.join(map(quoted, source.skipped))}")
     show("")
-    show_table(["file", "size"], [[printable(path), _size_text(path)] for path in source.files()], numeric=["size"])
+    sizes = [(path, _size_of(path)) for path in source.files()]
+    table = [[printable(path), "missing" if size is None else byte_text(size)] for path, size in sizes]
+    show_table(["file", "size"], table, numeric=["size"])
     show("")
-    kinds: dict[str, list[int]] = {}
-    for row in rows:
-        kinds.setdefault(row.info.type.name if row.info else "unreadable", []).append(row.nbytes)
-    table = [[kind, str(len(sizes)), byte_text(sum(sizes))] for kind, sizes in sorted(kinds.items())]
+    table = [[kind, str(len(sizes)), byte_text(sum(sizes))] for kind, sizes in _by_dtype(rows)]
     show_table(["dtype", "tensors", "size"], table, numeric=["tensors", "size"])
 
 
-def _size_text(path: str) -> str:
+def _partitioned(rows: Sequence[Row]) -> int:
+    return sum(row.info is not None and row.info.parts > 0 for row in rows)
+
+
+def _by_dtype(rows: Sequence[Row]) -> list[tuple[str, list[int]]]:
+    """Each type and the sizes of its tensors, sorted by type."""
+    kinds: dict[str, list[int]] = {}
+    for row in rows:
+        kinds.setdefault(row.info.type.name if row.info else "unreadable", []).append(row.nbytes)
+    return sorted(kinds.items())
+
+
+def _size_of(path: str) -> int | None:
+    """Size of a file; None if it is missing."""
     try:
         file = LOCAL.open(path)
     except (CheckpointError, OSError):
-        return "missing"
+        return None
     file.close()
-    return byte_text(file.size)
+    return file.size
 
 
 def _show_statistics(source: TensorSource, rows: Sequence[Row], *, quiet: bool) -> None:
     table = []
+    for name, found in _statistics(source, rows, quiet=quiet):
+        numbers = [f"{number:.6g}" for number in (found.minimum, found.maximum, found.mean, found.std)]
+        table.append([name, *numbers, str(found.nans), str(found.infinities)])
+    show("")
+    numeric = ["min", "max", "mean", "std", "NaN", "infinite"]
+    show_table(["name", *numeric], table, numeric=numeric)
+
+
+def _statistics(source: TensorSource, rows: Sequence[Row], *, quiet: bool) -> Iterator[tuple[str, Statistics]]:
+    """Name and statistics of each tensor that has numbers."""
     total, done = sum(row.nbytes for row in rows), 0
     with progress_bar("read", quiet=quiet) as bar:
         for row in rows:
@@ -216,53 +295,62 @@ def _show_statistics(source: TensorSource, rows: Sequence[Row], *, quiet: bool) 
                 continue
             value = source.read([row.name])[row.name]
             assert isinstance(value, torch.Tensor), "its type says so"
-            found = statistics_of(value)
-            numbers = [f"{number:.6g}" for number in (found.minimum, found.maximum, found.mean, found.std)]
-            table.append([row.name, *numbers, str(found.nans), str(found.infinities)])
+            yield row.name, statistics_of(value)
             if bar:
                 bar(done, total)
-    show("")
-    numeric = ["min", "max", "mean", "std", "NaN", "infinite"]
-    show_table(["name", *numeric], table, numeric=numeric)
 
 
-def _show_tensor(source: TensorSource, name: str, *, stats_only: bool) -> None:
-    names = source.names()
-    found = name if name in names else name.removesuffix(":0")
-    if found not in names:
-        place = printable(source.path)
-        hint = f"`tfckpt ls {place}` lists all {counted(len(names), 'tensor')}"
-        closest = did_you_mean(name, names)
-        raise NotFoundError(f"{place}: no tensor {quoted(name)}. {f'{closest} ' if closest else ''}{hint}")
-    info = source.info(found)
-    value = source.read([found])[found]
-    parts = f", {info.parts} slices" if info.parts else ""
-    show(f"{quoted(found)} {info.type.name} {shape_text(info.shape)}, {byte_text(info.nbytes)}{parts}")
-    if not stats_only:
-        show(_value_text(value))
+def _show_tensor(source: TensorSource, given: str, options: argparse.Namespace) -> None:
+    name = _tensor_meant(source, given)
+    info = source.info(name)
+    if options.full or (options.json and not options.stats):
+        check_size(source.path, name, info)
+    value = source.read([name])[name]
+    statistics = None
     if isinstance(value, torch.Tensor) and value.numel() and has_numbers(value.dtype):
-        show(str(statistics_of(value)))
-    elif stats_only:
+        statistics = statistics_of(value)
+    if options.json:
+        content: dict[str, Any] = {"path": printable(source.path), **as_json(row_of(source, name))}
+        if options.stats:
+            content["statistics"] = None if statistics is None else statistics_as_json(statistics)
+        else:
+            content |= value_as_json(value)
+        show(tensor_document(content))
+        return
+    parts = f", {info.parts} slices" if info.parts else ""
+    known = source.object_names
+    note = known.note(name) if known is not None else ""
+    note = f", {note}" if note else ""
+    show(f"{quoted(name)} {info.type.name} {shape_text(info.shape)}, {byte_text(info.nbytes)}{parts}{note}")
+    if options.full:
+        show(full_text(value))
+    elif not options.stats:
+        show(value_text(value))
+    if statistics is not None and not options.full:
+        show(str(statistics))
+    elif options.stats:
         show("no numbers in it")
 
 
-def _value_text(value: FileValue) -> str:
-    if isinstance(value, StoredBytes):
-        return f"{len(value.data)} bytes that torch has no type for: {value.data[:64]!r}"
-    if isinstance(value, np.ndarray):
-        return np.array2string(value, formatter={"object": _string_text})  # type: ignore[arg-type]
-    if not has_numbers(value.dtype):
-        return f"{value.numel()} elements of {value.dtype}"
-    numbers = value.numpy() if value.dtype in _SHOWN_AS_THEY_ARE else exact_numbers(value)
-    return np.array2string(numbers)
+def _tensor_meant(source: TensorSource, given: str) -> str:
+    """The tensor of a name that a person gave: its own, another of its names, or one of these with ":0"."""
+    names = source.names()
+    known = source.object_names
+    bare = given.removesuffix(":0")
+    if known is not None:
+        with error_context(printable(source.path)):
+            found = known.resolve(given)
+    else:
+        found = next((name for name in (given, bare) if name in names), None)
+    if found is not None:
+        return found
+    place = printable(source.path)
+    closest = did_you_mean(bare, _all_names(source))
+    hint = f"`tfckpt ls {place}` lists all {counted(len(names), 'tensor')}"
+    tree = f", `tfckpt ls --tree {place}` the objects" if known is not None else ""
+    raise NotFoundError(f"{place}: no tensor {quoted(given)}. {f'{closest} ' if closest else ''}{hint}{tree}")
 
 
-def _string_text(element: bytes) -> str:
-    # An object graph has megabytes; whoever wants all of it asks the library.
-    return repr(element) if len(element) <= 200 else f"{element[:160]!r}... ({len(element)} bytes)"
-
-
-_SHOWN_AS_THEY_ARE = frozenset(
-    {torch.bool, torch.float16, torch.float32, torch.complex64, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
-    | {torch.int8, torch.int16, torch.int32, torch.int64}
-)
+def _all_names(source: TensorSource) -> list[str]:
+    """Every name of every tensor."""
+    return source.names() if source.object_names is None else list(source.object_names.known())

@@ -8,12 +8,12 @@
         m of model.kernel  float32  [4,3]  48 B  variable "dense/kernel/Adam"
       tied                                       = (root).model
 
-Every object stands once in full: on the shortest way from the root, which its tensors' keys are made of. Graphs come
-from files: nothing here recurses, and no line is longer than a person reads.
+Every object is shown once in full: on the shortest path from the root, from which the keys of its tensors are made.
+Elsewhere a line refers to it. Graphs come from files, so nothing here recurses, and the length of a line is limited.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final, NamedTuple
 
@@ -35,31 +35,31 @@ from torch_tfckpt.format.object_graph import (
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import counted, escaped, printable, quoted
 
-_INDENTED: Final = 20  # levels; deeper lines tell theirs
+_INDENTED: Final = 20  # levels; deeper lines begin with their level
 _NAME: Final = 80  # characters of a name
-_WAY: Final = 12  # names of the way to an object that another line refers to
+_WAY: Final = 12  # names on the path to an object that a line refers to
 
 _Line = tuple[int, str, Sequence[str]]  # level, object, the other cells
 
 
 class _Edge(NamedTuple):
-    """A way on from an object."""
+    """Edge from an object to a child or slot variable."""
 
     node_id: int
     name: str
-    variable: int | None = None  # of a slot variable: whose it is
+    variable: int | None = None  # of a slot variable: the variable that it is kept for
 
 
 class _TreePosition(NamedTuple):
-    """Where the tree shows an object with all its children."""
+    """Place at which the tree shows an object with all its children."""
 
-    parent: int | None  # None: the root, and what nothing leads to
+    parent: int | None  # None: the root, and objects that no edge leads to
     level: int
     edge: _Edge
 
 
 def ls_tree(options: argparse.Namespace) -> int:
-    """Shows the objects; 1 where a tensor is not in the file or cannot be read, or none has such a name."""
+    """Show the objects; 1 if a tensor is not in the file or cannot be read, or no name matches."""
     with closing(open_source(fspath(options.path))) as source:
         if not isinstance(source, CheckpointSource):
             raise NotFoundError(f"{printable(source.path)}: {source.format} has no object graph. Leave out --tree")
@@ -69,7 +69,7 @@ def ls_tree(options: argparse.Namespace) -> int:
         rows = rows_of(source, options.patterns)
         nothing = unmatched(source, options.patterns) if options.patterns and not rows else ""
         path, form, kinds = source.path, source.format, kinds_of(source)
-    tree = _Tree(graph, rows, all_objects=not options.patterns)
+    tree = _Tree(graph, rows, all_objects=options.all, all_attributes=not options.patterns)
     if options.json:
         show_json({"path": printable(path), "format": form, **tree.as_json(), "total": total_of(rows, kinds)})
     else:
@@ -77,8 +77,10 @@ def ls_tree(options: argparse.Namespace) -> int:
         table = [[_indented(level, text), *others] for level, text, others in lines]
         show_table(["object", "dtype", "shape", "size", "note"], table, numeric=["size"])
         show(f"{counted(tree.size, 'object')}, {sums_text(rows)}")
+        if tree.size < len(graph.nodes) and not options.patterns and not options.quiet:
+            say(f"{counted(len(graph.nodes) - tree.size, 'object')} without tensors not shown; --all shows them")
         if any(level > _INDENTED for level, _, _ in lines) and not options.quiet:
-            say(f"lines deeper than {_INDENTED} levels are indented like those, and begin with their level")
+            say(f"lines deeper than {_INDENTED} levels are not indented further, and begin with their level")
     if nothing:
         say(nothing)
     return 1 if nothing or tree.lacks_tensors or any(row.info is None for row in rows) else 0
@@ -88,11 +90,13 @@ class _Tree:
     """The graph as a tree, with the tensors of `rows`.
 
     Args:
-        all_objects: Whether those without any of these tensors, on them or below them, are shown too.
+        all_objects: Also show objects that have no tensors, nor objects with tensors below them.
+        all_attributes: Also show attributes that have none of the tensors.
     """
 
-    def __init__(self, graph: ObjectGraph, rows: Sequence[Row], *, all_objects: bool) -> None:
-        self._nodes, self._rows, self._all = graph.nodes, rows, all_objects
+    def __init__(self, graph: ObjectGraph, rows: Sequence[Row], *, all_objects: bool, all_attributes: bool) -> None:
+        self._nodes, self._rows = graph.nodes, rows
+        self._all_objects, self._all_attributes = all_objects, all_attributes
         self._places = _places(graph.nodes)
         self._keys = graph.attribute_keys(row.name for row in rows)
         self._stored: dict[str, list[Row]] = {}
@@ -103,17 +107,17 @@ class _Tree:
 
     @property
     def size(self) -> int:
-        """Objects shown."""
+        """Number of objects shown."""
         return len(self._shown)
 
     @property
     def lacks_tensors(self) -> bool:
-        """Whether there is an attribute that has no tensor."""
+        """Whether an attribute has no tensor."""
         every = (each for node_id in self._shown for each in self._attributes(node_id))
         return any(each.checkpoint_key not in self._stored for each in every)
 
     def lines(self) -> Iterator[_Line]:
-        """The tree from the root, what nothing leads to, and the tensors that no object names."""
+        """Yield the tree from the root, objects that no edge leads to, and tensors that no object names."""
         complete: set[int] = set()
         tops = [(None, 0, place.edge) for place in self._places.values() if place.parent is None]
         waiting: list[tuple[int | None, int, _Edge]] = list(reversed(tops))
@@ -135,27 +139,51 @@ class _Tree:
             yield 1, _short(row.name), cells(row)[1:]
 
     def as_json(self) -> dict[str, Any]:
-        """The objects as a flat list, and the tensors, each with the key of its attribute."""
+        """Return the objects as a flat list, and the tensors, each with the key of its attribute."""
         tensors = [{**as_json(row), "attribute": self._keys.get(row.name)} for row in self._rows]
         return {"objects": [self._object_as_json(node_id) for node_id in sorted(self._shown)], "tensors": tensors}
 
     def _objects_to_show(self) -> set[int]:
-        if self._all:
+        if self._all_objects:
             return set(self._places)
+        having = [node_id for node_id in self._places if self._attributes(node_id)]
+        if not self._all_attributes:
+            return self._with_parents(having)
+        # What a registered saver stored is in files of its own.
+        having += [node_id for node_id, node in enumerate(self._nodes) if node.registered_saver is not None]
+        return {*self._leading_to(having), *(() if not self._nodes else (ROOT,))}
+
+    def _with_parents(self, node_ids: Iterable[int]) -> set[int]:
+        """These objects and those on the way to the places where the tree shows them."""
         shown: set[int] = set()
-        for node_id in self._places:
-            here = node_id if self._attributes(node_id) else None
+        for node_id in node_ids:
+            here: int | None = node_id
             while here is not None and here not in shown:
                 shown.add(here)
                 here = self._places[here].parent
         return shown
 
+    def _leading_to(self, node_ids: Iterable[int]) -> set[int]:
+        """These objects and all from which one of them can be reached, by any way."""
+        owners: dict[int, list[int]] = {}
+        for node_id, node in enumerate(self._nodes):
+            for edge in _edges(node):
+                owners.setdefault(edge.node_id, []).append(node_id)
+        shown = set(node_ids)
+        waiting = list(shown)
+        while waiting:
+            new = set(owners.pop(waiting.pop(), ())) - shown
+            shown |= new
+            waiting += new
+        return shown
+
     def _attributes(self, node_id: int) -> list[SerializedTensor]:
-        """Those to show."""
-        return [each for each in self._nodes[node_id].attributes if self._all or each.checkpoint_key in self._stored]
+        """The attributes of an object that are shown."""
+        attributes = self._nodes[node_id].attributes
+        return [each for each in attributes if self._all_attributes or each.checkpoint_key in self._stored]
 
     def _object(self, level: int, edge: _Edge) -> Iterator[_Line]:
-        """An object: one line where it has no more than one tensor, else one for each besides."""
+        """The lines of an object: a single one if it has at most one tensor."""
         saver = self._nodes[edge.node_id].registered_saver
         note = "" if saver is None else f"saved by {quoted(saver.name)} as {quoted(saver.object_name)}"
         attributes = self._attributes(edge.node_id)
@@ -172,7 +200,7 @@ class _Tree:
             yield level + 1, name, ["", "", "", f"{len(stored)} tensors"]
             for row in stored:
                 yield level + 2, _short(row.name.removeprefix(attribute.checkpoint_key)), cells(row)[1:]
-            # Should a second attribute claim the same tensors, they are not listed again.
+            # A second attribute with the same tensors does not list them again.
             stored[1:] = []
 
     def _label(self, edge: _Edge) -> str:
@@ -180,7 +208,7 @@ class _Tree:
         return name if edge.variable is None else f"{name} of {self._way(edge.variable).removeprefix('(root).')}"
 
     def _way(self, node_id: int) -> str:
-        """The names on the way to an object, the last of them where there are many."""
+        """The names on the path to an object; of many the last."""
         names: list[str] = []
         place = self._places[node_id]
         while place.parent is not None and len(names) < _WAY:
@@ -215,7 +243,7 @@ class _Tree:
 
 
 def _edges(node: TrackableObject) -> Iterator[_Edge]:
-    """Children, then slot variables."""
+    """Yield the edges to children, then to slot variables."""
     for child in node.children:
         yield _Edge(child.node_id, child.local_name)
     for slot in node.slot_variables:
@@ -223,7 +251,7 @@ def _edges(node: TrackableObject) -> Iterator[_Edge]:
 
 
 def _places(nodes: Sequence[TrackableObject]) -> dict[int, _TreePosition]:
-    """Where each node stands: by children where they lead to it, else as a slot variable, else by itself."""
+    """The place of each node: as a child if possible, otherwise as a slot variable, otherwise by itself."""
     places: dict[int, _TreePosition] = {}
     for top in range(len(nodes)):
         if top in places:
@@ -232,7 +260,7 @@ def _places(nodes: Sequence[TrackableObject]) -> dict[int, _TreePosition]:
             None, 0, _Edge(top, "(root)" if top == ROOT else f"(object {top}, to which nothing leads)")
         )
         reached = _spread(nodes, places, top)
-        for optimizer in reached:  # grows meanwhile
+        for optimizer in reached:  # grows in the loop
             for edge in _edges(nodes[optimizer]):
                 if edge.node_id not in places:
                     places[edge.node_id] = _TreePosition(optimizer, places[optimizer].level + 1, edge)
@@ -241,9 +269,9 @@ def _places(nodes: Sequence[TrackableObject]) -> dict[int, _TreePosition]:
 
 
 def _spread(nodes: Sequence[TrackableObject], places: dict[int, _TreePosition], start: int) -> list[int]:
-    """Gives all that children lead to from `start` their places, breadth first; returns them, `start` first."""
+    """Place all nodes that are reached from `start` by children, breadth first; return them, `start` first."""
     reached = [start]
-    for here in reached:  # grows meanwhile
+    for here in reached:  # grows in the loop
         for child in nodes[here].children:
             if child.node_id not in places:
                 edge = _Edge(child.node_id, child.local_name)
@@ -253,7 +281,7 @@ def _spread(nodes: Sequence[TrackableObject], places: dict[int, _TreePosition], 
 
 
 def _value(attribute: SerializedTensor, stored: Sequence[Row], note: str = "") -> list[str]:
-    """The cells of an attribute behind its name."""
+    """The cells of an attribute, after its name."""
     notes = [note] if note else []
     name = attribute.name + stored[0].name.removeprefix(attribute.checkpoint_key) if stored else attribute.name
     if name != VARIABLE_VALUE:
@@ -262,12 +290,12 @@ def _value(attribute: SerializedTensor, stored: Sequence[Row], note: str = "") -
         notes.append(f"variable {_short(quoted(attribute.full_name))}")
     if not stored:
         return ["?", "?", "?", "; ".join([*notes, f"not in the file: {quoted(attribute.checkpoint_key)}"])]
-    _, dtype, shape, size, problem = cells(stored[0])
-    return [dtype, shape, size, "; ".join(filter(None, [*notes, problem]))]
+    _, dtype, shape, size, _ = cells(stored[0])
+    return [dtype, shape, size, "; ".join(filter(None, [*notes, stored[0].note]))]
 
 
 def _short(name: str) -> str:
-    """A name within a line; quoted where it would look like indentation or like nothing."""
+    """Return a name as part of a line, quoted if it is empty or looks like indentation."""
     shown = escaped(name, limit=_NAME)
     return f'"{shown}"' if shown != shown.strip() or not shown else shown
 

@@ -28,7 +28,7 @@ from torch_tfckpt.conversion.selected_source import SelectedSource, read_graph
 from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
-from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
+from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource, names_of
 from torch_tfckpt.foreign_files.safetensors import parse_size
 from torch_tfckpt.foreign_files.sidecar import MAX_BYTES, SidecarWriter, encoded_size, sidecar_of
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
@@ -251,6 +251,7 @@ def convert(
     tell = progress or (lambda done, total: None)
     passes = 2 if skip_damaged and not dry_run else 1
     with closing(open_source(fspath(src))) as source:
+        selection.names_of = names_of(source)
         report = ConvertReport(source.path, sink.path, sink.format, dry_run, skipped=dict(source.skipped))
         with _suggesting(skip_damaged):
             first_pass = (lambda done, total: tell(done, passes * total)) if skip_damaged else None

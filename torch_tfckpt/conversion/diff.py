@@ -20,7 +20,7 @@ from torch_tfckpt.conversion.selection import Selection, nothing_left
 from torch_tfckpt.conversion.tensor_statistics import exact_numbers, has_numbers
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.foreign_files.formats import open_source
-from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.protocols import TensorSource, names_of
 from torch_tfckpt.foreign_files.values import FileValue, StoredBytes, TensorInfo, batches
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
@@ -184,6 +184,8 @@ def _select(
 ) -> tuple[SelectedSource, SelectedSource]:
     """Return the tensors to compare: those of `one` under their new names, and those of `other`."""
     names, other_names = one.names(), other.names()
+    in_one, in_other = names_of(one), names_of(other)
+    selection.names_of = lambda name: tuple(dict.fromkeys((*in_one(name), *in_other(name))))
     everything = list(dict.fromkeys([*names, *other_names]))
     report.unmatched_excludes = selection.unmatched_excludes(everything)
     taken_here = [name for name in names if selection.takes(name)]

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -37,6 +37,9 @@ class Selection:
         exclude: Regular expressions, searched for anywhere in a name.
         rename: (pattern, replacement) as re.sub takes them, applied one after the other to each name.
 
+    Attributes:
+        names_of: Returns all names of a tensor, its own first; a pattern may be found in any of them.
+
     Raises:
         InvalidArgumentError: a pattern is not a regular expression, or a string was given instead of a list of them.
     """
@@ -49,6 +52,7 @@ class Selection:
             raise InvalidArgumentError(
                 'include and exclude are lists of patterns, as ["/Adam"]; rename is a list of pairs, as [("^a/", "b/")]'
             )
+        self.names_of: Callable[[str], Sequence[str]] = lambda name: (name,)
         self._include = [_compiled(pattern) for pattern in include]
         self._exclude = [_compiled(pattern) for pattern in exclude]
         self._rename = [(_compiled(pattern), replacement) for pattern, replacement in rename]
@@ -88,27 +92,32 @@ class Selection:
 
     def takes(self, name: str) -> bool:
         """Whether `include` and `exclude` let a name pass."""
-        included = not self._include or any(pattern.search(name) for pattern in self._include)
-        return included and not any(pattern.search(name) for pattern in self._exclude)
+        included = not self._include or any(self._finds(pattern, name) for pattern in self._include)
+        return included and not any(self._finds(pattern, name) for pattern in self._exclude)
 
     def new_name(self, name: str) -> str:
-        """The name after all renames."""
+        """The name after all renames. A pattern that is not found in a tensor's own name is applied to another one."""
+        names = self.names_of(name)
         for pattern, replacement in self._rename if name != OBJECT_GRAPH_KEY else ():
-            name = _substituted(pattern, replacement, name)
-        return name
+            found = next((each for each in names if pattern.search(each)), None)
+            if found is not None:
+                names = (_substituted(pattern, replacement, found),)  # it has no other names any more
+        return names[0]
 
     def renamed(self, names: Sequence[str], object_paths: Iterable[str] = ()) -> dict[str, str]:
         """Name -> new name of names that are taken. Errors as `select`."""
-        new_names = {name: name for name in names}
         plain = [name for name in names if name != OBJECT_GRAPH_KEY]
+        now = {name: self.names_of(name) for name in plain}
         objects = list(object_paths)
         for pattern, replacement in self._rename if plain else ():
-            matched = [name for name in plain if pattern.search(new_names[name])]
+            matched = {name: found for name in plain if (found := next(filter(pattern.search, now[name]), None))}
             if not matched and not any(map(pattern.search, objects)):
-                raise _matches_nothing("rename", pattern.pattern, [new_names[name] for name in plain])
-            for name in matched:
-                new_names[name] = _substituted(pattern, replacement, new_names[name])
+                raise _matches_nothing(
+                    "rename", pattern.pattern, [each for name in plain for each in now[name]], len(plain)
+                )
+            now |= {name: (_substituted(pattern, replacement, found),) for name, found in matched.items()}
             objects = [_substituted(pattern, replacement, path) for path in objects]
+        new_names = {name: now[name][0] if name in now else name for name in names}
         old_names: dict[str, str] = {}
         for name, new in new_names.items():
             if new in old_names:
@@ -125,15 +134,23 @@ class Selection:
         InvalidArgumentError if a pattern of `include` is found in none.
         """
         for pattern in self._include if names else ():
-            if not any(map(pattern.search, names)):
-                raise _matches_nothing("include", pattern.pattern, names)
-        return [pattern.pattern for pattern in self._exclude if not any(map(pattern.search, names))]
+            if not any(self._finds(pattern, name) for name in names):
+                raise _matches_nothing(
+                    "include", pattern.pattern, [each for name in names for each in self.names_of(name)], len(names)
+                )
+        return [pattern.pattern for pattern in self._exclude if not any(self._finds(pattern, name) for name in names)]
+
+    def _finds(self, pattern: re.Pattern[str], name: str) -> bool:
+        return any(map(pattern.search, self.names_of(name)))
 
     def _excludes_object_graph(self, names: Sequence[str]) -> bool:
         """Whether a pattern of `exclude` is about the graph itself: spells its name, or is found nowhere else."""
         others = [name for name in names if name != OBJECT_GRAPH_KEY]
         found = [pattern for pattern in self._exclude if pattern.search(OBJECT_GRAPH_KEY)]
-        return any(OBJECT_GRAPH_KEY in pattern.pattern or not any(map(pattern.search, others)) for pattern in found)
+        return any(
+            OBJECT_GRAPH_KEY in pattern.pattern or not any(self._finds(pattern, name) for name in others)
+            for pattern in found
+        )
 
 
 def nothing_left(names: Sequence[str]) -> InvalidArgumentError:
@@ -144,11 +161,11 @@ def nothing_left(names: Sequence[str]) -> InvalidArgumentError:
     )
 
 
-def _matches_nothing(option: str, pattern: str, names: Sequence[str]) -> InvalidArgumentError:
+def _matches_nothing(option: str, pattern: str, names: Sequence[str], tensors: int) -> InvalidArgumentError:
     closest = _closest(pattern, names)
     hint = f"The closest is {quoted(closest)}" if closest else f"The first is {quoted(names[0])}"
     return InvalidArgumentError(
-        f"{option} {quoted(pattern)} matches none of {counted(len(names), 'tensor')}. {hint}. {_WHAT}"
+        f"{option} {quoted(pattern)} matches none of {counted(tensors, 'tensor')}. {hint}. {_WHAT}"
     )
 
 

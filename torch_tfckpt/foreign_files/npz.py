@@ -66,6 +66,7 @@ class NpzSource:
     """
 
     format = "npz"
+    object_names: None = None
 
     def __init__(self, path: str) -> None:
         self.path = path

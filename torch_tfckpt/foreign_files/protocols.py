@@ -1,9 +1,10 @@
 """TensorSource and TensorSink: what every file format offers to its reader and its writer, tensor by tensor."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from torch_tfckpt.foreign_files.values import FileValue, TensorInfo
+from torch_tfckpt.format.tensor_names import TensorNames
 from torch_tfckpt.storage.publication import Publication
 
 
@@ -21,6 +22,10 @@ class TensorSource(Protocol):
     @property
     def skipped(self) -> Mapping[str, str]:
         """Name of each entry that is not a tensor -> what it is."""
+
+    @property
+    def object_names(self) -> TensorNames | None:
+        """The other names of its tensors if it is an object-based checkpoint."""
 
     def names(self) -> list[str]:
         """Names of all tensors, in the order of the file."""
@@ -43,6 +48,12 @@ class TensorSource(Protocol):
         """Total size of the files with values, without an index; the sidecar stores it to recognise its files."""
 
     def close(self) -> None: ...
+
+
+def names_of(source: TensorSource) -> Callable[[str], tuple[str, ...]]:
+    """Return a function that returns all names of a tensor of `source`, its own first."""
+    known = source.object_names
+    return (lambda name: (name,)) if known is None else known.names_of
 
 
 class TensorSink(Protocol):

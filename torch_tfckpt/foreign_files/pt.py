@@ -56,6 +56,7 @@ class PtSource:
     """
 
     format = "pt"
+    object_names: None = None
 
     def __init__(self, path: str) -> None:
         self.path = path

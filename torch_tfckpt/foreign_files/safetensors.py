@@ -61,6 +61,7 @@ class SafetensorsSource:
     """
 
     format = "safetensors"
+    object_names: None = None
 
     def __init__(self, path: str, shards: Iterable[str], listing: str | None = None) -> None:
         self.path = path

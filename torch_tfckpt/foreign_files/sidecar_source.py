@@ -8,6 +8,7 @@ from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.foreign_files.sidecar import Sidecar
 from torch_tfckpt.foreign_files.values import FileValue, TensorInfo
+from torch_tfckpt.format.tensor_names import TensorNames
 from torch_tfckpt.text import printable, quoted
 
 
@@ -43,6 +44,10 @@ class SidecarSource:
     @property
     def skipped(self) -> Mapping[str, str]:
         return self._source.skipped
+
+    @property
+    def object_names(self) -> TensorNames | None:
+        return self._source.object_names
 
     def names(self) -> list[str]:
         return [*self._source.names(), *self._sidecar.tensors]

@@ -3,7 +3,9 @@
 A checkpoint is written with one data file and its tensors sorted by name, like tf.train.Saver does.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import torch
 
@@ -11,18 +13,21 @@ from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.bundle.publish import data_files_of
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, StoredBytes, TensorInfo
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.coding import decode_varint
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import encode_strings
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename
+from torch_tfckpt.format.tensor_names import TensorNames
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.format.variant_tensor import encode_variants
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import quoted
+
+_log = logging.getLogger(__name__)
 
 
 class CheckpointSource:
@@ -34,6 +39,15 @@ class CheckpointSource:
         self.format = f"TensorFlow checkpoint, version {self.reader.version}"
         self.skipped: dict[str, str] = {}
         self._types: dict[DataType, ElementType] = {}
+
+    @cached_property
+    def object_names(self) -> TensorNames | None:
+        try:
+            graph = self.reader.object_graph
+        except CheckpointError as error:
+            _log.warning("the names of variables are unknown: %s", error)
+            return None
+        return None if graph is None else TensorNames(graph, self.names())
 
     def names(self) -> list[str]:
         return self.reader.keys()

@@ -101,6 +101,9 @@ class ObjectGraph:
 
     nodes: tuple[TrackableObject, ...]
 
+    def __repr__(self) -> str:
+        return f"<ObjectGraph of {len(self.nodes)} objects>"
+
     @classmethod
     def decode(cls, serialized: bytes) -> Self:
         """Return the graph decoded from a serialized TrackableObjectGraph.
@@ -135,10 +138,16 @@ class ObjectGraph:
 
         Slot variables have no path. Cost: the length of the path; the first call visits every edge once.
         """
+        return self.route_within(node_id, len(self.nodes))
+
+    def route_within(self, node_id: int, longest: int) -> tuple[str, ...] | None:
+        """Return `route`, or None if it has more than `longest` names."""
         if node_id != ROOT and node_id not in self.parents:
             return None
         names: list[str] = []
         while node_id != ROOT:
+            if len(names) == longest:
+                return None
             node_id, local_name = self.parents[node_id]
             names.append(local_name)
         return tuple(reversed(names))

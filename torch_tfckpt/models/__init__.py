@@ -1,10 +1,10 @@
-"""Weights of TensorFlow models in torch modules: which stored tensor is which parameter, and in which layout?
+"""Load TensorFlow weights into torch modules: which stored tensor is which parameter, in which layout?
 
-    loading, saving                   load_model, save_model; report: what was loaded and what not
-    key_mapper, layouts, layer_names  rules for names; how axes are moved; TensorFlow's names for a layer's variables
-    stored_names, sources             where each tensor of a module is stored; targets: what takes it
-    auxiliary                         variables that are not weights; optimizer_slots: the optimizer's variables
+    loading, saving                   load_model, save_model; report: what was loaded and what was not
+    key_mapper, layouts, layer_names  rules for names; orders of axes; TensorFlow's names for the variables of a layer
+    stored_names, sources             find each tensor of a module in the checkpoint; targets: the tensors to fill
+    auxiliary                         variables that are not weights; optimizer_slots: the variables of optimizers
 
 May use: torch modules and optimizers, `optimizers`, the checkpoint reader, savers (to save).
-May not: know imported graphs, managers or conversion of whole files.
+Must not use: imported graphs, managers, conversion of whole files.
 """

@@ -13,9 +13,9 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, TrackableObject
 
-# Behind the name of a variable: the name of its exponential moving average.
+# Appended to the name of a variable: the name of its exponential moving average.
 AVERAGE: Final = "/ExponentialMovingAverage"
-# Behind the names of variables where someone stored them by `variable.name`.
+# Ends the names of variables that were stored under `variable.name`.
 OUTPUT: Final = ":0"
 
 _COUNTERS: Final = re.compile(r"(?:.*/)?(?:global_step|save_counter)", re.DOTALL)
@@ -25,7 +25,7 @@ _SLOTS: Final = re.compile(
     r"(?:Adam|AdamW|AdaMax|Nadam|Momentum|RMSProp|Adagrad|AdagradDA|ProximalAdagrad|Adadelta|Ftrl|LAMB|adam_[mv])(?:_\d+)?"
 )
 _ADAFACTOR: Final = re.compile(r"(.+)_slot_(?:v|vr|vc|m)", re.DOTALL)
-# What Keras 1 and 2 store without objects: training/<optimizer>/<variable>/<slot>, training/<optimizer>/<counter>.
+# Keras 1 and 2 without objects: training/<optimizer>/<variable>/<slot>, training/<optimizer>/<counter>.
 _TRAINING: Final = re.compile(r"training/[^/]+/(.+)", re.DOTALL)
 _TRAINING_SLOTS: Final = ("m", "v", "vhat", "rms", "momentum", "accumulator")
 _TRAINING_COUNTERS: Final = ("iter", "iterations")
@@ -34,16 +34,16 @@ _WHOLE_NUMBERS: Final = {
     DataType.DT_INT8, DataType.DT_INT16, DataType.DT_INT32, DataType.DT_INT64,
     DataType.DT_UINT8, DataType.DT_UINT16, DataType.DT_UINT32, DataType.DT_UINT64,
 }  # fmt: skip
-# 16: how many names of scopes may stand before that of a variable; it bounds the work for a name of a megabyte.
+# Number of scopes that may precede the name of a variable; bounds the work for a name of a megabyte.
 _SCOPES: Final = 16
-# What the optimizers of Keras 2, those since 2.11, and a LossScaleOptimizer have for children.
+# Children of optimizers of Keras 2, of those since 2.11, and of a LossScaleOptimizer.
 _OF_OPTIMIZERS: Final = (
     {"iter", "learning_rate"},
     {"_iterations", "_learning_rate"},
-    {"_iterations", "_trainable_variables"},  # with a schedule for the learning rate, which is not stored
+    {"_iterations", "_trainable_variables"},  # with a learning rate schedule, which is not stored
     {"base_optimizer", "loss_scale"},
 )
-_KERAS_API: Final = "keras_api"  # the child under which Keras 2 puts metrics, and layers a second time
+_KERAS_API: Final = "keras_api"  # child under which Keras 2 puts metrics, and layers a second time
 
 
 class VariableKind(enum.StrEnum):
@@ -76,23 +76,23 @@ def variable_kinds(reader: CheckpointReader) -> dict[str, VariableKind]:
     Cost: looks at the entries of all tensors.
     """
     keys = reader.keys()
-    texts = {key for key in keys if reader.dtype(key) == DataType.DT_STRING}
+    strings = {key for key in keys if reader.dtype(key) == DataType.DT_STRING}
     graph = reader.object_graph
     if graph is not None:
-        return _kinds_of_objects(reader, graph, texts)
+        return _kinds_of_objects(reader, graph, strings)
     known = {name.removesuffix(OUTPUT) for name in (*keys, *averages(keys))}
-    longest = max(map(len, texts), default=0)
-    return {key: _described_by(key, texts, longest) or _kind_by_name(key, known) for key in keys}
+    longest = max(map(len, strings), default=0)
+    return {key: _described_by(key, strings, longest) or _kind_by_name(key, known) for key in keys}
 
 
 def is_optimizer(node: TrackableObject) -> bool:
-    """Whether an object is an optimizer: it has slot variables, or the children that those of Keras have."""
+    """Return whether an object is an optimizer: it has slot variables, or the children of a Keras optimizer."""
     children = {child.local_name for child in node.children}
     return bool(node.slot_variables) or any(known <= children for known in _OF_OPTIMIZERS)
 
 
 def averages(keys: Iterable[str]) -> dict[str, str]:
-    """Key of a variable, stored or not -> key of its moving average."""
+    """Map the key of each variable, stored or not, to the key of its moving average."""
     found = {}
     for key in keys:
         bare = key.removesuffix(OUTPUT)
@@ -101,12 +101,12 @@ def averages(keys: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _kinds_of_objects(reader: CheckpointReader, graph: ObjectGraph, texts: Container[str]) -> dict[str, VariableKind]:
+def _kinds_of_objects(reader: CheckpointReader, graph: ObjectGraph, strings: Container[str]) -> dict[str, VariableKind]:
     weights = {key for name, key in _weights(graph) if not _is_counted(name)} - _counts(reader, graph)
     of_optimizers = _optimizer_keys(graph)
 
     def kind(key: str) -> VariableKind:
-        if key in texts:
+        if key in strings:
             return VariableKind.OTHER
         if key in weights:
             return VariableKind.WEIGHT
@@ -134,12 +134,12 @@ def _optimizer_keys(graph: ObjectGraph) -> set[str]:
     return {attribute.checkpoint_key for here in seen for attribute in graph.nodes[here].attributes}
 
 
-def _described_by(key: str, texts: Container[str], longest: int) -> VariableKind | None:
+def _described_by(key: str, strings: Container[str], longest: int) -> VariableKind | None:
     """The kind of a string, or of a tensor in the state that a string describes; None for all others."""
-    if key in texts:
+    if key in strings:
         return VariableKind.OTHER
     for beginning in _beginnings(key, longest):
-        if beginning in texts:
+        if beginning in strings:
             of_optimizer = key.startswith("/state/", len(beginning))
             return VariableKind.OPTIMIZER if of_optimizer else VariableKind.OTHER
     return None
@@ -174,7 +174,7 @@ def _kind_by_variable(name: str, known: Container[str]) -> VariableKind:
 
 
 def _is_variable(name: str, known: Container[str]) -> bool:
-    """Whether it is the name of a variable, by itself or behind the scope of an optimizer."""
+    """Return whether it is the name of a variable, by itself or after the scope of an optimizer."""
     for _ in range(_SCOPES + 1):
         if name in known:
             return True
@@ -183,7 +183,7 @@ def _is_variable(name: str, known: Container[str]) -> bool:
 
 
 def _counts(reader: CheckpointReader, graph: ObjectGraph) -> set[str]:
-    """Keys of whole numbers that hang at the root itself, where a Checkpoint has its step and epoch."""
+    """Keys of integers that are children of the root, where a Checkpoint has its step and epoch."""
     children = graph.nodes[ROOT].children if graph.nodes else ()
     keys = (graph.value_key(child.node_id) for child in children)
     stored = {key for key in keys if key is not None and key in reader}
@@ -195,7 +195,7 @@ def _is_whole_number(reader: CheckpointReader, key: str) -> bool:
 
 
 def _beginnings(key: str, longest: int) -> Iterator[str]:
-    """What comes before each of its slashes: the key of a text is how the keys of its state's tensors begin."""
+    """The parts of a key before each slash: the keys of the tensors of a state begin with the key of its string."""
     at = key.find("/")
     while 0 <= at <= longest:
         yield key[:at]
@@ -203,7 +203,7 @@ def _beginnings(key: str, longest: int) -> Iterator[str]:
 
 
 def _weights(graph: ObjectGraph) -> Iterator[tuple[str, str]]:
-    """Name and key of each variable that the root reaches without passing an optimizer."""
+    """Name and key of each variable that is reached from the root without passing an optimizer."""
     seen = {ROOT}
     waiting = [(ROOT, "")] if graph.nodes else []
     while waiting:

@@ -1,11 +1,6 @@
-"""init_from_checkpoint: variables of a model take values of a checkpoint, by a map from its names to theirs.
+"""init_from_checkpoint: fill variables of a model from a checkpoint, by a map from stored names to variables.
 
-    init_from_checkpoint(model, "bert/model.ckpt", {
-        "bert/encoder/": "encoder.",                                   # all that lies under model.encoder
-        "bert/embeddings/word_embeddings": model.embeddings.weight,    # one tensor into one parameter
-    })
-
-Source: tensorflow/python/training/checkpoint_utils.py (init_from_checkpoint); spec: SAVER 8.
+Source: tensorflow/python/training/checkpoint_utils.py (init_from_checkpoint).
 """
 
 import logging
@@ -14,7 +9,6 @@ import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from operator import itemgetter
 from typing import Final, TypeGuard
 
@@ -23,7 +17,7 @@ from torch import nn
 
 from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.format.object_graph import VARIABLE_VALUE, checkpoint_key
+from torch_tfckpt.format.tensor_names import TensorNames
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
 from torch_tfckpt.save_restore.restore import restore_saveables
@@ -37,46 +31,55 @@ from torch_tfckpt.text import did_you_mean, escaped, listed, quoted
 Assignable = torch.Tensor | Variable | PartitionedVariable | Sequence[Variable]
 AssignmentMap = Mapping[str, str | Assignable] | Iterable[tuple[str, str | Assignable]]
 
-_ROOT: Final = "/"  # the scope of all names, on either side of a map
-_SCOPE_ENDS: Final = ("/", ".")  # the other is how names of modules, and of checkpoints of them, are divided
+_ROOT: Final = "/"  # scope of all names, on both sides of a map
+_SCOPE_ENDS: Final = ("/", ".")  # "." divides the names of modules and of checkpoints of them
 
 _log = logging.getLogger(__name__)
 
 
 def init_from_checkpoint(model: object, path: AnyPath, assignment_map: AssignmentMap) -> dict[str, str]:
-    """Fill variables of `model` from a checkpoint, in place; those that the map does not name stay as they are.
+    """Fill variables of `model` from a checkpoint, in place. Variables that the map does not name are unchanged.
 
     Args:
-        model: Where the map's names are looked up: a Module, by the names of its state_dict; a dict name -> tensor,
-            Variable, PartitionedVariable, list of Variables that are slices, or Module; or what else Saver takes as
-            var_list, without state such as an optimizer's.
-        path: Any spelling that CheckpointReader takes.
-        assignment_map: A dict, or pairs where one stored tensor goes into several variables, of
+        model: Where names of variables are looked up: a Module, by the names of its state_dict; a dict name -> tensor,
+            Variable, PartitionedVariable, list of Variables that are slices, or Module; or anything else that Saver
+            takes as var_list, except state such as an optimizer's.
+        path: As for CheckpointReader.
+        assignment_map: A dict, or a list of pairs if one stored tensor goes into several variables, of
             "scope/" -> "other_scope/": each variable below `other_scope` takes the tensor of that name below `scope`.
-                "/" is the root: all variables, or names without a scope. "scope." is one as well.
+                "/" is the root: all variables, or names without a scope. "scope." is a scope, too.
             "name" -> name of a variable, or the tensor, Parameter, Variable, PartitionedVariable or list of slices
-                itself, which need not be in `model`. A part takes its part of the stored tensor.
-            Names of the checkpoint are verbatim. In names of a Module's tensors "/" and "." mean the same: "encoder/"
-            and "encoder." both are the scope of model.encoder, below which "layer.0.weight" takes the stored tensor
-            "layer.0.weight" or else "layer/0/weight". Of object-based checkpoints names are keys, or else paths of
-            objects ("model/kernel") or names that variables had ("dense/kernel"), where only one variable has them.
+                itself, which need not be in `model`. A slice takes its part of the stored tensor.
+            Names in the checkpoint are verbatim. In names of a Module's tensors "/" and "." mean the same: "encoder/"
+            and "encoder." are both the scope of model.encoder, below which "layer.0.weight" takes the stored tensor
+            "layer.0.weight" or else "layer/0/weight". In an object-based checkpoint a name is any that CheckpointReader
+            takes, if only one tensor has it.
 
     Returns:
-        Name in `model` -> key in the checkpoint, of what was filled. A shared tensor stands under all its names.
+        Name in `model` -> key in the checkpoint, for everything that was filled; a shared tensor under all its names.
 
     Raises:
-        InvalidArgumentError: a tensor is not in the checkpoint; a name is that of no variable; a scope is mapped to no
-            scope; shape or dtype differs; a variable would get two tensors; a parameter has no shape or memory yet.
+        InvalidArgumentError: a tensor is not in the checkpoint; a name is not that of a variable; a scope is mapped to
+            something that is not a scope; shape or dtype differs; a variable would get two tensors; a parameter has no
+            shape or memory yet.
         ValueError: a list whose elements are not slices of one tensor.
-        TypeError: the map, or `model`, is of another form.
+        TypeError: the map, or `model`, has another form.
         NotFoundError, DataLossError: there is no checkpoint; a value is damaged.
 
-    Whatever is raised, nothing was assigned. Layouts are not changed: a Keras Dense kernel is [in, out]. A scope that
-    holds no variable is a logged warning and no error, since TensorFlow passes over it; what was filled is logged at
-    INFO. TensorFlow lets the last of two tensors win, takes a scope without its "/" for another one, and through a
-    scope gives a variable the shape that is stored; these are errors here.
+    Whatever is raised, nothing was assigned. Layouts are not changed: a Keras Dense kernel stays [in, out]. A scope
+    without variables is a warning in the log, not an error, because TensorFlow ignores it; what was filled is logged at
+    INFO. TensorFlow lets the last of two tensors win, accepts a scope without its "/", and gives a variable in a scope
+    the stored shape; these are errors here.
 
     Cost: one read of the tensors, of a partitioned one up to one for each part; host memory of all of them.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> stored = {"bert/encoder/weight": torch.ones(1, 2), "bert/encoder/bias": torch.zeros(1)}
+        >>> path = tfckpt.save_file(stored, "bert.ckpt")
+        >>> model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 1)})
+        >>> tfckpt.init_from_checkpoint(model, path, {"bert/encoder/": "encoder."})
+        {'encoder.bias': 'bert/encoder/bias', 'encoder.weight': 'bert/encoder/weight'}
     """
     pairs = _pairs(assignment_map)
     variables = _Variables(model)
@@ -100,10 +103,10 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
 
 @dataclass(frozen=True, slots=True)
 class _Assignment:
-    """One stored tensor on its way into one variable."""
+    """Assignment of one stored tensor to one variable."""
 
     key: str
-    label: str  # how texts call the variable
+    label: str  # name of the variable in messages
     parts: tuple[VariableSaveable, ...]  # one, unless it is partitioned
 
 
@@ -111,12 +114,12 @@ class _Assignment:
 class _Named:
     """A variable of the model."""
 
-    names: tuple[str, ...]  # several where a module shares it between its parts
+    names: tuple[str, ...]  # several if a module shares the tensor
     value: Assignable
     of_module: bool
 
     def below(self, scope: str) -> list[str]:
-        """What the checkpoint may call it below a scope that this one is mapped from; empty where it lies elsewhere."""
+        """Return its possible names below the stored scope that `scope` is mapped from; empty if outside `scope`."""
         start = "" if scope == _ROOT else scope
         if not self.of_module:
             return [name[len(start) :] for name in self.names if name.startswith(start)]
@@ -125,7 +128,7 @@ class _Named:
 
 
 class _Variables:
-    """The variables of a model under their names."""
+    """The variables of a model by name."""
 
     def __init__(self, model: object) -> None:
         self._all = sorted(_variables_of(model), key=lambda each: each.names)
@@ -133,26 +136,26 @@ class _Variables:
         self._by_path = {_slashed(name): each for name, each in self._by_name.items() if each.of_module}
 
     def named(self, name: str) -> _Named | None:
-        """The variable of that name."""
+        """Return the variable with this name."""
         return self._by_name.get(name) or self._by_path.get(_slashed(name))
 
     def below(self, scope: str) -> Iterator[tuple[_Named, list[str]]]:
-        """The variables in a scope, sorted, each with what `_Named.below` says of it."""
+        """Yield the variables in a scope, sorted, each with the result of `_Named.below`."""
         for each in self._all:
             rests = each.below(scope)
             if rests:
                 yield each, rests
 
     def names_of(self, tensor: torch.Tensor) -> list[str]:
-        """All names of a tensor, or of that which it is a part of; empty of one that is not in the model."""
+        """Return all names of a tensor, or of the variable that it is a part of; empty if it is not in the model."""
         return self._names_of_tensors.get(identity_of(tensor), [])
 
     def closest(self, name: str) -> str:
-        """A hint for a name that is none."""
+        """Return a hint for an unknown name."""
         return did_you_mean(name, self._by_name) or did_you_mean(_slashed(name), self._by_path)
 
     def closest_scope(self, scope: str) -> str:
-        """A hint for a scope that holds nothing."""
+        """Return a hint for a scope without variables."""
         return did_you_mean(scope, {name[: end.end()] for name in self._by_name for end in re.finditer("[./]", name)})
 
     @cached_property
@@ -171,10 +174,10 @@ class _CheckpointNames:
         self._reader = reader
 
     def key(self, name: str) -> str | None:
-        """The key that a name means; None where it means nothing."""
-        if name in self._reader:
-            return name
-        keys = self._keys_of_objects.get(name, [])
+        """Return the key that a name means; None if it means nothing."""
+        if name in self._reader or self._names is None:
+            return name if name in self._reader else None
+        keys = self._names.find(name)
         if len(keys) > 1:
             raise InvalidArgumentError(
                 f"{self._reader.path}: {len(keys)} variables are called {quoted(name)}. Map their keys instead: "
@@ -183,45 +186,38 @@ class _CheckpointNames:
         return keys[0] if keys else None
 
     def not_found(self, name: str, within: str = "", others: int = 0) -> InvalidArgumentError:
-        """The error in TensorFlow's words; `within`, as "z in a/", where a scope was mapped."""
+        """Return the error in TensorFlow's words. `within`: "z in a/", if a scope was mapped."""
         where = f" ({escaped(within)})" if within else ""
-        more = f" Nor are {others} others of that scope." if others else ""
-        hint = did_you_mean(name, chain(self._reader.keys(), self._keys_of_objects))
+        more = f" Also missing in that scope: {others} more." if others else ""
+        hint = did_you_mean(name, self._reader.keys() if self._names is None else self._names.known())
         if name.endswith(_SCOPE_ENDS):
             hint = "A scope is mapped to a scope: 'scope/': 'other_scope/'."
         text = f"Tensor {escaped(name)}{where} is not found in {self._reader.path} checkpoint.{more} {hint}"
-        return InvalidArgumentError(f"{text.rstrip()} `tfckpt ls` lists all {len(self._reader)} that are")
+        return InvalidArgumentError(f"{text.rstrip()} `tfckpt ls` lists all {len(self._reader)} tensors")
 
     @cached_property
-    def _keys_of_objects(self) -> dict[str, list[str]]:
-        """Paths of objects, and names that variables had, -> keys of their values."""
+    def _names(self) -> TensorNames | None:
         graph = self._reader.object_graph
-        found: dict[str, list[str]] = {}
-        for variable in graph.variables() if graph is not None else ():
-            path = variable.checkpoint_key.removesuffix(checkpoint_key("", VARIABLE_VALUE))
-            for name in dict.fromkeys((path, variable.full_name)):
-                found.setdefault(name, []).append(variable.checkpoint_key)
-        found.pop("", None)
-        return found
+        return None if graph is None else TensorNames(graph, self._reader.keys())
 
 
 def _pairs(assignment_map: AssignmentMap) -> list[tuple[str, object]]:
-    """Sorted by name in the checkpoint, as TensorFlow goes through them."""
+    """Return the pairs of the map sorted by name in the checkpoint, the order in which TensorFlow uses them."""
     if not isinstance(assignment_map, Mapping | Iterable):
         raise TypeError(f"assignment_map is a {type(assignment_map).__name__}. Pass a dict, or a list of pairs")
     pairs: list[tuple[str, object]] = []
     for pair in assignment_map.items() if isinstance(assignment_map, Mapping) else assignment_map:
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
             raise TypeError(
-                f"assignment_map: {reprlib.repr(pair)} is no pair of a name in the checkpoint and a variable or a name "
-                f"of one. Pass a dict, or a list of pairs"
+                f"assignment_map: {reprlib.repr(pair)} is not a pair of a name in the checkpoint and a variable or the "
+                f"name of one. Pass a dict, or a list of pairs"
             )
         pairs.append((pair[0], pair[1]))
     return sorted(pairs, key=itemgetter(0))
 
 
 def _assignments(name: str, target: object, variables: _Variables, stored: _CheckpointNames) -> list[_Assignment]:
-    """What one entry of the map means."""
+    """Return what one entry of the map assigns."""
     if not isinstance(target, str):
         if not _is_assignable(target):
             raise TypeError(
@@ -255,7 +251,7 @@ def _scope_assignments(name: str, scope: str, variables: _Variables, stored: _Ch
         raise stored.not_found(prefix + missing[0], f"{missing[0]} in {name}", len(missing) - 1)
     if not found:
         hint = variables.closest_scope(scope)
-        text = f"no variable lies in scope {quoted(scope)}, to which {quoted(name)} is mapped. {hint}"
+        text = f"no variable is in scope {quoted(scope)}, to which {quoted(name)} is mapped. {hint}"
         _log.warning("init_from_checkpoint: %s", text.rstrip(". "))
     return found
 
@@ -273,34 +269,34 @@ def _assignment(key: str, target: Assignable, variables: _Variables) -> _Assignm
     label = (names or own or [key])[0]
     parts = []
     for part in saveables_of(label, target):
-        assert isinstance(part, VariableSaveable), "of tensors and Variables there are no others"
+        assert isinstance(part, VariableSaveable), "tensors and Variables have no other kind"
         part.specs[0].name = key
         parts.append(part)
     return _Assignment(key, label, tuple(parts))
 
 
 def _check_once(plan: Iterable[_Assignment]) -> None:
-    """InvalidArgumentError where two stored tensors are to go into one variable."""
+    """Raise InvalidArgumentError if two stored tensors are mapped to one variable."""
     taken: dict[Identity, _Assignment] = {}
     for each in plan:
         for part in each.parts:
             before = taken.setdefault(identity_of(part.tensor), each)
             if before.key != each.key:
                 raise InvalidArgumentError(
-                    f"assignment_map: {quoted(before.key)} and {quoted(each.key)} are both to go into variable "
-                    f"{quoted(each.label)}. Leave one out, or map smaller scopes"
+                    f"assignment_map: {quoted(before.key)} and {quoted(each.key)} are both mapped to variable "
+                    f"{quoted(each.label)}. Omit one, or map smaller scopes"
                 )
 
 
 def _check_shape(reader: CheckpointReader, assignment: _Assignment) -> None:
-    """InvalidArgumentError, in TensorFlow's words, where a whole variable is not of the stored shape."""
+    """Raise InvalidArgumentError, in TensorFlow's words, if a whole variable has not the stored shape."""
     stored = reader.shape(assignment.key)
     for part in assignment.parts:
         if not part.specs[0].slice_spec and tuple(part.tensor.shape) != stored:
             raise InvalidArgumentError(
                 f"Shape of variable {escaped(assignment.label)} ({shape_text(part.tensor.shape)}) doesn't match with "
                 f"shape of tensor {escaped(assignment.key)} ({shape_text(stored)}) from checkpoint reader. Map a "
-                f"variable of that shape, or slices of one in a list; load_variable reads what is to be reshaped first"
+                f"variable of that shape, or a list of its slices. To reshape the tensor first, use load_variable"
             )
 
 
@@ -315,7 +311,7 @@ def _variables_of(model: object) -> Iterator[_Named]:
         else:
             raise TypeError(
                 f"{quoted(name)} is a {type(value).__name__}. init_from_checkpoint fills tensors, Variables and slices "
-                f"of them; leave out what else a Saver saves"
+                f"of them; omit everything else that a Saver saves"
             )
 
 

@@ -1,10 +1,10 @@
-"""KeyMapper: from the names of a TensorFlow checkpoint to those of a module's state_dict.
+"""KeyMapper: rules from the names of a TensorFlow checkpoint to those of a module's state_dict.
 
     KeyMapper({"dense/kernel": ("fc.weight", "dense"), "dense/bias": "fc.bias", "unused": None})
     KeyMapper([(r"layer_(\\d+)/kernel", r"layers.\\1.weight"), (r"head/.*", None)])
 
-The direction is always stored key -> state_dict key. In a dictionary a text is a name; in a list it is a regular
-expression for the whole of a name, and the first that matches counts. A compiled pattern is a pattern in both.
+The direction is always stored key -> state_dict key. In a dictionary a string is a name. In a list it is a regular
+expression that must match a whole name, and the first that matches counts. A compiled pattern is a pattern in both.
 """
 
 import re
@@ -18,20 +18,26 @@ from torch_tfckpt.models.layouts import layout_named
 from torch_tfckpt.text import quoted
 
 NameOrPattern = str | re.Pattern[str]
-# Items of a mapping are checked as they come: mypy infers no useful type for "fc.bias" beside ("fc.weight", "dense").
+# Values are checked at run time: mypy infers no useful type for a mix of "fc.bias" and ("fc.weight", "dense").
 Rules = Mapping[Any, object] | Iterable["RuleLike"]
 _EXAMPLE: Final = '(r"(.*)/kernel", r"\\1.weight", "dense")'
 
 
 class KeyRule(NamedTuple):
-    """Where the tensors go whose whole name a pattern matches. What is wrong with a rule KeyMapper says.
+    """Rule for the tensors of which a pattern matches the whole name. KeyMapper checks it.
 
     Attributes:
-        pattern: A regular expression, as text or compiled.
-        target: State_dict key, with `\\1` and `\\g<name>` for groups; None or "": such tensors are left out on purpose.
-        layout: Name of a layout; None: the one that the last part of the stored name tells for the module it goes to,
-            so that the "kernel" of a Linear is transposed. Where it tells none of a weight that TensorFlow may store
-            otherwise than torch, load_model and save_model ask for one.
+        pattern: A regular expression, as a string or compiled.
+        target: State_dict key, with `\\1` and `\\g<name>` for groups. None or "": such tensors are omitted on purpose.
+        layout: Name of a layout. None: the layout that the last part of the stored name implies for the module, so that
+            the "kernel" of a Linear is transposed. If the name implies none, and TensorFlow may store the weight in
+            another order than torch, load_model and save_model raise an error that asks for a layout.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> rule = tfckpt.KeyRule(r"layer_(\\d+)/kernel", r"layers.\\1.weight", "dense")
+        >>> tfckpt.KeyMapper([rule]).find("layer_3/kernel").target
+        'layers.3.weight'
     """
 
     pattern: NameOrPattern
@@ -44,16 +50,16 @@ RuleLike = KeyRule | tuple[NameOrPattern, str | None] | tuple[NameOrPattern, str
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """What a mapper says of one stored tensor."""
+    """Result of a mapper for one stored tensor."""
 
-    target: str | None  # None: it is left out
-    layout: str | None  # None: not said
+    target: str | None  # None: it is omitted
+    layout: str | None  # None: not given
 
 
 class Match(NamedTuple):
-    """The rule that counts for a stored tensor."""
+    """Rule that matches a stored tensor."""
 
-    name: str  # of the tensor's names that which matched
+    name: str  # the name of the tensor that matched
     rule: NameOrPattern
     mapped: Mapped
 
@@ -63,17 +69,26 @@ class KeyMapper:
 
     Args:
         rules: A dictionary name -> target, or name -> (target, layout); or a list of KeyRules and of tuples like them.
-            A target of None or "" leaves the tensor out.
+            A target of None or "" omits the tensor.
 
-    Names go before patterns, and patterns in their order; the first that matches counts. Of an object-based checkpoint
-    rules see each tensor under its key without "/.ATTRIBUTES/VARIABLE_VALUE", then under the whole key, then under the
-    variable's full_name.
+    Names are tried before patterns, and patterns in their order; the first match counts. In an object-based checkpoint
+    each tensor is tried under its key without "/.ATTRIBUTES/VARIABLE_VALUE", then under the whole key, then under the
+    path of its object ("model.fc.kernel") and the full name of the variable ("fc/kernel").
 
     Raises:
-        InvalidArgumentError: a pattern, group, target or layout that cannot be meant, with the number of its rule; two
-            names for one target.
+        InvalidArgumentError: an invalid pattern, group, target or layout, with the number of its rule; two names for
+            one target.
 
-    Threads: safe; a mapper does not change. It stops no pattern that takes forever.
+    Thread safety: may be used from several threads; a mapper does not change. A pattern that takes forever is not
+    interrupted.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"dense/kernel": torch.ones(3, 2), "dense/bias": torch.zeros(2)}, "model.ckpt-1")
+        >>> mapper = tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense"), "dense/bias": "fc.bias"})
+        >>> model = torch.nn.ModuleDict({"fc": torch.nn.Linear(3, 2)})
+        >>> tfckpt.load_model(model, path, mapper=mapper).sources
+        {'fc.weight': 'dense/kernel', 'fc.bias': 'dense/bias'}
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -92,14 +107,17 @@ class KeyMapper:
                 self._add(place, *KeyRule(*rule), is_name=False)
         self._check_targets()
 
+    def __repr__(self) -> str:
+        return f"<KeyMapper of {len(self._names)} names, {len(self._patterns)} patterns>"
+
     @classmethod
     def of(cls, mapper: "KeyMapper | Rules") -> Self | "KeyMapper":
-        """The mapper itself, or one of these rules."""
+        """Return `mapper` itself, or a mapper of these rules."""
         return mapper if isinstance(mapper, KeyMapper) else cls(mapper)
 
     @property
     def names(self) -> dict[str, Mapped]:
-        """What is said of single names."""
+        """The rules for single names."""
         return dict(self._names)
 
     @property
@@ -108,12 +126,12 @@ class KeyMapper:
         return [*self._names, *(pattern for pattern, _ in self._patterns)]
 
     def find(self, *names: str) -> Mapped | None:
-        """What is said of a stored tensor that has these names; None where no rule matches."""
+        """Return the result for a stored tensor with these names; None if no rule matches."""
         found = self.match(*names)
         return None if found is None else found.mapped
 
     def match(self, *names: str) -> Match | None:
-        """As `find`, and which rule says so, by which of the names."""
+        """Return the result of `find`, the rule that matched and the name that it matched; None if no rule matches."""
         for name in names:
             if name in self._names:
                 return Match(name, name, self._names[name])
@@ -126,22 +144,20 @@ class KeyMapper:
         return None
 
     def inverse(self) -> dict[str, tuple[str, str | None]]:
-        """State_dict key -> (stored key, layout), for saving.
+        """Return state_dict key -> (stored key, layout), for saving.
 
-        UnimplementedError where there are patterns: many names may lead to one target, and which is meant is not said.
+        UnimplementedError if there are patterns: many names may lead to one target.
         """
         if self._patterns:
             raise UnimplementedError(
-                f"the pattern {quoted(self._patterns[0][0].pattern)} of a KeyMapper cannot be turned round: it "
-                f"does not say which name a state_dict key came from. Give names, as a dictionary, to save by"
+                f"the pattern {quoted(self._patterns[0][0].pattern)} of a KeyMapper cannot be inverted: it "
+                f"does not tell which name a state_dict key came from. To save, give names in a dictionary"
             )
         return {mapped.target: (name, mapped.layout) for name, mapped in self._names.items() if mapped.target}
 
     def _add(self, place: str, source: object, target: str | None, layout: str | None, *, is_name: bool) -> None:
         if target is not None and not isinstance(target, str):
-            raise InvalidArgumentError(
-                f"{place}: a target is a state_dict key, or None to leave a tensor out: {target!r}"
-            )
+            raise InvalidArgumentError(f"{place}: a target is a state_dict key, or None to omit a tensor: {target!r}")
         if layout is not None:
             try:
                 layout_named(layout)
@@ -169,7 +185,7 @@ class KeyMapper:
 def _check_rules(rules: object) -> None:
     if isinstance(rules, str | bytes) or not isinstance(rules, Mapping | Iterable):
         raise InvalidArgumentError(
-            f"KeyMapper: {reprlib.repr(rules)} is no set of rules. Give a dictionary of names, or a list of tuples "
+            f"KeyMapper: {reprlib.repr(rules)} is not a set of rules. Give a dictionary of names, or a list of tuples "
             f"such as {_EXAMPLE}"
         )
 
@@ -179,28 +195,30 @@ def _is_rule(rule: object) -> TypeGuard[RuleLike]:
 
 
 def _target_and_layout(place: str, target: object) -> tuple[str | None, str | None]:
-    """Of the right side of a dictionary's item."""
+    """Split the value of a dictionary item."""
     if target is None or isinstance(target, str):
         return target, None
     if isinstance(target, tuple) and len(target) == 2:
         return target
-    raise InvalidArgumentError(f'{place}: {target!r} is no target. Write "fc.weight", ("fc.weight", "dense") or None')
+    raise InvalidArgumentError(
+        f'{place}: {target!r} is not a target. Write "fc.weight", ("fc.weight", "dense") or None'
+    )
 
 
 def _compiled(place: str, source: object) -> re.Pattern[str]:
     if isinstance(source, re.Pattern) and isinstance(source.pattern, str):
         return source
     if not isinstance(source, str):
-        raise InvalidArgumentError(f"{place}: {source!r} is neither a name nor a regular expression of text")
+        raise InvalidArgumentError(f"{place}: {source!r} is neither a name nor a regular expression for strings")
     try:
         return re.compile(source)
     except (re.error, RecursionError, OverflowError) as error:
-        raise InvalidArgumentError(f"{place}: {quoted(source)} is no regular expression: {error}") from error
+        raise InvalidArgumentError(f"{place}: {quoted(source)} is not a regular expression: {error}") from error
 
 
 def _check_template(place: str, pattern: re.Pattern[str], target: str) -> None:
-    """InvalidArgumentError where a target names a group that the pattern lacks."""
-    # A pattern with groups of the same numbers and names that matches nothing but "", whatever the real one matches.
+    """Raise InvalidArgumentError if a target names a group that the pattern lacks."""
+    # A pattern that has the same groups, and matches the empty string, whatever the real pattern matches.
     names = {number: name for name, number in pattern.groupindex.items()}
     groups = (f"(?P<{names[number]}>)" if number in names else "()" for number in range(1, pattern.groups + 1))
     empty = re.compile("".join(groups)).fullmatch("")

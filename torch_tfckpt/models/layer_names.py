@@ -3,10 +3,8 @@
     dense/kernel, [in, out]          Linear.weight, [out, in], layout "dense"
     bn/moving_variance               BatchNorm2d.running_var
 
-The layout follows from the stored name, never from shapes: a square kernel is transposed like any other. Names with an
-underscore are those of Keras 3, which tracks a layer's `kernel` as `_kernel`.
-
-Source: spec CONVERT 1 and 5.
+The layout follows from the stored name, never from the shape: a square kernel is transposed like any other. Names with
+an underscore are from Keras 3, which tracks the `kernel` of a layer as `_kernel`.
 """
 
 from collections.abc import Mapping
@@ -19,7 +17,7 @@ from torch_tfckpt.models.layouts import CONV2D, DENSE, LAYOUTS, SAME, Layout, la
 from torch_tfckpt.text import quoted
 
 VariableNames = Mapping[str, Mapping[str, Layout]]
-"""Attribute of a module -> the names of the layer's variable for it, the one that is written first, and layouts."""
+"""Attribute of a module -> names of the layer's variable for it and their layouts; the first name is written."""
 
 _BIAS: Final[Mapping[str, Layout]] = {"bias": SAME, "biases": SAME}
 _SCALE: Final[VariableNames] = {"weight": {"gamma": SAME}, "bias": {"beta": SAME}}
@@ -43,8 +41,10 @@ _OF_LAYERS: Final[Mapping[type[nn.Module], VariableNames]] = {
 
 
 def variable_names(module: nn.Module, attribute: str) -> Mapping[str, Layout]:
-    """The names under which TensorFlow may have stored a tensor of a module, each with its layout; "bias" of a Linear
-    among them. Empty where no row of the table is of that module."""
+    """Return the names under which TensorFlow may have stored a tensor of a module, each with its layout.
+
+    They may include torch's own, such as "bias" of a Linear. Empty if the table does not have the module.
+    """
     for kind, names in _OF_LAYERS.items():
         if isinstance(module, kind):
             return names.get(attribute, {})
@@ -52,7 +52,7 @@ def variable_names(module: nn.Module, attribute: str) -> Mapping[str, Layout]:
 
 
 def layout_of(module: nn.Module, attribute: str, variable_name: str) -> Layout:
-    """Return the layout of the layer's variable of that name, which is the tensor `attribute` of the module."""
+    """Return the layout of the layer's variable with this name, which is the tensor `attribute` of the module."""
     return variable_names(module, attribute).get(variable_name, SAME)
 
 
@@ -68,16 +68,16 @@ def layout_by_rule(layout: str | None, module: nn.Module, attribute: str, variab
         return layout_of(module, attribute, variable_name)
     raise InvalidArgumentError(
         f"a name that ends in {quoted(variable_name)} does not tell the layout of {quoted(attribute)} of a "
-        f'{type(module).__name__}. Say it in the rule, as in ("fc.weight", "dense"); "same" if the axes are in '
+        f'{type(module).__name__}. Give it in the rule, as in ("fc.weight", "dense"); "same" if the axes are in '
         f"torch's order. Layouts: {', '.join(LAYOUTS)}"
     )
 
 
 def is_variable_name(module: nn.Module, attribute: str, variable_name: str) -> bool:
-    """Whether a layer's variable of that name is known to be the tensor `attribute` of the module."""
+    """Return whether a variable with this name is known to be the tensor `attribute` of the module."""
     return variable_name == attribute or variable_name in variable_names(module, attribute)
 
 
 def written_variable_name(module: nn.Module, attribute: str) -> str:
-    """TensorFlow's name for a tensor of the module; torch's own where the table has none."""
+    """Return TensorFlow's name for a tensor of the module, or torch's own if the table has none."""
     return next(iter(variable_names(module, attribute)), attribute)

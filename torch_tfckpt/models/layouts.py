@@ -1,13 +1,11 @@
-"""Layouts: in which order of axes TensorFlow stores a weight, and in which torch holds it.
+"""Layouts: the order of axes in which TensorFlow stores a weight, and the order in which torch holds it.
 
     dense    kernel [in, out]                     <-> Linear.weight [out, in]
     conv2d   kernel [height, width, in, out]      <-> Conv2d.weight [out, in, height, width]
     same     everything else
 
-A layout moves axes and never reshapes: a rank that does not fit is an error, since a reshape to the wanted shape would
-let a wrong order pass unnoticed.
-
-Source: spec CONVERT 1, where each was held against Keras numerically.
+A layout moves axes and never reshapes. A rank that does not fit is an error, because a reshape to the wanted shape
+would hide a wrong order.
 """
 
 from collections.abc import Mapping
@@ -23,29 +21,29 @@ from torch_tfckpt.text import did_you_mean, quoted
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One pair of orders. `axes`: which stored axis becomes the first, second, ... of torch's; None: all stay."""
+    """Pair of orders. `axes`: the stored axis that becomes the first, second, ... of torch; None: all stay."""
 
     name: str
     axes: tuple[int, ...] | None
 
     def fits(self, rank: int) -> bool:
-        """Whether tensors of that rank have this layout."""
+        """Return whether tensors of this rank can have this layout."""
         return self.axes is None or rank == len(self.axes)
 
     def torch_shape(self, stored: Shape) -> Shape:
-        """Shape in torch of what is stored with that shape. InvalidArgumentError where the rank does not fit."""
+        """Return the shape in torch of a stored shape. InvalidArgumentError if the rank does not fit."""
         return tuple(stored[axis] for axis in self._order(tuple(stored)))
 
     def stored_shape(self, held: Shape) -> Shape:
-        """Shape in the checkpoint of what torch holds with that shape. InvalidArgumentError as `torch_shape`."""
+        """Return the stored shape of a shape in torch. InvalidArgumentError as for `torch_shape`."""
         return tuple(held[axis] for axis in _inverse(self._order(tuple(held))))
 
     def to_torch(self, stored: torch.Tensor) -> torch.Tensor:
-        """A view of a stored tensor, its axes in torch's order. InvalidArgumentError as `torch_shape`."""
+        """Return a view of a stored tensor with its axes in torch's order. Errors as for `torch_shape`."""
         return stored.permute(self._order(tuple(stored.shape)))
 
     def to_stored(self, held: torch.Tensor) -> torch.Tensor:
-        """The inverse of `to_torch`, a view too."""
+        """Return a view with the stored order of axes; the inverse of `to_torch`."""
         return held.permute(_inverse(self._order(tuple(held.shape))))
 
     def _order(self, shape: Shape) -> tuple[int, ...]:
@@ -53,8 +51,8 @@ class Layout:
             return tuple(range(len(shape)))
         if len(shape) != len(self.axes):
             raise InvalidArgumentError(
-                f'layout "{self.name}" is of tensors with {len(self.axes)} dimensions; {shape_text(shape)} has '
-                f"{len(shape)}. Take another layout for it"
+                f'layout "{self.name}" is for tensors with {len(self.axes)} dimensions; {shape_text(shape)} has '
+                f"{len(shape)}. Choose another layout"
             )
         return self.axes
 
@@ -68,7 +66,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {layout.name: layout for layout in (SAME,
 
 
 def layout_named(name: str) -> Layout:
-    """The layout of that name; InvalidArgumentError, listing all, where there is none."""
+    """Return the layout with this name; InvalidArgumentError, listing all layouts, if there is none."""
     layout = LAYOUTS.get(name) if isinstance(name, str) else None
     if layout is None:
         hint = did_you_mean(name, LAYOUTS) if isinstance(name, str) else ""

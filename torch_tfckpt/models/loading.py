@@ -1,10 +1,7 @@
-"""load_model: a TensorFlow checkpoint into a module of torch.
+"""load_model: load a TensorFlow checkpoint into a torch module.
 
-    missing, unexpected = load_model(model, "model.ckpt-1000")
-    print(load_model(model, "ckpt-7", mapper=KeyMapper({"dense/kernel": ("fc.weight", "dense")}), strict=False))
-
-First it is settled what goes where, then everything is read, verified and converted, and only then is the first tensor
-of the module changed.
+First the source of every tensor is chosen, then everything is read, verified and converted, and only then is the first
+tensor of the module changed.
 """
 
 import logging
@@ -38,8 +35,8 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Plan:
     report: LoadReport
-    loads: Sequence[tuple[Target, Source]]  # what fits
-    uncounted: Sequence[Target]  # num_batches_tracked beside statistics of TensorFlow
+    loads: Sequence[tuple[Target, Source]]  # those that fit
+    uncounted: Sequence[Target]  # num_batches_tracked of modules whose statistics are TensorFlow's
     slots: SlotPlan | None
 
 
@@ -55,29 +52,31 @@ def load_model(
     prefix: str | None = None,
     storage: Storage | None = None,
 ) -> LoadReport:
-    """Load the parameters and buffers of a module, wherever and however a checkpoint has them.
+    """Load the parameters and buffers of a module from a checkpoint that may use other names and layouts.
 
-    A tensor of the module is looked for, in this order: by the mapper; by its own name, as a key ("fc1.weight",
-    "fc1/weight"); by the objects of an object-based checkpoint that are named as the module's attributes; by the
-    variables' own names. TensorFlow's names for the tensors of Linear, Conv2d, BatchNorm, LayerNorm, GroupNorm and
-    Embedding are known, and the stored name tells the layout: "fc1/kernel" is turned. Nothing is ever found by its
-    shape or its place in a list. All names may stand below a prefix, or one object, such as "model/".
+    A tensor of the module is looked up in this order: by the mapper; by its own name, as a key ("fc1.weight",
+    "fc1/weight"); in an object-based checkpoint by objects with the names of the module's attributes, then by the full
+    names of variables. TensorFlow's names for the tensors of Linear, Conv2d, BatchNorm, LayerNorm, GroupNorm and
+    Embedding are known, and the stored name tells the layout: "fc1/kernel" is transposed. Nothing is ever found by its
+    shape or its position in a list. All names may be below a prefix, or one object, such as "model/".
 
     Args:
-        model: Its tensors are filled in place, whatever their devices and strides. Extra state and buffers that are not
-            persistent stay as they are; num_batches_tracked does where the checkpoint is TensorFlow's.
-        path: Any spelling of a checkpoint that CheckpointReader takes.
-        mapper: Rules for names and layouts that go before everything else.
-        strict: What raises. True: all that does not fit. "names": missing and unexpected names; what has another shape
-            or dtype is left as it is. "shapes": only the latter. False: nothing; read the report.
-        assign: Put new tensors in the place of the module's, as load_state_dict does; on the devices of these, or on
-            the CPU where a module is on the meta device. num_batches_tracked on the meta device becomes zero there
-            where the checkpoint is TensorFlow's.
-        ema: Moving averages of variables instead of their values: never; where there are any; or nothing else.
-        optimizer: An Adam, AdamW, Adagrad or SGD over parameters of the module, which gets the state that TensorFlow's
-            optimizer of that kind had for them, converted to torch's units, and the hyperparameters that Keras stored
-            (learning rate, betas, momentum).
-        prefix: What the module's names stand below; "" for nothing. None finds out.
+        model: Module whose tensors are filled in place, whatever their devices and strides. Extra state and buffers
+            that are not persistent are unchanged; so is num_batches_tracked if the checkpoint is TensorFlow's.
+        path: As for CheckpointReader.
+        mapper: Rules for names and layouts, which override everything else.
+        strict: What raises an error. True: everything that does not fit. "names": missing and unexpected names; tensors
+            of another shape or dtype are not loaded. "shapes": only other shapes and dtypes. False: nothing; see the
+            report.
+        assign: Replace the module's tensors by new ones, as load_state_dict(assign=True) does; on the same devices, or
+            on the CPU if the module is on the meta device. num_batches_tracked on the meta device becomes zero if the
+            checkpoint is TensorFlow's.
+        ema: Whether to load moving averages instead of the variables: "ignore" never; "prefer" if there are any; "only"
+            raises if there is none.
+        optimizer: Adam, AdamW, Adagrad or SGD over parameters of the module. It gets the state of TensorFlow's
+            optimizer of the same kind, converted to torch's units, and the hyperparameters that Keras stored (learning
+            rate, betas, momentum).
+        prefix: What all names of the module are below; "" for no prefix. None finds out.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
@@ -86,17 +85,27 @@ def load_model(
     Raises:
         NotFoundError: there is no such checkpoint; names, averages or optimizer state are missing.
         InvalidArgumentError: unexpected names; shapes or dtypes that do not fit; several stored tensors that may be
-            meant; a rule without a layout for a tensor whose name tells none; a tensor that cannot be filled in
+            meant; a rule without a layout for a tensor whose name implies none; a tensor that cannot be filled in
             place; an optimizer of another module; Keras's momentum without the learning rate that it contains; an
-            argument that cannot be meant.
-        TypeError: `model` is no Module, `optimizer` no Optimizer.
+            invalid argument.
+        TypeError: `model` is not a Module, or `optimizer` not an Optimizer.
         DataLossError: a value or the object graph is damaged.
         UnimplementedError: an optimizer whose state has no counterpart.
 
-    Whatever it raises, nothing was changed. A floating-point dtype is converted to the module's; all others must agree.
-    Cost: one read of the values; host memory of all of them beside the module. With `assign` these become the module's,
-    and only those whose axes are moved are copied once more.
-    Threads: nobody else may use the module meanwhile.
+    If it raises, nothing was changed. Floating-point values are converted to the dtype of the module; other dtypes must
+    agree.
+    Cost: one read of the values; host memory for all of them besides the module. With `assign` this memory becomes the
+    module's, and only tensors whose axes are moved are copied again.
+    Thread safety: no other thread may use the module meanwhile.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"fc/kernel": torch.ones(3, 2), "fc/bias": torch.zeros(2)}, "model.ckpt-1")
+        >>> model = torch.nn.ModuleDict({"fc": torch.nn.Linear(3, 2)})
+        >>> report = tfckpt.load_model(model, path)
+        >>> print(report)
+        loaded 2 tensors; 0 stored tensors ignored
+        converted: "fc.weight" from "fc/kernel", layout dense
     """
     _check_arguments(model, prefix, strict, ema, optimizer, assign)
     rules = None if mapper is None else KeyMapper.of(mapper)
@@ -115,7 +124,7 @@ def load_model(
         slot_keys = () if plan.slots is None else (key for keys in plan.slots.keys.values() for key in keys.values())
         stored = reader.get_tensors(dict.fromkeys([*(source.read_key for _, source in plan.loads), *slot_keys]))
     tensors = {key: value for key, value in stored.items() if isinstance(value, torch.Tensor)}
-    # Views of what was read where nothing else is needed.
+    # Views of what was read, unless a conversion is needed.
     values = [source.layout.to_torch(tensors[source.read_key]).to(target.tensor.dtype) for target, source in plan.loads]
     state = None if plan.slots is None else plan.slots.state_dict(tensors)
     if assign:
@@ -141,22 +150,22 @@ def _check_arguments(
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"load_model: the optimizer is a {type(optimizer).__name__}. Pass one of torch.optim")
     if prefix is not None and not isinstance(prefix, str):
-        raise InvalidArgumentError(f'load_model: prefix={prefix!r}: say a text such as "model/", or None')
+        raise InvalidArgumentError(f'load_model: prefix={prefix!r}: pass a string such as "model/", or None')
     if not any(strict is known or (isinstance(strict, str) and strict == known) for known in _STRICT):
-        raise InvalidArgumentError(f'load_model: strict={strict!r}: say True, False, "names" or "shapes"')
+        raise InvalidArgumentError(f'load_model: strict={strict!r}: pass True, False, "names" or "shapes"')
     if ema not in get_args(Averages):
-        raise InvalidArgumentError(f'load_model: ema={ema!r}: say "ignore", "prefer" or "only"')
+        raise InvalidArgumentError(f'load_model: ema={ema!r}: pass "ignore", "prefer" or "only"')
     if optimizer is not None and assign:
         raise InvalidArgumentError(
-            "load_model: with assign=True the parameters are new ones, which the optimizer does not have. Load without "
-            "assign, or first the model alone, and then into an optimizer over its new parameters"
+            "load_model: with assign=True the parameters are new ones, which the optimizer does not have. Omit assign, "
+            "or first load the model alone, then load into an optimizer over its new parameters"
         )
 
 
 def _plan(
     reader: CheckpointReader, targets: Sequence[Target], found: Found, optimizer: torch.optim.Optimizer | None
 ) -> _Plan:
-    """What fits is to be loaded; all else is in the report."""
+    """Decide what to load; everything else goes into the report."""
     loads: list[tuple[Target, Source]] = []
     report = LoadReport(prefix=found.prefix, unused_rules=found.unused_rules, remarks=found.remarks)
     without_counts = _read_from_tensorflow(found, targets)
@@ -179,6 +188,10 @@ def _plan(
             layout, dtype = source.layout.name, target.tensor.dtype
             report.converted.append(Conversion(target.name, source.read_key, layout, stored_dtype, dtype))
     _report_rest(reader, found, report)
+    for key in reader.keys() if reader.object_graph is not None else ():
+        variable = reader.variable_name(key)
+        if variable is not None:
+            report.variables[key] = variable
     if found.not_averaged:
         names = ", ".join(map(quoted, found.not_averaged))
         raise NotFoundError(
@@ -195,7 +208,7 @@ def _plan(
 
 
 def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> None:
-    """Enters the stored tensors that are not loaded."""
+    """Report the stored tensors that are not loaded."""
     used = {key for source in found.sources.values() for key in (source.key, source.read_key)}
     ignored = auxiliary_keys(reader) | found.apart | set(found.left_out)
     for key in reader.keys():
@@ -208,14 +221,13 @@ def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> 
             report.ignored.append(key)
         else:
             report.unexpected.append(key)
+    known = [name for key in (reader.keys() if found.asked_for else ()) for name in reader.names_of(key)]
     for name, key in found.asked_for.items():
-        report.hints[name] = (
-            f"mapped from {quoted(key)}, which is not stored. {did_you_mean(key, reader.keys())}".strip()
-        )
+        report.hints[name] = f"mapped from {quoted(key)}, which is not stored. {did_you_mean(key, known)}".strip()
 
 
 def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
-    """Names of the num_batches_tracked whose running_mean was stored under another name, so not by torch."""
+    """Names of each num_batches_tracked whose running_mean was not stored by torch, as another name shows."""
     names = set()
     for target in targets:
         for place in target.places if target.counts_batches else ():
@@ -226,7 +238,7 @@ def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
 
 
 def _mismatch(reader: CheckpointReader, target: Target, source: Source) -> Mismatch | None:
-    """Why a stored tensor cannot become the target; None where it can."""
+    """Return why a stored tensor cannot be loaded into the target; None if it can."""
     key, layout, wanted = source.read_key, source.layout, target.shape
     shape, stored_dtype, dtype = reader.shape(key), reader.dtype(key), target.tensor.dtype
     reason = ""
@@ -249,7 +261,7 @@ def _converts(stored: torch.dtype | None, held: torch.dtype) -> bool:
 
 
 def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Strict) -> None:
-    """Raises for what `strict` does not tolerate."""
+    """Raise an error for what `strict` does not tolerate."""
     names = bool(report.missing or report.unexpected or report.missing_slots) and strict in (True, "names")
     shapes = bool(report.mismatched) and strict in (True, "shapes")
     if not names and not shapes:
@@ -265,13 +277,13 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
 
 
 def _own_memory(loads: Sequence[tuple[Target, Source]], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The values contiguous, on the devices of their targets, no two in one memory."""
+    """Return the values contiguous, on the devices of their targets, and without shared memory."""
     owned: list[torch.Tensor] = []
     seen: set[int] = set()
     for (target, _), value in zip(loads, values, strict=True):
         device = target.tensor.device
         own = value.contiguous().to("cpu" if device.type == "meta" else device)
-        # One stored tensor may be two of the module; sharing memory would tie these.
+        # One stored tensor may be loaded into two; shared memory would tie them.
         if own.untyped_storage().data_ptr() in seen:
             own = own.clone()
         seen.add(own.untyped_storage().data_ptr())

@@ -1,7 +1,7 @@
-"""Find the optimizer state of a model's parameters: by the object graph where there is one, else by names.
+"""Find the optimizer state of a model's parameters: in the object graph if there is one, otherwise by name.
 
-A slot has the layout of its variable, and its axes are moved like those. What the state means, and how it becomes
-torch's, is known to `optimizers`.
+A slot has the layout of its variable, and its axes are moved in the same way. What the state means, and how it is
+converted to torch's, is up to `optimizers`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,14 +28,14 @@ _Loaded = tuple[Target, Source]
 
 @dataclass(frozen=True, slots=True)
 class SlotPlan:
-    """What an optimizer's state is to be."""
+    """State to load into an optimizer."""
 
     state: StatePlan
     loaded: Mapping[Identity, _Loaded]
 
     @property
     def keys(self) -> dict[str, dict[str, str]]:
-        """Name of a parameter -> name in its state -> stored key."""
+        """Parameter name -> name in its state -> stored key."""
         keys: dict[str, dict[str, str]] = {}
         for slot in self.state.slots:
             target, _ = self.loaded[identity_of(slot.parameter)]
@@ -44,11 +44,11 @@ class SlotPlan:
 
     @property
     def missing(self) -> list[str]:
-        """Names of the parameters that are loaded, and lack what the optimizer needs for them."""
+        """Names of loaded parameters for which state that the optimizer needs is not stored."""
         return [self.loaded[identity_of(parameter)][0].name for parameter in self.state.missing]
 
     def state_dict(self, values: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """For load_state_dict. `values`: stored key -> as stored."""
+        """Return the argument of load_state_dict. `values`: stored key -> tensor as stored."""
         layouts = (self.loaded[identity_of(slot.parameter)][1].layout for slot in self.state.slots)
         pairs = zip(layouts, self.state.slots, strict=True)
         turned = [layout.to_torch(values[slot.key]).contiguous() for layout, slot in pairs]
@@ -58,19 +58,18 @@ class SlotPlan:
 def plan_slots(
     reader: CheckpointReader, optimizer: torch.optim.Optimizer, loaded: Sequence[tuple[Target, Source]]
 ) -> SlotPlan:
-    """Finds the stored state of the parameters that are loaded. Changes nothing, and reads only numbers.
+    """Find the stored state of the loaded parameters. Changes nothing, and reads only scalars.
 
     Raises:
-        UnimplementedError: an optimizer of another kind, here or there.
-        InvalidArgumentError: slots of two optimizers for one variable; a slot of another shape or kind than its
-            variable; momentum that contains a learning rate which is not stored; a counter that is not a number.
-        NotFoundError: nothing stored tells how many steps were taken.
+        UnimplementedError: the optimizer, or the stored one, is of a kind that cannot be converted.
+        InvalidArgumentError: slots of two optimizers for one variable; a slot whose shape or kind differs from its
+            variable's; momentum that contains a learning rate which is not stored; a counter that is not a number.
+        NotFoundError: the number of steps taken is not stored.
     """
     if not slot_names(optimizer):
         names = ", ".join(each.__name__ for each in KNOWN_TO_TENSORFLOW)
         raise UnimplementedError(
-            f"load_model: optimizer {type(optimizer).__name__}: only the state of {names} is carried over. Leave "
-            f"optimizer out"
+            f"load_model: optimizer {type(optimizer).__name__}: only the state of {names} can be loaded. Omit optimizer"
         )
     known = {identity_of(target.tensor): (target, source) for target, source in loaded}
     parameters = [known[identity] for identity in map(identity_of, _parameters(optimizer)) if identity in known]
@@ -87,12 +86,12 @@ def plan_slots(
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, targets: Sequence[Target]) -> None:
-    """InvalidArgumentError where it is the optimizer of something else."""
+    """Raise InvalidArgumentError if the optimizer has none of the targets."""
     held = {identity_of(target.tensor) for target in targets}
     if not any(identity_of(parameter) in held for parameter in _parameters(optimizer)):
         raise InvalidArgumentError(
-            f"load_model: none of the parameters of optimizer {type(optimizer).__name__} is one of the model's. Make "
-            f"it over model.parameters(), of the model that is loaded"
+            f"load_model: none of the parameters of optimizer {type(optimizer).__name__} is one of the model's. Create "
+            f"it from model.parameters() of the model that is loaded"
         )
 
 
@@ -105,7 +104,7 @@ _Found = tuple[StoredOptimizer, list[FoundSlot]]
 
 
 def _find_by_name(reader: CheckpointReader, optimizer: torch.optim.Optimizer, parameters: Sequence[_Loaded]) -> _Found:
-    """ "v/Adam" of "v", "v/Adam:0" of "v:0"."""
+    """Find slots by name: "v/Adam" of "v", "v/Adam:0" of "v:0"."""
     slots = []
     for target, source in parameters:
         bare = source.key.removesuffix(OUTPUT)
@@ -121,7 +120,7 @@ def _find_by_name(reader: CheckpointReader, optimizer: torch.optim.Optimizer, pa
 def _find_in_graph(
     reader: CheckpointReader, graph: ObjectGraph, optimizer: torch.optim.Optimizer, parameters: Sequence[_Loaded]
 ) -> _Found:
-    """By the variables that the optimizers' nodes point to.
+    """Find slots by the variables that the nodes of optimizers point to.
 
     Raises:
         InvalidArgumentError: there are slots of several optimizers.
@@ -141,18 +140,18 @@ def _find_in_graph(
             if len(found) > 1:
                 names = _named(graph, (node for node, _ in found))
                 raise InvalidArgumentError(
-                    f"{quoted(source.key)} has a slot {quoted(name.slot)} of {names}. Leave optimizer out; which of "
-                    f"them is meant cannot be said"
+                    f"{quoted(source.key)} has a slot {quoted(name.slot)} of each of {names}. Omit optimizer; which of "
+                    f"them to load cannot be chosen"
                 )
             for node, key in found:
                 owners.add(node)
                 slots.append(FoundSlot(target.tensor, state, key))
     if len(owners) > 1:
         raise InvalidArgumentError(
-            f"the slots are of several optimizers: {_named(graph, sorted(owners))}. Leave optimizer out"
+            f"the slots belong to several optimizers: {_named(graph, sorted(owners))}. Omit optimizer"
         )
     if not owners and len(nodes) == 1 and not slot_variables(graph, nodes[0]):
-        owners = set(nodes)  # it keeps none, as SGD without momentum
+        owners = set(nodes)  # it has none, like SGD without momentum
     if not owners:
         return StoredOptimizer(reader, "the optimizer", {}), []
     return StoredOptimizer.at(reader, graph, owners.pop()), slots
@@ -163,12 +162,12 @@ def _named(graph: ObjectGraph, nodes: Iterable[int]) -> str:
 
 
 def _check(reader: CheckpointReader, source: Source, slot: FoundSlot) -> None:
-    """InvalidArgumentError where a slot is not one of its variable."""
+    """Raise InvalidArgumentError if a slot does not fit its variable."""
     shape, wanted = reader.shape(slot.key), reader.shape(source.read_key)
     dtype = value_dtype(slot.key, reader.dtype(slot.key))
     if shape != wanted or dtype.is_floating_point != slot.parameter.is_floating_point():
         kind = "" if shape != wanted else f" and is {dtype}"
         raise InvalidArgumentError(
             f"{reader.path}: slot {quoted(slot.key)} has shape {shape_text(shape)}{kind}, its variable "
-            f"{shape_text(wanted)}. Leave optimizer out"
+            f"{shape_text(wanted)}. Omit optimizer"
         )

@@ -1,4 +1,4 @@
-"""LoadReport: what a load found, changed, and left."""
+"""LoadReport: what a load found, changed, and ignored."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,18 +11,18 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.text import did_you_mean, first_lines, listed, quoted
 
-_LISTED: Final = 20  # lines of each kind that a text has
+_LISTED: Final = 20  # lines of each kind in the printed report
 
 
 class Mismatch(NamedTuple):
-    """A tensor that is stored, but not as the module holds it."""
+    """Stored tensor whose shape or dtype does not fit the module."""
 
     name: str
     key: str
     stored_shape: Shape
     stored_dtype: DataType
     layout: str
-    shape: Shape | None  # None: a lazy tensor, whose layout asks for another number of dimensions
+    shape: Shape | None  # None: a lazy tensor; the layout needs another number of dimensions
     dtype: torch.dtype
     reason: str
 
@@ -31,7 +31,7 @@ class Mismatch(NamedTuple):
 
 
 class Conversion(NamedTuple):
-    """A tensor whose axes or dtype differ from those stored."""
+    """Loaded tensor whose axes or dtype differ from the stored ones."""
 
     name: str
     key: str
@@ -47,24 +47,37 @@ class Conversion(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What load_model did. Unpacks as (missing, unexpected), as what load_state_dict returns.
+    """Report of load_model. Unpacks as (missing, unexpected), like the result of load_state_dict.
 
     Attributes:
         missing: Names in the state_dict for which nothing is stored.
-        unexpected: Stored keys that the module has no tensor for. Of a checkpoint that has the module below a prefix,
-            only those below it.
-        mismatched: Stored otherwise than the module holds them.
-        converted: Those whose axes were moved or whose dtype was changed.
-        sources: Name -> stored key, of all that was loaded.
-        averaged: Names whose value is that of a moving average.
-        ignored: Stored keys that are no weights of this module: counters, optimizers, averages, what the mapper leaves
-            out, what stands outside of the prefix; and the further ones of a tensor that is tied here and not there.
-        prefix: Below which the module is stored, as the checkpoint writes it: "model/".
+        unexpected: Stored keys for which the module has no tensor. If the module is stored below a prefix, only keys
+            below it.
+        mismatched: Stored tensors whose shape or dtype does not fit the module.
+        converted: Tensors whose axes were moved or whose dtype was changed.
+        sources: Name -> stored key, for everything that was loaded.
+        averaged: Names that were filled with a moving average.
+        ignored: Stored keys that are not weights of this module: counters, optimizers, averages, what the mapper omits,
+            what is outside the prefix; and the other keys of a tensor that is tied in the module and stored apart.
+        prefix: Prefix below which the module is stored, as the checkpoint spells it: "model/".
         slots: Name of a parameter -> name in the optimizer's state -> stored key.
         missing_slots: Names of loaded parameters for which no optimizer state is stored.
-        hyperparameters: What the optimizer took over from the stored one besides its state: lr, betas, momentum.
+        variables: Stored key -> full name of the variable, for an object-based checkpoint.
+        hyperparameters: Hyperparameters that the optimizer took over from the stored one: lr, betas, momentum.
         unused_rules: Names and patterns of the mapper that match no stored tensor.
-        remarks: What may be passed to load_model so that more is found: another prefix, moving averages.
+        remarks: Arguments of load_model that would find more: another prefix, moving averages.
+        hints: Missing name or unexpected key -> a remark, printed after it.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"weight": torch.ones(1, 2), "scale": torch.ones(1)}, "model.ckpt-1")
+        >>> report = tfckpt.load_model(torch.nn.Linear(2, 1), path, strict=False)
+        >>> report.missing, report.unexpected, report.sources
+        (['bias'], ['scale'], {'weight': 'weight'})
+        >>> print(report)
+        loaded 1 tensors; 0 stored tensors ignored
+        Missing key(s): "bias"
+        Unexpected key(s): "scale"
     """
 
     missing: list[str] = field(default_factory=list)
@@ -77,10 +90,11 @@ class LoadReport:
     prefix: str = ""
     slots: dict[str, dict[str, str]] = field(default_factory=dict)
     missing_slots: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     unused_rules: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    hints: dict[str, str] = field(default_factory=dict, repr=False)  # missing name or unexpected key -> a remark
+    hints: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[list[str]]:
         return iter((self.missing, self.unexpected))
@@ -96,7 +110,7 @@ class LoadReport:
         return "\n".join([head, *slots, *self.problems(), *self.advice(), *changed])
 
     def problems(self) -> list[str]:
-        """What does not fit, in the words of load_state_dict."""
+        """Return one line for each kind of problem, worded as by load_state_dict."""
         lines = []
         if self.missing:
             lines.append(f"Missing key(s): {self._listed(self.missing, self.unexpected)}")
@@ -107,20 +121,25 @@ class LoadReport:
         return lines + first_lines([str(mismatch) for mismatch in self.mismatched], _LISTED)
 
     def advice(self) -> list[str]:
-        """What may be behind it."""
+        """Return possible causes and what to do."""
         unused = f"Rules that match nothing: {self._listed(self.unused_rules, ())}"
         return [*([unused] if self.unused_rules else []), *self.remarks]
 
     def _listed(self, names: Sequence[str], candidates: Sequence[str]) -> str:
         def with_hint(name: str) -> str:
-            hint = self.hints.get(name) or did_you_mean(name, candidates)
-            return f"{quoted(name)} ({hint.rstrip('.')})" if hint else quoted(name)
+            variable = self.variables.get(name)
+            hints = [
+                "" if variable is None else f"variable {quoted(variable)}",
+                (self.hints.get(name) or did_you_mean(name, candidates)).rstrip("."),
+            ]
+            shown = "; ".join(filter(None, hints))
+            return f"{quoted(name)} ({shown})" if shown else quoted(name)
 
         return listed(names, _LISTED, with_hint)
 
 
 def size_mismatch(name: str, stored: Shape, layout: str, wanted: Shape | None) -> str:
-    """In the words of load_state_dict."""
+    """Return the message of load_state_dict for a shape that does not fit."""
     as_layout = "" if layout == "same" else f" in layout {layout}"
     here = "not known yet" if wanted is None else shape_text(wanted)
     return (

@@ -1,6 +1,6 @@
-"""save_model: a module of torch as a checkpoint, the inverse of load_model.
+"""save_model: save a torch module as a checkpoint, the inverse of load_model.
 
-save_model(model, "model/net")                   # fc1.weight: what Saver(model) saves and restores, too
+save_model(model, "model/net")                   # fc1.weight, as Saver(model) saves and restores
 save_model(model, "model/net", naming="tf")      # fc1/kernel, [in, out]
 """
 
@@ -39,33 +39,42 @@ def save_model(
     """Save the parameters and persistent buffers of a module as one version 2 checkpoint.
 
     Args:
+        model: Module to save.
         prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. The directory is made if its parent exists.
             Names that end like another kind of file (.safetensors, .pt, .h5 ...) are refused.
-        naming: "torch": the names of the state_dict, as they are. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
-            layouts, of the modules that load_model knows; others keep torch's names and layouts.
-        mapper: Names and layouts that go before those of `naming`; the same, without patterns, that load_model takes.
+        naming: "torch": the names of the state_dict, unchanged. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
+            layouts, for the modules that load_model knows; others keep torch's names and layouts.
+        mapper: Names and layouts that override those of `naming`; the same that load_model takes, without patterns.
 
     Returns:
         The prefix.
 
     Raises:
-        InvalidArgumentError: `prefix` ends like another kind of file; no such naming; two tensors under one name; a
-            layout that does not fit, or is not told by a rule or the name in it; a lazy parameter.
-        TypeError: `model` is no Module.
+        InvalidArgumentError: `prefix` ends like another kind of file; an unknown naming; two tensors with one name; a
+            layout that does not fit, or that neither a rule nor its name tells; a lazy parameter.
+        TypeError: `model` is not a Module.
         UnimplementedError: naming="keras"; a mapper with patterns; a dtype that TensorFlow lacks.
         IncompleteSaveError: the system refused a write; nothing was published, an earlier checkpoint is intact.
 
-    A tensor with several names is stored once, under the first, and the others in a text under ".shared"; but under
-    each that the mapper gives, and in each layout that TensorFlow's names ask for. With naming="torch" and no mapper
-    the file is that of Saver(model), extra state included; otherwise extra state is left out. load_model gives back the
-    same bits.
+    A tensor with several names is stored once, under the first; the others are listed in a string tensor ".shared". It
+    is stored once more for each name that the mapper gives, and for each layout that TensorFlow's names imply. With
+    naming="torch" and no mapper the file is that of Saver(model), extra state included; otherwise extra state is
+    omitted. load_model restores the same bits.
 
     Cost: one write of the bytes. Durable when it returns.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+        >>> tfckpt.save_model(model, "net.ckpt", naming="tf")
+        'net.ckpt'
+        >>> tfckpt.list_variables("net.ckpt")
+        [('0/bias', [2]), ('0/kernel', [3, 2])]
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"save_model: the model is a {type(model).__name__}. Pass a torch.nn.Module")
     if naming == "keras":
-        raise UnimplementedError('save_model: naming="keras" is not there yet. Pass naming="tf" and a mapper')
+        raise UnimplementedError('save_model: naming="keras" is not implemented yet. Pass naming="tf" and a mapper')
     if naming not in _NAMINGS:
         raise InvalidArgumentError(f"save_model: there is no naming {naming!r}. Namings: {', '.join(_NAMINGS)}")
     refuse_other_ending(fspath(prefix), "save_model")
@@ -80,7 +89,7 @@ def save_model(
 
 
 def _named(targets: list[Target], naming: str, mapped: KeysAndLayouts) -> dict[str, WritableValue]:
-    """Key -> what is stored there."""
+    """Map each key to the value to store."""
     _check_mapped(targets, mapped)
     values: dict[str, WritableValue] = {}
     names: dict[str, str] = {}
@@ -88,13 +97,13 @@ def _named(targets: list[Target], naming: str, mapped: KeysAndLayouts) -> dict[s
     for target in targets:
         if is_lazy(target.tensor):
             raise InvalidArgumentError(f"{quoted(target.name)} has no shape yet. Run the model once before saving it")
-        kept: dict[Layout, str] = {}  # in which layouts the tensor is stored, and where
+        kept: dict[Layout, str] = {}  # layouts in which the tensor is stored, and their keys
         for place in target.places:
             key, layout = _stored_as(place, target.tensor.dim(), naming, mapped)
             other = names.setdefault(key, place.name)
             if other != place.name:
                 raise InvalidArgumentError(f"{quoted(other)} and {quoted(place.name)} are both stored as {quoted(key)}")
-            # A reader of an alias takes the layout that the name of the stored tensor implies.
+            # Whoever reads an alias uses the layout that the name of the stored tensor implies.
             implied = {at: layout_of(place.module, place.attribute, variable_name_of(at)) for at in kept.values()}
             same = (at for each, at in kept.items() if each == implied[at])
             first = None if place.name in mapped else next(same, None)
@@ -109,7 +118,7 @@ def _named(targets: list[Target], naming: str, mapped: KeysAndLayouts) -> dict[s
 
 
 def _check_mapped(targets: list[Target], mapped: KeysAndLayouts) -> None:
-    """InvalidArgumentError where a mapper speaks of what the module does not have."""
+    """Raise InvalidArgumentError if a mapper names tensors that the module does not have."""
     known = [name for target in targets for name in target.names]
     for name in sorted(mapped.keys() - set(known)):
         raise InvalidArgumentError(

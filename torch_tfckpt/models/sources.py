@@ -1,4 +1,4 @@
-"""For each tensor of a module: which stored tensor it is loaded from, and in which layout that is."""
+"""Find the stored tensor, and its layout, from which each tensor of a module is loaded."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, error_context
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.auxiliary import averages as averages_among
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layer_names import is_variable_name, layout_by_rule, layout_of, variable_names
@@ -17,7 +18,6 @@ from torch_tfckpt.models.stored_names import (
     choose_naming,
     dotted,
     naming_below,
-    path_of,
     stored_names,
     variable_name_of,
 )
@@ -32,16 +32,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the value of a target comes from."""
+    """Stored tensor from which a target is loaded."""
 
     key: str  # of the variable
     layout: Layout
     variable_name: str  # last part of the name, "kernel"
-    average: str | None = None  # key of its moving average, where that is read instead
+    average: str | None = None  # key of its moving average, if that is read instead
 
     @property
     def read_key(self) -> str:
-        """The key of what is read."""
+        """The key to read."""
         return self.average or self.key
 
 
@@ -50,15 +50,17 @@ class Found:
     """What was found, by the first name of each target."""
 
     sources: dict[str, Source] = field(default_factory=dict)
-    prefix: str = ""  # as the checkpoint writes it
-    below_prefix: set[str] = field(default_factory=set)  # keys; all of them where there is no prefix
-    apart: set[str] = field(default_factory=set)  # keys of what is one tensor here, and is read under another key
-    left_out: list[str] = field(default_factory=list)  # keys that the mapper leaves out
-    strays: dict[str, str] = field(default_factory=dict)  # key -> name that the mapper gives and the module lacks
-    asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that the mapper names and nobody stored
-    not_averaged: list[str] = field(default_factory=list)  # names; where only averages are wanted
+    prefix: str = ""  # as the checkpoint spells it
+    below_prefix: set[str] = field(default_factory=set)  # keys; without a prefix, all of them
+    apart: set[str] = field(default_factory=set)  # keys of tensors that are tied here and read under another key
+    left_out: list[str] = field(default_factory=list)  # keys that the mapper omits
+    strays: dict[str, str] = field(
+        default_factory=dict
+    )  # key -> name to which the mapper maps it and which the module lacks
+    asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that the mapper names and that is not stored
+    not_averaged: list[str] = field(default_factory=list)  # names without an average, if only averages are wanted
     unused_rules: list[str] = field(default_factory=list)  # names and patterns of the mapper that match nothing
-    remarks: list[str] = field(default_factory=list)  # what the caller may pass to find more
+    remarks: list[str] = field(default_factory=list)  # arguments that would find more
 
 
 def find_sources(
@@ -69,12 +71,12 @@ def find_sources(
     ema: Averages,
     prefix: str | None,
 ) -> Found:
-    """Finds a source for each target, by the mapper first, and then by names.
+    """Find a source for each target, first by the mapper, then by names.
 
     Raises:
-        InvalidArgumentError: two stored tensors may be meant, or a layout is not told; nothing is guessed.
+        InvalidArgumentError: two stored tensors may be meant, or a layout is unknown; nothing is guessed.
         NotFoundError: nothing is stored below `prefix`.
-        DataLossError: the object graph, or a text of shared names, is damaged.
+        DataLossError: the object graph, or a list of shared names, is damaged.
     """
     stored_averages = averages_among(reader.keys())
     averages = stored_averages if ema != "ignore" else {}
@@ -100,8 +102,7 @@ def find_sources(
 
 
 def possible_names(target: Target) -> dict[str, ModuleTensor]:
-    """The names under which a target may be stored, and the place in which each makes sense. Its own are
-    first."""
+    """Return the names under which a target may be stored, each with its place in the module; its own come first."""
     names = {place.name: place for place in target.places}
     for place in target.places:
         for variable_name in variable_names(place.module, place.attribute):
@@ -116,14 +117,14 @@ def _apply(
     averages: Mapping[str, str],
     found: Found,
 ) -> set[str]:
-    """Enters what the mapper says; returns the keys that it speaks of."""
+    """Apply the mapper; return the keys that its rules match."""
     places = {place.name: (target, place) for target in targets for place in target.places}
-    full_names = _full_names(reader)
     by_name: dict[str, tuple[str, Source]] = {}
     taken: set[str] = set()
     unused = dict.fromkeys(mapper.sources)
     for key in dict.fromkeys((*reader.keys(), *averages)):
-        names = (path_of(key), key, *full_names.get(key, ()))
+        others = (name for name in reader.names_of(key) if name not in (key, short_key(key)))
+        names = (short_key(key), key, *others)
         match = mapper.match(*names)
         if match is None:
             continue
@@ -167,7 +168,7 @@ def _remark_on_averages(averages: Mapping[str, str], missing: Sequence[Target], 
     averaged = {name for of in below.values() for name in of}
     averaged.update(name for name, key in found.asked_for.items() if key in averages)
     if averaged:
-        found.remarks.append(f'moving averages are stored of {len(averaged)} that are missing: pass ema="prefer"')
+        found.remarks.append(f'moving averages of {len(averaged)} missing tensors are stored: pass ema="prefer"')
 
 
 def _find_by_name(
@@ -178,7 +179,7 @@ def _find_by_name(
     taken: set[str],
     found: Found,
 ) -> None:
-    """Enters a source for each target that is stored under a name of its own."""
+    """Add a source for each target that is found by name."""
     _check_distinct(targets)
     possible = {target.name: possible_names(target) for target in targets}
     wanted: dict[str, set[str]] = {}
@@ -202,22 +203,22 @@ def _find_by_name(
 
 
 def _check_distinct(targets: Sequence[Target]) -> None:
-    """InvalidArgumentError where two names differ only in "/" and ".", which in stored names mean the same."""
+    """Raise InvalidArgumentError if two names differ only in "/" and ".", which mean the same in stored names."""
     seen: dict[str, tuple[str, Target]] = {}
     for target in targets:
         for name in target.names:
             other, owner = seen.setdefault(dotted(name), (name, target))
             if owner is not target:
                 raise InvalidArgumentError(
-                    f"{quoted(other)} and {quoted(name)} of the module cannot be told apart by stored names. Map them, "
-                    f"by a KeyMapper"
+                    f"{quoted(other)} and {quoted(name)} of the module cannot be told apart by stored names. Map them "
+                    f"with a KeyMapper"
                 )
 
 
 def _source_of(
     reader: CheckpointReader, target: Target, possible: Mapping[str, ModuleTensor], naming: Naming, found: Found
 ) -> Source | None:
-    """By the target's own names, or else by TensorFlow's for them."""
+    """Find a target by its own names, otherwise by TensorFlow's names for them."""
     own = {place.name for place in target.places}
     for names in ([name for name in possible if name in own], [name for name in possible if name not in own]):
         stored = {each: possible[name] for name in names for each in naming.find(name)}
@@ -226,7 +227,7 @@ def _source_of(
         if len({place.name for place in stored.values()}) < len({each.key for each in stored}):
             raise InvalidArgumentError(
                 f"{reader.path}: {quoted(target.name)} may be {' or '.join(quoted(each.key) for each in stored)}. Map "
-                f"one of them to it, by a KeyMapper"
+                f"one of them to it with a KeyMapper"
             )
         _note_apart(reader, target, [each.key for each in stored], found)
         (key, variable_name), place = next(iter(stored.items()))
@@ -239,13 +240,9 @@ def _note_apart(reader: CheckpointReader, target: Target, keys: Sequence[str], f
     found.apart.update(others)
     if others:
         listed = ", ".join(map(quoted, (keys[0], *others)))
-        _log.info("%s: %s is one tensor here, stored apart: %s. The first is read", reader.path, target.name, listed)
-
-
-def _full_names(reader: CheckpointReader) -> dict[str, list[str]]:
-    graph = reader.object_graph
-    names: dict[str, list[str]] = {}
-    for variable in graph.variables() if graph is not None else ():
-        if variable.full_name:
-            names.setdefault(variable.checkpoint_key, []).append(variable.full_name)
-    return names
+        _log.info(
+            "%s: %s is one tensor in the module and stored several times: %s. The first is read",
+            reader.path,
+            target.name,
+            listed,
+        )

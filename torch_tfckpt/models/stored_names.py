@@ -1,12 +1,11 @@
 """Find the names and the prefix under which a checkpoint stores the tensors of a module.
 
-    by key         fc1.weight, fc1/kernel, model/fc1.weight: any tensor; "." and "/" are one
-    by object      root -"model"-> -"fc1"-> -"kernel"->: objects named as the module's attributes are
-    by full name   what an object-based checkpoint says a variable is called by itself
+    by key         fc1.weight, fc1/kernel, model/fc1.weight: any tensor; "." and "/" are the same
+    by object      root -"model"-> -"fc1"-> -"kernel"->: objects with the names of the module's attributes
+    by full name   the variable's own name in an object-based checkpoint
 
-The names of a module may all stand below a prefix, such as "model/". Which of the three it is, and which prefix, is
-decided for the module as a whole, so that no two layers come from two models. Where several are as good, that is an
-error.
+All names of a module may be below a prefix, such as "model/". One of the three ways and one prefix are chosen for the
+whole module, so that no two layers come from two models. Several equally good choices are an error.
 """
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
@@ -15,46 +14,49 @@ from typing import Final, NamedTuple, Protocol
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
-from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, checkpoint_key
+from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.auxiliary import AVERAGE, OUTPUT
 from torch_tfckpt.saveables.module_state import shared_names
 from torch_tfckpt.saveables.name_prefixes import prefixes_of_names
 from torch_tfckpt.text import listed, quoted
 
-_LISTED: Final = 8  # candidates that a text lists
-_SUFFIX: Final = checkpoint_key("", VARIABLE_VALUE)
+_LISTED: Final = 8  # candidates in a message
 
 
 class StoredVariable(NamedTuple):
-    """One variable of a checkpoint."""
+    """Variable of a checkpoint."""
 
     key: str
     variable_name: str  # last part of its name, which implies its layout
 
 
 class StoredNames(Protocol):
-    """One way of finding variables. Names are those of modules, whose parts may have a "/" in them; prefixes are
-    dotted, with a dot at their end or empty."""
+    """Way of finding variables.
+
+    Names are those of modules, whose parts may contain "/". Prefixes are dotted, and end in a dot or are empty.
+    """
 
     def below(self, wanted: Mapping[str, set[str]]) -> dict[str, set[str]]:
-        """Prefix -> what is found below it. `wanted`: name -> what it is a name of."""
+        """Map each prefix to the tensors found below it. `wanted`: name -> the tensors that it may name."""
 
     def find(self, prefix: str, name: str) -> list[StoredVariable]:
-        """The variables that have this name; several where they differ in spelling only."""
+        """Return the variables with this name; several if their names differ in spelling only."""
 
     def spelled(self, prefix: str) -> str:
-        """A prefix as the checkpoint writes it."""
+        """Return a prefix as the checkpoint spells it."""
 
     def keys_below(self, prefix: str) -> set[str]:
-        """Keys of all variables below a prefix."""
+        """Return the keys of all variables below a prefix."""
 
 
 class Names:
-    """Variables by text.
+    """Variables by their names as strings.
 
     Args:
-        names: Name and key of each; several may have one key.
-        unique: Leave out names that several variables have, rather than give them all.
+        names: Name and key of each; several names may have one key.
+        variable_names: Key -> last part of the variable's name.
+        unique: Omit names that several variables have.
     """
 
     def __init__(self, names: Iterable[tuple[str, str]], variable_names: Mapping[str, str], *, unique: bool) -> None:
@@ -75,7 +77,7 @@ class Names:
 
     def find(self, prefix: str, name: str) -> list[StoredVariable]:
         stored = self._found.get(prefix + dotted(name), [])
-        # Of "fc.weight" and "fc/weight" the first is the state_dict's own.
+        # If both "fc.weight" and "fc/weight" are stored, the first is from a state_dict.
         exact = [each for each in stored if each.key.removesuffix(OUTPUT).endswith(name)]
         return exact if len(exact) == 1 else stored
 
@@ -87,7 +89,7 @@ class Names:
 
 
 class Objects:
-    """Variables by the way that leads to them in the object graph: from the root, or from one of its children."""
+    """Variables by their path in the object graph, from the root or from one of its children."""
 
     def __init__(self, graph: ObjectGraph, available: Container[str]) -> None:
         self._graph, self._available = graph, available
@@ -130,7 +132,7 @@ class Objects:
         }
 
     def _node(self, parts: Iterable[str]) -> int | None:
-        """The node to which these names lead; None where one of them is missing."""
+        """The node to which these names lead; None if one of them is missing."""
         here = ROOT
         for part in parts:
             child = self._below(here).get(part)
@@ -147,18 +149,18 @@ class Objects:
 
 
 def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out: Container[str]) -> list[StoredNames]:
-    """The ways of finding variables in a checkpoint, in the order in which they are tried.
+    """Return the ways of finding variables in a checkpoint, in the order in which they are tried.
 
     Args:
-        averaged: Keys of variables of which an average is wanted and stored, whether or not they are stored themselves.
-        leave_out: Keys that are not to be found.
+        averaged: Keys of variables whose moving average is wanted and stored, even if they are not stored themselves.
+        leave_out: Keys to ignore.
 
     Raises:
-        DataLossError: the object graph, or a text of shared names, is damaged.
+        DataLossError: the object graph, or a list of shared names, is damaged.
     """
     stored = dict.fromkeys((*reader.keys(), *averaged))
     own = {key: None for key in stored if key not in leave_out}
-    # The other names of a shared tensor are names of their own, also where the first was mapped to something.
+    # The other names of a shared tensor can be found even if its first name was mapped to something else.
     shared = [(alias, key) for alias, key in shared_names(reader).items() if key in stored and alias not in stored]
     found: list[StoredNames] = [
         Names([*((key, key) for key in own), *shared], {key: variable_name_of(key) for key in stored}, unique=False)
@@ -177,38 +179,39 @@ def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How the variables of one module are found."""
+    """Way and prefix by which the variables of one module are found."""
 
     names: StoredNames
     prefix: str
-    remark: str = ""  # of another prefix, below which more is found, but too little to take it unasked
+    remark: str = ""  # on another prefix, with more tensors below it but too few to choose it unasked
 
     def find(self, name: str) -> list[StoredVariable]:
         return self.names.find(self.prefix, name)
 
     @property
     def spelled_prefix(self) -> str:
-        """As the checkpoint writes it: "model/"; empty where there is none."""
+        """The prefix as the checkpoint spells it: "model/"; empty without a prefix."""
         return self.names.spelled(self.prefix)
 
     def keys_below(self) -> set[str]:
-        """Keys of all variables below the prefix."""
+        """Return the keys of all variables below the prefix."""
         return self.names.keys_below(self.prefix)
 
 
 def choose_naming(
     ways: list[StoredNames], wanted: Mapping[str, set[str]], counted: Collection[str], place: str
 ) -> Naming:
-    """The way, and the prefix, by which most of a module is found.
+    """Return the way and the prefix by which most tensors of a module are found.
 
     Args:
-        wanted: Possible stored name -> the tensors of the module that it may be of.
-        counted: Tensors that every checkpoint of the module has. A prefix is considered only if more tensors are found
-            below it than half of these.
-        place: The checkpoint, for texts.
+        ways: What to choose from, in order of preference.
+        wanted: Possible stored name -> the tensors of the module that it may name.
+        counted: Tensors that every checkpoint of the module has. A prefix is considered only if more than half of
+            these are below it.
+        place: The checkpoint, for messages.
 
     Raises:
-        InvalidArgumentError: several prefixes are as good as each other; the text lists them.
+        InvalidArgumentError: several prefixes are equally good; the message lists them.
 
     Cost: looks at all names, and at all children of the root.
     """
@@ -225,28 +228,28 @@ def choose_naming(
         remark = ""
         if without_prefix < best and next(_rivals(leading, wanted), None) is None:
             spelled = quoted(leading[0].spelled_prefix)
-            remark = f"{found_of_counted} of {count} stand below {spelled}; pass prefix={spelled}"
+            remark = f"{found_of_counted} of {count} are below {spelled}; pass prefix={spelled}"
         return Naming(ways[order], "", remark)
     rivals = list(_rivals(leading, wanted))
     if rivals:
         prefixes = [naming.spelled_prefix for naming in (leading[0], *rivals)]
         raise InvalidArgumentError(
-            f"{place}: the module may be what stands below any of {len(prefixes)} prefixes, {found_of_counted} of its "
-            f"{count} tensors are found below each: {listed(prefixes, _LISTED)}. Say which, by prefix=, or map names"
+            f"{place}: the module may be stored below any of {len(prefixes)} prefixes, {found_of_counted} of its "
+            f"{count} tensors are found below each: {listed(prefixes, _LISTED)}. Choose one by prefix=, or map names"
         )
     return leading[0]
 
 
 def _rivals(leading: list[Naming], wanted: Mapping[str, set[str]]) -> Iterator[Naming]:
-    """Those that find other variables than the first. By object and by full name the same may be found."""
+    """Those that find other variables than the first; by object and by full name the same may be found."""
     keys = _keys(leading[0], wanted)
     yield from (naming for naming in leading[1:] if _keys(naming, wanted) != keys)
 
 
 def naming_below(ways: list[StoredNames], wanted: Mapping[str, set[str]], prefix: str, place: str) -> Naming:
-    """The way by which most of a module is found below one prefix: "model/", "model" and "model." are the same.
+    """Return the way that finds most of a module below a given prefix: "model/", "model" and "model." are the same.
 
-    NotFoundError where nothing is.
+    NotFoundError if nothing is found.
     """
     start = dotted_prefix(prefix)
     best = max((Naming(way, start) for way in ways), key=lambda naming: len(_keys(naming, wanted)))
@@ -260,23 +263,18 @@ def dotted(name: str) -> str:
 
 
 def dotted_prefix(prefix: str) -> str:
-    """A prefix with one dot at its end, however it was given; empty for none."""
+    """Return a prefix with one dot at its end, however it was spelled; empty for no prefix."""
     bare = dotted(prefix).rstrip(".")
     return f"{bare}." if bare else ""
 
 
 def variable_name_of(name: str) -> str:
-    """Keras 3's `variable.name`, the last part of a key or path: "kernel" of "fc/kernel/.ATTRIBUTES/VARIABLE_VALUE".
+    """Return the last part of a key or path: "kernel" for "fc/kernel/.ATTRIBUTES/VARIABLE_VALUE".
 
-    Of a moving average it is the name of its variable.
+    For a moving average it is the last part of the name of its variable. Keras 3 calls it `variable.name`.
     """
-    bare = path_of(name).removesuffix(OUTPUT).removesuffix(AVERAGE).removesuffix(OUTPUT)
+    bare = short_key(name).removesuffix(OUTPUT).removesuffix(AVERAGE).removesuffix(OUTPUT)
     return bare.rpartition("/")[2].rpartition(".")[2]
-
-
-def path_of(key: str) -> str:
-    """A key without "/.ATTRIBUTES/VARIABLE_VALUE"."""
-    return key.removesuffix(_SUFFIX)
 
 
 def _keys(naming: Naming, wanted: Iterable[str]) -> set[str]:

@@ -1,7 +1,7 @@
 """The tensors of a module that can be loaded: parameters and persistent buffers, each once.
 
-A tensor with several names, such as a tied weight, is one target, and a checkpoint may have it under any of them. Extra
-state, and what the module's state_dict leaves out, are not targets.
+A tensor with several names, such as a tied weight, is one target; a checkpoint may store it under any of the names.
+Extra state, and tensors that the module's state_dict omits, are not targets.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from torch_tfckpt.text import quoted
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One tensor of a module, in all its places."""
+    """Tensor of a module with all its names."""
 
     places: Sequence[ModuleTensor]
 
     @property
     def tensor(self) -> torch.Tensor:
-        """As the first of its places has it."""
+        """The tensor in the first of its places."""
         return self.places[0].tensor
 
     @property
@@ -36,22 +36,22 @@ class Target:
 
     @property
     def names(self) -> list[str]:
-        """All of them, in the order of the state_dict."""
+        """All its names, in the order of the state_dict."""
         return [place.name for place in self.places]
 
     @property
     def shape(self) -> Shape | None:
-        """None of a lazy tensor, which takes any."""
+        """Its shape; None if it is a lazy tensor, which takes any shape."""
         return None if is_lazy(self.tensor) else tuple(self.tensor.shape)
 
     @property
     def counts_batches(self) -> bool:
-        """Whether it is BatchNorm's num_batches_tracked, which TensorFlow does not have."""
+        """Whether this is num_batches_tracked of a BatchNorm, which TensorFlow does not have."""
         place = self.places[0]
         return place.attribute == "num_batches_tracked" and isinstance(place.module, nn.modules.batchnorm._BatchNorm)
 
     def check_fillable(self) -> None:
-        """InvalidArgumentError where it cannot be filled in place."""
+        """Raise InvalidArgumentError if the tensor cannot be filled in place."""
         if self.tensor.device.type == "meta":
             raise InvalidArgumentError(
                 f"{quoted(self.name)} is on the meta device and has no memory to load into. Pass assign=True, or "
@@ -61,16 +61,16 @@ class Target:
             VariableSaveable(self.tensor, "", self.name).check([tuple(self.tensor.shape)])
 
     def fill(self, value: torch.Tensor) -> None:
-        """Copies a value of its shape and dtype into its memory; a lazy tensor gets its shape first."""
+        """Copy a value of the same shape and dtype into the tensor; a lazy tensor gets its shape first."""
         if isinstance(self.tensor, UninitializedParameter | UninitializedBuffer):
             self.tensor.materialize(tuple(value.shape))
         VariableSaveable(self.tensor, "", self.name).restore([value], None)
 
     def replace(self, value: torch.Tensor) -> None:
-        """Puts a tensor of its shape and dtype in its place, everywhere.
+        """Replace the tensor in all its places by one of the same shape and dtype.
 
-        A Parameter of the same class takes a parameter's place, with its requires_grad and its attributes. If one
-        place is a parameter and another a buffer, the buffer gets the parameter's memory.
+        A parameter is replaced by a Parameter of the same class, with its requires_grad and its attributes. If one
+        place is a parameter and another a buffer, the buffer shares the memory of the parameter.
         """
         parameter = next((place.tensor for place in self.places if place.is_parameter), None)
         new = value
@@ -82,11 +82,11 @@ class Target:
             place.replace(new if place.is_parameter else value)
 
     def start_counting(self) -> None:
-        """Gives num_batches_tracked without memory a zero, on the CPU, where its module's statistics now are."""
+        """Set num_batches_tracked on the meta device to zero, on the CPU, like the statistics of its module."""
         if self.tensor.device.type == "meta":
             self.replace(torch.zeros(self.tensor.shape, dtype=self.tensor.dtype, device="cpu"))
 
 
 def targets_of(model: nn.Module) -> list[Target]:
-    """The targets of a module, in the order of its state_dict."""
+    """Return the targets of a module, in the order of its state_dict."""
     return [Target(places) for places in group_shared(each for each in module_tensors(model) if each.persistent)]

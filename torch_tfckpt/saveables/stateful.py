@@ -13,12 +13,12 @@ import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.devices import HOST
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, error_context
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, error_context
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.state_tree import flatten, tensor_keys, unflatten
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import did_you_mean, escaped, quoted
 from torch_tfckpt.values import Value, value_dtype
 
 
@@ -174,6 +174,7 @@ def stored_state(key: str, reader: CheckpointReader) -> tuple[dict[str, torch.Te
 
 def read_text(reader: CheckpointReader, key: str) -> bytes:
     """Return the string under `key`; InvalidArgumentError if it is not one. Other errors as `get_tensor`."""
+    _require_key(reader, key)
     value = reader.get_tensor(key) if reader.dtype(key) == DataType.DT_STRING else None
     if not isinstance(value, np.ndarray) or value.shape != ():
         raise InvalidArgumentError(
@@ -184,8 +185,16 @@ def read_text(reader: CheckpointReader, key: str) -> bytes:
     return text
 
 
+def _require_key(reader: CheckpointReader, key: str) -> None:
+    """NotFoundError if nothing is stored under this key, even if it is another name of a tensor."""
+    if key not in reader:
+        closest = did_you_mean(key, reader.keys())
+        raise NotFoundError(f"{reader.path}: Key {escaped(key)} not found in checkpoint. {closest}".rstrip())
+
+
 def _stand_in(reader: CheckpointReader, name: str) -> torch.Tensor:
     """Return a tensor of the stored shape and dtype that takes no memory."""
+    _require_key(reader, name)
     dtype, shape = reader.dtype(name), reader.shape(name)
     if dtype == DataType.DT_STRING:
         raise DataLossError(f"{quoted(name)} should be a tensor of the state, but contains strings")

@@ -1,0 +1,211 @@
+"""The names by which a tensor of an object-based checkpoint can be called, and the tensors that a name means.
+
+    key          model/layer/kernel/.ATTRIBUTES/VARIABLE_VALUE              what the tensor is stored under
+    short key    model/layer/kernel                                         the key without its suffix
+    path         model.layer.kernel, (root).model.layer.kernel              the object, as `tfckpt ls --tree` prints it
+    full name    dense/kernel, dense/kernel:0                               the name of the variable itself
+
+The path of a slot variable is that of its optimizer, then "m of model.layer.kernel". An object with several tensors,
+such as a hash table, has a path that means none of them.
+
+A stored key always means that tensor. Any other name may belong to several tensors: Keras stores the total of each
+metric as "total". Such a name is an error that lists the keys.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property
+from typing import Final
+
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, checkpoint_key
+from torch_tfckpt.text import listed, quoted
+
+_SUFFIX: Final = checkpoint_key("", VARIABLE_VALUE)
+_ROOT: Final = "(root)."
+_OUTPUT: Final = ":0"  # what TensorFlow's graphs append to the name of a variable
+_LISTED: Final = 8  # keys in an error
+# Graphs come from files. Longer paths, and more names of one tensor, are not built; a longer path is still understood.
+_LONGEST_PATH: Final = 400
+_DEEPEST: Final = 64
+_PATHS_OF_ONE: Final = 4
+_NAMES_OF_ONE: Final = 8
+
+
+def short_key(key: str) -> str:
+    """Return a key without "/.ATTRIBUTES/VARIABLE_VALUE"; other keys unchanged."""
+    return key.removesuffix(_SUFFIX)
+
+
+class TensorNames:
+    """All names of the tensors of one checkpoint.
+
+    Args:
+        graph: The objects of the checkpoint.
+        keys: The keys of all stored tensors.
+
+    Cost: the first use looks at all nodes once; memory of a few names for each tensor.
+    Thread safety: may be used from several threads.
+    """
+
+    def __init__(self, graph: ObjectGraph, keys: Iterable[str]) -> None:
+        self._graph = graph
+        self._keys = dict.fromkeys(keys)
+
+    def __repr__(self) -> str:
+        return f"<TensorNames of {len(self._keys)} tensors, {len(self._graph.nodes)} objects>"
+
+    def names_of(self, key: str) -> tuple[str, ...]:
+        """Return the key, then the other names: short key, path, full name. Of equal ones only the first."""
+        return (key, *self._aliases.get(key, ()))
+
+    def variable(self, key: str) -> str | None:
+        """Return the full name of the variable stored under `key`; None if it is not a variable or has no name."""
+        return self._variables.get(key)
+
+    def note(self, key: str) -> str:
+        """Return what a listing says about `key` besides its type: 'variable "dense/kernel"', or ""."""
+        variable = self._variables.get(key)
+        if variable is not None:
+            return f"variable {quoted(variable)}"
+        return self._slots.get(key, "")
+
+    def find(self, name: str) -> list[str]:
+        """Return the keys of all tensors that `name` may mean. A stored key means itself only."""
+        if name in self._keys:
+            return [name]
+        found = self._called(name)
+        if not found and name.endswith(_OUTPUT):
+            bare = name.removesuffix(_OUTPUT)
+            found = [bare] if bare in self._keys else self._called(bare)
+        return found
+
+    def resolve(self, name: str) -> str | None:
+        """Return the key of the tensor that `name` means; None if there is none.
+
+        Raises:
+            InvalidArgumentError: `name` belongs to several tensors. The message lists their keys.
+        """
+        found = self.find(name)
+        if len(found) > 1:
+            raise InvalidArgumentError(
+                f"{quoted(name)} is a name of {len(found)} tensors: {listed(found, _LISTED)}. Use one of these keys"
+            )
+        return found[0] if found else None
+
+    def known(self) -> Iterator[str]:
+        """Yield every name, for suggestions."""
+        yield from self._keys
+        yield from self._by_name
+
+    def _called(self, name: str) -> list[str]:
+        """The tensors of which `name` is a name other than the key, in the order in which they were found."""
+        path = name.removeprefix(_ROOT)
+        found = dict.fromkeys(self._by_name.get(name, ()))
+        found.update(dict.fromkeys(self._by_name.get(path, ())))
+        # A shared object has several paths, of which only the shortest is in the table.
+        for node_id in self._objects_at(path):
+            tensors = self._tensors_of(node_id)
+            if len(tensors) == 1:
+                found.update(dict.fromkeys(tensors))
+        return list(found)
+
+    def _objects_at(self, path: str) -> dict[int, None]:
+        """The objects to which the local names in `path` lead from the root. Local names may contain dots."""
+        nodes = self._graph.nodes
+        found: dict[int, None] = {}
+        waiting = [(ROOT, 0)] if nodes else []
+        seen = set(waiting)
+        while waiting:
+            here, at = waiting.pop()
+            for child in nodes[here].children:
+                end = at + len(child.local_name)
+                if not path.startswith(child.local_name, at):
+                    continue
+                if end == len(path):
+                    found[child.node_id] = None
+                elif path[end] == "." and (child.node_id, end + 1) not in seen:
+                    seen.add((child.node_id, end + 1))
+                    waiting.append((child.node_id, end + 1))
+        return found
+
+    def _tensors_of(self, node_id: int) -> Collection[str]:
+        """The stored tensors of an object."""
+        keys = (attribute.checkpoint_key for attribute in self._graph.nodes[node_id].attributes)
+        return dict.fromkeys(name for key in keys for name in self._stored.get(key, ()))
+
+    @cached_property
+    def _stored(self) -> dict[str, list[str]]:
+        """Key of an attribute -> its tensors."""
+        stored: dict[str, list[str]] = {}
+        for name, key in self._graph.attribute_keys(self._keys).items():
+            stored.setdefault(key, []).append(name)
+        return stored
+
+    @cached_property
+    def _variables(self) -> dict[str, str]:
+        variables: dict[str, str] = {}
+        for attribute in self._graph.variables():
+            if attribute.full_name and attribute.checkpoint_key in self._keys:
+                variables.setdefault(attribute.checkpoint_key, attribute.full_name)
+        return variables
+
+    @cached_property
+    def _slots(self) -> dict[str, str]:
+        """Key of a slot variable -> what it belongs to."""
+        slots: dict[str, str] = {}
+        for node in self._graph.nodes:
+            for slot in node.slot_variables:
+                variable = self._path(slot.original_variable_node_id)
+                if variable is not None:
+                    for key in self._tensors_of(slot.slot_variable_node_id):
+                        slots.setdefault(key, f"{slot.slot_name} of {variable}")
+        return slots
+
+    @cached_property
+    def _aliases(self) -> dict[str, tuple[str, ...]]:
+        """Key -> its other names."""
+        found: dict[str, dict[str, None]] = {key: {short_key(key): None} for key in self._keys}
+        for node_id, path in self._paths():
+            tensors = self._tensors_of(node_id)
+            if len(tensors) == 1:
+                for key in tensors:
+                    _add(found[key], path, _PATHS_OF_ONE)
+        for attribute in self._graph.variables():
+            if attribute.full_name and attribute.checkpoint_key in found:
+                _add(found[attribute.checkpoint_key], attribute.full_name, _NAMES_OF_ONE)
+        # Another tensor's key means that tensor.
+        return {key: tuple(name for name in names if name not in self._keys) for key, names in found.items()}
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        by_name: dict[str, list[str]] = {}
+        for key, names in self._aliases.items():
+            for name in names:
+                by_name.setdefault(name, []).append(key)
+        return by_name
+
+    def _paths(self) -> Iterator[tuple[int, str]]:
+        """Each object that has tensors, and its path; slot variables below their optimizers."""
+        for node_id, node in enumerate(self._graph.nodes):
+            path = self._path(node_id) if node.attributes else None
+            if path is not None:
+                yield node_id, path
+            if not node.slot_variables:
+                continue
+            optimizer = self._path(node_id)
+            for slot in node.slot_variables if optimizer is not None else ():
+                variable = self._path(slot.original_variable_node_id)
+                if variable is not None:
+                    yield slot.slot_variable_node_id, f"{optimizer}.{slot.slot_name} of {variable}"
+
+    def _path(self, node_id: int) -> str | None:
+        """The local names on the shortest way to an object; None if nothing leads to it, or if they are too long."""
+        names = self._graph.route_within(node_id, _DEEPEST)
+        if not names or sum(map(len, names)) > _LONGEST_PATH:
+            return None
+        return ".".join(names)
+
+
+def _add(names: dict[str, None], name: str, limit: int) -> None:
+    if len(names) < limit:
+        names[name] = None
