@@ -16,13 +16,7 @@ if TYPE_CHECKING:
     from torch_tfckpt._proto.saver_pb2 import SaverDef
     from torch_tfckpt._proto.tensor_slice_pb2 import TensorSliceProto
     from torch_tfckpt.bundle.check import Damage, Verification
-    from torch_tfckpt.checkpoint_reader import (
-        CheckpointReader,
-        StoredTensor,
-        list_variables,
-        load_checkpoint,
-        load_variable,
-    )
+    from torch_tfckpt.checkpoint_reader import CheckpointReader, list_variables, load_checkpoint, load_variable
     from torch_tfckpt.conversion.convert import ConvertedTensor, ConvertReport, SidecarTensor, convert
     from torch_tfckpt.conversion.diff import Difference, DiffReport, diff
     from torch_tfckpt.conversion.merge import MergeReport, merge
@@ -65,7 +59,7 @@ if TYPE_CHECKING:
     from torch_tfckpt.manager import CheckpointManager, ManagedCheckpoint
     from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
     from torch_tfckpt.models.initialization import init_from_checkpoint
-    from torch_tfckpt.models.key_mapper import KeyMapper, KeyRule
+    from torch_tfckpt.models.key_mapper import KeyMapper, KeyMatch, KeyRule, KeyTarget
     from torch_tfckpt.models.loading import load_model
     from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch
     from torch_tfckpt.models.saving import save_model
@@ -85,6 +79,7 @@ if TYPE_CHECKING:
     from torch_tfckpt.storage.protocol import ReadableFile, Storage, WritableFile
     from torch_tfckpt.tensor_dict import load_file, save_file
     from torch_tfckpt.transfer.staging import StagingOptions
+    from torch_tfckpt.values import StoredTensor
 
 __version__: Final = "0.1.0.dev0"
 
@@ -115,7 +110,9 @@ __all__ = [
     "InvalidArgumentError",
     "KeepBest",
     "KeyMapper",
+    "KeyMatch",
     "KeyRule",
+    "KeyTarget",
     "LoadReport",
     "LoadStatus",
     "ManagedCheckpoint",
@@ -187,7 +184,7 @@ _DEFINED_IN: Final = {
     "_proto.saver_pb2": "SaverDef",
     "_proto.tensor_slice_pb2": "TensorSliceProto",
     "bundle.check": "Damage Verification",
-    "checkpoint_reader": "CheckpointReader StoredTensor list_variables load_checkpoint load_variable",
+    "checkpoint_reader": "CheckpointReader list_variables load_checkpoint load_variable",
     "conversion.convert": "ConvertReport ConvertedTensor SidecarTensor convert",
     "conversion.diff": "DiffReport Difference diff",
     "conversion.merge": "MergeReport merge",
@@ -206,7 +203,7 @@ _DEFINED_IN: Final = {
     "manager": "CheckpointManager ManagedCheckpoint",
     "meta_graph.graph_collections": "Collections GraphKeys add_to_collection get_collection",
     "models.initialization": "init_from_checkpoint",
-    "models.key_mapper": "KeyMapper KeyRule",
+    "models.key_mapper": "KeyMapper KeyMatch KeyRule KeyTarget",
     "models.loading": "load_model",
     "models.report": "Conversion LoadReport Mismatch",
     "models.saving": "save_model",
@@ -226,6 +223,7 @@ _DEFINED_IN: Final = {
     "storage.protocol": "ReadableFile Storage WritableFile",
     "tensor_dict": "load_file save_file",
     "transfer.staging": "StagingOptions",
+    "values": "StoredTensor",
 }
 _MODULE_OF: Final = {name: module for module, names in _DEFINED_IN.items() for name in names.split()}
 

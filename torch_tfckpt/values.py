@@ -27,7 +27,22 @@ LoadedValue = torch.Tensor | Any
 
 
 class StoredTensor:
-    """Tensor in a checkpoint that is read when indexed: by integers, slices with positive steps, and one ellipsis."""
+    """Tensor in a checkpoint that is read when it is indexed.
+
+    The index may have integers, slices with positive steps, and one ellipsis.
+
+    Attributes:
+        shape: The full shape.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"table": torch.arange(6).reshape(3, 2)}, "model.ckpt")
+        >>> with tfckpt.load_checkpoint(path) as reader:
+        ...     stored = reader.get_slice("table")
+        ...     stored.get_shape(), stored[1:]
+        ([3, 2], tensor([[2, 3],
+                [4, 5]]))
+    """
 
     def __init__(self, name: str, shape: Shape, dtype: DataType, read: Callable[[TensorSlice], Value]) -> None:
         self.shape = shape

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
-from torch_tfckpt.models.key_mapper import KeyMapper, KeyRule, Mapped, Match
+from torch_tfckpt.models.key_mapper import KeyMapper, KeyMatch, KeyRule, KeyTarget
 
 
 def test_a_dictionary_is_of_names() -> None:
     """A string in it is not a pattern; a target may have a layout; None and "" omit a tensor."""
     mapper = KeyMapper({"a.b": "x", "c": ("y", "dense"), "d": None, "e": ""})
-    assert mapper.find("a.b") == Mapped("x", None)
+    assert mapper.find("a.b") == KeyTarget("x", None)
     assert mapper.find("axb") is None
-    assert mapper.find("c") == Mapped("y", "dense")
-    assert mapper.find("d") == mapper.find("e") == Mapped(None, None)
+    assert mapper.find("c") == KeyTarget("y", "dense")
+    assert mapper.find("d") == mapper.find("e") == KeyTarget(None, None)
 
 
 def test_a_list_is_of_patterns() -> None:
@@ -29,19 +29,19 @@ def test_a_list_is_of_patterns() -> None:
             (re.compile("HEAD/.*", re.IGNORECASE), None),
         ]
     )
-    assert mapper.find("layer_12/kernel") == Mapped("layers.12.weight", "dense")
-    assert mapper.find("layer_12/bias") == Mapped("layers.12.bias", None)
+    assert mapper.find("layer_12/kernel") == KeyTarget("layers.12.weight", "dense")
+    assert mapper.find("layer_12/bias") == KeyTarget("layers.12.bias", None)
     assert mapper.find("x/layer_12/bias") is None
     assert mapper.find("layer_12/bias\n/x") is None
-    assert mapper.find("head/x") == Mapped(None, None)
+    assert mapper.find("head/x") == KeyTarget(None, None)
 
 
 def test_names_go_before_patterns() -> None:
     """In whatever order they stand; and the first of several names that a rule knows counts."""
     mapper = KeyMapper({re.compile("a.*"): "pattern", "ab": "name"})
-    assert mapper.find("ab") == Mapped("name", None)
-    assert mapper.find("ac", "ab") == Mapped("name", None)
-    assert mapper.find("zz", "ac") == Mapped("pattern", None)
+    assert mapper.find("ab") == KeyTarget("name", None)
+    assert mapper.find("ac", "ab") == KeyTarget("name", None)
+    assert mapper.find("zz", "ac") == KeyTarget("pattern", None)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_bad_rules_are_named(rules: Any, text: str) -> None:
 
 def test_targets_of_pattern_with_alternatives() -> None:
     """A group that took no part is empty in the target."""
-    assert KeyMapper([("(a)|(b)", r"x\1\2")]).find("b") == Mapped("xb", None)
+    assert KeyMapper([("(a)|(b)", r"x\1\2")]).find("b") == KeyTarget("xb", None)
 
 
 def test_of_takes_rules_or_a_mapper() -> None:
     """What load_model is given may be either."""
     mapper = KeyMapper({})
     assert KeyMapper.of(mapper) is mapper
-    assert KeyMapper.of({"a": "b"}).find("a") == Mapped("b", None)
+    assert KeyMapper.of({"a": "b"}).find("a") == KeyTarget("b", None)
 
 
 NAMES = st.text("abc./_0", min_size=1, max_size=6)
@@ -108,6 +108,6 @@ def test_the_rule_that_matches_is_told() -> None:
     pattern = re.compile("(.*)/k")
     mapper = KeyMapper({"x": "a", pattern: r"\1"})
     assert mapper.sources == ["x", pattern]
-    assert mapper.match("b/k", "x") == Match("x", "x", Mapped("a", None))
-    assert mapper.match("y", "b/k") == Match("b/k", pattern, Mapped("b", None))
+    assert mapper.match("b/k", "x") == KeyMatch("x", "x", KeyTarget("a", None))
+    assert mapper.match("y", "b/k") == KeyMatch("b/k", pattern, KeyTarget("b", None))
     assert mapper.match("y") is None

@@ -235,7 +235,9 @@ def update_checkpoint_state(
     *,
     storage: Storage | None = None,
 ) -> None:
-    """Write the state file of `save_dir`, durably and atomically: a reader finds the old file or the new one.
+    """Write the state file of `save_dir`.
+
+    The file is written durably and atomically: a reader finds the old file or the new one.
 
     Args:
         latest_filename: The file's name; None: "checkpoint".

@@ -41,22 +41,62 @@ ROOT: Final = 0
 
 
 class ObjectReference(NamedTuple):
-    """Edge to a child object."""
+    """Edge to a child object.
+
+    Attributes:
+        node_id: The child.
+        local_name: Name of the child in its parent, such as the name of an attribute; not escaped.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.Checkpoint(w=torch.ones(2)).write("ckpt")
+        >>> tfckpt.load_checkpoint(prefix).object_graph.nodes[0].children
+        (ObjectReference(node_id=1, local_name='w'),)
+    """
 
     node_id: int
-    local_name: str  # not escaped
+    local_name: str
 
 
 class SerializedTensor(NamedTuple):
-    """Attribute of a node: one stored value."""
+    """Attribute of a node: one stored value.
 
-    name: str  # of the attribute, escaped
-    full_name: str  # the variable's own name, as tf.train.Saver would store it; "" if it is not a variable
-    checkpoint_key: str  # for tables and the like, the prefix of several keys
+    Attributes:
+        name: Name of the attribute, escaped; "VARIABLE_VALUE" for a variable.
+        full_name: The variable's own name, as tf.train.Saver would store it; "" if it is not a variable.
+        checkpoint_key: Key of the tensor; for tables and the like, the prefix of several keys.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.Checkpoint(w=torch.ones(2)).write("ckpt")
+        >>> [attribute] = tfckpt.load_checkpoint(prefix).object_graph.nodes[1].attributes
+        >>> attribute.name, attribute.checkpoint_key
+        ('VARIABLE_VALUE', 'w/.ATTRIBUTES/VARIABLE_VALUE')
+    """
+
+    name: str
+    full_name: str
+    checkpoint_key: str
 
 
 class SlotVariable(NamedTuple):
-    """Variable that an optimizer keeps for another variable."""
+    """Variable that an optimizer keeps for another variable.
+
+    Attributes:
+        original_variable_node_id: The other variable.
+        slot_name: Name of the slot, such as "m".
+        slot_variable_node_id: The slot variable.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+        >>> graph = tfckpt.load_checkpoint(tfckpt.Checkpoint(model=model, opt=optimizer).write("ckpt")).object_graph
+        >>> [slot.slot_name for node in graph.nodes for slot in node.slot_variables]
+        ['momentum']
+    """
 
     original_variable_node_id: int
     slot_name: str
@@ -64,7 +104,17 @@ class SlotVariable(NamedTuple):
 
 
 class RegisteredSaver(NamedTuple):
-    """Registered saver that stored an object in files of its own."""
+    """Registered saver that stored an object in files of its own.
+
+    Attributes:
+        name: Name under which the saver is registered.
+        object_name: Name of the object among those of the saver.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> tfckpt.TrackableObject(registered_saver=tfckpt.RegisteredSaver("Custom.Saver", "index")).registered_saver
+        RegisteredSaver(name='Custom.Saver', object_name='index')
+    """
 
     name: str
     object_name: str
@@ -72,13 +122,28 @@ class RegisteredSaver(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrackableObject:
-    """One node of the graph."""
+    """One node of the graph.
+
+    Attributes:
+        children: Edges to other objects.
+        attributes: Stored values.
+        slot_variables: Variables that this object, an optimizer, keeps for other variables.
+        registered_saver: The registered saver that stored the object; None for most.
+        has_checkpoint_values: Whether it or a descendant has values; None if an old writer omitted it.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.Checkpoint(w=torch.ones(2)).write("ckpt")
+        >>> root = tfckpt.load_checkpoint(prefix).object_graph.nodes[0]
+        >>> root.child("w"), root.child("b")
+        (1, None)
+    """
 
     children: tuple[ObjectReference, ...] = ()
     attributes: tuple[SerializedTensor, ...] = ()
     slot_variables: tuple[SlotVariable, ...] = ()
     registered_saver: RegisteredSaver | None = None
-    has_checkpoint_values: bool | None = None  # it or a descendant has values; None: an old writer omitted it
+    has_checkpoint_values: bool | None = None
 
     def child(self, local_name: str) -> int | None:
         """Return the node id of the child with that name, or None."""
@@ -87,7 +152,10 @@ class TrackableObject:
 
 @dataclass(frozen=True)
 class ObjectGraph:
-    """The object graph of one checkpoint. Node 0 is the root; a node's id is its index in `nodes`.
+    """The object graph of one checkpoint.
+
+    Attributes:
+        nodes: The objects. Node 0 is the root; a node's id is its index.
 
     Thread safety: safe; lookups are cached.
 

@@ -38,7 +38,9 @@ _log = logging.getLogger(__name__)
 
 
 def init_from_checkpoint(model: object, path: AnyPath, assignment_map: AssignmentMap) -> dict[str, str]:
-    """Fill variables of `model` from a checkpoint, in place. Variables that the map does not name are unchanged.
+    """Fill variables of `model` from a checkpoint, in place.
+
+    Variables that the map does not name are unchanged.
 
     Args:
         model: Where names of variables are looked up: a Module, by the names of its state_dict; a dict name -> tensor,

@@ -18,8 +18,6 @@ from torch_tfckpt.models.layouts import layout_named
 from torch_tfckpt.text import quoted
 
 NameOrPattern = str | re.Pattern[str]
-# Values are checked at run time: mypy infers no useful type for a mix of "fc.bias" and ("fc.weight", "dense").
-Rules = Mapping[Any, object] | Iterable["RuleLike"]
 _EXAMPLE: Final = '(r"(.*)/kernel", r"\\1.weight", "dense")'
 
 
@@ -46,22 +44,45 @@ class KeyRule(NamedTuple):
 
 
 RuleLike = KeyRule | tuple[NameOrPattern, str | None] | tuple[NameOrPattern, str | None, str | None]
+# Values are checked at run time: mypy infers no useful type for a mix of "fc.bias" and ("fc.weight", "dense").
+Rules = Mapping[Any, object] | Iterable[RuleLike]
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped:
-    """Result of a mapper for one stored tensor."""
+class KeyTarget:
+    """Where a mapper sends one stored tensor.
 
-    target: str | None  # None: it is omitted
-    layout: str | None  # None: not given
+    Attributes:
+        target: State_dict key; None if the tensor is omitted.
+        layout: Name of a layout; None if no rule gives one.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense")}).find("dense/kernel")
+        KeyTarget(target='fc.weight', layout='dense')
+    """
+
+    target: str | None
+    layout: str | None
 
 
-class Match(NamedTuple):
-    """Rule that matches a stored tensor."""
+class KeyMatch(NamedTuple):
+    """The rule of a mapper that matches a stored tensor.
 
-    name: str  # the name of the tensor that matched
+    Attributes:
+        name: The one of the tensor's names that matched.
+        rule: The left side of the rule: a name or a compiled pattern.
+        mapped: Where the rule sends the tensor.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> tfckpt.KeyMapper({"dense/kernel": "fc.weight"}).match("v1", "dense/kernel").name
+        'dense/kernel'
+    """
+
+    name: str
     rule: NameOrPattern
-    mapped: Mapped
+    mapped: KeyTarget
 
 
 class KeyMapper:
@@ -93,8 +114,8 @@ class KeyMapper:
 
     def __init__(self, rules: Rules) -> None:
         _check_rules(rules)
-        self._names: dict[str, Mapped] = {}
-        self._patterns: list[tuple[re.Pattern[str], Mapped]] = []
+        self._names: dict[str, KeyTarget] = {}
+        self._patterns: list[tuple[re.Pattern[str], KeyTarget]] = []
         if isinstance(rules, Mapping):
             for number, (source, target) in enumerate(rules.items()):
                 place = f"rule {number} of the KeyMapper"
@@ -116,7 +137,7 @@ class KeyMapper:
         return mapper if isinstance(mapper, KeyMapper) else cls(mapper)
 
     @property
-    def names(self) -> dict[str, Mapped]:
+    def names(self) -> dict[str, KeyTarget]:
         """The rules for single names."""
         return dict(self._names)
 
@@ -125,22 +146,22 @@ class KeyMapper:
         """The left sides of all rules: names, then patterns."""
         return [*self._names, *(pattern for pattern, _ in self._patterns)]
 
-    def find(self, *names: str) -> Mapped | None:
+    def find(self, *names: str) -> KeyTarget | None:
         """Return the result for a stored tensor with these names; None if no rule matches."""
         found = self.match(*names)
         return None if found is None else found.mapped
 
-    def match(self, *names: str) -> Match | None:
+    def match(self, *names: str) -> KeyMatch | None:
         """Return the result of `find`, the rule that matched and the name that it matched; None if no rule matches."""
         for name in names:
             if name in self._names:
-                return Match(name, name, self._names[name])
+                return KeyMatch(name, name, self._names[name])
         for pattern, mapped in self._patterns:
             for name in names:
                 match = pattern.fullmatch(name)
                 if match is not None:
                     target = None if mapped.target is None else match.expand(mapped.target) or None
-                    return Match(name, pattern, Mapped(target, mapped.layout))
+                    return KeyMatch(name, pattern, KeyTarget(target, mapped.layout))
         return None
 
     def inverse(self) -> dict[str, tuple[str, str | None]]:
@@ -163,7 +184,7 @@ class KeyMapper:
                 layout_named(layout)
             except InvalidArgumentError as error:
                 raise InvalidArgumentError(f"{place}: {error}") from None
-        mapped = Mapped(target or None, layout)
+        mapped = KeyTarget(target or None, layout)
         if is_name:
             assert isinstance(source, str)
             self._names[source] = mapped

@@ -15,14 +15,32 @@ _LISTED: Final = 20  # lines of each kind in the printed report
 
 
 class Mismatch(NamedTuple):
-    """Stored tensor whose shape or dtype does not fit the module."""
+    """Stored tensor whose shape or dtype does not fit the module.
+
+    Attributes:
+        name: Name in the state_dict.
+        key: Key in the checkpoint.
+        stored_shape: Shape in the checkpoint.
+        stored_dtype: Element type in the checkpoint.
+        layout: The layout that was tried.
+        shape: Shape in the module; None for a lazy tensor, whose layout needs another number of dimensions.
+        dtype: Element type in the module.
+        reason: What does not fit.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"weight": torch.ones(3, 4), "bias": torch.zeros(3)}, "model.ckpt")
+        >>> [mismatch] = tfckpt.load_model(torch.nn.Linear(5, 3), path, strict=False).mismatched
+        >>> mismatch.name, mismatch.stored_shape, mismatch.shape
+        ('weight', (3, 4), (3, 5))
+    """
 
     name: str
     key: str
     stored_shape: Shape
     stored_dtype: DataType
     layout: str
-    shape: Shape | None  # None: a lazy tensor; the layout needs another number of dimensions
+    shape: Shape | None
     dtype: torch.dtype
     reason: str
 
@@ -31,7 +49,21 @@ class Mismatch(NamedTuple):
 
 
 class Conversion(NamedTuple):
-    """Loaded tensor whose axes or dtype differ from the stored ones."""
+    """Loaded tensor whose axes or dtype differ from the stored ones.
+
+    Attributes:
+        name: Name in the state_dict.
+        key: Key in the checkpoint.
+        layout: The layout by which the axes were moved; "same" if only the dtype was changed.
+        stored_dtype: Element type in the checkpoint.
+        dtype: Element type in the module.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> path = tfckpt.save_file({"kernel": torch.ones(4, 3), "bias": torch.zeros(3)}, "model.ckpt")
+        >>> print(*tfckpt.load_model(torch.nn.Linear(4, 3), path).converted)
+        "weight" from "kernel", layout dense
+    """
 
     name: str
     key: str

@@ -27,9 +27,9 @@ from torch_tfckpt.text import printable
 
 
 def get_saver_or_default() -> Saver:
-    """Return the saver in the collection "savers"; if there is none, create one of all registered variables.
+    """Return the saver in the collection "savers", or a new one of all registered variables.
 
-    The new one is sharded, and is added to the collection.
+    A new saver is sharded, and is added to the collection.
 
     Raises:
         FailedPreconditionError (a RuntimeError): there are several savers in the collection.
