@@ -19,7 +19,17 @@ from torch_tfckpt.values import check_stored_bytes, fixed_size
 
 
 class Damage(NamedTuple):
-    """One damaged part of a checkpoint."""
+    """One damaged part of a checkpoint.
+
+    Examples:
+        >>> import pathlib, torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1")
+        >>> size = pathlib.Path("model.ckpt-1.data-00000-of-00001").write_bytes(b"8 bytes!")
+        >>> with tfckpt.load_checkpoint(prefix) as reader:
+        ...     [damage] = reader.check().damage
+        >>> damage.name, damage.start, damage.end
+        ('w', 0, 8)
+    """
 
     name: str  # the tensor; "" if the file as a whole is damaged
     file: str
@@ -35,7 +45,16 @@ class Damage(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """Result of verifying a checkpoint."""
+    """Result of verifying a checkpoint.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1")
+        >>> with tfckpt.load_checkpoint(prefix) as reader:
+        ...     result = reader.check()
+        >>> result.good, result.damage
+        (['w'], [])
+    """
 
     good: list[str]  # tensors whose bytes were all read and match their checksums
     damage: list[Damage]

@@ -70,7 +70,22 @@ class WritableFile(Protocol):
 
 
 class Storage(Protocol):
-    """A place for files. Methods raise the system's OSError unless documented otherwise."""
+    """A place for files. Methods raise the system's OSError unless documented otherwise.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> from torch_tfckpt.storage.local import LocalStorage
+        >>> class Counting(LocalStorage):
+        ...     created = 0
+        ...
+        ...     def create(self, path):
+        ...         self.created += 1
+        ...         return super().create(path)
+        >>> storage = Counting()
+        >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt-1", storage=storage)
+        >>> storage.created > 0
+        True
+    """
 
     @property
     def renames(self) -> bool:
