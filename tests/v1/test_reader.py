@@ -1,4 +1,4 @@
-"""Reading version 1 checkpoints: slices across shards, damage of every kind, and bytes that mean nothing."""
+"""Reading version 1 checkpoints: slices across shards, damage of every kind, and invalid contents."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ def box(text: str) -> TensorSlice:
 
 
 def write(path: Path, *entries: tuple[Any, ...]) -> str:
-    """A file of (name, value) or (name, value, shape, part)."""
+    """Write a file of (name, value) or (name, value, shape, part)."""
     with SlicesWriter(LOCAL, str(path)) as writer:
         for name, value, *rest in entries:
             shape, part = (*rest, None, None)[:2]
@@ -50,7 +50,7 @@ def opened(*paths: str | Path) -> SlicesReader:
 
 
 def rewrite(path: str, edit: Callable[[dict[bytes, bytes]], object]) -> str:
-    """The same file with other records: sound blocks around whatever `edit` leaves."""
+    """Rewrite a file with the records that `edit` returns, in valid blocks."""
     data = Path(path).read_bytes()
     records = dict(Table(lambda offset, size: data[offset : offset + size], len(data)).items())
     edit(records)
@@ -63,7 +63,7 @@ def rewrite(path: str, edit: Callable[[dict[bytes, bytes]], object]) -> str:
 
 
 def edit_meta(path: str, edit: Callable[[Any], object]) -> str:
-    """The same file with other metadata; `edit` gets the SavedTensorSliceMeta."""
+    """Rewrite a file with other metadata; `edit` is passed the SavedTensorSliceMeta."""
 
     def change(records: dict[bytes, bytes]) -> None:
         message = SavedTensorSlices.FromString(records[b""])
@@ -84,7 +84,7 @@ def equal(value: Any, expected: Any) -> bool:
 
 @pytest.fixture(params=[torch.float32, torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8], ids=str)
 def with_hole(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[list[str], torch.Tensor]:
-    """Two shards that hold all of a [4, 5] but elements 13 and 14; and the tensor they are of."""
+    """Two shards that contain all of a [4, 5] tensor except elements 13 and 14; and the tensor."""
     whole = torch.arange(20).reshape(4, 5).to(request.param)
     shards = [
         write(tmp_path / "v1_0", ("test", whole[:2], (4, 5), "0,2:-")),
@@ -97,7 +97,7 @@ def with_hole(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[list[str]
     return shards, whole
 
 
-def test_shards_make_one_tensor(with_hole: tuple[list[str], torch.Tensor]) -> None:
+def test_shards_are_assembled_into_one_tensor(with_hole: tuple[list[str], torch.Tensor]) -> None:
     # CASES 135 and 137, from tensor_slice_reader_test.cc SimpleFloat, SimpleInt32 ... SimpleUint8
     shards, whole = with_hole
     with opened(*shards) as reader:
@@ -112,7 +112,7 @@ def test_shards_make_one_tensor(with_hole: tuple[list[str], torch.Tensor]) -> No
 
 
 def test_slices_are_read_around_a_hole(with_hole: tuple[list[str], torch.Tensor]) -> None:
-    # CASES 136 and 137: exact, a part of one, and one that touches the hole
+    # CASES 136 and 137: an exact slice, a part of one, and one that includes the hole
     shards, whole = with_hole
     with opened(*shards) as reader:
         assert equal(reader.read_slice("test", box("0,2:-")), whole[:2])
@@ -136,7 +136,7 @@ def test_slices_are_read_around_a_hole(with_hole: tuple[list[str], torch.Tensor]
 QUERIES = [box("0,2:-"), box("2,2:0,3"), box("3,1:3,2")]
 
 
-def test_a_query_is_assembled_from_two_slices(tmp_path: Path) -> None:
+def test_a_slice_is_assembled_from_two_stored_ones(tmp_path: Path) -> None:
     # CASES 184, from tensor_slice_set_test.cc QueryTwoD; slices of CASES 135
     whole = torch.arange(20.0).reshape(4, 5)
     path = write(tmp_path / "v1", *(("t", whole[part.to_index()], (4, 5), str(part)) for part in QUERIES))
@@ -149,12 +149,12 @@ def test_a_query_is_assembled_from_two_slices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("want", "numbers"), [("0,2:-", {0}), ("1,1:-", {0}), ("2,1:1,2", {1}), ("1,2:0,3", {0, 1}), ("3,1:-", {1, 2})]
 )
-def test_a_query_names_the_slices_it_needs(want: str, numbers: set[int]) -> None:
+def test_parts_of_lists_the_needed_slices(want: str, numbers: set[int]) -> None:
     # CASES 185, from tensor_slice_set_test.cc QueryMetaTwoD
     assert {part.number for part in Partition("t", (4, 5), QUERIES).parts_of(box(want))} == numbers
 
 
-def test_a_query_of_a_hole_has_no_answer() -> None:
+def test_a_slice_with_a_hole_is_refused() -> None:
     # CASES 185
     with pytest.raises(InvalidArgumentError):
         Partition("t", (4, 5), QUERIES).parts_of(box("1,2:2,3"))
@@ -163,7 +163,7 @@ def test_a_query_of_a_hole_has_no_answer() -> None:
 @given(data=st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 def test_any_slice_of_any_partition(tmp_path: Path, data: st.DataObject) -> None:
-    """A tensor cut along both dimensions, spread over shards: every slice reads as if it had never been cut."""
+    """A tensor split along both dimensions and over shards: every slice reads as if it were not split."""
     shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
     whole = torch.arange(shape[0] * shape[1], dtype=torch.int16).reshape(shape)
     cuts = [sorted({0, n, *data.draw(st.lists(st.integers(0, n), max_size=2))}) for n in shape]
@@ -183,7 +183,7 @@ def test_any_slice_of_any_partition(tmp_path: Path, data: st.DataObject) -> None
 
 
 def test_strings_are_assembled_too(tmp_path: Path) -> None:
-    """TensorFlow refuses to; an object array keeps shape and bytes."""
+    """TensorFlow refuses this; an object array keeps shape and bytes."""
     whole = np.array([[b"a", b""], [b"\xff\x00", b"dd"], [b"e", b"f" * 300]], dtype=object)
     path = write(tmp_path / "v1", ("s", whole[:1], (3, 2), "0,1:-"), ("s", whole[1:], (3, 2), "1,2:-"), ("one", b"x"))
     with opened(path) as reader:
@@ -199,7 +199,7 @@ def test_strings_are_assembled_too(tmp_path: Path) -> None:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> SlicesReader:
-    """A tensor [4, 5] of halves in two slices, the same whole, and strings."""
+    """A tensor [4, 5] of halves in two slices, the same one whole, and strings."""
     whole = torch.arange(20, dtype=torch.float16).reshape(4, 5)
     path = write(
         tmp_path / "v1",
@@ -214,7 +214,7 @@ def rows(tmp_path: Path) -> SlicesReader:
 
 
 @pytest.mark.parametrize("name", ["cut", "whole"])
-def test_out_is_filled_whatever_its_strides(rows: SlicesReader, name: str) -> None:
+def test_out_may_have_any_strides(rows: SlicesReader, name: str) -> None:
     expected = torch.arange(20, dtype=torch.float16).reshape(4, 5)
     targets = [
         torch.zeros(4, 5, dtype=torch.float16),
@@ -227,7 +227,7 @@ def test_out_is_filled_whatever_its_strides(rows: SlicesReader, name: str) -> No
         assert torch.equal(out, expected)
 
 
-def test_flags_and_nothing_are_read_into_out(rows: SlicesReader) -> None:
+def test_bools_and_empty_tensors_are_read_into_out(rows: SlicesReader) -> None:
     flags = torch.zeros(3, dtype=torch.bool)
     assert equal(rows.read("flags", flags), torch.tensor([True, False, True]))
     assert rows.read("none", torch.zeros(0, 3)).shape == rows.read("none").shape == (0, 3)
@@ -238,32 +238,32 @@ def test_an_out_that_does_not_fit_is_untouched(rows: SlicesReader) -> None:
         with pytest.raises(InvalidArgumentError, match='tensor "cut": `out` is'):
             rows.read("cut", out)
         assert torch.all(out == 7)
-    with pytest.raises(InvalidArgumentError, match='tensor "text" holds strings'):
+    with pytest.raises(InvalidArgumentError, match='tensor "text" contains strings'):
         rows.read("text", torch.zeros(2))
 
 
-def test_values_belong_to_the_caller(rows: SlicesReader) -> None:
-    """Nothing read shares memory with what is read next."""
+def test_values_share_no_memory(rows: SlicesReader) -> None:
+    """Later reads do not change values returned earlier."""
     first = rows.read("whole")
     assert isinstance(first, torch.Tensor)
     first.zero_()
     assert equal(rows.read("whole"), torch.arange(20, dtype=torch.float16).reshape(4, 5))
 
 
-def test_several_at_once_in_the_order_given(rows: SlicesReader) -> None:
+def test_read_all_keeps_the_given_order(rows: SlicesReader) -> None:
     assert list(rows.read_all(["whole", "flags", "cut", "flags"])) == ["whole", "flags", "cut"]
     with pytest.raises(NotFoundError, match="absent"):
         rows.read_all(["whole", "absent"])
 
 
-def test_many_threads(tmp_path: Path) -> None:
+def test_many_threads_can_share_a_reader(tmp_path: Path) -> None:
     values = {f"t{n}": torch.full((5000,), float(n)) for n in range(100)}
     with opened(write(tmp_path / "v1", *values.items())) as reader, ThreadPoolExecutor(8) as pool:
         for name, value in zip(values, pool.map(reader.read, values), strict=True):
             assert equal(value, values[name])
 
 
-def test_a_closed_reader_says_so(rows: SlicesReader) -> None:
+def test_reading_a_closed_reader_raises(rows: SlicesReader) -> None:
     rows.close()
     rows.close()
     calls: list[Callable[[], object]] = [lambda: rows.read("whole"), lambda: rows.nbytes("text"), rows.check]
@@ -274,7 +274,7 @@ def test_a_closed_reader_says_so(rows: SlicesReader) -> None:
 
 
 def test_open_files_outlive_their_names(tmp_path: Path) -> None:
-    """A writer that replaces or deletes the checkpoint does not disturb who has it open."""
+    """A writer that replaces or deletes the checkpoint does not disturb an open reader."""
     paths = [tmp_path / "v1-00000-of-00002", tmp_path / "v1-00001-of-00002"]
     for number, path in enumerate(paths):
         write(path, (f"t{number}", torch.full((3,), float(number))))
@@ -318,7 +318,7 @@ def test_a_whole_tensor_has_no_slices_in_either_spelling(tmp_path: Path) -> None
 # Opening.
 
 
-def test_there_must_be_files(tmp_path: Path) -> None:
+def test_missing_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="Failed to find any matching files"):
         SlicesReader(LOCAL, [])
     path = write(tmp_path / "v1", ("x", torch.zeros(1)))
@@ -326,7 +326,7 @@ def test_there_must_be_files(tmp_path: Path) -> None:
         opened(path, tmp_path / "absent")
 
 
-def test_shards_go_by_their_pattern(tmp_path: Path) -> None:
+def test_messages_show_the_pattern_of_shards(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"v1-0000{n}-of-00002", (f"t{n}", torch.zeros(1))) for n in (1, 0)]
     with opened(*paths) as reader:
         assert reader.path == str(tmp_path / "v1-?????-of-00002")
@@ -342,7 +342,7 @@ def test_shards_go_by_their_pattern(tmp_path: Path) -> None:
         (b"garbage" * 100, "not an sstable (bad magic number)"),
     ],
 )
-def test_another_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "v1"
     path.write_bytes(content)
     with pytest.raises(DataLossError) as raised:
@@ -379,24 +379,24 @@ def test_files_are_closed_when_one_is_damaged(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd") if before else []) == len(before)
 
 
-# Wrong metadata.
+# Invalid metadata.
 
 
 def two(tmp_path: Path) -> str:
-    """A file with tensors "bad" and "good"."""
+    """Write a file with tensors "bad" and "good"."""
     return write(tmp_path / "v1", ("bad", torch.arange(6).reshape(2, 3)), ("good", torch.tensor([1.0])))
 
 
 @pytest.mark.parametrize(
     ("number", "name", "error", "message"),
     [
-        (0, "DT_INVALID", DataLossError, "the metadata names no element type"),
-        (103, "DT_INT32_REF", UnimplementedError, "version 1 files have no values of type DT_INT32_REF"),
-        (77, "DT_77", UnimplementedError, "version 1 files have no values of type DT_77"),
-        (14, "DT_BFLOAT16", UnimplementedError, "version 1 files have no values of type DT_BFLOAT16"),
+        (0, "DT_INVALID", DataLossError, "the metadata contains no element type"),
+        (103, "DT_INT32_REF", UnimplementedError, "version 1 files cannot store values of type DT_INT32_REF"),
+        (77, "DT_77", UnimplementedError, "version 1 files cannot store values of type DT_77"),
+        (14, "DT_BFLOAT16", UnimplementedError, "version 1 files cannot store values of type DT_BFLOAT16"),
     ],
 )
-def test_a_type_without_values_spoils_one_tensor(
+def test_an_unsupported_type_affects_one_tensor(
     tmp_path: Path, number: int, name: str, error: type[Exception], message: str
 ) -> None:
     # CASES 138, from tensor_slice_reader_test.cc MissingTensorType, UnsupportedTensorType
@@ -414,7 +414,7 @@ def test_a_type_without_values_spoils_one_tensor(
         assert ("bad" in reader.check().damaged) == (error is DataLossError)
 
 
-def test_a_negative_dimension_spoils_the_checkpoint(tmp_path: Path) -> None:
+def test_a_negative_dimension_makes_the_checkpoint_unreadable(tmp_path: Path) -> None:
     # CASES 139, from tensor_slice_reader_test.cc NegativeTensorShapeDimension
     path = edit_meta(two(tmp_path), lambda meta: setattr(meta.tensor[0].shape.dim[0], "size", -1))
     with pytest.raises(DataLossError, match="Invalid tensor shape"):
@@ -443,7 +443,7 @@ ONES = torch.ones(2, 3)
     ],
     ids=["shapes", "types", "overlap", "twice"],
 )
-def test_shards_that_contradict_each_other_spoil_one_tensor(tmp_path: Path, second: Any, message: str) -> None:
+def test_contradicting_shards_affect_one_tensor(tmp_path: Path, second: Any, message: str) -> None:
     """TensorFlow refuses the whole checkpoint."""
     first = write(tmp_path / "v1_0", ("bad", ONES, (4, 3), "0,2:-"), ("good", ONES))
     with opened(first, write(tmp_path / "v1_1", second)) as reader:
@@ -454,7 +454,7 @@ def test_shards_that_contradict_each_other_spoil_one_tensor(tmp_path: Path, seco
         assert (reader.check().good, reader.check().damaged) == (["good"], ["bad"])
 
 
-def test_a_slice_outside_its_tensor_spoils_one_tensor(tmp_path: Path) -> None:
+def test_a_slice_outside_its_tensor_affects_one_tensor(tmp_path: Path) -> None:
     path = write(tmp_path / "v1", ("bad", ONES, (4, 3), "2,2:-"), ("good", ONES))
     edit_meta(path, lambda meta: setattr(meta.tensor[0].shape.dim[0], "size", 3))
     with opened(path) as reader:
@@ -465,8 +465,8 @@ def test_a_slice_outside_its_tensor_spoils_one_tensor(tmp_path: Path) -> None:
         assert reader.check().damaged == ["bad"]
 
 
-def test_no_memory_is_taken_for_elements_that_are_not_there(tmp_path: Path) -> None:
-    """Shapes of 2**50 elements, whole and in slices that seem to cover them."""
+def test_no_memory_is_allocated_for_missing_elements(tmp_path: Path) -> None:
+    """Shapes of 2**50 elements, whole and in slices that claim to cover them."""
 
     def inflate(meta: Any) -> None:
         meta.tensor[0].shape.dim[0].size = 2**50
@@ -483,15 +483,15 @@ def test_no_memory_is_taken_for_elements_that_are_not_there(tmp_path: Path) -> N
         assert reader.shape("cut") == (2**50,)
         for name in ("whole", "cut"):
             with pytest.raises(
-                DataLossError, match=f'tensor "{name}": .* takes at least .* bytes, the files have only'
+                DataLossError, match=f'tensor "{name}": .* takes at least .* bytes, but the files have only'
             ):
                 reader.read(name)
         assert set(reader.check().damaged) == {"whole", "cut"}
 
 
 @pytest.mark.parametrize("rank", [65, 254])
-def test_shapes_of_many_dimensions(tmp_path: Path, rank: int) -> None:
-    """torch has them, numpy does not."""
+def test_strings_of_many_dimensions_are_unsupported(tmp_path: Path, rank: int) -> None:
+    """torch supports such shapes, numpy does not."""
     path = write(tmp_path / "v1", ("t", torch.ones([1] * rank)), ("s", b"x"))
 
     def stretch(records: dict[bytes, bytes]) -> None:
@@ -512,8 +512,8 @@ def test_shapes_of_many_dimensions(tmp_path: Path, rank: int) -> None:
 # Damaged bytes.
 
 
-def test_a_damaged_block_is_told_with_place_and_checksums(tmp_path: Path) -> None:
-    """Three blocks, the middle one damaged: one tensor is lost, and what to look at is told."""
+def test_a_damaged_block_is_reported_with_place_and_checksums(tmp_path: Path) -> None:
+    """Three blocks with the middle one damaged: one tensor is lost, and the error locates the damage."""
     values = {name: torch.arange(200_000, dtype=torch.float32) for name in ("a", "b", "c")}
     path = Path(write(tmp_path / "v1", *values.items()))
     data = bytearray(path.read_bytes())
@@ -540,19 +540,19 @@ def test_a_damaged_block_is_told_with_place_and_checksums(tmp_path: Path) -> Non
     assert 0.99 * len(data) < sum(seen) <= len(data)
 
 
-def test_every_tensor_of_a_damaged_block_is_named(tmp_path: Path) -> None:
+def test_every_tensor_in_a_damaged_block_is_reported(tmp_path: Path) -> None:
     path = Path(write(tmp_path / "v1", ("a", ONES), ("b", torch.zeros(200_000)), ("c", ONES), ("d", ONES)))
     data = bytearray(path.read_bytes())
     with opened(path) as reader:
-        data[-150] ^= 1  # in the last data block, with "c" and "d"
+        data[-150] ^= 1  # in the last data block, which contains "c" and "d"
         path.write_bytes(data)
         found = reader.check()
     assert (found.good, found.damaged) == (["a", "b"], ["c", "d"])
     assert all(damage.stored != damage.computed for damage in found.damage)
 
 
-def test_records_that_are_missing_or_wrong(tmp_path: Path) -> None:
-    """Sound blocks around a record that is not there, one with too few values, and one of another tensor."""
+def test_missing_or_wrong_records_are_reported(tmp_path: Path) -> None:
+    """Valid blocks around a missing record, one with too few values, and one of another tensor."""
     path = write(tmp_path / "v1", *((name, ONES) for name in ("gone", "good", "renamed", "short")))
 
     def damage(records: dict[bytes, bytes]) -> None:
@@ -571,14 +571,14 @@ def test_records_that_are_missing_or_wrong(tmp_path: Path) -> None:
             with pytest.raises(DataLossError) as raised:
                 reader.read(name)
             assert f'{path}: tensor "{name}": {message}' in str(raised.value)
-        assert equal(reader.read("renamed"), ONES)  # as TensorFlow reads it
+        assert equal(reader.read("renamed"), ONES)  # as in TensorFlow
         found = reader.check()
         assert (found.good, found.damaged) == (["good"], ["gone", "renamed", "short"])
         assert all(damage.stored is None for damage in found.damage)
 
 
-def test_bytes_that_belong_to_nothing_are_found_at_rest(tmp_path: Path) -> None:
-    """No tensor needs the padding of the footer; a check does look at it."""
+def test_check_finds_damage_in_unused_bytes(tmp_path: Path) -> None:
+    """Reading does not use the padding of the footer, but a check verifies it."""
     path = Path(write(tmp_path / "v1", ("x", ONES)))
     data = bytearray(path.read_bytes())
     data[-12] = 1
@@ -591,7 +591,7 @@ def test_bytes_that_belong_to_nothing_are_found_at_rest(tmp_path: Path) -> None:
     assert "padding of the footer" in found.damage[0].problem
 
 
-def test_a_file_cut_off_while_open_is_damage(tmp_path: Path) -> None:
+def test_a_file_truncated_while_open_is_damage(tmp_path: Path) -> None:
     path = Path(write(tmp_path / "v1", ("x", torch.zeros(300_000)), ("y", ONES)))
     with opened(path) as reader:
         os.truncate(path, 1000)
@@ -609,7 +609,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """A place to write to, and the bytes of a good file with `SMALL` and a tensor in two slices."""
+    """A path to write to, and the bytes of a valid file with `SMALL` and a tensor in two slices."""
     path = tmp_path_factory.mktemp("small") / "v1"
     cut = SMALL["f"]
     write(path, *SMALL.items(), ("cut", cut[:, :1], (1, 2), "-:0,1"), ("cut", cut[:, 1:], (1, 2), "-:1,1"))
@@ -617,7 +617,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 
 
 def read_everything(path: Path) -> dict[str, Any]:
-    """All that can be read; CheckpointErrors are passed over, anything else is raised."""
+    """Read everything possible, ignoring CheckpointErrors; other exceptions are raised."""
     values = {}
     try:
         reader = opened(path)
@@ -639,7 +639,7 @@ def read_everything(path: Path) -> dict[str, Any]:
 
 
 def test_a_flipped_byte_never_changes_a_value(small: tuple[Path, bytes]) -> None:
-    """Every byte in turn: an error, or it lay where no value depends on it."""
+    """Every byte in turn: it raises an error, or no value depends on the byte."""
     path, good = small
     expected = {**SMALL, "cut": SMALL["f"]}
     for at in range(len(good)):
@@ -648,7 +648,7 @@ def test_a_flipped_byte_never_changes_a_value(small: tuple[Path, bytes]) -> None
             assert equal(value, expected[name])
 
 
-def test_a_file_cut_short_is_refused(small: tuple[Path, bytes]) -> None:
+def test_a_truncated_file_is_refused(small: tuple[Path, bytes]) -> None:
     path, good = small
     for size in range(len(good)):
         path.write_bytes(good[:size])
@@ -658,8 +658,8 @@ def test_a_file_cut_short_is_refused(small: tuple[Path, bytes]) -> None:
 
 @settings(deadline=None, max_examples=400)
 @given(data=st.data())
-def test_nonsense_in_sound_blocks_is_an_error_of_ours(small: tuple[Path, bytes], data: st.DataObject) -> None:
-    """Records and metadata mutated under right checksums: nothing but CheckpointErrors, whatever they then say."""
+def test_mutated_records_raise_only_our_errors(small: tuple[Path, bytes], data: st.DataObject) -> None:
+    """Records and metadata mutated in blocks with valid checksums raise nothing but CheckpointErrors."""
     path, good = small
     path.write_bytes(good)
 
@@ -676,7 +676,7 @@ def test_nonsense_in_sound_blocks_is_an_error_of_ours(small: tuple[Path, bytes],
 
 
 def test_a_data_type_is_reported_with_tensorflows_number(tmp_path: Path) -> None:
-    """Quantized integers are plain integers to torch and keep their name here."""
+    """Quantized integers are plain integers in torch, but keep their type name here."""
     with SlicesWriter(LOCAL, str(tmp_path / "v1")) as writer:
         writer.add("q", torch.tensor([-1, 5], dtype=torch.int8), dtype=DataType.DT_QINT8)
     with opened(tmp_path / "v1") as reader:

@@ -1,4 +1,4 @@
-"""Writing version 1 files: TensorFlow's bytes, and a file that is there as a whole or not at all."""
+"""Writing version 1 files: TensorFlow's bytes, and atomic publication."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.v1.reader import SlicesReader
 from torch_tfckpt.v1.writer import SlicesWriter
 
-# Dumped from tf.raw_ops.Save of TensorFlow 2.21; FORMATS worked example 5.
+# Dumped from tf.raw_ops.Save of TensorFlow 2.21.
 ONE_SCALAR = bytes.fromhex(
     "00 00 11 0a 0f 0a 09 0a 01 78 12 00 18 01 22 00 12 02 08 01"
     "00 05 0f 00 78 00 01 00 12 0d 0a 01 78 12 00 1a 06 2a 04 00 00 80 3f 00 00 00 00 01 00 00 00 00 a3 07 66 c4"
@@ -45,7 +45,7 @@ def box(text: str) -> TensorSlice:
 
 
 def records(path: Path) -> dict[bytes, SavedTensorSlices]:
-    """All records of a file, parsed by protobuf."""
+    """Return all records of a file, parsed by protobuf."""
     data = path.read_bytes()
     table = Table(lambda offset, size: data[offset : offset + size], len(data))
     return {key: SavedTensorSlices.FromString(value) for key, value in table.items()}
@@ -57,7 +57,7 @@ def write(path: Path, entries: Sequence[Entry]) -> None:
             writer.add(entry.name, entry.value, shape=entry.shape, part=entry.part, dtype=entry.dtype)
 
 
-def test_one_scalar_is_tensorflows_file(tmp_path: Path) -> None:
+def test_a_scalar_is_byte_identical_to_tensorflows_file(tmp_path: Path) -> None:
     with SlicesWriter(LOCAL, str(tmp_path / "one")) as writer:
         writer.add("x", torch.tensor(1.0))
     assert (tmp_path / "one").read_bytes() == ONE_SCALAR
@@ -110,8 +110,8 @@ def test_metadata_and_records(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(entries=DICTIONARIES)
-def test_what_was_written_is_read(tmp_path: Path, entries: list[Entry]) -> None:
-    """Every writable dtype, whole and partitioned: every bit comes back, in the full shape."""
+def test_every_written_value_round_trips(tmp_path: Path, entries: list[Entry]) -> None:
+    """Every writable dtype, whole and partitioned: all bits are preserved, in the full shape."""
     write(tmp_path / "v1", entries)
     expected = assembled(entries)
     with SlicesReader(LOCAL, [str(tmp_path / "v1")]) as reader:
@@ -121,8 +121,8 @@ def test_what_was_written_is_read(tmp_path: Path, entries: list[Entry]) -> None:
         assert reader.check().damage == []
 
 
-def test_every_kind_of_tensor_is_taken(tmp_path: Path) -> None:
-    """Strided, conjugated, negated, requiring gradients, numeric arrays, texts: what is stored is what they show."""
+def test_every_kind_of_tensor_is_accepted(tmp_path: Path) -> None:
+    """Strided, conjugated, negated, requiring gradients, numeric arrays, strings: their visible values are stored."""
     base = torch.tensor([[1 + 2j, 3 - 4j], [5j, -6]])
     values: dict[str, Any] = {
         "strided": torch.arange(12.0).reshape(3, 4)[:, ::2].T,
@@ -143,7 +143,7 @@ def test_every_kind_of_tensor_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_tensor_is_copied_when_it_is_added(tmp_path: Path) -> None:
-    """Training may go on before the writer is left."""
+    """Training may change it before the writer is finished."""
     weights = torch.ones(3)
     with SlicesWriter(LOCAL, str(tmp_path / "v1")) as writer:
         writer.add("w", weights)
@@ -152,7 +152,7 @@ def test_a_tensor_is_copied_when_it_is_added(tmp_path: Path) -> None:
         assert torch.equal(reader.read("w"), torch.ones(3))  # type: ignore[arg-type]
 
 
-# What is refused.
+# Refused arguments.
 
 
 @pytest.mark.parametrize(
@@ -186,22 +186,22 @@ def test_a_tensor_is_copied_when_it_is_added(tmp_path: Path) -> None:
     ],
     ids=["bfloat16", "float8", "qint16", "uint32", "uint64"],
 )
-def test_types_that_version_1_lacks(
+def test_types_that_version_1_lacks_are_refused(
     tmp_path: Path, value: torch.Tensor, dtype: DataType | None, error: type[Exception], message: str
 ) -> None:
-    """TensorFlow's words and kind of error, then the tensor, the file and the way out."""
+    """TensorFlow's message and error class, with tensor, file and fix."""
     with pytest.raises(error) as raised, SlicesWriter(LOCAL, str(tmp_path / "v1")) as writer:
         writer.add("emb", value, dtype=dtype)
     text = str(raised.value)
     assert message in text
     assert f'{tmp_path}/v1: tensor "emb": ' in text
-    assert "version 1 files cannot hold" in text
+    assert "version 1 files cannot store" in text
     assert "write version 2" in text
     assert list(tmp_path.iterdir()) == []
 
 
 def adds(*calls: tuple[Any, ...]) -> Callable[[SlicesWriter], None]:
-    """Calls of add("w", value, shape=..., part=...)."""
+    """Return a function that calls add("w", value, shape=..., part=...) for each argument."""
 
     def run(writer: SlicesWriter) -> None:
         for value, *rest in calls:
@@ -217,7 +217,7 @@ ROWS = torch.zeros(2, 3)
 @pytest.mark.parametrize(
     ("action", "message"),
     [
-        # FORMATS 3: TensorFlow refuses the first two; of the next two it writes files that it cannot read
+        # TensorFlow refuses the first two; for the next two it writes files that it cannot read.
         (
             adds((ROWS, (4, 3), "0,2:-"), (ROWS, (5, 3), "2,2:-")),
             "Mismatching shapes: existing tensor = [4,3], trying to add name w, shape = [5,3]",
@@ -244,7 +244,7 @@ ROWS = torch.zeros(2, 3)
             lambda writer: writer.add("w", ROWS[:0], shape=(4, 3), part=TensorSlice((Extent(0, 0), Extent(0, -1)))),
             "Expected non-negative start and positive length but got start = 0, length = 0",
         ),
-        (lambda writer: writer.add("w\udc80", ROWS), "the name cannot be written as UTF-8"),
+        (lambda writer: writer.add("w\udc80", ROWS), "the name cannot be encoded as UTF-8"),
         (
             lambda writer: writer.add("w", np.array([1, b"x"], dtype=object)),
             "int is neither a tensor nor bytes nor str",
@@ -253,7 +253,7 @@ ROWS = torch.zeros(2, 3)
         (lambda writer: writer.add("w", ROWS.to("meta")), "is a meta tensor"),
     ],
 )
-def test_what_tensorflow_could_not_read_is_not_written(
+def test_files_that_tensorflow_could_not_read_are_not_written(
     tmp_path: Path, action: Callable[[SlicesWriter], None], message: str
 ) -> None:
     with pytest.raises(InvalidArgumentError) as raised, SlicesWriter(LOCAL, str(tmp_path / "v1")) as writer:
@@ -263,20 +263,20 @@ def test_what_tensorflow_could_not_read_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_large_a_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slice_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # CASES 86, from saver_large_variable_test.py; scaled down
     monkeypatch.setattr(saved_tensor_slices, "MAX_MESSAGE_BYTES", 2000)
     with pytest.raises(InvalidArgumentError) as raised, SlicesWriter(LOCAL, str(tmp_path / "v1")) as writer:
         writer.add("fits", torch.zeros(900, dtype=torch.bool))
         writer.add("var", torch.zeros(1000, dtype=torch.bool))
-    # 1000 elements, 1 KiB, and 9 bytes of name and slice
+    # 1000 elements, 1 KiB, and 9 bytes of name and slice.
     assert str(raised.value) == (
         f'{tmp_path}/v1: tensor "var": Tensor slice is too large to serialize (conservative estimate: 2033 bytes)'
     )
 
 
-def test_a_folder_is_not_made(tmp_path: Path) -> None:
-    """As in TensorFlow, unlike version 2."""
+def test_the_directory_is_not_created(tmp_path: Path) -> None:
+    """As in TensorFlow; version 2 creates it."""
     with pytest.raises(NotFoundError) as raised, SlicesWriter(LOCAL, str(tmp_path / "no" / "v1")) as writer:
         writer.add("x", ROWS)
     assert f'there is no folder "{tmp_path}/no"' in str(raised.value)
@@ -285,7 +285,7 @@ def test_a_folder_is_not_made(tmp_path: Path) -> None:
 # States and publication.
 
 
-def test_calls_after_the_end_name_the_state(tmp_path: Path) -> None:
+def test_calls_after_the_end_raise_with_the_state(tmp_path: Path) -> None:
     writer = SlicesWriter(LOCAL, str(tmp_path / "v1"))
     writer.finish()
     with pytest.raises(FailedPreconditionError, match=r"v1: cannot add: SlicesWriter is closed \(finished\)"):
@@ -300,14 +300,14 @@ def test_calls_after_the_end_name_the_state(tmp_path: Path) -> None:
         abandoned.finish()
 
 
-def test_an_empty_file_is_a_checkpoint(tmp_path: Path) -> None:
+def test_a_file_without_tensors_is_a_checkpoint(tmp_path: Path) -> None:
     with SlicesWriter(LOCAL, str(tmp_path / "v1")):
         pass
     with SlicesReader(LOCAL, [str(tmp_path / "v1")]) as reader:
         assert reader.keys() == []
 
 
-def test_leaving_by_an_exception_leaves_nothing(tmp_path: Path) -> None:
+def test_an_exception_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "v1").write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt), SlicesWriter(LOCAL, str(tmp_path / "v1")) as writer:
         writer.add("x", ROWS)
@@ -355,7 +355,7 @@ class FullDisk(LocalStorage):
 STEPS = ["create", "write", "write", "write", "write", "sync", "replace", "sync_directory"]
 
 
-def test_durable_before_published(tmp_path: Path) -> None:
+def test_the_file_is_durable_before_it_is_published(tmp_path: Path) -> None:
     storage = FullDisk(fail_at=0)
     with SlicesWriter(storage, str(tmp_path / "v1")) as writer:
         writer.add("x", ROWS)
@@ -363,7 +363,7 @@ def test_durable_before_published(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fail_at", range(1, len(STEPS)))
-def test_failure_at_any_step_keeps_the_old_file(tmp_path: Path, fail_at: int) -> None:
+def test_a_failure_at_any_step_keeps_the_old_file(tmp_path: Path, fail_at: int) -> None:
     (tmp_path / "v1").write_bytes(b"old")
     with (
         pytest.raises(IncompleteSaveError, match="No space left on device") as raised,
@@ -377,8 +377,8 @@ def test_failure_at_any_step_keeps_the_old_file(tmp_path: Path, fail_at: int) ->
         writer.finish()
 
 
-def test_all_errors_are_ours(tmp_path: Path) -> None:
-    """Nonsense of every kind is a CheckpointError, not something from deep inside."""
+def test_every_error_is_a_checkpoint_error(tmp_path: Path) -> None:
+    """Invalid arguments of every kind raise a CheckpointError, not an internal exception."""
     nonsense: list[Any] = [torch.eye(2).to_sparse(), None, {}, 1.5, np.array([None]), np.zeros(1, "M8[s]")]
     for value in nonsense:
         with pytest.raises(CheckpointError), SlicesWriter(LOCAL, str(tmp_path / "v1")) as writer:

@@ -146,7 +146,7 @@ def is_lfs_pointer(file: ReadableFile) -> bool:
 def lfs_error(path: str) -> DataLossError:
     """Return the error for a git-lfs pointer."""
     return DataLossError(
-        f"{quoted(printable(path))} is a git-lfs pointer, not the file itself. Run `git lfs pull` where it came from"
+        f"{quoted(printable(path))} is a git-lfs pointer, not the file itself. Run `git lfs pull` in its repository"
     )
 
 

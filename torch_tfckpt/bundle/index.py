@@ -82,7 +82,7 @@ class BundleIndex:
         """Return the entry of `name`.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: the index has no such entry.
             DataLossError: the index, or this entry, is damaged.
         """
         last = self._last

@@ -278,7 +278,7 @@ def _name_data(
 
 
 def remove_bundle(storage: Storage, prefix: str) -> None:
-    """Remove the index and all data files of `prefix`; do nothing if there are none.
+    """Remove the index and all data files of `prefix`; do nothing if there are no such files.
 
     The index is removed first, so that the rest is not mistaken for a checkpoint. It is renamed to a leftover first, so
     that the next save removes the data if this process is killed in between (`bundle.leftovers`). Readers that have the

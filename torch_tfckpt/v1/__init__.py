@@ -1,5 +1,5 @@
-"""Version 1 checkpoints: sorted tables of tensor slices, read, written and assembled over shards.
+"""Version 1 checkpoints: tables of tensor slices, read, written, and assembled across shards.
 
-May use: the format, storage, tensors as values.
-May not: know version 2, state files or Savers.
+May use: format, storage, tensors as values.
+Must not: know version 2, state files or Savers.
 """

@@ -1,12 +1,12 @@
-"""Version 1 checkpoints, of one file or of several shards -> host tensors.
+"""Reader of version 1 checkpoints, of one or several files, into host tensors.
 
     with SlicesReader(LOCAL, ["model.ckpt-00000-of-00002", "model.ckpt-00001-of-00002"]) as reader:
-        kernel = reader.read("dense/kernel")        # its slices, from whichever shards hold them
+        kernel = reader.read("dense/kernel")        # its slices, from all shards that contain them
 
-All files are opened at once and stay open: a writer that replaces or deletes the checkpoint does not disturb a reader
-that has it open. Each shard lists only its own slices; a tensor is what all shards say of it together.
+All files are opened together and stay open: a writer that replaces or deletes the checkpoint does not disturb an open
+reader. Each shard lists only its own slices; the metadata of all shards is merged.
 
-Source: tensorflow/core/util/tensor_slice_reader.{h,cc}, tensor_slice_set.cc; spec: FORMATS 3 "Reading".
+Source: tensorflow/core/util/tensor_slice_reader.{h,cc}, tensor_slice_set.cc. Explained in docs/formats/v1.md.
 """
 
 import re
@@ -43,7 +43,7 @@ _SHARD: Final = re.compile(r"-\d{5,}-of-(\d{5,})$")
 
 
 class _StoredSlice(NamedTuple):
-    """One slice, and the shard that holds it."""
+    """One slice, and the shard that contains it."""
 
     part: TensorSlice
     shard: int
@@ -51,13 +51,13 @@ class _StoredSlice(NamedTuple):
 
 @dataclass(slots=True)
 class _MergedTensor:
-    """One tensor, as all shards together describe it."""
+    """One tensor as described by all shards together."""
 
     shape: Shape
     dtype: DataType
     stored: list[_StoredSlice] = field(default_factory=list)
-    conflict: str = ""  # what shards say that contradict each other; such a tensor cannot be read
-    partition: Partition | None = None  # made, and its slices seen not to overlap, for the first who reads it
+    conflict: str = ""  # contradiction between shards, because of which the tensor cannot be read
+    partition: Partition | None = None  # created, after checking for overlaps, on the first read
 
     @property
     def parts(self) -> list[TensorSlice]:
@@ -65,51 +65,51 @@ class _MergedTensor:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is stored in one piece, in whichever spelling."""
+        """Whether it is stored as a single slice, in any spelling."""
         try:
             return len(self.stored) == 1 and self.stored[0].part.covers(self.shape)
         except InvalidArgumentError:
-            return False  # a slice that does not fit; raised again for whoever reads this tensor
+            return False  # a slice that does not fit; raised again when this tensor is read
 
     def partition_of(self, name: str) -> Partition:
-        """The geometry of the stored slices; DataLossError where they overlap or leave the shape."""
+        """Return the stored slices as a Partition; raise DataLossError if they overlap or exceed the shape."""
         if self.partition is None:
             self.partition = Partition(name, self.shape, self.parts)
         return self.partition
 
     def piece_shape(self, number: int) -> Shape:
-        """Shape of one stored slice."""
+        """Return the shape of one stored slice."""
         return self.stored[number].part.shape_of(self.shape)
 
 
 class SlicesReader:
-    """Reads the version 1 checkpoint made of `paths`.
+    """Reads the version 1 checkpoint that consists of `paths`.
 
     Args:
         paths: All files of the checkpoint, in any order.
-        verify: There for both readers to be opened alike. The only checksums of version 1 are those of the blocks, and
-            no block is used before its own was seen to hold.
+        verify: Accepted for symmetry with the version 2 reader. Version 1 only has checksums of blocks, and these are
+            always verified.
 
     Raises:
-        NotFoundError: a file is missing, or there are none.
-        DataLossError: a file is no version 1 file, or its metadata is damaged.
-        InvalidArgumentError: a file was written for other readers than this one.
+        NotFoundError: a file is missing, or `paths` is empty.
+        DataLossError: a file is not a version 1 file, or its metadata is damaged.
+        InvalidArgumentError: a file requires a different reader version.
 
-    Cost: opening reads footer, index block and the first data block of each file; one descriptor a file.
-    Threads: safe; reading opens no new file.
+    Cost: opening reads footer, index block and the first data block of each file; one file descriptor per file.
+    Thread safety: safe; reading opens no more files.
     """
 
     version = 1
 
     def __init__(self, storage: Storage, paths: Sequence[str], *, verify: bool = True) -> None:
         if not paths:
-            raise NotFoundError("Failed to find any matching files: a version 1 checkpoint needs one file at least")
+            raise NotFoundError("Failed to find any matching files: a version 1 checkpoint needs at least one file")
         self.path = _description(paths)
         self._shards: list[Shard] = []
         self._closed = False
         files: list[ReadableFile] = []
         try:
-            # All first: the files of one save should be open before another save can replace any of them.
+            # Open all first, before another save can replace any of them.
             for path in paths:
                 files.append(storage.open(path))
             self._shards += map(Shard, files)
@@ -121,34 +121,34 @@ class SlicesReader:
         self._stored_bytes = sum(file.size for file in files)
 
     def keys(self) -> list[str]:
-        """Names of all tensors, sorted by their bytes; a partitioned tensor once."""
+        """Return the names of all tensors, each once, sorted by their bytes."""
         return sorted(self._tensors, key=str.encode)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._tensors
 
     def describe(self, name: str) -> tuple[Shape, DataType]:
-        """Full shape and element type of `name`; NotFoundError where there is none."""
+        """Return full shape and element type of `name`; raise NotFoundError if there is no such tensor."""
         tensor = self._find(name)
         return tensor.shape, tensor.dtype
 
     def shape(self, name: str) -> Shape:
-        """Full shape of `name`; NotFoundError where there is none."""
+        """Return the full shape of `name`; raise NotFoundError if there is no such tensor."""
         return self._find(name).shape
 
     def dtype(self, name: str) -> DataType:
         return self._find(name).dtype
 
     def slices(self, name: str) -> tuple[TensorSlice, ...]:
-        """The parts in which `name` is stored; empty where it is stored whole."""
+        """Return the slices that `name` is stored in; empty if it is stored whole."""
         tensor = self._find(name)
         return () if tensor.is_whole else tuple(tensor.parts)
 
     def nbytes(self, name: str) -> int:
-        """Bytes of the tensor's elements; of strings, and of types we do not know, their bytes in the files.
+        """Return the size of the tensor's elements in bytes; for strings and unknown types, of their records.
 
         Raises:
-            DataLossError: the bytes in the files were asked for, and a record is damaged or missing.
+            DataLossError: the size of records is needed, and a record is damaged or missing.
         """
         tensor = self._find(name)
         element = ELEMENTS.get(tensor.dtype)
@@ -158,47 +158,47 @@ class SlicesReader:
         return sum(len(self._shards[stored.shard].record(name, stored.part)) for stored in tensor.stored)
 
     def locate(self, name: str) -> list[str]:
-        """The files that hold `name`."""
+        """Return the files that contain `name`."""
         numbers = dict.fromkeys(stored.shard for stored in self._find(name).stored)
         return [self._shards[number].file.path for number in numbers]
 
     def read(self, name: str, out: torch.Tensor | None = None) -> Value:
-        """The full tensor: into `out`, or into a new contiguous CPU tensor; strings as an array of bytes.
+        """Read the full tensor into `out`, or into a new contiguous CPU tensor; strings as an array of bytes.
 
         Raises:
             NotFoundError: no such tensor.
-            InvalidArgumentError: shape or dtype of `out` differ (it is untouched), or stored slices leave holes.
+            InvalidArgumentError: `out` has another shape or dtype (it is untouched), or stored slices have gaps.
             DataLossError: a block or record is damaged, or slices overlap; `out` may be partly written.
-            UnimplementedError: version 1 knows no values of this type.
+            UnimplementedError: version 1 cannot store values of this type.
 
-        Cost: the blocks with the tensor's records are read; memory of a few times the largest stored slice beyond the
-        result. Each block is read with all other tensors in it, 256 KiB for small ones.
-        Source: TensorSliceReader::CopySliceData, which does not assemble slices; we do.
+        Cost: reads the blocks with the tensor's records; memory for a few times the largest stored slice in addition to
+        the result. A block is read whole, with all other tensors in it; it has 256 KiB if tensors are small.
+        Source: TensorSliceReader::CopySliceData, which does not assemble slices; this reader does.
         """
         return self._read(name, TensorSlice.full(len(self.shape(name))), out)
 
     def read_slice(self, name: str, part: TensorSlice) -> Value:
-        """One slice of `name`, whichever way it is stored. Errors and cost as `read`."""
+        """Read one slice of `name`, however it is stored. Raises and costs like `read`."""
         return self._read(name, part, None)
 
     def read_all(self, names: Iterable[str]) -> dict[str, Value]:
-        """Several tensors, in the order given; all names are looked up before the first is read. Errors as `read`."""
+        """Read several tensors, in the order given, after looking up all names. Raises like `read`."""
         wanted = list(dict.fromkeys(names))
         for name in wanted:
             self._find(name)
-        # In the order of the files, so that each block is read once.
+        # Read in file order, so that each block is read once.
         values = {name: self.read(name) for name in sorted(wanted, key=str.encode)}
         return {name: values[name] for name in wanted}
 
     def check(self, progress: Callable[[int], object] | None = None) -> Verification:
-        """Reads every block and every tensor of all files, and accounts for every byte.
+        """Read every block and every tensor of all files, and account for every byte.
 
-        One damaged tensor does not end the check: what is still good is part of the result.
+        A damaged tensor does not end the check: the list of undamaged tensors is part of the result.
 
         Args:
             progress: Called with the number of bytes checked since the last call.
 
-        Cost: every byte is read twice, once for its tensor and once for the structure of the table; memory of a few
+        Cost: every byte is read twice, once for its tensor and once for the structure of the table; memory for a few
         times the largest stored slice.
         """
         self._require_open()
@@ -213,12 +213,12 @@ class SlicesReader:
                 file = self._shards[tensor.stored[0].shard if tensor.stored else 0].file
                 damage.append(Damage(name, file.path, 0, file.size, str(error)))
             except UnimplementedError:
-                pass  # what we cannot read is not damaged for that
+                pass  # unsupported, but not damaged
         damaged = {found.name for found in damage}
         return Verification([name for name in self.keys() if name not in damaged], damage)
 
     def _records_in(self, number: int) -> list[Record]:
-        """What shard `number` should hold."""
+        """Return the records that shard `number` should contain."""
         return [
             Record(record_key(name, stored.part), name, stored.part, tensor.dtype, tensor.shape)
             for name, tensor in self._tensors.items()
@@ -227,7 +227,7 @@ class SlicesReader:
         ]
 
     def close(self) -> None:
-        """Closes all files; fine to call again."""
+        """Close all files; may be called repeatedly."""
         self._closed = True
         for shard in self._shards:
             shard.file.close()
@@ -244,7 +244,7 @@ class SlicesReader:
 
     def _find(self, name: str) -> _MergedTensor:
         with error_context(self.path):
-            key_of(name)  # what can be no name
+            key_of(name)  # raises for an invalid name
         tensor = self._tensors.get(name)
         return self._missing(name) if tensor is None else tensor
 
@@ -256,15 +256,15 @@ class SlicesReader:
         )
 
     def _check_readable(self, name: str, tensor: _MergedTensor) -> ValueField:
-        """Where records keep values of this type. Raises where the tensor cannot be read, whatever its records hold."""
+        """Return where records store values of this type; raise if the tensor cannot be read in any case."""
         if tensor.conflict:
             raise DataLossError(f"tensor {quoted(name)}: {tensor.conflict}. {DAMAGED}")
         layout = VALUE_FIELDS.get(tensor.dtype)
         if layout is None and tensor.dtype == DataType.DT_INVALID:
-            raise DataLossError(f"tensor {quoted(name)}: the metadata names no element type. {DAMAGED}")
+            raise DataLossError(f"tensor {quoted(name)}: the metadata contains no element type. {DAMAGED}")
         if layout is None:
             raise UnimplementedError(
-                f"tensor {quoted(name)}: Data type not supported: version 1 files have no values of type "
+                f"tensor {quoted(name)}: Data type not supported: version 1 files cannot store values of type "
                 f"{tensor.dtype.name}. Read the other tensors of the checkpoint"
             )
         with error_context("the metadata", DAMAGED):
@@ -293,16 +293,16 @@ class SlicesReader:
         return result if out is None else out
 
     def _check_volume(self, name: str, shape: Shape, layout: ValueField) -> None:
-        """Refuses a shape that the files are too small for: memory for it would be made up."""
+        """Refuse a shape that is too large for the files, before memory is allocated for it."""
         claimed = layout.min_element_size * element_count(shape)
         if claimed > MAX_SNAPPY_EXPANSION * self._stored_bytes:
             raise DataLossError(
-                f"tensor {quoted(name)}: {shape_text(shape)} takes at least {claimed} bytes, the files have only "
+                f"tensor {quoted(name)}: {shape_text(shape)} takes at least {claimed} bytes, but the files have only "
                 f"{self._stored_bytes}. {DAMAGED}"
             )
 
     def _piece(self, name: str, tensor: _MergedTensor, number: int, shape: Shape) -> Value:
-        """The elements of one stored slice, as a new value of `shape`."""
+        """Return the elements of one stored slice, as a new value of `shape`."""
         part, shard_number = tensor.stored[number]
         shard = self._shards[shard_number]
         record = shard.record(name, part)
@@ -317,13 +317,13 @@ class SlicesReader:
 
 
 def _description(paths: Sequence[str]) -> str:
-    """One path as it is; of several shards the pattern that TensorFlow calls them by."""
+    """Return a single path, or for several shards the pattern that TensorFlow uses."""
     first = printable(paths[0])
     return first if len(paths) == 1 else _SHARD.sub(r"-?????-of-\1", first)
 
 
 def _merge(shards: Sequence[Shard]) -> dict[str, _MergedTensor]:
-    """Name -> what all shards say of it. Shards that contradict each other spoil that one tensor."""
+    """Return name -> merged metadata of all shards; contradictions affect only the tensor in question."""
     tensors: dict[str, _MergedTensor] = {}
     for number, shard in enumerate(shards):
         for name, shape, dtype, slices in shard.tensors:
@@ -339,14 +339,14 @@ def _merge(shards: Sequence[Shard]) -> dict[str, _MergedTensor]:
                 continue
             tensor.conflict = (
                 f"Incompatible tensor {what} detected for tensor {name}: existing = {existing}, new = {new}, in "
-                f"{printable(shard.file.path)}. Its shards are not of one save"
+                f"{printable(shard.file.path)}. The shards are from different saves"
             )
     return tensors
 
 
 def _check_out(name: str, out: torch.Tensor, shape: Shape, dtype: DataType) -> None:
     if dtype == DataType.DT_STRING:
-        raise InvalidArgumentError(f"tensor {quoted(name)} holds strings, which no torch tensor takes as `out`")
+        raise InvalidArgumentError(f"tensor {quoted(name)} contains strings, which do not fit into a torch `out`")
     check_out(name, out, shape, value_dtype(name, dtype))
 
 
@@ -357,7 +357,7 @@ def _new_value(name: str, dtype: DataType, shape: Shape) -> Value:
 
 
 def _copy(target: Value, where: TensorSlice, source: Value) -> None:
-    """target[where] = source."""
+    """Assign target[where] = source."""
     if isinstance(target, torch.Tensor):
         assert isinstance(source, torch.Tensor)  # both come from one dtype
         copy_slice(target, where.to_index(), source)

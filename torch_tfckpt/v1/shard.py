@@ -1,4 +1,7 @@
-"""One file of a version 1 checkpoint: open it, list its tensors, check it. `format.saved_tensor_slices` decodes it."""
+"""One file of a version 1 checkpoint: opening, listing tensors, verification.
+
+`format.saved_tensor_slices` decodes it.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
@@ -16,7 +19,7 @@ _CHECKSUM_SIZE: Final = 4  # the end of a BLOCK_TRAILER, which the checksum itse
 
 
 class Record(NamedTuple):
-    """One slice that a file should hold. Sorts as the table does."""
+    """One slice that a file should contain. Sorts like the table's keys."""
 
     key: bytes
     name: str  # of the tensor
@@ -26,7 +29,7 @@ class Record(NamedTuple):
 
 
 def record_key(name: str, part: TensorSlice) -> bytes:
-    """The key under which a slice of tensor `name` is stored."""
+    """Return the key under which a slice of tensor `name` is stored."""
     return encode_slice_key(name.encode(), part)
 
 
@@ -34,10 +37,10 @@ class Shard:
     """One open file.
 
     Raises:
-        DataLossError: it is no version 1 file, or its metadata is damaged.
-        InvalidArgumentError: it was written for other readers than this one.
+        DataLossError: it is not a version 1 file, or its metadata is damaged.
+        InvalidArgumentError: it requires a different reader version.
 
-    Threads: safe.
+    Thread safety: safe.
     """
 
     def __init__(self, file: ReadableFile) -> None:
@@ -49,17 +52,17 @@ class Shard:
         missing = f"{place}: Failed to find the saved tensor slices at the beginning of the checkpoint file: {place}"
         if meta is None:
             raise DataLossError(
-                f"{missing}: the table has no entry for them. It is no checkpoint of version 1; name another"
+                f"{missing}: the table has no entry for them. It is not a version 1 checkpoint; use another path"
             )
         with error_context(missing, DAMAGED):
             self.tensors: list[SavedSliceMeta] = decode_meta(meta)
 
     def damaged(self, name: str, error: CheckpointError) -> CheckpointError:
-        """What went wrong with tensor `name`, its text put in its place."""
+        """Return `error` with the file and tensor `name` added to its message."""
         return located(error, f"{printable(self.file.path)}: tensor {quoted(name)}", DAMAGED)
 
     def record(self, name: str, part: TensorSlice) -> bytes:
-        """The stored record of one slice; DataLossError where it is damaged, or not there."""
+        """Return the stored record of one slice; raise DataLossError if it is damaged or missing."""
         try:
             value = self._table.get(record_key(name, part))
         except CheckpointError as error:
@@ -69,7 +72,7 @@ class Shard:
         return value
 
     def check(self, records: Sequence[Record], progress: Callable[[int], object] | None = None) -> Iterator[Damage]:
-        """Everything that is wrong with the `records` of this file, and with the table around them.
+        """Yield all damage in the `records` of this file, and in the table that contains them.
 
         Args:
             progress: Called with the number of bytes read since the last call.
@@ -78,7 +81,7 @@ class Shard:
         """
         watched = _Watched(self.file, progress)
         try:
-            # A table of its own: what the cache of the other holds was read before, and may have changed since.
+            # A separate table: the cache of the other one has blocks read earlier, which may have changed since.
             table = Table(watched.read, self.file.size)
         except (CheckpointError, OSError) as error:
             names = dict.fromkeys(record.name for record in records)
@@ -103,20 +106,20 @@ def _absent(part: TensorSlice) -> DataLossError:
 
 
 def _check(value: bytes | None, record: Record) -> None:
-    """DataLossError where `value` is not what `record` calls for."""
+    """Raise DataLossError if `value` is not the stored value of `record`."""
     if value is None:
         raise _absent(record.part)
     if record.dtype not in VALUE_FIELDS:
-        return  # no reader knows how its values would look; its block was sound
+        return  # values of this type cannot be decoded; its block is undamaged
     count = element_count(record.part.shape_of(record.shape))
     found = decode_slice(value, record.dtype, count).name
-    # Reading does not mind, as TensorFlow does not: the key decides. No writer makes such a file, though.
+    # Reading ignores this name, as TensorFlow does: the key decides. But no writer produces such a file.
     if found and found != record.name:
-        raise DataLossError(f"the record of slice {record.part} says that it belongs to tensor {quoted(found)}")
+        raise DataLossError(f"the record of slice {record.part} belongs to tensor {quoted(found)}")
 
 
 class _Watched:
-    """Reads a file for a table, and knows which bytes it read last: the block in which something was then found."""
+    """Reads a file for a table, and remembers the bytes read last: the block that an error refers to."""
 
     def __init__(self, file: ReadableFile, progress: Callable[[int], object] | None) -> None:
         self._file, self._progress = file, progress
@@ -132,7 +135,7 @@ class _Watched:
         return self._data
 
     def damage(self, name: str, error: CheckpointError | OSError) -> Damage:
-        """What `error` says of the bytes read last, with both checksums where they are a block that fails its own."""
+        """Return `error` as Damage of the bytes read last, with checksums if they are a corrupt block."""
         stored = computed = None
         is_block = len(self._data) >= BLOCK_TRAILER.size and self._end <= self._file.size - Footer.SIZE
         if is_block:

@@ -1,14 +1,14 @@
-"""Host and device tensors -> one version 1 file, byte for byte what TensorFlow's TensorSliceWriter makes of them.
+"""Writer of version 1 files, byte-identical to those of TensorFlow's TensorSliceWriter.
 
     with SlicesWriter(LOCAL, "model.ckpt-1000") as writer:
         writer.add("dense/bias", bias)
         writer.add("table", rows, shape=(100, 8), part=TensorSlice.parse("0,50:-"))
-    # left normally: the file is durable, under its name. Left by an exception: nothing is left behind.
+    # on success: the file is durable, under its name. After an exception: no file is left.
 
-Version 1 is for programs that read nothing newer. It lacks most element types, keeps no checksum of its own, and holds
-at most 2 GiB a slice.
+Version 1 is for programs that read nothing newer. It lacks most element types, has no checksums per tensor, and limits
+each slice to 2 GiB.
 
-Source: tensorflow/core/util/tensor_slice_writer.{h,cc}; spec: FORMATS 3.
+Source: tensorflow/core/util/tensor_slice_writer.{h,cc}. Explained in docs/formats/v1.md.
 """
 
 import os
@@ -30,12 +30,12 @@ from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import host_copy
 from torch_tfckpt.values import WritableValue, writable
 
-_MEND: Final = "Leave write_version out to write version 2"
+_HINT: Final = "Omit write_version to write version 2"
 
 
 @dataclass(slots=True)
 class _AddedTensor:
-    """What was added under one name."""
+    """Slices that were added under one name."""
 
     shape: Shape  # of the full tensor
     dtype: DataType
@@ -43,11 +43,11 @@ class _AddedTensor:
 
 
 class SlicesWriter(CheckpointWriter):
-    """Writes the file `path`. Its folder must exist; a file of that name is replaced in one step at the end.
+    """Writes the file `path`, atomically replacing an existing one at the end. Its directory must exist.
 
-    Cost: a table is written in the order of its keys, so everything added is kept in memory, encoded, until the end: 4
-    bytes a float, up to 10 an integer (TensorFlow does the same).
-    Threads: one at a time.
+    Cost: a table is written in the order of its keys, so everything is kept in memory, encoded, until the end: 4 bytes
+    per float, up to 10 per integer (as in TensorFlow).
+    Thread safety: one thread at a time.
     """
 
     def __init__(self, storage: Storage, path: str) -> None:
@@ -65,19 +65,20 @@ class SlicesWriter(CheckpointWriter):
         part: TensorSlice | None = None,
         dtype: DataType | None = None,
     ) -> None:
-        """Takes a copy of one tensor, or of one slice of a partitioned one.
+        """Add a copy of one tensor, or of one slice of a partitioned tensor.
 
         Args:
-            name: Any text, the same for all slices of a tensor.
-            tensor: A tensor of any device and strides, a numeric array, or strings (str, bytes, or an array of them).
-            shape: Of the full tensor, where `part` is given.
-            part: Which slice of it `tensor` is; None: all of it. Kept as spelt: "-" and "0,5" are different keys.
-            dtype: The type to store it under where torch's own is not meant: DT_QINT8 for an int8 tensor.
+            name: Any string, the same for all slices of a tensor.
+            tensor: A tensor on any device with any strides, a numeric array, or strings (str, bytes, or an array).
+            shape: Shape of the full tensor; required with `part`.
+            part: The slice of it that `tensor` is; None: the whole tensor. The spelling is kept: "-" and "0,5" are
+                different keys.
+            dtype: The type to store it as, if not the default one: DT_QINT8 for an int8 tensor.
 
         Raises:
-            InvalidArgumentError: the slice does not fit the full shape or the tensor, the name was added with another
-                shape or type or with this slice, the slice is too large, or the value cannot be stored at all.
-            UnimplementedError: version 1 files cannot hold the element type.
+            InvalidArgumentError: the slice does not fit the full shape or the tensor, the name was already added with
+                another shape or type or with this slice, the slice is too large, or the value cannot be stored at all.
+            UnimplementedError: version 1 files cannot store the element type.
             FailedPreconditionError: the writer is not open.
         """
         self._require_open("add")
@@ -96,16 +97,16 @@ class SlicesWriter(CheckpointWriter):
         self._tensors.setdefault(name, known).parts.append(part)
 
     def finish(self) -> None:
-        """Writes and publishes the file. On an error the writer is abandoned and no temporary file stays behind.
+        """Write and publish the file. After an error the writer is abandoned and no temporary file is left.
 
         Raises:
-            InvalidArgumentError: two slices of a tensor overlap; TensorFlow writes such files, and cannot read them.
-            NotFoundError: the folder does not exist.
+            InvalidArgumentError: two slices of a tensor overlap; TensorFlow writes such files, but cannot read them.
+            NotFoundError: the directory does not exist.
             IncompleteSaveError: writing or publishing failed.
             FailedPreconditionError: the writer is not open.
         """
         self._require_open("finish")
-        self._state = State.ABANDONED  # until all went well
+        self._state = State.ABANDONED  # until everything succeeded
         try:
             self._check_overlaps()
             self._publish()
@@ -114,7 +115,7 @@ class SlicesWriter(CheckpointWriter):
         self._state = State.FINISHED
 
     def abandon(self) -> None:
-        """Forgets everything added; there is no file yet. Fine in every state, and without effect once finished."""
+        """Discard everything added; no file exists yet. Allowed in every state; does nothing after `finish`."""
         if self._state is State.OPEN:
             self._state = State.ABANDONED
         self._records.clear()
@@ -139,7 +140,7 @@ class SlicesWriter(CheckpointWriter):
         except FileNotFoundError as error:
             folder = printable(os.path.dirname(self._path))
             raise NotFoundError(
-                f"{printable(self._path)}: there is no folder {quoted(folder)}. Version 1 makes none; make it first"
+                f"{printable(self._path)}: there is no folder {quoted(folder)}. Version 1 does not create it; create it"
             ) from error
 
     def _write(self, file: WritableFile) -> None:
@@ -159,22 +160,22 @@ class SlicesWriter(CheckpointWriter):
 
 
 def _check_holdable(dtype: DataType) -> None:
-    """Refuses types without a place in version 1 files, in TensorFlow's words and with its two kinds of error."""
+    """Refuse types that version 1 files cannot store, with TensorFlow's messages and two error classes."""
     layout = VALUE_FIELDS.get(dtype)
     if layout is None:
         raise UnimplementedError(
-            f"Saving data type {dtype.short_name} not yet supported: version 1 files cannot hold {dtype.short_name}. "
-            f"{_MEND}"
+            f"Saving data type {dtype.short_name} not yet supported: version 1 files cannot store {dtype.short_name}. "
+            f"{_HINT}"
         )
     if not layout.estimate:
         raise InvalidArgumentError(
-            f"Tensor slice serialization not implemented for dtype {int(dtype)}: version 1 files cannot hold "
-            f"{dtype.short_name}. {_MEND}"
+            f"Tensor slice serialization not implemented for dtype {int(dtype)}: version 1 files cannot store "
+            f"{dtype.short_name}. {_HINT}"
         )
 
 
 def _placed(held: Shape, shape: Shape | None, part: TensorSlice | None) -> tuple[Shape, TensorSlice]:
-    """Full shape and slice, known to fit each other and the shape that is held."""
+    """Return full shape and slice, after checking them against each other and the shape `held`."""
     full_shape = held if shape is None else tuple(shape)
     if part is None:
         part = TensorSlice.full(len(full_shape))
@@ -207,11 +208,11 @@ def _check_same_tensor(name: str, known: _AddedTensor, shape: Shape, dtype: Data
 
 
 def _overlapping(existing: TensorSlice, new: TensorSlice) -> str:
-    return f"Overlapping slices: existing slice = {existing}, new slice = {new}. TensorFlow would not read such a file"
+    return f"Overlapping slices: existing slice = {existing}, new slice = {new}. TensorFlow could not read such a file"
 
 
 def _encoded(name: str) -> bytes:
     try:
         return name.encode()
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError("the name cannot be written as UTF-8, which version 1 files need") from error
+        raise InvalidArgumentError("the name cannot be encoded as UTF-8, which version 1 files require") from error
