@@ -1,6 +1,6 @@
-"""Slice keys and ordered codes read back: the package only writes them, since records repeat what keys say.
+"""Decode slice keys and ordered codes; the package only encodes them, since records repeat the contents of keys.
 
-Strict, so that the encodings can be shown to have one spelling each.
+The decoders are strict, to show that each value has only one encoding.
 
 Source: tensorflow/core/lib/strings/ordered_code.{h,cc}, tensorflow/core/util/saved_tensor_slice_util.cc.
 """
@@ -16,18 +16,18 @@ _MAX_SIGNED_SIZE: Final = 10  # bytes of the longest snum
 
 
 def decode_num(buf: bytes, at: int) -> tuple[int, int]:
-    """The num at `at`, and the position behind it."""
+    """Return the num at `at`, and the position after it."""
     if at >= len(buf):
         raise DataLossError(f"number at byte {at}: the key ends there")
     size = buf[at]
     end = at + 1 + size
     if size > 8 or end > len(buf) or (size and not buf[at + 1]):
-        raise DataLossError(f"number at byte {at}: no number of {size} bytes stands there")
+        raise DataLossError(f"number at byte {at}: there is no number of {size} bytes")
     return int.from_bytes(buf[at + 1 : end], "big"), end
 
 
 def decode_string(buf: bytes, at: int) -> tuple[bytes, int]:
-    """The str at `at`, and the position behind its end mark."""
+    """Return the str at `at`, and the position after its end mark."""
     out = bytearray()
     position = at
     while position + 1 < len(buf):
@@ -36,11 +36,11 @@ def decode_string(buf: bytes, at: int) -> tuple[bytes, int]:
             if following == 0x01:
                 return bytes(out), position + 2
             if following != 0xFF:
-                raise DataLossError(f"string at byte {at}: escape 00 {following:02x} means nothing")
+                raise DataLossError(f"string at byte {at}: escape 00 {following:02x} is not defined")
             position += 1
         elif byte == 0xFF:
             if following != 0x00:
-                raise DataLossError(f"string at byte {at}: escape ff {following:02x} means nothing")
+                raise DataLossError(f"string at byte {at}: escape ff {following:02x} is not defined")
             position += 1
         out.append(byte)
         position += 1
@@ -48,13 +48,13 @@ def decode_string(buf: bytes, at: int) -> tuple[bytes, int]:
 
 
 def decode_signed(buf: bytes, at: int) -> tuple[int, int]:
-    """The snum at `at`, and the position behind it."""
+    """Return the snum at `at`, and the position after it."""
     head = int.from_bytes(buf[at : at + 2].ljust(2, b"\0"), "big")
     negative = not head & 0x8000
     ones = head ^ 0xFFFF if negative else head
     size = 16 - (ones ^ 0xFFFF).bit_length()
     if not 1 <= size <= _MAX_SIGNED_SIZE or at + size > len(buf):
-        raise DataLossError(f"signed number at byte {at}: no number of {size} bytes stands there")
+        raise DataLossError(f"signed number at byte {at}: there is no number of {size} bytes")
     word = int.from_bytes(buf[at : at + size], "big")
     if negative:
         word ^= (1 << 8 * size) - 1
@@ -66,13 +66,13 @@ def decode_signed(buf: bytes, at: int) -> tuple[int, int]:
 
 
 def decode_slice_key(key: bytes) -> tuple[bytes, TensorSlice]:
-    """Name and slice of a slice key; DataLossError where `key` is none."""
+    """Return name and slice of a slice key; DataLossError if `key` is not one."""
     mark, at = decode_num(key, 0)
     if mark != 0:
         raise DataLossError(f"slice key begins with {mark}, expected 0")
     name, at = decode_string(key, at)
     rank, at = decode_num(key, at)
-    # Two bytes at least for each dimension: an absurd rank is refused before it is looped over.
+    # Each dimension takes at least two bytes: reject an absurd rank before looping over it.
     if 2 * rank > len(key) - at:
         raise DataLossError(f"slice key has rank {rank}, but only {len(key) - at} bytes for its extents")
     extents = []
@@ -84,5 +84,5 @@ def decode_slice_key(key: bytes) -> tuple[bytes, TensorSlice]:
             TensorSliceProto.Extent(start=start) if whole else TensorSliceProto.Extent(start=start, length=length)
         )
     if at != len(key):
-        raise DataLossError(f"slice key has {len(key) - at} bytes behind its last extent")
+        raise DataLossError(f"slice key has {len(key) - at} bytes after its last extent")
     return name, TensorSlice.from_proto(TensorSliceProto(extent=extents))
