@@ -1,13 +1,12 @@
 """The meta graphs in tests/golden, of TensorFlow 0.x to 2.21: values are those that TensorFlow read, and exports are
 equal to the files."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_files import GOLDEN
+from golden_files import GOLDEN, content_of
 from tensorflow_process import RawTensor
 
 import torch_tfckpt as tfckpt
@@ -26,8 +25,7 @@ NOT_SAVED = {
 
 
 def expected_of(file: str) -> Mapping[str, Any]:
-    content: Mapping[str, Any] = json.loads((GOLDEN / file).with_name("expected.json").read_text(encoding="utf-8"))
-    return content
+    return content_of((GOLDEN / file).parent)
 
 
 def hashes_of(file: str) -> dict[str, str]:

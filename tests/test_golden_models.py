@@ -3,7 +3,6 @@
 Each folder has images that were not used for training, and the logits that TensorFlow computed for them.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden_files import GOLDEN, expected_of
 from tensorflow_process import RawTensor
 from torch import nn
 from torch.nn import functional
@@ -18,13 +18,7 @@ from torch.nn import functional
 import torch_tfckpt as tfckpt
 from torch_tfckpt import load_model
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
 MODELS = sorted(path.parent.name for path in GOLDEN.glob("*/samples.npz"))
-
-
-def expected_of(folder: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((GOLDEN / folder / "expected.json").read_text(encoding="utf-8"))
-    return content
 
 
 def samples(folder: str) -> tuple[torch.Tensor, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
