@@ -1,13 +1,12 @@
-"""The meta graphs below tests/golden, of TensorFlow 0.x to 2.21: with the checkpoints beside them they give the values
-that TensorFlow read, and what is exported of them is what they were."""
+"""The meta graphs in tests/golden, of TensorFlow 0.x to 2.21: values are those that TensorFlow read, and exports are
+equal to the files."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_files import GOLDEN
+from golden_files import GOLDEN, content_of
 from tensorflow_process import RawTensor
 
 import torch_tfckpt as tfckpt
@@ -18,7 +17,7 @@ from torch_tfckpt.meta_graph.variables import saver_values
 FILES = sorted(
     path.relative_to(GOLDEN).as_posix() for pattern in ("*/*.meta", "*/saved_model.pb") for path in GOLDEN.glob(pattern)
 )
-# Of a graph whose saver does not restore all of its variables.
+# Graphs whose saver does not restore all variables.
 NOT_SAVED = {
     "graph-of-tensorflow-0.12/export.meta": {"global_step"},
     "digits-v1-sharded/export.meta": {"global_step"},
@@ -26,8 +25,7 @@ NOT_SAVED = {
 
 
 def expected_of(file: str) -> Mapping[str, Any]:
-    content: Mapping[str, Any] = json.loads((GOLDEN / file).with_name("expected.json").read_text(encoding="utf-8"))
-    return content
+    return content_of((GOLDEN / file).parent)
 
 
 def hashes_of(file: str) -> dict[str, str]:
@@ -36,7 +34,7 @@ def hashes_of(file: str) -> dict[str, str]:
 
 
 def restored(file: str, source: Path, **options: Any) -> ImportedMetaGraph:
-    """What is imported from `source`, with the values of the checkpoint that is beside `file`."""
+    """Import `source`, and restore the checkpoint of `file`."""
     imported = import_meta_graph(source, **options)
     assert imported.saver is not None
     imported.saver.restore((GOLDEN / file).parent / expected_of(file)["prefix"])
@@ -44,8 +42,7 @@ def restored(file: str, source: Path, **options: Any) -> ImportedMetaGraph:
 
 
 def nodes_of(file: str) -> dict[str, str]:
-    """Key -> name of the variable that takes its value, the whole of a partitioned one; texts about the checkpoint are
-    nobody's."""
+    """Key -> name of its variable (the whole of a partitioned one); strings about the checkpoint itself have none."""
     stored = saver_values(open_meta_graph(GOLDEN / file))
     assert stored is not None and {value.key for value in stored} == hashes_of(file).keys()
     nobodys = {value.key for value in stored if not value.variables}
@@ -54,7 +51,7 @@ def nodes_of(file: str) -> dict[str, str]:
 
 
 def test_vintages() -> None:
-    """Files of all times are there: before version 1, 1.x, 2.x; with and without versions in them."""
+    """There are files of all times: before version 1, 1.x, 2.x; with and without versions in them."""
     versions = {open_meta_graph(GOLDEN / file).info.tensorflow_version for file in FILES}
     assert len(FILES) == 14
     assert {version[:2] for version in versions} == {"", "0.", "1.", "2."}
@@ -65,7 +62,7 @@ def test_vintages() -> None:
 )
 @pytest.mark.parametrize("file", FILES)
 def test_values(file: str, options: dict[str, Any]) -> None:
-    """Each variable has the value that TensorFlow read under its key; there are no others but those not saved."""
+    """Each variable has the value that TensorFlow read under its key; there are no others except unsaved ones."""
     imported, hashes, nodes = restored(file, GOLDEN / file, **options), hashes_of(file), nodes_of(file)
     prefix = f"{imported.import_scope}/" if imported.import_scope else ""
     assert {key: RawTensor.of(imported.variables[f"{prefix}{node}"]).sha256 for key, node in nodes.items()} == {
@@ -76,8 +73,8 @@ def test_values(file: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_what_is_saved_again(tmp_path: Path, file: str) -> None:
-    """It is the whole checkpoint: also texts that no variable takes; and the graph beside it is what it was."""
+def test_saving_again(tmp_path: Path, file: str) -> None:
+    """The whole checkpoint is saved, including strings without a variable; and the meta graph is unchanged."""
     imported = restored(file, GOLDEN / file)
     assert imported.saver is not None
     path = imported.saver.save(tmp_path / "m")
@@ -88,8 +85,8 @@ def test_what_is_saved_again(tmp_path: Path, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_they_are_exported_as_they_were(tmp_path: Path, file: str) -> None:
-    """Byte for byte under the name that the file has: a saved_model.pb is a SavedModel again."""
+def test_exports_are_byte_identical(tmp_path: Path, file: str) -> None:
+    """With the file's name: a saved_model.pb is a SavedModel again."""
     path = tmp_path / "new" / Path(file).name
     imported = import_meta_graph(GOLDEN / file)
     imported.export_meta_graph(path)

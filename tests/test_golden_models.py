@@ -1,9 +1,8 @@
-"""Models that TensorFlow trained compute the same in torch: their checkpoints below tests/golden, and their samples.
+"""Models trained by TensorFlow compute the same in torch: the checkpoints in tests/golden, and their samples.
 
-Each folder has images that were held out of the training, and the logits that TensorFlow computed for them.
+Each folder has images that were not used for training, and the logits that TensorFlow computed for them.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden_files import GOLDEN, expected_of
 from tensorflow_process import RawTensor
 from torch import nn
 from torch.nn import functional
@@ -18,23 +18,17 @@ from torch.nn import functional
 import torch_tfckpt as tfckpt
 from torch_tfckpt import load_model
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
 MODELS = sorted(path.parent.name for path in GOLDEN.glob("*/samples.npz"))
 
 
-def expected_of(folder: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((GOLDEN / folder / "expected.json").read_text(encoding="utf-8"))
-    return content
-
-
 def samples(folder: str) -> tuple[torch.Tensor, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Images as the models take them, labels, TensorFlow's logits."""
+    """The images for the models, labels, and TensorFlow's logits."""
     with np.load(GOLDEN / folder / "samples.npz", allow_pickle=False) as stored:
         return torch.from_numpy(stored["images"].astype(np.float32) / 16), stored["labels"], stored["outputs"]
 
 
 class Dense(nn.Module):
-    """Two dense layers, under the names that the checkpoint has for them."""
+    """Two dense layers, with their names in the checkpoint."""
 
     def __init__(self, first: str, second: str, width: int, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -49,7 +43,7 @@ class Dense(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """The network of both versions of Keras: strides of 2, which pad at the end alone, and batch normalization."""
+    """The network of both versions of Keras: strides of 2, with padding only at the end, and batch normalization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +59,7 @@ class Convolutional(nn.Module):
 
 
 class Attention(nn.Module):
-    """Pre-norm self-attention and a feed-forward network, as scripts/golden/in_tensorflow/transformer.py has them."""
+    """Pre-norm self-attention and a feed-forward network, as in scripts/golden/in_tensorflow/transformer.py."""
 
     WIDTH, HEADS = 24, 4
 
@@ -88,7 +82,7 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Reads the rows of an image, and one token more, whose end is the answer."""
+    """Reads the rows of an image and one more token, whose output is the answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,11 +125,11 @@ class TensorFlow1(nn.Module):
         return logits
 
 
-# What load_model cannot know, by folder.
+# What load_model cannot find out, by folder.
 MAPPERS: dict[str, Any] = {
-    # A leaf "weight" tells no layout.
+    # The name "weight" does not imply a layout.
     "digits-v1": [(r"layer(\d)/weight", r"layer\1.weight", "dense")],
-    # Counters of the module, which torch's has no place for.
+    # Counters of the module, which the torch module does not have.
     "digits-module": {"seen": None, "version": None, "authors": None},
     "digits-transformer": [
         (r"transformer/body/layer_(\d)/(.*norm)/scale", r"body.\1.\2.weight"),
@@ -148,7 +142,7 @@ MAPPERS: dict[str, Any] = {
         (r"transformer/embedding/(summary|positions)", r"embedding.\1"),
         (r"losses_avg/total_loss", None),
     ],
-    # Keras 3 exports each variable twice, under numbers: only the order of its layers tells which is which.
+    # Keras 3 exports each variable twice, with numbers as names: only the order of the layers distinguishes them.
     "digits-keras3-savedmodel": {
         "variables/0": ("conv.weight", "conv2d"),
         "variables/1": "conv.bias",
@@ -183,7 +177,7 @@ IN_HALF = "digits-keras2-loss-scale"
 
 @pytest.mark.parametrize("folder", MODELS)
 def test_torch_computes_what_tensorflow_computed(folder: str) -> None:
-    """Every logit of every held-out image, and so the accuracy."""
+    """Every logit of every held-out image, and therefore the accuracy."""
     expected, model = expected_of(folder), TWINS[folder]()
     load_model(model, GOLDEN / folder / expected["prefix"], mapper=MAPPERS.get(folder))
     images, labels, theirs = samples(folder)
@@ -194,13 +188,13 @@ def test_torch_computes_what_tensorflow_computed(folder: str) -> None:
     assert accuracies == [expected["model"]["accuracy"]] * 2 and accuracies[0] >= 0.9
 
 
-def test_every_model_has_a_twin() -> None:
-    """A parametrized test over nothing would pass."""
+def test_every_model_has_a_counterpart() -> None:
+    """A parametrized test without cases would pass."""
     assert set(MODELS) == set(TWINS)
 
 
 def test_samples_were_not_made_by_torch() -> None:
-    """The model matters: with its weights as they are before loading, nothing agrees."""
+    """Without loading, the models' initial weights give no correct output."""
     torch.manual_seed(0)
     images, labels, theirs = samples("digits-cnn")
     with torch.no_grad():
@@ -209,7 +203,7 @@ def test_samples_were_not_made_by_torch() -> None:
 
 
 def test_numbered_checkpoints_of_one_saver() -> None:
-    """The state file names both, and the earlier one has the values that TensorFlow read there."""
+    """The state file lists both, and the earlier one has the values that TensorFlow read."""
     folder = GOLDEN / "digits-cnn"
     state = tfckpt.get_checkpoint_state(folder)
     assert state is not None

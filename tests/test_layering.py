@@ -1,4 +1,4 @@
-"""Who may import whom: a lower layer must be readable, testable and usable without the ones above it."""
+"""Import rules between packages: a lower layer can be read, tested and used without those above it."""
 
 import ast
 import subprocess
@@ -14,8 +14,8 @@ import pytest
 PACKAGE = "torch_tfckpt"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 
-# One package per question. A module imports its own package and the rows before it; packages of one row do not know
-# each other. A new package takes its place here first. Some names are of packages to come.
+# A module may import its own package and the rows above it in this list; packages in one row do not import each other.
+# Add a new package here first. Some names are reserved for planned packages.
 LAYERS = (
     "errors text _proto",
     "format",
@@ -61,7 +61,7 @@ NOT_BYTES = {"os", "io", "pathlib", "shutil", "tempfile", "time", "datetime"}
 
 
 class Import(NamedTuple):
-    """One imported module."""
+    """One import of a module."""
 
     name: str  # "torch", "torch_tfckpt.format.table"
     line: int
@@ -73,7 +73,7 @@ class Import(NamedTuple):
 
     @property
     def layer(self) -> str:
-        """For a module of this package: "format" of torch_tfckpt.format.table."""
+        """Layer of a module of this package: "format" for torch_tfckpt.format.table."""
         return self.name.partition(".")[2].partition(".")[0]
 
 
@@ -90,7 +90,7 @@ class SourceFile:
 
     @property
     def layer(self) -> str:
-        """The row's name for it: "format" for format/table.py, "saver" for saver.py."""
+        """Its name in `LAYERS`: "format" for format/table.py, "errors" for errors.py."""
         return self.path.relative_to(ROOT).with_suffix("").parts[0]
 
     @property
@@ -100,7 +100,7 @@ class SourceFile:
 
     @property
     def may_import_anything(self) -> bool:
-        """The public face and the command."""
+        """Whether it is the public interface or the program's entry point."""
         return self.layer in ("__init__", "__main__")
 
     def imports(self) -> Iterator[Import]:
@@ -116,7 +116,7 @@ def _imports(node: ast.AST, *, deferred: bool) -> Iterator[Import]:
             for alias in child.names:
                 yield Import(alias.name, child.lineno, deferred)
         elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, f"line {child.lineno}: a relative import; spell out where it comes from"
+            assert child.level == 0, f"line {child.lineno}: a relative import; write the full module name"
             assert child.module is not None
             for alias in child.names:
                 longer = f"{child.module}.{alias.name}"
@@ -138,33 +138,33 @@ def _of_this_package(file: SourceFile) -> list[Import]:
     return [each for each in file.imports() if each.top == PACKAGE and each.name != f"{PACKAGE}.__version__"]
 
 
-def test_every_module_has_its_place() -> None:
-    """A new module takes a place in the rows above before it is imported by another."""
+def test_every_module_has_a_layer() -> None:
+    """A new module must be added to `LAYERS` before another one imports it."""
     assert {file.layer for file in LAYERED} == set(RANK) - TO_COME
-    assert len(RANK) == sum(len(names.split()) for names in LAYERS), "a name is in two rows"
+    assert len(RANK) == sum(len(names.split()) for names in LAYERS), "a name is in LAYERS twice"
     assert len(LAYERED) > 20
 
 
 @pytest.mark.parametrize("file", LAYERED, ids=str)
 def test_imports_point_down(file: SourceFile) -> None:
-    """A module imports its own package and the rows before its own: never its own row, never the public face."""
+    """A module imports its own package and lower layers, but nothing else in its row, and not the public interface."""
     for each in _of_this_package(file):
-        assert each.layer in RANK, f"{file}:{each.line} imports {each.name}, which is in no row"
+        assert each.layer in RANK, f"{file}:{each.line} imports {each.name}, which is not in LAYERS"
         assert each.layer == file.layer or RANK[each.layer] < RANK[file.layer], (
             f"{file}:{each.line} imports {each.name}, which is not in a row below {file.layer}"
         )
 
 
 @pytest.mark.parametrize("file", [file for file in LAYERED if file.layer in WITHOUT_META_GRAPHS], ids=str)
-def test_packages_that_know_no_meta_graphs(file: SourceFile) -> None:
-    """Objects, models and conversion do without `meta_graph`."""
+def test_packages_without_meta_graphs(file: SourceFile) -> None:
+    """Objects, models and conversion do not import `meta_graph`."""
     for each in _of_this_package(file):
         assert each.layer != "meta_graph", f"{file}:{each.line} imports {each.name}"
 
 
 @pytest.mark.parametrize("file", [file for file in LAYERED if file.is_torch_free], ids=str)
 def test_torch_free_layers_reach_no_torch(file: SourceFile) -> None:
-    """Neither by themselves nor through what they import, however far down."""
+    """Neither directly nor indirectly, at any depth."""
     seen: set[str] = set()
     waiting = [file]
     while waiting:
@@ -177,11 +177,11 @@ def test_torch_free_layers_reach_no_torch(file: SourceFile) -> None:
                     assert MODULES[each.name].is_torch_free, f"{file} reaches {each.name} through {here}:{each.line}"
                     waiting.append(MODULES[each.name])
                 else:
-                    assert each.name in GENERATED, f"{here}:{each.line} imports {each.name}, which is not there"
+                    assert each.name in GENERATED, f"{here}:{each.line} imports {each.name}, which does not exist"
 
 
 def test_torch_free_layers_work_without_torch() -> None:
-    """In a process in which torch cannot be imported, every one of their modules can."""
+    """All their modules can be imported in a process that cannot import torch."""
     modules = [file.module for file in LAYERED if file.is_torch_free]
     program = (
         "import importlib, sys\n"
@@ -204,14 +204,14 @@ def test_imports_inside_functions_are_of_optional_extras(file: SourceFile) -> No
 
 
 @pytest.mark.parametrize("file", [file for file in LAYERED if file.layer == "format"], ids=str)
-def test_formats_know_no_files_and_no_clock(file: SourceFile) -> None:
-    """How bytes are laid out does not depend on where they live or on when it is."""
+def test_formats_use_no_files_and_no_clock(file: SourceFile) -> None:
+    """The layout of bytes does not depend on storage or time."""
     for each in file.imports():
         assert each.top not in NOT_BYTES, f"{file}:{each.line} imports {each.name}"
 
 
 def test_no_modules_import_each_other() -> None:
-    """Also within a row there is an order in which the modules can be read."""
+    """There are no import cycles, not even inside a package."""
     graph = {file.module: {each.name for each in _of_this_package(file)} & set(MODULES) for file in LAYERED}
     try:
         TopologicalSorter(graph).prepare()
@@ -220,14 +220,14 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_the_root_and_the_modules_are_small() -> None:
-    """At most twelve modules at the root, and none so long that it hides a second one."""
+    """At most twelve modules at the root, and no module longer than 450 lines."""
     assert len(list(ROOT.glob("*.py"))) <= MAX_ROOT_MODULES
     lines = {str(file): len(file.path.read_text(encoding="utf-8").splitlines()) for file in FILES}
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
 def test_class_names_are_unique() -> None:
-    """One name, one thing, private classes included: a class can be found by searching for its name."""
+    """Including private classes, so that a class can be found by searching for its name."""
     found: dict[str, list[str]] = {}
     for file in FILES:
         for node in ast.walk(ast.parse(file.path.read_text(encoding="utf-8"))):
@@ -248,7 +248,7 @@ def test_class_names_are_unique() -> None:
         ("if TYPE_CHECKING:\n    import torch", [("torch", False)]),
     ],
 )  # fmt: skip
-def test_imports_are_found_wherever_they_stand(source: str, expected: list[tuple[str, bool]]) -> None:
-    """The tests above are worth what their reading of the sources is."""
+def test_imports_are_found_everywhere(source: str, expected: list[tuple[str, bool]]) -> None:
+    """The tests above depend on finding all imports in the sources."""
     found = [(each.name, each.deferred) for each in _imports(ast.parse(source), deferred=False)]
     assert found == expected

@@ -1,4 +1,4 @@
-"""The oracle itself: what goes into TensorFlow comes back unchanged, and what goes wrong there is told."""
+"""The oracle itself: values are returned unchanged, and errors are reported."""
 
 from pathlib import Path
 
@@ -26,15 +26,15 @@ VALUES = {
 }
 
 
-def test_every_kind_of_value_comes_back_unchanged(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Save then restore of each kind, strings and dtypes unknown to numpy included: same dtype, shape and bytes."""
+def test_every_kind_of_value_is_returned_unchanged(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """Save and restore each kind, including strings and dtypes unknown to numpy: same dtype, shape and bytes."""
     prefix = str(tmp_path / "all")
     tensorflow.call("save_v2", prefix, VALUES)
     assert tensorflow.call("restore_all", prefix) == VALUES
 
 
-def test_torch_tensors_travel_by_their_bytes(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """A torch tensor, strided or zero-dimensional, arrives in TensorFlow as the same numbers."""
+def test_torch_tensors_are_sent_as_bytes(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """A torch tensor, strided or zero-dimensional, has the same values in TensorFlow."""
     prefix = str(tmp_path / "torch")
     matrix = torch.arange(6, dtype=torch.bfloat16).reshape(2, 3)
     tensorflow.call("save_v2", prefix, {"t": RawTensor.of(matrix.T), "s": RawTensor.of(torch.tensor(7))})
@@ -43,13 +43,13 @@ def test_torch_tensors_travel_by_their_bytes(tensorflow: TensorFlowProcess, tmp_
     assert transposed == RawTensor.of(matrix.T.contiguous())
 
 
-def test_big_endian_arrays_arrive_as_numbers() -> None:
-    """The byte order of a numpy array does not reach the bytes."""
+def test_big_endian_arrays_are_converted() -> None:
+    """The bytes do not depend on the byte order of a numpy array."""
     assert RawTensor.of(np.array([1], ">u2")) == RawTensor("uint16", (1,), b"\x01\x00")
 
 
-def test_slices_make_one_tensor(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """Two row slices are listed as one tensor; the whole, and a piece across both, can be restored."""
+def test_slices_form_one_tensor(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """Two row slices are listed as one tensor; the whole, and a slice across both, can be restored."""
     prefix, whole = str(tmp_path / "sliced"), np.arange(20, dtype=np.float32).reshape(4, 5)
     specs = ["4 5 0,2:-", "4 5 2,2:-"]
     tensorflow.call("save_v2", prefix, [("t", whole[:2]), ("t", whole[2:])], shape_and_slices=specs)
@@ -61,7 +61,7 @@ def test_slices_make_one_tensor(tensorflow: TensorFlowProcess, tmp_path: Path) -
 
 
 def test_version_1_whole_and_sliced(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """A V1 file is one file, read by its path; several shards are read by a pattern."""
+    """A V1 checkpoint is one file, read by its path; several shards are read by a pattern."""
     whole = np.arange(6, dtype=np.float32).reshape(3, 2)
     single, first, second = (tmp_path / name for name in ("single", "sharded-00000-of-00002", "sharded-00001-of-00002"))
     tensorflow.batch(
@@ -97,8 +97,8 @@ def test_merge_and_sharded_saver(tensorflow: TensorFlowProcess, tmp_path: Path) 
     assert tensorflow.call("restore_all", path) == {"bias": RawTensor.of(np.float32(3)), "w": RawTensor.of(whole)}
 
 
-def test_variants_travel_as_protos(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """A TensorList can be made, saved and restored, although no array holds it."""
+def test_variants_are_sent_as_protos(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """A TensorList can be created, saved and restored, although numpy has no such array."""
     prefix, value = str(tmp_path / "list"), tensorflow.call("tensor_list", [np.float32(1), np.float32(2)])
     tensorflow.call("save_v2", prefix, {"list": value})
     assert value.dtype == "variant"
@@ -117,7 +117,7 @@ def test_object_graph_and_saved_model(tensorflow: TensorFlowProcess, tmp_path: P
     assert names["slope/.ATTRIBUTES/VARIABLE_VALUE"] == ("float32", ())
 
 
-def test_an_error_comes_back_with_its_class_and_text(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+def test_an_error_is_returned_with_its_class_and_message(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
     """TensorFlow's own class name and message; in a batch, only the failing call is an error."""
     prefix = str(tmp_path / "x")
     saved, missing, restored = tensorflow.batch(
@@ -135,7 +135,7 @@ def test_an_error_comes_back_with_its_class_and_text(tensorflow: TensorFlowProce
 
 
 def test_many_dictionaries_in_one_round_trip(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """200 saves and 200 restores are two messages."""
+    """200 saves and 200 restores take two messages."""
     prefixes = [str(tmp_path / f"{i:03d}") for i in range(200)]
     saves = [Call("save_v2", (prefix, {"i": np.int64(i)})) for i, prefix in enumerate(prefixes)]
     assert tensorflow.batch(saves) == [None] * 200
@@ -143,22 +143,22 @@ def test_many_dictionaries_in_one_round_trip(tensorflow: TensorFlowProcess, tmp_
     assert restored == [{"i": RawTensor.of(np.int64(i))} for i in range(200)]
 
 
-def test_the_oracle_never_sees_us(tensorflow: TensorFlowProcess) -> None:
+def test_the_oracle_does_not_import_this_package(tensorflow: TensorFlowProcess) -> None:
     """The TensorFlow process imports neither torch nor this package."""
     loaded = set(tensorflow.call("loaded_packages"))
     assert "tensorflow" in loaded
     assert not loaded & {"torch", "torch_tfckpt"}
 
 
-def test_an_abort_is_told_and_survived(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """A failed CHECK inside TensorFlow ends its process: the call says so, and the next one gets a new process."""
+def test_an_abort_is_reported_and_survived(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """A failed CHECK inside TensorFlow ends its process: the call reports it, and the next one gets a new process."""
     with TensorFlowProcess() as other:
         with pytest.raises(TensorFlowProcessDied, match="ended before it answered"):
             other.call("abort", str(tmp_path / "never_written"))
         assert other.call("version") == tensorflow.call("version")
 
 
-def test_silence_ends_at_the_timeout(tensorflow: TensorFlowProcess) -> None:
-    """A process that does not answer in time is ended; nothing hangs. (Starting TensorFlow takes seconds.)"""
+def test_a_timeout_ends_the_process(tensorflow: TensorFlowProcess) -> None:
+    """A process that does not answer in time is killed; nothing hangs. (Starting TensorFlow takes seconds.)"""
     with TensorFlowProcess(timeout=0.001) as slow, pytest.raises(TensorFlowProcessDied, match=r"within 0\.001 s"):
         slow.call("version")

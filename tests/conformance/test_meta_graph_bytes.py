@@ -67,7 +67,7 @@ SIZES = [
     described("small", "float", (999,)),
     described("large", "float", (1000,)),
     described("matrix", "double", (25, 40)),
-    described("texts", "string", (40, 25, 1)),
+    described("strings", "string", (40, 25, 1)),
     described("long", "int8", (1 << 31,)),
     described("wide", "bool", (2, 1 << 31)),
     described("a.b-c_d", "int32", (1,)),

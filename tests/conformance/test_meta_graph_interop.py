@@ -62,10 +62,10 @@ class Made(NamedTuple):
     """The values that a saver saves.
 
     Attributes:
-            var_list: Argument of Saver.
-            variables: Name in TensorFlow's graph -> value.
-            wholes: Name -> the values of `ImportedMetaGraph.variables`, if they differ: there, parts are merged.
-            options: Options of the Saver.
+        var_list: Argument of Saver.
+        variables: Name in TensorFlow's graph -> value.
+        wholes: Name -> the values of `ImportedMetaGraph.variables`, if they differ: there, parts are merged.
+        options: Options of the Saver.
     """
 
     var_list: Any
@@ -318,9 +318,9 @@ GRAPHS = (
     "ref", "resource", "ref, sharded", "resource, sharded", "ref, V1", "resource, V1", "ref, V1, sharded",
     "resource, V1, sharded", "sequential", "reshape", "renamed", "ref, renamed", "subset", "ref, parts",
     "resource, parts", "parts along 1", "parts of at least", "parts, V1", "parts, reshape", "ref, parts on devices",
-    "parts on devices", "parts on devices, V1", "averages", "optimized", "table", "texts", "texts in parts", "mirrored",
-    "ref, unshaped", "resource, unshaped", "quantized", "half and others", "local", "control flow", "functions",
-    "many",
+    "parts on devices", "parts on devices, V1", "averages", "optimized", "table", "strings", "strings in parts",
+    "mirrored", "ref, unshaped", "resource, unshaped", "quantized", "half and others", "local", "control flow",
+    "functions", "many",
 )  # fmt: skip
 
 

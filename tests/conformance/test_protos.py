@@ -189,7 +189,7 @@ def test_parsing_of_damaged_files_agrees_with_tensorflow(tensorflow: TensorFlowP
             assert isinstance(expected, str), f"{path.read_bytes()!r}: {error}"
         else:
             assert isinstance(expected, bytes), path.read_bytes()
-            # TensorFlow merges a text into what it has already parsed of the file as a binary message.
+            # TensorFlow merges text into what it has already parsed of the file as a binary message.
             assert ours == expected or not _is_message(path.read_bytes())
 
 

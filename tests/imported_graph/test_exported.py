@@ -173,12 +173,12 @@ NOT_WRITTEN: dict[str, tuple[object, ...]] = {
     "a large int": (1 << 70,),
     "a float and a large int": (2.5, 10**400),
     "half a character": ("\udcff",),
-    "a text and a number": ("a", 3),
+    "a string and a number": ("a", 3),
     "None": (None,),
     "a list": ([1],),
     "a tensor": (torch.ones(2),),
     "an object": (object(),),
-    "a text and a variable": ("a", Variable(torch.ones(1), "v")),
+    "a string and a variable": ("a", Variable(torch.ones(1), "v")),
 }
 
 
@@ -293,12 +293,12 @@ def test_export_scope() -> None:
     saver = Saver({"a/b/v": torch.ones(1), "a/w": torch.ones(1), "ab": torch.ones(1)}, name="a/save")
     with Collections().as_default():
         for text in ("a/text", "text", "ab"):
-            add_to_collection("texts", text)
+            add_to_collection("strings", text)
         add_to_collection("numbers", 1)
         meta = saver.export_meta_graph(export_scope="a")
         nothing = saver.export_meta_graph(export_scope="absent")
     assert variables_of(meta) == ["b/v:0", "w:0"] and handles(meta) == ["b/v", "w"]
-    assert list(meta.collection_def["texts"].bytes_list.value) == [b"a/text"]
+    assert list(meta.collection_def["strings"].bytes_list.value) == [b"a/text"]
     assert list(meta.collection_def["numbers"].int64_list.value) == [1]
     assert meta.saver_def == saver.as_saver_def()
     assert not nothing.graph_def.node and list(nothing.collection_def) == ["numbers"]

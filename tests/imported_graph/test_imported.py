@@ -114,12 +114,12 @@ def test_a_scope(tmp_path: Path, scope: str) -> None:
     """It is added to the names of variables, nodes, savers and strings; keys do not change; a last slash is ignored."""
     _, path = exported(tmp_path)
     meta = import_meta_graph(path).meta_graph_def
-    meta.collection_def["texts"].bytes_list.value.extend([b"hi", b"\xff"])
+    meta.collection_def["strings"].bytes_list.value.extend([b"hi", b"\xff"])
     meta.collection_def["nodes"].node_list.value.extend(["step:0", "^step"])
     imported = import_meta_graph(meta, import_scope=scope)
     name = scope.rstrip("/")
     assert imported.import_scope == name and list(imported.variables) == [f"{name}/scope/w", f"{name}/step"]
-    assert imported.collections["texts"] == [f"{name}/hi", b"\xff"]
+    assert imported.collections["strings"] == [f"{name}/hi", b"\xff"]
     assert imported.collections["nodes"] == [f"{name}/step:0", f"^{name}/step"]
     assert imported.meta_graph_def == meta
     assert imported.saver is not None
@@ -324,11 +324,11 @@ def test_unusual_collections() -> None:
     meta.collection_def["savers"].bytes_list.value.extend([b"\xff", SAVER.SerializeToString()])
     meta.collection_def["of no kind"].SetInParent()
     meta.collection_def["nodes"].node_list.value.append("absent:0")
-    meta.collection_def["texts"].bytes_list.value.append(b"\xff")
+    meta.collection_def["strings"].bytes_list.value.append(b"\xff")
     imported = import_meta_graph(meta)
     found = lists_of(imported)
     assert found["savers"][0] == b"\xff" and isinstance(found["savers"][1], Saver)
-    assert (found["nodes"], found["texts"]) == (["absent:0"], [b"\xff"])
+    assert (found["nodes"], found["strings"]) == (["absent:0"], [b"\xff"])
     assert imported.export_meta_graph() == meta
 
 

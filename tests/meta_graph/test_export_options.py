@@ -91,7 +91,7 @@ def test_effects() -> None:
 
 def test_all_options_together() -> None:
     """The exported saver is that of the whole graph, and its nodes are kept although those of others are removed."""
-    meta = applied(**{**OPTIONS, "collection_list": ["savers", "texts"], "export_scope": None})
+    meta = applied(**{**OPTIONS, "collection_list": ["savers", "strings"], "export_scope": None})
     assert nodes(meta) == ["a/w", "b", "a/mul", "a/enter", "save/SaveV2", "save/restore_all"]
     [saver] = meta.collection_def["savers"].bytes_list.value
     assert SaverDef.FromString(saver) == meta.saver_def and len(meta.collection_def) == 2

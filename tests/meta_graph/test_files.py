@@ -204,7 +204,7 @@ def test_a_directory_of_checkpoints_means_the_latest(tmp_path: Path) -> None:
 
 def test_a_path_that_is_itself_a_meta_graph_takes_precedence(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(binary(node="itself"))
-    (tmp_path / "x.meta").write_bytes(binary(node="beside"))
+    (tmp_path / "x.meta").write_bytes(binary(node="other"))
     assert node_of(open_meta_graph(tmp_path / "x")) == "itself"
 
 
@@ -212,8 +212,8 @@ def test_a_directory_is_opened_as_a_saved_model(tmp_path: Path) -> None:
     """The binary file is preferred, as in TensorFlow; without one, the path may also be a checkpoint's prefix."""
     directory = tmp_path / "m"
     directory.mkdir()
-    (tmp_path / "m.meta").write_bytes(binary(node="beside"))
-    assert node_of(open_meta_graph(directory)) == "beside"
+    (tmp_path / "m.meta").write_bytes(binary(node="other"))
+    assert node_of(open_meta_graph(directory)) == "other"
     (directory / "saved_model.pbtxt").write_text(saved_model_text(saved_model(("text",))))
     assert open_meta_graph(directory).info.tags == ["text"]
     (directory / "saved_model.pb").write_bytes(saved_model(("binary",)).SerializeToString())

@@ -35,7 +35,7 @@ def test_into_a_scope() -> None:
     savers = [scopes.in_scope(saver, "new").SerializeToString() for saver in (SAVER, OTHER_SAVER)]
     assert list(after.collections["savers"].bytes_list.value) == savers
     assert list(after.collections["nodes"].node_list.value) == ["new/a/mul:0", "new/b", "new/a/save/Identity:0"]
-    texts = after.collections["texts"].bytes_list.value
+    texts = after.collections["strings"].bytes_list.value
     assert list(texts) == [b"new/a/text", b"new/hello", b"new/a/save/SaveV2", b"new/a/\xff"]
     serve = after.signatures["serve"]
     assert serve.inputs["x"].name == "new/a/w:0"
@@ -67,7 +67,7 @@ def test_out_of_a_scope() -> None:
     ]
     assert after.saver_def == SAVER
     assert list(after.collections["nodes"].node_list.value) == ["mul:0", "save/Identity:0"]
-    assert list(after.collections["texts"].bytes_list.value) == [b"a/text", b"a/save/SaveV2", b"a/\xff"]
+    assert list(after.collections["strings"].bytes_list.value) == [b"a/text", b"a/save/SaveV2", b"a/\xff"]
     assert list(after.collections["unbound_inputs"].bytes_list.value) == [b"$unbound_inputs_b:1"]
     assert list(after.signatures) == ["serve"]
     assert after.signatures["serve"].outputs["y"].composite_tensor.components[0].name == "mul:0"
@@ -103,7 +103,7 @@ def test_into_a_scope_and_out_again() -> None:
     """The same bytes, except for the saver, which is not renamed, and strings, which are not names."""
     meta = meta_graph()
     meta.ClearField("saver_def")
-    del meta.collection_def["texts"]
+    del meta.collection_def["strings"]
     before = encoded(meta)
     assert out_of_scope(in_import_scope(before, "a/b.c"), "a/b.c").raw == before.raw
 

@@ -20,7 +20,7 @@ EDITS: dict[str, Callable[[RawMetaGraph], RawMetaGraph]] = {
     "clear_devices": rewriting.clear_devices,
     "without_default_attrs": lambda meta: rewriting.without_default_attrs(meta, {}),
     "without_extraneous_savers": lambda meta: rewriting.without_extraneous_savers(meta, SAVER),
-    "only_collections": lambda meta: rewriting.only_collections(meta, ["ints", "texts"]),
+    "only_collections": lambda meta: rewriting.only_collections(meta, ["ints", "strings"]),
     "with_saver_def": lambda meta: rewriting.with_saver_def(meta, OTHER_SAVER),
     "out_of_scope": lambda meta: rescoping.out_of_scope(meta, "a"),
 }
@@ -93,10 +93,10 @@ def test_only_collections() -> None:
 def test_with_collections() -> None:
     """Replaced, removed and added; other collections, even with NaNs, are unchanged."""
     after = rewriting.with_collections(
-        encoded(meta_graph()), {"ints": ints(7), "texts": None, "new": ints(1), "no such": None}
+        encoded(meta_graph()), {"ints": ints(7), "strings": None, "new": ints(1), "no such": None}
     )
     expected = meta_graph()
-    del expected.collection_def["texts"]
+    del expected.collection_def["strings"]
     expected.collection_def["ints"].CopyFrom(ints(7))
     expected.collection_def["new"].CopyFrom(ints(1))
     assert after.message() == MetaGraphDef.FromString(expected.SerializeToString() + LATER)
@@ -113,7 +113,7 @@ def test_a_collection_that_occurs_twice() -> None:
 
 
 def test_with_saver_def() -> None:
-    """A different one, none, and one where there was none; always in TensorFlow's position."""
+    """Replaced, removed, and added where there was none; always in TensorFlow's position."""
     expected = meta_graph()
     expected.saver_def.CopyFrom(OTHER_SAVER)
     other = rewriting.with_saver_def(encoded(meta_graph()), OTHER_SAVER)
@@ -132,7 +132,7 @@ def test_clear_extraneous_savers() -> None:
     del expected.graph_def.node[:]
     expected.graph_def.node.extend(kept)
     del expected.collection_def["savers"].bytes_list.value[1:]
-    expected.collection_def["texts"].bytes_list.value[:] = [b"a/text", b"hello", b"a/\xff"]
+    expected.collection_def["strings"].bytes_list.value[:] = [b"a/text", b"hello", b"a/\xff"]
     expected.collection_def["nodes"].node_list.value[:] = ["a/mul:0", "b"]
     assert_is(rewriting.without_extraneous_savers(encoded(meta_graph()), SAVER), expected)
 

@@ -125,7 +125,7 @@ def test_an_ordered_dict_is_a_dict_in_its_order_and_a_size_is_a_tuple() -> None:
         (np.array(["a"]), "a numpy value of dtype <U1"),
         (np.zeros(1, np.longdouble), "a numpy value of dtype float128"),
         (Counter({"a": 0.5}), "a collections.Counter"),
-        ({frozenset(): 1}, "a dict with a builtins.frozenset for a key"),
+        ({frozenset(): 1}, "a dict with a builtins.frozenset as a key"),
     ],
 )
 def test_a_value_that_could_only_be_pickled_is_rejected_with_its_path(value: object, what: str) -> None:

@@ -13,15 +13,15 @@ from torch_tfckpt.values import Strings, Value
 
 
 class Table:
-    """Texts to numbers.
+    """Maps strings to numbers.
 
     Args:
-        name: Of the saveable.
-        entries: What is in it.
-        device: Tag for grouping.
+        name: Name of the saveable.
+        entries: The initial contents.
+        device: Device for grouping.
 
     Attributes:
-        reads: How often the values were asked for.
+        reads: Number of times the values were read.
     """
 
     def __init__(self, name: str, entries: Mapping[str, float] | None = None, device: str = HOST) -> None:
@@ -35,13 +35,13 @@ class Table:
         return {key.decode(): value for key, value in self.entries.items()}
 
     def keys_as_stored(self) -> Strings:
-        """One text an entry, sorted."""
+        """One string per entry, sorted."""
         keys = np.empty(len(self.entries), dtype=object)
         keys[:] = sorted(self.entries)
         return keys
 
     def values_as_stored(self) -> torch.Tensor:
-        """One number an entry, in the order of the keys."""
+        """One number per entry, in the order of the keys."""
         self.reads += 1
         return torch.tensor([self.entries[key] for key in sorted(self.entries)], dtype=torch.float32)
 

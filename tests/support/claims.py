@@ -1,4 +1,4 @@
-"""What every answer to a bad checkpoint must be: an error that helps, or the right values; soon, in bounded memory."""
+"""Assertions for damaged checkpoints: a helpful error or the right values, in bounded time and memory."""
 
 import contextlib
 import multiprocessing
@@ -20,30 +20,30 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.check import Verification
 from torch_tfckpt.values import Value
 
-SECONDS: Final = 20.0  # of processor time: no bad file of these sizes may keep a reader busy for longer
+SECONDS: Final = 20.0  # CPU time: no damaged file of these sizes may take longer
 MEBIBYTE: Final = 1 << 20
-ALLOWANCE: Final = 768 * MEBIBYTE  # of address space: threads' stacks and arenas take most of it
-BASE: Final = 96 * MEBIBYTE  # what reading anything takes: scratch buffers, proto classes, numpy
-# A mend is an order to the reader of the text, or what there is instead of a name that is not. New verbs may be added;
-# "the file is damaged" alone is none.
-_MEND: Final = re.compile(
+ALLOWANCE: Final = 768 * MEBIBYTE  # address space: most of it for threads' stacks and arenas
+BASE: Final = 96 * MEBIBYTE  # needed to read anything: scratch buffers, proto classes, numpy
+# A hint is an instruction for the reader of the message, or a list of what exists instead of a missing name. New verbs
+# may be added; "the file is damaged" alone is not a hint.
+_HINT: Final = re.compile(
     r"(^|[.;:,]\s|\bor |\band |then )"
-    r"(copy|run|name|read|open|pass|give|take|use|make|choose|write|leave|convert|save|restore|mend|delete|remove|rename|"
+    r"(copy|run|name|read|open|pass|give|take|use|make|choose|write|leave|convert|save|restore|fix|mend|omit|delete|remove|rename|"
     r"ask|load|point|raise|move|replace|`tfckpt ls)\b|\bthere (is|are)\b",
     re.IGNORECASE,
 )
 
 
 def assert_helps(error: BaseException, *places: str) -> None:
-    """The text says the place (one of `places`), the finding and the mend, in one readable piece."""
-    assert isinstance(error, tfckpt.CheckpointError), f"{type(error).__name__} is no CheckpointError: {error}"
+    """Assert that the message has the place (one of `places`), the finding and a hint, and is readable."""
+    assert isinstance(error, tfckpt.CheckpointError), f"{type(error).__name__} is not a CheckpointError: {error}"
     text = " ".join([str(error), *getattr(error, "__notes__", [])])
     assert any(place in text for place in places), f"no place ({' or '.join(places)}): {text}"
     rest = text
     for place in places:
         rest = rest.replace(place, "")
     assert len(rest) > 25, f"no finding: {text}"
-    assert _MEND.search(text), f"no mend: {text}"
+    assert _HINT.search(text), f"no hint: {text}"
     assert len(text) < 4000, f"{len(text)} characters of text: {text[:200]}"
     broken = [char for char in text if not char.isprintable()]
     assert not broken, f"unprintable {broken[:5]} in: {text[:500]!r}"
@@ -51,9 +51,9 @@ def assert_helps(error: BaseException, *places: str) -> None:
 
 @contextlib.contextmanager
 def within(seconds: float = SECONDS) -> Iterator[None]:
-    """Fails where the body takes more processor time, or hangs: in a loop or a system call that would never end.
+    """Fail if the body takes more CPU time, or hangs in a loop or a system call that would never end.
 
-    The clock only decides about the latter, with much patience: it depends on what else runs here.
+    The wall-clock limit is only for the latter, and is generous, because it depends on what else is running.
     """
 
     def expire(_signal: int, _frame: FrameType | None) -> None:
@@ -71,7 +71,7 @@ def within(seconds: float = SECONDS) -> Iterator[None]:
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two values are equal in dtype, shape and every bit."""
+    """Return whether two values are equal in dtype, shape and every bit."""
     if isinstance(one, torch.Tensor):
         if not isinstance(other, torch.Tensor) or (one.dtype, one.shape) != (other.dtype, other.shape):
             return False
@@ -89,14 +89,14 @@ def same(one: object, other: object) -> bool:
 
 
 def assert_right(got: Mapping[str, object], expected: Mapping[str, object]) -> None:
-    """Same names, and the same values to the bit."""
+    """Assert that names are equal, and values equal to the bit."""
     assert set(got) == set(expected)
     for name, value in expected.items():
         assert same(value, got[name]), f"{name!r}: {got[name]} instead of {value}"
 
 
 class Survey(NamedTuple):
-    """What a reader says of a checkpoint that may be damaged."""
+    """The results of reading a checkpoint that may be damaged."""
 
     refused: tfckpt.CheckpointError | None  # why it cannot be opened
     read: dict[str, Value]
@@ -105,14 +105,14 @@ class Survey(NamedTuple):
 
     @property
     def detected(self) -> bool:
-        """Whether the damage, if any, is known to whoever reads everything or runs a check."""
+        """Whether reading everything, or a check, detects the damage."""
         return (
             self.refused is not None or bool(self.failed) or self.verification is None or bool(self.verification.damage)
         )
 
 
 def survey(path: Path | str, names: Mapping[str, object]) -> Survey:
-    """Opens, reads every one of `names` in three ways, and checks. Anything but a CheckpointError passes through."""
+    """Open, read every one of `names` in three ways, and check. Anything but a CheckpointError propagates."""
     try:
         reader = tfckpt.load_checkpoint(path)
     except tfckpt.CheckpointError as error:
@@ -128,9 +128,9 @@ def survey(path: Path | str, names: Mapping[str, object]) -> Survey:
         try:
             together = reader.get_tensors(list(names))
         except tfckpt.CheckpointError:
-            assert failed, "get_tensors refuses what get_tensor reads"
+            assert failed, "get_tensors rejects what get_tensor reads"
         else:
-            assert not failed, "get_tensors reads what get_tensor refuses"
+            assert not failed, "get_tensors reads what get_tensor rejects"
             assert_right(together, read)
         for name in read:
             assert same(read[name], reader.map_tensor(name))
@@ -139,29 +139,29 @@ def survey(path: Path | str, names: Mapping[str, object]) -> Survey:
 
 
 def assert_never_wrong(found: Survey, expected: Mapping[str, object]) -> None:
-    """Every tensor read equals the original, and the check agrees with the reads."""
+    """Assert that every tensor read equals the original, and that the check agrees with the reads."""
     for name, value in found.read.items():
         assert same(expected[name], value), f"{name!r} was read as {value}, silently"
     if found.verification is not None:
         for name in found.verification.good:
-            assert name not in expected or name in found.read, f"check() calls {name!r} good: {found.failed[name]}"
+            assert name not in expected or name in found.read, f"check() reports {name!r} as good: {found.failed[name]}"
         if found.failed:
-            assert found.verification.damage, f"check() finds nothing, reading fails: {found.failed}"
+            assert found.verification.damage, f"check() reports nothing, but reading fails: {found.failed}"
 
 
 class Outcome(NamedTuple):
-    """What a confined call did."""
+    """The result of a confined call."""
 
-    error: str  # "Type: text", "" where it returned
+    error: str  # "Type: message", "" if it returned
     is_checkpoint_error: bool
     result: object
-    grown: int  # bytes by which resident memory grew at its highest
+    grown: int  # peak growth of resident memory in bytes
 
 
 def confined(call: Callable[..., object], *arguments: object, limit: int, seconds: float = SECONDS) -> Outcome:
-    """Runs `call` in a process of its own that cannot get more than `limit` bytes of address space beyond its start.
+    """Run `call` in its own process, limited to `limit` more bytes of address space than at its start.
 
-    A module-level function, with arguments and a result that can be pickled.
+    REQUIRES: a module-level function, with arguments and a result that can be pickled.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch_tfckpt", "claims"])
@@ -170,7 +170,7 @@ def confined(call: Callable[..., object], *arguments: object, limit: int, second
     process.start()
     there.close()
     try:
-        # The first process also waits for the import of torch.
+        # Includes the time to import torch.
         assert here.poll(seconds + 60), f"{call.__name__}{arguments}: no answer"
         try:
             outcome, took = here.recv()
@@ -204,13 +204,13 @@ def _peak() -> int:
 
 
 def _cpu() -> float:
-    """Seconds of processor time: unlike those of the clock, they do not depend on what else runs here."""
+    """CPU seconds: unlike wall-clock time, they do not depend on what else is running."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 def check_neighbours(path: Path, bad: str = "bad") -> None:
-    """The sound tensors are listed, described, read and reported as good, whatever stands between them."""
+    """Assert that the good tensors are listed, described, read and reported as good, despite the bad ones."""
     with within(), tfckpt.load_checkpoint(path) as reader:
         assert set(reader.keys()) == {*GOOD, bad}
         assert {name: shape for name, shape in reader.get_variable_to_shape_map().items() if name != bad} == {

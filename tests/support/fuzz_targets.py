@@ -1,8 +1,8 @@
-"""What is fuzzed: every decoder, as a function of bytes that returns or raises a CheckpointError.
+"""The fuzz targets: every decoder, as a function of bytes that returns or raises a CheckpointError.
 
-Anything else that comes out is a finding; so is a broken promise (`assert`): what was decoded must encode to the same
-again, keys must be sorted, values must be as many as their shape says. Checksums are made right before the readers see
-them, or no fuzzer would get past them.
+Any other exception is a finding; so is a violated invariant (`assert`): a decoded value must encode to the same bytes,
+keys must be sorted, and the number of values must match the shape. Checksums are corrected before the readers see them,
+since no fuzzer could guess them.
 """
 
 import contextlib
@@ -54,16 +54,16 @@ from torch_tfckpt.meta_graph.text import META_GRAPH, encode_text, to_text
 from torch_tfckpt.values import Value
 
 Target = Callable[[bytes], None]
-MAX_SEED_BYTES: Final = 8192  # larger seeds only slow a fuzzer down
-_LENGTH: Final = struct.Struct("<H")  # of the index, in front of a whole version 2 checkpoint
+MAX_SEED_BYTES: Final = 8192  # larger seeds only slow the fuzzer down
+_LENGTH: Final = struct.Struct("<H")  # size of the index, in front of a version 2 checkpoint
 _MAGIC: Final = Footer(BlockHandle(0, 0), BlockHandle(0, 0)).encode()[-8:]
 
 
-# Codes.
+# Primitive encodings.
 
 
 def varints(data: bytes) -> None:
-    """One varint, and a list of them; what was read is written the same, unless it was longer than necessary."""
+    """One varint, and a list of them; the value encodes to the same bytes, unless they were longer than necessary."""
     count, rest = (data[0], data[1:]) if data else (0, b"")
     with contextlib.suppress(CheckpointError):
         value, end = decode_varint(rest, 0)
@@ -79,7 +79,7 @@ def varints(data: bytes) -> None:
 
 
 def ordered_code(data: bytes) -> None:
-    """Numbers, strings and signed numbers that sort like their bytes: one spelling each."""
+    """Numbers, strings and signed numbers that sort like their bytes: each has only one encoding."""
     decoders: tuple[tuple[Callable[..., tuple[object, int]], Callable[..., bytes]], ...] = (
         (decode_num, encode_num),
         (decode_string, encode_string),
@@ -98,7 +98,7 @@ def slice_key(data: bytes) -> None:
 
 
 def slice_text(data: bytes) -> None:
-    """Slices as text, with the shape before them and without."""
+    """Slices as strings, with and without the shape in front."""
     text = data.decode("utf-8", "surrogateescape")
     with contextlib.suppress(CheckpointError):
         part = TensorSlice.parse(text)
@@ -109,14 +109,14 @@ def slice_text(data: bytes) -> None:
 
 
 def slice_proto(data: bytes) -> None:
-    """Slices as messages, each field of the input one slice; geometry on whatever comes out."""
+    """Slices as messages, one slice per field of the input; geometry on the results."""
     parts: list[TensorSlice] = []
     for field in fields(memoryview(data)):
         if field.wire_type == 2 and len(parts) < 64:
             proto = TensorSliceProto()
             try:
                 proto.ParseFromString(bytes(field.payload))
-            except Exception:  # protobuf's own error: this decoder is theirs
+            except Exception:  # protobuf's own error: it is protobuf's decoder
                 return
             parts.append(TensorSlice.from_proto(proto))
     for part in parts:
@@ -131,7 +131,7 @@ def slice_proto(data: bytes) -> None:
 
 
 def wire(data: bytes) -> None:
-    """Messages: no field reaches beyond its message."""
+    """Messages: no field extends beyond its message."""
     total = 0
     for field in fields(memoryview(data)):
         total += len(field.payload)
@@ -166,17 +166,17 @@ def _use_table(data: bytes) -> None:
 
 
 def table(data: bytes) -> None:
-    """As it is: almost only checksums and footers are seen."""
+    """Unmodified: this tests little more than checksums and footers."""
     _use_table(data)
 
 
 def sealed_table(data: bytes) -> None:
-    """With footer and checksums made right."""
+    """With corrected footer and checksums."""
     _use_table(sealed(data))
 
 
 def sealed(data: bytes) -> bytes:
-    """`data` as a table whose magic and checksums hold, wherever its handles lead."""
+    """Return `data` as a table with valid magic and checksums, wherever its handles point."""
     if len(data) < Footer.SIZE:
         return data
     out = bytearray(data)
@@ -187,16 +187,16 @@ def sealed(data: bytes) -> bytes:
         _, handles = decode_block(_seal(out, footer.index), len(out))
         for handle in handles[:1000]:
             _seal(out, BlockHandle.decode(handle, 0)[0])
-        _seal(out, footer.index)  # a data block may lie over it
+        _seal(out, footer.index)  # a data block may overlap it
     return bytes(out)
 
 
 def _seal(out: bytearray, handle: BlockHandle) -> bytes:
-    """Makes the checksum of one block right; returns its contents."""
+    """Correct the checksum of one block; return its contents."""
     end = handle.offset + handle.size
     if end + BLOCK_TRAILER.size > len(out) - Footer.SIZE:
         return b""
-    # Two of the 256 types mean something.
+    # Only two of the 256 types are defined.
     out[end] &= 1
     checksum = crc32c.mask(crc32c.value(out[handle.offset : end + 1]))
     out[end + 1 : end + BLOCK_TRAILER.size] = checksum.to_bytes(4, "little")
@@ -223,7 +223,7 @@ def data_filename(data: bytes) -> None:
 
 
 def string_tensor(data: bytes) -> None:
-    """The first byte counts; with the checksums as they are, and without looking at them."""
+    """The first byte is the count; with the given checksums, and with verification off."""
     count, stored = (data[0], data[1:]) if data else (0, b"")
     for big_endian in (False, True):
         with contextlib.suppress(CheckpointError):
@@ -235,7 +235,7 @@ def string_tensor(data: bytes) -> None:
 
 
 def variant_tensor(data: bytes) -> None:
-    """The first byte counts. The messages found, whole, make a tensor whose checksums hold."""
+    """The first byte is the count. The decoded messages, encoded again, give a tensor with valid checksums."""
     count, stored = (data[0], data[1:]) if data else (0, b"")
     with contextlib.suppress(CheckpointError):
         decode_variants(stored, count, 0)
@@ -267,7 +267,7 @@ def v1_record(data: bytes) -> None:
 
 
 def state_file(data: bytes) -> None:
-    """A `checkpoint` file beside a checkpoint, and what it leads to."""
+    """A `checkpoint` file next to a checkpoint, and everything it refers to."""
     storage = MemoryStorage({"d/checkpoint": data, "d/m.index": b"", "d/v1": b"", "d/n-00000-of-00001": b""})
     with contextlib.suppress(CheckpointError):
         assert read_state(storage, "d/checkpoint").model_checkpoint_path
@@ -275,14 +275,14 @@ def state_file(data: bytes) -> None:
 
 
 def object_graph(data: bytes) -> None:
-    """What was decoded encodes to the same again; ways lead from the root to where they say; names can be printed."""
+    """Decoded graphs encode to the same bytes; paths from the root lead to their nodes; names can be printed."""
     graph = ObjectGraph.decode(data)
     assert ObjectGraph.decode(graph.encode()) == graph
     for node_id in itertools.islice((i for i in range(len(graph.nodes)) if graph.route(i) is not None), 50):
         here: int | None = ROOT
         for local_name in graph.route(node_id) or ():
             here = graph.nodes[here or ROOT].child(local_name)
-        # Of two children with one name the first is found; the graph may have meant the other.
+        # Of two children with one name the first is found; the path may refer to the other.
         assert here == node_id or _has_children_of_one_name(graph)
     for node_id in range(min(50, len(graph.nodes))):
         assert graph.name(node_id)
@@ -299,7 +299,7 @@ def _has_children_of_one_name(graph: ObjectGraph) -> bool:
 
 
 def meta_graph(data: bytes) -> None:
-    """Every part and node can be asked for; they are those of the message, where the bytes are one."""
+    """Every part and node can be decoded; if the bytes are a message, they equal its parts."""
     found = RawMetaGraph(memoryview(data), "m.meta")
     for part in ("info", "saver_def", "collections", "signatures", "assets", "object_graph"):
         with contextlib.suppress(CheckpointError):
@@ -322,13 +322,13 @@ def _use_graph(graph: Graph) -> None:
 
 
 def meta_graph_text(data: bytes) -> None:
-    """What was read is written, and that is read as the same."""
+    """The parsed message can be written as text, and parses to the same message again."""
     text = to_text(meta_graph_of(encode_text(data, META_GRAPH)))
     assert to_text(meta_graph_of(encode_text(text.encode(), META_GRAPH))) == text
 
 
 def meta_graph_file(data: bytes) -> None:
-    """A file of either kind, in either form; an error is an OSError as well."""
+    """A `.meta` file or a SavedModel, binary or text; every error is also an OSError."""
     storage = MemoryStorage({"d/m.meta": data})
     try:
         found = meta_graphs_in("d/m.meta", storage=storage)
@@ -362,8 +362,10 @@ def file_kind(data: bytes) -> None:
 
 
 def v2_checkpoint(data: bytes) -> None:
-    """Length of the index, the index, the bytes of the only data file. The index's checksums are made right; those of
-    the tensors are not looked at the first time."""
+    """Size of the index, the index, the bytes of the only data file.
+
+    The index's checksums are corrected; those of the tensors are not verified the first time.
+    """
     if len(data) < _LENGTH.size:
         return
     (size,) = _LENGTH.unpack_from(data)
@@ -374,12 +376,12 @@ def v2_checkpoint(data: bytes) -> None:
 
 
 def v1_checkpoint(data: bytes) -> None:
-    """One version 1 file, its checksums made right."""
+    """One version 1 file with corrected checksums."""
     _use_reader(MemoryStorage({"d/m": sealed(data)}), "d/m", True)
 
 
 def _use_reader(storage: MemoryStorage, path: str, verify: bool) -> None:
-    """Everything that can be asked of a reader; values are as their shapes say, in one way of reading as in another."""
+    """Call everything on a reader; values match their shapes, and all ways of reading agree."""
     with tfckpt.CheckpointReader(path, verify=verify, storage=storage) as reader:
         names = reader.keys()
         assert len(set(names)) == len(names)
@@ -401,7 +403,7 @@ def _use_reader(storage: MemoryStorage, path: str, verify: bool) -> None:
         verification = reader.check()
         if verify:
             for name in verification.good:
-                # Good means: what can be read at all is read.
+                # Reported as good: then it can be read, if it has a dtype that can be.
                 if name in names[:20] and name not in values:
                     _assert_refused_for_no_damage(reader, name)
 
@@ -417,7 +419,7 @@ def _assert_refused_for_no_damage(reader: tfckpt.CheckpointReader, name: str) ->
     try:
         reader.get_tensor(name)
     except tfckpt.DataLossError as error:
-        raise AssertionError(f"check() calls {name!r} good") from error
+        raise AssertionError(f"check() reports {name!r} as good") from error
     except CheckpointError:
         pass
 
@@ -441,16 +443,16 @@ TARGETS: Final[dict[str, Target]] = {
 
 
 def run(target: Target, data: bytes) -> None:
-    """One input: CheckpointErrors are what bad input gets, and anything else passes through."""
+    """Run one input: a CheckpointError is the expected result for bad input, anything else propagates."""
     with contextlib.suppress(CheckpointError):
         target(data)
 
 
-# Seeds, from real files.
+# Seeds from real files.
 
 
 def seeds(name: str) -> list[bytes]:
-    """Inputs for one target from which a fuzzer can start: what the checkpoints below tests/golden have of it."""
+    """Return initial inputs for one target, taken from the checkpoints in tests/golden."""
     found = dict.fromkeys(seed for seed in _SEEDS[name]() if len(seed) <= MAX_SEED_BYTES)
     return list(found)
 

@@ -1,6 +1,6 @@
-"""Dictionaries of tensors for the tests that compare with TensorFlow: every dtype, shape and kind of name it can write.
+"""Dictionaries of tensors for comparison with TensorFlow: every dtype, shape and kind of name that it can write.
 
-Made from a seed, so that a failing one can be made again. The TensorFlow process gets the same values as `RawTensor`s.
+Generated from a seed, so that failures are reproducible. The TensorFlow process gets the same values as `RawTensor`s.
 """
 
 import random
@@ -15,7 +15,7 @@ from torch_tfckpt.dtypes import STORED_AS
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.values import WritableValue
 
-# Types that torch holds under another name: stored type -> torch dtype and TensorFlow's name.
+# Types that torch represents by another dtype: stored type -> torch dtype and TensorFlow's name.
 UNDER_ANOTHER_NAME: Final = {
     DataType.DT_QINT8: (torch.int8, "qint8"),
     DataType.DT_QUINT8: (torch.uint8, "quint8"),
@@ -34,14 +34,14 @@ NAMES: Final = (
 
 
 class Named:
-    """One value, as this package takes it and as TensorFlow does."""
+    """One value, for this package and for TensorFlow."""
 
     def __init__(self, value: WritableValue, raw: RawTensor, dtype: DataType | None = None) -> None:
         self.value, self.raw, self.dtype = value, raw, dtype
 
 
 def dictionary(seed: int) -> dict[str, Named]:
-    """A few to some tens of tensors; every tenth dictionary fills more than one block of the index."""
+    """A few dozen tensors at most; every tenth dictionary fills more than one block of the index."""
     rng = random.Random(seed)
     if seed % 10 == 9:
         return {name: _numeric(rng, torch.float32, ()) for name in _many_names(rng)}
@@ -51,7 +51,7 @@ def dictionary(seed: int) -> dict[str, Named]:
 
 
 def _many_names(rng: random.Random) -> Iterator[str]:
-    """Names that take more than the 262144 bytes of one block; prefix compression does not help with these."""
+    """Names that take more than the 262,144 bytes of one block even with prefix compression."""
     for number in range(rng.randint(3200, 4000)):
         yield f"{rng.getrandbits(480):x}/{number}"
 
@@ -73,7 +73,7 @@ def _numeric(rng: random.Random, dtype: torch.dtype, shape: tuple[int, ...]) -> 
     if dtype == torch.bool:
         tensor = torch.tensor([rng.random() < 0.5 for _ in range(count)], dtype=torch.bool).reshape(shape)
     else:
-        # Any bit pattern, NaNs and denormals included: bytes are compared, not numbers.
+        # Any bit pattern, including NaNs and denormals: bytes are compared, not numbers.
         data = bytearray(rng.randbytes(count * dtype.itemsize))
         tensor = (torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)).reshape(shape)
     return Named(tensor, RawTensor.of(tensor))

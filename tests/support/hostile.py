@@ -1,4 +1,4 @@
-"""Checkpoints with valid checksums and absurd content, for readers that must not believe them."""
+"""Checkpoints with valid checksums and absurd contents, which readers must not trust."""
 
 import os
 import struct
@@ -25,7 +25,7 @@ FLOAT: Final = int(DataType.DT_FLOAT)
 STRING: Final = int(DataType.DT_STRING)
 HUGE: Final = 2**62
 HEADER: Final = BundleHeader(1).encode()
-# Two sound tensors stand in every hostile checkpoint, one before and one behind the bad ones.
+# Two good tensors are in every hostile checkpoint, one before and one after the bad ones.
 GOOD: Final[dict[str, Value]] = {
     "aaa/good": torch.tensor([1.0, 2.0, 3.0]),
     "zzz/good": torch.tensor([4.0, 5.0]),
@@ -49,7 +49,7 @@ def entry(
     slices: Iterable[TensorSlice] = (),
     unknown_rank: bool = False,
 ) -> bytes:
-    """A BundleEntryProto that says anything; `data` is what it should find at `offset`."""
+    """A BundleEntryProto with any contents; `data` are the bytes at `offset`, for the checksum."""
     proto = BundleEntryProto(
         dtype=cast(types_pb2.DataType, dtype),
         shard_id=shard,
@@ -71,7 +71,7 @@ def entry(
 
 
 def table(entries: Mapping[bytes, bytes]) -> bytes:
-    """A sound table of `entries`, sorted."""
+    """A valid table of `entries`, sorted."""
     parts: list[bytes] = []
     builder = TableBuilder(parts.append)
     for key in sorted(entries):
@@ -81,7 +81,7 @@ def table(entries: Mapping[bytes, bytes]) -> bytes:
 
 
 def block(entries: Iterable[tuple[bytes, bytes]], restart_interval: int = 16) -> bytes:
-    """The contents of one block; keys in the order given, sound or not."""
+    """The contents of one block; keys in the given order, valid or not."""
     builder = BlockBuilder(restart_interval)
     for key, value in entries:
         builder.add(key, value)
@@ -89,7 +89,7 @@ def block(entries: Iterable[tuple[bytes, bytes]], restart_interval: int = 16) ->
 
 
 def raw_block(entries: Iterable[tuple[int, bytes, bytes]]) -> bytes:
-    """A block from (shared, rest of the key, value), as they are."""
+    """A block from (shared, rest of the key, value), unmodified."""
     body = b"".join(
         encode_varint(shared) + encode_varint(len(rest)) + encode_varint(len(value)) + rest + value
         for shared, rest, value in entries
@@ -98,7 +98,7 @@ def raw_block(entries: Iterable[tuple[int, bytes, bytes]]) -> bytes:
 
 
 def sealed(contents: bytes, compression: int = 0) -> bytes:
-    """A block as it lies in a file, its checksum right."""
+    """A block as it is stored in a file, with a valid checksum."""
     kind = bytes((compression,))
     return contents + BLOCK_TRAILER.pack(compression, masked(contents + kind))
 
@@ -114,10 +114,10 @@ def table_of_blocks(
     """A table of (separator, contents) blocks.
 
     Args:
-        compression: Type byte of the data blocks, whose contents are taken as they are.
-        handles: Handles to put into the index block in place of the true ones, by number.
-        index: Contents of the index block in place of the true ones.
-        metaindex: Handle of the metaindex block in place of the true one.
+        compression: Type byte of the data blocks; their contents are not compressed here.
+        handles: Handles that replace the correct ones in the index block, by number.
+        index: Contents that replace the correct index block.
+        metaindex: Handle that replaces the correct one of the metaindex block.
     """
     out = b""
     true_handles: list[BlockHandle] = []
@@ -147,7 +147,7 @@ def good_entries() -> dict[bytes, bytes]:
 def write_bundle(
     folder: Path, bad: Mapping[bytes, bytes], data: bytes = b"", *, header: bytes = HEADER, shards: int = 1
 ) -> Path:
-    """A checkpoint with GOOD and `bad` entries; `data` stands behind the bytes of GOOD in shard 0."""
+    """Write a checkpoint with GOOD and `bad` entries; `data` follows the bytes of GOOD in shard 0."""
     path = folder / "hostile"
     write_index(path, table({**good_entries(), **bad, b"": header}))
     Path(data_filename(str(path), 0, shards)).write_bytes(GOOD_BYTES + data)
@@ -166,11 +166,11 @@ def sliced(
     dtype: int = FLOAT,
     listed: Sequence[TensorSlice] | None = None,
 ) -> tuple[dict[bytes, bytes], bytes]:
-    """Entries and bytes of a partitioned tensor.
+    """Return entries and bytes of a partitioned tensor.
 
     Args:
-        parts: Slice -> the bytes stored for it. Its entry has the shape that the slice has.
-        listed: What the full entry lists in place of `parts`.
+        parts: Slice -> its stored bytes. Its entry has the slice's shape.
+        listed: Slices that the full entry lists instead of `parts`.
     """
     entries: dict[bytes, bytes] = {}
     data = b""
@@ -195,7 +195,7 @@ def box(*extents: tuple[int, int]) -> TensorSlice:
 
 
 def meta_record(tensors: Iterable[tuple[str, Sequence[int], int, Iterable[TensorSlice]]]) -> bytes:
-    """Metadata that says anything: (name, shape, dtype, slices) of each tensor."""
+    """Metadata with any contents: (name, shape, dtype, slices) of each tensor."""
     record = saved_tensor_slice_pb2.SavedTensorSlices()
     record.meta.versions.producer = 1
     for name, shape, dtype, slices in tensors:
@@ -216,7 +216,7 @@ BadTensor = tuple[str, Sequence[int], int, Sequence[TensorSlice]]
 
 
 def write_v1(folder: Path, bad: Sequence[BadTensor], records: Mapping[bytes, bytes]) -> Path:
-    """A version 1 file with GOOD and `bad` tensors, and `records` of the latter."""
+    """Write a version 1 file with GOOD and `bad` tensors, and `records` for the latter."""
     path = folder / "hostile_v1"
     tensors: list[tuple[str, Sequence[int], int, Iterable[TensorSlice]]] = list(bad)
     stored = dict(records)
@@ -237,7 +237,7 @@ def v1_record(name: str, part: TensorSlice, count: int) -> tuple[bytes, bytes]:
 
 
 def key_bomb(size: int, shared: int = 300) -> bytes:
-    """A block of about `size` bytes whose keys repeat the first `shared` bytes of each other. It compresses well."""
+    """A block of about `size` bytes whose keys share their first `shared` bytes. It compresses well."""
     entries: list[tuple[int, bytes, bytes]] = [(0, b"\x01" * shared, b"")]
     for number in range(size // (256 * 5)):
         entries.append((shared, b"\x02" + number.to_bytes(3, "big"), b""))
@@ -246,5 +246,5 @@ def key_bomb(size: int, shared: int = 300) -> bytes:
 
 
 def file_shape(path: Path) -> Shape:
-    """For texts of assertions: the sizes of the files beside `path`."""
+    """The sizes of the files of `path`, for assertion messages."""
     return tuple(os.stat(path.parent / name).st_size for name in sorted(os.listdir(path.parent)))

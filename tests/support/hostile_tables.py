@@ -1,4 +1,4 @@
-"""Index files whose blocks have valid checksums and contents that no table may have."""
+"""Index files whose blocks have valid checksums, but contents that are not allowed in a table."""
 
 import struct
 
@@ -22,13 +22,13 @@ def good_pairs() -> list[tuple[bytes, bytes]]:
 
 
 def split() -> list[tuple[bytes, bytes]]:
-    """The good entries in three blocks of one each, with their separators."""
+    """The good entries in three blocks of one entry each, with their separators."""
     return [(key, block([(key, value)])) for key, value in good_pairs()]
 
 
 def self_index() -> bytes:
-    """An index block whose only handle is its own."""
-    before = len(table_of_blocks([], index=b"")) - 48 - 5  # where an index block behind no data block begins
+    """An index block whose only handle points to itself."""
+    before = len(table_of_blocks([], index=b"")) - 48 - 5  # where the index block begins if there are no data blocks
     contents = b""
     for _ in range(3):  # the handle's size depends on the handle
         contents = raw_block([(0, b"zzz", BlockHandle(before, len(contents)).encode())])

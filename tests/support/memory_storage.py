@@ -1,4 +1,4 @@
-"""Files in memory, for readers that are fed a thousand checkpoints a second."""
+"""Files in memory, for reading a thousand checkpoints per second."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from torch_tfckpt.storage.protocol import ReadableFile, WritableFile
 
 
 class MemoryStorage:
-    """Read-only. Args: files: path -> content."""
+    """A read-only storage of `files`: path -> contents."""
 
     renames = True
 
@@ -29,7 +29,7 @@ class MemoryStorage:
     def modified(self, path: str) -> float:
         if path not in self._files:
             raise FileNotFoundError(path)
-        return 0.0  # no clock
+        return 0.0  # it has no clock
 
     def list(self, directory: str) -> list[str]:
         prefix = f"{directory}/"
@@ -79,7 +79,7 @@ class _MemoryFile:
             offset += len(buffer)
 
     def fileno(self) -> int:
-        raise UnimplementedError(f"{os.path.basename(self.path)} lies in memory and cannot be mapped")
+        raise UnimplementedError(f"{os.path.basename(self.path)} is in memory and cannot be mapped")
 
     def close(self) -> None:
         pass

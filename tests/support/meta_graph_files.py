@@ -1,4 +1,4 @@
-"""Meta graphs made by hand, node by node, right and wrong."""
+"""Hand-made meta graphs, valid and invalid."""
 
 from collections.abc import Iterable, Sequence
 
@@ -79,6 +79,6 @@ def part(
 
 
 def graph_of(variables: Sequence[GraphVariable], savers: Sequence[GraphSaver]) -> GraphDef:
-    """The graph that we write for these."""
+    """The graph that this package writes for these."""
     encoded, _ = encoded_graph_of(variables, savers)
     return GraphDef.FromString(encoded)

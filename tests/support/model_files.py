@@ -1,4 +1,4 @@
-"""Checkpoints of models as TensorFlow writes them, made by hand: by names, and by objects."""
+"""Hand-made checkpoints of models as TensorFlow writes them: by names, and by objects."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,13 +23,13 @@ from torch_tfckpt.values import WritableValue
 
 
 def numbered(*shape: int, start: float = 0.0) -> torch.Tensor:
-    """A tensor whose elements all differ."""
+    """A tensor whose elements are all different."""
     count = torch.Size(shape).numel()
     return (torch.arange(count, dtype=torch.float32) + start).reshape(shape)
 
 
 class Small(nn.Module):
-    """A Conv2d, a BatchNorm2d, an Embedding and a Linear, none of them square."""
+    """A Conv2d, a BatchNorm2d, an Embedding and a Linear, without square kernels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Small(nn.Module):
 
 
 def small_in_tensorflow() -> dict[str, torch.Tensor]:
-    """What `Small` is in TensorFlow, by names."""
+    """The values of `Small` in TensorFlow's layout, by name."""
     return {
         "conv/kernel": numbered(5, 7, 2, 3), "conv/bias": numbered(3, start=1), "bn/gamma": numbered(3, start=2),
         "bn/beta": numbered(3, start=3), "bn/moving_mean": numbered(3, start=4),
@@ -50,7 +50,7 @@ def small_in_tensorflow() -> dict[str, torch.Tensor]:
 
 
 def assert_is_small(model: Small, stored: Mapping[str, torch.Tensor]) -> None:
-    """The module holds what `small_in_tensorflow` gave, turned to torch's axes."""
+    """Assert that the module has the values of `small_in_tensorflow`, transposed to torch's axes."""
     assert torch.equal(model.conv.weight, stored["conv/kernel"].permute(3, 2, 0, 1))
     assert torch.equal(model.fc.weight, stored["fc/kernel"].t())
     same = {
@@ -77,12 +77,12 @@ def save_objects(
     slots: Mapping[tuple[str, str, str], torch.Tensor] | None = None,
     full_names: Mapping[str, str] | None = None,
 ) -> Path:
-    """An object-based checkpoint.
+    """Write an object-based checkpoint.
 
     Args:
-        variables: Path of objects, "model/fc/kernel" -> value.
+        variables: Object path, e.g. "model/fc/kernel" -> value.
         slots: (path of the optimizer, path of the variable, slot name) -> value.
-        full_names: Path -> full_name; by default the path.
+        full_names: Path -> full_name; default: the path.
     """
     ids: dict[tuple[str, ...], int] = {(): 0}
     for path in variables:

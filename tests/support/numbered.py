@@ -1,7 +1,7 @@
-"""A state whose every bit follows from one number, saved as if it lay on several devices.
+"""A state whose every bit is determined by one number, saved as if it were on several devices.
 
-What a checkpoint must hold is known from the number in it, so whoever finds one, in whatever process, can tell whether
-it is whole: no two numbers share a value.
+The contents of a checkpoint are known from the number in it, so any process that finds one can check whether it is
+complete: no two numbers share a value.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.transfer.staging import StagingOptions
 
-# Name -> device it is saved from, and elements. Weights, and what an optimizer keeps of one of them, on two devices.
+# Name -> device it is saved from, and number of elements. Weights, and the optimizer state of one, on two devices.
 SMALL: Final = {
     "layer0/kernel": ("cpu:0", 48),
     "layer0/kernel/Momentum": ("cpu:0", 48),
@@ -31,11 +31,11 @@ SMALL: Final = {
     "layer2/kernel": ("cpu:1", 64),
 }
 STEP: Final = "step"
-ONE_THREAD: Final = StagingOptions(threads=1)  # operations then come in nearly the same order each time
+ONE_THREAD: Final = StagingOptions(threads=1)  # so that the order of operations is nearly deterministic
 
 
 class Tagged(VariableSaveable):
-    """A tensor in host memory, saved as one of `device` would be."""
+    """A tensor in host memory that is saved as if it were on `device`."""
 
     def __init__(self, tensor: torch.Tensor, name: str, device: str) -> None:
         super().__init__(tensor, "", name)
@@ -43,16 +43,16 @@ class Tagged(VariableSaveable):
 
 
 def value(number: int, position: int, elements: int) -> torch.Tensor:
-    """What the tensor at `position` holds in checkpoint `number`."""
+    """The tensor at `position` in checkpoint `number`."""
     # Exact in float32 up to 2**24.
     return (torch.arange(elements) % 1009 + position * 1013 + number * 16 % 15_000_000).to(torch.float32)
 
 
 class State:
-    """The tensors, as number 0 has them until `fill`.
+    """The tensors; those of number 0 until `fill` is called.
 
     Args:
-        sizes: Name -> device and elements.
+        sizes: Name -> device and number of elements.
     """
 
     def __init__(self, sizes: Mapping[str, tuple[str, int]] = SMALL) -> None:
@@ -62,12 +62,12 @@ class State:
         self.fill(0)
 
     def fill(self, number: int) -> None:
-        """Changes every tensor, in place."""
+        """Change every tensor in place."""
         for name, tensor in self.expected(number).items():
             self.tensors[name].copy_(tensor)
 
     def expected(self, number: int) -> dict[str, torch.Tensor]:
-        """What a checkpoint of that number holds."""
+        """The contents of the checkpoint with that number."""
         values = {
             name: value(number, position, elements)
             for position, (name, (_, elements)) in enumerate(self._sizes.items())
@@ -80,13 +80,13 @@ class State:
 
 
 def number_in(path: Path | str, sizes: Mapping[str, tuple[str, int]] = SMALL) -> int:
-    """The number of a checkpoint; fails unless every bit of it is that number's."""
+    """Return the number of a checkpoint; fail unless every bit of it matches the number."""
     values = tfckpt.load_file(path)
     step = values[STEP]
     assert isinstance(step, torch.Tensor)
     number = int(step)
     expected = State(sizes).expected(number)
-    # Values of no elements count by their shape; they may come with strides that cannot be viewed as bytes.
+    # Empty values are compared by shape; their strides may prevent a view as bytes.
     empty = {name for name, tensor in expected.items() if not tensor.numel()}
     assert all(values[name].shape == expected[name].shape for name in empty)
     assert_right(*({name: v for name, v in named.items() if name not in empty} for named in (values, expected)))
@@ -94,14 +94,14 @@ def number_in(path: Path | str, sizes: Mapping[str, tuple[str, int]] = SMALL) ->
 
 
 def latest_number(folder: Path, sizes: Mapping[str, tuple[str, int]] = SMALL) -> int:
-    """The number of the checkpoint that the state file names, and of which every bit is right."""
+    """Return the number of the checkpoint that the state file names, after checking every bit of it."""
     path = tfckpt.latest_checkpoint(folder)
     assert path is not None, f"no checkpoint in {sorted(file.name for file in folder.iterdir())}"
     return number_in(path, sizes)
 
 
 def assert_sound(folder: Path, sizes: Mapping[str, tuple[str, int]] = SMALL) -> int:
-    """The state file parses; all it names restore bit for bit. Returns the number of the newest."""
+    """Assert that the state file parses and all its checkpoints restore bit for bit. Return the newest number."""
     state = read_state(LOCAL, str(folder / "checkpoint"))
     for name in state.all_model_checkpoint_paths:
         number_in(folder / name, sizes)
@@ -109,7 +109,7 @@ def assert_sound(folder: Path, sizes: Mapping[str, tuple[str, int]] = SMALL) -> 
 
 
 def assert_nothing_stray(folder: Path, sizes: Mapping[str, tuple[str, int]] = SMALL) -> None:
-    """Every file belongs to a checkpoint that restores bit for bit."""
+    """Assert that every file belongs to a checkpoint that restores bit for bit."""
     for path in sorted(folder.iterdir()):
         assert "tempstate" not in path.name, f"{path.name} was left behind"
         assert not path.is_dir(), f"{path.name}: {sorted(path.iterdir())}"

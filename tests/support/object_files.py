@@ -19,7 +19,7 @@ from torch_tfckpt.values import Value
 
 
 def variable(name: str, key: str) -> TrackableObject:
-    """The node of a variable: its own name, and the key under which its value is."""
+    """The node of a variable: its own name, and the key of its value."""
     return TrackableObject(attributes=(SerializedTensor(VARIABLE_VALUE, name, key),))
 
 
@@ -31,13 +31,13 @@ def children(*edges: tuple[str, int]) -> tuple[ObjectReference, ...]:
 def write_graph(
     prefix: str | os.PathLike[str], nodes: Iterable[TrackableObject], tensors: Mapping[str, Value] | None = None
 ) -> str:
-    """A checkpoint of these nodes and tensors, which need not fit each other."""
+    """Write a checkpoint of these nodes and tensors, which need not match."""
     graph = np.array(ObjectGraph(with_checkpoint_values(nodes)).encode(), dtype=object)
     return tfckpt.save_file({**(tensors or {}), OBJECT_GRAPH_KEY: graph}, prefix)
 
 
 def write_variables(prefix: str | os.PathLike[str], variables: Mapping[str, Value]) -> str:
-    """A checkpoint whose root has variables of these names, as children "v0", "v1", ..."""
+    """Write a checkpoint whose root has variables of these names, as children "v0", "v1", ..."""
     keys = {name: f"v{i}/.ATTRIBUTES/{VARIABLE_VALUE}" for i, name in enumerate(variables)}
     root = TrackableObject(children(*((f"v{i}", i + 1) for i in range(len(variables)))))
     nodes = [root, *(variable(name, key) for name, key in keys.items())]

@@ -1,6 +1,6 @@
-"""Trees of objects, the same for our Checkpoint and for TensorFlow's.
+"""Trees of objects that are the same for our Checkpoint and for TensorFlow's.
 
-They are made from a seed, or described from a torch module, as tests/support/tensorflow_objects.py spells them.
+They are generated from a seed, or describe a torch module, in the form of tests/support/tensorflow_objects.py.
 """
 
 import random
@@ -21,7 +21,7 @@ LOCAL_NAMES: Final = (
     "a", "b", "kernel", "bias", "layers", "w_1", "a/b", "a/b/c", "c/", "x.y", "d/.S", "a.Sb", ".OPTIMIZER_SLOT",
     "größe", "日本語", "two words", "7", "-1", "A", "_private", "%s",
 )  # fmt: skip
-# TensorFlow writes these, and then fails to read them back.
+# TensorFlow writes these, but cannot read them back.
 WRITE_ONLY_NAMES: Final = (".ATTRIBUTES", "d/.ATTRIBUTES/f")
 DTYPES: Final = (
     torch.float32, torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32,
@@ -39,28 +39,28 @@ Slot = tuple[int, int, str, RawTensor]  # optimizer, variable, slot name, value
 
 
 class Tree(NamedTuple):
-    """A tree as tests/support/tensorflow_objects.py takes it."""
+    """A tree in the form of tests/support/tensorflow_objects.py."""
 
     nodes: list[tuple[str, Any]]
     kwargs: list[tuple[str, int]]
     root: int | None = None
 
     def of_kind(self, *kinds: str) -> list[int]:
-        """The places of all nodes of some kinds."""
+        """The positions of all nodes of some kinds."""
         return [place for place, (kind, _) in enumerate(self.nodes) if kind in kinds]
 
 
 class Pool(NamedTuple):
-    """What names are made of."""
+    """Building blocks for names."""
 
     names: tuple[str, ...]
     numbers: "count[int]"
 
 
 def generated(seed: int, *, optimizers: bool = False) -> Tree:
-    """Modules, lists, dicts and tuples in one another; shared variables and modules; loops; names to be escaped.
+    """Nested modules, lists, dicts and tuples, with shared variables and modules, cycles, and names to be escaped.
 
-    Of each ten trees the last one has names that TensorFlow cannot read back.
+    Every tenth tree has names that TensorFlow cannot read back.
     """
     rng = random.Random(seed)
     tree = Tree([], [])
@@ -81,7 +81,7 @@ def generated(seed: int, *, optimizers: bool = False) -> Tree:
 
 
 def _node(rng: random.Random, tree: Tree, pool: Pool, depth: int) -> int:
-    """The place of a new node, or of one that is there already."""
+    """The position of a new or an existing node."""
     shared = tree.of_kind("variable", "module")
     if shared and rng.random() < 0.15:
         return rng.choice(shared)
@@ -92,7 +92,7 @@ def _node(rng: random.Random, tree: Tree, pool: Pool, depth: int) -> int:
         return _module(rng, tree, pool, depth)
     place = len(tree.nodes)
     tree.nodes.append((kind, []))
-    # The second of an empty container inside another is a value of ours, and TensorFlow makes nothing of ().
+    # The second of two empty containers inside another is a value in ours, and TensorFlow creates no object for ().
     size = rng.randint(1 if depth or kind == "tuple" else 0, 4)
     if kind == "dict":
         names = rng.sample(pool.names, size)
@@ -113,7 +113,7 @@ def _module(rng: random.Random, tree: Tree, pool: Pool, depth: int) -> int:
 
 def _variable(rng: random.Random, tree: Tree, pool: Pool, dtype: torch.dtype) -> int:
     shape = rng.choice(SHAPES)
-    # Of a quarter each, so that a step of an optimizer is exact on both sides.
+    # Multiples of 1/4, so that an optimizer step is exact on both sides.
     elements = [rng.randint(0, 100) / (4 if dtype.is_floating_point else 1) for _ in range(torch.Size(shape).numel())]
     value = torch.tensor(elements, dtype=dtype).reshape(shape)
     name = f"{rng.choice(('v', 'scope/v', 'a/b/v', 'v.'))}{next(pool.numbers)}"
@@ -122,14 +122,14 @@ def _variable(rng: random.Random, tree: Tree, pool: Pool, dtype: torch.dtype) ->
 
 
 def tensor_of(raw: RawTensor) -> torch.Tensor:
-    """A tensor of the same bytes."""
+    """A tensor with the same bytes."""
     dtype = getattr(torch, raw.dtype)
     flat = torch.frombuffer(bytearray(raw.data), dtype=dtype) if raw.data else torch.empty(0, dtype=dtype)
     return flat.reshape(raw.shape).clone()
 
 
 class Node:
-    """An object that names its children in any order."""
+    """An object that lists its children in any order."""
 
     def __init__(self) -> None:
         self.children: dict[str, object] = {}
@@ -142,7 +142,7 @@ class Built:
     """The objects of a tree, and our checkpoint of them."""
 
     def __init__(self, tree: Tree, values: Mapping[int, RawTensor] | None = None, slots: list[Slot] | None = None):
-        """`values`: of all variables; None: zeros. `slots`: what the optimizers hold; None: nothing yet."""
+        """`values` are those of all variables (default: zeros); `slots` is the optimizers' state (default: none)."""
         self._tree = tree
         self.tensors = {
             place: tensor_of(tree.nodes[place][1][1] if values is None else values[place])
@@ -177,7 +177,7 @@ class Built:
         return items if kind == "list" else tuple(items)
 
     def values(self) -> dict[int, RawTensor]:
-        """Place of each variable -> its value."""
+        """Position of each variable -> its value."""
         return {place: RawTensor.of(tensor) for place, tensor in self.tensors.items()}
 
     def slot(self, optimizer: int, variable: int, slot: str) -> RawTensor:
@@ -187,7 +187,7 @@ class Built:
 
 
 def optimizer_of(kind: str, tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
-    """torch's counterpart of tests/support/tensorflow_objects.py's."""
+    """torch's counterpart of the optimizer in tests/support/tensorflow_objects.py."""
     if kind == "adam":
         return torch.optim.Adam(tensors, LEARNING_RATE, BETAS)
     if kind == "momentum":
@@ -198,7 +198,7 @@ def optimizer_of(kind: str, tensors: list[torch.Tensor]) -> torch.optim.Optimize
 def described(module: nn.Module) -> Tree:
     """A torch module as a tree for TensorFlow: tf.Modules with the same attributes. The module is `model`.
 
-    What is met twice is one node.
+    An object that is reached twice is one node.
     """
     nodes: list[tuple[str, Any]] = []
     places: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Small checkpoints of every kind, made by our writers, with the values that they hold."""
+"""Small checkpoints of every kind, written by this package, with their values."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch_tfckpt.values import Strings, Value
 class Sample(NamedTuple):
     """One checkpoint on disk."""
 
-    path: Path  # what is opened
+    path: Path  # path to open
     files: list[Path]
     values: dict[str, Value]
 
@@ -50,7 +50,7 @@ def v2_aligned(folder: Path) -> Sample:
 
 
 def v2_sharded(folder: Path) -> Sample:
-    """Two shards; one tensor in three pieces across them, one string tensor in two."""
+    """Two shards; one tensor in three slices across them, one string tensor in two."""
     matrix = torch.arange(20, dtype=torch.float32).reshape(4, 5) - 3
     words = strings(b"north", b"east", b"south")
     values: dict[str, Value] = {
@@ -74,7 +74,7 @@ def v2_sharded(folder: Path) -> Sample:
 
 
 def v1(folder: Path) -> Sample:
-    """One version 1 file: floats, integers, strings, a scalar, a tensor in two pieces."""
+    """One version 1 file: floats, integers, strings, a scalar, a tensor in two slices."""
     rows = torch.arange(8, dtype=torch.float64).reshape(4, 2)
     values: dict[str, Value] = {
         "floats": torch.tensor([[0.5, -1.25], [3.0, 1e30]]),

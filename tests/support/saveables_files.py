@@ -1,4 +1,4 @@
-"""Saving and restoring saveables in the plainest way, as a builder does it with more care."""
+"""Save and restore saveables in the simplest way, without the care of a builder."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch_tfckpt.storage.local import LOCAL
 
 
 def save(var_list: object, prefix: Path) -> list[str]:
-    """Saves what there is now; returns the names in the file."""
+    """Save the present values; return the names in the file."""
     with BundleWriter(LOCAL, str(prefix)) as writer:
         for spec in sorted((spec for each in VarList(var_list).to_save() for spec in each.specs), key=lambda s: s.name):
             value = spec.tensor
@@ -22,13 +22,13 @@ def save(var_list: object, prefix: Path) -> list[str]:
 
 
 def restore(var_list: object, prefix: Path) -> None:
-    """Restores what the file has for it."""
+    """Restore the values in the file."""
     with tfckpt.load_checkpoint(prefix) as reader:
         restore_each(VarList(var_list).to_restore(reader), reader)
 
 
 def restore_each(saveables: Iterable[SaveableObject], reader: tfckpt.CheckpointReader) -> None:
-    """Reads, checks and assigns, in this order for all of them."""
+    """Read, check and assign; each step for all saveables before the next."""
     saveables = list(saveables)
     values = [[reader.get_tensor(spec.name) for spec in each.specs] for each in saveables]
     for saveable, tensors in zip(saveables, values, strict=True):

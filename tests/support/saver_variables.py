@@ -21,8 +21,8 @@ from torch_tfckpt.values import Value
 V1, V2 = tfckpt.SaverDef.V1, tfckpt.SaverDef.V2
 # TensorFlow 2.21 has no kernel that assigns to a resource variable of these types.
 NO_VARIABLES = ("float8_e4m3fnuz", "float8_e5m2fnuz", "qint16", "quint16")
-# Values of one set. Building TensorFlow's graph takes its time; and of more than 16 in a version 1 file it lists slices
-# of one name in the order in which an unstable sort leaves them.
+# Values in one set. Building TensorFlow's graph takes time; and with more than 16 in a version 1 file, TensorFlow lists
+# slices of one name in the order of an unstable sort.
 MOST = 16
 DEVICES = (
     ("",), ("/cpu:0",), ("", "/cpu:0"), ("/cpu:0", "/cpu:1"), ("/cpu:0", "/cpu:1", "/cpu:2"),
@@ -35,18 +35,18 @@ class Described(NamedTuple):
 
     name: str
     named: Named
-    device: str = ""  # "": none in particular
+    device: str = ""  # "": no device
     spec: str = ""  # "4 5 0,2:0,5": rows 0 and 1 of a tensor of shape [4, 5]; "": a whole tensor
 
     @property
     def dtype(self) -> DataType:
-        """The type that it is stored under."""
+        """The stored type."""
         value = self.named.value
         return self.named.dtype or (STORED_AS[value.dtype] if isinstance(value, torch.Tensor) else DataType.DT_STRING)
 
     @property
     def blank(self) -> "Described":
-        """The same with nothing in it: zeros, or empty strings."""
+        """The same with zeros or empty strings as values."""
         value, (dtype, shape, data) = self.named.value, (self.raw.dtype, self.raw.shape, self.raw.data)
         if isinstance(value, torch.Tensor):
             zeros = Named(torch.zeros_like(value), RawTensor(dtype, shape, bytes(len(data))), self.named.dtype)
@@ -61,7 +61,7 @@ class Described(NamedTuple):
 
 
 class Untorchlike(tfckpt.SaveableObject):
-    """Strings, and types that torch holds under another name: no tensor says by itself how they are stored."""
+    """Strings, and types that torch represents by another dtype: their stored type must be given."""
 
     def __init__(self, described: Described) -> None:
         self.value = described.named.value
@@ -76,7 +76,7 @@ Ours = tfckpt.Variable | Untorchlike
 
 
 def ours(variables: Iterable[Described]) -> list[Ours]:
-    """Each as this package's Saver takes it."""
+    """Return the values for this package's Saver."""
     made: list[Ours] = []
     for described in variables:
         name, named, device, spec = described
@@ -92,7 +92,7 @@ def ours(variables: Iterable[Described]) -> list[Ours]:
 
 
 def var_list(variables: Iterable[Described], made: Iterable[Ours]) -> dict[str, object]:
-    """The dict for a Saver; parts of one tensor in a list."""
+    """Return the dict for a Saver; parts of one tensor in a list."""
     named: dict[str, Any] = {}
     for (name, _, _, spec), variable in zip(variables, made, strict=True):
         if spec:
@@ -108,18 +108,18 @@ def theirs(variables: Iterable[Described]) -> list[tuple[str, RawTensor, str, st
 
 
 def held(made: Iterable[Ours]) -> list[tuple[Shape, bytes]]:
-    """What our variables hold now."""
+    """The present values of our variables."""
     values = [RawTensor.of(each.tensor if isinstance(each, tfckpt.Variable) else each.value) for each in made]
     return [(value.shape, value.data) for value in values]
 
 
 def expected(variables: Iterable[Described]) -> list[tuple[Shape, bytes]]:
-    """What is described, to be compared with `held`."""
+    """The described values, in the form of `held`."""
     return [(each.raw.shape, each.raw.data) for each in variables]
 
 
 def parts_of(name: str, whole: torch.Tensor, specs: Iterable[str], devices: Sequence[str] = ("",)) -> list[Described]:
-    """Parts of a tensor, views of it, on one device after the other."""
+    """Split a tensor into parts, which are views of it, on alternating devices."""
     found = []
     for number, spec in enumerate(specs):
         part = whole[parse_shape_and_slice(spec)[1].to_index()]
@@ -128,8 +128,8 @@ def parts_of(name: str, whole: torch.Tensor, specs: Iterable[str], devices: Sequ
 
 
 def one_of_each_type(version: int, devices: Sequence[str] = ("",)) -> list[Described]:
-    """A vector of every type of which TensorFlow has variables and files of that version hold tensors; also a scalar,
-    empty tensors, strings, and a matrix in parts on several devices."""
+    """A vector of every type of TensorFlow's variables that files of that version can store; also a scalar, empty
+    tensors, strings, and a matrix in parts on several devices."""
     rng = random.Random(7)
     variables = [
         Described("empty", _of(torch.empty(0, 3))),
@@ -152,10 +152,10 @@ def one_of_each_type(version: int, devices: Sequence[str] = ("",)) -> list[Descr
 
 
 def generated(seed: int, version: int) -> list[Described]:
-    """Up to some variables of any type, shape and name, on up to four devices, some of them in parts."""
+    """A few variables of any type, shape and name, on up to four devices, some of them in parts."""
     rng = random.Random(seed)
     devices = rng.choice(DEVICES)
-    made = dictionary(seed + seed // 9)  # every tenth is too large
+    made = dictionary(seed + seed // 9)  # every tenth dictionary is too large
     variables = [Described(name, named, rng.choice(devices)) for name, named in made.items()]
     variables = [_canonical(each) for each in variables if _is_variable(each, version)]
     found = [Described("always/there", _of(torch.tensor([rng.random()])), rng.choice(devices))]
@@ -171,7 +171,7 @@ def generated(seed: int, version: int) -> list[Described]:
 
 
 def _cut(rng: random.Random, shape: Shape) -> list[str]:
-    """Slices that lie side by side along one dimension; a single one where that is too short. REQUIRES: elements."""
+    """Consecutive slices along one dimension; a single one if that is too short. REQUIRES: elements."""
     axis = rng.randrange(len(shape))
     inner = range(1, shape[axis])
     ends = sorted(rng.sample(inner, min(len(inner), rng.randint(1, 3))))
@@ -185,7 +185,7 @@ def _cut(rng: random.Random, shape: Shape) -> list[str]:
 
 
 def _canonical(described: Described) -> Described:
-    """Four bits in a byte as TensorFlow's kernels leave them: assigning to a variable clears or extends the others."""
+    """4-bit types as TensorFlow's kernels leave them: assigning to a variable clears or sign-extends the other bits."""
     named = described.named
     if not isinstance(named.value, torch.Tensor) or described.dtype not in (DataType.DT_INT4, DataType.DT_UINT4):
         return described

@@ -1,4 +1,4 @@
-"""A small meta graph with a bit of everything, for the tests of what edits do to it."""
+"""A small meta graph with a bit of everything, for the tests of edits."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ SAVER: Final = SaverDef(
 OTHER_SAVER: Final = SaverDef(
     filename_tensor_name="a/save/Const:0", save_tensor_name="a/save/Identity:0", restore_op_name="a/save/restore_all"
 )
-# In the meta graph, a message and a node: what a later version of TensorFlow may write, in field 1022.
+# In the meta graph, a message and a node: field 1022, as a later version of TensorFlow may write it.
 LATER: Final = b"\xf2\x3f\x02hi"
 
 
@@ -66,14 +66,14 @@ def _add_collections(meta: MetaGraphDef) -> None:
         meta.collection_def["savers"].bytes_list.value.append(saver.SerializeToString())
     meta.collection_def["ints"].int64_list.value.extend([3, -1])
     meta.collection_def["floats"].float_list.value.extend([3.5, float("nan")])
-    meta.collection_def["texts"].bytes_list.value.extend([b"a/text", b"hello", b"a/save/SaveV2", b"a/\xff"])
+    meta.collection_def["strings"].bytes_list.value.extend([b"a/text", b"hello", b"a/save/SaveV2", b"a/\xff"])
     meta.collection_def["nodes"].node_list.value.extend(["a/mul:0", "b", "a/save/Identity:0"])
     meta.collection_def["anys"].any_list.value.append(Any(type_url="x/y", value=b"a/w"))
     meta.collection_def["empty"].SetInParent()
 
 
 def op(name: str, **defaults: bool) -> OpDef:
-    """An operation with attributes of these defaults, and two that have none."""
+    """An operation with attributes with these defaults, and two without."""
     declared = OpDef(name=name)
     declared.attr.add(name="T", type="type")
     declared.attr.add(name="_transpose", type="bool")
@@ -83,5 +83,5 @@ def op(name: str, **defaults: bool) -> OpDef:
 
 
 def encoded(meta: MetaGraphDef) -> RawMetaGraph:
-    """With a field that no version knows behind it."""
+    """Serialize, with an unknown field at the end."""
     return RawMetaGraph(memoryview(meta.SerializeToString(deterministic=True) + LATER), "x.meta")

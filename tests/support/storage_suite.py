@@ -1,4 +1,4 @@
-"""What every storage promises: subclass StorageTests, or RenamingStorageTests, and override `storage`."""
+"""Tests for every storage: subclass StorageTests, or RenamingStorageTests, and override `storage`."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ from torch_tfckpt.storage.local import LocalFile
 from torch_tfckpt.storage.protocol import Buffer, Storage
 
 NOT_UTF8 = os.fsdecode(b"w\xff\xfe")
-MANY = 3 * LocalFile.MAX_BUFFERS + 5  # more buffers than one system call takes
+MANY = 3 * LocalFile.MAX_BUFFERS + 5  # more buffers than one system call accepts
 
 
 def write(storage: Storage, path: str, contents: bytes) -> str:
@@ -33,9 +33,9 @@ def read(storage: Storage, path: str) -> bytes:
 
 
 class StorageTests:
-    """What a checkpoint asks of any storage.
+    """What checkpoints require of any storage.
 
-    A subclass overrides `storage`, and `folder` where its paths are not those of this machine.
+    A subclass overrides `storage`, and also `folder` if its paths are not local ones.
     """
 
     @pytest.fixture
@@ -49,8 +49,8 @@ class StorageTests:
 
     # Bytes.
 
-    def test_what_is_written_is_read(self, storage: Storage, folder: str) -> None:
-        """Any offsets, in any order unless the file says otherwise; what was never written between reads as zeros."""
+    def test_written_bytes_are_read(self, storage: Storage, folder: str) -> None:
+        """Any offsets, in any order unless the file requires one; gaps that were never written read as zeros."""
         path = f"{folder}/a"
         file = storage.create(path)
         assert file.path == path
@@ -70,7 +70,7 @@ class StorageTests:
         opened.close()
 
     def test_bytes_are_read_into_place(self, storage: Storage, folder: str) -> None:
-        """Several buffers are filled one behind the other, empty ones among them; nothing else is touched."""
+        """Several buffers are filled one after the other, including empty ones; nothing else is touched."""
         opened = storage.open(write(storage, f"{folder}/a", b"0123456789"))
         target = bytearray(b"." * 12)
         views = [memoryview(target)[begin:end] for begin, end in ((1, 4), (4, 4), (6, 10), (0, 0))]
@@ -80,8 +80,8 @@ class StorageTests:
         opened.read_into(10, [memoryview(bytearray())])
         opened.close()
 
-    def test_more_buffers_than_a_system_call_takes(self, storage: Storage, folder: str) -> None:
-        """Three thousand small tensors in one request, both ways."""
+    def test_more_buffers_than_a_system_call_accepts(self, storage: Storage, folder: str) -> None:
+        """Three thousand small tensors in one request, in both directions."""
         pieces = [bytes((number % 251,)) * (number % 4) for number in range(MANY)]
         file = storage.create(f"{folder}/a")
         file.write(3, pieces)
@@ -95,8 +95,8 @@ class StorageTests:
         assert [bytes(target) for target in targets] == pieces
 
     @pytest.mark.parametrize(("offset", "size"), [(0, 11), (10, 1), (11, 0), (5, 6), (0, 2**62), (2**62, 1)])
-    def test_reading_past_the_end_is_told(self, storage: Storage, folder: str, offset: int, size: int) -> None:
-        """Where, how much was wanted, where the file ends; a size out of a damaged file is never allocated."""
+    def test_reading_past_the_end_raises(self, storage: Storage, folder: str, offset: int, size: int) -> None:
+        """The error has the range and the end of the file; a size from a damaged file is never allocated."""
         path = write(storage, f"{folder}/a", b"0123456789")
         opened = storage.open(path)
         with pytest.raises(DataLossError) as raised:
@@ -107,8 +107,8 @@ class StorageTests:
         )
         opened.close()
 
-    def test_reading_into_place_past_the_end_is_told(self, storage: Storage, folder: str) -> None:
-        """Also where the first buffers still fit."""
+    def test_reading_into_place_past_the_end_raises(self, storage: Storage, folder: str) -> None:
+        """Also if the first buffers still fit."""
         opened = storage.open(write(storage, f"{folder}/a", b"0123456789"))
         for offset, sizes in ((4, (3, 4)), (10, (1,)), (500, (1,))):
             with pytest.raises(DataLossError, match="Read less bytes than requested: the file ends at 10"):
@@ -116,7 +116,7 @@ class StorageTests:
         opened.close()
 
     def test_threads_share_a_file(self, storage: Storage, folder: str) -> None:
-        """Reads of any ranges from eight threads at once; writes on ranges apart too, unless they must be in order."""
+        """Eight threads read any ranges concurrently, and write separate ranges unless writes must be in order."""
         pieces = [bytes((number,)) * 1000 for number in range(64)]
         file = storage.create(f"{folder}/a")
         with ThreadPoolExecutor(1 if file.in_order else 8) as threads:
@@ -129,7 +129,7 @@ class StorageTests:
         opened.close()
 
     def test_files_may_be_closed_twice(self, storage: Storage, folder: str) -> None:
-        """So that an error on the way out does not hide the one that caused it."""
+        """So that an error during cleanup does not hide the original one."""
         file = storage.create(f"{folder}/a")
         file.sync()
         file.close()
@@ -141,8 +141,8 @@ class StorageTests:
 
     # Names.
 
-    def test_what_is_not_there_cannot_be_opened(self, storage: Storage, folder: str) -> None:
-        """No file, no directory above it, or a file in its place."""
+    def test_a_missing_file_cannot_be_opened(self, storage: Storage, folder: str) -> None:
+        """The file is missing, or its directory, or a file is in the directory's place."""
         write(storage, f"{folder}/file", b"")
         for path in (f"{folder}/none", f"{folder}/none/none", f"{folder}/file/none"):
             assert not storage.exists(path)
@@ -151,20 +151,20 @@ class StorageTests:
             assert str(raised.value).startswith(f"{path}: ")
 
     def test_a_directory_cannot_be_opened(self, storage: Storage, folder: str) -> None:
-        """A user names the folder of a checkpoint easily; the text says so."""
+        """Users often name the directory of a checkpoint; the message says that it is one."""
         with pytest.raises(InvalidArgumentError) as raised:
             storage.open(folder)
         assert str(raised.value).startswith(f"{folder}: is a directory, expected a file")
 
-    def test_removing_what_is_not_there_is_fine(self, storage: Storage, folder: str) -> None:
-        """Two that clean up may meet."""
+    def test_removing_a_missing_file_succeeds(self, storage: Storage, folder: str) -> None:
+        """Two processes may clean up at the same time."""
         path = write(storage, f"{folder}/a", b"")
         storage.remove(path)
         storage.remove(path)
         assert not storage.exists(path)
 
-    def test_what_is_being_written_is_in_use(self, storage: Storage, folder: str) -> None:
-        """Until it is closed: a clean-up by another program leaves it alone."""
+    def test_a_file_is_in_use_while_it_is_written(self, storage: Storage, folder: str) -> None:
+        """Until it is closed: another program's cleanup must not remove it."""
         file = storage.create(f"{folder}/a")
         assert storage.in_use(f"{folder}/a")
         file.write(0, [b"x"])
@@ -172,16 +172,16 @@ class StorageTests:
         assert storage.in_use(f"{folder}/a")
         file.close()
 
-    def test_the_time_of_the_last_change_is_told(self, storage: Storage, folder: str) -> None:
-        """In seconds since the epoch, by the clock of the storage; OSError where nothing is there."""
+    def test_the_time_of_the_last_change(self, storage: Storage, folder: str) -> None:
+        """In seconds since the epoch, by the storage's clock; OSError for a missing file."""
         before = time.time()
         path = write(storage, f"{folder}/a", b"x")
         assert before - 5 < storage.modified(path) < time.time() + 5
         with pytest.raises(OSError):
             storage.modified(f"{folder}/none")
 
-    def test_two_handles_on_a_file_know_each_other(self, storage: Storage, folder: str) -> None:
-        """Equal identity of one file; equal bytes alone are another file, and so is what was put in its place."""
+    def test_two_handles_on_a_file_have_the_same_identity(self, storage: Storage, folder: str) -> None:
+        """A file with equal bytes has another identity, and so has a file that replaced it."""
         path, copy = write(storage, f"{folder}/a", b"x"), write(storage, f"{folder}/b", b"x")
         first, second, apart = map(storage.open, (path, path, copy))
         storage.remove(path)
@@ -193,7 +193,7 @@ class StorageTests:
             file.close()
 
     def test_names_are_listed_in_order(self, storage: Storage, folder: str) -> None:
-        """Files and directories alike, sorted; nothing where there is no directory."""
+        """Files and directories, sorted; empty for a missing directory."""
         for name in ("b", "a.index", "Z", "c-10", "c-9"):
             write(storage, f"{folder}/{name}", b"")
         storage.make_directory(f"{folder}/d")
@@ -203,8 +203,8 @@ class StorageTests:
         assert storage.list(f"{folder}/none") == []
         assert storage.list(f"{folder}/b") == []
 
-    def test_directories_and_files_are_told_apart(self, storage: Storage, folder: str) -> None:
-        """Where a file is below it is a directory, to be made or not."""
+    def test_directories_and_files_are_distinguished(self, storage: Storage, folder: str) -> None:
+        """A path with a file below it is a directory, whether directories must be created or not."""
         storage.make_directory(f"{folder}/d")
         storage.make_directory(f"{folder}/d")
         write(storage, f"{folder}/d/file", b"")
@@ -214,8 +214,8 @@ class StorageTests:
         assert not storage.is_directory(f"{folder}/d/file")
         assert not storage.is_directory(f"{folder}/none")
 
-    def test_directories_that_hold_files_are_not_removed(self, storage: Storage, folder: str) -> None:
-        """Everything stays as it is, without an error; so do files, and what is not there."""
+    def test_directories_that_contain_files_are_not_removed(self, storage: Storage, folder: str) -> None:
+        """Nothing changes, and there is no error; the same for files and missing paths."""
         storage.make_directory(f"{folder}/full")
         write(storage, f"{folder}/full/a", b"kept")
         for name in ("full", "none", "full/a"):
@@ -223,8 +223,8 @@ class StorageTests:
         assert storage.list(folder) == ["full"]
         assert read(storage, f"{folder}/full/a") == b"kept"
 
-    def test_names_that_are_no_utf8(self, storage: Storage, folder: str) -> None:
-        """Any file can be named, in every call, and its errors can be printed."""
+    def test_names_that_are_not_utf8(self, storage: Storage, folder: str) -> None:
+        """Every call accepts any file name, and its errors can be printed."""
         storage.make_directory(f"{folder}/{NOT_UTF8}")
         inside = f"{folder}/{NOT_UTF8}/ä"
         for path in (inside, f"{inside}2", f"{inside}{NOT_UTF8}"):
@@ -242,17 +242,17 @@ class StorageTests:
 
 
 class RenamingStorageTests(StorageTests):
-    """What is promised besides where `renames` is True."""
+    """Further requirements for storages with `renames`."""
 
     def test_a_file_is_created_once(self, storage: Storage, folder: str) -> None:
-        """Two writers never share a temporary file; the first one's bytes stay."""
+        """Two writers never share a temporary file; the first one's bytes are kept."""
         path = write(storage, f"{folder}/a", b"first")
         with pytest.raises(FileExistsError):
             storage.create(path)
         assert read(storage, path) == b"first"
 
     def test_an_open_file_outlives_its_name(self, storage: Storage, folder: str) -> None:
-        """Replaced or removed: whoever has it open reads the old bytes, and can tell that the name means others now."""
+        """After it is replaced or removed, an open handle reads the old bytes; the name has another identity."""
         path = write(storage, f"{folder}/a", b"old bytes")
         opened = storage.open(path)
         storage.replace(write(storage, f"{folder}/b", b"new"), path)
@@ -265,8 +265,8 @@ class RenamingStorageTests(StorageTests):
         other.close()
         opened.close()
 
-    def test_both_names_of_a_file_are_known(self, storage: Storage, folder: str) -> None:
-        """Equal identity under each."""
+    def test_both_names_of_a_file_have_one_identity(self, storage: Storage, folder: str) -> None:
+        """Also after the file was linked."""
         path = write(storage, f"{folder}/a", b"x")
         storage.link(path, f"{folder}/c")
         first, linked = map(storage.open, (path, f"{folder}/c"))
@@ -274,8 +274,8 @@ class RenamingStorageTests(StorageTests):
         first.close()
         linked.close()
 
-    def test_directories_are_made_one_level_at_a_time(self, storage: Storage, folder: str) -> None:
-        """Empty ones are there too; a file of that name, or nothing above, is an error of the system."""
+    def test_directories_are_created_one_level_at_a_time(self, storage: Storage, folder: str) -> None:
+        """Empty ones exist; a file with that name, or a missing parent, is an OSError."""
         storage.make_directory(f"{folder}/d")
         assert storage.is_directory(f"{folder}/d")
         assert storage.exists(f"{folder}/d")
@@ -301,7 +301,7 @@ class RenamingStorageTests(StorageTests):
         assert read(storage, f"{folder}/b") == b"new"
 
     def test_a_link_is_a_second_name(self, storage: Storage, folder: str) -> None:
-        """Of the same bytes, which outlive the first; a name that is taken stays what it is."""
+        """For the same bytes, which outlive the first name; an existing name is not replaced."""
         write(storage, f"{folder}/a", b"bytes")
         write(storage, f"{folder}/b", b"old")
         storage.link(f"{folder}/a", f"{folder}/c")
@@ -315,8 +315,8 @@ class RenamingStorageTests(StorageTests):
             storage.link(f"{folder}/a", f"{folder}/d")
         assert storage.list(folder) == ["b", "c"]
 
-    def test_of_several_links_at_once_one_gets_the_name(self, storage: Storage, folder: str) -> None:
-        """Threads that publish under one name: the first one wins, the others are told, and no other name is left."""
+    def test_one_of_several_concurrent_links_succeeds(self, storage: Storage, folder: str) -> None:
+        """Threads publish under one name: the first one wins, the others get an error, and no other name is left."""
         sources = [write(storage, f"{folder}/s{number}", bytes((number,))) for number in range(8)]
         ready = threading.Barrier(8)
 
@@ -334,7 +334,7 @@ class RenamingStorageTests(StorageTests):
         assert [read(storage, f"{folder}/target")] == [bytes((number,)) for number in winners]
 
     def test_only_empty_directories_are_removed(self, storage: Storage, folder: str) -> None:
-        """Everything else stays as it is, without an error."""
+        """Nothing else changes, and there is no error."""
         for name in ("empty", "full"):
             storage.make_directory(f"{folder}/{name}")
         write(storage, f"{folder}/full/a", b"kept")
@@ -344,14 +344,14 @@ class RenamingStorageTests(StorageTests):
         assert read(storage, f"{folder}/full/a") == b"kept"
 
     def test_names_can_be_made_durable(self, storage: Storage, folder: str) -> None:
-        """A directory that is there; another is an error, since a checkpoint in it would be lost."""
+        """For an existing directory; a missing one is an error, since a checkpoint in it would be lost."""
         write(storage, f"{folder}/a", b"")
         storage.sync_directory(folder)
         with pytest.raises(OSError):
             storage.sync_directory(f"{folder}/none")
 
-    def test_names_that_are_no_utf8_are_given_and_taken(self, storage: Storage, folder: str) -> None:
-        """By links and renames."""
+    def test_names_that_are_not_utf8_can_be_linked_and_renamed(self, storage: Storage, folder: str) -> None:
+        """With bytes that are not UTF-8 in both names."""
         inside = write(storage, f"{folder}/ä", b"x")
         storage.link(inside, f"{inside}{NOT_UTF8}")
         storage.replace(inside, f"{inside}2")

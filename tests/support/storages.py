@@ -1,6 +1,6 @@
-"""Storages that fail: at the k-th operation, for good from then on, as a kill does, or as a power cut does.
+"""Storages that fail: at operation k, from then on, like a killed process, or like a power failure.
 
-They count every operation on names and every operation on files, so that a test can let each one fail in turn.
+They count all operations on names and files, so that a test can make each one fail in turn.
 """
 
 import errno
@@ -18,16 +18,16 @@ from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.storage.local import LOCAL, LocalOutput, LocalStorage
 from torch_tfckpt.storage.protocol import Buffer, ReadableFile, Storage, WritableFile
 
-# 2**8 states of the disk are looked at after each operation.
+# At most 2**8 states of the disk are tested after each operation.
 MAX_PENDING = 8
 
 
 class Killed(BaseException):
-    """The process is no more: what the code under test still does after this has no effect."""
+    """The process was killed: what the code under test does after this has no effect."""
 
 
 class Counting:
-    """A storage over another one. `before` and `after` each operation its number and what it is are told."""
+    """Wraps a storage, and calls `before` and `after` around each operation, with its number and description."""
 
     def __init__(self, inner: Storage) -> None:
         self._inner = inner
@@ -36,18 +36,18 @@ class Counting:
         self._lock = threading.Lock()
 
     def end_process(self) -> None:
-        """Closes all files as the kernel does when a process is gone: nothing is in use by it any more."""
+        """Close all files, as the kernel does when a process ends: it no longer uses any of them."""
         for file in self._created:
             file.close()
 
     def before(self, number: int, what: str) -> None:
-        """Raises, where operation `number` (from 0) is not to happen."""
+        """Raise if operation `number` (from 0) must not happen."""
 
     def after(self, number: int, what: str) -> None:
-        """Raises, where operation `number` is to fail although it took effect."""
+        """Raise if operation `number` must fail although it took effect."""
 
     def torn(self, number: int) -> bool:
-        """Whether operation `number`, a write, gets half way where `before` raises."""
+        """Return whether operation `number`, a write for which `before` raises, is half done."""
         return False
 
     @contextmanager
@@ -72,7 +72,7 @@ class Counting:
                 return _Writing(self, created)
         except BaseException:
             if created is not None:
-                created.close()  # nobody holds what was never handed out
+                created.close()  # it was never returned to the caller
             raise
 
     @property
@@ -165,7 +165,7 @@ class _Writing:
             self._inner.sync()
 
     def close(self) -> None:
-        # close(2) gives the descriptor back even where it reports an error.
+        # close(2) releases the descriptor even if it reports an error.
         self._inner.close()
         with self._storage.operation(f"close {os.path.basename(self.path)}"):
             pass
@@ -175,8 +175,8 @@ class FailingStorage(Counting):
     """Operation `fail_at` raises `error`.
 
     Args:
-        forever: Every later one does so too, as on a disk that is gone.
-        late: It takes effect before it raises, as a rename may on a network file system, or before a Ctrl-C.
+        forever: Every later operation also raises, as on a failed disk.
+        late: The operation takes effect before it raises, like a rename on a network file system, or before a Ctrl-C.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class FailingStorage(Counting):
         return number == self._fail_at and not self._late
 
     def heal(self) -> None:
-        """From now on nothing fails."""
+        """Let all further operations succeed."""
         self._fail_at = sys.maxsize
 
     def _fail(self, number: int, what: str) -> None:
@@ -214,7 +214,7 @@ class FailingStorage(Counting):
 
 
 class CrashingStorage(Counting):
-    """From operation `crash_at` on nothing has any effect, clean-up included."""
+    """From operation `crash_at` on, no operation has any effect, including cleanup."""
 
     def __init__(self, inner: Storage, crash_at: int) -> None:
         super().__init__(inner)
@@ -230,12 +230,12 @@ class CrashingStorage(Counting):
         return number == self._crash_at
 
 
-# A power cut.
+# A power failure.
 
 
 @dataclass(eq=False)
 class _Inode:
-    """The bytes of one file, as programs see them and as the disk has them."""
+    """The bytes of one file, as programs see them and as they are on disk."""
 
     content: bytearray = field(default_factory=bytearray)
     durable: bytes = b""
@@ -245,20 +245,20 @@ Names = dict[str, _Inode]
 
 
 class _Change(NamedTuple):
-    """A change of names in one directory: path -> file, or None where the name goes."""
+    """A change of names in one directory: path -> file, or None if the name is removed."""
 
     directory: str
     names: dict[str, _Inode | None]
 
 
 class DropUnsyncedStorage:
-    """A disk in memory that forgets what was not synced.
+    """A disk in memory that loses everything that was not synced.
 
-    Names and bytes are visible at once. Bytes survive once the file was synced, names once their directory was. Of the
-    changes since, any may survive too: the first ones, as on a file system with a journal, or others without them.
+    Names and bytes are visible at once. Bytes survive after the file was synced, names after their directory was. Any
+    of the later changes may also survive: the first ones, as on a file system with a journal, or others without them.
 
     Args:
-        folder: Its files are there from the start, durable.
+        folder: The initial, durable files.
     """
 
     renames = True
@@ -278,7 +278,7 @@ class DropUnsyncedStorage:
         self._at_first, self._journal, self._committed = dict(self._names), list[_Change](), 0
 
     def states(self) -> Iterator[dict[str, bytes]]:
-        """Every path -> content that a power cut now might leave."""
+        """Every path -> content that a power failure now might leave."""
         for survived in _subsets(self._pending):
             names = dict(self._durable)
             for change in survived:
@@ -287,9 +287,9 @@ class DropUnsyncedStorage:
             yield {path: bytes(inode.content) for path, inode in names.items()}
 
     def states_in_order(self) -> Iterator[dict[str, bytes]]:
-        """Every path -> content that a power cut now might leave on a file system with a journal.
+        """Every path -> content that a power failure now might leave on a file system with a journal.
 
-        Changes of names survive in their order, in whichever directories, and with one all before it.
+        Changes of names survive in their order across directories: if one survives, so do all before it.
         """
         for count in range(self._committed, len(self._journal) + 1):
             names = dict(self._at_first)
@@ -326,7 +326,7 @@ class DropUnsyncedStorage:
     def modified(self, path: str) -> float:
         if path not in self._names:
             raise FileNotFoundError(path)
-        return 0.0  # no clock
+        return 0.0  # it has no clock
 
     def exists(self, path: str) -> bool:
         return path in self._names or path in self._directories
@@ -376,7 +376,7 @@ class DropUnsyncedStorage:
 
 
 def _subsets(changes: list[_Change]) -> Iterator[tuple[_Change, ...]]:
-    """Which changes survive: all subsets in their order; of many changes the first ones, and all but one."""
+    """Return the sets of changes that may survive: all subsets; for many changes, the prefixes, and all but one."""
     if len(changes) <= MAX_PENDING:
         for size in range(len(changes) + 1):
             yield from combinations(changes, size)
@@ -438,14 +438,14 @@ class _MemoryOutput:
 
 
 class SwitchedStorage:
-    """Passes every call on to `current`, so that a saver can be given another storage for some of its saves."""
+    """Passes every call to `current`, so that a saver can use another storage for some of its saves."""
 
     def __init__(self) -> None:
         self.current: Storage = LOCAL
 
     @contextmanager
     def using(self, storage: Storage) -> Iterator[None]:
-        """Passes calls on to `storage` meanwhile."""
+        """Pass calls to `storage` inside a `with` block."""
         self.current = storage
         try:
             yield
@@ -457,9 +457,9 @@ class SwitchedStorage:
 
 
 class GatedStorage(LocalStorage):
-    """LOCAL, but that nothing is written into data files before `opened` is set; then it fails with `error`, if set."""
+    """LOCAL, except that writes into data files wait until `opened` is set, and then fail with `error`, if set."""
 
-    PATIENCE: Final = 60.0  # seconds after which a wait has failed
+    PATIENCE: Final = 60.0  # seconds after which a wait fails
 
     def __init__(self) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -469,9 +469,9 @@ class GatedStorage(LocalStorage):
         return _GatedOutput(path, self) if ".data-" in path else super().create(path)
 
     def wait(self) -> None:
-        """Called by whoever writes."""
+        """Called by writers."""
         self.reached.set()
-        assert self.opened.wait(self.PATIENCE), "nobody opened the gate"
+        assert self.opened.wait(self.PATIENCE), "the gate was not opened"
         if self.error is not None:
             raise self.error
 

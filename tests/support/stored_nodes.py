@@ -25,7 +25,7 @@ def stored_node(path: str | os.PathLike[str], *names: str) -> Iterator[StoredNod
 
 
 def restore(trackable: Trackable, stored: StoredNode) -> RestoredValues:
-    """Gives an object the values of a node. Returns what it said it would do."""
+    """Restore an object from a node. Return the result of its `to_restore`."""
     restored = trackable.to_restore(stored)
     restore_saveables(BulkSaverBuilder(), stored.reader, restored.saveables)
     return restored

@@ -1,4 +1,4 @@
-"""Small graphs of savers, and what `stored_values` finds in them."""
+"""Small graphs of savers, and the result of `stored_values` for them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -36,14 +36,14 @@ def restore_v2(name: str, keys: str, slices: str, *dtypes: int, path: str = "sav
 
 
 def restore_one(name: str, op: str, *inputs: str, dtype: int = FLOAT) -> NodeDef:
-    """As in graphs of version 1: one value a node."""
+    """A node as in the oldest graphs: one value per node."""
     made = node(name, op, "save/Const", *inputs)
     made.attr["dt"].type = dtype  # type: ignore[assignment]
     return made
 
 
 def saving(op: str, keys: Sequence[bytes], *values: str) -> list[NodeDef]:
-    """The half that saves, of SAVER."""
+    """The save nodes of SAVER."""
     slices = [] if op == "Save" else ["s/slices"]
     return [
         texts("s/keys", keys),

@@ -1,4 +1,4 @@
-"""What the tests of meta graphs ask of TensorFlow. Runs in the TensorFlow process only."""
+"""Functions for the tests of meta graphs. Runs in the TensorFlow process only."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,12 +20,12 @@ from tensorflow_process import RawTensor
 
 v1 = tf.compat.v1
 
-# name, dtype, shape, device, (full_name, full_shape, offset) of the tensor it is a part of
+# name, dtype, shape, device, (full_name, full_shape, offset) of the tensor that it is a part of
 Described = tuple[str, str, Sequence[int] | None, str, tuple[str, Sequence[int], Sequence[int]] | None]
 
 
 def saver_graph(variables: Sequence[Described], savers: Sequence[Mapping[str, Any]]) -> tuple[bytes, list[bytes]]:
-    """The meta graph of resource variables and of tf.compat.v1.train.Savers with these options; their SaverDefs.
+    """The meta graph of resource variables and tf.compat.v1.train.Savers with these options, and their SaverDefs.
 
     The option `names` lists the variables of one saver; without it, it saves all.
     """
@@ -41,7 +41,7 @@ def saver_graph(variables: Sequence[Described], savers: Sequence[Mapping[str, An
 
 
 def saver_meta_graph(variables: Sequence[Described], options: Mapping[str, Any]) -> bytes:
-    """What a tf.compat.v1.train.Saver of resource variables exports."""
+    """The meta graph that a tf.compat.v1.train.Saver of resource variables exports."""
     with tf.Graph().as_default():
         made = [_variable(*described) for described in variables]
         meta = v1.train.Saver(made, **options).export_meta_graph()
@@ -69,14 +69,14 @@ def _variable(
 def run_saver(
     graph: bytes, saver_def: bytes, nodes: Sequence[tuple[str, str]], read_from: str | None, save_as: str
 ) -> tuple[list[RawTensor], str]:
-    """Import a graph, initialize its variables, restore them, and save them; their values at the end, the saved path.
+    """Import a graph, initialize its variables, restore them, and save them; return their values and the saved path.
 
     Args:
-        nodes: (initializer, tensor that is the value) of each variable.
-        read_from: None: nothing is restored.
+        nodes: (initializer, value tensor) of each variable.
+        read_from: The checkpoint to restore, or None.
     """
     saver = saver_pb2.SaverDef.FromString(saver_def)
-    # Devices of a session are its own: no more than the default one need exist in this process.
+    # A session has its own devices: this process needs no more than the default one.
     config = v1.ConfigProto(device_count={"CPU": 4})
     with tf.Graph().as_default(), v1.Session(config=config) as session:
         tf.import_graph_def(graph_pb2.GraphDef.FromString(graph), name="")

@@ -1,4 +1,4 @@
-"""What the tests of init_from_checkpoint ask of TensorFlow. Runs in the TensorFlow process only."""
+"""Functions for the tests of init_from_checkpoint. Runs in the TensorFlow process only."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,13 @@ from tensorflow_process import RawTensor
 from tensorflow_side import from_tensorflow
 
 Described = Sequence[tuple[str, Sequence[int], str, int]]
-"""(name, shape, dtype, number of parts) of each variable; 0 parts: it is none that is partitioned."""
+"""(name, shape, dtype, number of parts) of each variable; 0 parts if it is not partitioned."""
 
-OBJECT = "object:"  # before a target: the variable itself, or the list of its parts, instead of its name
+OBJECT = "object:"  # prefix of a target: pass the variable, or the list of its parts, not its name
 
 
 def init(path: str, variables: Described, assignment_map: Sequence[tuple[str, str]]) -> dict[str, RawTensor]:
-    """tf.compat.v1.train.init_from_checkpoint in a graph whose variables are all zero; their values afterwards."""
+    """tf.compat.v1.train.init_from_checkpoint in a graph whose variables are zero; return their values."""
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         made = {name: _variable(name, shape, dtype, parts) for name, shape, dtype, parts in variables}
         pairs = [(name, _target(made, target)) for name, target in assignment_map]

@@ -1,4 +1,4 @@
-"""Object-based checkpoints of TensorFlow, and its Savers over them. Runs in the TensorFlow process only."""
+"""Object-based checkpoints of TensorFlow, and its Savers for them. Runs in the TensorFlow process only."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,9 +14,9 @@ Kinds = Mapping[str, tuple[str, Sequence[int]]]
 
 
 def write_keras_model(prefix: str) -> tuple[str, dict[str, RawTensor]]:
-    """tf.train.Checkpoint.save of a Keras model and its optimizer, after a step of training.
+    """tf.train.Checkpoint.save of a Keras model and its optimizer, after a training step.
 
-    Returns the path, and the values of all variables of both by their names.
+    Returns the path, and the values of all variables of both by name.
     """
     model = tf.keras.Sequential(
         [
@@ -28,7 +28,7 @@ def write_keras_model(prefix: str) -> tuple[str, dict[str, RawTensor]]:
         ],
         name="net",
     )
-    model.compile(tf.keras.optimizers.Adam(name="adam"), "mse")  # without a name: adam_1 of a second one in a process
+    model.compile(tf.keras.optimizers.Adam(name="adam"), "mse")  # without a name, the second one in a process is adam_1
     tf.keras.utils.set_random_seed(1)
     model.fit(tf.random.normal((6, 5, 4, 3)), tf.random.normal((6, 7)), verbose=0)
     path: str = tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(prefix)
@@ -44,7 +44,7 @@ def write_variables(prefix: str, tensors: Mapping[str, RawTensor]) -> str:
 
 
 def write_first_generation_adam(prefix: str) -> tuple[str, dict[str, RawTensor]]:
-    """A variable "w", its slot variables and the optimizer's powers, after two steps; returned by their names."""
+    """A variable "w", its slot variables and the optimizer's powers, after two steps; returned by name."""
     variable = tf.Variable([1.0, -2.0, 3.0], name="w")
     optimizer = tf.compat.v1.train.AdamOptimizer(0.5)
     for gradient in ([0.25, 0.5, -0.5], [1.0, 0.0, 0.125]):
@@ -54,7 +54,7 @@ def write_first_generation_adam(prefix: str) -> tuple[str, dict[str, RawTensor]]
 
 
 def saver_restores(path: str, kinds: Kinds) -> dict[str, RawTensor]:
-    """The values that tf.compat.v1.train.Saver gives to variables that were zero."""
+    """The values that tf.compat.v1.train.Saver restores into variables that were zero."""
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         variables = _zeros(kinds)
         tf.compat.v1.train.Saver(list(variables.values())).restore(session, path)

@@ -1,7 +1,7 @@
-"""What the tests of meta graphs ask of TensorFlow: importing ours, and building graphs for us. Runs in its process.
+"""Functions for the tests of meta graphs: import ours, and build graphs. Runs in the TensorFlow process only.
 
-A graph of TensorFlow's is one of `GRAPHS`, made anew by each function that is given its name: so what a session of the
-same program would restore is what `restores` gives back.
+A graph of TensorFlow's is one of `GRAPHS`, which each function builds again by its name. So `restores` returns what a
+session of the same program would restore.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ Values = dict[str, RawTensor]
 
 @contextmanager
 def _session() -> Iterator[Any]:
-    """A session over a graph of its own, with three CPU devices."""
+    """A session with its own graph and three CPU devices."""
     config = v1.ConfigProto(device_count={"CPU": 3})
     with tf.Graph().as_default(), v1.Session(config=config) as session:
         yield session
@@ -49,20 +49,20 @@ def _raw(value: Any, dtype: Any) -> RawTensor:
     return RawTensor(dtype.name, tuple(value.shape), value.tobytes())
 
 
-# Meta graphs that others wrote.
+# Meta graphs from elsewhere.
 
 
 class Trained(NamedTuple):
-    """What TensorFlow did with a meta graph and its checkpoint."""
+    """The results of training with a meta graph and its checkpoint."""
 
-    initial: Values  # by name of the variable, after its initializer
+    initial: Values  # by variable name, after the initializer
     restored: Values
-    trained: Values  # after a step, and a change of what cannot be trained
-    path: str  # what the imported saver saved that as
+    trained: Values  # after a step, and a change of untrainable variables
+    path: str  # path of the imported saver's checkpoint
 
 
 def train(meta: str, path: str, new_path: str, import_scope: str | None = None, **options: Any) -> Trained:
-    """Imports a meta graph, initializes and restores its variables, trains those it can and saves by the same saver."""
+    """Import a meta graph, initialize, restore and train its variables, and save them by the same saver."""
     with _session() as session:
         saver = v1.train.import_meta_graph(meta, import_scope=import_scope, **options)
         variables = {variable.op.name: variable for variable in v1.global_variables()}
@@ -82,7 +82,7 @@ def train(meta: str, path: str, new_path: str, import_scope: str | None = None, 
 
 
 def _changed(value: RawTensor) -> RawTensor:
-    """Another value: the lowest bit of each element flipped; texts stay."""
+    """A different value: the lowest bit of each element is flipped; strings do not change."""
     if value.dtype == "string":
         return value
     data = np.frombuffer(value.data, np.uint8).copy()
@@ -98,7 +98,7 @@ def _constant(value: RawTensor) -> Any:
 
 
 def assign(meta: str, values: Mapping[str, Any], new_path: str) -> str:
-    """Imports a meta graph, gives its variables these values, and saves by its saver."""
+    """Import a meta graph, assign these values to its variables, and save by its saver."""
     with _session() as session:
         saver = v1.train.import_meta_graph(meta)
         session.run(v1.global_variables_initializer())
@@ -109,7 +109,7 @@ def assign(meta: str, values: Mapping[str, Any], new_path: str) -> str:
 
 
 def imported(meta: str, import_scope: str | None = None) -> dict[str, Any]:
-    """What TensorFlow has after importing a meta graph: saver, collections as texts, devices, and how it exports it."""
+    """The result of importing a meta graph: saver, collections as strings, devices, and its export."""
     with tf.Graph().as_default() as graph:
         saver = v1.train.import_meta_graph(meta, import_scope=import_scope)
         again = v1.train.export_meta_graph(graph=graph)
@@ -126,7 +126,7 @@ def _text(value: Any) -> str:
 
 
 def restore_each(meta: str, path: str) -> list[dict[str, str]]:
-    """For each saver of the collection "savers" of a meta graph: what variables hold after it alone restored."""
+    """For each saver in the collection "savers" of a meta graph: the variables after only it restored."""
     found = []
     with _session() as session:
         v1.train.import_meta_graph(meta)
@@ -144,13 +144,13 @@ def as_text(meta: bytes) -> str:
     return text
 
 
-# Graphs of TensorFlow's.
+# TensorFlow's graphs.
 
 
 class Made(NamedTuple):
-    """A graph, with what of it a saver saves."""
+    """A graph, and the tensors that its saver saves."""
 
-    saved: Mapping[str, Any]  # name -> a tensor; the name is that of the variable
+    saved: Mapping[str, Any]  # variable name -> tensor
     saver: Any
     unsaved: Mapping[str, Any] = {}
 
@@ -193,7 +193,7 @@ def _renamed(use_resource: bool) -> Made:
 
 def _subset() -> Made:
     one, two, *others = _some(True)
-    v1.train.Saver()  # another one, which is not that of the meta graph
+    v1.train.Saver()  # another saver, which is not exported
     return Made(_named([one]), v1.train.Saver([one]), _named([two, *others]))
 
 
@@ -211,7 +211,7 @@ def _partitioned(use_resource: bool, partitioner: Any, **options: Any) -> Made:
 
 
 def _on_devices(use_resource: bool, **options: Any) -> Made:
-    """A partitioned variable whose parts lie on several devices."""
+    """A partitioned variable with parts on several devices."""
     value = np.arange(70, dtype=np.float32).reshape(7, 10)
     devices = iter(["/cpu:0", "/cpu:1", "/cpu:2"] * 5)
     with v1.device(lambda op: next(devices) if op.type in ("VariableV2", "VarHandleOp") else op.device):
@@ -229,7 +229,7 @@ def _averages() -> Made:
 
 
 def _optimized() -> Made:
-    """Slots of optimizers, the step, and what a loss was made of."""
+    """Slots of optimizers, the step, and the inputs of a loss."""
     variable = _variable("w", _floats([[1, 2], [3, 4]]), use_resource=True)
     step = v1.train.get_or_create_global_step()
     loss = tf.reduce_sum(tf.matmul(variable, variable))
@@ -251,7 +251,7 @@ def _table() -> Made:
 
 
 class _TableSaveable(saveable_object.SaveableObject):  # type: ignore[misc, unused-ignore]
-    """The keys and the values of a table."""
+    """The keys and values of a table."""
 
     def __init__(self, table: Any, name: str) -> None:
         keys, values = table.export()
@@ -280,7 +280,7 @@ def _texts_in_parts() -> Made:
 
 
 def _mirrored() -> Made:
-    """Two variables that take one value, as the copies of a variable on several devices do."""
+    """Two variables that get one value, like copies of a variable on several devices."""
     one = _variable("v", _floats([1, 2]), use_resource=True)
     other = _variable("v/replica_1", _floats([1, 2]), use_resource=True)
     return Made(_named([one, other]), v1.train.Saver([_MirroredSaveable(one, other)]))
@@ -299,7 +299,7 @@ class _MirroredSaveable(saveable_object.SaveableObject):  # type: ignore[misc, u
 
 
 def _unshaped(use_resource: bool) -> Made:
-    """Variables whose shape the graph does not say."""
+    """Variables whose shape is not in the graph."""
     first = v1.placeholder_with_default(_floats([[1, 2, 3]]), None)
     variable = v1.get_variable("unshaped", initializer=first, validate_shape=False, use_resource=use_resource)
     partly = v1.Variable(
@@ -330,7 +330,7 @@ def _half() -> Made:
 
 
 def _local() -> Made:
-    """Local variables, and those of metrics, are in no checkpoint."""
+    """Local and metric variables are in no checkpoint."""
     variable = _variable("w", _floats([1, 2]))
     local = v1.get_local_variable("local", initializer=tf.constant([3.0]))
     v1.metrics.mean(variable)
@@ -338,7 +338,7 @@ def _local() -> Made:
 
 
 def _control_flow() -> Made:
-    """Loops, branches, queues and their runners, as version 1 has them."""
+    """Loops, branches, queues and their runners, as in TensorFlow 1."""
     with mock.patch.object(control_flow_util, "ENABLE_CONTROL_FLOW_V2", False):
         variable = _variable("w", np.float32(1), use_resource=False)
         v1.while_loop(lambda i, _: i < 3, lambda i, x: (i + 1, x * variable), [tf.constant(0), variable])
@@ -390,8 +390,8 @@ GRAPHS: Mapping[str, Callable[[], Made]] = {
     "averages": _averages,
     "optimized": _optimized,
     "table": _table,
-    "texts": _texts,
-    "texts in parts": _texts_in_parts,
+    "strings": _texts,
+    "strings in parts": _texts_in_parts,
     "mirrored": _mirrored,
     "ref, unshaped": lambda: _unshaped(False),
     "resource, unshaped": lambda: _unshaped(True),
@@ -405,7 +405,7 @@ GRAPHS: Mapping[str, Callable[[], Made]] = {
 
 
 def saves(graph: str, path: str) -> tuple[Values, Values, str]:
-    """Saves one of `GRAPHS`: what was saved, what was not, and the path to restore from."""
+    """Save one of `GRAPHS`; return the saved values, the others, and the path to restore."""
     with _session() as session:
         made = GRAPHS[graph]()
         _initialize(session)
@@ -414,7 +414,7 @@ def saves(graph: str, path: str) -> tuple[Values, Values, str]:
 
 
 def restores(graph: str, path: str) -> Values:
-    """What one of `GRAPHS` holds after its own saver restored from `path`."""
+    """The values of one of `GRAPHS` after its own saver restored from `path`."""
     with _session() as session:
         made = GRAPHS[graph]()
         _initialize(session)
@@ -432,7 +432,7 @@ def _initialize(session: Any) -> None:
 
 
 def _nested() -> Any:
-    """A module with modules, a list and a dict in it; variables of one name; some that are not trainable."""
+    """A module that contains modules, a list and a dict; variables with equal names; some are not trainable."""
     module = tf.Module(name="model")
     module.kernel = tf.Variable([[1.0, 2.0], [3.0, 4.0]], name="kernel")
     module.layers = [tf.Module(), tf.Module()]
@@ -456,7 +456,7 @@ SAVED_MODELS: Mapping[str, Callable[[], Any]] = {"nested": _nested, "keras": _ke
 
 
 def write_saved_model(kind: str, directory: str) -> Values:
-    """tf.saved_model.save of one of `SAVED_MODELS`: its variables, by where they are in it."""
+    """tf.saved_model.save of one of `SAVED_MODELS`; return its variables by path."""
     model = SAVED_MODELS[kind]()
     if kind == "keras":
         model.export(directory, verbose=False)
@@ -466,14 +466,14 @@ def write_saved_model(kind: str, directory: str) -> Values:
 
 
 def load_saved_model(directory: str) -> Values:
-    """tf.saved_model.load: the variables, by their places among all."""
+    """tf.saved_model.load; return the variables by their index."""
     loaded = tf.saved_model.load(directory)
     variables = [each for each in tf.train.TrackableView(loaded).descendants() if isinstance(each, tf.Variable)]
     return {str(place): _raw(each.numpy(), each.dtype) for place, each in enumerate(variables)}
 
 
 def write_tagged(directory: str) -> Values:
-    """A SavedModel of version 1 with two meta graphs, {"train"} and {"serve", "gpu"}, over the same variables."""
+    """A TensorFlow 1 SavedModel with two meta graphs, {"train"} and {"serve", "gpu"}, over the same variables."""
     builder = v1.saved_model.Builder(directory)
     with _session() as session:
         variables = _some(True)
@@ -492,7 +492,7 @@ def write_tagged(directory: str) -> Values:
 
 
 def load_tagged(directory: str, tags: Sequence[str]) -> Values:
-    """The variables of one meta graph of a SavedModel of version 1."""
+    """The variables of one meta graph of a TensorFlow 1 SavedModel."""
     with _session() as session:
         v1.saved_model.load(session, list(tags), directory)
         return _run(session, _named(v1.global_variables()))

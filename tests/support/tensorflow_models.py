@@ -1,7 +1,6 @@
 """Models of Keras and optimizers of TensorFlow, for tests/conformance/test_model_twins.py.
 
-Runs in the TensorFlow process only. A file here is written by TensorFlow's own savers, and what a model says of an
-input is what Keras computes.
+Runs in the TensorFlow process only. Files are written by TensorFlow's own savers, and outputs are computed by Keras.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ WORDS = (2, 4)
 
 
 class Twin(keras.Model):  # type: ignore[misc, name-defined, unused-ignore]
-    """The model of which the tests have a twin in torch; all sizes differ."""
+    """The model that has a torch counterpart in the tests; all sizes differ."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +55,7 @@ def _answer(model: Any, inputs: Sequence[Any]) -> dict[str, RawTensor]:
 
 
 def save_twin(prefix: str, seed: int, *, trained: bool) -> dict[str, RawTensor]:
-    """tf.train.Checkpoint(model=..., step=...).write; `trained`: after a step of Keras's Adam, compiled. Returns inputs
+    """tf.train.Checkpoint(model=..., step=...).write; `trained`: after a step of Keras's compiled Adam. Return inputs
     and output."""
     model, inputs = _built(seed)
     if trained:
@@ -67,7 +66,7 @@ def save_twin(prefix: str, seed: int, *, trained: bool) -> dict[str, RawTensor]:
 
 
 def save_twin_by_name(prefix: str, seed: int, write_version: int) -> dict[str, RawTensor]:
-    """The same model by tf.compat.v1.train.Saver, under names as Keras 2 and TensorFlow 1 give them."""
+    """The same model saved by tf.compat.v1.train.Saver, with the names of Keras 2 and TensorFlow 1."""
     model, inputs = _built(seed)
     values = {
         f"twin/{layer}/{weight.name}": weight.numpy()
@@ -83,7 +82,7 @@ def save_twin_by_name(prefix: str, seed: int, write_version: int) -> dict[str, R
 
 
 def restore_twin_by_name(prefix: str, seed: int) -> dict[str, RawTensor]:
-    """Restores "conv/kernel" and so on by tf.train.load_checkpoint into the model; returns inputs and output."""
+    """Restore "conv/kernel" and so on by tf.train.load_checkpoint into the model; return inputs and output."""
     model, inputs = _built(seed)
     reader = tf.train.load_checkpoint(prefix)
     for layer in ("conv", "bn", "emb", "fc"):
@@ -93,7 +92,7 @@ def restore_twin_by_name(prefix: str, seed: int) -> dict[str, RawTensor]:
 
 
 def save_sequential(prefix: str, seed: int) -> dict[str, RawTensor]:
-    """A Sequential of two convolutions and a Dense, whose objects have numbers for names."""
+    """A Sequential of two convolutions and a Dense, whose objects have numbers as names."""
     rng = np.random.default_rng(seed)
     model = keras.Sequential(
         [
@@ -110,7 +109,7 @@ def save_sequential(prefix: str, seed: int) -> dict[str, RawTensor]:
     return {"image": RawTensor.of(image), "output": RawTensor.of(model(image).numpy())}
 
 
-# Training: x @ kernel + bias, squared.
+# Training: the loss is the square of x @ kernel + bias.
 
 Trained = dict[str, RawTensor]
 
@@ -124,10 +123,10 @@ def _optimizer(kind: str) -> Any:
 
 
 def train_by_names(prefix: str, kind: str, steps: int, seed: int) -> Trained:
-    """Trains in a graph, saves by tf.compat.v1.train.Saver() what it has: slots, powers, global_step, averages.
+    """Train in a graph, and save everything by tf.compat.v1.train.Saver(): slots, powers, global_step, averages.
 
-    Returns input, and "fc/kernel", "fc/bias" and the average of the former as they were saved and, behind "next/",
-    after one more step.
+    Returns the input, and "fc/kernel", "fc/bias" and the moving average of the former as they were saved and, with the
+    prefix "next/", after one more step.
     """
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((6, 3)).astype(np.float32)

@@ -1,17 +1,17 @@
 """Object trees for tf.train.Checkpoint. Runs in the TensorFlow process only; called as "tensorflow_objects.write".
 
-A tree is plain data, so that the other side can build the same one: a list of nodes (kind, payload), in which children
-are named by their place in the list.
+A tree is plain data, so that our side can build the same one: a list of nodes (kind, payload), in which children are
+given by their index in the list.
 
-    ("variable", (name, value))         a tf.Variable; value as `RawTensor.of` takes it
-    ("module", [(name, place), ...])    a tf.Module with these attributes, set in this order
-    ("dict", [(key, place), ...])
-    ("list", [place, ...]), ("tuple", [place, ...])
-    ("adam", [place, ...]), ("momentum", [place, ...]), ("adagrad", [place, ...])
-                                        an optimizer of the first generation, after one step on these variables
+    ("variable", (name, value))         a tf.Variable; value as accepted by `RawTensor.of`
+    ("module", [(name, index), ...])    a tf.Module with these attributes, set in this order
+    ("dict", [(key, index), ...])
+    ("list", [index, ...]), ("tuple", [index, ...])
+    ("adam", [index, ...]), ("momentum", [index, ...]), ("adagrad", [index, ...])
+                                        a TensorFlow 1 optimizer, after one step on these variables
 
-A list, dict or tuple stands before its items, except for modules, which may stand anywhere: loops are made of them. The
-checkpoint has the objects `kwargs`, (name, place) each, and, where there is one, the root at the place `root`.
+A list, dict or tuple comes before its items, except for modules, which may be anywhere, so that cycles can be built.
+The checkpoint has the objects `kwargs`, (name, index) each, and, if `root` is given, the root with that index.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ class Built:
     """The objects of a tree, and a checkpoint of them."""
 
     def __init__(self, nodes: Nodes, kwargs: Kwargs, root: int | None, *, blank: bool = False) -> None:
-        """`blank`: variables hold zeros, or empty strings, instead of what is described."""
-        tf.compat.v1.reset_default_graph()  # which counts the names that optimizers have given
+        """`blank`: variables are zeros or empty strings, instead of the described values."""
+        tf.compat.v1.reset_default_graph()  # which counts the names given by optimizers
         self._nodes = nodes
         self._blank = blank
         self.objects: list[Any] = [None] * len(nodes)
@@ -68,7 +68,7 @@ class Built:
             self.objects[place] = items if kind == "list" else tuple(items)
 
     def values(self) -> dict[int, RawTensor]:
-        """Place of each variable -> its value."""
+        """Index of each variable -> its value."""
         return {
             place: from_tensorflow(self.objects[place].read_value())
             for place, (kind, _) in enumerate(self._nodes)
@@ -89,7 +89,7 @@ class Built:
 
 
 def optimizer_of(kind: str) -> Any:
-    """A new optimizer of the first generation."""
+    """A new TensorFlow 1 optimizer."""
     v1 = tf.compat.v1.train
     if kind == "adam":
         return v1.AdamOptimizer(LEARNING_RATE, *BETAS)
@@ -97,7 +97,7 @@ def optimizer_of(kind: str) -> Any:
 
 
 def step(optimizer: Any, variables: Sequence[Any]) -> None:
-    """One step with gradients of 1, for each variable another factor."""
+    """Make one step with gradients of 1, times a different factor for each variable."""
     optimizer.apply_gradients(
         [(tf.ones_like(variable) * 2.0 ** -(i % 3), variable) for i, variable in enumerate(variables)]
     )
@@ -106,7 +106,7 @@ def step(optimizer: Any, variables: Sequence[Any]) -> None:
 def write(
     prefix: str, nodes: Nodes, kwargs: Kwargs, root: int | None = None, saves: int = 0
 ) -> tuple[str, dict[int, RawTensor], list[tuple[int, int, str, RawTensor]]]:
-    """Checkpoint.write, or so many times Checkpoint.save. The last path, the values, the slot variables."""
+    """Checkpoint.write, or `saves` times Checkpoint.save. Return the last path, the values, the slot variables."""
     Path(prefix).parent.mkdir(parents=True, exist_ok=True)
     built = Built(nodes, kwargs, root)
     path = prefix
@@ -120,9 +120,9 @@ def write(
 def restore(
     path: str, nodes: Nodes, kwargs: Kwargs, root: int | None = None, *, counted: bool = True
 ) -> tuple[dict[int, RawTensor], list[tuple[int, int, str, RawTensor]], int]:
-    """Checkpoint.restore (read, where no save_counter was stored) into the same tree of zeros, and assert_consumed.
+    """Checkpoint.restore (or read, without a save_counter) into the same tree of zeros, and assert_consumed.
 
-    The values, the slot variables, the save counter.
+    Returns the values, the slot variables, the save counter.
     """
     built = Built(nodes, kwargs, root, blank=True)
     status = built.checkpoint.restore(path) if counted else built.checkpoint.read(path)
@@ -135,7 +135,7 @@ def restore(
 def train(
     prefix: str, nodes: Nodes, kwargs: Kwargs, optimizer: int, steps: int
 ) -> tuple[dict[int, RawTensor], list[tuple[int, int, str, RawTensor]], dict[int, RawTensor]]:
-    """Writes a checkpoint after so many further steps of an optimizer; values and slot variables in it, and the values
+    """Write a checkpoint after some more steps of an optimizer; return its values and slot variables, and the values
     one step later."""
     built = Built(nodes, kwargs, None)
     trained = [built.objects[place] for place in nodes[optimizer][1]]
@@ -150,7 +150,7 @@ def train(
 def restore_and_step(
     path: str, nodes: Nodes, kwargs: Kwargs, optimizer: int
 ) -> tuple[dict[int, RawTensor], list[tuple[int, int, str, RawTensor]], dict[int, RawTensor]]:
-    """Reads with assert_consumed; values and slot variables, and the values after one step of an optimizer."""
+    """Read with assert_consumed; return values and slot variables, and the values after an optimizer step."""
     built = Built(nodes, kwargs, None, blank=True)
     built.checkpoint.read(path).assert_consumed()
     values, slots = built.values(), built.slots()
@@ -161,9 +161,9 @@ def restore_and_step(
 def manage(
     directory: str, nodes: Nodes, kwargs: Kwargs, saves: int, max_to_keep: int
 ) -> tuple[str | None, dict[int, RawTensor], list[str]]:
-    """A CheckpointManager that goes on where the last one ended: the path and values that it restored; then it saves.
+    """A CheckpointManager that continues after the last one: restore, then save.
 
-    Also the checkpoints that it lists in the end.
+    Returns the restored path and values, and the checkpoints that it lists at the end.
     """
     built = Built(nodes, kwargs, None, blank=True)
     manager = tf.train.CheckpointManager(built.checkpoint, directory, max_to_keep)
@@ -175,7 +175,7 @@ def manage(
 
 
 def python_state(path: str, text: str) -> str:
-    """Writes a checkpoint with a PythonState of this text, child "state"; returns what is read back of it by itself."""
+    """Write a checkpoint with a PythonState of this string, child "state"; return what TensorFlow reads back."""
     state = _Text(text)
     tf.train.Checkpoint(state=state).write(path)
     other = _Text("")
@@ -184,7 +184,7 @@ def python_state(path: str, text: str) -> str:
 
 
 def read_python_state(path: str) -> str:
-    """The text of the PythonState "state" of a checkpoint, with assert_consumed."""
+    """The string of the PythonState "state" of a checkpoint, with assert_consumed."""
     state = _Text("")
     tf.train.Checkpoint(state=state).read(path).assert_consumed()
     return state.text

@@ -1,8 +1,8 @@
 """Optimizers of three generations, trained and saved by TensorFlow. Runs in the TensorFlow process only.
 
     v1       tf.compat.v1.train
-    keras2   a stand-in for OptimizerV2, which TensorFlow 2.21 no longer has: the kernels that it calls, with its slots
-             and hyperparameters as tf.train.Checkpoint stores them
+    keras2   a substitute for OptimizerV2, which TensorFlow 2.21 no longer has: it calls the same kernels, and its slots
+             and hyperparameters are stored by tf.train.Checkpoint in the same way
     keras3   keras.optimizers
 
 Two variables `weight` [5,3] and `bias` [5] of net.fc are trained on the loss 0.5 * w**2 - target * w.
@@ -20,7 +20,7 @@ RATE, MOMENTUM, BETAS, EPSILON, WEIGHT_DECAY = 0.125, 0.5, (0.75, 0.875), 1e-3, 
 
 
 class Keras2(tf.Module):  # type: ignore[misc, name-defined, unused-ignore]
-    """An optimizer with slot variables and hyperparameters; tf.train.Checkpoint knows those by these methods."""
+    """An optimizer with slot variables and hyperparameters, which tf.train.Checkpoint finds by these methods."""
 
     def __init__(self, kind: str, decay: float) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Keras2(tf.Module):  # type: ignore[misc, name-defined, unused-ignore]
         return self._slots.get((variable.ref(), name))
 
     def apply_gradients(self, pairs: Any) -> None:
-        """What _resource_apply_dense of Keras 2 does."""
+        """Do what _resource_apply_dense of Keras 2 does."""
         steps = tf.cast(self.iter, tf.float32)
         rate = self.learning_rate / (1.0 + self.decay * steps)
         for gradient, variable in pairs:
@@ -119,15 +119,15 @@ def train(
     counted: bool = False,
     weight: str = "weight",
 ) -> dict[str, RawTensor]:
-    """Trains, writes tf.train.Checkpoint(net=..., optimizer=...), and trains one step more.
+    """Train, write tf.train.Checkpoint(net=..., optimizer=...), and train one more step.
 
     Args:
-        decay: Of the learning rate of keras2.
+        decay: Decay of the learning rate of keras2.
         scheduled: Whether the learning rate of keras3 comes from a schedule, which is not stored.
         counted: Whether the program has a global_step.
-        weight: What the first variable is called; a "kernel" has its axes the other way round.
+        weight: Name of the first variable; a "kernel" is transposed.
 
-    Returns the variables before the further step and, as "next/...", after it, and the targets.
+    Returns the variables before the last step and, as "next/...", after it, and the targets.
     """
     rng = np.random.default_rng(steps)
     shapes = {weight: (3, 5) if weight == "kernel" else (5, 3), "bias": (5,)}
@@ -146,7 +146,7 @@ def train(
         for name, value in start.items():
             setattr(net.fc, name, tf.Variable(value))
         optimizer = Keras2(kind, decay) if family == "keras2" else _v1(kind)
-    # The bias first: the order in which an optimizer trains variables is not that of the model.
+    # The bias first: an optimizer may train variables in another order than the model's.
     names = sorted(shapes)
     variables = [getattr(net.fc, name) for name in names]
     global_step = tf.Variable(0, dtype=tf.int64)

@@ -1,13 +1,13 @@
-"""TensorFlow as an oracle, in a process of its own.
+"""TensorFlow as an oracle, in its own process.
 
-What a checkpoint holds is judged here by code that never saw this package: the child imports TensorFlow and neither
-torch nor torch_tfckpt, so no descriptor pool, allocator or thread pool is shared. Values cross the pipe as `RawTensor`.
+Checkpoints are judged by code that does not know this package: the child process imports TensorFlow and neither torch
+nor torch_tfckpt, so no descriptor pool, allocator or thread pool is shared. Values are sent as `RawTensor`.
 
     with TensorFlowProcess() as tensorflow:
         tensorflow.call("save_v2", prefix, {"x": np.float32(1)})
         (x,) = tensorflow.call("restore", prefix, ["x"])
 
-The functions to call are those of tensorflow_side.py, or "module.function" of another module in this folder, such as
+Functions are those of tensorflow_side.py, or "module.function" of another module in this folder, for example
 "tensorflow_objects.write_tree".
 """
 
@@ -25,28 +25,28 @@ from typing import Any, Self
 
 import numpy as np
 
-# Read by TensorFlow's C++ when it is loaded. oneDNN announces itself on stderr unless it is off.
+# TensorFlow's C++ code reads these when it is loaded. oneDNN prints a message to stderr unless it is off.
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "TF_ENABLE_ONEDNN_OPTS": "0"}
 LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class RawTensor:
-    """A tensor as bytes, so that dtypes that numpy cannot name travel like any other."""
+    """A tensor as bytes, so that dtypes that numpy lacks can be sent like any other."""
 
     dtype: str  # TensorFlow's name: "float32", "bfloat16", "float8_e4m3fn", "qint8", "int4", "string", "variant"
     shape: tuple[int, ...]
-    # C-contiguous, little-endian; int4 and its kin one byte per element. string: per element an 8-byte little-endian
-    # length and the bytes. variant: the serialized TensorProto.
+    # C-contiguous, little-endian; int4 and similar types take one byte per element. string: for each element, an 8-byte
+    # little-endian length and the bytes. variant: the serialized TensorProto.
     data: bytes
 
     @classmethod
     def of(cls, value: Any) -> Self:
-        """The bytes of a RawTensor, a torch tensor, or anything numpy makes an array of; object arrays hold bytes."""
+        """Convert a RawTensor, a torch tensor, or anything numpy makes an array of; object arrays contain bytes."""
         if isinstance(value, cls):
             return value
         if type(value).__module__.partition(".")[0] == "torch":
-            # Here and not at the top: the TensorFlow process imports this module too, and must stay without torch.
+            # Not at the top: the TensorFlow process imports this module too, and must not import torch.
             import torch
 
             flat = value.detach().cpu().contiguous().reshape(-1)
@@ -71,7 +71,7 @@ class RawTensor:
 
     @property
     def sha256(self) -> str:
-        """The hash that an expected.json holds."""
+        """The hash for expected.json."""
         return hashlib.sha256(self.data).hexdigest()
 
 
@@ -88,12 +88,12 @@ class TensorFlowError(Exception):
 
 
 class TensorFlowProcessDied(Exception):
-    """The TensorFlow process ended or was ended before it answered. The next call starts a new one."""
+    """The TensorFlow process ended or was killed before it answered. The next call starts a new one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One function of tests/support/tensorflow_side.py, or "module.function" of another, with its arguments."""
+    """One function of tests/support/tensorflow_side.py, or "module.function" of another module, with its arguments."""
 
     function: str
     args: Sequence[Any] = ()
@@ -102,13 +102,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one call came to: a value, or an error in words, because TensorFlow's exceptions cannot be pickled."""
+    """The result of a call: a value, or an error as strings, because TensorFlow's exceptions cannot be pickled."""
 
     value: Any = None
     error: tuple[str, str, str] | None = None  # class name, message, traceback
 
     def result(self) -> Any:
-        """The value, or a TensorFlowError to raise."""
+        """Return the value, or a TensorFlowError to raise."""
         if self.error is None:
             return self.value
         kind, message, trace = self.error
@@ -118,23 +118,23 @@ class Outcome:
 
 
 class TensorFlowProcess:
-    """One child process with TensorFlow, started by the first call. Not for use from several threads."""
+    """One child process with TensorFlow, started by the first call. Not thread-safe."""
 
     def __init__(self, timeout: float = 120.0) -> None:
-        """`timeout`: seconds that one `call` or one `batch` may take, starting TensorFlow (3 s) included."""
+        """`timeout`: seconds for one `call` or one `batch`, including the start of TensorFlow (3 s)."""
         self._timeout = timeout
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
 
     def call(self, function: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Run one function; raises TensorFlowError for what it raises."""
+        """Run one function; if it raises, raise a TensorFlowError."""
         (result,) = self.batch([Call(function, args, kwargs)])
         if isinstance(result, TensorFlowError):
             raise result
         return result
 
     def batch(self, calls: Sequence[Call]) -> list[Any]:
-        """Run calls in order, in one round trip. A call that fails leaves its TensorFlowError in its place.
+        """Run calls in order, in one round trip. The result of a failed call is its TensorFlowError.
 
         Raises:
             TensorFlowProcessDied: TensorFlow aborted (it does on some arguments) or did not answer in time.
@@ -150,9 +150,9 @@ class TensorFlowProcess:
         return [outcome.result() for outcome in outcomes]
 
     def close(self) -> None:
-        """End the child. A later call starts another."""
+        """End the child process. A later call starts a new one."""
         if self._connection is not None:
-            # The end of the pipe is the child's word to leave.
+            # The child exits when the pipe is closed.
             self._connection.close()
         if self._process is not None:
             self._process.join(5)
@@ -170,7 +170,7 @@ class TensorFlowProcess:
 
     def _connect(self) -> Connection:
         if self._connection is None:
-            # spawn, not fork: a forked child would hold torch and the threads of the test runner.
+            # spawn, not fork: a forked child would have torch and the threads of the test runner.
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=_serve, args=(theirs,), name="tensorflow", daemon=True)
@@ -189,11 +189,11 @@ class TensorFlowProcess:
 
 
 def _serve(connection: Connection) -> None:
-    """The child: answers lists of calls until the pipe ends."""
-    # Ctrl-C reaches the whole process group; the parent decides, and the pipe tells.
+    """The child process: answer lists of calls until the pipe ends."""
+    # Ctrl-C reaches the whole process group; the parent decides, and closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(ENVIRONMENT)
-    importlib.import_module("tensorflow_side")  # now, so that the time it takes is not that of the first call
+    importlib.import_module("tensorflow_side")  # now, so that the first call does not take longer
     while True:
         try:
             calls: list[Call] = connection.recv()

@@ -1,4 +1,4 @@
-"""Messages and their text as TensorFlow has them. Runs in the TensorFlow process only; "tensorflow_protos.text_of"."""
+"""Messages and their text in TensorFlow. Runs in the TensorFlow process only, called as "tensorflow_protos.text_of"."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ v1 = tf.compat.v1
 
 
 def file_descriptors() -> list[bytes]:
-    """The FileDescriptorProto of every .proto file of TensorFlow that checkpoints and meta graphs are made of."""
+    """The FileDescriptorProto of every .proto file of TensorFlow that is used in checkpoints and meta graphs."""
     waiting = [
         module.DESCRIPTOR
         for module in (
@@ -41,7 +41,7 @@ def file_descriptors() -> list[bytes]:
 
 
 def write_meta_graphs(directory: str) -> list[str]:
-    """Exports graphs of many kinds, each as NAME.meta and, as text, as NAME.txt. Returns their names."""
+    """Export graphs of many kinds, each as NAME.meta and, as text, as NAME.txt. Return their names."""
     kinds = {"plain": _plain, "collections": _collections, "control": _control_flow, "functions": _functions}
     for name, build in kinds.items():
         with v1.Graph().as_default():
@@ -110,12 +110,12 @@ def _functions() -> None:
 
 
 def texts_of(encoded: list[bytes]) -> list[str]:
-    """What TensorFlow writes with as_text=True for these MetaGraphDefs."""
+    """The text that TensorFlow writes with as_text=True for these MetaGraphDefs."""
     return [text_format.MessageToString(meta_graph_pb2.MetaGraphDef.FromString(each)) for each in encoded]
 
 
 def read_meta_graphs(paths: list[str]) -> list[bytes | str]:
-    """What TensorFlow reads in each file, serialised; or the name of the exception that it raises."""
+    """Each file as TensorFlow reads it, serialised; or the name of the exception that it raises."""
     return list(map(_read, paths))
 
 
@@ -128,7 +128,7 @@ def _read(path: str) -> bytes | str:
 
 
 def write_saved_model_text(directory: str) -> list[tuple[str, ...]]:
-    """A SavedModel of two meta graphs, as text. Returns their tags."""
+    """A SavedModel with two meta graphs, as text. Returns their tags."""
     with v1.Graph().as_default(), v1.Session() as session:
         _variable("x", use_resource=True)
         session.run(v1.global_variables_initializer())

@@ -1,6 +1,6 @@
-"""Graphs of version 1 of all kinds, and what TensorFlow's export_meta_graph and import_meta_graph make of them.
+"""TensorFlow 1 graphs of all kinds, and the results of TensorFlow's export_meta_graph and import_meta_graph.
 
-Runs in the TensorFlow process only, as tensorflow_side.py does.
+Runs in the TensorFlow process only, like tensorflow_side.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ def _values() -> None:
     collections: Mapping[str, Sequence[Any]] = {
         "ints": [3, -1],
         "floats": [3.5, 0.1],
-        "texts": ["hello", "part/text", "part", "partly/text", "part/node"],
+        "strings": ["hello", "part/text", "part", "partly/text", "part/node"],
         "anys": [packed],
         "nodes": [node, node.op],
     }
@@ -65,7 +65,7 @@ def _parts() -> None:
 
 
 def _control_flow() -> None:
-    """Conditions and loops of version 1, one in the other, with gradients."""
+    """Nested TensorFlow 1 conditions and loops, with gradients."""
     with v1.name_scope("part"):
         x = v1.get_variable("x", [], use_resource=False)
         outer = tf.constant(2.0, name="outer")
@@ -90,7 +90,7 @@ def _queues() -> None:
 
 
 def _functions() -> None:
-    """Functions that call functions, attributes at their defaults in them and outside."""
+    """Functions that call functions, attributes with default values in them and outside."""
 
     def inner(x: Any) -> Any:
         return tf.matmul(x, x, transpose_b=True)
@@ -105,7 +105,7 @@ def _functions() -> None:
 
 
 def _two_scopes() -> None:
-    """A part that takes values and orders from another, a saver of each part."""
+    """A part with inputs and control dependencies from another, and a saver for each."""
     with v1.variable_scope("other"):
         given = v1.get_variable("given", [2], use_resource=True)
         order = tf.no_op(name="order")
@@ -152,7 +152,7 @@ def op_def(name: str) -> bytes:
 
 
 def exports(name: str, saver: int | None, options: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    """A graph exported without options, and with. `saver`: which of its savers goes with it."""
+    """A graph exported without and with options. `saver` is the index of the exported saver."""
     control_flow_v2 = v1.control_flow_v2_enabled()
     v1.disable_control_flow_v2()
     try:
@@ -168,7 +168,7 @@ def exports(name: str, saver: int | None, options: Mapping[str, Any]) -> tuple[b
 
 
 def import_and_export(encoded: bytes, scope: str | None) -> bytes:
-    """A meta graph imported into a scope, and all of it exported again, with its saver."""
+    """Import a meta graph into a scope, and export everything again, with its saver."""
     meta = meta_graph_pb2.MetaGraphDef.FromString(encoded)
     with v1.Graph().as_default():
         meta_graph.import_scoped_meta_graph(meta, import_scope=scope)
@@ -178,7 +178,7 @@ def import_and_export(encoded: bytes, scope: str | None) -> bytes:
 
 
 def import_error(encoded: bytes) -> str:
-    """The text of the ValueError that importing a meta graph raises."""
+    """The message of the ValueError raised by importing a meta graph."""
     with v1.Graph().as_default():
         try:
             v1.train.import_meta_graph(meta_graph_pb2.MetaGraphDef.FromString(encoded))

@@ -1,8 +1,8 @@
-"""What the tests ask of TensorFlow. Runs in the TensorFlow process only, which never imports torch or torch_tfckpt.
+"""Functions that tests call. Runs in the TensorFlow process only, which never imports torch or torch_tfckpt.
 
-Wherever `tensors` is asked for: a mapping, or a sequence of (name, value) pairs, because the parts of a partitioned
-tensor share one name. A value is anything `RawTensor.of` takes. `shape_and_slices` has one text per pair, as TensorFlow
-spells them: "" for a whole tensor, "4 5 0,2:-" for rows 0 and 1 of a [4, 5].
+Each argument `tensors` is a mapping, or a sequence of (name, value) pairs, because the parts of a partitioned tensor
+have the same name. A value is anything that `RawTensor.of` accepts. `shape_and_slices` has one string per pair, as in
+TensorFlow: "" for a whole tensor, "4 5 0,2:-" for rows 0 and 1 of a [4, 5].
 """
 
 import sys
@@ -44,26 +44,26 @@ Tensors = Mapping[str, Any] | Sequence[tuple[str, Any]]
 
 
 def to_tensorflow(value: Any) -> Any:
-    """An eager tensor of exactly these bytes."""
+    """An eager tensor with exactly these bytes."""
     raw = RawTensor.of(value)
     dtype = tf.as_dtype(raw.dtype)
     if dtype == tf.string:
         return tf.reshape(tf.constant(raw.strings(), tf.string), raw.shape)
     if dtype == tf.variant:
         return tf.io.parse_tensor(raw.data, dtype)
-    # ParseTensor takes the bytes as they are for every dtype; tf.constant refuses qint16 and reads int4 as numbers.
+    # ParseTensor accepts the bytes of every dtype; tf.constant rejects qint16 and converts int4 to numbers.
     shape = tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=n) for n in raw.shape])
     proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum, tensor_shape=shape, tensor_content=raw.data)
     return tf.io.parse_tensor(proto.SerializeToString(), dtype)
 
 
 def from_tensorflow(tensor: Any) -> RawTensor:
-    """The bytes of an eager tensor under TensorFlow's name for its dtype."""
+    """The bytes of an eager tensor, with TensorFlow's name for its dtype."""
     shape = tuple(tensor.shape.as_list())
     if tensor.dtype == tf.variant:
         return RawTensor("variant", shape, tf.io.serialize_tensor(tensor).numpy())
     if tensor.dtype == tf.string:
-        # Flat first: numpy() of a scalar string is bytes, not an array.
+        # Flattened first: numpy() of a scalar string is bytes, not an array.
         return RawTensor.of(tf.reshape(tensor, [-1]).numpy().reshape(shape))
     return RawTensor(tensor.dtype.name, shape, tensor.numpy().tobytes())
 
@@ -77,13 +77,13 @@ def _columns(tensors: Tensors, shape_and_slices: Sequence[str] | None) -> tuple[
 
 
 def save_v2(prefix: str, tensors: Tensors, shape_and_slices: Sequence[str] | None = None) -> None:
-    """SaveV2: writes `prefix.index` and `prefix.data-00000-of-00001`, data in the order given."""
+    """SaveV2: write `prefix.index` and `prefix.data-00000-of-00001`, with data in the given order."""
     names, specs, values = _columns(tensors, shape_and_slices)
     tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=specs, tensors=values)
 
 
 def save_v1(path: str, tensors: Tensors, shape_and_slices: Sequence[str] | None = None) -> None:
-    """Save, or SaveSlices where slices are given: writes the one file `path`, whose folder must exist."""
+    """Save, or SaveSlices if slices are given: write one file, `path`, whose folder must exist."""
     names, specs, values = _columns(tensors, shape_and_slices)
     if shape_and_slices is None:
         tf.raw_ops.Save(filename=str(path), tensor_names=names, data=values)
@@ -97,9 +97,9 @@ def restore(
     dtypes: Sequence[str] | None = None,
     shape_and_slices: Sequence[str] | None = None,
 ) -> list[RawTensor]:
-    """RestoreV2, of V2 prefixes and of V1 files and patterns. Without `dtypes`, those that the checkpoint names."""
+    """RestoreV2, for V2 prefixes and V1 files and patterns. The default `dtypes` are those in the checkpoint."""
     if not names:
-        return []  # RestoreV2 refuses an empty list
+        return []  # RestoreV2 rejects an empty list
     if dtypes is None:
         stored = reader_maps(prefix)
         dtypes = [stored[name][0] for name in names]
@@ -124,14 +124,14 @@ def list_variables(path: str) -> list[tuple[str, list[int]]]:
 
 
 def reader_maps(path: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (dtype name, shape), as CheckpointReader's two maps give them."""
+    """Name -> (dtype name, shape), from CheckpointReader's two maps."""
     reader = tf.train.load_checkpoint(str(path))
     shapes = reader.get_variable_to_shape_map()
     return {name: (dtype.name, tuple(shapes[name])) for name, dtype in reader.get_variable_to_dtype_map().items()}
 
 
 def debug_string(path: str) -> bytes:
-    """CheckpointReader.debug_string(); bytes, because keys of slices in it are not text."""
+    """CheckpointReader.debug_string() as bytes, because it contains slice keys that are not text."""
     text: bytes = tf.train.load_checkpoint(str(path)).debug_string()
     return text
 
@@ -145,7 +145,7 @@ def object_graph_mapping(path: str) -> dict[str, str]:
 def merge_v2(
     sources: Sequence[str], prefix: str, delete_old_dirs: bool = True, allow_missing_files: bool = False
 ) -> None:
-    """MergeV2Checkpoints: moves the data files of `sources` under `prefix` and deletes their index files."""
+    """MergeV2Checkpoints: move the data files of `sources` to `prefix` and delete their index files."""
     tf.raw_ops.MergeV2Checkpoints(
         checkpoint_prefixes=[str(source) for source in sources],
         destination_prefix=str(prefix),
@@ -155,7 +155,7 @@ def merge_v2(
 
 
 def tensor_list(elements: Sequence[Any]) -> RawTensor:
-    """A scalar variant tensor that holds a TensorList of elements of one dtype and shape."""
+    """A scalar variant tensor with a TensorList of elements of one dtype and shape."""
     stacked = tf.stack([to_tensorflow(element) for element in elements])
     shape = tf.constant(stacked.shape.as_list()[1:], tf.int32)
     return from_tensorflow(tf.raw_ops.TensorListFromTensor(tensor=stacked, element_shape=shape))
@@ -168,9 +168,9 @@ def sharded_save_by_saver(
     shape_and_slices: Sequence[str] | None = None,
     write_version: int = 2,
 ) -> str:
-    """tf.compat.v1.train.Saver(sharded=True): the i-th value lives on device cpu:devices[i], one shard per device.
+    """tf.compat.v1.train.Saver(sharded=True): the i-th value is on device cpu:devices[i], one shard per device.
 
-    Writes neither a meta graph nor a state file. Returns what Saver.save returns.
+    Writes neither a meta graph nor a state file. Returns the result of Saver.save.
     """
     names, specs, values = _columns(tensors, shape_and_slices)
     graph = tf.Graph()
@@ -184,7 +184,7 @@ def sharded_save_by_saver(
                 variable._set_save_slice_info(_slice_info(name, spec))
             variables.append(variable)
         saver = tf.compat.v1.train.Saver(variables, sharded=True, write_version=write_version)
-        # Devices of a session are its own: no more than the default one need exist in this process.
+        # A session has its own devices: this process needs no more than the default one.
         config = tf.compat.v1.ConfigProto(device_count={"CPU": max(devices) + 1})
         with tf.compat.v1.Session(config=config) as session:
             session.run(tf.compat.v1.global_variables_initializer())
@@ -205,7 +205,7 @@ def _slice_info(name: str, spec: str) -> Any:
 
 
 class _PythonState(tf.train.experimental.PythonState):  # type: ignore[misc, unused-ignore]
-    """State that is not a variable: a text, stored under the attribute `py_state`."""
+    """State that is not a variable: a string, stored under the attribute `py_state`."""
 
     def serialize(self) -> str:
         return "epoch 3"
@@ -223,12 +223,12 @@ def object_checkpoint(prefix: str) -> str:
     model = tf.Module(name="model")
     model.kernel = tf.Variable([[1.0, 2.0], [3.0, 4.0]], name="kernel")
     model.bias = tf.Variable([0.5, -0.5], name="bias")
-    # Momentum of the first generation: its slots are slot variables of the object graph, which Keras 3 no longer makes.
+    # TensorFlow 1's momentum: its slots are slot variables of the object graph, which Keras 3 no longer creates.
     optimizer = tf.compat.v1.train.MomentumOptimizer(learning_rate=0.5, momentum=0.5)
     gradients = [(tf.constant([[1.0, 0.0], [0.0, 1.0]]), model.kernel), (tf.constant([0.25, 0.5]), model.bias)]
     optimizer.apply_gradients(gradients)
     table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, default_value=-1)
-    # One entry: the order of several differs from process to process.
+    # One entry: the order of several differs between processes.
     table.insert(tf.constant(["word"]), tf.constant([7], tf.int64))
     checkpoint = tf.train.Checkpoint(
         model=model,
@@ -244,7 +244,7 @@ def object_checkpoint(prefix: str) -> str:
 
 
 def write_saved_model(directory: str) -> None:
-    """A SavedModel with one function, two variables and one asset file. saved_model.pb differs from run to run."""
+    """A SavedModel with one function, two variables and one asset file. saved_model.pb differs between runs."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     asset = folder / "vocabulary.txt"
@@ -272,7 +272,7 @@ def version() -> str:
 
 
 def abort(prefix: str) -> None:
-    """Ends the process by a failed CHECK: SaveV2 does that on a tensor of dtype resource, leaving a temporary file."""
+    """End the process by a failed CHECK: SaveV2 does that for a tensor of dtype resource, leaving a temporary file."""
     table = tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64)
     tf.raw_ops.SaveV2(prefix=prefix, tensor_names=["x"], shape_and_slices=[""], tensors=[table])
 
@@ -281,15 +281,15 @@ def abort(prefix: str) -> None:
 
 
 def checkpoint_management(function: str, *args: Any, **kwargs: Any) -> Any:
-    """Any function of TensorFlow's checkpoint_management; a CheckpointState comes as its serialized message."""
+    """Any function of TensorFlow's checkpoint_management; a CheckpointState is returned as its serialized message."""
     result = getattr(management, function)(*args, **kwargs)
     return result.SerializeToString() if hasattr(result, "SerializeToString") else result
 
 
 def iterate_checkpoints(directory: str, timeout: float, answers: Sequence[bool] | None) -> list[str]:
-    """checkpoints_iterator in a directory that does not change; `answers` of timeout_fn, None for no such function.
+    """checkpoints_iterator in a directory that does not change; `answers` of timeout_fn, or None without a timeout_fn.
 
-    No time passes but what the iterator sleeps.
+    Time passes only when the iterator sleeps.
     """
     now = 1000.0
 
@@ -310,9 +310,9 @@ def iterate_checkpoints(directory: str, timeout: float, answers: Sequence[bool] 
 def run_manager(
     directory: str, max_to_keep: int | None, keep_hours: float | None, lives: Sequence[tuple[float, Sequence[float]]]
 ) -> list[tuple[list[str], list[str], str]]:
-    """A CheckpointManager for each of `lives`: when it was made, and when it saved.
+    """A CheckpointManager for each of `lives`: when it was created, and when it saved.
 
-    After each save: the checkpoints that it lists, the files of the directory, and the text of the state file.
+    Returns, after each save, the checkpoints that it lists, the files of the directory, and the text of the state file.
     """
     counter = tf.Variable(0)
     seen = []
@@ -332,7 +332,7 @@ def run_manager(
 def run_saver(
     directory: str, max_to_keep: int, keep_hours: float, made: float, saves: Sequence[float]
 ) -> list[tuple[list[str], list[str], str]]:
-    """A Saver that is made and saves at these times: the same as `run_manager`."""
+    """A Saver that is created and saves at these times; returns the same as `run_manager`."""
     seen = []
     with tf.Graph().as_default(), tf.compat.v1.Session() as session, mock.patch.object(saver_module, "time") as clock:
         clock.time.return_value = made
@@ -347,7 +347,7 @@ def run_saver(
 
 
 def _listing(directory: str) -> tuple[list[str], str]:
-    """The checkpoints that are there, and the state file."""
+    """The existing checkpoints, and the state file."""
     here = Path(directory)
     return sorted(path.stem for path in here.glob("*.index")), (here / "checkpoint").read_text(encoding="utf-8")
 
@@ -356,7 +356,7 @@ def _listing(directory: str) -> tuple[list[str], str]:
 
 
 def canonical_devices(texts: Sequence[str]) -> list[str | None]:
-    """Each device text as TensorFlow spells it, None where it refuses it."""
+    """Each device string as TensorFlow spells it, None if it rejects it."""
     found: list[str | None] = []
     for text in texts:
         try:
@@ -375,8 +375,8 @@ def slice_spec(name: str, full_shape: Sequence[int], offset: Sequence[int], shap
 # Savers.
 
 Described = Sequence[tuple[str, Any, str, str]]
-"""(name, value, device, slice) of each variable: "/cpu:1", or "" where it has no device; "4 5 0,2:0,5", or "" for a
-whole tensor. Slices of one name are parts of one tensor."""
+"""(name, value, device, slice) of each variable. The device is "/cpu:1", or "" if it has none; the slice "4 5 0,2:0,5",
+or "" for a whole tensor. Slices with one name are parts of one tensor."""
 
 
 def saver_saves(
@@ -386,10 +386,10 @@ def saver_saves(
     saves: Sequence[Mapping[str, Any]] = ({},),
     recover: bool = False,
 ) -> list[tuple[str, list[str], dict[str, bytes]]]:
-    """tf.compat.v1.train.Saver(**options): saves once for each of `saves`, arguments of Saver.save.
+    """tf.compat.v1.train.Saver(**options): save once for each of `saves`, the arguments of Saver.save.
 
-    After each save: what it returned, `last_checkpoints`, and all files of the directory. With `recover` the saver
-    takes over, before it saves, what the state file beside `path` lists.
+    Returns, after each save, its result, `last_checkpoints`, and all files of the directory. With `recover` the saver
+    first recovers the checkpoints that the state file next to `path` lists.
     """
     seen = []
     with _saver(described, options) as (saver, session, _):
@@ -404,7 +404,7 @@ def saver_saves(
 
 
 def saver_restores(path: str, described: Described, options: Mapping[str, Any]) -> list[RawTensor]:
-    """What variables hold after Saver.restore; before, they hold the values that are described."""
+    """The values of variables after Saver.restore; before, they have the described values."""
     with _saver(described, options) as (saver, session, variables):
         saver.restore(session, path)
         values = session.run(variables)
@@ -412,7 +412,7 @@ def saver_restores(path: str, described: Described, options: Mapping[str, Any]) 
 
 
 def save_partitioned(path: str, name: str, value: Any, parts: int) -> list[str]:
-    """Saves a variable that get_variable cuts into so many parts. Returns the slices, as the Saver spells them."""
+    """Save a variable that get_variable splits into `parts`. Return the slices, as the Saver spells them."""
     with _session() as session:
         variable = _partitioned(name, value, parts)
         session.run(tf.compat.v1.global_variables_initializer())
@@ -421,7 +421,7 @@ def save_partitioned(path: str, name: str, value: Any, parts: int) -> list[str]:
 
 
 def restore_partitioned(path: str, name: str, like: Any, parts: int) -> RawTensor:
-    """The value of a variable that get_variable cuts into so many parts, restored from a checkpoint."""
+    """The value of a variable that get_variable splits into `parts`, restored from a checkpoint."""
     with _session() as session:
         variable = _partitioned(name, like, parts)
         tf.compat.v1.train.Saver([variable]).restore(session, path)
@@ -431,7 +431,7 @@ def restore_partitioned(path: str, name: str, like: Any, parts: int) -> RawTenso
 
 @contextmanager
 def _session() -> Iterator[Any]:
-    """A session over a graph of its own, with as many CPU devices as the tests name."""
+    """A session with its own graph, and as many CPU devices as the tests name."""
     config = tf.compat.v1.ConfigProto(device_count={"CPU": 4})
     with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
         yield session
@@ -445,7 +445,7 @@ def _partitioned(name: str, value: Any, parts: int) -> Any:
 
 
 def _raw(value: Any, tensor: Any) -> RawTensor:
-    """What a session gave for a tensor: a numpy array, or the bytes of a scalar string."""
+    """A session's value of a tensor: a numpy array, or the bytes of a scalar string."""
     if tensor.dtype.base_dtype == tf.string:
         return RawTensor.of(np.array(value, dtype=object))
     return RawTensor(tensor.dtype.base_dtype.name, tuple(value.shape), value.tobytes())
@@ -455,7 +455,7 @@ def _raw(value: Any, tensor: Any) -> RawTensor:
 def _saver(described: Described, options: Mapping[str, Any]) -> Iterator[tuple[Any, Any, list[Any]]]:
     """A Saver of a dict of variables, its session, and the variables as described.
 
-    Options that are not the Saver's: `use_resource` (True), and the `working_directory` that relative paths are of.
+    Options that are not the Saver's: `use_resource` (True), and the `working_directory` for relative paths.
     """
     own = {"use_resource": True, "working_directory": ".", **options}
     use_resource = own.pop("use_resource")
@@ -466,7 +466,7 @@ def _saver(described: Described, options: Mapping[str, Any]) -> Iterator[tuple[A
             with tf.device(device or None):
                 initial = to_tensorflow(value)
                 initial.set_shape(RawTensor.of(value).shape)
-                # Names of operations may hold less than keys of checkpoints.
+                # Operation names allow fewer characters than checkpoint keys.
                 label = f"variable_{len(variables)}"
                 variable = tf.compat.v1.Variable(initial, name=label, use_resource=use_resource)
             variables.append(variable)
@@ -479,18 +479,18 @@ def _saver(described: Described, options: Mapping[str, Any]) -> Iterator[tuple[A
         yield tf.compat.v1.train.Saver(named, **own), session, variables
 
 
-# What its tools say of files.
+# Output of TensorFlow's tools.
 
 
 def inspect_checkpoint(file_name: str, *args: Any, **kwargs: Any) -> str:
-    """What TensorFlow's inspect_checkpoint prints."""
+    """The output of TensorFlow's inspect_checkpoint."""
     with redirect_stdout(StringIO()) as printed:
         inspect_tool.print_tensors_in_checkpoint_file(file_name, *args, **kwargs)
     return printed.getvalue()
 
 
 def meta_graph(path: str) -> dict[str, Any]:
-    """What TensorFlow finds in a meta graph: its saver as text, and fields of its variables, by collection."""
+    """The contents of a meta graph in TensorFlow: its saver as text, and fields of its variables, by collection."""
     meta = meta_graph_pb2.MetaGraphDef.FromString(Path(path).read_bytes())
     variables: dict[str, list[dict[str, Any]]] = {}
     for key, collection in meta.collection_def.items():
@@ -515,7 +515,7 @@ def meta_graph(path: str) -> dict[str, Any]:
 
 
 def _slice_text(variable: Any) -> str:
-    """SaveSliceInfo.spec of a VariableDef; empty where it is whole."""
+    """SaveSliceInfo.spec of a VariableDef; "" for a whole variable."""
     if not variable.HasField("save_slice_info_def"):
         return ""
     spec: str = tf.Variable.SaveSliceInfo(save_slice_info_def=variable.save_slice_info_def).spec

@@ -1,6 +1,6 @@
-"""A training run that saves all the time: what tests kill, interrupt, and start again.
+"""A training run that saves all the time, which tests kill, interrupt, and start again.
 
-As a program, `python training_script.py FOLDER WAY`, it ends with its only save in flight.
+As a program, `python training_script.py FOLDER WAY`, it exits while its only save is in progress.
 """
 
 import itertools
@@ -20,7 +20,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt import BaseSaverBuilder, BulkSaverBuilder, Saver, SaverDef
 from torch_tfckpt.transfer.staging import StagingOptions
 
-# Some KiB to some MiB; the largest takes several buffers of a save beside training.
+# Some KiB to some MiB; the largest takes several buffers of a background save.
 SIZES: Final = {
     "embedding": ("cpu:0", 300_000),
     "embedding/Adam": ("cpu:0", 300_000),
@@ -40,9 +40,9 @@ def make_saver(state: State, builder: BaseSaverBuilder | None = None, **options:
 
 
 def train(folder: str, seed: int, reports: Connection) -> None:
-    """Goes on from the newest checkpoint, and saves until it is stopped. Reports READY, then every number that is safe.
+    """Continue from the newest checkpoint, and save until killed. Report READY, then every number that is safe.
 
-    Each life has a builder; each save, by chance, waits or goes on beside training, under a new path or the last one.
+    Each run has a builder; each save randomly waits or runs in the background, with a new path or the last one.
     """
     chance = random.Random(seed)
     state = State(SIZES)
@@ -58,7 +58,7 @@ def train(folder: str, seed: int, reports: Connection) -> None:
                 saver.save(f"{folder}/m", path_number)
             else:
                 handle = saver.save_async(f"{folder}/m", path_number)
-                state.fill(10**6 + number)  # training goes on
+                state.fill(10**6 + number)  # training continues
                 handle.result()
             reports.send(number)
 
@@ -69,18 +69,18 @@ def resume(saver: Saver, state: State, folder: str) -> None:
         saver.restore(latest)
         number = int(state.tensors[STEP])
         expected = state.expected(number)
-        assert all(tensor.equal(expected[name]) for name, tensor in state.tensors.items()), f"{latest} is no {number}"
+        assert all(tensor.equal(expected[name]) for name, tensor in state.tensors.items()), f"{latest} is not {number}"
 
 
 def train_until_interrupted(folder: str, seed: int, reports: Connection) -> None:
-    """`train`, of which Ctrl-C is the end: the last report is how many threads of ours are left then."""
+    """`train` until Ctrl-C; the last report is the number of our threads that are left then."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         train(folder, seed, reports)
     except KeyboardInterrupt:
         until = time.monotonic() + 10
         while (left := threads_of_ours()) and time.monotonic() < until:
-            time.sleep(0.001)  # a save beside training may come to its end; a thread may be about to start, and end
+            time.sleep(0.001)  # a background save may be finishing; a thread may be starting or ending
         reports.send(f"interrupted, left: {left}")
 
 
@@ -89,7 +89,7 @@ def threads_of_ours() -> list[str]:
 
 
 def alternate(folder: str, base: str, numbers: range, reports: Connection) -> None:
-    """Saves `numbers` under `base`, beside another process that does so, too; all that is kept restores each time."""
+    """Save `numbers` under `base` while another process does the same; all kept checkpoints restore each time."""
     state = State()
     with state.saver(sharded=True, max_to_keep=2, save_relative_paths=True) as saver:
         for number in numbers:

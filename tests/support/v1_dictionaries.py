@@ -1,4 +1,4 @@
-"""Generated contents of version 1 files: tensors of every dtype that they hold, in one or several parts; odd names."""
+"""Generated contents of version 1 files: tensors of every possible dtype, in one or several parts; unusual names."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from torch_tfckpt.format.saved_tensor_slices import VALUE_FIELDS
 from torch_tfckpt.format.tensor_slice import Extent, TensorSlice
 
 WRITABLE = [DataType(number) for number, field in VALUE_FIELDS.items() if field.estimate]
-# What RawTensor, and TensorFlow's Python side, call the types whose C++ name is another.
+# The names of types in RawTensor and TensorFlow's Python API, if the C++ name differs.
 PYTHON_NAMES = {"float": "float32", "double": "float64", "half": "float16"}
 
 Value = torch.Tensor | npt.NDArray[np.object_]
@@ -28,12 +28,12 @@ class Entry:
     name: str
     dtype: DataType
     value: Value
-    shape: tuple[int, ...] | None = None  # of the full tensor, where `part` is given
+    shape: tuple[int, ...] | None = None  # of the full tensor, if `part` is given
     part: TensorSlice | None = None
 
     @property
     def spec(self) -> str:
-        """As TensorFlow spells shape and slice."""
+        """Shape and slice as TensorFlow spells them."""
         return "" if self.part is None else " ".join((*map(str, self.shape or ()), str(self.part)))
 
     @property
@@ -42,13 +42,13 @@ class Entry:
 
 
 def raw_tensor(value: Any, dtype: DataType) -> RawTensor:
-    """For the TensorFlow process. The dtype is named, since qint8 and int8 are one torch dtype."""
+    """For the TensorFlow process. The dtype is given, since qint8 and int8 have the same torch dtype."""
     plain = RawTensor.of(value.numpy() if isinstance(value, torch.Tensor) else value)
     return RawTensor(PYTHON_NAMES.get(dtype.short_name, dtype.short_name), plain.shape, plain.data)
 
 
 def values(dtype: DataType, shape: tuple[int, ...]) -> st.SearchStrategy[Value]:
-    """Values of a shape, of all bit patterns."""
+    """Values of a shape, with any bit patterns."""
     count = int(np.prod(shape, dtype=np.int64))
     if dtype == DataType.DT_STRING:
         return st.lists(st.binary(max_size=5), min_size=count, max_size=count).map(
@@ -67,7 +67,7 @@ def values(dtype: DataType, shape: tuple[int, ...]) -> st.SearchStrategy[Value]:
 
 @st.composite
 def entries_of(draw: st.DrawFn, name: str) -> list[Entry]:
-    """One tensor, whole or cut along one dimension, its parts in any order."""
+    """One tensor, whole or split along one dimension, its parts in any order."""
     dtype = draw(st.sampled_from(WRITABLE))
     shape = tuple(draw(st.lists(st.sampled_from([1, 2, 3, 4, 0]), max_size=3)))
     value = draw(values(dtype, shape))
@@ -94,7 +94,7 @@ DICTIONARIES = NAMES.flatmap(lambda names: st.tuples(*map(entries_of, names))).m
 
 
 def assembled(entries: list[Entry]) -> dict[str, RawTensor]:
-    """The full tensors that the entries make, put together without this package."""
+    """The full tensors that the entries form, assembled without this package."""
     full: dict[str, npt.NDArray[Any]] = {}
     dtypes: dict[str, DataType] = {}
     for entry in entries:

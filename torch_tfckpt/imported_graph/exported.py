@@ -76,7 +76,7 @@ def export_meta_graph(
         >>> saver = tfckpt.Saver({"w": torch.zeros(2)})
         >>> path = saver.save("model.ckpt")
         >>> imported = tfckpt.import_meta_graph("model.ckpt.meta")
-        >>> meta_graph = tfckpt.export_meta_graph("scope.meta", graph=imported, clear_devices=True)
+        >>> meta_graph = tfckpt.export_meta_graph("copy.meta", graph=imported, clear_devices=True)
         >>> [node.name for node in meta_graph.graph_def.node if node.op == "VarHandleOp"]
         ['w']
     """

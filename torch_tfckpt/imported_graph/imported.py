@@ -1,4 +1,4 @@
-"""import_meta_graph: load the variables, saver and collections of a TensorFlow graph, without its code.
+"""import_meta_graph: load variables, saver and collections of a TensorFlow graph, without its code.
 
     imported = import_meta_graph("run/model.ckpt-1000.meta")
     imported.saver.restore("run/model.ckpt-1000")

@@ -86,7 +86,7 @@ class Collections(Mapping[Hashable, list[object]]):
     def __repr__(self) -> str:
         return f"Collections({', '.join(f'{name!r}: {len(values)}' for name, values in self.lists().items())})"
 
-    # A Mapping compares by contents, and is not hashable.
+    # By default, a Mapping compares by contents and is not hashable.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 

@@ -160,7 +160,7 @@ def check_graph_size(meta: RawMetaGraph) -> None:
     size = len(meta.graph.raw)
     if size >= MAX_MESSAGE:
         raise InvalidArgumentError(
-            f"{meta.place}: GraphDef cannot be larger than 2GB, but has {size} bytes. Store constants in variables"
+            f"{meta.place}: GraphDef cannot be larger than 2GB, but has {size} bytes. Keep large constants in variables"
         )
 
 

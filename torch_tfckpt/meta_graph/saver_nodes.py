@@ -117,7 +117,7 @@ class _PlacedNode(NamedTuple):
 
 
 class _SaverNodes:
-    """Writes the nodes of one saver in TensorFlow's order, which determines their numbers."""
+    """Writer of the nodes of one saver, in TensorFlow's order, which determines their numbers."""
 
     def __init__(self, graph: Nodes, saver: GraphSaver, variables: Mapping[str, VariableNodes]) -> None:
         self._graph = graph

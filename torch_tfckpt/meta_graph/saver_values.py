@@ -1,6 +1,6 @@
 """Find the values that a saver stores: their keys, and the variable that each value is restored into.
 
-A SaverDef names three nodes; everything else is in the graph. A version 1 graph restores like this,
+A SaverDef names three nodes; everything else is in the graph. A TensorFlow 1 graph restores like this,
 
     save/restore_all          NoOp              ^save/Assign ^save/Assign_1 ...
     save/Assign               Assign            w  save/RestoreV2
@@ -183,7 +183,7 @@ def _called(frame: _Frame, node: Node) -> Function | None:
 
 
 class _Origins:
-    """Traces values back to the node that computes or stores them.
+    """The nodes that compute or store values, found by tracing values back.
 
     Results are cached, because chains may be long and shared.
     """

@@ -91,7 +91,7 @@ def each_message(kind: type[M], edited: Callable[[M], M | None]) -> Edit:
 
 
 def each_entry(kind: type[M], edited: Callable[[str, M], M | None]) -> Edit:
-    """Return an edit of a map of messages; `edited` gets name and message, and returns as in `each_message`."""
+    """Return an edit of a map of messages; like `each_message`, but `edited` also gets the name."""
 
     def edit(entry: memoryview) -> Chunks | None:
         name, payload = text_of(entry, 1), payload_of(entry, 2)

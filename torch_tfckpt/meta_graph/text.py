@@ -96,7 +96,7 @@ def _text_of(raw: memoryview, kind: str, place: str) -> str:
 
 
 def _refuse_unknown(message: Message, indent: int, as_one_line: bool) -> None:
-    """Raise UnimplementedError if a message has unknown fields. protobuf calls it before printing each one."""
+    """Raise UnimplementedError if a message has unknown fields; called before each one is printed."""
     unknown = UnknownFieldSet(message)
     if len(unknown):
         raise UnimplementedError(

@@ -72,7 +72,7 @@ def saver_values(meta: RawMetaGraph) -> list[StoredValue] | None:
 
 
 def values_by_name(variables: Iterable[GraphVariable], scope: str) -> list[StoredValue]:
-    """Return the values that a saver stores for variables by name, with names (or the whole's) in the scope."""
+    """Return the values that a saver stores for variables by their names in the scope."""
     return [
         StoredValue(prepend_name_scope(variable.name, scope), "", variable.dtype, (variable.name,))
         if variable.part is None

@@ -156,7 +156,7 @@ class _Encoder:
             known = type(key) in _KEYS
             node = self.node(key, part) if known else None  # limits the depth of a tuple before `_is_key` recurses
             if not known or not _is_key(key):
-                raise self._refusal(f"a dict with a {type(key).__module__}.{type(key).__qualname__} for a key", path)
+                raise self._refusal(f"a dict with a {type(key).__module__}.{type(key).__qualname__} as a key", path)
             pairs.append([node, self.node(item, part)])
         return pairs
 

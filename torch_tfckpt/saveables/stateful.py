@@ -39,7 +39,7 @@ def is_stateful(value: object) -> TypeGuard[Stateful]:
 
 
 class SaveableState(Protocol):
-    """Reads and writes one kind of state. Nothing is kept between calls."""
+    """Interface to read and write one kind of state; nothing is kept between calls."""
 
     def value(self) -> object:
         """Return the present state, as a value that `flatten` accepts."""
@@ -202,7 +202,7 @@ def _stand_in(reader: CheckpointReader, name: str) -> torch.Tensor:
 
 
 class _StoredState(SaveableObject):
-    """Restores a state from the checkpoint that it was created for."""
+    """Saveable that restores a state from the checkpoint that it was created for."""
 
     def __init__(
         self, key: str, state: SaveableState, stand_ins: dict[str, torch.Tensor], dtypes: dict[str, DataType]
