@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Final
 
 from doc_page import ROOT, run_page
-from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
@@ -35,8 +34,8 @@ PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 PICTURE_OF: Final = "tensorflow/object"
 COMMANDS: Final = (("ls", "--tree", "object"), ("verify", "object"))
 COLUMNS: Final = 100
-# rich's format without fonts from another server.
-_SVG: Final = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace("Fira Code, ", "")
+# A font from another server, which a picture should not ask for.
+_FONT: Final = re.compile(r" *@font-face \{.*?\}\n", re.DOTALL)
 _VERB: Final = re.compile(r"^    ([a-z][a-z-]*)\s", re.MULTILINE)
 _INTRODUCTION: Final = """\
 # Command line
@@ -84,7 +83,7 @@ def picture() -> str:
             console.print(Text("$ tfckpt " + " ".join(words), style="bold green"))
             console.print(Text.from_ansi(on_a_terminal(words, Path(name)).rstrip()))
             console.print()
-    return console.export_svg(title="tfckpt", code_format=_SVG, unique_id="tfckpt") + "\n"
+    return _FONT.sub("", console.export_svg(title="tfckpt", unique_id="tfckpt")).replace("Fira Code, ", "") + "\n"
 
 
 def on_a_terminal(words: Sequence[str], directory: Path) -> str:

@@ -14,7 +14,7 @@ import torch_tfckpt
 from torch_tfckpt import SaverDef
 
 NAMES = [name for name in torch_tfckpt.__all__ if not name.startswith("__")]
-# Generated messages have no docstrings; protos/ and the README say what they are.
+# Generated messages have no docstrings; protos/ and docs/api describe them.
 DOCUMENTED = [name for name in NAMES if not isinstance(getattr(torch_tfckpt, name), type(SaverDef))]
 
 
