@@ -22,13 +22,9 @@ from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_asyn
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from torch_tfckpt.format import crc32c
-from torch_tfckpt.save_restore.builder import BulkSaverBuilder, Saveables
-from torch_tfckpt.save_restore.pending_save import PendingSave
 from torch_tfckpt.storage.local import LocalOutput, LocalStorage
-from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, THREADS
-from torch_tfckpt.transfer.staging import Staging
 
 _PEER = Path(__file__).with_name("tensorflow_peer.py")
 # Read by TensorFlow's C++ when it is loaded. oneDNN announces itself on stderr unless it is off.
@@ -89,16 +85,6 @@ class UnsyncedStorage(LocalStorage):
 class _UnsyncedOutput(LocalOutput):
     def sync(self) -> None:
         pass
-
-
-class UnsyncedBuilder(BulkSaverBuilder):
-    """Saves as Saver does by itself, but on a storage that does not sync. Write neither state file nor meta graph."""
-
-    def begin_save(
-        self, storage: Storage, path: str, saveables: Saveables, *, sharded: bool, snapshot: bool, staging: Staging
-    ) -> PendingSave:
-        unsynced = UnsyncedStorage()
-        return super().begin_save(unsynced, path, saveables, sharded=sharded, snapshot=snapshot, staging=staging)
 
 
 # It warns each time, even if `no_dist` is given.

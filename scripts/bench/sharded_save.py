@@ -20,7 +20,7 @@ from typing import Final
 import safetensors.torch
 import torch
 from peers import (
-    UnsyncedBuilder,
+    UnsyncedStorage,
     check_equal,
     copy_into,
     host_like,
@@ -85,8 +85,8 @@ def contenders(expected: dict[str, torch.Tensor], folder: Path) -> list[Contende
     savers = {
         OURS: tfckpt.Saver(grouped(state), sharded=True),
         ONE_FILE: tfckpt.Saver(grouped(state)),
-        UNSYNCED: tfckpt.Saver(grouped(state), sharded=True, builder=UnsyncedBuilder()),
-        ONE_UNSYNCED: tfckpt.Saver(grouped(state), builder=UnsyncedBuilder()),
+        UNSYNCED: tfckpt.Saver(grouped(state), sharded=True, storage=UnsyncedStorage()),
+        ONE_UNSYNCED: tfckpt.Saver(grouped(state), storage=UnsyncedStorage()),
     }
 
     def saved_by(name: str, *, files: int, full: bool) -> Contender:
