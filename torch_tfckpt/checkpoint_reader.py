@@ -357,19 +357,17 @@ class CheckpointReader:
 
     def _look_up(self, name: str, read: Callable[[str], Result]) -> Result:
         """Return `read(name)`; if that is not a key, `read` of the key that it means."""
-        if self._names is not None and isinstance(name, str) and len(found := self._names.find(name)) == 1:
-            return read(found[0])
-        try:
-            return read(name)
-        except NotFoundError:
-            # A data file may be missing as well as the key.
-            if not isinstance(name, str) or name in self._reader or OBJECT_GRAPH_KEY not in self._reader:
-                raise
-            key = self._key_meant(name)
-        return read(key)
+        if self._names is None or not isinstance(name, str):
+            try:
+                return read(name)
+            except NotFoundError:
+                # A data file may be missing as well as the key.
+                if not isinstance(name, str) or name in self._reader or OBJECT_GRAPH_KEY not in self._reader:
+                    raise
+        return read(self._key_meant(name))
 
     def _key_meant(self, name: str) -> str:
-        """The key for a name that is not a key of an object-based checkpoint."""
+        """The key that a name means in an object-based checkpoint."""
         known: Iterable[str] = self.keys()
         hint = f"It is object-based: `tfckpt ls --tree {self.path}` shows the objects."
         try:

@@ -12,6 +12,7 @@ A stored key always means that tensor. Any other name may belong to several tens
 metric as "total". Such a name is an error that lists the keys.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from typing import Final
@@ -50,6 +51,7 @@ class TensorNames:
     def __init__(self, graph: ObjectGraph, keys: Iterable[str]) -> None:
         self._graph = graph
         self._keys = dict.fromkeys(keys)
+        self._children: dict[int, tuple[dict[str, list[int]], int]] = {}
 
     def __repr__(self) -> str:
         return f"<TensorNames of {len(self._keys)} tensors, {len(self._graph.nodes)} objects>"
@@ -111,22 +113,30 @@ class TensorNames:
 
     def _objects_at(self, path: str) -> dict[int, None]:
         """The objects to which the local names in `path` lead from the root. Local names may contain dots."""
-        nodes = self._graph.nodes
         found: dict[int, None] = {}
-        waiting = [(ROOT, 0)] if nodes else []
+        ends = [at for at, character in enumerate(path) if character == "."]
+        waiting = [(ROOT, 0)] if self._graph.nodes else []
         seen = set(waiting)
         while waiting:
             here, at = waiting.pop()
-            for child in nodes[here].children:
-                end = at + len(child.local_name)
-                if not path.startswith(child.local_name, at):
-                    continue
-                if end == len(path):
-                    found[child.node_id] = None
-                elif path[end] == "." and (child.node_id, end + 1) not in seen:
-                    seen.add((child.node_id, end + 1))
-                    waiting.append((child.node_id, end + 1))
+            children, longest = self._children_of(here)
+            found.update(dict.fromkeys(children.get(path[at:], ())))
+            for end in ends[bisect_left(ends, at) : bisect_right(ends, at + longest)]:
+                for step in [(node_id, end + 1) for node_id in children.get(path[at:end], ())]:
+                    if step not in seen:
+                        seen.add(step)
+                        waiting.append(step)
         return found
+
+    def _children_of(self, node_id: int) -> tuple[dict[str, list[int]], int]:
+        """Local name -> children of an object; and the length of the longest name."""
+        known = self._children.get(node_id)
+        if known is None:
+            children: dict[str, list[int]] = {}
+            for child in self._graph.nodes[node_id].children:
+                children.setdefault(child.local_name, []).append(child.node_id)
+            known = self._children[node_id] = children, max(map(len, children), default=0)
+        return known
 
     def _tensors_of(self, node_id: int) -> Collection[str]:
         """The stored tensors of an object."""
