@@ -8,8 +8,8 @@ import torch
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.writer import BundleWriter
-from torch_tfckpt.checkpoint_reader import Index
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.indexing import Index
 from torch_tfckpt.format.tensor_slice import TensorSlice
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.v1.writer import SlicesWriter

@@ -22,13 +22,11 @@ from torch_tfckpt.errors import (
     error_context,
 )
 from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.format.indexing import Index as Index
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.format.tensor_names import TensorNames
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, shape_text
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import AnyPath as AnyPath
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, escaped, quoted
 from torch_tfckpt.v1.reader import SlicesReader
@@ -84,11 +82,10 @@ class CheckpointReader:
     def __init__(self, path: AnyPath, *, verify: bool = True, storage: Storage | None = None) -> None:
         where = fspath(path)
         self.storage = storage or storage_of(where)
-        files = find_checkpoint(self.storage, where)
-        self._reader = _open(self.storage, files, verify)
+        self.files = find_checkpoint(self.storage, where)
+        self._reader = _open(self.storage, self.files, verify)
         self._object_graph: ObjectGraph | None = None
         self._names: TensorNames | None = None
-        self.files = files
 
     def __repr__(self) -> str:
         return f"<CheckpointReader of {quoted(self.path)}, version {self.version}>"
@@ -108,10 +105,7 @@ class CheckpointReader:
         return self._reader.keys()
 
     def undamaged_keys(self) -> tuple[list[str], list[str]]:
-        """Names of the tensors that a damaged index still lists, and what is wrong with the rest of the index.
-
-        As `keys()` and an empty list if the index is undamaged. The tensors themselves may be damaged all the same.
-        """
+        """Return the keys that a damaged index still lists, and what is wrong with the rest of the index."""
         return (self.keys(), []) if isinstance(self._reader, SlicesReader) else self._reader.undamaged_keys()
 
     def __iter__(self) -> Iterator[str]:

@@ -17,10 +17,11 @@ from typing import Final
 import numpy as np
 import torch
 
-from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
+from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.cli.console import escaped, prepare_streams
 from torch_tfckpt.errors import CheckpointError, UnimplementedError
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.values import Value
 
 _USAGE: Final = (

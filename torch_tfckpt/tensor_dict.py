@@ -7,12 +7,12 @@ import torch
 
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.bundle.writer import BundleWriter
-from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
+from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import is_holdable
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import LoadedValue, WritableValue

@@ -124,7 +124,7 @@ def test_ls_lists_the_other_formats_too(prefix: str, tmp_path: Path, form: str, 
 def test_ls_names_what_is_no_tensor(tmp_path: Path, capsys: Output) -> None:
     torch.save({"w": torch.zeros(1), "epoch": 3}, tmp_path / "m.pt")
     assert main(["ls", str(tmp_path / "m.pt")]) == 0
-    assert capsys.readouterr().err == 'left out, since they are no tensors: "epoch"\n'
+    assert capsys.readouterr().err == 'left out, since they are not tensors: "epoch"\n'
     main(["ls", str(tmp_path / "m.pt"), "--quiet"])
     assert capsys.readouterr().err == ""
 

@@ -1,6 +1,6 @@
 """Completion in shells: `tfckpt --print-completion bash` prints a script made by shtab.
 
-    eval "$(tfckpt --print-completion bash)"       # in ~/.bashrc; zsh and tcsh likewise
+    eval "$(tfckpt --print-completion bash)"       # in ~/.bashrc; the same for zsh and tcsh
 
 The script completes verbs, options, choices and file names without starting Python.
 """

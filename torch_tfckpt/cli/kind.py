@@ -1,4 +1,4 @@
-"""Name what is at a path that is not a checkpoint: the part of `tfckpt show` for every other file and directory."""
+"""Name the kind of a file or directory that is not a checkpoint, for `tfckpt show`."""
 
 import os
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def show_kind(path: str, error: CheckpointError) -> int | None:
 
 
 def _show_directory(path: str, names: Sequence[str]) -> int | None:
-    """The kinds of the files in a directory that has no single checkpoint."""
+    """Print the kinds of the files in a directory that does not have exactly one checkpoint."""
     prefixes = sorted(prefixes_of(names))
     if STATE_FILE in names or len(prefixes) == 1:
         return None  # it has a checkpoint, and the error says what is wrong with it
@@ -76,7 +76,7 @@ def _kind_in_directory(directory: str, name: str) -> FileKind:
 
 
 def _is_tfjs_shard(path: str) -> bool:
-    """Whether `path` is a .bin file next to the model.json of TensorFlow.js: its bytes are plain numbers."""
+    """Return whether `path` is a .bin file next to the model.json of TensorFlow.js: its bytes are plain numbers."""
     beside = os.path.join(os.path.dirname(path), _TFJS_MODEL)
     return path.endswith(".bin") and LOCAL.exists(beside) and kind_of_file(LOCAL, beside) is FileKind.TFJS
 

@@ -1,4 +1,4 @@
-"""tfckpt latest: which checkpoint of a directory to take."""
+"""tfckpt latest: print the latest checkpoint of a directory."""
 
 import argparse
 
@@ -10,7 +10,7 @@ from torch_tfckpt.text import printable
 
 
 def latest(options: argparse.Namespace) -> int:
-    """Prints the newest checkpoint's path; 1 where there is none."""
+    """Print the path of the latest checkpoint; exit status 1 if there is no checkpoint."""
     directory = fspath(options.directory)
     newest = latest_checkpoint(directory, options.latest_filename, valid=options.valid)
     if options.json:

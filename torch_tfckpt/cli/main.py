@@ -1,4 +1,4 @@
-"""The command line: parser, table of verbs, exit status.
+"""The command line: parser, verbs, exit status.
 
 Exit status: 0 success; 1 damaged, missing, different or refused; 2 usage error; 130 interrupted; 141 the reader of a
 pipe went away. A new verb is a function in a module of this package, and an `_add_` function here for its arguments.

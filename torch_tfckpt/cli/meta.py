@@ -1,6 +1,6 @@
-"""tfckpt meta: what a meta graph holds, for a person, as JSON, or as a drawing.
+"""tfckpt meta: the contents of a meta graph as a listing, as JSON, or as a drawing.
 
-The document of --json has all that the listing for people cuts:
+The document of --json has everything, without the limits of the listing:
 
     path                file or directory
     tags_available      the tags of each graph in it
@@ -51,12 +51,12 @@ T = TypeVar("T")
 
 
 def meta(options: argparse.Namespace) -> int:
-    """Shows a meta graph; 1 where its variables cannot be told."""
+    """Show a meta graph; exit status 1 if its variables cannot be determined."""
     if options.depth is not None and not options.dot:
-        raise InvalidArgumentError("--depth says how far --dot unfolds the scopes. Add --dot, or leave it out")
+        raise InvalidArgumentError("--depth is the number of scopes that --dot unfolds. Add --dot, or omit --depth")
     path = fspath(options.path)
     tags = None if options.tags is None else [tag for tag in options.tags.split(",") if tag]
-    # One after the other, so that a large file is in memory once.
+    # One after another, so that a large file is in memory only once.
     available = [list(each.info.tags) for each in meta_graphs_in(path)]
     chosen = open_meta_graph(path, tags)
     summary = summary_of(chosen)
@@ -230,7 +230,7 @@ def _show_saver(place: str, saver: SaverSummary) -> None:
 def _show_rows(
     headings: Sequence[str], records: Sequence[T], cells: Callable[[T], list[str]], numeric: Sequence[str] = ()
 ) -> None:
-    """A table of the first records, and how many more there are; nothing where there are none."""
+    """Show a table of the first records and the number of others; show nothing if there is no record."""
     if records:
         show_table(headings, [cells(each) for each in records[:_ROWS]], numeric)
     if len(records) > _ROWS:
@@ -250,14 +250,14 @@ def _tags_text(tags: Sequence[str]) -> str:
 
 
 def _shape_text(shape: Shape | None) -> str:
-    """[?,3]; ? where not even the number of dimensions is known."""
+    """Return a string such as "[?,3]"; "?" if not even the number of dimensions is known."""
     if shape is None:
         return "?"
     return _short(f"[{','.join('?' if length < 0 else str(length) for length in shape)}]")
 
 
 def _part_text(part: PartSummary) -> str:
-    """[0:2,:] of w [4,3]."""
+    """Return a string such as "[0:2,:] of w [4,3]"."""
     cuts = [
         ":" if (start, length) == (0, whole) else f"{start}:{start + length}"
         for start, length, whole in zip(part.offset, part.shape, part.full_shape, strict=False)
@@ -266,7 +266,7 @@ def _part_text(part: PartSummary) -> str:
 
 
 def _item_text(item: Item) -> str:
-    """A value of a collection. Of a message its first field, which is the name of what it describes."""
+    """Return a value of a collection as a string; a message as its first field, the name of what it describes."""
     if isinstance(item, AnyMessage):
         return f"{_short(item.type_url.rpartition('/')[2])} ({counted(len(item.value), 'byte')})"
     if isinstance(item, Message):

@@ -84,7 +84,7 @@ def ls(options: argparse.Namespace) -> int:
         show_table(["name", "dtype", "shape", "size", "note"], [cells(row) for row in rows], numeric=["size"])
         show(totals(rows, kinds))
     if skipped and not options.quiet:
-        say(f"left out, since they are no tensors: {', '.join(map(quoted, skipped))}")
+        say(f"left out, since they are not tensors: {', '.join(map(quoted, skipped))}")
     if has_objects and not options.quiet and not options.json:
         say(f"object-based: `tfckpt ls --tree {printable(fspath(options.path))}` shows the objects")
     if nothing:
@@ -242,7 +242,7 @@ def _show_summary(source: TensorSource, rows: Sequence[Row]) -> None:
     if partitioned:
         show(f"partitioned: {partitioned}")
     if source.skipped:
-        show(f"left out, since they are no tensors: {', '.join(map(quoted, source.skipped))}")
+        show(f"left out, since they are not tensors: {', '.join(map(quoted, source.skipped))}")
     show("")
     sizes = [(path, _size_of(path)) for path in source.files()]
     table = [[printable(path), "missing" if size is None else byte_text(size)] for path, size in sizes]
@@ -294,7 +294,7 @@ def _statistics(source: TensorSource, rows: Sequence[Row], *, quiet: bool) -> It
             if row.info is None or dtype is None or not has_numbers(dtype) or not element_count(row.info.shape):
                 continue
             value = source.read([row.name])[row.name]
-            assert isinstance(value, torch.Tensor), "its type says so"
+            assert isinstance(value, torch.Tensor), "its element type has numbers"
             yield row.name, statistics_of(value)
             if bar:
                 bar(done, total)

@@ -1,8 +1,9 @@
 """The values of one tensor as text and as JSON, for `tfckpt show`.
 
 In JSON, "values" are nested lists in row-major order. NaN and infinities are the strings "NaN", "Infinity" and
-"-Infinity", since JSON has no numbers for them; complex numbers are pairs [real, imaginary]. Strings are text if all of
-them are UTF-8, otherwise base64; "encoding" tells which. What torch has no type for is one base64 string, "bytes".
+"-Infinity", since JSON has no numbers for them; complex numbers are pairs [real, imaginary]. Strings are text if all
+of them are UTF-8, otherwise base64, as "encoding" declares. A value of a type that torch lacks is one base64 string,
+"bytes".
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""tfckpt verify: what is damaged, and what is still good."""
+"""tfckpt verify: list the damaged tensors, and how many can be read."""
 
 import argparse
 

@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 
 import torch
 
-from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.conversion.damage import (
     DAMAGE,
     Listing,
@@ -35,7 +34,7 @@ from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches, cast_floating, dtype_named
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import byte_text, counted, first_lines, printable, quoted
 

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.conversion.graph_editing import object_paths
 from torch_tfckpt.conversion.selected_source import SelectedSource, read_graph
 from torch_tfckpt.conversion.selection import Selection, nothing_left
@@ -24,7 +23,7 @@ from torch_tfckpt.foreign_files.protocols import TensorSource, names_of
 from torch_tfckpt.foreign_files.values import FileValue, StoredBytes, TensorInfo, batches
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.text import counted, printable, quoted
 from torch_tfckpt.values import Strings
 

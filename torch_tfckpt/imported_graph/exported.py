@@ -12,7 +12,6 @@ from torch_tfckpt._proto.graph_pb2 import GraphDef
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 from torch_tfckpt._proto.op_def_pb2 import OpList
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.imported_graph.imported import ImportedMetaGraph
 from torch_tfckpt.meta_graph.export_options import ExportOptions, export
@@ -23,6 +22,7 @@ from torch_tfckpt.meta_graph.rewriting import with_saver_def
 from torch_tfckpt.meta_graph.splicing import left_out, rewritten
 from torch_tfckpt.save_restore.saver_def import naming_nodes
 from torch_tfckpt.saver.meta_graph import TensorsGraph
+from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import quoted
 
 M = TypeVar("M", bound=Message)

@@ -19,7 +19,6 @@ from google.protobuf.message import Message
 from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef, MetaGraphDef, SignatureDef
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import VariableDef
-from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.dtypes import is_holdable
 from torch_tfckpt.errors import CheckpointError, DataLossError, FailedPreconditionError, as_data_loss, error_context
 from torch_tfckpt.imported_graph.tensors import GraphTensor, GraphTensors
@@ -37,6 +36,7 @@ from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, val
 from torch_tfckpt.save_restore.saver_def import check_scope
 from torch_tfckpt.saver.registered import InGraph, SaverInGraph, saver_in_graph
 from torch_tfckpt.saver.saver import Saver
+from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import counted, quoted
 from torch_tfckpt.values import Value
 

@@ -15,7 +15,7 @@ from typing import Final, TypeGuard
 import torch
 from torch import nn
 
-from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
+from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_names import TensorNames
 from torch_tfckpt.format.tensor_slice import shape_text
@@ -26,6 +26,7 @@ from torch_tfckpt.saveables.module_tensors import group_shared, module_tensors
 from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, saveables_of
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
+from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import did_you_mean, escaped, listed, quoted
 
 Assignable = torch.Tensor | Variable | PartitionedVariable | Sequence[Variable]

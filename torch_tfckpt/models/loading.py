@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 import torch
 from torch import nn
 
-from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
+from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
@@ -23,6 +23,7 @@ from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_
 from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch, size_mismatch
 from torch_tfckpt.models.sources import Averages, Found, Source, find_sources
 from torch_tfckpt.models.targets import Target, targets_of
+from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, quoted
 

@@ -11,7 +11,6 @@ from typing import Final
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules
@@ -22,7 +21,7 @@ from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.module_state import SHARED
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.saver.saver import Saver
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.tensor_dict import save_file
 from torch_tfckpt.text import did_you_mean, quoted
 from torch_tfckpt.values import WritableValue

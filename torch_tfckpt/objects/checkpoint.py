@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
-from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
+from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.directory.state_file import update_relative_state
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.object_graph import ROOT
@@ -40,7 +40,7 @@ from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.local import LocalStorage
-from torch_tfckpt.storage.names import fspath, is_url
+from torch_tfckpt.storage.names import AnyPath, fspath, is_url
 from torch_tfckpt.text import counted, escaped, listed, printable
 from torch_tfckpt.transfer.staging import Staging
 

@@ -14,12 +14,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
+from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import NotFoundError
 from torch_tfckpt.format.object_graph import ObjectGraph, not_object_based
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.module_state import SHARED
 from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import did_you_mean, escaped, listed
 from torch_tfckpt.values import Value
 

@@ -10,7 +10,6 @@ Source: saver_from_object_based_checkpoint and _get_saver_or_default in tensorfl
 
 from collections.abc import Mapping
 
-from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.meta_graph.graph_collections import (
     GraphKeys,
@@ -22,7 +21,7 @@ from torch_tfckpt.save_restore.builder import BaseSaverBuilder
 from torch_tfckpt.save_restore.object_names import object_graph_key_mapping, with_keys
 from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.saver.saver import Saver
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.text import printable
 
 

@@ -7,7 +7,6 @@ from typing import Self
 
 import torch
 
-from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.directory.names import STATE_FILE
 from torch_tfckpt.directory.retention import Metrics
 from torch_tfckpt.directory.retention_file import check_metrics
@@ -16,7 +15,7 @@ from torch_tfckpt.format.tensor_bundle import parse_data_filename
 from torch_tfckpt.meta_graph.export_options import ExportOptions
 from torch_tfckpt.saveables.variables import Variable
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
 

@@ -16,7 +16,6 @@ from typing import Literal, Self
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.leftovers import remove_leftovers
-from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.directory.retention import KeepBest, Metrics, check_keep_best, check_keep_hours, check_max_to_keep
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
@@ -34,7 +33,7 @@ from torch_tfckpt.saver.registered import SaverInGraph
 from torch_tfckpt.saver.request import SaveRequest
 from torch_tfckpt.saver.save import SaverSave, make_parents, naming_a_missing_parent
 from torch_tfckpt.saver.tracking import TracksCheckpoints
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, printable
 from torch_tfckpt.transfer.staging import Staging, StagingOptions

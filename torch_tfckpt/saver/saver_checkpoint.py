@@ -12,12 +12,12 @@ from typing import Final
 import torch
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.checkpoint_reader import AnyPath, CheckpointReader
+from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.directory.state_file import update_relative_state
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saver.saver import Saver
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 
 SAVE_COUNTER: Final = "save_counter"

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from torch_tfckpt.checkpoint_reader import AnyPath
 from torch_tfckpt.directory.retention import Saved
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.save_restore.handle import InFlight
 from torch_tfckpt.saver.records import SaverRecords
-from torch_tfckpt.storage.names import fspath
+from torch_tfckpt.storage.names import AnyPath, fspath
 
 
 class TracksCheckpoints:
