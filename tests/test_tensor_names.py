@@ -254,11 +254,13 @@ def test_convert_by_any_name(tmp_path: Path) -> None:
 
 
 def test_renames_in_a_row(tmp_path: Path) -> None:
-    """The first is found in the key before any other name; after it only the new name counts."""
+    """The first pattern is found in the key before any other name; after it only the new name counts."""
     path = write_variables(tmp_path / "r", {"v0/kernel": torch.ones(1)})
-    rename = [("^v0/", "a/"), ("kernel", "never"), ("/.ATTRIBUTES.*", "/b")]
+    rename = [("^v0/", "a/"), ("/.ATTRIBUTES.*", "/b")]
     report = convert(path, tmp_path / "m.npz", include=["v0"], rename=rename)
     assert [item.new_name for item in report.converted] == ["a/b"]
+    with pytest.raises(InvalidArgumentError, match='rename "kernel" matches none of 1 tensor'):
+        convert(path, tmp_path / "n.npz", include=["v0"], rename=[*rename, ("kernel", "never")])
 
 
 def test_diff_by_any_name() -> None:

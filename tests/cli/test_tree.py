@@ -315,7 +315,7 @@ def test_a_name_based_checkpoint(tmp_path: Path, capsys: Output) -> None:
     path = tfckpt.save_file({"w": torch.zeros(1)}, tmp_path / "n")
     assert main(["ls", "--tree", path]) == 1
     said = capsys.readouterr()
-    assert said.out == "" and "holds tensors by name" in said.err and path in said.err
+    assert said.out == "" and "stores tensors by name" in said.err and path in said.err
 
 
 def test_other_formats(tmp_path: Path, capsys: Output) -> None:
