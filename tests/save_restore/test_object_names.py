@@ -72,7 +72,7 @@ def test_any_spelling_of_the_path(path: str) -> None:
 def test_a_name_based_checkpoint(tmp_path: Path) -> None:
     """NotFoundError in TensorFlow's words, with the place and what to use."""
     path = tfckpt.save_file({"w": torch.zeros(1)}, tmp_path / "n")
-    with pytest.raises(NotFoundError, match=rf"Key {GRAPH} not found in checkpoint: .*n holds tensors by name.*Saver"):
+    with pytest.raises(NotFoundError, match=rf"Key {GRAPH} not found in checkpoint: .*n stores tensors by name.*Saver"):
         object_graph_key_mapping(path)
 
 

@@ -47,7 +47,8 @@ class CheckpointSource:
         except CheckpointError as error:
             _log.warning("the names of variables are unknown: %s", error)
             return None
-        return None if graph is None else TensorNames(graph, self.names())
+        # A damaged index need not hide the names of the tensors that it still lists.
+        return None if graph is None else TensorNames(graph, self.reader.undamaged_keys()[0])
 
     def names(self) -> list[str]:
         return self.reader.keys()
