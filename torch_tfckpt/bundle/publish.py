@@ -201,8 +201,8 @@ class BundlePublication:
             if in_place is None:
                 raise IncompleteSaveError(
                     f"save of {printable(prefix)}: {error}. Its index cannot be read, so it is unknown whether the new "
-                    f"checkpoint is in place; if not, an earlier one of that name is unchanged. Fix the system error, "
-                    f"then save again",
+                    f"checkpoint was published; if not, an earlier one of that name is unchanged. Fix the system "
+                    f"error, then save again",
                     {0: error},
                 ) from error
             return False
