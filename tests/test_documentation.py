@@ -119,7 +119,6 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse of Python 3.13 formats help differently")
 def test_the_page_of_the_command_line_is_current() -> None:
     """docs/cli.md is what `--help` prints."""
     assert gen_docs.CLI_PAGE.read_text(encoding="utf-8") == gen_docs.cli_page(), "run scripts/gen_docs.py"
