@@ -2,11 +2,12 @@
 """Run the code blocks of pages of the documentation, as a reader would: in order, in an empty directory.
 
     python scripts/doc_page.py README.md docs/training.md
-    python scripts/doc_page.py --update docs/cli.md     # write what the commands print into the page
+    python scripts/doc_page.py --update docs/models.md     # write what the blocks print into the page
 
-`python` blocks share one namespace per page. `bash` blocks run line by line; a line whose comment is "exit status 1"
-must end with it, all others with 0. A `text` block right after a block is what that block prints, and must agree. A
-block below `<!-- not run: REASON -->` is left out. The directory has tests/golden in it, like the root of a clone.
+Each page runs in a process of its own. `python` blocks share one namespace per page. `bash` blocks run line by line; a
+line whose comment is "exit status 1" must end with it, all others with 0. A `text` block right after a block is what
+that block prints, and must agree. A block below `<!-- not run: REASON -->` is left out. The directory has tests/golden
+in it, like the root of a clone.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import torch  # noqa: F401  # once, before the processes of the pages are forked
 
 from torch_tfckpt.cli.main import main as tfckpt
 
@@ -152,13 +155,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--update", action="store_true", help="rewrite the text blocks with what is printed")
     options = parser.parse_args(arguments)
     warnings.simplefilter("error")
+    statuses = [_run_apart(page.absolute(), update=options.update) for page in options.pages]
+    return int(any(statuses))
+
+
+def _run_apart(page: Path, *, update: bool) -> int:
+    """Run a page in a process of its own, which has the imports of this one; return its exit status."""
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
     try:
-        for page in options.pages:
-            run_page(page.resolve() if options.update else page.absolute(), update=options.update)
+        run_page(page, update=update)
+        status = 0
     except PageError as error:
         print(error, file=sys.stderr)
-        return 1
-    return 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 if __name__ == "__main__":

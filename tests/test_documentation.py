@@ -19,12 +19,11 @@ WITH_BLOCKS = [page for page in PAGES if any(blocks_of(page.read_text(encoding="
 API = sorted((DOCS / "api").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_blocks_run(page: Path) -> None:
-    """All blocks of a page run, in order, in an empty directory, and print what the page says."""
-    command = [sys.executable, "scripts/doc_page.py", str(page)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert done.returncode == 0, done.stderr + done.stdout
+def test_blocks_run() -> None:
+    """All blocks of each page run, in order, in an empty directory, and print what the page says."""
+    command = [sys.executable, "scripts/doc_page.py", *map(str, WITH_BLOCKS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_many_pages_have_blocks() -> None:
@@ -119,7 +118,6 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse of Python 3.13 formats help differently")
 def test_the_page_of_the_command_line_is_current() -> None:
     """docs/cli.md is what `--help` prints."""
     assert gen_docs.CLI_PAGE.read_text(encoding="utf-8") == gen_docs.cli_page(), "run scripts/gen_docs.py"
