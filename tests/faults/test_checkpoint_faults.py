@@ -1,5 +1,7 @@
-"""A Checkpoint on bad days: its storage fails at any operation of a save, training goes on beside it, or what it is to
-restore does not fit. The checkpoint before stays the newest, and nothing here is changed by half."""
+"""Checkpoint under faults: its storage fails at any operation, training continues during a save, restores do not fit.
+
+The previous checkpoint stays the newest, and a failed restore changes nothing.
+"""
 
 import functools
 import itertools
@@ -39,7 +41,7 @@ WAYS: Final = {"plain": Way(), "sharded, async": Way(beside_training=True, shard
 
 
 class Program:
-    """One of each kind of object, on two devices as tagged; every value of all follows from one number."""
+    """One object of each kind, on two (tagged) devices; all values derive from one number."""
 
     def __init__(self, *, kind: type[torch.optim.Optimizer] = torch.optim.Adam, width: int = 3) -> None:
         self.model = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width))
@@ -64,7 +66,7 @@ class Program:
         )
 
     def fill(self, number: int) -> None:
-        """Changes everything, in place where it can be."""
+        """Change everything, in place if possible."""
         states = [value for state in self.optimizer.state.values() for value in state.values()]
         with torch.no_grad():
             for tensor in [*self.model.state_dict().values(), *states, self.table["ema"]]:
@@ -78,7 +80,7 @@ class Program:
         self.checkpoint.epoch = number
 
     def values(self) -> object:
-        """Everything, as something that compares to the bit."""
+        """Return all values in a form that compares bit for bit."""
         counter = self.checkpoint._save_counter
         parts = [self.model.state_dict(), self.optimizer.state_dict(), self.scheduler.state_dict(), self.table]
         return _bits([*parts, self.plain, self.other.tensor, self.checkpoint.epoch, counter])
@@ -104,7 +106,7 @@ def _bits(value: object) -> object:
 
 
 def number_in(path: str) -> int:
-    """Which number a checkpoint was saved of, all of it."""
+    """Return the number that all values of a checkpoint were saved for."""
     loaded, expected = _loaded_and_expected()
     loaded.fill(-2)
     loaded.checkpoint.restore(path).assert_consumed()
@@ -121,7 +123,7 @@ def _loaded_and_expected() -> tuple[Program, Program]:
 
 
 def newest(folder: Path) -> int:
-    """The number in the checkpoint that the state file names."""
+    """Return the number in the checkpoint that the state file names."""
     path = tfckpt.latest_checkpoint(folder)
     assert path is not None
     return number_in(path)
@@ -131,7 +133,7 @@ BEFORE, NEW, NEXT = 7, 8, 9
 
 
 def cases(tmp_path: Path, way: Way) -> Iterator[tuple[int, Path, Program]]:
-    """A program that has saved BEFORE and is about to save NEW, once for each number from 0 on."""
+    """Yield, for each number from 0 on, a program that has saved BEFORE and is about to save NEW."""
     (tmp_path / "run").mkdir()
     program = Program()
     program.fill(BEFORE)
@@ -147,15 +149,18 @@ def cases(tmp_path: Path, way: Way) -> Iterator[tuple[int, Path, Program]]:
 
 @pytest.fixture(autouse=True)
 def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which operations there are counts here."""
+    """Skip fsync: only the number of operations matters here."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("what", WAYS)
-def test_a_failure_anywhere(what: str, late: bool, tmp_path: Path) -> None:
-    """Whichever operation of a save fails, before or after it took effect: the state file names a checkpoint that is
-    whole, the old one or the new; what the text says is so; the next save goes well, and clears up."""
+def test_a_failure_at_any_operation(what: str, late: bool, tmp_path: Path) -> None:
+    """Whichever operation of a save fails, before or after it took effect, the state is consistent.
+
+    The state file names a complete checkpoint, the old or the new one; the message is true; the next save succeeds and
+    cleans up.
+    """
     way = WAYS[what]
     for number, folder, program in cases(tmp_path, way):
         storage = FailingStorage(LOCAL, number, late=late)
@@ -172,7 +177,7 @@ def test_a_failure_anywhere(what: str, late: bool, tmp_path: Path) -> None:
                 if "is in place" in str(error):
                     assert number_in(str(folder / "m-2")) == NEW
             else:
-                assert newest(folder) == NEW, f"the save returned, though {storage.failed} failed"
+                assert newest(folder) == NEW, f"the save returned, although {storage.failed} failed"
             storage.heal()
             program.fill(NEXT)
             path = program.save(folder / "m", way)
@@ -186,8 +191,8 @@ def test_a_failure_anywhere(what: str, late: bool, tmp_path: Path) -> None:
     assert number > 15
 
 
-def test_a_kill_anywhere(tmp_path: Path) -> None:
-    """No clean-up runs; a new process finds a whole checkpoint, the old one or the new, and saves on."""
+def test_a_kill_at_any_operation(tmp_path: Path) -> None:
+    """Without cleanup, a new process finds a complete checkpoint, the old or the new one, and can save."""
     way = WAYS["sharded, async"]
     for number, folder, program in cases(tmp_path, way):
         storage = CrashingStorage(LOCAL, number)
@@ -211,9 +216,11 @@ def test_a_kill_anywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("async_mib", [64, 2], ids=["all at once", "in waves"])
 @pytest.mark.parametrize("call", ["save_async", "enable_async"])
-def test_training_goes_on_beside_a_save(call: str, async_mib: int, tmp_path: Path) -> None:
-    """20 rounds: everything changes as soon as the call returns, values that are written by then or not, tensors and
-    texts, state of the optimizer and graph: what is saved is what was there before."""
+def test_training_continues_during_a_save(call: str, async_mib: int, tmp_path: Path) -> None:
+    """20 rounds: everything changes as soon as the call returns, whether or not it is already written.
+
+    Tensors, strings, optimizer state and graph: the values from before the call are saved.
+    """
 
     def with_more() -> tuple[Program, Callable[[int], None]]:
         program, more = Program(), nn.ParameterList([torch.zeros(MIB // 4) for _ in range(3)])
@@ -230,7 +237,7 @@ def test_training_goes_on_beside_a_save(call: str, async_mib: int, tmp_path: Pat
     program, fill = with_more()
     loaded, _ = with_more()
     expected, fill_expected = with_more()
-    # 3 MiB fit at once, or go through buffers of 2 MiB.
+    # 3 MiB fit at once, or are copied through buffers of 2 MiB.
     staging = StagingOptions(buffer_bytes=MIB, async_bytes=async_mib * MIB)
     options = CheckpointOptions(staging=staging, enable_async=call == "enable_async")
     for number in range(1, 21):
@@ -254,14 +261,14 @@ def test_training_goes_on_beside_a_save(call: str, async_mib: int, tmp_path: Pat
 
 
 class Spoiled(NamedTuple):
-    """A value that is wrong, and how it comes to be so."""
+    """An invalid value, and how it is produced."""
 
     key: str
     spoil: Callable[[str], None]
 
 
 def damaged(path: str) -> None:
-    """A byte of the last value before the graph is another one."""
+    """Flip a byte of the last value before the graph."""
     with tfckpt.load_checkpoint(path) as reader:
         entries = [(reader.get_tensor(key), key) for key in reader.keys() if key != OBJECT_GRAPH_KEY]
     last = torch.as_tensor(next(value for value, key in entries if key.startswith("other/")))
@@ -273,7 +280,7 @@ def damaged(path: str) -> None:
 
 
 def replaced(key: str, value: WritableValue | None) -> Spoiled:
-    """With another value under the key, or without one."""
+    """Replace the value of the key, or remove it."""
 
     def spoil(path: str) -> None:
         values: dict[str, WritableValue] = {**tfckpt.load_file(path)}
@@ -291,17 +298,19 @@ SPOILED: Final = {
     "another dtype": replaced(OTHER, torch.zeros(5, dtype=torch.int32)),
     "a missing tensor": replaced(OTHER, None),
     "a missing text": replaced(PLAIN, None),
-    "a text that is none": replaced(PLAIN, b"{"),
-    "a text of another kind": replaced(PLAIN, b'{"a": 1}'),
-    "an optimizer's text": replaced("optimizer/.ATTRIBUTES/py_state", b'{"a": 1}'),
+    "an invalid JSON string": replaced(PLAIN, b"{"),
+    "a JSON string of another kind": replaced(PLAIN, b'{"a": 1}'),
+    "an optimizer's JSON string": replaced("optimizer/.ATTRIBUTES/py_state", b'{"a": 1}'),
 }
 
 
 @pytest.mark.parametrize("counted", [True, False], ids=["counted", "never saved"])
 @pytest.mark.parametrize("how", SPOILED)
-def test_a_restore_that_fails_changes_nothing(how: str, counted: bool, tmp_path: Path) -> None:
-    """Whatever is wrong with one value: tensors, state of the optimizer and scheduler, plain values and the counter are
-    what they were, to the bit; the same objects; the text has the path and the key."""
+def test_a_failed_restore_changes_nothing(how: str, counted: bool, tmp_path: Path) -> None:
+    """Whatever is wrong with one value, everything keeps its previous value and identity, bit for bit.
+
+    Tensors, optimizer and scheduler state, plain values and the counter; the message contains the path and the key.
+    """
     source = Program()
     source.fill(3)
     path = source.checkpoint.save(tmp_path / "m")
@@ -326,8 +335,8 @@ def test_a_restore_that_fails_changes_nothing(how: str, counted: bool, tmp_path:
 @pytest.mark.parametrize(
     "program", [lambda: Program(kind=torch.optim.Rprop), lambda: Program(width=4)], ids=["optimizer", "model"]
 )
-def test_another_program_is_left_as_it_is(program: Callable[[], Program], tmp_path: Path) -> None:
-    """Another optimizer over the same model, or a model with other shapes: the same."""
+def test_a_failed_restore_into_another_program_changes_nothing(program: Callable[[], Program], tmp_path: Path) -> None:
+    """A different optimizer for the same model, or a model with other shapes."""
     source = Program()
     path = source.checkpoint.save(tmp_path / "m")
     target = program()

@@ -1,6 +1,6 @@
-"""Readers beside writers: threads, processes, forks; files replaced and deleted under an open reader.
+"""Readers and writers at the same time: threads, processes, forks; files replaced and deleted under an open reader.
 
-A reader shows one checkpoint, whole, from the moment it is opened until it is closed.
+From the moment it is opened until it is closed, a reader shows one complete checkpoint.
 """
 
 import gc
@@ -33,7 +33,7 @@ OPENS = 2000
 
 
 def version(number: int) -> dict[str, Value]:
-    """Values that tell which save they are of, and whose sizes and places differ from one save to the next."""
+    """Values that identify their save, and whose sizes and places differ between saves."""
     return {
         "a": torch.full((number % 7 + 1,), float(number)),
         "b": torch.full((3, number % 5 + 1), number, dtype=torch.int32),
@@ -43,7 +43,7 @@ def version(number: int) -> dict[str, Value]:
 
 
 def number_of(values: dict[str, Value]) -> int:
-    """Which version `values` are; fails where they are of several."""
+    """Return the version of `values`; fail if they are from several."""
     last = values["z"]
     assert isinstance(last, torch.Tensor)
     assert_right(values, version(int(last)))
@@ -55,7 +55,7 @@ def save_v2(path: Path, number: int) -> None:
 
 
 def save_shards(path: Path, number: int) -> None:
-    """One shard, then two, then three, then one again."""
+    """Save one shard, then two, then three, then one again."""
     count = number % 3 + 1
     with BundleWriter(LOCAL, str(path), num_shards=count) as writer:
         for position, (name, value) in enumerate(version(number).items()):
@@ -72,7 +72,7 @@ WRITERS: dict[str, Callable[[Path, int], None]] = {"v2": save_v2, "shards": save
 
 
 def keep_saving(kind: str, path: Path, stop: Event) -> None:
-    """Saves version after version until told to stop."""
+    """Save one version after another until stopped."""
     number = 0
     while not stop.is_set():
         number += 1
@@ -97,16 +97,16 @@ def another_process_saving(kind: str, path: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("kind", WRITERS)
-def test_opening_while_another_process_overwrites_never_gives_a_mix(kind: str, verify: bool, tmp_path: Path) -> None:
-    """2000 times opened and read: each time one version, whole; never an error; and never an older one than before.
+def test_opening_while_another_process_overwrites_never_returns_a_mix(kind: str, verify: bool, tmp_path: Path) -> None:
+    """Opened and read 2000 times: each time one complete version, never an error or an older version than before.
 
-    Without verification too, where nothing but the order of things keeps index and data together.
+    Also without verification, where only the order of operations keeps index and data consistent.
     """
     path = tmp_path / "model"
     WRITERS[kind](path, 0)
     seen = [0]
     with another_process_saving(kind, path):
-        # Under load the writer may come to little: go on until it has saved some versions.
+        # Under load the writer may be slow: continue until it has saved some versions.
         while len(seen) < (OPENS if kind == "v2" else OPENS // 2) or len(set(seen)) < 20:
             with tfckpt.CheckpointReader(path, verify=verify) as reader:
                 values = {name: reader.get_tensor(name) for name in reversed(reader.keys())}
@@ -114,8 +114,8 @@ def test_opening_while_another_process_overwrites_never_gives_a_mix(kind: str, v
     assert seen == sorted(seen)
 
 
-def test_load_file_while_another_process_overwrites_never_gives_a_mix(tmp_path: Path) -> None:
-    """The same through load_file, mapped, and list_variables."""
+def test_load_file_while_another_process_overwrites_never_returns_a_mix(tmp_path: Path) -> None:
+    """The same with load_file, mapped, and with list_variables."""
     path = tmp_path / "model"
     save_v2(path, 0)
     with another_process_saving("shards", path):
@@ -127,7 +127,7 @@ def test_load_file_while_another_process_overwrites_never_gives_a_mix(tmp_path: 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_an_open_reader_keeps_its_values_while_the_files_are_replaced(kind: str, tmp_path: Path) -> None:
-    """50 saves over the same name, then the directory goes; a reader opened before says the same as ever."""
+    """50 saves over the same name, then the directory is deleted; a reader opened before returns the same values."""
     path = tmp_path / "folder" / "model"
     path.parent.mkdir()
     WRITERS[kind](path, 1)
@@ -141,14 +141,14 @@ def test_an_open_reader_keeps_its_values_while_the_files_are_replaced(kind: str,
         assert number_of(reader.get_tensors(reader.keys())) == 1
         assert number_of(mapped) == 1
         assert reader.check().damage == []
-        # Opened before the first of the saves, and used for the first time now.
+        # Opened before the first of these saves, but not used until now.
         assert number_of(untouched.get_tensors(untouched.keys())) == 1
         assert untouched.check().damage == []
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_an_open_reader_survives_replacement_by_rename_of_each_file(kind: str, tmp_path: Path) -> None:
-    """Another program puts shorter or longer files in place, one by one, as rsync does."""
+    """Another program replaces the files one by one with shorter or longer ones, as rsync does."""
     sample = SAMPLES[kind](tmp_path)
     with tfckpt.load_checkpoint(sample.path) as reader:
         for file in sample.files:
@@ -161,7 +161,7 @@ def test_an_open_reader_survives_replacement_by_rename_of_each_file(kind: str, t
 
 
 class Meddling(Counting):
-    """LOCAL, with something done right before a file whose name holds `mark` is opened for the n-th time."""
+    """LOCAL with a hook that runs before the n-th opening of a file whose name contains `mark`."""
 
     def __init__(self, mark: str, times: int, meddle: Callable[[], None]) -> None:
         super().__init__(LOCAL)
@@ -177,8 +177,8 @@ class Meddling(Counting):
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("mark", [".index", ".data-"])
-def test_a_save_at_any_moment_of_opening_gives_the_new_values(mark: str, times: int, tmp_path: Path) -> None:
-    """Between index and data, between two shards, before the last look at the index."""
+def test_a_save_at_any_moment_of_opening_returns_the_new_values(mark: str, times: int, tmp_path: Path) -> None:
+    """Between index and data, between two shards, before the final check of the index."""
     path = tmp_path / "model"
     save_shards(path, 1)
     storage = Meddling(mark, times, lambda: save_shards(path, 5))
@@ -189,11 +189,10 @@ def test_a_save_at_any_moment_of_opening_gives_the_new_values(mark: str, times: 
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("mark", [".index", ".data-"])
 @pytest.mark.parametrize("verify", [True, False])
-def test_a_deletion_and_a_new_save_while_opening_never_give_a_mix(
+def test_a_deletion_and_a_new_save_while_opening_never_return_a_mix(
     mark: str, times: int, verify: bool, tmp_path: Path
 ) -> None:
-    """Somebody deletes the checkpoint and saves anew under its name, while it is being opened: one of the two, or
-    NotFoundError."""
+    """The checkpoint is deleted and saved again while it is being opened: either version, or NotFoundError."""
     path = tmp_path / "model"
     save_shards(path, 1)
 
@@ -211,15 +210,13 @@ def test_a_deletion_and_a_new_save_while_opening_never_give_a_mix(
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("verify", [True, False])
-def test_data_of_a_save_whose_index_is_still_to_come_is_not_read_under_the_old_one(
-    times: int, verify: bool, tmp_path: Path
-) -> None:
-    """Index deleted, new data in place, new index not yet: the old index must not be read with the new data."""
+def test_new_data_is_not_read_with_the_old_index(times: int, verify: bool, tmp_path: Path) -> None:
+    """Index deleted and new data in place, but no new index yet: the old index must not be used with the new data."""
     path = tmp_path / "model"
     new = tmp_path / "new"
     new.mkdir()
     save_v2(path, 8)
-    save_v2(new / "model", 43)  # tensors of the same sizes, so that only the values tell
+    save_v2(new / "model", 43)  # tensors of the same sizes, so that only the values differ
 
     def half_done() -> None:
         (tmp_path / "model.index").unlink()
@@ -234,7 +231,7 @@ def test_data_of_a_save_whose_index_is_still_to_come_is_not_read_under_the_old_o
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_a_reader_serves_eight_threads_at_once(kind: str, tmp_path: Path) -> None:
-    """Every way of reading, in every thread, from the first moment on."""
+    """Every way of reading, in every thread, from the start."""
     sample = SAMPLES[kind](tmp_path)
     start = threading.Barrier(8)
 
@@ -258,7 +255,7 @@ def test_a_reader_serves_eight_threads_at_once(kind: str, tmp_path: Path) -> Non
 
 
 def test_a_large_reader_serves_eight_threads_at_once(tmp_path: Path) -> None:
-    """Tensors of several chunks, which the pipeline's own threads carry, and an index of several blocks."""
+    """Tensors of several chunks, which the pipeline's own threads read, and an index of several blocks."""
     values: dict[str, Value] = {f"big/{n}": torch.arange(3_000_000 + n, dtype=torch.float32) for n in range(3)}
     values |= {f"{'long/' * 30}{n:06d}": torch.tensor(n) for n in range(4000)}
     path = tfckpt.save_file(values, tmp_path / "large")
@@ -275,8 +272,8 @@ def test_a_large_reader_serves_eight_threads_at_once(tmp_path: Path) -> None:
         list(pool.map(work, range(8)))
 
 
-def test_saves_of_one_name_from_several_threads_leave_one_of_them(tmp_path: Path) -> None:
-    """Not supported, and not fatal: whichever save is the last, or an error that says that the save failed."""
+def test_concurrent_saves_of_one_name_leave_one_of_them(tmp_path: Path) -> None:
+    """Unsupported, but not fatal: the last save remains, or an error reports that the save failed."""
     path = tmp_path / "model"
     save_v2(path, 0)
 
@@ -292,12 +289,12 @@ def test_saves_of_one_name_from_several_threads_leave_one_of_them(tmp_path: Path
 
 
 def in_child(work: Callable[[], None]) -> None:
-    """Runs `work` in a fork of this process; fails where it fails, or hangs."""
+    """Run `work` in a fork of this process; fail if it fails or hangs."""
     child = os.fork()
     if not child:
         status = 1
         try:
-            # A child that hangs is killed by its own alarm: no handler of the parent's applies.
+            # A hanging child is killed by its own alarm, without the parent's signal handlers.
             import signal
 
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -312,7 +309,7 @@ def in_child(work: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_a_reader_works_on_both_sides_of_a_fork(kind: str, tmp_path: Path) -> None:
-    """DataLoader workers: the child reads with the parent's reader, and closing it there leaves the parent's open."""
+    """As in DataLoader workers: the child uses the parent's reader, and closing it there affects only the child."""
     sample = SAMPLES[kind](tmp_path)
     with tfckpt.load_checkpoint(sample.path) as reader:
         reader.get_tensor(next(iter(sample.values)))
@@ -329,14 +326,14 @@ def test_a_reader_works_on_both_sides_of_a_fork(kind: str, tmp_path: Path) -> No
 
 
 def test_a_reader_whose_threads_are_running_works_after_a_fork(tmp_path: Path) -> None:
-    """The pipeline's threads do not exist in the child; it starts its own."""
+    """The pipeline's threads do not exist in the child, which starts its own."""
     values: dict[str, Value] = {f"t{n}": torch.arange(5_000_000, dtype=torch.float32) + n for n in range(2)}
     path = tfckpt.save_file(values, tmp_path / "model")
     with tfckpt.load_checkpoint(path) as reader:
         assert_right(reader.get_tensors(list(values)), values)
 
         def work() -> None:
-            # Compared by numpy: torch's own threads do not survive a fork either.
+            # Compared with numpy: torch's own threads do not survive a fork either.
             for name, value in reader.get_tensors(list(values)).items():
                 assert np.array_equal(np.asarray(value), np.asarray(values[name]))
 
@@ -357,8 +354,8 @@ def uses(sample: Sample) -> dict[str, Callable[[tfckpt.CheckpointReader], object
 
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_a_closed_reader_says_so(kind: str, warm: bool, tmp_path: Path) -> None:
-    """FailedPreconditionError, and no file is opened again; tensors read or mapped before stay valid."""
+def test_using_a_closed_reader_raises(kind: str, warm: bool, tmp_path: Path) -> None:
+    """FailedPreconditionError, and no file is reopened; tensors read or mapped before stay valid."""
     sample = SAMPLES[kind](tmp_path)
     for what, use in uses(sample).items():
         reader = tfckpt.load_checkpoint(sample.path)
@@ -375,11 +372,11 @@ def test_a_closed_reader_says_so(kind: str, warm: bool, tmp_path: Path) -> None:
             assert_right(before, sample.values)
 
 
-def test_a_reader_gives_its_descriptors_back(tmp_path: Path) -> None:
-    """Closed, failed, or never used: after a thousand of them as many files are open as before."""
+def test_readers_leak_no_descriptors(tmp_path: Path) -> None:
+    """Closed, failed, or never used: after a thousand readers as many files are open as before."""
     sample = SAMPLES["v2_sharded"](tmp_path)
     tfckpt.load_file(sample.path)
-    gc.collect()  # closes what earlier tests left open in reference cycles, which would be counted in `before` only
+    gc.collect()  # closes what earlier tests left open in reference cycles, which only `before` would count
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(200):
         tfckpt.load_checkpoint(sample.path).close()

@@ -1,7 +1,7 @@
 """Every byte of small checkpoints, flipped one at a time.
 
 Each flip must be refused, fail the tensor it hits, or be reported by `check()`. The only exceptions are the zeros
-between aligned tensors, which belong to nothing; the tests name every one of them.
+between aligned tensors, which no tensor uses; the tests list all of them.
 """
 
 import os
@@ -25,7 +25,7 @@ FLIPS = (0xFF, *(1 << bit for bit in range(8)))
 
 
 def flipped(sample: Sample, file: Path) -> Iterator[tuple[int, Survey]]:
-    """(offset, what a reader then says) for every flip of every byte of `file`."""
+    """Yield (offset, result of reading) for every flip of every byte of `file`."""
     original = file.read_bytes()
     descriptor = os.open(file, os.O_WRONLY)
     try:
@@ -40,7 +40,7 @@ def flipped(sample: Sample, file: Path) -> Iterator[tuple[int, Survey]]:
 
 
 def ranges(offsets: Iterable[int]) -> list[Range]:
-    """Consecutive offsets joined."""
+    """Join consecutive offsets into ranges."""
     joined: list[Range] = []
     for offset in sorted(set(offsets)):
         if joined and joined[-1][1] == offset:
@@ -51,7 +51,7 @@ def ranges(offsets: Iterable[int]) -> list[Range]:
 
 
 def harmless(sample: Sample, file: Path) -> tuple[list[Range], list[Range]]:
-    """Bytes of `file` that no read minds, and those of them that no check reports either."""
+    """Return the bytes of `file` that do not affect reading, and those of them that no check reports either."""
     unread: set[int] = set()
     unseen: set[int] = set()
     minded: set[int] = set()
@@ -68,7 +68,7 @@ def harmless(sample: Sample, file: Path) -> tuple[list[Range], list[Range]]:
 
 
 def table_ranges_without_values(file: Path) -> list[Range]:
-    """The metaindex block, which is always empty, and the zeros in the footer."""
+    """Return the metaindex block, which is always empty, and the zeros in the footer."""
     contents = file.read_bytes()
     start = len(contents) - Footer.SIZE
     footer = Footer.decode(contents[start:])
@@ -82,7 +82,7 @@ def table_ranges_without_values(file: Path) -> list[Range]:
 
 
 def gaps(sample: Sample) -> list[Range]:
-    """The bytes of the data file that no entry claims."""
+    """Return the bytes of the data file that no entry uses."""
     files = BundleFiles(LOCAL, str(sample.path))
     try:
         claimed: set[int] = set()
@@ -96,15 +96,15 @@ def gaps(sample: Sample) -> list[Range]:
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_every_flip_is_detected(kind: str, tmp_path: Path) -> None:
-    """100 % of the bytes: refused, failed, or reported by check(); no value ever changes; check() agrees with reading.
+    """Each byte: refused, failed, or reported by check(); no value ever changes; check() agrees with reading.
 
-    What no read minds is exactly the metaindex block, which is always empty, and the padding of the footer; check()
+    Only the metaindex block, which is always empty, and the padding of the footer do not affect reading; check()
     reports those too.
     """
     sample = SAMPLES[kind](tmp_path)
     for file in sample.files:
         unread, unseen = harmless(sample, file)
-        print(f"{kind} {file.name}: {file.stat().st_size} bytes, no read minds {unread}, undetected {unseen}")
+        print(f"{kind} {file.name}: {file.stat().st_size} bytes, unused by reads {unread}, undetected {unseen}")
         assert unseen == []
         is_table = file.suffix == ".index" or file == sample.path
         assert unread == (table_ranges_without_values(file) if is_table else [])
@@ -112,7 +112,7 @@ def test_every_flip_is_detected(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_every_error_after_a_flip_helps(kind: str, tmp_path: Path) -> None:
-    """Whatever a flip makes a reader raise says the file, what was found, and what to do."""
+    """Every error that a flip causes names the file, the problem and the fix."""
     sample = SAMPLES[kind](tmp_path)
     for file in sample.files:
         for _, found in flipped(sample, file):
@@ -122,17 +122,17 @@ def test_every_error_after_a_flip_helps(kind: str, tmp_path: Path) -> None:
 
 
 def test_only_the_gaps_of_an_aligned_checkpoint_are_harmless(tmp_path: Path) -> None:
-    """In an aligned data file, flips in the zeros between tensors change no value, and nothing else goes undetected."""
+    """In an aligned data file, flips of the zeros between tensors change no value, and all others are detected."""
     sample = v2_aligned(tmp_path)
     data = sample.files[1]
     unread, unseen = harmless(sample, data)
     assert unread == unseen == gaps(sample)
-    assert unseen, "the sample has no gaps, so it shows nothing"
+    assert unseen, "the sample has no gaps, so it tests nothing"
     assert not any(any(data.read_bytes()[begin:end]) for begin, end in unseen)
 
 
 def test_a_flip_names_the_tensor_and_the_bytes(tmp_path: Path) -> None:
-    """Each damage has the tensor, the file and a range of bytes that holds the flipped one; the others stay good."""
+    """Each damage has the tensor, the file and a range that contains the flipped byte; the other tensors stay good."""
     sample = SAMPLES["v2_plain"](tmp_path)
     data = sample.files[1]
     hit: set[str] = set()
@@ -147,8 +147,8 @@ def test_a_flip_names_the_tensor_and_the_bytes(tmp_path: Path) -> None:
     assert hit == set(sample.values) - {"empty"}
 
 
-def test_the_samples_are_sound(tmp_path: Path) -> None:
-    """Unflipped, every sample reads and checks without a word: the tests above start from something right."""
+def test_the_samples_are_valid(tmp_path: Path) -> None:
+    """Unflipped, every sample reads and checks without an error, so the tests above start from valid files."""
     for make in (*SAMPLES.values(), v2_aligned):
         folder = tmp_path / make.__name__
         folder.mkdir()
@@ -164,7 +164,7 @@ INDEXES = ((slice(0, 1),), (slice(-1, None),), (slice(None), slice(0, 1)), (-1, 
 
 @pytest.mark.parametrize("kind", ["v2_plain", "v2_sharded"])
 def test_a_flip_outside_the_slice_that_is_read_is_detected_too(kind: str, tmp_path: Path) -> None:
-    """The checksum is one over the whole stored piece: reading one row of it says whether the piece is sound."""
+    """The checksum covers the whole stored piece: reading one row of it detects damage anywhere."""
     sample = SAMPLES[kind](tmp_path)
     matrix = sample.values["matrix"]
     assert isinstance(matrix, torch.Tensor)
@@ -182,15 +182,15 @@ def test_a_flip_outside_the_slice_that_is_read_is_detected_too(kind: str, tmp_pa
                     except tfckpt.DataLossError:
                         noticed += 1
                         with pytest.raises(tfckpt.DataLossError):
-                            reader.get_slice("matrix")[index]  # once is not enough
+                            reader.get_slice("matrix")[index]  # also the second time
                     else:
                         assert same(matrix[index].clone(), value)
         file.write_bytes(original)
-    assert noticed >= matrix.numel() * 4  # every byte of it, for one index at least
+    assert noticed >= matrix.numel() * 4  # every byte of it, for at least one index
 
 
 def test_a_flip_in_a_variant_is_detected(golden: Path, tmp_path: Path) -> None:
-    """What torch cannot hold is copied as bytes, and those are verified as well."""
+    """Values that torch cannot represent are copied as bytes, and those are verified as well."""
     for name in ("variant.index", "variant.data-00000-of-00001"):
         shutil.copy(golden / "tensorflow" / "variant" / name, tmp_path)
     path = tmp_path / "variant"

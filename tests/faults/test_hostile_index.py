@@ -1,5 +1,4 @@
-"""Indexes with valid checksums that say absurd things: an error that helps, soon, in bounded memory, and for the bad
-tensor alone."""
+"""Indexes with valid checksums but absurd contents: a helpful error, soon, in bounded memory, for that tensor only."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,16 +42,16 @@ INT64_MAX = 2**63 - 1
 
 
 class Bad(NamedTuple):
-    """One entry under the name "bad"."""
+    """One entry stored as "bad"."""
 
     entry: bytes
     data: bytes = b""
     raises: type[tfckpt.CheckpointError] | None = tfckpt.DataLossError
-    value: Value | None = None  # where it is not bad after all
+    value: Value | None = None  # if it is valid after all
 
 
 def strings_entry(shape: tuple[int, ...], lengths: list[int], payload: bytes = b"") -> Bad:
-    """A string tensor of any lengths, both checksums right for them."""
+    """A string tensor of any lengths, with correct checksums."""
     encoded = b"".join(map(encode_varint, lengths))
     running = 0
     for length in lengths:
@@ -69,13 +68,13 @@ ELEVEN = b"\xff" * 10 + b"\x01" + bytes(8)
 
 BAD: dict[str, Bad] = {
     "an offset beyond everything": Bad(entry(FLOAT, (4,), FOUR, offset=HUGE), FOUR),
-    "an offset just behind the file": Bad(entry(FLOAT, (4,), FOUR, offset=len(GOOD_BYTES) + 1), FOUR),
+    "an offset just after the file": Bad(entry(FLOAT, (4,), FOUR, offset=len(GOOD_BYTES) + 1), FOUR),
     "an end beyond 64 bits": Bad(entry(FLOAT, (4,), FOUR, offset=INT64_MAX), FOUR),
     "a negative offset": Bad(entry(FLOAT, (4,), FOUR, offset=-1), FOUR),
     "a huge size": Bad(entry(FLOAT, (4,), FOUR, size=HUGE), FOUR),
-    "a huge size that the shape agrees with": Bad(entry(FLOAT, (HUGE // 4,), FOUR, size=HUGE), FOUR),
+    "a huge size that matches the shape": Bad(entry(FLOAT, (HUGE // 4,), FOUR, size=HUGE), FOUR),
     "a negative size": Bad(entry(FLOAT, (4,), FOUR, size=-16), FOUR),
-    "a size of nothing": Bad(entry(FLOAT, (4,), FOUR, size=0), FOUR),
+    "a size of zero": Bad(entry(FLOAT, (4,), FOUR, size=0), FOUR),
     "a size too small by one": Bad(entry(FLOAT, (4,), FOUR, size=15), FOUR),
     "a shape beyond the size": Bad(entry(FLOAT, (HUGE,), FOUR), FOUR),
     "a shape whose bytes overflow": Bad(entry(FLOAT, (2**61,), FOUR), FOUR),
@@ -83,7 +82,7 @@ BAD: dict[str, Bad] = {
     "a shape whose product overflows to 4": Bad(entry(FLOAT, (2**62, 4, 4), b""), FOUR),
     "a negative dimension": Bad(entry(FLOAT, (-1,), FOUR), FOUR),
     "two negative dimensions": Bad(entry(FLOAT, (-2, -2), FOUR), FOUR),
-    "no elements, but more than can be counted": Bad(entry(FLOAT, (0, 2**40, 2**40), b"")),
+    "no elements, but dimensions that overflow": Bad(entry(FLOAT, (0, 2**40, 2**40), b"")),
     "an unknown rank": Bad(entry(FLOAT, (), FOUR[:4], unknown_rank=True), FOUR),
     "rank 255": Bad(entry(FLOAT, (1,) * 255, FOUR[:4]), FOUR),
     "a million dimensions": Bad(entry(FLOAT, (1,) * 1_000_000, FOUR[:4]), FOUR),
@@ -91,7 +90,7 @@ BAD: dict[str, Bad] = {
     "shard 1 of 1": Bad(entry(FLOAT, (4,), FOUR, shard=1), FOUR),
     "shard 2**31-1": Bad(entry(FLOAT, (4,), FOUR, shard=2**31 - 1), FOUR),
     "another checksum": Bad(entry(FLOAT, (4,), FOUR, checksum=masked(FOUR) ^ 1), FOUR),
-    "garbage for an entry": Bad(b"\xff" * 40),
+    "garbage instead of an entry": Bad(b"\xff" * 40),
     "half an entry": Bad(entry(FLOAT, (4,), FOUR)[:-3], FOUR),
     "a group without an end": Bad(b"\x0b"),
     "an empty entry": Bad(b"", raises=tfckpt.CheckpointError),
@@ -112,15 +111,15 @@ BAD: dict[str, Bad] = {
     "more strings than lengths": Bad(entry(STRING, (3,), HELLO[0], checksum=HELLO[1]), HELLO[0]),
     "fewer strings than lengths": Bad(entry(STRING, (1,), HELLO[0], checksum=HELLO[1]), HELLO[0]),
     "no strings, but bytes": Bad(entry(STRING, (0,), HELLO[0], checksum=HELLO[1]), HELLO[0]),
-    "strings of another checksum": Bad(entry(STRING, (2,), HELLO[0], checksum=HELLO[1] ^ 1), HELLO[0]),
-    "strings of nothing": Bad(entry(STRING, (2,), b"")),
+    "strings with a wrong checksum": Bad(entry(STRING, (2,), HELLO[0], checksum=HELLO[1] ^ 1), HELLO[0]),
+    "strings without bytes": Bad(entry(STRING, (2,), b"")),
     "a string of 2**62 bytes": strings_entry((1,), [HUGE]),
     "a string of 2**64-1 bytes": strings_entry((1,), [2**64 - 1]),
     "string lengths whose sum overflows to the right one": strings_entry((3,), [2**63, 2**63, 3], b"abc"),
     "string lengths whose sum is short": strings_entry((2,), [1, 1], b"abc"),
     "a length of 11 bytes": Bad(entry(STRING, (1,), ELEVEN), ELEVEN),
     "lengths that never end": Bad(entry(STRING, (4,), b"\xff" * 64), b"\xff" * 64),
-    "slices for a whole of nothing": Bad(entry(FLOAT, (4,), FOUR, slices=[]) + b"\x3a\x00", FOUR),
+    "an empty slice in a whole tensor": Bad(entry(FLOAT, (4,), FOUR, slices=[]) + b"\x3a\x00", FOUR),
 }  # fmt: skip
 
 NO_ELEMENTS = {"no strings, but bytes"}
@@ -148,7 +147,7 @@ def test_a_bad_entry_raises(what: str, tmp_path: Path) -> None:
             reader.get_tensors(["aaa/good", "bad"])
         with pytest.raises(bad.raises):
             reader.map_tensor("bad")
-        if what not in NO_ELEMENTS:  # of which a slice reads nothing
+        if what not in NO_ELEMENTS:  # a slice of which reads nothing
             with pytest.raises(bad.raises):
                 reader.get_slice("bad")[...]
         with pytest.raises(bad.raises):
@@ -157,7 +156,7 @@ def test_a_bad_entry_raises(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_entry_is_named_in_the_error(what: str, tmp_path: Path) -> None:
-    """Place (file and tensor), finding and mend."""
+    """The message has place (file and tensor), finding and hint."""
     bad = BAD[what]
     path = write_bundle(tmp_path, {b"bad": bad.entry}, bad.data)
     with tfckpt.load_checkpoint(path) as reader:
@@ -170,14 +169,14 @@ def test_a_bad_entry_is_named_in_the_error(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", BAD | FINE)
 def test_a_bad_entry_does_not_hide_the_others(what: str, tmp_path: Path) -> None:
-    """One undecodable tensor, and every other one is listed and read."""
+    """Every tensor except the undecodable one is listed and read."""
     bad = (BAD | FINE)[what]
     check_neighbours(write_bundle(tmp_path, {b"bad": bad.entry}, bad.data))
 
 
 @pytest.mark.parametrize("what", BAD)
 def test_check_agrees_with_reading(what: str, tmp_path: Path) -> None:
-    """What cannot be read for damage is reported as damaged, with its name."""
+    """What cannot be read because of damage is reported as damaged, with its name."""
     bad = BAD[what]
     path = write_bundle(tmp_path, {b"bad": bad.entry}, bad.data)
     with within(), tfckpt.load_checkpoint(path) as reader:
@@ -189,8 +188,8 @@ def test_check_agrees_with_reading(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", BAD | FINE)
-def test_nothing_but_checkpoint_errors_comes_out(what: str, tmp_path: Path) -> None:
-    """Every method, on every bad entry: an answer or a CheckpointError."""
+def test_only_checkpoint_errors_are_raised(what: str, tmp_path: Path) -> None:
+    """Every method, on every bad entry: a result or a CheckpointError."""
     bad = (BAD | FINE)[what]
     path = write_bundle(tmp_path, {b"bad": bad.entry}, bad.data)
     with within(), tfckpt.load_checkpoint(path) as reader:
@@ -220,8 +219,8 @@ def test_nothing_but_checkpoint_errors_comes_out(what: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("what", FINE)
-def test_an_odd_entry_that_is_sound_gives_its_value(what: str, tmp_path: Path) -> None:
-    """Absurd shapes without elements, the highest rank there is, truth values other than 1."""
+def test_an_odd_but_valid_entry_is_read(what: str, tmp_path: Path) -> None:
+    """Absurd shapes without elements, the highest possible rank, bools other than 0 and 1."""
     odd = FINE[what]
     assert isinstance(odd.value, torch.Tensor)
     path = write_bundle(tmp_path, {b"bad": odd.entry}, odd.data)
@@ -235,7 +234,7 @@ def test_an_odd_entry_that_is_sound_gives_its_value(what: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("shape", [(0, HUGE), (1,) * 100, (HUGE, 0), (1,) * 254])
 def test_string_arrays_that_numpy_cannot_hold_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
-    """numpy ends at 64 dimensions and at 2**63 bytes; the values are right or the error says so."""
+    """numpy supports 64 dimensions and 2**63 bytes; values are right or the error explains the limit."""
     stored, checksum = encode_strings([b"x"] if shape[0] == 1 else [])
     path = write_bundle(tmp_path, {b"bad": entry(STRING, shape, stored, checksum=checksum)}, stored)
     check_neighbours(path)
@@ -257,13 +256,13 @@ BAD_HEADERS: dict[str, bytes] = {
     "an unknown endianness": header() + b"\x10\x07",
     "a min consumer from the future": header(min_consumer=2),
     "a producer before the first": header(producer=-1),
-    "bad consumers that we are among": BundleHeader(1, bad_consumers=(1,)).encode(),
+    "bad consumers that include this version": BundleHeader(1, bad_consumers=(1,)).encode(),
 }
 
 
 @pytest.mark.parametrize("what", BAD_HEADERS)
 def test_a_bad_header_is_refused_at_opening(what: str, tmp_path: Path) -> None:
-    """The error has the index's name, what is wrong, and what to do."""
+    """The error names the index, the problem and the fix."""
     path = write_bundle(tmp_path, {}, header=BAD_HEADERS[what])
     with within(), pytest.raises(tfckpt.CheckpointError) as raised:
         tfckpt.load_checkpoint(path)
@@ -271,8 +270,8 @@ def test_a_bad_header_is_refused_at_opening(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_shards", [0, 2, 1000, 2**31 - 1])
-def test_any_number_of_shards_is_survived(num_shards: int, tmp_path: Path) -> None:
-    """Data files that cannot be there are looked for by those who read tensors, not by the billion."""
+def test_an_absurd_number_of_shards_is_harmless(num_shards: int, tmp_path: Path) -> None:
+    """Data files are opened when tensors are read, not all two billion at once."""
     path = write_bundle(tmp_path, {}, header=header(num_shards))
     with within(), tfckpt.load_checkpoint(path) as reader:
         assert reader.keys() == list(GOOD)
@@ -285,7 +284,7 @@ def test_any_number_of_shards_is_survived(num_shards: int, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("what", BAD_TABLES)
 def test_a_bad_table_is_refused(what: str, tmp_path: Path) -> None:
-    """At opening, or, where opening does not read that far, by listing; by check() in any case."""
+    """When opened, or, if opening does not read that far, when listed; by check() in any case."""
     path = write_bundle(tmp_path, {})
     write_index(path, BAD_TABLES[what])
     with within(), pytest.raises(tfckpt.CheckpointError) as raised, tfckpt.load_checkpoint(path) as reader:
@@ -303,7 +302,7 @@ LATE: dict[str, list[tuple[bytes, bytes]]] = {
 
 @pytest.mark.parametrize("what", LATE)
 def test_unsorted_and_duplicate_keys_are_refused(what: str, tmp_path: Path) -> None:
-    """Either entry might be meant: no one chooses in silence."""
+    """It would be ambiguous which entry is meant, so neither is used."""
     path = write_bundle(tmp_path, {})
     contents = raw_block((0, key, value) for key, value in LATE[what])
     write_index(path, table_of_blocks([(b"zzzz", contents)]))
@@ -313,7 +312,7 @@ def test_unsorted_and_duplicate_keys_are_refused(what: str, tmp_path: Path) -> N
 
 
 def test_keys_outside_their_separators_are_refused(tmp_path: Path) -> None:
-    """A look-up and a listing would disagree on them."""
+    """A lookup and a listing would disagree on them."""
     first, second, third = split()
     path = write_bundle(tmp_path, {})
     for blocks in ([first, (b"bbb", third[1]), (b"zzzz", second[1])], [first, (b"aaa", second[1]), third]):
@@ -326,7 +325,7 @@ def test_keys_outside_their_separators_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_block_does_not_hide_the_tensors_in_the_others(tmp_path: Path) -> None:
-    """Three blocks, the second one damaged: what the first and third say is read by name."""
+    """Three blocks, the second one damaged: tensors in the first and third can be read by name."""
     blocks = [*split()[:2], (b"bad", block([(b"bad", entry(FLOAT, (1,), b""))])), split()[2]]
     contents = bytearray(table_of_blocks(blocks))
     contents[contents.index(b"bad")] ^= 0xFF
@@ -341,8 +340,8 @@ def test_a_damaged_block_does_not_hide_the_tensors_in_the_others(tmp_path: Path)
         assert [damage.name for damage in verification.damage] == [""]
 
 
-def test_a_metaindex_that_leads_nowhere_is_harmless_and_reported(tmp_path: Path) -> None:
-    """No reader needs it, TensorFlow's neither; check() says it is wrong."""
+def test_an_invalid_metaindex_is_harmless_but_reported(tmp_path: Path) -> None:
+    """No reader needs it, not even TensorFlow's; check() reports it."""
     path = write_bundle(tmp_path, {})
     write_index(path, table_of_blocks(split(), metaindex=BlockHandle(HUGE, HUGE)))
     with within(), tfckpt.load_checkpoint(path) as reader:
@@ -374,7 +373,7 @@ def check(path: str) -> list[str]:
 
 @pytest.mark.parametrize("compression", [0, 1])
 def test_keys_do_not_expand_without_bound(compression: int, tmp_path: Path) -> None:
-    """Shared beginnings and snappy together: memory stays in proportion to the file, 64 times its size at most."""
+    """Shared prefixes together with snappy: memory stays proportional to the file, at most 128 times its size."""
     path = write_bundle(tmp_path, {})
     contents = key_bomb((16 if compression else 4) * MEBIBYTE)
     pairs = raw_block([(0, b"", HEADER)])
@@ -384,12 +383,12 @@ def test_keys_do_not_expand_without_bound(compression: int, tmp_path: Path) -> N
     size = path.with_name("hostile.index").stat().st_size
     outcome = confined(keys, str(path), limit=ALLOWANCE + 128 * size)
     assert outcome.is_checkpoint_error, outcome.error
-    assert outcome.grown < BASE + 128 * size, f"{outcome.grown / size:.0f} bytes for each of the file: {outcome.error}"
+    assert outcome.grown < BASE + 128 * size, f"{outcome.grown / size:.0f} bytes per byte of the file: {outcome.error}"
 
 
 @pytest.mark.parametrize("tail", [b"\x3a\x00", b"\x12\x02\x12\x00"], ids=["slices", "dimensions"])
 def test_repeated_empty_messages_do_not_expand_without_bound(tail: bytes, tmp_path: Path) -> None:
-    """An entry of two bytes a slice, or four a dimension, compressed 20 times over."""
+    """An entry of two bytes per slice, or four per dimension, compressed 20 times."""
     path = write_bundle(tmp_path, {})
     pairs = sorted({**good_entries(), b"bad": entry(FLOAT, (4,), FOUR) + tail * (8 * MEBIBYTE // len(tail))}.items())
     stored = bytes(cramjam.snappy.compress_raw(block(pairs)))
@@ -397,7 +396,7 @@ def test_repeated_empty_messages_do_not_expand_without_bound(tail: bytes, tmp_pa
     size = path.with_name("hostile.index").stat().st_size
     outcome = confined(shapes, str(path), limit=ALLOWANCE + 256 * size, seconds=10)
     assert not outcome.error or outcome.is_checkpoint_error, outcome.error
-    assert outcome.grown < BASE + 512 * size, f"{outcome.grown / size:.0f} bytes for each of the file"
+    assert outcome.grown < BASE + 512 * size, f"{outcome.grown / size:.0f} bytes per byte of the file"
 
 
 OVERLAPS = 2000
@@ -407,10 +406,10 @@ SPAN = MEBIBYTE
 @pytest.mark.parametrize("kind", ["float", "string", "bytes"])
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("verify", [True, False])
-def test_entries_that_share_their_bytes_take_no_memory_each(
+def test_entries_that_share_bytes_are_refused_before_allocation(
     kind: str, mmap: bool, verify: bool, tmp_path: Path
 ) -> None:
-    """2000 entries over the same MiB: refused before 2 GB are allocated and read."""
+    """2000 entries for the same MiB: refused before 2 GB are allocated and read."""
     bad: dict[bytes, bytes] = {}
     if kind == "string":
         data, checksum = encode_strings([bytes(SPAN // 1024 - 2)] * 1024)
@@ -418,7 +417,7 @@ def test_entries_that_share_their_bytes_take_no_memory_each(
     elif kind == "float":
         data = bytes(SPAN)
         value = entry(FLOAT, (SPAN // 4,), data)
-    else:  # pieces that no large allocation is made for, which the system would give only when touched
+    else:  # pieces too small for an allocation that the system provides only when it is touched
         data = bytes(64 * 1024)
         value = entry(DataType.DT_UINT8, (64 * 1024,), data)
     for number in range(OVERLAPS):
@@ -430,20 +429,20 @@ def test_entries_that_share_their_bytes_take_no_memory_each(
     assert outcome.grown < BASE + 8 * SPAN, f"{outcome.grown >> 20} MiB for a file of {SPAN >> 20}"
 
 
-def test_entries_that_share_their_bytes_are_reported_soon(tmp_path: Path) -> None:
-    """check() says that they overlap, and does not read the same MiB 20,000 times."""
+def test_entries_that_share_bytes_are_reported_soon(tmp_path: Path) -> None:
+    """check() reports that they overlap, and does not read the same MiB 20,000 times."""
     data = bytes(SPAN)
     value = entry(FLOAT, (SPAN // 4,), data)
     bad = {f"bad/{number:05d}".encode(): value for number in range(10 * OVERLAPS)}
     path = write_bundle(tmp_path, bad, data)
     outcome = confined(check, str(path), limit=ALLOWANCE)
     assert not outcome.error, outcome.error
-    # The first of them overlaps nothing before it.
+    # The first of them does not overlap an earlier one.
     assert isinstance(outcome.result, list) and len(outcome.result) >= len(bad) - 1
 
 
 def test_a_tensor_that_shares_bytes_is_read_alone_and_reported(tmp_path: Path) -> None:
-    """Two tensors over the same bytes: no writer makes them, so a check reports both."""
+    """Two tensors with the same bytes: no writer produces them, so check() reports both."""
     path = write_bundle(tmp_path, {b"bad": entry(FLOAT, (3,), GOOD_BYTES[:12], offset=0)})
     with tfckpt.load_checkpoint(path) as reader:
         verification = reader.check()
@@ -453,8 +452,8 @@ def test_a_tensor_that_shares_bytes_is_read_alone_and_reported(tmp_path: Path) -
         assert same(reader.get_tensor("zzz/good"), GOOD["zzz/good"])
 
 
-def test_many_entries_of_a_missing_shard_are_named_soon(tmp_path: Path) -> None:
-    """Checking does not look for the same missing file for every tensor in it, or not for long."""
+def test_many_entries_of_a_missing_shard_are_reported_soon(tmp_path: Path) -> None:
+    """check() does not spend long on looking for the missing file of each tensor."""
     bad = {f"bad/{number:06d}".encode(): entry(FLOAT, (4,), FOUR, shard=1) for number in range(30_000)}
     path = write_bundle(tmp_path, bad, header=header(2), shards=2)
     outcome = confined(check, str(path), limit=ALLOWANCE)
@@ -462,7 +461,7 @@ def test_many_entries_of_a_missing_shard_are_named_soon(tmp_path: Path) -> None:
 
 
 def test_names_of_any_kind_survive(tmp_path: Path) -> None:
-    """NUL, newline, bytes that are no UTF-8, slashes, a megabyte: saved and read back, and shown so that lines hold."""
+    """NUL, newline, bytes that are not UTF-8, slashes, a megabyte: saved, read back, and shown on one line."""
     names = [
         "a\0b",
         "a\nb",
@@ -484,8 +483,8 @@ def test_names_of_any_kind_survive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb", "x" * MEBIBYTE, "\x1b[31m", "\udcff", "\0", "bad\r\n"])
-def test_a_name_never_breaks_a_text(name: str, tmp_path: Path) -> None:
-    """Errors about a tensor of a terrible name stay one line of bounded length."""
+def test_odd_names_do_not_break_messages(name: str, tmp_path: Path) -> None:
+    """Errors about a tensor with such a name are one line of bounded length."""
     key = name.encode("utf-8", "surrogateescape")
     path = write_bundle(tmp_path, {key: entry(FLOAT, (4,), FOUR, size=3)}, FOUR)
     with within(), tfckpt.load_checkpoint(path) as reader:
@@ -498,8 +497,8 @@ def test_a_name_never_breaks_a_text(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a\udfffb"])
-def test_a_name_that_no_bytes_spell_is_refused(name: str, tmp_path: Path) -> None:
-    """Surrogates that stand for no byte: not in any checkpoint, and not to be saved."""
+def test_a_name_that_cannot_be_encoded_is_refused(name: str, tmp_path: Path) -> None:
+    """Surrogates that do not represent bytes: no checkpoint contains such a name, and none can be saved."""
     with tfckpt.load_checkpoint(write_bundle(tmp_path, {})) as reader:
         assert name not in reader
         assert not reader.has_tensor(name)
@@ -511,8 +510,8 @@ def test_a_name_that_no_bytes_spell_is_refused(name: str, tmp_path: Path) -> Non
     assert not list(tmp_path.glob("new*"))
 
 
-def test_a_typo_among_twenty_thousand_long_names_is_answered_soon(tmp_path: Path) -> None:
-    """The hint costs less than the patience of whoever mistyped."""
+def test_suggestions_among_many_long_names_are_fast(tmp_path: Path) -> None:
+    """A typo among 20,000 long names gets its suggestions soon."""
     start = "model/transformer/encoder/layer_00000/attention/self/query/kernel/exponential_average_of_squares"
     bad = {f"{start}/{number:05d}".encode(): entry(FLOAT, (0,)) for number in range(20_000)}
     path = write_bundle(tmp_path, bad)
@@ -522,7 +521,7 @@ def test_a_typo_among_twenty_thousand_long_names_is_answered_soon(tmp_path: Path
 
 
 def test_shards_of_one_checkpoint_do_not_hide_each_other(tmp_path: Path) -> None:
-    """A data file that is a directory, or leads round in circles: its own tensors fail, the others are read."""
+    """A data file that is a directory or a symbolic link loop: only its own tensors cannot be read."""
     path = write_bundle(tmp_path, {b"bad": entry(FLOAT, (4,), FOUR, shard=1)}, header=header(2), shards=2)
     other = Path(data_filename(str(path), 1, 2))
     for is_directory in (True, False):

@@ -1,4 +1,4 @@
-"""Meta graphs that are damaged, or say absurd things: an error that helps, or some value; soon, in bounded memory."""
+"""Damaged or absurd meta graphs: a helpful error, or some value; soon, and in bounded memory."""
 
 import contextlib
 from collections.abc import Callable
@@ -21,7 +21,7 @@ PARTS: Final = ("info", "saver_def", "collections", "signatures", "assets", "obj
 
 
 def sound() -> MetaGraphDef:
-    """A little of everything that a meta graph may hold."""
+    """A little of everything that a meta graph may contain."""
     message = MetaGraphDef()
     info, graph = message.meta_info_def, message.graph_def
     info.tensorflow_version = "1.15.0"
@@ -48,7 +48,7 @@ FORMS: Final = {"binary": SOUND, "text": to_text(meta_graph_of(SOUND)).encode()}
 
 
 def use(found: RawMetaGraph) -> None:
-    """Asks for everything."""
+    """Access everything."""
     for part in PARTS:
         getattr(found, part)
     for node in found.graph.nodes.values():
@@ -59,7 +59,7 @@ def use(found: RawMetaGraph) -> None:
 
 
 def attempt(path: Path) -> None:
-    """Opens and uses; CheckpointErrors are fine, those of opening are OSErrors that help."""
+    """Open and use a file; CheckpointErrors are allowed, and those of opening must be helpful OSErrors."""
     try:
         found = open_meta_graph(path)
     except tfckpt.CheckpointError as error:
@@ -73,8 +73,8 @@ def attempt(path: Path) -> None:
             getattr(found, part)
 
 
-def test_the_sound_one_is_used_in_both_forms(tmp_path: Path) -> None:
-    """Otherwise the rest of this file shows nothing."""
+def test_the_valid_meta_graph_works_in_both_forms(tmp_path: Path) -> None:
+    """Otherwise the rest of this file tests nothing."""
     for content in FORMS.values():
         (tmp_path / "x.meta").write_bytes(content)
         use(open_meta_graph(tmp_path / "x.meta"))
@@ -110,34 +110,34 @@ def graph(content: bytes) -> bytes:
 
 
 NODE_A: Final = field(1, b"a")
-# What is added to the sound one, and what asking for everything says then.
+# What is added to the valid one, and the error on accessing everything.
 BAD: Final[dict[str, tuple[bytes, str]]] = {
     "two nodes of one name": (graph(field(1, NODE_A)), 'two nodes are named "a"'),
-    "a name that is no UTF-8": (graph(field(1, field(1, b"\xff"))), "should be a node"),
-    "a node that is none": (graph(field(1, b"\xff")), "should be a node"),
-    "a group that does not end in the graph": (graph(b"\x0b"), "group 1 has no end"),
+    "a name that is not UTF-8": (graph(field(1, field(1, b"\xff"))), "should be a node"),
+    "an invalid node": (graph(field(1, b"\xff")), "should be a node"),
+    "a group without an end in the graph": (graph(b"\x0b"), "group 1 has no end"),
     "a function without a signature": (graph(field(2, field(1, field(1, b"\xff")))), "signature is not an OpDef"),
-    "versions that are none": (graph(field(4, b"\xff")), "not a VersionDef"),
-    "objects that are none": (SOUND + field(7, b"\xff"), "not a SavedObjectGraph"),
+    "invalid versions": (graph(field(4, b"\xff")), "not a VersionDef"),
+    "invalid objects": (SOUND + field(7, b"\xff"), "not a SavedObjectGraph"),
 }
 BROKEN_AT_ONCE: Final[dict[str, bytes]] = {
-    "a collection whose name is no UTF-8": SOUND + field(4, field(1, b"\xff")),
-    "a collection that is none": SOUND + field(4, field(1, b"x") + field(2, b"\xff")),
-    "a signature that is none": SOUND + field(5, field(1, b"x") + field(2, b"\xff")),
-    "a saver that is none": SOUND + field(3, b"\xff"),
-    "a version that is no UTF-8": SOUND + field(1, field(5, b"\xff")),
-    "an asset that is none": SOUND + field(6, b"\xff"),
+    "a collection whose name is not UTF-8": SOUND + field(4, field(1, b"\xff")),
+    "an invalid collection": SOUND + field(4, field(1, b"x") + field(2, b"\xff")),
+    "an invalid signature": SOUND + field(5, field(1, b"x") + field(2, b"\xff")),
+    "an invalid saver": SOUND + field(3, b"\xff"),
+    "a version that is not UTF-8": SOUND + field(1, field(5, b"\xff")),
+    "an invalid asset": SOUND + field(6, b"\xff"),
     "a size beyond the file": SOUND + b"\x12\xff\xff\xff\xff\x7f",
     "a size beyond 64 bits": SOUND + b"\x12" + b"\xff" * 9 + b"\x7f",
-    "a group that does not end": SOUND + b"\x0b",
-    "a group that ends before it begins": SOUND + b"\x0c",
+    "a group without an end": SOUND + b"\x0b",
+    "an end without a group": SOUND + b"\x0c",
     "a million groups": SOUND + b"\x0b" * 1_000_000,
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_bad_in_the_graph_is_told_when_it_is_asked_for(tmp_path: Path, name: str) -> None:
-    """Everything else can be had."""
+def test_errors_in_the_graph_are_raised_on_access(tmp_path: Path, name: str) -> None:
+    """Everything else is accessible."""
     content, finding = BAD[name]
     (tmp_path / "x.meta").write_bytes(content)
     found = open_meta_graph(tmp_path / "x.meta")
@@ -147,7 +147,7 @@ def test_what_is_bad_in_the_graph_is_told_when_it_is_asked_for(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("name", BROKEN_AT_ONCE)
-def test_what_is_bad_elsewhere_is_told_at_once(tmp_path: Path, name: str) -> None:
+def test_errors_outside_the_graph_are_raised_on_opening(tmp_path: Path, name: str) -> None:
     path = tmp_path / "x.meta"
     path.write_bytes(BROKEN_AT_ONCE[name])
     with within(), pytest.raises(UnreadableMetaGraphError) as raised:
@@ -155,8 +155,8 @@ def test_what_is_bad_elsewhere_is_told_at_once(tmp_path: Path, name: str) -> Non
     assert_helps(raised.value, str(path))
 
 
-def test_what_is_odd_but_sound_is_read(tmp_path: Path) -> None:
-    """Entries of maps without keys, groups, and parts that occur twice, which add to each other."""
+def test_odd_but_valid_meta_graphs_are_read(tmp_path: Path) -> None:
+    """Map entries without keys, groups, and parts that occur twice and are merged."""
     value = AttrValue(i=7).SerializeToString()
     odd = graph(field(1, field(1, b"odd") + field(5, field(2, value)))) + b"\x0b\x08\x01\x0c" + field(4, b"")
     (tmp_path / "x.meta").write_bytes(odd + field(3, b"\x28\x01"))
@@ -169,8 +169,8 @@ def test_what_is_odd_but_sound_is_read(tmp_path: Path) -> None:
     assert set(found.collections) == {"v", "i", ""}
 
 
-def test_many_nodes_are_soon_there(tmp_path: Path) -> None:
-    """A hundred thousand; opening takes no time, walking them a second or two."""
+def test_many_nodes_are_fast(tmp_path: Path) -> None:
+    """100,000 nodes: opening is immediate, iterating takes a second or two."""
     nodes = b"".join(
         field(1, field(1, b"scope/node%d" % index) + field(2, b"Identity") + field(3, b"scope/node0") + field(5, b""))
         for index in range(100_000)
@@ -186,7 +186,7 @@ def test_many_nodes_are_soon_there(tmp_path: Path) -> None:
 
 
 def opened(path: str) -> int:
-    """How many meta graphs are in the file."""
+    """Return the number of meta graphs in the file."""
     found = meta_graphs_in(path)
     for each in found:
         use(each)
@@ -195,15 +195,15 @@ def opened(path: str) -> int:
 
 SIZE: Final = 4 * MEBIBYTE
 BOMBS: Final[dict[str, Callable[[], bytes]]] = {
-    "lines of nothing": lambda: b"#\n" * (SIZE // 2),
+    "empty comment lines": lambda: b"#\n" * (SIZE // 2),
     "a line of blanks": lambda: b" " * SIZE + b"saver_def { }",
     "a comment": lambda: b"# " + b"x" * SIZE,
     "a string of escapes": lambda: b'meta_info_def { tensorflow_version: "' + b"\\101" * (SIZE // 4) + b'" }',
-    "a string that does not end": lambda: b'meta_info_def { tensorflow_version: "' + b"\\101" * (SIZE // 4),
+    "a string without an end": lambda: b'meta_info_def { tensorflow_version: "' + b"\\101" * (SIZE // 4),
     "one long name": lambda: b"x" * SIZE,
     "one long number": lambda: b"saver_def { max_to_keep: " + b"9" * SIZE + b" }",
     "braces": lambda: b"graph_def { node { attr { value { func { " + b"attr { value { func { " * (SIZE // 23),
-    "a SavedModel of nothings": lambda: b"\x08\x01" + b"\x12\x00" * (SIZE // 2),
+    "a SavedModel of empty meta graphs": lambda: b"\x08\x01" + b"\x12\x00" * (SIZE // 2),
     "a constant": lambda: graph(
         field(1, field(1, b"c") + field(5, field(1, b"value") + field(2, field(2, bytes(SIZE)))))
     ),
@@ -213,7 +213,7 @@ BOMBS: Final[dict[str, Callable[[], bytes]]] = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_memory_stays_near_the_size_of_the_file(tmp_path: Path, name: str) -> None:
-    """4 MiB of this and that take a few times their size, whatever comes of it."""
+    """Various inputs of 4 MiB take a few times their size, whether or not they are valid."""
     (tmp_path / "x.meta").write_bytes(BOMBS[name]())
     outcome = confined(opened, str(tmp_path / "x.meta"), limit=1024 * MEBIBYTE)
     assert outcome.is_checkpoint_error, outcome.error

@@ -1,4 +1,4 @@
-"""Paths that lead to something else than a checkpoint: directories, pipes, loops, pointers, state files of nonsense."""
+"""Paths that are not checkpoints: directories, pipes, loops, git-lfs pointers, nonsensical state files."""
 
 import os
 import random
@@ -22,7 +22,7 @@ def sample(tmp_path: Path) -> Sample:
 
 
 def assert_refused(path: Path | str, *places: str) -> tfckpt.CheckpointError:
-    """No path, however odd, gives anything but a CheckpointError that helps, at once."""
+    """Assert that using the path raises a helpful CheckpointError, soon."""
     with within(), pytest.raises(tfckpt.CheckpointError) as raised:
         tfckpt.load_checkpoint(path)
     assert_helps(raised.value, *places, str(path), os.path.basename(path))
@@ -74,7 +74,7 @@ def put(make: Callable[[Path], None], path: Path) -> None:
 @pytest.mark.parametrize("make", THINGS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("spelling", ["", ".index", ".data-00000-of-00001", ".meta"])
 def test_something_else_in_place_of_the_index(make: Callable[[Path], None], spelling: str, sample: Sample) -> None:
-    """Whichever of the files of the checkpoint is named."""
+    """Whichever file of the checkpoint is named."""
     put(make, sample.files[0])
     error = assert_refused(f"{sample.path}{spelling}", "plain")
     if make is make_pointer:
@@ -83,7 +83,7 @@ def test_something_else_in_place_of_the_index(make: Callable[[Path], None], spel
 
 @pytest.mark.parametrize("make", THINGS, ids=lambda make: make.__name__)
 def test_something_else_in_place_of_the_data(make: Callable[[Path], None], sample: Sample) -> None:
-    """The checkpoint opens and lists; what has bytes is refused; a check says so."""
+    """The checkpoint opens and lists; tensors with bytes are refused, and check() reports them."""
     put(make, sample.files[1])
     with within(), tfckpt.load_checkpoint(sample.path) as reader:
         assert reader.keys() == list(sample.values)
@@ -99,7 +99,7 @@ def test_something_else_in_place_of_the_data(make: Callable[[Path], None], sampl
 
 @pytest.mark.parametrize("make", THINGS, ids=lambda make: make.__name__)
 def test_something_else_in_place_of_a_version_1_file(make: Callable[[Path], None], tmp_path: Path) -> None:
-    """A directory too: it has no checkpoint in it."""
+    """Including a directory, which then contains no checkpoint."""
     path = v1(tmp_path).path
     put(make, path)
     error = assert_refused(path)
@@ -109,7 +109,7 @@ def test_something_else_in_place_of_a_version_1_file(make: Callable[[Path], None
 
 @pytest.mark.parametrize("make", THINGS, ids=lambda make: make.__name__)
 def test_something_else_in_place_of_a_state_file(make: Callable[[Path], None], tmp_path: Path) -> None:
-    """Neither the directory nor the file itself leads anywhere."""
+    """Neither the directory nor the state file itself leads to a checkpoint."""
     make(tmp_path / "checkpoint")
     assert_refused(tmp_path, "checkpoint")
     assert_refused(tmp_path / "checkpoint", "checkpoint")
@@ -126,21 +126,21 @@ def test_something_else_in_place_of_a_state_file(make: Callable[[Path], None], t
         pytest.param(b"model_checkpoint_path: {" * 100_000, id="deep nesting of a string"),
         pytest.param(b"all_model_checkpoint_paths: \"m\"\n" * 300_000, id="10 MB of other paths"),
         pytest.param(bytes(20_000_000), id="20 MB of zeros"),
-        pytest.param(b"model_checkpoint_path: \"\"", id="no path"),
+        pytest.param(b"model_checkpoint_path: \"\"", id="empty path"),
         pytest.param(b"model_checkpoint_path: 17", id="a number"),
         pytest.param(b"model_checkpoint_path: \"plain\"\nmodel_checkpoint_path: \"plain\"", id="two paths"),
-        pytest.param(b"model_checkpoint_path: \"gone\"", id="a path that is gone"),
+        pytest.param(b"model_checkpoint_path: \"gone\"", id="a path that does not exist"),
         pytest.param(b"model_checkpoint_path: \"pla\\000in\"", id="NUL"),
         pytest.param(b"model_checkpoint_path: \"x\\000y/pla*\"", id="NUL in a directory of a pattern"),
-        pytest.param(b"model_checkpoint_path: \"\\377\\376\"", id="no UTF-8"),
+        pytest.param(b"model_checkpoint_path: \"\\377\\376\"", id="not UTF-8"),
         pytest.param(b"model_checkpoint_path: \"\\ud800\"", id="a surrogate"),
         pytest.param(b"model_checkpoint_path: \"" + b"d/" * 100_000 + b"x\"", id="a path of 200,000 characters"),
         pytest.param(b"model_checkpoint_path: \"" + b"d" * 5000 + b"/x*\"", id="a directory name of 5,000 characters"),
         pytest.param(b"model_checkpoint_path: \"line\\nbreak\"", id="a line break"),
     ],
 )  # fmt: skip
-def test_nonsense_in_a_state_file(content: bytes, sample: Sample) -> None:
-    """Refused at once, although there is a sound checkpoint beside it: which one is meant is not ours to guess."""
+def test_a_nonsensical_state_file_is_refused(content: bytes, sample: Sample) -> None:
+    """Refused at once, although the directory contains a valid checkpoint: we do not guess which one is meant."""
     folder = sample.path.parent
     (folder / "checkpoint").write_bytes(content)
     assert_refused(folder, "checkpoint", str(folder))
@@ -152,8 +152,8 @@ NAMED = ["checkpoint", ".", "..", "./checkpoint", "saved_model.pb", "", "/", "ch
 
 @pytest.mark.parametrize("named", NAMED)
 @pytest.mark.parametrize("with_saved_model", [False, True])
-def test_a_state_file_that_leads_back(named: str, with_saved_model: bool, tmp_path: Path) -> None:
-    """To itself, to its directory, to a directory above: an error, not a circle."""
+def test_a_state_file_that_refers_to_itself(named: str, with_saved_model: bool, tmp_path: Path) -> None:
+    """To itself, its directory, or a parent directory: an error, not an endless loop."""
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "checkpoint").write_text(f'model_checkpoint_path: "{named}"\n')
@@ -165,7 +165,7 @@ def test_a_state_file_that_leads_back(named: str, with_saved_model: bool, tmp_pa
         assert_refused(folder / "saved_model.pb", "checkpoint", "folder")
 
 
-def test_state_files_that_lead_to_each_other(tmp_path: Path) -> None:
+def test_state_files_that_refer_to_each_other(tmp_path: Path) -> None:
     """a/checkpoint -> b/checkpoint -> a/checkpoint."""
     for one, other in (("a", "b"), ("b", "a")):
         (tmp_path / one).mkdir()
@@ -174,8 +174,8 @@ def test_state_files_that_lead_to_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("named", ["../../plain", "../../../{0}/plain", "sub/../../../plain", "{1}/plain"])
-def test_a_state_file_may_lead_elsewhere(named: str, tmp_path: Path) -> None:
-    """A relative path that climbs is taken from the directory of the state file; what is not there is an error."""
+def test_a_state_file_may_refer_to_another_directory(named: str, tmp_path: Path) -> None:
+    """A relative path with ".." is resolved from the state file's directory; a missing target is an error."""
     sample = v2_plain(tmp_path)
     folder = tmp_path / "one" / "two"
     (folder / "sub").mkdir(parents=True)
@@ -186,15 +186,15 @@ def test_a_state_file_may_lead_elsewhere(named: str, tmp_path: Path) -> None:
     assert_refused(folder, "checkpoint")
 
 
-def test_a_meta_file_alone_says_that_it_has_no_values(tmp_path: Path) -> None:
+def test_the_error_for_a_lone_meta_file_explains_it(tmp_path: Path) -> None:
     (tmp_path / "model.meta").write_bytes(b"\x0a\x02\x08\x01")
     error = assert_refused(tmp_path / "model.meta")
     assert "graph" in str(error)
     assert_refused(tmp_path / "model")
 
 
-def test_an_index_alone_lists_and_says_what_is_missing(sample: Sample) -> None:
-    """Names and shapes need no data."""
+def test_an_index_without_data_files_can_be_listed(sample: Sample) -> None:
+    """Names and shapes need no data; the error for values names the missing file."""
     sample.files[1].unlink()
     with tfckpt.load_checkpoint(sample.path) as reader:
         assert reader.keys() == list(sample.values)
@@ -212,8 +212,8 @@ def test_an_index_alone_lists_and_says_what_is_missing(sample: Sample) -> None:
     ],
     ids=lambda path: ascii(path[:20]),
 )  # fmt: skip
-def test_paths_to_nowhere(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NotFoundError, relative and absolute, beside other checkpoints and without."""
+def test_missing_paths_are_not_found(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NotFoundError for relative and absolute paths, with and without other checkpoints in the directory."""
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         for spelling in (path, os.path.join(tmp_path, path)):
@@ -228,8 +228,8 @@ def test_paths_to_nowhere(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "path", ["", "\0", "a\0b", "\ud800", "a/\ud800/b", "file://", b"", b"\0", 17, None, 1.5, ["x"]]
 )
-def test_what_is_no_path(path: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """InvalidArgumentError, whatever it is; nothing is written anywhere."""
+def test_invalid_paths_are_refused(path: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """InvalidArgumentError for each; nothing is written anywhere."""
     monkeypatch.chdir(tmp_path)
     calls: list[Callable[[Any], object]] = [tfckpt.load_checkpoint, tfckpt.load_file, tfckpt.list_variables]
     for call in calls:
@@ -244,8 +244,8 @@ def test_what_is_no_path(path: object, tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("name", [3, None, b"matrix", 1.5, ("matrix",), ["matrix"]])
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_what_is_no_name(name: object, kind: str, tmp_path: Path) -> None:
-    """Not in the checkpoint; asking for it is an error of ours, or Python's own TypeError."""
+def test_invalid_names_are_refused(name: object, kind: str, tmp_path: Path) -> None:
+    """Not in the checkpoint; reading it raises our error or Python's own TypeError."""
     with tfckpt.load_checkpoint(SAMPLES[kind](tmp_path).path) as reader:
         assert name not in reader
         with pytest.raises((tfckpt.CheckpointError, TypeError)):
@@ -253,15 +253,15 @@ def test_what_is_no_name(name: object, kind: str, tmp_path: Path) -> None:
 
 
 def test_a_directory_with_many_files_is_searched_once(tmp_path: Path) -> None:
-    """20,000 files beside a misspelt name: the answer comes soon and is short."""
+    """20,000 files and a misspelled name: the error comes soon and is short."""
     for number in range(20_000):
         (tmp_path / f"model.ckpt-{number:05d}.index").touch()
     assert len(str(assert_refused(tmp_path / "model.ckpt-1000"))) < 2000
     assert len(str(assert_refused(tmp_path))) < 2000
 
 
-def test_version_1_shards_of_nonsense_counts(tmp_path: Path) -> None:
-    """Names that count absurdly, sets that lack shards or hold two counts."""
+def test_version_1_shards_with_absurd_counts(tmp_path: Path) -> None:
+    """Names with absurd counts, sets that lack shards or have two counts."""
     path = v1(tmp_path).path
     content = path.read_bytes()
     for name in ("m-00000-of-00000", "m-00005-of-00002", "m-99999-of-99999", "m-00000-of-" + "9" * 30):

@@ -1,4 +1,4 @@
-"""Partitioned tensors whose index is sound as a table and makes no sense as a tensor."""
+"""Partitioned tensors whose index is a valid table but not a valid tensor."""
 
 import random
 from pathlib import Path
@@ -26,7 +26,7 @@ class Bad(NamedTuple):
     entries: dict[bytes, bytes]
     data: bytes
     raises: type[tfckpt.CheckpointError] = tfckpt.DataLossError
-    is_damage: bool = True  # whether a check at rest must see it
+    is_damage: bool = True  # whether check() must report it
 
 
 def bad(
@@ -39,7 +39,7 @@ def bad(
     is_damage: bool = True,
     dtype: int = FLOAT,
 ) -> Bad:
-    """The two halves of a [4, 5], or `parts` of `shape`; some slice entries replaced, or taken out (None)."""
+    """The two halves of a [4, 5], or `parts` of `shape`; some slice entries replaced, or removed (None)."""
     entries, data = sliced(b"bad", shape, HALVES if parts is None else parts, listed=listed, dtype=dtype)
     for part, value in (replaced or {}).items():
         key = encode_slice_key(b"bad", part)
@@ -55,7 +55,7 @@ BAD: dict[str, Bad] = {
     "a slice listed twice": bad(listed=[TOP, BOTTOM, BOTTOM]),
     "one slice listed twice, the other not": bad(listed=[TOP, TOP]),
     "overlapping slices": bad({box((0, 3), WHOLE): floats(15), BOTTOM: floats(10)}),
-    "a slice that leaves the shape": bad({TOP: floats(10), box((2, 3), WHOLE): floats(15)}),
+    "a slice outside the shape": bad({TOP: floats(10), box((2, 3), WHOLE): floats(15)}),
     "a slice far outside the shape": bad({TOP: floats(10), BOTTOM: floats(10), box((HUGE, 1), WHOLE): b""}),
     "a slice of another rank": bad({TOP: floats(10), box((2, 2)): floats(2)}),
     "a slice of rank 0": bad(listed=[TensorSlice(())]),
@@ -74,19 +74,19 @@ BAD: dict[str, Bad] = {
     "a slice entry in another shard": bad(replaced={BOTTOM: entry(FLOAT, (2, 5), floats(10, 10), shard=7)}),
     "a slice entry beyond the file": bad(replaced={BOTTOM: entry(FLOAT, (2, 5), floats(10, 10), offset=HUGE)}),
     "a slice entry of garbage": bad(replaced={BOTTOM: b"\xff\xff"}),
-    "a slice of another checksum": bad(
+    "a slice with a wrong checksum": bad(
         replaced={BOTTOM: entry(FLOAT, (2, 5), floats(10, 10), offset=20 + 40, checksum=1)}
     ),
     "holes": bad(listed=[TOP], replaced={BOTTOM: None}, raises=tfckpt.InvalidArgumentError, is_damage=False),
     "a tile of a huge tensor": bad(
         {box((0, 2), (0, 5)): floats(10)}, (2**30, 2**30), raises=tfckpt.InvalidArgumentError, is_damage=False
     ),
-    "a tile of the greatest tensor": bad(
+    "a tile of the largest possible tensor": bad(
         {box((0, 2), (0, 5)): floats(10)}, (2**31 - 1, 2**32), raises=tfckpt.InvalidArgumentError, is_damage=False
     ),
     "the whole of a huge tensor": bad({box((0, 2**30), (0, 2**30)): floats(10)}, (2**30, 2**30)),
     "the halves of a huge tensor": bad({box((0, HUGE // 8),): b"", box((HUGE // 8, HUGE // 8),): b""}, (HUGE // 4,)),
-    "slices of nothing only": bad(
+    "only empty slices": bad(
         {box((0, 0), WHOLE): b"", box((4, 0), WHOLE): b""}, raises=tfckpt.InvalidArgumentError, is_damage=False
     ),
     "an unknown dtype": bad(dtype=99, raises=tfckpt.UnimplementedError, is_damage=False),
@@ -99,7 +99,7 @@ BAD: dict[str, Bad] = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_partitioned_tensor_raises(what: str, tmp_path: Path) -> None:
-    """Never a value made of the wrong pieces, and never memory for a shape that no bytes stand behind."""
+    """Never a value made of the wrong pieces, and no memory for a shape without stored bytes."""
     case = BAD[what]
     path = write_bundle(tmp_path, case.entries, case.data)
     with within(), tfckpt.load_checkpoint(path) as reader:
@@ -115,7 +115,7 @@ def test_a_bad_partitioned_tensor_raises(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_partitioned_tensor_is_named_in_the_error(what: str, tmp_path: Path) -> None:
-    """Place (file and tensor), finding and mend."""
+    """The message has place (file and tensor), finding and hint."""
     case = BAD[what]
     path = write_bundle(tmp_path, case.entries, case.data)
     with tfckpt.load_checkpoint(path) as reader, pytest.raises(tfckpt.CheckpointError) as raised:
@@ -126,7 +126,7 @@ def test_a_bad_partitioned_tensor_is_named_in_the_error(what: str, tmp_path: Pat
 
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_partitioned_tensor_does_not_hide_the_others(what: str, tmp_path: Path) -> None:
-    """The neighbours are listed and read; slice keys that no tensor claims do not pass for names."""
+    """The other tensors are listed and read; slice keys that no tensor lists do not appear as names."""
     case = BAD[what]
     path = write_bundle(tmp_path, case.entries, case.data)
     if not case.is_damage or set(case.entries) == {b"bad"} or "listed" not in what:
@@ -138,7 +138,7 @@ def test_a_bad_partitioned_tensor_does_not_hide_the_others(what: str, tmp_path: 
 
 @pytest.mark.parametrize("what", [what for what, case in BAD.items() if case.is_damage])
 def test_check_agrees_with_reading(what: str, tmp_path: Path) -> None:
-    """What cannot be read because its pieces do not fit is damage, although every piece's checksum holds."""
+    """A tensor whose pieces do not fit is damaged, although the checksum of every piece is right."""
     case = BAD[what]
     path = write_bundle(tmp_path, case.entries, case.data)
     with within(), tfckpt.load_checkpoint(path) as reader:
@@ -146,9 +146,9 @@ def test_check_agrees_with_reading(what: str, tmp_path: Path) -> None:
         assert "bad" in reader.check().damaged
 
 
-@pytest.mark.parametrize("what", ["holes", "a tile of a huge tensor", "a tile of the greatest tensor"])
-def test_what_is_there_of_a_tensor_with_holes_is_read(what: str, tmp_path: Path) -> None:
-    """A partial save: the stored part is the right value, and only what touches a hole is refused."""
+@pytest.mark.parametrize("what", ["holes", "a tile of a huge tensor", "a tile of the largest possible tensor"])
+def test_the_stored_part_of_a_tensor_with_holes_is_read(what: str, tmp_path: Path) -> None:
+    """A partial save: the stored part has the right values, and only slices with a hole are refused."""
     case = BAD[what]
     path = write_bundle(tmp_path, case.entries, case.data)
     with within(), tfckpt.load_checkpoint(path) as reader:
@@ -191,7 +191,7 @@ def assert_bounded(outcome: Outcome, path: Path) -> None:
 
 
 def test_a_hundred_thousand_slices_are_read(tmp_path: Path) -> None:
-    """A tensor in 100,000 rows, in any order: its value is right, and it comes soon."""
+    """A tensor in 100,000 rows, in any order: its value is right, and reading is fast."""
     count = 100_000
     listed = [box((number, 1), WHOLE) for number in range(count)]
     random.Random(1).shuffle(listed)
@@ -202,7 +202,7 @@ def test_a_hundred_thousand_slices_are_read(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_tensor_in_many_slices_are_read_one_by_one(tmp_path: Path) -> None:
-    """The slices are held against each other once, not once for every row that is read."""
+    """The slices are compared with each other once, not for every row that is read."""
     count = 20_000
     path = write_bundle(tmp_path, *sliced(b"bad", (count, 2), rows(count)))
     outcome = confined(read_rows, str(path), 200, limit=ALLOWANCE, seconds=10)
@@ -212,7 +212,7 @@ def test_rows_of_a_tensor_in_many_slices_are_read_one_by_one(tmp_path: Path) -> 
 
 @pytest.mark.heavy
 def test_a_hundred_thousand_slices_without_entries_are_refused(tmp_path: Path) -> None:
-    """Listed, but not there."""
+    """Listed, but missing."""
     count = 100_000
     listed = [box((number, 1), WHOLE) for number in range(count)]
     entries, data = sliced(b"bad", (count, 2), {}, listed=listed)
@@ -231,12 +231,12 @@ def test_a_hundred_thousand_slices_without_entries_are_refused(tmp_path: Path) -
         pytest.param([box((0, 0), WHOLE)] * 20_000, (10, 10), marks=pytest.mark.heavy),
         ([box((0, 10), WHOLE)] * 20_000, (10, 10)),
     ],
-    ids=["staircase", "pinwheels", "pinwheels of rank 250", "knots", "nothing, often", "the same, often"],
+    ids=["staircase", "pinwheels", "pinwheels of rank 250", "knots", "empty, often", "the same, often"],
 )
-def test_slices_that_interlock_are_judged_soon(
+def test_interlocking_slices_are_checked_in_bounded_time(
     listed: list[TensorSlice], shape: tuple[int, ...], tmp_path: Path
 ) -> None:
-    """Whether slices overlap is found in bounded time, however they lie, or is not asked any further."""
+    """Overlaps are detected in bounded time, however the slices are arranged, or the tensor is refused."""
     path = write_bundle(tmp_path, *sliced(b"bad", shape, {}, listed=listed))
     for call in (read, check):
         outcome = confined(call, str(path), limit=ALLOWANCE)
@@ -244,8 +244,8 @@ def test_slices_that_interlock_are_judged_soon(
         assert_bounded(outcome, path)
 
 
-def test_slices_that_share_their_bytes_take_no_memory_each(tmp_path: Path) -> None:
-    """1000 slices over the same MiB: the tensor claims 1 GB of a file of 1 MB."""
+def test_slices_that_share_bytes_are_refused_before_allocation(tmp_path: Path) -> None:
+    """1000 slices of the same MiB: the tensor claims 1 GB of a file of 1 MB."""
     count = 1000
     data = bytes(MEBIBYTE)
     entries, _ = sliced(b"bad", (count, MEBIBYTE // 4), {box((number, 1), WHOLE): b"" for number in range(count)})
@@ -263,8 +263,8 @@ def load(path: str) -> int:
 
 
 @pytest.mark.parametrize("kind", [FLOAT, STRING], ids=["float", "string"])
-def test_partitioned_tensors_that_share_their_bytes_take_no_memory_each(kind: int, tmp_path: Path) -> None:
-    """1000 tensors of two slices each, all over the same MiB, in one load_file."""
+def test_partitioned_tensors_that_share_bytes_are_refused_before_allocation(kind: int, tmp_path: Path) -> None:
+    """1000 tensors of two slices each, all with the same MiB, in one load_file."""
     count, half = 1000, MEBIBYTE // 2
     entries: dict[bytes, bytes] = {}
     if kind == STRING:

@@ -1,4 +1,4 @@
-"""Version 1 files with valid checksums that say absurd things."""
+"""Version 1 files with valid checksums but absurd contents."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -56,13 +56,13 @@ def one(
     raises: type[tfckpt.CheckpointError] = tfckpt.DataLossError,
     is_damage: bool = True,
 ) -> Bad:
-    """A tensor "bad" of one slice and four floats, but for what is given."""
+    """A tensor "bad" of one slice and four floats, except for the given arguments."""
     slices = [TensorSlice.full(len(shape))] if slices is None else slices
     return Bad([("bad", shape, dtype, slices)], dict([FOUR]) if records is None else records, raises, is_damage)
 
 
 def record(values: bytes) -> dict[bytes, bytes]:
-    """The record of all of "bad", with `values` for its TensorProto."""
+    """The record of all of "bad", with `values` as its TensorProto."""
     data = sized_tag(3, len(values)) + values
     return {FOUR[0]: sized_tag(2, len(data)) + data}
 
@@ -82,7 +82,7 @@ BAD: dict[str, Bad] = {
     "no elements, but values": one((0,)),
     "no slices": one(slices=[], raises=tfckpt.InvalidArgumentError, is_damage=False),
     "a slice of another rank": one(slices=[box(WHOLE, WHOLE)]),
-    "a slice that leaves the shape": one(slices=[box((2, 4))], records=dict([v1_record("bad", box((2, 4)), 4)])),
+    "a slice outside the shape": one(slices=[box((2, 4))], records=dict([v1_record("bad", box((2, 4)), 4)])),
     "overlapping slices": one(
         (6,), slices=[box((0, 4)), box((2, 4))],
         records=dict([v1_record("bad", box((0, 4)), 4), v1_record("bad", box((2, 4)), 4)]),
@@ -101,24 +101,24 @@ BAD: dict[str, Bad] = {
     "dtype 99": one(dtype=99, raises=tfckpt.UnimplementedError, is_damage=False),
     "a reference to float": one(dtype=101, raises=tfckpt.CheckpointError, is_damage=False),
     "bfloat16": one(dtype=DataType.DT_BFLOAT16, raises=tfckpt.UnimplementedError, is_damage=False),
-    "floats called integers": one(dtype=DataType.DT_INT32),
-    "floats called strings": one(dtype=STRING),
-    "floats called doubles": one(dtype=DataType.DT_DOUBLE),
-    "floats called complex": one(dtype=DataType.DT_COMPLEX64),
+    "floats declared as integers": one(dtype=DataType.DT_INT32),
+    "floats declared as strings": one(dtype=STRING),
+    "floats declared as doubles": one(dtype=DataType.DT_DOUBLE),
+    "floats declared as complex": one(dtype=DataType.DT_COMPLEX64),
     "a record of garbage": one(records={FOUR[0]: b"\xff" * 30}),
     "half a record": one(records={FOUR[0]: FOUR[1][:-3]}),
     "an empty record": one(records={FOUR[0]: b""}),
-    "metadata for a record": one(records={FOUR[0]: meta_record([])}),
+    "metadata instead of a record": one(records={FOUR[0]: meta_record([])}),
     "a list that ends within a float": one(records=record(b"\x2a\x0f" + bytes(15))),
     "a list that is longer than its message": one(records=record(b"\x2a\x90\x80\x80\x80\x08" + bytes(16))),
     "a list of 2**64-1 bytes": one(records=record(b"\x2a" + b"\xff" * 9 + b"\x01" + bytes(16))),
     "a varint that never ends": one(dtype=DataType.DT_INT64, records=record(b"\x52\x0b" + b"\xff" * 11)),
     "varints of 11 bytes": one((1,), DataType.DT_INT64, records=record(b"\x52\x0b" + b"\xff" * 10 + b"\x01")),
-    "groups, one in the other": one(records=record(b"\x0b" * 10_000)),
-    "the other shard's shape": Bad([("bad", (4,), FLOAT, [ALL]), ("bad", (5,), FLOAT, [])], dict([FOUR])),
-    "the other shard's dtype": Bad([("bad", (4,), FLOAT, [ALL]), ("bad", (4,), 3, [])], dict([FOUR])),
+    "nested groups": one(records=record(b"\x0b" * 10_000)),
+    "a conflicting shape": Bad([("bad", (4,), FLOAT, [ALL]), ("bad", (5,), FLOAT, [])], dict([FOUR])),
+    "a conflicting dtype": Bad([("bad", (4,), FLOAT, [ALL]), ("bad", (4,), 3, [])], dict([FOUR])),
     "a tensor listed twice": Bad([("bad", (4,), FLOAT, [ALL]), ("bad", (4,), FLOAT, [ALL])], dict([FOUR])),
-    "rank 100 of strings": one(
+    "strings of rank 100": one(
         (1,) * 100, STRING, raises=tfckpt.UnimplementedError, is_damage=False,
         records={
             encode_slice_key(b"bad", TensorSlice.full(100)): encode_slice("bad", TensorSlice.full(100), STRING, [b"x"])
@@ -133,7 +133,7 @@ def write(folder: Path, what: str) -> Path:
 
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_tensor_raises(what: str, tmp_path: Path) -> None:
-    """By every way of reading it, within seconds, with place, finding and mend."""
+    """By every way of reading it, within seconds, with place, finding and hint."""
     bad = BAD[what]
     path = write(tmp_path, what)
     with within(), tfckpt.load_checkpoint(path) as reader:
@@ -144,7 +144,7 @@ def test_a_bad_tensor_raises(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_tensor_is_named_in_the_error(what: str, tmp_path: Path) -> None:
-    """Place (file and tensor), finding and mend."""
+    """The message has place (file and tensor), finding and hint."""
     path = write(tmp_path, what)
     with tfckpt.load_checkpoint(path) as reader, pytest.raises(tfckpt.CheckpointError) as raised:
         reader.get_tensor("bad")
@@ -154,7 +154,7 @@ def test_a_bad_tensor_is_named_in_the_error(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_tensor_does_not_hide_the_others(what: str, tmp_path: Path) -> None:
-    """Every other one is listed, described, read, and reported as good."""
+    """Every other tensor is listed, described, read, and reported as good."""
     path = write(tmp_path, what)
     with within(), tfckpt.load_checkpoint(path) as reader:
         assert set(reader.keys()) == {*GOOD, "bad"}
@@ -169,15 +169,15 @@ def test_a_bad_tensor_does_not_hide_the_others(what: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("what", [what for what, bad in BAD.items() if bad.is_damage])
 def test_check_agrees_with_reading(what: str, tmp_path: Path) -> None:
-    """What cannot be read for damage is reported, with its name."""
+    """What cannot be read because of damage is reported, with its name."""
     path = write(tmp_path, what)
     with within(), tfckpt.load_checkpoint(path) as reader:
         assert reader.check().damaged == ["bad"]
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_nothing_but_checkpoint_errors_comes_out(what: str, tmp_path: Path) -> None:
-    """Every method, on every bad tensor: an answer or a CheckpointError."""
+def test_only_checkpoint_errors_are_raised(what: str, tmp_path: Path) -> None:
+    """Every method, on every bad tensor: a result or a CheckpointError."""
     path = write(tmp_path, what)
     with within(), tfckpt.load_checkpoint(path) as reader:
         calls: list[Callable[[], object]] = [
@@ -202,8 +202,8 @@ def test_nothing_but_checkpoint_errors_comes_out(what: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("shape", [(0, HUGE), (HUGE, 0), (2**31, 0, 2**31), (1,) * 254], ids=str)
-def test_an_odd_shape_that_is_sound_gives_its_value(shape: tuple[int, ...], tmp_path: Path) -> None:
-    """Absurd shapes without elements, and the highest rank there is."""
+def test_an_odd_but_valid_shape_is_read(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """Absurd shapes without elements, and the highest possible rank."""
     count = 0 if 0 in shape else 1
     key, value = v1_record("bad", TensorSlice.full(len(shape)), count)
     path = write_v1(tmp_path, [("bad", shape, FLOAT, [TensorSlice.full(len(shape))])], {key: value})
@@ -228,8 +228,8 @@ BAD_METADATA: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", BAD_METADATA)
-def test_bad_metadata_is_refused_or_spoils_its_tensor_alone(what: str, tmp_path: Path) -> None:
-    """One record describes all tensors; where it cannot be used, the error says where and what to do."""
+def test_bad_metadata_is_refused_or_affects_one_tensor(what: str, tmp_path: Path) -> None:
+    """One record describes all tensors; if it is unusable, the error has the location and a fix."""
     path = write_v1(tmp_path, [], {})
     path.write_bytes(table({b"": BAD_METADATA[what], FOUR[0]: FOUR[1]}))
     with within(), pytest.raises(tfckpt.CheckpointError) as raised, tfckpt.load_checkpoint(path) as reader:
@@ -239,8 +239,10 @@ def test_bad_metadata_is_refused_or_spoils_its_tensor_alone(what: str, tmp_path:
 
 @pytest.mark.parametrize("what", ["a negative dimension", "a product that overflows", "rank 255", "a negative start"])
 def test_an_impossible_shape_in_the_metadata_is_refused(what: str, tmp_path: Path) -> None:
-    """CASES 139. Metadata with a shape or slice that cannot be is an error of the file, as TensorFlow has it: the
-    record is one message without a checksum of its parts, and nothing says which of them is still right."""
+    """CASES 139. Metadata with an impossible shape or slice is an error of the file, as in TensorFlow.
+
+    The record is one message without checksums of its parts, so it is unknown which of them are right.
+    """
     shapes: dict[str, BadTensor] = {
         "a negative dimension": ("bad", (-1,), FLOAT, [ALL]),
         "a product that overflows": ("bad", (2**32, 2**32), FLOAT, [box(WHOLE, WHOLE)]),
@@ -255,7 +257,7 @@ def test_an_impossible_shape_in_the_metadata_is_refused(what: str, tmp_path: Pat
 
 @pytest.mark.parametrize("what", BAD_TABLES)
 def test_a_bad_table_is_refused(what: str, tmp_path: Path) -> None:
-    """The tables that no index may be are no version 1 files either."""
+    """The invalid tables are not valid version 1 files either."""
     path = tmp_path / "table"
     path.write_bytes(BAD_TABLES[what])
     with within(), pytest.raises(tfckpt.CheckpointError) as raised:
@@ -292,12 +294,12 @@ def keys(path: str) -> int:
         pytest.param([box((0, 0), WHOLE)] * 20_000, (10, 10), marks=pytest.mark.heavy),
         ([box((0, 10), WHOLE)] * 20_000, (10, 10)),
     ],
-    ids=["staircase", "pinwheels", "knots", "nothing, often", "the same, often"],
+    ids=["staircase", "pinwheels", "knots", "empty, often", "the same, often"],
 )
-def test_slices_that_interlock_are_judged_soon(
+def test_interlocking_slices_are_checked_in_bounded_time(
     listed: list[TensorSlice], shape: tuple[int, ...], tmp_path: Path
 ) -> None:
-    """Whether slices overlap is found in bounded time, however they lie, or is not asked any further."""
+    """Overlaps are detected in bounded time, however the slices are arranged, or the tensor is refused."""
     path = write_v1(tmp_path, [("bad", shape, FLOAT, listed)], {})
     for call in (read, check):
         outcome = confined(call, str(path), limit=ALLOWANCE, seconds=10)
@@ -324,8 +326,8 @@ def test_many_slices_are_read(tmp_path: Path) -> None:
     [DataType.DT_INT64, DataType.DT_BOOL, DataType.DT_DOUBLE, pytest.param(STRING, marks=pytest.mark.heavy)],
     ids=str,
 )
-def test_values_that_compress_well_take_memory_in_proportion(dtype: int, tmp_path: Path) -> None:
-    """Snappy expands 22 times, varints 8 times: 200 bytes for each of the file and no more."""
+def test_values_that_compress_well_take_bounded_memory(dtype: int, tmp_path: Path) -> None:
+    """Snappy expands 22 times, varints 8 times: 200 bytes per byte of the file and no more."""
     count = 4 * MEBIBYTE
     values = [b""] * count if dtype == STRING else np.zeros(count, dtype={9: "i8", 10: "?", 2: "f8"}[int(dtype)])
     record = encode_slice("bad", ALL, int(dtype), values)
@@ -336,7 +338,7 @@ def test_values_that_compress_well_take_memory_in_proportion(dtype: int, tmp_pat
     size = path.stat().st_size
     outcome = confined(check, str(path), limit=ALLOWANCE + 512 * size, seconds=20)
     assert not outcome.error or outcome.is_checkpoint_error, outcome.error
-    assert outcome.grown < BASE + 512 * size, f"{outcome.grown / size:.0f} bytes for each of the file"
+    assert outcome.grown < BASE + 512 * size, f"{outcome.grown / size:.0f} bytes per byte of the file"
 
 
 @pytest.mark.parametrize("compression", [0, 1])
@@ -351,4 +353,4 @@ def test_keys_do_not_expand_without_bound(compression: int, tmp_path: Path) -> N
     size = path.stat().st_size
     outcome = confined(keys, str(path), limit=ALLOWANCE + 128 * size)
     assert not outcome.error or outcome.is_checkpoint_error, outcome.error
-    assert outcome.grown < BASE + 128 * size, f"{outcome.grown / size:.0f} bytes for each of the file"
+    assert outcome.grown < BASE + 128 * size, f"{outcome.grown / size:.0f} bytes per byte of the file"

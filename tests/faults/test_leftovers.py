@@ -1,4 +1,4 @@
-"""What killed saves left is removed by the next save; what is in use, or of others, never is."""
+"""The next save removes what killed saves left; it never removes files in use or of other programs."""
 
 import fcntl
 import os
@@ -31,7 +31,7 @@ def temporary(name: str, save: int) -> str:
 
 @contextmanager
 def in_use(folder: Path, *names: str) -> Iterator[Sequence[WritableFile]]:
-    """Files that a living save has open."""
+    """Files that a running save has open."""
     files = [LOCAL.create(str(folder / name)) for name in names]
     yield files
     for file in files:
@@ -43,21 +43,21 @@ def names(folder: Path) -> list[str]:
 
 
 def clear(folder: Path) -> list[str]:
-    """What was removed, by name."""
+    """Return the names of the removed files."""
     return sorted(os.path.relpath(path, folder) for path in remove_leftovers(LOCAL, str(folder)))
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A folder with checkpoint m-1, of number 1."""
+    """A directory with checkpoint m-1 of number 1."""
     state = State()
     state.fill(1)
     state.saver(sharded=True).save(tmp_path / "m", 1)
     return tmp_path
 
 
-def test_all_that_a_dead_save_wrote_goes(saved: Path) -> None:
-    """Its temporary files, data that it had named already, and shards that were to be merged; what went is returned."""
+def test_files_of_a_killed_save_are_removed(saved: Path) -> None:
+    """Its temporary files, data already renamed, and shards to be merged; their paths are returned."""
     before = names(saved)
     touch(saved, temporary("m-2.index", DEAD), temporary("m-2.data-00001-of-00002", DEAD))
     touch(saved, "m-2.data-00000-of-00002", "m-2_temp/part-00000-of-00002.index", temporary("m-2_temp/part", DEAD))
@@ -68,8 +68,8 @@ def test_all_that_a_dead_save_wrote_goes(saved: Path) -> None:
     assert latest_number(saved) == 1
 
 
-def test_what_a_living_save_wrote_stays(saved: Path) -> None:
-    """All that bears its number while its marker is in use, data that it has named, and its shards to be merged."""
+def test_files_of_a_running_save_stay(saved: Path) -> None:
+    """All files with its number while its marker is in use, renamed data, and its shards to be merged."""
     with in_use(saved, temporary("m-2.index", ALIVE)):
         touch(saved, temporary("m-2.data-00001-of-00002", ALIVE), "m-2.data-00000-of-00002")
         touch(saved, "m-2_temp/part-00000-of-00002.index", temporary("m-2_temp/part", ALIVE))
@@ -79,8 +79,8 @@ def test_what_a_living_save_wrote_stays(saved: Path) -> None:
     assert len(clear(saved)) == 5
 
 
-def test_of_a_dead_and_a_living_save_of_one_path_all_data_stay(saved: Path) -> None:
-    """Nobody can tell whose they are. They go when the living one has ended, or with its save."""
+def test_data_stays_while_another_save_of_the_path_is_running(saved: Path) -> None:
+    """It is unknown which save owns the data. It is removed once the running save has ended, or replaced by it."""
     touch(saved, temporary("m-2.index", DEAD))
     with in_use(saved, temporary("m-2.index", ALIVE)):
         touch(saved, "m-2.data-00000-of-00003", "m-2_temp/part-00000-of-00002.index")
@@ -90,7 +90,7 @@ def test_of_a_dead_and_a_living_save_of_one_path_all_data_stay(saved: Path) -> N
 
 
 def test_files_of_tensorflow_stay(saved: Path) -> None:
-    """Their names lack our mark: whether they are in use cannot be told."""
+    """Their names lack our mark: whether they are in use cannot be determined."""
     touch(saved, "m-9.index.tempstate123", "m-9.data-00000-of-00001.tempstate123", "checkpoint.tmp0123456789abcdef")
     touch(saved, "m-9.data-00000-of-00001", "m-9_temp/part-00000-of-00001.index")
     before = names(saved)
@@ -98,8 +98,8 @@ def test_files_of_tensorflow_stay(saved: Path) -> None:
     assert names(saved) == before
 
 
-def test_data_of_other_checkpoints_stay(saved: Path) -> None:
-    """m-1 was killed while it was saved anew: what its index names stays, and so does all of m-10 and of m."""
+def test_data_of_other_checkpoints_stays(saved: Path) -> None:
+    """m-1 was killed while it was saved again: files that its index refers to stay, as do all of m-10 and of m."""
     touch(saved, temporary("m-1.index", DEAD), "m-1.data-00000-of-00004", "m-1.data-00001-of-00001")
     touch(saved, "m-10.data-00000-of-00001", "m.data-00000-of-00001", "m-10_temp/part.index", "m-1.data-extra")
     assert clear(saved) == [
@@ -111,8 +111,8 @@ def test_data_of_other_checkpoints_stay(saved: Path) -> None:
     assert {"m-10.data-00000-of-00001", "m.data-00000-of-00001", "m-10_temp", "m-1.data-extra"} < set(names(saved))
 
 
-def test_data_beside_a_damaged_index_stay(saved: Path) -> None:
-    """Which of them it names cannot be told, and somebody may still make use of them."""
+def test_data_of_a_damaged_index_stays(saved: Path) -> None:
+    """It is unknown which files it refers to, and they may still be useful."""
     (saved / "m-1.index").write_bytes(b"damaged")
     touch(saved, temporary("m-1.index", DEAD), "m-1.data-00000-of-00009")
     assert clear(saved) == [temporary("m-1.index", DEAD)]
@@ -120,13 +120,13 @@ def test_data_beside_a_damaged_index_stay(saved: Path) -> None:
 
 
 def test_a_directory_without_temporary_files_costs_one_listing(saved: Path) -> None:
-    """Saves do this each time."""
+    """Every save does this."""
     storage = Counting(LOCAL)
     assert remove_leftovers(storage, str(saved)) == []
     assert storage.log == ["list"]
 
 
-def test_where_nobody_can_tell_nothing_is_removed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_nothing_is_removed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On file systems without locks every file may be in use."""
     touch(saved, temporary("m-2.index", DEAD), "m-2.data-00000-of-00002")
 
@@ -139,8 +139,8 @@ def test_where_nobody_can_tell_nothing_is_removed(saved: Path, monkeypatch: pyte
     assert names(saved) == before
 
 
-def test_an_interrupted_clearing_is_gone_on_with(saved: Path) -> None:
-    """Whichever operation fails, with an error or Ctrl-C: the checkpoint stays whole, and the next time all goes."""
+def test_an_interrupted_cleanup_is_completed_later(saved: Path) -> None:
+    """Whichever operation fails, by error or Ctrl-C, the checkpoint stays complete; the next cleanup removes all."""
     before = names(saved)
     for error in (OSError, KeyboardInterrupt):
         number = 0
@@ -161,13 +161,13 @@ def test_an_interrupted_clearing_is_gone_on_with(saved: Path) -> None:
         assert number > 8
 
 
-def test_a_directory_that_is_not_there_has_no_leftovers(tmp_path: Path) -> None:
-    """The first save of a run makes it."""
+def test_a_missing_directory_has_no_leftovers(tmp_path: Path) -> None:
+    """The first save of a run creates it."""
     assert remove_leftovers(LOCAL, str(tmp_path / "none")) == []
 
 
-def test_a_missing_temporary_file_is_no_dead_save(saved: Path) -> None:
-    """Between listing and looking a living save renamed it: its data are not taken for those of a dead one."""
+def test_a_missing_temporary_file_is_not_a_killed_save(saved: Path) -> None:
+    """A running save renamed it between listing and checking: its data is not taken for that of a killed save."""
     touch(saved, "m-2.data-00000-of-00001")
     listed = [*LOCAL.list(str(saved)), temporary("m-2.index", ALIVE)]
 
@@ -179,8 +179,8 @@ def test_a_missing_temporary_file_is_no_dead_save(saved: Path) -> None:
     assert (saved / "m-2.data-00000-of-00001").exists()
 
 
-def test_only_unused_files_are_removed_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Storage.remove_unused: the lock is held while the file goes, so that its maker, who waits for it, sees that."""
+def test_remove_unused_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage.remove_unused holds the lock while it removes the file, so the creator, who waits for it, notices."""
     path = str(tmp_path / "a")
     assert not LOCAL.remove_unused(path)
     file = LOCAL.create(path)
@@ -198,10 +198,10 @@ def test_only_unused_files_are_removed_in_one_step(tmp_path: Path, monkeypatch: 
     assert not os.path.exists(path)
 
 
-def test_a_file_is_locked_even_if_somebody_looks_at_that_moment(
+def test_a_new_file_is_locked_even_if_another_process_checks_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever asks has the lock for a moment; the maker of the file waits for that, or all would take it for unused."""
+    """A check holds the lock for a moment; the creator waits for that, or the file would appear unused."""
     path = str(tmp_path / "a")
     system = fcntl.flock
     others: list[int] = []

@@ -1,5 +1,7 @@
-"""Disks that are full, read-only or not as they should be, for real where this machine lets us: the error says what and
-where, everything is as it was, and once the trouble is over saving goes on."""
+"""Real disk problems, if this machine permits them: full, read-only or otherwise unusable.
+
+The error says what failed and where, nothing is changed, and once the problem is fixed saving works again.
+"""
 
 import errno
 import os
@@ -23,7 +25,7 @@ SIZES: Final = {
     "b/kernel": ("cpu:1", 30_000),
     "c/bias": ("cpu:2", 100),
 }
-BYTES: Final = 4 * 150_100  # of one checkpoint
+BYTES: Final = 4 * 150_100  # size of one checkpoint
 
 Save = Callable[[Saver, Path, int], object]
 
@@ -64,7 +66,7 @@ class Run:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
 
     def assert_refused(self, number: int, finding: str) -> tfckpt.CheckpointError:
-        """A save fails with a text that helps; not a byte is another, and not a file more or less."""
+        """Assert that a save fails with a helpful message, and that no file is added, removed or changed."""
         before = self.files()
         with pytest.raises(tfckpt.CheckpointError) as caught:
             self.save(number)
@@ -83,13 +85,13 @@ class Run:
 
 @contextmanager
 def mounted(folder: Path, *arguments: str) -> Iterator[None]:
-    """mount(8); skips the test where that is not allowed."""
+    """Mount a file system with mount(8); skip the test if that is not allowed."""
     folder.mkdir(exist_ok=True)
     command = ["mount", *arguments, str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("there is no mount(8) here")
+        pytest.skip("mount(8) is not installed")
     if done.returncode:
         pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
     try:
@@ -100,7 +102,7 @@ def mounted(folder: Path, *arguments: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("what", WAYS)
 def test_a_full_disk(what: str, tmp_path: Path) -> None:
-    """The third checkpoint does not fit; with room for it again it is saved, and the oldest goes."""
+    """The third checkpoint does not fit; with more space it is saved, and the oldest one is deleted."""
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", f"size={2 * BYTES + BYTES // 2}", "tfckpt"):
         run = Run(what, tmp_path / "disk")
         run.save(2)
@@ -111,9 +113,11 @@ def test_a_full_disk(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2, 3, 4])
-def test_a_disk_that_is_full_when_all_but_little_is_written(spare: int, tmp_path: Path) -> None:
-    """So many pages are left beyond the tensors for index, state file and meta graph: whichever does not fit, the text
-    is true, and the newest checkpoint restores."""
+def test_a_disk_that_fills_up_after_the_tensors(spare: int, tmp_path: Path) -> None:
+    """A few pages are left after the tensors for index, state file and meta graph.
+
+    Whichever does not fit, the message is true, and the newest checkpoint restores.
+    """
     page = 4096
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=16m", "tfckpt"):
         run = Run("sharded", tmp_path / "disk")
@@ -140,8 +144,8 @@ def test_a_disk_that_is_full_when_all_but_little_is_written(spare: int, tmp_path
 
 
 @pytest.mark.parametrize("what", WAYS)
-def test_files_that_may_not_grow(what: str, tmp_path: Path) -> None:
-    """As with a quota (here RLIMIT_FSIZE, which also root has to keep)."""
+def test_a_file_size_limit(what: str, tmp_path: Path) -> None:
+    """As with a quota (here RLIMIT_FSIZE, which also applies to root)."""
     run = Run(what, tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
@@ -154,7 +158,7 @@ def test_files_that_may_not_grow(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", WAYS)
 def test_a_read_only_disk(what: str, tmp_path: Path) -> None:
-    """Mounted so that also root cannot write."""
+    """Mounted read-only, so that even root cannot write."""
     (tmp_path / "disk").mkdir()
     run = Run(what, tmp_path / "disk")
     with mounted(tmp_path / "disk", "--bind", str(tmp_path / "disk")):
@@ -165,7 +169,7 @@ def test_a_read_only_disk(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", WAYS)
 def test_permission_that_is_lost_midway(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the n-th file on none can be made: for every n of a save."""
+    """No file can be created from the n-th on, for every n of a save."""
     run = Run(what, tmp_path)
     system = os.open
     for number in range(1, 30):
@@ -202,8 +206,8 @@ def test_permission_that_is_lost_midway(what: str, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("what", WAYS)
-def test_no_directory_to_save_into(what: str, tmp_path: Path) -> None:
-    """A file is where it, or the one above, should be. Directories that merely do not exist are made."""
+def test_a_file_instead_of_the_directory_to_save_into(what: str, tmp_path: Path) -> None:
+    """A file has the name of the directory or of its parent. Missing directories are created."""
     (tmp_path / "good").mkdir()
     run = Run(what, tmp_path / "good")
     (tmp_path / "file").write_bytes(b"")
@@ -211,7 +215,7 @@ def test_no_directory_to_save_into(what: str, tmp_path: Path) -> None:
         run.state.fill(2)
         with pytest.raises(tfckpt.InvalidArgumentError, match=r"Parent directory of .* doesn't exist, can't") as e:
             run._save(run.saver, folder / "m", 2)
-        # In TensorFlow's words to the letter; what to do is a note beside them.
+        # Exactly TensorFlow's words; the hint is a note on the exception.
         assert str(e.value) == f"Parent directory of {folder / 'm'} doesn't exist, can't save."
         (note,) = e.value.__notes__
         assert str(tmp_path / "file") in note and "Remove what is in the way, or save elsewhere" in note
@@ -221,7 +225,7 @@ def test_no_directory_to_save_into(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", WAYS)
 def test_a_directory_that_vanishes_midway(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody removes it before the first file is named: told as such, and nothing hangs."""
+    """It is removed before the first file is renamed: this is reported, and nothing hangs."""
     (tmp_path / "run").mkdir()
     run = Run(what, tmp_path / "run")
     moved = tmp_path / "moved"
@@ -257,7 +261,7 @@ def test_a_directory_that_vanishes_midway(what: str, tmp_path: Path, monkeypatch
     ],
 )
 def test_a_directory_where_a_file_should_be(what: str, name: str, tmp_path: Path) -> None:
-    """The save says so, and whether the checkpoint is there; others can be saved."""
+    """The error reports it, and whether the checkpoint exists; others can be saved."""
     run = Run(what, tmp_path)
     (tmp_path / name).mkdir()
     run.state.fill(2)
@@ -275,7 +279,7 @@ def test_a_directory_where_a_file_should_be(what: str, name: str, tmp_path: Path
 
 
 def test_a_directory_where_the_state_file_should_be(tmp_path: Path) -> None:
-    """The checkpoint is in place, and the text says that nothing names it."""
+    """The checkpoint is in place, and the message explains that no state file names it."""
     (tmp_path / "checkpoint").mkdir()
     state = State(SIZES)
     state.fill(1)
@@ -292,7 +296,7 @@ def test_a_directory_where_the_state_file_should_be(tmp_path: Path) -> None:
 
 
 def test_a_file_where_shards_to_be_merged_should_go(tmp_path: Path) -> None:
-    """A save by parts makes a directory of its own, P_temp."""
+    """A save in parts creates its own directory, P_temp."""
     run = Run("parts", tmp_path)
     (tmp_path / "m-2_temp").write_bytes(b"somebody's")
     run.assert_refused(2, "File exists")

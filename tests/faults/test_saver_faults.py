@@ -1,8 +1,8 @@
-"""A Saver whose storage fails, whose process is killed, whose machine loses power: at every single operation of a save
-that also deletes an older checkpoint.
+"""Saver under faults: storage errors, kills and power failures at every operation of a save that also deletes an older
+checkpoint.
 
-Whatever happens, the state file names checkpoints that restore bit for bit; what an error says is true; and the next
-save goes well and leaves nothing that should not be there.
+Whatever happens, the checkpoints that the state file names restore bit for bit, error messages are true, and the next
+save succeeds and leaves no unexpected files.
 """
 
 import itertools
@@ -31,14 +31,14 @@ PARTS: Final = {**SHARDED, "builder": BaseSaverBuilder()}
 VERSION_1: Final = {**SHARDED, "write_version": SaverDef.V1}
 BEST: Final = {**SHARDED, "keep_best": KeepBest("loss", "min", 1)}
 SHARDS: Final = 2
-BEFORE, NEW, NEXT = 2, 3, 4  # number of the newest checkpoint before the save that fails, of that save, and after it
+BEFORE, NEW, NEXT = 2, 3, 4  # numbers of the newest checkpoint before the failing save, of that save, and of the next
 
 
 class Way(NamedTuple):
     """How a saver saves."""
 
     options: dict[str, Any]
-    again: bool = False  # under the path of the newest checkpoint, in place of a new one
+    again: bool = False  # to the path of the newest checkpoint instead of a new one
     beside_training: bool = False
 
 
@@ -59,12 +59,12 @@ MAIN: Final = ["sharded", "sharded, again", "sharded, async", "parts", "parts, a
 
 @pytest.fixture(autouse=True)
 def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which operations there are counts here; what fsync is worth is told by a disk in memory."""
+    """Skip fsync: only the number of operations matters here; a disk in memory tests what fsync achieves."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 class Run:
-    """A training run that has saved numbers 1 and 2 and is about to save on."""
+    """A training run that has saved numbers 1 and 2 and is about to save again."""
 
     def __init__(self, way: Way, folder: Path) -> None:
         self.way, self.folder = way, folder
@@ -80,7 +80,7 @@ class Run:
         return self
 
     def copy(self, folder: Path) -> "Run":
-        """The same run in another folder, and in another process as it were."""
+        """Return the same run in another directory, as if in another process."""
         shutil.copytree(self.folder, folder)
         return self.resumed(folder)
 
@@ -102,7 +102,7 @@ class Run:
 
     @property
     def target(self) -> Path:
-        """Where NEW goes."""
+        """The path of NEW."""
         path = self.folder / f"m-{BEFORE if self.way.again else NEW}"
         return Path(f"{path}-?????-of-00002") if self.way.options is VERSION_1 else path
 
@@ -110,7 +110,7 @@ class Run:
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
 
     def files_that_should_be(self) -> list[str]:
-        """After a save that went well: those of the checkpoints kept, and nothing else."""
+        """The files after a successful save: those of the kept checkpoints, and no others."""
         names = {"checkpoint"}
         if "keep_best" in self.way.options:
             names.add("checkpoint.retention.json")
@@ -127,9 +127,9 @@ class Run:
         return sorted(names)
 
     def note_stray(self) -> None:
-        """What stays though a save failed: a checkpoint that was published before the saver took notice.
+        """The files that stay although a save failed: a checkpoint published before the saver recorded it.
 
-        Shards of version 1 tell nothing of each other, so those that could not be removed at once stay, too.
+        Shards of version 1 do not refer to each other, so those that could not be removed at once also stay.
         """
         in_part = self.way.options is VERSION_1 and str(self.target) not in self.saver.last_checkpoints
         if in_part or (str(self.target) not in self.saver.last_checkpoints and number_at(self.target) == NEW):
@@ -137,14 +137,14 @@ class Run:
         self.stray = [name for name in self.stray if "tempstate" not in name and "_temp" not in name]
 
     def pinned(self) -> list[str]:
-        """What stays since the file that says what is pinned could not be read."""
+        """The files that stay because the file that lists pinned checkpoints could not be read."""
         file = self.folder / "checkpoint.retention.json"
         pins = json.loads(file.read_text())["pins"] if file.exists() else []
         kept = [name for pin in pins for name in self.files() if _is_of(name, pin.removesuffix("-?????-of-00002"))]
         return [*kept, file.name] if pins else []
 
     def set_aside(self) -> list[str]:
-        """What stays for its metric: number 1, the best of all."""
+        """The files protected because of their metric: number 1, the best one."""
         return [str(self.folder / "m-1")] if "keep_best" in self.way.options else []
 
     def _metrics(self, number: int) -> dict[str, float] | None:
@@ -156,7 +156,7 @@ def _is_of(name: str, prefix: str) -> bool:
 
 
 def number_at(path: Path) -> int | None:
-    """The number of the checkpoint at `path`; None where there is none, or only some shards of one of version 1."""
+    """Return the number of the checkpoint at `path`; None if missing, or an incomplete one of version 1."""
     if "?" in path.name and len(list(path.parent.glob(path.name))) < SHARDS:
         return None
     try:
@@ -166,35 +166,35 @@ def number_at(path: Path) -> int | None:
 
 
 def assert_true(error: BaseException, run: Run, failed: str) -> None:
-    """The text helps, and what it says of the checkpoint is so."""
+    """Assert that the message is helpful, and that its statements about the checkpoint are true."""
     assert isinstance(error, tfckpt.IncompleteSaveError | tfckpt.InvalidArgumentError), f"{failed}: {error!r}"
     assert_helps(error, str(run.folder))
     text = str(error)
     assert "No space left on device" in text, text
     there = number_at(run.target)
     if "othing was published" in text:
-        assert there == (BEFORE if run.way.again else None), f"{failed} failed, {there} is there: {text}"
+        assert there == (BEFORE if run.way.again else None), f"{failed} failed, {there} exists: {text}"
     if "is in place" in text:
-        assert there == NEW, f"{failed} failed, {there} is there: {text}"
+        assert there == NEW, f"{failed} failed, {there} exists: {text}"
     if "has no meta graph" in text:
         assert latest_number(run.folder) == NEW, f"{failed} failed: {text}"
 
 
 def assert_goes_on(run: Run, storage: FailingStorage) -> None:
-    """Once the storage is sound again a save succeeds, and exactly the files that should be there are."""
+    """Assert that a save succeeds once the storage works again, and that exactly the expected files exist."""
     failed = storage.failed
     run.note_stray()
     storage.heal()
     run.save(NEXT, storage)
     assert assert_sound(run.folder) == NEXT
-    # A save that failed comes to no meta graph.
+    # A failed save does not write a meta graph.
     without = {f"m-{NEW}.meta", f"m-{BEFORE}.meta"} if failed else set()
     there, expected = set(run.files()), {*run.stray, *run.pinned(), *run.files_that_should_be()}
     assert there - without == expected - without, f"after {failed}: {sorted(there ^ expected)}"
 
 
 def cases(tmp_path: Path, way: Way) -> Iterator[tuple[int, Run]]:
-    """The run, about to save NEW, once for each number from 0 on."""
+    """Yield the run, about to save NEW, once for each number from 0 on."""
     (tmp_path / "run").mkdir()
     prepared = Run(way, tmp_path / "run").prepare()
     for number in itertools.count():
@@ -205,8 +205,8 @@ def cases(tmp_path: Path, way: Way) -> Iterator[tuple[int, Run]]:
 
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize("what", WAYS)
-def test_a_failure_anywhere(what: str, forever: bool, tmp_path: Path) -> None:
-    """Whichever operation fails: a sound state, a true text, and a next save that goes well and clears up."""
+def test_a_failure_at_any_operation(what: str, forever: bool, tmp_path: Path) -> None:
+    """Whichever operation fails: a consistent state, a true message, and a next save that succeeds and cleans up."""
     way = WAYS[what]
     for number, run in cases(tmp_path, way):
         storage = FailingStorage(LOCAL, number, forever=forever)
@@ -216,7 +216,7 @@ def test_a_failure_anywhere(what: str, forever: bool, tmp_path: Path) -> None:
             assert_true(error, run, storage.failed)
             assert assert_sound(run.folder) in (BEFORE, NEW), f"after {storage.failed}"
         else:
-            assert assert_sound(run.folder) == NEW, f"the save returned, though {storage.failed} failed"
+            assert assert_sound(run.folder) == NEW, f"the save returned, although {storage.failed} failed"
         assert_goes_on(run, storage)
         if not storage.failed:
             _assert_all_was_tried(storage, way)
@@ -225,7 +225,7 @@ def test_a_failure_anywhere(what: str, forever: bool, tmp_path: Path) -> None:
 
 
 def _assert_all_was_tried(storage: Counting, way: Way) -> None:
-    """The save without a fault wrote, synced, named, entered, and deleted an older checkpoint."""
+    """Assert that the save without a fault wrote, synced, renamed, recorded, and deleted an older checkpoint."""
     for operation in ("create", "write", "sync", "replace", "sync_directory", "list"):
         assert any(entry.startswith(operation) for entry in storage.log), f"no {operation} in {storage.log}"
     if not way.again and "keep_best" not in way.options:
@@ -235,8 +235,8 @@ def _assert_all_was_tried(storage: Counting, way: Way) -> None:
 @pytest.mark.parametrize(
     ("what", "error"), [*((what, OSError) for what in WAYS), *((what, KeyboardInterrupt) for what in MAIN)]
 )
-def test_an_operation_that_takes_effect_and_fails(what: str, error: type[BaseException], tmp_path: Path) -> None:
-    """As a rename over a network may, or when Ctrl-C comes right behind it: the same."""
+def test_an_operation_that_takes_effect_but_fails(what: str, error: type[BaseException], tmp_path: Path) -> None:
+    """As a rename over a network may, or when Ctrl-C immediately follows: the same guarantees."""
     for number, run in cases(tmp_path, WAYS[what]):
         storage = FailingStorage(LOCAL, number, late=True, error=error)
         try:
@@ -248,7 +248,7 @@ def test_an_operation_that_takes_effect_and_fails(what: str, error: type[BaseExc
             assert_true(found, run, storage.failed)
             assert assert_sound(run.folder) in (BEFORE, NEW), f"after {storage.failed}"
         else:
-            assert assert_sound(run.folder) == NEW, f"the save returned, though {storage.failed} failed"
+            assert assert_sound(run.folder) == NEW, f"the save returned, although {storage.failed} failed"
         assert_goes_on(run, storage)
         if not storage.failed:
             break
@@ -256,7 +256,7 @@ def test_an_operation_that_takes_effect_and_fails(what: str, error: type[BaseExc
 
 @pytest.mark.parametrize("what", MAIN)
 def test_ctrl_c_before_any_operation(what: str, tmp_path: Path) -> None:
-    """It comes out as itself; the state is sound; the next save goes well and clears up."""
+    """KeyboardInterrupt is raised; the state is consistent; the next save succeeds and cleans up."""
     for number, run in cases(tmp_path, WAYS[what]):
         storage = FailingStorage(LOCAL, number, error=KeyboardInterrupt)
         try:
@@ -272,8 +272,8 @@ def test_ctrl_c_before_any_operation(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", WAYS)
-def test_a_kill_anywhere(what: str, tmp_path: Path) -> None:
-    """No clean-up runs; a new process finds a sound state, saves, and leaves nothing stray."""
+def test_a_kill_at_any_operation(what: str, tmp_path: Path) -> None:
+    """Without cleanup, a new process finds a consistent state, saves, and leaves no unexpected files."""
     way = WAYS[what]
     for number, run in cases(tmp_path, way):
         storage = CrashingStorage(LOCAL, number)
@@ -288,14 +288,16 @@ def test_a_kill_anywhere(what: str, tmp_path: Path) -> None:
         restarted = Run(Way({**way.options, "recover": True}), run.folder)
         restarted.save(NEXT, LOCAL)
         assert assert_sound(run.folder) == NEXT
-        if way.options is not VERSION_1:  # whose shards tell nothing of each other
+        if way.options is not VERSION_1:  # whose shards do not refer to each other
             assert_nothing_stray(run.folder)
 
 
 @pytest.mark.parametrize("what", MAIN)
-def test_a_power_cut_anywhere(what: str, tmp_path: Path) -> None:
-    """Bytes not synced may be lost, names not synced may be as before, any of them: what the state file names restores,
-    always; once the save returned it is the new one."""
+def test_a_power_failure_at_any_operation(what: str, tmp_path: Path) -> None:
+    """Unsynced bytes and names may be lost in any combination: what the state file names always restores.
+
+    Once the save has returned, that is the new checkpoint.
+    """
     (tmp_path / "run").mkdir()
     prepared = Run(WAYS[what], tmp_path / "run").prepare()
     found: dict[tuple[tuple[str, bytes], ...], int] = {}
@@ -311,19 +313,19 @@ def test_a_power_cut_anywhere(what: str, tmp_path: Path) -> None:
             expected = {NEW}
         for survived in disk.states():
             files = {str(Path(path).relative_to(run.folder)): data for path, data in survived.items()}
-            # Temporary names differ from run to run and mean nothing to a reader.
+            # Temporary names differ from run to run and do not matter to a reader.
             key = tuple(sorted((name, data) for name, data in files.items() if "tempstate" not in name))
             if key not in found:
                 found[key] = assert_sound(_written(tmp_path / f"state-{len(found)}", dict(key)))
-            assert found[key] in expected, f"power cut at {storage.crashed or 'the end'}: {sorted(files)}"
+            assert found[key] in expected, f"power failure at {storage.crashed or 'the end'}: {sorted(files)}"
         if not storage.crashed:
             break
     assert set(found.values()) == {BEFORE, NEW}
 
 
 @pytest.mark.parametrize("what", [what for what in MAIN if "version 1" not in what])
-def test_a_save_after_a_power_cut(what: str, tmp_path: Path) -> None:
-    """Names survived in their order, as on a file system with a journal, bytes perhaps not: the next save clears up."""
+def test_a_save_after_a_power_failure(what: str, tmp_path: Path) -> None:
+    """Names survived in order, as on a journaling file system, but bytes may be lost: the next save cleans up."""
     (tmp_path / "run").mkdir()
     way = WAYS[what]
     prepared = Run(way, tmp_path / "run").prepare()
@@ -358,7 +360,7 @@ def _written(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def test_a_disk_without_links_still_saves(tmp_path: Path) -> None:
-    """Where links are unknown, saves go well, and leave as many files as they should."""
+    """If links are not supported, saves succeed, and leave as many files as they should."""
 
     class Linkless(Counting):
         def link(self, source: str, target: str) -> None:
@@ -374,8 +376,8 @@ def test_a_disk_without_links_still_saves(tmp_path: Path) -> None:
             assert len(run.files()) == len(run.files_that_should_be()), run.files()
 
 
-def test_a_saver_that_takes_over_a_damaged_state_file_saves(tmp_path: Path) -> None:
-    """recover=True over a state file that names nothing, as a full disk leaves: the save goes well and mends it."""
+def test_recover_with_a_damaged_state_file(tmp_path: Path) -> None:
+    """recover=True with a state file that names nothing, as a full disk leaves it: the save succeeds and fixes it."""
     run = Run(WAYS["sharded"], tmp_path).prepare()
     (tmp_path / "checkpoint").write_bytes(b"")
     saver: Saver = run.state.saver(**SHARDED, recover=True)

@@ -1,4 +1,4 @@
-"""A training script that is killed, interrupted and started again, for real, at random moments."""
+"""A real training script that is killed, interrupted and restarted at random moments."""
 
 import math
 import multiprocessing
@@ -30,13 +30,13 @@ from torch_tfckpt.bundle.leftovers import PARTS_SUFFIX
 KILLS: Final = 20  # each takes a third of a second on a quiet machine, and a second on a busy one
 MANY_KILLS: Final = 250
 INTERRUPTS: Final = 20
-LONGEST: Final = 0.06  # processor seconds that a life goes on for, at most, after 0 to 3 saves: about one more
+LONGEST: Final = 0.06  # processor seconds a run continues, at most, after 0 to 3 saves: about one more save
 SEED: Final = 20261125
 
 
 @pytest.fixture
 def fast_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, where there is one: many saves a second. To a killed process every disk is durable."""
+    """A directory in memory, if available: many saves per second. For a killed process every disk is durable."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield tmp_path
@@ -49,20 +49,20 @@ def fast_folder(tmp_path: Path) -> Iterator[Path]:
 def start(
     target: Callable[[str, int, Connection], None], folder: Path, seed: int
 ) -> tuple[BaseProcess, "Connection[object, object]"]:
-    """A process of its own, forked from one that has imported torch already; returns when it is ready."""
+    """Start a process forked from one that has already imported torch; return when it is ready."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch_tfckpt", "training_script"])
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=target, args=(str(folder), seed, there))
     process.start()
     there.close()
-    assert here.poll(60), "the script does not start"
+    assert here.poll(60), "the script did not start"
     assert here.recv() == READY
     return process, here
 
 
 def let_run(process: BaseProcess, seconds: float) -> None:
-    """Wait until `process` has used so much processor time: on a busy machine the clock tells nothing."""
+    """Wait until `process` has used this much processor time; on a busy machine wall time is meaningless."""
     if sys.platform != "linux":
         process.join(seconds)
         return
@@ -73,15 +73,15 @@ def let_run(process: BaseProcess, seconds: float) -> None:
 
 
 def processor_time(pid: int) -> float:
-    """Seconds of processor time that another process has used, all its threads together; infinite once it has ended."""
+    """Return the processor seconds another process has used, over all threads; infinite once it has ended."""
     try:
-        return time.clock_gettime((~pid << 3) | 2)  # the clock that clock_getcpuclockid of Linux gives
+        return time.clock_gettime((~pid << 3) | 2)  # the clock id that Linux's clock_getcpuclockid returns
     except OSError:
         return math.inf
 
 
 def received(pipe: "Connection[object, object]") -> list[object]:
-    """Everything that was sent, until the end of the process."""
+    """Return everything that was sent until the process ended."""
     reports = []
     while True:
         try:
@@ -91,12 +91,12 @@ def received(pipe: "Connection[object, object]") -> list[object]:
 
 
 def unfinished(folder: Path) -> set[str]:
-    """Names of what a save has begun and not published."""
+    """Return the names of files that a save has created but not published."""
     return {path.name for path in folder.iterdir() if "tempstate" in path.name or path.name.endswith(PARTS_SUFFIX)}
 
 
 def what_is_left(folder: Path) -> str:
-    """What a killed run left half done, in a word."""
+    """Summarise what a killed run left incomplete."""
     names = unfinished(folder)
     if any(name.endswith(PARTS_SUFFIX) for name in names):
         return "parts"
@@ -106,8 +106,10 @@ def what_is_left(folder: Path) -> str:
 
 @pytest.mark.parametrize("kills", [KILLS, pytest.param(MANY_KILLS, marks=pytest.mark.heavy)])
 def test_a_killed_run_never_loses_a_checkpoint(fast_folder: Path, kills: int) -> None:
-    """After each of many kills the state file names a checkpoint that restores bit for bit, no older than the last one
-    that a save returned for; and after one more save nothing is left of all of them."""
+    """After each of many kills the state file names a checkpoint that restores bit for bit.
+
+    It is not older than the last one whose save returned; and one more save removes all leftovers.
+    """
     chance = random.Random(SEED)
     safe = saves = 0
     found: Counter[str] = Counter()
@@ -116,7 +118,7 @@ def test_a_killed_run_never_loses_a_checkpoint(fast_folder: Path, kills: int) ->
         before = unfinished(fast_folder)
         process, pipe = start(train, fast_folder, SEED + life)
         reports = [pipe.recv() for _ in range(chance.randrange(4))]
-        if life % 2:  # is killed soon after a save has begun, however busy the machine is
+        if life % 2:  # killed soon after a save has started, however busy the machine is
             while process.is_alive() and not unfinished(fast_folder) - before:
                 process.join(0.001)
         let_run(process, chance.uniform(0, LONGEST / 6 if life % 2 else LONGEST))
@@ -147,7 +149,7 @@ def _assert_one_save_clears_up(folder: Path, number: int) -> None:
 
 
 def interrupted(process: BaseProcess) -> bool:
-    """Sends SIGINT; whether the process ends soon."""
+    """Send SIGINT; return whether the process ends soon."""
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
     process.join(10)
@@ -155,18 +157,20 @@ def interrupted(process: BaseProcess) -> bool:
 
 
 def test_ctrl_c_ends_a_run_at_once(fast_folder: Path) -> None:
-    """SIGINT at any moment of a save, also of one beside training: the process ends soon, by KeyboardInterrupt, no
-    thread goes on, and the newest checkpoint restores bit for bit; the next run clears up."""
+    """SIGINT at any moment of a save, including an asynchronous one, ends the process soon by KeyboardInterrupt.
+
+    No thread continues, and the newest checkpoint restores bit for bit; the next run cleans up.
+    """
     chance = random.Random(SEED)
     safe = dropped = 0
     for life in range(INTERRUPTS):
         process, pipe = start(train_until_interrupted, fast_folder, SEED + life)
-        # Every other life gets as far as one save, however busy the machine is.
+        # Every second run gets as far as one save, however busy the machine is.
         reports = [pipe.recv()] if life % 2 else []
         let_run(process, chance.uniform(0.02, 3 * LONGEST))
         if not interrupted(process):
             dropped += 1
-            assert interrupted(process), f"life {life} goes on after Ctrl-C"
+            assert interrupted(process), f"life {life} continues after Ctrl-C"
         assert process.exitcode == 0
         *more, last = received(pipe)
         assert last == "interrupted, left: []"
@@ -177,14 +181,14 @@ def test_ctrl_c_ends_a_run_at_once(fast_folder: Path) -> None:
             assert safe <= latest <= safe + 1
             safe = latest
     assert safe >= INTERRUPTS // 2
-    # Python drops one that comes while it runs what it calls when an object goes ("Exception ignored in").
+    # Python drops an interrupt that arrives in a finalizer ("Exception ignored in").
     assert dropped <= INTERRUPTS // 5
     _assert_one_save_clears_up(fast_folder, safe + 1)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_program_ends_when_its_save_is_complete(way: str, tmp_path: Path) -> None:
-    """Nobody waits for the handle: the interpreter does, and the checkpoint holds the values of the call."""
+def test_the_interpreter_waits_for_an_async_save(way: str, tmp_path: Path) -> None:
+    """Although the program does not wait for the handle, the checkpoint has the values at the time of the call."""
     script = training_script.__file__
     ended = subprocess.run(
         [sys.executable, script, str(tmp_path), way], capture_output=True, text=True, timeout=120, check=False
@@ -194,8 +198,8 @@ def test_a_program_ends_when_its_save_is_complete(way: str, tmp_path: Path) -> N
     assert not [path.name for path in tmp_path.iterdir() if "tempstate" in path.name or "_temp" in path.name]
 
 
-def test_a_reader_goes_on_while_retention_deletes(tmp_path: Path) -> None:
-    """A checkpoint opened before it was deleted reads as it was, and others open as they come."""
+def test_a_reader_survives_deletion_by_retention(tmp_path: Path) -> None:
+    """A checkpoint opened before its deletion reads the same values, and new ones can be opened."""
     state = State(SIZES)
     saver: Saver = make_saver(state, max_to_keep=1)
     state.fill(1)

@@ -1,4 +1,4 @@
-"""Transfers in which one step fails: everything stops, the error is told, memory comes back, and no thread goes on."""
+"""Transfers with one failing step: everything stops, the error is raised, buffers are returned, all threads end."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,17 +16,17 @@ from torch_tfckpt.transfer.transfer import Transfer
 from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes
 
 MIB: Final = 1 << 20
-# Fewer buffers than bytes, so that some lanes wait for a buffer when the error comes.
+# Fewer buffers than bytes, so that some lanes are waiting for a buffer when the error occurs.
 OPTIONS: Final = StagingOptions(buffer_bytes=MIB, async_bytes=2 * MIB, save_bytes=2 * MIB, threads=3)
 LANES: Final = 3
 
 
 class Failing(Exception):
-    """What goes wrong."""
+    """The injected error."""
 
 
 class Memory:
-    """A file in memory. `step` is told of each write and sync beforehand."""
+    """A file in memory. `step` is called before each write and sync."""
 
     path = "memory"
     in_order = False
@@ -50,7 +50,7 @@ class Memory:
 
 
 class Steps:
-    """Counts steps, of one kind or of all, and fails at the one it is told."""
+    """Counts steps, of one kind or all, and fails at the given one."""
 
     def __init__(self, fail_at: int | None = None, kind: str = "") -> None:
         self._fail_at, self._kind = fail_at, kind
@@ -67,7 +67,7 @@ class Steps:
 
 
 def tensors() -> list[torch.Tensor]:
-    """For each lane: one of several buffers, small ones that travel together, and one that is not contiguous."""
+    """For each lane: a tensor of several buffers, small ones that are batched, and one that is not contiguous."""
     large = [torch.arange(5 * MIB // 8, dtype=torch.float32) + lane for lane in range(LANES)]
     small = [torch.full((10,), float(number)) for number in range(4 * LANES)]
     turned = [torch.arange(600.0).reshape(20, 30).T + lane for lane in range(LANES)]
@@ -75,7 +75,7 @@ def tensors() -> list[torch.Tensor]:
 
 
 def plan() -> list[Write]:
-    """For LANES files."""
+    """Return a plan for LANES files."""
     ends = [0] * LANES
     writes = []
     for number, tensor in enumerate(tensors()):
@@ -98,7 +98,7 @@ def threads() -> list[str]:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None, str], Steps]]:
-    """Steps that include copies: of whole tensors off their device, and into host memory."""
+    """Include copies as steps: of whole tensors from their device, and into host memory."""
 
     def make(fail_at: int | None, kind: str) -> Steps:
         made = Steps(fail_at, kind)
@@ -122,14 +122,16 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None, str
 def assert_all_memory_is_back(staging: Staging) -> None:
     kept = staging._kept
     if kept is not None:
-        assert len(kept._free) == kept._made, f"{kept._made - len(kept._free)} buffers did not come back"
+        assert len(kept._free) == kept._made, f"{kept._made - len(kept._free)} buffers were not returned"
 
 
 @pytest.mark.parametrize("kind", ["write", "sync", "copy"])
 @pytest.mark.parametrize("snapshot", [False, True])
 def test_each_step_may_fail(snapshot: bool, kind: str, steps: Callable[[int | None, str], Steps]) -> None:
-    """For every write, sync and copy of every lane: its error is raised, no thread is left, every buffer comes back,
-    and the same staging serves the next save."""
+    """For every write, sync and copy of every lane, its error is raised, and all threads and buffers are released.
+
+    The same staging serves the next save.
+    """
     staging = Staging(OPTIONS)
     counted = steps(None, kind)
     Transfer(plan(), [Memory(counted) for _ in range(LANES)], staging, snapshot=snapshot).result()
@@ -142,7 +144,7 @@ def test_each_step_may_fail(snapshot: bool, kind: str, steps: Callable[[int | No
             with pytest.raises(Failing, match=f"{kind} {number}"):
                 transfer.result()
             assert transfer.failed
-            assert transfer.staged.is_set(), "somebody would wait for this for ever"
+            assert transfer.staged.is_set(), "a waiting caller would hang"
             assert threads() == []
             assert_all_memory_is_back(staging)
     files = [Memory(steps(None, kind)) for _ in range(LANES)]
@@ -152,8 +154,8 @@ def test_each_step_may_fail(snapshot: bool, kind: str, steps: Callable[[int | No
 
 
 @pytest.mark.parametrize("snapshot", [False, True])
-def test_an_empty_tensor_behind_a_large_one_changes_no_sum(snapshot: bool) -> None:
-    """They must not travel as one: a large one is cut, and the sums of what travels together are taken of the whole."""
+def test_an_empty_tensor_after_a_large_one_changes_no_checksum(snapshot: bool) -> None:
+    """They must not be batched: a large tensor is split, but checksums of batched tensors need the whole run."""
     file = Memory(Steps())
     large = torch.arange(3 * MIB // 4, dtype=torch.float32)
     sources = [large, torch.empty(0), torch.ones(3), torch.empty(0)]
@@ -163,8 +165,8 @@ def test_an_empty_tensor_behind_a_large_one_changes_no_sum(snapshot: bool) -> No
     assert sums == [crc32c.value(source.numpy().tobytes()) for source in sources]
 
 
-def test_no_memory_is_an_error_that_takes_none(steps: Callable[[int | None, str], Steps]) -> None:
-    """The system has no memory for a buffer: raised, and the next save has all that is allowed."""
+def test_a_failed_allocation_does_not_reduce_the_limit(steps: Callable[[int | None, str], Steps]) -> None:
+    """The system has no memory for a buffer: the error is raised, and the next save may use the full limit."""
     staging = Staging(OPTIONS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.empty", _no_memory)
@@ -185,7 +187,7 @@ def _no_memory(*_: object, **__: object) -> torch.Tensor:
 def test_ctrl_c_while_waiting_stops_everything(
     snapshot: bool, steps: Callable[[int | None, str], Steps], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes to the thread that waits for the result; when it goes on no other touches a file or a tensor."""
+    """It is raised in the thread that waits for the result, after which no other thread uses a file or tensor."""
     staging = Staging(OPTIONS)
     begun, go = threading.Event(), threading.Event()
     made = steps(None, "")
@@ -218,10 +220,10 @@ def test_ctrl_c_while_waiting_stops_everything(
     assert_all_memory_is_back(staging)
 
 
-def test_ctrl_c_while_threads_start_leaves_none(
+def test_ctrl_c_while_threads_start_leaves_no_thread(
     steps: Callable[[int | None, str], Steps], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also not the one that was just being started, of which nobody knows whether it runs."""
+    """Including the one being started, which may or may not be running."""
     staging = Staging(OPTIONS)
     made = steps(None, "")
     start = threading.Thread.start
@@ -246,9 +248,11 @@ def test_ctrl_c_while_threads_start_leaves_none(
         assert_all_memory_is_back(staging)
 
 
-def test_buffers_wait_for_copies_that_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device may still be copying into a buffer when the transfer is stopped: it is not lent again before the copy
-    has ended, or old bytes would come over those of the next save."""
+def test_buffers_are_not_reused_before_their_copies_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device may still be copying into a buffer when the transfer is stopped.
+
+    If the buffer were reused before the copy ends, old bytes would overwrite those of the next save.
+    """
     log: list[str] = []
     lock = threading.Lock()
 
@@ -264,7 +268,7 @@ def test_buffers_wait_for_copies_that_are_on_their_way(monkeypatch: pytest.Monke
             note(f"copied {self.number}")
 
     class Stream:
-        """As CopyStream; copies into host memory happen at once all the same."""
+        """Like CopyStream, but copies into host memory happen immediately."""
 
         def __init__(self, device: object) -> None:
             self.count = 0
@@ -299,7 +303,7 @@ def test_buffers_wait_for_copies_that_are_on_their_way(monkeypatch: pytest.Monke
     for entry in log:
         if entry == "back":
             copied -= 1
-            assert copied >= 0, f"a buffer came back before its copy was waited for: {log}"
+            assert copied >= 0, f"a buffer was returned before its copy ended: {log}"
         else:
             copied += 1
     assert "back" in log

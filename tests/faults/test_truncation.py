@@ -1,4 +1,4 @@
-"""Files cut off at every length, files with something behind their end, files of zeros, files that are not there."""
+"""Files truncated at every length, files with trailing bytes, files of zeros, missing files."""
 
 import os
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ import torch_tfckpt as tfckpt
 
 
 def is_table(sample: Sample, file: Path) -> bool:
-    """Whether `file` is an index or a version 1 file, and not plain data."""
+    """Return whether `file` is an index or a version 1 file rather than plain data."""
     return ".data-" not in file.name
 
 
 def truncated(sample: Sample, file: Path) -> Iterator[tuple[int, Survey]]:
-    """(length, what a reader then says) for every length shorter than the file's, longest first."""
+    """Yield (length, result of reading) for every length shorter than the file's, longest first."""
     original = file.read_bytes()
     for length in range(len(original) - 1, -1, -1):
         os.truncate(file, length)
@@ -27,16 +27,16 @@ def truncated(sample: Sample, file: Path) -> Iterator[tuple[int, Survey]]:
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_a_truncated_table_cannot_be_opened(kind: str, tmp_path: Path) -> None:
-    """Whatever is missing at the end of an index or of a version 1 file: refused at opening."""
+    """Whatever is missing at the end of an index or version 1 file, opening it fails."""
     sample = SAMPLES[kind](tmp_path)
     for file in filter(lambda file: is_table(sample, file), sample.files):
         for length, found in truncated(sample, file):
-            assert found.refused is not None, f"{file.name} of {length} bytes was opened"
+            assert found.refused is not None, f"{file.name} truncated to {length} bytes was opened"
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_truncated_data_fails_what_it_cuts_and_nothing_else(kind: str, tmp_path: Path) -> None:
-    """Tensors before the cut are read; those it hits raise and are reported; none has a wrong value."""
+def test_truncated_data_affects_only_missing_tensors(kind: str, tmp_path: Path) -> None:
+    """Tensors before the end are read; the others raise and are reported; none has a wrong value."""
     sample = SAMPLES[kind](tmp_path)
     for file in sample.files:
         if is_table(sample, file):
@@ -45,14 +45,14 @@ def test_truncated_data_fails_what_it_cuts_and_nothing_else(kind: str, tmp_path:
             assert found.refused is None
             assert_never_wrong(found, sample.values)
             assert found.verification is not None
-            assert found.failed, f"{file.name} of {length} bytes: nothing noticed"
+            assert found.failed, f"{file.name} truncated to {length} bytes: not detected"
             assert set(found.failed) == set(found.verification.damaged)
             assert set(found.verification.good) == set(found.read)
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_every_error_about_a_truncated_file_helps(kind: str, tmp_path: Path) -> None:
-    """Place, finding and mend, at every length, the empty file included."""
+    """Place, finding and hint, at every length, including an empty file."""
     sample = SAMPLES[kind](tmp_path)
     for file in sample.files:
         for _, found in truncated(sample, file):
@@ -63,8 +63,8 @@ def test_every_error_about_a_truncated_file_helps(kind: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("garbage", [b"\0", b"x", bytes(48), bytes(4096), b"\xff" * 70_000], ids=len)
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_garbage_behind_a_file_is_refused_or_harmless(kind: str, garbage: bytes, tmp_path: Path) -> None:
-    """A table is found by its end, so it is refused; data is found by offsets, so every value is right."""
+def test_trailing_garbage_is_refused_or_harmless(kind: str, garbage: bytes, tmp_path: Path) -> None:
+    """A table is found from its end, so it is refused; data is found by offsets, so every value is right."""
     sample = SAMPLES[kind](tmp_path)
     for file in sample.files:
         original = file.read_bytes()
@@ -79,8 +79,8 @@ def test_garbage_behind_a_file_is_refused_or_harmless(kind: str, garbage: bytes,
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_a_table_behind_itself_is_reported(kind: str, tmp_path: Path) -> None:
-    """The second copy's footer leads into the first: all values are right, and check() sees bytes of no block."""
+def test_a_table_appended_to_itself_is_reported(kind: str, tmp_path: Path) -> None:
+    """The second copy's footer refers to the first copy: values are right, and check() reports unused bytes."""
     sample = SAMPLES[kind](tmp_path)
     for file in filter(lambda file: is_table(sample, file), sample.files):
         file.write_bytes(file.read_bytes() * 2)
@@ -92,7 +92,7 @@ def test_a_table_behind_itself_is_reported(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_a_file_of_zeros_is_refused_or_fails_its_tensors(kind: str, tmp_path: Path) -> None:
-    """What a copy leaves that reserved the space and then stopped: right size, no bytes."""
+    """As left by a copy that reserved the space and then stopped: right size, no contents."""
     sample = SAMPLES[kind](tmp_path)
     for file in sample.files:
         original = file.read_bytes()
@@ -108,7 +108,7 @@ def test_a_file_of_zeros_is_refused_or_fails_its_tensors(kind: str, tmp_path: Pa
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_a_missing_file_is_named(kind: str, tmp_path: Path) -> None:
-    """Without its index nothing opens; without a data file the tensors of the other shards are still read."""
+    """Without its index nothing opens; without a data file the tensors of the other shards can still be read."""
     sample = SAMPLES[kind](tmp_path)
     for file in sample.files:
         original = file.read_bytes()
@@ -126,8 +126,8 @@ def test_a_missing_file_is_named(kind: str, tmp_path: Path) -> None:
         file.write_bytes(original)
 
 
-def test_a_file_cut_off_while_it_is_open_is_an_error(tmp_path: Path) -> None:
-    """A file overwritten in place, as no writer but a copying program does it, shrinks under an open reader."""
+def test_a_file_truncated_while_it_is_open_is_an_error(tmp_path: Path) -> None:
+    """A file overwritten in place, as copying programs do but no writer, shrinks under an open reader."""
     sample = SAMPLES["v2_plain"](tmp_path)
     for way in ("get_tensor", "map_tensor", "get_stored_bytes"):
         original = sample.files[1].read_bytes()

@@ -1,4 +1,4 @@
-"""Several programs that save into one directory, and clear up in it, at the same time."""
+"""Several programs that save into, and clean up, the same directory at the same time."""
 
 import multiprocessing
 import os
@@ -36,8 +36,10 @@ def begin(target: Callable[..., None], *arguments: object) -> tuple[BaseProcess,
 
 @pytest.mark.parametrize("bases", [("a", "b"), ("m", "m")], ids=["two names", "one name, other steps"])
 def test_two_programs_save_into_one_directory(bases: tuple[str, str], tmp_path: Path) -> None:
-    """Each finds all that it has kept whole after each of its saves; the state file is whole whenever it is looked at;
-    what a dead program had left goes, and nothing else remains."""
+    """After each save, each program finds all its checkpoints complete; the state file is always complete.
+
+    Leftovers of a killed program are removed, and no other files remain.
+    """
     (tmp_path / "x-1.data-00000-of-00002").write_bytes(b"of a dead save")
     (tmp_path / temporary_name("x-1.index", 1)).write_bytes(b"")
     foreign = tmp_path / "x-2.index.tempstate123"
@@ -64,21 +66,23 @@ def test_two_programs_save_into_one_directory(bases: tuple[str, str], tmp_path: 
 
 
 def clear_up(folder: str, reports: Connection) -> None:
-    """Clears up all the time, until a file "stop" is there."""
+    """Clean up continuously until a file "stop" exists."""
     reports.send("begun")
     while not os.path.exists(f"{folder}/stop"):
         remove_leftovers(LOCAL, folder)
 
 
 def test_a_new_file_is_never_taken_for_a_leftover(tmp_path: Path) -> None:
-    """While another program clears up without pause, no file that this one has just created goes: neither before it is
-    locked, nor while somebody looks whether it is."""
+    """While another program cleans up continuously, no file that this one has just created is removed.
+
+    Neither before it is locked, nor while the other program checks the lock.
+    """
     process, pipe = begin(clear_up, str(tmp_path))
     assert pipe.recv() == "begun"
     try:
         for number in range(FILES):
             file = LOCAL.create(temporary_name(str(tmp_path / f"m-{number}.meta")))
-            assert os.path.exists(file.path), f"file {number} was removed though it is open"
+            assert os.path.exists(file.path), f"file {number} was removed although it is open"
             assert LOCAL.in_use(file.path)
             LOCAL.remove(file.path)
             file.close()
@@ -88,8 +92,8 @@ def test_a_new_file_is_never_taken_for_a_leftover(tmp_path: Path) -> None:
     assert process.exitcode == 0
 
 
-def test_data_of_a_living_save_stay_between_their_names(tmp_path: Path) -> None:
-    """From the moment they are named until an index names them, their marker protects them from others who clear up."""
+def test_data_of_a_running_save_is_protected_by_its_marker(tmp_path: Path) -> None:
+    """From their renaming until an index refers to them, the marker protects data files from others' cleanup."""
     process, pipe = begin(clear_up, str(tmp_path))
     assert pipe.recv() == "begun"
     try:
@@ -98,7 +102,7 @@ def test_data_of_a_living_save_stay_between_their_names(tmp_path: Path) -> None:
             data = tmp_path / f"m-{number}.data-00000-of-00001"
             data.write_bytes(b"data")
             for _ in range(20):
-                assert data.exists(), f"data of save {number} went while its marker is in use"
+                assert data.exists(), f"data of save {number} was removed while its marker is in use"
             data.unlink()
             marker.end(clean=True)
     finally:
@@ -107,13 +111,13 @@ def test_data_of_a_living_save_stay_between_their_names(tmp_path: Path) -> None:
     assert process.exitcode == 0
 
 
-def test_of_a_living_program_nothing_is_a_leftover_of_a_dead_one_all(tmp_path: Path) -> None:
-    """A save in flight here, and files of a save that ended: another saver removes those of the latter only."""
+def test_cleanup_distinguishes_running_and_ended_saves(tmp_path: Path) -> None:
+    """With a save in flight and files of a save that ended, another saver removes only the latter."""
     state = State()
     release = threading.Event()
 
     class Slow:
-        """LOCAL, whose index comes into place when it is told to."""
+        """LOCAL, but the index is only renamed when the test says so."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(LOCAL, name)
@@ -133,7 +137,7 @@ def test_of_a_living_program_nothing_is_a_leftover_of_a_dead_one_all(tmp_path: P
         other.saver(sharded=True, save_relative_paths=True).save(tmp_path / "b", 2)
         assert not os.path.exists(dead)
         temporary = [path.name for path in tmp_path.iterdir() if parse_temporary_name(path.name) is not None]
-        assert temporary, "what is in flight went"
+        assert temporary, "files of the save in flight were removed"
         release.set()
         assert handle.result() == str(tmp_path / "a-1")
     assert [number_in(tmp_path / name) for name in ("a-1", "b-2")] == [1, 2]
@@ -146,8 +150,8 @@ def update(folder: str, base: str, reports: Connection) -> None:
     reports.send("done")
 
 
-def test_a_state_file_is_never_torn(tmp_path: Path) -> None:
-    """Two programs write it at the same time: each reader finds one of the two, whole; nothing is left beside it."""
+def test_a_state_file_is_always_complete(tmp_path: Path) -> None:
+    """Two programs write it at the same time: readers find one complete version, and no other file is left."""
     long = "long" * 40
     writers = [begin(update, str(tmp_path), base) for base in ("short", long)]
     seen = set()

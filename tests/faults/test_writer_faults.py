@@ -1,7 +1,7 @@
-"""Writers whose storage fails, whose process is killed, whose machine loses power: at every single operation.
+"""Writers under faults: storage errors, kills and power failures at every operation.
 
-Whatever happens, the prefix leads to the old checkpoint or to the new one, whole and verified; never to a mixture, and,
-where one was there before, never to nothing.
+Whatever happens, the prefix refers to the old checkpoint or the new one, complete and verified; never to a mix, and
+never to nothing if there was an old one.
 """
 
 import itertools
@@ -54,7 +54,7 @@ def sources(path: Path) -> list[Path]:
 
 
 def make_sources(path: Path) -> None:
-    """Two checkpoints whose merger is NEW, in a folder of their own."""
+    """Create two checkpoints that merge to NEW, in their own directory."""
     halves = dict(list(NEW.items())[:2]), dict(list(NEW.items())[2:])
     (path.parent / "parts").mkdir()
     for source, values in zip(sources(path), halves, strict=True):
@@ -66,7 +66,7 @@ def merge(storage: Storage, path: Path) -> None:
 
 
 class Way(NamedTuple):
-    """One way for NEW to come to a path."""
+    """One way for NEW to be written to a path."""
 
     prepare: Callable[[Path], object]
     write: Callable[[Storage, Path], None]
@@ -105,7 +105,7 @@ MERGES = [name for name in WAYS if "merge" in name]
 
 
 def state_of(path: Path) -> str:
-    """ "old", "new" or "nothing"; fails for everything else, a checkpoint in part for example."""
+    """Return "old", "new" or "nothing"; fail for anything else, such as a partial checkpoint."""
     try:
         values = tfckpt.load_file(path)
     except tfckpt.NotFoundError:
@@ -122,7 +122,7 @@ def allowed(way: Way) -> set[str]:
 
 
 def runs(tmp_path: Path, way: Way) -> Iterator[tuple[int, Path]]:
-    """A fresh folder, prepared, for each number from 0 on."""
+    """Yield a fresh, prepared directory for each number from 0 on."""
     for number in itertools.count():
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -136,8 +136,8 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize("what", WAYS)
-def test_a_failure_anywhere_leaves_old_or_new(what: str, forever: bool, tmp_path: Path) -> None:
-    """Whichever operation fails, the old or the new checkpoint is there; if the save returned, the new one."""
+def test_a_failure_at_any_operation_leaves_old_or_new(what: str, forever: bool, tmp_path: Path) -> None:
+    """Whichever operation fails, the old or the new checkpoint exists; if the save returned, the new one."""
     way = WAYS[what]
     for number, path in runs(tmp_path, way):
         storage = FailingStorage(LOCAL, number, forever=forever)
@@ -146,7 +146,7 @@ def test_a_failure_anywhere_leaves_old_or_new(what: str, forever: bool, tmp_path
         except (tfckpt.CheckpointError, OSError):
             assert state_of(path) in allowed(way), f"after {storage.failed}"
         else:
-            assert state_of(path) == "new", f"the save returned after {storage.failed} failed"
+            assert state_of(path) == "new", f"the save returned although {storage.failed} failed"
         if not storage.failed:
             break
     assert number > 5
@@ -154,8 +154,8 @@ def test_a_failure_anywhere_leaves_old_or_new(what: str, forever: bool, tmp_path
 
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize("what", WAYS)
-def test_a_failure_is_told_as_it_is(what: str, forever: bool, tmp_path: Path) -> None:
-    """IncompleteSaveError, saying what failed; where it says that nothing was published, nothing was."""
+def test_error_messages_are_true(what: str, forever: bool, tmp_path: Path) -> None:
+    """IncompleteSaveError with the cause; if it reports that nothing was published, nothing was."""
     way = WAYS[what]
     for number, path in runs(tmp_path, way):
         storage = FailingStorage(LOCAL, number, forever=forever)
@@ -165,7 +165,9 @@ def test_a_failure_is_told_as_it_is(what: str, forever: bool, tmp_path: Path) ->
         except tfckpt.IncompleteSaveError as error:
             assert "model" in str(error) and "No space left on device" in str(error), str(error)
             if "othing was published" in str(error):
-                assert state_of(path) == before, f"{storage.failed} failed after the switch, and the text is: {error}"
+                assert state_of(path) == before, (
+                    f"{storage.failed} failed after the switch, but the message is: {error}"
+                )
         except (tfckpt.CheckpointError, OSError) as error:
             raise AssertionError(f"{storage.failed} failed: {type(error).__name__}: {error}") from error
         if not storage.failed:
@@ -175,11 +177,13 @@ def test_a_failure_is_told_as_it_is(what: str, forever: bool, tmp_path: Path) ->
 @pytest.mark.parametrize("late", [False, True], ids=["before it", "after it"])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("what", WAYS)
-def test_an_interruption_anywhere_leaves_old_or_new(
+def test_an_interruption_at_any_operation_leaves_old_or_new(
     what: str, error: type[BaseException], late: bool, tmp_path: Path
 ) -> None:
-    """Ctrl-C right before or right after any operation, or a failure reported by an operation that took effect
-    nevertheless, as renames over a network may: the clean-up that follows takes nothing away that a reader needs."""
+    """Ctrl-C right before or after any operation, or an operation that takes effect but reports an error.
+
+    Renames over a network may do the latter. The cleanup removes nothing that a reader needs.
+    """
     way = WAYS[what]
     for number, path in runs(tmp_path, way):
         storage = FailingStorage(LOCAL, number, late=late, error=error)
@@ -192,9 +196,11 @@ def test_an_interruption_anywhere_leaves_old_or_new(
 
 
 @pytest.mark.parametrize("what", WAYS)
-def test_a_failure_leaves_nothing_behind(what: str, tmp_path: Path) -> None:
-    """After one operation failed: no temporary file, unless that very operation was to remove it, or it is the sign
-    that older data stay until the next save; and after a later save that goes well, exactly the files of that save."""
+def test_a_failure_leaves_no_files(what: str, tmp_path: Path) -> None:
+    """After a failed operation no temporary file is left, and after the next save exactly that save's files.
+
+    Except if that very operation was to remove the file, or the file marks older data for the next save to remove.
+    """
     way = WAYS[what]
     for number, path in runs(tmp_path, way):
         storage = FailingStorage(LOCAL, number)
@@ -218,7 +224,7 @@ def test_a_failure_leaves_nothing_behind(what: str, tmp_path: Path) -> None:
 
 
 def _tells_of_older_data(path: Path) -> bool:
-    """Whether the new checkpoint is in place, and what is left leads to the removal of data that it does not name."""
+    """Return whether the new checkpoint is in place and the leftover makes the next save remove older data."""
     assert state_of(path) == "new"
     before = names(path.parent)
     remove_leftovers(LOCAL, str(path.parent))
@@ -247,8 +253,8 @@ def test_a_failed_merge_keeps_its_sources(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", WAYS)
-def test_a_kill_anywhere_leaves_old_or_new(what: str, tmp_path: Path) -> None:
-    """No clean-up runs; the old or the new checkpoint is there, and the next save goes well."""
+def test_a_kill_at_any_operation_leaves_old_or_new(what: str, tmp_path: Path) -> None:
+    """Without cleanup, the old or the new checkpoint exists, and the next save succeeds."""
     way = WAYS[what]
     for number, path in runs(tmp_path, way):
         storage = CrashingStorage(LOCAL, number)
@@ -270,9 +276,11 @@ def test_a_kill_anywhere_leaves_old_or_new(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", WAYS)
-def test_a_power_cut_anywhere_leaves_old_or_new(what: str, tmp_path: Path) -> None:
-    """Bytes not synced may be lost, names not synced may be as before, any of them: old or new is there, always. Once
-    the save returned it is the new one."""
+def test_a_power_failure_at_any_operation_leaves_old_or_new(what: str, tmp_path: Path) -> None:
+    """Unsynced bytes and names may be lost in any combination: the old or the new checkpoint always exists.
+
+    Once the save has returned it is the new one.
+    """
     way = WAYS[what]
     seen: dict[tuple[tuple[str, bytes], ...], str] = {}
     folder = tmp_path / "disk"
@@ -290,7 +298,7 @@ def test_a_power_cut_anywhere_leaves_old_or_new(what: str, tmp_path: Path) -> No
             expected = {"new"}
         for state in disk.states():
             found = _found_in(state, folder, tmp_path, seen, what in MERGES)
-            assert found in expected, f"power cut at {storage.crashed or 'the end'}: {sorted(state)}"
+            assert found in expected, f"power failure at {storage.crashed or 'the end'}: {sorted(state)}"
         if not storage.crashed:
             break
     assert {"new"} < set(seen.values())
@@ -303,7 +311,7 @@ def _found_in(
     seen: dict[tuple[tuple[str, bytes], ...], str],
     is_merge: bool,
 ) -> str:
-    """What a reader finds on a disk of that state. Temporary names differ from run to run and count for nothing."""
+    """Return what a reader finds on a disk in that state. Temporary names differ from run to run and do not matter."""
     content = {str(Path(path).relative_to(folder)): data for path, data in state.items() if "tempstate" not in path}
     key = tuple(sorted(content.items()))
     if key not in seen:
@@ -321,8 +329,8 @@ def _found_in(
     return seen[key]
 
 
-def test_the_power_cut_notices_a_writer_that_does_not_sync(tmp_path: Path) -> None:
-    """The storage of the test above is able to find fault: it does with a writer that only renames."""
+def test_the_power_failure_test_detects_a_writer_that_does_not_sync(tmp_path: Path) -> None:
+    """The simulated disk can detect errors: it does so for a writer that only renames."""
     save(LOCAL, tmp_path / "model", OLD)
     disk = DropUnsyncedStorage(tmp_path)
     path = str(tmp_path / "model.index")
@@ -336,9 +344,11 @@ def test_the_power_cut_notices_a_writer_that_does_not_sync(tmp_path: Path) -> No
     assert [state[path] for state in disk.states()] == [b"bytes", b"bytes"]
 
 
-def test_a_name_that_somebody_else_takes_is_no_loss(tmp_path: Path) -> None:
-    """A link never replaces: where the proper name is taken in the last moment, the checkpoint stays under the names
-    that its index has, and the next save comes to the proper ones."""
+def test_a_final_name_taken_by_another_program_is_harmless(tmp_path: Path) -> None:
+    """A link never replaces a file: if the final name is taken at the last moment, the checkpoint keeps its names.
+
+    The next save uses the final ones.
+    """
 
     class Meddling(Counting):
         def link(self, source: str, target: str) -> None:
@@ -350,14 +360,14 @@ def test_a_name_that_somebody_else_takes_is_no_loss(tmp_path: Path) -> None:
     for values in (NEW, OLD, NEW):
         save(Meddling(LOCAL), path, values)
         assert state_of(path) == ("new" if values is NEW else "old")
-        assert len(names(tmp_path)) == 2, "what no index names stays"
+        assert len(names(tmp_path)) == 2, "files that no index refers to are left"
     save(LOCAL, path, NEW)
     assert state_of(path) == "new"
     assert names(tmp_path) == ["model.data-00000-of-00001", "model.index"]
 
 
 def test_a_disk_without_links_still_saves(tmp_path: Path) -> None:
-    """Where links are unknown the checkpoint stays under its transitional names, and the next save replaces those."""
+    """If links are not supported the checkpoint keeps its temporary shard count, and the next save replaces it."""
 
     class Linkless(FailingStorage):
         def link(self, source: str, target: str) -> None:

@@ -4,7 +4,7 @@
     python tests/fuzz/fuzz_decoders.py -max_total_time=600             all targets, the time divided between them
     python tests/fuzz/fuzz_decoders.py block crash-0123abcd            one input again
 
-Targets are those of tests/support/fuzz_targets.py. A finding is anything but a CheckpointError, an input that takes
+The targets are in tests/support/fuzz_targets.py. A finding is any exception except CheckpointError, an input that takes
 more than 10 seconds, or more than 2 GiB of memory. Findings are written to tests/fuzz/findings/.
 """
 
@@ -23,7 +23,7 @@ LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=16384", "-print_final_s
 
 
 def fuzz(name: str, arguments: list[str]) -> None:
-    """Fuzzes one target in this process, which libFuzzer ends."""
+    """Fuzz one target in this process, which libFuzzer ends."""
     import atheris  # type: ignore[import-untyped, unused-ignore]  # it has no stubs
 
     with atheris.instrument_imports(include=["torch_tfckpt"]):
@@ -43,7 +43,7 @@ def fuzz(name: str, arguments: list[str]) -> None:
 
 
 def fuzz_all(arguments: list[str]) -> int:
-    """Every target in a process of its own; prints executions and findings. Returns how many targets have findings."""
+    """Fuzz every target in its own process; print results; return the number of targets with findings."""
     from fuzz_targets import TARGETS
 
     total = next((int(a.split("=")[1]) for a in arguments if a.startswith("-max_total_time=")), 600)

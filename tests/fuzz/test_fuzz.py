@@ -1,4 +1,4 @@
-"""The fuzz targets, driven by hypothesis for a short while: real inputs, mutated. tests/fuzz runs them for longer."""
+"""The fuzz targets, run briefly by hypothesis with mutated real inputs. fuzz_decoders.py runs them for longer."""
 
 import functools
 import zlib
@@ -35,7 +35,7 @@ def seeds(name: str) -> list[bytes]:
 
 @st.composite
 def mutated(draw: st.DrawFn, name: str) -> bytes:
-    """A real input with up to eight changes: bytes flipped, put in, taken out, doubled, swapped between inputs."""
+    """A real input with up to eight changes: bytes flipped, inserted, removed, repeated, or swapped between inputs."""
     data = bytearray(draw(st.sampled_from(seeds(name))))
     for _ in range(draw(st.integers(0, 8))):
         at = draw(st.integers(0, len(data)))
@@ -61,16 +61,16 @@ def mutated(draw: st.DrawFn, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
-def test_there_are_seeds_and_they_are_sound(name: str) -> None:
-    """Every target has real inputs to start from; none of them is a finding, and most of them are not refused."""
+def test_seeds_exist_and_are_valid(name: str) -> None:
+    """Every target has real inputs to start from; none is a finding, and most are accepted."""
     assert seeds(name)
     for data in seeds(name):
         targets.run(targets.TARGETS[name], data)
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
-def test_mutated_input_gives_checkpoint_errors_only(name: str) -> None:
-    """Whatever the input: an answer that keeps its promises, or a CheckpointError."""
+def test_mutated_input_raises_only_checkpoint_errors(name: str) -> None:
+    """For any input: a result that satisfies the target's checks, or a CheckpointError."""
 
     @seed(zlib.crc32(name.encode()))
     @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -81,7 +81,7 @@ def test_mutated_input_gives_checkpoint_errors_only(name: str) -> None:
     attempt()
 
 
-# Sound tables of senseless entries, held against a reader that does everything the slow and plain way.
+# Valid tables of arbitrary entries, compared with a reader that does everything slowly and simply.
 
 NUMPY = {
     DataType.DT_FLOAT: "<f4",
@@ -96,7 +96,7 @@ Entries = dict[bytes, BundleEntry]
 
 @st.composite
 def extents(draw: st.DrawFn, size: int) -> Extent:
-    """A part of a dimension, mostly one that exists."""
+    """A range of a dimension, mostly a valid one."""
     if draw(st.integers(0, 3)) == 0:
         return Extent(0, WHOLE)
     start = draw(st.integers(0, size))
@@ -105,7 +105,7 @@ def extents(draw: st.DrawFn, size: int) -> Extent:
 
 @st.composite
 def plain_entries(draw: st.DrawFn, dtype: int, shape: tuple[int, ...]) -> BundleEntry:
-    """An entry with bytes; one in eight has something wrong."""
+    """An entry with bytes; one in eight has an error."""
     itemsize = np.dtype(NUMPY.get(DataType(dtype), "i1")).itemsize
     size = element_count(shape) * itemsize
     offset = draw(st.integers(0, max(0, len(DATA) - size)))
@@ -139,7 +139,7 @@ def bundles(draw: st.DrawFn) -> Entries:
             entries[name] = draw(plain_entries(dtype, shape))
             continue
         parts = draw(st.lists(st.tuples(*map(extents, shape)).map(TensorSlice), min_size=1, max_size=5))
-        if draw(st.booleans()) and shape:  # cut straight, so that something fits
+        if draw(st.booleans()) and shape:  # cut straight, so that some slices fit
             cuts = sorted(draw(st.sets(st.integers(1, 3), max_size=2)) | {0, shape[0]})
             rest = TensorSlice.full(len(shape)).extents[1:]
             cut = [TensorSlice((Extent(a, b - a), *rest)) for a, b in pairwise(cuts) if b <= shape[0]]
@@ -154,7 +154,7 @@ def bundles(draw: st.DrawFn) -> Entries:
 
 
 def read_plainly(entries: Entries, name: bytes) -> npt.NDArray[Any] | None:
-    """The value of a tensor, put together element by element; None where there is no right value."""
+    """Return the value of a tensor, assembled element by element; None if it has no right value."""
     entry = entries[name]
     if not entry.slices:
         return read_piece(entry)
@@ -169,7 +169,7 @@ def read_plainly(entries: Entries, name: bytes) -> npt.NDArray[Any] | None:
         if any(begin + length > size for (begin, length), size in zip(explicit, entry.shape, strict=True)):
             return None
         if not all(length for _, length in explicit):
-            continue  # nothing stands there, and nobody looks
+            continue  # an empty slice has no bytes to read
         piece = entries.get(encode_slice_key(name, part))
         if piece is None or piece.slices or piece.dtype != entry.dtype:
             return None
@@ -196,9 +196,11 @@ def read_piece(entry: BundleEntry) -> npt.NDArray[Any] | None:
 @seed(1)
 @settings(max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(entries=bundles())
-def test_senseless_entries_are_read_as_a_plain_reader_reads_them(entries: Entries) -> None:
-    """Every value that is read is the one that the format defines; what is refused has none, or has pieces that share
-    bytes; and check() calls good what can be read, damaged what cannot for damage."""
+def test_arbitrary_entries_read_like_a_simple_reader(entries: Entries) -> None:
+    """Every value read is the one the format defines; refused tensors have none, or have pieces that share bytes.
+
+    check() reports readable tensors as good, and tensors that cannot be read because of damage as damaged.
+    """
     parts: list[bytes] = []
     builder = TableBuilder(parts.append)
     builder.add(b"", BundleHeader(1).encode())
@@ -214,11 +216,11 @@ def test_senseless_entries_are_read_as_a_plain_reader_reads_them(entries: Entrie
             try:
                 value = reader.get_tensor(name)
             except CheckpointError as error:
-                # Nothing, behind the end of the file: no writer puts it there, so the file was cut off.
+                # An empty piece after the end of the file: no writer puts it there, so the file was truncated.
                 refused_otherwise = "claim" in str(error) or (expected is not None and not expected.size)
                 assert expected is None or refused_otherwise, f"{name} is {expected}, but: {error}"
-                # Holes are no damage, and types that torch lacks are none either.
-                assert name not in good or not isinstance(error, DataLossError), f"check() calls it good: {error}"
+                # Gaps, and types that torch lacks, are not damage.
+                assert name not in good or not isinstance(error, DataLossError), f"check() reports it as good: {error}"
             else:
                 assert isinstance(value, torch.Tensor)
                 assert expected is not None, f"{name} has no right value, but was read as {value}"
