@@ -98,9 +98,9 @@ class TestRetention:
         """CASES 102: None keeps all, also over a restart; a limit set later is applied at the next save."""
         clock = Clock(1000.0)
         fake = Fake()
-        for life, saves in ((0, 3), (1, 1)):
+        for attempt, saves in ((0, 3), (1, 1)):
             manager = CheckpointManager(fake, tmp_path, None, clock=clock)
-            assert numbers(manager) == [1, 2, 3][: 3 * life]
+            assert numbers(manager) == [1, 2, 3][: 3 * attempt]
             for _ in range(saves):
                 clock.now += 1
                 manager.save()
@@ -197,19 +197,19 @@ class TestRetention:
         choose = random.Random(seed)
         keep = choose.choice([1, 2, 3, None])
         hours = choose.choice([None, 0.5, 1.0, 0.1])
-        now, lives = 10000.0, []
+        now, runs = 10000.0, []
         for _ in range(3):
             made = now
             saves = []
             for _ in range(choose.randint(1, 6)):
                 now += choose.choice([0.0, 0.25, 360.0, 1800.0, 3600.0, 9000.0])
                 saves.append(now)
-            lives.append((made, saves))
+            runs.append((made, saves))
             now -= choose.choice([0.0, 0.0, 4000.0])
         theirs = tmp_path / "theirs"
-        expected = tensorflow.call("run_manager", str(theirs), keep, hours, lives)
+        expected = tensorflow.call("run_manager", str(theirs), keep, hours, runs)
         ours, fake, seen, clock = tmp_path / "ours", Fake(), [], Clock(0.0)
-        for made, saves in lives:
+        for made, saves in runs:
             clock.now = made
             manager = CheckpointManager(fake, ours, keep, hours, clock=clock)
             manager.restore_or_initialize()
@@ -493,7 +493,7 @@ class TestKeeping:
         assert there(tmp_path) == ["ckpt-4", "ckpt-6"]
         assert CheckpointManager(fake, tmp_path, 1).best_checkpoint == str(tmp_path / "ckpt-4")
 
-    def test_hours_come_first(self, tmp_path: Path) -> None:
+    def test_the_schedule_comes_before_metrics(self, tmp_path: Path) -> None:
         """Checkpoints kept by the schedule do not depend on metrics and do not count among the best."""
         clock = Clock(0.0)
         manager = CheckpointManager(Fake(), tmp_path, 1, 1.0, keep_best=self.RULE, clock=clock)

@@ -64,7 +64,7 @@ def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixtu
         (["ls", ""], "is not a path"),
     ],
 )
-def test_arguments_that_cannot_be_right_are_status_2(
+def test_invalid_arguments_are_status_2(
     prefix: str, tmp_path: Path, arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([argument.format(t=prefix, d=tmp_path) for argument in arguments]) == 2
@@ -118,7 +118,7 @@ def start(
     return subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
 
 
-def test_closed_pipe_is_no_traceback(golden: Path) -> None:
+def test_closed_pipe_prints_no_traceback(golden: Path) -> None:
     """`tfckpt ls X | head -1` ends without a message."""
     process = start("ls", str(golden / "digits-transformer"))
     assert process.stdout is not None and process.stderr is not None
@@ -129,7 +129,7 @@ def test_closed_pipe_is_no_traceback(golden: Path) -> None:
 
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_streams_are_no_traceback(prefix: str, redirection: str) -> None:
+def test_closed_streams_print_no_traceback(prefix: str, redirection: str) -> None:
     """The streams are closed, as in programs started by a daemon."""
     command = f'{sys.executable} -m torch_tfckpt ls "$0" {redirection}'
     run = subprocess.run(["sh", "-c", command, prefix], capture_output=True, timeout=60)

@@ -277,7 +277,7 @@ def test_values_of_collections(tmp_path: Path, capsys: Output) -> None:
     assert content["saver"]["keep_checkpoint_every_n_hours"] == "Infinity"
 
 
-def test_long_lists_are_cut_for_people_only(tmp_path: Path, capsys: Output) -> None:
+def test_long_lists_are_shortened_except_in_json(tmp_path: Path, capsys: Output) -> None:
     """Each shortened list ends with the number left out, also operations, signatures and tags."""
     meta, count = MetaGraphDef(), cli_meta._ROWS + 7
     for index in range(count):

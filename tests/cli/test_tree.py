@@ -99,7 +99,7 @@ def test_real_checkpoints(folder: str, capsys: Output) -> None:
 # Forms of the graph.
 
 
-def test_loops_are_cut(tmp_path: Path, capsys: Output) -> None:
+def test_loops_are_not_repeated(tmp_path: Path, capsys: Output) -> None:
     """Children that refer to the root, a parent, themselves, or one child under two names."""
     nodes = [
         TrackableObject(children(("self", 0), ("a", 1), ("again", 1))),
@@ -144,7 +144,7 @@ def test_a_tensor_that_is_not_in_the_file(tmp_path: Path, capsys: Output) -> Non
     assert [[each["stored"] for each in attributes] for attributes in stored] == [[], [True], [False]]
 
 
-def test_tensors_that_no_object_names(tmp_path: Path, capsys: Output) -> None:
+def test_tensors_without_an_object(tmp_path: Path, capsys: Output) -> None:
     """They are listed at the end under their own heading, such as an optimizer's string."""
     text = np.array(b"{}", dtype=object)
     path = write_graph(tmp_path / "u", [TrackableObject()], {"optimizer/.ATTRIBUTES/py_state": text})
@@ -303,7 +303,7 @@ def test_hostile_names(tmp_path: Path, capsys: Output) -> None:
     assert lines[6] == '(object 2, to which nothing leads) ? ? ? variable "\\n"; not in the file: "\\r"'
 
 
-def test_indentation_ends(tmp_path: Path, capsys: Output) -> None:
+def test_indentation_is_limited(tmp_path: Path, capsys: Output) -> None:
     """Indentation stops at level 20; deeper lines contain their level, and a message explains it."""
     nodes = [TrackableObject(children(("c", i + 1))) for i in range(22)]
     assert main(["ls", "--tree", write_graph(tmp_path / "d", [*nodes, TrackableObject(children(("up", 21)))])]) == 0

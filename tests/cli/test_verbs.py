@@ -24,7 +24,7 @@ def damaged(tmp_path: Path) -> str:
     return prefix
 
 
-def test_verify_a_sound_checkpoint(golden: Path, capsys: Output) -> None:
+def test_verify_a_valid_checkpoint(golden: Path, capsys: Output) -> None:
     source = str(golden / "digits-transformer")
     assert main(["verify", source]) == 0
     assert capsys.readouterr().out == "all is well: 250 tensors\n"

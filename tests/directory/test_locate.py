@@ -161,7 +161,7 @@ class TestDirectories:
         with pytest.raises(tfckpt.InvalidArgumentError, match=r"has 2 checkpoints, .* There are m-1, m-2\. Pass one"):
             tfckpt.load_checkpoint(tmp_path)
 
-    def test_nothing(self, tmp_path: Path) -> None:
+    def test_an_empty_directory(self, tmp_path: Path) -> None:
         with pytest.raises(tfckpt.NotFoundError, match="Couldn't find 'checkpoint' file or checkpoints in given dir"):
             tfckpt.load_checkpoint(tmp_path)
 

@@ -127,7 +127,7 @@ class TestLatestValid:
         update_checkpoint_state(directory, paths[3], paths[2:])
         return paths
 
-    def test_walks_back(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_skips_damaged_checkpoints(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """Checkpoints damaged in different ways are skipped, and the reason is logged."""
         paths = self.four(tmp_path)
         assert latest_checkpoint(tmp_path, valid=True) == paths[3]

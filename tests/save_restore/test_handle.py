@@ -55,7 +55,7 @@ def disk_full() -> OSError:
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_values_may_change_once_it_has_returned(tmp_path: Path, gate: GatedStorage, sharded: bool) -> None:
+def test_values_may_change_after_save_async_returned(tmp_path: Path, gate: GatedStorage, sharded: bool) -> None:
     """CASES 4: values are copied to host memory before any byte is written.
 
     Later changes by training are not in the file.

@@ -28,7 +28,7 @@ def late(*arguments):
     main.join()  # until the program has reached its end
     return write(*arguments)
 
-if how in ("fails", "heard"):
+if how in ("fails", "result"):
     transfer.write_pieces = failing
 elif how == "in flight":
     transfer.write_pieces = late
@@ -38,10 +38,10 @@ elif how == "no thread":
     threading.Thread.start = refuse
 try:
     handle = saver.save_async(path, 1)
-    if how == "heard":
+    if how == "result":
         handle.result()
 except (OSError, RuntimeError) as error:
-    print("told:", error)
+    print("raised:", error)
 print("the end")
 """
 
@@ -68,11 +68,11 @@ def test_an_unreported_error_is_printed_at_exit(tmp_path: Path) -> None:
     assert names_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("how", ["heard", "no thread"])
+@pytest.mark.parametrize("how", ["result", "no thread"])
 def test_a_reported_error_is_not_printed_again(tmp_path: Path, how: str) -> None:
     """The program exits, also if the save never started."""
     done = run_program(tmp_path, how)
-    assert done.stdout.startswith("told: ") and done.stdout.endswith("the end\n")
+    assert done.stdout.startswith("raised: ") and done.stdout.endswith("the end\n")
     assert (done.returncode, done.stderr) == (0, "")
 
 

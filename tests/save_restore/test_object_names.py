@@ -168,7 +168,7 @@ def test_object_state_is_missing() -> None:
     assert matched == "(2 variable name(s) did match)"
 
 
-def test_long_lists_and_names_are_cut() -> None:
+def test_long_lists_and_names_are_shortened() -> None:
     """The message stays short and printable whatever the file contains."""
     (first, *_) = error_parts({f"v{i:04}\x1b[2J": torch.zeros(1) for i in range(1200)})
     assert first.endswith(" and 200 more") and "\x1b" not in first

@@ -50,7 +50,7 @@ def test_into_no_scope(scope: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", ["filename_tensor_name", "save_tensor_name", "restore_op_name"])
-def test_out_of_a_scope_that_it_is_not_in(name: str) -> None:
+def test_out_of_another_scope(name: str) -> None:
     """The result is None if one of the names is in another scope."""
     settings = in_a()
     setattr(settings, name, "ab/x:0")

@@ -96,7 +96,7 @@ def test_a_graph_is_encoded_again(monkeypatch: pytest.MonkeyPatch, change: str) 
         assert len(encoded) == 2
 
 
-def test_what_is_registered_is_in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registered_variables_are_in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph contains registered variables, including those added since the last save."""
     graph = TensorsGraph()
     with counted(monkeypatch) as encoded:

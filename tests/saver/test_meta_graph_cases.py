@@ -147,7 +147,7 @@ def test_collections_of_all_kinds() -> None:
 
 
 @pytest.mark.parametrize("again", ["saver", "meta graph", "module"])
-def test_collections_of_all_kinds_are_exported_as_they_were(tmp_path: Path, again: str) -> None:
+def test_collections_of_all_kinds_are_exported_unchanged(tmp_path: Path, again: str) -> None:
     """CASES 62: an imported meta graph is exported as an equal message, with values added later."""
     meta = collections_of_all_kinds()
     imported = import_meta_graph(write(tmp_path / "m.meta", meta))
@@ -306,7 +306,7 @@ def test_binary_and_text(tmp_path: Path) -> None:
         import_meta_graph(text)
 
 
-def test_text_is_tensorflows(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
+def test_the_text_format_equals_tensorflows(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
     """CASES 66: the text format equals TensorFlow's as_text byte for byte, with collections of all kinds."""
     with Collections().as_default():
         two_savers()
@@ -321,7 +321,7 @@ def test_text_is_tensorflows(tmp_path: Path, tensorflow: TensorFlowProcess) -> N
 # CASES 67.
 
 
-def test_a_part_of_another_name(tmp_path: Path) -> None:
+def test_a_slice_under_another_name(tmp_path: Path) -> None:
     """CASES 67: a variable marked as a part of v1 and saved whole under its own key survives a round trip."""
     part = Variable(torch.tensor([20.0]), "v2", SaveSliceInfo("v1", [1], [0], [1]))
     saver = Saver({"first": Variable(torch.tensor([10.0]), "v1"), "second": part})
@@ -338,7 +338,7 @@ def test_a_part_of_another_name(tmp_path: Path) -> None:
     assert {name: value.tolist() for name, value in imported.variables.items()} == {"v1": [10.0], "v2": [20.0]}
 
 
-def test_tensorflow_imports_a_part_of_another_name(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
+def test_tensorflow_imports_a_slice_under_another_name(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
     """CASES 67: TensorFlow imports such a variable and exports it unchanged."""
     part = Variable(torch.tensor([20.0]), "v2", SaveSliceInfo("v1", [1], [0], [1]))
     meta = Saver({"first": Variable(torch.tensor([10.0]), "v1"), "second": part}).export_meta_graph(tmp_path / "m")

@@ -191,7 +191,7 @@ def test_an_optimizer_is_missing(path: str) -> None:
     ids=["dtype", "shape"],
 )
 @pytest.mark.parametrize("sequentially", [False, True])
-def test_the_last_does_not_fit(path: str, wrong: torch.Tensor, text: str, sequentially: bool) -> None:
+def test_a_mismatch_of_the_last_variable(path: str, wrong: torch.Tensor, text: str, sequentially: bool) -> None:
     """All values are checked before the first is assigned; the error has TensorFlow's wording."""
     tensors = {**blank(), "step": wrong}
     with pytest.raises(InvalidArgumentError, match=rf"(?s)a mismatch between the current graph.*{text}"):

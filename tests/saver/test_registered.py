@@ -65,7 +65,7 @@ def test_without_saver_and_collections() -> None:
     assert registered.collections() == {}
 
 
-def test_what_a_saver_saves() -> None:
+def test_variables_of_a_saver() -> None:
     """Each tensor is a variable with its own name, dtype, shape and device, whatever its checkpoint key."""
     half = Variable(torch.ones(2, 3), "w/1", SaveSliceInfo("w", [4, 3], [2, 0], [2, 3]), device="/gpu:0")
     tensors = {

@@ -75,7 +75,7 @@ def test_a_list_of_tensors_with_names(tmp_path: Path) -> None:
 
 
 @VERSIONS
-def test_tensorflow_reads_ours_and_we_read_tensorflows(
+def test_tensorflow_reads_our_files_and_we_read_its_files(
     tmp_path: Path, tensorflow: TensorFlowProcess, version: int
 ) -> None:
     """CASES 7: we read w1 = 1 and w2 = 2 from TensorFlow's file; TensorFlow reads 3 and 4 from ours."""
@@ -149,7 +149,7 @@ def test_a_cuda_tensor(tmp_path: Path) -> None:
     assert target.item() == torch.tensor(123.45).item() and target.device.type == "cuda"
 
 
-def test_without_a_var_list_all_registered_variables(tmp_path: Path) -> None:
+def test_without_a_var_list_registered_variables_are_saved(tmp_path: Path) -> None:
     """CASES 23: without a var_list, the registered tensors and a table are saved."""
     one, twos, table = torch.tensor(1.0), torch.full((3,), 2.0), Table("table", {"k1": 3.0})
     with tfckpt.Collections().as_default():
@@ -178,7 +178,7 @@ def test_a_deferred_build_takes_no_var_list() -> None:
         Saver(nothing, defer_build=True)
 
 
-def test_a_deferred_build_comes_before_everything_else(tmp_path: Path) -> None:
+def test_methods_before_a_deferred_build_raise(tmp_path: Path) -> None:
     """CASES 25: each method raises a RuntimeError that names `build()`."""
     saver = Saver(defer_build=True)
     calls: list[Callable[[], object]] = [

@@ -32,7 +32,7 @@ def test_recover_last_checkpoints(tmp_path: Path) -> None:
     here.assert_last(third, *map(str, [*paths[1:], fourth]))
 
 
-def test_recovered_ones_are_as_old_as_their_files(tmp_path: Path) -> None:
+def test_the_age_of_recovered_checkpoints(tmp_path: Path) -> None:
     """The age of a recovered checkpoint is the modification time of its index file."""
     here = Directory(tmp_path / "d")
     for name, mtime, files in (("old", 3600, 0), ("young", 3601, 3)):
@@ -65,10 +65,10 @@ def test_recover_after_set_last_checkpoints(tmp_path: Path) -> None:
     here = Directory(tmp_path / "d")
     first = here.saver()
     s1, s2, _ = (here.save(first, name) for name in ("s1", "s2", "s3"))
-    told = here.saver(max_to_keep=2, recover=True)
-    told.set_last_checkpoints([s2])
-    s4 = here.save(told, "s4")
-    here.assert_last(told, s2, s4)
+    given = here.saver(max_to_keep=2, recover=True)
+    given.set_last_checkpoints([s2])
+    s4 = here.save(given, "s4")
+    here.assert_last(given, s2, s4)
     tfckpt.remove_checkpoint(s2)
     left = here.saver(recover=True)
     s5 = here.save(left, "s5")

@@ -34,12 +34,12 @@ def run(directory: Any, steps: list[int], restore: Any = None, **options: Any) -
 @pytest.mark.parametrize("asynchronously", [False, True])
 def test_a_restarted_loop_keeps_max_to_keep(tmp_path: Path, asynchronously: bool) -> None:
     """Four runs that restore the latest leave three checkpoints, which the state file lists."""
-    for life in range(4):
+    for attempt in range(4):
         saver = Saver({"v": torch.zeros(1)}, max_to_keep=3)
         latest = tfckpt.latest_checkpoint(tmp_path)
         if latest is not None:
             saver.restore(latest)
-        for step in range(3 * life, 3 * life + 3):
+        for step in range(3 * attempt, 3 * attempt + 3):
             save = saver.save_async if asynchronously else saver.save
             save(tmp_path / "m", step)
         saver.close()
@@ -107,9 +107,9 @@ def test_urls(storage: bool) -> None:
     MemoryFileSystem.store.clear()
     directory = "memory://restarts"
     options = {"storage": storage_of(directory)} if storage else {}
-    for life in range(3):
+    for attempt in range(3):
         latest = tfckpt.latest_checkpoint(directory)
-        saver = run(directory, [2 * life, 2 * life + 1], latest, **options)
+        saver = run(directory, [2 * attempt, 2 * attempt + 1], latest, **options)
     assert saver.last_checkpoints == [f"{directory}/m-{step}" for step in (3, 4, 5)]
     assert sorted(name for name in MemoryFileSystem.store if name.endswith(".index")) == [
         f"/restarts/m-{step}.index" for step in (3, 4, 5)
@@ -172,7 +172,7 @@ def test_without_a_limit(tmp_path: Path, limit: int | None) -> None:
 
 
 @pytest.mark.parametrize("recover", [None, True])
-def test_a_lower_limit_holds_from_the_next_save_on(tmp_path: Path, recover: bool | None) -> None:
+def test_a_lower_limit_applies_at_the_next_save(tmp_path: Path, recover: bool | None) -> None:
     """As with CheckpointManager, checkpoints beyond the lower limit are deleted."""
     run(tmp_path, [1, 2, 3, 4, 5], max_to_keep=5)
     run(tmp_path, [6], tmp_path / "m-5", max_to_keep=2, recover=recover)
@@ -208,9 +208,9 @@ def test_the_schedule_continues_over_restarts(tmp_path: Path) -> None:
     """Restarted every 40 minutes, a run keeps one checkpoint per hour, like an uninterrupted run."""
     clock = Clock(1_700_000_000.0)
     begun = clock.now
-    for life in range(9):
+    for attempt in range(9):
         saver = Saver({"v": torch.zeros(1)}, max_to_keep=1, keep_checkpoint_every_n_hours=1.0, clock=clock)
-        if life:
+        if attempt:
             saver.restore(tfckpt.latest_checkpoint(tmp_path))
         for _ in range(2):
             clock.now += 1200
@@ -271,7 +271,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def test_metrics_without_the_one_that_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_metrics_without_that_of_the_rule(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One warning at the first such save, with the metric name that was probably meant."""
     saver = Saver({"v": torch.zeros(1)}, max_to_keep=1, keep_best=KeepBest("val_loss", "min", 1))
     saver.save(tmp_path / "m", 0, metrics={"val_los": 0.5, "accuracy": 1.0})

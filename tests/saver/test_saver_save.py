@@ -158,7 +158,7 @@ def test_the_meta_graph_is_written_last(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("asynchronously", [False, True])
-def test_debug_info_is_refused(tmp_path: Path, asynchronously: bool) -> None:
+def test_debug_info_is_rejected(tmp_path: Path, asynchronously: bool) -> None:
     """save_debug_info raises because it cannot be honoured."""
     saver = Saver({"v": torch.zeros(1)})
     with pytest.raises(NotImplementedError, match="save_debug_info"):

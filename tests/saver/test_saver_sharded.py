@@ -133,7 +133,7 @@ def test_partitioned_variables(
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_overlapping_parts(tmp_path: Path, sharded: bool) -> None:
+def test_overlapping_slices(tmp_path: Path, sharded: bool) -> None:
     """Two slices that overlap are rejected, and nothing is written."""
     whole = torch.rand(4, 2)
     parts = [
