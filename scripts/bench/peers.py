@@ -235,7 +235,7 @@ def _in_chunks(size: int, move: Callable[[int, int], int]) -> None:
     def checked(begin: int) -> None:
         end = min(begin + CHUNK_BYTES, size)
         if move(begin, end) != end - begin:
-            raise WrongResult(f"the system moved less than bytes {begin}:{end}")
+            raise WrongResult(f"short read or write in bytes {begin}:{end}")
 
     with ThreadPoolExecutor(THREADS) as pool:
         for _ in pool.map(checked, range(0, size, CHUNK_BYTES)):

@@ -36,10 +36,10 @@ def _problems(ours: Path, theirs: Path, tensorflow: TensorFlowProcess) -> Iterat
         return
     there, now = _content(ours), _content(theirs)
     if files_below(ours) != files_below(theirs):
-        yield f"there are the files {files_below(ours)}, now {files_below(theirs)} would be written"
+        yield f"the files are {files_below(ours)}, but {files_below(theirs)} would be written now"
         return
     if sorted(there["files"]) != files_below(ours):
-        yield f"{EXPECTED} lists other files than there are"
+        yield f"{EXPECTED} lists other files than the folder has"
     for key in sorted(there.keys() | now.keys()):
         if _structure(key, there.get(key)) != _structure(key, now.get(key)):
             yield f"{EXPECTED}: `{key}` differs"
