@@ -1,4 +1,4 @@
-"""Check tests/CASES.md: tests cover each case of TensorFlow's own tests, or it is marked n/a with a reason.
+"""Check tests/CASES.md: each case of TensorFlow's tests has tests here, or a reason for their absence.
 
 A test cites its cases in its docstring, or in a comment next to its arguments: "CASES 47, 48 and 51",
 "CASES 103 to 105". `python tests/test_cases.py` regenerates the column of tests.

@@ -178,7 +178,7 @@ def test_a_relative_path(train: Path) -> None:
 @VERSIONS
 @pytest.mark.parametrize("sharded", [False, True])
 def test_saved_checkpoints_exist(tmp_path: Path, version: int, sharded: bool) -> None:
-    """CASES 37, 40, 98: checkpoint_exists and latest_checkpoint after a save; the meta graph has no shards."""
+    """CASES 37, 40, 98: checkpoint_exists, latest_checkpoint and meta_graph_filename after a save."""
     here = Directory(tmp_path / "d", sharded=sharded, version=version)
     assert not tfckpt.checkpoint_exists(here.path / "basics")
     path = here.save(here.saver(), "basics")
