@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A tour of torch_tfckpt on checkpoints that TensorFlow wrote; `scripts/demo` runs it. TensorFlow is not needed.
+"""A tour of torch_tfckpt on checkpoints written by TensorFlow, which is not needed.
 
-Reads tests/golden, writes demo-output/. Exits with status 1 if a result is not what it should be.
+`scripts/demo` runs it. Reads tests/golden, writes demo-output/. Exits with status 1 if a result is wrong.
 """
 
 import json
@@ -26,7 +26,7 @@ TRANSFORMER = GOLDEN / "digits-transformer" / "model.ckpt-288"
 
 
 class Classifier(torch.nn.Module):
-    """The network that was trained in TensorFlow, written in torch: images of 8 x 8 pixels to logits of ten digits."""
+    """The network trained in TensorFlow, in torch: images of 8 x 8 pixels to logits of ten digits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Classifier(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = functional.max_pool2d(torch.relu(self.conv2d(images[:, None])), 2)
         x = functional.max_pool2d(torch.relu(self.conv2d_1(x)), 2)
-        # TensorFlow's order of a feature map is height, width, channels. The weights of `dense` are for that order.
+        # TensorFlow stores a feature map as height, width, channels; the weights of `dense` have that order.
         x = torch.relu(self.dense(x.permute(0, 2, 3, 1).flatten(1)))
         logits: torch.Tensor = self.dense_1(x)
         return logits
@@ -49,19 +49,19 @@ def heading(number: int, text: str) -> None:
 
 
 def tfckpt_command(*arguments: object) -> None:
-    """Show a `tfckpt` command, then run it; ends the demo if it fails."""
+    """Print a `tfckpt` command and run it; exit if it fails."""
     words = [str(argument) for argument in arguments]
     print("   $ tfckpt " + " ".join(words), flush=True)
     status = subprocess.run([sys.executable, "-m", "torch_tfckpt", *words], check=False).returncode
     if status != 0:
-        sys.exit(f"tfckpt {words[0]} ended with exit status {status}")
+        sys.exit(f"tfckpt {words[0]} failed with exit status {status}")
     print(flush=True)
 
 
 def expect(claim: str, holds: bool) -> None:
-    """Print a claim that was checked; ends the demo if it does not hold."""
+    """Print a checked claim; exit if it is wrong."""
     if not holds:
-        sys.exit(f"   NOT SO: {claim}")
+        sys.exit(f"   WRONG: {claim}")
     print(f"   checked: {claim}", flush=True)
 
 
@@ -70,26 +70,26 @@ def load_into_module() -> Classifier:
     model = Classifier()
     print("   " + str(tfckpt.load_model(model, DIGITS)).replace("\n", "\n   "))
 
-    # Images that neither network was trained on, and what TensorFlow computed for them.
+    # Images that neither network was trained on, and TensorFlow's outputs for them.
     with np.load(DIGITS.parent / "samples.npz", allow_pickle=False) as stored:
         images, labels, theirs = stored["images"], stored["labels"], stored["outputs"]
     with torch.no_grad():
         ours = model(torch.from_numpy(images.astype(np.float32) / 16)).numpy()
     accuracies = [float((outputs.argmax(1) == labels).mean()) for outputs in (theirs, ours)]
     difference = float(np.abs(ours - theirs).max())
-    print(f"\n   {len(labels)} images of handwritten digits that were held out of the training:")
+    print(f"\n   {len(labels)} images of handwritten digits held out of the training:")
     print(f"   accuracy in TensorFlow           {accuracies[0]:.1%}")
     print(f"   accuracy in torch                {accuracies[1]:.1%}")
     print(f"   largest difference of a logit    {difference:.1e}  (logits reach {np.abs(theirs).max():.0f})")
     recorded = json.loads((DIGITS.parent / "expected.json").read_text(encoding="utf-8"))["model"]["accuracy"]
-    expect("TensorFlow's accuracy is the one that was recorded with the checkpoint", accuracies[0] == recorded)
-    expect("torch's accuracy is TensorFlow's", accuracies[1] == accuracies[0])
+    expect("TensorFlow's accuracy equals the one recorded with the checkpoint", accuracies[0] == recorded)
+    expect("torch's accuracy equals TensorFlow's", accuracies[1] == accuracies[0])
     expect("the outputs agree to 1e-3", ours.shape == theirs.shape and difference < 1e-3)
     return model
 
 
 def list_and_verify() -> None:
-    heading(2, f"What is in a checkpoint, and is it sound?  ({DIGITS})")
+    heading(2, f"List a checkpoint and verify its checksums  ({DIGITS})")
     tfckpt_command("ls", DIGITS)
     tfckpt_command("verify", DIGITS)
 
@@ -115,7 +115,7 @@ def save_and_load(model: Classifier) -> None:
 
 
 def train(directory: Path, *options: object) -> tuple[dict[int, float], int]:
-    """Runs the training script: the loss after each step it came to, and its exit status."""
+    """Run the training script; return the loss after each step and the exit status."""
     command = [sys.executable, "scripts/demo_training.py", str(directory), "--steps", "40", *map(str, options)]
     print(f"   $ python {' '.join(command[1:])}", flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -124,7 +124,7 @@ def train(directory: Path, *options: object) -> tuple[dict[int, float], int]:
 
 
 def train_and_resume() -> None:
-    heading(5, "A training loop that saves while it trains, is killed, and goes on  (two data files a checkpoint)")
+    heading(5, "A training loop saves in the background, is killed and resumes  (two data files per checkpoint)")
     whole, status = train(OUTPUT / "uninterrupted")
     fell = status == 0 and len(whole) == 40 and whole[40] < whole[1]
     expect(f"40 steps ran, and the loss fell from {whole[1]:.3f} to {whole[40]:.3f}", fell)
@@ -136,15 +136,15 @@ def train_and_resume() -> None:
     print("   step   uninterrupted        killed and resumed")
     for step in (1, 20, 23, 24, 40):
         print(f"   {step:4}   {whole[step]:.15f}    {(killed | resumed)[step]:.15f}")
-    expect(f"it went on after step {min(resumed) - 1}", status == 0 and 20 <= min(resumed) - 1 <= 23)
-    expect("the curve continues bit for bit as if nothing had happened", killed | resumed == whole)
+    expect(f"it resumed after step {min(resumed) - 1}", status == 0 and 20 <= min(resumed) - 1 <= 23)
+    expect("the curve equals the uninterrupted one bit for bit", killed | resumed == whole)
     left = [path.name for path in (OUTPUT / "run").iterdir() if "tempstate" in path.name]
-    expect("nothing is left of the save that was killed", not left)
+    expect("no files of the interrupted save are left", not left)
     tfckpt_command("ls", OUTPUT / "run")
 
 
 def main() -> None:
-    # Short paths in what is printed.
+    # Print short paths.
     os.chdir(ROOT)
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
@@ -154,7 +154,7 @@ def main() -> None:
     convert()
     save_and_load(model)
     train_and_resume()
-    print(f"\nDone. The files that were written are in {OUTPUT}/.")
+    print(f"\nDone. The written files are in {OUTPUT}/.")
 
 
 if __name__ == "__main__":

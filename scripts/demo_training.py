@@ -3,8 +3,8 @@
 
     python scripts/demo_training.py DIRECTORY --steps 40 [--kill-at 23]
 
-Continues from the latest checkpoint in DIRECTORY, prints one line "step loss" per step, and saves every 5 steps: the
-encoder in one data file, the head, which is tagged as being on another device, in a second one.
+Continues from the latest checkpoint in DIRECTORY, prints one line "step loss" per step, and saves every 5 steps. The
+head is tagged with another device than the encoder, so each checkpoint has two data files.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import torch_tfckpt as tfckpt
 
 
 class Model(nn.Module):
-    """An encoder and a head, with dropout, so that the curve depends on the random generator's state, too."""
+    """An encoder and a head, with dropout, so that the losses also depend on the random generator's state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--kill-at", type=int, help="kill this very process while it saves after that step")
+    parser.add_argument("--kill-at", type=int, help="kill this process during the save after that step")
     given = parser.parse_args()
 
     torch.manual_seed(7)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Generates torch_tfckpt/_proto/ from protos/.
+"""Generate torch_tfckpt/_proto/ from protos/.
 
     python scripts/gen_protos.py            write the modules
-    python scripts/gen_protos.py --check    exit 1 where the tree differs from what would be written
+    python scripts/gen_protos.py --check    exit 1 if the tree differs from what would be written
 
-protoc comes from the grpcio-tools wheel of the 6.31 line, so that protobuf 6.31 up to 7.x runs the result. That wheel
-cannot live beside protobuf 7, hence a virtual environment of its own (.venv-protoc, made on first use).
+protoc comes from the grpcio-tools wheel of the 6.31 line, so that the result works with protobuf 6.31 to 7.x. That
+wheel conflicts with protobuf 7, so it has its own virtual environment (.venv-protoc, created on first use).
 """
 
 import argparse
@@ -20,16 +20,16 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "protos"
 GENERATED = ROOT / "torch_tfckpt" / "_proto"
 PROTOC_VENV = ROOT / ".venv-protoc"
-# 1.75.1 carries protoc 31.1, i.e. Python protobuf 6.31.1.
+# 1.75.1 contains protoc 31.1, i.e. Python protobuf 6.31.1.
 PROTOC_PACKAGE = "grpcio-tools==1.75.1"
-# pkg_resources, which grpc_tools imports, left setuptools after version 81.
+# grpc_tools imports pkg_resources, which setuptools removed after version 81.
 PROTOC_REQUIREMENTS = (PROTOC_PACKAGE, "setuptools<81")
 
 INIT = '"""Generated from protos/ by scripts/gen_protos.py. Never edited by hand."""\n'
 
 
 def protoc_python() -> Path:
-    """The interpreter that has grpc_tools; installs it on first use."""
+    """Return the interpreter that has grpc_tools; install it on first use."""
     python = PROTOC_VENV / "bin" / "python"
     stamp = PROTOC_VENV / "installed"
     if not stamp.exists() or stamp.read_text() != PROTOC_PACKAGE:
@@ -40,9 +40,9 @@ def protoc_python() -> Path:
 
 
 def generate(destination: Path) -> Path:
-    """Writes the modules below `destination`; returns their folder."""
-    # The virtual path makes the files known to the descriptor pool as torch_tfckpt/_proto/*.proto: TensorFlow's own
-    # paths and package would clash in a process that imports both.
+    """Write the modules below `destination` and return their folder."""
+    # The virtual path registers the files as torch_tfckpt/_proto/*.proto in the descriptor pool: TensorFlow's own paths
+    # and package would clash in a process that imports both.
     virtual = "torch_tfckpt/_proto"
     names = [f"{virtual}/{source.name}" for source in sorted(SOURCES.glob("*.proto"))]
     arguments = [f"-I{virtual}={SOURCES}", f"--python_out={destination}", f"--pyi_out={destination}", *names]

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""Writes tests/golden with TensorFlow: checkpoints, what TensorFlow reads there, and what trained models compute.
+"""Write tests/golden with TensorFlow: checkpoints, their values, and outputs of trained models.
 
     python scripts/make_golden.py                   write all folders
-    python scripts/make_golden.py digits-cnn ...    write these folders alone
+    python scripts/make_golden.py digits-cnn ...    write only these folders
     python scripts/make_golden.py --check           exit 1 if the tree differs from what would be written
     python scripts/make_golden.py --check --fixed   the same, without the trained models
 
-Needs the extra `golden` (for `--fixed`, `interop` is enough). Folders are of two sorts: those of fixed values give the
-same bytes each time, also on another machine; trained models give the same files, names, dtypes, shapes and graphs, but
-not the same values. `--check` compares them accordingly.
+Needs the extra `golden` (`interop` is enough for `--fixed`). Folders of fixed values have the same bytes each time and
+on each machine; trained models have the same files, names, dtypes, shapes and graphs, but other values. `--check`
+compares them accordingly.
 
 Each folder has an expected.json: name -> dtype, shape and the sha256 of the value's C-contiguous little-endian bytes
-(strings: per element an 8-byte little-endian length and the bytes). The hashes are of what TensorFlow read back; where
-it cannot read what it wrote, of what was handed to it, and `special` tells. A tensor that cannot be read has no hash
-but the error that TensorFlow raised.
+(strings: per element an 8-byte little-endian length and the bytes). The hashes are of the values that TensorFlow read
+back. If it cannot read what it wrote, they are of the values that were passed to it, and `special` mentions it. A
+tensor that cannot be read has TensorFlow's error instead of a hash.
 """
 
 import argparse
@@ -31,24 +31,24 @@ from golden.composed import COMPOSED  # noqa: E402
 from golden.fixed import FIXED  # noqa: E402
 from golden.recipe import Recipe, make, remove  # noqa: E402
 from golden.trained import TRAINED  # noqa: E402
-from tensorflow_process import TensorFlowProcess  # noqa: E402  (found through the line above)
+from tensorflow_process import TensorFlowProcess  # noqa: E402  (found through sys.path above)
 
 
 def write(root: Path, fixed: list[Recipe], trained: list[Recipe]) -> None:
-    """Write folders below `root`, in place of those that are there."""
+    """Write folders below `root`, replacing existing ones."""
     for recipe in (*fixed, *trained):
         remove(recipe, root)
     with TensorFlowProcess() as tensorflow:
         for recipe in fixed:
             make(recipe, root, tensorflow)
     for recipe in trained:
-        # A process each: names of functions and layers contain numbers that count what the process has created.
+        # One process each: names of functions and layers contain counters of everything the process has created.
         with TensorFlowProcess(timeout=600) as tensorflow:
             make(recipe, root, tensorflow)
 
 
 def check(fixed: list[Recipe], trained: list[Recipe]) -> list[str]:
-    """What differs between the tree and what would be written now."""
+    """Return the differences between the tree and what would be written now."""
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary)
         write(fresh, fixed, trained)

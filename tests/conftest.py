@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: the oracle, and the checkpoints of this repository and of the folder beside it."""
+"""Fixtures for all tests: TensorFlow, the golden checkpoints, and checkpoints of public projects."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ from hypothesis import settings
 from tensorflow_process import TensorFlowProcess
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# On shared cores a sound example now and then takes longer than the 200 ms that hypothesis allows by default.
+# On shared cores a valid example sometimes takes longer than the 200 ms that hypothesis allows by default.
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
 
@@ -21,12 +21,12 @@ REQUIRE_CORPUS = "TORCH_TFCKPT_REQUIRE_CORPUS"
 
 @pytest.fixture(scope="session")
 def tensorflow() -> Iterator[TensorFlowProcess]:
-    """TensorFlow in a process of its own, one per test session (and per worker of pytest-xdist)."""
-    # find_spec only looks: importing TensorFlow beside torch is what this fixture is there to avoid.
+    """TensorFlow in its own process, one per test session (and per worker of pytest-xdist)."""
+    # find_spec does not import: this fixture exists to avoid importing TensorFlow and torch in one process.
     if importlib.util.find_spec("tensorflow") is None:
-        reason = "tensorflow is not installed; `pip install -e .[interop] -c scripts/constraints.txt` brings it"
+        reason = "tensorflow is not installed; `pip install -e .[interop] -c scripts/constraints.txt` installs it"
         if os.environ.get(REQUIRE_TENSORFLOW) == "1":
-            pytest.fail(f"{reason}, and {REQUIRE_TENSORFLOW}=1 asks for it")
+            pytest.fail(f"{reason}, and {REQUIRE_TENSORFLOW}=1 requires it")
         pytest.skip(reason)
     with TensorFlowProcess() as process:
         yield process
@@ -34,17 +34,17 @@ def tensorflow() -> Iterator[TensorFlowProcess]:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """The folder of checkpoints that come with the repository; tests/golden/SOURCES.md describes them."""
+    """Folder of checkpoints in the repository; tests/golden/SOURCES.md describes them."""
     return GOLDEN
 
 
 @pytest.fixture(scope="session")
 def corpus() -> Path:
-    """A folder of checkpoints of public projects with expected values, which are not ours to ship: ../shared/corpus."""
+    """Folder of checkpoints of public projects with expected values, which the repository cannot include."""
     folder = REPOSITORY.parent / "shared" / "corpus"
     if not folder.is_dir():
-        reason = "there are no checkpoints of public projects beside this repository (../shared/corpus)"
+        reason = "no checkpoints of public projects in ../shared/corpus"
         if os.environ.get(REQUIRE_CORPUS) == "1":
-            pytest.fail(f"{reason}, and {REQUIRE_CORPUS}=1 asks for them")
+            pytest.fail(f"{reason}, and {REQUIRE_CORPUS}=1 requires them")
         pytest.skip(reason)
     return folder

@@ -1,7 +1,7 @@
-"""tests/CASES.md is true: every case of TensorFlow's own tests is held by the tests it names, or said not to apply.
+"""Check tests/CASES.md: each case of TensorFlow's tests has tests here, or a reason for their absence.
 
-A test says which cases it holds in its docstring, or in a comment beside its arguments: "CASES 47, 48 and 51",
-"CASES 103 to 105". `python tests/test_cases.py` writes the column of tests anew from that.
+A test cites its cases in its docstring, or in a comment next to its arguments: "CASES 47, 48 and 51",
+"CASES 103 to 105". `python tests/test_cases.py` regenerates the column of tests.
 """
 
 import ast
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 TESTS: Final = Path(__file__).resolve().parent
 TABLE: Final = TESTS / "CASES.md"
-# Sections A to H and K, and those of L that are about Saver, Checkpoint and init_from_checkpoint.
+# Sections A to H and K, and the cases of L about Saver, Checkpoint and init_from_checkpoint.
 WANTED: Final = frozenset([*range(1, 78), *range(79, 116), *range(151, 183), *range(186, 199)])
 
 _CITED: Final = re.compile(r"CASES (\d+(?:(?:, | and | to |, and )\d+)*)")
@@ -21,7 +21,7 @@ _ROW: Final = re.compile(r"\| (?P<number>\d+) \| (?P<tag>[^|]+) \| (?P<what>[^|]
 
 
 class Row(NamedTuple):
-    """One line of the table."""
+    """One row of the table."""
 
     number: int
     tag: str  # "core", "adapt: how", "n/a: why"
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def cited_in(text: str) -> set[int]:
-    """The numbers that a text cites."""
+    """Return the numbers that a docstring or comment cites."""
     found: set[int] = set()
     for match in _CITED.finditer(text):
         numbers = re.split(r"(, and |, | and | to )", match[1])
@@ -45,7 +45,7 @@ def cited_in(text: str) -> set[int]:
 
 
 def sources_of(path: Path) -> Iterator[tuple[str, str]]:
-    """(name, source with decorators and docstring) of each test of a file."""
+    """Yield name and source, with decorators and docstring, of each test in a file."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     for node in ast.walk(ast.parse(text)):
@@ -57,7 +57,7 @@ def sources_of(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def held() -> dict[int, list[str]]:
-    """Number of a case -> the tests that cite it."""
+    """Return the tests that cite each case, by its number."""
     found: dict[int, list[str]] = {}
     for path in sorted(TESTS.rglob("test_*.py")):
         if path == Path(__file__).resolve():
@@ -69,38 +69,38 @@ def held() -> dict[int, list[str]]:
 
 
 def rows() -> list[Row]:
-    """The table as it is."""
+    """Return the rows of the table."""
     found = [_ROW.fullmatch(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
     return [Row(int(row["number"]), row["tag"], row["what"], row["tests"].strip()) for row in found if row]
 
 
-def test_every_case_stands_in_the_table_once() -> None:
-    """In the order of the numbers."""
+def test_every_case_is_in_the_table_once() -> None:
+    """The rows are in the order of the numbers."""
     assert [row.number for row in rows()] == sorted(WANTED)
 
 
-def test_every_case_is_held_by_a_test() -> None:
-    """By those that the table names, which are there and cite its number; unless it does not apply, for a reason."""
+def test_every_case_is_covered_by_a_test() -> None:
+    """The tests in the table exist and cite the case; a case without tests has a reason."""
     found = held()
     for row in rows():
         named = re.findall(r"`([^`]+)`", row.tests)
         if row.tag.startswith("n/a"):
-            assert len(row.tag) > len("n/a: ") + 10, f"CASES {row.number} does not apply, and why?"
+            assert len(row.tag) > len("n/a: ") + 10, f"CASES {row.number} does not apply: give a reason"
         else:
             assert row.tag == "core" or row.tag.startswith("adapt: ")
-            assert named, f"the table names no test for CASES {row.number}"
+            assert named, f"the table has no test for CASES {row.number}"
         assert set(named) <= set(found.get(row.number, [])), f"CASES {row.number}: run tests/test_cases.py"
 
 
-def test_numbers_are_read() -> None:
-    """What the tests above are worth."""
-    assert cited_in("CASES 1, 2; SAVER 4") == {1, 2}
+def test_citations_are_parsed() -> None:
+    """Lists and ranges of numbers are parsed; other citations are ignored."""
+    assert cited_in("CASES 1, 2; ROWS 4") == {1, 2}
     assert cited_in("CASES 103 to 105: three; CASES 7 and 9, 11.") == {103, 104, 105, 7, 9, 11}
-    assert cited_in("SAVER 4, SHOWCASES of 3 CASES") == set()
+    assert cited_in("ROWS 4, SHOWCASES of 3 CASES") == set()
 
 
 def main() -> int:
-    """Writes the column of tests anew."""
+    """Regenerate the column of tests."""
     found = held()
     lines = []
     for line in TABLE.read_text(encoding="utf-8").splitlines():

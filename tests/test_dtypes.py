@@ -29,7 +29,7 @@ UNKNOWN = (34, 77, 99, 134, 200, -1, -(2**31), 2**31 - 1)
 
 
 def test_numbers_and_names_are_those_of_the_proto() -> None:
-    """DataType agrees with TensorFlow's types.proto, including reference types, which become members on demand."""
+    """DataType equals TensorFlow's types.proto; reference types become members on demand."""
     spelled_out = dict(types_pb2.DataType.items())
     assert {member.name: int(member) for member in DataType} == {
         name: number for name, number in spelled_out.items() if number < REFERENCE_OFFSET

@@ -1,4 +1,4 @@
-"""The output of TensorFlow's inspect_checkpoint, held against that of TensorFlow's own."""
+"""The output of inspect_checkpoint, compared with TensorFlow's own."""
 
 import re
 import subprocess
@@ -52,7 +52,7 @@ ARGUMENTS = [
 
 
 def theirs_of(tensorflow: TensorFlowProcess, path: str, arguments: dict[str, Any]) -> str:
-    """What TensorFlow prints."""
+    """Return TensorFlow's output."""
     text: str = tensorflow.call("inspect_checkpoint", path, **{"tensor_name": None, "all_tensors": False, **arguments})
     return text
 
@@ -67,25 +67,25 @@ def printed(capsys: pytest.CaptureFixture[str], path: str, **arguments: Any) -> 
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory, tensorflow: TensorFlowProcess) -> str:
-    """A checkpoint by TensorFlow, with a variant besides, which numpy cannot hold."""
+    """Return a checkpoint by TensorFlow that also has a variant, which numpy cannot represent."""
     path = str(tmp_path_factory.mktemp("inspect") / "m")
     variant = tensorflow.call("tensor_list", [np.float32(1)])
-    # As raw bytes: a torch tensor on its way would have TensorFlow's process import torch.
+    # Pass raw bytes: passing a torch tensor would make TensorFlow's process import torch.
     raw = {name: RawTensor.of(value) for name, value in TENSORS.items()}
     tensorflow.call("save_v2", path, {**raw, "variant": variant})
     return path
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
-def test_the_lines_are_tensorflows(
+def test_the_output_equals_tensorflows(
     everything: str, tensorflow: TensorFlowProcess, capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]
 ) -> None:
-    """CASES 197, SAVER 8: every dtype, scalars counted as 1, strings counted too."""
+    """CASES 197: all dtypes; a scalar counts as one element, and so does each string."""
     assert printed(capsys, everything, **arguments) == theirs_of(tensorflow, everything, arguments)
 
 
-def test_the_words_of_the_spec(everything: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """CASES 197, SAVER 8: the form of the lines, without TensorFlow to ask."""
+def test_the_form_of_the_lines(everything: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """CASES 197: the form of the lines, without TensorFlow."""
     names = printed(capsys, everything, all_tensor_names=True).splitlines()
     assert "tensor: matrix (float32) [2, 3]" in names and names[:-1] == sorted(names[:-1])
     assert re.fullmatch(r"# Total number of params: \d+", names[-1])
@@ -95,10 +95,8 @@ def test_the_words_of_the_spec(everything: str, capsys: pytest.CaptureFixture[st
     assert "<not convertible to a numpy dtype>" in printed(capsys, everything, all_tensors=True)
 
 
-def test_a_checkpoint_of_ours(
-    tmp_path: Path, tensorflow: TensorFlowProcess, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """CASES 197: of both versions; TensorFlow lists version 1 in no order."""
+def test_our_own_checkpoints(tmp_path: Path, tensorflow: TensorFlowProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    """CASES 197: output for both versions equals TensorFlow's, which lists version 1 in any order."""
     for version in (SaverDef.V2, SaverDef.V1):
         specs = [SaveSpec(STRINGS, "", "s"), SaveSpec(torch.rand(3, 4), "", "w"), SaveSpec(torch.tensor(5), "", "n")]
         path = str(Saver([SaveableObject(None, specs, "x")], write_version=version).save(tmp_path / str(version)))
@@ -111,7 +109,7 @@ def test_a_checkpoint_of_ours(
 
 
 def test_partitioned_tensors(tmp_path: Path, tensorflow: TensorFlowProcess, capsys: pytest.CaptureFixture[str]) -> None:
-    """Names, values and totals as TensorFlow's; the plain listing has one line for the whole instead of raw keys."""
+    """Names, values and totals equal TensorFlow's; the plain listing has one line per whole tensor."""
     path = str(tmp_path / "m")
     parts = [("w", np.zeros((2, 3), np.float32)), ("w", np.ones((2, 3), np.float32)), ("z", np.float32(1))]
     tensorflow.call("save_v2", path, parts, ["4 3 0,2:-", "4 3 2,2:-", ""])
@@ -121,7 +119,7 @@ def test_partitioned_tensors(tmp_path: Path, tensorflow: TensorFlowProcess, caps
 
 
 def test_errors_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SAVER 8: not raised: no such checkpoint, and one that is damaged."""
+    """Errors of a missing and of a damaged checkpoint are printed, not raised."""
     text = printed(capsys, str(tmp_path / "none"))
     assert text.startswith(
         f"Unsuccessful TensorSliceReader constructor: Failed to find any matching files for {tmp_path}/none"
@@ -133,8 +131,8 @@ def test_errors_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert text.startswith("tensor: v (float32) [2]\n") and "Checksum does not match" in text
 
 
-def test_names_cannot_steer_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Control characters come out escaped."""
+def test_control_characters_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters in names are escaped."""
     path = str(Saver({"\x1b[2Jname": torch.ones(2)}).save(tmp_path / "m"))
     chosen: list[dict[str, Any]] = [{}, {"all_tensors": True}, {"tensor_name": "\x1b[2J"}]
     for arguments in chosen:
@@ -142,7 +140,7 @@ def test_names_cannot_steer_a_terminal(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SAVER 8: `python -m`; flags with and without a value; without a file it says how to use it, and status 1."""
+    """`python -m` accepts flags with and without a value; without a file it prints its usage, status 1."""
     path = str(Saver({"v": torch.ones(2)}).save(tmp_path / "m"))
     done = subprocess.run(
         [sys.executable, "-m", "torch_tfckpt.inspect_checkpoint", "--file_name", path, "--all_tensors"],

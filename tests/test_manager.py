@@ -1,4 +1,4 @@
-"""The manager of numbered checkpoints, held against TensorFlow's."""
+"""CheckpointManager, compared with TensorFlow's."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ SIDE_FILE = "checkpoint.retention.json"
 
 
 class Refusing:
-    """LOCAL, but that one operation on files of one ending fails once `refuses` is set."""
+    """LOCAL, but one operation on files with one ending fails once `refuses` is set."""
 
     def __init__(self, operation: str, ending: str, error: BaseException) -> None:
         self.operation, self.ending, self.error = operation, ending, error
@@ -42,7 +42,7 @@ class Refusing:
 
 
 class Fake:
-    """A ManagedCheckpoint of one value."""
+    """A ManagedCheckpoint with one value."""
 
     def __init__(self) -> None:
         self.save_counter = torch.tensor(0)
@@ -86,7 +86,7 @@ def state_times(directory: Path) -> tuple[list[float], float]:
 
 class TestRetention:
     def test_deletion(self, tmp_path: Path) -> None:
-        """CASES 101: the fourth save deletes the first, with all its files."""
+        """CASES 101: the fourth save deletes the first with all its files."""
         manager = CheckpointManager(Fake(), tmp_path, 3)
         paths = [manager.save() for _ in range(4)]
         assert there(tmp_path) == ["ckpt-2", "ckpt-3", "ckpt-4"]
@@ -95,12 +95,12 @@ class TestRetention:
         assert manager.latest_checkpoint == paths[3] == str(tmp_path / "ckpt-4")
 
     def test_keep_all(self, tmp_path: Path) -> None:
-        """CASES 102: None keeps all, over a restart; a limit set later holds from the next save on."""
+        """CASES 102: None keeps all, also over a restart; a limit set later is applied at the next save."""
         clock = Clock(1000.0)
         fake = Fake()
-        for life, saves in ((0, 3), (1, 1)):
+        for attempt, saves in ((0, 3), (1, 1)):
             manager = CheckpointManager(fake, tmp_path, None, clock=clock)
-            assert numbers(manager) == [1, 2, 3][: 3 * life]
+            assert numbers(manager) == [1, 2, 3][: 3 * attempt]
             for _ in range(saves):
                 clock.now += 1
                 manager.save()
@@ -112,7 +112,7 @@ class TestRetention:
         assert there(tmp_path) == ["ckpt-3", "ckpt-4", "ckpt-5"]
 
     def test_state_over_restarts(self, tmp_path: Path) -> None:
-        """CASES 103 to 105: three managers, the clock in our hands."""
+        """CASES 103 to 105: three managers with a controlled clock."""
         clock, fake = Clock(3.0), Fake()
         manager = CheckpointManager(fake, tmp_path, 2, clock=clock)
         for now in (10000.0, 13610.0):
@@ -134,8 +134,8 @@ class TestRetention:
         assert there(tmp_path) == ["ckpt-1", "ckpt-4", "ckpt-5", "ckpt-6"]
         assert state_times(tmp_path)[1] == time_of_4
 
-    def test_what_nobody_managed(self, tmp_path: Path) -> None:
-        """CASES 106: a state file without times tracks nothing; what was saved before stays."""
+    def test_a_state_file_without_times(self, tmp_path: Path) -> None:
+        """CASES 106: a state file without times is not tracked, and its checkpoints are kept."""
         fake = Fake()
         for number in (1, 2):
             fake.save_counter += 1
@@ -150,8 +150,8 @@ class TestRetention:
         manager.save()
         assert there(tmp_path) == ["ckpt-4", "ckpt-5", "unusual-1", "unusual-2"]
 
-    def test_a_clock_that_was_set_back(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """CASES 107, 108: a warning; what was saved in that other time is left alone."""
+    def test_a_clock_set_back(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """CASES 107, 108: a warning is logged, and checkpoints with later times are kept."""
         clock, fake = Clock(10000.0), Fake()
         manager = CheckpointManager(fake, tmp_path, 1, 1.0, clock=clock)
         for now in (10000.0, 13600.0, 17200.0):
@@ -172,7 +172,7 @@ class TestRetention:
         assert (numbers(manager), state_times(tmp_path)) == ([5], ([5020.0], 5000.0))
 
     def test_timeline(self, tmp_path: Path) -> None:
-        """SAVER 5, the timeline through the manager; CASES 198; another manager with max_to_keep 1 goes on."""
+        """CASES 198: a timeline through the manager; a second manager with max_to_keep 1 continues it."""
         clock, fake = Clock(1000.0), Fake()
         manager = CheckpointManager(fake, tmp_path, 2, 1.0, clock=clock)
         for now in (1000, 2000, 4599, 4600, 6000, 8200, 9000, 12000, 12001, 12002):
@@ -193,23 +193,23 @@ class TestRetention:
 
     @pytest.mark.parametrize("seed", range(6))
     def test_as_tensorflow(self, tmp_path: Path, tensorflow: TensorFlowProcess, seed: int) -> None:
-        """Random lives: after each save the same list, the same files, and the same state file, byte for byte."""
+        """Random runs: after each save list, files and state file equal TensorFlow's, byte for byte."""
         choose = random.Random(seed)
         keep = choose.choice([1, 2, 3, None])
         hours = choose.choice([None, 0.5, 1.0, 0.1])
-        now, lives = 10000.0, []
+        now, runs = 10000.0, []
         for _ in range(3):
             made = now
             saves = []
             for _ in range(choose.randint(1, 6)):
                 now += choose.choice([0.0, 0.25, 360.0, 1800.0, 3600.0, 9000.0])
                 saves.append(now)
-            lives.append((made, saves))
+            runs.append((made, saves))
             now -= choose.choice([0.0, 0.0, 4000.0])
         theirs = tmp_path / "theirs"
-        expected = tensorflow.call("run_manager", str(theirs), keep, hours, lives)
+        expected = tensorflow.call("run_manager", str(theirs), keep, hours, runs)
         ours, fake, seen, clock = tmp_path / "ours", Fake(), [], Clock(0.0)
-        for made, saves in lives:
+        for made, saves in runs:
             clock.now = made
             manager = CheckpointManager(fake, ours, keep, hours, clock=clock)
             manager.restore_or_initialize()
@@ -221,10 +221,10 @@ class TestRetention:
         for mine, (paths, files, text) in zip(seen, expected, strict=True):
             assert mine == ([path.replace(str(theirs), str(ours)) for path in paths], files, text)
 
-    def test_not_deleted(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """A checkpoint that the system will not delete is logged; the new one is saved and named.
+    def test_a_failed_deletion(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """A failed deletion is logged; the new checkpoint is saved and the latest.
 
-        Each save tries again, and a pin that came meanwhile holds.
+        Each save tries again, and a pin set meanwhile is respected.
         """
         storage = Refusing("replace", ".index", PermissionError(13, "Permission denied"))
         manager = CheckpointManager(Fake(), tmp_path, 1, storage=cast(Storage, storage))
@@ -242,7 +242,7 @@ class TestRetention:
         assert there(tmp_path) == ["ckpt-1", "ckpt-4"]
 
     def test_a_failed_write_changes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The old state stays, and the same step may be tried again."""
+        """The state is unchanged, and the same step can be saved again."""
         step = torch.tensor(0)
         fake = Fake()
         manager = CheckpointManager(fake, tmp_path, 1, step_counter=step, checkpoint_interval=2)
@@ -260,7 +260,7 @@ class TestRetention:
         assert manager.save() == str(tmp_path / "ckpt-3")
 
     def test_a_moved_directory(self, tmp_path: Path) -> None:
-        """The state file holds relative paths: a new manager tracks and deletes where it finds them."""
+        """The state file has relative paths, so a new manager tracks and deletes in the new place."""
         CheckpointManager(Fake(), tmp_path / "old", 2).save()
         os.rename(tmp_path / "old", tmp_path / "new")
         fake = Fake()
@@ -272,7 +272,7 @@ class TestRetention:
 
 class TestNumbering:
     def test_custom_numbers(self, tmp_path: Path) -> None:
-        """CASES 109: a tensor or a number; the counter goes on in either case."""
+        """CASES 109: a tensor or a number; the counter increases in either case."""
         fake, number = Fake(), torch.tensor(0)
         manager = CheckpointManager(fake, tmp_path, 2)
         for expected in (0, 2, 4, 6, 8):
@@ -284,8 +284,8 @@ class TestNumbering:
         assert state is not None
         assert list(state.all_model_checkpoint_paths) == [str(tmp_path / "ckpt-8"), str(tmp_path / "ckpt-32")]
 
-    def test_a_number_again(self, tmp_path: Path) -> None:
-        """SAVER 5: a path that is saved again moves to the end."""
+    def test_the_same_number_again(self, tmp_path: Path) -> None:
+        """A path that is saved again moves to the end."""
         manager = CheckpointManager(Fake(), tmp_path, 2)
         for number in (1, 2, 1, 3):
             manager.save(number)
@@ -293,14 +293,14 @@ class TestNumbering:
         assert there(tmp_path) == ["ckpt-1", "ckpt-3"]
 
     def test_name(self, tmp_path: Path) -> None:
-        """CASES 110."""
+        """CASES 110: checkpoint_name replaces "ckpt"."""
         manager = CheckpointManager(Fake(), tmp_path, 2, checkpoint_name="ckpt_name")
         assert manager.save(5) == str(tmp_path / "ckpt_name-5")
         assert CheckpointManager(Fake(), tmp_path, 2).save(5) == str(tmp_path / "ckpt-5")
 
     @pytest.mark.parametrize("number", [1.5, "1", torch.tensor(1.0), torch.ones(2, dtype=torch.int64)])
-    def test_no_number(self, tmp_path: Path, number: Any) -> None:
-        """Refused before anything is written or counted."""
+    def test_invalid_numbers(self, tmp_path: Path, number: Any) -> None:
+        """Rejected before anything is written or counted."""
         fake = Fake()
         manager = CheckpointManager(fake, tmp_path, 2)
         with pytest.raises(tfckpt.InvalidArgumentError, match="checkpoint_number"):
@@ -311,7 +311,7 @@ class TestNumbering:
 class TestInterval:
     @pytest.mark.parametrize("as_function", [False, True])
     def test_interval(self, tmp_path: Path, as_function: bool) -> None:
-        """CASES 113: the step as a tensor that is counted up, or as a function."""
+        """CASES 113: the step is a tensor that is increased, or a function."""
         step = torch.tensor(0)
         counter: Any = (lambda: int(step)) if as_function else step
         manager = CheckpointManager(Fake(), tmp_path, None, step_counter=counter, checkpoint_interval=2)
@@ -325,7 +325,7 @@ class TestInterval:
         assert manager.save(check_interval=False) is None
 
     def test_last_step(self, tmp_path: Path) -> None:
-        """CASES 114: the first interval begins at last_checkpoint_step."""
+        """CASES 114: the first interval starts at last_checkpoint_step."""
         step = torch.tensor(0)
         manager = CheckpointManager(
             Fake(), tmp_path, None, step_counter=step, checkpoint_interval=2, last_checkpoint_step=1
@@ -337,7 +337,7 @@ class TestInterval:
         assert saved == [False, False, True]
 
     def test_restored(self, tmp_path: Path) -> None:
-        """CASES 115: the step at which it was restored is saved already."""
+        """CASES 115: the step of the restored checkpoint counts as saved."""
         step = torch.tensor(3)
         arguments: dict[str, Any] = {"max_to_keep": None, "step_counter": step, "checkpoint_interval": 2}
         path = CheckpointManager(Fake(), tmp_path, **arguments).save()
@@ -348,14 +348,14 @@ class TestInterval:
         assert manager.save() is not None
 
     def test_without_a_counter(self, tmp_path: Path) -> None:
-        """SAVER 5: an interval needs one."""
+        """An interval requires a step_counter."""
         with pytest.raises(ValueError, match="`step_counter` should be passed"):
             CheckpointManager(Fake(), tmp_path, 1, checkpoint_interval=2)
 
 
 class TestRestore:
     def test_restore_or_initialize(self, tmp_path: Path) -> None:
-        """CASES 111: init_fn runs where there is nothing to restore, and only there."""
+        """CASES 111: init_fn is called only if there is nothing to restore."""
         fake = Fake()
 
         def initialise() -> None:
@@ -373,14 +373,14 @@ class TestRestore:
 
     @pytest.mark.parametrize("spell", [Path, str, os.fsencode])
     def test_path_kinds(self, tmp_path: Path, spell: Callable[[Path], Any]) -> None:
-        """CASES 112: what comes back is str."""
+        """CASES 112: directories of all types are accepted, and returned paths are str."""
         manager = CheckpointManager(Fake(), spell(tmp_path / "d"), 2)
         path = manager.save()
         assert (manager.directory, path) == (str(tmp_path / "d"), str(tmp_path / "d" / "ckpt-1"))
         assert CheckpointManager(Fake(), spell(tmp_path / "d"), 2).latest_checkpoint == path
 
     def test_relative_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Relative paths come back, and lead on in a new manager."""
+        """Relative paths are returned, and a new manager continues with them."""
         monkeypatch.chdir(tmp_path)
         for number in (1, 2):
             fake = Fake()
@@ -389,8 +389,8 @@ class TestRestore:
             assert manager.save() == f"train/ckpt-{number}"
         assert there(tmp_path / "train") == ["ckpt-2"]
 
-    def test_what_is_no_checkpoint_is_made_one(self, tmp_path: Path) -> None:
-        """WISHES 26: a module, a dictionary of tensors, or a Saver; saved, tracked, restored with its counter."""
+    def test_other_sources_are_wrapped(self, tmp_path: Path) -> None:
+        """A module, a dictionary of tensors or a Saver is saved, tracked and restored with its counter."""
         module, tensor = torch.nn.Linear(2, 2), torch.ones(3)
         for number, source in enumerate((module, {"x": tensor}, tfckpt.Saver({"x": tensor}))):
             directory = tmp_path / str(number)
@@ -407,7 +407,7 @@ class TestRestore:
             tensor.fill_(number + 2)
 
     def test_sync(self, tmp_path: Path) -> None:
-        """It is the checkpoint that knows."""
+        """`sync` calls that of the checkpoint."""
         fake = Fake()
         manager = CheckpointManager(fake, tmp_path, 1)
         manager.sync()
@@ -415,26 +415,26 @@ class TestRestore:
 
     @pytest.mark.parametrize("keep", [0, -1, True, 2.0, "3"])
     def test_max_to_keep(self, tmp_path: Path, keep: Any) -> None:
-        """A positive number, or None."""
+        """Only a positive number and None are accepted."""
         with pytest.raises(ValueError, match="Expected a positive integer or `None`"):
             CheckpointManager(Fake(), tmp_path, keep)
 
     @pytest.mark.parametrize("hours", [-1.0, float("nan"), "1"])
     def test_hours(self, tmp_path: Path, hours: Any) -> None:
-        """A number of hours, or None."""
+        """Only a number of hours and None are accepted."""
         with pytest.raises(ValueError, match=r"keep_checkpoint_every_n_hours=.*number of hours"):
             CheckpointManager(Fake(), tmp_path, 1, hours)
 
     def test_a_rule_that_is_not_a_keep_best(self, tmp_path: Path) -> None:
-        """Refused at construction, with what to write."""
+        """Rejected at construction, with the expression to use."""
         rule: Any = ("loss", "min", 2)
         with pytest.raises(
             ValueError, match=r'is a tuple, not a KeepBest. Pass keep_best=KeepBest\("loss", "min", k=2\)'
         ):
             CheckpointManager(Fake(), tmp_path, 1, keep_best=rule)
 
-    def test_the_directory_is_made_at_once(self, tmp_path: Path) -> None:
-        """With those above it, by construction; behind a URL there is none to make."""
+    def test_the_directory_is_created_at_once(self, tmp_path: Path) -> None:
+        """The constructor creates it with its parents; storage behind URLs has no directories to create."""
         CheckpointManager(Fake(), tmp_path / "runs" / "a" / "b", 1)
         assert (tmp_path / "runs" / "a" / "b").is_dir()
         MemoryFileSystem.store.clear()
@@ -443,14 +443,14 @@ class TestRestore:
 
     @pytest.mark.parametrize("folder", ["file", "file/deeper"])
     def test_a_file_in_the_way_of_the_directory(self, tmp_path: Path, folder: str) -> None:
-        """Said before training begins: which directory, why, and what to do."""
+        """The constructor raises with the directory, the reason and the fix."""
         (tmp_path / "file").touch()
         with pytest.raises(ValueError, match=r"cannot be made.*Remove what is in the way") as caught:
             CheckpointManager(Fake(), tmp_path / folder, 1)
         assert str(tmp_path / folder) in str(caught.value)
 
     def test_a_metric_that_is_never_given(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """A warning once checkpoints begin to be deleted by age; another name than the rule's is told at once."""
+        """A warning once checkpoints are deleted by age; a differently named metric is reported at once."""
         manager = CheckpointManager(Fake(), tmp_path / "a", 1, keep_best=KeepBest("loss", "min", 1))
         manager.save()
         assert not caplog.records
@@ -463,7 +463,7 @@ class TestRestore:
         assert 'Closest: "los"' in caplog.text
 
     def test_an_empty_state_file(self, tmp_path: Path) -> None:
-        """It is an error, as in TensorFlow: a training must not begin anew where an old one lies."""
+        """An error, as in TensorFlow, so that a training does not start anew where an earlier one was saved."""
         (tmp_path / "checkpoint").touch()
         with pytest.raises(ValueError, match="Invalid checkpoint state loaded from"):
             CheckpointManager(Fake(), tmp_path, 1)
@@ -473,7 +473,7 @@ class TestKeeping:
     RULE = KeepBest("loss", "min", 1)
 
     def test_best(self, tmp_path: Path) -> None:
-        """WISHES 25: besides the newest two, the best one; the last best goes when a better one comes."""
+        """The best is kept besides the newest two, and deleted when a better one is saved."""
         manager = CheckpointManager(Fake(), tmp_path, 2, keep_best=self.RULE)
         there_after = []
         for loss in (3.0, 1.0, 2.0, 4.0, 0.5, float("nan"), 5.0):
@@ -485,7 +485,7 @@ class TestKeeping:
         assert set(manager.metrics) == {str(tmp_path / f"ckpt-{number}") for number in (5, 6, 7)}
 
     def test_best_over_restarts(self, tmp_path: Path) -> None:
-        """A new manager for every save, and the rule given only once."""
+        """A new manager for each save continues with the rule that only the first one was given."""
         fake = Fake()
         for number, loss in enumerate((1.0, 2.0, 3.0, 0.5, 4.0, 5.0)):
             manager = CheckpointManager(fake, tmp_path, 1, keep_best=self.RULE if number == 0 else None)
@@ -493,8 +493,8 @@ class TestKeeping:
         assert there(tmp_path) == ["ckpt-4", "ckpt-6"]
         assert CheckpointManager(fake, tmp_path, 1).best_checkpoint == str(tmp_path / "ckpt-4")
 
-    def test_hours_come_first(self, tmp_path: Path) -> None:
-        """What stays for good by the hours does not depend on metrics, and takes no place among the best."""
+    def test_the_schedule_comes_before_metrics(self, tmp_path: Path) -> None:
+        """Checkpoints kept by the schedule do not depend on metrics and do not count among the best."""
         clock = Clock(0.0)
         manager = CheckpointManager(Fake(), tmp_path, 1, 1.0, keep_best=self.RULE, clock=clock)
         for now, loss in ((4000, 0.0), (4100, 1.0), (4200, 2.0), (4300, 3.0)):
@@ -503,7 +503,7 @@ class TestKeeping:
         assert there(tmp_path) == ["ckpt-1", "ckpt-2", "ckpt-4"]
 
     def test_pin(self, tmp_path: Path) -> None:
-        """By number or path, over a restart; when it is unpinned it goes at the next save."""
+        """By number or path, over a restart; after unpinning, the next save deletes it."""
         fake = Fake()
         manager = CheckpointManager(fake, tmp_path, 1)
         manager.save()
@@ -523,22 +523,22 @@ class TestKeeping:
         assert there(tmp_path) == ["ckpt-5"]
         assert SIDE_FILE not in os.listdir(tmp_path)
 
-    def test_pin_what_is_not_there(self, tmp_path: Path) -> None:
-        """A typo must not look like a pin."""
+    def test_pin_a_missing_checkpoint(self, tmp_path: Path) -> None:
+        """Pinning a mistyped path raises an error."""
         manager = CheckpointManager(Fake(), tmp_path, 1)
         with pytest.raises(tfckpt.NotFoundError, match="no such checkpoint to pin"):
             manager.pin(7)
         manager.unpin(7)
 
-    def test_nothing_asked_for(self, tmp_path: Path) -> None:
-        """Then there is no file that TensorFlow would not write."""
+    def test_without_pins_and_metrics(self, tmp_path: Path) -> None:
+        """There are no files besides those that TensorFlow writes."""
         manager = CheckpointManager(Fake(), tmp_path, 1)
         manager.save()
         manager.save()
         assert sorted(os.listdir(tmp_path)) == ["checkpoint", "ckpt-2.data-00000-of-00001", "ckpt-2.index"]
 
     def test_all_are_kept(self, tmp_path: Path) -> None:
-        """max_to_keep None deletes nothing, also not what an earlier manager had set aside."""
+        """max_to_keep=None deletes nothing, not even what an earlier manager had protected."""
         fake = Fake()
         manager = CheckpointManager(fake, tmp_path, 1)
         manager.save()
@@ -551,7 +551,7 @@ class TestKeeping:
         assert there(tmp_path) == ["ckpt-4"]
 
     def test_killed_at_any_step(self, tmp_path: Path) -> None:
-        """Whichever step of a save is the last: the next manager has the newest, the best and the pinned."""
+        """After an interruption the next manager has the newest, the best and the pinned checkpoints."""
 
         class Killed(BaseException):
             pass
@@ -575,7 +575,7 @@ class TestKeeping:
             assert "ckpt-2" not in there(directory)
 
     def test_metrics_are_written_before_anything_is_deleted(self, tmp_path: Path) -> None:
-        """Killed before the old ones go, the next manager knows the new one's metrics."""
+        """If killed before the deletion, the next manager has the metrics of the new checkpoint."""
         fake = Fake()
         storage = Refusing("replace", ".index", KeyboardInterrupt())
         manager = CheckpointManager(fake, tmp_path, 1, keep_best=self.RULE, storage=cast(Storage, storage))
@@ -586,7 +586,7 @@ class TestKeeping:
         assert CheckpointManager(fake, tmp_path, 1).best_checkpoint == str(tmp_path / "ckpt-2")
 
     def test_bad_metrics(self, tmp_path: Path) -> None:
-        """Refused before anything is written."""
+        """Rejected before anything is written."""
         manager = CheckpointManager(Fake(), tmp_path, 1)
         with pytest.raises(tfckpt.InvalidArgumentError, match='metrics: "loss" is not a number'):
             manager.save(metrics={"loss": "low"})  # type: ignore[dict-item]
@@ -594,7 +594,7 @@ class TestKeeping:
 
 
 def test_urls() -> None:
-    """Numbered, tracked, deleted and kept for being best, behind a URL; a new manager goes on."""
+    """At a URL, checkpoints are numbered, tracked, deleted or kept as best, and a new manager continues."""
     memory = MemoryFileSystem()
     model, place = torch.nn.Linear(1, 1), "memory://test_checkpoint_manager/run"
     rule = KeepBest("loss", "min", 1)

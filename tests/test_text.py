@@ -8,21 +8,21 @@ from torch_tfckpt.text import natural_order
 
 
 def test_numbers_in_names_are_compared_as_numbers() -> None:
-    """Names with the same text around their numbers are ordered by the numbers."""
+    """Names that differ only in their numbers are ordered by the numbers."""
     names = ["b", "a10", "a2/x10", "a2/x9", "a02", "a", "10", "9"]
     assert sorted(names, key=natural_order) == ["9", "10", "a", "a02", "a2/x9", "a2/x10", "a10", "b"]
 
 
 @given(st.lists(st.integers(0, 10**30), unique=True))
 def test_numbered_names_sort_as_their_numbers(numbers: list[int]) -> None:
-    """Whatever the number of digits."""
+    """The number of digits does not matter."""
     names = [f"layer_{number}/w" for number in numbers]
     assert sorted(names, key=natural_order) == [f"layer_{number}/w" for number in sorted(numbers)]
 
 
 @given(st.lists(st.text(), unique=True))
 def test_any_names_can_be_compared(names: list[str]) -> None:
-    """The order is total, and does not depend on the order before."""
+    """The order is total, and does not depend on the order of the input."""
     assert sorted(names, key=natural_order) == sorted(reversed(names), key=natural_order)
 
 

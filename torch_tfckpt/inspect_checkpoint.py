@@ -1,10 +1,10 @@
-"""TensorFlow's inspect_checkpoint tool, line by line: for programs and people that know its output.
+"""TensorFlow's inspect_checkpoint tool with the same output, for programs and people that know it.
 
     python -m torch_tfckpt.inspect_checkpoint --file_name=model.ckpt-1000 --all_tensor_names
 
-`tfckpt ls` and `tfckpt show` tell more, and tell by their exit status whether all is well.
+`tfckpt ls` and `tfckpt show` print more, and report errors by their exit status.
 
-Source: tensorflow/python/tools/inspect_checkpoint.py; spec: SAVER 8.
+Source: tensorflow/python/tools/inspect_checkpoint.py.
 """
 
 import argparse
@@ -45,18 +45,19 @@ def print_tensors_in_checkpoint_file(
     all_tensor_names: bool = False,
     count_exclude_pattern: str = "",
 ) -> None:
-    """Prints what a checkpoint holds, and how many elements. Nothing else is returned or raised: errors are printed.
+    """Print the contents of a checkpoint and the number of elements.
+
+    The output equals TensorFlow's, except for error messages, escaped control characters in names, and partitioned
+    tensors, which have one line each in the plain listing. Errors are printed, not raised.
 
     Args:
-        file_name: Any spelling of a checkpoint that CheckpointReader takes; TensorFlow takes prefixes only.
-        tensor_name: Print this tensor only.
-        all_tensors: Print the names and values of all.
-        all_tensor_names: Print the names of all.
-        count_exclude_pattern: A regular expression; tensors in whose names it is found are not counted.
+        file_name: Checkpoint in any spelling that CheckpointReader accepts; TensorFlow accepts only prefixes.
+        tensor_name: Print only this tensor.
+        all_tensors: Print the names and values of all tensors.
+        all_tensor_names: Print the names of all tensors.
+        count_exclude_pattern: Regular expression; tensors whose names match it anywhere are not counted.
 
-    Lines are those of TensorFlow but for errors, which are worded by this package; control characters in names, which
-    are escaped; and partitioned tensors where neither names nor values are asked for, which are one line each.
-    Cost: reads the index, and the tensors that are printed.
+    Cost: reads the index and the tensors that are printed.
     """
     try:
         with CheckpointReader(file_name) as reader:
@@ -100,10 +101,10 @@ def _print_total(reader: CheckpointReader, exclude: str) -> None:
 
 
 def _text(value: Value, dtype: DataType) -> str:
-    """As numpy prints it."""
+    """Return the value as numpy prints it."""
     if isinstance(value, np.ndarray):
         return str(value) if value.shape else str(value.item())
-    # Types that numpy has from the package ml_dtypes only, which neither aligns them nor shows more than six digits.
+    # numpy has these types only from the package ml_dtypes, which does not align them and prints at most six digits.
     if value.dtype in _SMALL_FLOATS:
         return _unaligned((format(number, ".6g") for number in value.double().flatten().tolist()), value)
     if dtype in _SMALL_INTEGERS:
@@ -119,14 +120,16 @@ def _unaligned(elements: Iterable[str], value: torch.Tensor) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the tool; 1 where no file is named, as in TensorFlow, which says 0 to everything else."""
+    """Run the tool; the exit status is 1 without a file and otherwise 0, as in TensorFlow."""
     prepare_streams()
-    parser = argparse.ArgumentParser(prog="inspect_checkpoint", description="Prints what a checkpoint holds.")
+    parser = argparse.ArgumentParser(prog="inspect_checkpoint", description="Print the contents of a checkpoint.")
     parser.add_argument("--file_name", default="", help="prefix of the checkpoint")
-    parser.add_argument("--tensor_name", default="", help="print this tensor only")
+    parser.add_argument("--tensor_name", default="", help="print only this tensor")
     parser.add_argument("--count_exclude_pattern", default="", help="regular expression of tensors not to count")
     for name, what in (("--all_tensors", "names and values"), ("--all_tensor_names", "names")):
-        parser.add_argument(name, nargs="?", const=True, type=_is_true, default=False, help=f"print {what} of all")
+        parser.add_argument(
+            name, nargs="?", const=True, type=_is_true, default=False, help=f"print the {what} of all tensors"
+        )
     options = parser.parse_args(arguments)
     if not options.file_name:
         print(_USAGE)

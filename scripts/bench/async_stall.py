@@ -2,15 +2,15 @@
 """How long does training stop for an asynchronous save?
 
 Setup:    512 MiB in 64 float32 tensors, on a GPU if there is one. As soon as a call returns, every value is changed in
-          place, as the next step of training would; what is then in the files must be the earlier values.
-Floor:    a copy of the state: into new memory (tensor.clone, from a GPU to new host memory), and into memory that is
-          there already, pinned for a GPU.
-Compare:  Saver.save_async, the first of a saver, later ones, which have the buffers already, and one whose buffers take
-          64 MiB; torch.distributed.checkpoint.async_save with its default, which takes new memory, and with a stager
-          that keeps it; torch.save and Saver.save, for which training stops until they end.
+          place, like in the next step of training; the files must have the earlier values.
+Floor:    a copy of the state: into new memory (tensor.clone, from a GPU to new host memory), and into existing memory,
+          pinned for a GPU.
+Compare:  Saver.save_async: the first of a saver, later ones, which reuse the buffers, and one with buffers of 64 MiB;
+          torch.distributed.checkpoint.async_save with its default, which allocates memory, and with a stager that
+          reuses it; torch.save and Saver.save, for which training stops until they end.
 Reports:  seconds until the call returns, and until the checkpoint is complete, of the same saves: median and spread of
-          7 interleaved rounds after a warm-up, ratios within a round. All checkpoints are synced, but for that of
-          torch.save, and read back and compared before their time is kept.
+          7 interleaved rounds after a warm-up, ratios within a round. All checkpoints are synced, except those of
+          torch.save, and read back and compared before their time counts.
 """
 
 import sys
@@ -44,13 +44,13 @@ SMALL_BYTES: Final = 64 * 2**20
 
 State = dict[str, torch.Tensor]
 Wait = Callable[[], object]
-"""Returns when the checkpoint is complete."""
+"""Return when the checkpoint is complete."""
 Begin = Callable[[Path], Wait | None]
-"""Begins a save; returns when the state may change, None if the checkpoint is complete by then."""
+"""Begin a save; return when the state may change, with None if the checkpoint is complete by then."""
 
 
 def comparisons(cuda: bool) -> list[Comparison]:
-    """The target of the design is one for GPUs: training stops no longer than 1.1 times the copy alone."""
+    """The target applies to GPUs: training stops for at most 1.1 times the copy alone."""
     return [
         Comparison(WARM, COPY, at_least=1 / 1.1 if cuda else None),
         Comparison(FIRST, NEW_COPY),
@@ -64,14 +64,14 @@ def comparisons(cuda: bool) -> list[Comparison]:
 
 
 class Stall:
-    """One way to save: measures when the call returns, and remembers when the checkpoint was complete."""
+    """One way to save: measures when the call returns, and records when the checkpoint was complete."""
 
     def __init__(self, name: str, state: State, expected: State, folder: Path) -> None:
         self.name, self._state, self._expected, self._folder = name, state, expected, folder
         self._complete: list[float] = []
 
     def contender(self, begin: Begin, load: Callable[[Path], State]) -> Contender:
-        """Saves under a path of the folder, and reads it back by `load`."""
+        """Save under a path of the folder, and read it back by `load`."""
 
         def save() -> tuple[float, bool]:
             begun = time.perf_counter()
@@ -87,7 +87,7 @@ class Stall:
             seconds, (stopped, complete_by_then) = timed(save)
             self._complete.append(stopped if complete_by_then else seconds)
             check_equal(load(path), self._expected)
-            change(self._state.values())  # back to what it was
+            change(self._state.values())  # back to the earlier values
             empty(self._folder)
             return stopped
 
@@ -95,7 +95,7 @@ class Stall:
         return Contender(self.name, measure, size_of(self._state))
 
     def complete(self) -> Contender:
-        """The same saves once more, with the seconds until each was complete."""
+        """Return the same saves as a contender, with the seconds until each was complete."""
         seconds = iter(self._complete)
         return Contender(self.name, lambda: next(seconds), size_of(self._state))
 
@@ -105,13 +105,13 @@ def size_of(state: State) -> int:
 
 
 def change(tensors: Iterable[torch.Tensor]) -> None:
-    """Every value gets another sign; twice is nothing."""
+    """Change the sign of every value; a second call restores the values."""
     for tensor in tensors:
         tensor.neg_()
 
 
 def ways(state: State) -> dict[str, tuple[Begin, Callable[[Path], State]]]:
-    """How each contender begins a save, and how its files are read."""
+    """Return how each contender begins a save, and how its files are read."""
     warm, sync = tfckpt.Saver(state), tfckpt.Saver(state)
     small = tfckpt.Saver(state, staging=tfckpt.StagingOptions(async_bytes=SMALL_BYTES))
     stager = dcp_stager(cuda=torch.cuda.is_available())
@@ -151,7 +151,7 @@ def load_ours(path: Path) -> State:
 
 
 def floors(state: State, expected: State) -> list[Contender]:
-    """Copies of the state and nothing else."""
+    """Return contenders that only copy the state."""
     targets = host_like(state.values())
 
     def copied() -> float:

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How fast does a checkpoint become tensors, every byte held against its checksum? How fast is it checked at rest?
+"""How fast is a checkpoint loaded and verified? How fast is it verified without loading?
 
 Setup:    1 GiB in 64 float32 tensors, one shard, in the page cache.
 Floor:    preadv of the same bytes into one buffer, same chunks and threads: into memory that is in use already, and
-          into memory that the system must still give, as every loader must; crc32c over memory, one thread a core.
-Compare:  TensorFlow's RestoreV2 (verifies); safetensors load_file (nothing to verify), its pages touched or not;
-          torch.load (weights_only), and with mmap; this package verifying, not verifying, and mapping.
-Reports:  median and spread of 7 interleaved rounds after a warm-up; GB/s; ratios within a round. What was loaded is
-          compared with what was saved before a time is kept.
+          into new memory, which every loader needs; crc32c over memory, one thread per core.
+Compare:  TensorFlow's RestoreV2 (verifies); safetensors load_file (nothing to verify), with and without reading its
+          pages; torch.load (weights_only), and with mmap; this package verifying, not verifying, and mapping.
+Reports:  median and spread of 7 interleaved rounds after a warm-up; GB/s; ratios within a round. Loaded values are
+          compared with the saved ones before a time counts.
 """
 
 import sys
@@ -50,7 +50,7 @@ CHECK_COMPARISONS = (Comparison(CHECK, CHECKSUM, at_least=0.7),)
 
 
 def touch(tensors: Mapping[str, Value]) -> Mapping[str, Value]:
-    """Reads one element of every page: what a mapped tensor costs before it can be used."""
+    """Read one element of every page: the cost of a mapped tensor before its first use."""
     for tensor in tensors.values():
         tensor.reshape(-1)[::1024].sum()
     return tensors
@@ -119,7 +119,7 @@ def _loaders(tensors: dict[str, torch.Tensor], size: int, bundle: Path, st: Path
 
 
 def _lazy_loaders(tensors: dict[str, torch.Tensor], bundle: Path, st: Path, pt: Path) -> list[Contender]:
-    """Each loads all names and copies one tensor out of its pages."""
+    """Return loaders that each load all names and copy one tensor."""
     used = sorted(tensors)[len(tensors) // 2]
 
     def loader(name: str, load: Load) -> Contender:

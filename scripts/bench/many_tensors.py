@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""What does one tensor more cost, where tensors are tiny and there are a hundred thousand?
+"""What is the cost per tensor in a checkpoint of a hundred thousand tiny tensors?
 
-Setup:    100,000 float32 tensors of 10 elements, under the names of a deep transformer and its optimizer's slots; one
-          shard, page cache, fsync left in.
-Floor:    none; the work is all names, entries and objects.
+Setup:    100,000 float32 tensors of 10 elements, with the names of a deep transformer and its optimizer's slots; one
+          shard, page cache, with fsync.
+Floor:    none; the time is spent on names, entries and objects.
 Compare:  TensorFlow's SaveV2, RestoreV2 (C++, names and dtypes known beforehand), load_checkpoint + get_tensor of every
-          name (what somebody in Python does), and list_variables; this package in plain Python. Saver, which also keeps
-          track of checkpoints, against save_file and load_file: what it adds. One Saver saves in all rounds.
+          name (the usual way in Python), and list_variables; this package in plain Python. Saver, which also tracks
+          checkpoints, against save_file and load_file. One Saver saves in all rounds.
 Reports:  median and spread of 7 interleaved rounds after a warm-up; ratios within a round. Every save is read back and
-          compared, every load compared, before its time is kept.
+          compared, every load compared, before its time counts.
 """
 
 import sys
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return seconds
 
             saves.append(Contender(TF_SAVE, save_by_tensorflow))
-            # TensorFlow reads what we wrote, and so vouches for it.
+            # TensorFlow reads our file, which checks it.
             loads.append(Contender(TF_LOAD, lambda: tensorflow.call("restore", str(ours))))
             loads.append(Contender(TF_LOOP, lambda: tensorflow.call("get_tensors", str(ours))))
             lists.append(Contender(TF_LIST, lambda: tensorflow.call("list_variables", str(ours))))

@@ -2,11 +2,11 @@
 """What does it cost to save and restore by objects rather than by names?
 
 Setup:    A list of parameters: 64 float32 matrices of 512 MiB together, and 20,000 vectors of 10 elements. One shard,
-          page cache, fsync left in.
-Floor:    Saver of this package over the same parameters, which has no objects to look at and no graph to write.
-Compare:  tf.train.Checkpoint over a list of variables of the same values, which reads our files, too.
+          page cache, with fsync.
+Floor:    Saver of this package over the same parameters, which visits no objects and writes no graph.
+Compare:  tf.train.Checkpoint over a list of variables of the same values, which also reads our files.
 Reports:  median and spread of 7 interleaved rounds after a warm-up; ratios within a round. Every save is read back and
-          compared, every restore compared, before its time is kept.
+          compared, every restore compared, before its time counts.
 """
 
 import sys
@@ -28,7 +28,7 @@ TF_WRITE, TF_READ = "tf.train.Checkpoint.write", "tf.train.Checkpoint.read"
 
 
 class Objects:
-    """The parameters, and what saves them."""
+    """The parameters, and the objects that save them."""
 
     def __init__(self, kind: Literal["large", "tiny"], arguments: list[int], folder: Path) -> None:
         arrays = make(kind, arguments)
@@ -39,7 +39,7 @@ class Objects:
         self.by_object, self.by_name = folder / "objects", folder / "names"
 
     def write(self) -> float:
-        """Checkpoint.write."""
+        """Time Checkpoint.write."""
         remove(self.by_object)
         seconds, _ = timed(lambda: self._checkpoint.write(self.by_object))
         stored = tfckpt.load_file(self.by_object)
@@ -48,21 +48,21 @@ class Objects:
         return seconds
 
     def save(self) -> float:
-        """Saver.save."""
+        """Time Saver.save."""
         remove(self.by_name)
         seconds, _ = timed(lambda: self._saver.save(self.by_name, write_meta_graph=False, write_state=False))
         check_equal(tfckpt.load_file(self.by_name), self.expected)
         return seconds
 
     def read(self) -> float:
-        """Checkpoint.read, and the assertion that all was restored."""
+        """Time Checkpoint.read with the assertion that all was restored."""
         self._forget()
         seconds, _ = timed(lambda: self._checkpoint.read(self.by_object).assert_consumed())
         self._check()
         return seconds
 
     def restore(self) -> float:
-        """Saver.restore."""
+        """Time Saver.restore."""
         self._forget()
         seconds, _ = timed(lambda: self._saver.restore(self.by_name))
         self._check()
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
 def compare(
     report: Report, title: str, ours: Objects, kind: str, sizes: list[int], folder: Path, stack: ExitStack
 ) -> None:
-    """Both tables of one workload."""
+    """Report both tables of one workload."""
     saves, loads = (
         [Contender(WRITE, ours.write), Contender(SAVE, ours.save)],
         [
@@ -114,7 +114,7 @@ def compare(
             return tensorflow.call("write_objects", str(theirs))
 
         saves.append(Contender(TF_WRITE, write_by_tensorflow))
-        # TensorFlow reads what we wrote, and so vouches for it.
+        # TensorFlow reads our file, which checks it.
         loads.append(Contender(TF_READ, lambda: tensorflow.call("read_objects", str(ours.by_object))))
     report.run(f"save {title}", saves, [Comparison(WRITE, SAVE), Comparison(WRITE, TF_WRITE)])
     report.run(f"restore {title}", loads, [Comparison(READ, RESTORE), Comparison(READ, TF_READ)])

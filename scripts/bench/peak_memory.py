@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""How much memory does each kind of work take beyond what was there before it?
+"""How much memory does each kind of work take in addition to the memory in use before it?
 
-Setup:    1 GiB in 64 float32 tensors, one shard except for several devices; each kind of work in a process of its own.
-          The peak is set back (Linux: /proc/self/clear_refs) once packages are imported, the tensors to save and those
-          to restore into are made, and a small checkpoint has gone the same way, so that threads and lazily loaded code
-          are not counted.
-Floor:    the memory of the result: for a load the tensors themselves, for all else nothing.
-Compare:  with the bounds of the design: one chunk a thread, 256 MiB, one tensor more where one must be copied; the
-          buffers of an asynchronous save, which hold all of the state if it fits, and what a restore reads before it
-          assigns the first value.
+Setup:    1 GiB in 64 float32 tensors, one shard except for several devices; each kind of work in its own process. The
+          peak is reset (Linux: /proc/self/clear_refs) after packages are imported, the tensors to save and to restore
+          into are created, and a small checkpoint was processed, so that threads and lazily loaded code are not
+          counted.
+Floor:    the memory of the result: the tensors for a load, otherwise nothing.
+Compare:  with the limits of the design: one chunk per thread, 256 MiB, another tensor if one must be copied; the
+          buffers of an asynchronous save, which hold the whole state if it fits, and the values that a restore reads
+          before it assigns the first one.
 Reports:  MiB of the peak of resident memory above its start, and of its anonymous part, sampled every 2 ms. Results are
-          compared with what was saved.
+          compared with the saved values.
 """
 
 import argparse
@@ -38,9 +38,9 @@ _WARM_UP_MIB: Final = 8
 
 
 class Work(NamedTuple):
-    """One kind of work, and the MiB that it may take for `mib` MiB whose largest tensor has `largest` MiB."""
+    """One kind of work, and its limit in MiB for `mib` MiB whose largest tensor has `largest` MiB."""
 
-    run: Callable[[argparse.Namespace, Path], Callable[[], None]]  # prepares; what it returns is measured
+    run: Callable[[argparse.Namespace, Path], Callable[[], None]]  # prepares; its return value is measured
     allowed: Callable[[float, float], float]
 
 
@@ -56,7 +56,7 @@ def verify(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
     def work() -> None:
         with tfckpt.load_checkpoint(folder / "many") as reader:
             if reader.check().damage:
-                raise WrongResult("a sound checkpoint is called damaged")
+                raise WrongResult("a valid checkpoint is reported as damaged")
 
     return work
 
@@ -119,9 +119,9 @@ def restore_sequentially(given: argparse.Namespace, folder: Path) -> Callable[[]
 
 
 def _restore(given: argparse.Namespace, folder: Path, *, sequentially: bool) -> Callable[[], None]:
-    """Into tensors that are there already, as the parameters of a model are."""
+    """Restore into existing tensors, like the parameters of a model."""
     expected = _tensors(given)
-    # Of ones: pages of zeros would not be in memory before they are written to.
+    # Filled with ones: pages of zeros would not be in memory before they are written to.
     targets = {name: torch.ones_like(tensor) for name, tensor in expected.items()}
     saver = tfckpt.Saver(targets, restore_sequentially=sequentially)
 
@@ -133,7 +133,7 @@ def _restore(given: argparse.Namespace, folder: Path, *, sequentially: bool) -> 
 
 
 def _on_devices(tensors: dict[str, torch.Tensor]) -> dict[str, tfckpt.Variable]:
-    """In four groups, as if on four devices."""
+    """Return the tensors in four groups, as if on four devices."""
     return {
         name: tfckpt.Variable(tensor, name, device=f"/cpu:{number % 4}")
         for number, (name, tensor) in enumerate(tensors.items())
@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser(__doc__, rounds=1)
     options.add_argument("--mib", type=int, default=1024)
     options.add_argument("--tensors", type=int, default=64)
-    options.add_argument("--work", choices=list(WORKS), help=argparse.SUPPRESS)  # the process that is measured
+    options.add_argument("--work", choices=list(WORKS), help=argparse.SUPPRESS)  # the measured process
     options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = options.parse_args(arguments)
     if given.work:
@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report_one(name: str, work: Work, given: argparse.Namespace, folder: Path, report: Report) -> bool:
-    """Whether the work could be done at all."""
+    """Return whether the work succeeded."""
     allowed = work.allowed(given.mib, given.mib / given.tensors)
     peaks: list[dict[str, float]] = []
     for _ in range(given.rounds):
@@ -208,7 +208,7 @@ def _report_one(name: str, work: Work, given: argparse.Namespace, folder: Path, 
 
 
 def _check_files(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """What the works left behind is what it should be."""
+    """Check the files that the work has written."""
     check_equal(tfckpt.load_file(folder / "saved"), tensors)
     check_equal(tfckpt.load_file(folder / "strided"), {name: tensor.t() for name, tensor in tensors.items()})
     for prefix in ("sharded", "async", "async-small"):
@@ -217,7 +217,7 @@ def _check_files(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
         check_equal(safetensors.torch.load_file(folder / "converted.safetensors"), tensors)
 
 
-# In the process that is measured.
+# In the measured process.
 
 _kept: list[object] = []  # results stay alive until the peak is read
 
@@ -231,14 +231,14 @@ def _tensors(given: argparse.Namespace) -> dict[str, torch.Tensor]:
 
 
 def _measured(given: argparse.Namespace) -> dict[str, float]:
-    """Peaks of one kind of work, in MiB above the start."""
+    """Return the peaks of one kind of work in MiB above the start."""
     prepare = WORKS[given.work].run
     small = argparse.Namespace(**{**vars(given), "mib": _WARM_UP_MIB, "tensors": min(given.tensors, _WARM_UP_MIB)})
     prepare(small, given.folder / "warm")()
     _kept.clear()
     work = prepare(given, given.folder / "full")
     sampler = _AnonymousSampler()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     start = _status()
     sampler.start()
     work()
@@ -251,13 +251,13 @@ def _measured(given: argparse.Namespace) -> dict[str, float]:
 
 
 def _status() -> dict[str, float]:
-    """The memory lines of /proc/self/status, in MiB."""
+    """Return the memory lines of /proc/self/status in MiB."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines if words[-1:] == ["kB"]}
 
 
 class _AnonymousSampler(threading.Thread):
-    """Remembers the highest anonymous memory that it saw."""
+    """Thread that records the highest anonymous memory in its samples."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -1,5 +1,4 @@
-"""What this package is compared with: TensorFlow in a process of its own, torch's distributed checkpoints (DCP), floors
-of bare bytes, files without fsync."""
+"""Peers: TensorFlow in its own process, torch's distributed checkpoints (DCP), plain reads and writes."""
 
 import importlib.util
 import json
@@ -27,20 +26,20 @@ from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, THREADS
 
 _PEER = Path(__file__).with_name("tensorflow_peer.py")
-# Read by TensorFlow's C++ when it is loaded. oneDNN announces itself on stderr unless it is off.
+# TensorFlow's C++ code reads it when loaded. oneDNN prints a notice to stderr unless it is off.
 _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 def has_tensorflow() -> bool:
-    """Whether TensorFlow is installed; it is not imported here."""
+    """Return whether TensorFlow is installed, without importing it."""
     return importlib.util.find_spec("tensorflow") is not None
 
 
 class TensorFlow:
-    """The process that tensorflow_peer.py runs in, with one workload prepared.
+    """Process that runs tensorflow_peer.py, with one workload prepared.
 
-    A process started from that very file, not one that multiprocessing spawns: that would import the benchmark, and so
-    torch, next to TensorFlow.
+    It is started from that file rather than by multiprocessing, which would import the benchmark, and thereby torch,
+    in the TensorFlow process.
     """
 
     def __init__(self, kind: str, *arguments: Any) -> None:
@@ -54,7 +53,7 @@ class TensorFlow:
         self.call("prepare", kind, list(arguments))
 
     def call(self, function: str, *arguments: Any) -> float:
-        """The seconds that it answers. WrongResult if it ended instead; its stderr has the reason."""
+        """Return its answer in seconds. Raises WrongResult if it ended instead; its stderr has the reason."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps([function, *arguments]) + "\n")
         self._process.stdin.flush()
@@ -73,7 +72,7 @@ class TensorFlow:
 
 
 class UnsyncedStorage(LocalStorage):
-    """Local files that are never synced: TensorFlow, safetensors and torch do not sync either."""
+    """Local files that are never synced, since TensorFlow, safetensors and torch do not sync either."""
 
     def create(self, path: str) -> LocalOutput:
         return _UnsyncedOutput(path)
@@ -87,12 +86,12 @@ class _UnsyncedOutput(LocalOutput):
         pass
 
 
-# It warns each time, even if `no_dist` is given.
+# DCP warns each time, even with `no_dist`.
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
 def dcp_writer(path: Path, *, sync: bool) -> FileSystemWriter:
-    """Writes one file by each of four threads; its default is one thread."""
+    """Return a writer of one file by each of four threads; the default is one thread."""
     return FileSystemWriter(path, sync_files=sync, thread_count=4)
 
 
@@ -102,7 +101,7 @@ def save_by_dcp(state: Mapping[str, torch.Tensor], path: Path, *, sync: bool) ->
 
 
 def dcp_stager(*, cuda: bool) -> DefaultStager:
-    """Keeps its host memory from save to save, pinned where that pays; DCP's default makes new memory each time."""
+    """Return a stager that reuses its host memory, pinned if useful; DCP's default allocates each time."""
     return DefaultStager(
         StagingOptions(
             use_pinned_memory=cuda, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=cuda
@@ -113,35 +112,35 @@ def dcp_stager(*, cuda: bool) -> DefaultStager:
 def async_save_by_dcp(
     state: Mapping[str, torch.Tensor], path: Path, *, stager: AsyncStager | None
 ) -> Callable[[], object]:
-    """torch.distributed.checkpoint.async_save; returns when the state may change. What it returns waits for the end."""
+    """Run DCP's async_save; return when the state may change, with a function that waits for the end."""
     future = dcp_async_save(dict(state), storage_writer=dcp_writer(path, sync=True), async_stager=stager, no_dist=True)
     assert isinstance(future, Future), "staging is asynchronous"
     return future.result
 
 
 def load_by_dcp(path: Path, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What torch.distributed.checkpoint.load gives, in host memory."""
+    """Return the values of torch.distributed.checkpoint.load in host memory."""
     state: dict[str, Any] = {name: torch.empty_like(tensor, device="cpu") for name, tensor in like.items()}
     dcp_load(state, storage_reader=FileSystemReader(path), no_dist=True)
     return state
 
 
 def synchronize() -> None:
-    """Nothing that CUDA devices were given is left undone. Without CUDA: nothing."""
+    """Wait until CUDA devices have finished all work; without CUDA do nothing."""
     if torch.cuda.is_available():
         for device in range(torch.cuda.device_count()):
             torch.cuda.synchronize(device)
 
 
 def copy_into(tensors: Iterable[torch.Tensor], targets: Iterable[torch.Tensor]) -> None:
-    """The floor of a copy off the devices: all tensors into existing host memory, pinned for a GPU."""
+    """Copy all tensors into existing host memory, pinned for a GPU."""
     for tensor, target in zip(tensors, targets, strict=True):
         target.copy_(tensor, non_blocking=tensor.is_cuda)
     synchronize()
 
 
 def host_like(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Memory for `copy_into`; every page of it has been written to."""
+    """Return memory for `copy_into`; every page of it was written to."""
     return [torch.zeros_like(tensor, device="cpu", pin_memory=tensor.is_cuda) for tensor in tensors]
 
 
@@ -161,7 +160,7 @@ def save_contender(
 
 
 def empty(folder: Path) -> None:
-    """Removes what is in a folder."""
+    """Remove the contents of a folder."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -170,7 +169,7 @@ def empty(folder: Path) -> None:
 
 
 def check_equal(found: Mapping[str, object], expected: Mapping[str, torch.Tensor]) -> None:
-    """WrongResult unless names and values are the same."""
+    """Raise WrongResult unless names and values are equal."""
     if found.keys() != expected.keys():
         raise WrongResult(f"names differ: {sorted(found.keys() ^ expected.keys())[:3]}")
     for name, tensor in expected.items():
@@ -180,14 +179,14 @@ def check_equal(found: Mapping[str, object], expected: Mapping[str, torch.Tensor
 
 
 def write_floor_in_files(paths: Sequence[Path], size: int, *, sync: bool) -> None:
-    """`write_floor` of an equal share of `size` bytes for each path, all at once."""
+    """Run `write_floor` with an equal share of `size` bytes for each path, concurrently."""
     with ThreadPoolExecutor(len(paths)) as pool:
         for _ in pool.map(lambda path: write_floor(path, size // len(paths), sync=sync), paths):
             pass
 
 
 def write_floor(path: Path, size: int, *, sync: bool) -> None:
-    """Writes `size` bytes from one prefilled buffer, in our chunks and with as many threads."""
+    """Write `size` bytes from one prefilled buffer, in our chunks and with as many threads."""
     buffer = bytes(CHUNK_BYTES)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
@@ -199,7 +198,7 @@ def write_floor(path: Path, size: int, *, sync: bool) -> None:
 
 
 def read_floor(path: Path, target: memoryview) -> None:
-    """Fills `target` from the file, in our chunks and with as many threads."""
+    """Fill `target` from the file, in our chunks and with as many threads."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         _in_chunks(len(target), lambda begin, end: os.preadv(descriptor, [target[begin:end]], begin))
@@ -208,7 +207,7 @@ def read_floor(path: Path, target: memoryview) -> None:
 
 
 def checksum_floor(tensors: Iterable[torch.Tensor]) -> None:
-    """Sums the bytes of `tensors`, in our chunks, with as many threads as there are cores."""
+    """Compute checksums of `tensors` in our chunks, with one thread per core."""
     views = [byte_view(tensor) for tensor in tensors]
     chunks = [view[begin : begin + CHUNK_BYTES] for view in views for begin in range(0, len(view), CHUNK_BYTES)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -217,12 +216,12 @@ def checksum_floor(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def _in_chunks(size: int, move: Callable[[int, int], int]) -> None:
-    """Calls `move(begin, end)` for all chunks of `size` bytes, THREADS at a time."""
+    """Call `move(begin, end)` for all chunks of `size` bytes, THREADS at a time."""
 
     def checked(begin: int) -> None:
         end = min(begin + CHUNK_BYTES, size)
         if move(begin, end) != end - begin:
-            raise WrongResult(f"the system moved less than bytes {begin}:{end}")
+            raise WrongResult(f"short read or write in bytes {begin}:{end}")
 
     with ThreadPoolExecutor(THREADS) as pool:
         for _ in pool.map(checked, range(0, size, CHUNK_BYTES)):

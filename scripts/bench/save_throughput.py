@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How fast do tensors become a checkpoint that is checksummed, durable and published in one step?
+"""How fast are tensors saved to a checkpoint that is checksummed, durable and published atomically?
 
 Setup:    1 GiB in 64 float32 tensors, one shard; every run writes new files, removed before the next one.
 Floor:    pwrite of one prefilled buffer, the same bytes, chunks and threads (no tensors, no checksum), with fsync and
           without.
 Compare:  TensorFlow's SaveV2 (checksums, no fsync); safetensors save_file and torch.save (neither); this package with
-          fsync; this package without, which is like for like.
+          fsync, and without it, for a comparison with the others.
 Reports:  median and spread of 7 interleaved rounds after a warm-up; GB/s; ratios within a round. Every run is read back
-          and compared before its time is kept; TensorFlow restores our last checkpoint and compares it, too.
+          and compared before its time counts; TensorFlow also restores our last checkpoint and compares it.
 """
 
 import sys
@@ -39,7 +39,7 @@ COMPARISONS = (
 
 
 def save_unsynced(tensors: dict[str, torch.Tensor], prefix: str) -> None:
-    """save_file as it is, on a storage that does not sync."""
+    """Run save_file on a storage that does not sync."""
     with BundleWriter(UnsyncedStorage(), prefix) as writer:
         for name, tensor in tensors.items():
             writer.add(name, tensor)

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""How fast is a save of a state on several devices, one file each?
+"""How fast is a save of a state on several devices, with one file each?
 
-Setup:    512 MiB in 64 float32 tensors, in four groups, one data file a group. With CUDA the groups are spread over the
-          GPUs there are; without, they are tensors of the host under the names of four devices. Every run writes new
-          files, removed before the next one.
+Setup:    512 MiB in 64 float32 tensors, in four groups with one data file each. With CUDA the groups are spread over
+          the GPUs; otherwise they are tensors of the host with the names of four devices. Every run writes new files,
+          removed before the next one.
 Floor:    pwrite of one prefilled buffer, the same bytes, number of files, chunks and threads (no tensors, no checksum),
-          with fsync and without; with CUDA also the copy of the same bytes to pinned memory, which writes nothing.
+          with fsync and without; with CUDA also a copy of the same bytes to pinned memory, without writing.
 Compare:  Saver with a file for each device and with one file, both with fsync, state file and meta graph; Saver without
-          these three, which is like for like with torch.save and safetensors save_file; torch.distributed.checkpoint
-          (FileSystemWriter, four threads, a file each, a single process) with fsync, its default, and without.
+          these three, for a comparison with torch.save and safetensors save_file; torch.distributed.checkpoint
+          (FileSystemWriter, four threads with a file each, a single process) with fsync, its default, and without.
 Reports:  median and spread of 7 interleaved rounds after a warm-up; GB/s; ratios within a round. Every run is read back
-          and compared before its time is kept.
+          and compared before its time counts.
 """
 
 import sys
@@ -46,7 +46,7 @@ ONE_FLOOR, COPY_FLOOR = "floor: pwrite, 1 file", "floor: copy to pinned memory"
 
 
 def comparisons(cuda: bool) -> list[Comparison]:
-    """The targets of the design: on a GPU against torch.save and DCP, without one against safetensors."""
+    """The targets: on a GPU against torch.save and DCP, otherwise against safetensors."""
     return [
         Comparison(UNSYNCED, TORCH, at_least=3 if cuda else None),
         Comparison(UNSYNCED, DCP_UNSYNCED, at_least=2 if cuda else None),
@@ -62,7 +62,7 @@ def comparisons(cuda: bool) -> list[Comparison]:
 
 
 def grouped(tensors: dict[str, torch.Tensor]) -> dict[str, tfckpt.Variable]:
-    """Each fourth tensor is of the first device, and so on; with fewer GPUs some have several groups."""
+    """Return groups of every fourth tensor; with fewer GPUs some have several groups."""
     kind = "gpu" if torch.cuda.is_available() else "cpu"
     return {
         name: tfckpt.Variable(tensor, name, device=f"/{kind}:{number % GROUPS}")
@@ -71,7 +71,7 @@ def grouped(tensors: dict[str, torch.Tensor]) -> dict[str, tfckpt.Variable]:
 
 
 def placed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors on the devices of their groups."""
+    """Return the tensors on the devices of their groups."""
     count = torch.cuda.device_count()
     if not count:
         return tensors
@@ -79,7 +79,7 @@ def placed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def contenders(expected: dict[str, torch.Tensor], folder: Path) -> list[Contender]:
-    """All of them, the state on its devices."""
+    """Return all contenders, with the state on its devices."""
     state = placed(expected)
     size = sum(tensor.nbytes for tensor in state.values())
     savers = {
@@ -138,7 +138,7 @@ def contenders(expected: dict[str, torch.Tensor], folder: Path) -> list[Contende
 
 
 def copy_floor(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], size: int) -> Contender:
-    """All bytes off the devices into pinned memory that is there already."""
+    """Return a contender that copies all bytes from the devices to existing pinned memory."""
     targets = host_like(state.values())
 
     def measure() -> float:

@@ -1,7 +1,7 @@
-"""TensorFlow's side of the benchmarks: a process of its own, without torch; peers.TensorFlow starts it.
+"""TensorFlow's side of the benchmarks: a process without torch, started by peers.TensorFlow.
 
-Reads one JSON list [function, argument, ...] a line from stdin, and answers each with a JSON value: seconds that the
-operation itself took, so that neither the pipe nor the check of the result is in the time.
+Reads one JSON list [function, argument, ...] per line from stdin, and answers each with a JSON value: the seconds that
+the operation itself took, without the pipe and the check of the result.
 """
 
 import json
@@ -15,20 +15,20 @@ from timing import timed
 
 
 class Peer:
-    """Holds the workload between calls; every public method can be called from the other side."""
+    """Keeps the workload between calls; every public method can be called from the other process."""
 
     def __init__(self) -> None:
         self._arrays: workload.Arrays = {}
         self._tensors: list[Any] = []
 
     def prepare(self, kind: Literal["large", "tiny"], arguments: list[Any]) -> float:
-        """Makes the tensors that later calls save, or expect to find."""
+        """Create the tensors that later calls save, or expect to find."""
         self._arrays = workload.make(kind, arguments)
         self._tensors = [tf.constant(array) for array in self._arrays.values()]
         return 0.0
 
     def save(self, prefix: str) -> float:
-        """SaveV2."""
+        """Time SaveV2."""
         names, specs = list(self._arrays), [""] * len(self._arrays)
 
         def work() -> None:
@@ -37,7 +37,7 @@ class Peer:
         return timed(work)[0]
 
     def restore(self, prefix: str) -> float:
-        """RestoreV2 of all tensors, their names and dtypes known beforehand."""
+        """Time RestoreV2 of all tensors with names and dtypes known beforehand."""
         names, count = list(self._arrays), len(self._arrays)
 
         def work() -> Any:
@@ -50,7 +50,7 @@ class Peer:
         return seconds
 
     def get_tensors(self, prefix: str) -> float:
-        """All tensors as somebody in Python gets them: load_checkpoint, then get_tensor of every name."""
+        """Time the usual way in Python: load_checkpoint, then get_tensor of every name."""
 
         def work() -> dict[str, Any]:
             reader = tf.train.load_checkpoint(prefix)
@@ -61,12 +61,12 @@ class Peer:
         return seconds
 
     def write_objects(self, prefix: str) -> float:
-        """tf.train.Checkpoint.write of a list of variables."""
+        """Time tf.train.Checkpoint.write of a list of variables."""
         checkpoint = tf.train.Checkpoint(layers=self._variables())
         return timed(lambda: checkpoint.write(prefix))[0]
 
     def read_objects(self, prefix: str) -> float:
-        """tf.train.Checkpoint.read into a list of variables, and the assertion that all was restored."""
+        """Time tf.train.Checkpoint.read into a list of variables, with the assertion that all was restored."""
         variables = self._variables()
         for variable in variables:
             variable.assign(tf.zeros_like(variable))
@@ -79,7 +79,7 @@ class Peer:
         return [tf.Variable(tensor) for tensor in self._tensors]
 
     def list_variables(self, prefix: str) -> float:
-        """tf.train.list_variables."""
+        """Time tf.train.list_variables."""
         seconds, listed = timed(lambda: tf.train.list_variables(prefix))
         if listed != [(name, list(array.shape)) for name, array in self._arrays.items()]:
             raise ValueError("list_variables: names or shapes differ")

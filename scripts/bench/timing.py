@@ -1,7 +1,7 @@
 """Interleaved rounds, ratios between contenders, and the report of a benchmark.
 
-Machines are shared and clocks drift, so seconds of one contender say little. All contenders run in turn, A B C A B C,
-and what is reported of two of them is the median, over the rounds, of the ratio within a round.
+Machines are shared and clocks drift, so absolute seconds mean little. All contenders run in turn, A B C A B C, and the
+report compares two of them by the median, over the rounds, of the ratio within a round.
 """
 
 import argparse
@@ -26,27 +26,28 @@ T = TypeVar("T")
 
 
 class WrongResult(Exception):
-    """A contender was fast and wrong; its time counts for nothing."""
+    """A contender produced a wrong result; its time does not count."""
 
 
 class Contender(NamedTuple):
     """One way to do the work."""
 
     name: str
-    measure: Callable[[], float]  # does it once, raises WrongResult unless it came out right; seconds of the work alone
-    bytes_moved: int = 0  # for GB/s; 0: not that kind of work
+    # Runs once and returns the seconds of the work alone; raises WrongResult if the result is wrong.
+    measure: Callable[[], float]
+    bytes_moved: int = 0  # for GB/s; 0 if not applicable
 
 
 class Comparison(NamedTuple):
-    """How many times as fast `ours` is wanted to be as `peer`."""
+    """Two contenders, and the target for the ratio of their speeds."""
 
     ours: str
     peer: str
-    at_least: float | None = None  # None: for information
+    at_least: float | None = None  # None: for information only
 
 
 class Ratio(NamedTuple):
-    """What a comparison came to."""
+    """Result of a comparison."""
 
     comparison: Comparison
     median: float
@@ -60,10 +61,10 @@ class Ratio(NamedTuple):
 
 
 def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Seconds that `work` took, and what it returned.
+    """Return the seconds that `work` took, and its result.
 
-    The contender before must neither cost time nor help: its garbage is collected, and the memory that malloc kept goes
-    back to the system, so that each contender allocates anew, like a program that loads once.
+    The previous contender must not affect the time: its garbage is collected, and malloc's free memory is returned to
+    the system, so that each contender allocates new memory, like a program that loads once.
     """
     gc.collect()
     give_back_memory()
@@ -73,14 +74,14 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
 
 
 def give_back_memory() -> None:
-    """Hands malloc's free pages to the system; nothing where the C library is not glibc."""
+    """Return malloc's free pages to the system; do nothing without glibc."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def run_interleaved(contenders: Sequence[Contender], rounds: int, warmups: int = 1) -> dict[str, list[float]]:
-    """Name -> seconds of every round. Each round runs every contender once, in order."""
+    """Return the seconds of every round by name. Each round runs every contender once, in order."""
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for number in range(warmups + rounds):
         for contender in contenders:
@@ -91,11 +92,11 @@ def run_interleaved(contenders: Sequence[Contender], rounds: int, warmups: int =
 
 
 def ratios_of(comparisons: Sequence[Comparison], seconds: Mapping[str, Sequence[float]]) -> list[Ratio]:
-    """The ratio of times, peer to ours, within each round; above 1 ours is faster."""
+    """Return the ratio of times, peer to ours, within each round; above 1 ours is faster."""
     found = []
     for comparison in comparisons:
         if comparison.ours not in seconds or comparison.peer not in seconds:
-            continue  # left out on the command line, or not installed
+            continue  # excluded on the command line, or not installed
         pairs = zip(seconds[comparison.peer], seconds[comparison.ours], strict=True)
         ratios = [peer / ours for peer, ours in pairs]
         found.append(Ratio(comparison, statistics.median(ratios), min(ratios), max(ratios)))
@@ -118,7 +119,7 @@ class Report:
         print(f"{benchmark} on {self._content['machine']['cpu']}, {os.cpu_count()} cores", flush=True)
 
     def run(self, title: str, contenders: Sequence[Contender], comparisons: Sequence[Comparison]) -> None:
-        """Runs the contenders, and reports their times and how they compare."""
+        """Run the contenders, and report their times and ratios."""
         seconds = run_interleaved(contenders, self._options.rounds)
         ratios = ratios_of(comparisons, seconds)
         print(f"\n{title}: median (lowest .. highest) of {self._options.rounds} interleaved rounds")
@@ -143,17 +144,17 @@ class Report:
         )  # fmt: skip
 
     def add(self, table: dict[str, Any]) -> None:
-        """One more table for the JSON."""
+        """Add a table to the JSON."""
         self._content["tables"].append(table)
 
     def write(self) -> None:
-        """Writes the JSON where `--json` wants it."""
+        """Write the JSON to the path of `--json`."""
         if self._options.json:
             self._options.json.write_text(json.dumps(self._content, indent=1) + "\n")
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return the properties of the machine that affect the numbers."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -173,7 +174,7 @@ def machine() -> dict[str, Any]:
 
 
 def _first_value(path: str, key: str) -> str:
-    """The first value of `key` in a file of "key : value" lines; empty if there is none."""
+    """Return the first value of `key` in a file of "key : value" lines, or an empty string."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:
@@ -182,17 +183,19 @@ def _first_value(path: str, key: str) -> str:
 
 
 def parser(docstring: str | None, *, rounds: int = 7) -> argparse.ArgumentParser:
-    """The options that all benchmarks share; the docstring of the benchmark is its help."""
+    """Return the options that all benchmarks share; the docstring of the benchmark is its help."""
     options = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--rounds", type=int, default=rounds, help="rounds that count, after one that does not")
+    options.add_argument("--rounds", type=int, default=rounds, help="measured rounds, after one warm-up round")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--dir", type=Path, default=ROOT.parent, help="where files go; /dev/shm leaves the disk out")
-    options.add_argument("--json", type=Path, help="also write the report here")
+    options.add_argument(
+        "--dir", type=Path, default=ROOT.parent, help="directory for files; /dev/shm excludes the disk"
+    )
+    options.add_argument("--json", type=Path, help="also write the report to this file")
     return options
 
 
 @contextmanager
 def scratch(directory: Path) -> Iterator[Path]:
-    """A new folder in `directory`, removed at the end."""
+    """Create a new folder in `directory`, and remove it at the end."""
     with tempfile.TemporaryDirectory(prefix="tfckpt-bench-", dir=directory) as folder:
         yield Path(folder)

@@ -1,6 +1,7 @@
-"""The tensors that benchmarks save and load. numpy only: the TensorFlow process makes the same ones from the same seed.
+"""Tensors that the benchmarks save and load, created from a seed.
 
-Both dictionaries are in the order of a checkpoint's index: sorted by the bytes of the names.
+Uses only numpy, so that the TensorFlow process creates the same ones. Both dictionaries are in the order of a
+checkpoint's index: sorted by the bytes of the names.
 """
 
 from itertools import islice, product
@@ -21,7 +22,7 @@ _SLOTS: Final = ("", "/Adam", "/Adam_1")
 
 
 def large(mib: int, count: int, seed: int) -> Arrays:
-    """`mib` MiB in `count` matrices of equal size."""
+    """Return `mib` MiB in `count` matrices of equal size."""
     rows = mib * 2**20 // (count * COLUMNS * 4)
     if rows < 1:
         raise ValueError(f"{mib} MiB in {count} tensors leaves less than one row of {COLUMNS} floats for each")
@@ -33,7 +34,7 @@ def large(mib: int, count: int, seed: int) -> Arrays:
 
 
 def tiny(count: int, seed: int) -> Arrays:
-    """`count` vectors of 10 floats, under the names of a deep transformer and of its optimizer's slots."""
+    """Return `count` vectors of 10 floats with the names of a deep transformer and its optimizer's slots."""
     values = np.random.default_rng(seed).random((count, 10), dtype=np.float32)
     every = product(range(_LAYERS), _PARTS, _LEAVES, _SLOTS)
     names = [f"bert/encoder/layer_{layer}/{part}/{leaf}{slot}" for layer, part, leaf, slot in islice(every, count)]
@@ -41,5 +42,5 @@ def tiny(count: int, seed: int) -> Arrays:
 
 
 def make(kind: Literal["large", "tiny"], arguments: list[Any]) -> Arrays:
-    """The workload `kind`, as it is asked for across a pipe."""
+    """Return the workload `kind`, as requested through a pipe."""
     return large(*arguments) if kind == "large" else tiny(*arguments)

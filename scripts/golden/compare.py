@@ -1,4 +1,4 @@
-"""Compare what was written now with what the tree contains."""
+"""Comparison of newly written folders with those in the tree."""
 
 import json
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from tensorflow_process import TensorFlowProcess
 
 from golden.recipe import EXPECTED, Recipe, files_below
 
-# What training on another machine changes in expected.json: values, and with them the sizes of some files.
+# Fields of expected.json that training on another machine changes: values, and with them the sizes of some files.
 ACCURACY = ("correct", "accuracy")
 LEAST_ACCURACY = 0.9
 
 
 def differing_bytes(recipe: Recipe, tree: Path, fresh: Path) -> list[str]:
-    """Files that are missing, or not the same byte for byte."""
+    """Return the files that are missing or not equal byte for byte."""
     found = []
     for name in sorted({*files_below(tree / recipe.name), *files_below(fresh / recipe.name), EXPECTED}):
         ours, theirs = tree / recipe.name / name, fresh / recipe.name / name
@@ -26,7 +26,7 @@ def differing_bytes(recipe: Recipe, tree: Path, fresh: Path) -> list[str]:
 
 
 def differing_structure(recipe: Recipe, tree: Path, fresh: Path, tensorflow: TensorFlowProcess) -> list[str]:
-    """Differences in files, names, dtypes, shapes, samples and graphs; values may differ."""
+    """Return differences in files, names, dtypes, shapes, samples and graphs; values may differ."""
     return [f"{recipe.name}: {problem}" for problem in _problems(tree / recipe.name, fresh / recipe.name, tensorflow)]
 
 
@@ -36,10 +36,10 @@ def _problems(ours: Path, theirs: Path, tensorflow: TensorFlowProcess) -> Iterat
         return
     there, now = _content(ours), _content(theirs)
     if files_below(ours) != files_below(theirs):
-        yield f"there are the files {files_below(ours)}, now {files_below(theirs)} would be written"
+        yield f"the files are {files_below(ours)}, but {files_below(theirs)} would be written now"
         return
     if sorted(there["files"]) != files_below(ours):
-        yield f"{EXPECTED} lists other files than there are"
+        yield f"{EXPECTED} lists other files than the folder has"
     for key in sorted(there.keys() | now.keys()):
         if _structure(key, there.get(key)) != _structure(key, now.get(key)):
             yield f"{EXPECTED}: `{key}` differs"
@@ -62,7 +62,7 @@ def _content(folder: Path) -> dict[str, Any]:
 
 
 def _structure(key: str, value: Any) -> Any:
-    """What must be the same in two expected.json."""
+    """Return the parts of an expected.json that must be equal."""
     if key == "tensors" and value:
         return {name: (tensor["dtype"], tensor["shape"]) for name, tensor in value.items()}
     if key == "earlier" and value:

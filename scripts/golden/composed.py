@@ -1,4 +1,4 @@
-"""Folders that TensorFlow 2.21 cannot write, made from bytes; what it says of them is in their expected.json."""
+"""Folders composed of bytes that TensorFlow 2.21 cannot write; expected.json has what it reads."""
 
 import hashlib
 import struct
@@ -17,10 +17,10 @@ LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 1
 
 
 def numbers(name: str, dtype: str, *shape: int) -> RawTensor:
-    """A tensor of small whole numbers, different for each name."""
+    """Return a tensor of small whole numbers, different for each name."""
     count = int(np.prod(shape))
     values = np.frombuffer(hashlib.shake_128(name.encode()).digest(count), np.int8)
-    if dtype == "bfloat16":  # the upper half of a float32; whole numbers below 256 lose nothing
+    if dtype == "bfloat16":  # the upper half of a float32; whole numbers below 256 are exact
         halves = (values.astype("<f4").view("<u4") >> 16).astype("<u2")
         return RawTensor(dtype, shape, halves.tobytes())
     return RawTensor(dtype, shape, values.astype(np.dtype(dtype).newbyteorder("<")).tobytes())
@@ -33,13 +33,13 @@ def compress_index(prefix: Path) -> None:
 
 
 def write_state(folder: Path, *names: str) -> None:
-    """A state file that names checkpoints, the last one as the latest."""
+    """Write a state file with the given checkpoints, the last one as the latest."""
     lines = [f'model_checkpoint_path: "{names[-1]}"', *(f'all_model_checkpoint_paths: "{name}"' for name in names)]
     (folder / "checkpoint").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def estimator_tensors() -> dict[str, RawTensor]:
-    """Two dense layers with Adam's slots, named as an Estimator of TensorFlow 1 names them."""
+    """Return two dense layers with Adam's slots, named as by an Estimator of TensorFlow 1."""
     shapes = {"dense/kernel": (6, 5), "dense/bias": (5,), "dense_1/kernel": (5, 3), "dense_1/bias": (3,)}
     slots = {name + slot: shape for name, shape in shapes.items() for slot in ("", "/Adam", "/Adam_1")}
     values = {name: numbers(name, "float32", *shape) for name, shape in slots.items()}
@@ -55,7 +55,7 @@ def write_snappy(tensorflow: TensorFlowProcess, folder: Path) -> None:
     prefix = folder / "model.ckpt-46900"
     tensorflow.call("save_v2", str(prefix), estimator_tensors())
     compress_index(prefix)
-    write_state(folder, "model.ckpt-0", prefix.name)  # the first was deleted since
+    write_state(folder, "model.ckpt-0", prefix.name)  # the first one is deleted
 
 
 def write_index_alone(tensorflow: TensorFlowProcess, folder: Path) -> None:
@@ -79,7 +79,7 @@ def write_lfs_pointer(tensorflow: TensorFlowProcess, folder: Path) -> None:
     data = folder / "weights.data-00000-of-00001"
     data.write_text(LFS_POINTER.format(hashlib.sha256(data.read_bytes()).hexdigest()), encoding="utf-8")
     state = "\n".join(['model_checkpoint_path: "weights"', 'all_model_checkpoint_paths: "weights"'])
-    (folder / "checkpoint").write_text(state, encoding="utf-8")  # people edit it: no line feed at the end
+    (folder / "checkpoint").write_text(state, encoding="utf-8")  # without a final line feed, as after editing by hand
 
 
 def write_missing_shard(tensorflow: TensorFlowProcess, folder: Path) -> None:
@@ -98,7 +98,7 @@ def write_missing_shard(tensorflow: TensorFlowProcess, folder: Path) -> None:
 
 
 def write_reordered_graph(tensorflow: TensorFlowProcess, folder: Path) -> None:
-    """Each object of the graph gets its fields in reverse order, which protobuf allows a writer to do."""
+    """Reverse the order of the fields of each object in the graph, which protobuf allows."""
     prefix = folder / "objects"
     tensorflow.call("object_checkpoint", str(prefix))
     data, index = folder / "objects.data-00000-of-00001", folder / "objects.index"
@@ -116,7 +116,7 @@ def write_reordered_graph(tensorflow: TensorFlowProcess, folder: Path) -> None:
 
 
 def string_tensor(elements: list[bytes]) -> tuple[bytes, int]:
-    """The bytes of a string tensor with lengths as 32-bit varints, as until 2018, and the checksum in its entry."""
+    """Return the bytes of a string tensor with 32-bit lengths, as until 2018, and their checksum."""
     lengths = b"".join(varint(len(element)) for element in elements)
     fixed = b"".join(struct.pack("<I", len(element)) for element in elements)
     stored, payload = masked_crc(fixed), b"".join(elements)
@@ -124,7 +124,7 @@ def string_tensor(elements: list[bytes]) -> tuple[bytes, int]:
 
 
 def write_old_strings(_: TensorFlowProcess, folder: Path) -> None:
-    """Strings of no bytes, a few, and so many that the length takes two; the data is not in the order of the names."""
+    """Write strings with lengths of 0, 1 and 2 bytes as varints; the data is not in the order of names."""
     strings = {"word": [b"tensor"], "empty": [b""], "words": [b"first", b"", b"\0\xff", b"m" * 700]}
     floats = np.arange(-1.5, 4, dtype="<f4").tobytes()
     parts: list[tuple[str, int, tuple[int, ...], bytes, int]] = [
@@ -146,16 +146,16 @@ COMPOSED = (
            "objects", write_reordered_graph),
     Recipe("strings-of-2017", "v2", "string lengths as 32-bit varints; data not in the order of names",
            "foo", write_old_strings),
-    Recipe("object-graph-alone", "savedmodel", "variables of a SavedModel that has none: an object graph alone",
+    Recipe("object-graph-alone", "savedmodel", "a SavedModel without variables: only an object graph",
            "variables/variables", in_tensorflow("objects.write_graph_alone")),
     Recipe("missing-shard", "negative", "bfloat16; snappy; the second of two shards is missing",
            "model.ckpt-0", write_missing_shard),
     Recipe("index-alone", "negative", "snappy; no data file", "lenet", write_index_alone),
     Recipe("index-alone-of-objects", "negative", "an object-based checkpoint without its data file; snappy",
            "checkpoint-2", write_objects_index_alone),
-    Recipe("git-lfs-pointer", "negative", "a git-lfs pointer in place of the data", "weights", write_lfs_pointer),
-    Recipe("graph-of-tensorflow-0", "v1", "graph version 9, which names no TensorFlow version; the version 1 file "
-           "`checkpoint-5` beside the state file `checkpoint`", "checkpoint-5",
+    Recipe("git-lfs-pointer", "negative", "a git-lfs pointer instead of the data", "weights", write_lfs_pointer),
+    Recipe("graph-of-tensorflow-0", "v1", "graph version 9, without a TensorFlow version; the version 1 file "
+           "`checkpoint-5` and the state file `checkpoint`", "checkpoint-5",
            in_tensorflow("old_graphs.write_version_9")),
     Recipe("graph-of-tensorflow-0.12", "v1", "graph version 19: one version 1 shard; collections of messages; a "
            "variable that is not saved", "export-?????-of-00001", in_tensorflow("old_graphs.write_version_19")),

@@ -1,4 +1,4 @@
-"""The folders of tests/golden/tensorflow: checkpoints of fixed values, whose every byte is known."""
+"""The folders of tests/golden/tensorflow: checkpoints of fixed values, with fixed bytes."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -10,14 +10,14 @@ from tensorflow_process import RawTensor, TensorFlowProcess
 
 from golden.recipe import Recipe
 
-# What TensorFlow 2.21 can write, with the bytes per element: all but resource and the reference types.
+# Dtypes that TensorFlow 2.21 can write, with the bytes per element: all but resource and the reference types.
 FIXED_WIDTH = {
     "float32": 4, "float64": 8, "int32": 4, "uint8": 1, "int16": 2, "int8": 1, "complex64": 8, "int64": 8, "bool": 1,
     "qint8": 1, "quint8": 1, "qint32": 4, "bfloat16": 2, "qint16": 2, "quint16": 2, "uint16": 2, "complex128": 16,
     "float16": 2, "uint32": 4, "uint64": 8, "float8_e5m2": 1, "float8_e4m3fn": 1, "float8_e4m3fnuz": 1,
     "float8_e4m3b11fnuz": 1, "float8_e5m2fnuz": 1, "int4": 1, "uint4": 1, "int2": 1, "uint2": 1, "float4_e2m1fn": 1,
 }  # fmt: skip
-# One byte per element, of which only the low bits are used: sign-extended for the signed ones.
+# One byte per element, of which only the low bits are used; signed ones are sign-extended.
 SUB_BYTE_VALUES = {
     "bool": "000101000100",
     "int4": "f8ff00010207",
@@ -35,7 +35,7 @@ STRINGS = np.array([b"hello", b"", b"x01"], dtype=object)
 
 
 def bytes_of(dtype: str, count: int) -> bytes:
-    """`count` elements of fixed, varied bytes that are valid for `dtype`."""
+    """Return `count` elements of fixed, varied bytes that are valid for `dtype`."""
     if dtype in SUB_BYTE_VALUES:
         pattern = bytes.fromhex(SUB_BYTE_VALUES[dtype])
         return (pattern * count)[:count]
@@ -43,13 +43,13 @@ def bytes_of(dtype: str, count: int) -> bytes:
 
 
 def every_dtype(dtypes: Any) -> dict[str, RawTensor]:
-    """A [2, 3] tensor of each dtype, and strings."""
+    """Return a [2, 3] tensor of each dtype, and strings."""
     values = {dtype: RawTensor(dtype, (2, 3), bytes_of(dtype, 6)) for dtype in dtypes}
     return values | {"string": RawTensor.of(STRINGS.reshape(3, 1))}
 
 
 def shapes() -> dict[str, Any]:
-    """Ranks 0 to 8, sizes 0 and 1, and string lengths around the limits of their varints."""
+    """Return tensors of ranks 0 to 8, of sizes 0 and 1, and strings of lengths around varint limits."""
     lengths = np.array([b"a" * 300, b"b" * 127, b"c" * 128], dtype=object)
     return {
         "empty": np.zeros((0, 3), np.float32),
@@ -63,7 +63,7 @@ def shapes() -> dict[str, Any]:
 
 
 def long_names() -> dict[str, Any]:
-    """1000 scalars whose names fill more than one block of 262144 bytes; neighbours hardly share a first letter."""
+    """Return 1000 scalars whose names fill more than one block of 262144 bytes, with few common prefixes."""
     return {hashlib.sha256(b"%d" % i).hexdigest() * 4 + f"/{i:04d}": np.int32(i) for i in range(1000)}
 
 
@@ -77,7 +77,7 @@ EMBEDDING = rows(6, 4, "float32")
 
 
 def write_version_1_shards(tensorflow: TensorFlowProcess, path: str) -> None:
-    """Shard 1 holds rows 2 and 3 of `t`, shard 0 the others; each has a tensor of its own."""
+    """Write rows 2 and 3 of `t` to shard 1, the others to shard 0; each shard has another tensor too."""
     tensorflow.call("save_v1", f"{path}-00000-of-00002", [("t", T[:2]), ("a", np.int32(1))], ["4 5 0,2:-", ""])
     tensorflow.call("save_v1", f"{path}-00001-of-00002", [("t", T[2:]), ("b", np.int32(2))], ["4 5 2,2:0,5", ""])
 
@@ -99,7 +99,7 @@ def write_sharded(tensorflow: TensorFlowProcess, prefix: str) -> None:
 
 
 def saving(function: str, tensors: Any, *more: Any) -> Callable[[TensorFlowProcess, str], object]:
-    """A writer that is one call of tests/support/tensorflow_side.py."""
+    """Return a writer that makes one call of tests/support/tensorflow_side.py."""
     return lambda tensorflow, prefix: tensorflow.call(function, prefix, tensors, *more)
 
 
@@ -111,11 +111,11 @@ def fixed(
     pattern: str = "",
     unread: Mapping[str, RawTensor] | None = None,
 ) -> Recipe:
-    """A folder whose checkpoint has the folder's name.
+    """Return the recipe of a folder whose checkpoint has the folder's name.
 
     Args:
-        write: Gets the prefix, or the path of a version 1 file.
-        pattern: What comes after the name where shards of version 1 are meant.
+        write: Called with the prefix, or with the path of a version 1 file.
+        pattern: Suffix of the pattern that matches shards of version 1.
     """
 
     def write_into(tensorflow: TensorFlowProcess, folder: Path) -> None:
@@ -147,7 +147,7 @@ FIXED = (
     ),
     fixed("every-dtype", "v2", "each dtype that TensorFlow 2.21 writes", saving("save_v2", every_dtype(FIXED_WIDTH))),
     fixed("many-blocks", "v2", "an index of more than one block", saving("save_v2", long_names())),
-    fixed("variant", "v2", "a TensorList beside a plain tensor; numpy cannot hold the list", write_variant),
+    fixed("variant", "v2", "a TensorList and a plain tensor; numpy cannot represent the list", write_variant),
     fixed(
         "sharded",
         "v2",

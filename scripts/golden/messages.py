@@ -1,4 +1,4 @@
-"""Protocol buffer messages in bytes: fields as (number, content), for the few that are composed here."""
+"""Encoding and decoding of the few protocol buffer messages composed here, field by field."""
 
 import struct
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ Fields = Sequence[tuple[int, bytes]]
 
 
 def fields_of(message: bytes) -> list[tuple[int, bytes]]:
-    """(tag, content) of each field; the tag is the number shifted by three plus 2 for bytes, 0 for a varint."""
+    """Return (tag, content) of each field; the tag is the number shifted by three, plus 2 for bytes."""
     at, found = 0, []
     while at < len(message):
         tag, at = read_varint(message, at)
@@ -26,12 +26,12 @@ def fields_of(message: bytes) -> list[tuple[int, bytes]]:
 
 
 def encoded(fields: Iterable[tuple[int, bytes]]) -> bytes:
-    """The inverse of `fields_of`."""
+    """Encode fields; the inverse of `fields_of`."""
     return b"".join(varint(tag) + (varint(len(body)) if tag & 7 == 2 else b"") + body for tag, body in fields)
 
 
 def bundle_entry(dtype: int, shape: Sequence[int], offset: int, size: int, crc: int) -> bytes:
-    """BundleEntryProto of a tensor in shard 0; fields that are zero are left out."""
+    """Encode the BundleEntryProto of a tensor in shard 0, without fields that are zero."""
     dims = [(0x12, encoded([(0x08, varint(length))])) for length in shape]
     fields = [(0x08, varint(dtype)), (0x12, encoded(dims))]
     fields += [(0x20, varint(offset))] if offset else []

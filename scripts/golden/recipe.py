@@ -1,4 +1,4 @@
-"""A folder of tests/golden: how it is written, and what its expected.json says about it."""
+"""A folder of tests/golden: how it is written, and the content of its expected.json."""
 
 import json
 import re
@@ -20,17 +20,17 @@ class Recipe:
 
     name: str  # of the folder, relative to tests/golden
     kind: str  # "v1", "v2", "object", "savedmodel" or "negative"
-    special: str  # what it is there for
+    special: str  # what it tests
     prefix: str  # of the checkpoint in it
-    # Writes the files into the folder. What it returns goes into expected.json.
+    # Writes the files into the folder. The return value is added to expected.json.
     write: Writer
     # Values that TensorFlow writes but does not read back.
     unread: Mapping[str, RawTensor] = field(default_factory=dict)
-    earlier: Sequence[str] = ()  # prefixes of the checkpoints that were saved before, and are still there
+    earlier: Sequence[str] = ()  # prefixes of earlier checkpoints that are still in the folder
 
 
 def in_tensorflow(function: str) -> Writer:
-    """A writer that is one function of golden.in_tensorflow; it gets the folder."""
+    """Return a writer that calls a function of golden.in_tensorflow with the folder."""
 
     def write(tensorflow: TensorFlowProcess, folder: Path) -> Mapping[str, Any] | None:
         more: Mapping[str, Any] | None = tensorflow.call(f"golden.in_tensorflow.{function}", str(folder))
@@ -40,7 +40,7 @@ def in_tensorflow(function: str) -> Writer:
 
 
 def make(recipe: Recipe, root: Path, tensorflow: TensorFlowProcess) -> None:
-    """Write a folder below `root`, and the expected.json of what TensorFlow reads there."""
+    """Write a folder below `root`, with the expected.json of the values that TensorFlow reads."""
     folder = root / recipe.name
     folder.mkdir(parents=True)
     more = recipe.write(tensorflow, folder) or {}
@@ -49,7 +49,7 @@ def make(recipe: Recipe, root: Path, tensorflow: TensorFlowProcess) -> None:
 
 
 def describe(tensorflow: TensorFlowProcess, recipe: Recipe, folder: Path, more: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of expected.json: name -> dtype, shape and hash of every value as TensorFlow reads it."""
+    """Return the content of expected.json: dtype, shape and hash of each value that TensorFlow reads."""
     found: dict[str, Any] = {
         "source": f"TensorFlow {tensorflow.call('version')}, scripts/make_golden.py",
         "path": folder.name,
@@ -76,7 +76,7 @@ def describe(tensorflow: TensorFlowProcess, recipe: Recipe, folder: Path, more: 
 def described_tensors(
     tensorflow: TensorFlowProcess, folder: Path, prefix: str, unread: Mapping[str, RawTensor] | None = None
 ) -> dict[str, Any]:
-    """Name -> dtype, shape, sha256 of every tensor. One that TensorFlow cannot read has no hash but its error."""
+    """Return dtype, shape and sha256 of each tensor, or TensorFlow's error if it cannot read the tensor."""
     path, known = str(folder / prefix), unread or {}
     maps = tensorflow.call("reader_maps", path)
     names = sorted(maps)
@@ -94,23 +94,23 @@ def described_tensors(
         value = outcome if isinstance(outcome, RawTensor) else outcome[0]
         if (value.dtype, value.shape) != (dtype, shape):
             raise ValueError(f"{folder.name}: {name} was read as {value.dtype} {value.shape}, not {dtype} {shape}")
-        # A variant has no value that numpy or torch could hold.
+        # A variant has no value that numpy or torch can represent.
         tensors[name]["sha256"] = None if dtype == "variant" else value.sha256
     return tensors
 
 
 def plain_error(message: str, folder: Path) -> str:
-    """An error of TensorFlow without what differs from machine to machine."""
+    """Return an error of TensorFlow without the parts that depend on the machine."""
     message = message.replace(f"{folder.parent}/", "")
     return re.sub(r"\{\{function_node [^}]*\}\} | \[Op:\w+\]", "", message)
 
 
 def files_below(folder: Path) -> list[str]:
-    """All files, relative to the folder, but expected.json."""
+    """Return all files relative to the folder, except expected.json."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if name != EXPECTED)
 
 
 def remove(recipe: Recipe, root: Path) -> None:
-    """Remove the recipe's folder below `root`, if it is there."""
+    """Remove the recipe's folder below `root` if it exists."""
     shutil.rmtree(root / recipe.name, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Index files in bytes: what TensorFlow 2.21 reads but does not write.
+"""Index files in bytes, in forms that TensorFlow 2.21 reads but does not write.
 
     table  = data blocks | metaindex block | index block | footer
     block  = contents | compression (0 none, 1 snappy): u8 | masked CRC-32C of contents and compression: u32le
@@ -6,8 +6,8 @@
     footer = handle of the metaindex | handle of the index | zeros up to byte 40 | magic: u64le
     handle = offset: varint | size without the trailing five bytes: varint
 
-Written from the format's description (LevelDB, doc/table_format.md) and without the package, so that what the package
-reads in the tests was not made by its own code.
+Written from the format's description (LevelDB, doc/table_format.md) and without torch_tfckpt, so that its tests read
+files that its own code did not write.
 """
 
 import struct
@@ -21,17 +21,17 @@ FOOTER_SIZE = 48
 
 
 def masked(checksum: int) -> int:
-    """A CRC-32C as table files and checkpoints store it."""
+    """Mask a CRC-32C as table files and checkpoints do."""
     return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def masked_crc(content: bytes) -> bytes:
-    """The stored checksum of some bytes."""
+    """Return the stored checksum of some bytes."""
     return struct.pack("<I", masked(crc32c.crc32c(content)))
 
 
 def varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first."""
+    """Encode a number with seven bits per byte, the lowest first."""
     parts = []
     while number >= 0x80:
         parts.append(number & 0x7F | 0x80)
@@ -40,7 +40,7 @@ def varint(number: int) -> bytes:
 
 
 def read_varint(content: bytes, at: int) -> tuple[int, int]:
-    """The number at a position, and the position after it."""
+    """Return the number at a position, and the position after it."""
     number = shift = 0
     while True:
         byte = content[at]
@@ -51,23 +51,23 @@ def read_varint(content: bytes, at: int) -> tuple[int, int]:
 
 
 def table(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """A table of one data block, not compressed. Keys must be sorted."""
+    """Return an uncompressed table of one data block. Keys must be sorted."""
     data = _block(_contents(pairs), compression=0)
     metaindex = _block(_contents([]), compression=0)
-    successor = pairs[-1][0] + b"\0"  # any key that is not before the last one
+    successor = pairs[-1][0] + b"\0"  # any key that is not less than the last one
     index = _block(_contents([(successor, _handle(0, data))]), compression=0)
     handles = _handle(len(data), metaindex) + _handle(len(data) + len(metaindex), index)
     return data + metaindex + index + handles.ljust(FOOTER_SIZE - 8, b"\0") + struct.pack("<Q", MAGIC)
 
 
 def with_snappy(content: bytes) -> bytes:
-    """The same table with its data blocks compressed, as TensorFlow 1 and the writers inside Google left them."""
+    """Return the table with compressed data blocks, as written by TensorFlow 1 and inside Google."""
     (data,) = [value for _, value in _entries(_block_at(content, _handles(content)[1]))]
     return _rebuilt(content, _block_at(content, _read_handle(data, 0)[0]), compression=1)
 
 
 def with_values(content: bytes, change: Callable[[bytes, bytes], bytes]) -> bytes:
-    """The same table with changed values: `change` gets a key and its value."""
+    """Return the table with changed values: `change` gets a key and its value."""
     (data,) = [value for _, value in _entries(_block_at(content, _handles(content)[1]))]
     pairs = _entries(_block_at(content, _read_handle(data, 0)[0]))
     return table([(key, change(key, value)) for key, value in pairs])
@@ -84,9 +84,9 @@ def _rebuilt(content: bytes, block: bytes, compression: int) -> bytes:
 
 
 def _contents(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """A block's entries, each with its whole key, and one restart point."""
+    """Return the contents of a block: its entries, each with its whole key, and one restart point."""
     parts = [varint(0) + varint(len(key)) + varint(len(value)) + key + value for key, value in pairs]
-    # Every entry could be a restart point; the first one must be.
+    # Every entry could be a restart point; only the first must be one.
     return b"".join(parts) + struct.pack("<II", 0, 1)
 
 
@@ -107,7 +107,7 @@ def _read_handle(content: bytes, at: int) -> tuple[tuple[int, int], int]:
 
 
 def _handles(content: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where the metaindex and the index block are."""
+    """Return the handles of the metaindex and index blocks."""
     footer = content[-FOOTER_SIZE:]
     metaindex, at = _read_handle(footer, 0)
     return metaindex, _read_handle(footer, at)[0]

@@ -5,7 +5,7 @@ from golden.recipe import Recipe, in_tensorflow
 TRAINED = (
     Recipe("digits-cnn", "v2", "numbered checkpoints of a TensorFlow 1 CNN with Adam, their meta graphs and state file",
            "model.ckpt-216", in_tensorflow("graph_models.write_cnn"), earlier=("model.ckpt-144",)),
-    Recipe("digits-v1", "v1", "a version 1 file named like the state file `checkpoint` beside it, with momentum",
+    Recipe("digits-v1", "v1", "a version 1 file, `checkpoint-288`, and the state file `checkpoint`; momentum",
            "checkpoint-288", in_tensorflow("graph_models.write_version_1")),
     Recipe("digits-v1-sharded", "v1", "two version 1 shards; the graph has a variable that is not saved",
            "export-?????-of-00002", in_tensorflow("graph_models.write_sharded_version_1")),
@@ -25,7 +25,7 @@ TRAINED = (
            "variables/variables", in_tensorflow("keras_models.write_saved_model_of_keras_2")),
     Recipe("digits-keras3-savedmodel", "savedmodel", "a SavedModel that Keras 3 exported",
            "variables/variables", in_tensorflow("keras_models.write_saved_model_of_keras_3")),
-    Recipe("digits-module", "savedmodel", "a SavedModel of a tf.Module: signatures, one with a default, an asset with "
-           "a table over it, variables of strings, int32 and int64", "variables/variables",
+    Recipe("digits-module", "savedmodel", "a SavedModel of a tf.Module: signatures, one with a default, an asset, a "
+           "table that reads it, variables of strings, int32 and int64", "variables/variables",
            in_tensorflow("module_model.write")),
 )  # fmt: skip

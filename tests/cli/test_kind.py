@@ -1,4 +1,4 @@
-"""tfckpt show of what is not a checkpoint; and what ls, verify and meta say of it."""
+"""tfckpt show on files that are not checkpoints, and what ls, verify and meta report about them."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch_tfckpt.format.file_kind import FileKind, Reading
 
 Output = pytest.CaptureFixture[str]
 KEPT = Path(__file__).resolve().parent.parent / "foreign_files" / "golden"
-LISTED = ("model.safetensors", "model.pt", "arrays.npz")  # formats whose tensors show lists
+LISTED = ("model.safetensors", "model.pt", "arrays.npz")  # formats whose tensors `show` lists
 
 
 def shown(path: Path | str, capsys: Output) -> tuple[int, str, str]:
@@ -23,12 +23,12 @@ def shown(path: Path | str, capsys: Output) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("name", sorted(set(OTHER_FILES) - {*LISTED, "module.pth", "checkpoint", "large.json"}))
 def test_each_kind_of_file(name: str, tmp_path: Path, capsys: Output) -> None:
-    """One line on stdout: what it is, and what reads it. Status 0 for what this package shows, 1 for all others."""
+    """One line on stdout with the kind and what reads it; status 0 for what tfckpt shows, else 1."""
     kind, write = OTHER_FILES[name]
     write(tmp_path / name)
     status, out, err = shown(tmp_path / name, capsys)
     if kind is FileKind.SAFETENSORS_INDEX:
-        assert (status, out) == (1, "") and "model-00001-of-00002.safetensors" in err  # its files are missing
+        assert (status, out) == (1, "") and "model-00001-of-00002.safetensors" in err  # its data files are missing
     else:
         assert (status, out, err) == (0 if kind.reading is Reading.GRAPH else 1, f"{kind.what}. {kind.hint}.\n", "")
 
@@ -49,7 +49,7 @@ def test_files_of_tensorflow(name: str, kind: FileKind, capsys: Output) -> None:
 
 
 def test_meta_graphs_are_shown_by_meta(golden: Path, tmp_path: Path, capsys: Output) -> None:
-    """A .meta file away from its checkpoint, and a saved_model.pb without variables."""
+    """Meta graphs without a checkpoint are shown: a .meta file, and a saved_model.pb without variables."""
     (tmp_path / "m.meta").write_bytes((golden / "digits-cnn" / "model.ckpt-144.meta").read_bytes())
     status, out, _ = shown(tmp_path / "m.meta", capsys)
     assert status == 0 and "`tfckpt meta` shows it" in out
@@ -64,7 +64,7 @@ def test_meta_graphs_are_shown_by_meta(golden: Path, tmp_path: Path, capsys: Out
 
 
 def test_checkpoints_are_shown_as_before(tmp_path: Path, capsys: Output) -> None:
-    """A SavedModel's variables, a checkpoint next to its .meta file, a directory with one of several formats."""
+    """As before: a SavedModel's variables, a checkpoint with a .meta file, a directory of another format."""
     tfckpt.save_file({"x": torch.ones(3)}, tmp_path / "m")
     (tmp_path / "m.meta").write_bytes(b"")
     (tmp_path / "model.h5").write_bytes((KEPT / "model.h5").read_bytes())
@@ -74,7 +74,7 @@ def test_checkpoints_are_shown_as_before(tmp_path: Path, capsys: Output) -> None
 
 
 def test_damaged_checkpoints_keep_their_error(tmp_path: Path, capsys: Output) -> None:
-    """Nothing on stdout, the damage on stderr; an empty file and zeros are called so too."""
+    """Nothing on stdout, the damage on stderr; empty and zeroed files are named as such."""
     tfckpt.save_file({"x": torch.ones(3)}, tmp_path / "m")
     index = tmp_path / "m.index"
     whole = index.read_bytes()
@@ -92,7 +92,7 @@ def test_damaged_checkpoints_keep_their_error(tmp_path: Path, capsys: Output) ->
 
 
 def test_directories_with_damaged_checkpoints_keep_their_error(tmp_path: Path, capsys: Output) -> None:
-    """Alone, named by a state file, in a SavedModel; and a damaged safetensors file."""
+    """Such as a single one, one named by a state file, a SavedModel, and a damaged safetensors file."""
     folder = tmp_path / "one"
     tfckpt.save_file({"x": torch.ones(3)}, folder / "m-1")
     index = folder / "m-1.index"
@@ -118,7 +118,7 @@ def test_directories_with_damaged_checkpoints_keep_their_error(tmp_path: Path, c
 
 
 def test_directories(tmp_path: Path, capsys: Output) -> None:
-    """Several checkpoints; TensorFlow.js; Keras; several safetensors files; nothing."""
+    """Each kind of directory has its own message: checkpoints, TensorFlow.js, Keras, safetensors, empty."""
     for step in (1, 2):
         tfckpt.save_file({"x": torch.ones(3)}, tmp_path / "runs" / f"m-{step}")
     status, out, _ = shown(tmp_path / "runs", capsys)
@@ -156,7 +156,7 @@ def test_directories(tmp_path: Path, capsys: Output) -> None:
     assert (status, out) == (1, "") and "There is no checkpoint in this directory" in err
 
 
-def test_nothing_there_and_names_of_tensors_are_errors(tmp_path: Path, capsys: Output) -> None:
+def test_missing_files_and_names_of_tensors_are_errors(tmp_path: Path, capsys: Output) -> None:
     assert shown(tmp_path / "nowhere", capsys)[:2] == (1, "")
     assert main(["show", str(KEPT / "model.tflite"), "weights"]) == 1
     captured = capsys.readouterr()
@@ -168,15 +168,15 @@ def test_nothing_there_and_names_of_tensors_are_errors(tmp_path: Path, capsys: O
 @pytest.mark.parametrize("verb", ["ls", "verify", "meta"])
 @pytest.mark.parametrize("name", ["model.h5", "frozen.pb", "model.tflite"])
 def test_other_verbs(verb: str, name: str, capsys: Output) -> None:
-    """Each names the kind on stderr."""
+    """Each command names the kind of the file on stderr."""
     assert main([verb, str(KEPT / name)]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert any(word in captured.err for word in ("an HDF5 file", "a GraphDef", "(GraphDef)", "a TensorFlow Lite model"))
 
 
-def test_convert_of_another_kind(tmp_path: Path, capsys: Output) -> None:
-    """Refused as it is by all others, under any name."""
+def test_convert_rejects_other_kinds(tmp_path: Path, capsys: Output) -> None:
+    """An HTML page is rejected under any file name."""
     for name in ("model.pt", "model.npz", "model.safetensors", "model"):
         OTHER_FILES["login.ckpt"][1](tmp_path / name)
         assert main(["convert", str(tmp_path / name), str(tmp_path / "out.npz")]) == 1

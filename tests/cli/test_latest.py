@@ -1,4 +1,4 @@
-"""tfckpt latest: the path that a script wants, or why there is none."""
+"""tfckpt latest: the path for a script, or the reason why there is none."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch_tfckpt.cli.main import main
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A directory with two checkpoints, the newer one damaged."""
+    """Return a directory with two checkpoints, the newer one damaged."""
     saver = tfckpt.Saver({"x": torch.zeros(3)})
     for step in (1, 2):
         saver.save(tmp_path / "m", global_step=step)
@@ -21,27 +21,27 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_newest_is_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its path alone on stdout."""
+    """Only its path is on stdout."""
     assert main(["latest", str(run)]) == 0
     assert capsys.readouterr() == (f"{run}/m-2\n", "")
 
 
-def test_valid_walks_back_to_a_complete_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A data file that is too short is passed over."""
+def test_valid_prints_the_newest_complete_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint with a short data file is skipped."""
     assert main(["latest", "--valid", str(run)]) == 0
     assert capsys.readouterr().out == f"{run}/m-1\n"
 
 
 def test_json_lists_all(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the state file names, oldest first."""
+    """All checkpoints in the state file, oldest first."""
     assert main(["latest", "--json", str(run)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == {"directory": str(run), "latest": f"{run}/m-2", "listed": [f"{run}/m-1", f"{run}/m-2"]}
 
 
 @pytest.mark.parametrize("options", [[], ["--valid"], ["--json"]])
-def test_an_empty_directory_is_not_fine(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit status 1; nothing on stdout that a script could take for a path."""
+def test_an_empty_directory_is_an_error(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 1, with nothing on stdout that a script could mistake for a path."""
     assert main(["latest", *options, str(tmp_path)]) == 1
     printed = capsys.readouterr()
     if options == ["--json"]:
@@ -51,7 +51,7 @@ def test_an_empty_directory_is_not_fine(options: list[str], tmp_path: Path, caps
 
 
 def test_another_state_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--latest-filename, as Saver.save has it."""
+    """--latest-filename selects the state file, like the argument of Saver.save."""
     tfckpt.Saver({"x": torch.zeros(3)}).save(run / "best", latest_filename="best_checkpoint")
     assert main(["latest", "--latest-filename", "best_checkpoint", str(run)]) == 0
     assert capsys.readouterr().out == f"{run}/best\n"

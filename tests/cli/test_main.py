@@ -1,4 +1,4 @@
-"""The command line as a whole: exit statuses, streams, texts of errors."""
+"""The command line as a whole: exit statuses, streams, error messages."""
 
 import os
 import pty
@@ -45,7 +45,7 @@ def test_help_names_every_verb_and_tensorflows_flags(capsys: pytest.CaptureFixtu
     ],
 )
 def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Said on stderr, with nothing on stdout."""
+    """The error is on stderr, and stdout is empty."""
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and "usage: tfckpt" in captured.err
@@ -64,7 +64,7 @@ def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixtu
         (["ls", ""], "is not a path"),
     ],
 )
-def test_arguments_that_cannot_be_right_are_status_2(
+def test_invalid_arguments_are_status_2(
     prefix: str, tmp_path: Path, arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([argument.format(t=prefix, d=tmp_path) for argument in arguments]) == 2
@@ -73,10 +73,10 @@ def test_arguments_that_cannot_be_right_are_status_2(
 
 
 @pytest.mark.parametrize("verb", ["ls", "show", "verify"])
-def test_what_cannot_be_read_is_status_1(
+def test_unreadable_files_are_status_1(
     golden: Path, tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One clear text, no traceback."""
+    """One clear message, no traceback."""
     (tmp_path / "cut.index").write_bytes((golden / "tensorflow/scalar/scalar.index").read_bytes()[:-3])
     (tmp_path / "model.ckpt-999.index").touch()
     for path, text in (("cut", "cut.index"), ("model.ckpt-1000", "There are model.ckpt-999"), ("no/where", "no/where")):
@@ -86,8 +86,8 @@ def test_what_cannot_be_read_is_status_1(
 
 
 @pytest.mark.parametrize("verb", ["ls", "show", "verify"])
-def test_a_typo_in_a_path_is_answered_plainly(prefix: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the words that TensorFlow's programs look for, which the library's error has."""
+def test_a_mistyped_path_gives_a_plain_message(prefix: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message lacks TensorFlow's words, which the library's error contains for programs."""
     assert main([verb, f"{prefix}x"]) == 1
     assert capsys.readouterr().err == f"tfckpt: {prefix}x: no tx.index here. There are t.\n"
     with pytest.raises(tfckpt.NotFoundError, match="Unsuccessful TensorSliceReader constructor: Failed to find any"):
@@ -118,8 +118,8 @@ def start(
     return subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
 
 
-def test_closed_pipe_is_no_traceback(golden: Path) -> None:
-    """`tfckpt ls X | head -1` ends quietly."""
+def test_closed_pipe_prints_no_traceback(golden: Path) -> None:
+    """`tfckpt ls X | head -1` ends without a message."""
     process = start("ls", str(golden / "digits-transformer"))
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
@@ -129,8 +129,8 @@ def test_closed_pipe_is_no_traceback(golden: Path) -> None:
 
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_streams_are_no_traceback(prefix: str, redirection: str) -> None:
-    """As under daemons, which start programs without any."""
+def test_closed_streams_print_no_traceback(prefix: str, redirection: str) -> None:
+    """The streams are closed, as in programs started by a daemon."""
     command = f'{sys.executable} -m torch_tfckpt ls "$0" {redirection}'
     run = subprocess.run(["sh", "-c", command, prefix], capture_output=True, timeout=60)
     assert run.returncode == 0 and run.stderr == b""
@@ -143,8 +143,8 @@ def test_closed_streams_are_no_traceback(prefix: str, redirection: str) -> None:
         (["show", "--stats"], b"read", "b       1    1     1    0    0         0"),
     ],
 )
-def test_progress_stays_out_of_the_results(prefix: str, arguments: list[str], bar: bytes, last: str) -> None:
-    """Also where stderr is a terminal and a bar is drawn."""
+def test_progress_is_not_mixed_with_results(prefix: str, arguments: list[str], bar: bytes, last: str) -> None:
+    """stdout contains only results, also if stderr is a terminal that shows a progress bar."""
     master, slave = pty.openpty()
     with start(*arguments, prefix, stderr=slave) as process:
         out, _ = process.communicate(timeout=60)
@@ -155,7 +155,7 @@ def test_progress_stays_out_of_the_results(prefix: str, arguments: list[str], ba
 
 
 def test_table_at_a_terminal(tmp_path: Path) -> None:
-    """Names with brackets are no markup there."""
+    """Names with brackets are not treated as markup."""
     prefix = tfckpt.save_file({"a[bold]": torch.zeros(2)}, tmp_path / "t")
     master, slave = pty.openpty()
     with start("ls", prefix, stdout=slave) as process:
@@ -168,8 +168,8 @@ def test_table_at_a_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
-def test_long_names_are_broken_after_separators(tmp_path: Path, columns: int) -> None:
-    """In a narrow terminal a name continues in the next line; no line begins or ends in the middle of a word."""
+def test_long_names_are_wrapped_after_separators(tmp_path: Path, columns: int) -> None:
+    """In a narrow terminal a name continues in the next line, never broken inside a word."""
     name = "encoder/layer_with_weights-12/attention/self/query/kernel.first_moment"
     prefix = tfckpt.save_file({name: torch.zeros(2)}, tmp_path / "t")
     master, slave = pty.openpty()
@@ -183,8 +183,8 @@ def test_long_names_are_broken_after_separators(tmp_path: Path, columns: int) ->
     assert len(shown) == 1 or columns < 120
 
 
-def test_names_that_could_steer_a_terminal_come_out_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Control characters, lone surrogates and the like, in names and in paths."""
+def test_names_with_control_characters_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters, lone surrogates and similar characters are escaped in names and paths."""
     name = "evil\x1b[2J\n\udcffü"
     directory = tmp_path / "d\x1bé"
     directory.mkdir()
@@ -206,8 +206,8 @@ def test_names_that_could_steer_a_terminal_come_out_escaped(tmp_path: Path, caps
         assert text and all(c.isprintable() or c == "\n" for c in text), (arguments, text)
 
 
-def test_any_encoding_of_the_terminal_will_do(tmp_path: Path) -> None:
-    """In the C locale, what ASCII lacks comes out escaped, and the program does not end over it."""
+def test_any_encoding_of_the_terminal_works(tmp_path: Path) -> None:
+    """In the C locale non-ASCII characters are escaped, and the program does not fail."""
     prefix = tfckpt.save_file({"größe": torch.zeros(1)}, tmp_path / "t")
     command = [sys.executable, "-m", "torch_tfckpt", "ls", prefix]
     run = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, timeout=60)
@@ -215,9 +215,9 @@ def test_any_encoding_of_the_terminal_will_do(tmp_path: Path) -> None:
 
 
 def test_interrupting_a_conversion_leaves_nothing(tmp_path: Path) -> None:
-    """Ctrl-C while 200 MB are written, as a shell sends it."""
+    """Ctrl-C while 200 MB are written, sent as by a shell, leaves no files."""
     prefix = tfckpt.save_file({f"t{n}": torch.zeros(5_000_000) for n in range(10)}, tmp_path / "source" / "t")
-    # A shell starts background jobs with SIGINT ignored, and a child inherits that; a handler of ours it does not.
+    # A shell starts background jobs with SIGINT ignored, which a child inherits. With a handler set here, it does not.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = start("convert", prefix, str(tmp_path / "out" / "m.npz"))

@@ -22,13 +22,13 @@ TF2 = str(GOLDEN / "digits-module")
 
 
 def listing(capsys: Output, *arguments: str, status: int = 0) -> list[str]:
-    """The lines that a call prints."""
+    """Return the lines that a call prints."""
     assert main(["meta", *arguments]) == status
     return capsys.readouterr().out.splitlines()
 
 
 def document(capsys: Output, *arguments: str, status: int = 0) -> dict[str, Any]:
-    """The JSON document that a call prints; NaN and the like, which are no JSON, fail."""
+    """Return the JSON document that a call prints; NaN and infinity, which are not JSON, fail."""
     content: dict[str, Any] = json.loads(
         "\n".join(listing(capsys, "--json", *arguments, status=status)), parse_constant=pytest.fail
     )
@@ -36,13 +36,13 @@ def document(capsys: Output, *arguments: str, status: int = 0) -> dict[str, Any]
 
 
 def write(path: Path, message: MetaGraphDef | SavedModel) -> str:
-    """The path as an argument."""
+    """Write the file and return its path as an argument."""
     path.write_bytes(message.SerializeToString(deterministic=True))
     return str(path)
 
 
 def add_variable(meta: MetaGraphDef, name: str, *shape: int) -> None:
-    """A variable's node, and its entry among the variables."""
+    """Add a variable's node and its entry in the collection of variables."""
     node = meta.graph_def.node.add(name=name, op="VariableV2")
     node.attr["dtype"].type = DT_FLOAT
     node.attr["shape"].shape.SetInParent()
@@ -53,7 +53,7 @@ def add_variable(meta: MetaGraphDef, name: str, *shape: int) -> None:
 
 
 def test_a_meta_file_of_tensorflow(capsys: Output) -> None:
-    """All that a person asks of it, on one page."""
+    """The whole report on one page."""
     lines = listing(capsys, TF1)
     assert lines[:2] == [
         f"{TF1}: meta graph, 6.57 kB",
@@ -84,7 +84,7 @@ def test_a_meta_file_of_tensorflow(capsys: Output) -> None:
 
 
 def test_operations_of_a_trained_model(capsys: Output) -> None:
-    """The first 30 of 58, then how many there are besides."""
+    """The first 30 of 58 are listed, then the number of the others."""
     lines = listing(capsys, str(GOLDEN / "digits-cnn" / "model.ckpt-216.meta"))
     at = lines.index("511 nodes, 0 functions of 0 nodes")
     assert lines[at - 1] == "and 28 more (--json has all)"
@@ -114,7 +114,7 @@ def test_a_saved_model_of_tensorflow(capsys: Output) -> None:
 
 
 def test_the_document_of_a_meta_file(capsys: Output) -> None:
-    """Stable keys, complete lists, values of collections."""
+    """Fixed keys, complete lists, values of collections."""
     content = document(capsys, TF1)
     assert list(content) == [
         "path",
@@ -176,7 +176,7 @@ def test_the_document_of_a_saved_model(capsys: Output) -> None:
 
 
 def test_the_drawing(capsys: Output) -> None:
-    """Scopes of one level by default, variables with their shapes; --depth unfolds."""
+    """One level of scopes by default, variables with their shapes; --depth shows more."""
     lines = listing(capsys, TF1, "--dot")
     assert lines[1] == "digraph {" and lines[-1] == "}"
     assert r'  n2 [label="W\nfloat32 []", shape=box];' in lines
@@ -184,8 +184,8 @@ def test_the_drawing(capsys: Output) -> None:
     assert len(listing(capsys, TF1, "--dot", "--depth", "2")) > len(lines)
 
 
-def test_of_several_graphs_one_is_shown(tmp_path: Path, capsys: Output) -> None:
-    """By its tags; the one to serve where none are named; all sets of tags are listed."""
+def test_one_of_several_graphs_is_shown(tmp_path: Path, capsys: Output) -> None:
+    """Selected by its tags, by default the one to serve; all sets of tags are listed."""
     model = SavedModel(saved_model_schema_version=1)
     for tags in (["train"], ["serve"], ["gpu", "serve"], []):
         model.meta_graphs.add().meta_info_def.tags.extend(tags)
@@ -198,7 +198,7 @@ def test_of_several_graphs_one_is_shown(tmp_path: Path, capsys: Output) -> None:
     assert (content["tags"], content["tags_available"]) == (["train"], [["train"], ["serve"], ["gpu", "serve"], []])
 
 
-def test_versions_before_1_say_less(tmp_path: Path, capsys: Output) -> None:
+def test_versions_before_1_contain_less(tmp_path: Path, capsys: Output) -> None:
     meta = MetaGraphDef()
     meta.graph_def.versions.producer = 17
     meta.graph_def.versions.bad_consumers.extend([3, 4])
@@ -214,8 +214,8 @@ def test_versions_before_1_say_less(tmp_path: Path, capsys: Output) -> None:
     ]
 
 
-def test_parts_and_sizes_that_are_not_known(tmp_path: Path, capsys: Output) -> None:
-    """A part as Python would cut it out; ? for what a shape leaves open."""
+def test_slices_and_unknown_sizes(tmp_path: Path, capsys: Output) -> None:
+    """A slice in Python's notation; ? for unknown dimensions."""
     meta = MetaGraphDef()
     add_variable(meta, "w/part_0", 2, 3)
     add_variable(meta, "u", -1, 3)
@@ -242,7 +242,7 @@ def test_parts_and_sizes_that_are_not_known(tmp_path: Path, capsys: Output) -> N
 
 
 def test_values_of_collections(tmp_path: Path, capsys: Output) -> None:
-    """Some of them for a person, all as JSON; bytes as text where they are, an Any by its type."""
+    """A few values for people, all in JSON; bytes as a string if possible, an Any as its type."""
     meta = MetaGraphDef()
     meta.collection_def["b"].bytes_list.value.extend([b"text", b"a\x1b[31m", b"\xff", b"more"])
     meta.collection_def["f"].float_list.value.extend([0.5, math.nan, -math.inf])
@@ -277,8 +277,8 @@ def test_values_of_collections(tmp_path: Path, capsys: Output) -> None:
     assert content["saver"]["keep_checkpoint_every_n_hours"] == "Infinity"
 
 
-def test_long_lists_are_cut_for_people_only(tmp_path: Path, capsys: Output) -> None:
-    """Nothing is left out without a word: operations, variables, collections, signatures, assets, tags."""
+def test_long_lists_are_shortened_except_in_json(tmp_path: Path, capsys: Output) -> None:
+    """Each shortened list ends with the number left out, also operations, signatures and tags."""
     meta, count = MetaGraphDef(), cli_meta._ROWS + 7
     for index in range(count):
         add_variable(meta, f"v{index}", 2)
@@ -293,8 +293,8 @@ def test_long_lists_are_cut_for_people_only(tmp_path: Path, capsys: Output) -> N
     path = write(tmp_path / "m.meta", meta)
     lines = listing(capsys, path)
     assert lines.count("and 7 more (--json has all)") == 2  # variables, assets
-    assert lines.count("and 8 more (--json has all)") == 1  # operations: VariableV2 too
-    assert lines.count("and 9 more (--json has all)") == 1  # collections: variables and savers too
+    assert lines.count("and 8 more (--json has all)") == 1  # operations, including VariableV2
+    assert lines.count("and 9 more (--json has all)") == 1  # collections, including variables and savers
     assert lines.count(f"and {2 * count - cli_meta._ROWS} more (--json has all)") == 1  # inputs of s0
     for what in ("signatures", "savers"):
         assert f"and 7 more {what} (--json has all)" in lines
@@ -308,7 +308,7 @@ def test_long_lists_are_cut_for_people_only(tmp_path: Path, capsys: Output) -> N
 
 @pytest.mark.parametrize("name", ["a\nb", 'a"\\', "\x1b[2Jgone", "n" * 1_000_000, "[bold]", "\u202e"])
 def test_hostile_names(tmp_path: Path, name: str, capsys: Output) -> None:
-    """Wherever they stand, they steer no terminal, and no line becomes long; as JSON they are as they are."""
+    """Control characters are escaped everywhere and lines stay short; JSON has the names unchanged."""
     meta = MetaGraphDef()
     add_variable(meta, name, *[1] * 300)
     meta.graph_def.node[0].op = name
@@ -333,7 +333,7 @@ def test_hostile_names(tmp_path: Path, name: str, capsys: Output) -> None:
 
 
 def test_variables_that_contradict_the_graph(tmp_path: Path, capsys: Output) -> None:
-    """The rest is shown, the reason is told, and the status is 1."""
+    """The rest is shown, the reason is reported, and the status is 1."""
     meta = MetaGraphDef()
     meta.collection_def["variables"].bytes_list.value.append(VariableDef(variable_name="v:0").SerializeToString())
     path = write(tmp_path / "m.meta", meta)
@@ -349,8 +349,8 @@ def test_variables_that_contradict_the_graph(tmp_path: Path, capsys: Output) -> 
     [(None, "does not exist"), (b"nothing of the kind", "Cannot parse file"), (b"\x12\x05\x0a", "Cannot parse file")],
     ids=["missing", "other", "cut"],
 )
-def test_what_is_no_meta_graph_is_status_1(tmp_path: Path, content: bytes | None, text: str, capsys: Output) -> None:
-    """One line, that names the file."""
+def test_other_files_are_status_1(tmp_path: Path, content: bytes | None, text: str, capsys: Output) -> None:
+    """One line with the name of the file."""
     if content is not None:
         (tmp_path / "m.meta").write_bytes(content)
     for arguments in ([], ["--json"], ["--dot"]):
@@ -361,7 +361,7 @@ def test_what_is_no_meta_graph_is_status_1(tmp_path: Path, content: bytes | None
 
 
 def test_a_broken_graph_is_status_1(tmp_path: Path, capsys: Output) -> None:
-    """Found only once its nodes are walked."""
+    """Damage that is found only when the nodes are read."""
     meta = MetaGraphDef()
     meta.graph_def.node.add(name="a")
     meta.graph_def.node.add(name="a")

@@ -32,7 +32,7 @@ def prefix(tmp_path: Path) -> str:
 
 
 def test_ls(prefix: str, capsys: Output) -> None:
-    """Aligned columns, the same every time, and the totals: of all tensors, and of each kind."""
+    """Aligned columns, the same each time, and totals of all tensors and of each kind."""
     assert main(["ls", prefix]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "name          dtype    shape     size  note",
@@ -76,8 +76,8 @@ def test_ls_json(prefix: str, capsys: Output) -> None:
     }
 
 
-def test_ls_tells_weights_from_optimizer_state_and_counters(golden: Path, capsys: Output) -> None:
-    """As load_model does; the kinds add up to the whole."""
+def test_ls_distinguishes_weights_optimizer_state_and_counters(golden: Path, capsys: Output) -> None:
+    """The kinds are those of load_model and add up to the total."""
     assert main(["ls", str(golden / "digits-cnn" / "model.ckpt-216")]) == 0
     assert capsys.readouterr().out.splitlines()[-4:] == [
         "27 tensors, 10,977 elements, 43.9 kB",
@@ -97,7 +97,7 @@ def test_ls_tells_weights_from_optimizer_state_and_counters(golden: Path, capsys
     ],
 )
 def test_ls_order(tmp_path: Path, options: list[str], expected: list[str], capsys: Output) -> None:
-    """Numbers in names are compared as numbers, unless the stored order or that of sizes is asked for."""
+    """Natural order by default; --sort selects the stored order or the size."""
     tensors = {"layer_10/w": torch.zeros(3), "layer_2/w": torch.zeros(1), "a": torch.zeros(2)}
     prefix = tfckpt.save_file(tensors, tmp_path / "t")
     main(["ls", prefix, *options])
@@ -105,7 +105,7 @@ def test_ls_order(tmp_path: Path, options: list[str], expected: list[str], capsy
 
 
 def test_ls_json_keeps_the_stored_order(tmp_path: Path, capsys: Output) -> None:
-    """Programs see what Python's names() returns, unless they ask for another order."""
+    """JSON has the order of names() unless another one is requested."""
     prefix = tfckpt.save_file({"layer_10": torch.zeros(1), "layer_2": torch.zeros(1)}, tmp_path / "t")
     for options, expected in (([], ["layer_10", "layer_2"]), (["--sort", "name"], ["layer_2", "layer_10"])):
         main(["ls", prefix, "--json", *options])
@@ -114,14 +114,14 @@ def test_ls_json_keeps_the_stored_order(tmp_path: Path, capsys: Output) -> None:
 
 @pytest.mark.parametrize("form", ["m.safetensors", "m.pt", "m.npz"])
 def test_ls_lists_the_other_formats_too(prefix: str, tmp_path: Path, form: str, capsys: Output) -> None:
-    """With what the sidecar adds."""
+    """Values from the sidecar are listed too."""
     convert(prefix, tmp_path / form, exclude=["iterator"])
     assert main(["ls", str(tmp_path / form), "--sort", "name"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["name", "dense/bias", "dense/kernel", "words", "3"]
 
 
-def test_ls_names_what_is_no_tensor(tmp_path: Path, capsys: Output) -> None:
+def test_ls_lists_values_that_are_not_tensors(tmp_path: Path, capsys: Output) -> None:
     torch.save({"w": torch.zeros(1), "epoch": 3}, tmp_path / "m.pt")
     assert main(["ls", str(tmp_path / "m.pt")]) == 0
     assert capsys.readouterr().err == 'left out, since they are not tensors: "epoch"\n'
@@ -130,7 +130,7 @@ def test_ls_names_what_is_no_tensor(tmp_path: Path, capsys: Output) -> None:
 
 
 def damage_entry(prefix: str, name: str) -> None:
-    """Makes the index entry of one tensor unreadable, the index itself being sound."""
+    """Damage the index entry of one tensor, with valid checksums of the index."""
     path = Path(f"{prefix}.index")
     content = path.read_bytes()
     table = Table(lambda offset, size: content[offset : offset + size], len(content))
@@ -143,7 +143,7 @@ def damage_entry(prefix: str, name: str) -> None:
 
 
 def test_one_unreadable_tensor_does_not_hide_the_others(prefix: str, capsys: Output) -> None:
-    """Its row says so, and the status is 1."""
+    """Its row reports the damage, and the status is 1."""
     damage_entry(prefix, "dense/bias")
     assert main(["ls", prefix]) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -155,7 +155,7 @@ def test_one_unreadable_tensor_does_not_hide_the_others(prefix: str, capsys: Out
 
 
 def test_show_summary(golden: Path, capsys: Output) -> None:
-    """Version, files with their sizes, types."""
+    """Version, files with their sizes, dtypes."""
     source = golden / "tensorflow" / "sharded" / "sharded"
     assert main(["show", str(source)]) == 0
     text = capsys.readouterr().out
@@ -171,7 +171,7 @@ def test_show_summary_of_version_1(golden: Path, capsys: Output) -> None:
 
 
 def test_show_values(prefix: str, capsys: Output) -> None:
-    """As numpy prints them, with range, mean, spread and NaNs."""
+    """Values are printed as by numpy, with minimum, maximum, mean, deviation and number of NaNs."""
     assert main(["show", prefix, "dense/bias"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         '"dense/bias" float32 [3], 12 B',
@@ -186,7 +186,7 @@ def test_show_values(prefix: str, capsys: Output) -> None:
 
 
 def test_show_strings(prefix: str, capsys: Output) -> None:
-    """Long ones are cut."""
+    """Long strings are shortened."""
     assert main(["show", prefix, "words"]) == 0
     text = capsys.readouterr().out
     assert "b'hello'" in text and "... (300 bytes)" in text
@@ -198,12 +198,12 @@ def test_show_every_kind(golden: Path, name: str, capsys: Output) -> None:
     assert capsys.readouterr().out.startswith(f'"{name}" {name} ')
 
 
-def test_show_what_torch_lacks(golden: Path, capsys: Output) -> None:
+def test_show_a_dtype_that_torch_lacks(golden: Path, capsys: Output) -> None:
     assert main(["show", str(golden / "tensorflow/every-dtype/every-dtype"), "float8_e4m3b11fnuz"]) == 0
     assert "6 bytes that torch has no type for" in capsys.readouterr().out
 
 
-def test_show_name_that_is_not_there(prefix: str, capsys: Output) -> None:
+def test_show_a_missing_name(prefix: str, capsys: Output) -> None:
     assert main(["show", prefix, "dense/kernle"]) == 1
     assert capsys.readouterr().err == (
         f'tfckpt: {prefix}: no tensor "dense/kernle". Closest: "dense/kernel". '
@@ -219,14 +219,14 @@ def test_show_statistics_of_all(prefix: str, capsys: Output) -> None:
 
 
 def test_missing_shard_in_the_summary(golden: Path, capsys: Output) -> None:
-    """Listing needs the index alone."""
+    """Listing needs only the index."""
     assert main(["ls", str(golden / "missing-shard" / "model.ckpt-0")]) == 0
     assert main(["show", str(golden / "missing-shard" / "model.ckpt-0")]) == 0
     assert tfckpt.DataType.DT_BFLOAT16.short_name in capsys.readouterr().out
 
 
-def test_ls_of_names_that_are_not_there(prefix: str, capsys: Output) -> None:
-    """Said on stderr, with what was probably meant; status 1, and an empty listing for programs."""
+def test_ls_of_missing_names(prefix: str, capsys: Output) -> None:
+    """A message on stderr with the closest name; status 1, and an empty JSON list."""
     assert main(["ls", prefix, "dense/kernel:0", "nothing"]) == 1
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1] == "0 tensors, 0 elements, 0 B"
@@ -238,11 +238,11 @@ def test_ls_of_names_that_are_not_there(prefix: str, capsys: Output) -> None:
     assert json.loads(captured.out)["tensors"] == [] and "A * stands for any characters" in captured.err
 
 
-def test_show_of_an_unlike_name(prefix: str, capsys: Output) -> None:
+def test_show_of_a_name_without_a_similar_one(prefix: str, capsys: Output) -> None:
     assert main(["show", prefix, "Q"]) == 1
     assert capsys.readouterr().err == f'tfckpt: {prefix}: no tensor "Q". `tfckpt ls {prefix}` lists all 4 tensors\n'
 
 
-def test_statistics_of_what_has_no_numbers(prefix: str, capsys: Output) -> None:
+def test_statistics_of_strings(prefix: str, capsys: Output) -> None:
     assert main(["show", prefix, "words", "--stats"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["no numbers in it"]

@@ -1,4 +1,4 @@
-"""How the command starts: quickly, without torch where no tensor is read; and its completion in a shell."""
+"""Start of the command: fast, without importing torch unless tensors are read; shell completion."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.cli.main import main
 
 VERBS = ("ls", "show", "verify", "convert", "diff", "latest", "merge", "meta")
-# Runs the command, then prints which of the slow packages it has imported.
+# Run the command, then print which of the slow packages it has imported.
 PROGRAM = (
     "import json, sys\n"
     "from torch_tfckpt.cli.main import main\n"
@@ -27,7 +27,7 @@ PROGRAM = (
 
 
 def start(*arguments: str) -> tuple[int, list[str]]:
-    """Exit status of a command in a process of its own, and the slow packages that it imported."""
+    """Return a command's exit status in a new process and the slow packages that it imported."""
     command = [sys.executable, "-c", PROGRAM, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     status, imported = json.loads(done.stdout.splitlines()[-1])
@@ -36,12 +36,12 @@ def start(*arguments: str) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)], ids=str)
 def test_help_imports_nothing_slow(arguments: list[str]) -> None:
-    """Neither torch nor numpy nor rich."""
+    """Neither torch nor numpy nor rich is imported."""
     assert start(*arguments) == (0 if arguments else 2, [])
 
 
 def test_latest_imports_no_torch(tmp_path: Path) -> None:
-    """With --valid the files are checked, which takes torch."""
+    """Only --valid imports torch, to check the files."""
     tfckpt.Saver({"a": torch.zeros(2)}).save(tmp_path / "model.ckpt", write_meta_graph=False)
     assert start("latest", str(tmp_path)) == (0, [])
     status, imported = start("latest", "--valid", str(tmp_path))
@@ -86,7 +86,7 @@ def test_completion_scripts_name_every_verb(shell: str, capsys: pytest.CaptureFi
     ],
 )
 def test_completion_in_bash(tmp_path: Path, typed: str, completed: str) -> None:
-    """The tab key in an interactive shell that has evaluated the script as the help describes it."""
+    """The tab key in an interactive shell that has evaluated the script as the help describes."""
     pytest.importorskip("shtab", reason="shtab is not installed")
     bash = shutil.which("bash")
     if bash is None:
@@ -112,12 +112,12 @@ def test_completion_in_bash(tmp_path: Path, typed: str, completed: str) -> None:
 
 
 def read_until(terminal: int, wanted: str) -> str:
-    """What a terminal shows, until `wanted` is in it or nothing comes for half a minute."""
+    """Return a terminal's output until `wanted` is in it or nothing arrives for half a minute."""
     shown = ""
     deadline = time.monotonic() + 30
     while wanted not in shown and select.select([terminal], [], [], max(0, deadline - time.monotonic()))[0]:
         try:
             shown += os.read(terminal, 65536).decode(errors="replace")
-        except OSError:  # the shell has ended
+        except OSError:  # the shell has exited
             break
     return shown

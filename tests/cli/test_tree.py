@@ -25,26 +25,26 @@ KEYS = ("one/.ATTRIBUTES/VARIABLE_VALUE", "two/.ATTRIBUTES/VARIABLE_VALUE")
 
 
 def tree(capsys: Output, *arguments: str, status: int = 0) -> list[str]:
-    """The lines that a call prints, without the padding of its columns."""
+    """Return the lines that a call prints, without the padding of the columns."""
     assert main(["ls", "--tree", *arguments]) == status
     lines = capsys.readouterr().out.splitlines()
     return [f"{line[: len(line) - len(line.lstrip())]}{' '.join(line.split())}" for line in lines]
 
 
 def document(capsys: Output, *arguments: str, status: int = 0) -> dict[str, Any]:
-    """The JSON document that a call prints."""
+    """Return the JSON document that a call prints."""
     assert main(["ls", "--tree", "--json", *arguments]) == status
     content: dict[str, Any] = json.loads(capsys.readouterr().out)
     return content
 
 
 def attribute(name: str, key: str) -> TrackableObject:
-    """A node with one attribute that is not a variable."""
+    """Return a node with one attribute that is not a variable."""
     return TrackableObject(attributes=(SerializedTensor(name, "", key),))
 
 
 def test_a_checkpoint_of_tensorflow(capsys: Output) -> None:
-    """Local names, not escaped; names of variables; shared objects and slot variables; a table, a Python state."""
+    """Unescaped local names, variables, shared objects, slot variables, a table and a Python state."""
     assert main(["ls", "--tree", OBJECT]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "object                        dtype    shape  size  note",
@@ -71,7 +71,7 @@ def test_a_checkpoint_of_tensorflow(capsys: Output) -> None:
 
 
 def test_the_docstring_shows_a_real_tree(tmp_path: Path, capsys: Output) -> None:
-    """As the module's docstring has it."""
+    """The tree in the module's docstring is the output for this checkpoint."""
     nodes = [
         TrackableObject(children(("model", 1), ("optimizer", 2), ("tied", 1))),
         TrackableObject(children(("kernel", 3))),
@@ -88,7 +88,7 @@ def test_the_docstring_shows_a_real_tree(tmp_path: Path, capsys: Output) -> None
 
 @pytest.mark.parametrize("folder", ["digits-module", "digits-keras2-savedmodel", "digits-keras3-savedmodel"])
 def test_real_checkpoints(folder: str, capsys: Output) -> None:
-    """Every tensor but the graph is in the tree exactly once, and all are in the file."""
+    """Every tensor except the graph is in the tree exactly once, and each is in the file."""
     with tfckpt.load_checkpoint(GOLDEN / folder) as reader:
         names = [name for name in reader.keys() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
     lines = tree(capsys, str(GOLDEN / folder))
@@ -96,11 +96,11 @@ def test_real_checkpoints(folder: str, capsys: Output) -> None:
     assert not any("no object names" in line for line in lines)
 
 
-# What a graph may look like.
+# Forms of the graph.
 
 
-def test_loops_are_cut(tmp_path: Path, capsys: Output) -> None:
-    """Children that name the root, their parents and themselves; and one child under two names of one parent."""
+def test_loops_are_not_repeated(tmp_path: Path, capsys: Output) -> None:
+    """Children that refer to the root, a parent, themselves, or one child under two names."""
     nodes = [
         TrackableObject(children(("self", 0), ("a", 1), ("again", 1))),
         TrackableObject(children(("up", 0), ("me", 1))),
@@ -118,13 +118,13 @@ def test_loops_are_cut(tmp_path: Path, capsys: Output) -> None:
 
 
 def tensor_bytes(prefix: Path) -> int:
-    """Of the graph."""
+    """Return the size of the graph's tensor."""
     with tfckpt.load_checkpoint(prefix) as reader:
         return reader.nbytes("_CHECKPOINTABLE_OBJECT_GRAPH")
 
 
-def test_an_object_stands_on_its_shortest_way(tmp_path: Path, capsys: Output) -> None:
-    """There its key is from: l=[v], same=v is stored under "same"."""
+def test_an_object_is_shown_at_its_shortest_path(tmp_path: Path, capsys: Output) -> None:
+    """Its key uses that path too: l=[v], same=v is stored under "same"."""
     nodes = [
         TrackableObject(children(("l", 1), ("same", 2))),
         TrackableObject(children(("0", 2))),
@@ -135,7 +135,7 @@ def test_an_object_stands_on_its_shortest_way(tmp_path: Path, capsys: Output) ->
 
 
 def test_a_tensor_that_is_not_in_the_file(tmp_path: Path, capsys: Output) -> None:
-    """It is marked, with its key, and the checkpoint is not fine."""
+    """It is marked with its key, and the status is 1."""
     nodes = [TrackableObject(children(("a", 1), ("b", 2))), variable("a", KEYS[0]), attribute("py_state", KEYS[1])]
     path = write_graph(tmp_path / "m", nodes, {KEYS[0]: torch.zeros(1)})
     lines = tree(capsys, path, status=1)
@@ -144,8 +144,8 @@ def test_a_tensor_that_is_not_in_the_file(tmp_path: Path, capsys: Output) -> Non
     assert [[each["stored"] for each in attributes] for attributes in stored] == [[], [True], [False]]
 
 
-def test_tensors_that_no_object_names(tmp_path: Path, capsys: Output) -> None:
-    """They stand at the end, under a heading of their own; an optimizer's text is one of them."""
+def test_tensors_without_an_object(tmp_path: Path, capsys: Output) -> None:
+    """They are listed at the end under their own heading, such as an optimizer's string."""
     text = np.array(b"{}", dtype=object)
     path = write_graph(tmp_path / "u", [TrackableObject()], {"optimizer/.ATTRIBUTES/py_state": text})
     assert tree(capsys, path)[2:4] == [
@@ -154,8 +154,8 @@ def test_tensors_that_no_object_names(tmp_path: Path, capsys: Output) -> None:
     ]
 
 
-def test_objects_to_which_nothing_leads(tmp_path: Path, capsys: Output) -> None:
-    """They are shown all the same: their tensors are in the file. So is what only they lead to."""
+def test_unreachable_objects(tmp_path: Path, capsys: Output) -> None:
+    """They are shown with their children, since their tensors are in the file."""
     nodes = [TrackableObject(), TrackableObject(children(("c", 2))), TrackableObject(children(("up", 1)))]
     assert tree(capsys, "--all", write_graph(tmp_path / "o", nodes))[1:5] == [
         "(root)",
@@ -166,7 +166,7 @@ def test_objects_to_which_nothing_leads(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_registered_savers_and_several_attributes(tmp_path: Path, capsys: Output) -> None:
-    """Who saved it and under which name; each attribute on a line of its own where there are several."""
+    """The saver and its name are shown, and several attributes have one line each."""
     nodes = [
         TrackableObject(children(("saved", 1), ("both", 2))),
         TrackableObject(registered_saver=RegisteredSaver("package.saver", "saved")),
@@ -182,7 +182,7 @@ def test_registered_savers_and_several_attributes(tmp_path: Path, capsys: Output
 
 
 def test_slots_of_slots(tmp_path: Path, capsys: Output) -> None:
-    """A slot variable that is its own variable, and one that is a child too: no circle, each once."""
+    """A slot variable of itself and one that is also a child: each is shown once, without a loop."""
     nodes = [
         TrackableObject(children(("v", 1)), slot_variables=(SlotVariable(2, "m", 2), SlotVariable(1, "v", 1))),
         TrackableObject(),
@@ -197,7 +197,7 @@ def test_slots_of_slots(tmp_path: Path, capsys: Output) -> None:
     ]
 
 
-def test_a_graph_of_nothing(tmp_path: Path, capsys: Output) -> None:
+def test_an_empty_graph(tmp_path: Path, capsys: Output) -> None:
     assert tree(capsys, write_graph(tmp_path / "n", []))[:2] == [
         " ".join(HEADINGS),
         "0 objects, 1 tensor, 1 element, 5 B",
@@ -207,8 +207,8 @@ def test_a_graph_of_nothing(tmp_path: Path, capsys: Output) -> None:
 # Patterns, JSON, errors.
 
 
-def test_patterns_choose_tensors_as_without_tree(capsys: Output) -> None:
-    """Only tensors of which the key matches, and the objects on the way; totals are of these."""
+def test_patterns_select_tensors_as_without_tree(capsys: Output) -> None:
+    """Only tensors with matching keys and their parents are shown and counted."""
     assert tree(capsys, OBJECT, "model/*", "*/table-keys")[1:] == [
         "(root)",
         "  model",
@@ -269,7 +269,7 @@ def test_patterns_match_any_name(glob: str, capsys: Output) -> None:
 
 
 def test_no_tensor_matches(capsys: Output) -> None:
-    """1, and the message of ls."""
+    """Status 1 and the message of ls."""
     assert main(["ls", "--tree", OBJECT, "kernels"]) == 1
     said = capsys.readouterr()
     assert said.err.startswith('tfckpt: none of 11 tensors matches "kernels".')
@@ -277,7 +277,7 @@ def test_no_tensor_matches(capsys: Output) -> None:
 
 
 def test_json(tmp_path: Path, capsys: Output) -> None:
-    """A flat list of objects, each with its place in the tree, and the tensors as in `ls --json`."""
+    """A flat list of objects with their paths, and the tensors as in `ls --json`."""
     path = write_variables(tmp_path / "j", {"dense/kernel": torch.zeros(2, 3)})
     content = document(capsys, path)
     key = "v0/.ATTRIBUTES/VARIABLE_VALUE"
@@ -302,7 +302,7 @@ def test_json(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_json_of_slots(capsys: Output) -> None:
-    """Slot variables say whose they are, on both sides."""
+    """Slot variables and their variables refer to each other."""
     objects = {each["id"]: each for each in document(capsys, OBJECT)["objects"]}
     (optimizer,) = (each for each in objects.values() if each["slot_variables"])
     for slot in optimizer["slot_variables"]:
@@ -311,7 +311,7 @@ def test_json_of_slots(capsys: Output) -> None:
 
 
 def test_a_name_based_checkpoint(tmp_path: Path, capsys: Output) -> None:
-    """1, with what it is and what to do."""
+    """Status 1, with the kind of checkpoint and what to do."""
     path = tfckpt.save_file({"w": torch.zeros(1)}, tmp_path / "n")
     assert main(["ls", "--tree", path]) == 1
     said = capsys.readouterr()
@@ -319,30 +319,30 @@ def test_a_name_based_checkpoint(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_other_formats(tmp_path: Path, capsys: Output) -> None:
-    """1: they have no object graph."""
+    """Status 1: they have no object graph."""
     torch.save({"w": torch.zeros(1)}, tmp_path / "m.pt")
     assert main(["ls", "--tree", str(tmp_path / "m.pt")]) == 1
     assert "has no object graph. Leave out --tree" in capsys.readouterr().err
 
 
 def test_a_tree_is_not_sorted(capsys: Output) -> None:
-    """2: wrong use."""
+    """--sort with --tree is wrong use, status 2."""
     assert main(["ls", "--tree", "--sort", "size", OBJECT]) == 2
     assert "--sort: not allowed with argument --tree" in capsys.readouterr().err
 
 
 def test_a_damaged_graph(tmp_path: Path, capsys: Output) -> None:
-    """1, and no traceback."""
+    """Status 1 and no traceback."""
     path = tfckpt.save_file({"_CHECKPOINTABLE_OBJECT_GRAPH": np.array(b"\xff", dtype=object)}, tmp_path / "d")
     assert main(["ls", "--tree", path]) == 1
     assert "this is not an object graph" in capsys.readouterr().err
 
 
-# Names and sizes that a hostile file may have.
+# Names and sizes in hostile files.
 
 
-def test_names_do_no_harm(tmp_path: Path, capsys: Output) -> None:
-    """Control characters are escaped; names that look like indentation, or like nothing, are quoted; long ones cut."""
+def test_hostile_names(tmp_path: Path, capsys: Output) -> None:
+    """Control characters are escaped, misleading names quoted, long ones shortened."""
     names = ["\x1b[2J\n", "  in", "", "n" * 1_000_000]
     nodes = [TrackableObject(children(*((name, 1) for name in names))), TrackableObject(), variable("\n", "\r")]
     lines = tree(capsys, "--all", write_graph(tmp_path / "h", nodes), status=1)
@@ -351,8 +351,8 @@ def test_names_do_no_harm(tmp_path: Path, capsys: Output) -> None:
     assert lines[6] == '(object 2, to which nothing leads) ? ? ? variable "\\n"; not in the file: "\\r"'
 
 
-def test_indentation_ends(tmp_path: Path, capsys: Output) -> None:
-    """At level 20; deeper lines begin with their level, which a message explains."""
+def test_indentation_is_limited(tmp_path: Path, capsys: Output) -> None:
+    """Indentation stops at level 20; deeper lines contain their level, and a message explains it."""
     nodes = [TrackableObject(children(("c", i + 1))) for i in range(22)]
     path = write_graph(tmp_path / "d", [*nodes, TrackableObject(children(("up", 21)))])
     assert main(["ls", "--tree", "--all", path]) == 0
@@ -364,35 +364,35 @@ def test_indentation_ends(tmp_path: Path, capsys: Output) -> None:
 
 
 def chain(count: int) -> list[TrackableObject]:
-    """Each node the only child of the one before it."""
+    """Return nodes that are each the only child of the previous one."""
     return [*(TrackableObject(children(("c", i + 1))) for i in range(count - 1)), TrackableObject()]
 
 
 def doubled(count: int) -> list[TrackableObject]:
-    """The same with each edge twice: 2 ** count ways."""
+    """Return a chain with each edge twice: 2 ** count paths."""
     return [*(TrackableObject(children(("c", i + 1), ("d", i + 1))) for i in range(count - 1)), TrackableObject()]
 
 
 def returning(count: int) -> list[TrackableObject]:
-    """The same, each node with an edge to the last one first."""
+    """Return a chain in which each node refers to the last one first."""
     edges = (children(("last", count - 1), ("c", i + 1)) for i in range(count - 1))
     return [*map(TrackableObject, edges), TrackableObject()]
 
 
 def slots(count: int) -> list[TrackableObject]:
-    """Slot variables of slot variables."""
+    """Return slot variables of slot variables."""
     nodes = (TrackableObject(slot_variables=(SlotVariable(i + 1, "m", i + 1),)) for i in range(count - 1))
     return [*nodes, TrackableObject()]
 
 
 def lonely(count: int) -> list[TrackableObject]:
-    """Nothing leads to any of them."""
+    """Return unreachable nodes."""
     return [TrackableObject()] * count
 
 
 @pytest.mark.parametrize("made", [chain, doubled, returning, slots, lonely])
 def test_large_graphs(made: Callable[[int], list[TrackableObject]], tmp_path: Path, capsys: Output) -> None:
-    """Output is in proportion to the graph, whatever its form, and nothing recurses."""
+    """The output is proportional to the graph, whatever its form, and nothing recurses."""
     path = write_graph(tmp_path / "g", made(10_000))
     assert main(["ls", "--tree", "--all", path]) == 0
     said = capsys.readouterr().out

@@ -15,7 +15,7 @@ Output = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> str:
-    """The second of three tensors has one flipped bit, at byte 100."""
+    """Return a checkpoint whose second of three tensors has one flipped bit, at byte 100."""
     prefix = tfckpt.save_file({name: torch.arange(20.0) for name in ("a", "b", "c")}, tmp_path / "t")
     data = Path(f"{prefix}.data-00000-of-00001")
     content = bytearray(data.read_bytes())
@@ -24,7 +24,7 @@ def damaged(tmp_path: Path) -> str:
     return prefix
 
 
-def test_verify_a_sound_checkpoint(golden: Path, capsys: Output) -> None:
+def test_verify_a_valid_checkpoint(golden: Path, capsys: Output) -> None:
     source = str(golden / "digits-transformer")
     assert main(["verify", source]) == 0
     assert capsys.readouterr().out == "all is well: 250 tensors\n"
@@ -34,7 +34,7 @@ def test_verify_a_sound_checkpoint(golden: Path, capsys: Output) -> None:
 
 
 def test_verify_names_tensor_shard_range_and_sums(damaged: str, capsys: Output) -> None:
-    """What is damaged, where, both checksums; what is still good; status 1."""
+    """Tensor, file, byte range and both checksums are printed, and the number of good tensors; status 1."""
     assert main(["verify", damaged, "--json"]) == 1
     content = json.loads(capsys.readouterr().out)
     assert content["ok"] is False and content["good"] == ["a", "c"]
@@ -54,15 +54,15 @@ def test_verify_names_tensor_shard_range_and_sums(damaged: str, capsys: Output) 
     assert "good: a\ngood: c\n" in captured.out and captured.err == ""
 
 
-def test_good_tensors_can_be_saved(damaged: str, tmp_path: Path, capsys: Output) -> None:
-    """As the note of verify says."""
+def test_the_suggested_command_saves_good_tensors(damaged: str, tmp_path: Path, capsys: Output) -> None:
+    """The command that verify suggests writes the good tensors."""
     assert main(["convert", damaged, str(tmp_path / "m.safetensors")]) == 1
     assert 'tensor "b": Checksum does not match' in capsys.readouterr().err
     assert main(["convert", damaged, str(tmp_path / "m.safetensors"), "--exclude", "^b$"]) == 0
 
 
 @pytest.mark.parametrize("name", ["missing-shard/model.ckpt-0", "git-lfs-pointer/weights"])
-def test_verify_what_is_incomplete(golden: Path, name: str, capsys: Output) -> None:
+def test_verify_an_incomplete_checkpoint(golden: Path, name: str, capsys: Output) -> None:
     assert main(["verify", str(golden / name)]) == 1
     text = capsys.readouterr().out
     assert "the data file is missing" in text or "git-lfs pointer" in text
@@ -80,7 +80,7 @@ def test_verify_is_for_checkpoints(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_convert_then_diff(golden: Path, tmp_path: Path, capsys: Output) -> None:
-    """The main job, as people type it; a changed element is found, a tolerance forgives it."""
+    """The usual calls; diff finds a changed element, and a tolerance accepts it."""
     source, target = str(golden / "digits-transformer"), str(tmp_path / "m.safetensors")
     assert main(["convert", source, target]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -138,7 +138,7 @@ def test_diff_of_different_names(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_merge(tmp_path: Path, capsys: Output) -> None:
-    """Sources go unless they are to be kept; what is missing, or in two of them, is status 1 with all as it was."""
+    """Sources are deleted unless kept; missing or duplicate tensors are status 1 and change nothing."""
     one = tfckpt.save_file({"x": torch.zeros(1)}, tmp_path / "part1")
     two = tfckpt.save_file({"y": torch.ones(1)}, tmp_path / "part2")
     target = str(tmp_path / "whole")
@@ -156,8 +156,8 @@ def test_merge(tmp_path: Path, capsys: Output) -> None:
     assert not Path(f"{one}.index").exists() and main(["verify", target]) == 0
 
 
-def test_json_spells_paths_that_are_no_utf8(tmp_path: Path, capsys: Output) -> None:
-    """As `ls` and `verify` do: readers of JSON refuse lone surrogates."""
+def test_json_escapes_paths_that_are_not_utf8(tmp_path: Path, capsys: Output) -> None:
+    """As in `ls` and `verify`, since JSON readers reject lone surrogates."""
     prefix = tfckpt.save_file({"a": torch.zeros(2)}, tmp_path / "caf\udce9")
     target = str(tmp_path / "caf\udce9.pt")
     assert main(["convert", prefix, target, "--json"]) == 0
@@ -170,7 +170,7 @@ def test_json_spells_paths_that_are_no_utf8(tmp_path: Path, capsys: Output) -> N
 
 
 def test_convert_skip_damaged(damaged: str, tmp_path: Path, capsys: Output) -> None:
-    """The good tensors are written; status 1, since something is missing; the report has the reason."""
+    """The good tensors are written, the report has the reason, and the status is 1."""
     target = str(tmp_path / "m.safetensors")
     assert main(["convert", damaged, target]) == 1
     assert "--skip-damaged" in capsys.readouterr().err and not Path(target).exists()
@@ -186,7 +186,7 @@ def test_convert_skip_damaged(damaged: str, tmp_path: Path, capsys: Output) -> N
 
 @pytest.mark.parametrize("verb", ["convert", "diff"])
 def test_patterns_that_match_nothing(tmp_path: Path, verb: str, capsys: Output) -> None:
-    """Include and rename: refused, with the closest name. Exclude: a warning on stderr."""
+    """Include and rename raise with the closest name; exclude warns on stderr."""
     prefix = tfckpt.save_file({"encoder/w": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "a")
     paths = [prefix, str(tmp_path / "m.npz")]
     assert main(["convert", *paths]) == 0
@@ -202,7 +202,7 @@ def test_patterns_that_match_nothing(tmp_path: Path, verb: str, capsys: Output) 
 
 
 def test_diff_follows_convert_rename(golden: Path, tmp_path: Path, capsys: Output) -> None:
-    """Also for objects, whose graph follows."""
+    """diff accepts the same --rename as convert, also for object-based checkpoints with an edited graph."""
     source, target = str(golden / "tensorflow/object/object"), str(tmp_path / "t")
     with tfckpt.load_checkpoint(source) as reader:
         first = next(name for name in reader.keys() if "/" in name).partition("/")[0]
@@ -214,7 +214,7 @@ def test_diff_follows_convert_rename(golden: Path, tmp_path: Path, capsys: Outpu
 
 
 def test_merge_takes_directories(tmp_path: Path, capsys: Output) -> None:
-    """And any file of a checkpoint, as all other verbs."""
+    """Directories and any file of a checkpoint are accepted, as by the other commands."""
     for name in ("a", "b"):
         tfckpt.Saver({name: torch.ones(1)}).save(tmp_path / name / "model.ckpt", 1, write_meta_graph=False)
     target = str(tmp_path / "whole")

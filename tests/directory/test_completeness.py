@@ -1,4 +1,4 @@
-"""What counts as complete, and in which order a directory is asked."""
+"""Which checkpoints count as complete, and in which order those of a directory are tried."""
 
 import os
 from pathlib import Path
@@ -39,26 +39,26 @@ def error_of(path: Path | str) -> str:
 
 class TestVersion2:
     def test_whole(self, tmp_path: Path) -> None:
-        """No error; and damage inside of the data is not looked for, as the docstring says."""
+        """A complete checkpoint passes; damage inside the data is not checked, as documented."""
         data = Path(f"{save(tmp_path / 'm[1]')}.data-00000-of-00001")
         check_complete(LOCAL, str(tmp_path / "m[1]"))
         data.write_bytes(bytes(data.stat().st_size))
         check_complete(LOCAL, str(tmp_path / "m[1]"))
 
     def test_short_data(self, tmp_path: Path) -> None:
-        """One byte too few: the text names tensor, file and both sizes."""
+        """Data one byte short: the error has the tensor, the file and both sizes."""
         data = Path(f"{save(tmp_path / 'm')}.data-00000-of-00001")
         cut(data, 1)
         assert f'{data}: tensor "y" ends at byte 412, the file at 411' in error_of(tmp_path / "m")
 
     @pytest.mark.parametrize("by", [1, 40, 100])
     def test_short_index(self, tmp_path: Path, by: int) -> None:
-        """A cut index does not parse."""
+        """A truncated index does not parse."""
         cut(Path(f"{save(tmp_path / 'm')}.index"), by)
         assert "m.index" in error_of(tmp_path / "m")
 
     def test_missing_files(self, tmp_path: Path) -> None:
-        """Any data file, also one that holds no bytes; the index; everything."""
+        """A missing data file, also one without bytes, a missing index, and no file at all."""
         tfckpt.save_file({"x": torch.empty(0)}, tmp_path / "a")
         tfckpt.save_file({"y": torch.ones(2)}, tmp_path / "b")
         merge_bundles(LOCAL, [str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "m"))
@@ -69,8 +69,8 @@ class TestVersion2:
         assert "cannot be read without its index" in error_of(tmp_path / "m")
         assert "Failed to find any matching files" in error_of(tmp_path / "n")
 
-    def test_a_missing_file_that_holds_nothing(self, tmp_path: Path) -> None:
-        """A shard counts though no tensor lies in it: whoever lost it may have lost the others, too."""
+    def test_a_missing_file_without_tensors(self, tmp_path: Path) -> None:
+        """A shard without tensors is required too, since other shards may be missing with it."""
         index = Path(f"{save(tmp_path / 'm')}.index")
         stored = index.read_bytes()
         table = Table(lambda offset, size: stored[offset : offset + size], len(stored))
@@ -81,13 +81,13 @@ class TestVersion2:
         check_complete(LOCAL, str(tmp_path / "m"))
 
     def test_zero_bytes(self, tmp_path: Path) -> None:
-        """WISHES 29: what a power cut leaves of files that were not synced."""
+        """Zeroed files, as after a power cut without fsync, are incomplete."""
         save(tmp_path / "m")
         os.truncate(tmp_path / "m.index", 0)
         assert "too short to be an sstable" in error_of(tmp_path / "m")
 
     def test_a_directory(self, tmp_path: Path) -> None:
-        """A directory of that name is no checkpoint, though it may hold one."""
+        """A directory of that name is not a checkpoint, even if it contains one."""
         (tmp_path / "m").mkdir()
         save(tmp_path / "m" / "n")
         assert "is a directory" in error_of(tmp_path / "m")
@@ -95,7 +95,7 @@ class TestVersion2:
 
 class TestVersion1:
     def test_shards(self, tmp_path: Path) -> None:
-        """All shards that the name counts, and each must open."""
+        """All shards in the count of the name must exist and open."""
         pattern = tmp_path / "m-?????-of-00002"
         save_v1(tmp_path / "m-00000-of-00002")
         assert "1 of 2 shards exist" in error_of(pattern)
@@ -105,7 +105,7 @@ class TestVersion1:
         assert "Unable to open table file" in error_of(pattern)
 
     def test_one_file(self, tmp_path: Path) -> None:
-        """Its end must be sound."""
+        """The end of the file must be valid."""
         path = save_v1(tmp_path / "m")
         check_complete(LOCAL, str(path))
         cut(path, 8)
@@ -114,7 +114,7 @@ class TestVersion1:
 
 class TestCandidates:
     def test_order(self, tmp_path: Path) -> None:
-        """The newest that the file names, its list backwards, then the others by age; each once."""
+        """First the state file's newest, then its list in reverse, then the others by age, each once."""
         for number, name in enumerate(["a-9", "b", "a-10", "v1", "x-1", "x-2"]):
             (save_v1 if name == "v1" else save)(tmp_path / name)
             file = tmp_path / (name if name == "v1" else f"{name}.index")
@@ -122,12 +122,12 @@ class TestCandidates:
         (tmp_path / "other.txt").write_text("no checkpoint")
         update_checkpoint_state(tmp_path, tmp_path / "x-2", ["b", tmp_path / "x-1", tmp_path / "x-2"])
         found = [os.path.basename(path) for path in candidates(LOCAL, str(tmp_path))]
-        # a-10 before a-9 although both were dated alike: the number decides.
+        # The files have the same time, so the number decides: a-10 before a-9.
         assert found == ["x-2", "x-1", "b", "v1", "a-10", "a-9"]
 
     @pytest.mark.parametrize("content", [b"", b"nonsense", b'model_checkpoint_path: "\\000"', None])
-    def test_no_good_state_file(self, tmp_path: Path, content: bytes | None) -> None:
-        """What lies there is found all the same."""
+    def test_without_a_valid_state_file(self, tmp_path: Path, content: bytes | None) -> None:
+        """Checkpoints are found without a state file and with a damaged one."""
         save(tmp_path / "m")
         save_v1(tmp_path / "n-00000-of-00001")
         if content is not None:

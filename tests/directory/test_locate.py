@@ -1,4 +1,4 @@
-"""Every spelling of a checkpoint, and what is said where none fits."""
+"""Accepted spellings of a checkpoint's path, and the errors when none matches."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,7 @@ class TestVersion2:
 
     @pytest.mark.parametrize("name", ["run[200]/m", "a*b", "what?", "cp-{epoch:04d}.ckpt", "größe", "x.index"])
     def test_names_that_look_like_patterns(self, tmp_path: Path, name: str) -> None:
-        """A prefix that exists is never a pattern (TensorFlow cannot find such checkpoints)."""
+        """An existing prefix is never treated as a pattern, although TensorFlow cannot find it."""
         save(tmp_path / "run2" / "m" if "/" in name else tmp_path / "other", 9.0)
         prefix = save(tmp_path / name)
         assert value_at(prefix) == 1.0
@@ -72,7 +72,7 @@ class TestVersion2:
 class TestVersion1:
     @pytest.mark.parametrize("name", ["model.ckpt", "checkpoint-7", "checkpoint", "a[1]"])
     def test_file(self, tmp_path: Path, name: str) -> None:
-        """A version 1 file may even bear the name of the state file."""
+        """A version 1 file may even have the name of the state file."""
         assert value_at(save_v1(tmp_path / name)) == 1.0
 
     @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ class TestVersion1:
             assert reader.keys() == ["x", "y"]
 
     def test_one_shard(self, tmp_path: Path) -> None:
-        """A shard named as such is read alone."""
+        """The path of a single shard reads only that shard."""
         save_v1(tmp_path / "export-00000-of-00002")
         save_v1(tmp_path / "export-00001-of-00002", "y", 2.0)
         with tfckpt.load_checkpoint(tmp_path / "export-00001-of-00002") as reader:
@@ -112,8 +112,8 @@ class TestDirectories:
         self.state(tmp_path, stored.format(dir=tmp_path))
         assert value_at(tmp_path) == value_at(tmp_path / "checkpoint") == 2.0
 
-    def test_the_state_file_names_nothing(self, tmp_path: Path) -> None:
-        """Never another checkpoint than the one named: those that are there are told."""
+    def test_the_state_file_names_a_missing_checkpoint(self, tmp_path: Path) -> None:
+        """No other checkpoint is used instead; the error lists the existing ones."""
         save(tmp_path / "m-1")
         self.state(tmp_path, "m-2")
         with pytest.raises(tfckpt.NotFoundError) as error:
@@ -161,14 +161,14 @@ class TestDirectories:
         with pytest.raises(tfckpt.InvalidArgumentError, match=r"has 2 checkpoints, .* There are m-1, m-2\. Pass one"):
             tfckpt.load_checkpoint(tmp_path)
 
-    def test_nothing(self, tmp_path: Path) -> None:
+    def test_an_empty_directory(self, tmp_path: Path) -> None:
         with pytest.raises(tfckpt.NotFoundError, match="Couldn't find 'checkpoint' file or checkpoints in given dir"):
             tfckpt.load_checkpoint(tmp_path)
 
 
-class TestNothingThere:
+class TestMissing:
     def test_nonexistent_path(self, tmp_path: Path) -> None:
-        """CASES 76. TensorFlow's words, the reason, and no directory to look into."""
+        """CASES 76: TensorFlow's words, the reason, and the missing directory."""
         with pytest.raises(tfckpt.NotFoundError, match="Unsuccessful TensorSliceReader") as error:
             tfckpt.load_checkpoint(tmp_path / "no" / "such" / "m")
         assert "there is no directory" in str(error.value)
@@ -207,18 +207,18 @@ class TestNothingThere:
     )
     @pytest.mark.parametrize("name", ["model.h5", "model.index"])
     def test_other_files(self, tmp_path: Path, name: str, content: bytes, text: str) -> None:
-        """What else people hand over is called what it is."""
+        """The error names other common kinds of files."""
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(tfckpt.DataLossError) as error:
             tfckpt.load_checkpoint(path)
         assert str(path) in str(error.value)
-        # Behind .index, a file of another format is simply no table.
+        # As an index, a file of another format is only reported as not a table.
         assert text in str(error.value) or (name == "model.index" and "bad magic number" in str(error.value))
 
 
-def test_what_is_found_is_told(tmp_path: Path) -> None:
-    """The record of a find: version, prefix, and the files of version 1."""
+def test_the_result_of_find_checkpoint(tmp_path: Path) -> None:
+    """The result has the version, the prefix and the files of version 1."""
     save(tmp_path / "m")
     save_v1(tmp_path / "n-00000-of-00001")
     assert find_checkpoint(LOCAL, str(tmp_path / "m.index")).prefix == str(tmp_path / "m")
@@ -227,11 +227,11 @@ def test_what_is_found_is_told(tmp_path: Path) -> None:
 
 
 class TestFilesOfOtherKinds:
-    """What load_file and its like say of files that are not checkpoints."""
+    """Errors of load_file and similar functions for files that are not checkpoints."""
 
     @pytest.mark.parametrize("name", sorted(set(OTHER_FILES) - {"checkpoint", "saved_model.pbtxt"}))
-    def test_they_are_named(self, tmp_path: Path, name: str) -> None:
-        """What the file is, and what reads it; never that it is damaged."""
+    def test_the_kind_is_named(self, tmp_path: Path, name: str) -> None:
+        """The error has the kind of the file and the function that reads it, and does not call it damaged."""
         kind, write = OTHER_FILES[name]
         path = tmp_path / name
         write(path)
@@ -244,7 +244,7 @@ class TestFilesOfOtherKinds:
             else:
                 assert str(error.value) == f"{path} is {kind.what}, not a TensorFlow checkpoint. {kind.hint}"
 
-    def test_the_words_for_safetensors(self, tmp_path: Path) -> None:
+    def test_the_error_for_safetensors(self, tmp_path: Path) -> None:
         path = tmp_path / "model.safetensors"
         OTHER_FILES["model.safetensors"][1](path)
         with pytest.raises(tfckpt.DataLossError) as error:
@@ -255,8 +255,8 @@ class TestFilesOfOtherKinds:
         )
 
     @pytest.mark.parametrize("name", ["login.ckpt", "model.safetensors", "notes.txt"])
-    def test_in_place_of_an_index(self, tmp_path: Path, name: str) -> None:
-        """With TensorFlow's words, which programs look for."""
+    def test_instead_of_an_index(self, tmp_path: Path, name: str) -> None:
+        """The error contains TensorFlow's words, which programs look for."""
         kind, write = OTHER_FILES[name]
         save(tmp_path / "m")
         write(tmp_path / "m.index")
@@ -265,14 +265,14 @@ class TestFilesOfOtherKinds:
         assert f"m.index is {kind.what}, not the index of a TensorFlow checkpoint" in str(error.value)
         assert "not an sstable (bad magic number)" in str(error.value)
 
-    def test_in_place_of_a_state_file(self, tmp_path: Path) -> None:
-        """People call a file of torch.save `checkpoint`, too."""
+    def test_instead_of_a_state_file(self, tmp_path: Path) -> None:
+        """A file written by torch.save may be called `checkpoint` too."""
         OTHER_FILES["model.pt"][1](tmp_path / "checkpoint")
         for path in (tmp_path, tmp_path / "checkpoint"):
             with pytest.raises(tfckpt.DataLossError, match=r"checkpoint is a PyTorch file .* not a `checkpoint` state"):
                 tfckpt.load_checkpoint(path)
 
-    def test_a_directory_of_them(self, tmp_path: Path) -> None:
+    def test_a_directory_of_other_files(self, tmp_path: Path) -> None:
         for name in ("model.safetensors", "config.json"):
             OTHER_FILES[name][1](tmp_path / name)
         with pytest.raises(tfckpt.NotFoundError) as error:
@@ -280,8 +280,8 @@ class TestFilesOfOtherKinds:
         assert "There are files of other formats: model.safetensors. `tfckpt show` tells what" in str(error.value)
 
     @pytest.mark.parametrize("version", [1, 2])
-    def test_damage_is_called_damage(self, tmp_path: Path, version: int) -> None:
-        """Cut off anywhere, or overwritten with zeros at either end: today's words."""
+    def test_damage_is_reported_as_damage(self, tmp_path: Path, version: int) -> None:
+        """Truncated anywhere, or zeroed at either end, a checkpoint is reported as damaged."""
         path = save_v1(tmp_path / "v1") if version == 1 else Path(f"{save(tmp_path / 'm')}.index")
         whole = path.read_bytes()
         damaged = [whole[:at] for at in range(len(whole))]

@@ -1,4 +1,4 @@
-"""tf.train's functions on checkpoints, held against TensorFlow's."""
+"""tf.train's functions on checkpoints, compared with TensorFlow's."""
 
 import os
 import time
@@ -59,14 +59,14 @@ class TestLatest:
     def test_as_tensorflow(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensorflow: TensorFlowProcess
     ) -> None:
-        """SAVER 5: absolute directories; both versions; TensorFlow finds the same."""
+        """With absolute directories and both versions, TensorFlow finds the same checkpoint."""
         for path in (save(tmp_path / "m-1"), save_v1(tmp_path / "n"), save_v1_sharded(tmp_path / "o")):
             update_checkpoint_state(tmp_path, path)
             assert latest_checkpoint(tmp_path) == path
             assert tensorflow.call("checkpoint_management", "latest_checkpoint", str(tmp_path)) == path
 
     def test_relative_directories(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """SAVER 5: a relative directory gives a relative path."""
+        """A relative directory gives a relative path."""
         monkeypatch.chdir(tmp_path)
         save(Path("m-1"))
         update_checkpoint_state(".", "m-1")
@@ -75,8 +75,8 @@ class TestLatest:
         monkeypatch.chdir("/")
         assert latest_checkpoint(os.path.relpath(tmp_path)) == f"{os.path.relpath(tmp_path)}/m-1"
 
-    def test_not_there(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """None, and a logged error; never another checkpoint than the one named. The index alone is enough."""
+    def test_a_missing_checkpoint(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """None and a logged error, never another checkpoint; the index alone is enough."""
         save(tmp_path / "m-1")
         update_checkpoint_state(tmp_path, tmp_path / "m-2")
         assert latest_checkpoint(tmp_path) is None
@@ -85,7 +85,7 @@ class TestLatest:
         assert latest_checkpoint(tmp_path) == str(tmp_path / "m-2")
 
     def test_no_state_file(self, tmp_path: Path) -> None:
-        """None; an empty one is an error."""
+        """None without a state file; an empty one is an error."""
         save(tmp_path / "m-1")
         assert latest_checkpoint(tmp_path) is None
         assert latest_checkpoint(tmp_path / "no") is None
@@ -94,14 +94,14 @@ class TestLatest:
             latest_checkpoint(tmp_path)
 
     def test_brackets(self, tmp_path: Path) -> None:
-        """TensorFlow does not find such checkpoints, for it takes them as patterns."""
+        """Names with brackets are found; TensorFlow treats them as patterns and misses them."""
         (tmp_path / "run[1]").mkdir()
         path = save(tmp_path / "run[1]" / "m[2]")
         update_checkpoint_state(tmp_path / "run[1]", path)
         assert latest_checkpoint(tmp_path / "run[1]") == path
 
-    def test_bytes_that_are_no_utf8(self, tmp_path: Path) -> None:
-        """The path comes as os.fsdecode spells it."""
+    def test_names_that_are_not_utf8(self, tmp_path: Path) -> None:
+        """The returned path is decoded with os.fsdecode."""
         path = os.fsencode(tmp_path) + b"/m\xff"
         tfckpt.save_file({"x": torch.tensor(1.0)}, path)
         update_checkpoint_state(tmp_path, path)
@@ -111,14 +111,14 @@ class TestLatest:
             assert os.fsencode(found) == path
 
     def test_another_state_file(self, tmp_path: Path) -> None:
-        """latest_filename names it."""
+        """latest_filename selects the state file."""
         path = save(tmp_path / "m-1")
         update_checkpoint_state(tmp_path, path, latest_filename="best")
         assert (latest_checkpoint(tmp_path), latest_checkpoint(tmp_path, "best")) == (None, path)
 
 
 class TestLatestValid:
-    """WISHES 29: walking back to a checkpoint that can be read."""
+    """latest_checkpoint(valid=True) falls back to the newest readable checkpoint."""
 
     def four(self, directory: Path) -> list[str]:
         paths = [save(directory / f"m-{number}") for number in range(4)]
@@ -127,8 +127,8 @@ class TestLatestValid:
         update_checkpoint_state(directory, paths[3], paths[2:])
         return paths
 
-    def test_walks_back(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """Each one damaged in another way; what is passed over is logged, with the reason."""
+    def test_skips_damaged_checkpoints(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Checkpoints damaged in different ways are skipped, and the reason is logged."""
         paths = self.four(tmp_path)
         assert latest_checkpoint(tmp_path, valid=True) == paths[3]
         os.unlink(f"{paths[3]}.data-00000-of-00001")
@@ -145,22 +145,22 @@ class TestLatestValid:
 
     @pytest.mark.parametrize("content", [None, b"", b"damaged"])
     def test_without_a_state_file(self, tmp_path: Path, content: bytes | None) -> None:
-        """A missing or damaged one is no obstacle."""
+        """A missing or damaged state file does not matter."""
         paths = self.four(tmp_path)
         (tmp_path / "checkpoint").unlink()
         if content is not None:
             (tmp_path / "checkpoint").write_bytes(content)
         assert latest_checkpoint(tmp_path, valid=True) == paths[3]
 
-    def test_nothing(self, tmp_path: Path) -> None:
-        """An empty directory, and none at all."""
+    def test_an_empty_or_missing_directory(self, tmp_path: Path) -> None:
+        """None for an empty and for a missing directory."""
         assert latest_checkpoint(tmp_path, valid=True) is None
         assert latest_checkpoint(tmp_path / "no", valid=True) is None
 
 
 class TestExists:
     def test_kinds(self, tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-        """CASES 98, as far as it needs no Saver: of both versions, sharded or not; TensorFlow agrees."""
+        """CASES 98, without a Saver: both versions, sharded or not, as in TensorFlow."""
         (tmp_path / "directory").mkdir()
         known = [
             save(tmp_path / "m"),
@@ -175,7 +175,7 @@ class TestExists:
             assert tensorflow.call("checkpoint_management", "checkpoint_exists", path) == (path in known), path
 
     def test_brackets(self, tmp_path: Path) -> None:
-        """The name as it is written comes first; then it is a pattern."""
+        """The literal name is tried first, then the pattern."""
         assert not checkpoint_exists(tmp_path / "m[1]")
         save(tmp_path / "m1")
         assert checkpoint_exists(tmp_path / "m[1]")
@@ -185,7 +185,7 @@ class TestExists:
 
 
 def test_mtimes(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-    """CASES 99: seconds; of the index, else of the first file; missing ones are left out."""
+    """CASES 99: times in seconds of the index, else of the first file; missing checkpoints are left out."""
     paths = [save(tmp_path / "m"), str(tmp_path / "no"), save_v1(tmp_path / "n"), save_v1_sharded(tmp_path / "o")]
     for number, name in enumerate(["m.index", "n", "o-00000-of-00002", "o-00001-of-00002"]):
         os.utime(tmp_path / name, (0, 1_700_000_000 + number))
@@ -198,7 +198,7 @@ def test_mtimes(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
 
 class TestRemove:
     def test_version_2(self, tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-        """CASES 100; SAVER 5: all data files and the meta graph go, its neighbours stay. TensorFlow leaves the same."""
+        """CASES 100: data files and meta graph are deleted, other checkpoints are kept, as in TensorFlow."""
         ours, theirs = tmp_path / "ours", tmp_path / "theirs"
         for directory in (ours, theirs):
             directory.mkdir()
@@ -214,7 +214,7 @@ class TestRemove:
         remove_checkpoint(ours / "m-1")
 
     def test_version_1(self, tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-        """One file, and all shards of a pattern, with the meta graph of the whole."""
+        """A single file, or all shards of a pattern, with the meta graph."""
         ours, theirs = tmp_path / "ours", tmp_path / "theirs"
         for directory in (ours, theirs):
             directory.mkdir()
@@ -230,7 +230,7 @@ class TestRemove:
 
     @pytest.mark.parametrize("version", [SaverDef.V1, SaverDef.V2])
     def test_brackets(self, tmp_path: Path, version: int) -> None:
-        """A name with brackets that is gone must not have another deleted."""
+        """A name with brackets that is already deleted must not match another checkpoint."""
         for name in ("m1", "m1.index", "m1.data-00000-of-00001", "m1.meta", "m[1]", "m[1].meta"):
             (tmp_path / name).touch()
         remove_checkpoint(tmp_path / "m[1]", version)
@@ -240,8 +240,8 @@ class TestRemove:
         ]  # fmt: skip
         assert ("m[1]" in files(tmp_path)) == (version == SaverDef.V2)
 
-    def test_another_suffix(self, tmp_path: Path) -> None:
-        """Of the meta graph."""
+    def test_another_suffix_of_the_meta_graph(self, tmp_path: Path) -> None:
+        """meta_graph_suffix selects the meta graph to delete."""
         path = save(tmp_path / "m")
         (tmp_path / "m.meta").touch()
         (tmp_path / "m.graph").touch()
@@ -255,14 +255,14 @@ class TestRemove:
      ("d/m-5", "d/m-5.meta"), ("m-00000-of-00001.x", "m-00000-of-00001.x.meta")],
 )  # fmt: skip
 def test_meta_graph_filename(tensorflow: TensorFlowProcess, path: str, expected: str) -> None:
-    """SAVER 5; TensorFlow says the same."""
+    """The result equals TensorFlow's."""
     assert meta_graph_filename(path) == expected
     assert tensorflow.call("checkpoint_management", "meta_graph_filename", path) == expected
     assert meta_graph_filename("m", "x") == "m.x"
 
 
 class Clock:
-    """Time that passes only by sleeping; `events` happen on the way."""
+    """Clock that advances only by sleeping."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -281,8 +281,8 @@ class TestIterator:
         update_checkpoint_state(directory, path)
         return path
 
-    def test_new_ones(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """SAVER 8: each newer one; those between two looks are skipped; the same one never twice."""
+    def test_new_checkpoints(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each newer checkpoint is yielded once; those replaced between two checks are skipped."""
         clock = Clock(monkeypatch)
         seen = checkpoints_iterator(tmp_path, timeout=3)
         first = self.publish(tmp_path, 1)
@@ -294,8 +294,8 @@ class TestIterator:
         assert list(seen) == []
         assert clock.slept == [1.0, 1.0, 1.0]
 
-    def test_waits_for_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Without a timeout it looks once a second for ever; the directory need not exist before."""
+    def test_waiting_without_a_timeout(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a timeout it checks every second; the directory need not exist yet."""
         clock = Clock(monkeypatch)
         directory = tmp_path / "later"
 
@@ -310,7 +310,7 @@ class TestIterator:
         assert clock.now == 1100.0
 
     def test_interval(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Seconds from one to the next, less what the caller took."""
+        """The interval between checkpoints includes the caller's time."""
         clock = Clock(monkeypatch)
         self.publish(tmp_path, 1)
         seen = checkpoints_iterator(tmp_path, min_interval_secs=10, timeout=0)
@@ -335,7 +335,7 @@ class TestIterator:
         answers: list[bool] | None,
         timeout: float,
     ) -> None:
-        """SAVER 8: what is yielded, how long it waits, and how often timeout_fn is asked."""
+        """Yielded paths, waiting time and calls of timeout_fn equal TensorFlow's."""
         if present:
             self.publish(tmp_path, 1)
         clock = Clock(monkeypatch)
@@ -350,7 +350,7 @@ class TestIterator:
         assert list(iterate()) == tensorflow.call("iterate_checkpoints", str(tmp_path), timeout, answers)
 
     def test_real_time(self, tmp_path: Path) -> None:
-        """Without a clock of its own it goes by the system's."""
+        """Without a replaced clock the system's clock is used."""
         self.publish(tmp_path, 1)
         start = time.time()
         assert list(checkpoints_iterator(tmp_path, timeout=0)) == [str(tmp_path / "m-1")]

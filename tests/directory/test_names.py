@@ -1,4 +1,4 @@
-"""Names as they are written, and only then as patterns."""
+"""Names of checkpoints, taken literally before they are taken as patterns."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch_tfckpt.storage.local import LOCAL
 
 @pytest.mark.parametrize("name", ["m[1]", "m*", "m?", "m"])
 def test_literal_names_come_first(tmp_path: Path, name: str) -> None:
-    """Index or version 1 file of that very name: there, whatever signs it holds. TensorFlow misses the first."""
+    """An index or version 1 file with the literal name is found, with any characters in the name."""
     assert not is_there(LOCAL, str(tmp_path / name))
     for file in (f"{name}.index", name):
         (tmp_path / file).touch()
@@ -28,7 +28,7 @@ def test_literal_names_come_first(tmp_path: Path, name: str) -> None:
 
 
 def test_patterns(tmp_path: Path) -> None:
-    """Then of version 1 files, or of indexes; data files and meta graphs alone are no checkpoint."""
+    """Patterns match version 1 files and indexes, but not data files or meta graphs alone."""
     for name in ("m-1.index", "m-1.data-00000-of-00001", "n-00000-of-00002", "n.meta", "o.data-00000-of-00001"):
         (tmp_path / name).touch()
     (tmp_path / "n-11111-of-00002").mkdir()
@@ -38,15 +38,15 @@ def test_patterns(tmp_path: Path) -> None:
     assert matching(LOCAL, str(tmp_path / "n-00000-of-00002")) == ()
 
 
-def test_what_names_tell() -> None:
-    """The checkpoints behind a listing."""
+def test_prefixes_of_a_listing() -> None:
+    """The prefixes of the checkpoints in a listing of files."""
     names = ["a.index", "b.data-00000-of-00001", "c-00000-of-00002", "c-00001-of-00002", "d", "checkpoint", "a.meta"]
     assert prefixes_of(iter(names)) == {"a", "c"}
     assert [name for name in names if not of_version_2(name)] == ["c-00000-of-00002", "c-00001-of-00002", "d"]
 
 
-def test_keys_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal for all spellings of a directory and of a path in it, different for different ones."""
+def test_keys_of_directories_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spellings of the same directory or path have equal keys; other paths have other keys."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "run")
@@ -64,7 +64,7 @@ def test_keys_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_series_of_checkpoints() -> None:
-    """Names that differ in their numbers only."""
+    """Names of the same series differ only in their numbers."""
     assert same_series("run/m-1", "other/m-20") and same_series("m-00000001", "m-2")
     assert same_series("m-1-?????-of-00002", "m-2-?????-of-00004")
     assert not same_series("m", "m-1") and not same_series("n-1", "m-1")

@@ -1,4 +1,4 @@
-"""What goes and what stays, with no file and no clock."""
+"""Which checkpoints are deleted and which are kept, without files and clocks."""
 
 import math
 import random
@@ -37,7 +37,7 @@ def paths(saved: tuple[Saved, ...]) -> list[str]:
 
 class TestSaver:
     def test_timeline(self) -> None:
-        """SAVER 4, the worked timeline; CASES 198: max_to_keep 2, one an hour, made at time 0."""
+        """CASES 198: a timeline with max_to_keep 2 and one checkpoint per hour, created at time 0."""
         table: list[tuple[float, list[int], list[int], float]] = [
             (600, [0], [0], 3600),
             (1200, [0, 1], [0, 1], 3600),
@@ -65,7 +65,7 @@ class TestSaver:
 
     @pytest.mark.parametrize("seed", range(4))
     def test_as_tensorflow(self, tmp_path: Path, tensorflow: TensorFlowProcess, seed: int) -> None:
-        """Random times: after each save the same list and the same checkpoints on disk."""
+        """Random times: after each save the list and the checkpoints on disk equal TensorFlow's."""
         choose = random.Random(seed)
         keep, hours = choose.choice([1, 2, 3, -1]), choose.choice([0.5, 1.0, 10_000.0])
         now, saves = 1000.0, []
@@ -82,7 +82,7 @@ class TestSaver:
             assert sorted(disk) == files
 
     def test_saved_again(self) -> None:
-        """CASES 49: a path that is saved again becomes the newest; nothing is deleted for it."""
+        """CASES 49: a path that is saved again becomes the newest, without a deletion."""
         history = SaverHistory(math.inf)
         deleted = []
         for path in ("s1", "s2", "s3", "s2", "s1"):
@@ -91,25 +91,25 @@ class TestSaver:
         assert deleted == [None, None, "s1", None, "s3"]
         assert paths(history.last) == ["s2", "s1"]
 
-    def test_saved_again_while_it_waits(self) -> None:
-        """What waits for its deletion and is saved again must not be deleted."""
+    def test_saved_again_while_expired(self) -> None:
+        """An expired path that is saved again before its deletion is not deleted."""
         history = SaverHistory(math.inf, (Saved("b", 2.0),), (Saved("a", 1.0),))
         history, gone = save(history, "a", 3.0, 2)
         assert (gone, paths(history.last), history.expired) == (None, ["b", "a"], ())
 
     @pytest.mark.parametrize("keep", [0, None])
     def test_no_limit(self, keep: int | None) -> None:
-        """CASES 55: nothing is remembered, nothing goes."""
+        """CASES 55: nothing is recorded and nothing deleted."""
         history = SaverHistory(0.0, (Saved("a", 1.0),))
         assert save(history, "b", 2.0, keep) == (history, None)
 
     def test_negative(self) -> None:
-        """SAVER 4: below 0, every checkpoint goes at once."""
+        """With a negative limit each checkpoint is deleted at once."""
         history, gone = save(SaverHistory(math.inf), "a", 1.0, -1)
         assert (gone, history.last) == ("a", ())
 
     def test_unknown_age(self) -> None:
-        """SAVER 4: max 1, set_last_checkpoints([a]); save b, save c: a stays, b goes; the schedule moves once."""
+        """Limit 1, list [a] of unknown age; after saving b and c, a is kept, b deleted; one hour is used."""
         history = SaverHistory(HOUR, (Saved("a", math.inf),))
         history, gone = save(history, "b", 10.0, 1)
         assert (gone, history.next_kept) == (None, 2 * HOUR)
@@ -117,12 +117,12 @@ class TestSaver:
         assert (gone, history.next_kept) == ("b", 2 * HOUR)
 
     def test_exactly_on_time(self) -> None:
-        """SAVER 4: strictly later than the schedule."""
+        """A checkpoint is kept only if it is strictly later than the schedule."""
         for time, gone in ((HOUR, "a"), (math.nextafter(HOUR, math.inf), None)):
             assert next_deletion(SaverHistory(HOUR, (), (Saved("a", time),)), HOUR)[1] == gone
 
-    def test_one_a_save(self) -> None:
-        """SAVER 4: a longer list, as set_last_checkpoints makes, shrinks by nothing: one in, one out."""
+    def test_one_deletion_per_save(self) -> None:
+        """A list longer than the limit, as from set_last_checkpoints, does not shrink."""
         history = SaverHistory(math.inf, tuple(Saved(f"m-{i}", float(i)) for i in range(4)))
         history, gone = save(history, "m-4", 5.0, 2)
         assert (gone, len(history.last)) == ("m-0", 4)
@@ -131,7 +131,7 @@ class TestSaver:
 
 class TestManager:
     def test_timeline(self) -> None:
-        """SAVER 5, the timeline; CASES 198: max_to_keep 2, one an hour, made at 1000."""
+        """CASES 198: a timeline with max_to_keep 2 and one checkpoint per hour, created at time 1000."""
         moments = [1000, 2000, 4599, 4600, 6000, 8200, 9000, 12000, 12001, 12002]
         tracked: tuple[Saved, ...] = ()
         last_preserved, disk, when_kept = 999.0, set[str](), dict[float, int]()
@@ -149,17 +149,17 @@ class TestManager:
 
     @pytest.mark.parametrize("hours", [None, 0.0])
     def test_without_hours(self, hours: float | None) -> None:
-        """Nothing stays for good."""
+        """Without an interval no checkpoint is kept permanently."""
         tracked = [Saved("a", 1e9), Saved("b", 2e9)]
         assert sweep(tracked, 0.0, 1, hours) == ((Saved("b", 2e9),), 0.0, ("a",))
 
     def test_all(self) -> None:
-        """None keeps all of them tracked."""
+        """With the limit None all checkpoints remain tracked."""
         tracked = tuple(Saved(str(i), i) for i in range(100))
         assert sweep(tracked, 0.0, None, HOUR) == (tracked, 0.0, ())
 
     def test_saved_again(self) -> None:
-        """The path moves to the end, with its new time."""
+        """The path moves to the end with its new time."""
         assert saved_again([Saved("a", 1), Saved("b", 2)], "a", 3) == (Saved("b", 2), Saved("a", 3))
 
 
@@ -169,27 +169,27 @@ LOSSES = {name: {"loss": value} for name, value in {"a": 3.0, "b": 1.0, "c": 1.0
 
 class TestBest:
     def test_order(self) -> None:
-        """The best first; of two equal ones the newer; neither NaN nor none is ever best."""
+        """Best first, the newer of two equal ones first; NaN and missing metrics are left out."""
         known = ["a", "b", "c", "d", "e", "f"]
         assert best_first(known, LOSSES, RULE) == ["c", "b", "e", "a"]
         assert best_first(known, LOSSES, KeepBest("loss", "max", 9)) == ["a", "e", "c", "b"]
         assert best_first(known, LOSSES, KeepBest("accuracy", "max", 1)) == []
 
     def test_protected(self) -> None:
-        """Pins and the best k, of those that are known."""
+        """Protected are the pins and the k best among the known checkpoints."""
         assert protected(["a", "b", "c", "f"], {"f", "z"}, LOSSES, RULE) == {"b", "c", "f"}
         assert protected(["a", "b"], (), LOSSES, None) == frozenset()
 
-    def test_the_window_counts(self) -> None:
-        """A better one that is still new takes the place of one that was set aside."""
+    def test_new_checkpoints_count_among_the_best(self) -> None:
+        """A better checkpoint among the newest replaces a protected older one."""
         assert partition(["c"], ["a"], ["b", "e"], (), LOSSES, RULE) == ExpiredCheckpoints(("b",), ("e", "a"))
 
-    def test_saved_again_is_not_outside(self) -> None:
-        """What was set aside and is saved again is in the window, and nowhere else."""
+    def test_a_protected_checkpoint_saved_again(self) -> None:
+        """A protected checkpoint that is saved again is one of the newest and no longer in the list."""
         assert partition(["e", "b"], [], ["b"], (), {}, None) == ExpiredCheckpoints((), ())
 
-    def test_nothing_asked_for(self) -> None:
-        """Without pins and metrics: what TensorFlow deletes."""
+    def test_without_pins_and_metrics(self) -> None:
+        """The deleted checkpoints are those that TensorFlow deletes."""
         assert partition(["c"], ["a", "b"], [], (), {}, None) == ExpiredCheckpoints((), ("a", "b"))
 
     @given(
@@ -201,7 +201,7 @@ class TestBest:
     def test_the_best_and_the_pinned_always_exist(
         self, losses: list[float], k: int, keep: int, pinned: set[int]
     ) -> None:
-        """After every save: the newest, the pinned and the k best of all that were ever saved, and no others."""
+        """After each save the newest, the pinned and the k best of all saved checkpoints exist, and no others."""
         rule = KeepBest("loss", "min", k)
         metrics = {str(i): {"loss": loss} for i, loss in enumerate(losses)}
         pins = {str(i) for i in pinned}
@@ -221,7 +221,7 @@ class TestBest:
         ("metric", "mode", "k"),
         [("", "min", 1), ("loss", "low", 1), ("loss", "min", 0), ("loss", "min", True), (3, "min", 1)],
     )
-    def test_rules_that_cannot_be_meant(self, metric: str, mode: str, k: int) -> None:
-        """The text says which argument it is."""
+    def test_invalid_rules(self, metric: str, mode: str, k: int) -> None:
+        """The error names the invalid argument."""
         with pytest.raises(InvalidArgumentError, match=r"KeepBest: (metric|mode|k)="):
             KeepBest(metric, mode, k)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Pins, metrics and what is set aside, over restarts and over damaged files."""
+"""Pins, metrics and protected checkpoints, over restarts and with damaged files."""
 
 import json
 import math
@@ -19,7 +19,7 @@ FILE = "checkpoint.retention.json"
 
 
 def checkpoint(path: Path) -> str:
-    """Enough of one to be there."""
+    """Create enough of a checkpoint to exist."""
     Path(f"{path}.index").touch()
     return str(path)
 
@@ -30,9 +30,9 @@ def loaded(directory: Path | str, rule: KeepBest | None = None) -> RetentionReco
     return retained
 
 
-class TestSettling:
-    def test_a_life(self, tmp_path: Path) -> None:
-        """Set aside while it is the best; to_delete when a better one comes; forgotten when it was deleted."""
+class TestPartition:
+    def test_protected_then_deleted_then_forgotten(self, tmp_path: Path) -> None:
+        """Protected while among the best, deleted when a better one is saved, then forgotten."""
         retained = loaded(tmp_path, RULE)
         a, b, c = (checkpoint(tmp_path / name) for name in "abc")
         retained.note(a, {"loss": 1.0})
@@ -46,8 +46,8 @@ class TestSettling:
         retained.forget([a, b])
         assert (retained.protected, retained.metrics) == ([], {c: {"loss": 0.5}})
 
-    def test_what_could_not_be_deleted(self, tmp_path: Path) -> None:
-        """It is to_delete again at the next save."""
+    def test_a_failed_deletion(self, tmp_path: Path) -> None:
+        """A checkpoint that was not deleted is returned for deletion again at the next save."""
         retained = loaded(tmp_path)
         a, b = str(tmp_path / "a"), str(tmp_path / "b")
         retained.pin(a)
@@ -60,7 +60,7 @@ class TestSettling:
         assert retained.partition([b], []) == []
 
     def test_spellings(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A pin by the absolute path holds the checkpoint that was saved by a relative one."""
+        """A pin by absolute path protects a checkpoint that was saved by relative path."""
         monkeypatch.chdir(tmp_path)
         retained = loaded("")
         retained.note("train/../a")
@@ -71,13 +71,13 @@ class TestSettling:
         assert retained.partition(["b"], []) == ["train/../a"]
 
     def test_urls(self) -> None:
-        """They are no paths of this machine."""
+        """URLs are not normalised like local paths."""
         retained = RetentionRecord()
         retained.pin("s3://bucket/d/a")
         assert retained.partition([], ["s3://bucket/d/a", "s3:/bucket/d/a"]) == ["s3:/bucket/d/a"]
 
-    def test_saved_again_without_metrics(self) -> None:
-        """What was known of the older contents does not count for the new ones."""
+    def test_saving_again_without_metrics(self) -> None:
+        """Metrics of the earlier contents are dropped."""
         retained = RetentionRecord(RULE)
         retained.note("a", {"loss": 0.0})
         retained.note("a")
@@ -85,8 +85,8 @@ class TestSettling:
 
 
 class TestRestart:
-    def test_everything_comes_back(self, tmp_path: Path) -> None:
-        """Pins, metrics with values that JSON lacks, the rule, and what is set aside; names that are no UTF-8."""
+    def test_everything_is_restored(self, tmp_path: Path) -> None:
+        """Pins, metrics with values that JSON lacks, the rule, protected paths, names that are not UTF-8."""
         a, b, c = (checkpoint(tmp_path / name) for name in ("a", "b\udcff", "ö"))
         before = loaded(tmp_path, RULE)
         for path, loss in ((a, 0.25), (b, math.inf), (c, math.nan)):
@@ -104,7 +104,7 @@ class TestRestart:
         assert json.loads((tmp_path / FILE).read_text())["protected"] == ["a", "b\udcff"]
 
     def test_a_moved_directory(self, tmp_path: Path) -> None:
-        """Paths in the file are relative to it."""
+        """Paths in the file are relative to the directory."""
         (tmp_path / "old").mkdir()
         before = loaded(tmp_path / "old")
         before.pin(checkpoint(tmp_path / "old" / "a"))
@@ -113,7 +113,7 @@ class TestRestart:
         assert loaded(tmp_path / "new").pins == [str(tmp_path / "new" / "a")]
 
     def test_another_rule(self, tmp_path: Path) -> None:
-        """The one that is given replaces the one in the file."""
+        """A given rule replaces the one in the file."""
         a, b = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
         before = loaded(tmp_path, RULE)
         before.note(a, {"loss": 1.0})
@@ -123,8 +123,8 @@ class TestRestart:
         assert loaded(tmp_path).partition([b], []) == []
         assert loaded(tmp_path, KeepBest("loss", "max", 1)).partition([b], []) == [a]
 
-    def test_what_is_gone_is_forgotten(self, tmp_path: Path) -> None:
-        """Checkpoints that somebody deleted take no place among the best."""
+    def test_missing_checkpoints_are_forgotten(self, tmp_path: Path) -> None:
+        """Checkpoints deleted by others do not count among the best."""
         a, b = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
         before = loaded(tmp_path, RULE)
         before.note(a, {"loss": 0.0})
@@ -137,8 +137,8 @@ class TestRestart:
         after = loaded(tmp_path)
         assert (after.pins, after.best_first([b]), after.metrics) == ([], [b], {b: {"loss": 1.0}})
 
-    def test_only_when_there_is_something(self, tmp_path: Path) -> None:
-        """No file for those who ask for nothing; none left behind when nothing is left to remember."""
+    def test_no_file_without_content(self, tmp_path: Path) -> None:
+        """No file is written without pins or metrics, and it is deleted when it becomes empty."""
         retained = loaded(tmp_path, RULE)
         retained.note(str(tmp_path / "a"))
         retained.partition([str(tmp_path / "a")], [])
@@ -151,8 +151,8 @@ class TestRestart:
         retained.save()
         assert os.listdir(tmp_path) == []
 
-    def test_written_only_when_it_changed(self, tmp_path: Path) -> None:
-        """A save that changes nothing costs no write."""
+    def test_written_only_when_changed(self, tmp_path: Path) -> None:
+        """An unchanged record is not written again."""
         retained = loaded(tmp_path)
         retained.pin(str(tmp_path / "a"))
         retained.save()
@@ -161,7 +161,7 @@ class TestRestart:
         assert os.listdir(tmp_path) == []
 
     def test_several_directories(self, tmp_path: Path) -> None:
-        """One Saver may save to several; each file speaks of its own, the inner one of what is further in."""
+        """Each directory has its own file for its checkpoints, except those in nested directories with one."""
         (tmp_path / "in").mkdir()
         retained = RetentionRecord()
         retained.load(LOCAL, str(tmp_path), "best")
@@ -172,8 +172,8 @@ class TestRestart:
         assert json.loads((tmp_path / "best.retention.json").read_text())["pins"] == ["a"]
         assert json.loads((tmp_path / "in" / FILE).read_text())["pins"] == ["b"]
 
-    def test_loaded_once(self, tmp_path: Path) -> None:
-        """Later calls cost nothing and bring nothing back."""
+    def test_loading_twice(self, tmp_path: Path) -> None:
+        """Loading a directory again does nothing and does not restore removed pins."""
         retained = loaded(tmp_path)
         retained.pin(str(tmp_path / "a"))
         retained.save()
@@ -200,8 +200,10 @@ DAMAGED = [
 
 class TestDamage:
     @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
-    def test_no_crash_and_no_deletion(self, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
-        """A logged warning; what was there before may have been pinned, so it is pinned; new ones come and go."""
+    def test_a_damaged_file_deletes_nothing(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+    ) -> None:
+        """A warning is logged, existing checkpoints are pinned, and only new ones are deleted."""
         (tmp_path / FILE).write_bytes(content)
         a, b, c, d = (checkpoint(tmp_path / name) for name in "abcd")
         retained = loaded(tmp_path)
@@ -217,16 +219,16 @@ class TestDamage:
         after.note(d)
         assert after.partition([d], [b, c]) == [c]
 
-    def test_unpinned_meanwhile(self, tmp_path: Path) -> None:
-        """What is said now counts more than what the file may have said."""
+    def test_unpinned_after_damage(self, tmp_path: Path) -> None:
+        """An explicit unpin takes precedence over the unreadable file."""
         (tmp_path / FILE).touch()
         retained = loaded(tmp_path)
         retained.unpin(str(tmp_path / "a"))
         assert retained.partition([], [str(tmp_path / "a")]) == [str(tmp_path / "a")]
 
     @pytest.mark.parametrize("name", ["../a", "..", "/etc/passwd", "x/../../a", "./a", "", "s3://b/a", "a\0", "a/"])
-    def test_no_path_leads_out(self, tmp_path: Path, name: str) -> None:
-        """A file cannot have checkpoints of other directories deleted."""
+    def test_paths_outside_of_the_directory(self, tmp_path: Path, name: str) -> None:
+        """A file cannot cause checkpoints of other directories to be deleted."""
         (tmp_path / "d").mkdir()
         checkpoint(tmp_path / "a")
         record: dict[str, Any] = {"version": 1, "best": None, "pins": [], "protected": [name], "metrics": {}}
@@ -236,7 +238,7 @@ class TestDamage:
         assert retained.partition([], []) == []
 
     def test_too_large(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """Nothing is read of a file that can be none of ours."""
+        """A file that is larger than any of ours is not read."""
         (tmp_path / FILE).touch()
         os.truncate(tmp_path / FILE, 1 << 40)
         loaded(tmp_path)
@@ -245,12 +247,12 @@ class TestDamage:
 
 class TestMetrics:
     def test_numbers(self) -> None:
-        """Anything that is one: ints, tensors of one element, numpy."""
+        """Any number is accepted: ints, tensors of one element, numpy."""
         assert check_metrics({"a": 1, "b": torch.tensor(0.5), "c": torch.tensor([2])}) == {"a": 1.0, "b": 0.5, "c": 2.0}
         assert check_metrics(None) == {}
 
     @pytest.mark.parametrize("metrics", [[("a", 1)], {1: 2.0}, {"a": "x"}, {"a": None}, {"a": torch.ones(2)}, 3.0])
     def test_others(self, metrics: object) -> None:
-        """The text says what is wrong with them."""
+        """The error says what is wrong with the metrics."""
         with pytest.raises(InvalidArgumentError, match="metrics"):
             check_metrics(metrics)

@@ -1,4 +1,4 @@
-"""The `checkpoint` file, held against TensorFlow's."""
+"""The `checkpoint` state file, compared with TensorFlow's."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ def save(prefix: Path) -> str:
 class TestGenerate:
     @pytest.mark.parametrize("paths", [None, [], ["model-2"]])
     def test_absolute(self, paths: list[str] | None) -> None:
-        """CASES 90, 92: absolute paths stay; the newest is added at the end. The caller's list is left alone."""
+        """CASES 90, 92: absolute paths are kept, the newest is appended, the caller's list is not changed."""
         given = None if paths is None else list(paths)
         state = generate_checkpoint_state_proto("/d", "/d/model-0", paths)
         assert state.model_checkpoint_path == "/d/model-0"
@@ -48,7 +48,7 @@ class TestGenerate:
         assert paths == given
 
     def test_relative(self) -> None:
-        """CASES 91."""
+        """CASES 91: relative paths."""
         state = generate_checkpoint_state_proto("train", "train/model-0")
         assert (state.model_checkpoint_path, list(state.all_model_checkpoint_paths)) == ("model-0", ["model-0"])
 
@@ -67,16 +67,16 @@ class TestGenerate:
         ],
     )  # fmt: skip
     def test_as_tensorflow(self, tensorflow: TensorFlowProcess, arguments: tuple[Any, ...]) -> None:
-        """The same message for the same arguments, byte for byte."""
-        if arguments[0] == "":  # TensorFlow refuses to make paths relative to nothing; ours means the same as "."
+        """The message equals TensorFlow's for the same arguments, byte for byte."""
+        if arguments[0] == "":  # TensorFlow rejects paths relative to ""; ours treats it as "."
             arguments_there: tuple[Any, ...] = (".", *arguments[1:])
         else:
             arguments_there = arguments
         theirs = tensorflow.call("checkpoint_management", "generate_checkpoint_state_proto", *arguments_there)
         assert generate_checkpoint_state_proto(*arguments).SerializeToString() == theirs
 
-    def test_timestamps_that_do_not_fit(self, tensorflow: TensorFlowProcess) -> None:
-        """SAVER 5: one a path, or none."""
+    def test_another_number_of_timestamps(self, tensorflow: TensorFlowProcess) -> None:
+        """There must be one timestamp per path, or none."""
         arguments: tuple[Any, ...] = ("/d", "/d/m-1", ["/d/m-0", "/d/m-1"], [1.0])
         text = "Checkpoint timestamps, if provided, must match checkpoint paths"
         with pytest.raises(ValueError, match=text):
@@ -85,7 +85,7 @@ class TestGenerate:
             tensorflow.call("checkpoint_management", "generate_checkpoint_state_proto", *arguments)
 
     def test_urls(self) -> None:
-        """A URL is no relative path: it is shortened only by the URL of its directory."""
+        """A URL is not a relative path: it is shortened only by the URL of its directory."""
         state = generate_checkpoint_state_proto("s3://b/d/", "s3://b/d/m-1", ["s3://other/m-0", "s3://b/d/m-1"])
         assert list(state.all_model_checkpoint_paths) == ["s3://other/m-0", "m-1"]
         assert generate_checkpoint_state_proto("train", "s3://b/m").model_checkpoint_path == "s3://b/m"
@@ -93,7 +93,7 @@ class TestGenerate:
 
 class TestUpdate:
     def test_paths_of_all_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """CASES 93: read back, relative paths are led by the directory as it was given."""
+        """CASES 93: when read, relative paths are joined to the directory as given."""
         monkeypatch.chdir(tmp_path)
         Path("train").mkdir()
         absolute = str(tmp_path / "train" / "model-0")
@@ -103,7 +103,7 @@ class TestUpdate:
         assert list(state.all_model_checkpoint_paths) == [absolute, "train/model-2"]
 
     def test_relative_paths(self, tmp_path: Path) -> None:
-        """CASES 95: the file holds relative paths, what is read are absolute ones."""
+        """CASES 95: the file contains relative paths; absolute ones are returned."""
         newest = str(tmp_path / "model-2")
         update_relative_state(str(tmp_path), newest, ["model-0", newest])
         assert written(tmp_path) == (
@@ -120,8 +120,8 @@ class TestUpdate:
         assert list(state_of("train").all_model_checkpoint_paths) == ["train/m-0", "train/m-1"]
 
     @pytest.mark.parametrize("name", ["m-1", "größe", 'quo"te', "back\\slash", "new\nline", "tab\t", "\x7f\x01", "'"])
-    def test_bytes_are_tensorflows(self, tmp_path: Path, tensorflow: TensorFlowProcess, name: str) -> None:
-        """The same text, with absolute and with relative paths: quoting, UTF-8, doubles."""
+    def test_bytes_equal_tensorflows(self, tmp_path: Path, tensorflow: TensorFlowProcess, name: str) -> None:
+        """The file equals TensorFlow's with absolute and relative paths: quoting, UTF-8, doubles."""
         for relative in (False, True):
             path, older, times = str(tmp_path / name), str(tmp_path / "m-0"), [1700000000.123456, 0.1]
             arguments = (str(tmp_path), path, [older, path], None)
@@ -137,26 +137,26 @@ class TestUpdate:
             assert state_of(tmp_path).model_checkpoint_path == path
 
     def test_another_name(self, tmp_path: Path) -> None:
-        """latest_filename names the file."""
+        """latest_filename selects the file."""
         update_checkpoint_state(tmp_path, tmp_path / "m", latest_filename="best")
         assert os.listdir(tmp_path) == ["best"]
         assert get_checkpoint_state(tmp_path) is None
         assert get_checkpoint_state(tmp_path, "best") is not None
 
     def test_the_path_of_the_state_file(self, tmp_path: Path) -> None:
-        """SAVER 5: a checkpoint of that very path is refused, and nothing is written."""
+        """A checkpoint with the path of the state file is rejected, and nothing is written."""
         path = str(tmp_path / "checkpoint")
         with pytest.raises(RuntimeError, match=r"Save path .*checkpoint. conflicts with path used for checkpoint stat"):
             update_checkpoint_state(tmp_path, path)
         assert os.listdir(tmp_path) == []
 
-    def test_no_such_directory(self, tmp_path: Path) -> None:
-        """The system's error, as the docstring says."""
+    def test_a_missing_directory(self, tmp_path: Path) -> None:
+        """The system's error is raised, as documented."""
         with pytest.raises(FileNotFoundError):
             update_checkpoint_state(tmp_path / "no", tmp_path / "no" / "m")
 
-    def test_nothing_but_the_file_is_left(self, tmp_path: Path) -> None:
-        """It replaces the old one, and no temporary file stays."""
+    def test_no_temporary_file_is_left(self, tmp_path: Path) -> None:
+        """The old file is replaced, and no temporary file is left."""
         for number in range(2):
             update_checkpoint_state(tmp_path, tmp_path / f"m-{number}")
         assert os.listdir(tmp_path) == ["checkpoint"]
@@ -179,7 +179,7 @@ class TestGet:
             assert state.model_checkpoint_path == expected
 
     def test_empty(self, tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-        """CASES 96: an empty file is an error, as TensorFlow's."""
+        """CASES 96: an empty file is an error, as in TensorFlow."""
         (tmp_path / "checkpoint").touch()
         text = f"Invalid checkpoint state loaded from {tmp_path}"
         with pytest.raises(ValueError, match=text):
@@ -188,7 +188,7 @@ class TestGet:
             tensorflow.call("checkpoint_management", "get_checkpoint_state", str(tmp_path))
 
     def test_relative_paths_are_not_normalised(self, tmp_path: Path) -> None:
-        """CASES 97."""
+        """CASES 97: "./" is kept in relative paths."""
         (tmp_path / "checkpoint").write_text(
             'model_checkpoint_path: "./m-5"\nall_model_checkpoint_paths: "./m-4"\nall_model_checkpoint_paths: "./m-5"\n'
         )
@@ -200,7 +200,7 @@ class TestGet:
     def test_damaged(
         self, tmp_path: Path, tensorflow: TensorFlowProcess, caplog: pytest.LogCaptureFixture, content: str
     ) -> None:
-        """SAVER 5: a warning and None. TensorFlow agrees, where it can decode the text at all."""
+        """None with a warning, as in TensorFlow for files that it can decode."""
         raw = content.encode("utf-8", "surrogateescape")
         (tmp_path / "checkpoint").write_bytes(raw)
         with caplog.at_level(logging.WARNING, "torch_tfckpt.directory.state_file"):
@@ -211,19 +211,19 @@ class TestGet:
             assert tensorflow.call("checkpoint_management", "get_checkpoint_state", str(tmp_path)) is None
 
     def test_unreadable(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """A directory in its place is a file that cannot be read."""
+        """A directory of that name counts as an unreadable file."""
         (tmp_path / "checkpoint").mkdir()
         assert get_checkpoint_state(tmp_path) is None
         assert "is a directory" in caplog.text
 
-    def test_nothing(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """No file, or no directory: None, and nothing to say."""
+    def test_no_file(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Without the file or its directory the result is None, without a warning."""
         assert get_checkpoint_state(tmp_path) is None
         assert get_checkpoint_state(tmp_path / "no") is None
         assert caplog.text == ""
 
     def test_a_moved_directory(self, tmp_path: Path) -> None:
-        """WISHES 22: absolute paths of another place mean the checkpoints of that name here, if they are here."""
+        """Absolute paths of another directory are mapped to existing checkpoints of that name here."""
         save(tmp_path / "m-2")
         save(tmp_path / "m-1")
         update_checkpoint_state(tmp_path, "/before/m-2", ["/before/m-0", "/before/m-1", "/before/m-2"])
@@ -231,8 +231,8 @@ class TestGet:
         assert state.model_checkpoint_path == str(tmp_path / "m-2")
         assert list(state.all_model_checkpoint_paths) == ["/before/m-0", f"{tmp_path}/m-1", f"{tmp_path}/m-2"]
 
-    def test_absolute_paths_that_lead_somewhere(self, tmp_path: Path) -> None:
-        """They are taken at their word, whatever lies beside the file."""
+    def test_absolute_paths_that_exist(self, tmp_path: Path) -> None:
+        """They are used as they are, even if a checkpoint of that name is in this directory."""
         (tmp_path / "d").mkdir()
         save(tmp_path / "d" / "m")
         there = save(tmp_path / "m")
@@ -241,10 +241,10 @@ class TestGet:
 
 
 class TestOtherBytes:
-    """Names of files that are no UTF-8, which the strings of a message cannot hold."""
+    """File names that are not UTF-8, which strings of a protobuf message cannot contain."""
 
     def test_round_trip(self, tmp_path: Path) -> None:
-        """Written, read and found again, in a directory that is no UTF-8 either."""
+        """Written, read and found again, in a directory whose name is not UTF-8 either."""
         directory = os.fsencode(tmp_path) + b"/d\xe9"
         os.mkdir(directory)
         prefix = directory + b"/mod\xff\xfel"
@@ -259,20 +259,20 @@ class TestOtherBytes:
                 assert float(reader.get_tensor("x")) == 2.0
 
     def test_spelling(self, tmp_path: Path) -> None:
-        """Plain ASCII in the file; all else is left as it is."""
+        """Bytes outside of UTF-8 are escaped in ASCII; other names are stored unchanged."""
         update_relative_state(str(tmp_path), f"{tmp_path}/mod\udcffel", [])
         assert 'model_checkpoint_path: "mod\\000ffel"\n' in written(tmp_path)
         for path in ("m", "größe", "100%", "a\\000b"):
             assert to_stored(path) == from_stored(path) == path
 
     def test_raw_bytes(self, tmp_path: Path) -> None:
-        """Another program may have written them as they are."""
+        """Raw bytes, as another program may have written them, are accepted."""
         (tmp_path / "checkpoint").write_bytes(b'model_checkpoint_path: "mod\xffel"\n')
         assert from_stored(state_of(tmp_path).model_checkpoint_path) == f"{tmp_path}/mod\udcffel"
 
     @pytest.mark.parametrize("stored", ["\0", "a\0zz", "\x0041"])
-    def test_what_is_no_path(self, tmp_path: Path, stored: str) -> None:
-        """A null character that spells nothing."""
+    def test_an_invalid_escape(self, tmp_path: Path, stored: str) -> None:
+        """A null character that is not an escape is rejected."""
         text = "".join(f"\\{ord(c):03o}" for c in stored)
         (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{text}"\n')
         with pytest.raises(tfckpt.DataLossError, match="Invalid checkpoint state loaded from"):

@@ -1,4 +1,4 @@
-"""Checkpoint's own face: numbers, state file, objects, saves beside training, Savers and managers."""
+"""Checkpoint: numbers, state file, objects, background saves, files of Savers, managers."""
 
 import copy
 import gc
@@ -35,7 +35,7 @@ def zero(*tensors: torch.Tensor) -> None:
 
 class TestNumbers:
     def test_save_counts(self, tmp_path: Path) -> None:
-        """SAVER 7: prefix-N, the state file names the last one only, by a relative path; nothing is deleted."""
+        """Each save writes prefix-N and the state file with a relative path to it, and deletes nothing."""
         checkpoint = Checkpoint(v=torch.tensor(1.0))
         assert [checkpoint.save(tmp_path / "m") for _ in range(2)] == [str(tmp_path / "m-1"), str(tmp_path / "m-2")]
         assert 'model_checkpoint_path: "m-2"' in (tmp_path / "checkpoint").read_text()
@@ -44,14 +44,14 @@ class TestNumbers:
         assert len(names_in(tmp_path)) == 5
 
     def test_write_does_not(self, tmp_path: Path) -> None:
-        """SAVER 7: no number, no counter, no state file."""
+        """`write` writes no number, no counter and no state file."""
         checkpoint = Checkpoint(v=torch.tensor(1.0))
         assert checkpoint.write(tmp_path / "m") == str(tmp_path / "m")
         assert names_in(tmp_path) == ["m.data-00000-of-00001", "m.index"]
         assert sorted(tfckpt.load_file(tmp_path / "m")) == [OBJECT_GRAPH_KEY, "v" + VALUE]
 
-    def test_the_counter_is_one_of_the_values(self, tmp_path: Path) -> None:
-        """An int64 scalar; restored, it goes on; set by hand, it counts from there."""
+    def test_the_counter_is_saved_and_restored(self, tmp_path: Path) -> None:
+        """An int64 scalar; it continues from the restored value, or from one that was set."""
         checkpoint = Checkpoint(v=torch.tensor(1.0))
         counter = checkpoint.save_counter
         assert (counter.dtype, counter.shape, counter.item()) == (torch.int64, (), 0)
@@ -65,8 +65,8 @@ class TestNumbers:
         other.save_counter.fill_(9)
         assert other.save(tmp_path / "m") == str(tmp_path / "m-10")
 
-    def test_restore_wants_the_counter_that_write_did_not_write(self, tmp_path: Path) -> None:
-        """SAVER 7: the asserts fail on it by name; read() is what write() is for."""
+    def test_restore_requires_the_counter_that_write_omits(self, tmp_path: Path) -> None:
+        """After restore() the asserts fail and name the counter; read() matches write()."""
         checkpoint = Checkpoint(v=torch.tensor(1.0))
         path = checkpoint.write(tmp_path / "m")
         checkpoint.read(path).assert_consumed()
@@ -76,7 +76,7 @@ class TestNumbers:
                 check()
 
     def test_a_save_that_fails_publishes_nothing(self, tmp_path: Path) -> None:
-        """The state file still names the last good one, which restores."""
+        """The state file still has the last complete checkpoint, which can be restored."""
         checkpoint = Checkpoint(v=torch.tensor(1.0))
         path = checkpoint.save(tmp_path / "m")
         checkpoint.bad = {"a": torch.tensor(0.0), 3: torch.tensor(0.0)}
@@ -89,7 +89,7 @@ class TestNumbers:
 
 class TestObjects:
     def test_attributes(self, tmp_path: Path) -> None:
-        """What it was given can be read, replaced and taken away."""
+        """Given objects can be read, replaced and deleted as attributes."""
         model, v = nn.Linear(1, 1), torch.tensor(1.0)
         checkpoint: Any = Checkpoint(model=model, v=v, epoch=3)
         assert checkpoint.model is model and checkpoint.v is v and checkpoint.epoch == 3
@@ -104,13 +104,13 @@ class TestObjects:
     @pytest.mark.parametrize(
         "name", ["save", "write", "restore", "read", "sync", "save_async", "save_counter", "_tracked", "_write"]
     )
-    def test_names_of_its_own(self, name: str) -> None:
-        """A keyword that would hide a method, or what it keeps for itself, is refused."""
+    def test_reserved_names(self, name: str) -> None:
+        """A keyword with the name of a method or an internal attribute is rejected."""
         with pytest.raises(ValueError, match=name):
             Checkpoint(**{name: torch.tensor(1.0)})
 
-    def test_keywords_before_and_behind_root(self, tmp_path: Path) -> None:
-        """Any keyword goes with a root."""
+    def test_keywords_next_to_a_root(self, tmp_path: Path) -> None:
+        """Any keyword can be used together with a root."""
         model = nn.Linear(1, 1)
         tensors = {name: torch.tensor(float(n)) for n, name in enumerate(["a", "epoch", "root_", "z", "_x", "Z"], 1)}
         checkpoint = Checkpoint(model, **tensors)
@@ -122,7 +122,7 @@ class TestObjects:
 
     @pytest.mark.parametrize("kind", ["checkpoint", "tensor", "scheduler", "object"])
     def test_other_objects_as_the_root(self, tmp_path: Path, kind: str) -> None:
-        """Not only a module."""
+        """The root need not be a module."""
         v = torch.tensor(1.0)
         optimizer = torch.optim.SGD([v], 1.0)
         optimizer.step()
@@ -142,8 +142,8 @@ class TestObjects:
         assert v.item() == (0.0 if kind == "scheduler" else 1.0)
 
     @pytest.mark.parametrize("kind", ["number", "text", "tuple", "dict", "list", "optimizer"])
-    def test_what_cannot_be_the_root(self, kind: str) -> None:
-        """Plain values and containers, as in TensorFlow; and optimizers, whose state stands beside that of others."""
+    def test_invalid_roots(self, kind: str) -> None:
+        """Plain values, containers and optimizers are rejected as the root, the first two as in TensorFlow."""
         v = nn.Parameter(torch.tensor(1.0))
         roots = {
             "number": 3, "text": "text", "tuple": (v,), "dict": {"a": v}, "list": [v],
@@ -153,8 +153,8 @@ class TestObjects:
             Checkpoint(roots[kind], v=v)
 
     @pytest.mark.parametrize("name", ["\ud800", "a\udc80b"])
-    def test_names_that_no_file_holds(self, tmp_path: Path, name: str) -> None:
-        """Half of a surrogate pair: an error of ours, nothing is written."""
+    def test_names_that_cannot_be_stored(self, tmp_path: Path, name: str) -> None:
+        """Unpaired surrogates raise InvalidArgumentError, and nothing is written."""
         for objects in ({name: torch.tensor(1.0)}, {"held": {name: torch.tensor(1.0)}}):
             with pytest.raises(ValueError) as caught:
                 Checkpoint(**objects).write(tmp_path / "m")
@@ -163,7 +163,7 @@ class TestObjects:
 
     @pytest.mark.parametrize("name", ["", "\0", "a\nb", "_", "__class__x", "日本"])
     def test_odd_names(self, tmp_path: Path, name: str) -> None:
-        """Any other text is a name."""
+        """Any other string is accepted as a name."""
         v = torch.tensor(1.0)
         for objects in ({name: v}, {"held": {name: v}}):
             checkpoint = Checkpoint(**objects)
@@ -172,8 +172,8 @@ class TestObjects:
             checkpoint.read(path).assert_consumed()
             assert v.item() == 1.0
 
-    def test_checkpoints_in_one_another(self, tmp_path: Path) -> None:
-        """One with a counter of its own, which is saved with it and does not count."""
+    def test_nested_checkpoints(self, tmp_path: Path) -> None:
+        """A nested Checkpoint is saved with its own counter, which is not increased."""
         inner: Any = Checkpoint(v=torch.tensor(1.0), epoch=2)
         inner.save(tmp_path / "inner")
         outer: Any = Checkpoint(inner=inner, w=torch.tensor(3.0))
@@ -184,9 +184,11 @@ class TestObjects:
         outer.restore(path).assert_consumed()
         assert (inner.v.item(), inner.epoch, outer.w.item(), int(inner.save_counter)) == (1.0, 2, 3.0, 1)
 
-    def test_what_modules_have(self, tmp_path: Path) -> None:
-        """Parameters, then persistent buffers, then modules, in the order in which they were registered; None and
-        buffers that are not persistent are none of it. A root is also a child of itself, as in TensorFlow."""
+    def test_children_of_modules(self, tmp_path: Path) -> None:
+        """Children are parameters, persistent buffers and modules, in the order of registration.
+
+        None and buffers that are not persistent are left out. A root is also a child of itself, as in TensorFlow.
+        """
         model = nn.Module()
         model.child = nn.Linear(1, 1, bias=False)
         model.register_buffer("b", torch.tensor(1))
@@ -199,7 +201,7 @@ class TestObjects:
         assert [child.local_name for child in graph.nodes[0].children] == ["z", "a", "b", "child", "root"]
 
     def test_shared_objects_are_stored_once(self, tmp_path: Path) -> None:
-        """Under the first of the shortest ways; whichever way it is reached, it is the same object afterwards."""
+        """They are stored under the shortest path, and restored as one object for all paths."""
         model: Any = nn.Module()
         model.deep = nn.Sequential(nn.Linear(2, 2))
         model.head = model.deep[0]
@@ -213,7 +215,7 @@ class TestObjects:
         assert model.deep[0].weight.tolist() == model.tied.tolist() == expected
 
     def test_tensors_of_any_kind(self, tmp_path: Path) -> None:
-        """Views that are not contiguous, dtypes of all sorts, tensors that need gradients: restored in place."""
+        """Non-contiguous views, all dtypes and tensors that require gradients are restored in place."""
         base = torch.arange(12.0).reshape(3, 4)
         tensors = {
             "transposed": base.t(), "column": torch.arange(6).reshape(2, 3)[:, 1],
@@ -233,7 +235,7 @@ class TestObjects:
         assert tensors["grad"].requires_grad and tensors["grad"].is_leaf
 
     def test_full_names(self, tmp_path: Path) -> None:
-        """A tensor is called as Saver would call it; a Variable has its own name."""
+        """A tensor has the full name that Saver would give it; a Variable has its own name."""
         model = nn.Sequential(nn.Linear(1, 1))
         objects: dict[str, Any] = {
             "model": model, "step": torch.tensor(3), "extra": {"ema": torch.tensor(1.0), "net": nn.Linear(1, 1)},
@@ -252,16 +254,18 @@ class TestObjects:
 
 @pytest.fixture
 def gate() -> Iterator[GatedStorage]:
-    """Closed; opened at the end for whoever still waits."""
+    """Storage that blocks writes until it is opened; opened at the end for remaining waiters."""
     gate = GatedStorage()
     yield gate
     gate.opened.set()
 
 
-class TestBesideTraining:
-    def test_the_values_are_those_of_the_call(self, tmp_path: Path, gate: GatedStorage) -> None:
-        """save_async returns when training may go on; what training does then is not in the checkpoint, nor in the
-        texts of it."""
+class TestInTheBackground:
+    def test_values_at_the_time_of_the_call_are_saved(self, tmp_path: Path, gate: GatedStorage) -> None:
+        """save_async returns when values may change; later changes by training are not in the checkpoint.
+
+        This includes the strings of Python states.
+        """
         model = nn.Linear(2, 2)
         optimizer = torch.optim.Adam(model.parameters(), 0.5)
         model(torch.ones(1, 2)).sum().backward()
@@ -286,7 +290,7 @@ class TestBesideTraining:
         assert extra == {"lr": 0.5}
 
     def test_one_at_a_time(self, tmp_path: Path, gate: GatedStorage) -> None:
-        """SAVER 7: enable_async returns the path before it exists; the next call, restore and sync wait."""
+        """enable_async returns the path before the file exists; the next call, restore and sync wait."""
         options = CheckpointOptions(enable_async=True)
         v = torch.tensor(1.0)
         checkpoint = Checkpoint(v=v, storage=gate)
@@ -304,8 +308,8 @@ class TestBesideTraining:
         assert [number for number in range(1, 5) if tfckpt.checkpoint_exists(tmp_path / f"m-{number}")] == [1, 2, 3, 4]
         assert tfckpt.latest_checkpoint(tmp_path) == path
 
-    def test_an_error_is_told_by_the_next_call(self, tmp_path: Path) -> None:
-        """By whichever it is, once."""
+    def test_an_error_is_raised_by_the_next_call(self, tmp_path: Path) -> None:
+        """The next call of any kind raises the error once."""
         options = CheckpointOptions(enable_async=True)
         checkpoint = Checkpoint(v=torch.tensor(1.0))
 
@@ -327,8 +331,8 @@ class TestBesideTraining:
 
 
 class TestFilesOfSavers:
-    def test_a_saver_reads_ours(self, tmp_path: Path) -> None:
-        """Saver over the same objects restores a Checkpoint's file by full names, though with a warning."""
+    def test_a_saver_reads_our_files(self, tmp_path: Path) -> None:
+        """Saver over the same objects restores a Checkpoint's file by full names, with a warning."""
         layer, step = nn.Linear(2, 2), torch.tensor(7)
         model = nn.Sequential(layer)
         path = Checkpoint(model=model, step=step).save(tmp_path / "m")
@@ -337,8 +341,8 @@ class TestFilesOfSavers:
         tfckpt.Saver({"model": model, "step": step}).restore(path)
         assert (layer.weight.tolist(), step.item()) == (expected, 7)
 
-    def test_we_read_a_savers(self, tmp_path: Path) -> None:
-        """By name; assert_consumed is about the objects here, and the counter need not be there."""
+    def test_we_read_files_of_savers(self, tmp_path: Path) -> None:
+        """Restored by name; assert_consumed covers only the objects here, and the counter may be missing."""
         layer, step = nn.Linear(2, 2), torch.tensor(7)
         model = nn.Sequential(layer)
         path = tfckpt.Saver({"model": model, "step": step, "more": torch.tensor(1.0)}).save(tmp_path / "m")
@@ -351,8 +355,8 @@ class TestFilesOfSavers:
             assert (layer.weight.tolist(), step.item()) == (expected, 7)
             zero(step, *model.parameters())
 
-    def test_names_that_are_not_there(self, tmp_path: Path) -> None:
-        """Named by path; what is there was restored."""
+    def test_missing_names(self, tmp_path: Path) -> None:
+        """Missing names are reported by path; the others were restored."""
         path = tfckpt.Saver({"a": torch.tensor(1.0)}).save(tmp_path / "m")
         assert path is not None
         a, b = torch.tensor(0.0), torch.tensor(5.0)
@@ -364,7 +368,7 @@ class TestFilesOfSavers:
         with pytest.raises(AssertionError):
             none.assert_nontrivial_match()
 
-    def test_one_that_does_not_fit(self, tmp_path: Path) -> None:
+    def test_a_mismatch(self, tmp_path: Path) -> None:
         """Nothing is assigned."""
         path = tfckpt.Saver({"a": torch.tensor(1.0), "b": torch.zeros(3)}).save(tmp_path / "m")
         assert path is not None
@@ -375,7 +379,7 @@ class TestFilesOfSavers:
 
 
 def test_under_a_manager(tmp_path: Path) -> None:
-    """Numbers, retention and resumption are the manager's; the counter is the checkpoint's."""
+    """The manager numbers, deletes and resumes; the counter is the checkpoint's."""
     v = torch.tensor(0.0)
     manager = tfckpt.CheckpointManager(Checkpoint(v=v), tmp_path, 2)
     assert manager.restore_or_initialize() is None
@@ -394,7 +398,7 @@ def test_under_a_manager(tmp_path: Path) -> None:
 
 
 def test_restoring_a_prefix_without_its_number(tmp_path: Path) -> None:
-    """SAVER 7: the likeliest mistake is named."""
+    """The error suggests the number, the most likely mistake."""
     checkpoint = Checkpoint(v=torch.tensor(1.0))
     checkpoint.save(tmp_path / "m")
     with pytest.raises(tfckpt.NotFoundError, match="Error when restoring from checkpoint or SavedModel at") as caught:
@@ -403,7 +407,7 @@ def test_restoring_a_prefix_without_its_number(tmp_path: Path) -> None:
 
 
 def test_remote_storage(tmp_path: Path) -> None:
-    """A checkpoint behind a URL is written, named and restored like any other."""
+    """A checkpoint at a URL is written, found and restored like a local one."""
     v = torch.tensor(1.0)
     checkpoint = Checkpoint(v=v, extra={"lr": 0.5})
     path = checkpoint.save("memory://test_checkpoint/m")
@@ -414,7 +418,7 @@ def test_remote_storage(tmp_path: Path) -> None:
 
 
 def random_module(rng: random.Random, depth: int = 0) -> nn.Module:
-    """Any tree of layers, buffers, lists and dicts of modules, with shared ones."""
+    """Build a random tree of layers, buffers, lists and dicts of modules, with shared ones."""
     leaves: list[Callable[[], nn.Module]] = [
         lambda: nn.Linear(rng.randint(1, 4), rng.randint(1, 4), bias=rng.random() < 0.5),
         lambda: nn.Embedding(rng.randint(1, 5), 2),
@@ -445,11 +449,13 @@ def random_module(rng: random.Random, depth: int = 0) -> nn.Module:
 
 @given(seed=st.integers(0, 2**32), rooted=st.booleans(), late=st.booleans())
 @settings(max_examples=40)
-def test_random_modules_come_back(
+def test_random_modules_are_restored(
     tmp_path_factory: pytest.TempPathFactory, seed: int, rooted: bool, late: bool
 ) -> None:
-    """Written, and restored into another module of the same structure, at once or when it is assigned: equal state, bit
-    for bit, and nothing left on either side."""
+    """A module of the same structure gets the same state bit for bit, at once or on late assignment.
+
+    Nothing is left over on either side.
+    """
     directory = tmp_path_factory.getbasetemp() / "modules"
     directory.mkdir(exist_ok=True)
     model, other = (nn.ModuleList([random_module(random.Random(seed))]) for _ in range(2))
@@ -474,11 +480,11 @@ def test_random_modules_come_back(
     assert all(same(value, found[key]) for key, value in expected.items())
 
 
-class TestFromOutside:
-    """What somebody else found who had not written it."""
+class TestReportedProblems:
+    """Problems that users of the package found."""
 
-    def test_names_of_arguments_are_tensorflows(self, tmp_path: Path) -> None:
-        """As tutorials have them."""
+    def test_names_of_arguments_equal_tensorflows(self, tmp_path: Path) -> None:
+        """Keyword arguments have the names in TensorFlow's tutorials."""
         checkpoint = Checkpoint(v=torch.tensor(1.0))
         path = checkpoint.save(file_prefix=tmp_path / "m")
         checkpoint.restore(save_path=path).assert_consumed()
@@ -487,7 +493,7 @@ class TestFromOutside:
 
     @pytest.mark.parametrize("mode", [torch.inference_mode, lambda: torch.device("meta")], ids=["inference", "meta"])
     def test_the_counter_is_an_ordinary_tensor(self, tmp_path: Path, mode: Callable[[], Any]) -> None:
-        """Whatever mode it is made in, it counts later."""
+        """It can be increased whatever mode it was created in."""
         path = Checkpoint(v=torch.tensor(1.0)).save(tmp_path / "m")
         checkpoint = Checkpoint(v=torch.tensor(0.0))
         with mode():
@@ -496,7 +502,7 @@ class TestFromOutside:
         assert checkpoint.save(tmp_path / "m").endswith("m-2")
 
     def test_options_of_another_type(self, tmp_path: Path) -> None:
-        """Refused before anything is counted."""
+        """Options of another type are rejected before anything is counted."""
         checkpoint = Checkpoint(v=torch.tensor(1.0))
         wrong: Any = 5
         with pytest.raises(tfckpt.InvalidArgumentError, match="options is a int"):
@@ -504,7 +510,7 @@ class TestFromOutside:
         assert int(checkpoint.save_counter) == 0
 
     def test_a_module_that_saves_more_than_its_tensors(self, tmp_path: Path) -> None:
-        """Refused, since what it saves would be lost."""
+        """It is rejected, since its additional entries would be lost."""
 
         class Packed(nn.Linear):
             def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -515,7 +521,7 @@ class TestFromOutside:
             Checkpoint(model=nn.Sequential(Packed(2, 2))).write(tmp_path / "m")
 
     def test_a_number_takes_a_scalar_variable(self, tmp_path: Path) -> None:
-        """TensorFlow's tf.Variable(7) for a step, where a Python number stands here."""
+        """A Python number is restored from a scalar variable, such as TensorFlow's tf.Variable(7) for a step."""
         path = Checkpoint(step=torch.tensor(7), rate=torch.tensor(0.5)).write(tmp_path / "m")
         checkpoint: Any = Checkpoint(step=0, rate=0.0)
         checkpoint.read(path).assert_consumed()
@@ -525,7 +531,7 @@ class TestFromOutside:
             checkpoint.read(path)
 
     def test_a_value_of_another_kind_is_not_matched(self, tmp_path: Path) -> None:
-        """A name alone is no match: the tensor here has no value there."""
+        """A name alone is not a match: the checkpoint has no tensor value there."""
         path = Checkpoint(v={"a": 1}).write(tmp_path / "m")
         status = Checkpoint(v=torch.tensor(1.0)).read(path)
         with pytest.raises(AssertionError, match=r"\(root\)\.v"):
@@ -533,8 +539,8 @@ class TestFromOutside:
         status.expect_partial()
 
     @pytest.mark.parametrize("placeholder", [None, [], {}], ids=repr)
-    def test_placeholders_make_way(self, tmp_path: Path, placeholder: object) -> None:
-        """None, or an empty container, where a module was saved: the module is restored when it comes."""
+    def test_placeholders_are_replaced(self, tmp_path: Path, placeholder: object) -> None:
+        """If a module was saved and None or an empty container is here, a later module is restored."""
         path = Checkpoint(ema=nn.Linear(2, 1)).write(tmp_path / "m")
         checkpoint: Any = Checkpoint(ema=placeholder)
         status = checkpoint.read(path)
@@ -542,7 +548,7 @@ class TestFromOutside:
         status.assert_consumed()
 
     def test_a_shallow_copy_has_its_own_objects(self, tmp_path: Path) -> None:
-        """A name that one of them is given is none of the other's."""
+        """An attribute that is added to the copy is not added to the original."""
         checkpoint: Any = Checkpoint(v=torch.tensor(1.0))
         copied = copy.copy(checkpoint)
         copied.new = torch.tensor(2.0)
@@ -560,7 +566,7 @@ class TestFromOutside:
         assert model.weight.tolist() == [[1.0, 1.0]]
 
     def test_state_of_other_kinds(self, tmp_path: Path) -> None:
-        """Masks, counts and 8-bit moments in the state of an optimizer are no slots, and come back."""
+        """Masks, counts and 8-bit moments in an optimizer's state are not slots, and are restored."""
         weight = nn.Parameter(torch.ones(2))
         scale = nn.Parameter(torch.ones(()))
         optimizer = torch.optim.Adam([weight, scale], 0.1)
@@ -574,8 +580,8 @@ class TestFromOutside:
         assert optimizer.state[weight]["mask"].tolist() == [1, 1]  # torch casts it to the parameter's dtype
         assert int(optimizer.state[scale]["count"]) == 3
 
-    def test_an_error_of_the_callers_own_tells_where(self, tmp_path: Path) -> None:
-        """Which object of which checkpoint was being restored."""
+    def test_an_error_of_user_code_has_a_note(self, tmp_path: Path) -> None:
+        """The note names the object and the checkpoint that were being restored."""
 
         class Refuses:
             def state_dict(self) -> dict[str, int]:
@@ -590,15 +596,15 @@ class TestFromOutside:
             checkpoint.read(path)
         assert any("mine/.ATTRIBUTES/py_state" in note and path in note for note in error.value.__notes__)
 
-    def test_a_manager_saves_beside_training(self, tmp_path: Path) -> None:
-        """With options; the state file and retention follow when the checkpoint is there."""
+    def test_a_manager_saves_in_the_background(self, tmp_path: Path) -> None:
+        """State file and retention are updated when the checkpoint is complete; options are passed on."""
         checkpoint = Checkpoint(v=torch.tensor(1.0))
         manager = tfckpt.CheckpointManager(checkpoint, tmp_path / "run", max_to_keep=2)
-        told: list[str] = []
-        options = tfckpt.CheckpointOptions(enable_async=True, experimental_write_callbacks=[told.append])
+        called: list[str] = []
+        options = tfckpt.CheckpointOptions(enable_async=True, experimental_write_callbacks=[called.append])
         paths = [manager.save(options=options) for _ in range(3)]
         manager.sync()
-        assert manager.checkpoints == paths[1:] == told[1:]
+        assert manager.checkpoints == paths[1:] == called[1:]
         assert manager.latest_checkpoint == tfckpt.latest_checkpoint(tmp_path / "run") == paths[2]
         assert not tfckpt.checkpoint_exists(str(paths[0]))
         with pytest.raises(tfckpt.InvalidArgumentError, match="options apply to a Checkpoint only"):

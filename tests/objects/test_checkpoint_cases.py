@@ -1,4 +1,4 @@
-"""What TensorFlow's own tests of tf.train.Checkpoint hold, case by case."""
+"""TensorFlow's own tests of tf.train.Checkpoint, case by case."""
 
 import copy
 import logging
@@ -28,7 +28,7 @@ def scalar(value: float) -> nn.Parameter:
 
 
 def module(**parts: nn.Module | torch.Tensor) -> Any:
-    """A module with these attributes; tensors become parameters."""
+    """Return a module with these attributes; tensors become parameters."""
     made = nn.Module()
     for name, part in parts.items():
         setattr(made, name, nn.Parameter(part) if type(part) is torch.Tensor else part)
@@ -36,7 +36,7 @@ def module(**parts: nn.Module | torch.Tensor) -> Any:
 
 
 class Tracked:
-    """An object with children by any names, and without values of its own."""
+    """Object with children of any names, and without values of its own."""
 
     def __init__(self, **children: object) -> None:
         self.children = dict(children)
@@ -54,7 +54,7 @@ def write(prefix: Path, root: object = None, **objects: object) -> str:
 
 
 def test_add_variable(tmp_path: Path) -> None:
-    """CASES 151: keys are local names with the attribute; a name that is used twice is refused."""
+    """CASES 151: keys are local names with the attribute; a duplicate name is rejected."""
     names = ["a_variable", "bare_initializer", "other", "init"]
     path = write(tmp_path / "m", module(**{name: torch.tensor(1.0) for name in names}))
     assert keys_of(path) == sorted(f"{name}{VALUE}" for name in names)
@@ -88,7 +88,7 @@ class OwnsMirroredVariables:
 
 @pytest.mark.parametrize("enable_async", [False, True], ids=["sync", "async"])
 def test_more_complex_saveable(tmp_path: Path, enable_async: bool) -> None:
-    """CASES 152: one stored value goes to two variables; also where it was saved beside the program."""
+    """CASES 152: one stored value is assigned to two variables, also after an asynchronous save."""
     options = CheckpointOptions(enable_async=enable_async)
     owner = OwnsMirroredVariables()
     checkpoint = Checkpoint(v=owner)
@@ -103,7 +103,7 @@ def test_more_complex_saveable(tmp_path: Path, enable_async: bool) -> None:
 
 
 def test_status_outlives_the_checkpoint(tmp_path: Path) -> None:
-    """CASES 153."""
+    """CASES 153: the status can be used after the Checkpoint is deleted."""
     checkpoint = Checkpoint(v=scalar(0.0))
     status = checkpoint.restore(checkpoint.save(tmp_path / "m"))
     del checkpoint
@@ -111,7 +111,7 @@ def test_status_outlives_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_deep_copy(tmp_path: Path) -> None:
-    """CASES 154: a copy has variables of its own."""
+    """CASES 154: a deep copy has its own variables."""
     original: Any = Checkpoint(dep=module(v=torch.tensor(1.0)))
     other = copy.deepcopy(original)
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_deep_copy(tmp_path: Path) -> None:
     assert original.dep.v.item() == 2.0
 
 
-def test_options_are_taken_everywhere(tmp_path: Path) -> None:
+def test_options_are_accepted_everywhere(tmp_path: Path) -> None:
     """CASES 155: an io device is accepted."""
     options = CheckpointOptions(experimental_io_device="/job:localhost")
     v = torch.tensor(2.0)
@@ -135,7 +135,7 @@ def test_options_are_taken_everywhere(tmp_path: Path) -> None:
 
 
 def test_counters_restored_on_late_assignment(tmp_path: Path) -> None:
-    """CASES 156, the part that is no frozen graph: v and a counter are given their values when they are assigned."""
+    """CASES 156: v and a counter are restored on a late assignment; torch has no frozen graphs."""
     path = write(tmp_path / "m", v=torch.tensor(3.0), counter=torch.tensor(12))
     checkpoint: Any = Checkpoint()
     checkpoint.read(path)
@@ -145,7 +145,7 @@ def test_counters_restored_on_late_assignment(tmp_path: Path) -> None:
 
 
 def test_custom_numbering(tmp_path: Path) -> None:
-    """CASES 157: write() takes the prefix as it is."""
+    """CASES 157: write() uses the prefix as given."""
     step = torch.tensor(0)
     checkpoint = Checkpoint(step=step)
     for i in range(5):
@@ -156,10 +156,10 @@ def test_custom_numbering(tmp_path: Path) -> None:
 
 
 class TestPartialRestore:
-    """CASES 158: a value that is stored, and nothing here takes it."""
+    """CASES 158: a stored value for which there is no object."""
 
     def test_warning(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """CASES 158: said when the objects go."""
+        """CASES 158: the warning is logged when the objects are deleted."""
         path = write(tmp_path / "m", v1=torch.tensor(2.0), v2=torch.tensor(3.0))
         v2 = torch.tensor(0.0)
         checkpoint = Checkpoint(v1=Tracked(), v2=v2)
@@ -175,7 +175,7 @@ class TestPartialRestore:
         assert "expect_partial()" in caplog.text
 
     def test_exception(self, tmp_path: Path) -> None:
-        """CASES 158: assert_consumed says which attributes of which objects."""
+        """CASES 158: the error of assert_consumed lists the unused attributes by object."""
         path = write(tmp_path / "m", v1=torch.tensor(2.0), v2=torch.tensor(3.0))
         status = Checkpoint(v1=Tracked(), v2=torch.tensor(0.0)).read(path)
         with pytest.raises(AssertionError, match=r"(?s)Unused attributes in these objects.*\(root\)\.v1"):
@@ -183,7 +183,7 @@ class TestPartialRestore:
         status.expect_partial()
 
     def test_silence(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """CASES 158: expect_partial() is the word for it."""
+        """CASES 158: expect_partial() silences the warning."""
         path = write(tmp_path / "m", v1=torch.tensor(2.0), v2=torch.tensor(3.0))
         with caplog.at_level(logging.WARNING, "torch_tfckpt"):
             status = Checkpoint(v1=Tracked(), v2=torch.tensor(0.0)).read(path)
@@ -197,7 +197,7 @@ class TestPartialRestore:
     [("a/b/c", "a.Sb.Sc"), ("b", "b"), ("c/", "c.S"), ("d/.S", "d.S..S"), ("d/.ATTRIBUTES/f", "d.S..ATTRIBUTES.Sf")],
 )
 def test_name_escaping(tmp_path: Path, name: str, key: str) -> None:
-    """CASES 159: and the values come back."""
+    """CASES 159: names are escaped, and the values are restored."""
     v = torch.tensor(1.0)
     path = write(tmp_path / "m", **{name: v})
     assert keys_of(path) == [key + VALUE]
@@ -207,7 +207,7 @@ def test_name_escaping(tmp_path: Path, name: str, key: str) -> None:
 
 
 def test_paths(tmp_path: Path) -> None:
-    """CASES 160: a path of names; a child that is named as attributes are."""
+    """CASES 160: a path of names; a child with the name of the attribute suffix."""
     assert keys_of(write(tmp_path / "m", module(leaf=module(v=torch.tensor(0.0))))) == ["leaf/v" + VALUE]
     odd = Tracked(**{".ATTRIBUTES": module(a=torch.tensor(0.0))})
     assert keys_of(write(tmp_path / "m", odd)) == ["..ATTRIBUTES/a" + VALUE]
@@ -220,7 +220,7 @@ class LateDependencies(nn.Module):
 
 
 def test_late_dependency_tracking(tmp_path: Path) -> None:
-    """CASES 161: what is not there yet takes its values when it comes."""
+    """CASES 161: an object that is added later is restored then."""
     path = write(tmp_path / "m", module(dep=module(var=torch.tensor(123.0))))
     late: Any = LateDependencies()
     status = Checkpoint(late).read(path)
@@ -234,7 +234,7 @@ def test_late_dependency_tracking(tmp_path: Path) -> None:
 
 
 def test_dependency_after_variable(tmp_path: Path) -> None:
-    """CASES 162: an object that had its variable long before it was attached."""
+    """CASES 162: an object that had its variable before it was attached is restored."""
     path = write(tmp_path / "m", module(dep=module(var=torch.tensor(-14.0))))
     late: Any = nn.Module()
     dep = module(var=torch.tensor(0.0))
@@ -246,7 +246,7 @@ def test_dependency_after_variable(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_module", [True, False], ids=["module", "checkpoint"])
 def test_restore_on_assign(tmp_path: Path, as_module: bool) -> None:
-    """CASES 162: what a variable held before it was attached is overwritten, what it is given later is not."""
+    """CASES 162: values from before the attachment are overwritten, later ones are not."""
     path = write(tmp_path / "m", var1=torch.tensor(4.0), var2=torch.tensor(8.0))
     var1, var2 = scalar(-2.0), scalar(0.0)
     second = nn.Module()
@@ -268,7 +268,7 @@ def test_restore_on_assign(tmp_path: Path, as_module: bool) -> None:
 @pytest.mark.parametrize("attach_reversed", [False, True])
 @pytest.mark.parametrize("restore_reversed", [False, True])
 def test_overlapping_restores(tmp_path: Path, attach_reversed: bool, restore_reversed: bool) -> None:
-    """CASES 163: of two restores that wait for one variable the later call wins, in whatever order it was attached."""
+    """CASES 163: of two restores that wait for one variable, the later call wins in any order."""
     paths = [write(tmp_path / f"{value}", module(dep=module(var=torch.tensor(value)))) for value in (12.0, 13.0)]
     roots, dep = [module(), module()], module()
     for root in reversed(roots) if attach_reversed else roots:
@@ -282,7 +282,7 @@ def test_overlapping_restores(tmp_path: Path, attach_reversed: bool, restore_rev
 
 
 def test_overlapping_restores_attached_later(tmp_path: Path) -> None:
-    """CASES 163: the same where the object itself is attached after both restores, to the older one last."""
+    """CASES 163: the same if the object is attached after both restores, to the older one last."""
     paths = [write(tmp_path / f"{value}", module(dep=module(var=torch.tensor(value)))) for value in (12.0, 13.0)]
     roots, dep = [nn.Module(), nn.Module()], module(var=torch.tensor(0.0))
     for root, path in zip(roots, paths, strict=True):
@@ -294,7 +294,7 @@ def test_overlapping_restores_attached_later(tmp_path: Path) -> None:
 
 
 def test_ambiguous_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """CASES 164: one saved object cannot become two."""
+    """CASES 164: one saved object cannot be restored as two."""
     dep = module(v=torch.tensor(0.0))
     path = write(tmp_path / "m", module(dep_one=dep, dep_two=dep))
     root = module(dep_one=nn.Module(), dep_two=nn.Module())
@@ -309,7 +309,7 @@ def test_ambiguous_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_objects_combined(tmp_path: Path) -> None:
-    """CASES 164: two saved objects may become one."""
+    """CASES 164: two saved objects can be restored as one."""
     path = write(
         tmp_path / "m", module(dep_one=module(var1=torch.tensor(32.0)), dep_two=module(var2=torch.tensor(64.0)))
     )
@@ -335,7 +335,7 @@ def test_empty_containers_are_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("deferred", [False, True], ids=["immediate", "deferred"])
 def test_dependency_loop(tmp_path: Path, deferred: bool) -> None:
-    """CASES 166: two objects that name each other."""
+    """CASES 166: two objects that refer to each other."""
     first, second = module(v=torch.tensor([3.0, 1.0, 4.0])), module(v=torch.tensor([1.0, 1.0, 2.0, 3.0]))
     first.second, second.first = second, first
     path = write(tmp_path / "m", first)
@@ -366,7 +366,7 @@ def test_checkpoint_state(tmp_path: Path) -> None:
 
 
 def test_changing_var_list(tmp_path: Path) -> None:
-    """CASES 167: each save has one variable more; an older one restores those that it has."""
+    """CASES 167: each save has another variable; an older checkpoint restores the variables that it has."""
     checkpoint = Checkpoint()
     paths = []
     for number in range(10):
@@ -384,7 +384,7 @@ def test_changing_var_list(tmp_path: Path) -> None:
 
 
 def test_new_plain_values_of_a_module(tmp_path: Path) -> None:
-    """CASES 168: a dict or list that a module has as an attribute is none of the checkpoint's business."""
+    """CASES 168: a dict or list that is an attribute of a module is not saved or restored."""
     path = write(tmp_path / "m", model=module(v=torch.tensor(1.0)))
     model = module(v=torch.tensor(0.0))
     model.dict, model.list = {"a": 1}, {"b": 1}
@@ -392,9 +392,11 @@ def test_new_plain_values_of_a_module(tmp_path: Path) -> None:
     assert model.v.item() == 1.0
 
 
-def test_directories_are_made(tmp_path: Path) -> None:
-    """CASES 169, the part that is no tf.function: write() and save() make what directories are missing, which what
-    writes the files alone does not."""
+def test_directories_are_created(tmp_path: Path) -> None:
+    """CASES 169: write() and save() create missing directories; the function that writes files does not.
+
+    torch has no tf.function.
+    """
     checkpoint = Checkpoint(v=torch.tensor(1.0))
     assert Path(f"{checkpoint.write(tmp_path / 'a' / 'b' / 'm')}.index").exists()
     assert Path(f"{checkpoint.save(tmp_path / 'c' / 'd' / 'm')}.index").exists()
@@ -404,7 +406,7 @@ def test_directories_are_made(tmp_path: Path) -> None:
 
 
 def test_data_structures(tmp_path: Path) -> None:
-    """CASES 170: lists and dicts of variables."""
+    """CASES 170: lists and dicts of variables are restored."""
     v = [torch.tensor(float(number)) for number in range(8)]
     path = write(tmp_path / "m", a=v[:2], b={"a": v[2], "b": v[3]})
     assert keys_of(path) == [f"{name}{VALUE}" for name in ("a/0", "a/1", "b/a", "b/b")]
@@ -413,7 +415,7 @@ def test_data_structures(tmp_path: Path) -> None:
 
 
 def test_root_object(tmp_path: Path) -> None:
-    """CASES 171: a root is node 0 itself; what it is given later is restored."""
+    """CASES 171: a root is node 0 itself, and attributes that it gets later are restored."""
     root = module(v=torch.tensor(5.0))
     checkpoint = Checkpoint(root)
     path = checkpoint.save(tmp_path / "m")
@@ -430,7 +432,7 @@ def test_root_object(tmp_path: Path) -> None:
 
 
 def test_root_and_kwargs(tmp_path: Path) -> None:
-    """CASES 171: names are those of one object; which of them stands in the root does not matter when it is read."""
+    """CASES 171: names belong to one object, so root and keywords can be exchanged when reading."""
     with pytest.raises(ValueError, match=r"root\.v already exists"):
         Checkpoint(module(v=torch.tensor(1.0)), v=scalar(2.0))
     same = scalar(3.0)
@@ -449,7 +451,7 @@ def test_root_and_kwargs(tmp_path: Path) -> None:
 
 
 def test_missing_path(tmp_path: Path) -> None:
-    """CASES 172: restore() says which path; the missing number is hinted at."""
+    """CASES 172: the error has the path and suggests the missing number."""
     checkpoint = Checkpoint(v=torch.tensor(1.0))
     path = str(tmp_path / "nothing")
     with pytest.raises(tfckpt.NotFoundError, match="Error when restoring from checkpoint or SavedModel at") as caught:
@@ -460,8 +462,8 @@ def test_missing_path(tmp_path: Path) -> None:
     assert "Error when restoring" not in str(caught.value)
 
 
-def test_a_saved_model_is_its_variables(golden: Path) -> None:
-    """CASES 172: a directory with a SavedModel in it stands for the checkpoint of its variables."""
+def test_a_saved_model_is_read_as_its_variables(golden: Path) -> None:
+    """CASES 172: the directory of a SavedModel can be passed for the checkpoint of its variables."""
     model = module(output=module(kernel=torch.zeros(32, 10), bias=torch.zeros(10)))
     Checkpoint(model).restore(golden / "digits-module").expect_partial()
     expected = expected_of("digits-module")["tensors"]
@@ -481,7 +483,7 @@ def test_no_reference_cycles(tmp_path: Path) -> None:
 
 
 def test_weakref_root(tmp_path: Path) -> None:
-    """CASES 173: a root may be given by a weak reference."""
+    """CASES 173: a root can be given as a weak reference."""
     root = module(v=torch.tensor(1.0))
     checkpoint = Checkpoint(weakref.ref(root))
     path = checkpoint.write(tmp_path / "m")
@@ -523,14 +525,14 @@ def test_root_arg_and_kwargs_by_name(tmp_path: Path) -> None:
 
 
 def test_incompatible_shape(tmp_path: Path) -> None:
-    """CASES 176."""
+    """CASES 176: a value of another shape is an error."""
     path = write(tmp_path / "m", v=torch.zeros(2))
     with pytest.raises(ValueError, match="incompatible tensor with shape"):
         Checkpoint(v=torch.zeros(1)).read(path)
 
 
 def test_paths_may_be_path_objects(tmp_path: Path) -> None:
-    """CASES 177: for save, restore, write and read."""
+    """CASES 177: save, restore, write and read accept path objects."""
     v = torch.tensor(1.0)
     checkpoint = Checkpoint(v=v)
     saved, written = checkpoint.save(tmp_path / "m"), checkpoint.write(tmp_path / "w")
@@ -542,7 +544,7 @@ def test_paths_may_be_path_objects(tmp_path: Path) -> None:
 
 
 def test_files_are_closed(tmp_path: Path) -> None:
-    """CASES 179: a restore leaves no file open, also where values still wait."""
+    """CASES 179: a restore leaves no file open, even while values are still waiting."""
     checkpoint = Checkpoint(v=torch.tensor(1.0), w=torch.tensor(1.0))
     path = checkpoint.save(tmp_path / "m")
     late = Checkpoint(v=torch.tensor(1.0))
@@ -553,7 +555,7 @@ def test_files_are_closed(tmp_path: Path) -> None:
 
 
 class TwoValues:
-    """One that makes tensors of itself."""
+    """Object that serializes itself to tensors."""
 
     def __init__(self, v1: float, v2: float, **children: object) -> None:
         self.v1, self.v2, self.children = torch.tensor(v1), torch.tensor(v2), children
@@ -586,7 +588,7 @@ def test_serialize_to_tensors(tmp_path: Path) -> None:
 
 
 def test_object_and_saver_files(tmp_path: Path) -> None:
-    """CASES 181: a Checkpoint restores its own file and a Saver's of the same variable."""
+    """CASES 181: a Checkpoint restores its own file and a Saver's file of the same variable."""
     v = tfckpt.Variable(torch.tensor(5.0), "v")
     checkpoint = Checkpoint(v=v)
     by_object = checkpoint.save(tmp_path / "object")
@@ -601,7 +603,7 @@ def test_object_and_saver_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", [None, "/job:localhost"])
 def test_two_files(tmp_path: Path, device: str | None) -> None:
-    """CASES 194: one variable is an index and one data file; it restores into another variable."""
+    """CASES 194: one variable gives an index and one data file, and restores into another variable."""
     options = CheckpointOptions(experimental_io_device=device)
     path = Checkpoint(x=torch.tensor(1.0)).write(tmp_path / "m", options)
     assert len(list(tmp_path.glob("m*"))) == 2
@@ -611,7 +613,7 @@ def test_two_files(tmp_path: Path, device: str | None) -> None:
 
 
 def test_sharded_by_task(tmp_path: Path) -> None:
-    """CASES 195: one data file for each host."""
+    """CASES 195: one data file per host."""
     v = [
         tfckpt.Variable(torch.tensor(float(task)), f"v{task}", device=f"/job:worker/task:{task}/cpu:0")
         for task in range(3)
@@ -625,7 +627,7 @@ def test_sharded_by_task(tmp_path: Path) -> None:
 
 
 def test_devices_of_one_host(tmp_path: Path) -> None:
-    """CASES 196: all devices of one host are one data file; with sharded=True each is its own."""
+    """CASES 196: devices of one host share a data file; with sharded=True each has its own."""
     v = [tfckpt.Variable(torch.tensor(float(number)), f"v{number}", device=f"/cpu:{number}") for number in range(3)]
     Checkpoint(v=v).write(tmp_path / "m")
     assert len(list(tmp_path.glob("m*"))) == 2

@@ -1,4 +1,4 @@
-"""Objects that come after their restore."""
+"""Objects that are added after their restore."""
 
 import gc
 import logging
@@ -21,7 +21,7 @@ def scalar(value: float = 0.0) -> nn.Parameter:
 
 
 def saved(path: Path, *, value: float = 1.0) -> str:
-    """Of a model with a parameter, a buffer, a layer, and a list of layers."""
+    """Save a model with a parameter, a buffer, a layer, and a list of layers."""
     model: Any = nn.Module()
     model.w = scalar(value)
     model.register_buffer("steps", torch.tensor(int(value)))
@@ -50,8 +50,10 @@ def hooks_installed() -> int:
 
 
 def test_all_ways_to_add_to_a_module(tmp_path: Path) -> None:
-    """Attributes, register_parameter, register_buffer, add_module, append, a new key: each is restored at once; and in
-    the end all is."""
+    """Attributes, register_parameter, register_buffer, add_module, append and new keys are restored.
+
+    In the end everything is restored.
+    """
     path = saved(tmp_path / "m", value=2.0)
     model: Any = nn.Module()
     status = Checkpoint(model=model).read(path)
@@ -77,7 +79,7 @@ def test_all_ways_to_add_to_a_module(tmp_path: Path) -> None:
 
 
 def test_a_module_that_builds_itself_later(tmp_path: Path) -> None:
-    """One that makes its layers in its first call, as Keras models do."""
+    """It creates its layers in its first call, as Keras models do."""
 
     class Late(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -93,7 +95,7 @@ def test_a_module_that_builds_itself_later(tmp_path: Path) -> None:
 
 
 def test_only_the_first_one_is_restored(tmp_path: Path) -> None:
-    """What takes the place of a restored object later keeps its own values."""
+    """An object that later replaces a restored one keeps its own values."""
     path = saved(tmp_path / "m", value=2.0)
     model: Any = nn.Module()
     Checkpoint(model=model).read(path).expect_partial()
@@ -104,8 +106,8 @@ def test_only_the_first_one_is_restored(tmp_path: Path) -> None:
     assert model.w.item() == 5.0
 
 
-def test_none_is_not_what_is_waited_for(tmp_path: Path) -> None:
-    """An attribute that is None for now."""
+def test_none_is_not_restored(tmp_path: Path) -> None:
+    """An attribute that is None first is restored when it is set later."""
     path = saved(tmp_path / "m", value=2.0)
     model: Any = nn.Module()
     Checkpoint(model=model).read(path).expect_partial()
@@ -115,9 +117,11 @@ def test_none_is_not_what_is_waited_for(tmp_path: Path) -> None:
     assert (model.w.item(), model.fc.bias.tolist()) == (2.0, [2.0] * 3)
 
 
-def test_a_late_one_that_does_not_fit(tmp_path: Path) -> None:
-    """Another shape is an error where it is assigned, and no part of it was restored. It is told once, as TensorFlow
-    does: the next one is left as it is."""
+def test_a_late_module_of_another_shape(tmp_path: Path) -> None:
+    """Assigning another shape is an error, and nothing of it is restored.
+
+    The error is raised once, as in TensorFlow: the next object keeps its values.
+    """
     path = saved(tmp_path / "m", value=2.0)
     model: Any = nn.Module()
     Checkpoint(model=model).read(path).expect_partial()
@@ -131,8 +135,8 @@ def test_a_late_one_that_does_not_fit(tmp_path: Path) -> None:
     assert model.fc.weight.tolist() == [[7.0, 7.0]] * 3
 
 
-def test_a_late_attribute_that_does_not_fit(tmp_path: Path) -> None:
-    """Of a Checkpoint likewise: it has no such attribute afterwards, or the one it had."""
+def test_a_late_attribute_of_another_shape(tmp_path: Path) -> None:
+    """Assigning it to a Checkpoint is an error too, and the attribute is not set."""
     path = Checkpoint(v=torch.tensor([2.0])).write(tmp_path / "m")
     checkpoint: Any = Checkpoint()
     checkpoint.read(path).expect_partial()
@@ -145,7 +149,7 @@ def test_a_late_attribute_that_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checkpoint is found again although the working directory is another one by then."""
+    """The checkpoint is found again after the working directory has changed."""
     monkeypatch.chdir(tmp_path)
     Checkpoint(v=torch.tensor(2.0)).write("run/m")
     checkpoint: Any = Checkpoint()
@@ -155,8 +159,8 @@ def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert checkpoint.v.item() == 2.0
 
 
-def test_a_checkpoint_that_is_gone(tmp_path: Path) -> None:
-    """Deleted before all of it was restored: an error where something is assigned that waits for it."""
+def test_a_deleted_checkpoint(tmp_path: Path) -> None:
+    """Assigning an object whose values were not restored before the deletion is an error."""
     path = saved(tmp_path / "m", value=2.0)
     model: Any = nn.Module()
     Checkpoint(model=model).read(path).expect_partial()
@@ -169,7 +173,7 @@ def test_a_checkpoint_that_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_the_newest_restore_wins(tmp_path: Path, first: int) -> None:
-    """Two restores of one model wait; the later call gives the value; what only the earlier has comes from that."""
+    """The later of two waiting restores determines the value; values only in the earlier come from it."""
     small = nn.Module()
     small.w = scalar(9.0)
     paths = [saved(tmp_path / "m", value=2.0), Checkpoint(model=small).write(tmp_path / "small")]
@@ -184,8 +188,8 @@ def test_the_newest_restore_wins(tmp_path: Path, first: int) -> None:
     assert model.fc.bias.tolist() == [2.0] * 3
 
 
-def test_a_restored_object_is_not_set_back(tmp_path: Path) -> None:
-    """An object that a newer restore gave its values, attached where an older one waits for it, keeps them."""
+def test_a_restored_object_is_not_overwritten_by_an_older_restore(tmp_path: Path) -> None:
+    """An object restored by a newer restore keeps its values when attached for an older one."""
     old, new = saved(tmp_path / "old", value=1.0), saved(tmp_path / "new", value=2.0)
     parent, model = nn.Module(), nn.Module()
     layer = nn.Linear(2, 3)
@@ -197,7 +201,7 @@ def test_a_restored_object_is_not_set_back(tmp_path: Path) -> None:
 
 
 def test_attributes_of_a_checkpoint(tmp_path: Path) -> None:
-    """Modules, tensors, plain values, dicts and other Checkpoints that it is given later."""
+    """Modules, tensors, plain values, dicts and other Checkpoints are restored when assigned later."""
     inner = Checkpoint(v=torch.tensor(4.0))
     path = Checkpoint(
         model=filled(nn.Linear(1, 1), 2.0), v=torch.tensor(3.0), epoch=7, extra={"lr": 0.5}, inner=inner
@@ -219,7 +223,7 @@ def test_attributes_of_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_items_wait_for_the_next_restore(tmp_path: Path) -> None:
-    """Nobody is told when a dict or list gets another item."""
+    """A new item in a dict or list is not noticed until the next restore."""
     path = Checkpoint(extra={"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, all=[torch.tensor(3.0)]).write(
         tmp_path / "m"
     )
@@ -237,7 +241,7 @@ def test_items_wait_for_the_next_restore(tmp_path: Path) -> None:
 
 
 def test_the_counter_waits(tmp_path: Path) -> None:
-    """read() makes no counter, but the one that is made later goes on from the one that was stored."""
+    """read() creates no counter, but one that is created later continues from the stored value."""
     v = torch.tensor(1.0)
     first = Checkpoint(v=v)
     first.save(tmp_path / "m")
@@ -250,7 +254,7 @@ def test_the_counter_waits(tmp_path: Path) -> None:
 
 
 def test_a_lazy_module(tmp_path: Path) -> None:
-    """Lazy parameters get the shape that is stored, at the restore or when they come; the model then runs."""
+    """Lazy parameters get the stored shape, at once or on late assignment; the model then works."""
     layer = nn.Linear(5, 3)
     path = Checkpoint(model=nn.Sequential(layer, nn.BatchNorm1d(3))).write(tmp_path / "m")
     lazy: Callable[[], nn.Module] = lambda: nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())  # noqa: E731
@@ -269,8 +273,8 @@ def test_a_lazy_module(tmp_path: Path) -> None:
         assert model(x).shape == (2, 3)
 
 
-def test_lazy_ones_are_left_lazy_by_an_error(tmp_path: Path) -> None:
-    """Nothing is materialized where another tensor does not fit."""
+def test_an_error_leaves_lazy_parameters_lazy(tmp_path: Path) -> None:
+    """A mismatch of another tensor materializes nothing."""
     path = Checkpoint(a=nn.Linear(5, 3), z=torch.zeros(2)).write(tmp_path / "m")
     lazy = nn.LazyLinear(3)
     with pytest.raises(tfckpt.InvalidArgumentError):
@@ -278,8 +282,8 @@ def test_lazy_ones_are_left_lazy_by_an_error(tmp_path: Path) -> None:
     assert lazy.has_uninitialized_params()
 
 
-def test_nothing_waits_in_the_end(tmp_path: Path) -> None:
-    """torch's registration hooks are installed only while something waits; modules that die take theirs along."""
+def test_hooks_are_removed_in_the_end(tmp_path: Path) -> None:
+    """torch's registration hooks are installed only while values wait; deleted modules remove theirs."""
     gc.collect()
     path = saved(tmp_path / "m")
     before = hooks_installed()
@@ -297,12 +301,12 @@ def test_nothing_waits_in_the_end(tmp_path: Path) -> None:
     del checkpoint
     done = Checkpoint(model=small)
     done.read(of_small).assert_consumed()
-    small.v = scalar(1.0)  # any registration, after which nothing may be left
+    small.v = scalar(1.0)  # any registration, after which no hook may be left
     assert hooks_installed() == before
 
 
-def test_a_restore_that_is_given_up_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The warning comes when nothing can take the values any more, with their paths, and not for those that were."""
+def test_an_incomplete_restore_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The warning lists the unrestored paths, and is logged when no object can get the values any more."""
     path = saved(tmp_path / "m")
     model: Any = nn.Module()
     with caplog.at_level(logging.WARNING, "torch_tfckpt"):
@@ -311,7 +315,7 @@ def test_a_restore_that_is_given_up_is_told_once(tmp_path: Path, caplog: pytest.
         model.w = scalar()
         del status, checkpoint
         assert model.w.item() == 1.0
-        assert not caplog.records  # the model lives, and may yet get the rest
+        assert not caplog.records  # the model still exists and may get the rest
         del model
         gc.collect()
     assert len(caplog.records) == 1
@@ -320,8 +324,8 @@ def test_a_restore_that_is_given_up_is_told_once(tmp_path: Path, caplog: pytest.
     assert "expect_partial" in caplog.text
 
 
-def test_restores_that_are_complete_say_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither does one that failed: its error has said it all."""
+def test_complete_restores_log_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A failed restore logs nothing either, since it raised an error."""
     v = torch.tensor(1.0)
     path = Checkpoint(v=v).write(tmp_path / "m")
     with caplog.at_level(logging.WARNING, "torch_tfckpt"):
@@ -333,8 +337,8 @@ def test_restores_that_are_complete_say_nothing(tmp_path: Path, caplog: pytest.L
     assert not caplog.records
 
 
-def test_a_checkpoint_that_was_written_anew(tmp_path: Path) -> None:
-    """What is waited for is not taken from another checkpoint of the same path, which may have others in its places."""
+def test_an_overwritten_checkpoint(tmp_path: Path) -> None:
+    """Waiting values are not read from another checkpoint that replaced the restored one."""
     model: Any = nn.Module()
     model.v = nn.Parameter(torch.tensor(1.0))
     path = Checkpoint(model=model).write(tmp_path / "m")
@@ -342,7 +346,7 @@ def test_a_checkpoint_that_was_written_anew(tmp_path: Path) -> None:
     status = Checkpoint(model=waiting).read(path)
     model.v = nn.Parameter(torch.tensor(2.0))
     Checkpoint(model=model).write(path)
-    os.utime(f"{path}.index", (1, 1))  # where the clock of the file system is coarse
+    os.utime(f"{path}.index", (1, 1))  # in case the clock of the file system is coarse
     with pytest.raises(tfckpt.FailedPreconditionError, match="overwritten after it was restored"):
         waiting.v = nn.Parameter(torch.tensor(3.0))
     assert not hasattr(waiting, "v")
@@ -350,7 +354,7 @@ def test_a_checkpoint_that_was_written_anew(tmp_path: Path) -> None:
 
 
 def test_two_objects_of_one_name(tmp_path: Path) -> None:
-    """A checkpoint of names gives both the same value."""
+    """A name-based checkpoint gives both the same value."""
     path = tfckpt.save_file({"x": torch.tensor([1.0, 2.0])}, tmp_path / "m")
     one, other = (tfckpt.Variable(torch.zeros(2), "x") for _ in range(2))
     Checkpoint(one=one, other=other).read(path).assert_consumed()

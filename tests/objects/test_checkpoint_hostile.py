@@ -1,5 +1,6 @@
-"""Checkpoint before files that are damaged, made up, or of something else: an error or a line in a report, and nothing
-half restored.
+"""Checkpoint with damaged, invented and unrelated files: an error or a reported difference.
+
+Nothing is restored partly.
 """
 
 import random
@@ -31,7 +32,7 @@ VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def write_graph(prefix: Path, graph: WritableValue, **tensors: WritableValue) -> str:
-    """A checkpoint with this graph, encoded or to be stored as it is, and tensors under VALUE keys."""
+    """Write a checkpoint with this graph, encoded or as given bytes, and tensors under VALUE keys."""
     named = {f"{name}{VALUE}": value for name, value in tensors.items()}
     return tfckpt.save_file({**named, OBJECT_GRAPH_KEY: graph}, prefix)
 
@@ -51,7 +52,7 @@ def variable(key: str, name: str = VARIABLE_VALUE) -> TrackableObject:
 
 
 class Untouched:
-    """A model, an optimizer and values, to be restored from what does not fit; afterwards they must be as before."""
+    """A model, an optimizer and values that must be unchanged after a failed restore."""
 
     def __init__(self) -> None:
         self.model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
@@ -63,7 +64,7 @@ class Untouched:
         self._before = self.state()
 
     def state(self) -> list[object]:
-        """Everything, as values that compare."""
+        """Return all values in a comparable form."""
         tensors = [*self.model.state_dict().values(), self.extra["ema"]]
         for state in self.optimizer.state.values():
             tensors += state.values()
@@ -71,7 +72,7 @@ class Untouched:
         return [*[torch.as_tensor(t).tolist() for t in tensors], groups, self.extra["lr"], self.checkpoint.epoch]
 
     def change(self) -> None:
-        """Makes everything different from what was saved."""
+        """Make all values different from the saved ones."""
         with torch.no_grad():
             for tensor in self.model.state_dict().values():
                 tensor.add_(1)
@@ -93,9 +94,11 @@ class Untouched:
     [("dtype", tfckpt.InvalidArgumentError), ("shape", ValueError), ("missing", tfckpt.NotFoundError)],
     ids=["dtype", "shape", "missing"],
 )
-def test_one_that_does_not_fit_leaves_all_as_they_were(tmp_path: Path, kind: str, error: type[Exception]) -> None:
-    """Whichever tensor of a checkpoint is of another dtype or shape, or missing, nothing at all is assigned; the text
-    names it."""
+def test_a_mismatch_changes_nothing(tmp_path: Path, kind: str, error: type[Exception]) -> None:
+    """If any tensor is missing or has another dtype or shape, nothing is assigned.
+
+    The error names the tensor.
+    """
     target = Untouched()
     stored = tfckpt.load_file(target.checkpoint.write(tmp_path / "m"))
     target.change()
@@ -103,15 +106,15 @@ def test_one_that_does_not_fit_leaves_all_as_they_were(tmp_path: Path, kind: str
     assert len(keys) > 15
     for number, key in enumerate(keys):
         if "_power/" in key:
-            continue  # not read where the optimizer's own text is there
+            continue  # not read, since the optimizer's own string is stored
         if kind != "missing" and ("py_state/" in key or (kind == "dtype" and ".OPTIMIZER_SLOT" in key)):
-            continue  # torch casts the state of optimizers; what is no slot variable may have any shape
+            continue  # torch casts the state of optimizers; values that are not slot variables may have any shape
         wrong = {**stored}
         value = torch.as_tensor(stored[key])
         if kind == "missing":
             del wrong[key]
         else:
-            # complex: nobody casts that to anything in silence.
+            # complex: never cast silently to another dtype.
             wrong[key] = value.to(torch.complex128) if kind == "dtype" else torch.zeros(7, 7, dtype=value.dtype)
         path = tfckpt.save_file(wrong, tmp_path / f"{number}")
         with pytest.raises(error) as caught:
@@ -121,8 +124,8 @@ def test_one_that_does_not_fit_leaves_all_as_they_were(tmp_path: Path, kind: str
         assert key in str(caught.value) or key.split("/")[-2] in str(caught.value), caught.value
 
 
-def test_damage_leaves_all_as_they_were(tmp_path: Path) -> None:
-    """A flipped byte in the last tensor, or anywhere else in the data, is a DataLossError; nothing is assigned."""
+def test_damage_changes_nothing(tmp_path: Path) -> None:
+    """A flipped byte in the last tensor, or anywhere in the data, is a DataLossError; nothing is assigned."""
     target = Untouched()
     path = target.checkpoint.write(tmp_path / "m")
     target.change()
@@ -165,8 +168,8 @@ def graph_of(path: str) -> bytes:
         ),
     ],
 )
-def test_graphs_that_cannot_be(tmp_path: Path, graph: bytes) -> None:
-    """DataLossError, with the path; nothing is assigned, and no save_counter is left behind."""
+def test_invalid_graphs(tmp_path: Path, graph: bytes) -> None:
+    """DataLossError with the path; nothing is assigned, and no save_counter is created."""
     path = write_graph(tmp_path / "m", graph, v=torch.tensor(1.0), w=torch.tensor(1.0))
     v = torch.tensor(5.0)
     checkpoint = Checkpoint(v=v)
@@ -188,7 +191,7 @@ def test_graphs_that_cannot_be(tmp_path: Path, graph: bytes) -> None:
     ],
 )
 def test_a_graph_of_another_type(tmp_path: Path, stored: WritableValue) -> None:
-    """What stands under the graph's key is no scalar string: a clear error."""
+    """If the value under the graph's key is not a scalar string, the error is clear."""
     path = write_graph(tmp_path / "m", stored, v=torch.tensor(1.0))
     v = torch.tensor(5.0)
     with pytest.raises(tfckpt.DataLossError, match=OBJECT_GRAPH_KEY):
@@ -196,8 +199,8 @@ def test_a_graph_of_another_type(tmp_path: Path, stored: WritableValue) -> None:
     assert v.item() == 5.0
 
 
-def test_loops_and_children_that_name_parents(tmp_path: Path) -> None:
-    """A node that is its own child, its parent's parent, and the root's: restored like any other, and asserted."""
+def test_loops_and_children_that_refer_to_parents(tmp_path: Path) -> None:
+    """A node that is its own child, its grandparent and the root's child is restored like any other."""
     graph = encoded(
         parent(("root", 0), ("a", 1), ("v", 2)),
         parent(("self", 1), ("up", 0), ("a", 1), ("v", 3)),
@@ -213,7 +216,7 @@ def test_loops_and_children_that_name_parents(tmp_path: Path) -> None:
     assert (root.v.item(), a.v.item()) == (1.0, 2.0)
     plain = nn.Module()
     plain.a = nn.Module()
-    plain.a.a = nn.Module()  # one node there, two objects here
+    plain.a.a = nn.Module()  # one node in the file, two objects here
     status = Checkpoint(plain).read(path)
     with pytest.raises(AssertionError):
         status.assert_consumed()
@@ -221,7 +224,7 @@ def test_loops_and_children_that_name_parents(tmp_path: Path) -> None:
 
 
 def test_a_slot_of_a_slot(tmp_path: Path) -> None:
-    """Slot variables that are each other's, or the optimizer's own node: an error or a failing assert, no loop."""
+    """Slot variables of each other, or of the optimizer's own node, raise an error or fail an assert."""
     loops = [SlotVariable(3, "m", 3), SlotVariable(3, "v", 2), SlotVariable(1, "m", 0)]
     graph = encoded(parent(("v", 1), ("optimizer", 2)), variable("v"), parent(slots=loops), variable("w"))
     path = write_graph(tmp_path / "m", graph, v=torch.tensor(1.0), w=torch.tensor(2.0))
@@ -239,7 +242,7 @@ def test_a_slot_of_a_slot(tmp_path: Path) -> None:
 
 
 def test_two_attributes_with_one_key(tmp_path: Path) -> None:
-    """Two variables that are stored under one key both take its value."""
+    """Two variables that are stored under one key both get its value."""
     graph = encoded(parent(("v", 1), ("w", 2)), variable("v"), variable("v"))
     path = write_graph(tmp_path / "m", graph, v=torch.tensor(1.0))
     v, w = torch.tensor(0.0), torch.tensor(0.0)
@@ -248,7 +251,7 @@ def test_two_attributes_with_one_key(tmp_path: Path) -> None:
 
 
 def test_two_children_of_one_name(tmp_path: Path) -> None:
-    """Which of the two is meant nobody knows: at most one value is taken, and assert_consumed tells of the other."""
+    """It is ambiguous which is meant: at most one value is used, and assert_consumed reports the other."""
     graph = encoded(parent(("v", 1), ("v", 2)), variable("v"), variable("w"))
     path = write_graph(tmp_path / "m", graph, v=torch.tensor(1.0), w=torch.tensor(2.0))
     v = torch.tensor(0.0)
@@ -262,7 +265,7 @@ def test_two_children_of_one_name(tmp_path: Path) -> None:
 
 
 def test_an_unknown_attribute(tmp_path: Path) -> None:
-    """An attribute that tensors do not have is named by assert_consumed."""
+    """An attribute that tensors do not have is reported by assert_consumed."""
     graph = encoded(parent(("v", 1)), variable("v", "SOMETHING_ELSE"))
     path = write_graph(tmp_path / "m", graph, v=torch.tensor(1.0))
     v = torch.tensor(0.0)
@@ -274,7 +277,7 @@ def test_an_unknown_attribute(tmp_path: Path) -> None:
 
 
 def test_megabyte_names(tmp_path: Path) -> None:
-    """Names of a megabyte are written, read and asserted; texts show the beginning of them."""
+    """Names of a megabyte are written, read and asserted; messages show only their beginning."""
     name = "n" * 1_000_000
     path = Checkpoint(**{name: torch.tensor(1.0)}).write(tmp_path / "m")
     v = torch.tensor(0.0)
@@ -292,7 +295,7 @@ def test_megabyte_names(tmp_path: Path) -> None:
 
 
 def test_a_deep_chain(tmp_path: Path) -> None:
-    """Objects thousands of levels deep: no recursion, neither at the write nor at the read."""
+    """Thousands of nested objects are written and read without recursion."""
     depth = 10_000
     root = node = Link()
     for _ in range(depth):
@@ -307,13 +310,13 @@ def test_a_deep_chain(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="Unresolved object"):
         status.assert_consumed()
     status.expect_partial()
-    # Freed from the front, or Python recurses.
+    # Freed from the front; otherwise Python recurses.
     while root.next is not None:
         root = root.next
 
 
 class Link:
-    """One of a chain."""
+    """Element of a chain."""
 
     def __init__(self) -> None:
         self.next: Link | None = None
@@ -323,8 +326,8 @@ class Link:
         return {name: part for name, part in (("next", self.next), ("v", self.v)) if part is not None}
 
 
-def test_a_text_that_is_no_state(tmp_path: Path) -> None:
-    """Python values, whose text was damaged or written by somebody else, are an error of ours; nothing is assigned."""
+def test_an_invalid_state_string(tmp_path: Path) -> None:
+    """A damaged or foreign string of a Python value raises our error; nothing is assigned."""
     v, extra = torch.tensor(1.0), {"lr": 0.5}
     stored = tfckpt.load_file(Checkpoint(extra=extra, v=v).write(tmp_path / "m"))
     [key] = [key for key in stored if key.endswith("py_state")]
@@ -340,8 +343,10 @@ def test_a_text_that_is_no_state(tmp_path: Path) -> None:
 @given(data=st.data())
 @settings(max_examples=60)
 def test_any_graph_is_an_error_or_a_restore(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Random graphs, valid or not, over tensors that are there or not: an error of ours and nothing assigned, or a
-    status whose asserts answer."""
+    """Random graphs, valid or not, with or without their tensors, raise our error or are restored.
+
+    After an error nothing is assigned; after a restore the status's asserts work.
+    """
     directory = tmp_path_factory.getbasetemp() / "any_graph"
     directory.mkdir(exist_ok=True)
     names = st.sampled_from(["a", "v", "w", "optimizer", "m", "root", "", "x/y"])
@@ -386,9 +391,11 @@ def test_any_graph_is_an_error_or_a_restore(data: st.DataObject, tmp_path_factor
 
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=25)
-def test_the_order_of_nodes_means_nothing(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A checkpoint whose nodes were given other ids, the root's being 0 still, reads the same: values, optimizer, and
-    all asserts."""
+def test_the_order_of_nodes_does_not_matter(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A checkpoint whose nodes have other ids, except the root's 0, reads the same.
+
+    This covers values, the optimizer and all asserts.
+    """
     directory = tmp_path_factory.getbasetemp() / "permuted"
     directory.mkdir(exist_ok=True)
     saved = Untouched()
@@ -407,7 +414,7 @@ def test_the_order_of_nodes_means_nothing(seed: int, tmp_path_factory: pytest.Te
 
 
 def permuted(node: TrackableObject, new_id: Callable[[int], int], rng: random.Random) -> TrackableObject:
-    """The node with other ids; the order of its children is any."""
+    """Return the node with other ids and its children in any order."""
     children = [ObjectReference(new_id(child.node_id), child.local_name) for child in node.children]
     slots = [
         SlotVariable(new_id(slot.original_variable_node_id), slot.slot_name, new_id(slot.slot_variable_node_id))

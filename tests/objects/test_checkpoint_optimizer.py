@@ -1,4 +1,4 @@
-"""Optimizers in Checkpoints: slot variables by where parameters stand, and everything else to the bit."""
+"""Optimizers in Checkpoints: slot variables by the path of their parameter, all else bit for bit."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -43,12 +43,12 @@ OPTIMIZERS: dict[str, Callable[[Parameters], torch.optim.Optimizer]] = {
 
 @pytest.fixture(autouse=True)
 def same_numbers_each_time() -> None:
-    """Some beginnings lead momentum astray, and nothing compares with NaN."""
+    """Fix the seed, since some initial values make momentum diverge, and NaN is not comparable."""
     torch.manual_seed(0)
 
 
 class Net(nn.Module):
-    """With a scalar, which is of the shape of a step, and a parameter that gets no gradient."""
+    """Network with a scalar, which has the shape of a step, and a parameter without a gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Non
 
 
 def flat(value: object) -> object:
-    """A state_dict as something that compares."""
+    """Return a state_dict in a comparable form."""
     if isinstance(value, torch.Tensor):
         return (str(value.dtype), value.tolist())
     if isinstance(value, dict):
@@ -92,7 +92,7 @@ def graph_of(path: str) -> ObjectGraph:
 
 
 def slots_of(path: str) -> list[tuple[str, str]]:
-    """(slot name, path of the variable) of all slot variables."""
+    """Return (slot name, path of the variable) of all slot variables."""
     graph = graph_of(path)
     return [
         (slot.slot_name, ".".join(graph.route(slot.original_variable_node_id) or ()))
@@ -102,9 +102,11 @@ def slots_of(path: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_training_goes_on_to_the_bit(tmp_path: Path, kind: str) -> None:
-    """Whatever optimizer torch has: restored into a new model and a new optimizer, all of its state is what it was, and
-    further steps lead where they would have led."""
+def test_training_continues_bit_for_bit(tmp_path: Path, kind: str) -> None:
+    """The state of any torch optimizer is restored into a new model and optimizer bit for bit.
+
+    Further steps give the same results.
+    """
     model = Net()
     optimizer = OPTIMIZERS[kind](model.parameters())
     train(model, optimizer, 3)
@@ -124,8 +126,8 @@ def test_training_goes_on_to_the_bit(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_a_trained_optimizer_is_set_back(tmp_path: Path, kind: str) -> None:
-    """One that has never made a step, restored into one that has: nothing of what it knew is left."""
+def test_a_trained_optimizer_is_reset(tmp_path: Path, kind: str) -> None:
+    """Restoring the state from before the first step removes all later state."""
     model = Net()
     optimizer = OPTIMIZERS[kind](model.parameters())
     fresh = flat(optimizer.state_dict())
@@ -149,14 +151,16 @@ def test_a_trained_optimizer_is_set_back(tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_slot_variables(tmp_path: Path, kind: str, slots: dict[str, str]) -> None:
-    """TensorFlow's names for what TensorFlow has too, torch's own for the rest; by slot names, then in the order of the
-    variables; each under the key of its variable."""
+    """Slots have TensorFlow's names if TensorFlow has them, else torch's, and the key of their variable.
+
+    They are sorted by slot name, then in the order of the variables.
+    """
     model = Net()
     optimizer = OPTIMIZERS[kind](model.parameters())
     train(model, optimizer, 1)
     path = Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m")
     named = dict(model.named_parameters())
-    # A module's own parameters stand before those of its modules.
+    # A module's own parameters come before those of its modules.
     variables = ["scale", "unused", "fc.weight", "fc.bias"]
     having = [
         name
@@ -171,8 +175,8 @@ def test_slot_variables(tmp_path: Path, kind: str, slots: dict[str, str]) -> Non
             assert torch.equal(torch.as_tensor(stored[key]), optimizer.state[named[name]][own])
 
 
-def test_the_rest_is_not_in_the_graph(tmp_path: Path) -> None:
-    """What TensorFlow has no place for stands beside: its graph lists no attribute of the optimizer."""
+def test_other_state_is_not_in_the_graph(tmp_path: Path) -> None:
+    """The graph has no attribute for state that TensorFlow lacks, which is stored separately."""
     model = Net()
     optimizer = OPTIMIZERS["adam"](model.parameters())
     train(model, optimizer, 1)
@@ -188,7 +192,7 @@ def test_the_rest_is_not_in_the_graph(tmp_path: Path) -> None:
 
 
 def test_moments_follow_their_parameters(tmp_path: Path) -> None:
-    """Parameters in another order: state goes by where a parameter stands in the model, not by its number."""
+    """State is matched by the parameter's path in the model, not by its number in the optimizer."""
     model, other = Net(), Net()
     optimizer = OPTIMIZERS["adam"](model.parameters())
     train(model, optimizer, 2)
@@ -202,7 +206,7 @@ def test_moments_follow_their_parameters(tmp_path: Path) -> None:
 
 
 def test_groups(tmp_path: Path) -> None:
-    """Groups keep their own numbers, whichever order they come in."""
+    """Groups keep their own settings, in whatever order they are."""
 
     def grouped(model: Net, *, swapped: bool) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [
@@ -226,8 +230,8 @@ def test_groups(tmp_path: Path) -> None:
     assert flat(other.state_dict()) == flat(model.state_dict())
 
 
-def test_a_parameter_that_is_not_in_the_checkpoint(tmp_path: Path) -> None:
-    """State that would belong to nothing is refused, and nothing is written; nor is anything restored."""
+def test_a_parameter_without_a_path(tmp_path: Path) -> None:
+    """An optimizer with a parameter that no object has is rejected, and nothing is written."""
     model = Net()
     optimizer = OPTIMIZERS["adam"](model.parameters())
     train(model, optimizer, 1)
@@ -243,7 +247,7 @@ def test_a_parameter_that_is_not_in_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_skipping_slot_variables(tmp_path: Path) -> None:
-    """experimental_skip_slot_variables: they are not written; and where they were, they are not read."""
+    """With experimental_skip_slot_variables they are neither written nor read."""
     skip = CheckpointOptions(experimental_skip_slot_variables=True)
     model = Net()
     optimizer = OPTIMIZERS["adam"](model.parameters())
@@ -263,7 +267,7 @@ def test_skipping_slot_variables(tmp_path: Path) -> None:
 
 
 def test_many_steps(tmp_path: Path) -> None:
-    """The number of steps is exact, also where the powers of beta that TensorFlow counts by have long been zero."""
+    """The number of steps is exact, even when TensorFlow's powers of beta have become zero."""
     model = Net()
     optimizer = OPTIMIZERS["adam"](model.parameters())
     train(model, optimizer, 1)
@@ -277,8 +281,8 @@ def test_many_steps(tmp_path: Path) -> None:
     assert {float(state["step"]) for state in optimizer.state.values()} == {200_001.0}
 
 
-def test_parameters_that_have_come_differently_far(tmp_path: Path) -> None:
-    """TensorFlow's Adam has one count for all; where torch's has several, no powers are stored, and nothing is lost."""
+def test_parameters_with_different_steps(tmp_path: Path) -> None:
+    """TensorFlow's Adam has one count for all parameters: with several, no powers are stored."""
     model = Net()
     optimizer = OPTIMIZERS["adam"](model.parameters())
     train(model, optimizer, 2)
@@ -294,7 +298,7 @@ def test_parameters_that_have_come_differently_far(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sgd momentum", "adagrad", "rmsprop"])
 def test_another_optimizer(tmp_path: Path, kind: str) -> None:
-    """Adam's state does not go into another algorithm; nothing is assigned, the model included."""
+    """Adam's state is not restored into another algorithm; nothing is assigned, not even the model."""
     model = Net()
     optimizer = OPTIMIZERS["adam"](model.parameters())
     train(model, optimizer, 1)
@@ -309,7 +313,7 @@ def test_another_optimizer(tmp_path: Path, kind: str) -> None:
 
 
 def test_two_optimizers_over_one_model(tmp_path: Path) -> None:
-    """Each has slot variables of its own for the same parameters."""
+    """Each optimizer has its own slot variables for the same parameters."""
     model = Net()
     optimizers = [OPTIMIZERS[kind](model.parameters()) for kind in ("adam", "adamw", "sgd momentum")]
     for optimizer in optimizers:
@@ -324,7 +328,7 @@ def test_two_optimizers_over_one_model(tmp_path: Path) -> None:
 
 
 def test_tied_parameters(tmp_path: Path) -> None:
-    """A parameter that stands in two places is one variable, with one moment."""
+    """A parameter with two paths is one variable with one moment."""
     model = Net()
     model.again = model.fc
     model.scale_again = model.scale
@@ -340,8 +344,8 @@ def test_tied_parameters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["model", "optimizer"])
-def test_an_optimizer_that_comes_later(tmp_path: Path, first: str) -> None:
-    """Assigned after the restore, in whatever order: restored once all of its parameters are there."""
+def test_an_optimizer_that_is_added_later(tmp_path: Path, first: str) -> None:
+    """Assigned after the restore, in any order, it is restored once all of its parameters exist."""
     model = Net()
     optimizer = OPTIMIZERS["adam"](model.parameters())
     train(model, optimizer, 3)
@@ -362,7 +366,7 @@ def test_an_optimizer_that_comes_later(tmp_path: Path, first: str) -> None:
 
 
 def test_without_the_optimizer(tmp_path: Path) -> None:
-    """A model alone is restored from a checkpoint of both; assert_consumed says what is left by its path."""
+    """A model is restored from a checkpoint of both; assert_consumed lists the unused paths."""
     model = Net()
     optimizer = OPTIMIZERS["adam"](model.parameters())
     train(model, optimizer, 1)
@@ -376,8 +380,8 @@ def test_without_the_optimizer(tmp_path: Path) -> None:
     assert flat(other.state_dict()) == flat(model.state_dict())
 
 
-def test_an_optimizer_without_a_stored_one(tmp_path: Path) -> None:
-    """assert_existing_objects_matched names an optimizer that found nothing; it is as it was."""
+def test_an_optimizer_that_is_not_stored(tmp_path: Path) -> None:
+    """assert_existing_objects_matched names an optimizer that is not stored; it is unchanged."""
     model = Net()
     path = Checkpoint(model=model).write(tmp_path / "m")
     optimizer = OPTIMIZERS["adam"](model.parameters())
@@ -391,7 +395,7 @@ def test_an_optimizer_without_a_stored_one(tmp_path: Path) -> None:
 
 
 def test_parameters_of_another_shape(tmp_path: Path) -> None:
-    """A model that has grown is refused before anything is assigned."""
+    """A model whose shapes have changed is rejected before anything is assigned."""
     model, other = nn.Linear(3, 2), nn.Linear(3, 4)
     optimizer, restored = (torch.optim.Adam(each.parameters(), 0.1) for each in (model, other))
     train(model, optimizer, 1)
@@ -404,8 +408,10 @@ def test_parameters_of_another_shape(tmp_path: Path) -> None:
 
 
 def test_slots_of_some_parameters_only(tmp_path: Path) -> None:
-    """A file of TensorFlow's, without our text, has slots for one of two parameters: what torch's Adam held for the
-    other does not pass for restored."""
+    """A file of TensorFlow with slots for one of two parameters restores only the state of that one.
+
+    Earlier state of torch's Adam for the other does not count as restored.
+    """
     model = nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters(), 0.1)
     model.weight.grad = torch.ones(2, 2)
@@ -425,7 +431,7 @@ def test_slots_of_some_parameters_only(tmp_path: Path) -> None:
 
 
 def write_keras_2(prefix: Path, weight: torch.Tensor, slots: dict[str, torch.Tensor], **scalars: float) -> str:
-    """A checkpoint of a variable "w" and an optimizer of the second generation, as Keras 2 wrote them."""
+    """Write a checkpoint of a variable "w" and an optimizer of Keras 2."""
     values = {"w": weight, **{f"optimizer/{name}": torch.tensor(value) for name, value in scalars.items()}}
     values.update({f"w/.OPTIMIZER_SLOT/optimizer/{name}": value for name, value in slots.items()})
     if "optimizer/iter" in values:
@@ -452,7 +458,7 @@ def write_keras_2(prefix: Path, weight: torch.Tensor, slots: dict[str, torch.Ten
 
 
 def test_adam_of_keras_2(tmp_path: Path) -> None:
-    """Moments, steps, learning rate and betas; all of it is consumed."""
+    """Moments, steps, learning rate and betas are restored, and everything is consumed."""
     path = write_keras_2(
         tmp_path / "m", torch.tensor([1.0, 2.0]), {"m": torch.tensor([0.5, 0.25]), "v": torch.tensor([4.0, 9.0])},
         iter=7, learning_rate=0.25, beta_1=0.5, beta_2=0.75, decay=0.0,
@@ -471,7 +477,7 @@ def test_adam_of_keras_2(tmp_path: Path) -> None:
 
 
 def test_momentum_of_keras_2(tmp_path: Path) -> None:
-    """Keras keeps -lr times what torch keeps: one more step goes where Keras's would have gone."""
+    """Keras stores -lr times torch's value; the next step has the same result as in Keras."""
     rate, momentum = 0.25, 0.5
     # After one step from 1 with a gradient of 3.
     path = write_keras_2(
@@ -487,8 +493,8 @@ def test_momentum_of_keras_2(tmp_path: Path) -> None:
     assert w.item() == pytest.approx(expected)
 
 
-def test_other_betas_than_those_it_was_trained_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """TensorFlow stores powers of its betas only: where they do not fit together with those here, the log says so."""
+def test_other_betas_than_in_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorFlow stores only powers of its betas; if they contradict the betas here, a warning is logged."""
     model = nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters(), 0.1)
     train_linear(model, optimizer, 3)
@@ -510,7 +516,7 @@ def train_linear(model: nn.Linear, optimizer: torch.optim.Optimizer, steps: int)
 
 
 class TestOtherParameters:
-    """A model that has changed since: the state of the parameters that are in both is restored, as in TensorFlow."""
+    """A changed model: the state of parameters that are in both is restored, as in TensorFlow."""
 
     @staticmethod
     def trained(**layers: nn.Linear) -> tuple[nn.ModuleDict, torch.optim.Optimizer]:
@@ -531,8 +537,8 @@ class TestOtherParameters:
         assert optimizer.param_groups[0]["lr"] == 0.7
         return model, optimizer, status.expect_partial()
 
-    def test_a_layer_more(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """The new one begins anew, and the status tells that the optimizer is not as it was."""
+    def test_an_additional_layer(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Its state starts anew, and the status reports that the optimizer differs."""
         model, optimizer = self.trained(a=nn.Linear(2, 1))
         path = Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m")
         grown, restored, status = self.restored(path, caplog, a=nn.Linear(2, 1), b=nn.Linear(2, 1))
@@ -542,8 +548,8 @@ class TestOtherParameters:
         with pytest.raises(AssertionError, match=r"\(root\)\.optimizer"):
             status.assert_existing_objects_matched()
 
-    def test_a_layer_less(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """What it had is left over, and the status tells it."""
+    def test_a_missing_layer(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Its state is unused, and the status reports it."""
         model, optimizer = self.trained(a=nn.Linear(2, 1), b=nn.Linear(2, 1))
         path = Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m")
         less, restored, status = self.restored(path, caplog, a=nn.Linear(2, 1))
@@ -553,7 +559,7 @@ class TestOtherParameters:
             status.assert_existing_objects_matched().assert_consumed()
 
     def test_another_kind(self, tmp_path: Path) -> None:
-        """Of another optimizer there is nothing to take."""
+        """Nothing can be restored from another kind of optimizer."""
         model, optimizer = self.trained(a=nn.Linear(2, 1), b=nn.Linear(2, 1))
         path = Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m")
         less = nn.ModuleDict({"a": nn.Linear(2, 1)})

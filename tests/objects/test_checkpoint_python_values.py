@@ -1,4 +1,4 @@
-"""What is no tensor: plain values, containers, objects with a state, objects with a text."""
+"""Values other than tensors: plain values, containers, objects with a state or a string."""
 
 import json
 from collections import Counter, OrderedDict
@@ -42,7 +42,7 @@ SCALARS = [None, True, 3, 2**80, 0.1, float("inf"), "text größe", b"\x00\xff",
 
 @pytest.mark.parametrize("value", SCALARS, ids=[repr(value)[:20] for value in SCALARS])
 def test_a_scalar(tmp_path: Path, value: object) -> None:
-    """Of any plain type, whatever stands there now: the attribute is set anew, of the type that was stored."""
+    """A scalar of any plain type replaces the attribute, whatever its current type."""
     checkpoint: Any = Checkpoint(value=value)
     path = checkpoint.write(tmp_path / "m")
     assert keys_of(path) in (["value" + STATE], ["value" + STATE, f"value{STATE}/value"])
@@ -54,7 +54,7 @@ def test_a_scalar(tmp_path: Path, value: object) -> None:
 
 
 def test_nan(tmp_path: Path) -> None:
-    """The one number that is not equal to itself."""
+    """NaN, the one number that is not equal to itself, is restored."""
     checkpoint: Any = Checkpoint(value=float("nan"))
     path = checkpoint.write(tmp_path / "m")
     checkpoint.value = 0.0
@@ -63,7 +63,7 @@ def test_nan(tmp_path: Path) -> None:
 
 
 def test_a_plain_container_is_one_value(tmp_path: Path) -> None:
-    """One text for all of it; the same dict and list objects get the contents, whatever they hold now."""
+    """It is stored as one string; the same dict and list objects get the contents."""
     config = {"lr": 0.1, "betas": [0.9, 0.999], "names": {"a": None, "b": (1, 2)}, 3: "three"}
     history = [1, [2.5, "x"], {"k": b"v"}, np.arange(3)]
     checkpoint: Any = Checkpoint(config=config, history=history)
@@ -81,7 +81,7 @@ def test_a_plain_container_is_one_value(tmp_path: Path) -> None:
 
 
 def test_order_of_keys(tmp_path: Path) -> None:
-    """A dict comes back in the order in which it was saved."""
+    """A dict is restored in the order in which it was saved."""
     config = dict.fromkeys("zaqm", 1)
     checkpoint = Checkpoint(config=config)
     path = checkpoint.write(tmp_path / "m")
@@ -91,7 +91,7 @@ def test_order_of_keys(tmp_path: Path) -> None:
 
 
 def test_mixed_containers(tmp_path: Path) -> None:
-    """With a tensor somewhere in it a container is a node, and so is each thing in it; plain ones are texts."""
+    """A container with a tensor in it is a node, and so is each of its items; plain ones are strings."""
     ema, layer = torch.tensor([1.0, 2.0]), nn.Linear(1, 1)
     extra: dict[str, Any] = {
         "lr": 0.5, "ema": ema, "plain": {"a": [1, 2]}, "list": [3, layer, "x", [torch.tensor(5)]], "none": None,
@@ -119,7 +119,7 @@ def test_mixed_containers(tmp_path: Path) -> None:
 
 
 def test_empty_containers_have_no_values(tmp_path: Path) -> None:
-    """No key, no attribute, nothing that must be matched; restored into a full one, it is emptied."""
+    """They have no key and no attribute and need no match; a non-empty one is emptied."""
     config, history = {"a": 1}, [1]
     path = Checkpoint(config={}, history=[], v=torch.tensor(0.0)).write(tmp_path / "m")
     assert keys_of(path) == ["v" + VALUE]
@@ -135,7 +135,7 @@ def test_empty_containers_have_no_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [OrderedDict, Counter])
 def test_kinds_of_dicts(tmp_path: Path, kind: type[dict[str, Any]]) -> None:
-    """An OrderedDict or Counter stays the object it is, and gets its contents."""
+    """An OrderedDict or Counter remains the same object and gets the contents."""
     held = kind({"a": 3, "b": 1})
     checkpoint = Checkpoint(held=held)
     path = checkpoint.write(tmp_path / "m")
@@ -157,18 +157,18 @@ def test_kinds_of_dicts(tmp_path: Path, kind: type[dict[str, Any]]) -> None:
         ({"a": {"b": object()}}, "b"),
         ([torch.tensor(0.0), object()], "1"),
     ],
-    ids=["object", "function", "set", "class", "dtype", "array of objects", "in dicts", "beside a tensor"],
+    ids=["object", "function", "set", "class", "dtype", "array of objects", "in dicts", "with a tensor"],
 )
-def test_what_cannot_be_saved(tmp_path: Path, value: object, named: str) -> None:
-    """A ValueError that names it, when the Checkpoint is made or when it is written; nothing is written."""
+def test_values_that_cannot_be_saved(tmp_path: Path, value: object, named: str) -> None:
+    """A ValueError names the value, at construction or when written; nothing is written."""
     with pytest.raises((ValueError, TypeError), match=r"trackable object|cannot be stored") as caught:
         Checkpoint(thing=value).write(tmp_path / "m")
     assert named in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_words_of_a_refusal() -> None:
-    """SAVER 7: those of TensorFlow."""
+def test_the_error_equals_tensorflows() -> None:
+    """The error has TensorFlow's words."""
     with pytest.raises(ValueError, match="was expecting thing to be a trackable object"):
         Checkpoint(thing=object())
     checkpoint = Checkpoint()
@@ -177,8 +177,8 @@ def test_the_words_of_a_refusal() -> None:
     assert not hasattr(checkpoint, "thing")
 
 
-def test_keys_that_are_no_text(tmp_path: Path) -> None:
-    """A dict with a tensor under a number has no name for it; a plain one may have any keys."""
+def test_keys_that_are_not_strings(tmp_path: Path) -> None:
+    """A dict with a tensor needs string keys; a plain one can have any keys."""
     for unnamed in ({1: torch.tensor(0.0)}, {"a": torch.tensor(0.0), 2: [nn.Linear(1, 1)]}):
         with pytest.raises(ValueError, match="Unable to save the object"):
             Checkpoint(held=unnamed).write(tmp_path / "m")
@@ -191,7 +191,7 @@ def test_keys_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_container_that_holds_itself(tmp_path: Path) -> None:
-    """Plain ones are refused in words; with a tensor in them they are a loop like any other."""
+    """Plain ones are rejected; with a tensor in it, it is a loop like any other."""
     endless: list[object] = [1]
     endless.append(endless)
     with pytest.raises(ValueError):
@@ -205,8 +205,8 @@ def test_a_container_that_holds_itself(tmp_path: Path) -> None:
     assert v.item() == 1.0
 
 
-def test_a_dict_where_a_list_was(tmp_path: Path) -> None:
-    """A clear error; nothing is assigned."""
+def test_a_dict_restored_into_a_list(tmp_path: Path) -> None:
+    """A clear error is raised, and nothing is assigned."""
     path = Checkpoint(held={"a": 1}, v=torch.tensor(1.0)).write(tmp_path / "m")
     v, held = torch.tensor(0.0), [3]
     with pytest.raises(tfckpt.InvalidArgumentError, match="dict"):
@@ -215,7 +215,7 @@ def test_a_dict_where_a_list_was(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_and_random_numbers(tmp_path: Path) -> None:
-    """Objects with state_dict and load_state_dict: text, and tensors beside it."""
+    """Objects with state_dict and load_state_dict are stored as a string and separate tensors."""
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), 1.0, 0.5)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
@@ -235,7 +235,7 @@ def test_a_scheduler_and_random_numbers(tmp_path: Path) -> None:
 
 
 class Stateful:
-    """A state with tensors deep in it."""
+    """Object whose state has nested tensors."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self.state = dict(state)
@@ -248,7 +248,7 @@ class Stateful:
 
 
 def test_a_state_with_tensors(tmp_path: Path) -> None:
-    """Each tensor of a state is a tensor of the checkpoint, which may be another number of them at each restore."""
+    """Each tensor of a state is a tensor of the checkpoint; their number may change."""
     one = Stateful({"step": 3, "ema": {"a/b": torch.tensor([1.0]), "deep": [torch.tensor(2), (torch.tensor(True),)]}})
     path = Checkpoint(one=one).write(tmp_path / "m")
     assert len(keys_of(path)) == 4
@@ -259,7 +259,7 @@ def test_a_state_with_tensors(tmp_path: Path) -> None:
 
 
 class Text:
-    """With a text of its own making."""
+    """Object that serializes itself to a string."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -271,8 +271,8 @@ class Text:
         self.text = string_value
 
 
-def test_a_text_is_kept_as_it_is(tmp_path: Path) -> None:
-    """SAVER 7: objects with serialize and deserialize; asked at each save, told at each restore."""
+def test_a_string_is_stored_unchanged(tmp_path: Path) -> None:
+    """`serialize` is called at each save, `deserialize` at each restore."""
     state = Text("größe\n\0")
     checkpoint = Checkpoint(state=state)
     path = checkpoint.write(tmp_path / "m")
@@ -284,7 +284,7 @@ def test_a_text_is_kept_as_it_is(tmp_path: Path) -> None:
 
 
 class WithExtra(nn.Linear):
-    """Extra state of a module."""
+    """Module with extra state."""
 
     def __init__(self, extra: object) -> None:
         super().__init__(1, 1)
@@ -298,7 +298,7 @@ class WithExtra(nn.Linear):
 
 
 def test_extra_state(tmp_path: Path) -> None:
-    """get_extra_state of modules, here and below: a child "_extra_state"."""
+    """get_extra_state of modules is a child "_extra_state", here and below."""
     model = nn.Sequential(WithExtra({"n": 3, "t": torch.tensor(4.0)}))
     path = Checkpoint(model=model).write(tmp_path / "m")
     assert "model/0/_extra_state" + STATE in keys_of(path)
@@ -309,7 +309,7 @@ def test_extra_state(tmp_path: Path) -> None:
 
 
 def test_tuples(tmp_path: Path) -> None:
-    """Their tensors are restored in place; a plain value in one could not be, and is refused at once."""
+    """Tensors in tuples are restored in place; plain values in them are rejected when saved."""
     pair = (torch.tensor(1.0), [torch.tensor(2.0)])
     path = Checkpoint(pair=pair).write(tmp_path / "m")
     assert keys_of(path) == ["pair/0" + VALUE, "pair/1/0" + VALUE]
@@ -334,17 +334,17 @@ CONTAINERS = st.dictionaries(st.text(max_size=4), NESTED, max_size=4) | st.lists
 
 
 def has_a_scalar(value: object) -> bool:
-    """Whether there is anything but empty containers in it."""
+    """Return whether it contains anything but empty containers."""
     if isinstance(value, dict | list):
         return any(map(has_a_scalar, value.values() if isinstance(value, dict) else value))
     return True
 
 
 @given(value=CONTAINERS.filter(has_a_scalar))
-def test_any_plain_container_comes_back(
+def test_any_plain_container_is_restored(
     tmp_path_factory: pytest.TempPathFactory, value: dict[str, Any] | list[Any]
 ) -> None:
-    """Written, emptied, restored: equal, and the same object. Those of nothing but empty ones have no value."""
+    """Written, emptied and restored it is equal and the same object; nested empty ones have no value."""
     directory = tmp_path_factory.getbasetemp() / "plain"
     directory.mkdir(exist_ok=True)
     expected = repr(value)

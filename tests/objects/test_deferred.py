@@ -1,4 +1,4 @@
-"""Who is told when a child comes, and torch's hooks while somebody waits."""
+"""Deferred restores: calls when a child is added, and torch's hooks meanwhile."""
 
 import gc
 import weakref
@@ -27,7 +27,7 @@ def installed() -> list[int]:
 
 @pytest.fixture(autouse=True)
 def no_hooks_are_left() -> Iterator[None]:
-    """Before and after each test: a registration takes the hooks away where nothing waits."""
+    """Before and after each test, check that a registration removes the hooks if nothing waits."""
     gc.collect()
     nn.Linear(1, 1)
     before = installed()
@@ -38,7 +38,7 @@ def no_hooks_are_left() -> Iterator[None]:
 
 
 class Log:
-    """Children that were restored."""
+    """Records the children that were restored."""
 
     def __init__(self) -> None:
         self.children: list[object] = []
@@ -48,11 +48,11 @@ class Log:
 
 
 class Parent:
-    """One that is no module."""
+    """Parent that is not a module."""
 
 
-def test_each_kind_of_child_is_told() -> None:
-    """Parameters, buffers and modules, by attribute and by method, before they are there; only under their names."""
+def test_each_kind_of_child_is_restored() -> None:
+    """Parameters, buffers and modules, by attribute and by method, under their names, before they are set."""
     module: Any = nn.Module()
     log = Log()
     names = ["parameter", "registered", "buffer", "module", "added"]
@@ -67,12 +67,12 @@ def test_each_kind_of_child_is_told() -> None:
     module.register_buffer("buffer", given[2])
     module.module = given[3]
     module.add_module("added", given[4])
-    module.parameter, module.module = nn.Parameter(torch.zeros(1)), nn.ReLU()  # nobody waits for these any more
+    module.parameter, module.module = nn.Parameter(torch.zeros(1)), nn.ReLU()  # nothing waits for these any more
     assert all(one is other for one, other in zip(log.children, given, strict=True))
 
 
-def test_hooks_are_there_only_while_a_module_waits() -> None:
-    """Of other parents nobody is told by torch, so they need none."""
+def test_hooks_are_installed_only_while_a_module_waits() -> None:
+    """Parents that are not modules need no hooks."""
     before = installed()
     other, module, log = Parent(), nn.Module(), Log()
     defer(other, "x", log)
@@ -88,8 +88,8 @@ def test_hooks_are_there_only_while_a_module_waits() -> None:
     assert log.children == [1]
 
 
-def test_a_module_that_dies_waits_no_more() -> None:
-    """Nothing holds it; the next registration of whatever module takes the hooks away."""
+def test_a_deleted_module_does_not_wait() -> None:
+    """No reference keeps it alive; the next registration of any module removes the hooks."""
     before = installed()
     module = nn.Module()
     gone = weakref.ref(module)
@@ -101,9 +101,11 @@ def test_a_module_that_dies_waits_no_more() -> None:
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["its child comes", "it dies"])
-def test_hooks_of_others(dies: bool) -> None:
-    """Somebody else's hooks, registered before and after ours, are called for every child, and torch, which walks over
-    them meanwhile, is not disturbed; ours go when they are the last."""
+def test_other_hooks(dies: bool) -> None:
+    """Hooks registered by others before and after ours are called for every child.
+
+    Ours are removed when the last restore is complete, without affecting torch's iteration over them.
+    """
     before = installed()
     seen: list[str] = []
 
@@ -133,8 +135,8 @@ def test_hooks_of_others(dies: bool) -> None:
     assert installed() == before
 
 
-def test_a_restore_that_fails_is_told_once() -> None:
-    """The error comes out of the assignment, the child is not there, and the next one is left as it is."""
+def test_a_failed_restore_is_raised_once() -> None:
+    """The assignment raises, the child is not set, and the next child is not restored."""
     module: Any = nn.Module()
     log = Log()
 
@@ -152,7 +154,7 @@ def test_a_restore_that_fails_is_told_once() -> None:
 
 
 def test_the_newest_wins() -> None:
-    """One who waits for the same child takes the place of the one before."""
+    """A later restore that waits for the same child replaces the earlier one."""
     older, newer, parent = Log(), Log(), Parent()
     defer(parent, "x", older)
     defer(parent, "x", newer)
@@ -161,8 +163,8 @@ def test_the_newest_wins() -> None:
     assert (older.children, newer.children) == ([], [1])
 
 
-def test_nobody_comes() -> None:
-    """None is no child, and who is not waited for is not restored."""
+def test_none_and_other_children_are_not_restored() -> None:
+    """None and children under other names or parents do not count."""
     parent, log = Parent(), Log()
     defer(parent, "x", log)
     child_added(parent, "x", None)
@@ -174,9 +176,11 @@ def test_nobody_comes() -> None:
 
 
 def test_no_reference_cycles(tmp_path: Path) -> None:
-    """After a save and a restore that still waits, everything goes at once when it is let go: nothing is left to the
-    garbage collector, which frees gigabytes of parameters late."""
-    torch.optim.SGD([torch.zeros(1)], 0.1)  # the first of a process is held by frames of torch's late imports
+    """After a save and a waiting restore, all objects are freed with their last reference.
+
+    The garbage collector would free gigabytes of parameters late.
+    """
+    torch.optim.SGD([torch.zeros(1)], 0.1)  # the first one of a process is referenced by frames of torch's late imports
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Python objects -> the object graph of a checkpoint."""
+"""The object graph of a checkpoint from Python objects."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch_tfckpt.saveables.variables import Variable
 
 
 class Parent:
-    """An object with these children and no values."""
+    """Object with these children and no values."""
 
     def __init__(self, **children: object) -> None:
         self.children = children
@@ -32,7 +32,7 @@ def routes(root: object) -> list[str]:
 
 
 def saved(root: object, *, skip_slot_variables: bool = False) -> tuple[list[str], ObjectGraph]:
-    """Keys in their order, and the graph."""
+    """Return the keys in their order, and the graph."""
     saveables = to_save(trackable_of(root, "root"), skip_slot_variables=skip_slot_variables)
     specs = [spec for saveable in saveables for spec in saveable.specs]
     assert specs[-1].name == OBJECT_GRAPH_KEY
@@ -49,13 +49,13 @@ def stepped(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.O
 
 
 def test_ids_are_given_breadth_first() -> None:
-    """FORMATS 4: those nearer to the root before those below, children in their order."""
+    """Nodes nearer to the root come first, children in their order (docs/formats/object-graph.md)."""
     root = Parent(b=Parent(x=torch.ones(1), y=Parent(z=torch.ones(1))), a=Parent(w=torch.ones(1)))
     assert routes(root) == ["", "b", "a", "b/x", "b/y", "a/w", "b/y/z"]
 
 
 def test_one_object_is_one_node() -> None:
-    """On whatever ways it is reached; it stands where it is met first."""
+    """An object with several paths is one node, at its first path."""
     shared = nn.Linear(1, 1)
     found = nodes(Parent(deep=Parent(shared=shared), near=shared, weight=shared.weight))
     assert [node.route for node in found] == [(), ("deep",), ("near",), ("weight",), ("near", "bias")]
@@ -74,7 +74,7 @@ def test_loops() -> None:
 
 
 def test_a_long_chain() -> None:
-    """Depth costs neither a stack nor memory in proportion to its square."""
+    """Depth needs neither recursion nor memory proportional to its square."""
     root = bottom = Parent()
     for _ in range(20_000):
         below = Parent()
@@ -88,7 +88,7 @@ def test_a_long_chain() -> None:
 
 
 def test_full_names() -> None:
-    """What a Saver calls a tensor that was given the same objects; a Variable's own name; "" of what is none."""
+    """Full names are those of Saver, a Variable's own name, and "" for objects that are not tensors."""
     inner = nn.Sequential(nn.Linear(1, 1, bias=False))
     named = {str(node): node.full_name for node in nodes(Parent(model=inner, group={"ema": torch.ones(1)}))}
     assert named == {
@@ -104,7 +104,7 @@ def test_full_names() -> None:
 
 
 def test_two_children_of_one_name() -> None:
-    """Refused."""
+    """Duplicate names are rejected."""
 
     class Twice:
         def _trackable_children(self) -> list[tuple[str, object]]:
@@ -115,7 +115,7 @@ def test_two_children_of_one_name() -> None:
 
 
 def test_the_order_of_values() -> None:
-    """Tensors, then slot variables, then states; the graph last."""
+    """Tensors, then slot variables, then states, and the graph last."""
     model = nn.Linear(1, 1, bias=False)
     optimizer = stepped(model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.5))
     keys, graph = saved(Parent(plain=[1], optimizer=optimizer, model=model, v=torch.ones(1)))
@@ -126,8 +126,8 @@ def test_the_order_of_values() -> None:
     assert sorted(listed) == sorted(keys[:-1])
 
 
-def test_slot_variables_come_behind_all_others() -> None:
-    """FORMATS 4: sorted by slot names, then by variables; named after the variable."""
+def test_slot_variables_come_last() -> None:
+    """They are sorted by slot name, then by variable, and named after the variable."""
     model = nn.Linear(1, 1)
     optimizer = stepped(model, torch.optim.Adam(list(model.parameters())[::-1]))
     _, graph = saved(Parent(optimizer=optimizer, model=model))
@@ -139,7 +139,7 @@ def test_slot_variables_come_behind_all_others() -> None:
 
 
 def test_without_slot_variables() -> None:
-    """The optimizer is a node; nothing of its state is there."""
+    """The optimizer is a node, without any of its state."""
     model = nn.Linear(1, 1)
     optimizer = stepped(model, torch.optim.Adam(model.parameters()))
     keys, graph = saved(Parent(optimizer=optimizer, model=model), skip_slot_variables=True)
@@ -148,8 +148,8 @@ def test_without_slot_variables() -> None:
     assert graph.nodes[0].child("optimizer") is not None
 
 
-def test_a_slot_variable_that_is_something_else_too() -> None:
-    """It could be restored twice, with two values: refused, by the names of both."""
+def test_a_slot_variable_that_is_also_another_variable() -> None:
+    """It could be restored twice with two values, so it is rejected with both names."""
     model = nn.Linear(1, 1, bias=False)
     optimizer: Any = stepped(model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.5))
     buffer = optimizer.state[model.weight]["momentum_buffer"]
@@ -157,8 +157,8 @@ def test_a_slot_variable_that_is_something_else_too() -> None:
         saved(Parent(o=optimizer, m=model, buffer=buffer))
 
 
-def test_who_has_values_below() -> None:
-    """FORMATS 4, has_checkpoint_values: on the way to a value, and nowhere else."""
+def test_nodes_with_values_below() -> None:
+    """has_checkpoint_values is true exactly for nodes with values in or below them."""
     _, graph = saved(Parent(a=Parent(v=torch.ones(1)), b=Parent(c=Parent()), empty=[]))
     assert {graph.name(i): node.has_checkpoint_values for i, node in enumerate(graph.nodes)} == {
         "(root)": True,

@@ -1,4 +1,4 @@
-"""CheckpointOptions: what is accepted, and callbacks."""
+"""CheckpointOptions: accepted values, and callbacks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,25 +14,25 @@ from torch_tfckpt.objects.options import CheckpointOptions
 
 @pytest.mark.parametrize("device", [None, "cpu", "/cpu:0", "/job:localhost", "/job:a/replica:0/task:1/device:CPU:3"])
 def test_devices_that_have_files(device: str | None) -> None:
-    """A CPU in any spelling, or the host of one."""
+    """A CPU in any spelling, or its host, is accepted."""
     assert CheckpointOptions(experimental_io_device=device).experimental_io_device == device
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "/gpu:0", "meta", "/job:a/device:TPU:0"])
-def test_devices_that_have_none(device: str) -> None:
-    """Refused with what was given, and what is possible."""
+def test_devices_without_files(device: str) -> None:
+    """Rejected; the error has the given and the accepted values."""
     with pytest.raises(InvalidArgumentError, match=f'"{device}".*Pass "cpu"'):
         CheckpointOptions(experimental_io_device=device)
 
 
-def test_no_device() -> None:
-    """Text that names no device at all."""
+def test_an_invalid_device() -> None:
+    """A string that is not a device is rejected."""
     with pytest.raises(InvalidArgumentError, match="device spec"):
         CheckpointOptions(experimental_io_device="somewhere/else")
 
 
-def test_callbacks_are_given_the_path_or_nothing() -> None:
-    """In their order; methods count their arguments without self."""
+def test_callbacks_get_the_path_or_nothing() -> None:
+    """Called in order with the path or without arguments; methods are counted without self."""
     seen: list[str] = []
     options = CheckpointOptions(experimental_write_callbacks=[seen.append, lambda: seen.append("none")])
     options.run_callbacks("p")
@@ -40,14 +40,14 @@ def test_callbacks_are_given_the_path_or_nothing() -> None:
 
 
 @pytest.mark.parametrize("callback", [lambda a, b: None, lambda a, b=1: None], ids=["two", "one of two optional"])
-def test_callbacks_that_want_more(callback: Callable[..., object]) -> None:
-    """SAVER 7: an AssertionError, before anything is saved."""
+def test_callbacks_with_more_parameters(callback: Callable[..., object]) -> None:
+    """An AssertionError, as in TensorFlow, before anything is saved."""
     with pytest.raises(AssertionError, match=r"one parameter, .* this one has 2"):
         CheckpointOptions(experimental_write_callbacks=[callback])
 
 
-def test_an_error_of_a_callback_comes_out_as_it_is() -> None:
-    """And those behind it are not called."""
+def test_an_error_of_a_callback_is_raised_unchanged() -> None:
+    """Later callbacks are not called."""
     seen: list[str] = []
 
     def fail() -> None:
@@ -59,7 +59,7 @@ def test_an_error_of_a_callback_comes_out_as_it_is() -> None:
 
 
 def test_defaults() -> None:
-    """Files are written before `save` returns, one for each host, with all there is."""
+    """Files are written before `save` returns, one per host, with all values."""
     options = CheckpointOptions()
     assert options.experimental_io_device is None
     assert not (options.enable_async or options.experimental_skip_slot_variables or options.sharded)
@@ -67,8 +67,8 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize("enable_async", [False, True], ids=["sync", "async"])
-def test_callbacks_are_called_once_the_checkpoint_is_there(tmp_path: Path, enable_async: bool) -> None:
-    """Of `save` and of `write`, with the path of each; the state file names it by then."""
+def test_callbacks_are_called_when_the_checkpoint_is_complete(tmp_path: Path, enable_async: bool) -> None:
+    """`save` and `write` pass the path; the state file is already updated."""
     seen: list[tuple[str, str | None]] = []
 
     def note(path: str) -> None:
@@ -84,7 +84,7 @@ def test_callbacks_are_called_once_the_checkpoint_is_there(tmp_path: Path, enabl
 
 
 def test_one_file_for_each_device(tmp_path: Path) -> None:
-    """SAVER 7: one for each host; with `sharded` one for each device of each host. What is read is the same."""
+    """One file per host, or per device with `sharded`; the values that are read are the same."""
     objects = {
         f"v{i}": tfckpt.Variable(torch.full((2,), float(i)), f"v{i}", device=device)
         for i, device in enumerate(["/cpu:0", "/cpu:1", "/job:worker/task:1/cpu:0", "/job:worker/task:1/cpu:1"])

@@ -1,4 +1,4 @@
-"""Restoration: which object takes which node, and what is entered when."""
+"""Restoration: which object is matched with which node, and when values are assigned."""
 
 import gc
 import logging
@@ -22,7 +22,7 @@ LOGGER = "torch_tfckpt"
 
 
 class Parent:
-    """An object with these children and no values."""
+    """Object with these children and no values."""
 
     def __init__(self, **children: object) -> None:
         self.children = children
@@ -49,7 +49,7 @@ def write(prefix: Path, **objects: object) -> str:
 
 
 def test_names_are_matched_from_the_root(tmp_path: Path) -> None:
-    """What has a name there and here is bound; the rest is named by its path."""
+    """Objects with names on both sides are bound; the others are listed by path."""
     path = write(tmp_path / "m", a=torch.tensor(1.0), p=Parent(b=torch.tensor(2.0), c=torch.tensor(3.0)))
     a, b, other = torch.zeros(()), torch.zeros(()), torch.zeros(())
     restoration = restored(path, Parent(a=a, p=Parent(b=b, other=other)))
@@ -57,8 +57,8 @@ def test_names_are_matched_from_the_root(tmp_path: Path) -> None:
     assert unrestored(restoration) == ["(root).p.c"]
 
 
-def test_shorter_ways_come_first(tmp_path: Path) -> None:
-    """One object there, two here: the one nearer to the root takes it, and a warning names the node and the file."""
+def test_shorter_paths_come_first(tmp_path: Path) -> None:
+    """Of two objects for one node, the one nearer to the root is restored, with a warning."""
     one = torch.tensor(1.0)
     path = write(tmp_path / "m", deep=Parent(v=one), near=one)
     near, deep = torch.zeros(()), torch.zeros(())
@@ -75,8 +75,8 @@ def test_shorter_ways_come_first(tmp_path: Path) -> None:
     assert "Inconsistent references" in text and "(root).near" in text and path in text
 
 
-def test_two_there_and_one_here(tmp_path: Path) -> None:
-    """One object takes both nodes, with the value of the first that leads to it."""
+def test_two_nodes_for_one_object(tmp_path: Path) -> None:
+    """One object is bound to both nodes, with the value of the first."""
     path = write(tmp_path / "m", a=torch.tensor(1.0), b=torch.tensor(2.0))
     both = torch.zeros(())
     restoration = restored(path, Parent(a=both, b=both))
@@ -84,8 +84,8 @@ def test_two_there_and_one_here(tmp_path: Path) -> None:
     assert both.item() == 1.0
 
 
-def test_nothing_is_entered_where_it_fails(tmp_path: Path) -> None:
-    """A value that does not fit: no other is assigned, no node is bound, nothing waits."""
+def test_a_failure_changes_nothing(tmp_path: Path) -> None:
+    """After a mismatch no value is assigned, no node is bound, and nothing waits."""
     path = write(tmp_path / "m", a=torch.tensor(1.0), m=nn.Linear(1, 1), z=torch.zeros(3))
     a, module = torch.zeros(()), nn.Module()
     with CheckpointReader(path) as reader:
@@ -100,8 +100,8 @@ def test_nothing_is_entered_where_it_fails(tmp_path: Path) -> None:
     assert module.weight.item() == 7.0
 
 
-def test_old_writers_do_not_say_what_has_values(tmp_path: Path) -> None:
-    """A graph without has_checkpoint_values: children that come late are restored all the same."""
+def test_graphs_without_has_checkpoint_values(tmp_path: Path) -> None:
+    """Late children are restored although the graph of an old writer lacks the field."""
     nodes = [
         TrackableObject(children(("m", 1))),
         TrackableObject(children(("w", 2))),
@@ -119,8 +119,8 @@ def test_old_writers_do_not_say_what_has_values(tmp_path: Path) -> None:
     assert module.w.item() == 5.0
 
 
-def test_a_checkpoint_that_was_deleted_meanwhile(tmp_path: Path) -> None:
-    """Who assigns the child is told what was to be restored from where."""
+def test_a_checkpoint_deleted_before_late_children(tmp_path: Path) -> None:
+    """The error of the assignment has the object and the checkpoint."""
     path = write(tmp_path / "m", m=Parent(v=torch.tensor(1.0)))
     module = nn.Module()
     restored(path, Parent(m=module))
@@ -131,8 +131,8 @@ def test_a_checkpoint_that_was_deleted_meanwhile(tmp_path: Path) -> None:
     assert path in str(caught.value)
 
 
-def test_what_a_registered_saver_saved(tmp_path: Path) -> None:
-    """It is code of the other program: refused with the file, the object and the saver."""
+def test_an_object_of_a_registered_saver(tmp_path: Path) -> None:
+    """It requires code of the other program: the error has the file, the object and the saver."""
     saver = RegisteredSaver("Package.Saver", "x")
     nodes = [TrackableObject(children(("x", 1))), TrackableObject(registered_saver=saver)]
     path = write_graph(tmp_path / "m", nodes)
@@ -142,8 +142,8 @@ def test_what_a_registered_saver_saved(tmp_path: Path) -> None:
     restored(path, Parent())
 
 
-def test_an_older_restore_does_not_set_back(tmp_path: Path) -> None:
-    """A child that two restores wait for, and that the newer one has restored, keeps its values."""
+def test_an_older_restore_does_not_overwrite_a_newer_one(tmp_path: Path) -> None:
+    """A child that the newer of two waiting restores has restored keeps its values."""
     paths = [write(tmp_path / str(value), m=Parent(v=torch.tensor(value))) for value in (1.0, 2.0)]
     waiting = [nn.Module(), nn.Module()]
     wrapped = [Checkpoint(Parent(m=each)) for each in waiting]
@@ -156,7 +156,7 @@ def test_an_older_restore_does_not_set_back(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_waits_for_its_parameters(tmp_path: Path) -> None:
-    """It is restored with the last of them; not at all, and without a word, where it dies before."""
+    """It is restored with the last of them; if it is deleted before, nothing is logged."""
     model: Any = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
     optimizer = torch.optim.SGD(model.parameters(), 0.5, momentum=0.5)
     for parameter in model.parameters():
@@ -182,7 +182,7 @@ def test_an_optimizer_waits_for_its_parameters(tmp_path: Path) -> None:
 
 
 def test_skipping_optimizers(tmp_path: Path) -> None:
-    """They are bound, and left as they are."""
+    """They are bound, and their state is not changed."""
     model = nn.Linear(1, 1)
     path = write(tmp_path / "m", model=model, optimizer=torch.optim.SGD(model.parameters(), 0.5))
     other = torch.optim.SGD(model.parameters(), 0.25)
@@ -193,8 +193,8 @@ def test_skipping_optimizers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [5, 100])
-def test_what_is_told_in_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int) -> None:
-    """One record, however much there is, which shows the beginning and counts the rest."""
+def test_the_final_warning_is_limited(tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int) -> None:
+    """One record of limited length lists the first unrestored paths and counts the others."""
     path = write(tmp_path / "m", **{f"v{i:03}": torch.zeros(()) for i in range(count)})
     restoration = restored(path, Parent())
     restoration.progress.expect_partial = False
@@ -206,8 +206,8 @@ def test_what_is_told_in_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert (lines[-1] == "and 80 more") is (count == 100)
 
 
-def test_objects_are_not_held(tmp_path: Path) -> None:
-    """A restoration keeps none of what it has restored."""
+def test_objects_are_not_kept_alive(tmp_path: Path) -> None:
+    """A restoration keeps no reference to restored objects."""
     path = write(tmp_path / "m", model=nn.Linear(2, 2))
     model = nn.Linear(2, 2)
     restoration = restored(path, Parent(model=model))

@@ -1,4 +1,4 @@
-"""In which data file each value of a tree of objects lies."""
+"""The data file in which each value of a tree of objects is stored."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch_tfckpt.transfer.staging import Staging
 
 
 def files_of(path: Path, devices: Mapping[str, str | None], options: CheckpointOptions) -> dict[str, str]:
-    """Name of each value, and the end of its data file's name, of a save of variables on these devices."""
+    """Return the end of each value's data file name, after saving variables on these devices."""
     variables = {name: Variable(torch.zeros(1), name, device=device) for name, device in devices.items()}
     pending = begin_to_save(trackable_of(variables, "root"), LOCAL, str(path), options, Staging(), snapshot=False)
     with CheckpointReader(complete(pending, options, lambda: None, begun=0.0)) as reader:
@@ -52,22 +52,22 @@ WORKER = "/job:worker/replica:0/task:{}/device:CPU:0".format
     ],
 )
 def test_files(tmp_path: Path, devices: Mapping[str, str | None], sharded: bool, expected: dict[str, str]) -> None:
-    """One a host, or one a device; the graph lies in this host's, or in the first, and makes none of its own."""
+    """One file per host or per device; the graph is in this host's file, or else in the first one."""
     found = files_of(tmp_path / "m", devices, CheckpointOptions(sharded=sharded))
     assert found.pop(OBJECT_GRAPH_KEY).startswith("00000")
     assert found == expected
 
 
 def test_the_graph_is_last_in_its_file(tmp_path: Path) -> None:
-    """As TensorFlow has it: nothing lies behind it."""
+    """As in TensorFlow, no other value comes after the graph."""
     files_of(tmp_path / "m", {"z": None}, CheckpointOptions())
     data = (tmp_path / "m.data-00000-of-00001").read_bytes()
     with CheckpointReader(tmp_path / "m") as reader:
         assert data.endswith(reader.get_stored_bytes(OBJECT_GRAPH_KEY))
 
 
-def test_what_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
-    """No file, that is; its directory may have been made."""
+def test_a_value_that_cannot_be_saved_leaves_no_file(tmp_path: Path) -> None:
+    """Only its directory may have been created."""
     bad = {"x": torch.empty(2, device="meta")}
     with pytest.raises(InvalidArgumentError, match="meta tensor"):
         begin_to_save(

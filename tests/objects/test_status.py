@@ -1,4 +1,4 @@
-"""What statuses say of a restore, and in which words."""
+"""Load statuses: which asserts hold, and their messages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +43,7 @@ def status(tmp_path: Path, there: list[str], here: list[str]) -> LoadStatus:
     ids=["same", "more there", "more here", "nothing in common", "nothing here", "nothing there", "nothing"],
 )
 def test_which_asserts_hold(tmp_path: Path, there: list[str], here: list[str], passing: set[str]) -> None:
-    """SAVER 7: consumed: all of both; existing: all that is here; nontrivial: something. Each gives the status back."""
+    """consumed: all of both; existing: all objects here; nontrivial: any. Each returns the status."""
     found = status(tmp_path, there, here)
     assert isinstance(found, CheckpointLoadStatus)
     for name, assertion in ASSERTS.items():
@@ -54,8 +54,8 @@ def test_which_asserts_hold(tmp_path: Path, there: list[str], here: list[str], p
                 assertion(found)
 
 
-def test_words_for_what_is_missing_here(tmp_path: Path) -> None:
-    """The object, the file and the keys."""
+def test_the_message_for_unused_values(tmp_path: Path) -> None:
+    """It has the object, the file and the keys."""
     with pytest.raises(AssertionError) as caught:
         status(tmp_path, ["a", "b"], ["a"]).assert_consumed()
     text = str(caught.value)
@@ -64,8 +64,8 @@ def test_words_for_what_is_missing_here(tmp_path: Path) -> None:
     assert "b/.ATTRIBUTES/VARIABLE_VALUE" in text
 
 
-def test_words_for_what_is_missing_there(tmp_path: Path) -> None:
-    """How many objects there are, and the first ten of them with their names."""
+def test_the_message_for_objects_without_values(tmp_path: Path) -> None:
+    """It has the number of objects, and the names of the first ten."""
     names = [f"v{i:02}" for i in range(12)]
     with pytest.raises(AssertionError) as caught:
         status(tmp_path, ["a"], ["a", *names]).assert_existing_objects_matched()
@@ -76,16 +76,16 @@ def test_words_for_what_is_missing_there(tmp_path: Path) -> None:
     assert "v10" not in text
 
 
-def test_words_for_nothing(tmp_path: Path) -> None:
-    """That the root alone was matched, and what was not; or that there was nothing to match."""
+def test_the_message_for_no_match(tmp_path: Path) -> None:
+    """It says that only the root was matched and lists the others, or that there was nothing to match."""
     with pytest.raises(AssertionError, match=r"Nothing except the root.*\(root\)\.b"):
         status(tmp_path, ["a"], ["b"]).assert_nontrivial_match()
     with pytest.raises(AssertionError, match="Nothing to load"):
         status(tmp_path, [], []).assert_nontrivial_match()
 
 
-def test_words_for_an_optimizer_that_waits(tmp_path: Path) -> None:
-    """None of its parameters are there: the optimizer is named; once it is gone the slots are."""
+def test_the_message_for_a_waiting_optimizer(tmp_path: Path) -> None:
+    """Without its parameters the optimizer is named; once it is deleted, its slots are."""
     model = nn.Linear(1, 1)
     path = Checkpoint(m=model, o=torch.optim.SGD(model.parameters(), 0.1)).write(tmp_path / "m")
     checkpoint = Checkpoint(m=model, o=torch.optim.SGD([torch.zeros(1)], 0.1))
@@ -94,8 +94,8 @@ def test_words_for_an_optimizer_that_waits(tmp_path: Path) -> None:
         found.assert_consumed()
 
 
-def test_the_asserts_look_anew(tmp_path: Path) -> None:
-    """What came after the restore counts, on both sides."""
+def test_the_asserts_use_the_current_objects(tmp_path: Path) -> None:
+    """Objects added after the restore count, on both sides."""
     path = Checkpoint(m=nn.Linear(1, 1)).write(tmp_path / "m")
     module = nn.Module()
     found = Checkpoint(m=module).read(path)
@@ -108,9 +108,11 @@ def test_the_asserts_look_anew(tmp_path: Path) -> None:
         found.assert_existing_objects_matched()
 
 
-def test_what_was_replaced_after_the_restore(tmp_path: Path) -> None:
-    """Another object under the same name has no values of the checkpoint, and the status says so; with the first one
-    back it is well again."""
+def test_an_object_replaced_after_the_restore(tmp_path: Path) -> None:
+    """Another object under the same name has no restored values, and the status reports it.
+
+    Once the first object is back, the status passes again.
+    """
     module = nn.Linear(1, 1)
     checkpoint = Checkpoint(model=module)
     found = checkpoint.read(checkpoint.write(tmp_path / "m")).assert_consumed()
@@ -121,8 +123,8 @@ def test_what_was_replaced_after_the_restore(tmp_path: Path) -> None:
     found.assert_existing_objects_matched()
 
 
-def test_a_parameter_that_was_replaced(tmp_path: Path) -> None:
-    """The same of a parameter, whose predecessor is gone by then."""
+def test_a_replaced_parameter(tmp_path: Path) -> None:
+    """A replaced parameter has no restored values either, even if the first one is deleted."""
     path = Checkpoint(m=nn.Linear(1, 1)).write(tmp_path / "m")
     module = nn.Linear(1, 1)
     found = Checkpoint(m=module).read(path).assert_consumed()
@@ -131,8 +133,8 @@ def test_a_parameter_that_was_replaced(tmp_path: Path) -> None:
         found.assert_existing_objects_matched()
 
 
-def test_buffers_that_were_moved_count(tmp_path: Path) -> None:
-    """Module.to() puts new tensors in the places of buffers; they have the values."""
+def test_moved_buffers_count(tmp_path: Path) -> None:
+    """Module.to() replaces buffers by new tensors, which have the restored values."""
     module = nn.BatchNorm1d(2)
     found = Checkpoint(m=module).read(Checkpoint(m=nn.BatchNorm1d(2)).write(tmp_path / "m"))
     module.double()
@@ -140,7 +142,7 @@ def test_buffers_that_were_moved_count(tmp_path: Path) -> None:
 
 
 def test_nothing_was_restored() -> None:
-    """Every assert says so; there is nothing to be partial about."""
+    """Every assert fails; expect_partial has no effect."""
     found = InitializationOnlyStatus()
     for assertion in ASSERTS.values():
         with pytest.raises(AssertionError, match="No checkpoint specified"):
@@ -148,8 +150,8 @@ def test_nothing_was_restored() -> None:
     assert found.expect_partial() is found
 
 
-def test_names(tmp_path: Path) -> None:
-    """From a Saver's file: what is here must be there, the optional one excepted; the file may have more."""
+def test_name_based_checkpoints(tmp_path: Path) -> None:
+    """All objects here except the optional one must be in a Saver's file, which may contain more."""
     path = Saver({"a": torch.ones(2), "more": torch.ones(1)}).save(tmp_path / "m")
     assert path is not None
     here = zeros("a", "b")

@@ -1,4 +1,4 @@
-"""Modules as nodes, and objects that say themselves what they have."""
+"""Modules as nodes, and objects that define their own children and values."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch_tfckpt.objects.trackables.modules import CustomTrackable, ModuleTrack
 
 
 class Everything(nn.Module):
-    """One of each kind, added in another order than that of children."""
+    """One of each kind, added in another order than that of the children."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,13 +35,13 @@ class Everything(nn.Module):
 
 
 def test_children_of_a_module() -> None:
-    """Parameters, then persistent buffers, then modules, then extra state; what is None is not there."""
+    """Parameters, then persistent buffers, then modules, then extra state; None is left out."""
     named = dict(ModuleTrackable(Everything()).children())
     assert list(named) == ["weight", "kept", "inner", "_extra_state"]
 
 
-def test_the_children_are_those_of_state_dict() -> None:
-    """Of modules of torch: a name in the state_dict for each tensor that is reached."""
+def test_children_match_state_dict() -> None:
+    """The tensors that are reached have the names in state_dict."""
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.GRU(3, 2), nn.Embedding(4, 2), nn.LayerNorm(2))
     found: list[str] = []
     waiting: list[tuple[str, nn.Module]] = [("", module)]
@@ -54,8 +54,8 @@ def test_the_children_are_those_of_state_dict() -> None:
     assert sorted(found) == sorted(module.state_dict())
 
 
-def test_extra_state_is_a_node_of_its_own(tmp_path: Path) -> None:
-    """It is not the module's own node; what get_extra_state gave goes to set_extra_state."""
+def test_extra_state_is_a_separate_node(tmp_path: Path) -> None:
+    """It is not the module's own node; the value of get_extra_state is passed to set_extra_state."""
     module, other = Everything(), Everything()
     module.extra = 5
     path = Checkpoint(m=module).write(tmp_path / "m")
@@ -67,7 +67,7 @@ def test_extra_state_is_a_node_of_its_own(tmp_path: Path) -> None:
 
 
 class Serializing:
-    """An object with values under attributes of its own."""
+    """Object with values under its own attributes."""
 
     def __init__(self, value: float) -> None:
         self.values = {"a/b": torch.tensor(value), "": torch.tensor([value])}
@@ -79,8 +79,8 @@ class Serializing:
         self.values = restored
 
 
-def test_values_of_an_object_come_back_together(tmp_path: Path) -> None:
-    """All at once, under the names it gave, also those with a slash."""
+def test_values_of_an_object_are_restored_together(tmp_path: Path) -> None:
+    """All values are passed at once under their names, including names with a slash."""
     path = Checkpoint(s=Serializing(3.0)).write(tmp_path / "m")
     target = Serializing(0.0)
     with stored_node(path, "s") as stored:
@@ -90,7 +90,7 @@ def test_values_of_an_object_come_back_together(tmp_path: Path) -> None:
 
 
 class Gathering:
-    """An object with a tensor under each of some attributes."""
+    """Object with a tensor under each of some attributes."""
 
     def __init__(self, **values: torch.Tensor) -> None:
         self.values = values
@@ -99,8 +99,8 @@ class Gathering:
         return dict(self.values)
 
 
-def test_attributes_that_are_not_here_are_not_used(tmp_path: Path) -> None:
-    """What is stored and not here stays unused; what is here and not stored keeps its value."""
+def test_attributes_on_one_side_only(tmp_path: Path) -> None:
+    """Stored attributes that are missing here are unused; missing stored ones keep their value here."""
     path = Checkpoint(g=Gathering(a=torch.tensor(1.0), b=torch.tensor(2.0))).write(tmp_path / "m")
     target = Gathering(b=torch.tensor(0.0), c=torch.tensor(9.0))
     with stored_node(path, "g") as stored:
@@ -109,7 +109,7 @@ def test_attributes_that_are_not_here_are_not_used(tmp_path: Path) -> None:
 
 
 def test_children_as_a_mapping_or_as_pairs() -> None:
-    """An object may give either; one without the method has none."""
+    """An object may return either; one without the method has no children."""
 
     class Parent:
         def __init__(self, children: object) -> None:
@@ -126,8 +126,8 @@ def test_children_as_a_mapping_or_as_pairs() -> None:
     assert CustomTrackable(Gathering()).holds_values
 
 
-def test_which_objects_have_such_methods() -> None:
-    """Objects, not their classes; no tensor."""
+def test_objects_with_these_methods() -> None:
+    """Instances count, but not classes or tensors."""
     assert has_trackable_methods(Gathering())
     assert has_trackable_methods(Serializing(0.0))
     assert not has_trackable_methods(Gathering)
@@ -135,8 +135,8 @@ def test_which_objects_have_such_methods() -> None:
     assert not has_trackable_methods(object())
 
 
-def test_names_are_distinct() -> None:
-    """A name that is there twice is told."""
+def test_names_must_be_unique() -> None:
+    """A duplicate name is an error."""
     assert distinct([("a", 1), ("b", 1)]) == [("a", 1), ("b", 1)]
     with pytest.raises(ValueError, match='the name "a" is already declared'):
         distinct([("a", 1), ("a", 1)])

@@ -1,4 +1,4 @@
-"""torch optimizers as nodes: which tensors are slot variables, and that every optimizer of torch comes back whole."""
+"""torch optimizers as nodes: which tensors are slot variables, and that each optimizer is restored."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch_tfckpt.optimizers.slots import slot_names
 from torch_tfckpt.optimizers.tensorflow import steps_of_power, updated_state
 from torch_tfckpt.saveables.identity import Identity, identity_of
 
-# All that torch has, and how they are made. A class that a later torch adds fails the test below until it is told here.
+# All optimizers of torch, and how to create them. A class added by a later torch fails the test below until it is here.
 ALL: Mapping[str, Mapping[str, Any]] = {
     "ASGD": {"t0": 1.0},
     "Adadelta": {},
@@ -36,7 +36,7 @@ ALL: Mapping[str, Mapping[str, Any]] = {
 }
 SINGLE_GROUP = {"LBFGS"}
 MATRICES_ONLY = {"Muon"}
-# torch's own load_state_dict casts what these keep beside moments to the dtype of the parameter.
+# torch's own load_state_dict casts the other state of these to the dtype of the parameter.
 OF_ONE_DTYPE = {"ASGD", "LBFGS", "NAdam"}
 
 
@@ -47,7 +47,7 @@ def classes() -> set[str]:
 
 
 class Net(nn.Module):
-    """Matrices, and a scalar and a vector of doubles where the optimizer takes them; one is frozen."""
+    """Matrices, and a scalar and a vector of doubles if the optimizer accepts them; one is frozen."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Net(nn.Module):
 
 
 def bits(value: Any) -> object:
-    """A value with tensors, as something that compares to the bit."""
+    """Return a value with tensors in a form that compares bit for bit."""
     if isinstance(value, torch.Tensor):
         return value.dtype, tuple(value.shape), value.detach().contiguous().reshape(-1).view(torch.uint8).tolist()
     if isinstance(value, dict):
@@ -89,16 +89,18 @@ def bits(value: Any) -> object:
     return [bits(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def test_all_classes_are_told() -> None:
-    """The table above has every optimizer that torch has."""
+def test_all_classes_are_listed() -> None:
+    """The table above has every optimizer of torch."""
     assert classes() <= ALL.keys()
 
 
 @pytest.mark.parametrize("kind", sorted(ALL.keys() & classes()))
 @pytest.mark.parametrize("optimizer_first", [True, False], ids=["optimizer first", "model first"])
-def test_every_optimizer_comes_back_to_the_bit(tmp_path: Path, kind: str, optimizer_first: bool) -> None:
-    """State and settings of all groups, with scalar, double and frozen parameters, whichever of optimizer and model is
-    met first; training goes on as it would have."""
+def test_every_optimizer_is_restored_bit_for_bit(tmp_path: Path, kind: str, optimizer_first: bool) -> None:
+    """State and settings of all groups are restored, with scalar, double and frozen parameters.
+
+    It does not matter whether optimizer or model is visited first; training continues equally.
+    """
     names = ("a", "z") if optimizer_first else ("z", "a")
 
     def checkpoint(net: Net, optimizer: torch.optim.Optimizer) -> Checkpoint:
@@ -129,7 +131,7 @@ def test_every_optimizer_comes_back_to_the_bit(tmp_path: Path, kind: str, optimi
     ],
 )
 def test_names_of_slots(kind: str, slots: set[str]) -> None:
-    """TensorFlow's where it has the same numbers, else torch's. The step of a scalar is none."""
+    """TensorFlow's names for the same values, else torch's. The step of a scalar is not a slot."""
     net = Net(kind)
     optimizer = net.optimizer(kind)
     net.run(optimizer, 1)
@@ -139,8 +141,8 @@ def test_names_of_slots(kind: str, slots: set[str]) -> None:
     assert all(any(slot.parameter is each for each in net.parameters()) for slot in found)
 
 
-def test_a_class_of_ones_own_has_the_names_of_its_base() -> None:
-    """A subclass of Adam keeps Adam's moments, under Adam's names."""
+def test_a_subclass_has_the_names_of_its_base() -> None:
+    """A subclass of Adam stores Adam's moments under Adam's names."""
 
     class Mine(torch.optim.AdamW):
         pass
@@ -153,8 +155,8 @@ def powers(optimizer: torch.optim.Optimizer) -> list[str]:
     return [name for name, _ in OptimizerTrackable(optimizer).children()]
 
 
-def test_powers_only_where_they_are_one_number() -> None:
-    """Adam has them for all parameters at once: not where they differ in their steps or betas; others have none."""
+def test_powers_only_if_equal_for_all_parameters() -> None:
+    """Only Adam has them, and only if all parameters have the same steps and betas."""
     one, other = (nn.Parameter(torch.rand(2)) for _ in range(2))
     optimizer = torch.optim.Adam([{"params": [one]}, {"params": [other]}])
     assert powers(optimizer) == ["beta1_power", "beta2_power"]
@@ -172,15 +174,15 @@ def test_powers_only_where_they_are_one_number() -> None:
 @pytest.mark.parametrize("beta", [0.9, 0.999])
 @pytest.mark.parametrize("steps", [0, 1, 2, 100, 800])
 def test_steps_of_powers(beta: float, steps: int) -> None:
-    """Found again from a float32."""
+    """The number of steps is computed from a float32 power."""
     assert steps_of_power(torch.tensor(beta ** (steps + 1), dtype=torch.float32).item(), beta) == steps
 
 
 @pytest.mark.parametrize(
     ("power", "beta"), [(0.0, 0.9), (1.0, 0.9), (0.5, 0.0), (0.5, 1.0), (-1.0, 0.9), (float("nan"), 0.9)]
 )
-def test_powers_that_tell_nothing(power: float, beta: float) -> None:
-    """Those that have become zero, or that are no powers."""
+def test_powers_without_a_number_of_steps(power: float, beta: float) -> None:
+    """Powers that have become zero, and numbers that are not powers."""
     assert steps_of_power(power, beta) is None
 
 
@@ -188,8 +190,8 @@ def paths(named: Iterable[tuple[str, torch.Tensor]]) -> dict[Identity, str]:
     return {identity_of(tensor): name for name, tensor in named}
 
 
-def test_a_parameter_without_a_place() -> None:
-    """Told by its group, position and shape, for it has no name."""
+def test_a_parameter_without_a_path() -> None:
+    """The error has its group, position and shape, since it has no name."""
     one, other = torch.zeros(1), torch.zeros(2, 3)
     optimizer = torch.optim.SGD([{"params": [one]}, {"params": [other]}], 0.1)
     trackable = OptimizerTrackable(optimizer)
@@ -201,7 +203,7 @@ def test_a_parameter_without_a_place() -> None:
 
 
 def test_slots_are_named_by_their_keys_and_not_stored_twice() -> None:
-    """The text refers to what the graph stores already."""
+    """The string refers to the slots that the graph stores."""
     parameter = nn.Parameter(torch.rand(2))
     optimizer = torch.optim.SGD([parameter], 0.1, momentum=0.5)
     parameter.grad = torch.ones(2)
@@ -217,8 +219,8 @@ def test_slots_are_named_by_their_keys_and_not_stored_twice() -> None:
     [(torch.zeros(3), r"shape \(2,\)"), (torch.zeros(2, dtype=torch.complex64), "complex64")],
     ids=["shape", "dtype"],
 )
-def test_slots_that_cannot_be(tmp_path: Path, here: torch.Tensor, text: str) -> None:
-    """A slot of another shape or kind than the parameter here is told by its key; of an unknown one nothing is said."""
+def test_invalid_slots(tmp_path: Path, here: torch.Tensor, text: str) -> None:
+    """A slot of another shape or kind than the parameter is reported by key; unknown ones are ignored."""
     parameter = nn.Parameter(torch.rand(2))
     optimizer = torch.optim.SGD([parameter], 0.1, momentum=0.5)
     parameter.grad = torch.ones(2)
@@ -235,7 +237,7 @@ def test_slots_that_cannot_be(tmp_path: Path, here: torch.Tensor, text: str) -> 
 
 
 def test_updated_state() -> None:
-    """New values take the place of old ones; what is not named stays, and so does the optimizer itself."""
+    """New values replace old ones; other values and the optimizer object are kept."""
     one, other = torch.zeros(1), torch.zeros(1)
     optimizer = torch.optim.Adagrad([one, other], 0.1)
     before = bits(optimizer.state_dict())
@@ -246,8 +248,8 @@ def test_updated_state() -> None:
     assert bits(optimizer.state_dict()) == before
 
 
-def test_other_groups_are_refused(tmp_path: Path) -> None:
-    """The same parameters in other groups, or another kind of optimizer: refused, and nothing is changed."""
+def test_other_groups_are_rejected(tmp_path: Path) -> None:
+    """Other groups of the same parameters, or another optimizer, are rejected without a change."""
     net, other = Net("Adam"), Net("Adam")
     optimizer = net.optimizer("Adam")
     net.run(optimizer, 1)

@@ -1,4 +1,4 @@
-"""Which kind of node an object is."""
+"""The kind of node for each kind of object."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ class Text:
 
 
 class Both(Text):
-    """An object with a text and with children: what TensorFlow's trackables have comes first."""
+    """Object with both a string and children: the methods of TensorFlow's trackables take precedence."""
 
     def _trackable_children(self) -> dict[str, Any]:
         return {}
@@ -65,14 +65,14 @@ SGD = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
     ids=lambda value: value.__name__ if isinstance(value, type) else type(value).__name__,
 )
 def test_kinds(value: object, kind: type[Trackable]) -> None:
-    """Each kind of object, and the node that it is; its target is the object."""
+    """Each kind of object has its kind of node, with the object as its target."""
     trackable = trackable_of(value, "x")
     assert type(trackable) is kind
     assert trackable.target is value
 
 
-def test_a_trackable_is_itself() -> None:
-    """Nodes that stand for a part of an object are handed on."""
+def test_a_trackable_is_returned_unchanged() -> None:
+    """Nodes that represent a part of an object are returned unchanged."""
     trackable = Trackable(object())
     assert trackable_of(trackable, "x") is trackable
 
@@ -80,7 +80,7 @@ def test_a_trackable_is_itself() -> None:
 @pytest.mark.parametrize(
     "value", [object(), {1, 2}, nn.ReLU, lambda: 1, torch.float32], ids=lambda value: type(value).__name__
 )
-def test_what_is_nothing(value: object) -> None:
-    """Refused with its name, its type, and what is possible."""
+def test_values_without_a_node(value: object) -> None:
+    """The error has the name, the type and the accepted kinds."""
     with pytest.raises(ValueError, match=rf"expecting x to be a trackable object.*got a {type(value).__name__}\. Pass"):
         trackable_of(value, "x")

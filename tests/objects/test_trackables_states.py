@@ -1,4 +1,4 @@
-"""Objects whose state is text, as nodes."""
+"""Objects with a serialized state as nodes."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ TEXT = "s/.ATTRIBUTES/py_state"
 
 
 class Counter:
-    """State with a tensor whose name needs an escape."""
+    """State with a tensor whose name must be escaped."""
 
     def __init__(self, step: int = 0) -> None:
         self.state: dict[str, Any] = {"step": step, "a.b": torch.full((2,), float(step))}
@@ -36,7 +36,7 @@ class Counter:
 
 
 class Text:
-    """What tf.train.experimental.PythonState is to be."""
+    """The protocol of tf.train.experimental.PythonState."""
 
     def __init__(self, text: str = "") -> None:
         self.text = text
@@ -52,8 +52,8 @@ def of(counter: Counter) -> StateTrackable:
     return StateTrackable(counter, FunctionState(counter.state_dict, counter.load_state_dict))
 
 
-def test_the_text_and_its_tensors_are_attributes() -> None:
-    """The text is py_state, a tensor an attribute of its own behind it, escaped; keys are what the graph says."""
+def test_the_string_and_its_tensors_are_attributes() -> None:
+    """The string is py_state, and each tensor is an attribute with an escaped name after it."""
     saved = of(Counter()).to_save("s")
     names = [spec.name for saveable in saved.saveables for spec in saveable.specs]
     assert list(saved.attributes.values()) == names
@@ -64,7 +64,7 @@ def test_the_text_and_its_tensors_are_attributes() -> None:
 
 
 def test_all_attributes_of_a_state_are_used(tmp_path: Path) -> None:
-    """Text and tensors come back; nothing of the node is left over."""
+    """String and tensors are restored, and no attribute of the node is left over."""
     path = Checkpoint(s=Counter(7)).write(tmp_path / "m")
     counter = Counter()
     with stored_node(path, "s") as stored:
@@ -74,7 +74,7 @@ def test_all_attributes_of_a_state_are_used(tmp_path: Path) -> None:
 
 
 def test_a_value_in_its_place() -> None:
-    """Two places are two nodes, although they hold one object; one place is one node."""
+    """Two places are two nodes, although they contain one object; one place is one node."""
     holder = {"a": 1, "b": 1}
 
     def at(name: str) -> ValueTrackable:
@@ -84,8 +84,8 @@ def test_a_value_in_its_place() -> None:
     assert at("a").identity != at("b").identity
 
 
-def test_a_value_gives_way(tmp_path: Path) -> None:
-    """`put` gets what `get` gave when it was saved."""
+def test_a_value_is_replaced(tmp_path: Path) -> None:
+    """`put` gets the value that `get` returned when it was saved."""
     path = Checkpoint(s=3).write(tmp_path / "m")
     got: list[object] = []
     with stored_node(path, "s") as stored:
@@ -95,7 +95,7 @@ def test_a_value_gives_way(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("full", [{"a": 1}, ["a"]], ids=["dict", "list"])
 def test_empty_containers(tmp_path: Path, full: dict[str, Any] | list[Any]) -> None:
-    """An empty one has no values; where one was saved, one that is full is emptied, and stays the same object."""
+    """An empty container has no values; restoring it empties a non-empty one in place."""
     empty = type(full)()
     assert not PlainContainer(empty).holds_values
     assert PlainContainer(empty).to_save("s").attributes == {}
@@ -106,8 +106,8 @@ def test_empty_containers(tmp_path: Path, full: dict[str, Any] | list[Any]) -> N
     assert target == empty
 
 
-def test_a_container_keeps_what_a_node_of_another_kind_has(tmp_path: Path) -> None:
-    """A module was saved: the dict is left alone."""
+def test_a_container_ignores_a_node_of_another_kind(tmp_path: Path) -> None:
+    """If a module was saved, the dict is not changed."""
     path = Checkpoint(s=torch.nn.Linear(1, 1)).write(tmp_path / "m")
     target = {"a": 1}
     with stored_node(path, "s") as stored:
@@ -116,8 +116,8 @@ def test_a_container_keeps_what_a_node_of_another_kind_has(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["", "plain", "ünï \U0001f600", "\x00", "{not json"])
-def test_a_text_of_its_own_making(tmp_path: Path, text: str) -> None:
-    """It is stored as it is, in UTF-8, and comes back."""
+def test_a_custom_string(tmp_path: Path, text: str) -> None:
+    """It is stored unchanged in UTF-8, and restored."""
     path = Checkpoint(s=Text(text)).write(tmp_path / "m")
     assert tfckpt.load_variable(path, TEXT).item() == text.encode()
     other = Text("before")
@@ -126,8 +126,8 @@ def test_a_text_of_its_own_making(tmp_path: Path, text: str) -> None:
     assert other.text == text
 
 
-def test_a_text_must_be_one(tmp_path: Path) -> None:
-    """A string tensor of another shape is refused before anything is assigned."""
+def test_the_string_must_be_a_scalar(tmp_path: Path) -> None:
+    """A string tensor of another shape is rejected before anything is assigned."""
     source = Checkpoint(s=Text("a")).write(tmp_path / "m")
     values = tfckpt.load_file(source)
     path = tfckpt.save_file({**values, TEXT: values[TEXT].reshape(1)}, tmp_path / "n")
@@ -138,8 +138,8 @@ def test_a_text_must_be_one(tmp_path: Path) -> None:
     assert target.text == "before"
 
 
-def test_what_is_a_python_state() -> None:
-    """Objects with both methods; not their classes, and nothing with one of the two."""
+def test_objects_that_are_a_python_state() -> None:
+    """Instances with both methods count; classes and instances with one method do not."""
 
     class Half:
         def serialize(self) -> str:

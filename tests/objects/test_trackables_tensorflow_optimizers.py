@@ -1,4 +1,4 @@
-"""The state of TensorFlow's optimizers -> torch's, from files as Keras 2 and TensorFlow 1 write them."""
+"""State of TensorFlow's optimizers restored into torch's, from files of Keras 2 and TensorFlow 1."""
 
 import logging
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ Slots = Mapping[str, tuple[str, float]]  # slot name and variable -> value
 
 
 def write_optimizer(prefix: Path, slots: Mapping[tuple[str, str], float], scalars: Mapping[str, Value]) -> str:
-    """A checkpoint with variables a and b, of two elements, and an optimizer with these slots and scalars."""
+    """Write variables a and b of two elements, and an optimizer with these slots and scalars."""
     nodes = [TrackableObject(), variable("a", "a"), variable("b", "b"), TrackableObject()]
     tensors: dict[str, Value] = {"a": torch.ones(2), "b": torch.ones(2)}
     references: list[SlotVariable] = []
@@ -50,7 +50,7 @@ BOTH = {("a", "m"): 1.0, ("b", "m"): 2.0, ("a", "v"): 3.0, ("b", "v"): 4.0}
 
 
 class Here:
-    """Two parameters and an optimizer of them."""
+    """Two parameters and their optimizer."""
 
     def __init__(self, kind: str, **options: Any) -> None:
         self.a, self.b = (nn.Parameter(torch.zeros(2)) for _ in range(2))
@@ -65,13 +65,13 @@ class Here:
         self.optimizer.step()
 
     def of(self, name: str) -> list[float]:
-        """First element of a tensor of the state, of a and of b."""
+        """Return the first element of a tensor of the state, for a and b."""
         return [float(self.optimizer.state[each][name].reshape(-1)[0]) for each in (self.a, self.b)]
 
 
 @pytest.mark.parametrize("kind", ["Adam", "AdamW"])
 def test_adam_of_keras(tmp_path: Path, kind: str) -> None:
-    """CONVERT 3: moments by their variables; steps, learning rate and betas; all of the file is consumed."""
+    """Moments, steps, learning rate and betas are restored, and the whole file is consumed."""
     here = Here(kind)
     here.read(write_optimizer(tmp_path / "m", BOTH, KERAS_ADAM)).assert_consumed()
     assert (here.of("exp_avg"), here.of("exp_avg_sq"), here.of("step")) == ([1.0, 2.0], [3.0, 4.0], [5.0, 5.0])
@@ -91,15 +91,15 @@ def test_adam_of_keras(tmp_path: Path, kind: str) -> None:
     ids=["both", "one is used up", "one alone"],
 )
 def test_adam_of_tensorflow_1(tmp_path: Path, powers: Mapping[str, float], steps: float) -> None:
-    """CONVERT 3: how far it has come is read from beta2_power, or where that is not there from beta1_power."""
+    """The number of steps comes from beta2_power, or else from beta1_power."""
     here = Here("Adam")
     scalars = {name: torch.tensor(value) for name, value in powers.items()}
     here.read(write_optimizer(tmp_path / "m", BOTH, scalars)).assert_consumed()
     assert here.of("step") == [steps, steps]
 
 
-def test_powers_that_are_used_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Both are zero: it was many steps, and a warning says so."""
+def test_powers_that_are_zero(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If both are zero, the number of steps is unknown but large, and a warning is logged."""
     here = Here("Adam")
     with caplog.at_level(logging.WARNING, "torch_tfckpt"):
         here.read(write_optimizer(tmp_path / "m", BOTH, {"beta2_power": torch.tensor(0.0)})).assert_consumed()
@@ -107,8 +107,8 @@ def test_powers_that_are_used_up(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "beta2_power" in caplog.text
 
 
-def test_the_maximum_that_was_not_kept(tmp_path: Path) -> None:
-    """amsgrad here and not there: it begins with zeros, also where another one was here, and steps go on."""
+def test_a_maximum_that_is_not_stored(tmp_path: Path) -> None:
+    """amsgrad here but not in the file: the maximum starts with zeros, and steps continue."""
     here = Here("Adam", amsgrad=True)
     here.step()
     here.read(write_optimizer(tmp_path / "m", BOTH, KERAS_ADAM)).assert_consumed()
@@ -117,16 +117,16 @@ def test_the_maximum_that_was_not_kept(tmp_path: Path) -> None:
     assert here.of("max_exp_avg_sq") == here.of("exp_avg_sq")
 
 
-def test_the_maximum_that_was_kept(tmp_path: Path) -> None:
-    """vhat comes back."""
+def test_a_stored_maximum(tmp_path: Path) -> None:
+    """vhat is restored."""
     here = Here("Adam", amsgrad=True)
     slots = {**BOTH, ("a", "vhat"): 7.0, ("b", "vhat"): 8.0}
     here.read(write_optimizer(tmp_path / "m", slots, KERAS_ADAM)).assert_consumed()
     assert here.of("max_exp_avg_sq") == [7.0, 8.0]
 
 
-def test_one_moment_alone(tmp_path: Path) -> None:
-    """Adam cannot go on from it: that parameter is left, which the status tells, and steps go on."""
+def test_a_single_moment(tmp_path: Path) -> None:
+    """Adam cannot continue from it: the parameter's state is not restored, which the status reports."""
     here = Here("Adam")
     slots = {key: value for key, value in BOTH.items() if key != ("b", "v")}
     status = here.read(write_optimizer(tmp_path / "m", slots, KERAS_ADAM))
@@ -139,7 +139,7 @@ def test_one_moment_alone(tmp_path: Path) -> None:
 
 
 def test_moments_without_a_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Adam's correction needs the number of steps: nothing is taken, a warning and the status say so."""
+    """Adam's correction needs the number of steps: nothing is restored, with a warning and in the status."""
     here = Here("Adam")
     with caplog.at_level(logging.WARNING, "torch_tfckpt"):
         status = here.read(write_optimizer(tmp_path / "m", BOTH, {}))
@@ -151,7 +151,7 @@ def test_moments_without_a_count(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_momentum_of_tensorflow_1(tmp_path: Path) -> None:
-    """CONVERT 3: as it is."""
+    """The momentum is restored unchanged."""
     here = Here("SGD", lr=0.5, momentum=0.5)
     here.read(write_optimizer(tmp_path / "m", {("a", "momentum"): 1.0, ("b", "momentum"): 2.0}, {})).assert_consumed()
     assert here.of("momentum_buffer") == [1.0, 2.0]
@@ -159,7 +159,7 @@ def test_momentum_of_tensorflow_1(tmp_path: Path) -> None:
 
 
 def test_sgd_of_keras(tmp_path: Path) -> None:
-    """CONVERT 3: Keras adds -lr times the gradient to the momentum, torch the gradient."""
+    """Keras adds -lr times the gradient to the momentum, torch the gradient (docs/conversion)."""
     here = Here("SGD", lr=0.5, momentum=0.25)
     scalars = {"iter": torch.tensor(5), "learning_rate": torch.tensor(0.125), "momentum": torch.tensor(0.75)}
     slots = {("a", "momentum"): 1.0, ("b", "momentum"): 2.0}
@@ -169,7 +169,7 @@ def test_sgd_of_keras(tmp_path: Path) -> None:
 
 
 def test_sgd_of_keras_without_a_rate(tmp_path: Path) -> None:
-    """Nothing tells how large its momentum is in torch's terms: it is left, and the status says so."""
+    """Without a rate the momentum cannot be converted: it is not restored, and the status reports it."""
     here = Here("SGD", lr=0.5, momentum=0.25)
     status = here.read(write_optimizer(tmp_path / "m", {("a", "momentum"): 1.0}, {"iter": torch.tensor(5)}))
     with pytest.raises(AssertionError, match="state 'momentum'"):
@@ -179,15 +179,15 @@ def test_sgd_of_keras_without_a_rate(tmp_path: Path) -> None:
 
 
 def test_adagrad(tmp_path: Path) -> None:
-    """CONVERT 3: the accumulator, as it is; torch's count of steps stays."""
+    """The accumulator is restored unchanged; torch's count of steps is kept."""
     here = Here("Adagrad")
     slots = {("a", "accumulator"): 1.0, ("b", "accumulator"): 2.0}
     here.read(write_optimizer(tmp_path / "m", slots, {})).assert_consumed()
     assert (here.of("sum"), here.of("step")) == ([1.0, 2.0], [0.0, 0.0])
 
 
-def test_an_optimizer_that_tensorflow_has_otherwise(tmp_path: Path) -> None:
-    """RMSprop means something else there: nothing is taken, and the status says so."""
+def test_an_optimizer_with_another_meaning(tmp_path: Path) -> None:
+    """TensorFlow's RMSprop differs from torch's: nothing is restored, and the status reports it."""
     here = Here("RMSprop")
     status = here.read(write_optimizer(tmp_path / "m", {("a", "rms"): 1.0}, {}))
     with pytest.raises(AssertionError, match="state 'rms'"):
@@ -198,8 +198,8 @@ def test_an_optimizer_that_tensorflow_has_otherwise(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["iter", "learning_rate"])
 @pytest.mark.parametrize("value", [torch.tensor(1j), np.array(b"text", dtype=object)], ids=["complex", "string"])
-def test_scalars_that_are_no_numbers(tmp_path: Path, name: str, value: Value) -> None:
-    """Refused with the path and the key; nothing is assigned."""
+def test_scalars_that_are_not_numbers(tmp_path: Path, name: str, value: Value) -> None:
+    """The error has the path and the key; nothing is assigned."""
     here = Here("Adam")
     path = write_optimizer(tmp_path / "m", BOTH, {**KERAS_ADAM, name: value})
     with pytest.raises(InvalidArgumentError, match=rf"{path}: \"{name}\" should be a real number, but is "):
@@ -209,7 +209,7 @@ def test_scalars_that_are_no_numbers(tmp_path: Path, name: str, value: Value) ->
 
 
 def test_a_decaying_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """torch's optimizers have no such thing, so a warning says it."""
+    """torch's optimizers have no decay of this kind, so a warning is logged."""
     here = Here("Adam")
     with caplog.at_level(logging.WARNING, "torch_tfckpt"):
         here.read(write_optimizer(tmp_path / "m", BOTH, {**KERAS_ADAM, "decay": torch.tensor(0.5)})).assert_consumed()

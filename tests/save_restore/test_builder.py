@@ -1,4 +1,4 @@
-"""Builders: that both write the same bytes, and that what a subclass overrides is what happens."""
+"""Builders: both write the same bytes, and methods overridden in a subclass are called."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ NAMES = st.text("ab/:_Z", min_size=1, max_size=6)
 
 @st.composite
 def var_lists(draw: st.DrawFn) -> list[object]:
-    """Tensors, views, parts of tensors, numbers without elements, and tables of texts, on any of five devices."""
+    """Draw tensors, views, slices, empty tensors and tables of strings, on any of five devices."""
     found: list[object] = []
     for name in sorted(draw(st.sets(NAMES, min_size=1, max_size=8))):
         device = draw(DEVICES)
@@ -57,14 +57,14 @@ def files_of(directory: Path) -> dict[str, bytes]:
 def test_both_builders_write_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory, var_list: list[object], sharded: bool, version: int
 ) -> None:
-    """The fast way and the general way: all files, sync and async; and what one wrote, the other reads."""
+    """BaseSaverBuilder and BulkSaverBuilder write equal files, sync and async, and restore each other's."""
     written = []
     try:
         savers = [
             Saver(var_list, sharded=sharded, builder=kind(version)) for kind in (BaseSaverBuilder, BulkSaverBuilder)
         ]
     except ValueError:
-        return  # names that collide, as "a" and the key "a-keys" of a table may
+        return  # colliding names, such as "a" with the key "a-keys" of a table
     for saver in savers:
         for asynchronously in (False, True):
             folder = tmp_path_factory.mktemp("builders")
@@ -76,7 +76,7 @@ def test_both_builders_write_the_same_bytes(
 
 
 class Recording(BulkSaverBuilder):
-    """Notes what it was asked for, and does it as the class below does."""
+    """Builder that records its calls."""
 
     def __init__(self, version: int = SaverDef.V2) -> None:
         super().__init__(version)
@@ -102,7 +102,7 @@ class ReadsItself(Recording):
 
 
 class ReadsItselfPlainly(BaseSaverBuilder):
-    """The same, of the class that does everything by itself."""
+    """Counterpart of ReadsItself that derives from BaseSaverBuilder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def three() -> list[Variable]:
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("asynchronously", [False, True])
 def test_an_overridden_save_op(tmp_path: Path, version: int, sharded: bool, asynchronously: bool) -> None:
-    """Called for each file, with its saveables; the checkpoint is the same as without, and nothing else is left."""
+    """It is called for each file with its saveables; the checkpoint is the same, and no file is left over."""
     builder = SavesItself(version)
     for number, each in enumerate((builder, BulkSaverBuilder(version))):
         folder = tmp_path / str(number)
@@ -150,7 +150,7 @@ def test_an_overridden_save_op(tmp_path: Path, version: int, sharded: bool, asyn
 
 @pytest.mark.parametrize("asynchronously", [False, True])
 def test_overridden_names_of_shards(tmp_path: Path, asynchronously: bool) -> None:
-    """SAVER 2: of version 2 they are names on the way, of version 1 those of the files."""
+    """They are names of temporary files in version 2 and of the final files in version 1."""
     for version in (SaverDef.V2, SaverDef.V1):
         builder = NamesShards(version)
         folder = tmp_path / str(version)
@@ -173,7 +173,7 @@ def test_overridden_names_of_shards(tmp_path: Path, asynchronously: bool) -> Non
 def test_an_overridden_restore_op(
     tmp_path: Path, sharded: bool, sequentially: bool, kind: type[ReadsItself | ReadsItselfPlainly]
 ) -> None:
-    """Called for each saveable, with the number of its group; what it returns is what is assigned."""
+    """It is called for each saveable with its group number; its return values are assigned."""
     builder = kind()
     var_list = three()
     saver = Saver(var_list, builder=builder, sharded=sharded, restore_sequentially=sequentially)
@@ -186,7 +186,7 @@ def test_an_overridden_restore_op(
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("sequentially", [False, True])
 def test_an_overridden_bulk_restore(tmp_path: Path, sharded: bool, sequentially: bool) -> None:
-    """SAVER 2: called for each group; sequentially, for each saveable, and told so."""
+    """It is called for each group, or for each saveable with the flag set if sequential."""
     builder, var_list = ReadsAll(), three()
     saver = Saver(var_list, builder=builder, sharded=sharded, restore_sequentially=sequentially)
     saver.restore(saver.save(tmp_path / "m"))
@@ -199,7 +199,7 @@ def test_an_overridden_bulk_restore(tmp_path: Path, sharded: bool, sequentially:
 
 
 class Fails(BulkSaverBuilder):
-    """Cannot write v1."""
+    """Builder whose save_op fails for v1."""
 
     def save_op(self, storage: Storage, filename: str, saveables: Sequence[SaveableObject]) -> None:
         if any(each.name == "v1" for each in saveables):
@@ -211,7 +211,7 @@ class Fails(BulkSaverBuilder):
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("asynchronously", [False, True])
 def test_a_save_op_that_fails(tmp_path: Path, version: int, sharded: bool, asynchronously: bool) -> None:
-    """Its error comes out, nothing is left, the state file is as it was; and the next save is as any other."""
+    """Its error is raised, no file is left, the state file is unchanged, and the next save succeeds."""
     path = str(Saver(three()).save(tmp_path / "before"))
     files, state = names_in(tmp_path), (tmp_path / "checkpoint").read_text()
     saver = Saver(three(), builder=Fails(version), sharded=sharded)
@@ -224,15 +224,15 @@ def test_a_save_op_that_fails(tmp_path: Path, version: int, sharded: bool, async
 
 
 def test_versions() -> None:
-    """SAVER 2: another one is the RuntimeError that TensorFlow means."""
+    """An unknown version raises the RuntimeError that TensorFlow intends to raise."""
     for builder in (BaseSaverBuilder, BulkSaverBuilder):
         for version in (0, 3, "2"):
             with pytest.raises(RuntimeError, match="Unexpected write_version"):
                 builder(version)  # type: ignore[arg-type]
 
 
-def test_the_builders_version_is_that_of_the_files(tmp_path: Path) -> None:
-    """A builder of version 1 in a saver that was not told: the message, the files and their deletion say 1."""
+def test_the_version_of_the_builder_is_used(tmp_path: Path) -> None:
+    """With a version 1 builder, the SaverDef, the files and their deletion use version 1."""
     saver = Saver(three(), builder=BaseSaverBuilder(SaverDef.V1), max_to_keep=1)
     saver_def = saver.as_saver_def()
     assert saver_def is not None and saver_def.version == SaverDef.V1
@@ -242,7 +242,7 @@ def test_the_builders_version_is_that_of_the_files(tmp_path: Path) -> None:
 
 
 def test_a_callers_save_op_without_a_saver(tmp_path: Path) -> None:
-    """It writes the specs in the order of the saveables, as one bundle whose bytes lie in that order."""
+    """It writes the specs in the order of the saveables, as one bundle with its bytes in that order."""
     specs = [SaveSpec(torch.full((2,), value), "", name) for name, value in (("b", 1.0), ("a", 2.0))]
     BulkSaverBuilder().save_op(LOCAL, str(tmp_path / "m"), [SaveableObject(None, specs, "x")])
     data = np.frombuffer((tmp_path / "m.data-00000-of-00001").read_bytes(), "<f4")
@@ -250,7 +250,7 @@ def test_a_callers_save_op_without_a_saver(tmp_path: Path) -> None:
 
 
 def test_groups() -> None:
-    """SAVER 2: by canonical device, in the order of the texts; the order within stays."""
+    """Groups are sorted by canonical device string; the order within a group is kept."""
     devices = ["/gpu:2", "cuda:10", "/cpu:0", "cpu", "", "/job:ps/replica:0/task:1/cpu:0"]
     saveables = [
         SaveableObject(None, [SaveSpec(torch.zeros(1), "", f"v{i}", device=device)], f"v{i}")

@@ -1,4 +1,4 @@
-"""Saver.save_async: what is safe when it returns, what a handle tells, and that no error is lost."""
+"""Saver.save_async: values that may change after it returns, the handle, and reporting of errors."""
 
 import gc
 import threading
@@ -17,20 +17,20 @@ from torch_tfckpt import BaseSaverBuilder, SaveHandle, Saver, SaverDef, StagingO
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.storage.protocol import Storage
 
-PATIENCE = 60.0  # seconds after which a wait has failed
+PATIENCE = 60.0  # seconds after which a wait counts as failed
 SMALL = StagingOptions(buffer_bytes=1 << 20, async_bytes=1 << 20, save_bytes=1 << 20)
 
 
 @pytest.fixture
 def gate() -> Iterator[GatedStorage]:
-    """Closed; opened at the end for whoever still waits."""
+    """Storage that blocks writes until it is opened; opened at the end for remaining waiters."""
     gate = GatedStorage()
     yield gate
     gate.opened.set()
 
 
 class Gated(BaseSaverBuilder):
-    """A builder that waits before it writes."""
+    """Builder that waits before it writes."""
 
     def __init__(self, gate: GatedStorage, version: int = SaverDef.V2) -> None:
         super().__init__(version)
@@ -51,13 +51,15 @@ def disk_full() -> OSError:
     return OSError(28, "No space left on device")
 
 
-# What is safe.
+# Changing values.
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_values_may_change_once_it_has_returned(tmp_path: Path, gate: GatedStorage, sharded: bool) -> None:
-    """CASES 4: what is written are copies in host memory, all made before a byte is written; what training does then is
-    not in the file."""
+def test_values_may_change_after_save_async_returned(tmp_path: Path, gate: GatedStorage, sharded: bool) -> None:
+    """CASES 4: values are copied to host memory before any byte is written.
+
+    Later changes by training are not in the file.
+    """
     var_list = [Variable(torch.full((1000,), float(i)), f"v{i}", device=f"/cpu:{i}") for i in range(3)]
     saver = Saver(var_list, sharded=sharded, storage=gate)
     handle = saver.save_async(tmp_path / "m", 1)
@@ -76,8 +78,8 @@ def test_values_may_change_once_it_has_returned(tmp_path: Path, gate: GatedStora
 
 @VERSIONS
 @pytest.mark.parametrize("sharded", [False, True])
-def test_values_may_change_with_a_builder_that_writes_itself(tmp_path: Path, version: int, sharded: bool) -> None:
-    """Everything is copied then, whole tensors, parts and results of functions."""
+def test_values_may_change_with_a_custom_save_op(tmp_path: Path, version: int, sharded: bool) -> None:
+    """All values are copied: whole tensors, slices and results of functions."""
     gate = GatedStorage()
     whole = torch.arange(8.0).reshape(4, 2)
     info = [tfckpt.SaveSliceInfo("w", [4, 2], [begin, 0], [2, 2]) for begin in (0, 2)]
@@ -97,8 +99,8 @@ def test_values_may_change_with_a_builder_that_writes_itself(tmp_path: Path, ver
     assert stored["text"].item() == b"before"
 
 
-def test_what_does_not_fit_waits_for_the_disk(tmp_path: Path, gate: GatedStorage) -> None:
-    """`async_bytes` is honoured: staged once earlier bytes are written; with block_until_staged=False it is told."""
+def test_a_large_save_waits_for_the_disk(tmp_path: Path, gate: GatedStorage) -> None:
+    """Values beyond `async_bytes` are staged only when earlier bytes are written."""
     big = torch.arange(1 << 20, dtype=torch.float32)  # 4 MiB through 1 MiB
     saver = Saver({"v": big}, staging=SMALL, storage=gate)
     handle = saver.save_async(tmp_path / "m", block_until_staged=False)
@@ -111,8 +113,8 @@ def test_what_does_not_fit_waits_for_the_disk(tmp_path: Path, gate: GatedStorage
     assert torch.equal(big, torch.arange(1 << 20, dtype=torch.float32))
 
 
-def test_it_blocks_until_staged(tmp_path: Path, gate: GatedStorage) -> None:
-    """By default a caller who goes on may change the values, however long copying takes."""
+def test_save_async_blocks_until_staged(tmp_path: Path, gate: GatedStorage) -> None:
+    """By default the caller may change values after the call, however long copying takes."""
     saver = Saver({"v": torch.zeros(1 << 20)}, staging=SMALL, storage=gate)
     handles: list[SaveHandle] = []
     thread = on_a_thread(lambda: handles.append(saver.save_async(tmp_path / "m")))
@@ -123,8 +125,8 @@ def test_it_blocks_until_staged(tmp_path: Path, gate: GatedStorage) -> None:
     assert handles[0].staged.is_set() and handles[0].result(PATIENCE) == str(tmp_path / "m")
 
 
-def test_a_small_save_is_staged_without_blocking_too(tmp_path: Path, gate: GatedStorage) -> None:
-    """block_until_staged=False of what fits: `staged` comes by itself, before anything is written."""
+def test_a_small_save_is_staged_without_blocking(tmp_path: Path, gate: GatedStorage) -> None:
+    """With block_until_staged=False, values that fit are staged before anything is written."""
     saver = Saver({"v": torch.zeros(5)}, storage=gate)
     handle = saver.save_async(tmp_path / "m", block_until_staged=False)
     assert handle.staged.wait(PATIENCE) and not handle.done()
@@ -132,8 +134,8 @@ def test_a_small_save_is_staged_without_blocking_too(tmp_path: Path, gate: Gated
     assert handle.result(PATIENCE) == str(tmp_path / "m")
 
 
-def test_a_handle_lets_go_of_the_values(tmp_path: Path) -> None:
-    """Who keeps a handle keeps no tensor."""
+def test_a_handle_keeps_no_reference_to_values(tmp_path: Path) -> None:
+    """A finished handle keeps no tensor alive."""
     value = torch.zeros(10)
     saver = Saver({"v": value})
     handle = saver.save_async(tmp_path / "m")
@@ -144,11 +146,11 @@ def test_a_handle_lets_go_of_the_values(tmp_path: Path) -> None:
     assert known() is None and handle.result() == str(tmp_path / "m")
 
 
-# One at a time.
+# One save at a time.
 
 
 def test_a_busy_saver_skips(tmp_path: Path, gate: GatedStorage) -> None:
-    """if_busy="skip": nothing is written and nobody waits; the handle says so. Once free, it saves."""
+    """if_busy="skip" returns a finished handle with result None and writes nothing; later saves work."""
     saver = Saver({"v": torch.zeros(1)}, storage=gate)
     first = saver.save_async(tmp_path / "m", 1)
     assert gate.reached.wait(PATIENCE)
@@ -163,7 +165,7 @@ def test_a_busy_saver_skips(tmp_path: Path, gate: GatedStorage) -> None:
 
 @pytest.mark.parametrize("call", ["save", "save_async", "restore", "sync", "close", "pin", "set_last_checkpoints"])
 def test_a_busy_saver_waits(tmp_path: Path, gate: GatedStorage, call: str) -> None:
-    """Whatever comes next comes after the save, so nothing it does is undone by it."""
+    """Other calls wait for the running save, so that they are not undone by it."""
     saver = Saver({"v": torch.zeros(1)}, max_to_keep=2, storage=gate)
     other = Saver({"v": torch.zeros(1)}, storage=gate)
     gate.opened.set()
@@ -199,8 +201,8 @@ def test_a_busy_saver_waits(tmp_path: Path, gate: GatedStorage, call: str) -> No
         assert saver.last_checkpoints == [old]
 
 
-def test_saves_in_a_row(tmp_path: Path) -> None:
-    """Each waits for the one before; the state file names them in order, older ones go."""
+def test_consecutive_saves(tmp_path: Path) -> None:
+    """Each save waits for the previous one; the state file has them in order, old ones are deleted."""
     v = torch.zeros(())
     saver = Saver({"v": v}, max_to_keep=3)
     handles = []
@@ -212,14 +214,14 @@ def test_saves_in_a_row(tmp_path: Path) -> None:
     assert [tfckpt.load_variable(path, "v").item() for path in saver.last_checkpoints] == [7.0, 8.0, 9.0]
 
 
-def test_a_wrong_word(tmp_path: Path) -> None:
-    """An if_busy that is neither."""
+def test_an_invalid_if_busy(tmp_path: Path) -> None:
+    """Another value of if_busy is rejected."""
     with pytest.raises(ValueError, match='pass "wait" or "skip"'):
         Saver({"v": torch.zeros(1)}).save_async(tmp_path / "m", if_busy="sometimes")  # type: ignore[arg-type]
 
 
-def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
-    """They are raised by the call, not by its result, and by no later call."""
+def test_invalid_arguments_are_raised_at_once(tmp_path: Path) -> None:
+    """The call itself raises, not the result or a later call."""
     saver = Saver({"v": torch.zeros(1)})
     wrong: list[dict[str, Any]] = [
         {"global_step": 0.5}, {"latest_filename": "a/b"}, {"metrics": 5}, {"save_path": tmp_path / "checkpoint"}
@@ -236,7 +238,7 @@ def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["save", "save_async", "restore", "sync", "close", "with"])
 def test_an_error_is_raised_by_the_next_call_once(tmp_path: Path, gate: GatedStorage, call: str) -> None:
-    """It comes out of whatever is called next, in full; the call after that is as any other."""
+    """The next call of any kind raises the error in full; the call after that succeeds."""
     before = Saver({"v": torch.ones(1)}).save(tmp_path / "before")
     state = (tmp_path / "checkpoint").read_text()
 
@@ -269,8 +271,8 @@ def test_an_error_is_raised_by_the_next_call_once(tmp_path: Path, gate: GatedSto
     assert saver.last_checkpoints == ([str(tmp_path / "m-2")] if call.startswith("save") else [])
 
 
-def test_an_error_that_was_heard_is_not_raised_again(tmp_path: Path, gate: GatedStorage) -> None:
-    """result() raises it each time it is asked; the saver no more."""
+def test_an_error_raised_by_result_is_not_raised_by_the_saver(tmp_path: Path, gate: GatedStorage) -> None:
+    """result() raises the error each time; the saver does not raise it any more."""
     saver = Saver({"v": torch.zeros(1)}, storage=gate)
     handle = saver.save_async(tmp_path / "m")
     gate.error = disk_full()
@@ -284,8 +286,8 @@ def test_an_error_that_was_heard_is_not_raised_again(tmp_path: Path, gate: Gated
     assert saver.save(tmp_path / "m") == str(tmp_path / "m")
 
 
-def test_two_errors_are_two(tmp_path: Path, gate: GatedStorage) -> None:
-    """The second save does not begin before the first one's error was raised; nothing is swallowed between."""
+def test_two_errors_are_both_raised(tmp_path: Path, gate: GatedStorage) -> None:
+    """The second save does not start before the first error was raised; no error is lost."""
     saver = Saver({"v": torch.zeros(1)}, storage=gate)
     gate.error = disk_full()
     gate.opened.set()
@@ -298,8 +300,8 @@ def test_two_errors_are_two(tmp_path: Path, gate: GatedStorage) -> None:
     saver.sync()
 
 
-def test_no_thread_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The call fails, nothing is left, and the next one works."""
+def test_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call raises, no file is left, and the next call works."""
     saver = Saver({"v": torch.zeros(1)}, write_version=SaverDef.V1)
     start = threading.Thread.start
 

@@ -1,4 +1,4 @@
-"""What becomes of saves in flight, and of errors nobody asked for, when a program ends or forks."""
+"""Running saves and unreported errors when a program exits or forks."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def late(*arguments):
     main.join()  # until the program has reached its end
     return write(*arguments)
 
-if how in ("fails", "heard"):
+if how in ("fails", "result"):
     transfer.write_pieces = failing
 elif how == "in flight":
     transfer.write_pieces = late
@@ -38,10 +38,10 @@ elif how == "no thread":
     threading.Thread.start = refuse
 try:
     handle = saver.save_async(path, 1)
-    if how == "heard":
+    if how == "result":
         handle.result()
 except (OSError, RuntimeError) as error:
-    print("told:", error)
+    print("raised:", error)
 print("the end")
 """
 
@@ -53,26 +53,26 @@ def run_program(tmp_path: Path, how: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_save_in_flight_is_completed_at_exit(tmp_path: Path) -> None:
-    """The interpreter waits for it; nothing is printed, and the checkpoint is whole."""
+    """The interpreter waits for the save; nothing is printed, and the checkpoint is complete."""
     done = run_program(tmp_path, "in flight")
     assert (done.returncode, done.stdout, done.stderr) == (0, "the end\n", "")
     assert tfckpt.latest_checkpoint(tmp_path, valid=True) == str(tmp_path / "m-1")
     assert torch.equal(torch.as_tensor(tfckpt.load_variable(tmp_path / "m-1", "v")), torch.arange(2_000_000))
 
 
-def test_an_error_nobody_asked_for_is_printed_at_exit(tmp_path: Path) -> None:
-    """Once, with its text; nothing is left of the save."""
+def test_an_unreported_error_is_printed_at_exit(tmp_path: Path) -> None:
+    """The error is printed once with its message; no file of the save is left."""
     done = run_program(tmp_path, "fails")
     assert done.stdout == "the end\n"
     assert done.stderr.count("IncompleteSaveError: ") == 1 and "No space left on device" in done.stderr
     assert names_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("how", ["heard", "no thread"])
-def test_an_error_that_was_told_is_not_printed_again(tmp_path: Path, how: str) -> None:
-    """And the program ends, also where the save never began."""
+@pytest.mark.parametrize("how", ["result", "no thread"])
+def test_a_reported_error_is_not_printed_again(tmp_path: Path, how: str) -> None:
+    """The program exits, also if the save never started."""
     done = run_program(tmp_path, how)
-    assert done.stdout.startswith("told: ") and done.stdout.endswith("the end\n")
+    assert done.stdout.startswith("raised: ") and done.stdout.endswith("the end\n")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -111,8 +111,8 @@ print("parent:", handle.result(60))
 """
 
 
-def test_a_forked_child_waits_for_nothing(tmp_path: Path) -> None:
-    """The thread that saves is in the parent only: the child neither hangs nor ends it, and can save by itself."""
+def test_a_forked_child_does_not_wait(tmp_path: Path) -> None:
+    """The saving thread exists only in the parent: the child does not hang and can save by itself."""
     done = subprocess.run(
         [sys.executable, "-c", FORK, str(tmp_path / "m")], capture_output=True, text=True, timeout=120
     )

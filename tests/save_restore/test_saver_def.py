@@ -1,4 +1,4 @@
-"""The settings of a saver as a message: their scope, and which of them are names of nodes."""
+"""SaverDef of a saver: scopes, and which fields are names of nodes."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def in_a() -> SaverDef:
 
 @pytest.mark.parametrize("scope", ["a", "a/"])
 def test_into_a_scope_and_out_of_it(scope: str) -> None:
-    """The names alone change, in a copy."""
+    """Only the names change, and in a copy."""
     assert in_scope(SETTINGS, scope) == in_a()
     assert out_of_scope(in_a(), scope) == SETTINGS
     assert SETTINGS.restore_op_name == "save/restore_all"
@@ -44,29 +44,29 @@ def test_into_a_scope_and_out_of_it(scope: str) -> None:
 
 @pytest.mark.parametrize("scope", [None, ""])
 def test_into_no_scope(scope: str | None) -> None:
-    """An equal copy."""
+    """None and "" return an equal copy."""
     copy = in_scope(SETTINGS, scope)
     assert copy == SETTINGS and copy is not SETTINGS
 
 
 @pytest.mark.parametrize("name", ["filename_tensor_name", "save_tensor_name", "restore_op_name"])
-def test_out_of_a_scope_that_it_is_not_in(name: str) -> None:
-    """None, where one of the names is in no such scope."""
+def test_out_of_another_scope(name: str) -> None:
+    """The result is None if one of the names is in another scope."""
     settings = in_a()
     setattr(settings, name, "ab/x:0")
     assert out_of_scope(settings, "a") is None
 
 
 @pytest.mark.parametrize("thing", [None, 3, "save", QueueRunnerDef(), b""], ids=lambda thing: type(thing).__name__)
-def test_what_is_no_saver_def(thing: object) -> None:
-    """It is refused, and the text says what it is."""
+def test_another_type_is_rejected(thing: object) -> None:
+    """The error contains the type."""
     with pytest.raises(InvalidArgumentError, match=f"must be a saver_pb2.SaverDef: got {type(thing).__name__}"):
         in_scope(thing, None)
 
 
 @pytest.mark.parametrize("name", ["save_tensor_name", "restore_op_name"])
 def test_settings_without_names(name: str) -> None:
-    """TensorFlow's words; the path may be missing."""
+    """A missing name raises in TensorFlow's words; the filename may be missing."""
     settings = in_a()
     settings.ClearField("filename_tensor_name")
     assert in_scope(settings, None) == settings
@@ -77,13 +77,13 @@ def test_settings_without_names(name: str) -> None:
 
 @pytest.mark.parametrize("scope", ["a", "a/", "a/b", "0", ".a", "A-b_c.d", "a>b", "a\\b", "", None])
 def test_scopes(scope: str | None) -> None:
-    """What names of nodes may begin with."""
+    """Scopes that TensorFlow accepts are accepted."""
     assert check_scope(scope) == scope
 
 
 @pytest.mark.parametrize("scope", ["a b", "_a", "/a", "-a", "a:0", "^a", "a\n", "\u00e9", " ", "a\x00"], ids=ascii)
-def test_what_is_no_scope(scope: str) -> None:
-    """Refused in TensorFlow's words, also where settings are to be put into it."""
+def test_invalid_scopes(scope: str) -> None:
+    """Rejected in TensorFlow's words, also by in_scope."""
     with pytest.raises(InvalidArgumentError, match="is not a valid root scope name"):
         check_scope(scope)
     with pytest.raises(InvalidArgumentError, match="is not a valid root scope name"):
@@ -92,7 +92,7 @@ def test_what_is_no_scope(scope: str) -> None:
 
 @pytest.mark.parametrize("tensor", ["save/Const:0", "saver_filename:0", "a\\b/x>y:0"])
 def test_a_path_that_is_a_tensor(tensor: str) -> None:
-    """The settings are as they were, and the default path is TensorFlow's."""
+    """The SaverDef is unchanged, and the default filename is TensorFlow's."""
     settings = SaverDef(filename_tensor_name=tensor, save_tensor_name="s:0", restore_op_name="r", sharded=True)
     assert naming_nodes(settings, None) == (settings, DEFAULT_FILENAME) == (settings, "model")
     assert naming_nodes(settings, "other") == (settings, "model")
@@ -102,8 +102,8 @@ def test_a_path_that_is_a_tensor(tensor: str) -> None:
     "filename",
     ["model", "/tmp/a b/model", "save/Const", "x:", "x:a", "x:0\n", "/x:0", "_x:0", "gs://b/x:0", "a:0:0", "model:12"],
 )
-def test_a_path_that_is_one(filename: str) -> None:
-    """It is the default path, and the node that has it is named beside the one that restores."""
+def test_a_filename_that_is_a_path(filename: str) -> None:
+    """It is the default filename; a node in the scope of the restore node is named for it."""
     settings = SaverDef(filename_tensor_name=filename, save_tensor_name="s:0", restore_op_name="a/b/restore_all")
     found, path = naming_nodes(settings, None)
     assert (found.filename_tensor_name, path) == ("a/b/Const:0", filename)
@@ -112,15 +112,15 @@ def test_a_path_that_is_one(filename: str) -> None:
     assert found == settings
 
 
-def test_a_path_like_a_tensor() -> None:
-    """Where the saver says that it is one."""
+def test_a_path_that_looks_like_a_tensor() -> None:
+    """It is a path if it equals the filename of the saver."""
     settings = SaverDef(filename_tensor_name="model:0", save_tensor_name="s:0", restore_op_name="restore_all")
     found, path = naming_nodes(settings, "model:0")
     assert (found.filename_tensor_name, path) == ("save/Const:0", "model:0")
 
 
 def test_no_path() -> None:
-    """TensorFlow's."""
+    """Without a filename the default is TensorFlow's."""
     found, path = naming_nodes(SaverDef(save_tensor_name="s:0", restore_op_name="x/r"), None)
     assert (found.filename_tensor_name, path) == ("x/Const:0", "model")
 
@@ -139,8 +139,8 @@ def test_no_path() -> None:
     ],
 )
 @pytest.mark.parametrize("sharded", [False, True])
-def test_names_that_no_three_nodes_have(path: str, saves: str, restores: str, sharded: bool) -> None:
-    """They become TensorFlow's; everything else is as it was, and the settings that were given are untouched."""
+def test_names_that_cannot_be_three_nodes(path: str, saves: str, restores: str, sharded: bool) -> None:
+    """They are replaced by TensorFlow's names in a copy; other fields are kept."""
     settings = SaverDef(
         filename_tensor_name=path, save_tensor_name=saves, restore_op_name=restores, sharded=sharded, max_to_keep=3
     )
@@ -161,7 +161,7 @@ def test_names_that_no_three_nodes_have(path: str, saves: str, restores: str, sh
     ],
 )
 def test_default_names(sharded: bool, version: int, saves: str) -> None:
-    """SAVER 2: TensorFlow's."""
+    """The names are TensorFlow's."""
     found = default_names("a/b", sharded=sharded, version=version)
     assert (found.filename_tensor_name, found.restore_op_name) == ("a/b/Const:0", "a/b/restore_all")
     assert found.save_tensor_name == f"a/b/{saves}:0"

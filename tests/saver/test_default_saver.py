@@ -1,4 +1,4 @@
-"""get_saver_or_default: one saver a process, found in its collection."""
+"""get_saver_or_default: one saver per process, found in the collection of savers."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt import GraphKeys, Saver, Variable, get_saver_or_default
 
 
-def test_a_default_one_is_made_once(tmp_path: Path) -> None:
-    """SAVER 4: sharded, content with nothing, put into the collection; it saves what is registered."""
+def test_the_default_saver_is_created_once(tmp_path: Path) -> None:
+    """The default saver is sharded, is added to the collection and saves all registered variables."""
     v = torch.ones(2)
     with tfckpt.Collections().as_default():
         tfckpt.add_to_collection(GraphKeys.GLOBAL_VARIABLES, Variable(v, "v"))
@@ -25,28 +25,28 @@ def test_a_default_one_is_made_once(tmp_path: Path) -> None:
     assert v.tolist() == [1.0, 1.0]
 
 
-def test_of_nothing() -> None:
-    """SAVER 4: allow_empty."""
+def test_without_variables() -> None:
+    """With no registered variables, the default saver is created as with allow_empty."""
     with tfckpt.Collections().as_default():
         assert get_saver_or_default().as_saver_def() is None
 
 
-def test_the_one_that_is_there() -> None:
-    """SAVER 4: it is taken, whatever it saves."""
+def test_an_existing_saver() -> None:
+    """A saver that is already in the collection is returned, whatever it saves."""
     with tfckpt.Collections().as_default():
         mine = Saver({"v": torch.zeros(1)})
         tfckpt.add_to_collection(GraphKeys.SAVERS, mine)
         assert get_saver_or_default() is mine
 
 
-def test_several() -> None:
-    """SAVER 4: a RuntimeError; and something that is no saver is told, too."""
+def test_several_savers() -> None:
+    """Several savers in the collection raise RuntimeError, and so does an item that is not a saver."""
     with tfckpt.Collections().as_default():
         for _ in range(2):
             tfckpt.add_to_collection(GraphKeys.SAVERS, Saver({"v": torch.zeros(1)}))
         with pytest.raises(RuntimeError, match="More than one item in collection savers"):
             get_saver_or_default()
     with tfckpt.Collections().as_default():
-        tfckpt.add_to_collection(GraphKeys.SAVERS, "a text")
+        tfckpt.add_to_collection(GraphKeys.SAVERS, "a string")
         with pytest.raises(RuntimeError, match="holds a str, not a Saver"):
             get_saver_or_default()

@@ -1,4 +1,4 @@
-"""The graph of what is saved: made once, and again where something changed; what is put in is found in it."""
+"""The meta graph of a saver: when it is encoded again, and that readers find what was encoded."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from torch_tfckpt.saver.registered import saver_in_graph
 
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many variables the graphs had that were encoded meanwhile, but for empty ones."""
+    """Yield a list of the numbers of variables in the graphs encoded meanwhile, without empty graphs."""
     encoded: list[int] = []
 
     def watched(variables: list[GraphVariable], savers: list[GraphSaver]) -> tuple[bytes, OpList]:
@@ -36,8 +36,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def test_a_graph_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as nothing is another: values, collections of other things, and how many checkpoints are kept are not
-    in it."""
+    """The graph is kept while its inputs are equal.
+
+    Values, collections without variables and the number of checkpoints to keep are not part of it.
+    """
     tensors = {"a": torch.ones(2), "b": torch.ones(3)}
     graph = TensorsGraph()
     with counted(monkeypatch) as encoded:
@@ -52,7 +54,7 @@ def test_a_graph_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_saving_again_encodes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    """Of the same saver, or with other options."""
+    """Saving again, also with other options, reuses the encoded graph."""
     with counted(monkeypatch) as encoded:
         saver = Saver({"a": torch.ones(2)}, sharded=True)
         for step in range(3):
@@ -82,7 +84,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_graph_is_encoded_again(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    """Where something that is in it changed; it is then what it would have been at once."""
+    """A change of any part of the graph encodes it again, with the same bytes as a new graph."""
     first, changed = (
         saver_in_graph(saver) for saver in (Saver({"a": torch.ones(2), "b": torch.ones(2)}), CHANGES[change]())
     )
@@ -94,8 +96,8 @@ def test_a_graph_is_encoded_again(monkeypatch: pytest.MonkeyPatch, change: str) 
         assert len(encoded) == 2
 
 
-def test_what_is_registered_is_in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what came into the collections since."""
+def test_registered_variables_are_in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph contains registered variables, including those added since the last save."""
     graph = TensorsGraph()
     with counted(monkeypatch) as encoded:
         assert list(graph.encoded(None).graph.nodes) == [] and graph.encoded(None).saver_def is None
@@ -109,8 +111,8 @@ def test_what_is_registered_is_in_the_graph(monkeypatch: pytest.MonkeyPatch) -> 
         assert meta.saver_def is None
 
 
-def test_whose_it_is() -> None:
-    """Versions, the operations of the nodes and no others, and the saver's settings."""
+def test_versions_operations_and_saver_settings() -> None:
+    """The message has the versions, exactly the operations of the nodes, and the saver's settings."""
     meta = TensorsGraph().encoded(saver_in_graph(Saver({"a": torch.ones(1)}, name="mine")))
     assert meta.info.tensorflow_version == TENSORFLOW_VERSION == "2.21.0"
     assert meta.info.tensorflow_git_version.startswith("torch_tfckpt ")
@@ -120,7 +122,7 @@ def test_whose_it_is() -> None:
     assert message.SerializeToString(deterministic=True) == bytes(meta.raw)
 
 
-# What is put in is found.
+# Readers find what was encoded.
 
 NAMES = st.text(alphabet="ab_/:. \u00e9", min_size=1, max_size=5) | st.sampled_from(
     ["save/Const", "save/restore_all", "a/Assign", "a/Read/ReadVariableOp", "save/RestoreV2", "a:0"]
@@ -141,8 +143,10 @@ SAVERS = st.fixed_dictionaries(
 
 @settings(max_examples=60)
 @given(tensors=st.dictionaries(NAMES, st.tuples(TENSORS, DEVICES), min_size=1, max_size=5), options=SAVERS)
-def test_what_is_put_in_is_found(tensors: dict[str, tuple[torch.Tensor, str | None]], options: dict[str, Any]) -> None:
-    """Keys, types, shapes and devices, as a reader of graphs finds them; names are valid, and each another's."""
+def test_readers_find_what_was_encoded(
+    tensors: dict[str, tuple[torch.Tensor, str | None]], options: dict[str, Any]
+) -> None:
+    """Keys, dtypes, shapes and devices read back equal; node names are valid and unique."""
     variables = {
         key: Variable(tensor, key, device=device)
         for key, (tensor, device) in tensors.items()
@@ -186,7 +190,7 @@ _NAMES = {
     keys=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True), min_size=5, max_size=5),
 )
 def test_savers_that_share_variables_and_scopes(scopes: list[str], keys: list[list[int]]) -> None:
-    """Each finds its own values in the graph of all, and each tensor is one variable."""
+    """Each saver finds its own values in the common graph, and each tensor is one variable."""
     tensors = [torch.ones(number + 1) for number in range(4)]
     savers = [
         Saver({f"{scope} {number}": tensors[number] for number in chosen}, name=scope)

@@ -1,4 +1,4 @@
-"""CASES 62-67, 71-73 and 79: what TensorFlow's own tests say of meta graphs, held by ours and by TensorFlow of ours."""
+"""CASES 62-67, 71-73, 79: TensorFlow's tests of meta graphs, run here and in TensorFlow on our files."""
 
 import logging
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import VariableDef
 
 V0 = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
-# In TensorFlow these come from a graph; here they name nodes that are in ours, so that TensorFlow takes them.
+# In TensorFlow these come from a graph; here they name nodes of our graph, so that TensorFlow accepts them.
 PREDICATE = "v0/IsInitialized/VarIsInitializedOp:0"
 RUNNER = QueueRunnerDef(
     queue_name="v0",
@@ -65,8 +65,11 @@ def write(path: Path, message: Message) -> Path:
 
 
 def assert_same_nodes(ours: MetaGraphDef, theirs: MetaGraphDef) -> None:
-    """Node by node. What lies beside another node has that one's device when TensorFlow imports it, also where it had
-    none in the graph that TensorFlow had exported."""
+    """Assert that both graphs have equal nodes.
+
+    On import TensorFlow gives a colocated node the device of the node that it is colocated with, also if the exported
+    graph had none.
+    """
     for one, other in zip(ours.graph_def.node, theirs.graph_def.node, strict=True):
         if not one.device and "_class" in one.attr:
             other.device = ""
@@ -74,7 +77,7 @@ def assert_same_nodes(ours: MetaGraphDef, theirs: MetaGraphDef) -> None:
 
 
 def two_savers() -> tuple[Saver, Saver]:
-    """Of a variable each, in the collection "savers"."""
+    """Return two savers of one variable each, both in the collection "savers"."""
     savers = Saver({"v0": torch.tensor(V0)}, name="saver0"), Saver({"v1": torch.tensor(11.0)}, name="saver1")
     for saver in savers:
         add_to_collection(GraphKeys.SAVERS, saver)
@@ -85,7 +88,7 @@ def two_savers() -> tuple[Saver, Saver]:
 
 
 def collections_of_all_kinds() -> MetaGraphDef:
-    """The meta graph of testAddCollectionDef: twelve collections."""
+    """Return collections like those of the meta graph in testAddCollectionDef: twelve of them."""
     v0 = Variable(torch.tensor(1.0), "v0")
     with Collections().as_default():
         any_value = Any()
@@ -107,8 +110,10 @@ def collections_of_all_kinds() -> MetaGraphDef:
 
 
 def test_collections_of_all_kinds() -> None:
-    """CASES 62: saver, graph and versions are there; each of the twelve collections is of the kind that TensorFlow
-    writes, and holds what was added."""
+    """CASES 62: saver, graph and versions are exported, and each of the twelve collections.
+
+    Each collection has the kind that TensorFlow writes and contains what was added to it.
+    """
     meta = collections_of_all_kinds()
     assert meta.HasField("saver_def") and meta.HasField("graph_def") and meta.HasField("meta_info_def")
     assert meta.meta_info_def.tensorflow_version and meta.meta_info_def.tensorflow_git_version
@@ -142,8 +147,8 @@ def test_collections_of_all_kinds() -> None:
 
 
 @pytest.mark.parametrize("again", ["saver", "meta graph", "module"])
-def test_collections_of_all_kinds_are_exported_as_they_were(tmp_path: Path, again: str) -> None:
-    """CASES 62: imported and exported, the message is equal; and what is added then is in it, too."""
+def test_collections_of_all_kinds_are_exported_unchanged(tmp_path: Path, again: str) -> None:
+    """CASES 62: an imported meta graph is exported as an equal message, with values added later."""
     meta = collections_of_all_kinds()
     imported = import_meta_graph(write(tmp_path / "m.meta", meta))
     assert imported.saver is not None
@@ -174,7 +179,7 @@ def test_collections_of_all_kinds_are_exported_as_they_were(tmp_path: Path, agai
 
 
 def test_tensorflow_imports_collections_of_all_kinds(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-    """CASES 62: and exports them as we wrote them."""
+    """CASES 62: TensorFlow imports our collections and exports them as we wrote them."""
     meta = collections_of_all_kinds()
     found = tensorflow.call("tensorflow_meta_graphs.imported", str(write(tmp_path / "m.meta", meta)))
     theirs = MetaGraphDef.FromString(found["exported"])
@@ -185,7 +190,7 @@ def test_tensorflow_imports_collections_of_all_kinds(tmp_path: Path, tensorflow:
 
 
 def test_values_are_decoded_by_kind(tmp_path: Path) -> None:
-    """CASES 62, SAVER 6: what an importer finds in each."""
+    """CASES 62: an importer gets the decoded values of each kind of collection."""
     found = import_meta_graph(write(tmp_path / "m.meta", collections_of_all_kinds()))
     values = {key: found.collections.get_collection(key) for key in found.collections.get_all_collection_keys()}
     assert values["int_collection"] == [3] and values["float_collection"] == [3.5]
@@ -200,8 +205,8 @@ def test_values_are_decoded_by_kind(tmp_path: Path) -> None:
 # CASES 63.
 
 
-def test_what_cannot_be_in_a_collection(caplog: pytest.LogCaptureFixture) -> None:
-    """CASES 63: a name that is no text, and values of two kinds: not there, and the log tells."""
+def test_collections_that_cannot_be_written(caplog: pytest.LogCaptureFixture) -> None:
+    """CASES 63: a non-string name and values of two kinds are left out and logged."""
     with Collections().as_default():
         add_to_collection(42, "value")
         for value in (3, 3.5):
@@ -219,7 +224,7 @@ def test_what_cannot_be_in_a_collection(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_two_savers(tmp_path: Path) -> None:
-    """CASES 64: only the meta graph of a saver says which; both are in the collection of all three."""
+    """CASES 64: the meta graph contains the settings of its saver; the collection has both savers."""
     with Collections().as_default():
         saver0, saver1 = two_savers()
         meta, meta0, meta1 = export_meta_graph(), saver0.export_meta_graph(), saver1.export_meta_graph()
@@ -234,7 +239,7 @@ def test_two_savers(tmp_path: Path) -> None:
 
 
 def test_each_of_two_savers_restores_its_own(tmp_path: Path) -> None:
-    """CASES 64: after importing, one restores v0 and not v1, and the other the other; names and shapes are there."""
+    """CASES 64: after an import one saver restores only v0, the other only v1; names and shapes match."""
     with Collections().as_default():
         saver0, saver1 = two_savers()
         paths = saver0.save(tmp_path / "0.ckpt", write_state=False), saver1.save(tmp_path / "1.ckpt", write_state=False)
@@ -265,7 +270,7 @@ def test_each_of_two_savers_restores_its_own_in_tensorflow(tmp_path: Path, tenso
 
 
 def test_other_savers_are_left_out(tmp_path: Path) -> None:
-    """CASES 65: with clear_extraneous_savers the collection has the one saver, and no node of another is there."""
+    """CASES 65: with clear_extraneous_savers the collection has one saver, and the graph only its nodes."""
     with Collections().as_default():
         saver0, saver1 = two_savers()
         meta0, meta1 = saver0.export_meta_graph(), saver1.export_meta_graph(clear_extraneous_savers=True)
@@ -285,7 +290,7 @@ def test_other_savers_are_left_out(tmp_path: Path) -> None:
 
 
 def test_binary_and_text(tmp_path: Path) -> None:
-    """CASES 66: both are read; another message, and a file that is not there, are errors of the system's kind."""
+    """CASES 66: both formats are read; another message and a missing file raise system errors."""
     binary, text = tmp_path / "metafile", tmp_path / "metafile.text"
     saver = Saver({"v0": torch.tensor(10.0)})
     meta = saver.export_meta_graph(binary)
@@ -301,8 +306,8 @@ def test_binary_and_text(tmp_path: Path) -> None:
         import_meta_graph(text)
 
 
-def test_text_is_tensorflows(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-    """CASES 66: byte for byte what TensorFlow writes with as_text, collections of all kinds included."""
+def test_the_text_format_equals_tensorflows(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
+    """CASES 66: the text format equals TensorFlow's as_text byte for byte, with collections of all kinds."""
     with Collections().as_default():
         two_savers()
         for key, value in (("c", "text \n \xe9"), ("i", 3), ("f", 0.1)):
@@ -316,8 +321,8 @@ def test_text_is_tensorflows(tmp_path: Path, tensorflow: TensorFlowProcess) -> N
 # CASES 67.
 
 
-def test_a_part_of_another_name(tmp_path: Path) -> None:
-    """CASES 67: a variable that is said to be a part of v1, saved whole under a key of its own: equal after a round."""
+def test_a_slice_under_another_name(tmp_path: Path) -> None:
+    """CASES 67: a variable marked as a part of v1 and saved whole under its own key survives a round trip."""
     part = Variable(torch.tensor([20.0]), "v2", SaveSliceInfo("v1", [1], [0], [1]))
     saver = Saver({"first": Variable(torch.tensor([10.0]), "v1"), "second": part})
     meta = saver.export_meta_graph(tmp_path / "metafile")
@@ -333,8 +338,8 @@ def test_a_part_of_another_name(tmp_path: Path) -> None:
     assert {name: value.tolist() for name, value in imported.variables.items()} == {"v1": [10.0], "v2": [20.0]}
 
 
-def test_tensorflow_imports_a_part_of_another_name(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-    """CASES 67: TensorFlow imports and exports it as it was."""
+def test_tensorflow_imports_a_slice_under_another_name(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
+    """CASES 67: TensorFlow imports such a variable and exports it unchanged."""
     part = Variable(torch.tensor([20.0]), "v2", SaveSliceInfo("v1", [1], [0], [1]))
     meta = Saver({"first": Variable(torch.tensor([10.0]), "v1"), "second": part}).export_meta_graph(tmp_path / "m")
     found = tensorflow.call("tensorflow_meta_graphs.imported", str(tmp_path / "m"))
@@ -346,8 +351,10 @@ def test_tensorflow_imports_a_part_of_another_name(tmp_path: Path, tensorflow: T
 
 
 def test_import_into_a_scope(tmp_path: Path) -> None:
-    """CASES 71: names of variables and nodes get the scope, keys of the checkpoint do not: it is restored, saved by the
-    imported saver, and restored by the first one again."""
+    """CASES 71: an import scope is added to variables and nodes, but not to the keys in the checkpoint.
+
+    The values are restored, saved by the imported saver, and restored by the first saver again.
+    """
     weights, bias = torch.rand(7, 5), torch.rand(5)
     saver = Saver({"weights": weights, "hidden/bias": bias})
     path = saver.save(tmp_path / "m")
@@ -366,8 +373,8 @@ def test_import_into_a_scope(tmp_path: Path) -> None:
     assert torch.equal(restored, weights)
 
 
-def test_a_scope_is_what_tensorflow_makes_of_it(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-    """CASES 71: our export of what we imported into a scope is TensorFlow's, node by node."""
+def test_an_import_scope_gives_the_same_graph_as_tensorflow(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
+    """CASES 71: our export of a graph imported into a scope equals TensorFlow's, node by node."""
     path = tmp_path / "m.meta"
     with Collections().as_default():
         saver0, _ = two_savers()
@@ -383,8 +390,10 @@ def test_a_scope_is_what_tensorflow_makes_of_it(tmp_path: Path, tensorflow: Tens
 
 
 def test_import_without_variables(tmp_path: Path) -> None:
-    """CASES 72: there is no saver where there is nothing to restore, also where a variable is registered in another
-    scope; where one is in the import scope, it is the one of registered variables."""
+    """CASES 72: without variables to restore, an import returns no saver.
+
+    Variables registered in another scope do not count; one in the import scope gives a saver of registered variables.
+    """
     graph = MetaGraphDef()
     graph.graph_def.node.add(name="x", op="NoOp")
     path = write(tmp_path / "m.meta", graph)
@@ -406,7 +415,7 @@ def test_import_without_variables(tmp_path: Path) -> None:
 
 
 def on_devices() -> Saver:
-    """Variables on two devices, saved as two shards."""
+    """Return variables on two devices, saved as two shards."""
     return Saver(
         [
             Variable(torch.tensor([1.0]), "a", device="/cpu:0"),
@@ -417,7 +426,7 @@ def on_devices() -> Saver:
 
 
 def test_devices_are_cleared_on_import(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-    """CASES 73: no node has a device then, as in TensorFlow; without it each has its own."""
+    """CASES 73: clear_devices removes the device of each node, as in TensorFlow; otherwise each is kept."""
     saver = on_devices()
     path = saver.save(tmp_path / "m")
     plain, cleared = import_meta_graph(tmp_path / "m.meta"), import_meta_graph(tmp_path / "m.meta", clear_devices=True)
@@ -431,7 +440,7 @@ def test_devices_are_cleared_on_import(tmp_path: Path, tensorflow: TensorFlowPro
 
 
 def test_devices_are_cleared_on_export(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-    """CASES 73: in the file; TensorFlow, which has no such devices, restores from it."""
+    """CASES 73: devices are cleared in the file, so that TensorFlow, which lacks them, restores from it."""
     saver = on_devices()
     path = saver.save(tmp_path / "m")
     meta = saver.export_meta_graph(tmp_path / "cleared", clear_devices=True)
@@ -447,8 +456,10 @@ def test_devices_are_cleared_on_export(tmp_path: Path, tensorflow: TensorFlowPro
 
 @pytest.mark.parametrize("to_scope", ["hidden1", "other/scope", None])
 def test_savers_in_scopes(tmp_path: Path, to_scope: str | None) -> None:
-    """CASES 79: of two savers only that in the exported scope is in "savers", without the scope; imported into another
-    scope, it restores the one variable."""
+    """CASES 79: exporting a scope writes only its own saver to "savers", without the scope.
+
+    Imported into another scope, it restores its variable.
+    """
     with Collections().as_default():
         for number in (1, 2):
             value = torch.tensor([float(number)])

@@ -1,4 +1,4 @@
-"""The meta graph beside a checkpoint: what real TensorFlow finds in it."""
+"""The meta graph file of a checkpoint: what TensorFlow reads from it."""
 
 import importlib.metadata
 import threading
@@ -24,7 +24,7 @@ from torch_tfckpt.saver.registered import saver_in_graph
 @VERSIONS
 @pytest.mark.parametrize("sharded", [False, True])
 def test_tensorflow_parses_it(tmp_path: Path, tensorflow: TensorFlowProcess, version: int, sharded: bool) -> None:
-    """SAVER 6: the saver, the variables, which of them are trainable, which are parts of what."""
+    """TensorFlow finds the saver, the variables, which of them are trainable, and their slices."""
     rows = torch.rand(4, 3)
     parts = [Variable(rows[i : i + 2], f"p/{i}", SaveSliceInfo("w", [4, 3], [i, 0], [2, 3])) for i in (0, 2)]
     saver = Saver(
@@ -72,7 +72,7 @@ def _operation(version: int, sharded: bool) -> str:
 
 
 def test_parameters_and_buffers(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-    """What requires a gradient is trainable; buffers, frozen parameters and the state of an optimizer are not."""
+    """Only tensors that require a gradient are trainable; buffers and optimizer state are not."""
     linear = torch.nn.Linear(2, 2)
     model = torch.nn.Sequential(linear, torch.nn.BatchNorm1d(2))
     linear.bias.requires_grad_(False)
@@ -88,16 +88,18 @@ def test_parameters_and_buffers(tmp_path: Path, tensorflow: TensorFlowProcess) -
     assert {f"model/{name}" for name in model.state_dict()} < saved
 
 
-def test_a_saver_of_nothing(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
-    """SAVER 4: it writes only the meta graph, which names no saver."""
+def test_a_saver_without_variables(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:
+    """It writes only the meta graph, which contains no saver."""
     Saver([], allow_empty=True).save(tmp_path / "m", 1)
     found = tensorflow.call("meta_graph", str(tmp_path / "m-1.meta"))
     assert (found["saver_def"], found["variables"]) == (None, {})
 
 
 def test_export(tmp_path: Path) -> None:
-    """CASES 77, SAVER 6: directories are made, the message is returned; text parses back to the same; binary is what
-    save writes beside a checkpoint."""
+    """CASES 77: export_meta_graph creates directories and returns the message.
+
+    The text format parses to the same message; the binary format equals the file that save writes.
+    """
     saver = Saver({"v": torch.zeros(2)})
     text, binary = tmp_path / "l1" / "l2" / "l3" / "graph.pbtxt", tmp_path / "b1" / "b2" / "graph.pb"
     meta = saver.export_meta_graph(text, as_text=True)
@@ -110,7 +112,7 @@ def test_export(tmp_path: Path) -> None:
 
 
 def test_equal_meta_graphs_have_equal_bytes() -> None:
-    """Whatever the order in which their parts were made; no saver, no field."""
+    """The order in which the parts were created does not matter; without a saver the field is absent."""
     saver = Saver({"b": torch.zeros(1), "a": torch.zeros(1, requires_grad=True)})
     one, same = TensorsGraph().encoded(saver_in_graph(saver)), TensorsGraph().encoded(saver_in_graph(saver))
     assert bytes(one.raw) == bytes(same.raw)
@@ -118,8 +120,8 @@ def test_equal_meta_graphs_have_equal_bytes() -> None:
     assert TensorsGraph().encoded(None).saver_def is None
 
 
-def test_a_graph_is_made_again_where_something_changed() -> None:
-    """It is kept from save to save, and follows the shapes and names of what is saved."""
+def test_a_graph_is_encoded_again_after_a_change() -> None:
+    """The graph is kept between saves and follows changed shapes and names."""
     graph, state = TensorsGraph(), {"v": torch.zeros(2)}
     first = graph.encoded(saver_in_graph(Saver(state)))
     assert bytes(graph.encoded(saver_in_graph(Saver(state))).raw) == bytes(first.raw)
@@ -128,15 +130,15 @@ def test_a_graph_is_made_again_where_something_changed() -> None:
         assert bytes(found.raw) == bytes(TensorsGraph().encoded(saver_in_graph(Saver(changed))).raw) != bytes(first.raw)
 
 
-def test_it_is_no_checkpoint(tmp_path: Path) -> None:
-    """A meta graph alone is found by nobody."""
+def test_a_meta_graph_alone_is_not_a_checkpoint(tmp_path: Path) -> None:
+    """Neither checkpoint_exists nor latest_checkpoint finds a meta graph alone."""
     Saver([], allow_empty=True).save(tmp_path / "m")
     assert not tfckpt.checkpoint_exists(tmp_path / "m")
     assert tfckpt.latest_checkpoint(tmp_path, valid=True) is None
 
 
 def test_a_copy_that_is_not_installed_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its version is unknown, and that is all."""
+    """An uninstalled copy of the package saves; only the version in the file is unknown."""
 
     def unknown(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
@@ -147,8 +149,8 @@ def test_a_copy_that_is_not_installed_saves(tmp_path: Path, monkeypatch: pytest.
     assert meta.meta_info_def.tensorflow_git_version == "torch_tfckpt unknown"
 
 
-def test_the_graph_is_made_beside_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`save_async` looks at names and shapes before it returns; the graph of that moment is made in its thread."""
+def test_save_async_encodes_the_graph_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`save_async` reads names and shapes before it returns, and encodes that graph in its thread."""
     threads: list[threading.Thread] = []
 
     def made(*arguments: Any) -> Any:
@@ -167,11 +169,11 @@ def test_the_graph_is_made_beside_training(tmp_path: Path, monkeypatch: pytest.M
     assert list(meta.collection_def["c"].int64_list.value) == [1]
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["save", "save_async"])
-def test_where_no_graph_can_be_made_nothing_is_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+@pytest.mark.parametrize("asynchronously", [False, True], ids=["save", "save_async"])
+def test_a_graph_that_cannot_be_encoded_publishes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asynchronously: bool
 ) -> None:
-    """The earlier checkpoint is there as it was, and nothing else."""
+    """The earlier checkpoint is unchanged, and there are no other files."""
     values = torch.ones(2)
     saver = Saver({"v": values})
     saver.save(tmp_path / "m")
@@ -183,5 +185,5 @@ def test_where_no_graph_can_be_made_nothing_is_published(
     monkeypatch.setattr(TensorsGraph, "_encoded", refused)
     values.zero_()
     with pytest.raises(tfckpt.InvalidArgumentError, match="larger than 2GB"):
-        saver.save_async(tmp_path / "m").result() if beside else saver.save(tmp_path / "m")
+        saver.save_async(tmp_path / "m").result() if asynchronously else saver.save(tmp_path / "m")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -1,4 +1,4 @@
-"""Savers that go by names, over checkpoints that were written by objects. CASES 85."""
+"""Savers that restore by name from object-based checkpoints. CASES 85."""
 
 import os
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from torch_tfckpt.values import Value
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """Variables "dense/kernel" = [[1, 2]], "dense/bias" = [3] and "step" = 7, by objects."""
+    """Return an object-based checkpoint of "dense/kernel" = [[1, 2]], "dense/bias" = [3] and "step" = 7."""
     tensors = {
         "dense/kernel": torch.tensor([[1.0, 2.0]]),
         "dense/bias": torch.tensor([3.0]),
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> str:
 
 
 def blank() -> dict[str, torch.Tensor]:
-    """What fits the checkpoint of `path`."""
+    """Return zeroed tensors that match the checkpoint of `path`."""
     return {
         "dense/kernel": torch.zeros(1, 2),
         "dense/bias": torch.zeros(1),
@@ -48,12 +48,12 @@ RESTORED = [[[1.0, 2.0]], [3.0], 7]
 BLANK = [[[0.0, 0.0]], [0.0], 0]
 
 
-# Saver.restore, by itself.
+# Saver.restore without a given mapping of names.
 
 
 @pytest.mark.parametrize("options", [{}, {"sharded": True}, {"restore_sequentially": True}], ids=str)
 def test_restore_by_names(path: str, options: dict[str, bool], caplog: pytest.LogCaptureFixture) -> None:
-    """CASES 85: the names are those that the variables had; a warning names the file, once."""
+    """CASES 85: names are the full names of the variables; one warning names the file."""
     tensors = blank()
     Saver(tensors, **options).restore(path)  # type: ignore[arg-type]
     assert values(tensors) == RESTORED
@@ -63,7 +63,7 @@ def test_restore_by_names(path: str, options: dict[str, bool], caplog: pytest.Lo
 
 @pytest.mark.parametrize("spelled", ["prefix", "index", "directory", "bytes", "PathLike"])
 def test_any_spelling_of_the_path(path: str, spelled: str) -> None:
-    """Those of CheckpointReader."""
+    """Each spelling that CheckpointReader accepts is accepted."""
     spellings: dict[str, str | bytes | os.PathLike[str]] = {
         "prefix": path,
         "index": f"{path}.index",
@@ -77,14 +77,14 @@ def test_any_spelling_of_the_path(path: str, spelled: str) -> None:
 
 
 def test_some_of_the_variables(path: str) -> None:
-    """CASES 85: what the checkpoint has beyond is left alone."""
+    """CASES 85: further variables of the checkpoint are ignored."""
     bias = torch.zeros(1)
     Saver([Variable(bias, "dense/bias")]).restore(path)
     assert bias.tolist() == [3.0]
 
 
 def test_a_module_under_a_key(tmp_path: Path) -> None:
-    """Names of Saver's own kind, as Checkpoint stores them: "model/0.weight"."""
+    """A module's tensors are found by the names that Saver gives them: "model/0.weight"."""
     model = nn.Sequential(nn.Linear(1, 1))
     stored = {"model/0.weight": torch.tensor([[5.0]]), "model/0.bias": torch.tensor([6.0])}
     Saver({"model": model}).restore(write_variables(tmp_path / "m", stored))
@@ -92,7 +92,7 @@ def test_a_module_under_a_key(tmp_path: Path) -> None:
 
 
 def test_a_saver_restores_both_kinds_in_turn(path: str, tmp_path: Path) -> None:
-    """The names of its saveables stay: it saves and restores by name before and after."""
+    """The saveables keep their names, so that the saver saves and restores by name before and after."""
     tensors = blank()
     saver = Saver(tensors)
     by_name = saver.save(tmp_path / "by_name", write_meta_graph=False)
@@ -105,14 +105,14 @@ def test_a_saver_restores_both_kinds_in_turn(path: str, tmp_path: Path) -> None:
 
 
 def test_keys_are_names_too(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A saver over checkpoint keys reads such a file as any other, without a warning."""
+    """A saver of checkpoint keys reads an object-based file like any other, without a warning."""
     bias = torch.zeros(1)
     Saver({"v1/.ATTRIBUTES/VARIABLE_VALUE": bias}).restore(path)
     assert bias.tolist() == [3.0] and caplog.messages == []
 
 
 def test_slices(tmp_path: Path) -> None:
-    """A part of a variable is read as a part."""
+    """A slice of a variable is restored as a slice."""
     path = write_variables(tmp_path / "s", {"table": torch.arange(6.0).reshape(3, 2)})
     rows = torch.zeros(1, 2)
     info = tfckpt.SaveSliceInfo("table", (3, 2), (1, 0), (1, 2))
@@ -121,14 +121,14 @@ def test_slices(tmp_path: Path) -> None:
 
 
 def test_reshape(path: str) -> None:
-    """Values take the shapes of the variables here too."""
+    """With reshape, values are reshaped to the variables' shapes here too."""
     kernel = torch.zeros(2, 1)
     Saver({"dense/kernel": kernel}, reshape=True).restore(path)
     assert kernel.tolist() == [[1.0], [2.0]]
 
 
 class Remembering(SaveableObject):
-    """Keeps what it is given, in itself."""
+    """Saveable that keeps the restored value."""
 
     value: Value | None = None
 
@@ -136,16 +136,16 @@ class Remembering(SaveableObject):
         self.value = restored_tensors[0]
 
 
-def test_a_saveable_of_ones_own(path: str) -> None:
-    """The very object is restored, and its specs keep their names."""
+def test_a_custom_saveable(path: str) -> None:
+    """The given object itself is restored, and its specs keep their names."""
     mine = Remembering(None, [SaveSpec(torch.zeros(1), "", "dense/bias")], "mine")
     Saver([mine]).restore(path)
     assert isinstance(mine.value, torch.Tensor) and mine.value.tolist() == [3.0]
     assert mine.specs[0].name == "dense/bias"
 
 
-def test_a_builder_of_ones_own(path: str) -> None:
-    """It is asked for the keys."""
+def test_a_custom_builder(path: str) -> None:
+    """The custom builder receives the checkpoint's keys."""
     asked: list[str] = []
 
     class Builder(BaseSaverBuilder):
@@ -157,11 +157,11 @@ def test_a_builder_of_ones_own(path: str) -> None:
     assert asked == ["v1/.ATTRIBUTES/VARIABLE_VALUE"]
 
 
-# What does not fit: nothing is changed, and the text says why.
+# Mismatches: nothing is changed, and the message contains the reason.
 
 
 def test_missing_names(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """CASES 85: the three parts; nothing of what did match is assigned."""
+    """CASES 85: the error has three parts; matching variables are not assigned either."""
     tensors = {**blank(), "dense/kernel_1": torch.zeros(1), "new": torch.zeros(1)}
     del tensors["dense/kernel"]
     with pytest.raises(NotFoundError) as raised:
@@ -175,7 +175,7 @@ def test_missing_names(path: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_an_optimizer_is_missing(path: str) -> None:
-    """Its state is text, which such a file does not have under a name."""
+    """An optimizer's state includes a string, which an object-based file does not store under that name."""
     bias = nn.Parameter(torch.zeros(1))
     with pytest.raises(NotFoundError, match=r"Existing variables not in the checkpoint: adam\n"):
         Saver({"dense/bias": bias, "adam": torch.optim.Adam([bias])}).restore(path)
@@ -191,8 +191,8 @@ def test_an_optimizer_is_missing(path: str) -> None:
     ids=["dtype", "shape"],
 )
 @pytest.mark.parametrize("sequentially", [False, True])
-def test_the_last_does_not_fit(path: str, wrong: torch.Tensor, text: str, sequentially: bool) -> None:
-    """All are looked at before the first is assigned; the text has TensorFlow's words for the cause."""
+def test_a_mismatch_of_the_last_variable(path: str, wrong: torch.Tensor, text: str, sequentially: bool) -> None:
+    """All values are checked before the first is assigned; the error has TensorFlow's wording."""
     tensors = {**blank(), "step": wrong}
     with pytest.raises(InvalidArgumentError, match=rf"(?s)a mismatch between the current graph.*{text}"):
         Saver(tensors, restore_sequentially=sequentially).restore(path)
@@ -200,7 +200,7 @@ def test_the_last_does_not_fit(path: str, wrong: torch.Tensor, text: str, sequen
 
 
 def test_a_damaged_value(path: str) -> None:
-    """DataLossError, and nothing is assigned."""
+    """A damaged value raises DataLossError, and nothing is assigned."""
     data = Path(f"{path}.data-00000-of-00001")
     content = bytearray(data.read_bytes())
     content[0] ^= 1
@@ -212,14 +212,14 @@ def test_a_damaged_value(path: str) -> None:
 
 
 def test_a_key_that_is_not_in_the_file(tmp_path: Path) -> None:
-    """The graph says where a variable is, and there is nothing: NotFoundError that says which key."""
+    """A key that the graph refers to but the file lacks raises NotFoundError with the key."""
     path = write_graph(tmp_path / "k", [TrackableObject(children(("v", 1))), variable("v", "v/gone")])
     with pytest.raises(NotFoundError, match=r"(?s)most likely due to a Variable name.*Key v/gone not found"):
         Saver({"v": torch.zeros(1)}).restore(path)
 
 
 def test_two_names_for_one_key(tmp_path: Path) -> None:
-    """Both variables get its value."""
+    """If two names map to one key, both variables get its value."""
     nodes = [TrackableObject(children(("a", 1), ("b", 2))), variable("a", "k"), variable("b", "k")]
     a, b = torch.zeros(1), torch.zeros(1)
     Saver({"a": a, "b": b}).restore(write_graph(tmp_path / "k", nodes, {"k": torch.ones(1)}))
@@ -227,7 +227,7 @@ def test_two_names_for_one_key(tmp_path: Path) -> None:
 
 
 def test_a_damaged_graph(tmp_path: Path) -> None:
-    """DataLossError that names it; names cannot be looked up in it."""
+    """Names cannot be looked up in a damaged graph: DataLossError names the graph."""
     graph = np.array(b"no graph", dtype=object)
     path = tfckpt.save_file({"_CHECKPOINTABLE_OBJECT_GRAPH": graph}, tmp_path / "d")
     with pytest.raises(DataLossError, match='"_CHECKPOINTABLE_OBJECT_GRAPH": this is not an object graph'):
@@ -235,7 +235,7 @@ def test_a_damaged_graph(tmp_path: Path) -> None:
 
 
 def test_a_missing_data_file(path: str) -> None:
-    """NotFoundError for the file where the name is a key; else for the name: the graph is in that file, too."""
+    """A missing data file raises NotFoundError for the file, or for the name if the graph is in that file."""
     Path(f"{path}.data-00000-of-00001").unlink()
     for name, text in (("v1/.ATTRIBUTES/VARIABLE_VALUE", "data-00000-of-00001"), ("dense/bias", "Key dense/bias")):
         with pytest.raises(NotFoundError, match=f"(?s)Restoring from checkpoint failed.*{text}"):
@@ -243,18 +243,18 @@ def test_a_missing_data_file(path: str) -> None:
 
 
 def test_a_name_based_checkpoint_that_lacks_a_name(tmp_path: Path) -> None:
-    """CASES 83: as ever: the text is about the name, and no object graph is spoken of."""
+    """CASES 83: a missing name in a name-based checkpoint is reported without mentioning an object graph."""
     path = tfckpt.save_file({"a": torch.zeros(1)}, tmp_path / "n")
     with pytest.raises(NotFoundError, match="Key b not found in checkpoint") as raised:
         Saver({"b": torch.zeros(1)}).restore(path)
     assert "OBJECT_GRAPH" not in str(raised.value)
 
 
-# The function.
+# saver_from_object_based_checkpoint.
 
 
 def test_a_saver_of_a_checkpoint(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It reads this checkpoint, and others of its kind, without a warning."""
+    """The saver restores this and similar checkpoints without a warning."""
     tensors = blank()
     saver = tfckpt.saver_from_object_based_checkpoint(path, tensors)
     saver.restore(path)
@@ -262,7 +262,7 @@ def test_a_saver_of_a_checkpoint(path: str, caplog: pytest.LogCaptureFixture) ->
 
 
 def test_registered_variables(path: str) -> None:
-    """CASES 85: without a var_list, what is in the collections."""
+    """CASES 85: without a var_list, the registered variables are used."""
     bias = torch.zeros(1)
     with tfckpt.Collections().as_default():
         tfckpt.add_to_collection(tfckpt.GraphKeys.GLOBAL_VARIABLES, Variable(bias, "dense/bias"))
@@ -270,16 +270,16 @@ def test_registered_variables(path: str) -> None:
     assert bias.item() == 3
 
 
-def test_a_mapping_of_ones_own(path: str) -> None:
-    """It goes before the checkpoint's, which is not looked at: the path may lead nowhere yet."""
+def test_a_custom_mapping(path: str) -> None:
+    """A given mapping replaces the checkpoint's; the path need not exist yet."""
     bias = torch.zeros(1)
     mapping = {"renamed": "v1/.ATTRIBUTES/VARIABLE_VALUE"}
     tfckpt.saver_from_object_based_checkpoint("nowhere", {"renamed": bias}, names_to_keys=mapping).restore(path)
     assert bias.item() == 3
 
 
-def test_the_cached_saver_comes_back_if_the_names_fit(path: str) -> None:
-    """As in TensorFlow: it is returned after the names were looked at, and they are looked at."""
+def test_the_cached_saver_is_returned_if_the_names_match(path: str) -> None:
+    """As in TensorFlow, the cached saver is returned after its names were checked."""
     cached = tfckpt.saver_from_object_based_checkpoint(path, blank())
     assert tfckpt.saver_from_object_based_checkpoint(path, blank(), cached_saver=cached) is cached
     with pytest.raises(NotFoundError, match=r"\(0 variable name"):
@@ -287,7 +287,7 @@ def test_the_cached_saver_comes_back_if_the_names_fit(path: str) -> None:
 
 
 def test_a_checkpoint_that_is_not_object_based(tmp_path: Path) -> None:
-    """CASES 85: ValueError "not an object-based checkpoint"; of no checkpoint at all too."""
+    """CASES 85: ValueError "not an object-based checkpoint", also if there is no checkpoint."""
     path = tfckpt.save_file({"a": torch.zeros(1)}, tmp_path / "n")
     for where in (path, f"{path}-gone"):
         with pytest.raises(ValueError, match=r"Checkpoint in .* not an object-based checkpoint") as raised:
@@ -295,8 +295,8 @@ def test_a_checkpoint_that_is_not_object_based(tmp_path: Path) -> None:
         assert isinstance(raised.value, InvalidArgumentError) and where in str(raised.value)
 
 
-def test_the_builder_reads(path: str) -> None:
-    """What is given is used."""
+def test_a_given_builder_is_used(path: str) -> None:
+    """A builder passed to the function restores the values."""
 
     class Builder(BaseSaverBuilder):
         def bulk_restore(self, reader: CheckpointReader, saveables: Saveables, *rest: object) -> list[Value]:
@@ -308,13 +308,13 @@ def test_the_builder_reads(path: str) -> None:
 
 
 def test_nothing_to_restore(path: str) -> None:
-    """As of Saver."""
+    """An empty var_list raises the same error as Saver."""
     with pytest.raises(ValueError, match="No variables to save"):
         tfckpt.saver_from_object_based_checkpoint(path, {})
 
 
 def test_a_name_of_several_variables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """TensorFlow takes the last; so does Saver, and says which names it was about."""
+    """If several variables have one name, the last is restored, as in TensorFlow, and the name is logged."""
     twins = [tfckpt.Variable(torch.full((2,), float(number)), "twin") for number in (1, 2)]
     path = tfckpt.Checkpoint(twins=twins, other=tfckpt.Variable(torch.ones(1), "other")).write(tmp_path / "m")
     tensor, other = torch.zeros(2), torch.zeros(1)

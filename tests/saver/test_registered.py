@@ -1,4 +1,4 @@
-"""What is saved and what stands in collections, as the variables and savers of one graph."""
+"""The variables, savers and collections of one graph, from a saver and what is registered."""
 
 import logging
 from collections.abc import Sequence
@@ -37,12 +37,12 @@ def names(registered: Registered) -> list[str]:
 
 
 def saved(saver: GraphSaver) -> list[tuple[str, str, str]]:
-    """(key, slice, variable) of all that it saves."""
+    """Return (key, slice, variable) of all entries of the saver."""
     return [(each.key, each.slice_spec, each.variable.name) for _, group in saver.groups for each in group]
 
 
 class Asked(SaveableObject):
-    """Values that must not be asked for: that may take minutes, or change something."""
+    """Saveable whose values must not be computed: that may take minutes or have side effects."""
 
     def __init__(self, name: str, *specs: SaveSpec) -> None:
         def ask() -> torch.Tensor:
@@ -58,15 +58,15 @@ class Asked(SaveableObject):
 # Variables.
 
 
-def test_nothing() -> None:
-    """No saver, no collections: nothing."""
+def test_without_saver_and_collections() -> None:
+    """Without a saver and collections the graph is empty."""
     registered = of(None)
     assert (registered.variables, registered.savers, registered.saver_def) == ([], [], None)
     assert registered.collections() == {}
 
 
-def test_what_a_saver_saves() -> None:
-    """Each tensor is a variable of its name, type, shape and place; under which key it is saved is another thing."""
+def test_variables_of_a_saver() -> None:
+    """Each tensor is a variable with its own name, dtype, shape and device, whatever its checkpoint key."""
     half = Variable(torch.ones(2, 3), "w/1", SaveSliceInfo("w", [4, 3], [2, 0], [2, 3]), device="/gpu:0")
     tensors = {
         "a": torch.ones(2, requires_grad=True),
@@ -86,16 +86,16 @@ def test_what_a_saver_saves() -> None:
     assert registered.collections() == {"variables": [a, name, w], "trainable_variables": [a, w]}
 
 
-def test_a_part_that_is_saved_whole() -> None:
-    """CASES 67: which part of what a variable is, is told all the same."""
+def test_a_slice_that_is_saved_whole() -> None:
+    """CASES 67: the variable's slice information is kept although it is saved whole."""
     half = Variable(torch.ones(2, 3), "v", SaveSliceInfo("w", [4, 3], [2, 0], [2, 3]))
     registered = of(Saver({"key": half}))
     assert [each.part for each in registered.variables] == [SECOND_HALF]
     assert saved(registered.savers[0]) == [("key", "", "v")]
 
 
-def test_nobody_is_asked_for_a_value() -> None:
-    """Functions are not called: type and place are known, the shape is not; a slice is told."""
+def test_no_value_is_computed() -> None:
+    """Functions are not called: dtype and device are known, the shape is not; slices are recorded."""
     asked = Asked("x")
     made = collections(saveable_objects=[asked], mine=[asked])
     registered = of(Saver({"x": asked}), made)
@@ -108,14 +108,14 @@ def test_nobody_is_asked_for_a_value() -> None:
     assert saved(registered.savers[0]) == [("x-number", "", "x-number"), ("x-part", "4 3 2,2:-", "x-part")]
 
 
-def test_what_has_no_value_yet() -> None:
-    """It is left out until it has one."""
+def test_a_spec_without_a_value() -> None:
+    """A spec without a value is left out until it has one."""
     registered = of(Saver({"x": Asked("x", SaveSpec(None, "", "later", device="/gpu:1"))}))
     assert names(registered) == ["x-number", "x-part"]
 
 
 def test_a_table() -> None:
-    """Two values of one object are two variables; its values are read when it is saved."""
+    """The two values of a table are two variables; they are read only when saved."""
     table = Table("t", {"k": 1.0})
     registered = of(Saver([table.saveable]))
     assert [(each.name, each.dtype) for each in registered.variables] == [("t-keys", STRING), ("t-values", FLOAT)]
@@ -123,7 +123,7 @@ def test_a_table() -> None:
 
 
 def test_one_tensor_is_one_variable() -> None:
-    """Under whatever names, in whatever savers and collections: the first that is asked for names it."""
+    """One tensor under several names, in savers and collections, is named by its first use."""
     tensor = torch.ones(4)
     other = Saver({"other": tensor})
     made = collections(savers=[other], variables=[("third", tensor), Variable(tensor, "fourth")])
@@ -134,15 +134,15 @@ def test_one_tensor_is_one_variable() -> None:
 
 
 def test_views_are_other_variables() -> None:
-    """Tensors that share memory without being the same are told apart."""
+    """Tensors that share memory but are different objects are different variables."""
     tensor = torch.ones(4)
     made = collections(variables=[("a", tensor), ("b", tensor[:2]), ("c", tensor.view(2, 2))])
     registered = of(None, made)
     assert [each.name for each in registered.collections()["variables"]] == ["a", "b", "c"]  # type: ignore[attr-defined]
 
 
-def test_names_are_valid_and_each_another() -> None:
-    """Those of savers' nodes are taken."""
+def test_names_are_valid_and_unique() -> None:
+    """Names of savers' nodes are not given to variables."""
     tensors = {name: torch.ones(1) for name in ("save/Const", "a b", "a_b", "_x", "save/restore_all", "v:0")}
     registered = of(Saver(tensors))
     assert sorted(names(registered)) == ["a_b", "a_b_1", "save/Const_1", "save/restore_all_1", "v", "v_x"]
@@ -150,7 +150,7 @@ def test_names_are_valid_and_each_another() -> None:
 
 
 def test_the_state_of_an_optimizer() -> None:
-    """Its tensors are variables; what it has beside them is a text."""
+    """The tensors of an optimizer are variables; the rest of its state is one string."""
     linear = torch.nn.Linear(2, 2)
     optimizer = torch.optim.Adam(linear.parameters())
     torch.autograd.backward([linear(torch.ones(1, 2)).sum()])
@@ -173,7 +173,7 @@ def test_the_state_of_an_optimizer() -> None:
 
 
 def test_shards() -> None:
-    """One group for each device, in the order of the shards."""
+    """A sharded saver has one group per device, in the order of the shards."""
     tensors = [Variable(torch.ones(1), name, device=device) for name, device in (("a", "/gpu:1"), ("b", "/cpu:0"))]
     for sharded, groups in ((True, [(CPU, "b"), ("/device:GPU:1", "a")]), (False, [("", "a b")])):
         [saver] = of(Saver(tensors, sharded=sharded)).savers
@@ -181,12 +181,12 @@ def test_shards() -> None:
 
 
 def test_a_saver_that_reshapes() -> None:
-    """It is told."""
+    """The reshape flag of a saver is recorded."""
     assert [saver.reshape for saver in of(Saver({"a": torch.ones(1)}, reshape=True)).savers] == [True]
 
 
 def test_savers_of_one_scope() -> None:
-    """That whose meta graph it is comes first, and keeps its names; what is registered twice is once."""
+    """The saver of the meta graph comes first and keeps its names; duplicates are removed."""
     first, second = Saver({"a": torch.ones(1)}), Saver({"b": torch.ones(1)})
     registered = of(second, collections(savers=[first, second, first]))
     assert [saver.saver_def.restore_op_name for saver in registered.savers] == [
@@ -200,8 +200,8 @@ def test_savers_of_one_scope() -> None:
     assert of(None, collections(savers=[first])).saver_def is None
 
 
-def test_a_saver_of_nothing() -> None:
-    """It is not in the graph, and has no message."""
+def test_a_saver_without_variables() -> None:
+    """It is not in the graph and has no message."""
     nothing = Saver([], allow_empty=True)
     registered = of(None, collections(savers=[nothing]))
     assert isinstance(nothing, InGraph) and saver_in_graph(nothing) is None
@@ -209,8 +209,8 @@ def test_a_saver_of_nothing() -> None:
     assert of(nothing).saver_def is None
 
 
-def test_what_is_no_saver(caplog: pytest.LogCaptureFixture) -> None:
-    """In "savers" it has no message, unless it is one."""
+def test_other_values_among_savers(caplog: pytest.LogCaptureFixture) -> None:
+    """Other values in the collection "savers" have no message, except a SaverDef, which is kept."""
     settings = SaverDef(restore_op_name="r")
     registered = of(None, collections(savers=[3, "save", settings]))
     assert [registered.to_proto(each) for each in registered.collections()["savers"]] == [None, None, settings]
@@ -219,8 +219,8 @@ def test_what_is_no_saver(caplog: pytest.LogCaptureFixture) -> None:
 # Collections.
 
 
-def test_what_may_stand_in_a_collection() -> None:
-    """Variables become those of the graph, partitioned ones all their parts; everything else stays what it is."""
+def test_values_of_collections() -> None:
+    """Variables become variables of the graph, partitioned ones all their parts; other values are kept."""
     parts = [Variable(torch.ones(2), f"w/{n}", SaveSliceInfo("w", [4], [2 * n], [2])) for n in (0, 1)]
     runner, thing = QueueRunnerDef(), object()
     made = collections(mine=[Variable(torch.ones(1), "a"), PartitionedVariable("w", parts), 3, "text", thing, runner])
@@ -233,22 +233,22 @@ def test_what_may_stand_in_a_collection() -> None:
 
 
 @pytest.mark.parametrize("value", [("a", 3), ("a",), ("a", torch.ones(1), 3), ["a", torch.ones(1)]], ids=str)
-def test_what_is_no_pair(value: object) -> None:
-    """A pair is a name and a tensor, and nothing else is."""
+def test_other_tuples_are_kept(value: object) -> None:
+    """Only a tuple of a name and a tensor is treated as a variable."""
     [found] = of(None, collections(mine=[value])).collections()["mine"]
     assert found is value
 
 
 def test_pairs() -> None:
-    """As `named_parameters` gives them: trainable is what requires a gradient."""
+    """Pairs as from `named_parameters`: those that require a gradient are trainable."""
     frozen, trained = torch.nn.Parameter(torch.ones(1), requires_grad=False), torch.nn.Parameter(torch.ones(1))
     found = of(None, collections(variables=[("a", frozen), ("b", trained)])).collections()["variables"]
     assert [(each.name, each.trainable) for each in found] == [("a", False), ("b", True)]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("key", ["variables", "local_variables", "metric_variables", "global_step"])
-def test_what_is_no_variable(key: str, caplog: pytest.LogCaptureFixture) -> None:
-    """In a collection of variables it is left out, and the log tells."""
+def test_other_values_in_collections_of_variables(key: str, caplog: pytest.LogCaptureFixture) -> None:
+    """In a collection of variables other values are left out, with a warning."""
     variable = Variable(torch.ones(1), "v")
     with caplog.at_level(logging.WARNING):
         found = of(None, collections(**{key: [3, variable, torch.ones(1), variable]})).collections()
@@ -259,8 +259,8 @@ def test_what_is_no_variable(key: str, caplog: pytest.LogCaptureFixture) -> None
     ]
 
 
-def test_what_is_saved_is_listed_with_what_is_registered() -> None:
-    """First what the savers save, whoever they are; each once."""
+def test_saved_and_registered_variables_are_listed() -> None:
+    """The variables that any saver saves come first, then the registered ones, each once."""
     a, b, c = (Variable(torch.ones(1), name, trainable=name != "b") for name in "abc")
     made = collections(variables=[c, a], trainable_variables=[b], savers=[Saver([b])])
     found = of(Saver([a]), made).collections()
@@ -270,7 +270,7 @@ def test_what_is_saved_is_listed_with_what_is_registered() -> None:
 
 
 def test_messages() -> None:
-    """Of variables and savers; of what is one already; none of others."""
+    """Variables, savers and existing messages have a message; other values have none."""
     variable = Variable(torch.ones(2, 3), "v")
     registered = of(Saver([variable]))
     [found] = registered.collections()["variables"]

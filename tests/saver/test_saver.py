@@ -1,4 +1,4 @@
-"""Saver: what it saves and brings back, how it is built, and what it says no to when it is made."""
+"""Saver: saving and restoring, building, and the arguments that the constructor rejects."""
 
 import itertools
 from collections.abc import Callable
@@ -18,18 +18,18 @@ from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
 
 
 def a_slice(full_name: str, name: str, offset: int = 0) -> Variable:
-    """A [1] of a [2]."""
+    """Return a slice [1] of a [2]."""
     return Variable(torch.zeros(1), name, SaveSliceInfo(full_name, [2], [offset], [1]))
 
 
-# What goes in and comes back.
+# Saving and restoring.
 
 
 @VERSIONS
 @pytest.mark.parametrize("form", ["dict", "list"])
 @pytest.mark.parametrize("fresh", [True, False])
 def test_basic(tmp_path: Path, version: int, form: str, fresh: bool) -> None:
-    """CASES 1, 2, 3, 18: two scalars and a table; restored into new ones, and over values that stand in the way."""
+    """CASES 1, 2, 3, 18: two scalars and a table are restored into new and into changed variables."""
 
     def state(v0: float, v1: float, entries: dict[str, float]) -> tuple[torch.Tensor, torch.Tensor, Table, object]:
         one, two, table = torch.tensor(v0), torch.tensor(v1), Table("v2", entries)
@@ -45,7 +45,7 @@ def test_basic(tmp_path: Path, version: int, form: str, fresh: bool) -> None:
 
 
 def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
-    """CASES 5: two saves, of two savers, whose dictionaries were built in another order."""
+    """CASES 5: two savers whose dictionaries differ only in order write equal bytes."""
     tensors = {f"v{i}": torch.randn(3, i) for i in range(12)}
     table = Table("table", {"b": 1.0, "a": 2.0})
     for name, keys in (("one", list(tensors)), ("two", list(reversed(tensors)))):
@@ -55,7 +55,7 @@ def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_list_of_tensors_with_names(tmp_path: Path) -> None:
-    """CASES 6: saved, both zeroed, restored; Parameters by pairs as model.named_parameters() gives them."""
+    """CASES 6: pairs of name and Parameter, as from named_parameters, are saved, zeroed and restored."""
     v1, v2 = torch.tensor(3.14), torch.tensor([1, 2])
     saver = Saver([Variable(v1, "v1"), Variable(v2, "v2")])
     path = saver.save(tmp_path / "eager")
@@ -75,10 +75,10 @@ def test_a_list_of_tensors_with_names(tmp_path: Path) -> None:
 
 
 @VERSIONS
-def test_tensorflow_reads_ours_and_we_read_tensorflows(
+def test_tensorflow_reads_our_files_and_we_read_its_files(
     tmp_path: Path, tensorflow: TensorFlowProcess, version: int
 ) -> None:
-    """CASES 7: w1 = 1 and w2 = 2 there, 3 and 4 back."""
+    """CASES 7: we read w1 = 1 and w2 = 2 from TensorFlow's file; TensorFlow reads 3 and 4 from ours."""
     w1, w2, table = torch.tensor(1.0), torch.tensor(2.0), Table("t", {"k": 5.0, "a": 6.0})
     path = str(tmp_path / "ours")
     Saver({"w1": w1, "w2": w2, "t": table.saveable}, write_version=version).save(path)
@@ -94,7 +94,7 @@ def test_tensorflow_reads_ours_and_we_read_tensorflows(
 
 
 def test_a_second_saver_restores(tmp_path: Path) -> None:
-    """CASES 8: [1] through another saver, into another tensor that is read through a view meanwhile."""
+    """CASES 8: a second saver restores [1] into another tensor, seen through a view of it."""
     path = Saver({"v": torch.ones(1)}).save(tmp_path / "caching")
     target = torch.zeros(1)
     view = target.view(1, 1)
@@ -103,7 +103,7 @@ def test_a_second_saver_restores(tmp_path: Path) -> None:
 
 
 def test_int64(tmp_path: Path) -> None:
-    """CASES 13."""
+    """CASES 13: an int64 scalar is restored."""
     path = Saver({"var": torch.tensor(15, dtype=torch.int64)}).save(tmp_path / "int64")
     target = torch.tensor(-1, dtype=torch.int64)
     Saver({"var": target}).restore(path)
@@ -111,7 +111,7 @@ def test_int64(tmp_path: Path) -> None:
 
 
 def test_the_same_path_again_is_read_again(tmp_path: Path) -> None:
-    """CASES 19: what was saved there before is not remembered."""
+    """CASES 19: after an overwrite the new values are read, not cached ones."""
     path = str(tmp_path / "cache")
     var0, var1 = torch.tensor(0.0), torch.tensor(1.1)
     first, second = Saver({"var0": var0}), Saver({"var1": var1})
@@ -124,7 +124,7 @@ def test_the_same_path_again_is_read_again(tmp_path: Path) -> None:
 
 
 def test_nothing_to_save(tmp_path: Path) -> None:
-    """CASES 20, SAVER 4: no checkpoint and no state file, only the meta graph; restoring is content with any path."""
+    """CASES 20: saving nothing writes only a meta graph; restoring nothing accepts any path."""
     saver = Saver({}, allow_empty=True)
     assert saver.save(tmp_path / "empty") is None
     assert names_in(tmp_path) == ["empty.meta"]
@@ -142,15 +142,15 @@ def test_nothing_to_save(tmp_path: Path) -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_tensor(tmp_path: Path) -> None:
-    """CASES 4, 21, 22: 123.45 from one CUDA tensor into another, through host memory, one file a device."""
+    """CASES 4, 21, 22: 123.45 from one CUDA tensor into another, through host memory, one file per device."""
     path = Saver({"v": torch.tensor(123.45, device="cuda")}, sharded=True).save(tmp_path / "gpu")
     target = torch.tensor(0.0, device="cuda")
     Saver({"v": target}).restore(path)
     assert target.item() == torch.tensor(123.45).item() and target.device.type == "cuda"
 
 
-def test_without_a_var_list_all_registered_variables(tmp_path: Path) -> None:
-    """CASES 23: tensors and a table of the default collections."""
+def test_without_a_var_list_registered_variables_are_saved(tmp_path: Path) -> None:
+    """CASES 23: without a var_list, the registered tensors and a table are saved."""
     one, twos, table = torch.tensor(1.0), torch.full((3,), 2.0), Table("table", {"k1": 3.0})
     with tfckpt.Collections().as_default():
         tfckpt.add_to_collection(GraphKeys.GLOBAL_VARIABLES, Variable(one, "one"))
@@ -169,7 +169,7 @@ def test_without_a_var_list_all_registered_variables(tmp_path: Path) -> None:
 
 
 def test_a_deferred_build_takes_no_var_list() -> None:
-    """CASES 24."""
+    """CASES 24: defer_build with a var_list raises ValueError."""
     for var_list in ([Variable(torch.zeros(1), "v")], {"v": torch.zeros(1)}, torch.nn.Linear(1, 1)):
         with pytest.raises(ValueError, match="defer_build"):
             Saver(var_list, defer_build=True)
@@ -178,8 +178,8 @@ def test_a_deferred_build_takes_no_var_list() -> None:
         Saver(nothing, defer_build=True)
 
 
-def test_a_deferred_build_comes_before_everything_else(tmp_path: Path) -> None:
-    """CASES 25: a RuntimeError that says what to call, of every method that needs it."""
+def test_methods_before_a_deferred_build_raise(tmp_path: Path) -> None:
+    """CASES 25: each method raises a RuntimeError that names `build()`."""
     saver = Saver(defer_build=True)
     calls: list[Callable[[], object]] = [
         lambda: saver.save(tmp_path / "x"),
@@ -195,8 +195,8 @@ def test_a_deferred_build_comes_before_everything_else(tmp_path: Path) -> None:
     assert names_in(tmp_path) == []
 
 
-def test_a_deferred_build_sees_what_was_registered_since(tmp_path: Path) -> None:
-    """CASES 26: once; building again changes nothing."""
+def test_a_deferred_build_sees_variables_registered_meanwhile(tmp_path: Path) -> None:
+    """CASES 26: variables registered before `build()` are saved; a second `build()` changes nothing."""
     twos = torch.full((3,), 2.0)
     with tfckpt.Collections().as_default():
         saver = Saver(defer_build=True)
@@ -214,19 +214,19 @@ def test_a_deferred_build_sees_what_was_registered_since(tmp_path: Path) -> None
     assert list(tfckpt.load_file(str(given.save(tmp_path / "given")))) == ["x"]
 
 
-# What is refused when the saver is made.
+# Arguments that the constructor rejects.
 
 
 def test_one_name_for_a_variable_and_a_slice() -> None:
-    """CASES 14: v2 is a slice of a tensor called v1, as v0 or v1 is."""
+    """CASES 14: v2 is a slice of a tensor called v1, and v0 or v1 has the same name."""
     v0, v1 = Variable(torch.zeros(1), "v0"), Variable(torch.zeros(1), "v1")
     for order in itertools.permutations([v0, v1, a_slice("v1", "v2")]):
         with pytest.raises(ValueError, match="same name: v1"):
             Saver(list(order))
 
 
-def test_names_of_the_dictionary_go_before_those_of_slices(tmp_path: Path) -> None:
-    """CASES 15: a slice under a key of its own; and it is stored as the slice that it is."""
+def test_keys_of_the_dictionary_replace_names_of_slices(tmp_path: Path) -> None:
+    """CASES 15: a slice under another key is stored as a slice under that key."""
     v1, v2 = Variable(torch.ones(1), "v1"), a_slice("v1", "v2")
     path = Saver({"vee1": v1, "other": [v2]}).save(tmp_path / "errors")
     with tfckpt.load_checkpoint(str(path)) as reader:
@@ -234,14 +234,14 @@ def test_names_of_the_dictionary_go_before_those_of_slices(tmp_path: Path) -> No
 
 
 def test_two_partitioned_variables_of_one_name() -> None:
-    """CASES 16."""
+    """CASES 16: two partitioned variables of one name are rejected."""
     parts = [PartitionedVariable("p_v1", [a_slice("p_v1", f"p_v1/part_{i}", i) for i in range(2)]) for _ in range(2)]
     with pytest.raises(ValueError, match="same name: p_v1"):
         Saver(parts)
 
 
-def test_one_thing_under_two_names(tmp_path: Path) -> None:
-    """CASES 17: the text begins with the later key; under distinct names of distinct things all is well."""
+def test_one_object_under_two_names(tmp_path: Path) -> None:
+    """CASES 17: the error begins with the later key; distinct objects under distinct names are accepted."""
     v0, v1, saveable = torch.tensor(10.0), torch.tensor(20.0), Table("v2", {"k": 1.0}).saveable
     with pytest.raises(ValueError, match=r"^The same saveable will be restored with two names: v0too"):
         Saver({"v0": v0, "v0too": v0})
@@ -251,15 +251,15 @@ def test_one_thing_under_two_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("saver_def", ["text", MetaGraphDef(), 5], ids=["str", "MetaGraphDef", "int"])
-def test_a_saver_def_that_is_none(saver_def: Any) -> None:
-    """SAVER 4: a ValueError, not an accident later."""
+def test_a_saver_def_of_another_type(saver_def: Any) -> None:
+    """An object that is not a SaverDef raises ValueError."""
     with pytest.raises(ValueError, match=r"saver_def must be a saver_pb2\.SaverDef"):
         Saver({"v": torch.zeros(1)}, saver_def=saver_def)
 
 
 @pytest.mark.parametrize("missing", ["save_tensor_name", "restore_op_name"])
 def test_a_saver_def_that_lacks_a_name(missing: str) -> None:
-    """SAVER 4."""
+    """A SaverDef without a required name raises ValueError with its name."""
     saver_def = Saver({"v": torch.zeros(1)}).as_saver_def()
     assert saver_def is not None
     saver_def.ClearField(missing)
@@ -267,7 +267,7 @@ def test_a_saver_def_that_lacks_a_name(missing: str) -> None:
         Saver({"v": torch.zeros(1)}, saver_def=saver_def)
 
 
-def test_a_version_that_is_none() -> None:
-    """SAVER 2: the RuntimeError that TensorFlow means to raise."""
+def test_an_unknown_version() -> None:
+    """An unknown version raises the RuntimeError that TensorFlow intends to raise."""
     with pytest.raises(RuntimeError, match="Unexpected write_version: 3"):
         Saver({"v": torch.zeros(1)}, write_version=3)

@@ -1,4 +1,4 @@
-"""SaverCheckpoint: named tensors with the manners of tf.train.Checkpoint."""
+"""SaverCheckpoint: named tensors with the interface of tf.train.Checkpoint."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch_tfckpt import BaseSaverBuilder, Saver, SaverCheckpoint, SaverDef
 
 
 def test_saves_are_counted(tmp_path: Path) -> None:
-    """SAVER 7: prefix-N, directories made, the state file names that one only, nothing is deleted; no meta graph."""
+    """Each save writes prefix-N and the state file, creates directories, and deletes nothing."""
     v = torch.tensor(0.0)
     checkpoint = SaverCheckpoint({"v": v})
     folder = tmp_path / "a" / "b"
@@ -33,7 +33,7 @@ def test_saves_are_counted(tmp_path: Path) -> None:
 
 
 def test_write_counts_nothing(tmp_path: Path) -> None:
-    """SAVER 7: the very prefix, no state file; the counter as it is goes with it."""
+    """`write` uses the prefix as given, writes no state file and includes the counter unchanged."""
     checkpoint = SaverCheckpoint({"v": torch.ones(2)})
     checkpoint.save_counter.fill_(7)
     assert checkpoint.write(tmp_path / "sub" / "w") == str(tmp_path / "sub" / "w")
@@ -47,7 +47,7 @@ def test_write_counts_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "counter"), [("m-12", 12), ("m", 0), ("m-x", 0), ("m-0012", 12)])
 def test_a_checkpoint_without_a_counter(tmp_path: Path, name: str, counter: int) -> None:
-    """One that a Saver wrote: the number behind its name counts, else 0."""
+    """In a checkpoint written by Saver the number at the end of its name is the counter, otherwise 0."""
     Saver({"v": torch.ones(2)}).save(tmp_path / name)
     v = torch.zeros(2)
     checkpoint = SaverCheckpoint({"v": v})
@@ -57,7 +57,7 @@ def test_a_checkpoint_without_a_counter(tmp_path: Path, name: str, counter: int)
 
 
 def test_around_a_saver(tmp_path: Path) -> None:
-    """Its checkpoints stay as they are: no counter in them; its own list of checkpoints is left alone."""
+    """Checkpoints of a given Saver contain no counter, and its list of checkpoints is not changed."""
     v = torch.ones(2)
     saver = Saver({"v": v}, max_to_keep=1)
     checkpoint = SaverCheckpoint(saver)
@@ -74,7 +74,7 @@ def test_around_a_saver(tmp_path: Path) -> None:
 
 
 def test_a_module(tmp_path: Path) -> None:
-    """Whatever Saver takes; the counter stands beside the names of a bare module."""
+    """A bare module is accepted, like all arguments of Saver; the counter is stored with its tensors."""
     model = torch.nn.Linear(2, 2)
     checkpoint = SaverCheckpoint(model)
     path = checkpoint.save(tmp_path / "ck")
@@ -85,14 +85,14 @@ def test_a_module(tmp_path: Path) -> None:
     assert torch.equal(model.weight, before)
 
 
-def test_a_counter_of_ones_own() -> None:
-    """Its name is taken."""
+def test_the_name_of_the_counter_is_reserved() -> None:
+    """A tensor named "save_counter" is rejected."""
     with pytest.raises(ValueError, match='"save_counter" is the name of the counter'):
         SaverCheckpoint({"save_counter": torch.tensor(1)})
 
 
-def test_nothing_is_there(tmp_path: Path) -> None:
-    """SAVER 7: NotFoundError, or the ValueError of a Saver; the values are as they were."""
+def test_a_missing_checkpoint_or_tensor(tmp_path: Path) -> None:
+    """A missing checkpoint or tensor raises, and the values are unchanged."""
     v = torch.ones(1)
     checkpoint = SaverCheckpoint({"v": v})
     checkpoint.save_counter.fill_(5)
@@ -104,8 +104,8 @@ def test_nothing_is_there(tmp_path: Path) -> None:
     assert (v.item(), checkpoint.save_counter.item()) == (1.0, 5)
 
 
-def test_sync_raises_what_was_not_heard(tmp_path: Path) -> None:
-    """An asynchronous save of the Saver inside is waited for."""
+def test_sync_raises_the_error_of_a_pending_save(tmp_path: Path) -> None:
+    """`sync` waits for an asynchronous save of the wrapped Saver and raises its error."""
 
     class Fails(BaseSaverBuilder):
         def save_op(self, *arguments: object) -> None:

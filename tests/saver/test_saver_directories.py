@@ -1,4 +1,4 @@
-"""Checkpoints of a Saver over restarts, pins and metrics, relative and moved directories, and names that collide."""
+"""Checkpoints over restarts, pins and metrics, relative and moved directories, and colliding names."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from torch_tfckpt import KeepBest, Saver, SaverDef
 
 
 def test_recover_last_checkpoints(tmp_path: Path) -> None:
-    """CASES 57, 58: those that are there, and the next save goes on from them."""
+    """CASES 57, 58: existing checkpoints are recovered, and the next save continues the list."""
     here = Directory(tmp_path / "d")
     first = here.saver(max_to_keep=3)
     paths = [first.save(here.path / "ckpt", step) for step in (1, 2, 3)]
@@ -32,8 +32,8 @@ def test_recover_last_checkpoints(tmp_path: Path) -> None:
     here.assert_last(third, *map(str, [*paths[1:], fourth]))
 
 
-def test_recovered_ones_are_as_old_as_their_files(tmp_path: Path) -> None:
-    """SAVER 4: the rule of hours goes by the time of the index."""
+def test_the_age_of_recovered_checkpoints(tmp_path: Path) -> None:
+    """The age of a recovered checkpoint is the modification time of its index file."""
     here = Directory(tmp_path / "d")
     for name, mtime, files in (("old", 3600, 0), ("young", 3601, 3)):
         path = here.save(here.saver(), name)
@@ -48,7 +48,7 @@ def test_recovered_ones_are_as_old_as_their_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("relative", [False, True])
 def test_recover_counts_those_of_an_earlier_run(tmp_path: Path, version: int, sharded: bool, relative: bool) -> None:
-    """recover=True: restarted after each save, a job keeps max_to_keep checkpoints; else each run counts its own."""
+    """With recover=True a restarted job keeps max_to_keep checkpoints in total, otherwise per run."""
     here = Directory(tmp_path / "d", sharded=sharded, version=version)
     for step in range(6):
         saver = here.saver(max_to_keep=2, recover=True, save_relative_paths=relative)
@@ -60,15 +60,15 @@ def test_recover_counts_those_of_an_earlier_run(tmp_path: Path, version: int, sh
     assert {int(name[2]) for name in names_in(here.path) if name.startswith("m-")} == {4, 5, 6, 7, 8}
 
 
-def test_recover_takes_nothing_where_it_was_told(tmp_path: Path) -> None:
-    """recover=True stands back behind set_last_checkpoints, and passes over what is gone."""
+def test_recover_after_set_last_checkpoints(tmp_path: Path) -> None:
+    """set_last_checkpoints disables recover=True; recovering skips deleted checkpoints."""
     here = Directory(tmp_path / "d")
     first = here.saver()
     s1, s2, _ = (here.save(first, name) for name in ("s1", "s2", "s3"))
-    told = here.saver(max_to_keep=2, recover=True)
-    told.set_last_checkpoints([s2])
-    s4 = here.save(told, "s4")
-    here.assert_last(told, s2, s4)
+    given = here.saver(max_to_keep=2, recover=True)
+    given.set_last_checkpoints([s2])
+    s4 = here.save(given, "s4")
+    here.assert_last(given, s2, s4)
     tfckpt.remove_checkpoint(s2)
     left = here.saver(recover=True)
     s5 = here.save(left, "s5")
@@ -79,8 +79,8 @@ def test_recover_takes_nothing_where_it_was_told(tmp_path: Path) -> None:
 # Pins and metrics.
 
 
-def test_a_pinned_checkpoint_stays(tmp_path: Path) -> None:
-    """Over restarts, until it is unpinned; then it goes with the next save."""
+def test_a_pinned_checkpoint_is_kept(tmp_path: Path) -> None:
+    """It is kept over restarts until it is unpinned; the next save then deletes it."""
     here = Directory(tmp_path / "d")
     saver = here.saver(max_to_keep=1)
     first = saver.save(here.path / "m", 0)
@@ -92,14 +92,14 @@ def test_a_pinned_checkpoint_stays(tmp_path: Path) -> None:
     again = here.saver(max_to_keep=1, recover=True)
     again.save(here.path / "m", 3)
     assert [here.files(f"m-{step}") for step in range(4)] == [3, 0, 0, 3]
-    again.unpin(os.path.relpath(first))  # another spelling of the same
+    again.unpin(os.path.relpath(first))  # another spelling of the same path
     again.save(here.path / "m", 4)
     assert [here.files(f"m-{step}") for step in range(5)] == [0, 0, 0, 0, 3]
 
 
 @pytest.mark.parametrize("asynchronously", [False, True])
-def test_the_best_stay(tmp_path: Path, asynchronously: bool) -> None:
-    """keep_best: the k lowest (or highest) of a metric besides the newest, also across restarts."""
+def test_the_best_are_kept(tmp_path: Path, asynchronously: bool) -> None:
+    """keep_best keeps the k lowest (or highest) by metric besides the newest, also over restarts."""
     here = Directory(tmp_path / "d")
     losses = [0.5, 0.1, 0.9, math.nan, 0.3, 0.7, 0.05]
     on_disk = []
@@ -114,8 +114,8 @@ def test_the_best_stay(tmp_path: Path, asynchronously: bool) -> None:
 
 
 @pytest.mark.parametrize("metrics", [5, {"loss": "low"}, {1: 0.5}, {"loss": torch.zeros(2)}])
-def test_metrics_that_are_none(tmp_path: Path, metrics: Any) -> None:
-    """Refused before anything is written."""
+def test_invalid_metrics(tmp_path: Path, metrics: Any) -> None:
+    """Invalid metrics are rejected before anything is written."""
     with pytest.raises(ValueError, match="metrics"):
         Saver({"v": torch.zeros(1)}).save(tmp_path / "m", metrics=metrics)
     assert names_in(tmp_path) == []
@@ -126,7 +126,7 @@ def test_metrics_that_are_none(tmp_path: Path, metrics: Any) -> None:
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty directory "train" below the working directory."""
+    """Change to an empty working directory and return its new directory "train"."""
     (tmp_path / "train").mkdir()
     monkeypatch.chdir(tmp_path)
     yield Path("train")
@@ -135,8 +135,11 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize("place", ["train", "", "absolute"])
 @VERSIONS
 def test_checkpoints_named_like_the_state_file(train: Path, place: str, version: int) -> None:
-    """CASES 87, 88, SAVER 4 step 3: refused where they would collide; with a step, or sharded in a relative directory,
-    fine. Sharded version 2 in a directory that the state file spells like its own path is a RuntimeError."""
+    """CASES 87, 88: save paths that collide with the state file are rejected.
+
+    With a step, or sharded in a relative directory, there is no collision. Sharded version 2 in a directory whose
+    checkpoints have the path of the state file raises RuntimeError.
+    """
     directory = str(train.absolute()) if place == "absolute" else place
     path = os.path.join(directory, "checkpoint")
     here = Directory(Path(directory or "."), version=version)
@@ -160,7 +163,7 @@ def test_checkpoints_named_like_the_state_file(train: Path, place: str, version:
 
 
 def test_a_relative_path(train: Path) -> None:
-    """CASES 89: steps 0, 1, 2 hold 0, 1, 2; the latest restores 2."""
+    """CASES 89: steps 0, 1, 2 contain 0, 1, 2, and latest_checkpoint finds step 2."""
     v = torch.tensor(0.0)
     saver = Saver({"v": v})
     for step in range(3):
@@ -174,8 +177,8 @@ def test_a_relative_path(train: Path) -> None:
 
 @VERSIONS
 @pytest.mark.parametrize("sharded", [False, True])
-def test_what_was_saved_exists(tmp_path: Path, version: int, sharded: bool) -> None:
-    """CASES 37, 40, 98: before, no; after, the returned path and the latest one. The meta graph has no shard number."""
+def test_saved_checkpoints_exist(tmp_path: Path, version: int, sharded: bool) -> None:
+    """CASES 37, 40, 98: checkpoint_exists, latest_checkpoint and meta_graph_filename after a save."""
     here = Directory(tmp_path / "d", sharded=sharded, version=version)
     assert not tfckpt.checkpoint_exists(here.path / "basics")
     path = here.save(here.saver(), "basics")
@@ -189,7 +192,7 @@ def test_what_was_saved_exists(tmp_path: Path, version: int, sharded: bool) -> N
 @VERSIONS
 @pytest.mark.parametrize("sharded", [False, True])
 def test_latest_complete(tmp_path: Path, version: int, sharded: bool) -> None:
-    """latest_checkpoint(valid=True) passes over one whose data file is gone or cut, and needs no state file."""
+    """latest_checkpoint(valid=True) skips missing and short data files and needs no state file."""
     here = Directory(tmp_path / "d", sharded=sharded, version=version)
     saver = here.saver()
     older, newer = saver.save(here.path / "m", 1), saver.save(here.path / "m", 2)
@@ -210,8 +213,8 @@ def test_latest_complete(tmp_path: Path, version: int, sharded: bool) -> None:
 
 
 @pytest.mark.parametrize("relative", [False, True])
-def test_a_moved_directory_goes_on(tmp_path: Path, relative: bool) -> None:
-    """Found under its new name also where the state file has absolute paths, and retention goes on there."""
+def test_a_moved_directory_continues(tmp_path: Path, relative: bool) -> None:
+    """A moved directory is found and retention continues, also if the state file has absolute paths."""
     here = Directory(tmp_path / "old")
     saver = here.saver(max_to_keep=2, save_relative_paths=relative)
     for step in (1, 2):

@@ -1,4 +1,4 @@
-"""What savers, checkpoints and managers say of themselves: log lines, and their reprs."""
+"""Log lines and reprs of savers, checkpoints and managers."""
 
 import logging
 import re
@@ -16,20 +16,20 @@ from torch_tfckpt.save_restore.handle import MaybeNone, SaveHandle
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """All records from INFO on."""
+    """Capture log records from INFO on."""
     caplog.set_level(logging.INFO, "torch_tfckpt")
     return caplog
 
 
 def taken(lines: pytest.LogCaptureFixture) -> list[str]:
-    """The messages since the last call."""
+    """Return the messages logged since the last call."""
     messages = [record.getMessage() for record in lines.records if record.levelno == logging.INFO]
     lines.clear()
     return messages
 
 
 class Ticking(Clock):
-    """A clock that advances by some seconds each time it is read."""
+    """Clock that advances by a fixed number of seconds each time it is read."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(1000.0)
@@ -45,7 +45,7 @@ class Ticking(Clock):
 def test_a_saver(
     tmp_path: Path, lines: pytest.LogCaptureFixture, asynchronously: bool, seconds: float, shown: str
 ) -> None:
-    """One line for each checkpoint that is saved, deleted, restored: where, how much, why."""
+    """Each saved, deleted or restored checkpoint is logged in one line with path, size and reason."""
     saver = Saver({"a": torch.zeros(1000), "b": torch.zeros(500)}, max_to_keep=1, clock=Ticking(seconds))
     for step in (10, 20):
         if asynchronously:
@@ -63,13 +63,13 @@ def test_a_saver(
 
 
 def test_version_1(tmp_path: Path, lines: pytest.LogCaptureFixture) -> None:
-    """The size of what a `save_op` writes is not known."""
+    """A `save_op` of version 1 does not report a size, so none is logged."""
     Saver({"v": torch.zeros(1)}, write_version=SaverDef.V1, clock=Clock()).save(tmp_path / "m")
     assert taken(lines) == [f"Saved {tmp_path / 'm'} (in 0 ms)"]
 
 
 def test_a_checkpoint(tmp_path: Path, lines: pytest.LogCaptureFixture) -> None:
-    """Saves in the background log when they are published; a restore by name says so."""
+    """Background saves are logged when published; the line of a restore by name mentions it."""
     checkpoint = Checkpoint(w=torch.zeros(1000))
     checkpoint.save_async(tmp_path / "ckpt").result()
     (line,) = taken(lines)
@@ -82,7 +82,7 @@ def test_a_checkpoint(tmp_path: Path, lines: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_manager(tmp_path: Path, lines: pytest.LogCaptureFixture) -> None:
-    """One line for each event also where a manager saves by means of a Saver or a Checkpoint."""
+    """A manager that saves through a Saver or Checkpoint logs each event once."""
     for thing in (Checkpoint(w=torch.zeros(1)), {"w": torch.zeros(1)}):
         directory = tmp_path / type(thing).__name__
         manager = CheckpointManager(thing, directory, max_to_keep=1)
@@ -98,7 +98,7 @@ def test_a_manager(tmp_path: Path, lines: pytest.LogCaptureFixture) -> None:
 
 
 def test_names_that_are_not_utf_8(tmp_path: Path, lines: pytest.LogCaptureFixture) -> None:
-    """Escaped, so that any stream takes the line, and the repr too."""
+    """Such names are escaped, in log lines and in reprs, so that every stream accepts them."""
     saver = Saver({"v": torch.zeros(1)})
     saver.save(bytes(tmp_path) + b"/m\xff")
     assert taken(lines)[0].startswith(f"Saved {tmp_path}/m\\xff (")
@@ -106,7 +106,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path, lines: pytest.LogCaptureFixtur
 
 
 def test_reprs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line each, which tells what one would ask for first."""
+    """Each repr is one line with the most important settings and state."""
     monkeypatch.chdir(tmp_path)
     saver = Saver({"model": torch.nn.Linear(2, 2), "step": torch.tensor(0)}, max_to_keep=3, sharded=True)
     assert repr(saver) == "Saver(2 entries, max_to_keep=3, sharded=True)"
@@ -136,7 +136,7 @@ def test_reprs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_save_that_failed(tmp_path: Path) -> None:
-    """The handle's repr names the kind of error."""
+    """The handle's repr contains the error class."""
     saver = Saver({"v": torch.zeros(1)})
     saver.save(tmp_path / "m", 1)
     (tmp_path / "checkpoint").unlink()
@@ -149,7 +149,7 @@ def test_a_save_that_failed(tmp_path: Path) -> None:
 
 
 def test_types_that_need_no_cast(tmp_path: Path) -> None:
-    """A program type-checks that uses the returned paths as they are; None comes only where it was asked for."""
+    """A program that uses the returned paths type-checks; None is returned only on request."""
     saver = Saver({"v": torch.zeros(1)})
     path = saver.save(tmp_path / "m", 1)
     assert_type(path, str | MaybeNone)

@@ -1,4 +1,4 @@
-"""Training that goes on beside a save changes nothing in the checkpoint; on a GPU, too, where there is one."""
+"""Changing tensors during an asynchronous save does not change the checkpoint, on CPU and GPU."""
 
 import threading
 from pathlib import Path
@@ -12,12 +12,12 @@ from torch_tfckpt import Saver, StagingOptions, Variable
 MIB = 1024 * 1024
 NEEDS_CUDA = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
-# The state takes 3 MiB: it fits at once, or goes through buffers of 2 MiB in waves.
+# The state takes 3 MiB: it fits into the larger limit at once, and passes through buffers of 2 MiB in waves.
 BUDGETS = pytest.mark.parametrize("async_mib", [64, 2])
 
 
 class Training:
-    """Parameters on three devices, as tagged; every value of all is the step."""
+    """Parameters tagged with three devices; each element is the current step."""
 
     def __init__(self, device: str) -> None:
         self.values = [torch.zeros(MIB // 4, device=device) for _ in range(3)]
@@ -38,8 +38,8 @@ def assert_step(path: str | None, step: int) -> None:
 
 @DEVICES
 @BUDGETS
-def test_training_goes_on_when_save_async_returns(tmp_path: Path, device: str, async_mib: int) -> None:
-    """100 saves; all parameters change right after the call returned: the checkpoint holds the earlier values."""
+def test_training_continues_when_save_async_returns(tmp_path: Path, device: str, async_mib: int) -> None:
+    """The parameters change right after each of 100 calls; the checkpoints have the earlier values."""
     training = Training(device)
     options = StagingOptions(buffer_bytes=MIB, async_bytes=async_mib * MIB)
     with Saver(training.variables, sharded=True, max_to_keep=1, staging=options) as saver:
@@ -54,8 +54,8 @@ def test_training_goes_on_when_save_async_returns(tmp_path: Path, device: str, a
 
 @DEVICES
 @BUDGETS
-def test_training_goes_on_when_staged_is_set(tmp_path: Path, device: str, async_mib: int) -> None:
-    """100 saves that return at once; a thread waits for `staged` and then changes everything."""
+def test_training_continues_when_staged_is_set(tmp_path: Path, device: str, async_mib: int) -> None:
+    """Over 100 saves, a thread waits for `staged` and then changes all parameters."""
     training = Training(device)
     options = StagingOptions(buffer_bytes=MIB, async_bytes=async_mib * MIB)
     with Saver(training.variables, sharded=True, max_to_keep=1, staging=options) as saver:
@@ -76,7 +76,7 @@ def test_training_goes_on_when_staged_is_set(tmp_path: Path, device: str, async_
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_each_device_gets_a_file_of_its_own(tmp_path: Path) -> None:
-    """CASES 22: host first, then the GPUs in the order of their names; restored onto the devices where things are."""
+    """CASES 22: one file for the host, then one per GPU in order; restored onto the original devices."""
     there = {"host": torch.arange(5.0)} | {
         f"gpu{number}": torch.full((3,), float(number), device=f"cuda:{number}")
         for number in range(torch.cuda.device_count())

@@ -1,4 +1,4 @@
-"""Pins: written down at once, so that a run that ends right after keeps its word."""
+"""Pins are written at once, so that they persist when a run ends right afterwards."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def saver(tmp_path: Path) -> tfckpt.Saver:
-    """Has saved m-1 and keeps one checkpoint."""
+    """Return a saver that has saved m-1 and keeps one checkpoint."""
     saver = tfckpt.Saver({"x": torch.zeros(2)}, max_to_keep=1)
     saver.save(tmp_path / "m", global_step=1)
     return saver
 
 
 def test_a_pin_outlives_a_run_that_ends_right_after(tmp_path: Path, saver: tfckpt.Saver) -> None:
-    """Nothing is saved between the pin and the end; the next run's saves leave the checkpoint alone."""
+    """Nothing is saved between the pin and the end; the next run's saves keep the checkpoint."""
     saver.pin(tmp_path / "m-1")
     again = tfckpt.Saver({"x": torch.zeros(2)}, max_to_keep=1, recover=True)
     for step in (2, 3):
@@ -29,8 +29,8 @@ def test_a_pin_outlives_a_run_that_ends_right_after(tmp_path: Path, saver: tfckp
     assert names(tmp_path) == ["m-1", "m-3"]
 
 
-def test_an_unpin_in_a_later_run_lets_it_go(tmp_path: Path, saver: tfckpt.Saver) -> None:
-    """With the next save, as every other checkpoint that is too old."""
+def test_an_unpin_in_a_later_run(tmp_path: Path, saver: tfckpt.Saver) -> None:
+    """The next save deletes it like any other old checkpoint."""
     saver.pin(tmp_path / "m-1")
     saver.save(tmp_path / "m", global_step=2)
     again = tfckpt.Saver({"x": torch.zeros(2)}, max_to_keep=1, recover=True)
@@ -39,14 +39,14 @@ def test_an_unpin_in_a_later_run_lets_it_go(tmp_path: Path, saver: tfckpt.Saver)
     assert names(tmp_path) == ["m-3"]
 
 
-def test_what_is_not_there_cannot_be_pinned(tmp_path: Path, saver: tfckpt.Saver) -> None:
-    """A typo is told, not remembered."""
+def test_a_missing_checkpoint_cannot_be_pinned(tmp_path: Path, saver: tfckpt.Saver) -> None:
+    """A mistyped path raises an error and is not recorded."""
     with pytest.raises(tfckpt.NotFoundError, match="m-7: there is no such checkpoint to pin"):
         saver.pin(tmp_path / "m-7")
 
 
-def test_pins_lie_beside_the_state_file_that_the_saver_writes(tmp_path: Path) -> None:
-    """Under another name of it, too."""
+def test_pins_are_stored_in_the_directory_of_the_state_file(tmp_path: Path) -> None:
+    """Pins are found also if the state file has another name."""
     saver = tfckpt.Saver({"x": torch.zeros(2)}, max_to_keep=1)
     path = saver.save(tmp_path / "m", global_step=1, latest_filename="newest")
     assert path is not None
@@ -56,7 +56,7 @@ def test_pins_lie_beside_the_state_file_that_the_saver_writes(tmp_path: Path) ->
 
 
 def test_settings_of_an_old_meta_graph_restore_and_save_version_1(tmp_path: Path) -> None:
-    """A SaverDef that names no version is of a time that had only one."""
+    """A SaverDef without a version comes from a time when version 1 was the only one."""
     old = tfckpt.SaverDef(save_tensor_name="save/control_dependency:0", restore_op_name="save/restore_all")
     x = torch.arange(3.0)
     saver = tfckpt.Saver({"x": x}, saver_def=old)

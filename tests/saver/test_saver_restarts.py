@@ -1,4 +1,4 @@
-"""Runs that are restarted: whether max_to_keep counts the checkpoints of the runs before."""
+"""Restarted runs: when max_to_keep counts the checkpoints of earlier runs."""
 
 import logging
 import os
@@ -17,12 +17,12 @@ from torch_tfckpt.storage.local import LOCAL
 
 
 def steps_in(directory: Path) -> list[int]:
-    """The steps of the checkpoints in a directory."""
+    """Return the steps of the checkpoints in a directory."""
     return sorted(int(name.partition("-")[2][:-6]) for name in names_in(directory) if name.endswith(".index"))
 
 
 def run(directory: Any, steps: list[int], restore: Any = None, **options: Any) -> Saver:
-    """A run of a program: it restores, if it is told what, and saves."""
+    """Run a program once: restore the given checkpoint, if any, and save the given steps."""
     saver = Saver({"v": torch.zeros(1)}, **{"max_to_keep": 3, **options})
     if restore is not None:
         saver.restore(restore)
@@ -32,14 +32,14 @@ def run(directory: Any, steps: list[int], restore: Any = None, **options: Any) -
 
 
 @pytest.mark.parametrize("asynchronously", [False, True])
-def test_a_loop_that_restarts_keeps_max_to_keep(tmp_path: Path, asynchronously: bool) -> None:
-    """Four runs, each restoring the latest, leave three checkpoints, and the state file lists them."""
-    for life in range(4):
+def test_a_restarted_loop_keeps_max_to_keep(tmp_path: Path, asynchronously: bool) -> None:
+    """Four runs that restore the latest leave three checkpoints, which the state file lists."""
+    for attempt in range(4):
         saver = Saver({"v": torch.zeros(1)}, max_to_keep=3)
         latest = tfckpt.latest_checkpoint(tmp_path)
         if latest is not None:
             saver.restore(latest)
-        for step in range(3 * life, 3 * life + 3):
+        for step in range(3 * attempt, 3 * attempt + 3):
             save = saver.save_async if asynchronously else saver.save
             save(tmp_path / "m", step)
         saver.close()
@@ -50,34 +50,34 @@ def test_a_loop_that_restarts_keeps_max_to_keep(tmp_path: Path, asynchronously: 
 
 
 def test_recover_false_is_as_in_tensorflow(tmp_path: Path) -> None:
-    """Each run counts its own; nothing of the run before is deleted."""
+    """With recover=False each run counts its own checkpoints and deletes none of earlier runs."""
     run(tmp_path, [1, 2, 3])
     run(tmp_path, [4, 5, 6, 7], str(tmp_path / "m-3"), recover=False)
     assert steps_in(tmp_path) == [1, 2, 3, 5, 6, 7]
 
 
 def test_without_a_restore_nothing_is_taken_over(tmp_path: Path) -> None:
-    """A new training in the directory of an old one deletes nothing of it."""
+    """A new training in the directory of an earlier one deletes none of its checkpoints."""
     run(tmp_path, [1, 2, 3])
     run(tmp_path, [4, 5, 6, 7])
     assert steps_in(tmp_path) == [1, 2, 3, 5, 6, 7]
 
 
 def test_restored_from_one_directory_and_saved_into_another(tmp_path: Path) -> None:
-    """Neither directory loses anything to the other; back in the first, its checkpoints count."""
+    """Saving elsewhere affects neither directory; saving in the first one again counts its checkpoints."""
     one, other = tmp_path / "one", tmp_path / "other"
     run(one, [1, 2, 3])
     run(other, [1, 2, 3])
     saver = run(other, [4, 5, 6], str(one / "m-3"))
     assert (steps_in(one), steps_in(other)) == ([1, 2, 3], [1, 2, 3, 4, 5, 6])
     assert saver.last_checkpoints == [str(other / f"m-{step}") for step in (4, 5, 6)]
-    # One saver has one list: with those of the other directory there are more than three, and the oldest go.
+    # One saver has one list: with the checkpoints of the other directory it exceeds three, so the oldest are deleted.
     saver.save(one / "m", 4)
     assert (steps_in(one), steps_in(other)) == ([4], [1, 2, 3, 5, 6])
 
 
 def test_restoring_an_older_checkpoint(tmp_path: Path) -> None:
-    """The newer ones still count by their age; one that is saved again is the newest, and stays."""
+    """Newer checkpoints still count by age; one that is saved again becomes the newest and is kept."""
     run(tmp_path, [1, 2, 3])
     run(tmp_path, [2], str(tmp_path / "m-1"))
     assert steps_in(tmp_path) == [1, 2, 3]
@@ -89,7 +89,7 @@ def test_restoring_an_older_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("restored", ["train/m-3", "./train/./m-3", "absolute", "link/m-3", "train/m-3.index", "train"])
 @pytest.mark.parametrize("saved", ["train", "train/.", "absolute", "link"])
 def test_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool, restored: str, saved: str) -> None:
-    """However the directory is spelled on either side: it is the same. A step that is saved again is one, not two."""
+    """Different spellings of the directory are the same; saving a step again does not count it twice."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "train")
@@ -103,28 +103,28 @@ def test_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bo
 
 @pytest.mark.parametrize("storage", [False, True], ids=["by URL", "storage="])
 def test_urls(storage: bool) -> None:
-    """The same in an object store."""
+    """The same holds for an object store."""
     MemoryFileSystem.store.clear()
     directory = "memory://restarts"
     options = {"storage": storage_of(directory)} if storage else {}
-    for life in range(3):
+    for attempt in range(3):
         latest = tfckpt.latest_checkpoint(directory)
-        saver = run(directory, [2 * life, 2 * life + 1], latest, **options)
+        saver = run(directory, [2 * attempt, 2 * attempt + 1], latest, **options)
     assert saver.last_checkpoints == [f"{directory}/m-{step}" for step in (3, 4, 5)]
     assert sorted(name for name in MemoryFileSystem.store if name.endswith(".index")) == [
         f"/restarts/m-{step}.index" for step in (3, 4, 5)
     ]
 
 
-def test_local_storage_passed_in(tmp_path: Path) -> None:
-    """`storage=` instead of a path that tells."""
+def test_an_explicit_local_storage(tmp_path: Path) -> None:
+    """The same holds with an explicit `storage=` argument."""
     run(tmp_path, [1, 2, 3], storage=LOCAL)
     run(tmp_path, [4], tmp_path / "m-3", storage=LOCAL)
     assert steps_in(tmp_path) == [2, 3, 4]
 
 
-def test_checkpoints_that_are_gone(tmp_path: Path) -> None:
-    """Listed, but deleted by somebody: they do not count."""
+def test_checkpoints_deleted_by_others(tmp_path: Path) -> None:
+    """Checkpoints that are listed but were deleted meanwhile do not count."""
     run(tmp_path, [1, 2, 3])
     tfckpt.remove_checkpoint(tmp_path / "m-2")
     saver = run(tmp_path, [4], tmp_path / "m-3")
@@ -133,7 +133,7 @@ def test_checkpoints_that_are_gone(tmp_path: Path) -> None:
 
 
 def test_a_damaged_state_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Logged; nothing is taken over, and the save succeeds."""
+    """A damaged state file is logged, nothing is taken over, and the save succeeds."""
     run(tmp_path, [1, 2, 3])
     (tmp_path / "checkpoint").write_text("")
     run(tmp_path, [4], tmp_path / "m-3")
@@ -142,7 +142,7 @@ def test_a_damaged_state_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
 
 def test_checkpoints_of_another_origin(tmp_path: Path) -> None:
-    """A pretrained checkpoint in the directory, listed by its own state file, is never deleted by fine-tuning."""
+    """A pretrained checkpoint in the directory's state file is never deleted by fine-tuning."""
     tfckpt.save_file({"v": torch.zeros(1)}, tmp_path / "pretrained.ckpt")
     tfckpt.update_checkpoint_state(tmp_path, tmp_path / "pretrained.ckpt")
     saver = run(tmp_path, [1, 2, 3, 4], tmp_path)
@@ -151,7 +151,7 @@ def test_checkpoints_of_another_origin(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_a_tensorflow_manager(tmp_path: Path) -> None:
-    """Restored by the names of its variables, an object-based checkpoint is somebody else's, and stays."""
+    """An object-based checkpoint restored by variable names belongs to another writer and is kept."""
     v = tfckpt.Variable(torch.zeros(1), "v")
     other = tfckpt.CheckpointManager(tfckpt.Checkpoint(variable=v), tmp_path, 3, checkpoint_name="m")
     for _ in range(3):
@@ -162,7 +162,7 @@ def test_checkpoints_of_a_tensorflow_manager(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [None, 0])
 def test_without_a_limit(tmp_path: Path, limit: int | None) -> None:
-    """Nothing is remembered and nothing deleted; the state file lists the newest only."""
+    """Nothing is deleted, and the state file lists only the newest."""
     run(tmp_path, [1, 2, 3])
     for step in (4, 5):
         run(tmp_path, [step], tmp_path / "m-3", max_to_keep=limit)
@@ -172,15 +172,15 @@ def test_without_a_limit(tmp_path: Path, limit: int | None) -> None:
 
 
 @pytest.mark.parametrize("recover", [None, True])
-def test_a_lower_limit_holds_from_the_next_save_on(tmp_path: Path, recover: bool | None) -> None:
-    """As under CheckpointManager: what the earlier run kept beyond it is deleted."""
+def test_a_lower_limit_applies_at_the_next_save(tmp_path: Path, recover: bool | None) -> None:
+    """As with CheckpointManager, checkpoints beyond the lower limit are deleted."""
     run(tmp_path, [1, 2, 3, 4, 5], max_to_keep=5)
     run(tmp_path, [6], tmp_path / "m-5", max_to_keep=2, recover=recover)
     assert steps_in(tmp_path) == [5, 6]
 
 
-def test_the_list_that_was_set_counts(tmp_path: Path) -> None:
-    """After set_last_checkpoints, the saver knows what it was told and nothing else."""
+def test_set_last_checkpoints_replaces_the_list(tmp_path: Path) -> None:
+    """After set_last_checkpoints_with_time, the saver counts only the given checkpoints."""
     run(tmp_path, [1, 2, 3])
     saver = run(tmp_path, [], tmp_path / "m-3")
     saver.set_last_checkpoints_with_time([(str(tmp_path / "m-3"), 0.0)])
@@ -189,8 +189,8 @@ def test_the_list_that_was_set_counts(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == [1, 2, 3, 4]
 
 
-def test_the_best_of_earlier_runs_stay(tmp_path: Path) -> None:
-    """Metrics and the checkpoints that they protect are known over a restart, through a symbolic link too."""
+def test_the_best_of_earlier_runs_are_kept(tmp_path: Path) -> None:
+    """Metrics persist over restarts and protect the best checkpoint, also through a symbolic link."""
     (tmp_path / "train").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "train")
     for step, loss in enumerate([0.5, 0.1, 0.9, 0.3, 0.7]):
@@ -204,25 +204,25 @@ def test_the_best_of_earlier_runs_stay(tmp_path: Path) -> None:
     assert steps_in(tmp_path / "train") == [1, 4]
 
 
-def test_the_schedule_of_hours_goes_on(tmp_path: Path) -> None:
-    """Restarted every 40 minutes, a run keeps one checkpoint an hour for good, as one that was never stopped."""
+def test_the_schedule_continues_over_restarts(tmp_path: Path) -> None:
+    """Restarted every 40 minutes, a run keeps one checkpoint per hour, like an uninterrupted run."""
     clock = Clock(1_700_000_000.0)
     begun = clock.now
-    for life in range(9):
+    for attempt in range(9):
         saver = Saver({"v": torch.zeros(1)}, max_to_keep=1, keep_checkpoint_every_n_hours=1.0, clock=clock)
-        if life:
+        if attempt:
             saver.restore(tfckpt.latest_checkpoint(tmp_path))
         for _ in range(2):
             clock.now += 1200
             saver.save(tmp_path / "m", int(clock.now - begun) // 60)
-            for path in tmp_path.glob("m-*"):  # files are as old as the clock says
+            for path in tmp_path.glob("m-*"):  # files have the age that the clock implies
                 if path.stat().st_mtime > clock.now:
                     os.utime(path, (clock.now, clock.now))
     assert steps_in(tmp_path) == [80, 140, 200, 260, 320, 360]
 
 
 def test_a_schedule_that_was_interrupted(tmp_path: Path) -> None:
-    """After a week without a run one checkpoint is due, not one for each hour of the week."""
+    """After a pause of a week one checkpoint is due, not one per hour of the week."""
     clock = Clock(1_700_000_000.0)
     options = {"max_to_keep": 1, "keep_checkpoint_every_n_hours": 1.0, "clock": clock}
     run(tmp_path, [1, 2], **options)
@@ -237,7 +237,7 @@ def test_a_schedule_that_was_interrupted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recover", ["yes", 2])
 def test_recover_is_true_false_or_none(recover: Any) -> None:
-    """Everything else is refused."""
+    """Other values are rejected."""
     with pytest.raises(ValueError, match=r"recover=.*True, False or None"):
         Saver({"v": torch.zeros(1)}, recover=recover)
 
@@ -246,7 +246,7 @@ def test_recover_is_true_false_or_none(recover: Any) -> None:
 
 
 def test_best_checkpoint(tmp_path: Path) -> None:
-    """Of those that are kept; None without a rule or a metric; also where all are kept."""
+    """The best of the kept checkpoints; None without a rule or metric; also without a limit."""
     v = {"v": torch.zeros(1)}
     assert Saver(v).best_checkpoint is None
     for limit in (1, None):
@@ -262,7 +262,7 @@ def test_best_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("best", [("loss", "min", 2), "loss", {"metric": "loss"}])
 def test_a_rule_that_is_not_a_keep_best(best: Any) -> None:
-    """Refused at construction, with what to write."""
+    """Another value is rejected at construction, with the expression to use."""
     with pytest.raises(ValueError, match=r'not a KeepBest. Pass keep_best=KeepBest\("loss", "min", k=2\)'):
         Saver({"v": torch.zeros(1)}, keep_best=best)
 
@@ -271,8 +271,8 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def test_metrics_without_the_one_that_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One warning, at the first such save, with the name that was probably meant."""
+def test_metrics_without_that_of_the_rule(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning at the first such save, with the metric name that was probably meant."""
     saver = Saver({"v": torch.zeros(1)}, max_to_keep=1, keep_best=KeepBest("val_loss", "min", 1))
     saver.save(tmp_path / "m", 0, metrics={"val_los": 0.5, "accuracy": 1.0})
     (text,) = warnings(caplog)
@@ -286,7 +286,7 @@ def test_metrics_without_the_one_that_counts(tmp_path: Path, caplog: pytest.LogC
 
 @pytest.mark.parametrize("saves", [1, 2, 4])
 def test_a_metric_that_is_never_given(tmp_path: Path, caplog: pytest.LogCaptureFixture, saves: int) -> None:
-    """One warning when checkpoints begin to be deleted by age; else when the saver is closed."""
+    """One warning when checkpoints are first deleted by age, otherwise when the saver is closed."""
     with Saver({"v": torch.zeros(1)}, max_to_keep=1, keep_best=KeepBest("loss", "min", 1)) as saver:
         for step in range(saves):
             saver.save(tmp_path / "m", step)
@@ -296,7 +296,7 @@ def test_a_metric_that_is_never_given(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_no_warning_about_metrics_without_need(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """None if it was given once, here or by an earlier run; none without a rule, and none if nothing was saved."""
+    """No warning if the metric was given once, also by an earlier run, or without a rule or a save."""
     v, rule = {"v": torch.zeros(1)}, KeepBest("loss", "min", 1)
     Saver(v, keep_best=rule).close()
     with Saver(v, max_to_keep=1, keep_best=rule) as saver:

@@ -1,4 +1,4 @@
-"""Saver.restore: what it reads, what it refuses, and that it does all or nothing."""
+"""Saver.restore: which paths it accepts, which errors it raises, and that it is all or nothing."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ from torch_tfckpt.values import Value
 SEQUENTIALLY = pytest.mark.parametrize("sequentially", [False, True], ids=["at once", "sequentially"])
 
 
-# Where it is read from.
+# Paths.
 
 
 @VERSIONS
 def test_a_moved_directory(tmp_path: Path, version: int) -> None:
-    """CASES 10: saved with relative paths, found before and after the directory was renamed."""
+    """CASES 10: checkpoints with relative paths are found before and after the directory is renamed."""
     (tmp_path / "dir1").mkdir()
     v0, v1, table = torch.tensor(10.0), torch.tensor(20.0), Table("v2", {"k1": 30.0})
     saver = Saver({"v0": v0, "v1": v1, "v2": table.saveable}, save_relative_paths=True, write_version=version)
@@ -41,7 +41,7 @@ def test_a_moved_directory(tmp_path: Path, version: int) -> None:
 
 @VERSIONS
 def test_a_path_without_a_checkpoint(tmp_path: Path, version: int) -> None:
-    """CASES 12, SAVER 4 restore steps 2 and 3."""
+    """CASES 12: a missing checkpoint and None raise ValueError in TensorFlow's words."""
     saver = Saver({"v": torch.zeros(1)}, write_version=version)
     for path in ("invalid path", tmp_path / "nothing", tmp_path):
         with pytest.raises(ValueError, match=r"The passed save_path is not a valid checkpoint: "):
@@ -51,7 +51,7 @@ def test_a_path_without_a_checkpoint(tmp_path: Path, version: int) -> None:
 
 
 def test_any_spelling_of_a_checkpoint(tmp_path: Path) -> None:
-    """SAVER 4 restore: prefix, index, meta graph, directory; patterns and single shards of version 1."""
+    """Prefix, index, meta graph, directory, and patterns and shards of version 1 are accepted."""
     tensors = {"a": torch.tensor(1.0), "b": torch.tensor(2.0)}
     Saver(tensors).save(tmp_path / "two" / "m", 7)
     tagged = [Variable(tensors["a"], "a", device="/cpu:0"), Variable(tensors["b"], "b", device="/cpu:1")]
@@ -66,12 +66,12 @@ def test_any_spelling_of_a_checkpoint(tmp_path: Path) -> None:
     assert b.item() == 2.0
 
 
-# What does not fit.
+# Mismatches.
 
 
 @SEQUENTIALLY
 def test_another_shape(tmp_path: Path, sequentially: bool) -> None:
-    """CASES 27, 84: a ValueError in TensorFlow's words for either way; the target is as it was."""
+    """CASES 27, 84: ValueError in TensorFlow's words, for either API; the target is unchanged."""
     path = str(Saver({"v": torch.arange(6.0).reshape(2, 3)}).save(tmp_path / "reshape"))
     scalar = str(Saver({"v": torch.tensor(1.0)}).save(tmp_path / "scalar"))
     for file, target in ((path, torch.full((3, 2), 7.0)), (scalar, torch.full((1,), 7.0))):
@@ -91,7 +91,7 @@ def test_another_shape(tmp_path: Path, sequentially: bool) -> None:
 @SEQUENTIALLY
 @pytest.mark.parametrize("sharded", [False, True])
 def test_reshape(tmp_path: Path, sequentially: bool, sharded: bool) -> None:
-    """CASES 28, SAVER 2: the value takes the target's shape; another number of elements does not."""
+    """CASES 28: with reshape the value is reshaped to the target; the number of elements must match."""
     path = Saver({"v": torch.arange(1.0, 7.0).reshape(2, 3)}).save(tmp_path / "reshape")
     target = torch.zeros(3, 2)
     Saver({"v": target}, reshape=True, restore_sequentially=sequentially, sharded=sharded).restore(path)
@@ -102,7 +102,7 @@ def test_reshape(tmp_path: Path, sequentially: bool, sharded: bool) -> None:
 
 @SEQUENTIALLY
 def test_another_dtype(tmp_path: Path, sequentially: bool) -> None:
-    """CASES 33: float32 into int32."""
+    """CASES 33: restoring float32 into int32 is an error."""
     path = Saver({"v": torch.tensor([1.0])}).save(tmp_path / "dtype")
     target = torch.tensor([7], dtype=torch.int32)
     with pytest.raises(tfckpt.InvalidArgumentError, match="expected dtype int32 does not equal original dtype float"):
@@ -111,7 +111,7 @@ def test_another_dtype(tmp_path: Path, sequentially: bool) -> None:
 
 
 def test_other_names(tmp_path: Path) -> None:
-    """CASES 60, 61: names of the dictionary count, not those of variables."""
+    """CASES 60, 61: the dictionary's keys are looked up, not the names of variables."""
     v0, v1 = Variable(torch.tensor(10.0), "v0"), Variable(torch.tensor(20.0), "v1")
     path = Saver({"save_prefix/v0": v0, "save_prefix/v1": v1}).save(tmp_path / "names")
     with pytest.raises(tfckpt.NotFoundError, match="not found in checkpoint"):
@@ -123,8 +123,8 @@ def test_other_names(tmp_path: Path) -> None:
     assert (r0.tensor.item(), r1.tensor.item()) == (10.0, 20.0)
 
 
-def test_a_missing_name_says_which(tmp_path: Path) -> None:
-    """CASES 83, SAVER 4 restore step 5: no word of the reader, no context chained; the names that are missing."""
+def test_an_error_names_the_missing_name(tmp_path: Path) -> None:
+    """CASES 83: the error lists the missing names, without the reader's message or a chained exception."""
     path = Saver({"a": torch.zeros(1)}).save(tmp_path / "missing")
     with pytest.raises(tfckpt.NotFoundError) as raised:
         Saver([Variable(torch.zeros(1), "b")]).restore(path)
@@ -137,15 +137,15 @@ def test_a_missing_name_says_which(tmp_path: Path) -> None:
 
 
 def test_a_missing_data_file(tmp_path: Path) -> None:
-    """SAVER 4 restore step 5: the same kind of error."""
+    """A missing data file raises the same kind of error."""
     path = Saver({"a": torch.zeros(1)}).save(tmp_path / "missing")
     (tmp_path / "missing.data-00000-of-00001").unlink()
     with pytest.raises(tfckpt.NotFoundError, match=r"missing\.data-00000-of-00001"):
         Saver({"a": torch.zeros(1)}).restore(path)
 
 
-def test_a_slice_of_another_whole(tmp_path: Path) -> None:
-    """SAVER 4 restore step 6: a spec whose full shape is not the stored one."""
+def test_a_slice_of_another_full_shape(tmp_path: Path) -> None:
+    """A spec whose full shape differs from the stored one is an error."""
     path = Saver({"w": torch.zeros(4, 2)}).save(tmp_path / "slice")
     part = Variable(torch.zeros(2, 2), "w", tfckpt.SaveSliceInfo("w", [6, 2], [0, 0], [2, 2]))
     with pytest.raises(tfckpt.InvalidArgumentError, match=r"shape in shape_and_slice spec \[6,2\] does not match"):
@@ -153,7 +153,7 @@ def test_a_slice_of_another_whole(tmp_path: Path) -> None:
 
 
 def test_large_tensors(tmp_path: Path) -> None:
-    """CASES 34: five of [10, 2], three of [32000, 1000] float32, 128 MB each."""
+    """CASES 34: five tensors of [10, 2] and three of [32000, 1000] float32, 128 MB each."""
     made = torch.Generator().manual_seed(5)
     shapes = [(10, 2)] * 5 + [(32_000, 1_000)] * 3
     tensors = {f"var{i}": torch.rand(shape, generator=made) for i, shape in enumerate(shapes)}
@@ -163,11 +163,11 @@ def test_large_tensors(tmp_path: Path) -> None:
     assert all(torch.equal(tensors[name], restored[name]) for name in tensors)
 
 
-# Objects that name what is saved of them.
+# Objects that name their saveables.
 
 
 class Holder:
-    """A trackable object: `saveables` gives what is saved of it, by attribute."""
+    """Trackable object with the given saveables by attribute."""
 
     def __init__(self, saveables: Callable[[], dict[str, Any]], name: str = "holder") -> None:
         self.name = name
@@ -179,7 +179,7 @@ class Holder:
 
 @pytest.mark.parametrize("form", ["list", "dict"])
 def test_an_object_whose_only_attribute_is_its_value(tmp_path: Path, form: str) -> None:
-    """CASES 80: 42 saved, 43 set, 42 restored."""
+    """CASES 80: 42 is saved, 43 set, 42 restored."""
     v = Variable(torch.tensor(42.0), "holder")
     holder = Holder(lambda: {"VARIABLE_VALUE": v})
     saver = Saver([holder] if form == "list" else {"holder": holder})
@@ -191,7 +191,7 @@ def test_an_object_whose_only_attribute_is_its_value(tmp_path: Path, form: str) 
 
 
 class Mirrored(SaveableObject):
-    """One value in the file, two variables here."""
+    """One stored value for two variables."""
 
     def __init__(self, primary: torch.Tensor, mirror: torch.Tensor, name: str) -> None:
         super().__init__(primary, [SaveSpec(primary, "", name)], name)
@@ -205,7 +205,7 @@ class Mirrored(SaveableObject):
 
 
 def test_a_saveable_that_restores_two_variables(tmp_path: Path) -> None:
-    """CASES 81: both are 42, by a factory and by a saveable of its own."""
+    """CASES 81: both variables are 42, with a factory and with a custom saveable."""
     primary, mirror = torch.tensor(42.0), torch.tensor(0.0)
     for value in (
         Holder(lambda: {"VARIABLE_VALUE": lambda name="holder": Mirrored(primary, mirror, name)}),
@@ -223,7 +223,7 @@ def test_a_saveable_that_restores_two_variables(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("asynchronously", [False, True])
 def test_a_function_is_called_once(tmp_path: Path, version: int, sharded: bool, asynchronously: bool) -> None:
-    """CASES 82: once for a save, not at all for a restore."""
+    """CASES 82: a function is called once per save and never by a restore."""
     table = Table("t", {"a": 1.0})
     saver = Saver([table.saveable], write_version=version, sharded=sharded)
     path = saver.save_async(tmp_path / "once").result() if asynchronously else saver.save(tmp_path / "once")
@@ -236,7 +236,7 @@ def test_a_function_is_called_once(tmp_path: Path, version: int, sharded: bool, 
 
 
 class Everything:
-    """A model, its optimizer, a plain dict, a table and tensors of two devices, all with values from `seed`."""
+    """A model, its optimizer, a plain dict, a table and tensors of two devices, with values from `seed`."""
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -260,7 +260,7 @@ class Everything:
         return Saver(self.var_list, **arguments)
 
     def snapshot(self, directory: Path) -> dict[str, bytes]:
-        """All bytes of it."""
+        """Return all values as bytes."""
         (directory / "snapshots").mkdir(exist_ok=True)
         self.saver().save(directory / "snapshots" / "s", write_state=False, write_meta_graph=False)
         return {path.name: path.read_bytes() for path in (directory / "snapshots").iterdir()}
@@ -269,7 +269,7 @@ class Everything:
 @VERSIONS
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_damaged_last_tensor_changes_nothing(tmp_path: Path, version: int, sharded: bool) -> None:
-    """STYLE: all is read and verified before the first is assigned. The error is that of the reader, not wrapped."""
+    """All values are verified before the first is assigned; the reader's error is not wrapped."""
     path = Everything(1).saver(write_version=version, sharded=sharded).save(tmp_path / "m")
     damage_last_tensor(tmp_path, version)
     here = Everything(2)
@@ -294,8 +294,8 @@ def test_a_damaged_last_tensor_changes_nothing(tmp_path: Path, version: int, sha
     ],
     ids=["name", "dtype", "shape", "meta", "expanded", "optimizer", "container"],
 )  # fmt: skip
-def test_what_does_not_fit_changes_nothing(tmp_path: Path, sequentially: bool, misfit: dict[str, Any]) -> None:
-    """Names, dtypes and shapes of all are looked at before the first is assigned, also sequentially."""
+def test_a_mismatch_changes_nothing(tmp_path: Path, sequentially: bool, misfit: dict[str, Any]) -> None:
+    """All names, dtypes and shapes are checked before the first assignment, also sequentially."""
     path = Everything(1).saver().save(tmp_path / "m")
     here = Everything(2)
     before = here.snapshot(tmp_path)
@@ -307,8 +307,8 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path, sequentially: bool, m
     assert here.snapshot(tmp_path) == before
 
 
-def test_sequentially_the_error_says_what_has_changed(tmp_path: Path) -> None:
-    """SAVER 4: restore_sequentially finds damage half way; a note names what has its new value already."""
+def test_a_sequential_error_lists_the_changed_variables(tmp_path: Path) -> None:
+    """Damage found halfway by restore_sequentially: a note lists the variables with new values."""
     saved = {f"v{i}": torch.full((4,), float(i)) for i in range(1, 6)}
     path = Saver(saved).save(tmp_path / "m")
     damage_last_tensor(tmp_path, SaverDef.V2)
@@ -328,7 +328,7 @@ def test_sequentially_the_error_says_what_has_changed(tmp_path: Path) -> None:
 def test_values_alive_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool, sequentially: bool, at_most: int
 ) -> None:
-    """SAVER 4: restore_sequentially holds one value at a time, all of them otherwise."""
+    """restore_sequentially holds one value at a time; otherwise all are held."""
     alive: list[weakref.ref[Value]] = []
     most = 0
 

@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed ends where one that was never stopped ends, to the last bit."""
+"""A stopped and resumed run gives bitwise the same result as an uninterrupted one."""
 
 import random
 import subprocess
@@ -23,11 +23,11 @@ OPTIMIZERS: dict[str, Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optim
 
 
 class Run:
-    """Training with everything that has state: dropout, batch norm, an optimizer, two schedulers, data drawn at random.
+    """Training with all kinds of state: dropout, batch norm, optimizer, two schedulers, random data.
 
     Args:
         kind: Key of OPTIMIZERS.
-        seed: Of all generators; a run that is resumed begins with another one.
+        seed: Seed of all generators; a resumed run starts with another one.
     """
 
     def __init__(self, kind: str, seed: int) -> None:
@@ -61,7 +61,7 @@ class Run:
         )
 
     def train(self, until: int) -> list[float]:
-        """The losses of the steps up to `until`."""
+        """Train up to the step `until` and return the losses."""
         losses = []
         while self.step < until:
             inputs = torch.randn(8, 4) * random.random() + float(np.random.rand())
@@ -76,7 +76,7 @@ class Run:
         return losses
 
     def bits(self) -> list[str]:
-        """All that is left of the run, as text."""
+        """Return the final state of the run as strings of all its bits."""
         tensors = [*self.model.state_dict().values(), *map(torch.tensor, self.scheduler.get_last_lr())]
         state = self.optimizer.state_dict()["state"]
         tensors += [
@@ -90,7 +90,7 @@ class Run:
 
 @pytest.fixture(autouse=True)
 def generators() -> Any:
-    """The generators as they were."""
+    """Restore the state of the random generators afterwards."""
     before = RNGState().state_dict()
     yield
     RNGState().load_state_dict(before)
@@ -99,21 +99,21 @@ def generators() -> Any:
 @pytest.mark.parametrize("asynchronously", [False, True], ids=["save", "save_async"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_resumed_into_fresh_objects(tmp_path: Path, kind: str, asynchronously: bool) -> None:
-    """Losses, weights, moments, learning rates and generators are equal, whatever came between; saving changes none."""
+    """Losses, weights, moments, learning rates and generators are equal; saving changes none of them."""
     whole = Run(kind, seed=1)
     expected, bits = whole.train(STEPS), whole.bits()
     stopped = Run(kind, seed=1)
     before = stopped.train(STOP)
     if asynchronously:
         handle = stopped.saver.save_async(tmp_path / "m", stopped.step)
-        went_on = stopped.train(STEPS)  # at once, beside the save
+        went_on = stopped.train(STEPS)  # at once, during the save
         path = handle.result()
     else:
         path = stopped.saver.save(tmp_path / "m", stopped.step)
         went_on = stopped.train(STEPS)
     assert before + went_on == expected
     resumed = Run(kind, seed=99)
-    resumed.train(3)  # something else has happened there already
+    resumed.train(3)  # the resumed process has other state first
     resumed.saver.restore(path)
     assert resumed.step.item() == STOP and resumed.log["losses"] == before
     assert resumed.train(STEPS) == expected[STOP:]
@@ -122,7 +122,7 @@ def test_resumed_into_fresh_objects(tmp_path: Path, kind: str, asynchronously: b
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_resumed_in_another_process(tmp_path: Path, kind: str) -> None:
-    """The whole curve from a program that is started twice; the second finds the newest checkpoint by itself."""
+    """A program that is started twice gives the whole curve; the second run finds the newest checkpoint."""
     expected = Run(kind, seed=1).train(STEPS)
     losses = []
     for until, seed in ((STOP, 1), (STEPS, 2)):
@@ -137,7 +137,7 @@ def test_resumed_in_another_process(tmp_path: Path, kind: str) -> None:
 
 
 def main(directory: str, kind: str, until: str, seed: str) -> None:
-    """What the other process does: resumes from what is there, trains, saves."""
+    """Run of the other process: resume from the newest checkpoint, train, save."""
     run = Run(kind, int(seed))
     newest = tfckpt.latest_checkpoint(directory, valid=True)
     if newest is not None:

@@ -1,4 +1,4 @@
-"""Which checkpoints a Saver keeps, what its state file says, and what is on disk after each save."""
+"""Which checkpoints a Saver keeps, the contents of its state file, and the files after each save."""
 
 import math
 from pathlib import Path
@@ -11,14 +11,14 @@ from saver_files import HOUR, VERSIONS, Clock, Directory, names_in
 import torch_tfckpt as tfckpt
 from torch_tfckpt import Saver, SaverDef, Variable
 
-# A number of newest ones.
+# The newest checkpoints.
 
 
 @VERSIONS
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("asynchronously", [False, True])
 def test_max_to_keep(tmp_path: Path, version: int, sharded: bool, asynchronously: bool) -> None:
-    """CASES 47, 48, 49, 51: the third pushes the first out with all its files; one saved again becomes the newest."""
+    """CASES 47, 48, 49, 51: the third save deletes the first with all files; saving again makes it newest."""
     here = Directory(tmp_path / "d", sharded=sharded, version=version)
     saver = here.saver(max_to_keep=2)
     whole: dict[tuple[int, bool], int] = {
@@ -57,8 +57,8 @@ def test_max_to_keep(tmp_path: Path, version: int, sharded: bool, asynchronously
     assert_on_disk("s1", "s2")
 
 
-def test_a_sharded_checkpoint_goes_with_all_its_files(tmp_path: Path) -> None:
-    """CASES 54: index, two data files and a meta graph each; the third save removes those of the first."""
+def test_a_sharded_checkpoint_is_deleted_with_all_its_files(tmp_path: Path) -> None:
+    """CASES 54: each has an index, two data files and a meta graph; the third save deletes the first's."""
     here = Directory(tmp_path / "d", sharded=True)
     saver = here.saver(max_to_keep=2)
     for name in ("s1", "s2", "s3"):
@@ -72,7 +72,7 @@ def test_a_sharded_checkpoint_goes_with_all_its_files(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_another_saver(tmp_path: Path) -> None:
-    """CASES 50, 52, 53: told of them; as a copy by saver_def; and with no history."""
+    """CASES 50, 52, 53: a saver that is given the list, a copy by saver_def, a saver without history."""
     here = Directory(tmp_path / "d")
     first = here.saver(max_to_keep=2)
     s1, s2, s3 = (here.save(first, name) for name in ("s1", "s2", "s3"))
@@ -87,10 +87,10 @@ def test_checkpoints_of_another_saver(tmp_path: Path) -> None:
         second.set_last_checkpoints([s2, s3])
         here.save(second, "s2")
         here.assert_last(second, s3, s2)
-        assert tfckpt.checkpoint_exists(s1)  # made by another, unknown here
+        assert tfckpt.checkpoint_exists(s1)  # saved by another saver, unknown here
         here.save(second, "s1")
         here.assert_last(second, s2, s1)
-        assert here.files("s3") == 3  # of unknown age: the rule of hours keeps it
+        assert here.files("s3") == 3  # of unknown age, so the schedule keeps it
     third = here.saver(max_to_keep=2)
     here.save(third, "s2")
     here.assert_last(third, s2)
@@ -99,8 +99,8 @@ def test_checkpoints_of_another_saver(tmp_path: Path) -> None:
     here.assert_last(third, s2, s1)
 
 
-def test_paths_of_unknown_age_stay(tmp_path: Path) -> None:
-    """SAVER 4: max 1, set_last_checkpoints([a]); save b, save c: a is kept, b is deleted."""
+def test_paths_of_unknown_age_are_kept(tmp_path: Path) -> None:
+    """max_to_keep=1, set_last_checkpoints([a]), save b, save c: a is kept, b is deleted."""
     here = Directory(tmp_path / "d")
     a = here.save(here.saver(), "a")
     saver = here.saver(max_to_keep=1)
@@ -112,7 +112,7 @@ def test_paths_of_unknown_age_stay(tmp_path: Path) -> None:
 
 
 def test_paths_of_known_age(tmp_path: Path) -> None:
-    """SAVER 4: set_last_checkpoints_with_time; older than the schedule goes, younger stays."""
+    """set_last_checkpoints_with_time: paths older than the schedule are deleted, younger ones kept."""
     here = Directory(tmp_path / "d")
     for name, when, files in (("old", 3600.0, 0), ("young", 3600.5, 3)):
         path = here.save(here.saver(), name)
@@ -125,7 +125,7 @@ def test_paths_of_known_age(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [("a",), {"a"}, "a", None])
 def test_last_checkpoints_are_a_list(bad: Any) -> None:
-    """SAVER 4: AssertionError, as in TensorFlow; what comes out is a copy."""
+    """Another type raises AssertionError, as in TensorFlow; `last_checkpoints` returns a copy."""
     saver = Saver({"v": torch.zeros(1)})
     with pytest.raises(AssertionError):
         saver.set_last_checkpoints(bad)
@@ -138,7 +138,7 @@ def test_last_checkpoints_are_a_list(bad: Any) -> None:
 
 @pytest.mark.parametrize("max_to_keep", [None, 0])
 def test_no_limit(tmp_path: Path, max_to_keep: int | None) -> None:
-    """CASES 55, SAVER 4: nothing is remembered, everything stays, the state file lists the newest only."""
+    """CASES 55: nothing is deleted, and the state file lists only the newest."""
     here = Directory(tmp_path / "d")
     saver = here.saver(max_to_keep=max_to_keep)
     for name in ("s1", "s2", "s3"):
@@ -150,20 +150,20 @@ def test_no_limit(tmp_path: Path, max_to_keep: int | None) -> None:
 
 @pytest.mark.parametrize("max_to_keep", [-1, True, 2.0, "3", math.nan])
 def test_a_limit_that_is_not_a_number_of_checkpoints(max_to_keep: Any) -> None:
-    """Refused before training begins, with what keeps all."""
+    """Rejected at construction; the message contains the values that keep all."""
     with pytest.raises(ValueError, match=r"max_to_keep`, got .*None and 0 keep all"):
         Saver({"v": torch.zeros(1)}, max_to_keep=max_to_keep)
 
 
 @pytest.mark.parametrize("hours", [-1, math.nan, True, "1", None])
 def test_a_schedule_that_is_not_a_number_of_hours(hours: Any) -> None:
-    """Refused before training begins."""
+    """Rejected at construction."""
     with pytest.raises(ValueError, match=r"keep_checkpoint_every_n_hours=.*number of hours"):
         Saver({"v": torch.zeros(1)}, keep_checkpoint_every_n_hours=hours)
 
 
 def test_a_negative_limit_in_a_saver_def(tmp_path: Path) -> None:
-    """As in TensorFlow: each checkpoint is deleted right after its save; its meta graph remains."""
+    """As in TensorFlow, each checkpoint is deleted right after its save; its meta graph is kept."""
     here = Directory(tmp_path / "d")
     settings = here.saver().as_saver_def()
     assert settings is not None
@@ -173,7 +173,7 @@ def test_a_negative_limit_in_a_saver_def(tmp_path: Path) -> None:
 
 
 def test_no_meta_graph(tmp_path: Path) -> None:
-    """CASES 56."""
+    """CASES 56: write_meta_graph=False writes all files but the meta graph."""
     path = Directory(tmp_path / "d").saver().save(tmp_path / "d" / "s", write_meta_graph=False)
     assert tfckpt.checkpoint_exists(str(path)) and names_in(tmp_path / "d") == [
         "checkpoint",
@@ -182,11 +182,11 @@ def test_no_meta_graph(tmp_path: Path) -> None:
     ]
 
 
-# One every so many hours.
+# One checkpoint every n hours.
 
 
 def test_timeline(tmp_path: Path) -> None:
-    """CASES 198, SAVER 4: the worked timeline through a real Saver; max_to_keep 2, one an hour, built at 0."""
+    """CASES 198: a timeline with max_to_keep 2 and one checkpoint per hour, built at time 0."""
     here, clock = Directory(tmp_path / "d"), Clock()
     saver = here.saver(max_to_keep=2, keep_checkpoint_every_n_hours=1.0, clock=clock)
     for number, (now, last, on_disk) in enumerate(
@@ -215,7 +215,7 @@ def test_timeline(tmp_path: Path) -> None:
 
 
 def test_the_schedule_begins_when_the_saver_is_built(tmp_path: Path) -> None:
-    """CASES 59: every 0.7 s; all saved a second after the start; the first is kept, the second deleted."""
+    """CASES 59: interval 0.7 s, all saved a second after the start: the first is kept, the second deleted."""
     here, clock = Directory(tmp_path / "d"), Clock(100.0)
     saver = here.saver(max_to_keep=2, keep_checkpoint_every_n_hours=0.7 / HOUR, clock=clock)
     clock.now = 101.0

@@ -1,4 +1,4 @@
-"""Saver.save, step by step, what its arguments mean, and the saver as a message."""
+"""Saver.save step by step, its arguments, and the saver as a SaverDef."""
 
 import inspect
 import logging
@@ -35,8 +35,8 @@ from torch_tfckpt.storage.local import LOCAL
     ],
     ids=str,
 )
-def test_the_step_stands_behind_the_path(tmp_path: Path, step: object, plain: str, padded: str) -> None:
-    """CASES 29, 30, SAVER 4 step 3: a number, or a tensor of one; of eight digits at least with pad_step_number."""
+def test_the_step_is_appended_to_the_path(tmp_path: Path, step: object, plain: str, padded: str) -> None:
+    """CASES 29, 30: the step is a number or a tensor; pad_step_number pads it to eight digits."""
     for pad, suffix in ((False, plain), (True, padded)):
         folder = tmp_path / str(pad)
         folder.mkdir()
@@ -47,23 +47,23 @@ def test_the_step_stands_behind_the_path(tmp_path: Path, step: object, plain: st
 
 
 @pytest.mark.parametrize("step", [1.0, torch.tensor(1.0), torch.tensor([1, 2]), "global_step:0", [5]], ids=repr)
-def test_a_step_that_is_no_integer(tmp_path: Path, step: object) -> None:
-    """SAVER 4 step 3: nothing is written under a name that was not meant."""
+def test_a_step_that_is_not_an_integer(tmp_path: Path, step: object) -> None:
+    """Another step is rejected, so that nothing is written under an unintended name."""
     with pytest.raises(ValueError, match="global_step is a"):
         Saver({"v": torch.zeros(1)}).save(tmp_path / "m", global_step=step)
     assert names_in(tmp_path) == []
 
 
 def test_the_state_file_has_no_directory(tmp_path: Path) -> None:
-    """SAVER 4 step 2."""
+    """A latest_filename with a directory is rejected."""
     for name in ("sub/checkpoint", str(tmp_path / "state"), ""):
         with pytest.raises(ValueError, match="'latest_filename' must not contain path components"):
             Saver({"v": torch.zeros(1)}).save(tmp_path / "m", latest_filename=name)
     assert names_in(tmp_path) == []
 
 
-def test_version_1_says_for_whom_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """SAVER 4 step 2: a warning with each save of version 1, none with version 2."""
+def test_version_1_logs_a_deprecation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each save of version 1 logs a warning; version 2 logs none."""
     with caplog.at_level(logging.WARNING):
         Saver({"v": torch.zeros(1)}).save(tmp_path / "two")
         assert caplog.text == ""
@@ -73,8 +73,8 @@ def test_version_1_says_for_whom_it_is(tmp_path: Path, caplog: pytest.LogCapture
 
 @VERSIONS
 @pytest.mark.parametrize("step", [None, 5])
-def test_a_directory_that_is_not_there(tmp_path: Path, version: int, step: int | None) -> None:
-    """CASES 31: directories are made, as many as it takes. Where a file is in the way: TensorFlow's words."""
+def test_a_missing_directory(tmp_path: Path, version: int, step: int | None) -> None:
+    """CASES 31: missing directories are created; a file in their place raises in TensorFlow's words."""
     (tmp_path / "actually_a_file").write_text("here")
     for asynchronously in (False, True):
         for folder in ("nonexisting_dir", "other/path1", "actually_a_file", "actually_a_file/deeper"):
@@ -101,7 +101,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path, version: int, step: int |
     "spell", [str, Path, os.fsencode, lambda path: f"file://{path}"], ids=["str", "Path", "bytes", "URI"]
 )
 def test_spellings_of_a_path(tmp_path: Path, spell: Callable[[str], Any]) -> None:
-    """CASES 32: PathLike, bytes, and file://; what comes back is a plain str."""
+    """CASES 32: PathLike, bytes and file:// are accepted; the returned path is a plain str."""
     saver = Saver({"v": torch.ones(1)})
     path = str(tmp_path / "uri")
     assert saver.save(spell(path)) == path
@@ -110,8 +110,8 @@ def test_spellings_of_a_path(tmp_path: Path, spell: Callable[[str], Any]) -> Non
     assert saver.last_checkpoints == [path]
 
 
-def test_what_a_save_without_state_does(tmp_path: Path) -> None:
-    """SAVER 4: write_state=False writes no state file, remembers nothing and deletes nothing."""
+def test_a_save_without_state(tmp_path: Path) -> None:
+    """write_state=False writes no state file, does not count the checkpoint and deletes nothing."""
     saver = Saver({"v": torch.zeros(1)}, max_to_keep=1)
     first = saver.save(tmp_path / "m", 0)
     for step in (1, 2, 3):
@@ -121,7 +121,7 @@ def test_what_a_save_without_state_does(tmp_path: Path) -> None:
 
 
 def test_names_of_the_state_file_and_of_the_meta_graph(tmp_path: Path) -> None:
-    """SAVER 4: latest_filename and meta_graph_suffix are honoured when writing and when deleting."""
+    """latest_filename and meta_graph_suffix are used both for writing and for deleting."""
     saver = Saver({"v": torch.zeros(1)}, max_to_keep=1)
     for step in (0, 1):
         saver.save(tmp_path / "m", step, latest_filename="newest", meta_graph_suffix="graph")
@@ -131,7 +131,7 @@ def test_names_of_the_state_file_and_of_the_meta_graph(tmp_path: Path) -> None:
 
 
 def test_the_meta_graph_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SAVER 4 steps 5 to 7: checkpoint, state file, deletion, meta graph."""
+    """The order is checkpoint, state file, deletion, meta graph."""
     order: list[str] = []
     kind = type(LOCAL)
     replace, remove = kind.replace, kind.remove
@@ -158,8 +158,8 @@ def test_the_meta_graph_is_written_last(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("asynchronously", [False, True])
-def test_debug_info_is_refused(tmp_path: Path, asynchronously: bool) -> None:
-    """An argument that cannot be honoured is not passed over."""
+def test_debug_info_is_rejected(tmp_path: Path, asynchronously: bool) -> None:
+    """save_debug_info raises because it cannot be honoured."""
     saver = Saver({"v": torch.zeros(1)})
     with pytest.raises(NotImplementedError, match="save_debug_info"):
         (saver.save_async if asynchronously else saver.save)(tmp_path / "m", save_debug_info=True)
@@ -167,7 +167,7 @@ def test_debug_info_is_refused(tmp_path: Path, asynchronously: bool) -> None:
 
 
 def test_save_and_save_async_take_the_same_arguments() -> None:
-    """DESIGN: the second has two more; the first ones are those of tf.train.Saver, in its order."""
+    """save_async has two more arguments; save has those of tf.train.Saver first, in the same order."""
     plain, beside = inspect.signature(Saver.save).parameters, inspect.signature(Saver.save_async).parameters
     assert [str(each) for name, each in beside.items() if name in plain] == [str(each) for each in plain.values()]
     assert [name for name in beside if name not in plain] == ["if_busy", "block_until_staged"]
@@ -182,7 +182,7 @@ def test_save_and_save_async_take_the_same_arguments() -> None:
 
 
 def test_a_slice_too_large_for_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CASES 86: said before anything is published. The limit is lowered from 2 GiB."""
+    """CASES 86: raised before anything is published; the test lowers the limit from 2 GiB."""
     monkeypatch.setattr(saved_tensor_slices, "MAX_MESSAGE_BYTES", 2000)
     saver = Saver({"var": torch.zeros(2, 10, 10, 10, dtype=torch.bool)}, write_version=SaverDef.V1)
     with pytest.raises(tfckpt.InvalidArgumentError, match="Tensor slice is too large to serialize"):
@@ -190,31 +190,31 @@ def test_a_slice_too_large_for_version_1(tmp_path: Path, monkeypatch: pytest.Mon
     assert names_in(tmp_path) == []
 
 
-# The saver as a message.
+# The saver as a SaverDef.
 
 
 def test_the_names_of_a_scope() -> None:
-    """SAVER 4 proto: into a scope by from_proto, out of it by to_proto; None where a name is in another."""
+    """from_proto adds a scope, to_proto removes it and returns None for names in another scope."""
     saver_def = Saver({"v": torch.zeros(1)}, name="mine", max_to_keep=3, keep_checkpoint_every_n_hours=0.1).to_proto()
     assert saver_def is not None
     assert text_format.MessageToString(saver_def) == (
         'filename_tensor_name: "mine/Const:0"\nsave_tensor_name: "mine/control_dependency:0"\n'
         'restore_op_name: "mine/restore_all"\nmax_to_keep: 3\nkeep_checkpoint_every_n_hours: 0.1\nversion: V2\n'
     )
-    assert saver_def.keep_checkpoint_every_n_hours == float(np.float32(0.1)) != 0.1  # SAVER 2
+    assert saver_def.keep_checkpoint_every_n_hours == float(np.float32(0.1)) != 0.1
     imported = Saver.from_proto(saver_def, "new_model", var_list={"v": torch.zeros(1)})
     assert imported.as_saver_def().restore_op_name == "new_model/mine/restore_all"  # type: ignore[union-attr]
     assert imported.to_proto("new_model") == saver_def == imported.to_proto("new_model/")
     assert imported.to_proto("other") is None and imported.to_proto("new") is None
-    assert saver_def.restore_op_name == "mine/restore_all"  # what was given is left alone
+    assert saver_def.restore_op_name == "mine/restore_all"  # the given message is not changed
     odd = SaverDef()
     odd.CopyFrom(saver_def)
     odd.save_tensor_name = "elsewhere/save:0"
     assert Saver.from_proto(odd, var_list={"v": torch.zeros(1)}).to_proto("mine") is None
 
 
-def test_settings_of_a_saver_def_go_before_arguments(tmp_path: Path) -> None:
-    """SAVER 4: its max_to_keep, sharded and version hold."""
+def test_settings_of_a_saver_def_override_arguments(tmp_path: Path) -> None:
+    """max_to_keep, sharded and version of the SaverDef are used."""
     there = Saver({"a": torch.zeros(1)}, sharded=True, max_to_keep=1, write_version=SaverDef.V1).as_saver_def()
     var_list = [Variable(torch.ones(1), "a", device="/cpu:0"), Variable(torch.ones(1), "b", device="/cpu:1")]
     saver = Saver(var_list, sharded=False, max_to_keep=5, write_version=SaverDef.V2, saver_def=there)
@@ -233,7 +233,7 @@ def test_settings_of_a_saver_def_go_before_arguments(tmp_path: Path) -> None:
     ],
 )
 def test_saver_def(sharded: bool, version: int, operation: str) -> None:
-    """CASES 41, SAVER 2: sharded is said; the names are those of TensorFlow's operations; None to keep is 0."""
+    """CASES 41: sharded is recorded, names are those of TensorFlow's operations, no limit is stored as 0."""
     saver_def = Saver({"v": torch.zeros(1)}, sharded=sharded, write_version=version, max_to_keep=None).as_saver_def()
     assert saver_def is not None
     assert (saver_def.sharded, saver_def.version, saver_def.max_to_keep) == (sharded, version, 0)
@@ -241,14 +241,14 @@ def test_saver_def(sharded: bool, version: int, operation: str) -> None:
 
 
 def test_the_default_filename() -> None:
-    """CASES 11: it is what the message names as the file, as an eager saver of TensorFlow does."""
+    """CASES 11: the SaverDef names the default filename, as an eager saver of TensorFlow does."""
     saver_def = Saver({"v": torch.zeros(1)}, filename="somerandomfilename").as_saver_def()
     assert saver_def is not None and saver_def.filename_tensor_name == "somerandomfilename"
 
 
 @pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001", "../x", "a/b"])
-def test_a_meta_graph_goes_over_no_file_of_the_checkpoint(tmp_path: Path, suffix: str) -> None:
-    """Refused before anything is written; without a meta graph the suffix is of no importance."""
+def test_a_meta_graph_overwrites_no_file_of_the_checkpoint(tmp_path: Path, suffix: str) -> None:
+    """Such a suffix is rejected before anything is written; it is ignored without a meta graph."""
     saver = Saver({"v": torch.ones(2)})
     with pytest.raises(
         tfckpt.InvalidArgumentError, match="would overwrite a file of the checkpoint, or write elsewhere"

@@ -1,4 +1,4 @@
-"""Savers that write one file a device, and tensors that are saved in parts."""
+"""Savers that write one file per device, and tensors that are saved in slices."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ OTHER = (111.0, {"k111": 1.0}, 222.0, {"k222": 2.0})
 @VERSIONS
 @pytest.mark.parametrize("asynchronously", [False, True])
 def test_basics(tmp_path: Path, version: int, asynchronously: bool) -> None:
-    """CASES 36, 37, 38, 39: one file a device; each shard of version 1 by itself, all by pattern or prefix."""
+    """CASES 36, 37, 38, 39: one file per device; shards of version 1 singly, all by pattern or prefix."""
     there = TwoDevices(*SAVED)
     saver = Saver({**there.first, **there.second}, sharded=True, write_version=version)
     path = str(tmp_path / "basics")
@@ -65,15 +65,15 @@ def test_basics(tmp_path: Path, version: int, asynchronously: bool) -> None:
 
 @VERSIONS
 def test_an_unsharded_checkpoint_into_a_sharded_saver(tmp_path: Path, version: int) -> None:
-    """SAVER 3: and the other way round, above."""
+    """An unsharded checkpoint is restored by a sharded saver, and vice versa."""
     there, here = TwoDevices(*SAVED), TwoDevices(*OTHER)
     path = Saver({**there.first, **there.second}, write_version=version).save(tmp_path / "m")
     Saver({**here.first, **here.second}, sharded=True).restore(path)
     assert here.values == SAVED
 
 
-def test_groups_are_in_the_order_of_the_devices_texts(tmp_path: Path) -> None:
-    """SAVER 2, 3: shard i is the i-th group; "" first, GPU:10 before GPU:2."""
+def test_shards_are_in_the_order_of_the_device_strings(tmp_path: Path) -> None:
+    """Shard i is the i-th device string in order: "" first, GPU:10 before GPU:2."""
     devices = ["/gpu:2", "/gpu:10", "", "/cpu:1", "/job:ps/replica:0/task:1/cpu:0", "/device:GPU:2"]
     var_list = [Variable(torch.full((2,), float(i)), f"v{i}", device=device) for i, device in enumerate(devices)]
     path = Saver(var_list, sharded=True).save(tmp_path / "m")
@@ -84,18 +84,18 @@ def test_groups_are_in_the_order_of_the_devices_texts(tmp_path: Path) -> None:
 
 
 def test_a_saveable_on_two_devices() -> None:
-    """SAVER 2: refused when the saver is made, sharded or not."""
+    """Rejected at construction, sharded or not."""
     specs = [SaveSpec(torch.zeros(1), "", f"a{i}", device=f"/cpu:{i}") for i in range(2)]
     for sharded in (False, True):
         with pytest.raises(ValueError, match="All tensors of a saveable object must be on the same device: NAME"):
             Saver([SaveableObject(None, specs, "NAME")], sharded=sharded)
 
 
-# Tensors in parts.
+# Slices of tensors.
 
 
 def parts_of(whole: torch.Tensor, count: int, name: str, *, per_device: bool = False) -> PartitionedVariable:
-    """Rows of it, in parts as equal as can be."""
+    """Return the rows of a tensor in the given number of slices of about equal size."""
     variables, begin = [], 0
     for number, rows in enumerate(torch.tensor_split(whole, count)):
         info = SaveSliceInfo(name, whole.shape, [begin, 0], rows.shape)
@@ -112,7 +112,7 @@ def parts_of(whole: torch.Tensor, count: int, name: str, *, per_device: bool = F
 def test_partitioned_variables(
     tmp_path: Path, version: int, sharded: bool, form: str, saved_in: int, restored_in: int
 ) -> None:
-    """CASES 42, 43, 44: [10, 3] saved in 2 parts, or whole; restored whole, in 2 and in 3; the path is returned."""
+    """CASES 42, 43, 44: [10, 3] saved in 2 slices or whole; restored whole, in 2 and in 3 slices."""
 
     def var_list(whole: torch.Tensor, count: int) -> object:
         if count == 1:
@@ -133,8 +133,8 @@ def test_partitioned_variables(
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_overlapping_parts(tmp_path: Path, sharded: bool) -> None:
-    """Two parts that share a row are refused, and nothing is written."""
+def test_overlapping_slices(tmp_path: Path, sharded: bool) -> None:
+    """Two slices that overlap are rejected, and nothing is written."""
     whole = torch.rand(4, 2)
     parts = [
         Variable(whole[begin : begin + 2], f"p{begin}", SaveSliceInfo("w", [4, 2], [begin, 0], [2, 2]), device=device)
@@ -145,11 +145,11 @@ def test_overlapping_parts(tmp_path: Path, sharded: bool) -> None:
     assert names_in(tmp_path) == []
 
 
-# Anything with state.
+# Other stateful objects.
 
 
 class Counter(SaveableObject):
-    """An iterator over 0, 1, 2, ..., whose position is one int64."""
+    """Iterator over 0, 1, 2, ... whose position is one int64."""
 
     def __init__(self, name: str, device: str) -> None:
         self.position = 0
@@ -167,7 +167,7 @@ class Counter(SaveableObject):
 
 @pytest.mark.parametrize("sharded", [True, False])
 def test_iterators(tmp_path: Path, sharded: bool) -> None:
-    """CASES 45, 46: on two devices, advanced by 2 and 1; two data files; both go on there, sharded or not."""
+    """CASES 45, 46: iterators on two devices continue from positions 2 and 1, sharded or not."""
     one, two = Counter("one", "/cpu:0"), Counter("two", "/cpu:1")
     assert [next(one), next(one), next(two)] == [0, 1, 0]
     path = Saver([one, two], sharded=True).save(tmp_path / "iterators")

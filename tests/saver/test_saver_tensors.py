@@ -1,4 +1,4 @@
-"""Saver on every kind of tensor that torch has: strides, dtypes, parameters, buffers, shared and absent memory."""
+"""Saver on all kinds of tensors: strides, dtypes, parameters, buffers, shared memory, meta tensors."""
 
 import copy
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch_tfckpt.dtypes import STORED_AS
 from torch_tfckpt.saveables.save_spec import SaveableObject
 
 ASYNC = pytest.mark.parametrize("asynchronously", [False, True], ids=["sync", "async"])
-# What version 1 can hold (spec: FORMATS 3).
+# Dtypes that version 1 can store (docs/formats/v1.md).
 OF_VERSION_1 = {
     *(torch.float32, torch.float64, torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8, torch.bool),
     *(torch.complex64, torch.complex128, torch.float16, torch.uint16),
@@ -29,7 +29,7 @@ def save(saver: Saver, path: Path, asynchronously: bool) -> str:
 
 
 def random_bits(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Any bits but those of a signalling NaN, which not every copy keeps."""
+    """Return random bits without signalling NaNs, which not every copy preserves."""
     if dtype == torch.bool:
         return torch.rand(shape) < 0.5
     size = int(np.prod(shape)) * dtype.itemsize
@@ -39,7 +39,7 @@ def random_bits(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 @ASYNC
 @pytest.mark.parametrize("sharded", [False, True])
 def test_every_dtype(tmp_path: Path, asynchronously: bool, sharded: bool) -> None:
-    """Bit for bit, bfloat16 and float8 too; 0-d, empty, and of three dimensions."""
+    """Values are bitwise equal, including bfloat16 and float8; scalars, empty tensors and 3 dimensions."""
     tensors = {f"{dtype}{shape}": random_bits(shape, dtype) for dtype in STORED_AS for shape in ((), (0, 3), (2, 3, 5))}
     path = save(Saver(tensors, sharded=sharded), tmp_path / "m", asynchronously)
     restored = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
@@ -50,7 +50,7 @@ def test_every_dtype(tmp_path: Path, asynchronously: bool, sharded: bool) -> Non
 
 @ASYNC
 def test_every_dtype_of_version_1(tmp_path: Path, asynchronously: bool) -> None:
-    """What version 1 holds comes back; the others are refused by name, and nothing is written."""
+    """Dtypes of version 1 are restored; others raise an error that names the tensor, before any write."""
     for dtype in STORED_AS:
         tensor = random_bits((2, 3), dtype)
         saver = Saver({"a": tensor}, write_version=SaverDef.V1)
@@ -90,7 +90,7 @@ def base() -> torch.Tensor:
     ],
 )
 def test_views(tmp_path: Path, version: int, asynchronously: bool, view: Callable[[], torch.Tensor]) -> None:
-    """Whatever the strides, the logical values are saved, and restored into the same memory, strides kept."""
+    """Logical values are saved whatever the strides, and restored in place with the strides kept."""
     tensor = view()
     expected = tensor.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     saver = Saver({"v": tensor}, write_version=version)
@@ -105,7 +105,7 @@ def test_views(tmp_path: Path, version: int, asynchronously: bool, view: Callabl
 
 @ASYNC
 def test_an_expanded_tensor(tmp_path: Path, asynchronously: bool) -> None:
-    """It is saved as what it looks like; restoring into it is refused, for its elements are one."""
+    """It is saved with its full shape; restoring into it is rejected, since its elements share memory."""
     row = torch.tensor([1.0, 2.0])
     path = save(Saver({"v": row.expand(3, 2)}), tmp_path / "m", asynchronously)
     whole = torch.zeros(3, 2)
@@ -120,7 +120,7 @@ def test_an_expanded_tensor(tmp_path: Path, asynchronously: bool) -> None:
 @ASYNC
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_meta_tensor(tmp_path: Path, version: int, asynchronously: bool, sharded: bool) -> None:
-    """There is nothing to save and nowhere to restore to; both are said, and nothing is written."""
+    """Saving and restoring a meta tensor raise an error, and nothing is written."""
     saver = Saver({"a": torch.zeros(2), "v": torch.zeros(2, device="meta")}, write_version=version, sharded=sharded)
     with pytest.raises(tfckpt.InvalidArgumentError, match='"v" is a meta tensor'):
         save(saver, tmp_path / "m", asynchronously)
@@ -132,8 +132,8 @@ def test_a_meta_tensor(tmp_path: Path, version: int, asynchronously: bool, shard
 
 @VERSIONS
 @ASYNC
-def test_a_value_that_is_not_there_yet(tmp_path: Path, version: int, asynchronously: bool) -> None:
-    """SAVER 1: a spec of None, or whose function gives None, is named; nothing is written."""
+def test_a_spec_without_a_value(tmp_path: Path, version: int, asynchronously: bool) -> None:
+    """A spec whose tensor is None, or whose function returns None, is named; nothing is written."""
     for spec in (SaveSpec(None, "", "v"), SaveSpec(lambda: None, "", "v", torch.float32, "cpu")):
         saver = Saver([SaveableObject(None, [spec], "v")], write_version=version)
         with pytest.raises(tfckpt.InvalidArgumentError, match='"v" has no value yet'):
@@ -141,8 +141,8 @@ def test_a_value_that_is_not_there_yet(tmp_path: Path, version: int, asynchronou
     assert names_in(tmp_path) == []
 
 
-def test_parameters_stay_what_they_are(tmp_path: Path) -> None:
-    """Same object, same memory, requires_grad and grad kept; no gradient is recorded by saving or restoring."""
+def test_parameters_keep_their_properties(tmp_path: Path) -> None:
+    """Object, memory, requires_grad and grad are kept, and no operation is recorded for autograd."""
     model = torch.nn.Linear(3, 2)
     model(torch.randn(4, 3)).sum().backward()
     weight, memory, gradient = model.weight, model.weight.data_ptr(), model.weight.grad
@@ -157,7 +157,7 @@ def test_parameters_stay_what_they_are(tmp_path: Path) -> None:
 
 
 def test_a_tensor_in_the_middle_of_a_graph(tmp_path: Path) -> None:
-    """A result that requires a gradient is saved like any other, and can still be differentiated."""
+    """A result with a gradient function is saved like any other and can still be differentiated."""
     source = torch.ones(2, requires_grad=True)
     result = source * 3
     path = Saver({"v": result}).save(tmp_path / "m")
@@ -167,7 +167,7 @@ def test_a_tensor_in_the_middle_of_a_graph(tmp_path: Path) -> None:
 
 
 def test_buffers(tmp_path: Path) -> None:
-    """Persistent ones are saved, integers too; others are not. Names are those of state_dict."""
+    """Persistent buffers are saved, integers included, under their names in state_dict; others are not."""
     model = torch.nn.BatchNorm1d(3)
     model.register_buffer("scratch", torch.ones(2), persistent=False)
     model(torch.randn(8, 3))
@@ -193,7 +193,7 @@ class Tied(torch.nn.Module):
 @ASYNC
 @pytest.mark.parametrize("sharded", [False, True])
 def test_tied_weights(tmp_path: Path, asynchronously: bool, sharded: bool) -> None:
-    """A module's shared tensor is stored once, and stays shared; a dictionary with it under two names is refused."""
+    """A module's shared tensor is stored once and remains shared; a dictionary of both names is rejected."""
     model = Tied()
     path = save(Saver({"model": model}, sharded=sharded), tmp_path / "m", asynchronously)
     stored = tfckpt.load_file(path)
@@ -206,8 +206,8 @@ def test_tied_weights(tmp_path: Path, asynchronously: bool, sharded: bool) -> No
         Saver({"one": model.encoder.weight, "two": model.decoder.weight})
 
 
-def test_what_a_module_holds_is_looked_up_anew(tmp_path: Path) -> None:
-    """A parameter that is replaced after the saver was made is the one that is saved and restored."""
+def test_a_modules_tensors_are_looked_up_at_each_save(tmp_path: Path) -> None:
+    """A parameter replaced after the saver was created is the one that is saved and restored."""
     model = torch.nn.Linear(2, 2)
     saver = Saver(model)
     model.weight = torch.nn.Parameter(torch.full((2, 2), 5.0))
@@ -220,7 +220,7 @@ def test_what_a_module_holds_is_looked_up_anew(tmp_path: Path) -> None:
 @VERSIONS
 @ASYNC
 def test_strings_and_numpy_arrays(tmp_path: Path, version: int, asynchronously: bool) -> None:
-    """SaveSpec takes them; what changes after save_async has returned is not in the file."""
+    """SaveSpec accepts them; changes after save_async has returned are not in the file."""
     numbers, texts = np.arange(3.0), np.array([b"a", b"bc"], dtype=object)
     specs = [SaveSpec(numbers, "", "numbers"), SaveSpec(texts, "", "texts"), SaveSpec("one", "", "text")]
     saver = Saver([SaveableObject(None, specs, "arrays")], write_version=version)
@@ -237,7 +237,7 @@ def test_strings_and_numpy_arrays(tmp_path: Path, version: int, asynchronously: 
 
 
 def test_parts_of_a_tensor(tmp_path: Path) -> None:
-    """Views of one tensor under two names are two things: each is restored into its own elements."""
+    """Views of one tensor under two names are separate: each is restored into its own elements."""
     whole = torch.arange(6.0)
     saver = Saver({"left": whole[:3], "right": Variable(whole[3:], "right")})
     path = saver.save(tmp_path / "m")

@@ -1,4 +1,4 @@
-"""Savers whose checkpoints lie behind a URL, where nothing can be renamed: fsspec's memory:// from end to end."""
+"""Savers with URLs of storage that cannot rename files: fsspec's memory:// from end to end."""
 
 import uuid
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed; `pip ins
 
 @pytest.fixture
 def run() -> Iterator[str]:
-    """A directory that no other test has."""
+    """Return a directory that no other test uses."""
     name = uuid.uuid4().hex
     yield f"memory://{name}/run"
     fsspec.filesystem("memory").rm(f"/{name}", recursive=True)
 
 
 def names_at(url: str) -> list[str]:
-    """Names of all files below."""
+    """Return the names of all files below the directory."""
     found = fsspec.filesystem("memory").find(url)
     return sorted(PurePosixPath(path).name for path in found)
 
 
 class State:
-    """Tensors of two devices, a tensor in two parts, and a table."""
+    """Tensors of two devices, a tensor in two slices, and a table."""
 
     def __init__(self, value: float) -> None:
         self.v = torch.full((3,), value)
@@ -47,7 +47,7 @@ class State:
 
     @property
     def value(self) -> float:
-        """The one that all of it has."""
+        """Return the one value that all elements have."""
         [value] = {*self.v.tolist(), *self.w.flatten().tolist(), *self.table.values.values()}
         return float(value)
 
@@ -59,7 +59,7 @@ class State:
 def test_end_to_end(
     run: str, version: int, sharded: bool, asynchronously: bool, builder: type[BaseSaverBuilder]
 ) -> None:
-    """Saved, found, kept two at a time, restored into fresh objects; nothing but checkpoints is left."""
+    """Save, find, retain two, restore into new objects; only checkpoint files are left."""
     there = State(0.0)
     saver = Saver(there.var_list, sharded=sharded, max_to_keep=2, builder=builder(version))
     suffix = "-?????-of-00002" if sharded and version == SaverDef.V1 else ""
@@ -88,7 +88,7 @@ def test_end_to_end(
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("builder", [BaseSaverBuilder, BulkSaverBuilder])
 def test_the_same_path_again(run: str, sharded: bool, builder: type[BaseSaverBuilder]) -> None:
-    """Replaced whole, also by one of another number of shards; no data file of the old one is left."""
+    """It is replaced completely, also if the number of shards differs; no old data file is left."""
     there = State(1.0)
     for number, several in enumerate((sharded, not sharded, sharded)):
         there.set(float(number))
@@ -100,7 +100,7 @@ def test_the_same_path_again(run: str, sharded: bool, builder: type[BaseSaverBui
 
 
 def test_retention_over_restarts(run: str) -> None:
-    """recover, keep_best and pin: what is beside the state file is found again behind the URL."""
+    """recover, keep_best and pin find their files again at a URL."""
     there = State(0.0)
     for step, loss in enumerate([0.5, 0.1, 0.9, 0.8, 0.7]):
         saver = Saver(there.var_list, max_to_keep=1, recover=True, keep_best=KeepBest("loss", "min", 1))
@@ -111,12 +111,12 @@ def test_retention_over_restarts(run: str) -> None:
     assert saver.last_checkpoints == [f"{run}/m-4"]
 
 
-def test_the_rule_of_hours(run: str) -> None:
-    """Times of files behind the URL count as those of local ones."""
+def test_the_schedule(run: str) -> None:
+    """Modification times at a URL are used like those of local files."""
     there = State(0.0)
     first = Saver(there.var_list).save(f"{run}/m", 0)
     saver = Saver(there.var_list, max_to_keep=1, keep_checkpoint_every_n_hours=1.0, clock=lambda: 0.0)
-    saver.recover_last_checkpoints([str(first)])  # written today, which is long after the schedule of time 0
+    saver.recover_last_checkpoints([str(first)])  # written today, long after the schedule started at time 0
     assert saver.last_checkpoints == [first]
     saver.save(f"{run}/m", 1)
     assert tfckpt.checkpoint_exists(str(first))
@@ -124,7 +124,7 @@ def test_the_rule_of_hours(run: str) -> None:
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_a_moved_directory(run: str, relative: bool) -> None:
-    """The state file names what lies beside it; a copy of the directory elsewhere goes on there."""
+    """The state file has relative names, so a copy of the directory continues elsewhere."""
     there = State(1.0)
     saver = Saver(there.var_list, save_relative_paths=relative)
     saver.save(f"{run}/m", 1)
@@ -139,8 +139,8 @@ def test_a_moved_directory(run: str, relative: bool) -> None:
     assert there.value == 1.0
 
 
-def test_what_is_not_there(run: str) -> None:
-    """The same words as for local paths; no directory has to exist before."""
+def test_a_missing_checkpoint(run: str) -> None:
+    """Errors equal those of local paths; directories need not exist."""
     saver = Saver({"v": torch.zeros(1)})
     with pytest.raises(ValueError, match="The passed save_path is not a valid checkpoint: memory://"):
         saver.restore(f"{run}/none")

@@ -14,7 +14,8 @@ from torch_tfckpt.format.file_kind import FileKind
 LFS_POINTER: Final = b"version https://git-lfs"
 SIDECAR_FORMAT: Final = "torch_tfckpt sidecar"
 _HEAD: Final = 4096  # bytes that tell text from other things
-_NOT_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+# Not 0x1c to 0x1f: they are white space to protobuf's reader of text.
+_NOT_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1b\x7f]")
 _FIRST_NAME: Final = re.compile(r"(?:\s++|#.*+)*+([A-Za-z_]\w*+)?")
 # The first field of a message in text form, with the sign after it: "node" alone may begin any text.
 _FIRST_FIELD: Final = re.compile(r"(?:\s++|#.*+)*+([a-z_]++)\s*+([:{])")

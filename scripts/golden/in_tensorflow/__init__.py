@@ -1,1 +1,1 @@
-"""The part of scripts/golden that runs in the TensorFlow process: it trains models, writes graphs and judges files."""
+"""The part of scripts/golden that runs in the TensorFlow process: it trains models and writes graphs."""

@@ -1,9 +1,9 @@
-"""scikit-learn's digits, and what is stored of a model that was trained on them.
+"""scikit-learn's digits, and the samples stored with a model that was trained on them.
 
 1,797 images of 8 x 8 pixels, each 0 to 16, of the digits 0 to 9. The last 200 of a fixed order are held out; a model's
 folder has them in samples.npz, with the outputs that TensorFlow computed:
 
-    images   uint8 [200, 8, 8]     divided by 16 they are what the models take
+    images   uint8 [200, 8, 8]     divided by 16 they are the models' inputs
     labels   int64 [200]
     outputs  float32 [200, 10]     logits
 """
@@ -25,7 +25,7 @@ SEED = 20260101
 
 
 def start() -> None:
-    """Make training repeatable, as far as one machine goes: to be called before anything else of TensorFlow."""
+    """Make training repeatable on one machine; call it before anything else of TensorFlow."""
     tf.get_logger().setLevel("ERROR")
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -34,7 +34,7 @@ def start() -> None:
 
 
 def split() -> tuple[Any, Any, Any, Any]:
-    """Training images (uint8 [n, 8, 8]) and labels (int64 [n]), then those held out."""
+    """Return training images (uint8 [n, 8, 8]) and labels (int64 [n]), then those held out."""
     data = load_digits()
     order = np.random.default_rng(SEED).permutation(len(data.target))
     images, labels = data.images[order].astype(np.uint8), data.target[order].astype(np.int64)
@@ -42,12 +42,12 @@ def split() -> tuple[Any, Any, Any, Any]:
 
 
 def as_input(images: Any) -> Any:
-    """What the models take: float32 from 0 to 1."""
+    """Return images as inputs of the models: float32 from 0 to 1."""
     return images.astype(np.float32) / 16
 
 
 def batches(epochs: int) -> Iterator[tuple[Any, Any]]:
-    """Training batches: inputs [64, 8, 8] and labels, in a fixed order. What does not fill a batch is left out."""
+    """Yield inputs [64, 8, 8] and labels in a fixed order, without the last incomplete batch."""
     images, labels, _, _ = split()
     rng = np.random.default_rng(SEED + 1)
     for _ in range(epochs):
@@ -58,12 +58,12 @@ def batches(epochs: int) -> Iterator[tuple[Any, Any]]:
 
 
 def held_out() -> Any:
-    """Inputs [200, 8, 8] of the images that no model has seen."""
+    """Return inputs [200, 8, 8] of the images that are held out."""
     return as_input(split()[2])
 
 
 def write_samples(folder: str | Path, predict: Callable[[Any], Any]) -> dict[str, Any]:
-    """Write samples.npz, with the logits that `predict` computes. Returns what expected.json says of the model."""
+    """Write samples.npz with the logits of `predict`; return the model's entry of expected.json."""
     _, _, images, labels = split()
     outputs = np.asarray(predict(as_input(images)), np.float32)
     if outputs.shape != (HELD_OUT, CLASSES):

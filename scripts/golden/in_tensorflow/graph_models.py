@@ -18,7 +18,7 @@ LOGITS = "logits:0"
 
 @contextmanager
 def session(folder: str, cpus: int = 1) -> Iterator[Any]:
-    """A session over a graph of its own, single-threaded, with so many CPU devices.
+    """Yield a single-threaded session over a new graph, with the given number of CPU devices.
 
     Runs in `folder`, so that no file contains a path of this machine.
     """
@@ -30,7 +30,7 @@ def session(folder: str, cpus: int = 1) -> Iterator[Any]:
 
 
 def variable(name: str, shape: list[int], scale: float | None = None, **options: Any) -> Any:
-    """A variable as TensorFlow 1 made them: a reference, not a resource. `scale`: None for zeros."""
+    """Return a variable as in TensorFlow 1: a reference, not a resource. `scale`: None for zeros."""
     if scale is None:
         initializer = v1.zeros_initializer()
     else:
@@ -39,14 +39,14 @@ def variable(name: str, shape: list[int], scale: float | None = None, **options:
 
 
 def dense(x: Any, name: str, inputs: int, outputs: int, kernel: str = "kernel", bias: str = "bias") -> Any:
-    """x W + b, with the variables `name`/kernel and `name`/bias."""
+    """Return x W + b, with the variables `name`/kernel and `name`/bias."""
     with v1.variable_scope(name):
         weights = variable(kernel, [inputs, outputs], (1 / inputs) ** 0.5)
         return tf.nn.bias_add(tf.matmul(x, weights), variable(bias, [outputs]))
 
 
 def convolution(x: Any, name: str, inputs: int, outputs: int) -> Any:
-    """A 3 x 3 convolution with a rectifier, and pooling that halves the image."""
+    """Return a 3 x 3 convolution with a rectifier, and pooling that halves the image."""
     with v1.variable_scope(name):
         kernel = variable("kernel", [3, 3, inputs, outputs], (2 / (9 * inputs)) ** 0.5)
         x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), variable("bias", [outputs])))
@@ -54,18 +54,18 @@ def convolution(x: Any, name: str, inputs: int, outputs: int) -> Any:
 
 
 def placeholders() -> tuple[Any, Any]:
-    """images:0 and labels:0."""
+    """Return images:0 and labels:0."""
     return v1.placeholder(tf.float32, [None, 8, 8], "images"), v1.placeholder(tf.int64, [None], "labels")
 
 
 def loss_of(logits: Any, labels: Any) -> Any:
-    """The mean cross-entropy; it is in the collection of losses."""
+    """Return the mean cross-entropy, which is added to the collection of losses."""
     tf.identity(logits, LOGITS.removesuffix(":0"))
     return v1.losses.sparse_softmax_cross_entropy(labels, logits)
 
 
 def step_of(dtype: Any = tf.int64) -> Any:
-    """The variable that counts the steps of training."""
+    """Return the variable that counts the training steps."""
     collections = [v1.GraphKeys.GLOBAL_STEP, v1.GraphKeys.GLOBAL_VARIABLES]
     return v1.get_variable(
         "global_step", [], dtype, v1.zeros_initializer(), trainable=False, use_resource=False, collections=collections
@@ -73,7 +73,7 @@ def step_of(dtype: Any = tf.int64) -> Any:
 
 
 def train(opened: Any, operation: Any, epochs: int, after: Callable[[int], object] = lambda step: None) -> int:
-    """Train for so many epochs; `after` is called with the number of each step. Returns the last."""
+    """Train for some epochs and return the last step; `after` is called with the number of each step."""
     opened.run(v1.global_variables_initializer())
     step = 0
     for step, (images, labels) in enumerate(digits.batches(epochs), 1):
@@ -83,12 +83,12 @@ def train(opened: Any, operation: Any, epochs: int, after: Callable[[int], objec
 
 
 def predictor(opened: Any) -> Callable[[Any], Any]:
-    """Images to logits."""
+    """Return a function from images to logits."""
     return lambda images: opened.run(LOGITS, {"images:0": images})
 
 
 def write_cnn(folder: str) -> dict[str, Any]:
-    """Two convolutions and two dense layers; numbered checkpoints, of which the first is deleted again."""
+    """Two convolutions and two dense layers; numbered checkpoints, the first of which is deleted."""
     with session(folder) as opened:
         images, labels = placeholders()
         x = tf.reshape(images, [-1, 8, 8, 1])
@@ -110,7 +110,7 @@ def write_cnn(folder: str) -> dict[str, Any]:
 
 
 def write_version_1(folder: str) -> dict[str, Any]:
-    """Two dense layers with momentum, in one version 1 file that is named like the state file beside it."""
+    """Two dense layers with momentum, in one version 1 file whose name starts with the state file's."""
     with session(folder) as opened:
         images, labels = placeholders()
         x = tf.nn.tanh(dense(tf.reshape(images, [-1, 64]), "layer1", 64, 24, "weight", "bias"))
@@ -124,7 +124,7 @@ def write_version_1(folder: str) -> dict[str, Any]:
 
 
 def write_sharded_version_1(folder: str) -> dict[str, Any]:
-    """Two dense layers on two devices, a version 1 file each; the step is not saved."""
+    """Two dense layers on two devices with one version 1 file each; the step is not saved."""
     with session(folder, cpus=2) as opened:
         images, labels = placeholders()
         with tf.device("/cpu:0"):
@@ -141,7 +141,7 @@ def write_sharded_version_1(folder: str) -> dict[str, Any]:
 
 
 def write_partitioned(folder: str) -> dict[str, Any]:
-    """Wide layers cut by rows or by columns, with Adagrad's slots cut alike, over two devices."""
+    """Wide layers partitioned by rows or columns, as are Adagrad's slots, on two devices."""
 
     def device(operation: Any) -> str:
         return "/cpu:1" if "part_1" in operation.name else "/cpu:0"
@@ -164,7 +164,7 @@ def write_partitioned(folder: str) -> dict[str, Any]:
 
 
 def write_saved_model(folder: str) -> dict[str, Any]:
-    """A SavedModel of a session: an asset of the digits' names, a table of them, signatures."""
+    """A SavedModel of a session: an asset with the digits' names, a table of them, signatures."""
     with session(folder) as opened:
         vocabulary = Path("digits.txt")
         vocabulary.write_text("\n".join(digits.NAMES) + "\n", encoding="utf-8")
@@ -192,7 +192,7 @@ def write_saved_model(folder: str) -> dict[str, Any]:
                 v1.saved_model.signature_constants.PREDICT_METHOD_NAME,
             )
         }
-        builder = v1.saved_model.Builder("written")  # which must not exist yet
+        builder = v1.saved_model.Builder("written")  # must not exist yet
         builder.add_meta_graph_and_variables(
             opened,
             ["serve"],

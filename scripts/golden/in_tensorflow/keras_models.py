@@ -1,4 +1,4 @@
-"""Models of Keras 3, which TensorFlow 2.21 contains, and of Keras 2, which is the package tf_keras."""
+"""Models of Keras 3, which TensorFlow 2.21 contains, and of Keras 2 from the package tf_keras."""
 
 from contextlib import chdir
 from typing import Any
@@ -28,7 +28,7 @@ def _compiled(keras: Any, model: Any, optimizer: Any) -> Any:
 
 
 def _convolutions(keras: Any) -> Any:
-    """A convolution with batch normalization, and two dense layers, in either version of Keras."""
+    """Build a convolution with batch normalization and two dense layers, in either version of Keras."""
     layers = keras.layers
     inputs = keras.Input((8, 8), name="images")
     x = layers.Reshape((8, 8, 1))(inputs)
@@ -39,7 +39,7 @@ def _convolutions(keras: Any) -> Any:
 
 
 def write_checkpoint(folder: str) -> dict[str, Any]:
-    """Two saves of a manager while a custom loop trains."""
+    """Save twice by a manager during a custom training loop."""
     digits.start()
     keras = tf.keras
     model, optimizer = _convolutions(keras), keras.optimizers.Adam(0.01)
@@ -61,7 +61,7 @@ def write_checkpoint(folder: str) -> dict[str, Any]:
 
 
 def write_weights_of_keras_2(folder: str) -> dict[str, Any]:
-    """save_weights of a model with Adam of the first generation, whose slots are slots of the object graph."""
+    """Write save_weights of a model with the legacy Adam, whose slots are slots of the object graph."""
     digits.start()
     model = _compiled(tf_keras, _convolutions(tf_keras), tf_keras.optimizers.legacy.Adam(0.01))
     _trained(model, 12)
@@ -71,7 +71,7 @@ def write_weights_of_keras_2(folder: str) -> dict[str, Any]:
 
 
 def write_loss_scale_of_keras_2(folder: str) -> dict[str, Any]:
-    """Dense layers that compute in float16 and keep float32 variables."""
+    """Write dense layers that compute in float16 and have float32 variables."""
     digits.start()
     layers = tf_keras.layers
     tf_keras.mixed_precision.set_global_policy("mixed_float16")
@@ -92,7 +92,7 @@ def write_loss_scale_of_keras_2(folder: str) -> dict[str, Any]:
 
 
 def write_saved_model_of_keras_2(folder: str) -> dict[str, Any]:
-    """model.save with the optimizer and the metrics."""
+    """Write model.save with the optimizer and the metrics."""
     digits.start()
     model = _compiled(tf_keras, _convolutions(tf_keras), tf_keras.optimizers.legacy.Adam(0.01))
     _trained(model, 12)
@@ -103,7 +103,7 @@ def write_saved_model_of_keras_2(folder: str) -> dict[str, Any]:
 
 
 def write_saved_model_of_keras_3(folder: str) -> dict[str, Any]:
-    """model.export, which writes the variables alone and a function to serve."""
+    """Write model.export, which contains only the variables and a function to serve."""
     digits.start()
     model = _compiled(tf.keras, _convolutions(tf.keras), tf.keras.optimizers.Adam(0.01))
     _trained(model, 12)
@@ -112,7 +112,7 @@ def write_saved_model_of_keras_3(folder: str) -> dict[str, Any]:
     def in_order(functions: Any) -> tuple[list[Any], ...]:
         return tuple(sorted(each, key=lambda variable: order.index(variable.name)) for each in found_by(functions))
 
-    # Keras numbers the variables in the order of a set of addresses, which is another one in each process.
+    # Keras numbers the variables in the order of a set of addresses, which differs between processes.
     found_by = saved_model_export_archive._list_variables_used_by_fns
     sorting = mock.patch.object(saved_model_export_archive, "_list_variables_used_by_fns", in_order)
     with chdir(folder), sorting:

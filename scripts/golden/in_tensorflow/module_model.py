@@ -1,4 +1,4 @@
-"""A tf.Module with what SavedModels have besides weights: signatures, an asset, a table, strings, counters."""
+"""A tf.Module with signatures, an asset, a table, strings and counters besides its weights."""
 
 from contextlib import chdir
 from pathlib import Path
@@ -13,7 +13,7 @@ ASSET = "digits.txt"
 
 
 class Classifier(tf.Module):  # type: ignore[misc, unused-ignore]
-    """Two dense layers, and the names of what they find."""
+    """Two dense layers, and the names of the classes."""
 
     def __init__(self) -> None:
         super().__init__(name="classifier")
@@ -41,7 +41,7 @@ def _dense(rng: Any, inputs: int, outputs: int, name: str) -> Any:
 
 
 def write(folder: str) -> dict[str, Any]:
-    """Train, count what was seen, and save."""
+    """Train, count the images, and save."""
     digits.start()
     with chdir(folder):
         Path(ASSET).write_text("\n".join(digits.NAMES) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused
 
 
 def write_graph_alone(folder: str) -> None:
-    """The checkpoint of a module without variables, where a SavedModel keeps its variables."""
+    """Write the checkpoint of a module without variables to a SavedModel's path of variables."""
     module = tf.Module()
     module.split = tf.Module()
     module.split.lower = tf.Module()

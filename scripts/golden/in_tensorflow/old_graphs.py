@@ -1,6 +1,6 @@
-"""Graphs and SavedModels as TensorFlow 0.x and 1.x left them. TensorFlow 2.21 then imports and runs each one.
+"""Graphs and SavedModels as TensorFlow 0.x and 1.x wrote them, checked by importing and running them.
 
-A graph of today is built, from operations that existed then, and its messages are changed: versions, the names of
+A current graph is built from operations that existed then, and its messages are changed: versions, the names of
 operations that were replaced since, fields that did not exist. All values are dyadic, so that every machine writes the
 same bytes.
 """
@@ -24,13 +24,13 @@ from tensorflow.python.framework import (  # type: ignore[import-untyped, import
     meta_graph,
 )
 
-tf.get_logger().setLevel(logging.ERROR)  # deprecated since: what this module is about
+tf.get_logger().setLevel(logging.ERROR)  # deprecated since then, which is intended here
 v1 = tf.compat.v1
 JUDGED = "judged"
 
 
 def write_version_9(folder: str) -> dict[str, Any]:
-    """Two layers and a step, saved by SaveSlices and restored by one RestoreSlice each, as before version 0.8."""
+    """Write two layers and a step, saved by SaveSlices and restored by one RestoreSlice each."""
     here = Path(folder)
     values = {
         "layer1/weight": [[0.5, -1.0, 2.0], [1.5, 0.25, -0.5]],
@@ -42,7 +42,7 @@ def write_version_9(folder: str) -> dict[str, Any]:
     graph = tf.Graph()
     with graph.as_default(), v1.Session() as session:
         initial = {name: tf.constant(value, name=f"{name}/initial_value") for name, value in values.items()}
-        # Not VariableV2. A scalar's shape was not told from an unknown one.
+        # Not VariableV2. The shape of a scalar was not distinguished from an unknown one.
         variables = {
             name: tf.raw_ops.Variable(shape=each.shape, dtype=each.dtype, name=name) for name, each in initial.items()
         }
@@ -102,12 +102,12 @@ def write_version_9(folder: str) -> dict[str, Any]:
 
 
 def write_version_19(folder: str) -> dict[str, Any]:
-    """y = 3 x - 1, exported for serving as in 0.12: messages in collections, and a step that the saver leaves out."""
+    """Write y = 3 x - 1, exported for serving as in 0.12: collections of messages, an unsaved step."""
     here = Path(folder)
     with tf.Graph().as_default(), v1.Session() as session:
         slope, offset = _line(3.0, -1.0)
         v1.get_variable("global_step", initializer=7, trainable=False, use_resource=False)
-        # Read by the server's own initialization, which wrote the path of the asset there.
+        # The server's own initialization reads this and writes the path of the asset to it.
         asset = tf.constant("/tmp/original/export/assets/names.txt", name="asset_path")
         v1.add_to_collection("asset_filepaths", asset)
         saver = v1.train.Saver([slope, offset], sharded=True, write_version=saver_pb2.SaverDef.V1, max_to_keep=0)
@@ -118,7 +118,7 @@ def write_version_19(folder: str) -> dict[str, Any]:
     graph_message = AnyMessage()
     graph_message.Pack(meta.graph_def, deterministic=True)
     meta.collection_def["serving_graph"].any_list.value.append(graph_message)
-    # Message types of a project that TensorFlow knows nothing of: their names and bytes are all there is.
+    # Message types of a project unknown to TensorFlow: only their names and bytes are available.
     for key, kind, value in (
         ("serving_assets", "AssetFile", b"\x0a\x0e\x0a\x0casset_path:0\x12\x09names.txt"),
         ("serving_signatures", "Signatures", b"\x0a\x0c\x12\x0a\x0a\x03\x0a\x01x\x12\x03\x0a\x01y"),
@@ -130,7 +130,7 @@ def write_version_19(folder: str) -> dict[str, Any]:
 
 
 def write_saved_model_of_version_15(folder: str) -> dict[str, Any]:
-    """y = 0.5 x + 2 as a SavedModel of 0.11: a version 1 shard, and a signature of names without dtypes."""
+    """Write y = 0.5 x + 2 as a SavedModel of 0.11: a version 1 shard, a signature of names without dtypes."""
     here = Path(folder)
     (here / "variables").mkdir()
     with tf.Graph().as_default(), v1.Session() as session:
@@ -151,7 +151,7 @@ def write_saved_model_of_version_15(folder: str) -> dict[str, Any]:
 
 
 def write_version_27(folder: str) -> dict[str, Any]:
-    """y = W x + b, four steps of gradient descent on its way to 3 x + 1."""
+    """Write y = W x + b after four steps of gradient descent towards 3 x + 1."""
     here = Path(folder)
     with tf.Graph().as_default(), v1.Session() as session:
         x, y = v1.placeholder(tf.float32, name="X"), v1.placeholder(tf.float32, name="Y")
@@ -160,7 +160,7 @@ def write_version_27(folder: str) -> dict[str, Any]:
         predicted = tf.raw_ops.Add(x=tf.raw_ops.Mul(x=x, y=slope), y=offset, name="prediction")
         error = tf.raw_ops.Sub(x=predicted, y=y, name="error")
         tf.reduce_mean(tf.raw_ops.Square(x=error), name="loss")
-        # Not tf.gradients, which uses operations of today.
+        # Not tf.gradients, which uses current operations.
         twice = tf.raw_ops.Mul(x=error, y=2.0, name="gradients/twice")
         gradients = [(offset, tf.reduce_mean(twice)), (slope, tf.reduce_mean(tf.raw_ops.Mul(x=twice, y=x)))]
         updates = [
@@ -183,7 +183,7 @@ def write_version_27(folder: str) -> dict[str, Any]:
 
 
 def write_saved_model_of_version_26(folder: str) -> dict[str, Any]:
-    """A counter: signatures read it, add to it and set it to zero, and give the variable itself."""
+    """Write a counter with signatures that read it, add to it, reset it, and return the variable itself."""
     here = Path(folder)
     (here / "variables").mkdir()
     with tf.Graph().as_default(), v1.Session() as session:
@@ -211,7 +211,7 @@ def write_saved_model_of_version_26(folder: str) -> dict[str, Any]:
 
 
 def _before_version_1(meta: Any) -> None:
-    """Turn VariableV2 into Variable, which it replaced in 1.0, and shorten the variables' definitions."""
+    """Replace VariableV2 by Variable, as before 1.0, and shorten the variables' definitions."""
     for node in meta.graph_def.node:
         if node.op == "VariableV2":
             node.op = "Variable"
@@ -223,7 +223,7 @@ def _before_version_1(meta: Any) -> None:
 
 
 def _line(slope: float, offset: float) -> list[Any]:
-    """Variables `slope` and `offset`, and y:0 of x:0."""
+    """Return variables `slope` and `offset`, and y:0 computed from x:0."""
     x = v1.placeholder(tf.float32, name="x")
     variables = [
         v1.get_variable(name, initializer=value, use_resource=False)
@@ -234,7 +234,7 @@ def _line(slope: float, offset: float) -> list[Any]:
 
 
 def _variable_def(name: str) -> bytes:
-    """A variable's definition before 1.0: without its initial value, and without whether it is trained."""
+    """Return a variable's definition as before 1.0, without initial value and trainable flag."""
     definition = variable_pb2.VariableDef(
         variable_name=f"{name}:0", initializer_name=f"{name}/Assign", snapshot_name=f"{name}/read:0"
     )
@@ -243,16 +243,16 @@ def _variable_def(name: str) -> bytes:
 
 
 def _exported(saver: Any, *, version: str, git_version: str, producer: int) -> Any:
-    """The default graph's meta graph, with other versions in it and without what came later."""
+    """Return the default graph's meta graph with other versions and without later fields."""
     meta = saver.export_meta_graph(clear_devices=True)
-    # The name of the file to save or restore was a constant that is fed; today a placeholder with a default is.
+    # The name of the file to save or restore was a constant that is fed; it is now a placeholder with a default.
     nodes = {node.name: node for node in meta.graph_def.node}
     constant = nodes["save/filename/input"]
     constant.name = "save/Const"
     for name in ("save/Const", "save/filename"):
         meta.graph_def.node.remove(nodes[name])
     for name in [name for name, node in nodes.items() if node.op == "Select"]:
-        # Today's savers use another temporary name for s3:// than the one that is the last input of this choice.
+        # Current savers use another temporary name for s3:// than the last input of this choice.
         match, for_s3, temporary = nodes[name].input
         (join,) = [node for node in nodes.values() if name in node.input]
         join.input[:] = [temporary if source == name else source for source in join.input]
@@ -270,7 +270,7 @@ def _exported(saver: Any, *, version: str, git_version: str, producer: int) -> A
 
 
 def _write_state(folder: Path, name: str) -> None:
-    """The file `checkpoint`, which names the latest one."""
+    """Write the state file `checkpoint` with the latest checkpoint."""
     text = f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
     (folder / "checkpoint").write_text(text, encoding="utf-8")
 
@@ -285,7 +285,7 @@ def _write_saved_model(folder: Path, meta: Any) -> None:
 
 
 def _judged(folder: Path, meta: Any, checkpoint: str, fetch: str, feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """What TensorFlow computes once it has imported a meta graph and restored the checkpoint beside it."""
+    """Return TensorFlow's outputs after it imported a meta graph and restored its checkpoint."""
     with tf.Graph().as_default(), v1.Session() as session:
         v1.train.import_meta_graph(meta).restore(session, str(folder / checkpoint))
         return {JUDGED: {"feeds": dict(feeds), fetch: session.run(fetch, feeds).tolist()}}
@@ -294,7 +294,7 @@ def _judged(folder: Path, meta: Any, checkpoint: str, fetch: str, feeds: Mapping
 def _judged_saved_model(
     folder: Path, meta: Any, checkpoint: str, fetch: str, feeds: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The same of a SavedModel, and what its loader says, which looks for variables/variables alone."""
+    """Return the outputs of a SavedModel and its loader's error, which expects variables/variables alone."""
     found = _judged(folder, meta, checkpoint, fetch, feeds)
     with tf.Graph().as_default(), v1.Session() as session:
         try:

@@ -1,4 +1,4 @@
-"""The structure of a meta graph or a SavedModel: all but the values in it, and what is random."""
+"""The structure of a meta graph or a SavedModel, without values and random names."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from tensorflow.core.protobuf import (  # type: ignore[import-untyped, import-no
 
 
 def of(path: str) -> dict[str, Any]:
-    """Part -> what is to be compared, as plain data."""
+    """Return the parts to compare as plain data, by name."""
     content = Path(path).read_bytes()
     if path.endswith(".pb"):
         (meta,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
@@ -37,6 +37,6 @@ def of(path: str) -> dict[str, Any]:
 
 
 def _node(node: Any) -> tuple[str, str, list[str], str, list[str]]:
-    """Name, operation, inputs, device, and the attributes but for the values of constants."""
+    """Return name, operation, inputs, device and attributes, without the values of constants."""
     attributes = [f"{name} {value}" for name, value in node.attr.items() if value.WhichOneof("value") != "tensor"]
     return node.name, node.op, list(node.input), node.device, sorted(attributes)

@@ -1,4 +1,4 @@
-"""A Transformer that reads an image row by row: 82 variables, with Adam's slots 246, and 4 more."""
+"""A Transformer that reads an image row by row: 82 variables, 246 with Adam's slots, and 4 more."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ ROWS = 8
 
 
 def write(folder: str) -> dict[str, Any]:
-    """Saved in two shards, the counters in the first and the weights in the second, without a meta graph."""
+    """Write two shards, counters in the first and weights in the second, without a meta graph."""
     with session(folder, cpus=2) as opened:
         images, labels = placeholders()
         with v1.device("/cpu:1"), v1.variable_scope("transformer"):
@@ -45,7 +45,7 @@ def write(folder: str) -> dict[str, Any]:
 
 
 def _transformer(images: Any) -> Any:
-    """Images [n, 8, 8] to logits."""
+    """Compute logits from images [n, 8, 8]."""
     with v1.variable_scope("embedding"):
         x = tf.reshape(dense(tf.reshape(images, [-1, ROWS]), "rows", ROWS, WIDTH), [-1, ROWS, WIDTH])
         summary = variable("summary", [1, 1, WIDTH], 0.5)
