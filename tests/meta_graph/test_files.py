@@ -78,6 +78,13 @@ def test_binary_and_text_files_open_as_the_same(tmp_path: Path) -> None:
         assert found.place == str(tmp_path / name)
 
 
+@pytest.mark.parametrize("separator", ["\x1c", "\x1d", "\x1e", "\x1f"])
+def test_separators_are_white_space_in_the_text_form(tmp_path: Path, separator: str) -> None:
+    """As for the reader of protobuf, so that TensorFlow and this package agree about such a file."""
+    (tmp_path / "m.meta").write_text(f"graph_def {{{separator}node {{ name: 'a' op: 'NoOp' }} }}")
+    assert node_of(open_meta_graph(tmp_path / "m.meta")) == "a"
+
+
 def test_text_of_another_message_cannot_be_parsed(tmp_path: Path) -> None:
     """CASES 66: the text of a SaverDef is an OSError as in TensorFlow: "Cannot parse file"."""
     path = tmp_path / "saver.meta"

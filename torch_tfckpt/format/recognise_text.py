@@ -14,8 +14,9 @@ from torch_tfckpt.format.file_kind import FileKind
 LFS_POINTER: Final = b"version https://git-lfs"
 SIDECAR_FORMAT: Final = "torch_tfckpt sidecar"
 _HEAD: Final = 4096  # bytes that tell text from other things
-# Not 0x1c to 0x1f: they are white space to protobuf's reader of text.
-_NOT_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1b\x7f]")
+_NOT_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+# In the text form of a message 0x1c to 0x1f are white space, as in protobuf's reader.
+_NOT_MESSAGE_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1b\x7f]")
 _FIRST_NAME: Final = re.compile(r"(?:\s++|#.*+)*+([A-Za-z_]\w*+)?")
 # The first field of a message in text form, with the sign after it: "node" alone may begin any text.
 _FIRST_FIELD: Final = re.compile(r"(?:\s++|#.*+)*+([a-z_]++)\s*+([:{])")
@@ -38,8 +39,8 @@ _PAGE: Final = re.compile(r"<(?:!doctype html|html|head|body)\b", re.IGNORECASE)
 
 
 def looks_like_text(content: bytes) -> bool:
-    """Return whether the file begins without control characters, like text."""
-    return _NOT_TEXT.search(content, 0, _HEAD) is None
+    """Return whether the file begins without control characters, like a message in text form."""
+    return _NOT_MESSAGE_TEXT.search(content, 0, _HEAD) is None
 
 
 def first_name(text: bytes) -> str:

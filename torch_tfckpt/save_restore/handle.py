@@ -61,7 +61,7 @@ class SaveHandle:
             state = ", published" if self._error is None else f", failed: {type(self._error).__name__}"
         return f"SaveHandle({printable(self._target)!r}{state})"
 
-    def start(self) -> None:
+    def _start(self) -> None:
         """Complete the save in a new thread, which the interpreter waits for before it exits."""
         thread = threading.Thread(target=self._run, name="tfckpt-save")
         _UNREPORTED.add(self)
@@ -96,13 +96,13 @@ class SaveHandle:
             raise self._error
         return self._path
 
-    def raise_unreported(self) -> None:
+    def _raise_unreported(self) -> None:
         """Wait for the end, and raise the save's error unless `result` has raised it."""
         self._done.wait()
         if self._error is not None and not self._reported:
             self.result()
 
-    def disown(self) -> None:
+    def _disown(self) -> None:
         """Stop waiting for the save, in a forked child, in which the thread that saves does not run."""
         self._complete = None
         self._error = FailedPreconditionError("the save continues in the process that began it. Call result() there")
@@ -161,7 +161,7 @@ class InFlight:
         try:
             if block_until_staged:
                 staged.wait()
-            handle.start()
+            handle._start()
         except BaseException:  # Ctrl-C, or no thread can be started
             self._handle = None
             abandon()
@@ -173,7 +173,7 @@ class InFlight:
         earlier, self._handle = self._handle, None
         if earlier is not None:
             try:
-                earlier.raise_unreported()
+                earlier._raise_unreported()
             except KeyboardInterrupt:
                 self._handle = earlier
                 raise
@@ -185,7 +185,7 @@ _UNREPORTED: set[SaveHandle] = set()
 
 def _disown_all() -> None:
     for handle in _UNREPORTED:
-        handle.disown()
+        handle._disown()
     _UNREPORTED.clear()
 
 
@@ -199,7 +199,7 @@ def _report_at_exit() -> None:
     errors = []
     for handle in list(_UNREPORTED):
         try:
-            handle.raise_unreported()
+            handle._raise_unreported()
         except BaseException as error:
             errors.append(error)
     if len(errors) == 1:
