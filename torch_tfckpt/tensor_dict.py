@@ -87,8 +87,8 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
     Args:
         tensors: Name -> tensor on any device and with any strides, numeric array, or strings (str, bytes, arrays of
             them). Tensors that share memory are each written in full.
-        prefix: Path of the checkpoint: the files are `prefix.index` and `prefix.data-00000-of-00001`. Its directory is
-            created if the parent exists. A name that ends like another kind of file (.safetensors, .pt, .pth, .bin,
+        prefix: Path of the checkpoint: the files are `prefix.index` and `prefix.data-00000-of-00001`. Missing
+            directories are created. A name that ends like another kind of file (.safetensors, .pt, .pth, .bin,
             .npz, .npy, .h5, .hdf5, .keras, .tflite, .onnx, .pkl, .pickle, .zip) is refused.
         storage: Where files are stored; None chooses by the path.
 

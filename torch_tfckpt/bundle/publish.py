@@ -32,7 +32,7 @@ from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, InvalidArg
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename, parse_data_filename
 from torch_tfckpt.storage.names import new_save_number, temporary_name
 from torch_tfckpt.storage.protocol import Storage, WritableFile
-from torch_tfckpt.storage.small_files import write_file
+from torch_tfckpt.storage.small_files import make_directories, write_file
 from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class BundlePublication:
     The first file is a marker, which is removed last: it identifies a save that was killed or could not clean up.
 
     Raises:
-        OSError: the directory cannot be created (parents are not), or no file can be created in it. Here and below the
+        OSError: the directory cannot be created, or no file can be created in it. Here and below the
             caller converts the system's errors to IncompleteSaveError, with `saving`.
 
     Thread safety: one publication per prefix at a time.
@@ -129,7 +129,7 @@ class BundlePublication:
         self._shown = 0  # the number of shards in the names of data files, on storages without renames
         self._switching = False  # the new index may be in place
         self._over = False  # published or abandoned
-        storage.make_directory(os.path.dirname(prefix))
+        make_directories(storage, os.path.dirname(prefix))
         self._marker = Marker(storage, prefix)
         self._index = self._marker.index
 

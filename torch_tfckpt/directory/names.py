@@ -63,10 +63,8 @@ def directory_key(directory: str) -> str:
 
 def path_key(path: str) -> str:
     """Return a key that is equal for all spellings of one checkpoint's path."""
-    if is_url(path):
-        return path.rstrip("/")
-    directory, name = os.path.split(os.path.abspath(path))
-    return os.path.join(directory_key(directory), name)
+    directory, name = os.path.split(path.rstrip("/"))
+    return f"{directory_key(directory).rstrip('/')}/{name}"
 
 
 def spelled_in(directory: str, path: str) -> str:

@@ -39,7 +39,7 @@ def save_model(
 
     Args:
         model: Module to save.
-        prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. The directory is made if its parent exists.
+        prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. Missing directories are created.
             Names that end like another kind of file (.safetensors, .pt, .h5 ...) are refused.
         naming: "torch": the names of the state_dict, unchanged. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
             layouts, for the modules that load_model knows; others keep torch's names and layouts.

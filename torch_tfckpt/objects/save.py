@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from torch_tfckpt.bundle.leftovers import remove_leftovers
-from torch_tfckpt.bundle.publish import saving
 from torch_tfckpt.devices import HOST
 from torch_tfckpt.objects.graph_view import to_save
 from torch_tfckpt.objects.options import CheckpointOptions
@@ -19,7 +18,6 @@ from torch_tfckpt.save_restore.builder import BulkSaverBuilder, begin_save
 from torch_tfckpt.save_restore.pending_save import PendingSave, log_saved, published
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.storage.small_files import make_directories
 from torch_tfckpt.transfer.staging import Staging
 
 
@@ -41,10 +39,7 @@ def begin_to_save(
     if several_hosts and not options.sharded:
         saveables = list(map(_of_host, saveables))
     _place_graph(saveables)
-    directory = os.path.dirname(path)
-    with saving(path):
-        make_directories(storage, directory)
-    remove_leftovers(storage, directory)
+    remove_leftovers(storage, os.path.dirname(path))
     sharded = options.sharded or several_hosts
     return begin_save(BulkSaverBuilder(), storage, path, saveables, sharded=sharded, snapshot=snapshot, staging=staging)
 
@@ -56,7 +51,7 @@ def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[]
         begun: When it began, by `time.monotonic`.
     """
     path = pending.finish()
-    log_saved(path, pending.total_bytes, time.monotonic() - begun)
+    log_saved(path, pending, time.monotonic() - begun)
     with published(path, "the state file may not name it"):
         then()
     options.run_callbacks(path)

@@ -17,6 +17,7 @@ from torch_tfckpt.bundle.publish import Marker, remove, remove_bundle, saving
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError
 from torch_tfckpt.saveables.save_spec import SaveableObject, group_by_devices
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.small_files import make_directories
 from torch_tfckpt.text import byte_text, printable
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,9 @@ class SaveByParts:
 
     def finish(self) -> str:
         save_op, storage, path = self._builder.save_op, self._storage, self._path
+        if self._builder.write_version == SaverDef.V1:  # its writer creates no directory
+            with saving(path):
+                make_directories(storage, os.path.dirname(path))
         if not self._sharded:
             save_op(storage, path, self._groups[0])
             return path
@@ -81,7 +85,7 @@ class SaveByParts:
         parts = [self._builder.sharded_filename(base, shard, count) for shard in range(count)]
         clean = False
         with saving(path):
-            storage.make_directory(os.path.dirname(path))
+            make_directories(storage, os.path.dirname(path))
             marker = Marker(storage, path)  # from here on, leftovers of a killed save can be recognized
         try:
             try:
@@ -164,8 +168,10 @@ def published(path: str | None, lacking: str) -> Iterator[None]:
         raise IncompleteSaveError(f"{state}: {error}. Fix the cause, then save again", {0: error}) from error
 
 
-def log_saved(path: str, total_bytes: int | None, seconds: float) -> None:
+def log_saved(path: str, save: PendingSave, seconds: float) -> None:
     """Log that a checkpoint was published: "Saved run/m-30 (1.2 GB in 3.4 s)"."""
+    if not _log.isEnabledFor(logging.INFO):
+        return
     duration = f"{seconds:.1f} s" if seconds >= 0.1 else f"{max(0.0, seconds) * 1000:.0f} ms"
-    size = "" if total_bytes is None else f"{byte_text(total_bytes)} "
+    size = "" if save.total_bytes is None else f"{byte_text(save.total_bytes)} "
     _log.info("Saved %s (%sin %s)", printable(path), size, duration)

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from torch_tfckpt.bundle.publish import saving
 from torch_tfckpt.directory.management import meta_graph_filename
 from torch_tfckpt.errors import IncompleteSaveError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.pending_save import PendingSave, log_saved, published
 from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.saver.request import SaveRequest
-from torch_tfckpt.storage.small_files import make_directories, write_file
+from torch_tfckpt.storage.small_files import write_file
 from torch_tfckpt.text import printable
 
 
@@ -57,7 +56,7 @@ class SaverSave:
         with naming_a_missing_parent(request):
             if self.pending is not None:
                 path = self.pending.finish()
-                log_saved(path, self.pending.total_bytes, self.clock() - self.begun)
+                log_saved(path, self.pending, self.clock() - self.begun)
         if path is not None and request.write_state:
             with published(path, "the state file may not name it"):
                 self.records.enter(request, path, self.clock())
@@ -71,17 +70,6 @@ class SaverSave:
         """Stop, and remove everything that was written."""
         if self.pending is not None:
             self.pending.abandon()
-
-
-def make_parents(request: SaveRequest) -> None:
-    """Make the directories above the checkpoint. In an object store there are none to make.
-
-    Raises:
-        InvalidArgumentError (a ValueError): a file is in the way, or the system refuses.
-    """
-    if request.storage.renames:
-        with naming_a_missing_parent(request), saving(request.target):
-            make_directories(request.storage, request.directory)
 
 
 @contextmanager

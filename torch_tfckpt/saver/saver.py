@@ -31,7 +31,7 @@ from torch_tfckpt.saver.meta_graph import MetaGraphSource, TensorsGraph
 from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.saver.registered import SaverInGraph
 from torch_tfckpt.saver.request import SaveRequest
-from torch_tfckpt.saver.save import SaverSave, make_parents, naming_a_missing_parent
+from torch_tfckpt.saver.save import SaverSave, naming_a_missing_parent
 from torch_tfckpt.saver.tracking import TracksCheckpoints
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
@@ -420,7 +420,6 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         saveables = self._saveables()
         meta_graph = self._graph.described(self._described(saveables)) if request.write_meta_graph else None
         pending = None
-        make_parents(request)
         if self._variables is not None:
             assert self._builder is not None, "built without a builder"
             if self._write_version == SaverDef.V1 and self._chose_version:

@@ -1,5 +1,6 @@
 """Paths as callers pass them, and the names of temporary files."""
 
+import functools
 import os
 import re
 import secrets
@@ -40,6 +41,7 @@ def parse_temporary_name(path: str) -> Temporary | None:
     return None if match is None else Temporary(match["path"], int(match["save"]))
 
 
+@functools.lru_cache(maxsize=256)  # called several times per save for each directory
 def is_url(path: str) -> bool:
     """Return whether `path` is a URL rather than a local path.
 
