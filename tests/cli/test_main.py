@@ -51,6 +51,12 @@ def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixtu
     assert captured.out == "" and "usage: tfckpt" in captured.err
 
 
+def test_only_what_is_missing_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """The patterns of ls are optional, so the usage error does not name them."""
+    assert main(["ls"]) == 2
+    assert capsys.readouterr().err.endswith("error: the following arguments are required: PATH\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
