@@ -127,7 +127,7 @@ class Hostile:
 def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"x": torch.zeros(1), "y": Hostile()}, "m.pt")
-    with pytest.raises(tfckpt.UnimplementedError, match=r"m\.pt: holds Python objects beyond tensors.*mkdir"):
+    with pytest.raises(tfckpt.UnimplementedError, match=r"m\.pt: contains Python objects other than tensors.*mkdir"):
         convert("m.pt", "m.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.pt"]
 

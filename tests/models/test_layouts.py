@@ -55,5 +55,5 @@ def test_layouts_have_names() -> None:
     assert layout_named("same") is SAME
     with pytest.raises(InvalidArgumentError, match=r'no layout "conv2"\. Closest: "conv2d"\. Layouts: same, dense'):
         layout_named("conv2")
-    with pytest.raises(InvalidArgumentError, match="there is no layout 3"):
+    with pytest.raises(InvalidArgumentError, match="unknown layout 3"):
         layout_named(3)  # type: ignore[arg-type]

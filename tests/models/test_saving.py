@@ -163,7 +163,7 @@ def test_tied_tensors_under_own_names(tmp_path: Path) -> None:
     ("arguments", "error", "text"),
     [
         ({"naming": "keras"}, UnimplementedError, 'naming="keras" is not implemented yet'),
-        ({"naming": "TF"}, InvalidArgumentError, "there is no naming 'TF'. Namings: torch, tf"),
+        ({"naming": "TF"}, InvalidArgumentError, "unknown naming 'TF'. Namings: torch, tf"),
         ({"mapper": [("(.*)", r"\1")]}, UnimplementedError, "cannot be inverted"),
         ({"mapper": {"x": "fc.weigth"}}, InvalidArgumentError, 'mapper has "x" for "fc.weigth", which .* "fc.weight"'),
         ({"mapper": {"fc.bias": ("fc.weight", "same")}}, InvalidArgumentError, "are both stored as"),

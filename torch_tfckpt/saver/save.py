@@ -74,10 +74,10 @@ class SaverSave:
 
 
 def make_parents(request: SaveRequest) -> None:
-    """Make the directories above the checkpoint. In an object store there are none to make.
+    """Create the directories above the checkpoint. An object store has no directories.
 
     Raises:
-        InvalidArgumentError (a ValueError): a file is in the way, or the system refuses.
+        InvalidArgumentError (a ValueError): a file has the name of a directory, or the system refuses.
     """
     if request.storage.renames:
         with naming_a_missing_parent(request), saving(request.target):
@@ -104,8 +104,8 @@ def naming_a_missing_parent(request: SaveRequest) -> Iterator[None]:
             )
             cause = error.failures.get(0, error) if isinstance(error, IncompleteSaveError) else error
             in_its_words.add_note(
-                f"It could not be made, or was removed during the save: {cause}. Remove what is in the way, or save "
-                f"elsewhere"
+                f"It could not be created, or was removed during the save: {cause}. Remove the file at this path or "
+                f"a parent, or save to another directory"
             )
             raise in_its_words from error
         raise
