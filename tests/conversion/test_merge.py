@@ -75,7 +75,7 @@ def test_missing_sources(tmp_path: Path) -> None:
 def test_what_cannot_be_merged(golden: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="srcs must be a list of paths"):
         merge(str(tmp_path), tmp_path / "whole")
-    with pytest.raises(InvalidArgumentError, match=r"has version 1.*tfckpt convert"):
+    with pytest.raises(InvalidArgumentError, match=r"is a version 1 checkpoint.*tfckpt convert"):
         merge([golden / "digits-v1" / "checkpoint-288"], tmp_path / "whole")
     with pytest.raises(InvalidArgumentError, match="none existed"):
         merge([], tmp_path / "whole")

@@ -222,7 +222,7 @@ def _add_latest(verbs: Verbs) -> None:
         verbs,
         "latest",
         "latest:latest",
-        "Print the latest checkpoint of a directory, which its `checkpoint` file names.",
+        "Print the latest checkpoint of a directory, as recorded in its `checkpoint` file.",
         epilog="In a script: tfckpt convert $(tfckpt latest --valid run) model.safetensors",
     )
     verb.add_argument("directory", metavar="DIR")
