@@ -52,7 +52,7 @@ class CheckpointReader:
     key". `resolve` finds the key that a name means.
 
     Args:
-        path: A prefix; a file of the checkpoint (.index, .data-..., .meta); a version 1 file or a pattern of such; a
+        path: A prefix; a file of the checkpoint (.index, .data-..., .meta); a version 1 file or pattern; a
             directory with a `checkpoint` file; a SavedModel directory.
         verify: Whether to verify the checksums of all bytes read.
         storage: Where files are stored. None chooses by the path: local files, or the store of a URL such as
@@ -273,7 +273,7 @@ class CheckpointReader:
         return StoredTensor(key, shape, dtype, lambda part: self._reader.read_slice(key, part))
 
     def read_slice(self, name: str, part: TensorSlice) -> LoadedValue:
-        """Return one part of a tensor, however the tensor is stored. Errors as for `get_tensor`."""
+        """Return one part of a tensor, stored whole or in slices. Errors as for `get_tensor`."""
         return self._look_up(name, lambda key: self._reader.read_slice(key, part))
 
     def get_variable_to_shape_map(self) -> dict[str, list[int]]:

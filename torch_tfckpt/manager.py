@@ -99,8 +99,8 @@ class CheckpointManager:
         checkpoint_interval: Minimum number of steps between two checkpoints, else `save` does nothing. None: no limit.
         init_fn: Called by `restore_or_initialize` if there is nothing to restore.
         last_checkpoint_step: Step of the last checkpoint, at which the first interval begins.
-        keep_best: Which checkpoints to keep because of their metrics, besides the newest. None: the rule that was used
-            last in this directory, if any.
+        keep_best: Which checkpoints to keep because of their metrics, in addition to the newest. None: the rule that
+            was used last in this directory, if any.
         storage: Where files are stored; None chooses by the path.
         clock: Returns seconds since the epoch.
 

@@ -147,7 +147,7 @@ WritableValue = torch.Tensor | npt.NDArray[np.generic] | Strings | str | bytes
 def writable(
     name: str, value: WritableValue, dtype: DataType | None
 ) -> tuple[torch.Tensor | list[bytes], DataType, Shape]:
-    """Return the content to store for `value` (a tensor, or the elements of a string tensor), type and shape.
+    """Return the content (tensor or elements of a string tensor), type and shape to store for `value`.
 
     Args:
         dtype: The type to store it as, with the same torch dtype (DT_QINT8 for an int8 tensor). None: the default type

@@ -145,7 +145,7 @@ class BundlePublication:
         return self._data
 
     def publish(self, encode_index: EncodeIndex) -> None:
-        """Make the data files, whose bytes are durable, shards 0, 1, ... of the checkpoint.
+        """Publish the data files, whose bytes are durable, as shards 0, 1, ... of the checkpoint.
 
         Raises:
             OSError: the system refused a step. Nothing was published, and the data files are removed.
@@ -255,7 +255,7 @@ def _is_in_place(storage: Storage, prefix: str, index: bytes) -> bool | None:
 
 
 def data_files_of(storage: Storage, prefix: str) -> list[str]:
-    """Return all files that are named like a shard of `prefix`, whatever the count in their names."""
+    """Return all files that are named like a shard of `prefix`, with any count in their names."""
     directory = os.path.dirname(prefix)
     paths = (os.path.join(directory, name) for name in storage.list(directory))
     return [

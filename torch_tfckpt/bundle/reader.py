@@ -133,7 +133,7 @@ class BundleReader:
         return self._read(name, None, out)
 
     def read_slice(self, name: str, part: TensorSlice) -> Value:
-        """Read one slice of `name`, however it is stored. Raises like `read`.
+        """Read one slice of `name`, stored whole or in slices. Raises like `read`.
 
         Cost: the first slice of a tensor reads every stored piece it needs completely, to verify the checksum, but
         keeps only the slice; later ones, or all without `verify`, read from the slice's first to its last element.

@@ -127,7 +127,7 @@ def show_path(options: argparse.Namespace) -> int:
 
 
 def rows_of(source: TensorSource, patterns: Sequence[str]) -> list[Row]:
-    """Return the tensors in the order of the file. With patterns, only those of which a name matches one."""
+    """Return the tensors in the order of the file. With patterns, only those with a matching name."""
     rows = []
     known = source.object_names
     globs = [*patterns, *(pattern.removeprefix("(root).") for pattern in patterns)]

@@ -149,7 +149,7 @@ class _Tree:
         having = [node_id for node_id in self._places if self._attributes(node_id)]
         if not self._all_attributes:
             return self._with_parents(having)
-        # What a registered saver stored is in files of its own.
+        # A registered saver stores its values in separate files.
         having += [node_id for node_id, node in enumerate(self._nodes) if node.registered_saver is not None]
         return {*self._leading_to(having), *(() if not self._nodes else (ROOT,))}
 

@@ -27,7 +27,7 @@ from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.text import counted, printable, quoted
 from torch_tfckpt.values import Strings
 
-_CHUNK_ELEMENTS: Final = 1024 * 1024  # float64 or complex128 copies of so many take a few tens of MB
+_CHUNK_ELEMENTS: Final = 1024 * 1024  # float64 or complex128 copies of this many take a few tens of MB
 
 
 class Difference(NamedTuple):

@@ -48,7 +48,7 @@ class Selection:
         self, include: Sequence[str] = (), exclude: Sequence[str] = (), rename: Sequence[tuple[str, str]] = ()
     ) -> None:
         if any(isinstance(given, str) for given in (include, exclude, *rename[:1])):
-            # A string is a sequence of strings: each of its letters would silently be a pattern of its own.
+            # A string is a sequence of strings: each of its letters would silently be a separate pattern.
             raise InvalidArgumentError(
                 'include and exclude must be lists of patterns, such as ["/Adam"]; rename must be a list of '
                 'pairs, such as [("^a/", "b/")]'

@@ -3,7 +3,7 @@
     locate, names       the files of a checkpoint; whether a checkpoint exists; equal spellings of a path
     state_file          the `checkpoint` file
     management          latest_checkpoint and tf.train's other functions; completeness: the checks of `valid=True`
-    retention           decides what is deleted; sees neither a clock nor a file
+    retention           decides which checkpoints to delete; uses neither a clock nor a file
     records             the order of state file and deletion; retention_file: pins and metrics across restarts
 
 May use: names, the state file, the file of pins and metrics, storage. May not: import torch.

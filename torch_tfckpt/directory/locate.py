@@ -40,7 +40,7 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
     """Return the files that `path` means.
 
     Args:
-        path: A prefix; one of its files (.index, .data-..., .meta); a version 1 file, or a pattern of such; a directory
+        path: A prefix; one of its files (.index, .data-..., .meta); a version 1 file or pattern; a directory
             (its `checkpoint` file names the newest), a SavedModel directory or its saved_model.pb.
 
     Raises:

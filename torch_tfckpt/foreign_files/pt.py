@@ -179,7 +179,7 @@ def _no_tensor(leaf: Any) -> str | None:
 
 _PROTOCOL: Final = 2  # torch.serialization.DEFAULT_PROTOCOL
 _VERSION: Final = b"3\n"  # of the archive; torch/csrc/jit/serialization, kProducedFileFormatVersion
-# Dtypes with a storage class of their own; all others refer to untyped storage.
+# Dtypes with their own storage class; all others refer to untyped storage.
 _STORAGES: Final = {
     torch.float64: torch.DoubleStorage,
     torch.float32: torch.FloatStorage,

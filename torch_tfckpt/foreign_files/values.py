@@ -110,7 +110,7 @@ class TensorInfo(NamedTuple):
 
 
 def batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """Yield the names in order, in groups of at most BATCH_BYTES; a larger tensor is a group of its own."""
+    """Yield the names in order, in groups of at most BATCH_BYTES; a larger tensor is a separate group."""
     batch: list[str] = []
     filled = 0
     for name, size in sizes.items():

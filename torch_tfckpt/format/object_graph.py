@@ -104,7 +104,7 @@ class SlotVariable(NamedTuple):
 
 
 class RegisteredSaver(NamedTuple):
-    """Registered saver that stored an object in files of its own.
+    """Registered saver that stored an object in separate files.
 
     Attributes:
         name: Name under which the saver is registered.

@@ -114,7 +114,7 @@ def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[Raw
         content = _read(storage, file)
     except MissingMetaGraphError:
         raise
-    except NotFoundError as error:  # a broken symbolic link, or a file that was deleted meanwhile
+    except NotFoundError as error:  # a broken symbolic link, or a file that has just been deleted
         raise MissingMetaGraphError(f"{printable(text)} does not exist: {error}") from error
     found = _decoded(content, file)
     if not found:

@@ -22,7 +22,7 @@ _EXAMPLE: Final = '(r"(.*)/kernel", r"\\1.weight", "dense")'
 
 
 class KeyRule(NamedTuple):
-    """Rule for the tensors of which a pattern matches the whole name. KeyMapper checks it.
+    """Rule for tensors whose whole name a pattern matches. KeyMapper checks it.
 
     Attributes:
         pattern: A regular expression, as a string or compiled.

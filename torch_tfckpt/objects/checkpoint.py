@@ -218,7 +218,7 @@ class Checkpoint:
         """`save` in the background: returns as soon as training may change the values.
 
         Returns:
-            A handle with `staged`, `done()` and `result()`, which returns or raises what `save` would.
+            A handle with `staged`, `done()` and `result()`, which returns or raises the result of `save`.
 
         An error that is not raised by `result()` is raised by the next call of this object, or at exit.
         Cost: values are copied within StagingOptions.async_bytes; the rest is copied when earlier bytes have been

@@ -61,7 +61,7 @@ class CheckpointOptions:
             assert count <= 1, f"a write callback has one parameter, the path, or none; this one has {count}"
 
     def run_callbacks(self, path: str) -> None:
-        """Call the callbacks with `path`. Raises whatever they raise."""
+        """Call the callbacks with `path`. Their exceptions are passed on."""
         for callback in self.experimental_write_callbacks or ():
             if inspect.signature(callback).parameters:
                 callback(path)  # type: ignore[call-arg]

@@ -98,7 +98,7 @@ class StatePlan:
         missing: Parameters in `known` that lack a required slot.
         hyperparameters: The stored ones, by torch's names, for `groups`.
         step: Number of steps; None if torch does not count them, or if it is unknown and not needed.
-        rate: The stored momentum is divided by -`rate`; None: it is used as it is.
+        rate: The stored momentum is divided by -`rate`; None: it is used unchanged.
         problem: Why the state cannot be converted; if set, no part of the plan may be used.
     """
 

@@ -103,7 +103,7 @@ class SaveHandle:
             self.result()
 
     def disown(self) -> None:
-        """Stop waiting for the save, in a forked child, in which the thread that saves does not run."""
+        """Stop waiting for the save. For forked children, which do not have the saving thread."""
         self._complete = None
         self._error = FailedPreconditionError("the save continues in the process that started it. Call result() there")
         self._reported = True

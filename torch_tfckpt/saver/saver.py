@@ -217,8 +217,8 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         """Save everything as one checkpoint.
 
         Args:
-            save_path: Prefix of the checkpoint. Directories that do not exist are made, also those above its own
-                (TensorFlow refuses then).
+            save_path: Prefix of the checkpoint. Missing directories are created, including parents
+                (TensorFlow raises an error).
             global_step: Number to append to it: an int, or an integral tensor of one element.
             latest_filename: Name of the state file in the same directory; None: "checkpoint".
             meta_graph_suffix: Suffix of the meta graph file.
@@ -233,7 +233,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             only from a saver that has nothing to save (`allow_empty`).
 
         Raises:
-            InvalidArgumentError (a ValueError): the directory cannot be made, e.g. because a file is in the way; an
+            InvalidArgumentError (a ValueError): the directory cannot be created, e.g. because a file has its name; an
                 argument is invalid.
             FailedPreconditionError (a RuntimeError): the saver is not built, or the path is that of the state file.
             IncompleteSaveError (an OSError): the system refused a step. Unless the message says that the checkpoint is
@@ -282,7 +282,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
                 `staged` is set. A forward and backward pass is allowed.
 
         Returns:
-            A handle with `staged`, `done()` and `result()`, which returns or raises what `save` would. The arguments
+            A handle with `staged`, `done()` and `result()`, which returns or raises the result of `save`. The arguments
             and the variables are checked before this returns.
 
         An error that is not raised by `result()` is raised by the next call of this saver, by `close`, or at exit.

@@ -33,7 +33,7 @@ class SaverCheckpoint:
         storage: Where files are stored; None chooses by the path. A Saver has its own.
 
     Raises:
-        InvalidArgumentError: `var_list` has a "save_counter" of its own, or cannot be saved; or the Saver writes
+        InvalidArgumentError: `var_list` has its own "save_counter", or cannot be saved; or the Saver writes
             version 1.
 
     Attributes:

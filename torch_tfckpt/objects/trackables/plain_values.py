@@ -7,7 +7,7 @@ stored in the attribute `py_state`, next to the tensors that the string names:
     scheduler/.ATTRIBUTES/py_state              {"last_epoch": 3, "ema": {"$tensor": ".../py_state/ema"}}
     scheduler/.ATTRIBUTES/py_state/ema          the tensor, listed as the attribute "py_state.Sema"
 
-`saveables.state_tree` creates the string from a state. TensorFlow's own PythonState stores a string of its own format
+`saveables.state_tree` creates the string from a state. TensorFlow's PythonState stores a string in a different format
 under the same attribute.
 """
 
