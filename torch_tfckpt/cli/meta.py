@@ -266,7 +266,7 @@ def _part_text(part: PartSummary) -> str:
 
 
 def _item_text(item: Item) -> str:
-    """Return a value of a collection as a string; a message as its first field, which is the name of the described object."""
+    """Return a value of a collection as a string; a message as its first field, usually a name."""
     if isinstance(item, AnyMessage):
         return f"{_short(item.type_url.rpartition('/')[2])} ({counted(len(item.value), 'byte')})"
     if isinstance(item, Message):

@@ -70,9 +70,9 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
         NotFoundError, DataLossError: there is no checkpoint; a value is damaged.
 
     If it raises, nothing was assigned. Layouts are not changed: a Keras Dense kernel stays [in, out]. A scope
-    without variables is a warning in the log, not an error, because TensorFlow ignores it; filled variables are logged at
-    INFO. TensorFlow lets the last of two tensors win, accepts a scope without its "/", and gives a variable in a scope
-    the stored shape; these are errors here.
+    without variables is a warning in the log, not an error, because TensorFlow ignores it; filled variables are logged
+    at INFO. TensorFlow lets the last of two tensors win, accepts a scope without its "/", and gives a variable in a
+    scope the stored shape; these are errors here.
 
     Cost: one read of the tensors, of a partitioned one up to one for each part; host memory of all of them.
 
