@@ -179,7 +179,7 @@ def test_a_slot_of_another_shape(tmp_path: Path) -> None:
     more = slots("/Momentum") | {"fc/bias/Momentum": torch.zeros(3)}
     tfckpt.save_file(small_in_tensorflow() | more, tmp_path / "m")
     model = Small()
-    with pytest.raises(InvalidArgumentError, match=r'slot "fc/bias/Momentum" has shape \[3\], its variable \[8\]'):
+    with pytest.raises(InvalidArgumentError, match=r'slot "fc/bias/Momentum" has shape \[3\], but its variable \[8\]'):
         load_model(model, tmp_path / "m", optimizer=torch.optim.SGD(model.parameters(), momentum=0.5))
 
 

@@ -563,5 +563,5 @@ class TestOtherParameters:
         model, optimizer = self.trained(a=nn.Linear(2, 1), b=nn.Linear(2, 1))
         path = Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m")
         less = nn.ModuleDict({"a": nn.Linear(2, 1)})
-        with pytest.raises(tfckpt.InvalidArgumentError, match="has the state of Adam, this optimizer is SGD"):
+        with pytest.raises(tfckpt.InvalidArgumentError, match="has the state of Adam, but this optimizer is SGD"):
             Checkpoint(model=less, optimizer=torch.optim.SGD(less.parameters(), 0.1)).read(path)
