@@ -106,7 +106,7 @@ class TestOut:
     @pytest.mark.parametrize(
         ("out", "text"),
         [
-            (torch.zeros(3, 2), r"`out` is torch.float32 \[3,2\], stored is torch.float32 \[2,3\]"),
+            (torch.zeros(3, 2), r"`out` is torch.float32 \[3,2\], but the stored tensor is torch.float32 \[2,3\]"),
             (torch.zeros(2, 3, dtype=torch.float64), "`out` is torch.float64"),
             (torch.zeros(1, 3).expand(2, 3), "is expanded"),
             (torch.zeros(2, 3, device="meta"), "meta device"),

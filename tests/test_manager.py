@@ -231,7 +231,7 @@ class TestRetention:
         manager.save()
         storage.refuses = True
         path = manager.save()
-        assert "ckpt-1 is not deleted: Ignoring: [Errno 13]" in caplog.text
+        assert "ckpt-1 could not be deleted, and will be tried again: Ignoring: [Errno 13]" in caplog.text
         assert tfckpt.latest_checkpoint(tmp_path) == path
         assert manager.checkpoints == [path]
         manager.save()
@@ -445,7 +445,7 @@ class TestRestore:
     def test_a_file_in_the_way_of_the_directory(self, tmp_path: Path, folder: str) -> None:
         """The constructor raises with the directory, the reason and the fix."""
         (tmp_path / "file").touch()
-        with pytest.raises(ValueError, match=r"cannot be made.*Remove what is in the way") as caught:
+        with pytest.raises(ValueError, match=r"cannot be created.*Remove the file at this path") as caught:
             CheckpointManager(Fake(), tmp_path / folder, 1)
         assert str(tmp_path / folder) in str(caught.value)
 

@@ -102,7 +102,7 @@ def test_names_dtype_and_device(tmp_path: Path) -> None:
     for wrong in (torch.int32, "bf16"):
         with pytest.raises(tfckpt.InvalidArgumentError, match="pass a floating-point torch dtype"):
             tfckpt.load_file(tmp_path / "m", dtype=wrong)  # type: ignore[arg-type]
-    with pytest.raises(tfckpt.InvalidArgumentError, match='names="abc" is one name'):
+    with pytest.raises(tfckpt.InvalidArgumentError, match='names="abc" is a single string'):
         tfckpt.load_file(tmp_path / "m", names="abc")
     with pytest.raises(tfckpt.InvalidArgumentError, match="device=nope"):
         tfckpt.load_file(tmp_path / "m", device="nope")
@@ -148,13 +148,13 @@ def test_what_cannot_be_saved(tmp_path: Path, value: WritableValue, error: type[
 
 
 OTHER_ENDINGS = [
-    ("model.safetensors", "safetensors.torch.save_file writes .safetensors files; torch_tfckpt.convert turns"),
-    ("MODEL.PT", "torch.save writes .PT files; torch_tfckpt.convert turns a checkpoint into one"),
+    ("model.safetensors", "safetensors.torch.save_file writes .safetensors files; torch_tfckpt.convert converts"),
+    ("MODEL.PT", "torch.save writes .PT files; torch_tfckpt.convert converts a checkpoint to one"),
     ("pytorch_model.bin", "torch.save writes .bin files"),
     ("a.npz", "numpy.savez writes .npz files"),
     ("m.weights.h5", "Keras's save_weights writes .h5 files"),
     ("m.keras", "Keras's save writes .keras files"),
-    ("m.onnx", "or choose a prefix of another name, such as {0}/m.ckpt"),
+    ("m.onnx", "or choose another prefix, such as {0}/m.ckpt"),
 ]
 
 

@@ -1,8 +1,8 @@
 """Read, write, convert and train with TensorFlow checkpoints in PyTorch, without TensorFlow.
 
 Only the names listed in `__all__` are public; modules and their other names may change. Names are imported from their
-modules on first use, so that `import torch_tfckpt` and the parts of the command line that need no tensors do not wait
-for torch.
+modules on first use, so that `import torch_tfckpt` and the parts of the command line that need no tensors start without
+importing torch.
 """
 
 import sys
@@ -176,7 +176,7 @@ __all__ = [
     "verify",
 ]
 
-# Module -> the public names that it defines. Type checkers read the same from the imports above.
+# Module -> the public names that it defines. Type checkers use the imports above.
 _DEFINED_IN: Final = {
     "_proto.checkpoint_state_pb2": "CheckpointState",
     "_proto.graph_pb2": "GraphDef",
@@ -237,5 +237,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """The public names, for completion; not the modules that happen to be imported."""
+    """Return the public names only, without imported modules."""
     return [*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__"]

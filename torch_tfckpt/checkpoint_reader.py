@@ -52,20 +52,20 @@ class CheckpointReader:
     key". `resolve` finds the key that a name means.
 
     Args:
-        path: A prefix; a file of the checkpoint (.index, .data-..., .meta); a version 1 file or a pattern of such; a
+        path: A prefix; a file of the checkpoint (.index, .data-..., .meta); a version 1 file or pattern; a
             directory with a `checkpoint` file; a SavedModel directory.
         verify: Whether to verify the checksums of all bytes read.
-        storage: Where files are stored. None chooses by the path: this machine, or what a URL such as
-            s3://bucket/model names.
+        storage: Where files are stored. None chooses by the path: local files, or the store of a URL such as
+            s3://bucket/model.
 
     Raises:
-        NotFoundError: there is no checkpoint; the message names what is there instead.
+        NotFoundError: there is no checkpoint; the message lists the files that exist.
         DataLossError: the index is damaged, or the file is something else.
         InvalidArgumentError: the directory holds several checkpoints, or the format is of another version.
 
     Cost: opening reads the end of each index and no tensor. All files are opened at once and stay open: the reader
     keeps working, with the same values, while a writer replaces or deletes the checkpoint. A name that is not a key
-    costs one read of the object graph, once; keys, and checkpoints without objects, do not pay for it.
+    costs one read of the object graph, once; keys, and checkpoints without objects, do not need it.
     Thread safety: may be used from several threads.
 
     Examples:
@@ -105,7 +105,7 @@ class CheckpointReader:
         return self._reader.keys()
 
     def undamaged_keys(self) -> tuple[list[str], list[str]]:
-        """Return the keys that a damaged index still lists, and what is wrong with the rest of the index."""
+        """Return the keys that a damaged index still lists, and the damage in the rest of the index."""
         return (self.keys(), []) if isinstance(self._reader, SlicesReader) else self._reader.undamaged_keys()
 
     def __iter__(self) -> Iterator[str]:
@@ -261,17 +261,19 @@ class CheckpointReader:
         UnimplementedError for partitioned tensors and for version 1.
         """
         if isinstance(self._reader, SlicesReader):
-            raise UnimplementedError(f"{self.path}: tensor {quoted(name)}: version 1 files hold messages, not bytes")
+            raise UnimplementedError(
+                f"{self.path}: tensor {quoted(name)}: version 1 files do not store raw bytes. Use get_tensor"
+            )
         return self._look_up(name, self._reader.read_stored)
 
     def get_slice(self, name: str) -> StoredTensor:
-        """Return a handle that reads what is indexed: `reader.get_slice(name)[2:5]`."""
+        """Return a handle that reads the indexed part: `reader.get_slice(name)[2:5]`."""
         key = self.resolve(name)
         shape, dtype = self._reader.describe(key)
         return StoredTensor(key, shape, dtype, lambda part: self._reader.read_slice(key, part))
 
     def read_slice(self, name: str, part: TensorSlice) -> LoadedValue:
-        """Return one part of a tensor, however the tensor is stored. Errors as for `get_tensor`."""
+        """Return one part of a tensor, stored whole or in slices. Errors as for `get_tensor`."""
         return self._look_up(name, lambda key: self._reader.read_slice(key, part))
 
     def get_variable_to_shape_map(self) -> dict[str, list[int]]:
@@ -292,7 +294,7 @@ class CheckpointReader:
         return "\n".join(lines)
 
     def check(self, progress: Callable[[int], object] | None = None) -> Verification:
-        """Read everything and report what is good and what is damaged; damage is a result, not an error.
+        """Read everything and report the undamaged and the damaged tensors; damage is a result, not an error.
 
         Args:
             progress: Called with the number of bytes checked since the last call.
@@ -318,7 +320,7 @@ class CheckpointReader:
                     else None
                 )
                 if not isinstance(value, np.ndarray) or value.shape != ():
-                    raise DataLossError("this is not the one string that holds an object graph")
+                    raise DataLossError("expected one string with an object graph")
                 self._object_graph = ObjectGraph.decode(value.item())
         return self._object_graph
 
@@ -338,7 +340,7 @@ class CheckpointReader:
             try:
                 shape, dtype = self._reader.describe(name)
             except DataLossError as error:
-                _log.warning("omitted: %s", error)
+                _log.warning("tensor omitted: %s", error)
             else:
                 yield name, shape, dtype
 
@@ -366,8 +368,8 @@ class CheckpointReader:
         hint = f"It is object-based: `tfckpt ls --tree {self.path}` shows the objects."
         try:
             names = self._tensor_names()
-        except CheckpointError as error:  # the tensors can be read by their keys all the same
-            names, hint = None, f"Other names cannot be looked up: {error}"
+        except CheckpointError as error:  # the tensors can still be read by their keys
+            names, hint = None, f"Only keys can be looked up: {error}"
         if names is not None:
             with error_context(self.path):
                 key = names.resolve(name)

@@ -23,7 +23,7 @@ class Element:
     swap: int  # bytes to reverse when the byte order changes: `size`, or half of it for complex numbers
 
 
-# Types that torch lacks are held in the plain integer of the same width.
+# Types that torch lacks are represented by plain integers of the same width.
 _HELD_AS: Final[Mapping[DataType, torch.dtype | None]] = {
     DataType.DT_FLOAT: torch.float32,
     DataType.DT_DOUBLE: torch.float64,

@@ -1,6 +1,6 @@
 """Exceptions that this package raises deliberately, and helpers that build their messages.
 
-Every message contains place, finding and hint: the file, tensor and bytes; what was expected and what was found; a
+Every message contains a place (file, tensor, bytes), a finding (expected and actual value) and a
 hint. Each layer adds what it knows: `format` reports offsets in its own buffer, and the caller that knows the file
 adds its path with `error_context`.
 """
@@ -12,7 +12,7 @@ from typing import Final
 # The hint for damaged bytes.
 DAMAGED: Final = "The file is damaged, partly copied, or from another save. Copy it again, or read another checkpoint"
 
-# How TensorFlow's message begins if there is no checkpoint: programs look for these words, people need not read them.
+# How TensorFlow's message begins if there is no checkpoint: programs look for these words; the command line omits them.
 NO_MATCHING_FILES: Final = "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for "
 
 
@@ -67,7 +67,7 @@ class InvalidArgumentError(CheckpointError, ValueError):
         >>> try:
         ...     reader.get_tensor("w", out=torch.empty(3))
         ... except tfckpt.InvalidArgumentError as error:
-        ...     print("stored is torch.float32 [2]" in str(error))
+        ...     print("stored tensor is torch.float32 [2]" in str(error))
         True
     """
 

@@ -1,4 +1,4 @@
-"""TensorFlow's inspect_checkpoint tool with the same output, for programs and people that know it.
+"""TensorFlow's inspect_checkpoint tool with the same output, as a replacement in scripts.
 
     python -m torch_tfckpt.inspect_checkpoint --file_name=model.ckpt-1000 --all_tensor_names
 

@@ -1,4 +1,4 @@
-"""Numbered checkpoints in one directory, of which the newest and the best are kept.
+"""Numbered checkpoints in one directory; keeps the newest and the best ones.
 
     manager = CheckpointManager(model, "train", max_to_keep=5, keep_best=KeepBest("loss", "min", k=2))
     manager.restore_or_initialize()
@@ -6,7 +6,7 @@
     manager.save(metrics={"loss": 0.5})          # writes train/ckpt-1, and deletes the oldest
 
 All records are in the directory: the `checkpoint` file, as TensorFlow's manager writes and reads it, and the retention
-file for what TensorFlow does not have. A new manager continues where the last one ended.
+file for pins and metrics, which TensorFlow does not have. A new manager continues where the last one ended.
 
 Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py.
 """
@@ -80,7 +80,7 @@ class ManagedCheckpoint(Protocol):
         """Restore the values from a checkpoint; the manager ignores the result."""
 
     def sync(self) -> None:
-        """Return once nothing is being saved or restored."""
+        """Wait until no save or restore is in progress."""
 
 
 class CheckpointManager:
@@ -89,27 +89,29 @@ class CheckpointManager:
     Args:
         checkpoint: A Checkpoint, or another object with the methods of ManagedCheckpoint; or a Saver, or anything that
             Saver accepts as var_list (a module, a dict of tensors, ...), which is saved through a SaverCheckpoint.
-        directory: Made at construction, with the directories above it. (An object store has no directories to make.)
+        directory: Created at construction, with missing parents. (An object store has no directories.)
         max_to_keep: How many of the newest checkpoints to keep; None keeps all.
-        keep_checkpoint_every_n_hours: Of those that would be deleted, keep one in so many hours for good. None: none.
+        keep_checkpoint_every_n_hours: Of those that would be deleted, keep one permanently per this many hours. None:
+            none.
         checkpoint_name: Name of the checkpoints, before the number.
         step_counter: The current step, for `checkpoint_interval`: an integer tensor that is incremented in place, or a
             function that returns a number.
         checkpoint_interval: Minimum number of steps between two checkpoints, else `save` does nothing. None: no limit.
         init_fn: Called by `restore_or_initialize` if there is nothing to restore.
         last_checkpoint_step: Step of the last checkpoint, at which the first interval begins.
-        keep_best: Which checkpoints to keep because of their metrics, besides the newest. None: the rule that was used
-            last in this directory, if any.
+        keep_best: Which checkpoints to keep because of their metrics, in addition to the newest. None: the rule that
+            was used last in this directory, if any.
         storage: Where files are stored; None chooses by the path.
         clock: Returns seconds since the epoch.
 
-    The checkpoints of an earlier manager are tracked from the state file on. A checkpoint that was kept for good is
-    never deleted, nor one that was saved without a manager, and nothing is deleted before the first save.
+    The checkpoints of an earlier manager are tracked if the state file lists them. A checkpoint that was kept
+    permanently is never deleted, nor one that was saved without a manager, and nothing is deleted before the first
+    save.
 
     Raises:
         InvalidArgumentError: an argument is invalid; there is an interval without a `step_counter`; or the directory
-            cannot be made.
-        DataLossError (a ValueError): the `checkpoint` file of the directory names no checkpoint.
+            cannot be created.
+        DataLossError (a ValueError): the `checkpoint` file of the directory does not name a checkpoint.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -174,7 +176,7 @@ class CheckpointManager:
 
     @property
     def checkpoint(self) -> ManagedCheckpoint:
-        """The object that is saved: the one that was passed, or the SaverCheckpoint made of it."""
+        """The object that is saved: the one that was passed, or the SaverCheckpoint created from it."""
         return self._checkpoint
 
     @property
@@ -194,7 +196,7 @@ class CheckpointManager:
 
     @property
     def checkpoints(self) -> list[str]:
-        """The newest checkpoints, oldest first. Those kept for good, by a pin or by a metric are not listed."""
+        """The newest checkpoints, oldest first; not those kept permanently, by a pin or by a metric."""
         return self._records.newest
 
     @property
@@ -276,7 +278,7 @@ class CheckpointManager:
         return None
 
     def sync(self) -> None:
-        """Return once no save or restore is in progress."""
+        """Wait until no save or restore is in progress."""
         self._checkpoint.sync()
 
     def pin(self, path_or_number: AnyPath | SupportsIndex) -> None:
@@ -288,7 +290,7 @@ class CheckpointManager:
         self._records.pin(self._path_of(path_or_number))
 
     def unpin(self, path_or_number: AnyPath | SupportsIndex) -> None:
-        """End `pin`. A checkpoint that was kept only because of it is deleted by the next save."""
+        """Remove a pin. A checkpoint that was kept only because of it is deleted by the next save."""
         self._records.unpin(self._path_of(path_or_number))
 
     def _path_of(self, path_or_number: AnyPath | SupportsIndex) -> str:
@@ -318,13 +320,13 @@ def _integer(value: SupportsIndex, what: str) -> int:
 
 
 def _make_directory(storage: Storage, directory: str) -> None:
-    """Make the directory now, so that an error does not come after the first interval of training."""
+    """Create the directory now, so that an error is not delayed until the first save."""
     if not storage.renames:  # an object store
         return
     try:
         make_directories(storage, directory)
     except OSError as error:
         raise InvalidArgumentError(
-            f"CheckpointManager: the directory {quoted(printable(directory))} cannot be made: {error}. Remove what is "
-            f"in the way, or pass another directory"
+            f"CheckpointManager: the directory {quoted(printable(directory))} cannot be created: {error}. "
+            f"Remove the file at this path or a parent, or pass another directory"
         ) from error

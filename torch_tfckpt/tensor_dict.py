@@ -35,7 +35,7 @@ def load_file(
     Args:
         path: Any path that CheckpointReader accepts: a prefix, a file of the checkpoint, or its directory.
         device: Device of the returned tensors.
-        names: Names of the tensors to load. None loads all that torch or numpy can hold; a logged
+        names: Names of the tensors to load. None loads all that torch or numpy can represent; a logged
             warning names the others (variants, resources).
         dtype: Floating-point dtype to convert floating-point tensors to; other tensors are not converted. None keeps
             the stored dtypes.
@@ -68,7 +68,7 @@ def load_file(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise InvalidArgumentError(f"dtype={dtype}: pass a floating-point torch dtype, such as torch.bfloat16, or None")
     if isinstance(names, str):
-        raise InvalidArgumentError(f"names={quoted(names)} is one name; pass a list of them")
+        raise InvalidArgumentError(f"names={quoted(names)} is a single string; pass a list of names")
     try:
         target = torch.device(device)
     except RuntimeError as error:
@@ -88,7 +88,7 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
         tensors: Name -> tensor on any device and with any strides, numeric array, or strings (str, bytes, arrays of
             them). Tensors that share memory are each written in full.
         prefix: Path of the checkpoint: the files are `prefix.index` and `prefix.data-00000-of-00001`. Missing
-            directories are created. A name that ends like another kind of file (.safetensors, .pt, .pth, .bin,
+            directories are created. A name with the extension of another format (.safetensors, .pt, .pth, .bin,
             .npz, .npy, .h5, .hdf5, .keras, .tflite, .onnx, .pkl, .pickle, .zip) is refused.
         storage: Where files are stored; None chooses by the path.
 
@@ -96,7 +96,7 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
         The prefix.
 
     Raises:
-        InvalidArgumentError: `prefix` ends like another kind of file, or a checkpoint cannot hold a name or value.
+        InvalidArgumentError: `prefix` has the extension of another format, or a name or value cannot be stored.
         UnimplementedError: TensorFlow has no such dtype.
         IncompleteSaveError: a write failed.
 
@@ -121,14 +121,14 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
 
 
 def _holdable(reader: CheckpointReader) -> list[str]:
-    """The names of all tensors that torch or numpy can hold; a warning names the others."""
+    """Return the names of all tensors that torch or numpy can represent; log a warning about the others."""
     held: list[str] = []
     left_out: list[str] = []
     for name in reader:
         (held if is_holdable(reader.dtype(name)) else left_out).append(name)
     if left_out:
         listed = ", ".join(f"{quoted(name)} ({reader.dtype(name).name})" for name in left_out)
-        _log.warning("%s: tensors left out, since torch does not have their dtypes: %s", reader.path, listed)
+        _log.warning("%s: tensors omitted, because torch does not have their dtypes: %s", reader.path, listed)
     return held
 
 

@@ -53,7 +53,7 @@ def listed(names: Sequence[str], limit: int, show: Callable[[str], str] = quoted
 
 
 def first_lines(lines: Sequence[str], limit: int) -> list[str]:
-    """Return the first `limit` lines, followed by "and 1,670 more" if lines were left out."""
+    """Return the first `limit` lines, followed by "and 1,670 more" if lines were omitted."""
     return [*lines[:limit], *filter(None, [and_more(len(lines), limit).strip()])]
 
 

@@ -20,7 +20,7 @@ from torch_tfckpt.text import quoted
 
 Strings = npt.NDArray[np.object_]  # elements are bytes
 Value = torch.Tensor | Strings
-# What public readers are declared to return. Almost every value is a tensor, and only the file says which ones are
+# The declared return type of public readers. Almost every value is a tensor, and only the file says which ones are
 # strings; with `Value` every use would need a cast. `X | Any` is typeshed's convention for this case: a value is
 # accepted as a tensor without a cast, and the attributes of tensors are known. `get_strings` has the exact type.
 LoadedValue = torch.Tensor | Any
@@ -127,11 +127,14 @@ def check_out(name: str, out: torch.Tensor, shape: Shape, dtype: torch.dtype) ->
     """Raise InvalidArgumentError, before any byte is copied, if `out` cannot receive the tensor."""
     if tuple(out.shape) != shape or out.dtype != dtype:
         raise InvalidArgumentError(
-            f"tensor {quoted(name)}: `out` is {out.dtype} {shape_text(out.shape)}, stored is {dtype} "
+            f"tensor {quoted(name)}: `out` is {out.dtype} {shape_text(out.shape)}, but the stored tensor is {dtype} "
             f"{shape_text(shape)}. Pass a tensor of the stored dtype and shape, or omit `out`"
         )
     if out.device.type == "meta":
-        raise InvalidArgumentError(f"tensor {quoted(name)}: `out` is on the meta device and has no memory to fill")
+        raise InvalidArgumentError(
+            f"tensor {quoted(name)}: `out` is on the meta device and has no memory to fill. Pass a tensor on "
+            "another device"
+        )
     if any(stride == 0 and size > 1 for stride, size in zip(out.stride(), out.shape, strict=True)):
         raise InvalidArgumentError(
             f"tensor {quoted(name)}: `out` is expanded: several of its elements share memory. Pass out.contiguous()"
@@ -144,7 +147,7 @@ WritableValue = torch.Tensor | npt.NDArray[np.generic] | Strings | str | bytes
 def writable(
     name: str, value: WritableValue, dtype: DataType | None
 ) -> tuple[torch.Tensor | list[bytes], DataType, Shape]:
-    """Return what to store for `value`: a tensor or the elements of a string tensor; its type; its shape.
+    """Return the content (tensor or elements of a string tensor), type and shape to store for `value`.
 
     Args:
         dtype: The type to store it as, with the same torch dtype (DT_QINT8 for an int8 tensor). None: the default type
@@ -210,7 +213,7 @@ def check_stored_bytes(entry: BundleEntry, stored: bytes, *, big_endian: bool) -
             decode_strings(stored, count, entry.checksum, big_endian=big_endian)
     elif entry.dtype == DataType.DT_VARIANT:
         if big_endian:
-            raise UnimplementedError("variants of a big-endian writer cannot be checked")
+            raise UnimplementedError("variants from a big-endian writer cannot be verified")
         decode_variants(stored, count, entry.checksum)
     elif crc32c.mask(crc32c.value(stored)) != entry.checksum:
         raise DataLossError(

@@ -88,7 +88,9 @@ def test_damaged_checkpoints_keep_their_error(tmp_path: Path, capsys: Output) ->
     (tmp_path / "nothing").write_bytes(b"")
     assert shown(tmp_path / "nothing", capsys)[:2] == (1, "an empty file. Copy it again.\n")
     (tmp_path / "zeros").write_bytes(bytes(1000))
-    assert shown(tmp_path / "zeros", capsys)[1].startswith("a file that begins and ends with zero bytes only")
+    assert shown(tmp_path / "zeros", capsys)[1].startswith(
+        "a file that begins and ends with zero bytes, probably from an interrupted copy"
+    )
 
 
 def test_directories_with_damaged_checkpoints_keep_their_error(tmp_path: Path, capsys: Output) -> None:
@@ -145,7 +147,7 @@ def test_directories(tmp_path: Path, capsys: Output) -> None:
         "a directory with 2 files and no checkpoint:",
         f"  model.keras: {FileKind.KERAS.what}",
         "  notes.txt: a text file",
-        "`tfckpt show FILE` tells what reads one of them.",
+        "`tfckpt show FILE` shows how to read one of them.",
     ]
     for name in ("a.safetensors", "b.safetensors"):
         OTHER_FILES["model.safetensors"][1](mixed / name)

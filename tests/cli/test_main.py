@@ -60,13 +60,13 @@ def test_only_what_is_missing_is_asked_for(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["convert", "{t}", "{d}/out"], "the name does not tell the format"),
+        (["convert", "{t}", "{d}/out"], "the name does not determine the format"),
         (["convert", "{t}", "{d}/out.pt", "--dtype", "int8"], "not a floating-point type"),
         (["convert", "{t}", "{d}/out.pt", "--rename", "[ab]", "c"], 'tensors "a" and "b" would both be called "c"'),
         (["convert", "{t}", "{d}/out.pt", "--include", "("], 'pattern "("'),
         (["convert", "{t}", "{d}/out.pt", "--include", "absent"], 'include "absent" matches none of 2 tensors'),
         (["diff", "{t}", "{t}", "--include", "absent"], 'include "absent" matches none of 2 tensors'),
-        (["diff", "{t}", "{t}", "--atol", "-1"], "a tolerance is 0 or more"),
+        (["diff", "{t}", "{t}", "--atol", "-1"], "the tolerance must be 0 or more"),
         (["ls", ""], "is not a path"),
     ],
 )
@@ -145,7 +145,7 @@ def test_closed_streams_print_no_traceback(prefix: str, redirection: str) -> Non
 @pytest.mark.parametrize(
     ("arguments", "bar", "last"),
     [
-        (["verify"], b"verify", "all is well: 2 tensors"),
+        (["verify"], b"verify", "no damage found: 2 tensors"),
         (["show", "--stats"], b"read", "b       1    1     1    0    0         0"),
     ],
 )

@@ -124,7 +124,7 @@ def test_ls_lists_the_other_formats_too(prefix: str, tmp_path: Path, form: str, 
 def test_ls_lists_values_that_are_not_tensors(tmp_path: Path, capsys: Output) -> None:
     torch.save({"w": torch.zeros(1), "epoch": 3}, tmp_path / "m.pt")
     assert main(["ls", str(tmp_path / "m.pt")]) == 0
-    assert capsys.readouterr().err == 'left out, since they are not tensors: "epoch"\n'
+    assert capsys.readouterr().err == 'omitted, because they are not tensors: "epoch"\n'
     main(["ls", str(tmp_path / "m.pt"), "--quiet"])
     assert capsys.readouterr().err == ""
 
@@ -235,7 +235,7 @@ def test_ls_of_missing_names(prefix: str, capsys: Output) -> None:
     )
     assert main(["ls", prefix, "nothing", "--json"]) == 1
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["tensors"] == [] and "A * stands for any characters" in captured.err
+    assert json.loads(captured.out)["tensors"] == [] and "A * matches any characters" in captured.err
 
 
 def test_show_of_a_name_without_a_similar_one(prefix: str, capsys: Output) -> None:

@@ -188,7 +188,7 @@ def test_long_strings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("arguments", "text"),
     [
         (["--full"], "--full prints the values of one tensor"),
-        (["step", "--full", "--json"], "--json has all values"),
+        (["step", "--full", "--json"], "--json always prints all values"),
         (["step", "--full", "--stats"], "not allowed with argument"),
     ],
 )

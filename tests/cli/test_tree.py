@@ -93,7 +93,7 @@ def test_real_checkpoints(folder: str, capsys: Output) -> None:
         names = [name for name in reader.keys() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
     lines = tree(capsys, str(GOLDEN / folder))
     assert sum(re.search(r"\] [0-9.]+ k?B", line) is not None for line in lines) == len(names)
-    assert not any("no object names" in line for line in lines)
+    assert not any("do not belong to an object" in line for line in lines)
 
 
 # Forms of the graph.
@@ -149,7 +149,7 @@ def test_tensors_without_an_object(tmp_path: Path, capsys: Output) -> None:
     text = np.array(b"{}", dtype=object)
     path = write_graph(tmp_path / "u", [TrackableObject()], {"optimizer/.ATTRIBUTES/py_state": text})
     assert tree(capsys, path)[2:4] == [
-        "(tensors that no object names)",
+        "(tensors that do not belong to an object)",
         "  optimizer/.ATTRIBUTES/py_state string [] 7 B",
     ]
 
@@ -159,9 +159,9 @@ def test_unreachable_objects(tmp_path: Path, capsys: Output) -> None:
     nodes = [TrackableObject(), TrackableObject(children(("c", 2))), TrackableObject(children(("up", 1)))]
     assert tree(capsys, "--all", write_graph(tmp_path / "o", nodes))[1:5] == [
         "(root)",
-        "(object 1, to which nothing leads)",
+        "(object 1, not reachable from the root)",
         "  c",
-        "    up = (object 1, to which nothing leads)",
+        "    up = (object 1, not reachable from the root)",
     ]
 
 
@@ -259,7 +259,7 @@ def test_objects_without_tensors_are_hidden(tmp_path: Path, capsys: Output) -> N
 def test_all_is_for_trees(capsys: Output) -> None:
     """2: a listing has all tensors already."""
     assert main(["ls", "--all", OBJECT]) == 2
-    assert "--all is for --tree" in capsys.readouterr().err
+    assert "--all needs --tree" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("glob", ["model.kernel", "(root).model.kernel", "model/kernel", "kernel", "*.kernel"])
@@ -322,7 +322,7 @@ def test_other_formats(tmp_path: Path, capsys: Output) -> None:
     """Status 1: they have no object graph."""
     torch.save({"w": torch.zeros(1)}, tmp_path / "m.pt")
     assert main(["ls", "--tree", str(tmp_path / "m.pt")]) == 1
-    assert "has no object graph. Leave out --tree" in capsys.readouterr().err
+    assert "has no object graph. Omit --tree" in capsys.readouterr().err
 
 
 def test_a_tree_is_not_sorted(capsys: Output) -> None:
@@ -348,7 +348,7 @@ def test_hostile_names(tmp_path: Path, capsys: Output) -> None:
     lines = tree(capsys, "--all", write_graph(tmp_path / "h", nodes), status=1)
     assert lines[2:5] == ["  \\x1b[2J\\n", '  " in" = (root).\\x1b[2J\\n', '  "" = (root).\\x1b[2J\\n']
     assert lines[5].startswith("  nnn") and max(map(len, lines)) < 400
-    assert lines[6] == '(object 2, to which nothing leads) ? ? ? variable "\\n"; not in the file: "\\r"'
+    assert lines[6] == '(object 2, not reachable from the root) ? ? ? variable "\\n"; not in the file: "\\r"'
 
 
 def test_indentation_is_limited(tmp_path: Path, capsys: Output) -> None:

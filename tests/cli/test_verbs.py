@@ -27,7 +27,7 @@ def damaged(tmp_path: Path) -> str:
 def test_verify_a_valid_checkpoint(golden: Path, capsys: Output) -> None:
     source = str(golden / "digits-transformer")
     assert main(["verify", source]) == 0
-    assert capsys.readouterr().out == "all is well: 250 tensors\n"
+    assert capsys.readouterr().out == "no damage found: 250 tensors\n"
     assert main(["verify", source, "--verbose"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 251 and lines[0].startswith("good: ")
@@ -70,7 +70,7 @@ def test_verify_an_incomplete_checkpoint(golden: Path, name: str, capsys: Output
 
 def test_verify_version_1(golden: Path, capsys: Output) -> None:
     assert main(["verify", str(golden / "digits-v1" / "checkpoint-288")]) == 0
-    assert capsys.readouterr().out == "all is well: 9 tensors\n"
+    assert capsys.readouterr().out == "no damage found: 9 tensors\n"
 
 
 def test_verify_is_for_checkpoints(tmp_path: Path, capsys: Output) -> None:
@@ -147,7 +147,7 @@ def test_merge(tmp_path: Path, capsys: Output) -> None:
     assert (
         main(["merge", one, f"{two}.index", str(tmp_path / "absent"), target, "--allow-missing", "--keep-sources"]) == 0
     )
-    out = f"merged into {target}: 2 tensors in 2 data files\nnot there, and left out: {tmp_path}/absent\n"
+    out = f"merged into {target}: 2 tensors in 2 data files\nmissing, and skipped: {tmp_path}/absent\n"
     assert capsys.readouterr().out == out
     assert Path(f"{one}.index").exists() and diff(one, target, include=["x"]).identical
     assert main(["merge", one, target, target]) == 1
@@ -176,7 +176,7 @@ def test_convert_skip_damaged(damaged: str, tmp_path: Path, capsys: Output) -> N
     assert "--skip-damaged" in capsys.readouterr().err and not Path(target).exists()
     assert main(["convert", damaged, target, "--skip-damaged"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2] == "damaged and left out: 1 tensor" and lines[3].startswith('  "b": ') and "Checksum" in lines[3]
+    assert lines[2] == "damaged and omitted: 1 tensor" and lines[3].startswith('  "b": ') and "Checksum" in lines[3]
     assert main(["convert", damaged, target, "--skip-damaged", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert list(report["damaged"]) == ["b"] and report["complete"] is False

@@ -200,7 +200,7 @@ def test_selection_and_names(mixed: str, tmp_path: Path) -> None:
         ("table", "TA_ble"),
     ]
     assert report.filtered == ["codes", "iterator", "spectrum", "words"]
-    assert "left out by --include and --exclude: 4 tensors" in str(report)
+    assert "omitted by --include and --exclude: 4 tensors" in str(report)
 
 
 def test_names_that_collide_are_refused(mixed: str, tmp_path: Path) -> None:
@@ -366,15 +366,15 @@ def test_progress_ends_at_the_total(mixed: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "options", "text"),
     [
-        ("model", {}, "the name does not tell the format"),
-        ("m.pt", {"to": "npz"}, "named like pt, and npz was asked for"),
-        ("m.pt", {"max_shard_size": "5GB"}, "maximum size of shards is for safetensors"),
+        ("model", {}, "the name does not determine the format"),
+        ("m.pt", {"to": "npz"}, "has the extension of pt, but npz was requested"),
+        ("m.pt", {"max_shard_size": "5GB"}, "max_shard_size is for safetensors"),
         ("m.safetensors", {"max_shard_size": "5 apples"}, 'size "5 apples": expected a number of KB, MB, GB or TB'),
         ("m.safetensors", {"dtype": "int8"}, 'dtype "int8": not a floating-point type'),
-        ("m.safetensors", {"dtype": torch.int8}, "only conversions to a floating-point dtype"),
+        ("m.safetensors", {"dtype": torch.int8}, "only floating-point dtypes are supported"),
         ("m.safetensors", {"include": ["("]}, r'pattern "\("'),
         ("m.safetensors", {"rename": [("bias", r"\9")]}, "replacement"),
-        ("source/", {"to": "tf"}, "is a directory; name a file in it, as model.ckpt"),
+        ("source/", {"to": "tf"}, "is a directory; name a file in it, such as model.ckpt"),
         ("m.xyz", {"to": "zip"}, 'format "zip" is unknown'),
     ],
 )

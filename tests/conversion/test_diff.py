@@ -90,7 +90,7 @@ def test_tolerance(tmp_path: Path) -> None:
     assert compare(tmp_path, {"kernel": kernel}, atol=0.25).identical
     assert compare(tmp_path, {"kernel": kernel}, atol=0.24).values["kernel"].differing == 12
     assert "identical within 0.25: 6 tensors" in str(compare(tmp_path, {"kernel": kernel}, atol=0.25))
-    with pytest.raises(tfckpt.InvalidArgumentError, match="a tolerance is 0 or more"):
+    with pytest.raises(tfckpt.InvalidArgumentError, match="the tolerance must be 0 or more"):
         diff(tmp_path / "a", tmp_path / "b", atol=float("nan"))
 
 
@@ -126,12 +126,12 @@ def test_what_was_left_out_is_reported(tmp_path: Path) -> None:
     """A comparison of some tensors must not look like one of all."""
     tfckpt.save_file(TENSORS, tmp_path / "a")
     found = diff(tmp_path / "a", tmp_path / "a", include=["^w"])
-    assert str(found) == "identical: 2 tensors\nnot compared, by --include and --exclude: 4 tensors"
+    assert str(found) == "identical: 2 tensors\nnot compared, because of --include and --exclude: 4 tensors"
     with pytest.raises(
         tfckpt.InvalidArgumentError, match=r'include "W" matches none of 6 tensors\. The first is "counts"'
     ):
         diff(tmp_path / "a", tmp_path / "a", include=["W"])
-    with pytest.raises(tfckpt.InvalidArgumentError, match='leave none of 6 tensors, the first of which is "counts"'):
+    with pytest.raises(tfckpt.InvalidArgumentError, match='select none of 6 tensors; the first is "counts"'):
         diff(tmp_path / "a", tmp_path / "a", include=["^w"], exclude=["s$"])
 
 

@@ -187,8 +187,8 @@ def test_tables_and_iterators() -> None:
     assert found == {"new/t/.ATTRIBUTES/table", "new/i/.ATTRIBUTES/ITERATOR"}
     for new_names, text in (
         ({keys: keys, state: state}, "parts of one value"),
-        ({keys: "a-keys", values: "b-values", state: state}, "must begin alike and keep their endings"),
-        ({keys: "t/keys", values: "t/values", state: state}, "must begin alike and keep their endings"),
+        ({keys: "a-keys", values: "b-values", state: state}, "must have the same prefix and keep their endings"),
+        ({keys: "t/keys", values: "t/values", state: state}, "must have the same prefix and keep their endings"),
     ):
         with pytest.raises(InvalidArgumentError, match=text):
             edit_graph(graph, names, new_names)
@@ -295,7 +295,7 @@ def test_states_have_to_stay_with_their_objects(tmp_path: Path) -> None:
     w.sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     path = tfckpt.Checkpoint(w=w, optimizer=optimizer).write(tmp_path / "t")
-    with pytest.raises(InvalidArgumentError, match=r"is left out, but the state .* refers to it"):
+    with pytest.raises(InvalidArgumentError, match=r"is omitted, but the state .* refers to it"):
         convert(path, tmp_path / "m", to="tf", exclude=["/m/"])
     with pytest.raises(InvalidArgumentError, match=r'the state "optimizer/.ATTRIBUTES/py_state" would become'):
         convert(path, tmp_path / "m", to="tf", rename=[("py_state$", "state")])

@@ -67,15 +67,15 @@ def test_missing_sources(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="absent"):
         merge([part, tmp_path / "absent"], tmp_path / "whole")
     report = merge([part, tmp_path / "absent"], tmp_path / "whole", allow_missing_files=True)
-    assert report.missing == [str(tmp_path / "absent")] and "not there, and left out:" in str(report)
+    assert report.missing == [str(tmp_path / "absent")] and "missing, and skipped:" in str(report)
     with pytest.raises(InvalidArgumentError, match="none existed"):
         merge([tmp_path / "absent"], tmp_path / "whole", allow_missing_files=True)
 
 
 def test_what_cannot_be_merged(golden: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="srcs is a list of paths"):
+    with pytest.raises(InvalidArgumentError, match="srcs must be a list of paths"):
         merge(str(tmp_path), tmp_path / "whole")
-    with pytest.raises(InvalidArgumentError, match=r"has version 1.*tfckpt convert"):
+    with pytest.raises(InvalidArgumentError, match=r"is a version 1 checkpoint.*tfckpt convert"):
         merge([golden / "digits-v1" / "checkpoint-288"], tmp_path / "whole")
     with pytest.raises(InvalidArgumentError, match="none existed"):
         merge([], tmp_path / "whole")

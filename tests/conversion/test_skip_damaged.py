@@ -52,7 +52,7 @@ def test_a_flipped_byte(tmp_path: Path, target: str) -> None:
     flip(f"{prefix}.data-00000-of-00001", 100)
     report = skipping(prefix, tmp_path / target)
     assert list(report.damaged) == ["b"] and "Checksum does not match" in report.damaged["b"]
-    assert 'damaged and left out: 1 tensor\n  "b": ' in str(report)
+    assert 'damaged and omitted: 1 tensor\n  "b": ' in str(report)
     assert names_in(tmp_path / target) == ["a", "c"]
     assert diff(prefix, tmp_path / target, exclude=["b"]).identical
 
@@ -97,7 +97,7 @@ def test_a_damaged_block_of_the_index(tmp_path: Path, target: str) -> None:
         convert(prefix, tmp_path / target, to="tf" if target == "m.ckpt" else None)
     report = convert(prefix, tmp_path / target, to="tf" if target == "m.ckpt" else None, skip_damaged=True)
     assert not report.complete and not report.damaged and "block checksum mismatch" in report.damaged_index[0]
-    assert "damaged parts of the index, whose tensors are lost:" in str(report)
+    assert "damaged parts of the index; their tensors are lost:" in str(report)
     converted = [item.name for item in report.converted]
     assert 1000 < len(converted) < 3000 and set(converted) < set(names)
     assert names_in(tmp_path / target) == converted

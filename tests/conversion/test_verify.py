@@ -18,7 +18,7 @@ def test_real_checkpoints(golden: Path, name: str) -> None:
     found = verify(golden / name, progress=lambda done, total: told.append((done, total)))
     with tfckpt.load_checkpoint(golden / name) as reader:
         assert found.good == reader.keys() and found.path == reader.path
-    assert found.ok and not found.damaged and str(found) == f"all is well: {len(found.good)} tensors"
+    assert found.ok and not found.damaged and str(found) == f"no damage found: {len(found.good)} tensors"
     assert told == sorted(told) and told[-1][0] == told[-1][1] > 0
 
 

@@ -49,7 +49,7 @@ class TestVersion2:
         """Data one byte short: the error has the tensor, the file and both sizes."""
         data = Path(f"{save(tmp_path / 'm')}.data-00000-of-00001")
         cut(data, 1)
-        assert f'{data}: tensor "y" ends at byte 412, the file at 411' in error_of(tmp_path / "m")
+        assert f'{data}: tensor "y" ends at byte 412, but the file at 411' in error_of(tmp_path / "m")
 
     @pytest.mark.parametrize("by", [1, 40, 100])
     def test_short_index(self, tmp_path: Path, by: int) -> None:

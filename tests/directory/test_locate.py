@@ -197,7 +197,7 @@ class TestMissing:
         ("content", "text"),
         [
             (b"", "too short to be an sstable"),
-            (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file, as Keras writes"),
+            (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file, such as Keras's"),
             (b"PK\x03\x04" + bytes(100), "a zip archive"),
             (b"\x80\x02}q\x00" + bytes(100), "a pickle file"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
@@ -251,7 +251,7 @@ class TestFilesOfOtherKinds:
             tfckpt.load_model(torch.nn.Linear(2, 2), path)
         assert str(error.value).endswith(
             "model.safetensors is a safetensors file, not a TensorFlow checkpoint. safetensors.torch.load_file reads "
-            "it; `tfckpt ls` lists it, and `tfckpt convert` turns it into a checkpoint"
+            "it; `tfckpt ls` lists it, and `tfckpt convert` converts it to a checkpoint"
         )
 
     @pytest.mark.parametrize("name", ["login.ckpt", "model.safetensors", "notes.txt"])
@@ -277,7 +277,7 @@ class TestFilesOfOtherKinds:
             OTHER_FILES[name][1](tmp_path / name)
         with pytest.raises(tfckpt.NotFoundError) as error:
             tfckpt.load_checkpoint(tmp_path)
-        assert "There are files of other formats: model.safetensors. `tfckpt show` tells what" in str(error.value)
+        assert "There are files of other formats: model.safetensors. `tfckpt show` shows how" in str(error.value)
 
     @pytest.mark.parametrize("version", [1, 2])
     def test_damage_is_reported_as_damage(self, tmp_path: Path, version: int) -> None:

@@ -218,7 +218,10 @@ def test_a_file_instead_of_the_directory_to_save_into(what: str, tmp_path: Path)
         # Exactly TensorFlow's words; the hint is a note on the exception.
         assert str(e.value) == f"Parent directory of {folder / 'm'} doesn't exist, can't save."
         (note,) = e.value.__notes__
-        assert str(tmp_path / "file") in note and "Remove what is in the way, or save elsewhere" in note
+        assert (
+            str(tmp_path / "file") in note
+            and "Remove the file at this path or a parent, or save to another directory" in note
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "good"]
     run.assert_goes_on(3)
 

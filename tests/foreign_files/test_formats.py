@@ -49,10 +49,10 @@ def test_a_damaged_file_is_what_its_name_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "options", "text"),
     [
-        ("m.h5", {}, "the name is that of an HDF5 file, .* which cannot be written here"),
-        ("m.keras", {"to": "tf"}, "the name is that of a Keras model"),
-        ("m.onnx", {"to": "safetensors"}, "the name is that of an ONNX model"),
-        ("m.safetensors", {"to": "tf"}, "is named like safetensors, and tf was asked for. Choose another name"),
+        ("m.h5", {}, "the extension is that of an HDF5 file.* which cannot be written"),
+        ("m.keras", {"to": "tf"}, "the extension is that of a Keras model"),
+        ("m.onnx", {"to": "safetensors"}, "the extension is that of an ONNX model"),
+        ("m.safetensors", {"to": "tf"}, "has the extension of safetensors, but tf was requested. Choose another name"),
     ],
 )
 def test_targets_of_other_kinds(tmp_path: Path, target: str, options: dict[str, str], text: str) -> None:

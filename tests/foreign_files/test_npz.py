@@ -77,7 +77,7 @@ def test_objects_are_named_and_not_unpickled(tmp_path: Path) -> None:
     report = convert(tmp_path / "m.npz", tmp_path / "m.pt")
     assert [item.name for item in report.converted] == ["good"]
     assert report.skipped == {
-        "bad": "Python objects, which are not unpickled",
+        "bad": "Python objects, which are never unpickled",
         "when": "numpy datetime64[s]",
         "notes.txt": "not a .npy file",
     }

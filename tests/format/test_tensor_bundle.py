@@ -152,8 +152,8 @@ def test_a_header_without_a_version_is_accepted() -> None:
         ),
         (
             VersionDef(producer=-1),
-            "Checkpoint producer version -1 below min producer 0 supported by TensorFlow checkpoints. No program "
-            "writes that; the file is damaged",
+            "Checkpoint producer version -1 below min producer 0 supported by TensorFlow checkpoints. No known "
+            "program writes this version; the file is damaged",
         ),
         (
             VersionDef(producer=1, bad_consumers=[1]),

@@ -111,9 +111,9 @@ def test_several_variables_of_one_name() -> None:
     )
     names = TensorNames(graph, ["a" + SUFFIX, "b" + SUFFIX, "c" + SUFFIX])
     assert names.find("total") == ["a" + SUFFIX, "b" + SUFFIX]
-    with pytest.raises(InvalidArgumentError, match=f'"total:0" is a name of 2 tensors: "a{SUFFIX}", "b{SUFFIX}"'):
+    with pytest.raises(InvalidArgumentError, match=f'"total:0" is the name of 2 tensors: "a{SUFFIX}", "b{SUFFIX}"'):
         names.resolve("total:0")
-    with pytest.raises(InvalidArgumentError, match='"a" is a name of 2 tensors'):
+    with pytest.raises(InvalidArgumentError, match='"a" is the name of 2 tensors'):
         names.resolve("a")
     assert TensorNames(graph, ["a" + SUFFIX, "c" + SUFFIX, "a"]).resolve("a") == "a"
 

@@ -209,7 +209,7 @@ def test_types_that_torch_lacks(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert import_meta_graph(graph([*nodes, variable("v")], ["v0", "v1", "v2", "v"])).variables.keys() == {"v"}
     assert [record.getMessage() for record in caplog.records] == [
-        f'variable "v{number}" is left out: torch has no {DataType(dtype).name}' for number, dtype in enumerate(types)
+        f'variable "v{number}" is omitted: torch has no {DataType(dtype).name}' for number, dtype in enumerate(types)
     ]
 
 

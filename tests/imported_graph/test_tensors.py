@@ -97,7 +97,7 @@ def test_types(dtype: DataType, caplog: pytest.LogCaptureFixture) -> None:
     elif ELEMENTS[dtype].torch is None:
         assert "v" in tensors and tensors["v"] is None and not tensors.values
         assert [record.getMessage() for record in caplog.records] == [
-            f'variable "a/v" is left out: torch has no {dtype.name}'
+            f'variable "a/v" is omitted: torch has no {dtype.name}'
         ]
         assert isinstance(tensors.saveable(stored("k", "v", dtype=dtype)), HeldValue)
     else:
@@ -121,7 +121,7 @@ def test_strings_of_unknown_shape(shape: tuple[int, ...] | None, caplog: pytest.
         tensors = GraphTensors([unshaped("v", shape, STRING)], "a")
     assert "v" in tensors and tensors["v"] is None and not tensors.values
     assert [record.getMessage() for record in caplog.records] == [
-        'variable "a/v" is left out: it contains strings, and its shape is not known'
+        'variable "a/v" is omitted: it contains strings, and its shape is not known'
     ]
     assert isinstance(tensors.saveable(stored("k", "v", dtype=STRING)), HeldValue)
 
@@ -164,7 +164,7 @@ def test_variables_that_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         tensors.leave_out("v", "some reason")
     assert "v" in tensors and tensors["v"] is None and not tensors.values
-    assert [record.getMessage() for record in caplog.records] == ['variable "a/v" is left out: some reason']
+    assert [record.getMessage() for record in caplog.records] == ['variable "a/v" is omitted: some reason']
 
 
 # Parts.

@@ -50,7 +50,7 @@ def test_names_go_before_patterns() -> None:
         ([("a(", "b")], r'rule 0 of the KeyMapper: "a\(" is not a regular expression: missing \)'),
         ([("a", "b"), ("c", r"\1")], r'rule 1 of the KeyMapper: target "\\1" of "c": invalid group reference 1'),
         ([("(a)", r"\g<n>")], r"rule 0 of the KeyMapper: target .* unknown group name 'n'"),
-        ([("a", "b", "dens")], r'rule 0 of the KeyMapper: there is no layout "dens". Closest: "dense"'),
+        ([("a", "b", "dens")], r'rule 0 of the KeyMapper: unknown layout "dens". Closest: "dense"'),
         ({"a": ("b", "x", "y")}, r"rule 0 of the KeyMapper: \('b', 'x', 'y'\) is not a target"),
         ({"a": 3}, r"rule 0 of the KeyMapper: 3 is not a target"),
         ([("a", 3)], r"rule 0 of the KeyMapper: a target is a state_dict key, or None"),

@@ -163,11 +163,11 @@ def test_tied_tensors_under_own_names(tmp_path: Path) -> None:
     ("arguments", "error", "text"),
     [
         ({"naming": "keras"}, UnimplementedError, 'naming="keras" is not implemented yet'),
-        ({"naming": "TF"}, InvalidArgumentError, "there is no naming 'TF'. Namings: torch, tf"),
+        ({"naming": "TF"}, InvalidArgumentError, "unknown naming 'TF'. Namings: torch, tf"),
         ({"mapper": [("(.*)", r"\1")]}, UnimplementedError, "cannot be inverted"),
         ({"mapper": {"x": "fc.weigth"}}, InvalidArgumentError, 'mapper has "x" for "fc.weigth", which .* "fc.weight"'),
         ({"mapper": {"fc.bias": ("fc.weight", "same")}}, InvalidArgumentError, "are both stored as"),
-        ({"mapper": {"w": "fc.weight"}}, InvalidArgumentError, '"fc.weight", stored as "w": a name that'),
+        ({"mapper": {"w": "fc.weight"}}, InvalidArgumentError, '"fc.weight", stored as "w": the layout of'),
         ({"mapper": {"x": ("fc.bias", "dense")}}, InvalidArgumentError, r'layout "dense" is for tensors with 2 dimens'),
     ],
     ids=["keras", "unknown", "pattern", "lacking", "twice", "untold", "layout"],

@@ -90,7 +90,7 @@ def test_a_rule_must_say_a_layout_that_no_name_tells(tmp_path: Path) -> None:
     tfckpt.save_file({"w": numbered(3, 3), "b": numbered(3), "kernel": numbered(3, 3)}, tmp_path / "m")
     with pytest.raises(
         InvalidArgumentError,
-        match=r'"w", mapped to "weight": a name that ends in "w" .* Give it in the rule, .* "same" if',
+        match=r'"w", mapped to "weight": .* a name that ends in "w" .* Give it in the rule, .* "same" if',
     ):
         found(tmp_path / "m", nn.Linear(3, 3), KeyMapper({"w": "weight", "b": "bias"}))
     for said, layout in (("same", SAME), ("dense", DENSE)):
@@ -98,7 +98,7 @@ def test_a_rule_must_say_a_layout_that_no_name_tells(tmp_path: Path) -> None:
         assert (result.sources["weight"].layout, result.sources["bias"].layout) == (layout, SAME)
     own = nn.ParameterDict({"table": numbered(3, 3)})
     assert found(tmp_path / "m", own, KeyMapper({"w": "table"})).sources["table"].layout is SAME
-    with pytest.raises(InvalidArgumentError, match='ends in "kernel" does not tell the layout of "table"'):
+    with pytest.raises(InvalidArgumentError, match=r'the layout of "table" .* ends in "kernel" does not imply it'):
         found(tmp_path / "m", own, KeyMapper({"kernel": "table"}))
 
 

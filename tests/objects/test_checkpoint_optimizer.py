@@ -533,7 +533,7 @@ class TestOtherParameters:
         model = nn.ModuleDict(layers)
         optimizer = torch.optim.Adam(model.parameters(), 0.7)
         status = Checkpoint(model=model, optimizer=optimizer).read(path)
-        assert "state of the 2 that are in both" in caplog.text
+        assert "state of the 2 common ones" in caplog.text
         assert optimizer.param_groups[0]["lr"] == 0.7
         return model, optimizer, status.expect_partial()
 
@@ -563,5 +563,5 @@ class TestOtherParameters:
         model, optimizer = self.trained(a=nn.Linear(2, 1), b=nn.Linear(2, 1))
         path = Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m")
         less = nn.ModuleDict({"a": nn.Linear(2, 1)})
-        with pytest.raises(tfckpt.InvalidArgumentError, match="has the state of Adam, this optimizer is SGD"):
+        with pytest.raises(tfckpt.InvalidArgumentError, match="has the state of Adam, but this optimizer is SGD"):
             Checkpoint(model=less, optimizer=torch.optim.SGD(less.parameters(), 0.1)).read(path)

@@ -136,7 +136,7 @@ def test_an_object_of_a_registered_saver(tmp_path: Path) -> None:
     saver = RegisteredSaver("Package.Saver", "x")
     nodes = [TrackableObject(children(("x", 1))), TrackableObject(registered_saver=saver)]
     path = write_graph(tmp_path / "m", nodes)
-    with pytest.raises(InvalidArgumentError, match=r"\(root\)\.x .*Package\.Saver.*Leave that object out") as caught:
+    with pytest.raises(InvalidArgumentError, match=r"\(root\)\.x .*Package\.Saver.*Omit that object") as caught:
         restored(path, Parent(x=torch.zeros(())))
     assert path in str(caught.value)
     restored(path, Parent())

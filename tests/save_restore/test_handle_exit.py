@@ -118,7 +118,7 @@ def test_a_forked_child_does_not_wait(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "child: the save continues in the process that began it. Call result() there",
+        "child: the save continues in the process that started it. Call result() there",
         "status: 7",
         f"parent: {tmp_path}/m-1",
     ]

@@ -188,5 +188,5 @@ def test_hostile_text_is_data_loss(text: str | bytes, read: Callable[[str | byte
 
 def test_a_tensor_named_twice_is_data_loss() -> None:
     """Two parts of an optimizer's state would share memory."""
-    with pytest.raises(DataLossError, match='names the tensor "t" twice'):
+    with pytest.raises(DataLossError, match='refers to the tensor "t" twice'):
         tensor_keys('[{"$tensor": "t"}, {"$ndarray": "t"}]')

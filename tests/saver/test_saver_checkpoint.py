@@ -87,7 +87,7 @@ def test_a_module(tmp_path: Path) -> None:
 
 def test_the_name_of_the_counter_is_reserved() -> None:
     """A tensor named "save_counter" is rejected."""
-    with pytest.raises(ValueError, match='"save_counter" is the name of the counter'):
+    with pytest.raises(ValueError, match='"save_counter" is reserved for the save counter'):
         SaverCheckpoint({"save_counter": torch.tensor(1)})
 
 

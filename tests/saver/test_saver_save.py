@@ -85,7 +85,7 @@ def test_a_missing_directory(tmp_path: Path, version: int, step: int | None) -> 
                 saved = saver.save_async(path, step).result() if asynchronously else saver.save(path, step)
             except ValueError as error:
                 assert str(error) == f"Parent directory of {path} doesn't exist, can't save."
-                assert any("Remove what is in the way" in note for note in error.__notes__)
+                assert any("Remove the file at this path" in note for note in error.__notes__)
                 assert folder.startswith("actually_a_file")
             else:
                 assert not folder.startswith("actually_a_file")
@@ -251,7 +251,7 @@ def test_a_meta_graph_overwrites_no_file_of_the_checkpoint(tmp_path: Path, suffi
     """Such a suffix is rejected before anything is written; it is ignored without a meta graph."""
     saver = Saver({"v": torch.ones(2)})
     with pytest.raises(
-        tfckpt.InvalidArgumentError, match="would overwrite a file of the checkpoint, or write elsewhere"
+        tfckpt.InvalidArgumentError, match="would overwrite a file of the checkpoint, or write to another directory"
     ):
         saver.save(tmp_path / "m", meta_graph_suffix=suffix)
     assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,7 @@ BASE: Final = 96 * MEBIBYTE  # needed to read anything: scratch buffers, proto c
 # may be added; "the file is damaged" alone is not a hint.
 _HINT: Final = re.compile(
     r"(^|[.;:,]\s|\bor |\band |then )"
-    r"(copy|run|name|read|open|pass|give|take|use|make|choose|write|leave|convert|save|restore|fix|mend|omit|delete|remove|rename|"
+    r"(copy|run|name|read|open|pass|give|take|use|make|choose|write|leave|convert|save|restore|fix|omit|delete|remove|rename|"
     r"ask|load|point|raise|move|replace|`tfckpt ls)\b|\bthere (is|are)\b",
     re.IGNORECASE,
 )

@@ -102,8 +102,8 @@ class StorageTests:
         with pytest.raises(DataLossError) as raised:
             opened.read(offset, size)
         assert str(raised.value) == (
-            f"{path}, bytes {offset}:{offset + size}: Read less bytes than requested: the file ends at 10. It is cut "
-            "off or still being copied; copy it again"
+            f"{path}, bytes {offset}:{offset + size}: Read less bytes than requested: the file ends at 10. It is "
+            "truncated or still being copied; copy it again"
         )
         opened.close()
 

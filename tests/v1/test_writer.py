@@ -279,7 +279,7 @@ def test_the_directory_is_not_created(tmp_path: Path) -> None:
     """As in TensorFlow; version 2 creates it."""
     with pytest.raises(NotFoundError) as raised, SlicesWriter(LOCAL, str(tmp_path / "no" / "v1")) as writer:
         writer.add("x", ROWS)
-    assert f'there is no folder "{tmp_path}/no"' in str(raised.value)
+    assert f'the directory "{tmp_path}/no" does not exist' in str(raised.value)
 
 
 # States and publication.

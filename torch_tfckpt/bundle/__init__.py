@@ -1,5 +1,5 @@
-"""Version 2 checkpoints: how tensors become an index and data files, and how they are read back.
+"""Version 2 checkpoints: write tensors to an index and data files, and read them.
 
 May use: transfer, storage, format. One prefix at a time.
-Must not: know state files, retention, Savers, or where a tensor is used.
+Must not: know state files, retention, Savers, or the use of a tensor.
 """

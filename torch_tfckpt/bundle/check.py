@@ -19,7 +19,7 @@ from torch_tfckpt.values import check_stored_bytes, fixed_size
 
 
 class Damage(NamedTuple):
-    """One thing that is wrong in a checkpoint.
+    """One damaged part of a checkpoint.
 
     Attributes:
         name: The damaged tensor; "" if the file as a whole is damaged.
@@ -54,11 +54,11 @@ class Damage(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """The result of reading everything. `print(verification)` shows it as `tfckpt verify` does.
+    """Result of verifying a checkpoint. `print(verification)` shows it as `tfckpt verify` does.
 
     Attributes:
-        good: Tensors whose every byte was read and agrees with its checksum.
-        damage: What is wrong; empty if the checkpoint is undamaged.
+        good: Tensors whose bytes all agree with their checksums.
+        damage: The damaged parts; empty if the checkpoint is undamaged.
         path: The checkpoint, if `verify` found it; otherwise "".
 
     Examples:
@@ -86,7 +86,7 @@ class Verification(NamedTuple):
     def __str__(self) -> str:
         bad, good = len(self.damaged), len(self.good)
         if self.ok:
-            summary = f"all is well: {counted(good, 'tensor')}"
+            summary = f"no damage found: {counted(good, 'tensor')}"
         elif bad:
             summary = f"damaged: {bad} of {counted(bad + good, 'tensor')}; good: {good}"
         else:
@@ -112,7 +112,7 @@ def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None 
     Cost: every stored byte is read once; memory for one chunk per thread, or for one string tensor.
     """
     damage = list(_check_index(reader))
-    names, _ = reader.undamaged_keys()  # `damage` has what is wrong with the rest of the index
+    names, _ = reader.undamaged_keys()  # `damage` lists the damage in the rest of the index
     pieces: list[_StoredPiece] = []
     for name in names:
         try:

@@ -37,7 +37,7 @@ class BundleFiles:
 
     Raises:
         NotFoundError: there is no index file.
-        DataLossError: the index is damaged, or not an index.
+        DataLossError: the index is damaged, or is not an index.
         InvalidArgumentError: it requires a different reader version.
 
     Thread safety: safe.
@@ -54,7 +54,10 @@ class BundleFiles:
             if self._still_current():
                 return
             self._close_files()
-        raise NotFoundError(f"{printable(prefix)}: the checkpoint was replaced {_OPENING_ATTEMPTS} times while opening")
+        raise NotFoundError(
+            f"{printable(prefix)}: the checkpoint was replaced {_OPENING_ATTEMPTS} times while it was "
+            "opened. Wait until its writer has finished, then try again"
+        )
 
     def _open(self) -> None:
         path = index_filename(self._prefix)

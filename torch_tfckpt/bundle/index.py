@@ -27,7 +27,7 @@ def key_of(name: str) -> bytes:
     Raise InvalidArgumentError if `name` is not a valid name.
     """
     if not isinstance(name, str):
-        raise InvalidArgumentError(f"a tensor's name is a str, not {type(name).__name__}")
+        raise InvalidArgumentError(f"a tensor name must be a str, not {type(name).__name__}")
     try:
         return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
@@ -63,7 +63,7 @@ class BundleIndex:
         return list(self._list())
 
     def undamaged_names(self) -> tuple[list[str], list[str]]:
-        """Return the names of the tensors in readable blocks, and what is wrong with the other blocks."""
+        """Return the names of the tensors in readable blocks, and the damage in the other blocks."""
         try:
             return self.names(), []
         except DataLossError:

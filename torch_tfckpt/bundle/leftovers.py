@@ -3,7 +3,7 @@
 A save has a marker file, which is in use until the save has ended (`bundle.publish`). If a marker is not in use, its
 save was killed. Then every file with the save's number is removed, as well as data files of its prefix that no index
 refers to, and the directory for shards written separately. Files in use, TensorFlow's files, and everything on storages
-that cannot detect use are left alone.
+that cannot detect use are not touched.
 """
 
 import logging
@@ -25,7 +25,7 @@ PART: Final = "part"
 
 
 def remove_leftovers(storage: Storage, directory: str) -> list[str]:
-    """Remove what killed saves left in `directory`, and return the paths. Never raises.
+    """Remove files that killed saves left in `directory`, and return their paths. Never raises.
 
     Cost: one listing of the directory; nothing more if it contains no temporary files.
     """

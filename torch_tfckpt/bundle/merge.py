@@ -58,7 +58,7 @@ def merge_bundles(
         if not present:
             raise InvalidArgumentError(
                 f"merge into {printable(prefix)}: At least one prefix checkpoint file must exist, but none existed. "
-                f"Name one that does"
+                f"Pass a prefix that exists"
             )
         merged = _Merged(prefix)
         for source in dict.fromkeys(present):
@@ -171,7 +171,7 @@ def _second_copy(storage: Storage, path: str, target: str) -> None:
 
 
 def _delete_sources(storage: Storage, sources: Sequence[str], merged: _Merged, prefix: str) -> None:
-    """Remove the indexes first: a source without its index is gone, one without its data is damaged."""
+    """Remove the indexes first: without its index a source does not exist, without its data it is damaged."""
     paths = [index_filename(source) for source in sources]
     for path in merged.data_files:
         parsed = parse_data_filename(path)
@@ -181,7 +181,7 @@ def _delete_sources(storage: Storage, sources: Sequence[str], merged: _Merged, p
         try:
             storage.remove(path)
         except OSError as error:
-            _log.warning("merged, but the source could not be removed: %s: %s", printable(path), error)
+            _log.warning("merged, but could not remove the source: %s: %s", printable(path), error)
     for directory in {os.path.dirname(source) for source in sources} - {os.path.dirname(prefix), ""}:
         with suppress(OSError):
             storage.remove_directory(directory)

@@ -1,6 +1,6 @@
 """Stored pieces of tensors: reads their bytes, verifies them and copies them to their destination.
 
-A piece is what one index entry has bytes for: a whole tensor, or one slice of a partitioned one. The reader decides
+A piece is the data of one index entry: a whole tensor, or one slice of a partitioned one. The reader decides
 which pieces make up a tensor.
 """
 
@@ -113,7 +113,7 @@ class Pieces:
             )
 
     def copy(self, name: str, piece: BundleEntry, source: TensorSlice, target: torch.Tensor) -> None:
-        """Copy `source`, relative to the piece, into `target`; without an intermediate copy if possible."""
+        """Copy part `source` of a piece into `target`, without an intermediate copy if possible."""
         whole = source.covers(piece.shape)
         if whole and target.device.type == "cpu" and target.is_contiguous():
             self.transfer([Whole(name, piece, target)])

@@ -34,7 +34,7 @@ from torch_tfckpt.values import WritableValue, writable
 
 @dataclass(slots=True, eq=False)
 class TensorWrite(Write):
-    """Write of one tensor or slice to shard `file`, with what its index entry needs in addition."""
+    """Write of one tensor or slice to shard `file`, with the other fields of its index entry."""
 
     key: bytes
     dtype: DataType
@@ -51,7 +51,7 @@ class ShardExtent:
 
 
 class _Partitioned(NamedTuple):
-    """A tensor of which slices were added."""
+    """A tensor that is added slice by slice."""
 
     dtype: DataType
     shape: Shape
@@ -63,7 +63,7 @@ class BundlePlan:
     """Assigns each tensor of a checkpoint its place in a file, and collects the index entries.
 
     Args:
-        num_shards: Number of data files; each tensor is added to a given one.
+        num_shards: Number of data files; the caller chooses one for each tensor.
         alignment: Every tensor starts at a multiple of this many bytes. TensorFlow's checkpoints use 1.
 
     Attributes:
@@ -74,7 +74,7 @@ class BundlePlan:
 
     def __init__(self, num_shards: int = 1, alignment: int = 1) -> None:
         if num_shards < 1 or alignment < 1:
-            raise InvalidArgumentError(f"num_shards is {num_shards} and alignment {alignment}; both are at least 1")
+            raise InvalidArgumentError(f"num_shards is {num_shards} and alignment {alignment}; both must be at least 1")
         self._alignment = alignment
         self.waiting: list[TensorWrite] = []
         self._entries: dict[bytes, bytes] = {}  # encoded; empty before `enter`
@@ -148,7 +148,9 @@ class BundlePlan:
 
     def _new_key(self, name: str) -> bytes:
         if not name:
-            raise InvalidArgumentError("a tensor's name is empty; the empty key belongs to the header")
+            raise InvalidArgumentError(
+                "a tensor name is empty, but the empty key is reserved for the header. Give the tensor a name"
+            )
         key = key_of(name)
         if key in self._entries or key in self._partitioned:
             raise InvalidArgumentError(f"Adding duplicate key: {quoted(name)} was already added")
@@ -180,7 +182,7 @@ class BundlePlan:
         shard: int,
         checksum: int | None = None,
     ) -> None:
-        """Assign the content the next bytes of its shard."""
+        """Assign the next bytes of a shard to the content."""
         if not 0 <= shard < len(self.shards):
             raise InvalidArgumentError(f"shard {shard} of {len(self.shards)} does not exist")
         if isinstance(content, list):

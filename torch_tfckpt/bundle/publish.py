@@ -20,7 +20,7 @@ Object stores have no renames. There data files are written under their final na
 a checkpoint is replaced, and the index is written last, atomically.
 
 `Marker` marks a save in progress, so that cleanup can recognise interrupted saves. `remove_bundle` deletes a checkpoint
-without ever leaving half of it.
+without ever leaving a part that looks like a checkpoint.
 """
 
 import logging
@@ -57,12 +57,12 @@ class Marker:
             self._file = storage.create(temporary_name(self.index, self.save))
 
     def end(self, *, clean: bool) -> None:
-        """End the save. Unless everything is `clean`, the file stays, so that the next save cleans up."""
+        """End the save. Keep the file unless everything is `clean`, so that the next save cleans up."""
         file, self._file = self._file, None
         if file is None:
             return
         try:
-            # Remove it before closing it: otherwise another process might take this save's files for leftovers.
+            # Remove it before closing it: otherwise another process might treat this save's files as leftovers.
             if clean:
                 remove(self._storage, file.path)
         finally:
@@ -145,7 +145,7 @@ class BundlePublication:
         return self._data
 
     def publish(self, encode_index: EncodeIndex) -> None:
-        """Make the data files, whose bytes are durable, shards 0, 1, ... of the checkpoint.
+        """Publish the data files, whose bytes are durable, as shards 0, 1, ... of the checkpoint.
 
         Raises:
             OSError: the system refused a step. Nothing was published, and the data files are removed.
@@ -224,7 +224,9 @@ def _move_to_final_names(storage: Storage, prefix: str, count: int, shown: int, 
         write_file(storage, index_filename(prefix), encode_index(count))
         kept = set(proper)
     except OSError as error:
-        _log.info("%s keeps its data files named for %d shards: %s", printable(prefix), shown, error)
+        _log.info(
+            "%s: could not rename its data files, which stay named for %d shards: %s", printable(prefix), shown, error
+        )
         kept = set(transitional)
         if _is_in_place(storage, prefix, encode_index(count)) is not False:
             kept |= set(proper)
@@ -253,7 +255,7 @@ def _is_in_place(storage: Storage, prefix: str, index: bytes) -> bool | None:
 
 
 def data_files_of(storage: Storage, prefix: str) -> list[str]:
-    """Return all files that are named like a shard of `prefix`, whatever the count in their names."""
+    """Return all files that are named like a shard of `prefix`, with any count in their names."""
     directory = os.path.dirname(prefix)
     paths = (os.path.join(directory, name) for name in storage.list(directory))
     return [

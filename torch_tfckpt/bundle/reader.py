@@ -62,7 +62,7 @@ class BundleReader:
 
     @property
     def pipeline(self) -> Pipeline:
-        """The pipeline that moves the bytes; for checks that need no values."""
+        """The pipeline that reads the bytes, for checks that need no values."""
         return self._pieces.pipeline
 
     def keys(self) -> list[str]:
@@ -70,7 +70,7 @@ class BundleReader:
         return self.index.names()
 
     def undamaged_keys(self) -> tuple[list[str], list[str]]:
-        """Names of the tensors whose block of the index can be read, and what is wrong with the other blocks."""
+        """Names of the tensors whose block of the index can be read, and the damage in the other blocks."""
         return self.index.undamaged_names()
 
     def __contains__(self, name: object) -> bool:
@@ -133,7 +133,7 @@ class BundleReader:
         return self._read(name, None, out)
 
     def read_slice(self, name: str, part: TensorSlice) -> Value:
-        """Read one slice of `name`, however it is stored. Raises like `read`.
+        """Read one slice of `name`, stored whole or in slices. Raises like `read`.
 
         Cost: the first slice of a tensor reads every stored piece it needs completely, to verify the checksum, but
         keeps only the slice; later ones, or all without `verify`, read from the slice's first to its last element.
@@ -188,7 +188,10 @@ class BundleReader:
         """
         entry = self.index.entry(name)
         if entry.slices:
-            raise UnimplementedError(f"{self.path}: tensor {quoted(name)} is stored in {len(entry.slices)} pieces")
+            raise UnimplementedError(
+                f"{self.path}: tensor {quoted(name)} is stored in {len(entry.slices)} slices, not as one value. "
+                "Read it with get_tensor"
+            )
         file = self._pieces.check(name, entry)
         stored = file.read(entry.offset, entry.size)
         with error_context(self._pieces.place(name, entry), DAMAGED):

@@ -23,7 +23,7 @@ class BundleSave:
     """One save of the checkpoint `prefix`, which starts on construction.
 
     Args:
-        plan: What to write where.
+        plan: The writes and their places.
         staging: Source of host memory for copies.
         snapshot: Whether the tensors may change once `staged` is set; otherwise only after `finish` returned.
 

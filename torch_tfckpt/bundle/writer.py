@@ -80,7 +80,7 @@ class BundleWriter(CheckpointWriter):
     """Writes the checkpoint `prefix`, one tensor at a time.
 
     Args:
-        num_shards: Number of data files; each tensor is added to a given one.
+        num_shards: Number of data files; the caller chooses one for each tensor.
         alignment: Every tensor starts at a multiple of this many bytes. TensorFlow's checkpoints use 1.
 
     Raises:
@@ -186,7 +186,7 @@ class BundleWriter(CheckpointWriter):
         self._publication.abandon()
 
     def _write_when_enough(self) -> None:
-        """Write queued tensors if they reach QUEUE_BYTES or QUEUE_LENGTH. To be called after each tensor."""
+        """Write queued tensors if they reach QUEUE_BYTES or QUEUE_LENGTH. Call this after each tensor."""
         waiting = self._plan.waiting
         self._waiting_bytes += waiting[-1].size
         if self._waiting_bytes >= QUEUE_BYTES or len(waiting) >= QUEUE_LENGTH:
@@ -200,7 +200,7 @@ class BundleWriter(CheckpointWriter):
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Abandon the save after any exception inside; convert the system's errors."""
+        """Abandon the save after an exception in the `with` block; convert the system's errors."""
         try:
             with saving(self._path):
                 yield

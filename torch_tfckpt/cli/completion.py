@@ -10,7 +10,7 @@ import sys
 from typing import Final
 
 SHELLS: Final = ("bash", "zsh", "tcsh")
-# What an argument is, by its name in the usage line.
+# Kind of an argument, by its name in the usage line.
 _FILES: Final = {"PATH", "FILE", "SRC", "DST", "A", "B"}
 _DIRECTORIES: Final = {"DIR"}
 _INSTALL: Final = "Completion needs shtab: pip install 'torch-tfckpt[completion]'"
@@ -37,12 +37,12 @@ def add_completion(parser: argparse.ArgumentParser) -> None:
         "--print-completion",
         action=_PrintCompletion,
         choices=SHELLS,
-        help="print a script that completes verbs, options and files in a shell (needs shtab)",
+        help="print a shell script that completes verbs, options and files (needs shtab)",
     )
 
 
 def _mark_paths(parser: argparse.ArgumentParser, files: object, directories: object) -> None:
-    """Tell shtab, by the attribute that it looks for, which arguments of the parser and its verbs are paths."""
+    """Set shtab's attribute on the arguments of the parser and its verbs that are paths."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for verb in action.choices.values():

@@ -14,7 +14,7 @@ from torch_tfckpt.text import counted, printable, quoted
 
 
 def convert_paths(options: argparse.Namespace) -> int:
-    """Convert, and report what is where; exit status 1 if damaged tensors were left out."""
+    """Convert, and report where each tensor was written; exit status 1 if damaged tensors were left out."""
     with progress_bar("convert", quiet=options.quiet) as bar:
         report = convert(
             options.source,
@@ -42,8 +42,8 @@ def convert_paths(options: argparse.Namespace) -> int:
     _warn_of(report.unmatched_excludes)
     for name, other in list(report.shared.items())[:1]:
         say(
-            f"tfckpt: warning: left out {counted(len(report.shared), 'tensor')} of objects that also have a name that "
-            f"is not left out: {quoted(name)} is also {quoted(other)}"
+            f"tfckpt: warning: left out {counted(len(report.shared), 'tensor')} whose objects "
+            f"are still reachable by another name: {quoted(name)} is also {quoted(other)}"
         )
     return 0 if report.complete else 1
 

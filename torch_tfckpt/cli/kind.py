@@ -18,14 +18,14 @@ _TFJS_MODEL: Final = "model.json"
 
 
 def show_kind(path: str, error: CheckpointError) -> int | None:
-    """Print what is at `path`, and what reads it.
+    """Print the kind of the file or directory at `path`, and how to read it.
 
     Args:
         error: Why `path` cannot be opened as a checkpoint or file of tensors.
 
     Returns:
         The exit status: 0 if this package shows or lists it, 1 if it does not support it. None if nothing was printed,
-        since there is nothing at `path`, or it may be a checkpoint that is damaged: then its error says more.
+        because `path` does not exist or may be a damaged checkpoint, whose error is more specific.
     """
     if LOCAL.is_directory(path):
         nothing_chosen = isinstance(error, NotFoundError | InvalidArgumentError) and format_of(path) == "tf"
@@ -44,7 +44,7 @@ def _show_directory(path: str, names: Sequence[str]) -> int | None:
     """Print the kinds of the files in a directory that does not have exactly one checkpoint."""
     prefixes = sorted(prefixes_of(names))
     if STATE_FILE in names or len(prefixes) == 1:
-        return None  # it has a checkpoint, and the error says what is wrong with it
+        return None  # it has a checkpoint, and the error describes the damage
     if prefixes:
         _say(path, f"a directory with {len(prefixes)} checkpoints and no `checkpoint` file that names the newest:")
         for prefix in prefixes[:_LISTED]:
@@ -67,7 +67,7 @@ def _show_directory(path: str, names: Sequence[str]) -> int | None:
         show(f"  {printable(name)}: {kind.what}")
     _say_more(len(files))
     readable = [name for name, kind in kinds if kind.reading is not Reading.NOTHING]
-    show("`tfckpt show FILE` tells what reads one of them.")
+    show("`tfckpt show FILE` shows how to read one of them.")
     return 0 if readable else 1
 
 

@@ -20,7 +20,7 @@ def latest(options: argparse.Namespace) -> int:
     elif newest is not None:
         show(printable(newest))
     else:
-        kind = "complete checkpoint" if options.valid else "checkpoint that its state file names"
-        hint = "" if options.valid else ". `tfckpt latest --valid` looks for others"
+        kind = "complete checkpoint" if options.valid else "checkpoint named in its state file"
+        hint = "" if options.valid else ". `tfckpt latest --valid` searches for others"
         say(f"tfckpt: {printable(directory)}: there is no {kind}{hint}")
     return 1 if newest is None else 0

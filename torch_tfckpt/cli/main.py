@@ -1,9 +1,9 @@
 """The command line: parser, verbs, exit status.
 
 Exit status: 0 success; 1 damaged, missing, different or refused; 2 usage error; 130 interrupted; 141 the reader of a
-pipe went away. A new verb is a function in a module of this package, and an `_add_` function here for its arguments.
-The modules of verbs are imported when they run: help, completion and the verbs that read no tensors start without
-torch.
+pipe has closed it. A new verb is a function in a module of this package, and an `_add_` function here for its
+arguments. The modules of verbs are imported when they run: help, completion and the verbs that read no tensors start
+without torch.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     Args:
-        arguments: What follows the program's name; None takes sys.argv.
+        arguments: The command line after the program's name; None: that of sys.argv.
     """
     prepare_streams()
     try:
@@ -136,7 +136,7 @@ def _add_ls(verbs: Verbs) -> None:
     order.add_argument(
         "--sort",
         choices=("stored", "name", "size"),
-        help="default: by name, layer_2 before layer_10; with --json as stored. By size: largest first",
+        help="default: name (layer_2 before layer_10), or stored with --json; size: largest first",
     )
     order.add_argument(
         "--tree",
@@ -145,7 +145,7 @@ def _add_ls(verbs: Verbs) -> None:
         const="tree:ls_tree",
         help="show the objects of an object-based checkpoint (tf.train.Checkpoint, Keras) with their tensors",
     )
-    verb.add_argument("--all", action="store_true", help="with --tree: show objects without tensors below them too")
+    verb.add_argument("--all", action="store_true", help="with --tree: also show objects without tensors below them")
     verb.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -155,7 +155,7 @@ def _add_show(verbs: Verbs) -> None:
         "show",
         "show:show_path",
         "Show a summary of a file in any format, or the values of one tensor.",
-        "For any other file or directory, print what it is and what reads it: exit status\n"
+        "For any other file or directory, print its kind and how to read it: exit status\n"
         "0 if tfckpt can show or list it, 1 if it is not supported.",
         epilog=f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}",
     )
@@ -165,7 +165,7 @@ def _add_show(verbs: Verbs) -> None:
     )
     form = verb.add_mutually_exclusive_group()
     form.add_argument("--stats", action="store_true", help="range, mean, deviation and NaN count instead of values")
-    form.add_argument("--full", action="store_true", help="all values of NAME, uncut; JSON strings are indented")
+    form.add_argument("--full", action="store_true", help="all values of NAME in full; JSON strings are indented")
     verb.add_argument("--json", action="store_true", help="print one JSON document; NaN and infinities are strings")
 
 
@@ -174,7 +174,7 @@ def _add_verify(verbs: Verbs) -> None:
         verbs, "verify", "verify:verify", "Compare every byte of a TensorFlow checkpoint with its checksum."
     )
     verb.add_argument("path", metavar="PATH")
-    verb.add_argument("-v", "--verbose", action="store_true", help="list the undamaged tensors too")
+    verb.add_argument("-v", "--verbose", action="store_true", help="also list the undamaged tensors")
     verb.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -184,20 +184,20 @@ def _add_convert(verbs: Verbs) -> None:
         "convert",
         "convert:convert_paths",
         "Convert between TensorFlow checkpoints, .safetensors, .pt and .npz.",
-        "Names and layouts stay as they are.",
-        f"{_PATHS}\nWhat the target format cannot store (strings, variants, TensorFlow's quantized\n"
-        f"types) goes to a second file, DST.tfckpt.json, and is restored when DST is read\nby this package.",
+        "Names and layouts do not change.",
+        f"{_PATHS}\nValues that the target format cannot store (strings, variants, TensorFlow's\n"
+        f"quantized types) go to a second file, DST.tfckpt.json, and are restored when DST is\nread by this package.",
     )
     verb.add_argument("source", metavar="SRC")
     verb.add_argument("target", metavar="DST", help="a file; with --to tf a prefix; with --to safetensors a directory")
-    verb.add_argument("--to", choices=FORMATS, help="format of DST, if its ending does not tell")
-    verb.add_argument("--dtype", metavar="TYPE", help="convert floating-point tensors to bf16, float16, float32 ...")
+    verb.add_argument("--to", choices=FORMATS, help="format of DST; default: the one of its file name extension")
+    verb.add_argument("--dtype", metavar="TYPE", help="type for floating-point tensors: bf16, float16, float32 ...")
     verb.add_argument("--max-shard-size", metavar="SIZE", help="split safetensors into files of at most SIZE, e.g. 5GB")
     verb.add_argument("--dry-run", action="store_true", help="report what would be written, and write nothing")
     verb.add_argument(
         "--skip-damaged",
         action="store_true",
-        help="leave out tensors that are damaged or missing, list them, and exit with status 1",
+        help="omit damaged and missing tensors, list them, and exit with status 1",
     )
     verb.add_argument("--json", action="store_true", help="print the report as one JSON document")
     _add_selection(verb)
@@ -212,9 +212,9 @@ def _add_diff(verbs: Verbs) -> None:
     verb.add_argument(
         "--atol", type=float, default=0.0, metavar="X", help="largest allowed difference; default: bits must be equal"
     )
-    verb.add_argument("--ignore-dtype", action="store_true", help="compare values of different number types too")
+    verb.add_argument("--ignore-dtype", action="store_true", help="also compare values of different number types")
     verb.add_argument("--json", action="store_true", help="print one JSON document")
-    _add_selection(verb, "rename tensors of A as convert did")
+    _add_selection(verb, "rename tensors of A, as for convert,")
 
 
 def _add_latest(verbs: Verbs) -> None:
@@ -222,11 +222,11 @@ def _add_latest(verbs: Verbs) -> None:
         verbs,
         "latest",
         "latest:latest",
-        "Print the latest checkpoint of a directory, as its `checkpoint` file names it.",
+        "Print the latest checkpoint of a directory, as recorded in its `checkpoint` file.",
         epilog="In a script: tfckpt convert $(tfckpt latest --valid run) model.safetensors",
     )
     verb.add_argument("directory", metavar="DIR")
-    verb.add_argument("--valid", action="store_true", help="go back to the latest checkpoint whose files are complete")
+    verb.add_argument("--valid", action="store_true", help="print the latest checkpoint whose files are complete")
     verb.add_argument("--latest-filename", metavar="NAME", help="name of the state file; default: checkpoint")
     verb.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -253,24 +253,24 @@ def _add_meta(verbs: Verbs) -> None:
         "Show a meta graph: versions, operations, variables, collections, signatures, savers.",
         epilog="FILE is a .meta file, a saved_model.pb, the text form of either, a SavedModel\n"
         "directory, or a checkpoint with a .meta file (a prefix, or a directory with a\n`checkpoint` file).\n\n"
-        "A drawing: tfckpt meta model.meta --dot | dot -Tsvg > model.svg",
+        "To draw the graph: tfckpt meta model.meta --dot | dot -Tsvg > model.svg",
     )
     verb.add_argument("path", metavar="FILE")
     verb.add_argument("--tags", metavar="TAG,...", help="which graph of a SavedModel; default: the one for serving")
     form = verb.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document without the listing's limits")
-    form.add_argument("--dot", action="store_true", help="print a drawing for graphviz, with name scopes folded")
+    form.add_argument("--dot", action="store_true", help="print the graph for Graphviz, with name scopes folded")
     verb.add_argument("--depth", type=int, metavar="N", help="with --dot: unfold N levels of scopes; default: 1")
 
 
 def _add_selection(verb: argparse.ArgumentParser, renaming: str = "rename tensors") -> None:
-    for option, what in (("--include", "only"), ("--exclude", "no")):
+    for option, what in (("--include", "only"), ("--exclude", "omit")):
         verb.add_argument(
             option,
             metavar="REGEX",
             action="append",
             default=[],
-            help=f"{what} tensors in whose name REGEX is found; may be repeated",
+            help=f"{what} tensors whose name contains a match of REGEX; may be repeated",
         )
     verb.add_argument(
         "--rename",
@@ -278,5 +278,5 @@ def _add_selection(verb: argparse.ArgumentParser, renaming: str = "rename tensor
         action="append",
         default=[],
         metavar=("REGEX", "REPLACEMENT"),
-        help=f"{renaming}, by Python's re.sub on each name; may be repeated",
+        help=f"{renaming} with Python's re.sub; may be repeated",
     )

@@ -53,7 +53,7 @@ T = TypeVar("T")
 def meta(options: argparse.Namespace) -> int:
     """Show a meta graph; exit status 1 if its variables cannot be determined."""
     if options.depth is not None and not options.dot:
-        raise InvalidArgumentError("--depth is the number of scopes that --dot unfolds. Add --dot, or omit --depth")
+        raise InvalidArgumentError("--depth needs --dot. Add --dot, or omit --depth")
     path = fspath(options.path)
     tags = None if options.tags is None else [tag for tag in options.tags.split(",") if tag]
     # One after another, so that a large file is in memory only once.
@@ -266,7 +266,7 @@ def _part_text(part: PartSummary) -> str:
 
 
 def _item_text(item: Item) -> str:
-    """Return a value of a collection as a string; a message as its first field, the name of what it describes."""
+    """Return a value of a collection as a string; a message as its first field, usually a name."""
     if isinstance(item, AnyMessage):
         return f"{_short(item.type_url.rpartition('/')[2])} ({counted(len(item.value), 'byte')})"
     if isinstance(item, Message):

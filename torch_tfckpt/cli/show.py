@@ -40,7 +40,7 @@ class Row(NamedTuple):
     problem: str = ""
     aliases: tuple[str, ...] | None = None  # its other names in an object-based checkpoint
     variable: str | None = None  # full name of the variable
-    belongs_to: str = ""  # the variable, or the one that a slot variable is kept for, as a note
+    belongs_to: str = ""  # a note: the variable, or the variable that a slot belongs to
 
     @property
     def nbytes(self) -> int:
@@ -60,7 +60,7 @@ class Row(NamedTuple):
 def ls(options: argparse.Namespace) -> int:
     """List the tensors; 1 if one of them cannot be read, or no name matches."""
     if options.all:
-        raise InvalidArgumentError("--all is for --tree: a listing has all tensors. Add --tree, or omit --all")
+        raise InvalidArgumentError("--all needs --tree: a listing always has all tensors. Add --tree, or omit --all")
     with closing(open_source(fspath(options.path))) as source:
         rows = rows_of(source, options.patterns)
         nothing = "" if rows or not options.patterns else unmatched(source, options.patterns)
@@ -84,7 +84,7 @@ def ls(options: argparse.Namespace) -> int:
         show_table(["name", "dtype", "shape", "size", "note"], [cells(row) for row in rows], numeric=["size"])
         show(totals(rows, kinds))
     if skipped and not options.quiet:
-        say(f"left out, since they are not tensors: {', '.join(map(quoted, skipped))}")
+        say(f"omitted, because they are not tensors: {', '.join(map(quoted, skipped))}")
     if has_objects and not options.quiet and not options.json:
         say(f"object-based: `tfckpt ls --tree {printable(fspath(options.path))}` shows the objects")
     if nothing:
@@ -93,9 +93,9 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def show_path(options: argparse.Namespace) -> int:
-    """Show the checkpoint, or one tensor of it; if the path is something else, what it is."""
+    """Show a checkpoint, or one tensor of it; for any other path, its kind."""
     if options.full and options.json:
-        raise InvalidArgumentError("--json has all values. Omit --full")
+        raise InvalidArgumentError("--json always prints all values. Omit --full")
     if options.full and options.name is None:
         raise InvalidArgumentError("--full prints the values of one tensor. Name it: tfckpt show PATH NAME --full")
     path = fspath(options.path)
@@ -127,7 +127,7 @@ def show_path(options: argparse.Namespace) -> int:
 
 
 def rows_of(source: TensorSource, patterns: Sequence[str]) -> list[Row]:
-    """Return the tensors in the order of the file. With patterns, only those of which a name matches one."""
+    """Return the tensors in the order of the file. With patterns, only those with a matching name."""
     rows = []
     known = source.object_names
     globs = [*patterns, *(pattern.removeprefix("(root).") for pattern in patterns)]
@@ -156,7 +156,7 @@ def unmatched(source: TensorSource, patterns: Sequence[str]) -> str:
     known = _all_names(source)
     closest = " ".join(filter(None, (did_you_mean(pattern.removesuffix(":0"), known) for pattern in patterns)))
     finding = f"none of {counted(len(names), 'tensor')} matches {' or '.join(map(quoted, patterns))}"
-    return f"tfckpt: {finding}. {closest or 'A * stands for any characters, / included'}"
+    return f"tfckpt: {finding}. {closest or 'A * matches any characters, including /'}"
 
 
 def cells(row: Row) -> list[str]:
@@ -177,7 +177,7 @@ def as_json(row: Row) -> dict[str, Any]:
 
 
 def kinds_of(source: TensorSource) -> Mapping[str, VariableKind]:
-    """Return what the tensors of a TensorFlow checkpoint are for; nothing for other formats and damaged checkpoints."""
+    """Return the kind of each tensor of a TensorFlow checkpoint; empty for other or damaged files."""
     if isinstance(source, CheckpointSource):
         with suppress(CheckpointError):
             return variable_kinds(source.reader)
@@ -213,7 +213,7 @@ def totals(rows: Sequence[Row], kinds: Mapping[str, VariableKind]) -> str:
 
 
 def sums_text(rows: Sequence[Row]) -> str:
-    """Return number, elements and size of the tensors in words."""
+    """Return the number, elements and size of the tensors as text."""
     unreadable = sum(row.info is None for row in rows)
     size = byte_text(sum(row.nbytes for row in rows))
     text = f"{counted(len(rows), 'tensor')}, {counted(_elements(rows), 'element')}, {size}"
@@ -242,7 +242,7 @@ def _show_summary(source: TensorSource, rows: Sequence[Row]) -> None:
     if partitioned:
         show(f"partitioned: {partitioned}")
     if source.skipped:
-        show(f"left out, since they are not tensors: {', '.join(map(quoted, source.skipped))}")
+        show(f"omitted, because they are not tensors: {', '.join(map(quoted, source.skipped))}")
     show("")
     sizes = [(path, _size_of(path)) for path in source.files()]
     table = [[printable(path), "missing" if size is None else byte_text(size)] for path, size in sizes]
@@ -333,7 +333,7 @@ def _show_tensor(source: TensorSource, given: str, options: argparse.Namespace) 
 
 
 def _tensor_meant(source: TensorSource, given: str) -> str:
-    """The tensor of a name that a person gave: its own, another of its names, or one of these with ":0"."""
+    """Return the tensor with the given name: its key, another of its names, or one of these with ":0"."""
     names = source.names()
     known = source.object_names
     bare = given.removesuffix(":0")
@@ -347,7 +347,7 @@ def _tensor_meant(source: TensorSource, given: str) -> str:
     place = printable(source.path)
     closest = did_you_mean(bare, _all_names(source))
     hint = f"`tfckpt ls {place}` lists all {counted(len(names), 'tensor')}"
-    tree = f", `tfckpt ls --tree {place}` the objects" if known is not None else ""
+    tree = f", `tfckpt ls --tree {place}` shows the objects" if known is not None else ""
     raise NotFoundError(f"{place}: no tensor {quoted(given)}. {f'{closest} ' if closest else ''}{hint}{tree}")
 
 

@@ -1,4 +1,4 @@
-"""Tables and progress bars. At a terminal rich lays them out; a pipe gets plain aligned columns, and no bar."""
+"""Tables and progress bars, laid out by rich on a terminal; aligned columns and no bar in a pipe."""
 
 import re
 import sys
@@ -56,7 +56,7 @@ def _show_rich(
 
 
 def _name_width(widths: Sequence[int], available: int) -> int:
-    """Return the width of the first column, such that the last one gets at most what the others leave."""
+    """Return the width of the first column, so that all columns fit into the terminal."""
     name, *middle, last = widths if len(widths) > 1 else (*widths, 0)
     free = available - sum(middle) - _GAP * (len(widths) - 1)
     if name + last <= free:

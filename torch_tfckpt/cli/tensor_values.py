@@ -26,11 +26,11 @@ from torch_tfckpt.values import Strings
 _MOST_ELEMENTS: Final = 1_000_000
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _FULL_WIDTH: Final = 120  # characters of a line
-_CUT_STRING: Final = 200  # longer ones are cut unless all is wanted
+_CUT_STRING: Final = 200  # longer ones are cut unless --full is given
 
 
 def check_size(path: str, name: str, info: TensorInfo) -> None:
-    """Raise UnimplementedError if a tensor is too large to print all of it. To be called before it is read."""
+    """Raise UnimplementedError if a tensor is too large to print all of it. Call this before reading it."""
     # Dimensions of size 0 count as 1: nested lists of [1000000, 0] have a million lists.
     if math.prod(max(size, 1) for size in info.shape) <= _MOST_ELEMENTS and info.nbytes <= _MOST_BYTES:
         return

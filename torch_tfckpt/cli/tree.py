@@ -47,22 +47,22 @@ class _Edge(NamedTuple):
 
     node_id: int
     name: str
-    variable: int | None = None  # of a slot variable: the variable that it is kept for
+    variable: int | None = None  # of a slot variable: the variable that it belongs to
 
 
 class _TreePosition(NamedTuple):
     """Place at which the tree shows an object with all its children."""
 
-    parent: int | None  # None: the root, and objects that no edge leads to
+    parent: int | None  # None: the root, and unreachable objects
     level: int
     edge: _Edge
 
 
 def ls_tree(options: argparse.Namespace) -> int:
-    """Show the objects; 1 if a tensor is not in the file or cannot be read, or no name matches."""
+    """Show the objects; 1 if a tensor is missing or cannot be read, or no name matches."""
     with closing(open_source(fspath(options.path))) as source:
         if not isinstance(source, CheckpointSource):
-            raise NotFoundError(f"{printable(source.path)}: {source.format} has no object graph. Leave out --tree")
+            raise NotFoundError(f"{printable(source.path)}: {source.format} has no object graph. Omit --tree")
         graph = source.reader.object_graph
         if graph is None:
             raise not_object_based(source.reader.path)
@@ -117,7 +117,7 @@ class _Tree:
         return any(each.checkpoint_key not in self._stored for each in every)
 
     def lines(self) -> Iterator[_Line]:
-        """Yield the tree from the root, objects that no edge leads to, and tensors that no object names."""
+        """Yield the tree from the root, then unreachable objects, then tensors without an object."""
         complete: set[int] = set()
         tops = [(None, 0, place.edge) for place in self._places.values() if place.parent is None]
         waiting: list[tuple[int | None, int, _Edge]] = list(reversed(tops))
@@ -134,7 +134,7 @@ class _Tree:
             waiting += [(node_id, level + 1, below) for below in reversed(list(_edges(self._nodes[node_id])))]
         unnamed = [row for row in self._rows if row.name not in self._keys and row.name != OBJECT_GRAPH_KEY]
         if unnamed:
-            yield 0, "(tensors that no object names)", [""] * 4
+            yield 0, "(tensors that do not belong to an object)", [""] * 4
         for row in unnamed:
             yield 1, _short(row.name), cells(row)[1:]
 
@@ -149,12 +149,12 @@ class _Tree:
         having = [node_id for node_id in self._places if self._attributes(node_id)]
         if not self._all_attributes:
             return self._with_parents(having)
-        # What a registered saver stored is in files of its own.
+        # A registered saver stores its values in separate files.
         having += [node_id for node_id, node in enumerate(self._nodes) if node.registered_saver is not None]
         return {*self._leading_to(having), *(() if not self._nodes else (ROOT,))}
 
     def _with_parents(self, node_ids: Iterable[int]) -> set[int]:
-        """These objects and those on the way to the places where the tree shows them."""
+        """Return these objects and those on the paths at which the tree shows them."""
         shown: set[int] = set()
         for node_id in node_ids:
             here: int | None = node_id
@@ -164,7 +164,7 @@ class _Tree:
         return shown
 
     def _leading_to(self, node_ids: Iterable[int]) -> set[int]:
-        """These objects and all from which one of them can be reached, by any way."""
+        """Return these objects and all objects from which one of them can be reached."""
         owners: dict[int, list[int]] = {}
         for node_id, node in enumerate(self._nodes):
             for edge in _edges(node):
@@ -208,7 +208,7 @@ class _Tree:
         return name if edge.variable is None else f"{name} of {self._way(edge.variable).removeprefix('(root).')}"
 
     def _way(self, node_id: int) -> str:
-        """The names on the path to an object; of many the last."""
+        """Return the names on the path to an object; only the last ones of a long path."""
         names: list[str] = []
         place = self._places[node_id]
         while place.parent is not None and len(names) < _WAY:
@@ -251,13 +251,13 @@ def _edges(node: TrackableObject) -> Iterator[_Edge]:
 
 
 def _places(nodes: Sequence[TrackableObject]) -> dict[int, _TreePosition]:
-    """The place of each node: as a child if possible, otherwise as a slot variable, otherwise by itself."""
+    """Return the place of each node: as a child if possible, else as a slot variable, else on its own."""
     places: dict[int, _TreePosition] = {}
     for top in range(len(nodes)):
         if top in places:
             continue
         places[top] = _TreePosition(
-            None, 0, _Edge(top, "(root)" if top == ROOT else f"(object {top}, to which nothing leads)")
+            None, 0, _Edge(top, "(root)" if top == ROOT else f"(object {top}, not reachable from the root)")
         )
         reached = _spread(nodes, places, top)
         for optimizer in reached:  # grows in the loop

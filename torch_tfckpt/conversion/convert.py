@@ -3,8 +3,8 @@
     report = convert("model.ckpt-1000", "model.safetensors", exclude=["/Adam"], rename=[("^bert/", "")])
     print(report)
 
-Names, shapes and layouts are those of the source. What the target cannot hold goes to a sidecar next to
-it (`foreign_files.sidecar`) and comes back when the target is read by this package.
+Names, shapes and layouts are those of the source. Values that the target cannot store go to a sidecar next to
+it (`foreign_files.sidecar`) and are restored when this package reads the target.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +45,7 @@ ReportProgress = Callable[[int, int], object]
 
 
 class ConvertedTensor(NamedTuple):
-    """One tensor that is in the target.
+    """One tensor in the target.
 
     Attributes:
         name: Its name in the source.
@@ -69,14 +69,14 @@ class ConvertedTensor(NamedTuple):
 
 
 class SidecarTensor(NamedTuple):
-    """One tensor of which the sidecar stores the value or the type.
+    """One tensor whose value or type the sidecar stores.
 
     Attributes:
         name: Its name in the source.
         new_name: Its name in the target.
         dtype: Its element type.
         shape: Its shape.
-        reason: Why the target cannot hold it as it is.
+        reason: Why the target cannot store it.
         whole: Whether the sidecar has the value. If not, the target has it as plain numbers, and the sidecar its type.
 
     Examples:
@@ -106,15 +106,15 @@ class ConvertReport:
         dry_run: Whether nothing was written.
         files: Files of the target; its sidecar, if there is one, last.
         converted: Tensors that are in the target.
-        sidecar: Tensors of which the sidecar stores the value or the type.
+        sidecar: Tensors whose values or types the sidecar stores.
         filtered: Names that `include` and `exclude` left out.
         unmatched_excludes: Patterns of `exclude` that matched nothing.
-        skipped: Things in the source that are not tensors -> what they are.
-        shared: Tensors that were left out although their object is also known by a name that was not -> that name.
-        damaged: With `skip_damaged`: tensors that are missing in the target -> what is wrong with them.
+        skipped: Name of each entry of the source that is not a tensor -> its kind.
+        shared: Omitted tensors whose object is still reachable by another name -> that name.
+        damaged: With `skip_damaged`: tensors that are missing in the target -> the damage.
         damaged_index: With `skip_damaged`: parts of the index that cannot be read. The tensors listed there are missing
             in the target, and in `damaged` unless the object graph still names them.
-        graph_edited: Whether the object graph was changed to follow new names or tensors that were left out.
+        graph_edited: Whether the object graph was edited to match renamed or omitted tensors.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -159,21 +159,21 @@ class ConvertReport:
         if self.graph_edited:
             lines.append("the object graph was edited to match the tensors")
         if self.sidecar:
-            lines.append(f"in the sidecar, since {self.format} cannot hold them as they are:")
+            lines.append(f"in the sidecar, since {self.format} cannot store them:")
             lines += [f"  {_described(item)}: {item.reason}" for item in self.sidecar]
         if self.skipped:
-            lines.append("left out, since they are not tensors:")
+            lines.append("omitted, because they are not tensors:")
             lines += [f"  {quoted(name)}: {reason}" for name, reason in self.skipped.items()]
         if self.filtered:
-            lines.append(f"left out by --include and --exclude: {counted(len(self.filtered), 'tensor')}")
+            lines.append(f"omitted by --include and --exclude: {counted(len(self.filtered), 'tensor')}")
             shared = [f"  {quoted(name)}, which is also {quoted(other)}" for name, other in self.shared.items()]
             lines += [f"  {line.strip()}" for line in first_lines(shared, _LISTED)]
         lines += [f"--exclude {quoted(pattern)} matched nothing" for pattern in self.unmatched_excludes]
         if self.damaged:
-            lines.append(f"damaged and left out: {counted(len(self.damaged), 'tensor')}")
+            lines.append(f"damaged and omitted: {counted(len(self.damaged), 'tensor')}")
             lines += [f"  {quoted(name)}: {reason}" for name, reason in self.damaged.items()]
         if self.damaged_index:
-            lines.append("damaged parts of the index, whose tensors are lost:")
+            lines.append("damaged parts of the index; their tensors are lost:")
             lines += [f"  {problem}" for problem in self.damaged_index]
         return "\n".join(lines)
 
@@ -199,7 +199,7 @@ def convert(
 ) -> ConvertReport:
     """Convert a checkpoint or file of tensors into another format.
 
-    The object graph of an object-based checkpoint (tf.train.Checkpoint, Keras) is edited to follow `rename`, `include`
+    The object graph of an object-based checkpoint (tf.train.Checkpoint, Keras) is edited to match `rename`, `include`
     and `exclude`: after rename=[("^model/", "net/")] a program restores the object under the name `net`. In another
     TensorFlow checkpoint the graph is always kept, unless `exclude` spells its name, _CHECKPOINTABLE_OBJECT_GRAPH.
 
@@ -208,11 +208,11 @@ def convert(
             a .pt file that holds only tensors; a .npz file.
         dst: A file ending in .safetensors, .pt, .pth, .bin or .npz; with `to="safetensors"` a directory; with `to="tf"`
             a prefix. An existing target is replaced.
-        to: "safetensors", "pt", "npz" or "tf"; by default told by the ending of `dst`.
-        include: Regular expressions; only tensors in whose name one of them is found. Empty: all.
-        exclude: Regular expressions; tensors in whose name one of them is found are left out.
+        to: "safetensors", "pt", "npz" or "tf"; by default chosen by the extension of `dst`.
+        include: Regular expressions; only tensors whose names contain a match of one of them. Empty: all.
+        exclude: Regular expressions; tensors whose names contain a match of one of them are omitted.
         rename: (pattern, replacement) as re.sub takes them, applied one after the other to each name.
-        dtype: Convert floating-point tensors to it ("bf16", torch.float16); all others stay as they are.
+        dtype: Convert floating-point tensors to it ("bf16", torch.float16); all others are unchanged.
         max_shard_size: Bytes of tensors per file, or "5GB"; for safetensors.
         dry_run: Report what would be done, and write nothing.
         skip_damaged: Leave out tensors that are damaged or whose data file is missing, instead of raising. They are in
@@ -220,13 +220,13 @@ def convert(
         progress: Called with (bytes done, bytes in all).
 
     Returns:
-        What is where. Tensors that the target cannot hold are in its sidecar, and `report.sidecar` lists them.
+        A report of the tensors written. Those that the target cannot store are in its sidecar; see `report.sidecar`.
 
     Raises:
         InvalidArgumentError: an argument is wrong; a pattern of `include` or `rename` matches nothing; two tensors
-            would get the same name; the object graph cannot follow.
+            would get the same name; the object graph cannot be edited to match.
         NotFoundError, DataLossError: the source is missing or damaged; with `skip_damaged`, nothing of it can be read.
-        UnimplementedError: a tensor can be neither read nor copied, or there is too much for a sidecar.
+        UnimplementedError: a tensor can be neither read nor copied, or a sidecar would be too large.
         OSError: the system refused a write.
 
     On any error, and on Ctrl-C, nothing of the new target is left, and an existing one is unchanged.
@@ -244,7 +244,7 @@ def convert(
     selection = Selection(include, exclude, rename)
     wanted_dtype = dtype_named(dtype) if isinstance(dtype, str) else dtype
     if wanted_dtype is not None and not wanted_dtype.is_floating_point:
-        raise InvalidArgumentError(f"dtype={wanted_dtype}: only conversions to a floating-point dtype are offered")
+        raise InvalidArgumentError(f"dtype={wanted_dtype}: only floating-point dtypes are supported")
     size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
     sink = make_sink(fspath(dst), to, size)
     tell = progress or (lambda done, total: None)
@@ -268,7 +268,7 @@ def convert(
 
 @contextmanager
 def _suggesting(skip_damaged: bool) -> Iterator[None]:
-    """Add to errors about damage how to convert the rest."""
+    """Add a hint on converting the rest to errors about damage."""
     try:
         yield
     except DAMAGE as error:
@@ -284,10 +284,10 @@ def _select(
     first_pass: ReportProgress | None,
     report: ConvertReport,
 ) -> SelectedSource:
-    """Return the tensors to convert, under their new names; enter what is left out into `report`.
+    """Return the tensors to convert, under their new names; list omitted ones in `report`.
 
     Args:
-        first_pass: Reports the progress of reading everything, to find what is damaged. None: damage is an error.
+        first_pass: Reports the progress of reading everything, to find damage. None: damage is an error.
     """
     listing = Listing(source.names(), []) if first_pass is None else list_undamaged(source)
     keep_graph = isinstance(sink, CheckpointSink)
@@ -329,7 +329,7 @@ def _graph_to_edit(source: TensorSource) -> ObjectGraph | None:
 
 
 class _Work(NamedTuple):
-    """What is to be written where, under new names."""
+    """The tensors to write to the target and the sidecar, under new names."""
 
     infos: dict[str, TensorInfo]  # as they will be
     order: list[str]  # in the target
@@ -347,7 +347,7 @@ def _plan(source: SelectedSource, sink: TensorSink, dtype: torch.dtype | None, r
         info = infos[name]
         if info.type.dtype is None and info.type.tensorflow is None:
             raise UnimplementedError(
-                f"{printable(report.source)}: tensor {quoted(name)}: {reason}. Leave it out by --exclude"
+                f"{printable(report.source)}: tensor {quoted(name)}: {reason}. Omit it with --exclude"
             )
         report.sidecar.append(SidecarTensor(source.old_name(name), name, info.type.name, info.shape, reason, True))
     for name, kind in types.items():
@@ -402,8 +402,8 @@ def _check_sidecar_size(sink: TensorSink, infos: dict[str, TensorInfo], names: S
     if size > MAX_BYTES:
         largest = max(names, key=lambda name: infos[name].nbytes)
         raise UnimplementedError(
-            f"{printable(sink.path)}: {len(names)} tensors that {sink.format} cannot hold would make a sidecar of "
+            f"{printable(sink.path)}: {len(names)} tensors that {sink.format} cannot store need a sidecar of "
             f"{size} bytes, more than the {MAX_BYTES} that can be read back. The largest is {quoted(largest)}, "
-            f"{infos[largest].type.name} {shape_text(infos[largest].shape)}. Leave it out by --exclude, or choose "
+            f"{infos[largest].type.name} {shape_text(infos[largest].shape)}. Omit it with --exclude, or choose "
             f"another format"
         )

@@ -1,4 +1,4 @@
-"""Which tensors of a damaged source can still be read."""
+"""Find the tensors of a damaged source that can still be read."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -22,7 +22,7 @@ class Listing(NamedTuple):
 
     Attributes:
         names: In the order of the source.
-        damaged_index: What is wrong with the index; the tensors of those parts are missing in `names`.
+        damaged_index: Damaged parts of the index; their tensors are missing in `names`.
     """
 
     names: list[str]
@@ -62,10 +62,10 @@ def find_damaged(source: TensorSource, names: Iterable[str], progress: Callable[
 def also_unusable(
     source: TensorSource, names: Sequence[str], damaged: Mapping[str, str], listing: Listing
 ) -> dict[str, str]:
-    """Return what the object graph loses besides the damaged tensors, with the reason.
+    """Return the tensors that become unusable because others are damaged, with the reason.
 
-    These are tensors that it names and the index no longer lists, parts of values of which another part is damaged, and
-    states that refer to a damaged tensor.
+    These are tensors in the object graph that the index no longer lists, other parts of damaged values, and states
+    that refer to a damaged tensor.
 
     Args:
         names: The tensors that are to be converted.
@@ -104,7 +104,7 @@ def _damaged_of(source: TensorSource, batch: Sequence[str]) -> dict[str, str]:
 
 
 def suggest_skipping(error: CheckpointError) -> CheckpointError:
-    """The same error with the hint how to convert the rest."""
+    """Return the same error with a hint on converting the rest."""
     return type(error)(
         f"{str(error).rstrip('.')}. skip_damaged=True (`tfckpt convert --skip-damaged`) converts the tensors that can "
         f"be read"

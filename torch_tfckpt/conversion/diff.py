@@ -27,7 +27,7 @@ from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.text import counted, printable, quoted
 from torch_tfckpt.values import Strings
 
-_CHUNK_ELEMENTS: Final = 1024 * 1024  # float64 or complex128 copies of so many take a few tens of MB
+_CHUNK_ELEMENTS: Final = 1024 * 1024  # float64 or complex128 copies of this many take a few tens of MB
 
 
 class Difference(NamedTuple):
@@ -55,7 +55,7 @@ class Difference(NamedTuple):
 
 @dataclass(slots=True)
 class DiffReport:
-    """What differs between `a` and `b`. `print(report)` shows it as `tfckpt diff` does.
+    """Differences between `a` and `b`. `print(report)` shows it as `tfckpt diff` does.
 
     Attributes:
         a: The first checkpoint.
@@ -63,8 +63,8 @@ class DiffReport:
         atol: The tolerance.
         only_in_a: Tensors that only `a` has, under their new names.
         only_in_b: Tensors that only `b` has.
-        dtypes: Name -> the two element types, where they differ.
-        shapes: Name -> the two shapes, where they differ.
+        dtypes: Name -> the two element types, if they differ.
+        shapes: Name -> the two shapes, if they differ.
         values: Name -> how the values differ.
         equal: Tensors that are equal.
         filtered: Number of tensors that `include` and `exclude` left out.
@@ -112,7 +112,7 @@ class DiffReport:
                 f"{len(self.only_in_a)}; only in the second: {len(self.only_in_b)}"
             )
         if self.filtered:
-            lines.append(f"not compared, by --include and --exclude: {counted(self.filtered, 'tensor')}")
+            lines.append(f"not compared, because of --include and --exclude: {counted(self.filtered, 'tensor')}")
         lines += [f"--exclude {quoted(pattern)} matched nothing" for pattern in self.unmatched_excludes]
         return "\n".join(lines)
 
@@ -133,17 +133,17 @@ def diff(
     Args:
         a: A checkpoint or file, as `src` of `convert`.
         b: Another one.
-        atol: Largest absolute difference of two numbers that count as equal; 0 asks for the same bits.
-        ignore_dtype: Compare the values of numbers also where their types differ, as after convert(dtype="bf16").
-        include: As of `convert`. Tensors of `a` are selected by their names before `rename`, and those of the same new
-            name in `b` with them.
-        exclude: As of `convert`; selects like `include`.
-        rename: As of `convert`, applied to the names of `a`: after convert(a, b, rename=R), diff(a, b, rename=R) finds
+        atol: Largest absolute difference of two numbers that count as equal; 0: their bits must be equal.
+        ignore_dtype: Compare the values of numbers even if their types differ, as after convert(dtype="bf16").
+        include: As in `convert`. Tensors of `a` are selected by their names before `rename`; a tensor of `b` is
+            selected if the one with its name in `a` is.
+        exclude: As in `convert`; applied like `include`.
+        rename: As in `convert`, applied to the names of `a`: after convert(a, b, rename=R), diff(a, b, rename=R) finds
             no difference. An object graph in `a` is edited as `convert` edits it.
         progress: Called with (bytes done, bytes in all).
 
     Raises:
-        InvalidArgumentError: `atol` is not a tolerance; a pattern is not a regular expression; one of `include` or
+        InvalidArgumentError: `atol` is negative or NaN; a pattern is not a regular expression; one of `include` or
             `rename` matches nothing; no tensor is left to compare; two tensors would get the same name.
         NotFoundError, DataLossError, UnimplementedError: one of the two cannot be read.
 
@@ -157,7 +157,7 @@ def diff(
         identical: 1 tensor
     """
     if not atol >= 0:
-        raise InvalidArgumentError(f"atol={atol}: a tolerance is 0 or more")
+        raise InvalidArgumentError(f"atol={atol}: the tolerance must be 0 or more")
     selection = Selection(include, exclude, rename)
     with closing(open_source(fspath(a))) as source_a, closing(open_source(fspath(b))) as source_b:
         report = DiffReport(source_a.path, source_b.path, atol)
@@ -191,7 +191,7 @@ def _select(
     rename = selection.new_name if selection.renames else None
     paths = object_paths(read_graph(one)) if rename is not None and OBJECT_GRAPH_KEY in taken_here else ()
     new_names = selection.renamed(taken_here, paths)
-    # Each tensor of the other goes with the one it is compared to.
+    # A tensor of the other is selected if the one it is compared with is.
     goes_with = {selection.new_name(name): False for name in names if name not in new_names}
     goes_with |= dict.fromkeys(new_names.values(), True)
     taken = [name for name in other_names if goes_with.get(name, selection.takes(name))]
@@ -206,7 +206,7 @@ def _select(
 def _compare_names(
     one: SelectedSource, other: SelectedSource, ignore_dtype: bool, report: DiffReport
 ) -> dict[str, TensorInfo]:
-    """Enter what differs without looking at values; return the tensors whose values can be compared."""
+    """Report differences other than values; return the tensors whose values can be compared."""
     in_one, in_other = dict.fromkeys(one.names()), dict.fromkeys(other.names())
     report.only_in_a = [name for name in in_one if name not in in_other]
     report.only_in_b = [name for name in in_other if name not in in_one]

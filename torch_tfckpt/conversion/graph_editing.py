@@ -1,4 +1,4 @@
-"""Edit an object graph so that it follows tensors that are renamed or left out.
+"""Edit an object graph to match tensors that are renamed or omitted.
 
 The key of a tensor contains the path of its object, so renaming `^model/` to `net/` also moves the object:
 
@@ -6,10 +6,10 @@ The key of a tensor contains the path of its object, so renaming `^model/` to `n
     after    (root) --"net"----> node 1 --"w"--> node 2, stored under net/w/.ATTRIBUTES/VARIABLE_VALUE
 
 A program that restores the result finds its objects under the new names, as if it had saved them there. A rename may
-add levels (nodes are created) or remove some (nodes are merged). If a new key does not end like the old one
+add levels (nodes are created) or remove some (nodes are merged). If a new key has a different suffix than the old one
 (/.ATTRIBUTES/...), only the key changes, and the object keeps its place.
 
-Objects whose tensors are all left out are removed: a program that still has them must notice that they were not
+Objects whose tensors are all omitted are removed: a program that still has them must notice that they were not
 restored. Objects without tensors keep their names.
 """
 
@@ -52,7 +52,7 @@ class EditedGraph(NamedTuple):
 
     Attributes:
         graph: The new graph; the given one itself if nothing had to change.
-        paths: Path of each object that is left, as keys spell it -> its path in the new graph.
+        paths: Path of each remaining object, as in keys -> its path in the new graph.
     """
 
     graph: ObjectGraph
@@ -65,28 +65,29 @@ def edit_graph(
     new_names: Mapping[str, str],
     rename: Callable[[str], str] = lambda name: name,
 ) -> EditedGraph:
-    """Edit `graph` for tensors that get other names or are left out.
+    """Edit `graph` to match tensors that are renamed or omitted.
 
     Args:
         names: All tensors that belong to the graph.
         new_names: Name -> new name of those that are kept.
-        rename: Name -> new name of anything, for objects whose place no tensor tells: a Keras model may have all its
-            variables under the keys of its optimizer. It is given their paths with a "/" at the end.
+        rename: Name -> new name of anything, for objects whose place does not follow from a tensor: a Keras model may
+            have all its variables under the keys of its optimizer. It is called with their paths, followed by "/".
 
     Raises:
-        InvalidArgumentError: the graph cannot follow: tensors of one attribute are renamed differently, or only some
-            of them are left out; two children of one object would have the same name; a state would not be found.
+        InvalidArgumentError: the graph cannot be edited to match: tensors of one attribute are renamed differently, or
+            only some of them are left out; two children of one object would have the same name; a state would not be
+            found.
     """
     return _Edit(graph, list(names), new_names, rename).result()
 
 
 def object_paths(graph: ObjectGraph) -> list[str]:
-    """Paths of all objects that children lead to, with a "/" at the end, as `rename` of `edit_graph` is given them."""
+    """Return the paths of all reachable objects, ending in "/", as `edit_graph` passes them to `rename`."""
     return [f"{object_path(route)}/" for route in _routes(graph).values() if route]
 
 
 def other_keys(graph: ObjectGraph, names: Iterable[str]) -> dict[str, list[str]]:
-    """Tensor -> the keys that it would have by the other parents of its object. Tensors without any are left out."""
+    """Return tensor -> its keys by the other paths to its object. Tensors with one path are omitted."""
     routes = _routes(graph)
     others: dict[int, list[str]] = {}
     for parent, route in routes.items():
@@ -103,13 +104,13 @@ def other_keys(graph: ObjectGraph, names: Iterable[str]) -> dict[str, list[str]]
 
 
 def _routes(graph: ObjectGraph) -> dict[int, Route]:
-    """The shortest way from the root to each node that children lead to. InvalidArgumentError if one is too long."""
+    """Return the shortest path to each reachable node; InvalidArgumentError if one is too long."""
     routes: dict[int, Route] = {ROOT: ()} if graph.nodes else {}
     for node_id, (parent, local_name) in graph.parents.items():
         routes[node_id] = (*routes[parent], local_name)
         if len(routes[node_id]) > _MAX_DEPTH:
             raise InvalidArgumentError(
-                f"the object graph cannot follow: objects are nested deeper than {_MAX_DEPTH} levels. {_GIVE_UP}"
+                f"the object graph cannot be edited: objects are nested deeper than {_MAX_DEPTH} levels. {_GIVE_UP}"
             )
     return routes
 
@@ -144,7 +145,7 @@ class _Edit:
         return EditedGraph(edited, paths)
 
     def _renamed_keys(self) -> dict[str, str | None]:
-        """Key of each attribute -> its new key; None if its tensors are left out."""
+        """Key of each attribute -> its new key; None if its tensors are omitted."""
         tensors: dict[str, list[str]] = {}
         for name, key in self._key_of.items():
             tensors.setdefault(key, []).append(name)
@@ -158,8 +159,8 @@ class _Edit:
         for name in stored:
             if name not in self._new_names:
                 raise InvalidArgumentError(
-                    f"the object graph cannot follow: {quoted(name)} is left out and {quoted(kept[0])} is not, but "
-                    f"they are parts of one value. Leave out both or none"
+                    f"the object graph cannot be edited to match: {quoted(name)} is omitted and {quoted(kept[0])} is "
+                    "not, but they are parts of one value. Omit both or neither"
                 )
         new_keys: set[str] = set()
         for name in kept:
@@ -167,13 +168,14 @@ class _Edit:
             new_keys.add(new.removesuffix(suffix))
             if not new.endswith(suffix) or len(new_keys) > 1:
                 raise InvalidArgumentError(
-                    f"the object graph cannot follow: {quoted(name)} would become {quoted(new)}, but the tensors of "
-                    f"{quoted(key)} must begin alike and keep their endings. {_GIVE_UP}"
+                    f"the object graph cannot be edited to match: {quoted(name)} would become {quoted(new)}, but the "
+                    "tensors of "
+                    f"{quoted(key)} must have the same prefix and keep their endings. {_GIVE_UP}"
                 )
         return new_keys.pop()
 
     def _kept_attributes(self, node_id: int) -> list[SerializedTensor]:
-        """Attributes of a node under their new keys, without those that are left out."""
+        """Attributes of a node under their new keys, without the omitted ones."""
         return [
             attribute._replace(checkpoint_key=new)
             for attribute in self._graph.nodes[node_id].attributes
@@ -181,7 +183,7 @@ class _Edit:
         ]
 
     def _nodes_to_remove(self) -> set[int]:
-        """Nodes that had values, have none left, and lead to none; and slot variables of removed variables."""
+        """Return the nodes that lost all values, of themselves and below them, and slots of removed variables."""
         nodes = self._graph.nodes
         bare = {
             node_id
@@ -205,7 +207,7 @@ class _Edit:
         return removed | orphans
 
     def _places(self) -> dict[int, Route]:
-        """Where each node goes: by the new keys of its own values, else of those below it, else by its own path."""
+        """Return the new place of each node, by the new keys of its values, of values below it, or its path."""
         parents = self._graph.parents
         order = [node_id for node_id in self._routes if node_id not in self._removed]  # parents before children
         wanted = self._wanted_places()
@@ -217,7 +219,7 @@ class _Edit:
             if node_id == ROOT:
                 continue
             parent, local_name = parents[node_id]
-            if not told:  # without tensors: it has no say in where its parent goes
+            if not told:  # without tensors: it does not affect the place of its parent
                 path = f"{object_path(self._routes[node_id])}/"
                 new = self._rename(path)
                 if new != path:
@@ -225,7 +227,7 @@ class _Edit:
                 elif parent == ROOT:
                     votes.setdefault(ROOT, Counter())[()] += 1
             elif place := wanted[node_id]:
-                # The root moves down only if all that it has moves along, under the names it has now.
+                # The root moves down only if all of its children move with it and keep their names.
                 moved = () if parent == ROOT and place[-1] != local_name else place[:-1]
                 votes.setdefault(parent, Counter())[moved] += 1
         places: dict[int, Route] = {}
@@ -238,14 +240,14 @@ class _Edit:
         return places
 
     def _elected(self, node_id: int, votes: Counter[Route]) -> Route:
-        """The place of a node whose tensors are all below it."""
+        """Return the place of a node that has tensors only below it."""
         old = self._routes[node_id]
         if old in votes:
             return old
         return max(votes, key=lambda place: (place[-1:] == old[-1:], votes[place]))
 
     def _wanted_places(self) -> dict[int, Route]:
-        """The places that the new keys of a node's own values spell."""
+        """Return the places that the new keys of a node's own values imply."""
         wanted: dict[int, Route] = {}
         for node_id, route in self._routes.items():
             path = object_path(route)
@@ -260,7 +262,7 @@ class _Edit:
         return wanted
 
     def _unlisted_states(self) -> list[tuple[str, int, str]]:
-        """Path, node and new name of states that the graph does not list, as our optimizers have them."""
+        """Return path, node and new name of states that the graph does not list, such as our optimizers'."""
         suffix = checkpoint_key("", PYTHON_STATE)
         return [
             (path, self._node_at[path], new)
@@ -270,11 +272,12 @@ class _Edit:
         ]
 
     def _check_states(self, paths: Mapping[str, str]) -> None:
-        """A state that the graph does not list is found by the path of its object only."""
+        """Raise InvalidArgumentError if a state that the graph does not list would not be found."""
         for path, _, new in self._unlisted_states():
             if path in paths and new != checkpoint_key(paths[path], PYTHON_STATE):
                 raise InvalidArgumentError(
-                    f"the object graph cannot follow: the state {quoted(checkpoint_key(path, PYTHON_STATE))} would "
+                    "the object graph cannot be edited to match: the state "
+                    f"{quoted(checkpoint_key(path, PYTHON_STATE))} would "
                     f"become {quoted(new)}, but its object would be at {quoted(paths[path])}. {_GIVE_UP}"
                 )
 
@@ -288,7 +291,7 @@ class _Edit:
         return _NodeValues(self._kept_attributes(node_id), slots, node.registered_saver)
 
     def _new_slot_name(self, slot: SlotVariable) -> str:
-        """The name that the new key of a slot variable spells."""
+        """Return the name in the new key of a slot variable."""
         key = self._graph.value_key(slot.slot_variable_node_id)
         new = None if key is None else self._new_keys[key]
         if key is None or new is None:
@@ -300,7 +303,7 @@ class _Edit:
 
 
 def _note_place(wanted: dict[int, Route], node_id: int, new_key: str, suffix: str) -> None:
-    """Enter the place that a key spells, if it is the key of an object's value."""
+    """Record the place that a key implies, if it is the key of an object's value."""
     if not new_key.endswith(suffix):
         return
     path = new_key.removesuffix(suffix)
@@ -311,7 +314,7 @@ def _note_place(wanted: dict[int, Route], node_id: int, new_key: str, suffix: st
 
 @dataclass(slots=True)
 class _NodeValues:
-    """What a node has besides children; slot variables refer to nodes by their old ids."""
+    """Contents of a node except its children; slot variables refer to nodes by their old ids."""
 
     attributes: list[SerializedTensor] = field(default_factory=list)
     slots: list[SlotVariable] = field(default_factory=list)
@@ -322,11 +325,11 @@ class _Rebuilding:
     """Makes a graph with the nodes of another at new places. Nodes at the same place are merged.
 
     Args:
-        places: Where each node goes. Nodes without a place, such as slot variables, stay what they are.
-        removed: Nodes that go.
+        places: The new place of each node. Nodes without one, such as slot variables, are not moved.
+        removed: Nodes to remove.
 
     Attributes:
-        ids: Old id of each node that stays -> its new id.
+        ids: Old id of each remaining node -> its new id.
     """
 
     def __init__(self, graph: ObjectGraph, places: Mapping[int, Route], removed: set[int]) -> None:
@@ -348,7 +351,7 @@ class _Rebuilding:
         self._children: list[dict[str, int]] = [{} for _ in range(size)]
 
     def build(self, values: Mapping[int, _NodeValues]) -> ObjectGraph:
-        """The new graph. `values`: old id -> what the node has.
+        """Return the new graph. `values`: old id -> contents of the node.
 
         InvalidArgumentError if two nodes that have to be merged cannot be.
         """
@@ -389,7 +392,7 @@ class _Rebuilding:
                     continue
                 name: str | None = child.local_name
                 if self._graph.parents.get(child.node_id) == (node_id, name):
-                    place = self._places[child.node_id]  # the edge that keys follow
+                    place = self._places[child.node_id]  # the edge in the keys
                     name = place[-1] if place and place[:-1] == self._places[node_id] else None
                 if name is not None:
                     self._add_child(node_id, new_id, name, self.ids[child.node_id])
@@ -404,5 +407,5 @@ class _Rebuilding:
 
     def _refusal(self, node_id: int, what: str) -> InvalidArgumentError:
         return InvalidArgumentError(
-            f"the object graph cannot follow: {self._graph.name(node_id)} would have {what}. {_GIVE_UP}"
+            f"the object graph cannot be edited to match: {self._graph.name(node_id)} would have {what}. {_GIVE_UP}"
         )

@@ -16,12 +16,12 @@ from torch_tfckpt.text import counted, printable
 
 @dataclass(slots=True)
 class MergeReport:
-    """What a merge did. `print(report)` shows it as `tfckpt merge` does.
+    """Result of a merge. `print(report)` shows it as `tfckpt merge` does.
 
     Attributes:
         target: Prefix of the merged checkpoint.
         sources: Prefixes of the checkpoints that were merged, in order.
-        missing: Sources that were not there, with `allow_missing_files`.
+        missing: Sources that did not exist, with `allow_missing_files`.
         tensors: Number of tensors in the merged checkpoint.
         data_files: Its data files that hold tensors.
 
@@ -42,7 +42,7 @@ class MergeReport:
     def __str__(self) -> str:
         held = f"{counted(self.tensors, 'tensor')} in {counted(len(self.data_files), 'data file')}"
         lines = [f"merged into {printable(self.target)}: {held}"]
-        lines += [f"not there, and left out: {printable(path)}" for path in self.missing]
+        lines += [f"missing, and skipped: {printable(path)}" for path in self.missing]
         return "\n".join(lines)
 
 
@@ -62,15 +62,15 @@ def merge(
         srcs: Checkpoints by any of their names: a prefix, one of the files, a directory (the newest in it).
         dst: Prefix of the result, or any name of an existing checkpoint, which is replaced.
         delete_old_dirs: Remove the sources afterwards, and the directories that are empty then. A `checkpoint` file
-            is left as it is.
-        allow_missing_files: Pass over sources that are not there.
-        storage: Where the files are stored; by default told by `dst`.
+            is not changed.
+        allow_missing_files: Skip sources that do not exist.
+        storage: Where the files are stored; by default chosen by `dst`.
 
     Raises:
-        InvalidArgumentError: no source is given or there; a source has version 1; a tensor or slice is in two of them;
-            their endianness or format versions differ. Everything is as it was.
-        NotFoundError, DataLossError: a source is missing or damaged. Everything is as it was.
-        IncompleteSaveError: the system refused a step. Sources and an existing target are as they were.
+        InvalidArgumentError: no source is given or exists; a source has version 1; a tensor or slice is in two of them;
+            their endianness or format versions differ. Nothing was changed.
+        NotFoundError, DataLossError: a source is missing or damaged. Nothing was changed.
+        IncompleteSaveError: the system refused a step. Sources and an existing target are unchanged.
 
     Cost: reads and writes the indexes; data files are linked, or copied where links are not supported.
 
@@ -81,7 +81,7 @@ def merge(
         merged into whole: 2 tensors in 2 data files
     """
     if isinstance(srcs, str | bytes):
-        raise InvalidArgumentError(f"srcs is a list of paths, not one path: {srcs!r}")
+        raise InvalidArgumentError(f"srcs must be a list of paths, not one path: {srcs!r}")
     target = fspath(dst)
     storage = storage or storage_of(target)
     report = MergeReport(_target_prefix(storage, target))
@@ -106,18 +106,18 @@ def merge(
 
 
 def _prefix_of(storage: Storage, path: str) -> str:
-    """The prefix of the checkpoint that `path` means."""
+    """Return the prefix of the checkpoint that `path` means."""
     files = find_checkpoint(storage, path)
     if files.version != 2:
         raise InvalidArgumentError(
-            f"{printable(path)} has version 1, and merging renames files of version 2. Convert it first: "
+            f"{printable(path)} is a version 1 checkpoint, and only version 2 can be merged. Convert it first: "
             f"`tfckpt convert {printable(path)} PREFIX --to tf`"
         )
     return files.prefix
 
 
 def _target_prefix(storage: Storage, path: str) -> str:
-    """The prefix that `path` means, of a checkpoint that need not be there."""
+    """Return the prefix that `path` means, of a checkpoint that need not exist."""
     if storage.is_directory(path) and not storage.exists(index_filename(path)):
         try:
             return _prefix_of(storage, path)

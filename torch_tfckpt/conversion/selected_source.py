@@ -1,4 +1,4 @@
-"""A source of tensors as a selection presents it: some of its tensors, under new names, with a fitting object graph."""
+"""A source limited to selected tensors, under new names, with a matching object graph."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -20,13 +20,13 @@ class SelectedSource:
     """Some tensors of `source`, under new names.
 
     Args:
-        source: Not closed by this.
-        names: All tensors of the checkpoint, those included that `source` can no longer list.
+        source: The source; it is not closed by this object.
+        names: All tensors of the checkpoint, including those that `source` can no longer list.
         new_names: Name -> new name of those that are selected.
         rename: Name -> new name of anything; None if nothing is renamed.
 
     Raises:
-        InvalidArgumentError: the object graph is selected and cannot follow the new names.
+        InvalidArgumentError: the object graph is selected and cannot be edited to match the new names.
         DataLossError, NotFoundError: it has to be edited and is damaged.
     """
 
@@ -54,16 +54,16 @@ class SelectedSource:
         return list(self._old_names)
 
     def old_name(self, name: str) -> str:
-        """What the source calls a tensor."""
+        """Return the name of a tensor in the source."""
         return self._old_names[name]
 
     def info(self, name: str) -> TensorInfo:
-        """Errors as `TensorSource.info`."""
+        """Return dtype, shape and size of a tensor. Errors as `TensorSource.info`."""
         info = self._source.info(self._old_names[name])
         return info._replace(nbytes=len(self._edited[name])) if name in self._edited else info
 
     def read(self, names: Iterable[str]) -> dict[str, FileValue]:
-        """Values under their new names. Errors as `TensorSource.read`."""
+        """Return values under their new names. Errors as `TensorSource.read`."""
         wanted = list(names)
         stored = self._source.read([self._old_names[name] for name in wanted if name not in self._edited])
         values: dict[str, FileValue] = {}
@@ -86,8 +86,8 @@ class SelectedSource:
             for key in referenced_tensors(text):
                 if key in left_out:
                     raise InvalidArgumentError(
-                        f"{printable(self._source.path)}: {quoted(key)} is left out, but the state {quoted(name)} "
-                        f"refers to it. Leave out both or none"
+                        f"{printable(self._source.path)}: {quoted(key)} is omitted, but the state {quoted(name)} "
+                        f"refers to it. Omit both or neither"
                     )
             new = edit_state(text, new_names, paths)
             if new is not text:
@@ -102,7 +102,7 @@ def read_graph(source: TensorSource) -> ObjectGraph:
     """
     value = source.read([OBJECT_GRAPH_KEY])[OBJECT_GRAPH_KEY]
     if not isinstance(value, np.ndarray) or value.shape != ():
-        raise DataLossError("this is not the one string that holds an object graph")
+        raise DataLossError("expected one string with an object graph")
     return ObjectGraph.decode(value.item())
 
 

@@ -1,4 +1,4 @@
-"""Which tensors, and under which names: the regular expressions of convert and diff."""
+"""Select and rename tensors by the regular expressions of convert and diff."""
 
 import difflib
 import re
@@ -10,18 +10,18 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.text import counted, quoted
 
-_SEARCHED: Final = 5000  # fragments of names among which the closest one is looked for
+_SEARCHED: Final = 5000  # number of fragments of names that are compared with a pattern
 _SYNTAX: Final = re.compile(r"\\[AbBdDsSwWZ]|\(\?[a-zA-Z:]*|[\\^$.*+?{}\[\]()|]")
-_WHAT: Final = "Patterns are regular expressions that are searched for anywhere in a name"
+_WHAT: Final = "Patterns are regular expressions, which may match anywhere in a name"
 
 
 class Selected(NamedTuple):
-    """What a selection makes of some names.
+    """Result of applying a selection to some names.
 
     Attributes:
-        new_names: Name -> new name of the tensors that are taken, in the order of the names.
-        left_out: Names that are not taken.
-        unmatched_excludes: Patterns of `exclude` that are found in no name.
+        new_names: Name -> new name of the selected tensors, in the order of the names.
+        left_out: Names that are not selected.
+        unmatched_excludes: Patterns of `exclude` that match no name.
     """
 
     new_names: dict[str, str]
@@ -30,7 +30,7 @@ class Selected(NamedTuple):
 
 
 class Selection:
-    """Rule that takes the names that match one of `include`, or all names if it is empty, and not `exclude`.
+    """Rule that selects the names that match `include` (all if it is empty) and not `exclude`.
 
     Args:
         include: Regular expressions, searched for anywhere in a name.
@@ -48,9 +48,10 @@ class Selection:
         self, include: Sequence[str] = (), exclude: Sequence[str] = (), rename: Sequence[tuple[str, str]] = ()
     ) -> None:
         if any(isinstance(given, str) for given in (include, exclude, *rename[:1])):
-            # A string is a sequence of strings: each of its letters would silently be a pattern of its own.
+            # A string is a sequence of strings: each of its letters would silently be a separate pattern.
             raise InvalidArgumentError(
-                'include and exclude are lists of patterns, as ["/Adam"]; rename is a list of pairs, as [("^a/", "b/")]'
+                'include and exclude must be lists of patterns, such as ["/Adam"]; rename must be a list of '
+                'pairs, such as [("^a/", "b/")]'
             )
         self.names_of: Callable[[str], Sequence[str]] = lambda name: (name,)
         self._include = [_compiled(pattern) for pattern in include]
@@ -91,21 +92,21 @@ class Selection:
         return Selected(new_names, [name for name in among if name not in chosen], unmatched)
 
     def takes(self, name: str) -> bool:
-        """Whether `include` and `exclude` let a name pass."""
+        """Return whether `include` and `exclude` select a name."""
         included = not self._include or any(self._finds(pattern, name) for pattern in self._include)
         return included and not any(self._finds(pattern, name) for pattern in self._exclude)
 
     def new_name(self, name: str) -> str:
-        """The name after all renames. A pattern that is not found in a tensor's own name is applied to another one."""
+        """Return the new name. A pattern that does not match the tensor's key is tried on its other names."""
         names = self.names_of(name)
         for pattern, replacement in self._rename if name != OBJECT_GRAPH_KEY else ():
             found = next((each for each in names if pattern.search(each)), None)
             if found is not None:
-                names = (_substituted(pattern, replacement, found),)  # it has no other names any more
+                names = (_substituted(pattern, replacement, found),)  # its other names no longer apply
         return names[0]
 
     def renamed(self, names: Sequence[str], object_paths: Iterable[str] = ()) -> dict[str, str]:
-        """Name -> new name of names that are taken. Errors as `select`."""
+        """Return name -> new name of the selected names. Errors as `select`."""
         plain = [name for name in names if name != OBJECT_GRAPH_KEY]
         now = {name: self.names_of(name) for name in plain}
         objects = list(object_paths)
@@ -129,9 +130,9 @@ class Selection:
         return new_names
 
     def unmatched_excludes(self, names: Sequence[str]) -> list[str]:
-        """Patterns of `exclude` that are found in none of the names.
+        """Return the patterns of `exclude` that match none of the names.
 
-        InvalidArgumentError if a pattern of `include` is found in none.
+        InvalidArgumentError if a pattern of `include` matches none.
         """
         for pattern in self._include if names else ():
             if not any(self._finds(pattern, name) for name in names):
@@ -144,7 +145,7 @@ class Selection:
         return any(map(pattern.search, self.names_of(name)))
 
     def _excludes_object_graph(self, names: Sequence[str]) -> bool:
-        """Whether a pattern of `exclude` is about the graph itself: spells its name, or is found nowhere else."""
+        """Whether a pattern of `exclude` means the graph itself: it is its name, or matches nothing else."""
         others = [name for name in names if name != OBJECT_GRAPH_KEY]
         found = [pattern for pattern in self._exclude if pattern.search(OBJECT_GRAPH_KEY)]
         return any(
@@ -154,10 +155,9 @@ class Selection:
 
 
 def nothing_left(names: Sequence[str]) -> InvalidArgumentError:
-    """The error for a selection that leaves no tensor: a typo must not look like success."""
+    """Return the error for a selection without tensors: a typo must not look like success."""
     return InvalidArgumentError(
-        f"include and exclude leave none of {counted(len(names), 'tensor')}, the first of which is "
-        f"{quoted(names[0])}. {_WHAT}"
+        f"include and exclude select none of {counted(len(names), 'tensor')}; the first is {quoted(names[0])}. {_WHAT}"
     )
 
 
@@ -170,7 +170,7 @@ def _matches_nothing(option: str, pattern: str, names: Sequence[str], tensors: i
 
 
 def _closest(pattern: str, names: Sequence[str]) -> str | None:
-    """The name with the part that is most like the plain text of `pattern`; None if no part is like it."""
+    """Return the name with the part most similar to the plain text of `pattern`; None if there is none."""
     wanted = _SYNTAX.sub("", pattern).strip("/").lower()[:200]
     size = wanted.count("/") + 1
     fragments: dict[str, str] = {}

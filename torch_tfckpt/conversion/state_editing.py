@@ -2,7 +2,7 @@
 
 Such a string (`saveables.state_tree`) names the tensors that it contains by their keys, and the state of an optimizer
 (`saveables.optimizer_state`) names its parameters by their paths in the object graph. Anything else, such as the string
-of a PythonState, is left as it is.
+of a PythonState, is not changed.
 """
 
 import json
@@ -27,7 +27,7 @@ def referenced_tensors(text: bytes) -> list[str]:
 
 
 def edit_state(text: bytes, new_names: Mapping[str, str], paths: Mapping[str, str]) -> bytes:
-    """The state with the new keys of its tensors and the new paths of its parameters.
+    """Return the state with the new keys of its tensors and the new paths of its parameters.
 
     Returns `text` itself if nothing changes, or if it is not a state.
 

@@ -1,4 +1,4 @@
-"""Check a checkpoint at rest, as `tfckpt verify` does."""
+"""Verify the checksums of a stored checkpoint, as `tfckpt verify` does."""
 
 from collections.abc import Callable
 
@@ -21,11 +21,11 @@ def verify(
     Args:
         path: A TensorFlow checkpoint by any of its names.
         progress: Called with (bytes checked, bytes in all).
-        storage: Where the files are stored; by default told by `path`.
+        storage: Where the files are stored; by default chosen by `path`.
 
     Raises:
         NotFoundError: there is no checkpoint.
-        DataLossError: the index is damaged so that not even its names can be read, or it is not an index.
+        DataLossError: the index is too damaged to read the names, or it is not an index.
         InvalidArgumentError: the file has another format, without checksums.
 
     Cost: one read of all files; memory of one chunk per thread, or of one string tensor.
@@ -56,7 +56,7 @@ def verify(
 
 
 def _size(reader: CheckpointReader) -> int:
-    """Bytes of the tensors that can be described: the others are what the check reports."""
+    """Return the size of the tensors with a readable entry; the check reports the others."""
     total = 0
     for name in reader.undamaged_keys()[0]:
         try:

@@ -35,7 +35,7 @@ def check_complete(storage: Storage, path: str) -> None:
     Cost: reads the index; for version 1, the end and the first block of each shard.
     """
     if storage.is_directory(path) and not storage.exists(index_filename(path)):
-        raise NotFoundError(f"{printable(path)}: is a directory, not a checkpoint")
+        raise NotFoundError(f"{printable(path)} is a directory, not a checkpoint")
     found = find_checkpoint(storage, path)
     if found.version == 2:
         _check_bundle(storage, found.prefix)
@@ -52,7 +52,7 @@ def _check_bundle(storage: Storage, prefix: str) -> None:
                 file = reader.files.shard(entry.shard)
                 if entry.end > file.size:
                     raise DataLossError(
-                        f"{printable(file.path)}: tensor {quoted(name)} ends at byte {entry.end}, the file at "
+                        f"{printable(file.path)}: tensor {quoted(name)} ends at byte {entry.end}, but the file at "
                         f"{file.size}. {DAMAGED}"
                     )
 

@@ -1,7 +1,7 @@
 """Find the files of the checkpoint that a path means.
 
 A path may be a checkpoint's prefix, any of its files, its directory, or the SavedModel that contains it. It is taken
-literally if it exists, and as a pattern only otherwise, so brackets in names do no harm.
+literally if it exists, and as a pattern only otherwise, so names may contain brackets.
 
 Source: tensorflow/python/training/checkpoint_management.py, py_checkpoint_reader.py.
 """
@@ -24,7 +24,7 @@ from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import listed, printable, quoted
 
 _NEAR_MISSES: Final = 5
-_MAGIC: Final = TABLE_MAGIC.to_bytes(8, "little")  # how every table ends
+_MAGIC: Final = TABLE_MAGIC.to_bytes(8, "little")  # the last bytes of every table
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class CheckpointFiles:
     """One checkpoint on disk."""
 
     version: int  # 1 or 2
-    prefix: str  # version 2: what comes before .index; version 1: the path or pattern
+    prefix: str  # version 2: the path without .index; version 1: the path or pattern
     paths: tuple[str, ...] = ()  # version 1: its files, in the order of their names
 
 
@@ -40,13 +40,13 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
     """Return the files that `path` means.
 
     Args:
-        path: A prefix; one of its files (.index, .data-..., .meta); a version 1 file, or a pattern of such; a directory
+        path: A prefix; one of its files (.index, .data-..., .meta); a version 1 file or pattern; a directory
             (its `checkpoint` file names the newest), a SavedModel directory or its saved_model.pb.
 
     Raises:
         NotFoundError: there is no checkpoint; the message lists the checkpoints that exist.
         InvalidArgumentError: a directory has several checkpoints and no state file.
-        DataLossError: a state file, or a file that should belong to a checkpoint, has other contents.
+        DataLossError: a state file, or a file that should belong to a checkpoint, has unexpected contents.
 
     Cost: looks at names, and at the beginning and the end of a version 1 file.
     """
@@ -103,7 +103,7 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
 
 
 def _read_state(storage: Storage, path: str) -> CheckpointState:
-    """`read_state`, with the kind of the file in the error if it is of another kind, such as a PyTorch file."""
+    """Call `read_state`; if the file is of another kind, such as a PyTorch file, the error names it."""
     try:
         return read_state(storage, path)
     except DataLossError as error:
@@ -183,10 +183,10 @@ def is_table(storage: Storage, path: str) -> bool:
 
 
 def _check_version_1(storage: Storage, path: str) -> None:
-    """Raise DataLossError, with what `path` is instead, if it is a file of another kind.
+    """Raise DataLossError, naming the actual kind, if `path` is a file of another kind.
 
-    The class of error that TensorFlow raises for such files, and this package for damaged ones: whoever catches it
-    around a path that may be bad catches both.
+    TensorFlow raises the same class for such files, and this package for damaged ones, so one handler catches
+    both.
     """
     kind = kind_of_file(storage, path)
     if kind is FileKind.LFS_POINTER:
@@ -210,12 +210,12 @@ def _nothing_here(storage: Storage, path: str) -> str:
 
 
 def _other_files(names: list[str]) -> str:
-    """Where names promise files of other formats: which, and the command that tells what reads them."""
+    """Return a hint that lists files whose names have endings of other formats; "" if there are none."""
     others = [name for name in names if promised_kind(name) is not None]
     if not others:
         return ""
     shown = listed(others, _NEAR_MISSES, printable)
-    return f" There are files of other formats: {shown}. `tfckpt show` tells what reads them"
+    return f" There are files of other formats: {shown}. `tfckpt show` shows how to read them"
 
 
 def _there_are(names: list[str], wanted: str = "") -> str:

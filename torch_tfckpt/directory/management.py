@@ -1,7 +1,7 @@
 """Find, wait for and remove checkpoints, with the names of the functions in tf.train.
 
     latest_checkpoint("train")                  # the one that the `checkpoint` file names, if it exists
-    latest_checkpoint("train", valid=True)      # the newest one that is complete, whatever the file names
+    latest_checkpoint("train", valid=True)      # the newest one that is complete, even if the file names another
 
 Source: tensorflow/python/checkpoint/checkpoint_management.py, checkpoints_iterator in
 tensorflow/python/training/checkpoint_utils.py.
@@ -48,7 +48,7 @@ def latest_checkpoint(
             is long enough for the tensors in the index (version 1: every shard exists and can be opened). Tensors are
             not read and their checksums not compared; `tfckpt verify` does that. Checkpoints are checked in this order:
             the newest and the list of the state file, from the newest on, then all others in the directory by age. A
-            missing or damaged state file does not matter. Incomplete checkpoints are logged.
+            missing or damaged state file is ignored. Incomplete checkpoints are logged.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
@@ -56,7 +56,7 @@ def latest_checkpoint(
         that the state file names does not exist, which is logged.
 
     Raises:
-        DataLossError (a ValueError): without `valid`, if the state file can be parsed but names no checkpoint.
+        DataLossError (a ValueError): without `valid`, if the state file can be parsed but does not name a checkpoint.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -101,7 +101,7 @@ def checkpoint_exists(checkpoint_prefix: AnyPath, *, storage: Storage | None = N
     """Return whether there is a checkpoint of either version with this prefix or pattern.
 
     Looks at names only: an index of version 2, or any file with exactly this name, is enough. A name that exists is not
-    a pattern, so "[" in a path does no harm (TensorFlow cannot find such checkpoints).
+    a pattern, so a path may contain "[" (TensorFlow cannot find such checkpoints).
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -265,7 +265,7 @@ def _wait_for_another(directory: str, last: str | None, timeout: float | None, s
         _sleep(_POLL_SECONDS)
 
 
-# Tests replace these by their own clock.
+# Tests replace these with their own clock.
 def _now() -> float:
     return time.time()
 

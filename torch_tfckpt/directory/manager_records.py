@@ -21,7 +21,7 @@ class ManagerRecords(CheckpointRecords):
 
     Args:
         max_to_keep: How many of the newest to keep; None keeps all.
-        keep_seconds: Of the expired ones, one in so many seconds is kept for good. None: never.
+        keep_seconds: Of the expired ones, one is kept permanently per this many seconds. None: never.
         keep_best: Which checkpoints to keep because of their metrics.
         now: Seconds since the epoch.
 
@@ -29,7 +29,7 @@ class ManagerRecords(CheckpointRecords):
         latest: The newest checkpoint; None if there is none.
 
     Raises:
-        DataLossError (a ValueError): the state file names no checkpoint.
+        DataLossError (a ValueError): the state file does not name a checkpoint.
     """
 
     # From the state file, the next manager can delete those that a killed one had not deleted yet.
@@ -50,7 +50,7 @@ class ManagerRecords(CheckpointRecords):
         self._keep_seconds = keep_seconds
         self.latest: str | None = None
         self._tracked: tuple[Saved, ...] = ()
-        # Earlier than any checkpoint of this manager, so that the first one may be kept for good.
+        # Earlier than any checkpoint of this manager, so that the first one may be kept permanently.
         self._last_preserved = now - 1.0
         self._take_over(now)
         self.retention.load(storage, directory)
@@ -74,7 +74,7 @@ class ManagerRecords(CheckpointRecords):
             )
             self._last_preserved = now
         paths = state.all_model_checkpoint_paths
-        # Without times, as written by a Saver or by hand, it is unknown which of them were to be kept for good.
+        # Without times, as written by a Saver or by hand, it is unknown which of them were to be kept permanently.
         times = state.all_model_checkpoint_timestamps or [self._last_preserved] * len(paths)
         dated = [
             Saved(spelled_in(self._directory, from_stored(path)), min(time, now))

@@ -1,6 +1,6 @@
-"""Names in a directory: which belong to a checkpoint, which match a pattern, which spellings mean the same.
+"""Names in a directory: those of checkpoints, matches of patterns, equal spellings of one path.
 
-A path is taken literally if it exists, and as a pattern only otherwise, so brackets in names do no harm.
+A path is taken literally if it exists, and as a pattern only otherwise, so names may contain brackets.
 
 Source: tensorflow/python/training/checkpoint_management.py.
 """
@@ -21,7 +21,7 @@ V1_SHARD: Final = re.compile(r"(?P<prefix>.*)-(?P<shard>[0-9]{5,}|\?+)-of-(?P<co
 
 
 def of_version_2(name: str) -> bool:
-    """Whether `name` cannot be that of a version 1 file."""
+    """Return whether `name` can only be that of a version 2 file."""
     return name.endswith((".index", ".meta")) or parse_data_filename(name) is not None or name == STATE_FILE
 
 
@@ -68,11 +68,11 @@ def path_key(path: str) -> str:
 
 
 def spelled_in(directory: str, path: str) -> str:
-    """Return `path` with its directory spelled as `directory`, if it is that one; else `path` unchanged."""
+    """Return `path` with its directory spelled as `directory`, if they are the same; else unchanged."""
     parent, name = os.path.split(path)
     return os.path.join(directory, name) if directory_key(parent) == directory_key(directory) else path
 
 
 def same_series(path: str, other: str) -> bool:
-    """Return whether two checkpoints have the same name but for the numbers in it, as "m-10" and "m-20" do."""
+    """Return whether the names of two checkpoints differ only in their numbers, like "m-10" and "m-20"."""
     return _DIGITS.sub("0", os.path.basename(path)) == _DIGITS.sub("0", os.path.basename(other))

@@ -1,4 +1,4 @@
-"""Record each published checkpoint and delete old ones, in the order that survives a crash.
+"""Record each published checkpoint and delete old ones, in an order that is safe after a crash.
 
     the checkpoint is published
     -> its metrics and the checkpoints protected by pins and metrics are written to the retention file
@@ -39,7 +39,7 @@ class MetricWatch:
         self._saved = self._given = self._warned = False
 
     def saved(self, rule: KeepBest | None, path: str, metrics: Metrics) -> None:
-        """Check the metrics of a checkpoint; log a warning if there are some, but not the metric of `rule`."""
+        """Check the metrics of a checkpoint; log a warning if some are given, but not the one of `rule`."""
         self._saved = True
         if rule is None or not metrics:
             return
@@ -91,7 +91,7 @@ class CheckpointRecords(ABC):
         self._storage = storage
         self.max_to_keep = max_to_keep or 0
         self._metric_watch = MetricWatch()
-        self._to_delete: list[str] = []  # what could not be deleted is tried again after the next save
+        self._to_delete: list[str] = []  # checkpoints that could not be deleted; tried again after the next save
 
     @property
     @abstractmethod
@@ -107,7 +107,7 @@ class CheckpointRecords(ABC):
 
     @abstractmethod
     def _add(self, path: str, now: float) -> None:
-        """Remember `path` as the newest."""
+        """Add `path` as the newest checkpoint."""
 
     @abstractmethod
     def _expire(self) -> Sequence[str]:
@@ -128,7 +128,7 @@ class CheckpointRecords(ABC):
             OSError: the state file cannot be written; the checkpoint itself is complete. A checkpoint that cannot be
                 deleted is only logged.
         """
-        # Remembered first: the checkpoint exists, even if the system refuses the next steps.
+        # Recorded first: the checkpoint exists, even if the system refuses the next steps.
         self._to_delete = [other for other in self._to_delete if other != path]
         self._add(path, now)
         self.retention.note(path, metrics)
@@ -136,7 +136,7 @@ class CheckpointRecords(ABC):
         if self.names_expired:
             self._write_state(path)
         before = self.newest
-        expired = [*self._to_delete, *self._expire()]  # what could not be deleted may have been pinned since
+        expired = [*self._to_delete, *self._expire()]  # an undeleted checkpoint may have been pinned since
         to_delete = self.retention.partition(self.newest, expired)
         self._to_delete = to_delete if self.max_to_keep else []
         # Before the state file names fewer checkpoints: after a crash, the protected ones must be known.
@@ -162,7 +162,7 @@ class CheckpointRecords(ABC):
         self.retention.save()
 
     def unpin(self, path: str) -> None:
-        """End `pin`, whether or not the checkpoint still exists."""
+        """Remove a pin, whether or not the checkpoint still exists."""
         self.retention.load(self._storage or storage_of(path), os.path.dirname(path), self._latest_filename)
         self.retention.unpin(path)
         self.retention.save()
@@ -181,7 +181,7 @@ class CheckpointRecords(ABC):
                 deleted.append(path)
                 _log.info("Deleted %s (max_to_keep=%d)", printable(path), self.max_to_keep)
             except (OSError, CheckpointError) as error:
-                _log.warning("%s is not deleted: Ignoring: %s", printable(path), error)
+                _log.warning("%s could not be deleted, and will be tried again: Ignoring: %s", printable(path), error)
         if deleted:
             self.warn_if_metric_is_missing()
             self._to_delete = [path for path in self._to_delete if path not in deleted]

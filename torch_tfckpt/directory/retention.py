@@ -1,7 +1,7 @@
-"""Decide which checkpoints to delete: TensorFlow's rules of age, and what pins and metrics protect.
+"""Decide which checkpoints to delete, by TensorFlow's rules of age, and by pins and metrics.
 
-Nothing here accesses a file or a clock. Paths are only compared, times are arguments, and the results tell the caller
-what to do.
+Nothing here accesses a file or a clock. Paths are only compared, times are arguments, and the caller acts on the
+results.
 
     history = SaverHistory(next_kept=start + keep_seconds)
     history = record(history, "m-7", now, max_to_keep=5)
@@ -31,14 +31,14 @@ class Saved(NamedTuple):
     """One checkpoint, and when it was saved."""
 
     path: str
-    time: float  # seconds since the epoch; inf: unknown, and kept for good when it expires
+    time: float  # seconds since the epoch; inf: unknown, and kept permanently when it expires
 
 
 @dataclass(frozen=True, slots=True)
 class SaverHistory:
     """State of a Saver's retention between saves."""
 
-    next_kept: float  # the next checkpoint that leaves `last` and was saved after this time is kept for good
+    next_kept: float  # the next checkpoint that leaves `last` and was saved after this time is kept permanently
     last: tuple[Saved, ...] = ()  # oldest first
     expired: tuple[Saved, ...] = ()  # has left `last`, not decided yet; oldest first
 
@@ -62,8 +62,8 @@ def next_deletion(history: SaverHistory, keep_seconds: float) -> tuple[SaverHist
     """Decide about the oldest expired checkpoint.
 
     Returns:
-        The history without it, and its path if it may be deleted. None if there is none, or it is kept for good
-        because it was saved after `next_kept`; that then increases by `keep_seconds`, once, whatever the time is.
+        The history without it, and its path if it may be deleted. None if there is none, or it is kept permanently
+        because it was saved after `next_kept`, which then increases by `keep_seconds`, once.
     """
     if not history.expired:
         return history, None
@@ -87,14 +87,14 @@ def taken_over(history: SaverHistory, earlier: Sequence[Saved], max_to_keep: int
 def continue_schedule(
     history: SaverHistory, earlier: Sequence[Saved], last_preserved: float, keep_seconds: float
 ) -> tuple[SaverHistory, list[Saved]]:
-    """Continue the schedule of an earlier run, which kept a checkpoint for good at `last_preserved` or began then.
+    """Continue the schedule of an earlier run, which kept one or began at `last_preserved`.
 
     Args:
         history: That of a run that has just begun.
         earlier: The checkpoints taken over from the earlier run, oldest first.
 
     Returns:
-        The history, and `earlier` with other times: infinite if a checkpoint is to be kept for good, 0 if not.
+        The history, and `earlier` with other times: infinite if a checkpoint is to be kept permanently, 0 if not.
 
     If a checkpoint became due while no run was active, only the first one of the new run is kept for it.
     """
@@ -115,7 +115,7 @@ class Swept(NamedTuple):
     """State of a CheckpointManager's retention after a sweep, and what may be deleted."""
 
     tracked: tuple[Saved, ...]  # oldest first
-    last_preserved: float  # when the newest checkpoint that is kept for good was saved
+    last_preserved: float  # when the newest checkpoint that is kept permanently was saved
     expired: tuple[str, ...]  # oldest first
 
 
@@ -124,12 +124,13 @@ def sweep(
 ) -> Swept:
     """Expire the oldest of `tracked` until `max_to_keep` are left; None keeps all.
 
-    One that was saved `keep_seconds` or more after the last one kept for good is also kept for good, and forgotten.
+    One that was saved `keep_seconds` or more after the last one kept permanently is also kept, and no longer tracked.
     """
     excess = len(tracked) - max_to_keep if max_to_keep else 0
     expired: list[str] = []
     for path, time in tracked[: max(0, excess)]:
-        # The same expression as in TensorFlow: another one would round, and decide about equal times, differently.
+        # The same expression as in TensorFlow: a different one would round differently, and treat equal times
+        # differently.
         if keep_seconds and time - keep_seconds >= last_preserved:
             last_preserved = time
         else:
@@ -148,7 +149,7 @@ def _without(checkpoints: Sequence[Saved], path: str) -> tuple[Saved, ...]:
 
 @dataclass(frozen=True, slots=True)
 class KeepBest:
-    """Keep the `k` best checkpoints by one metric, besides the newest ones.
+    """Keep the `k` best checkpoints by one metric, in addition to the newest ones.
 
     Args:
         metric: Its name among the metrics that are passed to `save`.
@@ -186,7 +187,7 @@ class KeepBest:
 
 
 def check_keep_best(keep_best: object) -> None:
-    """InvalidArgumentError if `keep_best` is neither a KeepBest nor None."""
+    """Raise InvalidArgumentError if `keep_best` is neither a KeepBest nor None."""
     if keep_best is not None and not isinstance(keep_best, KeepBest):
         raise InvalidArgumentError(
             f'keep_best is a {type(keep_best).__name__}, not a KeepBest. Pass keep_best=KeepBest("loss", "min", k=2)'
@@ -194,7 +195,7 @@ def check_keep_best(keep_best: object) -> None:
 
 
 def check_max_to_keep(max_to_keep: object, *, zero_keeps_all: bool) -> None:
-    """InvalidArgumentError if `max_to_keep` is not None and not a number of checkpoints.
+    """Raise InvalidArgumentError if `max_to_keep` is not None and not a number of checkpoints.
 
     Args:
         zero_keeps_all: Whether 0 is allowed.
@@ -210,7 +211,7 @@ def check_max_to_keep(max_to_keep: object, *, zero_keeps_all: bool) -> None:
 
 
 def check_keep_hours(hours: object) -> None:
-    """InvalidArgumentError if `keep_checkpoint_every_n_hours` is not a number of hours."""
+    """Raise InvalidArgumentError if `keep_checkpoint_every_n_hours` is not a number of hours."""
     if not isinstance(hours, SupportsFloat) or isinstance(hours, bool) or not float(hours) >= 0:  # NaN is not
         raise InvalidArgumentError(f"keep_checkpoint_every_n_hours={hours!r}: pass a number of hours, 0 or more")
 

@@ -72,7 +72,7 @@ class RetentionRecord:
         self._pins: set[str] = set()
         self._metrics: dict[str, dict[str, float]] = {}
         self._protected: list[str] = []
-        self._certain: set[str] = set()  # saved or unpinned here: no file can tell of a pin
+        self._certain: set[str] = set()  # saved or unpinned here, so a pin in a file does not apply
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -104,7 +104,7 @@ class RetentionRecord:
         except (CheckpointError, OSError) as error:
             place.unreadable = True
             _log.warning(
-                "%s: cannot be read: %s. It is unknown which checkpoints were pinned, so all that exist will be pinned",
+                "%s: cannot be read: %s. The pinned checkpoints are unknown, so all existing ones will be pinned",
                 printable(path),
                 str(error).removeprefix(f"{printable(path)}: "),
             )
@@ -125,7 +125,7 @@ class RetentionRecord:
         self._pins.add(self._remember(path))
 
     def unpin(self, path: str) -> None:
-        """End `pin`. If only the pin protected `path`, it is deleted when the next checkpoint is saved."""
+        """Remove a pin. If only the pin protected `path`, it is deleted when the next checkpoint is saved."""
         self._pins.discard(path_key(path))
         self._certain.add(path_key(path))
 
@@ -245,7 +245,7 @@ def check_metrics(metrics: object) -> dict[str, float]:
     if metrics is None:
         return {}
     if not isinstance(metrics, Mapping):
-        raise InvalidArgumentError(f"metrics are a mapping of names to numbers, not a {type(metrics).__name__}")
+        raise InvalidArgumentError(f"metrics must be a mapping of names to numbers, not a {type(metrics).__name__}")
     checked: dict[str, float] = {}
     for name, value in metrics.items():
         if not isinstance(name, str):
@@ -273,7 +273,7 @@ def _decode(text: bytes) -> _RetentionFile:
         content = json.loads(text)
         version = content["version"]
         if version != VERSION:
-            raise DataLossError(f"its version is {version!r}, this program knows {VERSION}")
+            raise DataLossError(f"its version is {version!r}, but this program reads {VERSION}")
         best = content["best"]
         return _RetentionFile(
             None if best is None else KeepBest(**best),

@@ -74,7 +74,7 @@ def read_state(storage: Storage, path: str) -> CheckpointState:
 
     Raises:
         NotFoundError: it does not exist.
-        DataLossError: it cannot be parsed, or names no checkpoint.
+        DataLossError: it cannot be parsed, or does not name a checkpoint.
     """
     state = _parse(storage, path)
     _check(state, f"{printable(path)}: Invalid checkpoint state")
@@ -99,7 +99,7 @@ def _parse(storage: Storage, path: str) -> CheckpointState:
 def _check(state: CheckpointState, what: str) -> None:
     """Raise DataLossError if the newest checkpoint has no name, or one that cannot be a path."""
     if not state.model_checkpoint_path:
-        raise DataLossError(f"{what}: it names no checkpoint. {_FIX}")
+        raise DataLossError(f"{what}: it does not name a checkpoint. {_FIX}")
     try:
         fspath(from_stored(state.model_checkpoint_path))
     except InvalidArgumentError as error:
@@ -137,7 +137,7 @@ def get_checkpoint_state(
         there is one. None if there is no state file, or it cannot be read or parsed, which is logged.
 
     Raises:
-        DataLossError (a ValueError): it can be parsed, but names no checkpoint, for example because it is empty.
+        DataLossError (a ValueError): it can be parsed, but does not name a checkpoint, for example because it is empty.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -189,7 +189,7 @@ def generate_checkpoint_state_proto(
         all_model_checkpoint_paths: All that are tracked, oldest first; the newest is added if it is not the last one.
             The list itself is not changed (in TensorFlow it is).
         all_model_checkpoint_timestamps: When each was saved, in seconds since the epoch: one for each path, or none.
-        last_preserved_timestamp: When the newest checkpoint that is kept for good was saved.
+        last_preserved_timestamp: When the newest checkpoint that is kept permanently was saved.
 
     Raises:
         InvalidArgumentError: the numbers of timestamps and paths differ, or something is not a path.
@@ -245,7 +245,7 @@ def update_checkpoint_state(
         others: As for `generate_checkpoint_state_proto`.
 
     Raises:
-        InvalidArgumentError: as `generate_checkpoint_state_proto`.
+        InvalidArgumentError: as for `generate_checkpoint_state_proto`.
         FailedPreconditionError (a RuntimeError): the newest checkpoint has the path of the state file.
         OSError: the system refused, for example because the directory does not exist.
 
@@ -279,7 +279,7 @@ def update_relative_state(
     *,
     storage: Storage | None = None,
 ) -> None:
-    """`update_checkpoint_state` with every path made relative to `save_dir`, so that the directory can be moved."""
+    """Call `update_checkpoint_state` with all paths relative to `save_dir`, so that it can be moved."""
     # For an absolute directory, relative paths are not changed.
     state = generate_checkpoint_state_proto(
         save_dir if is_url(save_dir) else os.path.abspath(save_dir),

@@ -20,13 +20,13 @@ _MAY_BE: Final[Mapping[str, tuple[FileKind, ...]]] = {
 
 
 def format_named(path: str) -> str | None:
-    """Return the format that the ending of a name promises; None if it promises none of FORMATS."""
+    """Return the format of a name's extension; None if it is not one of FORMATS."""
     kind = promised_kind(path)
     return None if kind is None else _OF_KIND.get(kind)
 
 
 def format_of_kind(kind: FileKind, named: str) -> str:
-    """Return the format of a file of this kind, whose name promises the format `named`."""
+    """Return the format of a file of this kind; `named` is the format of its extension."""
     if kind in _MAY_BE.get(named, ()):
         return named
     return _OF_KIND.get(kind, "tf" if kind.is_foreign else named)

@@ -20,8 +20,8 @@ from torch_tfckpt.text import printable, quoted
 def format_of(path: str) -> str:
     """Return the format of the file or directory at `path`, one of FORMATS.
 
-    Contents decide over names, since people call files as they like: Lightning's .ckpt is a .pt. Everything that has
-    none of the other formats is "tf", and opening it as a checkpoint tells what it is instead.
+    Contents take precedence over names, which can be misleading: Lightning's .ckpt is a .pt. Everything else is
+    "tf"; opening it as a checkpoint raises an error that names its actual kind.
     """
     if LOCAL.is_directory(path):
         return "tf" if _is_tensorflow_directory(path) or find_in_directory(path) is None else "safetensors"
@@ -72,11 +72,11 @@ def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSi
     """Create the writer for `path`. No file is read or written.
 
     Args:
-        to: One of FORMATS; None chooses by the ending of `path`.
+        to: One of FORMATS; None chooses by the extension of `path`.
         max_shard_size: Maximum bytes of tensors per file, for safetensors.
 
     Raises:
-        InvalidArgumentError: the format is unknown or cannot be told, or the ending of `path` is that of another one.
+        InvalidArgumentError: the format is unknown or not specified, or `path` has the extension of another one.
     """
     ending = format_named(path)
     directory = path.endswith(os.sep) or LOCAL.is_directory(path)
@@ -84,31 +84,31 @@ def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSi
     promised = promised_kind(path)
     if promised is not None and ending is None:
         raise InvalidArgumentError(
-            f"{printable(path)}: the name is that of {promised.what}, which cannot be written here. Choose a name that "
+            f"{printable(path)}: the extension is that of {promised.what}, which cannot be written. Choose a name that "
             f"ends in .safetensors, .pt or .npz, or for a TensorFlow checkpoint a prefix without such an ending"
         )
     if kind is None:
         raise InvalidArgumentError(
-            f"{printable(path)}: the name does not tell the format. End it with .safetensors, .pt or .npz, or pass "
+            f"{printable(path)}: the name does not determine the format. End it with .safetensors, .pt or "
+            ".npz, or pass "
             f"--to {'|'.join(FORMATS)}"
         )
     if kind not in FORMATS:
         raise InvalidArgumentError(f"format {quoted(kind)} is unknown. Formats: {', '.join(FORMATS)}")
     if ending is not None and ending != kind:
         raise InvalidArgumentError(
-            f"{printable(path)} is named like {ending}, and {kind} was asked for. Choose another name or another format"
+            f"{printable(path)} has the extension of {ending}, but {kind} was requested. Choose another name "
+            "or another format"
         )
     if max_shard_size is not None and kind != "safetensors":
-        raise InvalidArgumentError(
-            f"the maximum size of shards is for safetensors only; {kind} has one data file. Leave it out"
-        )
+        raise InvalidArgumentError(f"max_shard_size is for safetensors only; {kind} has one data file. Omit it")
     if max_shard_size is not None and max_shard_size < 1:
         raise InvalidArgumentError(f"max_shard_size={max_shard_size}: pass a positive number of bytes")
     if kind == "safetensors":
         return SafetensorsSink(path if ending else os.path.join(path, "model.safetensors"), max_shard_size)
     if directory:
         example = {"tf": "model.ckpt", "pt": "model.pt", "npz": "model.npz"}[kind]
-        raise InvalidArgumentError(f"{printable(path)} is a directory; name a file in it, as {example}")
+        raise InvalidArgumentError(f"{printable(path)} is a directory; name a file in it, such as {example}")
     if kind == "pt":
         return PtSink(path)
     return NpzSink(path) if kind == "npz" else CheckpointSink(path)

@@ -30,7 +30,7 @@ from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
 from torch_tfckpt.values import Strings, new_tensor
 
-_MAX_RATIO: Final = 1040  # deflate makes no more than 1032 bytes out of one (zlib's technical notes)
+_MAX_RATIO: Final = 1040  # deflate expands one byte to at most 1032 (zlib's technical notes)
 TYPES: Final = {
     np.dtype(name): getattr(torch, name)
     for name in (
@@ -101,7 +101,7 @@ class NpzSource:
             self._arrays[name] = array
 
     def _describe(self, name: str, member: zipfile.ZipInfo) -> _NpyMember | None:
-        """Read the header of a member; return None for what is not a tensor, which is listed in `skipped`."""
+        """Read the header of a member; if it is not a tensor, list it in `skipped` and return None."""
         with zip_errors(), self._zip.open(member) as file:
             try:
                 shape, fortran, dtype = _read_header(file)
@@ -109,7 +109,9 @@ class NpzSource:
                 raise DataLossError(f"array {quoted(name)}: {error}") from error
             array = _NpyMember(member, dtype, shape, fortran)
             if dtype.newbyteorder("=") not in TYPES and dtype.kind not in "SU":
-                self.skipped[name] = "Python objects, which are not unpickled" if dtype.hasobject else f"numpy {dtype}"
+                self.skipped[name] = (
+                    "Python objects, which are never unpickled" if dtype.hasobject else f"numpy {dtype}"
+                )
                 return None
             held = min(member.file_size, member.compress_size * _MAX_RATIO, self._size * _MAX_RATIO)
             if any(size < 0 for size in shape) or array.nbytes > held:
@@ -134,7 +136,7 @@ class NpzSource:
             return {name: self._read(name, array) for name, array in found}
 
     def _find(self, name: str) -> _NpyMember:
-        """DataLossError if the array is damaged."""
+        """Return an array's member; raise DataLossError if it is damaged."""
         if name in self._damaged:
             raise DataLossError(str(self._damaged[name])) from self._damaged[name]
         return self._arrays[name]
@@ -200,7 +202,7 @@ def _decode_text(array: _NpyMember, data: memoryview) -> Strings:
 
 @contextmanager
 def zip_errors() -> Iterator[None]:
-    """Turn the errors that zipfile raises for damaged archives into DataLossError."""
+    """Convert the errors that zipfile raises for damaged archives to DataLossError."""
     try:
         yield
     except CheckpointError:
@@ -244,6 +246,6 @@ def _encode(tensor: torch.Tensor) -> Iterator[Buffer]:
     descr = _DESCRS.get(tensor.dtype) or np.lib.format.dtype_to_descr(np.dtype(f"u{tensor.dtype.itemsize}"))
     header: dict[str, Any] = {"descr": descr, "fortran_order": False, "shape": tuple(tensor.shape)}
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, header)  # 254 dimensions at most: far from its 65,535 bytes
+    np.lib.format.write_array_header_1_0(head, header)  # at most 254 dimensions: far below 65,535 bytes
     yield head.getvalue()
     yield byte_view(tensor)

@@ -1,4 +1,4 @@
-"""TensorSource and TensorSink: what every file format offers to its reader and its writer, tensor by tensor."""
+"""TensorSource and TensorSink: the interfaces of every file format's reader and writer."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -17,11 +17,11 @@ class TensorSource(Protocol):
 
     @property
     def format(self) -> str:
-        """Name of the format for people: "safetensors", "TensorFlow checkpoint, version 2"."""
+        """Human-readable name of the format: "safetensors", "TensorFlow checkpoint, version 2"."""
 
     @property
     def skipped(self) -> Mapping[str, str]:
-        """Name of each entry that is not a tensor -> what it is."""
+        """Name of each entry that is not a tensor -> its kind."""
 
     @property
     def object_names(self) -> TensorNames | None:
@@ -38,7 +38,7 @@ class TensorSource(Protocol):
 
         Raises:
             DataLossError: one of them is damaged.
-            UnimplementedError: one of them has a dtype that cannot be held.
+            UnimplementedError: one of them has a dtype that torch does not have.
         """
 
     def files(self) -> list[str]:
@@ -65,13 +65,13 @@ class TensorSink(Protocol):
 
     @property
     def format(self) -> str:
-        """Name of the format for people."""
+        """Human-readable name of the format."""
 
     def refusal(self, name: str, info: TensorInfo) -> str | None:
-        """Why the format cannot hold this tensor; None if it can."""
+        """Return why the format cannot store this tensor; None if it can."""
 
     def noted_type(self, info: TensorInfo) -> bool:
-        """Whether the tensor is written as plain numbers that do not tell its dtype."""
+        """Return whether the tensor is written as plain numbers, without its dtype."""
 
     def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
         """Decide the layout, and return the names in the order in which `write` needs them. No file is touched."""
@@ -86,7 +86,7 @@ class TensorSink(Protocol):
         """Write some tensors, in the order of `plan`."""
 
     def finish(self) -> int:
-        """Write what is left; returns what `TensorSource.data_bytes` will return for the result."""
+        """Write the rest; return the `TensorSource.data_bytes` of the result."""
 
     def close(self) -> None:
         """Close the files, also after an error. The publication publishes or removes them."""

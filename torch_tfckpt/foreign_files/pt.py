@@ -1,8 +1,8 @@
 """PyTorch's .pt, .pth and .bin files, read and written tensor by tensor.
 
 Reading uses torch.load(weights_only=True, mmap=True): nothing in the file is executed. Dictionaries and lists in it are
-walked, and the names on the way joined with ".": {"model": {"fc.weight": w}} gives "model.fc.weight". What is found
-there but is not a plain tensor (numbers, strings, sparse or quantized tensors) is listed as skipped. Tensors that share
+flattened, and their keys joined with ".": {"model": {"fc.weight": w}} gives "model.fc.weight". Values
+that are not plain tensors (numbers, strings, sparse or quantized tensors) are listed as skipped. Tensors that share
 memory are returned as separate tensors.
 
 Writing creates a dictionary name -> tensor that torch.load(weights_only=True, mmap=True) reads:
@@ -12,8 +12,8 @@ Writing creates a dictionary name -> tensor that torch.load(weights_only=True, m
     archive/data/0 ...    the bytes of each storage, at multiples of 64
     archive/version       3
 
-Written here because torch.save takes all tensors at once. The pickle holds only what torch.save puts there for plain
-tensors, which its restricted loader allows; nothing of a checkpoint's content is ever pickled as an object.
+Written here because torch.save takes all tensors at once. The pickle contains only the objects that torch.save writes
+for plain tensors, which its restricted loader allows; values of a checkpoint are never pickled as objects.
 
 Source: torch/serialization.py (_save), torch/_tensor.py (_reduce_ex_internal), torch/_utils.py (_rebuild_tensor_v2).
 """
@@ -49,7 +49,7 @@ class PtSource:
     Raises:
         NotFoundError: there is no such file.
         DataLossError: it is damaged, or of another kind.
-        UnimplementedError: it holds other objects than tensors, or was written before torch 1.6.
+        UnimplementedError: it contains objects other than tensors, or was written before torch 1.6.
         InvalidArgumentError: two tensors would have the same name.
 
     Thread safety: one thread at a time.
@@ -72,7 +72,7 @@ class PtSource:
 
     def _map(self) -> None:
         self._tensors, self.skipped = {}, {}
-        # By its descriptor: this is the same file each time, even if its name leads to another one by now; and its path
+        # By its descriptor: this is the same file each time, even if another one has its name now; and its path
         # may be in any encoding, while torch takes UTF-8 only.
         for name, leaf in _leaves("", _load(f"/dev/fd/{self._file.fileno()}", self.path), 0):
             reason = _no_tensor(leaf)
@@ -80,7 +80,8 @@ class PtSource:
                 self.skipped[name] = reason
             elif name in self._tensors:
                 raise InvalidArgumentError(
-                    f"{printable(self.path)}: two tensors in nested dictionaries are both called {quoted(name)}"
+                    f"{printable(self.path)}: two tensors in nested dictionaries are both called {quoted(name)}. "
+                    "Rename one of them"
                 )
             else:
                 self._tensors[name] = leaf
@@ -101,7 +102,7 @@ class PtSource:
             if nbytes > self._file.size:
                 # Valid for an expanded tensor, but a small hostile file could make us allocate all memory this way.
                 raise UnimplementedError(
-                    f"{printable(self.path)}: tensor {quoted(name)} stands for {nbytes} bytes in a file of "
+                    f"{printable(self.path)}: tensor {quoted(name)} has {nbytes} bytes, but the file only "
                     f"{self._file.size}. Save it again after .contiguous()"
                 )
             if self._touched and self._touched + nbytes > _MAPPED_BYTES:
@@ -129,8 +130,8 @@ def _load(mapped: str, path: str) -> Any:
             return torch.load(mapped, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UnimplementedError(
-            f"{printable(path)}: holds Python objects beyond tensors, numbers and dictionaries of them, and loading "
-            f"these could run any program: {_reason(error)}. Save only its state_dict()"
+            f"{printable(path)}: contains Python objects other than tensors, numbers and dictionaries, and "
+            f"loading these could run arbitrary code: {_reason(error)}. Save only its state_dict()"
         ) from error
     except (OSError, MemoryError):
         raise
@@ -146,13 +147,13 @@ def _load(mapped: str, path: str) -> Any:
 
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # The message of the restricted loader begins with how to disable it; what it found comes last.
+    # The message of the restricted loader begins with how to disable it; its finding comes last.
     met = [line.removeprefix("WeightsUnpickler error: ") for line in lines if line.startswith(_MET)]
     return (met or lines or [type(error).__name__])[0][:300].partition(" Please use")[0].rstrip(".")
 
 
 def _leaves(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    """Yield all values that are not containers, named by the keys on the way, joined with dots."""
+    """Yield all values that are not containers, named by their keys, joined with dots."""
     if depth > _MAX_DEPTH:
         yield name, value
     elif isinstance(value, Mapping) and value:
@@ -166,7 +167,7 @@ def _leaves(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _no_tensor(leaf: Any) -> str | None:
-    """What a leaf is if it is not a strided tensor in host memory; None if it is one."""
+    """Return the kind of a leaf that is not a strided tensor in host memory; None if it is one."""
     if not isinstance(leaf, torch.Tensor):
         return f"{type(leaf).__name__} {repr(leaf)[:60]}"
     if leaf.is_quantized:
@@ -178,7 +179,7 @@ def _no_tensor(leaf: Any) -> str | None:
 
 _PROTOCOL: Final = 2  # torch.serialization.DEFAULT_PROTOCOL
 _VERSION: Final = b"3\n"  # of the archive; torch/csrc/jit/serialization, kProducedFileFormatVersion
-# Dtypes with a storage class of their own; all others refer to untyped storage.
+# Dtypes with their own storage class; all others refer to untyped storage.
 _STORAGES: Final = {
     torch.float64: torch.DoubleStorage,
     torch.float32: torch.FloatStorage,

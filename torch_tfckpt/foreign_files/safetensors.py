@@ -69,7 +69,7 @@ class SafetensorsSource:
         self._listing = listing
         self._files: list[ReadableFile] = []
         self._placed: dict[str, tuple[ReadableFile, HeaderEntry]] = {}
-        self._damaged: dict[str, CheckpointError] = {}  # tensors that an index lists and that are not there
+        self._damaged: dict[str, CheckpointError] = {}  # tensors that an index lists but that are missing
         self._pipeline = Pipeline()
         try:
             for shard in shards:
@@ -86,10 +86,10 @@ class SafetensorsSource:
     def of_index(cls, path: str) -> Self:
         """Open the files that an index (`*.safetensors.index.json`) names.
 
-        A tensor whose file is missing or damaged, or does not contain it, raises when it is asked for.
+        A tensor whose file is missing or damaged, or does not contain it, raises when it is requested.
 
         Raises:
-            NotFoundError, DataLossError: all tensors are like that.
+            NotFoundError, DataLossError: this is the case for all tensors.
         """
         weight_map = _read_index(path)
         directory = os.path.dirname(path)
@@ -130,7 +130,7 @@ class SafetensorsSource:
         return [*self._placed, *self._damaged]
 
     def _find(self, name: str) -> tuple[ReadableFile, HeaderEntry]:
-        """NotFoundError or DataLossError if the tensor is not there."""
+        """Return the file of a tensor; raise NotFoundError or DataLossError if it is missing."""
         if name in self._damaged:
             error = self._damaged[name]
             raise type(error)(str(error)) from error
@@ -209,7 +209,7 @@ def _decode_index(text: bytes) -> dict[str, str]:
     if not isinstance(weight_map, dict):
         raise DataLossError('not an index of shards: it has no object "weight_map"')
     for name, shard in weight_map.items():
-        # A plain file name only: an index from elsewhere must not reach out of its directory.
+        # A plain file name only: an index must not refer to files outside its directory.
         if not isinstance(shard, str) or os.path.basename(shard) != shard or shard in ("", ".", "..") or "\0" in shard:
             raise DataLossError(f"tensor {quoted(name)}: its shard {quoted(str(shard)[:200])} is not a plain file name")
     return weight_map
@@ -224,7 +224,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     size = int(float(match[1]) * _UNITS.get((match[2] or "").upper(), 1)) if match else 0
     if size < 1:
-        raise InvalidArgumentError(f"size {quoted(text)}: expected a number of KB, MB, GB or TB, as 5GB")
+        raise InvalidArgumentError(f"size {quoted(text)}: expected a number of KB, MB, GB or TB, such as 5GB")
     return size
 
 

@@ -93,13 +93,13 @@ def lay_out(tensors: dict[str, tuple[torch.dtype, Shape]]) -> tuple[bytes, dict[
 
 
 def header_size(head: bytes, file_size: int) -> int:
-    """Return the size of the header from the first 8 bytes of the file; DataLossError if it is not possible."""
+    """Return the size of the header from the first 8 bytes of the file; DataLossError if it is impossible."""
     if len(head) < _SIZE.size:
         raise DataLossError(f"not a safetensors file: {file_size} bytes are too few for one")
     (size,) = _SIZE.unpack_from(head)
     if size > min(MAX_HEADER_BYTES, file_size - _SIZE.size):
         raise DataLossError(
-            f"not a safetensors file, or one that is cut off: a header of {size} bytes in a file of {file_size}"
+            f"not a safetensors file, or a truncated one: a header of {size} bytes in a file of {file_size}"
         )
     return int(size)
 
@@ -118,10 +118,12 @@ def parse_header(header: bytes, file_size: int) -> dict[str, HeaderEntry]:
     end = start
     for name, entry in sorted(placed.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if entry.offset != end:
-            raise DataLossError(f"tensor {quoted(name)} begins at byte {entry.offset}, the one before ends at {end}")
+            raise DataLossError(
+                f"tensor {quoted(name)} begins at byte {entry.offset}, but the previous one ends at {end}"
+            )
         end += entry.nbytes
     if end != file_size:
-        raise DataLossError(f"the tensors end at byte {end}, the file at {file_size}: it is cut off or was added to")
+        raise DataLossError(f"the tensors end at byte {end}, but the file at {file_size}: it was truncated or extended")
     return placed
 
 
@@ -136,7 +138,7 @@ def _parse_entry(name: str, entry: Any, start: int) -> HeaderEntry:
     dtype = DTYPES.get(word)
     expected = end - begin if dtype is None else dtype.itemsize * element_count(sizes)
     if begin > end or end - begin != expected:
-        raise DataLossError(f"tensor {quoted(name)}: bytes {begin}:{end} for {word} of shape {list(sizes)[:16]}")
+        raise DataLossError(f"tensor {quoted(name)}: bytes {begin}:{end} do not fit {word} of shape {list(sizes)[:16]}")
     return HeaderEntry(word, sizes, start + begin, end - begin)
 
 

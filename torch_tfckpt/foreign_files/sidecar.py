@@ -1,4 +1,4 @@
-"""The sidecar, a file with what the target of a conversion cannot hold: `model.safetensors.tfckpt.json`.
+"""The sidecar, a file with values that the target of a conversion cannot store: model.pt.tfckpt.json.
 
     {"format": "torch_tfckpt sidecar", "version": 1,
      "tensors": {
@@ -91,7 +91,7 @@ class SidecarWriter:
         self._write(f'{{"format": {json.dumps(FORMAT)}, "version": {VERSION},\n "tensors": ')
 
     def add(self, name: str, info: TensorInfo, value: FileValue) -> None:
-        """Write one tensor that the target cannot hold."""
+        """Write one tensor that the target cannot store."""
         head = json.dumps({"dtype": info.type.code, "shape": list(info.shape)})
         self._write(f'{self._separator}\n  {json.dumps(name)}: {head[:-1]}, "base64": ')
         self._separator = ","
@@ -114,7 +114,7 @@ class SidecarWriter:
         self._file.close()
 
     def _write(self, text: str) -> None:
-        data = text.encode("ascii")  # json.dumps escapes all else, surrogates too
+        data = text.encode("ascii")  # json.dumps escapes all other characters, including surrogates
         self._file.write(self._end, [data])
         self._end += len(data)
 

@@ -1,4 +1,4 @@
-"""A file together with its sidecar, which has the tensors and dtypes that the format cannot hold."""
+"""A file together with its sidecar, which has the tensors and dtypes that the format cannot store."""
 
 from collections.abc import Iterable, Mapping
 

@@ -88,7 +88,7 @@ def _padding(size: int) -> bytes:
 
 
 def can_name_member(name: str) -> bool:
-    """Whether a member can have this name: zipfile cuts it at a null character and refuses lone surrogates."""
+    """Return whether zipfile accepts this name: no null characters, no lone surrogates."""
     try:
         return 0 < len(name.encode()) <= MAX_NAME_BYTES and "\0" not in name
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints as one of the formats of conversion: read in any version, written as version 2.
+"""TensorFlow checkpoints as a format of conversion: reads every version, writes version 2.
 
 A checkpoint is written with one data file and its tensors sorted by name, like tf.train.Saver does.
 """
@@ -45,9 +45,9 @@ class CheckpointSource:
         try:
             graph = self.reader.object_graph
         except CheckpointError as error:
-            _log.warning("the names of variables are unknown: %s", error)
+            _log.warning("variable names are unknown: %s", error)
             return None
-        # A damaged index need not hide the names of the tensors that it still lists.
+        # Tensors that a damaged index still lists keep their names.
         return None if graph is None else TensorNames(graph, self.reader.undamaged_keys()[0])
 
     def names(self) -> list[str]:
@@ -170,7 +170,9 @@ def _messages(name: str, value: StoredBytes) -> list[bytes]:
     for _ in range(element_count(value.shape)):
         size, at = decode_varint(value.data, at)
         if size > len(value.data) - at:
-            raise DataLossError(f"tensor {quoted(name)}: a variant of {size} bytes in {len(value.data)}")
+            raise DataLossError(
+                f"tensor {quoted(name)}: a variant has {size} bytes, but only {len(value.data)} are stored"
+            )
         messages.append(value.data[at : at + size])
         at += size + 4  # its checksum comes after the message
     return messages

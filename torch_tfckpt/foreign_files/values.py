@@ -1,4 +1,4 @@
-"""Tensors on their way between two formats: element type, shape and size, and value."""
+"""Tensors that are converted between two formats: element type, shape, size and value."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ _CAST_ELEMENTS: Final = 1024 * 1024  # a chunk of 8 MiB at most, still in the ca
 
 
 class StoredBytes(NamedTuple):
-    """A value that torch cannot hold, as the bytes of a version 2 data file."""
+    """A value that torch cannot represent, as the bytes of a version 2 data file."""
 
     dtype: DataType
     shape: Shape
@@ -50,7 +50,7 @@ class ElementType(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether torch's dtype alone determines the type; not so for quantized types and types below one byte."""
+        """Whether torch's dtype alone determines the type; False for quantized types and types below one byte."""
         return self.dtype is not None and STORED_AS.get(self.dtype) == self.tensorflow
 
     @property
@@ -59,7 +59,7 @@ class ElementType(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name for people: torch's if that is exact, otherwise TensorFlow's."""
+        """Human-readable name: torch's if that is exact, otherwise TensorFlow's."""
         if self.tensorflow is not None:
             return self.tensorflow.dtype_name
         return "unknown" if self.dtype is None else str(self.dtype).removeprefix("torch.")
@@ -81,7 +81,7 @@ class ElementType(NamedTuple):
 
     @classmethod
     def from_code(cls, code: object) -> Self:
-        """The inverse of `code`; DataLossError for any other string."""
+        """Return the type with this `code`; raise DataLossError for any other string."""
         if isinstance(code, str):
             if code in DataType.__members__:
                 return cls.of_tensorflow(DataType[code])
@@ -95,22 +95,22 @@ class ElementType(NamedTuple):
 
 
 class TensorInfo(NamedTuple):
-    """What is known of a tensor before it is read."""
+    """Properties of a tensor that are known before it is read."""
 
     type: ElementType
     shape: Shape
-    nbytes: int  # of the elements; of strings and of what torch lacks, as they are stored
+    nbytes: int  # of the elements; of strings and types that torch lacks, in their stored form
     parts: int = 0  # stored slices of a partitioned tensor
 
     def cast(self, dtype: torch.dtype | None) -> "TensorInfo":
-        """The tensor after conversion to `dtype`, which changes floating-point tensors only."""
+        """Return the tensor converted to `dtype`, which affects floating-point tensors only."""
         if dtype is None or self.type.dtype is None or not self.type.dtype.is_floating_point:
             return self
         return self._replace(type=ElementType.of_torch(dtype), nbytes=element_count(self.shape) * dtype.itemsize)
 
 
 def batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """Yield the names in order, in groups of at most BATCH_BYTES; a larger tensor is a group of its own."""
+    """Yield the names in order, in groups of at most BATCH_BYTES; a larger tensor is a separate group."""
     batch: list[str] = []
     filled = 0
     for name, size in sizes.items():

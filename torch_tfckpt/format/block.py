@@ -22,9 +22,9 @@ from torch_tfckpt.format.coding import decode_varint, encode_varint
 
 _U32: Final = struct.Struct("<I")
 # Shared prefixes could make a small block expand without bound: 30,000 entries that each repeat a key of 200 KB. Keys
-# restart every 16 entries in all known writers, which limits honest blocks to 16 times their size.
+# restart every 16 entries in all known writers, which limits valid blocks to 16 times their size.
 MAX_KEY_EXPANSION: Final = 32
-_SMALL_BLOCK: Final = 1024  # honest blocks of this size can compress to almost nothing, so they may expand further
+_SMALL_BLOCK: Final = 1024  # valid blocks of this size can compress to almost nothing, so they may expand further
 
 
 class BlockBuilder:

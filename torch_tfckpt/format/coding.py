@@ -25,7 +25,7 @@ def encode_varint(value: int) -> bytes:
 
 
 def decode_varint(buf: bytes | memoryview, at: int, bits: int = 64) -> tuple[int, int]:
-    """Return the varint at `at` and the offset after it; raise DataLossError if cut off or too wide."""
+    """Return the varint at `at` and the offset after it; raise DataLossError if truncated or too wide."""
     value = shift = 0
     for byte in buf[at : at + MAX_VARINT_SIZE]:
         value |= (byte & 0x7F) << shift

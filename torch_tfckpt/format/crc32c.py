@@ -50,7 +50,7 @@ def combine(first: int, second: int, second_size: int) -> int:
 
 
 def _multiply(a: int, b: int) -> int:
-    """Return the product of two polynomials over GF(2) modulo the CRC's, where bit 31 is x**0."""
+    """Return the product of two polynomials over GF(2) modulo the CRC's; bit 31 is x**0."""
     product = 0
     bit = 1 << 31
     while bit:

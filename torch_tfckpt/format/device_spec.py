@@ -47,7 +47,7 @@ def device_type(kind: str) -> str:
 
 
 def _part(item: str, text: str) -> tuple[str, str]:
-    """("task", "1") of "task:1", ("device", "GPU:1") of "gpu:1" and of "device:GPU:1"."""
+    """Split a part: ("task", "1") for "task:1", ("device", "GPU:1") for "gpu:1" and "device:GPU:1"."""
     kind, *values = item.split(":")
     if kind == "job" and len(values) == 1 and _NAME.fullmatch(values[0]):
         return kind, values[0]

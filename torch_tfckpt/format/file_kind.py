@@ -1,7 +1,7 @@
-"""Kinds of files, and what to tell a person who has one.
+"""Kinds of files: what each is, and how to read it.
 
-`recognise.recognise` finds the kind of a file from its bytes. This table has the words: what the file is, and what
-reads it. Change a sentence here when the package learns to read another kind.
+`recognise.recognise` finds the kind of a file from its bytes. This table has the text of messages: what the file is,
+and how to read it. Update it when the package supports another kind.
 """
 
 import enum
@@ -12,14 +12,14 @@ from torch_tfckpt.text import printable
 
 
 class Reading(enum.Enum):
-    """What this package reads of a file."""
+    """The part of a file that this package can read."""
 
     TENSORS = enum.auto()
     GRAPH = enum.auto()
     NOTHING = enum.auto()
 
 
-_CONVERT: Final = "`tfckpt ls` lists it, and `tfckpt convert` turns it into a checkpoint"
+_CONVERT: Final = "`tfckpt ls` lists it, and `tfckpt convert` converts it to a checkpoint"
 _KERAS: Final = (
     'Not supported yet. Load it with Keras, run tf.train.Checkpoint(model=model).write("model.ckpt"), and read that'
 )
@@ -37,25 +37,25 @@ class FileKind(enum.Enum):
 
     Attributes:
         what: What it is, as in "model.h5 is ...".
-        hint: What reads it, one or two sentences without the last full stop.
+        hint: How to read it, in one or two sentences without the last full stop.
         reading: How far this package reads it.
     """
 
     def __init__(self, what: str, hint: str, reading: Reading = Reading.NOTHING) -> None:
         self.what, self.hint, self.reading = what, hint, reading
 
-    # TensorFlow checkpoints, and what only they can have been.
+    # TensorFlow checkpoints, and damaged files that must have been one.
     INDEX = "the index of a TensorFlow checkpoint (version 2)", "`tfckpt ls` lists its tensors", Reading.TENSORS
     VERSION_1 = "a TensorFlow checkpoint (version 1)", "`tfckpt ls` lists its tensors", Reading.TENSORS
     TABLE = "a table file, as TensorFlow checkpoints are", "`tfckpt ls` lists its tensors if it is one", Reading.TENSORS
-    CUT_TABLE = "a TensorFlow checkpoint or index that is damaged or cut off at its end", "Copy it again"
+    CUT_TABLE = "a damaged or truncated TensorFlow checkpoint or index", "Copy it again"
     EMPTY = "an empty file", "Copy it again"
-    ZEROS = "a file that begins and ends with zero bytes only, as an interrupted copy leaves it", "Copy it again"
+    ZEROS = "a file that begins and ends with zero bytes, probably from an interrupted copy", "Copy it again"
     UNKNOWN = (
-        "of no known kind. The data file of a TensorFlow checkpoint looks like this, and so does a damaged file",
+        "of an unknown kind. The data file of a TensorFlow checkpoint looks like this, and so does a damaged file",
         "Name the .index file next to it, or copy it again",
     )
-    # What belongs to checkpoints.
+    # Files that belong to checkpoints.
     STATE = (
         "a `checkpoint` state file, which names the newest checkpoint of its directory",
         "Run `tfckpt latest` on the directory, or `tfckpt ls`",
@@ -74,15 +74,15 @@ class FileKind(enum.Enum):
         Reading.GRAPH,
     )
     SIDECAR = (
-        "a sidecar of torch_tfckpt, which keeps what the converted file next to it cannot hold",
-        "It is read with that file. Name that",
+        "a sidecar of torch_tfckpt, with the values that the converted file next to it cannot store",
+        "It is read together with that file. Name that file",
     )
     # TensorFlow's other files.
     GRAPH = "a TensorFlow graph without variables (GraphDef), such as a frozen graph", _NO_GRAPHS
     GRAPH_TEXT = "a TensorFlow graph without variables in text form (GraphDef)", _NO_GRAPHS
     KERAS = "a Keras model (.keras)", _KERAS
-    KERAS_HDF5 = "an HDF5 file, as Keras writes for .h5, with a Keras model or its weights", _KERAS
-    HDF5 = "an HDF5 file, as Keras writes for .h5", "Not supported yet. Open it with h5py"
+    KERAS_HDF5 = "an HDF5 file (.h5) with a Keras model or its weights", _KERAS
+    HDF5 = "an HDF5 file, such as Keras's .h5 files", "Not supported yet. Open it with h5py"
     KERAS_CONFIG = (
         "the description of a Keras model in JSON, without its weights",
         "Not supported. keras.models.model_from_json reads it; name the file with the weights",
@@ -94,16 +94,16 @@ class FileKind(enum.Enum):
     )
     EVENTS = "an event file of TensorBoard", "Not supported. Open it with TensorBoard; checkpoints are other files"
     TFRECORD = (
-        "a TFRecord file, which holds data and not the weights of a model",
+        "a TFRecord file, which contains data, not the weights of a model",
         "Not supported. Open it with tf.data.TFRecordDataset",
     )
-    # What PyTorch and others write.
+    # Files that PyTorch and others write.
     SAFETENSORS = "a safetensors file", f"safetensors.torch.load_file reads it; {_CONVERT}", Reading.TENSORS
     SAFETENSORS_INDEX = "the index of several safetensors files", _CONVERT, Reading.TENSORS
     TORCH = "a PyTorch file (torch.save)", f"torch.load(FILE, weights_only=True) reads it; {_CONVERT}", Reading.TENSORS
     TORCH_INDEX = "the index of several PyTorch files", "Name one of those files instead; `tfckpt ls` lists it"
     OLD_TORCH = (
-        "a PyTorch file of a version before 1.6",
+        "a file of PyTorch before 1.6",
         "Not supported. Load it with torch.load(FILE, weights_only=True) and save it again with torch.save",
     )
     TORCHSCRIPT = (
@@ -112,8 +112,8 @@ class FileKind(enum.Enum):
     )
     PICKLE = (
         "a pickle file",
-        "Not supported, since reading a pickle can run any program in it. Load it in the program that it belongs to if "
-        "you trust it, and save its tensors with torch_tfckpt.save_file",
+        "Not supported, because reading a pickle can run arbitrary code. If you trust it, load it in its own program, "
+        "and save its tensors with torch_tfckpt.save_file",
     )
     NPZ = "a .npz archive of numpy arrays", f"numpy.load reads it; {_CONVERT}", Reading.TENSORS
     NPY = "a .npy file, one numpy array", "Not supported. Save it with numpy.savez, and name the .npz file"
@@ -136,18 +136,18 @@ class FileKind(enum.Enum):
     LFS_POINTER = "a git-lfs pointer, not the file itself", "Run `git lfs pull` in its repository"
     HTML = (
         "an HTML page, such as the login or error page of a failed download",
-        "Open it in a browser to see what it says, and download the file again",
+        "Open it in a browser to read the message, and download the file again",
     )
     XML = (
         "an XML document, such as the error message of a failed download",
-        "Open it to see what it says, and download the file again",
+        "Open it to read the message, and download the file again",
     )
     JSON = "a JSON file", _NAME_ANOTHER
     TEXT = "a text file", _NAME_ANOTHER
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the bytes are those of something else than a checkpoint's own table, sound or damaged."""
+        """Whether the file is anything other than a table of a checkpoint, intact or damaged."""
         return self not in _MAY_BE_CHECKPOINTS
 
 
@@ -158,7 +158,7 @@ _MAY_BE_CHECKPOINTS: Final = frozenset(
     }
 )  # fmt: skip
 
-# Endings of names that always promise the same kind.
+# Extensions that always mean the same kind.
 _ENDINGS: Final = {
     ".safetensors": FileKind.SAFETENSORS,
     ".pt": FileKind.TORCH,
@@ -191,18 +191,18 @@ _CONVERTIBLE: Final = frozenset(
 
 
 def promised_kind(path: str) -> FileKind | None:
-    """Return the kind of file that the ending of `path` promises, in capitals too; None if it promises none."""
+    """Return the kind of file with the extension of `path`, in any case; None if it is unknown."""
     name = path.replace("\\", "/").rpartition("/")[2]
     stem, dot, ending = name.rpartition(".")
     return _ENDINGS.get(f"{dot}{ending}".lower()) if stem else None
 
 
 def refuse_other_ending(path: str, function: str) -> None:
-    """Raise InvalidArgumentError if the ending of a checkpoint's prefix promises a file of another kind.
+    """Raise InvalidArgumentError if a checkpoint's prefix has the extension of another kind of file.
 
     Args:
         path: The prefix that was given.
-        function: Name of the function that was to write it.
+        function: Name of the function that was called to write it.
     """
     kind = promised_kind(path)
     if kind is None:
@@ -210,13 +210,13 @@ def refuse_other_ending(path: str, function: str) -> None:
     ending = path.rpartition(".")[2]
     writer = _WRITERS.get(kind)
     other = f"{writer} writes .{ending} files; " if writer else ""
-    convert = "torch_tfckpt.convert turns a checkpoint into one; " if kind in _CONVERTIBLE else ""
+    convert = "torch_tfckpt.convert converts a checkpoint to one; " if kind in _CONVERTIBLE else ""
     raise InvalidArgumentError(
-        f"{printable(path)}: .{ending} is the ending of {kind.what}, and {function} writes a TensorFlow checkpoint. "
-        f"{other}{convert}or choose a prefix of another name, such as {printable(path[: -len(ending) - 1])}.ckpt"
+        f"{printable(path)}: .{ending} is the extension of {kind.what}, but {function} writes a TensorFlow checkpoint. "
+        f"{other}{convert}or choose another prefix, such as {printable(path[: -len(ending) - 1])}.ckpt"
     )
 
 
 def not_wanted(path: str, kind: FileKind, wanted: str = "a TensorFlow checkpoint") -> str:
-    """Return the error for a file of another kind: what it is, what it is not, and what reads it."""
+    """Return the error message for a file of another kind: what it is, what was expected, how to read it."""
     return f"{printable(path)} is {kind.what}, not {wanted}. {kind.hint}"

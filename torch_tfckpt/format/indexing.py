@@ -1,4 +1,4 @@
-"""Python indices as parts of a tensor: `t[2:5, ..., -1]` is one TensorSlice to read, and what to take from it.
+"""Python indices as parts of a tensor: `t[2:5, ..., -1]` is a TensorSlice to read and an index in it.
 
 shape [10, 4], index [1::2, -1]  ->  read rows 1 to 9 of column 3, then take [::2, 0]
 """
@@ -16,8 +16,8 @@ def indexed_part(index: Index, shape: Shape) -> tuple[TensorSlice, tuple[AxisInd
     """Return the part of a tensor that holds all elements at `index`, and the index of these in the part.
 
     Raises:
-        InvalidArgumentError: an index is out of range, neither an integer nor a slice with a positive step, or one too
-            many.
+        InvalidArgumentError: an index is out of range, is neither an integer nor a slice with a positive step, or
+            there are too many.
     """
     extents: list[Extent] = []
     within: list[AxisIndex] = []
@@ -33,7 +33,7 @@ def indexed_part(index: Index, shape: Shape) -> tuple[TensorSlice, tuple[AxisInd
 
 
 def _axes(index: Index, rank: int) -> list[AxisIndex]:
-    """One index for each dimension."""
+    """Return one index for each dimension."""
     items = list(index) if isinstance(index, tuple) else [index]
     if sum(item is ... for item in items) > 1 or sum(item is not ... for item in items) > rank:
         raise InvalidArgumentError(f"index {index} has too many parts for rank {rank}")
@@ -52,7 +52,7 @@ def _bounds(wanted: slice, axis: int, size: int) -> tuple[int, int, int]:
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(f"index of dimension {axis}: {error}") from error
     if step < 1:
-        raise InvalidArgumentError(f"step {step} in dimension {axis}; steps are positive")
+        raise InvalidArgumentError(f"step {step} in dimension {axis}; steps must be positive")
     return start, stop, step
 
 

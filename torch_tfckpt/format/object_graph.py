@@ -80,7 +80,7 @@ class SerializedTensor(NamedTuple):
 
 
 class SlotVariable(NamedTuple):
-    """Variable that an optimizer keeps for another variable.
+    """Variable that an optimizer stores for another variable.
 
     Attributes:
         original_variable_node_id: The other variable.
@@ -104,7 +104,7 @@ class SlotVariable(NamedTuple):
 
 
 class RegisteredSaver(NamedTuple):
-    """Registered saver that stored an object in files of its own.
+    """Registered saver that stored an object in separate files.
 
     Attributes:
         name: Name under which the saver is registered.
@@ -127,7 +127,7 @@ class TrackableObject:
     Attributes:
         children: Edges to other objects.
         attributes: Stored values.
-        slot_variables: Variables that this object, an optimizer, keeps for other variables.
+        slot_variables: Variables that this object, an optimizer, stores for other variables.
         registered_saver: The registered saver that stored the object; None for most.
         has_checkpoint_values: Whether it or a descendant has values; None if an old writer omitted it.
 
@@ -256,8 +256,8 @@ class ObjectGraph:
     def attribute_keys(self, names: Iterable[str]) -> dict[str, str]:
         """Map each tensor that belongs to an attribute to the attribute's key.
 
-        The key is the tensor's name, or what comes before a suffix: tables store KEY-keys and KEY-values, iterators
-        KEY_STATE. Names that belong to no attribute are left out.
+        The key is the tensor's name, or the name without a suffix: tables store KEY-keys and KEY-values, iterators
+        KEY_STATE. Names that do not belong to an attribute are omitted.
         """
         keys = {attribute.checkpoint_key for node in self.nodes for attribute in node.attributes}
         found: dict[str, str] = {}

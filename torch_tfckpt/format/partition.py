@@ -1,4 +1,4 @@
-"""Partitioned tensors: which parts of which stored slices make up a requested slice.
+"""Partitioned tensors: find the parts of stored slices that make up a requested slice.
 
 Version 1 and version 2 files represent partitioned tensors the same way: a full shape, and a list of boxes in it. This
 module computes the geometry only; it reads no bytes.
@@ -29,7 +29,7 @@ class Partition:
 
     Raises:
         DataLossError: a slice exceeds `shape`, or two slices overlap.
-        UnimplementedError: the slices interlock too much to check for overlaps.
+        UnimplementedError: the slices are interleaved too finely to check for overlaps.
 
     Cost: about n log n for n slices; a lookup is one numpy pass over them.
     """

@@ -3,11 +3,11 @@
     kind = recognise(file.read, file.size)
 
 A kind is recognised by its structure: the header of a safetensors file parses and fits into the file, a graph begins
-with a node, the first instructions of a pickle are instructions. A magic number alone decides only where a format has
-one of six bytes or more, or where no table of a checkpoint can begin with it. So a damaged checkpoint is never called
-another kind of file, and what cannot be told is `FileKind.UNKNOWN`.
+with a node, the first instructions of a pickle are instructions. A magic number alone decides only if it has six
+bytes or more, or if no table of a checkpoint can begin with it. So a damaged checkpoint is never reported as another
+kind of file; if the kind cannot be determined, it is `FileKind.UNKNOWN`.
 
-Nothing is executed or unpickled. At most about 2 MiB are read, whatever the numbers in the file are.
+Nothing is executed or unpickled. At most about 2 MiB are read, regardless of the numbers in the file.
 """
 
 import json
@@ -45,7 +45,7 @@ _SIGNATURES: Final = (
 )
 _BZIP2: Final = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
-_HDF5_OFFSETS: Final = (0, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # a file may begin with a block of its user's
+_HDF5_OFFSETS: Final = (0, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # a file may begin with a block of user data
 _KERAS_NAMES: Final = ((b"keras_version",), (b"layer_names",), (b"model_weights",), (b"layers\0", b"vars\0"))
 _IDENTIFIER: Final = re.compile(rb"[A-Z][A-Z0-9]{3}")
 _OLD_TORCH_MAGIC: Final = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
@@ -54,7 +54,7 @@ _EVENT: Final = b"brain.Event:"
 
 
 def recognise(read: Read, size: int) -> FileKind:
-    """Return the kind of a file of `size` bytes. Raises OSError where `read` does, and nothing else."""
+    """Return the kind of a file of `size` bytes. Raises nothing but the OSErrors of `read`."""
     try:
         return _recognise(read, size)
     except CheckpointError:  # the file became shorter while it was read
@@ -62,7 +62,7 @@ def recognise(read: Read, size: int) -> FileKind:
 
 
 def recognise_bytes(content: bytes) -> FileKind:
-    """`recognise` for a file that is in memory."""
+    """Return the kind of a file that is in memory."""
     return recognise(lambda offset, size: content[offset : offset + size], len(content))
 
 
@@ -96,19 +96,19 @@ def _recognise(read: Read, size: int) -> FileKind:
 
 
 def _table_kind(head: bytes, tail: bytes, size: int) -> FileKind | None:
-    """By the magic number at the end, and by the first entry: its key is empty, its value a message."""
+    """Recognise a table by the magic number at its end and its first entry: an empty key and a message."""
     complete = size >= Footer.SIZE and tail.endswith(TABLE_MAGIC.to_bytes(8, "little"))
     first = _first_value(head)
     if first[:1] not in (b"\x08", b"\x0a"):
         return FileKind.TABLE if complete else None
     if not complete:
         return FileKind.CUT_TABLE
-    # Field 1 of the header of a version 2 index is a number; of what version 1 has in its place, a message.
+    # Field 1 of the header of a version 2 index is a number; in a version 1 file the field is a message.
     return FileKind.INDEX if first[:1] == b"\x08" else FileKind.VERSION_1
 
 
 def _first_value(head: bytes) -> bytes:
-    """The value of a table's first entry, as far as `head` has it; empty where the entry is another than an empty key.
+    """Return the part in `head` of the value of a table's first entry; empty if its key is not empty.
 
         sizes of the key: 00 00 | size of the value: varint | value
 
@@ -142,7 +142,7 @@ def _hdf5_kind(head: bytes, size: int) -> FileKind | None:
 
 
 def _gzip_kind(head: bytes, size: int) -> FileKind | None:
-    """1f 8b, method 8, flags of which three are reserved; the beginning of what is in it tells a tar archive."""
+    """Recognise gzip: 1f 8b, method 8, reserved flags unset. A tar archive is recognised by the contents."""
     if not head.startswith(b"\x1f\x8b\x08") or len(head) < 18 or head[3] & 0xE0:
         return None
     try:
@@ -153,7 +153,7 @@ def _gzip_kind(head: bytes, size: int) -> FileKind | None:
 
 
 def _tar_kind(head: bytes, size: int) -> FileKind | None:
-    """By the checksum of the first header: the sum of its bytes, spaces in place of the checksum itself."""
+    """Recognise tar by the checksum of its first header: the sum of the bytes, itself as spaces."""
     block = head[:512]
     digits = block[148:156].strip(b" \0")
     if len(block) < 512 or not digits or not all(byte in b"01234567" for byte in digits):
@@ -162,7 +162,7 @@ def _tar_kind(head: bytes, size: int) -> FileKind | None:
 
 
 def _flatbuffer_kind(head: bytes, size: int) -> FileKind | None:
-    """By an identifier at byte 4; of others than TensorFlow Lite's also by the table at the root and its layout."""
+    """Recognise a flatbuffer by the identifier at byte 4 and, unless TensorFlow Lite's, its root table."""
     if head[4:8] == b"TFL3":
         return FileKind.TFLITE
     if len(head) < 16 or not _IDENTIFIER.fullmatch(head, 4, 8):
@@ -179,13 +179,13 @@ def _flatbuffer_kind(head: bytes, size: int) -> FileKind | None:
 
 
 def _record_kind(head: bytes, size: int) -> FileKind | None:
-    """A TFRecord file: size of a record (u64le) | masked CRC-32C of these 8 bytes | record | its checksum."""
+    """Recognise a TFRecord: size of a record (u64le) | masked CRC-32C of the size | record | checksum."""
     if len(head) < 16 or crc32c.mask(crc32c.value(head[:8])) != int.from_bytes(head[8:12], "little"):
         return None
     return FileKind.EVENTS if _EVENT in head[12:64] else FileKind.TFRECORD
 
 
-# Archives: kinds that are told by the names of their members.
+# Archives: kinds that are recognised by the names of their members.
 
 
 def _zip_kind(read: Read, head: bytes, size: int) -> FileKind | None:
@@ -206,7 +206,7 @@ def _zip_kind(read: Read, head: bytes, size: int) -> FileKind | None:
 
 
 def _local_names(head: bytes) -> list[str]:
-    """Names of the members at the beginning, up to the first whose size is not told before it."""
+    """Return the names of the members at the beginning, up to the first whose header has no size."""
     names: list[str] = []
     at = 0
     while head.startswith(b"PK\x03\x04", at) and at + 30 <= len(head):
@@ -219,7 +219,7 @@ def _local_names(head: bytes) -> list[str]:
 
 
 def _directory_names(read: Read, size: int) -> list[str]:
-    """Names in the directory at the end, as far as it is in its place. Source: APPNOTE.TXT 4.3.12, 4.3.16."""
+    """Return the names in the directory at the end, if it is valid. Source: APPNOTE.TXT 4.3.12, 4.3.16."""
     start = max(0, size - 65_557)  # 22 bytes and a comment of at most 65,535
     end = read(start, size - start)
     at = end.rfind(b"PK\x05\x06")
@@ -249,12 +249,12 @@ def _listed_names(directory: bytes) -> list[str]:
 
 
 def _safetensors_kind(read: Read, head: bytes, size: int) -> FileKind | None:
-    """Size of the header (u64le) | JSON object: name -> dtype, shape, data_offsets | bytes of the tensors."""
+    """Recognise safetensors: header size (u64le) | JSON: name -> dtype, shape, data_offsets | bytes."""
     header_size = int.from_bytes(head[:8], "little")
     if head[8:9] != b"{" or header_size < 2:
         return None
     if header_size > min(size - 8, _MAX_PARSED):
-        # Too large to be parsed here, or cut off: by the words that the first entry has.
+        # Too large to be parsed here, or truncated: recognised by the words of the first entry.
         return FileKind.SAFETENSORS if b'"data_offsets":' in head and b'"dtype":' in head else None
     try:
         content: Any = json.loads(read(8, header_size))
@@ -267,17 +267,17 @@ def _safetensors_kind(read: Read, head: bytes, size: int) -> FileKind | None:
 
 
 def _pickle_kind(head: bytes) -> FileKind | None:
-    """By the first instructions, which are listed and not executed.
+    """Recognise a pickle by its first instructions, which are not executed.
 
-    From protocol 2 on, a pickle begins with its protocol; three sound instructions tell it. Earlier ones, which are
-    text in protocol 0, have no such beginning: they must store a value, and have no unsound instruction.
+    From protocol 2 on, a pickle begins with its protocol; three valid instructions identify it. Earlier protocols,
+    which are text in protocol 0, do not: these must store a value, and have no invalid instruction.
     """
     instructions: list[tuple[str, Any]] = []
     sound = True
     try:
         for instruction, argument, _ in islice(pickletools.genops(head), 32):
             instructions.append((instruction.name, argument))
-    except Exception:  # whatever the parser of a damaged or hostile program stumbles over
+    except Exception:  # any error of the parser in damaged or hostile bytes
         sound = False
     names = [name for name, _ in instructions]
     if names[:1] == ["PROTO"]:

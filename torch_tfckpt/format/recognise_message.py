@@ -7,8 +7,8 @@
     SavedModel   = saved_model_schema_version: varint = 1 | meta_graphs: MetaGraphDef = 2 ...
     ModelProto   = ir_version: varint = 1 | producer_name = 2 | ... | graph = 7 | opset_import = 8 | ...   (ONNX)
 
-Messages have no magic number, and many bytes parse as one. So what decides is that their first parts have the fields,
-and the strings in them the form, that they have in these messages. Only the beginning of each part is read.
+Messages have no magic number, and many bytes parse as one. So they are recognised by the fields in their first parts
+and by the form of the strings in these. Only the beginning of each part is read.
 
 Source: tensorflow/core/protobuf/{meta_graph,saved_model}.proto, framework/{graph,node_def}.proto; onnx/onnx.proto.
 """
@@ -22,7 +22,7 @@ from torch_tfckpt.format.coding import MAX_VARINT_SIZE, decode_varint
 from torch_tfckpt.format.file_kind import FileKind
 from torch_tfckpt.format.wire import WireType
 
-_PARTS: Final = 24  # of a message that are looked at
+_PARTS: Final = 24  # number of fields of a message that are read
 _READ: Final = 1024  # bytes of each
 _NODE_NAME: Final = re.compile(rb"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*+")  # tensorflow/core/graph/graph_constructor.cc
 _OP_NAME: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_>]*+")
@@ -44,7 +44,7 @@ class _MessagePart(NamedTuple):
         return self.wire_type == WireType.BYTES
 
     def parts(self) -> list["_MessagePart"]:
-        """The fields in it, as far as `head` has them."""
+        """Return its fields that are in `head`."""
         return _first_parts(lambda offset, size: self.head[offset : offset + size], self.size)
 
 
@@ -67,7 +67,7 @@ def message_kind(read: Callable[[int, int], bytes], size: int) -> FileKind | Non
 
 
 def _first_parts(read: Callable[[int, int], bytes], size: int) -> list[_MessagePart]:
-    """The first fields of a message of `size` bytes, as far as `read` has them; none where they cannot be fields."""
+    """Return the first fields of a message of `size` bytes that `read` returns; none if they are invalid."""
     parts: list[_MessagePart] = []
     at = 0
     while at < size and len(parts) < _PARTS:

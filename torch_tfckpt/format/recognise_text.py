@@ -1,4 +1,4 @@
-"""Recognise text files: messages in text form, JSON by its keys, pages of the web, pointers of git-lfs.
+"""Recognise text files: messages in text form, JSON by its keys, web pages, git-lfs pointers.
 
 Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md; huggingface_hub/serialization/_base.py (indexes of
 files); tfjs-core/src/io/types.ts (ModelJSON).
@@ -13,7 +13,7 @@ from torch_tfckpt.format.file_kind import FileKind
 
 LFS_POINTER: Final = b"version https://git-lfs"
 SIDECAR_FORMAT: Final = "torch_tfckpt sidecar"
-_HEAD: Final = 4096  # bytes that tell text from other things
+_HEAD: Final = 4096  # bytes that are checked for control characters
 _NOT_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 # In the text form of a message 0x1c to 0x1f are white space, as in protobuf's reader.
 _NOT_MESSAGE_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1b\x7f]")
@@ -82,7 +82,7 @@ def text_kind(text: str, content: bytes | None) -> FileKind:
 
 
 def _json_kind(begin: str, content: bytes | None) -> FileKind:
-    """By the keys of the outermost object; if the file is too large to be parsed, by all keys at its beginning."""
+    """Recognise JSON by the keys of the outermost object; of a large file, by all keys at its beginning."""
     if content is None:
         keys, parsed = set(_KEY.findall(begin)), None
     else:
@@ -104,7 +104,7 @@ def _json_kind(begin: str, content: bytes | None) -> FileKind:
 
 
 def _parsed(content: bytes) -> Any:
-    """The value of a JSON document; None if it is not valid."""
+    """Return the value of a JSON document; None if it is not valid."""
     try:
         return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):

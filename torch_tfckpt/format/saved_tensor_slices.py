@@ -280,7 +280,7 @@ def _decode_values(field: ValueField, chunks: Sequence[bytes | memoryview], coun
     if field.kind is Kind.VARINT:
         return _decode_varints(field, packed, count)
     if len(packed) % field.array.itemsize:
-        raise DataLossError(f"{len(packed) // field.wire_size} numbers do not make complex values")
+        raise DataLossError(f"{len(packed) // field.wire_size} numbers cannot be pairs of real and imaginary parts")
     _check_count(len(packed) // field.array.itemsize, count)
     return np.frombuffer(packed, dtype=field.array.newbyteorder("<")).astype(field.array)
 

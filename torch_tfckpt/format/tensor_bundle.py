@@ -104,7 +104,7 @@ def check_versions(versions: VersionDef, what: str) -> None:
     if versions.producer < MIN_PRODUCER:
         raise InvalidArgumentError(
             f"{what} producer version {versions.producer} below min producer {MIN_PRODUCER} supported by TensorFlow "
-            f"checkpoints. No program writes that; the file is damaged"
+            f"checkpoints. No known program writes this version; the file is damaged"
         )
     if VERSION in versions.bad_consumers:
         raise InvalidArgumentError(

@@ -1,12 +1,12 @@
-"""The names by which a tensor of an object-based checkpoint can be called, and the tensors that a name means.
+"""Names of the tensors of an object-based checkpoint, and lookup of tensors by name.
 
-    key          model/layer/kernel/.ATTRIBUTES/VARIABLE_VALUE              what the tensor is stored under
+    key          model/layer/kernel/.ATTRIBUTES/VARIABLE_VALUE              the name in the index
     short key    model/layer/kernel                                         the key without its suffix
     path         model.layer.kernel, (root).model.layer.kernel              the object, as `tfckpt ls --tree` prints it
     full name    dense/kernel, dense/kernel:0                               the name of the variable itself
 
 The path of a slot variable is that of its optimizer, then "m of model.layer.kernel". An object with several tensors,
-such as a hash table, has a path that means none of them.
+such as a hash table, has a path that does not mean any of them.
 
 A stored key always means that tensor. Any other name may belong to several tensors: Keras stores the total of each
 metric as "total". Such a name is an error that lists the keys.
@@ -25,7 +25,8 @@ _SUFFIX: Final = checkpoint_key("", VARIABLE_VALUE)
 _ROOT: Final = "(root)."
 _OUTPUT: Final = ":0"  # what TensorFlow's graphs append to the name of a variable
 _LISTED: Final = 8  # keys in an error
-# Graphs come from files. Longer paths, and more names of one tensor, are not built; a longer path is still understood.
+# Graphs come from files. Longer paths, and more names of one tensor, are not generated; a longer path is still accepted
+# as input.
 _LONGEST_PATH: Final = 400
 _DEEPEST: Final = 64
 _PATHS_OF_ONE: Final = 4
@@ -65,7 +66,7 @@ class TensorNames:
         return self._variables.get(key)
 
     def note(self, key: str) -> str:
-        """Return what a listing says about `key` besides its type: 'variable "dense/kernel"', or ""."""
+        """Return the note on `key` in a listing: 'variable "dense/kernel"', or ""."""
         variable = self._variables.get(key)
         if variable is not None:
             return f"variable {quoted(variable)}"
@@ -90,7 +91,7 @@ class TensorNames:
         found = self.find(name)
         if len(found) > 1:
             raise InvalidArgumentError(
-                f"{quoted(name)} is a name of {len(found)} tensors: {listed(found, _LISTED)}. Use one of these keys"
+                f"{quoted(name)} is the name of {len(found)} tensors: {listed(found, _LISTED)}. Use one of these keys"
             )
         return found[0] if found else None
 
@@ -100,7 +101,7 @@ class TensorNames:
         yield from self._by_name
 
     def _called(self, name: str) -> list[str]:
-        """The tensors of which `name` is a name other than the key, in the order in which they were found."""
+        """Return the tensors with this name other than the key, in the order in which they were found."""
         path = name.removeprefix(_ROOT)
         found = dict.fromkeys(self._by_name.get(name, ()))
         found.update(dict.fromkeys(self._by_name.get(path, ())))
@@ -112,7 +113,7 @@ class TensorNames:
         return list(found)
 
     def _objects_at(self, path: str) -> dict[int, None]:
-        """The objects to which the local names in `path` lead from the root. Local names may contain dots."""
+        """Return the objects at `path`, a path of local names from the root, which may contain dots."""
         found: dict[int, None] = {}
         ends = [at for at, character in enumerate(path) if character == "."]
         waiting = [(ROOT, 0)] if self._graph.nodes else []
@@ -129,7 +130,7 @@ class TensorNames:
         return found
 
     def _children_of(self, node_id: int) -> tuple[dict[str, list[int]], int]:
-        """Local name -> children of an object; and the length of the longest name."""
+        """Return local name -> children of an object, and the length of the longest name."""
         known = self._children.get(node_id)
         if known is None:
             children: dict[str, list[int]] = {}
@@ -139,7 +140,7 @@ class TensorNames:
         return known
 
     def _tensors_of(self, node_id: int) -> Collection[str]:
-        """The stored tensors of an object."""
+        """Return the stored tensors of an object."""
         keys = (attribute.checkpoint_key for attribute in self._graph.nodes[node_id].attributes)
         return dict.fromkeys(name for key in keys for name in self._stored.get(key, ()))
 
@@ -161,7 +162,7 @@ class TensorNames:
 
     @cached_property
     def _slots(self) -> dict[str, str]:
-        """Key of a slot variable -> what it belongs to."""
+        """Key of a slot variable -> its optimizer and variable."""
         slots: dict[str, str] = {}
         for node in self._graph.nodes:
             for slot in node.slot_variables:
@@ -209,7 +210,7 @@ class TensorNames:
                     yield slot.slot_variable_node_id, f"{optimizer}.{slot.slot_name} of {variable}"
 
     def _path(self, node_id: int) -> str | None:
-        """The local names on the shortest way to an object; None if nothing leads to it, or if they are too long."""
+        """Return the local names on the shortest path to an object; None if it is unreachable or too long."""
         names = self._graph.route_within(node_id, _DEEPEST)
         if not names or sum(map(len, names)) > _LONGEST_PATH:
             return None

@@ -38,7 +38,7 @@ class Extent(NamedTuple):
 
     Attributes:
         start: First element.
-        length: Number of elements; -1 for the whole dimension, whatever its size.
+        length: Number of elements; -1 for the whole dimension, of any size.
 
     Examples:
         >>> import torch_tfckpt as tfckpt
@@ -91,7 +91,7 @@ class TensorSlice:
 
     @classmethod
     def from_proto(cls, proto: TensorSliceProto) -> Self:
-        """Convert a stored message; raise DataLossError if an extent is impossible."""
+        """Convert a stored message; raise DataLossError if an extent is invalid."""
         extents = []
         for extent in proto.extent:
             length = extent.length if extent.HasField("length") else WHOLE
@@ -208,7 +208,7 @@ def find_overlap(shape: Shape, parts: Sequence[TensorSlice]) -> tuple[TensorSlic
 
     Raises:
         InvalidArgumentError: a part exceeds `shape`.
-        UnimplementedError: the slices interlock so much that it would take more than MAX_OVERLAP_STEPS.
+        UnimplementedError: the slices are so finely interleaved that it would take more than MAX_OVERLAP_STEPS.
     """
     resolved = [part.resolve(shape) for part in parts]
     groups = [list(range(len(parts)))]
@@ -230,7 +230,7 @@ def find_overlap(shape: Shape, parts: Sequence[TensorSlice]) -> tuple[TensorSlic
                     if resolved[one].intersect(resolved[other]) is not None:
                         return parts[one], parts[other]
         if steps > MAX_OVERLAP_STEPS:
-            raise UnimplementedError(f"{len(parts)} slices interlock too much to check them for overlaps")
+            raise UnimplementedError(f"{len(parts)} slices are interleaved too finely to check for overlaps")
     return None
 
 
@@ -267,9 +267,9 @@ def _parse_extent(item: str, text: str) -> Extent:
 
 
 def _check_extent(start: int, length: int) -> None:
-    """Raise DataLossError for an impossible extent."""
+    """Raise DataLossError if an extent is invalid."""
     if length == WHOLE:
         if start != 0:
             raise DataLossError(f"slice extent starts at {start} but has no length")
     elif start < 0 or length < 0 or start + length > MAX_INT64:
-        raise DataLossError(f"slice extent of {length} elements from {start} is impossible")
+        raise DataLossError(f"invalid slice extent: {length} elements from {start}")

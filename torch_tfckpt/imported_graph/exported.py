@@ -56,9 +56,9 @@ def export_meta_graph(
         graph: The result of `import_meta_graph`, or a MetaGraphDef. Default: a graph with a resource variable for each
             tensor in the collections of variables, and the nodes of the savers in "savers".
         export_scope: Export only the nodes in this scope, and remove the scope from their names.
-        clear_devices: Leave out the devices of nodes.
-        clear_extraneous_savers: Leave out the nodes of all savers except the exported one.
-        strip_default_attrs: Leave out attributes with default values, for older versions of TensorFlow that do not
+        clear_devices: Omit the devices of nodes.
+        clear_extraneous_savers: Omit the nodes of all savers except the exported one.
+        strip_default_attrs: Omit attributes with default values, for older versions of TensorFlow that do not
             know these attributes.
         save_debug_info: Not supported.
 
@@ -66,10 +66,10 @@ def export_meta_graph(
         InvalidArgumentError: `saver_def` names nodes that the graph does not have, an argument is a message of the
             wrong type, or the graph is 2 GiB or larger.
         UnimplementedError: `save_debug_info`; or the text form of a message with unknown fields, which text would lose.
-        OSError: the file cannot be written; a previous file is left in place.
+        OSError: the file cannot be written; a previous file is unchanged.
 
     Collections may contain ints, floats, str, bytes, Any, variables, savers, and objects with a name. A collection that
-    mixes these is left out with a warning.
+    mixes these is omitted with a warning.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt

@@ -100,7 +100,7 @@ class ImportedMetaGraph(ExportsMetaGraph):
         return self._meta.message()
 
     def _exported(self) -> RawMetaGraph:
-        """Return the meta graph that is exported without options. Cost: none if it is as it was read."""
+        """Return the meta graph that is exported without options. Cost: none if it is unchanged."""
         return self._graph.encoded(saver_in_graph(self.saver) if self.saver is not None else None)
 
     def __repr__(self) -> str:
@@ -236,7 +236,7 @@ class _ImportedGraph:
             stored = stored_values(self._meta.graph, saver_def)
             return self._saver(saver_def, stored) or scoped
         except CheckpointError as error:
-            _log.warning("a saver in the graph's collections stays a SaverDef: %s", error)
+            _log.warning("a saver in the graph's collections is kept as a SaverDef: %s", error)
             return scoped
 
     def _saver(self, saver_def: SaverDef | None, stored: Sequence[StoredValue] | None) -> Saver | None:

@@ -75,18 +75,18 @@ class Mirrors(SaveableObject):
         super().__init__(first.op, first.specs, first.name)
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        """Raise InvalidArgumentError if the value does not fit one of them."""
+        """Raise InvalidArgumentError if the value does not fit one of the variables."""
         for each in self._mirrors:
             each.check(shapes, restored_shapes)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        """Restore each of them from the value, which they copy."""
+        """Restore a copy of the value into each variable."""
         for each in self._mirrors:
             each.restore(restored_tensors, restored_shapes)
 
 
 class HeldValue(SaveableObject):
-    """A value that belongs to no variable, e.g. of a table or an iterator: saved again as it was restored.
+    """A value without a variable, e.g. of a table or an iterator: saved again unchanged.
 
     Args:
         name: Key in the checkpoint.
@@ -98,7 +98,7 @@ class HeldValue(SaveableObject):
         super().__init__(None, [SaveSpec(lambda: self.value, slice_spec, name, dtype, HOST)], name)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        """Keep the value."""
+        """Store the value for the next save."""
         self.value = restored_tensors[0]
 
 

@@ -72,7 +72,7 @@ class GraphTensors:
         return node in self._of_nodes
 
     def __getitem__(self, node: str) -> GraphTensor | None:
-        """Return that variable; None if torch cannot hold it, or it was not added."""
+        """Return the variable with this node name; None if torch cannot represent it, or it was not added."""
         return self._of_nodes.get(node)
 
     def add(self, variable: GraphVariable) -> GraphTensor | None:
@@ -118,7 +118,7 @@ class GraphTensors:
 
     def leave_out(self, node: str, reason: str) -> None:
         """Record that there is no tensor for the variable with this node name, and log a warning."""
-        _log.warning("variable %s is left out: %s", quoted(prepend_name_scope(node, self._scope)), reason)
+        _log.warning("variable %s is omitted: %s", quoted(prepend_name_scope(node, self._scope)), reason)
         self._of_nodes[node] = None
 
     def saveable(self, value: StoredValue) -> Variable | SaveableObject:

@@ -70,10 +70,10 @@ class NodeName(str):
 def encode_collections(
     collections: Mapping[Hashable, Sequence[object]], to_proto: ToProto, is_node: Callable[[str], bool]
 ) -> dict[str, CollectionDef]:
-    """Return name -> message of all collections that can be written; log a warning for each other one.
+    """Return name -> message of all collections that can be written; log a warning for the others.
 
     Args:
-        to_proto: Returns the message of a value in a collection of messages; None leaves the value out.
+        to_proto: Returns the message of a value in a collection of messages; None omits the value.
         is_node: Returns whether the graph has a node of that name. TensorFlow refuses to import a graph with a
             collection that names other nodes.
     """
@@ -137,7 +137,7 @@ def decode_collection(name: str, encoded: CollectionDef, scope: str | None) -> l
     """
     kind = encoded.WhichOneof("kind")
     if kind is None:
-        _log.warning("collection %s has an unknown kind, and is read as empty", quoted(name))
+        _log.warning("collection %s has an unknown type, and is read as empty", quoted(name))
         return []
     values: Sequence[object] = getattr(encoded, kind).value
     if kind == "node_list":

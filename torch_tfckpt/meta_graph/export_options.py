@@ -29,9 +29,9 @@ class ExportOptions:
     Attributes:
         collection_list: Names of the collections to export; None: all.
         export_scope: Export only the nodes in this scope, and remove the scope from their names.
-        clear_devices: Leave out the devices of nodes.
-        clear_extraneous_savers: Leave out the nodes of all savers except the exported one.
-        strip_default_attrs: Leave out attributes with default values, so that older versions of TensorFlow, which do
+        clear_devices: Omit the devices of nodes.
+        clear_extraneous_savers: Omit the nodes of all savers except the exported one.
+        strip_default_attrs: Omit attributes with default values, so that older versions of TensorFlow, which do
             not know newer attributes, can read the graph.
 
     Raises:

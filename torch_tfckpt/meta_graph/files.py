@@ -35,7 +35,7 @@ BINARY_SAVED_MODEL: Final = "saved_model.pb"
 TEXT_SAVED_MODEL: Final = "saved_model.pbtxt"
 SAVED_MODEL_FILES: Final = (BINARY_SAVED_MODEL, TEXT_SAVED_MODEL)
 _SAVED_MODEL_FIELDS: Final = ("saved_model_schema_version", "meta_graphs")
-# A file of one of these kinds that cannot be parsed is damaged. So may be any text.
+# A file of one of these kinds that cannot be parsed is damaged. Text may also be damaged.
 _META_GRAPHS: Final = frozenset(
     {
         FileKind.META_GRAPH, FileKind.META_GRAPH_TEXT, FileKind.SAVED_MODEL, FileKind.SAVED_MODEL_TEXT, FileKind.TEXT,
@@ -48,7 +48,7 @@ _MAX_META_GRAPHS: Final = 10_000
 _LISTED: Final = 10
 # Decoded while opening, so that most damage is reported then. The graph is not: it may be as large as the model.
 _DECODED_AT_ONCE: Final = ("info", "saver_def", "collections", "signatures", "assets")
-_HINT: Final = "Copy it again, or name a .meta file or a saved_model.pb"
+_HINT: Final = "Copy it again, or pass a .meta file or a saved_model.pb"
 
 
 class MissingMetaGraphError(NotFoundError, FileNotFoundError):
@@ -114,7 +114,7 @@ def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[Raw
         content = _read(storage, file)
     except MissingMetaGraphError:
         raise
-    except NotFoundError as error:  # a broken symbolic link, or a file that was deleted meanwhile
+    except NotFoundError as error:  # a broken symbolic link, or a file that has just been deleted
         raise MissingMetaGraphError(f"{printable(text)} does not exist: {error}") from error
     found = _decoded(content, file)
     if not found:
@@ -171,13 +171,13 @@ def _file_meant(storage: Storage, path: str) -> str:
     if exists:
         raise UnreadableMetaGraphError(
             f"Cannot parse file {printable(path)}: this is a checkpoint, which contains values, not a meta graph. "
-            f"Copy its meta graph {quoted(printable(meta))} to this directory, or name another file"
+            f"Copy its meta graph {quoted(printable(meta))} to this directory, or pass another file"
         )
     raise _missing(storage, path)
 
 
 def _of_checkpoint_in(storage: Storage, directory: str, names: Sequence[str]) -> str:
-    """Return the `.meta` file of the checkpoint that a directory stands for, the latest in it."""
+    """Return the `.meta` file of the latest checkpoint in a directory."""
     try:
         prefix = find_checkpoint(storage, directory).prefix
     except (NotFoundError, DataLossError):
@@ -274,7 +274,7 @@ def _unparsable(content: bytes, path: str, finding: str) -> str:
     if kind in (FileKind.GRAPH, FileKind.GRAPH_TEXT):
         return (
             f"{summary}: it is a GraphDef, such as a frozen graph, which has neither a saver nor variables. "
-            f"Name a .meta file or a saved_model.pb"
+            f"Pass a .meta file or a saved_model.pb"
         )
     if kind.is_foreign and kind not in _META_GRAPHS:
         return f"{summary}: {finding.rstrip('.')}. {not_wanted('The file', kind, 'a meta graph')}"

@@ -130,7 +130,7 @@ def add_to_collection(name: Hashable, value: object) -> None:
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
-        >>> with tfckpt.Collections().as_default():  # without this, in the process's own collections
+        >>> with tfckpt.Collections().as_default():  # without this, the process's own collections are used
         ...     tfckpt.add_to_collection("variables", tfckpt.Variable(torch.zeros(2), "w"))
         ...     path = tfckpt.Saver().save("model.ckpt")  # saves the registered variables
         >>> tfckpt.list_variables(path)
@@ -144,7 +144,7 @@ def get_collection(name: Hashable) -> list[object]:
 
     Examples:
         >>> import torch_tfckpt as tfckpt
-        >>> with tfckpt.Collections().as_default():  # without this, in the process's own collections
+        >>> with tfckpt.Collections().as_default():  # without this, the process's own collections are used
         ...     tfckpt.add_to_collection("losses", "mean_squared_error:0")
         ...     tfckpt.get_collection("losses")
         ['mean_squared_error:0']

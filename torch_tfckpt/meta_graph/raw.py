@@ -60,7 +60,7 @@ class RawMetaGraph:
             for count, field in enumerate(fields(raw)):
                 if count >= _MAX_FIELDS:
                     raise DataLossError(
-                        f"more than {_MAX_FIELDS} collections, signatures and assets, which no graph has"
+                        f"more than {_MAX_FIELDS} collections, signatures and assets, more than any graph has"
                     )
                 if field.wire_type == WireType.BYTES:
                     self._parts.setdefault(field.number, []).append(field.payload)

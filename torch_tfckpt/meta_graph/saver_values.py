@@ -46,7 +46,7 @@ class StoredValue:
 
     Attributes:
         variables: Names of the nodes of the variables that it is restored into. Usually one; several if each device
-            has its own, and then the first is saved; none if it belongs to a table, an iterator, or nothing.
+            has its own (the first is saved); none if it belongs to a table or an iterator, or is unused.
         constant: The value, if it is a constant of the graph, for example the checkpoint's object graph.
         reshaped: Whether the value is reshaped to the variable's shape.
         computing: Names of the nodes of variables that get a value computed from it, for example a sum divided by the
@@ -159,7 +159,7 @@ def _ancestors(graph: Graph, node: Node) -> Iterator[tuple[_Frame, Node]]:
                 waiting.append((place, place.nodes[name]))
         if len(seen) > most:
             raise DataLossError(
-                f"node {quoted(node.name)} calls functions with more than {most} nodes in total, which no saver does"
+                f"node {quoted(node.name)} calls functions with more than {most} nodes in total, more than any saver"
             )
     yield from _in_graph_order(found)
 

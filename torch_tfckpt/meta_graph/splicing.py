@@ -73,7 +73,7 @@ def spliced(message: memoryview, edits: Mapping[int, Edit], added: Sequence[tupl
 
 
 def left_out(_: memoryview) -> None:
-    """Remove a field (an `Edit`)."""
+    """Return None: an `Edit` that removes a field."""
     return
 
 

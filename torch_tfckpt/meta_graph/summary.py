@@ -4,7 +4,7 @@
       ops, functions          operation -> number of nodes, for the graph and for each function
       variables               with their sizes, and their position if they are slices of larger tensors
       collections             name, kind and count; `collection_items` decodes the values
-      signatures, assets      the functions that a SavedModel serves, and the files that it reads
+      signatures, assets      the functions that a SavedModel exports, and the files that it reads
       saver, savers           the meta graph's own saver, and those in its collection "savers"
       object_graph            of a TF2 SavedModel
 
@@ -258,7 +258,7 @@ def plain(item: Item) -> Any:
 
     Bytes become strings if they are UTF-8, else {"base64": ...}; numbers that JSON lacks become "NaN", "Infinity" or
     "-Infinity". Messages have protobuf's JSON form, with the names of the .proto files: fields with default values are
-    left out, and 64-bit integers are strings. An Any of any type becomes {"type_url": ..., "base64": ...}.
+    omitted, and 64-bit integers are strings. An Any of any type becomes {"type_url": ..., "base64": ...}.
     """
     if isinstance(item, AnyMessage):
         return {"type_url": item.type_url, "base64": base64.b64encode(item.value).decode()}

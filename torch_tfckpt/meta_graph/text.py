@@ -4,7 +4,7 @@
     collection_def { key: "mine" value { any_list { value { [type.googleapis.com/tensorflow.SaverDef] { ... } } } } }
 
 The contents of an Any are written under the name of its message, which begins with "tensorflow.", while this package's
-messages have names of their own. Therefore text is read and written with copies of the messages under TensorFlow's
+messages have different names. Therefore text is read and written with copies of the messages under TensorFlow's
 names, in a private descriptor pool: the default pool belongs to a TensorFlow that may be loaded in the same process.
 
 Source: text_format of Python's protobuf; write_graph in tensorflow/python/framework/graph_io.py.

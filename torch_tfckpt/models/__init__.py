@@ -1,6 +1,6 @@
-"""Load TensorFlow weights into torch modules: which stored tensor is which parameter, in which layout?
+"""Load TensorFlow weights into torch modules: match stored tensors with parameters, convert layouts.
 
-    loading, saving                   load_model, save_model; report: what was loaded and what was not
+    loading, saving                   load_model, save_model; report: the loaded and the missing tensors
     key_mapper, layouts, layer_names  rules for names; orders of axes; TensorFlow's names for the variables of a layer
     stored_names, sources             find each tensor of a module in the checkpoint; targets: the tensors to fill
     auxiliary                         variables that are not weights; optimizer_slots: the variables of optimizers

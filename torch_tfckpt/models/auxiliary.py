@@ -1,4 +1,4 @@
-"""Tell weights from the other variables of a checkpoint, so that those are not reported as unexpected.
+"""Distinguish weights from other variables of a checkpoint, which are not reported as unexpected.
 
 The others are step counters, slots and hyperparameters of optimizers, moving averages, strings and the state that they
 describe.
@@ -20,7 +20,7 @@ OUTPUT: Final = ":0"
 
 _COUNTERS: Final = re.compile(r"(?:.*/)?(?:global_step|save_counter)", re.DOTALL)
 _POWERS: Final = re.compile(r"(?:.*/)?beta[12]_power(?:_\d+)?", re.DOTALL)
-# Names of slots, behind that of their variable; a second and third slot has a number.
+# Names of slots, after that of their variable; the second and third slot have a number.
 _SLOTS: Final = re.compile(
     r"(?:Adam|AdamW|AdaMax|Nadam|Momentum|RMSProp|Adagrad|AdagradDA|ProximalAdagrad|Adadelta|Ftrl|LAMB|adam_[mv])(?:_\d+)?"
 )
@@ -43,11 +43,11 @@ _OF_OPTIMIZERS: Final = (
     {"_iterations", "_trainable_variables"},  # with a learning rate schedule, which is not stored
     {"base_optimizer", "loss_scale"},
 )
-_KERAS_API: Final = "keras_api"  # child under which Keras 2 puts metrics, and layers a second time
+_KERAS_API: Final = "keras_api"  # child under which Keras 2 stores metrics, and layers a second time
 
 
 class VariableKind(enum.StrEnum):
-    """What a variable is for."""
+    """Purpose of a variable."""
 
     WEIGHT = "weights"
     AVERAGE = "moving averages"
@@ -68,7 +68,7 @@ def auxiliary_keys(reader: CheckpointReader) -> set[str]:
 
 
 def variable_kinds(reader: CheckpointReader) -> dict[str, VariableKind]:
-    """Return what each variable of a checkpoint is for, in the order of its keys.
+    """Return the kind of each variable of a checkpoint, in the order of its keys.
 
     Raises:
         DataLossError: the object graph or the entry of a tensor is damaged.
@@ -122,12 +122,12 @@ def _is_counted(name: str) -> bool:
 
 
 def _optimizer_keys(graph: ObjectGraph) -> set[str]:
-    """Keys below optimizers, the weights that they list among them, and of slot variables."""
+    """Return the keys below optimizers (including weights that they list) and of slot variables."""
     optimizers = [node for node in graph.nodes if is_optimizer(node)]
     slots = {slot.slot_variable_node_id for node in optimizers for slot in node.slot_variables}
     waiting = [*slots, *(child.node_id for node in optimizers for child in node.children)]
     seen = set(waiting)
-    for here in waiting:  # grows meanwhile
+    for here in waiting:  # grows in the loop
         below = {child.node_id for child in graph.nodes[here].children} - seen
         seen |= below
         waiting += below
@@ -135,7 +135,7 @@ def _optimizer_keys(graph: ObjectGraph) -> set[str]:
 
 
 def _described_by(key: str, strings: Container[str], longest: int) -> VariableKind | None:
-    """The kind of a string, or of a tensor in the state that a string describes; None for all others."""
+    """Return the kind of a string, or of a tensor of a state that a string describes; None for others."""
     if key in strings:
         return VariableKind.OTHER
     for beginning in _beginnings(key, longest):
@@ -156,7 +156,7 @@ def _kind_by_name(key: str, known: Container[str]) -> VariableKind:
 
 
 def _kind_by_variable(name: str, known: Container[str]) -> VariableKind:
-    """Tell slots from weights: the name of a slot contains that of its variable."""
+    """Return the kind of a variable. The name of a slot contains that of its variable."""
     variable, _, slot = name.rpartition("/")
     if _SLOTS.fullmatch(slot) and _is_variable(variable, known):
         return VariableKind.OPTIMIZER
@@ -183,7 +183,7 @@ def _is_variable(name: str, known: Container[str]) -> bool:
 
 
 def _counts(reader: CheckpointReader, graph: ObjectGraph) -> set[str]:
-    """Keys of integers that are children of the root, where a Checkpoint has its step and epoch."""
+    """Return the keys of integers that are children of the root, such as a Checkpoint's step and epoch."""
     children = graph.nodes[ROOT].children if graph.nodes else ()
     keys = (graph.value_key(child.node_id) for child in children)
     stored = {key for key in keys if key is not None and key in reader}
@@ -195,7 +195,7 @@ def _is_whole_number(reader: CheckpointReader, key: str) -> bool:
 
 
 def _beginnings(key: str, longest: int) -> Iterator[str]:
-    """The parts of a key before each slash: the keys of the tensors of a state begin with the key of its string."""
+    """Yield the prefixes of a key at each slash: tensors of a state have the key of its string as prefix."""
     at = key.find("/")
     while 0 <= at <= longest:
         yield key[:at]
@@ -203,7 +203,7 @@ def _beginnings(key: str, longest: int) -> Iterator[str]:
 
 
 def _weights(graph: ObjectGraph) -> Iterator[tuple[str, str]]:
-    """Name and key of each variable that is reached from the root without passing an optimizer."""
+    """Return name and key of each variable that is reachable without passing an optimizer."""
     seen = {ROOT}
     waiting = [(ROOT, "")] if graph.nodes else []
     while waiting:

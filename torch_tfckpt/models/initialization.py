@@ -44,7 +44,7 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
     Variables that the map does not name are unchanged.
 
     Args:
-        model: Where names of variables are looked up: a Module, by the names of its state_dict; a dict name -> tensor,
+        model: The variables: a Module, whose names are those of its state_dict; a dict name -> tensor,
             Variable, PartitionedVariable, list of Variables that are slices, or Module; or anything else that Saver
             takes as var_list, except state such as an optimizer's.
         path: As for CheckpointReader.
@@ -69,10 +69,10 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
         TypeError: the map, or `model`, has another form.
         NotFoundError, DataLossError: there is no checkpoint; a value is damaged.
 
-    Whatever is raised, nothing was assigned. Layouts are not changed: a Keras Dense kernel stays [in, out]. A scope
-    without variables is a warning in the log, not an error, because TensorFlow ignores it; what was filled is logged at
-    INFO. TensorFlow lets the last of two tensors win, accepts a scope without its "/", and gives a variable in a scope
-    the stored shape; these are errors here.
+    If it raises, nothing was assigned. Layouts are not changed: a Keras Dense kernel stays [in, out]. A scope
+    without variables is a warning in the log, not an error, because TensorFlow ignores it; filled variables are logged
+    at INFO. TensorFlow lets the last of two tensors win, accepts a scope without its "/", and gives a variable in a
+    scope the stored shape; these are errors here.
 
     Cost: one read of the tensors, of a partitioned one up to one for each part; host memory of all of them.
 
@@ -292,7 +292,7 @@ def _check_once(plan: Iterable[_Assignment]) -> None:
 
 
 def _check_shape(reader: CheckpointReader, assignment: _Assignment) -> None:
-    """Raise InvalidArgumentError, in TensorFlow's words, if a whole variable has not the stored shape."""
+    """Raise InvalidArgumentError, in TensorFlow's words, if a whole variable has a different shape."""
     stored = reader.shape(assignment.key)
     for part in assignment.parts:
         if not part.specs[0].slice_spec and tuple(part.tensor.shape) != stored:

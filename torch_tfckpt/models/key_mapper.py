@@ -4,7 +4,7 @@
     KeyMapper([(r"layer_(\\d+)/kernel", r"layers.\\1.weight"), (r"head/.*", None)])
 
 The direction is always stored key -> state_dict key. In a dictionary a string is a name. In a list it is a regular
-expression that must match a whole name, and the first that matches counts. A compiled pattern is a pattern in both.
+expression that must match a whole name, and the first match is used. A compiled pattern is a pattern in both.
 """
 
 import re
@@ -22,7 +22,7 @@ _EXAMPLE: Final = '(r"(.*)/kernel", r"\\1.weight", "dense")'
 
 
 class KeyRule(NamedTuple):
-    """Rule for the tensors of which a pattern matches the whole name. KeyMapper checks it.
+    """Rule for tensors whose whole name a pattern matches. KeyMapper checks it.
 
     Attributes:
         pattern: A regular expression, as a string or compiled.
@@ -50,7 +50,7 @@ Rules = Mapping[Any, object] | Iterable[RuleLike]
 
 @dataclass(frozen=True, slots=True)
 class KeyTarget:
-    """Where a mapper sends one stored tensor.
+    """Target of a stored tensor.
 
     Attributes:
         target: State_dict key; None if the tensor is omitted.
@@ -72,7 +72,7 @@ class KeyMatch(NamedTuple):
     Attributes:
         name: The one of the tensor's names that matched.
         rule: The left side of the rule: a name or a compiled pattern.
-        mapped: Where the rule sends the tensor.
+        mapped: The target of the tensor.
 
     Examples:
         >>> import torch_tfckpt as tfckpt
@@ -92,7 +92,7 @@ class KeyMapper:
         rules: A dictionary name -> target, or name -> (target, layout); or a list of KeyRules and of tuples like them.
             A target of None or "" omits the tensor.
 
-    Names are tried before patterns, and patterns in their order; the first match counts. In an object-based checkpoint
+    Names are tried before patterns, and patterns in their order; the first match is used. In an object-based checkpoint
     each tensor is tried under its key without "/.ATTRIBUTES/VARIABLE_VALUE", then under the whole key, then under the
     path of its object ("model.fc.kernel") and the full name of the variable ("fc/kernel").
 
@@ -100,7 +100,7 @@ class KeyMapper:
         InvalidArgumentError: an invalid pattern, group, target or layout, with the number of its rule; two names for
             one target.
 
-    Thread safety: may be used from several threads; a mapper does not change. A pattern that takes forever is not
+    Thread safety: may be used from several threads; a mapper does not change. A slow pattern is not
     interrupted.
 
     Examples:
@@ -167,7 +167,7 @@ class KeyMapper:
     def inverse(self) -> dict[str, tuple[str, str | None]]:
         """Return state_dict key -> (stored key, layout), for saving.
 
-        UnimplementedError if there are patterns: many names may lead to one target.
+        Raises UnimplementedError if there are patterns: many names may be mapped to one target.
         """
         if self._patterns:
             raise UnimplementedError(
@@ -239,7 +239,7 @@ def _compiled(place: str, source: object) -> re.Pattern[str]:
 
 def _check_template(place: str, pattern: re.Pattern[str], target: str) -> None:
     """Raise InvalidArgumentError if a target names a group that the pattern lacks."""
-    # A pattern that has the same groups, and matches the empty string, whatever the real pattern matches.
+    # A pattern with the same groups that matches the empty string.
     names = {number: name for name, number in pattern.groupindex.items()}
     groups = (f"(?P<{names[number]}>)" if number in names else "()" for number in range(1, pattern.groups + 1))
     empty = re.compile("".join(groups)).fullmatch("")

@@ -57,7 +57,7 @@ def layout_of(module: nn.Module, attribute: str, variable_name: str) -> Layout:
 
 
 def layout_by_rule(layout: str | None, module: nn.Module, attribute: str, variable_name: str, rank: int) -> Layout:
-    """Return the layout of what a rule maps to the tensor `attribute`: the rule's, or the one that the name implies.
+    """Return the layout of a tensor mapped to `attribute`: the rule's, or the one implied by the name.
 
     InvalidArgumentError if neither is known: nothing else shows the order of a square kernel's axes.
     """
@@ -67,9 +67,9 @@ def layout_by_rule(layout: str | None, module: nn.Module, attribute: str, variab
     if rank < 2 or is_variable_name(module, attribute, variable_name) or not (turned or variable_name in _KERNELS):
         return layout_of(module, attribute, variable_name)
     raise InvalidArgumentError(
-        f"a name that ends in {quoted(variable_name)} does not tell the layout of {quoted(attribute)} of a "
-        f'{type(module).__name__}. Give it in the rule, as in ("fc.weight", "dense"); "same" if the axes are in '
-        f"torch's order. Layouts: {', '.join(LAYOUTS)}"
+        f"the layout of {quoted(attribute)} of a {type(module).__name__} is unknown: a name that ends in "
+        f'{quoted(variable_name)} does not imply it. Give it in the rule, as in ("fc.weight", "dense"); '
+        f'"same" if the axes are in torch\'s order. Layouts: {", ".join(LAYOUTS)}'
     )
 
 

@@ -71,9 +71,7 @@ def layout_named(name: str) -> Layout:
     if layout is None:
         hint = did_you_mean(name, LAYOUTS) if isinstance(name, str) else ""
         shown = quoted(name) if isinstance(name, str) else repr(name)
-        raise InvalidArgumentError(
-            f"there is no layout {shown}. {hint} Layouts: {', '.join(LAYOUTS)}".replace("  ", " ")
-        )
+        raise InvalidArgumentError(f"unknown layout {shown}. {hint} Layouts: {', '.join(LAYOUTS)}".replace("  ", " "))
     return layout
 
 

@@ -58,15 +58,15 @@ def load_model(
     A tensor of the module is looked up in this order: by the mapper; by its own name, as a key ("fc1.weight",
     "fc1/weight"); in an object-based checkpoint by objects with the names of the module's attributes, then by the full
     names of variables. TensorFlow's names for the tensors of Linear, Conv2d, BatchNorm, LayerNorm, GroupNorm and
-    Embedding are known, and the stored name tells the layout: "fc1/kernel" is transposed. Nothing is ever found by its
-    shape or its position in a list. All names may be below a prefix, or one object, such as "model/".
+    Embedding are known, and the stored name implies the layout: "fc1/kernel" is transposed. Nothing is ever found by
+    its shape or its position in a list. All names may be below a prefix, or one object, such as "model/".
 
     Args:
-        model: Module whose tensors are filled in place, whatever their devices and strides. Extra state and buffers
+        model: Module whose tensors are filled in place, on any devices and with any strides. Extra state and buffers
             that are not persistent are unchanged; so is num_batches_tracked if the checkpoint is TensorFlow's.
         path: As for CheckpointReader.
         mapper: Rules for names and layouts, which override everything else.
-        strict: What raises an error. True: everything that does not fit. "names": missing and unexpected names; tensors
+        strict: The mismatches that raise an error. True: all. "names": missing and unexpected names; tensors
             of another shape or dtype are not loaded. "shapes": only other shapes and dtypes. False: nothing; see the
             report.
         assign: Replace the module's tensors by new ones, as load_state_dict(assign=True) does; on the same devices, or
@@ -77,7 +77,7 @@ def load_model(
         optimizer: Adam, AdamW, Adagrad or SGD over parameters of the module. It gets the state of TensorFlow's
             optimizer of the same kind, converted to torch's units, and the hyperparameters that Keras stored (learning
             rate, betas, momentum).
-        prefix: What all names of the module are below; "" for no prefix. None finds out.
+        prefix: Common prefix of all names of the module; "" for no prefix. None: it is detected.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
@@ -85,19 +85,19 @@ def load_model(
 
     Raises:
         NotFoundError: there is no such checkpoint; names, averages or optimizer state are missing.
-        InvalidArgumentError: unexpected names; shapes or dtypes that do not fit; several stored tensors that may be
-            meant; a rule without a layout for a tensor whose name implies none; a tensor that cannot be filled in
+        InvalidArgumentError: unexpected names; shapes or dtypes that do not fit; an ambiguous
+            name; a rule without a layout for a tensor whose name implies none; a tensor that cannot be filled in
             place; an optimizer of another module; Keras's momentum without the learning rate that it contains; an
             invalid argument.
         TypeError: `model` is not a Module, or `optimizer` not an Optimizer.
         DataLossError: a value or the object graph is damaged.
-        UnimplementedError: an optimizer whose state has no counterpart.
+        UnimplementedError: an optimizer whose state cannot be converted.
 
     If it raises, nothing was changed. Floating-point values are converted to the dtype of the module; other dtypes must
     agree.
-    Cost: one read of the values; host memory for all of them besides the module. With `assign` this memory becomes the
-    module's, and only tensors whose axes are moved are copied again.
-    Thread safety: no other thread may use the module meanwhile.
+    Cost: one read of the values; host memory for all of them in addition to the module. With `assign` this memory
+    becomes the module's, and only tensors whose axes are moved are copied again.
+    Thread safety: no other thread may use the module during the call.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -118,7 +118,7 @@ def load_model(
         plan = _plan(reader, targets, found, optimizer)
         _check_report(reader.path, model, plan.report, strict)
         if targets and not plan.loads:
-            _log.warning("%s: nothing of the %s was loaded. %s", reader.path, type(model).__name__, plan.report)
+            _log.warning("%s: no tensor of the %s was loaded. %s", reader.path, type(model).__name__, plan.report)
         if not assign:
             for target, _ in plan.loads:
                 target.check_fillable()
@@ -158,7 +158,7 @@ def _check_arguments(
         raise InvalidArgumentError(f'load_model: ema={ema!r}: pass "ignore", "prefer" or "only"')
     if optimizer is not None and assign:
         raise InvalidArgumentError(
-            "load_model: with assign=True the parameters are new ones, which the optimizer does not have. Omit assign, "
+            "load_model: assign=True replaces the parameters, but the optimizer keeps the old ones. Omit assign, "
             "or first load the model alone, then load into an optimizer over its new parameters"
         )
 
@@ -196,8 +196,8 @@ def _plan(
     if found.not_averaged:
         names = ", ".join(map(quoted, found.not_averaged))
         raise NotFoundError(
-            f'{reader.path}: ema="only", but no moving average is stored of {names}. Pass ema="prefer" to load the '
-            f"values of those"
+            f'{reader.path}: ema="only", but no moving average is stored for {names}. Pass ema="prefer" to load '
+            f"their values"
         )
     slots = None if optimizer is None else plan_slots(reader, optimizer, loads)
     if slots is not None:
@@ -217,7 +217,7 @@ def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> 
             continue
         if key in found.strays:
             report.unexpected.append(key)
-            report.hints[key] = f"mapped to {quoted(found.strays[key])}, which the module lacks"
+            report.hints[key] = f"mapped to {quoted(found.strays[key])}, which the module does not have"
         elif key in ignored or key not in found.below_prefix:
             report.ignored.append(key)
         else:
@@ -228,7 +228,7 @@ def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> 
 
 
 def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
-    """Names of each num_batches_tracked whose running_mean was not stored by torch, as another name shows."""
+    """Return the names of each num_batches_tracked whose running_mean was stored by TensorFlow."""
     names = set()
     for target in targets:
         for place in target.places if target.counts_batches else ():
@@ -262,7 +262,7 @@ def _converts(stored: torch.dtype | None, held: torch.dtype) -> bool:
 
 
 def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Strict) -> None:
-    """Raise an error for what `strict` does not tolerate."""
+    """Raise an error for mismatches that `strict` does not allow."""
     names = bool(report.missing or report.unexpected or report.missing_slots) and strict in (True, "names")
     shapes = bool(report.mismatched) and strict in (True, "shapes")
     if not names and not shapes:
@@ -273,18 +273,18 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
     lines = "\n  ".join([*report.problems(), *report.advice()])
     raise kind(
         f"{path}: Error(s) in loading state_dict for {type(model).__name__}:\n  {lines}\n"
-        f"Nothing was loaded. Map names by mapper=, or pass strict=False to load what fits"
+        f"Nothing was loaded. Map names with mapper=, or pass strict=False to load the tensors that fit"
     )
 
 
 def _own_memory(loads: Sequence[tuple[Target, Source]], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the values contiguous, on the devices of their targets, and without shared memory."""
+    """Return contiguous values on the devices of their targets, without shared memory."""
     owned: list[torch.Tensor] = []
     seen: set[int] = set()
     for (target, _), value in zip(loads, values, strict=True):
         device = target.tensor.device
         own = value.contiguous().to("cpu" if device.type == "meta" else device)
-        # One stored tensor may be loaded into two; shared memory would tie them.
+        # One stored tensor may be loaded into two; if they shared memory, a change to one would change both.
         if own.untyped_storage().data_ptr() in seen:
             own = own.clone()
         seen.add(own.untyped_storage().data_ptr())

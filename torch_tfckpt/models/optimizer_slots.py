@@ -1,7 +1,7 @@
 """Find the optimizer state of a model's parameters: in the object graph if there is one, otherwise by name.
 
-A slot has the layout of its variable, and its axes are moved in the same way. What the state means, and how it is
-converted to torch's, is up to `optimizers`.
+A slot has the layout of its variable, and its axes are moved in the same way. The package `optimizers` interprets the
+state and converts it to torch's.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ class SlotPlan:
 
     @property
     def missing(self) -> list[str]:
-        """Names of loaded parameters for which state that the optimizer needs is not stored."""
+        """Names of loaded parameters whose required optimizer state is not stored."""
         return [self.loaded[identity_of(parameter)][0].name for parameter in self.state.missing]
 
     def state_dict(self, values: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -140,8 +140,8 @@ def _find_in_graph(
             if len(found) > 1:
                 names = _named(graph, (node for node, _ in found))
                 raise InvalidArgumentError(
-                    f"{quoted(source.key)} has a slot {quoted(name.slot)} of each of {names}. Omit optimizer; which of "
-                    f"them to load cannot be chosen"
+                    f"{quoted(source.key)} has a slot {quoted(name.slot)} of each of {names}, and it is "
+                    f"unknown which one to load. Omit optimizer"
                 )
             for node, key in found:
                 owners.add(node)
@@ -168,6 +168,6 @@ def _check(reader: CheckpointReader, source: Source, slot: FoundSlot) -> None:
     if shape != wanted or dtype.is_floating_point != slot.parameter.is_floating_point():
         kind = "" if shape != wanted else f" and is {dtype}"
         raise InvalidArgumentError(
-            f"{reader.path}: slot {quoted(slot.key)} has shape {shape_text(shape)}{kind}, its variable "
+            f"{reader.path}: slot {quoted(slot.key)} has shape {shape_text(shape)}{kind}, but its variable "
             f"{shape_text(wanted)}. Omit optimizer"
         )

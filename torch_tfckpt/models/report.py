@@ -1,4 +1,4 @@
-"""LoadReport: what a load found, changed, and ignored."""
+"""LoadReport: the tensors that a load found, changed and ignored."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Mismatch(NamedTuple):
         layout: The layout that was tried.
         shape: Shape in the module; None for a lazy tensor, whose layout needs another number of dimensions.
         dtype: Element type in the module.
-        reason: What does not fit.
+        reason: Description of the mismatch.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -89,13 +89,13 @@ class LoadReport:
         converted: Tensors whose axes were moved or whose dtype was changed.
         sources: Name -> stored key, for everything that was loaded.
         averaged: Names that were filled with a moving average.
-        ignored: Stored keys that are not weights of this module: counters, optimizers, averages, what the mapper omits,
-            what is outside the prefix; and the other keys of a tensor that is tied in the module and stored apart.
+        ignored: Stored keys that are not weights of this module: counters, optimizers, averages, tensors that the
+            mapper omits or outside the prefix; and further keys of a tensor that the module ties.
         prefix: Prefix below which the module is stored, as the checkpoint spells it: "model/".
         slots: Name of a parameter -> name in the optimizer's state -> stored key.
         missing_slots: Names of loaded parameters for which no optimizer state is stored.
         variables: Stored key -> full name of the variable, for an object-based checkpoint.
-        hyperparameters: Hyperparameters that the optimizer took over from the stored one: lr, betas, momentum.
+        hyperparameters: Hyperparameters that were loaded into the optimizer: lr, betas, momentum.
         unused_rules: Names and patterns of the mapper that match no stored tensor.
         remarks: Arguments of load_model that would find more: another prefix, moving averages.
         hints: Missing name or unexpected key -> a remark, printed after it.
@@ -153,7 +153,7 @@ class LoadReport:
         return lines + first_lines([str(mismatch) for mismatch in self.mismatched], _LISTED)
 
     def advice(self) -> list[str]:
-        """Return possible causes and what to do."""
+        """Return possible causes and fixes."""
         unused = f"Rules that match nothing: {self._listed(self.unused_rules, ())}"
         return [*([unused] if self.unused_rules else []), *self.remarks]
 

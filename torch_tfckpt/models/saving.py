@@ -39,8 +39,8 @@ def save_model(
 
     Args:
         model: Module to save.
-        prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. Missing directories are created.
-            Names that end like another kind of file (.safetensors, .pt, .h5 ...) are refused.
+        prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. Missing directories are created. A prefix
+            with the extension of another format (.safetensors, .pt, .h5 ...) is refused.
         naming: "torch": the names of the state_dict, unchanged. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
             layouts, for the modules that load_model knows; others keep torch's names and layouts.
         mapper: Names and layouts that override those of `naming`; the same that load_model takes, without patterns.
@@ -49,8 +49,8 @@ def save_model(
         The prefix.
 
     Raises:
-        InvalidArgumentError: `prefix` ends like another kind of file; an unknown naming; two tensors with one name; a
-            layout that does not fit, or that neither a rule nor its name tells; a lazy parameter.
+        InvalidArgumentError: `prefix` has the extension of another format; an unknown naming; two tensors with one
+            name; a layout that does not fit, or that is given neither by a rule nor by the name; a lazy parameter.
         TypeError: `model` is not a Module.
         UnimplementedError: naming="keras"; a mapper with patterns; a dtype that TensorFlow lacks.
         IncompleteSaveError: the system refused a write; nothing was published, an earlier checkpoint is intact.
@@ -75,7 +75,7 @@ def save_model(
     if naming == "keras":
         raise UnimplementedError('save_model: naming="keras" is not implemented yet. Pass naming="tf" and a mapper')
     if naming not in _NAMINGS:
-        raise InvalidArgumentError(f"save_model: there is no naming {naming!r}. Namings: {', '.join(_NAMINGS)}")
+        raise InvalidArgumentError(f"save_model: unknown naming {naming!r}. Namings: {', '.join(_NAMINGS)}")
     refuse_other_ending(fspath(prefix), "save_model")
     if naming == "torch" and mapper is None:
         saver = Saver(model, max_to_keep=None)
@@ -101,8 +101,11 @@ def _named(targets: list[Target], naming: str, mapped: KeysAndLayouts) -> dict[s
             key, layout = _stored_as(place, target.tensor.dim(), naming, mapped)
             other = names.setdefault(key, place.name)
             if other != place.name:
-                raise InvalidArgumentError(f"{quoted(other)} and {quoted(place.name)} are both stored as {quoted(key)}")
-            # Whoever reads an alias uses the layout that the name of the stored tensor implies.
+                raise InvalidArgumentError(
+                    f"{quoted(other)} and {quoted(place.name)} are both stored as {quoted(key)}. Map one of them to "
+                    "another name"
+                )
+            # A reader of an alias uses the layout that the name of the stored tensor implies.
             implied = {at: layout_of(place.module, place.attribute, variable_name_of(at)) for at in kept.values()}
             same = (at for each, at in kept.items() if each == implied[at])
             first = None if place.name in mapped else next(same, None)
@@ -121,7 +124,7 @@ def _check_mapped(targets: list[Target], mapped: KeysAndLayouts) -> None:
     known = [name for target in targets for name in target.names]
     for name in sorted(mapped.keys() - set(known)):
         raise InvalidArgumentError(
-            f"the mapper has {quoted(mapped[name][0])} for {quoted(name)}, which the module lacks. "
+            f"the mapper has {quoted(mapped[name][0])} for {quoted(name)}, which the module does not have. "
             f"{did_you_mean(name, known)}".rstrip()
         )
 

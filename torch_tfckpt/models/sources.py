@@ -47,7 +47,7 @@ class Source:
 
 @dataclass(slots=True)
 class Found:
-    """What was found, by the first name of each target."""
+    """Result of the search, by the first name of each target."""
 
     sources: dict[str, Source] = field(default_factory=dict)
     prefix: str = ""  # as the checkpoint spells it
@@ -60,7 +60,7 @@ class Found:
     asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that the mapper names and that is not stored
     not_averaged: list[str] = field(default_factory=list)  # names without an average, if only averages are wanted
     unused_rules: list[str] = field(default_factory=list)  # names and patterns of the mapper that match nothing
-    remarks: list[str] = field(default_factory=list)  # arguments that would find more
+    remarks: list[str] = field(default_factory=list)  # arguments of load_model that would find more
 
 
 def find_sources(
@@ -74,7 +74,7 @@ def find_sources(
     """Find a source for each target, first by the mapper, then by names.
 
     Raises:
-        InvalidArgumentError: two stored tensors may be meant, or a layout is unknown; nothing is guessed.
+        InvalidArgumentError: a name is ambiguous, or a layout is unknown; nothing is guessed.
         NotFoundError: nothing is stored below `prefix`.
         DataLossError: the object graph, or a list of shared names, is damaged.
     """
@@ -226,7 +226,8 @@ def _source_of(
             continue
         if len({place.name for place in stored.values()}) < len({each.key for each in stored}):
             raise InvalidArgumentError(
-                f"{reader.path}: {quoted(target.name)} may be {' or '.join(quoted(each.key) for each in stored)}. Map "
+                f"{reader.path}: {quoted(target.name)} may be stored as "
+                f"{' or '.join(quoted(each.key) for each in stored)}. Map "
                 f"one of them to it with a KeyMapper"
             )
         _note_apart(reader, target, [each.key for each in stored], found)
@@ -241,7 +242,7 @@ def _note_apart(reader: CheckpointReader, target: Target, keys: Sequence[str], f
     if others:
         listed = ", ".join(map(quoted, (keys[0], *others)))
         _log.info(
-            "%s: %s is one tensor in the module and stored several times: %s. The first is read",
+            "%s: %s is one tensor in the module, but is stored several times: %s. The first is loaded",
             reader.path,
             target.name,
             listed,

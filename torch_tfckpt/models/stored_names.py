@@ -4,8 +4,8 @@
     by object      root -"model"-> -"fc1"-> -"kernel"->: objects with the names of the module's attributes
     by full name   the variable's own name in an object-based checkpoint
 
-All names of a module may be below a prefix, such as "model/". One of the three ways and one prefix are chosen for the
-whole module, so that no two layers come from two models. Several equally good choices are an error.
+All names of a module may be below a prefix, such as "model/". One of these three schemes and one prefix are chosen for
+the whole module, so that no two layers come from two models. Several equally good choices are an error.
 """
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
@@ -32,7 +32,7 @@ class StoredVariable(NamedTuple):
 
 
 class StoredNames(Protocol):
-    """Way of finding variables.
+    """Naming scheme by which variables are found.
 
     Names are those of modules, whose parts may contain "/". Prefixes are dotted, and end in a dot or are empty.
     """
@@ -132,7 +132,7 @@ class Objects:
         }
 
     def _node(self, parts: Iterable[str]) -> int | None:
-        """The node to which these names lead; None if one of them is missing."""
+        """Return the node at the path of these names; None if one of them is missing."""
         here = ROOT
         for part in parts:
             child = self._below(here).get(part)
@@ -149,7 +149,7 @@ class Objects:
 
 
 def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out: Container[str]) -> list[StoredNames]:
-    """Return the ways of finding variables in a checkpoint, in the order in which they are tried.
+    """Return the naming schemes of a checkpoint, in the order in which they are tried.
 
     Args:
         averaged: Keys of variables whose moving average is wanted and stored, even if they are not stored themselves.
@@ -179,11 +179,11 @@ def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Way and prefix by which the variables of one module are found."""
+    """Scheme and prefix by which the variables of one module are found."""
 
     names: StoredNames
     prefix: str
-    remark: str = ""  # on another prefix, with more tensors below it but too few to choose it unasked
+    remark: str = ""  # about another prefix with more tensors, but too few to choose it automatically
 
     def find(self, name: str) -> list[StoredVariable]:
         return self.names.find(self.prefix, name)
@@ -201,13 +201,13 @@ class Naming:
 def choose_naming(
     ways: list[StoredNames], wanted: Mapping[str, set[str]], counted: Collection[str], place: str
 ) -> Naming:
-    """Return the way and the prefix by which most tensors of a module are found.
+    """Return the naming scheme and the prefix that match most tensors of a module.
 
     Args:
-        ways: What to choose from, in order of preference.
+        ways: The naming schemes, in order of preference.
         wanted: Possible stored name -> the tensors of the module that it may name.
-        counted: Tensors that every checkpoint of the module has. A prefix is considered only if more than half of
-            these are below it.
+        counted: Tensors that every checkpoint of the module has. A prefix is considered only if it has more than
+            half of them.
         place: The checkpoint, for messages.
 
     Raises:
@@ -234,27 +234,28 @@ def choose_naming(
     if rivals:
         prefixes = [naming.spelled_prefix for naming in (leading[0], *rivals)]
         raise InvalidArgumentError(
-            f"{place}: the module may be stored below any of {len(prefixes)} prefixes, {found_of_counted} of its "
-            f"{count} tensors are found below each: {listed(prefixes, _LISTED)}. Choose one by prefix=, or map names"
+            f"{place}: the prefix of the module is ambiguous: below each of {len(prefixes)} prefixes, "
+            f"{found_of_counted} of its "
+            f"{count} tensors are found: {listed(prefixes, _LISTED)}. Choose one with prefix=, or map names"
         )
     return leading[0]
 
 
 def _rivals(leading: list[Naming], wanted: Mapping[str, set[str]]) -> Iterator[Naming]:
-    """Those that find other variables than the first; by object and by full name the same may be found."""
+    """Return the namings that find different variables than the first; two schemes may find the same ones."""
     keys = _keys(leading[0], wanted)
     yield from (naming for naming in leading[1:] if _keys(naming, wanted) != keys)
 
 
 def naming_below(ways: list[StoredNames], wanted: Mapping[str, set[str]], prefix: str, place: str) -> Naming:
-    """Return the way that finds most of a module below a given prefix: "model/", "model" and "model." are the same.
+    """Return the scheme that finds most tensors below a prefix: "model/", "model" and "model." are equal.
 
     NotFoundError if nothing is found.
     """
     start = dotted_prefix(prefix)
     best = max((Naming(way, start) for way in ways), key=lambda naming: len(_keys(naming, wanted)))
     if start and wanted and not _keys(best, wanted):
-        raise NotFoundError(f"{place}: nothing of the module is stored below the prefix {quoted(prefix)}")
+        raise NotFoundError(f"{place}: no tensor of the module is stored below the prefix {quoted(prefix)}")
     return best
 
 
@@ -263,7 +264,7 @@ def dotted(name: str) -> str:
 
 
 def dotted_prefix(prefix: str) -> str:
-    """Return a prefix with one dot at its end, however it was spelled; empty for no prefix."""
+    """Return a prefix with one dot at its end, in any spelling; empty for no prefix."""
     bare = dotted(prefix).rstrip(".")
     return f"{bare}." if bare else ""
 

@@ -26,12 +26,12 @@ class Target:
 
     @property
     def tensor(self) -> torch.Tensor:
-        """The tensor in the first of its places."""
+        """The tensor, from the first place where it is registered."""
         return self.places[0].tensor
 
     @property
     def name(self) -> str:
-        """The first of its names."""
+        """Its first name."""
         return self.places[0].name
 
     @property
@@ -67,7 +67,7 @@ class Target:
         VariableSaveable(self.tensor, "", self.name).restore([value], None)
 
     def replace(self, value: torch.Tensor) -> None:
-        """Replace the tensor in all its places by one of the same shape and dtype.
+        """Replace the tensor everywhere by one of the same shape and dtype.
 
         A parameter is replaced by a Parameter of the same class, with its requires_grad and its attributes. If one
         place is a parameter and another a buffer, the buffer shares the memory of the parameter.
@@ -82,7 +82,7 @@ class Target:
             place.replace(new if place.is_parameter else value)
 
     def start_counting(self) -> None:
-        """Set num_batches_tracked on the meta device to zero, on the CPU, like the statistics of its module."""
+        """Replace num_batches_tracked on the meta device by a zero on the CPU."""
         if self.tensor.device.type == "meta":
             self.replace(torch.zeros(self.tensor.shape, dtype=self.tensor.dtype, device="cpu"))
 

@@ -1,7 +1,7 @@
 """Checkpoint: save a tree of objects by their paths in it, as tf.train.Checkpoint does.
 
     checkpoint = Checkpoint(model=model, optimizer=optimizer, step=step, epoch=0)
-    path = checkpoint.save("run/ckpt")                        # run/ckpt-1, named in run/checkpoint
+    path = checkpoint.save("run/ckpt")                        # run/ckpt-1, recorded in run/checkpoint
     checkpoint.restore(path).assert_consumed()                # into the same objects, in place
 
 TensorFlow's Checkpoint of objects with the same attribute names can restore it, and vice versa.
@@ -91,7 +91,7 @@ class Checkpoint:
     def __init__(self, root: object = None, *, storage: Any = None, **objects: object) -> None:
         if storage is not None and not callable(getattr(storage, "sync_directory", None)):
             raise InvalidArgumentError(
-                f"storage is a {type(storage).__name__}; it takes a Storage, where files are stored. To save an object "
+                f"storage is a {type(storage).__name__}; pass a Storage. To save an object "
                 f"under this name, set it as an attribute: checkpoint.storage = ..."
             )
         self._tracked: dict[str, None] = {}  # names of the children, in the order in which they were added
@@ -188,7 +188,7 @@ class Checkpoint:
         """Write a checkpoint under exactly this prefix: no number, no state file.
 
         Args:
-            file_prefix: Prefix of its files. Directories that do not exist are made.
+            file_prefix: Prefix of its files. Missing directories are created.
             options: See CheckpointOptions.
 
         Returns:
@@ -206,9 +206,9 @@ class Checkpoint:
         return self._write(fspath(file_prefix), _checked(options), _no_more)
 
     def save(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
-        """Increment the counter, write `file_prefix-N`, and name only that in the state file. Deletes nothing.
+        """Increment the counter, write `file_prefix-N`, and record only it in the state file; delete nothing.
 
-        Errors and cost as `write`. Use a CheckpointManager to delete old checkpoints.
+        Errors and cost as for `write`. Use a CheckpointManager to delete old checkpoints.
         """
         checked = _checked(options)
         path = self._numbered(file_prefix)
@@ -218,7 +218,7 @@ class Checkpoint:
         """`save` in the background: returns as soon as training may change the values.
 
         Returns:
-            A handle with `staged`, `done()` and `result()`, which returns or raises what `save` would.
+            A handle with `staged`, `done()` and `result()`, which returns or raises the result of `save`.
 
         An error that is not raised by `result()` is raised by the next call of this object, or at exit.
         Cost: values are copied within StagingOptions.async_bytes; the rest is copied when earlier bytes have been
@@ -229,7 +229,7 @@ class Checkpoint:
         return self._start(path, checked, lambda: self._name_newest(path))
 
     def read(self, save_path: AnyPath, options: CheckpointOptions | None = None) -> LoadStatus:
-        """Restore in place what `write` wrote. Errors and cost as `restore`, which also restores the counter."""
+        """Restore a checkpoint of `write`. Like `restore`, which also restores the counter."""
         self.sync()
         options = _checked(options)
         with CheckpointReader(save_path, storage=self._storage) as reader:
@@ -239,7 +239,7 @@ class Checkpoint:
         """Restore all objects in place, and objects that are added later when they are added.
 
         Args:
-            save_path: What `save` returned, or anything else that CheckpointReader accepts. None: nothing is restored,
+            save_path: The result of `save`, or any other path that CheckpointReader accepts. None: nothing is restored,
                 and the assertions of the status fail.
             options: See CheckpointOptions.
 
@@ -281,7 +281,7 @@ class Checkpoint:
                 raise
 
     def sync(self) -> None:
-        """Return once no save is in flight. Raises the error of a save in the background."""
+        """Wait until no save is in flight. Raises the error of a save in the background."""
         self._in_flight.sync()
 
     # The objects.
@@ -296,7 +296,8 @@ class Checkpoint:
         target = root() if isinstance(root, weakref.ref) else root
         if target is None:
             raise FailedPreconditionError(
-                "the root object of this Checkpoint was deleted, to which it has only a weak reference. Keep the object"
+                "the root object of this Checkpoint was deleted: a Checkpoint has only a weak reference to it. "
+                "Keep a reference to the object"
             )
         return target
 

@@ -60,7 +60,7 @@ def _uninstall() -> None:
     """Remove the hooks if no module expects a child.
 
     torch iterates over its hooks when it calls one, so only the last ones may be removed. If other hooks were installed
-    after ours, ours stay until those are removed.
+    later, ours remain until those are removed.
     """
     if not any(isinstance(parent, nn.Module) for parent in _WAITING) and all(map(_is_last, _INSTALLED)):
         while _INSTALLED:

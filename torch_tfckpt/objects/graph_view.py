@@ -47,7 +47,7 @@ class ObjectNode:
 
     @property
     def way(self) -> "list[ObjectNode]":
-        """The nodes from the root to this one, both included."""
+        """The nodes from the root to this one, including both."""
         # Computed on request: stored in every node of a long chain, they would take memory quadratic in its length.
         nodes = [self]
         while nodes[-1].parent is not None:
@@ -61,7 +61,7 @@ class ObjectNode:
 
     @property
     def full_name(self) -> str:
-        """The name of a tensor for tf.train.Saver: its own, or else the one that a Saver of the same objects uses.
+        """Return the name of a tensor for tf.train.Saver: its own, or the one in a Saver of these objects.
 
         For example "model/fc1.weight" for a tensor of a module under the name "model", "fc1.weight" if the module is
         the root, "step" and "extra/ema" for others; "" for objects that are not tensors.
@@ -82,7 +82,7 @@ class ObjectNode:
 
 
 def object_nodes(root: Trackable) -> list[ObjectNode]:
-    """All objects that can be reached from the root, in the order of their ids.
+    """Return all objects that can be reached from the root, in the order of their ids.
 
     Raises:
         ValueError: an object that cannot be saved; two children with one name; a name that cannot be encoded.
@@ -112,10 +112,10 @@ def _check_name(name: str) -> None:
 
 
 def to_save(root: Trackable, *, skip_slot_variables: bool = False) -> list[SaveableObject]:
-    """Return all values below `root`, and last the encoded graph.
+    """Return all values below `root`, followed by the encoded graph.
 
     Args:
-        skip_slot_variables: Leave out the state of optimizers.
+        skip_slot_variables: Omit the state of optimizers.
 
     Raises:
         ValueError: as `object_nodes`.
@@ -141,7 +141,7 @@ def to_save(root: Trackable, *, skip_slot_variables: bool = False) -> list[Savea
 
 
 def _is_state(trackable: Trackable) -> bool:
-    """Whether TensorFlow would write its values after those of the tensors."""
+    """Return whether TensorFlow would write the values of this node after the tensors."""
     return isinstance(trackable, StateTrackable | PythonStateTrackable)
 
 

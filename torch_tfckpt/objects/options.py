@@ -25,7 +25,7 @@ class CheckpointOptions:
         enable_async: `save` and `write` return as soon as training may continue; `sync` waits for the rest.
         experimental_write_callbacks: Functions that are called in this order once a checkpoint is published, with its
             path or without arguments.
-        experimental_skip_slot_variables: Leave out the state of optimizers: slot variables and everything else.
+        experimental_skip_slot_variables: Omit the state of optimizers: slot variables and everything else.
         sharded: Write one data file for each device, as Saver(sharded=True), instead of one for each host.
         staging: How much host memory and how many threads saves may use; the Checkpoint keeps the setting. None: no
             change.
@@ -61,7 +61,7 @@ class CheckpointOptions:
             assert count <= 1, f"a write callback has one parameter, the path, or none; this one has {count}"
 
     def run_callbacks(self, path: str) -> None:
-        """Call the callbacks with `path`. Raises whatever they raise."""
+        """Call the callbacks with `path`. Their exceptions are passed on."""
         for callback in self.experimental_write_callbacks or ():
             if inspect.signature(callback).parameters:
                 callback(path)  # type: ignore[call-arg]

@@ -45,13 +45,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Progress:
-    """Which nodes of a checkpoint were restored.
+    """Progress of a restore: the nodes of the checkpoint that were restored.
 
     Attributes:
         bound: Ids of the nodes that were matched with objects.
         unused_attributes: Node id -> attributes that its object does not use.
         unfilled: Ids of matched nodes that have no values for their objects.
-        expect_partial: Whether not to log what was not restored.
+        expect_partial: Whether to suppress the warning about unrestored values.
     """
 
     graph: ObjectGraph
@@ -115,8 +115,8 @@ class Restoration:
             with CheckpointReader(self.path, storage=self.storage) as reader:
                 if self._when_written() != self._written:
                     raise FailedPreconditionError(
-                        f"{printable(self.path)} was overwritten after it was restored, and may have other objects "
-                        f"at the same paths. Restore again"
+                        f"{printable(self.path)} was overwritten after it was restored, and its objects may have "
+                        f"changed. Restore again"
                     )
                 self.restore(trackable_of(child, local_name), node_id, reader)
 
@@ -202,8 +202,8 @@ class _Matching:
             other = self._restoration.is_taken_by_another(node_id, trackable)
         if other:
             _log.warning(
-                "Inconsistent references when loading %s into this object graph: %s is one object in the checkpoint "
-                "and two in the program. The second one, a %s, is not restored",
+                "Inconsistent references when loading %s into this object graph: %s is one object in the checkpoint, "
+                "but two in the program. The second one, a %s, is not restored",
                 self._reader.path,
                 self._graph.name(node_id),
                 type(trackable.target).__name__,
@@ -224,7 +224,7 @@ class _Matching:
         if node.registered_saver is not None:
             raise InvalidArgumentError(
                 f"{self._reader.path}: {self._graph.name(node_id)} was saved by the registered saver "
-                f"{node.registered_saver.name}, which is code of the program that saved it. Leave that object out"
+                f"{node.registered_saver.name}, which is code of the program that saved it. Omit that object"
             )
         if trackable.identity in self._restored or _restored_later(trackable, self._restoration.number):
             return
@@ -301,7 +301,7 @@ class _Matching:
         return StoredNode(self._reader, self._graph, node_id)
 
     def commit(self) -> None:
-        """Record what was restored, and which children are expected."""
+        """Record the restored nodes and the expected children."""
         restoration = self._restoration
         for node_id, trackable in self._taken.items():
             restoration.take(node_id, trackable)

@@ -27,12 +27,12 @@ def begin_to_save(
     """Begin to write a checkpoint of `root` and all objects below it.
 
     Args:
-        path: Its prefix. Directories that do not exist are made.
+        path: Its prefix. Missing directories are created.
         snapshot: Whether the values may change once the save is staged.
 
     Raises:
         ValueError, TypeError, InvalidArgumentError, UnimplementedError: as `graph_view.to_save`; nothing was written.
-        IncompleteSaveError: a directory or file cannot be made.
+        IncompleteSaveError: a directory or file cannot be created.
     """
     saveables = to_save(root, skip_slot_variables=options.experimental_skip_slot_variables)
     several_hosts = len({_host_of(spec) for spec in specs_of(saveables)}) > 1
@@ -45,7 +45,7 @@ def begin_to_save(
 
 
 def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[], None], begun: float) -> str:
-    """Wait until a save is published, do what follows, and return its path.
+    """Wait until a save is published, run the callbacks, and return its path.
 
     Args:
         begun: When it began, by `time.monotonic`.

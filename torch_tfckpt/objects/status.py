@@ -44,7 +44,7 @@ class CheckpointLoadStatus:
     """Status of a restore from an object-based checkpoint.
 
     Args:
-        restoration: The restore. Objects that are restored later count, too.
+        restoration: The restore. Objects that are restored later are included.
         root: The objects; the status references them.
     """
 
@@ -60,7 +60,7 @@ class CheckpointLoadStatus:
         """Assert that every value of the checkpoint was restored into an object, and every object was restored.
 
         Raises:
-            AssertionError: lists the paths of the rest.
+            AssertionError: with the paths of the unrestored ones.
         """
         self.assert_existing_objects_matched()
         progress = self._restoration.progress
@@ -76,8 +76,8 @@ class CheckpointLoadStatus:
             if node.attributes and node_id not in progress.bound and node_id not in skipped:
                 raise AssertionError(
                     f"Unresolved object in checkpoint {progress.graph.name(node_id)}: {self._restoration.path} has "
-                    f"{', '.join(each.checkpoint_key for each in node.attributes[:_SHOWN])}, and there is no such "
-                    f"object. If that is intended, call expect_partial() instead"
+                    f"{', '.join(each.checkpoint_key for each in node.attributes[:_SHOWN])}, but no such "
+                    f"object exists. If that is intended, call expect_partial() instead"
                 )
         if progress.unused_attributes:
             unused = progress.unused_attributes.items()
@@ -92,7 +92,7 @@ class CheckpointLoadStatus:
         """Assert that every object with values was restored. The checkpoint may have more values.
 
         Raises:
-            AssertionError: lists the paths of the other objects.
+            AssertionError: with the paths of the other objects.
         """
         unmatched = self._unmatched()
         if unmatched:
@@ -166,10 +166,10 @@ class NameBasedSaverStatus:
         return f"NameBasedSaverStatus({self._path!r}, {counted(len(self._restored), 'object')} restored by name)"
 
     def assert_consumed(self) -> Self:
-        """Assert that every object was found. The checkpoint may have more tensors, which names alone cannot tell.
+        """Assert that every object was found. The checkpoint may contain further tensors.
 
         Raises:
-            AssertionError: lists the paths of the other objects.
+            AssertionError: with the paths of the other objects.
         """
         optional = set() if self._optional is None else {self._optional}
         missing = unmatched(self._root, self._restored | optional)
@@ -181,7 +181,7 @@ class NameBasedSaverStatus:
         return self
 
     def assert_existing_objects_matched(self) -> Self:
-        """As `assert_consumed`."""
+        """Do the same as `assert_consumed`."""
         return self.assert_consumed()
 
     def assert_nontrivial_match(self) -> Self:

@@ -98,7 +98,7 @@ class StatePlan:
         missing: Parameters in `known` that lack a required slot.
         hyperparameters: The stored ones, by torch's names, for `groups`.
         step: Number of steps; None if torch does not count them, or if it is unknown and not needed.
-        rate: The stored momentum is divided by -`rate`; None: it is used as it is.
+        rate: The stored momentum is divided by -`rate`; None: it is used unchanged.
         problem: Why the state cannot be converted; if set, no part of the plan may be used.
     """
 
@@ -163,7 +163,7 @@ def plan_state(
     foreign = stored.slots - {name.slot for name in slot_names(optimizer).values()}
     if foreign:
         finding = f"has {', '.join(map(quoted, sorted(foreign)))}, which {type(optimizer).__name__} does not have"
-        plan.problem = UnimplementedError(_message(stored, f"{finding}: it is an optimizer of another kind"))
+        plan.problem = UnimplementedError(_message(stored, f"{finding}: it is a different kind of optimizer"))
         return plan
     plan.hyperparameters = _hyperparameters(optimizer, stored)
     _choose_slots(plan, slots)
@@ -177,7 +177,7 @@ def plan_state(
 
 
 def _message(stored: StoredOptimizer, finding: str) -> str:
-    return f"{stored.reader.path}: {stored.name} {finding}. Leave the optimizer out"
+    return f"{stored.reader.path}: {stored.name} {finding}. Omit the optimizer"
 
 
 def _hyperparameters(optimizer: torch.optim.Optimizer, stored: StoredOptimizer) -> dict[str, Any]:
@@ -192,8 +192,8 @@ def _hyperparameters(optimizer: torch.optim.Optimizer, stored: StoredOptimizer) 
     elif found["lr"] is not None and decay:
         found["lr"] /= 1.0 + decay * steps
         _log.warning(
-            "%s: the stored learning rate decays. The optimizer uses the rate of the next step, %g; use a scheduler to "
-            "continue the decay",
+            "%s: the stored learning rate decays. The optimizer uses the rate of the next step, %g; to continue the "
+            "decay, use a scheduler",
             stored.reader.path,
             found["lr"],
         )
@@ -242,7 +242,7 @@ def _plan_steps(plan: StatePlan, stored: StoredOptimizer) -> None:
     plan.step = _count_steps(stored, tuple(map(float, plan.groups[0]["betas"] if adam and plan.groups else ())))
     decays = any(plan.hyperparameters.get("lr_decay", group.get("lr_decay")) for group in plan.groups)
     if plan.step is None and plan.slots and (adam or decays):
-        finding = "has no iter, global_step or beta2_power to find out how many steps the optimizer has taken"
+        finding = "has no iter, global_step or beta2_power, so the optimizer's number of steps is unknown"
         plan.problem = NotFoundError(_message(stored, finding))
 
 
@@ -289,7 +289,7 @@ def updated_state(
     """Return the optimizer's state_dict with the state in `new`, by identity of the parameter.
 
     Unless `keep_others`, the state of other parameters is removed, because it is from a different point in training;
-    the optimizer creates new state at its next step. Adagrad creates state only when it is constructed, so there it
+    the optimizer creates new state at its next step. Adagrad creates state only when it is constructed, so its state
     is kept.
     """
     packed = optimizer.state_dict()

@@ -32,13 +32,13 @@ Saveables = Sequence[SaveableObject]
 
 
 class BaseSaverBuilder:
-    """Writes and reads the saveables of a saver; a subclass may override how.
+    """Writes and reads the saveables of a saver; subclasses may override both.
 
     Args:
         write_version: SaverDef.V2, or V1 for programs that cannot read version 2.
 
     Raises:
-        FailedPreconditionError: another version.
+        FailedPreconditionError: `write_version` is another version.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -176,7 +176,7 @@ def begin_save(
 
     Args:
         builder: A BulkSaverBuilder writes all files at once, in bounded host memory. Any other one, and one whose class
-            overrides `save_op` or `sharded_filename`, writes one file after the other by its `save_op`.
+            overrides `save_op` or `sharded_filename`, writes the files one by one with its `save_op`.
         path: Prefix of the checkpoint.
         sharded: Whether each device gets its own data file.
         snapshot: Whether the values may change once `staged` is set. They are copied first: in bulk within the limits

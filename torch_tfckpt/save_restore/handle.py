@@ -1,4 +1,4 @@
-"""Saves in the background: the handle that a caller gets. Every error is raised somewhere, at the latest at exit."""
+"""Saves in the background: the caller's handle. Every error is raised, at the latest at exit."""
 
 import atexit
 import os
@@ -31,7 +31,7 @@ class SaveHandle:
         >>> handle.done()
         True
 
-    Threads: any may wait for it.
+    Thread safety: any thread may wait for the save.
     """
 
     def __init__(self, path: str, staged: threading.Event, complete: Callable[[], str | None] | None) -> None:
@@ -86,10 +86,10 @@ class SaveHandle:
 
         Raises:
             TimeoutError: the save has not ended yet.
-            IncompleteSaveError, and whatever else `Saver.save` raises. The saver does not raise it again.
+            IncompleteSaveError, or any other error of `Saver.save`. The saver does not raise it again.
         """
         if not self._done.wait(timeout):
-            raise TimeoutError(f"the save has not ended after {timeout} seconds. Ask again, or wait without a timeout")
+            raise TimeoutError(f"the save has not ended after {timeout} seconds. Call again, or wait without a timeout")
         if self._error is not None:
             self._reported = True
             _UNREPORTED.discard(self)
@@ -103,9 +103,9 @@ class SaveHandle:
             self.result()
 
     def _disown(self) -> None:
-        """Stop waiting for the save, in a forked child, in which the thread that saves does not run."""
+        """Stop waiting for the save. For forked children, which do not have the saving thread."""
         self._complete = None
-        self._error = FailedPreconditionError("the save continues in the process that began it. Call result() there")
+        self._error = FailedPreconditionError("the save continues in the process that started it. Call result() there")
         self._reported = True
         # New events: at the time of the fork a thread may have held the locks of the old ones.
         self.staged, self._done = threading.Event(), threading.Event()
@@ -148,12 +148,12 @@ class InFlight:
         *,
         block_until_staged: bool = True,
     ) -> SaveHandle:
-        """Complete a save that has begun, in the background. REQUIRES: the one before has ended.
+        """Complete a save that has begun, in the background. REQUIRES: the previous one has ended.
 
         Args:
             path: The checkpoint.
             staged: Set once the values may change.
-            complete: Waits until all is written, and does the rest.
+            complete: Waits until everything is written, and publishes it.
             abandon: Stops, and removes everything that was written; called if no thread could be started.
             block_until_staged: Whether to wait for `staged`.
         """
@@ -169,7 +169,7 @@ class InFlight:
         return handle
 
     def sync(self) -> None:
-        """Return once nothing is in flight. Raises the save's error unless `result` has raised it."""
+        """Wait until no save is in flight. Raises the save's error unless `result` has raised it."""
         earlier, self._handle = self._handle, None
         if earlier is not None:
             try:

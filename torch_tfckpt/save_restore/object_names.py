@@ -3,8 +3,8 @@
     full_name      "dense/kernel"
     checkpoint_key "model/layer1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
 
-A saver knows its tensors by name. To read such a file, its saveables are wrapped in saveables with these keys; they
-themselves do not change, since the next save or restore may be by name again.
+A saver knows its tensors by name. To read such a file, its saveables are wrapped in saveables with these keys. The
+originals do not change, because the next save or restore may use names again.
 
 Source: object_graph_key_mapping, saver_from_object_based_checkpoint in tensorflow/python/training/saver.py.
 """
@@ -74,8 +74,8 @@ def with_keys(saveables: Sequence[SaveableObject], names_to_keys: Mapping[str, s
             under any of them.
 
     Raises:
-        NotFoundError: in three parts, the names that are not in the checkpoint, those that are only there, and how many
-            are in both. The state of an object is never found: such files store it by the path to the object.
+        NotFoundError: in three parts: the names that are not in the checkpoint, those that are only there, and the
+            number of common ones. The state of an object is never found: such files store it by the path to the object.
     """
     aliases = _aliases(saveables)
     found: list[SaveableObject] = []
@@ -109,11 +109,11 @@ class _UnderKeys(SaveableObject):
         self._saveable = saveable
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        """As the saveable."""
+        """Call the method of the saveable."""
         self._saveable.check(shapes, restored_shapes)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> object:
-        """As the saveable."""
+        """Call the method of the saveable."""
         return self._saveable.restore(restored_tensors, restored_shapes)
 
 

@@ -103,7 +103,7 @@ class SaveByParts:
         """Do nothing: nothing has been written yet."""
 
     def _remove_parts(self, parts: Sequence[str]) -> bool:
-        """Remove the parts; return whether that was possible. Raises nothing, so that an earlier error is not lost."""
+        """Remove the parts; return whether that succeeded. Never raises, so that an earlier error is not lost."""
         storage, folder = self._storage, os.path.dirname(parts[0])
         try:
             if storage.renames and not storage.is_directory(folder):
@@ -137,7 +137,8 @@ class SaveByParts:
             if isinstance(error, IncompleteSaveError) and (replaced or not clean):
                 raise IncompleteSaveError(
                     f"save of {printable(self._path)}: {error.failures.get(0, error)}. Some of its {len(targets)} "
-                    f"shards are new, others missing or of an earlier save: do not restore them. Fix the cause, then "
+                    "shards are new, others are missing or from an earlier save: do not restore them. Fix the "
+                    "cause, then "
                     f"save again",
                     error.failures,
                 ) from error
@@ -146,7 +147,7 @@ class SaveByParts:
 
 @contextmanager
 def _part_of(path: str) -> Iterator[None]:
-    """Raise the error of a part that cannot be saved as one of the whole checkpoint, which is not published."""
+    """Convert the error of a part to an error of the whole checkpoint, which is not published."""
     try:
         yield
     except IncompleteSaveError as error:
@@ -156,7 +157,7 @@ def _part_of(path: str) -> Iterator[None]:
 
 @contextmanager
 def published(path: str | None, lacking: str) -> Iterator[None]:
-    """Convert an OSError after publication to an IncompleteSaveError that says the checkpoint is in place."""
+    """Convert an OSError after publication to an IncompleteSaveError: the checkpoint is in place."""
     try:
         yield
     except CheckpointError:

@@ -232,7 +232,7 @@ def _dtype_mismatch(reader: CheckpointReader, spec: SaveSpec) -> str:
 
 
 def _held_alike(stored: DataType, wanted: DataType) -> bool:
-    """Whether torch represents both by one dtype, as qint8 by int8."""
+    """Return whether torch represents both by one dtype, such as qint8 by int8."""
     one, other = ELEMENTS.get(stored), ELEMENTS.get(wanted)
     return one is not None and other is not None and one.torch is not None and one.torch == other.torch
 

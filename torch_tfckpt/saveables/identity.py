@@ -9,7 +9,7 @@ Identity = tuple[object, ...]
 def identity_of(thing: object) -> Identity:
     """Return a key that is equal for two objects exactly if restoring one restores the other.
 
-    Two tensors are equal if they have the same storage, offset, shape and strides. Tensors without memory of their own
+    Two tensors are equal if they have the same storage, offset, shape and strides. Tensors without their own memory
     (empty, meta, lazy, sparse) and all other objects are compared by `id`, so the result is valid only while `thing`
     exists.
     """

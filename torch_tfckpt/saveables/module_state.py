@@ -182,6 +182,7 @@ def _extra_state(module: nn.Module, name: str, value: object) -> SaveableState:
         owner = module.get_submodule(name.removesuffix(EXTRA_STATE).removesuffix("."))
     except AttributeError as error:
         raise UnimplementedError(
-            f"{quoted(name)}: the module has no such submodule; a hook has renamed the entries of its state_dict"
+            f"{quoted(name)}: the module has no such submodule: a hook has renamed the entries of its "
+            "state_dict. Remove the hook"
         ) from error
     return FunctionState(lambda: value, owner.set_extra_state)

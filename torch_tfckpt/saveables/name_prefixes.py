@@ -1,4 +1,4 @@
-"""Find the prefix below which names are stored: "model/" if "fc.weight" is wanted and "model/fc.weight" stored."""
+"""Find the prefix of stored names: "model/" if "fc.weight" is wanted and "model/fc.weight" is stored."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -12,11 +12,11 @@ _SEPARATOR: Final = "/"  # between the key of a module in a var_list and the nam
 
 
 def prefixes_of_names(stored: Iterable[str], wanted: Mapping[str, set[str]], separator: str) -> dict[str, set[str]]:
-    """Return what is found below each prefix, including "".
+    """Return the wanted names that are found below each prefix, including "".
 
     Args:
-        wanted: Name without prefix -> what it is a name of.
-        separator: What a prefix ends with.
+        wanted: Name without prefix -> the tensor with this name.
+        separator: Last character of a prefix.
 
     Cost: looks at each stored name once, and at each of its parts that is short enough to be wanted.
     """
@@ -40,7 +40,7 @@ def _starts(name: str, earliest: int, separator: str) -> Iterator[int]:
 
 
 class _OtherPrefix(NamedTuple):
-    """How wanted names are stored."""
+    """A different prefix of stored names."""
 
     wanted: str  # their prefix here
     stored: str  # their prefix in the checkpoint
@@ -49,7 +49,7 @@ class _OtherPrefix(NamedTuple):
 
 
 def prefix_hint(wanted: Collection[str], stored: Collection[str]) -> str:
-    """Return what to write if the names a Saver wants are stored below another prefix; "" if they are not.
+    """Return a hint if the names of a Saver are stored below another prefix; "" if they are not.
 
     A prefix is considered only if two names or more, and more than half of them, are found below it.
     """

@@ -20,7 +20,7 @@ from torch_tfckpt.text import counted, listed, quoted
 
 _LISTED: Final = 8  # names that a message lists
 _FIELDS: Final = ("optimizer", "param_shapes", "param_groups", "state", "other_state")
-_HINT: Final = "Restore into an optimizer over the same parameters, or leave the optimizer out"
+_HINT: Final = "Restore into an optimizer over the same parameters, or omit the optimizer"
 
 
 def parameter_names(
@@ -202,7 +202,7 @@ def plan_for_some(optimizer: torch.optim.Optimizer, name_of: Mapping[Identity, s
     assert isinstance(stored, dict)
     here, there = type(optimizer).__name__, stored.get("optimizer")
     if here != there:
-        raise InvalidArgumentError(f"the checkpoint has the state of {there}, this optimizer is {here}. {_HINT}")
+        raise InvalidArgumentError(f"the checkpoint has the state of {there}, but this optimizer is {here}. {_HINT}")
     packed = optimizer.state_dict()
     planned = dict(packed["state"])
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
@@ -239,7 +239,7 @@ def _parts(stored: object) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         or not _are_names(list(state))
         or not isinstance(other, dict)
     ):
-        raise InvalidArgumentError(f"the stored value is not the state of an optimizer by names. {_HINT}")
+        raise InvalidArgumentError(f"the stored value is not the state of an optimizer, keyed by name. {_HINT}")
     return groups, state
 
 
@@ -248,5 +248,5 @@ def _are_names(value: object) -> bool:
 
 
 def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a group without its parameters and their names, which remain those it was built with."""
+    """Return the hyperparameters of a group, without its parameters and their names."""
     return {key: value for key, value in group.items() if key not in ("params", "param_names")}

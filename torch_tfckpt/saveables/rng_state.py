@@ -78,7 +78,7 @@ class RNGState:
         bit_generator = np.random.get_state(legacy=False)["bit_generator"]
         if state["numpy"]["bit_generator"] != bit_generator:
             raise ValueError(
-                f"numpy.random uses {bit_generator}, but the stored state is of {state['numpy']['bit_generator']}"
+                f"numpy.random uses {bit_generator}, but the stored state is from {state['numpy']['bit_generator']}"
             )
         scratch = type(np.random.get_bit_generator())  # type: ignore[attr-defined, unused-ignore]
         np.random.RandomState(scratch()).set_state(state["numpy"])

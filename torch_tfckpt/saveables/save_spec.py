@@ -123,7 +123,7 @@ class SaveableObject:
         return self.specs[0].device if self.specs else ""
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        """Reject values that `restore` would fail on, before anything is assigned anywhere.
+        """Reject values that `restore` would fail on, before anything is assigned.
 
         Args:
             shapes: Shapes of the stored values, one for each spec.
@@ -202,7 +202,7 @@ def value_of(spec: SaveSpec) -> WritableValue:
     """Return the value to save; InvalidArgumentError if there is none yet."""
     value = spec.tensor
     if value is None:
-        raise InvalidArgumentError(f"tensor {quoted(spec.name)} has no value yet. Give it one, or leave it out")
+        raise InvalidArgumentError(f"tensor {quoted(spec.name)} has no value yet. Give it one, or omit it")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Which part of a larger tensor a variable holds, as TensorFlow's variables declare it. No torch.
+"""Position of a variable in a larger tensor, as TensorFlow's variables declare it. Imports no torch.
 
 Source: tensorflow/python/ops/variables.py (Variable.SaveSliceInfo).
 """

@@ -76,7 +76,7 @@ def unflatten(text: str | bytes, tensors: Mapping[str, torch.Tensor]) -> object:
 
     def find(key: str) -> torch.Tensor:
         if key not in tensors:
-            raise DataLossError(f"state names a tensor {quoted(key)} that does not exist")
+            raise DataLossError(f"state refers to a tensor {quoted(key)} that does not exist")
         return tensors[key]
 
     return _Decoder(find).node(_parse(text), 0)
@@ -92,7 +92,7 @@ def tensor_keys(text: str | bytes) -> list[str]:
 
     def note(key: str) -> torch.Tensor:
         if key in keys:
-            raise DataLossError(f"state names the tensor {quoted(key)} twice")
+            raise DataLossError(f"state refers to the tensor {quoted(key)} twice")
         return keys.setdefault(key, torch.empty(0))
 
     _Decoder(note).node(_parse(text), 0)
@@ -239,7 +239,7 @@ class _Decoder:
         counted: Counter[object] = Counter()
         for key, count in self._pairs(body, depth):
             if not isinstance(count, int):
-                raise DataLossError(f"state has a {type(count).__name__} as a count")
+                raise DataLossError(f"state has a {type(count).__name__} instead of a count")
             counted[key] = count
         return counted
 

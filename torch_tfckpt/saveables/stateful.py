@@ -186,7 +186,7 @@ def read_text(reader: CheckpointReader, key: str) -> bytes:
 
 
 def _require_key(reader: CheckpointReader, key: str) -> None:
-    """NotFoundError if nothing is stored under this key, even if it is another name of a tensor."""
+    """Raise NotFoundError unless this is a key; other names of a tensor are not accepted."""
     if key not in reader:
         closest = did_you_mean(key, reader.keys())
         raise NotFoundError(f"{reader.path}: Key {escaped(key)} not found in checkpoint. {closest}".rstrip())

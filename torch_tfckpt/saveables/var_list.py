@@ -73,7 +73,7 @@ class VarList:
         self._check_now()
 
     def __len__(self) -> int:
-        """Entries of the var_list: a module or an optimizer is one."""
+        """Return the number of entries of the var_list; a module or an optimizer is one."""
         return len(self._saved) + len(self._states) + len(self._modules.keys)
 
     @property
@@ -99,7 +99,7 @@ class VarList:
                 saveables += state_to_save(key, state)
         _check_names(saveables)
         ordered = _in_order(saveables)
-        # Modules, objects with state, and objects that list their own saveables may have more the next time.
+        # Modules, objects with state, and objects that list their own saveables may have more values the next time.
         all_kept = len(self._kept) == len(self._saved) and not self._states and not self._modules.keys
         self._in_order = ordered if all_kept else None
         return list(ordered)
@@ -204,7 +204,7 @@ def _check_names(saveables: Iterable[SaveableObject]) -> None:
 
 def _two_names(name: str) -> ValueError:
     return ValueError(
-        f"The same saveable will be restored with two names: {name}. Leave one out; for tensors that a module shares "
+        f"The same saveable will be restored with two names: {name}. Omit one; for tensors that a module shares "
         f"between its parts, pass the module itself, which stores them once"
     )
 

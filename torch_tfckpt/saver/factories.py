@@ -79,8 +79,8 @@ def saver_from_object_based_checkpoint(
             optimizers and other objects is never found by name.
         DataLossError: the object graph is damaged.
 
-    The saver restores `var_list` as it is now: tensors that are added to a module later are not restored. If it saves,
-    it saves under keys, but without an object graph.
+    The saver restores the present tensors of `var_list`; tensors that are added to a module later are not restored.
+    `save` writes the keys, but no object graph.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt

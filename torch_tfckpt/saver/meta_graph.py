@@ -21,7 +21,7 @@ from torch_tfckpt.meta_graph.raw import GRAPH, RawMetaGraph
 from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of
 from torch_tfckpt.saver.registered import Registered, SaverInGraph
 
-# The files are equal to those of this version. Readers of old meta graphs decide by it what a missing field means.
+# The files are equal to those of this version. Readers of old meta graphs interpret missing fields by it.
 TENSORFLOW_VERSION: Final = "2.21.0"
 _PLACE: Final = "the meta graph of a saver"
 
@@ -30,7 +30,7 @@ class MetaGraphSource(Protocol):
     """Creates the meta graphs of a saver."""
 
     def described(self, saver: SaverInGraph | None) -> Callable[[], RawMetaGraph]:
-        """Return a function that encodes the meta graph of a saver and the variables, as they are now.
+        """Return a function that encodes the meta graph of a saver with the present variables.
 
         Threads: the function may be called in any thread.
         """
@@ -56,7 +56,7 @@ class TensorsGraph:
         """Return a function that encodes the meta graph of a saver, with the default collections.
 
         Args:
-            saver: None: no saver in particular.
+            saver: None: a meta graph without its own SaverDef.
 
         Returns:
             The function; it raises InvalidArgumentError for a graph of 2 GiB or more.

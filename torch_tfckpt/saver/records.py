@@ -35,7 +35,7 @@ from torch_tfckpt.saver.request import SaveRequest
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
 
-# TensorFlow's default for keep_checkpoint_every_n_hours, 14 months: no schedule that is worth writing down.
+# TensorFlow's default for keep_checkpoint_every_n_hours, 14 months: in practice no schedule, so it is not recorded.
 _NEVER: Final = 10_000 * SECONDS_PER_HOUR
 
 _log = logging.getLogger(__name__)
@@ -46,11 +46,11 @@ class SaverRecords(CheckpointRecords):
 
     Args:
         saver_def: How many checkpoints to keep, for how long, and their version.
-        start: When the saver was built, in seconds since the epoch: the schedule of those kept for good begins then.
+        start: When the saver was built, in seconds since the epoch: the schedule of permanently kept ones begins then.
         relative: Whether the state file names checkpoints relative to its directory.
         keep_best: Which checkpoints to keep because of their metrics.
         recover: Whether the first save takes over the checkpoints that the state file lists. None: the first save into
-            a directory that was restored from does, with those that have the name of the new one but for the numbers.
+            a directory that was restored from takes over those whose names differ only in their numbers.
         storage: Where files are stored; None chooses by the path.
 
     Threads: one at a time.
@@ -92,7 +92,7 @@ class SaverRecords(CheckpointRecords):
         self.set_last_checkpoints(self._dated(paths))
 
     def refuse_conflict(self, request: SaveRequest) -> None:
-        """FailedPreconditionError if the checkpoint's path would be the state file. Nothing is written yet.
+        """Raise FailedPreconditionError if the checkpoint's path is that of the state file. Writes nothing.
 
         All files of version 2 have suffixes, and all shards of version 1 have numbers after their name. So, as in
         TensorFlow, a version 2 checkpoint may have this name if the state file spells its path differently.
@@ -126,12 +126,12 @@ class SaverRecords(CheckpointRecords):
         return expired
 
     def restored(self, prefix: str) -> None:
-        """Remember that `prefix`, which a Saver wrote, was restored. Nothing is read or taken over yet."""
+        """Record that `prefix`, which a Saver wrote, was restored. Nothing is read or taken over yet."""
         if self._recover is None:
             self._restored_from.add(directory_key(os.path.dirname(prefix)))
 
     def _take_over(self, request: SaveRequest) -> None:
-        """Put the checkpoints of an earlier run before those of this one, if that is wanted of this save."""
+        """Put the checkpoints of an earlier run before those of this one, if `recover` applies to this save."""
         home = directory_key(request.directory)
         wanted = home in self._restored_from or (self._recover is True and not self._has_saved)
         self._restored_from.discard(home)
@@ -143,7 +143,7 @@ class SaverRecords(CheckpointRecords):
         try:
             state = get_checkpoint_state(request.directory, request.latest_filename, storage=request.storage)
         except DataLossError as error:
-            _log.warning("%s: no checkpoints are taken over", error)
+            _log.warning("%s: checkpoints of earlier runs are not tracked", error)
             return
         if state is None:
             return
@@ -157,7 +157,7 @@ class SaverRecords(CheckpointRecords):
         self._history = taken_over(history, earlier, self.max_to_keep)
 
     def _dated(self, paths: Sequence[str]) -> list[Saved]:
-        """Those of `paths` that exist, with the times when their files were written."""
+        """Return those of `paths` that exist, with the times when their files were written."""
         times = [(path, get_checkpoint_mtimes([path], storage=self._storage)) for path in paths]
         return [Saved(path, time[0]) for path, time in times if time]
 

@@ -61,7 +61,7 @@ class Registered:
     """The variables and savers of one graph, each under a unique name.
 
     Args:
-        saver: The saver that the meta graph belongs to; None: no saver in particular.
+        saver: The saver that the meta graph belongs to; None if it belongs to none.
         collections: Their variables and savers are in the graph, too.
 
     Attributes:

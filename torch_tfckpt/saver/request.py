@@ -88,10 +88,11 @@ class SaveRequest:
 
 
 def _check_suffix(suffix: str) -> None:
-    """InvalidArgumentError for a suffix that would name a file of the checkpoint, or one in another directory."""
+    """Raise InvalidArgumentError if a suffix names a file of the checkpoint or another directory."""
     if suffix == "index" or parse_data_filename(f"x.{suffix}") is not None or os.path.dirname(suffix):
         raise InvalidArgumentError(
-            f"meta_graph_suffix {quoted(suffix)} would overwrite a file of the checkpoint, or write elsewhere. "
+            f"meta_graph_suffix {quoted(suffix)} would overwrite a file of the checkpoint, or write to "
+            "another directory. "
             f'Omit it: readers look for "meta"'
         )
 

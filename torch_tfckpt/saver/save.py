@@ -92,8 +92,8 @@ def naming_a_missing_parent(request: SaveRequest) -> Iterator[None]:
             )
             cause = error.failures.get(0, error) if isinstance(error, IncompleteSaveError) else error
             in_its_words.add_note(
-                f"It could not be made, or was removed during the save: {cause}. Remove what is in the way, or save "
-                f"elsewhere"
+                f"It could not be created, or was removed during the save: {cause}. Remove the file at this path or "
+                f"a parent, or save to another directory"
             )
             raise in_its_words from error
         raise

@@ -1,8 +1,8 @@
 """Saver: numbered checkpoints of a training loop, as tf.train.Saver makes them.
 
     saver = Saver({"model": model, "optimizer": optimizer, "step": step}, max_to_keep=3, sharded=True)
-    path = saver.save("run/model.ckpt", global_step=1000)       # durable, and named in run/checkpoint
-    handle = saver.save_async("run/model.ckpt", global_step=1100)   # training continues meanwhile
+    path = saver.save("run/model.ckpt", global_step=1000)       # durable, and recorded in run/checkpoint
+    handle = saver.save_async("run/model.ckpt", global_step=1100)   # training continues
     saver.restore(latest_checkpoint("run"))                     # into the same tensors, in place
 
 Source: tensorflow/python/training/saver.py.
@@ -47,16 +47,16 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
     Args:
         var_list: A dict name -> (tensor, Parameter, Variable, SaveableObject, list of slices, or anything with
             state_dict and load_state_dict: Module, Optimizer, LRScheduler); a Module; pairs such as
-            model.named_parameters(); a list of Variables and SaveableObjects. None: what `add_to_collection` put into
-            the collections "variables" and "saveable_objects".
+            model.named_parameters(); a list of Variables and SaveableObjects. None: the values that `add_to_collection`
+            added to the collections "variables" and "saveable_objects".
         reshape: Let restored values take the shapes of the tensors they are restored into.
         sharded: Write one data file for each device, all at the same time.
         max_to_keep: Number of newest checkpoints to keep; older ones are deleted. None or 0: all are kept, and the
             state file names only the newest.
-        keep_checkpoint_every_n_hours: Of those that would be deleted, keep one in so many hours for good.
+        keep_checkpoint_every_n_hours: Of those that would be deleted, keep one permanently per this many hours.
         name: Scope of the saver's operations in meta graphs.
         restore_sequentially: Assign each value before the next is read. That takes the memory of one tensor instead of
-            all, but if a file is damaged, some values have been assigned when that is noticed.
+            all, but if a file is damaged, some values have already been assigned.
         saver_def: Settings of another saver; they override those given here.
         builder: Writes and reads the files; None: a BulkSaverBuilder.
         defer_build: Wait for `build()`, so that variables can be registered until then.
@@ -67,10 +67,10 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             either way.)
         filename: The default path in meta graphs.
         keep_best: Also keep the best k checkpoints by a metric that is given to `save`.
-        recover: Whether max_to_keep counts the checkpoints of earlier runs, which the state file lists. None: from the
-            first save into a directory that this saver has restored a checkpoint from (any checkpoint, any spelling of
-            the path), those whose names equal that of the new one but for the numbers, so that a checkpoint of
-            another origin is never deleted. True: from the first save on, all that are listed. False: never, as in
+        recover: Whether max_to_keep counts the checkpoints of earlier runs, which the state file lists. None: if this
+            saver has restored a checkpoint from the directory (any checkpoint, any spelling of the path), its next
+            save there takes over those whose names differ only in their numbers, so that other programs'
+            checkpoints are never deleted. True: the first save takes over all that are listed. False: never, as in
             TensorFlow. Checkpoints that no longer exist are left out, and the others are as old as their files; the
             schedule of `keep_checkpoint_every_n_hours`, pins and metrics continue.
         staging: How much host memory and how many threads saves may use.
@@ -157,13 +157,13 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             self.build()
 
     def build(self, var_list: object = None) -> None:
-        """Look at the variables and make the saver ready. Does nothing if it was called before.
+        """Collect the variables and prepare the saver. Does nothing if it was called before.
 
         Args:
             var_list: As for the class, if the build was deferred.
 
         Raises:
-            InvalidArgumentError: "No variables to save", unless the saver was made with `allow_empty`.
+            InvalidArgumentError: "No variables to save", unless the saver was created with `allow_empty`.
         """
         if self._built:
             return
@@ -217,14 +217,14 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         """Save everything as one checkpoint.
 
         Args:
-            save_path: Prefix of the checkpoint. Directories that do not exist are made, also those above its own
-                (TensorFlow refuses then).
+            save_path: Prefix of the checkpoint. Missing directories are created, including parents
+                (TensorFlow raises an error).
             global_step: Number to append to it: an int, or an integral tensor of one element.
             latest_filename: Name of the state file in the same directory; None: "checkpoint".
             meta_graph_suffix: Suffix of the meta graph file.
             write_meta_graph: Whether to write `PREFIX.meta`.
-            write_state: Whether to name the checkpoint in the state file and delete older ones.
-            strip_default_attrs: Leave attributes that have their default values out of the meta graph.
+            write_state: Whether to record the checkpoint in the state file and delete older ones.
+            strip_default_attrs: Omit attributes with default values from the meta graph.
             save_debug_info: Not supported.
             metrics: Name -> number, for `keep_best`.
 
@@ -233,15 +233,15 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             only from a saver that has nothing to save (`allow_empty`).
 
         Raises:
-            InvalidArgumentError (a ValueError): the directory cannot be made, e.g. because a file is in the way; an
+            InvalidArgumentError (a ValueError): the directory cannot be created, e.g. because a file has its name; an
                 argument is invalid.
             FailedPreconditionError (a RuntimeError): the saver is not built, or the path is that of the state file.
             IncompleteSaveError (an OSError): the system refused a step. Unless the message says that the checkpoint is
                 in place, nothing was published and all earlier ones are unchanged.
             The error of an earlier `save_async`, if it was not raised by `result()`.
 
-        Durable when it returns. A crash at any moment before leaves the earlier checkpoints and the state file that
-        names them. Cost: one write of the bytes; host memory within `staging` for values that are not in host memory.
+        Durable when it returns. After an earlier crash, the previous checkpoints and their state file are
+        intact. Cost: one write of the bytes; host memory within `staging` for values that are not in host memory.
         """
         self._require_built("save")
         request = SaveRequest.of(
@@ -278,11 +278,11 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
 
         Args:
             if_busy: If an earlier save is in flight, wait for it or skip this one (its result is then None).
-            block_until_staged: False returns at once; then nothing that is saved may change before the handle's
-                `staged` is set, which leaves time for a forward and backward pass.
+            block_until_staged: False returns at once; saved values may then not change before the handle's
+                `staged` is set. A forward and backward pass is allowed.
 
         Returns:
-            A handle with `staged`, `done()` and `result()`, which returns or raises what `save` would. The arguments
+            A handle with `staged`, `done()` and `result()`, which returns or raises the result of `save`. The arguments
             and the variables are checked before this returns.
 
         An error that is not raised by `result()` is raised by the next call of this saver, by `close`, or at exit.
@@ -316,7 +316,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         """Restore everything in place.
 
         Args:
-            save_path: What `save` returned, or anything else that CheckpointReader accepts.
+            save_path: The result of `save`, or any other path that CheckpointReader accepts.
 
         Raises:
             InvalidArgumentError (a ValueError): there is no such checkpoint; or dtypes or shapes do not fit.
@@ -333,7 +333,9 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         if self._variables is None:
             return
         if save_path is None:
-            raise InvalidArgumentError("Can't load save_path when it is None. latest_checkpoint found none")
+            raise InvalidArgumentError(
+                "Can't load save_path when it is None. latest_checkpoint returns None if it finds no checkpoint"
+            )
         assert self._builder is not None, "built without a builder"
         prefix = restore_path(
             self._builder,
@@ -351,18 +353,18 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
     # The saver as a message.
 
     def as_saver_def(self) -> SaverDef | None:
-        """The saver's settings; None if it has nothing to save."""
+        """Return the saver's settings; None if it has nothing to save."""
         return self.saver_def
 
     def to_proto(self, export_scope: str | None = None) -> SaverDef | None:
-        """The saver's settings without the scope in their names; None if they are not in that scope."""
+        """Return the saver's settings without the scope in their names; None if they are not in that scope."""
         if export_scope is None or self.saver_def is None:
             return self.saver_def
         return out_of_scope(self.saver_def, export_scope)
 
     @classmethod
     def from_proto(cls, saver_def: SaverDef, import_scope: str | None = None, *, var_list: object = None) -> Self:
-        """A saver with these settings, for the tensors of `var_list` or of the collections."""
+        """Create a saver with these settings, for the tensors of `var_list` or of the collections."""
         return cls(var_list, saver_def=saver_def, name=import_scope)
 
     def _exported(self) -> RawMetaGraph:
@@ -440,7 +442,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         return SaverSave(request, pending, records, self._clock, meta_graph, begun)
 
     def _require_built(self, what: str) -> None:
-        """Return once no save is in flight. Raises if the saver is not built, and the error of an earlier save."""
+        """Wait until no save is in flight. Raises the error of an earlier save, or if the saver is not built."""
         self._in_flight.sync()
         if not self._built:
             raise FailedPreconditionError(f"`build()` should be called before {what} if defer_build==True")

@@ -33,7 +33,7 @@ class SaverCheckpoint:
         storage: Where files are stored; None chooses by the path. A Saver has its own.
 
     Raises:
-        InvalidArgumentError: `var_list` has a "save_counter" of its own, or cannot be saved; or the Saver writes
+        InvalidArgumentError: `var_list` has its own "save_counter", or cannot be saved; or the Saver writes
             version 1.
 
     Attributes:
@@ -59,12 +59,16 @@ class SaverCheckpoint:
         self._storage = var_list.storage if isinstance(var_list, Saver) else storage
         if isinstance(var_list, Saver):
             if var_list.saver_def is not None and var_list.saver_def.version == SaverDef.V1:
-                raise InvalidArgumentError("a manager keeps version 2 checkpoints. Pass a Saver without write_version")
+                raise InvalidArgumentError(
+                    "a manager supports only version 2 checkpoints. Pass a Saver without write_version"
+                )
             self._saver = self._without_counter = var_list
             return
         named = named_values(var_list)
         if SAVE_COUNTER in named:
-            raise InvalidArgumentError(f'"{SAVE_COUNTER}" is the name of the counter. Save yours under another name')
+            raise InvalidArgumentError(
+                f'"{SAVE_COUNTER}" is reserved for the save counter. Save your value under another name'
+            )
         counted = {**named, SAVE_COUNTER: self.save_counter}
         self._saver = Saver(counted, max_to_keep=None, storage=storage)
         self._without_counter = Saver(named, max_to_keep=None, allow_empty=True, storage=storage)
@@ -77,7 +81,7 @@ class SaverCheckpoint:
         return self._saver.save(prefix, write_meta_graph=False, write_state=False)
 
     def save(self, prefix: AnyPath) -> str:
-        """Increment the counter, write `prefix-N`, and name only that in the state file. Errors as Saver.save."""
+        """Increment the counter, write `prefix-N`, and record only it in the state file. Errors as Saver.save."""
         self.save_counter += 1
         written = self.write(f"{fspath(prefix)}-{int(self.save_counter)}")
         update_relative_state(os.path.dirname(written), written, [written], storage=self._storage)
@@ -103,5 +107,5 @@ class SaverCheckpoint:
             self.save_counter.fill_(int(number[1]) if number is not None else 0)
 
     def sync(self) -> None:
-        """Return once no save is in flight. Raises the error of a save in the background."""
+        """Wait until no save is in flight. Raises the error of a save in the background."""
         self._saver.sync()

@@ -1,4 +1,4 @@
-"""Methods of a Saver for the checkpoints it tracks: the newest, the best, those of earlier runs, and pins."""
+"""Methods of a Saver for tracked checkpoints: the newest, the best, those of earlier runs, and pins."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class TracksCheckpoints:
     _records: SaverRecords | None = None  # None: not built yet
 
     def sync(self) -> None:
-        """Return once no save is in flight. Raises the error of an earlier one, unless `result()` has raised it."""
+        """Wait until no save is in flight. Raises its error, unless `result()` has raised it."""
         self._in_flight.sync()
 
     @property
@@ -32,8 +32,8 @@ class TracksCheckpoints:
     def best_checkpoint(self) -> str | None:
         """Path of the best checkpoint, by the metric of `keep_best`, among those that are kept.
 
-        None if no kept checkpoint has the metric, or there is no `keep_best`. Checkpoints of an earlier run count from
-        the first save on.
+        None if no kept checkpoint has the metric, or there is no `keep_best`. Checkpoints of an earlier run are
+        included from the first save on.
         """
         return self._records.best if self._records is not None else None
 
@@ -48,7 +48,7 @@ class TracksCheckpoints:
         self._require_records().set_last_checkpoints([Saved(path, when) for path, when in last_checkpoints_with_time])
 
     def recover_last_checkpoints(self, checkpoint_paths: Sequence[AnyPath]) -> None:
-        """Replace the list with those checkpoints of an earlier run that exist, oldest first; as old as their files."""
+        """Replace the list with an earlier run's existing checkpoints, oldest first, dated by their files."""
         self._require_records().recover([fspath(path) for path in checkpoint_paths])
 
     def pin(self, path: AnyPath) -> None:
@@ -61,7 +61,7 @@ class TracksCheckpoints:
         self._require_records().pin(fspath(path))
 
     def unpin(self, path: AnyPath) -> None:
-        """End `pin`. If the checkpoint is older than those that are kept, the next save deletes it."""
+        """Remove a pin. If the checkpoint is older than those that are kept, the next save deletes it."""
         self._require_records().unpin(fspath(path))
 
     def _require_records(self) -> SaverRecords:

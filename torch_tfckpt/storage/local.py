@@ -178,7 +178,7 @@ class LocalFile:
     def _short(self, offset: int, size: int) -> DataLossError:
         return DataLossError(
             f"{printable(self.path)}, bytes {offset}:{offset + size}: Read less bytes than requested: the file ends at "
-            f"{os.fstat(self._descriptor).st_size}. It is cut off or still being copied; copy it again"
+            f"{os.fstat(self._descriptor).st_size}. It is truncated or still being copied; copy it again"
         )
 
     def fileno(self) -> int:
@@ -224,8 +224,8 @@ class LocalOutput:
         self.path = path
         while True:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            # The lock ends with the process, however it ends. Without lock support the file always counts as in use.
-            # This waits: another program that checks or cleans up may hold the lock for a moment.
+            # The lock is released when the process ends for any reason. Without lock support the file always counts as
+            # in use. This waits: another program that checks or cleans up may hold the lock for a moment.
             with contextlib.suppress(OSError):
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             # A program that cleans up may have opened, and then removed, the file before it was locked.

@@ -31,12 +31,12 @@ def new_save_number() -> int:
 
 
 def temporary_name(path: str, save: int | None = None) -> str:
-    """Return the temporary name, in the same directory, that save number `save` writes `path` under."""
+    """Return the temporary name, in the same directory, of `path` in save number `save`."""
     return f"{path}.tempstate{new_save_number() if save is None else save}-tfckpt"
 
 
 def parse_temporary_name(path: str) -> Temporary | None:
-    """Return what `temporary_name` was called with to produce `path`; None for any other name."""
+    """Return the arguments of `temporary_name` for which it returns `path`; None for any other name."""
     match = _TEMPORARY.fullmatch(path)
     return None if match is None else Temporary(match["path"], int(match["save"]))
 

@@ -14,7 +14,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class ReadableFile(Protocol):
-    """An open file that stays readable, with the same bytes, when its name is replaced or deleted.
+    """An open file; its bytes do not change when its name is replaced or deleted.
 
     Thread safety: all methods except `close` may be called from several threads at once.
 
@@ -94,7 +94,7 @@ class WritableFile(Protocol):
 
 
 class Storage(Protocol):
-    """Where files are stored: open, create, rename, list, remove.
+    """Storage of files: open, create, rename, list, remove.
 
     Methods raise the system's OSError unless documented otherwise. By default paths are local files, and URLs are
     opened through fsspec; the arguments called `storage` accept another one.

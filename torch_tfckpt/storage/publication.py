@@ -141,7 +141,7 @@ def _check_replaceable(path: str) -> None:
         return  # does not exist; writing reports any other problem
     if not stat.S_ISREG(mode):
         what = "a directory" if stat.S_ISDIR(mode) else "not a regular file, and only those can be replaced"
-        raise FailedPreconditionError(f"{printable(path)} is {what}. Name another file")
+        raise FailedPreconditionError(f"{printable(path)} is {what}. Pass another path")
 
 
 def _sync(temporary: str, path: str) -> None:

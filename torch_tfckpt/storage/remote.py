@@ -1,7 +1,7 @@
 """Files at URLs through an fsspec file system: s3://, gs://, az://, memory:// and others.
 
-An object store has neither renames nor directories, but something better for a checkpoint: an object appears complete
-or not at all, replacing the older one. So a file is uploaded under its final name and appears when it is synced.
+An object store has neither renames nor directories, but uploads are atomic: an object appears complete or not at all,
+replacing the older one. So a file is uploaded under its final name and appears when it is synced.
 
     write(0, "abcd")   uploaded                    nothing visible
     write(4, "efgh")   uploaded                    nothing visible
@@ -99,7 +99,7 @@ class FsspecStorage:
         return RemoteFile(self._files, path, self._url(path), info)
 
     def create(self, path: str) -> "RemoteOutput":
-        """Return a new file. Nothing is sent yet: `write` or `sync` raise what the store refuses."""
+        """Return a new file. Nothing is sent yet: errors of the store are raised by `write` or `sync`."""
         return RemoteOutput(path, _Upload(self._files, self._url(path), self._streams))
 
     def in_use(self, path: str) -> bool:
@@ -217,7 +217,9 @@ class RemoteFile:
             kind = "a directory" if info["type"] == "directory" else "not a regular file"
             raise InvalidArgumentError(f"{printable(path)}: is {kind}, expected a file. Pass the checkpoint's prefix")
         if not isinstance(info["size"], int):
-            raise FailedPreconditionError(f"{printable(path)}: the server does not report its size. Copy the file here")
+            raise FailedPreconditionError(
+                f"{printable(path)}: the server does not report its size. Copy the file to a local disk"
+            )
         self.size: int = info["size"]
         self.identity = (url, self.size, *((mark, info[mark]) for mark in _MARKS if info.get(mark) is not None))
         self._files, self._url = files, url
@@ -244,7 +246,7 @@ class RemoteFile:
         if len(data) > size:
             raise DataLossError(
                 f"{printable(self.path)}, bytes {offset}:{offset + size}: the server sent {len(data)} bytes, so it "
-                f"does not support range requests. Copy the file here"
+                f"does not support range requests. Copy the file to a local disk"
             )
         return data
 
@@ -265,12 +267,13 @@ class RemoteFile:
     def _short(self, offset: int, size: int, end: int) -> DataLossError:
         return DataLossError(
             f"{printable(self.path)}, bytes {offset}:{offset + size}: Read less bytes than requested: the file ends at "
-            f"{end}. It is cut off or still being copied; copy it again"
+            f"{end}. It is truncated or still being copied; copy it again"
         )
 
     def fileno(self) -> int:
         raise UnimplementedError(
-            f"{printable(self.path)}: cannot be mapped because it is remote. Read it without mmap, or copy it here"
+            f"{printable(self.path)}: cannot be mapped because it is remote. Read it without mmap, or "
+            "copy it to a local disk"
         )
 
     def close(self) -> None:
@@ -309,7 +312,7 @@ class _Upload:
             self._stream.commit()
 
     def discard(self) -> None:
-        """Leave nothing in the store, if it can be reached."""
+        """Remove the unfinished upload from the store, if it can be reached."""
         self._held = bytearray()
         if self._stream is not None:
             try:

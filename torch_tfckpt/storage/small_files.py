@@ -33,7 +33,7 @@ def read_small(storage: Storage, path: str, limit: int, what: str, hint: str = "
 
 
 def kind_of_file(storage: Storage, path: str) -> FileKind:
-    """Return the kind of the file at `path`; UNKNOWN for what cannot be opened, such as a directory or a pipe.
+    """Return the kind of the file at `path`; UNKNOWN if it cannot be opened, like a directory or a pipe.
 
     Raises:
         OSError: the system refused to read it.

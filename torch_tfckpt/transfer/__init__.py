@@ -1,4 +1,4 @@
-"""How bytes leave and enter a device: staged, checksummed, by several threads, in bounded memory.
+"""Transfer of bytes between devices and files: staged, checksummed, multi-threaded, in bounded memory.
 
 `transfer` carries out a whole save in the background; `pipeline` moves bytes for readers and for BundleWriter.
 May use: torch, threads, CUDA streams, storage, `format.crc32c`.

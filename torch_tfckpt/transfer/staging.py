@@ -55,7 +55,7 @@ class StagingOptions:
             value, lowest = getattr(self, name), least.get(name, 1)
             if not isinstance(value, int) or value < lowest:
                 raise InvalidArgumentError(
-                    f"StagingOptions: {name}={value!r} must be an integer of at least {lowest}. Increase it"
+                    f"StagingOptions: {name}={value!r} must be an integer of at least {lowest}. Pass a larger one"
                 )
 
 

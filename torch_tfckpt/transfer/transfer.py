@@ -66,7 +66,7 @@ class Transfer:
     """Execution of one plan of writes.
 
     Args:
-        writes: What to write where; for each file in order of the offsets.
+        writes: The writes, for each file in order of the offsets.
         files: The files of the plan, by index.
         staging: Source of the buffers.
         snapshot: Whether values may change once `staged` is set; otherwise only after `result` returned.
@@ -162,7 +162,7 @@ class Transfer:
             raise
 
     def _give_back_batches(self) -> None:
-        """Return the buffers of batches that no thread will write, because not all threads could be started."""
+        """Return the buffers of batches that will not be written, because not all threads could be started."""
         for queue in self._queues:
             while not queue.empty():
                 batch = queue.get()
@@ -317,7 +317,7 @@ class Transfer:
                 batch.lane.room.release()
 
     def _enter(self, batch: Batch, sums: list[int]) -> None:
-        """Record what was written; sync a file after its last bytes, while other threads continue writing."""
+        """Record completed writes; sync a file after its last bytes, while other threads continue writing."""
         file, first = batch.lane.file, batch.numbers[0]
         with self._lock:
             if batch.size < self._writes[first].size:
@@ -343,7 +343,7 @@ class Transfer:
 
 
 def _runs(thread: threading.Thread) -> bool:
-    """Return whether a thread was started. After Ctrl-C during `start` it takes a moment to know."""
+    """Return whether a thread was started. After Ctrl-C during `start` this waits a moment."""
     until = time.monotonic() + 1
     while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < until:
         time.sleep(0.001)

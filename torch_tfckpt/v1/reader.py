@@ -56,7 +56,7 @@ class _MergedTensor:
     shape: Shape
     dtype: DataType
     stored: list[_StoredSlice] = field(default_factory=list)
-    conflict: str = ""  # contradiction between shards, because of which the tensor cannot be read
+    conflict: str = ""  # contradiction between shards that makes the tensor unreadable
     partition: Partition | None = None  # created, after checking for overlaps, on the first read
 
     @property
@@ -178,7 +178,7 @@ class SlicesReader:
         return self._read(name, TensorSlice.full(len(self.shape(name))), out)
 
     def read_slice(self, name: str, part: TensorSlice) -> Value:
-        """Read one slice of `name`, however it is stored. Raises and costs like `read`."""
+        """Read one slice of `name`, stored whole or in slices. Raises and costs like `read`."""
         return self._read(name, part, None)
 
     def read_all(self, names: Iterable[str]) -> dict[str, Value]:

@@ -135,7 +135,7 @@ class _Watched:
         return self._data
 
     def damage(self, name: str, error: CheckpointError | OSError) -> Damage:
-        """Return `error` as Damage of the bytes read last, with checksums if they are a corrupt block."""
+        """Return `error` as Damage of the last bytes read, with checksums if they are a corrupt block."""
         stored = computed = None
         is_block = len(self._data) >= BLOCK_TRAILER.size and self._end <= self._file.size - Footer.SIZE
         if is_block:

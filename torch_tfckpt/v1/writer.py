@@ -5,8 +5,8 @@
         writer.add("table", rows, shape=(100, 8), part=TensorSlice.parse("0,50:-"))
     # on success: the file is durable, under its name. After an exception: no file is left.
 
-Version 1 is for programs that read nothing newer. It lacks most element types, has no checksums per tensor, and limits
-each slice to 2 GiB.
+Version 1 is for programs that cannot read version 2. It lacks most element types, has no checksums per tensor, and
+limits each slice to 2 GiB.
 
 Source: tensorflow/core/util/tensor_slice_writer.{h,cc}. Explained in docs/formats/v1.md.
 """
@@ -140,7 +140,8 @@ class SlicesWriter(CheckpointWriter):
         except FileNotFoundError as error:
             folder = printable(os.path.dirname(self._path))
             raise NotFoundError(
-                f"{printable(self._path)}: there is no folder {quoted(folder)}. Version 1 does not create it; create it"
+                f"{printable(self._path)}: the directory {quoted(folder)} does not exist, and a version 1 save "
+                "does not create it. Create it first"
             ) from error
 
     def _write(self, file: WritableFile) -> None:

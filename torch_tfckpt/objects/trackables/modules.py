@@ -28,7 +28,7 @@ from torch_tfckpt.values import Value, WritableValue
 class ModuleTrackable(Trackable):
     """A module: its own parameters, then persistent buffers, then modules, each under its attribute's name.
 
-    Buffers that are not persistent, and attributes that are None, are left out. Extra state is a separate child, under
+    Buffers that are not persistent, and attributes that are None, are omitted. Extra state is a separate child, under
     its name in the state_dict.
     """
 
@@ -48,7 +48,7 @@ class ModuleTrackable(Trackable):
             yield EXTRA_STATE, _ExtraState(module)
 
     def check(self) -> None:
-        """Raise UnimplementedError if the module's state_dict has more than its children: that would be lost."""
+        """Raise UnimplementedError if the state_dict has entries that are not children: these would be lost."""
         module = self._module
         if type(module)._save_to_state_dict is nn.Module._save_to_state_dict:
             return

@@ -79,7 +79,7 @@ class OptimizerTrackable(Trackable):
                 yield f"beta{number}_power", _Power(Variable(power, f"beta{number}_power", trainable=False))
 
     def slots(self) -> list[Slot]:
-        """All present slot variables: tensors of the state with the shape of their parameter and numbers of its kind.
+        """Return all present slot variables: state tensors with the shape and kind of their parameter.
 
         Masks, counters and moments in 8 bits are not slot variables.
         """
@@ -120,7 +120,7 @@ class OptimizerTrackable(Trackable):
         return {object_path(route) for route in routes if route is not None}
 
     def state_to_restore(self, stored: StoredNode, paths: Mapping[Identity, str]) -> SaveableObject | None:
-        """Return what restores the encoded state and its tensors; None if TensorFlow wrote the checkpoint.
+        """Return the saveables that restore the encoded state; None if TensorFlow wrote the checkpoint.
 
         Args:
             paths: Path in the checkpoint of each matched tensor.
@@ -186,8 +186,8 @@ class _FittingState:
         """Restore the planned state."""
         if self._in_both is not None:
             _log.warning(
-                "%s: the stored optimizer has other parameters than this one. The state of the %d that are in both is "
-                "restored, and no hyperparameters",
+                "%s: the stored optimizer has different parameters. Only the state of the %d common ones is "
+                "restored, without hyperparameters",
                 self._place,
                 self._in_both,
             )
@@ -229,7 +229,8 @@ def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> N
             )
         if _kind(dtype) != _kind(parameter.dtype):
             raise InvalidArgumentError(
-                f"{stored.reader.path}: slot variable {quoted(key)} is {dtype}, its parameter {parameter.dtype}. "
+                f"{stored.reader.path}: slot variable {quoted(key)} is {dtype}, but its parameter is "
+                f"{parameter.dtype}. "
                 f"Restore into the parameters that were saved"
             )
 
@@ -237,7 +238,7 @@ def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> N
 def state_from_tensorflow(
     optimizer: torch.optim.Optimizer, stored: StoredNode, parameters: Mapping[int, torch.Tensor]
 ) -> tuple[SaveableObject | None, Sequence[int]]:
-    """Return what restores the state of TensorFlow's optimizer into `optimizer`, and the nodes that it restores.
+    """Return the saveables that restore TensorFlow's optimizer state into `optimizer`, and their nodes.
 
     If the state cannot be converted, the reason is logged.
 

@@ -7,7 +7,7 @@ stored in the attribute `py_state`, next to the tensors that the string names:
     scheduler/.ATTRIBUTES/py_state              {"last_epoch": 3, "ema": {"$tensor": ".../py_state/ema"}}
     scheduler/.ATTRIBUTES/py_state/ema          the tensor, listed as the attribute "py_state.Sema"
 
-`saveables.state_tree` creates the string from a state. TensorFlow's own PythonState stores a string of its own format
+`saveables.state_tree` creates the string from a state. TensorFlow's PythonState stores a string in a different format
 under the same attribute.
 """
 
@@ -41,7 +41,7 @@ from torch_tfckpt.saveables.stateful import (
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value
 
-_TENSORS = escape_local_name(f"{PYTHON_STATE}/")  # what the attributes of its tensors begin with
+_TENSORS = escape_local_name(f"{PYTHON_STATE}/")  # prefix of the attributes of its tensors
 
 
 class StateTrackable(Trackable):
@@ -97,7 +97,7 @@ class ValueTrackable(StateTrackable):
         return self._get() is None and not _has_state(node)
 
     def to_restore(self, stored: StoredNode) -> RestoredValues:
-        """Restore it. A number can also be restored from a scalar variable, such as TensorFlow's `tf.Variable(0)`."""
+        """Return the saveable. A number can also be restored from a scalar variable, such as `tf.Variable(0)`."""
         key = stored.keys.get(VARIABLE_VALUE)
         value = self._get()
         if key is None or not isinstance(value, int | float):
@@ -218,7 +218,7 @@ _SCALARS: Final = (str, bytes, int, float, complex, type(None), np.generic, np.n
 
 
 def is_plain(value: object) -> bool:
-    """Whether it is a value that an encoded state may contain, or a dict, list or tuple of such values only."""
+    """Return whether an encoded state may contain the value, or all values of a dict, list or tuple."""
     waiting, seen = [value], set()
     while waiting:
         here = waiting.pop()
@@ -232,7 +232,7 @@ def is_plain(value: object) -> bool:
 
 
 def has_scalars(value: dict[Any, Any] | list[Any]) -> bool:
-    """Whether a plain container contains anything but empty containers under str keys."""
+    """Return whether a plain container contains more than empty containers under str keys."""
     waiting: list[object] = [value]
     seen: set[int] = set()
     while waiting:
@@ -289,7 +289,7 @@ class ListTrackable(Trackable):
 
 
 def must_be_replaced(value: object) -> bool:
-    """Whether it is an immutable plain value, which a restore replaces."""
+    """Return whether it is an immutable plain value, which a restore replaces."""
     return not isinstance(value, dict | list) and is_plain(value)
 
 

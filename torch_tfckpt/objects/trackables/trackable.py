@@ -54,11 +54,11 @@ class StoredNode:
 
 @dataclass(frozen=True, slots=True)
 class RestoredValues:
-    """How the values of a node are restored.
+    """The restore of the values of a node.
 
     Attributes:
         saveables: Restore the values.
-        used: Attributes of the node that they restore.
+        used: Attributes of the node that the saveables restore.
     """
 
     saveables: Sequence[SaveableObject] = ()
@@ -91,11 +91,11 @@ class Trackable:
 
     @property
     def needs_values(self) -> bool:
-        """Whether something is not restored if this object is not in the checkpoint."""
+        """Whether this object must be in the checkpoint for a complete restore."""
         return self.holds_values
 
     def is_placeholder_for(self, node: TrackableObject) -> bool:
-        """Whether it is only a placeholder for the object of the node, such as None for a module."""
+        """Return whether this is only a placeholder for the object of the node, such as None for a module."""
         return False
 
     def children(self) -> Iterable[tuple[str, object]]:
@@ -103,11 +103,11 @@ class Trackable:
         return ()
 
     def to_save(self, path: str) -> SavedValues:
-        """Return the present values, under keys that begin with `path`. Errors as its kind of saveables."""
+        """Return the present values, under keys that begin with `path`. Raises the errors of the saveables."""
         return SavedValues()
 
     def to_restore(self, stored: StoredNode) -> RestoredValues:
-        """Return what restores the values of a node. Nothing is changed yet; what can be checked is checked now.
+        """Return the saveables that restore a node's values. Nothing is changed yet; errors are raised early.
 
         Raises:
             NotFoundError, DataLossError, InvalidArgumentError: stored state is missing, damaged, or does not fit.
