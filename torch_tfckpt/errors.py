@@ -106,6 +106,7 @@ class IncompleteSaveError(CheckpointError, OSError):
 
     Attributes:
         failures: Rank or shard number -> the exception it raised.
+        errno: The system's error number, if all failures have the same one; otherwise None.
 
     Examples:
         >>> import torch_tfckpt as tfckpt
@@ -117,6 +118,8 @@ class IncompleteSaveError(CheckpointError, OSError):
     def __init__(self, message: str, failures: Mapping[int, BaseException] | None = None) -> None:
         super().__init__(message)
         self.failures: dict[int, BaseException] = dict(failures or {})
+        numbers = {getattr(failure, "errno", None) for failure in self.failures.values()}
+        self.errno = numbers.pop() if len(numbers) == 1 else None
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from torch_tfckpt.directory.state_file import directory_path
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.options import CheckpointOptions
+from torch_tfckpt.objects.status import CheckpointLoadStatus
 from torch_tfckpt.save_restore.handle import MaybeNone
 from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.storage.choice import storage_of
@@ -266,10 +267,15 @@ class CheckpointManager:
         return self._checkpoint.write(prefix, replace(options, experimental_write_callbacks=callbacks))
 
     def restore_or_initialize(self) -> str | None:
-        """Restore the latest checkpoint and return its path. Without one, call `init_fn` and return None."""
+        """Restore the latest checkpoint and return its path. Without one, call `init_fn` and return None.
+
+        Objects that have values, but none in the checkpoint, are named in a warning: their values are unchanged.
+        """
         latest = self._records.latest
         if latest is not None:
-            self._checkpoint.restore(latest)
+            status = self._checkpoint.restore(latest)
+            if isinstance(status, CheckpointLoadStatus):
+                _warn_of_objects_without_values(status)
             self._last_checkpoint_step = self._current_step()
             return latest
         if self._init_fn is not None:
@@ -317,6 +323,13 @@ def _integer(value: SupportsIndex, what: str) -> int:
         return operator.index(value)
     except TypeError as error:
         raise InvalidArgumentError(f"{what}: {value!r} is not an integer: {error}") from error
+
+
+def _warn_of_objects_without_values(status: CheckpointLoadStatus) -> None:
+    try:
+        status.assert_existing_objects_matched()
+    except AssertionError as error:
+        _log.warning("some objects were not restored: %s", error)
 
 
 def _make_directory(storage: Storage, directory: str) -> None:

@@ -44,7 +44,7 @@ def test_one_changed_element_is_found(tmp_path: Path, form: str) -> None:
     kernel[2, 1] += 0.25
     found = compare(tmp_path, {"kernel": kernel}, form)
     assert found.values["kernel"] == (1, 12, (2, 1), 0.25)
-    assert 'values of "kernel": 1 of 12 elements differ, first at [2, 1]' in str(found)
+    assert 'values of "kernel": 1 of 12 elements differs, first at [2, 1]' in str(found)
     assert "largest absolute difference 0.25" in str(found)
     assert not found.identical and len(found.equal) == 5
 

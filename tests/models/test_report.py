@@ -22,8 +22,8 @@ def test_its_text_has_everything() -> None:
         converted=[Conversion("a", "model/a", "dense", DataType.DT_DOUBLE, torch.float32)],
     )  # fmt: skip
     assert str(report) == (
-        'loaded 1 tensors below "model/", 1 of them moving averages; 1 stored tensors ignored\n'
-        "optimizer state of 1 parameters\n"
+        'loaded 1 tensor below "model/", 1 of them moving averages; 1 stored tensor ignored\n'
+        "optimizer state of 1 parameter\n"
         'Missing key(s): "fc.bias" (Closest: "fc.biass")\n'
         'Unexpected key(s): "fc.biass" (why not)\n'
         'Missing optimizer state of: "a"\n'

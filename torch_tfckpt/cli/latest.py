@@ -1,17 +1,23 @@
 """tfckpt latest: print the latest checkpoint of a directory."""
 
 import argparse
+import os
 
 from torch_tfckpt.cli.console import say, show, show_json
 from torch_tfckpt.directory.management import latest_checkpoint
+from torch_tfckpt.directory.names import STATE_FILE
 from torch_tfckpt.directory.state_file import get_checkpoint_state
-from torch_tfckpt.storage.names import fspath
-from torch_tfckpt.text import printable
+from torch_tfckpt.storage.names import fspath, is_url
+from torch_tfckpt.text import printable, quoted
 
 
 def latest(options: argparse.Namespace) -> int:
     """Print the path of the latest checkpoint; exit status 1 if there is no checkpoint."""
     directory = fspath(options.directory)
+    if not is_url(directory) and not os.path.isdir(directory):
+        kind = "is not a directory" if os.path.exists(directory) else "there is no such directory"
+        say(f"tfckpt: {printable(directory)}: {kind}")
+        return 1
     newest = latest_checkpoint(directory, options.latest_filename, valid=options.valid)
     if options.json:
         state = get_checkpoint_state(directory, options.latest_filename)
@@ -20,7 +26,12 @@ def latest(options: argparse.Namespace) -> int:
     elif newest is not None:
         show(printable(newest))
     else:
-        kind = "complete checkpoint" if options.valid else "checkpoint named in its state file"
+        if options.valid:
+            finding = "there is no complete checkpoint"
+        elif get_checkpoint_state(directory, options.latest_filename) is None:
+            finding = f"there is no valid {quoted(options.latest_filename or STATE_FILE)} file"
+        else:
+            finding = "the checkpoint named in its state file does not exist"
         hint = "" if options.valid else ". `tfckpt latest --valid` searches for others"
-        say(f"tfckpt: {printable(directory)}: there is no {kind}{hint}")
+        say(f"tfckpt: {printable(directory)}: {finding}{hint}")
     return 1 if newest is None else 0

@@ -4,7 +4,7 @@ import argparse
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -29,7 +29,9 @@ from torch_tfckpt.format.tensor_slice import element_count, shape_text
 from torch_tfckpt.models.auxiliary import VariableKind, variable_kinds
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import fspath
-from torch_tfckpt.text import byte_text, counted, did_you_mean, natural_order, printable, quoted
+from torch_tfckpt.text import byte_text, counted, did_you_mean, listed, natural_order, printable, quoted
+
+_LISTED: Final = 5  # names in a message
 
 
 class Row(NamedTuple):
@@ -345,7 +347,8 @@ def _tensor_meant(source: TensorSource, given: str) -> str:
     if found is not None:
         return found
     place = printable(source.path)
-    closest = did_you_mean(bare, _all_names(source))
+    below = [name for name in names if name.startswith((f"{bare}/", f"{bare}-", f"{bare}_"))]
+    closest = f"There are {listed(below, _LISTED)}." if below else did_you_mean(bare, _all_names(source))
     hint = f"`tfckpt ls {place}` lists all {counted(len(names), 'tensor')}"
     tree = f", `tfckpt ls --tree {place}` shows the objects" if known is not None else ""
     raise NotFoundError(f"{place}: no tensor {quoted(given)}. {f'{closest} ' if closest else ''}{hint}{tree}")

@@ -30,7 +30,6 @@ from torch_tfckpt.format.object_graph import (
     ObjectGraph,
     SerializedTensor,
     TrackableObject,
-    not_object_based,
 )
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import counted, escaped, printable, quoted
@@ -65,7 +64,7 @@ def ls_tree(options: argparse.Namespace) -> int:
             raise NotFoundError(f"{printable(source.path)}: {source.format} has no object graph. Omit --tree")
         graph = source.reader.object_graph
         if graph is None:
-            raise not_object_based(source.reader.path)
+            raise NotFoundError(f"{source.reader.path} stores tensors by name and has no objects. Omit --tree")
         rows = rows_of(source, options.patterns)
         nothing = unmatched(source, options.patterns) if options.patterns and not rows else ""
         path, form, kinds = source.path, source.format, kinds_of(source)

@@ -285,4 +285,5 @@ def _index(flat: int, shape: Shape) -> tuple[int, ...]:
 def _described(found: Difference) -> str:
     where = f", first at {list(found.first)}" if found.first else ""
     size = "" if found.max_abs is None else f", largest absolute difference {found.max_abs:.9g}"
-    return f"{found.differing} of {found.total} elements differ{where}{size}"
+    verb = "differs" if found.differing == 1 else "differ"
+    return f"{found.differing} of {counted(found.total, 'element')} {verb}{where}{size}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from torch_tfckpt.bundle.reader import BundleReader
-from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint, is_table
+from torch_tfckpt.directory.locate import find_checkpoint, is_table
 from torch_tfckpt.directory.names import V1_SHARD, of_version_2, prefixes_of
 from torch_tfckpt.directory.state_file import from_stored, get_checkpoint_state
 from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, NotFoundError
@@ -40,7 +40,7 @@ def check_complete(storage: Storage, path: str) -> None:
     if found.version == 2:
         _check_bundle(storage, found.prefix)
     else:
-        _check_shards(storage, found)
+        SlicesReader(storage, found.paths).close()
 
 
 def _check_bundle(storage: Storage, prefix: str) -> None:
@@ -55,16 +55,6 @@ def _check_bundle(storage: Storage, prefix: str) -> None:
                         f"{printable(file.path)}: tensor {quoted(name)} ends at byte {entry.end}, but the file at "
                         f"{file.size}. {DAMAGED}"
                     )
-
-
-def _check_shards(storage: Storage, found: CheckpointFiles) -> None:
-    match = V1_SHARD.fullmatch(os.path.basename(found.prefix))
-    if match is not None and "?" in match["shard"] and len(found.paths) != int(match["count"]):
-        raise NotFoundError(
-            f"{printable(found.prefix)}: {len(found.paths)} of {int(match['count'])} shards exist. Copy the others "
-            f"to the same directory"
-        )
-    SlicesReader(storage, found.paths).close()
 
 
 def candidates(storage: Storage, directory: str, latest_filename: str | None = None) -> Iterator[str]:

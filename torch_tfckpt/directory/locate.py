@@ -144,7 +144,7 @@ def _matching(storage: Storage, path: str) -> CheckpointFiles | None:
     """Return the version 1 files, or the only index, that match the pattern `path`; or its version 1 shards."""
     paths = matching(storage, path)
     if paths:
-        return CheckpointFiles(1, path, paths)
+        return _complete(CheckpointFiles(1, path, paths))
     indexes = matching(storage, index_filename(path), indexes=True)
     if len(indexes) == 1:
         return CheckpointFiles(2, indexes[0].removesuffix(".index"))
@@ -168,7 +168,18 @@ def _sharded(storage: Storage, prefix: str) -> CheckpointFiles | None:
             f"e.g. {printable(prefix)}-?????-of-{max(counts)}"
         )
     pattern = f"{prefix}-?????-of-{counts.pop()}"
-    return CheckpointFiles(1, pattern, tuple(os.path.join(directory, name) for name, _ in shards))
+    return _complete(CheckpointFiles(1, pattern, tuple(os.path.join(directory, name) for name, _ in shards)))
+
+
+def _complete(found: CheckpointFiles) -> CheckpointFiles:
+    """Return `found`; raise NotFoundError if it is a set of version 1 shards of which some are missing."""
+    match = V1_SHARD.fullmatch(os.path.basename(found.prefix))
+    if match is not None and "?" in match["shard"] and len(found.paths) != int(match["count"]):
+        raise NotFoundError(
+            f"{printable(found.prefix)}: {len(found.paths)} of {int(match['count'])} shards exist. Copy the others "
+            f"to the same directory, or pass one shard by its own name to read its tensors"
+        )
+    return found
 
 
 def is_table(storage: Storage, path: str) -> bool:

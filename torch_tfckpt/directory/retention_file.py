@@ -251,7 +251,8 @@ def check_metrics(metrics: object) -> dict[str, float]:
         if not isinstance(name, str):
             raise InvalidArgumentError(f"metrics: the name {name!r} is a {type(name).__name__}. Pass a str")
         try:
-            checked[name] = float(value)
+            # Reading a tensor that requires a gradient would print a warning of torch.
+            checked[name] = float(value.detach() if hasattr(value, "detach") else value)
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor of several elements
             raise InvalidArgumentError(f"metrics: {quoted(name)} is not a number: {error}. Pass a float") from error
     return checked

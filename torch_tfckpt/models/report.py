@@ -9,7 +9,7 @@ import torch
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.text import did_you_mean, first_lines, listed, quoted
+from torch_tfckpt.text import counted, did_you_mean, first_lines, listed, quoted
 
 _LISTED: Final = 20  # lines of each kind in the printed report
 
@@ -107,7 +107,7 @@ class LoadReport:
         >>> report.missing, report.unexpected, report.sources
         (['bias'], ['scale'], {'weight': 'weight'})
         >>> print(report)
-        loaded 1 tensors; 0 stored tensors ignored
+        loaded 1 tensor; 0 stored tensors ignored
         Missing key(s): "bias"
         Unexpected key(s): "scale"
     """
@@ -134,10 +134,11 @@ class LoadReport:
     def __str__(self) -> str:
         below = f" below {quoted(self.prefix)}" if self.prefix else ""
         averaged = f", {len(self.averaged)} of them moving averages" if self.averaged else ""
-        head = f"loaded {len(self.sources)} tensors{below}{averaged}; {len(self.ignored)} stored tensors ignored"
+        ignored = counted(len(self.ignored), "stored tensor")
+        head = f"loaded {counted(len(self.sources), 'tensor')}{below}{averaged}; {ignored} ignored"
         changed = first_lines([f"converted: {conversion}" for conversion in self.converted], _LISTED)
         taken = ", ".join(f"{name}={value}" for name, value in self.hyperparameters.items())
-        slots = [f"optimizer state of {len(self.slots)} parameters" + (f"; {taken}" if taken else "")]
+        slots = [f"optimizer state of {counted(len(self.slots), 'parameter')}" + (f"; {taken}" if taken else "")]
         slots = slots if self.slots or taken else []
         return "\n".join([head, *slots, *self.problems(), *self.advice(), *changed])
 

@@ -213,7 +213,7 @@ def _check(reader: CheckpointReader, saveables: Sequence[SaveableObject], shapes
 
 
 def _not_found(reader: CheckpointReader, missing: Sequence[str], wanted: Collection[str]) -> str:
-    more = f" Nor are {len(missing) - 1} others: {listed(missing[1:], _LISTED)}." if missing[1:] else ""
+    more = f" {counted(len(missing) - 1, 'other')} missing: {listed(missing[1:], _LISTED)}." if missing[1:] else ""
     hint = prefix_hint(wanted, reader.keys()) or did_you_mean(missing[0], reader.keys())
     return f"Key {escaped(missing[0])} not found in checkpoint: {reader.path}.{more} {hint}".rstrip()
 

@@ -182,7 +182,8 @@ class OptimizerState:
         if missing and here != there:
             lacking = listed(sorted(missing), _LISTED)
             raise InvalidArgumentError(
-                f"the checkpoint has the state of {there}, which lacks {lacking} of this {here}. {_HINT}"
+                f"the checkpoint has the state of {there}, which lacks {lacking} of this {here}. "
+                f"Restore it into an optimizer of class {there}, or omit the optimizer"
             )
 
 
@@ -202,7 +203,10 @@ def plan_for_some(optimizer: torch.optim.Optimizer, name_of: Mapping[Identity, s
     assert isinstance(stored, dict)
     here, there = type(optimizer).__name__, stored.get("optimizer")
     if here != there:
-        raise InvalidArgumentError(f"the checkpoint has the state of {there}, but this optimizer is {here}. {_HINT}")
+        raise InvalidArgumentError(
+            f"the checkpoint has the state of {there}, but this optimizer is {here}. "
+            f"Restore it into an optimizer of class {there}, or omit the optimizer"
+        )
     packed = optimizer.state_dict()
     planned = dict(packed["state"])
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
