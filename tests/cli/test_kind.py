@@ -1,5 +1,6 @@
 """tfckpt show on files that are not checkpoints, and what ls, verify and meta report about them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,7 @@ def test_directories(tmp_path: Path, capsys: Output) -> None:
     (mixed / "notes.txt").write_text("hello")
     status, out, _ = shown(mixed, capsys)
     assert status == 1 and out.splitlines() == [
-        "a directory with 2 files and no checkpoint:",
+        "a directory with 2 files and no `checkpoint` file:",
         f"  model.keras: {FileKind.KERAS.what}",
         "  notes.txt: a text file",
         "`tfckpt show FILE` shows how to read one of them.",
@@ -184,3 +185,15 @@ def test_convert_rejects_other_kinds(tmp_path: Path, capsys: Output) -> None:
         assert main(["convert", str(tmp_path / name), str(tmp_path / "out.npz")]) == 1
         assert f"{name} is an HTML page" in capsys.readouterr().err
         assert not (tmp_path / "out.npz").exists()
+
+
+def test_a_kind_as_json(tmp_path: Path, capsys: Output) -> None:
+    """With --json the answer is a JSON document, for files and directories."""
+    (tmp_path / "notes").write_text("hello")
+    assert main(["show", str(tmp_path / "notes"), "--json"]) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert content["path"] == str(tmp_path / "notes") and content["kind"] == "a text file"
+    assert content["supported"] is False and content["files"] == [] and "Not supported" in content["hint"]
+    assert main(["show", str(tmp_path), "--json"]) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert content["kind"].startswith("a directory with 1 file") and content["files"] == ["notes: a text file"]

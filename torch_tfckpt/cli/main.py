@@ -29,8 +29,8 @@ PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 _PATHS: Final = """\
 PATH is a checkpoint: its prefix (model.ckpt-1000), any of its files, a
 directory with a `checkpoint` file (the latest checkpoint in it) or a SavedModel
-directory. Verbs for any format also read .safetensors files, a directory or
-index of several, .pt and .npz files.
+directory. ls, show, convert and diff also read .safetensors files, a directory
+or index of several, .pt and .npz files.
 """
 _COMING_FROM_TENSORFLOW: Final = """\
 Instead of TensorFlow's inspect_checkpoint:
@@ -48,8 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line after the program's name; None: that of sys.argv.
     """
     prepare_streams()
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        parser().print_help(sys.stderr)
+        return USAGE_ERROR
     try:
-        options = parser().parse_args(arguments)
+        options = parser().parse_args(given)
     except SystemExit as leave:  # argparse has printed why, or its help
         return int(leave.code or 0)
     try:
@@ -184,7 +188,7 @@ def _add_convert(verbs: Verbs) -> None:
         "convert",
         "convert:convert_paths",
         "Convert between TensorFlow checkpoints, .safetensors, .pt and .npz.",
-        "Names and layouts do not change.",
+        "Names and layouts do not change. An existing DST is replaced.",
         f"{_PATHS}\nValues that the target format cannot store (strings, variants, TensorFlow's\n"
         f"quantized types) go to a second file, DST.tfckpt.json, and are restored when DST is\nread by this package.",
     )

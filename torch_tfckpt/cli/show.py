@@ -104,7 +104,7 @@ def show_path(options: argparse.Namespace) -> int:
     try:
         opened = open_source(path)
     except CheckpointError as error:
-        status = show_kind(path, error) if options.name is None else None
+        status = show_kind(path, error, as_json=options.json) if options.name is None else None
         if status is None:
             raise
         return status
