@@ -1,6 +1,7 @@
 """Errors and their messages: the builtin each one derives from, place and hint, how names are shown."""
 
 import difflib
+import errno
 import os
 import pickle
 
@@ -254,3 +255,17 @@ def test_a_cut_list_shows_the_first_names_and_counts_the_rest(count: int, more: 
     assert listed(names, 3, show) == ", ".join(map(quoted, names[:3])) + more
     assert spelled == names[:3]
     assert first_lines(names, 3) == names[:3] + ([more.strip()] if more else [])
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ({}, None),
+        ({0: OSError(errno.ENOSPC, "full"), 3: OSError(errno.ENOSPC, "full")}, errno.ENOSPC),
+        ({0: OSError(errno.ENOSPC, "full"), 3: OSError(errno.EACCES, "denied")}, None),
+        ({0: ValueError("other")}, None),
+    ],
+)
+def test_the_error_number_of_a_failed_save(failures: dict[int, BaseException], expected: int | None) -> None:
+    """As of any OSError, if the failures agree: programs ask for ENOSPC."""
+    assert IncompleteSaveError("m", failures).errno == expected

@@ -610,3 +610,21 @@ def test_urls() -> None:
         "ckpt-4.index",
     ]
     assert b'model_checkpoint_path: "ckpt-4"' in memory.cat("/test_checkpoint_manager/run/checkpoint")
+
+
+def test_a_renamed_attribute_is_a_warning_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its values are not in the checkpoint, so they are unchanged; that is not a silent success."""
+    CheckpointManager(tfckpt.Checkpoint(model=torch.nn.Linear(2, 1)), tmp_path, 1).save()
+    renamed = torch.nn.Linear(2, 1)
+    CheckpointManager(tfckpt.Checkpoint(net=renamed), tmp_path, 1).restore_or_initialize()
+    [record] = [each for each in caplog.records if each.name == "torch_tfckpt.manager"]
+    assert record.levelno == logging.WARNING
+    assert "some objects were not restored: Found 2 Python objects" in record.getMessage()
+    assert "(root).net" in record.getMessage()
+
+
+def test_metrics_that_require_gradients(tmp_path: Path) -> None:
+    """A loss can be passed as it is; torch does not warn (warnings are errors here)."""
+    manager = CheckpointManager({"x": torch.zeros(1)}, tmp_path, 1, keep_best=KeepBest("loss", "min", k=1))
+    path = manager.save(metrics={"loss": torch.tensor(0.5, requires_grad=True)})
+    assert manager.metrics == {path: {"loss": 0.5}}

@@ -55,3 +55,21 @@ def test_another_state_file(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     tfckpt.Saver({"x": torch.zeros(3)}).save(run / "best", latest_filename="best_checkpoint")
     assert main(["latest", "--latest-filename", "best_checkpoint", str(run)]) == 0
     assert capsys.readouterr().out == f"{run}/best\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "finding"),
+    [
+        ("nowhere", "there is no such directory"),
+        ("m-1.index", "is not a directory"),
+        ("empty", 'there is no valid "checkpoint" file. `tfckpt latest --valid` searches for others'),
+        ("gone", "the checkpoint named in its state file does not exist. `tfckpt latest --valid` searches for others"),
+    ],
+)
+def test_the_reason_is_named(run: Path, name: str, finding: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong path, a file, a directory without a state file, and checkpoints that were deleted."""
+    (run / "empty").mkdir()
+    (run / "gone").mkdir()
+    (run / "gone" / "checkpoint").write_text('model_checkpoint_path: "m-3"\n')
+    assert main(["latest", str(run / name)]) == 1
+    assert capsys.readouterr() == ("", f"tfckpt: {run / name}: {finding}\n")

@@ -246,3 +246,12 @@ def test_show_of_a_name_without_a_similar_one(prefix: str, capsys: Output) -> No
 def test_statistics_of_strings(prefix: str, capsys: Output) -> None:
     assert main(["show", prefix, "words", "--stats"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["no numbers in it"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("dense", "dense/bias, dense/kernel"), ("den", "")])
+def test_names_below_a_scope_are_listed(prefix: str, name: str, expected: str, capsys: Output) -> None:
+    """The name of a layer is answered by its tensors."""
+    assert main(["show", prefix, name]) == 1
+    listed = ", ".join(f'"{each}"' for each in expected.split(", ")) if expected else ""
+    err = capsys.readouterr().err
+    assert (f"There are {listed}." in err) == bool(expected)

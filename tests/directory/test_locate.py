@@ -290,3 +290,23 @@ class TestFilesOfOtherKinds:
             path.write_bytes(content)
             with pytest.raises(tfckpt.DataLossError, match="The file is damaged, partly copied"):
                 tfckpt.load_checkpoint(path)
+
+
+class TestMissingShards:
+    """A version 1 checkpoint is read whole or not at all."""
+
+    @pytest.mark.parametrize("name", ["m", "m-?????-of-00002", "m.meta", ""])
+    def test_a_missing_shard_is_an_error(self, tmp_path: Path, name: str) -> None:
+        """By prefix, pattern, meta graph and directory; the values of the other shards are not returned in silence."""
+        save_v1(tmp_path / "m-00000-of-00002")
+        (tmp_path / "m.meta").write_bytes(b"")
+        (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{tmp_path}/m-?????-of-00002"\n')
+        for open_ in (tfckpt.load_file, tfckpt.verify):
+            with pytest.raises(tfckpt.NotFoundError, match="1 of 2 shards exist"):
+                open_(tmp_path / name)
+        save_v1(tmp_path / "m-00001-of-00002", name="y")
+        assert set(tfckpt.load_file(tmp_path / name)) == {"x", "y"}
+
+    def test_one_shard_can_be_read_by_its_own_name(self, tmp_path: Path) -> None:
+        """As TensorFlow restores single shards."""
+        assert value_at(save_v1(tmp_path / "m-00000-of-00002")) == 1.0
