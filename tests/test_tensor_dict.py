@@ -185,3 +185,11 @@ def test_a_saver_takes_the_names_that_tensorflow_takes(tmp_path: Path) -> None:
     assert saver.save(tmp_path / "model.pt", global_step=7) == str(tmp_path / "model.pt-7")
     assert saver.save(tmp_path / "model.pt") == str(tmp_path / "model.pt")
     assert list(tfckpt.load_file(tmp_path / "model.pt")) == ["a"]
+
+
+def test_a_device_that_is_not_available(tmp_path: Path) -> None:
+    """Said before anything is read, not by torch's assertion afterwards."""
+    if torch.cuda.is_available():
+        pytest.skip("CUDA is available")
+    with pytest.raises(tfckpt.InvalidArgumentError, match="CUDA is not available in this process"):
+        tfckpt.load_file(tmp_path / "absent", device="cuda")

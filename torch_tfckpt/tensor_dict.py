@@ -73,6 +73,8 @@ def load_file(
         target = torch.device(device)
     except RuntimeError as error:
         raise InvalidArgumentError(f"device={device}: {error}") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgumentError(f"device={device}: CUDA is not available in this process. Pass device='cpu'")
     with CheckpointReader(path, verify=verify, storage=storage) as reader:
         wanted = _holdable(reader) if names is None else list(names)
         values = reader.map_tensors(wanted) if mmap else reader.get_tensors(wanted)

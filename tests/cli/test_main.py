@@ -95,7 +95,7 @@ def test_unreadable_files_are_status_1(
 def test_a_mistyped_path_gives_a_plain_message(prefix: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The message lacks TensorFlow's words, which the library's error contains for programs."""
     assert main([verb, f"{prefix}x"]) == 1
-    assert capsys.readouterr().err == f"tfckpt: {prefix}x: no tx.index here. There are t.\n"
+    assert capsys.readouterr().err == f"tfckpt: {prefix}x: there is no tx.index. There are t.\n"
     with pytest.raises(tfckpt.NotFoundError, match="Unsuccessful TensorSliceReader constructor: Failed to find any"):
         tfckpt.load_checkpoint(f"{prefix}x")
 

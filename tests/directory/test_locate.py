@@ -178,7 +178,7 @@ class TestMissing:
             save(tmp_path / f"model.ckpt-{step}")
         with pytest.raises(tfckpt.NotFoundError) as error:
             tfckpt.load_checkpoint(tmp_path / "model.ckpt-1000")
-        assert "no model.ckpt-1000.index here. There are model.ckpt-2000, model.ckpt-999." in str(error.value)
+        assert "there is no model.ckpt-1000.index. There are model.ckpt-2000, model.ckpt-999." in str(error.value)
 
     def test_data_without_index(self, tmp_path: Path) -> None:
         prefix = save(tmp_path / "m")

@@ -217,7 +217,7 @@ def _nothing_here(storage: Storage, path: str) -> str:
     data = [other for other in names if (parsed := parse_data_filename(other)) is not None and parsed[0] == name]
     if data:
         hint = f"{quoted(printable(data[0]))} exists, but cannot be read without its index. "
-    return f"{fragment}: no {printable(missing)} here. {hint}{_there_are(names, name)}"
+    return f"{fragment}: there is no {printable(missing)}. {hint}{_there_are(names, name)}"
 
 
 def _other_files(names: list[str]) -> str:
