@@ -626,5 +626,6 @@ def test_a_renamed_attribute_is_a_warning_at_once(tmp_path: Path, caplog: pytest
 def test_metrics_that_require_gradients(tmp_path: Path) -> None:
     """A loss can be passed as it is; torch does not warn (warnings are errors here)."""
     manager = CheckpointManager({"x": torch.zeros(1)}, tmp_path, 1, keep_best=KeepBest("loss", "min", k=1))
-    path = manager.save(metrics={"loss": torch.tensor(0.5, requires_grad=True)})
+    loss: Any = torch.tensor(0.5, requires_grad=True)
+    path = manager.save(metrics={"loss": loss})
     assert manager.metrics == {path: {"loss": 0.5}}
