@@ -132,10 +132,13 @@ class SaverRecords(CheckpointRecords):
 
     def _take_over(self, request: SaveRequest) -> None:
         """Put the checkpoints of an earlier run before those of this one, if `recover` applies to this save."""
-        home = directory_key(request.directory)
-        wanted = home in self._restored_from or (self._recover is True and not self._has_saved)
-        self._restored_from.discard(home)
+        asked_to = self._recover is True and not self._has_saved
         self._has_saved = True
+        if not asked_to and not self._restored_from:
+            return  # as for most saves, before the directory is resolved
+        home = directory_key(request.directory)
+        wanted = asked_to or home in self._restored_from
+        self._restored_from.discard(home)
         if not wanted or not self.max_to_keep:
             return
         if any(directory_key(os.path.dirname(path)) == home for path in self.newest):
