@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import torch_tfckpt as tfckpt
+from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.cli.main import main
 from torch_tfckpt.conversion.diff import diff
+from torch_tfckpt.storage.local import LOCAL
 
 Output = pytest.CaptureFixture[str]
 
@@ -182,6 +184,31 @@ def test_convert_skip_damaged(damaged: str, tmp_path: Path, capsys: Output) -> N
     assert list(report["damaged"]) == ["b"] and report["complete"] is False
     assert main(["diff", damaged, target, "--exclude", "^b$"]) == 0
     assert main(["convert", damaged, target, "--skip-damaged", "--exclude", "^b$"]) == 0, "nothing is missing"
+
+
+def test_a_missing_data_file_is_reported_once(tmp_path: Path, capsys: Output) -> None:
+    """One line with the number of its tensors and some of their names; JSON and the report have them all."""
+    prefix = str(tmp_path / "t")
+    with BundleWriter(LOCAL, prefix, num_shards=2) as writer:
+        writer.add("good", torch.ones(3), shard=0)
+        for number in range(7):
+            writer.add(f"w{number}", torch.ones(3), shard=1)
+    lost = f"{prefix}.data-00001-of-00002"
+    Path(lost).unlink()
+    names = '"w0", "w1", "w2", "w3", "w4" and 2 more'
+    assert main(["verify", prefix]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{lost}: the data file is missing; it has 7 tensors: {names}",
+        "damaged: 7 of 8 tensors; good: 1",
+    ]
+    assert main(["verify", prefix, "--json"]) == 1
+    assert [each["name"] for each in json.loads(capsys.readouterr().out)["damage"]] == [f"w{n}" for n in range(7)]
+    assert main(["convert", prefix, str(tmp_path / "m.npz"), "--skip-damaged"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == [
+        "damaged and omitted: 7 tensors",
+        f"  7 tensors, {names}: {prefix}: {lost}: No such file or directory. Copy shard 1 next to the index",
+    ]
 
 
 @pytest.mark.parametrize("verb", ["convert", "diff"])

@@ -200,7 +200,7 @@ def test_selection_and_names(mixed: str, tmp_path: Path) -> None:
         ("table", "TA_ble"),
     ]
     assert report.filtered == ["codes", "iterator", "spectrum", "words"]
-    assert "omitted by --include and --exclude: 4 tensors" in str(report)
+    assert "omitted by include and exclude: 4 tensors" in str(report)
 
 
 def test_names_that_collide_are_refused(mixed: str, tmp_path: Path) -> None:

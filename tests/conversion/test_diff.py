@@ -126,7 +126,7 @@ def test_what_was_left_out_is_reported(tmp_path: Path) -> None:
     """A comparison of some tensors must not look like one of all."""
     tfckpt.save_file(TENSORS, tmp_path / "a")
     found = diff(tmp_path / "a", tmp_path / "a", include=["^w"])
-    assert str(found) == "identical: 2 tensors\nnot compared, because of --include and --exclude: 4 tensors"
+    assert str(found) == "identical: 2 tensors\nnot compared, because of include and exclude: 4 tensors"
     with pytest.raises(
         tfckpt.InvalidArgumentError, match=r'include "W" matches none of 6 tensors\. The first is "counts"'
     ):
@@ -171,7 +171,7 @@ def test_an_exclude_that_matches_nothing_is_reported(tmp_path: Path) -> None:
     tfckpt.save_file(TENSORS, tmp_path / "a")
     found = diff(tmp_path / "a", tmp_path / "a", exclude=["/Adam", "^w"])
     assert found.identical and found.unmatched_excludes == ["/Adam"]
-    assert str(found).endswith('--exclude "/Adam" matched nothing')
+    assert str(found).endswith('\nexclude "/Adam" matched nothing')
 
 
 def test_one_side_may_have_all_that_is_included(tmp_path: Path) -> None:

@@ -288,6 +288,23 @@ def test_a_plain_copy_does_not_look_into_the_graph(tmp_path: Path) -> None:
     ]
 
 
+def test_the_graph_is_decoded_once_for_an_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once per checkpoint for the names of its tensors, and once more for everything that edits it."""
+    source = write(tmp_path)
+    decode = ObjectGraph.decode
+    decoded: list[bytes] = []
+    monkeypatch.setattr(ObjectGraph, "decode", lambda data: decoded.append(data) or decode(data))
+    rename = [("^model/", "net/")]
+    convert(source, tmp_path / "a", to="tf", rename=rename)
+    assert len(decoded) == 2
+    decoded.clear()
+    convert(source, tmp_path / "b", to="tf", rename=rename, exclude=["step"], skip_damaged=True)
+    assert len(decoded) == 2
+    decoded.clear()
+    assert diff(source, tmp_path / "a", rename=rename).identical
+    assert len(decoded) == 3
+
+
 def test_states_have_to_stay_with_their_objects(tmp_path: Path) -> None:
     """Our optimizers' state is found by the path of the optimizer, and names tensors by their keys."""
     w = torch.nn.Parameter(torch.ones(2))

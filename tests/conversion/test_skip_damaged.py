@@ -31,7 +31,7 @@ def flip(path: str | Path, at: int) -> None:
 def skipping(source: str | Path, target: Path) -> ConvertReport:
     """Convert what is undamaged, after checking that the error without the option mentions it."""
     to = "tf" if target.suffix == ".ckpt" else None
-    with pytest.raises((DataLossError, NotFoundError), match=r"skip_damaged=True \(`tfckpt convert --skip-damaged`\)"):
+    with pytest.raises((DataLossError, NotFoundError), match="skip_damaged=True converts the tensors"):
         convert(source, target, to=to)
     assert not list(target.parent.glob(f"{target.name}*"))
     report = convert(source, target, to=to, skip_damaged=True)

@@ -13,9 +13,12 @@ from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError, U
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_bundle import BundleEntry
-from torch_tfckpt.text import counted, printable, quoted
+from torch_tfckpt.text import counted, listed, printable, quoted
 from torch_tfckpt.transfer.pipeline import SumRequest
 from torch_tfckpt.values import check_stored_bytes, fixed_size
+
+_NO_DATA_FILE: Final = "the data file"  # how problems begin that all tensors of a file have
+_LISTED: Final = 5  # tensors of such a file that are named
 
 
 class Damage(NamedTuple):
@@ -91,7 +94,20 @@ class Verification(NamedTuple):
             summary = f"damaged: {bad} of {counted(bad + good, 'tensor')}; good: {good}"
         else:
             summary = f"the index is damaged; {counted(good, 'tensor')} that it still lists can be read"
-        return "\n".join([*map(str, self.damage), summary])
+        return "\n".join([*self._lines(), summary])
+
+    def _lines(self) -> Iterator[str]:
+        """Yield a line for each damage; a single one for all tensors of a data file that cannot be read at all."""
+        lost: dict[tuple[str, str], list[str]] = {}
+        for damage in self.damage:
+            if damage.problem.startswith(_NO_DATA_FILE):
+                lost.setdefault((damage.file, damage.problem), []).append(damage.name)
+        for damage in self.damage:
+            if not damage.problem.startswith(_NO_DATA_FILE):
+                yield str(damage)
+            elif names := dict.fromkeys(lost.pop((damage.file, damage.problem), ())):
+                tensors = f"{counted(len(names), 'tensor')}: {listed(list(names), _LISTED)}"
+                yield f"{printable(damage.file)}: {damage.problem}; it has {tensors}"
 
 
 # Progress is reported, and read errors are detected, once per this many bytes.
@@ -162,9 +178,9 @@ def _check_place(reader: BundleReader, piece: _StoredPiece) -> Damage | None:
     try:
         file = reader.files.shard(entry.shard)
     except NotFoundError:
-        return Damage(name, path, entry.offset, entry.end, "the data file is missing")
+        return Damage(name, path, entry.offset, entry.end, f"{_NO_DATA_FILE} is missing")
     except CheckpointError as error:
-        return Damage(name, path, entry.offset, entry.end, str(error))
+        return Damage(name, path, entry.offset, entry.end, f"{_NO_DATA_FILE} cannot be read: {error}")
     if entry.end > file.size:
         return Damage(name, path, entry.offset, entry.end, f"the file ends at byte {file.size}")
     return None

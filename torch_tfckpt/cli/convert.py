@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from torch_tfckpt.cli.console import say, show, show_json
+from torch_tfckpt.cli.console import error_text, say, show, show_json
 from torch_tfckpt.cli.tables import progress_bar
 from torch_tfckpt.conversion.convert import convert
 from torch_tfckpt.conversion.diff import diff
@@ -82,7 +82,7 @@ def merge_paths(options: argparse.Namespace) -> int:
         )
     except InvalidArgumentError as error:
         # The checkpoints do not fit together: the command itself was well formed.
-        say(f"tfckpt: {error}")
+        say(f"tfckpt: {error_text(error)}")
         return 1
     show(str(report))
     return 0

@@ -16,8 +16,8 @@ from typing import Final, TypeAlias
 
 from torch_tfckpt import __version__
 from torch_tfckpt.cli.completion import add_completion
-from torch_tfckpt.cli.console import prepare_streams, say
-from torch_tfckpt.errors import NO_MATCHING_FILES, CheckpointError, InvalidArgumentError
+from torch_tfckpt.cli.console import error_text, prepare_streams, say
+from torch_tfckpt.errors import CheckpointError, InvalidArgumentError
 from torch_tfckpt.foreign_files.format_names import FORMATS
 from torch_tfckpt.text import printable
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("tfckpt: interrupted; nothing was left behind")
         return INTERRUPTED
     except CheckpointError as error:
-        say(f"tfckpt: {str(error).replace(NO_MATCHING_FILES, '')}")
+        say(f"tfckpt: {error_text(error)}")
         return USAGE_ERROR if isinstance(error, InvalidArgumentError) else FAILED
     except OSError as error:
         where = f": {printable(os.fsdecode(error.filename))}" if error.filename else ""

@@ -7,7 +7,7 @@ Names, shapes and layouts are those of the source. Values that the target cannot
 it (`foreign_files.sidecar`) and are restored when this package reads the target.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -36,9 +36,10 @@ from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.publication import Publication
-from torch_tfckpt.text import byte_text, counted, first_lines, printable, quoted
+from torch_tfckpt.text import byte_text, counted, first_lines, listed, printable, quoted
 
 _LISTED: Final = 8  # shared tensors that the text of a report lists
+_NAMED: Final = 5  # tensors with the same damage that it names
 
 ReportProgress = Callable[[int, int], object]
 """Called with the bytes done and the bytes in all."""
@@ -165,17 +166,29 @@ class ConvertReport:
             lines.append("omitted, because they are not tensors:")
             lines += [f"  {quoted(name)}: {reason}" for name, reason in self.skipped.items()]
         if self.filtered:
-            lines.append(f"omitted by --include and --exclude: {counted(len(self.filtered), 'tensor')}")
+            lines.append(f"omitted by include and exclude: {counted(len(self.filtered), 'tensor')}")
             shared = [f"  {quoted(name)}, which is also {quoted(other)}" for name, other in self.shared.items()]
             lines += [f"  {line.strip()}" for line in first_lines(shared, _LISTED)]
-        lines += [f"--exclude {quoted(pattern)} matched nothing" for pattern in self.unmatched_excludes]
+        lines += [f"exclude {quoted(pattern)} matched nothing" for pattern in self.unmatched_excludes]
         if self.damaged:
             lines.append(f"damaged and omitted: {counted(len(self.damaged), 'tensor')}")
-            lines += [f"  {quoted(name)}: {reason}" for name, reason in self.damaged.items()]
+            lines += _grouped(self.damaged)
         if self.damaged_index:
             lines.append("damaged parts of the index; their tensors are lost:")
             lines += [f"  {problem}" for problem in self.damaged_index]
         return "\n".join(lines)
+
+
+def _grouped(damaged: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each damaged tensor; one for all tensors with the same reason, such as a missing data file."""
+    names_of_reason: dict[str, list[str]] = {}
+    for name, reason in damaged.items():
+        names_of_reason.setdefault(reason.replace(f"tensor {quoted(name)}: ", ""), []).append(name)
+    for reason, names in names_of_reason.items():
+        if len(names) == 1:
+            yield f"  {quoted(names[0])}: {damaged[names[0]]}"
+        else:
+            yield f"  {counted(len(names), 'tensor')}, {listed(names, _NAMED)}: {reason}"
 
 
 def _described(item: ConvertedTensor | SidecarTensor) -> str:
@@ -292,12 +305,13 @@ def _select(
     listing = Listing(source.names(), []) if first_pass is None else list_undamaged(source)
     keep_graph = isinstance(sink, CheckpointSink)
     graph = None
-    if OBJECT_GRAPH_KEY in listing.names and selection and (keep_graph or selection.takes(OBJECT_GRAPH_KEY)):
+    takes_graph = keep_graph or selection.takes(OBJECT_GRAPH_KEY)
+    if OBJECT_GRAPH_KEY in listing.names and takes_graph and (selection or first_pass is not None):
         graph = _graph_to_edit(source)
     paths = object_paths(graph) if graph is not None and selection.renames else ()
     chosen = selection.select(listing.names, keep_object_graph=keep_graph, object_paths=paths)
     rename = selection.new_name if selection.renames else None
-    if graph is not None and OBJECT_GRAPH_KEY in chosen.new_names:
+    if graph is not None and selection and OBJECT_GRAPH_KEY in chosen.new_names:
         for left_out, others in other_keys(graph, chosen.left_out).items():
             taken = [other for other in others if selection.takes(other)]
             if taken:
@@ -305,10 +319,10 @@ def _select(
     report.filtered += chosen.left_out
     report.unmatched_excludes += chosen.unmatched_excludes
     if first_pass is None:
-        return SelectedSource(source, listing.names, chosen.new_names, rename)
+        return SelectedSource(source, listing.names, chosen.new_names, rename, graph)
     report.damaged_index += listing.damaged_index
     damaged = find_damaged(source, chosen.new_names, first_pass)
-    lost = also_unusable(source, list(chosen.new_names), damaged, listing)
+    lost = also_unusable(source, list(chosen.new_names), damaged, listing, graph)
     report.damaged |= damaged | {name: reason for name, reason in lost.items() if selection.takes(name)}
     good = {name: new for name, new in chosen.new_names.items() if name not in damaged and name not in lost}
     if chosen.new_names and not good:
@@ -317,7 +331,7 @@ def _select(
             f"{printable(source.path)}: none of {counted(len(chosen.new_names), 'tensor')} can be read. The first, "
             f"{quoted(name)}: {reason}"
         )
-    return SelectedSource(source, dict.fromkeys([*listing.names, *lost]), good, rename)
+    return SelectedSource(source, dict.fromkeys([*listing.names, *lost]), good, rename, graph)
 
 
 def _graph_to_edit(source: TensorSource) -> ObjectGraph | None:
@@ -346,9 +360,7 @@ def _plan(source: SelectedSource, sink: TensorSink, dtype: torch.dtype | None, r
     for name, reason in refused.items():
         info = infos[name]
         if info.type.dtype is None and info.type.tensorflow is None:
-            raise UnimplementedError(
-                f"{printable(report.source)}: tensor {quoted(name)}: {reason}. Omit it with --exclude"
-            )
+            raise UnimplementedError(f"{printable(report.source)}: tensor {quoted(name)}: {reason}. Exclude it")
         report.sidecar.append(SidecarTensor(source.old_name(name), name, info.type.name, info.shape, reason, True))
     for name, kind in types.items():
         reason = "only its type; the values are in the target"
@@ -404,6 +416,6 @@ def _check_sidecar_size(sink: TensorSink, infos: dict[str, TensorInfo], names: S
         raise UnimplementedError(
             f"{printable(sink.path)}: {len(names)} tensors that {sink.format} cannot store need a sidecar of "
             f"{size} bytes, more than the {MAX_BYTES} that can be read back. The largest is {quoted(largest)}, "
-            f"{infos[largest].type.name} {shape_text(infos[largest].shape)}. Omit it with --exclude, or choose "
+            f"{infos[largest].type.name} {shape_text(infos[largest].shape)}. Exclude it, or choose "
             f"another format"
         )

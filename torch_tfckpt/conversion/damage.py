@@ -9,7 +9,7 @@ from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
 from torch_tfckpt.foreign_files.values import batches
-from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
+from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.text import quoted
 
 # Errors that mean that stored bytes are wrong or missing, not that something cannot be converted.
@@ -60,7 +60,11 @@ def find_damaged(source: TensorSource, names: Iterable[str], progress: Callable[
 
 
 def also_unusable(
-    source: TensorSource, names: Sequence[str], damaged: Mapping[str, str], listing: Listing
+    source: TensorSource,
+    names: Sequence[str],
+    damaged: Mapping[str, str],
+    listing: Listing,
+    graph: ObjectGraph | None = None,
 ) -> dict[str, str]:
     """Return the tensors that become unusable because others are damaged, with the reason.
 
@@ -71,12 +75,13 @@ def also_unusable(
         names: The tensors that are to be converted.
         damaged: Those of them that are damaged.
         listing: All tensors of the source.
+        graph: The object graph, if it has been read.
     """
     if OBJECT_GRAPH_KEY not in names or OBJECT_GRAPH_KEY in damaged:
         return {}
     wanted, listed = set(names), set(listing.names)
     try:
-        graph = read_graph(source)
+        graph = read_graph(source) if graph is None else graph
     except DAMAGE as error:
         return {OBJECT_GRAPH_KEY: str(error)}
     key_of = graph.attribute_keys(listing.names)
@@ -105,7 +110,4 @@ def _damaged_of(source: TensorSource, batch: Sequence[str]) -> dict[str, str]:
 
 def suggest_skipping(error: CheckpointError) -> CheckpointError:
     """Return the same error with a hint on converting the rest."""
-    return type(error)(
-        f"{str(error).rstrip('.')}. skip_damaged=True (`tfckpt convert --skip-damaged`) converts the tensors that can "
-        f"be read"
-    )
+    return type(error)(f"{str(error).rstrip('.')}. skip_damaged=True converts the tensors that can be read")

@@ -112,8 +112,8 @@ class DiffReport:
                 f"{len(self.only_in_a)}; only in the second: {len(self.only_in_b)}"
             )
         if self.filtered:
-            lines.append(f"not compared, because of --include and --exclude: {counted(self.filtered, 'tensor')}")
-        lines += [f"--exclude {quoted(pattern)} matched nothing" for pattern in self.unmatched_excludes]
+            lines.append(f"not compared, because of include and exclude: {counted(self.filtered, 'tensor')}")
+        lines += [f"exclude {quoted(pattern)} matched nothing" for pattern in self.unmatched_excludes]
         return "\n".join(lines)
 
 
@@ -189,7 +189,8 @@ def _select(
     report.unmatched_excludes = selection.unmatched_excludes(everything)
     taken_here = [name for name in names if selection.takes(name)]
     rename = selection.new_name if selection.renames else None
-    paths = object_paths(read_graph(one)) if rename is not None and OBJECT_GRAPH_KEY in taken_here else ()
+    graph = read_graph(one) if rename is not None and OBJECT_GRAPH_KEY in taken_here else None
+    paths = () if graph is None else object_paths(graph)
     new_names = selection.renamed(taken_here, paths)
     # A tensor of the other is selected if the one it is compared with is.
     goes_with = {selection.new_name(name): False for name in names if name not in new_names}
@@ -200,7 +201,8 @@ def _select(
     if everything and not new_names and not taken:
         raise nothing_left(everything)
     same_names = {name: name for name in taken}
-    return SelectedSource(one, names, new_names, rename), SelectedSource(other, other_names, same_names)
+    selected = SelectedSource(one, names, new_names, rename, graph)
+    return selected, SelectedSource(other, other_names, same_names)
 
 
 def _compare_names(

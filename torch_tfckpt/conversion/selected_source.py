@@ -24,6 +24,7 @@ class SelectedSource:
         names: All tensors of the checkpoint, including those that `source` can no longer list.
         new_names: Name -> new name of those that are selected.
         rename: Name -> new name of anything; None if nothing is renamed.
+        graph: The object graph, if it has been read; otherwise it is read when it has to be edited.
 
     Raises:
         InvalidArgumentError: the object graph is selected and cannot be edited to match the new names.
@@ -36,13 +37,14 @@ class SelectedSource:
         names: Iterable[str],
         new_names: Mapping[str, str],
         rename: Callable[[str], str] | None = None,
+        graph: ObjectGraph | None = None,
     ) -> None:
         self._source, self._rename = source, rename
         self._old_names = {new: old for old, new in new_names.items()}
         self._edited: dict[str, bytes] = {}
         belonging = [name for name in names if name != OBJECT_GRAPH_KEY]
         if OBJECT_GRAPH_KEY in new_names and (rename or any(name not in new_names for name in belonging)):
-            self._edit(belonging, new_names)
+            self._edit(belonging, new_names, graph)
 
     @property
     def graph_edited(self) -> bool:
@@ -74,10 +76,10 @@ class SelectedSource:
                 values[name] = stored.pop(self._old_names[name])
         return values
 
-    def _edit(self, names: Iterable[str], new_names: Mapping[str, str]) -> None:
+    def _edit(self, names: Iterable[str], new_names: Mapping[str, str], known: ObjectGraph | None) -> None:
         place = f"{printable(self._source.path)}: {quoted(OBJECT_GRAPH_KEY)}"
         with error_context(place):
-            graph = read_graph(self._source)
+            graph = read_graph(self._source) if known is None else known
             edited, paths = edit_graph(graph, names, new_names, self._rename or (lambda name: name))
         if edited is not graph:
             self._edited[OBJECT_GRAPH_KEY] = edited.encode()

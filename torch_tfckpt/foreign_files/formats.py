@@ -90,8 +90,7 @@ def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSi
     if kind is None:
         raise InvalidArgumentError(
             f"{printable(path)}: the name does not determine the format. End it with .safetensors, .pt or "
-            ".npz, or pass "
-            f"--to {'|'.join(FORMATS)}"
+            f".npz, or pass to={'|'.join(FORMATS)}"
         )
     if kind not in FORMATS:
         raise InvalidArgumentError(f"format {quoted(kind)} is unknown. Formats: {', '.join(FORMATS)}")

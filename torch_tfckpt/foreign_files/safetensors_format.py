@@ -84,7 +84,7 @@ def lay_out(tensors: dict[str, tuple[torch.dtype, Shape]]) -> tuple[bytes, dict[
     if len(header) > MAX_HEADER_BYTES:
         raise InvalidArgumentError(
             f"{len(tensors)} names need a header of {len(header)} bytes; safetensors allows {MAX_HEADER_BYTES}. "
-            f"Split the file with --max-shard-size"
+            f"Pass max_shard_size to split the file"
         )
     start = _SIZE.size + len(header)
     return _SIZE.pack(len(header)) + header, {
