@@ -159,6 +159,36 @@ def test_directories(tmp_path: Path, capsys: Output) -> None:
     assert (status, out) == (1, "") and "There is no checkpoint in this directory" in err
 
 
+def test_all_files_of_a_directory_are_in_json(tmp_path: Path, capsys: Output) -> None:
+    """The list for people is cut after 30 lines; a file behind them still decides whether anything can be read."""
+    for number in range(40):
+        (tmp_path / f"notes-{number:02}.txt").write_text("hello")
+    OTHER_FILES["model.safetensors"][1](tmp_path / "z.bin")
+    (tmp_path / "sub").mkdir()
+    status, out, _ = shown(tmp_path, capsys)
+    lines = out.splitlines()
+    assert status == 0 and lines[0] == "a directory with 41 files and no `checkpoint` file:"
+    assert lines[1] == "  notes-00.txt: a text file" and lines[30] == "  notes-29.txt: a text file"
+    assert lines[31:] == ["  and 11 more", "`tfckpt show FILE` shows how to read one of them."]
+    assert main(["show", str(tmp_path), "--json"]) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert len(files) == 41 and files[-1] == "z.bin: a safetensors file"
+
+
+@pytest.mark.parametrize("path", ["", "m", "m.data-00000-of-00001"])
+@pytest.mark.parametrize("verb", ["show", "ls", "verify"])
+def test_a_data_file_without_its_index(tmp_path: Path, verb: str, path: str, capsys: Output) -> None:
+    """The message names the index to copy, whichever way the checkpoint is named; zeros are not a kind of file."""
+    tfckpt.save_file({"x": torch.zeros(3)}, tmp_path / "m")
+    (tmp_path / "m.index").unlink()
+    assert main([verb, str(tmp_path / path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.endswith(
+        '"m.data-00000-of-00001" exists, but cannot be read without its index. Copy m.index to the same directory.\n'
+    )
+    assert "There is no checkpoint" not in captured.err
+
+
 def test_missing_files_and_names_of_tensors_are_errors(tmp_path: Path, capsys: Output) -> None:
     assert shown(tmp_path / "nowhere", capsys)[:2] == (1, "")
     assert main(["show", str(KEPT / "model.tflite"), "weights"]) == 1

@@ -173,6 +173,17 @@ class TestMissing:
             tfckpt.load_checkpoint(tmp_path / "no" / "such" / "m")
         assert "there is no directory" in str(error.value)
 
+    def test_a_directory_without_checkpoints(self, tmp_path: Path) -> None:
+        """The path may mean a file or directory: similar names are listed, and nothing is said about the directory."""
+        (tmp_path / "training").mkdir()
+        with pytest.raises(tfckpt.NotFoundError) as error:
+            tfckpt.load_checkpoint(tmp_path / "trainng")
+        assert str(error.value).endswith(
+            '/trainng: no such file or directory, and there is no trainng.index. Closest: "training".'
+        )
+        with pytest.raises(tfckpt.NotFoundError, match=r"/x\.index: no such file or directory\.$"):
+            tfckpt.load_checkpoint(tmp_path / "x.index")
+
     def test_near_misses(self, tmp_path: Path) -> None:
         for step in (999, 2000):
             save(tmp_path / f"model.ckpt-{step}")

@@ -9,11 +9,12 @@ from torch_tfckpt.directory.names import STATE_FILE, prefixes_of
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.foreign_files.formats import format_of
 from torch_tfckpt.format.file_kind import FileKind, Reading
+from torch_tfckpt.format.tensor_bundle import parse_data_filename
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.small_files import kind_of_file
-from torch_tfckpt.text import and_more, counted, first_lines, printable
+from torch_tfckpt.text import counted, first_lines, printable
 
-_LISTED: Final = 30  # files of a directory that are looked at
+_LISTED: Final = 30  # files of a directory that are printed; JSON lists all
 _TFJS_MODEL: Final = "model.json"
 
 
@@ -48,7 +49,7 @@ def show_kind(path: str, error: CheckpointError, *, as_json: bool) -> int | None
         show_json({"path": printable(path), **found._asdict()})
     elif found.files:
         show(f"{printable(path)}: {found.kind}:")
-        for line in first_lines(found.files, _LISTED + 1):
+        for line in first_lines(found.files, _LISTED):
             show(f"  {line}")
         show(f"{found.hint}.")
     else:
@@ -62,14 +63,17 @@ def _file_kind(path: str) -> _Finding | None:
         return _Finding(f"weights of the TensorFlow.js model in {_TFJS_MODEL}", FileKind.TFJS.hint, False)
     if kind.reading is Reading.TENSORS or not (kind.is_foreign or kind in (FileKind.EMPTY, FileKind.ZEROS)):
         return None
+    if not kind.is_foreign and parse_data_filename(path) is not None:
+        return None  # a data file may well be full of zeros, and the error describes what is missing
     return _Finding(kind.what, kind.hint, kind.reading is Reading.GRAPH)
 
 
 def _directory_kind(path: str, names: Sequence[str]) -> _Finding | None:
     """Return what a directory is that does not have exactly one checkpoint, with the kinds of its files."""
     prefixes = sorted(prefixes_of(names))
-    if STATE_FILE in names or len(prefixes) == 1:
-        return None  # it has a checkpoint, and the error describes the damage
+    without_index = not prefixes and any(parse_data_filename(name) is not None for name in names)
+    if STATE_FILE in names or len(prefixes) == 1 or without_index:
+        return None  # it has a checkpoint, and the error describes what is wrong with it
     if prefixes:
         kind = f"a directory with {len(prefixes)} checkpoints and no `checkpoint` file that names the newest"
         paths = [printable(os.path.join(path, prefix)) for prefix in prefixes]
@@ -77,13 +81,12 @@ def _directory_kind(path: str, names: Sequence[str]) -> _Finding | None:
     files = [name for name in names if not LOCAL.is_directory(os.path.join(path, name))]
     if not files:
         return None
-    kinds = [(name, _kind_in_directory(path, name)) for name in files[:_LISTED]]
+    kinds = [(name, _kind_in_directory(path, name)) for name in files]
     if any(kind is FileKind.TFJS for _, kind in kinds):
         return _Finding("the directory of a TensorFlow.js model", FileKind.TFJS.hint, False)
     if any(kind in (FileKind.SAVED_MODEL, FileKind.SAVED_MODEL_TEXT) for _, kind in kinds):
         return _Finding("a SavedModel directory without variables", "`tfckpt meta` shows it", True)
     lines = [f"{printable(name)}: {kind.what}" for name, kind in kinds]
-    lines += [and_more(len(files), _LISTED).strip()] if len(files) > _LISTED else []
     readable = any(kind.reading is not Reading.NOTHING for _, kind in kinds)
     kind = f"a directory with {counted(len(files), 'file')} and no `checkpoint` file"
     return _Finding(kind, "`tfckpt show FILE` shows how to read one of them", readable, lines)

@@ -7,6 +7,7 @@ Source: tensorflow/python/training/checkpoint_management.py, py_checkpoint_reade
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +22,7 @@ from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import kind_of_file
-from torch_tfckpt.text import listed, printable, quoted
+from torch_tfckpt.text import did_you_mean, listed, printable, quoted
 
 _NEAR_MISSES: Final = 5
 _MAGIC: Final = TABLE_MAGIC.to_bytes(8, "little")  # the last bytes of every table
@@ -212,12 +213,30 @@ def _nothing_here(storage: Storage, path: str) -> str:
     if directory and not storage.is_directory(directory):
         return f"{fragment}: there is no directory {quoted(printable(directory))}"
     names = storage.list(directory)
-    missing = name if name.endswith(".index") else f"{name}.index"
-    hint = "A .meta file has only the graph, no values. " if path.endswith(".meta") and name in names else ""
-    data = [other for other in names if (parsed := parse_data_filename(other)) is not None and parsed[0] == name]
-    if data:
-        hint = f"{quoted(printable(data[0]))} exists, but cannot be read without its index. "
-    return f"{fragment}: there is no {printable(missing)}. {hint}{_there_are(names, name)}"
+    data = parse_data_filename(name)
+    prefix = name.removesuffix(".index") if data is None else data[0]
+    alone = _data_without_index(names, prefix)
+    missing = f"there is no {printable(index_filename(prefix))}."
+    if alone or name in names:
+        hint = "A .meta file has only the graph, no values." if path.endswith(".meta") and name in names else alone
+    else:
+        nothing = "no such file or directory"
+        missing = f"{nothing}." if name == index_filename(prefix) else f"{nothing}, and {missing}"
+        hint = did_you_mean(name, (other for other in names if not of_version_2(other)))
+    others = _there_are(names, name) if prefixes_of(names) else ""
+    return f"{fragment}: {' '.join(filter(None, (missing, hint, others)))}"
+
+
+def _data_without_index(names: Sequence[str], prefix: str | None = None) -> str:
+    """Return a sentence on data files of `prefix`, or of any checkpoint, that have no index; "" if there are none."""
+    for name in names:
+        parsed = parse_data_filename(name)
+        if parsed is not None and prefix in (None, parsed[0]) and index_filename(parsed[0]) not in names:
+            return (
+                f"{quoted(printable(name))} exists, but cannot be read without its index. Copy "
+                f"{printable(index_filename(parsed[0]))} to the same directory."
+            )
+    return ""
 
 
 def _other_files(names: list[str]) -> str:
@@ -233,7 +252,7 @@ def _there_are(names: list[str], wanted: str = "") -> str:
     """List the checkpoints among `names`, those most similar to `wanted` first."""
     prefixes = prefixes_of(names)
     if not prefixes:
-        return "There is no checkpoint in this directory."
+        return _data_without_index(names) or "There is no checkpoint in this directory."
 
     def likeness(prefix: str) -> tuple[int, str]:
         return -shared_prefix_size(os.fsencode(prefix), os.fsencode(wanted)), prefix
