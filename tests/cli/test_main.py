@@ -14,6 +14,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.cli import convert as cli_convert
 from torch_tfckpt.cli.main import main
 
+VARIABLE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 VERBS = ("ls", "show", "verify", "convert", "diff", "merge")
 
 
@@ -95,7 +96,9 @@ def test_unreadable_files_are_status_1(
 def test_a_mistyped_path_gives_a_plain_message(prefix: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The message lacks TensorFlow's words, which the library's error contains for programs."""
     assert main([verb, f"{prefix}x"]) == 1
-    assert capsys.readouterr().err == f"tfckpt: {prefix}x: there is no tx.index. There are t.\n"
+    assert capsys.readouterr().err == (
+        f"tfckpt: {prefix}x: no such file or directory, and there is no tx.index. There are t.\n"
+    )
     with pytest.raises(tfckpt.NotFoundError, match="Unsuccessful TensorSliceReader constructor: Failed to find any"):
         tfckpt.load_checkpoint(f"{prefix}x")
 
@@ -187,6 +190,46 @@ def test_long_names_are_wrapped_after_separators(tmp_path: Path, columns: int) -
     assert "".join(shown) == name
     assert all(line.endswith(("/", ".", "_")) for line in shown[:-1])
     assert len(shown) == 1 or columns < 120
+
+
+def test_keys_of_objects_are_short_at_a_terminal(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without their suffix they fit on one line; in a pipe they stay whole."""
+    prefix = str(golden / "tensorflow" / "object" / "object")
+    with tfckpt.load_checkpoint(prefix) as reader:
+        keys = [key for key in reader.keys() if key.endswith(VARIABLE_SUFFIX)]
+    master, slave = pty.openpty()
+    with start("ls", prefix, stdout=slave, columns=100) as process:
+        _, err = process.communicate(timeout=60)
+    first_words = {line.split(" ")[0] for line in os.read(master, 65536).decode().splitlines()}
+    os.close(slave)
+    os.close(master)
+    assert keys and {key.removesuffix(VARIABLE_SUFFIX) for key in keys} <= first_words
+    assert err.decode().splitlines() == [
+        f"object-based: `tfckpt ls --tree {prefix}` shows the objects",
+        f"names are shown without {VARIABLE_SUFFIX}; all commands accept them so",
+    ]
+    assert main(["ls", prefix]) == 0
+    captured = capsys.readouterr()
+    assert set(keys) <= {line.split(" ")[0] for line in captured.out.splitlines()}
+    assert captured.err == f"object-based: `tfckpt ls --tree {prefix}` shows the objects\n"
+
+
+@pytest.mark.parametrize("columns", [58, 70])
+def test_notes_are_wrapped_before_names(columns: int) -> None:
+    """A long note leaves a long name whole, and is broken after separators as well."""
+    name, note = "model/layer_with_weights-0/kernel", 'variable "sequential/dense_0/kernel"'
+    master, slave = pty.openpty()
+    table = f"['name', 'size', 'note'], [[{name!r}, '9 B', {note!r}]]"
+    code = f"from torch_tfckpt.cli.tables import show_table; show_table({table})"
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}
+    subprocess.run([sys.executable, "-c", code], stdout=slave, env=environment, timeout=60, check=True)
+    lines = os.read(master, 8192).decode().splitlines()[1:]
+    os.close(slave)
+    os.close(master)
+    assert lines[0].startswith(f"{name}  ") and not any(line.strip() == "" for line in lines)
+    parts = [line[len(name) :].replace("9 B", "").strip() for line in lines]
+    assert "".join(parts).replace(" ", "") == note.replace(" ", "")
+    assert all(part.endswith(("/", ".", "_", "variable")) for part in parts[:-1]) and len(parts) > 1
 
 
 def test_names_with_control_characters_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

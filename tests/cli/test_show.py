@@ -225,6 +225,33 @@ def test_missing_shard_in_the_summary(golden: Path, capsys: Output) -> None:
     assert tfckpt.DataType.DT_BFLOAT16.short_name in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [["ls"], ["show"], ["ls", "--json"], ["show", "--json"]])
+def test_missing_data_files_are_named(tmp_path: Path, command: list[str], capsys: Output) -> None:
+    """A warning for each missing file, with the number of its tensors; nothing else changes."""
+    prefix = str(tmp_path / "t")
+    with BundleWriter(LOCAL, prefix, num_shards=3) as writer:
+        for name, shard in (("a", 0), ("b", 1), ("c", 1), ("d", 2)):
+            writer.add(name, torch.ones(3), shard=shard)
+    assert main([*command, prefix]) == 0
+    assert capsys.readouterr().err == ""
+    missing = [f"{prefix}.data-0000{shard}-of-00003" for shard in (1, 2)]
+    for path in missing:
+        Path(path).unlink()
+    assert main([*command, prefix]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        f"tfckpt: warning: {missing[0]}: the data file is missing; it has 2 tensors",
+        f"tfckpt: warning: {missing[1]}: the data file is missing; it has 1 tensor",
+    ]
+    if command == ["ls", "--json"]:
+        assert json.loads(captured.out)["missing_files"] == missing
+    elif command == ["show", "--json"]:
+        files = json.loads(captured.out)["files"]
+        assert [file["path"] for file in files if file["nbytes"] is None] == missing
+    elif command == ["show"]:
+        assert [line.split()[0] for line in captured.out.splitlines() if line.endswith("  missing")] == missing
+
+
 def test_ls_of_missing_names(prefix: str, capsys: Output) -> None:
     """A message on stderr with the closest name; status 1, and an empty JSON list."""
     assert main(["ls", prefix, "dense/kernel:0", "nothing"]) == 1

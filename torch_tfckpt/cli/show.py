@@ -2,7 +2,7 @@
 
 import argparse
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any, Final, NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 
 from torch_tfckpt.cli.console import say, show, show_json
 from torch_tfckpt.cli.kind import show_kind
-from torch_tfckpt.cli.tables import progress_bar, show_table
+from torch_tfckpt.cli.tables import at_terminal, progress_bar, show_table
 from torch_tfckpt.cli.tensor_values import (
     check_size,
     full_text,
@@ -25,13 +25,16 @@ from torch_tfckpt.foreign_files.formats import open_source
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
 from torch_tfckpt.foreign_files.values import TensorInfo
+from torch_tfckpt.format.object_graph import VARIABLE_VALUE, checkpoint_key
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import element_count, shape_text
 from torch_tfckpt.models.auxiliary import VariableKind, variable_kinds
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import fspath
-from torch_tfckpt.text import byte_text, counted, did_you_mean, listed, natural_order, printable, quoted
+from torch_tfckpt.text import byte_text, counted, did_you_mean, first_lines, listed, natural_order, printable, quoted
 
 _LISTED: Final = 5  # names in a message
+_SHORTENED: Final = f"names are shown without {checkpoint_key('', VARIABLE_VALUE)}; all commands accept them so"
 
 
 class Row(NamedTuple):
@@ -43,10 +46,16 @@ class Row(NamedTuple):
     aliases: tuple[str, ...] | None = None  # its other names in an object-based checkpoint
     variable: str | None = None  # full name of the variable
     belongs_to: str = ""  # a note: the variable, or the variable that a slot belongs to
+    short_name: str = ""  # the name without /.ATTRIBUTES/VARIABLE_VALUE, if that means this tensor
 
     @property
     def nbytes(self) -> int:
         return self.info.nbytes if self.info else 0
+
+    @property
+    def shown_name(self) -> str:
+        """The name in a table: at a terminal without its long ending, if that means the same tensor."""
+        return self.short_name if self.short_name and at_terminal() else self.name
 
     @property
     def note(self) -> str:
@@ -69,6 +78,7 @@ def ls(options: argparse.Namespace) -> int:
         path, form, skipped = source.path, source.format, dict(source.skipped)
         kinds = kinds_of(source)
         has_objects = source.object_names is not None
+        missing = missing_files_of(source)
     order = options.sort or ("stored" if options.json else "name")
     if order != "stored":
         rows.sort(key=lambda row: (-row.nbytes if order == "size" else 0, natural_order(row.name)))
@@ -79,6 +89,7 @@ def ls(options: argparse.Namespace) -> int:
                 "format": form,
                 "tensors": [as_json(row) for row in rows],
                 "skipped": skipped,
+                "missing_files": list(map(printable, missing)),
                 "total": total_of(rows, kinds),
             }
         )
@@ -87,8 +98,11 @@ def ls(options: argparse.Namespace) -> int:
         show(totals(rows, kinds))
     if skipped and not options.quiet:
         say(f"omitted, because they are not tensors: {', '.join(map(quoted, skipped))}")
+    warn_of_missing(missing)
     if has_objects and not options.quiet and not options.json:
         say(f"object-based: `tfckpt ls --tree {printable(fspath(options.path))}` shows the objects")
+        if any(row.shown_name != row.name for row in rows):
+            say(_SHORTENED)
     if nothing:
         say(nothing)
     return 1 if nothing or any(row.info is None for row in rows) else 0
@@ -112,9 +126,10 @@ def show_path(options: argparse.Namespace) -> int:
         if options.name is not None:
             _show_tensor(source, options.name, options)
             return 0
-        rows = rows_of(source, [])
+        rows, missing = rows_of(source, []), missing_files_of(source)
         if options.json:
-            content = _summary_as_json(source, rows)
+            warn_of_missing(missing)
+            content = _summary_as_json(source, rows, missing)
             if options.stats:
                 content["statistics"] = {
                     name: statistics_as_json(found) for name, found in _statistics(source, rows, quiet=options.quiet)
@@ -122,7 +137,8 @@ def show_path(options: argparse.Namespace) -> int:
             show_json(content)
         else:
             rows.sort(key=lambda row: natural_order(row.name))
-            _show_summary(source, rows)
+            _show_summary(source, rows, missing)
+            warn_of_missing(missing)
             if options.stats:
                 _show_statistics(source, rows, quiet=options.quiet)
     return 1 if any(row.info is None for row in rows) else 0
@@ -149,7 +165,13 @@ def row_of(source: TensorSource, name: str) -> Row:
         row = Row(name, None, str(error))
     if known is None:
         return row
-    return row._replace(aliases=known.names_of(name)[1:], variable=known.variable(name), belongs_to=known.note(name))
+    short = short_key(name)
+    return row._replace(
+        aliases=known.names_of(name)[1:],
+        variable=known.variable(name),
+        belongs_to=known.note(name),
+        short_name=short if short != name and known.find(short) == [name] else "",
+    )
 
 
 def unmatched(source: TensorSource, patterns: Sequence[str]) -> str:
@@ -165,8 +187,8 @@ def cells(row: Row) -> list[str]:
     """Return the cells of a row: name, dtype, shape, size, note."""
     note = "; ".join(filter(None, (row.belongs_to, row.note)))
     if row.info is None:
-        return [row.name, "?", "?", "?", note]
-    return [row.name, row.info.type.name, shape_text(row.info.shape), byte_text(row.info.nbytes), note]
+        return [row.shown_name, "?", "?", "?", note]
+    return [row.shown_name, row.info.type.name, shape_text(row.info.shape), byte_text(row.info.nbytes), note]
 
 
 def as_json(row: Row) -> dict[str, Any]:
@@ -222,8 +244,26 @@ def sums_text(rows: Sequence[Row]) -> str:
     return f"{text}; {unreadable} unreadable" if unreadable else text
 
 
-def _summary_as_json(source: TensorSource, rows: Sequence[Row]) -> dict[str, Any]:
-    files = [{"path": printable(path), "nbytes": _size_of(path)} for path in source.files()]
+def missing_files_of(source: TensorSource) -> Mapping[str, int]:
+    """Return the missing data files of a TensorFlow checkpoint, with the number of tensors in each."""
+    if isinstance(source, CheckpointSource):
+        with suppress(CheckpointError):  # a listing reports a damaged index
+            return source.missing_files()
+    return {}
+
+
+def warn_of_missing(missing: Mapping[str, int]) -> None:
+    """Print a warning for each missing data file."""
+    warnings = [
+        f"tfckpt: warning: {printable(path)}: the data file is missing; it has {counted(tensors, 'tensor')}"
+        for path, tensors in missing.items()
+    ]
+    for line in first_lines(warnings, _LISTED):
+        say(line)
+
+
+def _summary_as_json(source: TensorSource, rows: Sequence[Row], missing: Iterable[str]) -> dict[str, Any]:
+    files = [{"path": printable(path), "nbytes": _size_of(path)} for path in _all_files(source, missing)]
     dtypes = [{"dtype": kind, "tensors": len(sizes), "nbytes": sum(sizes)} for kind, sizes in _by_dtype(rows)]
     return {
         "path": printable(source.path),
@@ -237,7 +277,13 @@ def _summary_as_json(source: TensorSource, rows: Sequence[Row]) -> dict[str, Any
     }
 
 
-def _show_summary(source: TensorSource, rows: Sequence[Row]) -> None:
+def _all_files(source: TensorSource, missing: Iterable[str]) -> list[str]:
+    """Return the files of a source and the missing ones among them."""
+    first, *data = source.files()
+    return [first, *(sorted({*data, *missing}) if missing else data)]
+
+
+def _show_summary(source: TensorSource, rows: Sequence[Row], missing: Iterable[str]) -> None:
     show(f"{printable(source.path)}: {source.format}")
     show(totals(rows, kinds_of(source)))
     partitioned = _partitioned(rows)
@@ -246,7 +292,7 @@ def _show_summary(source: TensorSource, rows: Sequence[Row]) -> None:
     if source.skipped:
         show(f"omitted, because they are not tensors: {', '.join(map(quoted, source.skipped))}")
     show("")
-    sizes = [(path, _size_of(path)) for path in source.files()]
+    sizes = [(path, _size_of(path)) for path in _all_files(source, missing)]
     table = [[printable(path), "missing" if size is None else byte_text(size)] for path, size in sizes]
     show_table(["file", "size"], table, numeric=["size"])
     show("")
@@ -278,9 +324,10 @@ def _size_of(path: str) -> int | None:
 
 def _show_statistics(source: TensorSource, rows: Sequence[Row], *, quiet: bool) -> None:
     table = []
+    shown = {row.name: row.shown_name for row in rows}
     for name, found in _statistics(source, rows, quiet=quiet):
         numbers = [f"{number:.6g}" for number in (found.minimum, found.maximum, found.mean, found.std)]
-        table.append([name, *numbers, str(found.nans), str(found.infinities)])
+        table.append([shown[name], *numbers, str(found.nans), str(found.infinities)])
     show("")
     numeric = ["min", "max", "mean", "std", "NaN", "infinite"]
     show_table(["name", *numeric], table, numeric=numeric)

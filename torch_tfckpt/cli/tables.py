@@ -17,21 +17,26 @@ from torch_tfckpt.cli.console import escaped
 _RICH_ROWS: Final = 2000
 _GAP: Final = 2  # spaces between columns
 _MIN_WIDTH: Final = 16  # of a column that is narrowed
-_NAME_PART: Final = re.compile(r"[^/._]*[/._]+|[^/._]+")
+_PART: Final = re.compile(r"[^/._ ]*[/._ ]+|[^/._ ]+")
+
+
+def at_terminal() -> bool:
+    """Return whether results are shown at a terminal. Elsewhere, a program may read them."""
+    return sys.stdout.isatty()
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()) -> None:
     """Print a table.
 
     Args:
-        headings: One per column. The first column has names: in a narrow terminal they are broken after "/", "." or
-            "_". The last column is broken between words.
+        headings: One per column. The first column has names, the last one notes. In a narrow terminal both are
+            broken after "/", ".", "_" or a space, notes before names.
         rows: Cells, not yet escaped.
         numeric: Headings of the columns to align on the right.
     """
     cells = [[escaped(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    if sys.stdout.isatty() and len(cells) <= _RICH_ROWS:
+    if at_terminal() and len(cells) <= _RICH_ROWS:
         _show_rich(headings, cells, widths, numeric)
         return
     for row in [list(headings), *cells]:
@@ -46,28 +51,28 @@ def _show_rich(
     headings: Sequence[str], cells: Sequence[Sequence[str]], widths: Sequence[int], numeric: Sequence[str]
 ) -> None:
     console = Console()
-    name_width = _name_width(widths, console.width)
+    name_width, note_width = _outer_widths(widths, console.width)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for heading in headings:
         table.add_column(heading, justify="right" if heading in numeric else "left", overflow="fold")
     for name, *others in cells:
+        others[-1:] = [_broken(note, note_width) for note in others[-1:]]
         table.add_row(*map(Text, (_broken(name, name_width), *others)))  # Text: brackets in a name are not markup
     console.print(table)
 
 
-def _name_width(widths: Sequence[int], available: int) -> int:
-    """Return the width of the first column, so that all columns fit into the terminal."""
+def _outer_widths(widths: Sequence[int], available: int) -> tuple[int, int]:
+    """Return the widths of the first and the last column, so that all columns fit into the terminal."""
     name, *middle, last = widths if len(widths) > 1 else (*widths, 0)
     free = available - sum(middle) - _GAP * (len(widths) - 1)
-    if name + last <= free:
-        return name
-    return min(name, max(_MIN_WIDTH, free - last, free // 2))
+    name = min(name, max(_MIN_WIDTH, free - min(last, _MIN_WIDTH)))
+    return name, min(last, max(_MIN_WIDTH, free - name))
 
 
-def _broken(name: str, width: int) -> str:
-    """Return `name` in lines of at most `width` characters, broken after separators where possible."""
+def _broken(text: str, width: int) -> str:
+    """Return `text` in lines of at most `width` characters, broken after separators where possible."""
     lines, line = [], ""
-    for part in _NAME_PART.findall(name) if len(name) > width else [name]:
+    for part in _PART.findall(text) if len(text) > width else [text]:
         if line and len(line) + len(part) > width:
             lines.append(line)
             line = ""

@@ -18,7 +18,18 @@ from contextlib import closing
 from typing import Any, Final, NamedTuple
 
 from torch_tfckpt.cli.console import say, show, show_json
-from torch_tfckpt.cli.show import Row, as_json, cells, kinds_of, rows_of, sums_text, total_of, unmatched
+from torch_tfckpt.cli.show import (
+    Row,
+    as_json,
+    cells,
+    kinds_of,
+    missing_files_of,
+    rows_of,
+    sums_text,
+    total_of,
+    unmatched,
+    warn_of_missing,
+)
 from torch_tfckpt.cli.tables import show_table
 from torch_tfckpt.errors import NotFoundError
 from torch_tfckpt.foreign_files.formats import open_source
@@ -67,10 +78,18 @@ def ls_tree(options: argparse.Namespace) -> int:
             raise NotFoundError(f"{source.reader.path} stores tensors by name and has no objects. Omit --tree")
         rows = rows_of(source, options.patterns)
         nothing = unmatched(source, options.patterns) if options.patterns and not rows else ""
-        path, form, kinds = source.path, source.format, kinds_of(source)
+        path, form, kinds, missing = source.path, source.format, kinds_of(source), missing_files_of(source)
     tree = _Tree(graph, rows, all_objects=options.all, all_attributes=not options.patterns)
     if options.json:
-        show_json({"path": printable(path), "format": form, **tree.as_json(), "total": total_of(rows, kinds)})
+        show_json(
+            {
+                "path": printable(path),
+                "format": form,
+                **tree.as_json(),
+                "missing_files": list(map(printable, missing)),
+                "total": total_of(rows, kinds),
+            }
+        )
     else:
         lines = list(tree.lines())
         table = [[_indented(level, text), *others] for level, text, others in lines]
@@ -80,6 +99,7 @@ def ls_tree(options: argparse.Namespace) -> int:
             say(f"{counted(len(graph.nodes) - tree.size, 'object')} without tensors not shown; --all shows them")
         if any(level > _INDENTED for level, _, _ in lines) and not options.quiet:
             say(f"lines deeper than {_INDENTED} levels are not indented further, and begin with their level")
+    warn_of_missing(missing)
     if nothing:
         say(nothing)
     return 1 if nothing or tree.lacks_tensors or any(row.info is None for row in rows) else 0

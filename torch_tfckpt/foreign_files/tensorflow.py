@@ -4,7 +4,9 @@ A checkpoint is written with one data file and its tensors sorted by name, like 
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 
 import torch
@@ -81,6 +83,18 @@ class CheckpointSource:
     def files(self) -> list[str]:
         files = self.reader.files
         return [index_filename(files.prefix), *self._data_files()] if files.version == 2 else list(files.paths)
+
+    def missing_files(self) -> dict[str, int]:
+        """Return the missing data files with the number of tensors that are stored in each."""
+        missing: Counter[str] = Counter()
+        exist: dict[str, bool] = {}
+        for name in self.reader.undamaged_keys()[0]:
+            with suppress(CheckpointError):  # a listing reports damaged entries
+                for path in dict.fromkeys(self.reader.locate(name)):
+                    if path not in exist:
+                        exist[path] = self.reader.storage.exists(path)
+                    missing[path] += not exist[path]
+        return dict(sorted((+missing).items()))
 
     def data_bytes(self) -> int:
         return sum(_size(path) for path in self._data_files())
