@@ -293,7 +293,12 @@ def test_the_graph_is_decoded_once_for_an_edit(tmp_path: Path, monkeypatch: pyte
     source = write(tmp_path)
     decode = ObjectGraph.decode
     decoded: list[bytes] = []
-    monkeypatch.setattr(ObjectGraph, "decode", lambda data: decoded.append(data) or decode(data))
+
+    def counted(data: bytes) -> ObjectGraph:
+        decoded.append(data)
+        return decode(data)
+
+    monkeypatch.setattr(ObjectGraph, "decode", counted)
     rename = [("^model/", "net/")]
     convert(source, tmp_path / "a", to="tf", rename=rename)
     assert len(decoded) == 2
