@@ -4,7 +4,7 @@
     python scripts/demo_training.py DIRECTORY --steps 40 [--kill-at 23]
 
 Continues from the latest checkpoint in DIRECTORY, prints one line "step loss" per step, and saves every 5 steps. The
-head is tagged with another device than the encoder, so each checkpoint has two data files.
+head is assigned to a different device than the encoder, so each checkpoint has two data files.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     python scripts/doc_page.py README.md docs/training.md
     python scripts/doc_page.py --update docs/models.md     # write what the blocks print into the page
 
-Each page runs in a process of its own. `python` blocks share one namespace per page. `bash` blocks run line by line; a
+Each page runs in a separate process. `python` blocks share one namespace per page. `bash` blocks run line by line; a
 line whose comment is "exit status 1" must end with it, all others with 0. A `text` block right after a block is what
 that block prints, and must agree. A block below `<!-- not run: REASON -->` is left out. The directory has tests/golden
 in it, like the root of a clone.
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_apart(page: Path, *, update: bool) -> int:
-    """Run a page in a process of its own, which has the imports of this one; return its exit status."""
+    """Run a page in a forked process, which inherits the imports of this one; return its exit status."""
     sys.stderr.flush()
     child = os.fork()
     if child:

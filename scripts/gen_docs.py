@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write what the documentation takes from the program: the page of the command line, a picture of it, printed output.
+"""Write the generated parts of the documentation: the command line's page and picture, and printed output.
 
     python scripts/gen_docs.py            write docs/cli.md and docs/images/tfckpt.svg, and update in all pages the
                                           `text` blocks that show what the block before them prints
@@ -41,7 +41,7 @@ _INTRODUCTION: Final = """\
 # Command line
 
 `tfckpt`, or `python -m torch_tfckpt`. This page is what `--help` prints; `python scripts/gen_docs.py` writes it.
-[I look into checkpoints](start/inspecting.md) has examples.
+[I inspect checkpoints](start/inspecting.md) has examples.
 
 Results go to stdout, notes and progress to stderr. [Exit status](errors.md#exit-status-of-tfckpt).
 """

@@ -86,7 +86,7 @@ def test_what_is_no_index(tmp_path: Path, index: Index) -> None:
 
 
 class TestOut:
-    """`out=` is filled, whatever its strides, and untouched where it does not fit."""
+    """`out=` is filled, whatever its strides, and left unchanged if it does not fit."""
 
     @pytest.mark.parametrize("version", [1, 2])
     @pytest.mark.parametrize("out", [torch.zeros(2, 3), torch.zeros(3, 2).t(), torch.zeros(2, 6)[:, ::2]])

@@ -27,7 +27,7 @@ def test_blocks_run() -> None:
 
 
 def test_many_pages_have_blocks() -> None:
-    """The pattern that finds blocks finds them."""
+    """The pattern for blocks matches."""
     assert len(WITH_BLOCKS) > 15
     assert ROOT / "README.md" in WITH_BLOCKS
 

@@ -71,7 +71,7 @@ def test_every_number_survives_copy_and_pickle(number: int) -> None:
         assert (other.name, {other: 1}[dtype]) == (dtype.name, 1)
 
 
-def test_unknown_numbers_leave_the_list_of_types_as_it_was() -> None:
+def test_unknown_numbers_do_not_change_the_list_of_types() -> None:
     """Reading a file does not change what `for dtype in DataType` yields."""
     before = list(DataType)
     DataType(77), DataType(103), DataType(-5)

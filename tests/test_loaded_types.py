@@ -38,7 +38,7 @@ def test_safetensors(path: str, tmp_path: Path) -> None:
 
 
 def test_tensors_of_a_reader(path: str) -> None:
-    """A plain call can be used as a tensor; with `out` it is one; slices, maps and several likewise."""
+    """The result of a plain call can be used as a tensor, as can slices, maps and lists; with `out` it is a tensor."""
     with tfckpt.load_checkpoint(path) as reader:
         weight: torch.Tensor = reader.get_tensor("weight")
         assert_type(reader.get_tensor("weight", out=torch.empty(2, 3)), torch.Tensor)

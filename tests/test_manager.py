@@ -95,7 +95,7 @@ class TestRetention:
         assert manager.latest_checkpoint == paths[3] == str(tmp_path / "ckpt-4")
 
     def test_keep_all(self, tmp_path: Path) -> None:
-        """CASES 102: None keeps all, also over a restart; a limit set later is applied at the next save."""
+        """CASES 102: None keeps all, even across a restart; a limit set later is applied at the next save."""
         clock = Clock(1000.0)
         fake = Fake()
         for attempt, saves in ((0, 3), (1, 1)):
@@ -457,7 +457,7 @@ class TestRestore:
         for _ in range(3):
             manager.save()
         (text,) = caplog.messages
-        assert 'the metric "loss", which was never given' in text
+        assert 'the metric "loss", which was never passed' in text
         caplog.clear()
         CheckpointManager(Fake(), tmp_path / "b", 1, keep_best=KeepBest("loss", "min", 1)).save(metrics={"los": 1.0})
         assert 'Closest: "los"' in caplog.text

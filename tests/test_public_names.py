@@ -85,7 +85,7 @@ def test_names_are_imported_from_where_type_checkers_see_them() -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_every_public_name_says_what_it_is(name: str) -> None:
+def test_every_public_name_describes_itself(name: str) -> None:
     """A docstring of its own, for the name and for each public method and property of a class."""
     thing = getattr(torch_tfckpt, name)
     assert own_doc(thing, name), f"{name} has no docstring"

@@ -59,7 +59,7 @@ def test_every_method_takes_every_name(name: str) -> None:
 
 
 def test_keys_are_what_is_stored() -> None:
-    """`in`, has_tensor, keys and iteration know keys alone, so that a name in the reader is one that is stored."""
+    """`in`, has_tensor, keys and iteration use keys only, so that a name in the reader is one that is stored."""
     with tfckpt.load_checkpoint(KERAS2) as reader:
         assert KERNEL in reader and reader.has_tensor(KERNEL) and KERNEL in list(reader)
         assert "conv/kernel" not in reader and not reader.has_tensor("conv/kernel")
@@ -78,7 +78,7 @@ def test_names_of_a_key() -> None:
 
 @pytest.mark.parametrize("read", ["get_tensor", "get_slice", "map_tensor", "shape", "resolve"])
 def test_several_variables_of_one_name(read: str) -> None:
-    """Nothing is taken in silence: both metrics have a "total"."""
+    """Neither is chosen silently: both metrics have a "total"."""
     with tfckpt.load_checkpoint(KERAS2) as reader:
         with pytest.raises(
             InvalidArgumentError, match=r'variables: "total" is the name of 2 tensors: "keras_api/metrics/0'
@@ -140,7 +140,7 @@ def test_keys_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_damaged_graph(tmp_path: Path) -> None:
-    """Keys are read all the same; other names are not found, and the error says why."""
+    """Keys can still be read; other names are not found, and the error explains why."""
     graph = np.array(b"\xff", dtype=object)
     path = tfckpt.save_file({"_CHECKPOINTABLE_OBJECT_GRAPH": graph, "w": torch.ones(1)}, tmp_path / "d")
     with tfckpt.load_checkpoint(path) as reader:
@@ -214,7 +214,7 @@ def test_ls_matches_any_name(glob: str, capsys: Output) -> None:
 
 
 def test_ls_without_the_graph(capsys: Output, caplog: pytest.LogCaptureFixture) -> None:
-    """Of an index without its data file the keys are listed, and the log says that names are unknown."""
+    """An index without its data file is listed by key, and the log reports that names are unknown."""
     assert main(["ls", str(GOLDEN / "index-alone-of-objects")]) == 0
     assert "_CHECKPOINTABLE_OBJECT_GRAPH" in capsys.readouterr().out
     assert "variable names are unknown" in caplog.text
@@ -229,7 +229,7 @@ def test_show_takes_every_name(name: str, capsys: Output) -> None:
 
 
 def test_show_of_an_ambiguous_and_of_a_wrong_name(capsys: Output) -> None:
-    """2 with the keys; 1 with the closest name and both commands."""
+    """Status 2 with the keys; status 1 with the closest name and both commands."""
     assert main(["show", KERAS2, "total"]) == 2
     assert '"total" is the name of 2 tensors: "keras_api/metrics/0/total/' in capsys.readouterr().err
     assert main(["show", KERAS2, "conv/kernle"]) == 1

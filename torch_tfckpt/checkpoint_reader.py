@@ -49,7 +49,7 @@ class CheckpointReader:
     - the full name of the variable: "dense/kernel" or "dense/kernel:0"
 
     `keys()`, iteration, `in` and `has_tensor` know the keys only, so that `name in reader` means "stored under this
-    key". `resolve` finds the key that a name means.
+    key". `resolve` finds the key of a name.
 
     Args:
         path: A prefix; a file of the checkpoint (.index, .data-..., .meta); a version 1 file or pattern; a
@@ -126,7 +126,7 @@ class CheckpointReader:
         return name in self._reader
 
     def resolve(self, name: str) -> str:
-        """Return the key of the tensor that `name` means.
+        """Return the key of the tensor that `name` refers to.
 
         Args:
             name: A key, or any other name of a tensor in an object-based checkpoint.
@@ -236,8 +236,8 @@ class CheckpointReader:
     def get_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
         """Return several tensors by the given names, read in one plan.
 
-        Neighbouring tensors are read together, large ones in parallel. If two names mean one tensor, they get one
-        object. Errors as for `get_tensor`.
+        Neighbouring tensors are read together, large ones in parallel. If two names refer to one tensor, they get one
+        object. Raises like `get_tensor`.
         """
         return self._read_several(names, self._reader.read_all)
 
@@ -273,7 +273,7 @@ class CheckpointReader:
         return StoredTensor(key, shape, dtype, lambda part: self._reader.read_slice(key, part))
 
     def read_slice(self, name: str, part: TensorSlice) -> LoadedValue:
-        """Return one part of a tensor, stored whole or in slices. Errors as for `get_tensor`."""
+        """Return one part of a tensor, stored whole or in slices. Raises like `get_tensor`."""
         return self._look_up(name, lambda key: self._reader.read_slice(key, part))
 
     def get_variable_to_shape_map(self) -> dict[str, list[int]]:
@@ -345,14 +345,14 @@ class CheckpointReader:
                 yield name, shape, dtype
 
     def _tensor_names(self) -> TensorNames | None:
-        """The names of all tensors; None without an object graph. Errors as for `object_graph`."""
+        """The names of all tensors; None without an object graph. Raises like `object_graph`."""
         if self._names is None:
             graph = self.object_graph
             self._names = None if graph is None else TensorNames(graph, self.keys())
         return self._names
 
     def _look_up(self, name: str, read: Callable[[str], Result]) -> Result:
-        """Return `read(name)`; if that is not a key, `read` of the key that it means."""
+        """Return `read(name)`; if that is not a key, `read` of the key that it refers to."""
         if self._names is None or not isinstance(name, str):
             try:
                 return read(name)
@@ -363,7 +363,7 @@ class CheckpointReader:
         return read(self._key_meant(name))
 
     def _key_meant(self, name: str) -> str:
-        """The key that a name means in an object-based checkpoint."""
+        """The key that a name refers to in an object-based checkpoint."""
         known: Iterable[str] = self.keys()
         hint = f"It is object-based: `tfckpt ls --tree {self.path}` shows the objects."
         try:

@@ -69,7 +69,7 @@ class ManagedCheckpoint(Protocol):
 
     @property
     def save_counter(self) -> torch.Tensor:
-        """Number of saves, an int64 scalar that is saved and restored, too. The manager increments it in place."""
+        """Number of saves: an int64 scalar, itself saved and restored. The manager increments it in place."""
 
     def write(self, prefix: str) -> str:
         """Write a version 2 checkpoint under exactly this prefix, and return the prefix once it is durable.
@@ -93,11 +93,12 @@ class CheckpointManager:
         directory: Created at construction, with missing parents. (An object store has no directories.)
         max_to_keep: How many of the newest checkpoints to keep; None keeps all.
         keep_checkpoint_every_n_hours: Of those that would be deleted, keep one permanently per this many hours. None:
-            none.
+            keep none.
         checkpoint_name: Name of the checkpoints, before the number.
         step_counter: The current step, for `checkpoint_interval`: an integer tensor that is incremented in place, or a
             function that returns a number.
-        checkpoint_interval: Minimum number of steps between two checkpoints, else `save` does nothing. None: no limit.
+        checkpoint_interval: Minimum number of steps between two checkpoints; an earlier `save` does nothing. None: no
+            minimum.
         init_fn: Called by `restore_or_initialize` if there is nothing to restore.
         last_checkpoint_step: Step of the last checkpoint, at which the first interval begins.
         keep_best: Which checkpoints to keep because of their metrics, in addition to the newest. None: the rule that
@@ -124,7 +125,7 @@ class CheckpointManager:
         >>> manager.checkpoints
         ['run/ckpt-2', 'run/ckpt-3']
 
-    Only one manager at a time should be active in a directory. Threads: not safe.
+    Only one manager at a time should be active in a directory. Thread safety: not thread-safe.
     """
 
     def __init__(
@@ -288,7 +289,7 @@ class CheckpointManager:
         self._checkpoint.sync()
 
     def pin(self, path_or_number: AnyPath | SupportsIndex) -> None:
-        """Keep a checkpoint, given by its path or number, until `unpin`, also in later runs.
+        """Keep a checkpoint, given by its path or number, until `unpin`, including in later runs.
 
         Raises:
             NotFoundError: there is no such checkpoint.

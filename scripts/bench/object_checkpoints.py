@@ -55,7 +55,7 @@ class Objects:
         return seconds
 
     def read(self) -> float:
-        """Time Checkpoint.read with the assertion that all was restored."""
+        """Time Checkpoint.read with the assertion that everything was restored."""
         self._forget()
         seconds, _ = timed(lambda: self._checkpoint.read(self.by_object).assert_consumed())
         self._check()

@@ -38,7 +38,7 @@ def has_tensorflow() -> bool:
 class TensorFlow:
     """Process that runs tensorflow_peer.py, with one workload prepared.
 
-    It is started from that file rather than by multiprocessing, which would import the benchmark, and thereby torch,
+    It is started from that file rather than by multiprocessing, which would import the benchmark, and so torch,
     in the TensorFlow process.
     """
 

@@ -66,7 +66,7 @@ class Peer:
         return timed(lambda: checkpoint.write(prefix))[0]
 
     def read_objects(self, prefix: str) -> float:
-        """Time tf.train.Checkpoint.read into a list of variables, with the assertion that all was restored."""
+        """Time tf.train.Checkpoint.read into a list of variables, with the assertion that everything was restored."""
         variables = self._variables()
         for variable in variables:
             variable.assign(tf.zeros_like(variable))

@@ -87,6 +87,6 @@ def test_object_stores_have_no_marker() -> None:
 
 
 def test_remove_returns_whether_it_succeeded(tmp_path: Path) -> None:
-    """Also for missing files; it never raises."""
+    """It also succeeds for missing files, and never raises."""
     assert remove(LOCAL, str(tmp_path / "none"))
     assert not remove(LOCAL, str(tmp_path))

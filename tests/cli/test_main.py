@@ -153,7 +153,7 @@ def test_closed_streams_print_no_traceback(prefix: str, redirection: str) -> Non
     ],
 )
 def test_progress_is_not_mixed_with_results(prefix: str, arguments: list[str], bar: bytes, last: str) -> None:
-    """stdout contains only results, also if stderr is a terminal that shows a progress bar."""
+    """stdout contains only results, even if stderr is a terminal that shows a progress bar."""
     master, slave = pty.openpty()
     with start(*arguments, prefix, stderr=slave) as process:
         out, _ = process.communicate(timeout=60)

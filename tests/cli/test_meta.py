@@ -278,7 +278,7 @@ def test_values_of_collections(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_long_lists_are_shortened_except_in_json(tmp_path: Path, capsys: Output) -> None:
-    """Each shortened list ends with the number left out, also operations, signatures and tags."""
+    """Each shortened list, including operations, signatures and tags, ends with the number left out."""
     meta, count = MetaGraphDef(), cli_meta._ROWS + 7
     for index in range(count):
         add_variable(meta, f"v{index}", 2)

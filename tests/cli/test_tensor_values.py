@@ -86,7 +86,7 @@ def test_json_has_every_value(path: str, capsys: Output) -> None:
 
 @pytest.mark.parametrize("name", ["float8_e5m2", "bfloat16", "complex128", "int4", "uint4", "bool", "uint64", "qint8"])
 def test_every_kind_of_number(name: str, capsys: Output) -> None:
-    """As many values as the shape has."""
+    """The output has as many values as the shape has elements."""
     with tfckpt.load_checkpoint(EVERY_DTYPE) as reader:
         shape = list(reader.shape(name))
     values = np.array(document(capsys, EVERY_DTYPE, name)["values"], dtype=object)
@@ -94,7 +94,7 @@ def test_every_kind_of_number(name: str, capsys: Output) -> None:
 
 
 def test_what_torch_lacks(capsys: Output) -> None:
-    """Its stored bytes, as base64."""
+    """The stored bytes are printed as base64."""
     content = document(capsys, EVERY_DTYPE, "float8_e4m3b11fnuz")
     assert content["encoding"] == "base64" and len(base64.b64decode(content["bytes"])) == 6
     assert "values" not in content
@@ -176,7 +176,7 @@ def test_huge_tensors_are_refused(tmp_path: Path, option: str, capsys: Output) -
 
 
 def test_long_strings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    """By their bytes."""
+    """Their size in bytes counts."""
     monkeypatch.setattr(tensor_values, "_MOST_BYTES", 1000)
     with BundleWriter(LOCAL, str(tmp_path / "b")) as writer:
         writer.add("s", np.array(b"x" * 2000, dtype=object))
@@ -193,7 +193,7 @@ def test_long_strings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_options_that_do_not_go_together(path: str, arguments: list[str], text: str, capsys: Output) -> None:
-    """2: wrong use, and what to do."""
+    """Exit status 2, and the message explains what to do."""
     assert main(["show", path, *arguments]) == 2
     assert text in capsys.readouterr().err
 

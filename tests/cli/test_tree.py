@@ -221,7 +221,7 @@ def test_patterns_select_tensors_as_without_tree(capsys: Output) -> None:
 
 
 def test_objects_without_tensors_are_hidden(tmp_path: Path, capsys: Output) -> None:
-    """Only objects from which a tensor can be reached, by any path, are shown, also in JSON; --all shows all."""
+    """Only objects from which a tensor can be reached, by any path, are shown, in JSON as well; --all shows all."""
     nodes = [
         TrackableObject(children(("model", 1), ("empty", 2), ("weight", 4), ("saved", 5))),
         TrackableObject(children(("layer", 3), ("losses", 2))),
@@ -257,7 +257,7 @@ def test_objects_without_tensors_are_hidden(tmp_path: Path, capsys: Output) -> N
 
 
 def test_all_is_for_trees(capsys: Output) -> None:
-    """2: a listing has all tensors already."""
+    """Usage error: a listing always has all tensors."""
     assert main(["ls", "--all", OBJECT]) == 2
     assert "--all needs --tree" in capsys.readouterr().err
 

@@ -229,7 +229,7 @@ def test_patterns_that_match_nothing(tmp_path: Path, verb: str, capsys: Output) 
 
 
 def test_diff_follows_convert_rename(golden: Path, tmp_path: Path, capsys: Output) -> None:
-    """diff accepts the same --rename as convert, also for object-based checkpoints with an edited graph."""
+    """diff accepts the same --rename as convert, including for object-based checkpoints with an edited graph."""
     source, target = str(golden / "tensorflow/object/object"), str(tmp_path / "t")
     with tfckpt.load_checkpoint(source) as reader:
         first = next(name for name in reader.keys() if "/" in name).partition("/")[0]

@@ -128,7 +128,7 @@ def test_renamed_children(tensorflow: TensorFlowProcess, written: list[Written],
 
 
 def test_a_level_more(tensorflow: TensorFlowProcess, written: list[Written], tmp_path: Path) -> None:
-    """Everything below a new object."""
+    """Everything is moved below a new object."""
     cases = []
     for n, case in enumerate(written):
         target = str(tmp_path / f"{n}")

@@ -141,7 +141,7 @@ def test_quint16_in_a_reference_variable(tensorflow: TensorFlowProcess, tmp_path
 @pytest.mark.parametrize("version", [V1, V2], ids=["V1", "V2"])
 def test_partitioned(tensorflow: TensorFlowProcess, tmp_path: Path, version: int, saved_in: int) -> None:
     """CASES 42-44: saved whole (0) or in some parts by either side; restored by the other whole and in 1, 2 and 3
-    parts, also with the parts on different devices.
+    parts, including parts on different devices.
     """
     whole = torch.arange(30, dtype=torch.float64).reshape(10, 3)
     raw = RawTensor.of(whole)
@@ -228,7 +228,7 @@ def _copy(value: Any) -> Any:
 @EVERY_WAY
 def test_state_files(tensorflow: TensorFlowProcess, tmp_path: Path, way: Way, relative: bool) -> None:
     """latest_checkpoint and get_checkpoint_state return the same on both sides, for our file and for theirs; with
-    relative paths also after the directory was moved.
+    relative paths even after the directory was moved.
     """
     variables, options = numbers(1), {**way.options, "save_relative_paths": relative, "max_to_keep": 2}
     by_ours, by_theirs = tmp_path / "ours", tmp_path / "theirs"

@@ -164,7 +164,7 @@ def test_sharded_output_reads_like_hugging_face(golden: Path, tmp_path: Path) ->
     assert diff(source, tmp_path / "out" / "model.safetensors.index.json").identical
 
 
-def test_sharding_again_leaves_no_file_of_the_former(golden: Path, tmp_path: Path) -> None:
+def test_sharding_again_leaves_no_earlier_file(golden: Path, tmp_path: Path) -> None:
     """A loader would load a single file or index that was left over."""
     source = golden / "digits-transformer"
     (tmp_path / "model-notes.safetensors").write_bytes(b"not ours")

@@ -43,7 +43,7 @@ def test_sources_by_any_name(tmp_path: Path, spelling: str) -> None:
 
 
 def test_targets_by_any_name(tmp_path: Path) -> None:
-    """The checkpoint that it means is replaced."""
+    """The checkpoint that the name refers to is replaced."""
     (tmp_path / "run").mkdir()
     newest = saved(tmp_path / "run", "old")
     for target in (tmp_path / "run", f"{newest}.index", f"{newest}.data-00000-of-00001", newest):

@@ -35,7 +35,7 @@ def test_names_and_order() -> None:
     ],
 )  # fmt: skip
 def test_each_include_and_rename_has_to_match(options: dict[str, Any], text: str) -> None:
-    """A typo is an error, also next to patterns that match; the closest name is a hint."""
+    """A typo is an error, even next to patterns that match; the closest name is a hint."""
     with pytest.raises(InvalidArgumentError) as refused:
         chosen(**options)
     assert text in str(refused.value)
@@ -66,8 +66,8 @@ def test_a_rename_to_the_same_name_counts_as_a_match() -> None:
         ({"rename": [("_", "-"), ("a", "b")]}, True),
     ],
 )
-def test_the_object_graph_is_kept_unless_it_is_meant(options: dict[str, Any], kept: bool) -> None:
-    """Never renamed and never dropped by accident."""
+def test_the_object_graph_is_kept_unless_it_is_named(options: dict[str, Any], kept: bool) -> None:
+    """It is never renamed, and never dropped by accident."""
     names = [OBJECT_GRAPH_KEY, "H_", "a"]
     assert (chosen(names, **options).get(OBJECT_GRAPH_KEY) == OBJECT_GRAPH_KEY) is kept
     plain = Selection(include=["^a$"]).select(names, keep_object_graph=False)

@@ -39,7 +39,7 @@ def test_paths_that_begin_with_a_dollar_sign() -> None:
     [b"", b"\xff", b"no JSON", b"[" * 100_000, b'{"$tensor": 3}', b'{"$tensor": "k", "more": 1}', b'"k/step"', b" 1"],
 )
 def test_anything_else_stays(text: bytes) -> None:
-    """Such as the string of a PythonState."""
+    """The string of a PythonState, for example, is not changed."""
     assert edit_state(text, {"k/step": "x", "k": "x"}, {"model/w": "x"}) is text
     assert referenced_tensors(text) == []
 

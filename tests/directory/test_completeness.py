@@ -49,7 +49,7 @@ class TestVersion2:
         """Data one byte short: the error has the tensor, the file and both sizes."""
         data = Path(f"{save(tmp_path / 'm')}.data-00000-of-00001")
         cut(data, 1)
-        assert f'{data}: tensor "y" ends at byte 412, but the file at 411' in error_of(tmp_path / "m")
+        assert f'{data}: tensor "y" ends at byte 412, but the file ends at 411' in error_of(tmp_path / "m")
 
     @pytest.mark.parametrize("by", [1, 40, 100])
     def test_short_index(self, tmp_path: Path, by: int) -> None:
@@ -58,7 +58,7 @@ class TestVersion2:
         assert "m.index" in error_of(tmp_path / "m")
 
     def test_missing_files(self, tmp_path: Path) -> None:
-        """A missing data file, also one without bytes, a missing index, and no file at all."""
+        """A missing data file (even one without bytes), a missing index, and no file at all."""
         tfckpt.save_file({"x": torch.empty(0)}, tmp_path / "a")
         tfckpt.save_file({"y": torch.ones(2)}, tmp_path / "b")
         merge_bundles(LOCAL, [str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "m"))

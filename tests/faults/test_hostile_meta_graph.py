@@ -82,7 +82,7 @@ def test_the_valid_meta_graph_works_in_both_forms(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_cut_off_anywhere(tmp_path: Path, form: str) -> None:
-    """At every byte."""
+    """The message is cut off at every byte."""
     with within():
         for end in range(len(FORMS[form])):
             (tmp_path / "x.meta").write_bytes(FORMS[form][:end])

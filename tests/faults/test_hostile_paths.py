@@ -74,7 +74,7 @@ def put(make: Callable[[Path], None], path: Path) -> None:
 @pytest.mark.parametrize("make", THINGS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("spelling", ["", ".index", ".data-00000-of-00001", ".meta"])
 def test_something_else_in_place_of_the_index(make: Callable[[Path], None], spelling: str, sample: Sample) -> None:
-    """Whichever file of the checkpoint is named."""
+    """The error is the same whichever file of the checkpoint is named."""
     put(make, sample.files[0])
     error = assert_refused(f"{sample.path}{spelling}", "plain")
     if make is make_pointer:

@@ -212,7 +212,7 @@ def test_rows_of_a_tensor_in_many_slices_are_read_one_by_one(tmp_path: Path) -> 
 
 @pytest.mark.heavy
 def test_a_hundred_thousand_slices_without_entries_are_refused(tmp_path: Path) -> None:
-    """Listed, but missing."""
+    """They are listed, but their entries are missing."""
     count = 100_000
     listed = [box((number, 1), WHOLE) for number in range(count)]
     entries, data = sliced(b"bad", (count, 2), {}, listed=listed)

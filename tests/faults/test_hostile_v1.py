@@ -343,7 +343,7 @@ def test_values_that_compress_well_take_bounded_memory(dtype: int, tmp_path: Pat
 
 @pytest.mark.parametrize("compression", [0, 1])
 def test_keys_do_not_expand_without_bound(compression: int, tmp_path: Path) -> None:
-    """As in an index."""
+    """The limit is that of an index."""
     contents = key_bomb((16 if compression else 4) * MEBIBYTE)
     pairs = raw_block([(0, b"", meta_record([]))])
     if compression:

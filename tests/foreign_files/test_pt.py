@@ -140,7 +140,7 @@ def test_old_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(tfckpt.CheckpointError, match=r"not\.pt"):
         open_source(str(tmp_path / "not.pt"))
     torch.save({"x": torch.zeros(1).expand(10**9)}, tmp_path / "expanded.pt")
-    with pytest.raises(tfckpt.UnimplementedError, match='tensor "x" has 4000000000 bytes, but the file only'):
+    with pytest.raises(tfckpt.UnimplementedError, match='tensor "x" has 4000000000 bytes, but the file has only'):
         convert(tmp_path / "expanded.pt", tmp_path / "m.npz")
     torch.save({"a": {"b": torch.zeros(1)}, "a.b": torch.zeros(1)}, tmp_path / "twice.pt")
     with pytest.raises(tfckpt.InvalidArgumentError, match=r'both called "a\.b"'):
@@ -169,7 +169,7 @@ def test_every_flipped_byte_is_an_error_of_ours_or_harmless(tmp_path: Path) -> N
 
 
 def test_a_file_replaced_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file that was opened is read to its end, also when it is mapped again."""
+    """The file that was opened is read to its end, even when it is mapped again."""
     monkeypatch.setattr("torch_tfckpt.foreign_files.pt._MAPPED_BYTES", 1)
     torch.save({"x": torch.zeros(3), "y": torch.zeros(3)}, tmp_path / "m.pt")
     source = PtSource(str(tmp_path / "m.pt"))
@@ -181,7 +181,7 @@ def test_a_file_replaced_while_it_is_read(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_truncated_at_every_place(tmp_path: Path) -> None:
-    """Each time a CheckpointError, never a value."""
+    """Each truncation raises a CheckpointError; no value is returned."""
     torch.save({"x": torch.arange(4)}, tmp_path / "m.pt")
     whole = (tmp_path / "m.pt").read_bytes()
     for size in range(0, len(whole), 13):

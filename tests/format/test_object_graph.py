@@ -303,7 +303,7 @@ def test_the_error_for_other_checkpoints() -> None:
 
 
 def test_has_checkpoint_values() -> None:
-    """Set for nodes with attributes, slot variables or a registered saver, and all their ancestors, also in a loop."""
+    """Set for nodes with attributes, slot variables or a registered saver, and all their ancestors, even in a loop."""
     nodes = with_checkpoint_values(
         [
             TrackableObject(children(("a", 1), ("b", 2))),

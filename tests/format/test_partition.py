@@ -130,7 +130,7 @@ def test_overlapping_slices_are_refused() -> None:
 
 
 def test_a_slice_stored_twice_overlaps_itself() -> None:
-    """It would be ambiguous which of the two is right."""
+    """Which of the two is right would be ambiguous."""
     with pytest.raises(DataLossError, match="Overlapping slices: existing slice = -, new slice = 0,4"):
         partition((4,), "-", "0,4")
 

@@ -33,7 +33,7 @@ KEPT = {
 
 @pytest.mark.parametrize("name", OTHER_FILES)
 def test_each_kind(name: str, tmp_path: Path) -> None:
-    """The file that its own writer writes."""
+    """A file of each kind, written by that format's library, is recognised."""
     kind, write = OTHER_FILES[name]
     write(tmp_path / name)
     assert recognise_bytes((tmp_path / name).read_bytes()) is kind
@@ -173,8 +173,8 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def test_texts_are_whole_sentences() -> None:
-    """What a file is follows "is"; the hint begins like a sentence, and the full stop after it is the printer's."""
+def test_messages_are_whole_sentences() -> None:
+    """`what` can follow "is"; the hint begins like a sentence, and the caller adds the full stop."""
     for kind in FileKind:
         assert kind.what[0].islower() and not kind.what.endswith(".")
         assert kind.hint[0] in "`" or kind.hint[0].isupper() or kind.hint.split()[0].count(".") >= 1

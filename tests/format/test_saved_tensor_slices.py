@@ -242,7 +242,7 @@ def test_a_wrong_number_of_values_is_damage(dtype: int, count: int) -> None:
         (types_pb2.DT_INT32, "3a 0c ff ff ff ff ff ff ff ff ff ff ff 01", "expected 1 integers, found 0"),
         (types_pb2.DT_COMPLEX64, "4a 04 00 00 80 3f", "1 numbers cannot be pairs of real and imaginary parts"),
         (types_pb2.DT_FLOAT, "30 01", "expected 1 values for a slice of that shape, found 0"),
-        (types_pb2.DT_FLOAT, "2a 08 00 00 80 3f", "field 5 ends at byte 10, but the message at 6"),
+        (types_pb2.DT_FLOAT, "2a 08 00 00 80 3f", "field 5 ends at byte 10, but the message ends at 6"),
     ],
 )
 def test_malformed_lists_are_refused(dtype: int, values: str, message: str) -> None:

@@ -392,7 +392,7 @@ def test_a_short_file_is_refused(size: int) -> None:
     file = File(ONE_SCALAR[:size])
     with pytest.raises(DataLossError) as raised:
         file.open()
-    assert str(raised.value) == (f"file is too short to be an sstable: {size} bytes, but a footer has 48")
+    assert str(raised.value) == (f"file is too short to be an sstable: {size} bytes, but a footer alone has 48")
     assert not file.reads
 
 

@@ -80,7 +80,7 @@ def test_every_name_of_a_tensor(name: str, key: str) -> None:
     ["", "model", "kernel", "model.", ".kernel", "model..kernel", "table", "table.table", "Dense/kernel", "(root)"],
 )
 def test_what_is_not_a_name(name: str) -> None:
-    """A part of a path or name is none, nor is the path of an object with two tensors."""
+    """Neither a part of a path or name nor the path of an object with two tensors is a name of a tensor."""
     assert NAMES.find(name) == [] and NAMES.resolve(name) is None
 
 
@@ -100,7 +100,7 @@ def test_notes() -> None:
 
 
 def test_several_variables_of_one_name() -> None:
-    """An error that lists them, also if for one it is the full name and for another the short key; keys are exact."""
+    """An error lists them, even if the name is the full name of one and the short key of another; keys are exact."""
     graph = ObjectGraph(
         (
             TrackableObject(children(("a", 1), ("b", 2), ("c", 3))),

@@ -35,9 +35,9 @@ def test_a_group_is_skipped_with_its_contents() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0a 05 00", "field 1 ends at byte 7, but the message at 3"),
-        ("2d 00 00", "field 5 ends at byte 5, but the message at 3"),
-        ("31 00", "field 6 ends at byte 9, but the message at 2"),
+        ("0a 05 00", "field 1 ends at byte 7, but the message ends at 3"),
+        ("2d 00 00", "field 5 ends at byte 5, but the message ends at 3"),
+        ("31 00", "field 6 ends at byte 9, but the message ends at 2"),
         ("08", "integer at byte 1 does not end"),
         ("08 " + "ff " * 10 + "01", "integer at byte 1 does not end"),
         ("00", "invalid field number 0 or wire type 0"),
@@ -46,7 +46,7 @@ def test_a_group_is_skipped_with_its_contents() -> None:
         ("1c", "end of group 3, which was not started"),
         ("1b 24", "end of group 4, which was not started"),
         ("1b" * (MAX_GROUP_DEPTH + 1), f"nested deeper than {MAX_GROUP_DEPTH}"),
-        ("0a ff ff ff ff ff ff ff ff ff 01", "field 1 ends at byte 18446744073709551626, but the message at 11"),
+        ("0a ff ff ff ff ff ff ff ff ff 01", "field 1 ends at byte 18446744073709551626, but the message ends at 11"),
     ],
 )
 def test_an_invalid_message_is_refused(text: str, message: str) -> None:

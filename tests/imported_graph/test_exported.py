@@ -272,7 +272,7 @@ def test_saver_def() -> None:
 
 @pytest.mark.parametrize(("wanted", "found"), [([], []), (["a"], ["a"]), (["b", "absent", "a"], ["a", "b"])])
 def test_collection_list(wanted: list[str], found: list[str]) -> None:
-    """Those of the given collections that exist."""
+    """Only the listed collections that exist are exported."""
     with Collections().as_default():
         for name in ("a", "b", "c"):
             add_to_collection(name, 1)
@@ -331,7 +331,7 @@ def test_debug_info_is_rejected(export: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("argument", ["filename", "meta_info_def", "graph_def", "saver_def", "graph"])
 def test_arguments_of_a_wrong_type(argument: str) -> None:
-    """One of our errors."""
+    """InvalidArgumentError or TypeError is raised."""
     with pytest.raises((tfckpt.InvalidArgumentError, TypeError)):
         export_meta_graph(**{argument: 3})  # type: ignore[arg-type]
 

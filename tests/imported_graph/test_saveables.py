@@ -57,7 +57,7 @@ def test_fits(shape: Sequence[int], known: Shape | None, may_be: bool) -> None:
 
 
 def test_strings_are_saved_and_restored_in_place(tmp_path: Path) -> None:
-    """Under the key, as a whole."""
+    """They are stored under the key, as a whole."""
     array = strings("a", "b")
     saveable = StringVariable(array, "k")
     assert (saveable.name, saveable.op is array, saveable.device) == ("k", True, "/device:CPU:0")

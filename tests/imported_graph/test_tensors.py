@@ -159,7 +159,7 @@ def test_supported_types(dtype: DataType) -> None:
 
 
 def test_variables_that_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    """It is known, but has no tensor; the warning has the reason."""
+    """The variable is listed without a tensor; the warning gives the reason."""
     tensors = GraphTensors([], "a")
     with caplog.at_level(logging.WARNING):
         tensors.leave_out("v", "some reason")
@@ -172,7 +172,7 @@ def test_variables_that_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("dtype", [FLOAT, STRING])
 def test_parts_are_views(dtype: DataType) -> None:
-    """Of the whole, which has its own name, also with a scope."""
+    """They are views of the whole tensor, which has its own name, even in a scope."""
     tensors = GraphTensors(halves(dtype), "a")
     assert list(tensors.values) == ["a/w"] and tensors.values["a/w"].shape == (4, 3)
     whole, second = tensors.values["a/w"], tensors["w/1"]
@@ -268,7 +268,7 @@ def restored(tmp_path: Path, tensors: GraphTensors, value: StoredValue, content:
 
 
 def test_a_variable_under_another_key(tmp_path: Path) -> None:
-    """As moving averages are stored; in place."""
+    """Moving averages are stored like this; the variable is restored in place."""
     tensors = GraphTensors([GraphVariable("v", FLOAT, (2,), "/device:GPU:1", trainable=True)], "s")
     found = restored(tmp_path, tensors, stored("v/average", "v"), torch.tensor([1.0, 2.0]))
     assert isinstance(found, Variable) and (found.name, found.device, found.trainable) == ("s/v", "/device:GPU:1", True)
@@ -293,7 +293,7 @@ def test_a_slice_of_another_shape(slice_spec: str) -> None:
 
 
 def test_strings(tmp_path: Path) -> None:
-    """As a whole and in part."""
+    """Whole and partitioned string variables are restored."""
     tensors = GraphTensors([of("v", 2, dtype=STRING), *halves(STRING)], "")
     restored(tmp_path, tensors, stored("k", "v", dtype=STRING), strings("a", "b"))
     assert tensors.values["v"].tolist() == [b"a", b"b"]
@@ -359,7 +359,7 @@ def test_mirrors(tmp_path: Path) -> None:
 
 
 def test_mirrors_that_are_parts(tmp_path: Path) -> None:
-    """All get the slice."""
+    """All of them receive the slice."""
     tensors = GraphTensors([of("a", 2), of("b", 2)], "")
     restored(tmp_path, tensors, stored("k", "a", "b", slice_spec="4 1,2"), torch.arange(4.0))
     assert [tensors.values[name].tolist() for name in "ab"] == [[1.0, 2.0]] * 2

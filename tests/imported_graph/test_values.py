@@ -61,7 +61,7 @@ def test_variables_cannot_be_added_or_removed(change: Callable[[GraphValues], ob
 
 
 def test_copies_are_plain_dictionaries() -> None:
-    """They do not write through."""
+    """Changing a copy does not change the variables."""
     graph = values()
     for copied in (copy.copy(graph), copy.deepcopy(graph), graph | {"x": torch.ones(1)}, dict(graph)):
         assert type(copied) is dict and list(copied)[:2] == ["w", "s"]

@@ -142,7 +142,7 @@ def test_collections_of_messages(key: str) -> None:
 
 
 def test_names_of_collections_of_messages() -> None:
-    """TensorFlow's registrations."""
+    """They are those that TensorFlow registers."""
     assert {PROTO_COLLECTIONS[key] for key in VARIABLE_COLLECTIONS} == {VariableDef}
     others = {key: kind.DESCRIPTOR.name for key, kind in PROTO_COLLECTIONS.items() if key not in VARIABLE_COLLECTIONS}
     assert others == {
@@ -216,6 +216,6 @@ def test_a_collection_of_unknown_kind(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_node_name_is_a_str() -> None:
-    """With a name."""
+    """It also has a name."""
     name = NodeName("a:0")
     assert name == "a:0" and name.name == "a:0" and type(name.name) is str

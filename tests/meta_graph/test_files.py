@@ -325,7 +325,7 @@ def test_a_git_lfs_pointer_is_recognised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", ["m.index", "m.data-00000-of-00001", "old"])
 def test_a_checkpoint_is_not_a_meta_graph(tmp_path: Path, golden: Path, named: str) -> None:
-    """If its meta graph is missing."""
+    """The error names the missing meta graph."""
     (tmp_path / "old").write_bytes((golden / "digits-v1" / "checkpoint-288").read_bytes())
     for suffix in ("index", "data-00000-of-00001"):
         (tmp_path / f"m.{suffix}").touch()

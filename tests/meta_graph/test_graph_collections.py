@@ -31,7 +31,7 @@ def test_names_that_are_not_str_are_kept_but_not_listed() -> None:
 
 
 def test_collections_are_cleared_one_by_one_or_all() -> None:
-    """Also one that does not exist."""
+    """Clearing one that does not exist is allowed."""
     collections = Collections()
     for name in ("a", "b", "c"):
         collections.add_to_collection(name, 1)

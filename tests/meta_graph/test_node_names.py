@@ -109,7 +109,7 @@ def test_savers_of_one_scope() -> None:
 
 
 def test_a_scope_that_equals_a_generated_one() -> None:
-    """It is changed, too."""
+    """It is also changed."""
     found = with_distinct_nodes([usual("save"), usual("save_1"), usual("save"), usual("save_1")])
     assert found == [usual("save"), usual("save_1"), usual("save_2"), usual("save_1_1")]
 

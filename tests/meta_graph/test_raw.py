@@ -99,7 +99,9 @@ def test_a_damaged_part_raises_when_it_is_accessed(part: str) -> None:
 
 
 def test_bytes_that_are_not_a_message_raise_immediately() -> None:
-    with pytest.raises(DataLossError, match=r"^m\.meta: message, byte 0: field 1 ends at byte 7, but the message at 3"):
+    with pytest.raises(
+        DataLossError, match=r"^m\.meta: message, byte 0: field 1 ends at byte 7, but the message ends at 3"
+    ):
         encoded(b"\x0a\x05a")
 
 

@@ -113,7 +113,7 @@ def test_a_collection_that_occurs_twice() -> None:
 
 
 def test_with_saver_def() -> None:
-    """Replaced, removed, and added where there was none; always in TensorFlow's position."""
+    """The field is replaced, removed, or added if missing, always at TensorFlow's position."""
     expected = meta_graph()
     expected.saver_def.CopyFrom(OTHER_SAVER)
     other = rewriting.with_saver_def(encoded(meta_graph()), OTHER_SAVER)

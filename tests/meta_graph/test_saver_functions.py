@@ -139,7 +139,7 @@ def test_names_passed_as_arguments() -> None:
 
 
 def test_results_of_functions() -> None:
-    """A value or variable that a function returns is traced into it, and an argument out of it again."""
+    """A value or variable returned by a function is traced into it, and an argument back to the caller."""
     reading = function(
         "reading",
         ["p", "names", "passed"],

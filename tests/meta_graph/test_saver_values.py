@@ -179,7 +179,7 @@ def test_cycles(circle: list[str]) -> None:
 
 @pytest.mark.parametrize(("output", "index"), [("", 0), (":0", 0), (":1", 1), (":tensors:1", 1), (":tensors:0", 0)])
 def test_names_of_outputs(output: str, index: int) -> None:
-    """In graphs and in functions."""
+    """Names in graphs and in functions are parsed."""
     nodes = [variable("v"), *restoring([("v", 0)], [b"0", b"1"])]
     nodes[-2].input[1] = f"save/RestoreV2{output}"
     assert [value.variables for value in found(nodes)] == [("v",) if each == index else () for each in range(2)]
@@ -322,7 +322,7 @@ def test_a_saver_that_only_restores() -> None:
 
 
 def test_damaged_names_of_saved_values() -> None:
-    """DataLossError, too."""
+    """They also raise DataLossError."""
     nodes = [*restoring([], []), *saving("SaveV2", [b"a", b"b", b"c"], "x", "y")]
     with pytest.raises(DataLossError, match=r'^node "s": input 1 should be a constant of 2 strings, but has 3'):
         found(nodes)

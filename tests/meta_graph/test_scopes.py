@@ -102,7 +102,7 @@ def test_messages(message: Message) -> None:
 
 
 def test_every_kind_of_message_is_tested() -> None:
-    """All those in collections."""
+    """All kinds of messages in collections are covered."""
     assert {type(message) for message in OF_NAMES} == set(PROTO_COLLECTIONS.values())
 
 

@@ -103,7 +103,7 @@ def test_messages_and_entries() -> None:
 
 
 def test_damaged_messages_raise() -> None:
-    """With their place."""
+    """The error names the place of the damage."""
     meta = RawMetaGraph(memoryview(b"\x12\x02\x0a\x09"), "x.meta")
     with pytest.raises(DataLossError, match=r"^x\.meta: message, byte 0: field 1 ends at byte 11, but the message"):
         rewritten(meta, {GRAPH: lambda graph: spliced(graph, {NODE: left_out})})

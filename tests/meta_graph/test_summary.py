@@ -179,7 +179,7 @@ def test_a_shape_of_unknown_rank() -> None:
 
 
 def test_parts_of_larger_tensors() -> None:
-    """As in their definitions."""
+    """Their positions are those in their definitions."""
     meta = MetaGraphDef()
     definition = with_variable(meta, "w/part_1", DT_FLOAT, 2, 3)
     info = SaveSliceInfoDef(full_name="w", full_shape=[4, 3], var_offset=[2, 0], var_shape=[2, 3])

@@ -30,7 +30,7 @@ def test_a_small_variable_is_initialized_by_a_constant() -> None:
 
 
 def test_a_large_variable_is_initialized_by_fill() -> None:
-    """With 1000 elements or more."""
+    """The limit is 1000 elements."""
     assert lines(graph_of([GraphVariable("a", DataType.DT_HALF, (25, 40))], []))[:3] == [
         "a/Initializer/zeros/shape_as_tensor = Const()",
         "a/Initializer/zeros/Const = Const()",

@@ -432,7 +432,7 @@ def test_a_scope_without_variables(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("version", [SaverDef.V1, SaverDef.V2], ids=["V1", "V2"])
-def test_damage_leaves_all_as_it_was(tmp_path: Path, version: int) -> None:
+def test_damage_leaves_everything_unchanged(tmp_path: Path, version: int) -> None:
     """The last of the values is damaged: none is assigned."""
     tfckpt.Saver({"a": torch.ones(3000), "b": torch.rand(3000)}, write_version=version).save(tmp_path / "m")
     damage_last_tensor(tmp_path, version)
@@ -462,7 +462,7 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 )
 def test_either_all_of_a_map_or_nothing(numbered: str, names: list[str], pairs: list[tuple[str, str]]) -> None:
     """Whatever is mapped to whatever: an error and no variable changed, or each variable holds the tensor that the
-    result says, below the scope that it lies in, and the others nothing.
+    result shows, below the scope that contains it, and the others nothing.
     """
     variables = {name: torch.tensor(0) for name in names}
     try:

@@ -103,7 +103,7 @@ def test_patterns_cannot_be_turned_round() -> None:
         KeyMapper([("(.*)/kernel", r"\1.weight")]).inverse()
 
 
-def test_the_rule_that_matches_is_told() -> None:
+def test_the_rule_that_matches_is_reported() -> None:
     """With the name that it matched, of several."""
     pattern = re.compile("(.*)/k")
     mapper = KeyMapper({"x": "a", pattern: r"\1"})

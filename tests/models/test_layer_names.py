@@ -39,7 +39,7 @@ def test_others_have_none(module: nn.Module) -> None:
     assert layout_of(module, "weight", "kernel") is SAME and written_variable_name(module, "weight") == "weight"
 
 
-def test_torch_s_own_name_is_never_turned() -> None:
+def test_torch_s_own_name_is_never_transposed() -> None:
     """Torch's own names keep torch's axes."""
     assert layout_of(nn.Linear(1, 1), "weight", "weight") is SAME
     assert layout_of(nn.BatchNorm1d(1), "num_batches_tracked", "num_batches_tracked") is SAME

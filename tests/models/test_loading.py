@@ -27,7 +27,7 @@ def model() -> Small:
 
 
 def test_tensorflow_names_and_layouts(tmp_path: Path, model: Small) -> None:
-    """No mapper: parents are found by name, leaves and layouts by the table; the report says what was turned."""
+    """No mapper: parents are found by name, leaves and layouts by the table; the report lists what was transposed."""
     tfckpt.save_file(small_in_tensorflow() | {"global_step": torch.tensor(7)}, tmp_path / "m")
     report = load_model(model, tmp_path / "m")
     assert_is_small(model, small_in_tensorflow())
@@ -146,8 +146,8 @@ def test_mapper_sees_keys_paths_and_full_names(tmp_path: Path) -> None:
     assert torch.equal(fc.weight, kernel)
 
 
-def test_mapper_mistakes_are_told(tmp_path: Path, model: Small) -> None:
-    """A source that is not stored is not looked for elsewhere; a target that is not there; two for one; left out."""
+def test_mapper_mistakes_are_reported(tmp_path: Path, model: Small) -> None:
+    """Unknown sources, missing targets and two sources for one target are errors; None ignores a tensor."""
     tfckpt.save_file(small_in_tensorflow() | {"extra": torch.zeros(1)}, tmp_path / "m")
     with pytest.raises(
         NotFoundError, match=r'"fc.bias" \(mapped from "fc/bais", which is not stored. Closest: "fc/bias"\)'
@@ -163,7 +163,7 @@ def test_mapper_mistakes_are_told(tmp_path: Path, model: Small) -> None:
 
 
 @pytest.mark.parametrize("leaf", ["kernel", "weights", "weight"])
-def test_a_square_weight_is_turned_by_its_name(tmp_path: Path, leaf: str) -> None:
+def test_a_square_weight_is_transposed_by_its_name(tmp_path: Path, leaf: str) -> None:
     """The layout never follows from the shape."""
     tfckpt.save_file({f"fc/{leaf}": numbered(4, 4), "fc/bias": numbered(4)}, tmp_path / "m")
     model = nn.ModuleDict({"fc": nn.Linear(4, 4)})
@@ -374,8 +374,8 @@ def test_tied_parameters_are_found_under_either_name(tmp_path: Path, key: str, t
 
 
 @pytest.mark.parametrize("assign", [False, True])
-def test_what_was_tied_can_be_loaded_untied(tmp_path: Path, assign: bool) -> None:
-    """Saver's text of shared names is read; the two tensors do not become one."""
+def test_tied_tensors_can_be_loaded_untied(tmp_path: Path, assign: bool) -> None:
+    """Saver's JSON of shared names is read; the two tensors remain separate."""
     saved = Tied(True)
     path = tfckpt.Saver({"net": saved}).save(tmp_path / "m")
     assert path is not None
@@ -385,8 +385,8 @@ def test_what_was_tied_can_be_loaded_untied(tmp_path: Path, assign: bool) -> Non
     assert model.out.weight.data_ptr() != model.emb.weight.data_ptr()
 
 
-def test_a_damaged_text_of_shared_names(tmp_path: Path) -> None:
-    """A DataLossError, not one of json."""
+def test_damaged_json_of_shared_names(tmp_path: Path) -> None:
+    """It raises a DataLossError, not an error of json."""
     for text in ("{", "[1]", '{"a": 1}'):
         tfckpt.save_file({"emb.weight": numbered(4, 3), ".shared": text}, tmp_path / "m")
         with pytest.raises(tfckpt.DataLossError, match=r'"\.shared" is n'):
@@ -433,7 +433,7 @@ class WithMore(nn.Module):
 
 
 def test_extra_state_and_passing_buffers_are_left_alone(tmp_path: Path) -> None:
-    """Neither missing nor filled, also from a file of Saver's that has the extra state."""
+    """It is neither missing nor filled, even from a file of Saver that has the extra state."""
     path = tfckpt.Saver(WithMore()).save(tmp_path / "m")
     assert path is not None
     assert load_model(WithMore(), path).ignored == ["_extra_state"]
@@ -528,7 +528,7 @@ class Unrolled(nn.Module):
 
 
 def test_a_real_model_of_keras_2_with_its_adam(corpus: Path) -> None:
-    """Object-based: a list of layers, slot variables, and iter; each tensor is the stored one, turned."""
+    """Object-based: a list of layers, slot variables, and iter; each tensor is the stored one, transposed."""
     prefix = corpus / "cosmostat-mri" / "mri_recon_tuto"
     model = Unrolled()
     optimizer = torch.optim.Adam(model.parameters())

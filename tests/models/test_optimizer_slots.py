@@ -1,4 +1,4 @@
-"""The state of TensorFlow's optimizers in torch's, turned as their variables are."""
+"""The state of TensorFlow's optimizers in torch's, transposed like their variables."""
 
 import logging
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_no_step_to_be_known(tmp_path: Path, power: torch.Tensor | None) -> None
 
 
 def test_many_steps_from_beta2_power(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It has become zero: Adam's corrections have no effect any more, there and after 100,000 steps. A warning."""
+    """It has become zero: Adam's corrections no longer have an effect, as after 100,000 steps. A warning is logged."""
     stored = small_in_tensorflow() | slots("/Adam", "/Adam_1") | {"beta2_power": torch.tensor(0.0)}
     tfckpt.save_file(stored, tmp_path / "m")
     model = Small()
@@ -87,7 +87,7 @@ def test_many_steps_from_beta2_power(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_momentum_and_adagrad_by_names(tmp_path: Path) -> None:
-    """As they are, turned."""
+    """They are copied, and transposed like their variables."""
     more = slots("/Momentum", "/Adagrad") | {"global_step": torch.tensor(9)}
     tfckpt.save_file(small_in_tensorflow() | more, tmp_path / "m")
     model = Small()
@@ -156,7 +156,7 @@ def test_what_an_object_graph_cannot_give(tmp_path: Path) -> None:
         load_model(model, tmp_path / "split", optimizer=torch.optim.Adam(model.parameters()))
 
 
-def test_missing_slots_are_told(tmp_path: Path) -> None:
+def test_missing_slots_are_reported(tmp_path: Path) -> None:
     """Strictly they are an error, and else in the report; state that the optimizer had stays."""
     more = slots("/Adam", "/Adam_1") | {"global_step": torch.tensor(3)}
     del more["fc/bias/Adam_1"]
@@ -179,7 +179,9 @@ def test_a_slot_of_another_shape(tmp_path: Path) -> None:
     more = slots("/Momentum") | {"fc/bias/Momentum": torch.zeros(3)}
     tfckpt.save_file(small_in_tensorflow() | more, tmp_path / "m")
     model = Small()
-    with pytest.raises(InvalidArgumentError, match=r'slot "fc/bias/Momentum" has shape \[3\], but its variable \[8\]'):
+    with pytest.raises(
+        InvalidArgumentError, match=r'slot "fc/bias/Momentum" has shape \[3\], but its variable has \[8\]'
+    ):
         load_model(model, tmp_path / "m", optimizer=torch.optim.SGD(model.parameters(), momentum=0.5))
 
 
@@ -193,8 +195,8 @@ def test_other_optimizers_are_refused(tmp_path: Path) -> None:
     assert bits(model) == before
 
 
-def test_slots_beside_averages(tmp_path: Path) -> None:
-    """Slots are those of the variable, also where its average is loaded; another optimizer's parameters stay alone."""
+def test_slots_of_averaged_variables(tmp_path: Path) -> None:
+    """A variable's slots are loaded even if its average replaces it; parameters of other modules get no state."""
     averages = {f"{name}/ExponentialMovingAverage": value + 1 for name, value in small_in_tensorflow().items()}
     more = slots("/Momentum")
     tfckpt.save_file(small_in_tensorflow() | averages | more, tmp_path / "m")
@@ -207,7 +209,7 @@ def test_slots_beside_averages(tmp_path: Path) -> None:
 
 
 def test_slots_of_variables_stored_by_their_outputs(tmp_path: Path) -> None:
-    """ "v:0" has "v/Adam:0", and the counter may be called so too."""
+    """ "v:0" has "v/Adam:0", and the counter may have such a name."""
     stored = small_in_tensorflow() | slots("/Adam", "/Adam_1") | {"global_step": torch.tensor(5)}
     tfckpt.save_file({f"{name}:0": value for name, value in stored.items()}, tmp_path / "m")
     model = Small()
@@ -235,7 +237,7 @@ def test_the_optimizer_of_another_model(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_that_refuses_changes_nothing(tmp_path: Path) -> None:
-    """Neither it nor the model."""
+    """Neither the optimizer nor the model is changed."""
     stored = small_in_tensorflow() | slots("/Adam", "/Adam_1") | {"global_step": torch.tensor(5)}
     tfckpt.save_file(stored, tmp_path / "m")
     model = Small()

@@ -12,8 +12,8 @@ def test_it_unpacks_as_two() -> None:
     assert (missing, unexpected) == (["a"], ["b"])
 
 
-def test_its_text_has_everything() -> None:
-    """Counts, the prefix, what does not fit with hints, what was converted."""
+def test_str_has_everything() -> None:
+    """It has counts, the prefix, mismatches with hints, and conversions."""
     reason = size_mismatch("d", (2, 3), "dense", (4, 4))
     report = LoadReport(
         missing=["fc.bias"], unexpected=["fc.biass"], ignored=["global_step"], prefix="model/",
@@ -39,7 +39,7 @@ def test_long_lists_are_cut() -> None:
     assert str(report).endswith('"layer19" and 980 more') and len(str(report).splitlines()) == 2
 
 
-def test_advice_stands_in_the_text() -> None:
-    """Rules that do nothing, and what to pass."""
+def test_advice_is_in_the_message() -> None:
+    """It lists rules that match nothing, and what to pass."""
     report = LoadReport(missing=["a"], unused_rules=["x", "y.*"], remarks=["pass that"])
     assert str(report).splitlines()[2:] == ['Rules that match nothing: "x", "y.*"', "pass that"]

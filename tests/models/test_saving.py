@@ -180,7 +180,7 @@ def test_what_cannot_be_saved(tmp_path: Path, arguments: Any, error: type[Except
 
 
 def test_lazy_parameters_have_nothing_to_save(tmp_path: Path) -> None:
-    """Under any naming."""
+    """This holds under any naming."""
     for naming in ("torch", "tf"):
         with pytest.raises(InvalidArgumentError, match="shape"):
             save_model(nn.Sequential(nn.LazyLinear(3)), tmp_path / "m", naming=naming)

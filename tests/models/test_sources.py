@@ -68,7 +68,7 @@ def test_tied_tensors_stored_apart_are_read_once(tmp_path: Path) -> None:
         ("layers/0/weight", "d/kernel", "layers/0/weight", SAME), ("layers/0/weight", "d/v", "d/v", SAME),
     ],
 )  # fmt: skip
-def test_the_name_that_matched_tells_the_layout(
+def test_the_name_that_matched_determines_the_layout(
     tmp_path: Path, key: str, full_name: str, rule: str, layout: Layout
 ) -> None:
     """If it means nothing, another name of the variable does; a square weight would show no mistake."""
@@ -79,13 +79,13 @@ def test_the_name_that_matched_tells_the_layout(
 
 @pytest.mark.parametrize("ending", ["/ExponentialMovingAverage", ":0", "/ExponentialMovingAverage:0"])
 def test_the_leaf_of_an_average_is_its_variable_s(tmp_path: Path, ending: str) -> None:
-    """A rule for it turns it as it would turn the variable."""
+    """A rule for an average transposes it like its variable."""
     tfckpt.save_file({f"d/kernel{ending}": numbered(3, 3)}, tmp_path / "m")
     result = found(tmp_path / "m", nn.Linear(3, 3, bias=False), KeyMapper([("d/.*", "weight")]))
     assert result.sources["weight"].layout is DENSE
 
 
-def test_a_rule_must_say_a_layout_that_no_name_tells(tmp_path: Path) -> None:
+def test_a_rule_must_specify_a_layout_that_no_name_implies(tmp_path: Path) -> None:
     """Nothing is guessed of a square weight; of a vector, and of what has no other layout, there is nothing to."""
     tfckpt.save_file({"w": numbered(3, 3), "b": numbered(3), "kernel": numbered(3, 3)}, tmp_path / "m")
     with pytest.raises(

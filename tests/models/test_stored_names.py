@@ -126,12 +126,12 @@ def test_variable_names(name: str, variable_name: str) -> None:
 
 
 def test_prefixes_have_one_dot() -> None:
-    """However they are given."""
+    """This holds however they are spelled."""
     assert [dotted_prefix(each) for each in ("a/b", "a/b/", "a.b.", "", "/")] == ["a.b.", "a.b.", "a.b.", "", ""]
 
 
 @given(st.sets(st.text("ab./", min_size=1, max_size=7), min_size=1, max_size=8), st.data())
-def test_whatever_stands_below_a_prefix_is_found_there(
+def test_whatever_is_below_a_prefix_is_found_there(
     tmp_path_factory: pytest.TempPathFactory, keys: set[str], data: st.DataObject
 ) -> None:
     """`below` and `find` agree on any names."""

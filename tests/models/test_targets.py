@@ -53,7 +53,7 @@ def test_replace_reaches_all_places() -> None:
     ids=["meta", "expanded", "sparse"],
 )  # fmt: skip
 def test_what_cannot_be_filled(tensor: torch.Tensor, text: str) -> None:
-    """It is known before anything is filled."""
+    """The error is raised before anything is filled."""
     model = nn.Module()
     model.register_buffer("x", tensor)
     (target,) = targets_of(model)

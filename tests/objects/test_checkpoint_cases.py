@@ -88,7 +88,7 @@ class OwnsMirroredVariables:
 
 @pytest.mark.parametrize("enable_async", [False, True], ids=["sync", "async"])
 def test_more_complex_saveable(tmp_path: Path, enable_async: bool) -> None:
-    """CASES 152: one stored value is assigned to two variables, also after an asynchronous save."""
+    """CASES 152: one stored value is assigned to two variables, including after an asynchronous save."""
     options = CheckpointOptions(enable_async=enable_async)
     owner = OwnsMirroredVariables()
     checkpoint = Checkpoint(v=owner)

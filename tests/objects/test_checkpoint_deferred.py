@@ -118,7 +118,7 @@ def test_none_is_not_restored(tmp_path: Path) -> None:
 
 
 def test_a_late_module_of_another_shape(tmp_path: Path) -> None:
-    """Assigning another shape is an error, and nothing of it is restored.
+    """Assigning another shape is an error, and none of its tensors is restored.
 
     The error is raised once, as in TensorFlow: the next object keeps its values.
     """

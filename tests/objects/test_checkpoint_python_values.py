@@ -298,7 +298,7 @@ class WithExtra(nn.Linear):
 
 
 def test_extra_state(tmp_path: Path) -> None:
-    """get_extra_state of modules is a child "_extra_state", here and below."""
+    """The extra state of each module and submodule is a child "_extra_state"."""
     model = nn.Sequential(WithExtra({"n": 3, "t": torch.tensor(4.0)}))
     path = Checkpoint(model=model).write(tmp_path / "m")
     assert "model/0/_extra_state" + STATE in keys_of(path)

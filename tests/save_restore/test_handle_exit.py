@@ -70,7 +70,7 @@ def test_an_unreported_error_is_printed_at_exit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["result", "no thread"])
 def test_a_reported_error_is_not_printed_again(tmp_path: Path, how: str) -> None:
-    """The program exits, also if the save never started."""
+    """The program exits, even if the save never started."""
     done = run_program(tmp_path, how)
     assert done.stdout.startswith("raised: ") and done.stdout.endswith("the end\n")
     assert (done.returncode, done.stderr) == (0, "")

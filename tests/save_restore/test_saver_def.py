@@ -83,7 +83,7 @@ def test_scopes(scope: str | None) -> None:
 
 @pytest.mark.parametrize("scope", ["a b", "_a", "/a", "-a", "a:0", "^a", "a\n", "\u00e9", " ", "a\x00"], ids=ascii)
 def test_invalid_scopes(scope: str) -> None:
-    """Rejected in TensorFlow's words, also by in_scope."""
+    """Both functions, in_scope included, reject them in TensorFlow's words."""
     with pytest.raises(InvalidArgumentError, match="is not a valid root scope name"):
         check_scope(scope)
     with pytest.raises(InvalidArgumentError, match="is not a valid root scope name"):

@@ -41,7 +41,7 @@ CASES: dict[str, tuple[Any, Any, str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_restore_tells_the_prefix(tmp_path: Path, case: str) -> None:
+def test_a_restore_names_the_prefix(tmp_path: Path, case: str) -> None:
     """The error says what to write; and with that written the checkpoint is restored."""
     saved, restored, hint = CASES[case]
     path = Saver(saved).save(tmp_path / "m")
@@ -53,7 +53,7 @@ def test_a_restore_tells_the_prefix(tmp_path: Path, case: str) -> None:
 
 
 def test_following_the_hint(tmp_path: Path) -> None:
-    """What it says works, in both directions."""
+    """Both fixes in the hint work."""
     one, other = model(), model()
     Saver(other).restore(Saver(one).save(tmp_path / "m"))
     Saver({"model": other}).restore(Saver({"model": one}).save(tmp_path / "n"))

@@ -25,7 +25,7 @@ def draws() -> list[float]:
 
 
 def test_all_global_generators_continue_where_they_were(tmp_path: Path) -> None:
-    """The same numbers are drawn again, also in the middle of a pair of normals."""
+    """The same numbers are drawn again, even from the middle of a pair of normals."""
     draws()
     assert "rng/torch" in save({"rng": RNGState()}, tmp_path / "ckpt")
     expected = [draws() for _ in range(3)]
@@ -88,6 +88,6 @@ def test_a_state_that_does_not_fit_changes_no_generator(state: Any) -> None:
 
 
 def test_a_single_generator_rejects_a_state_of_another_kind() -> None:
-    """The message says which generator is meant."""
+    """The message names the expected generator."""
     with pytest.raises(InvalidArgumentError, match="not the state of this generator"):
         RNGState(torch.Generator()).load_state_dict({"generator": torch.zeros(3, dtype=torch.uint8)})

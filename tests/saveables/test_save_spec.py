@@ -22,7 +22,7 @@ from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, SpecValue
     ],
 )
 def test_dtype_and_device_default_to_the_values(value: SpecValue, dtype: DataType | None, device: str) -> None:
-    """If neither is given."""
+    """The value's own are used if none are passed."""
     spec = SaveSpec(value, "", "x")
     assert (spec.tensor is value, spec.dtype, spec.device) == (True, dtype, device)
 
@@ -40,7 +40,7 @@ def test_dtype_and_device_default_to_the_values(value: SpecValue, dtype: DataTyp
     ],
 )
 def test_the_shape_is_the_values(value: SpecValue, shape: tuple[int, ...] | None) -> None:
-    """The present one."""
+    """It is the value's current shape."""
     assert SaveSpec(value, "", "x").shape == shape
 
 

@@ -79,8 +79,8 @@ def test_tensors_are_returned_and_accepted_unchanged() -> None:
     assert isinstance(back, dict) and back["a"][0] is tensors["k/a/0"] and back[7][0] is tensors["k/7/0"]
 
 
-def test_a_value_that_is_a_tensor_gets_a_key_of_its_own() -> None:
-    """For example a module's extra state; the JSON has the key itself."""
+def test_a_value_that_is_a_tensor_gets_its_own_key() -> None:
+    """A module's extra state may be one; the JSON contains just the key."""
     assert list(flatten(torch.ones(1), "k")[1]) == ["k/value"]
 
 
@@ -101,7 +101,7 @@ def test_two_paths_never_share_a_key() -> None:
     ],
 )  # fmt: skip
 def test_numpy_arrays_and_scalars_come_back_as_such(array: np.ndarray | np.generic) -> None:
-    """With their dtype, in native byte order."""
+    """They keep their dtype, in native byte order."""
     text, tensors = flatten({"x": array}, "k")
     back = unflatten(text, tensors)
     assert isinstance(back, dict) and type(back["x"]) is type(array)

@@ -140,7 +140,7 @@ def test_tensors_come_back_on_the_device_of_those_they_replace() -> None:
 
 
 def test_value_copies_a_container() -> None:
-    """So that it does not change while it is saved."""
+    """The copy does not change while it is saved."""
     items: list[Any] = [1]
     assert ContainerState(items).value() == [1] and ContainerState(items).value() is not items
 

@@ -64,7 +64,7 @@ def test_saveables_come_in_ascending_order_of_names() -> None:
 
 
 def test_one_tensor_under_two_names_is_rejected() -> None:
-    """CASES 17: the error has the second key; also for saveables with the same op. Different tensors are accepted."""
+    """CASES 17: the error has the second key, even for saveables with the same op. Different tensors are accepted."""
     v0, table = torch.zeros(2), Table({}, "v2")
     text = "^The same saveable will be restored with two names: "
     for value in (v0, Variable(v0, "x")):

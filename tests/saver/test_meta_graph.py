@@ -54,7 +54,7 @@ def test_a_graph_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_saving_again_encodes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    """Saving again, also with other options, reuses the encoded graph."""
+    """Saving again, even with other options, reuses the encoded graph."""
     with counted(monkeypatch) as encoded:
         saver = Saver({"a": torch.ones(2)}, sharded=True)
         for step in range(3):

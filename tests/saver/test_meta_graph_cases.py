@@ -67,7 +67,7 @@ def write(path: Path, message: Message) -> Path:
 def assert_same_nodes(ours: MetaGraphDef, theirs: MetaGraphDef) -> None:
     """Assert that both graphs have equal nodes.
 
-    On import TensorFlow gives a colocated node the device of the node that it is colocated with, also if the exported
+    On import TensorFlow gives a colocated node the device of the node that it is colocated with, even if the exported
     graph had none.
     """
     for one, other in zip(ours.graph_def.node, theirs.graph_def.node, strict=True):

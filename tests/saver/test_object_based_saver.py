@@ -287,7 +287,7 @@ def test_the_cached_saver_is_returned_if_the_names_match(path: str) -> None:
 
 
 def test_a_checkpoint_that_is_not_object_based(tmp_path: Path) -> None:
-    """CASES 85: ValueError "not an object-based checkpoint", also if there is no checkpoint."""
+    """CASES 85: ValueError "not an object-based checkpoint", even if there is no checkpoint."""
     path = tfckpt.save_file({"a": torch.zeros(1)}, tmp_path / "n")
     for where in (path, f"{path}-gone"):
         with pytest.raises(ValueError, match=r"Checkpoint in .* not an object-based checkpoint") as raised:

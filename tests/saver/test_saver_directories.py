@@ -80,7 +80,7 @@ def test_recover_after_set_last_checkpoints(tmp_path: Path) -> None:
 
 
 def test_a_pinned_checkpoint_is_kept(tmp_path: Path) -> None:
-    """It is kept over restarts until it is unpinned; the next save then deletes it."""
+    """It is kept across restarts until it is unpinned; the next save then deletes it."""
     here = Directory(tmp_path / "d")
     saver = here.saver(max_to_keep=1)
     first = saver.save(here.path / "m", 0)
@@ -99,7 +99,7 @@ def test_a_pinned_checkpoint_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("asynchronously", [False, True])
 def test_the_best_are_kept(tmp_path: Path, asynchronously: bool) -> None:
-    """keep_best keeps the k lowest (or highest) by metric besides the newest, also over restarts."""
+    """keep_best keeps the k lowest (or highest) by metric in addition to the newest, even across restarts."""
     here = Directory(tmp_path / "d")
     losses = [0.5, 0.1, 0.9, math.nan, 0.3, 0.7, 0.05]
     on_disk = []
@@ -214,7 +214,7 @@ def test_latest_complete(tmp_path: Path, version: int, sharded: bool) -> None:
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_a_moved_directory_continues(tmp_path: Path, relative: bool) -> None:
-    """A moved directory is found and retention continues, also if the state file has absolute paths."""
+    """A moved directory is found and retention continues, even if the state file has absolute paths."""
     here = Directory(tmp_path / "old")
     saver = here.saver(max_to_keep=2, save_relative_paths=relative)
     for step in (1, 2):

@@ -75,7 +75,7 @@ def test_training_continues_when_staged_is_set(tmp_path: Path, device: str, asyn
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_each_device_gets_a_file_of_its_own(tmp_path: Path) -> None:
+def test_each_device_gets_its_own_file(tmp_path: Path) -> None:
     """CASES 22: one file for the host, then one per GPU in order; restored onto the original devices."""
     there = {"host": torch.arange(5.0)} | {
         f"gpu{number}": torch.full((3,), float(number), device=f"cuda:{number}")

@@ -46,7 +46,7 @@ def test_a_missing_checkpoint_cannot_be_pinned(tmp_path: Path, saver: tfckpt.Sav
 
 
 def test_pins_are_stored_in_the_directory_of_the_state_file(tmp_path: Path) -> None:
-    """Pins are found also if the state file has another name."""
+    """Pins are found even if the state file has another name."""
     saver = tfckpt.Saver({"x": torch.zeros(2)}, max_to_keep=1)
     path = saver.save(tmp_path / "m", global_step=1, latest_filename="newest")
     assert path is not None

@@ -190,7 +190,7 @@ def test_set_last_checkpoints_replaces_the_list(tmp_path: Path) -> None:
 
 
 def test_the_best_of_earlier_runs_are_kept(tmp_path: Path) -> None:
-    """Metrics persist over restarts and protect the best checkpoint, also through a symbolic link."""
+    """Metrics persist over restarts and protect the best checkpoint, even through a symbolic link."""
     (tmp_path / "train").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "train")
     for step, loss in enumerate([0.5, 0.1, 0.9, 0.3, 0.7]):
@@ -292,11 +292,11 @@ def test_a_metric_that_is_never_given(tmp_path: Path, caplog: pytest.LogCaptureF
             saver.save(tmp_path / "m", step)
             assert len(warnings(caplog)) == (step > 0)
     (text,) = warnings(caplog)
-    assert 'the metric "loss", which was never given' in text and 'metrics={"loss": value}' in text
+    assert 'the metric "loss", which was never passed' in text and 'metrics={"loss": value}' in text
 
 
 def test_no_warning_about_metrics_without_need(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """No warning if the metric was given once, also by an earlier run, or without a rule or a save."""
+    """No warning if the metric was given once, even by an earlier run, or without a rule or a save."""
     v, rule = {"v": torch.zeros(1)}, KeepBest("loss", "min", 1)
     Saver(v, keep_best=rule).close()
     with Saver(v, max_to_keep=1, keep_best=rule) as saver:

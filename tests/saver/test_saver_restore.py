@@ -295,7 +295,7 @@ def test_a_damaged_last_tensor_changes_nothing(tmp_path: Path, version: int, sha
     ids=["name", "dtype", "shape", "meta", "expanded", "optimizer", "container"],
 )  # fmt: skip
 def test_a_mismatch_changes_nothing(tmp_path: Path, sequentially: bool, misfit: dict[str, Any]) -> None:
-    """All names, dtypes and shapes are checked before the first assignment, also sequentially."""
+    """All names, dtypes and shapes are checked before the first assignment, even in a sequential restore."""
     path = Everything(1).saver().save(tmp_path / "m")
     here = Everything(2)
     before = here.snapshot(tmp_path)

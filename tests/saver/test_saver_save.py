@@ -233,7 +233,7 @@ def test_settings_of_a_saver_def_override_arguments(tmp_path: Path) -> None:
     ],
 )
 def test_saver_def(sharded: bool, version: int, operation: str) -> None:
-    """CASES 41: sharded is recorded, names are those of TensorFlow's operations, no limit is stored as 0."""
+    """CASES 41: `sharded` is recorded, names are those of TensorFlow's operations, and "no limit" is stored as 0."""
     saver_def = Saver({"v": torch.zeros(1)}, sharded=sharded, write_version=version, max_to_keep=None).as_saver_def()
     assert saver_def is not None
     assert (saver_def.sharded, saver_def.version, saver_def.max_to_keep) == (sharded, version, 0)

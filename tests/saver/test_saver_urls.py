@@ -88,7 +88,7 @@ def test_end_to_end(
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("builder", [BaseSaverBuilder, BulkSaverBuilder])
 def test_the_same_path_again(run: str, sharded: bool, builder: type[BaseSaverBuilder]) -> None:
-    """It is replaced completely, also if the number of shards differs; no old data file is left."""
+    """It is replaced completely, even if the number of shards differs; no old data file is left."""
     there = State(1.0)
     for number, several in enumerate((sharded, not sharded, sharded)):
         there.set(float(number))

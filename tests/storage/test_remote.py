@@ -88,7 +88,7 @@ class WholeObjectTests(StorageTests):
             assert storage.list(folder) == ["a"]
 
     def test_a_file_closed_without_sync_never_appears(self, storage: Storage, folder: str) -> None:
-        """Whatever was written; an older file stays."""
+        """This does not depend on what was written; an older file is kept."""
         for contents in ([], [b"x"], [bytes(100)]):
             file = storage.create(f"{folder}/new")
             file.write(0, contents)
@@ -151,7 +151,7 @@ class WholeObjectTests(StorageTests):
         assert storage.list(folder) in ([], ["d"])  # a driver for a disk keeps the directory it created
 
     def test_an_object_cannot_be_mapped(self, storage: Storage, folder: str) -> None:
-        """It cannot be mapped into memory."""
+        """Mapping it raises an error."""
         opened = storage.open(write(storage, f"{folder}/a", b"x"))
         with pytest.raises(UnimplementedError, match="cannot be mapped because it is remote"):
             opened.fileno()

@@ -252,7 +252,7 @@ def test_checksums_take_one_chunk_of_memory(threads: Pipeline) -> None:
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_an_empty_plan_starts_no_thread(count: int) -> None:
-    """It has no results."""
+    """Its results are empty."""
     before = threading.active_count()
     with Pipeline(count) as pipeline:
         assert pipeline.read([]) == pipeline.write([]) == pipeline.checksums([]) == []

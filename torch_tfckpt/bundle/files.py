@@ -56,7 +56,7 @@ class BundleFiles:
             self._close_files()
         raise NotFoundError(
             f"{printable(prefix)}: the checkpoint was replaced {_OPENING_ATTEMPTS} times while it was "
-            "opened. Wait until its writer has finished, then try again"
+            "being opened. Wait until its writer has finished, then try again"
         )
 
     def _open(self) -> None:

@@ -74,7 +74,7 @@ class Pieces:
             yield from zip((name for name, _ in run.pieces), tensors, strict=True)
 
     def check(self, name: str, piece: BundleEntry) -> ReadableFile:
-        """Check the piece's size against dtype, shape and file; return the file with its bytes."""
+        """Check the piece's size against dtype, shape and file; return the file that contains it."""
         fixed = fixed_size(piece)
         # A string or variant takes at least one byte, for its length.
         expected = element_count(piece.shape) if fixed is None else fixed

@@ -177,7 +177,7 @@ class BundlePublication:
             self._marker.end(clean=all(clean))
 
     def _switch(self, index: bytes, shown: int) -> bool:
-        """Name the data files and put the index in place; return whether its name is durable, too.
+        """Name the data files and put the index in place; return whether its name is also durable.
 
         Raises like `publish`.
         """
@@ -225,7 +225,7 @@ def _move_to_final_names(storage: Storage, prefix: str, count: int, shown: int, 
         kept = set(proper)
     except OSError as error:
         _log.info(
-            "%s: could not rename its data files, which stay named for %d shards: %s", printable(prefix), shown, error
+            "%s: could not rename its data files, which keep names of %d shards: %s", printable(prefix), shown, error
         )
         kept = set(transitional)
         if _is_in_place(storage, prefix, encode_index(count)) is not False:
@@ -233,7 +233,7 @@ def _move_to_final_names(storage: Storage, prefix: str, count: int, shown: int, 
     try:
         others = [path for path in data_files_of(storage, prefix) if path not in kept]
     except OSError as error:
-        _log.info("%s: could not list older data files, which stay: %s", printable(prefix), error)
+        _log.info("%s: could not list older data files, so they were not removed: %s", printable(prefix), error)
         return False
     return all([remove(storage, path) for path in others])
 

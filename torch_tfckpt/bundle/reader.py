@@ -77,7 +77,7 @@ class BundleReader:
         return isinstance(name, str) and name in self.index
 
     def describe(self, name: str) -> tuple[Shape, DataType]:
-        """Return full shape and element type of `name`; raise NotFoundError if there is no such tensor."""
+        """Return the full shape and the element type of `name`; raise NotFoundError if there is no such tensor."""
         entry = self.index.entry(name)
         return entry.shape, DataType(entry.dtype)
 
@@ -103,7 +103,7 @@ class BundleReader:
         return [self.files.shard_path(shard) for shard in dict.fromkeys(piece.shard for piece in self.pieces(name))]
 
     def pieces(self, name: str) -> list[BundleEntry]:
-        """Return the entries that have the bytes of `name`: its own, or one for each of its slices."""
+        """Return the entries that locate the bytes of `name`: its own, or one for each of its slices."""
         entry = self.index.entry(name)
         if not entry.slices:
             return [entry]
@@ -275,7 +275,7 @@ class BundleReader:
             return value_dtype(name, dtype)
 
     def _stored_entry(self, name: str, entry: BundleEntry, part: TensorSlice) -> BundleEntry:
-        """Return the entry that has the bytes of one stored slice, checked against the tensor's entry."""
+        """Return the entry of one stored slice, checked against the tensor's entry."""
         if not entry.slices:
             return entry
         piece = self.index.slice_entry(name, part)

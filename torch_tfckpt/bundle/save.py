@@ -1,4 +1,4 @@
-"""Save of a complete version 2 checkpoint: planned, then copied, then written and published.
+"""Save a complete version 2 checkpoint: plan it, copy it, write it, publish it.
 
     plan = BundlePlan(num_shards=2)
     plan.add("dense/kernel", kernel, shard=0)                               # nothing is written yet

@@ -29,8 +29,8 @@ PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 _PATHS: Final = """\
 PATH is a checkpoint: its prefix (model.ckpt-1000), any of its files, a
 directory with a `checkpoint` file (the latest checkpoint in it) or a SavedModel
-directory. ls, show, convert and diff also read .safetensors files, a directory
-or index of several, .pt and .npz files.
+directory. ls, show, convert and diff also read .pt, .npz and .safetensors
+files, and the directory or index of a sharded .safetensors file.
 """
 _COMING_FROM_TENSORFLOW: Final = """\
 Instead of TensorFlow's inspect_checkpoint:
@@ -194,7 +194,7 @@ def _add_convert(verbs: Verbs) -> None:
     )
     verb.add_argument("source", metavar="SRC")
     verb.add_argument("target", metavar="DST", help="a file; with --to tf a prefix; with --to safetensors a directory")
-    verb.add_argument("--to", choices=FORMATS, help="format of DST; default: the one of its file name extension")
+    verb.add_argument("--to", choices=FORMATS, help="format of DST; default: determined by its extension")
     verb.add_argument("--dtype", metavar="TYPE", help="type for floating-point tensors: bf16, float16, float32 ...")
     verb.add_argument("--max-shard-size", metavar="SIZE", help="split safetensors into files of at most SIZE, e.g. 5GB")
     verb.add_argument("--dry-run", action="store_true", help="report what would be written, and write nothing")

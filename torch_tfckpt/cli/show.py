@@ -334,7 +334,7 @@ def _show_statistics(source: TensorSource, rows: Sequence[Row], *, quiet: bool) 
 
 
 def _statistics(source: TensorSource, rows: Sequence[Row], *, quiet: bool) -> Iterator[tuple[str, Statistics]]:
-    """Name and statistics of each tensor that has numbers."""
+    """Name and statistics of each numeric tensor."""
     total, done = sum(row.nbytes for row in rows), 0
     with progress_bar("read", quiet=quiet) as bar:
         for row in rows:

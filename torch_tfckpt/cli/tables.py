@@ -85,7 +85,7 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], ob
     """Show a progress bar on stderr, if it is a terminal.
 
     Yields:
-        A function to call with (bytes done, bytes in all); None if nothing is shown.
+        A function to call with (bytes done, total bytes); None if nothing is shown.
     """
     if quiet or not sys.stderr.isatty():
         yield None

@@ -314,7 +314,7 @@ def _value(attribute: SerializedTensor, stored: Sequence[Row], note: str = "") -
 
 
 def _short(name: str) -> str:
-    """Return a name as part of a line, quoted if it is empty or looks like indentation."""
+    """Return a name for use within a line, quoted if it is empty or looks like indentation."""
     shown = escaped(name, limit=_NAME)
     return f'"{shown}"' if shown != shown.strip() or not shown else shown
 

@@ -42,7 +42,7 @@ _LISTED: Final = 8  # shared tensors that the text of a report lists
 _NAMED: Final = 5  # tensors with the same damage that it names
 
 ReportProgress = Callable[[int, int], object]
-"""Called with the bytes done and the bytes in all."""
+"""Called with the bytes done and the total bytes."""
 
 
 class ConvertedTensor(NamedTuple):
@@ -230,7 +230,7 @@ def convert(
         dry_run: Report what would be done, and write nothing.
         skip_damaged: Leave out tensors that are damaged or whose data file is missing, instead of raising. They are in
             `report.damaged`.
-        progress: Called with (bytes done, bytes in all).
+        progress: Called with (bytes done, total bytes).
 
     Returns:
         A report of the tensors written. Those that the target cannot store are in its sidecar; see `report.sidecar`.
@@ -352,7 +352,7 @@ class _Work(NamedTuple):
 
 
 def _plan(source: SelectedSource, sink: TensorSink, dtype: torch.dtype | None, report: ConvertReport) -> _Work:
-    """Decide everything from names and shapes alone, and enter it into `report`."""
+    """Decide everything from names and shapes alone, and record it in `report`."""
     infos = {name: source.info(name).cast(dtype) for name in source.names()}
     refused = {name: reason for name, info in infos.items() if (reason := sink.refusal(name, info)) is not None}
     held = {name: info for name, info in infos.items() if name not in refused}

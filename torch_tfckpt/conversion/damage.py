@@ -40,7 +40,7 @@ def find_damaged(source: TensorSource, names: Iterable[str], progress: Callable[
     """Read all of `names`; return those that cannot be read, with the reason.
 
     Args:
-        progress: Called with (bytes read, bytes in all).
+        progress: Called with (bytes read, total bytes).
 
     Cost: reads everything once; memory of a batch, or of the largest tensor.
     """

@@ -140,7 +140,7 @@ def diff(
         exclude: As in `convert`; applied like `include`.
         rename: As in `convert`, applied to the names of `a`: after convert(a, b, rename=R), diff(a, b, rename=R) finds
             no difference. An object graph in `a` is edited as `convert` edits it.
-        progress: Called with (bytes done, bytes in all).
+        progress: Called with (bytes done, total bytes).
 
     Raises:
         InvalidArgumentError: `atol` is negative or NaN; a pattern is not a regular expression; one of `include` or

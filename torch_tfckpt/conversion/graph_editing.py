@@ -183,7 +183,7 @@ class _Edit:
         ]
 
     def _nodes_to_remove(self) -> set[int]:
-        """Return the nodes that lost all values, of themselves and below them, and slots of removed variables."""
+        """Return nodes left without any values of their own or below them, and slots of removed variables."""
         nodes = self._graph.nodes
         bare = {
             node_id
@@ -322,7 +322,7 @@ class _NodeValues:
 
 
 class _Rebuilding:
-    """Makes a graph with the nodes of another at new places. Nodes at the same place are merged.
+    """Copies a graph and moves its nodes to new places. Nodes that end up at the same place are merged.
 
     Args:
         places: The new place of each node. Nodes without one, such as slot variables, are not moved.

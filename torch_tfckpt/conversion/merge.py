@@ -106,7 +106,7 @@ def merge(
 
 
 def _prefix_of(storage: Storage, path: str) -> str:
-    """Return the prefix of the checkpoint that `path` means."""
+    """Return the prefix of the checkpoint that `path` refers to."""
     files = find_checkpoint(storage, path)
     if files.version != 2:
         raise InvalidArgumentError(
@@ -117,14 +117,14 @@ def _prefix_of(storage: Storage, path: str) -> str:
 
 
 def _target_prefix(storage: Storage, path: str) -> str:
-    """Return the prefix that `path` means, of a checkpoint that need not exist."""
+    """Return the prefix that `path` refers to; the checkpoint need not exist."""
     if storage.is_directory(path) and not storage.exists(index_filename(path)):
         try:
             return _prefix_of(storage, path)
         except NotFoundError as error:
             raise InvalidArgumentError(
-                f"{printable(path)} is a directory without a checkpoint. Give the prefix of a new one in it, such as "
-                f"{printable(path.rstrip('/'))}/model.ckpt"
+                f"{printable(path)} is a directory without a checkpoint. Pass the prefix of a new checkpoint in "
+                f"it, such as {printable(path.rstrip('/'))}/model.ckpt"
             ) from error
     data = parse_data_filename(path)
     if data is not None:

@@ -60,12 +60,12 @@ class SelectedSource:
         return self._old_names[name]
 
     def info(self, name: str) -> TensorInfo:
-        """Return dtype, shape and size of a tensor. Errors as `TensorSource.info`."""
+        """Return dtype, shape and size of a tensor. Raises like `TensorSource.info`."""
         info = self._source.info(self._old_names[name])
         return info._replace(nbytes=len(self._edited[name])) if name in self._edited else info
 
     def read(self, names: Iterable[str]) -> dict[str, FileValue]:
-        """Return values under their new names. Errors as `TensorSource.read`."""
+        """Return values under their new names. Raises like `TensorSource.read`."""
         wanted = list(names)
         stored = self._source.read([self._old_names[name] for name in wanted if name not in self._edited])
         values: dict[str, FileValue] = {}

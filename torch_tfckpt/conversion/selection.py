@@ -106,7 +106,7 @@ class Selection:
         return names[0]
 
     def renamed(self, names: Sequence[str], object_paths: Iterable[str] = ()) -> dict[str, str]:
-        """Return name -> new name of the selected names. Errors as `select`."""
+        """Return name -> new name of the selected names. Raises like `select`."""
         plain = [name for name in names if name != OBJECT_GRAPH_KEY]
         now = {name: self.names_of(name) for name in plain}
         objects = list(object_paths)

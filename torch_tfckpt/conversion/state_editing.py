@@ -49,7 +49,7 @@ def edit_state(text: bytes, new_names: Mapping[str, str], paths: Mapping[str, st
 
 
 def _parsed(text: bytes) -> Any:
-    """None for what is not JSON."""
+    """Return the parsed JSON; None if `text` is not valid JSON."""
     try:
         content = json.loads(text)
         json.dumps(content)  # may fail at a smaller depth

@@ -20,7 +20,7 @@ def verify(
 
     Args:
         path: A TensorFlow checkpoint by any of its names.
-        progress: Called with (bytes checked, bytes in all).
+        progress: Called with (bytes checked, total bytes).
         storage: Where the files are stored; by default chosen by `path`.
 
     Raises:

@@ -52,7 +52,7 @@ def _check_bundle(storage: Storage, prefix: str) -> None:
                 file = reader.files.shard(entry.shard)
                 if entry.end > file.size:
                     raise DataLossError(
-                        f"{printable(file.path)}: tensor {quoted(name)} ends at byte {entry.end}, but the file at "
+                        f"{printable(file.path)}: tensor {quoted(name)} ends at byte {entry.end}, but the file ends at "
                         f"{file.size}. {DAMAGED}"
                     )
 
@@ -101,6 +101,6 @@ def _others(storage: Storage, directory: str) -> list[str]:
 
 
 def _step(path: str) -> int:
-    """Return the number after the last hyphen, since some file systems have times of whole seconds only."""
+    """Return the number after the last hyphen, since some file systems store times in whole seconds only."""
     number = path.rpartition("-")[2]
     return int(number) if number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS else -1

@@ -1,4 +1,4 @@
-"""Find the files of the checkpoint that a path means.
+"""Find the files of the checkpoint that a path refers to.
 
 A path may be a checkpoint's prefix, any of its files, its directory, or the SavedModel that contains it. It is taken
 literally if it exists, and as a pattern only otherwise, so names may contain brackets.
@@ -38,7 +38,7 @@ class CheckpointFiles:
 
 
 def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
-    """Return the files that `path` means.
+    """Return the files that `path` refers to.
 
     Args:
         path: A prefix; one of its files (.index, .data-..., .meta); a version 1 file or pattern; a directory

@@ -254,7 +254,7 @@ def checkpoints_iterator(
 
 
 def _wait_for_another(directory: str, last: str | None, timeout: float | None, storage: Storage | None) -> str | None:
-    """Return the latest checkpoint once it differs from `last`; None if the time ends before the next check."""
+    """Return the latest checkpoint once it differs from `last`; None if the timeout expires before the next check."""
     stop = None if timeout is None else _now() + timeout
     while True:
         path = latest_checkpoint(directory, storage=storage)

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 class MetricWatch:
     """Warns once if the metric of `keep_best` is never given.
 
-    Threads: one at a time.
+    Thread safety: one thread at a time.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class MetricWatch:
         if self._saved and not (self._given or self._warned):
             self._warned = True
             _log.warning(
-                "keep_best chooses by the metric %s, which was never given to save, so no checkpoint is protected as "
+                "keep_best chooses by the metric %s, which was never passed to save, so no checkpoint is protected as "
                 "one of the best. Pass it: save(..., metrics={%s: value})",
                 quoted(rule.metric),
                 quoted(rule.metric),
@@ -77,7 +77,7 @@ class CheckpointRecords(ABC):
         storage: Where files are stored; None chooses by the path.
         max_to_keep: How many of the newest to keep; None and 0 keep all.
 
-    Threads: one at a time.
+    Thread safety: one thread at a time.
     """
 
     # Whether the state file names expired checkpoints until they are deleted. Then the next process can delete those
@@ -156,7 +156,9 @@ class CheckpointRecords(ABC):
         """
         storage = self._storage or storage_of(path)
         if not is_there(storage, path):
-            raise NotFoundError(f"{printable(path)}: there is no such checkpoint to pin. Pin it after it was saved")
+            raise NotFoundError(
+                f"{printable(path)}: there is no such checkpoint to pin. Pin a checkpoint after saving it"
+            )
         self.retention.load(storage, os.path.dirname(path), self._latest_filename)
         self.retention.pin(path)
         self.retention.save()

@@ -176,7 +176,7 @@ class KeepBest:
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
             raise InvalidArgumentError(
-                f"KeepBest: metric={self.metric!r}: pass the name of a metric that `save` is given"
+                f"KeepBest: metric={self.metric!r}: pass the name of a metric that you pass to `save`"
             )
         if self.mode not in get_args(Mode):
             raise InvalidArgumentError(f'KeepBest: mode={self.mode!r}: pass "min" or "max"')
@@ -217,7 +217,7 @@ def check_keep_hours(hours: object) -> None:
 
 
 def best_first(known: Sequence[str], metrics: Mapping[str, Metrics], rule: KeepBest) -> list[str]:
-    """Return the `known` checkpoints (oldest first) that have the metric, best first; of equal ones the newer first.
+    """Return the `known` checkpoints (oldest first) that have the metric, best first; of equal ones, the newest first.
 
     A value of NaN is ignored.
     """

@@ -50,7 +50,7 @@ class _RetentionPlace:
     storage: Storage
     directory: str
     path: str  # of the file
-    text: bytes | None  # present contents of the file; None if it does not exist
+    text: bytes | None  # current contents of the file; None if it does not exist
     unreadable: bool = False
 
 
@@ -61,7 +61,7 @@ class RetentionRecord:
         best: Which checkpoints to keep because of their metrics; None: the rule in the file, if there is one.
 
     Different spellings of a path are the same path. One object may serve several directories; each has its own file.
-    Threads: not safe.
+    Thread safety: not thread-safe.
     """
 
     def __init__(self, best: KeepBest | None = None) -> None:

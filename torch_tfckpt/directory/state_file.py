@@ -107,7 +107,7 @@ def _check(state: CheckpointState, what: str) -> None:
 
 
 def resolve_in(storage: Storage, directory: str, stored: str) -> str:
-    """Return the path that `stored` means in a state file of `directory`.
+    """Return the path that `stored` refers to in a state file of `directory`.
 
     Relative paths are relative to the directory. If there is no checkpoint at an absolute path, for example because the
     directory was moved, a checkpoint of the same name in the directory is used.
@@ -292,11 +292,11 @@ def update_relative_state(
 
 
 def write_state(storage: Storage, path: str, state: CheckpointState) -> None:
-    """Write `state` to the file at `path`. Errors as `update_checkpoint_state`."""
+    """Write `state` to the file at `path`. Raises like `update_checkpoint_state`."""
     if from_stored(state.model_checkpoint_path) == path:
         raise FailedPreconditionError(
             f"Save path {quoted(printable(path))} conflicts with path used for checkpoint state. Save under another "
-            f"name, or name the state file by latest_filename"
+            f"name, or pass another latest_filename"
         )
     write_file(storage, path, text_format.MessageToString(state, as_utf8=True).encode())
 

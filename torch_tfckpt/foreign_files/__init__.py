@@ -1,5 +1,5 @@
 """File formats of `convert`: .safetensors, .pt, .npz and TensorFlow's own, each a TensorSource and a TensorSink.
 
 May use: tensors, storage, the checkpoint reader and writer. One tensor at a time, in bounded memory.
-May not: decide which files are converted (`conversion` does), or know state files. `formats` lists the formats.
+May not: decide which files are converted (`conversion` does), or use state files. `formats` lists the formats.
 """

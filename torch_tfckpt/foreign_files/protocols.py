@@ -89,4 +89,4 @@ class TensorSink(Protocol):
         """Write the rest; return the `TensorSource.data_bytes` of the result."""
 
     def close(self) -> None:
-        """Close the files, also after an error. The publication publishes or removes them."""
+        """Close the files, even after an error. The publication publishes or removes them."""

@@ -12,8 +12,9 @@ Writing creates a dictionary name -> tensor that torch.load(weights_only=True, m
     archive/data/0 ...    the bytes of each storage, at multiples of 64
     archive/version       3
 
-Written here because torch.save takes all tensors at once. The pickle contains only the objects that torch.save writes
-for plain tensors, which its restricted loader allows; values of a checkpoint are never pickled as objects.
+This module writes the format itself because torch.save takes all tensors at once. The pickle contains only the objects
+that torch.save writes for plain tensors, which its restricted loader allows; values of a checkpoint are never pickled
+as objects.
 
 Source: torch/serialization.py (_save), torch/_tensor.py (_reduce_ex_internal), torch/_utils.py (_rebuild_tensor_v2).
 """
@@ -102,7 +103,7 @@ class PtSource:
             if nbytes > self._file.size:
                 # Valid for an expanded tensor, but a small hostile file could make us allocate all memory this way.
                 raise UnimplementedError(
-                    f"{printable(self.path)}: tensor {quoted(name)} has {nbytes} bytes, but the file only "
+                    f"{printable(self.path)}: tensor {quoted(name)} has {nbytes} bytes, but the file has only "
                     f"{self._file.size}. Save it again after .contiguous()"
                 )
             if self._touched and self._touched + nbytes > _MAPPED_BYTES:

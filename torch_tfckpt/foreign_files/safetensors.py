@@ -307,7 +307,7 @@ class SafetensorsSink:
 
     def finish(self) -> int:
         for shard in self._shards:
-            self._output(shard)  # creates the file also if it has no tensors
+            self._output(shard)  # creates the file even if it has no tensors
         if len(self._shards) > 1:
             index = LOCAL.create(self._place(self._index_path))
             index.write(0, [self._encode_index()])

@@ -123,7 +123,9 @@ def parse_header(header: bytes, file_size: int) -> dict[str, HeaderEntry]:
             )
         end += entry.nbytes
     if end != file_size:
-        raise DataLossError(f"the tensors end at byte {end}, but the file at {file_size}: it was truncated or extended")
+        raise DataLossError(
+            f"the tensors end at byte {end}, but the file ends at {file_size}: it was truncated or extended"
+        )
     return placed
 
 

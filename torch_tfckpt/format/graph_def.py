@@ -145,7 +145,7 @@ class Graph:
 
 
 def _decoded(raw: memoryview, attr: str | None) -> NodeDef:
-    """Decode a node; if it is large, without its attributes except `attr`."""
+    """Decode a node; of a large one, skip all attributes except `attr`."""
     light = raw
     if len(raw) > _LARGE:
         attributes = [field for field in fields(raw) if field.number == _ATTR and field.wire_type == WireType.BYTES]

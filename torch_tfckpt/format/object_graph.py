@@ -108,7 +108,7 @@ class RegisteredSaver(NamedTuple):
 
     Attributes:
         name: Name under which the saver is registered.
-        object_name: Name of the object among those of the saver.
+        object_name: Name of the object within that saver.
 
     Examples:
         >>> import torch_tfckpt as tfckpt
@@ -272,7 +272,7 @@ class ObjectGraph:
 
     @cached_property
     def parents(self) -> dict[int, tuple[int, str]]:
-        """Node -> (parent, local name) of its first visit breadth-first, in order of the visits."""
+        """Node -> (parent, local name) by which a breadth-first search first reaches it, in that order."""
         parents: dict[int, tuple[int, str]] = {}
         waiting = deque([ROOT] if self.nodes else [])
         while waiting:

@@ -108,7 +108,7 @@ def _table_kind(head: bytes, tail: bytes, size: int) -> FileKind | None:
 
 
 def _first_value(head: bytes) -> bytes:
-    """Return the part in `head` of the value of a table's first entry; empty if its key is not empty.
+    """Return what `head` contains of a table's first value; empty if the first key is not empty.
 
         sizes of the key: 00 00 | size of the value: varint | value
 

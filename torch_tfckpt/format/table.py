@@ -178,7 +178,7 @@ class _Block(NamedTuple):
 class Table:
     """Reads a table through `read(offset, size)`, which must return exactly `size` bytes or raise.
 
-    Opening reads footer and index block. A lookup reads one data block; a few decoded blocks are cached.
+    Opening reads the footer and the index block. A lookup reads one data block; a few decoded blocks are cached.
     Thread safety: safe if `read` is.
     """
 
@@ -188,7 +188,9 @@ class Table:
         self._cache: OrderedDict[int, _Block] = OrderedDict()
         self._cached_bytes = 0
         if size < Footer.SIZE:
-            raise DataLossError(f"file is too short to be an sstable: {size} bytes, but a footer has {Footer.SIZE}")
+            raise DataLossError(
+                f"file is too short to be an sstable: {size} bytes, but a footer alone has {Footer.SIZE}"
+            )
         self._footer = Footer.decode(read(size - Footer.SIZE, Footer.SIZE))
         self._separators, handles = self._decode(self._footer.index, "index block")
         try:

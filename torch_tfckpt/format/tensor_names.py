@@ -73,7 +73,7 @@ class TensorNames:
         return self._slots.get(key, "")
 
     def find(self, name: str) -> list[str]:
-        """Return the keys of all tensors that `name` may mean. A stored key means itself only."""
+        """Return the keys of all tensors that `name` may refer to. A stored key refers only to itself."""
         if name in self._keys:
             return [name]
         found = self._called(name)
@@ -83,7 +83,7 @@ class TensorNames:
         return found
 
     def resolve(self, name: str) -> str | None:
-        """Return the key of the tensor that `name` means; None if there is none.
+        """Return the key of the tensor that `name` refers to; None if there is no such tensor.
 
         Raises:
             InvalidArgumentError: `name` belongs to several tensors. The message lists their keys.

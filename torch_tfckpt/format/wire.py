@@ -73,7 +73,9 @@ def fields(message: memoryview) -> Iterator[Field]:
             continue
         start, stop = _payload_range(message, wire_type, start)
         if stop > end:
-            raise DataLossError(f"message, byte {at}: field {number} ends at byte {stop}, but the message at {end}")
+            raise DataLossError(
+                f"message, byte {at}: field {number} ends at byte {stop}, but the message ends at {end}"
+            )
         if not groups:
             yield Field(number, wire_type, message[start:stop], at, stop)
         at = stop
@@ -82,7 +84,7 @@ def fields(message: memoryview) -> Iterator[Field]:
 
 
 def _payload_range(message: memoryview, wire_type: WireType, at: int) -> tuple[int, int]:
-    """Return start and end of the payload after the tag that ends at `at`."""
+    """Return the start and end of the payload after the tag that ends at `at`."""
     if wire_type == WireType.BYTES:
         size, at = decode_varint(message, at)
         return at, at + size

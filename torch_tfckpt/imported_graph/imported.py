@@ -194,7 +194,7 @@ class _ImportedGraph:
         self.tensors.are_restored = True
 
     def encoded(self, saver: SaverInGraph | None) -> RawMetaGraph:
-        """Return the graph with the present collections, and with the settings of `saver` if it has its nodes."""
+        """Return the graph with the current collections, and with the settings of `saver` if it has its nodes."""
         collections = self.collections.lists()
         changed = {name: values for name, values in collections.items() if not _same(values, self._imported.get(name))}
         gone = {str(name): None for name in self._imported if name not in collections}
@@ -306,7 +306,7 @@ def _same(values: Sequence[object], imported: Sequence[object] | None) -> bool:
 
 
 def _of_registered_variables(scope: str) -> Saver | None:
-    """Return TensorFlow's default saver, of all registered variables, if one of these is in the scope."""
+    """Return a saver of all registered variables, as in TensorFlow; None if none of them is in the scope."""
     prefix = prepend_name_scope("", scope)
     names = (getattr(variable, "name", "") for variable in registered_variables())
     return Saver() if any(str(name).startswith(prefix) for name in names) else None

@@ -86,7 +86,7 @@ class Mirrors(SaveableObject):
 
 
 class HeldValue(SaveableObject):
-    """A value without a variable, e.g. of a table or an iterator: saved again unchanged.
+    """A value without a variable, e.g. of a table or an iterator. It is saved again unchanged.
 
     Args:
         name: Key in the checkpoint.

@@ -112,7 +112,7 @@ def _edges(graph: Graph, depth: int) -> tuple[_Edges, int]:
 
 
 def _source(name: str) -> tuple[str, str]:
-    """Return node and output of an input: "w:1", "w" for output 0, or "^w" for a control dependency."""
+    """Return the node and output of an input: "w:1", "w" for output 0, or "^w" for a control dependency."""
     node, _, output = name.removeprefix("^").partition(":")
     return node, output or "0"
 

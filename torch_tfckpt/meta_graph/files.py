@@ -103,7 +103,7 @@ def chosen(found: Sequence[RawMetaGraph], tags: str | Iterable[str] | None, plac
 
 
 def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[RawMetaGraph]:
-    """Return all meta graphs in a file: the one of a `.meta` file, or each of a SavedModel. At least one.
+    """Return all meta graphs in a file, at least one: a `.meta` file has one, a SavedModel may have several.
 
     Args, errors and cost are those of `open_meta_graph`.
     """

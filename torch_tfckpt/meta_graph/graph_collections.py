@@ -76,7 +76,7 @@ class Collections(Mapping[Hashable, list[object]]):
             return list(self._lists[name])
 
     def __iter__(self) -> Iterator[Hashable]:
-        """Iterate over the names of all collections, also those that are not str, in the order of creation."""
+        """Iterate over the names of all collections, including those that are not str, in order of creation."""
         with self._lock:
             return iter(list(self._lists))
 
@@ -114,7 +114,7 @@ _default = Collections()
 
 
 def default_collections() -> Collections:
-    """Return the process's present default collections."""
+    """Return the process's current default collections."""
     return _default
 
 

@@ -1,6 +1,6 @@
 """A MetaGraphDef kept as bytes, whose parts are decoded when they are needed.
 
-A meta graph may be as large as its model. Parts that are not read are written again byte for byte, including fields
+A meta graph may be as large as its model. Parts that are not read are written back byte for byte, including fields
 of later versions.
 
     1 meta_info_def   2 graph_def   3 saver_def   4 collection_def: map ...   5 signature_def: map ...

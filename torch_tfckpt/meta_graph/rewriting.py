@@ -123,7 +123,7 @@ def clear_devices(meta: RawMetaGraph) -> RawMetaGraph:
 
 
 def without_default_attrs(meta: RawMetaGraph, known_ops: Mapping[str, OpDef]) -> RawMetaGraph:
-    """Remove attributes with default values, also in functions.
+    """Remove attributes with default values, including those in functions.
 
     Args:
         known_ops: Declarations of operations that the meta graph does not declare itself. Nodes with undeclared

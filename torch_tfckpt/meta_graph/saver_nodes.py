@@ -91,7 +91,7 @@ def encoded_graph_of(variables: Sequence[GraphVariable], savers: Sequence[GraphS
 
 
 def given_names(variables: Iterable[GraphVariable], savers: Iterable[GraphSaver]) -> set[str]:
-    """Return the node names that are given: those of variables, and those in SaverDefs."""
+    """Return the node names that are fixed: those of variables, and those in SaverDefs."""
     names = {variable.name for variable in variables}
     return names.union(*(_named_by(saver.saver_def) for saver in savers))
 

@@ -195,7 +195,7 @@ def _is_whole_number(reader: CheckpointReader, key: str) -> bool:
 
 
 def _beginnings(key: str, longest: int) -> Iterator[str]:
-    """Yield the prefixes of a key at each slash: tensors of a state have the key of its string as prefix."""
+    """Yield the prefixes of a key at each slash: tensors of a state have the key of its string as a prefix."""
     at = key.find("/")
     while 0 <= at <= longest:
         yield key[:at]

@@ -50,7 +50,7 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
         path: As for CheckpointReader.
         assignment_map: A dict, or a list of pairs if one stored tensor goes into several variables, of
             "scope/" -> "other_scope/": each variable below `other_scope` takes the tensor of that name below `scope`.
-                "/" is the root: all variables, or names without a scope. "scope." is a scope, too.
+                "/" is the root: all variables, or names without a scope. "scope." is also a scope.
             "name" -> name of a variable, or the tensor, Parameter, Variable, PartitionedVariable or list of slices
                 itself, which need not be in `model`. A slice takes its part of the stored tensor.
             Names in the checkpoint are verbatim. In names of a Module's tensors "/" and "." mean the same: "encoder/"
@@ -177,7 +177,7 @@ class _CheckpointNames:
         self._reader = reader
 
     def key(self, name: str) -> str | None:
-        """Return the key that a name means; None if it means nothing."""
+        """Return the key that a name refers to; None if there is no such tensor."""
         if name in self._reader or self._names is None:
             return name if name in self._reader else None
         keys = self._names.find(name)

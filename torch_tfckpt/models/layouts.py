@@ -21,7 +21,7 @@ from torch_tfckpt.text import did_you_mean, quoted
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Pair of orders. `axes`: the stored axis that becomes the first, second, ... of torch; None: all stay."""
+    """Order of axes in TensorFlow and in torch. `axes`: the stored axes in torch's order; None: the same."""
 
     name: str
     axes: tuple[int, ...] | None
@@ -39,7 +39,7 @@ class Layout:
         return tuple(held[axis] for axis in _inverse(self._order(tuple(held))))
 
     def to_torch(self, stored: torch.Tensor) -> torch.Tensor:
-        """Return a view of a stored tensor with its axes in torch's order. Errors as for `torch_shape`."""
+        """Return a view of a stored tensor with its axes in torch's order. Raises like `torch_shape`."""
         return stored.permute(self._order(tuple(stored.shape)))
 
     def to_stored(self, held: torch.Tensor) -> torch.Tensor:

@@ -168,6 +168,6 @@ def _check(reader: CheckpointReader, source: Source, slot: FoundSlot) -> None:
     if shape != wanted or dtype.is_floating_point != slot.parameter.is_floating_point():
         kind = "" if shape != wanted else f" and is {dtype}"
         raise InvalidArgumentError(
-            f"{reader.path}: slot {quoted(slot.key)} has shape {shape_text(shape)}{kind}, but its variable "
+            f"{reader.path}: slot {quoted(slot.key)} has shape {shape_text(shape)}{kind}, but its variable has "
             f"{shape_text(wanted)}. Omit optimizer"
         )

@@ -264,7 +264,7 @@ def dotted(name: str) -> str:
 
 
 def dotted_prefix(prefix: str) -> str:
-    """Return a prefix with one dot at its end, in any spelling; empty for no prefix."""
+    """Return a prefix, however it is spelled, with exactly one dot at its end; empty for no prefix."""
     bare = dotted(prefix).rstrip(".")
     return f"{bare}." if bare else ""
 

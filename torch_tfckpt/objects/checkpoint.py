@@ -81,11 +81,11 @@ class Checkpoint:
         >>> path, checkpoint.epoch
         ('run/ckpt-1', 3)
 
-    The objects are attributes, and attributes that are set later are objects of the checkpoint, too. Their contents are
+    The objects are attributes, and attributes that are set later also become part of the checkpoint. Their contents are
     looked up at every save and restore: of modules, parameters, persistent buffers, submodules and extra state; of
     optimizers, slot variables and the rest of their state. A plain value such as `checkpoint.epoch` is replaced by the
     restored one; dicts and lists get new contents.
-    Threads: one at a time.
+    Thread safety: one thread at a time.
     """
 
     def __init__(self, root: object = None, *, storage: Any = None, **objects: object) -> None:
@@ -176,7 +176,7 @@ class Checkpoint:
 
     @property
     def save_counter(self) -> torch.Tensor:
-        """Number of calls of `save`, an int64 scalar that is saved, too. May be changed in place."""
+        """Number of calls to `save`: an int64 scalar that is itself saved. May be changed in place."""
         if self._save_counter is None:
             counter = _zero()
             child_added(self._parent, _SAVE_COUNTER, counter)  # restores the value that `read` found

@@ -14,7 +14,7 @@ from torch.nn.modules import module as hooks
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
-# Parent -> local name -> function that restores. Keys are weak, so the entries of a deleted module are deleted, too.
+# Parent -> local name -> function that restores. Keys are weak, so the entries of a deleted module are deleted with it.
 _WAITING: Final[Any] = WeakIdKeyDictionary()
 _INSTALLED: Final[list[RemovableHandle]] = []
 
@@ -36,7 +36,7 @@ def defer(parent: object, local_name: str, restore: Callable[[object], object]) 
 
 
 def child_added(parent: object, local_name: str, child: object) -> None:
-    """Restore `child`, which is being added to `parent`, if it is expected. Errors as its `restore`."""
+    """Restore `child`, which is being added to `parent`, if it is expected. Raises like its `restore`."""
     waiting = _WAITING.get(parent)
     if waiting is None or local_name not in waiting or child is None:
         return

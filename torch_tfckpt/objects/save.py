@@ -59,7 +59,7 @@ def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[]
 
 
 def _host_of(spec: SaveSpec) -> str:
-    """Return job and task of the device; "" for this host."""
+    """Return the job and task of the device; "" for this host."""
     return spec.device.partition("/device:")[0]
 
 

@@ -117,7 +117,7 @@ class StatePlan:
 
         Args:
             values: The values of `slots`, in torch's layout.
-            keep_others: Whether parameters without slots keep their present state.
+            keep_others: Whether parameters without slots keep their current state.
         """
         new: dict[Identity, dict[str, Any]] = {}
         for value, slot in zip(values, self.slots, strict=True):
@@ -127,7 +127,7 @@ class StatePlan:
                 state[STEP] = torch.tensor(self.step, dtype=torch.float32)
         for group in self.groups:
             for state in (new.get(identity_of(each), {}) for each in group["params"] if group.get("amsgrad")):
-                # The stored run did not use amsgrad. TensorFlow would start it with zeros, too.
+                # The stored run did not use amsgrad. TensorFlow would also start it with zeros.
                 if state and MAXIMA not in state:
                     state[MAXIMA] = torch.zeros_like(state["exp_avg_sq"])
         packed = updated_state(self.optimizer, new, keep_others=keep_others)

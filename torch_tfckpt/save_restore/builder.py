@@ -50,7 +50,7 @@ class BaseSaverBuilder:
         >>> saver.restore(saver.save("model.ckpt"))
         restoring w
 
-    Threads: one save at a time, in any thread.
+    Thread safety: one save at a time, in any thread.
     """
 
     SaveSpec = SaveSpec
@@ -196,7 +196,7 @@ def begin_save(
 
 
 def _snapshot(saveables: Iterable[Saveable]) -> list[Saveable]:
-    """Return the saveables with copies of their present values in host memory."""
+    """Return the saveables with copies of their current values in host memory."""
     copies = []
     for saveable in saveables:
         specs = []

@@ -97,7 +97,7 @@ class SaveHandle:
         return self._path
 
     def _raise_unreported(self) -> None:
-        """Wait for the end, and raise the save's error unless `result` has raised it."""
+        """Wait for the save to end, and raise its error unless `result` has raised it."""
         self._done.wait()
         if self._error is not None and not self._reported:
             self.result()
@@ -128,7 +128,7 @@ class SaveHandle:
 class InFlight:
     """The save in the background of a Saver or a Checkpoint; there is at most one.
 
-    Threads: one at a time.
+    Thread safety: one thread at a time.
     """
 
     def __init__(self) -> None:

@@ -118,7 +118,7 @@ class _UnderKeys(SaveableObject):
 
 
 def _takes_values(saveable: SaveableObject) -> bool:
-    """Whether a saveable can be restored. The state of an object, as VarList.to_save returns it, is only written."""
+    """Whether a saveable can be restored. The state of an object, as returned by VarList.to_save, can only be saved."""
     return type(saveable).restore is not SaveableObject.restore
 
 

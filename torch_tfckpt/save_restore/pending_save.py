@@ -35,7 +35,7 @@ class PendingSave(Protocol):
         """Bytes of all data files; None if they are not known."""
 
     def finish(self) -> str:
-        """Wait until all is written, publish it, and return the checkpoint's path for the state file."""
+        """Wait until everything is written, publish it, and return the checkpoint's path for the state file."""
 
     def abandon(self) -> None:
         """Stop, and remove everything that was written."""

@@ -41,7 +41,7 @@ def restore_path(
     sharded: bool,
     restore_sequentially: bool,
 ) -> str | None:
-    """Restore the present contents of `variables` from the checkpoint at `path`; errors have TensorFlow's words.
+    """Restore the current contents of `variables` from the checkpoint at `path`; errors have TensorFlow's words.
 
     If the names are not keys of an object-based checkpoint, they are looked up as names of its variables, with a
     warning.
@@ -192,7 +192,7 @@ def _telling_what_changed(reader: CheckpointReader, saveable: SaveableObject, do
 
 
 def _restored_shapes(saveable: SaveableObject) -> list[Shape]:
-    """Return the present shapes of the specs' tensors."""
+    """Return the current shapes of the specs' tensors."""
     values = [spec.tensor for spec in saveable.specs]
     return [tuple(value.shape) if isinstance(value, torch.Tensor | np.ndarray) else () for value in values]
 
@@ -232,7 +232,7 @@ def _dtype_mismatch(reader: CheckpointReader, spec: SaveSpec) -> str:
 
 
 def _held_alike(stored: DataType, wanted: DataType) -> bool:
-    """Return whether torch represents both by one dtype, such as qint8 by int8."""
+    """Return whether torch represents both dtypes as the same one, such as qint8 and int8 as int8."""
     one, other = ELEMENTS.get(stored), ELEMENTS.get(wanted)
     return one is not None and other is not None and one.torch is not None and one.torch == other.torch
 

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Contents:
-    """The present contents of the modules, by checkpoint key."""
+    """The current contents of the modules, by checkpoint key."""
 
     tensors: dict[Identity, tuple[torch.Tensor, list[str]]] = field(default_factory=dict)  # all keys of each, in order
     extra: dict[str, SaveableState] = field(default_factory=dict)

@@ -26,7 +26,7 @@ def named_values(var_list: object) -> dict[str, object]:
 
     Args:
         var_list: A Module (its key is ""); a dict; an iterable, consumed here, of (name, value) pairs, Variables,
-            SaveableObjects, PartitionedVariables and objects that list their own saveables, also in nested lists.
+            SaveableObjects, PartitionedVariables and objects that list their own saveables; lists may be nested.
 
     Returns:
         Name -> value: a dict in its own order, other forms sorted by name. Slices of one variable are collected in a

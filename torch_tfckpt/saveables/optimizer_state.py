@@ -94,7 +94,7 @@ class OptimizerState:
         self.names = names
 
     def value(self) -> object:
-        """Return the present state. Raises InvalidArgumentError as `parameter_names` does."""
+        """Return the current state. Raises InvalidArgumentError as `parameter_names` does."""
         packed = self._optimizer.state_dict()
         names = self.names()
         flat = [name for group in names for name in group]
@@ -115,7 +115,7 @@ class OptimizerState:
     def plan(self, stored: object) -> object:
         """Return the state_dict for this optimizer, in its own order of parameters and groups.
 
-        A hyperparameter that is not stored, for example one added by a newer torch, keeps its present value.
+        A hyperparameter that is not stored, for example one added by a newer torch, keeps its current value.
 
         Raises:
             InvalidArgumentError: the stored value is not an optimizer's state; parameters, their shapes or their
@@ -190,7 +190,7 @@ class OptimizerState:
 def plan_for_some(optimizer: torch.optim.Optimizer, name_of: Mapping[Identity, str], stored: object) -> dict[str, Any]:
     """Return a state_dict with stored state for those of the optimizer's parameters that are stored.
 
-    Groups, hyperparameters, and the state of parameters that are not stored keep their present values.
+    Groups, hyperparameters, and the state of parameters that are not stored keep their current values.
 
     Args:
         name_of: Identity of a parameter -> its name in `stored`.

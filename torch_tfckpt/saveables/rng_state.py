@@ -38,7 +38,7 @@ class RNGState:
         return "RNGState()" if self._generator is None else f"RNGState({self._generator!r})"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the present state: tensors and plain values."""
+        """Return the current state: tensors and plain values."""
         if self._generator is not None:
             return {"generator": self._generator.get_state()}
         version, words, gauss = random.getstate()

@@ -65,12 +65,12 @@ class SaveSpec:
 
     @property
     def tensor(self) -> SpecValue:
-        """The present value; a function is called each time."""
+        """The current value; a function is called each time."""
         return self._tensor() if callable(self._tensor) else self._tensor
 
     @property
     def shape(self) -> Shape | None:
-        """The present shape; None for a function, which is not called, and if there is no value."""
+        """The current shape; None for a function, which is not called, and if there is no value."""
         value = self._tensor
         if isinstance(value, torch.Tensor | np.ndarray):
             return tuple(value.shape)
@@ -202,7 +202,7 @@ def value_of(spec: SaveSpec) -> WritableValue:
     """Return the value to save; InvalidArgumentError if there is none yet."""
     value = spec.tensor
     if value is None:
-        raise InvalidArgumentError(f"tensor {quoted(spec.name)} has no value yet. Give it one, or omit it")
+        raise InvalidArgumentError(f"tensor {quoted(spec.name)} has no value yet. Assign one, or omit it")
     return value
 
 

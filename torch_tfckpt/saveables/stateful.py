@@ -42,7 +42,7 @@ class SaveableState(Protocol):
     """Interface to read and write one kind of state; nothing is kept between calls."""
 
     def value(self) -> object:
-        """Return the present state, as a value that `flatten` accepts."""
+        """Return the current state, as a value that `flatten` accepts."""
 
     def plan(self, stored: object) -> object:
         """Return the argument of `load` for a stored value. Changes nothing.
@@ -131,7 +131,7 @@ def placed_like(new: Any, old: object) -> Any:
 def state_to_save(
     key: str, state: SaveableState, stored_as: Mapping[int, str] = MappingProxyType({})
 ) -> list[SaveableObject]:
-    """Return saveables of the present state: its JSON under `key`, then one for each tensor.
+    """Return saveables of the current state: its JSON under `key`, then one for each tensor.
 
     Args:
         stored_as: As in `flatten`.

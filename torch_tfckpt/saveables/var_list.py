@@ -44,9 +44,9 @@ class VarList:
             if one object has two names, and for plain state that could only be pickled.
         InvalidArgumentError: an optimizer with a parameter that has no name.
 
-    Errors that cannot change later are raised by the constructor; tensors, parameters and state are looked up at each
-    call. Saveables of tensors that are values themselves are kept until their tensor changes its memory, shape, dtype
-    or device.
+    Errors that no later change can resolve are raised by the constructor; tensors, parameters and state are looked up
+    at each call. Saveables of tensors that are values themselves are reused until their tensor changes its memory,
+    shape, dtype or device.
 
     Thread safety: that of the objects in it.
     """
@@ -82,7 +82,7 @@ class VarList:
         return not self._saved and not self._states and self._modules.is_empty()
 
     def to_save(self) -> list[SaveableObject]:
-        """Return the present saveables, sorted by name; one per tensor, so that they can be grouped by device.
+        """Return the current saveables, sorted by name; one per tensor, so that they can be grouped by device.
 
         Raises:
             ValueError: "The same saveable will be restored with two names": a tensor has two names in the var_list,

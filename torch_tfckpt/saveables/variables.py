@@ -64,7 +64,7 @@ class Variable:
 
     @property
     def device(self) -> str:
-        """The given device, or the tensor's present one, in TensorFlow's spelling."""
+        """The given device, or the tensor's current one, in TensorFlow's spelling."""
         return canonical_device(self.tensor.device) if self._device is None else self._device
 
     def __repr__(self) -> str:

@@ -79,7 +79,7 @@ def saver_from_object_based_checkpoint(
             optimizers and other objects is never found by name.
         DataLossError: the object graph is damaged.
 
-    The saver restores the present tensors of `var_list`; tensors that are added to a module later are not restored.
+    The saver restores the current tensors of `var_list`; tensors that are added to a module later are not restored.
     `save` writes the keys, but no object graph.
 
     Examples:

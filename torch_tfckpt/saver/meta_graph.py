@@ -30,9 +30,9 @@ class MetaGraphSource(Protocol):
     """Creates the meta graphs of a saver."""
 
     def described(self, saver: SaverInGraph | None) -> Callable[[], RawMetaGraph]:
-        """Return a function that encodes the meta graph of a saver with the present variables.
+        """Return a function that encodes the meta graph of a saver with the current variables.
 
-        Threads: the function may be called in any thread.
+        Thread safety: the function may be called in any thread.
         """
 
     def check_values(self) -> None:
@@ -45,7 +45,7 @@ class MetaGraphSource(Protocol):
 class TensorsGraph:
     """The graph of the tensors that are saved. It is encoded again only if names, shapes or devices have changed.
 
-    Threads: safe, also if the process forks while a thread encodes a graph: there are no locks.
+    Thread safety: safe, even if the process forks while a thread encodes a graph, since there are no locks.
     """
 
     def __init__(self) -> None:

@@ -53,7 +53,7 @@ class SaverRecords(CheckpointRecords):
             a directory that was restored from takes over those whose names differ only in their numbers.
         storage: Where files are stored; None chooses by the path.
 
-    Threads: one at a time.
+    Thread safety: one thread at a time.
     """
 
     names_expired = False
@@ -103,11 +103,11 @@ class SaverRecords(CheckpointRecords):
         if spelled_alike if self._version == SaverDef.V2 else not self._sharded:
             raise FailedPreconditionError(
                 f"Save path {quoted(printable(request.target))} conflicts with path used for checkpoint state. Save "
-                f"under another name, or name the state file by latest_filename"
+                f"under another name, or pass another latest_filename"
             )
 
     def enter(self, request: SaveRequest, path: str, now: float) -> None:
-        """Record `path`, which was published at `now`. Errors as `published`."""
+        """Record `path`, which was published at `now`. Raises like `published`."""
         self._request, self._latest_filename = request, request.latest_filename
         self.retention.load(request.storage, request.directory, request.latest_filename)
         self._take_over(request)
@@ -178,7 +178,7 @@ class SaverRecords(CheckpointRecords):
 
     @property
     def _last_preserved(self) -> float | None:
-        """The time from which the next run continues the schedule; None if the state file has none, as TensorFlow's."""
+        """Time from which the next run continues the schedule; None: the state file gets none, like TensorFlow's."""
         if self._recover is False or not self._keep_seconds < _NEVER:
             return None
         return self._history.next_kept - self._keep_seconds

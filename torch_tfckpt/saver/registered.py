@@ -62,7 +62,7 @@ class Registered:
 
     Args:
         saver: The saver that the meta graph belongs to; None if it belongs to none.
-        collections: Their variables and savers are in the graph, too.
+        collections: Their variables and savers are also in the graph.
 
     Attributes:
         saver_def: The settings of `saver`.
@@ -87,7 +87,7 @@ class Registered:
 
     @property
     def variables(self) -> list[GraphVariable]:
-        """All variables added so far, in that order."""
+        """All variables added until now, in the order of addition."""
         return list(self._variables.values())
 
     def collections(self) -> dict[Hashable, list[object]]:

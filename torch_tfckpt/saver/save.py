@@ -45,7 +45,7 @@ class SaverSave:
         return staged
 
     def complete(self) -> str | None:
-        """Wait until all is written and publish it; then write the state file, delete, and write the meta graph."""
+        """Wait, publish, write the state file, delete old checkpoints, and write the meta graph."""
         request, path, meta_graph = self.request, None, None
         if self.meta_graph is not None:
             try:

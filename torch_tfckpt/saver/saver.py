@@ -95,7 +95,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
 
     Values, including the state of optimizers, are looked up at every save and restore. Changes to `var_list` itself
     after construction have no effect.
-    Threads: one at a time.
+    Thread safety: one thread at a time.
     """
 
     def __init__(

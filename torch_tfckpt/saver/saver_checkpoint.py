@@ -51,7 +51,7 @@ class SaverCheckpoint:
         >>> w, checkpoint.save_counter
         (tensor([1., 1.]), tensor(1))
 
-    Threads: one at a time.
+    Thread safety: one thread at a time.
     """
 
     def __init__(self, var_list: object, *, storage: Storage | None = None) -> None:
@@ -77,22 +77,22 @@ class SaverCheckpoint:
         return f"SaverCheckpoint({self._saver!r})"
 
     def write(self, prefix: AnyPath) -> str:
-        """Write a checkpoint under exactly this prefix: no number, no state file. Errors as Saver.save."""
+        """Write a checkpoint under exactly this prefix: no number, no state file. Raises like Saver.save."""
         return self._saver.save(prefix, write_meta_graph=False, write_state=False)
 
     def save(self, prefix: AnyPath) -> str:
-        """Increment the counter, write `prefix-N`, and record only it in the state file. Errors as Saver.save."""
+        """Increment the counter, write `prefix-N`, and record only it in the state file. Raises like Saver.save."""
         self.save_counter += 1
         written = self.write(f"{fspath(prefix)}-{int(self.save_counter)}")
         update_relative_state(os.path.dirname(written), written, [written], storage=self._storage)
         return written
 
     def read(self, path: AnyPath) -> None:
-        """Restore all values in place. Errors as Saver.restore."""
+        """Restore all values in place. Raises like Saver.restore."""
         self.restore(path)
 
     def restore(self, path: AnyPath) -> None:
-        """Restore all values and the counter in place. Errors as Saver.restore.
+        """Restore all values and the counter in place. Raises like Saver.restore.
 
         If the checkpoint has no counter because another program wrote it, the number at the end of its path is used.
         """

@@ -13,7 +13,7 @@ from torch_tfckpt.storage.names import AnyPath, fspath
 class TracksCheckpoints:
     """Base of Saver: access to the checkpoints it has saved or taken over.
 
-    Threads: one at a time.
+    Thread safety: one thread at a time.
     """
 
     _in_flight: InFlight
@@ -52,7 +52,7 @@ class TracksCheckpoints:
         self._require_records().recover([fspath(path) for path in checkpoint_paths])
 
     def pin(self, path: AnyPath) -> None:
-        """Protect a checkpoint from deletion until `unpin`, also in later runs: the pin is written to a file.
+        """Protect a checkpoint from deletion until `unpin`, even in later runs: the pin is written to a file.
 
         Raises:
             NotFoundError: there is no such checkpoint.

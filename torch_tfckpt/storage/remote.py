@@ -386,8 +386,8 @@ class RemoteOutput:
             except FailedPreconditionError:
                 raise  # the file is finished; nothing failed
             except BaseException as error:
-                # It is unknown how many bytes were sent, also after Ctrl-C. Keep only the message: an exception would
-                # keep the buffers in its frames alive.
+                # It is unknown how many bytes were sent, including after Ctrl-C. Keep only the message: an exception
+                # would keep the buffers in its frames alive.
                 self._failed = f"{type(error).__name__}: {error}"
                 raise
 

@@ -83,7 +83,7 @@ R = TypeVar("R", bound=Request)
 
 
 class Pipeline:
-    """Threads that move bytes, started by the first plan that needs several, and ended by `close`.
+    """Threads that move bytes, started by the first plan that needs several, and stopped by `close`.
 
     Thread safety: several threads may share a pipeline. After a fork the child starts its own threads.
     """
@@ -159,7 +159,7 @@ class Pipeline:
         return self._run(requests, job, in_order=any(request.file.in_order for request in requests))
 
     def close(self) -> None:
-        """End the threads. A later plan starts new ones."""
+        """Stop the threads. A later plan starts new ones."""
         with self._lock:
             executor, self._executor = self._executor, None
             owner = self._owner

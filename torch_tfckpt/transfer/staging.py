@@ -60,7 +60,7 @@ class StagingOptions:
 
 
 class Buffers:
-    """A fixed number of equal host memory buffers, allocated on demand.
+    """A fixed number of host memory buffers of equal size, allocated on demand.
 
     Thread safety: safe.
     """

@@ -171,7 +171,7 @@ class Transfer:
         self._end_queues()
 
     def _end_queues(self) -> None:
-        """Make the writing threads end after the batches that are queued."""
+        """Make the writing threads stop after the batches that are queued."""
         for queue in self._queues:
             queue.put(None)
 

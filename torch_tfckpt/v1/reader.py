@@ -128,7 +128,7 @@ class SlicesReader:
         return isinstance(name, str) and name in self._tensors
 
     def describe(self, name: str) -> tuple[Shape, DataType]:
-        """Return full shape and element type of `name`; raise NotFoundError if there is no such tensor."""
+        """Return the full shape and the element type of `name`; raise NotFoundError if there is no such tensor."""
         tensor = self._find(name)
         return tensor.shape, tensor.dtype
 

@@ -176,7 +176,7 @@ def _check_holdable(dtype: DataType) -> None:
 
 
 def _placed(held: Shape, shape: Shape | None, part: TensorSlice | None) -> tuple[Shape, TensorSlice]:
-    """Return full shape and slice, after checking them against each other and the shape `held`."""
+    """Return the full shape and the slice, after checking them against each other and the shape `held`."""
     full_shape = held if shape is None else tuple(shape)
     if part is None:
         part = TensorSlice.full(len(full_shape))

@@ -79,7 +79,7 @@ class OptimizerTrackable(Trackable):
                 yield f"beta{number}_power", _Power(Variable(power, f"beta{number}_power", trainable=False))
 
     def slots(self) -> list[Slot]:
-        """Return all present slot variables: state tensors with the shape and kind of their parameter.
+        """Return all existing slot variables: state tensors with the shape and kind of their parameter.
 
         Masks, counters and moments in 8 bits are not slot variables.
         """
@@ -109,7 +109,7 @@ class OptimizerTrackable(Trackable):
         return state_to_save(key, OptimizerState(self.optimizer, lambda: self._names(paths)), keys)
 
     def stored_paths(self, stored: StoredNode) -> set[str]:
-        """Return the paths of the parameters of the stored optimizer. Errors as `state_to_restore`."""
+        """Return the paths of the parameters of the stored optimizer. Raises like `state_to_restore`."""
         key = checkpoint_key(stored.path, PYTHON_STATE)
         if key in stored.reader:
             _, state = stored_state(key, stored.reader)
@@ -130,7 +130,7 @@ class OptimizerTrackable(Trackable):
             InvalidArgumentError: it is the state of another kind of optimizer, or of parameters of other shapes, or
                 the same parameters are in other groups.
 
-        If the parameters are not the same, for example because the model has grown, the state of the common ones is
+        If the parameters are not the same, for example because the model has grown, the state of those in both is
         restored, and hyperparameters are not changed.
         """
         key = checkpoint_key(stored.path, PYTHON_STATE)
@@ -155,7 +155,7 @@ class OptimizerTrackable(Trackable):
 
 
 class _FittingState:
-    """The whole state of an optimizer if its parameters are the stored ones, else the state of the common ones.
+    """The whole state of an optimizer if its parameters are the stored ones, else the state of those in both.
 
     Args:
         whole: The state of all parameters.
@@ -171,11 +171,11 @@ class _FittingState:
         self._in_both: int | None = None
 
     def value(self) -> object:
-        """Return the present state of all parameters."""
+        """Return the current state of all parameters."""
         return self._whole.value()
 
     def plan(self, stored: object) -> object:
-        """Plan the restore. Errors as OptimizerState.plan, or plan_for_some."""
+        """Plan the restore. Raises like OptimizerState.plan or plan_for_some."""
         there = stored_parameters(stored)
         if self._here == there:
             return self._whole.plan(stored)
@@ -186,8 +186,8 @@ class _FittingState:
         """Restore the planned state."""
         if self._in_both is not None:
             _log.warning(
-                "%s: the stored optimizer has different parameters. Only the state of the %d common ones is "
-                "restored, without hyperparameters",
+                "%s: the stored optimizer has different parameters. Only the state of the %d parameters that "
+                "both have is restored, without hyperparameters",
                 self._place,
                 self._in_both,
             )

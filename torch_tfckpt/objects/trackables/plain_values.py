@@ -79,7 +79,7 @@ class ValueTrackable(StateTrackable):
     Args:
         holder: The object or container that contains it.
         name: Its attribute, key or index there.
-        get: Returns the present value.
+        get: Returns the current value.
         put: Replaces it.
     """
 

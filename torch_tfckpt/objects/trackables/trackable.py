@@ -54,7 +54,7 @@ class StoredNode:
 
 @dataclass(frozen=True, slots=True)
 class RestoredValues:
-    """The restore of the values of a node.
+    """How the values of a node are restored.
 
     Attributes:
         saveables: Restore the values.
@@ -103,7 +103,7 @@ class Trackable:
         return ()
 
     def to_save(self, path: str) -> SavedValues:
-        """Return the present values, under keys that begin with `path`. Raises the errors of the saveables."""
+        """Return the current values, under keys that begin with `path`. Raises the errors of the saveables."""
         return SavedValues()
 
     def to_restore(self, stored: StoredNode) -> RestoredValues:
