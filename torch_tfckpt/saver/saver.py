@@ -391,7 +391,8 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         shown = [counted(len(self._variables) if self._variables is not None else 0, "entry")]
         shown += [f"max_to_keep={self.saver_def.max_to_keep if self.saver_def is not None else self._max_to_keep}"]
         shown += ["sharded=True"] if self._sharded else []
-        shown += [f"last_checkpoint={printable(path)!r}" for path in self.last_checkpoints[-1:]]
+        newest = self._records.newest if self._records is not None else []  # without reading a file
+        shown += [f"last_checkpoint={printable(path)!r}" for path in newest[-1:]]
         return f"Saver({', '.join(shown)})"
 
     def __enter__(self) -> Self:
