@@ -7,6 +7,7 @@ from torch_tfckpt.cli.console import say, show, show_json
 from torch_tfckpt.directory.management import latest_checkpoint
 from torch_tfckpt.directory.names import STATE_FILE
 from torch_tfckpt.directory.state_file import get_checkpoint_state
+from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import fspath, is_url
 from torch_tfckpt.text import printable, quoted
 
@@ -14,7 +15,7 @@ from torch_tfckpt.text import printable, quoted
 def latest(options: argparse.Namespace) -> int:
     """Print the path of the latest checkpoint; exit status 1 if there is no checkpoint."""
     directory = fspath(options.directory)
-    if not is_url(directory) and not os.path.isdir(directory):
+    if not is_url(directory) and not LOCAL.is_directory(directory):
         kind = "is not a directory" if os.path.exists(directory) else "there is no such directory"
         say(f"tfckpt: {printable(directory)}: {kind}")
         return 1

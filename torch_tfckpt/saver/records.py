@@ -200,8 +200,15 @@ class SaverRecords(CheckpointRecords):
 
     def _dated(self, paths: Sequence[str]) -> list[Saved]:
         """Return those of `paths` that exist, with the times when their files were written."""
-        times = [(path, get_checkpoint_mtimes([path], storage=self._storage)) for path in paths]
-        return [Saved(path, time[0]) for path, time in times if time]
+        found = []
+        for path in paths:
+            try:
+                times = get_checkpoint_mtimes([path], storage=self._storage)
+            except FailedPreconditionError as error:  # access is denied, so it could not be deleted either
+                _log.warning("%s is not tracked: %s", printable(path), error)
+                continue
+            found += [Saved(path, time) for time in times]
+        return found
 
     def _write_state(self, path: str) -> None:
         update = update_relative_state if self._relative else update_checkpoint_state
