@@ -116,9 +116,7 @@ def test_paths_of_another_user_in_the_state_file(run: Path) -> None:
     assert saver.last_checkpoints == [str(run / "m-2"), str(run / "m-3")]
 
 
-def test_an_earlier_checkpoint_that_may_not_be_seen_is_not_tracked(
-    run: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_earlier_checkpoint_that_may_not_be_seen_is_not_tracked(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The save succeeds, and a warning says why the checkpoint does not count."""
     private = run.parent / "private"
     private.mkdir()

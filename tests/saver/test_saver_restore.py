@@ -126,7 +126,7 @@ def test_other_names(tmp_path: Path) -> None:
 
 
 def test_an_error_names_the_missing_name(tmp_path: Path) -> None:
-    """CASES 83: the error begins with the missing names and ends in TensorFlow's words, without the reader's message or a chained exception."""
+    """CASES 83: the missing names come first, then TensorFlow's words; no reader's message, no chained exception."""
     path = Saver({"a": torch.zeros(1)}).save(tmp_path / "missing")
     with pytest.raises(tfckpt.NotFoundError) as raised:
         Saver([Variable(torch.zeros(1), "b")]).restore(path)

@@ -104,8 +104,7 @@ def _then_in_its_words(finding: str, cause: str) -> str:
     """
     first = next(filter(None, finding.splitlines()), "")
     return (
-        f"{finding}\n\nRestoring from checkpoint failed. This is most likely due to {cause}. "
-        f"Original error:\n\n{first}"
+        f"{finding}\n\nRestoring from checkpoint failed. This is most likely due to {cause}. Original error:\n\n{first}"
     )
 
 
