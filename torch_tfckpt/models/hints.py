@@ -81,9 +81,9 @@ def _unknown_layouts(reader: CheckpointReader, targets: Sequence[Target], report
             if not variable_name_of(name).endswith(KERNELS):
                 continue
             parent = dotted(name).removeprefix(below).rpartition(".")[0]
-            place = unknown.get(f"{parent}." if parent else "")
-            if place is not None:
-                found.setdefault(place.parent, (place, key))
+            layer = unknown.get(f"{parent}." if parent else "")
+            if layer is not None:
+                found.setdefault(layer.parent, (layer, key))
     if found:
         place, key = next(iter(found.values()))
         kind = type(place.module).__name__

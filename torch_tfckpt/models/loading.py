@@ -18,7 +18,7 @@ from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundE
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.models.auxiliary import auxiliary_keys
 from torch_tfckpt.models.hints import hints, only_unexpected
-from torch_tfckpt.models.key_mapper import KeyMapper, Rules
+from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.layouts import SAME
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
 from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch, size_mismatch
@@ -111,7 +111,7 @@ def load_model(
         converted: "fc.weight" from "fc/kernel", layout dense
     """
     _check_arguments(model, prefix, strict, ema, optimizer, assign)
-    rules = None if mapper is None else KeyMapper.of(mapper)
+    rules = None if mapper is None else as_key_mapper(mapper)
     targets = targets_of(model)
     if optimizer is not None:
         check_optimizer(optimizer, targets)

@@ -146,7 +146,14 @@ class LoadReport:
         return "\n".join([head, *slots, *self.problems(), *self.advice(), *changed])
 
     def problems(self) -> list[str]:
-        """Return one line for each kind of problem, worded as by load_state_dict."""
+        """Return one line for each kind of problem, worded as by load_state_dict; none if all fits.
+
+        Examples:
+            >>> import torch, torch_tfckpt as tfckpt
+            >>> path = tfckpt.save_file({"weight": torch.ones(1, 2)}, "model.ckpt")
+            >>> tfckpt.load_model(torch.nn.Linear(2, 1), path, strict=False).problems()
+            ['Missing key(s): "bias"']
+        """
         lines = []
         if self.missing:
             lines.append(f"Missing key(s): {self._listed(self.missing, self.unexpected)}")
@@ -157,7 +164,14 @@ class LoadReport:
         return lines + first_lines([str(mismatch) for mismatch in self.mismatched], _LISTED)
 
     def advice(self) -> list[str]:
-        """Return possible causes and fixes."""
+        """Return possible causes and fixes: the rules that match nothing, and the remarks.
+
+        Examples:
+            >>> import torch, torch_tfckpt as tfckpt
+            >>> path = tfckpt.save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, "model.ckpt")
+            >>> tfckpt.load_model(torch.nn.Linear(2, 1), path, mapper={"biases": "bias"}, strict=False).advice()
+            ['Rules that match nothing: "biases"']
+        """
         unused = f"Rules that match nothing: {self._listed(self.unused_rules, ())}"
         return [*([unused] if self.unused_rules else []), *self.remarks]
 

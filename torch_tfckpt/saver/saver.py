@@ -22,7 +22,7 @@ from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGra
 from torch_tfckpt.meta_graph.graph_collections import registered_variables
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder, begin_save
-from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle
+from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle, skipped_save
 from torch_tfckpt.save_restore.restore import restore_path
 from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes, out_of_scope
 from torch_tfckpt.saveables.save_spec import SaveableObject
@@ -292,7 +292,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         if if_busy not in ("wait", "skip"):
             raise InvalidArgumentError(f'if_busy={if_busy!r}: pass "wait" or "skip"')
         if if_busy == "skip" and self._in_flight.busy:
-            return SaveHandle.skipped()
+            return skipped_save()
         self._require_built("save")
         request = SaveRequest.of(
             save_path,
