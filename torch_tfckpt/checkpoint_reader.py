@@ -446,4 +446,5 @@ def load_variable(path: AnyPath, name: str) -> LoadedValue:
         tensor([0., 0., 0.])
     """
     with CheckpointReader(path) as reader:
-        return reader.get_tensor(name if name in reader else name.removesuffix(":0"))
+        known = name in reader or not isinstance(name, str)  # get_tensor refuses what is not a str
+        return reader.get_tensor(name if known else name.removesuffix(":0"))

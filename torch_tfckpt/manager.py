@@ -32,7 +32,7 @@ from torch_tfckpt.directory.retention import (
 )
 from torch_tfckpt.directory.retention_file import check_metrics
 from torch_tfckpt.directory.state_file import directory_path
-from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.objects.status import CheckpointLoadStatus
@@ -113,6 +113,8 @@ class CheckpointManager:
     Raises:
         InvalidArgumentError: an argument is invalid; there is an interval without a `step_counter`; or the directory
             cannot be created.
+        FailedPreconditionError (a RuntimeError): this user may not create or enter the directory, or read its
+            `checkpoint` file.
         DataLossError (a ValueError): the `checkpoint` file of the directory does not name a checkpoint.
 
     Examples:
@@ -339,6 +341,11 @@ def _make_directory(storage: Storage, directory: str) -> None:
         return
     try:
         make_directories(storage, directory)
+    except PermissionError as error:
+        raise FailedPreconditionError(
+            f"CheckpointManager: the directory {quoted(printable(directory))} cannot be created or entered: {error}. "
+            f"Let this user enter and write its parent, or pass another directory"
+        ) from error
     except OSError as error:
         raise InvalidArgumentError(
             f"CheckpointManager: the directory {quoted(printable(directory))} cannot be created: {error}. "

@@ -71,8 +71,9 @@ def load_file(
         raise InvalidArgumentError(f"names={quoted(names)} is a single string; pass a list of names")
     try:
         target = torch.device(device)
-    except RuntimeError as error:
-        raise InvalidArgumentError(f"device={device}: {error}") from error
+    except (RuntimeError, TypeError) as error:
+        finding = str(error) if isinstance(device, str) else f"is a {type(device).__name__}, not a device"
+        raise InvalidArgumentError(f"device={device}: {finding}. Pass a torch.device or its name") from error
     if target.type == "cuda" and not torch.cuda.is_available():
         raise InvalidArgumentError(f"device={device}: CUDA is not available in this process. Pass device='cpu'")
     with CheckpointReader(path, verify=verify, storage=storage) as reader:

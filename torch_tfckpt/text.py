@@ -74,13 +74,22 @@ def natural_order(name: str) -> tuple[object, ...]:
 
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """Return 'Closest: "a", "b".', or "" if no known name is similar."""
+    return closest_text(closest(wanted, known))
+
+
+def closest_text(names: Sequence[str]) -> str:
+    """Return 'Closest: "a", "b".', or "" for no names."""
+    return f"Closest: {', '.join(map(quoted, names))}." if names else ""
+
+
+def closest(wanted: str, known: Iterable[str]) -> list[str]:
+    """Return up to three known names that are similar, the most similar first."""
     # difflib takes a millisecond per pair of long names, too slow for a hint among many names. A typo leaves most of a
     # name unchanged, so only the names with the longest common beginning and end are compared.
     wanted = wanted[:200]
     near = [name for name in known if abs(len(name) - len(wanted)) <= 20]
     best = heapq.nlargest(_LOOKED_AT, near, key=lambda name: _common(name, wanted) + _common(name[::-1], wanted[::-1]))
-    close = difflib.get_close_matches(wanted, best, n=3, cutoff=0.75)
-    return f"Closest: {', '.join(quoted(name) for name in close)}." if close else ""
+    return difflib.get_close_matches(wanted, best, n=3, cutoff=0.75)
 
 
 def _common(a: str, b: str) -> int:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
-from torch_tfckpt.models.key_mapper import KeyMapper, KeyMatch, KeyRule, KeyTarget
+from torch_tfckpt.models.key_mapper import KeyMapper, KeyMatch, KeyRule, KeyTarget, as_key_mapper
 
 
 def test_a_dictionary_is_of_names() -> None:
@@ -78,8 +78,8 @@ def test_targets_of_pattern_with_alternatives() -> None:
 def test_of_takes_rules_or_a_mapper() -> None:
     """What load_model is given may be either."""
     mapper = KeyMapper({})
-    assert KeyMapper.of(mapper) is mapper
-    assert KeyMapper.of({"a": "b"}).find("a") == KeyTarget("b", None)
+    assert as_key_mapper(mapper) is mapper
+    assert as_key_mapper({"a": "b"}).find("a") == KeyTarget("b", None)
 
 
 NAMES = st.text("abc./_0", min_size=1, max_size=6)

@@ -11,7 +11,7 @@ from saver_files import Clock
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt import Checkpoint, CheckpointManager, Saver, SaverCheckpoint, SaverDef
-from torch_tfckpt.save_restore.handle import MaybeNone, SaveHandle
+from torch_tfckpt.save_restore.handle import MaybeNone, SaveHandle, skipped_save
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_reprs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert repr(handle).startswith("SaveHandle('run/model.ckpt-30', ")
     handle.result()
     assert repr(handle) == "SaveHandle('run/model.ckpt-30', published)"
-    assert repr(SaveHandle.skipped()) == "SaveHandle(skipped)"
+    assert repr(skipped_save()) == "SaveHandle(skipped)"
     assert repr(saver) == "Saver(2 entries, max_to_keep=3, sharded=True, last_checkpoint='run/model.ckpt-30')"
     with tfckpt.Collections().as_default():
         assert repr(Saver(defer_build=True)) == "Saver(not built)"

@@ -311,3 +311,90 @@ def test_no_warning_about_metrics_without_need(tmp_path: Path, caplog: pytest.Lo
         for step in (1, 2):
             saver.save(tmp_path / "other" / "m", step, metrics={"accuracy": 1.0})
     assert warnings(caplog) == []
+
+
+# After a restore, before the first save.
+
+
+@pytest.mark.parametrize("recover", [None, True])
+@pytest.mark.parametrize("limit", [3, 2])
+def test_a_restarted_saver_lists_what_its_next_save_takes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, recover: bool | None
+) -> None:
+    """After a restore both properties show the records of the directory, and the first save leaves what they show."""
+    monkeypatch.chdir(tmp_path)
+    best = KeepBest("loss", "min", 1)
+    earlier = Saver({"v": torch.zeros(1)}, max_to_keep=3, keep_best=best)
+    for step, loss in enumerate([0.1, 0.5, 0.4, 0.9, 0.7]):
+        earlier.save("run/m", step, metrics={"loss": loss})
+    earlier.save("run/other", 7)
+    saver = Saver({"v": torch.zeros(1)}, max_to_keep=limit, keep_best=best, recover=recover)
+    assert (saver.last_checkpoints, saver.best_checkpoint) == ([], None)
+    saver.restore(tfckpt.latest_checkpoint("run"))  # run/other-7, alone in its series
+    if recover is None:
+        assert saver.last_checkpoints == ["run/other-7"]
+    saver.restore("run/m-4")
+    listed = ["run/m-3", "run/m-4"] if recover is None else ["run/m-3", "run/m-4", "run/other-7"][-limit:]
+    files = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert (saver.last_checkpoints, saver.best_checkpoint) == (listed, "run/m-0")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == files
+    saver.save("run/m", 5, metrics={"loss": 0.6})
+    assert saver.last_checkpoints == [*listed, "run/m-5"][-limit:]
+    assert saver.best_checkpoint == "run/m-0"
+
+
+def test_after_the_first_save_nothing_more_is_read(tmp_path: Path) -> None:
+    """The directory that was restored from is not shown any more once the saver has saved elsewhere."""
+    run(tmp_path / "pretrained", [1, 2], keep_best=KeepBest("loss", "min", 1))
+    saver = run(tmp_path / "tuned", [3], tmp_path / "pretrained" / "m-2")
+    assert saver.last_checkpoints == [str(tmp_path / "tuned" / "m-3")]
+    assert saver.best_checkpoint is None
+
+
+def test_looking_at_the_best_checkpoint_changes_no_file_of_another_directory(tmp_path: Path) -> None:
+    """A later save elsewhere does not write the retention file of the directory that was only restored from."""
+    run(tmp_path / "one", [])
+    first = Saver({"v": torch.zeros(1)}, keep_best=KeepBest("loss", "min", 1))
+    first.save(tmp_path / "one" / "m", 1, metrics={"loss": 0.5})
+    saver = Saver({"v": torch.zeros(1)}, keep_best=KeepBest("loss", "max", 2))
+    saver.restore(tmp_path / "one" / "m-1")
+    assert saver.best_checkpoint == str(tmp_path / "one" / "m-1")
+    before = (tmp_path / "one" / "checkpoint.retention.json").read_bytes()
+    saver.save(tmp_path / "two" / "m", 2, metrics={"loss": 0.5})
+    assert (tmp_path / "one" / "checkpoint.retention.json").read_bytes() == before
+
+
+def test_what_a_restarted_saver_does_not_count_is_not_listed(tmp_path: Path) -> None:
+    """recover=False and no limit list nothing; the best is known by its metric."""
+    best = KeepBest("loss", "min", 1)
+    earlier = Saver({"v": torch.zeros(1)}, max_to_keep=1, keep_best=best)
+    for step, loss in enumerate([0.1, 0.5]):
+        earlier.save(tmp_path / "m", step, metrics={"loss": loss})
+    for options in ({"recover": False}, {"max_to_keep": None}):
+        saver = run(tmp_path, [], tmp_path / "m-1", keep_best=best, **options)
+        assert (saver.last_checkpoints, saver.best_checkpoint) == ([], str(tmp_path / "m-0"))
+
+
+def test_the_list_that_a_program_has_set_wins_over_the_directory(tmp_path: Path) -> None:
+    """After set_last_checkpoints_with_time a restored saver lists what the program said."""
+    run(tmp_path, [1, 2, 3])
+    saver = run(tmp_path, [], tmp_path / "m-3")
+    saver.set_last_checkpoints_with_time([(str(tmp_path / "m-2"), 0.0)])
+    assert saver.last_checkpoints == [str(tmp_path / "m-2")]
+
+
+def test_damaged_records_after_a_restore(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A damaged state file or retention file is logged; nothing is listed."""
+    run(tmp_path, [1, 2, 3])
+    saver = run(tmp_path, [], tmp_path / "m-3", keep_best=KeepBest("loss", "min", 1))
+    (tmp_path / "checkpoint").write_text("")
+    (tmp_path / "checkpoint.retention.json").write_text("{")
+    assert (saver.last_checkpoints, saver.best_checkpoint) == ([], None)
+    assert "checkpoints of earlier runs are not tracked" in caplog.text and "cannot be read" in caplog.text
+
+
+def test_the_repr_of_a_saver_reads_no_file(tmp_path: Path) -> None:
+    """It shows only what the saver has saved."""
+    run(tmp_path, [1, 2, 3])
+    saver = run(tmp_path, [], tmp_path / "m-3")
+    assert repr(saver) == "Saver(1 entry, max_to_keep=3)" and len(saver.last_checkpoints) == 3

@@ -6,6 +6,7 @@ compares sizes, not contents.
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -14,8 +15,9 @@ from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.directory.locate import find_checkpoint, is_table
 from torch_tfckpt.directory.names import V1_SHARD, of_version_2, prefixes_of
 from torch_tfckpt.directory.state_file import from_stored, get_checkpoint_state
-from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, NotFoundError
+from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, FailedPreconditionError, NotFoundError
 from torch_tfckpt.format.tensor_bundle import index_filename
+from torch_tfckpt.storage.access import is_denied_access
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.v1.reader import SlicesReader
@@ -60,15 +62,26 @@ def _check_bundle(storage: Storage, prefix: str) -> None:
 def candidates(storage: Storage, directory: str, latest_filename: str | None = None) -> Iterator[str]:
     """Yield the checkpoints of `directory` in the order in which they should be checked, each once.
 
-    First the one that the state file names as the newest, then its list, then all others by age; the newest first.
+    First the one that the state file names as the newest, then its list, then all others by age; the newest first. Last
+    those that this user may not read.
+
+    Raises:
+        FailedPreconditionError: this user may not read the directory; or, after all others, the state file.
     """
     seen: set[str] = set()
-    for path in _named(storage, directory, latest_filename):
-        if path not in seen:
-            seen.add(path)
-            yield path
+    denied = None
+    try:
+        for path in _named(storage, directory, latest_filename):
+            if path not in seen:
+                seen.add(path)
+                yield path
+    except FailedPreconditionError as error:
+        _log.warning("%s", error)
+        denied = error
     seen = {os.path.normpath(path) for path in seen}
     yield from (path for path in _others(storage, directory) if os.path.normpath(path) not in seen)
+    if denied is not None:
+        raise denied
 
 
 def _named(storage: Storage, directory: str, latest_filename: str | None) -> Iterator[str]:
@@ -93,10 +106,13 @@ def _others(storage: Storage, directory: str) -> list[str]:
                     paths.add(os.path.join(directory, name))
     dated: list[tuple[float, int, str]] = []
     for path in paths:
-        with contextlib.suppress(CheckpointError, OSError):
+        try:
             found = find_checkpoint(storage, path)
             file = index_filename(found.prefix) if found.version == 2 else found.paths[0]
             dated.append((storage.modified(file), _step(path), found.prefix))
+        except (CheckpointError, OSError) as error:
+            if is_denied_access(error):
+                dated.append((-math.inf, _step(path), path))
     return [path for *_, path in sorted(dated, reverse=True)]
 
 

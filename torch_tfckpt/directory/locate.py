@@ -20,6 +20,7 @@ from torch_tfckpt.format.block import shared_prefix_size
 from torch_tfckpt.format.file_kind import FileKind, not_wanted, promised_kind
 from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
+from torch_tfckpt.storage.access import denied_access
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import did_you_mean, listed, printable, quoted
@@ -37,6 +38,7 @@ class CheckpointFiles:
     paths: tuple[str, ...] = ()  # version 1: its files, in the order of their names
 
 
+@denied_access()
 def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
     """Return the files that `path` refers to.
 
@@ -48,6 +50,7 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
         NotFoundError: there is no checkpoint; the message lists the checkpoints that exist.
         InvalidArgumentError: a directory has several checkpoints and no state file.
         DataLossError: a state file, or a file that should belong to a checkpoint, has unexpected contents.
+        FailedPreconditionError: this user may not read a file, or enter a directory.
 
     Cost: looks at names, and at the beginning and the end of a version 1 file.
     """

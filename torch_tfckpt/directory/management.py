@@ -20,6 +20,7 @@ from torch_tfckpt.directory.names import is_there, matching
 from torch_tfckpt.directory.state_file import directory_path, from_stored, get_checkpoint_state
 from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.format.tensor_bundle import index_filename
+from torch_tfckpt.storage.access import denied_access, is_denied_access
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
@@ -32,6 +33,7 @@ _POLL_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
+@denied_access()
 def latest_checkpoint(
     checkpoint_dir: AnyPath,
     latest_filename: str | None = None,
@@ -57,6 +59,9 @@ def latest_checkpoint(
 
     Raises:
         DataLossError (a ValueError): without `valid`, if the state file can be parsed but does not name a checkpoint.
+        FailedPreconditionError (a RuntimeError): this user may not read the state file, or enter the directory; with
+            `valid`, if no checkpoint could be checked because of that. (TensorFlow returns None, which looks like a
+            first run.)
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -87,21 +92,29 @@ def _latest_complete(storage: Storage, directory: str, latest_filename: str | No
     # Imported here: checking a checkpoint needs torch, looking names up does not, and `tfckpt latest` must be quick.
     from torch_tfckpt.directory import completeness
 
+    denied: Exception | None = None
     for path in completeness.candidates(storage, directory, latest_filename):
         try:
             completeness.check_complete(storage, path)
         except (CheckpointError, OSError) as error:
+            denied = denied or (error if is_denied_access(error) else None)
             _log.warning("not complete: %s", error)
         else:
             return path
+    if denied is not None:
+        raise denied
     return None
 
 
+@denied_access()
 def checkpoint_exists(checkpoint_prefix: AnyPath, *, storage: Storage | None = None) -> bool:
     """Return whether there is a checkpoint of either version with this prefix or pattern.
 
     Looks at names only: an index of version 2, or any file with exactly this name, is enough. A name that exists is not
     a pattern, so a path may contain "[" (TensorFlow cannot find such checkpoints).
+
+    Raises:
+        FailedPreconditionError (a RuntimeError): this user may not enter the directory.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -114,11 +127,15 @@ def checkpoint_exists(checkpoint_prefix: AnyPath, *, storage: Storage | None = N
     return is_there(storage or storage_of(prefix), prefix)
 
 
+@denied_access()
 def get_checkpoint_mtimes(checkpoint_prefixes: Iterable[AnyPath], *, storage: Storage | None = None) -> list[float]:
     """Return when each checkpoint was last written, in seconds since the epoch.
 
     The time is that of its index, or else of its first file. Checkpoints that do not exist are left out, so the result
     may be shorter than the argument.
+
+    Raises:
+        FailedPreconditionError (a RuntimeError): this user may not enter a directory.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt

@@ -34,6 +34,7 @@ from torch_tfckpt.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
+from torch_tfckpt.storage.access import denied_access, is_denied_access
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath, is_url
 from torch_tfckpt.storage.protocol import Storage
@@ -114,13 +115,20 @@ def resolve_in(storage: Storage, directory: str, stored: str) -> str:
     """
     if not (os.path.isabs(stored) or is_url(stored)):
         return os.path.join(directory, stored)
-    if not is_there(storage, stored):
+    try:
+        found = is_there(storage, stored)
+    except (CheckpointError, OSError) as error:
+        if not is_denied_access(error):
+            raise
+        found = False  # such as the home directory of the user who copied it from there
+    if not found:
         beside = os.path.join(directory, os.path.basename(stored))
         if is_there(storage, beside):
             return beside
     return stored
 
 
+@denied_access()
 def get_checkpoint_state(
     checkpoint_dir: AnyPath, latest_filename: str | None = None, *, storage: Storage | None = None
 ) -> CheckpointState | None:
@@ -138,6 +146,8 @@ def get_checkpoint_state(
 
     Raises:
         DataLossError (a ValueError): it can be parsed, but does not name a checkpoint, for example because it is empty.
+        FailedPreconditionError (a RuntimeError): this user may not read it, or enter its directory. (TensorFlow
+            returns None, which looks like a first run.)
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -156,6 +166,8 @@ def get_checkpoint_state(
     except NotFoundError:
         return None
     except (CheckpointError, OSError) as error:
+        if is_denied_access(error):
+            raise
         _log.warning("%s. Checkpoint ignored", error)
         return None
     _check(state, f"Invalid checkpoint state loaded from {printable(directory)}")

@@ -201,15 +201,18 @@ class ObjectGraph:
         """
         return {attribute.full_name: attribute.checkpoint_key for node in self.nodes for attribute in node.attributes}
 
-    def route(self, node_id: int) -> tuple[str, ...] | None:
-        """Return the local names on the shortest path from the root, or None if no path leads to the node.
+    def route(self, node_id: int, longest: int | None = None) -> tuple[str, ...] | None:
+        """Return the local names on the shortest path from the root.
 
-        Slot variables have no path. Cost: the length of the path; the first call visits every edge once.
+        Args:
+            node_id: Number of the node.
+            longest: Maximum number of names; None: no limit.
+
+        Returns:
+            The names; None if no path leads to the node, as for slot variables, or it is longer.
+
+        Cost: the length of the path; the first call visits every edge once.
         """
-        return self.route_within(node_id, len(self.nodes))
-
-    def route_within(self, node_id: int, longest: int) -> tuple[str, ...] | None:
-        """Return `route`, or None if it has more than `longest` names."""
         if node_id != ROOT and node_id not in self.parents:
             return None
         names: list[str] = []

@@ -211,7 +211,7 @@ class TensorNames:
 
     def _path(self, node_id: int) -> str | None:
         """Return the local names on the shortest path to an object; None if it is unreachable or too long."""
-        names = self._graph.route_within(node_id, _DEEPEST)
+        names = self._graph.route(node_id, _DEEPEST)
         if not names or sum(map(len, names)) > _LONGEST_PATH:
             return None
         return ".".join(names)

@@ -11,7 +11,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Self, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.models.layouts import layout_named
@@ -131,11 +131,6 @@ class KeyMapper:
     def __repr__(self) -> str:
         return f"<KeyMapper of {len(self._names)} names, {len(self._patterns)} patterns>"
 
-    @classmethod
-    def of(cls, mapper: "KeyMapper | Rules") -> Self | "KeyMapper":
-        """Return `mapper` itself, or a mapper of these rules."""
-        return mapper if isinstance(mapper, KeyMapper) else cls(mapper)
-
     @property
     def names(self) -> dict[str, KeyTarget]:
         """The rules for single names."""
@@ -165,9 +160,15 @@ class KeyMapper:
         return None
 
     def inverse(self) -> dict[str, tuple[str, str | None]]:
-        """Return state_dict key -> (stored key, layout), for saving.
+        """Return state_dict key -> (stored key, layout), as `save_model` uses the rules.
 
-        Raises UnimplementedError if there are patterns: many names may be mapped to one target.
+        Raises:
+            UnimplementedError: there are patterns: many names may be mapped to one target.
+
+        Examples:
+            >>> import torch_tfckpt as tfckpt
+            >>> tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense")}).inverse()
+            {'fc.weight': ('dense/kernel', 'dense')}
         """
         if self._patterns:
             raise UnimplementedError(
@@ -201,6 +202,11 @@ class KeyMapper:
                     f"KeyMapper: {quoted(seen[mapped.target])} and {quoted(name)} are both mapped to "
                     f"{quoted(mapped.target)}. Map one of them to None"
                 )
+
+
+def as_key_mapper(mapper: KeyMapper | Rules) -> KeyMapper:
+    """Return `mapper` itself, or a mapper of these rules."""
+    return mapper if isinstance(mapper, KeyMapper) else KeyMapper(mapper)
 
 
 def _check_rules(rules: object) -> None:

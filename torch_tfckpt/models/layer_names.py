@@ -23,7 +23,7 @@ _BIAS: Final[Mapping[str, Layout]] = {"bias": SAME, "biases": SAME}
 _SCALE: Final[VariableNames] = {"weight": {"gamma": SAME}, "bias": {"beta": SAME}}
 _EMBEDDING: Final[VariableNames] = {"weight": {"embeddings": SAME, "_embeddings": SAME}}
 
-_KERNELS: Final = ("kernel", "_kernel", "weights")  # of any layer, known here or not
+KERNELS: Final = ("kernel", "_kernel", "weights")  # of any layer, known here or not
 
 _OF_LAYERS: Final[Mapping[type[nn.Module], VariableNames]] = {
     nn.Linear: {"weight": {"kernel": DENSE, "_kernel": DENSE, "weights": DENSE}, "bias": _BIAS},
@@ -64,7 +64,7 @@ def layout_by_rule(layout: str | None, module: nn.Module, attribute: str, variab
     if layout is not None:
         return layout_named(layout)
     turned = any(each is not SAME for each in variable_names(module, attribute).values())
-    if rank < 2 or is_variable_name(module, attribute, variable_name) or not (turned or variable_name in _KERNELS):
+    if rank < 2 or is_variable_name(module, attribute, variable_name) or not (turned or variable_name in KERNELS):
         return layout_of(module, attribute, variable_name)
     raise InvalidArgumentError(
         f"the layout of {quoted(attribute)} of a {type(module).__name__} is unknown: a name that ends in "

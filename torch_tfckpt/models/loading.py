@@ -17,11 +17,12 @@ from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.models.auxiliary import auxiliary_keys
-from torch_tfckpt.models.key_mapper import KeyMapper, Rules
+from torch_tfckpt.models.hints import hints, only_unexpected
+from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.layouts import SAME
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
 from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch, size_mismatch
-from torch_tfckpt.models.sources import Averages, Found, Source, find_sources
+from torch_tfckpt.models.sources import Averages, Found, Source, find_sources, possible_names
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.storage.protocol import Storage
@@ -29,6 +30,7 @@ from torch_tfckpt.text import did_you_mean, quoted
 
 Strict = bool | Literal["names", "shapes"]
 _STRICT: Final = (True, False, "names", "shapes")
+_GENERAL_FIX: Final = "Map names with mapper=, or pass strict=False to load the tensors that fit"
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +111,7 @@ def load_model(
         converted: "fc.weight" from "fc/kernel", layout dense
     """
     _check_arguments(model, prefix, strict, ema, optimizer, assign)
-    rules = None if mapper is None else KeyMapper.of(mapper)
+    rules = None if mapper is None else as_key_mapper(mapper)
     targets = targets_of(model)
     if optimizer is not None:
         check_optimizer(optimizer, targets)
@@ -189,6 +191,10 @@ def _plan(
             layout, dtype = source.layout.name, target.tensor.dtype
             report.converted.append(Conversion(target.name, source.read_key, layout, stored_dtype, dtype))
     _report_rest(reader, found, report)
+    missing = set(report.missing)
+    for target in targets if missing else ():
+        report.looked_for.update((name, list(possible_names(target))) for name in target.names if name in missing)
+    report.remarks.extend(hints(reader, targets, loads, report))
     for key in reader.keys() if reader.object_graph is not None else ():
         variable = reader.variable_name(key)
         if variable is not None:
@@ -273,7 +279,7 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
     lines = "\n  ".join([*report.problems(), *report.advice()])
     raise kind(
         f"{path}: Error(s) in loading state_dict for {type(model).__name__}:\n  {lines}\n"
-        f"Nothing was loaded. Map names with mapper=, or pass strict=False to load the tensors that fit"
+        f"Nothing was loaded. {only_unexpected(report) or _GENERAL_FIX}"
     )
 
 

@@ -8,8 +8,9 @@ import torch
 
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.text import counted, did_you_mean, first_lines, listed, quoted
+from torch_tfckpt.text import closest, closest_text, counted, did_you_mean, first_lines, listed, quoted
 
 _LISTED: Final = 20  # lines of each kind in the printed report
 
@@ -99,6 +100,7 @@ class LoadReport:
         unused_rules: Names and patterns of the mapper that match no stored tensor.
         remarks: Arguments of load_model that would find more: another prefix, moving averages.
         hints: Missing name or unexpected key -> a remark, printed after it.
+        looked_for: Missing name -> all names that were looked for, without a prefix: "fc.weight", "fc.kernel", ...
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -127,6 +129,7 @@ class LoadReport:
     unused_rules: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     hints: dict[str, str] = field(default_factory=dict, repr=False)
+    looked_for: dict[str, list[str]] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[list[str]]:
         return iter((self.missing, self.unexpected))
@@ -143,7 +146,14 @@ class LoadReport:
         return "\n".join([head, *slots, *self.problems(), *self.advice(), *changed])
 
     def problems(self) -> list[str]:
-        """Return one line for each kind of problem, worded as by load_state_dict."""
+        """Return one line for each kind of problem, worded as by load_state_dict; none if all fits.
+
+        Examples:
+            >>> import torch, torch_tfckpt as tfckpt
+            >>> path = tfckpt.save_file({"weight": torch.ones(1, 2)}, "model.ckpt")
+            >>> tfckpt.load_model(torch.nn.Linear(2, 1), path, strict=False).problems()
+            ['Missing key(s): "bias"']
+        """
         lines = []
         if self.missing:
             lines.append(f"Missing key(s): {self._listed(self.missing, self.unexpected)}")
@@ -154,7 +164,14 @@ class LoadReport:
         return lines + first_lines([str(mismatch) for mismatch in self.mismatched], _LISTED)
 
     def advice(self) -> list[str]:
-        """Return possible causes and fixes."""
+        """Return possible causes and fixes: the rules that match nothing, and the remarks.
+
+        Examples:
+            >>> import torch, torch_tfckpt as tfckpt
+            >>> path = tfckpt.save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, "model.ckpt")
+            >>> tfckpt.load_model(torch.nn.Linear(2, 1), path, mapper={"biases": "bias"}, strict=False).advice()
+            ['Rules that match nothing: "biases"']
+        """
         unused = f"Rules that match nothing: {self._listed(self.unused_rules, ())}"
         return [*([unused] if self.unused_rules else []), *self.remarks]
 
@@ -163,12 +180,24 @@ class LoadReport:
             variable = self.variables.get(name)
             hints = [
                 "" if variable is None else f"variable {quoted(variable)}",
-                (self.hints.get(name) or did_you_mean(name, candidates)).rstrip("."),
+                (self.hints.get(name) or did_you_mean(name, candidates) or self._similar(name, candidates)).rstrip("."),
             ]
             shown = "; ".join(filter(None, hints))
             return f"{quoted(name)} ({shown})" if shown else quoted(name)
 
         return listed(names, _LISTED, with_hint)
+
+    def _similar(self, name: str, candidates: Sequence[str]) -> str:
+        """Return 'Closest: ...' for keys that differ from a name that was looked for in their modules only."""
+        modules: dict[str, str] = {}
+        last_parts = {other.rpartition(".")[2] for other in self.looked_for.get(name, ())}
+        for key in candidates:
+            for stored in (short_key(key), self.variables.get(key, "")):
+                module, _, last_part = stored.replace("/", ".").rpartition(".")
+                if last_part in last_parts:
+                    modules.setdefault(module, stored)
+        similar = closest(name.rpartition(".")[0], modules)
+        return closest_text([modules[module] for module in similar])
 
 
 def size_mismatch(name: str, stored: Shape, layout: str, wanted: Shape | None) -> str:

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.format.file_kind import refuse_other_ending
-from torch_tfckpt.models.key_mapper import KeyMapper, Rules
+from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.layer_names import layout_by_rule, layout_of, written_variable_name
 from torch_tfckpt.models.layouts import Layout, layout_named
 from torch_tfckpt.models.stored_names import variable_name_of
@@ -83,7 +83,7 @@ def save_model(
         assert written is not None, "a saver of nothing"
         return written
     with error_context(f"save_model to {fspath(prefix)}"):
-        values = _named(targets_of(model), naming, {} if mapper is None else KeyMapper.of(mapper).inverse())
+        values = _named(targets_of(model), naming, {} if mapper is None else as_key_mapper(mapper).inverse())
     return save_file(values, prefix)
 
 

@@ -60,10 +60,11 @@ class CheckpointOptions:
             count = len(inspect.signature(callback).parameters)
             assert count <= 1, f"a write callback has one parameter, the path, or none; this one has {count}"
 
-    def run_callbacks(self, path: str) -> None:
-        """Call the callbacks with `path`. Their exceptions are passed on."""
-        for callback in self.experimental_write_callbacks or ():
-            if inspect.signature(callback).parameters:
-                callback(path)  # type: ignore[call-arg]
-            else:
-                callback()  # type: ignore[call-arg]
+
+def run_callbacks(options: CheckpointOptions, path: str) -> None:
+    """Call the write callbacks with `path`. Their exceptions are passed on."""
+    for callback in options.experimental_write_callbacks or ():
+        if inspect.signature(callback).parameters:
+            callback(path)  # type: ignore[call-arg]
+        else:
+            callback()  # type: ignore[call-arg]

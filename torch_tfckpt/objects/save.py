@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.devices import HOST
 from torch_tfckpt.objects.graph_view import to_save
-from torch_tfckpt.objects.options import CheckpointOptions
+from torch_tfckpt.objects.options import CheckpointOptions, run_callbacks
 from torch_tfckpt.objects.trackables.trackable import Trackable
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder, begin_save
 from torch_tfckpt.save_restore.pending_save import PendingSave, log_saved, published
@@ -54,7 +54,7 @@ def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[]
     log_saved(path, pending, time.monotonic() - begun)
     with published(path, "the state file may not name it"):
         then()
-    options.run_callbacks(path)
+    run_callbacks(options, path)
     return path
 
 

@@ -45,13 +45,6 @@ class SaveHandle:
         if complete is None:
             self._done.set()
 
-    @classmethod
-    def skipped(cls) -> "SaveHandle":
-        """Return the handle of a save that was skipped because another one was in flight; its result is None."""
-        staged = threading.Event()
-        staged.set()
-        return cls("", staged, None)
-
     def __repr__(self) -> str:
         if not self._target:
             return "SaveHandle(skipped)"
@@ -123,6 +116,13 @@ class SaveHandle:
             self._complete = None  # it references the tensors
             self.staged.set()
             self._done.set()
+
+
+def skipped_save() -> SaveHandle:
+    """Return the handle of a save that was skipped because another one was in flight; its result is None."""
+    staged = threading.Event()
+    staged.set()
+    return SaveHandle("", staged, None)
 
 
 class InFlight:

@@ -84,19 +84,28 @@ def _log_restored(reader: CheckpointReader, saveables: Sequence[SaveableObject])
 
 @contextmanager
 def _telling_the_likely_cause() -> Iterator[None]:
-    """Put TensorFlow's words for the likely cause in front of an error."""
+    """Put TensorFlow's words for the likely cause after an error."""
     try:
         yield
     except NotFoundError as error:
-        raise NotFoundError(
-            "Restoring from checkpoint failed. This is most likely due to a Variable name or other graph key that is "
-            f"missing from the checkpoint. Save and restore the same names. Original error:\n\n{error}"
-        ) from None
+        cause = "a Variable name or other graph key that is missing from the checkpoint"
+        raise NotFoundError(_then_in_its_words(str(error), cause)) from None
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(
-            "Restoring from checkpoint failed. This is most likely due to a mismatch between the current graph and the "
-            f"graph from the checkpoint. Restore into what was saved. Original error:\n\n{error}"
-        ) from error
+        cause = "a mismatch between the current graph and the graph from the checkpoint"
+        finding = f"{str(error).rstrip('.')}. Restore into what was saved"
+        raise InvalidArgumentError(_then_in_its_words(finding, cause)) from error
+
+
+def _then_in_its_words(finding: str, cause: str) -> str:
+    """Return a message that begins with the finding and ends as TensorFlow's, for programs that look for its words.
+
+    A reader in a hurry sees the finding and the fix in the first line; TensorFlow puts them last. Its "original error"
+    is the first line again.
+    """
+    first = next(filter(None, finding.splitlines()), "")
+    return (
+        f"{finding}\n\nRestoring from checkpoint failed. This is most likely due to {cause}. Original error:\n\n{first}"
+    )
 
 
 def _by_names_in_graph(reader: CheckpointReader, variables: VarList, error: NotFoundError) -> list[SaveableObject]:
@@ -215,7 +224,8 @@ def _check(reader: CheckpointReader, saveables: Sequence[SaveableObject], shapes
 def _not_found(reader: CheckpointReader, missing: Sequence[str], wanted: Collection[str]) -> str:
     more = f" {counted(len(missing) - 1, 'other')} missing: {listed(missing[1:], _LISTED)}." if missing[1:] else ""
     hint = prefix_hint(wanted, reader.keys()) or did_you_mean(missing[0], reader.keys())
-    return f"Key {escaped(missing[0])} not found in checkpoint: {reader.path}.{more} {hint}".rstrip()
+    hint = hint or "Save and restore the same names"
+    return f"Key {escaped(missing[0])} not found in checkpoint: {reader.path}.{more} {hint}"
 
 
 def _dtype_mismatch(reader: CheckpointReader, spec: SaveSpec) -> str:

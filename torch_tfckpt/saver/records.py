@@ -23,6 +23,7 @@ from torch_tfckpt.directory.retention import (
     record,
     taken_over,
 )
+from torch_tfckpt.directory.retention_file import RetentionRecord
 from torch_tfckpt.directory.state_file import (
     from_stored,
     get_checkpoint_state,
@@ -30,8 +31,9 @@ from torch_tfckpt.directory.state_file import (
     update_checkpoint_state,
     update_relative_state,
 )
-from torch_tfckpt.errors import DataLossError, FailedPreconditionError
+from torch_tfckpt.errors import CheckpointError, FailedPreconditionError
 from torch_tfckpt.saver.request import SaveRequest
+from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
 
@@ -77,11 +79,42 @@ class SaverRecords(CheckpointRecords):
         self._relative, self._recover = relative, recover
         self._has_saved = False
         self._restored_from: set[str] = set()  # keys of directories whose checkpoints are to be taken over
+        self._last_restored: str | None = None
 
     @property
     def newest(self) -> list[str]:
         """Paths, oldest first."""
         return [saved.path for saved in self._history.last]
+
+    @property
+    def expected_newest(self) -> list[str]:
+        """`newest`; after a restore, until the first save, with the checkpoints that a save there would take over.
+
+        Cost: until the first save, reads the state file of the directory that was restored from.
+        """
+        restored = self._last_restored
+        if restored is None or self._has_saved or self._recover is False or not self.max_to_keep:
+            return self.newest
+        home = directory_key(os.path.dirname(restored))
+        if any(directory_key(os.path.dirname(path)) == home for path in self.newest):
+            return self.newest
+        storage = self._storage or storage_of(restored)
+        return [saved.path for saved in self._with_earlier(storage, restored, self._latest_filename).last]
+
+    @property
+    def expected_best(self) -> str | None:
+        """`best`; after a restore, until the first save, by the records of the directory that was restored from.
+
+        Cost: until the first save, reads the records of that directory.
+        """
+        if self._last_restored is None or self._has_saved:
+            return self.best
+        # Not into `self.retention`, which would then write the file of a directory that is only read.
+        recorded = RetentionRecord(self.retention.best)
+        storage = self._storage or storage_of(self._last_restored)
+        recorded.load(storage, os.path.dirname(self._last_restored), self._latest_filename)
+        kept = self.expected_newest if self.max_to_keep else list(recorded.metrics)
+        return next(iter(recorded.best_first(kept)), None)
 
     def set_last_checkpoints(self, checkpoints: Sequence[Saved]) -> None:
         """Replace the checkpoints that are remembered, oldest first."""
@@ -127,6 +160,7 @@ class SaverRecords(CheckpointRecords):
 
     def restored(self, prefix: str) -> None:
         """Record that `prefix`, which a Saver wrote, was restored. Nothing is read or taken over yet."""
+        self._last_restored = prefix
         if self._recover is None:
             self._restored_from.add(directory_key(os.path.dirname(prefix)))
 
@@ -143,26 +177,38 @@ class SaverRecords(CheckpointRecords):
             return
         if any(directory_key(os.path.dirname(path)) == home for path in self.newest):
             return  # the program has set the list, or has saved here before
+        self._history = self._with_earlier(request.storage, request.target, request.latest_filename)
+
+    def _with_earlier(self, storage: Storage, target: str, latest_filename: str | None) -> SaverHistory:
+        """Return the history with the checkpoints that a save of `target` takes over."""
+        directory = os.path.dirname(target)
         try:
-            state = get_checkpoint_state(request.directory, request.latest_filename, storage=request.storage)
-        except DataLossError as error:
+            state = get_checkpoint_state(directory, latest_filename, storage=storage)
+        except CheckpointError as error:
             _log.warning("%s: checkpoints of earlier runs are not tracked", error)
-            return
+            return self._history
         if state is None:
-            return
+            return self._history
         # In the spelling of this run, so that a path that is saved again is recognized.
-        paths = [spelled_in(request.directory, from_stored(path)) for path in state.all_model_checkpoint_paths]
+        paths = [spelled_in(directory, from_stored(path)) for path in state.all_model_checkpoint_paths]
         if self._recover is None:
-            paths = [path for path in paths if same_series(path, request.target)]
+            paths = [path for path in paths if same_series(path, target)]
         history, earlier = self._history, self._dated(paths)
         if state.last_preserved_timestamp > 0:
             history, earlier = continue_schedule(history, earlier, state.last_preserved_timestamp, self._keep_seconds)
-        self._history = taken_over(history, earlier, self.max_to_keep)
+        return taken_over(history, earlier, self.max_to_keep)
 
     def _dated(self, paths: Sequence[str]) -> list[Saved]:
         """Return those of `paths` that exist, with the times when their files were written."""
-        times = [(path, get_checkpoint_mtimes([path], storage=self._storage)) for path in paths]
-        return [Saved(path, time[0]) for path, time in times if time]
+        found = []
+        for path in paths:
+            try:
+                times = get_checkpoint_mtimes([path], storage=self._storage)
+            except FailedPreconditionError as error:  # access is denied, so it could not be deleted either
+                _log.warning("%s is not tracked: %s", printable(path), error)
+                continue
+            found += [Saved(path, time) for time in times]
+        return found
 
     def _write_state(self, path: str) -> None:
         update = update_relative_state if self._relative else update_checkpoint_state

@@ -1,5 +1,6 @@
 """One save of a Saver, from the first byte to the state file and the meta graph."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -76,12 +77,17 @@ class SaverSave:
 def naming_a_missing_parent(request: SaveRequest) -> Iterator[None]:
     """Raise TensorFlow's error if a save failed because there is no directory to save into.
 
+    A save that failed because the system denied something keeps its own error, which says that.
+
     Raises:
         InvalidArgumentError (a ValueError): the parent directory does not exist.
     """
     try:
         yield
     except (IncompleteSaveError, NotFoundError, FileNotFoundError, NotADirectoryError) as error:
+        cause = error.failures.get(0, error) if isinstance(error, IncompleteSaveError) else error
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         missing = False
         with suppress(OSError):  # of two errors the first is more useful
             missing = request.storage.renames and not request.storage.is_directory(request.directory or os.curdir)
@@ -90,7 +96,6 @@ def naming_a_missing_parent(request: SaveRequest) -> Iterator[None]:
             in_its_words = InvalidArgumentError(
                 f"Parent directory of {printable(request.save_path)} doesn't exist, can't save."
             )
-            cause = error.failures.get(0, error) if isinstance(error, IncompleteSaveError) else error
             in_its_words.add_note(
                 f"It could not be created, or was removed during the save: {cause}. Remove the file at this path or "
                 f"a parent, or save to another directory"

@@ -22,7 +22,7 @@ from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGra
 from torch_tfckpt.meta_graph.graph_collections import registered_variables
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder, begin_save
-from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle
+from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle, skipped_save
 from torch_tfckpt.save_restore.restore import restore_path
 from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes, out_of_scope
 from torch_tfckpt.saveables.save_spec import SaveableObject
@@ -292,7 +292,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         if if_busy not in ("wait", "skip"):
             raise InvalidArgumentError(f'if_busy={if_busy!r}: pass "wait" or "skip"')
         if if_busy == "skip" and self._in_flight.busy:
-            return SaveHandle.skipped()
+            return skipped_save()
         self._require_built("save")
         request = SaveRequest.of(
             save_path,
@@ -391,7 +391,8 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         shown = [counted(len(self._variables) if self._variables is not None else 0, "entry")]
         shown += [f"max_to_keep={self.saver_def.max_to_keep if self.saver_def is not None else self._max_to_keep}"]
         shown += ["sharded=True"] if self._sharded else []
-        shown += [f"last_checkpoint={printable(path)!r}" for path in self.last_checkpoints[-1:]]
+        newest = self._records.newest if self._records is not None else []  # without reading a file
+        shown += [f"last_checkpoint={printable(path)!r}" for path in newest[-1:]]
         return f"Saver({', '.join(shown)})"
 
     def __enter__(self) -> Self:

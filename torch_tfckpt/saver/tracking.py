@@ -25,17 +25,22 @@ class TracksCheckpoints:
 
     @property
     def last_checkpoints(self) -> list[str]:
-        """Paths of the checkpoints that are kept because they are new, oldest first."""
-        return self._records.newest if self._records is not None else []
+        """Paths of the checkpoints that are kept because they are new, oldest first.
+
+        After `restore`, until the first save: those that the next save into the directory takes over (see `recover`).
+        Cost: until the first save, reads the state file; later nothing.
+        """
+        return self._records.expected_newest if self._records is not None else []
 
     @property
     def best_checkpoint(self) -> str | None:
         """Path of the best checkpoint, by the metric of `keep_best`, among those that are kept.
 
         None if no kept checkpoint has the metric, or there is no `keep_best`. Checkpoints of an earlier run are
-        included from the first save on.
+        included after a `restore` from their directory, or else from the first save on.
+        Cost: until the first save, reads the directory's records; later nothing.
         """
-        return self._records.best if self._records is not None else None
+        return self._records.expected_best if self._records is not None else None
 
     def set_last_checkpoints(self, last_checkpoints: list[str]) -> None:
         """Replace the list, oldest first. Their age is unknown, so `keep_checkpoint_every_n_hours` keeps them."""

@@ -37,7 +37,13 @@ class LocalStorage:
             os.close(descriptor)
 
     def exists(self, path: str) -> bool:
-        return os.path.lexists(path)
+        try:
+            os.lstat(path)
+        except PermissionError:
+            raise  # unknown; "no" would make a directory that cannot be entered look empty
+        except (OSError, ValueError):
+            return False
+        return True
 
     def modified(self, path: str) -> float:
         return os.stat(path).st_mtime
@@ -51,7 +57,12 @@ class LocalStorage:
             raise _refused(directory, error) from error
 
     def is_directory(self, path: str) -> bool:
-        return os.path.isdir(path)
+        try:
+            return stat.S_ISDIR(os.stat(path).st_mode)
+        except PermissionError:
+            raise  # as `exists`
+        except (OSError, ValueError):
+            return False
 
     def make_directory(self, path: str) -> None:
         if path:

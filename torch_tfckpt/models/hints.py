@@ -1,0 +1,109 @@
+"""Hints of load_model: what to pass if a tensor does not fit, has no known layout, or is not wanted.
+
+One line for each kind of problem, with the first tensor as the example, however many tensors have it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.format.tensor_names import short_key
+from torch_tfckpt.models.layer_names import KERNELS, variable_names
+from torch_tfckpt.models.layouts import LAYOUTS, SAME
+from torch_tfckpt.models.report import LoadReport, Mismatch
+from torch_tfckpt.models.sources import Source
+from torch_tfckpt.models.stored_names import dotted, variable_name_of
+from torch_tfckpt.models.targets import Target
+from torch_tfckpt.saveables.module_tensors import ModuleTensor
+from torch_tfckpt.text import and_more, counted, listed, quoted
+
+_SHOWN: Final = 4  # names in one hint
+
+
+def hints(
+    reader: CheckpointReader, targets: Sequence[Target], loads: Sequence[tuple[Target, Source]], report: LoadReport
+) -> Iterator[str]:
+    """Yield the hints for a load.
+
+    Cost: looks at the names of the unexpected tensors, if tensors are missing.
+    """
+    yield from _other_layouts(report.mismatched)
+    if report.missing and report.unexpected:
+        yield from _unknown_layouts(reader, targets, report)
+    copied = [place.name for target, source in loads if (place := _copied_kernel(target, source)) is not None]
+    if copied:
+        yield (
+            f"no layout is known for {listed(copied, _SHOWN)}: copied with the axes as stored. If they are in another "
+            f"order in the module, permute them after loading"
+        )
+
+
+def only_unexpected(report: LoadReport) -> str:
+    """Return what to pass if everything was found, and more is stored; "" in other cases."""
+    if report.missing or report.missing_slots or report.mismatched or not report.unexpected:
+        return ""
+    rule = f"mapper={{{quoted(short_key(report.unexpected[0]))}: None}}"
+    return (
+        f"Every tensor of the module is stored, and {counted(len(report.unexpected), 'other')} that it does not have: "
+        f'pass strict="shapes" to ignore unexpected keys, or omit single ones by a rule such as {rule}'
+    )
+
+
+def _other_layouts(mismatched: Sequence[Mismatch]) -> Iterator[str]:
+    """Yield a hint for each layout in which stored tensors would fit."""
+    fitting: dict[str, list[Mismatch]] = {}
+    for mismatch in mismatched:
+        shape, wanted = mismatch.stored_shape, mismatch.shape
+        for layout in LAYOUTS.values():
+            fits = wanted is not None and layout.fits(len(shape)) and layout.torch_shape(shape) == wanted
+            if fits and layout.name != mismatch.layout:
+                fitting.setdefault(layout.name, []).append(mismatch)
+    for name, those in fitting.items():
+        first = those[0]
+        order = "in torch's order, not in TensorFlow's" if name == SAME.name else "in TensorFlow's order"
+        yield (
+            f"{quoted(first.name)}{and_more(len(those), 1)}: the shape fits if the axes are stored {order}. If they "
+            f"are, name the layout: {_rule(first.key, first.name, name)}"
+        )
+
+
+def _unknown_layouts(reader: CheckpointReader, targets: Sequence[Target], report: LoadReport) -> Iterator[str]:
+    """Yield a hint on kernels that are stored for layers whose layouts are not known."""
+    missing = set(report.missing)
+    unknown: dict[str, ModuleTensor] = {}
+    for place in (place for target in targets for place in target.places):
+        if place.name in missing and place.attribute.startswith("weight"):
+            unknown.setdefault(place.parent, place)
+    below = dotted(report.prefix)
+    found: dict[str, tuple[ModuleTensor, str]] = {}
+    for key in report.unexpected:
+        for name in (short_key(key), *reader.names_of(key)):
+            if not variable_name_of(name).endswith(KERNELS):
+                continue
+            parent = dotted(name).removeprefix(below).rpartition(".")[0]
+            layer = unknown.get(f"{parent}." if parent else "")
+            if layer is not None:
+                found.setdefault(layer.parent, (layer, key))
+    if found:
+        place, key = next(iter(found.values()))
+        kind = type(place.module).__name__
+        fix = "Permute the tensor of load_file yourself"
+        if place.attribute == "weight":
+            fix += f"; or, if its axes are in torch's order, pass {_rule(key, place.name, SAME.name)}"
+        shown = quoted(short_key(key)) + and_more(len(found), 1)
+        yield f"{shown}: no layout is known for this weight of {kind}, so it is not loaded. {fix}"
+
+
+def _copied_kernel(target: Target, source: Source) -> ModuleTensor | None:
+    """Return the place of a kernel that was loaded as stored because the layouts of its module are not known."""
+    place = target.places[0]
+    is_kernel = source.variable_name in KERNELS and len(target.shape or ()) > 1
+    return place if is_kernel and source.layout is SAME and not _names_of(place) else None
+
+
+def _names_of(place: ModuleTensor) -> bool:
+    return bool(variable_names(place.module, place.attribute))
+
+
+def _rule(key: str, name: str, layout: str) -> str:
+    return f"mapper={{{quoted(short_key(key))}: ({quoted(name)}, {quoted(layout)})}}"
