@@ -313,12 +313,9 @@ class CheckpointReader:
         graph, and memory of several times its size.
         """
         if self._object_graph is None and OBJECT_GRAPH_KEY in self:
+            is_string = self._reader.dtype(OBJECT_GRAPH_KEY) == DataType.DT_STRING
+            value = self._reader.read(OBJECT_GRAPH_KEY) if is_string else None
             with error_context(f"{self.path}: tensor {quoted(OBJECT_GRAPH_KEY)}"):
-                value = (
-                    self._reader.read(OBJECT_GRAPH_KEY)
-                    if self._reader.dtype(OBJECT_GRAPH_KEY) == DataType.DT_STRING
-                    else None
-                )
                 if not isinstance(value, np.ndarray) or value.shape != ():
                     raise DataLossError("expected one string with an object graph")
                 self._object_graph = ObjectGraph.decode(value.item())

@@ -347,7 +347,9 @@ def _make_directory(storage: Storage, directory: str) -> None:
             f"Let this user enter and write its parent, or pass another directory"
         ) from error
     except OSError as error:
+        taken = isinstance(error, FileExistsError | NotADirectoryError)
+        fix = "Remove the file at this path or a parent" if taken else "Fix the system error"
         raise InvalidArgumentError(
             f"CheckpointManager: the directory {quoted(printable(directory))} cannot be created: {error}. "
-            f"Remove the file at this path or a parent, or pass another directory"
+            f"{fix}, or pass another directory"
         ) from error

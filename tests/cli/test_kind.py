@@ -34,6 +34,18 @@ def test_each_kind_of_file(name: str, tmp_path: Path, capsys: Output) -> None:
         assert (status, out, err) == (0 if kind.reading is Reading.GRAPH else 1, f"{kind.what}. {kind.hint}.\n", "")
 
 
+@pytest.mark.parametrize("name", ["fingerprint.pb", "weights", "model.onnx", "short.onnx"])
+def test_unknown_bytes(name: str, tmp_path: Path, capsys: Output) -> None:
+    """A file that no format explains is not called a damaged checkpoint, unless its name says it must be one."""
+    random = bytes(torch.randint(1, 255, (300,), dtype=torch.uint8, generator=torch.Generator().manual_seed(7)))
+    (tmp_path / name).write_bytes(random[: 8 if name.startswith("short") else 300])
+    kind = FileKind.UNKNOWN
+    assert shown(tmp_path / name, capsys) == (1, f"{kind.what}. {kind.hint}.\n", "")
+    (tmp_path / f"{name}.index").write_bytes(random)
+    status, out, err = shown(tmp_path / f"{name}.index", capsys)
+    assert (status, out) == (1, "") and "not an sstable" in err
+
+
 @pytest.mark.parametrize("name", LISTED)
 def test_formats_that_are_read(name: str, tmp_path: Path, capsys: Output) -> None:
     OTHER_FILES[name][1](tmp_path / name)
@@ -75,7 +87,7 @@ def test_checkpoints_are_shown_as_before(tmp_path: Path, capsys: Output) -> None
 
 
 def test_damaged_checkpoints_keep_their_error(tmp_path: Path, capsys: Output) -> None:
-    """Nothing on stdout, the damage on stderr; empty and zeroed files are named as such."""
+    """Nothing on stdout, the damage on stderr; empty, zeroed and unknown files are named as such."""
     tfckpt.save_file({"x": torch.ones(3)}, tmp_path / "m")
     index = tmp_path / "m.index"
     whole = index.read_bytes()
@@ -85,7 +97,7 @@ def test_damaged_checkpoints_keep_their_error(tmp_path: Path, capsys: Output) ->
             status, out, err = shown(path, capsys)
             assert (status, out) == (1, "") and "The file is damaged, partly copied" in err
     (tmp_path / "noise").write_bytes(bytes(range(256)) * 20)
-    assert "The file is damaged, partly copied" in shown(tmp_path / "noise", capsys)[2]
+    assert "and so does a damaged file" in shown(tmp_path / "noise", capsys)[1]
     (tmp_path / "nothing").write_bytes(b"")
     assert shown(tmp_path / "nothing", capsys)[:2] == (1, "an empty file. Copy it again.\n")
     (tmp_path / "zeros").write_bytes(bytes(1000))

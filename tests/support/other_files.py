@@ -126,6 +126,7 @@ OTHER_FILES: Final[dict[str, tuple[FileKind, Writer]]] = {
     "file.zst": (FileKind.ZSTANDARD, _bytes(b"\x28\xb5\x2f\xfd\x04\x58\x29\x00\x00hello" + bytes(4))),
     "file.7z": (FileKind.SEVEN_ZIP, _bytes(b"7z\xbc\xaf\x27\x1c\x00\x04" + bytes(24))),
     "model.onnx": (FileKind.ONNX, _bytes(_onnx())),
+    "model.gguf": (FileKind.GGUF, _bytes(b"GGUF" + bytes([3, 0, 0, 0]) + bytes(40))),
     "model.ort": (FileKind.FLATBUFFER, _bytes(_flatbuffer(b"ORTM"))),
     "model.lite": (FileKind.TFLITE, _bytes(_flatbuffer(b"TFL3"))),
     "model.json": (FileKind.TFJS, _json(TFJS)),

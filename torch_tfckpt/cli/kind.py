@@ -8,7 +8,7 @@ from torch_tfckpt.cli.console import show, show_json
 from torch_tfckpt.directory.names import STATE_FILE, prefixes_of
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.foreign_files.formats import format_of
-from torch_tfckpt.format.file_kind import FileKind, Reading
+from torch_tfckpt.format.file_kind import FileKind, Reading, promised_kind
 from torch_tfckpt.format.tensor_bundle import parse_data_filename
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.small_files import kind_of_file
@@ -61,7 +61,11 @@ def _file_kind(path: str) -> _Finding | None:
     kind = kind_of_file(LOCAL, path) if LOCAL.exists(path) else FileKind.UNKNOWN
     if kind is FileKind.UNKNOWN and _is_tfjs_shard(path):
         return _Finding(f"weights of the TensorFlow.js model in {_TFJS_MODEL}", FileKind.TFJS.hint, False)
-    if kind.reading is Reading.TENSORS or not (kind.is_foreign or kind in (FileKind.EMPTY, FileKind.ZEROS)):
+    promised = promised_kind(path)
+    is_readable_by_name = path.endswith(".index") or (promised is not None and promised.reading is Reading.TENSORS)
+    if kind is FileKind.UNKNOWN and (is_readable_by_name or not LOCAL.exists(path)):
+        return None  # the error describes what is wrong with a file of the kind that the name promises
+    if kind.reading is Reading.TENSORS or kind is FileKind.CUT_TABLE:
         return None
     if not kind.is_foreign and parse_data_filename(path) is not None:
         return None  # a data file may well be full of zeros, and the error describes what is missing

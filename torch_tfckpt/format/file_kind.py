@@ -52,7 +52,7 @@ class FileKind(enum.Enum):
     EMPTY = "an empty file", "Copy it again"
     ZEROS = "a file that begins and ends with zero bytes, probably from an interrupted copy", "Copy it again"
     UNKNOWN = (
-        "of an unknown kind. The data file of a TensorFlow checkpoint looks like this, and so does a damaged file",
+        "a file of an unknown kind. The data file of a TensorFlow checkpoint looks like this, and so does a damaged file",
         "Name the .index file next to it, or copy it again",
     )
     # Files that belong to checkpoints.
@@ -118,6 +118,7 @@ class FileKind(enum.Enum):
     NPZ = "a .npz archive of numpy arrays", f"numpy.load reads it; {_CONVERT}", Reading.TENSORS
     NPY = "a .npy file, one numpy array", "Not supported. Save it with numpy.savez, and name the .npz file"
     ONNX = "an ONNX model", "Not supported. Open it with onnx.load"
+    GGUF = "a GGUF file, as llama.cpp uses", "Not supported. Open it with the gguf package"
     FLATBUFFER = "a flatbuffer file, as some programs for mobile devices use", _NAME_ANOTHER
     # Archives.
     ZIP = "a zip archive", "Unpack it: python -m zipfile -e FILE DIRECTORY. Then name a checkpoint in it"

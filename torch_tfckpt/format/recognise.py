@@ -42,6 +42,7 @@ _SIGNATURES: Final = (
     (b"\xfd7zXZ\0", FileKind.XZ),
     (b"\x93NUMPY", FileKind.NPY),
     (b"\x28\xb5\x2f\xfd", FileKind.ZSTANDARD),
+    (b"GGUF", FileKind.GGUF),
 )
 _BZIP2: Final = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
