@@ -1,5 +1,9 @@
 """Records of a Saver's checkpoints: TensorFlow's rule of age, and the state file.
 
+The first save of a run into a directory looks for what earlier runs of the same series have left: pins and metrics,
+marked checkpoints, and, if `recover` applies, those that the state file lists. If the system refuses to answer, the
+state file stays as it is, so that nothing in it is lost, and the next save tries again.
+
 Source: Saver._RecordLastCheckpoint, _MaybeDeleteOldCheckpoints in tensorflow/python/training/saver.py.
 """
 
@@ -7,11 +11,11 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.directory.management import get_checkpoint_mtimes, remove_checkpoint
-from torch_tfckpt.directory.names import directory_key, same_series, spelled_in
+from torch_tfckpt.directory.names import directory_key, is_there, series_of, spelled_in
 from torch_tfckpt.directory.records import CheckpointRecords
 from torch_tfckpt.directory.retention import (
     SECONDS_PER_HOUR,
@@ -25,20 +29,29 @@ from torch_tfckpt.directory.retention import (
 )
 from torch_tfckpt.directory.state_file import (
     from_stored,
-    get_checkpoint_state,
+    load_state,
     state_path,
     update_checkpoint_state,
     update_relative_state,
 )
-from torch_tfckpt.errors import DataLossError, FailedPreconditionError
+from torch_tfckpt.directory.unlisted import marked_in
+from torch_tfckpt.errors import DataLossError, FailedPreconditionError, IncompleteSaveError
 from torch_tfckpt.saver.request import SaveRequest
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.refusals import refusals_named
 from torch_tfckpt.text import printable, quoted
 
 # TensorFlow's default for keep_checkpoint_every_n_hours, 14 months: in practice no schedule, so it is not recorded.
 _NEVER: Final = 10_000 * SECONDS_PER_HOUR
 
 _log = logging.getLogger(__name__)
+
+
+class _Listed(NamedTuple):
+    """What a state file of an earlier run lists."""
+
+    paths: list[str]  # of one series in its directory, oldest first
+    last_preserved: float  # seconds since the epoch; 0 without a schedule
 
 
 class SaverRecords(CheckpointRecords):
@@ -49,8 +62,8 @@ class SaverRecords(CheckpointRecords):
         start: When the saver was built, in seconds since the epoch: the schedule of permanently kept ones begins then.
         relative: Whether the state file names checkpoints relative to its directory.
         keep_best: Which checkpoints to keep because of their metrics.
-        recover: Whether the first save takes over the checkpoints that the state file lists. None: the first save into
-            a directory that was restored from takes over those whose names differ only in their numbers.
+        recover: Whether the first save takes over the checkpoints of its series that the state file lists. None: the
+            first save into a directory that was restored from does.
         storage: Where files are stored; None chooses by the path.
 
     Threads: one at a time.
@@ -77,6 +90,9 @@ class SaverRecords(CheckpointRecords):
         self._relative, self._recover = relative, recover
         self._has_saved = False
         self._restored_from: set[str] = set()  # keys of directories whose checkpoints are to be taken over
+        self._searched: set[tuple[str, str]] = set()  # directory and state file that were searched for marks
+        self._targets: dict[str, str] = {}  # save path -> the last checkpoint saved there; they tell the series
+        self._not_recorded: set[str] = set()  # checkpoints that no state file names, since an earlier one is unknown
 
     @property
     def newest(self) -> list[str]:
@@ -107,11 +123,35 @@ class SaverRecords(CheckpointRecords):
             )
 
     def enter(self, request: SaveRequest, path: str, now: float) -> None:
-        """Record `path`, which was published at `now`. Errors as `published`."""
+        """Record `path`, which was published at `now`.
+
+        Raises:
+            IncompleteSaveError: the system refuses to read the files of an earlier run; the state file is unchanged.
+            OSError: as `published`.
+        """
         self._request, self._latest_filename = request, request.latest_filename
-        self.retention.load(request.storage, request.directory, request.latest_filename)
-        self._take_over(request)
+        self._saved_into.add(request.directory)
+        self._targets[request.save_path] = request.target
+        try:
+            self.retention.load(request.storage, request.directory, request.latest_filename)
+            place = request.directory, request.latest_filename
+            if place not in self._searched:
+                self._find_marked(request)
+                self._searched.add(place)
+            self._take_over(request)
+        except (FailedPreconditionError, OSError) as refusal:
+            self._not_recorded.add(path)
+            self._add(path, now)
+            self.retention.note(path, request.metrics)
+            raise IncompleteSaveError(
+                f"{printable(path)} is in place and can be restored, but the state file does not name it, since the "
+                f"checkpoints of earlier runs are unknown: {refusal}. Fix the cause, then save again",
+                {0: refusal},
+            ) from refusal
         self.published(path, now, request.metrics)
+
+    def _owns(self, path: str) -> bool:
+        return series_of(path) in map(series_of, self._targets.values())
 
     def _add(self, path: str, now: float) -> None:
         self._history = record(self._history, path, now, self.max_to_keep)
@@ -130,34 +170,59 @@ class SaverRecords(CheckpointRecords):
         if self._recover is None:
             self._restored_from.add(directory_key(os.path.dirname(prefix)))
 
+    def _find_marked(self, request: SaveRequest) -> None:
+        """Find checkpoints that an earlier run of the series was to delete, so that this save deletes them."""
+        if not self.max_to_keep:
+            return
+        storage, directory = request.storage, request.directory
+        marked = [path for path in marked_in(directory, storage.list(directory)) if self._owns(path)]
+        listed = self._listed_before(request) if marked else None
+        if listed is None:
+            return
+        self._marked.update(dict.fromkeys(marked))
+        with refusals_named(directory):
+            self._to_delete += [path for path in marked if path not in listed.paths and is_there(storage, path)]
+
     def _take_over(self, request: SaveRequest) -> None:
         """Put the checkpoints of an earlier run before those of this one, if `recover` applies to this save."""
         asked_to = self._recover is True and not self._has_saved
-        self._has_saved = True
         if not asked_to and not self._restored_from:
+            self._has_saved = True
             return  # as for most saves, before the directory is resolved
         home = directory_key(request.directory)
         wanted = asked_to or home in self._restored_from
+        known = [path for path in self.newest if path not in self._not_recorded]
+        # Unless the program has set the list, or has saved here before.
+        if wanted and self.max_to_keep and not any(directory_key(os.path.dirname(path)) == home for path in known):
+            listed = self._listed_before(request)
+            if listed is not None:
+                history, earlier = self._history, self._dated(listed.paths)
+                if listed.last_preserved > 0:
+                    history, earlier = continue_schedule(history, earlier, listed.last_preserved, self._keep_seconds)
+                self._history = taken_over(history, earlier, self.max_to_keep)
+        self._has_saved = True
         self._restored_from.discard(home)
-        if not wanted or not self.max_to_keep:
-            return
-        if any(directory_key(os.path.dirname(path)) == home for path in self.newest):
-            return  # the program has set the list, or has saved here before
+        self._not_recorded.clear()
+
+    def _listed_before(self, request: SaveRequest) -> "_Listed | None":
+        """Return what the state file lists of the series; None if it does not exist, or is damaged, which is logged.
+
+        The state file may have been copied, or written by another program: checkpoints of other series, or outside of
+        its directory, are left out, so that they are never deleted.
+        """
         try:
-            state = get_checkpoint_state(request.directory, request.latest_filename, storage=request.storage)
+            state = load_state(request.storage, request.directory, request.latest_filename)
         except DataLossError as error:
             _log.warning("%s: checkpoints of earlier runs are not tracked", error)
-            return
+            return None
         if state is None:
-            return
+            return None
         # In the spelling of this run, so that a path that is saved again is recognized.
         paths = [spelled_in(request.directory, from_stored(path)) for path in state.all_model_checkpoint_paths]
-        if self._recover is None:
-            paths = [path for path in paths if same_series(path, request.target)]
-        history, earlier = self._history, self._dated(paths)
-        if state.last_preserved_timestamp > 0:
-            history, earlier = continue_schedule(history, earlier, state.last_preserved_timestamp, self._keep_seconds)
-        self._history = taken_over(history, earlier, self.max_to_keep)
+        own = [path for path in paths if os.path.dirname(path) == request.directory and self._owns(path)]
+        for path in set(paths).difference(own):
+            _log.info("%s: %s is not tracked: another series or directory", request.target, printable(path))
+        return _Listed(own, state.last_preserved_timestamp)
 
     def _dated(self, paths: Sequence[str]) -> list[Saved]:
         """Return those of `paths` that exist, with the times when their files were written."""
