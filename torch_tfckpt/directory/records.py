@@ -152,12 +152,13 @@ class CheckpointRecords(ABC):
         if self.names_expired:
             self._write_state(path)
         before = self.newest
-        expired = [*self._to_delete, *self._expire()]  # an undeleted checkpoint may have been pinned since
+        # Kept in case of Ctrl-C. What was not deleted before may have been pinned since.
+        self._to_delete = expired = [*self._to_delete, *self._expire()]
+        to_delete: list[str] = []
         try:
             to_delete = self.retention.partition(self.newest, expired)
         except FailedPreconditionError as refusal:
             _log.warning("Nothing is deleted, since pinned checkpoints are unknown: %s", refusal)
-            self._to_delete, to_delete = (expired, []) if self.max_to_keep else ([], [])
         else:
             self._to_delete = to_delete = to_delete if self.max_to_keep else []
             # Before the state file names fewer checkpoints: after a crash, the protected ones must be known.
