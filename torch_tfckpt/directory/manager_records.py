@@ -125,12 +125,13 @@ class ManagerRecords(CheckpointRecords):
         Raises:
             FailedPreconditionError: the system refuses to list the directory.
         """
-        if self.named is not None and self.latest is None:
+        if self.named is not None and not self._owns(self.named):
             _log.warning(
-                "the state file of %s names %s, which another program saved. Looking for %s instead",
+                "the state file of %s names %s, which is not a checkpoint of this manager (%s-N). %s",
                 printable(self._directory or os.curdir),
-                printable(os.path.basename(self.named)),
-                printable(f"{os.path.basename(self._prefix)}-N"),
+                printable(self.named),
+                printable(self._prefix),
+                "It has no other, so that one is restored" if self.latest else "The newest of its own is restored",
             )
         first = [path for path in (self.latest, *reversed(self.newest)) if path is not None]
         yield from dict.fromkeys(first)

@@ -84,6 +84,7 @@ class RetentionRecord:
         self._metrics: dict[str, dict[str, float]] = {}
         self._protected: list[str] = []
         self._certain: set[str] = set()  # saved or unpinned here, so a pin in a file does not apply
+        self._last_noted = ""
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -139,7 +140,7 @@ class RetentionRecord:
                 raise
             if not place.is_something_else:
                 place.is_something_else = True
-                self._note_damage(place, error)
+                self._note_damage(place, error, first=first)
             return
         place.is_something_else = False
         if text == place.text:
@@ -147,15 +148,17 @@ class RetentionRecord:
         try:
             now = _NOTHING if text is None else _decode(text)
         except DataLossError as error:
-            self._note_damage(place, error)
+            self._note_damage(place, error, first=first)
         else:
             with refusals_named(place.path):
                 self._take_over(place, now, first=first)
             place.known = now
         place.text = text
 
-    def _note_damage(self, place: _RetentionPlace, error: CheckpointError) -> None:
+    def _note_damage(self, place: _RetentionPlace, error: CheckpointError, *, first: bool) -> None:
         place.unreadable = True
+        if not first:  # others may have pinned all but what was saved a moment ago
+            self._certain &= {self._last_noted}
         _log.warning(
             "%s: cannot be read: %s. The pinned checkpoints are unknown, so all existing ones will be pinned",
             printable(place.path),
@@ -164,7 +167,7 @@ class RetentionRecord:
 
     def note(self, path: str, metrics: Metrics | None = None) -> None:
         """Note that `path` was saved with these metrics, and forget those of an older checkpoint of that path."""
-        key = self._remember(path)
+        key = self._last_noted = self._remember(path)
         self._paths[key] = path
         self._certain.add(key)
         self._metrics.pop(key, None)
