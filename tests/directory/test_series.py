@@ -161,7 +161,7 @@ class TestCopiedRuns:
         save(victim, 1)
         run.mkdir()
         (run / "link").symlink_to(victim)
-        record = {"version": 1, "best": None, "pins": [], "protected": ["link/m-1"], "metrics": {}}
+        record: dict[str, Any] = {"version": 1, "best": None, "pins": [], "protected": ["link/m-1"], "metrics": {}}
         (run / RETENTION).write_text(json.dumps(record))
         if kind == "Saver":
             save(run, 2, 3, 4)
@@ -253,6 +253,22 @@ class TestPinsOfOthers:
         run.save(metrics={"loss": 7.0})
         assert names(tmp_path) == ["ckpt-2", "ckpt-5", "ckpt-6"]
         assert run.best_checkpoint == str(tmp_path / "ckpt-2")
+
+    def test_a_run_without_a_limit_keeps_pins_of_others(self, tmp_path: Path) -> None:
+        """It deletes nothing, but writes metrics into the same file."""
+        saver = Saver(state(), max_to_keep=None)
+        for step in (1, 2):
+            saver.save(tmp_path / "m", step, metrics={"loss": 1.0})
+            save(tmp_path).pin(tmp_path / "m-1")
+        assert json.loads((tmp_path / RETENTION).read_text())["pins"] == ["m-1"]
+
+    def test_a_damaged_file_is_not_overwritten_by_metrics(self, tmp_path: Path) -> None:
+        """What it may have pinned is pinned before the first metrics are written."""
+        save(tmp_path, 1, 2)
+        (tmp_path / RETENTION).write_bytes(b"damaged")
+        saver = Saver(state(), max_to_keep=2, recover=True)
+        saver.save(tmp_path / "m", 3, metrics={"loss": 1.0})
+        assert json.loads((tmp_path / RETENTION).read_text())["pins"] == ["m-1", "m-2"]
 
     def test_the_last_pin_is_removed_by_another(self, tmp_path: Path) -> None:
         """Before the checkpoint has expired, so that the file vanishes; it is deleted like any other."""

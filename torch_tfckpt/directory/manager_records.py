@@ -184,6 +184,12 @@ class ManagerRecords(CheckpointRecords):
         if number is None:
             return
         self._own_numbers.add(number)
+        if path == self.named and number < self._highest_of_others:
+            _log.warning(
+                "%s was restored, as the state file names it, although there is a checkpoint %d",
+                printable(path),
+                self._highest_of_others,
+            )
         if path in self._adoptable or path in self._to_delete:
             self._to_delete = [other for other in self._to_delete if other != path]
             self._adoptable.discard(path)

@@ -154,15 +154,15 @@ class CheckpointRecords(ABC):
         before = self.newest
         # Kept in case of Ctrl-C. What was not deleted before may have been pinned since.
         self._to_delete = expired = [*self._to_delete, *self._expire()]
-        to_delete: list[str] = []
         try:
             to_delete = self.retention.partition(self.newest, expired)
-        except FailedPreconditionError as refusal:
-            _log.warning("Nothing is deleted, since pinned checkpoints are unknown: %s", refusal)
-        else:
-            self._to_delete = to_delete = to_delete if self.max_to_keep else []
             # Before the state file names fewer checkpoints: after a crash, the protected ones must be known.
             self.retention.save()
+        except FailedPreconditionError as refusal:
+            _log.warning("Nothing is deleted, since pinned checkpoints are unknown: %s", refusal)
+            to_delete = []
+        else:
+            self._to_delete = to_delete = to_delete if self.max_to_keep else []
         if not self.names_expired:
             if self._to_delete:
                 self._mark(self._to_delete)
@@ -226,7 +226,10 @@ class CheckpointRecords(ABC):
             self.warn_if_metric_is_missing()
             self._to_delete = [path for path in self._to_delete if path not in deleted]
             self.retention.forget(deleted)
-            self.retention.save()
+            try:
+                self.retention.save()
+            except FailedPreconditionError as refusal:
+                _log.warning("pins and metrics of deleted checkpoints are still recorded: %s", refusal)
 
     def _is_here(self, path: str) -> bool:
         """Return whether `path` is directly in a directory that was saved into."""

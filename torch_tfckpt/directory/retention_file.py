@@ -32,7 +32,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from torch_tfckpt.directory.names import directory_key, is_there, path_key
@@ -51,6 +51,19 @@ MAX_BYTES: Final = 64 * 1024 * 1024  # enough for half a million checkpoints
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _RetentionFile:
+    """Contents of one file. Names are paths relative to its directory."""
+
+    best: KeepBest | None
+    pins: list[str]
+    protected: list[str]
+    metrics: dict[str, dict[str, float]]
+
+
+_NOTHING: Final = _RetentionFile(None, [], [], {})
+
+
 @dataclass(slots=True)
 class _RetentionPlace:
     """One directory whose file was read."""
@@ -61,7 +74,7 @@ class _RetentionPlace:
     text: bytes | None  # contents of the file when it was read or written last; None if it did not exist
     unreadable: bool = False  # it is damaged, and what it may have pinned is not pinned yet
     is_something_else: bool = False  # there is a directory of that name, or a file that is too large
-    known: "_RetentionFile" = field(default_factory=lambda: _NOTHING)  # what `text` means
+    known: _RetentionFile = _NOTHING  # what `text` means
 
 
 class RetentionRecord:
@@ -85,6 +98,7 @@ class RetentionRecord:
         self._protected: list[str] = []
         self._certain: set[str] = set()  # saved or unpinned here, so a pin in a file does not apply
         self._last_noted = ""
+        self._damaged = False  # a file is `unreadable`
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -156,7 +170,7 @@ class RetentionRecord:
         place.text = text
 
     def _note_damage(self, place: _RetentionPlace, error: CheckpointError, *, first: bool) -> None:
-        place.unreadable = True
+        place.unreadable = self._damaged = True
         if not first:  # others may have pinned all but what was saved a moment ago
             self._certain &= {self._last_noted}
         _log.warning(
@@ -195,11 +209,10 @@ class RetentionRecord:
         Raises:
             FailedPreconditionError: the system refuses to read a file, so nothing may be deleted.
         """
-        if not (expired or self.best or self._protected):
+        if not (expired or self.best or self._protected or self._damaged):
             return []
         self.read_again()
-        unreadable = any(place.unreadable for place in self._places.values())
-        if self.best is None and not (self._pins or self._protected or unreadable):
+        if self.best is None and not (self._pins or self._protected or self._damaged):
             return list(expired)  # the usual case: no checkpoint is protected
         inside = [self._remember(path) for path in newest]
         outside = [self._remember(path) for path in expired]
@@ -234,13 +247,20 @@ class RetentionRecord:
     def save(self) -> None:
         """Write the files whose contents changed, durably; remove those that would be empty.
 
+        A file is read again before, so that what other processes have added is not lost.
+
         Raises:
+            FailedPreconditionError: the system refuses to read a file.
             OSError: the system refused.
         """
         for home, place in self._places.items():
             text = self._encode(home)
             if text == place.text or (text is None and place.unreadable):
                 continue
+            self._read(place, first=False)
+            text = self._encode(home)
+            if text == place.text or place.unreadable:
+                continue  # what may be pinned in a damaged file is pinned by the next `partition`
             if text is None:
                 place.storage.remove(place.path)
             else:
@@ -262,13 +282,14 @@ class RetentionRecord:
                     shown = ", ".join(printable(self._paths[key]) for key in old)
                     _log.warning("%s: pinned %s. Unpin those that may be deleted", printable(place.path), shown)
                 place.unreadable = False
+        self._damaged = False
 
     def _home_of(self, key: str) -> str | None:
         """Return the directory whose file lists `key`: the innermost one that contains it."""
         around = [home for home in self._places if key.startswith(f"{home.rstrip('/')}/")]
         return max(around, key=len, default=None)
 
-    def _take_over(self, place: _RetentionPlace, now: "_RetentionFile", *, first: bool) -> None:
+    def _take_over(self, place: _RetentionPlace, now: _RetentionFile, *, first: bool) -> None:
         """Take over what differs between the contents of a file and those known before, for checkpoints that exist."""
         before = place.known
         if first:
@@ -337,19 +358,6 @@ def check_metrics(metrics: object) -> dict[str, float]:
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor of several elements
             raise InvalidArgumentError(f"metrics: {quoted(name)} is not a number: {error}. Pass a float") from error
     return checked
-
-
-@dataclass(frozen=True, slots=True)
-class _RetentionFile:
-    """Contents of one file. Names are paths relative to its directory."""
-
-    best: KeepBest | None
-    pins: list[str]
-    protected: list[str]
-    metrics: dict[str, dict[str, float]]
-
-
-_NOTHING: Final = _RetentionFile(None, [], [], {})
 
 
 def _decode(text: bytes) -> _RetentionFile:
