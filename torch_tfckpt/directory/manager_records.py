@@ -28,7 +28,7 @@ from torch_tfckpt.directory.names import directory_key, is_there
 from torch_tfckpt.directory.records import CheckpointRecords
 from torch_tfckpt.directory.retention import KeepBest, Saved, saved_again, sweep
 from torch_tfckpt.directory.state_file import from_stored, load_state, update_relative_state
-from torch_tfckpt.directory.unlisted import marked_in
+from torch_tfckpt.directory.unlisted import marked_in, unmark
 from torch_tfckpt.errors import CheckpointError, DataLossError
 from torch_tfckpt.format.tensor_bundle import index_filename
 from torch_tfckpt.storage.protocol import Storage
@@ -174,9 +174,9 @@ class ManagerRecords(CheckpointRecords):
         try:
             stays = is_there(self.storage, path)
         except (OSError, CheckpointError):
-            return
-        if not stays:
-            self._unmark()
+            return  # the mark stays, too
+        if not stays and unmark(self.storage, path):
+            self._marked.pop(path, None)
 
     def restored(self, path: str, now: float) -> None:
         """Record that `path` was restored: it may be overwritten, and an unfinished deletion of it is given up."""
