@@ -45,7 +45,7 @@ TORCH_FREE = {
     *("errors", "text", "_proto", "format", "storage", "meta_graph", "saveables/slice_info"),
     *("bundle/files", "bundle/publish", "foreign_files/format_names"),
     *("directory/locate", "directory/management", "directory/manager_records", "directory/names", "directory/records"),
-    *("directory/retention", "directory/retention_file", "directory/state_file"),
+    *("directory/retention", "directory/retention_file", "directory/state_file", "directory/unlisted"),
     *("cli/completion", "cli/console", "cli/latest", "cli/main", "cli/meta", "cli/tables"),
 }
 # Meta graphs are a matter of Savers; these packages stay usable without them.

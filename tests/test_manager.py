@@ -462,11 +462,14 @@ class TestRestore:
         CheckpointManager(Fake(), tmp_path / "b", 1, keep_best=KeepBest("loss", "min", 1)).save(metrics={"los": 1.0})
         assert 'Closest: "los"' in caplog.text
 
-    def test_an_empty_state_file(self, tmp_path: Path) -> None:
-        """An error, as in TensorFlow, so that a training does not start anew where an earlier one was saved."""
-        (tmp_path / "checkpoint").touch()
-        with pytest.raises(ValueError, match="Invalid checkpoint state loaded from"):
-            CheckpointManager(Fake(), tmp_path, 1)
+    @pytest.mark.parametrize("content", [b"", b"damaged", b'model_checkpoint_path: "ckpt-3"'])
+    @pytest.mark.parametrize("valid", [False, True])
+    def test_a_state_file_without_checkpoints(self, tmp_path: Path, content: bytes, valid: bool) -> None:
+        """An error, so that a training does not start anew where an earlier one was saved."""
+        (tmp_path / "checkpoint").write_bytes(content)
+        manager = CheckpointManager(Fake(), tmp_path, 1)
+        with pytest.raises((tfckpt.DataLossError, tfckpt.NotFoundError), match=str(tmp_path)):
+            manager.restore_or_initialize(valid=valid)
 
 
 class TestKeeping:

@@ -15,13 +15,15 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, SupportsIndex, cast
+from typing import Any, Final, Protocol, SupportsIndex, cast
 
 import torch
 
+from torch_tfckpt.directory.completeness import check_complete, first_complete
 from torch_tfckpt.directory.manager_records import ManagerRecords
+from torch_tfckpt.directory.names import STATE_FILE
 from torch_tfckpt.directory.retention import (
     SECONDS_PER_HOUR,
     KeepBest,
@@ -32,7 +34,7 @@ from torch_tfckpt.directory.retention import (
 )
 from torch_tfckpt.directory.retention_file import check_metrics
 from torch_tfckpt.directory.state_file import directory_path
-from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
+from torch_tfckpt.errors import CheckpointError, DataLossError, FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.objects.status import CheckpointLoadStatus
@@ -41,8 +43,11 @@ from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.refusals import is_refusal
 from torch_tfckpt.storage.small_files import make_directories
-from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.text import listed, printable, quoted
+
+_REASONS: Final = 3  # that an error lists
 
 _log = logging.getLogger(__name__)
 
@@ -106,16 +111,16 @@ class CheckpointManager:
         storage: Where files are stored; None chooses by the path.
         clock: Returns seconds since the epoch.
 
-    The checkpoints of an earlier manager are tracked if the state file lists them. A checkpoint that was kept
-    permanently is never deleted, nor one that was saved without a manager, and nothing is deleted before the first
-    save.
+    The checkpoints of an earlier manager of the same name are tracked if the state file lists them. A checkpoint that
+    was kept permanently is never deleted, nor one that was saved without a manager, and nothing is deleted before the
+    first save. If the `checkpoint` file is missing or damaged, earlier checkpoints are not tracked, but
+    `restore_or_initialize` finds them, and `save` does not overwrite them.
 
     Raises:
         InvalidArgumentError: an argument is invalid; there is an interval without a `step_counter`; or the directory
             cannot be created.
-        FailedPreconditionError (a RuntimeError): this user may not create or enter the directory, or read its
-            `checkpoint` file.
-        DataLossError (a ValueError): the `checkpoint` file of the directory does not name a checkpoint.
+        FailedPreconditionError (a RuntimeError): the system refuses to read the directory or one of its files, so it is
+            unknown whether there is an earlier checkpoint.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -127,7 +132,8 @@ class CheckpointManager:
         >>> manager.checkpoints
         ['run/ckpt-2', 'run/ckpt-3']
 
-    Only one manager at a time should be active in a directory. Thread safety: not thread-safe.
+    Managers of different names may be active in one directory. Of the same name only one should be: two do not
+    overwrite each other's checkpoints, but each tracks only its own. Threads: not safe.
     """
 
     def __init__(
@@ -166,6 +172,7 @@ class CheckpointManager:
         self._records = ManagerRecords(
             storage,
             self._directory,
+            self._prefix,
             max_to_keep,
             None if hours is None else hours * SECONDS_PER_HOUR,
             keep_best,
@@ -173,7 +180,7 @@ class CheckpointManager:
         )
 
     def __repr__(self) -> str:
-        latest = self.latest_checkpoint
+        latest = self._records.latest
         shown = [repr(printable(self._directory)), f"max_to_keep={self._records.max_to_keep or None}"]
         shown += [f"latest_checkpoint={printable(latest)!r}"] if latest is not None else []
         return f"CheckpointManager({', '.join(shown)})"
@@ -195,8 +202,21 @@ class CheckpointManager:
 
     @property
     def latest_checkpoint(self) -> str | None:
-        """The newest checkpoint in the directory, if any."""
-        return self._records.latest
+        """The newest checkpoint in the directory, if any: the one that the state file names.
+
+        Without a valid state file, the newest complete one with this manager's name.
+
+        Raises:
+            DataLossError (a ValueError): there are checkpoints, but none is complete.
+            FailedPreconditionError (a RuntimeError): the system refuses to read them.
+        """
+        records = self._records
+        if records.latest is None and not records.is_first_run:
+            found = first_complete(records.storage, records.candidates())
+            if found is None:
+                raise self._nothing_to_restore([])
+            records.named = found
+        return records.latest
 
     @property
     def checkpoints(self) -> list[str]:
@@ -224,7 +244,9 @@ class CheckpointManager:
         """Write a checkpoint, then the `checkpoint` file, then delete old checkpoints.
 
         Args:
-            checkpoint_number: Its number; None: the save counter, which is incremented in either case.
+            checkpoint_number: Its number; a checkpoint of that number is overwritten. None: the save counter, which is
+                incremented in either case. If that would not be above the numbers of all checkpoints that exist and
+                were neither saved nor restored by this manager, the counter continues above them, with a warning.
             check_interval: Whether `checkpoint_interval` applies. A step that was saved is never saved again.
             options: For `Checkpoint.write`. With `enable_async` this returns as soon as training may continue; the
                 `checkpoint` file and deletions follow when the checkpoint is published, after the options' callbacks.
@@ -235,6 +257,7 @@ class CheckpointManager:
 
         Raises:
             InvalidArgumentError: the number is not an integer, or a metric is not a number.
+            FailedPreconditionError: the system refuses to say whether the number is in use; nothing was saved.
             OSError: the state file could not be written. The checkpoint itself is complete.
             Any error of `checkpoint.write`; then only the save counter has changed.
 
@@ -253,38 +276,117 @@ class CheckpointManager:
             if check_interval and step < self._last_checkpoint_step + cast(int, self._checkpoint_interval):
                 return None
         counter = self._checkpoint.save_counter
-        counter += 1
-        prefix = f"{self._prefix}-{int(counter) if number is None else number}"
+        records = self._records
+        if number is None:
+            number = records.number_after(int(counter))
+            counter += number - int(counter)
+        else:
+            counter += 1
+        prefix = f"{self._prefix}-{number}"
+        records.beginning(prefix, number)
         if options is None:
-            path = self._checkpoint.write(prefix)
+            try:
+                path = self._checkpoint.write(prefix)
+            except BaseException:
+                records.failed(prefix)
+                raise
             self._last_checkpoint_step = step
-            self._records.published(path, self._clock(), checked)
+            records.published(path, self._clock(), checked)
             return path
         self._last_checkpoint_step = step
 
         def published(path: str) -> None:
-            self._records.published(path, self._clock(), checked)
+            records.published(path, self._clock(), checked)
 
         callbacks = (*(options.experimental_write_callbacks or ()), published)
         assert isinstance(self._checkpoint, Checkpoint), "checked above"
         return self._checkpoint.write(prefix, replace(options, experimental_write_callbacks=callbacks))
 
-    def restore_or_initialize(self) -> str | None:
-        """Restore the latest checkpoint and return its path. Without one, call `init_fn` and return None.
+    def restore_or_initialize(self, *, valid: bool = True) -> str | None:
+        """Restore the newest checkpoint and return its path. In the first run, call `init_fn` and return None.
+
+        Args:
+            valid: Pass over checkpoints that are missing, incomplete or damaged, and log why. They are tried in this
+                order: the newest and the list of the state file, from the newest on, then all others with this
+                manager's name, the highest number first. So a missing, empty, damaged or outdated state file, or a
+                damaged checkpoint, neither starts a training anew nor ends it at every restart. False: restore the
+                checkpoint that the state file names, or none without a state file, as TensorFlow does.
+
+        Raises:
+            DataLossError (a ValueError): no checkpoint can be restored, although this is not the first run. Without
+                `valid`: the state file, or the checkpoint that it names, is damaged.
+            FailedPreconditionError (a RuntimeError): the system refuses to read a file, so it is unknown which
+                checkpoint is the newest.
+            Any error of `checkpoint.restore`; only if a checkpoint is damaged, an older one is tried.
 
         Objects that have values, but none in the checkpoint, are named in a warning: their values are unchanged.
         """
-        latest = self._records.latest
+        records = self._records
+        latest = self._restore_newest() if valid else self._restore_named()
         if latest is not None:
-            status = self._checkpoint.restore(latest)
-            if isinstance(status, CheckpointLoadStatus):
-                _warn_of_objects_without_values(status)
+            records.restored(latest, self._clock())
             self._last_checkpoint_step = self._current_step()
             return latest
         if self._init_fn is not None:
             self._init_fn()
             _log.info("Customized initialization is done through the passed `init_fn`.")
         return None
+
+    def _restore_named(self) -> str | None:
+        """Restore the checkpoint that the state file names, if any."""
+        if self._records.damage is not None:
+            raise self._records.damage
+        if self._records.named is not None:
+            self._restore(self._records.named)
+        return self._records.named
+
+    def _restore_newest(self) -> str | None:
+        """Restore the newest checkpoint that is undamaged; return None in the first run."""
+        records = self._records
+        problems: dict[str, CheckpointError] = {}
+        for path in records.candidates():
+            problem = self._damage_or_restore(path)
+            if problem is None:
+                if problems:
+                    _log.warning("%s was restored, since newer checkpoints are damaged", printable(path))
+                    records.passed_over(list(problems))
+                return path
+            _log.warning("%s is passed over: %s", printable(path), problem)
+            problems[path] = problem
+        if not records.is_first_run:
+            raise self._nothing_to_restore(list(problems.values()))
+        return None
+
+    def _damage_or_restore(self, path: str) -> CheckpointError | None:
+        """Restore a checkpoint; if it is incomplete or damaged, return the error instead. Other errors are raised."""
+        try:
+            check_complete(self._records.storage, path)
+        except CheckpointError as error:
+            if is_refusal(error):
+                raise
+            return error
+        try:
+            self._restore(path)
+        except DataLossError as error:  # others mean that names, types or shapes are not those of the objects
+            if is_refusal(error):
+                raise
+            return error
+        return None
+
+    def _restore(self, path: str) -> None:
+        status = self._checkpoint.restore(path)
+        if isinstance(status, CheckpointLoadStatus):
+            _warn_of_objects_without_values(status)
+
+    def _nothing_to_restore(self, problems: Sequence[CheckpointError]) -> DataLossError:
+        """Return the error for a directory that was used before, and has nothing to restore."""
+        reasons = [str(problem) for problem in (self._records.damage, *problems) if problem is not None]
+        shown = listed(reasons, _REASONS, str) or "none is complete"
+        place = printable(self._directory or os.curdir)
+        return DataLossError(
+            f"{place}: checkpoints were saved here, but none can be restored: {shown}. "
+            f"Copy a complete one there; to start anew, remove the files, among them `{STATE_FILE}`"
+        )
 
     def sync(self) -> None:
         """Wait until no save or restore is in progress."""
@@ -341,15 +443,11 @@ def _make_directory(storage: Storage, directory: str) -> None:
         return
     try:
         make_directories(storage, directory)
-    except PermissionError as error:
-        raise FailedPreconditionError(
-            f"CheckpointManager: the directory {quoted(printable(directory))} cannot be created or entered: {error}. "
-            f"Let this user enter and write its parent, or pass another directory"
-        ) from error
     except OSError as error:
-        taken = isinstance(error, FileExistsError | NotADirectoryError)
-        fix = "Remove the file at this path or a parent" if taken else "Fix the system error"
-        raise InvalidArgumentError(
+        denied, taken = isinstance(error, PermissionError), isinstance(error, FileExistsError | NotADirectoryError)
+        fix = "Let this user enter and write its parent" if denied else "Fix the system error"
+        fix = "Remove the file at this path or a parent" if taken else fix
+        raise (FailedPreconditionError if denied else InvalidArgumentError)(
             f"CheckpointManager: the directory {quoted(printable(directory))} cannot be created: {error}. "
             f"{fix}, or pass another directory"
         ) from error

@@ -67,4 +67,6 @@ def test_series_of_checkpoints() -> None:
     """Names of the same series differ only in their numbers."""
     assert same_series("run/m-1", "other/m-20") and same_series("m-00000001", "m-2")
     assert same_series("m-1-?????-of-00002", "m-2-?????-of-00004")
+    assert same_series("epoch3", "epoch12") and same_series("m-1.5", "m-22.0")
     assert not same_series("m", "m-1") and not same_series("n-1", "m-1")
+    assert not same_series("gen1-10", "gen2-10"), "two models in one directory"

@@ -231,13 +231,24 @@ class TestGet:
         assert state.model_checkpoint_path == str(tmp_path / "m-2")
         assert list(state.all_model_checkpoint_paths) == ["/before/m-0", f"{tmp_path}/m-1", f"{tmp_path}/m-2"]
 
-    def test_absolute_paths_that_exist(self, tmp_path: Path) -> None:
-        """They are used as they are, even if a checkpoint of that name is in this directory."""
+    def test_a_copied_directory(self, tmp_path: Path) -> None:
+        """A checkpoint next to the state file is used, although the absolute path in it leads to an existing one."""
         (tmp_path / "d").mkdir()
-        save(tmp_path / "d" / "m")
-        there = save(tmp_path / "m")
-        update_checkpoint_state(tmp_path / "d", there)
-        assert state_of(tmp_path / "d").model_checkpoint_path == there
+        beside = save(tmp_path / "d" / "m")
+        there, alone = save(tmp_path / "m"), save(tmp_path / "alone")
+        update_checkpoint_state(tmp_path / "d", there, [alone, there])
+        state = state_of(tmp_path / "d")
+        assert state.model_checkpoint_path == beside
+        assert list(state.all_model_checkpoint_paths) == [alone, beside]
+
+    def test_another_spelling_of_the_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An absolute path into the same directory is returned as it is stored."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "d").mkdir()
+        (tmp_path / "link").symlink_to("d")
+        path = save(tmp_path / "d" / "m")
+        update_checkpoint_state(tmp_path / "d", path)
+        assert {state_of(spelling).model_checkpoint_path for spelling in ("d", "link", tmp_path / "link")} == {path}
 
 
 class TestOtherBytes:

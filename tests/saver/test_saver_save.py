@@ -152,7 +152,7 @@ def test_the_meta_graph_is_written_last(tmp_path: Path, monkeypatch: pytest.Monk
     saver.save(tmp_path / "m", 1)
     final = [step for step in order if "tempstate" not in step]
     assert final[:3] == ["+m-1.data-00000-of-00001", "+m-1.index", "+checkpoint"]
-    assert set(final[3:-1]) == {"-m-0.meta", "-m-0.data-00000-of-00001"}
+    assert set(final[3:-1]) == {"-m-0.meta", "-m-0.data-00000-of-00001", "-m-0.tfckpt-unlisted"}
     assert final[-1] == "+m-1.meta"
     assert [name for name in names_in(tmp_path) if "m-0" in name] == []
 

@@ -2,27 +2,26 @@
 
 A job that was killed, or an interrupted copy, may leave an index without its data. The check reads no tensors: it
 compares sizes, not contents.
+
+A checkpoint is passed over only if it is known to be incomplete. If the system refuses to answer, the search ends with
+an error: the next checkpoint in line would be an older one.
 """
 
-import contextlib
 import logging
-import math
 import os
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
 
 from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.directory.locate import find_checkpoint, is_table
-from torch_tfckpt.directory.names import V1_SHARD, of_version_2, prefixes_of
-from torch_tfckpt.directory.state_file import from_stored, get_checkpoint_state
-from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, FailedPreconditionError, NotFoundError
+from torch_tfckpt.directory.names import V1_SHARD, of_version_2, prefixes_of, series_of
+from torch_tfckpt.directory.state_file import from_stored, load_state
+from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, NotFoundError
 from torch_tfckpt.format.tensor_bundle import index_filename
-from torch_tfckpt.storage.access import is_denied_access
+from torch_tfckpt.storage.names import parse_temporary_name
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.storage.refusals import is_refusal, refusals_named
+from torch_tfckpt.text import natural_order, printable, quoted
 from torch_tfckpt.v1.reader import SlicesReader
-
-_MAX_DIGITS: Final = 20  # of a 64-bit number; int() refuses thousands
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +32,29 @@ def check_complete(storage: Storage, path: str) -> None:
     Raises:
         NotFoundError: there is no checkpoint, or one of its files is missing.
         DataLossError: an index is damaged, or a data file is too short for the tensors that the index places in it.
+        FailedPreconditionError: the system refuses to answer.
 
     Cost: reads the index; for version 1, the end and the first block of each shard.
     """
+    with refusals_named(path):
+        _check_complete(storage, path)
+
+
+def first_complete(storage: Storage, paths: Iterable[str]) -> str | None:
+    """Return the first of `paths` that is complete, and log why those before it are not. Errors as `candidates`."""
+    for path in paths:
+        try:
+            check_complete(storage, path)
+        except CheckpointError as error:
+            if is_refusal(error):
+                raise
+            _log.warning("not complete: %s", error)
+        else:
+            return path
+    return None
+
+
+def _check_complete(storage: Storage, path: str) -> None:
     if storage.is_directory(path) and not storage.exists(index_filename(path)):
         raise NotFoundError(f"{printable(path)} is a directory, not a checkpoint")
     found = find_checkpoint(storage, path)
@@ -54,7 +73,7 @@ def _check_bundle(storage: Storage, prefix: str) -> None:
                 file = reader.files.shard(entry.shard)
                 if entry.end > file.size:
                     raise DataLossError(
-                        f"{printable(file.path)}: tensor {quoted(name)} ends at byte {entry.end}, but the file ends at "
+                        f"{printable(file.path)}: tensor {quoted(name)} ends at byte {entry.end}, but the file at "
                         f"{file.size}. {DAMAGED}"
                     )
 
@@ -62,31 +81,27 @@ def _check_bundle(storage: Storage, prefix: str) -> None:
 def candidates(storage: Storage, directory: str, latest_filename: str | None = None) -> Iterator[str]:
     """Yield the checkpoints of `directory` in the order in which they should be checked, each once.
 
-    First the one that the state file names as the newest, then its list, then all others by age; the newest first. Last
-    those that this user may not read.
+    First the one that the state file names as the newest, then its list, from the newest on. Then all others: those of
+    one series by their numbers, the highest first, and the series by the time of their newest one. (Times alone do not
+    tell the order within a series: a copy of a directory may have been written in any order.)
 
     Raises:
-        FailedPreconditionError: this user may not read the directory; or, after all others, the state file.
+        FailedPreconditionError: the system refuses to answer.
     """
     seen: set[str] = set()
-    denied = None
-    try:
-        for path in _named(storage, directory, latest_filename):
-            if path not in seen:
-                seen.add(path)
-                yield path
-    except FailedPreconditionError as error:
-        _log.warning("%s", error)
-        denied = error
+    for path in _named(storage, directory, latest_filename):
+        if path not in seen:
+            seen.add(path)
+            yield path
     seen = {os.path.normpath(path) for path in seen}
-    yield from (path for path in _others(storage, directory) if os.path.normpath(path) not in seen)
-    if denied is not None:
-        raise denied
+    with refusals_named(directory or os.curdir):
+        others = _others(storage, directory)
+    yield from (path for path in others if os.path.normpath(path) not in seen)
 
 
 def _named(storage: Storage, directory: str, latest_filename: str | None) -> Iterator[str]:
     try:
-        state = get_checkpoint_state(directory, latest_filename, storage=storage)
+        state = load_state(storage, directory, latest_filename)
     except DataLossError as error:
         _log.warning("%s", error)
         return
@@ -96,27 +111,43 @@ def _named(storage: Storage, directory: str, latest_filename: str | None) -> Ite
 
 
 def _others(storage: Storage, directory: str) -> list[str]:
-    names = storage.list(directory)
+    names = [name for name in storage.list(directory) if parse_temporary_name(name) is None]
     paths = {os.path.join(directory, prefix) for prefix in prefixes_of(names)}
     for name in names:
         # An unsharded file of version 1 can only be recognized by its contents.
         if not of_version_2(name) and V1_SHARD.fullmatch(name) is None:
-            with contextlib.suppress(CheckpointError, OSError):
-                if is_table(storage, os.path.join(directory, name)):
-                    paths.add(os.path.join(directory, name))
-    dated: list[tuple[float, int, str]] = []
+            path = os.path.join(directory, name)
+            if _may_be_version_1(storage, path):
+                paths.add(path)
+    times: dict[str, float] = {}
     for path in paths:
         try:
             found = find_checkpoint(storage, path)
             file = index_filename(found.prefix) if found.version == 2 else found.paths[0]
-            dated.append((storage.modified(file), _step(path), found.prefix))
-        except (CheckpointError, OSError) as error:
-            if is_denied_access(error):
-                dated.append((-math.inf, _step(path), path))
-    return [path for *_, path in sorted(dated, reverse=True)]
+            with refusals_named(path):
+                times[found.prefix] = storage.modified(file)
+        except CheckpointError as error:
+            if is_refusal(error):
+                raise
+    newest: dict[str, float] = {}
+    for path, time in times.items():
+        newest[series_of(path)] = max(time, newest.get(series_of(path), time))
+    return sorted(
+        times,
+        key=lambda path: (newest[series_of(path)], series_of(path), natural_order(os.path.basename(path)), times[path]),
+        reverse=True,
+    )
 
 
-def _step(path: str) -> int:
-    """Return the number after the last hyphen, since some file systems store times in whole seconds only."""
-    number = path.rpartition("-")[2]
-    return int(number) if number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS else -1
+def _may_be_version_1(storage: Storage, path: str) -> bool:
+    """Return whether a file of any name ends like a version 1 checkpoint."""
+    try:
+        return is_table(storage, path)
+    except (CheckpointError, OSError) as error:
+        if is_refusal(error) and not _is_denied(error):
+            raise
+        return False  # removed in the meantime, a pipe, or another user's file without the name of a checkpoint
+
+
+def _is_denied(error: BaseException | None) -> bool:
+    return error is not None and (isinstance(error, PermissionError) or _is_denied(error.__cause__))

@@ -20,8 +20,8 @@ from torch_tfckpt.format.block import shared_prefix_size
 from torch_tfckpt.format.file_kind import FileKind, not_wanted, promised_kind
 from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
-from torch_tfckpt.storage.access import denied_access
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.refusals import refusals_named
 from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import did_you_mean, listed, printable, quoted
 
@@ -38,7 +38,6 @@ class CheckpointFiles:
     paths: tuple[str, ...] = ()  # version 1: its files, in the order of their names
 
 
-@denied_access()
 def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
     """Return the files that `path` refers to.
 
@@ -50,10 +49,15 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
         NotFoundError: there is no checkpoint; the message lists the checkpoints that exist.
         InvalidArgumentError: a directory has several checkpoints and no state file.
         DataLossError: a state file, or a file that should belong to a checkpoint, has unexpected contents.
-        FailedPreconditionError: this user may not read a file, or enter a directory.
+        FailedPreconditionError: the system refuses to say what is there.
 
     Cost: looks at names, and at the beginning and the end of a version 1 file.
     """
+    with refusals_named(path):
+        return _found(storage, path)
+
+
+def _found(storage: Storage, path: str) -> CheckpointFiles:
     if storage.is_directory(path) and not storage.exists(index_filename(path)):
         return _in_directory(storage, path)
     found = _named_by_file(storage, path) or _as_written(storage, path)

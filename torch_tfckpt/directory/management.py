@@ -3,6 +3,10 @@
     latest_checkpoint("train")                  # the one that the `checkpoint` file names, if it exists
     latest_checkpoint("train", valid=True)      # the newest one that is complete, even if the file names another
 
+None, False and an older checkpoint are returned only if the newest one is known not to exist or to be damaged. If the
+system refuses to answer (a full table of open files, a failing disk, missing permissions, a network file system that
+does not respond), every function here raises an error instead.
+
 Source: tensorflow/python/checkpoint/checkpoint_management.py, checkpoints_iterator in
 tensorflow/python/training/checkpoint_utils.py.
 """
@@ -12,18 +16,19 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.publish import remove_bundle
-from torch_tfckpt.directory.names import is_there, matching
+from torch_tfckpt.directory.names import directory_key, is_there, matching
 from torch_tfckpt.directory.state_file import directory_path, from_stored, get_checkpoint_state
-from torch_tfckpt.errors import CheckpointError
+from torch_tfckpt.errors import NotFoundError
 from torch_tfckpt.format.tensor_bundle import index_filename
-from torch_tfckpt.storage.access import denied_access, is_denied_access
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.refusals import refusals_named
 from torch_tfckpt.text import printable
 
 _SHARD_SUFFIX: Final = re.compile(r"-[\d?]+-of-\d+$")
@@ -33,7 +38,6 @@ _POLL_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-@denied_access()
 def latest_checkpoint(
     checkpoint_dir: AnyPath,
     latest_filename: str | None = None,
@@ -49,19 +53,19 @@ def latest_checkpoint(
         valid: Return the newest checkpoint that is complete: its index can be parsed, and every data file exists and
             is long enough for the tensors in the index (version 1: every shard exists and can be opened). Tensors are
             not read and their checksums not compared; `tfckpt verify` does that. Checkpoints are checked in this order:
-            the newest and the list of the state file, from the newest on, then all others in the directory by age. A
+            the newest and the list of the state file, from the newest on, then all others in the directory: those of
+            one series ("m-10", "m-20") by their numbers, since copies may have other times, and series by age. A
             missing or damaged state file is ignored. Incomplete checkpoints are logged.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
         A prefix, or a version 1 file or pattern. None if there is no checkpoint; without `valid`, also if the one
-        that the state file names does not exist, which is logged.
+        that the state file names does not exist, which is logged. If the state file names one outside of the
+        directory, and the directory has none of that name, that one is returned, and a warning logged.
 
     Raises:
         DataLossError (a ValueError): without `valid`, if the state file can be parsed but does not name a checkpoint.
-        FailedPreconditionError (a RuntimeError): this user may not read the state file, or enter the directory; with
-            `valid`, if no checkpoint could be checked because of that. (TensorFlow returns None, which looks like a
-            first run.)
+        FailedPreconditionError (a RuntimeError): the system refuses to say which checkpoints there are.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -77,12 +81,25 @@ def latest_checkpoint(
     directory = directory_path(checkpoint_dir)
     storage = storage or storage_of(directory)
     if valid:
-        return _latest_complete(storage, directory, latest_filename)
+        path = _latest_complete(storage, directory, latest_filename)
+    else:
+        path = _latest_named(storage, directory, latest_filename)
+    if path is not None and directory_key(os.path.dirname(path)) != directory_key(directory):
+        _log.warning(
+            "the newest checkpoint of %s is outside of it: %s. If the directory was copied, copy that one, too",
+            printable(directory or os.curdir),
+            printable(path),
+        )
+    return path
+
+
+def _latest_named(storage: Storage, directory: str, latest_filename: str | None) -> str | None:
+    """Return the newest checkpoint that the state file names, if it exists."""
     state = get_checkpoint_state(directory, latest_filename, storage=storage)
     if state is None:
         return None
     path = from_stored(state.model_checkpoint_path)
-    if is_there(storage, path):
+    if checkpoint_exists(path, storage=storage):
         return path
     _log.error("Couldn't match files for checkpoint %s", printable(path))
     return None
@@ -92,21 +109,9 @@ def _latest_complete(storage: Storage, directory: str, latest_filename: str | No
     # Imported here: checking a checkpoint needs torch, looking names up does not, and `tfckpt latest` must be quick.
     from torch_tfckpt.directory import completeness
 
-    denied: Exception | None = None
-    for path in completeness.candidates(storage, directory, latest_filename):
-        try:
-            completeness.check_complete(storage, path)
-        except (CheckpointError, OSError) as error:
-            denied = denied or (error if is_denied_access(error) else None)
-            _log.warning("not complete: %s", error)
-        else:
-            return path
-    if denied is not None:
-        raise denied
-    return None
+    return completeness.first_complete(storage, completeness.candidates(storage, directory, latest_filename))
 
 
-@denied_access()
 def checkpoint_exists(checkpoint_prefix: AnyPath, *, storage: Storage | None = None) -> bool:
     """Return whether there is a checkpoint of either version with this prefix or pattern.
 
@@ -114,7 +119,7 @@ def checkpoint_exists(checkpoint_prefix: AnyPath, *, storage: Storage | None = N
     a pattern, so a path may contain "[" (TensorFlow cannot find such checkpoints).
 
     Raises:
-        FailedPreconditionError (a RuntimeError): this user may not enter the directory.
+        FailedPreconditionError (a RuntimeError): the system refuses to answer.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -124,10 +129,10 @@ def checkpoint_exists(checkpoint_prefix: AnyPath, *, storage: Storage | None = N
         True
     """
     prefix = fspath(checkpoint_prefix)
-    return is_there(storage or storage_of(prefix), prefix)
+    with refusals_named(prefix):
+        return is_there(storage or storage_of(prefix), prefix)
 
 
-@denied_access()
 def get_checkpoint_mtimes(checkpoint_prefixes: Iterable[AnyPath], *, storage: Storage | None = None) -> list[float]:
     """Return when each checkpoint was last written, in seconds since the epoch.
 
@@ -135,7 +140,7 @@ def get_checkpoint_mtimes(checkpoint_prefixes: Iterable[AnyPath], *, storage: St
     may be shorter than the argument.
 
     Raises:
-        FailedPreconditionError (a RuntimeError): this user may not enter a directory.
+        FailedPreconditionError (a RuntimeError): the system refuses to answer.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -146,9 +151,10 @@ def get_checkpoint_mtimes(checkpoint_prefixes: Iterable[AnyPath], *, storage: St
     times: list[float] = []
     for prefix in map(fspath, checkpoint_prefixes):
         place = storage or storage_of(prefix)
-        first = next(_files_of(place, prefix), None)
-        if first is not None:
-            times.append(place.modified(first))
+        with suppress(NotFoundError), refusals_named(prefix):  # it may be deleted between the two steps
+            first = next(_files_of(place, prefix), None)
+            if first is not None:
+                times.append(place.modified(first))
     return times
 
 
@@ -274,7 +280,7 @@ def _wait_for_another(directory: str, last: str | None, timeout: float | None, s
     """Return the latest checkpoint once it differs from `last`; None if the timeout expires before the next check."""
     stop = None if timeout is None else _now() + timeout
     while True:
-        path = latest_checkpoint(directory, storage=storage)
+        path = _latest_named(storage or storage_of(directory), directory, None)
         if path is not None and path != last:
             return path
         if stop is not None and _now() + _POLL_SECONDS > stop:

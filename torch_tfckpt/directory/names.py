@@ -73,6 +73,19 @@ def spelled_in(directory: str, path: str) -> str:
     return os.path.join(directory, name) if directory_key(parent) == directory_key(directory) else path
 
 
+def series_of(path: str) -> str:
+    """Return what the names of all checkpoints of a series have in common: "m-#" for "m-10" and "m-20".
+
+    A number after the last hyphen distinguishes the checkpoints of a series, so "gen1-10" and "gen2-10" belong to
+    different ones. Without it all numbers do: "epoch3" and "epoch4" belong to "epoch#".
+    """
+    name = os.path.basename(path)
+    shards = V1_SHARD.fullmatch(name)
+    name = name if shards is None else shards["prefix"]
+    base, _, number = name.rpartition("-")
+    return f"{base}-#" if base and _DIGITS.fullmatch(number) else _DIGITS.sub("#", name)
+
+
 def same_series(path: str, other: str) -> bool:
-    """Return whether the names of two checkpoints differ only in their numbers, like "m-10" and "m-20"."""
-    return _DIGITS.sub("0", os.path.basename(path)) == _DIGITS.sub("0", os.path.basename(other))
+    """Return whether two checkpoints belong to the same series, like "m-10" and "m-20". Directories do not matter."""
+    return series_of(path) == series_of(other)

@@ -1,13 +1,21 @@
 """Record each published checkpoint and delete old ones, in an order that is safe after a crash.
 
     the checkpoint is published
+    -> the retention file is read again, for pins that other processes have set
     -> its metrics and the checkpoints protected by pins and metrics are written to the retention file
-    -> the state file names it
-    -> older checkpoints are deleted, and the retention file forgets them
+    -> checkpoints that are to be deleted are marked (`unlisted`), unless the state file still names them
+    -> the state file names the new checkpoint
+    -> older checkpoints are deleted, and the retention file forgets them; their marks are removed
 
-If the process is killed in between, at worst an older checkpoint stays on disk: no file ever names a deleted one, and a
-pinned one is never deleted. Which checkpoints are old is decided by the subclasses (`saver.records`, `manager_records`)
-with the rules of `retention`.
+If the process is killed in between, no file ever names a deleted checkpoint, a pinned one is never deleted, and the
+next run of the series deletes what this one had not. The same holds for a checkpoint that could not be deleted: the
+next save tries again, and so does the next run. Which checkpoints are old is decided by the subclasses
+(`saver.records`, `manager_records`) with the rules of `retention`.
+
+What is deleted: checkpoints that this object has saved, that the program has passed to it, or that an earlier run of
+the same series (`names.series_of`) has listed or marked. And only in a directory that this object saves into, whatever
+the files in it say: they may have been copied from another run. If the system refuses to read the retention file,
+nothing is deleted until it can be read.
 """
 
 import logging
@@ -16,12 +24,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
-from torch_tfckpt.directory.names import is_there
+from torch_tfckpt.directory.names import directory_key, is_there
 from torch_tfckpt.directory.retention import KeepBest, Metrics
 from torch_tfckpt.directory.retention_file import RetentionRecord
-from torch_tfckpt.errors import CheckpointError, NotFoundError
+from torch_tfckpt.directory.unlisted import mark, unmark
+from torch_tfckpt.errors import CheckpointError, FailedPreconditionError, NotFoundError
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.refusals import refusals_named
 from torch_tfckpt.text import did_you_mean, listed, printable, quoted
 
 _LISTED: Final = 8  # metrics that a warning lists
@@ -87,11 +97,13 @@ class CheckpointRecords(ABC):
     _latest_filename: str | None = None  # name of the state file; None: the usual one
 
     def __init__(self, keep_best: KeepBest | None, storage: Storage | None, max_to_keep: int | None) -> None:
-        self.retention = RetentionRecord(keep_best)
+        self.retention = RetentionRecord(keep_best, self._owns)
         self._storage = storage
         self.max_to_keep = max_to_keep or 0
         self._metric_watch = MetricWatch()
-        self._to_delete: list[str] = []  # checkpoints that could not be deleted; tried again after the next save
+        self._to_delete: list[str] = []  # not deleted yet; tried again after the next save
+        self._marked: dict[str, None] = {}  # checkpoints that may have a mark, in order
+        self._saved_into: set[str] = set()  # directories, as they are spelled: only there anything is deleted
 
     @property
     @abstractmethod
@@ -102,8 +114,12 @@ class CheckpointRecords(ABC):
     def best(self) -> str | None:
         """The best checkpoint by `keep_best`, of those that are kept because they are new or protected, if any."""
         # Nothing is ever deleted without a limit, whether or not the newest are listed.
-        kept = self.newest if self.max_to_keep else list(self.retention.metrics)
+        kept = self.newest if self.max_to_keep else list(filter(self._owns, self.retention.metrics))
         return next(iter(self.retention.best_first(kept)), None)
+
+    @abstractmethod
+    def _owns(self, path: str) -> bool:
+        """Return whether `path` belongs to the series that is saved here, so that it may be deleted when it expires."""
 
     @abstractmethod
     def _add(self, path: str, now: float) -> None:
@@ -136,38 +152,56 @@ class CheckpointRecords(ABC):
         if self.names_expired:
             self._write_state(path)
         before = self.newest
-        expired = [*self._to_delete, *self._expire()]  # an undeleted checkpoint may have been pinned since
-        to_delete = self.retention.partition(self.newest, expired)
-        self._to_delete = to_delete if self.max_to_keep else []
-        # Before the state file names fewer checkpoints: after a crash, the protected ones must be known.
-        self.retention.save()
+        # Kept in case of Ctrl-C. What was not deleted before may have been pinned since.
+        self._to_delete = expired = [*self._to_delete, *self._expire()]
+        try:
+            to_delete = self.retention.partition(self.newest, expired)
+            # Before the state file names fewer checkpoints: after a crash, the protected ones must be known.
+            self.retention.save()
+        except FailedPreconditionError as refusal:
+            _log.warning("Nothing is deleted, since pinned checkpoints are unknown: %s", refusal)
+            to_delete = []
+        else:
+            self._to_delete = to_delete = to_delete if self.max_to_keep else []
         if not self.names_expired:
+            if self._to_delete:
+                self._mark(self._to_delete)
             self._write_state(path)
-        self._delete()
+        if to_delete:
+            self._delete()
         if self.names_expired and self.newest != before:
+            self._mark(self._to_delete)  # what could not be deleted
             self._write_state(path)
+        if self._marked:
+            self._unmark()
 
     def pin(self, path: str) -> None:
         """Protect a checkpoint from deletion, and write that to the retention file.
 
         Raises:
             NotFoundError: there is no such checkpoint.
+            FailedPreconditionError: the system refuses to read the file, or to say whether there is the checkpoint.
             OSError: the file cannot be written.
         """
         storage = self._storage or storage_of(path)
-        if not is_there(storage, path):
-            raise NotFoundError(
-                f"{printable(path)}: there is no such checkpoint to pin. Pin a checkpoint after saving it"
-            )
-        self.retention.load(storage, os.path.dirname(path), self._latest_filename)
+        with refusals_named(path):
+            if not is_there(storage, path):
+                raise NotFoundError(f"{printable(path)}: there is no such checkpoint to pin. Pin it after it was saved")
+        self._read_retention(path)
         self.retention.pin(path)
         self.retention.save()
 
     def unpin(self, path: str) -> None:
-        """Remove a pin, whether or not the checkpoint still exists."""
-        self.retention.load(self._storage or storage_of(path), os.path.dirname(path), self._latest_filename)
+        """Remove a pin, whether or not the checkpoint still exists. Errors as `pin`."""
+        self._read_retention(path)
         self.retention.unpin(path)
         self.retention.save()
+
+    def _read_retention(self, path: str) -> None:
+        """Read the files of pins that other processes may have changed, among them that of the directory of `path`."""
+        storage = self._storage or storage_of(path)
+        if not self.retention.load(storage, os.path.dirname(path), self._latest_filename):
+            self.retention.read_again()
 
     def warn_if_metric_is_missing(self) -> None:
         """Log a warning, once, if checkpoints were saved and none of them has the metric of `keep_best`."""
@@ -178,6 +212,10 @@ class CheckpointRecords(ABC):
     def _delete(self) -> None:
         deleted = []
         for path in self._to_delete:
+            if not self._is_here(path):
+                _log.warning("%s is not deleted: nothing was saved in its directory", printable(path))
+                deleted.append(path)
+                continue
             try:
                 self._remove(path)
                 deleted.append(path)
@@ -188,4 +226,25 @@ class CheckpointRecords(ABC):
             self.warn_if_metric_is_missing()
             self._to_delete = [path for path in self._to_delete if path not in deleted]
             self.retention.forget(deleted)
-            self.retention.save()
+            try:
+                self.retention.save()
+            except FailedPreconditionError as refusal:
+                _log.warning("pins and metrics of deleted checkpoints are still recorded: %s", refusal)
+
+    def _is_here(self, path: str) -> bool:
+        """Return whether `path` is directly in a directory that was saved into."""
+        directory = os.path.dirname(path)
+        return directory in self._saved_into or directory_key(directory) in map(directory_key, self._saved_into)
+
+    def _mark(self, paths: Sequence[str]) -> None:
+        """Mark checkpoints that the state file will not name."""
+        for path in paths:
+            if path not in self._marked and self._is_here(path):
+                self._marked[path] = None
+                mark(self._storage or storage_of(path), path)
+
+    def _unmark(self) -> None:
+        """Remove the marks of checkpoints that are deleted, protected, or named by the state file."""
+        for path in list(self._marked):
+            if path not in self._to_delete and unmark(self._storage or storage_of(path), path):
+                del self._marked[path]

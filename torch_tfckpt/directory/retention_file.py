@@ -3,7 +3,7 @@
     record = RetentionRecord(KeepBest("loss", "min", k=3))
     record.load(storage, "train")                          # before the first save; later calls cost nothing
     record.note("train/m-7", {"loss": 0.5})                # m-7 was saved
-    to_delete = record.partition(newest, expired)          # m-7 is among the newest; m-2 expired
+    to_delete = record.partition(newest, expired)          # m-7 is among the newest; m-2 expired; reads the file again
     record.save()                                          # before the state file
     ...                                                      # the state file is written, `to_delete` is deleted
     record.forget(to_delete)
@@ -16,15 +16,22 @@ It is stored next to the state file, as `<its name>.retention.json`, as long as 
 
 Paths in it are relative to its directory and inside it. Values that are not JSON numbers are strings: "nan", "inf".
 
-Checkpoints that no longer exist are forgotten. If the file cannot be read, the checkpoints that might have been pinned
-in it are pinned, so that none is deleted by mistake.
+Checkpoints that no longer exist are forgotten. If the file is damaged, the checkpoints that might have been pinned in
+it are pinned, so that none is deleted by mistake. If the system refuses to read it, an error is raised and nothing
+changes.
+
+Several processes may change the file, for example a training and a notebook that pins a checkpoint. So `partition`
+reads it again before it names anything to delete, and takes over what the others have added and removed since. (Two
+processes that change it in the same instant are not kept apart.) If the file has vanished, its pins are gone, but
+nothing that they protected is deleted. Several series of checkpoints, each with a Saver of its own, share the file: a
+record keeps the entries of other series, and never names their checkpoints to delete.
 """
 
 import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -34,6 +41,7 @@ from torch_tfckpt.directory.state_file import state_path
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.storage.names import is_url
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.refusals import is_refusal, refusals_named
 from torch_tfckpt.storage.small_files import read_small, write_file
 from torch_tfckpt.text import printable, quoted
 
@@ -43,6 +51,19 @@ MAX_BYTES: Final = 64 * 1024 * 1024  # enough for half a million checkpoints
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _RetentionFile:
+    """Contents of one file. Names are paths relative to its directory."""
+
+    best: KeepBest | None
+    pins: list[str]
+    protected: list[str]
+    metrics: dict[str, dict[str, float]]
+
+
+_NOTHING: Final = _RetentionFile(None, [], [], {})
+
+
 @dataclass(slots=True)
 class _RetentionPlace:
     """One directory whose file was read."""
@@ -50,8 +71,10 @@ class _RetentionPlace:
     storage: Storage
     directory: str
     path: str  # of the file
-    text: bytes | None  # current contents of the file; None if it does not exist
-    unreadable: bool = False
+    text: bytes | None  # contents of the file when it was read or written last; None if it did not exist
+    unreadable: bool = False  # it is damaged, and what it may have pinned is not pinned yet
+    is_something_else: bool = False  # there is a directory of that name, or a file that is too large
+    known: _RetentionFile = _NOTHING  # what `text` means
 
 
 class RetentionRecord:
@@ -59,13 +82,14 @@ class RetentionRecord:
 
     Args:
         best: Which checkpoints to keep because of their metrics; None: the rule in the file, if there is one.
+        owns: Whether a checkpoint belongs to the series that may be deleted here.
 
     Different spellings of a path are the same path. One object may serve several directories; each has its own file.
     Thread safety: not thread-safe.
     """
 
-    def __init__(self, best: KeepBest | None = None) -> None:
-        self.best = best
+    def __init__(self, best: KeepBest | None = None, owns: Callable[[str], bool] = lambda path: True) -> None:
+        self.best, self._owns = best, owns
         self._places: dict[str, _RetentionPlace] = {}
         # Keys are those of `path_key`; `_paths` has the spelling in which the checkpoint was saved.
         self._paths: dict[str, str] = {}
@@ -73,6 +97,8 @@ class RetentionRecord:
         self._metrics: dict[str, dict[str, float]] = {}
         self._protected: list[str] = []
         self._certain: set[str] = set()  # saved or unpinned here, so a pin in a file does not apply
+        self._last_noted = ""
+        self._damaged = False  # a file is `unreadable`
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -89,31 +115,73 @@ class RetentionRecord:
         """Checkpoints that expired and are kept for a pin or a metric, oldest first."""
         return [self._paths[key] for key in self._protected]
 
-    def load(self, storage: Storage, directory: str, latest_filename: str | None = None) -> None:
-        """Read the file of `directory`, unless it was read before; a damaged one is logged."""
+    def load(self, storage: Storage, directory: str, latest_filename: str | None = None) -> bool:
+        """Read the file of `directory`, unless it was read before; return whether it was read now.
+
+        A damaged file is logged.
+
+        Raises:
+            FailedPreconditionError: the system refuses to read it. The next call tries again.
+        """
         path = f"{state_path(directory, latest_filename)}.retention.json"
         place = self._places.get(directory_key(directory))
         if place is not None and place.path == path:
-            return
+            return False
         place = _RetentionPlace(storage, directory, path, None)
-        try:
-            place.text = read_small(storage, path, MAX_BYTES, "a retention file")
-            self._take_over(place, _decode(place.text))
-        except NotFoundError:
-            pass
-        except (CheckpointError, OSError) as error:
-            place.unreadable = True
-            _log.warning(
-                "%s: cannot be read: %s. The pinned checkpoints are unknown, so all existing ones will be pinned",
-                printable(path),
-                str(error).removeprefix(f"{printable(path)}: "),
-            )
+        self._read(place, first=True)
         # Last: after Ctrl-C before this line the file is read again, or pinned checkpoints would count as not pinned.
         self._places[directory_key(directory)] = place
+        return True
+
+    def read_again(self) -> None:
+        """Take over what other processes have changed in the files since they were read or written here.
+
+        Raises:
+            FailedPreconditionError: the system refuses to read a file.
+        """
+        for place in self._places.values():
+            self._read(place, first=False)
+
+    def _read(self, place: _RetentionPlace, *, first: bool) -> None:
+        """Read the file of `place`, if it has other contents than are known, and take over the changes."""
+        try:
+            with refusals_named(place.path):
+                text: bytes | None = read_small(place.storage, place.path, MAX_BYTES, "a retention file")
+        except NotFoundError:
+            text = None
+        except CheckpointError as error:
+            if is_refusal(error):
+                raise
+            if not place.is_something_else:
+                place.is_something_else = True
+                self._note_damage(place, error, first=first)
+            return
+        place.is_something_else = False
+        if text == place.text:
+            return
+        try:
+            now = _NOTHING if text is None else _decode(text)
+        except DataLossError as error:
+            self._note_damage(place, error, first=first)
+        else:
+            with refusals_named(place.path):
+                self._take_over(place, now, first=first)
+            place.known = now
+        place.text = text
+
+    def _note_damage(self, place: _RetentionPlace, error: CheckpointError, *, first: bool) -> None:
+        place.unreadable = self._damaged = True
+        if not first:  # others may have pinned all but what was saved a moment ago
+            self._certain &= {self._last_noted}
+        _log.warning(
+            "%s: cannot be read: %s. The pinned checkpoints are unknown, so all existing ones will be pinned",
+            printable(place.path),
+            str(error).removeprefix(f"{printable(place.path)}: "),
+        )
 
     def note(self, path: str, metrics: Metrics | None = None) -> None:
         """Note that `path` was saved with these metrics, and forget those of an older checkpoint of that path."""
-        key = self._remember(path)
+        key = self._last_noted = self._remember(path)
         self._paths[key] = path
         self._certain.add(key)
         self._metrics.pop(key, None)
@@ -130,22 +198,29 @@ class RetentionRecord:
         self._certain.add(path_key(path))
 
     def partition(self, newest: Sequence[str], expired: Sequence[str]) -> list[str]:
-        """Return the checkpoints to delete now that something was saved, oldest first.
+        """Return the checkpoints to delete now that something was saved, oldest first. Reads the files again.
 
         Args:
             newest: The checkpoints that are kept because they are new, oldest first.
             expired: The checkpoints that have become too old.
 
         A checkpoint that was protected until now is remembered as such until `forget`, in case it cannot be deleted.
+
+        Raises:
+            FailedPreconditionError: the system refuses to read a file, so nothing may be deleted.
         """
-        unreadable = any(place.unreadable for place in self._places.values())
-        if self.best is None and not (self._pins or self._protected or unreadable):
+        if not (expired or self.best or self._protected or self._damaged):
+            return []
+        self.read_again()
+        if self.best is None and not (self._pins or self._protected or self._damaged):
             return list(expired)  # the usual case: no checkpoint is protected
         inside = [self._remember(path) for path in newest]
         outside = [self._remember(path) for path in expired]
         self._pin_what_may_have_been([*outside, *inside])
-        split = partition(inside, outside, self._protected, self._pins, self._metrics, self.best)
-        staying = {*split.protected, *(key for key in self._protected if key in split.to_delete)}
+        own = self._own_protected()
+        split = partition(inside, outside, own, self._pins, self._metrics, self.best)
+        others = set(self._protected).difference(own)
+        staying = {*split.protected, *(key for key in own if key in split.to_delete), *others}
         self._protected = [key for key in dict.fromkeys((*self._protected, *outside)) if key in staying]
         return [self._paths[key] for key in split.to_delete]
 
@@ -163,24 +238,34 @@ class RetentionRecord:
         if self.best is None:
             return []
         inside = [self._remember(path) for path in newest]
-        known = [*(key for key in self._protected if key not in inside), *inside]
+        known = [*(key for key in self._own_protected() if key not in inside), *inside]
         return [self._paths[key] for key in best_first(known, self._metrics, self.best)]
+
+    def _own_protected(self) -> list[str]:
+        return [key for key in self._protected if self._owns(self._paths[key])]
 
     def save(self) -> None:
         """Write the files whose contents changed, durably; remove those that would be empty.
 
+        A file is read again before, so that what other processes have added is not lost.
+
         Raises:
+            FailedPreconditionError: the system refuses to read a file.
             OSError: the system refused.
         """
         for home, place in self._places.items():
             text = self._encode(home)
             if text == place.text or (text is None and place.unreadable):
                 continue
+            self._read(place, first=False)
+            text = self._encode(home)
+            if text == place.text or place.unreadable:
+                continue  # what may be pinned in a damaged file is pinned by the next `partition`
             if text is None:
                 place.storage.remove(place.path)
             else:
                 write_file(place.storage, place.path, text)
-            place.text = text
+            place.text, place.known = text, _NOTHING if text is None else _decode(text)
 
     def _remember(self, path: str) -> str:
         key = path_key(path)
@@ -197,26 +282,42 @@ class RetentionRecord:
                     shown = ", ".join(printable(self._paths[key]) for key in old)
                     _log.warning("%s: pinned %s. Unpin those that may be deleted", printable(place.path), shown)
                 place.unreadable = False
+        self._damaged = False
 
     def _home_of(self, key: str) -> str | None:
         """Return the directory whose file lists `key`: the innermost one that contains it."""
         around = [home for home in self._places if key.startswith(f"{home.rstrip('/')}/")]
         return max(around, key=len, default=None)
 
-    def _take_over(self, place: _RetentionPlace, stored: "_RetentionFile") -> None:
-        """Take over the contents of a file, for checkpoints that exist."""
-        self.best = self.best or stored.best
-        for name in dict.fromkeys((*stored.protected, *stored.pins, *stored.metrics)):
+    def _take_over(self, place: _RetentionPlace, now: _RetentionFile, *, first: bool) -> None:
+        """Take over what differs between the contents of a file and those known before, for checkpoints that exist."""
+        before = place.known
+        if first:
+            self.best = self.best or now.best
+        for name in {*before.protected, *before.pins, *before.metrics}:
+            key = path_key(os.path.join(place.directory, name))
+            if name in before.pins and name not in now.pins:
+                self._pins.discard(key)
+            if name in before.protected and name not in now.protected and key in self._protected:
+                self._protected.remove(key)
+            if name in before.metrics and name not in now.metrics and key not in self._certain:
+                self._metrics.pop(key, None)
+        home = directory_key(place.directory)
+        for name in dict.fromkeys((*now.protected, *now.pins, *now.metrics)):
             path = os.path.join(place.directory, name)
             key = path_key(path)
-            if key in self._certain or not is_there(place.storage, path):
+            if not key.startswith(f"{home.rstrip('/')}/"):  # through a symbolic link
+                _log.warning("%s names %s, which is outside of its directory. Ignored", printable(place.path), name)
+                continue
+            # What was saved or unpinned here is newer than the contents of a file that is read for the first time.
+            if (first and key in self._certain) or not is_there(place.storage, path):
                 continue
             self._paths.setdefault(key, path)
-            if name in stored.pins:
+            if name in now.pins and name not in before.pins:
                 self._pins.add(key)
-            if name in stored.metrics:
-                self._metrics.setdefault(key, stored.metrics[name])
-            if name in stored.protected and key not in self._protected:
+            if name in now.metrics and name not in before.metrics:
+                self._metrics.setdefault(key, now.metrics[name])
+            if name in now.protected and name not in before.protected and key not in self._protected:
                 self._protected.append(key)
 
     def _encode(self, home: str) -> bytes | None:
@@ -235,7 +336,8 @@ class RetentionRecord:
         }
         if not (pins or protected or metrics):
             return None
-        best = asdict(self.best) if self.best is not None else None
+        rule = self.best or self._places[home].known.best  # another program's, if this one has none
+        best = asdict(rule) if rule is not None else None
         content = {"version": VERSION, "best": best, "pins": pins, "protected": protected, "metrics": metrics}
         return f"{json.dumps(content, indent=1)}\n".encode()
 
@@ -256,16 +358,6 @@ def check_metrics(metrics: object) -> dict[str, float]:
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor of several elements
             raise InvalidArgumentError(f"metrics: {quoted(name)} is not a number: {error}. Pass a float") from error
     return checked
-
-
-@dataclass(frozen=True, slots=True)
-class _RetentionFile:
-    """Contents of one file. Names are paths relative to its directory."""
-
-    best: KeepBest | None
-    pins: list[str]
-    protected: list[str]
-    metrics: dict[str, dict[str, float]]
 
 
 def _decode(text: bytes) -> _RetentionFile:

@@ -10,6 +10,13 @@
 It is the text of a CheckpointState message, byte for byte as TensorFlow writes it. Relative paths are relative to the
 directory of the file.
 
+A directory may have been copied together with its state file, and an absolute path in the file may still lead to the
+original. So a checkpoint next to the state file takes precedence over one of the same name at an absolute path.
+
+A file that does not exist, one that is damaged, and one that the system refuses to read are three different things.
+`load_state` is for callers that overwrite or delete files: it raises an error for the last two. `get_checkpoint_state`
+logs damage and returns None, as TensorFlow does. Neither returns None because of a refusal (`storage.refusals`).
+
 The strings of a message are UTF-8, but file names need not be. A byte that is not valid UTF-8 is written as a null
 character, which paths never contain, and two hexadecimal digits: "mod\\0ffel" in the message, mod\\000ffel in the file.
 `to_stored` and `from_stored` convert; all other paths are not changed.
@@ -26,7 +33,7 @@ from typing import Final
 from google.protobuf import text_format
 
 from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
-from torch_tfckpt.directory.names import STATE_FILE, is_there
+from torch_tfckpt.directory.names import STATE_FILE, directory_key, is_there
 from torch_tfckpt.errors import (
     CheckpointError,
     DataLossError,
@@ -34,10 +41,10 @@ from torch_tfckpt.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from torch_tfckpt.storage.access import denied_access, is_denied_access
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath, is_url
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.refusals import is_refusal, refusals_named
 from torch_tfckpt.storage.small_files import read_small, write_file
 from torch_tfckpt.text import escaped, printable, quoted
 
@@ -76,6 +83,7 @@ def read_state(storage: Storage, path: str) -> CheckpointState:
     Raises:
         NotFoundError: it does not exist.
         DataLossError: it cannot be parsed, or does not name a checkpoint.
+        FailedPreconditionError: the system refuses to read it.
     """
     state = _parse(storage, path)
     _check(state, f"{printable(path)}: Invalid checkpoint state")
@@ -83,7 +91,8 @@ def read_state(storage: Storage, path: str) -> CheckpointState:
 
 
 def _parse(storage: Storage, path: str) -> CheckpointState:
-    content = read_small(storage, path, MAX_STATE_BYTES, "a checkpoint state file", _FIX)
+    with refusals_named(path):
+        content = read_small(storage, path, MAX_STATE_BYTES, "a checkpoint state file", _FIX)
     # Raw bytes that are not UTF-8, which another program may have written, are converted to our spelling.
     text = _NO_UTF8.sub(
         lambda match: f"\\000{ord(match[0]) - _SURROGATES:02x}", content.decode("utf-8", "surrogateescape")
@@ -110,25 +119,40 @@ def _check(state: CheckpointState, what: str) -> None:
 def resolve_in(storage: Storage, directory: str, stored: str) -> str:
     """Return the path that `stored` refers to in a state file of `directory`.
 
-    Relative paths are relative to the directory. If there is no checkpoint at an absolute path, for example because the
-    directory was moved, a checkpoint of the same name in the directory is used.
+    Relative paths are relative to the directory. A checkpoint in the directory is used instead of one of the same name
+    at an absolute path elsewhere, because the directory may have been copied or moved.
+
+    Raises:
+        FailedPreconditionError: the system refuses to say whether there is one in the directory.
     """
     if not (os.path.isabs(stored) or is_url(stored)):
         return os.path.join(directory, stored)
-    try:
-        found = is_there(storage, stored)
-    except (CheckpointError, OSError) as error:
-        if not is_denied_access(error):
-            raise
-        found = False  # such as the home directory of the user who copied it from there
-    if not found:
-        beside = os.path.join(directory, os.path.basename(stored))
-        if is_there(storage, beside):
-            return beside
+    parent, name = os.path.split(stored)
+    if name and directory_key(parent) != directory_key(directory):
+        beside = os.path.join(directory, name)
+        with refusals_named(beside):
+            if is_there(storage, beside):
+                return beside
     return stored
 
 
-@denied_access()
+def load_state(storage: Storage, directory: str, latest_filename: str | None = None) -> CheckpointState | None:
+    """Return the message in the state file of `directory`, with its paths resolved; None only if there is no file.
+
+    Raises:
+        DataLossError: it is damaged, or does not name a checkpoint: this is not the first run in the directory.
+        FailedPreconditionError: the system refuses to read it.
+    """
+    path = state_path(directory, latest_filename)
+    try:
+        state = read_state(storage, path)
+    except NotFoundError:
+        return None
+    except InvalidArgumentError as error:  # a directory or a pipe
+        raise DataLossError(str(error)) from error
+    return _all_resolved(storage, directory, state)
+
+
 def get_checkpoint_state(
     checkpoint_dir: AnyPath, latest_filename: str | None = None, *, storage: Storage | None = None
 ) -> CheckpointState | None:
@@ -140,14 +164,13 @@ def get_checkpoint_state(
         storage: Where files are stored; None chooses by the path.
 
     Returns:
-        The message, with `checkpoint_dir` before its relative paths. If there is no checkpoint at an absolute path, for
-        example because the directory was moved, it is replaced by the checkpoint of that name in the directory, if
-        there is one. None if there is no state file, or it cannot be read or parsed, which is logged.
+        The message, with `checkpoint_dir` before its relative paths. An absolute path that leads elsewhere is replaced
+        by the checkpoint of that name in the directory, if there is one: the directory may have been copied. None if
+        there is no state file, or it cannot be parsed, which is logged.
 
     Raises:
         DataLossError (a ValueError): it can be parsed, but does not name a checkpoint, for example because it is empty.
-        FailedPreconditionError (a RuntimeError): this user may not read it, or enter its directory. (TensorFlow
-            returns None, which looks like a first run.)
+        FailedPreconditionError (a RuntimeError): the system refuses to read it, so it is unknown whether there is one.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -155,7 +178,7 @@ def get_checkpoint_state(
         >>> tfckpt.get_checkpoint_state("run").model_checkpoint_path
         'run/m-7'
 
-    Cost: reads the file; checks which of the absolute paths exist.
+    Cost: reads the file; looks in the directory for those of its absolute paths that lead elsewhere.
     Source: get_checkpoint_state in tensorflow/python/checkpoint/checkpoint_management.py.
     """
     directory = directory_path(checkpoint_dir)
@@ -165,12 +188,16 @@ def get_checkpoint_state(
         state = _parse(storage, path)
     except NotFoundError:
         return None
-    except (CheckpointError, OSError) as error:
-        if is_denied_access(error):
+    except CheckpointError as error:
+        if is_refusal(error):
             raise
         _log.warning("%s. Checkpoint ignored", error)
         return None
     _check(state, f"Invalid checkpoint state loaded from {printable(directory)}")
+    return _all_resolved(storage, directory, state)
+
+
+def _all_resolved(storage: Storage, directory: str, state: CheckpointState) -> CheckpointState:
     state.model_checkpoint_path = _resolved(storage, directory, state.model_checkpoint_path)
     for number, stored in enumerate(state.all_model_checkpoint_paths):
         state.all_model_checkpoint_paths[number] = _resolved(storage, directory, stored)

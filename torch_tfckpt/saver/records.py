@@ -1,5 +1,9 @@
 """Records of a Saver's checkpoints: TensorFlow's rule of age, and the state file.
 
+The first save of a run into a directory looks for what earlier runs of the same series have left: pins and metrics,
+marked checkpoints, and, if `recover` applies, those that the state file lists. If the system refuses to answer, the
+state file stays as it is, so that nothing in it is lost, and the next save tries again.
+
 Source: Saver._RecordLastCheckpoint, _MaybeDeleteOldCheckpoints in tensorflow/python/training/saver.py.
 """
 
@@ -7,11 +11,11 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.directory.management import get_checkpoint_mtimes, remove_checkpoint
-from torch_tfckpt.directory.names import directory_key, same_series, spelled_in
+from torch_tfckpt.directory.names import directory_key, is_there, series_of, spelled_in
 from torch_tfckpt.directory.records import CheckpointRecords
 from torch_tfckpt.directory.retention import (
     SECONDS_PER_HOUR,
@@ -26,21 +30,30 @@ from torch_tfckpt.directory.retention import (
 from torch_tfckpt.directory.retention_file import RetentionRecord
 from torch_tfckpt.directory.state_file import (
     from_stored,
-    get_checkpoint_state,
+    load_state,
     state_path,
     update_checkpoint_state,
     update_relative_state,
 )
-from torch_tfckpt.errors import CheckpointError, FailedPreconditionError
+from torch_tfckpt.directory.unlisted import marked_in
+from torch_tfckpt.errors import DataLossError, FailedPreconditionError, IncompleteSaveError
 from torch_tfckpt.saver.request import SaveRequest
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.storage.refusals import refusals_named
 from torch_tfckpt.text import printable, quoted
 
 # TensorFlow's default for keep_checkpoint_every_n_hours, 14 months: in practice no schedule, so it is not recorded.
 _NEVER: Final = 10_000 * SECONDS_PER_HOUR
 
 _log = logging.getLogger(__name__)
+
+
+class _Listed(NamedTuple):
+    """What a state file of an earlier run lists."""
+
+    paths: list[str]  # of one series in its directory, oldest first
+    last_preserved: float  # seconds since the epoch; 0 without a schedule
 
 
 class SaverRecords(CheckpointRecords):
@@ -51,8 +64,8 @@ class SaverRecords(CheckpointRecords):
         start: When the saver was built, in seconds since the epoch: the schedule of permanently kept ones begins then.
         relative: Whether the state file names checkpoints relative to its directory.
         keep_best: Which checkpoints to keep because of their metrics.
-        recover: Whether the first save takes over the checkpoints that the state file lists. None: the first save into
-            a directory that was restored from takes over those whose names differ only in their numbers.
+        recover: Whether the first save takes over the checkpoints of its series that the state file lists. None: the
+            first save into a directory that was restored from does.
         storage: Where files are stored; None chooses by the path.
 
     Thread safety: one thread at a time.
@@ -80,6 +93,9 @@ class SaverRecords(CheckpointRecords):
         self._has_saved = False
         self._restored_from: set[str] = set()  # keys of directories whose checkpoints are to be taken over
         self._last_restored: str | None = None
+        self._searched: set[tuple[str, str]] = set()  # directory and state file that were searched for marks
+        self._targets: dict[str, str] = {}  # save path -> the last checkpoint saved there; they tell the series
+        self._not_recorded: set[str] = set()  # checkpoints that no state file names, since an earlier one is unknown
 
     @property
     def newest(self) -> list[str]:
@@ -99,7 +115,8 @@ class SaverRecords(CheckpointRecords):
         if any(directory_key(os.path.dirname(path)) == home for path in self.newest):
             return self.newest
         storage = self._storage or storage_of(restored)
-        return [saved.path for saved in self._with_earlier(storage, restored, self._latest_filename).last]
+        listed = self._listed_before(storage, restored, self._latest_filename)
+        return [saved.path for saved in self._with_earlier(listed).last]
 
     @property
     def expected_best(self) -> str | None:
@@ -140,11 +157,35 @@ class SaverRecords(CheckpointRecords):
             )
 
     def enter(self, request: SaveRequest, path: str, now: float) -> None:
-        """Record `path`, which was published at `now`. Raises like `published`."""
+        """Record `path`, which was published at `now`.
+
+        Raises:
+            IncompleteSaveError: the system refuses to read the files of an earlier run; the state file is unchanged.
+            OSError: as `published`.
+        """
         self._request, self._latest_filename = request, request.latest_filename
-        self.retention.load(request.storage, request.directory, request.latest_filename)
-        self._take_over(request)
+        self._saved_into.add(request.directory)
+        self._targets[request.save_path] = request.target
+        try:
+            self.retention.load(request.storage, request.directory, request.latest_filename)
+            place = request.directory, request.latest_filename
+            if place not in self._searched:
+                self._find_marked(request)
+                self._searched.add(place)
+            self._take_over(request)
+        except (FailedPreconditionError, OSError) as refusal:
+            self._not_recorded.add(path)
+            self._add(path, now)
+            self.retention.note(path, request.metrics)
+            raise IncompleteSaveError(
+                f"{printable(path)} is in place and can be restored, but the state file does not name it, since the "
+                f"checkpoints of earlier runs are unknown: {refusal}. Fix the cause, then save again",
+                {0: refusal},
+            ) from refusal
         self.published(path, now, request.metrics)
+
+    def _owns(self, path: str) -> bool:
+        return series_of(path) in map(series_of, self._targets.values())
 
     def _add(self, path: str, now: float) -> None:
         self._history = record(self._history, path, now, self.max_to_keep)
@@ -164,51 +205,75 @@ class SaverRecords(CheckpointRecords):
         if self._recover is None:
             self._restored_from.add(directory_key(os.path.dirname(prefix)))
 
+    def _find_marked(self, request: SaveRequest) -> None:
+        """Find checkpoints that an earlier run of the series was to delete, so that this save deletes them."""
+        if not self.max_to_keep:
+            return
+        storage, directory = request.storage, request.directory
+        marked = [path for path in marked_in(directory, storage.list(directory)) if self._owns(path)]
+        if not marked:
+            return
+        listed = self._listed_before(storage, request.target, request.latest_filename)
+        if listed is None:
+            return
+        self._marked.update(dict.fromkeys(marked))
+        with refusals_named(directory):
+            self._to_delete += [path for path in marked if path not in listed.paths and is_there(storage, path)]
+
     def _take_over(self, request: SaveRequest) -> None:
         """Put the checkpoints of an earlier run before those of this one, if `recover` applies to this save."""
         asked_to = self._recover is True and not self._has_saved
-        self._has_saved = True
         if not asked_to and not self._restored_from:
+            self._has_saved = True
             return  # as for most saves, before the directory is resolved
         home = directory_key(request.directory)
         wanted = asked_to or home in self._restored_from
+        known = [path for path in self.newest if path not in self._not_recorded]
+        # Unless the program has set the list, or has saved here before.
+        if wanted and self.max_to_keep and not any(directory_key(os.path.dirname(path)) == home for path in known):
+            listed = self._listed_before(request.storage, request.target, request.latest_filename)
+            self._history = self._with_earlier(listed)
+        self._has_saved = True
         self._restored_from.discard(home)
-        if not wanted or not self.max_to_keep:
-            return
-        if any(directory_key(os.path.dirname(path)) == home for path in self.newest):
-            return  # the program has set the list, or has saved here before
-        self._history = self._with_earlier(request.storage, request.target, request.latest_filename)
+        self._not_recorded.clear()
 
-    def _with_earlier(self, storage: Storage, target: str, latest_filename: str | None) -> SaverHistory:
-        """Return the history with the checkpoints that a save of `target` takes over."""
+    def _with_earlier(self, listed: _Listed | None) -> SaverHistory:
+        """Return the history with the checkpoints of an earlier run before those of this one."""
+        if listed is None:
+            return self._history
+        history, earlier = self._history, self._dated(listed.paths)
+        if listed.last_preserved > 0:
+            history, earlier = continue_schedule(history, earlier, listed.last_preserved, self._keep_seconds)
+        return taken_over(history, earlier, self.max_to_keep)
+
+    def _listed_before(self, storage: Storage, target: str, latest_filename: str | None) -> _Listed | None:
+        """Return what the state file lists of the series of `target`, and of those that were saved before.
+
+        None if there is no state file, or it is damaged, which is logged.
+
+        The state file may have been copied, or written by another program: checkpoints of other series, or outside of
+        its directory, are left out, so that they are never deleted.
+        """
         directory = os.path.dirname(target)
+        series = {series_of(path) for path in (target, *self._targets.values())}
         try:
-            state = get_checkpoint_state(directory, latest_filename, storage=storage)
-        except CheckpointError as error:
+            state = load_state(storage, directory, latest_filename)
+        except DataLossError as error:
             _log.warning("%s: checkpoints of earlier runs are not tracked", error)
-            return self._history
+            return None
         if state is None:
-            return self._history
+            return None
         # In the spelling of this run, so that a path that is saved again is recognized.
         paths = [spelled_in(directory, from_stored(path)) for path in state.all_model_checkpoint_paths]
-        if self._recover is None:
-            paths = [path for path in paths if same_series(path, target)]
-        history, earlier = self._history, self._dated(paths)
-        if state.last_preserved_timestamp > 0:
-            history, earlier = continue_schedule(history, earlier, state.last_preserved_timestamp, self._keep_seconds)
-        return taken_over(history, earlier, self.max_to_keep)
+        own = [path for path in paths if os.path.dirname(path) == directory and series_of(path) in series]
+        for path in set(paths).difference(own):
+            _log.info("%s: %s is not tracked: another series or directory", printable(target), printable(path))
+        return _Listed(own, state.last_preserved_timestamp)
 
     def _dated(self, paths: Sequence[str]) -> list[Saved]:
         """Return those of `paths` that exist, with the times when their files were written."""
-        found = []
-        for path in paths:
-            try:
-                times = get_checkpoint_mtimes([path], storage=self._storage)
-            except FailedPreconditionError as error:  # access is denied, so it could not be deleted either
-                _log.warning("%s is not tracked: %s", printable(path), error)
-                continue
-            found += [Saved(path, time) for time in times]
-        return found
+        times = [(path, get_checkpoint_mtimes([path], storage=self._storage)) for path in paths]
+        return [Saved(path, time[0]) for path, time in times if time]
 
     def _write_state(self, path: str) -> None:
         update = update_relative_state if self._relative else update_checkpoint_state

@@ -67,12 +67,12 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             either way.)
         filename: The default path in meta graphs.
         keep_best: Also keep the best k checkpoints by a metric that is given to `save`.
-        recover: Whether max_to_keep counts the checkpoints of earlier runs, which the state file lists. None: if this
-            saver has restored a checkpoint from the directory (any checkpoint, any spelling of the path), its next
-            save there takes over those whose names differ only in their numbers, so that other programs'
-            checkpoints are never deleted. True: the first save takes over all that are listed. False: never, as in
-            TensorFlow. Checkpoints that no longer exist are left out, and the others are as old as their files; the
-            schedule of `keep_checkpoint_every_n_hours`, pins and metrics continue.
+        recover: Whether max_to_keep counts the checkpoints of earlier runs: those that the state file lists, in its own
+            directory, with names that differ only in their numbers, so that other programs' checkpoints are never
+            deleted. None: if this saver has restored a checkpoint from the directory (any checkpoint, any spelling of
+            the path), its next save there takes them over. True: the first save does. False: never, as in TensorFlow.
+            Checkpoints that no longer exist are left out, and the others are as old as their files; the schedule of
+            `keep_checkpoint_every_n_hours`, pins and metrics continue.
         staging: How much host memory and how many threads saves may use.
         clock: Returns seconds since the epoch.
         storage: Where files are stored; None chooses by the path.

@@ -10,6 +10,7 @@ from typing import Self
 
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.storage.refusals import NOTHING_THERE
 from torch_tfckpt.text import printable
 
 
@@ -37,12 +38,15 @@ class LocalStorage:
             os.close(descriptor)
 
     def exists(self, path: str) -> bool:
+        # Not os.path.lexists, which returns False if the system refuses to answer: the caller might then overwrite.
         try:
             os.lstat(path)
-        except PermissionError:
-            raise  # unknown; "no" would make a directory that cannot be entered look empty
-        except (OSError, ValueError):
+        except ValueError:  # no name contains a null character
             return False
+        except OSError as error:
+            if error.errno in NOTHING_THERE:
+                return False
+            raise
         return True
 
     def modified(self, path: str) -> float:
@@ -52,17 +56,19 @@ class LocalStorage:
         try:
             return sorted(os.listdir(directory or os.curdir))
         except OSError as error:
-            if error.errno in _NOTHING_THERE:
+            if error.errno in NOTHING_THERE:
                 return []
             raise _refused(directory, error) from error
 
     def is_directory(self, path: str) -> bool:
         try:
             return stat.S_ISDIR(os.stat(path).st_mode)
-        except PermissionError:
-            raise  # as `exists`
-        except (OSError, ValueError):
+        except ValueError:
             return False
+        except OSError as error:
+            if error.errno in NOTHING_THERE:
+                return False
+            raise
 
     def make_directory(self, path: str) -> None:
         if path:
@@ -127,7 +133,7 @@ class LocalFile:
             # O_NONBLOCK: opening a named pipe would otherwise wait for a writer.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            if error.errno in _NOTHING_THERE:
+            if error.errno in NOTHING_THERE:
                 raise NotFoundError(
                     f"{printable(path)}: no such file ({error.strerror}). Copy the file there, or use another path"
                 ) from error
@@ -205,10 +211,6 @@ class LocalFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-# Errors of open(2) that mean that the file does not or cannot exist.
-_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def _refused(path: str, error: OSError) -> FailedPreconditionError:

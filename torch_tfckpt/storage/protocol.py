@@ -137,16 +137,24 @@ class Storage(Protocol):
         """Return whether a running program is writing the file; True if this cannot be determined."""
 
     def exists(self, path: str) -> bool:
-        """Return whether there is a file or directory of that name."""
+        """Return whether there is a file or directory of that name.
+
+        Raises:
+            OSError: the system refuses to answer. This must not return False then, or callers overwrite files.
+        """
 
     def modified(self, path: str) -> float:
         """Return the modification time in seconds since the epoch."""
 
     def list(self, directory: str) -> list[str]:
-        """Return the sorted names in `directory`; an empty list if there is no such directory."""
+        """Return the sorted names in `directory`; an empty list if there is no such directory.
+
+        Raises:
+            FailedPreconditionError, OSError: the system refuses to answer.
+        """
 
     def is_directory(self, path: str) -> bool:
-        """Return whether `path` is a directory."""
+        """Return whether `path` is a directory. Raises OSError as `exists`."""
 
     def make_directory(self, path: str) -> None:
         """Create the directory `path`, but no parents; do nothing if it exists."""

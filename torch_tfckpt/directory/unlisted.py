@@ -1,0 +1,56 @@
+"""Marks of checkpoints that exist although the state file does not name them: empty files `PREFIX.tfckpt-unlisted`.
+
+    m-1 has expired                 m-1.tfckpt-unlisted is created
+    -> the state file is written, which does not name m-1 any more
+    -> m-1 is deleted, then its mark
+
+A process that is killed in between, or that cannot delete a file, leaves the mark. The next run of the same series
+deletes what is marked, unless the state file names it, it is pinned or one of the best. Without the mark nothing would
+distinguish it from a checkpoint that was kept on purpose: by a schedule, by a run without a limit, or by hand.
+
+A mark has no contents and need not be durable: if it is lost, a checkpoint stays, and no mark appears by itself. For
+the same reason errors are only logged.
+"""
+
+import logging
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from torch_tfckpt.errors import CheckpointError
+from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import printable
+
+SUFFIX: Final = ".tfckpt-unlisted"
+
+_log = logging.getLogger(__name__)
+
+
+def marked_in(directory: str, names: Iterable[str]) -> list[str]:
+    """Return the checkpoints with a mark among the `names` in a directory. They need not exist."""
+    return [os.path.join(directory, name.removesuffix(SUFFIX)) for name in names if name.endswith(SUFFIX)]
+
+
+def mark(storage: Storage, path: str) -> None:
+    """Create the mark of the checkpoint `path`."""
+    try:
+        file = storage.create(path + SUFFIX)
+        try:
+            if not storage.renames:  # an object appears only when it is synced
+                file.sync()
+        finally:
+            file.close()
+    except FileExistsError:
+        pass
+    except (OSError, CheckpointError) as error:
+        _log.info("%s could not be marked: %s", printable(path), error)
+
+
+def unmark(storage: Storage, path: str) -> bool:
+    """Remove the mark of the checkpoint `path`, if it has one; return whether that succeeded."""
+    try:
+        storage.remove(path + SUFFIX)
+    except (OSError, CheckpointError) as error:
+        _log.info("the mark of %s could not be removed: %s", printable(path), error)
+        return False
+    return True

@@ -1,0 +1,57 @@
+"""Tell "it is not there" and "it is damaged" from "the system refuses to answer".
+
+    ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG        an answer: there is no such file
+    DataLossError, from bytes that were read    an answer: the file is damaged
+    EIO, EMFILE, EACCES, ESTALE, ETIMEDOUT      a refusal: nothing is known; it may work a moment later
+
+After a refusal a caller must neither continue with an older checkpoint nor begin anew nor overwrite or delete anything.
+A storage may raise a refusal as an OSError, or as a CheckpointError that was raised from one (`__cause__`).
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from torch_tfckpt.errors import CheckpointError, FailedPreconditionError, NotFoundError
+from torch_tfckpt.text import printable
+
+# Errors of open(2) and stat(2) that mean that the file does not or cannot exist.
+NOTHING_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+def says_nothing_there(error: OSError) -> bool:
+    """Return whether an error of the system means that there is no such file. Drivers may leave out the number."""
+    return isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in NOTHING_THERE
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether the cause of an error is that the system refused to answer."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    return cause is not None and not (says_nothing_there(cause) or isinstance(cause, IsADirectoryError))
+
+
+@contextmanager
+def refusals_named(path: str) -> Iterator[None]:
+    """Convert every refusal to a FailedPreconditionError with `path`; "nothing there" to a NotFoundError.
+
+    Raises:
+        FailedPreconditionError: the system refused to answer.
+        NotFoundError: an OSError means that there is no such file.
+        CheckpointError: any other one is raised unchanged.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        if isinstance(error, FailedPreconditionError) or not is_refusal(error):
+            raise
+        raise FailedPreconditionError(str(error)) from error
+    except OSError as error:
+        if says_nothing_there(error):
+            raise NotFoundError(f"{printable(path)}: {error}. It was removed in the meantime; try again") from error
+        raise FailedPreconditionError(
+            f"{printable(path)}: {error}. What is stored there is unknown. Try again, make it readable for this user, "
+            f"or free the exhausted resource"
+        ) from error
