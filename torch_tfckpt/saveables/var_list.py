@@ -133,7 +133,7 @@ class VarList:
 
     def _state(self, name: str, value: object) -> SaveableState:
         if isinstance(value, torch.optim.Optimizer):
-            return OptimizerState(value, lambda: self._parameter_names(value))
+            return OptimizerState(value, lambda: self._parameter_names(value), name)
         if is_stateful(value):
             return ObjectState(value)
         if isinstance(value, dict | list):
