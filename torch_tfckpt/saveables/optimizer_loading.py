@@ -26,10 +26,32 @@ _STEP: Final = "step"  # torch does not cast a value under this key
 _MAX_DEPTH: Final = 100
 
 
-def wrapped_optimizers(optimizer: object) -> dict[str, torch.optim.Optimizer]:
-    """Return the optimizers in the attributes of an optimizer, by the name of the attribute."""
-    found = getattr(optimizer, "__dict__", {}).items()
-    return {name: each for name, each in found if isinstance(each, torch.optim.Optimizer) and each is not optimizer}
+def wrapped_optimizers(owner: object) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers in the attributes of an object, and in lists, tuples and dicts that are its attributes.
+
+    Returns:
+        "base" or "inner.0" -> optimizer.
+    """
+    found: dict[str, torch.optim.Optimizer] = {}
+    for name, value in getattr(owner, "__dict__", {}).items():
+        parts: Iterable[tuple[str, object]] = [(name, value)]
+        if type(value) in (list, tuple):
+            parts = [(f"{name}.{number}", each) for number, each in enumerate(value)]
+        elif type(value) is dict:
+            parts = [(f"{name}.{key}", each) for key, each in value.items()]
+        found.update({place: each for place, each in parts if isinstance(each, torch.optim.Optimizer)})
+    return {name: each for name, each in found.items() if each is not owner}
+
+
+def optimizer_at(owner: object, path: str) -> torch.optim.Optimizer | None:
+    """Return the optimizer at a path of attributes, such as "base.inner.0"; None if there is none."""
+    for name, each in wrapped_optimizers(owner).items():
+        if name == path:
+            return each
+        found = optimizer_at(each, path[len(name) + 1 :]) if path.startswith(f"{name}.") else None
+        if found is not None:
+            return found
+    return None
 
 
 def load_exactly(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> list[str]:
@@ -37,43 +59,20 @@ def load_exactly(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -
 
     Raises: any error of the optimizer's load_state_dict and its hooks.
     """
-    everything = list(_with_wrapped(optimizer, set()))
-    shared = [_Shared(optimizer, each) for each in everything[1:]]
-    with _keeping_dtypes(everything):
+    with keeping_dtypes(optimizer):
         optimizer.load_state_dict(state_dict)
-    for each in shared:
-        each.join()
     return list(_differences(state_dict, _present(optimizer), "", 0))
 
 
-def _with_wrapped(optimizer: torch.optim.Optimizer, seen: set[int]) -> Iterator[torch.optim.Optimizer]:
-    if id(optimizer) not in seen:
-        seen.add(id(optimizer))
-        yield optimizer
-        for each in wrapped_optimizers(optimizer).values():
-            yield from _with_wrapped(each, seen)
-
-
-class _Shared:
-    """The list of groups that a wrapper shares with the optimizer in it. load_state_dict makes a new list."""
-
-    def __init__(self, wrapper: torch.optim.Optimizer, wrapped: torch.optim.Optimizer) -> None:
-        self._wrapper, self._wrapped = wrapper, wrapped
-        self._groups = getattr(wrapper, "param_groups", None)
-        self._is_shared = self._groups is not None and getattr(wrapped, "param_groups", None) is self._groups
-
-    def join(self) -> None:
-        """Share the new list: that of the wrapper, unless only the wrapped optimizer has a new one."""
-        if not self._is_shared or self._wrapper.param_groups is self._wrapped.param_groups:
-            return
-        if self._wrapper.param_groups is self._groups:
-            self._wrapper.param_groups = self._wrapped.param_groups
-        else:
-            self._wrapped.param_groups = self._wrapper.param_groups
-
-
 @contextmanager
-def _keeping_dtypes(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[None]:
+def keeping_dtypes(owner: object) -> Iterator[None]:
+    """Let optimizers load exactly, as `load_exactly` does: `owner`, and those in its attributes.
+
+    Thread safety: one thread at a time for one optimizer.
+    """
+    everything = list(_with_wrapped(owner, set()))
+    optimizers = [each for each in everything if isinstance(each, torch.optim.Optimizer)]
+    shared = [_Shared(owner, each) for each in optimizers if each is not owner]
     handles = []
     try:
         for each in optimizers:
@@ -86,6 +85,34 @@ def _keeping_dtypes(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[Non
     finally:
         for handle in handles:
             handle.remove()
+    for each in shared:
+        each.join()
+
+
+def _with_wrapped(owner: object, seen: set[int]) -> Iterator[object]:
+    if id(owner) not in seen:
+        seen.add(id(owner))
+        yield owner
+        for each in wrapped_optimizers(owner).values():
+            yield from _with_wrapped(each, seen)
+
+
+class _Shared:
+    """The list of groups that a wrapper shares with the optimizer in it. load_state_dict makes a new list."""
+
+    def __init__(self, wrapper: Any, wrapped: torch.optim.Optimizer) -> None:
+        self._wrapper, self._wrapped = wrapper, wrapped
+        self._groups = getattr(wrapper, "param_groups", None)
+        self._is_shared = self._groups is not None and getattr(wrapped, "param_groups", None) is self._groups
+
+    def join(self) -> None:
+        """Share the new list: that of the wrapper, unless only the wrapped optimizer has a new one."""
+        if not self._is_shared or self._wrapper.param_groups is self._wrapped.param_groups:
+            return
+        if self._wrapper.param_groups is self._groups:
+            self._wrapper.param_groups = self._wrapped.param_groups
+        else:
+            self._wrapped.param_groups = self._wrapper.param_groups
 
 
 class _Opaque:

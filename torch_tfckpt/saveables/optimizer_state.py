@@ -21,18 +21,18 @@ wrapper such as SAM, whose state_dict lacks the state of the optimizer in it, is
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import torch
 
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
-from torch_tfckpt.format.tensor_slice import shape_text
-from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.identity import identity_of
 from torch_tfckpt.saveables.late_parameters import LateParameters, forget_late_parameters
 from torch_tfckpt.saveables.optimizer_groups import hyperparameters_of_groups, names_in, without_parameters
-from torch_tfckpt.saveables.optimizer_loading import load_exactly, wrapped_optimizers
+from torch_tfckpt.saveables.optimizer_loading import load_exactly, optimizer_at, wrapped_optimizers
+from torch_tfckpt.saveables.state_tree import MAX_DEPTH
 from torch_tfckpt.text import counted, first_lines, listed, quoted
 
 _LISTED: Final = 8  # names that a message lists
@@ -45,66 +45,7 @@ _FIELDS: Final = (
 )
 _HINT: Final = "Restore into an optimizer over the same parameters, or omit the optimizer"
 
-Names = list[list[str]]
 _log = logging.getLogger(__name__)
-
-
-def parameter_names(
-    optimizer: torch.optim.Optimizer,
-    modules: Iterable[tuple[str, Mapping[Identity, str]]],
-    tensors: Mapping[Identity, str],
-) -> list[list[str]]:
-    """Return the names of an optimizer's parameters, one list for each group.
-
-    Args:
-        modules: Key of each module of the var_list, and names of its tensors.
-        tensors: Keys of the tensors that are themselves values of the var_list.
-
-    Returns:
-        The names that the optimizer was built with (from named_parameters()); else the names in the state_dict of the
-        one module that has all of its parameters; else "<key of the module>/<name>", or the tensor's own key.
-
-    Raises:
-        InvalidArgumentError: a parameter is not found (with its position and shape), or two have the same name.
-    """
-    groups: list[list[torch.Tensor]] = [list(group["params"]) for group in optimizer.param_groups]
-    if groups and all("param_names" in group for group in optimizer.param_groups):
-        names = [list(group["param_names"]) for group in optimizer.param_groups]
-    else:
-        name_of = _names_by_identity({identity_of(p) for group in groups for p in group}, list(modules), tensors)
-        names = [
-            [_name(name_of, parameter, group, position) for position, parameter in enumerate(parameters)]
-            for group, parameters in enumerate(groups)
-        ]
-    seen: set[str] = set()
-    for name in (name for group in names for name in group):
-        if name in seen:
-            raise InvalidArgumentError(f"two parameters of the optimizer have the name {quoted(name)}. Rename one")
-        seen.add(name)
-    return names
-
-
-def _names_by_identity(
-    wanted: set[Identity], modules: list[tuple[str, Mapping[Identity, str]]], tensors: Mapping[Identity, str]
-) -> dict[Identity, str]:
-    for _, names in modules:
-        if wanted <= names.keys():
-            return dict(names)
-    found = dict(tensors)
-    for key, names in reversed(modules):  # if several modules have a parameter, the first one names it
-        found.update({identity: f"{key}/{name}" if key else name for identity, name in names.items()})
-    return found
-
-
-def _name(name_of: Mapping[Identity, str], parameter: torch.Tensor, group: int, position: int) -> str:
-    name = name_of.get(identity_of(parameter))
-    if name is None:
-        raise InvalidArgumentError(
-            f"parameter {position} of param_groups[{group}], of shape {shape_text(parameter.shape)}, has no name: it "
-            f"is not in any module of var_list, and not one of its tensors. Add its module to var_list, or build the "
-            f"optimizer from model.named_parameters()"
-        )
-    return name
 
 
 @dataclass(slots=True)
@@ -164,17 +105,19 @@ class OptimizerState:
         names = [[_known(name) for name in group] for group in self.names()]
         parameters = dict(self._parameters(names))
         dtypes = {name: str(each.dtype).removeprefix("torch.") for name, each in parameters.items()}
-        common = {
+        common: dict[str, Any] = {
             "optimizer": type(self._optimizer).__name__,
             "param_shapes": {name: list(each.shape) for name, each in parameters.items()},
             "param_dtypes": {name: dtype for name, dtype in dtypes.items() if dtype != "float32"},
         }
+        wrapped = {name: each.value() for name, each in self._hidden(packed).items()}
+        if wrapped:
+            common[_WRAPPED] = wrapped
         if not self._is_usual(packed):
             groups = [{"params": list(group)} for group in names]
             return {**common, "param_groups": groups, "state": {}, _OWN_FORM: packed}
         flat = [name for group in names for name in group]
         state = {key: value for key, value in packed["state"].items() if isinstance(key, int)}
-        wrapped = {name: each.value() for name, each in self._hidden(packed).items()}
         return {
             **common,
             "param_groups": [
@@ -185,7 +128,6 @@ class OptimizerState:
             # Some optimizers also keep state that belongs to no parameter, such as a count of all steps.
             "other_state": {key: value for key, value in packed["state"].items() if not isinstance(key, int)},
             **{key: value for key, value in packed.items() if key not in _FIELDS},
-            **({_WRAPPED: wrapped} if wrapped else {}),
         }
 
     def plan(self, stored: object) -> PlannedOptimizer:
@@ -299,15 +241,23 @@ class OptimizerState:
         sizes = [len(group["params"]) for group in self._optimizer.param_groups]
         return isinstance(groups, list) and [_size(group) for group in groups] == sizes
 
-    def _hidden(self, packed: Mapping[str, Any]) -> "dict[str, OptimizerState]":
+    def _hidden(self, packed: object) -> "dict[str, OptimizerState]":
         """Return the optimizers in the attributes whose state is not in the state_dict, by attribute."""
-        here = {id(value) for value in packed["state"].values()}
-        return {
-            name: self._of_wrapped(each)
-            for name, each in wrapped_optimizers(self._optimizer).items()
-            if each.state is not self._optimizer.state
-            if not each.state or not all(id(value) in here for value in each.state.values())
-        }
+        if not wrapped_optimizers(self._optimizer):
+            return {}
+        return dict(self._hidden_in(self._optimizer, "", set(_ids_in(packed, 0)), {id(self._optimizer)}))
+
+    def _hidden_in(
+        self, owner: object, prefix: str, packed: set[int], seen: set[int]
+    ) -> "Iterator[tuple[str, OptimizerState]]":
+        for name, each in wrapped_optimizers(owner).items():
+            if id(each) in seen or not has_groups(each):
+                continue
+            seen.add(id(each))
+            if each.state is self._optimizer.state or (each.state and {*map(id, each.state.values())} <= packed):
+                yield from self._hidden_in(each, f"{prefix}{name}.", packed, seen)
+            else:
+                yield prefix + name, self._of_wrapped(each)
 
     def _of_wrapped(self, wrapped: torch.optim.Optimizer) -> "OptimizerState":
         def names() -> list[list[str | None]]:
@@ -318,15 +268,15 @@ class OptimizerState:
         return OptimizerState(wrapped, names, f"{self._place}: the {type(wrapped).__name__} in it")
 
     def _plan_wrapped(self, stored: object) -> "list[tuple[OptimizerState, PlannedOptimizer]]":
-        here = wrapped_optimizers(self._optimizer)
         found = []
         for name, value in stored.items() if isinstance(stored, dict) else ():
-            if name not in here:
+            here = optimizer_at(self._optimizer, str(name))
+            if here is None:
                 raise InvalidArgumentError(
                     f"the checkpoint has the state of an optimizer in the attribute {quoted(str(name))} of "
                     f"this {type(self._optimizer).__name__}, but there is none. {_HINT}"
                 )
-            state = self._of_wrapped(here[name])
+            state = self._of_wrapped(here)
             found.append((state, state.plan(value)))
         return found
 
@@ -341,7 +291,8 @@ class OptimizerState:
             )
         if not isinstance(stored[_OWN_FORM], dict):
             raise InvalidArgumentError(f"the stored state of a {type(self._optimizer).__name__} is not a dict. {_HINT}")
-        return PlannedOptimizer(stored[_OWN_FORM], stored=stored)
+        wrapped = self._plan_wrapped(stored.get(_WRAPPED, {}))
+        return PlannedOptimizer(stored[_OWN_FORM], stored=stored, wrapped=wrapped)
 
     def _parameters(self, names: Iterable[Iterable[str | None]]) -> Iterable[tuple[str, torch.Tensor]]:
         pairs = zip(names, self._optimizer.param_groups, strict=True)
@@ -391,7 +342,7 @@ class OptimizerState:
     def _check_kind(self, group: dict[str, Any], stored: object) -> None:
         """Raise InvalidArgumentError if the state belongs to a different algorithm."""
         here, there = type(self._optimizer).__name__, stored.get("optimizer") if isinstance(stored, dict) else None
-        missing = self._optimizer.defaults.keys() - group.keys()
+        missing = getattr(self._optimizer, "defaults", {}).keys() - group.keys()
         if missing and here != there:
             lacking = listed(sorted(missing), _LISTED)
             raise InvalidArgumentError(
@@ -447,6 +398,20 @@ def _differences(here: Set[str], there: Set[str], unknown: int) -> list[str]:
     if unknown:
         lines += [f"{counted(unknown, 'parameter')} of this optimizer are not in the checkpoint, and keep their state"]
     return lines
+
+
+def has_groups(value: object) -> TypeGuard[torch.optim.Optimizer]:
+    """Return whether it is an optimizer with groups of parameters, so that its state can be stored by name."""
+    return isinstance(value, torch.optim.Optimizer) and isinstance(getattr(value, "param_groups", None), list)
+
+
+def _ids_in(packed: object, depth: int) -> Iterator[int]:
+    """Yield the ids of all dicts in a state_dict."""
+    if isinstance(packed, dict | list | tuple) and depth < MAX_DEPTH:
+        if isinstance(packed, dict):
+            yield id(packed)
+        for item in packed.values() if isinstance(packed, dict) else packed:
+            yield from _ids_in(item, depth + 1)
 
 
 def _known(name: str | None) -> str:

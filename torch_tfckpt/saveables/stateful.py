@@ -16,6 +16,7 @@ from torch_tfckpt.devices import HOST
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, error_context
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.saveables.optimizer_loading import keeping_dtypes
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.state_tree import flatten, tensor_keys, unflatten
 from torch_tfckpt.text import did_you_mean, escaped, quoted
@@ -81,6 +82,12 @@ class ObjectState(FunctionState):
 
     def __init__(self, target: Stateful) -> None:
         super().__init__(target.state_dict, target.load_state_dict)
+        self._target = target
+
+    def load(self, planned: Any) -> None:
+        """Call load_state_dict. State of optimizers in the object's attributes keeps its dtypes."""
+        with keeping_dtypes(self._target):
+            super().load(planned)
 
 
 class ContainerState:

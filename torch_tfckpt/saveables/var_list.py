@@ -14,7 +14,8 @@ from torch_tfckpt.errors import error_context
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.module_state import Modules
 from torch_tfckpt.saveables.named_values import named_values
-from torch_tfckpt.saveables.optimizer_state import OptimizerState, parameter_names
+from torch_tfckpt.saveables.optimizer_names import parameter_names
+from torch_tfckpt.saveables.optimizer_state import OptimizerState, has_groups
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.saveables.stateful import (
@@ -132,7 +133,7 @@ class VarList:
         return found
 
     def _state(self, name: str, value: object) -> SaveableState:
-        if isinstance(value, torch.optim.Optimizer):
+        if has_groups(value):
             return OptimizerState(value, lambda: self._parameter_names(value), name)
         if is_stateful(value):
             return ObjectState(value)

@@ -17,6 +17,7 @@ from torch_tfckpt.objects.trackables.plain_values import (
 )
 from torch_tfckpt.objects.trackables.tensors import TensorTrackable
 from torch_tfckpt.objects.trackables.trackable import Trackable
+from torch_tfckpt.saveables.optimizer_state import has_groups
 from torch_tfckpt.saveables.stateful import ObjectState, is_stateful
 from torch_tfckpt.saveables.variables import Variable
 
@@ -39,7 +40,7 @@ def trackable_of(value: object, name: str) -> Trackable:
         return TensorTrackable(value)
     if isinstance(value, nn.Module):
         return ModuleTrackable(value)
-    if isinstance(value, torch.optim.Optimizer):
+    if has_groups(value):
         return OptimizerTrackable(value)
     if isinstance(value, dict | list | tuple):
         return _container(value)
