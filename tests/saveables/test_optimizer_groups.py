@@ -1,7 +1,6 @@
 """Parameters and groups of an optimizer that differ from the stored ones."""
 
 import copy
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +189,10 @@ def test_an_optimizer_that_waits_can_be_copied(tmp_path: Path) -> None:
     train(model, optimizer)
     other = torch.optim.AdamW(fresh["b"].parameters())
     moved("Saver", {"m": model, "o": optimizer}, {"m": fresh, "o": other}, tmp_path)
-    for each in (copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
-        assert "add_param_group" not in vars(each)
-        each.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    assert "add_param_group" in vars(other) and "add_param_group" not in other.__getstate__()  # what is pickled
+    copied = copy.deepcopy(other)
+    assert "add_param_group" not in vars(copied)
+    copied.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
 
 
 def test_a_late_parameter_of_another_shape(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ Contract of `hyperparameters_of_groups`:
 
     same group       a stored group with the same parameters: all of its hyperparameters. Groups are compared as sets;
                      groups without parameters are matched in order
-    split            several groups here were one stored group: a hyperparameter that has one value in all of them now is
-                     taken from the file. If they differ in it, such as in weight_decay, that was the reason for the
+    split            several groups here were one stored group: a hyperparameter that has one value in all of them now
+                     is taken from the file. If they differ in it, such as in weight_decay, that was the reason for the
                      split, and each keeps its present value
     merged           one group here was several stored ones: a hyperparameter is taken if they have one value for it
     new              a group with a parameter that is not stored keeps its present values: that parameter had none

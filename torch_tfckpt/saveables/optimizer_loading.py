@@ -8,8 +8,8 @@ Contract of `load_exactly`: after it,
     strides   those of the parameter for a tensor of its shape, so that fused and foreach kernels stay fast
     code      the optimizer's own load_state_dict, __setstate__ and hooks have run, each on what the one before it left.
               Hooks and an override see the state before and after torch's part, as without this module
-    wrapped   an optimizer in an attribute, such as the base optimizer of a Lookahead, is treated alike, and still shares
-              its param_groups with the wrapper if it did before
+    wrapped   an optimizer in an attribute, such as the base optimizer of a Lookahead, is treated alike, and still
+              shares its param_groups with the wrapper if it did before
     reported  what an optimizer's own code changed nevertheless is returned, one line each
 
 Not guaranteed: dtypes of a state_dict that an override loads without torch's load_state_dict. They are reported.
