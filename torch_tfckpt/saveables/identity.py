@@ -14,7 +14,7 @@ def identity_of(thing: object) -> Identity:
     not a value of the other. Tensors without their own memory (empty, meta, lazy, sparse, wrappers of other tensors)
     and all other objects are compared by `id`, so the result is valid only while `thing` exists.
     """
-    if isinstance(thing, torch.Tensor) and not is_lazy(thing) and not thing.is_nested and thing.numel():
+    if isinstance(thing, torch.Tensor) and _has_memory(thing) and thing.numel():
         try:
             memory = thing.untyped_storage().data_ptr()
         except (NotImplementedError, RuntimeError):  # sparse tensors and wrappers around several tensors
@@ -23,3 +23,8 @@ def identity_of(thing: object) -> Identity:
             layout = (thing.storage_offset(), tuple(thing.shape), thing.stride(), thing.dtype)
             return ("memory", str(thing.device), memory, layout, thing.is_conj(), thing.is_neg())
     return ("object", id(thing))
+
+
+def _has_memory(tensor: torch.Tensor) -> bool:
+    wraps_others = type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+    return not wraps_others and not is_lazy(tensor) and not tensor.is_nested

@@ -103,7 +103,9 @@ PLAIN_TYPES: Final[Mapping[type, PlainType]] = {
         lambda days, seconds, microseconds: datetime.timedelta(days, seconds, microseconds),
     ),
     fractions.Fraction: _integers(
-        "$fraction", lambda value: [value.numerator, value.denominator], lambda above, below: fractions.Fraction(above, below)
+        "$fraction",
+        lambda value: [value.numerator, value.denominator],
+        lambda above, below: fractions.Fraction(above, below),
     ),
     decimal.Decimal: _text("$decimal", decimal.Decimal),
     uuid.UUID: _text("$uuid", uuid.UUID),

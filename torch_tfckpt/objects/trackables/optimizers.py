@@ -29,7 +29,7 @@ from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.stateful import state_to_restore, state_to_save, stored_state
 from torch_tfckpt.saveables.variables import Variable
 from torch_tfckpt.text import quoted
-from torch_tfckpt.values import Value, value_dtype
+from torch_tfckpt.values import Value, is_plain_tensor, value_dtype
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ class OptimizerTrackable(Trackable):
             Slot(*names.get(name, SlotName(name, name)), parameter, value)
             for parameter in self.parameters
             for name, value in self.optimizer.state.get(parameter, {}).items()
-            if name != STEP and isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if name != STEP and isinstance(value, torch.Tensor) and is_plain_tensor(value)
+            if value.shape == parameter.shape
             if _kind(value.dtype) == _kind(parameter.dtype)
         ]
 
