@@ -67,7 +67,9 @@ def taken_apart(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _parts(name: str, value: object, depth: int) -> Iterator[tuple[str, object]]:
-    if isinstance(value, CONTAINERS):
+    if depth > MAX_DEPTH:
+        raise _too_deep(name)
+    if not depth:
         refuse_snapshots(name, value)
     whole = is_saved(value) or not isinstance(value, _NESTING) or is_stateful(value)
     if whole or not (_has_objects(value, name) or (isinstance(value, tuple) and _has_tensors(value))):
@@ -108,12 +110,18 @@ def _has_tensors(value: tuple[object, ...]) -> bool:
 def _leaves(value: object, name: str, depth: int) -> Iterator[object]:
     """Yield the values in dicts, lists and tuples at any depth."""
     if depth > MAX_DEPTH:
-        raise InvalidArgumentError(f"{quoted(name)} is nested deeper than {MAX_DEPTH} levels, or contains itself")
+        raise _too_deep(name)
     if isinstance(value, _NESTING) and not is_stateful(value):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _leaves(item, name, depth + 1)
     else:
         yield value
+
+
+def _too_deep(name: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{quoted(name[:100])} is nested deeper than {MAX_DEPTH} levels, or contains itself. Save its parts"
+    )
 
 
 def refuse_snapshots(name: str, value: object, depth: int = 0) -> None:

@@ -254,6 +254,16 @@ def has_scalars(value: Container) -> bool:
     return False
 
 
+def _restored_whole(target: dict[Any, Any] | list[Any], stored: StoredNode) -> RestoredValues:
+    """Return the restore of a container of empty containers that had plain values when it was saved.
+
+    {"loss": []} has a node for the list, and {"loss": [0.5]} is one value.
+    """
+    if PYTHON_STATE in stored.keys and is_plain(target):
+        return StateTrackable(target, ContainerState(target)).to_restore(stored)
+    return RestoredValues()
+
+
 class DictTrackable(Trackable):
     """A dict, with its items as children."""
 
@@ -271,6 +281,9 @@ class DictTrackable(Trackable):
                     f"Unable to save the object {type(self._dict).__name__}: it contains tensors or modules, and "
                     f"has the non-string key {key!r}. Use str for keys"
                 )
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        return _restored_whole(self._dict, stored)
 
 
 class ListTrackable(Trackable):
@@ -292,6 +305,9 @@ class ListTrackable(Trackable):
                 )
             else:
                 yield str(index), value
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        return _restored_whole(self._items, stored) if isinstance(self._items, list) else RestoredValues()
 
 
 def must_be_replaced(value: object) -> bool:
