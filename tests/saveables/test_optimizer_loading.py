@@ -81,10 +81,10 @@ def test_everything_else_is_as_torch_does_it() -> None:
     """For state of the parameter's dtype the result is that of load_state_dict, for several optimizers of torch."""
     for make in (torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam):
         model = nn.Linear(3, 2)
-        optimizer = make(model.parameters(), lr=0.1)  # type: ignore[operator]
+        optimizer = make(model.parameters(), lr=0.1)
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
-        one, other = (make(model.parameters(), lr=0.5) for _ in "ab")  # type: ignore[operator]
+        one, other = (make(model.parameters(), lr=0.5) for _ in "ab")
         packed = copy.deepcopy(optimizer.state_dict())
         one.load_state_dict(copy.deepcopy(packed))
         assert load_exactly(other, packed) == []

@@ -1,5 +1,6 @@
 """flatten and unflatten: Python values as JSON, tensors stored separately."""
 
+import copy
 import datetime as dt
 import enum
 import json
@@ -8,7 +9,9 @@ from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -173,12 +176,13 @@ def test_named_tuples_and_members_have_the_type_of_the_present_value() -> None:
 
 def test_a_present_value_of_another_class_is_not_used() -> None:
     """Other fields, another class of members, or a member that does not exist any more."""
-    other = namedtuple("Point", "x z")
-    fewer = enum.IntEnum("Color", "BLUE", start=7)
+    Other: Any = namedtuple("Other", "x z")
+    Fewer: Any = enum.IntEnum("Fewer", "BLUE", start=7)
+    Other.__qualname__, Fewer.__qualname__ = "Point", "Color"
     text, _ = flatten([Point(1, 2), Color.RED], "k")
-    for present in ([other(1, 2), fewer(7)], [(1, 2), Mode.FAST], [None], None):
+    for present in ([Other(1, 2), Fewer(7)], [(1, 2), Mode.FAST], [None], None):
         remarks: list[str] = []
-        assert same(unflatten(text, {}, present=lambda present=present: present, remarks=remarks), [(1, 2), 1])
+        assert same(unflatten(text, {}, present=partial(copy.copy, present), remarks=remarks), [(1, 2), 1])
         assert len(remarks) == 2
 
 

@@ -19,18 +19,21 @@ class Wrapper(torch.Tensor):
 
     @staticmethod
     def __new__(cls, data: torch.Tensor) -> "Wrapper":
-        made: Wrapper = torch.Tensor._make_wrapper_subclass(cls, data.shape, dtype=data.dtype)  # type: ignore[attr-defined]
-        made.data_part = data  # type: ignore[attr-defined]
-        return made
+        made: Any = torch.Tensor._make_wrapper_subclass(cls, data.shape, dtype=data.dtype)
+        made.data_part = data
+        return made  # type: ignore[no-any-return]
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
         return ["data_part"], None
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         if func is torch.ops.aten.detach.default:
             return cls(args[0].data_part)
         raise NotImplementedError(func)
+
+
+UINT4: torch.dtype = vars(torch)["uint4"]  # not in the stubs
 
 
 class Named(torch.Tensor):
@@ -80,7 +83,7 @@ REFUSED: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
     "wrapper": (lambda: Wrapper(torch.ones(3)), r"Wrapper,.*Save the tensors in it: tensor.data_part"),
     "lazy": (nn.UninitializedParameter, "not initialised yet.*Run the module once"),
     "complex32": (lambda: torch.ones(3, dtype=torch.complex32), "torch.complex32 has no TensorFlow element type"),
-    "uint4": (lambda: torch.ones(3, dtype=torch.uint8).view(torch.uint4), r"torch.uint4 has no.*view\(torch.uint8\)"),
+    "uint4": (lambda: torch.ones(3, dtype=torch.uint8).view(UINT4), r"torch.uint4 has no.*view\(torch.uint8\)"),
     "e8m0": (lambda: torch.ones(3).to(torch.float8_e8m0fnu), r"float8_e8m0fnu has no.*view\(torch.uint8\)"),
 }
 if not hasattr(torch, "float8_e8m0fnu"):  # of newer versions of torch

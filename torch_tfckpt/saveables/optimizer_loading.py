@@ -17,7 +17,7 @@ Not guaranteed: dtypes of a state_dict that an override loads without torch's lo
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 
@@ -85,8 +85,8 @@ def keeping_dtypes(owner: object) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-    for each in shared:
-        each.join()
+    for pair in shared:
+        pair.join()
 
 
 def _with_wrapped(owner: object, seen: set[int]) -> Iterator[object]:
@@ -166,7 +166,8 @@ def _stand_in(value: object, dtype: torch.dtype | None, key: object = None) -> o
     if type(value) is dict:
         return {name: _stand_in(item, dtype, name) for name, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_stand_in(item, dtype) for item in value)  # type: ignore[attr-defined]
+        items = [_stand_in(item, dtype) for item in cast("list[object]", value)]
+        return items if type(value) is list else tuple(items)
     return _Opaque(value) if isinstance(value, Iterable) else value
 
 
@@ -180,9 +181,9 @@ def _restored(present: object, given: object, parameter: torch.Tensor, key: obje
         return with_strides_of(parameter, present)
     if isinstance(present, dict) and isinstance(given, dict):
         return {name: _restored(item, given.get(name), parameter, name) for name, item in present.items()}
-    if type(present) in (list, tuple) and isinstance(given, list | tuple) and len(given) == len(present):  # type: ignore[arg-type]
-        pairs = zip(present, given, strict=True)  # type: ignore[call-overload]
-        return type(present)(_restored(*pair, parameter) for pair in pairs)  # type: ignore[call-arg]
+    if isinstance(present, list | tuple) and isinstance(given, list | tuple) and len(given) == len(present):
+        items = [_restored(item, other, parameter) for item, other in zip(present, given, strict=True)]
+        return items if type(present) is list else tuple(items) if type(present) is tuple else present
     return present
 
 

@@ -21,7 +21,7 @@ wrapper such as SAM, whose state_dict lacks the state of the optimizer in it, is
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
@@ -45,6 +45,7 @@ _FIELDS: Final = (
 )
 _HINT: Final = "Restore into an optimizer over the same parameters, or omit the optimizer"
 
+Names = Sequence[Sequence[str | None]]  # of the parameters of each group
 _log = logging.getLogger(__name__)
 
 
@@ -82,10 +83,10 @@ class OptimizerState:
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        names: Callable[[], list[list[str]]] | Callable[[], list[list[str | None]]],
+        names: Callable[[], Names],
         place: str = "optimizer",
         *,
-        later_names: Callable[[], list[list[str | None]]] | None = None,
+        later_names: Callable[[], Names] | None = None,
         when_added: Callable[[set[str]], object] | None = None,
     ) -> None:
         self._optimizer = optimizer
@@ -154,9 +155,10 @@ class OptimizerState:
             self._check_kind(groups[number], stored)
         remarks = _differences(here.keys(), there, sum(name is None for group in names for name in group))
         position = {name: number for number, name in enumerate(name for group in names for name in group)}
-        by_position = self._state_of_new(here.keys() - there, position)
-        for name in state.keys() & here.keys():
-            by_position[position[name]] = _as_dtype_of(here[name], state[name], name, stored, remarks)
+        present = self._state_of_new(here.keys() - there, position)
+        for name in [name for name in here if name in state]:
+            present[position[name]] = _as_dtype_of(here[name], state[name], name, stored, remarks)
+        by_position = dict(sorted(present.items()))
         first = 0
         for group, group_names in zip(planned.groups, names, strict=True):
             group["params"] = list(range(first, first + len(group_names)))
@@ -208,9 +210,9 @@ class OptimizerState:
                 taken = hyperparameters_of_groups([own[index]], [group_names], of_late)
                 remarks += taken.remarks
                 packed["param_groups"][index] = {**taken.groups[0], "params": positions}
-            for position, name in zip(positions, group_names, strict=True):
-                if name in new and name in state:
-                    packed["state"][position] = _as_dtype_of(here[name], state[name], name, planned.stored, remarks)
+            for position, late in zip(positions, group_names, strict=True):
+                if late in new and late in state:
+                    packed["state"][position] = _as_dtype_of(here[late], state[late], late, planned.stored, remarks)
         remarks += load_exactly(self._optimizer, packed)
         # The caller of add_param_group may keep its dict, and change it later.
         for old, loaded in zip(own, list(self._optimizer.param_groups), strict=True):
@@ -260,7 +262,7 @@ class OptimizerState:
                 yield prefix + name, self._of_wrapped(each)
 
     def _of_wrapped(self, wrapped: torch.optim.Optimizer) -> "OptimizerState":
-        def names() -> list[list[str | None]]:
+        def names() -> Names:
             pairs = self._parameters(self.names())
             name_of = {identity_of(parameter): name for name, parameter in pairs}
             return [[name_of.get(identity_of(each)) for each in group["params"]] for group in wrapped.param_groups]
@@ -280,10 +282,10 @@ class OptimizerState:
             found.append((state, state.plan(value)))
         return found
 
-    def _plan_own_form(self, stored: dict[str, Any], groups: list[dict[str, Any]], names: object) -> PlannedOptimizer:
+    def _plan_own_form(self, stored: dict[str, Any], groups: list[dict[str, Any]], names: Names) -> PlannedOptimizer:
         self._check_class(stored)
         order = [list(group["params"]) for group in groups]
-        if order != names:
+        if order != list(map(list, names)):
             raise InvalidArgumentError(
                 f"the state of this {type(self._optimizer).__name__} refers to parameters by their positions, and they "
                 f"differ: the checkpoint has {listed(list(names_in(groups)), _LISTED)}, in "
@@ -294,7 +296,7 @@ class OptimizerState:
         wrapped = self._plan_wrapped(stored.get(_WRAPPED, {}))
         return PlannedOptimizer(stored[_OWN_FORM], stored=stored, wrapped=wrapped)
 
-    def _parameters(self, names: Iterable[Iterable[str | None]]) -> Iterable[tuple[str, torch.Tensor]]:
+    def _parameters(self, names: Names) -> Iterable[tuple[str, torch.Tensor]]:
         pairs = zip(names, self._optimizer.param_groups, strict=True)
         return [
             (name, parameter)

@@ -194,7 +194,7 @@ class _Encoder:
             factory = value.default_factory
             if factory is not None and factory not in _FACTORIES.values():
                 raise self._refusal(f"a defaultdict with the factory {factory!r}", path)
-            return {"$default": [None if factory is None else factory.__name__, self._pairs(value, path)]}  # type: ignore[attr-defined]
+            return {"$default": [None if factory is None else factory.__name__, self._pairs(value, path)]}
         if isinstance(value, dict) and kind is dict:
             if all(type(key) is str and not key.startswith("$") for key in value):
                 return {key: self.node(item, (*path, key)) for key, item in value.items()}

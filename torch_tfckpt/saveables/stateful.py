@@ -162,7 +162,7 @@ def placed_like(new: Any, old: object, *, fill: bool = False) -> Any:
         return placed
     if isinstance(new, list | tuple | deque) and not isinstance(new, torch.Size):
         same = isinstance(old, list | tuple | deque) and len(old) == len(new)
-        pairs = zip(new, old if same else (None,) * len(new), strict=True)  # type: ignore[arg-type]
+        pairs = zip(new, cast("list[Any]", old) if same else [None] * len(new), strict=True)
         items = [placed_like(item, other, fill=fill) for item, other in pairs]
         if isinstance(new, deque):
             return deque(items, new.maxlen)

@@ -218,7 +218,19 @@ class _SerializedSaveable(SaveableObject):
         self._object.deserialize(text.item().decode("utf-8", "surrogateescape"))
 
 
-_SCALARS: Final = (str, bytes, int, float, complex, type(None), np.generic, np.ndarray, bytearray, slice, *PLAIN_TYPES)
+_SCALARS: Final[tuple[type, ...]] = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    type(None),
+    np.generic,
+    np.ndarray,
+    bytearray,
+    slice,
+    *PLAIN_TYPES,
+)
 
 
 def is_plain(value: object) -> bool:
