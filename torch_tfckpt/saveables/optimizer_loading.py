@@ -21,6 +21,8 @@ from typing import Any, Final, cast
 
 import torch
 
+from torch_tfckpt.saveables.optimizer_names import has_groups
+
 _HOOKS: Final = ("_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks")
 _STEP: Final = "step"  # torch does not cast a value under this key
 _MAX_DEPTH: Final = 100
@@ -41,6 +43,35 @@ def wrapped_optimizers(owner: object) -> dict[str, torch.optim.Optimizer]:
             parts = [(f"{name}.{key}", each) for key, each in value.items()]
         found.update({place: each for place, each in parts if isinstance(each, torch.optim.Optimizer)})
     return {name: each for name, each in found.items() if each is not owner}
+
+
+def hidden_optimizers(optimizer: torch.optim.Optimizer, state_dict: object) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers in the attributes of an optimizer whose state is not in its `state_dict`, by path."""
+    if not wrapped_optimizers(optimizer):
+        return {}
+    return dict(_hidden(optimizer, optimizer, "", set(_ids_in(state_dict, 0)), {id(optimizer)}))
+
+
+def _hidden(
+    outer: torch.optim.Optimizer, owner: object, prefix: str, packed: set[int], seen: set[int]
+) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+    for name, each in wrapped_optimizers(owner).items():
+        if id(each) in seen or not has_groups(each):
+            continue
+        seen.add(id(each))
+        if each.state is outer.state or (each.state and {*map(id, each.state.values())} <= packed):
+            yield from _hidden(outer, each, f"{prefix}{name}.", packed, seen)
+        else:
+            yield prefix + name, each
+
+
+def _ids_in(packed: object, depth: int) -> Iterator[int]:
+    """Yield the ids of all dicts in a state_dict."""
+    if isinstance(packed, dict | list | tuple) and depth < _MAX_DEPTH:
+        if isinstance(packed, dict):
+            yield id(packed)
+        for item in packed.values() if isinstance(packed, dict) else packed:
+            yield from _ids_in(item, depth + 1)
 
 
 def optimizer_at(owner: object, path: str) -> torch.optim.Optimizer | None:

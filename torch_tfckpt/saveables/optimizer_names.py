@@ -1,6 +1,7 @@
 """Names of the parameters of an optimizer: its own, or those of modules and tensors of the var_list."""
 
 from collections.abc import Iterable, Mapping
+from typing import TypeGuard
 
 import torch
 
@@ -8,6 +9,11 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.text import quoted
+
+
+def has_groups(value: object) -> TypeGuard[torch.optim.Optimizer]:
+    """Return whether it is an optimizer with groups of parameters, so that its state can be stored by name."""
+    return isinstance(value, torch.optim.Optimizer) and isinstance(getattr(value, "param_groups", None), list)
 
 
 def parameter_names(

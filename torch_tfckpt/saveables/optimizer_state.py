@@ -21,9 +21,9 @@ wrapper such as SAM, whose state_dict lacks the state of the optimizer in it, is
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 import torch
 
@@ -31,8 +31,7 @@ from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.saveables.identity import identity_of
 from torch_tfckpt.saveables.late_parameters import LateParameters, forget_late_parameters
 from torch_tfckpt.saveables.optimizer_groups import hyperparameters_of_groups, names_in, without_parameters
-from torch_tfckpt.saveables.optimizer_loading import load_exactly, optimizer_at, wrapped_optimizers
-from torch_tfckpt.saveables.state_tree import MAX_DEPTH
+from torch_tfckpt.saveables.optimizer_loading import hidden_optimizers, load_exactly, optimizer_at
 from torch_tfckpt.text import counted, first_lines, listed, quoted
 
 _LISTED: Final = 8  # names that a message lists
@@ -111,7 +110,8 @@ class OptimizerState:
             "param_shapes": {name: list(each.shape) for name, each in parameters.items()},
             "param_dtypes": {name: dtype for name, dtype in dtypes.items() if dtype != "float32"},
         }
-        wrapped = {name: each.value() for name, each in self._hidden(packed).items()}
+        hidden = hidden_optimizers(self._optimizer, packed)
+        wrapped = {name: self._of_wrapped(each).value() for name, each in hidden.items()}
         if wrapped:
             common[_WRAPPED] = wrapped
         if not self._is_usual(packed):
@@ -221,6 +221,7 @@ class OptimizerState:
         self._optimizer.param_groups[:] = own
         if remarks:
             _log.warning("%s: %s", self._place, "\n".join(first_lines(remarks, _LINES)))
+        planned.late -= new
         if self._when_added is not None:
             self._when_added(new)
         return new
@@ -242,24 +243,6 @@ class OptimizerState:
         groups = packed.get("param_groups")
         sizes = [len(group["params"]) for group in self._optimizer.param_groups]
         return isinstance(groups, list) and [_size(group) for group in groups] == sizes
-
-    def _hidden(self, packed: object) -> "dict[str, OptimizerState]":
-        """Return the optimizers in the attributes whose state is not in the state_dict, by attribute."""
-        if not wrapped_optimizers(self._optimizer):
-            return {}
-        return dict(self._hidden_in(self._optimizer, "", set(_ids_in(packed, 0)), {id(self._optimizer)}))
-
-    def _hidden_in(
-        self, owner: object, prefix: str, packed: set[int], seen: set[int]
-    ) -> "Iterator[tuple[str, OptimizerState]]":
-        for name, each in wrapped_optimizers(owner).items():
-            if id(each) in seen or not has_groups(each):
-                continue
-            seen.add(id(each))
-            if each.state is self._optimizer.state or (each.state and {*map(id, each.state.values())} <= packed):
-                yield from self._hidden_in(each, f"{prefix}{name}.", packed, seen)
-            else:
-                yield prefix + name, self._of_wrapped(each)
 
     def _of_wrapped(self, wrapped: torch.optim.Optimizer) -> "OptimizerState":
         def names() -> Names:
@@ -402,18 +385,20 @@ def _differences(here: Set[str], there: Set[str], unknown: int) -> list[str]:
     return lines
 
 
-def has_groups(value: object) -> TypeGuard[torch.optim.Optimizer]:
-    """Return whether it is an optimizer with groups of parameters, so that its state can be stored by name."""
-    return isinstance(value, torch.optim.Optimizer) and isinstance(getattr(value, "param_groups", None), list)
-
-
-def _ids_in(packed: object, depth: int) -> Iterator[int]:
-    """Yield the ids of all dicts in a state_dict."""
-    if isinstance(packed, dict | list | tuple) and depth < MAX_DEPTH:
-        if isinstance(packed, dict):
-            yield id(packed)
-        for item in packed.values() if isinstance(packed, dict) else packed:
-            yield from _ids_in(item, depth + 1)
+def _differences(here: Set[str], there: Set[str], unknown: int) -> list[str]:
+    """Return a line for each way in which the parameters differ. `unknown`: those here that the file cannot have."""
+    if here == there and not unknown:
+        return []
+    both = counted(len(there & here), "common one")
+    lines = [f"the stored optimizer has different parameters. The state of the {both} is restored"]
+    if there - here:
+        names = listed(sorted(there - here), _LISTED)
+        lines += [f"only in the checkpoint: {names}. Their state is restored when add_param_group adds them"]
+    if here - there:
+        lines += [f"only in this optimizer: {listed(sorted(here - there), _LISTED)}. They keep their present state"]
+    if unknown:
+        lines += [f"{counted(unknown, 'parameter')} of this optimizer are not in the checkpoint, and keep their state"]
+    return lines
 
 
 def _known(name: str | None) -> str:

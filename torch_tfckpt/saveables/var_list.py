@@ -16,8 +16,8 @@ from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.module_state import Modules
 from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saveables.nested_values import CONTAINERS, ItemValue, is_module_snapshot, is_saved, taken_apart
-from torch_tfckpt.saveables.optimizer_names import parameter_names
-from torch_tfckpt.saveables.optimizer_state import OptimizerState, has_groups
+from torch_tfckpt.saveables.optimizer_names import has_groups, parameter_names
+from torch_tfckpt.saveables.optimizer_state import OptimizerState
 from torch_tfckpt.saveables.plain_types import PLAIN_TYPES
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.state_tree import flatten

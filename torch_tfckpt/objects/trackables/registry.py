@@ -20,7 +20,7 @@ from torch_tfckpt.objects.trackables.plain_values import (
 from torch_tfckpt.objects.trackables.tensors import TensorTrackable
 from torch_tfckpt.objects.trackables.trackable import Trackable
 from torch_tfckpt.saveables.nested_values import refuse_snapshots
-from torch_tfckpt.saveables.optimizer_state import has_groups
+from torch_tfckpt.saveables.optimizer_names import has_groups
 from torch_tfckpt.saveables.stateful import ObjectState, is_stateful
 from torch_tfckpt.saveables.variables import Variable
 
