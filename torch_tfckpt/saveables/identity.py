@@ -14,17 +14,19 @@ def identity_of(thing: object) -> Identity:
     not a value of the other. Tensors without their own memory (empty, meta, lazy, sparse, wrappers of other tensors)
     and all other objects are compared by `id`, so the result is valid only while `thing` exists.
     """
-    if isinstance(thing, torch.Tensor) and _has_memory(thing) and thing.numel():
+    if (
+        isinstance(thing, torch.Tensor)
+        and type(thing).__torch_dispatch__ is torch.Tensor.__torch_dispatch__  # else it wraps other tensors
+        and not is_lazy(thing)
+        and not thing.is_nested
+        and thing.numel()
+    ):
         try:
             memory = thing.untyped_storage().data_ptr()
         except (NotImplementedError, RuntimeError):  # sparse tensors and wrappers around several tensors
             memory = 0
         if memory:
             layout = (thing.storage_offset(), tuple(thing.shape), thing.stride(), thing.dtype)
-            return ("memory", str(thing.device), memory, layout, thing.is_conj(), thing.is_neg())
+            return ("memory", thing.device, memory, layout, thing.is_conj(), thing.is_neg())
     return ("object", id(thing))
 
-
-def _has_memory(tensor: torch.Tensor) -> bool:
-    wraps_others = type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
-    return not wraps_others and not is_lazy(tensor) and not tensor.is_nested
