@@ -29,4 +29,3 @@ def identity_of(thing: object) -> Identity:
             layout = (thing.storage_offset(), tuple(thing.shape), thing.stride(), thing.dtype)
             return ("memory", thing.device, memory, layout, thing.is_conj(), thing.is_neg())
     return ("object", id(thing))
-
