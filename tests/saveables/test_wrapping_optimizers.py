@@ -208,12 +208,22 @@ def test_a_state_dict_that_cannot_be_called_is_refused(tmp_path: Path, kind: str
     """As that of ZeroRedundancyOptimizer before it is consolidated: with the optimizer's key and what to do."""
 
     class Spread(torch.optim.SGD):
-        def state_dict(self) -> Any:
-            raise RuntimeError("Optimizer state has not been consolidated on this rank.")
+        gathered = False
 
-    net = model()
+        def state_dict(self) -> Any:
+            if not self.gathered:
+                raise RuntimeError("Optimizer state has not been consolidated on this rank.")
+            return super().state_dict()
+
+    net, fresh = model(), model()
+    optimizer, other = (Spread(each.parameters(), lr=0.1, momentum=0.9) for each in (net, fresh))
+    train(net, optimizer, 1)
     with pytest.raises(FailedPreconditionError, match=r"o.*this Spread raised RuntimeError.*consolidate_state_dict"):
-        saved(kind, {"m": net, "o": Spread(net.parameters(), lr=0.1)}, tmp_path)
+        saved(kind, {"m": net, "o": optimizer}, tmp_path)
+    optimizer.gathered = True
+    moved(kind, {"m": net, "o": optimizer}, {"m": fresh, "o": other}, tmp_path)  # into one that was not gathered
+    for here, there in zip(fresh.parameters(), net.parameters(), strict=True):
+        assert torch.equal(other.state[here]["momentum_buffer"], optimizer.state[there]["momentum_buffer"])
 
 
 @in_both_ways

@@ -140,12 +140,12 @@ class OptimizerState:
             InvalidArgumentError: the stored value is not an optimizer's state; no parameter is in both; a parameter has
                 another shape; the stored optimizer is of another class.
         """
+        names = self.names()
         groups, state = _parts(stored)
         assert isinstance(stored, dict)
         there = set(names_in(groups))
         for name in state.keys() - there:
             raise InvalidArgumentError(f"state is stored for {quoted(name)}, which is not in any of the param_groups")
-        names = self.names()
         here = dict(self._parameters(names))
         if _OWN_FORM in stored:
             return self._plan_own_form(stored, groups, names)
@@ -231,8 +231,9 @@ class OptimizerState:
             packed: dict[str, Any] = self._optimizer.state_dict()
         except (RuntimeError, NotImplementedError) as error:
             raise FailedPreconditionError(
-                f"state_dict() of this {type(self._optimizer).__name__} raised {type(error).__name__}: {error}. If its "
-                f"state is spread over ranks, gather it before each save, such as by consolidate_state_dict()"
+                f"state_dict() of this {type(self._optimizer).__name__} raised {type(error).__name__}: "
+                f"{str(error).rstrip('.')}. If its state is spread over ranks, gather it before each save, such as by "
+                f"consolidate_state_dict()"
             ) from error
         return packed
 

@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import error_context
+from torch_tfckpt.errors import FailedPreconditionError, error_context
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.module_state import Modules
 from torch_tfckpt.saveables.named_values import named_values
@@ -93,8 +93,12 @@ class VarList:
         """Whether there is nothing to save."""
         return not self._saved and not self._states and self._modules.is_empty()
 
-    def to_save(self) -> list[SaveableObject]:
+    def to_save(self, *, to_check: bool = False) -> list[SaveableObject]:
         """Return the present saveables, sorted by name; one per tensor, so that they can be grouped by device.
+
+        Args:
+            to_check: Omit the state of an optimizer that cannot be asked for it now, such as one that is spread over
+                ranks and gathered before each save. It can be restored.
 
         Raises:
             ValueError: "The same saveable will be restored with two names": a tensor has two names in the var_list,
@@ -102,13 +106,18 @@ class VarList:
             TypeError: state that could only be pickled.
             InvalidArgumentError, UnimplementedError: a value that a checkpoint cannot store; an optimizer's parameter
                 without a name.
+            FailedPreconditionError: an optimizer cannot be asked for its state now.
         """
         if self._in_order is not None and all(saveable.is_current() for saveable in self._kept.values()):
             return list(self._in_order)
         saveables = self._own_saveables() + self._modules.to_save()
         for key, state in self._states.items():
             with error_context(f"state {quoted(key)}"):
-                saveables += state_to_save(key, state)
+                try:
+                    saveables += state_to_save(key, state)
+                except FailedPreconditionError:
+                    if not to_check:
+                        raise
         _check_names(saveables)
         ordered = _in_order(saveables)
         # Modules, objects with state, and objects that list their own saveables may have more values the next time.
