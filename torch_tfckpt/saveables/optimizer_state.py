@@ -386,22 +386,6 @@ def _differences(here: Set[str], there: Set[str], unknown: int) -> list[str]:
     return lines
 
 
-def _differences(here: Set[str], there: Set[str], unknown: int) -> list[str]:
-    """Return a line for each way in which the parameters differ. `unknown`: those here that the file cannot have."""
-    if here == there and not unknown:
-        return []
-    both = counted(len(there & here), "common one")
-    lines = [f"the stored optimizer has different parameters. The state of the {both} is restored"]
-    if there - here:
-        names = listed(sorted(there - here), _LISTED)
-        lines += [f"only in the checkpoint: {names}. Their state is restored when add_param_group adds them"]
-    if here - there:
-        lines += [f"only in this optimizer: {listed(sorted(here - there), _LISTED)}. They keep their present state"]
-    if unknown:
-        lines += [f"{counted(unknown, 'parameter')} of this optimizer are not in the checkpoint, and keep their state"]
-    return lines
-
-
 def _known(name: str | None) -> str:
     if name is None:
         raise InvalidArgumentError(
