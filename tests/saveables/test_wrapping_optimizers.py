@@ -192,6 +192,20 @@ def test_positions_of_other_parameters_are_refused(tmp_path: Path, kind: str) ->
 
 
 @in_both_ways
+def test_a_state_dict_of_another_form_is_refused(tmp_path: Path, kind: str) -> None:
+    """After the class has changed, or in a hostile file; not by an error inside load_state_dict."""
+    net, fresh = model(), model()
+    path = saved(kind, {"m": net, "o": Slow(momentum(net.parameters()))}, tmp_path)
+    usual = type("Slow", (torch.optim.SGD,), {})(fresh.parameters(), lr=0.1)
+    with pytest.raises(InvalidArgumentError, match="of this Slow has another form"):
+        restored(kind, path, {"m": fresh, "o": usual})
+    (tmp_path / "usual").mkdir()
+    path = saved(kind, {"m": fresh, "o": usual}, tmp_path / "usual")
+    with pytest.raises(InvalidArgumentError, match="of this Slow has another form"):
+        restored(kind, path, {"m": net, "o": Slow(momentum(net.parameters()))})
+
+
+@in_both_ways
 def test_a_wrapped_optimizer_that_is_missing_is_refused(tmp_path: Path, kind: str) -> None:
     """Its state would be lost."""
     net, fresh = model(), model()

@@ -147,6 +147,7 @@ class OptimizerState:
         for name in state.keys() - there:
             raise InvalidArgumentError(f"state is stored for {quoted(name)}, which is not in any of the param_groups")
         here = dict(self._parameters(names))
+        self._check_form(stored)
         if _OWN_FORM in stored:
             return self._plan_own_form(stored, groups, names)
         self._check_parameters(here, there, stored)
@@ -323,6 +324,21 @@ class OptimizerState:
             raise InvalidArgumentError(
                 f"the checkpoint has the state of {there}, but this optimizer is {here}. "
                 f"Restore it into an optimizer of class {there}, or omit the optimizer"
+            )
+
+    def _check_form(self, stored: dict[str, Any]) -> None:
+        """Raise InvalidArgumentError if load_state_dict expects a state_dict of another form than the stored one."""
+        own_form = False
+        if type(self._optimizer).state_dict is not torch.optim.Optimizer.state_dict:
+            try:
+                own_form = not self._is_usual(self._packed())
+            except FailedPreconditionError:  # it cannot be asked now
+                return
+        if own_form != (_OWN_FORM in stored):
+            self._check_class(stored)
+            raise InvalidArgumentError(
+                f"the stored state_dict of this {type(self._optimizer).__name__} has another form than now. "
+                f"Restore it by the version of the class that saved it, or omit the optimizer"
             )
 
     def _check_kind(self, group: dict[str, Any], stored: object) -> None:
