@@ -109,5 +109,8 @@ def data_type(dtype: torch.dtype, name: str = "") -> DataType:
     stored = STORED_AS.get(dtype)
     if stored is None:
         place = f"tensor {quoted(name)}: " if name else ""
-        raise UnimplementedError(f"{place}{dtype} has no TensorFlow element type. Convert the tensor before saving it")
+        hint = "Convert the tensor before saving it"
+        if dtype.itemsize == 1:  # several elements in a byte, or a format of a byte that TensorFlow lacks
+            hint += f", or save tensor.view(torch.uint8), whose bytes are the same, and view them as {dtype} later"
+        raise UnimplementedError(f"{place}{dtype} has no TensorFlow element type. {hint}")
     return stored

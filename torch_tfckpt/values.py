@@ -1,11 +1,12 @@
 """Values that readers return and writers accept: torch tensors, and numpy arrays of bytes for strings."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.dtypes import ELEMENTS, data_type, torch_dtype
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, error_context, located
@@ -24,6 +25,24 @@ Value = torch.Tensor | Strings
 # strings; with `Value` every use would need a cast. `X | Any` is typeshed's convention for this case: a value is
 # accepted as a tensor without a cast, and the attributes of tensors are known. `get_strings` has the exact type.
 LoadedValue = torch.Tensor | Any
+
+_PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
+_PARTS: Final = {
+    torch.sparse_coo: "tensor.indices() and tensor.values()",
+    torch.sparse_csr: "tensor.crow_indices(), tensor.col_indices() and tensor.values()",
+    torch.sparse_bsr: "tensor.crow_indices(), tensor.col_indices() and tensor.values()",
+    torch.sparse_csc: "tensor.ccol_indices(), tensor.row_indices() and tensor.values()",
+    torch.sparse_bsc: "tensor.ccol_indices(), tensor.row_indices() and tensor.values()",
+}
+# What to do with torch's own subclasses, by the name of the class: importing them would import torch.distributed.
+_SUBCLASSES: Final = {
+    "DTensor": "Save tensor.full_tensor(), on every rank, or tensor.to_local()",
+    "MaskedTensor": "Save tensor.get_data() and tensor.get_mask()",
+    "NestedTensor": "Save tensor.values() and tensor.offsets()",
+    "FakeTensor": "It has no values: save outside of the FakeTensorMode",
+    "FunctionalTensor": "Save outside of the transformed function",
+}
+_is_transformed: Final = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda tensor: False)
 
 
 class StoredTensor:
@@ -161,7 +180,7 @@ def writable(
     if isinstance(value, np.ndarray) and value.dtype.kind not in "OSUT":
         value = _from_numpy(name, value)
     if isinstance(value, torch.Tensor):
-        _check_tensor(name, value)
+        check_plain(name, value)
         stored = data_type(value.dtype, name) if dtype is None else dtype
         element = ELEMENTS.get(stored)
         if element is None or element.torch != value.dtype:
@@ -173,13 +192,61 @@ def writable(
     return [_string_element(name, item) for item in array.reshape(-1)], DataType.DT_STRING, array.shape
 
 
-def _check_tensor(name: str, tensor: torch.Tensor) -> None:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)
+def check_plain(name: str, tensor: torch.Tensor, *, meta: bool = False) -> None:
+    """Raise InvalidArgumentError if a tensor is not plain: one block of elements in memory that torch can read.
+
+    Plain are tensors, parameters, buffers, views of any strides, and subclasses that only add methods.
+
+    Args:
+        meta: Accept tensors on the meta device, and lazy ones.
+
+    Cost: half a microsecond.
+    """
+    kind = type(tensor)
+    if kind not in _PLAIN and is_lazy(tensor):
+        if meta:
+            return
         raise InvalidArgumentError(
-            f"tensor {quoted(name)} is a {kind} tensor, which a checkpoint cannot store directly. "
-            f"Materialize, densify or dequantize it first"
+            f"tensor {quoted(name)} is not initialised yet: its shape is not known. Run the module once first"
         )
+    if kind not in _PLAIN and kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        what, hint = _of_subclass(tensor)
+    elif tensor.is_nested:
+        what, hint = "is a nested tensor", "Save the tensors in it: tensor.unbind()"
+    elif tensor.layout is not torch.strided:
+        what = f"is a {tensor.layout} tensor"
+        hint = "Save tensor.to_dense(), or its indices and values: " + _PARTS.get(tensor.layout, "tensor.to_dense()")
+    elif tensor.is_quantized:
+        what = "is a quantized tensor"
+        hint = "Save tensor.dequantize(), or tensor.int_repr() with its scales and zero points"
+    elif tensor.is_meta and not meta:
+        what, hint = "is a meta tensor", "Materialize its module first, for instance by module.to_empty(device=...)"
+    elif torch._is_functional_tensor(tensor) or _is_transformed(tensor):
+        what = "belongs to a transform such as torch.func.grad or vmap, or to an export"
+        hint = "Save outside of the transformed function"
+    else:
+        return
+    raise InvalidArgumentError(f"tensor {quoted(name)} {what}, which a checkpoint cannot store directly. {hint}")
+
+
+def is_plain_tensor(tensor: torch.Tensor) -> bool:
+    """Return whether `check_plain` accepts a tensor."""
+    try:
+        check_plain("", tensor)
+    except InvalidArgumentError:
+        return False
+    return True
+
+
+def _of_subclass(tensor: torch.Tensor) -> tuple[str, str]:
+    """Return what a tensor of a subclass with its own kind of memory is, and what to save instead."""
+    kind = type(tensor)
+    hint = _SUBCLASSES.get(kind.__name__, "")
+    if not hint:
+        parts = getattr(tensor, "__tensor_flatten__", lambda: ((), None))()[0]
+        names = ", ".join(f"tensor.{part}" for part in parts)
+        hint = f"Save the tensors in it{f': {names}' if names else ''}, or a plain tensor made of it"
+    return f"is a {kind.__module__}.{kind.__qualname__}", hint
 
 
 def _from_numpy(name: str, array: npt.NDArray[np.generic]) -> torch.Tensor:
@@ -195,8 +262,11 @@ def _string_element(name: str, item: object) -> bytes:
         return item
     if isinstance(item, str):
         return item.encode("utf-8", "surrogateescape")
+    hint = "Store a torch tensor"
+    if isinstance(item, dict | list | tuple):
+        hint = "Pass one flat dict of tensors, such as model.state_dict(); a Saver saves objects and nested dicts"
     raise InvalidArgumentError(
-        f"tensor {quoted(name)}: {type(item).__name__} is neither a tensor nor bytes nor str. Store a torch tensor"
+        f"tensor {quoted(name)}: {type(item).__name__} is neither a tensor nor bytes nor str. {hint}"
     )
 
 

@@ -52,3 +52,14 @@ def test_states_that_cannot_be(damaged: dict[str, object]) -> None:
     """They are left to the reader to refuse."""
     text = json.dumps({**STATE, **damaged}).encode()
     assert b"n/step" in edit_state(text, {"k/step": "n/step"}, {"model/w": "net/w"}) or "state" in damaged
+
+
+def test_wrapped_optimizers_and_dtypes_are_renamed_too() -> None:
+    """The state of an optimizer in an attribute has the same form."""
+    state = {"optimizer": "SGD", "param_shapes": {"a": [1]}, "param_dtypes": {"a": "bfloat16"}, "param_groups": [
+        {"params": ["a"]}], "state": {"a": {}}}  # fmt: skip
+    text = json.dumps({**state, "wrapped": {"base": state}}).encode()
+    edited = json.loads(edit_state(text, {}, {"a": "b"}))
+    for each in (edited, edited["wrapped"]["base"]):
+        assert each["param_dtypes"] == {"b": "bfloat16"} and each["param_groups"] == [{"params": ["b"]}]
+        assert each["param_shapes"] == {"b": [1]} and each["state"] == {"b": {}}

@@ -1,7 +1,6 @@
 """Files and directories that this user may not read: an error that says so, never "there is no checkpoint"."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -528,20 +528,20 @@ class TestOtherParameters:
         return model, optimizer
 
     def restored(
-        self, path: str, caplog: pytest.LogCaptureFixture, **layers: nn.Linear
+        self, path: str, caplog: pytest.LogCaptureFixture, lr: float, **layers: nn.Linear
     ) -> tuple[nn.ModuleDict, torch.optim.Optimizer, Any]:
         model = nn.ModuleDict(layers)
         optimizer = torch.optim.Adam(model.parameters(), 0.7)
         status = Checkpoint(model=model, optimizer=optimizer).read(path)
-        assert "state of the 2 parameters that both have" in caplog.text
-        assert optimizer.param_groups[0]["lr"] == 0.7
+        assert "state of the 2 common ones" in caplog.text
+        assert optimizer.param_groups[0]["lr"] == lr
         return model, optimizer, status.expect_partial()
 
     def test_an_additional_layer(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """Its state starts anew, and the status reports that the optimizer differs."""
+        """Its state starts anew, the group keeps its rate, and the status reports that the optimizer differs."""
         model, optimizer = self.trained(a=nn.Linear(2, 1))
         path = Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m")
-        grown, restored, status = self.restored(path, caplog, a=nn.Linear(2, 1), b=nn.Linear(2, 1))
+        grown, restored, status = self.restored(path, caplog, 0.7, a=nn.Linear(2, 1), b=nn.Linear(2, 1))
         for here, there in zip(grown["a"].parameters(), model["a"].parameters(), strict=True):
             assert flat(restored.state[here]) == flat(optimizer.state[there])
         assert not restored.state.get(next(grown["b"].parameters()))
@@ -549,10 +549,10 @@ class TestOtherParameters:
             status.assert_existing_objects_matched()
 
     def test_a_missing_layer(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """Its state is unused, and the status reports it."""
+        """Its state is unused, the others get their rate, and the status reports it."""
         model, optimizer = self.trained(a=nn.Linear(2, 1), b=nn.Linear(2, 1))
         path = Checkpoint(model=model, optimizer=optimizer).write(tmp_path / "m")
-        less, restored, status = self.restored(path, caplog, a=nn.Linear(2, 1))
+        less, restored, status = self.restored(path, caplog, 0.1, a=nn.Linear(2, 1))
         for here, there in zip(less["a"].parameters(), model["a"].parameters(), strict=True):
             assert flat(restored.state[here]) == flat(optimizer.state[there])
         with pytest.raises(AssertionError, match=r"model\.b"):

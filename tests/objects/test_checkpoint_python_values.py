@@ -150,14 +150,14 @@ def test_kinds_of_dicts(tmp_path: Path, kind: type[dict[str, Any]]) -> None:
     [
         (object(), "thing"),
         (lambda: 0, "thing"),
-        ({1, 2}, "thing"),
+        ({1, (2, nn.Linear)}, "thing"),
         (nn.Linear, "thing"),
-        (torch.float32, "thing"),
+        (torch.Generator(), "thing"),
         (np.array(["a"], dtype=object), "thing"),
         ({"a": {"b": object()}}, "b"),
         ([torch.tensor(0.0), object()], "1"),
     ],
-    ids=["object", "function", "set", "class", "dtype", "array of objects", "in dicts", "with a tensor"],
+    ids=["object", "function", "set", "class", "generator", "array of objects", "in dicts", "with a tensor"],
 )
 def test_values_that_cannot_be_saved(tmp_path: Path, value: object, named: str) -> None:
     """A ValueError names the value, at construction or when written; nothing is written."""

@@ -23,14 +23,16 @@ for _ in range(100_000):
     DEEP = [DEEP]
 
 
-@pytest.mark.parametrize("value", [None, 1, "a", b"a", 1.5, 1j, True, np.float32(1), np.ones(2), (), [{"a": (1,)}]])
+@pytest.mark.parametrize(
+    "value", [None, 1, "a", b"a", 1.5, 1j, True, np.float32(1), np.ones(2), (), [{"a": (1,)}], {1}, torch.half]
+)
 def test_plain_values(value: object) -> None:
     """Values that the string of a state can contain, and containers of them."""
     assert is_plain(value)
 
 
 @pytest.mark.parametrize(
-    "value", [torch.ones(1), nn.Linear(1, 1), object(), {1}, [[torch.ones(1)]], {"a": ({"b": nn.ReLU()},)}]
+    "value", [torch.ones(1), nn.Linear(1, 1), object(), {object()}, [[torch.ones(1)]], {"a": ({"b": nn.ReLU()},)}]
 )
 def test_values_that_are_not_plain(value: object) -> None:
     """Tensors and other nodes at any depth, and values that the string cannot contain."""

@@ -248,15 +248,15 @@ def test_updated_state() -> None:
     assert bits(optimizer.state_dict()) == before
 
 
-def test_other_groups_are_rejected(tmp_path: Path) -> None:
-    """Other groups of the same parameters, or another optimizer, are rejected without a change."""
+def test_another_optimizer_is_rejected(tmp_path: Path) -> None:
+    """Without a change, even if it has the same groups."""
     net, other = Net("Adam"), Net("Adam")
     optimizer = net.optimizer("Adam")
     net.run(optimizer, 1)
     path = Checkpoint(net=net, optimizer=optimizer).write(tmp_path / "m")
-    for wrong in (torch.optim.Adam(other.parameters()), torch.optim.Rprop(other.optimizer("Adam").param_groups)):
-        other.run(wrong, 1)
-        before = bits([wrong.state_dict(), dict(other.state_dict())])
-        with pytest.raises(InvalidArgumentError, match="optimizer/"):
-            Checkpoint(net=other, optimizer=wrong).read(path)
-        assert bits([wrong.state_dict(), dict(other.state_dict())]) == before
+    wrong = torch.optim.Rprop(other.optimizer("Adam").param_groups)
+    other.run(wrong, 1)
+    before = bits([wrong.state_dict(), dict(other.state_dict())])
+    with pytest.raises(InvalidArgumentError, match="optimizer/"):
+        Checkpoint(net=other, optimizer=wrong).read(path)
+    assert bits([wrong.state_dict(), dict(other.state_dict())]) == before

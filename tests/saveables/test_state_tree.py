@@ -1,9 +1,18 @@
 """flatten and unflatten: Python values as JSON, tensors stored separately."""
 
+import copy
+import datetime as dt
+import enum
 import json
 import math
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -108,20 +117,102 @@ def test_numpy_arrays_and_scalars_come_back_as_such(array: np.ndarray | np.gener
     assert back["x"].dtype == array.dtype.newbyteorder("=") and np.array_equal(back["x"], array)
 
 
-def test_an_ordered_dict_is_a_dict_in_its_order_and_a_size_is_a_tuple() -> None:
-    """Subclasses that add nothing to their base class."""
-    value = OrderedDict(b=torch.Size([1, 2]), a=1)
-    assert same(unflatten(flatten(value, "k")[0], {}), {"b": (1, 2), "a": 1})
+Point = namedtuple("Point", "x y")  # the untyped form has the same methods
+
+
+class Color(enum.IntEnum):
+    RED = 1
+
+
+class Mode(enum.Enum):
+    FAST = "fast"
+
+
+TYPES = [
+    *(torch.bfloat16, torch.float8_e4m3fn, torch.device("cuda:1"), torch.device("cpu"), torch.Size([2, 3])),
+    *(torch.strided, torch.sparse_csr, torch.channels_last),
+    *(set(), {1, "a", (2, None)}, frozenset({torch.float32}), deque(), deque([1, {"a": (2,)}], 3)),
+    deque(maxlen=0),
+    *(defaultdict(int, a=1), defaultdict(list, {3: [1]}), defaultdict(None, a=1), OrderedDict(b=torch.Size([1]), a=1)),
+    *(Path("a/b"), PurePosixPath("/x"), PureWindowsPath("c:\\y"), range(1, 9, 2), slice(None, 3), bytearray(b"\x00a")),
+    *(dt.datetime(2026, 1, 2, 3, 4, 5, 6), dt.date(2026, 1, 2), dt.time(3, 4), dt.timedelta(-1, 2, 3)),
+    dt.datetime(2026, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=2))),
+    *(Fraction(-1, 3), Decimal("1.10"), Decimal("NaN"), UUID(int=5), np.str_("ä"), np.bytes_(b"\xff")),
+    *({torch.float32: 1, Path("a"): 2}, {dt.date(2026, 1, 2): [slice(1)]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", TYPES, ids=repr)
+def test_other_types_come_back_as_such(value: object) -> None:
+    """Alone, and nested; equal values have equal strings."""
+    for held in (value, [value], {"a": {"b": value}}):
+        text, tensors = flatten(held, "k")
+        assert not tensors
+        assert same(unflatten(text, {}), held)
+        assert flatten(unflatten(text, {}), "k")[0] == text
+
+
+def test_sets_have_one_order() -> None:
+    """The order of strings in a set differs between processes."""
+    assert flatten({"b", "a", "c"}, "k")[0] == '{"$set": ["a", "b", "c"]}'
+
+
+def test_named_tuples_and_members_have_the_type_of_the_present_value() -> None:
+    """Elsewhere they are plain, and reported; nothing is imported by name."""
+    value = {"p": Point(1, [Color.RED]), "m": Mode.FAST, "d": deque([Point(1, 2)]), "t": (Color.RED,)}
+    text, _ = flatten(value, "k")
+    remarks: list[str] = []
+    present = {"p": Point(0, [Color.RED]), "m": Mode.FAST, "d": deque([Point(0, 0)]), "t": (Color.RED,)}
+    back = unflatten(text, {}, present=lambda: present, remarks=remarks)
+    assert same(back, value) and not remarks
+    plain = unflatten(text, {}, remarks=remarks)
+    assert same(plain, {"p": (1, [1]), "m": "fast", "d": deque([(1, 2)]), "t": (1,)})
+    assert remarks == [
+        'p/y/0 was a Color and is restored as "1"', "p was a Point and is restored as a tuple",
+        'm was a Mode and is restored as "fast"', "d/0 was a Point and is restored as a tuple",
+        't/0 was a Color and is restored as "1"',
+    ]  # fmt: skip
+
+
+def test_a_present_value_of_another_class_is_not_used() -> None:
+    """Other fields, another class of members, or a member that does not exist any more."""
+    Other: Any = namedtuple("Other", "x z")
+    Fewer: Any = enum.IntEnum("Fewer", "BLUE", start=7)
+    Other.__qualname__, Fewer.__qualname__ = "Point", "Color"
+    text, _ = flatten([Point(1, 2), Color.RED], "k")
+    for present in ([Other(1, 2), Fewer(7)], [(1, 2), Mode.FAST], [None], None):
+        remarks: list[str] = []
+        assert same(unflatten(text, {}, present=partial(copy.copy, present), remarks=remarks), [(1, 2), 1])
+        assert len(remarks) == 2
+
+
+def test_tensors_in_other_containers_have_their_paths_as_keys() -> None:
+    """In named tuples, deques, OrderedDicts and defaultdicts."""
+    one = torch.ones(1)
+    value = {"p": Point(one, 1), "d": deque([torch.zeros(1)]), "o": OrderedDict(a=torch.ones(2))}
+    text, tensors = flatten(value, "k")
+    assert list(tensors) == tensor_keys(text) == ["k/p/x", "k/d/0", "k/o/a"]
+    back = unflatten(text, tensors, present=lambda: value)
+    assert isinstance(back, dict) and back["p"].x is tensors["k/p/x"] and type(back["p"]) is Point
+
+
+def test_texts_of_earlier_versions_can_be_read() -> None:
+    """They had no tags for these types: an OrderedDict was written as a dict, and a Size as a tuple."""
+    assert unflatten('{"b": {"$tuple": [1, 2]}, "a": {"$counter": [["b", 1]]}}', {}) == {
+        "b": (1, 2),
+        "a": Counter("b"),
+    }
 
 
 @pytest.mark.parametrize(
     ("value", "what"),
     [
-        ({1, 2}, "a builtins.set"),
+        ({(1, object)}, "a set with a builtins.tuple in it"),
+        ({Color.RED}, "a set with a "),
         (lambda: None, "a builtins.function"),
         (object(), "a builtins.object"),
-        (defaultdict(list), "a collections.defaultdict"),
-        (torch.float32, "a torch.dtype"),
+        (defaultdict(lambda: 1), "a defaultdict with the factory <function"),
+        (torch.Generator(), "a torch._C.Generator"),
         (np.array(["a"]), "a numpy value of dtype <U1"),
         (np.zeros(1, np.longdouble), "a numpy value of dtype float128"),
         (Counter({"a": 0.5}), "a collections.Counter"),
@@ -171,6 +262,16 @@ def test_an_integer_of_thousands_of_digits_is_rejected_in_both_directions() -> N
         '{"$pickle": "gASV"}', '{"$tuple": 5}', '{"$dict": 5}', '{"$dict": [[1]]}', '{"$dict": [[[1], 2]]}',
         '{"$dict": [[{"$tensor": "t"}, 2]]}', '{"$counter": [["a", "b"]]}', '{"$bytes": "!"}', '{"$bytes": 5}',
         '{"$complex": [1.0]}', '{"$complex": ["a", "b"]}', '{"$float": "1"}', '{"$float": []}', '{"$ndarray": null}',
+        '{"$set": [[1]]}', '{"$set": 5}', '{"$frozenset": [{"$tensor": "t"}]}', '{"$deque": [1]}',
+        '{"$deque": [-1, []]}', '{"$deque": [1e400, []]}', '{"$deque": ["a", []]}', '{"$default": ["exec", []]}',
+        '{"$default": [5, []]}',
+        '{"$default": ["int", [1]]}', '{"$ordered": [[[1], 2]]}', '{"$slice": [1, 2]}', '{"$named": ["a", ["b"], []]}',
+        '{"$named": [1, ["b"], [1]]}', '{"$named": ["a", 5, [1]]}', '{"$member": ["a"]}', '{"$bytearray": 5}',
+        '{"$dtype": "Tensor"}', '{"$dtype": 5}', '{"$dtype": "os"}', '{"$layout": "float32"}', '{"$device": "x y"}',
+        '{"$device": 0}', '{"$size": ["a"]}', '{"$size": [1.5]}', '{"$path": 5}', '{"$datetime": "tomorrow"}',
+        '{"$date": []}', '{"$timedelta": [1]}', '{"$timedelta": [1e9, 1, 1]}', '{"$timedelta": [999999999999, 0, 0]}',
+        '{"$fraction": [1, 0]}', '{"$fraction": ["1", "3"]}', '{"$decimal": "one"}', '{"$uuid": "5"}',
+        '{"$range": [1, 2, 0]}', '{"$numpy_bytes": "\\u1234"}', '{"$memory_format": "a", "x": 1}',
         '{"$numpy": {}}', '{"$dict": [[{"$tuple": [[]]}, 1]]}',
     ],
 )  # fmt: skip

@@ -172,7 +172,7 @@ def test_a_callable_is_called_once_at_a_save_and_never_at_a_restore(tmp_path: Pa
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("value", [5, 0.5, "text", True, None, (1, 2), b"x"])
+@pytest.mark.parametrize("value", [5, 0.5, "text", True, (1, 2), b"x", torch.float32])
 def test_values_that_cannot_change_are_rejected(value: object) -> None:
     """TypeError; the message says what to pass instead."""
     with pytest.raises(TypeError, match=r'Not a variable: .*under "x"\. A Python .*torch\.tensor\(\.\.\.\), or a dict'):
@@ -185,14 +185,15 @@ def test_other_values_are_rejected() -> None:
         VarList({"x": np.zeros(1)})
     with pytest.raises(TypeError, match=r"Not a variable: .*state_dict and load_state_dict"):
         VarList({"x": object()})
-    with pytest.raises(TypeError, match='"x/a" is a builtins.set'):  # noqa: RUF043
-        VarList({"x": {"a": {1}}})
+    with pytest.raises(TypeError, match='"x/a" is a builtins.object'):  # noqa: RUF043
+        VarList({"x": {"a": object()}})
 
 
-def test_lists_of_tensors_are_slices_and_other_lists_are_state() -> None:
-    """A list that contains a tensor that is not a slice is an error."""
+def test_lists_of_variables_are_slices_and_other_lists_are_state() -> None:
+    """A list that contains a Variable and something that is not a slice is an error; a list of tensors is state."""
     with pytest.raises(ValueError, match="Slices must all be Variables"):
-        VarList({"x": [torch.zeros(1)]})
+        VarList({"x": [Variable(torch.zeros(1), "x", SaveSliceInfo("x", [2], [0], [1])), torch.zeros(1)]})
+    assert names({"x": [torch.zeros(1)]}) == ["x", "x/0"]
     assert names({"x": [1, {"mean": torch.zeros(1)}], "y": []}) == ["x", "x/1/mean", "y"]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 _REFERENCES: Final = ({"$tensor"}, {"$ndarray"}, {"$numpy"})
 _OPTIMIZER: Final = {"optimizer", "param_shapes", "param_groups", "state"}
+_TABLES: Final = {"param_shapes", "param_dtypes", "state"}  # whose keys are names of parameters
 
 
 def referenced_tensors(text: bytes) -> list[str]:
@@ -38,14 +39,24 @@ def edit_state(text: bytes, new_names: Mapping[str, str], paths: Mapping[str, st
     content = _parsed(text)
     before = json.dumps(content)
     _replace_references(content, lambda key: new_names.get(key, key))
-    if isinstance(content, dict) and content.keys() >= _OPTIMIZER:
-        content["param_shapes"] = _with_paths(content["param_shapes"], paths)
-        content["state"] = _with_paths(content["state"], paths)
-        for group in content["param_groups"] if isinstance(content["param_groups"], list) else []:
-            if isinstance(group, dict) and isinstance(group.get("params"), list):
-                group["params"] = [paths.get(name, name) if isinstance(name, str) else name for name in group["params"]]
+    _rename_parameters(content, paths)
     after = json.dumps(content)
     return text if after == before else after.encode()
+
+
+def _rename_parameters(content: Any, paths: Mapping[str, str]) -> None:
+    """Edit the state of an optimizer, and of the optimizers that it wraps."""
+    waiting = [content]
+    while waiting:
+        state = waiting.pop()
+        if not isinstance(state, dict) or not state.keys() >= _OPTIMIZER:
+            continue
+        for table in _TABLES & state.keys():
+            state[table] = _with_paths(state[table], paths)
+        for group in state["param_groups"] if isinstance(state["param_groups"], list) else []:
+            if isinstance(group, dict) and isinstance(group.get("params"), list):
+                group["params"] = [paths.get(name, name) if isinstance(name, str) else name for name in group["params"]]
+        waiting += state["wrapped"].values() if isinstance(state.get("wrapped"), dict) else []
 
 
 def _parsed(text: bytes) -> Any:

@@ -50,9 +50,10 @@ class FileKind(enum.Enum):
     TABLE = "a table file, as TensorFlow checkpoints are", "`tfckpt ls` lists its tensors if it is one", Reading.TENSORS
     CUT_TABLE = "a damaged or truncated TensorFlow checkpoint or index", "Copy it again"
     EMPTY = "an empty file", "Copy it again"
-    ZEROS = ("a file that begins and ends with zero bytes, probably from an interrupted copy", "Copy it again")
+    ZEROS = "a file that begins and ends with zero bytes, probably from an interrupted copy", "Copy it again"
     UNKNOWN = (
-        "a file of an unknown kind. The data file of a TensorFlow checkpoint looks like this, and so does a damaged file",
+        "a file of an unknown kind. The data file of a TensorFlow checkpoint looks like this, and so does a damaged "
+        "file",
         "Name the .index file next to it, or copy it again",
     )
     # Files that belong to checkpoints.

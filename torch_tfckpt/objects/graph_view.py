@@ -201,12 +201,12 @@ class _Builder:
         """Return the state of optimizers other than slot variables."""
         tensors = [node for node in self._nodes if isinstance(node.trackable, TensorTrackable)]
         paths = {node.trackable.identity: object_path(node.route) for node in tensors}
-        return [
-            saveable
-            for node in self._nodes
-            if isinstance(node.trackable, OptimizerTrackable)
-            for saveable in node.trackable.state_to_save(object_path(node.route), paths, self._slot_keys)
-        ]
+        found: list[SaveableObject] = []
+        for node in self._nodes:
+            if isinstance(node.trackable, OptimizerTrackable):
+                with error_context(str(node)):
+                    found += node.trackable.state_to_save(object_path(node.route), paths, self._slot_keys)
+        return found
 
     def graph(self) -> ObjectGraph:
         """Return the graph. REQUIRES: `values_of` was called for all nodes."""

@@ -11,7 +11,7 @@ import itertools
 import logging
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -37,6 +37,8 @@ from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import first_lines, printable
 
+# Node -> weak reference to the object matched with it, or the object's identity if it cannot be referenced.
+_Holders = dict[int, weakref.ref[object] | Identity]
 _NUMBERS: Final = itertools.count(1)
 # Object -> number of the newest restore that assigned its values. Several restores may expect the same child.
 _RESTORED_BY: Final[Any] = WeakIdKeyDictionary()
@@ -59,6 +61,13 @@ class Progress:
     unused_attributes: dict[int, list[str]] = field(default_factory=dict)
     unfilled: set[int] = field(default_factory=set)
     expect_partial: bool = False
+
+    def slots_restored(self, optimizer: int, paths: set[str]) -> None:
+        """Record that the state of parameters at these paths was restored after they were added to an optimizer."""
+        for slot in self.graph.nodes[optimizer].slot_variables:
+            route = self.graph.route(slot.original_variable_node_id)
+            if route is not None and object_path(route) in paths:
+                self.bound.add(slot.slot_variable_node_id)
 
     def unrestored(self) -> Iterator[str]:
         """Yield the names of nodes with values that were not matched."""
@@ -85,8 +94,7 @@ class Restoration:
         self.number = next(_NUMBERS)
         self.progress = Progress(graph)
         self.waiting_optimizers: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by node
-        # Node -> weak reference to the object matched with it, or the object's identity if it cannot be referenced.
-        self._holders: dict[int, weakref.ref[object] | Identity] = {}
+        self._holders: _Holders = {}
         self._written = self._when_written()
         weakref.finalize(self, _log_unrestored, self.progress)
 
@@ -139,8 +147,11 @@ class Restoration:
 
     def tensors(self) -> dict[int, torch.Tensor]:
         """Node -> the tensor matched with it, if it still exists."""
-        alive = {node_id: ref() for node_id, ref in self._holders.items() if isinstance(ref, weakref.ref)}
-        return {node_id: target for node_id, target in alive.items() if isinstance(target, torch.Tensor)}
+        return _tensors(self._holders)
+
+    def paths(self) -> Callable[[], dict[Identity, str]]:
+        """Return a function that returns the path of each matched tensor; it does not keep this restore alive."""
+        return partial(_paths, self._holders, self.graph)
 
     def matched(self, root: Trackable) -> set[Identity]:
         """Return the objects below `root` that were matched with the node at their path."""
@@ -167,6 +178,16 @@ class Restoration:
             is_buffer = isinstance(trackable, TensorTrackable) and not isinstance(trackable.target, nn.Parameter)
             return is_buffer and isinstance(parent, ModuleTrackable)
         return identity_of(taker) == trackable.identity
+
+
+def _tensors(holders: _Holders) -> dict[int, torch.Tensor]:
+    alive = {node_id: ref() for node_id, ref in holders.items() if isinstance(ref, weakref.ref)}
+    return {node_id: target for node_id, target in alive.items() if isinstance(target, torch.Tensor)}
+
+
+def _paths(holders: _Holders, graph: ObjectGraph) -> dict[Identity, str]:
+    routes = ((tensor, graph.route(node_id)) for node_id, tensor in _tensors(holders).items())
+    return {identity_of(tensor): object_path(route) for tensor, route in routes if route is not None}
 
 
 class _Matching:
@@ -282,7 +303,8 @@ class _Matching:
         here = {identity_of(parameter) for parameter in trackable.parameters}
         if not here <= paths.keys():
             self._unfilled.add(node_id)
-        own = trackable.state_to_restore(stored, paths)
+        added = partial(self._restoration.progress.slots_restored, node_id)
+        own = trackable.state_to_restore(stored, paths, self._restoration.paths(), added)
         if own is not None:
             self.saveables.append(own)
             self._slot_nodes.update(

@@ -9,15 +9,23 @@ Identity = tuple[object, ...]
 def identity_of(thing: object) -> Identity:
     """Return a key that is equal for two objects exactly if restoring one restores the other.
 
-    Two tensors are equal if they have the same storage, offset, shape and strides. Tensors without their own memory
-    (empty, meta, lazy, sparse) and all other objects are compared by `id`, so the result is valid only while `thing`
-    exists.
+    Two tensors are equal if they have the same storage, offset, shape, strides, dtype, and the same conjugate and
+    negative flags: `z` and `z.conj()` share memory, and so do `x` and `x.view(torch.int32)`, but a value of one is
+    not a value of the other. Tensors without their own memory (empty, meta, lazy, sparse, wrappers of other tensors)
+    and all other objects are compared by `id`, so the result is valid only while `thing` exists.
     """
-    if isinstance(thing, torch.Tensor) and not is_lazy(thing) and thing.numel():
+    if (
+        isinstance(thing, torch.Tensor)
+        and type(thing).__torch_dispatch__ is torch.Tensor.__torch_dispatch__  # else it wraps other tensors
+        and not is_lazy(thing)
+        and not thing.is_nested
+        and thing.numel()
+    ):
         try:
             memory = thing.untyped_storage().data_ptr()
         except (NotImplementedError, RuntimeError):  # sparse tensors and wrappers around several tensors
             memory = 0
         if memory:
-            return ("memory", str(thing.device), memory, thing.storage_offset(), tuple(thing.shape), thing.stride())
+            layout = (thing.storage_offset(), tuple(thing.shape), thing.stride(), thing.dtype)
+            return ("memory", thing.device, memory, layout, thing.is_conj(), thing.is_neg())
     return ("object", id(thing))

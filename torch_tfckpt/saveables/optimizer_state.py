@@ -1,109 +1,128 @@
-"""Optimizer state for Savers: saved by the names of parameters, never by their positions.
+"""Optimizer state: saved by the names of parameters, never by their positions.
 
-    optimizer                            JSON: optimizer, param_shapes, param_groups, state
+    optimizer                            JSON: optimizer, param_shapes, param_dtypes, param_groups, state
     optimizer/state/fc1.weight/exp_avg   tensors of the state
 
 torch numbers parameters in the order in which they were passed to the optimizer. If the module or its grouping changes,
 the numbers refer to other parameters, and one parameter would get the moments of another. Names do not change.
+
+Contract of a restore:
+
+    state            of each parameter that is in the file and in the optimizer, bit for bit (see `optimizer_loading`)
+    hyperparameters  by group (see `optimizer_groups`)
+    only in the file the state waits, and is restored when `add_param_group` adds the parameter (see `late_parameters`)
+    only here        the parameter keeps its present state
+    refused          another class of optimizer; a parameter of another shape; no parameter in common
+    reported         every other difference, by a warning in the log
+
+An optimizer whose state_dict has a form of its own, such as a Lookahead, is saved and restored through that form, under
+"own_form". It refers to parameters by their positions, so the restore requires the same parameters in the same order. A
+wrapper such as SAM, whose state_dict lacks the state of the optimizer in it, is saved with that state, under "wrapped".
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 
-from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.format.tensor_slice import shape_text
-from torch_tfckpt.saveables.identity import Identity, identity_of
-from torch_tfckpt.saveables.stateful import placed_like
-from torch_tfckpt.text import counted, listed, quoted
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
+from torch_tfckpt.saveables.identity import identity_of
+from torch_tfckpt.saveables.late_parameters import LateParameters, forget_late_parameters
+from torch_tfckpt.saveables.optimizer_groups import hyperparameters_of_groups, names_in, without_parameters
+from torch_tfckpt.saveables.optimizer_loading import hidden_optimizers, load_exactly, optimizer_at
+from torch_tfckpt.text import counted, first_lines, listed, quoted
 
 _LISTED: Final = 8  # names that a message lists
-_FIELDS: Final = ("optimizer", "param_shapes", "param_groups", "state", "other_state")
+_LINES: Final = 20  # remarks that a warning lists
+_OWN_FORM: Final = "own_form"
+_WRAPPED: Final = "wrapped"
+_FIELDS: Final = (
+    *("optimizer", "param_shapes", "param_dtypes", "param_groups", "state", "other_state"),
+    *(_OWN_FORM, _WRAPPED),
+)
 _HINT: Final = "Restore into an optimizer over the same parameters, or omit the optimizer"
 
+Names = Sequence[Sequence[str | None]]  # of the parameters of each group
+_log = logging.getLogger(__name__)
 
-def parameter_names(
-    optimizer: torch.optim.Optimizer,
-    modules: Iterable[tuple[str, Mapping[Identity, str]]],
-    tensors: Mapping[Identity, str],
-) -> list[list[str]]:
-    """Return the names of an optimizer's parameters, one list for each group.
 
-    Args:
-        modules: Key of each module of the var_list, and names of its tensors.
-        tensors: Keys of the tensors that are themselves values of the var_list.
+@dataclass(slots=True)
+class PlannedOptimizer:
+    """The restore of an optimizer.
 
-    Returns:
-        The names that the optimizer was built with (from named_parameters()); else the names in the state_dict of the
-        one module that has all of its parameters; else "<key of the module>/<name>", or the tensor's own key.
-
-    Raises:
-        InvalidArgumentError: a parameter is not found (with its position and shape), or two have the same name.
+    Attributes:
+        state_dict: The argument for load_state_dict.
+        remarks: One line for each difference between the stored optimizer and this one.
+        late: Names of the stored parameters that this optimizer does not have.
+        stored: The stored value.
+        wrapped: The restores of the optimizers in its attributes.
     """
-    groups: list[list[torch.Tensor]] = [list(group["params"]) for group in optimizer.param_groups]
-    if groups and all("param_names" in group for group in optimizer.param_groups):
-        names = [list(group["param_names"]) for group in optimizer.param_groups]
-    else:
-        name_of = _names_by_identity({identity_of(p) for group in groups for p in group}, list(modules), tensors)
-        names = [
-            [_name(name_of, parameter, group, position) for position, parameter in enumerate(parameters)]
-            for group, parameters in enumerate(groups)
-        ]
-    seen: set[str] = set()
-    for name in (name for group in names for name in group):
-        if name in seen:
-            raise InvalidArgumentError(f"two parameters of the optimizer have the name {quoted(name)}. Rename one")
-        seen.add(name)
-    return names
 
-
-def _names_by_identity(
-    wanted: set[Identity], modules: list[tuple[str, Mapping[Identity, str]]], tensors: Mapping[Identity, str]
-) -> dict[Identity, str]:
-    for _, names in modules:
-        if wanted <= names.keys():
-            return dict(names)
-    found = dict(tensors)
-    for key, names in reversed(modules):  # if several modules have a parameter, the first one names it
-        found.update({identity: f"{key}/{name}" if key else name for identity, name in names.items()})
-    return found
-
-
-def _name(name_of: Mapping[Identity, str], parameter: torch.Tensor, group: int, position: int) -> str:
-    name = name_of.get(identity_of(parameter))
-    if name is None:
-        raise InvalidArgumentError(
-            f"parameter {position} of param_groups[{group}], of shape {shape_text(parameter.shape)}, has no name: it "
-            f"is not in any module of var_list, and not one of its tensors. Add its module to var_list, or build the "
-            f"optimizer from model.named_parameters()"
-        )
-    return name
+    state_dict: dict[str, Any]
+    remarks: list[str] = field(default_factory=list)
+    late: set[str] = field(default_factory=set)
+    stored: dict[str, Any] = field(default_factory=dict)
+    wrapped: "list[tuple[OptimizerState, PlannedOptimizer]]" = field(default_factory=list)
 
 
 class OptimizerState:
-    """An optimizer's state_dict with names instead of positions. A `SaveableState`.
+    """An optimizer's state_dict with names instead of positions. A `SaveableState`, by the contract of this module.
 
     Args:
         optimizer: Any torch.optim.Optimizer.
-        names: Returns `parameter_names` of the optimizer at the time of the call.
+        names: Returns the names of the optimizer's parameters at the time of the call, one list for each group. None in
+            place of a name: the parameter cannot be in the checkpoint. `value` requires all names.
+        place: Name for the log.
+        later_names: `names` for parameters that are added after a restore; default: `names`.
+        when_added: Called with the names of such parameters once their state is restored.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, names: Callable[[], list[list[str]]]) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        names: Callable[[], Names],
+        place: str = "optimizer",
+        *,
+        later_names: Callable[[], Names] | None = None,
+        when_added: Callable[[set[str]], object] | None = None,
+    ) -> None:
         self._optimizer = optimizer
         self.names = names
+        self._place = place
+        self._later_names = later_names or names
+        self._when_added = when_added
 
     def value(self) -> object:
-        """Return the current state. Raises InvalidArgumentError as `parameter_names` does."""
-        packed = self._optimizer.state_dict()
-        names = self.names()
+        """Return the present state.
+
+        Raises:
+            InvalidArgumentError: as `parameter_names`.
+            FailedPreconditionError: the optimizer's state_dict() cannot be called now.
+        """
+        packed = self._packed()
+        names = [[_known(name) for name in group] for group in self.names()]
+        parameters = dict(self._parameters(names))
+        dtypes = {name: str(each.dtype).removeprefix("torch.") for name, each in parameters.items()}
+        common: dict[str, Any] = {
+            "optimizer": type(self._optimizer).__name__,
+            "param_shapes": {name: list(each.shape) for name, each in parameters.items()},
+            "param_dtypes": {name: dtype for name, dtype in dtypes.items() if dtype != "float32"},
+        }
+        hidden = hidden_optimizers(self._optimizer, packed)
+        wrapped = {name: self._of_wrapped(each).value() for name, each in hidden.items()}
+        if wrapped:
+            common[_WRAPPED] = wrapped
+        if not self._is_usual(packed):
+            groups = [{"params": list(group)} for group in names]
+            return {**common, "param_groups": groups, "state": {}, _OWN_FORM: packed}
         flat = [name for group in names for name in group]
         state = {key: value for key, value in packed["state"].items() if isinstance(key, int)}
         return {
-            "optimizer": type(self._optimizer).__name__,
-            "param_shapes": {name: list(shape) for name, shape in self._shapes(names).items()},
+            **common,
             "param_groups": [
-                {**_hyperparameters(group), "params": list(group_names)}
+                {**without_parameters(group), "params": list(group_names)}
                 for group, group_names in zip(packed["param_groups"], names, strict=True)
             ],
             "state": {flat[position]: value for position, value in state.items()},
@@ -112,73 +131,220 @@ class OptimizerState:
             **{key: value for key, value in packed.items() if key not in _FIELDS},
         }
 
-    def plan(self, stored: object) -> object:
-        """Return the state_dict for this optimizer, in its own order of parameters and groups.
+    def plan(self, stored: object) -> PlannedOptimizer:
+        """Return the restore, for this optimizer's own order of parameters and groups.
 
         A hyperparameter that is not stored, for example one added by a newer torch, keeps its current value.
 
         Raises:
-            InvalidArgumentError: the stored value is not an optimizer's state; parameters, their shapes or their
-                grouping differ; the stored optimizer is of another class, which lacks hyperparameters of this one.
+            InvalidArgumentError: the stored value is not an optimizer's state; no parameter is in both; a parameter has
+                another shape; the stored optimizer is of another class.
         """
-        groups, state = _parts(stored)
         names = self.names()
-        self._check_parameters(names, groups, stored)
-        for name in state.keys() - {name for group in groups for name in group["params"]}:
-            raise InvalidArgumentError(f"state is stored for {quoted(name)}, which is not in any of the param_groups")
-        waiting = {index: set(group["params"]) for index, group in enumerate(groups)}
-        here = [_hyperparameters(group) for group in self._optimizer.param_groups]
-        planned: list[dict[str, object]] = []
-        for index, (own, group_names) in enumerate(zip(here, names, strict=True)):
-            match = next((number for number, members in waiting.items() if members == set(group_names)), None)
-            if match is None or len(groups) != len(names):
-                raise InvalidArgumentError(
-                    f"the parameters are grouped differently: the checkpoint has {counted(len(groups), 'group')}, this "
-                    f"optimizer has {len(names)}, and no stored group equals param_groups[{index}]: "
-                    f"{listed(sorted(group_names), _LISTED)}. {_HINT}"
-                )
-            del waiting[match]
-            self._check_kind(groups[match], stored)
-            planned.append({**own, **placed_like(_hyperparameters(groups[match]), own)})
-        position = {name: number for number, name in enumerate(name for group in names for name in group)}
-        for group, group_names in zip(planned, names, strict=True):
-            group["params"] = [position[name] for name in group_names]
+        groups, state = _parts(stored)
         assert isinstance(stored, dict)
+        there = set(names_in(groups))
+        for name in state.keys() - there:
+            raise InvalidArgumentError(f"state is stored for {quoted(name)}, which is not in any of the param_groups")
+        here = dict(self._parameters(names))
+        self._check_form(stored)
+        if _OWN_FORM in stored:
+            return self._plan_own_form(stored, groups, names)
+        self._check_parameters(here, there, stored)
+        planned = hyperparameters_of_groups(self._optimizer.param_groups, names, groups)
+        for number in planned.used:
+            self._check_kind(groups[number], stored)
+        remarks = _differences(here.keys(), there, sum(name is None for group in names for name in group))
+        position = {name: number for number, name in enumerate(name for group in names for name in group)}
+        present = self._state_of_new(here.keys() - there, position)
+        for name in [name for name in here if name in state]:
+            present[position[name]] = _as_dtype_of(here[name], state[name], name, stored, remarks)
+        by_position = dict(sorted(present.items()))
+        first = 0
+        for group, group_names in zip(planned.groups, names, strict=True):
+            group["params"] = list(range(first, first + len(group_names)))
+            first += len(group_names)
         others = {key: value for key, value in stored.items() if key not in _FIELDS}
-        by_position = {position[name]: value for name, value in state.items()}
-        return {**others, "state": {**stored.get("other_state", {}), **by_position}, "param_groups": planned}
+        state_dict = {
+            **others, "state": {**stored.get("other_state", {}), **by_position}, "param_groups": planned.groups
+        }  # fmt: skip
+        wrapped = self._plan_wrapped(stored.get(_WRAPPED, {}))
+        return PlannedOptimizer(state_dict, remarks + planned.remarks, there - here.keys(), stored, wrapped)
 
-    def load(self, planned: Any) -> None:
-        """Call load_state_dict(), which moves state to the parameters' devices and casts it to their dtypes."""
-        self._optimizer.load_state_dict(planned)
+    def load(self, planned: PlannedOptimizer) -> None:
+        """Restore the state, and log what differs. Raises any error of the optimizer's load_state_dict."""
+        forget_late_parameters(self._optimizer)
+        remarks = [*planned.remarks, *load_exactly(self._optimizer, planned.state_dict)]
+        for state, of_wrapped in planned.wrapped:
+            shares_groups = state._optimizer.param_groups is self._optimizer.param_groups
+            state.load(of_wrapped)
+            if shares_groups:
+                state._optimizer.param_groups = self._optimizer.param_groups
+        if planned.late:
+            LateParameters(self._optimizer, planned.late, lambda: self._add_late(planned)).wait()
+        if remarks:
+            _log.warning("%s: %s", self._place, "\n".join(first_lines(remarks, _LINES)))
 
-    def _shapes(self, names: list[list[str]]) -> dict[str, tuple[int, ...]]:
+    def _add_late(self, planned: PlannedOptimizer) -> set[str]:
+        """Restore parameters that were added after the restore. Return their names."""
+        try:
+            names = self._later_names()
+        except InvalidArgumentError as error:
+            _log.warning("%s: the stored state of %d parameters still waits: %s", self._place, len(planned.late), error)
+            return set()
+        groups, state = _parts(planned.stored)
+        of_late = [{**group, "params": [name for name in group["params"] if name in planned.late]} for group in groups]
+        new = {name for group in names for name in group if name in planned.late}
+        if not new:
+            return set()
+        here = dict(self._parameters(names))
+        for name in new:
+            _check_shape(name, tuple(here[name].shape), planned.stored.get("param_shapes"))
+        own = self._optimizer.param_groups
+        packed = self._packed()
+        remarks: list[str] = []
+        first = 0
+        for index, group_names in enumerate(names):
+            positions = list(range(first, first + len(group_names)))
+            first += len(group_names)
+            if set(group_names) <= new:
+                taken = hyperparameters_of_groups([own[index]], [group_names], of_late)
+                remarks += taken.remarks
+                packed["param_groups"][index] = {**taken.groups[0], "params": positions}
+            for position, late in zip(positions, group_names, strict=True):
+                if late in new and late in state:
+                    packed["state"][position] = _as_dtype_of(here[late], state[late], late, planned.stored, remarks)
+        remarks += load_exactly(self._optimizer, packed)
+        # The caller of add_param_group may keep its dict, and change it later.
+        for old, loaded in zip(own, list(self._optimizer.param_groups), strict=True):
+            old.clear()
+            old.update(loaded)
+        self._optimizer.param_groups[:] = own
+        if remarks:
+            _log.warning("%s: %s", self._place, "\n".join(first_lines(remarks, _LINES)))
+        planned.late -= new
+        if self._when_added is not None:
+            self._when_added(new)
+        return new
+
+    def _packed(self) -> dict[str, Any]:
+        try:
+            packed: dict[str, Any] = self._optimizer.state_dict()
+        except (RuntimeError, NotImplementedError) as error:
+            raise FailedPreconditionError(
+                f"state_dict() of this {type(self._optimizer).__name__} raised {type(error).__name__}: "
+                f"{str(error).rstrip('.')}. If its state is spread over ranks, gather it before each save, such as by "
+                f"consolidate_state_dict()"
+            ) from error
+        return packed
+
+    def _is_usual(self, packed: object) -> bool:
+        """Return whether it is torch's form: state and groups, with positions of this optimizer's parameters."""
+        if not isinstance(packed, dict) or not isinstance(packed.get("state"), dict):
+            return False
+        groups = packed.get("param_groups")
+        sizes = [len(group["params"]) for group in self._optimizer.param_groups]
+        return isinstance(groups, list) and [_size(group) for group in groups] == sizes
+
+    def _of_wrapped(self, wrapped: torch.optim.Optimizer) -> "OptimizerState":
+        def names() -> Names:
+            pairs = self._parameters(self.names())
+            name_of = {identity_of(parameter): name for name, parameter in pairs}
+            return [[name_of.get(identity_of(each)) for each in group["params"]] for group in wrapped.param_groups]
+
+        return OptimizerState(wrapped, names, f"{self._place}: the {type(wrapped).__name__} in it")
+
+    def _plan_wrapped(self, stored: object) -> "list[tuple[OptimizerState, PlannedOptimizer]]":
+        found = []
+        for name, value in stored.items() if isinstance(stored, dict) else ():
+            here = optimizer_at(self._optimizer, str(name))
+            if here is None:
+                raise InvalidArgumentError(
+                    f"the checkpoint has the state of an optimizer in the attribute {quoted(str(name))} of "
+                    f"this {type(self._optimizer).__name__}, but there is none. {_HINT}"
+                )
+            state = self._of_wrapped(here)
+            found.append((state, state.plan(value)))
+        return found
+
+    def _plan_own_form(self, stored: dict[str, Any], groups: list[dict[str, Any]], names: Names) -> PlannedOptimizer:
+        self._check_class(stored)
+        order = [list(group["params"]) for group in groups]
+        if order != list(map(list, names)):
+            raise InvalidArgumentError(
+                f"the state of this {type(self._optimizer).__name__} refers to parameters by their positions, and they "
+                f"differ: the checkpoint has {listed(list(names_in(groups)), _LISTED)}, in "
+                f"{counted(len(order), 'group')}. {_HINT}, in the same order"
+            )
+        if not isinstance(stored[_OWN_FORM], dict):
+            raise InvalidArgumentError(f"the stored state of a {type(self._optimizer).__name__} is not a dict. {_HINT}")
+        wrapped = self._plan_wrapped(stored.get(_WRAPPED, {}))
+        return PlannedOptimizer(stored[_OWN_FORM], stored=stored, wrapped=wrapped)
+
+    def _parameters(self, names: Names) -> Iterable[tuple[str, torch.Tensor]]:
         pairs = zip(names, self._optimizer.param_groups, strict=True)
-        return {
-            name: tuple(parameter.shape)
+        return [
+            (name, parameter)
             for group_names, group in pairs
             for name, parameter in zip(group_names, group["params"], strict=True)
-        }
+            if name is not None
+        ]
 
-    def _check_parameters(self, names: list[list[str]], groups: list[dict[str, Any]], stored: object) -> None:
-        """Raise InvalidArgumentError if the stored parameters differ from this optimizer's."""
-        here = self._shapes(names)
-        there = {name for group in groups for name in group["params"]}
-        differences = []
-        if there - here.keys():
-            differences.append(f"Only in the checkpoint: {listed(sorted(there - here.keys()), _LISTED)}")
-        if here.keys() - there:
-            differences.append(f"Only in this optimizer: {listed(sorted(here.keys() - there), _LISTED)}")
-        if differences:
-            raise InvalidArgumentError(f"the optimizer's parameters differ. {'. '.join(differences)}. {_HINT}")
-        shapes = stored.get("param_shapes") if isinstance(stored, dict) else None
-        for name, shape in here.items():
-            _check_shape(name, shape, shapes)
+    def _state_of_new(self, names: Iterable[str], position: Mapping[str | None, int]) -> dict[int, Any]:
+        """Return the present state of parameters that are not stored, by position."""
+        new = {position[name] for name in names} | ({position[None]} if None in position else set())
+        if not new:
+            return {}
+        present = self._packed()["state"]
+        total = sum(len(group["params"]) for group in self._optimizer.param_groups)
+        known = {number for name, number in position.items() if name is not None} - new
+        return {number: present[number] for number in range(total) if number not in known and number in present}
+
+    def _check_parameters(self, here: Mapping[str, torch.Tensor], there: set[str], stored: dict[str, Any]) -> None:
+        """Raise InvalidArgumentError if the state cannot be that of this optimizer's parameters."""
+        if here.keys() != there:
+            self._check_class(stored)
+            if there and here and there.isdisjoint(here):
+                raise InvalidArgumentError(
+                    f"the optimizer's parameters differ. Only in the checkpoint: {listed(sorted(there), _LISTED)}. "
+                    f"Only in this optimizer: {listed(sorted(here), _LISTED)}. {_HINT}"
+                )
+        elif isinstance(self._optimizer, torch.optim.LBFGS) and list(here) != list(names_in(stored["param_groups"])):
+            raise InvalidArgumentError(
+                f"the state of LBFGS depends on the order of the parameters, which was "
+                f"{listed(list(names_in(stored['param_groups'])), _LISTED)}. {_HINT}, in the same order"
+            )
+        for name in there & here.keys():
+            _check_shape(name, tuple(here[name].shape), stored.get("param_shapes"))
+
+    def _check_class(self, stored: dict[str, Any]) -> None:
+        """Raise InvalidArgumentError if the state is of another class of optimizer."""
+        here, there = type(self._optimizer).__name__, stored.get("optimizer")
+        if here != there:
+            raise InvalidArgumentError(
+                f"the checkpoint has the state of {there}, but this optimizer is {here}. "
+                f"Restore it into an optimizer of class {there}, or omit the optimizer"
+            )
+
+    def _check_form(self, stored: dict[str, Any]) -> None:
+        """Raise InvalidArgumentError if load_state_dict expects a state_dict of another form than the stored one."""
+        own_form = False
+        if type(self._optimizer).state_dict is not torch.optim.Optimizer.state_dict:
+            try:
+                own_form = not self._is_usual(self._packed())
+            except FailedPreconditionError:  # it cannot be asked now
+                return
+        if own_form != (_OWN_FORM in stored):
+            self._check_class(stored)
+            raise InvalidArgumentError(
+                f"the stored state_dict of this {type(self._optimizer).__name__} has another form than now. "
+                f"Restore it by the version of the class that saved it, or omit the optimizer"
+            )
 
     def _check_kind(self, group: dict[str, Any], stored: object) -> None:
         """Raise InvalidArgumentError if the state belongs to a different algorithm."""
         here, there = type(self._optimizer).__name__, stored.get("optimizer") if isinstance(stored, dict) else None
-        missing = self._optimizer.defaults.keys() - group.keys()
+        missing = getattr(self._optimizer, "defaults", {}).keys() - group.keys()
         if missing and here != there:
             lacking = listed(sorted(missing), _LISTED)
             raise InvalidArgumentError(
@@ -187,40 +353,9 @@ class OptimizerState:
             )
 
 
-def plan_for_some(optimizer: torch.optim.Optimizer, name_of: Mapping[Identity, str], stored: object) -> dict[str, Any]:
-    """Return a state_dict with stored state for those of the optimizer's parameters that are stored.
-
-    Groups, hyperparameters, and the state of parameters that are not stored keep their current values.
-
-    Args:
-        name_of: Identity of a parameter -> its name in `stored`.
-
-    Raises:
-        InvalidArgumentError: the stored value is not an optimizer's state, or one of another class; a parameter has
-            another shape.
-    """
-    _, state = _parts(stored)
-    assert isinstance(stored, dict)
-    here, there = type(optimizer).__name__, stored.get("optimizer")
-    if here != there:
-        raise InvalidArgumentError(
-            f"the checkpoint has the state of {there}, but this optimizer is {here}. "
-            f"Restore it into an optimizer of class {there}, or omit the optimizer"
-        )
-    packed = optimizer.state_dict()
-    planned = dict(packed["state"])
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    for position, parameter in enumerate(parameters):
-        name = name_of.get(identity_of(parameter))
-        if name is not None and name in state:
-            _check_shape(name, tuple(parameter.shape), stored.get("param_shapes"))
-            planned[position] = state[name]
-    return {**packed, "state": planned}
-
-
 def stored_parameters(stored: object) -> set[str]:
     """Return the names of all parameters of a stored optimizer; InvalidArgumentError if it is not one."""
-    return {name for group in _parts(stored)[0] for name in group["params"]}
+    return set(names_in(_parts(stored)[0]))
 
 
 def _check_shape(name: str, shape: tuple[int, ...], stored: object) -> None:
@@ -251,6 +386,53 @@ def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hyperparameters of a group, without its parameters and their names."""
-    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+def _differences(here: Set[str], there: Set[str], unknown: int) -> list[str]:
+    """Return a line for each way in which the parameters differ. `unknown`: those here that the file cannot have."""
+    if here == there and not unknown:
+        return []
+    both = counted(len(there & here), "common one")
+    lines = [f"the stored optimizer has different parameters. The state of the {both} is restored"]
+    if there - here:
+        names = listed(sorted(there - here), _LISTED)
+        lines += [f"only in the checkpoint: {names}. Their state is restored when add_param_group adds them"]
+    if here - there:
+        lines += [f"only in this optimizer: {listed(sorted(here - there), _LISTED)}. They keep their present state"]
+    if unknown:
+        lines += [f"{counted(unknown, 'parameter')} of this optimizer are not in the checkpoint, and keep their state"]
+    return lines
+
+
+def _known(name: str | None) -> str:
+    if name is None:
+        raise InvalidArgumentError(
+            "an optimizer in an attribute of this one has a parameter that this one does not have, so its state cannot "
+            "be stored. Pass that optimizer itself"
+        )
+    return name
+
+
+def _size(group: object) -> int | None:
+    positions = group.get("params") if isinstance(group, dict) else None
+    return len(positions) if isinstance(positions, list) else None
+
+
+def _as_dtype_of(
+    parameter: torch.Tensor, state: object, name: str, stored: Mapping[str, Any], remarks: list[str]
+) -> object:
+    """Return the state for a parameter that had another dtype when it was saved.
+
+    Tensors of the parameter's dtype then get its present one, as torch requires of moments; others are not changed.
+    """
+    dtypes = stored.get("param_dtypes")
+    if not isinstance(dtypes, dict):
+        return state
+    here, there = str(parameter.dtype).removeprefix("torch."), dtypes.get(name, "float32")
+    if here == there or not isinstance(state, dict):
+        return state
+    remarks.append(f"{quoted(name)} was {there} and is {here}: state of its dtype is converted")
+    return {
+        key: value.to(parameter.dtype)
+        if isinstance(value, torch.Tensor) and str(value.dtype).removeprefix("torch.") == there and key != "step"
+        else value
+        for key, value in state.items()
+    }

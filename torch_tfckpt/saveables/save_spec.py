@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.devices import HOST, canonical_device
 from torch_tfckpt.dtypes import data_type
@@ -16,7 +15,7 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, parse_shape_and_slice
 from torch_tfckpt.text import counted, quoted
-from torch_tfckpt.values import Value, WritableValue
+from torch_tfckpt.values import Value, WritableValue, check_plain
 
 SpecValue = WritableValue | None
 
@@ -152,10 +151,8 @@ def _dtype(name: str, tensor: object, dtype: torch.dtype | DataType | None) -> D
     if dtype is not None or tensor is None:
         return dtype
     if isinstance(tensor, torch.Tensor):
-        if is_lazy(tensor):
-            raise InvalidArgumentError(
-                f"tensor {quoted(name)} is not initialised yet: its shape is not known. Run the module once first"
-            )
+        if not tensor.is_meta:  # a restore of one has its own error
+            check_plain(name, tensor)
         return data_type(tensor.dtype, name)
     if isinstance(tensor, np.ndarray) and tensor.dtype.kind not in "OSUT":
         try:

@@ -4,9 +4,12 @@ The key K stores the state as a JSON string (see `state_tree`); keys K/... store
 looked up at every save, and in the file at every restore: an optimizer has its moments only after the first step.
 """
 
+import copy
+import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Final, Protocol, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -16,10 +19,16 @@ from torch_tfckpt.devices import HOST
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, error_context
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.saveables.named_types import is_named_tuple
+from torch_tfckpt.saveables.optimizer_loading import keeping_dtypes
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.state_tree import flatten, tensor_keys, unflatten
-from torch_tfckpt.text import did_you_mean, escaped, quoted
+from torch_tfckpt.text import did_you_mean, escaped, first_lines, quoted
+from torch_tfckpt.transfer.host_bytes import copy_slice
 from torch_tfckpt.values import Value, value_dtype
+
+_LISTED: Final = 10  # remarks that a warning lists
+_log = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
@@ -81,51 +90,97 @@ class ObjectState(FunctionState):
 
     def __init__(self, target: Stateful) -> None:
         super().__init__(target.state_dict, target.load_state_dict)
+        self._target = target
+
+    def load(self, planned: Any) -> None:
+        """Call load_state_dict. State of optimizers in the object's attributes keeps its dtypes."""
+        with keeping_dtypes(self._target):
+            super().load(planned)
 
 
 class ContainerState:
-    """State of a plain dict or list: a restore replaces its contents in place.
+    """State of a plain dict, list, set or deque: a restore replaces its contents in place.
 
-    Restored tensors are put on the device of the tensor that is at the same position now, else in host memory.
+    A tensor that is at the same position now, with the stored shape and dtype, is filled in place, so that other
+    references to it see the value: model.state_dict() has references to the tensors of a model. Other tensors are new,
+    on the device of the tensor that is at the same position now, else in host memory.
     """
 
-    def __init__(self, target: dict[Any, Any] | list[Any]) -> None:
+    def __init__(self, target: dict[Any, Any] | list[Any] | set[Any] | deque[Any]) -> None:
         self._target = target
+        self._kind = next(kind for kind in (dict, list, set, deque) if isinstance(target, kind))
 
     def value(self) -> object:
         """Return a shallow copy."""
-        return dict(self._target) if isinstance(self._target, dict) else list(self._target)
+        if isinstance(self._target, deque):
+            return deque(self._target, self._target.maxlen)
+        return self._kind(self._target)
 
     def plan(self, stored: object) -> object:
-        """Return the stored value; InvalidArgumentError if a dict is stored for a list, or a list for a dict."""
-        kind = dict if isinstance(self._target, dict) else list
-        if not isinstance(stored, kind):
+        """Return the stored value.
+
+        Raises:
+            InvalidArgumentError: the file has another kind of container, or more elements than a deque can have.
+        """
+        if not isinstance(stored, self._kind):
             raise InvalidArgumentError(
-                f"the checkpoint stores a {type(stored).__name__}, but the object to restore is a {kind.__name__}"
+                f"the checkpoint stores a {type(stored).__name__}, but the object to restore is a {self._kind.__name__}"
+            )
+        limit = self._target.maxlen if isinstance(self._target, deque) else None
+        if limit is not None and len(stored) > limit:
+            raise InvalidArgumentError(
+                f"the checkpoint stores {len(stored)} elements, but the deque to restore has maxlen={limit}. Give it a "
+                f"larger maxlen"
             )
         return stored
 
     def load(self, planned: Any) -> None:
         """Replace the contents."""
-        placed = placed_like(planned, self.value())
-        if isinstance(self._target, dict):
-            self._target.clear()
+        placed = placed_like(planned, self.value(), fill=True)
+        self._target.clear()
+        if isinstance(self._target, dict | set):
             self._target.update(placed)
         else:
-            self._target[:] = placed
+            self._target.extend(placed)
 
 
-def placed_like(new: Any, old: object) -> Any:
-    """Return `new` with its tensors on the devices of the tensors at the same positions in `old`."""
+def placed_like(new: Any, old: object, *, fill: bool = False) -> Any:
+    """Return `new` with its tensors on the devices of the tensors at the same positions in `old`.
+
+    Args:
+        fill: Copy values into tensors of `old` that can take them, and return those.
+    """
     if isinstance(new, torch.Tensor):
-        return new.to(old.device) if isinstance(old, torch.Tensor) else new
-    if type(new) is dict:
-        here = old if isinstance(old, dict) else {}
-        return {key: placed_like(item, here.get(key)) for key, item in new.items()}
-    if type(new) in (list, tuple):
-        others = old if isinstance(old, list | tuple) and len(old) == len(new) else (None,) * len(new)
-        return type(new)(placed_like(item, other) for item, other in zip(new, others, strict=True))
+        if not isinstance(old, torch.Tensor):
+            return new
+        return _filled(old, new) if fill and _can_take(old, new) else new.to(old.device)
+    if isinstance(new, dict):
+        here = old if isinstance(old, Mapping) else {}
+        placed = copy.copy(new)
+        for key, item in new.items():
+            placed[key] = placed_like(item, here.get(key), fill=fill)
+        return placed
+    if isinstance(new, list | tuple | deque) and not isinstance(new, torch.Size):
+        same = isinstance(old, list | tuple | deque) and len(old) == len(new)
+        pairs = zip(new, cast("list[Any]", old) if same else [None] * len(new), strict=True)
+        items = [placed_like(item, other, fill=fill) for item, other in pairs]
+        if isinstance(new, deque):
+            return deque(items, new.maxlen)
+        return cast("Any", type(new))._make(items) if is_named_tuple(new) else type(new)(items)
     return new
+
+
+def _can_take(old: torch.Tensor, new: torch.Tensor) -> bool:
+    if (old.dtype, old.shape, old.layout) != (new.dtype, new.shape, new.layout) or old.is_inference():
+        return False
+    shared = any(stride == 0 and size > 1 for stride, size in zip(old.stride(), old.shape, strict=True))
+    return not old.is_meta and not shared
+
+
+def _filled(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        copy_slice(old, (), new)
+    return old
 
 
 def state_to_save(
@@ -224,5 +279,9 @@ class _StoredState(SaveableObject):
         with error_context(f"state {quoted(self.name)}"):
             if not isinstance(text, np.ndarray) or text.shape != () or not isinstance(text.item(), bytes):
                 raise InvalidArgumentError("the first value is not the JSON of stored state")
-            planned = self._state.plan(unflatten(text.item(), tensors))
+            remarks: list[str] = []
+            value = unflatten(text.item(), tensors, present=self._state.value, remarks=remarks)
+            planned = self._state.plan(value)
         self._state.load(planned)
+        if remarks:
+            _log.warning("state %s: %s", quoted(self.name), "; ".join(first_lines(remarks, _LISTED)))

@@ -16,7 +16,7 @@ from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.text import escaped, quoted
 from torch_tfckpt.transfer.host_bytes import copy_slice
-from torch_tfckpt.values import Value
+from torch_tfckpt.values import Value, check_plain
 
 
 class VariableSaveable(SaveableObject):
@@ -105,9 +105,7 @@ def check_memory(name: str, tensor: torch.Tensor) -> None:
 
 def _check_fillable(name: str, tensor: torch.Tensor) -> None:
     check_memory(name, tensor)
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        kind = "quantized" if tensor.is_quantized else str(tensor.layout)
-        raise InvalidArgumentError(f"variable {quoted(name)} is a {kind} tensor, which cannot be restored in place")
+    check_plain(name, tensor)
     if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
         raise InvalidArgumentError(
             f"variable {quoted(name)} is expanded: several of its elements share memory. Save tensor.contiguous()"

@@ -1,8 +1,9 @@
 """VarList: the values that a Saver saves, looked up again for every save and every restore."""
 
+import logging
 import reprlib
 from collections.abc import Iterable
-from typing import TypeGuard
+from enum import Enum
 
 import torch
 from torch import nn
@@ -10,11 +11,14 @@ from torch.nn.parameter import UninitializedParameter
 
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import error_context
+from torch_tfckpt.errors import FailedPreconditionError, error_context
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.module_state import Modules
 from torch_tfckpt.saveables.named_values import named_values
-from torch_tfckpt.saveables.optimizer_state import OptimizerState, parameter_names
+from torch_tfckpt.saveables.nested_values import CONTAINERS, ItemValue, is_module_snapshot, is_saved, taken_apart
+from torch_tfckpt.saveables.optimizer_names import has_groups, parameter_names
+from torch_tfckpt.saveables.optimizer_state import OptimizerState
+from torch_tfckpt.saveables.plain_types import PLAIN_TYPES
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.saveables.stateful import (
@@ -25,9 +29,11 @@ from torch_tfckpt.saveables.stateful import (
     state_to_restore,
     state_to_save,
 )
-from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, VarListValue, has_saveables, saveables_of
+from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, VarListValue, saveables_of
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.text import quoted
+
+_log = logging.getLogger(__name__)
 
 
 class VarList:
@@ -37,12 +43,13 @@ class VarList:
         var_list: A dict name -> value; a Module, whose names get no prefix; an iterable of (name, value) pairs
             (consumed here); a list of Variables, SaveableObjects and PartitionedVariables. Values are tensors,
             Parameters, Variables, SaveableObjects, lists of slices, Modules, Optimizers, objects with state_dict and
-            load_state_dict, and plain dicts and lists.
+            load_state_dict, plain dicts, lists, sets and deques, None, and dicts, lists and tuples of all these: see
+            `nested_values`.
 
     Raises:
         TypeError, ValueError, AttributeError: with TensorFlow's messages, as `named_values` and `saveables_of`; also
             if one object has two names, and for plain state that could only be pickled.
-        InvalidArgumentError: an optimizer with a parameter that has no name.
+        InvalidArgumentError: an optimizer with a parameter that has no name; the state_dict() of an optimizer.
 
     Errors that no later change can resolve are raised by the constructor; tensors, parameters and state are looked up
     at each call. Saveables of tensors that are values themselves are reused until their tensor changes its memory,
@@ -56,11 +63,16 @@ class VarList:
         self._kept: dict[str, VariableSaveable] = {}
         self._in_order: list[SaveableObject] | None = None  # `_kept`, sorted, if there is nothing else to save
         self._states: dict[str, SaveableState] = {}
+        self._off: list[str] = []  # names of values that are None
         modules: dict[str, nn.Module] = {}
         seen: set[Identity] = set()
-        for name, value in sorted(named_values(var_list).items(), key=lambda item: key_of(item[0])):
-            if _is_saved(value):
+        values = taken_apart(named_values(var_list))
+        for name, value in sorted(values.items(), key=lambda item: key_of(item[0])):
+            if is_saved(value):
                 self._saved[name] = value
+                continue
+            if value is None:
+                self._off.append(name)
                 continue
             if identity_of(value) in seen:
                 raise _two_names(name)
@@ -81,8 +93,12 @@ class VarList:
         """Whether there is nothing to save."""
         return not self._saved and not self._states and self._modules.is_empty()
 
-    def to_save(self) -> list[SaveableObject]:
-        """Return the current saveables, sorted by name; one per tensor, so that they can be grouped by device.
+    def to_save(self, *, to_check: bool = False) -> list[SaveableObject]:
+        """Return the present saveables, sorted by name; one per tensor, so that they can be grouped by device.
+
+        Args:
+            to_check: Omit the state of an optimizer that cannot be asked for it now, such as one that is spread over
+                ranks and gathered before each save. It can be restored.
 
         Raises:
             ValueError: "The same saveable will be restored with two names": a tensor has two names in the var_list,
@@ -90,13 +106,18 @@ class VarList:
             TypeError: state that could only be pickled.
             InvalidArgumentError, UnimplementedError: a value that a checkpoint cannot store; an optimizer's parameter
                 without a name.
+            FailedPreconditionError: an optimizer cannot be asked for its state now.
         """
         if self._in_order is not None and all(saveable.is_current() for saveable in self._kept.values()):
             return list(self._in_order)
         saveables = self._own_saveables() + self._modules.to_save()
         for key, state in self._states.items():
             with error_context(f"state {quoted(key)}"):
-                saveables += state_to_save(key, state)
+                try:
+                    saveables += state_to_save(key, state)
+                except FailedPreconditionError:
+                    if not to_check:
+                        raise
         _check_names(saveables)
         ordered = _in_order(saveables)
         # Modules, objects with state, and objects that list their own saveables may have more values the next time.
@@ -117,6 +138,9 @@ class VarList:
 
         Cost: reads the JSON of all state; at most one index entry per tensor.
         """
+        for name in self._off:
+            if name in reader:
+                _log.warning("%s: %s is stored, but is None here. It is not restored", reader.path, quoted(name))
         saveables = self._own_saveables() + self._modules.to_restore(reader)
         saveables += [state_to_restore(key, state, reader) for key, state in self._states.items()]
         return _in_order(saveables)
@@ -132,18 +156,27 @@ class VarList:
         return found
 
     def _state(self, name: str, value: object) -> SaveableState:
-        if isinstance(value, torch.optim.Optimizer):
-            return OptimizerState(value, lambda: self._parameter_names(value))
+        if has_groups(value):
+            return OptimizerState(value, lambda: self._parameter_names(value), name)
         if is_stateful(value):
             return ObjectState(value)
-        if isinstance(value, dict | list):
+        if isinstance(value, ItemValue):
+            return value
+        if isinstance(value, CONTAINERS):
+            if is_module_snapshot(value):
+                _log.warning(
+                    "%s is the state_dict() of a module. It has the tensors that the module has now, and not those "
+                    "that replace them, as after model.to(...). Pass the module itself",
+                    quoted(name),
+                )
             return ContainerState(value)
         raise _not_a_variable(name, value)
 
     def _parameter_names(self, optimizer: torch.optim.Optimizer) -> list[list[str]]:
         tensors: dict[Identity, str] = {}
         for key, value in self._saved.items():
-            for part in value if isinstance(value, list | tuple | PartitionedVariable) else [value]:
+            parts = value if isinstance(value, list | tuple | PartitionedVariable) else [value]
+            for part in parts:
                 tensor = part.tensor if isinstance(part, Variable) else part
                 if isinstance(tensor, torch.Tensor):
                     name = part.name if isinstance(part, Variable) and part is not value else key
@@ -156,20 +189,10 @@ class VarList:
             _in_order(self._own_saveables())
         for key, state in self._states.items():
             with error_context(f"state {quoted(key)}"):
-                if isinstance(state, ContainerState):
+                if isinstance(state, ContainerState | ItemValue):
                     flatten(state.value(), key)
                 elif isinstance(state, OptimizerState):
                     state.names()  # raises if a parameter has no name
-
-
-def _is_saved(value: object) -> TypeGuard[VarListValue]:
-    """Return whether `saveables_of` accepts it.
-
-    A list with a tensor in it is a list of slices; other lists are plain state.
-    """
-    if isinstance(value, list | tuple):
-        return any(isinstance(part, torch.Tensor | Variable | SaveableObject) for part in value)
-    return isinstance(value, torch.Tensor | Variable | SaveableObject | PartitionedVariable) or has_saveables(value)
 
 
 def _in_order(saveables: list[SaveableObject]) -> list[SaveableObject]:
@@ -211,7 +234,7 @@ def _two_names(name: str) -> ValueError:
 
 def _not_a_variable(name: str, value: object) -> TypeError:
     hint = "Wrap it in an object with state_dict and load_state_dict, or derive a SaveableObject"
-    if isinstance(value, int | float | complex | str | bytes | tuple | type(None)):
+    if isinstance(value, int | float | complex | str | bytes | tuple | Enum | slice) or type(value) in PLAIN_TYPES:
         hint = (
             f"A Python {type(value).__name__} cannot change, so it could not be restored in place. Pass "
             f'torch.tensor(...), or a dict such as {{"step": 5}}, which is saved as JSON and restored in place'

@@ -13,13 +13,20 @@ def byte_view(tensor: torch.Tensor) -> memoryview:
     """
     if not tensor.numel():
         return memoryview(b"")
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+    # The expression of flat_bytes, without a call for each tensor.
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
+
+
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of `tensor` in row-major order as a view of its memory. REQUIRES: it is contiguous."""
+    # torch calls a tensor with one element contiguous whatever its stride is, but refuses to view it as another dtype.
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
 
 def swap_bytes(tensor: torch.Tensor, width: int) -> None:
     """Reverse every group of `width` bytes in place. REQUIRES: a contiguous CPU tensor."""
     if width > 1 and tensor.numel():
-        groups = tensor.detach().reshape(-1).view(torch.uint8).view(-1, width)
+        groups = flat_bytes(tensor).view(-1, width)
         groups.copy_(groups.flip(1))
 
 

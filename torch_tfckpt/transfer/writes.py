@@ -12,7 +12,7 @@ import torch
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import Buffer, WritableFile
 from torch_tfckpt.transfer.batching import find_runs, gather
-from torch_tfckpt.transfer.host_bytes import byte_view, host_copy
+from torch_tfckpt.transfer.host_bytes import byte_view, flat_bytes, host_copy
 from torch_tfckpt.transfer.pipeline import Pipeline, WriteRequest
 
 
@@ -46,9 +46,8 @@ def device_bytes(run: Sequence[Write]) -> torch.Tensor:
     if len(tensors) > 1:
         flat = gather(tensors)
     else:
-        # reshape alone may return a view with gaps between its elements
-        flat = tensors[0].detach().resolve_conj().resolve_neg().reshape(-1).contiguous()
-    return flat.view(torch.uint8) if flat.numel() else flat.new_empty(0, dtype=torch.uint8)
+        flat = tensors[0].detach().resolve_conj().resolve_neg().contiguous()
+    return flat_bytes(flat) if flat.numel() else flat.new_empty(0, dtype=torch.uint8)
 
 
 def write_tensors(pipeline: Pipeline, writes: Sequence[Write], files: Sequence[WritableFile]) -> list[int]:

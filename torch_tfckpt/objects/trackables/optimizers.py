@@ -10,8 +10,8 @@ does not list it: TensorFlow has no object to restore it into, and its `assert_c
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -24,12 +24,12 @@ from torch_tfckpt.objects.trackables.trackable import StoredNode, Trackable
 from torch_tfckpt.optimizers.slots import ADAMS, STEP, SlotName, number_nodes, slot_names, slot_variables
 from torch_tfckpt.optimizers.tensorflow import FoundSlot, StatePlan, StoredOptimizer, plan_state
 from torch_tfckpt.saveables.identity import Identity, identity_of
-from torch_tfckpt.saveables.optimizer_state import OptimizerState, plan_for_some, stored_parameters
+from torch_tfckpt.saveables.optimizer_state import OptimizerState, stored_parameters
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.stateful import state_to_restore, state_to_save, stored_state
 from torch_tfckpt.saveables.variables import Variable
 from torch_tfckpt.text import quoted
-from torch_tfckpt.values import Value, value_dtype
+from torch_tfckpt.values import Value, is_plain_tensor, value_dtype
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ class OptimizerTrackable(Trackable):
             Slot(*names.get(name, SlotName(name, name)), parameter, value)
             for parameter in self.parameters
             for name, value in self.optimizer.state.get(parameter, {}).items()
-            if name != STEP and isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if name != STEP and isinstance(value, torch.Tensor) and is_plain_tensor(value)
+            if value.shape == parameter.shape
             if _kind(value.dtype) == _kind(parameter.dtype)
         ]
 
@@ -106,7 +107,7 @@ class OptimizerTrackable(Trackable):
             TypeError: state that could only be pickled.
         """
         key = checkpoint_key(path, PYTHON_STATE)
-        return state_to_save(key, OptimizerState(self.optimizer, lambda: self._names(paths)), keys)
+        return state_to_save(key, OptimizerState(self.optimizer, lambda: self._names(paths), path), keys)
 
     def stored_paths(self, stored: StoredNode) -> set[str]:
         """Return the paths of the parameters of the stored optimizer. Raises like `state_to_restore`."""
@@ -119,25 +120,42 @@ class OptimizerTrackable(Trackable):
         routes = (stored.graph.route(slot.original_variable_node_id) for slot in slots)
         return {object_path(route) for route in routes if route is not None}
 
-    def state_to_restore(self, stored: StoredNode, paths: Mapping[Identity, str]) -> SaveableObject | None:
+    def state_to_restore(
+        self,
+        stored: StoredNode,
+        paths: Mapping[Identity, str],
+        later_paths: Callable[[], Mapping[Identity, str]],
+        when_added: Callable[[set[str]], object],
+    ) -> SaveableObject | None:
         """Return the saveables that restore the encoded state; None if TensorFlow wrote the checkpoint.
 
         Args:
             paths: Path in the checkpoint of each matched tensor.
+            later_paths: `paths` when a parameter is added to the optimizer after the restore.
+            when_added: Called with the paths of such parameters once their state is restored.
 
         Raises:
             NotFoundError, DataLossError: the state, or a tensor that it refers to, is missing or damaged.
-            InvalidArgumentError: it is the state of another kind of optimizer, or of parameters of other shapes, or
-                the same parameters are in other groups.
+            InvalidArgumentError: it is the state of another kind of optimizer, or of parameters of other shapes.
 
-        If the parameters are not the same, for example because the model has grown, the state of those in both is
-        restored, and hyperparameters are not changed.
+        If the parameters or their groups are not the same, for example because the model has grown, what both have is
+        restored, and a warning names the differences: see `saveables.optimizer_state`.
         """
         key = checkpoint_key(stored.path, PYTHON_STATE)
         if key not in stored.reader:
             return None
-        whole = OptimizerState(self.optimizer, lambda: self._names(paths))
-        return state_to_restore(key, _FittingState(self, whole, paths, f"{stored.reader.path}: {key}"), stored.reader)
+        state = OptimizerState(
+            self.optimizer,
+            lambda: self._names_if_known(paths),
+            f"{stored.reader.path}: {key}",
+            later_names=lambda: self._names_if_known(later_paths()),
+            when_added=when_added,
+        )
+        return state_to_restore(key, state, stored.reader)
+
+    def _names_if_known(self, paths: Mapping[Identity, str]) -> list[list[str | None]]:
+        groups = self.optimizer.param_groups
+        return [[paths.get(identity_of(parameter)) for parameter in group["params"]] for group in groups]
 
     def _names(self, paths: Mapping[Identity, str]) -> list[list[str]]:
         names: list[list[str]] = []
@@ -152,46 +170,6 @@ class OptimizerTrackable(Trackable):
                     )
                 names[-1].append(path)
         return names
-
-
-class _FittingState:
-    """The whole state of an optimizer if its parameters are the stored ones, else the state of those in both.
-
-    Args:
-        whole: The state of all parameters.
-        paths: Path in the checkpoint of each matched tensor.
-        place: The checkpoint and key, for the log.
-    """
-
-    def __init__(
-        self, optimizer: OptimizerTrackable, whole: OptimizerState, paths: Mapping[Identity, str], place: str
-    ) -> None:
-        self._optimizer, self._whole, self._paths, self._place = optimizer.optimizer, whole, paths, place
-        self._here = {paths.get(identity_of(parameter)) for parameter in optimizer.parameters}
-        self._in_both: int | None = None
-
-    def value(self) -> object:
-        """Return the current state of all parameters."""
-        return self._whole.value()
-
-    def plan(self, stored: object) -> object:
-        """Plan the restore. Raises like OptimizerState.plan or plan_for_some."""
-        there = stored_parameters(stored)
-        if self._here == there:
-            return self._whole.plan(stored)
-        self._in_both = len(self._here & there)
-        return plan_for_some(self._optimizer, self._paths, stored)
-
-    def load(self, planned: Any) -> None:
-        """Restore the planned state."""
-        if self._in_both is not None:
-            _log.warning(
-                "%s: the stored optimizer has different parameters. Only the state of the %d parameters that "
-                "both have is restored, without hyperparameters",
-                self._place,
-                self._in_both,
-            )
-        self._whole.load(planned)
 
 
 def _kind(dtype: torch.dtype) -> tuple[bool, bool]:

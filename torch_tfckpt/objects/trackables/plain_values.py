@@ -11,7 +11,9 @@ stored in the attribute `py_state`, next to the tensors that the string names:
 under the same attribute.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeGuard
 
@@ -30,6 +32,8 @@ from torch_tfckpt.format.object_graph import (
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.objects.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
 from torch_tfckpt.saveables.identity import Identity
+from torch_tfckpt.saveables.nested_values import CONTAINERS, Container
+from torch_tfckpt.saveables.plain_types import PLAIN_TYPES
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.stateful import (
     ContainerState,
@@ -125,9 +129,9 @@ class _NumberSaveable(SaveableObject):
 
 
 class PlainContainer(StateTrackable):
-    """A dict or list of plain values. If it is empty, it has no values, and its node has no attributes."""
+    """A dict, list, set or deque of plain values. If it is empty, it has no values, and its node has no attributes."""
 
-    def __init__(self, target: dict[Any, Any] | list[Any]) -> None:
+    def __init__(self, target: Container) -> None:
         super().__init__(target, ContainerState(target))
         self._container = target
         self.holds_values = bool(target)
@@ -147,7 +151,7 @@ class PlainContainer(StateTrackable):
 class _Emptied(SaveableObject):
     """Restores a container that was empty when it was saved."""
 
-    def __init__(self, container: dict[Any, Any] | list[Any]) -> None:
+    def __init__(self, container: Container) -> None:
         super().__init__(container, [], "")
         self._container = container
 
@@ -214,15 +218,29 @@ class _SerializedSaveable(SaveableObject):
         self._object.deserialize(text.item().decode("utf-8", "surrogateescape"))
 
 
-_SCALARS: Final = (str, bytes, int, float, complex, type(None), np.generic, np.ndarray)
+_SCALARS: Final[tuple[type, ...]] = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    type(None),
+    np.generic,
+    np.ndarray,
+    bytearray,
+    slice,
+    *PLAIN_TYPES,
+)
 
 
 def is_plain(value: object) -> bool:
-    """Return whether an encoded state may contain the value, or all values of a dict, list or tuple."""
+    """Return whether an encoded state may contain the value, or all values of a dict, list, tuple, set or deque."""
     waiting, seen = [value], set()
     while waiting:
         here = waiting.pop()
-        if isinstance(here, dict | list | tuple):
+        if isinstance(here, Enum):
+            waiting.append(here.value)
+        elif isinstance(here, dict | list | tuple | set | frozenset | deque):
             if id(here) not in seen:  # it may contain itself
                 seen.add(id(here))
                 waiting += here.values() if isinstance(here, dict) else here
@@ -231,7 +249,7 @@ def is_plain(value: object) -> bool:
     return True
 
 
-def has_scalars(value: dict[Any, Any] | list[Any]) -> bool:
+def has_scalars(value: Container) -> bool:
     """Return whether a plain container contains more than empty containers under str keys."""
     waiting: list[object] = [value]
     seen: set[int] = set()
@@ -246,6 +264,16 @@ def has_scalars(value: dict[Any, Any] | list[Any]) -> bool:
             return True
         waiting += here.values() if isinstance(here, dict) else here
     return False
+
+
+def _restored_whole(target: dict[Any, Any] | list[Any], stored: StoredNode) -> RestoredValues:
+    """Return the restore of a container of empty containers that had plain values when it was saved.
+
+    {"loss": []} has a node for the list, and {"loss": [0.5]} is one value.
+    """
+    if PYTHON_STATE in stored.keys and is_plain(target):
+        return StateTrackable(target, ContainerState(target)).to_restore(stored)
+    return RestoredValues()
 
 
 class DictTrackable(Trackable):
@@ -265,6 +293,9 @@ class DictTrackable(Trackable):
                     f"Unable to save the object {type(self._dict).__name__}: it contains tensors or modules, and "
                     f"has the non-string key {key!r}. Use str for keys"
                 )
+
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        return _restored_whole(self._dict, stored)
 
 
 class ListTrackable(Trackable):
@@ -287,10 +318,13 @@ class ListTrackable(Trackable):
             else:
                 yield str(index), value
 
+    def to_restore(self, stored: StoredNode) -> RestoredValues:
+        return _restored_whole(self._items, stored) if isinstance(self._items, list) else RestoredValues()
+
 
 def must_be_replaced(value: object) -> bool:
     """Return whether it is an immutable plain value, which a restore replaces."""
-    return not isinstance(value, dict | list) and is_plain(value)
+    return not isinstance(value, CONTAINERS) and is_plain(value)
 
 
 def _item(container: Any, key: object, value: object) -> object:

@@ -1,5 +1,7 @@
 """Choose the Trackable for a Python object."""
 
+from collections import deque
+
 import torch
 from torch import nn
 
@@ -17,6 +19,8 @@ from torch_tfckpt.objects.trackables.plain_values import (
 )
 from torch_tfckpt.objects.trackables.tensors import TensorTrackable
 from torch_tfckpt.objects.trackables.trackable import Trackable
+from torch_tfckpt.saveables.nested_values import refuse_snapshots
+from torch_tfckpt.saveables.optimizer_names import has_groups
 from torch_tfckpt.saveables.stateful import ObjectState, is_stateful
 from torch_tfckpt.saveables.variables import Variable
 
@@ -39,10 +43,13 @@ def trackable_of(value: object, name: str) -> Trackable:
         return TensorTrackable(value)
     if isinstance(value, nn.Module):
         return ModuleTrackable(value)
-    if isinstance(value, torch.optim.Optimizer):
+    if has_groups(value):
         return OptimizerTrackable(value)
     if isinstance(value, dict | list | tuple):
+        refuse_snapshots(name, value)
         return _container(value)
+    if isinstance(value, set | deque) and is_plain(value):
+        return PlainContainer(value)
     if has_trackable_methods(value):
         return CustomTrackable(value)
     if is_stateful(value):

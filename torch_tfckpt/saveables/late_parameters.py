@@ -1,0 +1,62 @@
+"""State of parameters that join an optimizer after a restore: it waits until `add_param_group` adds them.
+
+A resumed run often starts as the first one did: with a frozen backbone, which a callback unfreezes later. The stored
+state of the backbone's parameters is kept in host memory until then.
+
+torch has no hook for added groups, so `add_param_group` of that one optimizer is replaced by an object that calls the
+original and then restores. It removes itself when nothing waits, is not pickled or copied with the optimizer, and is
+replaced by the next restore.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+import torch
+
+_METHOD: Final = "add_param_group"
+
+
+class LateParameters:
+    """The expected parameters of an optimizer.
+
+    Args:
+        names: The names of the parameters whose state waits.
+        restore: Restores those that the optimizer has now, and returns their names.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, names: Collection[str], restore: Callable[[], set[str]]
+    ) -> None:
+        self._optimizer, self._waiting, self._restore = optimizer, set(names), restore
+        self._replaced = optimizer.__dict__.get(_METHOD)  # set on the object itself by other code
+
+    def wait(self) -> None:
+        """Begin to watch the optimizer."""
+        self._optimizer.__dict__[_METHOD] = self
+
+    def stop(self) -> None:
+        """Stop, and forget the state."""
+        if self._optimizer.__dict__.get(_METHOD) is self:
+            if self._replaced is None:
+                del self._optimizer.__dict__[_METHOD]
+            else:
+                self._optimizer.__dict__[_METHOD] = self._replaced
+
+    def __call__(self, param_group: dict[str, Any]) -> None:
+        """Add the group, then restore those of its parameters that are expected.
+
+        Raises: any error of the original; errors of the restore, such as InvalidArgumentError for another shape. Then
+        the group was added.
+        """
+        add = self._replaced or type(self._optimizer).add_param_group.__get__(self._optimizer)
+        add(param_group)
+        self._waiting -= self._restore()
+        if not self._waiting:
+            self.stop()
+
+
+def forget_late_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Forget the state that waits for parameters of this optimizer."""
+    waiting = optimizer.__dict__.get(_METHOD)
+    if isinstance(waiting, LateParameters):
+        waiting.stop()

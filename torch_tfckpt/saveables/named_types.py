@@ -1,0 +1,90 @@
+"""Values of the program's own types, named tuples and enumerations: restored as the type of the present value.
+
+A file stores their class only as a word to compare. If the program has a value of that class at the same place, the
+restored one is of that class, too; else it is a plain tuple, or the plain value of the enumeration, which compare equal
+for named tuples, IntEnum and StrEnum. `fitted` reports each such place.
+"""
+
+import enum
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeGuard, cast
+
+from torch_tfckpt.text import quoted
+
+
+class _NamedTupleLike(Protocol):
+    _fields: tuple[str, ...]
+
+
+def is_named_tuple(value: object) -> TypeGuard[_NamedTupleLike]:
+    """Return whether it is an instance of a class of collections.namedtuple or typing.NamedTuple."""
+    fields = getattr(value, "_fields", None)
+    return isinstance(value, tuple) and isinstance(fields, tuple) and len(fields) == len(value)
+
+
+class StoredTuple(tuple[Any, ...]):
+    """A named tuple in a file: the values, and what the file says of its class."""
+
+    name: str
+    fields: tuple[str, ...]
+
+
+class StoredMember:
+    """A member of an enumeration in a file."""
+
+    def __init__(self, name: str, value: object) -> None:
+        self.name, self.value = name, value
+
+
+def class_name(value: object) -> str:
+    """Return the name by which a class is compared."""
+    return type(value).__qualname__
+
+
+def fitted(stored: Any, present: object, remarks: list[str], path: str = "") -> Any:
+    """Return `stored` with values of the types of `present`. Dicts, lists and deques are changed in place.
+
+    Args:
+        stored: A value without cycles, of which nothing else has a reference.
+        remarks: Receives a line for each value that gets a plain type.
+    """
+    if isinstance(stored, StoredMember):
+        return _member(stored, present, remarks, path)
+    if isinstance(stored, StoredTuple):
+        others = present if isinstance(present, tuple) and len(present) == len(stored) else (None,) * len(stored)
+        items = [
+            fitted(item, other, remarks, f"{path}/{name}")
+            for name, item, other in zip(stored.fields, stored, others, strict=True)
+        ]
+        if is_named_tuple(present) and present._fields == stored.fields:
+            return cast("Any", type(present))._make(items)
+        remarks.append(f"{path or 'the value'} was a {stored.name} and is restored as a tuple")
+        return tuple(items)
+    if type(stored) in (dict, OrderedDict, defaultdict):
+        here = present if isinstance(present, Mapping) else {}
+        for key, item in stored.items():
+            stored[key] = fitted(item, here.get(key), remarks, f"{path}/{key}" if path else str(key))
+    elif type(stored) in (list, deque, tuple):
+        others = (None,) * len(stored)
+        if isinstance(present, list | tuple | deque) and len(present) == len(stored):
+            others = tuple(present)
+        items = [
+            fitted(item, other, remarks, f"{path}/{number}" if path else str(number))
+            for number, (item, other) in enumerate(zip(stored, others, strict=True))
+        ]
+        if type(stored) is tuple:
+            return tuple(items)
+        for number, item in enumerate(items):
+            stored[number] = item
+    return stored
+
+
+def _member(stored: StoredMember, present: object, remarks: list[str], path: str) -> object:
+    if isinstance(present, enum.Enum) and class_name(present) == stored.name:
+        try:
+            return type(present)(stored.value)
+        except ValueError:  # the program's class has no such member any more
+            pass
+    remarks.append(f"{path or 'the value'} was a {stored.name} and is restored as {quoted(str(stored.value))}")
+    return stored.value
