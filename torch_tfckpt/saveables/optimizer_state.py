@@ -16,6 +16,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.stateful import placed_like
+from torch_tfckpt.saveables.wrapped_parameters import with_names_here
 from torch_tfckpt.text import counted, listed, quoted
 
 _LISTED: Final = 8  # names that a message lists
@@ -121,8 +122,9 @@ class OptimizerState:
             InvalidArgumentError: the stored value is not an optimizer's state; parameters, their shapes or their
                 grouping differ; the stored optimizer is of another class, which lacks hyperparameters of this one.
         """
-        groups, state = _parts(stored)
         names = self.names()
+        stored = with_names_here(stored, [name for group in names for name in group])
+        groups, state = _parts(stored)
         self._check_parameters(names, groups, stored)
         for name in state.keys() - {name for group in groups for name in group["params"]}:
             raise InvalidArgumentError(f"state is stored for {quoted(name)}, which is not in any of the param_groups")
