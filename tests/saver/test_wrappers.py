@@ -262,7 +262,7 @@ def test_tied_tensors_of_wrapped_modules(tmp_path: Path) -> None:
     assert [name for name, _ in tfckpt.list_variables(path)] == ["n/.shared", "n/0.weight"]
     untied = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     tfckpt.Saver({"n": untied}).restore(path)
-    assert torch.equal(untied[0].weight, untied[1].weight)
+    assert torch.equal(*untied.parameters())
 
 
 def test_old_lists_of_other_names(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_old_lists_of_other_names(tmp_path: Path) -> None:
     tfckpt.save_file({"n/_orig_mod.0.weight": value, "n/.shared": shared}, tmp_path / "m")
     untied = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     tfckpt.Saver({"n": untied}).restore(tmp_path / "m")
-    assert torch.equal(untied[0].weight, value) and torch.equal(untied[1].weight, value)
+    assert all(torch.equal(each, value) for each in untied.parameters())
 
 
 @pytest.mark.parametrize("before", ["_orig_mod.", "module.", "module._orig_mod.", "net/module."])

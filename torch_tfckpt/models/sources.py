@@ -11,7 +11,7 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.auxiliary import averages as averages_among
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layer_names import is_variable_name, layout_by_rule, layout_of, variable_names
-from torch_tfckpt.models.layouts import Layout
+from torch_tfckpt.models.layouts import SAME, Layout
 from torch_tfckpt.models.stored_names import (
     Names,
     Naming,
@@ -234,7 +234,10 @@ def _source_of(
             )
         _note_apart(reader, target, [each.key for each in stored], found)
         (key, variable_name), place = next(iter(stored.items()))
-        return Source(key, layout_of(place.module, place.attribute, variable_name), variable_name)
+        # A hook may have renamed "weight" to "kernel" in the state_dict: then this is not TensorFlow's kernel.
+        is_renamed = place.name in own and variable_name == place.name.rpartition(".")[2] != place.attribute
+        layout = SAME if is_renamed else layout_of(place.module, place.attribute, variable_name)
+        return Source(key, layout, variable_name)
     return None
 
 

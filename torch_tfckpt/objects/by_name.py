@@ -27,13 +27,18 @@ def restore_by_name(root: Trackable, reader: CheckpointReader) -> set[Identity]:
     modules: dict[str, nn.Module] = {}
     saveables: list[SaveableObject] = []
     restored: set[Identity] = set()
+    extra: dict[str, Identity] = {}
     # Two objects may have the same name, and get the same value.
     for node in object_nodes(root):
         way = _way_to_module(node)
         if way is not None:
             module = way[-1].trackable.target
             assert isinstance(module, nn.Module)
-            modules["/".join(each.local_name for each in way[1:])] = module
+            key = "/".join(each.local_name for each in way[1:])
+            modules[key] = module
+            if not isinstance(node.trackable, TensorTrackable):  # extra state
+                name = ".".join(each.local_name for each in node.way[len(way) :])
+                extra[f"{key}/{name}" if key else name] = node.trackable.identity
         elif isinstance(node.trackable, TensorTrackable) and node.full_name in reader:
             saveables.append(node.trackable.saveable(node.full_name))
             restored.add(node.trackable.identity)
@@ -50,7 +55,7 @@ def restore_by_name(root: Trackable, reader: CheckpointReader) -> set[Identity]:
             restored.update(identity_of(each.tensor) for each in tensors if each.name not in saveable.missing)
         elif saveable.op is not None:
             restored.add(identity_of(saveable.op))
-    return restored
+    return restored | {identity for key, identity in extra.items() if key in reader}
 
 
 def _way_to_module(node: ObjectNode) -> list[ObjectNode] | None:

@@ -142,6 +142,8 @@ class Restoration:
 
     def _has_taken(self, trackable: Trackable, node_id: int, parent: Trackable) -> bool:
         holder = self._holders.get(node_id)
+        if holder is None:  # a hook of load_state_dict may have created the object
+            return node_id in self.progress.bound
         if not isinstance(holder, weakref.ref):
             return holder == trackable.identity
         taker = holder()

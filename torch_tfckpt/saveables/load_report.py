@@ -80,7 +80,7 @@ class Conversion(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Report of load_model and Saver.restore. Unpacks as (missing, unexpected), like that of load_state_dict.
+    """Report of load_model and Saver.restore. Unpacks as (missing, unexpected), as in load_state_dict.
 
     Attributes:
         missing: Names in the state_dict, or in the var_list of the saver, for which nothing is stored.

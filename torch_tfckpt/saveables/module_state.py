@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.checkpoint_reader import CheckpointReader
@@ -37,7 +37,7 @@ from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.load_report import LoadReport
 from torch_tfckpt.saveables.module_contents import EXTRA_STATE, LoadedPart, ModuleContents
-from torch_tfckpt.saveables.module_tensors import group_shared, module_tensors
+from torch_tfckpt.saveables.module_tensors import group_shared, module_tensors, registered_tensors
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.state_dicts import VERSIONS, StateDictSaveable, is_version_kept
 from torch_tfckpt.saveables.stateful import state_to_restore, state_to_save
@@ -72,6 +72,10 @@ class Modules:
     def is_empty(self) -> bool:
         """Return whether no module has anything to save."""
         return not any(module.state_dict(keep_vars=True) for module in self._modules.values())
+
+    def is_lazy(self) -> bool:
+        """Return whether a tensor has no shape yet, so that nothing can be saved."""
+        return any(is_lazy(each.tensor) for module in self._modules.values() for each in registered_tensors(module))
 
     def to_save(self) -> list[SaveableObject]:
         """Return saveables for each tensor, the extra state, and the other names of shared tensors.
@@ -153,15 +157,20 @@ class _ModulesRestore:
     def saveables(self, *, strict: bool) -> list[SaveableObject]:
         found: list[SaveableObject] = []
         read_as: dict[str, str] = {}  # key -> the key to read
-        absent: list[str] = []
+        absent: dict[str, torch.Tensor] = {}
+        anything = False
         for tensor in self._contents.tensors.values():
             key = self._stored.key_for(tensor.keys, self._report)
+            anything = anything or key in self._reader
             if self._contents.parts:
                 read_as.update(dict.fromkeys(tensor.keys, key))
             if tensor.may_be_absent and key not in self._reader:
-                absent.append(tensor.keys[0])
+                absent[tensor.keys[0]] = tensor.value
             elif tensor.is_filled:
                 found.append(_filled(tensor.value, tensor.keys[0], key))
+        if not anything:  # of any module under these names: the error should count all of them
+            found += [_filled(value, key, key) for key, value in absent.items()]
+            absent = {}
         for key, state in self._contents.extra.items():
             read_as[key] = self._stored.key_for([key], self._report)
             if self._contents.keys[key] is not None:
@@ -175,7 +184,7 @@ class _ModulesRestore:
         found += self._parts(read_as, frozenset(absent), strict=strict)
         found += self._without_place({spec.name for saveable in found for spec in saveable.specs})
         if absent:
-            self._remark(f"not stored, and unchanged: {listed(absent, _LISTED)}", logging.INFO)
+            self._remark(f"not stored, and unchanged: {listed(list(absent), _LISTED)}", logging.INFO)
         return found
 
     def _parts(

@@ -84,6 +84,12 @@ def own_tensors(module: nn.Module, prefix: str = "") -> Iterator[ModuleTensor]:
             yield ModuleTensor(prefix + name, module, name, buffer, is_parameter=False, persistent=persistent)
 
 
+def registered_tensors(module: nn.Module) -> Iterator[ModuleTensor]:
+    """Yield `own_tensors` of `module` and its submodules, named by attributes."""
+    for name, part in module.named_modules(remove_duplicate=False):
+        yield from own_tensors(part, f"{name}." if name else "")
+
+
 def module_tensors(
     module: nn.Module, state_dict: Mapping[str, object] | None = None, names: ModuleNames | None = None
 ) -> list[ModuleTensor]:
@@ -94,11 +100,7 @@ def module_tensors(
         names: `ModuleNames(module)`, likewise.
     """
     saved = module.state_dict(keep_vars=True) if state_dict is None else state_dict
-    found = [
-        each
-        for name, part in module.named_modules(remove_duplicate=False)
-        for each in own_tensors(part, f"{name}." if name else "")
-    ]
+    found = list(registered_tensors(module))
     renamed = _renamed(saved, {each.name for each in found})
     found = [each if each.persistent and each.name in saved else _as_saved(each, saved, renamed) for each in found]
     names = ModuleNames(module) if names is None else names

@@ -82,6 +82,11 @@ class VarList:
         """Whether there is nothing to save."""
         return not self._saved and not self._states and self._modules.is_empty()
 
+    @property
+    def is_lazy(self) -> bool:
+        """Whether a tensor of a module has no shape yet: then nothing can be saved, but everything be restored."""
+        return self._modules.is_lazy()
+
     def to_save(self) -> list[SaveableObject]:
         """Return the present saveables, sorted by name; one per tensor, so that they can be grouped by device.
 

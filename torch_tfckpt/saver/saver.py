@@ -180,7 +180,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             self._builder = BulkSaverBuilder(self._write_version or SaverDef.V1)
         if self.saver_def is None and self._variables is not None:
             self.saver_def = self._builder.build(
-                self._variables.to_save(),
+                [] if self._variables.is_lazy else self._variables.to_save(),
                 self._reshape,
                 self._sharded,
                 self._max_to_keep,
