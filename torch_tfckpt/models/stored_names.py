@@ -19,7 +19,7 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.auxiliary import AVERAGE, OUTPUT
 from torch_tfckpt.saveables.name_prefixes import prefixes_of_names
 from torch_tfckpt.saveables.stored_keys import shared_names
-from torch_tfckpt.saveables.wrappers import stored_wrapper, without_wrappers, wrapper_prefix
+from torch_tfckpt.saveables.wrappers import may_be_wrapped, stored_wrapper, without_wrappers, wrapper_prefix
 from torch_tfckpt.text import listed, quoted
 
 _LISTED: Final = 8  # candidates in a message
@@ -189,6 +189,8 @@ def stored_names(
 
 def _without_wrappers(names: list[tuple[str, str]], *, with_wrapper: bool) -> list[tuple[str, str]]:
     """Return names with parts of wrappers without them. Those at the beginning remain, unless `with_wrapper`."""
+    if not may_be_wrapped(name for name, _ in names):
+        return []
     key_of = {dotted(name): key for name, key in names}
     found: list[tuple[str, str]] = []
     for bare, name in without_wrappers(key_of).items():

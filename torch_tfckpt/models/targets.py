@@ -107,4 +107,6 @@ def targets_of(model: nn.Module) -> list[Target]:
     """Return the targets of a module, in the order of its state_dict."""
     loaded = {id(each) for _, part in outermost(model, loads_state_dict) for each in part.modules()}
     groups = group_shared(each for each in module_tensors(model) if each.persistent)
+    if not loaded:
+        return [Target(places) for places in groups]
     return [Target(places, any(id(place.module) in loaded for place in places)) for places in groups]

@@ -25,14 +25,19 @@ class KeyedTensor:
 
     Attributes:
         keys: All its keys, in order; it is stored under the first.
-        may_be_absent: Whether a checkpoint may lack it.
+        place: Where it is registered; None if it is not a tensor of the module itself.
         is_filled: Whether it is in a module that is filled directly.
     """
 
     value: torch.Tensor
     keys: list[str]
-    may_be_absent: bool
+    place: ModuleTensor | None
     is_filled: bool = False
+
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether a checkpoint may lack it."""
+        return self.place is not None and self.place.may_be_absent
 
 
 @dataclass(slots=True, eq=False)
@@ -99,32 +104,23 @@ class ModuleContents:
             _check_loadable(foreign, parts, {owner + each.name for each in own.values()})
         self.parts += dict.fromkeys(parts.values())
         for name, value in saved.items():
-            key = owner + names.stored(name)
+            key = owner + names.stored(name) if names.has_wrappers else owner + name
             part = self.keys[key] = parts.get(key)
-            if _is_extra(name):
+            if name.endswith(EXTRA_STATE) and _is_extra(name):
                 self.extra[key] = _extra_state(module, name, value)
-            elif isinstance(value, torch.Tensor):
-                self._add_tensor(owner, key, value, identities[name], own.get(identities[name]), part)
-            else:
+                continue
+            if not isinstance(value, torch.Tensor):
                 self.extra[key] = _Loaded(value)
-
-    def _add_tensor(
-        self,
-        owner: str,
-        key: str,
-        value: torch.Tensor,
-        identity: Identity,
-        place: ModuleTensor | None,
-        part: LoadedPart | None,
-    ) -> None:
-        tensor = self.tensors.get(identity)
-        if tensor is None:
-            may_be_absent = place is not None and place.may_be_absent
-            tensor = self.tensors[identity] = KeyedTensor(value, [], may_be_absent)
-        tensor.keys.append(key)
-        tensor.is_filled = tensor.is_filled or part is None
-        if len(tensor.keys) > 1:
-            self.aliases.setdefault(owner + SHARED, {})[key] = tensor.keys[0]
+                continue
+            identity = identities[name]
+            tensor = self.tensors.get(identity)
+            if tensor is None:
+                tensor = self.tensors[identity] = KeyedTensor(value, [key], own.get(identity))
+            else:
+                tensor.keys.append(key)
+                self.aliases.setdefault(owner + SHARED, {})[key] = tensor.keys[0]
+            if part is None:
+                tensor.is_filled = True
 
 
 class _Loaded(FunctionState):

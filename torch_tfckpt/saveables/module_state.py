@@ -161,10 +161,11 @@ class _ModulesRestore:
         anything = False
         for tensor in self._contents.tensors.values():
             key = self._stored.key_for(tensor.keys, self._report)
-            anything = anything or key in self._reader
+            is_stored = key in self._reader
+            anything = anything or is_stored
             if self._contents.parts:
                 read_as.update(dict.fromkeys(tensor.keys, key))
-            if tensor.may_be_absent and key not in self._reader:
+            if not is_stored and tensor.may_be_absent:
                 absent[tensor.keys[0]] = tensor.value
             elif tensor.is_filled:
                 found.append(_filled(tensor.value, tensor.keys[0], key))

@@ -19,9 +19,8 @@ import copy
 import inspect
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -45,6 +44,7 @@ _NORM: Final = nn.modules.batchnorm._NormBase
 _PLAIN_METHODS: Final = frozenset(
     (nn.Module._load_from_state_dict, _NORM._load_from_state_dict, nn.InstanceNorm1d._load_from_state_dict)
 )
+_LOAD_STATE_DICT: Final = nn.Module.load_state_dict
 _PLAIN_HOOKS: Final = frozenset(
     (
         "torch.nn.modules.lazy.LazyModuleMixin._lazy_load_hook",
@@ -55,30 +55,15 @@ _PLAIN_HOOKS: Final = frozenset(
 _log = logging.getLogger(__name__)
 
 
-_KNOWN: Final[MutableMapping[type, bool]] = WeakKeyDictionary()  # class -> whether it has methods of its own
-
-
-def _class_loads(kind: type[nn.Module]) -> bool:
-    """Return whether a class has a method of its own for loading."""
-    if kind not in _KNOWN:
-        _KNOWN[kind] = _has_methods(kind)
-    return _KNOWN[kind]
-
-
-def _has_methods(kind: type[nn.Module]) -> bool:
-    if issubclass(kind, torch.jit.ScriptModule):
-        return False
-    return kind._load_from_state_dict not in _PLAIN_METHODS or kind.load_state_dict is not nn.Module.load_state_dict
-
-
 def loads_state_dict(module: nn.Module) -> bool:
     """Return whether a hook or a method of this module itself, not of submodules, must see what is loaded."""
-    if _class_loads(type(module)) or module._load_state_dict_post_hooks:
+    kind, own = type(module), module.__dict__
+    if kind._load_from_state_dict not in _PLAIN_METHODS or kind.load_state_dict is not _LOAD_STATE_DICT:
+        return not isinstance(module, torch.jit.ScriptModule)
+    if own["_load_state_dict_post_hooks"] or "_load_from_state_dict" in own or "load_state_dict" in own:
         return True
-    if module._load_state_dict_pre_hooks and not all(map(_is_plain, module._load_state_dict_pre_hooks.values())):
-        return True
-    own = vars(module)
-    return "_load_from_state_dict" in own or "load_state_dict" in own
+    hooks = own["_load_state_dict_pre_hooks"]
+    return bool(hooks) and not all(map(_is_plain, hooks.values()))
 
 
 def _is_plain(hook: Any) -> bool:
@@ -103,16 +88,16 @@ def outermost(
     module: nn.Module, wanted: Callable[[nn.Module], bool], prefix: str = ""
 ) -> Iterator[tuple[str, nn.Module]]:
     """Yield the prefix ("" or "fc.") and the module, for the wanted modules that are not inside another one."""
-    seen: set[int] = set()
+    seen: set[nn.Module] = set()
     waiting = [("", module)]
     while waiting:
         here, each = waiting.pop()
-        if id(each) in seen:
+        if each in seen:
             continue
-        seen.add(id(each))
+        seen.add(each)
         if wanted(each):
             yield here, each
-        else:
+        elif each._modules:
             children = [(f"{here}{name}.", child) for name, child in each._modules.items() if child is not None]
             waiting += reversed(children)  # in the order of load_state_dict
 

@@ -66,7 +66,7 @@ class StoredKeys:
     def wrapped(self) -> dict[str, str]:
         """Key without parts of wrappers -> the stored key with them. Looked at only when a name is missing."""
         found: dict[str, str] = {}
-        if not any(map(may_be_wrapped, self._reader.keys())):
+        if not may_be_wrapped(self._reader.keys()):
             return found
         shared = self._shared
         for prefix in self._prefixes:

@@ -17,6 +17,7 @@ Contract:
                   is stored beside it, except n_averaged, begins with "module", too, as below a wrapper
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -34,6 +35,7 @@ _WRAPPERS: Final = {
     "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": "_checkpoint_wrapped_module",
 }
 _PARTS: Final = frozenset(_WRAPPERS.values())
+_ANY_PART: Final = re.compile("|".join(_PARTS))
 _AMBIGUOUS: Final = "module"  # the only part that is also a likely name of a submodule
 _REMOVED_BY_TORCH: Final = "_checkpoint_wrapped_module"  # hooks of torch remove it from the names of state_dict
 
@@ -57,6 +59,8 @@ def _find_attribute(kind: type) -> str | None:
 
 def wrapped_part(module: nn.Module) -> str | None:
     """Return the attribute of the module that `module` wraps; None if it is not a wrapper, by the contract above."""
+    if _PARTS.isdisjoint(module._modules):  # the usual case
+        return None
     attribute = _attribute(type(module))
     if attribute is None:
         return None
@@ -150,9 +154,9 @@ def _split(name: str, prefixes: Mapping[str, str]) -> tuple[str, str]:
     return name[:end], name[end:]
 
 
-def may_be_wrapped(name: str) -> bool:
-    """Return whether a name may contain the part of a wrapper. Cost: less than looking at its parts."""
-    return any(part in name for part in _PARTS)
+def may_be_wrapped(names: Iterable[str]) -> bool:
+    """Return whether a name may contain the part of a wrapper. Cost: less than looking at the parts of all names."""
+    return any(map(_ANY_PART.search, names))
 
 
 def without_wrappers(names: Iterable[str]) -> dict[str, str]:
@@ -163,7 +167,7 @@ def without_wrappers(names: Iterable[str]) -> dict[str, str]:
     Cost: looks at all names; at their parts only if there may be a wrapper.
     """
     all_names = list(names)
-    if not any(map(may_be_wrapped, all_names)):
+    if not may_be_wrapped(all_names):
         return {}
     beside: dict[str, set[str]] = {}  # beginning of a name -> the parts that follow it
     for name in all_names:
@@ -194,6 +198,8 @@ def wrapper_prefix(name: str) -> str:
 
 def stored_wrapper(names: Collection[str]) -> str | None:
     """Return the part of a wrapper among the names of all children of a stored module; None if there is none."""
+    if _PARTS.isdisjoint(names):
+        return None
     return next((name for name in names if _is_wrapper(name, set(names), is_last=False)), None)
 
 

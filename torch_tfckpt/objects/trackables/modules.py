@@ -47,16 +47,18 @@ class ModuleTrackable(Trackable):
         self._layers = wrappers  # from the outermost wrapper with entries of its own to the module
 
     def children(self) -> Iterable[tuple[str, object]]:
-        for module in self._layers:
+        layers = self._layers
+        for module in layers:
             for each in own_tensors(module):
                 if each.persistent:
-                    yield each.attribute, _WrapperTensor(each.tensor) if each.is_wrappers else each.tensor
-        for module in self._layers:
-            part = wrapped_part(module)
+                    is_wrappers = module is not layers[-1] and each.is_wrappers
+                    yield each.attribute, _WrapperTensor(each.tensor) if is_wrappers else each.tensor
+        for module in layers:
+            part = wrapped_part(module) if module is not layers[-1] else None
             for name, child in module._modules.items():
                 if child is not None and name != part:
                     yield name, child
-        for module in self._layers:
+        for module in layers:
             if type(module).get_extra_state is not nn.Module.get_extra_state:
                 yield EXTRA_STATE, _ExtraState(module)
 
@@ -68,7 +70,7 @@ class ModuleTrackable(Trackable):
     @property
     def loads_state_dict(self) -> bool:
         """Whether it is restored by load_state_dict, so that hooks and methods of its own are called."""
-        return any(map(loads_state_dict, self._layers))
+        return loads_state_dict(self.module) or any(map(loads_state_dict, self._layers[1:]))
 
     def check(self) -> None:
         """Raise UnimplementedError if the state_dict has entries that are not children: these would be lost."""
