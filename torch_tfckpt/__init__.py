@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from torch_tfckpt.models.initialization import init_from_checkpoint
     from torch_tfckpt.models.key_mapper import KeyMapper, KeyMatch, KeyRule, KeyTarget
     from torch_tfckpt.models.loading import load_model
-    from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch
     from torch_tfckpt.models.saving import save_model
     from torch_tfckpt.objects.checkpoint import Checkpoint
     from torch_tfckpt.objects.options import CheckpointOptions
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
     from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
     from torch_tfckpt.save_restore.handle import SaveHandle
     from torch_tfckpt.save_restore.object_names import object_graph_key_mapping
+    from torch_tfckpt.saveables.load_report import Conversion, LoadReport, Mismatch
     from torch_tfckpt.saveables.rng_state import RNGState
     from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
     from torch_tfckpt.saveables.slice_info import SaveSliceInfo
@@ -205,7 +205,7 @@ _DEFINED_IN: Final = {
     "models.initialization": "init_from_checkpoint",
     "models.key_mapper": "KeyMapper KeyMatch KeyRule KeyTarget",
     "models.loading": "load_model",
-    "models.report": "Conversion LoadReport Mismatch",
+    "saveables.load_report": "Conversion LoadReport Mismatch",
     "models.saving": "save_model",
     "objects.checkpoint": "Checkpoint",
     "objects.options": "CheckpointOptions",

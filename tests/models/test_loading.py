@@ -18,7 +18,7 @@ from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundE
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.loading import load_model
-from torch_tfckpt.models.report import Conversion
+from torch_tfckpt.saveables.load_report import Conversion
 
 
 @pytest.fixture

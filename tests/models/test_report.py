@@ -3,7 +3,7 @@
 import torch
 
 from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch, size_mismatch
+from torch_tfckpt.saveables.load_report import Conversion, LoadReport, Mismatch, size_mismatch
 
 
 def test_it_unpacks_as_two() -> None:

@@ -173,15 +173,29 @@ def test_extra_state_that_could_only_be_pickled_is_rejected() -> None:
         VarList({"m": model}).to_save()
 
 
-def test_entries_that_are_not_the_modules_own_tensors_are_rejected() -> None:
+def test_copies_in_the_state_dict_are_restored_by_load_state_dict(tmp_path: Path) -> None:
     """A hook puts copies into state_dict: a restore in place would fill the copies and be lost."""
-    model = nn.Linear(1, 1)
+    model, fresh = filled(nn.Linear(1, 1)), nn.Linear(1, 1)
 
     def hook(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
         state["weight"] = state["weight"].clone()
 
+    for each in (model, fresh):
+        each.register_state_dict_post_hook(hook)  # type: ignore[no-untyped-call]
+    save({"m": model}, tmp_path / "m")
+    restore({"m": fresh}, tmp_path / "m")
+    assert same_state(model, fresh)
+
+
+def test_entries_that_nothing_would_load_are_rejected() -> None:
+    """A hook adds an entry that is not a tensor of the module, and no hook takes it out again."""
+    model = nn.Linear(1, 1)
+
+    def hook(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+        state["more"] = state["weight"].clone()
+
     model.register_state_dict_post_hook(hook)  # type: ignore[no-untyped-call]
-    with pytest.raises(UnimplementedError, match=r'"m/weight".*cannot be restored in place'):
+    with pytest.raises(UnimplementedError, match=r'"m/more".*cannot be restored in place'):
         VarList({"m": model}).to_save()
 
 

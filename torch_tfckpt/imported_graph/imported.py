@@ -139,7 +139,7 @@ def import_meta_graph(
         >>> import torch, torch_tfckpt as tfckpt
         >>> path = tfckpt.Saver({"w": torch.ones(2)}).save("model.ckpt")
         >>> imported = tfckpt.import_meta_graph("model.ckpt.meta")
-        >>> imported.saver.restore("model.ckpt")
+        >>> report = imported.saver.restore("model.ckpt")
         >>> imported.variables["w"]
         tensor([1., 1.])
     """

@@ -10,10 +10,10 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.layer_names import KERNELS, variable_names
 from torch_tfckpt.models.layouts import LAYOUTS, SAME
-from torch_tfckpt.models.report import LoadReport, Mismatch
 from torch_tfckpt.models.sources import Source
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import Target
+from torch_tfckpt.saveables.load_report import LoadReport, Mismatch
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.text import and_more, counted, listed, quoted
 

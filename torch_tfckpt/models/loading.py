@@ -17,13 +17,16 @@ from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.models.auxiliary import auxiliary_keys
+from torch_tfckpt.models.filling import fill
 from torch_tfckpt.models.hints import hints, only_unexpected
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.layouts import SAME
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
-from torch_tfckpt.models.report import Conversion, LoadReport, Mismatch, size_mismatch
 from torch_tfckpt.models.sources import Averages, Found, Source, find_sources, possible_names
+from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
+from torch_tfckpt.saveables.load_report import Conversion, LoadReport, Mismatch, size_mismatch
+from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, quoted
@@ -96,7 +99,8 @@ def load_model(
         UnimplementedError: an optimizer whose state cannot be converted.
 
     If it raises, nothing was changed. Floating-point values are converted to the dtype of the module; other dtypes must
-    agree.
+    agree. Modules with hooks or methods of their own for loading are loaded by their load_state_dict. The parts of
+    wrappers in names, such as "_orig_mod." of torch.compile, do not matter.
     Cost: one read of the values; host memory for all of them in addition to the module. With `assign` this memory
     becomes the module's, and only tensors whose axes are moved are copied again.
     Thread safety: no other thread may use the module during the call.
@@ -135,11 +139,8 @@ def load_model(
     # Before the module's tensors: the optimizer may refuse, and then nothing has changed.
     if optimizer is not None and state is not None:
         optimizer.load_state_dict(state)
-    for (target, _), value in zip(plan.loads, values, strict=True):
-        if assign:
-            target.replace(value)
-        else:
-            target.fill(value)
+    filled = [(target, value) for (target, _), value in zip(plan.loads, values, strict=True)]
+    plan.report.remarks.extend(fill(model, filled, assign=assign, strict=strict in (True, "shapes")))
     for target in plan.uncounted if assign else ():
         target.start_counting()
     return plan.report
@@ -175,7 +176,9 @@ def _plan(
     for target in targets:
         source = found.sources.get(target.name)
         if source is None:
-            if target.name not in without_counts:
+            if target.is_wrappers:
+                report.remarks.append(f"{quoted(target.name)} is not stored, and unchanged")
+            elif target.name not in without_counts:
                 report.missing.extend(target.names)
             continue
         mismatch = _mismatch(reader, target, source)
@@ -224,13 +227,19 @@ def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> 
         if key in found.strays:
             report.unexpected.append(key)
             report.hints[key] = f"mapped to {quoted(found.strays[key])}, which the module does not have"
-        elif key in ignored or key not in found.below_prefix:
+        elif key in ignored or key not in found.below_prefix or _counts_averages(reader, key):
             report.ignored.append(key)
         else:
             report.unexpected.append(key)
     known = [name for key in (reader.keys() if found.asked_for else ()) for name in reader.names_of(key)]
     for name, key in found.asked_for.items():
         report.hints[name] = f"mapped from {quoted(key)}, which is not stored. {did_you_mean(key, known)}".strip()
+
+
+def _counts_averages(reader: CheckpointReader, key: str) -> bool:
+    """Return whether a key is n_averaged of an AveragedModel, which the model itself does not have."""
+    name = variable_name_of(key)
+    return name == COUNT_OF_AVERAGES and reader.dtype(key) == DataType.DT_INT64 and reader.shape(key) == ()
 
 
 def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:

@@ -18,8 +18,8 @@ from torch_tfckpt.models.layer_names import layout_by_rule, layout_of, written_v
 from torch_tfckpt.models.layouts import Layout, layout_named
 from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
-from torch_tfckpt.saveables.module_state import SHARED
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
+from torch_tfckpt.saveables.stored_keys import SHARED
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.tensor_dict import save_file

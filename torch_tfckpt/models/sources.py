@@ -11,7 +11,7 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.auxiliary import averages as averages_among
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layer_names import is_variable_name, layout_by_rule, layout_of, variable_names
-from torch_tfckpt.models.layouts import Layout
+from torch_tfckpt.models.layouts import SAME, Layout
 from torch_tfckpt.models.stored_names import (
     Names,
     Naming,
@@ -23,6 +23,7 @@ from torch_tfckpt.models.stored_names import (
 )
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
+from torch_tfckpt.saveables.stored_keys import same_stored
 from torch_tfckpt.text import quoted
 
 Averages = Literal["ignore", "prefer", "only"]
@@ -94,7 +95,7 @@ def find_sources(
             continue
         if source.key in averages:
             found.sources[target.name] = Source(source.key, source.layout, source.variable_name, averages[source.key])
-        elif ema == "only" and not target.counts_batches:
+        elif ema == "only" and not target.is_counter:
             found.not_averaged.append(target.name)
     if ema == "ignore" and stored_averages:
         _remark_on_averages(stored_averages, [target for target in left if target.name not in found.sources], found)
@@ -186,8 +187,9 @@ def _find_by_name(
     for name, names in possible.items():
         for each in names:
             wanted.setdefault(each, set()).add(name)
-    counted = {target.name for target in targets if not target.counts_batches}
-    ways = stored_names(reader, averages, leave_out=taken)
+    counted = {target.name for target in targets if not target.is_counter}
+    with_wrapper = any(target.is_wrappers for target in targets)
+    ways = stored_names(reader, averages, leave_out=taken, with_wrapper=with_wrapper)
     if prefix is None:
         naming = choose_naming(ways, wanted, counted, reader.path)
     else:
@@ -232,18 +234,25 @@ def _source_of(
             )
         _note_apart(reader, target, [each.key for each in stored], found)
         (key, variable_name), place = next(iter(stored.items()))
-        return Source(key, layout_of(place.module, place.attribute, variable_name), variable_name)
+        # A hook may have renamed "weight" to "kernel" in the state_dict: then this is not TensorFlow's kernel.
+        is_renamed = place.name in own and variable_name == place.name.rpartition(".")[2] != place.attribute
+        layout = SAME if is_renamed else layout_of(place.module, place.attribute, variable_name)
+        return Source(key, layout, variable_name)
     return None
 
 
 def _note_apart(reader: CheckpointReader, target: Target, keys: Sequence[str], found: Found) -> None:
-    others = dict.fromkeys(key for key in keys if key != keys[0])
+    others = [key for key in dict.fromkeys(keys) if key != keys[0]]
     found.apart.update(others)
-    if others:
-        listed = ", ".join(map(quoted, (keys[0], *others)))
-        _log.info(
-            "%s: %s is one tensor in the module, but is stored several times: %s. The first is loaded",
-            reader.path,
-            target.name,
-            listed,
-        )
+    if not others:
+        return
+    listed = ", ".join(map(quoted, (keys[0], *others)))
+    if all(same_stored(reader, keys[0], key) for key in others):
+        level = logging.INFO
+        text = f"{target.name} is one tensor in the module, but is stored several times: {listed}. The first is loaded"
+    else:
+        level = logging.WARNING
+        text = f"{target.name} is one tensor in the module, but is stored with different values: {listed}. The first "
+        text += "is loaded"
+        found.remarks.append(text)
+    _log.log(level, "%s: %s", reader.path, text)

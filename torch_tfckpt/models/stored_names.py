@@ -17,8 +17,9 @@ from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.auxiliary import AVERAGE, OUTPUT
-from torch_tfckpt.saveables.module_state import shared_names
 from torch_tfckpt.saveables.name_prefixes import prefixes_of_names
+from torch_tfckpt.saveables.stored_keys import shared_names
+from torch_tfckpt.saveables.wrappers import may_be_wrapped, stored_wrapper, without_wrappers, wrapper_prefix
 from torch_tfckpt.text import listed, quoted
 
 _LISTED: Final = 8  # candidates in a message
@@ -144,16 +145,25 @@ class Objects:
     def _below(self, node_id: int) -> dict[str, int]:
         if node_id not in self._children:
             children = self._graph.nodes[node_id].children if self._graph.nodes else ()
-            self._children[node_id] = {child.local_name: child.node_id for child in children}
+            found = {child.local_name: child.node_id for child in children}
+            self._children[node_id] = found
+            part = stored_wrapper(found)
+            if part is not None:  # what is below a wrapper is found without its part, too
+                for name, below in self._below(found[part]).items():
+                    found.setdefault(name, below)
         return self._children[node_id]
 
 
-def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out: Container[str]) -> list[StoredNames]:
+def stored_names(
+    reader: CheckpointReader, averaged: Iterable[str], *, leave_out: Container[str], with_wrapper: bool = False
+) -> list[StoredNames]:
     """Return the naming schemes of a checkpoint, in the order in which they are tried.
 
     Args:
         averaged: Keys of variables whose moving average is wanted and stored, even if they are not stored themselves.
         leave_out: Keys to ignore.
+        with_wrapper: Whether the module is a wrapper with tensors of its own, so that the part of a wrapper with which
+            all other names begin is not just their prefix.
 
     Raises:
         DataLossError: the object graph, or a list of shared names, is damaged.
@@ -162,9 +172,9 @@ def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out
     own = {key: None for key in stored if key not in leave_out}
     # The other names of a shared tensor can be found even if its first name was mapped to something else.
     shared = [(alias, key) for alias, key in shared_names(reader).items() if key in stored and alias not in stored]
-    found: list[StoredNames] = [
-        Names([*((key, key) for key in own), *shared], {key: variable_name_of(key) for key in stored}, unique=False)
-    ]
+    names = [*((key, key) for key in own), *shared]
+    names += _without_wrappers(names, with_wrapper=with_wrapper)
+    found: list[StoredNames] = [Names(names, {key: variable_name_of(key) for key in stored}, unique=False)]
     graph = reader.object_graph
     if graph is not None:
         found.append(Objects(graph, own))
@@ -174,6 +184,19 @@ def stored_names(reader: CheckpointReader, averaged: Iterable[str], *, leave_out
             if variable.full_name and variable.checkpoint_key in own
         )
         found.append(Names(named, {key: variable_name_of(name) for name, key in named}, unique=True))
+    return found
+
+
+def _without_wrappers(names: list[tuple[str, str]], *, with_wrapper: bool) -> list[tuple[str, str]]:
+    """Return names with parts of wrappers without them. Those at the beginning remain, unless `with_wrapper`."""
+    if not may_be_wrapped(name for name, _ in names):
+        return []
+    key_of = {dotted(name): key for name, key in names}
+    found: list[tuple[str, str]] = []
+    for bare, name in without_wrappers(key_of).items():
+        prefix = "" if with_wrapper else wrapper_prefix(name)
+        if prefix + bare != name:
+            found.append((prefix + bare, key_of[name]))
     return found
 
 

@@ -14,15 +14,21 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.module_tensors import ModuleTensor, group_shared, module_tensors
+from torch_tfckpt.saveables.state_dicts import loads_state_dict, outermost
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.text import quoted
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Tensor of a module with all its names."""
+    """Tensor of a module with all its names.
+
+    Attributes:
+        is_loaded: Whether it is in a module that is restored by load_state_dict, which may change its shape.
+    """
 
     places: Sequence[ModuleTensor]
+    is_loaded: bool = False
 
     @property
     def tensor(self) -> torch.Tensor:
@@ -41,8 +47,18 @@ class Target:
 
     @property
     def shape(self) -> Shape | None:
-        """Its shape; None if it is a lazy tensor, which takes any shape."""
-        return None if is_lazy(self.tensor) else tuple(self.tensor.shape)
+        """Its shape; None if it takes any shape: a lazy tensor, or one that load_state_dict may resize."""
+        return None if self.is_loaded or is_lazy(self.tensor) else tuple(self.tensor.shape)
+
+    @property
+    def is_wrappers(self) -> bool:
+        """Whether this is n_averaged of an AveragedModel, which is not stored for the model itself."""
+        return self.places[0].is_wrappers
+
+    @property
+    def is_counter(self) -> bool:
+        """Whether it is not a weight, but counts something that TensorFlow does not."""
+        return self.counts_batches or self.is_wrappers
 
     @property
     def counts_batches(self) -> bool:
@@ -89,4 +105,8 @@ class Target:
 
 def targets_of(model: nn.Module) -> list[Target]:
     """Return the targets of a module, in the order of its state_dict."""
-    return [Target(places) for places in group_shared(each for each in module_tensors(model) if each.persistent)]
+    loaded = {id(each) for _, part in outermost(model, loads_state_dict) for each in part.modules()}
+    groups = group_shared(each for each in module_tensors(model) if each.persistent)
+    if not loaded:
+        return [Target(places) for places in groups]
+    return [Target(places, any(id(place.module) in loaded for place in places)) for places in groups]

@@ -23,8 +23,8 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.directory.state_file import update_relative_state
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.object_graph import ROOT
+from torch_tfckpt.objects.by_name import restore_by_name
 from torch_tfckpt.objects.deferred import child_added
-from torch_tfckpt.objects.graph_view import object_nodes
 from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.objects.restoration import Restoration
 from torch_tfckpt.objects.save import begin_to_save, complete
@@ -33,10 +33,8 @@ from torch_tfckpt.objects.trackables.plain_values import ValueTrackable, must_be
 from torch_tfckpt.objects.trackables.registry import trackable_of
 from torch_tfckpt.objects.trackables.tensors import TensorTrackable
 from torch_tfckpt.objects.trackables.trackable import ChildrenOf, Trackable
-from torch_tfckpt.save_restore.builder import BulkSaverBuilder
 from torch_tfckpt.save_restore.handle import InFlight, SaveHandle
 from torch_tfckpt.save_restore.pending_save import PendingSave
-from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.local import LocalStorage
@@ -390,16 +388,10 @@ class Checkpoint:
 
     def _restore_by_name(self, reader: CheckpointReader) -> NameBasedSaverStatus:
         node = self._node
-        # Two objects may have the same name, and get the same value.
-        found = [
-            (each.full_name, each.trackable)
-            for each in object_nodes(node)
-            if isinstance(each.trackable, TensorTrackable) and each.full_name in reader
-        ]
-        restore_saveables(BulkSaverBuilder(), reader, [trackable.saveable(name) for name, trackable in found])
-        _log.info("Restored %s (%s, by name)", reader.path, counted(len(found), "tensor"))
+        restored = restore_by_name(node, reader)
+        _log.info("Restored %s (%s, by name)", reader.path, counted(len(restored), "tensor"))
         optional = TensorTrackable(self._save_counter).identity if self._save_counter is not None else None
-        return NameBasedSaverStatus(reader.path, node, {each.identity for _, each in found}, optional)
+        return NameBasedSaverStatus(reader.path, node, restored, optional)
 
 
 _METHODS: Final = frozenset(name for name in vars(Checkpoint) if not name.startswith("__"))

@@ -11,10 +11,9 @@ import itertools
 import logging
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
@@ -22,9 +21,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, error_context
-from torch_tfckpt.format.object_graph import ROOT, ObjectGraph, object_path
+from torch_tfckpt.format.object_graph import PYTHON_STATE, ROOT, VARIABLE_VALUE, ObjectGraph, object_path
 from torch_tfckpt.format.tensor_bundle import index_filename
 from torch_tfckpt.objects.deferred import anything_waits, defer
+from torch_tfckpt.objects.loaded_parts import NodesOfPart
+from torch_tfckpt.objects.progress import Progress
 from torch_tfckpt.objects.trackables.modules import ModuleTrackable, distinct
 from torch_tfckpt.objects.trackables.optimizers import OptimizerTrackable, check_slots, state_from_tensorflow
 from torch_tfckpt.objects.trackables.registry import trackable_of
@@ -33,9 +34,12 @@ from torch_tfckpt.objects.trackables.trackable import StoredNode, Trackable
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
 from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.module_contents import EXTRA_STATE
 from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.stored_keys import same_stored
+from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES, stored_wrapper
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import first_lines, printable
+from torch_tfckpt.text import first_lines, printable, quoted
 
 # Node -> weak reference to the object matched with it, or the object's identity if it cannot be referenced.
 _Holders = dict[int, weakref.ref[object] | Identity]
@@ -43,37 +47,6 @@ _NUMBERS: Final = itertools.count(1)
 # Object -> number of the newest restore that assigned its values. Several restores may expect the same child.
 _RESTORED_BY: Final[Any] = WeakIdKeyDictionary()
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Progress:
-    """Progress of a restore: the nodes of the checkpoint that were restored.
-
-    Attributes:
-        bound: Ids of the nodes that were matched with objects.
-        unused_attributes: Node id -> attributes that its object does not use.
-        unfilled: Ids of matched nodes that have no values for their objects.
-        expect_partial: Whether to suppress the warning about unrestored values.
-    """
-
-    graph: ObjectGraph
-    bound: set[int] = field(default_factory=set)
-    unused_attributes: dict[int, list[str]] = field(default_factory=dict)
-    unfilled: set[int] = field(default_factory=set)
-    expect_partial: bool = False
-
-    def slots_restored(self, optimizer: int, paths: set[str]) -> None:
-        """Record that the state of parameters at these paths was restored after they were added to an optimizer."""
-        for slot in self.graph.nodes[optimizer].slot_variables:
-            route = self.graph.route(slot.original_variable_node_id)
-            if route is not None and object_path(route) in paths:
-                self.bound.add(slot.slot_variable_node_id)
-
-    def unrestored(self) -> Iterator[str]:
-        """Yield the names of nodes with values that were not matched."""
-        for node_id, node in enumerate(self.graph.nodes):
-            if node.attributes and node_id not in self.bound:
-                yield self.graph.name(node_id)
 
 
 class Restoration:
@@ -163,13 +136,18 @@ class Restoration:
                 continue
             found[node_id] = trackable.identity
             here = dict(distinct(trackable.children()))
+            wrapper = _wrapper_in(self.graph, node_id, trackable, here)
             for child in self.graph.nodes[node_id].children:
-                if child.local_name in here:
+                if child.local_name == wrapper:
+                    waiting.append((trackable, child.node_id, parent))
+                elif child.local_name in here:
                     waiting.append((trackable_of(here[child.local_name], child.local_name), child.node_id, trackable))
         return {identity for node_id, identity in found.items() if node_id not in self.progress.unfilled}
 
     def _has_taken(self, trackable: Trackable, node_id: int, parent: Trackable) -> bool:
         holder = self._holders.get(node_id)
+        if holder is None:  # a hook of load_state_dict may have created the object
+            return node_id in self.progress.bound
         if not isinstance(holder, weakref.ref):
             return holder == trackable.identity
         taker = holder()
@@ -190,6 +168,28 @@ def _paths(holders: _Holders, graph: ObjectGraph) -> dict[Identity, str]:
     return {identity_of(tensor): object_path(route) for tensor, route in routes if route is not None}
 
 
+class _Place(NamedTuple):
+    """An object and the node that it is matched with.
+
+    Attributes:
+        part: The module that it is in, if that is restored by load_state_dict.
+        path: Dotted path below that module.
+    """
+
+    trackable: Trackable
+    node_id: int
+    part: NodesOfPart | None = None
+    path: str = ""
+
+
+def _wrapper_in(graph: ObjectGraph, node_id: int, trackable: Trackable, here: Mapping[str, object]) -> str | None:
+    """Return the child of a node that stands for what a wrapper wraps, if the module here has no such child."""
+    if not isinstance(trackable, ModuleTrackable):
+        return None
+    part = stored_wrapper([child.local_name for child in graph.nodes[node_id].children])
+    return None if part in here else part
+
+
 class _Matching:
     """Matches objects with nodes. Nothing is recorded in the restoration before `commit`."""
 
@@ -197,7 +197,8 @@ class _Matching:
         self._restoration, self._reader = restoration, reader
         self._graph = restoration.graph
         self._taken: dict[int, Trackable] = {}
-        self._restored: set[Identity] = set()
+        self._restored: dict[Identity, str] = {}  # with the key of a tensor, else ""
+        self._parts: list[NodesOfPart] = []
         self._unused: dict[int, list[str]] = {}
         self._unfilled: set[int] = set()
         self._late: list[tuple[Trackable, str, int]] = []
@@ -207,12 +208,26 @@ class _Matching:
 
     def descend(self, start: Trackable, node_id: int) -> None:
         """Match breadth first: the user has more control over shorter paths."""
-        waiting = deque([(start, node_id)])
+        waiting: deque[_Place] = deque([_Place(start, node_id)])
         while waiting:
-            trackable, node_id = waiting.popleft()
-            if self._take(trackable, node_id):
-                self._add_values(trackable, node_id)
-                waiting.extend(self._children(trackable, node_id))
+            place = waiting.popleft()
+            if self._take(place.trackable, place.node_id):
+                if place.part is None and isinstance(place.trackable, ModuleTrackable):
+                    place = self._started(place.trackable, place.node_id)
+                self._add_values(place)
+                waiting.extend(self._children(place))
+        for part in self._parts:
+            self.saveables.append(part.saveable(self._reader))
+
+    def _started(self, trackable: ModuleTrackable, node_id: int) -> "_Place":
+        """Return the place of a module; it begins a part if the module is restored by load_state_dict."""
+        if not trackable.loads_state_dict or trackable.identity in self._restored:
+            return _Place(trackable, node_id)
+        if _restored_later(trackable, self._restoration.number):
+            return _Place(trackable, node_id)
+        self._restored[trackable.identity] = ""
+        self._parts.append(NodesOfPart(trackable, self._graph.name(node_id)))
+        return _Place(trackable, node_id, self._parts[-1])
 
     def _take(self, trackable: Trackable, node_id: int) -> bool:
         """Match a node with an object; return False if it was matched before."""
@@ -234,7 +249,8 @@ class _Matching:
         self._taken[node_id] = trackable
         return True
 
-    def _add_values(self, trackable: Trackable, node_id: int) -> None:
+    def _add_values(self, place: "_Place") -> None:
+        trackable, node_id = place.trackable, place.node_id
         node = self._graph.nodes[node_id]
         if isinstance(trackable, OptimizerTrackable):
             if self._restoration.skip_slot_variables:
@@ -247,29 +263,82 @@ class _Matching:
                 f"{self._reader.path}: {self._graph.name(node_id)} was saved by the registered saver "
                 f"{node.registered_saver.name}, which is code of the program that saved it. Omit that object"
             )
-        if trackable.identity in self._restored or _restored_later(trackable, self._restoration.number):
+        stored = self._stored(node_id)
+        if trackable.identity in self._restored:
+            if not self._is_same_value(trackable, stored):
+                del self._taken[node_id]  # so that the status reports it
+            if place.part is None:
+                return
+        if _restored_later(trackable, self._restoration.number):
             return
-        restored = trackable.to_restore(self._stored(node_id))
+        if place.part is not None and self._add_to_part(place, stored):
+            return
+        restored = trackable.to_restore(stored)
         self.saveables += restored.saveables
-        self._restored.add(trackable.identity)
+        self._restored[trackable.identity] = stored.keys.get(VARIABLE_VALUE, "")
         if trackable.needs_values and not restored.saveables:
             self._unfilled.add(node_id)
         unused = [each.name for each in node.attributes if each.name not in restored.used]
         if unused:
             self._unused[node_id] = unused
 
-    def _children(self, trackable: Trackable, node_id: int) -> Iterator[tuple[Trackable, int]]:
+    def _is_same_value(self, trackable: Trackable, stored: StoredNode) -> bool:
+        """Return whether another node of an object has the value with which it is restored. Logs if it does not."""
+        key, other = stored.keys.get(VARIABLE_VALUE), self._restored[trackable.identity]
+        if key is None or not other or key == other or key not in self._reader or other not in self._reader:
+            return True
+        if same_stored(self._reader, key, other):
+            return True
+        _log.warning(
+            "%s: %s and %s are one tensor in the program, but are stored with different values. The second is not "
+            "restored",
+            self._reader.path,
+            quoted(other),
+            quoted(key),
+        )
+        return False
+
+    def _add_to_part(self, place: "_Place", stored: StoredNode) -> bool:
+        """Collect the value of a node for the load_state_dict of its part; return False if it is restored itself."""
+        assert place.part is not None
+        if isinstance(place.trackable, TensorTrackable):
+            key = stored.keys.get(VARIABLE_VALUE)
+            if key is None:
+                self._unfilled.add(place.node_id)
+                return True
+            first = self._restored.setdefault(place.trackable.identity, key)
+            place.part.tensors[place.path] = first, place.trackable
+            return True
+        key = stored.keys.get(PYTHON_STATE) if place.path.rpartition(".")[2] == EXTRA_STATE else None
+        if key is None:
+            return False
+        place.part.states[place.path] = key
+        self._restored[place.trackable.identity] = ""
+        return True
+
+    def _children(self, place: "_Place") -> "Iterator[_Place]":
+        trackable, node_id = place.trackable, place.node_id
         if isinstance(trackable, OptimizerTrackable):
             return  # its children in the checkpoint belong to its state
         here = dict(distinct(trackable.children()))
+        wrapper = _wrapper_in(self._graph, node_id, trackable, here)
         for child in self._graph.nodes[node_id].children:
-            node = self._graph.nodes[child.node_id]
-            own = trackable_of(here[child.local_name], child.local_name) if child.local_name in here else None
+            name, node = child.local_name, self._graph.nodes[child.node_id]
+            if name == wrapper:  # written by a program that stored wrappers as objects
+                yield place._replace(node_id=child.node_id)
+                continue
+            own = trackable_of(here[name], name) if name in here else None
+            path = f"{place.path}.{name}" if place.path else name
             if own is not None and not own.is_placeholder_for(node):
-                yield own, child.node_id
+                yield _Place(own, child.node_id, place.part, path)
+            elif own is None and name == COUNT_OF_AVERAGES and isinstance(trackable, ModuleTrackable):
+                _log.info("%s: %s is ignored: it belongs to an AveragedModel", self._reader.path, quoted(name))
+                self._slot_nodes.add(child.node_id)
             # Old programs did not store whether there are values below.
             elif node.has_checkpoint_values is not False:
-                self._late.append((trackable, child.local_name, child.node_id))
+                self._late.append((trackable, name, child.node_id))
+                if place.part is not None:
+                    place.part.add_unknown(self._graph, child.node_id, path)
 
     def add_optimizers(self) -> None:
         """Add the state of optimizers whose parameters were matched."""
@@ -317,7 +386,7 @@ class _Matching:
             saveable, node_ids = state_from_tensorflow(trackable.optimizer, stored, tensors)
             self.saveables += [saveable] if saveable is not None else []
             self._slot_nodes.update(node_ids)
-        self._restored.add(trackable.identity)
+        self._restored[trackable.identity] = ""
 
     def _stored(self, node_id: int) -> StoredNode:
         return StoredNode(self._reader, self._graph, node_id)
@@ -328,13 +397,16 @@ class _Matching:
         for node_id, trackable in self._taken.items():
             restoration.take(node_id, trackable)
         restoration.progress.bound |= self._slot_nodes
+        loaded = {node_id for part in self._parts for node_id in part.loaded()}
+        restoration.progress.bound |= loaded
         restoration.progress.unused_attributes.update(self._unused)
         restoration.waiting_optimizers = self._waiting
         restoration.progress.unfilled |= self._unfilled
         for parent, local_name, node_id in self._late:
-            if _weak(parent) is not None:  # additions to a dict or list are not noticed
+            # Additions to a dict or list are not noticed.
+            if _weak(parent) is not None and node_id not in loaded:
                 restore = partial(restoration.restore_late, local_name=local_name, node_id=node_id)
-                defer(parent.target, local_name, restore)
+                defer(parent.innermost if isinstance(parent, ModuleTrackable) else parent.target, local_name, restore)
         if anything_waits():  # an older restore may expect these objects
             for trackable in self._taken.values():
                 if trackable.identity in self._restored and (weak := _weak(trackable)) is not None:

@@ -47,7 +47,7 @@ class BaseSaverBuilder:
         ...         print("restoring", saveable.name)
         ...         return super().restore_op(reader, saveable, preferred_shard)
         >>> saver = tfckpt.Saver({"w": torch.ones(2)}, builder=Loud())
-        >>> saver.restore(saver.save("model.ckpt"))
+        >>> report = saver.restore(saver.save("model.ckpt"))
         restoring w
 
     Thread safety: one save at a time, in any thread.

@@ -18,8 +18,9 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import NotFoundError
 from torch_tfckpt.format.object_graph import ObjectGraph, not_object_based
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.saveables.module_state import SHARED
 from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.state_dicts import VERSIONS
+from torch_tfckpt.saveables.stored_keys import SHARED
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import did_you_mean, escaped, listed
 from torch_tfckpt.values import Value
@@ -66,12 +67,15 @@ def names_of_several(graph: ObjectGraph, keys: Collection[str]) -> list[str]:
     return sorted(name for name, several in of_names.items() if len(several) > 1 and not several.isdisjoint(keys))
 
 
-def with_keys(saveables: Sequence[SaveableObject], names_to_keys: Mapping[str, str]) -> list[SaveableObject]:
+def with_keys(
+    saveables: Sequence[SaveableObject], names_to_keys: Mapping[str, str], left_out: list[str] | None = None
+) -> list[SaveableObject]:
     """Return saveables that restore into `saveables`, from the keys that the names of their specs are mapped to.
 
     Args:
         saveables: Those of a saver, as VarList.to_save returns them. A tensor with several names in a module is found
             under any of them.
+        left_out: Gets the names that are not in the checkpoint, if any is. None: they raise an error.
 
     Raises:
         NotFoundError: in three parts: the names that are not in the checkpoint, those that are only there, and the
@@ -82,18 +86,23 @@ def with_keys(saveables: Sequence[SaveableObject], names_to_keys: Mapping[str, s
     wanted: set[str] = set()
     missing: set[str] = set()
     for saveable in saveables:
-        if _is_alias_text(saveable):
+        if _is_alias_text(saveable, (SHARED, VERSIONS)):
             continue
         # The first name of a tensor that is stored, or else its own.
         spellings = [(spec.name, *aliases.get(spec.name, ())) for spec in saveable.specs]
         names = [next((each for each in known if each in names_to_keys), known[0]) for known in spellings]
         wanted.update(names)
+        here = [name for name in names if name not in names_to_keys]
         if _takes_values(saveable):
-            missing.update(name for name in names if name not in names_to_keys)
+            missing.update(here)
+            if here and left_out is not None:
+                continue
             found.append(_UnderKeys(saveable, [names_to_keys.get(name, "") for name in names]))
         else:
             missing.update(names)
-    if missing:
+    if left_out is not None and found:
+        left_out.extend(sorted(missing))
+    elif missing:
         raise NotFoundError(_names_do_not_fit(missing, wanted, names_to_keys))
     return found
 
@@ -122,9 +131,9 @@ def _takes_values(saveable: SaveableObject) -> bool:
     return type(saveable).restore is not SaveableObject.restore
 
 
-def _is_alias_text(saveable: SaveableObject) -> bool:
+def _is_alias_text(saveable: SaveableObject, kinds: Collection[str] = (SHARED,)) -> bool:
     """Whether a saveable stores the other names of shared tensors of a module."""
-    return saveable.name.rpartition("/")[2] == SHARED and not _takes_values(saveable)
+    return saveable.name.rpartition("/")[2] in kinds and not _takes_values(saveable)
 
 
 def _aliases(saveables: Sequence[SaveableObject]) -> dict[str, list[str]]:

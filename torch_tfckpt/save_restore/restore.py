@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -20,27 +20,42 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder
 from torch_tfckpt.save_restore.object_names import names_of_several, with_keys
+from torch_tfckpt.saveables.load_report import LoadReport, Mismatch
 from torch_tfckpt.saveables.name_prefixes import prefix_hint
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, group_by_devices, slice_of, specs_of
+from torch_tfckpt.saveables.state_dicts import StateDictSaveable
 from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, did_you_mean, escaped, listed, printable, quoted
+from torch_tfckpt.values import Value
 
 _LISTED: Final = 10  # names that an error lists
 
 _log = logging.getLogger(__name__)
 
 
+class RestoreOptions(NamedTuple):
+    """How to restore.
+
+    Attributes:
+        reshape: Give every value the shape that its tensor has now.
+        sharded: Read device by device.
+        restore_sequentially: Assign each value before the next is read.
+        strict: Raise an error for names that are missing, and for dtypes and shapes that do not fit. False: restore the
+            rest, and report these.
+        verify: Whether to verify checksums.
+    """
+
+    reshape: bool = False
+    sharded: bool = False
+    restore_sequentially: bool = False
+    strict: bool = True
+    verify: bool = True
+
+
 def restore_path(
-    builder: BaseSaverBuilder,
-    path: str,
-    variables: VarList,
-    *,
-    storage: Storage | None,
-    reshape: bool,
-    sharded: bool,
-    restore_sequentially: bool,
-) -> str | None:
+    builder: BaseSaverBuilder, path: str, variables: VarList, how: RestoreOptions, *, storage: Storage | None
+) -> tuple[str | None, LoadReport]:
     """Restore the current contents of `variables` from the checkpoint at `path`; errors have TensorFlow's words.
 
     If the names are not keys of an object-based checkpoint, they are looked up as names of its variables, with a
@@ -48,6 +63,7 @@ def restore_path(
 
     Returns:
         The checkpoint's prefix, or version 1 path; None for such an object-based checkpoint, not written by a Saver.
+        And a report; `sources` maps the names here to the stored keys.
 
     Raises:
         InvalidArgumentError: there is no such checkpoint; or dtypes or shapes do not fit.
@@ -55,31 +71,93 @@ def restore_path(
         DataLossError: a value is damaged.
     """
     try:
-        reader = CheckpointReader(path, storage=storage)
+        reader = CheckpointReader(path, storage=storage, verify=how.verify)
     except NotFoundError as error:
         text = f"The passed save_path is not a valid checkpoint: {printable(path)}. {error}"
         raise InvalidArgumentError(text) from error
     restore = partial(
-        restore_saveables, builder, reader, reshape=reshape, sharded=sharded, restore_sequentially=restore_sequentially
+        restore_saveables,
+        builder,
+        reader,
+        reshape=how.reshape,
+        sharded=how.sharded,
+        restore_sequentially=how.restore_sequentially,
     )
+    report = LoadReport()
     with reader:
+        prefix: str | None = reader.files.prefix
         try:
             with _telling_the_likely_cause():
-                saveables = variables.to_restore(reader)
-                restore(saveables)
+                saveables = variables.to_restore(reader, report, strict=how.strict)
+                if how.strict or not _are_names_in_graph(reader, saveables):
+                    restore(saveables if how.strict else _fitting(reader, saveables, report, reshape=how.reshape))
+                else:
+                    raise NotFoundError(f"{reader.path}: none of the names is a key")
         except NotFoundError as error:
-            saveables = _by_names_in_graph(reader, variables, error)
+            report = LoadReport()
+            saveables = _by_names_in_graph(reader, variables, error, None if how.strict else report.missing)
+            saveables = saveables if how.strict else _fitting(reader, saveables, report, reshape=how.reshape)
+            prefix = None
+            with _telling_the_likely_cause():
+                restore(saveables)
+        _complete(report, reader, saveables)
+        _log_restored(reader, len(report.sources))
+        return prefix, report
+
+
+def _are_names_in_graph(reader: CheckpointReader, saveables: Sequence[SaveableObject]) -> bool:
+    """Return whether an object-based checkpoint has none of the names as a key."""
+    return reader.object_graph is not None and not any(spec.name in reader for spec in specs_of(saveables))
+
+
+def _complete(report: LoadReport, reader: CheckpointReader, saveables: Sequence[SaveableObject]) -> None:
+    """Add to a report what was restored, and the stored tensors that are not reported otherwise."""
+    left_out = {*report.missing, *(mismatch.name for mismatch in report.mismatched)}
+    for saveable in saveables:
+        if isinstance(saveable, StateDictSaveable) or saveable.name in left_out:
+            continue  # it has reported itself
+        if len(saveable.specs) == 1:
+            report.sources[saveable.name] = saveable.specs[0].name
         else:
-            _log_restored(reader, saveables)
-            return reader.files.prefix
-        with _telling_the_likely_cause():
-            restore(saveables)
-        _log_restored(reader, saveables)
-        return None
+            report.sources.update((spec.name, spec.name) for spec in saveable.specs)
+    used = {*report.sources.values(), *report.unexpected, *report.ignored}
+    report.ignored.extend(key for key in reader.keys() if key not in used)
 
 
-def _log_restored(reader: CheckpointReader, saveables: Sequence[SaveableObject]) -> None:
-    _log.info("Restored %s (%s)", reader.path, counted(sum(len(each.specs) for each in saveables), "tensor"))
+def _fitting(
+    reader: CheckpointReader, saveables: Sequence[SaveableObject], report: LoadReport, *, reshape: bool
+) -> list[SaveableObject]:
+    """Return the saveables that can be restored, and report the others."""
+    fitting: list[SaveableObject] = []
+    for saveable in saveables:
+        missing = [spec for spec in saveable.specs if spec.name not in reader]
+        if missing:
+            report.missing.append(saveable.name)
+            continue
+        reason = "; ".join(filter(None, (_dtype_mismatch(reader, spec) for spec in saveable.specs)))
+        try:
+            shapes = [_shape_of(reader, spec) for spec in saveable.specs]
+            saveable.check(shapes, _restored_shapes(saveable) if reshape else None)
+        except InvalidArgumentError as error:
+            reason = reason or str(error)
+        if not reason:
+            fitting.append(saveable)
+            continue
+        spec = saveable.specs[0]
+        value = spec.tensor
+        shape, dtype = (tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else (None, None)
+        report.mismatched.append(
+            Mismatch(
+                saveable.name, spec.name, reader.shape(spec.name), reader.dtype(spec.name), "same", shape, dtype, reason
+            )
+        )
+    for line in report.problems():
+        _log.warning("%s: not restored: %s", reader.path, line)
+    return fitting
+
+
+def _log_restored(reader: CheckpointReader, count: int) -> None:
+    _log.info("Restored %s (%s)", reader.path, counted(count, "tensor"))
 
 
 @contextmanager
@@ -108,8 +186,13 @@ def _then_in_its_words(finding: str, cause: str) -> str:
     )
 
 
-def _by_names_in_graph(reader: CheckpointReader, variables: VarList, error: NotFoundError) -> list[SaveableObject]:
+def _by_names_in_graph(
+    reader: CheckpointReader, variables: VarList, error: NotFoundError, missing: list[str] | None
+) -> list[SaveableObject]:
     """Return saveables that are read by the names of variables in the checkpoint's object graph. Logs a warning.
+
+    Args:
+        missing: Gets the names that are not there; None: they raise an error.
 
     Raises:
         NotFoundError: a name is not in the graph. `error`, the reason why the names could not be read as keys, if there
@@ -124,7 +207,7 @@ def _by_names_in_graph(reader: CheckpointReader, variables: VarList, error: NotF
     saveables = variables.to_save()
     if all(spec.name in reader for spec in specs_of(saveables)):
         raise error
-    found = with_keys(saveables, graph.names_to_keys())
+    found = with_keys(saveables, graph.names_to_keys(), missing)
     _log.warning(
         "%s is an object-based checkpoint; its variables are restored by the names they had when it was written. "
         "If names have changed since, values may be wrong: restore objects with tfckpt.Checkpoint",
@@ -160,6 +243,8 @@ def restore_saveables(
     Raises:
         NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
         DataLossError: a value is damaged. Nothing was assigned, unless `restore_sequentially`.
+        Any error of a hook of load_state_dict, or of the load_state_dict of an object. Modules that were restored by
+            their load_state_dict are set back; the error lists what else was restored before.
 
     Cost: one read of the values; host memory of all of them, or of the largest saveable if `restore_sequentially`.
     """
@@ -174,16 +259,33 @@ def restore_saveables(
                 with _telling_what_changed(reader, saveable, done):
                     saveable.restore(builder.bulk_restore(reader, [saveable], shard, True), wanted[id(saveable)])
                 done.append(saveable.name)
+                if isinstance(saveable, StateDictSaveable):
+                    saveable.finish()
         return
     values = [builder.bulk_restore(reader, group, shard, False) for shard, group in enumerate(groups)]
+    assignments: list[tuple[SaveableObject, list[Value]]] = []
     for group, of_group in zip(groups, values, strict=True):
         first = 0
         for saveable in group:
             end = first + len(saveable.specs)
-            with _telling_what_changed(reader, saveable, done):
-                saveable.restore(of_group[first:end], wanted[id(saveable)])
-            done.append(saveable.name)
+            assignments.append((saveable, of_group[first:end]))
             first = end
+    # What may fail although it was checked comes first: it can be undone.
+    loads = [each for each, _ in assignments if isinstance(each, StateDictSaveable)]
+    if loads:
+        assignments.sort(key=lambda pair: not isinstance(pair[0], StateDictSaveable))
+    try:
+        for saveable, of_saveable in assignments:
+            with _telling_what_changed(reader, saveable, done):
+                saveable.restore(of_saveable, wanted[id(saveable)])
+            if not isinstance(saveable, StateDictSaveable):
+                done.append(saveable.name)
+    except BaseException:
+        for load in reversed(loads):
+            load.undo()
+        raise
+    for load in loads:
+        load.finish()
 
 
 @contextmanager

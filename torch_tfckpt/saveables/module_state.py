@@ -1,44 +1,55 @@
 """Save and restore modules: parameters and buffers in place, and extra state.
 
-Names are those of the module's state_dict, with the prefix "<key>/" if the module has a key in the var_list. A tensor
-that has several names, in one module or in several, is stored under the first. "<key>/.shared" stores a JSON object
-that maps its other names to the first; both are checkpoint keys: {"model/decoder.weight": "model/encoder.weight"}.
+Names are those of the module's state_dict without the parts of wrappers such as torch.compile (see `wrappers`), with
+the prefix "<key>/" if the module has a key in the var_list. A tensor that has several names, in one module or in
+several, is stored under the first. "<key>/.shared" stores a JSON object that maps its other names to the first; both
+are checkpoint keys: {"model/decoder.weight": "model/encoder.weight"}. "<key>/.versions" stores the versions of modules
+that are restored by their load_state_dict (see `state_dicts`).
+
+Contract of a restore:
+
+    filled      every parameter and persistent buffer, in place; modules with hooks or methods of their own for loading
+                by load_state_dict
+    None        a persistent buffer that is None now, but is stored, is created, and a warning is logged. Not in classes
+                of torch, where None is a setting, as in BatchNorm(track_running_stats=False); parameters are never
+                created
+    no place    other stored tensors of the module are reported as unexpected, and a warning is logged: all names below
+                its key; without a key, names below its submodules. As in TensorFlow they are not an error
+    two values  if a tensor has several names, and these are stored with different values, the first is restored, the
+                others are reported as unexpected, and a warning is logged
+    counters    num_batches_tracked, and n_averaged of an AveragedModel, may be missing; they keep their values
 """
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import DataLossError, UnimplementedError
+from torch_tfckpt.errors import DataLossError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.identity import Identity, identity_of
-from torch_tfckpt.saveables.module_tensors import group_shared, module_tensors
+from torch_tfckpt.saveables.load_report import LoadReport
+from torch_tfckpt.saveables.module_contents import EXTRA_STATE, LoadedPart, ModuleContents
+from torch_tfckpt.saveables.module_tensors import group_shared, module_tensors, registered_tensors
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.stateful import FunctionState, SaveableState, read_text, state_to_restore, state_to_save
-from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
-from torch_tfckpt.text import quoted
+from torch_tfckpt.saveables.state_dicts import VERSIONS, StateDictSaveable, is_version_kept
+from torch_tfckpt.saveables.stateful import state_to_restore, state_to_save
+from torch_tfckpt.saveables.stored_keys import StoredKeys, stored_object
+from torch_tfckpt.saveables.tensor_saveable import LazySaveable, VariableSaveable
+from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES, ModuleNames
+from torch_tfckpt.text import listed, quoted
+from torch_tfckpt.values import Value
 
-SHARED: Final = ".shared"
-EXTRA_STATE: Final = "_extra_state"  # last part of the state_dict name of the value of get_extra_state()
+_LISTED: Final = 10  # names that a message lists
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Contents:
-    """The current contents of the modules, by checkpoint key."""
-
-    tensors: dict[Identity, tuple[torch.Tensor, list[str]]] = field(default_factory=dict)  # all keys of each, in order
-    extra: dict[str, SaveableState] = field(default_factory=dict)
-    aliases: dict[str, dict[str, str]] = field(default_factory=dict)  # key of a ".shared" -> alias -> stored key
 
 
 class Modules:
@@ -62,40 +73,46 @@ class Modules:
         """Return whether no module has anything to save."""
         return not any(module.state_dict(keep_vars=True) for module in self._modules.values())
 
+    def is_lazy(self) -> bool:
+        """Return whether a tensor has no shape yet, so that nothing can be saved."""
+        return any(is_lazy(each.tensor) for module in self._modules.values() for each in registered_tensors(module))
+
     def to_save(self) -> list[SaveableObject]:
         """Return saveables for each tensor, the extra state, and the other names of shared tensors.
 
         Raises:
-            UnimplementedError: the state_dict has entries that are not parameters or buffers of the module.
+            UnimplementedError: the state_dict has entries that are not parameters or buffers of the module, and that
+                nothing in it would load.
             InvalidArgumentError, TypeError: a lazy parameter without a shape; extra state that can only be pickled.
         """
         contents = self._look()
-        saveables: list[SaveableObject] = []
-        for tensor, keys in contents.tensors.values():
-            saveables.append(VariableSaveable(tensor, "", keys[0]))
+        saveables: list[SaveableObject] = [
+            VariableSaveable(tensor.value, "", tensor.keys[0]) for tensor in contents.tensors.values()
+        ]
         for key, state in contents.extra.items():
             saveables += state_to_save(key, state)
         for key, names in contents.aliases.items():
             _log.debug("%s: several names for one tensor, which is stored once: %s", key, names)
-            saveables.append(SaveableObject(None, [SaveSpec(json.dumps(names), "", key)], key))
-        return saveables
+            saveables.append(_text(key, names))
+        return saveables + [_text(key, versions) for key, versions in _versions(contents.parts).items()]
 
-    def to_restore(self, reader: CheckpointReader) -> list[SaveableObject]:
+    def to_restore(
+        self, reader: CheckpointReader, report: LoadReport | None = None, *, strict: bool = True
+    ) -> list[SaveableObject]:
         """Return a saveable for each tensor and each extra state, with the names that `reader` has for them.
 
         A shared tensor is found under any of its names. A tensor that is not shared here, but was shared in the saved
         module, is found under the name it was stored by, so two saveables may read the same key.
 
+        Args:
+            report: Gets the stored tensors that have no place. The saveables of modules that are restored by
+                load_state_dict add what it reports.
+            strict: Raise errors for missing extra state, and by the saveables of such modules for missing entries.
+
         Raises: as `to_save`, plus NotFoundError and any other error from reading extra state and ".shared".
         """
-        contents = self._look()
-        stored = _StoredKeys(reader)
-        saveables: list[SaveableObject] = []
-        for tensor, keys in contents.tensors.values():
-            saveable = VariableSaveable(tensor, "", keys[0])
-            saveable.specs[0].name = stored.key_for(keys)
-            saveables.append(saveable)
-        return saveables + [state_to_restore(key, state, reader) for key, state in contents.extra.items()]
+        restore = _ModulesRestore(self._modules, self._look(), reader, LoadReport() if report is None else report)
+        return restore.saveables(strict=strict)
 
     def names_of_tensors(self) -> Iterator[tuple[str, dict[Identity, str]]]:
         """Yield each module's key, and the first name of each of its parameters and buffers by identity."""
@@ -103,86 +120,234 @@ class Modules:
             groups = group_shared(module_tensors(module))
             yield key, {identity_of(first.tensor): first.name for first, *_ in groups}
 
-    def _look(self) -> _Contents:
-        contents = _Contents()
+    def without_wrappers(self, optimizer: torch.optim.Optimizer, names: list[list[str]]) -> list[list[str]]:
+        """Return the names of an optimizer's parameters without the parts of wrappers among these modules.
+
+        An optimizer that was built from the named_parameters() of a wrapped module has names with these parts.
+        """
+        wrapped: dict[tuple[Identity, str], str] = {}
+        for module in self._modules.values():
+            of_module = ModuleNames(module)
+            for name, parameter in module.named_parameters(remove_duplicate=False) if of_module.has_wrappers else ():
+                wrapped[identity_of(parameter), name] = of_module.stored(name)
+        if not wrapped:
+            return names
+        return [
+            [wrapped.get((identity_of(each), name), name) for each, name in zip(group["params"], own, strict=True)]
+            for group, own in zip(optimizer.param_groups, names, strict=True)
+        ]
+
+    def _look(self) -> ModuleContents:
+        contents = ModuleContents()
         for key, module in self._modules.items():
-            prefix = f"{key}/" if key else ""
-            saved = module.state_dict(keep_vars=True)
-            own = {identity_of(each.tensor) for each in module_tensors(module, saved)}
-            for name, value in saved.items():
-                if name.rpartition(".")[2] == EXTRA_STATE:
-                    contents.extra[prefix + name] = _extra_state(module, name, value)
-                    continue
-                identity = identity_of(value)
-                if identity not in own:
-                    raise UnimplementedError(
-                        f"{quoted(prefix + name)}: this entry of the module's state_dict is not one of its parameters "
-                        f"or buffers, so it cannot be restored in place. Put the result of state_dict() into var_list, "
-                        f"and call load_state_dict after the restore"
-                    )
-                _, keys = contents.tensors.setdefault(identity, (value, []))
-                keys.append(prefix + name)
-                if len(keys) > 1:
-                    contents.aliases.setdefault(prefix + SHARED, {})[prefix + name] = keys[0]
+            contents.add(_owner(key), module)
         return contents
 
 
-class _StoredKeys:
-    """Find the key under which a checkpoint stores a tensor."""
+class _ModulesRestore:
+    """One restore of modules."""
 
-    def __init__(self, reader: CheckpointReader) -> None:
-        self._reader = reader
+    def __init__(
+        self, modules: Mapping[str, nn.Module], contents: ModuleContents, reader: CheckpointReader, report: LoadReport
+    ) -> None:
+        self._modules = {_owner(key): module for key, module in modules.items()}
+        self._contents, self._reader, self._report = contents, reader, report
+        self._stored = StoredKeys(reader, list(self._modules))
 
-    def key_for(self, keys: list[str]) -> str:
-        """Return the key to read for a tensor with these keys; the first of them if the checkpoint has none."""
-        present = [key for key in keys if key in self._reader]
-        if len(present) > 1:
-            _log.info(
-                "the checkpoint stores separate values for one shared tensor: %s. The first is restored",
-                ", ".join(map(quoted, present)),
+    def saveables(self, *, strict: bool) -> list[SaveableObject]:
+        found: list[SaveableObject] = []
+        read_as: dict[str, str] = {}  # key -> the key to read
+        absent: dict[str, torch.Tensor] = {}
+        anything = False
+        for tensor in self._contents.tensors.values():
+            key = self._stored.key_for(tensor.keys, self._report)
+            is_stored = key in self._reader
+            anything = anything or is_stored
+            if self._contents.parts:
+                read_as.update(dict.fromkeys(tensor.keys, key))
+            if not is_stored and tensor.may_be_absent:
+                absent[tensor.keys[0]] = tensor.value
+            elif tensor.is_filled:
+                found.append(_filled(tensor.value, tensor.keys[0], key))
+        if not anything:  # of any module under these names: the error should count all of them
+            found += [_filled(value, key, key) for key, value in absent.items()]
+            absent = {}
+        for key, state in self._contents.extra.items():
+            read_as[key] = self._stored.key_for([key], self._report)
+            if self._contents.keys[key] is not None:
+                continue
+            try:
+                found.append(state_to_restore(read_as[key], state, self._reader))
+            except NotFoundError:
+                if strict:
+                    raise
+                self._report.missing.append(key)
+        found += self._parts(read_as, frozenset(absent), strict=strict)
+        found += self._without_place({spec.name for saveable in found for spec in saveable.specs})
+        if absent:
+            self._remark(f"not stored, and unchanged: {listed(list(absent), _LISTED)}", logging.INFO)
+        return found
+
+    def _parts(
+        self, read_as: Mapping[str, str], may_be_absent: frozenset[str], *, strict: bool
+    ) -> Iterator[StateDictSaveable]:
+        """Yield the saveables of modules that are restored by load_state_dict."""
+        if not self._contents.parts:
+            return
+        unknown = self._unknown(set(read_as.values()))
+        for part in self._contents.parts:
+            entries = {name: read_as[key] for name, key in part.keys.items() if read_as[key] in self._reader}
+            for name, key in unknown.get(part.prefix, {}).items():
+                entries.setdefault(part.names.spelled(name), key)
+            strings = {name for name, key in entries.items() if self._reader.dtype(key) == DataType.DT_STRING}
+            yield StateDictSaveable(
+                part.prefix.rstrip("./"),
+                part.module,
+                tensors={name: key for name, key in entries.items() if name not in strings},
+                states={name: key for name, key in entries.items() if name in strings},
+                reader=self._reader,
+                versions=self._versions_of(part),
+                wanted=part.keys,
+                optional=frozenset(name for name, key in part.keys.items() if key in may_be_absent),
+                strict=strict,
+                report=self._report,
             )
-        if present:
-            return present[0]
-        return next((self._shared[key] for key in keys if key in self._shared), keys[0])
 
-    @cached_property
-    def _shared(self) -> dict[str, str]:
-        """Alias -> stored key, of all modules in the checkpoint. Read only when a name is missing."""
-        return shared_names(self._reader)
+    def _unknown(self, known: set[str]) -> dict[str, dict[str, str]]:
+        """Return, for the prefix of each part, the name below it -> key of stored values that it does not have now."""
+        prefixes = {part.prefix for part in self._contents.parts}
+        found: dict[str, dict[str, str]] = {}
+        for bare, key in (*((key, key) for key in self._reader.keys()), *self._stored.wrapped.items()):
+            owner = self._owner_of(bare)
+            if key in known or bare in self._contents.keys or owner is None or not self._is_entry(bare, owner):
+                continue
+            end = len(bare)
+            while end > len(owner) and bare[:end] not in prefixes:
+                end = max(bare.rfind(".", 0, end - 1) + 1, len(owner))
+            if bare[:end] in prefixes:
+                found.setdefault(bare[:end], {})[bare[end:]] = key
+        return found
+
+    def _owner_of(self, key: str) -> str | None:
+        """Return the longest prefix of a module of the var_list with which a key begins."""
+        return max((owner for owner in self._modules if key.startswith(owner)), key=len, default=None)
+
+    def _is_entry(self, key: str, owner: str) -> bool:
+        """Return whether a key may be an entry of the state_dict of a module, and not that of another object."""
+        if "/" in key[len(owner) :] or ("/" in owner and not key.startswith(owner)):
+            return False
+        return key.rpartition(".")[2] == EXTRA_STATE or self._reader.dtype(key) != DataType.DT_STRING
+
+    def _versions_of(self, part: LoadedPart) -> dict[str, int]:
+        """Return the stored versions of a part: path in its state_dict -> version."""
+        key = part.owner + VERSIONS
+        if key not in self._reader:
+            return {}
+        found: dict[str, int] = {}
+        for path, version in stored_object(self._reader, key).items():
+            if not isinstance(version, int):
+                raise DataLossError(f"{self._reader.path}: {quoted(key)} is not a JSON object of numbers")
+            prefix = f"{path}." if path else ""
+            if prefix.startswith(part.within):
+                found[part.names.spelled(prefix[len(part.within) :]).removesuffix(".")] = version
+        return found
+
+    def _without_place(self, used: set[str]) -> Iterator[SaveableObject]:
+        """Yield saveables that create buffers, and report the other stored tensors of the modules."""
+        left = [key for key in self._reader.keys() if key not in used and key not in self._contents.keys]
+        if not left:
+            return
+        bare_of = {key: bare for bare, key in self._stored.wrapped.items()}
+        owners: dict[str, dict[str, nn.Module]] = {}
+        lost, created = [], []
+        for key in left:
+            bare = bare_of.get(key, key)
+            owner = self._owner_of(bare)
+            if owner is None or bare in self._contents.keys or not self._is_entry(key, key[: len(owner)]):
+                continue
+            if owner not in owners:
+                owners[owner] = ModuleNames(self._modules[owner]).owners()
+            end = bare.rfind(".", len(owner)) + 1 or len(owner)
+            module, attribute = owners[owner].get(bare[len(owner) : end]), bare[end:]
+            if module is not None and _is_empty_buffer(module, attribute):
+                created.append(key)
+                yield _NewBuffer(module, attribute, _device_of(module, self._modules[owner]), key, self._reader)
+            elif module is not None and attribute == COUNT_OF_AVERAGES and not self._reader.shape(key):
+                self._remark(f"{quoted(key)} counts the averages of an AveragedModel. It is ignored", logging.INFO)
+                self._report.ignored.append(key)
+            elif owner or (module is not None and (end or attribute in module._parameters)):
+                lost.append(key)
+        if created:
+            self._remark(f"buffers that were None were created: {listed(created, _LISTED)}", logging.WARNING)
+        if lost:
+            self._report.unexpected.extend(lost)
+            _log.warning(
+                "%s: the restored modules have no place for these stored tensors, which are not restored: %s. If they "
+                "are created later, for example by the first forward pass, create them before the restore",
+                self._reader.path,
+                listed(lost, _LISTED),
+            )
+
+    def _remark(self, text: str, level: int) -> None:
+        self._report.remarks.append(text)
+        _log.log(level, "%s: %s", self._reader.path, text)
 
 
-def shared_names(reader: CheckpointReader) -> dict[str, str]:
-    """Return alias -> stored key, of all modules in the checkpoint.
+class _NewBuffer(SaveableObject):
+    """A persistent buffer that is None now."""
 
-    Raises:
-        DataLossError: a ".shared" entry is damaged.
+    def __init__(
+        self, module: nn.Module, attribute: str, device: torch.device, key: str, reader: CheckpointReader
+    ) -> None:
+        super().__init__(None, [SaveSpec(None, "", key, reader.dtype(key), device)], key)
+        self._module, self._attribute, self._device = module, attribute, device
 
-    Cost: visits all keys, and reads the ".shared" entries.
-    """
-    found: dict[str, str] = {}
-    for key in reader.keys():
-        if key.rpartition("/")[2] == SHARED and reader.dtype(key) == DataType.DT_STRING:
-            found.update(_aliases_in(reader, key))
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        """Set the buffer to a copy of the value."""
+        (value,) = restored_tensors
+        assert isinstance(value, torch.Tensor), "its dtype was checked"
+        self._module._buffers[self._attribute] = value.to(self._device, copy=True)
+
+
+def _owner(key: str) -> str:
+    return f"{key}/" if key else ""
+
+
+def _text(key: str, value: Mapping[str, Any]) -> SaveableObject:
+    return SaveableObject(None, [SaveSpec(json.dumps(value), "", key)], key)
+
+
+def _versions(parts: Sequence[LoadedPart]) -> dict[str, dict[str, int]]:
+    """Return the key of each ".versions" -> path of a module in the module of the var_list -> its version."""
+    found: dict[str, dict[str, int]] = {}
+    for part in parts:
+        for path, each in part.module.named_modules(remove_duplicate=False):
+            if is_version_kept(each):
+                stored = part.within + part.names.stored(f"{path}." if path else "")
+                found.setdefault(part.owner + VERSIONS, {})[stored.removesuffix(".")] = int(each._version)
     return found
 
 
-def _aliases_in(reader: CheckpointReader, key: str) -> dict[str, str]:
-    text = read_text(reader, key)
-    try:
-        names = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataLossError(f"{reader.path}: {quoted(key)} is not valid JSON: {error}") from error
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise DataLossError(f"{reader.path}: {quoted(key)} is not a JSON object of names")
-    return names
+def _filled(tensor: torch.Tensor, name: str, key: str) -> SaveableObject:
+    if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+        saveable: SaveableObject = LazySaveable(tensor, name)
+    else:
+        saveable = VariableSaveable(tensor, "", name)
+    saveable.specs[0].name = key
+    return saveable
 
 
-def _extra_state(module: nn.Module, name: str, value: object) -> SaveableState:
-    try:
-        owner = module.get_submodule(name.removesuffix(EXTRA_STATE).removesuffix("."))
-    except AttributeError as error:
-        raise UnimplementedError(
-            f"{quoted(name)}: the module has no such submodule: a hook has renamed the entries of its "
-            "state_dict. Remove the hook"
-        ) from error
-    return FunctionState(lambda: value, owner.set_extra_state)
+def _is_empty_buffer(module: nn.Module, attribute: str) -> bool:
+    """Return whether a stored value may be set as this buffer of a module."""
+    if attribute not in module._buffers or module._buffers[attribute] is not None:
+        return False
+    return attribute not in module._non_persistent_buffers_set and not type(module).__module__.startswith("torch.")
+
+
+def _device_of(*modules: nn.Module) -> torch.device:
+    """Return the device of the first tensor in one of the modules."""
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.device.type != "meta":
+                return tensor.device
+    return torch.device("cpu")

@@ -1,12 +1,13 @@
-"""List the parameters and buffers of a module: where each is registered, and its state_dict name.
+"""List the parameters and buffers of a module: where each is registered, and its name in checkpoints.
 
     [tensor.name for tensor in module_tensors(model)]     # ["embed.weight", "layers.0.weight", "decoder.weight"]
 
 Contract, the same for every caller:
 
     order         that of nn.Module.state_dict: parameters of a module, its buffers, then its submodules
-    name          the one in module.state_dict(keep_vars=True). A hook or an override of state_dict may rename an entry:
-                  activation checkpointing removes "_checkpoint_wrapped_module." from all names
+    name          the one in module.state_dict(keep_vars=True), without the parts of wrappers such as torch.compile
+                  (see `wrappers`). A hook or an override of state_dict may rename an entry: activation checkpointing
+                  removes "_checkpoint_wrapped_module." from all names
     persistent    whether the state_dict contains the tensor. Other buffers, and tensors that a hook or an override
                   removes, are listed under their attribute names
     shared        a tensor that is registered in several places (tied weights, a submodule with two names) is listed
@@ -23,6 +24,7 @@ import torch
 from torch import nn
 
 from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES, ModuleNames, wrapped_part
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +37,22 @@ class ModuleTensor:
     tensor: torch.Tensor
     is_parameter: bool
     persistent: bool
+
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether a checkpoint may lack it: a counter that torch, or a wrapper, adds to the tensors of a model.
+
+        torch loads a BatchNorm without num_batches_tracked, which old versions did not have, if the state_dict has no
+        version. n_averaged of an AveragedModel is not stored for the model itself.
+        """
+        if self.attribute == "num_batches_tracked":
+            return isinstance(self.module, nn.modules.batchnorm._NormBase)
+        return self.is_wrappers
+
+    @property
+    def is_wrappers(self) -> bool:
+        """Whether this is n_averaged of an AveragedModel, and not a tensor of the model that it wraps."""
+        return self.attribute == COUNT_OF_AVERAGES and wrapped_part(self.module) is not None
 
     @property
     def parent(self) -> str:
@@ -66,20 +84,27 @@ def own_tensors(module: nn.Module, prefix: str = "") -> Iterator[ModuleTensor]:
             yield ModuleTensor(prefix + name, module, name, buffer, is_parameter=False, persistent=persistent)
 
 
-def module_tensors(module: nn.Module, state_dict: Mapping[str, object] | None = None) -> list[ModuleTensor]:
+def registered_tensors(module: nn.Module) -> Iterator[ModuleTensor]:
+    """Yield `own_tensors` of `module` and its submodules, named by attributes."""
+    for name, part in module.named_modules(remove_duplicate=False):
+        yield from own_tensors(part, f"{name}." if name else "")
+
+
+def module_tensors(
+    module: nn.Module, state_dict: Mapping[str, object] | None = None, names: ModuleNames | None = None
+) -> list[ModuleTensor]:
     """Return the tensors registered in `module` and its submodules, by the contract above.
 
     Args:
         state_dict: `module.state_dict(keep_vars=True)`, if the caller has it already; otherwise it is called here.
+        names: `ModuleNames(module)`, likewise.
     """
     saved = module.state_dict(keep_vars=True) if state_dict is None else state_dict
-    found = [
-        each
-        for name, part in module.named_modules(remove_duplicate=False)
-        for each in own_tensors(part, f"{name}." if name else "")
-    ]
+    found = list(registered_tensors(module))
     renamed = _renamed(saved, {each.name for each in found})
-    return [each if each.persistent and each.name in saved else _as_saved(each, saved, renamed) for each in found]
+    found = [each if each.persistent and each.name in saved else _as_saved(each, saved, renamed) for each in found]
+    names = ModuleNames(module) if names is None else names
+    return [replace(each, name=names.stored(each.name)) for each in found] if names.has_wrappers else found
 
 
 def _as_saved(place: ModuleTensor, saved: Mapping[str, object], renamed: Mapping[Identity, list[str]]) -> ModuleTensor:

@@ -32,6 +32,7 @@ from torch_tfckpt.saveables.identity import identity_of
 from torch_tfckpt.saveables.late_parameters import LateParameters, forget_late_parameters
 from torch_tfckpt.saveables.optimizer_groups import hyperparameters_of_groups, names_in, without_parameters
 from torch_tfckpt.saveables.optimizer_loading import hidden_optimizers, load_exactly, optimizer_at
+from torch_tfckpt.saveables.wrapped_parameters import with_names_here
 from torch_tfckpt.text import counted, first_lines, listed, quoted
 
 _LISTED: Final = 8  # names that a message lists
@@ -65,6 +66,16 @@ class PlannedOptimizer:
     late: set[str] = field(default_factory=set)
     stored: dict[str, Any] = field(default_factory=dict)
     wrapped: "list[tuple[OptimizerState, PlannedOptimizer]]" = field(default_factory=list)
+
+    def rename(self, here: Names) -> None:
+        """Use the names that parameters have now, which may differ from the stored ones by the parts of wrappers."""
+        renamed = with_names_here(self.stored, [name for group in here for name in group if name is not None])
+        assert isinstance(renamed, dict), "planned from a dict"
+        now = dict(zip(names_in(self.stored["param_groups"]), names_in(renamed["param_groups"]), strict=True))
+        late = {now[name] for name in self.late}
+        self.late.clear()
+        self.late.update(late)
+        self.stored = renamed
 
 
 class OptimizerState:
@@ -141,6 +152,7 @@ class OptimizerState:
                 another shape; the stored optimizer is of another class.
         """
         names = self.names()
+        stored = with_names_here(stored, [name for group in names for name in group if name is not None])
         groups, state = _parts(stored)
         assert isinstance(stored, dict)
         there = set(names_in(groups))
@@ -192,6 +204,7 @@ class OptimizerState:
         except InvalidArgumentError as error:
             _log.warning("%s: the stored state of %d parameters still waits: %s", self._place, len(planned.late), error)
             return set()
+        planned.rename(names)
         groups, state = _parts(planned.stored)
         of_late = [{**group, "params": [name for name in group["params"] if name in planned.late]} for group in groups]
         new = {name for group in names for name in group if name in planned.late}

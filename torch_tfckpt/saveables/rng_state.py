@@ -26,7 +26,7 @@ class RNGState:
         >>> saver = tfckpt.Saver({"model": torch.nn.Linear(2, 1), "rng": tfckpt.RNGState()})
         >>> path = saver.save("model.ckpt")
         >>> expected = torch.rand(3)
-        >>> saver.restore(path)
+        >>> report = saver.restore(path)
         >>> torch.equal(torch.rand(3), expected)
         True
     """

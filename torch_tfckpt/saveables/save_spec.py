@@ -103,7 +103,7 @@ class SaveableObject:
         >>> saver = tfckpt.Saver([count])
         >>> path = saver.save("model.ckpt")
         >>> count.value = 0
-        >>> saver.restore(path)
+        >>> report = saver.restore(path)
         >>> count.value
         3
     """

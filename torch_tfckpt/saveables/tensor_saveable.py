@@ -8,7 +8,9 @@ from math import prod
 from typing import Protocol, TypeGuard
 
 import torch
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
+from torch_tfckpt.dtypes import data_type
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.object_graph import VARIABLE_VALUE
 from torch_tfckpt.format.tensor_slice import Shape
@@ -84,6 +86,26 @@ class VariableSaveable(SaveableObject):
         # A tensor created in inference mode can only be written in that mode.
         with torch.inference_mode() if self.tensor.is_inference() else torch.no_grad():
             copy_slice(self.tensor, (), value.reshape(self.tensor.shape))
+
+
+class LazySaveable(SaveableObject):
+    """A parameter or buffer of a lazy module that has no shape yet; a restore gives it the stored shape."""
+
+    def __init__(self, tensor: UninitializedParameter | UninitializedBuffer, key: str) -> None:
+        spec = SaveSpec(None, "", key, data_type(tensor.dtype, key), tensor.device)
+        super().__init__(tensor, [spec], key)
+        self._tensor = tensor
+
+    def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
+        check_memory(self.name, self._tensor)
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        (value,) = restored_tensors
+        assert isinstance(value, torch.Tensor), "its dtype was checked"
+        if is_lazy(self._tensor):  # a second name for it may have been restored before
+            self._tensor.materialize(value.shape)
+        with torch.no_grad():
+            self._tensor.copy_(value)
 
 
 def _memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:

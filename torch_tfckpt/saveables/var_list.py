@@ -11,8 +11,9 @@ from torch.nn.parameter import UninitializedParameter
 
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import FailedPreconditionError, error_context
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, error_context
 from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.load_report import LoadReport
 from torch_tfckpt.saveables.module_state import Modules
 from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saveables.nested_values import CONTAINERS, ItemValue, is_module_snapshot, is_saved, taken_apart
@@ -93,6 +94,11 @@ class VarList:
         """Whether there is nothing to save."""
         return not self._saved and not self._states and self._modules.is_empty()
 
+    @property
+    def is_lazy(self) -> bool:
+        """Whether a tensor of a module has no shape yet: nothing can be saved then, but everything can be restored."""
+        return self._modules.is_lazy()
+
     def to_save(self, *, to_check: bool = False) -> list[SaveableObject]:
         """Return the present saveables, sorted by name; one per tensor, so that they can be grouped by device.
 
@@ -125,10 +131,16 @@ class VarList:
         self._in_order = ordered if all_kept else None
         return list(ordered)
 
-    def to_restore(self, reader: CheckpointReader) -> list[SaveableObject]:
+    def to_restore(
+        self, reader: CheckpointReader, report: LoadReport | None = None, *, strict: bool = True
+    ) -> list[SaveableObject]:
         """Return the saveables that restore from that checkpoint, sorted by name. Nothing is changed yet.
 
         An object with state has one saveable, with a spec for its JSON and one for each tensor that the JSON names.
+
+        Args:
+            report: Gets what modules do not have a place for and, unless `strict`, state that cannot be restored.
+            strict: Raise errors for that state.
 
         Raises:
             NotFoundError: "Key N not found in checkpoint", for state. Tensors are not looked up.
@@ -138,11 +150,19 @@ class VarList:
 
         Cost: reads the JSON of all state; at most one index entry per tensor.
         """
+        report = LoadReport() if report is None else report
         for name in self._off:
             if name in reader:
                 _log.warning("%s: %s is stored, but is None here. It is not restored", reader.path, quoted(name))
-        saveables = self._own_saveables() + self._modules.to_restore(reader)
-        saveables += [state_to_restore(key, state, reader) for key, state in self._states.items()]
+        saveables = self._own_saveables() + self._modules.to_restore(reader, report, strict=strict)
+        for key, state in self._states.items():
+            try:
+                saveables.append(state_to_restore(key, state, reader))
+            except (NotFoundError, InvalidArgumentError) as error:
+                if strict:
+                    raise
+                report.missing.append(key)
+                report.remarks.append(str(error))
         return _in_order(saveables)
 
     def _own_saveables(self) -> list[SaveableObject]:
@@ -181,7 +201,8 @@ class VarList:
                 if isinstance(tensor, torch.Tensor):
                     name = part.name if isinstance(part, Variable) and part is not value else key
                     tensors.setdefault(identity_of(tensor), name)
-        return parameter_names(optimizer, self._modules.names_of_tensors(), tensors)
+        names = parameter_names(optimizer, self._modules.names_of_tensors(), tensors)
+        return self._modules.without_wrappers(optimizer, names)
 
     def _check_now(self) -> None:
         """Raise the errors that every later save would raise. state_dict() is not called: it may be large."""

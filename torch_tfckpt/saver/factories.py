@@ -86,7 +86,7 @@ def saver_from_object_based_checkpoint(
         >>> import torch, torch_tfckpt as tfckpt
         >>> path = tfckpt.Checkpoint(w=tfckpt.Variable(torch.ones(2), "dense/kernel")).save("ckpt")
         >>> kernel = torch.zeros(2)
-        >>> tfckpt.saver_from_object_based_checkpoint(path, {"dense/kernel": kernel}).restore(path)
+        >>> report = tfckpt.saver_from_object_based_checkpoint(path, {"dense/kernel": kernel}).restore(path)
         >>> kernel
         tensor([1., 1.])
     """

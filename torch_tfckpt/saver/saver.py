@@ -11,7 +11,6 @@ Source: tensorflow/python/training/saver.py.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Literal, Self
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
@@ -23,8 +22,9 @@ from torch_tfckpt.meta_graph.graph_collections import registered_variables
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder, begin_save
 from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle, skipped_save
-from torch_tfckpt.save_restore.restore import restore_path
+from torch_tfckpt.save_restore.restore import RestoreOptions, restore_path
 from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes, out_of_scope
+from torch_tfckpt.saveables.load_report import LoadReport
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.saver.meta_graph import MetaGraphSource, TensorsGraph
@@ -86,7 +86,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         >>> saver = tfckpt.Saver({"model": torch.nn.Linear(2, 1), "step": step}, max_to_keep=3)
         >>> latest = tfckpt.latest_checkpoint("run")
         >>> if latest is not None:
-        ...     saver.restore(latest)
+        ...     report = saver.restore(latest)
         >>> for _ in range(5):
         ...     step += 1
         ...     path = saver.save("run/model.ckpt", global_step=step)
@@ -180,7 +180,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             self._builder = BulkSaverBuilder(self._write_version or SaverDef.V1)
         if self.saver_def is None and self._variables is not None:
             self.saver_def = self._builder.build(
-                self._variables.to_save(to_check=True),
+                [] if self._variables.is_lazy else self._variables.to_save(to_check=True),
                 self._reshape,
                 self._sharded,
                 self._max_to_keep,
@@ -312,43 +312,44 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             request.target, save.staged, save.complete, save.abandon, block_until_staged=block_until_staged
         )
 
-    def restore(self, save_path: AnyPath | None) -> None:
+    def restore(self, save_path: AnyPath | None, *, strict: bool = True, verify: bool = True) -> LoadReport:
         """Restore everything in place.
 
         Args:
             save_path: The result of `save`, or any other path that CheckpointReader accepts.
+            strict: Raise an error for what is missing or does not fit. False: restore the rest, and report it.
+            verify: Whether to verify checksums.
+
+        Returns:
+            A report; `unexpected` lists stored tensors of modules that have no place in them, which are also logged.
 
         Raises:
             InvalidArgumentError (a ValueError): there is no such checkpoint; or dtypes or shapes do not fit.
             NotFoundError: a name is not in the checkpoint, or a data file is missing.
             DataLossError: a value is damaged.
+            Any error of a hook of load_state_dict; modules with such hooks are set back.
 
         In an object-based checkpoint (tf.train.Checkpoint, Keras) names that are not keys are looked up as names of
         variables, with a warning in the log. Names, dtypes and shapes are checked, and all values read and verified,
         before the first is assigned (unless `restore_sequentially`). Parameters stay the same objects on the same
-        devices; no gradient is recorded.
+        devices; no gradient is recorded. Modules with hooks or methods of their own for loading are restored by
+        load_state_dict, and copied first.
         Cost: one read of the values; host memory of all of them, or of the largest with `restore_sequentially`.
         """
         self._require_built("restore")
         if self._variables is None:
-            return
+            return LoadReport()
         if save_path is None:
             raise InvalidArgumentError(
                 "Can't load save_path when it is None. latest_checkpoint returns None if it finds no checkpoint"
             )
         assert self._builder is not None, "built without a builder"
-        prefix = restore_path(
-            self._builder,
-            fspath(save_path),
-            self._variables,
-            storage=self.storage,
-            reshape=self._reshape,
-            sharded=self._sharded,
-            restore_sequentially=self._sequentially,
-        )
+        how = RestoreOptions(self._reshape, self._sharded, self._sequentially, strict, verify)
+        prefix, report = restore_path(self._builder, fspath(save_path), self._variables, how, storage=self.storage)
         if prefix is not None and self._records is not None:
             self._records.restored(prefix)
         self._graph.values_restored()
+        return report
 
     # The saver as a message.
 
@@ -398,9 +399,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _saveables(self) -> list[SaveableObject]:

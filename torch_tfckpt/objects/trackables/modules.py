@@ -3,7 +3,7 @@
 Source: tensorflow/python/trackable/base.py for the methods that an object may have.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,12 +15,16 @@ from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.format.object_graph import checkpoint_key, escape_local_name, unescape_local_name
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.objects.trackables.plain_values import StateTrackable
+from torch_tfckpt.objects.trackables.tensors import TensorTrackable
 from torch_tfckpt.objects.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
-from torch_tfckpt.saveables.module_state import EXTRA_STATE
-from torch_tfckpt.saveables.module_tensors import own_tensors
+from torch_tfckpt.saveables.identity import identity_of
+from torch_tfckpt.saveables.module_contents import EXTRA_STATE
+from torch_tfckpt.saveables.module_tensors import module_tensors, own_tensors
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.state_dicts import loads_state_dict
 from torch_tfckpt.saveables.stateful import FunctionState
 from torch_tfckpt.saveables.tensor_saveable import has_saveables, saveables_of_attribute
+from torch_tfckpt.saveables.wrappers import wrapped_part
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value, WritableValue
 
@@ -29,38 +33,80 @@ class ModuleTrackable(Trackable):
     """A module: its own parameters, then persistent buffers, then modules, each under its attribute's name.
 
     Buffers that are not persistent, and attributes that are None, are omitted. Extra state is a separate child, under
-    its name in the state_dict.
+    its name in the state_dict. A module and the wrappers around it, such as torch.compile, are one node.
     """
 
     def __init__(self, target: nn.Module) -> None:
-        super().__init__(target)
-        self._module = target
+        wrappers = [target]
+        while (part := wrapped_part(wrappers[-1])) is not None:
+            wrappers.append(wrappers[-1]._modules[part])  # type: ignore[arg-type]
+        while len(wrappers) > 1 and not _has_entries(wrappers[0]):
+            del wrappers[0]
+        super().__init__(wrappers[0])
+        self.module = wrappers[0]
+        self._layers = wrappers  # from the outermost wrapper with entries of its own to the module
 
     def children(self) -> Iterable[tuple[str, object]]:
-        module = self._module
-        for each in own_tensors(module):
-            if each.persistent:
-                yield each.attribute, each.tensor
-        for name, child in module._modules.items():
-            if child is not None:
-                yield name, child
-        if type(module).get_extra_state is not nn.Module.get_extra_state:
-            yield EXTRA_STATE, _ExtraState(module)
+        layers = self._layers
+        for module in layers:
+            for each in own_tensors(module):
+                if each.persistent:
+                    is_wrappers = module is not layers[-1] and each.is_wrappers
+                    yield each.attribute, _WrapperTensor(each.tensor) if is_wrappers else each.tensor
+        for module in layers:
+            part = wrapped_part(module) if module is not layers[-1] else None
+            for name, child in module._modules.items():
+                if child is not None and name != part:
+                    yield name, child
+        for module in layers:
+            if type(module).get_extra_state is not nn.Module.get_extra_state:
+                yield EXTRA_STATE, _ExtraState(module)
+
+    @property
+    def innermost(self) -> nn.Module:
+        """The module inside all wrappers."""
+        return self._layers[-1]
+
+    @property
+    def loads_state_dict(self) -> bool:
+        """Whether it is restored by load_state_dict, so that hooks and methods of its own are called."""
+        return loads_state_dict(self.module) or any(map(loads_state_dict, self._layers[1:]))
 
     def check(self) -> None:
         """Raise UnimplementedError if the state_dict has entries that are not children: these would be lost."""
-        module = self._module
-        if type(module)._save_to_state_dict is nn.Module._save_to_state_dict:
-            return
-        saved: dict[str, object] = {}
-        module._save_to_state_dict(saved, "", True)
-        lost = saved.keys() - {name for name, _ in self.children()}
+        for module in self._layers:
+            if type(module)._save_to_state_dict is not nn.Module._save_to_state_dict:
+                saved: dict[str, object] = {}
+                module._save_to_state_dict(saved, "", True)
+                self._check_entries(module, saved.keys() - {name for name, _ in self.children()})
+            if loads_state_dict(module):
+                saved = module.state_dict(keep_vars=True)
+                own = {identity_of(each.tensor) for each in module_tensors(module, saved)}
+                lost = {name for name, value in saved.items() if identity_of(value) not in own}
+                self._check_entries(module, {name for name in lost if name.rpartition(".")[2] != EXTRA_STATE})
+
+    def _check_entries(self, module: nn.Module, lost: Collection[str]) -> None:
         if lost:
             raise UnimplementedError(
                 f"{type(module).__name__}: the entries {', '.join(map(quoted, sorted(lost)))} of the module's "
                 f"state_dict are not parameters or buffers of the module, so they cannot be restored in place. "
                 f"Pass an object whose state_dict and load_state_dict are the module's"
             )
+
+
+def _has_entries(wrapper: nn.Module) -> bool:
+    """Return whether a wrapper has something of its own to save."""
+    others = wrapper._modules.keys() - {wrapped_part(wrapper)}
+    has_tensors = any(each.persistent for each in own_tensors(wrapper))
+    return has_tensors or bool(others) or type(wrapper).get_extra_state is not nn.Module.get_extra_state
+
+
+class _WrapperTensor(TensorTrackable):
+    """A tensor of a wrapper, such as n_averaged: not stored for the module itself, and then unchanged."""
+
+    @property
+    def needs_values(self) -> bool:
+        return False
 
 
 class _ExtraState(StateTrackable):

@@ -1,20 +1,16 @@
 """Tensors, Parameters and Variables as nodes: one attribute, VARIABLE_VALUE."""
 
-from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from torch_tfckpt.dtypes import data_type
 from torch_tfckpt.format.object_graph import VARIABLE_VALUE, checkpoint_key
-from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.objects.trackables.trackable import RestoredValues, SavedValues, StoredNode, Trackable
 from torch_tfckpt.saveables.identity import Identity, identity_of
-from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, check_memory
+from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.tensor_saveable import LazySaveable, VariableSaveable
 from torch_tfckpt.saveables.variables import Variable
-from torch_tfckpt.values import Value
 
 
 class TensorTrackable(Trackable):
@@ -52,30 +48,10 @@ class TensorTrackable(Trackable):
     def saveable(self, key: str) -> SaveableObject:
         """Return the saveable that restores the value stored under `key`."""
         if isinstance(self.tensor, UninitializedParameter | UninitializedBuffer):
-            return _LazySaveable(self.tensor, key)
+            return LazySaveable(self.tensor, key)
         return VariableSaveable(self._variable, self._slice_spec, key)
 
     @property
     def _slice_spec(self) -> str:
         info = self._variable.slice_info if isinstance(self._variable, Variable) else None
         return info.spec if info is not None else ""
-
-
-class _LazySaveable(SaveableObject):
-    """A parameter or buffer of a lazy module that has no shape yet."""
-
-    def __init__(self, tensor: UninitializedParameter | UninitializedBuffer, key: str) -> None:
-        spec = SaveSpec(None, "", key, data_type(tensor.dtype, key), tensor.device)
-        super().__init__(tensor, [spec], key)
-        self._tensor = tensor
-
-    def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        check_memory(self.name, self._tensor)
-
-    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        (value,) = restored_tensors
-        assert isinstance(value, torch.Tensor), "its dtype was checked"
-        if is_lazy(self._tensor):  # a second name for it may have been restored before
-            self._tensor.materialize(value.shape)
-        with torch.no_grad():
-            self._tensor.copy_(value)

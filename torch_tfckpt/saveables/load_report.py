@@ -24,8 +24,9 @@ class Mismatch(NamedTuple):
         stored_shape: Shape in the checkpoint.
         stored_dtype: Element type in the checkpoint.
         layout: The layout that was tried.
-        shape: Shape in the module; None for a lazy tensor, whose layout needs another number of dimensions.
-        dtype: Element type in the module.
+        shape: Shape in the module; None for a lazy tensor, whose layout needs another number of dimensions, and for
+            values that are not tensors.
+        dtype: Element type in the module; None for values that are not tensors.
         reason: Description of the mismatch.
 
     Examples:
@@ -42,7 +43,7 @@ class Mismatch(NamedTuple):
     stored_dtype: DataType
     layout: str
     shape: Shape | None
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     reason: str
 
     def __str__(self) -> str:
@@ -80,10 +81,10 @@ class Conversion(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Report of load_model. Unpacks as (missing, unexpected), like the result of load_state_dict.
+    """Report of load_model and Saver.restore. Unpacks as (missing, unexpected), as in load_state_dict.
 
     Attributes:
-        missing: Names in the state_dict for which nothing is stored.
+        missing: Names in the state_dict, or in the var_list of the saver, for which nothing is stored.
         unexpected: Stored keys for which the module has no tensor. If the module is stored below a prefix, only keys
             below it.
         mismatched: Stored tensors whose shape or dtype does not fit the module.
@@ -98,7 +99,7 @@ class LoadReport:
         variables: Stored key -> full name of the variable, for an object-based checkpoint.
         hyperparameters: Hyperparameters that were loaded into the optimizer: lr, betas, momentum.
         unused_rules: Names and patterns of the mapper that match no stored tensor.
-        remarks: Arguments of load_model that would find more: another prefix, moving averages.
+        remarks: What else was noticed, such as arguments of load_model that would find more.
         hints: Missing name or unexpected key -> a remark, printed after it.
         looked_for: Missing name -> all names that were looked for, without a prefix: "fc.weight", "fc.kernel", ...
 

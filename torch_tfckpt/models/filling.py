@@ -1,0 +1,70 @@
+"""Put values into a module: in place, by replacing its tensors, or by the load_state_dict of modules with hooks."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.models.targets import Target
+from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.state_dicts import Backup, load_what_fits, loads_state_dict, outermost
+from torch_tfckpt.text import quoted
+
+
+def fill(model: nn.Module, loads: Sequence[tuple[Target, torch.Tensor]], *, assign: bool, strict: bool) -> list[str]:
+    """Put all values into the module: first by load_state_dict, which may fail, then the others.
+
+    Args:
+        assign: Replace tensors instead of filling them.
+        strict: Raise an error if load_state_dict reports that a shape does not fit. False: load the rest.
+
+    Returns:
+        What load_state_dict reports otherwise.
+
+    Raises:
+        InvalidArgumentError: a shape does not fit. Any error of a hook. The module is as before.
+    """
+    value_of = {identity_of(target.tensor): value for target, value in loads if target.is_loaded}
+    backups: list[Backup] = []
+    problems: list[str] = []
+    in_parts: set[int] = set()
+    prefix, part = "", model
+    try:
+        for prefix, part in outermost(model, loads_state_dict):  # noqa: B007 (used by the handler)
+            in_parts.update(map(id, part.modules()))
+            state, metadata = _state_of(part, value_of)
+            backups.append(Backup(part))
+            _, _, problem = load_what_fits(part, state, metadata, assign=assign)
+            if problem and strict:
+                raise InvalidArgumentError(f"{problem}\nNothing was loaded")
+            problems += [problem] if problem else []
+    except BaseException as error:
+        for backup in reversed(backups):
+            backup.restore()
+        error.add_note(
+            f"While {quoted(prefix.removesuffix('.'))}, a {type(part).__name__}, was loaded by load_state_dict, which "
+            f"calls its hooks. All modules have been set back"
+        )
+        raise
+    for target, value in loads:
+        if target.is_loaded and all(id(place.module) in in_parts for place in target.places):
+            continue
+        if assign:
+            target.replace(value)
+        else:
+            target.fill(value)
+    return problems
+
+
+def _state_of(
+    part: nn.Module, value_of: dict[Identity, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """Return the values for a module by the names in its state_dict, and the metadata of that."""
+    present = part.state_dict(keep_vars=True)
+    state: dict[str, torch.Tensor] = {}
+    for name, own in present.items():
+        value = value_of.get(identity_of(own))
+        if value is not None:
+            state[name] = value if own.device.type == "meta" else value.to(own.device)
+    return state, getattr(present, "_metadata", {})

@@ -1,0 +1,37 @@
+"""Progress of a restore from an object graph."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch_tfckpt.format.object_graph import ObjectGraph, object_path
+
+
+@dataclass(slots=True)
+class Progress:
+    """Progress of a restore: the nodes of the checkpoint that were restored.
+
+    Attributes:
+        bound: Ids of the nodes that were matched with objects.
+        unused_attributes: Node id -> attributes that its object does not use.
+        unfilled: Ids of matched nodes that have no values for their objects.
+        expect_partial: Whether to suppress the warning about unrestored values.
+    """
+
+    graph: ObjectGraph
+    bound: set[int] = field(default_factory=set)
+    unused_attributes: dict[int, list[str]] = field(default_factory=dict)
+    unfilled: set[int] = field(default_factory=set)
+    expect_partial: bool = False
+
+    def slots_restored(self, optimizer: int, paths: set[str]) -> None:
+        """Record that the state of parameters at these paths was restored after they were added to an optimizer."""
+        for slot in self.graph.nodes[optimizer].slot_variables:
+            route = self.graph.route(slot.original_variable_node_id)
+            if route is not None and object_path(route) in paths:
+                self.bound.add(slot.slot_variable_node_id)
+
+    def unrestored(self) -> Iterator[str]:
+        """Yield the names of nodes with values that were not matched."""
+        for node_id, node in enumerate(self.graph.nodes):
+            if node.attributes and node_id not in self.bound:
+                yield self.graph.name(node_id)
