@@ -26,11 +26,11 @@ def test_returned_buffers_are_reused() -> None:
     first, second = buffers.lend(NEVER), buffers.lend(NEVER)
     assert first is not None and second is not None
     assert first.data_ptr() != second.data_ptr() and first.nbytes == MIB
-    exhausted = [buffers.exhausted]
     buffers.give_back(first)
-    exhausted.append(buffers.exhausted)
-    assert buffers.lend(NEVER) is first
-    assert exhausted == [True, False]
+    waited: list[str] = []
+    assert buffers.lend(NEVER, before_waiting=lambda: waited.append("before the first")) is first
+    assert waited == []
+    assert buffers.lend(NEVER, before_waiting=lambda: buffers.give_back(second)) is second
 
 
 def test_lend_waits_until_a_buffer_is_returned() -> None:

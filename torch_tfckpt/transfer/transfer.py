@@ -25,6 +25,7 @@ from torch_tfckpt.storage.protocol import WritableFile
 from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, write_pieces
 from torch_tfckpt.transfer.staging import Buffers, CopyStream, Ready, Staging
+from torch_tfckpt.transfer.threads import Latch, join
 from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes, runs_of
 
 # Limit of waiting batches in a lane without buffers: they hold host copies of tensors that are not stored contiguously.
@@ -39,7 +40,7 @@ class _Lane:
     device: torch.device | None  # None: bytes, which are immutable
     stream: CopyStream | None
     buffered: bool
-    room: threading.Semaphore  # limits the batches in flight
+    room: SimpleQueue[None] | None  # an item for each batch that may be in flight; None: any number
     numbers: list[int] = field(default_factory=list)  # indices into the plan
 
 
@@ -79,7 +80,7 @@ class Transfer:
     def __init__(
         self, writes: Sequence[Write], files: Sequence[WritableFile], staging: Staging, *, snapshot: bool
     ) -> None:
-        self.staged = threading.Event()
+        self.staged: threading.Event = Latch()
         self._writes, self._files = writes, files
         self._sums = [0] * len(writes)
         self._cut: dict[int, list[tuple[int, int, int]]] = {}  # index -> offset, size and checksum of each written part
@@ -91,9 +92,9 @@ class Transfer:
         if buffered:
             self._buffers = staging.buffers(len(buffered), pinned=pinned, snapshot=snapshot)
         self._lock = threading.Lock()
-        self._cancelled = threading.Event()
+        self._cancelled = Latch()
         self._failure: BaseException | None = None
-        self._may_write = threading.Event()
+        self._may_write = Latch()
         # For a file that is written in order, one thread stages all lanes, and one thread writes.
         groups: dict[object, list[_Lane]] = {}
         for lane in self._lanes:
@@ -106,9 +107,12 @@ class Transfer:
             self._queues += [shared] * min(staging.options.threads, total // CHUNK_BYTES + used)
         self._unstaged = len(stages)
         # Start all threads now: during interpreter shutdown no thread can be started.
-        self._threads = [threading.Thread(target=self._stage, args=stage, name="tfckpt-stage") for stage in stages]
+        self._threads = [
+            threading.Thread(target=self._stage, args=stage, name="tfckpt-stage", daemon=True) for stage in stages
+        ]
         self._threads += [
-            threading.Thread(target=self._write, args=(queue,), name="tfckpt-write") for queue in self._queues
+            threading.Thread(target=self._write, args=(queue,), name="tfckpt-write", daemon=True)
+            for queue in self._queues
         ]
         if not self._lanes:
             self.staged.set()
@@ -141,8 +145,7 @@ class Transfer:
     def cancel(self) -> None:
         """Stop, and return once no thread uses files and tensors any more. Can be called at any time."""
         self._stop(None)
-        for thread in self._threads:
-            thread.join()
+        join(self._threads)
         self._give_back_batches()
 
     @property
@@ -189,8 +192,11 @@ class Transfer:
                 buffered = device is not None and (snapshot or device.type != "cpu")
                 # A snapshot uses as many buffers as there are; a synchronous save limits each device. Bytes in a
                 # snapshot need no copies, and nothing is written until all lanes are staged, so they must not wait.
-                ring = staging.options.async_bytes if snapshot else staging.options.buffers_per_device
-                room = threading.Semaphore(ring if snapshot or buffered else _UNBUFFERED_AHEAD)
+                room = None
+                if not snapshot:
+                    room = SimpleQueue[None]()
+                    for _ in range(staging.options.buffers_per_device if buffered else _UNBUFFERED_AHEAD):
+                        room.put(None)
                 lane = lanes[write.file, device] = _Lane(write.file, device, stream, buffered, room)
             lane.numbers.append(number)
         return list(lanes.values())
@@ -255,8 +261,7 @@ class Transfer:
     def _unbuffered_batches(self, lane: _Lane) -> Iterator[Batch]:
         held, data = None, memoryview(b"")  # keep a write that is split for its remaining parts
         for batch in self._batches(lane):
-            lane.room.acquire()
-            if self._cancelled.is_set():
+            if not self._has_room(lane):
                 return
             for run in runs_of([self._writes[number] for number in batch.numbers]):
                 if run[0] is not held:
@@ -268,12 +273,13 @@ class Transfer:
     def _buffered_batches(self, lane: _Lane) -> Iterator[Batch]:
         assert self._buffers is not None, "a buffered lane without buffers"
         stream = lane.stream
-        held, data = None, torch.empty(0, dtype=torch.uint8)  # keep a write that is split for its remaining parts
+        # Keep a write that is split for its remaining parts.
+        held, data = None, torch.empty(0, dtype=torch.uint8, device="cpu")
         for batch in self._batches(lane):
-            lane.room.acquire()
-            if self._buffers.exhausted:
-                self._may_write.set()  # buffers become free only by writing
-            buffer = self._buffers.lend(self._cancelled)
+            if not self._has_room(lane):
+                return
+            # Buffers become free only by writing.
+            buffer = self._buffers.lend(self._cancelled, before_waiting=self._may_write.set)
             if buffer is None:
                 return
             try:
@@ -297,6 +303,12 @@ class Transfer:
             batch.buffer = buffer
             yield batch
 
+    def _has_room(self, lane: _Lane) -> bool:
+        """Wait until another batch of the lane may be in flight; return False if the transfer was stopped."""
+        if lane.room is not None:
+            lane.room.get()
+        return not self._cancelled.is_set()
+
     # A few threads shared by all lanes.
 
     def _write(self, queue: _Queue) -> None:
@@ -314,7 +326,8 @@ class Transfer:
             finally:
                 if batch.buffer is not None and self._buffers is not None:
                     self._buffers.give_back(batch.buffer)
-                batch.lane.room.release()
+                if batch.lane.room is not None:
+                    batch.lane.room.put(None)
 
     def _enter(self, batch: Batch, sums: list[int]) -> None:
         """Record completed writes; sync a file after its last bytes, while other threads continue writing."""
@@ -339,7 +352,8 @@ class Transfer:
         if self._buffers is not None:
             self._buffers.wake()
         for lane in self._lanes:
-            lane.room.release()
+            if lane.room is not None:
+                lane.room.put(None)
 
 
 def _runs(thread: threading.Thread) -> bool:
