@@ -23,11 +23,14 @@ from torch_tfckpt.meta_graph.graph_collections import registered_variables
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder, begin_save
 from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle
+from torch_tfckpt.save_restore.one_call import one_at_a_time
 from torch_tfckpt.save_restore.restore import restore_path
-from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes, out_of_scope
+from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.var_list import VarList
+from torch_tfckpt.saver.message import HasSaverDef
 from torch_tfckpt.saver.meta_graph import MetaGraphSource, TensorsGraph
+from torch_tfckpt.saver.on_signal import SavesOnSignal
 from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.saver.registered import SaverInGraph
 from torch_tfckpt.saver.request import SaveRequest
@@ -41,7 +44,7 @@ from torch_tfckpt.transfer.staging import Staging, StagingOptions
 _log = logging.getLogger(__name__)
 
 
-class Saver(TracksCheckpoints, ExportsMetaGraph):
+class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
     """Saves and restores named tensors as numbered checkpoints, and deletes old ones.
 
     Args:
@@ -95,7 +98,8 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
 
     Values, including the state of optimizers, are looked up at every save and restore. Changes to `var_list` itself
     after construction have no effect.
-    Thread safety: one thread at a time.
+    Thread safety: saves and restores of several threads run one after the other. A signal handler that calls one while
+    another one runs in its thread gets a FailedPreconditionError; see `save_on_signal`.
     """
 
     def __init__(
@@ -257,7 +261,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             pad=self._pad,
             sharded=self._sharded,
         )
-        return self._begin(request, snapshot=False).complete()
+        return self._at_safe_point(request.target, self._save(request))
 
     def save_async(
         self,
@@ -307,10 +311,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             pad=self._pad,
             sharded=self._sharded,
         )
-        save = self._begin(request, snapshot=True)
-        return self._in_flight.start(
-            request.target, save.staged, save.complete, save.abandon, block_until_staged=block_until_staged
-        )
+        return self._at_safe_point(request.target, self._save_async(request, block_until_staged))
 
     def restore(self, save_path: AnyPath | None) -> None:
         """Restore everything in place.
@@ -336,11 +337,15 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             raise InvalidArgumentError(
                 "Can't load save_path when it is None. latest_checkpoint returns None if it finds no checkpoint"
             )
+        self._restore(fspath(save_path), self._variables)
+
+    @one_at_a_time
+    def _restore(self, path: str, variables: VarList) -> None:
         assert self._builder is not None, "built without a builder"
         prefix = restore_path(
             self._builder,
-            fspath(save_path),
-            self._variables,
+            path,
+            variables,
             storage=self.storage,
             reshape=self._reshape,
             sharded=self._sharded,
@@ -349,23 +354,6 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         if prefix is not None and self._records is not None:
             self._records.restored(prefix)
         self._graph.values_restored()
-
-    # The saver as a message.
-
-    def as_saver_def(self) -> SaverDef | None:
-        """Return the saver's settings; None if it has nothing to save."""
-        return self.saver_def
-
-    def to_proto(self, export_scope: str | None = None) -> SaverDef | None:
-        """Return the saver's settings without the scope in their names; None if they are not in that scope."""
-        if export_scope is None or self.saver_def is None:
-            return self.saver_def
-        return out_of_scope(self.saver_def, export_scope)
-
-    @classmethod
-    def from_proto(cls, saver_def: SaverDef, import_scope: str | None = None, *, var_list: object = None) -> Self:
-        """Create a saver with these settings, for the tensors of `var_list` or of the collections."""
-        return cls(var_list, saver_def=saver_def, name=import_scope)
 
     def _exported(self) -> RawMetaGraph:
         return self._graph.described(self._in_graph())()
@@ -410,6 +398,17 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             return None
         saver_def, filename = naming_nodes(self.saver_def, self._filename)
         return SaverInGraph(saver_def, saveables, self, self._sharded, self._reshape, filename)
+
+    @one_at_a_time
+    def _save(self, request: SaveRequest) -> str | MaybeNone:
+        return self._begin(request, snapshot=False).complete()
+
+    @one_at_a_time
+    def _save_async(self, request: SaveRequest, block_until_staged: bool) -> SaveHandle:
+        save = self._begin(request, snapshot=True)
+        return self._in_flight.start(
+            request.target, save.staged, save.complete, save.abandon, block_until_staged=block_until_staged
+        )
 
     def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaverSave:
         """Start to write a checkpoint."""
