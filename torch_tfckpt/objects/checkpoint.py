@@ -50,7 +50,7 @@ _ROOT: Final = "root"
 _SHOWN: Final = 8  # names that a repr lists
 # Attributes that are not objects of the checkpoint.
 _OWN: Final = frozenset(
-    {"_tracked", "_attached", "_save_counter", "_storage", "_staging", "_in_flight", "_restoration"}
+    {"_tracked", "_attached", "_save_counter", "_storage", "_staging", "_in_flight", "_calls", "_restoration"}
 )
 
 
@@ -102,6 +102,7 @@ class Checkpoint:
         self._storage = storage
         self._staging = Staging()
         self._in_flight = InFlight()
+        self._calls: list[Call] = []
         self._restoration: Restoration | None = (
             None  # kept, so that missing values are logged when this object is deleted
         )
@@ -174,7 +175,7 @@ class Checkpoint:
         """Copy everything except saves in flight, their memory, and pending restores."""
         self.__dict__.update(objects, _tracked=dict(other._tracked), _save_counter=save_counter)
         self.__dict__.update(_attached=other._attached, _storage=other._storage)
-        self.__dict__.update(_staging=Staging(), _in_flight=InFlight(), _restoration=None)
+        self.__dict__.update(_staging=Staging(), _in_flight=InFlight(), _calls=[], _restoration=None)
 
     @property
     def save_counter(self) -> torch.Tensor:
@@ -336,10 +337,6 @@ class Checkpoint:
 
     # Saving.
 
-    @property
-    def _calls(self) -> list[Call]:
-        return self._in_flight.calls
-
     def _numbered(self, prefix: AnyPath) -> str:
         counter = self.save_counter
         counter += 1
@@ -360,6 +357,7 @@ class Checkpoint:
         )
 
     def _begin(self, path: str, options: CheckpointOptions, *, snapshot: bool) -> PendingSave:
+        self._in_flight.sync()  # a signal handler may have begun a save
         if options.staging is not None and options.staging != self._staging.options:
             self._staging = Staging(options.staging)
         storage = self._storage or storage_of(path)

@@ -18,10 +18,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from torch_tfckpt.errors import CheckpointError, FailedPreconditionError
+from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.save_restore.delayed_logs import delayed_logs, prepare_delay, write_logs
 from torch_tfckpt.save_restore.exit_status import at_end_of_child, fail_at_exit
-from torch_tfckpt.save_restore.one_call import Call
 from torch_tfckpt.text import printable
 from torch_tfckpt.transfer.threads import Latch
 
@@ -89,7 +88,7 @@ class SaveHandle:
     def _start(self) -> None:
         """Complete the save in a new thread, which the interpreter waits for before it exits."""
         prepare_delay()
-        at_end_of_child(_report_in_child)
+        at_end_of_child(_report)
         thread = threading.Thread(target=self._run, name="tfckpt-save")
         _UNREPORTED.add(self)
         thread.start()
@@ -194,15 +193,11 @@ class SaveHandle:
 class InFlight:
     """The save in the background of a Saver or a Checkpoint; there is at most one.
 
-    Attributes:
-        calls: The calls of that object, which take turns (`one_at_a_time`).
-
     Thread safety: one thread at a time may start a save; any may wait for it.
     """
 
     def __init__(self) -> None:
         self._handle: SaveHandle | None = None
-        self.calls: list[Call] = []
 
     @property
     def busy(self) -> bool:
@@ -271,21 +266,17 @@ def _unreported_errors() -> list[BaseException]:
     return errors
 
 
-def _report_in_child() -> bool:
+def _report() -> bool:
     """Print errors that were not raised yet; return whether there are any."""
     errors = _unreported_errors()
     for error in errors:
+        print("A save in the background failed, and result() was not called:", file=sys.stderr)
         traceback.print_exception(error, file=sys.stderr)
     return bool(errors)
 
 
 @atexit.register
 def _report_at_exit() -> None:
-    """Raise errors that were not raised yet: the interpreter prints them. Its exit status will not be 0."""
-    errors = _unreported_errors()
-    if not errors:
-        return
-    fail_at_exit()
-    if len(errors) == 1:
-        raise errors[0]
-    raise CheckpointError(f"{len(errors)} saves failed, and result() was not called: " + "; ".join(map(str, errors)))
+    """Print errors that were not raised yet, and end with a status that is not 0."""
+    if _report():
+        fail_at_exit()

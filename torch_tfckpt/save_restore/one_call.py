@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from torch_tfckpt.errors import FailedPreconditionError
 
@@ -24,14 +24,12 @@ _FIX: Final = (
 )
 
 
-class Call:
+class Call(NamedTuple):
     """A call that runs, or waits for its turn."""
 
-    __slots__ = ("frame", "name", "thread")
-
-    def __init__(self, name: str, frame: FrameType) -> None:
-        self.name, self.frame = name, frame
-        self.thread = threading.get_ident()
+    name: str
+    frame: FrameType  # of its decorator
+    thread: int
 
     @property
     def runs(self) -> bool:
@@ -47,9 +45,7 @@ class Call:
 class TakesTurns(Protocol):
     """An object with methods of which one may run at a time."""
 
-    @property
-    def _calls(self) -> list[Call]:
-        """The running call, and those that wait, in the order of their turns."""
+    _calls: list[Call]  # the running call, and those that wait, in the order of their turns
 
     def sync(self) -> None:
         """Wait until no save is in flight. Raises its error."""
@@ -65,7 +61,7 @@ def one_at_a_time(
 ) -> Callable[Concatenate[Self, Arguments], Result]:
     """Run the decorated methods of one object one after the other, each when no save is in flight.
 
-    The wait for a save in flight is no part of the call: a signal handler may save meanwhile.
+    A signal handler may save while this waits for the save in flight: the call begins afterwards.
 
     Raises:
         FailedPreconditionError: called by a signal handler, or a callback, during another such call of this thread.
@@ -90,7 +86,7 @@ def takes_turns(
     @functools.wraps(method)
     def in_turn(self: Self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         calls = self._calls
-        call = Call(name, sys._getframe())
+        call = Call(name, sys._getframe(), threading.get_ident())
         try:
             calls.append(call)
             if len(calls) > 1:

@@ -23,7 +23,7 @@ from torch_tfckpt.meta_graph.graph_collections import registered_variables
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder, begin_save
 from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle
-from torch_tfckpt.save_restore.one_call import one_at_a_time
+from torch_tfckpt.save_restore.one_call import Call, takes_turns
 from torch_tfckpt.save_restore.restore import restore_path
 from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes
 from torch_tfckpt.saveables.save_spec import SaveableObject
@@ -149,6 +149,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         self.storage = storage
         self._staging = Staging(staging)
         self._in_flight = InFlight()
+        self._calls: list[Call] = []
         self._variables: VarList | None = None  # None: not built, or nothing to save
         self._records: SaverRecords | None = None
         self._built = False
@@ -261,7 +262,8 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             pad=self._pad,
             sharded=self._sharded,
         )
-        return self._at_safe_point(request.target, self._save(request))
+        saved = self._save(request)
+        return self._at_safe_point(request.target, saved) if self._on_signal else saved
 
     def save_async(
         self,
@@ -339,7 +341,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             )
         self._restore(fspath(save_path), self._variables)
 
-    @one_at_a_time
+    @takes_turns
     def _restore(self, path: str, variables: VarList) -> None:
         assert self._builder is not None, "built without a builder"
         prefix = restore_path(
@@ -399,11 +401,11 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         saver_def, filename = naming_nodes(self.saver_def, self._filename)
         return SaverInGraph(saver_def, saveables, self, self._sharded, self._reshape, filename)
 
-    @one_at_a_time
+    @takes_turns
     def _save(self, request: SaveRequest) -> str | MaybeNone:
         return self._begin(request, snapshot=False).complete()
 
-    @one_at_a_time
+    @takes_turns
     def _save_async(self, request: SaveRequest, block_until_staged: bool) -> SaveHandle:
         save = self._begin(request, snapshot=True)
         return self._in_flight.start(
@@ -412,6 +414,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
 
     def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaverSave:
         """Start to write a checkpoint."""
+        self._in_flight.sync()  # a signal handler may have begun a save
         records = self._records
         assert records is not None, "a saver that is built has records"
         if request.write_state:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from torch_tfckpt.directory.retention import Saved
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.save_restore.handle import InFlight
-from torch_tfckpt.save_restore.one_call import Call
 from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.storage.names import AnyPath, fspath
 
@@ -19,10 +18,6 @@ class TracksCheckpoints:
 
     _in_flight: InFlight
     _records: SaverRecords | None = None  # None: not built yet
-
-    @property
-    def _calls(self) -> list[Call]:
-        return self._in_flight.calls
 
     def sync(self) -> None:
         """Wait until no save is in flight. Raises its error, unless `result()` has raised it."""

@@ -6,7 +6,7 @@ their size does not grow with the model's. `CopyStream` copies from a CUDA devic
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -76,10 +76,8 @@ class Buffers:
         for _ in range(count):
             self._permits.put(True)
 
-    def lend(
-        self, cancelled: threading.Event, before_waiting: Callable[[], object] = lambda: None
-    ) -> torch.Tensor | None:
-        """Wait for a free buffer and return it, a flat uint8 tensor; return None once `cancelled` is set.
+    def lend(self, cancelled: Sized, before_waiting: Callable[[], object] = lambda: None) -> torch.Tensor | None:
+        """Wait for a free buffer and return it, a flat uint8 tensor; return None once `cancelled` has items.
 
         Args:
             before_waiting: Called if no buffer is free.
@@ -90,7 +88,7 @@ class Buffers:
             except Empty:
                 before_waiting()
                 permit = self._permits.get()
-            if cancelled.is_set():
+            if cancelled:
                 self._permits.put(permit)  # also a False: others may wait
                 return None
             if permit:

@@ -80,7 +80,8 @@ class Transfer:
     def __init__(
         self, writes: Sequence[Write], files: Sequence[WritableFile], staging: Staging, *, snapshot: bool
     ) -> None:
-        self.staged: threading.Event = Latch()
+        # Only for a snapshot does anyone wait for these.
+        self.staged = Latch() if snapshot else threading.Event()
         self._writes, self._files = writes, files
         self._sums = [0] * len(writes)
         self._cut: dict[int, list[tuple[int, int, int]]] = {}  # index -> offset, size and checksum of each written part
@@ -92,9 +93,9 @@ class Transfer:
         if buffered:
             self._buffers = staging.buffers(len(buffered), pinned=pinned, snapshot=snapshot)
         self._lock = threading.Lock()
-        self._cancelled = Latch()
+        self._cancelled: list[bool] = []  # not empty once everything is to stop
         self._failure: BaseException | None = None
-        self._may_write = Latch()
+        self._may_write = Latch() if snapshot else None  # None: at once
         # For a file that is written in order, one thread stages all lanes, and one thread writes.
         groups: dict[object, list[_Lane]] = {}
         for lane in self._lanes:
@@ -116,9 +117,15 @@ class Transfer:
         ]
         if not self._lanes:
             self.staged.set()
-        if not snapshot:
-            self._may_write.set()
-        self._start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException as error:  # the system refuses more threads, or Ctrl-C
+            self._stop(error)
+            self._end_queues()
+            self._threads = [thread for thread in self._threads if _runs(thread)]
+            self.cancel()
+            raise
 
     def result(self) -> list[int]:
         """Wait until everything is written and synced; return the CRC-32C (not masked) of each write.
@@ -153,17 +160,6 @@ class Transfer:
         """Whether `result` will raise."""
         return self._failure is not None
 
-    def _start(self) -> None:
-        try:
-            for thread in self._threads:
-                thread.start()
-        except BaseException as error:  # the system refuses more threads, or Ctrl-C
-            self._stop(error)
-            self._end_queues()
-            self._threads = [thread for thread in self._threads if _runs(thread)]
-            self.cancel()
-            raise
-
     def _give_back_batches(self) -> None:
         """Return the buffers of batches that will not be written, because not all threads could be started."""
         for queue in self._queues:
@@ -188,7 +184,7 @@ class Transfer:
             device = None if isinstance(write.source, bytes) else write.source.device
             lane = lanes.get((write.file, device))
             if lane is None:
-                stream = CopyStream(device) if _is_cuda(device) else None
+                stream = CopyStream(device) if device is not None and device.type == "cuda" else None
                 buffered = device is not None and (snapshot or device.type != "cpu")
                 # A snapshot uses as many buffers as there are; a synchronous save limits each device. Bytes in a
                 # snapshot need no copies, and nothing is written until all lanes are staged, so they must not wait.
@@ -219,7 +215,8 @@ class Transfer:
             all_staged = not self._unstaged
         if all_staged:
             self.staged.set()
-            self._may_write.set()
+            if self._may_write is not None:
+                self._may_write.set()
             self._end_queues()
 
     def _filled_batches(self, lanes: Sequence[_Lane]) -> Iterator[Batch]:
@@ -261,7 +258,9 @@ class Transfer:
     def _unbuffered_batches(self, lane: _Lane) -> Iterator[Batch]:
         held, data = None, memoryview(b"")  # keep a write that is split for its remaining parts
         for batch in self._batches(lane):
-            if not self._has_room(lane):
+            if lane.room is not None:
+                lane.room.get()
+            if self._cancelled:
                 return
             for run in runs_of([self._writes[number] for number in batch.numbers]):
                 if run[0] is not held:
@@ -276,10 +275,10 @@ class Transfer:
         # Keep a write that is split for its remaining parts.
         held, data = None, torch.empty(0, dtype=torch.uint8, device="cpu")
         for batch in self._batches(lane):
-            if not self._has_room(lane):
-                return
+            if lane.room is not None:
+                lane.room.get()
             # Buffers become free only by writing.
-            buffer = self._buffers.lend(self._cancelled, before_waiting=self._may_write.set)
+            buffer = self._buffers.lend(self._cancelled, before_waiting=self._allow_writing)
             if buffer is None:
                 return
             try:
@@ -303,22 +302,17 @@ class Transfer:
             batch.buffer = buffer
             yield batch
 
-    def _has_room(self, lane: _Lane) -> bool:
-        """Wait until another batch of the lane may be in flight; return False if the transfer was stopped."""
-        if lane.room is not None:
-            lane.room.get()
-        return not self._cancelled.is_set()
-
     # A few threads shared by all lanes.
 
     def _write(self, queue: _Queue) -> None:
-        self._may_write.wait()
+        if self._may_write is not None:
+            self._may_write.wait()
         while (batch := queue.get()) is not None:
             try:
                 # Also if the transfer was stopped: no copy may be in flight into a buffer that is reused.
                 if batch.ready is not None:
                     batch.ready.wait()
-                if not self._cancelled.is_set():
+                if not self._cancelled:
                     file = self._files[batch.lane.file]
                     self._enter(batch, write_pieces(file, batch.offset, batch.pieces, batch.parts))
             except BaseException as error:
@@ -343,12 +337,16 @@ class Transfer:
         if last:
             self._files[file].sync()
 
+    def _allow_writing(self) -> None:
+        if self._may_write is not None:
+            self._may_write.set()
+
     def _stop(self, error: BaseException | None) -> None:
         with self._lock:
             if self._failure is None:
                 self._failure = error
-        self._cancelled.set()
-        self._may_write.set()
+        self._cancelled.append(True)
+        self._allow_writing()
         if self._buffers is not None:
             self._buffers.wake()
         for lane in self._lanes:
@@ -362,7 +360,3 @@ def _runs(thread: threading.Thread) -> bool:
     while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < until:
         time.sleep(0.001)
     return thread.ident is not None
-
-
-def _is_cuda(device: torch.device | None) -> bool:
-    return device is not None and device.type == "cuda"
