@@ -78,7 +78,7 @@ class SaveOnSignal:
                 self._earlier[number] = signal.SIG_DFL if earlier is None else earlier
                 signal.signal(number, self._note)
         except (ValueError, OSError) as error:
-            self._earlier.popitem()
+            self._earlier.pop(number, None)
             self.close()
             raise InvalidArgumentError(
                 f"save_on_signal: signal {number} cannot be handled: {error}. Pass signal.SIGTERM, SIGUSR1 or SIGINT"
