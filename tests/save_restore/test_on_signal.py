@@ -118,10 +118,13 @@ def test_another_thread_is_refused(tmp_path: Path) -> None:
 
 CHILD = """
 import os, signal, sys, time, torch, torch_tfckpt as tfckpt
+reading, writing = os.pipe()
 with tfckpt.Saver({"w": torch.ones(2)}).save_on_signal(signal.SIGTERM, sys.argv[1]):
     child = os.fork()
     if child == 0:
+        os.write(writing, b"x")  # Python has forgotten the signals that came during the fork
         time.sleep(60)
+    os.read(reading, 1)
     os.kill(child, signal.SIGTERM)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
