@@ -40,7 +40,8 @@ def prepare_delay() -> None:
 def delayed_logs() -> Iterator[list[logging.LogRecord]]:
     """Collect what this package logs in this thread, for `write_logs`."""
     thread = threading.get_ident()
-    _delayed[thread] = records = []
+    records: list[logging.LogRecord] = []
+    _delayed[thread] = records
     try:
         yield records
     finally:

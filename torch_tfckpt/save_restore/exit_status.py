@@ -28,7 +28,7 @@ def fail_at_exit() -> None:
     After an uncaught exception the status stays 1. The status of `sys.exit(n)` is not known here: it becomes 120.
     """
     if getattr(sys, "last_type", None) is None:  # set if the interpreter has printed an uncaught exception
-        sys.stderr = _FailsAtTheEnd(sys.stderr)  # type: ignore[assignment]
+        sys.stderr = _FailsAtTheEnd(sys.stderr)
 
 
 class _FailsAtTheEnd:

@@ -70,7 +70,7 @@ def one_at_a_time(
     in_turn = takes_turns(method)
 
     @functools.wraps(method)
-    def after_saves(self: Self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    def after_saves(self: Self, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         self.sync()
         return in_turn(self, *args, **kwargs)
 
@@ -84,7 +84,7 @@ def takes_turns(
     name = method.__qualname__.replace("._", ".")
 
     @functools.wraps(method)
-    def in_turn(self: Self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    def in_turn(self: Self, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         calls = self._calls
         call = Call(name, sys._getframe(), threading.get_ident())
         try:
