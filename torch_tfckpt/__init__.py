@@ -9,6 +9,11 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+if sys.platform == "win32":
+    raise ImportError(
+        "torch_tfckpt does not run on Windows, which has no flock and no preadv. Use it in WSL 2, which is Linux"
+    )
+
 if TYPE_CHECKING:
     from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
     from torch_tfckpt._proto.graph_pb2 import GraphDef

@@ -15,7 +15,7 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, SupportsIndex, cast
 
@@ -39,6 +39,8 @@ from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.objects.status import CheckpointLoadStatus
 from torch_tfckpt.save_restore.handle import MaybeNone
+from torch_tfckpt.save_restore.on_signal import SaveOnSignal
+from torch_tfckpt.save_restore.one_call import Call, takes_turns
 from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
@@ -133,7 +135,9 @@ class CheckpointManager:
         ['run/ckpt-2', 'run/ckpt-3']
 
     Managers of different names may be active in one directory. Of the same name only one should be: two do not
-    overwrite each other's checkpoints, but each tracks only its own. Threads: not safe.
+    overwrite each other's checkpoints, but each tracks only its own. Thread safety: saves and restores of several
+    threads run one after the other; a signal handler that calls one while another one runs in its thread gets a
+    FailedPreconditionError.
     """
 
     def __init__(
@@ -158,6 +162,7 @@ class CheckpointManager:
         check_keep_best(keep_best)
         if checkpoint_interval is not None and step_counter is None:
             raise InvalidArgumentError("`step_counter` should be passed if `checkpoint_interval` is not None.")
+        self._calls: list[Call] = []
         self._checkpoint = _as_managed(checkpoint, storage)
         self._directory = directory_path(directory)
         self._prefix = os.path.join(self._directory, checkpoint_name)
@@ -233,6 +238,7 @@ class CheckpointManager:
         """Path -> metrics of the checkpoint, for all known checkpoints that have some."""
         return self._records.retention.metrics
 
+    @takes_turns
     def save(
         self,
         checkpoint_number: SupportsIndex | None = None,
@@ -302,6 +308,7 @@ class CheckpointManager:
         assert isinstance(self._checkpoint, Checkpoint), "checked above"
         return self._checkpoint.write(prefix, replace(options, experimental_write_callbacks=callbacks))
 
+    @takes_turns
     def restore_or_initialize(self, *, valid: bool = True) -> str | None:
         """Restore the newest checkpoint and return its path. In the first run, call `init_fn` and return None.
 
@@ -391,6 +398,24 @@ class CheckpointManager:
     def sync(self) -> None:
         """Wait until no save or restore is in progress."""
         self._checkpoint.sync()
+
+    def save_on_signal(self, signals: int | Iterable[int], *, exit: bool = False) -> SaveOnSignal:
+        """Save at the next safe point after a signal, whatever `checkpoint_interval` is.
+
+        Args:
+            signals: `signal.SIGTERM`, or several signals.
+            exit: End the program after the save, with status 128 plus the signal's number.
+
+        Returns:
+            An object with `should_stop()`, to be called once per training step, and `close()`, which restores the
+            earlier signal handlers; also a context manager. Safe points are `should_stop()` and leaving the `with`
+            block; see Saver.save_on_signal.
+
+        Raises:
+            FailedPreconditionError: called in another thread than the main thread.
+            InvalidArgumentError: a signal that cannot be handled, such as SIGKILL.
+        """
+        return SaveOnSignal(signals, lambda: self.save(check_interval=False), self.sync, exit=exit)
 
     def pin(self, path_or_number: AnyPath | SupportsIndex) -> None:
         """Keep a checkpoint, given by its path or number, until `unpin`, including in later runs.

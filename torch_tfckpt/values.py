@@ -106,7 +106,7 @@ def value_dtype(name: str, dtype: DataType) -> torch.dtype:
 def new_tensor(name: str, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
     """Return an uninitialised contiguous CPU tensor. REQUIRES: the file is known to contain its bytes."""
     try:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     except RuntimeError as error:
         raise _cannot_hold("torch", name, shape, error) from error
 

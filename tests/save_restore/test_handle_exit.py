@@ -63,7 +63,7 @@ def test_a_save_in_flight_is_completed_at_exit(tmp_path: Path) -> None:
 def test_an_unreported_error_is_printed_at_exit(tmp_path: Path) -> None:
     """The error is printed once with its message; no file of the save is left."""
     done = run_program(tmp_path, "fails")
-    assert done.stdout == "the end\n"
+    assert (done.stdout, done.returncode) == ("the end\n", 120)
     assert done.stderr.count("IncompleteSaveError: ") == 1 and "No space left on device" in done.stderr
     assert names_in(tmp_path) == []
 
@@ -123,3 +123,49 @@ def test_a_forked_child_does_not_wait(tmp_path: Path) -> None:
         f"parent: {tmp_path}/m-1",
     ]
     assert tfckpt.checkpoint_exists(tmp_path / "m-1") and tfckpt.checkpoint_exists(tmp_path / "m-2")
+
+
+FAILING = """
+import atexit, multiprocessing, os, sys, torch
+import torch_tfckpt as tfckpt
+from torch_tfckpt.transfer import transfer
+
+def failing(*arguments):
+    raise OSError(28, "No space left on device")
+
+def save(path, how):
+    transfer.write_pieces = failing
+    value = torch.zeros(9)
+    options = tfckpt.CheckpointOptions(enable_async=True)
+    if how == "checkpoint":
+        tfckpt.Checkpoint(v=value).write(path, options)
+    elif how == "manager":
+        tfckpt.CheckpointManager(tfckpt.Checkpoint(v=value), path, 1).save(options=options)
+    else:
+        tfckpt.Saver({"v": value}).save_async(path)
+
+path, how = sys.argv[1:]
+if how.startswith("child"):
+    child = multiprocessing.get_context(how.split()[1]).Process(target=save, args=(path, "saver"))
+    child.start()
+    child.join()
+    print("child:", child.exitcode)
+    sys.exit(0)
+atexit.register(print, "another atexit function")
+save(path, how)
+if how == "exception":
+    raise ValueError("training failed")
+sys.exit(0)
+"""
+
+
+@pytest.mark.parametrize("how", ["saver", "checkpoint", "manager", "exception", "child fork"])
+def test_a_failed_last_save_is_an_exit_status(tmp_path: Path, how: str) -> None:
+    """Not 0, after all atexit functions; a program that fails by itself keeps its status."""
+    program = [sys.executable, "-W", "ignore", "-c", FAILING, str(tmp_path / "m"), how]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    if how.startswith("child"):
+        assert done.stdout == "child: 120\n"
+    else:
+        assert (done.stdout, done.returncode) == ("another atexit function\n", 1 if how == "exception" else 120)
+    assert done.stderr.count("IncompleteSaveError: ") == 1

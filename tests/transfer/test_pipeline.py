@@ -5,9 +5,8 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.transfer import pipeline as module
 from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, Pipeline, ReadRequest, SumRequest, WriteRequest
+from torch_tfckpt.transfer.threads import Latch
 
 WAIT = 30  # seconds after which a hanging test fails; no test normally takes a tenth of this
 
@@ -326,31 +326,23 @@ def test_a_pipeline_works_on_after_an_error(threads: Pipeline) -> None:
         assert threads.read(apart(Memory(bytes(9)), 4)) == [crc32c.value(b"\0")] * 4
 
 
-class Immediate(ThreadPoolExecutor):
-    """An executor that runs a job when it is submitted, so that jobs run in plan order."""
-
-    def submit(self, job: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(job(*args, **options))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
-
-
-@pytest.mark.parametrize("count", [1, 4])
-def test_the_first_error_cancels_the_rest(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the disk is full in the second of a thousand jobs, the other 998 are not tried."""
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_first_error_cancels_the_rest(count: int) -> None:
+    """After the disk is full in the second of a thousand jobs, no new one is begun."""
+    failed = threading.Event()
 
     def fail(offset: int) -> None:
         if offset == 2:
+            failed.set()
             raise OSError(28, "No space left on device")
+        if offset and count > 1:
+            assert failed.wait(WAIT)
 
-    monkeypatch.setattr(module, "ThreadPoolExecutor", Immediate)
     file = Memory(bytes(2000), fail)
     with Pipeline(count) as pipeline, pytest.raises(OSError, match="No space left"):
         pipeline.read(apart(file, 1000))
-    assert file.calls == [(0, [1])]
+    # One job more per thread: the one that it had begun.
+    assert len(file.calls) <= count and file.calls[0] == (0, [1])
 
 
 class Slow:
@@ -382,43 +374,71 @@ def test_no_job_runs_after_an_error_is_raised(threads: Pipeline) -> None:
     assert slow.second_is_over.is_set()
 
 
-def test_no_job_runs_after_an_interrupt(monkeypatch: pytest.MonkeyPatch, threads: Pipeline) -> None:
-    """Ctrl-C while waiting raises KeyboardInterrupt after the running jobs ended."""
+@pytest.mark.parametrize("interrupts", [1, 3])
+def test_no_job_runs_after_an_interrupt(monkeypatch: pytest.MonkeyPatch, threads: Pipeline, interrupts: int) -> None:
+    """Ctrl-C while waiting, also several times, raises KeyboardInterrupt after the running jobs ended."""
     slow = Slow(fails=False)
-    interrupts = [KeyboardInterrupt()]
+    left = [KeyboardInterrupt() for _ in range(interrupts)]
+    wait = Latch.wait
 
-    def interrupted(futures: Any) -> Any:
-        if interrupts:
+    def interrupted(latch: Latch, timeout: float | None = None) -> bool:
+        if left and threading.current_thread() is threading.main_thread():
             assert slow.second_runs.wait(WAIT)
             slow.first_is_over.set()
-            raise interrupts.pop()
-        return wait(futures)
+            raise left.pop()
+        return wait(latch, timeout)
 
-    monkeypatch.setattr(module, "wait", interrupted)
+    monkeypatch.setattr(Latch, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         threads.read(apart(Memory(bytes(9), slow.before), 2))
-    assert slow.second_is_over.is_set()
+    assert not left and slow.second_is_over.is_set()
 
 
-def test_no_job_runs_after_a_job_cannot_be_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no thread can be started, or another one closed the pipeline, the submitted jobs are waited for."""
-    slow = Slow(fails=False)
-    submit = ThreadPoolExecutor.submit
-    jobs: list[object] = []
+@pytest.mark.parametrize("started", [0, 1, 3])
+def test_fewer_threads_can_be_started(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    """Those that run do all the work; without any, the error is raised, and the next plan works."""
+    start, left = threading.Thread.start, [None] * started
 
-    def refused(self: ThreadPoolExecutor, *args: Any) -> Future[Any]:
-        if len(jobs) == 2:
-            assert slow.second_runs.wait(WAIT)
-            slow.first_is_over.set()
+    def refuse(thread: threading.Thread) -> None:
+        if not left:
             raise RuntimeError("can't start new thread")
-        jobs.append(args)
-        return submit(self, *args)
+        left.pop()
+        start(thread)
 
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", refused)
-    with Pipeline(2) as pipeline:
-        with pytest.raises(RuntimeError, match="can't start new thread"):
-            pipeline.read(apart(Memory(bytes(9), slow.before), 4))
-        assert slow.second_is_over.is_set()
+    with Pipeline(4) as pipeline:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            if started:
+                assert pipeline.read(apart(Memory(bytes(100)), 9)) == [crc32c.value(b"\0")] * 9
+            else:
+                with pytest.raises(RuntimeError, match="can't start new thread"):
+                    pipeline.read(apart(Memory(bytes(100)), 9))
+        assert pipeline.read(apart(Memory(bytes(100)), 9)) == [crc32c.value(b"\0")] * 9
+
+
+def test_another_thread_closes_the_pipeline() -> None:
+    """A plan that has begun is completed, whether it began before or after the threads ended."""
+    for _ in range(200):
+        pipeline = Pipeline(2)
+        closing = threading.Thread(target=pipeline.close)
+        pipeline.read(apart(Memory(bytes(9)), 2))
+        closing.start()
+        assert pipeline.read(apart(Memory(bytes(100)), 9)) == [crc32c.value(b"\0")] * 9
+        closing.join(WAIT)
+        pipeline.close()
+
+
+def test_threads_end_when_a_pipeline_is_forgotten() -> None:
+    """Nobody has to call `close`."""
+    before = set(tfckpt_threads())
+    pipeline = Pipeline(2)
+    pipeline.read(apart(Memory(bytes(100)), 9))
+    mine = set(tfckpt_threads()) - before
+    assert mine
+    del pipeline
+    for thread in mine:
+        thread.join(WAIT)
+        assert not thread.is_alive()
 
 
 # Threads.

@@ -9,7 +9,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.transfer.staging import Buffers, Staging, StagingOptions
 
 MIB = 1024 * 1024
-NEVER = threading.Event()
+NEVER: list[bool] = []
 
 
 @pytest.mark.parametrize("name", ["buffer_bytes", "buffers_per_device", "save_bytes", "async_bytes", "threads"])
@@ -26,11 +26,11 @@ def test_returned_buffers_are_reused() -> None:
     first, second = buffers.lend(NEVER), buffers.lend(NEVER)
     assert first is not None and second is not None
     assert first.data_ptr() != second.data_ptr() and first.nbytes == MIB
-    exhausted = [buffers.exhausted]
     buffers.give_back(first)
-    exhausted.append(buffers.exhausted)
-    assert buffers.lend(NEVER) is first
-    assert exhausted == [True, False]
+    waited: list[str] = []
+    assert buffers.lend(NEVER, before_waiting=lambda: waited.append("before the first")) is first
+    assert waited == []
+    assert buffers.lend(NEVER, before_waiting=lambda: buffers.give_back(second)) is second
 
 
 def test_lend_waits_until_a_buffer_is_returned() -> None:
@@ -51,11 +51,11 @@ def test_lend_returns_none_after_cancellation() -> None:
     """No thread hangs after an error elsewhere."""
     buffers = Buffers(MIB, 1, pinned=False)
     buffers.lend(NEVER)
-    cancelled = threading.Event()
+    cancelled: list[bool] = []
     got: list[torch.Tensor | None] = []
     waiting = threading.Thread(target=lambda: got.append(buffers.lend(cancelled)))
     waiting.start()
-    cancelled.set()
+    cancelled.append(True)
     buffers.wake()
     waiting.join(30)
     assert got == [None]

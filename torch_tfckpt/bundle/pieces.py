@@ -60,7 +60,7 @@ class Pieces:
         buffers = []
         requests = []
         for (_, first), *_, (_, last) in (run.pieces for run in runs):
-            buffers.append(torch.empty(last.end - first.offset, dtype=torch.uint8))
+            buffers.append(torch.empty(last.end - first.offset, dtype=torch.uint8, device="cpu"))
             requests.append(ReadRequest(self.files.shard(first.shard), first.offset, byte_view(buffers[-1])))
         self.pipeline.fill(requests)
         for run, buffer, request in zip(runs, buffers, requests, strict=True):
@@ -142,10 +142,10 @@ class Pieces:
         strides = [element_count(piece.shape[axis + 1 :]) for axis in range(len(piece.shape))]
         lengths = [extent.length for extent in part.extents]
         if not element_count(tuple(lengths)):
-            return torch.empty(lengths, dtype=dtype)
+            return torch.empty(lengths, dtype=dtype, device="cpu")
         first = sum(extent.start * stride for extent, stride in zip(part.extents, strides, strict=True))
         last = sum((extent.end - 1) * stride for extent, stride in zip(part.extents, strides, strict=True))
-        span = torch.empty(last + 1 - first, dtype=dtype)
+        span = torch.empty(last + 1 - first, dtype=dtype, device="cpu")
         file, begin = self.files.shard(piece.shard), piece.offset + first * dtype.itemsize
         end = begin + byte_view(span).nbytes
         request = ReadRequest(file, begin, byte_view(span))

@@ -9,7 +9,7 @@ from torch_tfckpt.directory.locate import find_checkpoint
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import AnyPath, fspath
+from torch_tfckpt.storage.names import AnyPath, fspath, is_url, refuse_url
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, printable
 
@@ -86,6 +86,8 @@ def merge(
     storage = storage or storage_of(target)
     report = MergeReport(_target_prefix(storage, target))
     for path in map(fspath, srcs):
+        if not is_url(target):
+            refuse_url(path, f"{printable(target)} is local: merge reads where it writes", "Copy the parts here first")
         try:
             report.sources.append(_prefix_of(storage, path))
         except NotFoundError:

@@ -63,7 +63,7 @@ def statistics_of(tensor: torch.Tensor) -> Statistics:
 def has_numbers(dtype: torch.dtype) -> bool:
     """Whether elements of this type are numbers that torch can convert, unlike raw bits and packed pairs."""
     try:
-        torch.zeros(1, dtype=dtype).to(torch.complex128)
+        torch.zeros(1, dtype=dtype, device="cpu").to(torch.complex128)
     except (RuntimeError, TypeError):
         return False
     return True

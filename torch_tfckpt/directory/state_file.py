@@ -42,7 +42,7 @@ from torch_tfckpt.errors import (
     NotFoundError,
 )
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import AnyPath, fspath, is_url
+from torch_tfckpt.storage.names import AnyPath, decoded_path, fspath, is_url
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.refusals import is_refusal, refusals_named
 from torch_tfckpt.storage.small_files import read_small, write_file
@@ -111,7 +111,7 @@ def _check(state: CheckpointState, what: str) -> None:
     if not state.model_checkpoint_path:
         raise DataLossError(f"{what}: it does not name a checkpoint. {_FIX}")
     try:
-        fspath(from_stored(state.model_checkpoint_path))
+        decoded_path(from_stored(state.model_checkpoint_path))
     except InvalidArgumentError as error:
         raise DataLossError(f"{what}: {error}. {_FIX}") from error
 
@@ -206,7 +206,7 @@ def _all_resolved(storage: Storage, directory: str, state: CheckpointState) -> C
 
 def _resolved(storage: Storage, directory: str, stored: str) -> str:
     try:
-        path = fspath(from_stored(stored))
+        path = decoded_path(from_stored(stored))
     except InvalidArgumentError:
         return stored  # not a path, so there is no such checkpoint
     return to_stored(resolve_in(storage, directory, path))

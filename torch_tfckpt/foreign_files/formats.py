@@ -13,6 +13,7 @@ from torch_tfckpt.foreign_files.sidecar_source import SidecarSource
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink, CheckpointSource
 from torch_tfckpt.format.file_kind import promised_kind
 from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.names import refuse_url
 from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import printable, quoted
 
@@ -57,6 +58,10 @@ def open_source(path: str) -> TensorSource:
 
 def _open_bare(path: str) -> TensorSource:
     kind = format_of(path)
+    if kind != "tf":
+        refuse_url(
+            path, "only TensorFlow checkpoints are read from URLs", "Copy the file here, and pass its local path"
+        )
     if kind == "pt":
         return PtSource(path)
     if kind == "npz":
@@ -78,6 +83,11 @@ def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSi
     Raises:
         InvalidArgumentError: the format is unknown or not specified, or `path` has the extension of another one.
     """
+    refuse_url(
+        path,
+        "convert writes local files only",
+        "Write to a local path and copy the result; `save_file`, `save_model`, `Saver` and `Checkpoint` write to URLs",
+    )
     ending = format_named(path)
     directory = path.endswith(os.sep) or LOCAL.is_directory(path)
     kind = to or ending

@@ -206,7 +206,7 @@ def _zeros(name: str, known: Shape | None, dtype: torch.dtype | None) -> Value:
         if dtype is None:
             return _empty_strings(shape)
         zeros = torch.from_numpy(np.zeros(element_count(shape) * dtype.itemsize, dtype=np.uint8))
-        return zeros.view(dtype).reshape(shape) if len(zeros) else torch.zeros(shape, dtype=dtype)
+        return zeros.view(dtype).reshape(shape) if len(zeros) else torch.zeros(shape, dtype=dtype, device="cpu")
     except (MemoryError, ValueError, RuntimeError) as error:
         raise FailedPreconditionError(
             f"variable {quoted(name)} of shape {shape_text(shape)} cannot be held in memory: {error}"

@@ -34,6 +34,7 @@ from torch_tfckpt.objects.trackables.registry import trackable_of
 from torch_tfckpt.objects.trackables.tensors import TensorTrackable
 from torch_tfckpt.objects.trackables.trackable import ChildrenOf, Trackable
 from torch_tfckpt.save_restore.handle import InFlight, SaveHandle
+from torch_tfckpt.save_restore.one_call import Call, one_at_a_time
 from torch_tfckpt.save_restore.pending_save import PendingSave
 from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.storage.choice import storage_of
@@ -47,7 +48,7 @@ _ROOT: Final = "root"
 _SHOWN: Final = 8  # names that a repr lists
 # Attributes that are not objects of the checkpoint.
 _OWN: Final = frozenset(
-    {"_tracked", "_attached", "_save_counter", "_storage", "_staging", "_in_flight", "_restoration"}
+    {"_tracked", "_attached", "_save_counter", "_storage", "_staging", "_in_flight", "_calls", "_restoration"}
 )
 
 
@@ -83,7 +84,8 @@ class Checkpoint:
     looked up at every save and restore: of modules, parameters, persistent buffers, submodules and extra state; of
     optimizers, slot variables and the rest of their state. A plain value such as `checkpoint.epoch` is replaced by the
     restored one; dicts and lists get new contents.
-    Thread safety: one thread at a time.
+    Thread safety: saves and restores of several threads run one after the other. A signal handler that calls one while
+    another one runs in its thread gets a FailedPreconditionError.
     """
 
     def __init__(self, root: object = None, *, storage: Any = None, **objects: object) -> None:
@@ -98,6 +100,7 @@ class Checkpoint:
         self._storage = storage
         self._staging = Staging()
         self._in_flight = InFlight()
+        self._calls: list[Call] = []
         self._restoration: Restoration | None = (
             None  # kept, so that missing values are logged when this object is deleted
         )
@@ -170,7 +173,7 @@ class Checkpoint:
         """Copy everything except saves in flight, their memory, and pending restores."""
         self.__dict__.update(objects, _tracked=dict(other._tracked), _save_counter=save_counter)
         self.__dict__.update(_attached=other._attached, _storage=other._storage)
-        self.__dict__.update(_staging=Staging(), _in_flight=InFlight(), _restoration=None)
+        self.__dict__.update(_staging=Staging(), _in_flight=InFlight(), _calls=[], _restoration=None)
 
     @property
     def save_counter(self) -> torch.Tensor:
@@ -182,6 +185,7 @@ class Checkpoint:
             return counter
         return self._save_counter
 
+    @one_at_a_time
     def write(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
         """Write a checkpoint under exactly this prefix: no number, no state file.
 
@@ -203,6 +207,7 @@ class Checkpoint:
         """
         return self._write(fspath(file_prefix), _checked(options), _no_more)
 
+    @one_at_a_time
     def save(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
         """Increment the counter, write `file_prefix-N`, and record only it in the state file; delete nothing.
 
@@ -212,6 +217,7 @@ class Checkpoint:
         path = self._numbered(file_prefix)
         return self._write(path, checked, lambda: self._name_newest(path))
 
+    @one_at_a_time
     def save_async(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> SaveHandle:
         """`save` in the background: returns as soon as training may change the values.
 
@@ -226,13 +232,14 @@ class Checkpoint:
         path = self._numbered(file_prefix)
         return self._start(path, checked, lambda: self._name_newest(path))
 
+    @one_at_a_time
     def read(self, save_path: AnyPath, options: CheckpointOptions | None = None) -> LoadStatus:
         """Restore a checkpoint of `write`. Like `restore`, which also restores the counter."""
-        self.sync()
         options = _checked(options)
         with CheckpointReader(save_path, storage=self._storage) as reader:
             return self._restore(reader, options)
 
+    @one_at_a_time
     def restore(self, save_path: AnyPath | None, options: CheckpointOptions | None = None) -> LoadStatus:
         """Restore all objects in place, and objects that are added later when they are added.
 
@@ -256,7 +263,6 @@ class Checkpoint:
         A checkpoint with tensors by name, as written by Saver, is restored by the names that a Saver of the same
         objects would use. Cost: one read of the values; host memory of all of them.
         """
-        self.sync()
         options = _checked(options)
         if save_path is None:
             return InitializationOnlyStatus()
@@ -330,7 +336,6 @@ class Checkpoint:
     # Saving.
 
     def _numbered(self, prefix: AnyPath) -> str:
-        self.sync()
         counter = self.save_counter
         counter += 1
         return f"{fspath(prefix)}-{int(counter)}"
@@ -350,7 +355,7 @@ class Checkpoint:
         )
 
     def _begin(self, path: str, options: CheckpointOptions, *, snapshot: bool) -> PendingSave:
-        self.sync()
+        self._in_flight.sync()  # a signal handler may have begun a save
         if options.staging is not None and options.staging != self._staging.options:
             self._staging = Staging(options.staging)
         storage = self._storage or storage_of(path)

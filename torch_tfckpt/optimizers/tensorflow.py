@@ -124,7 +124,7 @@ class StatePlan:
             state = new.setdefault(identity_of(slot.parameter), {})
             state[slot.state] = value if self.rate is None else value / -self.rate
             if self.step is not None:
-                state[STEP] = torch.tensor(self.step, dtype=torch.float32)
+                state[STEP] = torch.tensor(self.step, dtype=torch.float32, device="cpu")
         for group in self.groups:
             for state in (new.get(identity_of(each), {}) for each in group["params"] if group.get("amsgrad")):
                 # The stored run did not use amsgrad. TensorFlow would also start it with zeros.

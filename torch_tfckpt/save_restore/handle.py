@@ -1,17 +1,36 @@
-"""Saves in the background: the caller's handle. Every error is raised, at the latest at exit."""
+"""Saves in the background: the caller's handle. Every error is raised, at the latest at exit.
+
+- A program whose last save failed, and that has not asked for the result, prints the error and ends with a status that
+  is not 0 (`exit_status`). So does a child of `multiprocessing`.
+- A signal handler may call any method, and start or await other saves. A call that could only wait for the code that
+  the handler has interrupted raises FailedPreconditionError at once.
+- Ctrl-C while `save_async` waits: nothing was published and all files are removed, or the save goes on in the
+  background and the next call waits for it.
+- A forked child does not wait for the saves of its parent, and leaves their files alone.
+"""
 
 import atexit
+import logging
 import os
+import sys
 import threading
+import traceback
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from torch_tfckpt.errors import CheckpointError, FailedPreconditionError
+from torch_tfckpt.errors import FailedPreconditionError
+from torch_tfckpt.save_restore.delayed_logs import delayed_logs, prepare_delay, write_logs
+from torch_tfckpt.save_restore.exit_status import at_end_of_child, fail_at_exit
 from torch_tfckpt.text import printable
+from torch_tfckpt.transfer.threads import Latch
 
 # None only if the caller has asked for it: a save that may be skipped, a saver that may have nothing to save. Other
 # programs can use the result without a check.
 MaybeNone: TypeAlias = Any
+
+# Seconds that `result` waits for the log lines of a save that has ended. They need the locks of `logging`, which the
+# waiting thread itself may hold, if this is a signal handler.
+_FOR_LOGS: Final = 0.2
 
 
 class SaveHandle:
@@ -38,12 +57,17 @@ class SaveHandle:
         self._target = path
         self.staged = staged
         self._complete = complete
-        self._done = threading.Event()
+        self._done = Latch()
+        self._logged = Latch()
+        self._to_run = [True]  # taken by the thread that completes the save, or by the one that gives it up
+        self._starter = threading.get_ident()
+        self._runner: int | None = None  # the thread that completes it
         self._path: str | None = None
         self._error: BaseException | None = None
         self._reported = False
         if complete is None:
             self._done.set()
+            self._logged.set()
 
     def __repr__(self) -> str:
         if not self._target:
@@ -56,13 +80,32 @@ class SaveHandle:
 
     def _start(self) -> None:
         """Complete the save in a new thread, which the interpreter waits for before it exits."""
+        prepare_delay()
+        at_end_of_child(_report)
         thread = threading.Thread(target=self._run, name="tfckpt-save")
         _UNREPORTED.add(self)
+        thread.start()
+
+    def _take(self) -> bool:
+        """Return True to one of two threads: the one that completes the save, or the one that gives it up."""
         try:
-            thread.start()
-        except BaseException:
-            _UNREPORTED.discard(self)  # or exit would wait for it forever
-            raise
+            return self._to_run.pop()
+        except IndexError:
+            return False
+
+    def _give_up(self, abandon: Callable[[], object]) -> None:
+        """Remove everything that was written, unless a thread is completing the save already."""
+        if not self._take():
+            return
+        _UNREPORTED.discard(self)  # or exit would wait for it forever
+        self._complete = None
+        self._error = FailedPreconditionError("the save was given up while it began. Save again")
+        self._reported = True  # the caller of `save_async` gets the cause
+        try:
+            abandon()
+        finally:
+            for latch in (self.staged, self._logged, self._done):
+                latch.set()
 
     def done(self) -> bool:
         """Return whether the save has ended, successfully or not."""
@@ -80,8 +123,9 @@ class SaveHandle:
         Raises:
             TimeoutError: the save has not ended yet.
             IncompleteSaveError, or any other error of `Saver.save`. The saver does not raise it again.
+            FailedPreconditionError: called by a callback of this save, which would wait for itself.
         """
-        if not self._done.wait(timeout):
+        if not self._wait(timeout):
             raise TimeoutError(f"the save has not ended after {timeout} seconds. Call again, or wait without a timeout")
         if self._error is not None:
             self._reported = True
@@ -89,9 +133,23 @@ class SaveHandle:
             raise self._error
         return self._path
 
+    def _wait(self, timeout: float | None = None) -> bool:
+        """Wait for the save to end; return whether it has ended."""
+        if not self._done.is_set():
+            me = threading.get_ident()
+            if me == self._runner or (self._to_run and me == self._starter):
+                raise FailedPreconditionError(
+                    f"{self!r}: a callback of the save, or a signal handler that has interrupted its start, waits for "
+                    f"its end, which comes only afterwards. Call this when the save, or the handler, has returned"
+                )
+            if not self._done.wait(timeout):
+                return False
+        self._logged.wait(_FOR_LOGS)
+        return True
+
     def _raise_unreported(self) -> None:
         """Wait for the save to end, and raise its error unless `result` has raised it."""
-        self._done.wait()
+        self._wait()
         if self._error is not None and not self._reported:
             self.result()
 
@@ -101,14 +159,19 @@ class SaveHandle:
         self._error = FailedPreconditionError("the save continues in the process that started it. Call result() there")
         self._reported = True
         # New events: at the time of the fork a thread may have held the locks of the old ones.
-        self.staged, self._done = threading.Event(), threading.Event()
-        self.staged.set()
-        self._done.set()
+        self.staged, self._done, self._logged = Latch(), Latch(), Latch()
+        for latch in (self.staged, self._done, self._logged):
+            latch.set()
 
     def _run(self) -> None:
+        if not self._take():
+            return  # the thread that started this one has given the save up
         assert self._complete is not None, "a skipped save was started"
+        self._runner = threading.get_ident()
+        logs: list[logging.LogRecord] = []
         try:
-            self._path = self._complete()
+            with delayed_logs() as logs:
+                self._path = self._complete()
             _UNREPORTED.discard(self)
         except BaseException as error:
             self._error = error
@@ -116,11 +179,13 @@ class SaveHandle:
             self._complete = None  # it references the tensors
             self.staged.set()
             self._done.set()
+            write_logs(logs)
+            self._logged.set()
 
 
 def skipped_save() -> SaveHandle:
     """Return the handle of a save that was skipped because another one was in flight; its result is None."""
-    staged = threading.Event()
+    staged = Latch()
     staged.set()
     return SaveHandle("", staged, None)
 
@@ -128,7 +193,7 @@ def skipped_save() -> SaveHandle:
 class InFlight:
     """The save in the background of a Saver or a Checkpoint; there is at most one.
 
-    Thread safety: one thread at a time.
+    Thread safety: one thread at a time may start a save; any may wait for it.
     """
 
     def __init__(self) -> None:
@@ -163,20 +228,17 @@ class InFlight:
                 staged.wait()
             handle._start()
         except BaseException:  # Ctrl-C, or no thread can be started
-            self._handle = None
-            abandon()
+            handle._give_up(abandon)
             raise
         return handle
 
     def sync(self) -> None:
         """Wait until no save is in flight. Raises the save's error unless `result` has raised it."""
-        earlier, self._handle = self._handle, None
-        if earlier is not None:
-            try:
-                earlier._raise_unreported()
-            except KeyboardInterrupt:
-                self._handle = earlier
-                raise
+        while (earlier := self._handle) is not None:
+            earlier._wait()
+            if self._handle is earlier:
+                self._handle = None
+            earlier._raise_unreported()
 
 
 # Saves that are running, and those whose error was not raised yet.
@@ -193,18 +255,28 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disown_all)
 
 
-@atexit.register
-def _report_at_exit() -> None:
-    """Raise errors that were not raised yet; the interpreter prints them."""
-    errors = []
+def _unreported_errors() -> list[BaseException]:
+    """Wait for all saves, and return the errors that were not raised yet."""
+    errors: list[BaseException] = []
     for handle in list(_UNREPORTED):
         try:
             handle._raise_unreported()
         except BaseException as error:
             errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise CheckpointError(
-            f"{len(errors)} saves failed, and result() was not called: " + "; ".join(map(str, errors))
-        )
+    return errors
+
+
+def _report() -> bool:
+    """Print errors that were not raised yet; return whether there are any."""
+    errors = _unreported_errors()
+    for error in errors:
+        print("A save in the background failed, and result() was not called:", file=sys.stderr)
+        traceback.print_exception(error, file=sys.stderr)
+    return bool(errors)
+
+
+@atexit.register
+def _report_at_exit() -> None:
+    """Print errors that were not raised yet, and end with a status that is not 0."""
+    if _report():
+        fail_at_exit()

@@ -44,7 +44,11 @@ class RNGState:
         version, words, gauss = random.getstate()
         state: dict[str, Any] = {
             "torch": torch.get_rng_state(),
-            "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
+            "python": {
+                "version": version,
+                "words": torch.tensor(words, dtype=torch.int64, device="cpu"),
+                "gauss": gauss,
+            },
             "numpy": np.random.get_state(legacy=False),
         }
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -123,7 +123,7 @@ def tensor_keys(text: str | bytes) -> list[str]:
     def note(key: str) -> torch.Tensor:
         if key in keys:
             raise DataLossError(f"state refers to the tensor {quoted(key)} twice")
-        return keys.setdefault(key, torch.empty(0))
+        return keys.setdefault(key, torch.empty(0, device="cpu"))
 
     _Decoder(note).node(_parse(text), 0)
     return list(keys)

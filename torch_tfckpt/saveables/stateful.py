@@ -253,7 +253,7 @@ def _stand_in(reader: CheckpointReader, name: str) -> torch.Tensor:
     dtype, shape = reader.dtype(name), reader.shape(name)
     if dtype == DataType.DT_STRING:
         raise DataLossError(f"{quoted(name)} should be a tensor of the state, but contains strings")
-    return torch.zeros((), dtype=value_dtype(name, dtype)).expand(shape)
+    return torch.zeros((), dtype=value_dtype(name, dtype), device="cpu").expand(shape)
 
 
 class _StoredState(SaveableObject):

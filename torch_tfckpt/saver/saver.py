@@ -22,12 +22,15 @@ from torch_tfckpt.meta_graph.graph_collections import registered_variables
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder, begin_save
 from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle, skipped_save
+from torch_tfckpt.save_restore.one_call import Call, takes_turns
 from torch_tfckpt.save_restore.restore import RestoreOptions, restore_path
-from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes, out_of_scope
+from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes
 from torch_tfckpt.saveables.load_report import LoadReport
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.var_list import VarList
+from torch_tfckpt.saver.message import HasSaverDef
 from torch_tfckpt.saver.meta_graph import MetaGraphSource, TensorsGraph
+from torch_tfckpt.saver.on_signal import SavesOnSignal
 from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.saver.registered import SaverInGraph
 from torch_tfckpt.saver.request import SaveRequest
@@ -41,7 +44,7 @@ from torch_tfckpt.transfer.staging import Staging, StagingOptions
 _log = logging.getLogger(__name__)
 
 
-class Saver(TracksCheckpoints, ExportsMetaGraph):
+class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
     """Saves and restores named tensors as numbered checkpoints, and deletes old ones.
 
     Args:
@@ -95,7 +98,8 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
 
     Values, including the state of optimizers, are looked up at every save and restore. Changes to `var_list` itself
     after construction have no effect.
-    Thread safety: one thread at a time.
+    Thread safety: saves and restores of several threads run one after the other. A signal handler that calls one while
+    another one runs in its thread gets a FailedPreconditionError; see `save_on_signal`.
     """
 
     def __init__(
@@ -145,6 +149,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         self.storage = storage
         self._staging = Staging(staging)
         self._in_flight = InFlight()
+        self._calls: list[Call] = []
         self._variables: VarList | None = None  # None: not built, or nothing to save
         self._records: SaverRecords | None = None
         self._built = False
@@ -257,7 +262,8 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             pad=self._pad,
             sharded=self._sharded,
         )
-        return self._begin(request, snapshot=False).complete()
+        saved = self._save(request)
+        return self._at_safe_point(request.target, saved) if self._on_signal else saved
 
     def save_async(
         self,
@@ -307,10 +313,7 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             pad=self._pad,
             sharded=self._sharded,
         )
-        save = self._begin(request, snapshot=True)
-        return self._in_flight.start(
-            request.target, save.staged, save.complete, save.abandon, block_until_staged=block_until_staged
-        )
+        return self._at_safe_point(request.target, self._save_async(request, block_until_staged))
 
     def restore(self, save_path: AnyPath | None, *, strict: bool = True, verify: bool = True) -> LoadReport:
         """Restore everything in place.
@@ -343,30 +346,17 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
             raise InvalidArgumentError(
                 "Can't load save_path when it is None. latest_checkpoint returns None if it finds no checkpoint"
             )
+        return self._restore(fspath(save_path), self._variables, strict, verify)
+
+    @takes_turns
+    def _restore(self, path: str, variables: VarList, strict: bool, verify: bool) -> LoadReport:
         assert self._builder is not None, "built without a builder"
         how = RestoreOptions(self._reshape, self._sharded, self._sequentially, strict, verify)
-        prefix, report = restore_path(self._builder, fspath(save_path), self._variables, how, storage=self.storage)
+        prefix, report = restore_path(self._builder, path, variables, how, storage=self.storage)
         if prefix is not None and self._records is not None:
             self._records.restored(prefix)
         self._graph.values_restored()
         return report
-
-    # The saver as a message.
-
-    def as_saver_def(self) -> SaverDef | None:
-        """Return the saver's settings; None if it has nothing to save."""
-        return self.saver_def
-
-    def to_proto(self, export_scope: str | None = None) -> SaverDef | None:
-        """Return the saver's settings without the scope in their names; None if they are not in that scope."""
-        if export_scope is None or self.saver_def is None:
-            return self.saver_def
-        return out_of_scope(self.saver_def, export_scope)
-
-    @classmethod
-    def from_proto(cls, saver_def: SaverDef, import_scope: str | None = None, *, var_list: object = None) -> Self:
-        """Create a saver with these settings, for the tensors of `var_list` or of the collections."""
-        return cls(var_list, saver_def=saver_def, name=import_scope)
 
     def _exported(self) -> RawMetaGraph:
         return self._graph.described(self._in_graph())()
@@ -411,8 +401,20 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
         saver_def, filename = naming_nodes(self.saver_def, self._filename)
         return SaverInGraph(saver_def, saveables, self, self._sharded, self._reshape, filename)
 
+    @takes_turns
+    def _save(self, request: SaveRequest) -> str | MaybeNone:
+        return self._begin(request, snapshot=False).complete()
+
+    @takes_turns
+    def _save_async(self, request: SaveRequest, block_until_staged: bool) -> SaveHandle:
+        save = self._begin(request, snapshot=True)
+        return self._in_flight.start(
+            request.target, save.staged, save.complete, save.abandon, block_until_staged=block_until_staged
+        )
+
     def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaverSave:
         """Start to write a checkpoint."""
+        self._in_flight.sync()  # a signal handler may have begun a save
         records = self._records
         assert records is not None, "a saver that is built has records"
         if request.write_state:

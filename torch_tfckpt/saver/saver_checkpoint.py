@@ -55,7 +55,7 @@ class SaverCheckpoint:
     """
 
     def __init__(self, var_list: object, *, storage: Storage | None = None) -> None:
-        self.save_counter = torch.zeros((), dtype=torch.int64)
+        self.save_counter = torch.zeros((), dtype=torch.int64, device="cpu")
         self._storage = var_list.storage if isinstance(var_list, Saver) else storage
         if isinstance(var_list, Saver):
             if var_list.saver_def is not None and var_list.saver_def.version == SaverDef.V1:

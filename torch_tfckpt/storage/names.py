@@ -13,6 +13,8 @@ AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 # A scheme has at least two letters: C:// is a drive. Names in upper case are local paths.
 _URL: Final = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://")
+# A URL after pathlib: Path("s3://bucket/x") is "s3:/bucket/x".
+_COLLAPSED_URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)(.*)", re.DOTALL)
 # The suffix that TensorFlow adds to unfinished files, plus our own mark. Only files with the mark are ever treated as
 # leftovers: whether one of TensorFlow's files is in use cannot be determined.
 _TEMPORARY: Final = re.compile(r"(?P<path>.+)\.tempstate(?P<save>[0-9]+)-tfckpt", re.DOTALL)
@@ -41,6 +43,17 @@ def parse_temporary_name(path: str) -> Temporary | None:
     return None if match is None else Temporary(match["path"], int(match["save"]))
 
 
+def refuse_url(path: str, what: str, instead: str) -> None:
+    """Raise InvalidArgumentError if `path` is a URL.
+
+    Args:
+        what: What was to be done with it: "convert reads local files only".
+        instead: How to do it: "Copy the file".
+    """
+    if is_url(path):
+        raise InvalidArgumentError(f"{quoted(path)} is a URL, and {what}. {instead}")
+
+
 @functools.lru_cache(maxsize=256)  # called several times per save for each directory
 def is_url(path: str) -> bool:
     """Return whether `path` is a URL rather than a local path.
@@ -55,13 +68,32 @@ def fspath(path: AnyPath) -> str:
     """Return any kind of path as `str`, without a leading file://.
 
     Raises:
+        InvalidArgumentError: not a path, empty, or contains a null character; a URL that pathlib has changed; or "~" or
+            "$NAME" at the start, which would have to be replaced first (unless a file has that name).
+    """
+    text = decoded_path(path)
+    if text[0] in "~$":
+        _refuse_unexpanded(text)
+    elif (collapsed := _COLLAPSED_URL.fullmatch(text)) is not None:
+        raise InvalidArgumentError(
+            f"{quoted(text)} was a URL, and a Path has only one of its slashes. Pass the URL as a str: "
+            f"{quoted(f'{collapsed[1]}://{collapsed[2]}')}; write a local path of that name as {quoted(f'./{text}')}"
+        )
+    return text
+
+
+def decoded_path(path: AnyPath) -> str:
+    """Return any kind of path as `str`; for paths that a file contains, in which nothing has to be replaced.
+
+    Raises:
         InvalidArgumentError: not a path, empty, or contains a null character.
     """
     try:
         text = os.fsdecode(path)
     except TypeError as error:
         raise InvalidArgumentError(f"expected a path (str, bytes or PathLike), got {type(path).__name__}") from error
-    text = text.removeprefix("file://")
+    if text.startswith("file:"):
+        text = _local_path(text)
     if not text or "\0" in text:
         raise InvalidArgumentError(f"{quoted(text)} is not a path: it is empty or contains a null character")
     try:
@@ -69,3 +101,24 @@ def fspath(path: AnyPath) -> str:
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(f"{quoted(text)} is not a path: {error.reason}") from error
     return text
+
+
+def _local_path(url: str) -> str:
+    """Return the path of file:///x, file:/x (as pathlib writes it) and file://localhost/x; of file://x, x."""
+    rest = url.removeprefix("file:")
+    if rest.startswith("//"):
+        rest = rest[2:]
+        return rest.removeprefix("localhost") if rest.startswith("localhost/") else rest
+    return rest if rest.startswith("/") else url
+
+
+def _refuse_unexpanded(path: str) -> None:
+    """Refuse what a shell would have replaced: a new directory that is called "~" is hard to remove."""
+    first, slash, rest = path.partition("/")
+    expand = "os.path.expanduser" if first.startswith("~") else "os.path.expandvars"
+    expanded = os.path.expanduser(first) if first.startswith("~") else os.path.expandvars(first)
+    if expanded != first and not os.path.lexists(first):
+        raise InvalidArgumentError(
+            f"{quoted(path)}: {quoted(first)} is not replaced in paths. Pass {expand}(...), here "
+            f"{quoted(expanded + slash + rest)}; write a local path of that name as {quoted(f'./{path}')}"
+        )

@@ -7,12 +7,12 @@ requests were split. Reading, writing and checksumming all release the GIL.
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol, Self, TypeVar
 
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import Buffer, ReadableFile, WritableFile
+from torch_tfckpt.transfer.threads import Workers
 
 # 8 MiB: large enough that the cost of a system call and a future is negligible, small enough that the bytes are still
 # in the core's cache when they are checksummed, and that a tensor of 64 MiB keeps eight threads busy.
@@ -90,9 +90,7 @@ class Pipeline:
 
     def __init__(self, threads: int = THREADS) -> None:
         self._threads = threads
-        self._lock = threading.Lock()
-        self._executor: ThreadPoolExecutor | None = None
-        self._owner = 0  # id of the process that the executor's threads belong to
+        self._workers: tuple[Workers, int] | None = None  # and the id of the process that they belong to
         self._scratch = threading.local()
 
     def read(self, requests: Sequence[ReadRequest]) -> list[int]:
@@ -145,7 +143,7 @@ class Pipeline:
         if len(chunks) < 2:
             return crc32c.value(buffer)
         total = 0
-        for chunk, crc in zip(chunks, self._pool().map(crc32c.value, chunks), strict=True):
+        for chunk, crc in zip(chunks, self._running().map(crc32c.value, chunks), strict=True):
             total = crc32c.combine(total, crc, len(chunk))
         return total
 
@@ -160,11 +158,9 @@ class Pipeline:
 
     def close(self) -> None:
         """Stop the threads. A later plan starts new ones."""
-        with self._lock:
-            executor, self._executor = self._executor, None
-            owner = self._owner
-        if executor is not None and owner == os.getpid():
-            executor.shutdown()
+        workers, self._workers = self._workers, None
+        if workers is not None and workers[1] == os.getpid():
+            workers[0].close()
 
     def __enter__(self) -> Self:
         return self
@@ -175,57 +171,26 @@ class Pipeline:
     def _run(self, requests: Sequence[R], job: Callable[[R, Job], list[int]], *, in_order: bool = False) -> list[int]:
         """Split the plan into jobs, run them, and combine the checksums of each request's pieces."""
         jobs = cut_plan(requests, CHUNK_BYTES)
-        failed = threading.Event()
 
-        def guarded(work: Job) -> list[int]:
-            if failed.is_set():
-                return []  # the caller gets the first error; this result is never used
-            try:
-                return job(requests[work.pieces[0].number], work)
-            except BaseException:
-                failed.set()
-                raise
+        def run(work: Job) -> list[int]:
+            return job(requests[work.pieces[0].number], work)
 
-        results: Iterable[list[int]]
-        if len(jobs) == 1 or self._threads == 1 or in_order:
-            results = map(guarded, jobs)
+        if len(jobs) < 2 or self._threads == 1 or in_order:
+            results = list(map(run, jobs))
         else:
-            futures: list[Future[list[int]]] = []
-            try:
-                for work in jobs:
-                    futures.append(self._submit(guarded, work))
-                wait(futures)
-            finally:
-                # Also after Ctrl-C: no thread may use the buffers once the caller gets them back.
-                failed.set()
-                wait(futures)
-            results = [future.result() for future in futures]
+            results = self._running().map(run, jobs)
         sums = [0] * len(requests)
         for work, pieces in zip(jobs, results, strict=True):
             for (number, begin, size), crc in zip(work.pieces, pieces, strict=True):
                 sums[number] = crc32c.combine(sums[number], crc, size) if begin else crc
         return sums
 
-    def _submit(self, guarded: Callable[[Job], list[int]], work: Job) -> Future[list[int]]:
-        try:
-            return self._pool().submit(guarded, work)
-        except RuntimeError as refused:
-            if "interpreter shutdown" not in str(refused):
-                raise
-            # No pool accepts work any more, but a save that started before must still finish, so run the job here.
-            done: Future[list[int]] = Future()
-            try:
-                done.set_result(guarded(work))
-            except BaseException as error:
-                done.set_exception(error)
-            return done
-
-    def _pool(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._executor is None or self._owner != os.getpid():
-                self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="tfckpt")
-                self._owner = os.getpid()
-            return self._executor
+    def _running(self) -> Workers:
+        """Return this process's threads. If two threads ask for the first time, one gets its own, for one plan."""
+        known, process = self._workers, os.getpid()
+        if known is None or known[1] != process:
+            self._workers = known = (Workers(self._threads, "tfckpt"), process)
+        return known[0]
 
     def _scratch_buffer(self) -> memoryview:
         """Return this thread's buffer of one chunk."""

@@ -6,7 +6,9 @@ their size does not grow with the model's. `CopyStream` copies from a CUDA devic
 """
 
 import threading
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Final
 
 import torch
@@ -69,40 +71,49 @@ class Buffers:
         self.buffer_bytes, self.count, self.pinned = buffer_bytes, count, pinned
         self._free: list[torch.Tensor] = []
         self._made = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._permits = SimpleQueue[bool]()  # True: one more buffer may be lent; False: check `cancelled` again
+        for _ in range(count):
+            self._permits.put(True)
 
-    def lend(self, cancelled: threading.Event) -> torch.Tensor | None:
-        """Wait for a free buffer and return it, a flat uint8 tensor; return None once `cancelled` is set."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free or self._made < self.count or cancelled.is_set())
-            if cancelled.is_set():
+    def lend(self, cancelled: Sized, before_waiting: Callable[[], object] = lambda: None) -> torch.Tensor | None:
+        """Wait for a free buffer and return it, a flat uint8 tensor; return None once `cancelled` has items.
+
+        Args:
+            before_waiting: Called if no buffer is free.
+        """
+        while True:
+            try:
+                permit = self._permits.get_nowait()
+            except Empty:
+                before_waiting()
+                permit = self._permits.get()
+            if cancelled:
+                self._permits.put(permit)  # also a False: others may wait
                 return None
-            if self._free:
-                return self._free.pop()
-            self._made += 1
+            if permit:
+                break
         try:
-            return torch.empty(self.buffer_bytes, dtype=torch.uint8, pin_memory=self.pinned)
+            return self._free.pop()
+        except IndexError:
+            pass
+        try:
+            buffer = torch.empty(self.buffer_bytes, dtype=torch.uint8, device="cpu", pin_memory=self.pinned)
         except BaseException:
-            with self._changed:
-                self._made -= 1
+            self._permits.put(True)
             raise
+        with self._lock:
+            self._made += 1
+        return buffer
 
     def give_back(self, buffer: torch.Tensor) -> None:
         """Return a buffer whose bytes are written."""
-        with self._changed:
-            self._free.append(buffer)
-            self._changed.notify_all()
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the next call of `lend` has to wait."""
-        with self._changed:
-            return not self._free and self._made >= self.count
+        self._free.append(buffer)
+        self._permits.put(True)
 
     def wake(self) -> None:
         """Make waiting callers check `cancelled` again."""
-        with self._changed:
-            self._changed.notify_all()
+        self._permits.put(False)
 
 
 class Ready:

@@ -25,6 +25,7 @@ from torch_tfckpt.storage.protocol import WritableFile
 from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, write_pieces
 from torch_tfckpt.transfer.staging import Buffers, CopyStream, Ready, Staging
+from torch_tfckpt.transfer.threads import Latch, join
 from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes, runs_of
 
 # Limit of waiting batches in a lane without buffers: they hold host copies of tensors that are not stored contiguously.
@@ -39,7 +40,7 @@ class _Lane:
     device: torch.device | None  # None: bytes, which are immutable
     stream: CopyStream | None
     buffered: bool
-    room: threading.Semaphore  # limits the batches in flight
+    room: SimpleQueue[None] | None  # an item for each batch that may be in flight; None: any number
     numbers: list[int] = field(default_factory=list)  # indices into the plan
 
 
@@ -79,7 +80,8 @@ class Transfer:
     def __init__(
         self, writes: Sequence[Write], files: Sequence[WritableFile], staging: Staging, *, snapshot: bool
     ) -> None:
-        self.staged = threading.Event()
+        # Only for a snapshot does anyone wait for these.
+        self.staged = Latch() if snapshot else threading.Event()
         self._writes, self._files = writes, files
         self._sums = [0] * len(writes)
         self._cut: dict[int, list[tuple[int, int, int]]] = {}  # index -> offset, size and checksum of each written part
@@ -91,9 +93,9 @@ class Transfer:
         if buffered:
             self._buffers = staging.buffers(len(buffered), pinned=pinned, snapshot=snapshot)
         self._lock = threading.Lock()
-        self._cancelled = threading.Event()
+        self._cancelled: list[bool] = []  # not empty once everything is to stop
         self._failure: BaseException | None = None
-        self._may_write = threading.Event()
+        self._may_write = Latch() if snapshot else None  # None: at once
         # For a file that is written in order, one thread stages all lanes, and one thread writes.
         groups: dict[object, list[_Lane]] = {}
         for lane in self._lanes:
@@ -106,15 +108,24 @@ class Transfer:
             self._queues += [shared] * min(staging.options.threads, total // CHUNK_BYTES + used)
         self._unstaged = len(stages)
         # Start all threads now: during interpreter shutdown no thread can be started.
-        self._threads = [threading.Thread(target=self._stage, args=stage, name="tfckpt-stage") for stage in stages]
+        self._threads = [
+            threading.Thread(target=self._stage, args=stage, name="tfckpt-stage", daemon=True) for stage in stages
+        ]
         self._threads += [
-            threading.Thread(target=self._write, args=(queue,), name="tfckpt-write") for queue in self._queues
+            threading.Thread(target=self._write, args=(queue,), name="tfckpt-write", daemon=True)
+            for queue in self._queues
         ]
         if not self._lanes:
             self.staged.set()
-        if not snapshot:
-            self._may_write.set()
-        self._start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException as error:  # the system refuses more threads, or Ctrl-C
+            self._stop(error)
+            self._end_queues()
+            self._threads = [thread for thread in self._threads if _runs(thread)]
+            self.cancel()
+            raise
 
     def result(self) -> list[int]:
         """Wait until everything is written and synced; return the CRC-32C (not masked) of each write.
@@ -141,25 +152,13 @@ class Transfer:
     def cancel(self) -> None:
         """Stop, and return once no thread uses files and tensors any more. Can be called at any time."""
         self._stop(None)
-        for thread in self._threads:
-            thread.join()
+        join(self._threads)
         self._give_back_batches()
 
     @property
     def failed(self) -> bool:
         """Whether `result` will raise."""
         return self._failure is not None
-
-    def _start(self) -> None:
-        try:
-            for thread in self._threads:
-                thread.start()
-        except BaseException as error:  # the system refuses more threads, or Ctrl-C
-            self._stop(error)
-            self._end_queues()
-            self._threads = [thread for thread in self._threads if _runs(thread)]
-            self.cancel()
-            raise
 
     def _give_back_batches(self) -> None:
         """Return the buffers of batches that will not be written, because not all threads could be started."""
@@ -185,12 +184,15 @@ class Transfer:
             device = None if isinstance(write.source, bytes) else write.source.device
             lane = lanes.get((write.file, device))
             if lane is None:
-                stream = CopyStream(device) if _is_cuda(device) else None
+                stream = CopyStream(device) if device is not None and device.type == "cuda" else None
                 buffered = device is not None and (snapshot or device.type != "cpu")
                 # A snapshot uses as many buffers as there are; a synchronous save limits each device. Bytes in a
                 # snapshot need no copies, and nothing is written until all lanes are staged, so they must not wait.
-                ring = staging.options.async_bytes if snapshot else staging.options.buffers_per_device
-                room = threading.Semaphore(ring if snapshot or buffered else _UNBUFFERED_AHEAD)
+                room = None
+                if not snapshot:
+                    room = SimpleQueue[None]()
+                    for _ in range(staging.options.buffers_per_device if buffered else _UNBUFFERED_AHEAD):
+                        room.put(None)
                 lane = lanes[write.file, device] = _Lane(write.file, device, stream, buffered, room)
             lane.numbers.append(number)
         return list(lanes.values())
@@ -213,7 +215,8 @@ class Transfer:
             all_staged = not self._unstaged
         if all_staged:
             self.staged.set()
-            self._may_write.set()
+            if self._may_write is not None:
+                self._may_write.set()
             self._end_queues()
 
     def _filled_batches(self, lanes: Sequence[_Lane]) -> Iterator[Batch]:
@@ -255,8 +258,9 @@ class Transfer:
     def _unbuffered_batches(self, lane: _Lane) -> Iterator[Batch]:
         held, data = None, memoryview(b"")  # keep a write that is split for its remaining parts
         for batch in self._batches(lane):
-            lane.room.acquire()
-            if self._cancelled.is_set():
+            if lane.room is not None:
+                lane.room.get()
+            if self._cancelled:
                 return
             for run in runs_of([self._writes[number] for number in batch.numbers]):
                 if run[0] is not held:
@@ -268,12 +272,13 @@ class Transfer:
     def _buffered_batches(self, lane: _Lane) -> Iterator[Batch]:
         assert self._buffers is not None, "a buffered lane without buffers"
         stream = lane.stream
-        held, data = None, torch.empty(0, dtype=torch.uint8)  # keep a write that is split for its remaining parts
+        # Keep a write that is split for its remaining parts.
+        held, data = None, torch.empty(0, dtype=torch.uint8, device="cpu")
         for batch in self._batches(lane):
-            lane.room.acquire()
-            if self._buffers.exhausted:
-                self._may_write.set()  # buffers become free only by writing
-            buffer = self._buffers.lend(self._cancelled)
+            if lane.room is not None:
+                lane.room.get()
+            # Buffers become free only by writing.
+            buffer = self._buffers.lend(self._cancelled, before_waiting=self._allow_writing)
             if buffer is None:
                 return
             try:
@@ -300,13 +305,14 @@ class Transfer:
     # A few threads shared by all lanes.
 
     def _write(self, queue: _Queue) -> None:
-        self._may_write.wait()
+        if self._may_write is not None:
+            self._may_write.wait()
         while (batch := queue.get()) is not None:
             try:
                 # Also if the transfer was stopped: no copy may be in flight into a buffer that is reused.
                 if batch.ready is not None:
                     batch.ready.wait()
-                if not self._cancelled.is_set():
+                if not self._cancelled:
                     file = self._files[batch.lane.file]
                     self._enter(batch, write_pieces(file, batch.offset, batch.pieces, batch.parts))
             except BaseException as error:
@@ -314,7 +320,8 @@ class Transfer:
             finally:
                 if batch.buffer is not None and self._buffers is not None:
                     self._buffers.give_back(batch.buffer)
-                batch.lane.room.release()
+                if batch.lane.room is not None:
+                    batch.lane.room.put(None)
 
     def _enter(self, batch: Batch, sums: list[int]) -> None:
         """Record completed writes; sync a file after its last bytes, while other threads continue writing."""
@@ -330,16 +337,21 @@ class Transfer:
         if last:
             self._files[file].sync()
 
+    def _allow_writing(self) -> None:
+        if self._may_write is not None:
+            self._may_write.set()
+
     def _stop(self, error: BaseException | None) -> None:
         with self._lock:
             if self._failure is None:
                 self._failure = error
-        self._cancelled.set()
-        self._may_write.set()
+        self._cancelled.append(True)
+        self._allow_writing()
         if self._buffers is not None:
             self._buffers.wake()
         for lane in self._lanes:
-            lane.room.release()
+            if lane.room is not None:
+                lane.room.put(None)
 
 
 def _runs(thread: threading.Thread) -> bool:
@@ -348,7 +360,3 @@ def _runs(thread: threading.Thread) -> bool:
     while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < until:
         time.sleep(0.001)
     return thread.ident is not None
-
-
-def _is_cuda(device: torch.device | None) -> bool:
-    return device is not None and device.type == "cuda"

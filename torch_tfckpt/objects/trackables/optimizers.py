@@ -75,7 +75,7 @@ class OptimizerTrackable(Trackable):
             step = steps.pop() if steps else 0.0
             for number, beta in enumerate(betas.pop(), 1):
                 # TensorFlow begins with the first power, and multiplies after each step.
-                power = torch.tensor(beta ** (step + 1), dtype=torch.float32)
+                power = torch.tensor(beta ** (step + 1), dtype=torch.float32, device="cpu")
                 yield f"beta{number}_power", _Power(Variable(power, f"beta{number}_power", trainable=False))
 
     def slots(self) -> list[Slot]:
@@ -180,7 +180,7 @@ def _numbers(steps: Iterable[torch.Tensor | float]) -> set[float]:
     """Return the numbers in scalar tensors, with one synchronization for each device."""
     by_device: dict[torch.device, list[torch.Tensor]] = {}
     for step in steps:
-        number = torch.as_tensor(step)
+        number = step if isinstance(step, torch.Tensor) else torch.tensor(step, device="cpu")
         by_device.setdefault(number.device, []).append(number.detach().to(torch.float64))
     return {number for tensors in by_device.values() for number in torch.stack(tensors).tolist()}
 

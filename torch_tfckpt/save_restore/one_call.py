@@ -1,0 +1,120 @@
+"""One call at a time for objects that save and restore: threads wait for each other, signal handlers are refused.
+
+A signal handler may interrupt a call of a Saver in its thread, anywhere. A second call on the same object can then
+neither wait for the first one, which continues only after the handler, nor use what the first one is changing. So it
+raises at once, having changed nothing. A call from another thread waits for its turn.
+"""
+
+import functools
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
+
+from torch_tfckpt.errors import FailedPreconditionError
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.0005, 0.05  # seconds between two looks at the calls of other threads
+
+_FIX: Final = (
+    "Only note the signal in the handler and save in the training loop, as `Saver.save_on_signal` does, or let the "
+    "handler save another object"
+)
+
+
+class Call(NamedTuple):
+    """A call that runs, or waits for its turn."""
+
+    name: str
+    frame: FrameType  # of its decorator
+    thread: int
+
+    @property
+    def runs(self) -> bool:
+        """Whether its function has not ended. If not, Ctrl-C came before it was taken off the list."""
+        frame = sys._current_frames().get(self.thread)
+        while frame is not None:
+            if frame is self.frame:
+                return True
+            frame = frame.f_back
+        return False
+
+
+class TakesTurns(Protocol):
+    """An object with methods of which one may run at a time."""
+
+    _calls: list[Call]  # the running call, and those that wait, in the order of their turns
+
+    def sync(self) -> None:
+        """Wait until no save is in flight. Raises its error."""
+
+
+Self = TypeVar("Self", bound=TakesTurns)
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def one_at_a_time(
+    method: Callable[Concatenate[Self, Arguments], Result],
+) -> Callable[Concatenate[Self, Arguments], Result]:
+    """Run the decorated methods of one object one after the other, each when no save is in flight.
+
+    A signal handler may save while this waits for the save in flight: the call begins afterwards.
+
+    Raises:
+        FailedPreconditionError: called by a signal handler, or a callback, during another such call of this thread.
+        The error of an earlier save in the background, if it was not raised by `result()`.
+    """
+    in_turn = takes_turns(method)
+
+    @functools.wraps(method)
+    def after_saves(self: Self, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        self.sync()
+        return in_turn(self, *args, **kwargs)
+
+    return after_saves
+
+
+def takes_turns(
+    method: Callable[Concatenate[Self, Arguments], Result],
+) -> Callable[Concatenate[Self, Arguments], Result]:
+    """`one_at_a_time` for a method that may run, at least in part, during a save in flight."""
+    name = method.__qualname__.replace("._", ".")
+
+    @functools.wraps(method)
+    def in_turn(self: Self, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        calls = self._calls
+        call = Call(name, sys._getframe(), threading.get_ident())
+        try:
+            calls.append(call)
+            if len(calls) > 1:
+                _wait_for_turn(calls, call)
+            return method(self, *args, **kwargs)
+        finally:
+            with suppress(ValueError):  # Ctrl-C came before it was added
+                calls.remove(call)
+            del call  # it refers to this frame
+
+    return in_turn
+
+
+def _wait_for_turn(calls: list[Call], call: Call) -> None:
+    pause = _FIRST_WAIT
+    while True:
+        for other in list(calls):
+            if other is call:
+                continue
+            if not other.runs:
+                with suppress(ValueError):  # it has ended in the meantime
+                    calls.remove(other)
+            elif other.thread == call.thread:
+                raise FailedPreconditionError(
+                    f"{call.name} was called during {other.name} of the same object in the same thread, by a signal "
+                    f"handler or a callback. Nothing was changed. {_FIX}"
+                )
+        if calls[0] is call:
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_WAIT)
