@@ -92,13 +92,13 @@ def received(pipe: "Connection[object, object]") -> list[object]:
 
 def unfinished(folder: Path) -> set[str]:
     """Return the names of files that a save has created but not published."""
-    return {path.name for path in folder.iterdir() if "tempstate" in path.name or path.name.endswith(PARTS_SUFFIX)}
+    return {path.name for path in folder.iterdir() if "tempstate" in path.name}
 
 
 def what_is_left(folder: Path) -> str:
     """Summarise what a killed run left incomplete."""
     names = unfinished(folder)
-    if any(name.endswith(PARTS_SUFFIX) for name in names):
+    if any(f"{PARTS_SUFFIX}.tempstate" in name for name in names):
         return "parts"
     temporary = {name.split(".tempstate")[0].split(".")[-1].split("-")[0] for name in names}
     return "+".join(sorted(temporary)) or "nothing"
