@@ -115,7 +115,7 @@ class Host(LocalStorage):
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self.lock_domain = lambda directory: number  # type: ignore[method-assign]
+        self.lock_domain = lambda directory: number
 
     def in_use(self, path: str) -> bool:
         parsed = parse_temporary_name(path)

@@ -113,7 +113,6 @@ class Storage(Protocol):
         >>> tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt", storage=LoggingStorage())
         create True
         create True
-        create True
         'model.ckpt'
     """
 
