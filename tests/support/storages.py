@@ -282,6 +282,7 @@ class DropUnsyncedStorage:
     def __init__(self, folder: Path) -> None:
         self._names: Names = {}
         self._writing: list[_Inode] = []
+        self._folder = str(folder)
         self._directories = {str(folder)}
         for path in sorted(folder.rglob("*")):
             if path.is_dir():
@@ -343,7 +344,8 @@ class DropUnsyncedStorage:
         return True
 
     def lock_domain(self, directory: str) -> int:
-        return 0
+        # As if the host had not been booted: otherwise leftovers would stay for a day.
+        return LOCAL.lock_domain(self._folder)
 
     def exclusive(self, directory: str) -> AbstractContextManager[bool]:
         return nullcontext(True)  # there is only one program

@@ -227,6 +227,7 @@ class BundlePublication:
         """
         storage, switch = self._storage, self._marker
         last = switch  # the marker that becomes the final index
+        guard: Marker | None = None  # marks the save until the replaced files are removed
         switched = clean = False
         with storage.exclusive(self._directory) as locked:
             try:
@@ -238,7 +239,8 @@ class BundlePublication:
                     else:
                         shown = claim_names(storage, self._prefix, self._data, self._names, replacing=replacing)
                         if shown != len(self._names):
-                            last = Marker(storage, self._prefix)  # until the replaced files are removed
+                            guard = Marker(storage, self._prefix)
+                            last = Marker(storage, self._prefix)
                     switch.publish(encode_index(shown))
                 except BaseException as error:
                     self._fail(error)
@@ -247,8 +249,8 @@ class BundlePublication:
                     storage.sync_directory(self._directory)
                 except OSError as error:
                     raise not_durable(switch.index, error) from error
-                if last is not switch:
-                    clean = self._move_to_final_names(last, encode_index, replaced, locked)
+                if guard is not None:
+                    clean = self._move_to_final_names(last, guard, encode_index, replaced, locked)
                 elif replacing:
                     clean = self._remove_replaced()
                 # Look at the result once more: storages and other programs may not behave as expected. The names come
@@ -265,7 +267,9 @@ class BundlePublication:
                     raise _gone(self._prefix, f"another program has removed {printable(missing)}")
             finally:
                 switch.end(clean=switched)
-                last.end(clean=clean or not switched)
+                last.end(clean=True)
+                if guard is not None:
+                    guard.end(clean=clean or not switched)
         for file in files:
             with suppress(OSError):  # it is durable
                 file.close()
@@ -306,7 +310,7 @@ class BundlePublication:
             ) from error
 
     def _move_to_final_names(
-        self, marker: Marker, encode_index: EncodeIndex, replaced: int | None, locked: bool
+        self, marker: Marker, guard: Marker, encode_index: EncodeIndex, replaced: int | None, locked: bool
     ) -> bool:
         """Remove the replaced data files, and switch to the number of shards and the names of TensorFlow, if safe.
 
@@ -314,6 +318,8 @@ class BundlePublication:
         the disk is full by now, or a save that this one cannot keep out may be running, it keeps its current names.
 
         Args:
+            marker: Becomes the index.
+            guard: Marks this save until its end.
             replaced: Number of shards in the names of the replaced checkpoint, if there was one.
 
         Returns:
@@ -325,7 +331,7 @@ class BundlePublication:
         try:
             # One listing for both: if it has a data file of another save, it has its marker, too, which is older.
             listed = storage.list(self._directory)
-            others = running_markers(storage, prefix, listed, [marker.save, self._marker.save])
+            others = running_markers(storage, prefix, listed, [marker.save, guard.save, self._marker.save])
             if others:
                 _log.warning(
                     "%s: is being saved %d more times at the same time; the last save stays. If this is the same "
