@@ -11,7 +11,7 @@ from storages import Counting, CrashingStorage, DropUnsyncedStorage, FailingStor
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.leftovers import remove_leftovers
-from torch_tfckpt.bundle.publish import remove_bundle
+from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.storage.local import LOCAL, LocalStorage
 

@@ -149,3 +149,15 @@ def test_a_missing_checkpoint(run: str) -> None:
     assert saver.save(f"{run}/deep/er/m") == f"{run}/deep/er/m"
     assert saver.export_meta_graph(f"{run}/a/b/graph.pb").HasField("saver_def")
     assert names_at(f"{run}/a") == ["graph.pb"]
+
+
+def test_the_number_of_shards_in_names_does_not_grow(run: str) -> None:
+    """A save over an existing checkpoint takes the smallest number that no file has: two of them alternate."""
+    seen = set()
+    for number in range(12):
+        tfckpt.save_file({"w": torch.full((3,), float(number))}, f"{run}/m")
+        assert tfckpt.load_file(f"{run}/m")["w"].tolist() == [number] * 3
+        names = names_at(run)
+        assert len(names) == 2
+        seen.add(names[0])
+    assert seen == {"m.data-00000-of-00001", "m.data-00000-of-00002"}

@@ -7,6 +7,7 @@ Names, shapes and layouts are those of the source. Values that the target cannot
 it (`foreign_files.sidecar`) and are restored when this package reads the target.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Final, NamedTuple
 
 import torch
 
+from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.conversion.damage import (
     DAMAGE,
     Listing,
@@ -34,6 +36,7 @@ from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches, cast_floating, dtype_named
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
+from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import byte_text, counted, first_lines, listed, printable, quoted
@@ -380,6 +383,7 @@ def _carry_out(
 ) -> None:
     total = sum(info.nbytes for info in work.infos.values())
     done = 0
+    remove_leftovers(LOCAL, os.path.dirname(sink.path))
     with closing(sink), Publication() as publication:
         sink.open(publication)
         for batch in batches({name: work.infos[name].nbytes for name in work.order}):

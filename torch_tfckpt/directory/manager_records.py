@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
-from torch_tfckpt.bundle.publish import remove_bundle
+from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.directory.names import directory_key, is_there
 from torch_tfckpt.directory.records import CheckpointRecords
 from torch_tfckpt.directory.retention import KeepBest, Saved, saved_again, sweep

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Self
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.directory.retention import KeepBest, Metrics, check_keep_best, check_keep_hours, check_max_to_keep
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
@@ -431,7 +430,6 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
                     "version 1 is for programs that cannot read version 2. Omit write_version to write version 2"
                 )
             with naming_a_missing_parent(request):
-                remove_leftovers(request.storage, request.directory)
                 pending = begin_save(
                     self._builder,
                     request.storage,
