@@ -2,11 +2,16 @@
 
 A checkpoint may be replaced while it is opened: the index of one save would not match the data of the next. So the
 index is opened first and the data files right after it, and then the index's name is opened again; if it is a different
-file by now, everything is reopened.
+file by now, everything is reopened. If it is replaced again and again, its writers are kept out while it is opened.
+
+Guaranteed: the files belong together, whoever saves at the same time; a data file that is opened later, on first use,
+belongs to the same save or is refused. If opening fails, all files are closed again.
 """
 
 import mmap
+import os
 import threading
+from contextlib import nullcontext
 from typing import Final
 
 from torch_tfckpt.errors import (
@@ -22,7 +27,7 @@ from torch_tfckpt.format.file_kind import not_wanted
 from torch_tfckpt.format.recognise import recognise
 from torch_tfckpt.format.recognise_text import LFS_POINTER
 from torch_tfckpt.format.table import Table
-from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleHeader, data_filename, index_filename
+from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleEntry, BundleHeader, data_filename, index_filename
 from torch_tfckpt.storage.protocol import ReadableFile, Storage
 from torch_tfckpt.text import printable, quoted
 
@@ -49,10 +54,16 @@ class BundleFiles:
         self._closed = False
         # A data file that cannot be opened is only an error for readers of its tensors.
         self._shards: dict[int, ReadableFile | CheckpointError] = {}
-        for _ in range(_OPENING_ATTEMPTS):
-            self._open()
-            if self._still_current():
-                return
+        for attempt in range(_OPENING_ATTEMPTS):
+            patient = attempt >= _OPENING_ATTEMPTS // 2
+            with storage.exclusive(os.path.dirname(prefix)) if patient else nullcontext():
+                self._open()
+                try:
+                    if self._still_current():
+                        return
+                except BaseException:
+                    self._close_files()
+                    raise
             self._close_files()
         raise NotFoundError(
             f"{printable(prefix)}: the checkpoint was replaced {_OPENING_ATTEMPTS} times while it was "
@@ -64,13 +75,12 @@ class BundleFiles:
         self.index = self._storage.open(path)
         try:
             with error_context(printable(path), DAMAGED):
-                self.table = Table(self.index.read, self.index.size)
-                header = self.table.get(HEADER_KEY)
-                if header is None:
-                    raise DataLossError("the table has no header entry, so it is not a checkpoint index")
-                self.header = BundleHeader.decode(header)
+                self.table, self.header = _table_and_header(self.index)
             for number in range(min(self.header.num_shards, EAGER_SHARDS)):
-                self._open_shard(number)
+                # Names may declare more shards than there are (`bundle.publish`); they have the first numbers.
+                file = self._shards[number] = self._opened(number)
+                if isinstance(file, NotFoundError):
+                    break
         except CheckpointError as error:
             try:
                 pointer = is_lfs_pointer(self.index)
@@ -109,24 +119,57 @@ class BundleFiles:
             )
         if self._closed:
             raise FailedPreconditionError(f"{printable(self._prefix)}: the reader is closed. Open the checkpoint again")
-        file = self._shards.get(number) or self._open_shard(number)
+        file = self._shards.get(number) or self._open_later(number)
         if isinstance(file, CheckpointError):
             raise type(file)(str(file)) from file
         return file
 
-    def _open_shard(self, number: int) -> ReadableFile | CheckpointError:
-        path = self.shard_path(number)
+    def _open_later(self, number: int) -> ReadableFile | CheckpointError:
+        """Open a data file after the others; refuse it if the checkpoint was replaced since."""
         with self._lock:
             if number not in self._shards:
+                file = self._opened(number)
                 try:
-                    file = self._storage.open(path)
-                    self._shards[number] = lfs_error(path) if is_lfs_pointer(file) else file
-                except NotFoundError:
-                    text = f"{printable(path)}: No such file or directory. Copy shard {number} next to the index"
-                    self._shards[number] = NotFoundError(text)
-                except CheckpointError as error:
-                    self._shards[number] = error
+                    current = self._still_current()
+                except BaseException:
+                    _close(file)
+                    raise
+                if not current:
+                    _close(file)
+                    raise FailedPreconditionError(
+                        f"{printable(self.shard_path(number))}: the checkpoint was replaced after it was opened. Open "
+                        f"it again"
+                    )
+                self._shards[number] = file
             return self._shards[number]
+
+    def _opened(self, number: int) -> ReadableFile | CheckpointError:
+        path = self.shard_path(number)
+        try:
+            file = self._storage.open(path)
+        except NotFoundError:
+            return NotFoundError(f"{printable(path)}: No such file or directory. Copy shard {number} next to the index")
+        except CheckpointError as error:
+            return error
+        try:
+            pointer = is_lfs_pointer(file)
+        except CheckpointError as error:
+            file.close()
+            return error
+        except BaseException:
+            file.close()
+            raise
+        if pointer:
+            file.close()
+            return lfs_error(path)
+        return file
+
+    def check_data(self) -> None:
+        """Raise NotFoundError or DataLossError if a data file that the index needs is missing or too short."""
+        for _, value in self.table.items(start=b"\0"):
+            entry = BundleEntry.decode(value)
+            if not entry.slices and entry.end > self.shard(entry.shard).size:
+                raise DataLossError(f"{printable(self.shard_path(entry.shard))} is too short. {DAMAGED}")
 
     def close(self) -> None:
         """Close all files; further reads raise FailedPreconditionError."""
@@ -137,8 +180,30 @@ class BundleFiles:
         with self._lock:
             shards, self._shards = self._shards, {}
         for file in (self.index, *shards.values()):
-            if not isinstance(file, CheckpointError):
-                file.close()
+            _close(file)
+
+
+def _close(file: ReadableFile | CheckpointError) -> None:
+    if not isinstance(file, CheckpointError):
+        file.close()
+
+
+def read_header(storage: Storage, prefix: str) -> BundleHeader:
+    """Return the header of the index of `prefix`, without opening data files. Raises like BundleFiles."""
+    file = storage.open(index_filename(prefix))
+    try:
+        with error_context(printable(file.path), DAMAGED):
+            return _table_and_header(file)[1]
+    finally:
+        file.close()
+
+
+def _table_and_header(index: ReadableFile) -> tuple[Table, BundleHeader]:
+    table = Table(index.read, index.size)
+    header = table.get(HEADER_KEY)
+    if header is None:
+        raise DataLossError("the table has no header entry, so it is not a checkpoint index")
+    return table, BundleHeader.decode(header)
 
 
 def is_lfs_pointer(file: ReadableFile) -> bool:

@@ -1,31 +1,43 @@
-"""Removal of files that killed saves left in a directory.
+"""Removal of files that killed programs left in a directory.
 
-A save has a marker file, which is in use until the save has ended (`bundle.publish`). If a marker is not in use, its
-save was killed. Then every file with the save's number is removed, as well as data files of its prefix that no index
-refers to, and the directory for shards written separately. Files in use, TensorFlow's files, and everything on storages
-that cannot detect use are not touched.
+Every writer of the package calls this for the directory it writes to. A temporary file with the package's mark, of any
+checkpoint or other file, is removed if the save with its number cannot be running (`bundle.unfinished`):
+
+- made on this host since it was booted, and not in use: at once;
+- made by another host or before the last boot, or on a file system without locks: a day after the last modification
+  of any file of that save;
+- without the mark, such as TensorFlow's: never.
+
+If the file is the marker of a save, data files of its checkpoint that no index refers to are removed as well, unless
+another save of that checkpoint may be running; then the marker stays for the next cleanup. On storages without renames
+nothing is temporary, and nothing is removed here.
 """
 
 import logging
 import os
-from typing import Final
+import time
+from collections.abc import Callable, Iterator
 
-from torch_tfckpt.bundle.files import BundleFiles
-from torch_tfckpt.bundle.publish import data_files_of
-from torch_tfckpt.errors import CheckpointError
-from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
-from torch_tfckpt.storage.names import Temporary, parse_temporary_name
+from torch_tfckpt.bundle.files import read_header
+from torch_tfckpt.bundle.unfinished import (
+    PART,
+    count_in_names,
+    data_files_of,
+    is_parts_directory,
+    may_run,
+    running_markers,
+    temporaries,
+)
+from torch_tfckpt.errors import CheckpointError, NotFoundError
+from torch_tfckpt.storage.names import Temporary, is_temporary_name
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
-# Directory for the shards of a save that are merged later: P_temp/part-00000-of-00002 (see docs/formats/bundle.md).
-PARTS_SUFFIX: Final = "_temp"
-PART: Final = "part"
 
 
-def remove_leftovers(storage: Storage, directory: str) -> list[str]:
-    """Remove files that killed saves left in `directory`, and return their paths. Never raises.
+def remove_leftovers(storage: Storage, directory: str, clock: Callable[[], float] = time.time) -> list[str]:
+    """Remove files that killed programs left in `directory`, and return their paths. Never raises.
 
     Cost: one listing of the directory; nothing more if it contains no temporary files.
     """
@@ -33,19 +45,9 @@ def remove_leftovers(storage: Storage, directory: str) -> list[str]:
         return []
     removed: list[str] = []
     try:
-        found = dict(_temporaries(storage, directory))
-        if not found:
-            return []
-        alive = {temporary.save for path, temporary in found.items() if storage.in_use(path)}
-        dead = {path: temporary for path, temporary in found.items() if temporary.save not in alive}
-        # Markers last: they identify the other files, in case this is interrupted.
-        for path, temporary in sorted(dead.items(), key=lambda item: item[1].path.endswith(".index")):
-            if not storage.exists(path):
-                continue  # its save has ended normally in the meantime
-            if temporary.path.endswith(".index"):
-                removed += _remove_rest(storage, temporary.path.removesuffix(".index"))
-            if storage.remove_unused(path):
-                removed.append(path)
+        names = list(filter(is_temporary_name, storage.list(directory)))
+        if names:
+            removed.extend(_remove_dead(storage, directory, temporaries(directory, names), clock))
     except (OSError, CheckpointError) as error:
         _log.info("%s: could not remove leftovers of an earlier save: %s", printable(directory), error)
     if removed:
@@ -53,51 +55,70 @@ def remove_leftovers(storage: Storage, directory: str) -> list[str]:
     return removed
 
 
-def _temporaries(storage: Storage, directory: str) -> list[tuple[str, Temporary]]:
-    """Return the temporary files in `directory`."""
-    found = []
-    for name in storage.list(directory):
-        path = os.path.join(directory, name)
-        if (temporary := parse_temporary_name(path)) is not None:
-            found.append((path, temporary))
-    return found
+def _remove_dead(
+    storage: Storage, directory: str, found: dict[str, Temporary], clock: Callable[[], float]
+) -> Iterator[str]:
+    files: dict[int, list[str]] = {}
+    for path, temporary in found.items():
+        files.setdefault(temporary.save, []).append(path)
+    for save, paths in files.items():
+        if may_run(storage, directory, paths, save, clock):
+            continue
+        # Markers last: they identify the other files, in case this is interrupted.
+        for path in sorted(paths, key=lambda path: found[path].path.endswith(".index")):
+            if not storage.exists(path):
+                continue  # its save has ended normally in the meantime
+            if is_parts_directory(path):
+                yield from _remove_parts(storage, path)
+                continue
+            if found[path].path.endswith(".index"):
+                prefix = found[path].path.removesuffix(".index")
+                yield from _remove_orphans(storage, prefix, save)
+                if _orphans(storage, prefix):
+                    continue  # the marker shows the next cleanup where to look
+            if _remove(storage, path):
+                yield path
 
 
-def _remove_rest(storage: Storage, prefix: str) -> list[str]:
-    """Remove data files of `prefix` that no index refers to, and shards that were to be merged into it."""
-    orphans = [path for path in data_files_of(storage, prefix) if not _is_named(storage, prefix, path)]
-    parts = prefix + PARTS_SUFFIX
-    # The directory of that name may not be ours: nothing else in it is touched.
-    orphans += [os.path.join(parts, name) for name in storage.list(parts) if name.startswith(PART)]
-    removed = []
-    for path in orphans:
-        # Check again each time: another process may have started to save under this prefix.
-        if _is_being_written(storage, prefix) or _is_named(storage, prefix, path):
-            break
-        storage.remove(path)
-        removed.append(path)
-    storage.remove_directory(parts)
-    return removed
+def _remove(storage: Storage, path: str) -> bool:
+    """Remove a file of a save that is not running; return whether it was removed."""
+    if storage.remove_unused(path):
+        return True
+    if storage.detects_use(path) or not storage.exists(path):
+        return False  # another program has just begun to use it, or has removed it
+    storage.remove(path)
+    return True
 
 
-def _is_being_written(storage: Storage, prefix: str) -> bool:
-    index = index_filename(prefix)
-    return any(
-        temporary.path == index and storage.in_use(path)
-        for path, temporary in _temporaries(storage, os.path.dirname(prefix))
-    )
+def _remove_parts(storage: Storage, folder: str) -> Iterator[str]:
+    """Remove the shards that were to be merged. Nothing else in their directory is touched."""
+    for name in storage.list(folder):
+        path = os.path.join(folder, name)
+        if name.startswith(PART) and _remove(storage, path):
+            yield path
+    storage.remove_directory(folder)
 
 
-def _is_named(storage: Storage, prefix: str, path: str) -> bool:
-    """Return whether the existing index, if any, may need this data file."""
-    parsed = parse_data_filename(path)
-    if not storage.exists(index_filename(prefix)) or parsed is None or parsed[0] != prefix:
-        return False
+def _remove_orphans(storage: Storage, prefix: str, dead: int) -> Iterator[str]:
+    """Remove data files of `prefix` that no index refers to, unless a save of `prefix` may be running."""
+    with storage.exclusive(os.path.dirname(prefix)):
+        for path in _orphans(storage, prefix):
+            # Look again each time: if others cannot be kept out, one may have begun to save.
+            if running_markers(storage, prefix, storage.list(os.path.dirname(prefix)), [dead]):
+                return
+            if _remove(storage, path):
+                yield path
+
+
+def _orphans(storage: Storage, prefix: str) -> list[str]:
+    """Return the data files of `prefix` that no index can refer to."""
+    paths = data_files_of(storage, prefix)
+    if not paths:
+        return []
     try:
-        files = BundleFiles(storage, prefix)
+        named = read_header(storage, prefix).num_shards
+    except NotFoundError:
+        return paths
     except CheckpointError:
-        return True  # unknown; a damaged index with its data may still be useful to the user
-    try:
-        return files.header.num_shards == parsed[2]
-    finally:
-        files.close()
+        return []  # unknown; a damaged index with its data may still be useful to the user
+    return [path for path in paths if count_in_names(path) != named]

@@ -13,14 +13,14 @@ from contextlib import suppress
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import name_of
-from torch_tfckpt.bundle.publish import BundlePublication, saving
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.bundle.publish import BundlePublication, Marker, saving
+from torch_tfckpt.bundle.removal import remove_bundle
+from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError
 from torch_tfckpt.format.tensor_bundle import (
     BundleEntry,
     BundleHeader,
     encode_index,
     index_filename,
-    parse_data_filename,
 )
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
@@ -36,6 +36,7 @@ def merge_bundles(
     *,
     allow_missing_files: bool = False,
     delete_sources: bool = True,
+    marker: Marker | None = None,
 ) -> None:
     """Merge the checkpoints `sources` (prefixes, in order) into `prefix`.
 
@@ -44,6 +45,7 @@ def merge_bundles(
     Args:
         allow_missing_files: Skip sources without an index.
         delete_sources: Remove the sources afterwards, and the directories that contained nothing else.
+        marker: The marker of the save that this is a part of, which ends here.
 
     Raises:
         InvalidArgumentError: no source is given, or one is missing; a tensor or slice is in two of them; their
@@ -67,9 +69,9 @@ def merge_bundles(
                 merged.add_source(source, files)
             finally:
                 files.close()
-        merged.publish(storage, BundlePublication(storage, prefix))
+        merged.publish(storage, BundlePublication(storage, prefix, marker))
     if delete_sources:
-        _delete_sources(storage, [source for source in present if source != prefix], merged, prefix)
+        _delete_sources(storage, [source for source in present if source != prefix], prefix)
 
 
 class _Merged:
@@ -170,18 +172,12 @@ def _second_copy(storage: Storage, path: str, target: str) -> None:
         copy.close()
 
 
-def _delete_sources(storage: Storage, sources: Sequence[str], merged: _Merged, prefix: str) -> None:
-    """Remove the indexes first: without its index a source does not exist, without its data it is damaged."""
-    paths = [index_filename(source) for source in sources]
-    for path in merged.data_files:
-        parsed = parse_data_filename(path)
-        if parsed is None or parsed[0] != prefix:  # merging into one of the sources: these are the result now
-            paths.append(path)
-    for path in paths:
+def _delete_sources(storage: Storage, sources: Sequence[str], prefix: str) -> None:
+    for source in dict.fromkeys(sources):
         try:
-            storage.remove(path)
-        except OSError as error:
-            _log.warning("merged, but could not remove the source: %s: %s", printable(path), error)
+            remove_bundle(storage, source)
+        except (OSError, CheckpointError) as error:
+            _log.warning("merged, but could not remove the source: %s: %s", printable(source), error)
     for directory in {os.path.dirname(source) for source in sources} - {os.path.dirname(prefix), ""}:
         with suppress(OSError):
             storage.remove_directory(directory)

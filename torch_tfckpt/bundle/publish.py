@@ -1,73 +1,49 @@
-"""Publishes data files and an index as the checkpoint of a prefix, atomically for every reader.
+"""Publishes data files and an index as the checkpoint of a prefix, atomically for every reader and every other writer.
 
-If no checkpoint of that name exists, the data files are renamed and then the index: only the index makes a checkpoint,
-so a crash before that leaves nothing that a reader would open.
+Guaranteed, however many programs and threads save the same prefix, on any hosts:
 
-If one exists, its index refers to data files of the same names as the new one's, and two renames are not atomic. But
-the number of shards in the names is ours to choose, and the index contains it. So the new data files first get names
-that no index uses. One rename, of an index with that number of shards, switches readers over. Only then are the data
-files linked under their final names, and another rename switches to the index that TensorFlow would have written:
+- At every moment a reader finds one checkpoint whole: the old one, or one of the new ones.
+- Of saves that overlap, the one that publishes last wins, whole. The others return normally and log it.
+- Before a save returns, it looks whether its index, or that of another complete checkpoint, is in place.
+
+Only the index makes a checkpoint, and it is replaced by one rename. It contains the number of shards that is in the
+names of its data files, and that number is ours to choose. So a save first claims names that nobody else uses, by
+creating the first of them exclusively; then it renames its index into place:
 
     P.index (1 shard)  -> P.data-00000-of-00001   old     | a crash here leaves the old checkpoint
-                          P.data-00000-of-00002   new     |
-    P.index (2 shards) -> P.data-00000-of-00002   new       the switch
+                          P.data-00000-of-41673   new     |
+    P.index (41673)    -> P.data-00000-of-41673   new       the switch
                           P.data-00000-of-00001   new     | a crash here leaves the new checkpoint
-    P.index (1 shard)  -> P.data-00000-of-00001   new       done; the other name is removed
+    P.index (1 shard)  -> P.data-00000-of-00001   new       done: the index and names that TensorFlow would have written
 
-At every moment the current index refers to data files that belong to it. TensorFlow has a gap here.
+If there is no checkpoint of that name, the names that TensorFlow would use are claimed at once. Otherwise the move to
+them is not safe against others who do the same. The directory is locked meanwhile, where that is possible. If a save of
+the same prefix may be running that does not see the lock, for example on another host, the checkpoint keeps the claimed
+names, which every reader accepts.
 
-Object stores have no renames. There data files are written under their final names, with an unused number of shards if
-a checkpoint is replaced, and the index is written last, atomically.
-
-`Marker` marks a save in progress, so that cleanup can recognise interrupted saves. `remove_bundle` deletes a checkpoint
-without ever leaving a part that looks like a checkpoint.
+Object stores have neither renames nor exclusive creation. There data files are written under their final names, with
+the smallest unused number of shards if a checkpoint is replaced, and the index is written last, atomically. Saves of
+one prefix that overlap there may use the same names: only one program at a time may save a prefix.
 """
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 
-from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, InvalidArgumentError, NotFoundError
-from torch_tfckpt.format.tensor_bundle import data_filename, index_filename, parse_data_filename
+from torch_tfckpt.bundle.claim import claim_names, unused_number
+from torch_tfckpt.bundle.files import BundleFiles
+from torch_tfckpt.bundle.leftovers import remove_leftovers
+from torch_tfckpt.bundle.unfinished import count_in_names, current_count, data_files_of, running_markers
+from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, NotFoundError
+from torch_tfckpt.format.tensor_bundle import data_filename, index_filename
 from torch_tfckpt.storage.names import new_save_number, temporary_name
 from torch_tfckpt.storage.protocol import Storage, WritableFile
-from torch_tfckpt.storage.small_files import make_directories, write_file
+from torch_tfckpt.storage.small_files import make_directories
 from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
-
-
-class Marker:
-    """Empty file that marks a save in progress: named like a temporary index, in use until `end`.
-
-    `bundle.leftovers` uses it to find the files of killed saves.
-    It must be created before the other files of a save and removed after them: a marker that is not in use shows that
-    others may exist.
-
-    Raises:
-        OSError: it cannot be created.
-    """
-
-    def __init__(self, storage: Storage, prefix: str) -> None:
-        self.index, self.save = index_filename(prefix), new_save_number()
-        self._storage = storage
-        self._file: WritableFile | None = None
-        if storage.renames:
-            self._file = storage.create(temporary_name(self.index, self.save))
-
-    def end(self, *, clean: bool) -> None:
-        """End the save. Keep the file unless everything is `clean`, so that the next save cleans up."""
-        file, self._file = self._file, None
-        if file is None:
-            return
-        try:
-            # Remove it before closing it: otherwise another process might treat this save's files as leftovers.
-            if clean:
-                remove(self._storage, file.path)
-        finally:
-            with suppress(OSError):  # it is empty
-                file.close()
 
 
 def remove(storage: Storage, path: str) -> bool:
@@ -78,6 +54,91 @@ def remove(storage: Storage, path: str) -> bool:
         _log.info("could not remove %s: %s", printable(path), error)
         return False
     return True
+
+
+def close_files(files: Sequence[WritableFile]) -> None:
+    """Close all files, also if Ctrl-C interrupts one of the calls. Their bytes are not wanted any more."""
+    with ExitStack() as stack:
+        for file in files:
+            stack.enter_context(suppress(OSError))
+            stack.callback(file.close)
+
+
+class Marker:
+    """Temporary index of a save of checkpoint `prefix`, empty and in use until `publish` or `end`: marks the save.
+
+    It must be created before the other files of a save: a marker that is not in use shows that others may exist. On
+    object stores nothing is temporary, and there is no such file.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+
+    def __init__(self, storage: Storage, prefix: str) -> None:
+        self.index = index_filename(prefix)
+        self.save = new_save_number(storage.lock_domain(os.path.dirname(prefix)))
+        self._storage = storage
+        self._file: WritableFile | None = None  # until `end`
+        self._contents = b""  # of the published index
+        if storage.renames:
+            self._file = storage.create(temporary_name(self.index, self.save))
+
+    def publish(self, index: bytes) -> None:
+        """Make the marker the index of the checkpoint, with these bytes. This ends the mark.
+
+        Raises:
+            OSError: the system refused; `is_published` tells whether the index is in place nevertheless.
+        """
+        storage, self._contents = self._storage, index
+        file = self._file or storage.create(self.index)
+        try:
+            file.write(0, [index])
+            file.sync()
+            if self._file is not None:
+                try:
+                    storage.replace(file.path, self.index)
+                except OSError:
+                    # On a network file system a rename may report an error although it succeeded.
+                    if not file.has_name(self.index):
+                        raise
+        finally:
+            if self._file is None:
+                with suppress(OSError):  # it is synced, or not wanted
+                    file.close()
+
+    def is_published(self) -> bool | None:
+        """Return whether the current index is the one of `publish`; None if that cannot be determined."""
+        try:
+            if self._file is not None:
+                return self._file.has_name(self.index)
+            return _has_contents(self._storage, self.index, self._contents)
+        except (CheckpointError, OSError):
+            return None
+
+    def end(self, *, clean: bool) -> None:
+        """End the save. Keep the file unless everything is `clean`, so that the next save cleans up."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            # Remove it before closing it: otherwise another process might treat this save's files as leftovers.
+            if clean:
+                with suppress(OSError):
+                    self._storage.remove(file.path)  # does nothing after `publish`
+        finally:
+            with suppress(OSError):
+                file.close()
+
+
+def _has_contents(storage: Storage, path: str, contents: bytes) -> bool:
+    try:
+        file = storage.open(path)
+    except NotFoundError:
+        return False
+    try:
+        return file.size == len(contents) and file.read(0, file.size) == contents
+    finally:
+        file.close()
 
 
 EncodeIndex = Callable[[int], bytes]
@@ -104,199 +165,240 @@ def make_durable(storage: Storage, path: str) -> None:
     try:
         storage.sync_directory(os.path.dirname(path))
     except OSError as error:
-        raise IncompleteSaveError(
-            f"save of {printable(path)}: {error}. The new checkpoint is in place and can be read, but may not survive "
-            f"a power failure. Fix the system error, then save again",
-            {0: error},
-        ) from error
+        raise not_durable(path, error) from error
+
+
+def not_durable(path: str, error: OSError) -> IncompleteSaveError:
+    """Return the error for a checkpoint that is published, although its directory could not be synced."""
+    return IncompleteSaveError(
+        f"save of {printable(path)}: {error}. The new checkpoint is in place and can be read, but may not survive "
+        f"a power failure. Fix the system error, then save again",
+        {0: error},
+    )
 
 
 class BundlePublication:
     """The files of one save of checkpoint `prefix`, from creation until they are published or removed.
 
-    The first file is a marker, which is removed last: it identifies a save that was killed or could not clean up.
+    What killed programs left in the directory is removed first. Then a marker is created: it identifies a save that was
+    killed or could not clean up, and it becomes the index.
+
+    Args:
+        marker: A marker of this save that exists already.
 
     Raises:
         OSError: the directory cannot be created, or no file can be created in it. Here and below the
             caller converts the system's errors to IncompleteSaveError, with `saving`.
 
-    Thread safety: one publication per prefix at a time.
+    Thread safety: one thread at a time uses a publication; any number of publications of one prefix may exist.
     """
 
-    def __init__(self, storage: Storage, prefix: str) -> None:
-        self._storage, self._prefix = storage, prefix
-        self._data: list[str] = []  # current path of each shard's bytes
-        self._shown = 0  # the number of shards in the names of data files, on storages without renames
-        self._switching = False  # the new index may be in place
+    def __init__(self, storage: Storage, prefix: str, marker: Marker | None = None) -> None:
+        self._storage, self._prefix, self._directory = storage, prefix, os.path.dirname(prefix)
+        self._data: list[str] = []  # temporary name of each shard
+        self._names: list[str] = []  # claimed names of the data files
         self._over = False  # published or abandoned
-        make_directories(storage, os.path.dirname(prefix))
-        self._marker = Marker(storage, prefix)
-        self._index = self._marker.index
+        make_directories(storage, self._directory)
+        remove_leftovers(storage, self._directory)
+        self._marker = marker or Marker(storage, prefix)
 
     def new_data_names(self, count: int) -> list[str]:
         """Return the paths under which to write, or link, `count` shards before `publish`."""
         storage, prefix = self._storage, self._prefix
         if storage.renames:
-            save = self._marker.save
-            self._data = [temporary_name(data_filename(prefix, n, count), save) for n in range(count)]
+            for shard in range(count):
+                self._data.append(temporary_name(data_filename(prefix, shard, count), self._marker.save))
         else:
-            self._shown = _unused_count(storage, prefix, count) if storage.exists(self._index) else count
-            self._data = [data_filename(prefix, n, self._shown) for n in range(count)]
+            shown = unused_number(storage, prefix, count) if storage.exists(self._marker.index) else count
+            self._data = self._names = [data_filename(prefix, n, shown) for n in range(count)]
         return self._data
 
-    def publish(self, encode_index: EncodeIndex) -> None:
+    def publish(self, encode_index: EncodeIndex, files: Sequence[WritableFile] = ()) -> None:
         """Publish the data files, whose bytes are durable, as shards 0, 1, ... of the checkpoint.
+
+        Args:
+            files: The data files, if they are open, to close at the end: while they are open, nobody takes them for
+                leftovers.
 
         Raises:
             OSError: the system refused a step. Nothing was published, and the data files are removed.
-            IncompleteSaveError: the new checkpoint is in place but not durable, or it is unknown whether it is.
+            IncompleteSaveError: the new checkpoint is in place but not durable, or it is unknown whether it is; or
+                another program has removed or damaged it since.
         """
-        storage, prefix, count = self._storage, self._prefix, len(self._data)
-        clean = False
-        try:
-            replacing = storage.exists(self._index)
-            if storage.renames:
-                shown = _unused_count(storage, prefix, count) if replacing else count
-            else:
-                shown = self._shown
-            durable = self._switch(encode_index(shown), shown)
-            self._over, clean = True, not replacing
-            if not durable:
-                make_durable(storage, self._index)
-            if replacing:
-                clean = _move_to_final_names(storage, prefix, count, shown, encode_index)
-        finally:
-            if self._over:
-                self._marker.end(clean=clean)
+        storage, switch = self._storage, self._marker
+        last = switch  # the marker that becomes the final index
+        switched = clean = False
+        with storage.exclusive(self._directory) as locked:
+            try:
+                try:
+                    replacing = storage.exists(switch.index)
+                    replaced = current_count(storage, self._prefix) if replacing else None
+                    if not storage.renames:
+                        shown = count_in_names(self._names[0])
+                    else:
+                        shown = claim_names(storage, self._prefix, self._data, self._names, replacing=replacing)
+                        if shown != len(self._names):
+                            last = Marker(storage, self._prefix)  # until the replaced files are removed
+                    switch.publish(encode_index(shown))
+                except BaseException as error:
+                    self._fail(error)
+                self._over = switched = True
+                try:
+                    storage.sync_directory(self._directory)
+                except OSError as error:
+                    raise not_durable(switch.index, error) from error
+                if last is not switch:
+                    clean = self._move_to_final_names(last, encode_index, replaced, locked)
+                elif replacing:
+                    clean = self._remove_replaced()
+                # Look at the result once more: storages and other programs may not behave as expected.
+                in_place, missing = last.is_published() or switch.is_published(), ""
+                if in_place is False:
+                    clean = self._accept_other()
+                elif storage.renames:
+                    with suppress(OSError, CheckpointError):  # if it cannot be determined, a file is there
+                        for name in self._names:
+                            missing = missing if storage.exists(name) else name
+                if missing:
+                    raise _gone(self._prefix, f"another program has removed {printable(missing)}")
+            finally:
+                switch.end(clean=switched)
+                last.end(clean=clean or not switched)
+        for file in files:
+            with suppress(OSError):  # it is durable
+                file.close()
 
     def abandon(self) -> None:
         """Remove everything that was written. Does nothing after `publish`."""
         if not self._over:
             self._over = True
-            clean = [remove(self._storage, path) for path in self._data]
-            self._marker.end(clean=all(clean))
+            clean = False
+            try:
+                clean = all([remove(self._storage, path) for path in dict.fromkeys([*self._data, *self._names])])
+            finally:
+                self._marker.end(clean=clean)
 
-    def _switch(self, index: bytes, shown: int) -> bool:
-        """Name the data files and put the index in place; return whether its name is also durable.
+    def _fail(self, error: BaseException) -> None:
+        """Abandon the save after an error before or during the switch. Return if the switch succeeded nevertheless."""
+        # A rename may report an error although it succeeded (over a network), or Ctrl-C may follow it. The data of the
+        # current index is never deleted: an orphaned file is better than lost data.
+        in_place = self._marker.is_published()
+        if in_place is False:
+            if isinstance(error, OSError):
+                self.abandon()
+            else:  # Ctrl-C may have come before a claimed name was recorded: the marker stays
+                self._over = True
+                for path in dict.fromkeys([*self._data, *self._names]):
+                    remove(self._storage, path)
+                self._marker.end(clean=False)
+            raise error
+        self._over = True
+        if not isinstance(error, OSError):
+            raise error
+        if in_place is None:
+            raise IncompleteSaveError(
+                f"save of {printable(self._prefix)}: {error}. Its index cannot be read, so it is unknown whether the "
+                f"new checkpoint was published; if not, an earlier one of that name is unchanged. Fix the system "
+                f"error, then save again",
+                {0: error},
+            ) from error
 
-        Raises like `publish`.
+    def _move_to_final_names(
+        self, marker: Marker, encode_index: EncodeIndex, replaced: int | None, locked: bool
+    ) -> bool:
+        """Remove the replaced data files, and switch to the number of shards and the names of TensorFlow, if safe.
+
+        The checkpoint is already published and complete: if links are not supported (FAT, some network file systems),
+        the disk is full by now, or a save that this one cannot keep out may be running, it keeps its current names.
+
+        Args:
+            replaced: Number of shards in the names of the replaced checkpoint, if there was one.
+
+        Returns:
+            Whether no other file of the prefix is left.
+        """
+        storage, prefix, claimed = self._storage, self._prefix, self._names
+        linked: list[str] = []
+        clean = False
+        try:
+            # One listing for both: if it has a data file of another save, it has its marker, too, which is older.
+            listed = storage.list(self._directory)
+            others = running_markers(storage, prefix, listed, [marker.save, self._marker.save])
+            if others:
+                _log.warning(
+                    "%s: is being saved %d more times at the same time; the last save stays. If this is the same "
+                    "program on several ranks, let one of them save",
+                    printable(prefix),
+                    len(others),
+                )
+            old = [path for path in data_files_of(storage, prefix, listed) if path not in claimed]
+            if not all(locked and other.domain == marker.save >> 32 for other in others):
+                _log.info("%s: keeps the names of its data files while other hosts save it", printable(prefix))
+                for path in old:
+                    if count_in_names(path) == replaced:
+                        remove(storage, path)
+                return False
+            clean = all([remove(storage, path) for path in old])
+            final = [data_filename(prefix, shard, len(claimed)) for shard in range(len(claimed))]
+            for path, name in zip(claimed, final, strict=True):
+                linked.append(name)
+                try:
+                    storage.link(path, name)
+                except FileExistsError:
+                    linked.pop()  # it is not ours
+                    raise
+            storage.sync_directory(self._directory)
+            if self._marker.is_published() is False:
+                raise FileExistsError(errno.EEXIST, "another save has replaced it", self._marker.index)
+            marker.publish(encode_index(len(claimed)))
+        except (OSError, CheckpointError) as error:
+            _log.info(
+                "%s: could not rename its data files, which stay named for %d shards: %s",
+                printable(prefix),
+                count_in_names(claimed[0]),
+                error,
+            )
+            if marker.is_published() is not False:
+                return False  # unknown: nothing that it might need is removed
+            return all([clean, *(remove(storage, path) for path in linked)])
+        self._names = final
+        try:
+            storage.sync_directory(self._directory)
+        except OSError as error:
+            _log.info("%s: the final names may not survive a power failure: %s", printable(prefix), error)
+            return False
+        return all([clean, *(remove(storage, path) for path in claimed)])
+
+    def _remove_replaced(self) -> bool:
+        """Remove the data files of the replaced checkpoint, on storages without renames."""
+        try:
+            old = [path for path in data_files_of(self._storage, self._prefix) if path not in self._names]
+        except (OSError, CheckpointError) as error:
+            _log.info("%s: could not list older data files, which stay: %s", printable(self._prefix), error)
+            return False
+        return all([remove(self._storage, path) for path in old])
+
+    def _accept_other(self) -> bool:
+        """Remove the data files of this save, whose checkpoint was replaced; return whether all is clean.
+
+        Raises:
+            IncompleteSaveError: there is no other complete checkpoint.
         """
         storage, prefix = self._storage, self._prefix
         try:
-            if storage.renames:
-                _name_data(storage.replace, prefix, self._data, shown, storage)
-            self._switching = True
-            write_file(storage, self._index, index)
-        except BaseException as error:
-            # A rename may report an error although it succeeded (over a network), or Ctrl-C may follow it. The data of
-            # the current index is never deleted: an orphaned file is better than lost data.
-            in_place = self._switching and _is_in_place(storage, prefix, index)
-            if in_place is False:
-                self._data += [data_filename(prefix, shard, shown) for shard in range(len(self._data))]
-                self.abandon()
-                raise
-            self._over = True
-            if not isinstance(error, OSError):
-                raise
-            if in_place is None:
-                raise IncompleteSaveError(
-                    f"save of {printable(prefix)}: {error}. Its index cannot be read, so it is unknown whether the new "
-                    f"checkpoint was published; if not, an earlier one of that name is unchanged. Fix the system "
-                    f"error, then save again",
-                    {0: error},
-                ) from error
-            return False
-        return True
-
-
-def _move_to_final_names(storage: Storage, prefix: str, count: int, shown: int, encode_index: EncodeIndex) -> bool:
-    """Switch from the temporary shard count to the final one, and remove all other files of the prefix.
-
-    The checkpoint is already published and complete: if links are not supported (FAT, some network file systems), or
-    the disk is full by now, it keeps its current names. Return whether no other file of the prefix is left.
-    """
-    transitional = [data_filename(prefix, shard, shown) for shard in range(count)]
-    proper = [data_filename(prefix, shard, count) for shard in range(count)]
-    try:
-        for path in proper:  # of the old checkpoint; the current index does not refer to them any more
-            storage.remove(path)
-        _name_data(storage.link, prefix, transitional, count, storage)
-        write_file(storage, index_filename(prefix), encode_index(count))
-        kept = set(proper)
-    except OSError as error:
-        _log.info(
-            "%s: could not rename its data files, which keep names of %d shards: %s", printable(prefix), shown, error
-        )
-        kept = set(transitional)
-        if _is_in_place(storage, prefix, encode_index(count)) is not False:
-            kept |= set(proper)
-    try:
-        others = [path for path in data_files_of(storage, prefix) if path not in kept]
-    except OSError as error:
-        _log.info("%s: could not list older data files, so they were not removed: %s", printable(prefix), error)
+            with closing(BundleFiles(storage, prefix)) as files:
+                files.check_data()
+        except (CheckpointError, OSError) as error:
+            raise _gone(prefix, str(error)) from error
+        _log.warning("%s: was replaced by another save at the same time, which is complete", printable(prefix))
+        for name in self._names:
+            if count_in_names(name) != len(self._names):
+                remove(storage, name)
         return False
-    return all([remove(storage, path) for path in others])
 
 
-def _is_in_place(storage: Storage, prefix: str, index: bytes) -> bool | None:
-    """Return whether the index of `prefix` has these bytes; None if it cannot be read."""
-    try:
-        file = storage.open(index_filename(prefix))
-    except (NotFoundError, InvalidArgumentError):  # missing, or a directory
-        return False
-    except (CheckpointError, OSError):
-        return None
-    try:
-        return file.size == len(index) and file.read(0, file.size) == index
-    except (CheckpointError, OSError):
-        return None
-    finally:
-        file.close()
-
-
-def data_files_of(storage: Storage, prefix: str) -> list[str]:
-    """Return all files that are named like a shard of `prefix`, with any count in their names."""
-    directory = os.path.dirname(prefix)
-    paths = (os.path.join(directory, name) for name in storage.list(directory))
-    return [
-        path
-        for path in paths
-        if (parsed := parse_data_filename(path)) is not None and parsed[0] == prefix and path == data_filename(*parsed)
-    ]
-
-
-def _unused_count(storage: Storage, prefix: str, count: int) -> int:
-    """Return a number of shards above `count` that no file of this prefix uses."""
-    used = [parsed[2] for path in data_files_of(storage, prefix) if (parsed := parse_data_filename(path)) is not None]
-    return max([count, *used]) + 1
-
-
-def _name_data(
-    give_name: Callable[[str, str], None], prefix: str, paths: Sequence[str], count: int, storage: Storage
-) -> None:
-    for shard, path in enumerate(paths):
-        give_name(path, data_filename(prefix, shard, count))
-    storage.sync_directory(os.path.dirname(prefix))
-
-
-def remove_bundle(storage: Storage, prefix: str) -> None:
-    """Remove the index and all data files of `prefix`; do nothing if there are no such files.
-
-    The index is removed first, so that the rest is not mistaken for a checkpoint. It is renamed to a leftover first, so
-    that the next save removes the data if this process is killed in between (`bundle.leftovers`). Readers that have the
-    checkpoint open are not disturbed.
-
-    Raises:
-        OSError: the system refused. The next save in that directory removes the rest.
-    """
-    index = index_filename(prefix)
-    leftover = index
-    if storage.renames and storage.exists(index):
-        leftover = temporary_name(index)
-        storage.replace(index, leftover)
-        storage.sync_directory(os.path.dirname(prefix))
-    elif not storage.renames:
-        storage.remove(index)
-    for path in data_files_of(storage, prefix):
-        storage.remove(path)
-    storage.remove(leftover)
+def _gone(prefix: str, found: str) -> IncompleteSaveError:
+    return IncompleteSaveError(
+        f"save of {printable(prefix)}: the new checkpoint was in place, but is not complete any more: {found}. Let "
+        f"only one program save and delete checkpoints of this name, then save again"
+    )

@@ -10,10 +10,9 @@ BundleWriter does the same for tensors that are added one by one.
 """
 
 import threading
-from contextlib import suppress
 
 from torch_tfckpt.bundle.plan import BundlePlan
-from torch_tfckpt.bundle.publish import BundlePublication, saving
+from torch_tfckpt.bundle.publish import BundlePublication, close_files, saving
 from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.transfer.staging import Staging
 from torch_tfckpt.transfer.transfer import Transfer
@@ -71,8 +70,7 @@ class BundleSave:
                 for file, extent in zip(self._files, self._plan.shards, strict=True):
                     if not extent.data_end:  # the others were synced when their last bytes were written
                         file.sync()
-                    file.close()
-                self._publication.publish(self._plan.encode_index)
+                self._publication.publish(self._plan.encode_index, self._files)
         except BaseException:
             self.abandon()
             raise
@@ -80,10 +78,9 @@ class BundleSave:
 
     def abandon(self) -> None:
         """Stop, and remove everything written. Does nothing after `finish`."""
-        if self._transfer is not None:
-            self._transfer.cancel()
-        for file in self._files:
-            # The caller must get the first error, not an error of the cleanup.
-            with suppress(OSError):
-                file.close()
-        self._publication.abandon()
+        try:
+            if self._transfer is not None:
+                self._transfer.cancel()
+            close_files(self._files)  # not if Ctrl-C interrupts the line above: threads may still write
+        finally:
+            self._publication.abandon()

@@ -13,12 +13,12 @@ Source: BundleWriter in tensorflow/core/util/tensor_bundle/tensor_bundle.cc. Exp
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
 from torch_tfckpt.bundle.plan import BundlePlan
-from torch_tfckpt.bundle.publish import BundlePublication, saving
+from torch_tfckpt.bundle.publish import BundlePublication, close_files, saving
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
@@ -167,8 +167,7 @@ class BundleWriter(CheckpointWriter):
                 if extent.end > extent.data_end:  # zeros up to the aligned end; the gaps are zeros already
                     file.write(extent.data_end, [bytes(extent.end - extent.data_end)])
                 file.sync()
-                file.close()
-            self._publication.publish(self._plan.encode_index)
+            self._publication.publish(self._plan.encode_index, self._files)
         self._pipeline.close()
         self._state = State.FINISHED
 
@@ -178,12 +177,11 @@ class BundleWriter(CheckpointWriter):
             return
         self._state = State.ABANDONED
         self._plan.waiting.clear()
-        self._pipeline.close()
-        for file in self._files:
-            # The caller must get the original error, not an error of the cleanup.
-            with suppress(OSError):
-                file.close()
-        self._publication.abandon()
+        try:
+            self._pipeline.close()
+            close_files(self._files)  # not if Ctrl-C interrupts the line above: threads may still write
+        finally:
+            self._publication.abandon()
 
     def _write_when_enough(self) -> None:
         """Write queued tensors if they reach QUEUE_BYTES or QUEUE_LENGTH. Call this after each tensor."""

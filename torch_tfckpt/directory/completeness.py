@@ -45,11 +45,10 @@ def check_complete(storage: Storage, path: str) -> None:
 
 def _check_bundle(storage: Storage, prefix: str) -> None:
     with BundleReader(storage, prefix, verify=False) as reader:
-        for number in range(reader.files.header.num_shards):
-            reader.files.shard(number)  # raises NotFoundError if it is missing
+        # Only the data files that the entries name: there may be fewer than the header declares (`bundle.publish`).
         for name in reader.keys():
             for entry in reader.pieces(name):
-                file = reader.files.shard(entry.shard)
+                file = reader.files.shard(entry.shard)  # raises NotFoundError if it is missing
                 if entry.end > file.size:
                     raise DataLossError(
                         f"{printable(file.path)}: tensor {quoted(name)} ends at byte {entry.end}, but the file ends at "

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.bundle.publish import remove_bundle
+from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.directory.names import is_there, matching
 from torch_tfckpt.directory.state_file import directory_path, from_stored, get_checkpoint_state
 from torch_tfckpt.errors import CheckpointError

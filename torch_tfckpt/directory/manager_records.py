@@ -6,7 +6,7 @@ Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.
 import logging
 from collections.abc import Sequence
 
-from torch_tfckpt.bundle.publish import remove_bundle
+from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.directory.names import spelled_in
 from torch_tfckpt.directory.records import CheckpointRecords
 from torch_tfckpt.directory.retention import KeepBest, Saved, saved_again, sweep

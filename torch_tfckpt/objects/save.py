@@ -5,11 +5,9 @@ Tensors are written to one data file for each host, as by TensorFlow's Checkpoin
 Source: tensorflow/python/checkpoint/{checkpoint,functional_saver}.py.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 
-from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.devices import HOST
 from torch_tfckpt.objects.graph_view import to_save
 from torch_tfckpt.objects.options import CheckpointOptions
@@ -39,7 +37,6 @@ def begin_to_save(
     if several_hosts and not options.sharded:
         saveables = list(map(_of_host, saveables))
     _place_graph(saveables)
-    remove_leftovers(storage, os.path.dirname(path))
     sharded = options.sharded or several_hosts
     return begin_save(BulkSaverBuilder(), storage, path, saveables, sharded=sharded, snapshot=snapshot, staging=staging)
 

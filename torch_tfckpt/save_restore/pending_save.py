@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.bundle.leftovers import PART, PARTS_SUFFIX
+from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.bundle.merge import merge_bundles
-from torch_tfckpt.bundle.publish import Marker, remove, remove_bundle, saving
+from torch_tfckpt.bundle.publish import Marker, remove, saving
+from torch_tfckpt.bundle.removal import remove_bundle
+from torch_tfckpt.bundle.unfinished import PART, PARTS_SUFFIX
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError
 from torch_tfckpt.saveables.save_spec import SaveableObject, group_by_devices
+from torch_tfckpt.storage.names import temporary_name
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import make_directories
 from torch_tfckpt.text import byte_text, printable
@@ -73,6 +76,7 @@ class SaveByParts:
         if self._builder.write_version == SaverDef.V1:  # its writer creates no directory
             with saving(path):
                 make_directories(storage, os.path.dirname(path))
+            remove_leftovers(storage, os.path.dirname(path))
         if not self._sharded:
             save_op(storage, path, self._groups[0])
             return path
@@ -80,23 +84,26 @@ class SaveByParts:
         if self._builder.write_version == SaverDef.V1:
             self._save_version_1([self._builder.sharded_filename(path, shard, count) for shard in range(count)])
             return f"{path}-?????-of-{count:05d}"
-        # An object store has no directories that would have to be removed afterwards.
-        base = os.path.join(path + PARTS_SUFFIX, PART) if storage.renames else f"{path}.{PART}"
-        parts = [self._builder.sharded_filename(base, shard, count) for shard in range(count)]
-        clean = False
         with saving(path):
             make_directories(storage, os.path.dirname(path))
+            remove_leftovers(storage, os.path.dirname(path))
             marker = Marker(storage, path)  # from here on, leftovers of a killed save can be recognized
+        # Names of their own: another save of the same path must not merge these parts. An object store has no
+        # directories that would have to be removed afterwards.
+        folder = temporary_name(path + PARTS_SUFFIX, marker.save)
+        base = os.path.join(folder, PART) if storage.renames else f"{path}.{PART}{marker.save}"
+        parts = [self._builder.sharded_filename(base, shard, count) for shard in range(count)]
+        clean = False
         try:
-            try:
-                for part, group in zip(parts, self._groups, strict=True):
-                    with _part_of(path):
-                        save_op(storage, part, group)
-                merge_bundles(storage, parts, path)
-            finally:
-                clean = self._remove_parts(parts)
+            for part, group in zip(parts, self._groups, strict=True):
+                with _part_of(path):
+                    save_op(storage, part, group)
+            merge_bundles(storage, parts, path, marker=marker)
         finally:
-            marker.end(clean=clean)
+            try:
+                clean = self._remove_parts(parts)
+            finally:
+                marker.end(clean=clean)
         return path
 
     def abandon(self) -> None:

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Literal, Self
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.directory.retention import KeepBest, Metrics, check_keep_best, check_keep_hours, check_max_to_keep
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
@@ -429,7 +428,6 @@ class Saver(TracksCheckpoints, ExportsMetaGraph):
                     "version 1 is for programs that cannot read version 2. Omit write_version to write version 2"
                 )
             with naming_a_missing_parent(request):
-                remove_leftovers(request.storage, request.directory)
                 pending = begin_save(
                     self._builder,
                     request.storage,

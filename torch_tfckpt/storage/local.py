@@ -5,10 +5,11 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from torch_tfckpt.storage.locks import lock_domain, locked_directory, open_to_lock, try_lock
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.text import printable
 
@@ -26,15 +27,28 @@ class LocalStorage:
 
     def in_use(self, path: str) -> bool:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = open_to_lock(path)
         except FileNotFoundError:
             return False
         except OSError:
             return True
         try:
-            return not _locks(descriptor)
+            return not try_lock(descriptor)
         finally:
             os.close(descriptor)
+
+    def detects_use(self, path: str) -> bool:
+        try:
+            descriptor = open_to_lock(path)
+        except OSError:
+            return False
+        try:
+            return try_lock(descriptor) is not None
+        finally:
+            os.close(descriptor)
+
+    lock_domain = staticmethod(lock_domain)
+    exclusive = staticmethod(locked_directory)
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)
@@ -74,11 +88,11 @@ class LocalStorage:
 
     def remove_unused(self, path: str) -> bool:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = open_to_lock(path)
         except OSError:
             return False
         try:
-            if not _locks(descriptor):
+            if not try_lock(descriptor):
                 return False
             # While locked: a program that has just created the file waits for the lock and then creates a new file.
             with contextlib.suppress(FileNotFoundError):
@@ -206,19 +220,14 @@ def _refused(path: str, error: OSError) -> FailedPreconditionError:
     )
 
 
-def _locks(descriptor: int) -> bool:
-    """Try to lock an open file; return False if it is locked elsewhere, or locks are unsupported."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+_view: Callable[[Buffer], memoryview] = memoryview  # mypy cannot pass the class itself to `map`
 
 
 class LocalOutput:
     """A local WritableFile, locked (flock) until it is closed; `in_use` checks for the lock."""
 
     in_order = False
+    _descriptor = -1
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -231,11 +240,11 @@ class LocalOutput:
             # A program that cleans up may have opened, and then removed, the file before it was locked.
             if os.fstat(self._descriptor).st_nlink:
                 return
-            os.close(self._descriptor)
+            self.close()
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         for first in range(0, len(buffers), LocalFile.MAX_BUFFERS):
-            pending = [memoryview(buffer) for buffer in buffers[first : first + LocalFile.MAX_BUFFERS]]
+            pending: list[memoryview] = list(map(_view, buffers[first : first + LocalFile.MAX_BUFFERS]))
             while pending:
                 written = os.pwritev(self._descriptor, pending, offset)
                 offset += written
@@ -247,6 +256,12 @@ class LocalOutput:
     def sync(self) -> None:
         os.fsync(self._descriptor)
 
+    def has_name(self, path: str) -> bool:
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
+
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
@@ -254,6 +269,9 @@ class LocalOutput:
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
+
+    # Ctrl-C may interrupt the cleanup that would close the file. It must not stay locked until the process ends.
+    __del__ = close
 
 
 LOCAL = LocalStorage()

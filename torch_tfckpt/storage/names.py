@@ -18,21 +18,33 @@ _URL: Final = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://")
 _TEMPORARY: Final = re.compile(r"(?P<path>.+)\.tempstate(?P<save>[0-9]+)-tfckpt", re.DOTALL)
 
 
+is_temporary_name: Final = _TEMPORARY.fullmatch
+"""Returns a true value for paths that `parse_temporary_name` can parse."""
+
+
 class Temporary(NamedTuple):
     """Parsed name of a temporary file."""
 
     path: str  # the final name
     save: int  # the same for all files of one save
 
+    @property
+    def domain(self) -> int:
+        """`Storage.lock_domain` where the file was created."""
+        return self.save >> 32
 
-def new_save_number() -> int:
-    """Return a random number that identifies a save."""
-    return secrets.randbits(64)
+
+def new_save_number(domain: int) -> int:
+    """Return a number that identifies a save: 32 bits of the storage's `lock_domain`, and 32 random bits.
+
+    The former tell other programs whether they can see the locks of the save's files.
+    """
+    return domain << 32 | secrets.randbits(32)
 
 
-def temporary_name(path: str, save: int | None = None) -> str:
+def temporary_name(path: str, save: int) -> str:
     """Return the temporary name, in the same directory, of `path` in save number `save`."""
-    return f"{path}.tempstate{new_save_number() if save is None else save}-tfckpt"
+    return f"{path}.tempstate{save}-tfckpt"
 
 
 def parse_temporary_name(path: str) -> Temporary | None:

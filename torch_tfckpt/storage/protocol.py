@@ -8,6 +8,7 @@ named.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 Buffer = bytes | bytearray | memoryview
@@ -89,6 +90,9 @@ class WritableFile(Protocol):
     def sync(self) -> None:
         """Return once the bytes are durable. Nothing may be written afterwards."""
 
+    def has_name(self, path: str) -> bool:
+        """Return whether `path` names this open file now. Only on storages that rename."""
+
     def close(self) -> None:
         """Close the file. Do nothing if it is closed already."""
 
@@ -135,6 +139,19 @@ class Storage(Protocol):
 
     def in_use(self, path: str) -> bool:
         """Return whether a running program is writing the file; True if this cannot be determined."""
+
+    def detects_use(self, path: str) -> bool:
+        """Return whether `in_use` can be determined for this file, by programs of the same `lock_domain`."""
+
+    def lock_domain(self, directory: str) -> int:
+        """Return a 32-bit number; programs for which it is the same see in `directory` which files the others use."""
+
+    def exclusive(self, directory: str) -> AbstractContextManager[bool]:
+        """Wait, but not forever, until no other program changes names in `directory`; keep others out meanwhile.
+
+        Yields:
+            Whether programs of the same `lock_domain` are kept out. If False, they may change names at the same time.
+        """
 
     def exists(self, path: str) -> bool:
         """Return whether there is a file or directory of that name."""

@@ -9,21 +9,28 @@
 
 A crash between two renames can leave a mix of old and new files. Files that belong together must make this
 detectable: an index names its shards, a sidecar contains the size of its file.
+
+Temporary files are marked as in use while they are written, so that other programs do not take them for leftovers of a
+killed program: a file that `create` returned by its lock, files written by name by that of an empty file next to them.
+All of one publication have the same number in their names, and are in use as long as one of them is.
 """
 
 import os
 import stat
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.storage.local import LOCAL, LocalStorage
-from torch_tfckpt.storage.names import temporary_name
+from torch_tfckpt.storage.names import new_save_number, temporary_name
 from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.text import printable
+
+# Name of the empty file that shows that files written by name are in use. It is never published.
+_IN_USE: Final = "publication"
 
 
 @dataclass(slots=True)
@@ -44,6 +51,8 @@ class Publication:
     def __init__(self, storage: Storage = LOCAL) -> None:
         self._storage = storage
         self._outputs: list[_Output] = []
+        self._save: int | None = None
+        self._in_use: dict[str, WritableFile] = {}  # directory -> empty file
         self._dropped: list[str] = []
         self._first: list[Callable[[], object]] = []
         self._made: list[str] = []  # directories to remove again if nothing is published
@@ -54,7 +63,9 @@ class Publication:
 
         It stays open until then, because a temporary file that is not open counts as left over from a killed save.
         """
-        output = _Output(temporary_name(path) if self._storage.renames else path, path)
+        if self._save is None:
+            self._save = new_save_number(self._storage.lock_domain(os.path.dirname(path)))
+        output = _Output(temporary_name(path, self._save) if self._storage.renames else path, path)
         self._outputs.append(output)  # before creating the file: Ctrl-C may arrive in between
         output.file = self._storage.create(output.written)
         return output.file
@@ -71,7 +82,12 @@ class Publication:
         if directory and not LOCAL.exists(directory):
             self._made.append(directory)
             LOCAL.make_directory(directory)
-        self._outputs.append(_Output(temporary_name(path), path))
+        if self._save is None:
+            self._save = new_save_number(LOCAL.lock_domain(directory))
+        if directory not in self._in_use:
+            marker = temporary_name(os.path.join(directory, _IN_USE), self._save)
+            self._in_use[directory] = LOCAL.create(marker)
+        self._outputs.append(_Output(temporary_name(path, self._save), path))
         return self._outputs[-1].written
 
     def drop(self, path: str) -> None:
@@ -101,9 +117,8 @@ class Publication:
             try:
                 storage.replace(output.written, output.path)
             except OSError:
-                # On a network file system a rename may report an error although it succeeded. In that case the file,
-                # which is still open, is in use under its final name.
-                if output.file is None or storage.exists(output.written) or not storage.in_use(output.path):
+                # On a network file system a rename may report an error although it succeeded.
+                if output.file is None or not output.file.has_name(output.path):
                     raise
         for path in self._dropped:
             storage.remove(path)
@@ -118,19 +133,32 @@ class Publication:
         try:
             if kind is None and not self._published:
                 self.publish()
-                for directory in {os.path.dirname(output.path) for output in self._outputs}:
-                    self._storage.sync_directory(directory)
+                synced = set()
+                for output in self._outputs:
+                    directory = os.path.dirname(output.path)
+                    if directory not in synced:
+                        synced.add(directory)
+                        self._storage.sync_directory(directory)
         finally:
-            for output in self._outputs:
-                if output.file is not None:
-                    with suppress(OSError):  # the contents are already synced, or not needed
-                        output.file.close()
-                if self._storage.renames and not self._published:
-                    with suppress(OSError):
-                        self._storage.remove(output.written)
-            if not self._published:
-                for directory in reversed(self._made):
-                    self._storage.remove_directory(directory)
+            # In reverse order. Whatever is interrupted by Ctrl-C, the steps after it are taken.
+            with ExitStack() as cleanup:
+                if not self._published:
+                    for directory in self._made:
+                        cleanup.callback(self._storage.remove_directory, directory)
+                for marker in self._in_use.values():
+                    cleanup.enter_context(suppress(OSError))
+                    cleanup.callback(marker.close)
+                    cleanup.callback(self._remove, marker.path)
+                for output in self._outputs:
+                    if self._storage.renames and not self._published:
+                        cleanup.callback(self._remove, output.written)
+                    if output.file is not None:
+                        cleanup.enter_context(suppress(OSError))  # synced already, or not needed
+                        cleanup.callback(output.file.close)
+
+    def _remove(self, path: str) -> None:
+        with suppress(OSError):  # the caller must get the first error
+            self._storage.remove(path)
 
 
 def _check_replaceable(path: str) -> None:

@@ -18,7 +18,7 @@ import logging
 import posixpath
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, Protocol
 
@@ -104,6 +104,15 @@ class FsspecStorage:
 
     def in_use(self, path: str) -> bool:
         return True  # object stores do not report writers
+
+    def detects_use(self, path: str) -> bool:
+        return False
+
+    def lock_domain(self, directory: str) -> int:
+        return 0  # no locks
+
+    def exclusive(self, directory: str) -> AbstractContextManager[bool]:
+        return nullcontext(False)
 
     def exists(self, path: str) -> bool:
         # Not the driver's `exists`, which returns False on network failures: the caller might then overwrite or delete.
@@ -365,6 +374,9 @@ class RemoteOutput:
             if not self._synced:
                 self._upload.commit()
                 self._synced = True
+
+    def has_name(self, path: str) -> bool:
+        raise UnimplementedError(f"{printable(path)}: object stores have no open files. Compare the contents")
 
     def close(self) -> None:
         with self._lock:

@@ -1,0 +1,40 @@
+"""Deletion of a checkpoint without ever leaving a part that looks like a checkpoint."""
+
+import os
+
+from torch_tfckpt.bundle.unfinished import count_in_names, current_count, data_files_of, running_markers
+from torch_tfckpt.format.tensor_bundle import index_filename
+from torch_tfckpt.storage.names import new_save_number, temporary_name
+from torch_tfckpt.storage.protocol import Storage
+
+
+def remove_bundle(storage: Storage, prefix: str) -> None:
+    """Remove the index and all data files of `prefix`; do nothing if there are no such files.
+
+    The index is removed first, so that the rest is not mistaken for a checkpoint. It is renamed to a marker first, so
+    that the next save removes the data if this process is killed in between (`bundle.leftovers`). Readers that have the
+    checkpoint open are not disturbed, nor are saves of the same prefix that are running.
+
+    Raises:
+        OSError: the system refused. The next save in that directory removes the rest.
+    """
+    index, directory = index_filename(prefix), os.path.dirname(prefix)
+    with storage.exclusive(directory) as locked:
+        # Before the index is removed: what a save names from now on is not in it.
+        listed = storage.list(directory)
+        data = data_files_of(storage, prefix, listed)
+        domain = storage.lock_domain(directory)
+        others = running_markers(storage, prefix, listed) if storage.renames else []
+        if not all(locked and other.domain == domain for other in others):
+            named = current_count(storage, prefix)
+            data = [path for path in data if count_in_names(path) == named]
+        leftover = index
+        if storage.renames and storage.exists(index):
+            leftover = temporary_name(index, new_save_number(domain))
+            storage.replace(index, leftover)
+            storage.sync_directory(directory)
+        elif not storage.renames:
+            storage.remove(index)
+        for path in data:
+            storage.remove(path)
+        storage.remove(leftover)

@@ -1,0 +1,117 @@
+"""Locks between programs (flock): of files being written, and of a directory whose names are being changed.
+
+A lock is released when its process ends for any reason. Not every file system has locks, and some (FUSE, BeeGFS, GPFS,
+Lustre, depending on how they are mounted) have locks that only programs on the same host see. So a lock that could be
+taken does not prove that no other program works in the directory; `lock_domain` tells whose locks would be seen.
+"""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import hashlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+# Longest wait for another program that changes names in a directory, which takes milliseconds. A program that was
+# stopped while it did so must not stop all others: they continue as on a file system without locks.
+PATIENCE: Final = 60.0
+_LONGEST_PAUSE: Final = 0.02
+_HELD_ELSEWHERE: Final = (errno.EWOULDBLOCK, errno.EACCES)  # the latter where flock is made of fcntl's locks
+# Directories locked by a thread of this process: (thread, device, inode).
+_HELD: Final[set[tuple[int, int, int]]] = set()
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Try to lock an open file; return False if another program or thread holds it, None if locks are unsupported."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in _HELD_ELSEWHERE else None
+    return True
+
+
+def open_to_lock(path: str) -> int:
+    """Open `path` so that it can be locked, and return the descriptor. Changes nothing."""
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(path, os.O_RDWR | flags)  # NFS locks only files that are open for writing
+    except (PermissionError, IsADirectoryError):
+        return os.open(path, os.O_RDONLY | flags)
+
+
+@contextlib.contextmanager
+def locked_directory(directory: str, patience: float = PATIENCE) -> Iterator[bool]:
+    """Lock `directory` during the `with` block; yield whether it is locked.
+
+    It is not if the file system has no locks for directories, after `patience` seconds, or if this thread has locked
+    it already: a signal handler that saves while a save is being published must not wait for itself.
+    """
+    try:
+        descriptor = os.open(directory or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        descriptor = -1
+    try:
+        holder = None
+        if descriptor >= 0:
+            status = os.fstat(descriptor)
+            holder = (threading.get_ident(), status.st_dev, status.st_ino)
+        if holder is None or holder in _HELD:
+            yield False
+            return
+        until, pause = time.monotonic() + patience, 0.0005
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                give_up = error.errno not in _HELD_ELSEWHERE or time.monotonic() > until
+            if give_up:
+                yield False
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        _HELD.add(holder)
+        try:
+            yield True
+        finally:
+            _HELD.discard(holder)
+            # A child process forked in the meantime shares the open directory and would keep the lock.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def lock_domain(directory: str) -> int:
+    """Return a 32-bit number of this boot of this host and of the mounted file system of `directory`.
+
+    Programs that get the same number see each other's locks there. Two mounts of one network file system on the same
+    host have different numbers: locks of a FUSE file system often do not reach beyond the mount.
+    """
+    try:
+        device = os.stat(directory or os.curdir).st_dev
+    except OSError:
+        device = 0
+    return _hash_of(device)
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_of(device: int) -> int:
+    return int.from_bytes(hashlib.blake2s(f"{_boot()} {device}".encode(), digest_size=4).digest())
+
+
+@functools.cache
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        # Not Linux. After a reboot the number stays the same, which is safe: no program of before is running.
+        return f"{socket.gethostname()} {uuid.getnode()}"
