@@ -11,7 +11,7 @@ from storages import Counting, CrashingStorage, DropUnsyncedStorage, FailingStor
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.leftovers import remove_leftovers
-from torch_tfckpt.bundle.publish import remove_bundle
+from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.storage.local import LOCAL, LocalStorage
 
@@ -110,7 +110,7 @@ def test_a_failure_anywhere_leaves_all_or_no_checkpoint(error: type[BaseExceptio
 
 
 def test_a_kill_anywhere_leaves_all_or_no_checkpoint(tmp_path: Path) -> None:
-    """The next save finds the remaining files."""
+    """And the next save finds the rest."""
     states = set()
     for number in itertools.count():
         path = save(tmp_path / f"m-{number}")

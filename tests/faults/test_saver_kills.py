@@ -25,7 +25,7 @@ from training_script import KEPT, READY, SIZES, WAYS, make_saver, train, train_u
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt import Saver
-from torch_tfckpt.bundle.leftovers import PARTS_SUFFIX
+from torch_tfckpt.bundle.unfinished import PARTS_SUFFIX
 
 KILLS: Final = 20  # each takes a third of a second on a quiet machine, and a second on a busy one
 MANY_KILLS: Final = 250

@@ -18,10 +18,15 @@ from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.bundle.publish import Marker
 from torch_tfckpt.directory.state_file import read_state, update_checkpoint_state
 from torch_tfckpt.storage.local import LOCAL
-from torch_tfckpt.storage.names import parse_temporary_name, temporary_name
+from torch_tfckpt.storage.names import new_save_number, parse_temporary_name, temporary_name
 
 SAVES: Final = 40
 FILES: Final = 1500
+
+
+def new_number(folder: Path) -> int:
+    """Return a number for a save of this host."""
+    return new_save_number(LOCAL.lock_domain(str(folder)))
 
 
 def begin(target: Callable[..., None], *arguments: object) -> tuple[BaseProcess, "Connection[object, object]"]:
@@ -41,7 +46,7 @@ def test_two_programs_save_into_one_directory(bases: tuple[str, str], tmp_path: 
     Leftovers of a killed program are removed, and no other files remain.
     """
     (tmp_path / "x-1.data-00000-of-00002").write_bytes(b"of a dead save")
-    (tmp_path / temporary_name("x-1.index", 1)).write_bytes(b"")
+    (tmp_path / temporary_name("x-1.index", new_number(tmp_path))).write_bytes(b"")
     foreign = tmp_path / "x-2.index.tempstate123"
     foreign.write_bytes(b"of TensorFlow")
     numbers = range(0, 2 * SAVES, 2), range(1, 2 * SAVES, 2)
@@ -81,7 +86,7 @@ def test_a_new_file_is_never_taken_for_a_leftover(tmp_path: Path) -> None:
     assert pipe.recv() == "begun"
     try:
         for number in range(FILES):
-            file = LOCAL.create(temporary_name(str(tmp_path / f"m-{number}.meta")))
+            file = LOCAL.create(temporary_name(str(tmp_path / f"m-{number}.meta"), new_number(tmp_path)))
             assert os.path.exists(file.path), f"file {number} was removed although it is open"
             assert LOCAL.in_use(file.path)
             LOCAL.remove(file.path)
@@ -130,7 +135,7 @@ def test_cleanup_distinguishes_running_and_ended_saves(tmp_path: Path) -> None:
     with state.saver(sharded=True, save_relative_paths=True, storage=Slow()) as saver:
         state.fill(1)
         handle = saver.save_async(tmp_path / "a", 1)
-        dead = temporary_name(str(tmp_path / "b-9.index"))
+        dead = temporary_name(str(tmp_path / "b-9.index"), new_number(tmp_path))
         Path(dead).touch()
         other = State()
         other.fill(2)

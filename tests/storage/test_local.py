@@ -435,7 +435,7 @@ def test_a_refused_directory_leaks_no_descriptor(tmp_path: Path, monkeypatch: py
 
 def test_temporary_names_are_unique_and_in_the_same_directory() -> None:
     """On the same file system, so that a rename publishes; TensorFlow's ".tempstate" and a number, then our mark."""
-    names = {temporary_name("dir/model.index") for _ in range(100)}
+    names = {temporary_name("dir/model.index", new_save_number(0)) for _ in range(100)}
     assert len(names) == 100
     for name in names:
         prefix, _, number = name.rpartition(".tempstate")
@@ -469,7 +469,7 @@ def test_other_names_are_not_our_temporary_names(name: str) -> None:
 
 def test_save_numbers_are_unique() -> None:
     """64 random bits: unique even for two machines that save into one directory."""
-    assert len({new_save_number() for _ in range(1000)}) == 1000
+    assert len({new_save_number(5) for _ in range(1000)}) == 1000
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from torch_tfckpt.errors import DataLossError, NotFoundError, UnimplementedError
 from torch_tfckpt.storage.protocol import ReadableFile, WritableFile
@@ -25,6 +26,15 @@ class MemoryStorage:
 
     def in_use(self, path: str) -> bool:
         return False
+
+    def detects_use(self, path: str) -> bool:
+        return True
+
+    def lock_domain(self, directory: str) -> int:
+        return 0
+
+    def exclusive(self, directory: str) -> AbstractContextManager[bool]:
+        return nullcontext(False)
 
     def modified(self, path: str) -> float:
         if path not in self._files:

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -82,6 +82,18 @@ class Counting:
     def in_use(self, path: str) -> bool:
         with self.operation(f"in_use {os.path.basename(path)}"):
             return self._inner.in_use(path)
+
+    def detects_use(self, path: str) -> bool:
+        with self.operation(f"detects_use {os.path.basename(path)}"):
+            return self._inner.detects_use(path)
+
+    def lock_domain(self, directory: str) -> int:
+        return self._inner.lock_domain(directory)
+
+    @contextmanager
+    def exclusive(self, directory: str) -> Iterator[bool]:
+        with self._inner.exclusive(directory) as locked:
+            yield locked
 
     def modified(self, path: str) -> float:
         with self.operation(f"modified {os.path.basename(path)}"):
@@ -163,6 +175,10 @@ class _Writing:
     def sync(self) -> None:
         with self._storage.operation(f"sync {os.path.basename(self.path)}"):
             self._inner.sync()
+
+    def has_name(self, path: str) -> bool:
+        with self._storage.operation(f"has_name {os.path.basename(path)}"):
+            return self._inner.has_name(path)
 
     def close(self) -> None:
         # close(2) releases the descriptor even if it reports an error.
@@ -318,10 +334,19 @@ class DropUnsyncedStorage:
         inode = _Inode()
         self._change(os.path.dirname(path), {path: inode})
         self._writing.append(inode)
-        return _MemoryOutput(path, inode, self._writing)
+        return _MemoryOutput(path, inode, self)
 
     def in_use(self, path: str) -> bool:
         return self._names.get(path) in self._writing
+
+    def detects_use(self, path: str) -> bool:
+        return True
+
+    def lock_domain(self, directory: str) -> int:
+        return 0
+
+    def exclusive(self, directory: str) -> AbstractContextManager[bool]:
+        return nullcontext(True)  # there is only one program
 
     def modified(self, path: str) -> float:
         if path not in self._names:
@@ -419,8 +444,8 @@ class _MemoryFile:
 class _MemoryOutput:
     in_order = False
 
-    def __init__(self, path: str, inode: _Inode, writing: list[_Inode]) -> None:
-        self.path, self._inode, self._writing = path, inode, writing
+    def __init__(self, path: str, inode: _Inode, storage: DropUnsyncedStorage) -> None:
+        self.path, self._inode, self._storage = path, inode, storage
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         content = self._inode.content
@@ -432,9 +457,12 @@ class _MemoryOutput:
     def sync(self) -> None:
         self._inode.durable = bytes(self._inode.content)
 
+    def has_name(self, path: str) -> bool:
+        return self._storage._names.get(path) is self._inode
+
     def close(self) -> None:
-        if self._inode in self._writing:
-            self._writing.remove(self._inode)
+        if self._inode in self._storage._writing:
+            self._storage._writing.remove(self._inode)
 
 
 class SwitchedStorage:

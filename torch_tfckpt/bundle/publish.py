@@ -76,7 +76,7 @@ class Marker:
 
     def __init__(self, storage: Storage, prefix: str) -> None:
         self.index = index_filename(prefix)
-        self.save = new_save_number(storage.lock_domain(os.path.dirname(prefix)))
+        self.save = new_save_number(storage.lock_domain(os.path.dirname(prefix)) if storage.renames else 0)
         self._storage = storage
         self._file: WritableFile | None = None  # until `end`
         self._contents = b""  # of the published index

@@ -13,12 +13,13 @@ from typing import Final
 from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.directory.locate import find_checkpoint, is_table
 from torch_tfckpt.directory.names import V1_SHARD, of_version_2, prefixes_of
+from torch_tfckpt.directory.opening import open_version_1
 from torch_tfckpt.directory.state_file import from_stored, get_checkpoint_state
 from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, NotFoundError
 from torch_tfckpt.format.tensor_bundle import index_filename
+from torch_tfckpt.storage.names import parse_temporary_name
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
-from torch_tfckpt.v1.reader import SlicesReader
 
 _MAX_DIGITS: Final = 20  # of a 64-bit number; int() refuses thousands
 
@@ -40,7 +41,7 @@ def check_complete(storage: Storage, path: str) -> None:
     if found.version == 2:
         _check_bundle(storage, found.prefix)
     else:
-        SlicesReader(storage, found.paths).close()
+        open_version_1(storage, found)[1].close()
 
 
 def _check_bundle(storage: Storage, prefix: str) -> None:
@@ -82,7 +83,7 @@ def _named(storage: Storage, directory: str, latest_filename: str | None) -> Ite
 
 
 def _others(storage: Storage, directory: str) -> list[str]:
-    names = storage.list(directory)
+    names = [name for name in storage.list(directory) if parse_temporary_name(name) is None]
     paths = {os.path.join(directory, prefix) for prefix in prefixes_of(names)}
     for name in names:
         # An unsharded file of version 1 can only be recognized by its contents.

@@ -11,13 +11,15 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from torch_tfckpt.format.file_kind import promised_kind
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
-from torch_tfckpt.storage.names import is_url
+from torch_tfckpt.storage.journal import JOURNAL_SUFFIX, journal_of
+from torch_tfckpt.storage.names import is_url, parse_temporary_name
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.v1.shard_names import V1_SHARD as V1_SHARD
 
 STATE_FILE: Final = "checkpoint"
 _DIGITS: Final = re.compile(r"[0-9]+")
-V1_SHARD: Final = re.compile(r"(?P<prefix>.*)-(?P<shard>[0-9]{5,}|\?+)-of-(?P<count>[0-9]{5,})", re.DOTALL)
 
 
 def of_version_2(name: str) -> bool:
@@ -32,7 +34,29 @@ def is_there(storage: Storage, prefix: str) -> bool:
         or storage.exists(prefix)
         or bool(matching(storage, prefix))
         or bool(matching(storage, index_filename(prefix), indexes=True))
+        or has_shards_of_pattern(storage, prefix)
     )
+
+
+def has_shards_of_pattern(storage: Storage, pattern: str) -> bool:
+    """Return whether `pattern` names all shards of a version 1 checkpoint that exists, with any number of shards.
+
+    A `checkpoint` file may still name the number of an earlier save: the program was killed before it updated it.
+    """
+    prefix = prefix_of_pattern(pattern)
+    if prefix is None:
+        return False
+    directory, base = os.path.split(prefix)
+    names = storage.list(directory)
+    return journal_of(base) in names or any(
+        match["prefix"] == base for name in names if (match := V1_SHARD.fullmatch(name)) is not None
+    )
+
+
+def prefix_of_pattern(pattern: str) -> str | None:
+    """Return P if `pattern` is P-?????-of-00002; None otherwise."""
+    match = V1_SHARD.fullmatch(pattern)
+    return match["prefix"] if match is not None and "?" in match["shard"] else None
 
 
 def matching(storage: Storage, pattern: str, *, indexes: bool = False) -> tuple[str, ...]:
@@ -43,7 +67,7 @@ def matching(storage: Storage, pattern: str, *, indexes: bool = False) -> tuple[
     names = [name for name in storage.list(directory) if fnmatch.fnmatchcase(name, last)]
     if not indexes:
         names = [name for name in names if not of_version_2(name)]
-    paths = [os.path.join(directory, name) for name in names]
+    paths = [os.path.join(directory, name) for name in names if parse_temporary_name(name) is None]
     return tuple(path for path in paths if not storage.is_directory(path))
 
 
@@ -51,9 +75,16 @@ def prefixes_of(names: Iterable[str]) -> set[str]:
     """Return the checkpoints that `names` belong to, except unsharded ones of version 1, which may have any name."""
     names = list(names)
     found = {name.removesuffix(".index") for name in names if name.endswith(".index")}
+    found |= {name.removesuffix(JOURNAL_SUFFIX) for name in names if _is_journal_of_shards(name)}
     return found | {
         match["prefix"] for name in names if (match := V1_SHARD.fullmatch(name)) and parse_data_filename(name) is None
     }
+
+
+def _is_journal_of_shards(name: str) -> bool:
+    """Return whether the shards of a version 1 checkpoint may have temporary names: so does the file `name`."""
+    prefix = name.removesuffix(JOURNAL_SUFFIX)
+    return prefix != name and promised_kind(prefix) is None
 
 
 def directory_key(directory: str) -> str:
