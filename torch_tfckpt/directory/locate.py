@@ -21,6 +21,7 @@ from torch_tfckpt.directory.names import (
     of_version_2,
     prefix_of_pattern,
     prefixes_of,
+    with_other_count,
 )
 from torch_tfckpt.directory.state_file import from_stored, read_state, resolve_in
 from torch_tfckpt.errors import NO_MATCHING_FILES, DataLossError, InvalidArgumentError, NotFoundError
@@ -88,6 +89,9 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
         stored = from_stored(_read_state(storage, state_path).model_checkpoint_path)
         named = resolve_in(storage, directory, stored)
         found = _as_written(storage, named)
+        if found is None and (other := with_other_count(storage, named)) is not None:
+            _log.warning("%s does not exist any more; %s is a later save", printable(named), printable(other))
+            found = _as_written(storage, other)
         if found is not None:
             return found
         raise NotFoundError(
@@ -169,11 +173,7 @@ def _matching(storage: Storage, path: str) -> CheckpointFiles | None:
     indexes = matching(storage, index_filename(path), indexes=True)
     if len(indexes) == 1:
         return CheckpointFiles(2, indexes[0].removesuffix(".index"))
-    other = prefix_of_pattern(path)
-    found = _sharded(storage, path if other is None else other)
-    if other is not None and found is not None:
-        _log.warning("%s: there is only %s, a later save", printable(path), printable(found.prefix))
-    return found
+    return _sharded(storage, path)
 
 
 def _unfinished(storage: Storage, prefix: str) -> CheckpointFiles | None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.removal import remove_bundle
-from torch_tfckpt.directory.names import is_there, matching, prefix_of_pattern
+from torch_tfckpt.directory.names import is_there, matching, prefix_of_pattern, with_other_count
 from torch_tfckpt.directory.state_file import directory_path, from_stored, get_checkpoint_state
 from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.format.tensor_bundle import index_filename
@@ -81,6 +81,9 @@ def latest_checkpoint(
     path = from_stored(state.model_checkpoint_path)
     if is_there(storage, path):
         return path
+    other = with_other_count(storage, path)
+    if other is not None:
+        return other
     _log.error("Couldn't match files for checkpoint %s", printable(path))
     return None
 

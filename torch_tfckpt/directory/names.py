@@ -17,6 +17,7 @@ from torch_tfckpt.storage.journal import JOURNAL_SUFFIX, journal_of
 from torch_tfckpt.storage.names import is_url, parse_temporary_name
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.v1.shard_names import V1_SHARD as V1_SHARD
+from torch_tfckpt.v1.shard_names import shard_pattern
 
 STATE_FILE: Final = "checkpoint"
 _DIGITS: Final = re.compile(r"[0-9]+")
@@ -34,23 +35,22 @@ def is_there(storage: Storage, prefix: str) -> bool:
         or storage.exists(prefix)
         or bool(matching(storage, prefix))
         or bool(matching(storage, index_filename(prefix), indexes=True))
-        or has_shards_of_pattern(storage, prefix)
+        or ((shards_of := prefix_of_pattern(prefix)) is not None and storage.exists(journal_of(shards_of)))
     )
 
 
-def has_shards_of_pattern(storage: Storage, pattern: str) -> bool:
-    """Return whether `pattern` names all shards of a version 1 checkpoint that exists, with any number of shards.
+def with_other_count(storage: Storage, pattern: str) -> str | None:
+    """Return the pattern of the version 1 shards that exist if `pattern` is that of another number of shards.
 
-    A `checkpoint` file may still name the number of an earlier save: the program was killed before it updated it.
+    A `checkpoint` file may name the number of an earlier save: the program was killed before it updated it.
     """
     prefix = prefix_of_pattern(pattern)
     if prefix is None:
-        return False
+        return None
     directory, base = os.path.split(prefix)
-    names = storage.list(directory)
-    return journal_of(base) in names or any(
-        match["prefix"] == base for name in names if (match := V1_SHARD.fullmatch(name)) is not None
-    )
+    matches = [match for name in storage.list(directory) if (match := V1_SHARD.fullmatch(name)) is not None]
+    counts = {match["count"] for match in matches if match["prefix"] == base}
+    return shard_pattern(prefix, int(counts.pop())) if len(counts) == 1 else None
 
 
 def prefix_of_pattern(pattern: str) -> str | None:
