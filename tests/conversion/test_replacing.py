@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -43,15 +44,22 @@ CASES = {
 }
 
 
+def source_of(folder: Path, what: str, number: int) -> Path:
+    """Return a checkpoint next to `folder` whose values are all `number`."""
+    source = folder.parent / f"source-{'sidecar' in what}-{number}"
+    if not Path(f"{source}.index").exists():
+        values: dict[str, WritableValue] = {f"w{i}": torch.full((8,), float(number)) for i in range(6)}
+        if "sidecar" in what:
+            values["s"] = np.array([str(number).encode()], dtype=object)
+        tfckpt.save_file(values, source)
+    return source
+
+
 def make(folder: Path, case: Case, what: str, number: int) -> None:
     """Convert a checkpoint whose values are all `number` to the target."""
-    values: dict[str, WritableValue] = {f"w{i}": torch.full((8,), float(number)) for i in range(6)}
-    if "sidecar" in what:
-        values["s"] = np.array([str(number).encode()], dtype=object)
-    source = folder.parent / f"{folder.name}-source"
-    tfckpt.save_file(values, source)
     count = int(what.partition("shards:")[2][:1] or 1)
-    tfckpt.convert(source, folder / case.file, max_shard_size=None if count == 1 else 6 // count * 32)
+    size = None if count == 1 else 6 // count * 32
+    tfckpt.convert(source_of(folder, what, number), folder / case.file, max_shard_size=size)
 
 
 def number_in(folder: Path, case: Case) -> int:
@@ -122,22 +130,27 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("error", [Killed, OSError, KeyboardInterrupt])
+FAILURES = ((Killed, False), (OSError, False), (OSError, True), (KeyboardInterrupt, True))
+
+
+@pytest.mark.parametrize(("error", "late"), FAILURES, ids=["killed", "refused", "refused but done", "interrupted"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_failure_anywhere(
     case: Case, error: type[BaseException], late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both kinds of readers find one target whole; the next conversion leaves exactly its own files."""
     seen = []
+    earlier, expected = tmp_path / "earlier", tmp_path / "expected"
+    for folder, what, number in ((earlier, case.before, 1), (expected, case.after, 2)):
+        folder.mkdir()
+        make(folder, case, what, number)
     for step in itertools.count():
         folder = tmp_path / str(step)
-        folder.mkdir()
-        make(folder, case, case.before, 1)
+        shutil.copytree(earlier, folder)
         raised: BaseException | None = None
         with failing(step, error, monkeypatch, late=late) as done:
             try:
-                make_new(folder, case)
+                make(folder, case, case.after, 2)
             except (Killed, OSError, KeyboardInterrupt) as problem:
                 raised = problem
         seen.append(number_in(folder, case))
@@ -147,20 +160,11 @@ def test_a_failure_anywhere(
         elif "are in place" in str(raised):
             assert seen[-1] == 2
         make(folder, case, case.after, 2)
-        expected = tmp_path / "expected"
-        if not expected.exists():
-            expected.mkdir()
-            make(expected, case, case.after, 2)
         assert names(folder) == names(expected), f"after {done[min(step, len(done) - 1)]}"
         assert number_in(folder, case) == number_for_others(folder, case) == 2
         if len(done) <= step:
             break
-    assert seen == sorted(seen) and set(seen) == {1, 2}
-
-
-def make_new(folder: Path, case: Case) -> None:
-    """Convert the new source, which exists, so that only the conversion is counted."""
-    make(folder, case, case.after, 2)
+    assert set(seen) == {1, 2} and (error is not Killed or seen == sorted(seen))
 
 
 @pytest.mark.parametrize("case", [CASES["shards again"], CASES["pt, sidecar again"]], ids=["shards", "sidecar"])
@@ -170,18 +174,14 @@ def test_several_conversions_at_once(case: Case, tmp_path: Path) -> None:
     folders[0].mkdir()
     make(folders[0], case, case.before, 1)
     before = len(names(folders[0]))
-    for number in (3, 4):
-        values: dict[str, WritableValue] = {f"w{i}": torch.full((8,), float(number)) for i in range(6)}
-        if "sidecar" in case.after:
-            values["s"] = np.array([str(number).encode()], dtype=object)
-        tfckpt.save_file(values, tmp_path / f"source-{number}")
+    sources = {number: source_of(folders[0], case.after, number) for number in (3, 4)}
     errors: list[BaseException] = []
 
     def convert(number: int) -> None:
         try:
             for _ in range(8):
                 size = 64 if "shards" in case.after else None
-                tfckpt.convert(tmp_path / f"source-{number}", folders[0] / case.file, max_shard_size=size)
+                tfckpt.convert(sources[number], folders[0] / case.file, max_shard_size=size)
         except BaseException as error:
             errors.append(error)
 
@@ -315,8 +315,7 @@ def test_links_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(LocalStorage, "link", link)
         for number in (2, 1):
-            tfckpt.save_file({f"w{i}": torch.full((8,), float(number)) for i in range(6)}, tmp_path.parent / "source")
-            report = tfckpt.convert(tmp_path.parent / "source", tmp_path / "m.safetensors", max_shard_size=64)
+            report = tfckpt.convert(source_of(tmp_path, "", number), tmp_path / "m.safetensors", max_shard_size=64)
             assert number_in(tmp_path, case) == number_for_others(tmp_path, case) == number
             assert sorted(map(os.path.basename, report.files)) == names(tmp_path)
     make(tmp_path, case, case.after, 2)

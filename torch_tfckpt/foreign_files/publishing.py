@@ -35,7 +35,7 @@ from torch_tfckpt.storage.small_files import write_file
 from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
-SHARD_ENDING: Final = re.compile(rf"(-[0-9a-f]{{{IDENTITY_SIZE}}})?-\d{{5,}}-of-\d{{5,}}\.safetensors")
+SHARD_ENDING: Final = re.compile(rf"(-[0-9a-f]{{{IDENTITY_SIZE}}})?-\d{{5,}}-of-\d{{5,}}\.safetensors$")
 
 EncodeIndex = Callable[[Sequence[str]], bytes]
 """Returns the index of shards with these names, in order."""

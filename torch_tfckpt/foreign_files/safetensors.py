@@ -209,6 +209,8 @@ def find_in_directory(directory: str) -> str | None:
             names = sorted({*names, *journal.files} - {*journal.removed})
     for suffix in (INDEX_SUFFIX, ".safetensors"):
         found = [name for name in names if name.endswith(suffix)]
+        if len(found) > 1:  # shards without their index, such as those of a killed conversion, cannot be meant
+            found = [name for name in found if SHARD_ENDING.search(name) is None]
         if len(found) == 1:
             return os.path.join(directory, found[0])
     return None
