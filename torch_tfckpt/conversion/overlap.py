@@ -22,7 +22,7 @@ def check_overlap(source: TensorSource, sink: TensorSink) -> None:
     hit: list[str] = []
     kept: list[str] = []
     for path in map(final_name, source.files()):
-        (hit if any(_is_same_entry(path, target) for target in targets) else kept).append(path)
+        (hit if any(is_same_name(path, target) for target in targets) else kept).append(path)
     if hit and kept:
         raise InvalidArgumentError(
             f"{printable(sink.path)}: the conversion would replace {printable(hit[0])}, a file of the source, but not "
@@ -30,11 +30,16 @@ def check_overlap(source: TensorSource, sink: TensorSink) -> None:
         )
 
 
-def _is_same_entry(path: str, other: str) -> bool:
-    """Return whether two paths are the same name in the same directory."""
+def is_same_name(path: str, other: str) -> bool:
+    """Return whether two local paths are the same name in the same directory, which may be spelled in several ways."""
     (directory, name), (other_directory, other_name) = os.path.split(path), os.path.split(other)
-    if name.casefold() != other_name.casefold() or os.path.realpath(directory) != os.path.realpath(other_directory):
+    if name.casefold() != other_name.casefold():
         return False
+    try:
+        if not os.path.samefile(directory or os.curdir, other_directory or os.curdir):
+            return False
+    except OSError:
+        return False  # one of the directories does not exist
     return name == other_name or _ignores_case(path, other)
 
 

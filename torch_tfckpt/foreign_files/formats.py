@@ -126,7 +126,13 @@ def _open_bare(path: str, kind: str, written: Callable[[str], str]) -> TensorSou
         raise NotFoundError(f"{printable(path)}: no .safetensors file. It has just been removed")
     if found.endswith(INDEX_SUFFIX):
         return SafetensorsSource.of_index(found, written(found))
-    source = {"pt": PtSource, "npz": NpzSource}.get(kind, SafetensorsSource.of_file)(written(found))
+    source: PtSource | NpzSource | SafetensorsSource
+    if kind == "pt":
+        source = PtSource(written(found))
+    elif kind == "npz":
+        source = NpzSource(written(found))
+    else:
+        source = SafetensorsSource.of_file(written(found))
     source.path = found
     return source
 

@@ -13,7 +13,7 @@ import torch
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import key_of, name_of
-from torch_tfckpt.bundle.publish import data_files_of
+from torch_tfckpt.bundle.unfinished import data_files_of
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError
