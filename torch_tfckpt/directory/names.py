@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from torch_tfckpt.format.file_kind import promised_kind
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
-from torch_tfckpt.storage.journal import JOURNAL_SUFFIX, journal_of
+from torch_tfckpt.storage.journal import journal_of
 from torch_tfckpt.storage.names import is_url, parse_temporary_name
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.v1.shard_names import V1_SHARD as V1_SHARD
@@ -75,16 +74,9 @@ def prefixes_of(names: Iterable[str]) -> set[str]:
     """Return the checkpoints that `names` belong to, except unsharded ones of version 1, which may have any name."""
     names = list(names)
     found = {name.removesuffix(".index") for name in names if name.endswith(".index")}
-    found |= {name.removesuffix(JOURNAL_SUFFIX) for name in names if _is_journal_of_shards(name)}
     return found | {
         match["prefix"] for name in names if (match := V1_SHARD.fullmatch(name)) and parse_data_filename(name) is None
     }
-
-
-def _is_journal_of_shards(name: str) -> bool:
-    """Return whether the shards of a version 1 checkpoint may have temporary names: so does the file `name`."""
-    prefix = name.removesuffix(JOURNAL_SUFFIX)
-    return prefix != name and promised_kind(prefix) is None
 
 
 def directory_key(directory: str) -> str:

@@ -343,7 +343,8 @@ class SafetensorsSink:
 
     def _publish(self, files: Mapping[str, str], dropped: Sequence[str], committed: Callable[[], object]) -> None:
         if len(self._shards) == 1:
-            publish_files(self.path, files, dropped, committed)
+            with LOCAL.exclusive(os.path.dirname(self.path)):  # another conversion may have published shards since
+                publish_files(self.path, files, {*dropped, *self.replaced()}, committed)
             return
         shards = [(shard.path, files[shard.path]) for shard in self._shards]
         paths = publish_shards(
