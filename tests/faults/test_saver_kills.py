@@ -1,14 +1,11 @@
 """A real training script that is killed, interrupted and restarted at random moments."""
 
-import math
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +17,7 @@ from typing import Final
 import pytest
 import training_script
 from claims import assert_right
+from killing import folder_in_memory, let_run
 from numbered import State, assert_nothing_stray, assert_sound, latest_number
 from training_script import KEPT, READY, SIZES, WAYS, make_saver, train, train_until_interrupted
 
@@ -36,14 +34,8 @@ SEED: Final = 20261125
 
 @pytest.fixture
 def fast_folder(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory, if available: many saves per second. For a killed process every disk is durable."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    folder = Path(tempfile.mkdtemp(prefix="tfckpt-", dir=memory))
-    yield folder
-    shutil.rmtree(folder)
+    with folder_in_memory(tmp_path) as folder:
+        yield folder
 
 
 def start(
@@ -61,25 +53,6 @@ def start(
     return process, here
 
 
-def let_run(process: BaseProcess, seconds: float) -> None:
-    """Wait until `process` has used this much processor time; on a busy machine wall time is meaningless."""
-    if sys.platform != "linux":
-        process.join(seconds)
-        return
-    assert process.pid is not None
-    until = processor_time(process.pid) + seconds
-    while processor_time(process.pid) < until:
-        process.join(0.001)
-
-
-def processor_time(pid: int) -> float:
-    """Return the processor seconds another process has used, over all threads; infinite once it has ended."""
-    try:
-        return time.clock_gettime((~pid << 3) | 2)  # the clock id that Linux's clock_getcpuclockid returns
-    except OSError:
-        return math.inf
-
-
 def received(pipe: "Connection[object, object]") -> list[object]:
     """Return everything that was sent until the process ended."""
     reports = []
@@ -92,13 +65,13 @@ def received(pipe: "Connection[object, object]") -> list[object]:
 
 def unfinished(folder: Path) -> set[str]:
     """Return the names of files that a save has created but not published."""
-    return {path.name for path in folder.iterdir() if "tempstate" in path.name or path.name.endswith(PARTS_SUFFIX)}
+    return {path.name for path in folder.iterdir() if "tempstate" in path.name}
 
 
 def what_is_left(folder: Path) -> str:
     """Summarise what a killed run left incomplete."""
     names = unfinished(folder)
-    if any(name.endswith(PARTS_SUFFIX) for name in names):
+    if any(f"{PARTS_SUFFIX}.tempstate" in name for name in names):
         return "parts"
     temporary = {name.split(".tempstate")[0].split(".")[-1].split("-")[0] for name in names}
     return "+".join(sorted(temporary)) or "nothing"

@@ -251,15 +251,17 @@ class BundlePublication:
                     clean = self._move_to_final_names(last, encode_index, replaced, locked)
                 elif replacing:
                     clean = self._remove_replaced()
-                # Look at the result once more: storages and other programs may not behave as expected.
-                in_place, missing = last.is_published() or switch.is_published(), ""
-                if in_place is False:
-                    clean = self._accept_other()
-                elif storage.renames:
+                # Look at the result once more: storages and other programs may not behave as expected. The names come
+                # first: another save removes them after it has replaced the index.
+                missing = ""
+                if storage.renames:
                     with suppress(OSError, CheckpointError):  # if it cannot be determined, a file is there
                         for name in self._names:
                             missing = missing if storage.exists(name) else name
-                if missing:
+                in_place = last.is_published() or switch.is_published()
+                if in_place is False:
+                    clean = self._accept_other()
+                elif in_place and missing:
                     raise _gone(self._prefix, f"another program has removed {printable(missing)}")
             finally:
                 switch.end(clean=switched)

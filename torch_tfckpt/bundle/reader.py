@@ -53,8 +53,12 @@ class BundleReader:
     def __init__(self, storage: Storage, prefix: str, *, verify: bool = True) -> None:
         self.path = printable(prefix)
         self.files = BundleFiles(storage, prefix)
-        self.index = BundleIndex(self.files.table, index_filename(self.path), self.path)
-        self._pieces = Pieces(self.files, self.path, verify=verify)
+        try:
+            self.index = BundleIndex(self.files.table, index_filename(self.path), self.path)
+            self._pieces = Pieces(self.files, self.path, verify=verify)
+        except BaseException:
+            self.files.close()
+            raise
         self._verify = verify
         self._lock = threading.Lock()
         self._partitions: dict[str, Partition] = {}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
+from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.meta_graph import rescoping, rewriting
 from torch_tfckpt.meta_graph.files import BINARY_SAVED_MODEL, SAVED_MODEL_FILES, TEXT_SAVED_MODEL
@@ -134,4 +135,5 @@ def write_meta_graph(filename: AnyPath, meta: RawMetaGraph, *, as_text: bool) ->
         encoded = to_text(meta).encode() if as_text else meta.raw
     storage = storage_of(path)
     make_directories(storage, os.path.dirname(path))
+    remove_leftovers(storage, os.path.dirname(path))
     write_file(storage, path, encoded)

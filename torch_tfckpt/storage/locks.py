@@ -21,7 +21,7 @@ from typing import Final
 
 # Longest wait for another program that changes names in a directory, which takes milliseconds. A program that was
 # stopped while it did so must not stop all others: they continue as on a file system without locks.
-PATIENCE: Final = 60.0
+PATIENCE: Final = 10.0
 _LONGEST_PAUSE: Final = 0.02
 _HELD_ELSEWHERE: Final = (errno.EWOULDBLOCK, errno.EACCES)  # the latter where flock is made of fcntl's locks
 # Directories locked by a thread of this process: (thread, device, inode).
