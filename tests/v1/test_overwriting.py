@@ -258,3 +258,11 @@ def test_readers_and_two_writers_at_once(tmp_path: Path) -> None:
         thread.join()
     assert sorted(done) == [100, 200] and value_in(tmp_path) in (114, 214)
     assert len(names(tmp_path)) <= 3
+
+
+def test_a_pattern_of_an_earlier_count_finds_the_later_save(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A program that has just asked for the newest checkpoint may open it after another save; this is logged."""
+    write(LOCAL, tmp_path, 2, 1)
+    newest = "m-?????-of-00002"
+    write(LOCAL, tmp_path, 3, 2)
+    assert value_in(tmp_path, newest) == 2 and "is a later save" in caplog.text

@@ -29,7 +29,7 @@ from torch_tfckpt.format.block import shared_prefix_size
 from torch_tfckpt.format.file_kind import FileKind, not_wanted, promised_kind
 from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
-from torch_tfckpt.storage.journal import journal_of
+from torch_tfckpt.storage.journal import JOURNAL_SUFFIX, journal_of
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import did_you_mean, listed, printable, quoted
@@ -63,12 +63,40 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
 
     Cost: looks at names, and at the beginning and the end of a version 1 file.
     """
+    before: list[str] | None = None
+    while True:
+        try:
+            return _find(storage, path)
+        except (NotFoundError, InvalidArgumentError):
+            # The names may have been read while the shards of version 1 were being renamed: look again.
+            shards = _shards_near(storage, path)
+            if not shards or shards == before:
+                raise
+            before = shards
+
+
+def _find(storage: Storage, path: str) -> CheckpointFiles:
     if storage.is_directory(path) and not storage.exists(index_filename(path)):
         return _in_directory(storage, path)
-    found = _named_by_file(storage, path) or _as_written(storage, path)
+    found = _named_by_file(storage, path) or _as_written(storage, path) or _later_save(storage, path)
     if found is None:
         raise NotFoundError(_nothing_here(storage, path))
     return found
+
+
+def _shards_near(storage: Storage, path: str) -> list[str]:
+    """Return the names of all shards of version 1, and of their journals, in the directory of `path`."""
+    directory = path if storage.is_directory(path) else os.path.dirname(path)
+    return [name for name in storage.list(directory) if V1_SHARD.fullmatch(name) or name.endswith(JOURNAL_SUFFIX)]
+
+
+def _later_save(storage: Storage, pattern: str) -> CheckpointFiles | None:
+    """Return the shards that have replaced those of `pattern`, a pattern with another number of shards."""
+    other = with_other_count(storage, pattern)
+    if other is None:
+        return None
+    _log.warning("%s does not exist any more; %s is a later save", printable(pattern), printable(other))
+    return _as_written(storage, other)
 
 
 def _as_written(storage: Storage, path: str) -> CheckpointFiles | None:
@@ -88,10 +116,7 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
     if STATE_FILE in names and not is_table(storage, state_path):
         stored = from_stored(_read_state(storage, state_path).model_checkpoint_path)
         named = resolve_in(storage, directory, stored)
-        found = _as_written(storage, named)
-        if found is None and (other := with_other_count(storage, named)) is not None:
-            _log.warning("%s does not exist any more; %s is a later save", printable(named), printable(other))
-            found = _as_written(storage, other)
+        found = _as_written(storage, named) or _later_save(storage, named)
         if found is not None:
             return found
         raise NotFoundError(
