@@ -4,8 +4,6 @@
     model-00001-of-00003.safetensors ...    with a maximum size, if it does not fit into one
     model.safetensors.index.json            {"metadata": {"total_size": N}, "weight_map": {name: file}}
 
-The index also has the identity of its shards, and each shard has it in its metadata (`foreign_files.identity`).
-
 Files are read at offsets, not mapped: mapped pages count as memory of the process, and a conversion should stay small.
 
 Source: huggingface_hub/serialization/_base.py (split_state_dict_into_shards_factory), _torch.py (the index).
