@@ -44,7 +44,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split(
 TORCH_FREE = {
     *("errors", "text", "_proto", "format", "storage", "meta_graph", "saveables/slice_info"),
     *("bundle/claim", "bundle/files", "bundle/leftovers", "bundle/publish", "bundle/removal", "bundle/unfinished"),
-    "foreign_files/format_names",
+    *("v1/shard_names", "foreign_files/format_names"),
     *("directory/locate", "directory/management", "directory/manager_records", "directory/names", "directory/records"),
     *("directory/retention", "directory/retention_file", "directory/state_file", "directory/unlisted"),
     *("cli/completion", "cli/console", "cli/latest", "cli/main", "cli/meta", "cli/tables"),

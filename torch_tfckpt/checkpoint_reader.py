@@ -12,7 +12,8 @@ import torch
 
 from torch_tfckpt.bundle.check import Verification, check_bundle
 from torch_tfckpt.bundle.reader import BundleReader
-from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint
+from torch_tfckpt.directory.locate import find_checkpoint
+from torch_tfckpt.directory.opening import open_version_1
 from torch_tfckpt.errors import (
     CheckpointError,
     DataLossError,
@@ -83,7 +84,11 @@ class CheckpointReader:
         where = fspath(path)
         self.storage = storage or storage_of(where)
         self.files = find_checkpoint(self.storage, where)
-        self._reader = _open(self.storage, self.files, verify)
+        self._reader: BundleReader | SlicesReader
+        if self.files.version == 2:
+            self._reader = BundleReader(self.storage, self.files.prefix, verify=verify)
+        else:
+            self.files, self._reader = open_version_1(self.storage, self.files, verify=verify)
         self._object_graph: ObjectGraph | None = None
         self._names: TensorNames | None = None
 
@@ -392,12 +397,6 @@ class CheckpointReader:
         keys = {name: self._key_meant(name) if name in other else name for name in wanted}
         values = read(dict.fromkeys(keys.values()))
         return {name: values[key] for name, key in keys.items()}
-
-
-def _open(storage: Storage, files: CheckpointFiles, verify: bool) -> BundleReader | SlicesReader:
-    if files.version == 2:
-        return BundleReader(storage, files.prefix, verify=verify)
-    return SlicesReader(storage, files.paths, verify=verify)
 
 
 def load_checkpoint(path: AnyPath) -> CheckpointReader:

@@ -110,7 +110,7 @@ def test_a_failure_anywhere_leaves_all_or_no_checkpoint(error: type[BaseExceptio
 
 
 def test_a_kill_anywhere_leaves_all_or_no_checkpoint(tmp_path: Path) -> None:
-    """The next save finds the remaining files."""
+    """And the next save finds the rest."""
     states = set()
     for number in itertools.count():
         path = save(tmp_path / f"m-{number}")

@@ -83,3 +83,17 @@ def test_what_cannot_be_merged(golden: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match='Duplicate tensor keyed by "a"'):
         merge(parts, tmp_path / "whole")
     assert all(tfckpt.checkpoint_exists(part) for part in parts)
+
+
+@pytest.mark.parametrize("spelling", ["./a", "{folder}/a", "link/a", "a.index", "a"])
+def test_merging_into_a_source_by_any_spelling_keeps_the_result(
+    spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result must not be removed as a source; a source that is named twice counts once."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(".")
+    for name in ("a", "b"):
+        tfckpt.save_file({name: torch.ones(1)}, name)
+    report = tfckpt.merge([spelling.format(folder=tmp_path), "b", "./b"], "a")
+    assert report.target == "a" and sorted(tfckpt.load_file("a")) == ["a", "b"]
+    assert not Path("b.index").exists()

@@ -129,11 +129,12 @@ class Run:
     def note_stray(self) -> None:
         """The files that stay although a save failed: a checkpoint published before the saver recorded it.
 
-        Shards of version 1 do not refer to each other, so those that could not be removed at once also stay.
+        Shards of version 1 may still have temporary names; the next save renames them.
         """
-        in_part = self.way.options is VERSION_1 and str(self.target) not in self.saver.last_checkpoints
-        if in_part or (str(self.target) not in self.saver.last_checkpoints and number_at(self.target) == NEW):
+        if str(self.target) not in self.saver.last_checkpoints and number_at(self.target) == NEW:
             self.stray = [name for name in self.files() if name.startswith(f"m-{NEW}")]
+            if self.way.options is VERSION_1:
+                self.stray = [self.target.name.replace("?????", f"{shard:05d}") for shard in range(SHARDS)]
         self.stray = [name for name in self.stray if "tempstate" not in name and "_temp" not in name]
 
     def pinned(self) -> list[str]:
@@ -156,9 +157,7 @@ def _is_of(name: str, prefix: str) -> bool:
 
 
 def number_at(path: Path) -> int | None:
-    """Return the number of the checkpoint at `path`; None if missing, or an incomplete one of version 1."""
-    if "?" in path.name and len(list(path.parent.glob(path.name))) < SHARDS:
-        return None
+    """Return the number of the checkpoint at `path`; None if it is missing."""
     try:
         return number_in(path)
     except tfckpt.NotFoundError:

@@ -11,6 +11,9 @@ checkpoint or other file, is removed if the save with its number cannot be runni
 If the file is the marker of a save, data files of its checkpoint that no index refers to are removed as well, unless
 another save of that checkpoint may be running; then the marker stays for the next cleanup. On storages without renames
 nothing is temporary, and nothing is removed here.
+
+Several files that a killed program was switching to new contents are switched first (`storage.journal`); until that
+succeeds, their temporary files stay.
 """
 
 import logging
@@ -29,7 +32,8 @@ from torch_tfckpt.bundle.unfinished import (
     temporaries,
 )
 from torch_tfckpt.errors import CheckpointError, NotFoundError
-from torch_tfckpt.storage.names import Temporary, is_temporary_name
+from torch_tfckpt.storage.journal import finish_journals
+from torch_tfckpt.storage.names import Temporary
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable
 
@@ -45,9 +49,12 @@ def remove_leftovers(storage: Storage, directory: str, clock: Callable[[], float
         return []
     removed: list[str] = []
     try:
-        names = list(filter(is_temporary_name, storage.list(directory)))
-        if names:
-            removed.extend(_remove_dead(storage, directory, temporaries(directory, names), clock))
+        names = storage.list(directory)
+        needed = finish_journals(storage, directory, names)
+        found = temporaries(directory, names)
+        if found:
+            found = {path: temporary for path, temporary in found.items() if temporary.save not in needed}
+            removed.extend(_remove_dead(storage, directory, found, clock))
     except (OSError, CheckpointError) as error:
         _log.info("%s: could not remove leftovers of an earlier save: %s", printable(directory), error)
     if removed:

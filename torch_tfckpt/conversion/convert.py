@@ -25,6 +25,7 @@ from torch_tfckpt.conversion.damage import (
     suggest_skipping,
 )
 from torch_tfckpt.conversion.graph_editing import object_paths, other_keys
+from torch_tfckpt.conversion.overlap import check_overlap
 from torch_tfckpt.conversion.selected_source import SelectedSource, read_graph
 from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
@@ -240,12 +241,15 @@ def convert(
 
     Raises:
         InvalidArgumentError: an argument is wrong; a pattern of `include` or `rename` matches nothing; two tensors
-            would get the same name; the object graph cannot be edited to match.
+            would get the same name; the object graph cannot be edited to match; `dst` would replace some files of
+            `src`, but not all.
         NotFoundError, DataLossError: the source is missing or damaged; with `skip_damaged`, nothing of it can be read.
         UnimplementedError: a tensor can be neither read nor copied, or a sidecar would be too large.
         OSError: the system refused a write.
 
-    On any error, and on Ctrl-C, nothing of the new target is left, and an existing one is unchanged.
+    At every moment, and after a kill, there is the earlier target or the new one, whole; the next conversion or save
+    into that directory removes the rest. On any error, and on Ctrl-C, an existing target is unchanged and nothing of
+    the new one is left, unless the error says otherwise. If several programs convert to one target, the last one wins.
 
     Cost: each tensor is read and written once, with `skip_damaged` read twice; 256 MiB of memory more than the largest
     tensor (with a wider `dtype`: than it and its copy). A sidecar of the source is read whole.
@@ -277,8 +281,10 @@ def convert(
             with _suggesting(skip_damaged):
                 return _read(selected, names, wanted_dtype)
 
+        check_overlap(source, sink)
         if not dry_run:
             _carry_out(sink, work, read, lambda done, total: tell(done + (passes - 1) * total, passes * total))
+            report.files = _files_of(sink, report)
     return report
 
 
@@ -369,13 +375,17 @@ def _plan(source: SelectedSource, sink: TensorSink, dtype: torch.dtype | None, r
         reason = "only its type; the values are in the target"
         report.sidecar.append(SidecarTensor(source.old_name(name), name, kind.name, infos[name].shape, reason, False))
     _check_sidecar_size(sink, infos, list(refused))
-    order = sink.plan(held)
+    order = sink.plan(held, sidecar=bool(report.sidecar))
     for name in order:
         info = infos[name]
         report.converted.append(ConvertedTensor(source.old_name(name), name, info.type.name, info.shape, info.nbytes))
-    report.files += sink.files() + ([sidecar_of(sink.path)] if report.sidecar else [])
+    report.files += _files_of(sink, report)
     report.graph_edited = source.graph_edited
     return _Work(infos, order, list(refused), types)
+
+
+def _files_of(sink: TensorSink, report: ConvertReport) -> list[str]:
+    return sink.files() + ([sidecar_of(sink.path)] if report.sidecar else [])
 
 
 def _carry_out(
@@ -400,7 +410,7 @@ def _carry_out(
                 sidecar.add(name, work.infos[name], read([name])[name])
                 done += work.infos[name].nbytes
                 progress(done, total)
-            sidecar.finish(beside)
+            sidecar.finish(beside, sink.identity())
 
 
 def _read(source: SelectedSource, names: Sequence[str], dtype: torch.dtype | None) -> dict[str, FileValue]:

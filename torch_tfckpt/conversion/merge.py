@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 from torch_tfckpt.bundle.merge import merge_bundles
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.conversion.overlap import is_same_name
 from torch_tfckpt.directory.locate import find_checkpoint
+from torch_tfckpt.directory.names import path_key
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
 from torch_tfckpt.storage.choice import storage_of
@@ -60,7 +62,7 @@ def merge(
 
     Args:
         srcs: Checkpoints by any of their names: a prefix, one of the files, a directory (the newest in it).
-        dst: Prefix of the result, or any name of an existing checkpoint, which is replaced.
+        dst: Prefix of the result, or any name of an existing checkpoint, which is replaced; it may be one of `srcs`.
         delete_old_dirs: Remove the sources afterwards, and the directories that are empty then. A `checkpoint` file
             is not changed.
         allow_missing_files: Skip sources that do not exist.
@@ -89,7 +91,10 @@ def merge(
         if not is_url(target):
             refuse_url(path, f"{printable(target)} is local: merge reads where it writes", "Copy the parts here first")
         try:
-            report.sources.append(_prefix_of(storage, path))
+            prefix = _prefix_of(storage, path)
+            # One spelling for one checkpoint: merged into one of its sources, that one must not be removed afterwards.
+            known = (other for other in (report.target, *report.sources) if _is_same(other, prefix))
+            report.sources.append(next(known, prefix))
         except NotFoundError:
             if not allow_missing_files:
                 raise
@@ -105,6 +110,12 @@ def merge(
         report.tensors = len(reader)
         report.data_files = list(dict.fromkeys(path for name in reader.keys() for path in reader.locate(name)))
     return report
+
+
+def _is_same(prefix: str, other: str) -> bool:
+    if is_url(prefix) or is_url(other):
+        return path_key(prefix) == path_key(other)
+    return is_same_name(index_filename(prefix), index_filename(other))
 
 
 def _prefix_of(storage: Storage, path: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.directory.locate import find_checkpoint, is_table
 from torch_tfckpt.directory.names import V1_SHARD, of_version_2, prefixes_of, series_of
+from torch_tfckpt.directory.opening import open_version_1
 from torch_tfckpt.directory.state_file import from_stored, load_state
 from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, NotFoundError
 from torch_tfckpt.format.tensor_bundle import index_filename
@@ -21,7 +22,6 @@ from torch_tfckpt.storage.names import parse_temporary_name
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.refusals import is_refusal, refusals_named
 from torch_tfckpt.text import natural_order, printable, quoted
-from torch_tfckpt.v1.reader import SlicesReader
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def _check_complete(storage: Storage, path: str) -> None:
     if found.version == 2:
         _check_bundle(storage, found.prefix)
     else:
-        SlicesReader(storage, found.paths).close()
+        open_version_1(storage, found)[1].close()
 
 
 def _check_bundle(storage: Storage, prefix: str) -> None:

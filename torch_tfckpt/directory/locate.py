@@ -6,6 +6,7 @@ literally if it exists, and as a pattern only otherwise, so names may contain br
 Source: tensorflow/python/training/checkpoint_management.py, py_checkpoint_reader.py.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +14,29 @@ from typing import Final
 
 from torch_tfckpt._proto.checkpoint_state_pb2 import CheckpointState
 from torch_tfckpt.bundle.files import lfs_error
-from torch_tfckpt.directory.names import STATE_FILE, V1_SHARD, matching, of_version_2, prefixes_of
+from torch_tfckpt.directory.names import (
+    STATE_FILE,
+    V1_SHARD,
+    matching,
+    of_version_2,
+    prefix_of_pattern,
+    prefixes_of,
+    with_other_count,
+)
 from torch_tfckpt.directory.state_file import from_stored, read_state, resolve_in
 from torch_tfckpt.errors import NO_MATCHING_FILES, DataLossError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.block import shared_prefix_size
 from torch_tfckpt.format.file_kind import FileKind, not_wanted, promised_kind
 from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
+from torch_tfckpt.storage.journal import JOURNAL_SUFFIX, journal_of
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.refusals import refusals_named
 from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import did_you_mean, listed, printable, quoted
+from torch_tfckpt.v1.shard_names import shard_names, shard_pattern, unfinished_shards
 
+_log = logging.getLogger(__name__)
 _NEAR_MISSES: Final = 5
 _MAGIC: Final = TABLE_MAGIC.to_bytes(8, "little")  # the last bytes of every table
 
@@ -53,17 +65,41 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
 
     Cost: looks at names, and at the beginning and the end of a version 1 file.
     """
-    with refusals_named(path):
-        return _found(storage, path)
+    before: list[str] | None = None
+    while True:
+        try:
+            with refusals_named(path):
+                return _found(storage, path)
+        except (NotFoundError, InvalidArgumentError):
+            # The names may have been read while the shards of version 1 were being renamed: look again.
+            shards = _shards_near(storage, path)
+            if not shards or shards == before:
+                raise
+            before = shards
 
 
 def _found(storage: Storage, path: str) -> CheckpointFiles:
     if storage.is_directory(path) and not storage.exists(index_filename(path)):
         return _in_directory(storage, path)
-    found = _named_by_file(storage, path) or _as_written(storage, path)
+    found = _named_by_file(storage, path) or _as_written(storage, path) or _later_save(storage, path)
     if found is None:
         raise NotFoundError(_nothing_here(storage, path))
     return found
+
+
+def _shards_near(storage: Storage, path: str) -> list[str]:
+    """Return the names of all shards of version 1, and of their journals, in the directory of `path`."""
+    directory = path if storage.is_directory(path) else os.path.dirname(path)
+    return [name for name in storage.list(directory) if V1_SHARD.fullmatch(name) or name.endswith(JOURNAL_SUFFIX)]
+
+
+def _later_save(storage: Storage, pattern: str) -> CheckpointFiles | None:
+    """Return the shards that have replaced those of `pattern`, a pattern with another number of shards."""
+    other = with_other_count(storage, pattern)
+    if other is None:
+        return None
+    _log.warning("%s does not exist any more; %s is a later save", printable(pattern), printable(other))
+    return _as_written(storage, other)
 
 
 def _as_written(storage: Storage, path: str) -> CheckpointFiles | None:
@@ -83,7 +119,7 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
     if STATE_FILE in names and not is_table(storage, state_path):
         stored = from_stored(_read_state(storage, state_path).model_checkpoint_path)
         named = resolve_in(storage, directory, stored)
-        found = _as_written(storage, named)
+        found = _as_written(storage, named) or _later_save(storage, named)
         if found is not None:
             return found
         raise NotFoundError(
@@ -151,6 +187,15 @@ def _named_by_file(storage: Storage, path: str) -> CheckpointFiles | None:
 def _matching(storage: Storage, path: str) -> CheckpointFiles | None:
     """Return the version 1 files, or the only index, that match the pattern `path`; or its version 1 shards."""
     paths = matching(storage, path)
+    prefix = prefix_of_pattern(path)
+    if prefix is None:
+        prefixes = {match["prefix"] for each in paths if (match := V1_SHARD.fullmatch(each)) is not None}
+        prefix = prefixes.pop() if len(prefixes) == 1 else None
+    if prefix is not None and storage.renames and storage.exists(journal_of(prefix)):
+        unfinished = _unfinished(storage, prefix)
+        if unfinished is not None:
+            return unfinished
+        paths = matching(storage, path)  # the save has just ended
     if paths:
         return _complete(CheckpointFiles(1, path, paths))
     indexes = matching(storage, index_filename(path), indexes=True)
@@ -159,9 +204,22 @@ def _matching(storage: Storage, path: str) -> CheckpointFiles | None:
     return _sharded(storage, path)
 
 
+def _unfinished(storage: Storage, prefix: str) -> CheckpointFiles | None:
+    """Return the shards of a save that a journal lists; their reader finds them under temporary names, if necessary."""
+    journal = unfinished_shards(storage, prefix)
+    if journal is None:
+        return None
+    count = len(journal.files)
+    return CheckpointFiles(1, shard_pattern(prefix, count), tuple(shard_names(prefix, count)))
+
+
 def _sharded(storage: Storage, prefix: str) -> CheckpointFiles | None:
     """Return the version 1 checkpoint of files such as prefix-00000-of-00002."""
     directory, base = os.path.split(prefix)
+    if storage.renames and storage.exists(journal_of(prefix)):
+        unfinished = _unfinished(storage, prefix)
+        if unfinished is not None:
+            return unfinished
     shards = [
         (name, match["count"])
         for name in storage.list(directory)
@@ -175,7 +233,7 @@ def _sharded(storage: Storage, prefix: str) -> CheckpointFiles | None:
             f"{printable(prefix)}: there are shards of {' and of '.join(sorted(counts))} files. Pass one set, "
             f"e.g. {printable(prefix)}-?????-of-{max(counts)}"
         )
-    pattern = f"{prefix}-?????-of-{counts.pop()}"
+    pattern = shard_pattern(prefix, int(counts.pop()))
     return _complete(CheckpointFiles(1, pattern, tuple(os.path.join(directory, name) for name, _ in shards)))
 
 

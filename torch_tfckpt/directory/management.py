@@ -21,15 +21,17 @@ from typing import Final
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.removal import remove_bundle
-from torch_tfckpt.directory.names import directory_key, is_there, matching
+from torch_tfckpt.directory.names import directory_key, is_there, matching, prefix_of_pattern, with_other_count
 from torch_tfckpt.directory.state_file import directory_path, from_stored, get_checkpoint_state
 from torch_tfckpt.errors import NotFoundError
 from torch_tfckpt.format.tensor_bundle import index_filename
 from torch_tfckpt.storage.choice import storage_of
+from torch_tfckpt.storage.journal import journal_of, read_journal
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.refusals import refusals_named
 from torch_tfckpt.text import printable
+from torch_tfckpt.v1.shard_names import shard_pattern
 
 _SHARD_SUFFIX: Final = re.compile(r"-[\d?]+-of-\d+$")
 _SHARDS: Final = re.compile(r"(?P<prefix>.*)(?P<shard>-[0-9?]+-of-[0-9?]+)", re.DOTALL)
@@ -101,6 +103,9 @@ def _latest_named(storage: Storage, directory: str, latest_filename: str | None)
     path = from_stored(state.model_checkpoint_path)
     if checkpoint_exists(path, storage=storage):
         return path
+    other = with_other_count(storage, path)
+    if other is not None:
+        return other
     _log.error("Couldn't match files for checkpoint %s", printable(path))
     return None
 
@@ -206,7 +211,8 @@ def remove_checkpoint(
     elif storage.exists(prefix):
         storage.remove(prefix)
     else:
-        for path in _shards_of(storage, prefix):
+        # An unfinished save of them, last: with a journal that misses files, the checkpoint does not exist.
+        for path in [*_shards_of(storage, prefix), *_unfinished_files(storage, prefix)]:
             storage.remove(path)
 
 
@@ -216,6 +222,19 @@ def _shards_of(storage: Storage, pattern: str) -> Iterator[str]:
     if match is not None:
         wanted = re.compile(re.escape(match["prefix"]) + match["shard"].replace("?", "[0-9]"))
         yield from (os.path.join(directory, other) for other in storage.list(directory) if wanted.fullmatch(other))
+
+
+def _unfinished_files(storage: Storage, pattern: str) -> list[str]:
+    """Return the temporary shards of an interrupted save of the version 1 checkpoint `pattern`, and its journal."""
+    prefix = prefix_of_pattern(pattern)
+    if prefix is None or not storage.renames:
+        return []
+    path = journal_of(prefix)
+    journal = read_journal(storage, path)
+    if journal is None or shard_pattern(prefix, len(journal.files)) != pattern:
+        return []
+    names = [entry.temporary for entry in journal.files.values()]
+    return [*(os.path.join(os.path.dirname(prefix), name) for name in names), path]
 
 
 def meta_graph_filename(checkpoint_filename: str, meta_graph_suffix: str = "meta") -> str:

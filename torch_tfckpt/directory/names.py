@@ -12,12 +12,14 @@ from collections.abc import Iterable
 from typing import Final
 
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
-from torch_tfckpt.storage.names import is_url
+from torch_tfckpt.storage.journal import journal_of
+from torch_tfckpt.storage.names import is_url, parse_temporary_name
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.v1.shard_names import V1_SHARD as V1_SHARD
+from torch_tfckpt.v1.shard_names import shard_pattern
 
 STATE_FILE: Final = "checkpoint"
 _DIGITS: Final = re.compile(r"[0-9]+")
-V1_SHARD: Final = re.compile(r"(?P<prefix>.*)-(?P<shard>[0-9]{5,}|\?+)-of-(?P<count>[0-9]{5,})", re.DOTALL)
 
 
 def of_version_2(name: str) -> bool:
@@ -32,7 +34,28 @@ def is_there(storage: Storage, prefix: str) -> bool:
         or storage.exists(prefix)
         or bool(matching(storage, prefix))
         or bool(matching(storage, index_filename(prefix), indexes=True))
+        or ((shards_of := prefix_of_pattern(prefix)) is not None and storage.exists(journal_of(shards_of)))
     )
+
+
+def with_other_count(storage: Storage, pattern: str) -> str | None:
+    """Return the pattern of the version 1 shards that exist if `pattern` is that of another number of shards.
+
+    A `checkpoint` file may name the number of an earlier save: the program was killed before it updated it.
+    """
+    prefix = prefix_of_pattern(pattern)
+    if prefix is None:
+        return None
+    directory, base = os.path.split(prefix)
+    matches = [match for name in storage.list(directory) if (match := V1_SHARD.fullmatch(name)) is not None]
+    counts = {match["count"] for match in matches if match["prefix"] == base}
+    return shard_pattern(prefix, int(counts.pop())) if len(counts) == 1 else None
+
+
+def prefix_of_pattern(pattern: str) -> str | None:
+    """Return P if `pattern` is P-?????-of-00002; None otherwise."""
+    match = V1_SHARD.fullmatch(pattern)
+    return match["prefix"] if match is not None and "?" in match["shard"] else None
 
 
 def matching(storage: Storage, pattern: str, *, indexes: bool = False) -> tuple[str, ...]:
@@ -43,7 +66,7 @@ def matching(storage: Storage, pattern: str, *, indexes: bool = False) -> tuple[
     names = [name for name in storage.list(directory) if fnmatch.fnmatchcase(name, last)]
     if not indexes:
         names = [name for name in names if not of_version_2(name)]
-    paths = [os.path.join(directory, name) for name in names]
+    paths = [os.path.join(directory, name) for name in names if parse_temporary_name(name) is None]
     return tuple(path for path in paths if not storage.is_directory(path))
 
 

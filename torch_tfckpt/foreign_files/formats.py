@@ -1,8 +1,11 @@
 """Choose the format of a path, for reading by content and for writing by name."""
 
 import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Final
 
-from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.errors import CheckpointError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.foreign_files.format_names import FORMATS, format_named, format_of_kind
 from torch_tfckpt.foreign_files.npz import NpzSink, NpzSource
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
@@ -12,10 +15,14 @@ from torch_tfckpt.foreign_files.sidecar import read_sidecar, sidecar_of
 from torch_tfckpt.foreign_files.sidecar_source import SidecarSource
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink, CheckpointSource
 from torch_tfckpt.format.file_kind import promised_kind
+from torch_tfckpt.storage.journal import journal_of, read_journal
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import refuse_url
 from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import printable, quoted
+
+# In the second half of them, writers of this host are kept out.
+_ATTEMPTS: Final = 100
 
 
 def format_of(path: str) -> str:
@@ -41,36 +48,97 @@ def open_source(path: str) -> TensorSource:
         path: Any path of a TensorFlow checkpoint that CheckpointReader accepts; a .safetensors file, the index of
             several or the directory with it; a .pt or .npz file.
 
+    Guaranteed: all files and the sidecar are from one conversion, even if another program converts to them at the same
+    time or was killed while it did.
+
     Raises:
         NotFoundError: there is no such file.
         DataLossError: it is damaged, or of a kind that is not supported; the message names the kind.
         InvalidArgumentError, UnimplementedError: as the readers of these formats.
     """
-    source = _open_bare(path)
+    if format_of(path) != "tf":
+        instead = "Copy the file here, and pass its local path"
+        refuse_url(path, "only TensorFlow checkpoints are read from URLs", instead)
+    for attempt in range(_ATTEMPTS):
+        target = _target_of(path)
+        patient = attempt >= _ATTEMPTS // 2
+        with LOCAL.exclusive(os.path.dirname(target)) if patient else nullcontext():
+            before = _state_of(target)
+            try:
+                source = _open_once(path, target)
+            except CheckpointError:
+                if _state_of(target) == before:
+                    raise
+                continue
+            if _state_of(target) == before:
+                return source
+            source.close()
+    raise FailedPreconditionError(
+        f"{printable(path)}: it was replaced {_ATTEMPTS} times while it was being opened. Try again"
+    )
+
+
+def _target_of(path: str) -> str:
+    """Return the path by which the sidecar and the journal of a file are named."""
+    found = find_in_directory(path) if LOCAL.is_directory(path) and not _is_tensorflow_directory(path) else None
+    return (found or path).removesuffix(".index.json") if (found or path).endswith(INDEX_SUFFIX) else (found or path)
+
+
+def _state_of(target: str) -> list[object]:
+    """Return a value that changes whenever a file of the target is replaced."""
+    states: list[object] = []
+    for path in (journal_of(target), target, f"{target}.index.json", sidecar_of(target)):
+        try:
+            status = os.stat(path)
+        except OSError:
+            states.append(None)
+        else:
+            states.append((status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
+    return states
+
+
+def _open_once(path: str, target: str) -> TensorSource:
+    kind = format_of(path)
+    journal = None if kind == "tf" else read_journal(LOCAL, journal_of(target))
+
+    def written(path: str) -> str:
+        return path if journal is None else journal.path_of(LOCAL, path)
+
+    source = _open_bare(path, kind, written)
     try:
         sidecar_path = sidecar_of(source.path)
-        sidecar = read_sidecar(sidecar_path, source.data_bytes()) if LOCAL.exists(sidecar_path) else None
+        try:
+            sidecar = read_sidecar(written(sidecar_path), source.data_bytes(), source.identity)
+        except NotFoundError:
+            return source
         return source if sidecar is None else SidecarSource(source, sidecar, sidecar_path)
     except BaseException:
         source.close()
         raise
 
 
-def _open_bare(path: str) -> TensorSource:
-    kind = format_of(path)
-    if kind != "tf":
-        refuse_url(
-            path, "only TensorFlow checkpoints are read from URLs", "Copy the file here, and pass its local path"
-        )
-    if kind == "pt":
-        return PtSource(path)
-    if kind == "npz":
-        return NpzSource(path)
+def _open_bare(path: str, kind: str, written: Callable[[str], str]) -> TensorSource:
+    """Open the source without its sidecar.
+
+    Args:
+        written: Returns where the contents of a file are at this moment.
+    """
     if kind == "tf":
         return CheckpointSource(path)
     found = find_in_directory(path) if LOCAL.is_directory(path) else path
-    assert found is not None, "checked by format_of"
-    return SafetensorsSource.of_index(found) if found.endswith(INDEX_SUFFIX) else SafetensorsSource.of_file(found)
+    if found is None:
+        raise NotFoundError(f"{printable(path)}: no .safetensors file. It has just been removed")
+    if found.endswith(INDEX_SUFFIX):
+        return SafetensorsSource.of_index(found, written(found))
+    source: PtSource | NpzSource | SafetensorsSource
+    if kind == "pt":
+        source = PtSource(written(found))
+    elif kind == "npz":
+        source = NpzSource(written(found))
+    else:
+        source = SafetensorsSource.of_file(written(found))
+    source.path = found
+    return source
 
 
 def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSink:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from torch_tfckpt.errors import CheckpointError, DataLossError, error_context
+from torch_tfckpt.foreign_files.identity import identity_of_archive
 from torch_tfckpt.foreign_files.stored_zip import ZipSink, can_name_member
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.format.data_type import DataType
@@ -161,6 +162,9 @@ class NpzSource:
 
     def data_bytes(self) -> int:
         return self._size
+
+    def identity(self) -> str | None:
+        return identity_of_archive(self._zip)
 
     def close(self) -> None:
         self._zip.close()

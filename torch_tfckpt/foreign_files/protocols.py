@@ -47,6 +47,9 @@ class TensorSource(Protocol):
     def data_bytes(self) -> int:
         """Total size of the files with values, without an index; the sidecar stores it to recognise its files."""
 
+    def identity(self) -> str | None:
+        """Identity of these files (`foreign_files.identity`); None if they have none. Raises if they are damaged."""
+
     def close(self) -> None: ...
 
 
@@ -73,11 +76,18 @@ class TensorSink(Protocol):
     def noted_type(self, info: TensorInfo) -> bool:
         """Return whether the tensor is written as plain numbers, without its dtype."""
 
-    def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
-        """Decide the layout, and return the names in the order in which `write` needs them. No file is touched."""
+    def plan(self, tensors: Mapping[str, TensorInfo], *, sidecar: bool = False) -> list[str]:
+        """Decide the layout, and return the names in the order in which `write` needs them. No file is touched.
+
+        Args:
+            sidecar: Whether there will be one.
+        """
 
     def files(self) -> list[str]:
-        """Paths of the files that will be published. Call `plan` first."""
+        """Paths of the files that will be published, or have been. Call `plan` first."""
+
+    def replaced(self) -> list[str]:
+        """Paths of other files of an earlier target, which publishing removes. Call `plan` first."""
 
     def open(self, publication: Publication) -> None:
         """Create the files under temporary names and register them with `publication`."""
@@ -87,6 +97,9 @@ class TensorSink(Protocol):
 
     def finish(self) -> int:
         """Write the rest; return the `TensorSource.data_bytes` of the result."""
+
+    def identity(self) -> str | None:
+        """Return the `TensorSource.identity` of the result. Call `finish` first."""
 
     def close(self) -> None:
         """Close the files, even after an error. The publication publishes or removes them."""

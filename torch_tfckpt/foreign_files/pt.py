@@ -22,13 +22,16 @@ Source: torch/serialization.py (_save), torch/_tensor.py (_reduce_ex_internal), 
 import io
 import pickle
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import torch
 
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.foreign_files.identity import identity_of_archive
+from torch_tfckpt.foreign_files.npz import zip_errors
 from torch_tfckpt.foreign_files.stored_zip import ZipSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.format.tensor_slice import Shape, element_count
@@ -118,6 +121,11 @@ class PtSource:
 
     def data_bytes(self) -> int:
         return self._file.size
+
+    def identity(self) -> str | None:
+        with error_context(printable(self.path)), zip_errors():
+            with zipfile.ZipFile(f"/dev/fd/{self._file.fileno()}") as archive:
+                return identity_of_archive(archive)
 
     def close(self) -> None:
         self._tensors = {}
@@ -215,10 +223,10 @@ class PtSink(ZipSink):
     def noted_type(self, info: TensorInfo) -> bool:
         return not info.type.is_plain and info.type.tensorflow is not None
 
-    def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    def plan(self, tensors: Mapping[str, TensorInfo], *, sidecar: bool = False) -> list[str]:
         self._infos = tensors
         self._keys = {name: str(number) for number, name in enumerate(tensors)}
-        return super().plan(tensors)
+        return super().plan(tensors, sidecar=sidecar)
 
     def open(self, publication: Publication) -> None:
         super().open(publication)

@@ -12,8 +12,9 @@ Source: huggingface_hub/serialization/_base.py (split_state_dict_into_shards_fac
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
@@ -26,16 +27,21 @@ from torch_tfckpt.errors import (
     UnimplementedError,
     error_context,
 )
+from torch_tfckpt.foreign_files.identity import IDENTITY_KEY, IDENTITY_SIZE, identity_of
+from torch_tfckpt.foreign_files.publishing import SHARD_ENDING, publish_files, publish_shards
 from torch_tfckpt.foreign_files.safetensors_format import (
     DTYPES,
     METADATA_KEY,
     WORDS,
     HeaderEntry,
     header_size,
+    identity_in,
     lay_out,
     parse_header,
 )
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
+from torch_tfckpt.format import crc32c
+from torch_tfckpt.storage.journal import JOURNAL_SUFFIX, read_journal
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import ReadableFile, WritableFile
 from torch_tfckpt.storage.publication import Publication
@@ -47,7 +53,7 @@ from torch_tfckpt.values import new_tensor
 
 INDEX_SUFFIX: Final = ".safetensors.index.json"
 MAX_INDEX_BYTES: Final = 256 * 1024 * 1024  # a million names of 200 bytes
-_SHARD: Final = re.compile(r"-\d{5,}-of-\d{5,}\.safetensors")
+_UNKNOWN: Final = "0" * IDENTITY_SIZE  # in the place of the identity until all tensors are written
 
 
 class SafetensorsSource:
@@ -70,6 +76,7 @@ class SafetensorsSource:
         self._files: list[ReadableFile] = []
         self._placed: dict[str, tuple[ReadableFile, HeaderEntry]] = {}
         self._damaged: dict[str, CheckpointError] = {}  # tensors that an index lists but that are missing
+        self._identities: dict[str, str | None] = {}  # of each file, by its path
         self._pipeline = Pipeline()
         try:
             for shard in shards:
@@ -83,15 +90,19 @@ class SafetensorsSource:
         return cls(path, [path])
 
     @classmethod
-    def of_index(cls, path: str) -> Self:
+    def of_index(cls, path: str, written: str | None = None) -> Self:
         """Open the files that an index (`*.safetensors.index.json`) names.
 
         A tensor whose file is missing or damaged, or does not contain it, raises when it is requested.
 
+        Args:
+            written: Path of the index if it has not got its final name yet.
+
         Raises:
             NotFoundError, DataLossError: this is the case for all tensors.
+            DataLossError: the files are from two conversions.
         """
-        weight_map = _read_index(path)
+        weight_map, identity = _read_index(written or path)
         directory = os.path.dirname(path)
         source = cls(path.removesuffix(".index.json"), [], path)
         try:
@@ -107,6 +118,7 @@ class SafetensorsSource:
                     source._damaged[name] = unreadable.get(shard, absent)
             if source._damaged and len(source._damaged) == len(weight_map):
                 raise next(iter(source._damaged.values()))
+            source._check_identities(path, identity)
         except BaseException:
             source.close()
             raise
@@ -121,10 +133,25 @@ class SafetensorsSource:
         self._files.append(file)
         with error_context(printable(path)):
             size = header_size(file.read(0, min(8, file.size)), file.size)
-            placed = parse_header(file.read(8, size), file.size)
+            header = file.read(8, size)
+            placed = parse_header(header, file.size)
+            self._identities[path] = identity_in(header)
             for name in placed.keys() & self._placed.keys():
                 raise DataLossError(f"tensor {quoted(name)} is also in {quoted(self._placed[name][0].path)}")
         self._placed.update((name, (file, entry)) for name, entry in placed.items())
+
+    def _check_identities(self, path: str, identity: str | None) -> None:
+        """Raise DataLossError unless all files are from the conversion that wrote the index."""
+        for shard, found in self._identities.items():
+            first, expected = next(iter(self._identities.items())) if identity is None else (path, identity)
+            if found != expected:
+                raise DataLossError(
+                    f"{printable(first)} and {printable(shard)} are from two conversions (identities "
+                    f"{quoted(expected or 'none')} and {quoted(found or 'none')}). Convert again"
+                )
+
+    def identity(self) -> str | None:
+        return next(iter(self._identities.values()), None)
 
     def names(self) -> list[str]:
         return [*self._placed, *self._damaged]
@@ -174,8 +201,14 @@ class SafetensorsSource:
 def find_in_directory(directory: str) -> str | None:
     """Return the index or the only .safetensors file of a directory; None if there are none or several."""
     names = LOCAL.list(directory)
+    for name in [each for each in names if each.endswith(f".safetensors{JOURNAL_SUFFIX}")]:
+        journal = read_journal(LOCAL, os.path.join(directory, name))
+        if journal is not None:  # as if the files had their final names
+            names = sorted({*names, *journal.files} - {*journal.removed})
     for suffix in (INDEX_SUFFIX, ".safetensors"):
         found = [name for name in names if name.endswith(suffix)]
+        if len(found) > 1:  # shards without their index, such as those of a killed conversion, cannot be meant
+            found = [name for name in found if SHARD_ENDING.search(name) is None]
         if len(found) == 1:
             return os.path.join(directory, found[0])
     return None
@@ -184,23 +217,24 @@ def find_in_directory(directory: str) -> str | None:
 def shards_of_index(path: str) -> list[str]:
     """Return the files named in an index that have names of shards; an empty list if it cannot be read."""
     try:
-        weight_map = _read_index(path)
+        weight_map, _ = _read_index(path)
     except (DataLossError, LookupError):
         return []
     stem = os.path.basename(path).removesuffix(INDEX_SUFFIX)
     return [
         shard for shard in dict.fromkeys(weight_map.values())
-        if shard.startswith(stem) and _SHARD.fullmatch(shard[len(stem) :])
+        if shard.startswith(stem) and SHARD_ENDING.fullmatch(shard[len(stem) :])
     ]  # fmt: skip
 
 
-def _read_index(path: str) -> dict[str, str]:
+def _read_index(path: str) -> tuple[dict[str, str], str | None]:
+    """Return the file of each tensor, and the identity of the files."""
     text = read_small(LOCAL, path, MAX_INDEX_BYTES, "an index of shards")
     with error_context(printable(path)):
         return _decode_index(text)
 
 
-def _decode_index(text: bytes) -> dict[str, str]:
+def _decode_index(text: bytes) -> tuple[dict[str, str], str | None]:
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -212,7 +246,8 @@ def _decode_index(text: bytes) -> dict[str, str]:
         # A plain file name only: an index must not refer to files outside its directory.
         if not isinstance(shard, str) or os.path.basename(shard) != shard or shard in ("", ".", "..") or "\0" in shard:
             raise DataLossError(f"tensor {quoted(name)}: its shard {quoted(str(shard)[:200])} is not a plain file name")
-    return weight_map
+    identity = content.get(IDENTITY_KEY)
+    return weight_map, identity if isinstance(identity, str) else None
 
 
 _UNITS: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -261,6 +296,8 @@ class SafetensorsSink:
         self._shard_of: dict[str, _ShardFile] = {}
         self._publication: Publication | None = None
         self._pipeline = Pipeline()
+        self._sums: dict[str, int] | None = None  # name -> checksum, if the files get an identity
+        self._written: dict[str, str] = {}  # path -> temporary path
 
     def refusal(self, name: str, info: TensorInfo) -> str | None:
         if info.type.dtype not in WORDS:
@@ -272,13 +309,16 @@ class SafetensorsSink:
     def noted_type(self, info: TensorInfo) -> bool:
         return not info.type.is_plain and info.type.tensorflow is not None
 
-    def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    def plan(self, tensors: Mapping[str, TensorInfo], *, sidecar: bool = False) -> list[str]:
         shards = split({name: info.nbytes for name, info in tensors.items()}, self._max_shard_size)
         stem = self.path.removesuffix(".safetensors")
+        # A single file without a sidecar has the bytes that the safetensors library writes.
+        self._sums = {} if sidecar or len(shards) > 1 else None
+        unknown = None if self._sums is None else _UNKNOWN
         for number, names in enumerate(shards, 1):
             path = self.path if len(shards) == 1 else f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
             held = {name: (dtype, tensors[name].shape) for name in names if (dtype := tensors[name].type.dtype)}
-            self._shards.append(_ShardFile(path, *lay_out(held)))
+            self._shards.append(_ShardFile(path, *lay_out(held, unknown)))
         self._shard_of = {name: shard for shard in self._shards for name in shard.tensors}
         return list(self._shard_of)
 
@@ -286,12 +326,38 @@ class SafetensorsSink:
         paths = [shard.path for shard in self._shards]
         return paths if len(paths) == 1 else [*paths, self._index_path]
 
+    def replaced(self) -> list[str]:
+        # Loaders would prefer an old single file to a new index.
+        return sorted({self.path, self._index_path, *self._current_shards()} - set(self.files()))
+
+    def _current_shards(self) -> list[str]:
+        return [os.path.join(os.path.dirname(self.path), name) for name in shards_of_index(self._index_path)]
+
     def open(self, publication: Publication) -> None:
         self._publication = publication
-        # Remove the files of an earlier target of this name: loaders would prefer an old single file to a new index.
-        before = [os.path.join(os.path.dirname(self.path), name) for name in shards_of_index(self._index_path)]
-        for path in {self.path, self._index_path, *before} - set(self.files()):
+        publication.rename_with(self._publish)
+        for path in self.replaced():
             publication.drop(path)
+
+    def _publish(self, files: Mapping[str, str], dropped: Sequence[str], committed: Callable[[], object]) -> None:
+        if len(self._shards) == 1:
+            with LOCAL.exclusive(os.path.dirname(self.path)):  # another conversion may have published shards since
+                publish_files(self.path, files, {*dropped, *self.replaced()}, committed)
+            return
+        shards = [(shard.path, files[shard.path]) for shard in self._shards]
+        paths = publish_shards(
+            self.path,
+            self._index_path,
+            shards,
+            {path: temporary for path, temporary in files.items() if path not in dict(shards)},
+            dropped,
+            committed,
+            identity=self._known_identity(),
+            encode_index=self._encode_index,
+            used_by=self._current_shards,
+        )
+        for shard, path in zip(self._shards, paths, strict=True):
+            shard.path = path
 
     def write(self, values: Mapping[str, FileValue]) -> None:
         requests = []
@@ -299,7 +365,10 @@ class SafetensorsSink:
         for name, value in values.items():
             assert isinstance(value, torch.Tensor), "refused before"
             shard = self._shard_of[name]
-            requests.append(WriteRequest(self._output(shard), shard.tensors[name].offset, byte_view(value)))
+            view = byte_view(value)
+            requests.append(WriteRequest(self._output(shard), shard.tensors[name].offset, view))
+            if self._sums is not None:
+                self._sums[name] = crc32c.value(view)
         self._pipeline.write(requests)
         for done in self._shards:
             if done is not shard:  # complete, since values come in the order of `plan`; this limits the open files
@@ -310,10 +379,29 @@ class SafetensorsSink:
             self._output(shard)  # creates the file even if it has no tensors
         if len(self._shards) > 1:
             index = LOCAL.create(self._place(self._index_path))
-            index.write(0, [self._encode_index()])
+            index.write(0, [self._encode_index([os.path.basename(shard.path) for shard in self._shards])])
             index.close()
         self.close()
+        if self._sums is not None:
+            for shard in self._shards:
+                self._write_identity(shard)
         return sum(shard.nbytes for shard in self._shards)
+
+    def identity(self) -> str | None:
+        return None if self._sums is None else self._known_identity()
+
+    def _known_identity(self) -> str:
+        assert self._sums is not None, "the files have none"
+        kinds = {name: shard.tensors[name] for name, shard in self._shard_of.items()}
+        return identity_of(
+            f"{checksum} {kinds[name].word} {list(kinds[name].shape)} {name}" for name, checksum in self._sums.items()
+        )
+
+    def _write_identity(self, shard: "_ShardFile") -> None:
+        before, after = (f'"{IDENTITY_KEY}":"{identity}"'.encode() for identity in (_UNKNOWN, self._known_identity()))
+        with Path(self._written[shard.path]).open("r+b") as file:
+            file.seek(shard.head.index(before))  # the metadata comes first
+            file.write(after)
 
     def close(self) -> None:
         self._pipeline.close()
@@ -328,16 +416,18 @@ class SafetensorsSink:
 
     def _place(self, path: str) -> str:
         assert self._publication is not None, "not open"
-        return self._publication.place(path)
+        self._written[path] = self._publication.place(path)
+        return self._written[path]
 
     @property
     def _index_path(self) -> str:
         return f"{self.path}.index.json"
 
-    def _encode_index(self) -> bytes:
-        weight_map = {name: os.path.basename(shard.path) for name, shard in self._shard_of.items()}
+    def _encode_index(self, shards: Sequence[str]) -> bytes:
+        names = {id(shard): name for shard, name in zip(self._shards, shards, strict=True)}
+        weight_map = {name: names[id(shard)] for name, shard in self._shard_of.items()}
         total = sum(placed.nbytes for shard in self._shards for placed in shard.tensors.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": total}, IDENTITY_KEY: self._known_identity(), "weight_map": weight_map}
         return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
 
 

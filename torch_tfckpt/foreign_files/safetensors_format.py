@@ -17,7 +17,9 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.foreign_files.identity import IDENTITY_KEY
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, element_count
+from torch_tfckpt.storage.protocol import ReadableFile
 from torch_tfckpt.text import quoted
 
 _SIZE: Final = struct.Struct("<Q")
@@ -62,8 +64,13 @@ class HeaderEntry(NamedTuple):
     nbytes: int
 
 
-def lay_out(tensors: dict[str, tuple[torch.dtype, Shape]]) -> tuple[bytes, dict[str, HeaderEntry]]:
+def lay_out(
+    tensors: dict[str, tuple[torch.dtype, Shape]], identity: str | None = None
+) -> tuple[bytes, dict[str, HeaderEntry]]:
     """Return the beginning of a file with `tensors` (size and header), and the place of each tensor in file order.
+
+    Args:
+        identity: That of the files that this one belongs to, for its metadata.
 
     Raises:
         InvalidArgumentError: the header would be larger than readers accept.
@@ -75,7 +82,8 @@ def lay_out(tensors: dict[str, tuple[torch.dtype, Shape]]) -> tuple[bytes, dict[
         dtype, shape = tensors[name]
         relative[name] = HeaderEntry(WORDS[dtype], shape, at, dtype.itemsize * element_count(shape))
         at += relative[name].nbytes
-    items = [f'"{METADATA_KEY}":{_json(_METADATA)}']
+    metadata = _METADATA if identity is None else {**_METADATA, IDENTITY_KEY: identity}
+    items = [f'"{METADATA_KEY}":{_json(metadata)}']
     for name, (word, shape, offset, nbytes) in relative.items():
         entry = {"dtype": word, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
         items.append(f"{_json(name)}:{_json(entry)}")
@@ -127,6 +135,23 @@ def parse_header(header: bytes, file_size: int) -> dict[str, HeaderEntry]:
             f"the tensors end at byte {end}, but the file ends at {file_size}: it was truncated or extended"
         )
     return placed
+
+
+def read_identity(file: ReadableFile) -> str | None:
+    """Return the identity in the metadata of an open file; None if there is none. Raises like `parse_header`."""
+    size = header_size(file.read(0, min(_SIZE.size, file.size)), file.size)
+    return identity_in(file.read(_SIZE.size, size))
+
+
+def identity_in(header: bytes) -> str | None:
+    """Return the identity in the metadata of a header; None if there is none."""
+    try:
+        content = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise DataLossError(f"the safetensors header is not JSON: {error}") from error
+    metadata = content.get(METADATA_KEY) if isinstance(content, dict) else None
+    identity = metadata.get(IDENTITY_KEY) if isinstance(metadata, dict) else None
+    return identity if isinstance(identity, str) else None
 
 
 def _parse_entry(name: str, entry: Any, start: int) -> HeaderEntry:

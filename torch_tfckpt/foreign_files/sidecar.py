@@ -6,7 +6,7 @@
       "iterator": {"dtype": "DT_VARIANT", "shape": [], "base64": "CgQI..."},
       "fft": {"dtype": "DT_COMPLEX128", "shape": [1], "base64": "AAAA..."}},
      "types": {"block/kernel": "DT_QINT8"},
-     "bytes": 1670408}
+     "bytes": 1670408, "identity": "6c1d93a5e0b7f842"}
 
 tensors   tensors that are not in the converted files. Strings: one base64 string per element, in row-major order.
           Others: the elements in row-major order, little-endian; for dtypes that torch does not have, the bytes of a
@@ -14,6 +14,8 @@ tensors   tensors that are not in the converted files. Strings: one base64 strin
 types     tensors that are in those files as plain numbers, and their original dtype: an int8 that was DT_QINT8, a
           uint16 of an .npz that was bfloat16. "DT_..." is TensorFlow's name or number, "torch...." torch's
 bytes     total size of those files; a sidecar next to files of another size does not belong to them
+identity  of those files (`foreign_files.identity`), null if they have none; a sidecar of an earlier version of this
+          package lacks it
 
 Names that are not UTF-8 are written with Python's surrogate escapes (PEP 383). Readers ignore keys and refuse versions
 that they do not know.
@@ -22,7 +24,7 @@ that they do not know.
 import base64
 import binascii
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -62,11 +64,12 @@ class Sidecar:
     tensors: dict[str, tuple[TensorInfo, FileValue]] = field(default_factory=dict)
 
 
-def read_sidecar(path: str, data_bytes: int) -> Sidecar | None:
+def read_sidecar(path: str, data_bytes: int, identity: Callable[[], str | None] = lambda: None) -> Sidecar | None:
     """Read the sidecar at `path`; None if there is none.
 
     Args:
         data_bytes: Total size of the files that it should belong to.
+        identity: Returns their identity.
 
     Raises:
         DataLossError: it is damaged, or belongs to other files.
@@ -77,7 +80,7 @@ def read_sidecar(path: str, data_bytes: int) -> Sidecar | None:
     except NotFoundError:
         return None
     with error_context(printable(path), _HINT):
-        return _decode(text, data_bytes)
+        return _decode(text, data_bytes, identity)
 
 
 class SidecarWriter:
@@ -104,10 +107,11 @@ class SidecarWriter:
         else:
             self._write(json.dumps([base64.b64encode(element).decode("ascii") for element in value.reshape(-1)]) + "}")
 
-    def finish(self, data_bytes: int) -> None:
-        """Complete and close the file; `data_bytes` as in `read_sidecar`."""
+    def finish(self, data_bytes: int, identity: str | None = None) -> None:
+        """Complete and close the file; the arguments as in `read_sidecar`."""
         opening = "{" if self._separator == "{" else ""
-        self._write(f'{opening}}},\n "types": {json.dumps(self._types, indent=2)},\n "bytes": {data_bytes}}}\n')
+        files = f'"bytes": {data_bytes}, "identity": {json.dumps(identity)}'
+        self._write(f'{opening}}},\n "types": {json.dumps(self._types, indent=2)},\n {files}}}\n')
         self.close()
 
     def close(self) -> None:
@@ -124,7 +128,7 @@ def encoded_size(info: TensorInfo) -> int:
     return 200 + 4 * element_count(info.shape) * info.type.is_string + info.nbytes * 4 // 3
 
 
-def _decode(text: bytes, data_bytes: int) -> Sidecar:
+def _decode(text: bytes, data_bytes: int, identity: Callable[[], str | None]) -> Sidecar:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -136,6 +140,12 @@ def _decode(text: bytes, data_bytes: int) -> Sidecar:
     if content.get("bytes") != data_bytes:
         raise DataLossError(
             f"it belongs to files of {str(content.get('bytes'))[:20]} bytes; those next to it have {data_bytes}"
+        )
+    expected = content.get("identity")
+    if expected is not None and expected != (found := identity()):
+        raise DataLossError(
+            f"it belongs to files with identity {quoted(str(expected)[:40])}; those next to it have "
+            f"{quoted(found or 'none')}, so they are from another conversion"
         )
     sidecar = Sidecar()
     for name, code in _table(content, "types"):

@@ -76,6 +76,9 @@ class SidecarSource:
     def data_bytes(self) -> int:
         return self._source.data_bytes()
 
+    def identity(self) -> str | None:
+        return self._source.identity()
+
     def close(self) -> None:
         self._source.close()
 

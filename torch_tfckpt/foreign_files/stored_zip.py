@@ -5,9 +5,12 @@
 
 import zipfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from torch_tfckpt.foreign_files.identity import identity_of_archive
+from torch_tfckpt.foreign_files.publishing import publish_files
 from torch_tfckpt.foreign_files.values import TensorInfo
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.storage.publication import Publication
@@ -64,19 +67,27 @@ class ZipSink:
         assert self._zip is not None, "not open"
         return self._zip
 
-    def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    def plan(self, tensors: Mapping[str, TensorInfo], *, sidecar: bool = False) -> list[str]:
         return list(tensors)
 
     def files(self) -> list[str]:
         return [self.path]
 
+    def replaced(self) -> list[str]:
+        return []
+
     def open(self, publication: Publication) -> None:
+        publication.rename_with(partial(publish_files, self.path))
         self._temporary = publication.place(self.path)
         self._zip = StoredZip(self._temporary)
 
     def finish(self) -> int:
         self.close()
         return Path(self._temporary).stat().st_size
+
+    def identity(self) -> str | None:
+        with zipfile.ZipFile(self._temporary) as archive:
+            return identity_of_archive(archive)
 
     def close(self) -> None:
         if self._zip is not None:

@@ -6,28 +6,31 @@ A checkpoint is written with one data file and its tensors sorted by name, like 
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import cached_property
 
 import torch
 
-from torch_tfckpt.bundle.index import key_of
-from torch_tfckpt.bundle.publish import data_files_of
+from torch_tfckpt.bundle.files import BundleFiles
+from torch_tfckpt.bundle.index import key_of, name_of
+from torch_tfckpt.bundle.unfinished import data_files_of
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError
+from torch_tfckpt.foreign_files.identity import identity_of_sums
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, StoredBytes, TensorInfo
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.coding import decode_varint
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import encode_strings
-from torch_tfckpt.format.tensor_bundle import data_filename, index_filename
+from torch_tfckpt.format.tensor_bundle import BundleEntry, data_filename, index_filename
 from torch_tfckpt.format.tensor_names import TensorNames
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.format.variant_tensor import encode_variants
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import quoted
+from torch_tfckpt.transfer.host_bytes import byte_view
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +106,13 @@ class CheckpointSource:
         files = self.reader.files
         return data_files_of(LOCAL, files.prefix) if files.version == 2 else list(files.paths)
 
+    def identity(self) -> str | None:
+        if self.reader.version != 2:
+            return None
+        with closing(BundleFiles(LOCAL, self.reader.files.prefix)) as files:
+            entries = ((name_of(key), BundleEntry.decode(value)) for key, value in files.table.items(start=b"\0"))
+            return identity_of_sums({name: entry.checksum for name, entry in entries})
+
     def close(self) -> None:
         self.reader.close()
 
@@ -122,7 +132,9 @@ class CheckpointSink:
         self.path = path
         self._infos: Mapping[str, TensorInfo] = {}
         self._writer: BundleWriter | None = None
+        self._summed = False  # whether there will be a sidecar
         self._nbytes = 0
+        self._sums: dict[str, int] = {}
 
     def refusal(self, name: str, info: TensorInfo) -> str | None:
         if info.type.tensorflow is None:
@@ -132,12 +144,15 @@ class CheckpointSink:
     def noted_type(self, info: TensorInfo) -> bool:
         return False
 
-    def plan(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
-        self._infos = tensors
+    def plan(self, tensors: Mapping[str, TensorInfo], *, sidecar: bool = False) -> list[str]:
+        self._infos, self._summed = tensors, sidecar
         return sorted(tensors, key=key_of)
 
     def files(self) -> list[str]:
         return [data_filename(self.path, 0, 1), index_filename(self.path)]
+
+    def replaced(self) -> list[str]:
+        return [path for path in data_files_of(LOCAL, self.path) if path not in self.files()]
 
     def open(self, publication: Publication) -> None:
         self._writer = BundleWriter(LOCAL, self.path)
@@ -151,13 +166,19 @@ class CheckpointSink:
             if isinstance(value, torch.Tensor):
                 self._writer.add(name, value, dtype=dtype)
                 self._nbytes += value.numel() * value.dtype.itemsize
+                if self._summed:
+                    self._sums[name] = crc32c.mask(crc32c.value(byte_view(value)))
             else:
                 stored, checksum, shape = _stored(name, value)
                 self._writer.add_stored(name, dtype, shape, stored, checksum)
                 self._nbytes += len(stored)
+                self._sums[name] = checksum
 
     def finish(self) -> int:
         return self._nbytes
+
+    def identity(self) -> str | None:
+        return identity_of_sums(self._sums)
 
     def close(self) -> None:
         if self._writer is not None:

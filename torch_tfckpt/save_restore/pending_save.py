@@ -22,6 +22,7 @@ from torch_tfckpt.storage.names import temporary_name
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import make_directories
 from torch_tfckpt.text import byte_text, printable
+from torch_tfckpt.v1.shard_names import publish_shards, shard_names, shard_pattern
 
 _log = logging.getLogger(__name__)
 
@@ -82,8 +83,12 @@ class SaveByParts:
             return path
         count = len(self._groups)
         if self._builder.write_version == SaverDef.V1:
-            self._save_version_1([self._builder.sharded_filename(path, shard, count) for shard in range(count)])
-            return f"{path}-?????-of-{count:05d}"
+            targets = [self._builder.sharded_filename(path, shard, count) for shard in range(count)]
+            if storage.renames and targets == shard_names(path, count):
+                self._save_shards_together(targets)
+            else:
+                self._save_shards_one_by_one(targets)
+            return shard_pattern(path, count)
         with saving(path):
             make_directories(storage, os.path.dirname(path))
             remove_leftovers(storage, os.path.dirname(path))
@@ -126,8 +131,33 @@ class SaveByParts:
             return False
         return True
 
-    def _save_version_1(self, targets: Sequence[str]) -> None:
-        """Write each shard under its name. If one fails, the new ones are removed."""
+    def _save_shards_together(self, targets: Sequence[str]) -> None:
+        """Write all shards of version 1 under temporary names, and then publish them."""
+        storage, path = self._storage, self._path
+        with saving(path):
+            marker = Marker(storage, path)  # until the end nobody takes the shards for leftovers
+        temporaries = [temporary_name(target, marker.save) for target in targets]
+        committed: list[bool] = []
+        clean = False
+        try:
+            for temporary, group in zip(temporaries, self._groups, strict=True):
+                with _part_of(path):
+                    self._builder.save_op(storage, temporary, group)
+            with saving(path):
+                publish_shards(storage, path, temporaries, committed)
+            clean = True
+        finally:
+            try:
+                if not committed:
+                    clean = all([remove(storage, temporary) for temporary in temporaries])
+            finally:
+                marker.end(clean=clean)
+
+    def _save_shards_one_by_one(self, targets: Sequence[str]) -> None:
+        """Write each shard of version 1 under its name. If one fails, the new ones are removed.
+
+        For object stores, and for names that only a builder of the program knows.
+        """
         new: list[str] = []
         replaced = 0
         try:

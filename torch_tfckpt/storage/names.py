@@ -66,6 +66,12 @@ def refuse_url(path: str, what: str, instead: str) -> None:
         raise InvalidArgumentError(f"{quoted(path)} is a URL, and {what}. {instead}")
 
 
+def final_name(path: str) -> str:
+    """Return the path that the temporary file `path` will have; any other path unchanged."""
+    parsed = parse_temporary_name(path)
+    return path if parsed is None else parsed.path
+
+
 @functools.lru_cache(maxsize=256)  # called several times per save for each directory
 def is_url(path: str) -> bool:
     """Return whether `path` is a URL rather than a local path.

@@ -7,8 +7,8 @@
     # without an exception: contents synced, files renamed in this order, dropped files removed, directories synced
     # after an exception: everything written is removed
 
-A crash between two renames can leave a mix of old and new files. Files that belong together must make this
-detectable: an index names its shards, a sidecar contains the size of its file.
+A crash between two renames can leave a mix of old and new files. For files that belong together, `rename_with` passes
+another function, which switches them at once.
 
 Temporary files are marked as in use while they are written, so that other programs do not take them for leftovers of a
 killed program: a file that `create` returned by its lock, files written by name by that of an empty file next to them.
@@ -17,7 +17,7 @@ All of one publication have the same number in their names, and are in use as lo
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -31,6 +31,13 @@ from torch_tfckpt.text import printable
 
 # Name of the empty file that shows that files written by name are in use. It is never published.
 _IN_USE: Final = "publication"
+
+
+Rename = Callable[[Mapping[str, str], Sequence[str], Callable[[], object]], object]
+"""Called with final path -> temporary path, the dropped files, and a function to call once new files may be in place.
+
+If it raises an error before it calls that function, the temporary files are removed.
+"""
 
 
 @dataclass(slots=True)
@@ -55,6 +62,7 @@ class Publication:
         self._in_use: dict[str, WritableFile] = {}  # directory -> empty file
         self._dropped: list[str] = []
         self._first: list[Callable[[], object]] = []
+        self._rename: Rename | None = None
         self._made: list[str] = []  # directories to remove again if nothing is published
         self._published = False
 
@@ -98,6 +106,10 @@ class Publication:
         """Call `action` once all contents are durable, before the first rename; if it fails, rename nothing."""
         self._first.append(action)
 
+    def rename_with(self, rename: "Rename") -> None:
+        """Call `rename` instead of renaming file by file and removing the dropped ones."""
+        self._rename = rename
+
     def publish(self) -> None:
         """Sync and rename all files, without syncing the directory.
 
@@ -113,6 +125,11 @@ class Publication:
         for action in self._first:
             action()
         storage = self._storage
+        if self._rename is not None:
+            files = {output.path: output.written for output in self._outputs}
+            self._rename(files, self._dropped, self._commit)
+            self._commit()
+            return
         for output in self._outputs if storage.renames else ():
             try:
                 storage.replace(output.written, output.path)
@@ -122,6 +139,10 @@ class Publication:
                     raise
         for path in self._dropped:
             storage.remove(path)
+        self._published = True
+
+    def _commit(self) -> None:
+        """From now on, leave the files as they are if an error occurs."""
         self._published = True
 
     def __enter__(self) -> Self:

@@ -3,16 +3,15 @@
     with SlicesReader(LOCAL, ["model.ckpt-00000-of-00002", "model.ckpt-00001-of-00002"]) as reader:
         kernel = reader.read("dense/kernel")        # its slices, from all shards that contain them
 
-All files are opened together and stay open: a writer that replaces or deletes the checkpoint does not disturb an open
-reader. Each shard lists only its own slices; the metadata of all shards is merged.
+All files are opened together (`v1.opening`) and stay open: a writer that replaces or deletes the checkpoint does not
+disturb an open reader. Each shard lists only its own slices; the metadata of all shards is merged.
 
 Source: tensorflow/core/util/tensor_slice_reader.{h,cc}, tensor_slice_set.cc. Explained in docs/formats/v1.md.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, NoReturn, Self
+from typing import NamedTuple, NoReturn, Self
 
 import torch
 
@@ -33,13 +32,13 @@ from torch_tfckpt.format.partition import Partition
 from torch_tfckpt.format.saved_tensor_slices import VALUE_FIELDS, ValueField, decode_slice
 from torch_tfckpt.format.table import MAX_SNAPPY_EXPANSION
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count, shape_text
-from torch_tfckpt.storage.protocol import ReadableFile, Storage
+from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, escaped, printable, quoted
 from torch_tfckpt.transfer.host_bytes import copy_slice
+from torch_tfckpt.v1.opening import close_all, open_together
 from torch_tfckpt.v1.shard import Record, Shard, record_key
+from torch_tfckpt.v1.shard_names import V1_SHARD
 from torch_tfckpt.values import Value, check_out, new_strings, new_tensor, strings_from, value_dtype
-
-_SHARD: Final = re.compile(r"-\d{5,}-of-(\d{5,})$")
 
 
 class _StoredSlice(NamedTuple):
@@ -86,7 +85,8 @@ class SlicesReader:
     """Reads the version 1 checkpoint that consists of `paths`.
 
     Args:
-        paths: All files of the checkpoint, in any order.
+        paths: All files of the checkpoint, in any order, or some of its shards. If they are all shards, they are of one
+            save, even if another program saves the checkpoint at the same time.
         verify: Accepted for symmetry with the version 2 reader. Version 1 only has checksums of blocks, and these are
             always verified.
 
@@ -107,18 +107,19 @@ class SlicesReader:
         self.path = _description(paths)
         self._shards: list[Shard] = []
         self._closed = False
-        files: list[ReadableFile] = []
+        files = open_together(storage, paths)
         try:
-            # Open all first, before another save can replace any of them.
-            for path in paths:
-                files.append(storage.open(path))
             self._shards += map(Shard, files)
         except BaseException:
-            for file in files:
-                file.close()
+            close_all(files)
             raise
         self._tensors = _merge(self._shards)
         self._stored_bytes = sum(file.size for file in files)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths under which its files were opened: temporary ones if a save of the checkpoint is not finished."""
+        return tuple(shard.file.path for shard in self._shards)
 
     def keys(self) -> list[str]:
         """Return the names of all tensors, each once, sorted by their bytes."""
@@ -318,8 +319,10 @@ class SlicesReader:
 
 def _description(paths: Sequence[str]) -> str:
     """Return a single path, or for several shards the pattern that TensorFlow uses."""
-    first = printable(paths[0])
-    return first if len(paths) == 1 else _SHARD.sub(r"-?????-of-\1", first)
+    match = V1_SHARD.fullmatch(paths[0])
+    if len(paths) == 1 or match is None:
+        return printable(paths[0])
+    return printable(f"{match['prefix']}-?????-of-{match['count']}")
 
 
 def _merge(shards: Sequence[Shard]) -> dict[str, _MergedTensor]:

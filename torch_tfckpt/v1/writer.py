@@ -24,6 +24,7 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.saved_tensor_slices import META_KEY, VALUE_FIELDS, SavedSliceMeta, encode_meta, encode_slice
 from torch_tfckpt.format.table import TableBuilder
 from torch_tfckpt.format.tensor_slice import WHOLE, Shape, TensorSlice, encode_slice_key, find_overlap, shape_text
+from torch_tfckpt.storage.names import final_name
 from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import printable, quoted
@@ -53,6 +54,8 @@ class SlicesWriter(CheckpointWriter):
     def __init__(self, storage: Storage, path: str) -> None:
         super().__init__(path)
         self._storage = storage
+        # Errors name the shard, not the temporary name that it has until all are written.
+        self._place = printable(final_name(path))
         self._tensors: dict[str, _AddedTensor] = {}  # in the order of their first slices
         self._records: dict[bytes, bytes] = {}
 
@@ -82,7 +85,7 @@ class SlicesWriter(CheckpointWriter):
             FailedPreconditionError: the writer is not open.
         """
         self._require_open("add")
-        with error_context(printable(self._path)):
+        with error_context(self._place):
             content, stored_as, held = writable(name, tensor, dtype)
             with error_context(f"tensor {quoted(name)}"):
                 _check_holdable(stored_as)
@@ -122,7 +125,7 @@ class SlicesWriter(CheckpointWriter):
 
     def _check_overlaps(self) -> None:
         for name, tensor in self._tensors.items():
-            with error_context(f"{printable(self._path)}: tensor {quoted(name)}"):
+            with error_context(f"{self._place}: tensor {quoted(name)}"):
                 overlap = find_overlap(tensor.shape, tensor.parts)
                 if overlap is not None:
                     raise InvalidArgumentError(_overlapping(*overlap))
@@ -140,7 +143,7 @@ class SlicesWriter(CheckpointWriter):
         except FileNotFoundError as error:
             folder = printable(os.path.dirname(self._path))
             raise NotFoundError(
-                f"{printable(self._path)}: the directory {quoted(folder)} does not exist, and a version 1 save "
+                f"{self._place}: the directory {quoted(folder)} does not exist, and a version 1 save "
                 "does not create it. Create it first"
             ) from error
 

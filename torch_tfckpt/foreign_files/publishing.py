@@ -1,0 +1,177 @@
+"""Put the files of a converted target in place: the earlier target or the new one, whole, at every moment.
+
+A single file is renamed. A file and its sidecar, or what is to be removed with an earlier target, are switched together
+with a journal (`storage.journal`), which the readers of this package follow. Programs that only read the file see one
+rename.
+
+Several .safetensors files are read by the names in their index, and every program must find them. So new shards first
+get names that the current index does not use, and the index is what is switched. If their proper names were in use,
+they get these afterwards, by links and a second index:
+
+    m.safetensors.index.json -> m-00001-of-00002.safetensors ...                      the earlier target
+    m-0123456789abcdef-00001-of-00002.safetensors ...                                 new, not used yet
+    m.safetensors.index.json -> m-0123456789abcdef-00001-of-00002.safetensors ...     the switch
+    m.safetensors.index.json -> m-00001-of-00002.safetensors ...                      done; the other names are removed
+
+On file systems without links they keep the former names, which every loader accepts.
+
+Programs of one host take turns in this; of programs that write the same target, the last one wins.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from torch_tfckpt.errors import CheckpointError
+from torch_tfckpt.foreign_files.identity import IDENTITY_SIZE
+from torch_tfckpt.foreign_files.safetensors_format import read_identity
+from torch_tfckpt.storage.journal import finish_journals, journal_of, switch
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.small_files import write_file
+from torch_tfckpt.text import printable
+
+_log = logging.getLogger(__name__)
+SHARD_ENDING: Final = re.compile(rf"(-[0-9a-f]{{{IDENTITY_SIZE}}})?-\d{{5,}}-of-\d{{5,}}\.safetensors$")
+
+EncodeIndex = Callable[[Sequence[str]], bytes]
+"""Returns the index of shards with these names, in order."""
+
+
+def publish_files(path: str, files: Mapping[str, str], dropped: Iterable[str], committed: Callable[[], object]) -> None:
+    """Switch `files` (final path -> temporary path) and remove `dropped`, all in the directory of `path`.
+
+    Raises:
+        OSError: the system refused; nothing was changed, unless it is an IncompleteSaveError.
+    """
+    with LOCAL.exclusive(os.path.dirname(path)):
+        _switch(path, files, dropped, committed)
+
+
+def _switch(path: str, files: Mapping[str, str], dropped: Iterable[str], committed: Callable[[], object]) -> None:
+    gone = [each for each in dropped if LOCAL.exists(each)]
+    if len(files) == 1 and not gone and not LOCAL.exists(journal_of(path)):
+        ((final, temporary),) = files.items()
+        LOCAL.replace(temporary, final)
+        committed()
+    else:
+        switch(LOCAL, journal_of(path), files, gone, committed)
+
+
+def publish_shards(
+    path: str,
+    index_path: str,
+    shards: Sequence[tuple[str, str]],
+    others: Mapping[str, str],
+    dropped: Iterable[str],
+    committed: Callable[[], object],
+    *,
+    identity: str,
+    encode_index: EncodeIndex,
+    used_by: Callable[[], Sequence[str]],
+) -> list[str]:
+    """Switch to several .safetensors files.
+
+    Args:
+        path: The name without shard numbers, m.safetensors.
+        shards: (final path, temporary path) of each.
+        others: Final path -> temporary path of the index and the sidecar.
+        dropped: Files to remove.
+        used_by: Returns the paths of the shards that the current index names.
+
+    Returns:
+        The paths of the shards.
+
+    Raises:
+        OSError: as `publish_files`.
+    """
+    directory = os.path.dirname(path)
+    proper = [final for final, _ in shards]
+    over = False
+
+    def switched() -> None:
+        nonlocal over
+        over = True
+        committed()
+
+    with LOCAL.exclusive(directory) as locked:
+        finish_journals(LOCAL, directory, [os.path.basename(journal_of(path))])
+        current = set(used_by())
+        if locked:  # otherwise another program may be about to use them
+            _remove_orphans(path, current)
+        names = proper
+        if LOCAL.exists(index_path) and any(map(LOCAL.exists, proper)):
+            stem = path.removesuffix(".safetensors")
+            names = [f"{stem}-{identity}{each.removeprefix(stem)}" for each in proper]
+            _overwrite(others[index_path], encode_index([os.path.basename(name) for name in names]))
+        with ExitStack() as cleanup:
+            for (_, temporary), name in zip(shards, names, strict=True):
+                if name not in current:  # else it has the same bytes
+                    cleanup.callback(_remove_quietly, name)
+                LOCAL.replace(temporary, name)
+            LOCAL.sync_directory(directory)
+            try:
+                _switch(path, others, ({*dropped, *current}) - {*names}, switched)
+            finally:
+                if over:
+                    cleanup.pop_all()
+        return names if names == proper else _rename(names, proper, index_path, encode_index)
+
+
+def _rename(names: Sequence[str], proper: Sequence[str], index_path: str, encode_index: EncodeIndex) -> list[str]:
+    """Give the shards their proper names; return the names that they have afterwards. Never raises OSError."""
+    try:
+        for name, final in zip(names, proper, strict=True):
+            LOCAL.remove(final)  # of the earlier target, if it is still there
+            LOCAL.link(name, final)
+        LOCAL.sync_directory(os.path.dirname(index_path))
+        write_file(LOCAL, index_path, encode_index([os.path.basename(final) for final in proper]))
+    except OSError as error:
+        _log.info("%s: the shards keep other names: %s", printable(index_path), error)
+        return list(names)
+    for name in names:
+        _remove_quietly(name)
+    return list(proper)
+
+
+def _remove_orphans(path: str, current: set[str]) -> None:
+    """Remove the shards of this name that a killed conversion left: those with our mark that no index names."""
+    stem = path.removesuffix(".safetensors")
+    directory, base = os.path.split(stem)
+    for name in LOCAL.list(directory):
+        shard = os.path.join(directory, name)
+        ours = name.startswith(base) and SHARD_ENDING.fullmatch(name[len(base) :]) and shard not in current
+        if ours and _is_marked(shard):
+            _remove_quietly(shard)
+
+
+def _is_marked(path: str) -> bool:
+    try:
+        file = LOCAL.open(path)
+    except CheckpointError:
+        return False
+    try:
+        return read_identity(file) is not None
+    except CheckpointError:
+        return False
+    finally:
+        file.close()
+
+
+def _remove_quietly(path: str) -> None:
+    try:
+        LOCAL.remove(path)
+    except OSError as error:
+        _log.info("could not remove %s: %s", printable(path), error)
+
+
+def _overwrite(path: str, content: bytes) -> None:
+    """Replace the bytes of a temporary file."""
+    with Path(path).open("r+b") as file:
+        file.truncate(0)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
