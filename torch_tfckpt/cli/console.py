@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from torch_tfckpt import text as names
 from torch_tfckpt.errors import NO_MATCHING_FILES, CheckpointError
@@ -75,7 +75,7 @@ def escaped_messages() -> Iterator[None]:
         logging.lastResort = last_resort
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record))
 

@@ -109,7 +109,7 @@ def _function(place: str) -> Callable[[argparse.Namespace], int]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs, from which help, completion and the documentation are made."""
-    parser = _Parser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="tfckpt",
         description="Read, check, convert and compare TensorFlow checkpoints, without TensorFlow.",
         epilog=f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}\n{_EXIT_STATUS}\n"

@@ -69,7 +69,7 @@ class PickledStorage(NamedTuple):
 
     key: str
     dtype: torch.dtype  # uint8 for untyped storage
-    count: int  # elements
+    elements: int
 
 
 class PickledTensor(NamedTuple):

@@ -201,7 +201,7 @@ def _placed(name: str, stored: PickledTensor, place: tuple[int, int]) -> _Placed
     if element_count(stored.shape):
         span = 1 + sum((size - 1) * stride for size, stride in zip(stored.shape, stored.strides, strict=True))
     width = stored.dtype.itemsize
-    held = min(size, stored.storage.count * stored.storage.dtype.itemsize)
+    held = min(size, stored.storage.elements * stored.storage.dtype.itemsize)
     if span and (stored.offset + span) * width > held:
         raise DataLossError(
             f"tensor {quoted(name)} needs {(stored.offset + span) * width} bytes of its storage, which has {held}"
