@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,12 +146,13 @@ def test_what_torch_saves_is_read_as_torch_loads_it(tmp_path: Path) -> None:
     optimizer.step()
     attributed = torch.ones(3)
     attributed.note = "x"  # type: ignore[attr-defined]
-    state = {
+    views = [torch.arange(24).view(2, 3, 4).permute(2, 0, 1), torch.arange(10)[3:7:2], torch.ones(1).expand(5)]
+    state: dict[str, Any] = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "parameter": torch.nn.Parameter(torch.ones(2, 2)),
         "attributed": attributed,
-        "views": [torch.arange(24).view(2, 3, 4).permute(2, 0, 1), torch.arange(10)[3:7:2], torch.ones(1).expand(5)],
+        "views": views,
         "empty": torch.ones(0, 3),
         "conjugate": torch.tensor([1 + 2j]),
         "big": 2**70,
@@ -170,7 +172,7 @@ def test_what_torch_saves_is_read_as_torch_loads_it(tmp_path: Path) -> None:
             "empty": state["empty"],
             "conjugate": state["conjugate"],
         }
-        expected |= {f"views.{number}": view for number, view in enumerate(state["views"])}  # type: ignore[arg-type]
+        expected |= {f"views.{number}": view for number, view in enumerate(views)}
         for index, moments in optimizer.state_dict()["state"].items():
             expected |= {f"optimizer.state.{index}.{name}": value for name, value in moments.items()}
         assert values.keys() == expected.keys()
@@ -441,13 +443,14 @@ def test_hostile_json_next_to_files(tmp_path: Path, text: str) -> None:
     os.unlink(tmp_path / "m.safetensors.index.json")
     path = safetensors(tmp_path, b'{"w":%s}' % ENTRY)
     size = path.stat().st_size
+    head = '{"format": "torch_tfckpt sidecar", "version": '
+    tensor_of_shape = f'{{"t": {{"dtype": "DT_FLOAT", "shape": {text}}}}}'
     for content in (
         text,
-        '{"format": "torch_tfckpt sidecar", "version": %s}' % text,
-        '{"format": "torch_tfckpt sidecar", "version": 1, "bytes": %s}' % text,
-        '{"format": "torch_tfckpt sidecar", "version": 1, "bytes": %d, "types": %s, "tensors": {}}' % (size, text),
-        '{"format": "torch_tfckpt sidecar", "version": 1, "bytes": %d, "types": {}, "tensors": {"t": {"dtype": "DT_FLOAT",'
-        '"shape": %s}}}' % (size, text),
+        f"{head}{text}}}",
+        f'{head}1, "bytes": {text}}}',
+        f'{head}1, "bytes": {size}, "types": {text}, "tensors": {{}}}}',
+        f'{head}1, "bytes": {size}, "types": {{}}, "tensors": {tensor_of_shape}}}',
     ):
         Path(f"{path}.tfckpt.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"m\.safetensors\.tfckpt\.json"):

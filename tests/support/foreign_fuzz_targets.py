@@ -24,7 +24,8 @@ from torch_tfckpt.foreign_files.pickled_leaves import MAX_SHARED_VALUES, describ
 from torch_tfckpt.foreign_files.pickled_values import decode_pickle
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.foreign_files.safetensors_format import parse_header
-from torch_tfckpt.foreign_files.sidecar import FORMAT, read_sidecar
+from torch_tfckpt.foreign_files.sidecar import read_sidecar
+from torch_tfckpt.format.recognise_text import SIDECAR_FORMAT
 
 Target = Callable[[bytes], None]
 RETENTION_FILE: Final = "d/checkpoint.retention.json"
@@ -195,7 +196,7 @@ def _npy() -> Iterator[bytes]:
 def _npz() -> Iterator[bytes]:
     for save in (np.savez, np.savez_compressed):
         content = io.BytesIO()
-        save(content, **{f"a{number}": array for number, array in enumerate(_arrays())})
+        save(content, *_arrays())
         yield content.getvalue()
 
 
@@ -226,7 +227,7 @@ FOREIGN_SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "shard_index": _json({"metadata": {"total_size": 8}, "weight_map": {"w": "m-00001-of-00002.safetensors"}}),
     "sidecar": _json(
         {
-            "format": FORMAT,
+            "format": SIDECAR_FORMAT,
             "version": 1,
             "tensors": {
                 "s": {"dtype": "DT_STRING", "shape": [2], "base64": ["aGVsbG8=", ""]},
