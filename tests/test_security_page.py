@@ -30,7 +30,8 @@ MIB = 1024 * 1024
         f"| retention file | Python's `json` | {retention_file.MAX_BYTES // MIB} MiB;",
         f"a header of {MAX_HEADER_BYTES:,} bytes; {tensor_bundle.MAX_RANK} dimensions",
         f"| `.safetensors.index.json` | Python's `json` | {safetensors.MAX_INDEX_BYTES // MIB} MiB;",
-        f"| sidecar `.tfckpt.json` | Python's `json` | {sidecar.MAX_BYTES >> 30} GiB; {tensor_bundle.MAX_RANK} dimensions",
+        f"| sidecar `.tfckpt.json` | Python's `json` | {sidecar.MAX_BYTES >> 30} GiB; "
+        f"{tensor_bundle.MAX_RANK} dimensions",
         f"each {zip_archive.MAX_RATIO:,} times its stored bytes at most",
         f"{pt.MAX_PICKLE_BYTES // MIB} MiB; {pickled_leaves.MAX_DEPTH} levels; integers of "
         f"{pickled_values._MAX_INTEGER_BYTES} bytes; {pickled_leaves.MAX_SHARED_VALUES:,} values",
@@ -43,12 +44,11 @@ def test_limits_are_those_of_the_code(words: str) -> None:
 
 
 def test_nothing_unpickles() -> None:
-    """No module calls a function that executes what it reads; the writer of .pt files pickles, and that is all."""
-    forbidden = re.compile(
-        r"\b(torch\.load|pickle\.loads?|Unpickler|allow_pickle|np\.load|eval|exec|marshal|jit\.load)\b *\("
-    )
+    """No module calls a function that executes what it reads. Only the writer of .pt files pickles."""
+    calls = r"torch\.load|pickle\.loads?|Unpickler|allow_pickle|np\.load|eval|exec|marshal\.loads?|jit\.load"
+    forbidden = re.compile(rf"\b({calls})\b *\(")
     for path in sorted((ROOT / "torch_tfckpt").rglob("*.py")):
-        code = re.sub(r'""".*?"""|"[^"\n]*"', "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        code = re.sub(r'""".*?"""|"[^"\n]*"|#[^\n]*', "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         assert [found[0] for found in forbidden.finditer(code) if "model.eval" not in found[0]] == [], path
 
 

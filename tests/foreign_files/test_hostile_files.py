@@ -438,7 +438,7 @@ def test_hostile_json_next_to_files(tmp_path: Path, text: str) -> None:
     """As an index, in the place of a weight map, as a sidecar, and in its fields."""
     (tmp_path / "m.safetensors.index.json").write_text(text)
     refused(tmp_path / "m.safetensors.index.json")
-    (tmp_path / "m.safetensors.index.json").write_text('{"weight_map": %s}' % text)
+    (tmp_path / "m.safetensors.index.json").write_text(f'{{"weight_map": {text}}}')
     refused(tmp_path / "m.safetensors.index.json")
     os.unlink(tmp_path / "m.safetensors.index.json")
     path = safetensors(tmp_path, b'{"w":%s}' % ENTRY)
