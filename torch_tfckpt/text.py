@@ -3,10 +3,16 @@
 import difflib
 import heapq
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 _LOOKED_AT: Final = 200  # candidate names from which suggestions are chosen
+
+# Neither the depth nor the size of a value decides how long this takes.
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 _NUMBER: Final = re.compile("([0-9]+)")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -29,7 +35,11 @@ def byte_text(count: int) -> str:
 
 
 def escaped(name: str, limit: int = 200) -> str:
-    """Return `name` for one line of output: control characters escaped, long names shortened."""
+    """Return `name` for one line of output: characters that cannot be printed escaped, long names shortened.
+
+    Escaped are control characters (C0, DEL, C1), line and paragraph separators, marks that change the direction of
+    text, zero-width characters, lone surrogates: all that could control a terminal or forge a line. A space stays.
+    """
     shown = name if len(name) <= limit else f"{name[: limit - 20]}...{name[-10:]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
@@ -40,11 +50,22 @@ def quoted(name: str) -> str:
 
 
 def printable(path: str) -> str:
-    """Return `path` as text that any stream can encode: bytes that are not UTF-8 become \\xNN."""
+    """Return `path` for a message: bytes that are not UTF-8 and characters that cannot be printed become \\xNN."""
+    text = encodable(path)
+    return text if text.isprintable() else escaped(text, limit=len(text))
+
+
+def encodable(path: str) -> str:
+    """Return `path` for a machine, such as in JSON: bytes that are not UTF-8 become \\xNN, other characters stay."""
     try:
         return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # a lone half of a surrogate pair, which no real file name contains
         return path.encode("utf-8", "backslashreplace").decode()
+
+
+def shortened(value: object, limit: int = 200) -> str:
+    """Return the beginning of a value decoded from a file, however deep or large it is, for one line of output."""
+    return escaped(_SHORT.repr(value), limit)
 
 
 def listed(names: Sequence[str], limit: int, show: Callable[[str], str] = quoted) -> str:

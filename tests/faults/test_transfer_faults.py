@@ -31,6 +31,9 @@ class Memory:
     path = "memory"
     in_order = False
 
+    def has_name(self, path: str) -> bool:
+        return path == self.path
+
     def __init__(self, step: Callable[[str], None]) -> None:
         self.contents = bytearray()
         self._step, self._lock = step, threading.Lock()

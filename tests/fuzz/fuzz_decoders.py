@@ -5,7 +5,7 @@
     python tests/fuzz/fuzz_decoders.py block crash-0123abcd            one input again
 
 The targets are in tests/support/fuzz_targets.py. A finding is any exception except CheckpointError, an input that takes
-more than 10 seconds, or more than 2 GiB of memory. Findings are written to tests/fuzz/findings/.
+more than 5 seconds, or more than 2 GiB of memory. Findings are written to tests/fuzz/findings/.
 """
 
 import re
@@ -19,7 +19,7 @@ import torch  # noqa: F401  imported before the instrumentation: a fuzzer has no
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 FINDINGS = Path(__file__).resolve().parent / "findings"
-LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=16384", "-print_final_stats=1")
+LIMITS = ("-timeout=5", "-rss_limit_mb=2048", "-max_len=16384", "-print_final_stats=1")
 
 
 def fuzz(name: str, arguments: list[str]) -> None:

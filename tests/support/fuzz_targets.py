@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from foreign_fuzz_targets import FOREIGN_SEEDS, FOREIGN_TARGETS
 from golden_files import GOLDEN
 from memory_storage import MemoryStorage
 from other_files import OTHER_FILES
@@ -438,6 +439,7 @@ TARGETS: Final[dict[str, Target]] = {
         varints, ordered_code, slice_key, slice_text, slice_proto, wire, block, table, sealed_table, bundle_header,
         bundle_entry, data_filename, string_tensor, variant_tensor, v1_meta, v1_record, state_file, object_graph,
         meta_graph, meta_graph_text, meta_graph_file, file_kind, v2_checkpoint, v1_checkpoint,
+        *FOREIGN_TARGETS,
     )
 }  # fmt: skip
 
@@ -620,4 +622,5 @@ _SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "file_kind": _file_kind_seeds,
     "v2_checkpoint": _v2_seeds,
     "v1_checkpoint": lambda: (_small(entries) for _, entries in _tables(1)),
+    **FOREIGN_SEEDS,
 }  # fmt: skip

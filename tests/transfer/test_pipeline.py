@@ -30,6 +30,9 @@ class Memory:
     identity = 0
     in_order = False
 
+    def has_name(self, path: str) -> bool:
+        return path == self.path
+
     def __init__(self, contents: bytes = b"", before: Callable[[int], None] = lambda offset: None) -> None:
         self.contents = bytearray(contents)
         self.calls: list[tuple[int, list[int]]] = []

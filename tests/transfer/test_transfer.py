@@ -33,6 +33,9 @@ class Memory:
 
     path = "memory"
 
+    def has_name(self, path: str) -> bool:
+        return path == self.path
+
     def __init__(self, before: Callable[[str], None] = lambda what: None, *, in_order: bool = False) -> None:
         self.in_order = in_order
         self.contents = bytearray()

@@ -1,10 +1,17 @@
-"""Output of the command line: results to stdout, messages to stderr, nothing that could control a terminal."""
+"""Output of the command line: results to stdout, messages to stderr, nothing that could control a terminal.
+
+Guaranteed: text from files, file names or arguments, in results, errors, log records and warnings, is printed with
+printable characters and ends of lines only. JSON escapes all characters that are not ASCII.
+"""
 
 import io
 import json
+import logging
 import re
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from torch_tfckpt import text as names
@@ -48,8 +55,33 @@ def prepare_streams() -> None:
 
 
 def say(text: str) -> None:
-    """Print a message on stderr."""
-    print("\n".join(map(escaped, text.splitlines())), file=sys.stderr)
+    """Print a message on stderr. Only "\\n" ends a line; all other control characters are escaped."""
+    print("\n".join(map(escaped, text.rstrip("\n").split("\n"))), file=sys.stderr)
+
+
+@contextmanager
+def escaped_messages() -> Iterator[None]:
+    """Print log records and warnings like other messages in the `with` block, instead of unchanged.
+
+    Programs that have set up logging handlers of their own get the records as before.
+    """
+    last_resort = logging.lastResort
+    logging.lastResort = _Handler(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            yield
+    finally:
+        logging.lastResort = last_resort
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
+def _say_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    say(f"{category.__name__}: {message}")
 
 
 def error_text(error: CheckpointError) -> str:
@@ -73,7 +105,7 @@ def _as_option(found: re.Match[str]) -> str:
 
 def show(text: str) -> None:
     """Print a result on stdout."""
-    print("\n".join(map(escaped, text.splitlines())))
+    print("\n".join(map(escaped, text.rstrip("\n").split("\n"))))
 
 
 def show_json(content: Any) -> None:

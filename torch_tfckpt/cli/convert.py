@@ -10,7 +10,7 @@ from torch_tfckpt.conversion.convert import convert
 from torch_tfckpt.conversion.diff import diff
 from torch_tfckpt.conversion.merge import merge
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.text import counted, printable, quoted
+from torch_tfckpt.text import counted, encodable, quoted
 
 
 def convert_paths(options: argparse.Namespace) -> int:
@@ -32,8 +32,8 @@ def convert_paths(options: argparse.Namespace) -> int:
     if options.json:
         show_json(
             asdict(report)
-            | {"source": printable(report.source), "target": printable(report.target)}
-            | {"files": [printable(path) for path in report.files]}
+            | {"source": encodable(report.source), "target": encodable(report.target)}
+            | {"files": [encodable(path) for path in report.files]}
             | {"converted": [item._asdict() for item in report.converted], "nbytes": report.nbytes}
             | {"sidecar": [item._asdict() for item in report.sidecar], "complete": report.complete}
         )
@@ -63,7 +63,7 @@ def diff_paths(options: argparse.Namespace) -> int:
         )
     if options.json:
         values = {name: found._asdict() for name, found in report.values.items()}
-        paths = {"a": printable(report.a), "b": printable(report.b)}
+        paths = {"a": encodable(report.a), "b": encodable(report.b)}
         show_json(asdict(report) | paths | {"values": values, "identical": report.identical})
     else:
         show(str(report))

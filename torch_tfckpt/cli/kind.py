@@ -12,7 +12,7 @@ from torch_tfckpt.format.file_kind import FileKind, Reading, promised_kind
 from torch_tfckpt.format.tensor_bundle import parse_data_filename
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.small_files import kind_of_file
-from torch_tfckpt.text import counted, first_lines, printable
+from torch_tfckpt.text import counted, encodable, first_lines, printable
 
 _LISTED: Final = 30  # files of a directory that are printed; JSON lists all
 _TFJS_MODEL: Final = "model.json"
@@ -46,7 +46,7 @@ def show_kind(path: str, error: CheckpointError, *, as_json: bool) -> int | None
     if found is None:
         return None
     if as_json:
-        show_json({"path": printable(path), **found._asdict()})
+        show_json({"path": encodable(path), **found._asdict()})
     elif found.files:
         show(f"{printable(path)}: {found.kind}:")
         for line in first_lines(found.files, _LISTED):

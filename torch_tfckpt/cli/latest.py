@@ -8,7 +8,7 @@ from torch_tfckpt.directory.names import STATE_FILE
 from torch_tfckpt.directory.state_file import get_checkpoint_state
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import fspath, is_url
-from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.text import encodable, printable, quoted
 
 
 def latest(options: argparse.Namespace) -> int:
@@ -22,7 +22,7 @@ def latest(options: argparse.Namespace) -> int:
     if options.json:
         state = get_checkpoint_state(directory, options.latest_filename)
         listed = [] if state is None else list(state.all_model_checkpoint_paths)
-        show_json({"directory": printable(directory), "latest": newest, "listed": listed})
+        show_json({"directory": encodable(directory), "latest": newest, "listed": listed})
     elif newest is not None:
         show(printable(newest))
     else:

@@ -10,13 +10,14 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from torch_tfckpt import __version__
 from torch_tfckpt.cli.completion import add_completion
-from torch_tfckpt.cli.console import error_text, prepare_streams, say
+from torch_tfckpt.cli.console import error_text, escaped, escaped_messages, prepare_streams, say
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError
 from torch_tfckpt.foreign_files.format_names import FORMATS
 from torch_tfckpt.text import printable
@@ -48,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line after the program's name; None: that of sys.argv.
     """
     prepare_streams()
+    with escaped_messages():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
         parser().print_help(sys.stderr)
@@ -74,7 +80,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f": {printable(os.fsdecode(error.filename))}" if error.filename else ""
         say(f"tfckpt: {error.strerror or error}{where}")
         return FAILED
+    except RecursionError:
+        say("tfckpt: the file is nested too deeply. It is damaged, or was made to be unreadable")
+        return FAILED
+    except MemoryError as error:
+        say(f"tfckpt: not enough memory{f': {error}' if str(error) else ''}")
+        return FAILED
+    except Exception:
+        say(f"tfckpt: internal error, please report it with this traceback:\n{traceback.format_exc()}")
+        return FAILED
     return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Escapes what it prints: errors quote the arguments."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            super()._print_message("\n".join(map(escaped, message.split("\n"))), file)
 
 
 def _function(place: str) -> Callable[[argparse.Namespace], int]:
@@ -86,7 +109,7 @@ def _function(place: str) -> Callable[[argparse.Namespace], int]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs, from which help, completion and the documentation are made."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="tfckpt",
         description="Read, check, convert and compare TensorFlow checkpoints, without TensorFlow.",
         epilog=f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}\n{_EXIT_STATUS}\n"

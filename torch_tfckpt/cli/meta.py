@@ -41,7 +41,7 @@ from torch_tfckpt.meta_graph.summary import (
     summary_of,
 )
 from torch_tfckpt.storage.names import fspath
-from torch_tfckpt.text import and_more, byte_text, counted, escaped, listed, printable, quoted
+from torch_tfckpt.text import and_more, byte_text, counted, encodable, escaped, listed, quoted
 
 _ROWS: Final = 30  # of a table
 _VALUES: Final = 3  # of a collection
@@ -61,7 +61,7 @@ def meta(options: argparse.Namespace) -> int:
     chosen = open_meta_graph(path, tags)
     summary = summary_of(chosen)
     if options.json:
-        show_json({"path": printable(path), "tags_available": available, **_as_json(chosen, summary)})
+        show_json({"path": encodable(path), "tags_available": available, **_as_json(chosen, summary)})
     elif options.dot:
         _show_dot(chosen, summary, 1 if options.depth is None else options.depth)
     else:

@@ -31,7 +31,17 @@ from torch_tfckpt.format.tensor_slice import element_count, shape_text
 from torch_tfckpt.models.auxiliary import VariableKind, variable_kinds
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import fspath
-from torch_tfckpt.text import byte_text, counted, did_you_mean, first_lines, listed, natural_order, printable, quoted
+from torch_tfckpt.text import (
+    byte_text,
+    counted,
+    did_you_mean,
+    encodable,
+    first_lines,
+    listed,
+    natural_order,
+    printable,
+    quoted,
+)
 
 _LISTED: Final = 5  # names in a message
 _SHORTENED: Final = f"names are shown without {checkpoint_key('', VARIABLE_VALUE)}; all commands accept them so"
@@ -85,11 +95,11 @@ def ls(options: argparse.Namespace) -> int:
     if options.json:
         show_json(
             {
-                "path": printable(path),
+                "path": encodable(path),
                 "format": form,
                 "tensors": [as_json(row) for row in rows],
                 "skipped": skipped,
-                "missing_files": list(map(printable, missing)),
+                "missing_files": list(map(encodable, missing)),
                 "total": total_of(rows, kinds),
             }
         )
@@ -263,10 +273,10 @@ def warn_of_missing(missing: Mapping[str, int]) -> None:
 
 
 def _summary_as_json(source: TensorSource, rows: Sequence[Row], missing: Iterable[str]) -> dict[str, Any]:
-    files = [{"path": printable(path), "nbytes": _size_of(path)} for path in _all_files(source, missing)]
+    files = [{"path": encodable(path), "nbytes": _size_of(path)} for path in _all_files(source, missing)]
     dtypes = [{"dtype": kind, "tensors": len(sizes), "nbytes": sum(sizes)} for kind, sizes in _by_dtype(rows)]
     return {
-        "path": printable(source.path),
+        "path": encodable(source.path),
         "format": source.format,
         "object_based": source.object_names is not None,
         "total": total_of(rows, kinds_of(source)),
@@ -359,7 +369,7 @@ def _show_tensor(source: TensorSource, given: str, options: argparse.Namespace) 
     if isinstance(value, torch.Tensor) and value.numel() and has_numbers(value.dtype):
         statistics = statistics_of(value)
     if options.json:
-        content: dict[str, Any] = {"path": printable(source.path), **as_json(row_of(source, name))}
+        content: dict[str, Any] = {"path": encodable(source.path), **as_json(row_of(source, name))}
         if options.stats:
             content["statistics"] = None if statistics is None else statistics_as_json(statistics)
         else:

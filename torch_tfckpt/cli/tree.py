@@ -43,7 +43,7 @@ from torch_tfckpt.format.object_graph import (
     TrackableObject,
 )
 from torch_tfckpt.storage.names import fspath
-from torch_tfckpt.text import counted, escaped, printable, quoted
+from torch_tfckpt.text import counted, encodable, escaped, printable, quoted
 
 _INDENTED: Final = 20  # levels; deeper lines begin with their level
 _NAME: Final = 80  # characters of a name
@@ -83,10 +83,10 @@ def ls_tree(options: argparse.Namespace) -> int:
     if options.json:
         show_json(
             {
-                "path": printable(path),
+                "path": encodable(path),
                 "format": form,
                 **tree.as_json(),
-                "missing_files": list(map(printable, missing)),
+                "missing_files": list(map(encodable, missing)),
                 "total": total_of(rows, kinds),
             }
         )

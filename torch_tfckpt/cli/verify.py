@@ -3,7 +3,7 @@
 import argparse
 
 from torch_tfckpt.bundle.check import Verification
-from torch_tfckpt.cli.console import say, show, show_json
+from torch_tfckpt.cli.console import escaped, say, show, show_json
 from torch_tfckpt.cli.tables import progress_bar
 from torch_tfckpt.conversion.verify import verify as check
 from torch_tfckpt.text import counted
@@ -20,7 +20,7 @@ def verify(options: argparse.Namespace) -> int:
         for line in damage:
             show(line)
         for name in found.good if options.verbose else ():
-            show(f"good: {name}")
+            show(f"good: {escaped(name)}")
         show(summary)
         if not found.ok and found.good and not options.quiet:
             say(f"`tfckpt convert --skip-damaged` saves the {counted(len(found.good), 'tensor')} that can be read")

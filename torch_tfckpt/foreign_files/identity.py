@@ -30,6 +30,6 @@ def identity_of_sums(sums: Mapping[str, int]) -> str:
     return identity_of(f"{checksum} {name}" for name, checksum in sums.items())
 
 
-def identity_of_archive(archive: zipfile.ZipFile) -> str:
+def identity_of_archive(members: Iterable[zipfile.ZipInfo]) -> str:
     """Return the identity of a zip archive, from its directory."""
-    return identity_of(f"{member.CRC} {member.file_size} {member.filename}" for member in archive.infolist())
+    return identity_of(f"{member.CRC} {member.file_size} {member.filename}" for member in members)

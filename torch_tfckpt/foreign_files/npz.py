@@ -1,37 +1,38 @@
 """NumPy's .npz format, read and written tensor by tensor.
 
-Arrays of Python objects are never unpickled; they are listed as skipped. Types that numpy lacks (bfloat16, float8) are
+Arrays of Python objects are never unpickled; they are listed as skipped. An array whose name is not plain (an absolute
+path, "..", a backslash, a control character) is damaged for readers, and not written. Memory is taken only for arrays
+that fit into what deflate can pack into their member. Types that numpy lacks (bfloat16, float8) are
 written as unsigned integers of the same bits; the sidecar stores their types, and reading them back through this
 package gives the original type.
 """
 
-import errno
 import io
-import struct
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from torch_tfckpt.errors import CheckpointError, DataLossError, error_context
+from torch_tfckpt.errors import DataLossError, error_context
 from torch_tfckpt.foreign_files.identity import identity_of_archive
+from torch_tfckpt.foreign_files.npy_header import NpyHeader, read_header
 from torch_tfckpt.foreign_files.stored_zip import ZipSink, can_name_member
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
+from torch_tfckpt.foreign_files.zip_archive import ZipArchive, largest_size, name_fault, zip_errors
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
-from torch_tfckpt.values import Strings, new_tensor
+from torch_tfckpt.values import Strings, new_strings, new_tensor
 
-_MAX_RATIO: Final = 1040  # deflate expands one byte to at most 1032 (zlib's technical notes)
+# A string takes 8 bytes and an object in memory, but may have no byte of its own: as many as 16 for each stored byte.
+_MIN_STRINGS: Final = 65_536
+_STRINGS_PER_BYTE: Final = 16
 TYPES: Final = {
     np.dtype(name): getattr(torch, name)
     for name in (
@@ -74,24 +75,25 @@ class NpzSource:
         self.skipped: dict[str, str] = {}
         self._arrays: dict[str, _NpyMember] = {}
         self._damaged: dict[str, DataLossError] = {}  # arrays whose header cannot be read
-        LOCAL.open(path).close()  # raises our own errors if it cannot be opened
-        self._size = Path(path).stat().st_size
-        with error_context(printable(path)), zip_errors():
-            self._zip = zipfile.ZipFile(path)
+        self._file = LOCAL.open(path)
         try:
-            for member in self._zip.infolist():
+            with error_context(printable(path)):
+                self._zip = ZipArchive(self._file)
+        except BaseException:
+            self._file.close()
+            raise
+        try:
+            for member in self._zip.members:
                 self._list(member)
         except BaseException:
             self.close()
             raise
 
     def _list(self, member: zipfile.ZipInfo) -> None:
-        name = member.filename.removesuffix(".npy")
-        if name == member.filename:
-            self.skipped[member.filename] = "not a .npy file"
+        name = member.orig_filename.removesuffix(".npy")
+        if name == member.orig_filename:
+            self.skipped[name] = "not a .npy file"
             return
-        if name in self._arrays or name in self._damaged:
-            raise DataLossError(f"{printable(self.path)}: array {quoted(name)} is stored twice")
         try:
             with error_context(printable(self.path)):
                 array = self._describe(name, member)
@@ -103,24 +105,26 @@ class NpzSource:
 
     def _describe(self, name: str, member: zipfile.ZipInfo) -> _NpyMember | None:
         """Read the header of a member; if it is not a tensor, list it in `skipped` and return None."""
-        with zip_errors(), self._zip.open(member) as file:
-            try:
-                shape, fortran, dtype = _read_header(file)
-            except ValueError as error:
-                raise DataLossError(f"array {quoted(name)}: {error}") from error
-            array = _NpyMember(member, dtype, shape, fortran)
-            if dtype.newbyteorder("=") not in TYPES and dtype.kind not in "SU":
-                self.skipped[name] = (
-                    "Python objects, which are never unpickled" if dtype.hasobject else f"numpy {dtype}"
-                )
-                return None
-            held = min(member.file_size, member.compress_size * _MAX_RATIO, self._size * _MAX_RATIO)
-            if any(size < 0 for size in shape) or array.nbytes > held:
-                raise DataLossError(
-                    f"array {quoted(name)}: {dtype} of shape {list(shape)[:16]} is larger than its zip member, which "
-                    f"has at most {held} bytes"
-                )
+        fault = name_fault(name)
+        if fault is not None:
+            raise DataLossError(f"array {quoted(name)}: its name is not plain: {fault}")
+        header = self._header(name, member)
+        if header.dtype is None:
+            self.skipped[name] = header.type_name
+            return None
+        array = _NpyMember(member, header.dtype, header.shape, header.fortran)
+        held = largest_size(member)
+        strings = header.dtype.kind in "SU" and element_count(header.shape)
+        if array.nbytes > held or strings > max(_MIN_STRINGS, _STRINGS_PER_BYTE * member.compress_size):
+            raise DataLossError(
+                f"array {quoted(name)}: {header.dtype} of shape {list(header.shape)[:16]} is larger than its zip "
+                f"member, which has at most {held} bytes"
+            )
         return array
+
+    def _header(self, name: str, member: zipfile.ZipInfo) -> NpyHeader:
+        with error_context(f"array {quoted(name)}"), zip_errors(), self._zip.open(member) as file:
+            return read_header(file)
 
     def names(self) -> list[str]:
         return [*self._arrays, *self._damaged]
@@ -144,10 +148,10 @@ class NpzSource:
 
     def _read(self, name: str, array: _NpyMember) -> FileValue:
         with zip_errors(), self._zip.open(array.member) as file:
-            _read_header(file)
+            read_header(file)
             dtype = TYPES.get(array.dtype.newbyteorder("="))
             if dtype is None:
-                return _decode_text(array, _exactly(file, bytearray(array.nbytes), name))
+                return _decode_text(name, array, _exactly(file, bytearray(array.nbytes), name))
             stored_shape = array.shape[::-1] if array.fortran else array.shape
             tensor = new_tensor(name, stored_shape, dtype)
             _exactly(file, byte_view(tensor), name)
@@ -161,25 +165,14 @@ class NpzSource:
         return [self.path]
 
     def data_bytes(self) -> int:
-        return self._size
+        return self._file.size
 
     def identity(self) -> str | None:
-        return identity_of_archive(self._zip)
+        return identity_of_archive(self._zip.members)
 
     def close(self) -> None:
         self._zip.close()
-
-
-def _read_header(file: IO[bytes]) -> tuple[Shape, bool, np.dtype[Any]]:
-    """Read a .npy header; raises numpy's ValueError if it is not valid. numpy itself limits its size."""
-    version = np.lib.format.read_magic(file)
-    readers: dict[tuple[int, int], Callable[[IO[bytes]], tuple[Shape, bool, np.dtype[Any]]]] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
-        raise ValueError(f"version {version} of the .npy format is not supported")
-    return readers[version](file)
+        self._file.close()
 
 
 def _exactly(file: IO[bytes], target: Any, name: str) -> memoryview:
@@ -194,29 +187,14 @@ def _exactly(file: IO[bytes], target: Any, name: str) -> memoryview:
     return view
 
 
-def _decode_text(array: _NpyMember, data: memoryview) -> Strings:
+def _decode_text(name: str, array: _NpyMember, data: memoryview) -> Strings:
     """Decode numpy's strings of fixed width, without their padding; str becomes UTF-8."""
     raw: npt.NDArray[Any] = np.ndarray(array.shape, dtype=array.dtype, buffer=data, order="F" if array.fortran else "C")
-    strings: Strings = np.empty(array.shape, dtype=object)
+    strings = new_strings(name, array.shape)
     flat = strings.reshape(-1)
     for number, element in enumerate(raw.reshape(-1).tolist()):
         flat[number] = element if isinstance(element, bytes) else element.encode("utf-8", "surrogatepass")
     return strings
-
-
-@contextmanager
-def zip_errors() -> Iterator[None]:
-    """Convert the errors that zipfile raises for damaged archives to DataLossError."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
-        raise DataLossError(f"damaged zip archive: {error}") from error
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a seek beyond the largest possible file
-            raise
-        raise DataLossError("damaged zip archive: an offset in it is larger than any file") from error
 
 
 _DESCRS: Final[dict[torch.dtype, Any]] = {
@@ -234,7 +212,10 @@ class NpzSink(ZipSink):
             return "numpy's strings drop trailing null bytes"
         if info.type.dtype is None:
             return f"numpy has no type {info.type.name}"
-        return None if can_name_member(f"{name}.npy") else "a zip archive cannot have a member of its name"
+        if not can_name_member(f"{name}.npy"):
+            return "a zip archive cannot have a member of its name"
+        fault = name_fault(name)
+        return None if fault is None else f"its name is not that of a file in an archive: {fault}"
 
     def noted_type(self, info: TensorInfo) -> bool:
         return not info.type.is_plain or info.type.dtype not in _DESCRS

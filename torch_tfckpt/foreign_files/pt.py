@@ -1,9 +1,13 @@
 """PyTorch's .pt, .pth and .bin files, read and written tensor by tensor.
 
-Reading uses torch.load(weights_only=True, mmap=True): nothing in the file is executed. Dictionaries and lists in it are
-flattened, and their keys joined with ".": {"model": {"fc.weight": w}} gives "model.fc.weight". Values
-that are not plain tensors (numbers, strings, sparse or quantized tensors) are listed as skipped. Tensors that share
-memory are returned as separate tensors.
+Reading decodes the archive and its pickle here: nothing in the file is executed, and torch.load is not involved.
+Dictionaries and lists in it are flattened, and their keys joined with ".": {"model": {"fc.weight": w}} gives
+"model.fc.weight". Values that are not plain tensors (numbers, strings, sparse or quantized tensors) are listed as
+skipped. Tensors that share memory are returned as separate tensors.
+
+Guaranteed for every file, hostile ones included: it is opened in time and memory linear in the size of its pickle, and
+a tensor takes no more memory than the file has bytes. Files whose tensors have together more than MAX_EXPANSION times
+the bytes of the file (many views of one storage) are refused.
 
 Writing creates a dictionary name -> tensor that torch.load(weights_only=True, mmap=True) reads:
 
@@ -16,35 +20,54 @@ This module writes the format itself because torch.save takes all tensors at onc
 that torch.save writes for plain tensors, which its restricted loader allows; values of a checkpoint are never pickled
 as objects.
 
-Source: torch/serialization.py (_save), torch/_tensor.py (_reduce_ex_internal), torch/_utils.py (_rebuild_tensor_v2).
+Source: torch/serialization.py (_save, _load), torch/_tensor.py (_reduce_ex_internal), torch/_utils.py
+(_rebuild_tensor_v2).
 """
 
 import io
 import pickle
-import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import torch
 
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.foreign_files.identity import identity_of_archive
-from torch_tfckpt.foreign_files.npz import zip_errors
+from torch_tfckpt.foreign_files.pickled_leaves import describe, named_leaves
+from torch_tfckpt.foreign_files.pickled_values import STORAGES, PickledTensor, decode_pickle
 from torch_tfckpt.foreign_files.stored_zip import ZipSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
+from torch_tfckpt.foreign_files.zip_archive import ZipArchive
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import printable, quoted
-from torch_tfckpt.transfer.host_bytes import byte_view
+from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
+from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest
+from torch_tfckpt.values import new_tensor
 
-# Pages of a mapped file count as memory of this process while they are mapped. After this many bytes the file is mapped
-# again, so that reading a large file needs little memory.
-_MAPPED_BYTES: Final = 32 * 1024 * 1024
-_MET: Final = ("WeightsUnpickler error: ", "Trying to load unsupported ")
-_MAX_DEPTH: Final = 64
+MAX_PICKLE_BYTES: Final = 256 * 1024 * 1024  # a million tensors take about 150 MB
+MAX_EXPANSION: Final = 64
+_MAGIC: Final = b"PK\x03\x04"
+_INDEX: Final = "data.pkl"
+
+
+class _PlacedTensor(NamedTuple):
+    """A tensor and the bytes of the file that it needs."""
+
+    stored: PickledTensor
+    offset: int  # bytes from the start of the file
+    span: int  # elements from the first to the last one
+
+    @property
+    def nbytes(self) -> int:
+        return element_count(self.stored.shape) * self.stored.dtype.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        return self.stored.shape == () or not self.span or self.stored.strides == _row_major(self.stored)
 
 
 class PtSource:
@@ -56,6 +79,7 @@ class PtSource:
         UnimplementedError: it contains objects other than tensors, or was written before torch 1.6.
         InvalidArgumentError: two tensors would have the same name.
 
+    Cost: opening reads the archive's directory and the pickle.
     Thread safety: one thread at a time.
     """
 
@@ -66,55 +90,92 @@ class PtSource:
         self.path = path
         self.skipped: dict[str, str] = {}
         self._file = LOCAL.open(path)
-        self._touched = 0
-        self._tensors: dict[str, torch.Tensor] = {}
+        self._pipeline = Pipeline()
+        self._tensors: dict[str, _PlacedTensor] = {}
         try:
-            self._map()
+            with error_context(printable(path)):
+                self._open()
         except BaseException:
             self.close()
             raise
 
-    def _map(self) -> None:
-        self._tensors, self.skipped = {}, {}
-        # By its descriptor: this is the same file each time, even if another one has its name now; and its path
-        # may be in any encoding, while torch takes UTF-8 only.
-        for name, leaf in _leaves("", _load(f"/dev/fd/{self._file.fileno()}", self.path), 0):
-            reason = _no_tensor(leaf)
-            if reason is not None:
-                self.skipped[name] = reason
-            elif name in self._tensors:
+    def _open(self) -> None:
+        if self._file.read(0, min(len(_MAGIC), self._file.size)) != _MAGIC:
+            raise UnimplementedError(
+                "not a zip archive: damaged, or written by torch before 1.6. Load it with "
+                "torch.load(..., weights_only=True) and save it again with torch.save"
+            )
+        archive = ZipArchive(self._file)
+        try:
+            self._read_archive(archive)
+        finally:
+            archive.close()
+
+    def _read_archive(self, archive: ZipArchive) -> None:
+        self._identity = identity_of_archive(archive.members)
+        members = {member.orig_filename: member for member in archive.members}
+        indexes = [name for name in members if name.rpartition("/")[2] == _INDEX and name.count("/") <= 1]
+        if len(indexes) != 1:
+            raise DataLossError(f"not a file of torch.save: the archive has {len(indexes)} members called {_INDEX}")
+        directory = indexes[0].removesuffix(_INDEX)
+        if f"{directory}constants.pkl" in members:
+            raise UnimplementedError("a TorchScript program, not a state dict. Load it with torch.jit.load")
+        order = members.get(f"{directory}byteorder")
+        self._swapped = order is not None and archive.read(order, 16) == b"big"
+        pickled = archive.read(members[indexes[0]], MAX_PICKLE_BYTES)
+        places: dict[str, tuple[int, int]] = {}
+        expanded = 0
+        for name, leaf in named_leaves(decode_pickle(pickled), len(pickled)):
+            if not isinstance(leaf, PickledTensor):
+                self.skipped[name] = describe(leaf)
+                continue
+            if name in self._tensors:
                 raise InvalidArgumentError(
-                    f"{printable(self.path)}: two tensors in nested dictionaries are both called {quoted(name)}. "
-                    "Rename one of them"
+                    f"two tensors in nested dictionaries are both called {quoted(name)}. Rename one of them"
                 )
-            else:
-                self._tensors[name] = leaf
-        self._touched = 0
+            key = leaf.storage.key
+            if key not in places:
+                places[key] = _place(archive, members.get(f"{directory}data/{key}"), name)
+            self._tensors[name] = placed = _placed(name, leaf, places[key])
+            expanded += placed.nbytes if placed.nbytes <= self._file.size else 0
+        if expanded > MAX_EXPANSION * self._file.size:
+            raise UnimplementedError(
+                f"its tensors have {expanded} bytes, but the file has only {self._file.size}: they are views of the "
+                "same storages. Save them again after .contiguous()"
+            )
 
     def names(self) -> list[str]:
         return list(self._tensors)
 
     def info(self, name: str) -> TensorInfo:
-        tensor = self._tensors[name]
-        shape = tuple(tensor.shape)
-        return TensorInfo(ElementType.of_torch(tensor.dtype), shape, element_count(shape) * tensor.dtype.itemsize)
+        placed = self._tensors[name]
+        return TensorInfo(ElementType.of_torch(placed.stored.dtype), placed.stored.shape, placed.nbytes)
 
     def read(self, names: Iterable[str]) -> dict[str, FileValue]:
-        values: dict[str, FileValue] = {}
-        for name in names:
-            nbytes = self.info(name).nbytes
-            if nbytes > self._file.size:
+        wanted = list(names)
+        parts: dict[str, torch.Tensor] = {}
+        requests = []
+        for name in wanted:
+            placed = self._tensors[name]
+            if placed.nbytes > self._file.size:
                 # Valid for an expanded tensor, but a small hostile file could make us allocate all memory this way.
                 raise UnimplementedError(
-                    f"{printable(self.path)}: tensor {quoted(name)} has {nbytes} bytes, but the file has only "
+                    f"{printable(self.path)}: tensor {quoted(name)} has {placed.nbytes} bytes, but the file has only "
                     f"{self._file.size}. Save it again after .contiguous()"
                 )
-            if self._touched and self._touched + nbytes > _MAPPED_BYTES:
-                self._map()
-            self._touched += nbytes
-            tensor = self._tensors[name].detach()
-            values[name] = tensor.clone(memory_format=torch.contiguous_format)
-        return values
+            shape = placed.stored.shape if placed.is_contiguous else (placed.span,)
+            parts[name] = new_tensor(name, shape, placed.stored.dtype)
+            requests.append(ReadRequest(self._file, placed.offset, byte_view(parts[name])))
+        self._pipeline.fill(requests)
+        return {name: self._shaped(parts[name], self._tensors[name]) for name in wanted}
+
+    def _shaped(self, part: torch.Tensor, placed: _PlacedTensor) -> torch.Tensor:
+        if self._swapped:
+            swap_bytes(part, part.dtype.itemsize // (2 if part.dtype.is_complex else 1))
+        if placed.is_contiguous:
+            return part
+        view = torch.as_strided(part, placed.stored.shape, placed.stored.strides)
+        return view.clone(memory_format=torch.contiguous_format)
 
     def files(self) -> list[str]:
         return [self.path]
@@ -123,86 +184,50 @@ class PtSource:
         return self._file.size
 
     def identity(self) -> str | None:
-        with error_context(printable(self.path)), zip_errors():
-            with zipfile.ZipFile(f"/dev/fd/{self._file.fileno()}") as archive:
-                return identity_of_archive(archive)
+        return self._identity
 
     def close(self) -> None:
         self._tensors = {}
+        self._pipeline.close()
         self._file.close()
 
 
-def _load(mapped: str, path: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about how old files were written, which does not change the values
-            return torch.load(mapped, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise UnimplementedError(
-            f"{printable(path)}: contains Python objects other than tensors, numbers and dictionaries, and "
-            f"loading these could run arbitrary code: {_reason(error)}. Save only its state_dict()"
-        ) from error
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        # For a damaged pickle, torch's reader raises errors of many classes, AssertionError and struct.error included.
-        if "mmap can only be used" in str(error):
-            raise UnimplementedError(
-                f"{printable(path)}: not a zip archive: damaged, or written by torch before 1.6. Load it with "
-                f"torch.load(..., weights_only=True) and save it again with torch.save"
-            ) from error
-        raise DataLossError(f"{printable(path)}: torch.load: {_reason(error)}") from error
+def _place(archive: ZipArchive, member: zipfile.ZipInfo | None, name: str) -> tuple[int, int]:
+    if member is None:
+        return 0, 0  # torch writes no member for a storage without bytes
+    with error_context(f"tensor {quoted(name)}"):
+        return archive.place(member)
 
 
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # The message of the restricted loader begins with how to disable it; its finding comes last.
-    met = [line.removeprefix("WeightsUnpickler error: ") for line in lines if line.startswith(_MET)]
-    return (met or lines or [type(error).__name__])[0][:300].partition(" Please use")[0].rstrip(".")
+def _placed(name: str, stored: PickledTensor, place: tuple[int, int]) -> _PlacedTensor:
+    """Return where a tensor is stored; raise DataLossError if that is not inside its storage."""
+    begin, size = place
+    span = 0
+    if element_count(stored.shape):
+        span = 1 + sum((size - 1) * stride for size, stride in zip(stored.shape, stored.strides, strict=True))
+    width = stored.dtype.itemsize
+    held = min(size, stored.storage.elements * stored.storage.dtype.itemsize)
+    if span and (stored.offset + span) * width > held:
+        raise DataLossError(
+            f"tensor {quoted(name)} needs {(stored.offset + span) * width} bytes of its storage, which has {held}"
+        )
+    return _PlacedTensor(stored, begin + stored.offset * width, span)
 
 
-def _leaves(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    """Yield all values that are not containers, named by their keys, joined with dots."""
-    if depth > _MAX_DEPTH:
-        yield name, value
-    elif isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _leaves(f"{name}.{key}" if name else str(key), item, depth + 1)
-    elif isinstance(value, list | tuple) and value:
-        for number, item in enumerate(value):
-            yield from _leaves(f"{name}.{number}" if name else str(number), item, depth + 1)
-    else:
-        yield name, value
-
-
-def _no_tensor(leaf: Any) -> str | None:
-    """Return the kind of a leaf that is not a strided tensor in host memory; None if it is one."""
-    if not isinstance(leaf, torch.Tensor):
-        return f"{type(leaf).__name__} {repr(leaf)[:60]}"
-    if leaf.is_quantized:
-        return "quantized tensor"
-    if leaf.layout != torch.strided:
-        return f"{str(leaf.layout).removeprefix('torch.')} tensor"
-    return f"tensor on {leaf.device.type}" if leaf.device.type != "cpu" else None
+def _row_major(stored: PickledTensor) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor of the same shape; dimensions of size 1 have any stride."""
+    strides: list[int] = []
+    step = 1
+    for size, stride in zip(reversed(stored.shape), reversed(stored.strides), strict=True):
+        strides.append(stride if size == 1 else step)
+        step *= size
+    return tuple(reversed(strides))
 
 
 _PROTOCOL: Final = 2  # torch.serialization.DEFAULT_PROTOCOL
 _VERSION: Final = b"3\n"  # of the archive; torch/csrc/jit/serialization, kProducedFileFormatVersion
 # Dtypes with their own storage class; all others refer to untyped storage.
-_STORAGES: Final = {
-    torch.float64: torch.DoubleStorage,
-    torch.float32: torch.FloatStorage,
-    torch.float16: torch.HalfStorage,
-    torch.bfloat16: torch.BFloat16Storage,
-    torch.int64: torch.LongStorage,
-    torch.int32: torch.IntStorage,
-    torch.int16: torch.ShortStorage,
-    torch.int8: torch.CharStorage,
-    torch.uint8: torch.ByteStorage,
-    torch.bool: torch.BoolStorage,
-    torch.complex64: torch.ComplexFloatStorage,
-    torch.complex128: torch.ComplexDoubleStorage,
-}
+_STORAGES: Final = {dtype: getattr(torch, name) for name, dtype in STORAGES.items()}
 
 
 class PtSink(ZipSink):
@@ -246,7 +271,7 @@ class PtSink(ZipSink):
         buffer = io.BytesIO()
         _Pickler(buffer, _PROTOCOL).dump(
             {
-                name: _PickledTensor(self._keys[name], info.type.dtype, info.shape)
+                name: _WrittenTensor(self._keys[name], info.type.dtype, info.shape)
                 for name, info in self._infos.items()
                 if info.type.dtype is not None
             }
@@ -254,7 +279,7 @@ class PtSink(ZipSink):
         return buffer.getvalue()
 
 
-class _PickledStorage(NamedTuple):
+class _WrittenStorage(NamedTuple):
     """The storage of one tensor, to which the pickle refers by number."""
 
     key: str
@@ -262,11 +287,11 @@ class _PickledStorage(NamedTuple):
     numel: int
 
 
-class _PickledTensor:
+class _WrittenTensor:
     """One contiguous tensor, pickled as torch.save pickles it."""
 
     def __init__(self, key: str, dtype: torch.dtype, shape: Shape) -> None:
-        self._storage = _PickledStorage(key, dtype, element_count(shape))
+        self._storage = _WrittenStorage(key, dtype, element_count(shape))
         self._dtype, self._shape = dtype, shape
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -280,7 +305,7 @@ class _PickledTensor:
 
 class _Pickler(pickle.Pickler):
     def persistent_id(self, item: Any) -> Any:
-        if not isinstance(item, _PickledStorage):
+        if not isinstance(item, _WrittenStorage):
             return None
         if item.dtype in _STORAGES:
             return "storage", _STORAGES[item.dtype], item.key, "cpu", item.numel

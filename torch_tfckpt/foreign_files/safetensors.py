@@ -38,15 +38,17 @@ from torch_tfckpt.foreign_files.safetensors_format import (
     identity_in,
     lay_out,
     parse_header,
+    unique,
 )
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
+from torch_tfckpt.foreign_files.zip_archive import name_fault
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.journal import JOURNAL_SUFFIX, read_journal
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import ReadableFile, WritableFile
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.storage.small_files import read_small
-from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.text import printable, quoted, shortened
 from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest, WriteRequest
 from torch_tfckpt.values import new_tensor
@@ -236,7 +238,7 @@ def _read_index(path: str) -> tuple[dict[str, str], str | None]:
 
 def _decode_index(text: bytes) -> tuple[dict[str, str], str | None]:
     try:
-        content: Any = json.loads(text)
+        content: Any = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise DataLossError(f"not an index of shards: {error}") from error
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
@@ -244,8 +246,8 @@ def _decode_index(text: bytes) -> tuple[dict[str, str], str | None]:
         raise DataLossError('not an index of shards: it has no object "weight_map"')
     for name, shard in weight_map.items():
         # A plain file name only: an index must not refer to files outside its directory.
-        if not isinstance(shard, str) or os.path.basename(shard) != shard or shard in ("", ".", "..") or "\0" in shard:
-            raise DataLossError(f"tensor {quoted(name)}: its shard {quoted(str(shard)[:200])} is not a plain file name")
+        if not isinstance(shard, str) or "/" in shard or shard == "." or name_fault(shard) is not None:
+            raise DataLossError(f"tensor {quoted(name)}: its shard {shortened(shard)} is not a plain file name")
     identity = content.get(IDENTITY_KEY)
     return weight_map, identity if isinstance(identity, str) else None
 

@@ -12,15 +12,17 @@ Source: safetensors/src/tensor.rs (serialize, Metadata::validate); safetensors/t
 
 import json
 import struct
+from collections import Counter
 from typing import Any, Final, NamedTuple
 
 import torch
 
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.foreign_files.identity import IDENTITY_KEY
+from torch_tfckpt.format.tensor_bundle import MAX_RANK
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, element_count
 from torch_tfckpt.storage.protocol import ReadableFile
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import quoted, shortened
 
 _SIZE: Final = struct.Struct("<Q")
 MAX_HEADER_BYTES: Final = 100_000_000  # MAX_HEADER_SIZE of the library, which refuses more
@@ -115,7 +117,7 @@ def header_size(head: bytes, file_size: int) -> int:
 def parse_header(header: bytes, file_size: int) -> dict[str, HeaderEntry]:
     """Return the tensors in header order; DataLossError unless they fill the rest of the file without a gap."""
     try:
-        content = json.loads(header, object_pairs_hook=_unique)
+        content = json.loads(header, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise DataLossError(f"the safetensors header is not JSON: {error}") from error
     if not isinstance(content, dict):
@@ -160,7 +162,7 @@ def _parse_entry(name: str, entry: Any, start: int) -> HeaderEntry:
     word, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     sizes, bounds = _sizes(shape), _sizes(offsets)
     if not isinstance(word, str) or sizes is None or bounds is None or len(bounds) != 2:
-        raise DataLossError(f"tensor {quoted(name)}: invalid entry {str(entry)[:200]}")
+        raise DataLossError(f"tensor {quoted(name)}: invalid entry {shortened(entry)}")
     begin, end = bounds
     dtype = DTYPES.get(word)
     expected = end - begin if dtype is None else dtype.itemsize * element_count(sizes)
@@ -170,13 +172,19 @@ def _parse_entry(name: str, entry: Any, start: int) -> HeaderEntry:
 
 
 def _sizes(value: Any) -> Shape | None:
-    """Return a JSON list of sizes as a tuple; None for any other value."""
-    plain = isinstance(value, list) and all(type(size) is int and 0 <= size <= MAX_INT64 for size in value)
+    """Return a JSON list of sizes as a tuple; None for any other value, and for more sizes than a tensor has."""
+    plain = (
+        isinstance(value, list)
+        and len(value) <= MAX_RANK
+        and all(type(size) is int and 0 <= size <= MAX_INT64 for size in value)
+    )
     return tuple(value) if plain else None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the items of a JSON object; raise DataLossError if two have the same key."""
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise DataLossError("the safetensors header contains a tensor twice")
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise DataLossError(f"the JSON contains a tensor twice: {quoted(twice)}")
     return table

@@ -38,7 +38,7 @@ from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import WritableFile
 from torch_tfckpt.storage.small_files import read_small
-from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.text import printable, quoted, shortened
 from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.values import Strings, new_tensor, strings_from
 
@@ -136,10 +136,12 @@ def _decode(text: bytes, data_bytes: int, identity: Callable[[], str | None]) ->
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataLossError(f"not a sidecar: its format is not {json.dumps(FORMAT)}")
     if content.get("version") != VERSION:
-        raise UnimplementedError(f"version {str(content.get('version'))[:20]}; this program reads version {VERSION}")
+        raise UnimplementedError(
+            f"version {shortened(content.get('version'), 20)}; this program reads version {VERSION}"
+        )
     if content.get("bytes") != data_bytes:
         raise DataLossError(
-            f"it belongs to files of {str(content.get('bytes'))[:20]} bytes; those next to it have {data_bytes}"
+            f"it belongs to files of {shortened(content.get('bytes'), 20)} bytes; those next to it have {data_bytes}"
         )
     expected = content.get("identity")
     if expected is not None and expected != (found := identity()):
@@ -190,7 +192,7 @@ def _decode_tensor(name: str, item: Any) -> tuple[TensorInfo, FileValue]:
 def _decode_shape(value: Any) -> Shape:
     plain = isinstance(value, list) and len(value) <= MAX_RANK
     if not plain or any(type(size) is not int or not 0 <= size <= MAX_INT64 for size in value):
-        raise DataLossError(f"invalid shape {str(value)[:100]}")
+        raise DataLossError(f"invalid shape {shortened(value, 100)}")
     return tuple(value)
 
 

@@ -87,7 +87,7 @@ class ZipSink:
 
     def identity(self) -> str | None:
         with zipfile.ZipFile(self._temporary) as archive:
-            return identity_of_archive(archive)
+            return identity_of_archive(archive.infolist())
 
     def close(self) -> None:
         if self._zip is not None:

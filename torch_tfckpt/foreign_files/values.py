@@ -10,7 +10,7 @@ from torch_tfckpt.dtypes import ELEMENTS, STORED_AS
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, element_count
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import quoted, shortened
 from torch_tfckpt.values import Strings
 
 # Small tensors are copied together, up to this many bytes: enough to keep the threads busy, and an eighth of the memory
@@ -91,7 +91,7 @@ class ElementType(NamedTuple):
             dtype = None if match is None else getattr(torch, match[1], None)
             if isinstance(dtype, torch.dtype):
                 return cls.of_torch(dtype)
-        raise DataLossError(f"unknown element type {quoted(str(code)[:100])}")
+        raise DataLossError(f"unknown element type {quoted(code) if isinstance(code, str) else shortened(code)}")
 
 
 class TensorInfo(NamedTuple):
