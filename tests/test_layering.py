@@ -32,7 +32,7 @@ LAYERS = (
     "meta_graph",
     "save_restore optimizers graph_run",
     "saver objects",
-    "imported_graph models",
+    "imported_graph models manager_restore",
     "manager conversion integrations",
     "cli",
     "inspect_checkpoint",

@@ -15,15 +15,14 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Final, Protocol, SupportsIndex, cast
+from typing import Any, Protocol, SupportsIndex, cast
 
 import torch
 
-from torch_tfckpt.directory.completeness import check_complete, first_complete
+from torch_tfckpt.directory.completeness import first_complete
 from torch_tfckpt.directory.manager_records import ManagerRecords
-from torch_tfckpt.directory.names import STATE_FILE
 from torch_tfckpt.directory.retention import (
     SECONDS_PER_HOUR,
     KeepBest,
@@ -34,10 +33,10 @@ from torch_tfckpt.directory.retention import (
 )
 from torch_tfckpt.directory.retention_file import check_metrics
 from torch_tfckpt.directory.state_file import directory_path
-from torch_tfckpt.errors import CheckpointError, DataLossError, FailedPreconditionError, InvalidArgumentError
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
+from torch_tfckpt.manager_restore import nothing_to_restore, restore_named, restore_newest
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.options import CheckpointOptions
-from torch_tfckpt.objects.status import CheckpointLoadStatus
 from torch_tfckpt.save_restore.handle import MaybeNone
 from torch_tfckpt.save_restore.on_signal import SaveOnSignal
 from torch_tfckpt.save_restore.one_call import Call, takes_turns
@@ -45,11 +44,8 @@ from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.storage.refusals import is_refusal
 from torch_tfckpt.storage.small_files import make_directories
-from torch_tfckpt.text import listed, printable, quoted
-
-_REASONS: Final = 3  # that an error lists
+from torch_tfckpt.text import printable, quoted
 
 _log = logging.getLogger(__name__)
 
@@ -219,7 +215,7 @@ class CheckpointManager:
         if records.latest is None and not records.is_first_run:
             found = first_complete(records.storage, records.candidates())
             if found is None:
-                raise self._nothing_to_restore([])
+                raise nothing_to_restore(records, self._directory, [])
             records.named = found
         return records.latest
 
@@ -329,7 +325,10 @@ class CheckpointManager:
         Objects that have values, but none in the checkpoint, are named in a warning: their values are unchanged.
         """
         records = self._records
-        latest = self._restore_newest() if valid else self._restore_named()
+        if valid:
+            latest = restore_newest(self._checkpoint, records, self._directory)
+        else:
+            latest = restore_named(self._checkpoint, records)
         if latest is not None:
             records.restored(latest, self._clock())
             self._last_checkpoint_step = self._current_step()
@@ -338,62 +337,6 @@ class CheckpointManager:
             self._init_fn()
             _log.info("Customized initialization is done through the passed `init_fn`.")
         return None
-
-    def _restore_named(self) -> str | None:
-        """Restore the checkpoint that the state file names, if any."""
-        if self._records.damage is not None:
-            raise self._records.damage
-        if self._records.named is not None:
-            self._restore(self._records.named)
-        return self._records.named
-
-    def _restore_newest(self) -> str | None:
-        """Restore the newest checkpoint that is undamaged; return None in the first run."""
-        records = self._records
-        problems: dict[str, CheckpointError] = {}
-        for path in records.candidates():
-            problem = self._damage_or_restore(path)
-            if problem is None:
-                if problems:
-                    _log.warning("%s was restored, since newer checkpoints are damaged", printable(path))
-                    records.passed_over(list(problems))
-                return path
-            _log.warning("%s is passed over: %s", printable(path), problem)
-            problems[path] = problem
-        if not records.is_first_run:
-            raise self._nothing_to_restore(list(problems.values()))
-        return None
-
-    def _damage_or_restore(self, path: str) -> CheckpointError | None:
-        """Restore a checkpoint; if it is incomplete or damaged, return the error instead. Other errors are raised."""
-        try:
-            check_complete(self._records.storage, path)
-        except CheckpointError as error:
-            if is_refusal(error):
-                raise
-            return error
-        try:
-            self._restore(path)
-        except DataLossError as error:  # others mean that names, types or shapes are not those of the objects
-            if is_refusal(error):
-                raise
-            return error
-        return None
-
-    def _restore(self, path: str) -> None:
-        status = self._checkpoint.restore(path)
-        if isinstance(status, CheckpointLoadStatus):
-            _warn_of_objects_without_values(status)
-
-    def _nothing_to_restore(self, problems: Sequence[CheckpointError]) -> DataLossError:
-        """Return the error for a directory that was used before, and has nothing to restore."""
-        reasons = [str(problem) for problem in (self._records.damage, *problems) if problem is not None]
-        shown = listed(reasons, _REASONS, str) or "none is complete"
-        place = printable(self._directory or os.curdir)
-        return DataLossError(
-            f"{place}: checkpoints were saved here, but none can be restored: {shown}. "
-            f"Copy a complete one there; to start anew, remove the files, among them `{STATE_FILE}`"
-        )
 
     def sync(self) -> None:
         """Wait until no save or restore is in progress."""
@@ -453,13 +396,6 @@ def _integer(value: SupportsIndex, what: str) -> int:
         return operator.index(value)
     except TypeError as error:
         raise InvalidArgumentError(f"{what}: {value!r} is not an integer: {error}") from error
-
-
-def _warn_of_objects_without_values(status: CheckpointLoadStatus) -> None:
-    try:
-        status.assert_existing_objects_matched()
-    except AssertionError as error:
-        _log.warning("some objects were not restored: %s", error)
 
 
 def _make_directory(storage: Storage, directory: str) -> None:

@@ -16,8 +16,8 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.conversion.convert import convert
 from torch_tfckpt.conversion.diff import diff
 from torch_tfckpt.foreign_files.formats import open_source
-from torch_tfckpt.foreign_files.safetensors import parse_size, split
 from torch_tfckpt.foreign_files.safetensors_format import WORDS, header_size, lay_out, parse_header
+from torch_tfckpt.foreign_files.safetensors_sink import parse_size, split
 
 NAMES = st.text(max_size=12).filter(lambda name: name != "__metadata__")
 SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)

@@ -31,7 +31,7 @@ from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource, names_of
-from torch_tfckpt.foreign_files.safetensors import parse_size
+from torch_tfckpt.foreign_files.safetensors_sink import parse_size
 from torch_tfckpt.foreign_files.sidecar import MAX_BYTES, SidecarWriter, encoded_size, sidecar_of
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches, cast_floating, dtype_named

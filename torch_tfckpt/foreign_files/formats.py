@@ -10,7 +10,8 @@ from torch_tfckpt.foreign_files.format_names import FORMATS, format_named, forma
 from torch_tfckpt.foreign_files.npz import NpzSink, NpzSource
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
 from torch_tfckpt.foreign_files.pt import PtSink, PtSource
-from torch_tfckpt.foreign_files.safetensors import INDEX_SUFFIX, SafetensorsSink, SafetensorsSource, find_in_directory
+from torch_tfckpt.foreign_files.safetensors import INDEX_SUFFIX, SafetensorsSource, find_in_directory
+from torch_tfckpt.foreign_files.safetensors_sink import SafetensorsSink
 from torch_tfckpt.foreign_files.sidecar import read_sidecar, sidecar_of
 from torch_tfckpt.foreign_files.sidecar_source import SidecarSource
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink, CheckpointSource

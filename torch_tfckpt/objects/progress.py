@@ -1,9 +1,13 @@
 """Progress of a restore from an object graph."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch_tfckpt.format.object_graph import ObjectGraph, object_path
+from torch_tfckpt.text import first_lines
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -35,3 +39,22 @@ class Progress:
         for node_id, node in enumerate(self.graph.nodes):
             if node.attributes and node_id not in self.bound:
                 yield self.graph.name(node_id)
+
+
+def log_unrestored(progress: Progress) -> None:
+    """Log the values of a checkpoint that were never restored."""
+    if progress.expect_partial:
+        return
+    lines = [f"Value in checkpoint could not be found in the restored object: {name}" for name in progress.unrestored()]
+    for node_id, names in progress.unused_attributes.items():
+        lines += [f"An attribute in the restored object could not be found: {progress.graph.name(node_id)} {names}"]
+    if lines:
+        _log.warning("%s", _shown(lines))
+
+
+def _shown(lines: list[str]) -> str:
+    head = (
+        "some values of a restored checkpoint were never restored. If that is intended, call "
+        "`status.expect_partial()`; if not, `status.assert_consumed()` after `restore` raises an error for them:"
+    )
+    return "\n".join([head, *first_lines(lines, 20)])

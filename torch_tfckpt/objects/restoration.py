@@ -25,7 +25,7 @@ from torch_tfckpt.format.object_graph import PYTHON_STATE, ROOT, VARIABLE_VALUE,
 from torch_tfckpt.format.tensor_bundle import index_filename
 from torch_tfckpt.objects.deferred import anything_waits, defer
 from torch_tfckpt.objects.loaded_parts import NodesOfPart
-from torch_tfckpt.objects.progress import Progress
+from torch_tfckpt.objects.progress import Progress, log_unrestored
 from torch_tfckpt.objects.trackables.modules import ModuleTrackable, distinct
 from torch_tfckpt.objects.trackables.optimizers import OptimizerTrackable, check_slots, state_from_tensorflow
 from torch_tfckpt.objects.trackables.registry import trackable_of
@@ -39,7 +39,7 @@ from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.stored_keys import same_stored
 from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES, stored_wrapper
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import first_lines, printable, quoted
+from torch_tfckpt.text import printable, quoted
 
 # Node -> weak reference to the object matched with it, or the object's identity if it cannot be referenced.
 _Holders = dict[int, weakref.ref[object] | Identity]
@@ -69,7 +69,7 @@ class Restoration:
         self.waiting_optimizers: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by node
         self._holders: _Holders = {}
         self._written = self._when_written()
-        weakref.finalize(self, _log_unrestored, self.progress)
+        weakref.finalize(self, log_unrestored, self.progress)
 
     def restore(self, child: Trackable, node_id: int, reader: CheckpointReader) -> int:
         """Restore an object, and everything below it, from a node. Return how many stored values were assigned.
@@ -430,22 +430,3 @@ def _weak(trackable: Trackable) -> weakref.ref[object] | None:
         return weakref.ref(trackable.tensor if isinstance(trackable, TensorTrackable) else trackable.target)
     except TypeError:
         return None
-
-
-def _log_unrestored(progress: Progress) -> None:
-    """Log the values of a checkpoint that were never restored."""
-    if progress.expect_partial:
-        return
-    lines = [f"Value in checkpoint could not be found in the restored object: {name}" for name in progress.unrestored()]
-    for node_id, names in progress.unused_attributes.items():
-        lines += [f"An attribute in the restored object could not be found: {progress.graph.name(node_id)} {names}"]
-    if lines:
-        _log.warning("%s", _shown(lines))
-
-
-def _shown(lines: list[str]) -> str:
-    head = (
-        "some values of a restored checkpoint were never restored. If that is intended, call "
-        "`status.expect_partial()`; if not, `status.assert_consumed()` after `restore` raises an error for them:"
-    )
-    return "\n".join([head, *first_lines(lines, 20)])

@@ -40,9 +40,8 @@ _LINES: Final = 20  # remarks that a warning lists
 _OWN_FORM: Final = "own_form"
 _WRAPPED: Final = "wrapped"
 _FIELDS: Final = (
-    *("optimizer", "param_shapes", "param_dtypes", "param_groups", "state", "other_state"),
-    *(_OWN_FORM, _WRAPPED),
-)
+    "optimizer", "param_shapes", "param_dtypes", "param_groups", "state", "other_state", _OWN_FORM, _WRAPPED
+)  # fmt: skip
 _HINT: Final = "Restore into an optimizer over the same parameters, or omit the optimizer"
 
 Names = Sequence[Sequence[str | None]]  # of the parameters of each group
