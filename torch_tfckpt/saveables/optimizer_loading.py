@@ -146,7 +146,7 @@ class _Shared:
             self._wrapped.param_groups = self._wrapper.param_groups
 
 
-class _Opaque:
+class _Untouched:
     """A value that torch would take apart: it rebuilds every iterable by type(value)(elements), even a str."""
 
     def __init__(self, value: object) -> None:
@@ -199,12 +199,12 @@ def _stand_in(value: object, dtype: torch.dtype | None, key: object = None) -> o
     if type(value) in (list, tuple):
         items = [_stand_in(item, dtype) for item in cast("list[object]", value)]
         return items if type(value) is list else tuple(items)
-    return _Opaque(value) if isinstance(value, Iterable) else value
+    return _Untouched(value) if isinstance(value, Iterable) else value
 
 
 def _restored(present: object, given: object, parameter: torch.Tensor, key: object = None) -> object:
     """Return what belongs in the place of `present`: the given value, or what the optimizer's code made of it."""
-    if isinstance(present, _Opaque):
+    if isinstance(present, _Untouched):
         return present.value
     if isinstance(present, torch.Tensor) and isinstance(given, torch.Tensor):
         if key != _STEP and present.dtype != given.dtype:
