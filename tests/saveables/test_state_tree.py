@@ -142,7 +142,7 @@ TYPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", TYPES, ids=repr)
+@pytest.mark.parametrize("value", TYPES, ids=lambda value: type(value).__name__)
 def test_other_types_come_back_as_such(value: object) -> None:
     """Alone, and nested; equal values have equal strings."""
     for held in (value, [value], {"a": {"b": value}}):
