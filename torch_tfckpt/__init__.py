@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
     from torch_tfckpt.save_restore.handle import SaveHandle
     from torch_tfckpt.save_restore.object_names import object_graph_key_mapping
+    from torch_tfckpt.save_restore.on_signal import SaveOnSignal
     from torch_tfckpt.saveables.load_report import Conversion, LoadReport, Mismatch
     from torch_tfckpt.saveables.rng_state import RNGState
     from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
@@ -132,6 +133,7 @@ __all__ = [
     "ReadableFile",
     "RegisteredSaver",
     "SaveHandle",
+    "SaveOnSignal",
     "SaveSliceInfo",
     "SaveSpec",
     "SaveableObject",
@@ -210,7 +212,6 @@ _DEFINED_IN: Final = {
     "models.initialization": "init_from_checkpoint",
     "models.key_mapper": "KeyMapper KeyMatch KeyRule KeyTarget",
     "models.loading": "load_model",
-    "saveables.load_report": "Conversion LoadReport Mismatch",
     "models.saving": "save_model",
     "objects.checkpoint": "Checkpoint",
     "objects.options": "CheckpointOptions",
@@ -218,6 +219,8 @@ _DEFINED_IN: Final = {
     "save_restore.builder": "BaseSaverBuilder BulkSaverBuilder",
     "save_restore.handle": "SaveHandle",
     "save_restore.object_names": "object_graph_key_mapping",
+    "save_restore.on_signal": "SaveOnSignal",
+    "saveables.load_report": "Conversion LoadReport Mismatch",
     "saveables.rng_state": "RNGState",
     "saveables.save_spec": "SaveSpec SaveableObject",
     "saveables.slice_info": "SaveSliceInfo",

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 import torch
-from storage_suite import StorageTests
+from storage_suite import NOT_UTF8, StorageTests, write
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.cli.main import main
@@ -90,6 +90,16 @@ class TestStorage(StorageTests):
     @pytest.fixture
     def folder(self, run: str) -> str:
         return run
+
+    def test_a_directory_cannot_be_opened(self, storage: Storage, folder: str) -> None:
+        """A directory exists only with a file in it."""
+        write(storage, f"{folder}/a", b"x")
+        super().test_a_directory_cannot_be_opened(storage, folder)
+
+    def test_names_that_are_not_utf8(self, storage: Storage, folder: str) -> None:
+        """Keys are UTF-8; another name is an error that shows it."""
+        with pytest.raises(OSError, match=r"\\xff\\xfe"):
+            write(storage, f"{folder}/{NOT_UTF8}", b"x")
 
 
 def test_saves_are_numbered_and_old_ones_deleted(run: str) -> None:
