@@ -620,10 +620,18 @@ def test_a_renamed_attribute_is_a_warning_at_once(tmp_path: Path, caplog: pytest
     CheckpointManager(tfckpt.Checkpoint(model=torch.nn.Linear(2, 1)), tmp_path, 1).save()
     renamed = torch.nn.Linear(2, 1)
     CheckpointManager(tfckpt.Checkpoint(net=renamed), tmp_path, 1).restore_or_initialize()
-    [record] = [each for each in caplog.records if each.name == "torch_tfckpt.manager"]
+    [record] = [each for each in caplog.records if each.name == "torch_tfckpt.manager_restore"]
     assert record.levelno == logging.WARNING
     assert "some objects were not restored: Found 2 Python objects" in record.getMessage()
     assert "(root).net" in record.getMessage()
+
+
+def test_objects_that_a_saver_did_not_save_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A manager that continues from the checkpoint of a Saver names the objects that it lacks, with their values."""
+    tfckpt.Saver({"model": torch.nn.Linear(2, 1)}).save(tmp_path / "ckpt", 1)
+    checkpoint = tfckpt.Checkpoint(model=torch.nn.Linear(2, 1), epoch=torch.tensor(4))
+    CheckpointManager(checkpoint, tmp_path, 1).restore_or_initialize()
+    assert "some objects were not restored" in caplog.text and "(root).epoch" in caplog.text
 
 
 def test_metrics_that_require_gradients(tmp_path: Path) -> None:
