@@ -53,7 +53,12 @@ def named_leaves(value: Any, pickle_bytes: int) -> Iterator[tuple[str, Any]]:
 
 
 def _below(name: str, pairs: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    return ((f"{name}.{key}" if name else key, item) for key, item in pairs)
+    return ((name_below(name, key), item) for key, item in pairs)
+
+
+def name_below(name: str, key: str) -> str:
+    """Return the name of the item with this key, as text, of a container."""
+    return f"{name}.{key}" if name else key
 
 
 def _pairs_of(value: Any) -> Iterator[tuple[str, Any]] | None:
@@ -69,10 +74,11 @@ def _named_pair(pair: Any) -> tuple[str, Any]:
     if type(pair) not in (list, tuple) or len(pair) != 2:
         raise DataLossError("damaged pickle: a dictionary is made of values that are not pairs")
     key, item = pair
-    return _key_text(key), item
+    return key_text(key), item
 
 
-def _key_text(key: Any) -> str:
+def key_text(key: Any) -> str:
+    """Return a key of a dictionary as a part of a name; DataLossError if it is not a plain value."""
     if isinstance(key, Reference):
         return key.path
     if _is_plain(key) or (type(key) is tuple and len(key) <= _MAX_KEY_ITEMS and all(map(_is_plain, key))):

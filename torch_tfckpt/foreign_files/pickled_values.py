@@ -83,12 +83,19 @@ class PickledTensor(NamedTuple):
 
 
 class PickledDict:
-    """A dictionary as a list of pairs: keys from a file are not hashed, since they could be chosen to collide."""
+    """A dictionary as a list of pairs: keys from a file are not hashed, since they could be chosen to collide.
 
-    __slots__ = ("pairs",)
+    Attributes:
+        kind: "dict", "OrderedDict" or "Counter".
+        has_attributes: Whether it has attributes, which are dropped. The state_dict() of a module has _metadata.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("has_attributes", "kind", "pairs")
+
+    def __init__(self, kind: str = "dict") -> None:
         self.pairs: list[tuple[Any, Any]] = []
+        self.kind = kind
+        self.has_attributes = False
 
 
 def decode_pickle(data: bytes) -> Any:
@@ -144,13 +151,14 @@ def _of_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
     return _called(function, arguments)
 
 
-def _dictionary(pairs: Any = None, *_: Any) -> PickledDict:
-    if isinstance(pairs, PickledDict):
-        return pairs
-    made = PickledDict()
-    if pairs is not None:
-        made.pairs = _list_of(pairs)  # not copied: a small pickle may do this often with one long list
-    return made
+def _dictionary(kind: str) -> Callable[..., PickledDict]:
+    def call(pairs: Any = None, *_: Any) -> PickledDict:
+        made = PickledDict(kind)
+        if pairs is not None:  # not copied: a small pickle may do this often with one long list
+            made.pairs = pairs.pairs if isinstance(pairs, PickledDict) else _list_of(pairs)
+        return made
+
+    return call
 
 
 def _list_of(value: Any) -> list[Any]:
@@ -195,8 +203,8 @@ _CALLS: Final[dict[str, Callable[..., Any]]] = {
     _PARAMETER: _first,
     "torch.Size": _tuple_of,
     "torch.device": _kind("device"),
-    "collections.OrderedDict": _dictionary,
-    "collections.Counter": _dictionary,
+    "collections.OrderedDict": _dictionary("OrderedDict"),
+    "collections.Counter": _dictionary("Counter"),
     "_codecs.encode": _kind("bytes"),
     "builtins.bytearray": _kind("bytearray"),
     "builtins.set": _kind("set"),
@@ -334,9 +342,10 @@ class _Machine:
         self.stack[-1] = _called(self.stack[-1], arguments)
 
     def build(self) -> None:
-        """Attributes of an object, such as the _metadata of a state_dict(): not needed."""
+        """Attributes of an object, such as the _metadata of a state_dict(): only their presence is noted."""
         self.stack.pop()
-        self.stack[-1]
+        if isinstance(self.stack[-1], PickledDict):
+            self.stack[-1].has_attributes = True
 
     def stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()

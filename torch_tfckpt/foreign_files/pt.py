@@ -73,6 +73,9 @@ class _PlacedTensor(NamedTuple):
 class PtSource:
     """The tensors of a .pt file.
 
+    Attributes:
+        contents: The decoded value that was saved, in the records of `pickled_values`.
+
     Raises:
         NotFoundError: there is no such file.
         DataLossError: it is damaged, or of another kind.
@@ -92,6 +95,7 @@ class PtSource:
         self._file = LOCAL.open(path)
         self._pipeline = Pipeline()
         self._tensors: dict[str, _PlacedTensor] = {}
+        self.contents: Any = None
         try:
             with error_context(printable(path)):
                 self._open()
@@ -125,7 +129,8 @@ class PtSource:
         pickled = archive.read(members[indexes[0]], MAX_PICKLE_BYTES)
         places: dict[str, tuple[int, int]] = {}
         expanded = 0
-        for name, leaf in named_leaves(decode_pickle(pickled), len(pickled)):
+        self.contents = decode_pickle(pickled)
+        for name, leaf in named_leaves(self.contents, len(pickled)):
             if not isinstance(leaf, PickledTensor):
                 self.skipped[name] = describe(leaf)
                 continue
@@ -187,7 +192,7 @@ class PtSource:
         return self._identity
 
     def close(self) -> None:
-        self._tensors = {}
+        self._tensors, self.contents = {}, None
         self._pipeline.close()
         self._file.close()
 

@@ -30,18 +30,22 @@ import torch
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.saveables.identity import identity_of
 from torch_tfckpt.saveables.late_parameters import LateParameters, forget_late_parameters
-from torch_tfckpt.saveables.optimizer_groups import hyperparameters_of_groups, names_in, without_parameters
+from torch_tfckpt.saveables.optimizer_form import (
+    FIELDS,
+    OWN_FORM,
+    WRAPPED,
+    by_name,
+    check_class,
+    check_hyperparameters,
+    properties_of,
+)
+from torch_tfckpt.saveables.optimizer_groups import hyperparameters_of_groups, names_in
 from torch_tfckpt.saveables.optimizer_loading import hidden_optimizers, load_exactly, optimizer_at
 from torch_tfckpt.saveables.wrapped_parameters import with_names_here
 from torch_tfckpt.text import counted, first_lines, listed, quoted
 
 _LISTED: Final = 8  # names that a message lists
 _LINES: Final = 20  # remarks that a warning lists
-_OWN_FORM: Final = "own_form"
-_WRAPPED: Final = "wrapped"
-_FIELDS: Final = (
-    "optimizer", "param_shapes", "param_dtypes", "param_groups", "state", "other_state", _OWN_FORM, _WRAPPED
-)  # fmt: skip
 _HINT: Final = "Restore into an optimizer over the same parameters, or omit the optimizer"
 
 Names = Sequence[Sequence[str | None]]  # of the parameters of each group
@@ -113,33 +117,16 @@ class OptimizerState:
         """
         packed = self._packed()
         names = [[_known(name) for name in group] for group in self.names()]
-        parameters = dict(self._parameters(names))
-        dtypes = {name: str(each.dtype).removeprefix("torch.") for name, each in parameters.items()}
-        common: dict[str, Any] = {
-            "optimizer": type(self._optimizer).__name__,
-            "param_shapes": {name: list(each.shape) for name, each in parameters.items()},
-            "param_dtypes": {name: dtype for name, dtype in dtypes.items() if dtype != "float32"},
-        }
+        parameters = {name: (each.shape, each.dtype) for name, each in self._parameters(names)}
+        common: dict[str, Any] = {"optimizer": type(self._optimizer).__name__, **properties_of(parameters)}
         hidden = hidden_optimizers(self._optimizer, packed)
         wrapped = {name: self._of_wrapped(each).value() for name, each in hidden.items()}
         if wrapped:
-            common[_WRAPPED] = wrapped
+            common[WRAPPED] = wrapped
         if not self._is_usual(packed):
             groups = [{"params": list(group)} for group in names]
-            return {**common, "param_groups": groups, "state": {}, _OWN_FORM: packed}
-        flat = [name for group in names for name in group]
-        state = {key: value for key, value in packed["state"].items() if isinstance(key, int)}
-        return {
-            **common,
-            "param_groups": [
-                {**without_parameters(group), "params": list(group_names)}
-                for group, group_names in zip(packed["param_groups"], names, strict=True)
-            ],
-            "state": {flat[position]: value for position, value in state.items()},
-            # Some optimizers also keep state that belongs to no parameter, such as a count of all steps.
-            "other_state": {key: value for key, value in packed["state"].items() if not isinstance(key, int)},
-            **{key: value for key, value in packed.items() if key not in _FIELDS},
-        }
+            return {**common, "param_groups": groups, "state": {}, OWN_FORM: packed}
+        return {**common, **by_name(packed, names)}
 
     def plan(self, stored: object) -> PlannedOptimizer:
         """Return the restore, for this optimizer's own order of parameters and groups.
@@ -159,12 +146,12 @@ class OptimizerState:
             raise InvalidArgumentError(f"state is stored for {quoted(name)}, which is not in any of the param_groups")
         here = dict(self._parameters(names))
         self._check_form(stored)
-        if _OWN_FORM in stored:
+        if OWN_FORM in stored:
             return self._plan_own_form(stored, groups, names)
         self._check_parameters(here, there, stored)
         planned = hyperparameters_of_groups(self._optimizer.param_groups, names, groups)
         for number in planned.used:
-            self._check_kind(groups[number], stored)
+            check_hyperparameters(self._optimizer, groups[number], stored)
         remarks = _differences(here.keys(), there, sum(name is None for group in names for name in group))
         position = {name: number for number, name in enumerate(name for group in names for name in group)}
         present = self._state_of_new(here.keys() - there, position)
@@ -175,11 +162,11 @@ class OptimizerState:
         for group, group_names in zip(planned.groups, names, strict=True):
             group["params"] = list(range(first, first + len(group_names)))
             first += len(group_names)
-        others = {key: value for key, value in stored.items() if key not in _FIELDS}
+        others = {key: value for key, value in stored.items() if key not in FIELDS}
         state_dict = {
             **others, "state": {**stored.get("other_state", {}), **by_position}, "param_groups": planned.groups
         }  # fmt: skip
-        wrapped = self._plan_wrapped(stored.get(_WRAPPED, {}))
+        wrapped = self._plan_wrapped(stored.get(WRAPPED, {}))
         return PlannedOptimizer(state_dict, remarks + planned.remarks, there - here.keys(), stored, wrapped)
 
     def load(self, planned: PlannedOptimizer) -> None:
@@ -280,7 +267,7 @@ class OptimizerState:
         return found
 
     def _plan_own_form(self, stored: dict[str, Any], groups: list[dict[str, Any]], names: Names) -> PlannedOptimizer:
-        self._check_class(stored)
+        check_class(self._optimizer, stored)
         order = [list(group["params"]) for group in groups]
         if order != list(map(list, names)):
             raise InvalidArgumentError(
@@ -288,10 +275,10 @@ class OptimizerState:
                 f"differ: the checkpoint has {listed(list(names_in(groups)), _LISTED)}, in "
                 f"{counted(len(order), 'group')}. {_HINT}, in the same order"
             )
-        if not isinstance(stored[_OWN_FORM], dict):
+        if not isinstance(stored[OWN_FORM], dict):
             raise InvalidArgumentError(f"the stored state of a {type(self._optimizer).__name__} is not a dict. {_HINT}")
-        wrapped = self._plan_wrapped(stored.get(_WRAPPED, {}))
-        return PlannedOptimizer(stored[_OWN_FORM], stored=stored, wrapped=wrapped)
+        wrapped = self._plan_wrapped(stored.get(WRAPPED, {}))
+        return PlannedOptimizer(stored[OWN_FORM], stored=stored, wrapped=wrapped)
 
     def _parameters(self, names: Names) -> Iterable[tuple[str, torch.Tensor]]:
         pairs = zip(names, self._optimizer.param_groups, strict=True)
@@ -315,7 +302,7 @@ class OptimizerState:
     def _check_parameters(self, here: Mapping[str, torch.Tensor], there: set[str], stored: dict[str, Any]) -> None:
         """Raise InvalidArgumentError if the state cannot be that of this optimizer's parameters."""
         if here.keys() != there:
-            self._check_class(stored)
+            check_class(self._optimizer, stored)
             if there and here and there.isdisjoint(here):
                 raise InvalidArgumentError(
                     f"the optimizer's parameters differ. Only in the checkpoint: {listed(sorted(there), _LISTED)}. "
@@ -329,15 +316,6 @@ class OptimizerState:
         for name in there & here.keys():
             _check_shape(name, tuple(here[name].shape), stored.get("param_shapes"))
 
-    def _check_class(self, stored: dict[str, Any]) -> None:
-        """Raise InvalidArgumentError if the state is of another class of optimizer."""
-        here, there = type(self._optimizer).__name__, stored.get("optimizer")
-        if here != there:
-            raise InvalidArgumentError(
-                f"the checkpoint has the state of {there}, but this optimizer is {here}. "
-                f"Restore it into an optimizer of class {there}, or omit the optimizer"
-            )
-
     def _check_form(self, stored: dict[str, Any]) -> None:
         """Raise InvalidArgumentError if load_state_dict expects a state_dict of another form than the stored one."""
         own_form = False
@@ -346,22 +324,11 @@ class OptimizerState:
                 own_form = not self._is_usual(self._packed())
             except FailedPreconditionError:  # it cannot be asked now
                 return
-        if own_form != (_OWN_FORM in stored):
-            self._check_class(stored)
+        if own_form != (OWN_FORM in stored):
+            check_class(self._optimizer, stored)
             raise InvalidArgumentError(
                 f"the stored state_dict of this {type(self._optimizer).__name__} has another form than now. "
                 f"Restore it by the version of the class that saved it, or omit the optimizer"
-            )
-
-    def _check_kind(self, group: dict[str, Any], stored: object) -> None:
-        """Raise InvalidArgumentError if the state belongs to a different algorithm."""
-        here, there = type(self._optimizer).__name__, stored.get("optimizer") if isinstance(stored, dict) else None
-        missing = getattr(self._optimizer, "defaults", {}).keys() - group.keys()
-        if missing and here != there:
-            lacking = listed(sorted(missing), _LISTED)
-            raise InvalidArgumentError(
-                f"the checkpoint has the state of {there}, which lacks {lacking} of this {here}. "
-                f"Restore it into an optimizer of class {there}, or omit the optimizer"
             )
 
 

@@ -1,0 +1,81 @@
+"""The form in which the state of an optimizer is stored: its state_dict with names instead of positions.
+
+    optimizer      name of its class; absent if it is unknown, as in a state_dict that `convert` took from a .pt file
+    param_shapes   name of each parameter -> its shape
+    param_dtypes   name -> dtype, of those that are not float32
+    param_groups   hyperparameters of each group; "params" has the names
+    state          name -> state
+    other_state    state that belongs to no parameter, such as a count of all steps
+    others         further entries of the state_dict
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.saveables.optimizer_groups import without_parameters
+from torch_tfckpt.text import listed
+
+OWN_FORM: Final = "own_form"
+WRAPPED: Final = "wrapped"
+FIELDS: Final = (
+    "optimizer", "param_shapes", "param_dtypes", "param_groups", "state", "other_state", OWN_FORM, WRAPPED
+)  # fmt: skip
+# Hyperparameters that newer versions of torch have added to existing classes, with a default that changes nothing.
+_ADDED_LATER: Final = frozenset(
+    {"maximize", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
+)
+
+
+def properties_of(parameters: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> dict[str, Any]:
+    """Return the entries with the shapes and dtypes of all parameters, given as name -> (shape, dtype)."""
+    dtypes = {name: str(dtype).removeprefix("torch.") for name, (_, dtype) in parameters.items()}
+    return {
+        "param_shapes": {name: list(shape) for name, (shape, _) in parameters.items()},
+        "param_dtypes": {name: dtype for name, dtype in dtypes.items() if dtype != "float32"},
+    }
+
+
+def by_name(packed: Mapping[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return the other entries, from a state_dict in torch's form and the names of the parameters of each group."""
+    flat = [name for group in names for name in group]
+    state = {key: value for key, value in packed["state"].items() if isinstance(key, int)}
+    return {
+        "param_groups": [
+            {**without_parameters(group), "params": list(group_names)}
+            for group, group_names in zip(packed["param_groups"], names, strict=True)
+        ],
+        "state": {flat[position]: value for position, value in state.items()},
+        "other_state": {key: value for key, value in packed["state"].items() if not isinstance(key, int)},
+        **{key: value for key, value in packed.items() if key not in FIELDS},
+    }
+
+
+def check_class(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> None:
+    """Raise InvalidArgumentError if the state is known to be that of another class of optimizer."""
+    here, there = type(optimizer).__name__, stored.get("optimizer", type(optimizer).__name__)
+    if here != there:
+        raise InvalidArgumentError(
+            f"the checkpoint has the state of {there}, but this optimizer is {here}. "
+            f"Restore it into an optimizer of class {there}, or omit the optimizer"
+        )
+
+
+def check_hyperparameters(
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], stored: Mapping[str, Any]
+) -> None:
+    """Raise InvalidArgumentError if the hyperparameters of a stored group are those of another algorithm."""
+    here, there = type(optimizer).__name__, stored.get("optimizer")
+    missing = getattr(optimizer, "defaults", {}).keys() - group.keys()
+    if there is None:
+        missing -= _ADDED_LATER
+    if missing and here != there:
+        lacking = listed(sorted(missing), len(missing))
+        kind = "an optimizer of another class" if there is None else there
+        fix = "the class that saved it" if there is None else f"an optimizer of class {there}"
+        raise InvalidArgumentError(
+            f"the checkpoint has the state of {kind}, which lacks {lacking} of this {here}. "
+            f"Restore it into {fix}, or omit the optimizer"
+        )
