@@ -213,7 +213,12 @@ def _add_convert(verbs: Verbs) -> None:
         "Convert between TensorFlow checkpoints, .safetensors, .pt and .npz.",
         "Names and layouts do not change. An existing DST is replaced.",
         f"{_PATHS}\nValues that the target format cannot store (strings, variants, TensorFlow's\n"
-        f"quantized types) go to a second file, DST.tfckpt.json, and are restored when DST is\nread by this package.",
+        f"quantized types) go to a second file, DST.tfckpt.json, and are restored when DST is\n"
+        "read by this package.\n\n"
+        'With --to tf, a .pt of {"model": model.state_dict(), "optimizer":\n'
+        'optimizer.state_dict(), ...}, or of Lightning, becomes what Saver({"model": model,\n'
+        '"optimizer": optimizer, ...}).restore takes. An optimizer whose parameters cannot be\n'
+        "told apart is reported and omitted, with exit status 1.",
     )
     verb.add_argument("source", metavar="SRC")
     verb.add_argument("target", metavar="DST", help="a file; with --to tf a prefix; with --to safetensors a directory")

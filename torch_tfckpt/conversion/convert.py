@@ -28,6 +28,7 @@ from torch_tfckpt.conversion.graph_editing import object_paths, other_keys
 from torch_tfckpt.conversion.overlap import check_overlap
 from torch_tfckpt.conversion.selected_source import SelectedSource, read_graph
 from torch_tfckpt.conversion.selection import Selection
+from torch_tfckpt.conversion.training_state import as_training, training_lines
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource, names_of
@@ -120,6 +121,8 @@ class ConvertReport:
         damaged_index: With `skip_damaged`: parts of the index that cannot be read. The tensors listed there are missing
             in the target, and in `damaged` unless the object graph still names them.
         graph_edited: Whether the object graph was edited to match renamed or omitted tensors.
+        training: Of a training that was saved with torch.save: key for a Saver -> what is stored under it.
+        refused: Key of each optimizer in it that could not be converted -> the reason.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -143,6 +146,8 @@ class ConvertReport:
     damaged: dict[str, str] = field(default_factory=dict)
     damaged_index: list[str] = field(default_factory=list)
     graph_edited: bool = False
+    training: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -151,8 +156,8 @@ class ConvertReport:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing because of damage."""
-        return not self.damaged and not self.damaged_index
+        """Whether nothing is missing because of damage, and no optimizer was refused."""
+        return not self.damaged and not self.damaged_index and not self.refused
 
     def __str__(self) -> str:
         done = "would convert" if self.dry_run else "converted"
@@ -161,6 +166,7 @@ class ConvertReport:
         if self.dry_run:
             lines += ["tensors:"]
             lines += [f"  {_described(item)}" for item in self.converted]
+        lines += training_lines(self.training, self.refused)
         if self.graph_edited:
             lines.append("the object graph was edited to match the tensors")
         if self.sidecar:
@@ -220,9 +226,12 @@ def convert(
     and `exclude`: after rename=[("^model/", "net/")] a program restores the object under the name `net`. In another
     TensorFlow checkpoint the graph is always kept, unless `exclude` spells its name, _CHECKPOINTABLE_OBJECT_GRAPH.
 
+    A training that was saved with torch.save, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), ...},
+    or by Lightning, becomes with `to="tf"` what a Saver restores: see `report.training` and `report.refused`.
+
     Args:
         src: A TensorFlow checkpoint by any of its names; a .safetensors file, the index of several or their directory;
-            a .pt file that holds only tensors; a .npz file.
+            a .pt file of tensors and plain values; a .npz file.
         dst: A file ending in .safetensors, .pt, .pth, .bin or .npz; with `to="safetensors"` a directory; with `to="tf"`
             a prefix. An existing target is replaced.
         to: "safetensors", "pt", "npz" or "tf"; by default chosen by the extension of `dst`.
@@ -272,9 +281,15 @@ def convert(
     with closing(open_source(fspath(src))) as source:
         selection.names_of = names_of(source)
         report = ConvertReport(source.path, sink.path, sink.format, dry_run, skipped=dict(source.skipped))
+        training = as_training(source) if isinstance(sink, CheckpointSink) else None
+        if training is not None:
+            report.skipped = training.skipped
+            report.training, report.refused = training.reported(selection.takes)
         with _suggesting(skip_damaged):
             first_pass = (lambda done, total: tell(done, passes * total)) if skip_damaged else None
-            selected = _select(source, sink, selection, first_pass, report)
+            selected = _select(training or source, sink, selection, first_pass, report)
+            if training is not None:
+                training.check_selected(selected.new_names, report.filtered, wanted_dtype)
             work = _plan(selected, sink, wanted_dtype, report)
 
         def read(names: Sequence[str]) -> dict[str, FileValue]:

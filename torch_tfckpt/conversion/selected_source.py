@@ -26,6 +26,9 @@ class SelectedSource:
         rename: Name -> new name of anything; None if nothing is renamed.
         graph: The object graph, if it has been read; otherwise it is read when it has to be edited.
 
+    Attributes:
+        new_names: As passed.
+
     Raises:
         InvalidArgumentError: the object graph is selected and cannot be edited to match the new names.
         DataLossError, NotFoundError: it has to be edited and is damaged.
@@ -40,6 +43,7 @@ class SelectedSource:
         graph: ObjectGraph | None = None,
     ) -> None:
         self._source, self._rename = source, rename
+        self.new_names = new_names
         self._old_names = {new: old for old, new in new_names.items()}
         self._edited: dict[str, bytes] = {}
         belonging = [name for name in names if name != OBJECT_GRAPH_KEY]

@@ -1,12 +1,12 @@
 """The form in which the state of an optimizer is stored: its state_dict with names instead of positions.
 
-    optimizer      name of its class; absent if it is unknown, as in a state_dict that `convert` took from a .pt file
-    param_shapes   name of each parameter -> its shape
-    param_dtypes   name -> dtype, of those that are not float32
-    param_groups   hyperparameters of each group; "params" has the names
-    state          name -> state
-    other_state    state that belongs to no parameter, such as a count of all steps
-    others         further entries of the state_dict
+optimizer      name of its class; absent if it is unknown, as in a state_dict that `convert` took from a .pt file
+param_shapes   name of each parameter -> its shape
+param_dtypes   name -> dtype, of those that are not float32
+param_groups   hyperparameters of each group; "params" has the names
+state          name -> state
+other_state    state that belongs to no parameter, such as a count of all steps
+others         further entries of the state_dict
 """
 
 from collections.abc import Mapping, Sequence
