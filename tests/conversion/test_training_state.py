@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -26,17 +27,19 @@ class Tied(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 4, bias=False))
+        last = nn.Linear(6, 4, bias=False)
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), last)
         self.unused = nn.Parameter(torch.ones(3))
         self.register_buffer("mask", torch.ones(4, dtype=torch.bool))
         self.decoder = nn.Linear(6, 4, bias=False)
-        self.decoder.weight = self.body[2].weight
+        self.decoder.weight = last.weight
         self.calls = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         hidden = self.body[1](self.body[0](x)).relu()
-        return (self.body[2](hidden) + self.decoder(hidden)) * self.mask
+        result: torch.Tensor = (self.body[2](hidden) + self.decoder(hidden)) * self.mask
+        return result
 
     def get_extra_state(self) -> dict[str, int]:
         return {"calls": self.calls}
@@ -52,13 +55,17 @@ def by_decay(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "lr": 1e-2}], lr=1e-3)
 
 
+def by_names(model: nn.Module) -> torch.optim.Optimizer:
+    named = list(model.named_parameters())
+    groups: list[dict[str, Any]] = [{"params": named[3:]}, {"params": named[:3], "lr": 0.1}]
+    return torch.optim.Adam(groups)
+
+
 OPTIMIZERS: dict[str, Make] = {
     "adamw": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-2, amsgrad=True),
     "momentum": lambda model: torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9),
     "two-groups": by_decay,
-    "named": lambda model: torch.optim.Adam(
-        [{"params": list(model.named_parameters())[:2]}, {"params": list(model.named_parameters())[2:], "lr": 0.1}]
-    ),
+    "named": by_names,
     "adafactor": lambda model: torch.optim.Adafactor(model.parameters()),
 }
 
@@ -145,9 +152,9 @@ def test_result_is_what_a_saver_writes(tmp_path: Path, name: str) -> None:
         if isinstance(value, torch.Tensor):
             assert_equal(found[key], value)
         else:
-            expected = json.loads(value.item())
+            expected = json.loads(np.asarray(value).item())
             expected.pop("optimizer", None)
-            assert json.loads(found[key].item()) == expected
+            assert json.loads(np.asarray(found[key]).item()) == expected
 
 
 def lightning(model: nn.Module, optimizers: list[Any], schedulers: list[Any]) -> dict[str, Any]:
@@ -240,7 +247,8 @@ class Masked(nn.Module):
         self.second = nn.Linear(4, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.first(x) * self.first.scale)
+        result: torch.Tensor = self.second(self.first(x) * self.first.scale)
+        return result
 
 
 def head_first(model: nn.Module) -> torch.optim.Optimizer:
@@ -317,6 +325,9 @@ def test_another_class_of_optimizer_is_refused_on_restore(tmp_path: Path) -> Non
     ("options", "message"),
     [
         ({"rename": [("^optimizer/", "opt/")]}, 'because the state "optimizer" refers to it'),
+        ({"rename": [("weight", "w")], "include": ["model/", "^optimizer$"]}, 'because the state "optimizer" refers'),
+        ({"rename": [("/weight", "/w")], "include": ["^model/", "^optimizer"]}, 'because the state "optimizer" refers'),
+        ({"rename": [("^model/weight", "model/w")]}, 'has the names of the parameters of "model", such as "weight"'),
         ({"exclude": ["exp_avg_sq"]}, 'because the state "optimizer" refers to it'),
         ({"dtype": "bf16"}, "dtype=torch.bfloat16 would convert the tensors of the state"),
     ],
@@ -350,6 +361,101 @@ def test_values_that_cannot_be_stored_are_reported(tmp_path: Path) -> None:
     assert not report.complete
 
 
+def test_an_optimizer_that_fits_several_models_is_refused(tmp_path: Path) -> None:
+    """Models of the same shapes with other names. The same names, as in an average of the weights, are no problem."""
+    model, other = nn.Linear(2, 2), nn.ModuleDict({"fc": nn.Linear(2, 2)})
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state: dict[str, Any] = {"A": model.state_dict(), "opt": optimizer.state_dict(), "ema": dict(model.state_dict())}
+    torch.save(state, tmp_path / "x.pt")
+    assert tfckpt.convert(tmp_path / "x.pt", tmp_path / "ckpt", to="tf").complete
+    ema: dict[str, Any] = {}
+    tfckpt.Saver({"A": model, "opt": optimizer, "ema": ema}).restore(str(tmp_path / "ckpt"))
+    assert_equal(ema, state["ema"])
+    tfckpt.Saver({"ema": other["fc"]}).restore(str(tmp_path / "ckpt"))
+    assert_equal(dict(other["fc"].state_dict()), state["ema"])
+    torch.save({**state, "B": other.state_dict()}, tmp_path / "x.pt")
+    report = tfckpt.convert(tmp_path / "x.pt", tmp_path / "ckpt", to="tf")
+    assert 'it fits the parameters of several models: "A", "ema", "B"' in report.refused["opt"]
+
+
+def test_state_by_names(tmp_path: Path) -> None:
+    """FSDP's optim_state_dict has names instead of positions."""
+    model, optimizer, _ = parts(OPTIMIZERS["adamw"])
+    train(model, optimizer, [], range(1))
+    state = optimizer.state_dict()
+    names = [name for name, _ in model.named_parameters()]
+    by_name = {names[position]: of for position, of in state["state"].items()}
+    groups = [{**state["param_groups"][0], "params": names}]
+    torch.save({"m": model.state_dict(), "o": {"state": by_name, "param_groups": groups}}, tmp_path / "x.pt")
+    assert tfckpt.convert(tmp_path / "x.pt", tmp_path / "ckpt", to="tf").complete
+    fresh, new, _ = parts(OPTIMIZERS["adamw"])
+    tfckpt.Saver({"m": fresh, "o": new}).restore(str(tmp_path / "ckpt"))
+    assert_equal(new.state_dict(), state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": [1, 0]}, "its positions are not consecutive numbers"),
+        ({"params": [0, 1, 2]}, "it has 3 parameters, but the model has 2"),
+        ({"params": [0]}, "it has state of a position that is in none of its groups"),
+        ({"params": ["a", "a"]}, "two of its parameters have the same name"),
+        ({"param_names": ["bias", "weight"]}, 'the state of "bias" has shape [2,2], but it has shape [2] in "m"'),
+        ({"hook": {1, 2}}, "is not a plain value: set"),
+    ],
+)
+def test_a_state_that_is_wrong_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    """The model is converted; the report says what is wrong."""
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    state["param_groups"][0].update(change)
+    torch.save({"m": model.state_dict(), "o": state}, tmp_path / "x.pt")
+    report = tfckpt.convert(tmp_path / "x.pt", tmp_path / "ckpt", to="tf")
+    assert message in report.refused["o"]
+    assert [item.new_name for item in report.converted] == ["m/bias", "m/weight"]
+
+
+def test_many_copies_of_one_optimizer_end_soon(tmp_path: Path) -> None:
+    """Of a small file that contains one optimizer and a long state_dict, but the optimizer a thousand times."""
+    model = nn.Module()
+    for number in range(5000):
+        model.register_buffer(f"b{number}", torch.empty(0))
+    group = {"params": list(range(40))}
+    copies = [{"state": {}, "param_groups": [group]}] * 1000
+    torch.save({"model": model.state_dict(), "optimizers": copies}, tmp_path / "x.pt")
+    report = tfckpt.convert(tmp_path / "x.pt", tmp_path / "ckpt", to="tf", dry_run=True)
+    assert len(report.refused) == 1000
+    assert "the file has 1,000 optimizers: too many" in report.refused["optimizers/999"]
+
+
+def test_two_values_of_one_name(tmp_path: Path) -> None:
+    """A key that is spelled like the name of a parameter is an error, and nothing is written."""
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters())
+    state = {"m": model.state_dict(), "m/weight": torch.ones(1), "o": optimizer.state_dict()}
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(InvalidArgumentError, match='two values would be called "m/weight"'):
+        tfckpt.convert(tmp_path / "x.pt", tmp_path / "ckpt", to="tf")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_skip_damaged_and_dry_run(tmp_path: Path) -> None:
+    """Both work as for other sources."""
+    model = nn.Linear(2, 2)
+    torch.save({"m": model.state_dict(), "o": torch.optim.SGD(model.parameters()).state_dict()}, tmp_path / "x.pt")
+    dry = tfckpt.convert(tmp_path / "x.pt", tmp_path / "ckpt", to="tf", dry_run=True)
+    assert '  "o": an optimizer, 2 parameters, by the order of "m"' in str(dry).splitlines()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+    report = tfckpt.convert(tmp_path / "x.pt", tmp_path / "ckpt", to="tf", skip_damaged=True)
+    assert report.complete
+    assert report.converted == dry.converted
+
+
 def test_files_without_an_optimizer_keep_their_names(tmp_path: Path) -> None:
     """As in other formats: dotted names, also of {"model": state_dict}."""
     model = nn.Linear(2, 2)
@@ -372,7 +478,7 @@ def test_tensorflow_lists_it(tmp_path: Path) -> None:
     listed = dict(tensorflow.train.list_variables(str(tmp_path / "ckpt")))
     assert listed["model/body.0.weight"] == listed["optimizer/state/body.0.weight/exp_avg"] == [6, 4]
     reader = tensorflow.train.load_checkpoint(str(tmp_path / "ckpt"))
-    moment = optimizer.state[model.body[0].weight]["exp_avg"]
+    moment = optimizer.state[next(model.body.parameters())]["exp_avg"]
     assert (reader.get_tensor("optimizer/state/body.0.weight/exp_avg") == moment.numpy()).all()
     assert reader.get_tensor("epoch") == 3
 

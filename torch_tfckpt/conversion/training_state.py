@@ -56,6 +56,8 @@ from torch_tfckpt.text import counted, listed, printable, quoted
 from torch_tfckpt.values import strings_from
 
 _LISTED: Final = 5
+# Optimizers times names in models: each is compared with each, and a small file may contain one of them many times.
+_MAX_PAIRS: Final = 2_000_000
 _STEP: Final = "step"  # state that does not have the shape of the parameter
 _FIX: Final = (
     "Load the file with torch.load into the model and the optimizer, and save these with a Saver; or exclude the "
@@ -117,10 +119,14 @@ class TrainingSource:
         self._models: dict[str, dict[str, PickledTensor]] = {}
         self._bare: dict[str, dict[str, str]] = {}  # key of a model -> names in the file without wrappers
         self._optimizers: list[tuple[str, str, PickledDict]] = []
+        self._parameters: dict[str, tuple[str, list[str]]] = {}  # key of an optimizer -> its model, their names
         for key, name, value in _entries(source.contents):
             self._add(key, name, value, top=True)
+        pairs = len(self._optimizers) * sum(map(len, self._bare.values()))
         for key, name, value in self._optimizers:
             try:
+                if pairs > _MAX_PAIRS:
+                    raise InvalidArgumentError(f"the file has {counted(len(self._optimizers), 'optimizer')}: too many")
                 self._add_optimizer(key, name, value)
             except (InvalidArgumentError, UnimplementedError, TypeError) as error:
                 self.refused[key] = f"{error}. {_FIX}"
@@ -187,6 +193,16 @@ class TrainingSource:
                     f"{printable(self.path)}: dtype={dtype} would convert the tensors of the state {quoted(key)}, too, "
                     f"such as counts of steps. Omit dtype, or exclude {quoted(key)}"
                 )
+
+        for key in self._parameters.keys() & new_names.keys():
+            model, parameters = self._parameters[key]
+            for name in parameters:
+                new = new_names.get(f"{model}/{name}", name)
+                if new != name and not new.endswith(f"/{name}"):
+                    raise InvalidArgumentError(
+                        f"{printable(self.path)}: the state {quoted(key)} has the names of the parameters of "
+                        f"{quoted(model)}, such as {quoted(name)}, so these cannot be renamed. Exclude {quoted(key)}"
+                    )
 
     def _add(self, key: str, name: str, value: Any, *, top: bool = False) -> None:
         if value is None:
@@ -288,6 +304,7 @@ class TrainingSource:
         if model is not None:
             tensors = self._models[model]
             properties = properties_of({each: (tensors[each].shape, tensors[each].dtype) for each in of_all})
+            self._parameters[key] = model, of_all
         self._add_state(key, {**properties, **by_name(packed, names)}, values)
         self.roles[key] = f"an optimizer, {counted(len(of_all), 'parameter')}, {how}"
 
