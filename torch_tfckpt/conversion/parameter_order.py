@@ -19,7 +19,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.text import counted
 
-_MAX_STEPS: Final = 2_000_000  # of a search; a model of 100,000 parameters and one group takes as many
+MAX_STEPS: Final = 1_000_000  # of a search, about 2 s; a model of 100,000 parameters and one group takes 200,000
 _STATISTICS: Final = frozenset({"running_mean", "running_var"})  # buffers of torch's BatchNorm and InstanceNorm
 
 
@@ -44,12 +44,15 @@ class ModelTensor(NamedTuple):
         return self.has_gradients or self.dtype in (torch.int8, torch.uint8)
 
 
-def match_positions(groups: Sequence[Sequence[Shape | None]], entries: Mapping[str, ModelTensor]) -> list[list[str]]:
+def match_positions(
+    groups: Sequence[Sequence[Shape | None]], entries: Mapping[str, ModelTensor], max_steps: int = MAX_STEPS
+) -> list[list[str]]:
     """Return the names of the parameters of each group, by the contract of this module.
 
     Args:
         groups: For each position of each group the shape of its state; None if it has none, or none that tells.
         entries: The entries of the state_dict of the model, in its order.
+        max_steps: Work after which it is given up.
 
     Raises:
         InvalidArgumentError: there is no such assignment.
@@ -77,7 +80,7 @@ def match_positions(groups: Sequence[Sequence[Shape | None]], entries: Mapping[s
                 if total - sum(following) <= left:
                     layer.setdefault(following, (assigned, group))
                     after[following] = min(2, after.get(following, 0) + count)
-        if steps > _MAX_STEPS:
+        if steps > max_steps:
             raise _ambiguous(total, len(candidates), len(groups))
         layers.append(layer)
         ways = after

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import torch
 
-from torch_tfckpt.conversion.parameter_order import AmbiguousPositionsError, ModelTensor, match_positions
+from torch_tfckpt.conversion.parameter_order import MAX_STEPS, AmbiguousPositionsError, ModelTensor, match_positions
 from torch_tfckpt.conversion.pickled_state import (
     PythonValues,
     has_str_keys,
@@ -330,12 +330,13 @@ class TrainingSource:
             raise InvalidArgumentError("the file has no state_dict of a model, so its parameters have no names")
         waiting = iter(shapes)
         by_group = [[next(waiting) for _ in group["params"]] for group in groups]
+        max_steps = MAX_STEPS // (len(self._optimizers) * len(self._models))
         found: dict[str, list[list[str]]] = {}
         failed: dict[str, str] = {}
         for key, tensors in self._models.items():
             entries = {name: ModelTensor(each.shape, each.dtype) for name, each in tensors.items()}
             try:
-                found[key] = match_positions(by_group, entries)
+                found[key] = match_positions(by_group, entries, max_steps)
             except InvalidArgumentError as error:
                 failed[key] = f"{quoted(key)}: {error}"
                 if isinstance(error, AmbiguousPositionsError):
