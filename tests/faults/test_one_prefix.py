@@ -9,6 +9,8 @@ on disk:
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -117,6 +119,10 @@ class Host(LocalStorage):
         self._number = number
         self.lock_domain = lambda directory: number
 
+    @contextmanager
+    def exclusive(self, directory: str) -> Iterator[bool]:
+        yield True  # the other host does not see the lock
+
     def in_use(self, path: str) -> bool:
         parsed = parse_temporary_name(path)
         return parsed is not None and parsed.domain == self._number and super().in_use(path)
@@ -203,7 +209,7 @@ def two_saves(folder: Path, old: bool, first_steps: int, second_steps: int) -> t
     return taken[0], taken[1]
 
 
-@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.heavy)])
 @pytest.mark.parametrize("old", [False, True], ids=["new", "replacing"])
 def test_two_hosts_that_save_one_prefix_in_any_order(old: bool, stride: int, tmp_path: Path) -> None:
     """At every step there is one whole checkpoint, and both saves return, though neither sees the other's locks."""

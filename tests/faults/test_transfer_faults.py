@@ -293,7 +293,7 @@ def test_buffers_are_not_reused_before_their_copies_end(monkeypatch: pytest.Monk
         given(buffers, buffer)
 
     monkeypatch.setattr(transfer_module, "CopyStream", Stream)
-    monkeypatch.setattr(transfer_module, "_is_cuda", lambda device: True)
+    monkeypatch.setattr(transfer_module, "_STREAMED", {"cpu"})
     monkeypatch.setattr(Buffers, "give_back", give_back)
     monkeypatch.setattr(torch, "empty", _pageable(torch.empty))
     failing = Steps(0, "write")

@@ -134,11 +134,15 @@ def test_the_meta_graph_is_written_last(tmp_path: Path, monkeypatch: pytest.Monk
     """The order is checkpoint, state file, deletion, meta graph."""
     order: list[str] = []
     kind = type(LOCAL)
-    replace, remove = kind.replace, kind.remove
+    replace, link, remove = kind.replace, kind.link, kind.remove
 
     def replacing(self: Any, source: str, target: str) -> None:
         order.append(f"+{Path(target).name}")
         replace(self, source, target)
+
+    def linking(self: Any, source: str, target: str) -> None:
+        order.append(f"+{Path(target).name}")
+        link(self, source, target)
 
     def removing(self: Any, path: str) -> None:
         if Path(path).exists():
@@ -148,6 +152,7 @@ def test_the_meta_graph_is_written_last(tmp_path: Path, monkeypatch: pytest.Monk
     saver = Saver({"v": torch.zeros(1)}, max_to_keep=1)
     saver.save(tmp_path / "m", 0)
     monkeypatch.setattr(kind, "replace", replacing)
+    monkeypatch.setattr(kind, "link", linking)
     monkeypatch.setattr(kind, "remove", removing)
     saver.save(tmp_path / "m", 1)
     final = [step for step in order if "tempstate" not in step]

@@ -57,7 +57,7 @@ def remove(storage: Storage, path: str) -> bool:
 
 
 def close_files(files: Sequence[WritableFile]) -> None:
-    """Close all files, also if Ctrl-C interrupts one of the calls. Their bytes are not wanted any more."""
+    """Close all files, even if Ctrl-C interrupts one of the calls. Their bytes are not wanted any more."""
     with ExitStack() as stack:
         for file in files:
             stack.enter_context(suppress(OSError))
@@ -266,10 +266,11 @@ class BundlePublication:
                 elif in_place and missing:
                     raise _gone(self._prefix, f"another program has removed {printable(missing)}")
             finally:
-                switch.end(clean=switched)
-                last.end(clean=True)
-                if guard is not None:
-                    guard.end(clean=clean or not switched)
+                with ExitStack() as ends:  # the last callback runs first, and all run, even after Ctrl-C in one
+                    if guard is not None:
+                        ends.callback(guard.end, clean=clean or not switched)
+                    ends.callback(last.end, clean=True)
+                    ends.callback(switch.end, clean=switched)
         for file in files:
             with suppress(OSError):  # it is durable
                 file.close()
@@ -361,7 +362,7 @@ class BundlePublication:
             marker.publish(encode_index(len(claimed)))
         except (OSError, CheckpointError) as error:
             _log.info(
-                "%s: could not rename its data files, which stay named for %d shards: %s",
+                "%s: could not rename its data files, which keep names of %d shards: %s",
                 printable(prefix),
                 count_in_names(claimed[0]),
                 error,
@@ -382,7 +383,9 @@ class BundlePublication:
         try:
             old = [path for path in data_files_of(self._storage, self._prefix) if path not in self._names]
         except (OSError, CheckpointError) as error:
-            _log.info("%s: could not list older data files, which stay: %s", printable(self._prefix), error)
+            _log.info(
+                "%s: could not list older data files, so they were not removed: %s", printable(self._prefix), error
+            )
             return False
         return all([remove(self._storage, path) for path in old])
 

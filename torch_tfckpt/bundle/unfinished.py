@@ -30,8 +30,13 @@ PART: Final = "part"
 
 def temporaries(directory: str, names: Iterable[str]) -> dict[str, Temporary]:
     """Return the temporary files among `names`, which are in `directory`, as path -> parsed name."""
-    paths = (os.path.join(directory, name) for name in filter(is_temporary_name, names))
-    return {path: parsed for path in paths if (parsed := parse_temporary_name(path)) is not None}
+    found: dict[str, Temporary] = {}
+    for name in filter(is_temporary_name, names):
+        path = os.path.join(directory, name)
+        parsed = parse_temporary_name(path)
+        if parsed is not None:
+            found[path] = parsed
+    return found
 
 
 def may_run(

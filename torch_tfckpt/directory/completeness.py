@@ -72,7 +72,7 @@ def _check_bundle(storage: Storage, prefix: str) -> None:
                 file = reader.files.shard(entry.shard)  # raises NotFoundError if it is missing
                 if entry.end > file.size:
                     raise DataLossError(
-                        f"{printable(file.path)}: tensor {quoted(name)} ends at byte {entry.end}, but the file at "
+                        f"{printable(file.path)}: tensor {quoted(name)} ends at byte {entry.end}, but the file ends at "
                         f"{file.size}. {DAMAGED}"
                     )
 

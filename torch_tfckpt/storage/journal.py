@@ -234,7 +234,10 @@ def finish_journals(storage: Storage, directory: str, names: Iterable[str]) -> s
     Raises:
         OSError, CheckpointError: the system refused a step.
     """
-    found = [os.path.join(directory, name) for name in names if name.endswith(JOURNAL_SUFFIX)]
+    found = []
+    for name in names:
+        if name.endswith(JOURNAL_SUFFIX):
+            found.append(os.path.join(directory, name))
     if not found:
         return set()
     needed: set[str] = set()

@@ -29,6 +29,7 @@ from torch_tfckpt.transfer.threads import Latch, join
 from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes, runs_of
 
 # Limit of waiting batches in a lane without buffers: they hold host copies of tensors that are not stored contiguously.
+_STREAMED: Final = frozenset({"cuda"})  # types of devices whose bytes are copied by a stream of their own
 _UNBUFFERED_AHEAD: Final = 4
 
 
@@ -184,7 +185,7 @@ class Transfer:
             device = None if isinstance(write.source, bytes) else write.source.device
             lane = lanes.get((write.file, device))
             if lane is None:
-                stream = CopyStream(device) if device is not None and device.type == "cuda" else None
+                stream = CopyStream(device) if device is not None and device.type in _STREAMED else None
                 buffered = device is not None and (snapshot or device.type != "cpu")
                 # A snapshot uses as many buffers as there are; a synchronous save limits each device. Bytes in a
                 # snapshot need no copies, and nothing is written until all lanes are staged, so they must not wait.
