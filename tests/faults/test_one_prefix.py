@@ -120,7 +120,7 @@ class Host(LocalStorage):
         self.lock_domain = lambda directory: number
 
     @contextmanager
-    def exclusive(self, directory: str) -> Iterator[bool]:
+    def exclusive(self, directory: str, patience: float = 0.0) -> Iterator[bool]:
         yield True  # the other host does not see the lock
 
     def in_use(self, path: str) -> bool:
