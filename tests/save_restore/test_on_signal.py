@@ -67,10 +67,14 @@ def test_a_save_is_a_safe_point(tmp_path: Path, asynchronously: bool, step: int)
 def test_a_second_signal_has_its_usual_effect(tmp_path: Path) -> None:
     """The first Ctrl-C is noted, the second one interrupts; after an exception nothing is saved."""
     saver = Saver({"w": torch.ones(2)})
-    with pytest.raises(KeyboardInterrupt), saver.save_on_signal(signal.SIGINT, tmp_path / "m"):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-    assert not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
+    try:
+        with pytest.raises(KeyboardInterrupt), saver.save_on_signal(signal.SIGINT, tmp_path / "m"):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_exit_ends_the_program(tmp_path: Path) -> None:
