@@ -180,8 +180,8 @@ def not_durable(path: str, error: OSError) -> IncompleteSaveError:
 class BundlePublication:
     """The files of one save of checkpoint `prefix`, from creation until they are published or removed.
 
-    What killed programs left in the directory is removed first. Then a marker is created: it identifies a save that was
-    killed or could not clean up, and it becomes the index.
+    Files that killed programs left in the directory are removed first. Then a marker is created: it identifies a save
+    that was killed or could not clean up, and it becomes the index.
 
     Args:
         marker: A marker of this save that exists already.

@@ -79,7 +79,7 @@ class Row(NamedTuple):
 
 
 def ls(options: argparse.Namespace) -> int:
-    """List the tensors; 1 if one of them cannot be read, or no name matches."""
+    """List the tensors; return 1 if one of them cannot be read, or no name matches."""
     if options.all:
         raise InvalidArgumentError("--all needs --tree: a listing always has all tensors. Add --tree, or omit --all")
     with closing(open_source(fspath(options.path))) as source:

@@ -121,7 +121,7 @@ class ConvertReport:
         damaged_index: With `skip_damaged`: parts of the index that cannot be read. The tensors listed there are missing
             in the target, and in `damaged` unless the object graph still names them.
         graph_edited: Whether the object graph was edited to match renamed or omitted tensors.
-        training: Of a training that was saved with torch.save: key for a Saver -> what is stored under it.
+        training: For training state saved with torch.save: key for a Saver -> what is stored under it.
         refused: Key of each optimizer in it that could not be converted -> the reason.
 
     Examples:

@@ -291,7 +291,7 @@ class _Edit:
         return _NodeValues(self._kept_attributes(node_id), slots, node.registered_saver)
 
     def _new_slot_name(self, slot: SlotVariable) -> str:
-        """Return the name in the new key of a slot variable."""
+        """Return the slot name that the new key of a slot variable contains."""
         key = self._graph.value_key(slot.slot_variable_node_id)
         new = None if key is None else self._new_keys[key]
         if key is None or new is None:

@@ -1,11 +1,11 @@
 """Find the parameters that the positions in the state_dict of an optimizer refer to.
 
-torch numbers parameters in the order in which they were passed to the optimizer, and its state_dict has no names. That
-of the model has names in the order of model.parameters(), but has buffers, too, and does not mark them.
+torch numbers parameters in the order in which they were passed to the optimizer, and its state_dict has no names. The
+model's state_dict has names in the order of model.parameters(), but it also contains buffers and does not mark them.
 
 Contract of `match_positions`: an assignment is possible if each group has parameters in the order of the model, none
 has two positions, and the shapes of the state fit. If exactly one is possible, it is returned; otherwise the error says
-why. It is never guessed: two layers of one shape could exchange their moments, and nothing would notice it.
+why. It is never guessed: two layers of one shape could exchange their moments, and nobody would notice.
 
 Source: torch/optim/optimizer.py (state_dict, add_param_group); torch/nn/modules/module.py (parameters, state_dict).
 """

@@ -41,7 +41,7 @@ def is_there(storage: Storage, prefix: str) -> bool:
 def with_other_count(storage: Storage, pattern: str) -> str | None:
     """Return the pattern of the version 1 shards that exist if `pattern` is that of another number of shards.
 
-    A `checkpoint` file may name the number of an earlier save: the program was killed before it updated it.
+    A `checkpoint` file contains an earlier save's number of shards if the program was killed before updating it.
     """
     prefix = prefix_of_pattern(pattern)
     if prefix is None:

@@ -59,7 +59,7 @@ def record(history: SaverHistory, path: str, now: float, max_to_keep: int | None
 
 
 def next_deletion(history: SaverHistory, keep_seconds: float) -> tuple[SaverHistory, str | None]:
-    """Decide about the oldest expired checkpoint.
+    """Decide whether the oldest expired checkpoint may be deleted.
 
     Returns:
         The history without it, and its path if it may be deleted. None if there is none, or it is kept permanently

@@ -78,7 +78,7 @@ class ZipArchive:
         return members
 
     def open(self, member: zipfile.ZipInfo) -> IO[bytes]:
-        """Open a member for reading from its begin; its checksum is verified at its end. Read inside `zip_errors`."""
+        """Open a member for reading from its start; its checksum is verified at its end. Read inside `zip_errors`."""
         _assert_readable(member)
         return self._zip.open(member)
 

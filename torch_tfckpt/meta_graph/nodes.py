@@ -236,7 +236,7 @@ def shape_list(*shapes: Shape | None) -> bytes:
 
 
 def colocated_with(node: str) -> bytes:
-    """Return a value of `_class`: on the same device as another node."""
+    """Return the `_class` attribute that places a node on the same device as `node`."""
     return sized(b"\x0a", string_value(f"loc:@{node}"))  # AttrValue.list = 1, ListValue.s = 2
 
 

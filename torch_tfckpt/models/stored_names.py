@@ -188,7 +188,7 @@ def stored_names(
 
 
 def _without_wrappers(names: list[tuple[str, str]], *, with_wrapper: bool) -> list[tuple[str, str]]:
-    """Return names with parts of wrappers without them. Those at the beginning remain, unless `with_wrapper`."""
+    """Return names with parts that wrappers add, without these; leading ones are removed only if `with_wrapper`."""
     if not may_be_wrapped(name for name, _ in names):
         return []
     key_of = {dotted(name): key for name, key in names}

@@ -56,14 +56,14 @@ class RestoreOptions(NamedTuple):
 def restore_path(
     builder: BaseSaverBuilder, path: str, variables: VarList, how: RestoreOptions, *, storage: Storage | None
 ) -> tuple[str | None, LoadReport]:
-    """Restore the current contents of `variables` from the checkpoint at `path`; errors have TensorFlow's words.
+    """Restore the current contents of `variables` from the checkpoint at `path`; errors contain TensorFlow's wording.
 
     If the names are not keys of an object-based checkpoint, they are looked up as names of its variables, with a
     warning.
 
     Returns:
-        The checkpoint's prefix, or version 1 path; None for such an object-based checkpoint, not written by a Saver.
-        And a report; `sources` maps the names here to the stored keys.
+        The checkpoint's prefix or version 1 path, or None if it is object-based and its variables were found by name.
+        A report, whose `sources` maps the saver's names to the stored keys.
 
     Raises:
         InvalidArgumentError: there is no such checkpoint; or dtypes or shapes do not fit.
@@ -162,7 +162,7 @@ def _log_restored(reader: CheckpointReader, count: int) -> None:
 
 @contextmanager
 def _telling_the_likely_cause() -> Iterator[None]:
-    """Put TensorFlow's words for the likely cause after an error."""
+    """Append TensorFlow's wording of the likely cause to an error."""
     try:
         yield
     except NotFoundError as error:
@@ -175,10 +175,10 @@ def _telling_the_likely_cause() -> Iterator[None]:
 
 
 def _then_in_its_words(finding: str, cause: str) -> str:
-    """Return a message that begins with the finding and ends as TensorFlow's, for programs that look for its words.
+    """Return a message that begins with the finding and ends with TensorFlow's wording, which programs may search for.
 
-    A reader in a hurry sees the finding and the fix in the first line; TensorFlow puts them last. Its "original error"
-    is the first line again.
+    The finding and the fix come first because TensorFlow puts them last, where they are easily missed. The "Original
+    error" at the end repeats the first line.
     """
     first = next(filter(None, finding.splitlines()), "")
     return (
@@ -290,7 +290,7 @@ def restore_saveables(
 
 @contextmanager
 def _telling_what_changed(reader: CheckpointReader, saveable: SaveableObject, done: Sequence[str]) -> Iterator[None]:
-    """Add to an error the saveable during which it happened, and the saveables that were restored before."""
+    """Add to an error the saveable that was being restored, and those that were restored before it."""
     try:
         yield
     except Exception as error:

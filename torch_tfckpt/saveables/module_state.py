@@ -121,7 +121,7 @@ class Modules:
             yield key, {identity_of(first.tensor): first.name for first, *_ in groups}
 
     def without_wrappers(self, optimizer: torch.optim.Optimizer, names: list[list[str]]) -> list[list[str]]:
-        """Return the names of an optimizer's parameters without the parts of wrappers among these modules.
+        """Return the names of an optimizer's parameters without the name parts added by wrappers among these modules.
 
         An optimizer that was built from the named_parameters() of a wrapped module has names with these parts.
         """
@@ -214,7 +214,7 @@ class _ModulesRestore:
             )
 
     def _unknown(self, known: set[str]) -> dict[str, dict[str, str]]:
-        """Return, for the prefix of each part, the name below it -> key of stored values that it does not have now."""
+        """Return stored values that no module has a name for, as prefix of the part -> {name below it: key}."""
         prefixes = {part.prefix for part in self._contents.parts}
         found: dict[str, dict[str, str]] = {}
         for bare, key in (*((key, key) for key in self._reader.keys()), *self._stored.wrapped.items()):

@@ -108,7 +108,7 @@ def is_version_kept(module: nn.Module) -> bool:
 
 
 class Backup:
-    """The present tensors, attributes and extra state of a module, to set them back.
+    """Copy of a module's current tensors, attributes and extra state, to restore them later.
 
     Cost: a copy of all tensors.
     """
@@ -132,7 +132,7 @@ class Backup:
         ]
 
     def restore(self) -> None:
-        """Set everything back."""
+        """Restore everything."""
         for module, attributes, registered in self._modules:
             vars(module).clear()
             vars(module).update(attributes)

@@ -217,7 +217,7 @@ def state_to_restore(key: str, state: SaveableState, reader: CheckpointReader) -
 
 
 def stored_state(key: str, reader: CheckpointReader) -> tuple[dict[str, torch.Tensor], object]:
-    """Return placeholders for all tensors that stored JSON names, and the value with them.
+    """Return placeholders for all tensors named in the stored JSON, and the value that contains them.
 
     Raises: as `state_to_restore`.
     """

@@ -1,4 +1,4 @@
-"""Find the key under which a checkpoint stores a tensor of a module: under another name, or with a wrapper's part."""
+"""Find the key under which a checkpoint stores a tensor of a module: under another name, or with a wrapper's prefix."""
 
 import json
 import logging

@@ -139,7 +139,7 @@ class VarList:
         An object with state has one saveable, with a spec for its JSON and one for each tensor that the JSON names.
 
         Args:
-            report: Gets what modules do not have a place for and, unless `strict`, state that cannot be restored.
+            report: Records values that modules have no place for and, unless `strict`, state that cannot be restored.
             strict: Raise errors for that state.
 
         Raises:

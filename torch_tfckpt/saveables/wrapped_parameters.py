@@ -1,4 +1,4 @@
-"""Stored optimizer state whose parameter names contain the parts of wrappers, or lack them."""
+"""Stored optimizer state whose parameter names have, or lack, the parts that wrappers add."""
 
 from collections.abc import Collection, Iterable
 from typing import Any, Final
@@ -45,7 +45,7 @@ def _with_parameters(group: Any, renamed: dict[str, str]) -> Any:
 
 
 def _renamed(there: set[str], here: set[str]) -> dict[str, str]:
-    """Map stored names to names here that differ from them only by parts of wrappers."""
+    """Map stored names to current names that differ from them only in the parts that wrappers add."""
     lost, wanted = there - here, here - there
     if not lost or not wanted:
         return {}

@@ -1,4 +1,4 @@
-"""A Saver as a message: its settings, and a saver with given settings."""
+"""Conversion of a Saver to and from a SaverDef message."""
 
 from typing import Self
 

@@ -57,10 +57,10 @@ class SavesOnSignal:
             earlier signal handlers; also a context manager.
 
         Raises:
-            FailedPreconditionError: called in another thread than the main thread.
+            FailedPreconditionError: called from a thread other than the main thread.
             InvalidArgumentError: a signal that cannot be handled, such as SIGKILL; or an invalid path or step.
 
-        The handler only notes the signal: a checkpoint of the moment at which it arrives could contain half of an
+        The handler only notes the signal: a checkpoint written when it arrives could contain half of an
         optimizer step. Safe points are `should_stop()`, leaving the `with` block, and every `save` and `save_async` of
         this saver. A save in flight is waited for. A second signal has its usual effect.
         """

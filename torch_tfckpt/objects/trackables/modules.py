@@ -102,7 +102,7 @@ def _has_entries(wrapper: nn.Module) -> bool:
 
 
 class _WrapperTensor(TensorTrackable):
-    """A tensor of a wrapper, such as n_averaged: not stored for the module itself, and then unchanged."""
+    """A tensor of a wrapper, such as n_averaged. A checkpoint of the plain module lacks it; then it is not changed."""
 
     @property
     def needs_values(self) -> bool:
