@@ -59,7 +59,8 @@ class Publication:
         self._storage = storage
         self._outputs: list[_Output] = []
         self._save: int | None = None
-        self._in_use: dict[str, WritableFile] = {}  # directory -> empty file
+        self._markers: list[str] = []  # paths of the empty files that mark each directory as in use
+        self._in_use: dict[str, WritableFile] = {}  # directory -> the open one
         self._dropped: list[str] = []
         self._first: list[Callable[[], object]] = []
         self._rename: Rename | None = None
@@ -94,6 +95,7 @@ class Publication:
             self._save = new_save_number(LOCAL.lock_domain(directory))
         if directory not in self._in_use:
             marker = temporary_name(os.path.join(directory, _IN_USE), self._save)
+            self._markers.append(marker)  # before creating the file: Ctrl-C may arrive in between
             self._in_use[directory] = LOCAL.create(marker)
         self._outputs.append(_Output(temporary_name(path, self._save), path))
         return self._outputs[-1].written
@@ -169,7 +171,8 @@ class Publication:
                 for marker in self._in_use.values():
                     cleanup.enter_context(suppress(OSError))
                     cleanup.callback(marker.close)
-                    cleanup.callback(self._remove, marker.path)
+                for path in self._markers:
+                    cleanup.callback(self._remove, path)
                 for output in self._outputs:
                     if self._storage.renames and not self._published:
                         cleanup.callback(self._remove, output.written)
