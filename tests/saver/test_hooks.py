@@ -379,13 +379,25 @@ def test_damaged_versions(tmp_path: Path, text: str) -> None:
         tfckpt.Saver({"n": nn.Sequential(Versioned())}).restore(path)
 
 
-class Renaming(nn.Linear):
-    """A layer whose hooks rename an entry of its state_dict, and rename it back."""
+class Recoding(nn.Linear):
+    """A layer with hooks that change what is saved, and change it back when it is loaded."""
 
     def __init__(self) -> None:
         super().__init__(2, 2)
         self.register_state_dict_post_hook(self._save)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(self._load)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _save(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def _load(module: nn.Module, state: dict[str, Any], prefix: str, *rest: object) -> None:
+        raise NotImplementedError
+
+
+class Renaming(Recoding):
+    """A layer whose hooks rename an entry of its state_dict, and rename it back."""
 
     @staticmethod
     def _save(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
@@ -396,13 +408,8 @@ class Renaming(nn.Linear):
         state[prefix + "weight"] = state.pop(prefix + "kernel")
 
 
-class Halving(nn.Linear):
+class Halving(Recoding):
     """A layer that stores half of its weight, and doubles what it loads."""
-
-    def __init__(self) -> None:
-        super().__init__(2, 2)
-        self.register_state_dict_post_hook(self._save)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(self._load)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _save(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:

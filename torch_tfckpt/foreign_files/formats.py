@@ -18,7 +18,7 @@ from torch_tfckpt.foreign_files.tensorflow import CheckpointSink, CheckpointSour
 from torch_tfckpt.format.file_kind import promised_kind
 from torch_tfckpt.storage.journal import journal_of, read_journal
 from torch_tfckpt.storage.local import LOCAL
-from torch_tfckpt.storage.names import refuse_url
+from torch_tfckpt.storage.names import is_url, refuse_url
 from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import printable, quoted
 
@@ -57,7 +57,7 @@ def open_source(path: str) -> TensorSource:
         DataLossError: it is damaged, or of a kind that is not supported; the message names the kind.
         InvalidArgumentError, UnimplementedError: as the readers of these formats.
     """
-    if format_of(path) != "tf":
+    if is_url(path) and format_of(path) != "tf":
         instead = "Copy the file here, and pass its local path"
         refuse_url(path, "only TensorFlow checkpoints are read from URLs", instead)
     for attempt in range(_ATTEMPTS):

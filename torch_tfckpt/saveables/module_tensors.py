@@ -97,7 +97,7 @@ def module_tensors(
 
     Args:
         state_dict: `module.state_dict(keep_vars=True)`, if the caller has it already; otherwise it is called here.
-        names: `ModuleNames(module)`, likewise.
+        names: `ModuleNames(module)`, if the caller has it already.
     """
     saved = module.state_dict(keep_vars=True) if state_dict is None else state_dict
     found = list(registered_tensors(module))
