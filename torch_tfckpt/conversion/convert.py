@@ -42,6 +42,7 @@ from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import byte_text, counted, first_lines, listed, printable, quoted
+from torch_tfckpt.values import outside_modes
 
 _LISTED: Final = 8  # shared tensors that the text of a report lists
 _NAMED: Final = 5  # tensors with the same damage that it names
@@ -206,6 +207,7 @@ def _described(item: ConvertedTensor | SidecarTensor) -> str:
     return f"{quoted(item.new_name)}{renamed} {item.dtype} {shape_text(item.shape)}"
 
 
+@outside_modes
 def convert(
     src: AnyPath,
     dst: AnyPath,

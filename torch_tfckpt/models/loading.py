@@ -30,6 +30,7 @@ from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, quoted
+from torch_tfckpt.values import outside_modes
 
 Strict = bool | Literal["names", "shapes"]
 _STRICT: Final = (True, False, "names", "shapes")
@@ -46,6 +47,7 @@ class _Plan:
     slots: SlotPlan | None
 
 
+@outside_modes
 def load_model(
     model: nn.Module,
     path: AnyPath,

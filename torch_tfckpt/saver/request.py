@@ -18,6 +18,7 @@ from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.values import outside_modes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ def _check_suffix(suffix: str) -> None:
         )
 
 
+@outside_modes
 def step_number(global_step: object) -> int:
     """Return a step as a number: an int, a bool, an integral tensor of one element, or a Variable with one.
 

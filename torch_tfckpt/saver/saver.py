@@ -39,6 +39,7 @@ from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, printable
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
+from torch_tfckpt.values import outside_modes
 
 _log = logging.getLogger(__name__)
 
@@ -160,6 +161,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         if not defer_build:
             self.build()
 
+    @outside_modes
     def build(self, var_list: object = None) -> None:
         """Collect the variables and prepare the saver. Does nothing if it was called before.
 
