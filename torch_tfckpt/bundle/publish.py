@@ -38,7 +38,7 @@ from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.bundle.unfinished import count_in_names, current_count, data_files_of, running_markers
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, NotFoundError
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename
-from torch_tfckpt.storage.names import new_save_number, temporary_name
+from torch_tfckpt.storage.names import new_save_number, refuse_long_name, temporary_name
 from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.storage.small_files import make_directories
 from torch_tfckpt.text import printable
@@ -187,6 +187,7 @@ class BundlePublication:
         marker: A marker of this save that exists already.
 
     Raises:
+        InvalidArgumentError: the names of the files would be too long. Nothing was changed.
         OSError: the directory cannot be created, or no file can be created in it. Here and below the
             caller converts the system's errors to IncompleteSaveError, with `saving`.
 
@@ -198,6 +199,8 @@ class BundlePublication:
         self._data: list[str] = []  # temporary name of each shard
         self._names: list[str] = []  # claimed names of the data files
         self._over = False  # published or abandoned
+        if storage.renames:
+            refuse_long_name(data_filename(prefix, 0, 1))
         make_directories(storage, self._directory)
         remove_leftovers(storage, self._directory)
         self._marker = marker or Marker(storage, prefix)

@@ -37,6 +37,18 @@ def try_lock(descriptor: int) -> bool | None:
     return True
 
 
+def wait_for_lock(descriptor: int, patience: float = PATIENCE) -> bool | None:
+    """Lock an open file; return False if another program holds it for `patience` seconds, None without lock support.
+
+    Never waits in the system: a signal handler may run meanwhile, and a stopped program must not stop this one.
+    """
+    until, pause = time.monotonic() + patience, 0.0005
+    while (locked := try_lock(descriptor)) is False and time.monotonic() < until:
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return locked
+
+
 def open_to_lock(path: str) -> int:
     """Open `path` so that it can be locked, and return the descriptor. Changes nothing."""
     flags = os.O_CLOEXEC | os.O_NONBLOCK
@@ -65,18 +77,9 @@ def locked_directory(directory: str, patience: float = PATIENCE) -> Iterator[boo
         if holder is None or holder in _HELD:
             yield False
             return
-        until, pause = time.monotonic() + patience, 0.0005
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                give_up = error.errno not in _HELD_ELSEWHERE or time.monotonic() > until
-            if give_up:
-                yield False
-                return
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        if not wait_for_lock(descriptor, patience):
+            yield False
+            return
         _HELD.add(holder)
         try:
             yield True

@@ -1,6 +1,7 @@
 """Paths as callers pass them, and the names of temporary files."""
 
 import functools
+import hashlib
 import os
 import re
 import secrets
@@ -19,6 +20,10 @@ _COLLAPSED_URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)(.*)", re.DOTALL)
 # leftovers: whether one of TensorFlow's files is in use cannot be determined.
 _TEMPORARY: Final = re.compile(r"(?P<path>.+)\.tempstate(?P<save>[0-9]+)-tfckpt", re.DOTALL)
 
+_LONGEST_NAME: Final = 255  # bytes of a file name, on all usual file systems
+_LONGEST_STEM: Final = _LONGEST_NAME - len(f".tempstate{2**64 - 1}-tfckpt")
+_LONGEST_END: Final = len(".data-00000-of-00001")
+
 
 is_temporary_name: Final = _TEMPORARY.fullmatch
 """Returns a true value for paths that `parse_temporary_name` can parse."""
@@ -27,7 +32,7 @@ is_temporary_name: Final = _TEMPORARY.fullmatch
 class Temporary(NamedTuple):
     """Parsed name of a temporary file."""
 
-    path: str  # the final name
+    path: str  # `stem` of the final name
     save: int  # the same for all files of one save
 
     @property
@@ -45,8 +50,39 @@ def new_save_number(domain: int) -> int:
 
 
 def temporary_name(path: str, save: int) -> str:
-    """Return the temporary name, in the same directory, of `path` in save number `save`."""
-    return f"{path}.tempstate{save}-tfckpt"
+    """Return the temporary name, in the same directory, of `path` in save number `save`.
+
+    Raises:
+        InvalidArgumentError: no file can have the name of `path`, which is too long.
+    """
+    refuse_long_name(path)
+    return f"{stem(path)}.tempstate{save}-tfckpt"
+
+
+def stem(path: str) -> str:
+    """Return `path` as it is in its temporary names: unchanged, or shortened so that they are not too long.
+
+    A shortened name has the start and the end of the name, and a hash of all of it: two names stay different.
+    """
+    name = path.rpartition("/")[2]
+    if len(name) <= _LONGEST_STEM // 4:  # a character has at most four bytes
+        return path
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_STEM:
+        return path
+    end = f"~{hashlib.blake2s(encoded, digest_size=8).hexdigest()}{name[-_LONGEST_END:]}"
+    start = encoded[: _LONGEST_STEM - len(os.fsencode(end))].decode(errors="ignore")
+    return f"{path.removesuffix(name)}{start}{end}"
+
+
+def refuse_long_name(path: str) -> None:
+    """Raise InvalidArgumentError if a file cannot have the name of `path`, because it is too long."""
+    size = len(os.fsencode(path.rpartition("/")[2]))
+    if size > _LONGEST_NAME:
+        raise InvalidArgumentError(
+            f"{quoted(path)}: the file name has {size} bytes, and file systems accept at most {_LONGEST_NAME}. Pass a "
+            f"name that is shorter by {size - _LONGEST_NAME}"
+        )
 
 
 def parse_temporary_name(path: str) -> Temporary | None:
@@ -67,7 +103,7 @@ def refuse_url(path: str, what: str, instead: str) -> None:
 
 
 def final_name(path: str) -> str:
-    """Return the path that the temporary file `path` will have; any other path unchanged."""
+    """Return the path that the temporary file `path` will have, or its `stem`; any other path unchanged."""
     parsed = parse_temporary_name(path)
     return path if parsed is None else parsed.path
 
