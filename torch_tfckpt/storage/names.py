@@ -22,6 +22,7 @@ _TEMPORARY: Final = re.compile(r"(?P<path>.+)\.tempstate(?P<save>[0-9]+)-tfckpt"
 
 _LONGEST_NAME: Final = 255  # bytes of a file name, on all usual file systems
 _LONGEST_STEM: Final = _LONGEST_NAME - len(f".tempstate{2**64 - 1}-tfckpt")
+_SURELY_SHORT: Final = _LONGEST_STEM // 4  # a character has at most four bytes
 _LONGEST_END: Final = len(".data-00000-of-00001")
 
 
@@ -55,8 +56,10 @@ def temporary_name(path: str, save: int) -> str:
     Raises:
         InvalidArgumentError: no file can have the name of `path`, which is too long.
     """
-    refuse_long_name(path)
-    return f"{stem(path)}.tempstate{save}-tfckpt"
+    if len(path) > _SURELY_SHORT:
+        refuse_long_name(path)
+        path = stem(path)
+    return f"{path}.tempstate{save}-tfckpt"
 
 
 def stem(path: str) -> str:
@@ -65,8 +68,6 @@ def stem(path: str) -> str:
     A shortened name has the start and the end of the name, and a hash of all of it: two names stay different.
     """
     name = path.rpartition("/")[2]
-    if len(name) <= _LONGEST_STEM // 4:  # a character has at most four bytes
-        return path
     encoded = os.fsencode(name)
     if len(encoded) <= _LONGEST_STEM:
         return path
