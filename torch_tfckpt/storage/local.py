@@ -254,11 +254,15 @@ class LocalOutput:
         while True:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             # The lock is released when the process ends for any reason. Without lock support the file always counts as
-            # in use. This waits: another program that checks or cleans up may hold the lock for a moment.
-            if wait_for_lock(self._descriptor, patience) is False:
-                # That program was stopped meanwhile. It holds the lock of this file, and not of a new one.
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+            # in use.
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                # Another program that checks or cleans up may hold the lock for a moment. If it was stopped meanwhile:
+                # it holds the lock of this file, and not of a new one.
+                if wait_for_lock(self._descriptor, patience) is False:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
             # A program that cleans up may have opened, and then removed, the file before it was locked.
             if os.fstat(self._descriptor).st_nlink:
                 return
