@@ -76,7 +76,7 @@ class SaveByParts:
         save_op, storage, path = self._builder.save_op, self._storage, self._path
         if self._builder.write_version == SaverDef.V1:  # its writer creates no directory
             if storage.renames:
-                refuse_long_name(self._builder.sharded_filename(path, 0, 1) if self._sharded else path)
+                refuse_long_name(shard_names(path, 1)[0] if self._sharded else path)
             with saving(path):
                 make_directories(storage, os.path.dirname(path))
             remove_leftovers(storage, os.path.dirname(path))
