@@ -9,6 +9,7 @@ import torch
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt import InvalidArgumentError, Saver, load_file, load_model, load_variable, save_file
+from torch_tfckpt.save_restore.exit_status import STATUS
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
 V = {"v": torch.zeros(1)}
@@ -66,3 +67,47 @@ def test_the_frequent_message_on_several_checkpoints(tmp_path: Path) -> None:
     assert quoted in DOCUMENT.read_text()
     with pytest.raises(InvalidArgumentError, match=quoted):
         load_file(tmp_path)
+
+
+def test_the_frequent_messages_on_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home directory, a URL that was a Path, a URL given to convert, and a name that is too long."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = save_file(V, tmp_path / "m")
+    calls: dict[str, Callable[[], object]] = {
+        "is not expanded in paths. Pass os.path.expanduser(...)": lambda: load_file("~/m"),
+        "was a URL, and a Path has only one of its slashes": lambda: save_file(V, Path("s3://bucket/m")),
+        "is a URL, and convert writes local files only": lambda: tfckpt.convert(path, "s3://bucket/m.npz"),
+        "the file name has 275 bytes, and file systems accept at most 255": lambda: save_file(
+            V, tmp_path / ("m" * 255)
+        ),
+    }
+    text = DOCUMENT.read_text()
+    for message, call in calls.items():
+        assert f"| `{message}` |" in text
+        with pytest.raises(InvalidArgumentError) as raised:
+            call()
+        assert message.replace("(...)", "(") in str(raised.value)
+
+
+def test_the_frequent_messages_on_saves() -> None:
+    """They are those of a save by a signal handler, and of a program whose last save failed (status 120)."""
+    text = DOCUMENT.read_text()
+    assert "was called during Saver.save of the same object in the same thread" in text
+    assert "exit status 120" in text and STATUS == 120
+    saver: list[Saver] = []
+
+    class Saves(dict[str, torch.Tensor]):
+        """A state whose collection saves, as a signal handler may."""
+
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            if saver:
+                saver[0].save("again")
+            return dict(self)
+
+        def load_state_dict(self, state: object) -> None: ...
+
+    state = Saves(V)
+    holder = Saver({"state": state})
+    saver.append(holder)
+    with pytest.raises(tfckpt.FailedPreconditionError, match=r"was called during Saver\.save of the same object"):
+        holder.save("x")

@@ -231,7 +231,7 @@ class TestRetention:
         manager.save()
         storage.refuses = True
         path = manager.save()
-        assert "ckpt-1 could not be deleted, and will be tried again: Ignoring: [Errno 13]" in caplog.text
+        assert "ckpt-1 could not be deleted; will retry. Ignoring: [Errno 13]" in caplog.text
         assert tfckpt.latest_checkpoint(tmp_path) == path
         assert manager.checkpoints == [path]
         manager.save()

@@ -31,7 +31,7 @@ from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, escaped, quoted
 from torch_tfckpt.v1.reader import SlicesReader
-from torch_tfckpt.values import LoadedValue, StoredTensor, Strings, Value
+from torch_tfckpt.values import LoadedValue, StoredTensor, Strings, Value, outside_modes
 
 Result = TypeVar("Result")
 
@@ -298,6 +298,7 @@ class CheckpointReader:
             lines.append(f"{name} ({dtype.name}) {shape_text(shape)}{suffix}")
         return "\n".join(lines)
 
+    @outside_modes
     def check(self, progress: Callable[[int], object] | None = None) -> Verification:
         """Read everything and report the undamaged and the damaged tensors; damage is a result, not an error.
 
@@ -353,6 +354,7 @@ class CheckpointReader:
             self._names = None if graph is None else TensorNames(graph, self.keys())
         return self._names
 
+    @outside_modes
     def _look_up(self, name: str, read: Callable[[str], Result]) -> Result:
         """Return `read(name)`; if that is not a key, `read` of the key that it refers to."""
         if self._names is None or not isinstance(name, str):
@@ -384,6 +386,7 @@ class CheckpointReader:
             f"{closest}{' ' if closest else ''}`tfckpt ls {self.path}` lists all {len(self)}. {hint}"
         )
 
+    @outside_modes
     def _read_several(
         self, names: Iterable[str], read: Callable[[Iterable[str]], dict[str, Value]]
     ) -> dict[str, LoadedValue]:

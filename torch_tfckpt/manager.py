@@ -312,8 +312,8 @@ class CheckpointManager:
             valid: Pass over checkpoints that are missing, incomplete or damaged, and log why. They are tried in this
                 order: the newest and the list of the state file, from the newest on, then all others with this
                 manager's name, the highest number first. So a missing, empty, damaged or outdated state file, or a
-                damaged checkpoint, neither starts a training anew nor ends it at every restart. False: restore the
-                checkpoint that the state file names, or none without a state file, as TensorFlow does.
+                damaged checkpoint, neither restarts training from scratch nor ends it at every restart. False: restore
+                the checkpoint that the state file names, or none without a state file, as TensorFlow does.
 
         Raises:
             DataLossError (a ValueError): no checkpoint can be restored, although this is not the first run. Without

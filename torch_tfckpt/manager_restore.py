@@ -1,6 +1,6 @@
 """Restore the checkpoint with which a CheckpointManager continues: the newest one that is complete and undamaged.
 
-Only a checkpoint that is known to be damaged is passed over. If the system refuses to answer, or a checkpoint does not
+Only a checkpoint that is known to be damaged is skipped. If the system refuses to answer, or a checkpoint does not
 fit the objects, that error is raised: an older checkpoint would hide it.
 """
 
@@ -59,7 +59,7 @@ def restore_newest(checkpoint: Restorable, records: ManagerRecords, directory: s
                 _log.warning("%s was restored, since newer checkpoints are damaged", printable(path))
                 records.passed_over(list(problems))
             return path
-        _log.warning("%s is passed over: %s", printable(path), problem)
+        _log.warning("%s is skipped: %s", printable(path), problem)
         problems[path] = problem
     if not records.is_first_run:
         raise nothing_to_restore(records, directory, list(problems.values()))

@@ -15,11 +15,12 @@ from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import quoted
-from torch_tfckpt.values import LoadedValue, WritableValue
+from torch_tfckpt.values import LoadedValue, WritableValue, outside_modes
 
 _log = logging.getLogger(__name__)
 
 
+@outside_modes
 def load_file(
     path: AnyPath,
     *,
@@ -84,6 +85,7 @@ def load_file(
     return {name: _placed(value, target, dtype) for name, value in values.items()}
 
 
+@outside_modes
 def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage: Storage | None = None) -> str:
     """Write a dictionary of tensors as one TensorFlow checkpoint of version 2 with one data file.
 

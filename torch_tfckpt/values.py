@@ -1,7 +1,10 @@
 """Values that readers return and writers accept: torch tensors, and numpy arrays of bytes for strings."""
 
+import functools
+import sys
 from collections.abc import Callable
-from typing import Any, Final
+from contextlib import ExitStack
+from typing import Any, Final, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +46,40 @@ _SUBCLASSES: Final = {
     "FunctionalTensor": "Save outside of the transformed function",
 }
 _is_transformed: Final = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda tensor: False)
+_mode: Final = torch._C._get_dispatch_mode
+_FAKE: Final = torch._C._TorchDispatchModeKey.FAKE
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def outside_modes(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Call the decorated function outside of the FakeTensorMode and InferenceMode of the calling thread.
+
+    - In FakeTensorMode every new tensor has no values, and every operation on a real tensor is refused: no file could
+      be read or written. So real tensors are read, as without the mode; `check_plain` refuses fake ones.
+    - New tensors of InferenceMode cannot be trained. A model, or the state of an optimizer, that is restored in this
+      mode may be.
+
+    Other modes of torch need nothing: new tensors are created with an explicit device and dtype, and results do not
+    depend on autograd, autocast, or modes that observe operations (tests/test_torch_modes.py).
+
+    Cost: a fraction of a microsecond.
+    """
+
+    @functools.wraps(function)
+    def outside(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        fake, inference = _mode(_FAKE) is not None, torch.is_inference_mode_enabled()
+        if not fake and not inference:
+            return function(*args, **kwargs)
+        with ExitStack() as left:
+            if fake:  # so its module is imported
+                left.enter_context(sys.modules["torch._subclasses.fake_tensor"].unset_fake_temporarily())
+            if inference:
+                left.enter_context(torch.inference_mode(False))
+            return function(*args, **kwargs)
+
+    return outside
 
 
 class StoredTensor:
@@ -78,6 +115,7 @@ class StoredTensor:
         """Return TensorFlow's element type."""
         return self._dtype
 
+    @outside_modes
     def __getitem__(self, index: Index) -> LoadedValue:
         """Return the elements at `index`, with the shape that a tensor would give.
 

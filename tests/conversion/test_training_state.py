@@ -357,7 +357,7 @@ def test_values_that_cannot_be_stored_are_reported(tmp_path: Path) -> None:
     torch.save({"model": model.state_dict(), "opt": strange, "seen": {"a": {1, 2}}, "best": None}, tmp_path / "x.pt")
     report = tfckpt.convert(tmp_path / "x.pt", tmp_path / "ckpt", to="tf")
     assert report.skipped == {"seen": '"seen.a" is not a plain value: set', "best": "NoneType None"}
-    assert "state of a position that is in none of its groups" in report.refused["opt"]
+    assert "state for a position that is not in any of its groups" in report.refused["opt"]
     assert not report.complete
 
 
@@ -400,7 +400,7 @@ def test_state_by_names(tmp_path: Path) -> None:
     [
         ({"params": [1, 0]}, "its positions are not consecutive numbers"),
         ({"params": [0, 1, 2]}, "it has 3 parameters, but the model has 2"),
-        ({"params": [0]}, "it has state of a position that is in none of its groups"),
+        ({"params": [0]}, "it has state for a position that is not in any of its groups"),
         ({"params": ["a", "a"]}, "two of its parameters have the same name"),
         ({"param_names": ["bias", "weight"]}, 'the state of "bias" has shape [2,2], but it has shape [2] in "m"'),
         ({"hook": {1, 2}}, "is not a plain value: set"),

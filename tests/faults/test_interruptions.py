@@ -146,6 +146,48 @@ def test_after_ctrl_c_the_next_save_works(tmp_path: Path, name: str) -> None:
     assert interrupted > STEPS // 2
 
 
+@pytest.mark.parametrize("name", ["save", "save_async", "write", "manager"])
+def test_ctrl_c_where_nobody_has_the_save_yet_leaves_nothing(tmp_path: Path, name: str) -> None:
+    """After the files were created and before the save is known to anybody who would remove them, at any line."""
+    run = Run(tmp_path)
+    tracing: list[bool] = []
+    lines = at = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal lines
+        code = frame.f_code
+        if "torch_tfckpt" not in code.co_filename:
+            return None
+        if code.co_qualname == "BundleSave.__init__" and event == "return":
+            tracing.append(True)
+        elif code.co_qualname in ("InFlight.start", "BundleSave.finish"):
+            tracing.clear()
+        elif tracing and event in ("line", "return"):
+            lines += 1
+            if lines == at:
+                raise KeyboardInterrupt
+        return trace
+
+    while True:
+        at, lines = at + 1, 0
+        tracing.clear()
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            run.actions()[name]()
+        except KeyboardInterrupt:
+            sys.settrace(before)
+        else:
+            sys.settrace(before)
+            break
+        left = [path.name for path in tmp_path.rglob("*tempstate*")]
+        assert not left, f"interrupted at {at}"
+        run.saver.sync()
+        run.checkpoint.sync()
+        run.manager.sync()
+    assert at > 3
+
+
 def test_threads_that_share_a_saver_take_turns(tmp_path: Path) -> None:
     """Every save of every thread is complete, and the records name the last ones."""
     saver = Saver({"w": torch.zeros(1000)}, max_to_keep=3)
@@ -208,6 +250,6 @@ def test_a_callback_that_waits_for_its_own_save_is_refused(tmp_path: Path) -> No
     checkpoint = Checkpoint(w=torch.zeros(3))
     options = tfckpt.CheckpointOptions(enable_async=True, experimental_write_callbacks=[checkpoint.sync])
     checkpoint.write(tmp_path / "c", options)
-    with pytest.raises(FailedPreconditionError, match="waits for its end"):
+    with pytest.raises(FailedPreconditionError, match="waits for the save, which cannot end"):
         checkpoint.sync()
     assert tfckpt.checkpoint_exists(tmp_path / "c")

@@ -82,6 +82,27 @@ def test_files_of_a_killed_save_are_removed(saved: Path) -> None:
     assert latest_number(saved) == 1
 
 
+def test_files_of_a_killed_save_with_a_long_name_are_removed(saved: Path) -> None:
+    """Its temporary names are shortened, and the marker still leads to its data; another long name is left alone."""
+    before = names(saved)
+    long, other = "x" * 235, "x" * 100 + "y" + "x" * 134
+    touch(saved, temporary(f"{long}.index", DEAD), temporary(f"{long}.data-00001-of-00002", DEAD))
+    touch(saved, f"{long}.data-00000-of-00002", temporary(f"{long}_temp", DEAD) + "/part-00000-of-00002.index")
+    touch(saved, f"{other}.data-00000-of-00002")
+    assert len(clear(saved)) == 4
+    assert set(names(saved)) == {*before, f"{other}.data-00000-of-00002"}
+
+
+def test_data_of_a_running_save_with_a_long_name_stays(saved: Path) -> None:
+    """Another save of the same long name was killed."""
+    long = "x" * 235
+    touch(saved, temporary(f"{long}.index", DEAD))
+    with in_use(saved, temporary(f"{long}.index", ALIVE)):
+        touch(saved, f"{long}.data-00000-of-00003")
+        assert clear(saved) == []
+    assert f"{long}.data-00000-of-00003" in clear(saved)
+
+
 def test_files_of_a_running_save_stay(saved: Path) -> None:
     """All files with its number while its marker is in use, renamed data, and its shards to be merged."""
     with in_use(saved, temporary("m-2.index", ALIVE)):

@@ -79,8 +79,8 @@ def test_the_pickle_that_the_others_change_is_read(tmp_path: Path) -> None:
         (b"}K\x01" + b"q\x00h\x00\x86" * 40 + b"K\x01s.", "a key of a dictionary is a tuple"),
         (b"\x8b\xff\xff\xff\x7f1.", "an integer of 2147483647 bytes"),
         (b"\x8b\xff\xff\xff\xff1.", "an integer of 4294967295 bytes"),
-        (b"X\xff\xff\xff\xffabc.", "4294967295 bytes are announced"),
-        (b"\x8d" + b"\xff" * 8 + b".", "18446744073709551615 bytes are announced"),
+        (b"X\xff\xff\xff\xffabc.", "expected 4294967295 more bytes"),
+        (b"\x8d" + b"\xff" * 8 + b".", "expected 18446744073709551615 more bytes"),
         (b"\x96" + b"\xff" * 8 + b".", "unknown operation 0x96"),
         (b"Nr\xff\xff\xff\xffj\x00\x00\x00\x01.", "damaged pickle"),
         (b"}" + b"2" * 1000 + b".", "unknown operation 0x32"),
@@ -335,7 +335,7 @@ def set_directory(field: int, size: int, value: int, member: int = 0) -> Callabl
         (set_directory(42, 4, 0, member=1), "in another member"),  # offset
         (set_directory(42, 4, 40, member=1), "in another member"),
         (set_directory(42, 4, 2**32 - 2), "damaged zip archive"),
-        (set_directory(46, 1, ord("z")), "damaged zip archive"),  # another name than at its place
+        (set_directory(46, 1, ord("z")), "damaged zip archive"),  # another name than at its offset
         (set_directory(28, 2, 2**16 - 1), "m.npz"),  # size of the name
         (set_directory(30, 2, 2**16 - 1), "damaged zip archive"),  # size of the extra field
     ],

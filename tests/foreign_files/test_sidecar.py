@@ -93,7 +93,7 @@ def test_too_much_for_a_sidecar_is_said_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sidecar that would not be read back is not written."""
-    monkeypatch.setattr("torch_tfckpt.conversion.convert.MAX_BYTES", 1000)
+    monkeypatch.setattr("torch_tfckpt.foreign_files.sidecar.MAX_BYTES", 1000)
     tfckpt.save_file({"z": torch.zeros(100, dtype=torch.complex128), "ok": torch.zeros(1)}, tmp_path / "t")
     with pytest.raises(tfckpt.UnimplementedError, match=r'The largest is "z", complex128 \[100\]'):
         convert(tmp_path / "t", tmp_path / "m.safetensors")

@@ -176,7 +176,7 @@ def test_a_hook_that_raises(tmp_path: Path, way: Way) -> None:
     assert [id(each) for each in target.state_dict(keep_vars=True).values()] == tensors
     assert net.cached.cache is cache and net.cached.refreshed == 0
     notes = "\n".join(caught.value.__notes__)
-    assert "Failing" in notes and "load_state_dict" in notes and "set back" in notes
+    assert "Failing" in notes and "load_state_dict" in notes and "restored" in notes
 
 
 def test_a_hook_that_raises_in_a_sequential_restore(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from storage_suite import NOT_UTF8, RenamingStorageTests, read, write
 import torch_tfckpt
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.storage.local import LOCAL, LocalFile, LocalStorage
-from torch_tfckpt.storage.names import Temporary, fspath, new_save_number, parse_temporary_name, temporary_name
+from torch_tfckpt.storage.names import Temporary, fspath, new_save_number, parse_temporary_name, stem, temporary_name
 from torch_tfckpt.storage.protocol import Storage
 
 
@@ -446,8 +446,33 @@ def test_temporary_names_are_unique_and_in_the_same_directory() -> None:
 
 @given(path=st.text(min_size=1), save=st.integers(0, 2**64 - 1))
 def test_temporary_names_can_be_parsed(path: str, save: int) -> None:
-    """The final name and the save number are recovered, whatever characters the name contains."""
+    """The final name and the save number are recovered, whatever characters the name contains (if it is not long)."""
+    assert parse_temporary_name(temporary_name(path, save)) == Temporary(stem(path), save)
+
+
+@given(path=st.text(min_size=1, max_size=54), save=st.integers(0, 2**64 - 1))
+def test_names_that_are_not_long_are_recovered(path: str, save: int) -> None:
+    """A character has at most four bytes."""
     assert parse_temporary_name(temporary_name(path, save)) == Temporary(path, save)
+
+
+@pytest.mark.parametrize("end", [".index", ".data-00000-of-00001", "_temp", ""])
+@pytest.mark.parametrize("character", ["a", "é", "🙂", os.fsdecode(b"\xff")])
+def test_temporary_names_of_long_names_fit(character: str, end: str) -> None:
+    """At most 255 bytes, with the end of the name; different names, also in the middle, have different ones."""
+    room = 255 - len(end)
+    full = character * (room // len(os.fsencode(character)))
+    other = f"{full[:20]}b{full[21:]}"
+    names = [temporary_name(f"dir/{name}{end}", 2**64 - 1) for name in (full, full[:-1], other)]
+    assert len(set(names)) == 3
+    for name in names:
+        assert len(os.fsencode(name.removeprefix("dir/"))) <= 255
+        parsed = parse_temporary_name(name)
+        assert parsed is not None
+        assert parsed.path.endswith(end)
+        assert stem(parsed.path) == parsed.path
+    with pytest.raises(InvalidArgumentError, match="has 300 bytes, and file systems accept at most 255"):
+        temporary_name("dir/" + "x" * (300 - len(end)) + end, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,16 @@
 import errno
 import fcntl
 import os
+import signal
+import sys
 import threading
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
-from torch_tfckpt.storage.local import LOCAL
-from torch_tfckpt.storage.locks import lock_domain, locked_directory
+from torch_tfckpt.storage.local import LOCAL, LocalOutput
+from torch_tfckpt.storage.locks import lock_domain, lock_file, locked_directory, open_to_lock
 
 
 def test_one_thread_at_a_time_has_a_directory(tmp_path: Path) -> None:
@@ -67,6 +70,80 @@ def test_without_locks_nobody_is_kept_out(tmp_path: Path, monkeypatch: pytest.Mo
         assert not locked
     (tmp_path / "a").touch()
     assert not LOCAL.detects_use(str(tmp_path / "a"))
+
+
+def test_waiting_for_a_lock_has_an_end(tmp_path: Path) -> None:
+    """Held, it is given up; released meanwhile, it is taken."""
+    path = tmp_path / "f"
+    path.write_bytes(b"")
+    holder, other = open_to_lock(str(path)), open_to_lock(str(path))
+    assert lock_file(holder)
+    assert lock_file(other, 0.01) is False
+    release = threading.Timer(0.05, os.close, [holder])
+    release.start()
+    assert lock_file(other, 60) is True
+    release.join()
+    os.close(other)
+
+
+def hold_when_locked(path: str, held: list[int]) -> None:
+    """Lock the file at `path` once, immediately before this thread would lock it, and keep the lock."""
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        if event == "c_call" and argument is fcntl.flock and not held:
+            sys.setprofile(None)
+            held.append(open_to_lock(path))
+            fcntl.flock(held[0], fcntl.LOCK_EX)
+
+    sys.setprofile(profile)
+
+
+def test_a_stopped_program_that_holds_the_lock_stops_nobody(tmp_path: Path) -> None:
+    """It was stopped while it checked whether a file that had just been created is in use."""
+    held: list[int] = []
+    path = str(tmp_path / "f")
+    hold_when_locked(path, held)
+    try:
+        file = LocalOutput(path, patience=0.01)
+    finally:
+        sys.setprofile(None)
+    file.write(0, [b"contents"])
+    assert len(held) == 1
+    assert LOCAL.in_use(path)
+    assert file.has_name(path)
+    os.close(held[0])
+    assert LOCAL.in_use(path)
+    file.close()
+    assert (tmp_path / "f").read_bytes() == b"contents"
+
+
+@pytest.mark.parametrize("check", [LOCAL.in_use, LOCAL.detects_use, LOCAL.remove_unused])
+def test_a_signal_handler_does_not_wait_for_the_check_it_interrupts(tmp_path: Path, check: object) -> None:
+    """While the thread holds the lock of a file, its handler removes that file and creates it anew, and others."""
+    path, other = str(tmp_path / "f"), str(tmp_path / "g")
+    (tmp_path / "f").write_bytes(b"")
+    created: list[bool] = []
+
+    def handler(*_: object) -> None:
+        for name in (path, other):
+            LOCAL.remove(name)
+            LocalOutput(name, patience=0).close()
+            created.append(os.path.exists(name))
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        if event == "c_return" and argument is fcntl.flock:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    sys.setprofile(profile)
+    try:
+        assert callable(check)
+        check(path)
+    finally:
+        sys.setprofile(None)
+        signal.signal(signal.SIGUSR1, before)
+    assert created == [True, True]
 
 
 def test_the_domain_is_that_of_the_boot_and_the_mount(tmp_path: Path) -> None:

@@ -32,8 +32,9 @@ from torch_tfckpt.bundle.unfinished import (
     temporaries,
 )
 from torch_tfckpt.errors import CheckpointError, NotFoundError
+from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
 from torch_tfckpt.storage.journal import finish_journals
-from torch_tfckpt.storage.names import Temporary
+from torch_tfckpt.storage.names import Temporary, stem
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable
 
@@ -79,12 +80,20 @@ def _remove_dead(
                 yield from _remove_parts(storage, path)
                 continue
             if found[path].path.endswith(".index"):
-                prefix = found[path].path.removesuffix(".index")
-                yield from _remove_orphans(storage, prefix, save)
-                if _orphans(storage, prefix):
+                prefixes = _marked(storage, directory, found[path])
+                for prefix in prefixes:
+                    yield from _remove_orphans(storage, prefix, save)
+                if any(_orphans(storage, prefix) for prefix in prefixes):
                     continue  # the marker shows the next cleanup where to look
             if _remove(storage, path):
                 yield path
+
+
+def _marked(storage: Storage, directory: str, marker: Temporary) -> set[str]:
+    """Return the checkpoints with data files whose saves have markers of that name: one, or none."""
+    names = [parsed[0] for name in storage.list(directory) if (parsed := parse_data_filename(name)) is not None]
+    prefixes = {os.path.join(directory, name) for name in names}
+    return {prefix for prefix in prefixes if stem(index_filename(prefix)) == marker.path}
 
 
 def _remove(storage: Storage, path: str) -> bool:

@@ -38,7 +38,7 @@ from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.bundle.unfinished import count_in_names, current_count, data_files_of, running_markers
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, NotFoundError
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename
-from torch_tfckpt.storage.names import new_save_number, temporary_name
+from torch_tfckpt.storage.names import LONGEST_END, new_save_number, refuse_long_name, temporary_name
 from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.storage.small_files import make_directories
 from torch_tfckpt.text import printable
@@ -187,6 +187,7 @@ class BundlePublication:
         marker: A marker of this save that exists already.
 
     Raises:
+        InvalidArgumentError: the names of the files would be too long. Nothing was changed.
         OSError: the directory cannot be created, or no file can be created in it. Here and below the
             caller converts the system's errors to IncompleteSaveError, with `saving`.
 
@@ -198,6 +199,8 @@ class BundlePublication:
         self._data: list[str] = []  # temporary name of each shard
         self._names: list[str] = []  # claimed names of the data files
         self._over = False  # published or abandoned
+        if storage.renames:
+            refuse_long_name(prefix, appended=LONGEST_END)
         make_directories(storage, self._directory)
         remove_leftovers(storage, self._directory)
         self._marker = marker or Marker(storage, prefix)
@@ -335,8 +338,8 @@ class BundlePublication:
             others = running_markers(storage, prefix, listed, [marker.save, guard.save, self._marker.save])
             if others:
                 _log.warning(
-                    "%s: is being saved %d more times at the same time; the last save stays. If this is the same "
-                    "program on several ranks, let one of them save",
+                    "%s: %d other saves of it are in progress; the last one to finish replaces the others. If this is "
+                    "the same program on several ranks, save from only one rank",
                     printable(prefix),
                     len(others),
                 )
@@ -401,7 +404,7 @@ class BundlePublication:
                 files.check_data()
         except (CheckpointError, OSError) as error:
             raise _gone(prefix, str(error)) from error
-        _log.warning("%s: was replaced by another save at the same time, which is complete", printable(prefix))
+        _log.warning("%s: was replaced by a concurrent save, which is complete", printable(prefix))
         for name in self._names:
             if count_in_names(name) != len(self._names):
                 remove(storage, name)

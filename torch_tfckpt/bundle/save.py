@@ -9,7 +9,9 @@
 BundleWriter does the same for tensors that are added one by one.
 """
 
+import os
 import threading
+from contextlib import suppress
 
 from torch_tfckpt.bundle.plan import BundlePlan
 from torch_tfckpt.bundle.publish import BundlePublication, close_files, saving
@@ -33,6 +35,8 @@ class BundleSave:
         InvalidArgumentError: slices of a tensor overlap.
         IncompleteSaveError: a file cannot be created; nothing was changed.
 
+    A save that is dropped without `finish` or `abandon`, because of Ctrl-C, is abandoned.
+
     Thread safety: one thread at a time; any thread may wait for `staged`.
     """
 
@@ -40,6 +44,7 @@ class BundleSave:
         plan.close()
         self._prefix, self._plan = prefix, plan
         self._files: list[WritableFile] = []
+        self._owner = os.getpid()  # 0: nothing is left to remove
         self._transfer: Transfer | None = None
         with saving(prefix):
             self._publication = BundlePublication(storage, prefix)
@@ -74,10 +79,18 @@ class BundleSave:
         except BaseException:
             self.abandon()
             raise
+        self._owner = 0
         return self._prefix
+
+    def __del__(self) -> None:
+        # Ctrl-C may have come before the caller had this object. A forked child does not own the files.
+        if getattr(self, "_publication", None) is not None and self._owner == os.getpid():
+            with suppress(Exception):
+                self.abandon()
 
     def abandon(self) -> None:
         """Stop, and remove everything written. Does nothing after `finish`."""
+        self._owner = 0
         try:
             if self._transfer is not None:
                 self._transfer.cancel()

@@ -16,7 +16,7 @@ from typing import Final
 from torch_tfckpt.bundle.files import read_header
 from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.format.tensor_bundle import data_filename, index_filename, parse_data_filename
-from torch_tfckpt.storage.names import Temporary, is_temporary_name, parse_temporary_name
+from torch_tfckpt.storage.names import Temporary, is_temporary_name, parse_temporary_name, stem
 from torch_tfckpt.storage.protocol import Storage
 
 DAY: Final = 24 * 3600.0
@@ -79,7 +79,7 @@ def running_markers(storage: Storage, prefix: str, names: Iterable[str], own: It
     Args:
         own: Numbers of the caller's saves, which are left out.
     """
-    directory, index, own = os.path.dirname(prefix), index_filename(prefix), set(own)
+    directory, index, own = os.path.dirname(prefix), stem(index_filename(prefix)), set(own)
     return [
         marker
         for path, marker in temporaries(directory, names).items()

@@ -63,7 +63,7 @@ def say(text: str) -> None:
 def escaped_messages() -> Iterator[None]:
     """Print log records and warnings like other messages in the `with` block, instead of unchanged.
 
-    Programs that have set up logging handlers of their own get the records as before.
+    Programs that have set up their own logging handlers get the records as before.
     """
     last_resort = logging.lastResort
     logging.lastResort = _Handler(logging.WARNING)

@@ -33,7 +33,7 @@ from torch_tfckpt.errors import DataLossError, InvalidArgumentError, Unimplement
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource, names_of
 from torch_tfckpt.foreign_files.safetensors_sink import parse_size
-from torch_tfckpt.foreign_files.sidecar import MAX_BYTES, SidecarWriter, encoded_size, sidecar_of
+from torch_tfckpt.foreign_files.sidecar import SidecarWriter, check_size, sidecar_of
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches, cast_floating, dtype_named
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
@@ -42,6 +42,7 @@ from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import byte_text, counted, first_lines, listed, printable, quoted
+from torch_tfckpt.values import outside_modes
 
 _LISTED: Final = 8  # shared tensors that the text of a report lists
 _NAMED: Final = 5  # tensors with the same damage that it names
@@ -206,6 +207,7 @@ def _described(item: ConvertedTensor | SidecarTensor) -> str:
     return f"{quoted(item.new_name)}{renamed} {item.dtype} {shape_text(item.shape)}"
 
 
+@outside_modes
 def convert(
     src: AnyPath,
     dst: AnyPath,
@@ -226,7 +228,7 @@ def convert(
     and `exclude`: after rename=[("^model/", "net/")] a program restores the object under the name `net`. In another
     TensorFlow checkpoint the graph is always kept, unless `exclude` spells its name, _CHECKPOINTABLE_OBJECT_GRAPH.
 
-    A training that was saved with torch.save, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), ...},
+    Training state saved with torch.save, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), ...},
     or by Lightning, becomes with `to="tf"` what a Saver restores: see `report.training` and `report.refused`.
 
     Args:
@@ -389,7 +391,7 @@ def _plan(source: SelectedSource, sink: TensorSink, dtype: torch.dtype | None, r
     for name, kind in types.items():
         reason = "only its type; the values are in the target"
         report.sidecar.append(SidecarTensor(source.old_name(name), name, kind.name, infos[name].shape, reason, False))
-    _check_sidecar_size(sink, infos, list(refused))
+    check_size(sink.path, sink.format, {name: infos[name] for name in refused})
     order = sink.plan(held, sidecar=bool(report.sidecar))
     for name in order:
         info = infos[name]
@@ -436,15 +438,3 @@ def _read(source: SelectedSource, names: Sequence[str], dtype: torch.dtype | Non
         if dtype is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
             values[name] = cast_floating(value, dtype)
     return values
-
-
-def _check_sidecar_size(sink: TensorSink, infos: dict[str, TensorInfo], names: Sequence[str]) -> None:
-    size = sum(encoded_size(infos[name]) for name in names)
-    if size > MAX_BYTES:
-        largest = max(names, key=lambda name: infos[name].nbytes)
-        raise UnimplementedError(
-            f"{printable(sink.path)}: {len(names)} tensors that {sink.format} cannot store need a sidecar of "
-            f"{size} bytes, more than the {MAX_BYTES} that can be read back. The largest is {quoted(largest)}, "
-            f"{infos[largest].type.name} {shape_text(infos[largest].shape)}. Exclude it, or choose "
-            f"another format"
-        )

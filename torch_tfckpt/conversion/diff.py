@@ -25,7 +25,7 @@ from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.text import counted, printable, quoted
-from torch_tfckpt.values import Strings
+from torch_tfckpt.values import Strings, outside_modes
 
 _CHUNK_ELEMENTS: Final = 1024 * 1024  # float64 or complex128 copies of this many take a few tens of MB
 
@@ -117,6 +117,7 @@ class DiffReport:
         return "\n".join(lines)
 
 
+@outside_modes
 def diff(
     a: AnyPath,
     b: AnyPath,

@@ -14,6 +14,7 @@ from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath, is_url, refuse_url
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, printable
+from torch_tfckpt.values import outside_modes
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class MergeReport:
         return "\n".join(lines)
 
 
+@outside_modes
 def merge(
     srcs: Sequence[AnyPath],
     dst: AnyPath,

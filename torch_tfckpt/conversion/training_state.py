@@ -76,7 +76,7 @@ def as_training(source: TensorSource) -> "TrainingSource | None":
 
 def training_lines(training: Mapping[str, str], refused: Mapping[str, str]) -> list[str]:
     """Return the lines of a report on what was converted as what."""
-    lines = ["a training, for Saver({...}).restore:"] if training or refused else []
+    lines = ["training state, for Saver({...}).restore:"] if training or refused else []
     lines += [f"  {quoted(key)}: {role}" for key, role in training.items()]
     return lines + [f"  {quoted(key)} was NOT converted: {reason}" for key, reason in refused.items()]
 
@@ -288,7 +288,7 @@ class TrainingSource:
         elif flat != list(range(len(flat))) or any(type(each) is not int for each in flat):
             raise InvalidArgumentError("its positions are not consecutive numbers")
         if any(isinstance(each, int) and not 0 <= each < len(flat) for each in packed["state"]):
-            raise InvalidArgumentError("it has state of a position that is in none of its groups")
+            raise InvalidArgumentError("it has state for a position that is not in any of its groups")
         shapes = _shapes_of_state(value, flat if named else list(range(len(flat))))
         given = [group["params"] if named else group.get("param_names") for group in groups]
         if all(_are_names(each, len(group["params"])) for each, group in zip(given, groups, strict=True)):

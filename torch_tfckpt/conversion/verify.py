@@ -9,8 +9,10 @@ from torch_tfckpt.foreign_files.formats import format_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable
+from torch_tfckpt.values import outside_modes
 
 
+@outside_modes
 def verify(
     path: AnyPath, *, progress: Callable[[int, int], object] | None = None, storage: Storage | None = None
 ) -> Verification:

@@ -3,7 +3,7 @@
 A job that was killed, or an interrupted copy, may leave an index without its data. The check reads no tensors: it
 compares sizes, not contents.
 
-A checkpoint is passed over only if it is known to be incomplete. If the system refuses to answer, the search ends with
+A checkpoint is skipped only if it is known to be incomplete. If the system refuses to answer, the search ends with
 an error: the next checkpoint in line would be an older one.
 """
 

@@ -131,7 +131,7 @@ class ManagerRecords(CheckpointRecords):
                 printable(self._directory or os.curdir),
                 printable(self.named),
                 printable(self._prefix),
-                "It has no other, so that one is restored" if self.latest else "The newest of its own is restored",
+                "This manager has none, so that one is restored" if self.latest else "Its newest one is restored",
             )
         first = [path for path in (self.latest, *reversed(self.newest)) if path is not None]
         yield from dict.fromkeys(first)

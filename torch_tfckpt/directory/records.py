@@ -144,11 +144,11 @@ class CheckpointRecords(ABC):
             OSError: the state file cannot be written; the checkpoint itself is complete. A checkpoint that cannot be
                 deleted is only logged.
         """
+        self._metric_watch.saved(self.retention.best, path, metrics)
         # Recorded first: the checkpoint exists, even if the system refuses the next steps.
         self._to_delete = [other for other in self._to_delete if other != path]
         self._add(path, now)
         self.retention.note(path, metrics)
-        self._metric_watch.saved(self.retention.best, path, metrics)
         if self.names_expired:
             self._write_state(path)
         before = self.newest
@@ -186,7 +186,7 @@ class CheckpointRecords(ABC):
         storage = self._storage or storage_of(path)
         with refusals_named(path):
             if not is_there(storage, path):
-                raise NotFoundError(f"{printable(path)}: there is no such checkpoint to pin. Pin it after it was saved")
+                raise NotFoundError(f"{printable(path)}: there is no such checkpoint to pin. Save it, then pin it")
         self._read_retention(path)
         self.retention.pin(path)
         self.retention.save()
@@ -221,7 +221,7 @@ class CheckpointRecords(ABC):
                 deleted.append(path)
                 _log.info("Deleted %s (max_to_keep=%d)", printable(path), self.max_to_keep)
             except (OSError, CheckpointError) as error:
-                _log.warning("%s could not be deleted, and will be tried again: Ignoring: %s", printable(path), error)
+                _log.warning("%s could not be deleted; will retry. Ignoring: %s", printable(path), error)
         if deleted:
             self.warn_if_metric_is_missing()
             self._to_delete = [path for path in self._to_delete if path not in deleted]

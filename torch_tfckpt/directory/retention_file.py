@@ -20,8 +20,8 @@ Checkpoints that no longer exist are forgotten. If the file is damaged, the chec
 it are pinned, so that none is deleted by mistake. If the system refuses to read it, an error is raised and nothing
 changes.
 
-Several processes may change the file, for example a training and a notebook that pins a checkpoint. So `partition`
-reads it again before it names anything to delete, and takes over what the others have added and removed since. (Two
+Several processes may change the file, for example a training program and a notebook that pins a checkpoint. So
+`partition` reads it again before it names anything to delete, and takes over what the others have added and removed since. (Two
 processes that change it in the same instant are not kept apart.) If the file has vanished, its pins are gone, but
 nothing that they protected is deleted. Several series of checkpoints, each with a Saver of its own, share the file: a
 record keeps the entries of other series, and never names their checkpoints to delete.
@@ -322,6 +322,8 @@ class RetentionRecord:
 
     def _encode(self, home: str) -> bytes | None:
         """Return the contents of the file of one directory; None if there is nothing to store."""
+        if not (self._pins or self._protected or self._metrics):
+            return None
 
         def name(key: str) -> str:
             return key[len(home.rstrip("/")) + 1 :]

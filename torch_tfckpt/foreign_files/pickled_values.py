@@ -286,7 +286,7 @@ class _Machine:
     def take(self, size: int) -> bytes:
         """Return the next `size` bytes."""
         if size > len(self.data) - self.at:
-            raise DataLossError(f"damaged pickle, byte {self.at}: {size} bytes are announced, but it ends before")
+            raise DataLossError(f"damaged pickle, byte {self.at}: expected {size} more bytes, but it ends first")
         self.at += size
         return self.data[self.at - size : self.at]
 

@@ -24,7 +24,7 @@ that they do not know.
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -34,11 +34,11 @@ from torch_tfckpt.errors import DataLossError, NotFoundError, UnimplementedError
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, StoredBytes, TensorInfo
 from torch_tfckpt.format.recognise_text import SIDECAR_FORMAT as FORMAT
 from torch_tfckpt.format.tensor_bundle import MAX_RANK
-from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, element_count
+from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, element_count, shape_text
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import WritableFile
 from torch_tfckpt.storage.small_files import read_small
-from torch_tfckpt.text import printable, quoted, shortened
+from torch_tfckpt.text import counted, printable, quoted, shortened
 from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.values import Strings, new_tensor, strings_from
 
@@ -123,7 +123,19 @@ class SidecarWriter:
         self._end += len(data)
 
 
-def encoded_size(info: TensorInfo) -> int:
+def check_size(target: str, target_format: str, infos: Mapping[str, TensorInfo]) -> None:
+    """Raise UnimplementedError if the sidecar of these tensors would be too large to be read back."""
+    size = sum(map(_encoded_size, infos.values()))
+    if size > MAX_BYTES:
+        largest = max(infos, key=lambda name: infos[name].nbytes)
+        raise UnimplementedError(
+            f"{printable(target)}: {counted(len(infos), 'tensor')} that {target_format} cannot store need a sidecar of "
+            f"{size} bytes, more than the {MAX_BYTES} that can be read back. The largest is {quoted(largest)}, "
+            f"{infos[largest].type.name} {shape_text(infos[largest].shape)}. Exclude it, or choose another format"
+        )
+
+
+def _encoded_size(info: TensorInfo) -> int:
     """Return the approximate size of a tensor in a sidecar."""
     return 200 + 4 * element_count(info.shape) * info.type.is_string + info.nbytes * 4 // 3
 

@@ -99,7 +99,7 @@ class ZipArchive:
         signature, name, extra = _LOCAL.unpack(self._file.read(member.header_offset, _LOCAL.size))
         offset = member.header_offset + _LOCAL.size + name + extra
         if signature != _SIGNATURE or offset + member.file_size > self._file.size:
-            raise DataLossError(f"damaged zip archive: there is no {quoted(member.orig_filename)} at its place")
+            raise DataLossError(f"damaged zip archive: {quoted(member.orig_filename)} is not at its listed offset")
         return offset, member.file_size
 
     def close(self) -> None:

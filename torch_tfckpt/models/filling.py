@@ -44,7 +44,7 @@ def fill(model: nn.Module, loads: Sequence[tuple[Target, torch.Tensor]], *, assi
             backup.restore()
         error.add_note(
             f"While {quoted(prefix.removesuffix('.'))}, a {type(part).__name__}, was loaded by load_state_dict, which "
-            f"calls its hooks. All modules have been set back"
+            f"calls its hooks. All modules have been restored to what they were"
         )
         raise
     for target, value in loads:

@@ -28,6 +28,7 @@ from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, saveables_o
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import did_you_mean, escaped, listed, quoted
+from torch_tfckpt.values import outside_modes
 
 Assignable = torch.Tensor | Variable | PartitionedVariable | Sequence[Variable]
 AssignmentMap = Mapping[str, str | Assignable] | Iterable[tuple[str, str | Assignable]]
@@ -38,6 +39,7 @@ _SCOPE_ENDS: Final = ("/", ".")  # "." divides the names of modules and of check
 _log = logging.getLogger(__name__)
 
 
+@outside_modes
 def init_from_checkpoint(model: object, path: AnyPath, assignment_map: AssignmentMap) -> dict[str, str]:
     """Fill variables of `model` from a checkpoint, in place.
 

@@ -30,6 +30,7 @@ from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, quoted
+from torch_tfckpt.values import outside_modes
 
 Strict = bool | Literal["names", "shapes"]
 _STRICT: Final = (True, False, "names", "shapes")
@@ -46,6 +47,7 @@ class _Plan:
     slots: SlotPlan | None
 
 
+@outside_modes
 def load_model(
     model: nn.Module,
     path: AnyPath,
@@ -99,7 +101,7 @@ def load_model(
         UnimplementedError: an optimizer whose state cannot be converted.
 
     If it raises, nothing was changed. Floating-point values are converted to the dtype of the module; other dtypes must
-    agree. Modules with hooks or methods of their own for loading are loaded by their load_state_dict. The parts of
+    agree. Modules with hooks or overridden methods for loading are loaded by their load_state_dict. The parts of
     wrappers in names, such as "_orig_mod." of torch.compile, do not matter.
     Cost: one read of the values; host memory for all of them in addition to the module. With `assign` this memory
     becomes the module's, and only tensors whose axes are moved are copied again.

@@ -24,7 +24,7 @@ from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.tensor_dict import save_file
 from torch_tfckpt.text import did_you_mean, quoted
-from torch_tfckpt.values import WritableValue
+from torch_tfckpt.values import WritableValue, outside_modes
 
 KeysAndLayouts = Mapping[str, tuple[str, str | None]]
 """State_dict key -> stored key and layout."""
@@ -32,6 +32,7 @@ KeysAndLayouts = Mapping[str, tuple[str, str | None]]
 _NAMINGS: Final = ("torch", "tf")
 
 
+@outside_modes
 def save_model(
     model: nn.Module, prefix: AnyPath, *, naming: str = "torch", mapper: KeyMapper | Rules | None = None
 ) -> str:

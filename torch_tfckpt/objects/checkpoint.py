@@ -42,6 +42,7 @@ from torch_tfckpt.storage.local import LocalStorage
 from torch_tfckpt.storage.names import AnyPath, fspath, is_url
 from torch_tfckpt.text import counted, escaped, listed, printable
 from torch_tfckpt.transfer.staging import Staging
+from torch_tfckpt.values import outside_modes
 
 _SAVE_COUNTER: Final = "save_counter"
 _ROOT: Final = "root"
@@ -121,6 +122,7 @@ class Checkpoint:
         def __getattr__(self, name: str) -> Any:
             """Return an object; type checkers cannot know the names."""
 
+    @outside_modes
     def __setattr__(self, name: str, value: object) -> None:
         if name in _OWN:
             object.__setattr__(self, name, value)
@@ -430,10 +432,10 @@ def _checked(options: CheckpointOptions | None) -> CheckpointOptions:
     return options
 
 
+@outside_modes
 def _zero() -> torch.Tensor:
     """Return a counter in host memory that can be incremented in any mode."""
-    with torch.inference_mode(False):
-        return torch.zeros((), dtype=torch.int64, device="cpu")
+    return torch.zeros((), dtype=torch.int64, device="cpu")
 
 
 def _no_more() -> None:

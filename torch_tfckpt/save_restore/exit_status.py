@@ -48,7 +48,7 @@ class _FailsAtTheEnd:
         try:
             sys._getframe(1)
         except ValueError:  # no Python function has called this
-            raise OSError("a save failed, and nobody has asked for its result") from None
+            raise OSError("a save failed, and its result was never requested") from None
 
 
 def at_end_of_child(report: Callable[[], bool]) -> None:

@@ -139,8 +139,8 @@ class SaveHandle:
             me = threading.get_ident()
             if me == self._runner or (self._to_run and me == self._starter):
                 raise FailedPreconditionError(
-                    f"{self!r}: a callback of the save, or a signal handler that has interrupted its start, waits for "
-                    f"its end, which comes only afterwards. Call this when the save, or the handler, has returned"
+                    f"{self!r}: a callback of the save, or a signal handler that interrupted its start, waits for the "
+                    f"save, which cannot end until it returns. Call this after the callback or handler has returned"
                 )
             if not self._done.wait(timeout):
                 return False

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from torch_tfckpt.errors import FailedPreconditionError
+from torch_tfckpt.values import outside_modes
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.0005, 0.05  # seconds between two looks at the calls of other threads
 
@@ -80,8 +81,12 @@ def one_at_a_time(
 def takes_turns(
     method: Callable[Concatenate[Self, Arguments], Result],
 ) -> Callable[Concatenate[Self, Arguments], Result]:
-    """`one_at_a_time` for a method that may run, at least in part, during a save in flight."""
+    """`one_at_a_time` for a method that may run, at least in part, during a save in flight.
+
+    It runs outside of torch's FakeTensorMode and InferenceMode.
+    """
     name = method.__qualname__.replace("._", ".")
+    run = outside_modes(method)
 
     @functools.wraps(method)
     def in_turn(self: Self, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -91,7 +96,7 @@ def takes_turns(
             calls.append(call)
             if len(calls) > 1:
                 _wait_for_turn(calls, call)
-            return method(self, *args, **kwargs)
+            return run(self, *args, **kwargs)
         finally:
             with suppress(ValueError):  # Ctrl-C came before it was added
                 calls.remove(call)

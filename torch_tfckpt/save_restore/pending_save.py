@@ -18,7 +18,7 @@ from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.bundle.unfinished import PART, PARTS_SUFFIX
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError
 from torch_tfckpt.saveables.save_spec import SaveableObject, group_by_devices
-from torch_tfckpt.storage.names import temporary_name
+from torch_tfckpt.storage.names import refuse_long_name, temporary_name
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import make_directories
 from torch_tfckpt.text import byte_text, printable
@@ -75,6 +75,8 @@ class SaveByParts:
     def finish(self) -> str:
         save_op, storage, path = self._builder.save_op, self._storage, self._path
         if self._builder.write_version == SaverDef.V1:  # its writer creates no directory
+            if storage.renames:
+                refuse_long_name(shard_names(path, 1)[0] if self._sharded else path)
             with saving(path):
                 make_directories(storage, os.path.dirname(path))
             remove_leftovers(storage, os.path.dirname(path))

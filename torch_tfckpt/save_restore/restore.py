@@ -244,7 +244,7 @@ def restore_saveables(
         NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
         DataLossError: a value is damaged. Nothing was assigned, unless `restore_sequentially`.
         Any error of a hook of load_state_dict, or of the load_state_dict of an object. Modules that were restored by
-            their load_state_dict are set back; the error lists what else was restored before.
+            their load_state_dict are restored to what they were; the error lists what else was restored before.
 
     Cost: one read of the values; host memory of all of them, or of the largest saveable if `restore_sequentially`.
     """

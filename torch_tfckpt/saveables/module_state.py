@@ -8,7 +8,7 @@ that are restored by their load_state_dict (see `state_dicts`).
 
 Contract of a restore:
 
-    filled      every parameter and persistent buffer, in place; modules with hooks or methods of their own for loading
+    filled      every parameter and persistent buffer, in place; modules with hooks or overridden methods for loading
                 by load_state_dict
     None        a persistent buffer that is None now, but is stored, is created, and a warning is logged. Not in classes
                 of torch, where None is a setting, as in BatchNorm(track_running_stats=False); parameters are never

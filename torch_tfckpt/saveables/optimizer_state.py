@@ -15,8 +15,8 @@ Contract of a restore:
     refused          another class of optimizer; a parameter of another shape; no parameter in common
     reported         every other difference, by a warning in the log
 
-An optimizer whose state_dict has a form of its own, such as a Lookahead, is saved and restored through that form, under
-"own_form". It refers to parameters by their positions, so the restore requires the same parameters in the same order. A
+An optimizer with a custom state_dict structure, such as a Lookahead, is saved and restored through it, under "own_form".
+It refers to parameters by their positions, so the restore requires the same parameters in the same order. A
 wrapper such as SAM, whose state_dict lacks the state of the optimizer in it, is saved with that state, under "wrapped".
 """
 
@@ -188,7 +188,7 @@ class OptimizerState:
         try:
             names = self._later_names()
         except InvalidArgumentError as error:
-            _log.warning("%s: the stored state of %d parameters still waits: %s", self._place, len(planned.late), error)
+            _log.warning("%s: state of %d parameters is not restored yet: %s", self._place, len(planned.late), error)
             return set()
         planned.rename(names)
         groups, state = _parts(planned.stored)
@@ -327,7 +327,7 @@ class OptimizerState:
         if own_form != (OWN_FORM in stored):
             check_class(self._optimizer, stored)
             raise InvalidArgumentError(
-                f"the stored state_dict of this {type(self._optimizer).__name__} has another form than now. "
+                f"the stored state_dict of this {type(self._optimizer).__name__} has a different structure now. "
                 f"Restore it by the version of the class that saved it, or omit the optimizer"
             )
 

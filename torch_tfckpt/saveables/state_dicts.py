@@ -1,8 +1,8 @@
-"""Modules that are restored by load_state_dict, because hooks or methods of their own must see the values.
+"""Modules that are restored by load_state_dict, because their hooks or overridden methods must see the values.
 
 Contract:
 
-    who      the outermost modules that have load_state_dict or _load_from_state_dict of their own, or hooks of
+    who      the outermost modules that override load_state_dict or _load_from_state_dict, or have hooks of
              load_state_dict; with everything below them. Also modules whose state_dict contains values that are not
              their tensors, such as copies. BatchNorm, lazy modules and the wrappers of activation checkpointing are
              filled directly: what torch does for them is done here
@@ -11,7 +11,7 @@ Contract:
              modules in "<key>/.versions", unless they are 1 or of classes of torch. Where nothing is stored, values are
              assumed to be of the present version; if names do not fit, they are passed without one, as torch does for a
              state_dict without metadata
-    failure  if a hook raises, or names are missing, all tensors, attributes and extra state of the module are set back
+    failure  if a hook raises, or names are missing, all tensors, attributes and extra state of the module are restored
              from copies that were made before. Changes that a hook makes elsewhere are not
 """
 
@@ -219,7 +219,7 @@ class StateDictSaveable(SaveableObject):
             self.undo()
             error.add_note(
                 f"While {type(self.module).__name__} {quoted(self.name)} of {self._place} was loaded by "
-                f"load_state_dict, which calls its hooks. Its tensors and attributes have been set back"
+                f"load_state_dict, which calls its hooks. Its tensors and attributes have been restored"
             )
             raise
         self.missing = missing
@@ -274,7 +274,7 @@ class StateDictSaveable(SaveableObject):
             problem = None if other is None else problem
         elif problem is None and guessed:
             _log.info(
-                "%s: the versions of these parts of %s are not stored, so values are taken for the present ones: %s",
+                "%s: the versions of these parts of %s are not stored, so the current versions are assumed: %s",
                 self._place,
                 quoted(self.name),
                 listed(sorted(guessed), _LISTED),

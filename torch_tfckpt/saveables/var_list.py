@@ -185,8 +185,8 @@ class VarList:
         if isinstance(value, CONTAINERS):
             if is_module_snapshot(value):
                 _log.warning(
-                    "%s is the state_dict() of a module. It has the tensors that the module has now, and not those "
-                    "that replace them, as after model.to(...). Pass the module itself",
+                    "%s is the state_dict() of a module. It contains the module's current tensors, not those that "
+                    "replace them later, for example in model.to(...). Pass the module itself",
                     quoted(name),
                 )
             return ContainerState(value)

@@ -18,6 +18,7 @@ from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.values import outside_modes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,9 @@ def _check_suffix(suffix: str) -> None:
         )
 
 
+_item = outside_modes(torch.Tensor.item)
+
+
 def step_number(global_step: object) -> int:
     """Return a step as a number: an int, a bool, an integral tensor of one element, or a Variable with one.
 
@@ -106,7 +110,7 @@ def step_number(global_step: object) -> int:
     step = global_step.tensor if isinstance(global_step, Variable) else global_step
     if isinstance(step, torch.Tensor):
         if step.numel() == 1 and not step.is_floating_point() and not step.is_complex():
-            return int(step.item())
+            return int(_item(step))
         raise InvalidArgumentError(
             f"global_step is a tensor of {step.dtype} and {step.numel()} elements; pass one integer"
         )

@@ -39,6 +39,7 @@ from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, printable
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
+from torch_tfckpt.values import outside_modes
 
 _log = logging.getLogger(__name__)
 
@@ -160,6 +161,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         if not defer_build:
             self.build()
 
+    @outside_modes
     def build(self, var_list: object = None) -> None:
         """Collect the variables and prepare the saver. Does nothing if it was called before.
 
@@ -329,12 +331,12 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             InvalidArgumentError (a ValueError): there is no such checkpoint; or dtypes or shapes do not fit.
             NotFoundError: a name is not in the checkpoint, or a data file is missing.
             DataLossError: a value is damaged.
-            Any error of a hook of load_state_dict; modules with such hooks are set back.
+            Any error of a hook of load_state_dict; modules with such hooks are restored.
 
         In an object-based checkpoint (tf.train.Checkpoint, Keras) names that are not keys are looked up as names of
         variables, with a warning in the log. Names, dtypes and shapes are checked, and all values read and verified,
         before the first is assigned (unless `restore_sequentially`). Parameters stay the same objects on the same
-        devices; no gradient is recorded. Modules with hooks or methods of their own for loading are restored by
+        devices; no gradient is recorded. Modules with hooks or overridden methods for loading are restored by
         load_state_dict, and copied first.
         Cost: one read of the values; host memory of all of them, or of the largest with `restore_sequentially`.
         """

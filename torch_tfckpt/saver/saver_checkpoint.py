@@ -19,6 +19,7 @@ from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.values import outside_modes
 
 SAVE_COUNTER: Final = "save_counter"
 _NUMBER: Final = re.compile(r"-([0-9]{1,18})$")
@@ -54,6 +55,7 @@ class SaverCheckpoint:
     Thread safety: one thread at a time.
     """
 
+    @outside_modes
     def __init__(self, var_list: object, *, storage: Storage | None = None) -> None:
         self.save_counter = torch.zeros((), dtype=torch.int64, device="cpu")
         self._storage = var_list.storage if isinstance(var_list, Saver) else storage

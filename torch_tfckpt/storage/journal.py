@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from torch_tfckpt.errors import CheckpointError, DataLossError, IncompleteSaveError, NotFoundError, error_context
-from torch_tfckpt.storage.names import parse_temporary_name
+from torch_tfckpt.storage.names import parse_temporary_name, stem
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.small_files import read_small, write_file
 from torch_tfckpt.text import printable, quoted
@@ -323,7 +323,7 @@ def _decode_entry(name: str, entry: Any) -> JournalEntry:
         raise DataLossError(f"invalid entry of {quoted(name)}")
     temporary, size, modified, before = entry
     parsed = parse_temporary_name(_file_name(temporary))
-    if parsed is None or parsed.path != name:
+    if parsed is None or parsed.path != stem(name):
         raise DataLossError(f"{quoted(temporary)} is not a temporary name of {quoted(name)}")
     return JournalEntry(temporary, size, modified, _time(before))
 

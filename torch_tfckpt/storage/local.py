@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
-from torch_tfckpt.storage.locks import lock_domain, locked_directory, open_to_lock, try_lock
+from torch_tfckpt.storage.locks import PATIENCE, lock_domain, lock_file, locked_directory, open_to_lock
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.storage.refusals import NOTHING_THERE
 from torch_tfckpt.text import printable
@@ -34,7 +34,7 @@ class LocalStorage:
         except OSError:
             return True
         try:
-            return not try_lock(descriptor)
+            return not lock_file(descriptor)
         finally:
             os.close(descriptor)
 
@@ -44,7 +44,7 @@ class LocalStorage:
         except OSError:
             return False
         try:
-            return try_lock(descriptor) is not None
+            return lock_file(descriptor) is not None
         finally:
             os.close(descriptor)
 
@@ -109,7 +109,7 @@ class LocalStorage:
         except OSError:
             return False
         try:
-            if not try_lock(descriptor):
+            if not lock_file(descriptor):
                 return False
             # While locked: a program that has just created the file waits for the lock and then creates a new file.
             with contextlib.suppress(FileNotFoundError):
@@ -237,19 +237,32 @@ _view: Callable[[Buffer], memoryview] = memoryview  # mypy cannot pass the class
 
 
 class LocalOutput:
-    """A local WritableFile, locked (flock) until it is closed; `in_use` checks for the lock."""
+    """A local WritableFile, locked (flock) until it is closed; `in_use` checks for the lock.
+
+    A signal handler that saves never waits for the check, or the cleanup, that it has interrupted: that holds the lock
+    of a file that it has found, and a new file has a lock of its own.
+
+    Args:
+        patience: Seconds to wait for a program that checks whether the new file is in use.
+    """
 
     in_order = False
     _descriptor = -1
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, patience: float = PATIENCE) -> None:
         self.path = path
         while True:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             # The lock is released when the process ends for any reason. Without lock support the file always counts as
-            # in use. This waits: another program that checks or cleans up may hold the lock for a moment.
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            # in use.
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                # Another program that checks or cleans up may hold the lock for a moment. If it was stopped meanwhile:
+                # it holds the lock of this file, and not of a new one.
+                if lock_file(self._descriptor, patience) is False:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
             # A program that cleans up may have opened, and then removed, the file before it was locked.
             if os.fstat(self._descriptor).st_nlink:
                 return

@@ -28,13 +28,23 @@ _HELD_ELSEWHERE: Final = (errno.EWOULDBLOCK, errno.EACCES)  # the latter where f
 _HELD: Final[set[tuple[int, int, int]]] = set()
 
 
-def try_lock(descriptor: int) -> bool | None:
-    """Try to lock an open file; return False if another program or thread holds it, None if locks are unsupported."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return False if error.errno in _HELD_ELSEWHERE else None
-    return True
+def lock_file(descriptor: int, patience: float = 0.0) -> bool | None:
+    """Lock an open file; return False if another program or thread holds it for `patience` seconds, None without locks.
+
+    Never waits in the system: a signal handler may run meanwhile, and a stopped program must not stop this one.
+    """
+    until, pause = time.monotonic() + patience, 0.0005
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno not in _HELD_ELSEWHERE:
+                return None
+        if time.monotonic() >= until:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def open_to_lock(path: str) -> int:
@@ -65,18 +75,9 @@ def locked_directory(directory: str, patience: float = PATIENCE) -> Iterator[boo
         if holder is None or holder in _HELD:
             yield False
             return
-        until, pause = time.monotonic() + patience, 0.0005
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                give_up = error.errno not in _HELD_ELSEWHERE or time.monotonic() > until
-            if give_up:
-                yield False
-                return
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        if not lock_file(descriptor, patience):
+            yield False
+            return
         _HELD.add(holder)
         try:
             yield True

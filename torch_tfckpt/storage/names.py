@@ -1,6 +1,7 @@
 """Paths as callers pass them, and the names of temporary files."""
 
 import functools
+import hashlib
 import os
 import re
 import secrets
@@ -19,6 +20,11 @@ _COLLAPSED_URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)(.*)", re.DOTALL)
 # leftovers: whether one of TensorFlow's files is in use cannot be determined.
 _TEMPORARY: Final = re.compile(r"(?P<path>.+)\.tempstate(?P<save>[0-9]+)-tfckpt", re.DOTALL)
 
+_LONGEST_NAME: Final = 255  # bytes of a file name, on all usual file systems
+_LONGEST_STEM: Final = _LONGEST_NAME - len(f".tempstate{2**64 - 1}-tfckpt")
+_SURELY_SHORT: Final = _LONGEST_STEM // 4  # a character has at most four bytes
+LONGEST_END: Final = len(".data-00000-of-00001")  # the longest text that a checkpoint appends to its prefix
+
 
 is_temporary_name: Final = _TEMPORARY.fullmatch
 """Returns a true value for paths that `parse_temporary_name` can parse."""
@@ -27,7 +33,7 @@ is_temporary_name: Final = _TEMPORARY.fullmatch
 class Temporary(NamedTuple):
     """Parsed name of a temporary file."""
 
-    path: str  # the final name
+    path: str  # `stem` of the final name
     save: int  # the same for all files of one save
 
     @property
@@ -45,8 +51,39 @@ def new_save_number(domain: int) -> int:
 
 
 def temporary_name(path: str, save: int) -> str:
-    """Return the temporary name, in the same directory, of `path` in save number `save`."""
+    """Return the temporary name, in the same directory, of `path` in save number `save`.
+
+    Raises:
+        InvalidArgumentError: no file can have the name of `path`, which is too long.
+    """
+    if len(path) > _SURELY_SHORT:
+        refuse_long_name(path)
+        path = stem(path)
     return f"{path}.tempstate{save}-tfckpt"
+
+
+def stem(path: str) -> str:
+    """Return `path` as it is in its temporary names: unchanged, or shortened so that they are not too long.
+
+    A shortened name has the start and the end of the name, and a hash of all of it: two names stay different.
+    """
+    name = path.rpartition("/")[2]
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_STEM:
+        return path
+    end = f"~{hashlib.blake2s(encoded, digest_size=8).hexdigest()}{name[-LONGEST_END:]}"
+    start = encoded[: _LONGEST_STEM - len(os.fsencode(end))].decode(errors="ignore")
+    return f"{path.removesuffix(name)}{start}{end}"
+
+
+def refuse_long_name(path: str, *, appended: int = 0) -> None:
+    """Raise InvalidArgumentError if a file cannot have the name of `path`, with so many bytes more: it is too long."""
+    size = len(os.fsencode(path.rpartition("/")[2])) + appended
+    if size > _LONGEST_NAME:
+        raise InvalidArgumentError(
+            f"{quoted(path)}: the file name has {size} bytes, and file systems accept at most {_LONGEST_NAME}. Pass a "
+            f"name that is shorter by {size - _LONGEST_NAME}"
+        )
 
 
 def parse_temporary_name(path: str) -> Temporary | None:
@@ -67,7 +104,7 @@ def refuse_url(path: str, what: str, instead: str) -> None:
 
 
 def final_name(path: str) -> str:
-    """Return the path that the temporary file `path` will have; any other path unchanged."""
+    """Return the path that the temporary file `path` will have, or its `stem`; any other path unchanged."""
     parsed = parse_temporary_name(path)
     return path if parsed is None else parsed.path
 
@@ -137,6 +174,6 @@ def _refuse_unexpanded(path: str) -> None:
     expanded = os.path.expanduser(first) if first.startswith("~") else os.path.expandvars(first)
     if expanded != first and not os.path.lexists(first):
         raise InvalidArgumentError(
-            f"{quoted(path)}: {quoted(first)} is not replaced in paths. Pass {expand}(...), here "
+            f"{quoted(path)}: {quoted(first)} is not expanded in paths. Pass {expand}(...), here "
             f"{quoted(expanded + slash + rest)}; write a local path of that name as {quoted(f'./{path}')}"
         )

@@ -82,8 +82,8 @@ def _open_new(storage: Storage, prefix: str, journal: Journal) -> list[ReadableF
         if file.size != entry.size:
             close_all(files)
             raise DataLossError(
-                f"{printable(file.path)}: has {file.size} bytes, but {printable(journal.path)} says {entry.size}. Save "
-                f"the checkpoint again"
+                f"{printable(file.path)}: has {file.size} bytes, but {printable(journal.path)} lists {entry.size}. "
+                f"Save the checkpoint again"
             )
     return files
 

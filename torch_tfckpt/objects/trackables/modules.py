@@ -69,7 +69,7 @@ class ModuleTrackable(Trackable):
 
     @property
     def loads_state_dict(self) -> bool:
-        """Whether it is restored by load_state_dict, so that hooks and methods of its own are called."""
+        """Whether it is restored by load_state_dict, so that its hooks and overridden methods are called."""
         return loads_state_dict(self.module) or any(map(loads_state_dict, self._layers[1:]))
 
     def check(self) -> None:
