@@ -21,10 +21,10 @@ it are pinned, so that none is deleted by mistake. If the system refuses to read
 changes.
 
 Several processes may change the file, for example a training program and a notebook that pins a checkpoint. So
-`partition` reads it again before it names anything to delete, and takes over what the others have added and removed since. (Two
-processes that change it in the same instant are not kept apart.) If the file has vanished, its pins are gone, but
-nothing that they protected is deleted. Several series of checkpoints, each with a Saver of its own, share the file: a
-record keeps the entries of other series, and never names their checkpoints to delete.
+`partition` reads it again before it names anything to delete, and takes over what the others have added and removed
+since. (Two processes that change it in the same instant are not kept apart.) If the file has vanished, its pins are
+gone, but nothing that they protected is deleted. Several series of checkpoints, each with a Saver of its own, share the
+file: a record keeps the entries of other series, and never names their checkpoints to delete.
 """
 
 import json

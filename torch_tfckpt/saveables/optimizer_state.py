@@ -15,8 +15,8 @@ Contract of a restore:
     refused          another class of optimizer; a parameter of another shape; no parameter in common
     reported         every other difference, by a warning in the log
 
-An optimizer with a custom state_dict structure, such as a Lookahead, is saved and restored through it, under "own_form".
-It refers to parameters by their positions, so the restore requires the same parameters in the same order. A
+An optimizer with a custom state_dict structure, such as a Lookahead, is saved and restored through it, under
+"own_form". It refers to parameters by their positions, so the restore requires the same parameters in the same order. A
 wrapper such as SAM, whose state_dict lacks the state of the optimizer in it, is saved with that state, under "wrapped".
 """
 
