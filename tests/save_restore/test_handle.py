@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -49,6 +50,22 @@ def on_a_thread(call: Callable[[], object]) -> threading.Thread:
 
 def disk_full() -> OSError:
     return OSError(28, "No space left on device")
+
+
+def test_a_save_whose_thread_has_not_run_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a loaded machine a new thread may run late, long after `save_async` has returned."""
+    run = SaveHandle._run
+
+    def run_late(self: SaveHandle) -> None:
+        time.sleep(1)
+        run(self)
+
+    monkeypatch.setattr(SaveHandle, "_run", run_late)
+    saver = Saver({"w": torch.ones(1)})
+    for step in (1, 2):
+        saver.save_async(tmp_path / "m", step)
+    saver.sync()
+    assert saver.last_checkpoints == [str(tmp_path / "m-1"), str(tmp_path / "m-2")]
 
 
 # Changing values.

@@ -31,6 +31,8 @@ MaybeNone: TypeAlias = Any
 # Seconds that `result` waits for the log lines of a save that has ended. They need the locks of `logging`, which the
 # waiting thread itself may hold, if this is a signal handler.
 _FOR_LOGS: Final = 0.2
+# Seconds after which a signal handler that interrupts the start of a save decides that its thread was not created yet.
+_TO_START: Final = 0.2
 
 
 class SaveHandle:
@@ -60,7 +62,8 @@ class SaveHandle:
         self._done = Latch()
         self._logged = Latch()
         self._to_run = [True]  # taken by the thread that completes the save, or by the one that gives it up
-        self._starter = threading.get_ident()
+        self._taken = Latch()
+        self._starter: int | None = threading.get_ident()  # None once the thread that completes it was started
         self._runner: int | None = None  # the thread that completes it
         self._path: str | None = None
         self._error: BaseException | None = None
@@ -85,13 +88,16 @@ class SaveHandle:
         thread = threading.Thread(target=self._run, name="tfckpt-save")
         _UNREPORTED.add(self)
         thread.start()
+        self._starter = None
 
     def _take(self) -> bool:
         """Return True to one of two threads: the one that completes the save, or the one that gives it up."""
         try:
-            return self._to_run.pop()
+            self._to_run.pop()
         except IndexError:
             return False
+        self._taken.set()
+        return True
 
     def _give_up(self, abandon: Callable[[], object]) -> None:
         """Remove everything that was written, unless a thread is completing the save already."""
@@ -137,7 +143,7 @@ class SaveHandle:
         """Wait for the save to end; return whether it has ended."""
         if not self._done.is_set():
             me = threading.get_ident()
-            if me == self._runner or (self._to_run and me == self._starter):
+            if me == self._runner or (me == self._starter and not self._taken.wait(_TO_START)):
                 raise FailedPreconditionError(
                     f"{self!r}: a callback of the save, or a signal handler that interrupted its start, waits for the "
                     f"save, which cannot end until it returns. Call this after the callback or handler has returned"
