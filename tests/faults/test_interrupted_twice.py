@@ -63,10 +63,13 @@ def interrupted_twice(write: Callable[[Storage, Path], None], folder: Path, firs
 
 @pytest.mark.parametrize("old", [False, True], ids=["new", "replacing"])
 @pytest.mark.parametrize("write", [write_bundle, write_v1, save, save_in_parts])
-def test_no_file_stays_in_use(write: Callable[[Storage, Path], None], old: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tried", [1, pytest.param(4, marks=pytest.mark.heavy)])
+def test_no_file_stays_in_use(write: Callable[[Storage, Path], None], tried: int, old: bool, tmp_path: Path) -> None:
+    """At some operations, and soon after them; `tried` times as many in the heavy test."""
     twice = 0
+    step = -(-{write_v1: 2, write_bundle: 5}.get(write, 13) // tried)
     for gap in (1, 3):
-        for first in itertools.count(step=2 if write in (write_bundle, write_v1) else 7):
+        for first in itertools.count(gap % step, step):
             folder = tmp_path / f"{gap}-{first}"
             folder.mkdir()
             if old:

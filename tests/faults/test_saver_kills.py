@@ -25,9 +25,9 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt import Saver
 from torch_tfckpt.bundle.unfinished import PARTS_SUFFIX
 
-KILLS: Final = 20  # each takes a third of a second on a quiet machine, and a second on a busy one
+KILLS: Final = 10  # each takes a third of a second on a quiet machine, and a second on a busy one
 MANY_KILLS: Final = 250
-INTERRUPTS: Final = 20
+INTERRUPTS: Final = 10
 LONGEST: Final = 0.06  # processor seconds a run continues, at most, after 0 to 3 saves: about one more save
 SEED: Final = 20261125
 

@@ -15,7 +15,7 @@ from storages import CrashingStorage, DropUnsyncedStorage, FailingStorage, Kille
 import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.storage.journal import journal_of
-from torch_tfckpt.storage.local import LOCAL, LocalStorage
+from torch_tfckpt.storage.local import LOCAL, LocalFile, LocalStorage
 from torch_tfckpt.storage.names import new_save_number, temporary_name
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.v1.shard_names import publish_shards, shard_names
@@ -258,6 +258,30 @@ def test_readers_and_two_writers_at_once(tmp_path: Path) -> None:
         thread.join()
     assert sorted(done) == [100, 200] and value_in(tmp_path) in (114, 214)
     assert len(names(tmp_path)) <= 3
+
+
+def test_two_saves_while_the_files_are_opened(tmp_path: Path) -> None:
+    """The first removes a shard that was found, the second writes it again: the second is read, not refused."""
+    write(LOCAL, tmp_path, 3, 0)
+
+    class Busy(LocalStorage):
+        """Runs both saves around the first attempt to open the last shard."""
+
+        saved = False
+
+        def open(self, path: str) -> LocalFile:
+            if self.saved or not path.endswith("m-00002-of-00003"):
+                return super().open(path)
+            self.saved = True
+            write(LOCAL, tmp_path, 1, 1)
+            try:
+                return super().open(path)
+            finally:
+                write(LOCAL, tmp_path, 3, 2)
+
+    storage = Busy()
+    assert {float(value[0]) for value in tfckpt.load_file(tmp_path / "m", storage=storage).values()} == {2.0}
+    assert storage.saved
 
 
 def test_a_pattern_of_an_earlier_count_finds_the_later_save(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -24,7 +24,8 @@ def open_version_1(
             reader = SlicesReader(storage, found.paths, verify=verify)
         except NotFoundError:
             again = find_checkpoint(storage, found.prefix)
-            if again == found or attempt == _ATTEMPTS - 1:
+            # The same files may exist again: two more saves may have replaced them.
+            if attempt == _ATTEMPTS - 1 or (again == found and not all(map(storage.exists, found.paths))):
                 raise
             found = again
         else:
