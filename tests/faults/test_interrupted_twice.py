@@ -62,12 +62,13 @@ def interrupted_twice(write: Callable[[Storage, Path], None], folder: Path, firs
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["new", "replacing"])
-@pytest.mark.parametrize("write", [write_bundle, write_v1, save, save_in_parts])
+@pytest.mark.parametrize(("write", "step"), [(write_bundle, 5), (write_v1, 2), (save, 13), (save_in_parts, 13)])
 @pytest.mark.parametrize("tried", [1, pytest.param(4, marks=pytest.mark.heavy)])
-def test_no_file_stays_in_use(write: Callable[[Storage, Path], None], tried: int, old: bool, tmp_path: Path) -> None:
-    """At some operations, and soon after them; `tried` times as many in the heavy test."""
-    twice = 0
-    step = -(-{write_v1: 2, write_bundle: 5}.get(write, 13) // tried)
+def test_no_file_stays_in_use(
+    write: Callable[[Storage, Path], None], step: int, tried: int, old: bool, tmp_path: Path
+) -> None:
+    """At every `step`th operation, and soon after it; at `tried` times as many in the heavy test."""
+    twice, step = 0, -(-step // tried)
     for gap in (1, 3):
         for first in itertools.count(gap % step, step):
             folder = tmp_path / f"{gap}-{first}"
