@@ -324,11 +324,11 @@ def test_another_class_of_optimizer_is_refused_on_restore(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rename": [("^optimizer/", "opt/")]}, 'because the state "optimizer" refers to it'),
+        ({"rename": [("^optimizer/", "opt/")]}, 'because the state "optimizer" refers'),
         ({"rename": [("weight", "w")], "include": ["model/", "^optimizer$"]}, 'because the state "optimizer" refers'),
         ({"rename": [("/weight", "/w")], "include": ["^model/", "^optimizer"]}, 'because the state "optimizer" refers'),
         ({"rename": [("^model/weight", "model/w")]}, 'has the names of the parameters of "model", such as "weight"'),
-        ({"exclude": ["exp_avg_sq"]}, 'because the state "optimizer" refers to it'),
+        ({"exclude": ["exp_avg_sq"]}, 'because the state "optimizer" refers'),
         ({"dtype": "bf16"}, "dtype=torch.bfloat16 would convert the tensors of the state"),
     ],
 )

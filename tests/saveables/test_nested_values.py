@@ -154,7 +154,7 @@ def test_names_of_nested_values(tmp_path: Path) -> None:
     ("value", "text"),
     [
         ((net(), 3), r'"x/1" is a int in a tuple.*Use a list'),
-        ({(1, 2): net()}, r"the key \(1, 2\), a tuple.*use str"),
+        ({(1, 2): net()}, r"its key \(1, 2\) is a tuple.*use str"),
         ([net(), object()], '"x/1" is a builtins.object'),
     ],
 )
@@ -188,7 +188,7 @@ def test_none_is_a_part_that_is_switched_off(tmp_path: Path, kind: str, caplog: 
     path = saved(kind, {"m": model, "scheduler": scheduler}, tmp_path / "on")
     restored(kind, path, {"m": model, "scheduler": None}, consumed=False)
     if kind == "Saver":
-        assert '"scheduler" is stored, but is None here' in caplog.text
+        assert '"scheduler" is stored, but is None in var_list' in caplog.text
 
 
 @in_both_ways

@@ -228,5 +228,5 @@ def test_tensors_among_the_hyperparameters() -> None:
     plan = hyperparameters_of_groups([{"params": [], "lr": 1.0, "betas": [0.5, 0.25]}], [["a", "b"]], stored)
     assert plan.groups == [{"lr": torch.tensor(0.5), "betas": [0.5, 0.25]}] and plan.used == {0, 1}
     assert plan.remarks == [
-        'betas of param_groups[0] ("a", "b") keeps its present value: the stored groups have no value, (0.5, 0.25)'
+        'betas of param_groups[0] ("a", "b") keeps its current value: the stored groups have no value, (0.5, 0.25)'
     ]

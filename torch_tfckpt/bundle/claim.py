@@ -26,7 +26,7 @@ def claim_names(storage: Storage, prefix: str, paths: Sequence[str], names: list
     """Rename the data files `paths`, in order of their shards, to names that nobody else uses.
 
     Args:
-        names: The names are appended as soon as they are ours; later calls may rename or remove them.
+        names: Names are appended as soon as they are claimed; later calls may rename or remove them.
         replacing: Whether there is a checkpoint of that name. If not, TensorFlow's names are tried first.
 
     Returns:

@@ -57,7 +57,7 @@ def remove(storage: Storage, path: str) -> bool:
 
 
 def close_files(files: Sequence[WritableFile]) -> None:
-    """Close all files, even if Ctrl-C interrupts one of the calls. Their bytes are not wanted any more."""
+    """Close all files, even if Ctrl-C interrupts one of the calls. Their bytes are no longer needed."""
     with ExitStack() as stack:
         for file in files:
             stack.enter_context(suppress(OSError))
@@ -87,7 +87,7 @@ class Marker:
         """Make the marker the index of the checkpoint, with these bytes. This ends the mark.
 
         Raises:
-            OSError: the system refused; `is_published` tells whether the index is in place nevertheless.
+            OSError: the system refused; `is_published` returns whether the index is in place nevertheless.
         """
         storage, self._contents = self._storage, index
         file = self._file or storage.create(self.index)
@@ -338,14 +338,17 @@ class BundlePublication:
             others = running_markers(storage, prefix, listed, [marker.save, guard.save, self._marker.save])
             if others:
                 _log.warning(
-                    "%s: %d other saves of it are in progress; the last one to finish replaces the others. If this is "
-                    "the same program on several ranks, save from only one rank",
+                    "%s: %d other saves of this checkpoint are in progress; the last one to finish replaces the "
+                    "others. If this is the same program on several ranks, save from only one rank",
                     printable(prefix),
                     len(others),
                 )
             old = [path for path in data_files_of(storage, prefix, listed) if path not in claimed]
             if not all(locked and other.domain == marker.save >> 32 for other in others):
-                _log.info("%s: keeps the names of its data files while other hosts save it", printable(prefix))
+                _log.info(
+                    "%s: its data files are not renamed, because other hosts are saving the same checkpoint",
+                    printable(prefix),
+                )
                 for path in old:
                     if count_in_names(path) == replaced:
                         remove(storage, path)
@@ -365,7 +368,7 @@ class BundlePublication:
             marker.publish(encode_index(len(claimed)))
         except (OSError, CheckpointError) as error:
             _log.info(
-                "%s: could not rename its data files, which keep names of %d shards: %s",
+                "%s: could not rename its data files, whose names still declare %d shards: %s",
                 printable(prefix),
                 count_in_names(claimed[0]),
                 error,
@@ -413,6 +416,6 @@ class BundlePublication:
 
 def _gone(prefix: str, found: str) -> IncompleteSaveError:
     return IncompleteSaveError(
-        f"save of {printable(prefix)}: the new checkpoint was in place, but is not complete any more: {found}. Let "
+        f"save of {printable(prefix)}: the new checkpoint was in place, but is no longer complete: {found}. Let "
         f"only one program save and delete checkpoints of this name, then save again"
     )

@@ -26,7 +26,7 @@ class BundleSave:
     Args:
         plan: The writes and their places.
         staging: Source of host memory for copies.
-        snapshot: Whether the tensors may change once `staged` is set; otherwise only after `finish` returned.
+        snapshot: Whether the tensors may change once `staged` is set; otherwise only after `finish` has returned.
 
     Attributes:
         staged: Set when the tensors may change again, or when the save has failed.

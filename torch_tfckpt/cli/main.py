@@ -28,7 +28,7 @@ INTERRUPTED: Final = 130  # 128 + SIGINT, as in shells
 PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 
 _PATHS: Final = """\
-PATH is a checkpoint: its prefix (model.ckpt-1000), any of its files, a
+A path is a checkpoint: its prefix (model.ckpt-1000), any of its files, a
 directory with a `checkpoint` file (the latest checkpoint in it) or a SavedModel
 directory. ls, show, convert and diff also read .pt, .npz and .safetensors
 files, and the directory or index of a sharded .safetensors file.
@@ -215,10 +215,10 @@ def _add_convert(verbs: Verbs) -> None:
         f"{_PATHS}\nValues that the target format cannot store (strings, variants, TensorFlow's\n"
         f"quantized types) go to a second file, DST.tfckpt.json, and are restored when DST is\n"
         "read by this package.\n\n"
-        'With --to tf, a .pt of {"model": model.state_dict(), "optimizer":\n'
-        'optimizer.state_dict(), ...}, or of Lightning, becomes what Saver({"model": model,\n'
-        '"optimizer": optimizer, ...}).restore takes. An optimizer whose parameters cannot be\n'
-        "told apart is reported and omitted, with exit status 1.",
+        'With --to tf, a .pt file with {"model": model.state_dict(), "optimizer":\n'
+        "optimizer.state_dict(), ...}, or one saved by Lightning, becomes a checkpoint that\n"
+        'Saver({"model": model, "optimizer": optimizer, ...}) can restore. An optimizer whose\n'
+        "parameters cannot be told apart is reported and omitted, with exit status 1.",
     )
     verb.add_argument("source", metavar="SRC")
     verb.add_argument("target", metavar="DST", help="a file; with --to tf a prefix; with --to safetensors a directory")

@@ -183,7 +183,7 @@ class _Edit:
         ]
 
     def _nodes_to_remove(self) -> set[int]:
-        """Return nodes left without any values of their own or below them, and slots of removed variables."""
+        """Return nodes that have no values left, neither their own nor below them, and slots of removed variables."""
         nodes = self._graph.nodes
         bare = {
             node_id

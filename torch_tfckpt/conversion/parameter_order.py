@@ -40,7 +40,7 @@ class ModelTensor(NamedTuple):
 
     @property
     def may_be_parameter(self) -> bool:
-        """Whether it may be a parameter. Of other types are only frozen weights that are quantized."""
+        """Whether it may be a parameter. The only parameters of other dtypes are frozen quantized weights."""
         return self.has_gradients or self.dtype in (torch.int8, torch.uint8)
 
 
@@ -50,13 +50,13 @@ def match_positions(
     """Return the names of the parameters of each group, by the contract of this module.
 
     Args:
-        groups: For each position of each group the shape of its state; None if it has none, or none that tells.
+        groups: The shape of the state at each position of each group; None if it is unknown.
         entries: The entries of the state_dict of the model, in its order.
-        max_steps: Work after which it is given up.
+        max_steps: Number of search steps after which AmbiguousPositionsError is raised.
 
     Raises:
         InvalidArgumentError: there is no such assignment.
-        AmbiguousPositionsError: there are several, or too many to look at.
+        AmbiguousPositionsError: there are several, or too many to search.
     """
     buffers = _known_buffers(entries)
     candidates = {name: entry for name, entry in entries.items() if name not in buffers}
@@ -86,7 +86,7 @@ def match_positions(
         ways = after
     end = tuple(map(len, groups))
     if not ways.get(end):
-        raise InvalidArgumentError("its state does not have the shapes of the parameters, in the order of the model")
+        raise InvalidArgumentError("the shapes of its state do not match the parameters in the order of the model")
     if ways[end] > 1:
         raise _ambiguous(total, len(candidates), len(groups))
     names: list[list[str]] = [[] for _ in groups]

@@ -23,7 +23,7 @@ class SelectedSource:
         source: The source; it is not closed by this object.
         names: All tensors of the checkpoint, including those that `source` can no longer list.
         new_names: Name -> new name of those that are selected.
-        rename: Name -> new name of anything; None if nothing is renamed.
+        rename: Any name -> new name; None if nothing is renamed.
         graph: The object graph, if it has been read; otherwise it is read when it has to be edited.
 
     Attributes:

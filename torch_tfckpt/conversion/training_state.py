@@ -1,8 +1,8 @@
-"""A training that was saved with torch.save, under the names by which a Saver stores its objects.
+"""Training state that was saved with torch.save, under the names that a Saver uses for its objects.
 
     {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "rng": {"torch": state}}
 
-    model/fc.weight                      a module; the parts of wrappers ("module.", "_orig_mod.") are dropped
+    model/fc.weight                      a module; the parts that wrappers add ("module.") are dropped
     optimizer, optimizer/state/...       an optimizer, by the names of its parameters (see `parameter_order`)
     epoch                                a number: a tensor of int64, float64 or bool
     rng, rng/torch                       other values: JSON (see `saveables.state_tree`) and their tensors
@@ -11,13 +11,13 @@
 
 Contract:
 
-    recognised     a dict in which there is the state_dict of an optimizer, at any depth. Other files are not changed
+    recognised     a dict that contains the state_dict of an optimizer, at any depth. Other files are not changed
     names          the keys of the dict are those of the var_list. Dicts and lists that contain state of objects are
-                   taken apart, as by a Saver: {"G": {"model": ..., "opt": ...}} gives "G/model/..." and "G/opt"
+                   flattened, as by a Saver: {"G": {"model": ..., "opt": ...}} gives "G/model/..." and "G/opt"
     Lightning      "state_dict" becomes "model"; "optimizer_states" and "lr_schedulers" become "optimizer" and
                    "scheduler", or "optimizers/0", ... if there are several
-    optimizers     positions become names by "param_names", if all groups have it; else by the order of the model's
-                   parameters, if only one assignment fits. Otherwise the optimizer is refused, and reported
+    optimizers     positions become names by "param_names", if all groups have it; otherwise by the order of the model's
+                   parameters, if only one assignment fits. If not, the optimizer is omitted and reported
     dict of tensors   may be a module or a plain container; it is stored so that both can be restored
     skipped        None, and values that a Saver cannot store: reported
 """
@@ -66,7 +66,7 @@ _FIX: Final = (
 
 
 def as_training(source: TensorSource) -> "TrainingSource | None":
-    """Return the training in a .pt file, by the contract of this module; None if the source is anything else."""
+    """Return the training state in a .pt file, by the contract of this module; None if the source is anything else."""
     if not isinstance(source, PtSource) or not isinstance(source.contents, PickledDict):
         return None
     if not has_str_keys(source.contents) or not _contains(source.contents, is_optimizer, {}):
@@ -93,7 +93,7 @@ def _contains(value: Any, wanted: Callable[[Any], bool], known: dict[int, bool])
 
 
 class TrainingSource:
-    """The training in a .pt file. A `TensorSource`, by the contract of this module.
+    """The training state in a .pt file. A `TensorSource`, by the contract of this module.
 
     Attributes:
         roles: Key of the var_list -> what is stored under it.
@@ -185,13 +185,14 @@ class TrainingSource:
             if lost:
                 raise InvalidArgumentError(
                     f"{printable(self.path)}: {listed(lost, _LISTED)} cannot be omitted or renamed, because the state "
-                    f"{quoted(key)} refers to it. Omit both or neither, and rename neither"
+                    f"{quoted(key)} refers to {'it' if len(lost) == 1 else 'them'}. Omit both or "
+                    f"neither, and rename neither"
                 )
             floating = [name for name in self._parts[key] if self.info(name).cast(dtype) != self.info(name)]
             if floating and key in self.roles and key not in self._models:
                 raise InvalidArgumentError(
                     f"{printable(self.path)}: dtype={dtype} would convert the tensors of the state {quoted(key)}, too, "
-                    f"such as counts of steps. Omit dtype, or exclude {quoted(key)}"
+                    f"such as step counts. Omit dtype, or exclude {quoted(key)}"
                 )
 
         for key in self._parameters.keys() & new_names.keys():
@@ -309,7 +310,7 @@ class TrainingSource:
         self.roles[key] = f"an optimizer, {counted(len(of_all), 'parameter')}, {how}"
 
     def _named(self, given: list[list[str]], shapes: Sequence[Shape | None]) -> tuple[list[list[str]], str | None]:
-        """Return names without the parts of wrappers, and the model that has all of them."""
+        """Return names without the parts that wrappers add, and the model that has all of them."""
         for key, bare in self._bare.items():
             tensors = self._models[key]
             names = [[bare.get(each, each) for each in group] for group in given]

@@ -41,7 +41,7 @@ def check_complete(storage: Storage, path: str) -> None:
 
 
 def first_complete(storage: Storage, paths: Iterable[str]) -> str | None:
-    """Return the first of `paths` that is complete, and log why those before it are not. Errors as `candidates`."""
+    """Return the first of `paths` that is complete, and log why those before it are not. Raises like `candidates`."""
     for path in paths:
         try:
             check_complete(storage, path)
@@ -82,7 +82,7 @@ def candidates(storage: Storage, directory: str, latest_filename: str | None = N
 
     First the one that the state file names as the newest, then its list, from the newest on. Then all others: those of
     one series by their numbers, the highest first, and the series by the time of their newest one. (Times alone do not
-    tell the order within a series: a copy of a directory may have been written in any order.)
+    determine the order within a series: a copy of a directory may have been written in any order.)
 
     Raises:
         FailedPreconditionError: the system refuses to answer.

@@ -98,7 +98,7 @@ def _later_save(storage: Storage, pattern: str) -> CheckpointFiles | None:
     other = with_other_count(storage, pattern)
     if other is None:
         return None
-    _log.warning("%s does not exist any more; %s is a later save", printable(pattern), printable(other))
+    _log.warning("%s no longer exists; %s is a later save", printable(pattern), printable(other))
     return _as_written(storage, other)
 
 
@@ -230,8 +230,8 @@ def _sharded(storage: Storage, prefix: str) -> CheckpointFiles | None:
         return None
     if len(counts) > 1:
         raise InvalidArgumentError(
-            f"{printable(prefix)}: there are shards of {' and of '.join(sorted(counts))} files. Pass one set, "
-            f"e.g. {printable(prefix)}-?????-of-{max(counts)}"
+            f"{printable(prefix)}: there are shards of {' and of '.join(sorted(counts))} files, which are "
+            f"different saves. Pass one set, e.g. {printable(prefix)}-?????-of-{max(counts)}"
         )
     pattern = shard_pattern(prefix, int(counts.pop()))
     return _complete(CheckpointFiles(1, pattern, tuple(os.path.join(directory, name) for name, _ in shards)))

@@ -88,7 +88,7 @@ def latest_checkpoint(
         path = _latest_named(storage, directory, latest_filename)
     if path is not None and directory_key(os.path.dirname(path)) != directory_key(directory):
         _log.warning(
-            "the newest checkpoint of %s is outside of it: %s. If the directory was copied, copy that one, too",
+            "the newest checkpoint of %s is outside of it: %s. If the directory was copied, copy that checkpoint, too",
             printable(directory or os.curdir),
             printable(path),
         )

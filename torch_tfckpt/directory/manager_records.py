@@ -1,16 +1,16 @@
-"""Records of a CheckpointManager's directory: TensorFlow's rule of age, the state file, and the numbers in use.
+"""Records of a CheckpointManager's directory: the checkpoints old enough to delete, the state file, the numbers in use.
 
-The directory is looked at as well as the state file, which may be missing, damaged, or from another time or program:
+The directory is listed in addition to the state file, which may be missing, damaged, outdated, or from another program:
 
-- Only checkpoints with the manager's own name and a number are its series. Those of other managers in the directory are
-  never deleted, and stay listed in the state file.
-- Only what the state file lists, or a mark tells (`unlisted`), is tracked and deleted. Others may have been kept on
-  purpose.
-- No number of an existing checkpoint is given out again, unless it was saved or restored by this manager.
+- Only checkpoints with the manager's own name and a number belong to its series. Those of other managers in the
+  directory are never deleted, and stay listed in the state file.
+- Only checkpoints that the state file lists, or that have a mark (see `unlisted`), are tracked and deleted. Others may
+  have been kept on purpose.
+- The number of an existing checkpoint is not reused, unless this manager saved or restored that checkpoint.
 - A damaged state file is not a missing one: `damage` has the reason.
 
-If the system refuses to answer, construction raises an error: an older checkpoint, or none, would be restored
-otherwise.
+If the system refuses to answer, construction raises an error: otherwise an older checkpoint, or none, would be
+restored.
 
 Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py.
 """
@@ -108,7 +108,7 @@ class ManagerRecords(CheckpointRecords):
 
     @property
     def latest(self) -> str | None:
-        """`named`, unless it is of another series although there are checkpoints of this one."""
+        """`named`, unless it belongs to another series although this series has checkpoints."""
         return self.named if self.named is not None and (self._owns(self.named) or not self._has_own) else None
 
     @property
@@ -131,7 +131,9 @@ class ManagerRecords(CheckpointRecords):
                 printable(self._directory or os.curdir),
                 printable(self.named),
                 printable(self._prefix),
-                "This manager has none, so that one is restored" if self.latest else "Its newest one is restored",
+                "The manager has no checkpoints, so the named one is restored"
+                if self.latest
+                else "The manager's newest one is restored",
             )
         first = [path for path in (self.latest, *reversed(self.newest)) if path is not None]
         yield from dict.fromkeys(first)
@@ -154,8 +156,8 @@ class ManagerRecords(CheckpointRecords):
                 number = self._highest_of_others + 1
         if number != wanted:
             _log.warning(
-                "%s-%d would not be the newest of its directory, or overwrite a checkpoint that was neither saved nor "
-                "restored here. Saving %d instead",
+                "%s-%d would not be the newest checkpoint in its directory, or would overwrite one that this manager "
+                "neither saved nor restored. Saving %d instead",
                 printable(self._prefix),
                 wanted,
                 number,
@@ -179,14 +181,14 @@ class ManagerRecords(CheckpointRecords):
             self._marked.pop(path, None)
 
     def restored(self, path: str, now: float) -> None:
-        """Record that `path` was restored: it may be overwritten, and an unfinished deletion of it is given up."""
+        """Record that `path` was restored: it may be overwritten, and an unfinished deletion of it is cancelled."""
         number = self._number_of(path)
         if number is None:
             return
         self._own_numbers.add(number)
         if path == self.named and number < self._highest_of_others:
             _log.warning(
-                "%s was restored, as the state file names it, although there is a checkpoint %d",
+                "%s was restored because the state file names it, although there is also a checkpoint %d",
                 printable(path),
                 self._highest_of_others,
             )

@@ -159,7 +159,7 @@ class CheckpointRecords(ABC):
             # Before the state file names fewer checkpoints: after a crash, the protected ones must be known.
             self.retention.save()
         except FailedPreconditionError as refusal:
-            _log.warning("Nothing is deleted, since pinned checkpoints are unknown: %s", refusal)
+            _log.warning("Nothing is deleted, because it is unknown which checkpoints are pinned: %s", refusal)
             to_delete = []
         else:
             self._to_delete = to_delete = to_delete if self.max_to_keep else []
@@ -192,7 +192,7 @@ class CheckpointRecords(ABC):
         self.retention.save()
 
     def unpin(self, path: str) -> None:
-        """Remove a pin, whether or not the checkpoint still exists. Errors as `pin`."""
+        """Remove a pin, whether or not the checkpoint still exists. Raises like `pin`."""
         self._read_retention(path)
         self.retention.unpin(path)
         self.retention.save()
@@ -213,7 +213,7 @@ class CheckpointRecords(ABC):
         deleted = []
         for path in self._to_delete:
             if not self._is_here(path):
-                _log.warning("%s is not deleted: nothing was saved in its directory", printable(path))
+                _log.warning("%s is not deleted: this program has not saved anything in its directory", printable(path))
                 deleted.append(path)
                 continue
             try:

@@ -1,4 +1,4 @@
-"""Decide which checkpoints to delete, by TensorFlow's rules of age, and by pins and metrics.
+"""Decide which checkpoints to delete, by age as in TensorFlow, and by pins and metrics.
 
 Nothing here accesses a file or a clock. Paths are only compared, times are arguments, and the caller acts on the
 results.
@@ -90,8 +90,8 @@ def continue_schedule(
     """Continue the schedule of an earlier run, which kept one or began at `last_preserved`.
 
     Args:
-        history: That of a run that has just begun.
-        earlier: The checkpoints taken over from the earlier run, oldest first.
+        history: The history of a run that has just begun.
+        earlier: The checkpoints adopted from the earlier run, oldest first.
 
     Returns:
         The history, and `earlier` with other times: infinite if a checkpoint is to be kept permanently, 0 if not.
@@ -217,7 +217,7 @@ def check_keep_hours(hours: object) -> None:
 
 
 def best_first(known: Sequence[str], metrics: Mapping[str, Metrics], rule: KeepBest) -> list[str]:
-    """Return the `known` checkpoints (oldest first) that have the metric, best first; of equal ones, the newest first.
+    """Return the `known` checkpoints (oldest first) that have the metric, best first; the newest of equal ones first.
 
     A value of NaN is ignored.
     """

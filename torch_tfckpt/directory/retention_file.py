@@ -21,9 +21,9 @@ it are pinned, so that none is deleted by mistake. If the system refuses to read
 changes.
 
 Several processes may change the file, for example a training program and a notebook that pins a checkpoint. So
-`partition` reads it again before it names anything to delete, and takes over what the others have added and removed
+`partition` reads it again before it names anything to delete, and adopts what the others have added and removed
 since. (Two processes that change it in the same instant are not kept apart.) If the file has vanished, its pins are
-gone, but nothing that they protected is deleted. Several series of checkpoints, each with a Saver of its own, share the
+gone, but nothing that they protected is deleted. Several series of checkpoints, each with its own Saver, share the
 file: a record keeps the entries of other series, and never names their checkpoints to delete.
 """
 
@@ -66,7 +66,7 @@ _NOTHING: Final = _RetentionFile(None, [], [], {})
 
 @dataclass(slots=True)
 class _RetentionPlace:
-    """One directory whose file was read."""
+    """One directory whose retention file was read."""
 
     storage: Storage
     directory: str
@@ -143,7 +143,7 @@ class RetentionRecord:
             self._read(place, first=False)
 
     def _read(self, place: _RetentionPlace, *, first: bool) -> None:
-        """Read the file of `place`, if it has other contents than are known, and take over the changes."""
+        """Read the file of `place`, if its contents have changed, and adopt the changes."""
         try:
             with refusals_named(place.path):
                 text: bytes | None = read_small(place.storage, place.path, MAX_BYTES, "a retention file")

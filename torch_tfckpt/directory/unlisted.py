@@ -1,15 +1,15 @@
 """Marks of checkpoints that exist although the state file does not name them: empty files `PREFIX.tfckpt-unlisted`.
 
     m-1 has expired                 m-1.tfckpt-unlisted is created
-    -> the state file is written, which does not name m-1 any more
+    -> the state file is written, which no longer names m-1
     -> m-1 is deleted, then its mark
 
 A process that is killed in between, or that cannot delete a file, leaves the mark. The next run of the same series
-deletes what is marked, unless the state file names it, it is pinned or one of the best. Without the mark nothing would
-distinguish it from a checkpoint that was kept on purpose: by a schedule, by a run without a limit, or by hand.
+deletes what is marked, unless the state file names it, or it is pinned or one of the best. Without the mark, nothing
+would distinguish it from a checkpoint that was kept on purpose: by a schedule, by a run without a limit, or by hand.
 
-A mark has no contents and need not be durable: if it is lost, a checkpoint stays, and no mark appears by itself. For
-the same reason errors are only logged.
+A mark has no contents and need not be durable: if it is lost, a checkpoint stays, and no mark ever appears by mistake.
+For the same reason errors are only logged.
 """
 
 import logging
@@ -43,7 +43,7 @@ def mark(storage: Storage, path: str) -> None:
     except FileExistsError:
         pass
     except (OSError, CheckpointError) as error:
-        _log.info("%s could not be marked: %s", printable(path), error)
+        _log.info("could not create the marker file %s: %s", printable(path + SUFFIX), error)
 
 
 def unmark(storage: Storage, path: str) -> bool:
@@ -51,6 +51,6 @@ def unmark(storage: Storage, path: str) -> bool:
     try:
         storage.remove(path + SUFFIX)
     except (OSError, CheckpointError) as error:
-        _log.info("the mark of %s could not be removed: %s", printable(path), error)
+        _log.info("could not remove the marker file %s: %s", printable(path + SUFFIX), error)
         return False
     return True

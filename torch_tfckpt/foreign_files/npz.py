@@ -30,7 +30,7 @@ from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
 from torch_tfckpt.values import Strings, new_strings, new_tensor
 
-# A string takes 8 bytes and an object in memory, but may have no byte of its own: as many as 16 for each stored byte.
+# A string takes 8 bytes and an object in memory, but may have no bytes in the file: as many as 16 for each stored byte.
 _MIN_STRINGS: Final = 65_536
 _STRINGS_PER_BYTE: Final = 16
 TYPES: Final = {
@@ -107,7 +107,7 @@ class NpzSource:
         """Read the header of a member; if it is not a tensor, list it in `skipped` and return None."""
         fault = name_fault(name)
         if fault is not None:
-            raise DataLossError(f"array {quoted(name)}: its name is not plain: {fault}")
+            raise DataLossError(f"array {quoted(name)}: its name is invalid: {fault}")
         header = self._header(name, member)
         if header.dtype is None:
             self.skipped[name] = header.type_name

@@ -1,7 +1,7 @@
 """The leaves of a decoded pickle: its values that are not containers, with names made of their keys.
 
-Containers of a pickle may share items, or contain themselves, so that a small file has any number of leaves, at any
-depth. Guaranteed for every pickle: at most MAX_DEPTH levels, and work that is linear in its size.
+Containers of a pickle may share items, or contain themselves, so that a small file can have any number of leaves, at
+any depth. Guaranteed for every pickle: at most MAX_DEPTH levels, and work that is linear in its size.
 """
 
 from collections.abc import Iterator

@@ -6,8 +6,8 @@ Dictionaries and lists in it are flattened, and their keys joined with ".": {"mo
 skipped. Tensors that share memory are returned as separate tensors.
 
 Guaranteed for every file, hostile ones included: it is opened in time and memory linear in the size of its pickle, and
-a tensor takes no more memory than the file has bytes. Files whose tensors have together more than MAX_EXPANSION times
-the bytes of the file (many views of one storage) are refused.
+a tensor takes no more memory than the file has bytes. Files whose tensors together have more than MAX_EXPANSION times
+as many bytes as the file (many views of one storage) are rejected.
 
 Writing creates a dictionary name -> tensor that torch.load(weights_only=True, mmap=True) reads:
 
@@ -120,7 +120,9 @@ class PtSource:
         members = {member.orig_filename: member for member in archive.members}
         indexes = [name for name in members if name.rpartition("/")[2] == _INDEX and name.count("/") <= 1]
         if len(indexes) != 1:
-            raise DataLossError(f"not a file of torch.save: the archive has {len(indexes)} members called {_INDEX}")
+            raise DataLossError(
+                f"not a file written by torch.save: the archive has {len(indexes)} members called {_INDEX}"
+            )
         directory = indexes[0].removesuffix(_INDEX)
         if f"{directory}constants.pkl" in members:
             raise UnimplementedError("a TorchScript program, not a state dict. Load it with torch.jit.load")

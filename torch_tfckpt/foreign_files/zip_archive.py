@@ -4,10 +4,10 @@ Guaranteed for every member that `ZipArchive` returns:
 
 - its name is not taken by another member, and no two members share bytes of the file;
 - its bytes are stored or deflated, not encrypted, and lie inside the file;
-- it has no more bytes than deflate can pack into what is stored, so a size in the archive that memory is taken for is
-  at most MAX_RATIO times the size of the file.
+- it has no more bytes than deflate can pack into what is stored, so no size in the archive makes a
+  reader allocate more than MAX_RATIO times the size of the file.
 
-Names are text for messages and for the names of tensors, never paths; `name_fault` says which are not fit for that.
+Names are used in messages and as names of tensors, never as paths; `name_fault` rejects unsuitable ones.
 
 Source: APPNOTE.TXT 4.3 (PKWARE); the directory is decoded by Python's zipfile.
 """

@@ -82,7 +82,7 @@ def text_kind(text: str, content: bytes | None) -> FileKind:
 
 
 def _json_kind(begin: str, content: bytes | None) -> FileKind:
-    """Recognise JSON by the keys of the outermost object; of a large file, by all keys at its beginning."""
+    """Recognise JSON by the keys of the outermost object; for a large file, by all keys at its beginning."""
     if content is None:
         keys, parsed = set(_KEY.findall(begin)), None
     else:

@@ -310,11 +310,13 @@ class Table:
 def _decompress(contents: bytes) -> bytes:
     """Decompress snappy, after checking the declared size against the compressed size."""
     try:
-        announced, _ = decode_varint(contents, 0, bits=32)
+        expanded_size, _ = decode_varint(contents, 0, bits=32)
     except DataLossError as error:
         raise DataLossError(f"corrupted compressed block contents: {error}") from error
-    if announced > MAX_SNAPPY_EXPANSION * len(contents):
-        raise DataLossError(f"corrupted compressed block contents: {len(contents)} bytes cannot expand to {announced}")
+    if expanded_size > MAX_SNAPPY_EXPANSION * len(contents):
+        raise DataLossError(
+            f"corrupted compressed block contents: {len(contents)} bytes cannot expand to {expanded_size}"
+        )
     try:
         return bytes(cramjam.snappy.decompress_raw(contents))
     except cramjam.DecompressionError as error:

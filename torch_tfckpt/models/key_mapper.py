@@ -173,7 +173,7 @@ class KeyMapper:
         if self._patterns:
             raise UnimplementedError(
                 f"the pattern {quoted(self._patterns[0][0].pattern)} of a KeyMapper cannot be inverted: it "
-                f"does not tell which name a state_dict key came from. To save, give names in a dictionary"
+                f"does not determine which name a state_dict key came from. To save, give names in a dictionary"
             )
         return {mapped.target: (name, mapped.layout) for name, mapped in self._names.items() if mapped.target}
 

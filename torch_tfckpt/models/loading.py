@@ -164,7 +164,7 @@ def _check_arguments(
     if optimizer is not None and assign:
         raise InvalidArgumentError(
             "load_model: assign=True replaces the parameters, but the optimizer keeps the old ones. Omit assign, "
-            "or first load the model alone, then load into an optimizer over its new parameters"
+            "or first load the model alone, then load into an optimizer created from its new parameters"
         )
 
 

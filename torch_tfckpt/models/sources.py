@@ -229,8 +229,8 @@ def _source_of(
         if len({place.name for place in stored.values()}) < len({each.key for each in stored}):
             raise InvalidArgumentError(
                 f"{reader.path}: {quoted(target.name)} may be stored as "
-                f"{' or '.join(quoted(each.key) for each in stored)}. Map "
-                f"one of them to it with a KeyMapper"
+                f"{' or '.join(quoted(each.key) for each in stored)}. Choose "
+                f"one of these keys with a KeyMapper"
             )
         _note_apart(reader, target, [each.key for each in stored], found)
         (key, variable_name), place = next(iter(stored.items()))

@@ -162,8 +162,8 @@ def stored_names(
     Args:
         averaged: Keys of variables whose moving average is wanted and stored, even if they are not stored themselves.
         leave_out: Keys to ignore.
-        with_wrapper: Whether the module is a wrapper with tensors of its own, so that the part of a wrapper with which
-            all other names begin is not just their prefix.
+        with_wrapper: Whether the module is a wrapper with its own tensors, so that the wrapper part with which all
+            other names begin is not just their prefix.
 
     Raises:
         DataLossError: the object graph, or a list of shared names, is damaged.
@@ -188,7 +188,7 @@ def stored_names(
 
 
 def _without_wrappers(names: list[tuple[str, str]], *, with_wrapper: bool) -> list[tuple[str, str]]:
-    """Return names with parts that wrappers add, without these; leading ones are removed only if `with_wrapper`."""
+    """Return the names that have parts added by wrappers, without them; leading parts only if `with_wrapper`."""
     if not may_be_wrapped(name for name, _ in names):
         return []
     key_of = {dotted(name): key for name, key in names}

@@ -227,8 +227,8 @@ class Checkpoint:
             A handle with `staged`, `done()` and `result()`, which returns or raises the result of `save`.
 
         An error that is not raised by `result()` is raised by the next call of this object, or at exit.
-        Cost: values are copied within StagingOptions.async_bytes; the rest is copied when earlier bytes have been
-        written, and this returns later.
+        Cost: values are copied at once, up to StagingOptions.async_bytes; the rest is copied as earlier bytes are
+        written, so that this returns later.
         """
         checked = _checked(options)
         path = self._numbered(file_prefix)

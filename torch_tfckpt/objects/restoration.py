@@ -261,7 +261,7 @@ class _Matching:
         if node.registered_saver is not None:
             raise InvalidArgumentError(
                 f"{self._reader.path}: {self._graph.name(node_id)} was saved by the registered saver "
-                f"{node.registered_saver.name}, which is code of the program that saved it. Omit that object"
+                f"{node.registered_saver.name}, which is defined in the program that saved it. Omit that object"
             )
         stored = self._stored(node_id)
         if trackable.identity in self._restored:

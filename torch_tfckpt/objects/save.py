@@ -61,7 +61,7 @@ def _host_of(spec: SaveSpec) -> str:
 
 
 def _of_host(saveable: SaveableObject) -> SaveableObject:
-    """Return the saveable with its host as device, so that all of a host is written to one data file."""
+    """Return the saveable with its host as device, so that each host writes one data file."""
     specs = [SaveSpec(spec.tensor, spec.slice_spec, spec.name, spec.dtype, _host_of(spec)) for spec in saveable.specs]
     return SaveableObject(saveable.op, specs, saveable.name)
 

@@ -49,6 +49,6 @@ def delayed_logs() -> Iterator[list[logging.LogRecord]]:
 
 
 def write_logs(records: Sequence[logging.LogRecord]) -> None:
-    """Log what was collected."""
+    """Write the messages that were collected."""
     for record in records:
         logging.getLogger(record.name).handle(record)

@@ -1,6 +1,6 @@
 """The exit status of a program whose last save failed and that has not asked for the result.
 
-Schedulers (SLURM, Kubernetes, Airflow) go by the exit status, so it must not be 0. An exception of an atexit function
+Schedulers (SLURM, Kubernetes, Airflow) rely on the exit status, so it must not be 0. An exception of an atexit function
 is only printed. What Python offers is its own status for an error while it shuts down: 120, if the standard streams
 cannot be flushed after all atexit functions have run. `fail_at_exit` makes this happen, so that every other atexit
 function runs and all output is written.

@@ -105,7 +105,7 @@ class SaveHandle:
             return
         _UNREPORTED.discard(self)  # or exit would wait for it forever
         self._complete = None
-        self._error = FailedPreconditionError("the save was given up while it began. Save again")
+        self._error = FailedPreconditionError("the save was abandoned while it was starting. Save again")
         self._reported = True  # the caller of `save_async` gets the cause
         try:
             abandon()
@@ -171,7 +171,7 @@ class SaveHandle:
 
     def _run(self) -> None:
         if not self._take():
-            return  # the thread that started this one has given the save up
+            return  # the thread that started this one has abandoned the save
         assert self._complete is not None, "a skipped save was started"
         self._runner = threading.get_ident()
         logs: list[logging.LogRecord] = []

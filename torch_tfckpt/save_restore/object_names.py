@@ -35,7 +35,8 @@ def object_graph_key_mapping(path: AnyPath) -> dict[str, str]:
         path: Anything that CheckpointReader accepts.
 
     Returns:
-        The mapping; if several objects have one name, the last key. Objects that are not variables have the name "".
+        The mapping; if several objects have the same name, the last key. Objects that are not variables have the name
+        "".
         A key need not be that of a tensor: a table stores several tensors below it.
 
     Raises:

@@ -1,10 +1,10 @@
-"""State of parameters that join an optimizer after a restore: it waits until `add_param_group` adds them.
+"""State of parameters that join an optimizer after a restore: it is kept until `add_param_group` adds them.
 
-A resumed run often starts as the first one did: with a frozen backbone, which a callback unfreezes later. The stored
+A resumed run often starts like the first one, with a frozen backbone, which a callback unfreezes later. The stored
 state of the backbone's parameters is kept in host memory until then.
 
-torch has no hook for added groups, so `add_param_group` of that one optimizer is replaced by an object that calls the
-original and then restores. It removes itself when nothing waits, is not pickled or copied with the optimizer, and is
+torch has no hook for added groups, so this optimizer's `add_param_group` is replaced by an object that calls the
+original and then restores. It removes itself when no state is left, is not pickled or copied with the optimizer, and is
 replaced by the next restore.
 """
 
@@ -20,7 +20,7 @@ class LateParameters:
     """The expected parameters of an optimizer.
 
     Args:
-        names: The names of the parameters whose state waits.
+        names: The names of the parameters that are still missing.
         restore: Restores those that the optimizer has now, and returns their names.
     """
 
@@ -45,8 +45,8 @@ class LateParameters:
     def __call__(self, param_group: dict[str, Any]) -> None:
         """Add the group, then restore those of its parameters that are expected.
 
-        Raises: any error of the original; errors of the restore, such as InvalidArgumentError for another shape. Then
-        the group was added.
+        Raises: any error of the original; errors of the restore, such as InvalidArgumentError for another shape; the
+        group has been added nevertheless.
         """
         add = self._replaced or type(self._optimizer).add_param_group.__get__(self._optimizer)
         add(param_group)
@@ -56,7 +56,7 @@ class LateParameters:
 
 
 def forget_late_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Forget the state that waits for parameters of this optimizer."""
+    """Forget the state that is kept for parameters that this optimizer does not have yet."""
     waiting = optimizer.__dict__.get(_METHOD)
     if isinstance(waiting, LateParameters):
         waiting.stop()

@@ -1,7 +1,7 @@
 """Save and restore modules: parameters and buffers in place, and extra state.
 
-Names are those of the module's state_dict without the parts of wrappers such as torch.compile (see `wrappers`), with
-the prefix "<key>/" if the module has a key in the var_list. A tensor that has several names, in one module or in
+Names are those of the module's state_dict without the parts that wrappers such as torch.compile add (see `wrappers`),
+with the prefix "<key>/" if the module has a key in the var_list. A tensor that has several names, in one module or in
 several, is stored under the first. "<key>/.shared" stores a JSON object that maps its other names to the first; both
 are checkpoint keys: {"model/decoder.weight": "model/encoder.weight"}. "<key>/.versions" stores the versions of modules
 that are restored by their load_state_dict (see `state_dicts`).

@@ -5,7 +5,7 @@
 Contract, the same for every caller:
 
     order         that of nn.Module.state_dict: parameters of a module, its buffers, then its submodules
-    name          the one in module.state_dict(keep_vars=True), without the parts of wrappers such as torch.compile
+    name          the one in module.state_dict(keep_vars=True), without the parts that wrappers add
                   (see `wrappers`). A hook or an override of state_dict may rename an entry: activation checkpointing
                   removes "_checkpoint_wrapped_module." from all names
     persistent    whether the state_dict contains the tensor. Other buffers, and tensors that a hook or an override

@@ -1,4 +1,4 @@
-"""Values of the program's own types, named tuples and enumerations: restored as the type of the present value.
+"""Values of the program's own types, named tuples and enumerations: restored as the type of the current value.
 
 A file stores their class only as a word to compare. If the program has a value of that class at the same place, the
 restored one is of that class, too; else it is a plain tuple, or the plain value of the enumeration, which compare equal
@@ -84,7 +84,7 @@ def _member(stored: StoredMember, present: object, remarks: list[str], path: str
     if isinstance(present, enum.Enum) and class_name(present) == stored.name:
         try:
             return type(present)(stored.value)
-        except ValueError:  # the program's class has no such member any more
+        except ValueError:  # the program's class no longer has such a member
             pass
     remarks.append(f"{path or 'the value'} was a {stored.name} and is restored as {quoted(str(stored.value))}")
     return stored.value

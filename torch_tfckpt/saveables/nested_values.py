@@ -1,4 +1,4 @@
-"""Decide what a value of a var_list is, and take nested ones apart.
+"""Decide what a value of a var_list is, and flatten nested ones.
 
     {"G": {"model": m, "opt": o, "epoch": 3}}     "G/model", "G/opt", and "G/epoch", a plain value that is replaced
     {"opts": [o1, o2]}                            "opts/0", "opts/1"
@@ -7,8 +7,8 @@
     {"emb": [Variable(...), Variable(...)]}       one value: slices of a tensor, as in TensorFlow
     {"scheduler": None}                           switched off: nothing is saved
 
-A container is taken apart if there is a module, an optimizer or another object with state in it at any depth. Its keys
-must be str or int. Changes to it after that are ignored, as those to the var_list itself.
+A container is flattened if it contains a module, an optimizer or another object with state, at any depth. Its keys must
+be str or int. Later changes to it are ignored, like those to the var_list itself.
 """
 
 from collections import OrderedDict, deque
@@ -32,7 +32,7 @@ _NESTING: Final = (dict, list, tuple)
 
 
 class ItemValue(FunctionState):
-    """A plain value in a dict or list that is taken apart. A restore replaces it there."""
+    """A plain value in a dict or list that is flattened. A restore replaces it there."""
 
     def __init__(self, container: Any, key: object) -> None:
         super().__init__(lambda: container[key], lambda value: container.__setitem__(key, value))
@@ -79,8 +79,8 @@ def _parts(name: str, value: object, depth: int) -> Iterator[tuple[str, object]]
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         if type(key) not in (str, int):
             raise TypeError(
-                f"{quoted(name)} is a dict with objects to save and the key {key!r}, a {type(key).__name__}. Their "
-                f"names are made of the keys: use str"
+                f"{quoted(name)} is a dict that contains objects to save, but its key {key!r} is a "
+                f"{type(key).__name__}. The names of the objects are made of the keys: use str"
             )
         part = f"{name}/{key}"
         if item is None or isinstance(item, (torch.Tensor, *_NESTING, *CONTAINERS)) or _is_object(item):

@@ -6,13 +6,13 @@ Contract of `hyperparameters_of_groups`:
                      groups without parameters are matched in order
     split            several groups here were one stored group: a hyperparameter that has one value in all of them now
                      is taken from the file. If they differ in it, such as in weight_decay, that was the reason for the
-                     split, and each keeps its present value
-    merged           one group here was several stored ones: a hyperparameter is taken if they have one value for it
-    new              a group with a parameter that is not stored keeps its present values: that parameter had none
+                     split, and each keeps its current value
+    merged           one group here was several stored ones: a hyperparameter is restored if all have the same value
+    new              a group with a parameter that is not stored keeps its current values: none are stored for it
     subset           a group whose parameters are a part of a stored group, because others are frozen now: the values of
                      that group
-    reported         each hyperparameter that keeps its present value although another one is stored, and why
-    otherwise        a hyperparameter that is not stored keeps its present value
+    reported         each hyperparameter that keeps its current value although another one is stored, and why
+    otherwise        a hyperparameter that is not stored keeps its current value
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ class PlannedGroups:
     Attributes:
         groups: One dict for each group, without parameters.
         used: Indices of the stored groups that have a parameter in one of these groups, or are equal to one.
-        remarks: One line for each hyperparameter that keeps its present value although another one is stored.
+        remarks: One line for each hyperparameter that keeps its current value although another one is stored.
     """
 
     groups: list[dict[str, Any]]
@@ -81,7 +81,7 @@ def hyperparameters_of_groups(
         plan.groups.append({**hyperparameters, **placed_like(taken, hyperparameters)})
         for key, reason in kept.items():
             members = listed([name for name in names[index] if name is not None], _LISTED)
-            plan.remarks.append(f"{key} of param_groups[{index}] ({members}) keeps its present value: {reason}")
+            plan.remarks.append(f"{key} of param_groups[{index}] ({members}) keeps its current value: {reason}")
     return plan
 
 
@@ -102,7 +102,7 @@ def _origins(members: Sequence[str | None], stored: Sequence[Group]) -> set[int]
 
 
 def _agreed(own: Group, siblings: Sequence[Group], parents: Sequence[Group]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the stored values to take, and the reason for each hyperparameter that keeps another value."""
+    """Return the stored values to use, and the reason for each hyperparameter that keeps its own value."""
     taken: dict[str, Any] = {}
     kept: dict[str, str] = {}
     for key in dict.fromkeys(key for parent in parents for key in parent):

@@ -6,11 +6,11 @@ Contract of `load_exactly`: after it,
               them to the dtype of the parameter, which loses fp32 moments and master weights of bf16 parameters
     devices   as torch chooses: the parameter's; "step" stays in host memory unless `capturable` or `fused` is set
     strides   those of the parameter for a tensor of its shape, so that fused and foreach kernels stay fast
-    code      the optimizer's own load_state_dict, __setstate__ and hooks have run, each on what the one before it left.
-              Hooks and an override see the state before and after torch's part, as without this module
-    wrapped   an optimizer in an attribute, such as the base optimizer of a Lookahead, is treated alike, and still
-              shares its param_groups with the wrapper if it did before
-    reported  what an optimizer's own code changed nevertheless is returned, one line each
+    code      the optimizer's own load_state_dict, __setstate__ and hooks have run, each on the previous one's result.
+              Hooks and an override see the state before and after torch's own code, as without this module
+    wrapped   an optimizer in an attribute, such as the base optimizer of a Lookahead, is treated the same way, and
+              still shares its param_groups with the wrapper if it did before
+    reported  changes that an optimizer's own code makes all the same are returned, one line each
 
 Not guaranteed: dtypes of a state_dict that an override loads without torch's load_state_dict. They are reported.
 """
@@ -109,7 +109,7 @@ def keeping_dtypes(owner: object) -> Iterator[None]:
         for each in optimizers:
             if all(hasattr(each, hooks) for hooks in _HOOKS):  # an optimizer that never called Optimizer.__init__
                 kept = _Kept()
-                # Last before torch's part, and first after it: other hooks see what they would see without these.
+                # Last before torch's own code, and first after it: other hooks see what they would see without these.
                 handles.append(each.register_load_state_dict_pre_hook(kept.take))
                 handles.append(each.register_load_state_dict_post_hook(kept.put_back, prepend=True))
         yield
@@ -147,14 +147,14 @@ class _Shared:
 
 
 class _Untouched:
-    """A value that torch would take apart: it rebuilds every iterable by type(value)(elements), even a str."""
+    """A value that torch would otherwise rebuild: it rebuilds every iterable by type(value)(elements), even a str."""
 
     def __init__(self, value: object) -> None:
         self.value = value
 
 
 class _Kept:
-    """The state of an optimizer's parameters, as torch's part of load_state_dict receives it."""
+    """The state of an optimizer's parameters, as torch's own load_state_dict receives it."""
 
     def __init__(self) -> None:
         self._states: list[tuple[torch.Tensor, Mapping[Any, Any]]] = []

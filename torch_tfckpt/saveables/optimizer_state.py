@@ -10,8 +10,8 @@ Contract of a restore:
 
     state            of each parameter that is in the file and in the optimizer, bit for bit (see `optimizer_loading`)
     hyperparameters  by group (see `optimizer_groups`)
-    only in the file the state waits, and is restored when `add_param_group` adds the parameter (see `late_parameters`)
-    only here        the parameter keeps its present state
+    file only        the state is kept, and restored when `add_param_group` adds the parameter (see `late_parameters`)
+    optimizer only   the parameter keeps its current state
     refused          another class of optimizer; a parameter of another shape; no parameter in common
     reported         every other difference, by a warning in the log
 
@@ -71,7 +71,7 @@ class PlannedOptimizer:
     wrapped: "list[tuple[OptimizerState, PlannedOptimizer]]" = field(default_factory=list)
 
     def rename(self, here: Names) -> None:
-        """Use the names that parameters have now, which may differ from the stored ones by the parts of wrappers."""
+        """Use the names that parameters have now, which may differ from the stored ones by parts that wrappers add."""
         renamed = with_names_here(self.stored, [name for group in here for name in group if name is not None])
         assert isinstance(renamed, dict), "planned from a dict"
         now = dict(zip(names_in(self.stored["param_groups"]), names_in(renamed["param_groups"]), strict=True))
@@ -109,7 +109,7 @@ class OptimizerState:
         self._when_added = when_added
 
     def value(self) -> object:
-        """Return the present state.
+        """Return the current state.
 
         Raises:
             InvalidArgumentError: as `parameter_names`.
@@ -184,7 +184,7 @@ class OptimizerState:
             _log.warning("%s: %s", self._place, "\n".join(first_lines(remarks, _LINES)))
 
     def _add_late(self, planned: PlannedOptimizer) -> set[str]:
-        """Restore parameters that were added after the restore. Return their names."""
+        """Restore the state of parameters that were added after the restore. Return their names."""
         try:
             names = self._later_names()
         except InvalidArgumentError as error:
@@ -238,7 +238,7 @@ class OptimizerState:
         return packed
 
     def _is_usual(self, packed: object) -> bool:
-        """Return whether it is torch's form: state and groups, with positions of this optimizer's parameters."""
+        """Return whether it has torch's usual structure: state and groups, with positions of the parameters."""
         if not isinstance(packed, dict) or not isinstance(packed.get("state"), dict):
             return False
         groups = packed.get("param_groups")
@@ -290,7 +290,7 @@ class OptimizerState:
         ]
 
     def _state_of_new(self, names: Iterable[str], position: Mapping[str | None, int]) -> dict[int, Any]:
-        """Return the present state of parameters that are not stored, by position."""
+        """Return the current state of parameters that are not stored, by position."""
         new = {position[name] for name in names} | ({position[None]} if None in position else set())
         if not new:
             return {}
@@ -317,7 +317,7 @@ class OptimizerState:
             _check_shape(name, tuple(here[name].shape), stored.get("param_shapes"))
 
     def _check_form(self, stored: dict[str, Any]) -> None:
-        """Raise InvalidArgumentError if load_state_dict expects a state_dict of another form than the stored one."""
+        """Raise InvalidArgumentError if load_state_dict expects another structure than the stored one."""
         own_form = False
         if type(self._optimizer).state_dict is not torch.optim.Optimizer.state_dict:
             try:
@@ -328,7 +328,7 @@ class OptimizerState:
             check_class(self._optimizer, stored)
             raise InvalidArgumentError(
                 f"the stored state_dict of this {type(self._optimizer).__name__} has a different structure now. "
-                f"Restore it by the version of the class that saved it, or omit the optimizer"
+                f"Restore it with the version of the class that saved it, or omit the optimizer"
             )
 
 
@@ -375,7 +375,7 @@ def _differences(here: Set[str], there: Set[str], unknown: int) -> list[str]:
         names = listed(sorted(there - here), _LISTED)
         lines += [f"only in the checkpoint: {names}. Their state is restored when add_param_group adds them"]
     if here - there:
-        lines += [f"only in this optimizer: {listed(sorted(here - there), _LISTED)}. They keep their present state"]
+        lines += [f"only in this optimizer: {listed(sorted(here - there), _LISTED)}. They keep their current state"]
     if unknown:
         lines += [f"{counted(unknown, 'parameter')} of this optimizer are not in the checkpoint, and keep their state"]
     return lines
@@ -400,7 +400,8 @@ def _as_dtype_of(
 ) -> object:
     """Return the state for a parameter that had another dtype when it was saved.
 
-    Tensors of the parameter's dtype then get its present one, as torch requires of moments; others are not changed.
+    Tensors that have the parameter's old dtype are cast to its current one, as torch requires of moments; others are
+    not changed.
     """
     dtypes = stored.get("param_dtypes")
     if not isinstance(dtypes, dict):

@@ -1,7 +1,7 @@
 """Immutable values other than numbers and strings, as JSON: dtypes, devices, paths, times, fractions.
 
 Each type has a tag, and two functions. This table is the whole list of types that a file can name: nothing in a file is
-imported or executed. Types are compared exactly, since a subclass may have state of its own.
+imported or executed. Types are compared exactly, since a subclass may have its own state.
 
     torch.bfloat16                    {"$dtype": "bfloat16"}
     torch.device("cuda:0")            {"$device": "cuda:0"}

@@ -9,7 +9,7 @@ Contract:
     gets     what is stored below its name: also tensors that the module does not have now, and of other shapes
     versions torch passes the `_version` of each class in the metadata of a state_dict. Savers store those of such
              modules in "<key>/.versions", unless they are 1 or of classes of torch. Where nothing is stored, values are
-             assumed to be of the present version; if names do not fit, they are passed without one, as torch does for a
+             assumed to be of the current version; if names do not fit, they are passed without one, as torch does for a
              state_dict without metadata
     failure  if a hook raises, or names are missing, all tensors, attributes and extra state of the module are restored
              from copies that were made before. Changes that a hook makes elsewhere are not
@@ -296,7 +296,7 @@ class StateDictSaveable(SaveableObject):
         return lacking, unexpected, self._missing_error(lacking) if lacking else None
 
     def _guessed_versions(self) -> frozenset[str]:
-        """Return the paths of modules whose stored version is not known, and matters."""
+        """Return the paths of modules whose stored version matters but is unknown."""
         return frozenset(
             path
             for path, each in self.module.named_modules(remove_duplicate=False)
@@ -306,7 +306,7 @@ class StateDictSaveable(SaveableObject):
     def _with_versions(
         self, state: Mapping[str, Any], metadata: Mapping[str, Any], without: frozenset[str]
     ) -> "OrderedDict[str, dict[str, Any]]":
-        """Return metadata with the stored versions; the present ones for the rest; none for `without`."""
+        """Return metadata with the stored versions; the current ones for the rest; none for `without`."""
         found: OrderedDict[str, dict[str, Any]] = OrderedDict()
         for path, each in self.module.named_modules(remove_duplicate=False):
             entry = dict(metadata.get(path, {}), version=self._versions.get(path, each._version))

@@ -94,7 +94,7 @@ def unflatten(
     Its tensors are those in `tensors`, not copies; arrays share memory with them.
 
     Args:
-        present: Returns the program's present value, for the types of named tuples and enumerations. Called only if the
+        present: Returns the program's current value, for the types of named tuples and enumerations. Called only if the
             value contains any.
         remarks: Receives a line for each of these that gets a plain type: see `fitted`.
 
@@ -286,7 +286,7 @@ class _Decoder:
         if len(node) == 1 and tags[0] in TAGS:
             return decode_plain(tags[0], node[tags[0]])
         if len(node) != 1 or tags[0] not in self._tagged:
-            raise DataLossError(f"state has an object with the keys {', '.join(map(quoted, list(node)[:5]))}")
+            raise DataLossError(f"state: unexpected object with the keys {', '.join(map(quoted, list(node)[:5]))}")
         return self._tagged[tags[0]](node[tags[0]], depth)
 
     def _list(self, body: object, depth: int) -> list[object]:

@@ -64,7 +64,7 @@ class StoredKeys:
 
     @cached_property
     def wrapped(self) -> dict[str, str]:
-        """Key without parts of wrappers -> the stored key with them. Looked at only when a name is missing."""
+        """Key without parts that wrappers add -> the stored key with them. Looked at only when a name is missing."""
         found: dict[str, str] = {}
         if not may_be_wrapped(self._reader.keys()):
             return found

@@ -45,7 +45,7 @@ class VariableSaveable(SaveableObject):
     def is_current(self) -> bool:
         """Return whether a new saveable of the same variable would be equal to this one.
 
-        False if the variable has a different tensor now, or its tensor different memory, shape, dtype or device.
+        False if the variable has a different tensor now, or the tensor's memory, shape, dtype or device has changed.
         """
         variable, tensor = self.variable, self.tensor
         if variable.tensor is not tensor or variable.dtype is not self._stored_as:

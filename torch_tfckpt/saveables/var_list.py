@@ -153,7 +153,7 @@ class VarList:
         report = LoadReport() if report is None else report
         for name in self._off:
             if name in reader:
-                _log.warning("%s: %s is stored, but is None here. It is not restored", reader.path, quoted(name))
+                _log.warning("%s: %s is stored, but is None in var_list. It is not restored", reader.path, quoted(name))
         saveables = self._own_saveables() + self._modules.to_restore(reader, report, strict=strict)
         for key, state in self._states.items():
             try:

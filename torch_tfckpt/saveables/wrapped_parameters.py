@@ -11,7 +11,8 @@ _BY_NAME: Final = ("param_shapes", "param_dtypes", "state")  # dicts with the na
 def with_names_here(stored: object, here: Collection[str]) -> object:
     """Return the stored state of an optimizer by the names that its parameters have here.
 
-    Only names that differ by parts of wrappers are changed: "_orig_mod.fc.weight" becomes "fc.weight", or the reverse.
+    Only names that differ by parts that wrappers add are changed: "_orig_mod.fc.weight" becomes "fc.weight", or the
+    reverse.
     A stored value of another form is returned as it is; the caller reports it.
 
     Args:

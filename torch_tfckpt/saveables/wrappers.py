@@ -1,4 +1,4 @@
-"""Modules that wrap another one: their part of a name is not stored, and stored names are found with and without it.
+"""Modules that wrap another one. The part that they add to a name is not stored; stored names may or may not have it.
 
     torch.compile(net)                    _orig_mod.fc.weight                    stored as fc.weight
     DataParallel(net), DDP(net)           module.fc.weight                       fc.weight
@@ -9,12 +9,12 @@
 Contract:
 
     here          a wrapper is recognised by its type, never by a name: a module's own submodule called "module" keeps
-                  its name. A subclass of a wrapper is one, too
-    exception     a wrapper with entries of its own that have the names of entries of the wrapped module, such as an
+                  its name. A subclass of a wrapper is also a wrapper
+    exception     a wrapper with its own entries under the same names as entries of the wrapped module, such as an
                   AveragedModel of an AveragedModel, is treated as a plain module: its part stays in the names
-    stored        older checkpoints, and state dicts of wrapped modules, contain the parts. They are ignored where a
-                  name is not found as it is: "_orig_mod" and the like everywhere, "module" only where everything that
-                  is stored beside it, except n_averaged, begins with "module", too, as below a wrapper
+    stored        older checkpoints, and state dicts of wrapped modules, contain the parts. They are ignored if a
+                  name is not found as it is: "_orig_mod" and the like everywhere, "module" only if all names stored at
+                  the same level, except n_averaged, also begin with "module", as they do below a wrapper
 """
 
 import re
@@ -160,7 +160,7 @@ def may_be_wrapped(names: Iterable[str]) -> bool:
 
 
 def without_wrappers(names: Iterable[str]) -> dict[str, str]:
-    """Map names without the parts of wrappers to the names of a checkpoint that contain such parts.
+    """Map names without the parts that wrappers add to the names of a checkpoint that contain such parts.
 
     Only names that contain a part are listed; a name that is ambiguous, or that exists as it is, is not.
 
@@ -187,7 +187,7 @@ def without_wrappers(names: Iterable[str]) -> dict[str, str]:
 
 
 def wrapper_prefix(name: str) -> str:
-    """Return the parts of wrappers with which a stored name begins: "module._orig_mod." or ""."""
+    """Return the leading parts of a stored name that wrappers have added: "module._orig_mod." or ""."""
     end = 0
     for start, part in _parts(name):
         if part not in _PARTS:

@@ -61,7 +61,7 @@ class TensorsGraph:
         Returns:
             The function; it raises InvalidArgumentError for a graph of 2 GiB or more.
         """
-        # Both import modules. If the process forked while a thread imports, the child could not import any more.
+        # Both import modules. If the process forked while a thread imports, the child could no longer import.
         known_ops()
         self._version = self._version or _own_version()
         registered = Registered(saver, default_collections())

@@ -1,4 +1,4 @@
-"""Records of a Saver's checkpoints: TensorFlow's rule of age, and the state file.
+"""Records of a Saver's checkpoints: those old enough to delete, and the state file.
 
 The first save of a run into a directory looks for what earlier runs of the same series have left: pins and metrics,
 marked checkpoints, and, if `recover` applies, those that the state file lists. If the system refuses to answer, the
@@ -64,7 +64,7 @@ class SaverRecords(CheckpointRecords):
         start: When the saver was built, in seconds since the epoch: the schedule of permanently kept ones begins then.
         relative: Whether the state file names checkpoints relative to its directory.
         keep_best: Which checkpoints to keep because of their metrics.
-        recover: Whether the first save takes over the checkpoints of its series that the state file lists. None: the
+        recover: Whether the first save adopts the checkpoints of its series that the state file lists. None: the
             first save into a directory that was restored from does.
         storage: Where files are stored; None chooses by the path.
 
@@ -91,10 +91,10 @@ class SaverRecords(CheckpointRecords):
         self._history = SaverHistory(start + self._keep_seconds)
         self._relative, self._recover = relative, recover
         self._has_saved = False
-        self._restored_from: set[str] = set()  # keys of directories whose checkpoints are to be taken over
+        self._restored_from: set[str] = set()  # keys of directories whose checkpoints are to be adopted
         self._last_restored: str | None = None
         self._searched: set[tuple[str, str]] = set()  # directory and state file that were searched for marks
-        self._targets: dict[str, str] = {}  # save path -> the last checkpoint saved there; they tell the series
+        self._targets: dict[str, str] = {}  # save path -> the last checkpoint saved there, which determines the series
         self._not_recorded: set[str] = set()  # checkpoints that no state file names, since an earlier one is unknown
 
     @property
@@ -104,7 +104,7 @@ class SaverRecords(CheckpointRecords):
 
     @property
     def expected_newest(self) -> list[str]:
-        """`newest`; after a restore, until the first save, with the checkpoints that a save there would take over.
+        """`newest`; after a restore, until the first save, with the checkpoints that a save there would adopt.
 
         Cost: until the first save, reads the state file of the directory that was restored from.
         """
@@ -200,7 +200,7 @@ class SaverRecords(CheckpointRecords):
         return expired
 
     def restored(self, prefix: str) -> None:
-        """Record that `prefix`, which a Saver wrote, was restored. Nothing is read or taken over yet."""
+        """Record that `prefix`, which a Saver wrote, was restored. Nothing is read or adopted yet."""
         self._last_restored = prefix
         if self._recover is None:
             self._restored_from.add(directory_key(os.path.dirname(prefix)))
@@ -267,7 +267,9 @@ class SaverRecords(CheckpointRecords):
         paths = [spelled_in(directory, from_stored(path)) for path in state.all_model_checkpoint_paths]
         own = [path for path in paths if os.path.dirname(path) == directory and series_of(path) in series]
         for path in set(paths).difference(own):
-            _log.info("%s: %s is not tracked: another series or directory", printable(target), printable(path))
+            _log.info(
+                "%s: %s is not tracked: it belongs to another series or directory", printable(target), printable(path)
+            )
         return _Listed(own, state.last_preserved_timestamp)
 
     def _dated(self, paths: Sequence[str]) -> list[Saved]:

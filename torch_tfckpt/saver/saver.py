@@ -285,7 +285,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
 
         Args:
             if_busy: If an earlier save is in flight, wait for it or skip this one (its result is then None).
-            block_until_staged: False returns at once; saved values may then not change before the handle's
+            block_until_staged: False returns at once; the saved values must then not change until the handle's
                 `staged` is set. A forward and backward pass is allowed.
 
         Returns:
@@ -293,8 +293,8 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             and the variables are checked before this returns.
 
         An error that is not raised by `result()` is raised by the next call of this saver, by `close`, or at exit.
-        Cost: values are copied within `StagingOptions.async_bytes`; the rest is copied when earlier bytes have been
-        written, and this returns later. Version 1 and builders with their own `save_op` copy everything.
+        Cost: values are copied at once, up to `StagingOptions.async_bytes`; the rest is copied as earlier bytes are
+        written, so that this returns later. Version 1 and builders with their own `save_op` copy everything.
         """
         if if_busy not in ("wait", "skip"):
             raise InvalidArgumentError(f'if_busy={if_busy!r}: pass "wait" or "skip"')
@@ -444,7 +444,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         return SaverSave(request, pending, records, self._clock, meta_graph, begun)
 
     def _require_built(self, what: str) -> None:
-        """Wait until no save is in flight. Raises the error of an earlier save, or if the saver is not built."""
+        """Wait until no save is in flight; raise the error of an earlier save, or one if the saver is not built."""
         self._in_flight.sync()
         if not self._built:
             raise FailedPreconditionError(f"`build()` should be called before {what} if defer_build==True")

@@ -11,7 +11,7 @@ from torch_tfckpt.storage.names import AnyPath, fspath
 
 
 class TracksCheckpoints:
-    """Base of Saver: access to the checkpoints it has saved or taken over.
+    """Base of Saver: access to the checkpoints it has saved or adopted.
 
     Thread safety: one thread at a time.
     """
@@ -27,7 +27,7 @@ class TracksCheckpoints:
     def last_checkpoints(self) -> list[str]:
         """Paths of the checkpoints that are kept because they are new, oldest first.
 
-        After `restore`, until the first save: those that the next save into the directory takes over (see `recover`).
+        After `restore`, until the first save: those that the next save into the directory adopts (see `recover`).
         Cost: until the first save, reads the state file; later nothing.
         """
         return self._records.expected_newest if self._records is not None else []

@@ -14,9 +14,9 @@ if it has changed, the files may be from both sides, and the reader starts again
 Not guaranteed: anything to programs that do not know journals. While there is one, they find a mix.
 
 A journal that a killed program left is finished by the next writer into its directory (`finish_journals`), or replaced
-by the next switch of the same files. It is believed only as far as it goes: it names files of its own directory, with
-their sizes and modification times before and after. If a file is neither, another program has written it since, and
-nobody can tell which contents are wanted. Then reading is an error, and nothing is renamed or removed.
+by the next switch of the same files. It is trusted only if it matches the files: it names files of its own directory,
+with their sizes and modification times before and after. If a file matches neither, another program has written it
+since, and it is unknown which contents are wanted. Then reading is an error, and nothing is renamed or removed.
 
 Only on storages that rename. Programs on one host take turns (`Storage.exclusive`). Where they cannot, the last switch
 wins, and a program that finds itself replaced stops renaming.
@@ -103,7 +103,7 @@ class Journal:
                 if size != entry.size:
                     raise DataLossError(f"{printable(path)} has {size} bytes instead of {entry.size}")
         except CheckpointError as error:
-            _log.warning("%s: cannot be finished: %s", printable(self.path), error)
+            _log.warning("%s: the interrupted save cannot be finished: %s", printable(self.path), error)
             return False
         return True
 
@@ -143,7 +143,7 @@ class Journal:
     def _how_to_fix(self) -> str:
         return (
             f"The save that {printable(self.path)} describes was interrupted. Save again; or, to use the files as they "
-            f"are, delete that one"
+            f"are, delete the journal"
         )
 
 
@@ -173,12 +173,12 @@ def switch(
     Args:
         path: The journal; all other files are in its directory.
         files: Final path -> temporary path of the new contents, which are durable.
-        removed: Files that go away. Those that do not exist are ignored.
+        removed: Files to remove. Those that do not exist are ignored.
         committed: Called once the new contents may be in place. From then on the temporary files must stay.
 
     Raises:
         OSError: the system refused. Nothing was switched, unless it is an IncompleteSaveError.
-        IncompleteSaveError: the switch took place, but the files could not be renamed, or it is unknown.
+        IncompleteSaveError: the switch took place, but the files could not be renamed; or it is unknown whether it did.
     """
     name = os.path.basename
     entries = {

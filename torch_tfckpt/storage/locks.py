@@ -2,7 +2,8 @@
 
 A lock is released when its process ends for any reason. Not every file system has locks, and some (FUSE, BeeGFS, GPFS,
 Lustre, depending on how they are mounted) have locks that only programs on the same host see. So a lock that could be
-taken does not prove that no other program works in the directory; `lock_domain` tells whose locks would be seen.
+taken does not prove that no other program works in the directory; `lock_domain` identifies the programs whose locks
+would be seen.
 """
 
 import contextlib

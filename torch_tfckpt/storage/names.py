@@ -45,7 +45,7 @@ class Temporary(NamedTuple):
 def new_save_number(domain: int) -> int:
     """Return a number that identifies a save: 32 bits of the storage's `lock_domain`, and 32 random bits.
 
-    The former tell other programs whether they can see the locks of the save's files.
+    From the former, other programs see whether they can see the locks of the save's files.
     """
     return domain << 32 | secrets.randbits(32)
 
@@ -168,7 +168,7 @@ def _local_path(url: str) -> str:
 
 
 def _refuse_unexpanded(path: str) -> None:
-    """Refuse what a shell would have replaced: a new directory that is called "~" is hard to remove."""
+    """Reject what a shell would have expanded: a new directory that is called "~" is hard to remove."""
     first, slash, rest = path.partition("/")
     expand = "os.path.expanduser" if first.startswith("~") else "os.path.expandvars"
     expanded = os.path.expanduser(first) if first.startswith("~") else os.path.expandvars(first)

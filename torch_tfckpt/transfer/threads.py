@@ -147,7 +147,7 @@ class Workers:
         return [results[turn] for turn in range(count)]
 
     def close(self) -> None:
-        """Stop the threads, after the work that they have."""
+        """Stop the threads after they have finished their work."""
         self._closed = True
         self._work.put(None)
         join(self._threads)

@@ -29,7 +29,7 @@ from torch_tfckpt.transfer.threads import Latch, join
 from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes, runs_of
 
 # Limit of waiting batches in a lane without buffers: they hold host copies of tensors that are not stored contiguously.
-_STREAMED: Final = frozenset({"cuda"})  # types of devices whose bytes are copied by a stream of their own
+_STREAMED: Final = frozenset({"cuda"})  # types of devices whose bytes are copied on a separate stream
 _UNBUFFERED_AHEAD: Final = 4
 
 
@@ -151,7 +151,7 @@ class Transfer:
         return self._sums
 
     def cancel(self) -> None:
-        """Stop, and return once no thread uses files and tensors any more. Can be called at any time."""
+        """Stop, and return once no thread uses files or tensors. Can be called at any time."""
         self._stop(None)
         join(self._threads)
         self._give_back_batches()

@@ -2,7 +2,7 @@
 
 Guaranteed, if all shards of a checkpoint are opened: they are of one save of this package, even if another program
 saves the checkpoint at the same time, or was killed while it did (`v1.shard_names`). Not guaranteed while TensorFlow
-saves it: nothing tells its shards apart.
+saves it: its shards cannot be told apart.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Names of the shards of a version 1 checkpoint, and the publication of all of them at once.
 
-The files and their names are TensorFlow's, so a shard does not tell which save it belongs to. While the shards of a
+The files and their names are TensorFlow's, so a shard does not show which save it belongs to. While the shards of a
 save are being renamed, a journal lists them (`storage.journal`), and the readers of this package follow it: they find
 the old shards or the new ones, whole, at every moment and after a kill. TensorFlow's reader finds a mix during the
 renames, and after a kill until the next save into that directory.
@@ -61,14 +61,14 @@ def unfinished_shards(storage: Storage, prefix: str) -> Journal | None:
     """Return the journal of a save of `prefix` whose shards are not all renamed; None if there is none.
 
     Raises:
-        DataLossError: it is damaged, or names other files than the shards of `prefix`.
+        DataLossError: it is damaged, or lists files that are not shards of `prefix`.
     """
     journal = read_journal(storage, journal_of(prefix))
     if journal is None:
         return None
     if list(journal.files) != [os.path.basename(path) for path in shard_names(prefix, len(journal.files))]:
         raise DataLossError(
-            f"{printable(journal.path)}: names other files than the shards of {printable(prefix)}. Delete it to use "
+            f"{printable(journal.path)}: lists files that are not shards of {printable(prefix)}. Delete it to use "
             f"the shards as they are"
         )
     return journal

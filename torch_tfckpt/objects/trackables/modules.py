@@ -44,7 +44,7 @@ class ModuleTrackable(Trackable):
             del wrappers[0]
         super().__init__(wrappers[0])
         self.module = wrappers[0]
-        self._layers = wrappers  # from the outermost wrapper with entries of its own to the module
+        self._layers = wrappers  # from the outermost wrapper with its own entries to the module
 
     def children(self) -> Iterable[tuple[str, object]]:
         layers = self._layers
