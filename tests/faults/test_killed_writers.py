@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 import torch
-from killed_writers import READY, WRITERS, state_of, write_until_killed
+from killed_writers import READY, WRITERS, orphans_in, state_of, write_until_killed
 from killing import folder_in_memory, forkserver, let_run
 
 import torch_tfckpt as tfckpt
@@ -81,16 +81,32 @@ def kill_often(name: str, folder: Path, kills: int) -> "Counter[str]":
         left = temporary_files(folder)
         counts["with leftovers"] += bool(left)
         if life % CLEANING == CLEANING - 1 or life == kills - 1:
+            if name == "CheckpointManager":  # only a manager deletes the checkpoints that a killed one was to delete
+                number += 1
+                WRITERS[name].write(f"{folder}/managed", number)
             for here in (folder, folder / "sources"):
                 tfckpt.save_file({"x": torch.ones(1)}, here / "another")
                 for path in here.glob("another.*"):
                     path.unlink()
-            counts["leftovers"] += len(temporary_files(folder))
+            left = [*temporary_files(folder), *orphans_in(name, folder), *orphans_in("save_file", folder / "sources")]
+            counts["leftovers"] += len(left)
+            if left:
+                print(f"{name}, kill {life}: left over: {left}")
         if name in NOT_ATOMIC and state.mixed:
             for path in folder.glob("out-*"):
                 path.unlink()
             safe.clear()
     return counts
+
+
+def test_orphans_are_found(tmp_path: Path) -> None:
+    """Files that no complete checkpoint has are leftovers, although their names are not temporary ones."""
+    tfckpt.save_file({"x": torch.ones(1)}, tmp_path / "out-0")
+    assert orphans_in("save_file", tmp_path) == []
+    strays = ["out-0.data-00000-of-00002", "out-1.data-00000-of-00001", "out-1.meta", "out-1.tfckpt.json", "other"]
+    for name in strays:
+        (tmp_path / name).touch()
+    assert orphans_in("save_file", tmp_path) == sorted(strays)
 
 
 def check(name: str, counts: "Counter[str]") -> None:

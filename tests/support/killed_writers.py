@@ -4,6 +4,7 @@ The values of one output are all the same number, so whoever reads it sees wheth
 """
 
 import itertools
+import os
 import random
 import re
 from collections.abc import Callable
@@ -168,6 +169,24 @@ def write_until_killed(name: str, folder: str, seed: int, first: int, reports: C
         with suppress(FileNotFoundError):
             writer.write(f"{folder}/{output}{ending}", number)
             reports.send((number, output))
+
+
+def orphans_in(name: str, folder: Path) -> list[str]:
+    """Return the files that belong to no output of the writer: data files that no index has, meta graphs, sidecars."""
+    found, files = re.compile(WRITERS[name].found), {path.name for path in folder.iterdir() if path.is_file()}
+    used = {"checkpoint", "checkpoint.retention.json"}
+    for file in files:
+        match = found.fullmatch(file)
+        if match is None:
+            continue
+        output = match[1]
+        used |= {file, f"{output}.meta", f"{output}{WRITERS[name].ending}.tfckpt.json"}
+        if file.endswith(".index"):
+            with tfckpt.load_checkpoint(folder / output) as reader:
+                shards = {file for key in reader.keys() for file in reader._reader.locate(key)}
+            used |= {os.path.basename(shard) for shard in shards}
+        used |= {f"{output}-{shard:05d}-of-00003" for shard in range(3)}
+    return sorted(files - used)
 
 
 class State(NamedTuple):
