@@ -259,6 +259,20 @@ def test_hostile_shapes(tmp_path: Path, header: str, text: str) -> None:
     assert text in refused(npz(tmp_path, ("x.npy", npy(header))))
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_code_points_that_are_not_characters(tmp_path: Path, order: str) -> None:
+    """numpy alone raises SystemError for 0x110000."""
+    header = f"{{'descr': '{order}U1', 'fortran_order': False, 'shape': (2,)}}"
+    for code, right in ((0x10FFFF, True), (0x110000, False), (0x6200, True)):
+        path = npz(tmp_path, ("x.npy", npy(header, np.array([97, code], f"{order}u4").tobytes())))
+        if right:
+            with closing(open_source(str(path))) as source:
+                value = source.read(["x"])["x"]
+            assert isinstance(value, np.ndarray) and list(value) == [b"a", chr(code).encode()]
+        else:
+            assert 'array "x": 1114112 is not a character' in refused(path)
+
+
 @pytest.mark.parametrize(
     ("descr", "kind"),
     [

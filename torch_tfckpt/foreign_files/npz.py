@@ -8,6 +8,7 @@ package gives the original type.
 """
 
 import io
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, Final, NamedTuple
@@ -189,6 +190,10 @@ def _exactly(file: IO[bytes], target: Any, name: str) -> memoryview:
 
 def _decode_text(name: str, array: _NpyMember, data: memoryview) -> Strings:
     """Decode numpy's strings of fixed width, without their padding; str becomes UTF-8."""
+    if array.dtype.kind == "U":
+        largest = np.frombuffer(data, np.dtype(np.uint32).newbyteorder(array.dtype.byteorder)).max(initial=0)
+        if largest > sys.maxunicode:
+            raise DataLossError(f"array {quoted(name)}: {largest} is not a character; the largest is {sys.maxunicode}")
     raw: npt.NDArray[Any] = np.ndarray(array.shape, dtype=array.dtype, buffer=data, order="F" if array.fortran else "C")
     strings = new_strings(name, array.shape)
     flat = strings.reshape(-1)
