@@ -450,14 +450,14 @@ class TestRestore:
         assert str(tmp_path / folder) in str(caught.value)
 
     def test_a_metric_that_is_never_given(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """A warning once checkpoints are deleted by age; a differently named metric is reported at once."""
-        manager = CheckpointManager(Fake(), tmp_path / "a", 1, keep_best=KeepBest("loss", "min", 1))
+        """A warning at the second save; a metric with another name is reported at the first."""
+        manager = CheckpointManager(Fake(), tmp_path / "a", 5, keep_best=KeepBest("loss", "min", 1))
         manager.save()
         assert not caplog.records
         for _ in range(3):
             manager.save()
         (text,) = caplog.messages
-        assert 'the metric "loss", which was never passed' in text
+        assert 'the metric "loss", which has not been passed' in text
         caplog.clear()
         CheckpointManager(Fake(), tmp_path / "b", 1, keep_best=KeepBest("loss", "min", 1)).save(metrics={"los": 1.0})
         assert 'Closest: "los"' in caplog.text

@@ -213,7 +213,7 @@ def test_a_missing_data_file_is_reported_once(tmp_path: Path, capsys: Output) ->
 
 @pytest.mark.parametrize("verb", ["convert", "diff"])
 def test_patterns_that_match_nothing(tmp_path: Path, verb: str, capsys: Output) -> None:
-    """Include and rename raise with the closest name; exclude warns on stderr."""
+    """Include and rename raise with the closest name; exclude is reported once, beside JSON on stderr."""
     prefix = tfckpt.save_file({"encoder/w": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "a")
     paths = [prefix, str(tmp_path / "m.npz")]
     assert main(["convert", *paths]) == 0
@@ -226,6 +226,9 @@ def test_patterns_that_match_nothing(tmp_path: Path, verb: str, capsys: Output) 
     captured = capsys.readouterr()
     assert captured.err == 'tfckpt: warning: --exclude "Adam" matched nothing\n'
     assert json.loads(captured.out)["unmatched_excludes"] == ["Adam"]
+    assert main([verb, *paths, "--exclude", "Adam"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "" and captured.out.count('exclude "Adam" matched nothing') == 1
 
 
 def test_diff_follows_convert_rename(golden: Path, tmp_path: Path, capsys: Output) -> None:

@@ -37,9 +37,9 @@ def convert_paths(options: argparse.Namespace) -> int:
             | {"converted": [item._asdict() for item in report.converted], "nbytes": report.nbytes}
             | {"sidecar": [item._asdict() for item in report.sidecar], "complete": report.complete}
         )
+        _warn_of(report.unmatched_excludes)
     else:
         show(str(report))
-    _warn_of(report.unmatched_excludes)
     for name, other in list(report.shared.items())[:1]:
         say(
             f"tfckpt: warning: left out {counted(len(report.shared), 'tensor')} whose objects "
@@ -65,9 +65,9 @@ def diff_paths(options: argparse.Namespace) -> int:
         values = {name: found._asdict() for name, found in report.values.items()}
         paths = {"a": encodable(report.a), "b": encodable(report.b)}
         show_json(asdict(report) | paths | {"values": values, "identical": report.identical})
+        _warn_of(report.unmatched_excludes)
     else:
         show(str(report))
-    _warn_of(report.unmatched_excludes)
     return 0 if report.identical else 1
 
 
@@ -93,5 +93,6 @@ def _pairs(rename: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
 
 
 def _warn_of(unmatched_excludes: Sequence[str]) -> None:
+    """Print what a report that is not JSON says itself."""
     for pattern in unmatched_excludes:
         say(f"tfckpt: warning: --exclude {quoted(pattern)} matched nothing")

@@ -40,17 +40,18 @@ _log = logging.getLogger(__name__)
 
 
 class MetricWatch:
-    """Warns once if the metric of `keep_best` is never given.
+    """Warns once if the metric of `keep_best` is not given.
 
     Thread safety: one thread at a time.
     """
 
     def __init__(self) -> None:
-        self._saved = self._given = self._warned = False
+        self.saves = 0
+        self._given = self._warned = False
 
     def saved(self, rule: KeepBest | None, path: str, metrics: Metrics) -> None:
         """Check the metrics of a checkpoint; log a warning if some are given, but not the one of `rule`."""
-        self._saved = True
+        self.saves += 1
         if rule is None or not metrics:
             return
         if rule.metric in metrics:
@@ -69,11 +70,11 @@ class MetricWatch:
 
     def warn_if_never_given(self, rule: KeepBest) -> None:
         """Log a warning, unless the metric was given or a warning was logged before."""
-        if self._saved and not (self._given or self._warned):
+        if self.saves and not (self._given or self._warned):
             self._warned = True
             _log.warning(
-                "keep_best chooses by the metric %s, which was never passed to save, so no checkpoint is protected as "
-                "one of the best. Pass it: save(..., metrics={%s: value})",
+                "keep_best chooses by the metric %s, which has not been passed to save, so no checkpoint is protected "
+                "as one of the best. Pass it: save(..., metrics={%s: value})",
                 quoted(rule.metric),
                 quoted(rule.metric),
             )
@@ -149,6 +150,8 @@ class CheckpointRecords(ABC):
         self._to_delete = [other for other in self._to_delete if other != path]
         self._add(path, now)
         self.retention.note(path, metrics)
+        if self.retention.best is not None and self._metric_watch.saves > 1 and not metrics:
+            self.warn_if_metric_is_missing()  # before anything is deleted
         if self.names_expired:
             self._write_state(path)
         before = self.newest
