@@ -22,7 +22,7 @@ from torch_tfckpt.directory.management import (
     remove_checkpoint,
 )
 from torch_tfckpt.directory.state_file import update_checkpoint_state
-from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.local import LOCAL, LocalStorage
 from torch_tfckpt.v1.writer import SlicesWriter
 
 SHARDS = "-?????-of-00002"
@@ -83,6 +83,23 @@ class TestLatest:
         assert f"Couldn't match files for checkpoint {tmp_path}/m-2" in caplog.text
         (tmp_path / "m-2.index").touch()
         assert latest_checkpoint(tmp_path) == str(tmp_path / "m-2")
+
+    @pytest.mark.parametrize("valid", [False, True])
+    @pytest.mark.parametrize("saves", [1, 3])
+    def test_while_a_save_replaces_it(self, valid: bool, saves: int, tmp_path: Path) -> None:
+        """A checkpoint that a running program deletes between two steps is not the end: it has saved a newer one."""
+        saver = tfckpt.Saver({"x": torch.ones(1)}, max_to_keep=1)
+        saver.save(tmp_path / "m", 0)
+        steps = iter(range(1, saves + 1))
+
+        class SavesMeanwhile(LocalStorage):
+            def exists(self, path: str) -> bool:
+                step = next(steps, None) if path.endswith(".index") else None
+                if step is not None:
+                    saver.save(tmp_path / "m", step)
+                return super().exists(path)
+
+        assert latest_checkpoint(tmp_path, valid=valid, storage=SavesMeanwhile()) == f"{tmp_path}/m-{saves}"
 
     def test_no_state_file(self, tmp_path: Path) -> None:
         """None without a state file; an empty one is an error."""

@@ -77,6 +77,29 @@ def test_a_second_signal_has_its_usual_effect(tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def test_several_objects(tmp_path: Path) -> None:
+    """Each open object notes the signal and saves; none of those that are closed, in whatever order, swallows one."""
+    received = []
+    earlier = signal.signal(USR1, lambda number, frame: received.append(number))
+    try:
+        first, closed, last = (
+            Saver({"w": torch.ones(1)}).save_on_signal(USR1, tmp_path / name) for name in ("first", "closed", "last")
+        )
+        closed.close()
+        os.kill(os.getpid(), USR1)
+        assert first.should_stop() and last.should_stop() and not closed.should_stop() and not received
+        assert {path.stem for path in tmp_path.glob("*.index")} == {"first", "last"}
+        os.kill(os.getpid(), USR1)
+        assert received == [USR1]
+        first, last = (Saver({"w": torch.ones(1)}).save_on_signal(USR1, tmp_path / "m") for _ in range(2))
+        first.close()
+        last.close()
+        os.kill(os.getpid(), USR1)
+        assert received == [USR1, USR1] and first.signal is None
+    finally:
+        signal.signal(USR1, earlier)
+
+
 def test_exit_ends_the_program(tmp_path: Path) -> None:
     """With status 128 + n, once the checkpoint is durable."""
     saver = Saver({"w": torch.ones(2)})

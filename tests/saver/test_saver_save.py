@@ -71,6 +71,21 @@ def test_version_1_logs_a_deprecation(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "version 1" in caplog.text
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_version_1_over_version_2(tmp_path: Path, sharded: bool) -> None:
+    """Readers prefer version 2: version 1 of the same name would be saved, but never read. The other way is fine."""
+    old, new = torch.ones(1), torch.zeros(1)
+    path = Saver({"v": old}).save(tmp_path / "m", 1)
+    before = {name: (tmp_path / name).read_bytes() for name in names_in(tmp_path)}
+    saver = Saver({"v": new}, write_version=SaverDef.V1, sharded=sharded)
+    with pytest.raises(tfckpt.FailedPreconditionError, match="m-1 is a checkpoint of version 2, and all readers"):
+        saver.save(tmp_path / "m", 1)
+    assert {name: (tmp_path / name).read_bytes() for name in names_in(tmp_path)} == before
+    tfckpt.remove_checkpoint(path)
+    assert torch.equal(torch.as_tensor(tfckpt.load_file(saver.save(tmp_path / "m", 1))["v"]), new)
+    assert torch.equal(torch.as_tensor(tfckpt.load_file(Saver({"v": old}).save(tmp_path / "m", 1))["v"]), old)
+
+
 @VERSIONS
 @pytest.mark.parametrize("step", [None, 5])
 def test_a_missing_directory(tmp_path: Path, version: int, step: int | None) -> None:

@@ -77,6 +77,8 @@ def latest_checkpoint(
         >>> tfckpt.latest_checkpoint("run", valid=True)
         'run/m-2'
 
+    A program that saves and deletes checkpoints meanwhile does not make the result None.
+
     Cost: looks at names; with `valid`, also reads the whole index of each checkpoint that it checks.
     Source: latest_checkpoint in tensorflow/python/checkpoint/checkpoint_management.py.
     """
@@ -97,24 +99,36 @@ def latest_checkpoint(
 
 def _latest_named(storage: Storage, directory: str, latest_filename: str | None) -> str | None:
     """Return the newest checkpoint that the state file names, if it exists."""
-    state = get_checkpoint_state(directory, latest_filename, storage=storage)
-    if state is None:
-        return None
-    path = from_stored(state.model_checkpoint_path)
-    if checkpoint_exists(path, storage=storage):
-        return path
-    other = with_other_count(storage, path)
-    if other is not None:
-        return other
-    _log.error("Couldn't match files for checkpoint %s", printable(path))
-    return None
+    path: str | None = None
+    while True:
+        state = get_checkpoint_state(directory, latest_filename, storage=storage)
+        if state is None:
+            return None
+        earlier, path = path, from_stored(state.model_checkpoint_path)
+        if checkpoint_exists(path, storage=storage):
+            return path
+        other = with_other_count(storage, path)
+        if other is not None:
+            return other
+        # A running save may just have named a newer one, and deleted this one: read the file again.
+        if path == earlier:
+            _log.error("Couldn't match files for checkpoint %s", printable(path))
+            return None
 
 
 def _latest_complete(storage: Storage, directory: str, latest_filename: str | None) -> str | None:
     # Imported here: checking a checkpoint needs torch, looking names up does not, and `tfckpt latest` must be quick.
     from torch_tfckpt.directory import completeness
 
-    return completeness.first_complete(storage, completeness.candidates(storage, directory, latest_filename))
+    while True:
+        tried: list[str] = []
+        for path in completeness.candidates(storage, directory, latest_filename):
+            tried.append(path)
+            if completeness.first_complete(storage, [path]) is not None:
+                return path
+        # A running save may just have published newer ones, and deleted these.
+        if not tried or tried == list(completeness.candidates(storage, directory, latest_filename)):
+            return None
 
 
 def checkpoint_exists(checkpoint_prefix: AnyPath, *, storage: Storage | None = None) -> bool:

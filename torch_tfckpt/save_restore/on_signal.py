@@ -7,6 +7,9 @@ training loop makes where its values belong together: `should_stop()`, and the s
 Guaranteed, if a safe point is reached before the process is killed: one durable checkpoint of that point, also if a
 save is in flight, or if that one fails. A second signal of the same number has its usual effect, so that a loop that
 never reaches a safe point can be ended. Forked children do not note signals: in them each has its usual effect.
+
+Several objects may be open for one signal, and be closed in any order: all open ones note it. A closed one whose
+handler another one has restored passes signals on.
 """
 
 import logging
@@ -69,6 +72,7 @@ class SaveOnSignal:
         self._save, self._sync, self._target, self._exit = save, sync, target, exit
         self._process = os.getpid()
         self._saved = self._saving = False
+        self._closed = False
         self._earlier: dict[int, Callable[[int, FrameType | None], object] | int] = {}
         _check(numbers)
         try:
@@ -94,7 +98,7 @@ class SaveOnSignal:
     @property
     def is_open(self) -> bool:
         """Whether signals are noted: `close` was not called."""
-        return bool(self._earlier)
+        return not self._closed
 
     def should_stop(self) -> bool:
         """Save if a signal has arrived, once; return whether one has. Call it where all values belong together.
@@ -119,12 +123,13 @@ class SaveOnSignal:
         Raises:
             FailedPreconditionError: called in another thread than the main thread.
         """
-        if self._earlier:
-            _check_thread()
+        if self._closed:
+            return
+        _check_thread()
         for number, earlier in self._earlier.items():
             if signal.getsignal(number) == self._note:  # otherwise a later handler would be lost
                 signal.signal(number, earlier)
-        self._earlier.clear()
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -155,8 +160,13 @@ class SaveOnSignal:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal. This may run between any two bytecodes of the program, so it does as little as possible."""
-        if self.signal is None and os.getpid() == self._process:
-            self.signal = number
+        noted = False
+        each: object = self
+        while isinstance(each, SaveOnSignal):
+            if each.signal is None and os.getpid() == each._process and each.is_open:
+                each.signal, noted = number, True
+            each = getattr(each._earlier.get(number), "__self__", None)
+        if noted:
             return
         earlier = self._earlier.get(number, signal.SIG_DFL)
         signal.signal(number, earlier)

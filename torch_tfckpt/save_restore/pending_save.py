@@ -16,7 +16,8 @@ from torch_tfckpt.bundle.merge import merge_bundles
 from torch_tfckpt.bundle.publish import Marker, remove, saving
 from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.bundle.unfinished import PART, PARTS_SUFFIX
-from torch_tfckpt.errors import CheckpointError, IncompleteSaveError
+from torch_tfckpt.errors import CheckpointError, FailedPreconditionError, IncompleteSaveError
+from torch_tfckpt.format.tensor_bundle import index_filename
 from torch_tfckpt.saveables.save_spec import SaveableObject, group_by_devices
 from torch_tfckpt.storage.names import refuse_long_name, temporary_name
 from torch_tfckpt.storage.protocol import Storage
@@ -79,6 +80,7 @@ class SaveByParts:
                 refuse_long_name(shard_names(path, 1)[0] if self._sharded else path)
             with saving(path):
                 make_directories(storage, os.path.dirname(path))
+                _refuse_version_2(storage, path)
             remove_leftovers(storage, os.path.dirname(path))
         if not self._sharded:
             save_op(storage, path, self._groups[0])
@@ -182,6 +184,15 @@ class SaveByParts:
                     error.failures,
                 ) from error
             raise
+
+
+def _refuse_version_2(storage: Storage, path: str) -> None:
+    """Raise FailedPreconditionError if a version 2 checkpoint of that name would hide the version 1 files."""
+    if storage.exists(index_filename(path)):
+        raise FailedPreconditionError(
+            f"{printable(path)} is a checkpoint of version 2, and all readers would read it instead of one of version "
+            f"1 with this name. Remove it with `remove_checkpoint`, or save under another name"
+        )
 
 
 @contextmanager
