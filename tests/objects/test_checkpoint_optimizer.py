@@ -533,7 +533,7 @@ class TestOtherParameters:
         model = nn.ModuleDict(layers)
         optimizer = torch.optim.Adam(model.parameters(), 0.7)
         status = Checkpoint(model=model, optimizer=optimizer).read(path)
-        assert "state of the 2 common ones" in caplog.text
+        assert "state of the 2 common parameters" in caplog.text
         assert optimizer.param_groups[0]["lr"] == lr
         return model, optimizer, status.expect_partial()
 

@@ -25,7 +25,7 @@ CASES: dict[str, tuple[Any, Any, str]] = {
     "a prefix in the saver": (
         model(),
         {"model": model()},
-        'All 7 names below "model/" are stored without a prefix. Pass what is under "model" itself: Saver(model)',
+        'All 7 names below "model/" are stored without a prefix. Pass the value under "model" itself: Saver(model)',
     ),
     "another prefix": (
         {"net": model(), "step": torch.tensor(0)},

@@ -7,8 +7,8 @@
     Keras 3                                lists of slots; _iterations, _learning_rate
 
 Keras's SGD accumulates v = momentum * v - learning_rate * gradient, torch b = momentum * b + gradient, so
-b = -v / learning_rate. In Adam, TensorFlow's epsilon corresponds to torch's times sqrt(1 - beta2**step), so the first
-steps differ.
+b = -v / learning_rate. In Adam, TensorFlow's epsilon corresponds to torch's epsilon times sqrt(1 - beta2**step), so the
+first steps differ.
 
 Source: tensorflow/python/training/{adam,momentum,adagrad}.py; keras/src/optimizers/*.py; in tf_keras,
 optimizers/legacy/*.py.

@@ -139,7 +139,7 @@ class BaseSaverBuilder:
 
 
 class BulkSaverBuilder(BaseSaverBuilder):
-    """Reads and writes everything together: all devices at once, in bounded host memory.
+    """Reads and writes everything together: all devices at the same time, in bounded host memory.
 
     If a subclass overrides `save_op` or `sharded_filename`, files are written as by BaseSaverBuilder; if it overrides
     `restore_op`, they are read as by BaseSaverBuilder.
@@ -175,8 +175,8 @@ def begin_save(
     """Begin to write a checkpoint.
 
     Args:
-        builder: A BulkSaverBuilder writes all files at once, in bounded host memory. Any other one, and one whose class
-            overrides `save_op` or `sharded_filename`, writes the files one by one with its `save_op`.
+        builder: A BulkSaverBuilder writes all files together, in bounded host memory. Any other one, and one whose
+            class overrides `save_op` or `sharded_filename`, writes the files one by one with its `save_op`.
         path: Prefix of the checkpoint.
         sharded: Whether each device gets its own data file.
         snapshot: Whether the values may change once `staged` is set. They are copied first: in bulk within the limits

@@ -34,7 +34,7 @@ def fail_at_exit() -> None:
 class _FailsAtTheEnd:
     """A stream whose last flush, by the interpreter itself, fails. Everything else is passed on."""
 
-    closed = False  # or the interpreter would not flush it
+    closed = False  # otherwise the interpreter would not flush it
 
     def __init__(self, stream: object) -> None:
         self._stream = stream

@@ -3,8 +3,8 @@
 - A program whose last save failed, and that has not asked for the result, prints the error and ends with a status that
   is not 0 (`exit_status`). So does a child of `multiprocessing`.
 - A signal handler may call any method, and start or await other saves. A call that could only wait for the code that
-  the handler has interrupted raises FailedPreconditionError at once.
-- Ctrl-C while `save_async` waits: nothing was published and all files are removed, or the save goes on in the
+  the handler has interrupted raises FailedPreconditionError immediately.
+- Ctrl-C while `save_async` waits: nothing was published and all files are removed, or the save continues in the
   background and the next call waits for it.
 - A forked child does not wait for the saves of its parent, and leaves their files alone.
 """
@@ -103,7 +103,7 @@ class SaveHandle:
         """Remove everything that was written, unless a thread is completing the save already."""
         if not self._take():
             return
-        _UNREPORTED.discard(self)  # or exit would wait for it forever
+        _UNREPORTED.discard(self)  # otherwise exit would wait for it forever
         self._complete = None
         self._error = FailedPreconditionError("the save was abandoned while it was starting. Save again")
         self._reported = True  # the caller of `save_async` gets the cause

@@ -3,8 +3,8 @@
     full_name      "dense/kernel"
     checkpoint_key "model/layer1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
 
-A saver knows its tensors by name. To read such a file, its saveables are wrapped in saveables with these keys. The
-originals do not change, because the next save or restore may use names again.
+A saver knows its tensors by name. To read an object-based checkpoint, its saveables are wrapped in saveables with these
+keys. The originals do not change, because the next save or restore may use names again.
 
 Source: object_graph_key_mapping, saver_from_object_based_checkpoint in tensorflow/python/training/saver.py.
 """
@@ -76,7 +76,7 @@ def with_keys(
     Args:
         saveables: Those of a saver, as VarList.to_save returns them. A tensor with several names in a module is found
             under any of them.
-        left_out: Gets the names that are not in the checkpoint, if any is. None: they raise an error.
+        left_out: Receives the names that are not in the checkpoint, if others are. None: they raise an error.
 
     Raises:
         NotFoundError: in three parts: the names that are not in the checkpoint, those that are only there, and the

@@ -1,11 +1,11 @@
 """Save when a signal arrives: the handler only notes the signal, and the save happens at the next safe point.
 
-A handler may interrupt training anywhere, also in the middle of `optimizer.step()`. A checkpoint of that moment would
+A handler may interrupt training anywhere, even in the middle of `optimizer.step()`. A checkpoint taken then would
 mix new and old parameters, and nobody would notice. So the handler saves nothing. Safe points are the calls that the
 training loop makes where its values belong together: `should_stop()`, and the saves of the same object.
 
-Guaranteed, if a safe point is reached before the process is killed: one durable checkpoint of that point, also if a
-save is in flight, or if that one fails. A second signal of the same number has its usual effect, so that a loop that
+Guaranteed, if a safe point is reached before the process is killed: one durable checkpoint of that point, even if a
+save is in flight, or if that save fails. A second signal of the same number has its usual effect, so that a loop that
 never reaches a safe point can be ended. Forked children do not note signals: in them each has its usual effect.
 
 Several objects may be open for one signal, and be closed in any order: all open ones note it. A closed one whose
@@ -121,7 +121,7 @@ class SaveOnSignal:
         """Restore the earlier handlers. Does nothing when called again.
 
         Raises:
-            FailedPreconditionError: called in another thread than the main thread.
+            FailedPreconditionError: called in a thread other than the main thread.
         """
         if self._closed:
             return

@@ -2,7 +2,7 @@
 
 A signal handler may interrupt a call of a Saver in its thread, anywhere. A second call on the same object can then
 neither wait for the first one, which continues only after the handler, nor use what the first one is changing. So it
-raises at once, having changed nothing. A call from another thread waits for its turn.
+raises immediately, having changed nothing. A call from another thread waits for its turn.
 """
 
 import functools
@@ -17,7 +17,7 @@ from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.values import outside_modes
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.0005, 0.05  # seconds between two looks at the calls of other threads
+_FIRST_WAIT, _LONGEST_WAIT = 0.0005, 0.05  # seconds between two checks of the calls of other threads
 
 _FIX: Final = (
     "Only note the signal in the handler and save in the training loop, as `Saver.save_on_signal` does, or let the "
@@ -34,7 +34,7 @@ class Call(NamedTuple):
 
     @property
     def runs(self) -> bool:
-        """Whether its function has not ended. If not, Ctrl-C came before it was taken off the list."""
+        """Whether its function is still running. If not, Ctrl-C came before the call was removed from the list."""
         frame = sys._current_frames().get(self.thread)
         while frame is not None:
             if frame is self.frame:
@@ -112,7 +112,7 @@ def _wait_for_turn(calls: list[Call], call: Call) -> None:
             if other is call:
                 continue
             if not other.runs:
-                with suppress(ValueError):  # it has ended in the meantime
+                with suppress(ValueError):  # it has ended since
                     calls.remove(other)
             elif other.thread == call.thread:
                 raise FailedPreconditionError(

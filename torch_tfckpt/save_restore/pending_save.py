@@ -97,7 +97,7 @@ class SaveByParts:
             make_directories(storage, os.path.dirname(path))
             remove_leftovers(storage, os.path.dirname(path))
             marker = Marker(storage, path)  # from here on, leftovers of a killed save can be recognized
-        # Names of their own: another save of the same path must not merge these parts. An object store has no
+        # Unique names: another save of the same path must not merge these parts. An object store has no
         # directories that would have to be removed afterwards.
         folder = temporary_name(path + PARTS_SUFFIX, marker.save)
         base = os.path.join(folder, PART) if storage.renames else f"{path}.{PART}{marker.save}"
@@ -139,7 +139,7 @@ class SaveByParts:
         """Write all shards of version 1 under temporary names, and then publish them."""
         storage, path = self._storage, self._path
         with saving(path):
-            marker = Marker(storage, path)  # until the end nobody takes the shards for leftovers
+            marker = Marker(storage, path)  # until the end, so that nobody mistakes the shards for leftovers
         temporaries = [temporary_name(target, marker.save) for target in targets]
         committed: list[bool] = []
         clean = False
@@ -160,7 +160,7 @@ class SaveByParts:
     def _save_shards_one_by_one(self, targets: Sequence[str]) -> None:
         """Write each shard of version 1 under its name. If one fails, the new ones are removed.
 
-        For object stores, and for names that only a builder of the program knows.
+        For object stores, and for names that only the program's builder knows.
         """
         new: list[str] = []
         replaced = 0

@@ -115,7 +115,7 @@ def _complete(report: LoadReport, reader: CheckpointReader, saveables: Sequence[
     left_out = {*report.missing, *(mismatch.name for mismatch in report.mismatched)}
     for saveable in saveables:
         if isinstance(saveable, StateDictSaveable) or saveable.name in left_out:
-            continue  # it has reported itself
+            continue  # it adds itself to the report
         if len(saveable.specs) == 1:
             report.sources[saveable.name] = saveable.specs[0].name
         else:
@@ -195,12 +195,12 @@ def _by_names_in_graph(
         missing: Gets the names that are not there; None: they raise an error.
 
     Raises:
-        NotFoundError: a name is not in the graph. `error`, the reason why the names could not be read as keys, if there
-            is no graph, or if all names are keys and a file is missing.
+        NotFoundError: a name is not in the graph. Instead, `error`, the reason why the names could not be read as keys,
+            if there is no graph, or if all names are keys and a file is missing.
     """
     try:
         graph = reader.object_graph
-    except NotFoundError:  # the data file that holds it
+    except NotFoundError:  # its data file is missing
         graph = None
     if graph is None:
         raise error
@@ -244,7 +244,7 @@ def restore_saveables(
         NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
         DataLossError: a value is damaged. Nothing was assigned, unless `restore_sequentially`.
         Any error of a hook of load_state_dict, or of the load_state_dict of an object. Modules that were restored by
-            their load_state_dict are restored to what they were; the error lists what else was restored before.
+            their load_state_dict are returned to what they were; the error lists what else was restored before.
 
     Cost: one read of the values; host memory of all of them, or of the largest saveable if `restore_sequentially`.
     """
@@ -270,7 +270,7 @@ def restore_saveables(
             end = first + len(saveable.specs)
             assignments.append((saveable, of_group[first:end]))
             first = end
-    # What may fail although it was checked comes first: it can be undone.
+    # Saveables that may fail despite the checks come first: they can be undone.
     loads = [each for each, _ in assignments if isinstance(each, StateDictSaveable)]
     if loads:
         assignments.sort(key=lambda pair: not isinstance(pair[0], StateDictSaveable))

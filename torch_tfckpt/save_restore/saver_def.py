@@ -52,7 +52,7 @@ def default_names(scope: str, *, sharded: bool, version: int) -> SaverDef:
 def naming_nodes(saver_def: SaverDef, filename: str | None) -> tuple[SaverDef, str]:
     """Return settings whose names are those of distinct nodes, and the default path.
 
-    The settings of a saver with its own default path have that in place of the name of a tensor. Names that nodes
+    The settings of a saver with its own default path have that path in place of the name of a tensor. Names that nodes
     cannot have are replaced by the usual ones.
 
     Args:

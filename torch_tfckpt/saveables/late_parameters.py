@@ -17,7 +17,7 @@ _METHOD: Final = "add_param_group"
 
 
 class LateParameters:
-    """The expected parameters of an optimizer.
+    """Stored state of parameters that an optimizer does not have yet.
 
     Args:
         names: The names of the parameters that are still missing.
@@ -31,11 +31,11 @@ class LateParameters:
         self._replaced = optimizer.__dict__.get(_METHOD)  # set on the object itself by other code
 
     def wait(self) -> None:
-        """Begin to watch the optimizer."""
+        """Start to intercept the optimizer's `add_param_group`."""
         self._optimizer.__dict__[_METHOD] = self
 
     def stop(self) -> None:
-        """Stop, and forget the state."""
+        """Stop intercepting it, and discard the kept state."""
         if self._optimizer.__dict__.get(_METHOD) is self:
             if self._replaced is None:
                 del self._optimizer.__dict__[_METHOD]
@@ -43,10 +43,10 @@ class LateParameters:
                 self._optimizer.__dict__[_METHOD] = self._replaced
 
     def __call__(self, param_group: dict[str, Any]) -> None:
-        """Add the group, then restore those of its parameters that are expected.
+        """Add the group, then restore the kept state of its parameters.
 
-        Raises: any error of the original; errors of the restore, such as InvalidArgumentError for another shape; the
-        group has been added nevertheless.
+        Raises: any error of the original; errors of the restore, such as InvalidArgumentError for a different shape,
+        after which the group has been added nevertheless.
         """
         add = self._replaced or type(self._optimizer).add_param_group.__get__(self._optimizer)
         add(param_group)
@@ -56,7 +56,7 @@ class LateParameters:
 
 
 def forget_late_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Forget the state that is kept for parameters that this optimizer does not have yet."""
+    """Discard the state that is kept for parameters that this optimizer does not have yet."""
     waiting = optimizer.__dict__.get(_METHOD)
     if isinstance(waiting, LateParameters):
         waiting.stop()

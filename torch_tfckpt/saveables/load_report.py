@@ -92,14 +92,14 @@ class LoadReport:
         sources: Name -> stored key, for everything that was loaded.
         averaged: Names that were filled with a moving average.
         ignored: Stored keys that are not weights of this module: counters, optimizers, averages, tensors that the
-            mapper omits or outside the prefix; and further keys of a tensor that the module ties.
+            mapper omits or that are outside the prefix; and further keys of a tensor that the module ties.
         prefix: Prefix below which the module is stored, as the checkpoint spells it: "model/".
         slots: Name of a parameter -> name in the optimizer's state -> stored key.
         missing_slots: Names of loaded parameters for which no optimizer state is stored.
         variables: Stored key -> full name of the variable, for an object-based checkpoint.
         hyperparameters: Hyperparameters that were loaded into the optimizer: lr, betas, momentum.
         unused_rules: Names and patterns of the mapper that match no stored tensor.
-        remarks: What else was noticed, such as arguments of load_model that would find more.
+        remarks: Other findings, such as arguments of load_model that would find more.
         hints: Missing name or unexpected key -> a remark, printed after it.
         looked_for: Missing name -> all names that were looked for, without a prefix: "fc.weight", "fc.kernel", ...
 
@@ -147,7 +147,7 @@ class LoadReport:
         return "\n".join([head, *slots, *self.problems(), *self.advice(), *changed])
 
     def problems(self) -> list[str]:
-        """Return one line for each kind of problem, worded as by load_state_dict; none if all fits.
+        """Return one line for each kind of problem, worded as by load_state_dict; no line if everything fits.
 
         Examples:
             >>> import torch, torch_tfckpt as tfckpt
@@ -189,7 +189,7 @@ class LoadReport:
         return listed(names, _LISTED, with_hint)
 
     def _similar(self, name: str, candidates: Sequence[str]) -> str:
-        """Return 'Closest: ...' for keys that differ from a name that was looked for in their modules only."""
+        """Return 'Closest: ...' for keys that differ only in their modules from a name that was looked for."""
         modules: dict[str, str] = {}
         last_parts = {other.rpartition(".")[2] for other in self.looked_for.get(name, ())}
         for key in candidates:

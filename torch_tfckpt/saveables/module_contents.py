@@ -1,4 +1,4 @@
-"""The present contents of modules by checkpoint key: tensors, extra state, and the parts that load a state_dict."""
+"""The current contents of modules by checkpoint key: tensors, extra state, and the parts that load a state_dict."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -68,7 +68,7 @@ class LoadedPart:
 
 @dataclass(slots=True)
 class ModuleContents:
-    """All contents.
+    """The contents of all modules.
 
     Attributes:
         tensors: Each tensor once.
@@ -124,7 +124,7 @@ class ModuleContents:
 
 
 class _Loaded(FunctionState):
-    """A value that is not a tensor, and that a part loads."""
+    """A value that is not a tensor, and that a part restores."""
 
     def __init__(self, value: object) -> None:
         super().__init__(lambda: value, lambda _: None)

@@ -8,8 +8,8 @@ that are restored by their load_state_dict (see `state_dicts`).
 
 Contract of a restore:
 
-    filled      every parameter and persistent buffer, in place; modules with hooks or overridden methods for loading
-                by load_state_dict
+    filled      every parameter and persistent buffer, in place. Modules with hooks or overridden methods for loading
+                are restored by load_state_dict
     None        a persistent buffer that is None now, but is stored, is created, and a warning is logged. Not in classes
                 of torch, where None is a setting, as in BatchNorm(track_running_stats=False); parameters are never
                 created
@@ -106,7 +106,7 @@ class Modules:
 
         Args:
             report: Gets the stored tensors that have no place. The saveables of modules that are restored by
-                load_state_dict add what it reports.
+                load_state_dict add what load_state_dict reports.
             strict: Raise errors for missing extra state, and by the saveables of such modules for missing entries.
 
         Raises: as `to_save`, plus NotFoundError and any other error from reading extra state and ".shared".
@@ -169,7 +169,7 @@ class _ModulesRestore:
                 absent[tensor.keys[0]] = tensor.value
             elif tensor.is_filled:
                 found.append(_filled(tensor.value, tensor.keys[0], key))
-        if not anything:  # of any module under these names: the error should count all of them
+        if not anything:  # nothing is stored under any of these names: the error should count all of them
             found += [_filled(value, key, key) for key, value in absent.items()]
             absent = {}
         for key, state in self._contents.extra.items():

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from torch_tfckpt.text import quoted
 
-_LOOKED_AT: Final = 8  # prefixes of wanted names, the most frequent: each costs a pass over the stored names
+_LOOKED_AT: Final = 8  # the most frequent prefixes of wanted names are tried: each costs a pass over the stored names
 _SHOWN: Final = 4  # prefixes that a hint lists
 _SEPARATOR: Final = "/"  # between the key of a module in a var_list and the names in the module
 
@@ -44,14 +44,14 @@ class _OtherPrefix(NamedTuple):
 
     wanted: str  # their prefix here
     stored: str  # their prefix in the checkpoint
-    found: int  # how many are stored like that
-    total: int  # how many have the prefix here
+    found: int  # how many names are stored below it
+    total: int  # how many names have the prefix here
 
 
 def prefix_hint(wanted: Collection[str], stored: Collection[str]) -> str:
     """Return a hint if the names of a Saver are stored below another prefix; "" if they are not.
 
-    A prefix is considered only if two names or more, and more than half of them, are found below it.
+    A prefix is considered only if at least two names, and more than half of them, are found below it.
     """
     candidates: list[_OtherPrefix] = []
     own = Counter(name[: name.find(_SEPARATOR) + 1] for name in wanted)
@@ -69,7 +69,7 @@ def prefix_hint(wanted: Collection[str], stored: Collection[str]) -> str:
     there = " or ".join(f"below {quoted(prefix)}" if prefix else "without a prefix" for prefix in rivals[:_SHOWN])
     key = quoted(best.stored.removesuffix(_SEPARATOR))
     if not best.stored:
-        fix = f"Pass what is under {quoted(best.wanted.removesuffix(_SEPARATOR))} itself: Saver(model)"
+        fix = f"Pass the value under {quoted(best.wanted.removesuffix(_SEPARATOR))} itself: Saver(model)"
     elif best.wanted:
         fix = f"Name it {key} in the saver: Saver({{{key}: model}})"
     else:

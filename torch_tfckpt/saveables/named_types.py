@@ -1,8 +1,8 @@
 """Values of the program's own types, named tuples and enumerations: restored as the type of the current value.
 
-A file stores their class only as a word to compare. If the program has a value of that class at the same place, the
-restored one is of that class, too; else it is a plain tuple, or the plain value of the enumeration, which compare equal
-for named tuples, IntEnum and StrEnum. `fitted` reports each such place.
+A file stores only the name of their class, to compare it. If the program has a value of that class at the same place,
+the restored one is of that class, too; otherwise it is a plain tuple, or the plain value of the enumeration, which
+compare equal for named tuples, IntEnum and StrEnum. `fitted` reports each such place.
 """
 
 import enum
@@ -24,7 +24,7 @@ def is_named_tuple(value: object) -> TypeGuard[_NamedTupleLike]:
 
 
 class StoredTuple(tuple[Any, ...]):
-    """A named tuple in a file: the values, and what the file says of its class."""
+    """A named tuple in a file: the values, and the name of its class."""
 
     name: str
     fields: tuple[str, ...]
@@ -46,7 +46,7 @@ def fitted(stored: Any, present: object, remarks: list[str], path: str = "") -> 
     """Return `stored` with values of the types of `present`. Dicts, lists and deques are changed in place.
 
     Args:
-        stored: A value without cycles, of which nothing else has a reference.
+        stored: A value without cycles, to which there is no other reference.
         remarks: Receives a line for each value that gets a plain type.
     """
     if isinstance(stored, StoredMember):

@@ -30,7 +30,7 @@ def named_values(var_list: object) -> dict[str, object]:
 
     Returns:
         Name -> value: a dict in its own order, other forms sorted by name. Slices of one variable are collected in a
-        list under the name of the whole. If several SaveableObjects have the same name, the last one wins.
+        list under the name of the whole tensor. If several SaveableObjects have the same name, the last one wins.
 
     Raises:
         TypeError: another form; a name that is not a str; an element of a list that is not a variable.

@@ -1,4 +1,4 @@
-"""Decide what a value of a var_list is, and flatten nested ones.
+"""Classify the values of a var_list, and flatten nested ones.
 
     {"G": {"model": m, "opt": o, "epoch": 3}}     "G/model", "G/opt", and "G/epoch", a plain value that is replaced
     {"opts": [o1, o2]}                            "opts/0", "opts/1"
@@ -80,7 +80,7 @@ def _parts(name: str, value: object, depth: int) -> Iterator[tuple[str, object]]
         if type(key) not in (str, int):
             raise TypeError(
                 f"{quoted(name)} is a dict that contains objects to save, but its key {key!r} is a "
-                f"{type(key).__name__}. The names of the objects are made of the keys: use str"
+                f"{type(key).__name__}. The names of the objects are derived from the keys: use str"
             )
         part = f"{name}/{key}"
         if item is None or isinstance(item, (torch.Tensor, *_NESTING, *CONTAINERS)) or _is_object(item):
@@ -127,7 +127,7 @@ def _too_deep(name: str) -> InvalidArgumentError:
 def refuse_snapshots(name: str, value: object, depth: int = 0) -> None:
     """Raise InvalidArgumentError if a container is, or contains, the state_dict() of an optimizer.
 
-    It is a copy of the moment: it lacks what later steps add, and a restore into it would not reach the optimizer.
+    It is a snapshot: it lacks what later steps add, and a restore into it would not reach the optimizer.
     """
     if not isinstance(value, dict | list | tuple) or depth > MAX_DEPTH:
         return

@@ -1,6 +1,6 @@
 """The form in which the state of an optimizer is stored: its state_dict with names instead of positions.
 
-optimizer      name of its class; absent if it is unknown, as in a state_dict that `convert` took from a .pt file
+optimizer      name of its class; absent if it is unknown, as in a state_dict that `convert` read from a .pt file
 param_shapes   name of each parameter -> its shape
 param_dtypes   name -> dtype, of those that are not float32
 param_groups   hyperparameters of each group; "params" has the names

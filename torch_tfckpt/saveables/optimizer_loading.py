@@ -10,7 +10,7 @@ Contract of `load_exactly`: after it,
               Hooks and an override see the state before and after torch's own code, as without this module
     wrapped   an optimizer in an attribute, such as the base optimizer of a Lookahead, is treated the same way, and
               still shares its param_groups with the wrapper if it did before
-    reported  changes that an optimizer's own code makes all the same are returned, one line each
+    reported  changes that an optimizer's own code makes nevertheless are returned, one line each
 
 Not guaranteed: dtypes of a state_dict that an override loads without torch's load_state_dict. They are reported.
 """
@@ -86,7 +86,7 @@ def optimizer_at(owner: object, path: str) -> torch.optim.Optimizer | None:
 
 
 def load_exactly(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> list[str]:
-    """Call `load_state_dict`, by the contract above. Return a line for each difference that is left.
+    """Call `load_state_dict`, by the contract above. Return a line for each difference that remains.
 
     Raises: any error of the optimizer's load_state_dict and its hooks.
     """
@@ -189,7 +189,7 @@ class _Kept:
 
 
 def _stand_in(value: object, dtype: torch.dtype | None, key: object = None) -> object:
-    """Return `value` without what torch would change. A tensor takes no memory: torch need not cast a real one."""
+    """Return `value` without what torch would change. That of a tensor takes no memory and needs no cast."""
     if isinstance(value, torch.Tensor):
         if dtype in (None, value.dtype) or key == _STEP:
             return value
@@ -229,7 +229,7 @@ def with_strides_of(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tenso
 def _present(optimizer: torch.optim.Optimizer) -> object:
     try:
         return optimizer.state_dict()
-    except RuntimeError:  # such as that of a ZeroRedundancyOptimizer, which is gathered on request only
+    except RuntimeError:  # such as that of a ZeroRedundancyOptimizer, which is gathered only on request
         return None
 
 

@@ -129,7 +129,7 @@ class OptimizerState:
         return {**common, **by_name(packed, names)}
 
     def plan(self, stored: object) -> PlannedOptimizer:
-        """Return the restore, for this optimizer's own order of parameters and groups.
+        """Plan the restore, for this optimizer's own order of parameters and groups.
 
         A hyperparameter that is not stored, for example one added by a newer torch, keeps its current value.
 
@@ -322,7 +322,7 @@ class OptimizerState:
         if type(self._optimizer).state_dict is not torch.optim.Optimizer.state_dict:
             try:
                 own_form = not self._is_usual(self._packed())
-            except FailedPreconditionError:  # it cannot be asked now
+            except FailedPreconditionError:  # its state_dict() cannot be called now
                 return
         if own_form != (OWN_FORM in stored):
             check_class(self._optimizer, stored)
@@ -369,7 +369,7 @@ def _differences(here: Set[str], there: Set[str], unknown: int) -> list[str]:
     """Return a line for each way in which the parameters differ. `unknown`: those here that the file cannot have."""
     if here == there and not unknown:
         return []
-    both = counted(len(there & here), "common one")
+    both = counted(len(there & here), "common parameter")
     lines = [f"the stored optimizer has different parameters. The state of the {both} is restored"]
     if there - here:
         names = listed(sorted(there - here), _LISTED)
@@ -409,7 +409,7 @@ def _as_dtype_of(
     here, there = str(parameter.dtype).removeprefix("torch."), dtypes.get(name, "float32")
     if here == there or not isinstance(state, dict):
         return state
-    remarks.append(f"{quoted(name)} was {there} and is {here}: state of its dtype is converted")
+    remarks.append(f"{quoted(name)} was {there} and is {here}: state of the old dtype is converted")
     return {
         key: value.to(parameter.dtype)
         if isinstance(value, torch.Tensor) and str(value.dtype).removeprefix("torch.") == there and key != "step"

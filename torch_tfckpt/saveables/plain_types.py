@@ -1,7 +1,7 @@
 """Immutable values other than numbers and strings, as JSON: dtypes, devices, paths, times, fractions.
 
-Each type has a tag, and two functions. This table is the whole list of types that a file can name: nothing in a file is
-imported or executed. Types are compared exactly, since a subclass may have its own state.
+Each type has a tag, and two functions. This table is the complete list of types that a file can name: nothing in a file
+is imported or executed. Types are compared exactly, since a subclass may have its own state.
 
     torch.bfloat16                    {"$dtype": "bfloat16"}
     torch.device("cuda:0")            {"$device": "cuda:0"}
@@ -10,7 +10,7 @@ imported or executed. Types are compared exactly, since a subclass may have its 
     datetime(2026, 1, 1, 12)          {"$datetime": "2026-01-01T12:00:00"}
     Fraction(1, 3)                    {"$fraction": [1, 3]}
 
-A `Path` of another system is restored as the Path of this one; a time zone as its distance from UTC.
+A `Path` of another system is restored as the Path of this one; a time zone as its offset from UTC.
 """
 
 import datetime

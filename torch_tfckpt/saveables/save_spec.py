@@ -151,7 +151,7 @@ def _dtype(name: str, tensor: object, dtype: torch.dtype | DataType | None) -> D
     if dtype is not None or tensor is None:
         return dtype
     if isinstance(tensor, torch.Tensor):
-        if not tensor.is_meta:  # a restore of one has its own error
+        if not tensor.is_meta:  # a restore of a meta tensor raises its own error
             check_plain(name, tensor)
         return data_type(tensor.dtype, name)
     if isinstance(tensor, np.ndarray) and tensor.dtype.kind not in "OSUT":

@@ -6,13 +6,13 @@ Contract:
              load_state_dict; with everything below them. Also modules whose state_dict contains values that are not
              their tensors, such as copies. BatchNorm, lazy modules and the wrappers of activation checkpointing are
              filled directly: what torch does for them is done here
-    gets     what is stored below its name: also tensors that the module does not have now, and of other shapes
+    gets     what is stored below its name, even tensors that the module does not have now or has with another shape
     versions torch passes the `_version` of each class in the metadata of a state_dict. Savers store those of such
-             modules in "<key>/.versions", unless they are 1 or of classes of torch. Where nothing is stored, values are
+             modules in "<key>/.versions", unless they are 1 or of classes of torch. If none is stored, values are
              assumed to be of the current version; if names do not fit, they are passed without one, as torch does for a
              state_dict without metadata
     failure  if a hook raises, or names are missing, all tensors, attributes and extra state of the module are restored
-             from copies that were made before. Changes that a hook makes elsewhere are not
+             from copies that were made before. Changes that a hook makes elsewhere are not undone
 """
 
 import copy
@@ -155,7 +155,7 @@ class Backup:
 
 
 class StateDictSaveable(SaveableObject):
-    """Restores a module by its load_state_dict. `undo` sets it back.
+    """Restores a module by its load_state_dict. `undo` reverts this.
 
     Args:
         name: Its name, for messages.
@@ -208,7 +208,7 @@ class StateDictSaveable(SaveableObject):
 
         Raises:
             NotFoundError: entries remain missing. InvalidArgumentError: load_state_dict reports errors. Any error of a
-                hook. In all cases the module is as before.
+                hook. In all cases the module is as it was before.
         """
         state = self._state_dict(dict(zip(self._dtypes, restored_tensors, strict=True)))
         present = self.module.state_dict(keep_vars=True)
@@ -228,7 +228,7 @@ class StateDictSaveable(SaveableObject):
         self._report_conversions()
 
     def undo(self) -> None:
-        """Set the module back to what it was before `restore`."""
+        """Return the module to its state before `restore`."""
         if self._backup is not None:
             self._backup.restore()
         self._backup = None

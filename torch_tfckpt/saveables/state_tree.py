@@ -242,7 +242,7 @@ class _Encoder:
         return TypeError(
             f"state {quoted(self._name(path))} is {what}, which cannot be stored: nothing is ever pickled. Use "
             f"numbers, strings, bytes, tensors, numeric arrays, dtypes, devices, paths, times, and lists, tuples, "
-            f"dicts, sets and deques of them; for an object, what it was made of"
+            f"dicts, sets and deques of them; for an object, the values that it was created from"
         )
 
 

@@ -120,7 +120,7 @@ class ContainerState:
         """Return the stored value.
 
         Raises:
-            InvalidArgumentError: the file has another kind of container, or more elements than a deque can have.
+            InvalidArgumentError: the file has another kind of container, or more elements than the deque can hold.
         """
         if not isinstance(stored, self._kind):
             raise InvalidArgumentError(
@@ -148,7 +148,7 @@ def placed_like(new: Any, old: object, *, fill: bool = False) -> Any:
     """Return `new` with its tensors on the devices of the tensors at the same positions in `old`.
 
     Args:
-        fill: Copy values into tensors of `old` that can take them, and return those.
+        fill: Copy values into tensors of `old` that can hold them, and return those tensors.
     """
     if isinstance(new, torch.Tensor):
         if not isinstance(old, torch.Tensor):

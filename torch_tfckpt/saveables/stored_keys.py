@@ -25,7 +25,7 @@ class StoredKeys:
     """The keys of a checkpoint, for the modules of one var_list.
 
     Args:
-        prefixes: Of the keys of each module: "model/", or "".
+        prefixes: Prefix of the keys of each module: "model/", or "".
     """
 
     def __init__(self, reader: CheckpointReader, prefixes: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ class StoredKeys:
 
     @cached_property
     def wrapped(self) -> dict[str, str]:
-        """Key without parts that wrappers add -> the stored key with them. Looked at only when a name is missing."""
+        """Key without parts that wrappers add -> the stored key with them. Computed only when a name is missing."""
         found: dict[str, str] = {}
         if not may_be_wrapped(self._reader.keys()):
             return found

@@ -100,11 +100,11 @@ class VarList:
         return self._modules.is_lazy()
 
     def to_save(self, *, to_check: bool = False) -> list[SaveableObject]:
-        """Return the present saveables, sorted by name; one per tensor, so that they can be grouped by device.
+        """Return the current saveables, sorted by name; one per tensor, so that they can be grouped by device.
 
         Args:
-            to_check: Omit the state of an optimizer that cannot be asked for it now, such as one that is spread over
-                ranks and gathered before each save. It can be restored.
+            to_check: Omit the state of an optimizer whose state_dict() cannot be called now, such as one whose state is
+                spread over ranks and gathered before each save. It can still be restored.
 
         Raises:
             ValueError: "The same saveable will be restored with two names": a tensor has two names in the var_list,
@@ -112,7 +112,7 @@ class VarList:
             TypeError: state that could only be pickled.
             InvalidArgumentError, UnimplementedError: a value that a checkpoint cannot store; an optimizer's parameter
                 without a name.
-            FailedPreconditionError: an optimizer cannot be asked for its state now.
+            FailedPreconditionError: the state_dict() of an optimizer cannot be called now.
         """
         if self._in_order is not None and all(saveable.is_current() for saveable in self._kept.values()):
             return list(self._in_order)
@@ -134,7 +134,7 @@ class VarList:
     def to_restore(
         self, reader: CheckpointReader, report: LoadReport | None = None, *, strict: bool = True
     ) -> list[SaveableObject]:
-        """Return the saveables that restore from that checkpoint, sorted by name. Nothing is changed yet.
+        """Return the saveables that restore from the checkpoint of `reader`, sorted by name. Nothing is changed yet.
 
         An object with state has one saveable, with a spec for its JSON and one for each tensor that the JSON names.
 

@@ -9,7 +9,7 @@ _BY_NAME: Final = ("param_shapes", "param_dtypes", "state")  # dicts with the na
 
 
 def with_names_here(stored: object, here: Collection[str]) -> object:
-    """Return the stored state of an optimizer by the names that its parameters have here.
+    """Return the stored state of an optimizer, with the names that its parameters have here.
 
     Only names that differ by parts that wrappers add are changed: "_orig_mod.fc.weight" becomes "fc.weight", or the
     reverse.

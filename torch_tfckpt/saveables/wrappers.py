@@ -12,7 +12,7 @@ Contract:
                   its name. A subclass of a wrapper is also a wrapper
     exception     a wrapper with its own entries under the same names as entries of the wrapped module, such as an
                   AveragedModel of an AveragedModel, is treated as a plain module: its part stays in the names
-    stored        older checkpoints, and state dicts of wrapped modules, contain the parts. They are ignored if a
+    stored        older checkpoints, and state dicts of wrapped modules, contain the parts, which are ignored if a
                   name is not found as it is: "_orig_mod" and the like everywhere, "module" only if all names stored at
                   the same level, except n_averaged, also begin with "module", as they do below a wrapper
 """
@@ -94,7 +94,7 @@ class ModuleNames:
     """Names of the tensors of one module: in its state_dict, and in checkpoints.
 
     Args:
-        module: Its submodules are looked at once; create a new object for each save and restore.
+        module: Its submodules are visited only once; create a new object for each save and restore.
 
     Attributes:
         has_wrappers: Whether it contains or is a wrapper; if not, both names are equal.
@@ -104,7 +104,7 @@ class ModuleNames:
         self._module = module
         self.has_wrappers = any(map(_attribute, {type(each) for each in module.modules()}))
         self._stored: dict[str, str] = {}  # prefix in the module or in its state_dict -> prefix in checkpoints
-        self._spelled: dict[str, str] = {}  # the reverse, to the state_dict; of several, the innermost module's
+        self._spelled: dict[str, str] = {}  # the reverse, to the state_dict; of several names, the innermost one
         self._spelled_names: dict[str, str] = {}  # stored -> in the state_dict, for the wrappers' own entries
         if self.has_wrappers:
             self._visit(module, "", "", "")

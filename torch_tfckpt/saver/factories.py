@@ -71,7 +71,7 @@ def saver_from_object_based_checkpoint(
         builder: Reads the files; None: a BulkSaverBuilder.
         names_to_keys: Variable name -> key, in place of the checkpoint's own mapping; then `path` is not read.
         cached_saver: An earlier saver for the same variables and the same kind of checkpoint; it is returned instead of
-            a new one if the names are right.
+            a new one if the names match.
 
     Raises:
         InvalidArgumentError (a ValueError): "not an object-based checkpoint".

@@ -61,7 +61,7 @@ class TensorsGraph:
         Returns:
             The function; it raises InvalidArgumentError for a graph of 2 GiB or more.
         """
-        # Both import modules. If the process forked while a thread imports, the child could no longer import.
+        # Both import modules. If the process forked while a thread was importing, the child could no longer import.
         known_ops()
         self._version = self._version or _own_version()
         registered = Registered(saver, default_collections())
@@ -117,5 +117,5 @@ class _Made:
 def _own_version() -> str:
     try:
         return metadata.version("torch-tfckpt")
-    except metadata.PackageNotFoundError:  # the package was copied, not installed; a save need not fail
+    except metadata.PackageNotFoundError:  # the package was copied, not installed; a save should not fail
         return "unknown"

@@ -82,7 +82,7 @@ class SavesOnSignal:
         return self._on_signal[-1]
 
     def _at_safe_point(self, target: str, saved: Saved) -> Saved:
-        """Save again if a signal has arrived, unless `target`, which was just saved, is what is to be saved."""
+        """Save again if a signal has arrived, unless its path is `target`, which was just saved."""
         for each in self._on_signal:
             each.at_safe_point(target, saved)
         return saved

@@ -1,7 +1,7 @@
 """Records of a Saver's checkpoints: those old enough to delete, and the state file.
 
 The first save of a run into a directory looks for what earlier runs of the same series have left: pins and metrics,
-marked checkpoints, and, if `recover` applies, those that the state file lists. If the system refuses to answer, the
+marked checkpoints, and, if `recover` applies, those that the state file lists. If these cannot be read, the
 state file stays as it is, so that nothing in it is lost, and the next save tries again.
 
 Source: Saver._RecordLastCheckpoint, _MaybeDeleteOldCheckpoints in tensorflow/python/training/saver.py.
@@ -191,7 +191,7 @@ class SaverRecords(CheckpointRecords):
         self._history = record(self._history, path, now, self.max_to_keep)
 
     def _expire(self) -> list[str]:
-        # One checkpoint, unless an earlier save got no further than its state file.
+        # Several checkpoints only if an earlier save got no further than its state file.
         expired = []
         while self._history.expired:
             self._history, candidate = next_deletion(self._history, self._keep_seconds)
@@ -206,7 +206,7 @@ class SaverRecords(CheckpointRecords):
             self._restored_from.add(directory_key(os.path.dirname(prefix)))
 
     def _find_marked(self, request: SaveRequest) -> None:
-        """Find checkpoints that an earlier run of the series was to delete, so that this save deletes them."""
+        """Find checkpoints that an earlier run of the series marked for deletion, so that this save deletes them."""
         if not self.max_to_keep:
             return
         storage, directory = request.storage, request.directory

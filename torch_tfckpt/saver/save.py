@@ -77,7 +77,7 @@ class SaverSave:
 def naming_a_missing_parent(request: SaveRequest) -> Iterator[None]:
     """Raise TensorFlow's error if a save failed because there is no directory to save into.
 
-    A save that failed because the system denied something keeps its own error, which says that.
+    A save that failed because the system denied something keeps its own error, which gives the reason.
 
     Raises:
         InvalidArgumentError (a ValueError): the parent directory does not exist.

@@ -73,8 +73,8 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         recover: Whether max_to_keep counts the checkpoints of earlier runs: those that the state file lists, in its own
             directory, with names that differ only in their numbers, so that other programs' checkpoints are never
             deleted. None: if this saver has restored a checkpoint from the directory (any checkpoint, any spelling of
-            the path), its next save there takes them over. True: the first save does. False: never, as in TensorFlow.
-            Checkpoints that no longer exist are left out, and the others are as old as their files; the schedule of
+            the path), its next save there adopts them. True: the first save does. False: never, as in TensorFlow.
+            Checkpoints that no longer exist are left out, and the others are dated by their files; the schedule of
             `keep_checkpoint_every_n_hours`, pins and metrics continue.
         staging: How much host memory and how many threads saves may use.
         clock: Returns seconds since the epoch.
@@ -182,7 +182,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
                 "No variables to save. Pass a dict of tensors, a module, or register tensors by add_to_collection"
             )
         if self._builder is None:
-            # Old meta graphs name no version; what they meant is version 1.
+            # Old meta graphs declare no version, which means version 1.
             self._builder = BulkSaverBuilder(self._write_version or SaverDef.V1)
         if self.saver_def is None and self._variables is not None:
             self.saver_def = self._builder.build(
@@ -242,7 +242,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             InvalidArgumentError (a ValueError): the directory cannot be created, e.g. because a file has its name; an
                 argument is invalid.
             FailedPreconditionError (a RuntimeError): the saver is not built, or the path is that of the state file.
-            IncompleteSaveError (an OSError): the system refused a step. Unless the message says that the checkpoint is
+            IncompleteSaveError (an OSError): a file operation failed. Unless the message says that the checkpoint is
                 in place, nothing was published and all earlier ones are unchanged.
             The error of an earlier `save_async`, if it was not raised by `result()`.
 
@@ -285,7 +285,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
 
         Args:
             if_busy: If an earlier save is in flight, wait for it or skip this one (its result is then None).
-            block_until_staged: False returns at once; the saved values must then not change until the handle's
+            block_until_staged: False returns immediately; the saved values must then not change until the handle's
                 `staged` is set. A forward and backward pass is allowed.
 
         Returns:
@@ -293,7 +293,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             and the variables are checked before this returns.
 
         An error that is not raised by `result()` is raised by the next call of this saver, by `close`, or at exit.
-        Cost: values are copied at once, up to `StagingOptions.async_bytes`; the rest is copied as earlier bytes are
+        Cost: values are copied immediately, up to `StagingOptions.async_bytes`; the rest is copied as earlier bytes are
         written, so that this returns later. Version 1 and builders with their own `save_op` copy everything.
         """
         if if_busy not in ("wait", "skip"):
@@ -331,7 +331,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             InvalidArgumentError (a ValueError): there is no such checkpoint; or dtypes or shapes do not fit.
             NotFoundError: a name is not in the checkpoint, or a data file is missing.
             DataLossError: a value is damaged.
-            Any error of a hook of load_state_dict; modules with such hooks are restored.
+            Any error of a hook of load_state_dict; modules with such hooks are unchanged.
 
         In an object-based checkpoint (tf.train.Checkpoint, Keras) names that are not keys are looked up as names of
         variables, with a warning in the log. Names, dtypes and shapes are checked, and all values read and verified,

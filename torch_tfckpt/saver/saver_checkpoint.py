@@ -30,7 +30,7 @@ class SaverCheckpoint:
 
     Args:
         var_list: As for Saver; the counter is saved with it, under "save_counter". Or a Saver, which saves no counter:
-            it is then taken from the number in the path that is restored.
+            the counter is then taken from the number in the path that is restored.
         storage: Where files are stored; None chooses by the path. A Saver has its own.
 
     Raises:

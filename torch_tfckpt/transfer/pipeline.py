@@ -186,7 +186,7 @@ class Pipeline:
         return sums
 
     def _running(self) -> Workers:
-        """Return this process's threads. If two threads ask for the first time, one gets its own, for one plan."""
+        """Return this process's threads. If two call this first, one gets separate threads for one plan."""
         known, process = self._workers, os.getpid()
         if known is None or known[1] != process:
             self._workers = known = (Workers(self._threads, "tfckpt"), process)

@@ -31,9 +31,10 @@ class StagingOptions:
             being checksummed and written, one ready.
         save_bytes: Total size of all buffers of a synchronous save. With many devices buffers become smaller, so that
             the total stays below this limit.
-        async_bytes: Total size of all buffers of an asynchronous save. Values that fit are copied at once and training
-            continues; the rest is copied as buffers become free, and `SaveHandle.staged` is set once training may
-            change the values. The buffers are kept between saves, because allocating them takes as long as the copy.
+        async_bytes: Total size of all buffers of an asynchronous save. Values that fit are copied immediately and
+            training continues; the rest is copied as buffers become free, and `SaveHandle.staged` is set once training
+            may change the values. The buffers are kept between saves, because allocating them takes as long as the
+            copy.
         threads: Number of threads that compute checksums and write.
 
     Examples:
@@ -89,7 +90,7 @@ class Buffers:
                 before_waiting()
                 permit = self._permits.get()
             if cancelled:
-                self._permits.put(permit)  # also a False: others may wait
+                self._permits.put(permit)  # even a False: others may be waiting
                 return None
             if permit:
                 break

@@ -89,7 +89,7 @@ def join(threads: Iterable[threading.Thread]) -> None:
 class Workers:
     """A few threads that run functions, started when they are needed. They end when this object is deleted or closed.
 
-    Thread safety: several threads may call `map` at once; any thread may call `close`.
+    Thread safety: several threads may call `map` at the same time; any thread may call `close`.
     """
 
     def __init__(self, count: int, name: str) -> None:

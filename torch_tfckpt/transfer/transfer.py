@@ -71,7 +71,7 @@ class Transfer:
         writes: The writes, for each file in order of the offsets.
         files: The files of the plan, by index.
         staging: Source of the buffers.
-        snapshot: Whether values may change once `staged` is set; otherwise only after `result` returned.
+        snapshot: Whether values may change once `staged` is set; otherwise only after `result` has returned.
 
     The values written are those at the time of the call, ordered after the work on the current streams of their
     devices. Cost: host memory for the buffers, and per lane a contiguous copy of one tensor that is not contiguous.
@@ -81,7 +81,7 @@ class Transfer:
     def __init__(
         self, writes: Sequence[Write], files: Sequence[WritableFile], staging: Staging, *, snapshot: bool
     ) -> None:
-        # Only for a snapshot does anyone wait for these.
+        # Other threads wait for these only during a snapshot.
         self.staged = Latch() if snapshot else threading.Event()
         self._writes, self._files = writes, files
         self._sums = [0] * len(writes)
@@ -96,7 +96,7 @@ class Transfer:
         self._lock = threading.Lock()
         self._cancelled: list[bool] = []  # not empty once everything is to stop
         self._failure: BaseException | None = None
-        self._may_write = Latch() if snapshot else None  # None: at once
+        self._may_write = Latch() if snapshot else None  # None: immediately
         # For a file that is written in order, one thread stages all lanes, and one thread writes.
         groups: dict[object, list[_Lane]] = {}
         for lane in self._lanes:
@@ -310,7 +310,7 @@ class Transfer:
             self._may_write.wait()
         while (batch := queue.get()) is not None:
             try:
-                # Also if the transfer was stopped: no copy may be in flight into a buffer that is reused.
+                # Even if the transfer was stopped: no copy may be in flight into a buffer that is reused.
                 if batch.ready is not None:
                     batch.ready.wait()
                 if not self._cancelled:
