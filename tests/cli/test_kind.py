@@ -141,7 +141,7 @@ def test_directories(tmp_path: Path, capsys: Output) -> None:
         "a directory with 2 checkpoints and no `checkpoint` file that names the newest:",
         f"  {tmp_path}/runs/m-1",
         f"  {tmp_path}/runs/m-2",
-        "`tfckpt show` and `tfckpt ls` take any of these names.",
+        "`tfckpt show` and `tfckpt ls` accept any of these names.",
     ]
     web = tmp_path / "web"
     web.mkdir()

@@ -206,7 +206,7 @@ def test_keys_of_objects_are_short_at_a_terminal(golden: Path, capsys: pytest.Ca
     assert keys and {key.removesuffix(VARIABLE_SUFFIX) for key in keys} <= first_words
     assert err.decode().splitlines() == [
         f"object-based: `tfckpt ls --tree {prefix}` shows the objects",
-        f"names are shown without {VARIABLE_SUFFIX}; all commands accept them so",
+        f"names are shown without {VARIABLE_SUFFIX}; all commands accept short names",
     ]
     assert main(["ls", prefix]) == 0
     captured = capsys.readouterr()

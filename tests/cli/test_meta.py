@@ -204,7 +204,7 @@ def test_versions_before_1_contain_less(tmp_path: Path, capsys: Output) -> None:
     meta.graph_def.versions.bad_consumers.extend([3, 4])
     assert listing(capsys, write(tmp_path / "m.meta", meta)) == [
         f"{tmp_path}/m.meta: meta graph, 10 B",
-        "TensorFlow before 1.0 wrote no version; graph version 17, for readers of 0 or later, not 3, 4",
+        "TensorFlow version not recorded (before 1.0); graph version 17, for readers of 0 or later, not 3, 4",
         "",
         "0 nodes, 0 functions of 0 nodes",
         "",

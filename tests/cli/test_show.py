@@ -272,7 +272,7 @@ def test_show_of_a_name_without_a_similar_one(prefix: str, capsys: Output) -> No
 
 def test_statistics_of_strings(prefix: str, capsys: Output) -> None:
     assert main(["show", prefix, "words", "--stats"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["no numbers in it"]
+    assert capsys.readouterr().out.splitlines()[1:] == ["its elements are not numbers"]
 
 
 @pytest.mark.parametrize(("name", "expected"), [("dense", "dense/bias, dense/kernel"), ("den", "")])

@@ -93,7 +93,7 @@ def test_only_unexpected_names(tmp_path: Path) -> None:
         load_model(model, path)
     assert last_lines(raised, 1) == [
         "Nothing was loaded. Every tensor of the module is stored, and 1 other that it does not have: pass "
-        'strict="shapes" to ignore unexpected keys, or omit single ones by a rule such as mapper={"b/x": None}'
+        'strict="shapes" to ignore unexpected keys, or omit single ones with a rule such as mapper={"b/x": None}'
     ]
     assert load_model(model, path, strict="shapes").unexpected == ["b/x"]
     assert load_model(model, path, mapper={"b/x": None}).ignored == ["b/x"]

@@ -129,7 +129,7 @@ def test_what_an_object_graph_cannot_give(tmp_path: Path) -> None:
     counters = {f"{name}/iter": torch.tensor(1) for name in ("a", "b")}
     both = {(name, "fc/kernel", slot): numbered(3, 2) for name in ("a", "b") for slot in ("m", "v", "momentum")}
     save_objects(tmp_path / "two", fc | counters, slots=both)
-    with pytest.raises(InvalidArgumentError, match=r'a slot "m" of each of \(root\)\.a and \(root\)\.b'):
+    with pytest.raises(InvalidArgumentError, match=r'a slot "m" in each of \(root\)\.a and \(root\)\.b'):
         load_model(model, tmp_path / "two", optimizer=torch.optim.Adam(model.parameters()))
     save_objects(tmp_path / "one", fc | counters, slots={k: v for k, v in both.items() if k[0] == "a"})
     with pytest.raises(
@@ -180,7 +180,7 @@ def test_a_slot_of_another_shape(tmp_path: Path) -> None:
     tfckpt.save_file(small_in_tensorflow() | more, tmp_path / "m")
     model = Small()
     with pytest.raises(
-        InvalidArgumentError, match=r'slot "fc/bias/Momentum" has shape \[3\], but its variable has \[8\]'
+        InvalidArgumentError, match=r'slot "fc/bias/Momentum" has shape \[3\], but its variable has shape \[8\]'
     ):
         load_model(model, tmp_path / "m", optimizer=torch.optim.SGD(model.parameters(), momentum=0.5))
 

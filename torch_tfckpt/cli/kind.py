@@ -73,7 +73,7 @@ def _file_kind(path: str) -> _Finding | None:
 
 
 def _directory_kind(path: str, names: Sequence[str]) -> _Finding | None:
-    """Return what a directory is that does not have exactly one checkpoint, with the kinds of its files."""
+    """Return what a directory without exactly one checkpoint is, and the kinds of its files."""
     prefixes = sorted(prefixes_of(names))
     without_index = not prefixes and any(parse_data_filename(name) is not None for name in names)
     if STATE_FILE in names or len(prefixes) == 1 or without_index:
@@ -81,7 +81,7 @@ def _directory_kind(path: str, names: Sequence[str]) -> _Finding | None:
     if prefixes:
         kind = f"a directory with {len(prefixes)} checkpoints and no `checkpoint` file that names the newest"
         paths = [printable(os.path.join(path, prefix)) for prefix in prefixes]
-        return _Finding(kind, "`tfckpt show` and `tfckpt ls` take any of these names", True, paths)
+        return _Finding(kind, "`tfckpt show` and `tfckpt ls` accept any of these names", True, paths)
     files = [name for name in names if not LOCAL.is_directory(os.path.join(path, name))]
     if not files:
         return None

@@ -163,7 +163,7 @@ def _add_ls(verbs: Verbs) -> None:
     order.add_argument(
         "--sort",
         choices=("stored", "name", "size"),
-        help="default: name (layer_2 before layer_10), or stored with --json; size: largest first",
+        help="default: name (layer_2 before layer_10), but stored with --json; size: largest first",
     )
     order.add_argument(
         "--tree",

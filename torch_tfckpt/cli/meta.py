@@ -6,7 +6,7 @@ The document of --json has everything, without the limits of the listing:
     tags_available      the tags of each graph in it
     total               of the variables: `variables`, `elements`, `nbytes`, and `unknown`: how many have no known size
     ...                 the attributes of `MetaGraphSummary`, each record in it an object of its attributes; types of
-                        elements are named as `ls` names them; a collection has `values` too, as `plain` has them
+                        elements are named as `ls` names them; a collection also has `values`, as `plain` converts them
 """
 
 import argparse
@@ -124,7 +124,7 @@ def _vintage_text(vintage: Vintage) -> str:
     name = _short(vintage.tensorflow_version)
     if vintage.tensorflow_git_version:
         name += f" ({_short(vintage.tensorflow_git_version)})"
-    text = f"TensorFlow {name}" if name else "TensorFlow before 1.0 wrote no version"
+    text = f"TensorFlow {name}" if name else "TensorFlow version not recorded (before 1.0)"
     text += f"; graph version {vintage.producer}, for readers of {vintage.min_consumer} or later"
     if vintage.bad_consumers:
         text += f", not {listed(list(map(str, vintage.bad_consumers)), _ROWS, str)}"

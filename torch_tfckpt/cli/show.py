@@ -44,7 +44,7 @@ from torch_tfckpt.text import (
 )
 
 _LISTED: Final = 5  # names in a message
-_SHORTENED: Final = f"names are shown without {checkpoint_key('', VARIABLE_VALUE)}; all commands accept them so"
+_SHORTENED: Final = f"names are shown without {checkpoint_key('', VARIABLE_VALUE)}; all commands accept short names"
 
 
 class Row(NamedTuple):
@@ -388,7 +388,7 @@ def _show_tensor(source: TensorSource, given: str, options: argparse.Namespace) 
     if statistics is not None and not options.full:
         show(str(statistics))
     elif options.stats:
-        show("no numbers in it")
+        show("its elements are not numbers")
 
 
 def _tensor_meant(source: TensorSource, given: str) -> str:

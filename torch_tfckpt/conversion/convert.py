@@ -45,7 +45,7 @@ from torch_tfckpt.text import byte_text, counted, first_lines, listed, printable
 from torch_tfckpt.values import outside_modes
 
 _LISTED: Final = 8  # shared tensors that the text of a report lists
-_NAMED: Final = 5  # tensors with the same damage that it names
+_NAMED: Final = 5  # tensors with the same damage that it lists
 
 ReportProgress = Callable[[int, int], object]
 """Called with the bytes done and the total bytes."""
@@ -225,11 +225,11 @@ def convert(
     """Convert a checkpoint or file of tensors into another format.
 
     The object graph of an object-based checkpoint (tf.train.Checkpoint, Keras) is edited to match `rename`, `include`
-    and `exclude`: after rename=[("^model/", "net/")] a program restores the object under the name `net`. In another
-    TensorFlow checkpoint the graph is always kept, unless `exclude` spells its name, _CHECKPOINTABLE_OBJECT_GRAPH.
+    and `exclude`: after rename=[("^model/", "net/")] a program restores the object under the name `net`. If the target
+    is a TensorFlow checkpoint, the graph is kept unless `exclude` spells its name, _CHECKPOINTABLE_OBJECT_GRAPH.
 
     Training state saved with torch.save, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), ...},
-    or by Lightning, becomes with `to="tf"` what a Saver restores: see `report.training` and `report.refused`.
+    or by Lightning, becomes, with `to="tf"`, what a Saver can restore: see `report.training` and `report.refused`.
 
     Args:
         src: A TensorFlow checkpoint by any of its names; a .safetensors file, the index of several or their directory;
@@ -258,12 +258,12 @@ def convert(
         UnimplementedError: a tensor can be neither read nor copied, or a sidecar would be too large.
         OSError: the system refused a write.
 
-    At every moment, and after a kill, there is the earlier target or the new one, whole; the next conversion or save
-    into that directory removes the rest. On any error, and on Ctrl-C, an existing target is unchanged and nothing of
-    the new one is left, unless the error says otherwise. If several programs convert to one target, the last one wins.
+    At any moment, even after a kill, the earlier target or the new one exists in full; the next conversion or save
+    into that directory removes leftover files. On any error, and on Ctrl-C, an existing target is unchanged and nothing
+    of the new one is left, unless the error says otherwise. If several programs convert to one target, the last wins.
 
     Cost: each tensor is read and written once, with `skip_damaged` read twice; 256 MiB of memory more than the largest
-    tensor (with a wider `dtype`: than it and its copy). A sidecar of the source is read whole.
+    tensor (with a wider `dtype`: than it and its copy). A sidecar of the source is read into memory.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -371,7 +371,7 @@ def _graph_to_edit(source: TensorSource) -> ObjectGraph | None:
 class _Work(NamedTuple):
     """The tensors to write to the target and the sidecar, under new names."""
 
-    infos: dict[str, TensorInfo]  # as they will be
+    infos: dict[str, TensorInfo]  # in the target
     order: list[str]  # in the target
     kept: list[str]  # in the sidecar
     types: dict[str, ElementType]  # in the target; the sidecar has the type

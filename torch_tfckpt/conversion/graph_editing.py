@@ -51,7 +51,7 @@ class EditedGraph(NamedTuple):
     """The result of an edit.
 
     Attributes:
-        graph: The new graph; the given one itself if nothing had to change.
+        graph: The new graph; the same object if nothing had to change.
         paths: Path of each remaining object, as in keys -> its path in the new graph.
     """
 
@@ -70,8 +70,8 @@ def edit_graph(
     Args:
         names: All tensors that belong to the graph.
         new_names: Name -> new name of those that are kept.
-        rename: Name -> new name of anything, for objects whose place does not follow from a tensor: a Keras model may
-            have all its variables under the keys of its optimizer. It is called with their paths, followed by "/".
+        rename: Any name -> new name, for objects whose place does not follow from a tensor: a Keras model may
+            have all its variables under the keys of its optimizer. Called with the paths of these objects and "/".
 
     Raises:
         InvalidArgumentError: the graph cannot be edited to match: tensors of one attribute are renamed differently, or

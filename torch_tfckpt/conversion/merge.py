@@ -65,7 +65,7 @@ def merge(
     Args:
         srcs: Checkpoints by any of their names: a prefix, one of the files, a directory (the newest in it).
         dst: Prefix of the result, or any name of an existing checkpoint, which is replaced; it may be one of `srcs`.
-        delete_old_dirs: Remove the sources afterwards, and the directories that are empty then. A `checkpoint` file
+        delete_old_dirs: Remove the sources afterwards, and the directories that are then empty. A `checkpoint` file
             is not changed.
         allow_missing_files: Skip sources that do not exist.
         storage: Where the files are stored; by default chosen by `dst`.
@@ -91,10 +91,14 @@ def merge(
     report = MergeReport(_target_prefix(storage, target))
     for path in map(fspath, srcs):
         if not is_url(target):
-            refuse_url(path, f"{printable(target)} is local: merge reads where it writes", "Copy the parts here first")
+            refuse_url(
+                path,
+                f"{printable(target)} is local, and merge reads from the storage that it writes to",
+                "Copy the parts here first",
+            )
         try:
             prefix = _prefix_of(storage, path)
-            # One spelling for one checkpoint: merged into one of its sources, that one must not be removed afterwards.
+            # Spell each checkpoint in one way: if the target is one of the sources, it must not be removed afterwards.
             known = (other for other in (report.target, *report.sources) if _is_same(other, prefix))
             report.sources.append(next(known, prefix))
         except NotFoundError:

@@ -1,7 +1,8 @@
 """Refuse a target that would replace some files of its source, but not all.
 
-Converting onto itself is right: the source stays open until the target is complete, and then the target takes its
-place. But a target that takes the name of one shard, or of the index, would destroy the rest of the source.
+Converting a checkpoint onto itself is allowed: the source stays open until the target is complete, and then the
+target takes its place. But a target that takes the name of one shard, or of the index, would destroy the rest of the
+source.
 """
 
 import os
@@ -44,7 +45,7 @@ def is_same_name(path: str, other: str) -> bool:
 
 
 def _ignores_case(path: str, other: str) -> bool:
-    """Return whether names that differ in case are one name: both lead to one file, and it has only one."""
+    """Return whether names that differ only in case are the same: both lead to one file, which has one name."""
     try:
         return os.path.samestat(os.lstat(path), os.lstat(other)) and os.lstat(path).st_nlink == 1
     except OSError:

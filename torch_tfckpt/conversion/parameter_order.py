@@ -3,9 +3,9 @@
 torch numbers parameters in the order in which they were passed to the optimizer, and its state_dict has no names. The
 model's state_dict has names in the order of model.parameters(), but it also contains buffers and does not mark them.
 
-Contract of `match_positions`: an assignment is possible if each group has parameters in the order of the model, none
-has two positions, and the shapes of the state fit. If exactly one is possible, it is returned; otherwise the error says
-why. It is never guessed: two layers of one shape could exchange their moments, and nobody would notice.
+Contract of `match_positions`: an assignment is possible if each group has parameters in the order of the model, no
+parameter has two positions, and the shapes of the state fit. If exactly one is possible, it is returned; otherwise an
+error reports why. Nothing is guessed: two layers of one shape could exchange their moments, and nobody would notice.
 
 Source: torch/optim/optimizer.py (state_dict, add_param_group); torch/nn/modules/module.py (parameters, state_dict).
 """
@@ -117,6 +117,6 @@ def _known_buffers(entries: Mapping[str, ModelTensor]) -> set[str]:
 
 def _ambiguous(total: int, known: int, groups: int) -> AmbiguousPositionsError:
     return AmbiguousPositionsError(
-        f"which parameters its {counted(total, 'position')} in {counted(groups, 'group')} refer to cannot be told: "
+        f"its {counted(total, 'position')} in {counted(groups, 'group')} cannot be assigned to parameters: "
         f"{counted(known, 'entry')} of the model may be parameters or buffers, and several assignments fit"
     )

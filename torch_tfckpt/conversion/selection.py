@@ -71,8 +71,8 @@ class Selection:
         """Choose among the tensors of one checkpoint, and rename them. The object graph is never renamed.
 
         Args:
-            keep_object_graph: Whether the object graph is taken although `include` does not name it or an `exclude`
-                that is also found in other names is found in its name.
+            keep_object_graph: Whether to select the object graph even if `include` does not match its name, or if a
+                pattern of `exclude` matches its name and also others.
             object_paths: Names of objects, ending in "/". A pattern of `rename` may match one of these instead.
 
         Raises:

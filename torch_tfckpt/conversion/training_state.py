@@ -112,14 +112,14 @@ class TrainingSource:
         self.roles: dict[str, str] = {}
         self.refused: dict[str, str] = {}
         self._source = source
-        self._has_objects: dict[int, bool] = {}  # id of a pickled value, which lives as long as this, -> the answer
+        self._has_objects: dict[int, bool] = {}  # id of a pickled value, kept alive by the source -> the result
         self._stored: dict[str, str] = {}  # name -> name in the file
         self._made: dict[str, torch.Tensor | bytes] = {}  # name -> value that is not in the file as such
         self._parts: dict[str, list[str]] = {}  # name of JSON -> names of the tensors that it refers to
         self._models: dict[str, dict[str, PickledTensor]] = {}
         self._bare: dict[str, dict[str, str]] = {}  # key of a model -> names in the file without wrappers
         self._optimizers: list[tuple[str, str, PickledDict]] = []
-        self._parameters: dict[str, tuple[str, list[str]]] = {}  # key of an optimizer -> its model, their names
+        self._parameters: dict[str, tuple[str, list[str]]] = {}  # key of an optimizer -> model, parameter names
         for key, name, value in _entries(source.contents):
             self._add(key, name, value, top=True)
         pairs = len(self._optimizers) * sum(map(len, self._bare.values()))
@@ -250,7 +250,7 @@ class TrainingSource:
         names = [each for each, _ in value.pairs]
         bare = {original: short for short, original in without_wrappers(names).items()}
         tensors: dict[str, PickledTensor] = {}
-        first: dict[str, str] = {}  # a tensor in words -> its first name
+        first: dict[str, str] = {}  # description of a tensor -> its first name
         shared: dict[str, str] = {}
         for original, item in value.pairs:
             short = bare.get(original, original)

@@ -21,7 +21,7 @@ _WORD: Final = 0xFFFFFFFF
 
 
 # value(data, crc=0): CRC-32C of some bytes with checksum `crc` followed by `data`. Releases the GIL for buffers of at
-# least 32 KiB. The C function itself: it is called once per small tensor, and a wrapper would cost as much as the sum.
+# least 32 KiB. This is the C function itself: it is called once per small tensor, and a wrapper would double the time.
 value: Final = _hardware.crc32c
 
 
@@ -50,7 +50,7 @@ def combine(first: int, second: int, second_size: int) -> int:
 
 
 def _multiply(a: int, b: int) -> int:
-    """Return the product of two polynomials over GF(2) modulo the CRC's; bit 31 is x**0."""
+    """Return the product of two polynomials over GF(2) modulo that of the CRC; bit 31 is x**0."""
     product = 0
     bit = 1 << 31
     while bit:

@@ -86,7 +86,7 @@ class DataType(enum.IntEnum):
 
     @property
     def itemsize(self) -> int:
-        """Bytes per element in a data file; 0 if elements have no fixed size, or it is not known."""
+        """Bytes per element in a data file; 0 if elements have no fixed size, or an unknown one."""
         return _ITEMSIZES.get(self, 0)
 
 

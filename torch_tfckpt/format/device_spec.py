@@ -16,7 +16,7 @@ from torch_tfckpt.text import quoted
 _ORDER: Final = ("job", "replica", "task", "device")
 _MAX_DIGITS: Final = 18  # of a number; the string may come from a file
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+")
-# Types that may be written without "device:": TensorFlow's, and torch's that TensorFlow has no name for.
+# Types that may be written without "device:": TensorFlow's, and those of torch for which TensorFlow has no name.
 _SHORT: Final = {"CPU", "GPU", "TPU", "XLA_CPU", "XLA_GPU", "CUDA", "MPS", "XPU", "HPU", "META"}
 
 

@@ -23,13 +23,13 @@ _CONVERT: Final = "`tfckpt ls` lists it, and `tfckpt convert` converts it to a c
 _KERAS: Final = (
     'Not supported yet. Load it with Keras, run tf.train.Checkpoint(model=model).write("model.ckpt"), and read that'
 )
-_NO_VALUES: Final = "It has no values; `tfckpt meta` shows it. Name the checkpoint itself to read its tensors"
+_NO_VALUES: Final = "It has no values; `tfckpt meta` shows it. Pass the checkpoint itself to read its tensors"
 _NO_GRAPHS: Final = (
     "Not supported: its weights are constants of the graph, and there is no checkpoint in it. Use the .index and .data "
     "files that it was made from"
 )
-_UNPACK: Final = "Unpack it: tar xf FILE. Then name a checkpoint in it"
-_NAME_ANOTHER: Final = "Not supported. Name a checkpoint instead: its prefix, its directory or one of its files"
+_UNPACK: Final = "Unpack it: tar xf FILE. Then pass a checkpoint in it"
+_NAME_ANOTHER: Final = "Not supported. Pass a checkpoint instead: its prefix, its directory or one of its files"
 
 
 class FileKind(enum.Enum):
@@ -38,7 +38,7 @@ class FileKind(enum.Enum):
     Attributes:
         what: What it is, as in "model.h5 is ...".
         hint: How to read it, in one or two sentences without the last full stop.
-        reading: How far this package reads it.
+        reading: The part of it that this package can read.
     """
 
     def __init__(self, what: str, hint: str, reading: Reading = Reading.NOTHING) -> None:
@@ -54,7 +54,7 @@ class FileKind(enum.Enum):
     UNKNOWN = (
         "a file of an unknown kind. The data file of a TensorFlow checkpoint looks like this, and so does a damaged "
         "file",
-        "Name the .index file next to it, or copy it again",
+        "Pass the .index file next to it, or copy the file again",
     )
     # Files that belong to checkpoints.
     STATE = (
@@ -66,17 +66,17 @@ class FileKind(enum.Enum):
     META_GRAPH_TEXT = "a meta graph in text form (MetaGraphDef)", _NO_VALUES, Reading.GRAPH
     SAVED_MODEL = (
         "the graph of a SavedModel (saved_model.pb)",
-        "`tfckpt meta` shows it. Its values are in the directory `variables` next to it: name that, or the SavedModel",
+        "`tfckpt meta` shows it. Its values are in the directory `variables` next to it: pass that, or the SavedModel",
         Reading.GRAPH,
     )
     SAVED_MODEL_TEXT = (
         "the graph of a SavedModel in text form (saved_model.pbtxt)",
-        "`tfckpt meta` shows it. Its values are in the directory `variables` next to it: name that, or the SavedModel",
+        "`tfckpt meta` shows it. Its values are in the directory `variables` next to it: pass that, or the SavedModel",
         Reading.GRAPH,
     )
     SIDECAR = (
         "a sidecar of torch_tfckpt, with the values that the converted file next to it cannot store",
-        "It is read together with that file. Name that file",
+        "It is read together with that file. Pass that file instead",
     )
     # TensorFlow's other files.
     GRAPH = "a TensorFlow graph without variables (GraphDef), such as a frozen graph", _NO_GRAPHS
@@ -86,7 +86,7 @@ class FileKind(enum.Enum):
     HDF5 = "an HDF5 file, such as Keras's .h5 files", "Not supported yet. Open it with h5py"
     KERAS_CONFIG = (
         "the description of a Keras model in JSON, without its weights",
-        "Not supported. keras.models.model_from_json reads it; name the file with the weights",
+        "Not supported. keras.models.model_from_json reads it; pass the file with the weights",
     )
     TFLITE = "a TensorFlow Lite model (a flatbuffer)", "Not supported. Open it with tf.lite.Interpreter"
     TFJS = (
@@ -102,7 +102,7 @@ class FileKind(enum.Enum):
     SAFETENSORS = "a safetensors file", f"safetensors.torch.load_file reads it; {_CONVERT}", Reading.TENSORS
     SAFETENSORS_INDEX = "the index of several safetensors files", _CONVERT, Reading.TENSORS
     TORCH = "a PyTorch file (torch.save)", f"torch.load(FILE, weights_only=True) reads it; {_CONVERT}", Reading.TENSORS
-    TORCH_INDEX = "the index of several PyTorch files", "Name one of those files instead; `tfckpt ls` lists it"
+    TORCH_INDEX = "the index of several PyTorch files", "Pass one of those files instead; `tfckpt ls` lists it"
     OLD_TORCH = (
         "a file of PyTorch before 1.6",
         "Not supported. Load it with torch.load(FILE, weights_only=True) and save it again with torch.save",
@@ -117,23 +117,23 @@ class FileKind(enum.Enum):
         "and save its tensors with torch_tfckpt.save_file",
     )
     NPZ = "a .npz archive of numpy arrays", f"numpy.load reads it; {_CONVERT}", Reading.TENSORS
-    NPY = "a .npy file, one numpy array", "Not supported. Save it with numpy.savez, and name the .npz file"
+    NPY = "a .npy file, one numpy array", "Not supported. Save it with numpy.savez, and pass the .npz file"
     ONNX = "an ONNX model", "Not supported. Open it with onnx.load"
     GGUF = "a GGUF file, as llama.cpp uses", "Not supported. Open it with the gguf package"
     FLATBUFFER = "a flatbuffer file, as some programs for mobile devices use", _NAME_ANOTHER
     # Archives.
-    ZIP = "a zip archive", "Unpack it: python -m zipfile -e FILE DIRECTORY. Then name a checkpoint in it"
+    ZIP = "a zip archive", "Unpack it: python -m zipfile -e FILE DIRECTORY. Then pass a checkpoint in it"
     ZIPPED_CHECKPOINT = (
         "a zip archive with a TensorFlow checkpoint in it",
-        "Unpack it: python -m zipfile -e FILE DIRECTORY. Then name the checkpoint",
+        "Unpack it: python -m zipfile -e FILE DIRECTORY. Then pass the checkpoint",
     )
     TAR = "a tar archive", _UNPACK
     GZIPPED_TAR = "a tar archive compressed with gzip", _UNPACK
-    GZIP = "a file compressed with gzip", "Unpack it: gunzip FILE. Then name the result"
-    BZIP2 = "a file compressed with bzip2", "Unpack it: bunzip2 FILE, or tar xf FILE. Then name the result"
-    XZ = "a file compressed with xz", "Unpack it: unxz FILE, or tar xf FILE. Then name the result"
-    ZSTANDARD = "a file compressed with zstd", "Unpack it: unzstd FILE, or tar xf FILE. Then name the result"
-    SEVEN_ZIP = "a 7z archive", "Unpack it: 7z x FILE. Then name a checkpoint in it"
+    GZIP = "a file compressed with gzip", "Unpack it: gunzip FILE. Then pass the result"
+    BZIP2 = "a file compressed with bzip2", "Unpack it: bunzip2 FILE, or tar xf FILE. Then pass the result"
+    XZ = "a file compressed with xz", "Unpack it: unxz FILE, or tar xf FILE. Then pass the result"
+    ZSTANDARD = "a file compressed with zstd", "Unpack it: unzstd FILE, or tar xf FILE. Then pass the result"
+    SEVEN_ZIP = "a 7z archive", "Unpack it: 7z x FILE. Then pass a checkpoint in it"
     # Text.
     LFS_POINTER = "a git-lfs pointer, not the file itself", "Run `git lfs pull` in its repository"
     HTML = (

@@ -275,7 +275,7 @@ class ObjectGraph:
 
     @cached_property
     def parents(self) -> dict[int, tuple[int, str]]:
-        """Node -> (parent, local name) by which a breadth-first search first reaches it, in that order."""
+        """Node -> (parent, local name) by which a breadth-first search first reaches it, in search order."""
         parents: dict[int, tuple[int, str]] = {}
         waiting = deque([ROOT] if self.nodes else [])
         while waiting:

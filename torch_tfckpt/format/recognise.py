@@ -29,13 +29,13 @@ from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import parse_data_filename
 
 Read = Callable[[int, int], bytes]
-"""Returns exactly so many bytes from an offset on, which the caller has held against the size of the file."""
+"""(offset, count) -> exactly `count` bytes. Callers check first that the file has these bytes."""
 
 _HEAD: Final = 64 * 1024
 _TAIL: Final = 4096
-_MAX_PARSED: Final = 1024 * 1024  # bytes of a header or a directory that is parsed whole
+_MAX_PARSED: Final = 1024 * 1024  # size limit of a header or directory to parse
 
-# Magic numbers of six bytes and more; and of four with which no table begins: a table begins with the sizes of its
+# Magic numbers of six or more bytes, and those of four with which no table begins: a table begins with the sizes of its
 # first key, 00 00, or, if it is compressed, with a size and then a literal, which has zeros in its two lowest bits.
 _SIGNATURES: Final = (
     (b"7z\xbc\xaf\x27\x1c", FileKind.SEVEN_ZIP),
@@ -143,7 +143,7 @@ def _hdf5_kind(head: bytes, size: int) -> FileKind | None:
 
 
 def _gzip_kind(head: bytes, size: int) -> FileKind | None:
-    """Recognise gzip: 1f 8b, method 8, reserved flags unset. A tar archive is recognised by the contents."""
+    """Recognise gzip: 1f 8b, method 8, reserved flags unset. A tar archive in it is recognised by its contents."""
     if not head.startswith(b"\x1f\x8b\x08") or len(head) < 18 or head[3] & 0xE0:
         return None
     try:
@@ -154,7 +154,7 @@ def _gzip_kind(head: bytes, size: int) -> FileKind | None:
 
 
 def _tar_kind(head: bytes, size: int) -> FileKind | None:
-    """Recognise tar by the checksum of its first header: the sum of the bytes, itself as spaces."""
+    """Recognise tar by the checksum of its first header: the sum of the bytes, counting the checksum as spaces."""
     block = head[:512]
     digits = block[148:156].strip(b" \0")
     if len(block) < 512 or not digits or not all(byte in b"01234567" for byte in digits):
@@ -270,8 +270,8 @@ def _safetensors_kind(read: Read, head: bytes, size: int) -> FileKind | None:
 def _pickle_kind(head: bytes) -> FileKind | None:
     """Recognise a pickle by its first instructions, which are not executed.
 
-    From protocol 2 on, a pickle begins with its protocol; three valid instructions identify it. Earlier protocols,
-    which are text in protocol 0, do not: these must store a value, and have no invalid instruction.
+    From protocol 2 on, a pickle begins with its protocol; three valid instructions identify it. Pickles of protocols
+    0 (text) and 1 do not: one of their first instructions must store a value, and none may be invalid.
     """
     instructions: list[tuple[str, Any]] = []
     sound = True

@@ -18,7 +18,7 @@ _NOT_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 # In the text form of a message 0x1c to 0x1f are white space, as in protobuf's reader.
 _NOT_MESSAGE_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1b\x7f]")
 _FIRST_NAME: Final = re.compile(r"(?:\s++|#.*+)*+([A-Za-z_]\w*+)?")
-# The first field of a message in text form, with the sign after it: "node" alone may begin any text.
+# The first field of a message in text form, with the character after it: "node" alone may begin any text.
 _FIRST_FIELD: Final = re.compile(r"(?:\s++|#.*+)*+([a-z_]++)\s*+([:{])")
 _MESSAGES: Final = {
     "model_checkpoint_path:": FileKind.STATE,

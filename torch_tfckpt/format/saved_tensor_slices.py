@@ -242,7 +242,7 @@ def decode_slice(record: bytes, dtype: int, count: int) -> SavedSlice:
     """
     field = VALUE_FIELDS[dtype]
     accepted = (WireType.BYTES, _UNPACKED[field.kind, field.wire_size])
-    # Copy strings at once: a view of an empty string would take ten times its size in the file.
+    # Copy strings immediately: a view of an empty string would take ten times the bytes it has in the file.
     take = bytes if field.kind is Kind.STRING else memoryview
     name, chunks = b"", []
     for data in _messages(memoryview(record), _DATA):

@@ -177,7 +177,7 @@ class _ImportedGraph:
         return rescoping.in_import_scope(self._meta, self._scope) if self._scope else self._meta
 
     def described(self, saver: SaverInGraph | None) -> Callable[[], RawMetaGraph]:
-        """Return a function that returns the encoded graph. It is encoded now: free if nothing was added."""
+        """Return a function that returns the encoded graph. The graph is encoded now, if anything was added."""
         encoded = self.encoded(saver)
         return lambda: encoded
 

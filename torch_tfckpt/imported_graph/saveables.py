@@ -62,7 +62,7 @@ class UnshapedVariable(SaveableObject):
         value = restored_tensors[0]
         assert isinstance(value, torch.Tensor), "the dtype was checked before"
         with torch.no_grad():
-            # A copy, because its mirrors would share the memory otherwise.
+            # A copy: otherwise the mirrors of the variable would share its memory.
             self.variable.tensor.set_(value.to(self.variable.tensor.dtype, copy=True))  # type: ignore[call-overload]
 
 

@@ -37,7 +37,7 @@ class GraphTensors:
         scope: Prefix for names; "" for none.
 
     Attributes:
-        values: Name -> tensor, or array of `bytes`. Parts are merged to one tensor, under the name of the whole.
+        values: Name -> tensor, or array of `bytes`. Parts are merged into one tensor, under the name of the whole.
         are_restored: Set to True when a saver has restored them.
 
     Raises:
@@ -76,7 +76,7 @@ class GraphTensors:
         return self._of_nodes.get(node)
 
     def add(self, variable: GraphVariable) -> GraphTensor | None:
-        """Create the tensor of one more variable, not in `values`; None, with a warning, if torch cannot."""
+        """Create the tensor of a variable, not in `values`; return None, with a warning, if torch cannot hold it."""
         name = prepend_name_scope(variable.name, self._scope)
         element = ELEMENTS.get(variable.dtype)
         dtype = element.torch if element is not None else None
@@ -101,7 +101,7 @@ class GraphTensors:
         return tensor
 
     def are_all_zeros(self) -> bool:
-        """Return whether no variable was restored or set. Cost: scans the values until then."""
+        """Return whether no variable was restored or set. Cost: until then, scans all values."""
         return not self.are_restored and bool(self.values) and not any(map(_is_set, self.values.values()))
 
     def checkpoint_keys(self, stored: Iterable[StoredValue]) -> dict[str, str]:

@@ -74,8 +74,8 @@ def encode_collections(
 
     Args:
         to_proto: Returns the message of a value in a collection of messages; None omits the value.
-        is_node: Returns whether the graph has a node of that name. TensorFlow refuses to import a graph with a
-            collection that names other nodes.
+        is_node: Returns whether the graph has a node of that name. TensorFlow refuses to import a graph if a
+            collection names a node that the graph lacks.
     """
     found = {}
     for name, values in collections.items():
@@ -133,7 +133,7 @@ def decode_collection(name: str, encoded: CollectionDef, scope: str | None) -> l
     """Return the values of one collection: int, float, Any, messages, NodeNames or bytes.
 
     Args:
-        scope: Prefix for all names. As in TensorFlow, it turns bytes into str with the scope in front.
+        scope: Prefix for all names. With a scope, bytes become str, as in TensorFlow.
     """
     kind = encoded.WhichOneof("kind")
     if kind is None:

@@ -43,7 +43,7 @@ _META_GRAPHS: Final = frozenset(
 )  # fmt: skip
 _CHUNKED: Final = "saved_model.cpb"
 _SERVING: Final = frozenset({"serve"})
-# Real files have one or two. In memory, an empty one takes a hundred times its two bytes in the file.
+# Real files have one or two. In memory, an empty one takes a hundred times the two bytes it has in the file.
 _MAX_META_GRAPHS: Final = 10_000
 _LISTED: Final = 10
 # Decoded while opening, so that most damage is reported then. The graph is not: it may be as large as the model.
@@ -244,7 +244,7 @@ def _files_there(names: Sequence[str]) -> str:
 
 def _read(storage: Storage, path: str) -> bytes:
     try:
-        content = read_small(storage, path, MAX_MESSAGE - 1, "a meta graph", "Name another file")
+        content = read_small(storage, path, MAX_MESSAGE - 1, "a meta graph", "Pass another file")
     except DataLossError as error:
         raise UnreadableMetaGraphError(f"Cannot parse file {error}") from error
     if content.startswith(LFS_POINTER):

@@ -45,7 +45,7 @@ class GraphSaver:
     """A saver of a graph.
 
     Attributes:
-        saver_def: Its names are names of nodes: "save/Const:0", "save/control_dependency:0", "save/restore_all".
+        saver_def: The names in it are those of nodes: "save/Const:0", "save/control_dependency:0", "save/restore_all".
         groups: (device, its variables), in the order of the shards; one group if it is not sharded.
         reshape: Whether restored values are reshaped to the variables' shapes.
         filename: The default path.

@@ -56,7 +56,7 @@ class UniqueNames:
 
     def unique(self, name: str) -> str:
         """Return `name`, or `name` with the first free suffix _1, _2, ..., and mark the result as taken."""
-        # Continue from the last number: there may be many nodes of one name.
+        # Continue from the last number: many nodes may ask for the same name.
         chosen, self._numbers[name] = numbered(name, self._taken, self._numbers.get(name, 0))
         self._taken.add(chosen)
         return chosen

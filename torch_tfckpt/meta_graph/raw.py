@@ -31,7 +31,7 @@ MAX_MESSAGE: Final = 1 << 31
 _META_GRAPHS: Final = 2
 _FIRST_SCHEMA: Final = tag(1, WireType.VARINT) + b"\x01"
 _ASSETS: Final = "saved_model_assets"
-# In memory, an empty one takes a hundred times its two bytes in the file.
+# In memory, an empty one takes a hundred times the two bytes it has in the file.
 _MAX_FIELDS: Final = 100_000
 
 M = TypeVar("M", bound=Message)
@@ -60,7 +60,7 @@ class RawMetaGraph:
             for count, field in enumerate(fields(raw)):
                 if count >= _MAX_FIELDS:
                     raise DataLossError(
-                        f"more than {_MAX_FIELDS} collections, signatures and assets, more than any graph has"
+                        f"more than {_MAX_FIELDS} collections, signatures and assets; no known graph has that many"
                     )
                 if field.wire_type == WireType.BYTES:
                     self._parts.setdefault(field.number, []).append(field.payload)
@@ -111,7 +111,7 @@ class RawMetaGraph:
         return self._decoded(SavedObjectGraph, self._joined(OBJECT_GRAPH), "object_graph_def")
 
     def saved_model(self) -> bytes:
-        """Return its SavedModel with all other meta graphs, or a new SavedModel if it was not in one."""
+        """Return the SavedModel that it is from, with all other meta graphs; a new one if it is from none."""
         before, after = self.around if self.around is not None else (_FIRST_SCHEMA, b"")
         return b"".join((before, sized_tag(_META_GRAPHS, len(self.raw)), self.raw, after))
 

@@ -50,8 +50,8 @@ _OP: Final = 1  # of an OpList
 _OP_NAME: Final = 1  # of an OpDef
 _STRIPPED: Final = tag(7, WireType.VARINT) + b"\x01"  # of a MetaInfoDef: stripped_default_attrs = true
 
-# SAVE_AND_RESTORE_OPS in TensorFlow's meta_graph.py: a scope that contains one of these belongs to a saver. It lacks
-# "SaveSlices", but savers that use it restore with one of these.
+# SAVE_AND_RESTORE_OPS in TensorFlow's meta_graph.py: a scope that contains one of these belongs to a saver. The list
+# lacks "SaveSlices", but savers that use that restore with one of these.
 _SAVER_OPS: Final = frozenset(
     {"SaveV2", "Save", "SaveSlice", "LegacySave", "LegacySaveSlice"}
     | {"RestoreV2", "Restore", "RestoreSlice", "LegacyRestore", "LegacyRestoreSlice"}

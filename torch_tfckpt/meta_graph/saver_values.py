@@ -34,7 +34,7 @@ _ASSIGN_OPS: Final = frozenset({"Assign", "AssignVariableOp"})
 # Operations that return their first input, possibly reshaped or cast.
 _PASSING_OPS: Final = frozenset({"Identity", "Reshape", "EnsureShape", "Cast", "ReadVariableOp", "CheckNumerics"})
 # Limits for hostile files: nodes of a function count once per call, and nested calls could multiply them without
-# limit. Savers call one function once.
+# limit. A saver calls a single function, once.
 _NODES_TIMES: Final = 10
 _NODES_MORE: Final = 10_000
 _STEPS: Final = 100  # nodes through which a computed value is traced back

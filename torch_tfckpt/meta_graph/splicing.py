@@ -42,7 +42,7 @@ def spliced(message: memoryview, edits: Mapping[int, Edit], added: Sequence[tupl
 
     Args:
         edits: Number of a field of wire type BYTES -> edit for each of its occurrences.
-        added: (number, payload) of further fields, sorted by number. Each is inserted after those of its number.
+        added: (number, payload) of further fields, sorted by number. Each is inserted after those that have its number.
 
     Raises:
         DataLossError: the message breaks the wire format.

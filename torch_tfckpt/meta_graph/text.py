@@ -54,7 +54,7 @@ _THEIRS: Final = "tensorflow"
 
 
 # A longer line is split into its tokens, and long strings in it into pieces: protobuf's reader takes a hundred bytes of
-# memory for each character of a string, or of white space, until its end.
+# memory for each character of a string, or of white space, until it ends.
 _LONG_LINE: Final = 1 << 16
 _TOKENS: Final = re.compile(r"""(?P<string>"(?:[^"\\]++|\\.)*+"|'(?:[^'\\]++|\\.)*+')|#.*+|[^\s"'#]++|["']""")
 _STRING_PIECES: Final = re.compile(

@@ -87,7 +87,7 @@ def values_by_name(variables: Iterable[GraphVariable], scope: str) -> list[Store
 
 
 def variable_defs(meta: RawMetaGraph, key: str) -> dict[str, VariableDef]:
-    """Return node name -> definition, for one collection of variables; empty if it has other values."""
+    """Return node name -> definition, for one collection of variables; empty if its values are not definitions."""
     collection = meta.collections.get(key)
     found = {}
     for encoded in collection.bytes_list.value if collection is not None else ():

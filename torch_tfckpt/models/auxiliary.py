@@ -1,7 +1,7 @@
 """Distinguish weights from other variables of a checkpoint, which are not reported as unexpected.
 
-The others are step counters, slots and hyperparameters of optimizers, moving averages, strings and the state that they
-describe.
+The others are step counters, slots and hyperparameters of optimizers, moving averages, strings, and the
+state that these strings describe.
 """
 
 import enum
@@ -15,12 +15,12 @@ from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, 
 
 # Appended to the name of a variable: the name of its exponential moving average.
 AVERAGE: Final = "/ExponentialMovingAverage"
-# Ends the names of variables that were stored under `variable.name`.
+# End of the names of variables that were stored under `variable.name`.
 OUTPUT: Final = ":0"
 
 _COUNTERS: Final = re.compile(r"(?:.*/)?(?:global_step|save_counter)", re.DOTALL)
 _POWERS: Final = re.compile(r"(?:.*/)?beta[12]_power(?:_\d+)?", re.DOTALL)
-# Names of slots, after that of their variable; the second and third slot have a number.
+# Names of slots, which follow the name of their variable; second and third ones have a number.
 _SLOTS: Final = re.compile(
     r"(?:Adam|AdamW|AdaMax|Nadam|Momentum|RMSProp|Adagrad|AdagradDA|ProximalAdagrad|Adadelta|Ftrl|LAMB|adam_[mv])(?:_\d+)?"
 )

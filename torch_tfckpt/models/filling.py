@@ -13,17 +13,17 @@ from torch_tfckpt.text import quoted
 
 
 def fill(model: nn.Module, loads: Sequence[tuple[Target, torch.Tensor]], *, assign: bool, strict: bool) -> list[str]:
-    """Put all values into the module: first by load_state_dict, which may fail, then the others.
+    """Put all values into the module: first those for load_state_dict, which may fail, then the others.
 
     Args:
         assign: Replace tensors instead of filling them.
         strict: Raise an error if load_state_dict reports that a shape does not fit. False: load the rest.
 
     Returns:
-        What load_state_dict reports otherwise.
+        What else load_state_dict reports.
 
     Raises:
-        InvalidArgumentError: a shape does not fit. Any error of a hook. The module is as before.
+        InvalidArgumentError: a shape does not fit. Errors of hooks are passed on. The module is unchanged.
     """
     value_of = {identity_of(target.tensor): value for target, value in loads if target.is_loaded}
     backups: list[Backup] = []
@@ -43,8 +43,8 @@ def fill(model: nn.Module, loads: Sequence[tuple[Target, torch.Tensor]], *, assi
         for backup in reversed(backups):
             backup.restore()
         error.add_note(
-            f"While {quoted(prefix.removesuffix('.'))}, a {type(part).__name__}, was loaded by load_state_dict, which "
-            f"calls its hooks. All modules have been restored to what they were"
+            f"Raised while load_state_dict was loading {quoted(prefix.removesuffix('.'))}, a {type(part).__name__}, "
+            f"and calling its hooks. All modules have been restored to their previous state"
         )
         raise
     for target, value in loads:
@@ -60,7 +60,7 @@ def fill(model: nn.Module, loads: Sequence[tuple[Target, torch.Tensor]], *, assi
 def _state_of(
     part: nn.Module, value_of: dict[Identity, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    """Return the values for a module by the names in its state_dict, and the metadata of that."""
+    """Return the values for a module by the names in its state_dict, and the metadata of the state_dict."""
     present = part.state_dict(keep_vars=True)
     state: dict[str, torch.Tensor] = {}
     for name, own in present.items():

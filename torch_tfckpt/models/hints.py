@@ -39,13 +39,13 @@ def hints(
 
 
 def only_unexpected(report: LoadReport) -> str:
-    """Return what to pass if everything was found, and more is stored; "" in other cases."""
+    """Return what to pass if everything was found, but more is stored; "" in other cases."""
     if report.missing or report.missing_slots or report.mismatched or not report.unexpected:
         return ""
     rule = f"mapper={{{quoted(short_key(report.unexpected[0]))}: None}}"
     return (
         f"Every tensor of the module is stored, and {counted(len(report.unexpected), 'other')} that it does not have: "
-        f'pass strict="shapes" to ignore unexpected keys, or omit single ones by a rule such as {rule}'
+        f'pass strict="shapes" to ignore unexpected keys, or omit single ones with a rule such as {rule}'
     )
 
 

@@ -50,15 +50,15 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
             Variable, PartitionedVariable, list of Variables that are slices, or Module; or anything else that Saver
             takes as var_list, except state such as an optimizer's.
         path: As for CheckpointReader.
-        assignment_map: A dict, or a list of pairs if one stored tensor goes into several variables, of
+        assignment_map: A dict, or, if one stored tensor goes into several variables, a list of pairs:
             "scope/" -> "other_scope/": each variable below `other_scope` takes the tensor of that name below `scope`.
                 "/" is the root: all variables, or names without a scope. "scope." is also a scope.
             "name" -> name of a variable, or the tensor, Parameter, Variable, PartitionedVariable or list of slices
                 itself, which need not be in `model`. A slice takes its part of the stored tensor.
             Names in the checkpoint are verbatim. In names of a Module's tensors "/" and "." mean the same: "encoder/"
             and "encoder." are both the scope of model.encoder, below which "layer.0.weight" takes the stored tensor
-            "layer.0.weight" or else "layer/0/weight". In an object-based checkpoint a name is any that CheckpointReader
-            takes, if only one tensor has it.
+            "layer.0.weight" or else "layer/0/weight". In an object-based checkpoint any name that CheckpointReader
+            accepts may be used, if only one tensor has it.
 
     Returns:
         Name in `model` -> key in the checkpoint, for everything that was filled; a shared tensor under all its names.
@@ -76,7 +76,7 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
     at INFO. TensorFlow lets the last of two tensors win, accepts a scope without its "/", and gives a variable in a
     scope the stored shape; these are errors here.
 
-    Cost: one read of the tensors, of a partitioned one up to one for each part; host memory of all of them.
+    Cost: one read of each tensor, up to one for each part of a partitioned tensor; host memory of all of them.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt

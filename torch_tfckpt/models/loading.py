@@ -101,8 +101,8 @@ def load_model(
         UnimplementedError: an optimizer whose state cannot be converted.
 
     If it raises, nothing was changed. Floating-point values are converted to the dtype of the module; other dtypes must
-    agree. Modules with hooks or overridden methods for loading are loaded by their load_state_dict. The parts of
-    wrappers in names, such as "_orig_mod." of torch.compile, do not matter.
+    agree. Modules with hooks or overridden methods for loading are loaded by their load_state_dict. The parts that
+    wrappers add to names, such as "_orig_mod." of torch.compile, are ignored.
     Cost: one read of the values; host memory for all of them in addition to the module. With `assign` this memory
     becomes the module's, and only tensors whose axes are moved are copied again.
     Thread safety: no other thread may use the module during the call.
@@ -179,7 +179,7 @@ def _plan(
         source = found.sources.get(target.name)
         if source is None:
             if target.is_wrappers:
-                report.remarks.append(f"{quoted(target.name)} is not stored, and unchanged")
+                report.remarks.append(f"{quoted(target.name)} is not stored, and is unchanged")
             elif target.name not in without_counts:
                 report.missing.extend(target.names)
             continue

@@ -140,8 +140,8 @@ def _find_in_graph(
             if len(found) > 1:
                 names = _named(graph, (node for node, _ in found))
                 raise InvalidArgumentError(
-                    f"{quoted(source.key)} has a slot {quoted(name.slot)} of each of {names}, and it is "
-                    f"unknown which one to load. Omit optimizer"
+                    f"{quoted(source.key)} has a slot {quoted(name.slot)} in each of {names}, and it is "
+                    f"unclear which one to load. Omit optimizer"
                 )
             for node, key in found:
                 owners.add(node)
@@ -151,7 +151,7 @@ def _find_in_graph(
             f"the slots belong to several optimizers: {_named(graph, sorted(owners))}. Omit optimizer"
         )
     if not owners and len(nodes) == 1 and not slot_variables(graph, nodes[0]):
-        owners = set(nodes)  # it has none, like SGD without momentum
+        owners = set(nodes)  # the only optimizer has no slots, like SGD without momentum
     if not owners:
         return StoredOptimizer(reader, "the optimizer", {}), []
     return StoredOptimizer.at(reader, graph, owners.pop()), slots
@@ -169,5 +169,5 @@ def _check(reader: CheckpointReader, source: Source, slot: FoundSlot) -> None:
         kind = "" if shape != wanted else f" and is {dtype}"
         raise InvalidArgumentError(
             f"{reader.path}: slot {quoted(slot.key)} has shape {shape_text(shape)}{kind}, but its variable has "
-            f"{shape_text(wanted)}. Omit optimizer"
+            f"shape {shape_text(wanted)}. Omit optimizer"
         )

@@ -44,7 +44,7 @@ def save_model(
             with the extension of another format (.safetensors, .pt, .h5 ...) is refused.
         naming: "torch": the names of the state_dict, unchanged. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
             layouts, for the modules that load_model knows; others keep torch's names and layouts.
-        mapper: Names and layouts that override those of `naming`; the same that load_model takes, without patterns.
+        mapper: Names and layouts that override those of `naming`; the same as for load_model, but without patterns.
 
     Returns:
         The prefix.

@@ -148,7 +148,7 @@ class Objects:
             found = {child.local_name: child.node_id for child in children}
             self._children[node_id] = found
             part = stored_wrapper(found)
-            if part is not None:  # what is below a wrapper is found without its part, too
+            if part is not None:  # what is below a wrapper is also found without the wrapper's part
                 for name, below in self._below(found[part]).items():
                     found.setdefault(name, below)
         return self._children[node_id]
@@ -162,8 +162,8 @@ def stored_names(
     Args:
         averaged: Keys of variables whose moving average is wanted and stored, even if they are not stored themselves.
         leave_out: Keys to ignore.
-        with_wrapper: Whether the module is a wrapper with its own tensors, so that the wrapper part with which all
-            other names begin is not just their prefix.
+        with_wrapper: Whether the module is a wrapper with its own tensors, so that the wrapper's part, with which
+            all other names begin, is not taken for their prefix.
 
     Raises:
         DataLossError: the object graph, or a list of shared names, is damaged.
@@ -265,7 +265,7 @@ def choose_naming(
 
 
 def _rivals(leading: list[Naming], wanted: Mapping[str, set[str]]) -> Iterator[Naming]:
-    """Return the namings that find different variables than the first; two schemes may find the same ones."""
+    """Return the namings that find other variables than the first; two schemes may find the same ones."""
     keys = _keys(leading[0], wanted)
     yield from (naming for naming in leading[1:] if _keys(naming, wanted) != keys)
 

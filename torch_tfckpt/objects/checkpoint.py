@@ -227,8 +227,8 @@ class Checkpoint:
             A handle with `staged`, `done()` and `result()`, which returns or raises the result of `save`.
 
         An error that is not raised by `result()` is raised by the next call of this object, or at exit.
-        Cost: values are copied at once, up to StagingOptions.async_bytes; the rest is copied as earlier bytes are
-        written, so that this returns later.
+        Cost: values are copied immediately, up to StagingOptions.async_bytes; the rest is copied as earlier bytes are
+        written, which delays the return.
         """
         checked = _checked(options)
         path = self._numbered(file_prefix)
@@ -236,7 +236,7 @@ class Checkpoint:
 
     @one_at_a_time
     def read(self, save_path: AnyPath, options: CheckpointOptions | None = None) -> LoadStatus:
-        """Restore a checkpoint of `write`. Like `restore`, which also restores the counter."""
+        """Restore a checkpoint that `write` wrote. Like `restore`, which also restores the counter."""
         options = _checked(options)
         with CheckpointReader(save_path, storage=self._storage) as reader:
             return self._restore(reader, options)

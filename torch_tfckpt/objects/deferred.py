@@ -40,8 +40,8 @@ def child_added(parent: object, local_name: str, child: object) -> None:
     waiting = _WAITING.get(parent)
     if waiting is None or local_name not in waiting or child is None:
         return
-    # First: if the restore fails, the error is raised once, and the next child of that name is not restored, as in
-    # TensorFlow.
+    # Removed first: if the restore fails, the error is raised once, and the next child of that name is not restored,
+    # as in TensorFlow.
     restore = waiting.pop(local_name)
     if not waiting:
         del _WAITING[parent]

@@ -61,7 +61,7 @@ class ObjectNode:
 
     @property
     def full_name(self) -> str:
-        """Return the name of a tensor for tf.train.Saver: its own, or the one in a Saver of these objects.
+        """Return the name of a tensor for tf.train.Saver: its own, or the one that a Saver of these objects uses.
 
         For example "model/fc1.weight" for a tensor of a module under the name "model", "fc1.weight" if the module is
         the root, "step" and "extra/ema" for others; "" for objects that are not tensors.

@@ -183,7 +183,7 @@ class _Place(NamedTuple):
 
 
 def _wrapper_in(graph: ObjectGraph, node_id: int, trackable: Trackable, here: Mapping[str, object]) -> str | None:
-    """Return the child of a node that stands for what a wrapper wraps, if the module here has no such child."""
+    """Return the name of the wrapped module in a node that is a wrapper, if the module here has no such child."""
     if not isinstance(trackable, ModuleTrackable):
         return None
     part = stored_wrapper([child.local_name for child in graph.nodes[node_id].children])
@@ -299,7 +299,7 @@ class _Matching:
         return False
 
     def _add_to_part(self, place: "_Place", stored: StoredNode) -> bool:
-        """Collect the value of a node for the load_state_dict of its part; return False if it is restored itself."""
+        """Collect the value of a node for the load_state_dict of its part; False if it is restored without that."""
         assert place.part is not None
         if isinstance(place.trackable, TensorTrackable):
             key = stored.keys.get(VARIABLE_VALUE)

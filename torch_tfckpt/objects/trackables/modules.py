@@ -171,7 +171,7 @@ class CustomTrackable(Trackable):
 
 
 class _Deserialized(SaveableObject):
-    """Passes all values to an object at once."""
+    """Passes all values to an object in one call."""
 
     def __init__(self, target: Any, keys: Mapping[str, str]) -> None:
         specs = [SaveSpec(None, "", key, device=HOST) for key in keys.values()]

@@ -131,7 +131,7 @@ class OptimizerTrackable(Trackable):
 
         Args:
             paths: Path in the checkpoint of each matched tensor.
-            later_paths: `paths` when a parameter is added to the optimizer after the restore.
+            later_paths: Returns `paths` again when a parameter is added to the optimizer after the restore.
             when_added: Called with the paths of such parameters once their state is restored.
 
         Raises:

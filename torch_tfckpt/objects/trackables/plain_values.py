@@ -234,7 +234,7 @@ _SCALARS: Final[tuple[type, ...]] = (
 
 
 def is_plain(value: object) -> bool:
-    """Return whether an encoded state may contain the value, or all values of a dict, list, tuple, set or deque."""
+    """Return whether an encoded state may contain the value; for a dict, list, tuple, set or deque, all its values."""
     waiting, seen = [value], set()
     while waiting:
         here = waiting.pop()

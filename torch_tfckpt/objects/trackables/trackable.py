@@ -120,7 +120,7 @@ class ChildrenOf(Trackable):
 
     Args:
         own: The node of the object.
-        attached: (local name, object) of the others.
+        attached: (local name, object) of the other children.
     """
 
     def __init__(self, own: Trackable, attached: Sequence[tuple[str, object]]) -> None:
