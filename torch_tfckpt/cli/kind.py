@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from torch_tfckpt.cli.console import show, show_json
+from torch_tfckpt.cli.subdirectories import checkpoints_below
 from torch_tfckpt.directory.names import STATE_FILE, prefixes_of
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.foreign_files.formats import format_of
@@ -24,7 +25,7 @@ class _Finding(NamedTuple):
     kind: str  # in words
     hint: str
     supported: bool  # whether this package shows or lists it
-    files: Sequence[str] = ()  # a line for each file or checkpoint of a directory
+    files: Sequence[str] = ()  # a line for each file, checkpoint or subdirectory with checkpoints of a directory
 
 
 def show_kind(path: str, error: CheckpointError, *, as_json: bool) -> int | None:
@@ -83,13 +84,26 @@ def _directory_kind(path: str, names: Sequence[str]) -> _Finding | None:
         paths = [printable(os.path.join(path, prefix)) for prefix in prefixes]
         return _Finding(kind, "`tfckpt show` and `tfckpt ls` accept any of these names", True, paths)
     files = [name for name in names if not LOCAL.is_directory(os.path.join(path, name))]
-    if not files:
+    below = checkpoints_below(path)
+    if not files and not below.counts:
         return None
     kinds = [(name, _kind_in_directory(path, name)) for name in files]
     if any(kind is FileKind.TFJS for _, kind in kinds):
         return _Finding("the directory of a TensorFlow.js model", FileKind.TFJS.hint, False)
     if any(kind in (FileKind.SAVED_MODEL, FileKind.SAVED_MODEL_TEXT) for _, kind in kinds):
         return _Finding("a SavedModel directory without variables", "`tfckpt meta` shows it", True)
+    if below.counts:
+        inside = counted(len(below.counts), "subdirectory")
+        readable_files = [
+            f"{printable(os.path.join(path, name))}: {kind.what}"
+            for name, kind in kinds
+            if kind.reading is not Reading.NOTHING
+        ]
+        kind = f"a directory without a checkpoint of its own, but with checkpoints in {inside}"
+        hint = f"Pass one of them, as in `tfckpt show {below.example}`"
+        if below.is_cut:
+            hint += f". {below.limits}"
+        return _Finding(kind, hint, True, [*below.lines, *readable_files])
     lines = [f"{printable(name)}: {kind.what}" for name, kind in kinds]
     readable = any(kind.reading is not Reading.NOTHING for _, kind in kinds)
     kind = f"a directory with {counted(len(files), 'file')} and no `checkpoint` file"

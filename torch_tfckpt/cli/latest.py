@@ -3,6 +3,7 @@
 import argparse
 
 from torch_tfckpt.cli.console import say, show, show_json
+from torch_tfckpt.cli.subdirectories import checkpoints_below
 from torch_tfckpt.directory.management import latest_checkpoint
 from torch_tfckpt.directory.names import STATE_FILE
 from torch_tfckpt.directory.state_file import get_checkpoint_state
@@ -33,5 +34,7 @@ def latest(options: argparse.Namespace) -> int:
         else:
             finding = "the checkpoint named in its state file does not exist"
         hint = "" if options.valid else ". `tfckpt latest --valid` searches for others"
+        below = "" if is_url(directory) else checkpoints_below(directory).sentence("latest")
+        hint = f". {below}" if below else hint
         say(f"tfckpt: {printable(directory)}: {finding}{hint}")
     return 1 if newest is None else 0

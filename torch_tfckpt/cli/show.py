@@ -10,6 +10,7 @@ import torch
 
 from torch_tfckpt.cli.console import say, show, show_json
 from torch_tfckpt.cli.kind import show_kind
+from torch_tfckpt.cli.subdirectories import checkpoints_below
 from torch_tfckpt.cli.tables import at_terminal, progress_bar, show_table
 from torch_tfckpt.cli.tensor_values import (
     check_size,
@@ -82,7 +83,7 @@ def ls(options: argparse.Namespace) -> int:
     """List the tensors; return 1 if one of them cannot be read, or no name matches."""
     if options.all:
         raise InvalidArgumentError("--all needs --tree: a listing always has all tensors. Add --tree, or omit --all")
-    with closing(open_source(fspath(options.path))) as source:
+    with closing(open_for_listing(options.path)) as source:
         rows = rows_of(source, options.patterns)
         nothing = "" if rows or not options.patterns else unmatched(source, options.patterns)
         path, form, skipped = source.path, source.format, dict(source.skipped)
@@ -118,6 +119,17 @@ def ls(options: argparse.Namespace) -> int:
     return 1 if nothing or any(row.info is None for row in rows) else 0
 
 
+def open_for_listing(path: str) -> TensorSource:
+    """Call `open_source`; if a directory has no checkpoint, the error names those in its subdirectories."""
+    try:
+        return open_source(fspath(path))
+    except NotFoundError as error:
+        below = checkpoints_below(fspath(path)).sentence("ls") if LOCAL.is_directory(fspath(path)) else ""
+        if not below:
+            raise
+        raise NotFoundError(f"{str(error).rstrip('.')}. {below}") from error.__cause__
+
+
 def show_path(options: argparse.Namespace) -> int:
     """Show a checkpoint, or one tensor of it; for any other path, its kind."""
     if options.full and options.json:
@@ -126,7 +138,7 @@ def show_path(options: argparse.Namespace) -> int:
         raise InvalidArgumentError("--full prints the values of one tensor. Name it: tfckpt show PATH NAME --full")
     path = fspath(options.path)
     try:
-        opened = open_source(path)
+        opened = open_source(path) if options.name is None else open_for_listing(path)
     except CheckpointError as error:
         status = show_kind(path, error, as_json=options.json) if options.name is None else None
         if status is None:

@@ -24,6 +24,7 @@ from torch_tfckpt.cli.show import (
     cells,
     kinds_of,
     missing_files_of,
+    open_for_listing,
     rows_of,
     sums_text,
     total_of,
@@ -32,7 +33,6 @@ from torch_tfckpt.cli.show import (
 )
 from torch_tfckpt.cli.tables import show_table
 from torch_tfckpt.errors import NotFoundError
-from torch_tfckpt.foreign_files.formats import open_source
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
 from torch_tfckpt.format.object_graph import (
     OBJECT_GRAPH_KEY,
@@ -42,7 +42,6 @@ from torch_tfckpt.format.object_graph import (
     SerializedTensor,
     TrackableObject,
 )
-from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import counted, encodable, escaped, printable, quoted
 
 _INDENTED: Final = 20  # levels; deeper lines begin with their level
@@ -70,7 +69,7 @@ class _TreePosition(NamedTuple):
 
 def ls_tree(options: argparse.Namespace) -> int:
     """Show the objects; 1 if a tensor is missing or cannot be read, or no name matches."""
-    with closing(open_source(fspath(options.path))) as source:
+    with closing(open_for_listing(options.path)) as source:
         if not isinstance(source, CheckpointSource):
             raise NotFoundError(f"{printable(source.path)}: {source.format} has no object graph. Omit --tree")
         graph = source.reader.object_graph
