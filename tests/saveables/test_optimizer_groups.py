@@ -212,6 +212,59 @@ def test_a_late_parameter_of_another_shape(tmp_path: Path) -> None:
 
 
 @in_both_ways
+def test_a_save_keeps_what_waits(tmp_path: Path, kind: str) -> None:
+    """A run that stops again before it unfreezes loses nothing, however often."""
+    model = net()
+    optimizer = grouped(model, ("b.", {"lr": 0.5}), ("a.", {"lr": 0.25}))
+    train(model, optimizer)
+    path = saved(kind, {"m": model, "o": optimizer}, tmp_path / "first")
+    for name in ("second", "third"):
+        other = net()
+        frozen = grouped(other, ("b.", {}))
+        restored(kind, path, {"m": other, "o": frozen}, consumed=False)
+        path = saved(kind, {"m": other, "o": frozen}, tmp_path / name)
+    again = net()
+    unfrozen = grouped(again, ("b.", {}))
+    restored(kind, path, {"m": again, "o": unfrozen}, consumed=False)
+    unfrozen.add_param_group({"params": list(again["a"].parameters())})
+    assert_same_state(model, optimizer, again, unfrozen)
+    assert [group["lr"] for group in unfrozen.param_groups] == [0.5, 0.25]
+
+    whole = net()
+    at_once = grouped(whole, ("a. b.", {}))
+    restored(kind, path, {"m": whole, "o": at_once})
+    assert_same_state(model, optimizer, whole, at_once)
+
+
+@in_both_ways
+def test_another_class_with_the_same_hyperparameters(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, other = net(), net()
+    optimizer, new = torch.optim.Adam(model.parameters()), torch.optim.AdamW(other.parameters())
+    train(model, optimizer)
+    moved(kind, {"m": model, "o": optimizer}, {"m": other, "o": new}, tmp_path)
+    assert_same_state(model, optimizer, other, new)
+    assert "this AdamW gets the state and the hyperparameters of Adam" in caplog.text
+
+
+@in_both_ways
+def test_parameters_that_are_not_initialised(tmp_path: Path, kind: str) -> None:
+    """They are refused by name; once the module is restored, the optimizer can be."""
+    model, lazy = nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.LazyLinear(2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.5, momentum=0.5)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    path = saved(kind, {"m": model, "o": optimizer}, tmp_path)
+    new = torch.optim.SGD(lazy.parameters(), 0.5, momentum=0.5)
+    with pytest.raises(InvalidArgumentError, match=r"weight\" is not initialised yet|bias\" is not initialised yet"):
+        restored(kind, path, {"m": lazy, "o": new})
+    restored(kind, path, {"m": lazy}, consumed=False)
+    restored(kind, path, {"m": lazy, "o": new})
+    assert_same_state(model, optimizer, lazy, new)
+
+
+@in_both_ways
 def test_the_flat_vectors_of_lbfgs_need_the_same_order(tmp_path: Path, kind: str) -> None:
     """Its state is one vector over all parameters."""
     model, fresh = net(), net()

@@ -5,13 +5,15 @@ state of the backbone's parameters is kept in host memory until then.
 
 torch has no hook for added groups, so this optimizer's `add_param_group` is replaced by an object that calls the
 original and then restores. It removes itself when no state is left, is not pickled or copied with the optimizer, and is
-replaced by the next restore.
+replaced by the next restore. A save includes this state, so that it is not lost if the run stops before it is restored.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Set
 from typing import Any, Final
 
 import torch
+
+from torch_tfckpt.saveables.optimizer_groups import names_in
 
 _METHOD: Final = "add_param_group"
 
@@ -22,12 +24,17 @@ class LateParameters:
     Args:
         names: The names of the parameters that are still missing.
         restore: Restores those that the optimizer has now, and returns their names.
+        state: Returns the stored value, and the names in it that are still missing.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, names: Collection[str], restore: Callable[[], set[str]]
+        self,
+        optimizer: torch.optim.Optimizer,
+        names: Collection[str],
+        restore: Callable[[], set[str]],
+        state: Callable[[], tuple[dict[str, Any], Set[str]]],
     ) -> None:
-        self._optimizer, self._waiting, self._restore = optimizer, set(names), restore
+        self._optimizer, self._waiting, self._restore, self.state = optimizer, set(names), restore, state
         self._replaced = optimizer.__dict__.get(_METHOD)  # set on the object itself by other code
 
     def wait(self) -> None:
@@ -60,3 +67,21 @@ def forget_late_parameters(optimizer: torch.optim.Optimizer) -> None:
     waiting = optimizer.__dict__.get(_METHOD)
     if isinstance(waiting, LateParameters):
         waiting.stop()
+
+
+def with_late_state(optimizer: torch.optim.Optimizer, value: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of an optimizer, in the stored form, together with that of parameters it does not have yet."""
+    late = optimizer.__dict__.get(_METHOD)
+    if not isinstance(late, LateParameters):
+        return value
+    stored, names = late.state()
+    waiting = names - set(names_in(value["param_groups"]))
+    joined: dict[str, Any] = {
+        entry: {**value[entry], **{name: each for name, each in stored.get(entry, {}).items() if name in waiting}}
+        for entry in ("param_shapes", "param_dtypes", "state")
+    }
+    groups = [
+        {**group, "params": [name for name in group["params"] if name in waiting]} for group in stored["param_groups"]
+    ]
+    joined["param_groups"] = value["param_groups"] + [group for group in groups if group["params"]]
+    return {**value, **joined}

@@ -10,7 +10,8 @@ Contract of a restore:
 
     state            of each parameter that is in the file and in the optimizer, bit for bit (see `optimizer_loading`)
     hyperparameters  by group (see `optimizer_groups`)
-    file only        the state is kept, and restored when `add_param_group` adds the parameter (see `late_parameters`)
+    file only        the state is kept, and restored when `add_param_group` adds the parameter (see `late_parameters`);
+                     until then, it is saved with the state of the others, as separate groups
     optimizer only   the parameter keeps its current state
     refused          another class of optimizer; a parameter of another shape; no parameter in common
     reported         every other difference, by a warning in the log
@@ -26,10 +27,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.saveables.identity import identity_of
-from torch_tfckpt.saveables.late_parameters import LateParameters, forget_late_parameters
+from torch_tfckpt.saveables.late_parameters import LateParameters, forget_late_parameters, with_late_state
 from torch_tfckpt.saveables.optimizer_form import (
     FIELDS,
     OWN_FORM,
@@ -126,7 +128,7 @@ class OptimizerState:
         if not self._is_usual(packed):
             groups = [{"params": list(group)} for group in names]
             return {**common, "param_groups": groups, "state": {}, OWN_FORM: packed}
-        return {**common, **by_name(packed, names)}
+        return with_late_state(self._optimizer, {**common, **by_name(packed, names)})
 
     def plan(self, stored: object) -> PlannedOptimizer:
         """Plan the restore, for this optimizer's own order of parameters and groups.
@@ -153,6 +155,9 @@ class OptimizerState:
         for number in planned.used:
             check_hyperparameters(self._optimizer, groups[number], stored)
         remarks = _differences(here.keys(), there, sum(name is None for group in names for name in group))
+        kind = type(self._optimizer).__name__
+        if stored.get("optimizer", kind) != kind:
+            remarks.append(f"this {kind} gets the state and the hyperparameters of {stored['optimizer']}")
         position = {name: number for number, name in enumerate(name for group in names for name in group)}
         present = self._state_of_new(here.keys() - there, position)
         for name in [name for name in here if name in state]:
@@ -179,7 +184,12 @@ class OptimizerState:
             if shares_groups:
                 state._optimizer.param_groups = self._optimizer.param_groups
         if planned.late:
-            LateParameters(self._optimizer, planned.late, lambda: self._add_late(planned)).wait()
+            LateParameters(
+                self._optimizer,
+                planned.late,
+                restore=lambda: self._add_late(planned),
+                state=lambda: (planned.stored, planned.late),
+            ).wait()
         if remarks:
             _log.warning("%s: %s", self._place, "\n".join(first_lines(remarks, _LINES)))
 
@@ -314,6 +324,11 @@ class OptimizerState:
                 f"{listed(list(names_in(stored['param_groups'])), _LISTED)}. {_HINT}, in the same order"
             )
         for name in there & here.keys():
+            if is_lazy(here[name]):
+                raise InvalidArgumentError(
+                    f"the parameter {quoted(name)} is not initialised yet, so its optimizer cannot be restored. Run "
+                    f"the module once first, or restore the module before the optimizer"
+                )
             _check_shape(name, tuple(here[name].shape), stored.get("param_shapes"))
 
     def _check_form(self, stored: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.devices import HOST
 from torch_tfckpt.errors import InvalidArgumentError, error_context
@@ -196,8 +197,8 @@ def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> N
     for slot in slot_variables(stored.graph, stored.node_id):
         parameter = parameters.get(slot.original_variable_node_id)
         key = stored.graph.value_key(slot.slot_variable_node_id)
-        if parameter is None or key is None or key not in stored.reader:
-            continue
+        if parameter is None or is_lazy(parameter) or key is None or key not in stored.reader:
+            continue  # the state of a parameter that is not initialised is refused by `OptimizerState`
         shape, dtype = stored.reader.shape(key), value_dtype(key, stored.reader.dtype(key))
         if shape != tuple(parameter.shape):
             raise InvalidArgumentError(
