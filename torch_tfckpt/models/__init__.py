@@ -3,7 +3,7 @@
     loading, saving                   load_model, save_model; report: the loaded and the missing tensors
     key_mapper, layouts, layer_names  rules for names; orders of axes; TensorFlow's names for the variables of a layer
     stored_names, sources             find each tensor of a module in the checkpoint; targets: the tensors to fill
-    hints                             what to pass if a tensor does not fit
+    hints, saved_optimizers           what to pass if a tensor does not fit; how to restore the state of a Saver
     auxiliary                         variables that are not weights; optimizer_slots: the variables of optimizers
 
 May use: torch modules and optimizers, `optimizers`, the checkpoint reader, savers (to save).

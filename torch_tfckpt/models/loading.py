@@ -22,6 +22,7 @@ from torch_tfckpt.models.hints import hints, only_unexpected
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.layouts import SAME
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
+from torch_tfckpt.models.saved_optimizers import how_to_restore
 from torch_tfckpt.models.sources import Averages, Found, Source, find_sources, possible_names
 from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
@@ -83,7 +84,8 @@ def load_model(
             raises if there is none.
         optimizer: Adam, AdamW, Adagrad or SGD over parameters of the module. It gets the state of TensorFlow's
             optimizer of the same kind, converted to torch's units, and the hyperparameters that Keras stored (learning
-            rate, betas, momentum).
+            rate, betas, momentum). State that a Saver of this package stored is not read; a remark in the
+            report, or the error, says how to restore it.
         prefix: Common prefix of all names of the module; "" for no prefix. None: it is detected.
         storage: Where files are stored; None chooses by the path.
 
@@ -210,8 +212,10 @@ def _plan(
             f'{reader.path}: ema="only", but no moving average is stored for {names}. Pass ema="prefer" to load '
             f"their values"
         )
-    slots = None if optimizer is None else plan_slots(reader, optimizer, loads)
-    if slots is not None:
+    slots = None if optimizer is None else plan_slots(reader, optimizer, loads, found.prefix)
+    if optimizer is not None and slots is not None:
+        if not slots.keys:
+            report.remarks.extend(filter(None, [how_to_restore(reader, optimizer, found.prefix)]))
         report.slots.update(slots.keys)
         report.missing_slots.extend(slots.missing)
         report.hyperparameters.update(slots.state.hyperparameters)

@@ -15,6 +15,7 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.object_graph import ObjectGraph
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.models.auxiliary import OUTPUT, is_optimizer
+from torch_tfckpt.models.saved_optimizers import how_to_restore
 from torch_tfckpt.models.sources import Source
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.optimizers.slots import KNOWN_TO_TENSORFLOW, slot_names, slot_variables
@@ -56,9 +57,12 @@ class SlotPlan:
 
 
 def plan_slots(
-    reader: CheckpointReader, optimizer: torch.optim.Optimizer, loaded: Sequence[tuple[Target, Source]]
+    reader: CheckpointReader, optimizer: torch.optim.Optimizer, loaded: Sequence[tuple[Target, Source]], prefix: str
 ) -> SlotPlan:
     """Find the stored state of the loaded parameters. Changes nothing, and reads only scalars.
+
+    Args:
+        prefix: Common prefix of the names of the module, for a hint.
 
     Raises:
         UnimplementedError: the optimizer, or the stored one, is of a kind that cannot be converted.
@@ -69,7 +73,8 @@ def plan_slots(
     if not slot_names(optimizer):
         names = ", ".join(each.__name__ for each in KNOWN_TO_TENSORFLOW)
         raise UnimplementedError(
-            f"load_model: optimizer {type(optimizer).__name__}: only the state of {names} can be loaded. Omit optimizer"
+            f"load_model: optimizer {type(optimizer).__name__}: only the state of {names} can be loaded. "
+            f"{how_to_restore(reader, optimizer, prefix) or 'Omit optimizer'}"
         )
     known = {identity_of(target.tensor): (target, source) for target, source in loaded}
     parameters = [known[identity] for identity in map(identity_of, _parameters(optimizer)) if identity in known]

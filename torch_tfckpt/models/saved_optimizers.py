@@ -1,0 +1,62 @@
+"""Recognise optimizer state that a Saver stored, which load_model does not read, and say how to restore it."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.errors import CheckpointError
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.saveables.stored_keys import stored_object
+from torch_tfckpt.text import listed, quoted
+
+_LISTED: Final = 4  # keys in the hint
+
+
+def how_to_restore(reader: CheckpointReader, optimizer: torch.optim.Optimizer, prefix: str) -> str:
+    """Return a hint with the Saver to use, under the keys found; "" if no Saver stored the state of an optimizer.
+
+    Args:
+        prefix: Common prefix of the names of the module, as stored.
+
+    Cost: reads the scalar strings of a checkpoint without objects.
+    """
+    stored = _optimizers_in(reader)
+    if not stored:
+        return ""
+    name = type(optimizer).__name__
+    fitting = [key for key, content in stored.items() if content["optimizer"] == name]
+    keys: Sequence[str] = fitting or list(stored)
+    if fitting:
+        found, remark = f"state of {name}", ""
+    else:
+        kind = str(stored[keys[0]]["optimizer"])
+        found, remark = f"state of {quoted(kind)}", f", with an optimizer of class {quoted(kind)}"
+    call = f"Saver({{{_of_model(prefix)}, {quoted(keys[0])}: optimizer}}).restore(path)"
+    return (
+        f"A Saver of this package stored the {found} under {listed(keys, _LISTED)}, in torch's form, which load_model "
+        f"does not read. Restore the model and the optimizer with it: {call}{remark}"
+    )
+
+
+def _optimizers_in(reader: CheckpointReader) -> dict[str, dict[str, Any]]:
+    """Return key -> stored JSON of each optimizer that a Saver stored. A damaged string is not one."""
+    found = {}
+    for key in reader.keys() if reader.object_graph is None else ():
+        if reader.dtype(key) != DataType.DT_STRING or reader.shape(key) != ():
+            continue
+        try:
+            content = stored_object(reader, key)
+        except CheckpointError:
+            continue
+        if isinstance(content.get("optimizer"), str) and "param_groups" in content:
+            found[key] = content
+    return found
+
+
+def _of_model(prefix: str) -> str:
+    """Return the entry of the model, as in the source of a dict."""
+    name, slash, rest = prefix.rpartition("/")
+    # Without a prefix, or below another module, the parameters were passed one by one.
+    return f"{quoted(name)}: model" if slash and not rest else "**dict(model.named_parameters())"
