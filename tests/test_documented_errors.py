@@ -75,7 +75,7 @@ def test_the_frequent_messages_on_paths(tmp_path: Path, monkeypatch: pytest.Monk
     path = save_file(V, tmp_path / "m")
     calls: dict[str, Callable[[], object]] = {
         "is not expanded in paths. Pass os.path.expanduser(...)": lambda: load_file("~/m"),
-        "was a URL, and a Path has only one of its slashes": lambda: save_file(V, Path("s3://bucket/m")),
+        "was a URL, but pathlib has removed one of its slashes": lambda: save_file(V, Path("s3://bucket/m")),
         "is a URL, and convert writes local files only": lambda: tfckpt.convert(path, "s3://bucket/m.npz"),
         "the file name has 275 bytes, and file systems accept at most 255": lambda: save_file(
             V, tmp_path / ("m" * 255)

@@ -49,7 +49,7 @@ class CheckpointReader:
     - the path of the object, as `tfckpt ls --tree` prints it: "model.layer.kernel" or "(root).model.layer.kernel"
     - the full name of the variable: "dense/kernel" or "dense/kernel:0"
 
-    `keys()`, iteration, `in` and `has_tensor` know the keys only, so that `name in reader` means "stored under this
+    `keys()`, iteration, `in` and `has_tensor` consider only keys, so that `name in reader` means "stored under this
     key". `resolve` finds the key of a name.
 
     Args:
@@ -64,7 +64,7 @@ class CheckpointReader:
         DataLossError: the index is damaged, or the file is something else.
         InvalidArgumentError: the directory holds several checkpoints, or the format is of another version.
 
-    Cost: opening reads the end of each index and no tensor. All files are opened at once and stay open: the reader
+    Cost: opening reads the end of each index and no tensor. All files are opened together and stay open: the reader
     keeps working, with the same values, while a writer replaces or deletes the checkpoint. A name that is not a key
     costs one read of the object graph, once; keys, and checkpoints without objects, do not need it.
     Thread safety: may be used from several threads.

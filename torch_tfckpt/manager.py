@@ -95,13 +95,13 @@ class CheckpointManager:
             Saver accepts as var_list (a module, a dict of tensors, ...), which is saved through a SaverCheckpoint.
         directory: Created at construction, with missing parents. (An object store has no directories.)
         max_to_keep: How many of the newest checkpoints to keep; None keeps all.
-        keep_checkpoint_every_n_hours: Of those that would be deleted, keep one permanently per this many hours. None:
+        keep_checkpoint_every_n_hours: Of those that would be deleted, keep one per this many hours permanently. None:
             keep none.
         checkpoint_name: Name of the checkpoints, before the number.
         step_counter: The current step, for `checkpoint_interval`: an integer tensor that is incremented in place, or a
             function that returns a number.
-        checkpoint_interval: Minimum number of steps between two checkpoints; an earlier `save` does nothing. None: no
-            minimum.
+        checkpoint_interval: Minimum number of steps between two checkpoints; a `save` before that does nothing. None:
+            no minimum.
         init_fn: Called by `restore_or_initialize` if there is nothing to restore.
         last_checkpoint_step: Step of the last checkpoint, at which the first interval begins.
         keep_best: Which checkpoints to keep because of their metrics, in addition to the newest. None: the rule that
@@ -130,7 +130,7 @@ class CheckpointManager:
         >>> manager.checkpoints
         ['run/ckpt-2', 'run/ckpt-3']
 
-    Managers of different names may be active in one directory. Of the same name only one should be: two do not
+    Managers of different names may be active in one directory, but only one of each name: two do not
     overwrite each other's checkpoints, but each tracks only its own. Thread safety: saves and restores of several
     threads run one after the other; a signal handler that calls one while another one runs in its thread gets a
     FailedPreconditionError.

@@ -58,10 +58,10 @@ def outside_modes(function: Callable[Arguments, Result]) -> Callable[Arguments, 
 
     - In FakeTensorMode every new tensor has no values, and every operation on a real tensor is refused: no file could
       be read or written. So real tensors are read, as without the mode; `check_plain` refuses fake ones.
-    - New tensors of InferenceMode cannot be trained. A model, or the state of an optimizer, that is restored in this
-      mode may be.
+    - New tensors of InferenceMode cannot be trained, but a model, or the state of an optimizer, that is restored in
+      this mode may be trained later.
 
-    Other modes of torch need nothing: new tensors are created with an explicit device and dtype, and results do not
+    Other modes of torch need no handling: new tensors are created with an explicit device and dtype, and results do not
     depend on autograd, autocast, or modes that observe operations (tests/test_torch_modes.py).
 
     Cost: a fraction of a microsecond.
@@ -73,7 +73,7 @@ def outside_modes(function: Callable[Arguments, Result]) -> Callable[Arguments, 
         if not fake and not inference:
             return function(*args, **kwargs)
         with ExitStack() as left:
-            if fake:  # so its module is imported
+            if fake:  # so its module has been imported
                 left.enter_context(sys.modules["torch._subclasses.fake_tensor"].unset_fake_temporarily())
             if inference:
                 left.enter_context(torch.inference_mode(False))

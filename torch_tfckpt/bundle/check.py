@@ -17,8 +17,8 @@ from torch_tfckpt.text import counted, listed, printable, quoted
 from torch_tfckpt.transfer.pipeline import SumRequest
 from torch_tfckpt.values import check_stored_bytes, fixed_size
 
-_NO_DATA_FILE: Final = "the data file"  # how problems begin that all tensors of a file have
-_LISTED: Final = 5  # tensors of such a file that are named
+_NO_DATA_FILE: Final = "the data file"  # first words of a problem that affects all tensors of a file
+_LISTED: Final = 5  # how many tensors of such a file are named
 
 
 class Damage(NamedTuple):
@@ -97,7 +97,7 @@ class Verification(NamedTuple):
         return "\n".join([*self._lines(), summary])
 
     def _lines(self) -> Iterator[str]:
-        """Yield a line for each damage; a single one for all tensors of a data file that cannot be read at all."""
+        """Yield one line per damaged part, but only one for all tensors of a data file that cannot be read at all."""
         lost: dict[tuple[str, str], list[str]] = {}
         for damage in self.damage:
             if damage.problem.startswith(_NO_DATA_FILE):

@@ -1,4 +1,4 @@
-"""Names of data files that no other save uses: the number of shards in them is free, and the index contains it.
+"""Names of data files that no other save uses: any number of shards may be in them, because the index records it.
 
 A save claims a number for its prefix by creating the first data file of that name exclusively, so it is safe without
 locks and between hosts. On object stores, which cannot do that, a number that no file has in its name is chosen.
@@ -19,7 +19,7 @@ from torch_tfckpt.storage.protocol import Storage
 
 # Claimed numbers have at most five digits: tools that delete checkpoints look for names of that length.
 _HIGHEST: Final = 99_999
-_ATTEMPTS: Final = 100  # each random number is taken with a probability far below 1 %
+_ATTEMPTS: Final = 100  # the probability that a random number is already in use is far below 1 %
 
 
 def claim_names(storage: Storage, prefix: str, paths: Sequence[str], names: list[str], *, replacing: bool) -> int:
@@ -51,7 +51,7 @@ def claim_names(storage: Storage, prefix: str, paths: Sequence[str], names: list
                 attempts += 1
                 shown = _random_number(count)
                 continue
-            # Over a network, a link may report an error although it succeeded.
+            # Over a network, link(2) may report an error although it succeeded.
         names.append(name)
         storage.remove(paths[0])
         break

@@ -4,8 +4,8 @@ A checkpoint may be replaced while it is opened: the index of one save would not
 index is opened first and the data files right after it, and then the index's name is opened again; if it is a different
 file by now, everything is reopened. If it is replaced again and again, its writers are kept out while it is opened.
 
-Guaranteed: the files belong together, whoever saves at the same time; a data file that is opened later, on first use,
-belongs to the same save or is refused. If opening fails, all files are closed again.
+Guaranteed: the files belong together, even if others save at the same time; a data file that is opened later, on first
+use, belongs to the same save or is refused. If opening fails, all files are closed again.
 """
 
 import mmap
@@ -77,7 +77,7 @@ class BundleFiles:
             with error_context(printable(path), DAMAGED):
                 self.table, self.header = _table_and_header(self.index)
             for number in range(min(self.header.num_shards, EAGER_SHARDS)):
-                # Names may declare more shards than there are (`bundle.publish`); they have the first numbers.
+                # Names may declare more shards than exist (`bundle.publish`); those that exist have the lowest numbers.
                 file = self._shards[number] = self._opened(number)
                 if isinstance(file, NotFoundError):
                     break
@@ -125,7 +125,7 @@ class BundleFiles:
         return file
 
     def _open_later(self, number: int) -> ReadableFile | CheckpointError:
-        """Open a data file after the others; refuse it if the checkpoint was replaced since."""
+        """Open a data file after the others; refuse it if the checkpoint has been replaced since."""
         with self._lock:
             if number not in self._shards:
                 file = self._opened(number)

@@ -56,7 +56,7 @@ class BundleIndex:
         # Entries of partitioned tensors may list thousands of slices, so they are cached; the others decode quickly,
         # and 100,000 cached objects would slow down the garbage collector.
         self._partitioned: dict[str, BundleEntry] = {}
-        self._last: NamedEntry | None = None  # callers ask for shape, dtype and values of one tensor in a row
+        self._last: NamedEntry | None = None  # callers ask for shape, dtype and values of one tensor consecutively
 
     def names(self) -> list[str]:
         """Return all names sorted by their bytes; raise DataLossError if the index is damaged."""
@@ -163,7 +163,7 @@ class BundleIndex:
 
 
 def overlapping(pieces: Iterable[NamedEntry]) -> Iterator[tuple[NamedEntry, NamedEntry]]:
-    """Yield pairs of entries adjacent in a file that share bytes; at least one pair if any two do."""
+    """Yield pairs of adjacent entries of a file that share bytes; at least one pair if any two do."""
     ordered = sorted((piece for piece in pieces if piece[1].size), key=lambda piece: (piece[1].shard, piece[1].offset))
     for one, other in pairwise(ordered):
         if one[1].shard == other[1].shard and one[1].end > other[1].offset:

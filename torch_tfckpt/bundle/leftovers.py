@@ -3,7 +3,7 @@
 Every writer of the package calls this for the directory it writes to. A temporary file with the package's mark, of any
 checkpoint or other file, is removed if the save with its number cannot be running (`bundle.unfinished`):
 
-- made on this host since it was booted, and not in use: at once;
+- made on this host since it was booted, and not in use: immediately;
 - made by another host or before the last boot, or on a file system without locks: a day after the last modification
   of any file of that save;
 - without the mark, such as TensorFlow's: never.
@@ -12,8 +12,8 @@ If the file is the marker of a save, data files of its checkpoint that no index 
 another save of that checkpoint may be running; then the marker stays for the next cleanup. On storages without renames
 nothing is temporary, and nothing is removed here.
 
-Several files that a killed program was switching to new contents are switched first (`storage.journal`); until that
-succeeds, their temporary files stay.
+If a killed program was switching several files to new contents, that switch is completed first (`storage.journal`);
+until it succeeds, their temporary files stay.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Join several version 2 checkpoints into one, by renaming their data files and joining their indexes.
 
 No tensor is read. The data files are linked under their new names, so the sources stay complete until the merged index
-is in place: after a crash there are either the sources and the old checkpoint of the target's name, or the merged one.
+is in place: after a crash there are either the sources and the target's old checkpoint, or the merged one.
 
 Source: MergeBundles in tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 """
@@ -45,7 +45,7 @@ def merge_bundles(
     Args:
         allow_missing_files: Skip sources without an index.
         delete_sources: Remove the sources afterwards, and the directories that contained nothing else.
-        marker: The marker of the save that this is a part of, which ends here.
+        marker: The marker of the save that this merge is part of; the merge ends that save.
 
     Raises:
         InvalidArgumentError: no source is given, or one is missing; a tensor or slice is in two of them; their

@@ -53,7 +53,7 @@ class Pieces:
     def __init__(self, files: BundleFiles, path: str, *, verify: bool) -> None:
         self.files, self.path, self._verify = files, path, verify
         self.pipeline = Pipeline()
-        self._verified: set[BundleEntry] = set()  # pieces read in part whose whole checksum was verified
+        self._verified: set[BundleEntry] = set()  # partly read pieces whose full checksum was verified
 
     def read_runs(self, runs: Sequence[Run]) -> Iterator[tuple[str, torch.Tensor]]:
         """Read runs of small tensors in one plan, verify them, and split them into tensors."""

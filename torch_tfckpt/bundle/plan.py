@@ -39,7 +39,7 @@ class TensorWrite(Write):
     key: bytes
     dtype: DataType
     shape: Shape
-    checksum: int | None  # masked; None: computed from the written bytes. Encoded values come with their own
+    checksum: int | None  # masked; None: computed from the written bytes; encoded values have one
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class _Partitioned(NamedTuple):
     dtype: DataType
     shape: Shape
     parts: list[TensorSlice]  # in the order they were added
-    shards: list[int]  # of each part
+    shards: list[int]  # shard of each part
 
 
 class BundlePlan:
@@ -138,7 +138,7 @@ class BundlePlan:
                     f"tensor {quoted(name_of(key))}: Overlapping slices: existing slice = {overlap[0]}, new slice = "
                     f"{overlap[1]}"
                 )
-            # Readers ignore the shard of the whole. TensorFlow's merge stores that of the first file with a part.
+            # Readers ignore the shard in the tensor's own entry. TensorFlow's merge stores the first file with a part.
             self._entries[key] = BundleEntry(dtype, shape, min(shards), slices=tuple(parts)).encode()
 
     def encode_index(self, num_shards: int) -> bytes:
@@ -182,7 +182,7 @@ class BundlePlan:
         shard: int,
         checksum: int | None = None,
     ) -> None:
-        """Assign the next bytes of a shard to the content."""
+        """Reserve the next bytes of a shard for `content`."""
         if not 0 <= shard < len(self.shards):
             raise InvalidArgumentError(f"shard {shard} of {len(self.shards)} does not exist")
         if isinstance(content, list):

@@ -2,13 +2,13 @@
 
 Guaranteed, however many programs and threads save the same prefix, on any hosts:
 
-- At every moment a reader finds one checkpoint whole: the old one, or one of the new ones.
-- Of saves that overlap, the one that publishes last wins, whole. The others return normally and log it.
-- Before a save returns, it looks whether its index, or that of another complete checkpoint, is in place.
+- At every moment a reader finds one complete checkpoint: the old one, or one of the new ones.
+- Of saves that overlap, the one that publishes last wins, with all its files. The others return normally and log it.
+- Before a save returns, it checks whether its index, or that of another complete checkpoint, is in place.
 
-Only the index makes a checkpoint, and it is replaced by one rename. It contains the number of shards that is in the
-names of its data files, and that number is ours to choose. So a save first claims names that nobody else uses, by
-creating the first of them exclusively; then it renames its index into place:
+Without an index there is no checkpoint, and the index is replaced by one rename. It contains the number of shards that
+is in the names of its data files, and that number is ours to choose. So a save first claims names that nobody else
+uses, by creating the first of them exclusively; then it renames its index into place:
 
     P.index (1 shard)  -> P.data-00000-of-00001   old     | a crash here leaves the old checkpoint
                           P.data-00000-of-41673   new     |
@@ -16,9 +16,9 @@ creating the first of them exclusively; then it renames its index into place:
                           P.data-00000-of-00001   new     | a crash here leaves the new checkpoint
     P.index (1 shard)  -> P.data-00000-of-00001   new       done: the index and names that TensorFlow would have written
 
-If there is no checkpoint of that name, the names that TensorFlow would use are claimed at once. Otherwise the move to
-them is not safe against others who do the same. The directory is locked meanwhile, where that is possible. If a save of
-the same prefix may be running that does not see the lock, for example on another host, the checkpoint keeps the claimed
+If there is no checkpoint of that name, the names that TensorFlow would use are claimed directly. Otherwise, moving to
+them is not safe while others do the same, so the directory is locked during the move, if possible. If a save of the
+same prefix may be running that does not see the lock, for example on another host, the checkpoint keeps the claimed
 names, which every reader accepts.
 
 Object stores have neither renames nor exclusive creation. There data files are written under their final names, with
@@ -103,7 +103,7 @@ class Marker:
                         raise
         finally:
             if self._file is None:
-                with suppress(OSError):  # it is synced, or not wanted
+                with suppress(OSError):  # it is synced, or no longer wanted
                     file.close()
 
     def is_published(self) -> bool | None:
@@ -220,8 +220,8 @@ class BundlePublication:
         """Publish the data files, whose bytes are durable, as shards 0, 1, ... of the checkpoint.
 
         Args:
-            files: The data files, if they are open, to close at the end: while they are open, nobody takes them for
-                leftovers.
+            files: The data files, if they are open. They are closed at the end, since nobody takes an open file for a
+                leftover.
 
         Raises:
             OSError: the system refused a step. Nothing was published, and the data files are removed.
@@ -256,11 +256,11 @@ class BundlePublication:
                     clean = self._move_to_final_names(last, guard, encode_index, replaced, locked)
                 elif replacing:
                     clean = self._remove_replaced()
-                # Look at the result once more: storages and other programs may not behave as expected. The names come
-                # first: another save removes them after it has replaced the index.
+                # Check the result once more: storages and other programs may not behave as expected. The data files are
+                # checked first: another save removes them after it has replaced the index.
                 missing = ""
                 if storage.renames:
-                    with suppress(OSError, CheckpointError):  # if it cannot be determined, a file is there
+                    with suppress(OSError, CheckpointError):  # if this is unknown, the file counts as there
                         for name in self._names:
                             missing = missing if storage.exists(name) else name
                 in_place = last.is_published() or switch.is_published()
@@ -316,7 +316,7 @@ class BundlePublication:
     def _move_to_final_names(
         self, marker: Marker, guard: Marker, encode_index: EncodeIndex, replaced: int | None, locked: bool
     ) -> bool:
-        """Remove the replaced data files, and switch to the number of shards and the names of TensorFlow, if safe.
+        """Remove the replaced data files, and switch to TensorFlow's number of shards and names, if that is safe.
 
         The checkpoint is already published and complete: if links are not supported (FAT, some network file systems),
         the disk is full by now, or a save that this one cannot keep out may be running, it keeps its current names.
@@ -333,7 +333,7 @@ class BundlePublication:
         linked: list[str] = []
         clean = False
         try:
-            # One listing for both: if it has a data file of another save, it has its marker, too, which is older.
+            # One listing for both: if it has another save's data file, it also has that save's marker, which is older.
             listed = storage.list(self._directory)
             others = running_markers(storage, prefix, listed, [marker.save, guard.save, self._marker.save])
             if others:

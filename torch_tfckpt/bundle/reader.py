@@ -32,7 +32,7 @@ from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import Pipeline
 from torch_tfckpt.values import Value, check_out, check_stored_bytes, fixed_size, new_strings, new_tensor, value_dtype
 
-_RUNS_AT_ONCE: Final = 32  # limit of runs in memory together with the tensors cut from them
+_RUNS_AT_ONCE: Final = 32  # how many runs, with the tensors cut from them, are in memory
 
 
 class BundleReader:

@@ -11,16 +11,16 @@ from torch_tfckpt.storage.protocol import Storage
 def remove_bundle(storage: Storage, prefix: str) -> None:
     """Remove the index and all data files of `prefix`; do nothing if there are no such files.
 
-    The index is removed first, so that the rest is not mistaken for a checkpoint. It is renamed to a marker first, so
-    that the next save removes the data if this process is killed in between (`bundle.leftovers`). Readers that have the
-    checkpoint open are not disturbed, nor are saves of the same prefix that are running.
+    The index is removed before the data, so that the rest is not mistaken for a checkpoint. It is first renamed to a
+    marker, so that the next save removes the data if this process is killed in between (`bundle.leftovers`). Readers
+    that have the checkpoint open are not disturbed, nor are saves of the same prefix that are running.
 
     Raises:
         OSError: the system refused. The next save in that directory removes the rest.
     """
     index, directory = index_filename(prefix), os.path.dirname(prefix)
     with storage.exclusive(directory) as locked:
-        # Before the index is removed: what a save names from now on is not in it.
+        # Listed before the index is removed: data files that a save creates from now on are not in the list.
         listed = storage.list(directory)
         data = data_files_of(storage, prefix, listed)
         domain = storage.lock_domain(directory)

@@ -3,7 +3,7 @@
 Every save has a marker: a file named like a temporary index, with the number that is in the names of all temporary
 files of the save. It is in use until the save has ended.
 
-A save may be running if one of its files is in use. Where this program would not see that (the file was made by another
+A save may be running if one of its files is in use. If this program could not see that (the file was made by another
 host, before the last boot, or through another mount; or there are no locks), it may be running if one of its files was
 modified within a day. Everything else was left by a killed program.
 """
@@ -74,7 +74,7 @@ def is_parts_directory(path: str) -> bool:
 
 
 def running_markers(storage: Storage, prefix: str, names: Iterable[str], own: Iterable[int] = ()) -> list[Temporary]:
-    """Return the markers among `names`, of the prefix's directory, of saves of `prefix` that may be running.
+    """Return the markers of saves of `prefix` that may be running, among the `names` in its directory.
 
     Args:
         own: Numbers of the caller's saves, which are left out.

@@ -139,7 +139,7 @@ def _others(storage: Storage, directory: str) -> list[str]:
 
 
 def _may_be_version_1(storage: Storage, path: str) -> bool:
-    """Return whether a file of any name ends like a version 1 checkpoint."""
+    """Return whether the contents of a file, whatever its name, end like a version 1 checkpoint's."""
     try:
         return is_table(storage, path)
     except (CheckpointError, OSError) as error:

@@ -205,7 +205,7 @@ def remove_checkpoint(
         storage: Where files are stored; None chooses by the path.
 
     Raises:
-        OSError: the system refused. Of version 2 the index is deleted first, so that the rest is not mistaken for a
+        OSError: the system refused. For version 2, the index is deleted first, so that the rest is not mistaken for a
             checkpoint.
 
     Examples:
@@ -225,7 +225,7 @@ def remove_checkpoint(
     elif storage.exists(prefix):
         storage.remove(prefix)
     else:
-        # An unfinished save of them, last: with a journal that misses files, the checkpoint does not exist.
+        # Files of an unfinished save last: while its journal lists missing files, the checkpoint does not exist.
         for path in [*_shards_of(storage, prefix), *_unfinished_files(storage, prefix)]:
             storage.remove(path)
 

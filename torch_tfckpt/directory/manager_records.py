@@ -47,7 +47,7 @@ class ManagerRecords(CheckpointRecords):
         directory: Directory of the state file.
         prefix: Path of the checkpoints, without "-" and the number.
         max_to_keep: How many of the newest to keep; None keeps all.
-        keep_seconds: Of the expired ones, one is kept permanently per this many seconds. None: never.
+        keep_seconds: Of the expired ones, one per this many seconds is kept permanently. None: never.
         keep_best: Which checkpoints to keep because of their metrics.
         now: Seconds since the epoch.
 
@@ -202,7 +202,7 @@ class ManagerRecords(CheckpointRecords):
         """Record which checkpoints are damaged: those that are tracked expire first, and are never kept permanently."""
         damaged = [saved for saved in self._tracked if saved.path in paths]
         if damaged:
-            early = math.nextafter(self._last_preserved, math.inf)  # the state file lists only later ones than that
+            early = math.nextafter(self._last_preserved, math.inf)  # the state file lists only ones later than that
             rest = [saved for saved in self._tracked if saved not in damaged]
             self._tracked = (*(Saved(saved.path, early) for saved in damaged), *rest)
 
@@ -236,7 +236,7 @@ class ManagerRecords(CheckpointRecords):
             return None
 
     def _spelled(self, stored: str) -> str:
-        """Return a path of the state file; one of this series as `save` spells it."""
+        """Return a path from the state file; one of this series is spelled as `save` spells it."""
         path = from_stored(stored)
         return f"{self._prefix}{path[path.rindex('-') :]}" if self._owns(path) else path
 
@@ -260,7 +260,7 @@ class ManagerRecords(CheckpointRecords):
         self._tracked = tuple(saved for saved in dated if saved.time > self._last_preserved and saved.path in existing)
 
     def _find_marked(self, state: CheckpointState | None, names: Sequence[str], existing: set[str]) -> None:
-        """Find what an earlier manager was to delete, or had saved, but not recorded, when it was killed."""
+        """Find what an earlier manager was about to delete, or had saved but not recorded, when it was killed."""
         marked = [path for path in marked_in(self._home, names) if self._owns(path)]
         unlisted = [path for path in map(self._spelled, marked) if path in existing]
         if state is None:
@@ -273,7 +273,7 @@ class ManagerRecords(CheckpointRecords):
     def _add(self, path: str, now: float) -> None:
         self._tracked = saved_again(self._tracked, path, now)
         self.named, self.damage, self._has_own = path, None, True
-        # What other managers have saved in this directory since stays in the state file.
+        # What other managers have saved in this directory since then stays in the state file.
         try:
             state = load_state(self.storage, self._directory)
             others = [] if state is None else [saved for saved in self._dated(state) if not self._owns(saved.path)]

@@ -100,7 +100,7 @@ def series_of(path: str) -> str:
     """Return what the names of all checkpoints of a series have in common: "m-#" for "m-10" and "m-20".
 
     A number after the last hyphen distinguishes the checkpoints of a series, so "gen1-10" and "gen2-10" belong to
-    different ones. Without it all numbers do: "epoch3" and "epoch4" belong to "epoch#".
+    different ones. Without such a number, all numbers do: "epoch3" and "epoch4" belong to "epoch#".
     """
     name = os.path.basename(path)
     shards = V1_SHARD.fullmatch(name)

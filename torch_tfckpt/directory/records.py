@@ -13,9 +13,9 @@ next save tries again, and so does the next run. Which checkpoints are old is de
 (`saver.records`, `manager_records`) with the rules of `retention`.
 
 What is deleted: checkpoints that this object has saved, that the program has passed to it, or that an earlier run of
-the same series (`names.series_of`) has listed or marked. And only in a directory that this object saves into, whatever
-the files in it say: they may have been copied from another run. If the system refuses to read the retention file,
-nothing is deleted until it can be read.
+the same series (`names.series_of`) has listed or marked. Nothing is deleted outside of the directories that this
+object saves into, even if the files in them list it: they may have been copied from another run. If the system refuses
+to read the retention file, nothing is deleted until it can be read.
 """
 
 import logging
@@ -104,7 +104,7 @@ class CheckpointRecords(ABC):
         self._metric_watch = MetricWatch()
         self._to_delete: list[str] = []  # not deleted yet; tried again after the next save
         self._marked: dict[str, None] = {}  # checkpoints that may have a mark, in order
-        self._saved_into: set[str] = set()  # directories, as they are spelled: only there anything is deleted
+        self._saved_into: set[str] = set()  # directories, as spelled by the caller; nothing is deleted elsewhere
 
     @property
     @abstractmethod

@@ -5,7 +5,7 @@ results.
 
     history = SaverHistory(next_kept=start + keep_seconds)
     history = record(history, "m-7", now, max_to_keep=5)
-    history, candidate = next_deletion(history, keep_seconds)      # at most one a save, as TensorFlow does
+    history, candidate = next_deletion(history, keep_seconds)      # at most one per save, as in TensorFlow
 
 A checkpoint that expires by those rules is protected while it is pinned or among the best (`partition`), and deleted
 once it is neither.
@@ -40,7 +40,7 @@ class SaverHistory:
 
     next_kept: float  # the next checkpoint that leaves `last` and was saved after this time is kept permanently
     last: tuple[Saved, ...] = ()  # oldest first
-    expired: tuple[Saved, ...] = ()  # has left `last`, not decided yet; oldest first
+    expired: tuple[Saved, ...] = ()  # have left `last`, but are not decided yet; oldest first
 
 
 def record(history: SaverHistory, path: str, now: float, max_to_keep: int | None) -> SaverHistory:
@@ -87,7 +87,7 @@ def taken_over(history: SaverHistory, earlier: Sequence[Saved], max_to_keep: int
 def continue_schedule(
     history: SaverHistory, earlier: Sequence[Saved], last_preserved: float, keep_seconds: float
 ) -> tuple[SaverHistory, list[Saved]]:
-    """Continue the schedule of an earlier run, which kept one or began at `last_preserved`.
+    """Continue the schedule of an earlier run, which began, or kept its last one, at `last_preserved`.
 
     Args:
         history: The history of a run that has just begun.
@@ -212,7 +212,7 @@ def check_max_to_keep(max_to_keep: object, *, zero_keeps_all: bool) -> None:
 
 def check_keep_hours(hours: object) -> None:
     """Raise InvalidArgumentError if `keep_checkpoint_every_n_hours` is not a number of hours."""
-    if not isinstance(hours, SupportsFloat) or isinstance(hours, bool) or not float(hours) >= 0:  # NaN is not
+    if not isinstance(hours, SupportsFloat) or isinstance(hours, bool) or not float(hours) >= 0:  # NaN: False
         raise InvalidArgumentError(f"keep_checkpoint_every_n_hours={hours!r}: pass a number of hours, 0 or more")
 
 

@@ -171,7 +171,7 @@ class RetentionRecord:
 
     def _note_damage(self, place: _RetentionPlace, error: CheckpointError, *, first: bool) -> None:
         place.unreadable = self._damaged = True
-        if not first:  # others may have pinned all but what was saved a moment ago
+        if not first:  # others may have pinned any but the one saved a moment ago
             self._certain &= {self._last_noted}
         _log.warning(
             "%s: cannot be read: %s. The pinned checkpoints are unknown, so all existing ones will be pinned",
@@ -290,7 +290,7 @@ class RetentionRecord:
         return max(around, key=len, default=None)
 
     def _take_over(self, place: _RetentionPlace, now: _RetentionFile, *, first: bool) -> None:
-        """Take over what differs between the contents of a file and those known before, for checkpoints that exist."""
+        """Take over what differs between the current and the known contents of a file, for checkpoints that exist."""
         before = place.known
         if first:
             self.best = self.best or now.best
@@ -338,7 +338,7 @@ class RetentionRecord:
         }
         if not (pins or protected or metrics):
             return None
-        rule = self.best or self._places[home].known.best  # another program's, if this one has none
+        rule = self.best or self._places[home].known.best  # if this program has no rule, keep that of another
         best = asdict(rule) if rule is not None else None
         content = {"version": VERSION, "best": best, "pins": pins, "protected": protected, "metrics": metrics}
         return f"{json.dumps(content, indent=1)}\n".encode()

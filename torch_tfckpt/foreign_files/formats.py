@@ -22,7 +22,7 @@ from torch_tfckpt.storage.names import is_url, refuse_url
 from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import printable, quoted
 
-# In the second half of them, writers of this host are kept out.
+# In the second half of the attempts, writers on this host are kept out.
 _ATTEMPTS: Final = 100
 
 
@@ -50,7 +50,7 @@ def open_source(path: str) -> TensorSource:
             several or the directory with it; a .pt or .npz file.
 
     Guaranteed: all files and the sidecar are from one conversion, even if another program converts to them at the same
-    time or was killed while it did.
+    time or was killed while it did so.
 
     Raises:
         NotFoundError: there is no such file.
@@ -80,7 +80,7 @@ def open_source(path: str) -> TensorSource:
 
 
 def _target_of(path: str) -> str:
-    """Return the path by which the sidecar and the journal of a file are named."""
+    """Return the path after which the sidecar and the journal of a file are named."""
     found = find_in_directory(path) if LOCAL.is_directory(path) and not _is_tensorflow_directory(path) else None
     return (found or path).removesuffix(".index.json") if (found or path).endswith(INDEX_SUFFIX) else (found or path)
 

@@ -28,7 +28,7 @@ _VALUES: Final = r"""'(?P<text>[^'\\]*)'|"(?P<quoted>[^"\\]*)"|(?P<truth>True|Fa
 _ITEM: Final = re.compile(rf"""\s*['"](?P<key>descr|fortran_order|shape)['"]\s*:\s*(?:{_VALUES}|(?P<list>\[))\s*""")
 _SEPARATOR: Final = re.compile(r"\s*,\s*")
 _NUMBER: Final = re.compile(r"[0-9]{1,19}L?")
-# Types of numbers and strings. numpy.dtype is asked about these alone.
+# Types of numbers and strings. Only these are passed to numpy.dtype.
 _TYPE: Final = re.compile(r"[<>|=]?(?:b1|i[1248]|u[1248]|f[248]|c8|c16|S[0-9]{1,7}|U[0-9]{1,7})")
 _TIME: Final = re.compile(r"[<>=]?([Mm])8(\[\w{0,20}\])?")
 
@@ -43,7 +43,7 @@ class NpyHeader(NamedTuple):
 
 
 def read_header(file: IO[bytes]) -> NpyHeader:
-    """Read the header at the begin of `file`; raise DataLossError if it is not valid."""
+    """Read the header at the start of `file`; raise DataLossError if it is not valid."""
     magic = file.read(len(_MAGIC) + 2)
     if magic[: len(_MAGIC)] != _MAGIC or len(magic) < len(_MAGIC) + 2:
         raise DataLossError("not a .npy file: it does not begin with its magic bytes")
@@ -59,7 +59,7 @@ def read_header(file: IO[bytes]) -> NpyHeader:
 
 
 def decode_header(header: bytes) -> NpyHeader:
-    """Decode the dictionary; raise DataLossError if it has another form than numpy writes."""
+    """Decode the dictionary; raise DataLossError if it does not have the form that numpy writes."""
     text = header.decode("utf-8", "replace").strip()
     if not text.startswith("{") or not text.endswith("}"):
         raise _invalid(text)

@@ -1,8 +1,8 @@
 """NumPy's .npz format, read and written tensor by tensor.
 
 Arrays of Python objects are never unpickled; they are listed as skipped. An array whose name is not plain (an absolute
-path, "..", a backslash, a control character) is damaged for readers, and not written. Memory is taken only for arrays
-that fit into what deflate can pack into their member. Types that numpy lacks (bfloat16, float8) are
+path, "..", a backslash, a control character) is damaged for readers, and not written. Memory is allocated only
+for arrays that are no larger than deflate can make their member. Types that numpy lacks (bfloat16, float8) are
 written as unsigned integers of the same bits; the sidecar stores their types, and reading them back through this
 package gives the original type.
 """
@@ -31,7 +31,7 @@ from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
 from torch_tfckpt.values import Strings, new_strings, new_tensor
 
-# A string takes 8 bytes and an object in memory, but may have no bytes in the file: as many as 16 for each stored byte.
+# A string takes 8 bytes and an object in memory, but may have none in the file; limit: 16 per stored byte.
 _MIN_STRINGS: Final = 65_536
 _STRINGS_PER_BYTE: Final = 16
 TYPES: Final = {

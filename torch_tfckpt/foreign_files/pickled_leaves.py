@@ -11,8 +11,8 @@ from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.foreign_files.pickled_values import Opaque, PickledDict, PickledStorage, Reference, dtype_of
 from torch_tfckpt.text import escaped, quoted
 
-MAX_DEPTH: Final = 64  # of containers in each other
-MAX_SHARED_VALUES: Final = 100_000  # values of any pickle, however small; a larger one has at most one per byte
+MAX_DEPTH: Final = 64  # of nested containers
+MAX_SHARED_VALUES: Final = 100_000  # allowed in any pickle, however small; a larger one may have one per byte
 MAX_NAME_CHARACTERS: Final = 64  # of all names together, per byte of the pickle
 _MIN_NAME_CHARACTERS: Final = 64 * 1024 * 1024
 _MAX_KEY_ITEMS: Final = 16  # of a tuple that is a key
@@ -57,7 +57,7 @@ def _below(name: str, pairs: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, A
 
 
 def name_below(name: str, key: str) -> str:
-    """Return the name of the item with this key, as text, of a container."""
+    """Return the name of a container's item, from the container's name and the item's key as text."""
     return f"{name}.{key}" if name else key
 
 

@@ -1,6 +1,6 @@
 """Decode the pickle of a .pt file into plain records. Nothing is imported, called or executed.
 
-A pickle is a program for a stack machine. Of its operations only those are carried out that build plain values
+A pickle is a program for a stack machine. Only those of its operations are carried out that build plain values
 (numbers, strings, lists, tuples, dictionaries) from its own bytes. A reference to a class or function becomes a
 `Reference`, a call becomes the record that stands for its result:
 
@@ -12,8 +12,8 @@ A pickle is a program for a stack machine. Of its operations only those are carr
 References other than those which torch.load(weights_only=True) accepts are refused by name.
 
 Guaranteed for every input: time and memory are linear in its size. Each operation takes a bounded number of values off
-the stack that earlier ones put there; nothing is hashed by a key from the file; no size in it is used before it was
-compared with the bytes that remain. Values may still share parts, or contain themselves: see pickled_leaves.py.
+the stack that earlier ones put there; nothing is hashed by a key from the file; no size in it is used before it has
+been compared with the bytes that remain. Values may still share parts, or contain themselves: see pickled_leaves.py.
 
 Source: CPython Lib/pickletools.py (operations); torch/_weights_only_unpickler.py (references), torch/_utils.py (calls).
 """

@@ -1,4 +1,4 @@
-"""Put the files of a converted target in place: the earlier target or the new one, whole, at every moment.
+"""Put the files of a converted target in place: the complete earlier or new target, at every moment.
 
 A single file is renamed. A file and its sidecar, or what is to be removed with an earlier target, are switched together
 with a journal (`storage.journal`), which the readers of this package follow. Programs that only read the file see one
@@ -6,16 +6,16 @@ rename.
 
 Several .safetensors files are read by the names in their index, and every program must find them. So new shards first
 get names that the current index does not use, and the index is what is switched. If their proper names were in use,
-they get these afterwards, by links and a second index:
+the shards get these afterwards, by links and a second index:
 
     m.safetensors.index.json -> m-00001-of-00002.safetensors ...                      the earlier target
     m-0123456789abcdef-00001-of-00002.safetensors ...                                 new, not used yet
     m.safetensors.index.json -> m-0123456789abcdef-00001-of-00002.safetensors ...     the switch
     m.safetensors.index.json -> m-00001-of-00002.safetensors ...                      done; the other names are removed
 
-On file systems without links they keep the former names, which every loader accepts.
+On file systems without links they keep the names with that number, which every loader accepts.
 
-Programs of one host take turns in this; of programs that write the same target, the last one wins.
+Programs on one host take turns; of programs that write the same target, the last one wins.
 """
 
 import logging

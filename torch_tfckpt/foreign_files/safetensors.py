@@ -86,10 +86,10 @@ class SafetensorsSource:
         A tensor whose file is missing or damaged, or does not contain it, raises when it is requested.
 
         Args:
-            written: Path of the index if it has not got its final name yet.
+            written: Path of the index if it does not have its final name yet.
 
         Raises:
-            NotFoundError, DataLossError: this is the case for all tensors.
+            NotFoundError, DataLossError: this applies to all tensors.
             DataLossError: the files are from two conversions.
         """
         weight_map, identity = _read_index(written or path)
@@ -197,7 +197,7 @@ def find_in_directory(directory: str) -> str | None:
             names = sorted({*names, *journal.files} - {*journal.removed})
     for suffix in (INDEX_SUFFIX, ".safetensors"):
         found = [name for name in names if name.endswith(suffix)]
-        if len(found) > 1:  # shards without their index, such as those of a killed conversion, cannot be meant
+        if len(found) > 1:  # shards without their index, such as those of a killed conversion, do not count
             found = [name for name in found if SHARD_ENDING.search(name) is None]
         if len(found) == 1:
             return os.path.join(directory, found[0])

@@ -4,7 +4,7 @@
 
     {"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}
 
-Tensors are sorted by dtype, widest first, then by name, like the safetensors library writes them, so the same tensors
+Tensors are sorted by dtype, widest first, then by name, as the safetensors library writes them, so the same tensors
 give the same bytes. The library itself is not used because it needs all tensors in memory at once.
 
 Source: safetensors/src/tensor.rs (serialize, Metadata::validate); safetensors/torch.py for the types.

@@ -30,7 +30,7 @@ from torch_tfckpt.text import quoted
 from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import Pipeline, WriteRequest
 
-_UNKNOWN: Final = "0" * IDENTITY_SIZE  # in the place of the identity until all tensors are written
+_UNKNOWN: Final = "0" * IDENTITY_SIZE  # in place of the identity until all tensors are written
 _UNITS: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*", re.IGNORECASE)
 

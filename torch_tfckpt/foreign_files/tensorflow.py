@@ -1,6 +1,6 @@
 """TensorFlow checkpoints as a format of conversion: reads every version, writes version 2.
 
-A checkpoint is written with one data file and its tensors sorted by name, like tf.train.Saver does.
+A checkpoint is written with one data file and its tensors sorted by name, as by tf.train.Saver.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Switch several local files to new contents at once, though they are renamed one by one.
+"""Switch several local files to new contents in one step, though they are renamed one by one.
 
     m-00000-of-00002, m-00001-of-00002                                                     old
     m-00000-of-00002.tempstate7-tfckpt, m-00001-of-00002.tempstate7-tfckpt                 new, complete and durable
@@ -9,17 +9,17 @@
 Guaranteed, to readers that follow the journal, at every moment and after a kill, an error or a power failure: either
 all files are old, or all are new. While there is a journal, the new contents of a file are under its temporary name if
 that exists, otherwise under its final name. A reader that looks at several files looks at the journal again at the end:
-if it has changed, the files may be from both sides, and the reader starts again (`Journal.path_of`, `read_journal`).
+if it has changed, some files may be old and some new, and the reader starts again (`Journal.path_of`, `read_journal`).
 
-Not guaranteed: anything to programs that do not know journals. While there is one, they find a mix.
+Programs that do not know journals get no guarantee: while there is a journal, they find a mix.
 
-A journal that a killed program left is finished by the next writer into its directory (`finish_journals`), or replaced
+A journal that a killed program left is completed by the next writer to its directory (`finish_journals`), or replaced
 by the next switch of the same files. It is trusted only if it matches the files: it names files of its own directory,
 with their sizes and modification times before and after. If a file matches neither, another program has written it
 since, and it is unknown which contents are wanted. Then reading is an error, and nothing is renamed or removed.
 
-Only on storages that rename. Programs on one host take turns (`Storage.exclusive`). Where they cannot, the last switch
-wins, and a program that finds itself replaced stops renaming.
+Journals need a storage that renames. Programs on one host take turns (`Storage.exclusive`). If they cannot, the last
+switch wins, and a program that finds itself replaced stops renaming.
 """
 
 import json
@@ -71,7 +71,7 @@ class Journal:
         return (json.dumps(content, indent=1) + "\n").encode("ascii")
 
     def path_of(self, storage: Storage, path: str) -> str:
-        """Return the path under which the new contents of `path` are at this moment. They may be renamed any time.
+        """Return the path under which the new contents of `path` are at this moment. They may be renamed at any time.
 
         Raises:
             NotFoundError: the switch removes the file, or its new contents are missing.
@@ -108,7 +108,7 @@ class Journal:
         return True
 
     def finish(self, storage: Storage) -> None:
-        """Rename and remove what is left to do, and remove the journal. Stop if it was replaced by another one.
+        """Do the remaining renames and removals, and remove the journal. Stop if another journal has replaced it.
 
         Raises:
             OSError: the system refused a step. The journal stays.
@@ -311,7 +311,7 @@ def _decode(path: str, text: bytes) -> Journal:
         raise DataLossError('no object "files" or "removed"')
     base = os.path.splitext(os.path.basename(path).removesuffix(JOURNAL_SUFFIX))[0]
     for name in (*files, *removed):
-        # It must not make us rename or remove anything else.
+        # A journal must not make us rename or remove any other file.
         if not _file_name(name).startswith(base):
             raise DataLossError(f"{quoted(name)} does not belong to {quoted(base)}")
     entries = {name: _decode_entry(name, entry) for name, entry in files.items()}

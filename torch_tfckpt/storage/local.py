@@ -239,8 +239,8 @@ _view: Callable[[Buffer], memoryview] = memoryview  # mypy cannot pass the class
 class LocalOutput:
     """A local WritableFile, locked (flock) until it is closed; `in_use` checks for the lock.
 
-    A signal handler that saves never waits for the check, or the cleanup, that it has interrupted: that holds the lock
-    of a file that it has found, and a new file has a lock of its own.
+    A signal handler that saves never waits for a check or cleanup that it has interrupted: these hold locks of files
+    that they have found, and a new file has its own lock.
 
     Args:
         patience: Seconds to wait for a program that checks whether the new file is in use.
@@ -258,8 +258,8 @@ class LocalOutput:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                # Another program that checks or cleans up may hold the lock for a moment. If it was stopped meanwhile:
-                # it holds the lock of this file, and not of a new one.
+                # Another program that checks or cleans up may hold the lock for a moment. If it was stopped, create
+                # a new file: it holds the lock of this one only.
                 if lock_file(self._descriptor, patience) is False:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)

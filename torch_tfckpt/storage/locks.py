@@ -24,7 +24,7 @@ from typing import Final
 # stopped while it did so must not stop all others: they continue as on a file system without locks.
 PATIENCE: Final = 10.0
 _LONGEST_PAUSE: Final = 0.02
-_HELD_ELSEWHERE: Final = (errno.EWOULDBLOCK, errno.EACCES)  # the latter where flock is made of fcntl's locks
+_HELD_ELSEWHERE: Final = (errno.EWOULDBLOCK, errno.EACCES)  # the latter if flock is implemented with fcntl's locks
 # Directories locked by a thread of this process: (thread, device, inode).
 _HELD: Final[set[tuple[int, int, int]]] = set()
 
@@ -61,8 +61,8 @@ def open_to_lock(path: str) -> int:
 def locked_directory(directory: str, patience: float = PATIENCE) -> Iterator[bool]:
     """Lock `directory` during the `with` block; yield whether it is locked.
 
-    It is not if the file system has no locks for directories, after `patience` seconds, or if this thread has locked
-    it already: a signal handler that saves while a save is being published must not wait for itself.
+    It is not locked if the file system has no locks for directories, if `patience` seconds have passed, or if this
+    thread has locked it already: a signal handler that saves while a save is being published must not wait for itself.
     """
     try:
         descriptor = os.open(directory or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -115,5 +115,5 @@ def _boot() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
-        # Not Linux. After a reboot the number stays the same, which is safe: no program of before is running.
+        # Not Linux. After a reboot the number stays the same, which is safe: no program from before is running.
         return f"{socket.gethostname()} {uuid.getnode()}"

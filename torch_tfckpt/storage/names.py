@@ -23,7 +23,7 @@ _TEMPORARY: Final = re.compile(r"(?P<path>.+)\.tempstate(?P<save>[0-9]+)-tfckpt"
 _LONGEST_NAME: Final = 255  # bytes of a file name, on all usual file systems
 _LONGEST_STEM: Final = _LONGEST_NAME - len(f".tempstate{2**64 - 1}-tfckpt")
 _SURELY_SHORT: Final = _LONGEST_STEM // 4  # a character has at most four bytes
-LONGEST_END: Final = len(".data-00000-of-00001")  # the longest text that a checkpoint appends to its prefix
+LONGEST_END: Final = len(".data-00000-of-00001")  # the longest suffix that a checkpoint appends to its prefix
 
 
 is_temporary_name: Final = _TEMPORARY.fullmatch
@@ -131,7 +131,7 @@ def fspath(path: AnyPath) -> str:
         _refuse_unexpanded(text)
     elif (collapsed := _COLLAPSED_URL.fullmatch(text)) is not None:
         raise InvalidArgumentError(
-            f"{quoted(text)} was a URL, and a Path has only one of its slashes. Pass the URL as a str: "
+            f"{quoted(text)} was a URL, but pathlib has removed one of its slashes. Pass the URL as a str: "
             f"{quoted(f'{collapsed[1]}://{collapsed[2]}')}; write a local path of that name as {quoted(f'./{text}')}"
         )
     return text

@@ -143,7 +143,7 @@ class Storage(Protocol):
         """Return whether `in_use` can be determined for this file, by programs of the same `lock_domain`."""
 
     def lock_domain(self, directory: str) -> int:
-        """Return a 32-bit number; programs for which it is the same see in `directory` which files the others use."""
+        """Return a 32-bit number; programs with the same number see which files in `directory` the others use."""
 
     def exclusive(self, directory: str) -> AbstractContextManager[bool]:
         """Wait, but not forever, until no other program changes names in `directory`; keep others out meanwhile.

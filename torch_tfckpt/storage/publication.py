@@ -8,11 +8,11 @@
     # after an exception: everything written is removed
 
 A crash between two renames can leave a mix of old and new files. For files that belong together, `rename_with` passes
-another function, which switches them at once.
+another function, which switches them in one step.
 
 Temporary files are marked as in use while they are written, so that other programs do not take them for leftovers of a
-killed program: a file that `create` returned by its lock, files written by name by that of an empty file next to them.
-All of one publication have the same number in their names, and are in use as long as one of them is.
+killed program: a file that `create` returned, by its own lock; files written by name, by the lock of an empty file next
+to them. All files of one publication have the same number in their names, and are in use as long as one of them is.
 """
 
 import os
@@ -163,7 +163,7 @@ class Publication:
                         synced.add(directory)
                         self._storage.sync_directory(directory)
         finally:
-            # In reverse order. Whatever is interrupted by Ctrl-C, the steps after it are taken.
+            # In reverse order. If Ctrl-C interrupts a step, those after it are still taken.
             with ExitStack() as cleanup:
                 if not self._published:
                     for directory in self._made:

@@ -299,7 +299,7 @@ class _Upload:
 
     def write(self, data: memoryview) -> None:
         if self._streams and self._stream is None and len(self._held) + len(data) > _WHOLE:
-            # Not `open`, which also adds the stream to the file system's transaction: that never drops it, and commits
+            # Not `open`, which also adds the stream to the file system's transaction, which never drops it, and commits
             # it a second time if the program is inside a transaction. `_open` is what every driver implements, and
             # `commit` and `discard` are what fsspec requires of its streams.
             self._stream = self._files._open(self._url, mode="wb", autocommit=False)
@@ -336,7 +336,7 @@ class _Upload:
 class RemoteOutput:
     """A WritableFile at a URL. It appears at `sync`; if closed before, it never appears.
 
-    Writes must be in order, and are sent at once. After an error every later call except `close` raises.
+    Writes must be in order, and are sent immediately. After an error every later call except `close` raises.
     """
 
     in_order = True

@@ -1,7 +1,7 @@
 """Open the files of a version 1 checkpoint so that they belong together.
 
-Guaranteed, if all shards of a checkpoint are opened: they are of one save of this package, even if another program
-saves the checkpoint at the same time, or was killed while it did (`v1.shard_names`). Not guaranteed while TensorFlow
+Guaranteed, if all shards of a checkpoint are opened: they are from one save by this package, even if another program
+saves the checkpoint at the same time, or was killed while it did so (`v1.shard_names`). Not guaranteed while TensorFlow
 saves it: its shards cannot be told apart.
 """
 
@@ -16,7 +16,7 @@ from torch_tfckpt.storage.protocol import ReadableFile, Storage
 from torch_tfckpt.text import printable
 from torch_tfckpt.v1.shard_names import V1_SHARD, shard_names, unfinished_shards
 
-# In the second half of them, writers of this host are kept out.
+# In the second half of the attempts, writers on this host are kept out.
 _ATTEMPTS: Final = 100
 
 
@@ -91,8 +91,8 @@ def _open_new(storage: Storage, prefix: str, journal: Journal) -> list[ReadableF
 def _are_of_one_save(storage: Storage, prefix: str, journal: Journal | None, files: Sequence[ReadableFile]) -> bool:
     """Return whether no shard was replaced while `files` were opened.
 
-    With a journal, others are renamed only after it was replaced. Without one, look for a new one first and at the
-    names afterwards: if there is no journal now, all renames of a save that began in the meantime are done.
+    With a journal, other shards are renamed only after it was replaced. Without one, look for a new journal first and
+    at the names afterwards: if there is no journal now, all renames of a save that began in the meantime are done.
     """
     if unfinished_shards(storage, prefix) != journal:
         return False

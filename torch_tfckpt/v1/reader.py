@@ -85,8 +85,8 @@ class SlicesReader:
     """Reads the version 1 checkpoint that consists of `paths`.
 
     Args:
-        paths: All files of the checkpoint, in any order, or some of its shards. If they are all shards, they are of one
-            save, even if another program saves the checkpoint at the same time.
+        paths: All files of the checkpoint, in any order, or some of its shards. If they are all shards, they are from
+            one save, even if another program saves the checkpoint at the same time.
         verify: Accepted for symmetry with the version 2 reader. Version 1 only has checksums of blocks, and these are
             always verified.
 

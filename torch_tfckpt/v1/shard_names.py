@@ -1,8 +1,8 @@
-"""Names of the shards of a version 1 checkpoint, and the publication of all of them at once.
+"""Names of the shards of a version 1 checkpoint, and their publication in one step.
 
 The files and their names are TensorFlow's, so a shard does not show which save it belongs to. While the shards of a
 save are being renamed, a journal lists them (`storage.journal`), and the readers of this package follow it: they find
-the old shards or the new ones, whole, at every moment and after a kill. TensorFlow's reader finds a mix during the
+all old shards or all new ones, at every moment and after a kill. TensorFlow's reader finds a mix during the
 renames, and after a kill until the next save into that directory.
 
 Shards of an earlier save with another count (m-00000-of-00002 before m-00000-of-00003) are removed after the switch.
@@ -32,10 +32,10 @@ def shard_pattern(prefix: str, count: int) -> str:
 
 
 def publish_shards(storage: Storage, prefix: str, temporaries: Sequence[str], committed: list[bool]) -> None:
-    """Make the files `temporaries`, complete and durable, the shards of `prefix`, instead of all that it has.
+    """Make the files `temporaries`, complete and durable, the shards of `prefix`, replacing all that it has.
 
     Args:
-        committed: Gets an item once the new shards may be in place; then `temporaries` must not be removed.
+        committed: Receives an item once the new shards may be in place; then `temporaries` must not be removed.
 
     Raises:
         OSError: the system refused; nothing was changed, unless it is an IncompleteSaveError.

@@ -109,7 +109,7 @@ class SlicesWriter(CheckpointWriter):
             FailedPreconditionError: the writer is not open.
         """
         self._require_open("finish")
-        self._state = State.ABANDONED  # until everything succeeded
+        self._state = State.ABANDONED  # until everything has succeeded
         try:
             self._check_overlaps()
             self._publish()
