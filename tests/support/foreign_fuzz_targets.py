@@ -83,7 +83,7 @@ def pt_file(data: bytes) -> None:
 
 
 def npy_header(data: bytes) -> None:
-    """The dictionary at the begin of a .npy file."""
+    """The dictionary at the start of a .npy file."""
     header = decode_header(data)
     assert len(header.shape) <= MAX_DIMENSIONS and header.type_name
 
