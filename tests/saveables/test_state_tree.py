@@ -42,10 +42,19 @@ VALUES = st.recursive(
 
 
 def same(a: object, b: object) -> bool:
-    """Return whether two values are equal in type and in every bit that Python shows; the order in sets may differ."""
-    if type(a) is not type(b):
-        return False
-    return repr(a) == repr(b) or (a == b and "{" in repr(a) and sorted(repr(a)) == sorted(repr(b)))
+    """Return whether two values are equal in type and in every bit that Python shows."""
+    return type(a) is type(b) and shown(a) == shown(b)
+
+
+def shown(value: object) -> str:
+    """`repr`, but with the elements of sets in a fixed order."""
+    if isinstance(value, set | frozenset):
+        return f"{type(value).__name__}({sorted(map(shown, value))})"
+    if type(value) is list:
+        return f"[{', '.join(map(shown, value))}]"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{key!r}: {shown(item)}' for key, item in value.items())}}}"
+    return repr(value)
 
 
 @given(VALUES)
