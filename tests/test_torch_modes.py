@@ -98,11 +98,11 @@ def tensors() -> dict[str, Any]:
     }
 
 
-def trained() -> tuple[Model, torch.optim.Adam]:
+def trained(seed: int = 5, lr: float = 0.01) -> tuple[Model, torch.optim.Adam]:
     """A model and its optimizer after one step."""
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     model = Model()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr)
     train(model, optimizer)
     return model, optimizer
 
@@ -146,11 +146,7 @@ def same() -> tuple[dict[str, Any], Model, torch.optim.Adam]:
 
 def before() -> tuple[Model, torch.optim.Adam]:
     """A model and its optimizer, with state, to be restored."""
-    torch.manual_seed(9)
-    model = Model()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    train(model, optimizer)
-    return model, optimizer
+    return trained(seed=9, lr=0.02)
 
 
 def fresh() -> tuple[Model, torch.optim.Adam]:

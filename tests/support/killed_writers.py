@@ -183,7 +183,7 @@ def orphans_in(name: str, folder: Path) -> list[str]:
         used |= {file, f"{output}.meta", f"{output}{WRITERS[name].ending}.tfckpt.json"}
         if file.endswith(".index"):
             with tfckpt.load_checkpoint(folder / output) as reader:
-                shards = {file for key in reader.keys() for file in reader._reader.locate(key)}
+                shards = {file for key in reader.keys() for file in reader.locate(key)}
             used |= {os.path.basename(shard) for shard in shards}
         used |= {f"{output}-{shard:05d}-of-00003" for shard in range(3)}
     return sorted(files - used)
