@@ -43,7 +43,7 @@ from torch_tfckpt.conversion.pickled_state import (
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.pickled_leaves import describe, key_text, name_below
 from torch_tfckpt.foreign_files.pickled_values import PickledDict, PickledTensor
-from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.protocols import DerivedSource, TensorSource
 from torch_tfckpt.foreign_files.pt import PtSource
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.format.data_type import DataType
@@ -92,7 +92,7 @@ def _contains(value: Any, wanted: Callable[[Any], bool], known: dict[int, bool])
     return known[id(value)]
 
 
-class TrainingSource:
+class TrainingSource(DerivedSource):
     """The training state in a .pt file. A `TensorSource`, by the contract of this module.
 
     Attributes:
@@ -107,11 +107,10 @@ class TrainingSource:
     object_names: None = None
 
     def __init__(self, source: PtSource) -> None:
-        self.path = source.path
+        super().__init__(source)
         self.skipped: dict[str, str] = {}
         self.roles: dict[str, str] = {}
         self.refused: dict[str, str] = {}
-        self._source = source
         self._has_objects: dict[int, bool] = {}  # id of a pickled value, kept alive by the source -> the result
         self._stored: dict[str, str] = {}  # name -> name in the file
         self._made: dict[str, torch.Tensor | bytes] = {}  # name -> value that is not in the file as such
@@ -153,18 +152,6 @@ class TrainingSource:
             else:
                 values[name] = strings_from(name, (), [made]) if isinstance(made, bytes) else made.clone()
         return values
-
-    def files(self) -> list[str]:
-        return self._source.files()
-
-    def data_bytes(self) -> int:
-        return self._source.data_bytes()
-
-    def identity(self) -> str | None:
-        return self._source.identity()
-
-    def close(self) -> None:
-        self._source.close()
 
     def reported(self, takes: Callable[[str], bool]) -> tuple[dict[str, str], dict[str, str]]:
         """Return `roles` and `refused` of the keys that are selected."""

@@ -53,6 +53,29 @@ class TensorSource(Protocol):
     def close(self) -> None: ...
 
 
+class DerivedSource:
+    """Base class of a source that presents the tensors of another one differently: it has the same files."""
+
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+
+    @property
+    def path(self) -> str:
+        return self._source.path
+
+    def files(self) -> list[str]:
+        return self._source.files()
+
+    def data_bytes(self) -> int:
+        return self._source.data_bytes()
+
+    def identity(self) -> str | None:
+        return self._source.identity()
+
+    def close(self) -> None:
+        self._source.close()
+
+
 def names_of(source: TensorSource) -> Callable[[str], tuple[str, ...]]:
     """Return a function that returns all names of a tensor of `source`, its own first."""
     known = source.object_names

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from torch_tfckpt.errors import DataLossError
-from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.protocols import DerivedSource, TensorSource
 from torch_tfckpt.foreign_files.sidecar import Sidecar
 from torch_tfckpt.foreign_files.values import FileValue, TensorInfo
 from torch_tfckpt.format.tensor_names import TensorNames
 from torch_tfckpt.text import printable, quoted
 
 
-class SidecarSource:
+class SidecarSource(DerivedSource):
     """The tensors of `source` and those of `sidecar`, which was read from `sidecar_path`.
 
     Raises:
@@ -20,7 +20,8 @@ class SidecarSource:
     """
 
     def __init__(self, source: TensorSource, sidecar: Sidecar, sidecar_path: str) -> None:
-        self._source, self._sidecar, self._sidecar_path = source, sidecar, sidecar_path
+        super().__init__(source)
+        self._sidecar, self._sidecar_path = sidecar, sidecar_path
         held = set(source.names())
         for name in sidecar.tensors.keys() & held:
             raise DataLossError(f"{printable(sidecar_path)}: tensor {quoted(name)} is also in {printable(source.path)}")
@@ -32,10 +33,6 @@ class SidecarSource:
                 raise DataLossError(
                     f"{printable(sidecar_path)}: tensor {quoted(name)} is {plain.name}, not {kind.name}"
                 )
-
-    @property
-    def path(self) -> str:
-        return self._source.path
 
     @property
     def format(self) -> str:
@@ -71,16 +68,7 @@ class SidecarSource:
         return {name: values[name] for name in wanted}
 
     def files(self) -> list[str]:
-        return [*self._source.files(), self._sidecar_path]
-
-    def data_bytes(self) -> int:
-        return self._source.data_bytes()
-
-    def identity(self) -> str | None:
-        return self._source.identity()
-
-    def close(self) -> None:
-        self._source.close()
+        return [*super().files(), self._sidecar_path]
 
 
 def _as_type(value: FileValue, dtype: torch.dtype | None) -> FileValue:
