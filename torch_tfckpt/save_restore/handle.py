@@ -61,8 +61,7 @@ class SaveHandle:
         self._complete = complete
         self._done = Latch()
         self._logged = Latch()
-        self._to_run = [True]  # taken by the thread that completes the save, or by the one that gives it up
-        self._taken = Latch()
+        self._taken = Latch()  # set by the thread that completes the save, or by the one that gives it up
         self._starter: int | None = threading.get_ident()  # None once the thread that completes it was started
         self._runner: int | None = None  # the thread that completes it
         self._path: str | None = None
@@ -90,18 +89,9 @@ class SaveHandle:
         thread.start()
         self._starter = None
 
-    def _take(self) -> bool:
-        """Return True to one of two threads: the one that completes the save, or the one that gives it up."""
-        try:
-            self._to_run.pop()
-        except IndexError:
-            return False
-        self._taken.set()
-        return True
-
     def _give_up(self, abandon: Callable[[], object]) -> None:
         """Remove everything that was written, unless a thread is completing the save already."""
-        if not self._take():
+        if not self._taken.set_first():
             return
         _UNREPORTED.discard(self)  # otherwise exit would wait for it forever
         self._complete = None
@@ -170,7 +160,7 @@ class SaveHandle:
             latch.set()
 
     def _run(self) -> None:
-        if not self._take():
+        if not self._taken.set_first():
             return  # the thread that started this one has abandoned the save
         assert self._complete is not None, "a skipped save was started"
         self._runner = threading.get_ident()

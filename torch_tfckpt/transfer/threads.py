@@ -41,12 +41,17 @@ class Latch(threading.Event):
 
     def set(self) -> None:
         """Let all waiting threads continue, now and later."""
+        self.set_first()
+
+    def set_first(self) -> bool:
+        """Do what `set` does; return whether no other call did it before. Of all calls, one returns True."""
         self._is_set = True
         try:
             gate = self._to_release.pop()
         except IndexError:
-            return  # another thread has called `set`
+            return False
         gate.release()
+        return True
 
     def clear(self) -> None:
         """Raise RuntimeError: what has happened cannot be undone."""
