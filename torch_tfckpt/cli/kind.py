@@ -100,9 +100,7 @@ def _directory_kind(path: str, names: Sequence[str]) -> _Finding | None:
             if kind.reading is not Reading.NOTHING
         ]
         kind = f"a directory without a checkpoint of its own, but with checkpoints in {inside}"
-        hint = f"Pass one of them, as in `tfckpt show {below.example}`"
-        if below.is_cut:
-            hint += f". {below.limits}"
+        hint = f"Pass one of them, as in `tfckpt show {below.example}`{below.limits}"
         return _Finding(kind, hint, True, [*below.lines, *readable_files])
     lines = [f"{printable(name)}: {kind.what}" for name, kind in kinds]
     readable = any(kind.reading is not Reading.NOTHING for _, kind in kinds)

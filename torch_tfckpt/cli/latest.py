@@ -34,7 +34,7 @@ def latest(options: argparse.Namespace) -> int:
         else:
             finding = "the checkpoint named in its state file does not exist"
         hint = "" if options.valid else ". `tfckpt latest --valid` searches for others"
-        below = "" if is_url(directory) else checkpoints_below(directory).sentence("latest")
+        below = checkpoints_below(directory).sentence("latest")
         hint = f". {below}" if below else hint
         say(f"tfckpt: {printable(directory)}: {finding}{hint}")
     return 1 if newest is None else 0

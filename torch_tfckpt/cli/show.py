@@ -121,10 +121,11 @@ def ls(options: argparse.Namespace) -> int:
 
 def open_for_listing(path: str) -> TensorSource:
     """Call `open_source`; if a directory has no checkpoint, the error names those in its subdirectories."""
+    path = fspath(path)
     try:
-        return open_source(fspath(path))
+        return open_source(path)
     except NotFoundError as error:
-        below = checkpoints_below(fspath(path)).sentence("ls") if LOCAL.is_directory(fspath(path)) else ""
+        below = checkpoints_below(path).sentence("ls")
         if not below:
             raise
         raise NotFoundError(f"{str(error).rstrip('.')}. {below}") from error.__cause__

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Final
 
 from torch_tfckpt.directory.names import STATE_FILE, prefixes_of
+from torch_tfckpt.storage.names import is_url
 from torch_tfckpt.text import counted, listed, natural_order, printable
 
 _LEVELS: Final = 2
@@ -43,8 +44,8 @@ class Subdirectories:
 
     @property
     def limits(self) -> str:
-        """A remark if not everything was searched; "" otherwise."""
-        return "Not all of its subdirectories were searched, so there may be more" if self.is_cut else ""
+        """What to append to a sentence if not everything was searched; "" otherwise."""
+        return ". Not all of its subdirectories were searched, so there may be more" if self.is_cut else ""
 
     def sentence(self, verb: str) -> str:
         """Return a sentence that names the first ones, and the command to use; "" if there are none."""
@@ -52,14 +53,16 @@ class Subdirectories:
             return ""
         known = listed(self.lines, _LISTED, str)
         found = f"There are checkpoints in subdirectories ({known}): pass one of them, as in `tfckpt {verb}"
-        return f"{found} {self.example}`" + (f". {self.limits}" if self.is_cut else "")
+        return f"{found} {self.example}`{self.limits}"
 
 
 def checkpoints_below(directory: str) -> Subdirectories:
-    """Return the subdirectories of a local directory that have checkpoints; none if it has checkpoints itself.
+    """Return the subdirectories of a local directory that have checkpoints; none if it has some itself, or is a URL.
 
     Cost: reads at most `_IN_ALL` names.
     """
+    if is_url(directory):
+        return Subdirectories({}, False)
     names, level, is_cut = _names_in(directory, _IN_ALL)
     left = _IN_ALL - len(names)
     if _has_checkpoints(names):
