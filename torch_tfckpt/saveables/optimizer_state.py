@@ -13,8 +13,8 @@ Contract of a restore:
     file only        the state is kept, and restored when `add_param_group` adds the parameter (see `late_parameters`);
                      until then, it is saved with the state of the others, as separate groups
     optimizer only   the parameter keeps its current state
-    refused          another class of optimizer; a parameter of another shape; no parameter in common
-    reported         every other difference, by a warning in the log
+    refused          hyperparameters of another algorithm; a parameter of another shape; no parameter in common
+    reported         every other difference, by a warning in the log, even another class of optimizer
 
 An optimizer with a custom state_dict structure, such as a Lookahead, is saved and restored through it, under
 "own_form". It refers to parameters by their positions, so the restore requires the same parameters in the same order. A
