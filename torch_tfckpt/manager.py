@@ -259,7 +259,7 @@ class CheckpointManager:
 
         Raises:
             InvalidArgumentError: the number is not an integer, or a metric is not a number.
-            FailedPreconditionError: the system refuses to say whether the number is in use; nothing was saved.
+            FailedPreconditionError: a system error hides whether the number is in use; nothing was saved.
             OSError: the state file could not be written. The checkpoint itself is complete.
             Any error of `checkpoint.write`; then only the save counter has changed.
 

@@ -1,7 +1,7 @@
 """Restore the checkpoint with which a CheckpointManager continues: the newest one that is complete and undamaged.
 
-Only a checkpoint that is known to be damaged is skipped. If the system refuses to answer, or a checkpoint does not
-fit the objects, that error is raised: an older checkpoint would hide it.
+Only a checkpoint that is known to be damaged is skipped. If a system error hides its state, or it does not fit
+the objects, that error is raised: restoring an older checkpoint would conceal it.
 """
 
 import logging

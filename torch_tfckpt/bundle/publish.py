@@ -220,8 +220,8 @@ class BundlePublication:
         """Publish the data files, whose bytes are durable, as shards 0, 1, ... of the checkpoint.
 
         Args:
-            files: The data files, if they are open. They are closed at the end, since nobody takes an open file for a
-                leftover.
+            files: The data files, if they are open. They are closed at the end: an open file is never treated as
+                a leftover.
 
         Raises:
             OSError: the system refused a step. Nothing was published, and the data files are removed.

@@ -87,7 +87,8 @@ def _say_warning(message: Warning | str, category: type[Warning], *_: object, **
 def error_text(error: CheckpointError) -> str:
     """Return the message of an error for users of the command line.
 
-    It has options instead of the parameters of Python functions, and no words that only programs look for.
+    It names options instead of the parameters of Python functions, and omits wording that is only there for programs
+    that search messages for it.
     """
     return _PARAMETER.sub(_as_option, str(error).replace(NO_MATCHING_FILES, ""))
 

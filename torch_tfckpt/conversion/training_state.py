@@ -75,7 +75,7 @@ def as_training(source: TensorSource) -> "TrainingSource | None":
 
 
 def training_lines(training: Mapping[str, str], refused: Mapping[str, str]) -> list[str]:
-    """Return the lines of a report on what was converted as what."""
+    """Return report lines: each converted key with its role, and each key not converted with the reason."""
     lines = ["training state, for Saver({...}).restore:"] if training or refused else []
     lines += [f"  {quoted(key)}: {role}" for key, role in training.items()]
     return lines + [f"  {quoted(key)} was NOT converted: {reason}" for key, reason in refused.items()]

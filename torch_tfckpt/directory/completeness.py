@@ -3,7 +3,7 @@
 A job that was killed, or an interrupted copy, may leave an index without its data. The check reads no tensors: it
 compares sizes, not contents.
 
-A checkpoint is skipped only if it is known to be incomplete. If the system refuses to answer, the search ends with
+A checkpoint is skipped only if it is known to be incomplete. If a system error hides that, the search ends with
 an error: the next checkpoint in line would be an older one.
 """
 
@@ -32,7 +32,7 @@ def check_complete(storage: Storage, path: str) -> None:
     Raises:
         NotFoundError: there is no checkpoint, or one of its files is missing.
         DataLossError: an index is damaged, or a data file is too short for the tensors that the index places in it.
-        FailedPreconditionError: the system refuses to answer.
+        FailedPreconditionError: a system error, such as EACCES or EIO.
 
     Cost: reads the index; for version 1, the end and the first block of each shard.
     """
@@ -85,7 +85,7 @@ def candidates(storage: Storage, directory: str, latest_filename: str | None = N
     determine the order within a series: a copy of a directory may have been written in any order.)
 
     Raises:
-        FailedPreconditionError: the system refuses to answer.
+        FailedPreconditionError: a system error such as EACCES or EIO; which checkpoints exist is unknown.
     """
     seen: set[str] = set()
     for path in _named(storage, directory, latest_filename):

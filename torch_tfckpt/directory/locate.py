@@ -61,7 +61,7 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
         NotFoundError: there is no checkpoint; the message lists the checkpoints that exist.
         InvalidArgumentError: a directory has several checkpoints and no state file.
         DataLossError: a state file, or a file that should belong to a checkpoint, has unexpected contents.
-        FailedPreconditionError: the system refuses to say what is there.
+        FailedPreconditionError: a system error such as EACCES or EIO; what is stored there is unknown.
 
     Cost: looks at names, and at the beginning and the end of a version 1 file.
     """

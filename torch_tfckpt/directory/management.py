@@ -3,8 +3,8 @@
     latest_checkpoint("train")                  # the one that the `checkpoint` file names, if it exists
     latest_checkpoint("train", valid=True)      # the newest one that is complete, even if the file names another
 
-None, False and an older checkpoint are returned only if the newest one is known not to exist or to be damaged. If the
-system refuses to answer (a full table of open files, a failing disk, missing permissions, a network file system that
+None, False and an older checkpoint are returned only if the newest one is known not to exist or to be damaged. If a
+system error hides that (a full table of open files, a failing disk, missing permissions, a network file system that
 does not respond), every function here raises an error instead.
 
 Source: tensorflow/python/checkpoint/checkpoint_management.py, checkpoints_iterator in
@@ -67,7 +67,7 @@ def latest_checkpoint(
 
     Raises:
         DataLossError (a ValueError): without `valid`, if the state file can be parsed but does not name a checkpoint.
-        FailedPreconditionError (a RuntimeError): the system refuses to say which checkpoints there are.
+        FailedPreconditionError (a RuntimeError): a system error hides which checkpoints there are.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -138,7 +138,7 @@ def checkpoint_exists(checkpoint_prefix: AnyPath, *, storage: Storage | None = N
     a pattern, so a path may contain "[" (TensorFlow cannot find such checkpoints).
 
     Raises:
-        FailedPreconditionError (a RuntimeError): the system refuses to answer.
+        FailedPreconditionError (a RuntimeError): a system error, such as EACCES or EIO.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -159,7 +159,7 @@ def get_checkpoint_mtimes(checkpoint_prefixes: Iterable[AnyPath], *, storage: St
     may be shorter than the argument.
 
     Raises:
-        FailedPreconditionError (a RuntimeError): the system refuses to answer.
+        FailedPreconditionError (a RuntimeError): a system error, such as EACCES or EIO.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt

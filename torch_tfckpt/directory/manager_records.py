@@ -9,8 +9,8 @@ The directory is listed in addition to the state file, which may be missing, dam
 - The number of an existing checkpoint is not reused, unless this manager saved or restored that checkpoint.
 - A damaged state file is not a missing one: `damage` has the reason.
 
-If the system refuses to answer, construction raises an error: otherwise an older checkpoint, or none, would be
-restored.
+If a system error hides which checkpoints exist, construction raises an error: otherwise an older checkpoint, or none,
+would be restored.
 
 Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py.
 """
@@ -145,7 +145,7 @@ class ManagerRecords(CheckpointRecords):
         """Return the number of the next checkpoint: `counter` + 1, or above all checkpoints of others.
 
         Raises:
-            FailedPreconditionError: the system refuses to say whether it is in use.
+            FailedPreconditionError: a system error hides whether it is in use.
         """
         wanted = number = counter + 1
         if number <= self._highest_of_others:

@@ -183,7 +183,7 @@ class CheckpointRecords(ABC):
 
         Raises:
             NotFoundError: there is no such checkpoint.
-            FailedPreconditionError: the system refuses to read the file, or to say whether there is the checkpoint.
+            FailedPreconditionError: the file cannot be read, or it is unknown whether the checkpoint exists.
             OSError: the file cannot be written.
         """
         storage = self._storage or storage_of(path)

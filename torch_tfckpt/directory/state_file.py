@@ -123,7 +123,7 @@ def resolve_in(storage: Storage, directory: str, stored: str) -> str:
     at an absolute path elsewhere, because the directory may have been copied or moved.
 
     Raises:
-        FailedPreconditionError: the system refuses to say whether there is one in the directory.
+        FailedPreconditionError: a system error hides whether there is one in the directory.
     """
     if not (os.path.isabs(stored) or is_url(stored)):
         return os.path.join(directory, stored)

@@ -130,7 +130,7 @@ def _rename(names: Sequence[str], proper: Sequence[str], index_path: str, encode
         LOCAL.sync_directory(os.path.dirname(index_path))
         write_file(LOCAL, index_path, encode_index([os.path.basename(final) for final in proper]))
     except OSError as error:
-        _log.info("%s: could not give the shards their proper names: %s", printable(index_path), error)
+        _log.info("%s: could not rename the shards to their final names: %s", printable(index_path), error)
         return list(names)
     for name in names:
         _remove_quietly(name)

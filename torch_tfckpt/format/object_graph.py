@@ -209,7 +209,7 @@ class ObjectGraph:
             longest: Maximum number of names; None: no limit.
 
         Returns:
-            The names; None if no path leads to the node, as for slot variables, or it is longer.
+            The names; None if no path leads to the node, as for slot variables, or the path is longer than `longest`.
 
         Cost: the length of the path; the first call visits every edge once.
         """

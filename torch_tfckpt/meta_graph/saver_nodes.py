@@ -223,7 +223,7 @@ class _SaverNodes:
         self._graph.add(self._saved_path, "ShardedFilespec", (self._path, count), "", attrs, done)
 
     def _add_temporary_prefix(self) -> str:
-        """Write the nodes of the temporary prefix: in a directory next to the checkpoint, on S3 without one."""
+        """Write the nodes of the temporary prefix: in a directory next to the checkpoint, or on S3 next to it."""
         graph = self._graph
         on_s3 = self._unique("StaticRegexFullMatch")
         attrs = attributes(_output_shapes=_SCALAR, pattern=string_value("^s3://.*"))

@@ -124,7 +124,10 @@ class _Named:
     of_module: bool
 
     def below(self, scope: str) -> list[str]:
-        """Return its possible names below the stored scope that `scope` is mapped from; empty if outside `scope`."""
+        """Return what follows `scope` in its names; empty if it is not in `scope`.
+
+        These are its possible names below the stored scope that is mapped to `scope`.
+        """
         start = "" if scope == _ROOT else scope
         if not self.of_module:
             return [name[len(start) :] for name in self.names if name.startswith(start)]

@@ -56,7 +56,7 @@ def _optimizers_in(reader: CheckpointReader) -> dict[str, dict[str, Any]]:
 
 
 def _of_model(prefix: str) -> str:
-    """Return the entry of the model, as in the source of a dict."""
+    """Return the Python source of the model's entry in the dict that is passed to Saver."""
     name, slash, rest = prefix.rpartition("/")
     # Without a prefix, or below another module, the parameters were passed one by one.
     return f"{quoted(name)}: model" if slash and not rest else "**dict(model.named_parameters())"

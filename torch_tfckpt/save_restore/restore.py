@@ -62,8 +62,8 @@ def restore_path(
     warning.
 
     Returns:
-        The checkpoint's prefix or version 1 path, or None if it is object-based and its variables were found by name.
-        A report, whose `sources` maps the saver's names to the stored keys.
+        A pair: the checkpoint's prefix or version 1 path, or None if it is object-based and its variables were found by
+        name; and a report, whose `sources` maps the saver's names to the stored keys.
 
     Raises:
         InvalidArgumentError: there is no such checkpoint; or dtypes or shapes do not fit.
@@ -195,8 +195,8 @@ def _by_names_in_graph(
         missing: Gets the names that are not there; None: they raise an error.
 
     Raises:
-        NotFoundError: a name is not in the graph. Instead, `error`, the reason why the names could not be read as keys,
-            if there is no graph, or if all names are keys and a file is missing.
+        NotFoundError: a name is not in the graph. If there is no graph, or if all names are keys and a file is missing,
+            `error` is raised: the reason why the names could not be read as keys.
     """
     try:
         graph = reader.object_graph

@@ -42,7 +42,7 @@ class LateParameters:
         self._optimizer.__dict__[_METHOD] = self
 
     def stop(self) -> None:
-        """Stop intercepting it, and discard the kept state."""
+        """Stop intercepting `add_param_group`, and discard the kept state."""
         if self._optimizer.__dict__.get(_METHOD) is self:
             if self._replaced is None:
                 del self._optimizer.__dict__[_METHOD]

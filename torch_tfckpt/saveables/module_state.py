@@ -318,7 +318,7 @@ def _text(key: str, value: Mapping[str, Any]) -> SaveableObject:
 
 
 def _versions(parts: Sequence[LoadedPart]) -> dict[str, dict[str, int]]:
-    """Return the key of each ".versions" -> path of a module in the module of the var_list -> its version."""
+    """Return a dict for each ".versions" key: path of a module within that of var_list -> its version."""
     found: dict[str, dict[str, int]] = {}
     for part in parts:
         for path, each in part.module.named_modules(remove_duplicate=False):

@@ -2,7 +2,7 @@
 
 A file stores only the name of their class, to compare it. If the program has a value of that class at the same place,
 the restored one is of that class, too; otherwise it is a plain tuple, or the plain value of the enumeration, which
-compare equal for named tuples, IntEnum and StrEnum. `fitted` reports each such place.
+compare equal for named tuples, IntEnum and StrEnum. `fitted` reports each value that gets a plain type.
 """
 
 import enum

@@ -189,7 +189,10 @@ class _Kept:
 
 
 def _stand_in(value: object, dtype: torch.dtype | None, key: object = None) -> object:
-    """Return `value` without what torch would change. That of a tensor takes no memory and needs no cast."""
+    """Return `value` with stand-ins for what torch would change.
+
+    The stand-in for a tensor takes no memory and needs no cast.
+    """
     if isinstance(value, torch.Tensor):
         if dtype in (None, value.dtype) or key == _STEP:
             return value

@@ -99,7 +99,7 @@ class SaverRecords(CheckpointRecords):
 
     @property
     def newest(self) -> list[str]:
-        """Paths, oldest first."""
+        """Paths of the newest checkpoints, oldest first."""
         return [saved.path for saved in self._history.last]
 
     @property
@@ -144,8 +144,9 @@ class SaverRecords(CheckpointRecords):
     def refuse_conflict(self, request: SaveRequest) -> None:
         """Raise FailedPreconditionError if the checkpoint's path is that of the state file. Writes nothing.
 
-        All files of version 2 have suffixes, and all shards of version 1 have numbers after their name. So, as in
-        TensorFlow, a version 2 checkpoint may have this name if the state file spells its path differently.
+        The files of version 2 have a suffix after this path, and the shards of version 1 a number, so none of them is
+        the state file. Sharded version 1 checkpoints may therefore use its path; version 2 checkpoints only if the path
+        of the state file is spelled differently, as in TensorFlow.
         """
         if request.target != state_path(request.directory, request.latest_filename):
             return

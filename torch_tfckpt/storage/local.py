@@ -52,7 +52,7 @@ class LocalStorage:
     exclusive = staticmethod(locked_directory)
 
     def exists(self, path: str) -> bool:
-        # Not os.path.lexists, which returns False if the system refuses to answer: the caller might then overwrite.
+        # Not os.path.lexists, which returns False after a system error: the caller might then overwrite.
         try:
             os.lstat(path)
         except ValueError:  # no name contains a null character

@@ -65,7 +65,7 @@ def temporary_name(path: str, save: int) -> str:
 def stem(path: str) -> str:
     """Return `path` as it is in its temporary names: unchanged, or shortened so that they are not too long.
 
-    A shortened name has the start and the end of the name, and a hash of all of it: two names stay different.
+    A shortened name has the start and the end of the name, and a hash of all of it, so different names stay different.
     """
     name = path.rpartition("/")[2]
     encoded = os.fsencode(name)
@@ -159,7 +159,7 @@ def decoded_path(path: AnyPath) -> str:
 
 
 def _local_path(url: str) -> str:
-    """Return the path of file:///x, file:/x (as pathlib writes it) and file://localhost/x; of file://x, x."""
+    """Return /x for file:///x, file:/x (as pathlib writes it) and file://localhost/x, and x for file://x."""
     rest = url.removeprefix("file:")
     if rest.startswith("//"):
         rest = rest[2:]

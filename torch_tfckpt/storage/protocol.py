@@ -156,7 +156,7 @@ class Storage(Protocol):
         """Return whether there is a file or directory of that name.
 
         Raises:
-            OSError: the system refuses to answer. This must not return False then, or callers overwrite files.
+            OSError: a system error, such as EACCES or EIO. This must not return False then, or callers overwrite files.
         """
 
     def modified(self, path: str) -> float:
@@ -166,7 +166,7 @@ class Storage(Protocol):
         """Return the sorted names in `directory`; an empty list if there is no such directory.
 
         Raises:
-            FailedPreconditionError, OSError: the system refuses to answer.
+            FailedPreconditionError, OSError: a system error, such as EACCES or EIO.
         """
 
     def is_directory(self, path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Tell "it is not there" and "it is damaged" from "the system refuses to answer".
+"""Tell "it is not there" and "it is damaged" from "a system error hides it".
 
     ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG        an answer: there is no such file
     DataLossError, from bytes that were read    an answer: the file is damaged

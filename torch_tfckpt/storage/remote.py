@@ -376,7 +376,9 @@ class RemoteOutput:
                 self._synced = True
 
     def has_name(self, path: str) -> bool:
-        raise UnimplementedError(f"{printable(path)}: object stores have no open files. Compare the contents")
+        raise UnimplementedError(
+            f"{printable(path)}: object stores cannot tell whether this is the open file. Compare the contents"
+        )
 
     def close(self) -> None:
         with self._lock:
