@@ -85,7 +85,7 @@ def test_slices_of_one_tensor_from_two_sources(tmp_path: Path) -> None:
         (whole("t"), rows("t", 0), 'Duplicate tensor keyed by "t" encountered'),
         (rows("t", 0), whole("t"), 'Duplicate tensor keyed by "t"; attempting to merge in a non-slice bundle entry'),
         (rows("t", 0), rows("t", 0), "Duplicate tensor keyed by"),
-        (rows("t", 0), rows("t", 2, (4, 3)), "have another dtype or shape"),
+        (rows("t", 0), rows("t", 2, (4, 3)), "have a different dtype or shape"),
     ],
     ids=["whole whole", "whole slice", "slice whole", "same slice", "other shape"],
 )

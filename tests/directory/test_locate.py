@@ -96,7 +96,7 @@ class TestVersion1:
     def test_two_sets_of_shards(self, tmp_path: Path) -> None:
         for name in ("export-00000-of-00001", "export-00000-of-00002"):
             save_v1(tmp_path / name)
-        with pytest.raises(tfckpt.InvalidArgumentError, match=r"there are shards of 00001 and of 00002 files"):
+        with pytest.raises(tfckpt.InvalidArgumentError, match=r"there are sets of 00001 and of 00002 shards"):
             tfckpt.load_checkpoint(tmp_path / "export")
 
 

@@ -138,7 +138,7 @@ class _Merged:
                 )
             if (before.dtype, before.shape) != (entry.dtype, entry.shape):
                 raise InvalidArgumentError(
-                    f"{self._place}: the slices of {name} in {printable(source)} have another dtype or shape"
+                    f"{self._place}: the slices of {name} in {printable(source)} have a different dtype or shape"
                 )
             entry = before._replace(slices=before.slices + entry.slices)
         self._entries[key] = entry

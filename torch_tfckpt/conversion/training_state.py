@@ -48,7 +48,7 @@ from torch_tfckpt.foreign_files.pt import PtSource
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, shape_text
-from torch_tfckpt.saveables.optimizer_form import by_name, properties_of
+from torch_tfckpt.saveables.optimizer_form import MODULE, by_name, properties_of
 from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.saveables.stored_keys import SHARED
 from torch_tfckpt.saveables.wrappers import without_wrappers
@@ -288,10 +288,11 @@ class TrainingSource(DerivedSource):
         of_all = [each for group in names for each in group]
         if len(set(of_all)) != len(of_all):
             raise InvalidArgumentError("two of its parameters have the same name")
-        properties = {}
+        properties: dict[str, object] = {}
         if model is not None:
             tensors = self._models[model]
             properties = properties_of({each: (tensors[each].shape, tensors[each].dtype) for each in of_all})
+            properties[MODULE] = model
             self._parameters[key] = model, of_all
         self._add_state(key, {**properties, **by_name(packed, names)}, values)
         self.roles[key] = f"an optimizer, {counted(len(of_all), 'parameter')}, {how}"

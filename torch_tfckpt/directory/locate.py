@@ -230,7 +230,7 @@ def _sharded(storage: Storage, prefix: str) -> CheckpointFiles | None:
         return None
     if len(counts) > 1:
         raise InvalidArgumentError(
-            f"{printable(prefix)}: there are shards of {' and of '.join(sorted(counts))} files, which belong to "
+            f"{printable(prefix)}: there are sets of {' and of '.join(sorted(counts))} shards, which belong to "
             f"different saves. Pass one set, e.g. {printable(prefix)}-?????-of-{max(counts)}"
         )
     pattern = shard_pattern(prefix, int(counts.pop()))

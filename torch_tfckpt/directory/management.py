@@ -55,8 +55,8 @@ def latest_checkpoint(
         valid: Return the newest checkpoint that is complete: its index can be parsed, and every data file exists and
             is long enough for the tensors in the index (version 1: every shard exists and can be opened). Tensors are
             not read and their checksums not compared; `tfckpt verify` does that. Checkpoints are checked in this order:
-            the newest and the list of the state file, from the newest on, then all others in the directory: those of
-            one series ("m-10", "m-20") by their numbers, since copies may have other times, and series by age. A
+            the newest one in the state file; its list, newest first; then all others in the directory, those of one
+            series ("m-10", "m-20") by number, since the modification times of copies may differ, and series by age. A
             missing or damaged state file is ignored. Incomplete checkpoints are logged.
         storage: Where files are stored; None chooses by the path.
 
@@ -67,7 +67,7 @@ def latest_checkpoint(
 
     Raises:
         DataLossError (a ValueError): without `valid`, if the state file can be parsed but does not name a checkpoint.
-        FailedPreconditionError (a RuntimeError): a system error hides which checkpoints there are.
+        FailedPreconditionError (a RuntimeError): because of a system error, it is unknown which checkpoints exist.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt

@@ -9,7 +9,7 @@ The directory is listed in addition to the state file, which may be missing, dam
 - The number of an existing checkpoint is not reused, unless this manager saved or restored that checkpoint.
 - A damaged state file is not a missing one: `damage` has the reason.
 
-If a system error hides which checkpoints exist, construction raises an error: otherwise an older checkpoint, or none,
+If a system error leaves it unknown which checkpoints exist, construction fails: otherwise an older checkpoint, or none,
 would be restored.
 
 Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py.

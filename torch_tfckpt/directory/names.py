@@ -39,7 +39,7 @@ def is_there(storage: Storage, prefix: str) -> bool:
 
 
 def with_other_count(storage: Storage, pattern: str) -> str | None:
-    """Return the pattern of the version 1 shards that exist if `pattern` is that of another number of shards.
+    """Return the pattern of the existing version 1 shards if `pattern` has a different number of shards.
 
     A `checkpoint` file contains an earlier save's number of shards if the program was killed before updating it.
     """

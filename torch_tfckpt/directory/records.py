@@ -201,7 +201,7 @@ class CheckpointRecords(ABC):
         self.retention.save()
 
     def _read_retention(self, path: str) -> None:
-        """Read the files of pins that other processes may have changed, among them that of the directory of `path`."""
+        """Read the pin files that other processes may have changed, including the one for the directory of `path`."""
         storage = self._storage or storage_of(path)
         if not self.retention.load(storage, os.path.dirname(path), self._latest_filename):
             self.retention.read_again()

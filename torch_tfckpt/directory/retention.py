@@ -238,7 +238,7 @@ def protected(
 
 
 class ExpiredCheckpoints(NamedTuple):
-    """Checkpoints that are too old to be kept as new ones, oldest first."""
+    """Checkpoints that are no longer among the newest ones to keep, oldest first."""
 
     protected: tuple[str, ...]
     to_delete: tuple[str, ...]

@@ -247,7 +247,7 @@ class RetentionRecord:
     def save(self) -> None:
         """Write the files whose contents changed, durably; remove those that would be empty.
 
-        A file is read again before, so that what other processes have added is not lost.
+        A file is read again before it is written, so that what other processes have added is not lost.
 
         Raises:
             FailedPreconditionError: the system refuses to read a file.

@@ -1,7 +1,7 @@
 """Identities of converted files: equal for the same tensors, different for the files of any other conversion.
 
-A sidecar, and the index of several .safetensors files, contain the identity of the files that they belong to, so files
-of two conversions that were mixed, such as by copying, are an error. The same conversion always gives the same bytes.
+A sidecar, and the index of several .safetensors files, contain the identity of the files that they belong to, so a mix
+of files from two conversions, for instance after copying, is an error. The same conversion always gives the same bytes.
 
 - .safetensors: in the metadata of each file, if there are several or a sidecar; a digest of all tensors.
 - .pt and .npz: a digest of the names, sizes and checksums in the directory of the archive.

@@ -1,8 +1,8 @@
 """Decode the pickle of a .pt file into plain records. Nothing is imported, called or executed.
 
-A pickle is a program for a stack machine. Only those of its operations are carried out that build plain values
-(numbers, strings, lists, tuples, dictionaries) from its own bytes. A reference to a class or function becomes a
-`Reference`, a call becomes the record that stands for its result:
+A pickle is a program for a stack machine. Only operations that build plain values (numbers, strings, lists, tuples,
+dictionaries) from the pickle's own bytes are carried out. A reference to a class or function becomes a `Reference`;
+a call becomes the record that represents its result:
 
     torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, ...)  ->  PickledTensor
     ("storage", torch.FloatStorage, "0", "cpu", 6) as a persistent id      ->  PickledStorage

@@ -222,7 +222,7 @@ def _placed(name: str, stored: PickledTensor, place: tuple[int, int]) -> _Placed
 
 
 def _row_major(stored: PickledTensor) -> tuple[int, ...]:
-    """Return the strides of a contiguous tensor of the same shape; dimensions of size 1 have any stride."""
+    """Return the strides of a contiguous tensor of the same shape; dimensions of size 1 keep their stride."""
     strides: list[int] = []
     step = 1
     for size, stride in zip(reversed(stored.shape), reversed(stored.strides), strict=True):

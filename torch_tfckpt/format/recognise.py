@@ -163,7 +163,7 @@ def _tar_kind(head: bytes, size: int) -> FileKind | None:
 
 
 def _flatbuffer_kind(head: bytes, size: int) -> FileKind | None:
-    """Recognise a flatbuffer by the identifier at byte 4 and, unless TensorFlow Lite's, its root table."""
+    """Recognise a flatbuffer by the identifier at byte 4 and, except for TensorFlow Lite, by its root table."""
     if head[4:8] == b"TFL3":
         return FileKind.TFLITE
     if len(head) < 16 or not _IDENTIFIER.fullmatch(head, 4, 8):

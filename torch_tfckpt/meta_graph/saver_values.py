@@ -165,7 +165,7 @@ def _ancestors(graph: Graph, node: Node) -> Iterator[tuple[_Frame, Node]]:
 
 
 def _in_graph_order(found: Sequence[tuple[_Frame, Node]]) -> list[tuple[_Frame, Node]]:
-    """Return the nodes sorted by frame, and in each by the graph's order, in which the saver was built."""
+    """Return the nodes sorted by frame, then in graph order: the order in which the saver was built."""
     frames: dict[_Frame, set[str]] = {}
     for frame, node in found:
         frames.setdefault(frame, set()).add(node.name)

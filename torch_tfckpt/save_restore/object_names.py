@@ -79,7 +79,7 @@ def with_keys(
         left_out: Receives the names that are not in the checkpoint, if others are. None: they raise an error.
 
     Raises:
-        NotFoundError: in three parts: the names that are not in the checkpoint, those that are only there, and the
+        NotFoundError: in three parts: the names that are not in the checkpoint, those that are only in it, and the
             number of common ones. The state of an object is never found: such files store it by the path to the object.
     """
     aliases = _aliases(saveables)

@@ -2,14 +2,14 @@
 
 A handler may interrupt training anywhere, even in the middle of `optimizer.step()`. A checkpoint taken then would
 mix new and old parameters, and nobody would notice. So the handler saves nothing. Safe points are the calls that the
-training loop makes where its values belong together: `should_stop()`, and the saves of the same object.
+training loop makes while its values are consistent: `should_stop()`, and the saves of the same object.
 
 Guaranteed, if a safe point is reached before the process is killed: one durable checkpoint of that point, even if a
 save is in flight, or if that save fails. A second signal of the same number has its usual effect, so that a loop that
 never reaches a safe point can be ended. Forked children do not note signals: in them each has its usual effect.
 
-Several objects may be open for one signal, and be closed in any order: all open ones note it. A closed one whose
-handler another one has restored passes signals on.
+Several objects may be open for one signal, and be closed in any order: all open ones note it. If closing one object
+restores the handler of another one that is already closed, that handler passes signals on.
 """
 
 import logging
@@ -101,7 +101,7 @@ class SaveOnSignal:
         return not self._closed
 
     def should_stop(self) -> bool:
-        """Save if a signal has arrived, once; return whether one has. Call it where all values belong together.
+        """Save if a signal has arrived, once; return whether one has. Call it where all values are consistent.
 
         Raises:
             SystemExit: with `exit=True`, once the checkpoint is durable; its code is 128 plus the signal's number.

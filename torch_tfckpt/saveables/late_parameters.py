@@ -13,7 +13,9 @@ from typing import Any, Final
 
 import torch
 
+from torch_tfckpt.saveables.optimizer_form import MODULE
 from torch_tfckpt.saveables.optimizer_groups import names_in
+from torch_tfckpt.saveables.optimizer_renaming import in_full, names_after
 
 _METHOD: Final = "add_param_group"
 
@@ -75,6 +77,9 @@ def with_late_state(optimizer: torch.optim.Optimizer, value: dict[str, Any]) -> 
     if not isinstance(late, LateParameters):
         return value
     stored, names = late.state()
+    if value.get(MODULE) != stored.get(MODULE):
+        value, short, stored = in_full(value), stored, in_full(stored)
+        names = names_after(names, short, stored)
     waiting = names - set(names_in(value["param_groups"]))
     joined: dict[str, Any] = {
         entry: {**value[entry], **{name: each for name, each in stored.get(entry, {}).items() if name in waiting}}

@@ -120,7 +120,9 @@ class Modules:
             groups = group_shared(module_tensors(module))
             yield key, {identity_of(first.tensor): first.name for first, *_ in groups}
 
-    def without_wrappers(self, optimizer: torch.optim.Optimizer, names: list[list[str]]) -> list[list[str]]:
+    def without_wrappers(
+        self, optimizer: torch.optim.Optimizer, names: Sequence[Sequence[str | None]]
+    ) -> Sequence[Sequence[str | None]]:
         """Return the names of an optimizer's parameters without the name parts added by wrappers among these modules.
 
         An optimizer that was built from the named_parameters() of a wrapped module has names with these parts.
@@ -133,7 +135,10 @@ class Modules:
         if not wrapped:
             return names
         return [
-            [wrapped.get((identity_of(each), name), name) for each, name in zip(group["params"], own, strict=True)]
+            [
+                name if name is None else wrapped.get((identity_of(each), name), name)
+                for each, name in zip(group["params"], own, strict=True)
+            ]
             for group, own in zip(optimizer.param_groups, names, strict=True)
         ]
 

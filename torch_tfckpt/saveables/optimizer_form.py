@@ -1,5 +1,7 @@
 """The form in which the state of an optimizer is stored: its state_dict with names instead of positions.
 
+module_key     key of the module whose state_dict has these names. Absent if there is no such module: a name is the key
+               under which the parameter itself is stored, or the name that the optimizer was built with
 optimizer      name of its class; absent if it is unknown, as in a state_dict that `convert` read from a .pt file
 param_shapes   name of each parameter -> its shape
 param_dtypes   name -> dtype, of those that are not float32
@@ -19,9 +21,10 @@ from torch_tfckpt.saveables.optimizer_groups import without_parameters
 from torch_tfckpt.text import listed
 
 OWN_FORM: Final = "own_form"
+MODULE: Final = "module_key"
 WRAPPED: Final = "wrapped"
 FIELDS: Final = (
-    "optimizer", "param_shapes", "param_dtypes", "param_groups", "state", "other_state", OWN_FORM, WRAPPED
+    "optimizer", MODULE, "param_shapes", "param_dtypes", "param_groups", "state", "other_state", OWN_FORM, WRAPPED
 )  # fmt: skip
 # Hyperparameters that newer versions of torch have added to existing classes, with a default that changes nothing.
 _ADDED_LATER: Final = frozenset(

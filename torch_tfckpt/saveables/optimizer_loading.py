@@ -59,7 +59,8 @@ def _hidden(
         if id(each) in seen or not has_groups(each):
             continue
         seen.add(id(each))
-        if each.state is outer.state or (each.state and {*map(id, each.state.values())} <= packed):
+        in_packed = {*map(id, each.state.values())} <= packed
+        if in_packed if each.state else each.state is outer.state:
             yield from _hidden(outer, each, f"{prefix}{name}.", packed, seen)
         else:
             yield prefix + name, each

@@ -1,6 +1,7 @@
 """Names of the parameters of an optimizer: its own, or those of modules and tensors of the var_list."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeGuard
 
 import torch
@@ -9,6 +10,42 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.text import quoted
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterNames:
+    """Names of an optimizer's parameters.
+
+    Attributes:
+        groups: The names in each group; None for a parameter that cannot be in the checkpoint.
+        module: Key of the one module of the var_list that has all of the parameters. Names then have no key in front.
+            None: there is no such module.
+        modules: Keys of all modules of the var_list.
+    """
+
+    groups: Sequence[Sequence[str | None]]
+    module: str | None = None
+    modules: Sequence[str] = ()
+
+    def flat(self) -> Iterator[str | None]:
+        """Yield the name of each parameter, in the order of the optimizer's positions."""
+        return (name for group in self.groups for name in group)
+
+    def known(self) -> list[str]:
+        """Return all names but None."""
+        return [name for name in self.flat() if name is not None]
+
+    def in_full(self) -> "ParameterNames":
+        """Return "<key of the module>/<name>" in place of the names in one module."""
+        if self.module is None:
+            return self
+        full = [[None if name is None else name_in_full(self.module, name) for name in group] for group in self.groups]
+        return ParameterNames(full, None, self.modules)
+
+
+def name_in_full(module: str, name: str) -> str:
+    """Return the key under which a Saver stores a parameter of the module with this key."""
+    return f"{module}/{name}" if module else name
 
 
 def has_groups(value: object) -> TypeGuard[torch.optim.Optimizer]:
@@ -20,8 +57,8 @@ def parameter_names(
     optimizer: torch.optim.Optimizer,
     modules: Iterable[tuple[str, Mapping[Identity, str]]],
     tensors: Mapping[Identity, str],
-) -> list[list[str]]:
-    """Return the names of an optimizer's parameters, one list for each group.
+) -> ParameterNames:
+    """Return the names of an optimizer's parameters.
 
     Args:
         modules: Key of each module of the var_list, and names of its tensors.
@@ -35,10 +72,13 @@ def parameter_names(
         InvalidArgumentError: a parameter is not found (with its position and shape), or two have the same name.
     """
     groups: list[list[torch.Tensor]] = [list(group["params"]) for group in optimizer.param_groups]
+    names_of = dict(modules)
+    wanted = {identity_of(parameter) for group in groups for parameter in group}
+    module = next((key for key, names in names_of.items() if wanted <= names.keys()), None)
     if groups and all("param_names" in group for group in optimizer.param_groups):
         names = [list(group["param_names"]) for group in optimizer.param_groups]
     else:
-        name_of = _names_by_identity({identity_of(p) for group in groups for p in group}, list(modules), tensors)
+        name_of = _names_by_identity(names_of, tensors) if module is None else names_of[module]
         names = [
             [_name(name_of, parameter, group, position) for position, parameter in enumerate(parameters)]
             for group, parameters in enumerate(groups)
@@ -48,18 +88,15 @@ def parameter_names(
         if name in seen:
             raise InvalidArgumentError(f"two parameters of the optimizer have the name {quoted(name)}. Rename one")
         seen.add(name)
-    return names
+    return ParameterNames(names, module, list(names_of))
 
 
 def _names_by_identity(
-    wanted: set[Identity], modules: list[tuple[str, Mapping[Identity, str]]], tensors: Mapping[Identity, str]
-) -> dict[Identity, str]:
-    for _, names in modules:
-        if wanted <= names.keys():
-            return dict(names)
+    modules: Mapping[str, Mapping[Identity, str]], tensors: Mapping[Identity, str]
+) -> Mapping[Identity, str]:
     found = dict(tensors)
-    for key, names in reversed(modules):  # if several modules have a parameter, the first one names it
-        found.update({identity: f"{key}/{name}" if key else name for identity, name in names.items()})
+    for key, names in reversed(list(modules.items())):  # if several modules have a parameter, the first one names it
+        found.update({identity: name_in_full(key, name) for identity, name in names.items()})
     return found
 
 

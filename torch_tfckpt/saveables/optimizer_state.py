@@ -1,6 +1,6 @@
 """Optimizer state: saved by the names of parameters, never by their positions.
 
-    optimizer                            JSON: optimizer, param_shapes, param_dtypes, param_groups, state
+    optimizer                            JSON: see `optimizer_form`
     optimizer/state/fc1.weight/exp_avg   tensors of the state
 
 torch numbers parameters in the order in which they were passed to the optimizer. If the module or its grouping changes,
@@ -22,8 +22,8 @@ wrapper such as SAM, whose state_dict lacks the state of the optimizer in it, is
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -34,6 +34,7 @@ from torch_tfckpt.saveables.identity import identity_of
 from torch_tfckpt.saveables.late_parameters import LateParameters, forget_late_parameters, with_late_state
 from torch_tfckpt.saveables.optimizer_form import (
     FIELDS,
+    MODULE,
     OWN_FORM,
     WRAPPED,
     by_name,
@@ -43,14 +44,14 @@ from torch_tfckpt.saveables.optimizer_form import (
 )
 from torch_tfckpt.saveables.optimizer_groups import hyperparameters_of_groups, names_in
 from torch_tfckpt.saveables.optimizer_loading import hidden_optimizers, load_exactly, optimizer_at
-from torch_tfckpt.saveables.wrapped_parameters import with_names_here
+from torch_tfckpt.saveables.optimizer_names import ParameterNames
+from torch_tfckpt.saveables.optimizer_renaming import in_one_form, names_after, with_names_here
 from torch_tfckpt.text import counted, first_lines, listed, quoted
 
 _LISTED: Final = 8  # names that a message lists
 _LINES: Final = 20  # remarks that a warning lists
 _HINT: Final = "Restore into an optimizer over the same parameters, or omit the optimizer"
 
-Names = Sequence[Sequence[str | None]]  # of the parameters of each group
 _log = logging.getLogger(__name__)
 
 
@@ -72,15 +73,16 @@ class PlannedOptimizer:
     stored: dict[str, Any] = field(default_factory=dict)
     wrapped: "list[tuple[OptimizerState, PlannedOptimizer]]" = field(default_factory=list)
 
-    def rename(self, here: Names) -> None:
-        """Use the names that parameters have now, which may differ from the stored ones by parts that wrappers add."""
-        renamed = with_names_here(self.stored, [name for group in here for name in group if name is not None])
-        assert isinstance(renamed, dict), "planned from a dict"
-        now = dict(zip(names_in(self.stored["param_groups"]), names_in(renamed["param_groups"]), strict=True))
-        late = {now[name] for name in self.late}
+    def rename(self, here: ParameterNames) -> ParameterNames:
+        """Use the names that parameters have now: see `optimizer_renaming`. Return these names, in full if needed."""
+        stored, here = in_one_form(self.stored, here)
+        stored = with_names_here(stored, here.known())
+        assert isinstance(stored, dict), "planned from a dict"
+        late = names_after(self.late, self.stored, stored)
         self.late.clear()
         self.late.update(late)
-        self.stored = renamed
+        self.stored = stored
+        return here
 
 
 class OptimizerState:
@@ -88,8 +90,7 @@ class OptimizerState:
 
     Args:
         optimizer: Any torch.optim.Optimizer.
-        names: Returns the names of the optimizer's parameters at the time of the call, one list for each group. None in
-            place of a name: the parameter cannot be in the checkpoint. `value` requires all names.
+        names: Returns the names of the optimizer's parameters at the time of the call. `value` requires all names.
         place: Name for the log.
         later_names: `names` for parameters that are added after a restore; default: `names`.
         when_added: Called with the names of such parameters once their state is restored.
@@ -98,10 +99,10 @@ class OptimizerState:
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        names: Callable[[], Names],
+        names: Callable[[], ParameterNames],
         place: str = "optimizer",
         *,
-        later_names: Callable[[], Names] | None = None,
+        later_names: Callable[[], ParameterNames] | None = None,
         when_added: Callable[[set[str]], object] | None = None,
     ) -> None:
         self._optimizer = optimizer
@@ -118,9 +119,12 @@ class OptimizerState:
             FailedPreconditionError: the optimizer's state_dict() cannot be called now.
         """
         packed = self._packed()
-        names = [[_known(name) for name in group] for group in self.names()]
-        parameters = {name: (each.shape, each.dtype) for name, each in self._parameters(names)}
+        here = self.names()
+        names = [[_known(name) for name in group] for group in here.groups]
+        parameters = {name: (each.shape, each.dtype) for name, each in self._parameters(here)}
         common: dict[str, Any] = {"optimizer": type(self._optimizer).__name__, **properties_of(parameters)}
+        if here.module is not None:
+            common[MODULE] = here.module
         hidden = hidden_optimizers(self._optimizer, packed)
         wrapped = {name: self._of_wrapped(each).value() for name, each in hidden.items()}
         if wrapped:
@@ -139,8 +143,8 @@ class OptimizerState:
             InvalidArgumentError: the stored value is not an optimizer's state; no parameter is in both; a parameter has
                 another shape; the stored optimizer is of another class.
         """
-        names = self.names()
-        stored = with_names_here(stored, [name for group in names for name in group if name is not None])
+        stored, names = in_one_form(stored, self.names())
+        stored = with_names_here(stored, names.known())
         groups, state = _parts(stored)
         assert isinstance(stored, dict)
         there = set(names_in(groups))
@@ -151,20 +155,26 @@ class OptimizerState:
         if OWN_FORM in stored:
             return self._plan_own_form(stored, groups, names)
         self._check_parameters(here, there, stored)
-        planned = hyperparameters_of_groups(self._optimizer.param_groups, names, groups)
+        planned = hyperparameters_of_groups(self._optimizer.param_groups, names.groups, groups)
         for number in planned.used:
             check_hyperparameters(self._optimizer, groups[number], stored)
-        remarks = _differences(here.keys(), there, sum(name is None for group in names for name in group))
+        remarks = _differences(here.keys(), there, sum(name is None for name in names.flat()))
+        module = stored.get(MODULE)
+        if module is not None and names.module is not None and names.module != module:
+            remarks.append(
+                f"the state was saved for the parameters of {quoted(str(module))}, and is restored for those of "
+                f"{quoted(names.module)} that have the same names"
+            )
         kind = type(self._optimizer).__name__
         if stored.get("optimizer", kind) != kind:
             remarks.append(f"this {kind} gets the state and the hyperparameters of {stored['optimizer']}")
-        position = {name: number for number, name in enumerate(name for group in names for name in group)}
+        position = {name: number for number, name in enumerate(names.flat())}
         present = self._state_of_new(here.keys() - there, position)
         for name in [name for name in here if name in state]:
             present[position[name]] = _as_dtype_of(here[name], state[name], name, stored, remarks)
         by_position = dict(sorted(present.items()))
         first = 0
-        for group, group_names in zip(planned.groups, names, strict=True):
+        for group, group_names in zip(planned.groups, names.groups, strict=True):
             group["params"] = list(range(first, first + len(group_names)))
             first += len(group_names)
         others = {key: value for key, value in stored.items() if key not in FIELDS}
@@ -200,10 +210,10 @@ class OptimizerState:
         except InvalidArgumentError as error:
             _log.warning("%s: state of %d parameters is not restored yet: %s", self._place, len(planned.late), error)
             return set()
-        planned.rename(names)
+        names = planned.rename(names)
         groups, state = _parts(planned.stored)
         of_late = [{**group, "params": [name for name in group["params"] if name in planned.late]} for group in groups]
-        new = {name for group in names for name in group if name in planned.late}
+        new = planned.late.intersection(names.known())
         if not new:
             return set()
         here = dict(self._parameters(names))
@@ -213,7 +223,7 @@ class OptimizerState:
         packed = self._packed()
         remarks: list[str] = []
         first = 0
-        for index, group_names in enumerate(names):
+        for index, group_names in enumerate(names.groups):
             positions = list(range(first, first + len(group_names)))
             first += len(group_names)
             if set(group_names) <= new:
@@ -256,10 +266,11 @@ class OptimizerState:
         return isinstance(groups, list) and [_size(group) for group in groups] == sizes
 
     def _of_wrapped(self, wrapped: torch.optim.Optimizer) -> "OptimizerState":
-        def names() -> Names:
-            pairs = self._parameters(self.names())
-            name_of = {identity_of(parameter): name for name, parameter in pairs}
-            return [[name_of.get(identity_of(each)) for each in group["params"]] for group in wrapped.param_groups]
+        def names() -> ParameterNames:
+            here = self.names()
+            name_of = {identity_of(parameter): name for name, parameter in self._parameters(here)}
+            groups = [[name_of.get(identity_of(each)) for each in group["params"]] for group in wrapped.param_groups]
+            return replace(here, groups=groups)
 
         return OptimizerState(wrapped, names, f"{self._place}: the {type(wrapped).__name__} in it")
 
@@ -276,10 +287,12 @@ class OptimizerState:
             found.append((state, state.plan(value)))
         return found
 
-    def _plan_own_form(self, stored: dict[str, Any], groups: list[dict[str, Any]], names: Names) -> PlannedOptimizer:
+    def _plan_own_form(
+        self, stored: dict[str, Any], groups: list[dict[str, Any]], names: ParameterNames
+    ) -> PlannedOptimizer:
         check_class(self._optimizer, stored)
         order = [list(group["params"]) for group in groups]
-        if order != list(map(list, names)):
+        if order != list(map(list, names.groups)):
             raise InvalidArgumentError(
                 f"the state of this {type(self._optimizer).__name__} refers to parameters by their positions, and they "
                 f"differ: the checkpoint has {listed(list(names_in(groups)), _LISTED)}, in "
@@ -290,8 +303,8 @@ class OptimizerState:
         wrapped = self._plan_wrapped(stored.get(WRAPPED, {}))
         return PlannedOptimizer(stored[OWN_FORM], stored=stored, wrapped=wrapped)
 
-    def _parameters(self, names: Names) -> Iterable[tuple[str, torch.Tensor]]:
-        pairs = zip(names, self._optimizer.param_groups, strict=True)
+    def _parameters(self, names: ParameterNames) -> Iterable[tuple[str, torch.Tensor]]:
+        pairs = zip(names.groups, self._optimizer.param_groups, strict=True)
         return [
             (name, parameter)
             for group_names, group in pairs
@@ -342,7 +355,7 @@ class OptimizerState:
         if own_form != (OWN_FORM in stored):
             check_class(self._optimizer, stored)
             raise InvalidArgumentError(
-                f"the stored state_dict of this {type(self._optimizer).__name__} has a different structure now. "
+                f"the state_dict of this {type(self._optimizer).__name__} had a different structure when it was saved. "
                 f"Restore it with the version of the class that saved it, or omit the optimizer"
             )
 

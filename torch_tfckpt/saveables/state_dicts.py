@@ -204,7 +204,7 @@ class StateDictSaveable(SaveableObject):
         return (spec.name for spec in self.specs)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        """Call load_state_dict. The saver's `reshape` does not apply: the module decides about shapes.
+        """Call load_state_dict. The saver's `reshape` does not apply: the module decides which shapes fit.
 
         Raises:
             NotFoundError: entries remain missing. InvalidArgumentError: load_state_dict reports errors. Any error of a
@@ -336,7 +336,7 @@ class StateDictSaveable(SaveableObject):
 def load_what_fits(
     module: nn.Module, state: Mapping[str, Any], metadata: Mapping[str, Any], *, assign: bool = False
 ) -> tuple[list[str], list[str], str]:
-    """Call load_state_dict(strict=False). Return missing and unexpected names, and torch's text for what does not fit.
+    """Call load_state_dict(strict=False). Return missing names, unexpected names and torch's error message, if any.
 
     Errors of hooks are raised.
     """

@@ -3,6 +3,7 @@
 import logging
 import reprlib
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum
 
 import torch
@@ -17,7 +18,7 @@ from torch_tfckpt.saveables.load_report import LoadReport
 from torch_tfckpt.saveables.module_state import Modules
 from torch_tfckpt.saveables.named_values import named_values
 from torch_tfckpt.saveables.nested_values import CONTAINERS, ItemValue, is_module_snapshot, is_saved, taken_apart
-from torch_tfckpt.saveables.optimizer_names import has_groups, parameter_names
+from torch_tfckpt.saveables.optimizer_names import ParameterNames, has_groups, parameter_names
 from torch_tfckpt.saveables.optimizer_state import OptimizerState
 from torch_tfckpt.saveables.plain_types import PLAIN_TYPES
 from torch_tfckpt.saveables.save_spec import SaveableObject
@@ -192,7 +193,7 @@ class VarList:
             return ContainerState(value)
         raise _not_a_variable(name, value)
 
-    def _parameter_names(self, optimizer: torch.optim.Optimizer) -> list[list[str]]:
+    def _parameter_names(self, optimizer: torch.optim.Optimizer) -> ParameterNames:
         tensors: dict[Identity, str] = {}
         for key, value in self._saved.items():
             parts = value if isinstance(value, list | tuple | PartitionedVariable) else [value]
@@ -202,7 +203,7 @@ class VarList:
                     name = part.name if isinstance(part, Variable) and part is not value else key
                     tensors.setdefault(identity_of(tensor), name)
         names = parameter_names(optimizer, self._modules.names_of_tensors(), tensors)
-        return self._modules.without_wrappers(optimizer, names)
+        return replace(names, groups=self._modules.without_wrappers(optimizer, names.groups))
 
     def _check_now(self) -> None:
         """Raise the errors that every later save would raise. state_dict() is not called: it may be large."""

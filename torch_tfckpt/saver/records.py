@@ -120,7 +120,7 @@ class SaverRecords(CheckpointRecords):
 
     @property
     def expected_best(self) -> str | None:
-        """`best`; after a restore, until the first save, by the records of the directory that was restored from.
+        """`best`; between a restore and the first save, the best one in the records of the restored directory.
 
         Cost: until the first save, reads the records of that directory.
         """

@@ -46,7 +46,7 @@ class SaverInGraph:
 
 @runtime_checkable
 class InGraph(Protocol):
-    """A saver, as the collection "savers" holds them."""
+    """A saver, as stored in the collection "savers"."""
 
     def _in_graph(self) -> SaverInGraph | None:
         """Return how meta graphs describe it; None if it has nothing to save."""

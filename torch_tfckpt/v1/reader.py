@@ -173,7 +173,7 @@ class SlicesReader:
             UnimplementedError: version 1 cannot store values of this type.
 
         Cost: reads the blocks with the tensor's records; memory for a few times the largest stored slice in addition to
-        the result. A block is read whole, with all other tensors in it; it has 256 KiB if tensors are small.
+        the result. A block is read whole, with all other tensors in it; it is 256 KiB if tensors are small.
         Source: TensorSliceReader::CopySliceData, which does not assemble slices; this reader does.
         """
         return self._read(name, TensorSlice.full(len(self.shape(name))), out)

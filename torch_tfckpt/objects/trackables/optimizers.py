@@ -25,6 +25,7 @@ from torch_tfckpt.objects.trackables.trackable import StoredNode, Trackable
 from torch_tfckpt.optimizers.slots import ADAMS, STEP, SlotName, number_nodes, slot_names, slot_variables
 from torch_tfckpt.optimizers.tensorflow import FoundSlot, StatePlan, StoredOptimizer, plan_state
 from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.optimizer_names import ParameterNames
 from torch_tfckpt.saveables.optimizer_state import OptimizerState, stored_parameters
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.stateful import state_to_restore, state_to_save, stored_state
@@ -154,12 +155,12 @@ class OptimizerTrackable(Trackable):
         )
         return state_to_restore(key, state, stored.reader)
 
-    def _names_if_known(self, paths: Mapping[Identity, str]) -> list[list[str | None]]:
+    def _names_if_known(self, paths: Mapping[Identity, str]) -> ParameterNames:
         groups = self.optimizer.param_groups
-        return [[paths.get(identity_of(parameter)) for parameter in group["params"]] for group in groups]
+        return ParameterNames([[paths.get(identity_of(each)) for each in group["params"]] for group in groups])
 
-    def _names(self, paths: Mapping[Identity, str]) -> list[list[str]]:
-        names: list[list[str]] = []
+    def _names(self, paths: Mapping[Identity, str]) -> ParameterNames:
+        names: list[list[str | None]] = []
         for number, group in enumerate(self.optimizer.param_groups):
             names.append([])
             for position, parameter in enumerate(group["params"]):
@@ -170,7 +171,7 @@ class OptimizerTrackable(Trackable):
                         f"not a tensor of this checkpoint, so its state cannot be stored. Add its module"
                     )
                 names[-1].append(path)
-        return names
+        return ParameterNames(names)
 
 
 def _kind(dtype: torch.dtype) -> tuple[bool, bool]:

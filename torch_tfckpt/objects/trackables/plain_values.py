@@ -267,7 +267,7 @@ def has_scalars(value: Container) -> bool:
 
 
 def _restored_whole(target: dict[Any, Any] | list[Any], stored: StoredNode) -> RestoredValues:
-    """Return the restore of a container of empty containers that had plain values when it was saved.
+    """Return what to restore into a container of empty containers if it had plain values when saved.
 
     {"loss": []} has a node for the list, and {"loss": [0.5]} is one value.
     """
