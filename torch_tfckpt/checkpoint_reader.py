@@ -1,6 +1,6 @@
 """CheckpointReader: read a checkpoint of either version.
 
-Method names are those of tf.train. Tensors keep TensorFlow's layout: a Keras Dense kernel is [in, out].
+Methods are named as in tf.train. Tensors keep TensorFlow's layout: a Keras Dense kernel is [in, out].
 """
 
 import logging
@@ -41,10 +41,10 @@ _log = logging.getLogger(__name__)
 class CheckpointReader:
     """Reader of one checkpoint.
 
-    In an object-based checkpoint (tf.train.Checkpoint, Keras) every method that takes a `name` takes any of these, as
-    long as it means one tensor:
+    In an object-based checkpoint (tf.train.Checkpoint, Keras), every method that takes a `name` accepts any of the
+    following, as long as it identifies exactly one tensor:
 
-    - the key: "model/layer/kernel/.ATTRIBUTES/VARIABLE_VALUE". A key always means that tensor.
+    - the key: "model/layer/kernel/.ATTRIBUTES/VARIABLE_VALUE". A key takes precedence over all other names.
     - the key without "/.ATTRIBUTES/VARIABLE_VALUE": "model/layer/kernel"
     - the path of the object, as `tfckpt ls --tree` prints it: "model.layer.kernel" or "(root).model.layer.kernel"
     - the full name of the variable: "dense/kernel" or "dense/kernel:0"
@@ -61,12 +61,12 @@ class CheckpointReader:
 
     Raises:
         NotFoundError: there is no checkpoint; the message lists the files that exist.
-        DataLossError: the index is damaged, or the file is something else.
-        InvalidArgumentError: the directory holds several checkpoints, or the format is of another version.
+        DataLossError: the index is damaged, or the file is not a checkpoint.
+        InvalidArgumentError: the directory holds several checkpoints, or the format version is not supported.
 
     Cost: opening reads the end of each index and no tensor. All files are opened together and stay open: the reader
-    keeps working, with the same values, while a writer replaces or deletes the checkpoint. A name that is not a key
-    costs one read of the object graph, once; keys, and checkpoints without objects, do not need it.
+    keeps working, with the same values, while a writer replaces or deletes the checkpoint. The first use of a
+    name that is not a key costs one read of the object graph; keys, and checkpoints without objects, do not need it.
     Thread safety: may be used from several threads.
 
     Examples:
@@ -143,7 +143,7 @@ class CheckpointReader:
         return self._look_up(name, lambda key: (self._reader.describe(key), key)[1])
 
     def names_of(self, key: str) -> tuple[str, ...]:
-        """Return all names of a tensor, its key first. Without an object graph that is the key alone.
+        """Return all names of a tensor, its key first. Without an object graph, the key is the only name.
 
         Raises:
             DataLossError, NotFoundError: the object graph cannot be read.
@@ -161,11 +161,11 @@ class CheckpointReader:
         return None if names is None else names.variable(key)
 
     def shape(self, name: str) -> Shape:
-        """Return the full shape of a tensor; NotFoundError if there is none."""
+        """Return the full shape of a tensor; raise NotFoundError if there is no such tensor."""
         return self._look_up(name, self._reader.shape)
 
     def dtype(self, name: str) -> DataType:
-        """Return TensorFlow's element type, even if torch holds the values in another dtype."""
+        """Return TensorFlow's element type, even if torch represents the values in a different dtype."""
         return self._look_up(name, self._reader.dtype)
 
     def slices(self, name: str) -> tuple[TensorSlice, ...]:
@@ -195,16 +195,16 @@ class CheckpointReader:
         Returns:
             `out`, or a new tensor of the stored shape, in TensorFlow's layout. A string tensor is returned as a numpy
             array of `bytes` objects; quantized integers are returned as plain integers.
-            Type checkers see `torch.Tensor | Any`, so that neither case needs a cast; `get_strings` is precise.
+            The declared type is `torch.Tensor | Any`, so that no cast is needed; `get_strings` has the exact type.
 
         Raises:
             NotFoundError: no tensor has this name, or the data file that holds it is missing.
-            InvalidArgumentError: several tensors have this name; or shape or dtype of `out` differs from the stored
-                one, and `out` is unchanged.
+            InvalidArgumentError: several tensors have this name; or `out` does not have the stored shape and dtype, in
+                which case it is unchanged.
             DataLossError: length or checksum is wrong; `out` may be partly written.
             UnimplementedError: torch has no such dtype (variant, resource, float8_e4m3b11fnuz).
 
-        Cost: one read of the stored bytes; host memory of one stored slice beyond `out`.
+        Cost: one read of the stored bytes; host memory for one stored slice in addition to the result.
 
         Examples:
             >>> import torch, torch_tfckpt as tfckpt
@@ -241,15 +241,16 @@ class CheckpointReader:
     def get_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
         """Return several tensors by the given names, read in one plan.
 
-        Neighbouring tensors are read together, large ones in parallel. If two names refer to one tensor, they get one
-        object. Raises like `get_tensor`.
+        Tensors that are adjacent in the file are read together, large ones in parallel. If two names refer to the same
+        tensor, the same object is returned for both. Raises like `get_tensor`.
         """
         return self._read_several(names, self._reader.read_all)
 
     def map_tensor(self, name: str) -> LoadedValue:
         """Return a tensor as a view of the file's pages if possible; otherwise as `get_tensor` does.
 
-        Changes to it stay private to the process. Version 1 files hold no plain bytes; their tensors are decoded.
+        Changes to the tensor stay private to the process. Version 1 files do not store raw bytes, so their tensors are
+        decoded.
         """
         if isinstance(self._reader, SlicesReader):
             return self.get_tensor(name)
@@ -263,7 +264,7 @@ class CheckpointReader:
     def get_stored_bytes(self, name: str) -> bytes:
         """Return the bytes of a tensor as stored in the file, checksum verified, for types that torch lacks.
 
-        UnimplementedError for partitioned tensors and for version 1.
+        Raises UnimplementedError for partitioned tensors and for version 1.
         """
         if isinstance(self._reader, SlicesReader):
             raise UnimplementedError(
@@ -300,7 +301,7 @@ class CheckpointReader:
 
     @outside_modes
     def check(self, progress: Callable[[int], object] | None = None) -> Verification:
-        """Read everything and report the undamaged and the damaged tensors; damage is a result, not an error.
+        """Read everything and report the undamaged and the damaged tensors; damage does not raise an error.
 
         Args:
             progress: Called with the number of bytes checked since the last call.
@@ -315,8 +316,8 @@ class CheckpointReader:
     def object_graph(self) -> ObjectGraph | None:
         """The objects that the tensors belong to; None if tensors are stored by name alone.
 
-        DataLossError if the graph is damaged; the tensors can still be read. Cost: the first time, one read of the
-        graph, and memory of several times its size.
+        Raises DataLossError if the graph is damaged; the tensors can still be read. Cost: the first time, one read of
+        the graph, and several times its size in memory.
         """
         if self._object_graph is None and OBJECT_GRAPH_KEY in self:
             is_string = self._reader.dtype(OBJECT_GRAPH_KEY) == DataType.DT_STRING
@@ -356,12 +357,12 @@ class CheckpointReader:
 
     @outside_modes
     def _look_up(self, name: str, read: Callable[[str], Result]) -> Result:
-        """Return `read(name)`; if that is not a key, `read` of the key that it refers to."""
+        """Return `read(name)`; if `name` is not a key, pass the key that it refers to."""
         if self._names is None or not isinstance(name, str):
             try:
                 return read(name)
             except NotFoundError:
-                # A data file may be missing as well as the key.
+                # The error may also mean that a data file is missing, not the key.
                 if not isinstance(name, str) or name in self._reader or OBJECT_GRAPH_KEY not in self._reader:
                     raise
         return read(self._key_meant(name))
@@ -416,7 +417,7 @@ def load_checkpoint(path: AnyPath) -> CheckpointReader:
 
 
 def list_variables(path: AnyPath) -> list[tuple[str, list[int]]]:
-    """Return (key, shape) of every tensor, sorted by key. Cost: reads the index, no tensor.
+    """Return (key, shape) of every tensor, sorted by key. Cost: reads the index, but no tensors.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -424,7 +425,7 @@ def list_variables(path: AnyPath) -> list[tuple[str, list[int]]]:
         [('b', [3]), ('w', [2, 3])]
     """
     with CheckpointReader(path) as reader:
-        return list(reader.get_variable_to_shape_map().items())  # keys are sorted by their bytes, so also as strings
+        return list(reader.get_variable_to_shape_map().items())  # sorting strings gives the same order as sorting bytes
 
 
 def load_variable(path: AnyPath, name: str) -> LoadedValue:
@@ -445,5 +446,5 @@ def load_variable(path: AnyPath, name: str) -> LoadedValue:
         tensor([0., 0., 0.])
     """
     with CheckpointReader(path) as reader:
-        known = name in reader or not isinstance(name, str)  # get_tensor refuses what is not a str
+        known = name in reader or not isinstance(name, str)  # get_tensor raises the error if it is not a str
         return reader.get_tensor(name if known else name.removesuffix(":0"))

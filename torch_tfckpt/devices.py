@@ -13,18 +13,19 @@ HOST: Final = "/device:CPU:0"
 
 
 def canonical_device(device: torch.device | str | None) -> str:
-    """Return TensorFlow's name of `device`.
+    """Return TensorFlow's name for `device`.
 
     Args:
         device: A torch device or its name ("cpu", "cuda:1"), a TensorFlow device string ("/gpu:1",
             "/job:ps/task:1/cpu:0"), or "" or None for no particular device.
 
     Returns:
-        A string such as "/job:ps/replica:0/task:1/device:CPU:0", with the given parts in this order. "cuda" without an
-        index is the current device, or 0 if CUDA is not initialised; any other torch device without an index is 0.
+        A string such as "/job:ps/replica:0/task:1/device:CPU:0", with only the parts that are given, in this order.
+        "cuda" without an index is the current device, or device 0 if CUDA is not initialised; other torch devices
+        without an index get index 0.
 
     Raises:
-        InvalidArgumentError: the string is neither torch's nor TensorFlow's.
+        InvalidArgumentError: the string is neither a torch nor a TensorFlow device name.
 
     Does not initialise CUDA.
     """

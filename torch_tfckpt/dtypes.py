@@ -66,7 +66,7 @@ def _element(stored: DataType, dtype: torch.dtype | None) -> Element:
 
 ELEMENTS: Final[Mapping[int, Element]] = {stored: _element(stored, dtype) for stored, dtype in _HELD_AS.items()}
 
-# The type under which a torch tensor is stored. Written out, since several stored types share one torch dtype.
+# The type under which a torch tensor is stored. Listed explicitly, since several stored types share one torch dtype.
 STORED_AS: Final[dict[torch.dtype, DataType]] = {
     torch.float32: DataType.DT_FLOAT,
     torch.float64: DataType.DT_DOUBLE,
@@ -110,7 +110,7 @@ def data_type(dtype: torch.dtype, name: str = "") -> DataType:
     if stored is None:
         place = f"tensor {quoted(name)}: " if name else ""
         hint = "Convert the tensor before saving it"
-        if dtype.itemsize == 1:  # several elements in a byte, or a format of a byte that TensorFlow lacks
+        if dtype.itemsize == 1:  # several elements per byte, or a one-byte format that TensorFlow lacks
             hint += f", or save tensor.view(torch.uint8), whose bytes are the same, and view them as {dtype} later"
         raise UnimplementedError(f"{place}{dtype} has no TensorFlow element type. {hint}")
     return stored

@@ -12,7 +12,8 @@ from typing import Final
 # The hint for damaged bytes.
 DAMAGED: Final = "The file is damaged, partly copied, or from another save. Copy it again, or read another checkpoint"
 
-# How TensorFlow's message begins if there is no checkpoint: programs look for these words; the command line omits them.
+# The beginning of TensorFlow's message if there is no checkpoint. Programs search for these words; the command line
+# omits them.
 NO_MATCHING_FILES: Final = "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for "
 
 
@@ -133,7 +134,7 @@ def error_context(place: str, hint: str = "") -> Iterator[None]:
 
 @contextmanager
 def as_data_loss(place: str) -> Iterator[None]:
-    """Raise a DataLossError starting with `place` for argument errors: the bad value came from a file."""
+    """Convert argument errors to a DataLossError starting with `place`: the value came from a file."""
     try:
         yield
     except (CheckpointError, ValueError) as error:
@@ -144,5 +145,5 @@ def located(error: CheckpointError, place: str, hint: str = "") -> CheckpointErr
     """Return an error of the same class, with `place` before and `hint` after its message."""
     text = f"{place}: {error}"
     placed = type(error)(f"{text.rstrip('.')}. {hint}" if hint else text)
-    placed.__dict__.update(vars(error))  # the failures of an IncompleteSaveError
+    placed.__dict__.update(vars(error))  # copies the `failures` of an IncompleteSaveError
     return placed

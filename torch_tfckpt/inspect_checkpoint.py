@@ -1,4 +1,4 @@
-"""TensorFlow's inspect_checkpoint tool with the same output, as a replacement in scripts.
+"""Replacement for TensorFlow's inspect_checkpoint tool in scripts, with the same output.
 
     python -m torch_tfckpt.inspect_checkpoint --file_name=model.ckpt-1000 --all_tensor_names
 
@@ -47,11 +47,11 @@ def print_tensors_in_checkpoint_file(
 ) -> None:
     """Print the contents of a checkpoint and the number of elements.
 
-    The output equals TensorFlow's, except for error messages, escaped control characters in names, and partitioned
-    tensors, which have one line each in the plain listing. Errors are printed, not raised.
+    The output is the same as TensorFlow's, except for error messages, escaped control characters in names, and
+    partitioned tensors, which have one line each in the plain listing. Errors are printed, not raised.
 
     Args:
-        file_name: Checkpoint in any spelling that CheckpointReader accepts; TensorFlow accepts only prefixes.
+        file_name: Any path that CheckpointReader accepts; TensorFlow accepts only prefixes.
         tensor_name: Print only this tensor.
         all_tensors: Print the names and values of all tensors.
         all_tensor_names: Print the names of all tensors.
@@ -104,7 +104,7 @@ def _text(value: Value, dtype: DataType) -> str:
     """Return the value as numpy prints it."""
     if isinstance(value, np.ndarray):
         return str(value) if value.shape else str(value.item())
-    # numpy has these types only from the package ml_dtypes, which does not align them and prints at most six digits.
+    # For numpy only the package ml_dtypes defines these types; it does not align them and prints at most six digits.
     if value.dtype in _SMALL_FLOATS:
         return _unaligned((format(number, ".6g") for number in value.double().flatten().tolist()), value)
     if dtype in _SMALL_INTEGERS:
@@ -120,7 +120,7 @@ def _unaligned(elements: Iterable[str], value: torch.Tensor) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; the exit status is 1 without a file and otherwise 0, as in TensorFlow."""
+    """Run the tool; the exit status is 1 if no file is given, otherwise 0, as in TensorFlow."""
     prepare_streams()
     parser = argparse.ArgumentParser(prog="inspect_checkpoint", description="Print the contents of a checkpoint.")
     parser.add_argument("--file_name", default="", help="prefix of the checkpoint")

@@ -95,8 +95,8 @@ class CheckpointManager:
             Saver accepts as var_list (a module, a dict of tensors, ...), which is saved through a SaverCheckpoint.
         directory: Created at construction, with missing parents. (An object store has no directories.)
         max_to_keep: How many of the newest checkpoints to keep; None keeps all.
-        keep_checkpoint_every_n_hours: Of those that would be deleted, keep one per this many hours permanently. None:
-            keep none.
+        keep_checkpoint_every_n_hours: Of the checkpoints that would otherwise be deleted, keep one per this many hours
+            permanently. None: keep none.
         checkpoint_name: Name of the checkpoints, before the number.
         step_counter: The current step, for `checkpoint_interval`: an integer tensor that is incremented in place, or a
             function that returns a number.
@@ -104,21 +104,21 @@ class CheckpointManager:
             no minimum.
         init_fn: Called by `restore_or_initialize` if there is nothing to restore.
         last_checkpoint_step: Step of the last checkpoint, at which the first interval begins.
-        keep_best: Which checkpoints to keep because of their metrics, in addition to the newest. None: the rule that
-            was used last in this directory, if any.
+        keep_best: Which checkpoints to keep because of their metrics, in addition to the newest. None: the rule last
+            used in this directory, if any.
         storage: Where files are stored; None chooses by the path.
         clock: Returns seconds since the epoch.
 
-    The checkpoints of an earlier manager of the same name are tracked if the state file lists them. A checkpoint that
-    was kept permanently is never deleted, nor one that was saved without a manager, and nothing is deleted before the
-    first save. If the `checkpoint` file is missing or damaged, earlier checkpoints are not tracked, but
+    The checkpoints of an earlier manager with the same `checkpoint_name` are tracked if the state file lists them.
+    Checkpoints that were kept permanently, or saved without a manager, are never deleted, and nothing is deleted before
+    the first save. If the `checkpoint` file is missing or damaged, earlier checkpoints are not tracked, but
     `restore_or_initialize` finds them, and `save` does not overwrite them.
 
     Raises:
         InvalidArgumentError: an argument is invalid; there is an interval without a `step_counter`; or the directory
             cannot be created.
-        FailedPreconditionError (a RuntimeError): the system refuses to read the directory or one of its files, so it is
-            unknown whether there is an earlier checkpoint.
+        FailedPreconditionError (a RuntimeError): a system error prevents reading the directory or one of its files, so
+            it is unknown whether there is an earlier checkpoint.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -130,10 +130,10 @@ class CheckpointManager:
         >>> manager.checkpoints
         ['run/ckpt-2', 'run/ckpt-3']
 
-    Managers of different names may be active in one directory, but only one of each name: two do not
-    overwrite each other's checkpoints, but each tracks only its own. Thread safety: saves and restores of several
-    threads run one after the other; a signal handler that calls one while another one runs in its thread gets a
-    FailedPreconditionError.
+    Managers with different names may be active in the same directory, but only one manager per name: two with the same
+    name do not overwrite each other's checkpoints, but each tracks only its own. Thread safety: saves and restores from
+    several threads run one at a time; a signal handler that calls `save` or a restore while its own thread is already
+    in one gets a FailedPreconditionError.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class CheckpointManager:
 
     @property
     def checkpoint(self) -> ManagedCheckpoint:
-        """The object that is saved: the one that was passed, or the SaverCheckpoint created from it."""
+        """The object that is saved: the `checkpoint` argument, or the SaverCheckpoint created from it."""
         return self._checkpoint
 
     @property
@@ -205,11 +205,11 @@ class CheckpointManager:
     def latest_checkpoint(self) -> str | None:
         """The newest checkpoint in the directory, if any: the one that the state file names.
 
-        Without a valid state file, the newest complete one with this manager's name.
+        Without a valid state file, this is the newest complete checkpoint with this manager's name.
 
         Raises:
             DataLossError (a ValueError): there are checkpoints, but none is complete.
-            FailedPreconditionError (a RuntimeError): the system refuses to read them.
+            FailedPreconditionError (a RuntimeError): a system error prevents reading them.
         """
         records = self._records
         if records.latest is None and not records.is_first_run:
@@ -221,12 +221,12 @@ class CheckpointManager:
 
     @property
     def checkpoints(self) -> list[str]:
-        """The newest checkpoints, oldest first; not those kept permanently, by a pin or by a metric."""
+        """The newest checkpoints, oldest first; without older ones that a schedule, pin or metric keeps."""
         return self._records.newest
 
     @property
     def best_checkpoint(self) -> str | None:
-        """The best checkpoint, by `keep_best`, of those that may still be deleted; None if none has the metric."""
+        """The best checkpoint by `keep_best` that is not kept permanently; None if none has the metric."""
         return self._records.best
 
     @property
@@ -246,24 +246,26 @@ class CheckpointManager:
         """Write a checkpoint, then the `checkpoint` file, then delete old checkpoints.
 
         Args:
-            checkpoint_number: Its number; a checkpoint of that number is overwritten. None: the save counter, which is
-                incremented in either case. If that would not be above the numbers of all checkpoints that exist and
-                were neither saved nor restored by this manager, the counter continues above them, with a warning.
-            check_interval: Whether `checkpoint_interval` applies. A step that was saved is never saved again.
+            checkpoint_number: Number of the checkpoint; an existing one with this number is overwritten. None: the
+                save counter, which is incremented in either case. If the incremented counter is not above the numbers
+                of all existing checkpoints that this manager neither saved nor restored, it is raised above them, with
+                a warning.
+            check_interval: Whether `checkpoint_interval` applies. Either way, a step that was saved is not saved again.
             options: For `Checkpoint.write`. With `enable_async` this returns as soon as training may continue; the
                 `checkpoint` file and deletions follow when the checkpoint is published, after the options' callbacks.
             metrics: Name -> number, for `keep_best` and for `metrics`.
 
         Returns:
-            The path of the checkpoint; None only if the interval is not over yet.
+            The path of the checkpoint; None only if nothing was saved, because the interval is not over yet.
 
         Raises:
             InvalidArgumentError: the number is not an integer, or a metric is not a number.
-            FailedPreconditionError: a system error hides whether the number is in use; nothing was saved.
+            FailedPreconditionError: because of a system error, it is unknown whether the number is in use; nothing was
+                saved.
             OSError: the state file could not be written. The checkpoint itself is complete.
             Any error of `checkpoint.write`; then only the save counter has changed.
 
-        A checkpoint that cannot be deleted is logged.
+        If a checkpoint cannot be deleted, this is only logged.
         """
         if options is not None and not isinstance(self._checkpoint, Checkpoint):
             raise InvalidArgumentError(
@@ -309,20 +311,20 @@ class CheckpointManager:
         """Restore the newest checkpoint and return its path. In the first run, call `init_fn` and return None.
 
         Args:
-            valid: Pass over checkpoints that are missing, incomplete or damaged, and log why. They are tried in this
-                order: the newest and the list of the state file, from the newest on, then all others with this
-                manager's name, the highest number first. So a missing, empty, damaged or outdated state file, or a
-                damaged checkpoint, neither restarts training from scratch nor ends it at every restart. False: restore
+            valid: Skip checkpoints that are missing, incomplete or damaged, and log why. Checkpoints are tried in this
+                order: the newest one in the state file; its list, newest first; then all others with this manager's
+                name, the highest number first. So if the state file is missing, empty, damaged or outdated, or a
+                checkpoint is damaged, training neither starts from scratch nor fails at every restart. False: restore
                 the checkpoint that the state file names, or none without a state file, as TensorFlow does.
 
         Raises:
             DataLossError (a ValueError): no checkpoint can be restored, although this is not the first run. Without
                 `valid`: the state file, or the checkpoint that it names, is damaged.
-            FailedPreconditionError (a RuntimeError): the system refuses to read a file, so it is unknown which
+            FailedPreconditionError (a RuntimeError): a system error prevents reading a file, so it is unknown which
                 checkpoint is the newest.
-            Any error of `checkpoint.restore`; only if a checkpoint is damaged, an older one is tried.
+            Any error of `checkpoint.restore`; an older checkpoint is tried only if the newer one is damaged.
 
-        Objects that have values, but none in the checkpoint, are named in a warning: their values are unchanged.
+        Objects whose values are not in the checkpoint are named in a warning; their values are unchanged.
         """
         records = self._records
         if valid:
@@ -351,11 +353,11 @@ class CheckpointManager:
 
         Returns:
             An object with `should_stop()`, to be called once per training step, and `close()`, which restores the
-            earlier signal handlers; also a context manager. Safe points are `should_stop()` and leaving the `with`
+            previous signal handlers; also a context manager. Safe points are `should_stop()` and leaving the `with`
             block; see Saver.save_on_signal.
 
         Raises:
-            FailedPreconditionError: called in another thread than the main thread.
+            FailedPreconditionError: called from a thread other than the main thread.
             InvalidArgumentError: a signal that cannot be handled, such as SIGKILL.
         """
         return SaveOnSignal(signals, lambda: self.save(check_interval=False), self.sync, exit=exit)
@@ -406,7 +408,7 @@ def _make_directory(storage: Storage, directory: str) -> None:
         make_directories(storage, directory)
     except OSError as error:
         denied, taken = isinstance(error, PermissionError), isinstance(error, FileExistsError | NotADirectoryError)
-        fix = "Let this user enter and write its parent" if denied else "Fix the system error"
+        fix = "Give this user permission to enter and write to its parent" if denied else "Fix the system error"
         fix = "Remove the file at this path or a parent" if taken else fix
         raise (FailedPreconditionError if denied else InvalidArgumentError)(
             f"CheckpointManager: the directory {quoted(printable(directory))} cannot be created: {error}. "

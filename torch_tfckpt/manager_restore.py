@@ -1,7 +1,7 @@
-"""Restore the checkpoint with which a CheckpointManager continues: the newest one that is complete and undamaged.
+"""Restore the newest complete and undamaged checkpoint, from which a CheckpointManager continues.
 
-Only a checkpoint that is known to be damaged is skipped. If a system error hides its state, or it does not fit
-the objects, that error is raised: restoring an older checkpoint would conceal it.
+Only a checkpoint that is known to be damaged is skipped. If a system error prevents checking it, or if it does not fit
+the objects, the error is raised: restoring an older checkpoint would conceal the problem.
 """
 
 import logging
@@ -17,13 +17,13 @@ from torch_tfckpt.objects.status import CheckpointLoadStatus, NameBasedSaverStat
 from torch_tfckpt.storage.refusals import is_refusal
 from torch_tfckpt.text import listed, printable
 
-_REASONS: Final = 3  # that an error lists
+_REASONS: Final = 3  # maximum number of reasons in an error message
 
 _log = logging.getLogger(__name__)
 
 
 class Restorable(Protocol):
-    """What is restored: the object of a manager."""
+    """The object that a manager restores."""
 
     def restore(self, path: str) -> object:
         """Restore the values from a checkpoint."""
@@ -48,7 +48,7 @@ def restore_newest(checkpoint: Restorable, records: ManagerRecords, directory: s
 
     Raises:
         DataLossError: no checkpoint can be restored, although this is not the first run.
-        FailedPreconditionError: the system refuses to read a file.
+        FailedPreconditionError: a system error prevents reading a file.
         Any other error of `checkpoint.restore`.
     """
     problems: dict[str, CheckpointError] = {}
@@ -76,7 +76,7 @@ def _damage_or_restore(checkpoint: Restorable, records: ManagerRecords, path: st
         return error
     try:
         _restore(checkpoint, path)
-    except DataLossError as error:  # others mean that names, types or shapes are not those of the objects
+    except DataLossError as error:  # other errors mean that names, types or shapes do not match the objects
         if is_refusal(error):
             raise
         return error
@@ -95,10 +95,10 @@ def _restore(checkpoint: Restorable, path: str) -> None:
 
 
 def nothing_to_restore(records: ManagerRecords, directory: str, problems: Sequence[CheckpointError]) -> DataLossError:
-    """Return the error for a directory that was used before, and has nothing to restore."""
+    """Return the error for a directory that was used before, but in which nothing can be restored."""
     reasons = [str(problem) for problem in (records.damage, *problems) if problem is not None]
     shown = listed(reasons, _REASONS, str) or "none is complete"
     return DataLossError(
         f"{printable(directory or os.curdir)}: checkpoints were saved here, but none can be restored: {shown}. "
-        f"Copy a complete one there; to start anew, remove the files, among them `{STATE_FILE}`"
+        f"Copy a complete one there; to start over, remove the files, including `{STATE_FILE}`"
     )

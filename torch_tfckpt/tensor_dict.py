@@ -40,7 +40,7 @@ def load_file(
             warning names the others (variants, resources).
         dtype: Floating-point dtype to convert floating-point tensors to; other tensors are not converted. None keeps
             the stored dtypes.
-        mmap: Return tensors that are views of the mapped file, without a copy. Changes to them are not written to the
+        mmap: Return tensors that are views of the mapped file, without copying. Changes to them are not written to the
             file. Tensors whose bytes are misaligned or big-endian are copied.
         verify: Compare all bytes read with their checksums. With `mmap` this reads the whole file once.
         storage: Where files are stored; None chooses by the path.
@@ -52,10 +52,10 @@ def load_file(
         NotFoundError: there is no such checkpoint or tensor, or a data file is missing.
         InvalidArgumentError: `dtype`, `names` or `device` is not valid, or a directory holds several checkpoints and no
             `checkpoint` file.
-        DataLossError: the checkpoint is damaged, or the file is of another kind; the message says which.
+        DataLossError: the checkpoint is damaged, or the file is of a different kind, which the message names.
         UnimplementedError: one of `names` has a dtype that torch does not have.
 
-    Cost: one read of the bytes; with `mmap=True, verify=False` none until a tensor is used.
+    Cost: one read of the bytes; with `mmap=True, verify=False`, nothing is read until a tensor is used.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -106,9 +106,9 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
         IncompleteSaveError: a write failed.
 
     On any error, an earlier checkpoint under the prefix is intact and nothing of the new one remains. The bytes are the
-    same as those of tf.train.Saver: sorted by name, unaligned. They are on disk when this returns.
+    same as tf.train.Saver writes: sorted by name, unaligned. They are on disk when this returns.
 
-    Cost: one write of the bytes; host memory of 64 MiB for tensors on devices, or of the largest one.
+    Cost: one write of the bytes; host copies of tensors on devices: 64 MiB at a time, or the largest tensor.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt

@@ -9,7 +9,7 @@ from typing import Final
 
 _LOOKED_AT: Final = 200  # candidate names from which suggestions are chosen
 
-# Neither the depth nor the size of a value decides how long this takes.
+# Takes bounded time, however deep or large the value is.
 _SHORT: Final = reprlib.Repr()
 _SHORT.maxlevel = 3
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
@@ -35,10 +35,11 @@ def byte_text(count: int) -> str:
 
 
 def escaped(name: str, limit: int = 200) -> str:
-    """Return `name` for one line of output: characters that cannot be printed escaped, long names shortened.
+    """Return `name` for one line of output: unprintable characters escaped, long names shortened.
 
-    Escaped are control characters (C0, DEL, C1), line and paragraph separators, marks that change the direction of
-    text, zero-width characters, lone surrogates: all that could control a terminal or forge a line. A space stays.
+    This escapes control characters (C0, DEL, C1), line and paragraph separators, marks that change the direction of
+    text, zero-width characters and lone surrogates: everything that could control a terminal or forge a line. Spaces
+    are kept.
     """
     shown = name if len(name) <= limit else f"{name[: limit - 20]}...{name[-10:]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
@@ -56,7 +57,10 @@ def printable(path: str) -> str:
 
 
 def encodable(path: str) -> str:
-    """Return `path` for a machine, such as in JSON: bytes that are not UTF-8 become \\xNN, other characters stay."""
+    """Return `path` for machine-readable output such as JSON: bytes that are not UTF-8 become \\xNN.
+
+    Other characters are unchanged.
+    """
     try:
         return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # a lone half of a surrogate pair, which no real file name contains
@@ -88,7 +92,7 @@ def natural_order(name: str) -> tuple[object, ...]:
     parts: list[object] = []
     for place, part in enumerate(_NUMBER.split(name)):
         digits = part.lstrip("0")
-        # A number is compared by length, then by digits: int() refuses more than 4,300 of them.
+        # Compare a number by length, then by digits: int() rejects strings of more than 4,300 digits.
         parts.append((len(digits), digits) if place % 2 else part)
     return (tuple(parts), name)
 
@@ -99,7 +103,7 @@ def did_you_mean(wanted: str, known: Iterable[str]) -> str:
 
 
 def closest_text(names: Sequence[str]) -> str:
-    """Return 'Closest: "a", "b".', or "" for no names."""
+    """Return 'Closest: "a", "b".', or "" if there are no names."""
     return f"Closest: {', '.join(map(quoted, names))}." if names else ""
 
 

@@ -24,9 +24,10 @@ from torch_tfckpt.text import quoted
 
 Strings = npt.NDArray[np.object_]  # elements are bytes
 Value = torch.Tensor | Strings
-# The declared return type of public readers. Almost every value is a tensor, and only the file says which ones are
-# strings; with `Value` every use would need a cast. `X | Any` is typeshed's convention for this case: a value is
-# accepted as a tensor without a cast, and the attributes of tensors are known. `get_strings` has the exact type.
+# The declared return type of public readers. Almost every value is a tensor, and only the file determines which values
+# are strings; with `Value` every use would need a cast. `X | Any` is typeshed's convention for this case: a value is
+# accepted as a tensor without a cast, and type checkers know the attributes of tensors. `get_strings` has the exact
+# type.
 LoadedValue = torch.Tensor | Any
 
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
@@ -56,10 +57,10 @@ Result = TypeVar("Result")
 def outside_modes(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Call the decorated function outside of the FakeTensorMode and InferenceMode of the calling thread.
 
-    - In FakeTensorMode every new tensor has no values, and every operation on a real tensor is refused: no file could
-      be read or written. So real tensors are read, as without the mode; `check_plain` refuses fake ones.
-    - New tensors of InferenceMode cannot be trained, but a model, or the state of an optimizer, that is restored in
-      this mode may be trained later.
+    - In FakeTensorMode, new tensors have no values and operations on real tensors are refused, so no file could be read
+      or written. Outside of the mode, real tensors are returned as usual; `check_plain` refuses fake ones.
+    - Tensors created in InferenceMode cannot be trained, but a model or optimizer state that is restored in this mode
+      may be trained later.
 
     Other modes of torch need no handling: new tensors are created with an explicit device and dtype, and results do not
     depend on autograd, autocast, or modes that observe operations (tests/test_torch_modes.py).
@@ -73,7 +74,7 @@ def outside_modes(function: Callable[Arguments, Result]) -> Callable[Arguments, 
         if not fake and not inference:
             return function(*args, **kwargs)
         with ExitStack() as left:
-            if fake:  # so its module has been imported
+            if fake:  # the mode is active, so its module has been imported
                 left.enter_context(sys.modules["torch._subclasses.fake_tensor"].unset_fake_temporarily())
             if inference:
                 left.enter_context(torch.inference_mode(False))
@@ -117,10 +118,10 @@ class StoredTensor:
 
     @outside_modes
     def __getitem__(self, index: Index) -> LoadedValue:
-        """Return the elements at `index`, with the shape that a tensor would give.
+        """Return the elements at `index`, with the same shape as when indexing a tensor.
 
         Raises:
-            InvalidArgumentError: an index is out of range, of another kind, or one too many.
+            InvalidArgumentError: an index is out of range or of an unsupported kind, or there are too many.
 
         Cost: the bytes from the first to the last element. The first time, the rest of the stored tensor is read too,
         to verify its checksum, and is not kept.
@@ -207,12 +208,12 @@ def writable(
     """Return the content (tensor or elements of a string tensor), type and shape to store for `value`.
 
     Args:
-        dtype: The type to store it as, with the same torch dtype (DT_QINT8 for an int8 tensor). None: the default type
-            for the tensor's dtype.
+        dtype: The type to store it as, which must have the same torch dtype (for example DT_QINT8 for an int8 tensor).
+            None: the default type for the tensor's dtype.
 
     Raises:
-        InvalidArgumentError: not a value that a checkpoint can store: meta, sparse or quantized tensors, arrays of
-            objects other than strings, or a `dtype` that does not match.
+        InvalidArgumentError: a value that a checkpoint cannot store (meta, sparse or quantized tensors, arrays of
+            objects other than strings), or a `dtype` that does not match.
         UnimplementedError: TensorFlow has no such dtype.
     """
     if isinstance(value, np.ndarray) and value.dtype.kind not in "OSUT":
@@ -231,12 +232,12 @@ def writable(
 
 
 def check_plain(name: str, tensor: torch.Tensor, *, meta: bool = False) -> None:
-    """Raise InvalidArgumentError if a tensor is not plain: one block of elements in memory that torch can read.
+    """Raise InvalidArgumentError unless a tensor is one block of elements in memory that torch can read.
 
-    Plain are tensors, parameters, buffers, views of any strides, and subclasses that only add methods.
+    Ordinary tensors, parameters, buffers, views with any strides, and subclasses that only add methods are accepted.
 
     Args:
-        meta: Accept tensors on the meta device, and lazy ones.
+        meta: Accept tensors on the meta device, and lazy (uninitialised) ones.
 
     Cost: half a microsecond.
     """
@@ -277,13 +278,13 @@ def is_plain_tensor(tensor: torch.Tensor) -> bool:
 
 
 def _of_subclass(tensor: torch.Tensor) -> tuple[str, str]:
-    """Return what a tensor of a subclass with its own kind of memory is, and what to save instead."""
+    """Describe a tensor subclass that stores its values in its own way, and what to save instead."""
     kind = type(tensor)
     hint = _SUBCLASSES.get(kind.__name__, "")
     if not hint:
         parts = getattr(tensor, "__tensor_flatten__", lambda: ((), None))()[0]
         names = ", ".join(f"tensor.{part}" for part in parts)
-        hint = f"Save the tensors in it{f': {names}' if names else ''}, or a plain tensor made of it"
+        hint = f"Save the tensors in it{f': {names}' if names else ''}, or convert it to a plain tensor"
     return f"is a {kind.__module__}.{kind.__qualname__}", hint
 
 
@@ -311,8 +312,8 @@ def _string_element(name: str, item: object) -> bytes:
 def check_stored_bytes(entry: BundleEntry, stored: bytes, *, big_endian: bool) -> None:
     """Raise DataLossError if `stored` does not match the entry's checksum.
 
-    Strings and variants are decoded to check them. Raise UnimplementedError for variants of a big-endian writer: their
-    checksum covers sizes in big-endian order.
+    Strings and variants are decoded to check them. Raise UnimplementedError for variants from a big-endian writer:
+    their checksum covers sizes in big-endian order.
     """
     count = element_count(entry.shape)
     if entry.dtype == DataType.DT_STRING:

@@ -122,7 +122,7 @@ def test_vectorised_decoding_refuses_what_one_by_one_refuses(buffer: bytes, coun
 @pytest.mark.parametrize(
     ("encoded", "count", "text"),
     [
-        ("01 02", 3, "expected 3 integers, found room for 2"),
+        ("01 02", 3, "expected 3 integers, but there are only 2 bytes"),
         ("01 02 80", 3, "expected 3 integers, found 2"),
         ("01" + "80" * 10 + "01", 2, "integer at byte 1 is longer than 10 bytes"),
     ],
@@ -136,7 +136,7 @@ def test_incomplete_lists_are_refused(encoded: str, count: int, text: str) -> No
 
 def test_an_absurd_count_is_refused_before_allocation() -> None:
     """The count comes from a file: 2**60 integers cannot fit into three bytes."""
-    with pytest.raises(DataLossError, match=r"expected 1152921504606846976 integers, found room for 3"):
+    with pytest.raises(DataLossError, match=r"expected 1152921504606846976 integers, but there are only 3 bytes"):
         decode_varints(b"\0\0\0", 2**60)
 
 

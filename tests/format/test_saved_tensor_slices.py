@@ -236,9 +236,9 @@ def test_a_wrong_number_of_values_is_damage(dtype: int, count: int) -> None:
 @pytest.mark.parametrize(
     ("dtype", "values", "message"),
     [
-        (types_pb2.DT_FLOAT, "2a 05 00 00 80 3f 00", "5 bytes ends within a number"),
-        (types_pb2.DT_INT32, "3a 02 01 80", "2 bytes ends within a number"),
-        (types_pb2.DT_INT32, "3a 01 80 3a 01 01", "1 bytes ends within a number"),
+        (types_pb2.DT_FLOAT, "2a 05 00 00 80 3f 00", "ends in the middle of a number, after 5 bytes"),
+        (types_pb2.DT_INT32, "3a 02 01 80", "ends in the middle of a number, after 2 bytes"),
+        (types_pb2.DT_INT32, "3a 01 80 3a 01 01", "ends in the middle of a number, after 1 bytes"),
         (types_pb2.DT_INT32, "3a 0c ff ff ff ff ff ff ff ff ff ff ff 01", "expected 1 integers, found 0"),
         (types_pb2.DT_COMPLEX64, "4a 04 00 00 80 3f", "1 numbers cannot be pairs of real and imaginary parts"),
         (types_pb2.DT_FLOAT, "30 01", "expected 1 values for a slice of that shape, found 0"),

@@ -119,5 +119,6 @@ def test_a_saver_def_names_first_outputs() -> None:
     with pytest.raises(InvalidArgumentError) as error:
         graph_of([A], [GraphSaver(saver_def("save/Const:0", "save/x:1", "save/restore_all"), [("", SAVED[:1])])])
     assert str(error.value) == (
-        'SaverDef: "save/x:1" is not the first output of a node, but a saver\'s nodes have only one. Name it "save/x:0"'
+        'SaverDef: "save/x:1" is not the first output of a node, but a saver\'s nodes have only one output. '
+        'Name it "save/x:0"'
     )

@@ -92,7 +92,8 @@ def test_only_unexpected_names(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError) as raised:
         load_model(model, path)
     assert last_lines(raised, 1) == [
-        "Nothing was loaded. Every tensor of the module is stored, and 1 other that it does not have: pass "
+        "Nothing was loaded. Every tensor of the module is stored, but the checkpoint has 1 tensor that the "
+        "module lacks: pass "
         'strict="shapes" to ignore unexpected keys, or omit single ones with a rule such as mapper={"b/x": None}'
     ]
     assert load_model(model, path, strict="shapes").unexpected == ["b/x"]
@@ -130,8 +131,8 @@ def test_several_kernels_of_a_recurrent_layer(tmp_path: Path) -> None:
     stored = {"lstm/kernel": torch.ones(3, 16), "lstm/recurrent_kernel": torch.ones(4, 16)}
     report = load_model(module(lstm=nn.LSTM(3, 4)), tfckpt.save_file(stored, tmp_path / "m"), strict=False)
     assert report.remarks == [
-        '"lstm/kernel": no layout is known for this weight of LSTM, so it is not loaded. Permute the tensor of '
-        "load_file yourself"
+        '"lstm/kernel": no layout is known for this weight of LSTM, so it is not loaded. Load it with '
+        "load_file and permute it yourself"
     ]
 
 
@@ -148,6 +149,6 @@ def test_a_kernel_that_was_copied_as_it_is(tmp_path: Path) -> None:
     """A kernel of a module without a known layout is reported: its square shape does not show the order of axes."""
     path = tfckpt.save_file({"x/kernel": torch.ones(3, 3), "x/scale": torch.ones(3, 3)}, tmp_path / "m")
     assert load_model(module(x=Mixing()), path).remarks == [
-        'no layout is known for "x.kernel": copied with the axes as stored. If they are in another order in the '
+        'no layout is known for "x.kernel": copied with the axes as stored. If they are in a different order in the '
         "module, permute them after loading"
     ]

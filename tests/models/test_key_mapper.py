@@ -53,7 +53,7 @@ def test_names_go_before_patterns() -> None:
         ([("a", "b", "dens")], r'rule 0 of the KeyMapper: unknown layout "dens". Closest: "dense"'),
         ({"a": ("b", "x", "y")}, r"rule 0 of the KeyMapper: \('b', 'x', 'y'\) is not a target"),
         ({"a": 3}, r"rule 0 of the KeyMapper: 3 is not a target"),
-        ([("a", 3)], r"rule 0 of the KeyMapper: a target is a state_dict key, or None"),
+        ([("a", 3)], r"rule 0 of the KeyMapper: a target must be a state_dict key, or None"),
         ([("a",)], r"rule 0 of the KeyMapper is \('a',\). Write a tuple such as"),
         (None, "KeyMapper: None is not a set of rules. Give a dictionary"), (5, "KeyMapper: 5 is not a set of rules"),
         ("ab", "KeyMapper: 'ab' is not a set of rules"),

@@ -599,7 +599,7 @@ def test_advice_on_prefixes_and_averages(tmp_path: Path, model: Small, caplog: p
     """The error and the report name what to pass; that nothing was loaded is logged if it is tolerated."""
     stored = small_in_tensorflow()
     tfckpt.save_file({f"net/{name}": stored[name] for name in ("fc/kernel", "fc/bias")}, tmp_path / "part")
-    text = '2 of 9 are below "net/"; pass prefix="net/"'
+    text = '2 of 9 tensors are below "net/"; pass prefix="net/"'
     with pytest.raises(NotFoundError, match=text):
         load_model(model, tmp_path / "part")
     assert not caplog.records

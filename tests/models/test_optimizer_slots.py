@@ -180,7 +180,7 @@ def test_a_slot_of_another_shape(tmp_path: Path) -> None:
     tfckpt.save_file(small_in_tensorflow() | more, tmp_path / "m")
     model = Small()
     with pytest.raises(
-        InvalidArgumentError, match=r'slot "fc/bias/Momentum" has shape \[3\], but its variable has shape \[8\]'
+        InvalidArgumentError, match=r'slot "fc/bias/Momentum" of shape \[3\] does not fit its variable of shape \[8\]'
     ):
         load_model(model, tmp_path / "m", optimizer=torch.optim.SGD(model.parameters(), momentum=0.5))
 

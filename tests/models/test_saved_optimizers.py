@@ -33,7 +33,7 @@ def trained(make: Make) -> tuple[nn.Linear, torch.optim.Optimizer]:
 
 def hinted(message: str) -> str:
     """Return the expression in the hint."""
-    found = re.search(r"with it: (Saver\(.*\)\.restore\(path\))", message)
+    found = re.search(r"with this Saver: (Saver\(.*\)\.restore\(path\))", message)
     assert found is not None, message
     return found[1]
 

@@ -57,7 +57,8 @@ def test_the_prefix_by_which_most_is_found(tmp_path: Path, keys: list[str], name
 def test_a_prefix_of_too_little_is_remarked(tmp_path: Path) -> None:
     """As it would have to be passed; not where as much is found without, or below another."""
     tfckpt.save_file({"net/a": ONE, "x/b": ONE, "net/c": ONE}, tmp_path / "m")
-    assert chosen(tmp_path / "m", own("a", "b", "c", "d")).remark == '2 of 4 are below "net/"; pass prefix="net/"'
+    remark = '2 of 4 tensors are below "net/"; pass prefix="net/"'
+    assert chosen(tmp_path / "m", own("a", "b", "c", "d")).remark == remark
     assert chosen(tmp_path / "m", own("net.a", "c", "d", "e")).remark == ""
     assert chosen(tmp_path / "m", own("a", "b", "d", "e")).remark == ""
 

@@ -86,7 +86,7 @@ def test_another_shape(tmp_path: Path, sequentially: bool) -> None:
             f"{tuple(target.shape)} and name v." in text
         )
         first = text.splitlines()[0]
-        assert "Received incompatible tensor" in first and first.endswith(". Restore into what was saved")
+        assert "Received incompatible tensor" in first and first.endswith(". Restore into matching tensors")
         assert torch.equal(target, torch.full_like(target, 7.0))
 
 

@@ -203,7 +203,7 @@ def _check_sums(reader: BundleReader, batch: list[_StoredPiece]) -> Iterator[Dam
     try:
         sums = reader.pipeline.checksums(requests)
     except CheckpointError as error:
-        if len(batch) > 1:  # find the damaged ones
+        if len(batch) > 1:  # retry one by one, to find the damaged pieces
             for piece in batch:
                 yield from _check_sums(reader, [piece])
         else:

@@ -1,7 +1,9 @@
-"""Names of data files that no other save uses: any number of shards may be in them, because the index records it.
+"""Claim data file names that no other save uses.
 
-A save claims a number for its prefix by creating the first data file of that name exclusively, so it is safe without
-locks and between hosts. On object stores, which cannot do that, a number that no file has in its name is chosen.
+A data file's name contains the number of shards. The index records that number, so it may be larger than the number of
+data files, and a save can choose one that is not in use. It claims a number for its prefix by exclusively creating the
+first data file with that number in its name, which is safe without locks and across hosts. Object stores do not support
+exclusive creation; there, a number is chosen that does not appear in the name of any existing file.
 """
 
 import errno
@@ -26,14 +28,14 @@ def claim_names(storage: Storage, prefix: str, paths: Sequence[str], names: list
     """Rename the data files `paths`, in order of their shards, to names that nobody else uses.
 
     Args:
-        names: Names are appended as soon as they are claimed; later calls may rename or remove them.
-        replacing: Whether there is a checkpoint of that name. If not, TensorFlow's names are tried first.
+        names: Each name is appended as soon as it is claimed, so that the caller can remove the files after an error.
+        replacing: Whether a checkpoint with this prefix exists. If not, TensorFlow's names are tried first.
 
     Returns:
         The number of shards in the names.
 
     Raises:
-        OSError: the system refused a step. Files may have been renamed.
+        OSError: a file operation failed. Some files may already have been renamed.
     """
     count = len(paths)
     shown = _random_number(count) if replacing else count
@@ -91,6 +93,6 @@ def _is_same_file(storage: Storage, path: str, other: str) -> bool:
 
 
 def unused_number(storage: Storage, prefix: str, count: int) -> int:
-    """Return the smallest number of shards, at least `count`, that no file of this prefix has in its name."""
+    """Return the smallest shard count >= `count` that is in no data file name of `prefix`."""
     used = {count_in_names(path) for path in data_files_of(storage, prefix)}
     return next(number for number in itertools.count(count) if number not in used)

@@ -1,11 +1,11 @@
 """The files of one version 2 checkpoint, opened together.
 
-A checkpoint may be replaced while it is opened: the index of one save would not match the data of the next. So the
-index is opened first and the data files right after it, and then the index's name is opened again; if it is a different
-file by now, everything is reopened. If it is replaced again and again, its writers are kept out while it is opened.
+If a checkpoint is replaced while it is opened, the index of one save would not match the data of the next. So the
+index is opened first and the data files right after it, and then the index's name is opened again; if it now refers to
+a different file, everything is reopened. If the checkpoint keeps being replaced, writers are locked out during opening.
 
-Guaranteed: the files belong together, even if others save at the same time; a data file that is opened later, on first
-use, belongs to the same save or is refused. If opening fails, all files are closed again.
+Guaranteed: all files are from the same save, even if other programs save at the same time; a data file that is opened
+later, on first use, is from the same save or is refused. If opening fails, all files are closed again.
 """
 
 import mmap
@@ -31,7 +31,7 @@ from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleEntry, BundleHea
 from torch_tfckpt.storage.protocol import ReadableFile, Storage
 from torch_tfckpt.text import printable, quoted
 
-# Checkpoints of more shards open the others on first use, so that one reader cannot exhaust the process's file
+# Data files beyond this number are opened on first use, so that one reader cannot exhaust the process's file
 # descriptors (the usual limit is 1024).
 EAGER_SHARDS: Final = 256
 _OPENING_ATTEMPTS: Final = 10
@@ -43,7 +43,7 @@ class BundleFiles:
     Raises:
         NotFoundError: there is no index file.
         DataLossError: the index is damaged, or is not an index.
-        InvalidArgumentError: it requires a different reader version.
+        InvalidArgumentError: the index requires a different reader version.
 
     Thread safety: safe.
     """

@@ -134,7 +134,7 @@ class BundleIndex:
 
     def _scan(self, skip_damaged: Callable[[DataLossError], object] | None = None) -> dict[str, bytes]:
         plain: dict[str, bytes] = {}
-        marked: dict[bytes, bytes] = {}  # keys that start like keys of slices; names may do so too
+        marked: dict[bytes, bytes] = {}  # keys with the slice prefix; a tensor name may start with it, too
         for key, value in self._table.items(b"\0", skip_damaged):  # after the header
             if key.startswith(TensorSlice.KEY_MARK):
                 marked[key] = value
@@ -163,7 +163,7 @@ class BundleIndex:
 
 
 def overlapping(pieces: Iterable[NamedEntry]) -> Iterator[tuple[NamedEntry, NamedEntry]]:
-    """Yield pairs of adjacent entries of a file that share bytes; at least one pair if any two do."""
+    """Yield adjacent entries of a file that share bytes; at least one pair if any two entries overlap."""
     ordered = sorted((piece for piece in pieces if piece[1].size), key=lambda piece: (piece[1].shard, piece[1].offset))
     for one, other in pairwise(ordered):
         if one[1].shard == other[1].shard and one[1].end > other[1].offset:

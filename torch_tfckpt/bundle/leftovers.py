@@ -1,19 +1,21 @@
 """Removal of files that killed programs left in a directory.
 
-Every writer of the package calls this for the directory it writes to. A temporary file with the package's mark, of any
-checkpoint or other file, is removed if the save with its number cannot be running (`bundle.unfinished`):
+Every writer of the package calls this for the directory it writes to. The names of this package's temporary files
+contain its mark and the number of the save that created the file. Such a file is removed, whatever checkpoint or other
+file it belongs to, if that save cannot be running any more (`bundle.unfinished`):
 
-- made on this host since it was booted, and not in use: immediately;
-- made by another host or before the last boot, or on a file system without locks: a day after the last modification
-  of any file of that save;
-- without the mark, such as TensorFlow's: never.
+- created on this host since the last boot, and not in use: immediately;
+- created by another host, before the last boot, or on a file system without locks: a day after any file of that save
+  was last modified.
+
+Files without the mark, such as TensorFlow's, are never removed.
 
 If the file is the marker of a save, data files of its checkpoint that no index refers to are removed as well, unless
-another save of that checkpoint may be running; then the marker stays for the next cleanup. On storages without renames
-nothing is temporary, and nothing is removed here.
+another save of that checkpoint may be running; then the marker stays for the next cleanup. Storage without renames has
+no temporary files, so nothing is removed there.
 
-If a killed program was switching several files to new contents, that switch is completed first (`storage.journal`);
-until it succeeds, their temporary files stay.
+If a killed program was replacing the contents of several files in one step, that step is completed first
+(`storage.journal`); until this succeeds, the temporary files involved stay.
 """
 
 import logging
@@ -90,7 +92,7 @@ def _remove_dead(
 
 
 def _marked(storage: Storage, directory: str, marker: Temporary) -> set[str]:
-    """Return the checkpoints with data files whose saves have markers of that name: one, or none."""
+    """Return the prefix that `marker` belongs to, if it has data files; otherwise an empty set."""
     names = [parsed[0] for name in storage.list(directory) if (parsed := parse_data_filename(name)) is not None]
     prefixes = {os.path.join(directory, name) for name in names}
     return {prefix for prefix in prefixes if stem(index_filename(prefix)) == marker.path}
@@ -107,7 +109,7 @@ def _remove(storage: Storage, path: str) -> bool:
 
 
 def _remove_parts(storage: Storage, folder: str) -> Iterator[str]:
-    """Remove the shards that were to be merged. Nothing else in their directory is touched."""
+    """Remove the shards in `folder` that were to be merged, and `folder` itself if it is then empty."""
     for name in storage.list(folder):
         path = os.path.join(folder, name)
         if name.startswith(PART) and _remove(storage, path):
@@ -119,7 +121,7 @@ def _remove_orphans(storage: Storage, prefix: str, dead: int) -> Iterator[str]:
     """Remove data files of `prefix` that no index refers to, unless a save of `prefix` may be running."""
     with storage.exclusive(os.path.dirname(prefix)):
         for path in _orphans(storage, prefix):
-            # Look again each time: if others cannot be kept out, one may have begun to save.
+            # Check before each removal: where locks have no effect, another program may have started a save.
             if running_markers(storage, prefix, storage.list(os.path.dirname(prefix)), [dead]):
                 return
             if _remove(storage, path):
@@ -136,5 +138,5 @@ def _orphans(storage: Storage, prefix: str) -> list[str]:
     except NotFoundError:
         return paths
     except CheckpointError:
-        return []  # unknown; a damaged index with its data may still be useful to the user
+        return []  # unknown; a damaged index and its data may still be useful to the user
     return [path for path in paths if count_in_names(path) != named]

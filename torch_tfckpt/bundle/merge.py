@@ -51,7 +51,7 @@ def merge_bundles(
         InvalidArgumentError: no source is given, or one is missing; a tensor or slice is in two of them; their
             endianness or format versions differ. Nothing was changed.
         DataLossError, NotFoundError: a source is damaged, or one of its data files is missing. Nothing was changed.
-        IncompleteSaveError: the system refused a step. The sources and an existing target are unchanged.
+        IncompleteSaveError: a file operation failed. The sources and an existing target are unchanged.
 
     Cost: reads and writes the indexes; data files are linked, or copied where links are not supported.
     """

@@ -1,4 +1,4 @@
-"""Stored pieces of tensors: reads their bytes, verifies them and copies them to their destination.
+"""Read the stored pieces of tensors, verify them, and copy them to their destination.
 
 A piece is the data of one index entry: a whole tensor, or one slice of a partitioned one. The reader decides
 which pieces make up a tensor.
@@ -95,7 +95,7 @@ class Pieces:
         return file
 
     def check_volume(self, name: str, pieces: Sequence[BundleEntry]) -> None:
-        """Refuse pieces whose total size exceeds their files', before memory is allocated for them."""
+        """Refuse pieces that claim more bytes than their files contain, before memory is allocated for them."""
         claimed = sum(piece.size for piece in pieces)
         held = sum(self.files.shard(shard).size for shard in {piece.shard for piece in pieces})
         if claimed > held:

@@ -34,12 +34,12 @@ from torch_tfckpt.values import WritableValue, writable
 
 @dataclass(slots=True, eq=False)
 class TensorWrite(Write):
-    """Write of one tensor or slice to shard `file`, with the other fields of its index entry."""
+    """One tensor or slice to write to shard `file`, with the other fields of its index entry."""
 
     key: bytes
     dtype: DataType
     shape: Shape
-    checksum: int | None  # masked; None: computed from the written bytes; encoded values have one
+    checksum: int | None  # masked; given for encoded values; None: to be computed from the written bytes
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ class BundlePlan:
         """Add a tensor, or one slice of a tensor. Raises like BundleWriter.add and add_slice.
 
         Args:
-            part: Full shape of the tensor, and the slice of it that `value` is; None: the whole tensor.
+            part: The tensor's full shape, and the slice that `value` contains; None: `value` is the whole tensor.
         """
         content, stored_as, shape = writable(name, value, dtype)
         if part is None:
@@ -119,7 +119,7 @@ class BundlePlan:
         self._add(self._new_key(name), stored, dtype, shape, shard, checksum)
 
     def enter(self, sums: Sequence[int]) -> None:
-        """Complete the entries of all waiting writes. `sums`: the CRC-32C (not masked) of each one's bytes."""
+        """Complete the entries of all waiting writes. `sums`: the CRC-32C (not masked) of each write's bytes."""
         waiting, self.waiting = self.waiting, []
         for write, crc in zip(waiting, sums, strict=True):
             checksum = crc32c.mask(crc) if write.checksum is None else write.checksum
@@ -138,7 +138,7 @@ class BundlePlan:
                     f"tensor {quoted(name_of(key))}: Overlapping slices: existing slice = {overlap[0]}, new slice = "
                     f"{overlap[1]}"
                 )
-            # Readers ignore the shard in the tensor's own entry. TensorFlow's merge stores the first file with a part.
+            # Readers ignore the shard in the tensor's own entry. TensorFlow's merge stores the first one with a slice.
             self._entries[key] = BundleEntry(dtype, shape, min(shards), slices=tuple(parts)).encode()
 
     def encode_index(self, num_shards: int) -> bytes:

@@ -1,14 +1,14 @@
-"""Publishes data files and an index as the checkpoint of a prefix, atomically for every reader and every other writer.
+"""Publish data files and an index as a checkpoint, atomically for all readers and other writers.
 
 Guaranteed, however many programs and threads save the same prefix, on any hosts:
 
 - At every moment a reader finds one complete checkpoint: the old one, or one of the new ones.
 - Of saves that overlap, the one that publishes last wins, with all its files. The others return normally and log it.
-- Before a save returns, it checks whether its index, or that of another complete checkpoint, is in place.
+- Before a save returns, it checks that its own index, or the index of another complete checkpoint, is in place.
 
-Without an index there is no checkpoint, and the index is replaced by one rename. It contains the number of shards that
-is in the names of its data files, and that number is ours to choose. So a save first claims names that nobody else
-uses, by creating the first of them exclusively; then it renames its index into place:
+Without an index there is no checkpoint, and the index is replaced by one rename. The index contains a number of shards,
+which also appears in the names of its data files, and any sufficiently large number is valid. So a save first claims
+names that nobody else uses, by creating the first of them exclusively; then it renames its index into place:
 
     P.index (1 shard)  -> P.data-00000-of-00001   old     | a crash here leaves the old checkpoint
                           P.data-00000-of-41673   new     |
@@ -16,14 +16,14 @@ uses, by creating the first of them exclusively; then it renames its index into 
                           P.data-00000-of-00001   new     | a crash here leaves the new checkpoint
     P.index (1 shard)  -> P.data-00000-of-00001   new       done: the index and names that TensorFlow would have written
 
-If there is no checkpoint of that name, the names that TensorFlow would use are claimed directly. Otherwise, moving to
-them is not safe while others do the same, so the directory is locked during the move, if possible. If a save of the
-same prefix may be running that does not see the lock, for example on another host, the checkpoint keeps the claimed
-names, which every reader accepts.
+If there is no checkpoint of that name, the names that TensorFlow would use are claimed directly. Otherwise, switching
+to those names is not safe while other saves do the same, so the directory is locked during the switch, if possible. If
+a save that does not see the lock, for example on another host, may be running for the same prefix, the checkpoint keeps
+the claimed names, which every reader accepts.
 
-Object stores have neither renames nor exclusive creation. There data files are written under their final names, with
-the smallest unused number of shards if a checkpoint is replaced, and the index is written last, atomically. Saves of
-one prefix that overlap there may use the same names: only one program at a time may save a prefix.
+Object stores have neither renames nor exclusive creation. There, data files are written under their final names, with
+the smallest unused number of shards if a checkpoint is replaced, and the index is written last, atomically. On object
+stores, overlapping saves of one prefix may use the same names: only one program at a time may save a prefix.
 """
 
 import errno
@@ -65,29 +65,30 @@ def close_files(files: Sequence[WritableFile]) -> None:
 
 
 class Marker:
-    """Temporary index of a save of checkpoint `prefix`, empty and in use until `publish` or `end`: marks the save.
+    """Marks a running save of checkpoint `prefix` by an empty temporary index file that stays in use.
 
-    It must be created before the other files of a save: a marker that is not in use shows that others may exist. On
-    object stores nothing is temporary, and there is no such file.
+    The file is in use until `publish` or `end`. It must be created before the other files of a save: a marker that is
+    not in use shows that leftovers of its save may exist. On object stores there are no temporary files, so no marker
+    file is created.
 
     Raises:
-        OSError: it cannot be created.
+        OSError: the marker file cannot be created.
     """
 
     def __init__(self, storage: Storage, prefix: str) -> None:
         self.index = index_filename(prefix)
         self.save = new_save_number(storage.lock_domain(os.path.dirname(prefix)) if storage.renames else 0)
         self._storage = storage
-        self._file: WritableFile | None = None  # until `end`
-        self._contents = b""  # of the published index
+        self._file: WritableFile | None = None  # the marker file, open until `end`
+        self._contents = b""  # contents of the published index
         if storage.renames:
             self._file = storage.create(temporary_name(self.index, self.save))
 
     def publish(self, index: bytes) -> None:
-        """Make the marker the index of the checkpoint, with these bytes. This ends the mark.
+        """Turn the marker file into the checkpoint's index, with these bytes; it is no longer a marker then.
 
         Raises:
-            OSError: the system refused; `is_published` returns whether the index is in place nevertheless.
+            OSError: a file operation failed; `is_published` returns whether the index is in place nevertheless.
         """
         storage, self._contents = self._storage, index
         file = self._file or storage.create(self.index)
@@ -103,11 +104,11 @@ class Marker:
                         raise
         finally:
             if self._file is None:
-                with suppress(OSError):  # it is synced, or no longer wanted
+                with suppress(OSError):  # already synced, or no longer needed
                     file.close()
 
     def is_published(self) -> bool | None:
-        """Return whether the current index is the one of `publish`; None if that cannot be determined."""
+        """Return whether the current index is the one that `publish` wrote; None if that is unknown."""
         try:
             if self._file is not None:
                 return self._file.has_name(self.index)
@@ -116,12 +117,12 @@ class Marker:
             return None
 
     def end(self, *, clean: bool) -> None:
-        """End the save. Keep the file unless everything is `clean`, so that the next save cleans up."""
+        """End the save. Unless everything is `clean`, keep the marker file, so that the next save cleans up."""
         file, self._file = self._file, None
         if file is None:
             return
         try:
-            # Remove it before closing it: otherwise another process might treat this save's files as leftovers.
+            # Remove the file before closing it: otherwise another process might treat this save's files as leftovers.
             if clean:
                 with suppress(OSError):
                     self._storage.remove(file.path)  # does nothing after `publish`
@@ -161,7 +162,7 @@ def saving(prefix: str) -> Iterator[None]:
 
 
 def make_durable(storage: Storage, path: str) -> None:
-    """Make the names in the directory of `path`, which is already published, survive a power failure."""
+    """Sync the directory of `path`, so that the published names in it survive a power failure."""
     try:
         storage.sync_directory(os.path.dirname(path))
     except OSError as error:
@@ -184,7 +185,7 @@ class BundlePublication:
     that was killed or could not clean up, and it becomes the index.
 
     Args:
-        marker: A marker of this save that exists already.
+        marker: This save's marker, if it already exists.
 
     Raises:
         InvalidArgumentError: the names of the files would be too long. Nothing was changed.
@@ -224,9 +225,9 @@ class BundlePublication:
                 a leftover.
 
         Raises:
-            OSError: the system refused a step. Nothing was published, and the data files are removed.
-            IncompleteSaveError: the new checkpoint is in place but not durable, or it is unknown whether it is; or
-                another program has removed or damaged it since.
+            OSError: a file operation failed. Nothing was published, and the data files are removed.
+            IncompleteSaveError: the new checkpoint is in place but not durable; it is unknown whether it is in
+                place; or another program has since removed or damaged it.
         """
         storage, switch = self._storage, self._marker
         last = switch  # the marker that becomes the final index
@@ -260,7 +261,7 @@ class BundlePublication:
                 # checked first: another save removes them after it has replaced the index.
                 missing = ""
                 if storage.renames:
-                    with suppress(OSError, CheckpointError):  # if this is unknown, the file counts as there
+                    with suppress(OSError, CheckpointError):  # if unknown, the file counts as present
                         for name in self._names:
                             missing = missing if storage.exists(name) else name
                 in_place = last.is_published() or switch.is_published()
@@ -269,13 +270,13 @@ class BundlePublication:
                 elif in_place and missing:
                     raise _gone(self._prefix, f"another program has removed {printable(missing)}")
             finally:
-                with ExitStack() as ends:  # the last callback runs first, and all run, even after Ctrl-C in one
+                with ExitStack() as ends:  # last callback first; all run, even if Ctrl-C interrupts one
                     if guard is not None:
                         ends.callback(guard.end, clean=clean or not switched)
                     ends.callback(last.end, clean=True)
                     ends.callback(switch.end, clean=switched)
         for file in files:
-            with suppress(OSError):  # it is durable
+            with suppress(OSError):  # the file is already durable
                 file.close()
 
     def abandon(self) -> None:
@@ -296,7 +297,7 @@ class BundlePublication:
         if in_place is False:
             if isinstance(error, OSError):
                 self.abandon()
-            else:  # Ctrl-C may have come before a claimed name was recorded: the marker stays
+            else:  # Ctrl-C may have arrived before a claimed name was recorded: the marker stays
                 self._over = True
                 for path in dict.fromkeys([*self._data, *self._names]):
                     remove(self._storage, path)
@@ -316,14 +317,15 @@ class BundlePublication:
     def _move_to_final_names(
         self, marker: Marker, guard: Marker, encode_index: EncodeIndex, replaced: int | None, locked: bool
     ) -> bool:
-        """Remove the replaced data files, and switch to TensorFlow's number of shards and names, if that is safe.
+        """Remove the replaced data files, and switch to TensorFlow's shard count and names if that is safe.
 
-        The checkpoint is already published and complete: if links are not supported (FAT, some network file systems),
-        the disk is full by now, or a save that this one cannot keep out may be running, it keeps its current names.
+        The checkpoint is already published and complete. It keeps its current names if links are not supported (FAT,
+        some network file systems), if the disk is full by now, or if a save that this one cannot lock out may be
+        running.
 
         Args:
             marker: Becomes the index.
-            guard: Marks this save until its end.
+            guard: Marks this save as running until the replaced files are removed.
             replaced: Number of shards in the names of the replaced checkpoint, if there was one.
 
         Returns:
@@ -333,7 +335,8 @@ class BundlePublication:
         linked: list[str] = []
         clean = False
         try:
-            # One listing for both: if it has another save's data file, it also has that save's marker, which is older.
+            # One listing for both: a save creates its marker before its data files, so a listing that contains a data
+            # file of another save also contains that save's marker.
             listed = storage.list(self._directory)
             others = running_markers(storage, prefix, listed, [marker.save, guard.save, self._marker.save])
             if others:
@@ -360,7 +363,7 @@ class BundlePublication:
                 try:
                     storage.link(path, name)
                 except FileExistsError:
-                    linked.pop()  # it is not ours
+                    linked.pop()  # the existing file is not ours
                     raise
             storage.sync_directory(self._directory)
             if self._marker.is_published() is False:
@@ -374,7 +377,7 @@ class BundlePublication:
                 error,
             )
             if marker.is_published() is not False:
-                return False  # unknown: nothing that it might need is removed
+                return False  # the index may be in place: keep all files it might need
             return all([clean, *(remove(storage, path) for path in linked)])
         self._names = final
         try:

@@ -32,7 +32,7 @@ from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import Pipeline
 from torch_tfckpt.values import Value, check_out, check_stored_bytes, fixed_size, new_strings, new_tensor, value_dtype
 
-_RUNS_AT_ONCE: Final = 32  # how many runs, with the tensors cut from them, are in memory
+_RUNS_AT_ONCE: Final = 32  # maximum number of runs in memory, with the tensors cut from them
 
 
 class BundleReader:
@@ -45,7 +45,7 @@ class BundleReader:
         NotFoundError, DataLossError, InvalidArgumentError: like BundleFiles.
 
     Cost: opening reads footer, index block and the first data block of the index; one file descriptor per file.
-    Thread safety: safe; with up to 256 shards, reading opens no more files.
+    Thread safety: safe. With up to 256 shards, reading opens no further files.
     """
 
     version = 2
@@ -128,7 +128,7 @@ class BundleReader:
 
         Raises:
             NotFoundError: no such tensor, or its data file is missing.
-            InvalidArgumentError: `out` has another shape or dtype (it is untouched), or stored slices have gaps.
+            InvalidArgumentError: `out` has the wrong shape or dtype (it is untouched), or stored slices have gaps.
             DataLossError: a size or checksum is wrong; `out` may be partly written.
             UnimplementedError: torch has no such dtype.
 
@@ -139,8 +139,9 @@ class BundleReader:
     def read_slice(self, name: str, part: TensorSlice) -> Value:
         """Read one slice of `name`, stored whole or in slices. Raises like `read`.
 
-        Cost: the first slice of a tensor reads every stored piece it needs completely, to verify the checksum, but
-        keeps only the slice; later ones, or all without `verify`, read from the slice's first to its last element.
+        Cost: the first slice of a tensor reads the whole of each stored piece that it needs, to verify the checksum,
+        but keeps only the slice. Later slices, or all slices without `verify`, read only from the slice's first
+        element to its last.
         """
         return self._read(name, part, None)
 
@@ -175,7 +176,7 @@ class BundleReader:
         return cast(dict[str, Value], result)
 
     def _runs(self, wholes: list[NamedEntry]) -> Iterator[Run]:
-        """Yield tensors to read together, in file order, after all checks except those of their bytes."""
+        """Yield runs of tensors to read together, in file order, after all checks except checksums."""
         wholes.sort(key=lambda whole: (whole[1].shard, whole[1].offset))
         for name, entry in wholes:
             self._pieces.check(name, entry)
@@ -211,7 +212,7 @@ class BundleReader:
     def map(self, name: str) -> Value:
         """Return the tensor as a private copy-on-write view of the file's pages. Raises like `read`.
 
-        Values are copied as in `read` if a view is impossible: strings, partitioned tensors, another byte order, and
+        Values are copied as in `read` if a view is impossible: strings, partitioned tensors, big-endian data, and
         data whose offset is not a multiple of the element size. The mapping exists as long as its tensors.
         """
         entry = self.index.entry(name)

@@ -1,4 +1,4 @@
-"""Deletion of a checkpoint without ever leaving a part that looks like a checkpoint."""
+"""Delete a checkpoint so that, even after a crash, no remaining part of it looks like a checkpoint."""
 
 import os
 
@@ -12,15 +12,15 @@ def remove_bundle(storage: Storage, prefix: str) -> None:
     """Remove the index and all data files of `prefix`; do nothing if there are no such files.
 
     The index is removed before the data, so that the rest is not mistaken for a checkpoint. It is first renamed to a
-    marker, so that the next save removes the data if this process is killed in between (`bundle.leftovers`). Readers
-    that have the checkpoint open are not disturbed, nor are saves of the same prefix that are running.
+    marker, so that the next save removes the data if this process is killed in between (`bundle.leftovers`). Neither
+    readers that have the checkpoint open nor running saves of the same prefix are disturbed.
 
     Raises:
-        OSError: the system refused. The next save in that directory removes the rest.
+        OSError: a file operation failed. The next save in that directory removes the rest.
     """
     index, directory = index_filename(prefix), os.path.dirname(prefix)
     with storage.exclusive(directory) as locked:
-        # Listed before the index is removed: data files that a save creates from now on are not in the list.
+        # List before the index is removed, so that the list has no data files that a save creates after that.
         listed = storage.list(directory)
         data = data_files_of(storage, prefix, listed)
         domain = storage.lock_domain(directory)

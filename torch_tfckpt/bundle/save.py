@@ -24,7 +24,7 @@ class BundleSave:
     """One save of the checkpoint `prefix`, which starts on construction.
 
     Args:
-        plan: The writes and their places.
+        plan: The tensors to write, and their places in the data files.
         staging: Source of host memory for copies.
         snapshot: Whether the tensors may change once `staged` is set; otherwise only after `finish` has returned.
 
@@ -35,7 +35,7 @@ class BundleSave:
         InvalidArgumentError: slices of a tensor overlap.
         IncompleteSaveError: a file cannot be created; nothing was changed.
 
-    A save that is dropped without `finish` or `abandon`, because of Ctrl-C, is abandoned.
+    A save that is deleted before `finish` or `abandon` was called, for example after Ctrl-C, is abandoned.
 
     Thread safety: one thread at a time; any thread may wait for `staged`.
     """
@@ -44,7 +44,7 @@ class BundleSave:
         plan.close()
         self._prefix, self._plan = prefix, plan
         self._files: list[WritableFile] = []
-        self._owner = os.getpid()  # 0: nothing is left to remove
+        self._owner = os.getpid()  # process that removes the files of an unfinished save; 0: nothing to remove
         self._transfer: Transfer | None = None
         with saving(prefix):
             self._publication = BundlePublication(storage, prefix)
@@ -83,7 +83,7 @@ class BundleSave:
         return self._prefix
 
     def __del__(self) -> None:
-        # Ctrl-C may have come before the caller had this object. A forked child does not own the files.
+        # Ctrl-C may have arrived before the caller received this object. A forked child does not own the files.
         if getattr(self, "_publication", None) is not None and self._owner == os.getpid():
             with suppress(Exception):
                 self.abandon()
@@ -94,6 +94,6 @@ class BundleSave:
         try:
             if self._transfer is not None:
                 self._transfer.cancel()
-            close_files(self._files)  # not if Ctrl-C interrupts the line above: threads may still write
+            close_files(self._files)  # skipped if Ctrl-C interrupts `cancel`: threads may still be writing
         finally:
             self._publication.abandon()

@@ -1,11 +1,11 @@
-"""Which saves have files in a directory but have not ended, and which of them may be running.
+"""Find unfinished saves that have files in a directory, and tell which of them may be running.
 
-Every save has a marker: a file named like a temporary index, with the number that is in the names of all temporary
-files of the save. It is in use until the save has ended.
+Every save has a marker: a file named like a temporary index. The marker's name contains the number of the save, as do
+the names of all its other temporary files, and the marker is in use until the save has ended.
 
-A save may be running if one of its files is in use. If this program could not see that (the file was made by another
-host, before the last boot, or through another mount; or there are no locks), it may be running if one of its files was
-modified within a day. Everything else was left by a killed program.
+A save may be running if one of its files is in use. If this program cannot detect that (the file was created by another
+host, before the last boot, or through a different mount; or there are no locks), the save may be running if one of its
+files was modified within the last day. All other saves were killed.
 """
 
 import os
@@ -62,7 +62,7 @@ def _modified(storage: Storage) -> Callable[[str], float]:
 
 
 def _with_parts(storage: Storage, paths: Sequence[str]) -> list[str]:
-    """Return `paths` and the files in those that are directories of parts."""
+    """Return `paths`, plus the files in any parts directories among them."""
     folders = [path for path in paths if is_parts_directory(path)]
     return [*paths, *(os.path.join(folder, name) for folder in folders for name in storage.list(folder))]
 

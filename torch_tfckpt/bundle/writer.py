@@ -4,7 +4,7 @@
         writer.add("dense/kernel", kernel, shard=2)
     # on success: data files synced and renamed, then the index. After an exception: temporary files removed.
 
-A tensor's place follows from the shapes added before it, so bytes are written while later tensors are still being
+A tensor's place depends only on the tensors added before it, so bytes are written while later tensors are still being
 added. With the same tensors added in the same order, index and data files are byte-identical to TensorFlow's.
 
 Source: BundleWriter in tensorflow/core/util/tensor_bundle/tensor_bundle.cc. Explained in docs/formats/bundle.md.
@@ -31,7 +31,7 @@ from torch_tfckpt.values import WritableValue
 # Tensors are queued up to this size and then written together: enough work for all threads, and a limit for the memory
 # of callers that create tensors on the fly.
 QUEUE_BYTES: Final = 64 * 1024 * 1024
-QUEUE_LENGTH: Final = 4096  # limit of queued tensors: short-lived objects cost the garbage collector nothing
+QUEUE_LENGTH: Final = 4096  # limit on queued tensors: few enough that the garbage collector is not slowed down
 
 
 class State(enum.Enum):
@@ -87,7 +87,7 @@ class BundleWriter(CheckpointWriter):
         IncompleteSaveError: a file cannot be created. The directory itself is created, but no parents.
 
     A tensor that was added must not change before the writer is finished. Cost: QUEUE_BYTES of tensors stay in memory,
-    including host copies of those on devices or not contiguous. Thread safety: one thread at a time.
+    including host copies of device or non-contiguous tensors. Thread safety: one thread at a time.
     """
 
     def __init__(self, storage: Storage, prefix: str, *, num_shards: int = 1, alignment: int = 1) -> None:
@@ -107,7 +107,7 @@ class BundleWriter(CheckpointWriter):
 
         Args:
             value: A tensor on any device with any strides, a numeric array, or strings (str, bytes, or an array).
-            dtype: The TensorFlow type to store it as, if not the default one: DT_QINT8 for an int8 tensor.
+            dtype: The TensorFlow type to store it as, if not the default, e.g. DT_QINT8 for an int8 tensor.
 
         Raises:
             InvalidArgumentError: the name is taken or empty, or the value cannot be stored.
@@ -164,7 +164,7 @@ class BundleWriter(CheckpointWriter):
             self._flush()
             self._plan.close()
             for file, extent in zip(self._files, self._plan.shards, strict=True):
-                if extent.end > extent.data_end:  # zeros up to the aligned end; the gaps are zeros already
+                if extent.end > extent.data_end:  # zeros up to the aligned end; gaps already contain zeros
                     file.write(extent.data_end, [bytes(extent.end - extent.data_end)])
                 file.sync()
             self._publication.publish(self._plan.encode_index, self._files)
@@ -179,7 +179,7 @@ class BundleWriter(CheckpointWriter):
         self._plan.waiting.clear()
         try:
             self._pipeline.close()
-            close_files(self._files)  # not if Ctrl-C interrupts the line above: threads may still write
+            close_files(self._files)  # skipped if Ctrl-C interrupts `close`: threads may still be writing
         finally:
             self._publication.abandon()
 

@@ -1,7 +1,7 @@
-"""Output of the command line: results to stdout, messages to stderr, nothing that could control a terminal.
+"""Output of the command line: results to stdout, messages to stderr, no terminal control characters.
 
-Guaranteed: text from files, file names or arguments, in results, errors, log records and warnings, is printed with
-printable characters and ends of lines only. JSON escapes all characters that are not ASCII.
+Guaranteed: text from files, file names or arguments is printed as printable characters and line ends only, in results,
+errors, log records and warnings. JSON escapes all characters that are not ASCII.
 """
 
 import io
@@ -31,8 +31,8 @@ _OPTIONS: Final[Mapping[str, str]] = {
     "to": "--to",
 }
 _ANY: Final = "|".join(_OPTIONS)
-_LONG: Final = "|".join(name for name in _OPTIONS if "_" in name)  # never an ordinary word
-# Quoted names are skipped. Then atol=-1, skip_damaged=True, include "x", `tags`, max_shard_size.
+_LONG: Final = "|".join(name for name in _OPTIONS if "_" in name)  # never ordinary words
+# Skips quoted names. Finds for example: atol=-1, skip_damaged=True, include "x", `tags`, max_shard_size.
 _PARAMETER: Final = re.compile(
     rf"""(?P<quoted>"[^"]*")|(?<![\w/.=-])"""
     rf"""(?:(?P<set>{_ANY})=(?P<value>[^\s:]+)|(?P<listed>include|exclude|rename)(?=[ ]")|"""
@@ -46,7 +46,7 @@ def escaped(text: str) -> str:
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr escape characters that their encoding lacks, and discard output if closed (`>&-`)."""
+    """Escape characters that stdout and stderr cannot encode; discard output if they are closed (`>&-`)."""
     sys.stdout = sys.stdout or io.StringIO()
     sys.stderr = sys.stderr or io.StringIO()
     for stream in (sys.stdout, sys.stderr):
@@ -61,7 +61,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def escaped_messages() -> Iterator[None]:
-    """Print log records and warnings like other messages in the `with` block, instead of unchanged.
+    """Inside the `with` block, escape log records and warnings, like other messages.
 
     Programs that have set up their own logging handlers get the records as before.
     """
@@ -87,8 +87,8 @@ def _say_warning(message: Warning | str, category: type[Warning], *_: object, **
 def error_text(error: CheckpointError) -> str:
     """Return the message of an error for users of the command line.
 
-    It names options instead of the parameters of Python functions, and omits wording that is only there for programs
-    that search messages for it.
+    The result names options instead of the parameters of Python functions, and omits the phrase that errors contain
+    only for programs that search messages for it.
     """
     return _PARAMETER.sub(_as_option, str(error).replace(NO_MATCHING_FILES, ""))
 

@@ -25,7 +25,7 @@ class _Finding(NamedTuple):
     kind: str  # in words
     hint: str
     supported: bool  # whether this package shows or lists it
-    files: Sequence[str] = ()  # a line for each file, checkpoint or subdirectory with checkpoints of a directory
+    files: Sequence[str] = ()  # of a directory: a line for each file, checkpoint, or subdirectory with checkpoints
 
 
 def show_kind(path: str, error: CheckpointError, *, as_json: bool) -> int | None:
@@ -65,16 +65,16 @@ def _file_kind(path: str) -> _Finding | None:
     promised = promised_kind(path)
     is_readable_by_name = path.endswith(".index") or (promised is not None and promised.reading is Reading.TENSORS)
     if kind is FileKind.UNKNOWN and (is_readable_by_name or not LOCAL.exists(path)):
-        return None  # the error describes what is wrong with a file of the kind that the name promises
+        return None  # the file is missing or damaged, and the error describes what is wrong
     if kind.reading is Reading.TENSORS or kind is FileKind.CUT_TABLE:
         return None
     if not kind.is_foreign and parse_data_filename(path) is not None:
-        return None  # a data file may well be full of zeros, and the error describes what is missing
+        return None  # a data file of a checkpoint, which may contain any bytes: the error describes what is missing
     return _Finding(kind.what, kind.hint, kind.reading is Reading.GRAPH)
 
 
 def _directory_kind(path: str, names: Sequence[str]) -> _Finding | None:
-    """Return what a directory without exactly one checkpoint is, and the kinds of its files."""
+    """Return the kind of a directory that does not have exactly one checkpoint, and of its files."""
     prefixes = sorted(prefixes_of(names))
     without_index = not prefixes and any(parse_data_filename(name) is not None for name in names)
     if STATE_FILE in names or len(prefixes) == 1 or without_index:
@@ -113,6 +113,6 @@ def _kind_in_directory(directory: str, name: str) -> FileKind:
 
 
 def _is_tfjs_shard(path: str) -> bool:
-    """Return whether `path` is a .bin file next to the model.json of TensorFlow.js: its bytes are plain numbers."""
+    """Return whether `path` is a .bin file next to a model.json of TensorFlow.js: only numbers, no header."""
     beside = os.path.join(os.path.dirname(path), _TFJS_MODEL)
     return path.endswith(".bin") and LOCAL.exists(beside) and kind_of_file(LOCAL, beside) is FileKind.TFJS

@@ -60,13 +60,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         return USAGE_ERROR
     try:
         options = parser().parse_args(given)
-    except SystemExit as leave:  # argparse has printed why, or its help
+    except SystemExit as leave:  # argparse has already printed the error or the help
         return int(leave.code or 0)
     try:
         status = _function(options.run)(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes stdout again when it exits; into /dev/null that cannot fail a second time.
+        # When Python exits, it flushes stdout again. This cannot fail if stdout is /dev/null.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
@@ -93,7 +93,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Escapes what it prints: errors quote the arguments."""
+    """Parser that escapes what it prints, because its errors quote the arguments."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if message:

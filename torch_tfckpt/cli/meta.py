@@ -4,9 +4,10 @@ The document of --json has everything, without the limits of the listing:
 
     path                file or directory
     tags_available      the tags of each graph in it
-    total               of the variables: `variables`, `elements`, `nbytes`, and `unknown`: how many have no known size
-    ...                 the attributes of `MetaGraphSummary`, each record in it an object of its attributes; types of
-                        elements are named as `ls` names them; a collection also has `values`, as `plain` converts them
+    total               of the variables: `variables` (their number), `elements`, `nbytes`, `unknown` (the number of
+                        variables of unknown size)
+    ...                 the attributes of `MetaGraphSummary`; records become objects with the records' attributes;
+                        element types are named as in `ls`; collections also have `values`, converted by `plain`
 """
 
 import argparse
@@ -56,7 +57,7 @@ def meta(options: argparse.Namespace) -> int:
         raise InvalidArgumentError("--depth needs --dot. Add --dot, or omit --depth")
     path = fspath(options.path)
     tags = None if options.tags is None else [tag for tag in options.tags.split(",") if tag]
-    # One after another, so that a large file is in memory only once.
+    # Read the tags first, then open the file again, so that only one copy of a large file is in memory at a time.
     available = [list(each.info.tags) for each in meta_graphs_in(path)]
     chosen = open_meta_graph(path, tags)
     summary = summary_of(chosen)

@@ -57,7 +57,7 @@ class Row(NamedTuple):
     aliases: tuple[str, ...] | None = None  # its other names in an object-based checkpoint
     variable: str | None = None  # full name of the variable
     belongs_to: str = ""  # a note: the variable, or the variable that a slot belongs to
-    short_name: str = ""  # the name without /.ATTRIBUTES/VARIABLE_VALUE, if that means this tensor
+    short_name: str = ""  # the name without /.ATTRIBUTES/VARIABLE_VALUE, if unambiguous
 
     @property
     def nbytes(self) -> int:
@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
     @property
     def shown_name(self) -> str:
-        """The name in a table: at a terminal without its long ending, if that means the same tensor."""
+        """The name in a table: the short name at a terminal, if there is one; otherwise the full name."""
         return self.short_name if self.short_name and at_terminal() else self.name
 
     @property
@@ -120,7 +120,7 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def open_for_listing(path: str) -> TensorSource:
-    """Call `open_source`; if a directory has no checkpoint, the error names those in its subdirectories."""
+    """Call `open_source`; if a directory has no checkpoint, the error names subdirectories that have some."""
     path = fspath(path)
     try:
         return open_source(path)
@@ -136,7 +136,7 @@ def show_path(options: argparse.Namespace) -> int:
     if options.full and options.json:
         raise InvalidArgumentError("--json always prints all values. Omit --full")
     if options.full and options.name is None:
-        raise InvalidArgumentError("--full prints the values of one tensor. Name it: tfckpt show PATH NAME --full")
+        raise InvalidArgumentError("--full prints the values of one tensor. Add its name: tfckpt show PATH NAME --full")
     path = fspath(options.path)
     try:
         opened = open_source(path) if options.name is None else open_for_listing(path)
@@ -198,7 +198,7 @@ def row_of(source: TensorSource, name: str) -> Row:
 
 
 def unmatched(source: TensorSource, patterns: Sequence[str]) -> str:
-    """Return the message that no tensor matches."""
+    """Return the message for patterns that match no tensor."""
     names = source.names()
     known = _all_names(source)
     closest = " ".join(filter(None, (did_you_mean(pattern.removesuffix(":0"), known) for pattern in patterns)))
@@ -232,7 +232,7 @@ def kinds_of(source: TensorSource) -> Mapping[str, VariableKind]:
 
 
 def total_of(rows: Sequence[Row], kinds: Mapping[str, VariableKind]) -> dict[str, Any]:
-    """Return the totals of a JSON listing: of all tensors, and of each kind of them."""
+    """Return the totals of a JSON listing: for all tensors, and for each kind of tensor."""
     by_kind = _by_kind(rows, kinds)
     return {**_sums(rows), "kinds": {kind.value: _sums(some) for kind, some in by_kind.items()}}
 
@@ -254,13 +254,13 @@ def _elements(rows: Sequence[Row]) -> int:
 
 
 def totals(rows: Sequence[Row], kinds: Mapping[str, VariableKind]) -> str:
-    """Return the last lines of a listing: all tensors, and if they are of several kinds, each kind."""
+    """Return the totals at the end of a listing: for all tensors, and for each kind if there are several."""
     lines = [f"  {kind.value}: {sums_text(some)}" for kind, some in _by_kind(rows, kinds).items()]
     return "\n".join([sums_text(rows), *lines] if len(lines) > 1 else [sums_text(rows)])
 
 
 def sums_text(rows: Sequence[Row]) -> str:
-    """Return the number, elements and size of the tensors as text."""
+    """Return the number of tensors, their number of elements and their size as text."""
     unreadable = sum(row.info is None for row in rows)
     size = byte_text(sum(row.nbytes for row in rows))
     text = f"{counted(len(rows), 'tensor')}, {counted(_elements(rows), 'element')}, {size}"
@@ -270,7 +270,7 @@ def sums_text(rows: Sequence[Row]) -> str:
 def missing_files_of(source: TensorSource) -> Mapping[str, int]:
     """Return the missing data files of a TensorFlow checkpoint, with the number of tensors in each."""
     if isinstance(source, CheckpointSource):
-        with suppress(CheckpointError):  # a listing reports a damaged index
+        with suppress(CheckpointError):  # the listing itself reports a damaged index
             return source.missing_files()
     return {}
 
@@ -405,7 +405,7 @@ def _show_tensor(source: TensorSource, given: str, options: argparse.Namespace) 
 
 
 def _tensor_meant(source: TensorSource, given: str) -> str:
-    """Return the tensor with the given name: its key, another of its names, or one of these with ":0"."""
+    """Return the key of the tensor that `given` names: its key or a different name, or either with ":0"."""
     names = source.names()
     known = source.object_names
     bare = given.removesuffix(":0")

@@ -1,7 +1,7 @@
-"""Find checkpoints in the subdirectories of a directory that has none itself, to tell the user which one to pass.
+"""Find checkpoints in the subdirectories of a directory that has none itself, to suggest to the user.
 
 Only local directories are searched, two levels deep, and only a limited number of names is read: the directory may
-contain data sets. What cannot be read is skipped, and counts as not searched.
+contain data sets. Directories that cannot be read are skipped, and count as not searched.
 """
 
 import os
@@ -14,9 +14,9 @@ from torch_tfckpt.storage.names import is_url
 from torch_tfckpt.text import counted, listed, natural_order, printable
 
 _LEVELS: Final = 2
-_PER_DIRECTORY: Final = 2_000  # names that are read
+_PER_DIRECTORY: Final = 2_000  # maximum number of names read
 _IN_ALL: Final = 20_000
-_LISTED: Final = 5  # directories in a sentence
+_LISTED: Final = 5  # directories named in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Subdirectories:
     """Subdirectories that have checkpoints.
 
     Attributes:
-        counts: Path, below the directory as it was spelled -> number of checkpoints, in natural order. 0: there is only
-            a `checkpoint` file.
+        counts: Path, beginning with the directory as it was given -> number of checkpoints, in natural order of the
+            paths. 0: there is only a `checkpoint` file.
         is_cut: Whether some directories were not searched, or not completely.
     """
 
@@ -34,12 +34,12 @@ class Subdirectories:
 
     @property
     def lines(self) -> list[str]:
-        """One line for each of them."""
+        """One line for each subdirectory."""
         return [f"{printable(path)}: {_what(count)}" for path, count in self.counts.items()]
 
     @property
     def example(self) -> str:
-        """The one to name in an example of a command."""
+        """The subdirectory to use in an example command."""
         return printable(next(iter(self.counts)))
 
     @property
@@ -48,7 +48,7 @@ class Subdirectories:
         return ". Not all of its subdirectories were searched, so there may be more" if self.is_cut else ""
 
     def sentence(self, verb: str) -> str:
-        """Return a sentence that names the first ones, and the command to use; "" if there are none."""
+        """Return a sentence with the first subdirectories, and the command to use; "" if there are none."""
         if not self.counts:
             return ""
         known = listed(self.lines, _LISTED, str)
@@ -57,7 +57,9 @@ class Subdirectories:
 
 
 def checkpoints_below(directory: str) -> Subdirectories:
-    """Return the subdirectories of a local directory that have checkpoints; none if it has some itself, or is a URL.
+    """Return the subdirectories of a local directory that have checkpoints.
+
+    The result is empty if the directory has checkpoints itself, or is a URL.
 
     Cost: reads at most `_IN_ALL` names.
     """
@@ -85,7 +87,7 @@ def checkpoints_below(directory: str) -> Subdirectories:
 
 
 def _names_in(directory: str, left: int) -> tuple[list[str], list[str], bool]:
-    """Return names in a directory, the paths of its visible subdirectories, and whether some names were not read."""
+    """Return names in a directory, paths of visible subdirectories, and whether some names were not read."""
     limit = min(left, _PER_DIRECTORY)
     try:
         with os.scandir(directory or os.curdir) as entries:

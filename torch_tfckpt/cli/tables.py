@@ -16,7 +16,7 @@ from torch_tfckpt.cli.console import escaped
 # rich takes seconds to lay out more rows than this.
 _RICH_ROWS: Final = 2000
 _GAP: Final = 2  # spaces between columns
-_MIN_WIDTH: Final = 16  # of a column that is narrowed
+_MIN_WIDTH: Final = 16  # a column is never narrowed further
 _PART: Final = re.compile(r"[^/._ ]*[/._ ]+|[^/._ ]+")
 
 
@@ -29,8 +29,8 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: 
     """Print a table.
 
     Args:
-        headings: One per column. The first column has names, the last one notes. In a narrow terminal both are
-            broken after "/", ".", "_" or a space, notes before names.
+        headings: One per column. The first column has names, the last one notes. In a narrow terminal, both
+            are wrapped after "/", ".", "_" or a space; the notes are narrowed first.
         rows: Cells, not yet escaped.
         numeric: Headings of the columns to align on the right.
     """

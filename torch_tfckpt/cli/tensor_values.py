@@ -2,8 +2,8 @@
 
 In JSON, "values" are nested lists in row-major order. NaN and infinities are the strings "NaN", "Infinity" and
 "-Infinity", since JSON has no numbers for them; complex numbers are pairs [real, imaginary]. Strings are text if all
-of them are UTF-8, otherwise base64, as "encoding" declares. A value of a type that torch lacks is one base64 string,
-"bytes".
+of them are UTF-8, otherwise base64, as "encoding" declares. A value of a type that torch lacks is one base64 string
+under "bytes".
 """
 
 import base64
@@ -22,15 +22,15 @@ from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.text import byte_text, printable, quoted
 from torch_tfckpt.values import Strings
 
-# Beyond this, nobody reads the values on a terminal, and JSON of them would take gigabytes of memory.
+# Above these limits, nobody would read the values on a terminal, and as JSON they would take gigabytes of memory.
 _MOST_ELEMENTS: Final = 1_000_000
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _FULL_WIDTH: Final = 120  # characters of a line
-_CUT_STRING: Final = 200  # longer ones are cut unless --full is given
+_CUT_STRING: Final = 200  # longer strings are cut unless --full is given
 
 
 def check_size(path: str, name: str, info: TensorInfo) -> None:
-    """Raise UnimplementedError if a tensor is too large to print all of it. Call this before reading it."""
+    """Raise UnimplementedError if a tensor is too large to print in full. Call this before reading it."""
     # Dimensions of size 0 count as 1: nested lists of [1000000, 0] have a million lists.
     if math.prod(max(size, 1) for size in info.shape) <= _MOST_ELEMENTS and info.nbytes <= _MOST_BYTES:
         return
@@ -42,7 +42,7 @@ def check_size(path: str, name: str, info: TensorInfo) -> None:
 
 
 def value_text(value: FileValue) -> str:
-    """Return a value as numpy prints it; long strings and the middle of large tensors are omitted."""
+    """Return a value as numpy prints it; long strings are cut, and the middle of large tensors is omitted."""
     if isinstance(value, StoredBytes):
         return f"{len(value.data)} bytes that torch has no type for: {value.data[:64]!r}"
     if isinstance(value, np.ndarray):
@@ -53,7 +53,7 @@ def value_text(value: FileValue) -> str:
 
 
 def full_text(value: FileValue) -> str:
-    """Return all of a value, with as many digits as identify each number.
+    """Return a value in full, with as many digits as are needed to identify each number.
 
     A single string is printed as text if it is UTF-8; JSON, such as the state of an optimizer, is indented.
     """
@@ -105,7 +105,7 @@ def statistics_as_json(found: Statistics) -> dict[str, Any]:
 
 
 def json_numbers(value: Any) -> Any:
-    """Return nested lists or a dictionary of numbers in which those that JSON lacks are strings."""
+    """Return nested lists or a dictionary of numbers, with NaN and infinities replaced by strings."""
     if isinstance(value, list):
         return [json_numbers(item) for item in value]
     if isinstance(value, dict):

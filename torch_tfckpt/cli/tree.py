@@ -9,7 +9,8 @@
       tied                                       = (root).model
 
 Every object is shown once in full: on the shortest path from the root, from which the keys of its tensors are made.
-Elsewhere a line refers to it. Graphs come from files, so nothing here recurses, and the length of a line is limited.
+Elsewhere a line refers to it. Graphs come from files and may be of any depth, so nothing here recurses, and the length
+of a line is limited.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from torch_tfckpt.format.object_graph import (
 )
 from torch_tfckpt.text import counted, encodable, escaped, printable, quoted
 
-_INDENTED: Final = 20  # levels; deeper lines begin with their level
+_INDENTED: Final = 20  # levels; deeper lines begin with the number of their level
 _NAME: Final = 80  # characters of a name
 _WAY: Final = 12  # names on the path to an object that a line refers to
 
@@ -68,7 +69,7 @@ class _TreePosition(NamedTuple):
 
 
 def ls_tree(options: argparse.Namespace) -> int:
-    """Show the objects; 1 if a tensor is missing or cannot be read, or no name matches."""
+    """Show the objects; return 1 if a tensor is missing or cannot be read, or no name matches."""
     with closing(open_for_listing(options.path)) as source:
         if not isinstance(source, CheckpointSource):
             raise NotFoundError(f"{printable(source.path)}: {source.format} has no object graph. Omit --tree")
@@ -109,7 +110,7 @@ class _Tree:
 
     Args:
         all_objects: Also show objects that have no tensors, neither their own nor below them.
-        all_attributes: Also show attributes that have none of the tensors.
+        all_attributes: Also show attributes without a tensor in `rows`.
     """
 
     def __init__(self, graph: ObjectGraph, rows: Sequence[Row], *, all_objects: bool, all_attributes: bool) -> None:
@@ -130,7 +131,7 @@ class _Tree:
 
     @property
     def lacks_tensors(self) -> bool:
-        """Whether an attribute has no tensor."""
+        """Whether an attribute that is shown has no tensor in `rows`."""
         every = (each for node_id in self._shown for each in self._attributes(node_id))
         return any(each.checkpoint_key not in self._stored for each in every)
 
@@ -172,7 +173,7 @@ class _Tree:
         return {*self._leading_to(having), *(() if not self._nodes else (ROOT,))}
 
     def _with_parents(self, node_ids: Iterable[int]) -> set[int]:
-        """Return these objects and those on the paths at which the tree shows them."""
+        """Return these objects and all objects on the paths at which the tree shows them."""
         shown: set[int] = set()
         for node_id in node_ids:
             here: int | None = node_id
@@ -226,7 +227,7 @@ class _Tree:
         return name if edge.variable is None else f"{name} of {self._way(edge.variable).removeprefix('(root).')}"
 
     def _way(self, node_id: int) -> str:
-        """Return the names on the path to an object; only the last ones of a long path."""
+        """Return the names on the path to an object; for a long path, only the last names."""
         names: list[str] = []
         place = self._places[node_id]
         while place.parent is not None and len(names) < _WAY:
@@ -287,7 +288,7 @@ def _places(nodes: Sequence[TrackableObject]) -> dict[int, _TreePosition]:
 
 
 def _spread(nodes: Sequence[TrackableObject], places: dict[int, _TreePosition], start: int) -> list[int]:
-    """Place all nodes that are reached from `start` by children, breadth first; return them, `start` first."""
+    """Place all nodes reachable from `start` through children, breadth first; return them, `start` first."""
     reached = [start]
     for here in reached:  # grows in the loop
         for child in nodes[here].children:

@@ -44,8 +44,8 @@ from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import byte_text, counted, first_lines, listed, printable, quoted
 from torch_tfckpt.values import outside_modes
 
-_LISTED: Final = 8  # shared tensors that the text of a report lists
-_NAMED: Final = 5  # tensors with the same damage that it lists
+_LISTED: Final = 8  # number of shared tensors listed in the text of a report
+_NAMED: Final = 5  # number of names listed there of tensors with the same damage
 
 ReportProgress = Callable[[int, int], object]
 """Called with the bytes done and the total bytes."""
@@ -84,7 +84,8 @@ class SidecarTensor(NamedTuple):
         dtype: Its element type.
         shape: Its shape.
         reason: Why the target cannot store it.
-        whole: Whether the sidecar has the value. If not, the target has it as plain numbers, and the sidecar its type.
+        whole: Whether the sidecar stores the value. If not, the target stores it as plain numbers, and the sidecar
+            stores only its type.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -120,10 +121,10 @@ class ConvertReport:
         shared: Omitted tensors whose object is still reachable by another name -> that name.
         damaged: With `skip_damaged`: tensors that are missing in the target -> the damage.
         damaged_index: With `skip_damaged`: parts of the index that cannot be read. The tensors listed there are missing
-            in the target, and in `damaged` unless the object graph still names them.
+            in the target; they are missing in `damaged`, too, unless the object graph still names them.
         graph_edited: Whether the object graph was edited to match renamed or omitted tensors.
         training: For training state saved with torch.save: key for a Saver -> what is stored under it.
-        refused: Key of each optimizer in it that could not be converted -> the reason.
+        refused: Key of each optimizer in the training state that could not be converted -> the reason.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -191,7 +192,7 @@ class ConvertReport:
 
 
 def _grouped(damaged: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each damaged tensor; one for all tensors with the same reason, such as a missing data file."""
+    """Yield one line for each reason, such as a missing data file, with the damaged tensors that share it."""
     names_of_reason: dict[str, list[str]] = {}
     for name, reason in damaged.items():
         names_of_reason.setdefault(reason.replace(f"tensor {quoted(name)}: ", ""), []).append(name)
@@ -226,22 +227,24 @@ def convert(
 
     The object graph of an object-based checkpoint (tf.train.Checkpoint, Keras) is edited to match `rename`, `include`
     and `exclude`: after rename=[("^model/", "net/")] a program restores the object under the name `net`. If the target
-    is a TensorFlow checkpoint, the graph is kept unless `exclude` spells its name, _CHECKPOINTABLE_OBJECT_GRAPH.
+    is a TensorFlow checkpoint, the graph is kept unless a pattern of `exclude` contains its full name,
+    _CHECKPOINTABLE_OBJECT_GRAPH, or matches only this name.
 
-    Training state saved with torch.save, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), ...},
-    or by Lightning, becomes, with `to="tf"`, what a Saver can restore: see `report.training` and `report.refused`.
+    With `to="tf"`, training state saved with torch.save, such as {"model": model.state_dict(), "optimizer":
+    optimizer.state_dict()}, or by Lightning is converted so that a Saver can restore it: see `report.training` and
+    `report.refused`.
 
     Args:
-        src: A TensorFlow checkpoint by any of its names; a .safetensors file, the index of several or their directory;
-            a .pt file of tensors and plain values; a .npz file.
+        src: A TensorFlow checkpoint by any of its names; a .safetensors file, the index of several such files, or the
+            directory that contains them; a .pt file of tensors and plain values; a .npz file.
         dst: A file ending in .safetensors, .pt, .pth, .bin or .npz; with `to="safetensors"` a directory; with `to="tf"`
             a prefix. An existing target is replaced.
         to: "safetensors", "pt", "npz" or "tf"; by default chosen by the extension of `dst`.
-        include: Regular expressions; only tensors whose names contain a match of one of them. Empty: all.
+        include: Regular expressions; only tensors whose names contain a match of one of them are converted. Empty: all.
         exclude: Regular expressions; tensors whose names contain a match of one of them are omitted.
         rename: (pattern, replacement) as re.sub takes them, applied one after the other to each name.
-        dtype: Convert floating-point tensors to it ("bf16", torch.float16); all others are unchanged.
-        max_shard_size: Bytes of tensors per file, or "5GB"; for safetensors.
+        dtype: Convert floating-point tensors to this dtype ("bf16", torch.float16); all other tensors are unchanged.
+        max_shard_size: Maximum bytes of tensors per file, as a number or a string such as "5GB"; for safetensors.
         dry_run: Report what would be done, and write nothing.
         skip_damaged: Leave out tensors that are damaged or whose data file is missing, instead of raising. They are in
             `report.damaged`.
@@ -254,16 +257,16 @@ def convert(
         InvalidArgumentError: an argument is wrong; a pattern of `include` or `rename` matches nothing; two tensors
             would get the same name; the object graph cannot be edited to match; `dst` would replace some files of
             `src`, but not all.
-        NotFoundError, DataLossError: the source is missing or damaged; with `skip_damaged`, nothing of it can be read.
+        NotFoundError, DataLossError: the source is missing or damaged; with `skip_damaged`, no part of it can be read.
         UnimplementedError: a tensor can be neither read nor copied, or a sidecar would be too large.
-        OSError: the system refused a write.
+        OSError: a file cannot be written.
 
     At any moment, even after a kill, the earlier target or the new one exists in full; the next conversion or save
     into that directory removes leftover files. On any error, and on Ctrl-C, an existing target is unchanged and nothing
     of the new one is left, unless the error says otherwise. If several programs convert to one target, the last wins.
 
-    Cost: each tensor is read and written once, with `skip_damaged` read twice; 256 MiB of memory more than the largest
-    tensor (with a wider `dtype`: than it and its copy). A sidecar of the source is read into memory.
+    Cost: each tensor is written once and read once, or twice with `skip_damaged`. Memory: 256 MiB in addition to the
+    largest tensor and, if `dtype` is wider, its converted copy. A sidecar of the source is read into memory.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -307,7 +310,7 @@ def convert(
 
 @contextmanager
 def _suggesting(skip_damaged: bool) -> Iterator[None]:
-    """Add a hint on converting the rest to errors about damage."""
+    """Extend errors about damage with a hint on how to convert the undamaged tensors."""
     try:
         yield
     except DAMAGE as error:
@@ -326,7 +329,8 @@ def _select(
     """Return the tensors to convert, under their new names; list omitted ones in `report`.
 
     Args:
-        first_pass: Reports the progress of reading everything, to find damage. None: damage is an error.
+        first_pass: Called with the progress of a first pass, which reads everything to find damage. None: no such pass;
+            damage is an error.
     """
     listing = Listing(source.names(), []) if first_pass is None else list_undamaged(source)
     keep_graph = isinstance(sink, CheckpointSink)
@@ -361,7 +365,7 @@ def _select(
 
 
 def _graph_to_edit(source: TensorSource) -> ObjectGraph | None:
-    """The object graph; None if it is damaged, which is reported when it is edited or read."""
+    """Return the object graph; None if it is damaged. Editing or reading it later raises the error."""
     try:
         return read_graph(source)
     except DAMAGE:
@@ -378,7 +382,7 @@ class _Work(NamedTuple):
 
 
 def _plan(source: SelectedSource, sink: TensorSink, dtype: torch.dtype | None, report: ConvertReport) -> _Work:
-    """Decide everything from names and shapes alone, and record it in `report`."""
+    """Decide, from names and shapes alone, where each tensor goes, and record this in `report`."""
     infos = {name: source.info(name).cast(dtype) for name in source.names()}
     refused = {name: reason for name, info in infos.items() if (reason := sink.refusal(name, info)) is not None}
     held = {name: info for name, info in infos.items() if name not in refused}
@@ -431,7 +435,7 @@ def _carry_out(
 
 
 def _read(source: SelectedSource, names: Sequence[str], dtype: torch.dtype | None) -> dict[str, FileValue]:
-    """Return values, those with floating-point numbers converted to `dtype`."""
+    """Return the values, with floating-point tensors converted to `dtype`."""
     values = source.read(names)
     for name in names:
         value = values[name]

@@ -42,7 +42,7 @@ def find_damaged(source: TensorSource, names: Iterable[str], progress: Callable[
     Args:
         progress: Called with (bytes read, total bytes).
 
-    Cost: reads everything once; memory of a batch, or of the largest tensor.
+    Cost: reads everything once; memory for one batch, or for the largest tensor if that is more.
     """
     damaged: dict[str, str] = {}
     sizes: dict[str, int] = {}
@@ -73,7 +73,7 @@ def also_unusable(
 
     Args:
         names: The tensors that are to be converted.
-        damaged: Those of them that are damaged.
+        damaged: The damaged tensors among `names` -> the reason.
         listing: All tensors of the source.
         graph: The object graph, if it has been read.
     """
@@ -109,5 +109,5 @@ def _damaged_of(source: TensorSource, batch: Sequence[str]) -> dict[str, str]:
 
 
 def suggest_skipping(error: CheckpointError) -> CheckpointError:
-    """Return the same error with a hint on converting the rest."""
+    """Return the same error with a hint on how to convert the undamaged tensors."""
     return type(error)(f"{str(error).rstrip('.')}. skip_damaged=True converts the tensors that can be read")

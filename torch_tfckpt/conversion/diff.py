@@ -27,7 +27,7 @@ from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.text import counted, printable, quoted
 from torch_tfckpt.values import Strings, outside_modes
 
-_CHUNK_ELEMENTS: Final = 1024 * 1024  # float64 or complex128 copies of this many take a few tens of MB
+_CHUNK_ELEMENTS: Final = 1024 * 1024  # float64 or complex128 copies of so many elements take a few tens of MB
 
 
 class Difference(NamedTuple):
@@ -133,22 +133,22 @@ def diff(
 
     Args:
         a: A checkpoint or file, as `src` of `convert`.
-        b: Another one.
+        b: The checkpoint or file to compare it with.
         atol: Largest absolute difference of two numbers that count as equal; 0: their bits must be equal.
         ignore_dtype: Compare the values of numbers even if their types differ, as after convert(dtype="bf16").
         include: As in `convert`. Tensors of `a` are selected by their names before `rename`; a tensor of `b` is
-            selected if the one with its name in `a` is.
+            selected if the tensor of `a` that it is compared with is selected.
         exclude: As in `convert`; applied like `include`.
         rename: As in `convert`, applied to the names of `a`: after convert(a, b, rename=R), diff(a, b, rename=R) finds
             no difference. An object graph in `a` is edited as `convert` edits it.
         progress: Called with (bytes done, total bytes).
 
     Raises:
-        InvalidArgumentError: `atol` is negative or NaN; a pattern is not a regular expression; one of `include` or
-            `rename` matches nothing; no tensor is left to compare; two tensors would get the same name.
-        NotFoundError, DataLossError, UnimplementedError: one of the two cannot be read.
+        InvalidArgumentError: `atol` is negative or NaN; a pattern is not a regular expression; a pattern of `include`
+            or `rename` matches nothing; no tensor is left to compare; two tensors would get the same name.
+        NotFoundError, DataLossError, UnimplementedError: `a` or `b` cannot be read.
 
-    Cost: both are read once; memory of the largest tensor of both, and 256 MiB.
+    Cost: both are read once. Memory: the largest tensor of `a` and its counterpart in `b`, plus 256 MiB.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -193,7 +193,7 @@ def _select(
     graph = read_graph(one) if rename is not None and OBJECT_GRAPH_KEY in taken_here else None
     paths = () if graph is None else object_paths(graph)
     new_names = selection.renamed(taken_here, paths)
-    # A tensor of the other is selected if the one it is compared with is.
+    # A tensor of `other` is selected if the tensor that it is compared with is selected.
     goes_with = {selection.new_name(name): False for name in names if name not in new_names}
     goes_with |= dict.fromkeys(new_names.values(), True)
     taken = [name for name in other_names if goes_with.get(name, selection.takes(name))]
@@ -229,7 +229,7 @@ def _compare_names(
 
 
 def _compare(a: FileValue, b: FileValue, atol: float) -> Difference | None:
-    """Compare two values of the same shape, and of the same type or with numbers on both sides."""
+    """Compare two values of the same shape that have the same type or two numeric types."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         if a.dtype == b.dtype and torch.equal(_bits(a), _bits(b)):
             return None

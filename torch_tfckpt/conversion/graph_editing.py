@@ -52,7 +52,7 @@ class EditedGraph(NamedTuple):
 
     Attributes:
         graph: The new graph; the same object if nothing had to change.
-        paths: Path of each remaining object, as in keys -> its path in the new graph.
+        paths: Old path of each remaining object, spelled as in keys -> its path in the new graph.
     """
 
     graph: ObjectGraph
@@ -69,14 +69,15 @@ def edit_graph(
 
     Args:
         names: All tensors that belong to the graph.
-        new_names: Name -> new name of those that are kept.
-        rename: Any name -> new name, for objects whose place does not follow from a tensor: a Keras model may
-            have all its variables under the keys of its optimizer. Called with the paths of these objects and "/".
+        new_names: Name -> new name of the tensors that are kept.
+        rename: Returns the new name for any name. Used for objects whose place does not follow from a tensor: a Keras
+            model may have all its variables under the keys of its optimizer. Called with the path of each such object,
+            followed by "/".
 
     Raises:
         InvalidArgumentError: the graph cannot be edited to match: tensors of one attribute are renamed differently, or
-            only some of them are left out; two children of one object would have the same name; a state would not be
-            found.
+            only some of them are left out; two children of one object would have the same name; a restore would not
+            find the state of an object.
     """
     return _Edit(graph, list(names), new_names, rename).result()
 
@@ -87,7 +88,7 @@ def object_paths(graph: ObjectGraph) -> list[str]:
 
 
 def other_keys(graph: ObjectGraph, names: Iterable[str]) -> dict[str, list[str]]:
-    """Return tensor -> its keys by the other paths to its object. Tensors with one path are omitted."""
+    """Return tensor -> its keys by other paths to its object. Tensors with only one path are omitted."""
     routes = _routes(graph)
     others: dict[int, list[str]] = {}
     for parent, route in routes.items():
@@ -183,7 +184,7 @@ class _Edit:
         ]
 
     def _nodes_to_remove(self) -> set[int]:
-        """Return nodes that have no values left, neither their own nor below them, and slots of removed variables."""
+        """Return nodes with no values left in them or below them, and slot variables of removed variables."""
         nodes = self._graph.nodes
         bare = {
             node_id
@@ -207,7 +208,7 @@ class _Edit:
         return removed | orphans
 
     def _places(self) -> dict[int, Route]:
-        """Return the new place of each node, by the new keys of its values, of values below it, or its path."""
+        """Return each node's new place, from the new keys of its values or of values below it, or its path."""
         parents = self._graph.parents
         order = [node_id for node_id in self._routes if node_id not in self._removed]  # parents before children
         wanted = self._wanted_places()
@@ -262,7 +263,7 @@ class _Edit:
         return wanted
 
     def _unlisted_states(self) -> list[tuple[str, int, str]]:
-        """Return path, node and new name of states that the graph does not list, such as our optimizers'."""
+        """Return path, node and new name of states that the graph does not list (our optimizers' states)."""
         suffix = checkpoint_key("", PYTHON_STATE)
         return [
             (path, self._node_at[path], new)
@@ -353,7 +354,7 @@ class _Rebuilding:
     def build(self, values: Mapping[int, _NodeValues]) -> ObjectGraph:
         """Return the new graph. `values`: old id -> contents of the node.
 
-        InvalidArgumentError if two nodes that have to be merged cannot be.
+        Raises InvalidArgumentError if two nodes have to be merged but cannot be.
         """
         self._add_children()
         merged = [_NodeValues() for _ in self._children]
@@ -392,7 +393,7 @@ class _Rebuilding:
                     continue
                 name: str | None = child.local_name
                 if self._graph.parents.get(child.node_id) == (node_id, name):
-                    place = self._places[child.node_id]  # the edge in the keys
+                    place = self._places[child.node_id]  # this edge is part of the child's keys
                     name = place[-1] if place and place[:-1] == self._places[node_id] else None
                 if name is not None:
                     self._add_child(node_id, new_id, name, self.ids[child.node_id])

@@ -71,10 +71,10 @@ def merge(
         storage: Where the files are stored; by default chosen by `dst`.
 
     Raises:
-        InvalidArgumentError: no source is given or exists; a source has version 1; a tensor or slice is in two of them;
-            their endianness or format versions differ. Nothing was changed.
+        InvalidArgumentError: no source is given or exists; a source has version 1; a tensor or slice is in two sources;
+            the sources differ in endianness or format version. Nothing was changed.
         NotFoundError, DataLossError: a source is missing or damaged. Nothing was changed.
-        IncompleteSaveError: the system refused a step. Sources and an existing target are unchanged.
+        IncompleteSaveError: a file operation failed. Sources and an existing target are unchanged.
 
     Cost: reads and writes the indexes; data files are linked, or copied where links are not supported.
 
@@ -98,7 +98,7 @@ def merge(
             )
         try:
             prefix = _prefix_of(storage, path)
-            # Spell each checkpoint in one way: if the target is one of the sources, it must not be removed afterwards.
+            # Use one spelling per checkpoint, so that a source that is also the target is not removed afterwards.
             known = (other for other in (report.target, *report.sources) if _is_same(other, prefix))
             report.sources.append(next(known, prefix))
         except NotFoundError:

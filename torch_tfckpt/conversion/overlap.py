@@ -32,7 +32,7 @@ def check_overlap(source: TensorSource, sink: TensorSink) -> None:
 
 
 def is_same_name(path: str, other: str) -> bool:
-    """Return whether two local paths are the same name in the same directory, which may be spelled in several ways."""
+    """Return whether two local paths, however spelled, are the same name in the same directory."""
     (directory, name), (other_directory, other_name) = os.path.split(path), os.path.split(other)
     if name.casefold() != other_name.casefold():
         return False
@@ -45,7 +45,7 @@ def is_same_name(path: str, other: str) -> bool:
 
 
 def _ignores_case(path: str, other: str) -> bool:
-    """Return whether names that differ only in case are the same: both lead to one file, which has one name."""
+    """Return whether two paths that differ only in case lead to the same file, which has only one link."""
     try:
         return os.path.samestat(os.lstat(path), os.lstat(other)) and os.lstat(path).st_nlink == 1
     except OSError:

@@ -19,7 +19,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.text import counted
 
-MAX_STEPS: Final = 1_000_000  # of a search, about 2 s; a model of 100,000 parameters and one group takes 200,000
+MAX_STEPS: Final = 1_000_000  # per search, about 2 s; 100,000 parameters in one group take 200,000 steps
 _STATISTICS: Final = frozenset({"running_mean", "running_var"})  # buffers of torch's BatchNorm and InstanceNorm
 
 
@@ -47,7 +47,7 @@ class ModelTensor(NamedTuple):
 def match_positions(
     groups: Sequence[Sequence[Shape | None]], entries: Mapping[str, ModelTensor], max_steps: int = MAX_STEPS
 ) -> list[list[str]]:
-    """Return the names of the parameters of each group, by the contract of this module.
+    """Return the names of the parameters of each group, following the contract of this module.
 
     Args:
         groups: The shape of the state at each position of each group; None if it is unknown.
@@ -55,16 +55,16 @@ def match_positions(
         max_steps: Number of search steps after which AmbiguousPositionsError is raised.
 
     Raises:
-        InvalidArgumentError: there is no such assignment.
-        AmbiguousPositionsError: there are several, or too many to search.
+        InvalidArgumentError: no assignment is possible.
+        AmbiguousPositionsError: several assignments are possible, or there are too many to search.
     """
     buffers = _known_buffers(entries)
     candidates = {name: entry for name, entry in entries.items() if name not in buffers}
     total = sum(map(len, groups))
     if total > len(candidates):
         raise InvalidArgumentError(f"it has {counted(total, 'parameter')}, but the model has {len(candidates)}")
-    # For each entry: the number of positions of each group that are assigned so far -> the one before, and the group
-    # that got the entry. Only one predecessor is kept: it is used if there is no other.
+    # For each entry: how many positions of each group are assigned after it -> how many were assigned before it, and
+    # the group that got the entry. Only one predecessor is kept, since it is used only if the assignment is unique.
     layers: list[dict[tuple[int, ...], tuple[tuple[int, ...], int | None]]] = []
     ways: dict[tuple[int, ...], int] = {(0,) * len(groups): 1}
     steps = 0
@@ -105,7 +105,7 @@ def _fits(groups: Sequence[Sequence[Shape | None]], assigned: tuple[int, ...], g
 
 
 def _known_buffers(entries: Mapping[str, ModelTensor]) -> set[str]:
-    """Return the entries that are not parameters: by their types, and buffers of torch's own classes."""
+    """Return the entries that are not parameters: known by dtype, or buffers of torch's own classes."""
     found = {name for name, entry in entries.items() if not entry.may_be_parameter}
     for name, entry in entries.items():
         prefix = name[: name.rfind(".") + 1]

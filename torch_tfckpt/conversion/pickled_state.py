@@ -1,4 +1,4 @@
-"""Values of a .pt file as Python values, and what they are: the state_dict of an optimizer, of a module, ..."""
+"""Convert values of a .pt file to Python values, and recognise state_dicts of optimizers and modules."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def has_str_keys(value: PickledDict) -> bool:
 
 
 def is_optimizer(value: Any) -> bool:
-    """Return whether it has the form of an optimizer's state_dict."""
+    """Return whether `value` has the form of an optimizer's state_dict."""
     groups = item_of(value, "param_groups")
     return (
         isinstance(item_of(value, "state"), PickledDict)
@@ -40,14 +40,14 @@ def is_optimizer(value: Any) -> bool:
 
 
 def is_module(value: Any) -> bool:
-    """Return whether it is what the state_dict() of a module returns, which has attributes."""
+    """Return whether `value` is what a module's state_dict() returns: an OrderedDict with attributes."""
     return (
         isinstance(value, PickledDict) and value.kind == "OrderedDict" and value.has_attributes and has_str_keys(value)
     )
 
 
 def may_be_module(value: Any) -> bool:
-    """Return whether it may be the state_dict of a module: a dict of tensors."""
+    """Return whether `value` may be the state_dict of a module: a dict of tensors."""
     if is_module(value):
         return True
     if not isinstance(value, PickledDict) or not has_str_keys(value):
@@ -57,12 +57,12 @@ def may_be_module(value: Any) -> bool:
 
 
 def is_scheduler(value: Any) -> bool:
-    """Return whether it has the form of the state_dict of a scheduler of torch."""
+    """Return whether `value` has the form of the state_dict of a torch scheduler."""
     return item_of(value, "last_epoch") is not None and any(item_of(value, key) is not None for key in _OF_SCHEDULERS)
 
 
 def is_object(value: Any) -> bool:
-    """Return whether it is the state of an object, and not a plain container."""
+    """Return whether `value` is the state of an object, and not a plain container."""
     return is_optimizer(value) or is_module(value) or is_scheduler(value)
 
 
@@ -75,10 +75,10 @@ def items_of(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 class PythonValues:
-    """Pickled values as Python values. The reader of the file has limited their number and depth.
+    """Converts pickled values to Python values. The file's reader has limited their number and depth.
 
     Attributes:
-        names: Address of the memory of a placeholder -> name of the tensor in the file. It stays the same in views.
+        names: Address of a placeholder's storage, which its views share -> name of the tensor in the file.
     """
 
     def __init__(self) -> None:
@@ -93,10 +93,10 @@ class PythonValues:
         """Return a value, with placeholders in place of its tensors.
 
         Args:
-            name: Its name in the file.
+            name: Name of the value in the file.
 
         Raises:
-            UnimplementedError: it contains something that was not decoded, such as a set.
+            UnimplementedError: the value contains something that was not decoded, such as a set.
         """
         if isinstance(pickled, PickledTensor):
             return self._placeholder(name)

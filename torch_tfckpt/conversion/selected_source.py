@@ -22,8 +22,8 @@ class SelectedSource:
     Args:
         source: The source; it is not closed by this object.
         names: All tensors of the checkpoint, including those that `source` can no longer list.
-        new_names: Name -> new name of those that are selected.
-        rename: Any name -> new name; None if nothing is renamed.
+        new_names: Name -> new name of the selected tensors.
+        rename: Returns the new name for any name; None if nothing is renamed.
         graph: The object graph, if it has been read; otherwise it is read when it has to be edited.
 
     Attributes:
@@ -31,7 +31,7 @@ class SelectedSource:
 
     Raises:
         InvalidArgumentError: the object graph is selected and cannot be edited to match the new names.
-        DataLossError, NotFoundError: it has to be edited and is damaged.
+        DataLossError, NotFoundError: the object graph has to be edited, but is damaged.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class SelectedSource:
 
 
 def read_graph(source: TensorSource) -> ObjectGraph:
-    """The object graph of a source that has one.
+    """Return the object graph of a source that has one.
 
     Raises:
-        DataLossError, NotFoundError: it is damaged, or is not one string.
+        DataLossError, NotFoundError: the graph is damaged, or is not a single string.
     """
     value = source.read([OBJECT_GRAPH_KEY])[OBJECT_GRAPH_KEY]
     if not isinstance(value, np.ndarray) or value.shape != ():
@@ -113,7 +113,7 @@ def read_graph(source: TensorSource) -> ObjectGraph:
 
 
 def read_states(source: TensorSource, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and text of the states of objects among the tensors `names`."""
+    """Yield the name and text of each tensor in `names` that is the state of an object."""
     for name in names:
         if name.endswith(_STATE_SUFFIX):
             info = source.info(name)

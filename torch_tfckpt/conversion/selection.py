@@ -38,7 +38,7 @@ class Selection:
         rename: (pattern, replacement) as re.sub takes them, applied one after the other to each name.
 
     Attributes:
-        names_of: Returns all names of a tensor, its own first; a pattern may be found in any of them.
+        names_of: Returns all names of a tensor, starting with its key; a pattern may match any of them.
 
     Raises:
         InvalidArgumentError: a pattern is not a regular expression, or a string was given instead of a list of them.
@@ -72,11 +72,12 @@ class Selection:
 
         Args:
             keep_object_graph: Whether to select the object graph even if `include` does not match its name, or if a
-                pattern of `exclude` matches its name and also others.
-            object_paths: Names of objects, ending in "/". A pattern of `rename` may match one of these instead.
+                pattern of `exclude` matches its name and other names, too.
+            object_paths: Names of objects, ending in "/". A pattern of `rename` may match one of these instead of
+                a tensor.
 
         Raises:
-            InvalidArgumentError: a pattern of `include` or `rename` matches nothing; no tensor is left; two of them
+            InvalidArgumentError: a pattern of `include` or `rename` matches nothing; no tensor is left; two tensors
                 would have the same name; a replacement refers to a group that the pattern does not have.
         """
         among = list(names)
@@ -132,7 +133,7 @@ class Selection:
     def unmatched_excludes(self, names: Sequence[str]) -> list[str]:
         """Return the patterns of `exclude` that match none of the names.
 
-        InvalidArgumentError if a pattern of `include` matches none.
+        Raises InvalidArgumentError if a pattern of `include` matches none of them.
         """
         for pattern in self._include if names else ():
             if not any(self._finds(pattern, name) for name in names):
@@ -145,7 +146,7 @@ class Selection:
         return any(map(pattern.search, self.names_of(name)))
 
     def _excludes_object_graph(self, names: Sequence[str]) -> bool:
-        """Whether a pattern of `exclude` means the graph itself: it is its name, or matches nothing else."""
+        """Whether a pattern of `exclude` is meant for the graph: it contains its name or matches only it."""
         others = [name for name in names if name != OBJECT_GRAPH_KEY]
         found = [pattern for pattern in self._exclude if pattern.search(OBJECT_GRAPH_KEY)]
         return any(

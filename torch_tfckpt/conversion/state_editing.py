@@ -1,4 +1,4 @@
-"""Edit the states that a checkpoint of objects stores as JSON strings, after tensors were renamed.
+"""Edit the states that an object-based checkpoint stores as JSON strings to match renamed tensors.
 
 Such a string (`saveables.state_tree`) names the tensors that it contains by their keys, and the state of an optimizer
 (`saveables.optimizer_state`) names its parameters by their paths in the object graph. Anything else, such as the string
@@ -15,7 +15,7 @@ _TABLES: Final = {"param_shapes", "param_dtypes", "state"}  # whose keys are nam
 
 
 def referenced_tensors(text: bytes) -> list[str]:
-    """Keys of the tensors that a state names; none if `text` is something else."""
+    """Return the keys of the tensors that a state names; an empty list for any other text."""
     found: list[str] = []
 
     def note(key: str) -> str:
@@ -63,7 +63,7 @@ def _parsed(text: bytes) -> Any:
     """Return the parsed JSON; None if `text` is not valid JSON."""
     try:
         content = json.loads(text)
-        json.dumps(content)  # may fail at a smaller depth
+        json.dumps(content)  # may reach the recursion limit at a smaller depth than json.loads
         return content
     except (ValueError, RecursionError):
         return None
@@ -84,7 +84,7 @@ def _replace_references(content: Any, replace: Callable[[str], str]) -> None:
 
 
 def _with_paths(table: Any, paths: Mapping[str, str]) -> Any:
-    """A JSON table whose keys are paths, with the new paths."""
+    """Return a JSON table whose keys are paths, with the new paths as its keys."""
     if not isinstance(table, dict):
         return table
     if table.keys() == {"$dict"}:

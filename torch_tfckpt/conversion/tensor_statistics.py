@@ -12,7 +12,7 @@ _CHUNK_ELEMENTS: Final = 1024 * 1024
 
 
 class Statistics(NamedTuple):
-    """Statistics of a tensor's elements; of complex elements, of their absolute values.
+    """Statistics of a tensor's elements, or of their absolute values if they are complex.
 
     Attributes:
         minimum: Smallest element that is not NaN; NaN if there is no such element.
@@ -37,7 +37,10 @@ class Statistics(NamedTuple):
 
 
 def statistics_of(tensor: torch.Tensor) -> Statistics:
-    """Compute the statistics of a tensor whose dtype `has_numbers`. Cost: two passes; memory of a few chunks."""
+    """Compute the statistics of a tensor; `has_numbers` must be true for its dtype.
+
+    Cost: two passes; memory for a few chunks.
+    """
     minimum, maximum = np.inf, -np.inf
     nans = infinities = finite = 0
     total = 0.0
@@ -70,7 +73,7 @@ def has_numbers(dtype: torch.dtype) -> bool:
 
 
 def exact_numbers(chunk: torch.Tensor) -> npt.NDArray[Any]:
-    """Return the elements in a numpy type that represents each of them exactly. The dtype must have numbers."""
+    """Return the elements in a numpy type that represents them exactly. The dtype must pass `has_numbers`."""
     if chunk.is_complex():
         return chunk.to(torch.complex128).numpy()
     if chunk.is_floating_point():

@@ -12,12 +12,14 @@
 Contract:
 
     recognised     a dict that contains the state_dict of an optimizer, at any depth. Other files are not changed
-    names          the keys of the dict are those of the var_list. Dicts and lists that contain state of objects are
-                   flattened, as by a Saver: {"G": {"model": ..., "opt": ...}} gives "G/model/..." and "G/opt"
+    names          the keys of the dict become the keys of the var_list. Dicts and lists that contain the state of an
+                   object are flattened, as by a Saver: {"G": {"model": ..., "opt": ...}} gives "G/model/..." and
+                   "G/opt"
     Lightning      "state_dict" becomes "model"; "optimizer_states" and "lr_schedulers" become "optimizer" and
                    "scheduler", or "optimizers/0", ... if there are several
-    optimizers     positions become names by "param_names", if all groups have it; otherwise by the order of the model's
-                   parameters, if only one assignment fits. If not, the optimizer is omitted and reported
+    optimizers     positions are replaced by names: those in "param_names", if all groups have this entry; otherwise
+                   those of the model's parameters, in order, if exactly one assignment fits. If neither is possible,
+                   the optimizer is omitted and reported
     dict of tensors   may be a module or a plain container; it is stored so that both can be restored
     skipped        None, and values that a Saver cannot store: reported
 """
@@ -56,7 +58,8 @@ from torch_tfckpt.text import counted, listed, printable, quoted
 from torch_tfckpt.values import strings_from
 
 _LISTED: Final = 5
-# Optimizers times names in models: each is compared with each, and a small file may contain one of them many times.
+# Optimizers times names in models: every optimizer is compared with every name, and a small file may refer to the same
+# optimizer or model many times.
 _MAX_PAIRS: Final = 2_000_000
 _STEP: Final = "step"  # state that does not have the shape of the parameter
 _FIX: Final = (
@@ -66,7 +69,7 @@ _FIX: Final = (
 
 
 def as_training(source: TensorSource) -> "TrainingSource | None":
-    """Return the training state in a .pt file, by the contract of this module; None if the source is anything else."""
+    """Return the training state in a .pt file (see the contract above); None for any other source."""
     if not isinstance(source, PtSource) or not isinstance(source.contents, PickledDict):
         return None
     if not has_str_keys(source.contents) or not _contains(source.contents, is_optimizer, {}):
@@ -82,9 +85,9 @@ def training_lines(training: Mapping[str, str], refused: Mapping[str, str]) -> l
 
 
 def _contains(value: Any, wanted: Callable[[Any], bool], known: dict[int, bool]) -> bool:
-    """Return whether a value is, or contains, one with a property. `known` has the results, by id, for this property.
+    """Return whether `wanted` is true for `value` or for a value in it. `known` caches results by id.
 
-    Each container is looked at once, though a small file may have it in many places.
+    Each container is examined once, even if a small file refers to it many times.
     """
     if id(value) not in known:
         inside = (_contains(item, wanted, known) for _, item in items_of(value))
@@ -93,7 +96,7 @@ def _contains(value: Any, wanted: Callable[[Any], bool], known: dict[int, bool])
 
 
 class TrainingSource(DerivedSource):
-    """The training state in a .pt file. A `TensorSource`, by the contract of this module.
+    """The training state in a .pt file, as a `TensorSource` that follows the contract of this module.
 
     Attributes:
         roles: Key of the var_list -> what is stored under it.
@@ -154,7 +157,7 @@ class TrainingSource(DerivedSource):
         return values
 
     def reported(self, takes: Callable[[str], bool]) -> tuple[dict[str, str], dict[str, str]]:
-        """Return `roles` and `refused` of the keys that are selected."""
+        """Return `roles` and `refused`, limited to the selected keys."""
         roles = {key: role for key, role in self.roles.items() if takes(key)}
         return roles, {key: reason for key, reason in self.refused.items() if takes(key)}
 
@@ -162,7 +165,7 @@ class TrainingSource(DerivedSource):
         """Raise InvalidArgumentError if a restore would not find, or not accept, what a state refers to.
 
         Args:
-            new_names: Name -> new name of all that is converted.
+            new_names: Name -> new name of everything that is converted.
             left_out: Names that `include` and `exclude` leave out.
             dtype: Type that floating-point tensors get.
         """
@@ -257,7 +260,7 @@ class TrainingSource(DerivedSource):
         self._models[key], self._bare[key] = tensors, {each: bare.get(each, each) for each in names}
         self.roles[key] = f"a module, {counted(len(tensors), 'tensor')}"
         if not is_module(value) and not bare and not shared and not any("." in each for each in names):
-            # It may be a plain dict, too, which a Saver finds by this JSON.
+            # It may also be a plain dict, and a Saver needs this JSON to find a plain dict.
             entries = {each: torch.empty(0, device="cpu") for each in names if each in tensors}
             text, _ = flatten(entries, key, stored_as={id(item): f"{key}/{each}" for each, item in entries.items()})
             self._make(key, text.encode("ascii"))
@@ -314,7 +317,7 @@ class TrainingSource(DerivedSource):
         return given, None
 
     def _matched(self, groups: list[Any], shapes: Sequence[Shape | None]) -> tuple[list[list[str]], str]:
-        """Return the names of positions, and the model that has them; InvalidArgumentError if it is ambiguous."""
+        """Return the names for the positions, and their model; InvalidArgumentError if none or several fit."""
         if not self._models:
             raise InvalidArgumentError("the file has no state_dict of a model, so its parameters have no names")
         waiting = iter(shapes)
@@ -350,7 +353,7 @@ class TrainingSource(DerivedSource):
 
 
 def _entries(contents: PickledDict) -> Iterator[tuple[str, str, Any]]:
-    """Yield key, name in the file and value of each entry, those of Lightning under the usual keys."""
+    """Yield key, name in the file and value of each entry; Lightning's entries get the usual keys."""
     taken = {key for key, _ in contents.pairs}
     is_lightning = isinstance(item_of(contents, "optimizer_states"), list) and "state_dict" in taken
     lists = {"optimizer_states": "optimizer", "lr_schedulers": "scheduler"}

@@ -18,7 +18,7 @@ def verify(
 ) -> Verification:
     """Read every byte of a TensorFlow checkpoint and compare it with its checksum.
 
-    Damage is a result, not an error: the list of undamaged tensors is part of it.
+    Damage is reported in the result and not raised as an error, so that the result can also list undamaged tensors.
 
     Args:
         path: A TensorFlow checkpoint by any of its names.
@@ -30,7 +30,7 @@ def verify(
         DataLossError: the index is too damaged to read the names, or it is not an index.
         InvalidArgumentError: the file has another format, without checksums.
 
-    Cost: one read of all files; memory of one chunk per thread, or of one string tensor.
+    Cost: one read of all files; memory for one chunk per thread, or for one string tensor.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -52,13 +52,13 @@ def verify(
             nonlocal done
             done += nbytes
             if progress is not None:
-                progress(min(done, total), total)  # blocks of version 1 are read again, for their structure
+                progress(min(done, total), total)  # version 1 blocks are read twice: also for their structure
 
         return reader.check(advance)._replace(path=reader.path)
 
 
 def _size(reader: CheckpointReader) -> int:
-    """Return the size of the tensors with a readable entry; the check reports the others."""
+    """Return the total size of the tensors whose entries can be read; the check reports the others."""
     total = 0
     for name in reader.undamaged_keys()[0]:
         try:

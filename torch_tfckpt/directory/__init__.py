@@ -4,7 +4,8 @@
     state_file          the `checkpoint` file
     management          latest_checkpoint and tf.train's other functions; completeness: the checks of `valid=True`
     retention           decides which checkpoints to delete; uses neither a clock nor a file
-    records             the order of state file and deletion; retention_file: pins and metrics across restarts
+    records             writes the state file and deletes checkpoints, in a safe order
+    retention_file      keeps pins and metrics across restarts
     unlisted            marks of checkpoints that the next run deletes if this one is killed
 
 May use: names, the state file, the file of pins and metrics, storage. May not: import torch.

@@ -1,10 +1,10 @@
-"""Check whether a checkpoint is complete, and list the checkpoints of a directory to check.
+"""Check whether a checkpoint is complete; list the checkpoints of a directory in the order to check.
 
 A job that was killed, or an interrupted copy, may leave an index without its data. The check reads no tensors: it
 compares sizes, not contents.
 
-A checkpoint is skipped only if it is known to be incomplete. If a system error hides that, the search ends with
-an error: the next checkpoint in line would be an older one.
+A checkpoint is skipped only if it is known to be incomplete. If a system error prevents the check, the search fails
+with that error rather than continuing with an older checkpoint.
 """
 
 import logging
@@ -41,7 +41,10 @@ def check_complete(storage: Storage, path: str) -> None:
 
 
 def first_complete(storage: Storage, paths: Iterable[str]) -> str | None:
-    """Return the first of `paths` that is complete, and log why those before it are not. Raises like `candidates`."""
+    """Return the first complete checkpoint in `paths`, and log why earlier ones are not complete.
+
+    Raises like `candidates`.
+    """
     for path in paths:
         try:
             check_complete(storage, path)
@@ -66,7 +69,7 @@ def _check_complete(storage: Storage, path: str) -> None:
 
 def _check_bundle(storage: Storage, prefix: str) -> None:
     with BundleReader(storage, prefix, verify=False) as reader:
-        # Only the data files that the entries name: there may be fewer than the header declares (`bundle.publish`).
+        # Check only data files that entries refer to: there may be fewer than the header declares (`bundle.publish`).
         for name in reader.keys():
             for entry in reader.pieces(name):
                 file = reader.files.shard(entry.shard)  # raises NotFoundError if it is missing
@@ -80,12 +83,13 @@ def _check_bundle(storage: Storage, prefix: str) -> None:
 def candidates(storage: Storage, directory: str, latest_filename: str | None = None) -> Iterator[str]:
     """Yield the checkpoints of `directory` in the order in which they should be checked, each once.
 
-    First the one that the state file names as the newest, then its list, from the newest on. Then all others: those of
-    one series by their numbers, the highest first, and the series by the time of their newest one. (Times alone do not
-    determine the order within a series: a copy of a directory may have been written in any order.)
+    The first is the newest checkpoint according to the state file, followed by its list, newest first. Then all others
+    follow, grouped by series: the series with the most recently modified checkpoint comes first, and within a series
+    the highest number. (Within a series, modification times are not reliable: a copy of a directory may have been
+    written in any order.)
 
     Raises:
-        FailedPreconditionError: a system error such as EACCES or EIO; which checkpoints exist is unknown.
+        FailedPreconditionError: a system error such as EACCES or EIO; it is unknown which checkpoints exist.
     """
     seen: set[str] = set()
     for path in _named(storage, directory, latest_filename):
@@ -139,13 +143,13 @@ def _others(storage: Storage, directory: str) -> list[str]:
 
 
 def _may_be_version_1(storage: Storage, path: str) -> bool:
-    """Return whether the contents of a file, whatever its name, end like a version 1 checkpoint's."""
+    """Return whether a file, whatever its name, ends with the same bytes as a version 1 checkpoint."""
     try:
         return is_table(storage, path)
     except (CheckpointError, OSError) as error:
         if is_refusal(error) and not _is_denied(error):
             raise
-        return False  # removed in the meantime, a pipe, or another user's file without the name of a checkpoint
+        return False  # removed meanwhile, a pipe, or another user's file that is not named like a checkpoint
 
 
 def _is_denied(error: BaseException | None) -> bool:

@@ -61,9 +61,9 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
         NotFoundError: there is no checkpoint; the message lists the checkpoints that exist.
         InvalidArgumentError: a directory has several checkpoints and no state file.
         DataLossError: a state file, or a file that should belong to a checkpoint, has unexpected contents.
-        FailedPreconditionError: a system error such as EACCES or EIO; what is stored there is unknown.
+        FailedPreconditionError: a system error such as EACCES or EIO; it is unknown what is stored there.
 
-    Cost: looks at names, and at the beginning and the end of a version 1 file.
+    Cost: reads file names, and the beginning and the end of a version 1 file.
     """
     before: list[str] | None = None
     while True:
@@ -71,7 +71,7 @@ def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
             with refusals_named(path):
                 return _found(storage, path)
         except (NotFoundError, InvalidArgumentError):
-            # The names may have been read while the shards of version 1 were being renamed: look again.
+            # The directory may have been listed while version 1 shards were being renamed: look again.
             shards = _shards_near(storage, path)
             if not shards or shards == before:
                 raise
@@ -88,17 +88,17 @@ def _found(storage: Storage, path: str) -> CheckpointFiles:
 
 
 def _shards_near(storage: Storage, path: str) -> list[str]:
-    """Return the names of all shards of version 1, and of their journals, in the directory of `path`."""
+    """Return the names of all version 1 shards, and of their journals, in the directory of `path`."""
     directory = path if storage.is_directory(path) else os.path.dirname(path)
     return [name for name in storage.list(directory) if V1_SHARD.fullmatch(name) or name.endswith(JOURNAL_SUFFIX)]
 
 
 def _later_save(storage: Storage, pattern: str) -> CheckpointFiles | None:
-    """Return the shards that have replaced those of `pattern`, a pattern with another number of shards."""
+    """Return the shards that replaced those of `pattern`, if their number differs from the one in it."""
     other = with_other_count(storage, pattern)
     if other is None:
         return None
-    _log.warning("%s no longer exists; %s is a later save", printable(pattern), printable(other))
+    _log.warning("%s no longer exists; %s is a later save and is used instead", printable(pattern), printable(other))
     return _as_written(storage, other)
 
 
@@ -147,7 +147,7 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
 
 
 def _read_state(storage: Storage, path: str) -> CheckpointState:
-    """Call `read_state`; if the file is of another kind, such as a PyTorch file, the error names it."""
+    """Call `read_state`; the error for a different kind of file, such as a PyTorch file, names that kind."""
     try:
         return read_state(storage, path)
     except DataLossError as error:
@@ -158,7 +158,7 @@ def _read_state(storage: Storage, path: str) -> CheckpointState:
 
 
 def _named_by_file(storage: Storage, path: str) -> CheckpointFiles | None:
-    """Return the checkpoint that the file `path` belongs to, if it is a file of one."""
+    """Return the checkpoint that the file `path` belongs to; None if it does not belong to a checkpoint."""
     if storage.exists(index_filename(path)):
         return CheckpointFiles(2, path)
     directory, name = os.path.split(path)
@@ -185,7 +185,10 @@ def _named_by_file(storage: Storage, path: str) -> CheckpointFiles | None:
 
 
 def _matching(storage: Storage, path: str) -> CheckpointFiles | None:
-    """Return the version 1 files, or the only index, that match the pattern `path`; or its version 1 shards."""
+    """Return the checkpoint matching the pattern `path`, or the version 1 shards with the prefix `path`.
+
+    A pattern may match version 1 files or exactly one index.
+    """
     paths = matching(storage, path)
     prefix = prefix_of_pattern(path)
     if prefix is None:
@@ -205,7 +208,10 @@ def _matching(storage: Storage, path: str) -> CheckpointFiles | None:
 
 
 def _unfinished(storage: Storage, prefix: str) -> CheckpointFiles | None:
-    """Return the shards of a save that a journal lists; their reader finds them under temporary names, if necessary."""
+    """Return the shards listed in the journal of an unfinished save; None if there is none.
+
+    If shards still have temporary names, their reader finds them under these names.
+    """
     journal = unfinished_shards(storage, prefix)
     if journal is None:
         return None
@@ -214,7 +220,7 @@ def _unfinished(storage: Storage, prefix: str) -> CheckpointFiles | None:
 
 
 def _sharded(storage: Storage, prefix: str) -> CheckpointFiles | None:
-    """Return the version 1 checkpoint of files such as prefix-00000-of-00002."""
+    """Return the version 1 checkpoint that consists of files such as prefix-00000-of-00002."""
     directory, base = os.path.split(prefix)
     if storage.renames and storage.exists(journal_of(prefix)):
         unfinished = _unfinished(storage, prefix)
@@ -238,7 +244,7 @@ def _sharded(storage: Storage, prefix: str) -> CheckpointFiles | None:
 
 
 def _complete(found: CheckpointFiles) -> CheckpointFiles:
-    """Return `found`; raise NotFoundError if it is a set of version 1 shards of which some are missing."""
+    """Return `found`; raise NotFoundError if it is an incomplete set of version 1 shards."""
     match = V1_SHARD.fullmatch(os.path.basename(found.prefix))
     if match is not None and "?" in match["shard"] and len(found.paths) != int(match["count"]):
         raise NotFoundError(
@@ -249,7 +255,7 @@ def _complete(found: CheckpointFiles) -> CheckpointFiles:
 
 
 def is_table(storage: Storage, path: str) -> bool:
-    """Whether a file ends like a table. (A version 1 checkpoint may have the name `checkpoint`.)"""
+    """Return whether a file ends like a table: a version 1 checkpoint may be named `checkpoint`."""
     if storage.is_directory(path):
         return False
     file = storage.open(path)
@@ -260,10 +266,10 @@ def is_table(storage: Storage, path: str) -> bool:
 
 
 def _check_version_1(storage: Storage, path: str) -> None:
-    """Raise DataLossError, naming the actual kind, if `path` is a file of another kind.
+    """Raise DataLossError, naming the actual kind, if `path` is not a version 1 checkpoint.
 
-    TensorFlow raises the same class for such files, and this package for damaged ones, so one handler catches
-    both.
+    TensorFlow also raises DataLossError for such files, and this package raises it for damaged files, so one handler
+    catches both.
     """
     kind = kind_of_file(storage, path)
     if kind is FileKind.LFS_POINTER:
@@ -293,7 +299,7 @@ def _nothing_here(storage: Storage, path: str) -> str:
 
 
 def _data_without_index(names: Sequence[str], prefix: str | None = None) -> str:
-    """Return a sentence on data files of `prefix`, or of any checkpoint, that have no index; "" if there are none."""
+    """Return a sentence about a data file without index, of `prefix` or any checkpoint; "" if none."""
     for name in names:
         parsed = parse_data_filename(name)
         if parsed is not None and prefix in (None, parsed[0]) and index_filename(parsed[0]) not in names:
@@ -305,7 +311,7 @@ def _data_without_index(names: Sequence[str], prefix: str | None = None) -> str:
 
 
 def _other_files(names: list[str]) -> str:
-    """Return a hint that lists files whose names have endings of other formats; "" if there are none."""
+    """Return a hint that lists files with extensions of other formats; "" if there are none."""
     others = [name for name in names if promised_kind(name) is not None]
     if not others:
         return ""

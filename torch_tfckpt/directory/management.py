@@ -4,7 +4,7 @@
     latest_checkpoint("train", valid=True)      # the newest one that is complete, even if the file names another
 
 None, False and an older checkpoint are returned only if the newest one is known not to exist or to be damaged. If a
-system error hides that (a full table of open files, a failing disk, missing permissions, a network file system that
+system error makes this unknown (too many open files, a failing disk, missing permissions, a network file system that
 does not respond), every function here raises an error instead.
 
 Source: tensorflow/python/checkpoint/checkpoint_management.py, checkpoints_iterator in
@@ -55,15 +55,17 @@ def latest_checkpoint(
         valid: Return the newest checkpoint that is complete: its index can be parsed, and every data file exists and
             is long enough for the tensors in the index (version 1: every shard exists and can be opened). Tensors are
             not read and their checksums not compared; `tfckpt verify` does that. Checkpoints are checked in this order:
-            the newest one in the state file; its list, newest first; then all others in the directory, those of one
-            series ("m-10", "m-20") by number, since the modification times of copies may differ, and series by age. A
-            missing or damaged state file is ignored. Incomplete checkpoints are logged.
+            the newest one in the state file; its list, newest first; then all others in the directory, grouped by
+            series ("m-10", "m-20"): the series that was saved to last comes first, and within a series the highest
+            number, since the modification times of copies may differ. A missing or damaged state file is ignored.
+            Incomplete checkpoints are logged.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
-        A prefix, or a version 1 file or pattern. None if there is no checkpoint; without `valid`, also if the one
-        that the state file names does not exist, which is logged. If the state file names one outside of the
-        directory, and the directory has none of that name, that one is returned, and a warning logged.
+        A prefix, or a version 1 file or pattern. None if there is no checkpoint; without `valid`, also if the
+        checkpoint that the state file names does not exist, which is logged. If the state file names a checkpoint
+        outside of the directory, and the directory does not contain one of the same name, the outside checkpoint is
+        returned and a warning is logged.
 
     Raises:
         DataLossError (a ValueError): without `valid`, if the state file can be parsed but does not name a checkpoint.
@@ -79,7 +81,7 @@ def latest_checkpoint(
 
     A program that saves and deletes checkpoints meanwhile does not make the result None.
 
-    Cost: looks at names; with `valid`, also reads the whole index of each checkpoint that it checks.
+    Cost: reads the state file and file names; with `valid`, also the whole index of each checkpoint that it checks.
     Source: latest_checkpoint in tensorflow/python/checkpoint/checkpoint_management.py.
     """
     directory = directory_path(checkpoint_dir)
@@ -110,7 +112,7 @@ def _latest_named(storage: Storage, directory: str, latest_filename: str | None)
         other = with_other_count(storage, path)
         if other is not None:
             return other
-        # A running save may just have named a newer one, and deleted this one: read the file again.
+        # A running save may just have written a newer one to the file and deleted this one: read the file again.
         if path == earlier:
             _log.error("Couldn't match files for checkpoint %s", printable(path))
             return None
@@ -134,8 +136,8 @@ def _latest_complete(storage: Storage, directory: str, latest_filename: str | No
 def checkpoint_exists(checkpoint_prefix: AnyPath, *, storage: Storage | None = None) -> bool:
     """Return whether there is a checkpoint of either version with this prefix or pattern.
 
-    Looks at names only: an index of version 2, or any file with exactly this name, is enough. A name that exists is not
-    a pattern, so a path may contain "[" (TensorFlow cannot find such checkpoints).
+    Checks file names only: a version 2 index, or any file with exactly this name, is enough. A path that exists is not
+    treated as a pattern, so it may contain "[" (TensorFlow cannot find such checkpoints).
 
     Raises:
         FailedPreconditionError (a RuntimeError): a system error, such as EACCES or EIO.
@@ -155,8 +157,8 @@ def checkpoint_exists(checkpoint_prefix: AnyPath, *, storage: Storage | None = N
 def get_checkpoint_mtimes(checkpoint_prefixes: Iterable[AnyPath], *, storage: Storage | None = None) -> list[float]:
     """Return when each checkpoint was last written, in seconds since the epoch.
 
-    The time is that of its index, or else of its first file. Checkpoints that do not exist are left out, so the result
-    may be shorter than the argument.
+    This is the modification time of the index, or of the first file if there is no index. Checkpoints that do not exist
+    are left out, so the result may be shorter than the argument.
 
     Raises:
         FailedPreconditionError (a RuntimeError): a system error, such as EACCES or EIO.
@@ -205,8 +207,8 @@ def remove_checkpoint(
         storage: Where files are stored; None chooses by the path.
 
     Raises:
-        OSError: the system refused. For version 2, the index is deleted first, so that the rest is not mistaken for a
-            checkpoint.
+        OSError: a file could not be deleted. For version 2, the index is deleted first, so that the rest is not
+            mistaken for a checkpoint.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -225,7 +227,8 @@ def remove_checkpoint(
     elif storage.exists(prefix):
         storage.remove(prefix)
     else:
-        # Files of an unfinished save last: while its journal lists missing files, the checkpoint does not exist.
+        # Remove the files of an unfinished save last, and its journal at the very end: as long as the journal lists
+        # files that are missing, the checkpoint does not exist.
         for path in [*_shards_of(storage, prefix), *_unfinished_files(storage, prefix)]:
             storage.remove(path)
 
@@ -272,8 +275,8 @@ def checkpoints_iterator(
 ) -> Iterator[str]:
     """Yield the latest checkpoint of a directory, and each newer one as it appears.
 
-    The directory is checked once a second while the caller waits for the next checkpoint; others that appear in between
-    are skipped.
+    While the caller waits for the next checkpoint, the directory is checked once a second. If several checkpoints have
+    appeared since the last one, only the newest is yielded.
 
     Args:
         checkpoint_dir: The directory. It need not exist yet.

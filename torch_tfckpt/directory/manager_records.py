@@ -1,13 +1,13 @@
-"""Records of a CheckpointManager's directory: the checkpoints old enough to delete, the state file, the numbers in use.
+"""Records of a CheckpointManager: checkpoints to delete, the state file, the numbers in use.
 
-The directory is listed in addition to the state file, which may be missing, damaged, outdated, or from another program:
+The state file may be missing, damaged, outdated, or from a different program, so the directory is listed as well:
 
 - Only checkpoints with the manager's own name and a number belong to its series. Those of other managers in the
   directory are never deleted, and stay listed in the state file.
 - Only checkpoints that the state file lists, or that have a mark (see `unlisted`), are tracked and deleted. Others may
   have been kept on purpose.
 - The number of an existing checkpoint is not reused, unless this manager saved or restored that checkpoint.
-- A damaged state file is not a missing one: `damage` has the reason.
+- A damaged state file is not treated as missing: `damage` contains the reason.
 
 If a system error leaves it unknown which checkpoints exist, construction fails: otherwise an older checkpoint, or none,
 would be restored.
@@ -53,16 +53,16 @@ class ManagerRecords(CheckpointRecords):
 
     Attributes:
         storage: Where files are stored.
-        named: The newest checkpoint by the state file, or the last one saved here; None without a state file.
+        named: The newest checkpoint according to the state file, or the last one saved here; None without either.
         damage: Why the state file cannot be used; None if it can, or if there is none.
 
     Raises:
-        FailedPreconditionError: the system refuses to read the state file, the directory or the retention file.
+        FailedPreconditionError: a system error prevents reading the state file, the directory or the retention file.
 
     Cost: reads the state file and the retention file, and lists the directory, once each.
     """
 
-    # From the state file, the next manager can delete those that a killed one had not deleted yet.
+    # This way the next manager can delete expired checkpoints that a killed manager had not deleted yet.
     names_expired = True
 
     def __init__(
@@ -103,12 +103,12 @@ class ManagerRecords(CheckpointRecords):
 
     @property
     def newest(self) -> list[str]:
-        """Paths, oldest first."""
+        """Paths of the tracked checkpoints, oldest first."""
         return [saved.path for saved in self._tracked]
 
     @property
     def latest(self) -> str | None:
-        """`named`, unless it belongs to another series although this series has checkpoints."""
+        """`named`; None if it belongs to a different series and this series has checkpoints of its own."""
         return self.named if self.named is not None and (self._owns(self.named) or not self._has_own) else None
 
     @property
@@ -119,11 +119,12 @@ class ManagerRecords(CheckpointRecords):
     def candidates(self) -> Iterator[str]:
         """Yield the checkpoints to restore, the newest first, each once.
 
-        First `latest` and the checkpoints that are tracked, from the newest on, then all others of the series, the
-        highest number first. If there are none of the series, also others that the state file lists.
+        `latest` comes first, then the tracked checkpoints, newest first, then all others of the series, the highest
+        number first. If the series has no checkpoints, `latest` is the one that the state file names as the newest,
+        although it belongs to a different series.
 
         Raises:
-            FailedPreconditionError: the system refuses to list the directory.
+            FailedPreconditionError: a system error prevents listing the directory.
         """
         if self.named is not None and not self._owns(self.named):
             _log.warning(
@@ -142,10 +143,10 @@ class ManagerRecords(CheckpointRecords):
         yield from (existing[number] for number in sorted(existing, reverse=True) if existing[number] not in first)
 
     def number_after(self, counter: int) -> int:
-        """Return the number of the next checkpoint: `counter` + 1, or above all checkpoints of others.
+        """Return the next checkpoint's number: `counter` + 1, or one above all numbers that others have used.
 
         Raises:
-            FailedPreconditionError: a system error hides whether it is in use.
+            FailedPreconditionError: because of a system error, it is unknown whether the number is in use.
         """
         wanted = number = counter + 1
         if number <= self._highest_of_others:
@@ -165,8 +166,9 @@ class ManagerRecords(CheckpointRecords):
         return number
 
     def beginning(self, path: str, number: int) -> None:
-        """Record that `path` is about to be saved: if the process is killed before the state file names it, the next
-        run deletes it.
+        """Record that `path` is about to be saved.
+
+        If the process is killed before the state file names the checkpoint, the next run deletes it.
         """
         self._own_numbers.add(number)
         self._mark([path])
@@ -188,7 +190,7 @@ class ManagerRecords(CheckpointRecords):
         self._own_numbers.add(number)
         if path == self.named and number < self._highest_of_others:
             _log.warning(
-                "%s was restored because the state file names it, although there is also a checkpoint %d",
+                "%s was restored because the state file names it, although checkpoint %d also exists",
                 printable(path),
                 self._highest_of_others,
             )
@@ -199,10 +201,13 @@ class ManagerRecords(CheckpointRecords):
             self._tracked = saved_again(self._tracked, path, now)
 
     def passed_over(self, paths: Sequence[str]) -> None:
-        """Record which checkpoints are damaged: those that are tracked expire first, and are never kept permanently."""
+        """Record which checkpoints are damaged.
+
+        Tracked checkpoints that are damaged expire first, and are never kept permanently.
+        """
         damaged = [saved for saved in self._tracked if saved.path in paths]
         if damaged:
-            early = math.nextafter(self._last_preserved, math.inf)  # the state file lists only ones later than that
+            early = math.nextafter(self._last_preserved, math.inf)  # only later times are tracked after a restart
             rest = [saved for saved in self._tracked if saved not in damaged]
             self._tracked = (*(Saved(saved.path, early) for saved in damaged), *rest)
 
@@ -236,12 +241,12 @@ class ManagerRecords(CheckpointRecords):
             return None
 
     def _spelled(self, stored: str) -> str:
-        """Return a path from the state file; one of this series is spelled as `save` spells it."""
+        """Return a path from the state file; if it is of this series, spelled the way `save` spells it."""
         path = from_stored(stored)
         return f"{self._prefix}{path[path.rindex('-') :]}" if self._owns(path) else path
 
     def _dated(self, state: CheckpointState) -> list[Saved]:
-        """Return what a state file lists, with the times, if it has any; without times, none of it is tracked."""
+        """Return the checkpoints in a state file with their times; none if the file has no times."""
         paths = map(self._spelled, state.all_model_checkpoint_paths)
         return [Saved(path, time) for path, time in zip(paths, state.all_model_checkpoint_timestamps, strict=False)]
 
@@ -255,7 +260,8 @@ class ManagerRecords(CheckpointRecords):
                 self._last_preserved - now,
             )
             self._last_preserved = now
-        # Without times, as written by a Saver or by hand, it is unknown which of them were to be kept permanently.
+        # If the state file has no times (written by a Saver or by hand), it is unknown which checkpoints were to be
+        # kept permanently, so none is tracked.
         dated = [Saved(path, min(time, now)) for path, time in self._dated(state)]
         self._tracked = tuple(saved for saved in dated if saved.time > self._last_preserved and saved.path in existing)
 
@@ -273,7 +279,7 @@ class ManagerRecords(CheckpointRecords):
     def _add(self, path: str, now: float) -> None:
         self._tracked = saved_again(self._tracked, path, now)
         self.named, self.damage, self._has_own = path, None, True
-        # What other managers have saved in this directory since then stays in the state file.
+        # Keep in the state file what other managers have saved in this directory in the meantime.
         try:
             state = load_state(self.storage, self._directory)
             others = [] if state is None else [saved for saved in self._dated(state) if not self._owns(saved.path)]

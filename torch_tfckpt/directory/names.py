@@ -1,4 +1,4 @@
-"""Names in a directory: those of checkpoints, matches of patterns, equal spellings of one path.
+"""Names in a directory: recognise checkpoints, match patterns, compare spellings of a path.
 
 A path is taken literally if it exists, and as a pattern only otherwise, so names may contain brackets.
 
@@ -23,12 +23,12 @@ _DIGITS: Final = re.compile(r"[0-9]+")
 
 
 def of_version_2(name: str) -> bool:
-    """Return whether `name` can only be that of a version 2 file."""
+    """Return whether `name` is the name of a version 2 file, a meta graph or the state file."""
     return name.endswith((".index", ".meta")) or parse_data_filename(name) is not None or name == STATE_FILE
 
 
 def is_there(storage: Storage, prefix: str) -> bool:
-    """Whether there is a checkpoint of either version with this prefix or pattern. Looks at names only."""
+    """Whether there is a checkpoint of either version with this prefix or pattern. Checks file names only."""
     return (
         storage.exists(index_filename(prefix))
         or storage.exists(prefix)
@@ -59,7 +59,10 @@ def prefix_of_pattern(pattern: str) -> str | None:
 
 
 def matching(storage: Storage, pattern: str, *, indexes: bool = False) -> tuple[str, ...]:
-    """Return the files whose last component matches. Version 2 files and meta graphs only if `indexes` is set."""
+    """Return the files whose names match the last component of `pattern`.
+
+    Version 2 files and meta graphs are included only if `indexes` is set.
+    """
     directory, last = os.path.split(pattern)
     if not any(sign in last for sign in "*?["):
         return ()
@@ -100,7 +103,8 @@ def series_of(path: str) -> str:
     """Return what the names of all checkpoints of a series have in common: "m-#" for "m-10" and "m-20".
 
     A number after the last hyphen distinguishes the checkpoints of a series, so "gen1-10" and "gen2-10" belong to
-    different ones. Without such a number, all numbers do: "epoch3" and "epoch4" belong to "epoch#".
+    different series. If there is no such number, every number in the name is replaced: "epoch3" and "epoch4" both
+    belong to "epoch#".
     """
     name = os.path.basename(path)
     shards = V1_SHARD.fullmatch(name)

@@ -1,4 +1,4 @@
-"""Open a version 1 checkpoint that may be saved again, with another number of shards, at the same time."""
+"""Open a version 1 checkpoint while it may be saved again with a different number of shards."""
 
 from dataclasses import replace
 from typing import Final
@@ -14,7 +14,7 @@ _ATTEMPTS: Final = 20
 def open_version_1(
     storage: Storage, found: CheckpointFiles, *, verify: bool = True
 ) -> tuple[CheckpointFiles, SlicesReader]:
-    """Open the files `found`, or those that have replaced them since they were found.
+    """Open the files `found`, or the files that have replaced them in the meantime.
 
     Returns:
         The files as they were opened, and their reader. Raises like SlicesReader.
@@ -24,7 +24,8 @@ def open_version_1(
             reader = SlicesReader(storage, found.paths, verify=verify)
         except NotFoundError:
             again = find_checkpoint(storage, found.prefix)
-            # The same files may exist again: two more saves may have replaced them.
+            # If the search finds the same names, retry as long as the files exist: two more saves may have replaced
+            # them one after the other.
             if attempt == _ATTEMPTS - 1 or (again == found and not all(map(storage.exists, found.paths))):
                 raise
             found = again

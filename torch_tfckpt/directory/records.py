@@ -1,21 +1,21 @@
 """Record each published checkpoint and delete old ones, in an order that is safe after a crash.
 
     the checkpoint is published
-    -> the retention file is read again, for pins that other processes have set
+    -> the retention file is read again, to find pins that other processes have set
     -> its metrics and the checkpoints protected by pins and metrics are written to the retention file
     -> checkpoints that are to be deleted are marked (`unlisted`), unless the state file still names them
     -> the state file names the new checkpoint
-    -> older checkpoints are deleted, and the retention file forgets them; their marks are removed
+    -> older checkpoints are deleted, then removed from the retention file; their marks are removed
 
 If the process is killed in between, no file ever names a deleted checkpoint, a pinned one is never deleted, and the
 next run of the series deletes what this one had not. The same holds for a checkpoint that could not be deleted: the
-next save tries again, and so does the next run. Which checkpoints are old is decided by the subclasses
-(`saver.records`, `manager_records`) with the rules of `retention`.
+next save tries again, and so does the next run. The subclasses (`saver.records`, `manager_records`) decide which
+checkpoints are too old, with the rules of `retention`.
 
 What is deleted: checkpoints that this object has saved, that the program has passed to it, or that an earlier run of
-the same series (`names.series_of`) has listed or marked. Nothing is deleted outside of the directories that this
-object saves into, even if the files in them list it: they may have been copied from another run. If the system refuses
-to read the retention file, nothing is deleted until it can be read.
+the same series (`names.series_of`) has listed or marked. Nothing is deleted outside of the directories that this object
+saves into, even if files in these directories list it: they may have been copied from a different run. If a system
+error prevents reading the retention file, nothing is deleted until it can be read.
 """
 
 import logging
@@ -34,13 +34,13 @@ from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.refusals import refusals_named
 from torch_tfckpt.text import did_you_mean, listed, printable, quoted
 
-_LISTED: Final = 8  # metrics that a warning lists
+_LISTED: Final = 8  # maximum number of metrics listed in a warning
 
 _log = logging.getLogger(__name__)
 
 
 class MetricWatch:
-    """Warns once if the metric of `keep_best` is not given.
+    """Warns once if the metric of `keep_best` is not passed to `save`.
 
     Thread safety: one thread at a time.
     """
@@ -50,7 +50,7 @@ class MetricWatch:
         self._given = self._warned = False
 
     def saved(self, rule: KeepBest | None, path: str, metrics: Metrics) -> None:
-        """Check the metrics of a checkpoint; log a warning if some are given, but not the one of `rule`."""
+        """Check the metrics of a checkpoint; warn if some were given, but not the one that `rule` uses."""
         self.saves += 1
         if rule is None or not metrics:
             return
@@ -91,11 +91,11 @@ class CheckpointRecords(ABC):
     Thread safety: one thread at a time.
     """
 
-    # Whether the state file names expired checkpoints until they are deleted. Then the next process can delete those
-    # that a killed one had not deleted yet.
+    # Whether the state file names expired checkpoints until they are deleted. If so, the next process can delete those
+    # that a killed process had not deleted yet.
     names_expired: ClassVar[bool]
 
-    _latest_filename: str | None = None  # name of the state file; None: the usual one
+    _latest_filename: str | None = None  # name of the state file; None: the default
 
     def __init__(self, keep_best: KeepBest | None, storage: Storage | None, max_to_keep: int | None) -> None:
         self.retention = RetentionRecord(keep_best, self._owns)
@@ -104,23 +104,23 @@ class CheckpointRecords(ABC):
         self._metric_watch = MetricWatch()
         self._to_delete: list[str] = []  # not deleted yet; tried again after the next save
         self._marked: dict[str, None] = {}  # checkpoints that may have a mark, in order
-        self._saved_into: set[str] = set()  # directories, as spelled by the caller; nothing is deleted elsewhere
+        self._saved_into: set[str] = set()  # directories, as the caller spells them; nothing is deleted elsewhere
 
     @property
     @abstractmethod
     def newest(self) -> list[str]:
-        """Paths of the checkpoints that are kept because they are new, oldest first."""
+        """Paths of the checkpoints that are kept because they are among the newest, oldest first."""
 
     @property
     def best(self) -> str | None:
-        """The best checkpoint by `keep_best`, of those that are kept because they are new or protected, if any."""
-        # Nothing is ever deleted without a limit, whether or not the newest are listed.
+        """The best checkpoint by `keep_best` among the newest and the protected ones, if any."""
+        # Without a limit nothing is ever deleted, so all checkpoints count, even if `newest` does not list them.
         kept = self.newest if self.max_to_keep else list(filter(self._owns, self.retention.metrics))
         return next(iter(self.retention.best_first(kept)), None)
 
     @abstractmethod
     def _owns(self, path: str) -> bool:
-        """Return whether `path` belongs to the series that is saved here, so that it may be deleted when it expires."""
+        """Return whether `path` belongs to the series that is saved here and may be deleted when it expires."""
 
     @abstractmethod
     def _add(self, path: str, now: float) -> None:
@@ -146,7 +146,7 @@ class CheckpointRecords(ABC):
                 deleted is only logged.
         """
         self._metric_watch.saved(self.retention.best, path, metrics)
-        # Recorded first: the checkpoint exists, even if the system refuses the next steps.
+        # Recorded first: the checkpoint exists, even if the next steps fail.
         self._to_delete = [other for other in self._to_delete if other != path]
         self._add(path, now)
         self.retention.note(path, metrics)
@@ -155,11 +155,12 @@ class CheckpointRecords(ABC):
         if self.names_expired:
             self._write_state(path)
         before = self.newest
-        # Kept in case of Ctrl-C. What was not deleted before may have been pinned since.
+        # Stored before anything is deleted, in case of Ctrl-C. Checkpoints that an earlier save failed to delete may
+        # have been pinned in the meantime.
         self._to_delete = expired = [*self._to_delete, *self._expire()]
         try:
             to_delete = self.retention.partition(self.newest, expired)
-            # Before the state file names fewer checkpoints: after a crash, the protected ones must be known.
+            # Saved before the state file lists fewer checkpoints: after a crash, the protected ones must be known.
             self.retention.save()
         except FailedPreconditionError as refusal:
             _log.warning("Nothing is deleted, because it is unknown which checkpoints are pinned: %s", refusal)
@@ -173,13 +174,13 @@ class CheckpointRecords(ABC):
         if to_delete:
             self._delete()
         if self.names_expired and self.newest != before:
-            self._mark(self._to_delete)  # what could not be deleted
+            self._mark(self._to_delete)  # those that could not be deleted
             self._write_state(path)
         if self._marked:
             self._unmark()
 
     def pin(self, path: str) -> None:
-        """Protect a checkpoint from deletion, and write that to the retention file.
+        """Protect a checkpoint from deletion, and record the pin in the retention file.
 
         Raises:
             NotFoundError: there is no such checkpoint.
@@ -235,7 +236,7 @@ class CheckpointRecords(ABC):
                 _log.warning("pins and metrics of deleted checkpoints are still recorded: %s", refusal)
 
     def _is_here(self, path: str) -> bool:
-        """Return whether `path` is directly in a directory that was saved into."""
+        """Return whether the directory of `path` is one that checkpoints were saved into."""
         directory = os.path.dirname(path)
         return directory in self._saved_into or directory_key(directory) in map(directory_key, self._saved_into)
 

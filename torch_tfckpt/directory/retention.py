@@ -40,7 +40,7 @@ class SaverHistory:
 
     next_kept: float  # the next checkpoint that leaves `last` and was saved after this time is kept permanently
     last: tuple[Saved, ...] = ()  # oldest first
-    expired: tuple[Saved, ...] = ()  # have left `last`, but are not decided yet; oldest first
+    expired: tuple[Saved, ...] = ()  # no longer in `last`, and not yet known whether to be deleted; oldest first
 
 
 def record(history: SaverHistory, path: str, now: float, max_to_keep: int | None) -> SaverHistory:
@@ -62,8 +62,9 @@ def next_deletion(history: SaverHistory, keep_seconds: float) -> tuple[SaverHist
     """Decide whether the oldest expired checkpoint may be deleted.
 
     Returns:
-        The history without it, and its path if it may be deleted. None if there is none, or it is kept permanently
-        because it was saved after `next_kept`, which then increases by `keep_seconds`, once.
+        The history without this checkpoint, and its path if it may be deleted. Instead of the path, None if no
+        checkpoint has expired, or if this one is kept permanently because it was saved after `next_kept`, which is then
+        increased once by `keep_seconds`.
     """
     if not history.expired:
         return history, None
@@ -74,7 +75,7 @@ def next_deletion(history: SaverHistory, keep_seconds: float) -> tuple[SaverHist
 
 
 def taken_over(history: SaverHistory, earlier: Sequence[Saved], max_to_keep: int) -> SaverHistory:
-    """Return the history with the checkpoints of an earlier run, oldest first, before its own.
+    """Return the history with the checkpoints of an earlier run (oldest first) inserted before its own.
 
     The oldest expire at once until `max_to_keep` are left: the earlier run may have kept more.
     """
@@ -87,16 +88,17 @@ def taken_over(history: SaverHistory, earlier: Sequence[Saved], max_to_keep: int
 def continue_schedule(
     history: SaverHistory, earlier: Sequence[Saved], last_preserved: float, keep_seconds: float
 ) -> tuple[SaverHistory, list[Saved]]:
-    """Continue the schedule of an earlier run, which began, or kept its last one, at `last_preserved`.
+    """Continue the schedule by which an earlier run kept checkpoints permanently.
 
     Args:
         history: The history of a run that has just begun.
         earlier: The checkpoints adopted from the earlier run, oldest first.
+        last_preserved: When the earlier run began, or when it saved the last checkpoint that it kept permanently.
 
     Returns:
-        The history, and `earlier` with other times: infinite if a checkpoint is to be kept permanently, 0 if not.
+        The history, and `earlier` with new times: infinity if a checkpoint is to be kept permanently, 0 if not.
 
-    If a checkpoint became due while no run was active, only the first one of the new run is kept for it.
+    If one or more checkpoints became due while no run was active, only the first one of the new run is kept for them.
     """
     start = history.next_kept - keep_seconds
     due = last_preserved + keep_seconds
@@ -106,7 +108,7 @@ def continue_schedule(
         decided.append(Saved(path, math.inf if stays else 0.0))
         due += keep_seconds if stays else 0.0
     due = min(max(due, start), start + keep_seconds)
-    # `next_deletion` increases the time when each of those that stay leaves the list.
+    # `next_deletion` increases `next_kept` again for each checkpoint to be kept, when it leaves the list.
     staying = sum(math.isinf(saved.time) for saved in decided)
     return replace(history, next_kept=due - staying * keep_seconds), decided
 
@@ -124,13 +126,14 @@ def sweep(
 ) -> Swept:
     """Expire the oldest of `tracked` until `max_to_keep` are left; None keeps all.
 
-    One that was saved `keep_seconds` or more after the last one kept permanently is also kept, and no longer tracked.
+    An expired checkpoint that was saved at least `keep_seconds` after the last one that is kept permanently is also
+    kept permanently, and no longer tracked.
     """
     excess = len(tracked) - max_to_keep if max_to_keep else 0
     expired: list[str] = []
     for path, time in tracked[: max(0, excess)]:
-        # The same expression as in TensorFlow: a different one would round differently, and treat equal times
-        # differently.
+        # The same expression as in TensorFlow: a different one would round differently, and might decide differently
+        # when the times are equal.
         if keep_seconds and time - keep_seconds >= last_preserved:
             last_preserved = time
         else:
@@ -152,7 +155,7 @@ class KeepBest:
     """Keep the `k` best checkpoints by one metric, in addition to the newest ones.
 
     Args:
-        metric: Its name among the metrics that are passed to `save`.
+        metric: Name of the metric, as passed to `save`.
         mode: Whether the lowest ("min") or the highest ("max") values are best.
         k: How many checkpoints to keep.
 
@@ -195,7 +198,7 @@ def check_keep_best(keep_best: object) -> None:
 
 
 def check_max_to_keep(max_to_keep: object, *, zero_keeps_all: bool) -> None:
-    """Raise InvalidArgumentError if `max_to_keep` is not None and not a number of checkpoints.
+    """Raise InvalidArgumentError if `max_to_keep` is neither None nor a valid number of checkpoints.
 
     Args:
         zero_keeps_all: Whether 0 is allowed.
@@ -217,9 +220,9 @@ def check_keep_hours(hours: object) -> None:
 
 
 def best_first(known: Sequence[str], metrics: Mapping[str, Metrics], rule: KeepBest) -> list[str]:
-    """Return the `known` checkpoints (oldest first) that have the metric, best first; the newest of equal ones first.
+    """Return the `known` checkpoints (oldest first) that have the metric, best first.
 
-    A value of NaN is ignored.
+    Among equal values, the newest comes first. Checkpoints whose value is NaN are ignored.
     """
     ranked: list[tuple[float, int, str]] = []
     for age, path in enumerate(reversed(known)):
@@ -255,9 +258,9 @@ def partition(
     """Split expired checkpoints into those still protected and those to delete.
 
     Args:
-        newest: The checkpoints that are kept because they are new, oldest first. They may be among the best.
+        newest: The newest checkpoints, which are kept for that reason, oldest first. They may be among the best.
         expired: The checkpoints that have become too old.
-        protected_before: The checkpoints that became too old earlier and were protected then.
+        protected_before: The checkpoints that expired before and have been protected so far.
     """
     kept = set(newest)
     outside = [path for path in dict.fromkeys((*protected_before, *expired)) if path not in kept]

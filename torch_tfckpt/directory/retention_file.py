@@ -1,4 +1,4 @@
-"""The retention file: pins, metrics, and the checkpoints that they protect from deletion, across restarts.
+"""The retention file keeps pins, metrics, and the checkpoints protected by them, across restarts.
 
     record = RetentionRecord(KeepBest("loss", "min", k=3))
     record.load(storage, "train")                          # before the first save; later calls cost nothing
@@ -17,14 +17,14 @@ It is stored next to the state file, as `<its name>.retention.json`, as long as 
 Paths in it are relative to its directory and inside it. Values that are not JSON numbers are strings: "nan", "inf".
 
 Checkpoints that no longer exist are forgotten. If the file is damaged, the checkpoints that might have been pinned in
-it are pinned, so that none is deleted by mistake. If the system refuses to read it, an error is raised and nothing
+it are pinned, so that none is deleted by mistake. If a system error prevents reading it, an error is raised and nothing
 changes.
 
 Several processes may change the file, for example a training program and a notebook that pins a checkpoint. So
-`partition` reads it again before it names anything to delete, and adopts what the others have added and removed
-since. (Two processes that change it in the same instant are not kept apart.) If the file has vanished, its pins are
-gone, but nothing that they protected is deleted. Several series of checkpoints, each with its own Saver, share the
-file: a record keeps the entries of other series, and never names their checkpoints to delete.
+`partition` reads it again before it returns anything to delete, and adopts what other processes have added or removed
+in the meantime. (There is no lock: of two simultaneous changes, one may be lost.) If the file has vanished, its pins
+are gone, but nothing that they protected is deleted. Several series of checkpoints, each with its own Saver, share the
+file: a record keeps the entries of other series, and never returns their checkpoints for deletion.
 """
 
 import json
@@ -70,11 +70,11 @@ class _RetentionPlace:
 
     storage: Storage
     directory: str
-    path: str  # of the file
+    path: str  # path of the retention file
     text: bytes | None  # contents of the file when it was read or written last; None if it did not exist
-    unreadable: bool = False  # it is damaged, and what it may have pinned is not pinned yet
+    unreadable: bool = False  # the file is damaged; checkpoints that it may have pinned are not pinned yet
     is_something_else: bool = False  # there is a directory of that name, or a file that is too large
-    known: _RetentionFile = _NOTHING  # what `text` means
+    known: _RetentionFile = _NOTHING  # `text`, decoded
 
 
 class RetentionRecord:
@@ -84,21 +84,22 @@ class RetentionRecord:
         best: Which checkpoints to keep because of their metrics; None: the rule in the file, if there is one.
         owns: Whether a checkpoint belongs to the series that may be deleted here.
 
-    Different spellings of a path are the same path. One object may serve several directories; each has its own file.
+    Different spellings of a path are treated as the same path. One object may serve several directories, each of which
+    has its own file.
     Thread safety: not thread-safe.
     """
 
     def __init__(self, best: KeepBest | None = None, owns: Callable[[str], bool] = lambda path: True) -> None:
         self.best, self._owns = best, owns
         self._places: dict[str, _RetentionPlace] = {}
-        # Keys are those of `path_key`; `_paths` has the spelling in which the checkpoint was saved.
+        # All keys are results of `path_key`; `_paths` maps them to the paths as spelled when saving.
         self._paths: dict[str, str] = {}
         self._pins: set[str] = set()
         self._metrics: dict[str, dict[str, float]] = {}
         self._protected: list[str] = []
         self._certain: set[str] = set()  # saved or unpinned here, so a pin in a file does not apply
         self._last_noted = ""
-        self._damaged = False  # a file is `unreadable`
+        self._damaged = False  # some file is `unreadable`
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -112,7 +113,7 @@ class RetentionRecord:
 
     @property
     def protected(self) -> list[str]:
-        """Checkpoints that expired and are kept for a pin or a metric, oldest first."""
+        """Checkpoints that expired and are kept because of a pin or a metric, oldest first."""
         return [self._paths[key] for key in self._protected]
 
     def load(self, storage: Storage, directory: str, latest_filename: str | None = None) -> bool:
@@ -121,7 +122,7 @@ class RetentionRecord:
         A damaged file is logged.
 
         Raises:
-            FailedPreconditionError: the system refuses to read it. The next call tries again.
+            FailedPreconditionError: a system error prevents reading it. The next call tries again.
         """
         path = f"{state_path(directory, latest_filename)}.retention.json"
         place = self._places.get(directory_key(directory))
@@ -129,15 +130,15 @@ class RetentionRecord:
             return False
         place = _RetentionPlace(storage, directory, path, None)
         self._read(place, first=True)
-        # Last: after Ctrl-C before this line the file is read again, or pinned checkpoints would count as not pinned.
+        # Last, so that the file is read again if Ctrl-C comes before this line: pins must not be lost.
         self._places[directory_key(directory)] = place
         return True
 
     def read_again(self) -> None:
-        """Take over what other processes have changed in the files since they were read or written here.
+        """Adopt changes that other processes have made to the files since they were read or written here.
 
         Raises:
-            FailedPreconditionError: the system refuses to read a file.
+            FailedPreconditionError: a system error prevents reading a file.
         """
         for place in self._places.values():
             self._read(place, first=False)
@@ -171,7 +172,7 @@ class RetentionRecord:
 
     def _note_damage(self, place: _RetentionPlace, error: CheckpointError, *, first: bool) -> None:
         place.unreadable = self._damaged = True
-        if not first:  # others may have pinned any but the one saved a moment ago
+        if not first:  # another process may have pinned any checkpoint except the one just saved
             self._certain &= {self._last_noted}
         _log.warning(
             "%s: cannot be read: %s. The pinned checkpoints are unknown, so all existing ones will be pinned",
@@ -180,7 +181,7 @@ class RetentionRecord:
         )
 
     def note(self, path: str, metrics: Metrics | None = None) -> None:
-        """Note that `path` was saved with these metrics, and forget those of an older checkpoint of that path."""
+        """Record that `path` was saved with these metrics, instead of those of an older checkpoint there."""
         key = self._last_noted = self._remember(path)
         self._paths[key] = path
         self._certain.add(key)
@@ -198,16 +199,17 @@ class RetentionRecord:
         self._certain.add(path_key(path))
 
     def partition(self, newest: Sequence[str], expired: Sequence[str]) -> list[str]:
-        """Return the checkpoints to delete now that something was saved, oldest first. Reads the files again.
+        """Return the checkpoints to delete after a save, oldest first. Reads the files again.
 
         Args:
-            newest: The checkpoints that are kept because they are new, oldest first.
+            newest: The newest checkpoints, which are kept for that reason, oldest first.
             expired: The checkpoints that have become too old.
 
-        A checkpoint that was protected until now is remembered as such until `forget`, in case it cannot be deleted.
+        A checkpoint that loses its protection is still recorded as protected until `forget`, in case it cannot be
+        deleted.
 
         Raises:
-            FailedPreconditionError: the system refuses to read a file, so nothing may be deleted.
+            FailedPreconditionError: a system error prevents reading a file, so nothing may be deleted.
         """
         if not (expired or self.best or self._protected or self._damaged):
             return []
@@ -250,8 +252,8 @@ class RetentionRecord:
         A file is read again before it is written, so that what other processes have added is not lost.
 
         Raises:
-            FailedPreconditionError: the system refuses to read a file.
-            OSError: the system refused.
+            FailedPreconditionError: a system error prevents reading a file.
+            OSError: a file could not be written or removed.
         """
         for home, place in self._places.items():
             text = self._encode(home)
@@ -260,7 +262,7 @@ class RetentionRecord:
             self._read(place, first=False)
             text = self._encode(home)
             if text == place.text or place.unreadable:
-                continue  # what may be pinned in a damaged file is pinned by the next `partition`
+                continue  # the next `partition` pins what a damaged file may have pinned
             if text is None:
                 place.storage.remove(place.path)
             else:
@@ -273,7 +275,7 @@ class RetentionRecord:
         return key
 
     def _pin_what_may_have_been(self, keys: Sequence[str]) -> None:
-        """Pin the checkpoints that a file which could not be read may have listed as pinned."""
+        """Pin all checkpoints that may have been pinned in a file that could not be read."""
         for home, place in self._places.items():
             if place.unreadable:
                 old = [key for key in keys if self._home_of(key) == home and key not in self._certain]
@@ -290,7 +292,7 @@ class RetentionRecord:
         return max(around, key=len, default=None)
 
     def _take_over(self, place: _RetentionPlace, now: _RetentionFile, *, first: bool) -> None:
-        """Take over what differs between the current and the known contents of a file, for checkpoints that exist."""
+        """Adopt the changes from the known to the current contents of a file, for existing checkpoints."""
         before = place.known
         if first:
             self.best = self.best or now.best
@@ -338,14 +340,14 @@ class RetentionRecord:
         }
         if not (pins or protected or metrics):
             return None
-        rule = self.best or self._places[home].known.best  # if this program has no rule, keep that of another
+        rule = self.best or self._places[home].known.best  # if this program has no rule, keep the stored one
         best = asdict(rule) if rule is not None else None
         content = {"version": VERSION, "best": best, "pins": pins, "protected": protected, "metrics": metrics}
         return f"{json.dumps(content, indent=1)}\n".encode()
 
 
 def check_metrics(metrics: object) -> dict[str, float]:
-    """Return `metrics` as names and floats; InvalidArgumentError if they are anything else."""
+    """Return `metrics` as names and floats; raise InvalidArgumentError if that is impossible."""
     if metrics is None:
         return {}
     if not isinstance(metrics, Mapping):
@@ -355,7 +357,7 @@ def check_metrics(metrics: object) -> dict[str, float]:
         if not isinstance(name, str):
             raise InvalidArgumentError(f"metrics: the name {name!r} is a {type(name).__name__}. Pass a str")
         try:
-            # Reading a tensor that requires a gradient would print a warning of torch.
+            # Without `detach`, torch prints a warning if the tensor requires a gradient.
             checked[name] = float(value.detach() if hasattr(value, "detach") else value)
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor of several elements
             raise InvalidArgumentError(f"metrics: {quoted(name)} is not a number: {error}. Pass a float") from error
@@ -363,7 +365,7 @@ def check_metrics(metrics: object) -> dict[str, float]:
 
 
 def _decode(text: bytes) -> _RetentionFile:
-    """Decode a file; DataLossError if it is not what `save` writes."""
+    """Decode a file; raise DataLossError if `save` cannot have written it."""
     try:
         content = json.loads(text)
         version = content["version"]
@@ -389,7 +391,7 @@ def _names(names: Any) -> list[str]:
 
 
 def _name(name: Any) -> str:
-    """Return `name` if it is inside the directory, so that the file cannot cause deletions elsewhere."""
+    """Return `name`; raise DataLossError if it is outside the directory, where nothing may be deleted."""
     if (
         not isinstance(name, str)
         or not name

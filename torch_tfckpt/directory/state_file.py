@@ -13,9 +13,10 @@ directory of the file.
 A directory may have been copied together with its state file, and an absolute path in the file may still lead to the
 original. So a checkpoint next to the state file takes precedence over one of the same name at an absolute path.
 
-A file that does not exist, one that is damaged, and one that the system refuses to read are three different things.
-`load_state` is for callers that overwrite or delete files: it raises an error for the last two. `get_checkpoint_state`
-logs damage and returns None, as TensorFlow does. Neither returns None because of a refusal (`storage.refusals`).
+The functions distinguish a file that does not exist, a damaged file, and a file that a system error prevents from being
+read. `load_state` is for callers that overwrite or delete files: it raises an error in the last two cases.
+`get_checkpoint_state` logs damage and returns None, as TensorFlow does. Neither returns None because of a system error
+(`storage.refusals`).
 
 The strings of a message are UTF-8, but file names need not be. A byte that is not valid UTF-8 is written as a null
 character, which paths never contain, and two hexadecimal digits: "mod\\0ffel" in the message, mod\\000ffel in the file.
@@ -83,7 +84,7 @@ def read_state(storage: Storage, path: str) -> CheckpointState:
     Raises:
         NotFoundError: it does not exist.
         DataLossError: it cannot be parsed, or does not name a checkpoint.
-        FailedPreconditionError: the system refuses to read it.
+        FailedPreconditionError: a system error prevents reading it.
     """
     state = _parse(storage, path)
     _check(state, f"{printable(path)}: Invalid checkpoint state")
@@ -93,7 +94,7 @@ def read_state(storage: Storage, path: str) -> CheckpointState:
 def _parse(storage: Storage, path: str) -> CheckpointState:
     with refusals_named(path):
         content = read_small(storage, path, MAX_STATE_BYTES, "a checkpoint state file", _FIX)
-    # Raw bytes that are not UTF-8, which another program may have written, are converted to our spelling.
+    # Raw bytes that are not UTF-8, which another program may have written, are converted as by `to_stored`.
     text = _NO_UTF8.sub(
         lambda match: f"\\000{ord(match[0]) - _SURROGATES:02x}", content.decode("utf-8", "surrogateescape")
     )
@@ -107,7 +108,7 @@ def _parse(storage: Storage, path: str) -> CheckpointState:
 
 
 def _check(state: CheckpointState, what: str) -> None:
-    """Raise DataLossError if the newest checkpoint has no name, or one that cannot be a path."""
+    """Raise DataLossError if the newest checkpoint has no name, or its name cannot be a path."""
     if not state.model_checkpoint_path:
         raise DataLossError(f"{what}: it does not name a checkpoint. {_FIX}")
     try:
@@ -123,7 +124,7 @@ def resolve_in(storage: Storage, directory: str, stored: str) -> str:
     at an absolute path elsewhere, because the directory may have been copied or moved.
 
     Raises:
-        FailedPreconditionError: a system error hides whether there is one in the directory.
+        FailedPreconditionError: because of a system error, it is unknown whether the directory has such a checkpoint.
     """
     if not (os.path.isabs(stored) or is_url(stored)):
         return os.path.join(directory, stored)
@@ -137,11 +138,12 @@ def resolve_in(storage: Storage, directory: str, stored: str) -> str:
 
 
 def load_state(storage: Storage, directory: str, latest_filename: str | None = None) -> CheckpointState | None:
-    """Return the message in the state file of `directory`, with its paths resolved; None only if there is no file.
+    """Return the contents of the state file of `directory`, with paths resolved; None only without a file.
 
     Raises:
-        DataLossError: it is damaged, or does not name a checkpoint: this is not the first run in the directory.
-        FailedPreconditionError: the system refuses to read it.
+        DataLossError: the file is damaged, or does not name a checkpoint. (It exists, so this is not the first run in
+            the directory.)
+        FailedPreconditionError: a system error prevents reading the file.
     """
     path = state_path(directory, latest_filename)
     try:
@@ -164,13 +166,15 @@ def get_checkpoint_state(
         storage: Where files are stored; None chooses by the path.
 
     Returns:
-        The message, with `checkpoint_dir` before its relative paths. An absolute path that leads elsewhere is replaced
-        by the checkpoint of that name in the directory, if there is one: the directory may have been copied. None if
-        there is no state file, or it cannot be parsed, which is logged.
+        The message, with `checkpoint_dir` prepended to relative paths. An absolute path that leads to a different
+        directory is replaced by the checkpoint of the same name in `checkpoint_dir`, if there is one, because the
+        directory may have been copied. None if there is no state file, or if it cannot be parsed, which is logged.
 
     Raises:
-        DataLossError (a ValueError): it can be parsed, but does not name a checkpoint, for example because it is empty.
-        FailedPreconditionError (a RuntimeError): the system refuses to read it, so it is unknown whether there is one.
+        DataLossError (a ValueError): the file can be parsed, but does not name a checkpoint, for example because it is
+            empty.
+        FailedPreconditionError (a RuntimeError): a system error prevents reading the file, so it is unknown whether
+            there is one.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -178,7 +182,7 @@ def get_checkpoint_state(
         >>> tfckpt.get_checkpoint_state("run").model_checkpoint_path
         'run/m-7'
 
-    Cost: reads the file; looks in the directory for those of its absolute paths that lead elsewhere.
+    Cost: reads the file; for each absolute path that leads to a different directory, looks up its name in this one.
     Source: get_checkpoint_state in tensorflow/python/checkpoint/checkpoint_management.py.
     """
     directory = directory_path(checkpoint_dir)
@@ -225,7 +229,7 @@ def generate_checkpoint_state_proto(
         save_dir: The directory that the message is for. If it is relative, relative paths are made relative to it;
             if it is absolute, paths are not changed.
         model_checkpoint_path: The newest checkpoint.
-        all_model_checkpoint_paths: All that are tracked, oldest first; the newest is added if it is not the last one.
+        all_model_checkpoint_paths: All tracked checkpoints, oldest first; the newest is appended if it is not the last.
             The list itself is not changed (in TensorFlow it is).
         all_model_checkpoint_timestamps: When each was saved, in seconds since the epoch: one for each path, or none.
         last_preserved_timestamp: When the newest checkpoint that is kept permanently was saved.
@@ -286,7 +290,7 @@ def update_checkpoint_state(
     Raises:
         InvalidArgumentError: as for `generate_checkpoint_state_proto`.
         FailedPreconditionError (a RuntimeError): the newest checkpoint has the path of the state file.
-        OSError: the system refused, for example because the directory does not exist.
+        OSError: the file could not be written, for example because the directory does not exist.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -318,8 +322,8 @@ def update_relative_state(
     *,
     storage: Storage | None = None,
 ) -> None:
-    """Call `update_checkpoint_state` with all paths relative to `save_dir`, so that it can be moved."""
-    # For an absolute directory, relative paths are not changed.
+    """Write the state file with all paths relative to `save_dir`, so that the directory can be moved."""
+    # If `save_dir` is absolute, relative paths are not changed.
     state = generate_checkpoint_state_proto(
         save_dir if is_url(save_dir) else os.path.abspath(save_dir),
         _relative(model_checkpoint_path, save_dir),

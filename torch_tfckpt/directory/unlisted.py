@@ -1,15 +1,18 @@
-"""Marks of checkpoints that exist although the state file does not name them: empty files `PREFIX.tfckpt-unlisted`.
+"""Mark checkpoints that the state file does not name, so that the next run can delete them.
+
+The mark is an empty file `PREFIX.tfckpt-unlisted`.
 
     m-1 has expired                 m-1.tfckpt-unlisted is created
     -> the state file is written, which no longer names m-1
     -> m-1 is deleted, then its mark
 
-A process that is killed in between, or that cannot delete a file, leaves the mark. The next run of the same series
-deletes what is marked, unless the state file names it, or it is pinned or one of the best. Without the mark, nothing
-would distinguish it from a checkpoint that was kept on purpose: by a schedule, by a run without a limit, or by hand.
+A process that is killed in between, or that cannot delete a file, leaves the mark behind. The next run of the same
+series deletes the marked checkpoint, unless the state file names it, or it is pinned or one of the best. Without the
+mark, nothing would distinguish it from a checkpoint that was kept on purpose: by a schedule, by a run without a limit,
+or by hand.
 
-A mark has no contents and need not be durable: if it is lost, a checkpoint stays, and no mark ever appears by mistake.
-For the same reason errors are only logged.
+A mark need not be durable: if it is lost, a checkpoint is merely not deleted, and no mark ever appears by mistake. For
+the same reason errors are only logged.
 """
 
 import logging
@@ -36,7 +39,7 @@ def mark(storage: Storage, path: str) -> None:
     try:
         file = storage.create(path + SUFFIX)
         try:
-            if not storage.renames:  # an object appears only when it is synced
+            if not storage.renames:  # in an object store, the file exists only after `sync`
                 file.sync()
         finally:
             file.close()

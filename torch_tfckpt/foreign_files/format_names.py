@@ -12,7 +12,7 @@ _OF_KIND: Final[Mapping[FileKind, str]] = {
     FileKind.TORCH: "pt",
     FileKind.NPZ: "npz",
 }
-# Kinds that a damaged file of a format may look like, or an intact one of an earlier version.
+# File kinds accepted for the extension of a format: a damaged file, or one of an earlier version, may look like these.
 _MAY_BE: Final[Mapping[str, tuple[FileKind, ...]]] = {
     "pt": (FileKind.ZIP, FileKind.OLD_TORCH, FileKind.PICKLE, FileKind.NPZ),
     "npz": (FileKind.ZIP,),

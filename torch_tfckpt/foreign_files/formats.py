@@ -1,4 +1,4 @@
-"""Choose the format of a path, for reading by content and for writing by name."""
+"""Choose the format of a path: by content for reading, by name for writing."""
 
 import os
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from torch_tfckpt.storage.names import is_url, refuse_url
 from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import printable, quoted
 
-# In the second half of the attempts, writers on this host are kept out.
+# During the second half of the attempts, a lock keeps out other programs on this host that write.
 _ATTEMPTS: Final = 100
 
 
@@ -47,15 +47,15 @@ def open_source(path: str) -> TensorSource:
 
     Args:
         path: Any path of a TensorFlow checkpoint that CheckpointReader accepts; a .safetensors file, the index of
-            several or the directory with it; a .pt or .npz file.
+            several such files, or the directory that contains it; a .pt or .npz file.
 
-    Guaranteed: all files and the sidecar are from one conversion, even if another program converts to them at the same
-    time or was killed while it did so.
+    Guaranteed: all files and the sidecar are from one conversion, even if another program is replacing them at the same
+    time, or was killed while replacing them.
 
     Raises:
         NotFoundError: there is no such file.
         DataLossError: it is damaged, or of a kind that is not supported; the message names the kind.
-        InvalidArgumentError, UnimplementedError: as the readers of these formats.
+        InvalidArgumentError, UnimplementedError: as raised by the readers of these formats.
     """
     if is_url(path) and format_of(path) != "tf":
         instead = "Copy the file here, and pass its local path"
@@ -80,7 +80,7 @@ def open_source(path: str) -> TensorSource:
 
 
 def _target_of(path: str) -> str:
-    """Return the path after which the sidecar and the journal of a file are named."""
+    """Return the path that the names of a file's sidecar and journal are derived from."""
     found = find_in_directory(path) if LOCAL.is_directory(path) and not _is_tensorflow_directory(path) else None
     return (found or path).removesuffix(".index.json") if (found or path).endswith(INDEX_SUFFIX) else (found or path)
 
@@ -122,13 +122,13 @@ def _open_bare(path: str, kind: str, written: Callable[[str], str]) -> TensorSou
     """Open the source without its sidecar.
 
     Args:
-        written: Returns where the contents of a file are at this moment.
+        written: Takes the final path of a file and returns the path at which its contents are stored at this moment.
     """
     if kind == "tf":
         return CheckpointSource(path)
     found = find_in_directory(path) if LOCAL.is_directory(path) else path
     if found is None:
-        raise NotFoundError(f"{printable(path)}: no .safetensors file. It has just been removed")
+        raise NotFoundError(f"{printable(path)}: the .safetensors file has just been removed")
     if found.endswith(INDEX_SUFFIX):
         return SafetensorsSource.of_index(found, written(found))
     source: PtSource | NpzSource | SafetensorsSource
@@ -150,7 +150,7 @@ def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSi
         max_shard_size: Maximum bytes of tensors per file, for safetensors.
 
     Raises:
-        InvalidArgumentError: the format is unknown or not specified, or `path` has the extension of another one.
+        InvalidArgumentError: the format is unknown or not specified, or `path` has the extension of a different format.
     """
     refuse_url(
         path,

@@ -1,9 +1,9 @@
-"""Identities of converted files: equal for the same tensors, different for the files of any other conversion.
+"""Identities of converted files: equal if the files have the same tensors, otherwise different.
 
 A sidecar, and the index of several .safetensors files, contain the identity of the files that they belong to, so a mix
 of files from two conversions, for instance after copying, is an error. The same conversion always gives the same bytes.
 
-- .safetensors: in the metadata of each file, if there are several or a sidecar; a digest of all tensors.
+- .safetensors: a digest of all tensors, in the metadata of each file if there are several files or a sidecar.
 - .pt and .npz: a digest of the names, sizes and checksums in the directory of the archive.
 - TensorFlow checkpoints: a digest of the checksums in the index.
 """
@@ -26,7 +26,7 @@ def identity_of(parts: Iterable[str]) -> str:
 
 
 def identity_of_sums(sums: Mapping[str, int]) -> str:
-    """Return the identity of tensors, from name -> checksum."""
+    """Return the identity of tensors, given name -> checksum."""
     return identity_of(f"{checksum} {name}" for name, checksum in sums.items())
 
 

@@ -4,8 +4,9 @@ r"""Decode the header of a .npy file, without numpy's parser, which evaluates it
 
     {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
 
-Only this form is read: the three keys, once each, in any order; a string; True or False; a tuple of numbers (with an L
-after a number, as Python 2 wrote them). The description of a structured type is skipped by its brackets.
+Only this form is accepted: the three keys, once each, in any order; their values are a string, True or False, and a
+tuple of numbers (an L may follow a number, as written by Python 2). The description of a structured type is skipped up
+to its closing bracket.
 
 Source: numpy/lib/_format_impl.py (_read_array_header, _write_array_header).
 """
@@ -54,7 +55,7 @@ def read_header(file: IO[bytes]) -> NpyHeader:
         )
     (size,) = layout.unpack(_exactly(file, layout.size))
     if size > MAX_HEADER_BYTES:
-        raise DataLossError(f"the .npy header has {size} bytes; at most {MAX_HEADER_BYTES} are read")
+        raise DataLossError(f"the .npy header is {size} bytes long; at most {MAX_HEADER_BYTES} are read")
     return decode_header(_exactly(file, size))
 
 

@@ -1,10 +1,10 @@
 """NumPy's .npz format, read and written tensor by tensor.
 
-Arrays of Python objects are never unpickled; they are listed as skipped. An array whose name is not plain (an absolute
-path, "..", a backslash, a control character) is damaged for readers, and not written. Memory is allocated only
-for arrays that are no larger than deflate can make their member. Types that numpy lacks (bfloat16, float8) are
-written as unsigned integers of the same bits; the sidecar stores their types, and reading them back through this
-package gives the original type.
+Arrays of Python objects are never unpickled; they are listed as skipped. If the name of an array is not plain (an
+absolute path, "..", a backslash, a control character), the reader treats the array as damaged, and the writer refuses
+it. Memory is allocated for an array only if its zip member can be that large, given the member's stored size. Types
+that numpy lacks (bfloat16, float8) are written as unsigned integers with the same bits; the sidecar stores their types,
+and reading them back through this package gives the original type.
 """
 
 import io
@@ -31,7 +31,7 @@ from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
 from torch_tfckpt.values import Strings, new_strings, new_tensor
 
-# A string takes 8 bytes and an object in memory, but may have none in the file; limit: 16 per stored byte.
+# A string takes 8 bytes and an object in memory, but may take no bytes in the file, so their number is limited.
 _MIN_STRINGS: Final = 65_536
 _STRINGS_PER_BYTE: Final = 16
 TYPES: Final = {
@@ -177,7 +177,7 @@ class NpzSource:
 
 
 def _exactly(file: IO[bytes], target: Any, name: str) -> memoryview:
-    """Fill `target` from `file`; raises DataLossError if the file ends before it is full."""
+    """Fill `target` from `file`; raise DataLossError if the file ends before `target` is full."""
     view = memoryview(target)
     at = 0
     while at < len(view):
@@ -218,9 +218,9 @@ class NpzSink(ZipSink):
         if info.type.dtype is None:
             return f"numpy has no type {info.type.name}"
         if not can_name_member(f"{name}.npy"):
-            return "a zip archive cannot have a member of its name"
+            return "a zip archive cannot have a member with its name"
         fault = name_fault(name)
-        return None if fault is None else f"its name is not that of a file in an archive: {fault}"
+        return None if fault is None else f"its name is not a valid file name in an archive: {fault}"
 
     def noted_type(self, info: TensorInfo) -> bool:
         return not info.type.is_plain or info.type.dtype not in _DESCRS

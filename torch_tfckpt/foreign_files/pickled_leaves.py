@@ -1,4 +1,4 @@
-"""The leaves of a decoded pickle: its values that are not containers, with names made of their keys.
+"""The leaves of a decoded pickle: its values that are not containers, with names made from their keys.
 
 Containers of a pickle may share items, or contain themselves, so that a small file can have any number of leaves, at
 any depth. Guaranteed for every pickle: at most MAX_DEPTH levels, and work that is linear in its size.
@@ -12,10 +12,10 @@ from torch_tfckpt.foreign_files.pickled_values import Opaque, PickledDict, Pickl
 from torch_tfckpt.text import escaped, quoted
 
 MAX_DEPTH: Final = 64  # of nested containers
-MAX_SHARED_VALUES: Final = 100_000  # allowed in any pickle, however small; a larger one may have one per byte
+MAX_SHARED_VALUES: Final = 100_000  # allowed in any pickle, however small; a larger pickle may have one value per byte
 MAX_NAME_CHARACTERS: Final = 64  # of all names together, per byte of the pickle
 _MIN_NAME_CHARACTERS: Final = 64 * 1024 * 1024
-_MAX_KEY_ITEMS: Final = 16  # of a tuple that is a key
+_MAX_KEY_ITEMS: Final = 16  # of a tuple that is a dictionary key
 _SHOWN: Final = 60  # characters of a skipped value
 
 
@@ -23,12 +23,12 @@ def named_leaves(value: Any, pickle_bytes: int) -> Iterator[tuple[str, Any]]:
     """Yield all values that are not containers, named by their keys, joined with dots.
 
     Raises:
-        DataLossError: containers are nested too deeply, contain themselves, or share so many items that the leaves do
-            not fit the size of the pickle.
+        DataLossError: containers are nested too deeply, contain themselves, or share so many items that there are too
+            many leaves for the size of the pickle.
     """
     allowed = max(MAX_SHARED_VALUES, pickle_bytes)
     characters = max(_MIN_NAME_CHARACTERS, MAX_NAME_CHARACTERS * pickle_bytes)
-    # The rest of each open container, outermost first.
+    # The remaining items of each open container, outermost first.
     open_containers: list[Iterator[tuple[str, Any]]] = [iter([("", value)])]
     while open_containers:
         item = next(open_containers[-1], None)
@@ -62,7 +62,7 @@ def name_below(name: str, key: str) -> str:
 
 
 def _pairs_of(value: Any) -> Iterator[tuple[str, Any]] | None:
-    """Return the items of a container that is not empty, with the names of their keys; None for other values."""
+    """Return (key as text, item) for each item of a non-empty container; None for all other values."""
     if isinstance(value, PickledDict) and value.pairs:
         return map(_named_pair, value.pairs)
     if type(value) in (list, tuple) and value:
@@ -78,7 +78,7 @@ def _named_pair(pair: Any) -> tuple[str, Any]:
 
 
 def key_text(key: Any) -> str:
-    """Return a key of a dictionary as a part of a name; DataLossError if it is not a plain value."""
+    """Return a dictionary key as part of a name; raise DataLossError if it is not a plain value."""
     if isinstance(key, Reference):
         return key.path
     if _is_plain(key) or (type(key) is tuple and len(key) <= _MAX_KEY_ITEMS and all(map(_is_plain, key))):

@@ -9,11 +9,12 @@ a call becomes the record that represents its result:
     collections.OrderedDict()                                              ->  PickledDict
     set, bytes, devices, sparse tensors, ...                               ->  Opaque: its kind in words
 
-References other than those which torch.load(weights_only=True) accepts are refused by name.
+A reference that torch.load(weights_only=True) does not accept is an error; the message contains its name.
 
-Guaranteed for every input: time and memory are linear in its size. Each operation takes a bounded number of values off
-the stack that earlier ones put there; nothing is hashed by a key from the file; no size in it is used before it has
-been compared with the bytes that remain. Values may still share parts, or contain themselves: see pickled_leaves.py.
+Guaranteed for every input: time and memory are linear in its size. An operation pops at most as many values as earlier
+operations have pushed; no dictionary key from the input is hashed; no size in the input is used before it has been
+checked against the number of remaining bytes. Values may still share parts, or contain themselves: see
+pickled_leaves.py.
 
 Source: CPython Lib/pickletools.py (operations); torch/_weights_only_unpickler.py (references), torch/_utils.py (calls).
 """
@@ -114,7 +115,8 @@ def decode_pickle(data: bytes) -> Any:
         raise DataLossError(f"damaged pickle, byte {machine.at}: {type(error).__name__}: {error}") from error
 
 
-# Calls: the arguments of a function or class that torch.load(weights_only=True) accepts, to what stands for the result.
+# Calls: each function takes the arguments of a function or class that torch.load(weights_only=True) accepts, and
+# returns the value that represents the result.
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> PickledTensor:
@@ -145,7 +147,7 @@ def _first(value: Any, *_: Any) -> Any:
 
 
 def _of_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
-    """A tensor of a subclass, or with attributes."""
+    """Return the value that represents a tensor of a subclass, or a tensor with attributes."""
     if not isinstance(function, Reference) or function.path not in _TENSORS:
         raise DataLossError("damaged pickle: a tensor without a function that makes it")
     return _called(function, arguments)
@@ -154,7 +156,7 @@ def _of_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
 def _dictionary(kind: str) -> Callable[..., PickledDict]:
     def call(pairs: Any = None, *_: Any) -> PickledDict:
         made = PickledDict(kind)
-        if pairs is not None:  # not copied: a small pickle may do this often with one long list
+        if pairs is not None:  # not copied: a small pickle may pass one long list many times
             made.pairs = pairs.pairs if isinstance(pairs, PickledDict) else _list_of(pairs)
         return made
 
@@ -163,13 +165,13 @@ def _dictionary(kind: str) -> Callable[..., PickledDict]:
 
 def _list_of(value: Any) -> list[Any]:
     if type(value) is not list:
-        raise DataLossError("damaged pickle: something else in place of a list")
+        raise DataLossError("damaged pickle: expected a list, but found a different value")
     return value
 
 
 def _tuple_of(value: Any = ()) -> tuple[Any, ...]:
     if type(value) is not tuple:
-        raise DataLossError("damaged pickle: something else in place of a tuple")
+        raise DataLossError("damaged pickle: expected a tuple, but found a different value")
     return value
 
 
@@ -342,7 +344,7 @@ class _Machine:
         self.stack[-1] = _called(self.stack[-1], arguments)
 
     def build(self) -> None:
-        """Attributes of an object, such as the _metadata of a state_dict(): only their presence is noted."""
+        """Record that an object has attributes, such as the _metadata of a state_dict(), and drop them."""
         self.stack.pop()
         if isinstance(self.stack[-1], PickledDict):
             self.stack[-1].has_attributes = True

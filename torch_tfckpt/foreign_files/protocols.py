@@ -25,7 +25,7 @@ class TensorSource(Protocol):
 
     @property
     def object_names(self) -> TensorNames | None:
-        """The other names of its tensors if it is an object-based checkpoint."""
+        """Other names of the tensors, if the source is an object-based checkpoint."""
 
     def names(self) -> list[str]:
         """Names of all tensors, in the order of the file."""
@@ -37,15 +37,18 @@ class TensorSource(Protocol):
         """Read tensors into new, contiguous host memory, which the caller may change.
 
         Raises:
-            DataLossError: one of them is damaged.
-            UnimplementedError: one of them has a dtype that torch does not have.
+            DataLossError: a tensor is damaged.
+            UnimplementedError: a tensor has a dtype that torch does not have.
         """
 
     def files(self) -> list[str]:
-        """Paths of all its files except the sidecar."""
+        """Paths of all files of the source except the sidecar."""
 
     def data_bytes(self) -> int:
-        """Total size of the files with values, without an index; the sidecar stores it to recognise its files."""
+        """Total size of the files that hold values, without an index.
+
+        A sidecar stores this size to recognise the files that it belongs to.
+        """
 
     def identity(self) -> str | None:
         """Identity of these files (`foreign_files.identity`); None if they have none. Raises if they are damaged."""
@@ -54,7 +57,7 @@ class TensorSource(Protocol):
 
 
 class DerivedSource:
-    """Base class of a source that presents the tensors of another one differently: it has the same files."""
+    """Base class of sources that present the tensors of another source differently, from the same files."""
 
     def __init__(self, source: TensorSource) -> None:
         self._source = source
@@ -77,7 +80,7 @@ class DerivedSource:
 
 
 def names_of(source: TensorSource) -> Callable[[str], tuple[str, ...]]:
-    """Return a function that returns all names of a tensor of `source`, its own first."""
+    """Return a function that maps a key of `source` to all names of the tensor, starting with the key."""
     known = source.object_names
     return (lambda name: (name,)) if known is None else known.names_of
 
@@ -100,10 +103,10 @@ class TensorSink(Protocol):
         """Return whether the tensor is written as plain numbers, without its dtype."""
 
     def plan(self, tensors: Mapping[str, TensorInfo], *, sidecar: bool = False) -> list[str]:
-        """Decide the layout, and return the names in the order in which `write` needs them. No file is touched.
+        """Decide the layout; return the names in the order in which `write` needs them. No file is touched.
 
         Args:
-            sidecar: Whether there will be one.
+            sidecar: Whether there will be a sidecar.
         """
 
     def files(self) -> list[str]:

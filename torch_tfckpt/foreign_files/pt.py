@@ -55,7 +55,7 @@ _INDEX: Final = "data.pkl"
 
 
 class _PlacedTensor(NamedTuple):
-    """A tensor and the bytes of the file that it needs."""
+    """A tensor, and where its elements are in the file."""
 
     stored: PickledTensor
     offset: int  # bytes from the start of the file
@@ -74,7 +74,7 @@ class PtSource:
     """The tensors of a .pt file.
 
     Attributes:
-        contents: The decoded value that was saved, in the records of `pickled_values`.
+        contents: The value that was saved, decoded into the records of `pickled_values`.
 
     Raises:
         NotFoundError: there is no such file.
@@ -147,7 +147,7 @@ class PtSource:
             expanded += placed.nbytes if placed.nbytes <= self._file.size else 0
         if expanded > MAX_EXPANSION * self._file.size:
             raise UnimplementedError(
-                f"its tensors have {expanded} bytes, but the file has only {self._file.size}: they are views of the "
+                f"its tensors take {expanded} bytes, but the file has only {self._file.size}: they are views of the "
                 "same storages. Save them again after .contiguous()"
             )
 
@@ -207,7 +207,7 @@ def _place(archive: ZipArchive, member: zipfile.ZipInfo | None, name: str) -> tu
 
 
 def _placed(name: str, stored: PickledTensor, place: tuple[int, int]) -> _PlacedTensor:
-    """Return where a tensor is stored; raise DataLossError if that is not inside its storage."""
+    """Return where a tensor is stored; raise DataLossError if it extends beyond its storage."""
     begin, size = place
     span = 0
     if element_count(stored.shape):

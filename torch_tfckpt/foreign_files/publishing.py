@@ -1,21 +1,21 @@
-"""Put the files of a converted target in place: the complete earlier or new target, at every moment.
+"""Put the files of a converted target in place; at any moment, the earlier or the new one is complete.
 
-A single file is renamed. A file and its sidecar, or what is to be removed with an earlier target, are switched together
-with a journal (`storage.journal`), which the readers of this package follow. Programs that only read the file see one
-rename.
+A single file is renamed. If there is also a sidecar, or if files of an earlier target have to be removed, all changes
+take effect together, by means of a journal (`storage.journal`) that the readers of this package follow. Programs that
+read only the file itself see a single rename.
 
-Several .safetensors files are read by the names in their index, and every program must find them. So new shards first
-get names that the current index does not use, and the index is what is switched. If their proper names were in use,
-the shards get these afterwards, by links and a second index:
+Every program that reads several .safetensors files finds them by the names in their index. Therefore new shards first
+get names that the current index does not use, and then the index is replaced. If the final names of the shards were in
+use, the shards get these names afterwards, by means of links and a second index:
 
     m.safetensors.index.json -> m-00001-of-00002.safetensors ...                      the earlier target
     m-0123456789abcdef-00001-of-00002.safetensors ...                                 new, not used yet
     m.safetensors.index.json -> m-0123456789abcdef-00001-of-00002.safetensors ...     the switch
     m.safetensors.index.json -> m-00001-of-00002.safetensors ...                      done; the other names are removed
 
-On file systems without links they keep the names with that number, which every loader accepts.
+On file systems without links, the shards keep the names with the hexadecimal number, which every loader accepts.
 
-Programs on one host take turns; of programs that write the same target, the last one wins.
+Programs on the same host take turns; if several programs write the same target, the last one wins.
 """
 
 import logging
@@ -45,7 +45,7 @@ def publish_files(path: str, files: Mapping[str, str], dropped: Iterable[str], c
     """Switch `files` (final path -> temporary path) and remove `dropped`, all in the directory of `path`.
 
     Raises:
-        OSError: the system refused; nothing was changed, unless it is an IncompleteSaveError.
+        OSError: a file operation failed; nothing was changed, unless it is an IncompleteSaveError.
     """
     with LOCAL.exclusive(os.path.dirname(path)):
         _switch(path, files, dropped, committed)
@@ -73,17 +73,17 @@ def publish_shards(
     encode_index: EncodeIndex,
     used_by: Callable[[], Sequence[str]],
 ) -> list[str]:
-    """Switch to several .safetensors files.
+    """Replace a target with several .safetensors files.
 
     Args:
         path: The name without shard numbers, m.safetensors.
-        shards: (final path, temporary path) of each.
+        shards: (final path, temporary path) of each shard.
         others: Final path -> temporary path of the index and the sidecar.
         dropped: Files to remove.
         used_by: Returns the paths of the shards that the current index names.
 
     Returns:
-        The paths of the shards.
+        The paths at which the shards are stored now.
 
     Raises:
         OSError: as `publish_files`.
@@ -109,7 +109,7 @@ def publish_shards(
             _overwrite(others[index_path], encode_index([os.path.basename(name) for name in names]))
         with ExitStack() as cleanup:
             for (_, temporary), name in zip(shards, names, strict=True):
-                if name not in current:  # else it has the same bytes
+                if name not in current:  # otherwise it replaces a shard with the same bytes
                     cleanup.callback(_remove_quietly, name)
                 LOCAL.replace(temporary, name)
             LOCAL.sync_directory(directory)
@@ -122,7 +122,7 @@ def publish_shards(
 
 
 def _rename(names: Sequence[str], proper: Sequence[str], index_path: str, encode_index: EncodeIndex) -> list[str]:
-    """Give the shards their proper names; return the names that they have afterwards. Never raises OSError."""
+    """Give the shards their final names; return the names that they have afterwards. Never raises OSError."""
     try:
         for name, final in zip(names, proper, strict=True):
             LOCAL.remove(final)  # of the earlier target, if it is still there
@@ -138,7 +138,7 @@ def _rename(names: Sequence[str], proper: Sequence[str], index_path: str, encode
 
 
 def _remove_orphans(path: str, current: set[str]) -> None:
-    """Remove the shards of this name that a killed conversion left: those with our mark that no index names."""
+    """Remove shards that a killed conversion left: files with an identity that are not in `current`."""
     stem = path.removesuffix(".safetensors")
     directory, base = os.path.split(stem)
     for name in LOCAL.list(directory):

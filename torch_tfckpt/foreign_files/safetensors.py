@@ -1,10 +1,10 @@
 """Read .safetensors files tensor by tensor: one file, or several with an index.
 
     model.safetensors                       everything in one file
-    model-00001-of-00003.safetensors ...    with a maximum size, if it does not fit into one
+    model-00001-of-00003.safetensors ...    if there is a maximum size and one file would exceed it
     model.safetensors.index.json            {"metadata": {"total_size": N}, "weight_map": {name: file}}
 
-Files are read at offsets, not mapped: mapped pages count as memory of the process, and a conversion should stay small.
+Files are read at offsets, not mapped: mapped pages count as memory of the process, and a conversion should use little.
 
 Source: huggingface_hub/serialization/_base.py (split_state_dict_into_shards_factory), _torch.py (the index).
 """
@@ -83,13 +83,14 @@ class SafetensorsSource:
     def of_index(cls, path: str, written: str | None = None) -> Self:
         """Open the files that an index (`*.safetensors.index.json`) names.
 
-        A tensor whose file is missing or damaged, or does not contain it, raises when it is requested.
+        If the file of a tensor is missing or damaged, or does not contain the tensor, requesting the tensor raises an
+        error.
 
         Args:
             written: Path of the index if it does not have its final name yet.
 
         Raises:
-            NotFoundError, DataLossError: this applies to all tensors.
+            NotFoundError, DataLossError: the index, or every tensor in it, cannot be read.
             DataLossError: the files are from two conversions.
         """
         weight_map, identity = _read_index(written or path)
@@ -189,11 +190,11 @@ class SafetensorsSource:
 
 
 def find_in_directory(directory: str) -> str | None:
-    """Return the index or the only .safetensors file of a directory; None if there are none or several."""
+    """Return the only index in a directory, or else its only .safetensors file; None if neither exists."""
     names = LOCAL.list(directory)
     for name in [each for each in names if each.endswith(f".safetensors{JOURNAL_SUFFIX}")]:
         journal = read_journal(LOCAL, os.path.join(directory, name))
-        if journal is not None:  # as if the files had their final names
+        if journal is not None:  # list the files as if they already had their final names
             names = sorted({*names, *journal.files} - {*journal.removed})
     for suffix in (INDEX_SUFFIX, ".safetensors"):
         found = [name for name in names if name.endswith(suffix)]
@@ -205,7 +206,7 @@ def find_in_directory(directory: str) -> str | None:
 
 
 def shards_of_index(path: str) -> list[str]:
-    """Return the files named in an index that have names of shards; an empty list if it cannot be read."""
+    """Return the files in an index whose names have the form of shards; [] if the index cannot be read."""
     try:
         weight_map, _ = _read_index(path)
     except (DataLossError, LookupError):

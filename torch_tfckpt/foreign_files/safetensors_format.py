@@ -29,7 +29,7 @@ MAX_HEADER_BYTES: Final = 100_000_000  # MAX_HEADER_SIZE of the library, which r
 METADATA_KEY: Final = "__metadata__"
 _METADATA: Final = {"format": "pt"}  # transformers refuses files without this entry
 
-# In the order in which the library sorts: that of the declaration of its Dtype.
+# In the sort order of the library, which is the order of declaration in its Dtype.
 DTYPES: Final = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -69,10 +69,10 @@ class HeaderEntry(NamedTuple):
 def lay_out(
     tensors: dict[str, tuple[torch.dtype, Shape]], identity: str | None = None
 ) -> tuple[bytes, dict[str, HeaderEntry]]:
-    """Return the beginning of a file with `tensors` (size and header), and the place of each tensor in file order.
+    """Return the start of a file (header size and header), and the place of each tensor, in file order.
 
     Args:
-        identity: That of the files that this one belongs to, for its metadata.
+        identity: Identity to store in the metadata; the same for all files of a conversion.
 
     Raises:
         InvalidArgumentError: the header would be larger than readers accept.
@@ -172,7 +172,7 @@ def _parse_entry(name: str, entry: Any, start: int) -> HeaderEntry:
 
 
 def _sizes(value: Any) -> Shape | None:
-    """Return a JSON list of sizes as a tuple; None for any other value, and for more sizes than a tensor has."""
+    """Return a JSON list of sizes as a tuple; None for other values and for more than MAX_RANK sizes."""
     plain = (
         isinstance(value, list)
         and len(value) <= MAX_RANK

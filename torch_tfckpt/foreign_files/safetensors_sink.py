@@ -36,7 +36,7 @@ _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes in a size such as "5GB", in decimal units like Hugging Face; a plain number is bytes."""
+    """Return the bytes in a size such as "5GB"; units are decimal; a number without a unit is in bytes."""
     match = _SIZE.fullmatch(text)
     size = int(float(match[1]) * _UNITS.get((match[2] or "").upper(), 1)) if match else 0
     if size < 1:
@@ -152,7 +152,7 @@ class SafetensorsSink:
                 self._sums[name] = crc32c.value(view)
         self._pipeline.write(requests)
         for done in self._shards:
-            if done is not shard:  # complete, since values come in the order of `plan`; this limits the open files
+            if done is not shard:  # complete, as values come in the order of `plan`; limits the number of open files
                 done.close()
 
     def finish(self) -> int:

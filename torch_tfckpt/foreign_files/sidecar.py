@@ -9,13 +9,13 @@
      "bytes": 1670408, "identity": "6c1d93a5e0b7f842"}
 
 tensors   tensors that are not in the converted files. Strings: one base64 string per element, in row-major order.
-          Others: the elements in row-major order, little-endian; for dtypes that torch does not have, the bytes of a
-          version 2 data file
-types     tensors that are in those files as plain numbers, and their original dtype: an int8 that was DT_QINT8, a
-          uint16 of an .npz that was bfloat16. "DT_..." is TensorFlow's name or number, "torch...." torch's
-bytes     total size of those files; a sidecar next to files of another size does not belong to them
-identity  of those files (`foreign_files.identity`), null if they have none; a sidecar of an earlier version of this
-          package lacks it
+          Others: the elements in row-major order, little-endian; for dtypes that torch does not have, the bytes as
+          stored in a version 2 data file
+types     original dtypes of tensors that the converted files store as plain numbers: an int8 that was DT_QINT8, a
+          uint16 in an .npz that was bfloat16. "DT_..." is TensorFlow's name or number, "torch...." is torch's name
+bytes     total size of the converted files; a sidecar next to files of a different size does not belong to them
+identity  of the converted files (`foreign_files.identity`), null if they have none; a sidecar of an earlier version of
+          this package lacks it
 
 Names that are not UTF-8 are written with Python's surrogate escapes (PEP 383). Readers ignore keys and refuse versions
 that they do not know.
@@ -44,8 +44,8 @@ from torch_tfckpt.values import Strings, new_tensor, strings_from
 
 SUFFIX: Final = ".tfckpt.json"
 VERSION: Final = 1
-# A sidecar is read whole, and base64 text with the decoded bytes takes 1.75 times its size. No known checkpoint has
-# strings and iterators of nearly this size; larger tensors should be excluded by name.
+# A sidecar is read as a whole; the base64 text and the decoded bytes together take 1.75 times the size of the text. No
+# known checkpoint has strings and iterators of nearly this size; larger tensors should be excluded by name.
 MAX_BYTES: Final = 1024 * 1024 * 1024
 _HINT: Final = "Delete it to read the file without it, or convert again."
 _CHUNK: Final = 3 * 1024 * 1024  # a multiple of three bytes becomes base64 without padding
@@ -68,8 +68,8 @@ def read_sidecar(path: str, data_bytes: int, identity: Callable[[], str | None] 
     """Read the sidecar at `path`; None if there is none.
 
     Args:
-        data_bytes: Total size of the files that it should belong to.
-        identity: Returns their identity.
+        data_bytes: Total size of the files that the sidecar should belong to.
+        identity: Returns the identity of these files.
 
     Raises:
         DataLossError: it is damaged, or belongs to other files.

@@ -1,4 +1,4 @@
-"""A file together with its sidecar, which has the tensors and dtypes that the format cannot store."""
+"""A file and its sidecar, which contains the tensors and dtypes that the format cannot store."""
 
 from collections.abc import Iterable, Mapping
 
@@ -16,7 +16,8 @@ class SidecarSource(DerivedSource):
     """The tensors of `source` and those of `sidecar`, which was read from `sidecar_path`.
 
     Raises:
-        DataLossError: the sidecar names a tensor that is missing in `source`, is in both, or has another size.
+        DataLossError: a tensor is in both; or one whose type the sidecar stores is missing in `source`, or its elements
+            have a different size there.
     """
 
     def __init__(self, source: TensorSource, sidecar: Sidecar, sidecar_path: str) -> None:

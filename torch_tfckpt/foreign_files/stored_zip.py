@@ -54,7 +54,7 @@ class StoredZip:
 
 
 class ZipSink:
-    """Base of the writers whose target is one archive. Memory: none beyond the values given."""
+    """Base class of writers whose target is one archive. Needs no memory beyond the values passed in."""
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints as a format of conversion: reads every version, writes version 2.
+"""TensorFlow checkpoints as a conversion format: every version can be read, version 2 is written.
 
 A checkpoint is written with one data file and its tensors sorted by name, as by tf.train.Saver.
 """
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class CheckpointSource:
-    """The tensors of a checkpoint of either version, partitioned ones joined. Raises the errors of CheckpointReader."""
+    """The tensors of a version 1 or 2 checkpoint, with their slices joined. Raises as CheckpointReader."""
 
     def __init__(self, path: str) -> None:
         self.reader = CheckpointReader(path)
@@ -52,7 +52,7 @@ class CheckpointSource:
         except CheckpointError as error:
             _log.warning("variable names are unknown: %s", error)
             return None
-        # Tensors that a damaged index still lists keep their names.
+        # If the index is damaged, at least the tensors that it still lists get their other names.
         return None if graph is None else TensorNames(graph, self.reader.undamaged_keys()[0])
 
     def names(self) -> list[str]:
@@ -72,7 +72,7 @@ class CheckpointSource:
                 data = self.reader.get_stored_bytes(name)
                 values[name] = StoredBytes(self.reader.dtype(name), self.reader.shape(name), data)
         except InvalidArgumentError as error:
-            # The names come from the checkpoint itself, so the file is wrong: its slices leave holes, for example.
+            # The names come from the checkpoint itself, so the file is wrong: its slices leave gaps, for example.
             raise DataLossError(str(error)) from error
         return {name: values[name] for name in wanted}
 
@@ -92,7 +92,7 @@ class CheckpointSource:
         missing: Counter[str] = Counter()
         exist: dict[str, bool] = {}
         for name in self.reader.undamaged_keys()[0]:
-            with suppress(CheckpointError):  # a listing reports damaged entries
+            with suppress(CheckpointError):  # damaged entries are reported when the tensors are listed
                 for path in dict.fromkeys(self.reader.locate(name)):
                     if path not in exist:
                         exist[path] = self.reader.storage.exists(path)

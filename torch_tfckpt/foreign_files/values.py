@@ -23,7 +23,7 @@ _CAST_ELEMENTS: Final = 1024 * 1024  # a chunk of 8 MiB at most, still in the ca
 
 
 class StoredBytes(NamedTuple):
-    """A value that torch cannot represent, as the bytes of a version 2 data file."""
+    """A value that torch cannot represent, as its bytes in a version 2 data file."""
 
     dtype: DataType
     shape: Shape
@@ -99,11 +99,11 @@ class TensorInfo(NamedTuple):
 
     type: ElementType
     shape: Shape
-    nbytes: int  # of the elements; of strings and types that torch lacks, in their stored form
+    nbytes: int  # of all elements; strings and types that torch lacks are counted in stored form
     parts: int = 0  # stored slices of a partitioned tensor
 
     def cast(self, dtype: torch.dtype | None) -> "TensorInfo":
-        """Return the tensor converted to `dtype`, which affects floating-point tensors only."""
+        """Return the properties after conversion to `dtype`, which affects floating-point tensors only."""
         if dtype is None or self.type.dtype is None or not self.type.dtype.is_floating_point:
             return self
         return self._replace(type=ElementType.of_torch(dtype), nbytes=element_count(self.shape) * dtype.itemsize)
@@ -124,10 +124,10 @@ def batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
 
 
 def cast_floating(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return `tensor` as `dtype`. It must own contiguous host memory, which may be overwritten.
+    """Return `tensor` as `dtype`. `tensor` must own contiguous host memory, which may be overwritten.
 
-    A huge tensor is narrowed in place, front to back, without a second copy. Smaller tensors get new memory, since the
-    result would keep all of the old memory alive; so do conversions to a wider dtype.
+    A huge tensor is converted in place, from front to back, without a second copy, unless `dtype` is wider. All other
+    tensors are converted into new memory: a result in place would keep all of the old memory alive.
     """
     if tensor.numel() * tensor.dtype.itemsize <= _CAST_IN_PLACE_BYTES or dtype.itemsize > tensor.dtype.itemsize:
         return tensor.to(dtype)
@@ -139,7 +139,7 @@ def cast_floating(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def dtype_named(text: str) -> torch.dtype:
-    """Return the floating-point dtype of a name: torch's, or one of bf16, fp16, half, fp32, fp64.
+    """Return the floating-point dtype with this name: torch's name, or bf16, fp16, half, fp32 or fp64.
 
     Raises:
         InvalidArgumentError: there is no such floating-point dtype.

@@ -1,11 +1,11 @@
-"""Read zip archives from anywhere: the members of .pt and .npz files.
+"""Read zip archives from untrusted sources: the members of .pt and .npz files.
 
 Guaranteed for every member that `ZipArchive` returns:
 
-- its name is not taken by another member, and no two members share bytes of the file;
-- its bytes are stored or deflated, not encrypted, and lie inside the file;
-- it has no more bytes than deflate can pack into what is stored, so no size in the archive makes a
-  reader allocate more than MAX_RATIO times the size of the file.
+- no other member has its name, and no two members share bytes of the file;
+- its bytes are stored or deflated, not encrypted, and are inside the file;
+- its uncompressed size is possible for deflate, given its stored size, so no size in the archive makes a reader
+  allocate more than MAX_RATIO times the size of the file.
 
 Names are used in messages and as names of tensors, never as paths; `name_fault` rejects unsuitable ones.
 
@@ -37,7 +37,7 @@ class ZipArchive:
     """The directory of a zip archive.
 
     Args:
-        file: The archive; it stays open while this object is used, and is not closed by it.
+        file: The archive; it must stay open while this object is used, and this object does not close it.
 
     Raises:
         DataLossError: it is not a zip archive, or its directory breaks one of the rules above.
@@ -48,7 +48,7 @@ class ZipArchive:
 
     def __init__(self, file: ReadableFile) -> None:
         self._file = file
-        # Through its descriptor: this is the same file each time, even if another one has its name now.
+        # Open it by its descriptor: this is still the same file, even if its name now belongs to a different file.
         self._stream = os.fdopen(os.dup(file.fileno()), "rb")
         try:
             with zip_errors():
@@ -78,7 +78,7 @@ class ZipArchive:
         return members
 
     def open(self, member: zipfile.ZipInfo) -> IO[bytes]:
-        """Open a member for reading from its start; its checksum is verified at its end. Read inside `zip_errors`."""
+        """Open a member for reading; its checksum is verified at its end. Wrap reads in `zip_errors`."""
         _assert_readable(member)
         return self._zip.open(member)
 
@@ -108,15 +108,15 @@ class ZipArchive:
 
 
 def largest_size(member: zipfile.ZipInfo) -> int:
-    """Return how many bytes a member can have at most, from what is stored of it."""
+    """Return the largest uncompressed size that a member can have, given its stored size."""
     packed = member.compress_size if member.compress_type == zipfile.ZIP_STORED else member.compress_size * MAX_RATIO
     return min(member.file_size, packed)
 
 
 def name_fault(name: str) -> str | None:
-    """Return why `name` is not a plain name of a member; None if it is one.
+    """Return why `name` is not a plain name for a member; None if it is.
 
-    Programs that unpack archives turn these names into files.
+    Programs that unpack archives create files with these names.
     """
     if not name:
         return "it is empty"
@@ -141,8 +141,8 @@ def _assert_readable(member: zipfile.ZipInfo) -> None:
         )
     if member.file_size > largest_size(member):
         raise DataLossError(
-            f"damaged zip archive: {quoted(member.orig_filename)} cannot have {member.file_size} bytes, packed into "
-            f"{member.compress_size}"
+            f"damaged zip archive: {quoted(member.orig_filename)} cannot have {member.file_size} bytes, since only "
+            f"{member.compress_size} are stored"
         )
 
 

@@ -1,5 +1,6 @@
-"""Layout of bytes: encoders and decoders for every part of a checkpoint file.
+"""Byte layouts: encoders and decoders for every part of a checkpoint file.
 
 May use: bytes, numpy, protobuf.
-Must not: import torch, open files, read the clock, or allocate by a number from a file before checking it.
+Must not: import torch, open files, read the clock, or allocate memory of a size taken from a file
+before checking that size.
 """

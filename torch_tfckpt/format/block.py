@@ -3,8 +3,8 @@
     entry    = shared: varint32 | unshared: varint32 | value size: varint32 | key[shared:] | value
     contents = entry... | restart offset: u32le ... | number of restarts: u32le
 
-A restart is an entry with shared = 0. The first entry is one, and so is every 16th after it, so that a reader could
-start in the middle. An empty block has one restart at 0:  00 00 00 00 01 00 00 00.
+A restart is an entry with shared = 0: the first entry and every 16th entry after it, so that a reader could start in
+the middle. An empty block has one restart at 0:  00 00 00 00 01 00 00 00.
 
 Entries of one block, b"dense/bias" -> b"A" and b"dense/kernel" -> b"B":
 
@@ -21,8 +21,8 @@ from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format.coding import decode_varint, encode_varint
 
 _U32: Final = struct.Struct("<I")
-# Shared prefixes could make a small block expand without bound: 30,000 entries that each repeat a key of 200 KB. Keys
-# restart every 16 entries in all known writers, which limits valid blocks to 16 times their size.
+# Shared prefixes could make a small block expand without bound: 30,000 entries that each repeat a 200 KB key. All known
+# writers restart the keys every 16 entries, so a valid block expands to at most 16 times its size.
 MAX_KEY_EXPANSION: Final = 32
 _SMALL_BLOCK: Final = 1024  # valid blocks of this size can compress to almost nothing, so they may expand further
 
@@ -94,7 +94,7 @@ def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[b
     Raises:
         DataLossError: an entry or the restart array is out of bounds, or keys are not strictly ascending.
 
-    Cost: about half a microsecond per entry; memory is at most MAX_KEY_EXPANSION times the stored block.
+    Cost: about half a microsecond per entry; memory for keys is at most MAX_KEY_EXPANSION times (stored size + 1 KiB).
     """
     end = _entries_end(contents)
     budget = MAX_KEY_EXPANSION * (stored_size + _SMALL_BLOCK)

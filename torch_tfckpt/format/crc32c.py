@@ -3,7 +3,7 @@
     polynomial 0x82f63b78 (reflected), initial value and final xor 0xffffffff
     masked     = rotate_right_32(crc, 15) + 0xa282ead8 (mod 2**32)
 
-A checksum stored next to its data is always masked: computing the CRC of bytes that contain their own CRC is weak.
+A checksum stored next to its data is always masked: a CRC of bytes that contain their own CRC is a weak check.
 Checksums of adjacent ranges can be combined, so a large tensor is checksummed in parallel and out of order.
 
 Source: RFC 3720 B.4; LevelDB util/crc32c.h (mask); Mark Adler's crc32_combine (multiplication modulo the polynomial).
@@ -20,18 +20,18 @@ _POLYNOMIAL: Final = 0x82F63B78
 _WORD: Final = 0xFFFFFFFF
 
 
-# value(data, crc=0): CRC-32C of some bytes with checksum `crc` followed by `data`. Releases the GIL for buffers of at
+# value(data, crc=0): CRC-32C of bytes whose checksum is `crc`, followed by `data`. Releases the GIL for buffers of at
 # least 32 KiB. This is the C function itself: it is called once per small tensor, and a wrapper would double the time.
 value: Final = _hardware.crc32c
 
 
 def extend(crc: int, data: bytes | bytearray | memoryview) -> int:
-    """Return the CRC-32C of some bytes with checksum `crc` followed by `data`."""
+    """Return the CRC-32C of bytes whose checksum is `crc`, followed by `data`."""
     return value(data, crc)
 
 
 def of_parts(data: memoryview, sizes: Sequence[int]) -> list[int]:
-    """Return the CRC-32C of each of the consecutive parts of `data` with these sizes."""
+    """Split `data` into consecutive parts of the given sizes, and return the CRC-32C of each."""
     sums, at = [], 0
     for size in sizes:
         sums.append(value(data[at : at + size]))
@@ -50,7 +50,7 @@ def combine(first: int, second: int, second_size: int) -> int:
 
 
 def _multiply(a: int, b: int) -> int:
-    """Return the product of two polynomials over GF(2) modulo that of the CRC; bit 31 is x**0."""
+    """Return the product of two polynomials over GF(2), modulo the CRC polynomial; bit 31 is x**0."""
     product = 0
     bit = 1 << 31
     while bit:

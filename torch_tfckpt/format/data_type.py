@@ -71,7 +71,7 @@ class DataType(enum.IntEnum):
         return member
 
     def __reduce_ex__(self, protocol: object) -> tuple[type[Self], tuple[int]]:
-        # By number: Python 3.11.0 to 3.11.3 would look up the name, but the class only knows the members listed above.
+        # Pickle by number: Python 3.11.0 to 3.11.3 would look up the name, which only finds the members listed above.
         return type(self), (int(self),)
 
     @property
@@ -81,17 +81,17 @@ class DataType(enum.IntEnum):
 
     @property
     def dtype_name(self) -> str:
-        """The name of the tf.DType, which is also that of the matching torch dtype: `float32`, `float16`, `int64`."""
+        """The name of the tf.DType, and of the matching torch dtype: `float32`, `float16`, `int64`."""
         return _DTYPE_NAMES.get(self, self.short_name)
 
     @property
     def itemsize(self) -> int:
-        """Bytes per element in a data file; 0 if elements have no fixed size, or an unknown one."""
+        """Bytes per element in a data file; 0 if the size is not fixed or not known."""
         return _ITEMSIZES.get(self, 0)
 
 
 _DTYPE_NAMES: Final = {DataType.DT_FLOAT: "float32", DataType.DT_DOUBLE: "float64", DataType.DT_HALF: "float16"}
-# Types of 4 and 2 bits are stored one per byte.
+# Elements of 4-bit and 2-bit types are stored one per byte.
 _ITEMSIZES: Final[Mapping[int, int]] = {
     dtype: size
     for size, dtypes in {

@@ -14,9 +14,9 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.text import quoted
 
 _ORDER: Final = ("job", "replica", "task", "device")
-_MAX_DIGITS: Final = 18  # of a number; the string may come from a file
+_MAX_DIGITS: Final = 18  # limit for a number, because the string may come from a file
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+")
-# Types that may be written without "device:": TensorFlow's, and those of torch for which TensorFlow has no name.
+# Types that may be written without "device:": TensorFlow's types, and torch's types that TensorFlow has no name for.
 _SHORT: Final = {"CPU", "GPU", "TPU", "XLA_CPU", "XLA_GPU", "CUDA", "MPS", "XPU", "HPU", "META"}
 
 
@@ -24,10 +24,10 @@ _SHORT: Final = {"CPU", "GPU", "TPU", "XLA_CPU", "XLA_GPU", "CUDA", "MPS", "XPU"
 def canonical_device_spec(text: str) -> str:
     """Return the canonical form of a TensorFlow device string.
 
-    A repeated job, replica or task replaces the earlier one, as in TensorFlow. "*" is any device of a type.
+    A repeated job, replica or task replaces the earlier one, as in TensorFlow. "*" means any device of a type.
 
     Raises:
-        InvalidArgumentError: it is not a device string, or names two devices.
+        InvalidArgumentError: `text` is not a device string, or it names two devices.
     """
     parts: dict[str, str] = {}
     for item in text.split("/"):

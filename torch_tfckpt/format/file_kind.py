@@ -1,7 +1,7 @@
 """Kinds of files: what each is, and how to read it.
 
-`recognise.recognise` finds the kind of a file from its bytes. This table has the text of messages: what the file is,
-and how to read it. Update it when the package supports another kind.
+`recognise.recognise` finds the kind of a file from its bytes. The table in this module has the wording for messages:
+what the file is, and how to read it. Update it when the package supports another kind.
 """
 
 import enum
@@ -36,15 +36,15 @@ class FileKind(enum.Enum):
     """One kind of file.
 
     Attributes:
-        what: What it is, as in "model.h5 is ...".
-        hint: How to read it, in one or two sentences without the last full stop.
-        reading: The part of it that this package can read.
+        what: What the file is, as in "model.h5 is ...".
+        hint: How to read the file, in one or two sentences without the final period.
+        reading: The part of the file that this package can read.
     """
 
     def __init__(self, what: str, hint: str, reading: Reading = Reading.NOTHING) -> None:
         self.what, self.hint, self.reading = what, hint, reading
 
-    # TensorFlow checkpoints, and damaged files that must have been one.
+    # TensorFlow checkpoints, and damaged files that were probably checkpoints.
     INDEX = "the index of a TensorFlow checkpoint (version 2)", "`tfckpt ls` lists its tensors", Reading.TENSORS
     VERSION_1 = "a TensorFlow checkpoint (version 1)", "`tfckpt ls` lists its tensors", Reading.TENSORS
     TABLE = "a table file, as TensorFlow checkpoints are", "`tfckpt ls` lists its tensors if it is one", Reading.TENSORS
@@ -93,7 +93,7 @@ class FileKind(enum.Enum):
         "the model.json of a TensorFlow.js model",
         "Not supported. Convert it to a SavedModel or to Keras with tensorflowjs_converter, and read that",
     )
-    EVENTS = "an event file of TensorBoard", "Not supported. Open it with TensorBoard; checkpoints are other files"
+    EVENTS = "an event file of TensorBoard", "Not supported. Open it with TensorBoard; checkpoints are separate files"
     TFRECORD = (
         "a TFRecord file, which contains data, not the weights of a model",
         "Not supported. Open it with tf.data.TFRecordDataset",
@@ -193,7 +193,7 @@ _CONVERTIBLE: Final = frozenset(
 
 
 def promised_kind(path: str) -> FileKind | None:
-    """Return the kind of file with the extension of `path`, in any case; None if it is unknown."""
+    """Return the kind of file that the extension of `path` indicates, ignoring case; None if unknown."""
     name = path.replace("\\", "/").rpartition("/")[2]
     stem, dot, ending = name.rpartition(".")
     return _ENDINGS.get(f"{dot}{ending}".lower()) if stem else None
@@ -220,5 +220,5 @@ def refuse_other_ending(path: str, function: str) -> None:
 
 
 def not_wanted(path: str, kind: FileKind, wanted: str = "a TensorFlow checkpoint") -> str:
-    """Return the error message for a file of another kind: what it is, what was expected, how to read it."""
+    """Return the error message for a file of the wrong kind: what it is, what was expected, and a hint."""
     return f"{printable(path)} is {kind.what}, not {wanted}. {kind.hint}"

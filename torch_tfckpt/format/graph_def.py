@@ -27,8 +27,8 @@ from torch_tfckpt.errors import DataLossError, located
 from torch_tfckpt.format.wire import Field, WireType, fields, replaced
 from torch_tfckpt.text import quoted
 
-_NODE: Final = 1  # of a GraphDef
-_ATTR: Final = 5  # of a NodeDef
+_NODE: Final = 1  # field number in a GraphDef
+_ATTR: Final = 5  # field number in a NodeDef
 # Nodes above this size are decoded without their attributes, which are the large part.
 _LARGE: Final = 1 << 16
 
@@ -66,7 +66,7 @@ class Function:
     """One function of a graph's library.
 
     Attributes:
-        name: The name that nodes call it by.
+        name: The name by which nodes call the function.
         arguments: Names of the input arguments, in order.
         outputs: Names of the output arguments, in order.
         nodes: Name -> node.
@@ -145,7 +145,7 @@ class Graph:
 
 
 def _decoded(raw: memoryview, attr: str | None) -> NodeDef:
-    """Decode a node; of a large one, skip all attributes except `attr`."""
+    """Decode a node; if it is large, skip all attributes except `attr`."""
     light = raw
     if len(raw) > _LARGE:
         attributes = [field for field in fields(raw) if field.number == _ATTR and field.wire_type == WireType.BYTES]
@@ -162,7 +162,7 @@ def _name_of(entry: memoryview) -> bytes:
 
 
 def _texts(entry: memoryview) -> Iterator[Field]:
-    """The fields of a map entry whose key and value are strings or messages."""
+    """Return the fields of a map entry whose key and value are strings or messages."""
     return (field for field in fields(entry) if field.wire_type == WireType.BYTES)
 
 

@@ -1,4 +1,4 @@
-"""Python indices as parts of a tensor: `t[2:5, ..., -1]` is a TensorSlice to read and an index in it.
+"""Convert Python indices: `t[2:5, ..., -1]` becomes a TensorSlice to read, and an index into it.
 
 shape [10, 4], index [1::2, -1]  ->  read rows 1 to 9 of column 3, then take [::2, 0]
 """
@@ -13,11 +13,11 @@ Index = AxisIndex | EllipsisType | tuple[AxisIndex | EllipsisType, ...]
 
 
 def indexed_part(index: Index, shape: Shape) -> tuple[TensorSlice, tuple[AxisIndex, ...]]:
-    """Return the part of a tensor that holds all elements at `index`, and the index of these in the part.
+    """Return the part of a tensor that contains all elements at `index`, and their index in that part.
 
     Raises:
-        InvalidArgumentError: an index is out of range, is neither an integer nor a slice with a positive step, or
-            there are too many.
+        InvalidArgumentError: an index is out of range or is neither an integer nor a slice with a positive step, or
+            there are more indices than dimensions.
     """
     extents: list[Extent] = []
     within: list[AxisIndex] = []

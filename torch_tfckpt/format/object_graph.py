@@ -35,7 +35,8 @@ PYTHON_STATE: Final = "py_state"
 ATTRIBUTES: Final = "/.ATTRIBUTES/"
 SLOTS: Final = "/.OPTIMIZER_SLOT/"
 _ESCAPES: Final = re.compile(r"\.[.S]")
-# Dashes and underscores in a tensor's name at which the key of its attribute may end.
+# The key of an attribute may end before a dash or underscore in a tensor's name. At most this many are tried, starting
+# with the last.
 _JOINTS: Final = 4
 ROOT: Final = 0
 
@@ -128,8 +129,8 @@ class TrackableObject:
         children: Edges to other objects.
         attributes: Stored values.
         slot_variables: Variables that this object, an optimizer, stores for other variables.
-        registered_saver: The registered saver that stored the object; None for most.
-        has_checkpoint_values: Whether it or a descendant has values; None if an old writer omitted it.
+        registered_saver: The registered saver that stored the object; None for most objects.
+        has_checkpoint_values: Whether the object or a descendant has values; None if an old writer omitted this field.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -211,7 +212,7 @@ class ObjectGraph:
         Returns:
             The names; None if no path leads to the node, as for slot variables, or the path is longer than `longest`.
 
-        Cost: the length of the path; the first call visits every edge once.
+        Cost: proportional to the length of the path; the first call visits every edge once.
         """
         if node_id != ROOT and node_id not in self.parents:
             return None
@@ -232,7 +233,7 @@ class ObjectGraph:
         if slot is None:
             return f"(node {node_id})"
         optimizer, variable, slot_name = slot
-        # Name both by their paths only: a slot of a slot could lead to endless recursion.
+        # Name the optimizer and the variable by their paths only: a slot of a slot could lead to endless recursion.
         return f"{self._plain_name(optimizer)}'s state '{slot_name}' for {self._plain_name(variable)}"
 
     def variables(self) -> Iterator[SerializedTensor]:

@@ -3,7 +3,7 @@
     num(v)   unsigned   n, then v big-endian in n bytes without leading zeros        0 -> 00      300 -> 02 01 2c
     str(s)              00 -> 00 ff, ff -> ff 00, then the end mark 00 01            "t" -> 74 00 01
     snum(v)  signed     L one-bits, a zero bit, then v, in L bytes altogether, for the smallest L with
-                        -2**(7L-1) <= v < 2**(7L-1); a negative v has every bit of that flipped
+                        -2**(7L-1) <= v < 2**(7L-1); for a negative v, the code of -1-v with every bit flipped
                         0 -> 80   63 -> bf   64 -> c0 40   -1 -> 7f   -65 -> 3f bf
 
 These are only ever encoded, not decoded: the record stored under a key repeats the key's contents.

@@ -54,7 +54,7 @@ class Partition:
     def parts_of(self, want: TensorSlice) -> list[Part]:
         """Return the copies that fill `want`, in the order of the stored slices.
 
-        If a stored slice has exactly the spelling of `want`, it alone is used. Gaps outside `want` do not matter.
+        If one of the stored slices equals `want`, only that slice is used. Gaps outside `want` do not matter.
 
         Raises:
             InvalidArgumentError: `want` exceeds the shape, or the stored slices do not cover it.

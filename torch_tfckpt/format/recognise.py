@@ -1,11 +1,11 @@
-"""Recognise the kind of a file by its bytes.
+"""Recognise the kind of a file from its contents.
 
     kind = recognise(file.read, file.size)
 
-A kind is recognised by its structure: the header of a safetensors file parses and fits into the file, a graph begins
-with a node, the first instructions of a pickle are instructions. A magic number alone decides only if it has six
-bytes or more, or if no table of a checkpoint can begin with it. So a damaged checkpoint is never reported as another
-kind of file; if the kind cannot be determined, it is `FileKind.UNKNOWN`.
+A file is recognised by its structure: the header of a safetensors file parses and fits into the file, a graph begins
+with a node, a pickle begins with valid instructions. A magic number alone is sufficient only if it has six bytes or
+more, or if no table of a checkpoint can begin with it. So a damaged checkpoint is never reported as another kind of
+file; if the kind cannot be determined, it is `FileKind.UNKNOWN`.
 
 Nothing is executed or unpickled. At most about 2 MiB are read, regardless of the numbers in the file.
 """
@@ -35,8 +35,9 @@ _HEAD: Final = 64 * 1024
 _TAIL: Final = 4096
 _MAX_PARSED: Final = 1024 * 1024  # size limit of a header or directory to parse
 
-# Magic numbers of six or more bytes, and those of four with which no table begins: a table begins with the sizes of its
-# first key, 00 00, or, if it is compressed, with a size and then a literal, which has zeros in its two lowest bits.
+# Magic numbers of six or more bytes, and magic numbers of four bytes with which no table begins. A table begins with
+# the sizes of its first key, 00 00, or, if it is compressed, with a size and then the tag of a literal, whose lowest
+# two bits are zero.
 _SIGNATURES: Final = (
     (b"7z\xbc\xaf\x27\x1c", FileKind.SEVEN_ZIP),
     (b"\xfd7zXZ\0", FileKind.XZ),
@@ -55,7 +56,7 @@ _EVENT: Final = b"brain.Event:"
 
 
 def recognise(read: Read, size: int) -> FileKind:
-    """Return the kind of a file of `size` bytes. Raises nothing but the OSErrors of `read`."""
+    """Return the kind of a file of `size` bytes. Raises only OSErrors from `read`."""
     try:
         return _recognise(read, size)
     except CheckpointError:  # the file became shorter while it was read
@@ -109,11 +110,11 @@ def _table_kind(head: bytes, tail: bytes, size: int) -> FileKind | None:
 
 
 def _first_value(head: bytes) -> bytes:
-    """Return what `head` contains of a table's first value; empty if the first key is not empty.
+    """Return the part of a table's first value that is in `head`; empty if the first key is not empty.
 
         sizes of the key: 00 00 | size of the value: varint | value
 
-    A compressed block has, before that, its size as a varint and the tag of a literal.
+    In a compressed block, this is preceded by the block's size as a varint and the tag of a literal.
     """
     for start in (0, *_literal_start(head)):
         if head[start : start + 2] == b"\0\0":
@@ -143,7 +144,7 @@ def _hdf5_kind(head: bytes, size: int) -> FileKind | None:
 
 
 def _gzip_kind(head: bytes, size: int) -> FileKind | None:
-    """Recognise gzip: 1f 8b, method 8, reserved flags unset. A tar archive in it is recognised by its contents."""
+    """Recognise gzip (1f 8b, method 8, reserved flags unset), and whether it contains a tar archive."""
     if not head.startswith(b"\x1f\x8b\x08") or len(head) < 18 or head[3] & 0xE0:
         return None
     try:
@@ -220,14 +221,14 @@ def _local_names(head: bytes) -> list[str]:
 
 
 def _directory_names(read: Read, size: int) -> list[str]:
-    """Return the names in the directory at the end, if it is valid. Source: APPNOTE.TXT 4.3.12, 4.3.16."""
-    start = max(0, size - 65_557)  # 22 bytes and a comment of at most 65,535
+    """Return the names in the central directory, if it is valid. Source: APPNOTE.TXT 4.3.12, 4.3.16."""
+    start = max(0, size - 65_557)  # the last record: 22 bytes and a comment of at most 65,535
     end = read(start, size - start)
     at = end.rfind(b"PK\x05\x06")
     if at < 0 or at + 22 > len(end):
         return []
     (directory_size,) = struct.unpack_from("<I", end, at + 12)
-    for records in (0, 76):  # in archives of 4 GiB and more, two records of 56 and 20 bytes come before the last one
+    for records in (0, 76):  # in archives of 4 GiB and more, records of 56 and 20 bytes come before the last record
         begin = start + at - records - directory_size
         if begin >= 0:
             names = _listed_names(read(begin, min(directory_size, _MAX_PARSED)))
@@ -246,7 +247,7 @@ def _listed_names(directory: bytes) -> list[str]:
     return names
 
 
-# Headers and programs.
+# Kinds that are recognised by a header or by their first instructions.
 
 
 def _safetensors_kind(read: Read, head: bytes, size: int) -> FileKind | None:
@@ -255,7 +256,7 @@ def _safetensors_kind(read: Read, head: bytes, size: int) -> FileKind | None:
     if head[8:9] != b"{" or header_size < 2:
         return None
     if header_size > min(size - 8, _MAX_PARSED):
-        # Too large to be parsed here, or truncated: recognised by the words of the first entry.
+        # The header is too large to parse here, or truncated: look for the keys of the first entry.
         return FileKind.SAFETENSORS if b'"data_offsets":' in head and b'"dtype":' in head else None
     try:
         content: Any = json.loads(read(8, header_size))
@@ -270,15 +271,16 @@ def _safetensors_kind(read: Read, head: bytes, size: int) -> FileKind | None:
 def _pickle_kind(head: bytes) -> FileKind | None:
     """Recognise a pickle by its first instructions, which are not executed.
 
-    From protocol 2 on, a pickle begins with its protocol; three valid instructions identify it. Pickles of protocols
-    0 (text) and 1 do not: one of their first instructions must store a value, and none may be invalid.
+    From protocol 2 on, a pickle begins with its protocol number; three valid instructions identify it. Pickles of
+    protocols 0 (text) and 1 do not begin with a protocol number: one of their first instructions must store a value,
+    and none may be invalid.
     """
     instructions: list[tuple[str, Any]] = []
     sound = True
     try:
         for instruction, argument, _ in islice(pickletools.genops(head), 32):
             instructions.append((instruction.name, argument))
-    except Exception:  # any error of the parser in damaged or hostile bytes
+    except Exception:  # the parser may raise any error for damaged or malicious bytes
         sound = False
     names = [name for name, _ in instructions]
     if names[:1] == ["PROTO"]:

@@ -7,8 +7,8 @@
     SavedModel   = saved_model_schema_version: varint = 1 | meta_graphs: MetaGraphDef = 2 ...
     ModelProto   = ir_version: varint = 1 | producer_name = 2 | ... | graph = 7 | opset_import = 8 | ...   (ONNX)
 
-Messages have no magic number, and many bytes parse as one. So they are recognised by the fields in their first parts
-and by the form of the strings in these. Only the beginning of each part is read.
+Messages have no magic number, and much other data parses as a message. So they are recognised by their first fields
+and by the form of the strings in these fields. Only the beginning of each field is read.
 
 Source: tensorflow/core/protobuf/{meta_graph,saved_model}.proto, framework/{graph,node_def}.proto; onnx/onnx.proto.
 """
@@ -22,8 +22,8 @@ from torch_tfckpt.format.coding import MAX_VARINT_SIZE, decode_varint
 from torch_tfckpt.format.file_kind import FileKind
 from torch_tfckpt.format.wire import WireType
 
-_PARTS: Final = 24  # number of fields of a message that are read
-_READ: Final = 1024  # bytes of each
+_PARTS: Final = 24  # maximum number of fields of a message that are read
+_READ: Final = 1024  # maximum bytes of each field that are read
 _NODE_NAME: Final = re.compile(rb"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*+")  # tensorflow/core/graph/graph_constructor.cc
 _OP_NAME: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_>]*+")
 _VERSION: Final = re.compile(rb"\d+\.\d+[\x21-\x7e]*+")
@@ -37,14 +37,14 @@ class _MessagePart(NamedTuple):
     number: int
     wire_type: int
     head: bytes  # at most _READ bytes
-    size: int  # of the payload; the value itself of a varint
+    size: int  # bytes of the payload; for a varint, its value
 
     @property
     def is_bytes(self) -> bool:
         return self.wire_type == WireType.BYTES
 
     def parts(self) -> list["_MessagePart"]:
-        """Return its fields that are in `head`."""
+        """Return the fields of this nested message that are in `head`."""
         return _first_parts(lambda offset, size: self.head[offset : offset + size], self.size)
 
 
@@ -67,7 +67,7 @@ def message_kind(read: Callable[[int, int], bytes], size: int) -> FileKind | Non
 
 
 def _first_parts(read: Callable[[int, int], bytes], size: int) -> list[_MessagePart]:
-    """Return the first fields of a message of `size` bytes that `read` returns; none if they are invalid."""
+    """Read the first fields of a message of `size` bytes; return an empty list if they are invalid."""
     parts: list[_MessagePart] = []
     at = 0
     while at < size and len(parts) < _PARTS:
@@ -103,7 +103,7 @@ def _is_graph(parts: list[_MessagePart]) -> bool:
 
 
 def _is_node(part: _MessagePart) -> bool:
-    """Whether it is field 1 of a graph, with a name and an operation."""
+    """Return whether `part` is field 1 of a graph: a node with a name and an operation."""
     inside = part.parts() if part.number == 1 and part.is_bytes else []
     return (
         len(inside) > 1
@@ -120,7 +120,7 @@ def _is_meta_graph(parts: list[_MessagePart]) -> bool:
 
 
 def _is_meta_info(part: _MessagePart) -> bool:
-    """Whether it is field 1 of a meta graph: a list of operations, or the version of TensorFlow that wrote it."""
+    """Return whether `part` is field 1 of a meta graph, with a list of operations or a TensorFlow version."""
     for inside in part.parts() if part.number == 1 else []:
         if inside.number > 8 or inside.is_bytes != (inside.number != 7):
             return False
@@ -134,7 +134,7 @@ def _is_meta_info(part: _MessagePart) -> bool:
 
 
 def _has_onnx_graph(parts: list[_MessagePart]) -> bool:
-    """Whether there is a graph, which has nodes or tensors, or a set of operations, which has a version."""
+    """Return whether there is a graph with nodes or tensors, or an operator set with a version."""
     for part in parts:
         inside = part.parts() if part.is_bytes else []
         if part.number == 7 and inside and inside[0].is_bytes and inside[0].number in (1, 2, 5, 11):

@@ -1,6 +1,6 @@
-"""Recognise text files: messages in text form, JSON by its keys, web pages, git-lfs pointers.
+"""Recognise text files: protobuf messages in text form, JSON by its keys, web pages, git-lfs pointers.
 
-Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md; huggingface_hub/serialization/_base.py (indexes of
+Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md; huggingface_hub/serialization/_base.py (index
 files); tfjs-core/src/io/types.ts (ModelJSON).
 """
 
@@ -39,7 +39,7 @@ _PAGE: Final = re.compile(r"<(?:!doctype html|html|head|body)\b", re.IGNORECASE)
 
 
 def looks_like_text(content: bytes) -> bool:
-    """Return whether the file begins without control characters, like a message in text form."""
+    """Return whether the beginning of a file has no control characters, as in a message in text form."""
     return _NOT_MESSAGE_TEXT.search(content, 0, _HEAD) is None
 
 
@@ -54,7 +54,7 @@ def as_text(head: bytes, tail: bytes, size: int) -> str | None:
     if _NOT_TEXT.search(head) or _NOT_TEXT.search(tail):
         return None
     try:
-        # What follows `head` may be the rest of its last character.
+        # The last character of `head` may be incomplete.
         text = codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) == size)
     except UnicodeDecodeError:
         return None
@@ -65,8 +65,8 @@ def text_kind(text: str, content: bytes | None) -> FileKind:
     """Return the kind of a text file.
 
     Args:
-        text: Its beginning.
-        content: All of it, if that is short enough to be parsed.
+        text: The beginning of the file.
+        content: The whole file if it is short enough to parse, else None.
     """
     if text.encode().startswith(LFS_POINTER):
         return FileKind.LFS_POINTER

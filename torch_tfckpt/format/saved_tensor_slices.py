@@ -71,7 +71,7 @@ class ValueField:
     number: int
     kind: Kind
     array: np.dtype[Any]  # of the decoded values; object for strings
-    estimate: int  # TensorFlow's bound of bytes per element (MaxBytesPerElement); 0: TensorFlow only reads it
+    estimate: int  # TensorFlow's maximum bytes per element (MaxBytesPerElement); 0: TensorFlow only reads this type
 
     @property
     def wire_size(self) -> int:
@@ -125,8 +125,8 @@ class SavedSliceMeta(NamedTuple):
 
     name: str
     shape: Shape  # of the full tensor
-    dtype: int  # TensorFlow's number, known or not; 0 if missing
-    slices: tuple[TensorSlice, ...]  # those stored in this file, in the order they were added
+    dtype: int  # TensorFlow's number, even if unknown to us; 0 if missing
+    slices: tuple[TensorSlice, ...]  # the slices stored in this file, in the order they were added
 
 
 def encode_meta(tensors: Iterable[SavedSliceMeta]) -> bytes:
@@ -178,15 +178,15 @@ class SavedSlice(NamedTuple):
     """Record of one slice."""
 
     name: str  # of the tensor; "" if the record has none
-    values: Values  # one-dimensional and writable, or the strings, in row-major order
+    values: Values  # in row-major order: a one-dimensional, writable array, or a list of strings
 
 
 def encode_slice(name: str, part: TensorSlice, dtype: int, values: Array | Sequence[bytes]) -> bytes:
     """Return the record of one slice, as TensorFlow's TensorSliceWriter writes it.
 
     Args:
-        dtype: A key of VALUE_FIELDS with an estimate, so that TensorFlow writes it too.
-        values: An array of that field's dtype, of any shape, in row-major order; for strings, their bytes.
+        dtype: A key of VALUE_FIELDS whose estimate is not 0: a type that TensorFlow writes too.
+        values: An array of that field's dtype and any shape, in row-major order; for strings, a sequence of bytes.
 
     Raises:
         InvalidArgumentError: the record might exceed MAX_MESSAGE_BYTES.
@@ -242,7 +242,7 @@ def decode_slice(record: bytes, dtype: int, count: int) -> SavedSlice:
     """
     field = VALUE_FIELDS[dtype]
     accepted = (WireType.BYTES, _UNPACKED[field.kind, field.wire_size])
-    # Copy strings immediately: a view of an empty string would take ten times the bytes it has in the file.
+    # Copy strings immediately: a view of an empty string would take ten times as many bytes as the string in the file.
     take = bytes if field.kind is Kind.STRING else memoryview
     name, chunks = b"", []
     for data in _messages(memoryview(record), _DATA):
@@ -265,7 +265,7 @@ _UNPACKED: Final = {
 
 
 def _messages(message: memoryview, number: int) -> Iterator[memoryview]:
-    """Return the parts of nested message `number`; parsers merge them, that is, concatenate lists."""
+    """Return every occurrence of nested message `number`; parsers merge them, concatenating lists."""
     return (field.payload for field in fields(message) if (field.number, field.wire_type) == (number, WireType.BYTES))
 
 
@@ -275,7 +275,7 @@ def _decode_values(field: ValueField, chunks: Sequence[bytes | memoryview], coun
         return list(map(bytes, chunks))  # the same objects, not copies
     for chunk in chunks:
         if _is_cut(field, chunk):
-            raise DataLossError(f"a list of {field.kind.value} in {len(chunk)} bytes ends within a number")
+            raise DataLossError(f"list of {field.kind.value} ends in the middle of a number, after {len(chunk)} bytes")
     packed = memoryview(chunks[0] if len(chunks) == 1 else b"".join(chunks))
     if field.kind is Kind.VARINT:
         return _decode_varints(field, packed, count)

@@ -32,14 +32,14 @@ from torch_tfckpt.format.coding import MAX_VARINT_SIZE, decode_varint, encode_va
 
 TABLE_MAGIC: Final = 0xDB4775248B80FB57  # last 8 bytes of every table
 BLOCK_TRAILER: Final = struct.Struct("<BI")  # compression, masked crc32c
-# 262144: TensorFlow's table block size (tsl/lib/io/table_options.h). Any size reads back, but only this one makes index
-# files byte-identical to TensorFlow's, as tests/conformance/test_index_bytes.py checks.
+# 262144: TensorFlow's table block size (tsl/lib/io/table_options.h). Blocks of any size can be read, but only
+# this size makes index files byte-identical to TensorFlow's, as tests/conformance/test_index_bytes.py checks.
 BLOCK_SIZE: Final = 262_144
 RESTART_INTERVAL: Final = 16  # table_options.h: block_restart_interval
-# A snappy element copies at most 64 bytes and takes at least 3, so no stream expands further.
+# A snappy element copies at most 64 bytes and takes at least 3, so no stream can expand by a larger factor.
 MAX_SNAPPY_EXPANSION: Final = 22
 CACHED_BYTES: Final = 4 * 1024 * 1024  # limit for cached decoded blocks, in stored bytes; one block is always cached
-# Exception: a version 1 record with gigabytes of values, which is only needed once, is not cached.
+# Exception: larger blocks are not cached, such as a version 1 record of several gigabytes that is needed only once.
 MAX_CACHED_BLOCK: Final = 64 * 1024 * 1024
 
 
@@ -215,7 +215,7 @@ class Table:
         """Yield all entries from key `start` on, in order, with one block in memory at a time.
 
         Args:
-            skip_damaged: Called with the error of a damaged block, which is then skipped. None raises the error.
+            skip_damaged: Called with the error of a damaged block, which is then skipped. None: the error is raised.
         """
         first = bisect.bisect_left(self._separators, start)
         for number in range(first, len(self._separators)):

@@ -38,12 +38,12 @@ _DATA_FILE: Final = re.compile(r"(?P<prefix>.*)\.data-(?P<shard>[0-9]{5,})-of-(?
 
 
 def index_filename(prefix: str) -> str:
-    """Return the index file of checkpoint `prefix`."""
+    """Return the path of the index file of checkpoint `prefix`."""
     return f"{prefix}.index"
 
 
 def data_filename(prefix: str, shard: int, num_shards: int) -> str:
-    """Return the data file of shard `shard` (0-based); numbers of more than five digits are not truncated."""
+    """Return the path of data file `shard` (0-based); numbers of more than five digits are not truncated."""
     return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
 
 
@@ -116,7 +116,7 @@ def check_versions(versions: VersionDef, what: str) -> None:
 class BundleEntry(NamedTuple):
     """Index entry of one tensor, or of one slice of it."""
 
-    dtype: int  # TensorFlow's number, known or not
+    dtype: int  # TensorFlow's number, even if unknown to us
     shape: Shape
     shard: int = 0
     offset: int = 0  # bytes from the start of the shard
@@ -160,7 +160,7 @@ class BundleEntry(NamedTuple):
 
     @classmethod
     def _decode_usual(cls, value: bytes) -> "BundleEntry | None":
-        """Decode an entry in the usual form: no slices, fields in order, each once. None for other forms.
+        """Decode an entry in the usual form: no slices, fields in order, each once. Other forms return None.
 
         Three times as fast as a protobuf message, which matters when listing 100,000 tensors.
         """
@@ -197,7 +197,7 @@ class BundleEntry(NamedTuple):
         shape = shape_from_proto(proto.shape)
         slices: tuple[TensorSlice, ...] = ()
         if proto.slices:
-            # Check ranks first: an empty slice takes two bytes here but a hundred times that as an object.
+            # Check ranks first: an empty slice takes two bytes in the file, but about 200 as a Python object.
             scalars = len(proto.slices) if not shape else 0  # a scalar has at most one slice
             if scalars > 1 or any(len(part.extent) != len(shape) for part in proto.slices):
                 raise DataLossError(f"the entry lists slices whose rank differs from its shape {shape[:16]}")

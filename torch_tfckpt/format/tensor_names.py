@@ -5,11 +5,11 @@
     path         model.layer.kernel, (root).model.layer.kernel              the object, as `tfckpt ls --tree` prints it
     full name    dense/kernel, dense/kernel:0                               the name of the variable itself
 
-The path of a slot variable is that of its optimizer, then "m of model.layer.kernel". An object with several tensors,
-such as a hash table, has a path that does not mean any of them.
+The path of a slot variable is the path of its optimizer, followed by ".m of model.layer.kernel". The path of an object
+with several tensors, such as a hash table, does not refer to any of them.
 
-A stored key always means that tensor. Any other name may belong to several tensors: Keras stores the total of each
-metric as "total". Such a name is an error that lists the keys.
+A stored key always refers to the tensor stored under it. Any other name may belong to several tensors: Keras stores the
+total of each metric as "total". Looking up such a name raises an error that lists the keys.
 """
 
 from bisect import bisect_left, bisect_right
@@ -24,9 +24,9 @@ from torch_tfckpt.text import listed, quoted
 _SUFFIX: Final = checkpoint_key("", VARIABLE_VALUE)
 _ROOT: Final = "(root)."
 _OUTPUT: Final = ":0"  # what TensorFlow's graphs append to the name of a variable
-_LISTED: Final = 8  # keys in an error
-# Graphs come from files. Longer paths, and more names of one tensor, are not generated; a longer path is still accepted
-# as input.
+_LISTED: Final = 8  # maximum number of keys in an error message
+# Limits, because graphs come from files. Longer paths, and more names for one tensor, are not generated; a longer path
+# is still accepted as input.
 _LONGEST_PATH: Final = 400
 _DEEPEST: Final = 64
 _PATHS_OF_ONE: Final = 4
@@ -45,7 +45,7 @@ class TensorNames:
         graph: The objects of the checkpoint.
         keys: The keys of all stored tensors.
 
-    Cost: the first use looks at all nodes once; memory of a few names for each tensor.
+    Cost: the first use visits all nodes once; memory for a few names per tensor.
     Thread safety: may be used from several threads.
     """
 
@@ -58,7 +58,7 @@ class TensorNames:
         return f"<TensorNames of {len(self._keys)} tensors, {len(self._graph.nodes)} objects>"
 
     def names_of(self, key: str) -> tuple[str, ...]:
-        """Return the key, then the other names: short key, path, full name. Of equal ones only the first."""
+        """Return the key, then the other names: short key, path, full name. Duplicates are omitted."""
         return (key, *self._aliases.get(key, ()))
 
     def variable(self, key: str) -> str | None:
@@ -66,7 +66,7 @@ class TensorNames:
         return self._variables.get(key)
 
     def note(self, key: str) -> str:
-        """Return the note on `key` in a listing: 'variable "dense/kernel"', or ""."""
+        """Return the note shown next to `key` in a listing: 'variable "dense/kernel"', or ""."""
         variable = self._variables.get(key)
         if variable is not None:
             return f"variable {quoted(variable)}"
@@ -101,11 +101,11 @@ class TensorNames:
         yield from self._by_name
 
     def _called(self, name: str) -> list[str]:
-        """Return the tensors with this name other than the key, in the order in which they were found."""
+        """Return the tensors that `name` refers to although it is not a key, in the order found."""
         path = name.removeprefix(_ROOT)
         found = dict.fromkeys(self._by_name.get(name, ()))
         found.update(dict.fromkeys(self._by_name.get(path, ())))
-        # A shared object has several paths, of which only the shortest is in the table.
+        # A shared object has several paths, but `_by_name` contains only the shortest.
         for node_id in self._objects_at(path):
             tensors = self._tensors_of(node_id)
             if len(tensors) == 1:
@@ -113,7 +113,7 @@ class TensorNames:
         return list(found)
 
     def _objects_at(self, path: str) -> dict[int, None]:
-        """Return the objects at `path`, a path of local names from the root, which may contain dots."""
+        """Return the objects at `path`: local names, which may contain dots, joined by dots."""
         found: dict[int, None] = {}
         ends = [at for at, character in enumerate(path) if character == "."]
         waiting = [(ROOT, 0)] if self._graph.nodes else []
@@ -162,7 +162,7 @@ class TensorNames:
 
     @cached_property
     def _slots(self) -> dict[str, str]:
-        """Key of a slot variable -> its optimizer and variable."""
+        """Key of a slot variable -> its slot name and variable, as in "m of model.layer.kernel"."""
         slots: dict[str, str] = {}
         for node in self._graph.nodes:
             for slot in node.slot_variables:
@@ -184,7 +184,7 @@ class TensorNames:
         for attribute in self._graph.variables():
             if attribute.full_name and attribute.checkpoint_key in found:
                 _add(found[attribute.checkpoint_key], attribute.full_name, _NAMES_OF_ONE)
-        # Another tensor's key means that tensor.
+        # A name that is also the key of a tensor refers only to that tensor.
         return {key: tuple(name for name in names if name not in self._keys) for key, names in found.items()}
 
     @cached_property
@@ -196,7 +196,7 @@ class TensorNames:
         return by_name
 
     def _paths(self) -> Iterator[tuple[int, str]]:
-        """Each object that has tensors, and its path; slot variables below their optimizers."""
+        """Yield each object that has tensors, with its path; slot variables are below their optimizers."""
         for node_id, node in enumerate(self._graph.nodes):
             path = self._path(node_id) if node.attributes else None
             if path is not None:
@@ -210,7 +210,7 @@ class TensorNames:
                     yield slot.slot_variable_node_id, f"{optimizer}.{slot.slot_name} of {variable}"
 
     def _path(self, node_id: int) -> str | None:
-        """Return the local names on the shortest path to an object; None if it is unreachable or too long."""
+        """Return the shortest path to an object; None if there is no path or it is too long."""
         names = self._graph.route(node_id, _DEEPEST)
         if not names or sum(map(len, names)) > _LONGEST_PATH:
             return None

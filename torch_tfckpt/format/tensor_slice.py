@@ -5,8 +5,8 @@
     key      num(0) str(name) num(rank) { snum(start) snum(length) }*, whole dimension = 0, -1;
              "t", rows 2 and 3 of a matrix:   00 | 74 00 01 | 01 02 | 82 82 | 80 7f
 
-A slice keeps the spelling it was created with: "-" and "0,5" on a dimension of 5 cover the same elements but are
-different keys.
+A slice keeps the notation it was created with: "-" and "0,5" on a dimension of 5 cover the same elements but are
+different slices with different keys.
 
 Source: tensorflow/core/framework/tensor_slice.{h,cc}, core/util/saved_tensor_slice_util.cc. Explained in
 docs/formats/bundle.md.
@@ -24,8 +24,8 @@ from torch_tfckpt.errors import DataLossError, InvalidArgumentError, Unimplement
 from torch_tfckpt.format.ordered_code import encode_num, encode_signed, encode_string
 
 MAX_INT64: Final = (1 << 63) - 1
-# Extents examined in about two seconds. A partitioner's slices need a few steps each; only boxes that no straight cut
-# separates need more, and real checkpoints do not contain thousands of those.
+# The number of extents that can be examined in about two seconds. A partitioner's slices need a few steps each; only
+# boxes that straight cuts cannot separate need more, and real checkpoints do not contain thousands of such boxes.
 MAX_OVERLAP_STEPS: Final = 1_500_000
 _PAIR: Final = re.compile(r"(-?[0-9]+),(-?[0-9]+)")
 _NUMBER: Final = re.compile(r"-?[0-9]+")
@@ -60,7 +60,9 @@ WHOLE: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class TensorSlice:
-    """A box in a tensor: one extent per dimension. Equal only if spelled the same.
+    """A box in a tensor: one extent per dimension.
+
+    Slices are equal only if their extents are: "-" and "0,5" differ even on a dimension of 5.
 
     Attributes:
         extents: The range in each dimension.
@@ -114,11 +116,11 @@ class TensorSlice:
         return len(self.extents)
 
     def covers(self, shape: Shape) -> bool:
-        """Return whether it covers every element of a tensor of `shape`, in any spelling."""
+        """Return whether this slice covers every element of a tensor of `shape`, in any notation."""
         return self.resolve(shape) == TensorSlice.full(len(shape)).resolve(shape)
 
     def resolve(self, shape: Shape) -> "TensorSlice":
-        """Return the same elements of a tensor of `shape` with every extent explicit.
+        """Return the slice with the same elements of a tensor of `shape` and every extent explicit.
 
         Raises:
             InvalidArgumentError: the ranks differ, or an extent exceeds its dimension.
@@ -185,7 +187,7 @@ def parse_shape_and_slice(spec: str) -> tuple[Shape, TensorSlice, Shape]:
     """Parse "4 5 0,2:-" into the full shape, the slice and the slice's shape.
 
     Raises:
-        InvalidArgumentError: malformed; the message is that of TensorFlow's checkpoint::ParseShapeAndSlice.
+        InvalidArgumentError: malformed; the message is the same as in TensorFlow's checkpoint::ParseShapeAndSlice.
     """
     items = spec.split(" ")
     if len(items) < 2:
@@ -208,7 +210,7 @@ def find_overlap(shape: Shape, parts: Sequence[TensorSlice]) -> tuple[TensorSlic
 
     Raises:
         InvalidArgumentError: a part exceeds `shape`.
-        UnimplementedError: the slices are so finely interleaved that it would take more than MAX_OVERLAP_STEPS.
+        UnimplementedError: the slices are so finely interleaved that the check would exceed MAX_OVERLAP_STEPS.
     """
     resolved = [part.resolve(shape) for part in parts]
     groups = [list(range(len(parts)))]

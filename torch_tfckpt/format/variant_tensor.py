@@ -2,8 +2,8 @@
 
     per element: size: varint64 | VariantTensorDataProto: size bytes | running checksum: u32le
 
-The running checksum covers all elements so far: for each the size as u64le, the message, then the stored checksum. The
-tensor's own checksum is its final masked value, so it also covers the last element's stored checksum.
+The running checksum covers all elements so far: for each, the size as u64le, the message, then the stored checksum. The
+tensor's own checksum is the final running checksum, masked; so it also covers the last element's stored checksum.
 
 Source: WriteVariantTensor, ReadVariantTensor in tensorflow/core/util/tensor_bundle/tensor_bundle.cc. Explained in
 docs/formats/bundle.md.
@@ -32,7 +32,7 @@ def encode_variants(messages: Sequence[bytes]) -> tuple[bytes, int]:
 
 
 def decode_variants(stored: bytes, count: int, checksum: int) -> list[bytes]:
-    """Return the `count` serialized messages, unparsed; raise DataLossError if sizes or checksums differ."""
+    """Return the `count` unparsed messages; raise DataLossError if a size or checksum is wrong."""
     if count > len(stored):
         raise DataLossError(f"{len(stored)} bytes are too few for {count} variants")
     messages: list[bytes] = []

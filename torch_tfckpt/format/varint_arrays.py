@@ -1,4 +1,4 @@
-"""Arrays of varints: `coding` for many integers at once, in a few numpy passes without a loop over elements."""
+"""Arrays of varints: encode or decode many integers in a few numpy passes, without a Python loop."""
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +40,8 @@ def decode_varints(buf: bytes | memoryview, count: int) -> tuple[npt.NDArray[np.
     if not count:
         return np.zeros(0, dtype=np.uint64), 0
     if count > len(buf):
-        raise DataLossError(f"expected {count} integers, found room for {len(buf)}")
-    # Most lists are far shorter than the rest of the buffer: look only as far as `count` varints can reach.
+        raise DataLossError(f"expected {count} integers, but there are only {len(buf)} bytes")
+    # Most lists are far shorter than the rest of the buffer: examine only as many bytes as `count` varints can take.
     raw = np.frombuffer(buf, dtype=np.uint8, count=min(len(buf), count * MAX_VARINT_SIZE))
     ends = np.flatnonzero(raw < 0x80)[:count]
     if len(ends) < count:

@@ -46,9 +46,10 @@ def export_meta_graph(
 
     Args:
         filename: Missing parent directories are created. If the name is saved_model.pb (binary) or saved_model.pbtxt
-            (text), the file becomes a SavedModel, with the other meta graphs of the SavedModel that `graph` is from.
+            (text), the file becomes a SavedModel that also contains the other meta graphs of the SavedModel from which
+            `graph` was imported, if any.
         meta_info_def: Version and tags to include; TensorFlow's versions are added.
-        graph_def: A graph that replaces the one of `graph`.
+        graph_def: A GraphDef to export instead of the one in `graph`.
         saver_def: The saver to include. Its nodes must be in the graph: add the saver to the collection "savers" with
             `add_to_collection` first, or use `Saver.export_meta_graph` instead.
         collection_list: Names of the collections to export; default: all.
@@ -65,7 +66,8 @@ def export_meta_graph(
     Raises:
         InvalidArgumentError: `saver_def` names nodes that the graph does not have, an argument is a message of the
             wrong type, or the graph is 2 GiB or larger.
-        UnimplementedError: `save_debug_info`; or the text form of a message with unknown fields, which text would lose.
+        UnimplementedError: `save_debug_info` is set, or the text form is requested for a message with unknown fields,
+            which text cannot represent.
         OSError: the file cannot be written; a previous file is unchanged.
 
     Collections may contain ints, floats, str, bytes, Any, variables, savers, and objects with a name. A collection that
@@ -103,7 +105,7 @@ def export_meta_graph(
         if missing:
             raise InvalidArgumentError(
                 f"saver_def names {quoted(missing[0])}, which is not a node of the graph. Add its saver to the "
-                f'collection "savers" with add_to_collection, or call its export_meta_graph'
+                f'collection "savers" with add_to_collection, or call export_meta_graph of that saver'
             )
         meta = with_saver_def(meta, saver_def)
     return export(meta, options, filename, as_text=as_text)

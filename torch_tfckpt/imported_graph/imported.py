@@ -56,7 +56,7 @@ class ImportedMetaGraph(ExportsMetaGraph):
             the import scope; checkpoint keys may differ. Assigning an item copies the value into the tensor.
         checkpoint_keys: Name -> key under which `saver` stores the variable, for the variables that it stores.
         collections: Name -> values: ints, floats, bytes, names of nodes, Any, messages; Variables and Savers in the
-            collections of variables and savers. Values that are added to them are exported.
+            collections of variables and savers. Values that are added to these collections are exported.
         signatures: Name -> SignatureDef, of a SavedModel; without the import scope, as in TensorFlow.
         assets: Name of a tensor -> name of the asset file whose path is the tensor's value.
         import_scope: The import scope, or "".
@@ -100,7 +100,7 @@ class ImportedMetaGraph(ExportsMetaGraph):
         return self._meta.message()
 
     def _exported(self) -> RawMetaGraph:
-        """Return the meta graph that is exported without options. Cost: none if it is unchanged."""
+        """Return the meta graph to which the options of an export are applied. Cost: none if it is unchanged."""
         return self._graph.encoded(saver_in_graph(self.saver) if self.saver is not None else None)
 
     def __repr__(self) -> str:
@@ -126,13 +126,13 @@ def import_meta_graph(
 
     Raises:
         NotFoundError (an OSError): there is no such file, or no graph with these tags.
-        DataLossError (an OSError if the file is not a meta graph at all): a part of it is damaged.
+        DataLossError (an OSError if the file is not a meta graph at all): a part of the meta graph is damaged.
         InvalidArgumentError (a ValueError): the graph has unbound inputs, `tags` is needed to choose a graph, or
             `import_scope` is not a valid scope name.
         FailedPreconditionError: a variable is larger than the address space.
 
     The graph is not executed, and nothing is added to the default collections.
-    Cost: one read of the file, and its size in memory; constants are not decoded. Memory for the variables is taken
+    Cost: one read of the file, and its size in memory; constants are not decoded. Memory for the variables is allocated
     when they are restored.
 
     Examples:
@@ -152,12 +152,12 @@ def import_meta_graph(
 
 
 class _ImportedGraph:
-    """A graph and its tensors. Its savers get the meta graphs that they write from it."""
+    """A graph and its tensors. The graph's savers call it to get the meta graphs that they write."""
 
     def __init__(self, meta: RawMetaGraph, scope: str) -> None:
         self._meta, self._scope = meta, scope
         self._savers: dict[bytes, Saver] = {}
-        self._definitions: dict[int, Message] = {}  # by the id of the object that replaces it in `collections`
+        self._definitions: dict[int, Message] = {}  # id of an object in `collections` -> the message it replaces
         stored = saver_values(meta)
         self._variables = graph_variables(meta, stored)
         with error_context(meta.place):
@@ -177,12 +177,12 @@ class _ImportedGraph:
         return rescoping.in_import_scope(self._meta, self._scope) if self._scope else self._meta
 
     def described(self, saver: SaverInGraph | None) -> Callable[[], RawMetaGraph]:
-        """Return a function that returns the encoded graph. The graph is encoded now, if anything was added."""
+        """Encode the graph now, and return a function that returns the result."""
         encoded = self.encoded(saver)
         return lambda: encoded
 
     def check_values(self) -> None:
-        """Raise FailedPreconditionError if no variable was restored or set yet, so that all are zeros."""
+        """Raise FailedPreconditionError if no variable has been restored or set yet, so that all are zeros."""
         if self.tensors.are_all_zeros():
             raise FailedPreconditionError(
                 "Attempting to use uninitialized value: no variable of the graph has been restored or set. Restore a "
@@ -194,7 +194,7 @@ class _ImportedGraph:
         self.tensors.are_restored = True
 
     def encoded(self, saver: SaverInGraph | None) -> RawMetaGraph:
-        """Return the graph with the current collections, and with the settings of `saver` if it has its nodes."""
+        """Return the graph with the current collections, and with the SaverDef of `saver` if its nodes exist."""
         collections = self.collections.lists()
         changed = {name: values for name, values in collections.items() if not _same(values, self._imported.get(name))}
         gone = {str(name): None for name in self._imported if name not in collections}
@@ -244,7 +244,7 @@ class _ImportedGraph:
 
         Args:
             saver_def: The settings; None for a saver of all variables.
-            stored: The values that its nodes store; None if it has no nodes.
+            stored: The values that the saver's nodes store; None if the saver has no nodes.
         """
         encoded = b"" if saver_def is None else saver_def.SerializeToString(deterministic=True)
         if encoded not in self._savers:
@@ -262,7 +262,7 @@ class _ImportedGraph:
         return self._savers[encoded]
 
     def _stored_by(self, stored: Sequence[StoredValue] | None) -> Sequence[StoredValue]:
-        """Return the values that a saver stores; all variables under their names if it has no nodes."""
+        """Return `stored`, or for a saver without nodes, all variables under their names."""
         return values_by_name(self._variables, self._scope) if stored is None else stored
 
     def _var_list(self, stored: Iterable[StoredValue]) -> dict[str, object]:

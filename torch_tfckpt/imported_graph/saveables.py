@@ -1,4 +1,4 @@
-"""Saveables for variables of an imported graph that are strings, parts, or of unknown shape."""
+"""Saveables for an imported graph: strings, variables of unknown shape, mirrors, and other values."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ class StringVariable(SaveableObject):
         super().__init__(array, [SaveSpec(array, slice_spec, name, DataType.DT_STRING, HOST)], name)
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        """Raise InvalidArgumentError if the value has another shape."""
+        """Raise InvalidArgumentError if the value has a different shape."""
         _check_shape(self.name, tuple((restored_shapes or shapes)[0]), self.array.shape)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
@@ -40,7 +40,7 @@ class UnshapedVariable(SaveableObject):
     """A variable of unknown or partly known shape: the tensor gets the shape of the restored value.
 
     Args:
-        variable: Each restore gives its tensor new memory, so views of it do not see the new values.
+        variable: The variable. Each restore gives its tensor new memory, so views of the tensor keep the old values.
         shape: The shape in the graph: None if unknown, -1 for an unknown dimension.
         name: Key in the checkpoint.
         slice_spec: Its slice of a larger tensor; "" for a whole one.
@@ -58,7 +58,7 @@ class UnshapedVariable(SaveableObject):
         _check_shape(self.name, tuple(shapes[0]), self._shape)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        """Replace the tensor's memory and shape by the value's; it stays the same Python object."""
+        """Give the tensor the value's shape and new memory; the tensor stays the same Python object."""
         value = restored_tensors[0]
         assert isinstance(value, torch.Tensor), "the dtype was checked before"
         with torch.no_grad():

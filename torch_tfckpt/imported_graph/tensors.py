@@ -38,13 +38,13 @@ class GraphTensors:
 
     Attributes:
         values: Name -> tensor, or array of `bytes`. Parts are merged into one tensor, under the name of the whole.
-        are_restored: Set to True when a saver has restored them.
+        are_restored: Whether a saver has restored the tensors. The caller sets this.
 
     Raises:
         DataLossError: parts of one tensor do not fit together.
         FailedPreconditionError: a tensor does not fit into the address space.
 
-    Cost: address space; memory is taken when something is restored.
+    Cost: address space; memory is allocated when values are restored.
     """
 
     def __init__(self, variables: Iterable[GraphVariable], scope: str) -> None:
@@ -76,7 +76,7 @@ class GraphTensors:
         return self._of_nodes.get(node)
 
     def add(self, variable: GraphVariable) -> GraphTensor | None:
-        """Create the tensor of a variable, not in `values`; return None, with a warning, if torch cannot hold it."""
+        """Create a variable's tensor, not added to `values`; warn and return None if torch cannot hold it."""
         name = prepend_name_scope(variable.name, self._scope)
         element = ELEMENTS.get(variable.dtype)
         dtype = element.torch if element is not None else None
@@ -101,11 +101,11 @@ class GraphTensors:
         return tensor
 
     def are_all_zeros(self) -> bool:
-        """Return whether no variable was restored or set. Cost: until then, scans all values."""
+        """Return whether no variable has been restored or set yet. Cost: if so, scans all values."""
         return not self.are_restored and bool(self.values) and not any(map(_is_set, self.values.values()))
 
     def checkpoint_keys(self, stored: Iterable[StoredValue]) -> dict[str, str]:
-        """Return name in `values` -> key under which it is stored."""
+        """Return name in `values` -> key under which the variable is stored."""
         keys = {}
         for value in stored:
             for node in value.variables:
@@ -125,7 +125,7 @@ class GraphTensors:
         """Return the object that restores a stored value.
 
         Raises:
-            DataLossError: the value is a slice of another shape than its variable.
+            DataLossError: the value is a slice whose shape differs from its variable's.
         """
         found = [(node, tensor) for node in value.variables if (tensor := self._of_nodes.get(node)) is not None]
         if not found:
@@ -148,11 +148,11 @@ class GraphTensors:
             return _stored_as(tensor, SaveSliceInfo.of_spec(value.key, value.slice_spec))
 
     def _is_part(self, variable: GraphVariable) -> bool:
-        """Return whether it is a part of a tensor that is not itself a variable."""
+        """Return whether the variable is a part of a larger tensor that is not itself a variable."""
         return variable.part is not None and variable.part.full_name not in self._whole
 
     def _part(self, info: SaveSliceInfo, name: str, dtype: torch.dtype | None) -> Value:
-        """Return a view of the whole tensor, which is created with its first part."""
+        """Return a view of the whole tensor. For the first part, create the whole tensor."""
         if info.full_name not in self._divided:
             self._divided[info.full_name] = _zeros(info.full_name, info.full_shape, dtype)
         whole = self._divided[info.full_name]
@@ -169,18 +169,18 @@ class GraphTensors:
 
 def _is_set(value: Value) -> bool:
     if isinstance(value, torch.Tensor):
-        return bool(value.reshape(-1).view(torch.uint8).any())  # not every type has an `any`
+        return bool(value.reshape(-1).view(torch.uint8).any())  # torch lacks `any` for some dtypes
     return any(value.flat)
 
 
 def _stored_as(variable: Variable, info: SaveSliceInfo | None) -> Variable:
-    """Return a variable of the same tensor with the slice that its saver declares."""
+    """Return a Variable with the same tensor, and with the slice that the saver declares."""
     device, trainable, dtype = variable.device, variable.trainable, variable.dtype
     return Variable(variable.tensor, variable.name, info, device=device, trainable=trainable, dtype=dtype)
 
 
 def _slice_info(variable: GraphVariable, part: SaveSliceInfoDef, scope: str) -> SaveSliceInfo:
-    """Return the slice; DataLossError if it is not inside the whole, or the variable has another shape."""
+    """Return the slice; DataLossError if it is not inside the whole, or contradicts the variable's shape."""
     with as_data_loss(f"variable {quoted(variable.name)}"):
         full_name = prepend_name_scope(part.full_name, scope)
         info = SaveSliceInfo(full_name, part.full_shape, part.var_offset, part.var_shape)

@@ -13,7 +13,7 @@ from torch_tfckpt.values import Value
 
 
 class GraphValues(dict[str, Value]):
-    """Name -> tensor, or array of `bytes`, of each variable of a graph.
+    """Name -> tensor, or array of `bytes`, for each variable of a graph.
 
     Assigning an item copies the value into the tensor that savers save. Items cannot be added or removed.
     """
@@ -22,7 +22,7 @@ class GraphValues(dict[str, Value]):
         """Copy `value` into the variable.
 
         Raises:
-            InvalidArgumentError: there is no such variable, or it has another shape or dtype.
+            InvalidArgumentError: there is no such variable, or it has a different shape or dtype.
         """
         if name not in self:
             hint = did_you_mean(name, self)
@@ -49,7 +49,7 @@ class GraphValues(dict[str, Value]):
             self[name] = value
 
     def __reduce__(self) -> tuple[type[dict[str, Value]], tuple[dict[str, Value]]]:
-        """Make copies, including pickled ones, plain dictionaries."""
+        """Turn copies, including pickled ones, into plain dictionaries."""
         return dict, (dict(self),)
 
     def _refuse(self, *args: object, **kwargs: object) -> NoReturn:

@@ -1,7 +1,7 @@
 """Encode collections as CollectionDef messages, and decode them.
 
-A CollectionDef is a list of one kind. Collections whose values are messages (variables, savers, queue runners,
-control flow contexts) are lists of bytes; for all others the first value decides:
+A CollectionDef is a list of values of one kind. Collections whose values are messages (variables, savers, queue
+runners, control flow contexts) are lists of bytes; for all others, the type of the first value determines the kind:
 
     str, bytes       bytes_list         float      float_list (32 bits)
     int              int64_list         Any        any_list
@@ -70,11 +70,11 @@ class NodeName(str):
 def encode_collections(
     collections: Mapping[Hashable, Sequence[object]], to_proto: ToProto, is_node: Callable[[str], bool]
 ) -> dict[str, CollectionDef]:
-    """Return name -> message of all collections that can be written; log a warning for the others.
+    """Return name -> message for all collections that can be written; log a warning for the others.
 
     Args:
-        to_proto: Returns the message of a value in a collection of messages; None omits the value.
-        is_node: Returns whether the graph has a node of that name. TensorFlow refuses to import a graph if a
+        to_proto: Returns the message for a value in a collection of messages, or None to omit the value.
+        is_node: Returns whether the graph has a node with that name. TensorFlow refuses to import a graph if a
             collection names a node that the graph lacks.
     """
     found = {}
@@ -111,7 +111,7 @@ def encode_collection(
     elif isinstance(first, str | bytes) and not isinstance(first, NodeName):
         encoded.bytes_list.value.extend(_bytes(value) for value in values)
     elif any(isinstance(value, bool) for value in values):
-        raise TypeError("a collection cannot store a bool; add 0 or 1")
+        raise TypeError("a collection cannot store a bool; store 0 or 1 instead")
     elif isinstance(first, int):
         encoded.int64_list.value.extend(_only(int, values))
     elif isinstance(first, float):
@@ -149,7 +149,7 @@ def decode_collection(name: str, encoded: CollectionDef, scope: str | None) -> l
 
 
 def _decoded(name: str, value: bytes, proto: type[Message] | None, scope: str | None) -> object:
-    """Return a value of a list of bytes: the decoded message, or the bytes."""
+    """Return one element of a list of bytes: a message, a str with the scope added, or the bytes."""
     if proto is not None:
         message = proto()
         try:
@@ -194,7 +194,7 @@ def _node_name(value: object) -> str:
         return f"{value.name}:0"
     try:
         name = getattr(value, "name", None)
-    except Exception as error:  # `name` may be a property of any class
+    except Exception as error:  # `name` may be a property that raises any exception
         raise TypeError(f"the name of a {type(value).__name__} cannot be read: {error}") from error
     if not isinstance(name, str):
         raise TypeError(f"a {type(value).__name__} has no name, and is not a message, string or number")

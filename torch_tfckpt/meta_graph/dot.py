@@ -13,8 +13,8 @@ r"""Draw a graph for graphviz, with nodes collapsed by name scope.
     }
 
 Nodes whose names begin with the same parts are drawn as one: at depth 1, "dense/MatMul" and "dense/kernel/read" are
-"dense". A variable has its own box unless its name has more parts than the depth. A solid arrow is labeled with the
-number of tensors, a dashed one with the number of control dependencies.
+both part of "dense". A variable has its own box unless its name has more parts than the depth. A solid arrow is
+labeled with the number of tensors, a dashed one with the number of control dependencies.
 
 Source: https://graphviz.org/doc/info/lang.html; the scopes: tf.name_scope.
 """
@@ -28,8 +28,8 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.text import escaped, listed
 
-_OPS: Final = 4  # operations that a label names
-_NAME: Final = 80  # characters of a name
+_OPS: Final = 4  # number of operations listed in a label
+_NAME: Final = 80  # longer names are shortened
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class _Scope:
     boxes: int = 0  # variables inside
 
 
-# (from, to, whether it is a control dependency) -> its sources: outputs of nodes, or nodes.
+# (from, to, whether the edge is a control dependency) -> the (node, output) pairs that are its sources.
 _Edges = dict[tuple[str, str, bool], set[tuple[str, str]]]
 
 

@@ -1,4 +1,4 @@
-"""The options of export_meta_graph as one record, and writing the file.
+"""The options of export_meta_graph as one record, and a function that writes the file.
 
 Source: export_meta_graph in tensorflow/python/training/saver.py.
 """
@@ -57,7 +57,7 @@ class ExportOptions:
 
         Raises:
             DataLossError: a part that an option reads is damaged.
-            InvalidArgumentError: a graph of 2 GiB or more.
+            InvalidArgumentError: the graph is 2 GiB or larger.
         """
         if self.clear_extraneous_savers:
             meta = rewriting.without_extraneous_savers(meta, meta.saver_def)
@@ -78,7 +78,7 @@ class ExportsMetaGraph(ABC):
 
     @abstractmethod
     def _exported(self) -> RawMetaGraph:
-        """Return the meta graph that is exported without options."""
+        """Return the meta graph to which the options of an export are applied."""
 
     def export_meta_graph(
         self,
@@ -95,7 +95,8 @@ class ExportsMetaGraph(ABC):
 
         The arguments are those of `torch_tfckpt.export_meta_graph`, in TensorFlow's order. A saver exports the meta
         graph that its `save` writes. An imported graph exports itself, with the import scope and with values that were
-        added to its collections; without these, and without options, the result is byte-identical to a binary file.
+        added to its collections. Without a scope, added values or options, the result is byte-identical to the
+        imported file, if that is binary.
         """
         options = ExportOptions(
             collection_list, export_scope, clear_devices, clear_extraneous_savers, strip_default_attrs, save_debug_info
@@ -115,12 +116,12 @@ def write_meta_graph(filename: AnyPath, meta: RawMetaGraph, *, as_text: bool) ->
     """Write a meta graph atomically. Missing parent directories are created.
 
     Args:
-        filename: If the name is saved_model.pb (binary) or saved_model.pbtxt (text), the file becomes a SavedModel,
-            with the other meta graphs of the SavedModel that this one was imported from.
+        filename: If the name is saved_model.pb (binary) or saved_model.pbtxt (text), the file becomes a SavedModel
+            that also contains the other meta graphs of the SavedModel from which `meta` was imported, if any.
 
     Raises:
-        InvalidArgumentError: `as_text` for a saved_model.pb.
-        UnimplementedError: the text form of a message with unknown fields.
+        InvalidArgumentError: `as_text` is set, but the file name is saved_model.pb.
+        UnimplementedError: the text form is requested for a message with unknown fields.
         OSError: the file cannot be written.
     """
     path = fspath(filename)

@@ -35,7 +35,7 @@ BINARY_SAVED_MODEL: Final = "saved_model.pb"
 TEXT_SAVED_MODEL: Final = "saved_model.pbtxt"
 SAVED_MODEL_FILES: Final = (BINARY_SAVED_MODEL, TEXT_SAVED_MODEL)
 _SAVED_MODEL_FIELDS: Final = ("saved_model_schema_version", "meta_graphs")
-# A file of one of these kinds that cannot be parsed is damaged. Text may also be damaged.
+# A file of one of these kinds that cannot be parsed is a damaged meta graph; any other text may be one, too.
 _META_GRAPHS: Final = frozenset(
     {
         FileKind.META_GRAPH, FileKind.META_GRAPH_TEXT, FileKind.SAVED_MODEL, FileKind.SAVED_MODEL_TEXT, FileKind.TEXT,
@@ -43,10 +43,12 @@ _META_GRAPHS: Final = frozenset(
 )  # fmt: skip
 _CHUNKED: Final = "saved_model.cpb"
 _SERVING: Final = frozenset({"serve"})
-# Real files have one or two. In memory, an empty one takes a hundred times the two bytes it has in the file.
+# Real files have one or two meta graphs. An empty meta graph takes two bytes in the file, but a hundred times as many
+# in memory.
 _MAX_META_GRAPHS: Final = 10_000
 _LISTED: Final = 10
-# Decoded while opening, so that most damage is reported then. The graph is not: it may be as large as the model.
+# These parts are decoded when the file is opened, so that most damage is reported immediately. The graph is decoded
+# later, because it may be as large as the model.
 _DECODED_AT_ONCE: Final = ("info", "saver_def", "collections", "signatures", "assets")
 _HINT: Final = "Copy it again, or pass a .meta file or a saved_model.pb"
 
@@ -66,9 +68,9 @@ def open_meta_graph(
 
     Args:
         path: A `.meta` file, binary or text, of any name; saved_model.pb, saved_model.pbtxt, or their directory; or a
-            checkpoint (its prefix, one of its files, or a directory for the latest in it), whose `.meta` is opened.
-        tags: The meta graph of a SavedModel to open: the one with exactly these tags. Default: the only one, or, of
-            several, the one whose only tag is "serve".
+            checkpoint (its prefix, one of its files, or a directory for the latest in it), for its `.meta` file.
+        tags: Open the meta graph of a SavedModel that has exactly these tags. Default: the only meta graph, or if there
+            are several, the one whose only tag is "serve".
         storage: The storage to read from; default: chosen by the path.
 
     Raises:
@@ -78,7 +80,7 @@ def open_meta_graph(
             graph has no tags, as in most `.meta` files.
         UnimplementedError: a SavedModel that is split into several files.
 
-    Cost: one read of the file; all parts except the graph and the object graph are decoded. Nothing else is copied.
+    Cost: one read of the file; all parts except the graph and the object graph are decoded. These two are not copied.
     """
     return chosen(meta_graphs_in(path, storage=storage), tags, printable(fspath(path)))
 
@@ -103,7 +105,7 @@ def chosen(found: Sequence[RawMetaGraph], tags: str | Iterable[str] | None, plac
 
 
 def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[RawMetaGraph]:
-    """Return all meta graphs in a file, at least one: a `.meta` file has one, a SavedModel may have several.
+    """Return all meta graphs in a file: one for a `.meta` file, one or several for a SavedModel.
 
     Args, errors and cost are those of `open_meta_graph`.
     """
@@ -145,7 +147,7 @@ def meta_graph_of(source: Message | bytes | bytearray | memoryview) -> RawMetaGr
             raise InvalidArgumentError(f"the MetaGraphDef cannot be serialised: {error}. Make it smaller") from error
     if not isinstance(source, bytes | bytearray | memoryview):
         raise InvalidArgumentError(
-            f"expected a MetaGraphDef or its bytes, got {type(source).__name__}. Open files by path"
+            f"expected a MetaGraphDef or its bytes, got {type(source).__name__}. Import files with import_meta_graph"
         )
     return _checked(memoryview(bytes(source)), "MetaGraphDef")
 
@@ -204,7 +206,7 @@ def _meta_path(path: str) -> str:
 
 
 def _is_of_checkpoint(storage: Storage, path: str) -> bool:
-    # By name first: data files may be large, and may contain anything.
+    # Check the name first: data files may be large, and may contain anything.
     return path.endswith(".index") or parse_data_filename(path) is not None or is_table(storage, path)
 
 
@@ -239,7 +241,7 @@ def _files_there(names: Sequence[str]) -> str:
     return f"This directory contains {listed(names, _LISTED)}"
 
 
-# Decoding its contents.
+# Decoding the contents of the file.
 
 
 def _read(storage: Storage, path: str) -> bytes:

@@ -29,7 +29,7 @@ class GraphKeys:
 
 
 class Collections(Mapping[Hashable, list[object]]):
-    """Named lists of objects, and a mapping from names to copies of these lists.
+    """Named lists of objects. As a mapping, it maps each name to a copy of its list.
 
     Thread safety: may be used from several threads.
 
@@ -56,7 +56,7 @@ class Collections(Mapping[Hashable, list[object]]):
             self._lists.setdefault(name, []).append(value)
 
     def get_collection(self, name: Hashable) -> list[object]:
-        """Return a copy of the collection, in the order of adding; empty if it does not exist."""
+        """Return a copy of the collection, in insertion order; empty if it does not exist."""
         with self._lock:
             return list(self._lists.get(name, ()))
 
@@ -66,7 +66,7 @@ class Collections(Mapping[Hashable, list[object]]):
             return {name: list(values) for name, values in self._lists.items()}
 
     def get_all_collection_keys(self) -> list[str]:
-        """Return the names of all collections that are str, in the order of their creation."""
+        """Return all collection names that are str, in order of creation."""
         with self._lock:
             return [name for name in self._lists if isinstance(name, str)]
 
@@ -76,7 +76,7 @@ class Collections(Mapping[Hashable, list[object]]):
             return list(self._lists[name])
 
     def __iter__(self) -> Iterator[Hashable]:
-        """Iterate over the names of all collections, including those that are not str, in order of creation."""
+        """Iterate over all collection names, including names that are not str, in order of creation."""
         with self._lock:
             return iter(list(self._lists))
 
@@ -102,7 +102,7 @@ class Collections(Mapping[Hashable, list[object]]):
 
     @contextmanager
     def as_default(self) -> Iterator["Collections"]:
-        """Use these as the process's default collections inside a `with` block. This affects all threads."""
+        """Make this the process's default set of collections inside a `with` block, for all threads."""
         before = set_default_collections(self)
         try:
             yield self
@@ -153,5 +153,5 @@ def get_collection(name: Hashable) -> list[object]:
 
 
 def registered_variables() -> list[object]:
-    """Return the values that a saver without a var_list saves: "variables" and "saveable_objects"."""
+    """Return the values that a saver without var_list saves: those in "variables" and "saveable_objects"."""
     return [*get_collection(GraphKeys.GLOBAL_VARIABLES), *get_collection(GraphKeys.SAVEABLE_OBJECTS)]

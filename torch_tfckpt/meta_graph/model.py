@@ -1,4 +1,4 @@
-"""The variables and savers of a graph as plain values, between a graph's bytes and torch's tensors.
+"""The variables and savers of a graph as plain values, independent of its encoding and of torch.
 
 Source: tensorflow/core/framework/variable.proto, tensorflow/core/protobuf/saver.proto.
 """
@@ -45,8 +45,8 @@ class GraphSaver:
     """A saver of a graph.
 
     Attributes:
-        saver_def: The names in it are those of nodes: "save/Const:0", "save/control_dependency:0", "save/restore_all".
-        groups: (device, its variables), in the order of the shards; one group if it is not sharded.
+        saver_def: It names nodes of the graph: "save/Const:0", "save/control_dependency:0", "save/restore_all".
+        groups: (device, its variables), in the order of the shards; one group if the saver is not sharded.
         reshape: Whether restored values are reshaped to the variables' shapes.
         filename: The default path.
     """

@@ -112,13 +112,13 @@ def _in_another_scope(saver_def: SaverDef, number: int) -> SaverDef:
 
 @functools.cache
 def known_ops() -> Mapping[str, OpDef]:
-    """Return name -> declaration of the operations, without descriptions. Cost: 10 ms, once."""
+    """Return operation name -> its declaration, without descriptions. Cost: 10 ms, once."""
     text = (resources.files("torch_tfckpt.meta_graph") / "ops.pbtxt").read_text(encoding="utf-8")
     return MappingProxyType({op.name: op for op in text_format.Parse(text, OpList()).op})
 
 
 def declarations(ops: Iterable[str]) -> OpList:
-    """Return the declarations of some operations, sorted by name. REQUIRES: `known_ops` has them."""
+    """Return the declarations of some operations, sorted by name. REQUIRES: `known_ops` contains them."""
     known = known_ops()
     return OpList(op=[known[name] for name in sorted(ops)])
 
@@ -129,7 +129,7 @@ GRAPH_PRODUCER: Final = 2474
 _NODE, _VERSIONS = b"\x0a", b"\x22"  # of a GraphDef
 _NAME, _OP, _INPUT, _DEVICE, _ATTR = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x2a"  # of a NodeDef
 _KEY, _VALUE = b"\x0a", b"\x12"  # of an entry of a map
-# Precomputed: a graph has millions of sizes, and nearly all are small.
+# The encodings of small sizes. They are precomputed because a graph has millions of sizes, and nearly all are small.
 _SIZES: Final = tuple(encode_varint(size) for size in range(1024))
 
 
@@ -161,8 +161,8 @@ class Nodes(UniqueNames):
 
         Args:
             inputs: Outputs of other nodes: "a" is the first output of a, "a:1" the second.
-            attrs: A result of `attributes`, or several concatenated, if the names are then still in order.
-            after: Nodes that run before it.
+            attrs: A result of `attributes`, or several of them concatenated, provided that their names are in order.
+            after: Nodes that must run before this node.
         """
         self.ops.add(op)
         # Sorted as strings, as in TensorFlow: "b_10" comes before "b_2".
@@ -204,8 +204,8 @@ def _operation(op: str) -> bytes:
 
 def attributes(**values: bytes) -> bytes:
     """Encode the attributes of a node: name -> value."""
-    # In the order of a map in protobuf's deterministic serialization, which TensorFlow uses: by name, but "Tshape"
-    # before "T".
+    # TensorFlow uses protobuf's deterministic serialization, which sorts the entries of a map by name, but puts
+    # "Tshape" before "T".
     ordered = sorted(values, key=lambda name: f"{name}~")
     return b"".join([sized(_ATTR, sized(_KEY, name.encode()) + sized(_VALUE, values[name])) for name in ordered])
 
@@ -256,7 +256,7 @@ def constant(tensor: TensorProto) -> bytes:
 
 
 def empty_tensor(dtype: DataType, shape: Shape) -> TensorProto:
-    """Return a tensor to which the caller adds the elements."""
+    """Return a TensorProto without elements, which the caller adds."""
     return TensorProto(dtype=dtype, tensor_shape=shape_to_proto(shape))  # type: ignore[arg-type]  # the stub's own enum
 
 

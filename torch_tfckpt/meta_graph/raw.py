@@ -27,11 +27,11 @@ META_INFO, GRAPH, SAVER, COLLECTION, SIGNATURE, ASSET, OBJECT_GRAPH = range(1, 8
 # Protobuf libraries reject messages of this size or more.
 MAX_MESSAGE: Final = 1 << 31
 
-# Of a SavedModel: field 2, and before it field 1 with value 1, as TensorFlow writes it.
+# A SavedModel contains meta graphs as field 2. TensorFlow writes field 1 before them, with value 1.
 _META_GRAPHS: Final = 2
 _FIRST_SCHEMA: Final = tag(1, WireType.VARINT) + b"\x01"
 _ASSETS: Final = "saved_model_assets"
-# In memory, an empty one takes a hundred times the two bytes it has in the file.
+# An empty field takes two bytes in the file, but a hundred times as many in memory.
 _MAX_FIELDS: Final = 100_000
 
 M = TypeVar("M", bound=Message)
@@ -46,7 +46,7 @@ class RawMetaGraph:
         around: The bytes of a SavedModel before and after the meta graph.
 
     Raises:
-        DataLossError: the bytes are not a message. A damaged part raises when it is accessed.
+        DataLossError: the bytes are not a message. Damage inside a part is reported when the part is accessed.
 
     Cost: a walk over the outermost fields. Thread safety: may be used from several threads.
     """
@@ -72,7 +72,7 @@ class RawMetaGraph:
 
     @cached_property
     def graph(self) -> Graph:
-        """The graph. Its nodes are decoded on access; wrap that in `error_context(place)`."""
+        """The graph. Its nodes are decoded on access; wrap the access in `error_context(place)`."""
         return Graph(self._joined(GRAPH))
 
     @cached_property
@@ -111,12 +111,12 @@ class RawMetaGraph:
         return self._decoded(SavedObjectGraph, self._joined(OBJECT_GRAPH), "object_graph_def")
 
     def saved_model(self) -> bytes:
-        """Return the SavedModel that it is from, with all other meta graphs; a new one if it is from none."""
+        """Return the SavedModel that this meta graph is from, with its other meta graphs, or a new SavedModel."""
         before, after = self.around if self.around is not None else (_FIRST_SCHEMA, b"")
         return b"".join((before, sized_tag(_META_GRAPHS, len(self.raw)), self.raw, after))
 
     def message(self) -> MetaGraphDef:
-        """Return the whole meta graph as one message. Cost: decoding, and as much memory again.
+        """Return the whole meta graph as one message. Cost: decodes it, and takes as much memory again.
 
         Raises:
             DataLossError: a part is damaged, or it is larger than protobuf libraries accept (2 GiB).
@@ -131,7 +131,7 @@ class RawMetaGraph:
         return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 
     def _entries(self, number: int, kind: type[M], what: str, only: str | None = None) -> Iterator[tuple[str, M]]:
-        """Yield the entries of a map, or only those of one name, in the order of the file."""
+        """Yield the entries of a map, or only those with the name `only`, in the order of the file."""
         for part in self._parts.get(number, ()):
             with error_context(self.place):
                 entry = {each.number: each.payload for each in fields(part) if each.wire_type == WireType.BYTES}

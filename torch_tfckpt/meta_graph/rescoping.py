@@ -5,7 +5,7 @@ of messages, signatures and assets. Functions have their own names and are not c
 message stay the same, as in rewriting.py.
 
 Strings in collections are not names, but TensorFlow treats them like names, and so does this module: an import adds
-the scope to them; an export drops those that do not begin with the scope, and does not remove it from the others.
+the scope to them; an export drops strings that do not begin with the scope, and does not change the others.
 
 Source: import_scoped_meta_graph_with_return_elements and export_scoped_meta_graph in
 tensorflow/python/framework/meta_graph.py, tensorflow/core/common_runtime/graph_constructor.cc.
@@ -39,21 +39,21 @@ from torch_tfckpt.meta_graph.splicing import (
 )
 from torch_tfckpt.text import escaped, quoted
 
-# The collection that lists the inputs of an exported scope from outside of it.
+# The collection that lists the inputs that come from outside an exported scope.
 UNBOUND_INPUTS: Final = "unbound_inputs"
 _UNBOUND: Final = "$unbound_inputs_"
 _LOCATION: Final = "loc:@"
 _NAME, _INPUT = 1, 3  # of a NodeDef
 # Operations with an attribute for the name of a loop's frame.
 _ENTER_OPS: Final = ("Enter", "RefEnter")
-# Nodes up to this size are searched for "_class", which few of them have, before their attributes are decoded.
+# Nodes up to this size are first searched for "_class". Most do not contain it, so their attributes are not decoded.
 _SEARCHED: Final = 1 << 12
 
 M = TypeVar("M", SignatureDef, AssetFileDef)
 
 
 def in_import_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
-    """Return the meta graph with `scope` added to all names; unchanged if it is None or "".
+    """Return the meta graph with `scope` added to all names; unchanged if `scope` is None or "".
 
     Raises:
         InvalidArgumentError: `scope` is not a valid node name.
@@ -83,11 +83,12 @@ def in_import_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
 
 
 def out_of_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
-    """Return the part of a meta graph in `scope`, without the scope in its names; all of it if None or "".
+    """Return the part of a meta graph that is in `scope`, with the scope removed from its names.
 
+    If `scope` is None or "", return the whole meta graph.
     An input x from outside becomes "$unbound_inputs_x", and is listed in the collection "unbound_inputs". Collections
-    keep their values in the scope; signatures and assets are kept if all of their tensors are in the scope. As in
-    TensorFlow, the settings of the saver do not change.
+    keep only values that are in the scope; signatures and assets are kept if all of their tensors are in the scope. As
+    in TensorFlow, the settings of the saver do not change.
 
     Raises:
         DataLossError: a part is damaged.
@@ -177,7 +178,7 @@ class _NodeRenaming:
         return [attr]
 
     def _locations(self, value: AttrValue) -> AttrValue:
-        """Rename the nodes with which it is colocated; other classes are not changed."""
+        """Rename the nodes in "loc:@" entries of a `_class` attribute; other entries are not changed."""
         copy = AttrValue()
         copy.CopyFrom(value)
         if value.HasField("list"):
@@ -229,8 +230,8 @@ def _collection_into(name: str, collection: CollectionDef, scope: str) -> Collec
 
 
 def _collection_from(name: str, collection: CollectionDef, scope: str | None) -> CollectionDef | None:
-    """Return the collection with its values in a scope; None if there are none."""
-    if name == UNBOUND_INPUTS:  # those of an earlier export
+    """Return the collection with only the values that are in a scope; None if there are none."""
+    if name == UNBOUND_INPUTS:  # from an earlier export
         return None
     kind = collection.WhichOneof("kind")
     if kind == "node_list":

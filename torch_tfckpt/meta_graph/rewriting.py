@@ -51,7 +51,7 @@ _OP_NAME: Final = 1  # of an OpDef
 _STRIPPED: Final = tag(7, WireType.VARINT) + b"\x01"  # of a MetaInfoDef: stripped_default_attrs = true
 
 # SAVE_AND_RESTORE_OPS in TensorFlow's meta_graph.py: a scope that contains one of these belongs to a saver. The list
-# lacks "SaveSlices", but savers that use that restore with one of these.
+# lacks "SaveSlices", but savers that save with it use one of these operations to restore.
 _SAVER_OPS: Final = frozenset(
     {"SaveV2", "Save", "SaveSlice", "LegacySave", "LegacySaveSlice"}
     | {"RestoreV2", "Restore", "RestoreSlice", "LegacyRestore", "LegacyRestoreSlice"}
@@ -181,7 +181,7 @@ def only_ops(used: Iterable[str]) -> Edit:
 
 
 def with_values(collection: CollectionDef, values: Sequence[str] | Sequence[bytes]) -> CollectionDef | None:
-    """Return the collection with its values replaced by others of the same kind; None if there are none."""
+    """Return the collection with its values replaced by `values`; None if `values` is empty."""
     if not values:
         return None
     copy = CollectionDef()
@@ -201,7 +201,7 @@ def _scope_of(name: str) -> str:
 
 
 def _without_nodes(name: str, collection: CollectionDef, removed: Collection[str]) -> CollectionDef | None:
-    """Remove nodes, their outputs and strings with their names from a collection; None if nothing is left."""
+    """Remove nodes from a collection, listed as nodes, outputs or strings; None if nothing is left."""
     if collection.HasField("node_list"):
         nodes = [each for each in collection.node_list.value if each.partition(":")[0] not in removed]
         return with_values(collection, nodes)

@@ -1,4 +1,4 @@
-"""Write the nodes of savers, and, with the nodes of variables, the whole graph.
+"""Write the nodes of savers, and whole graphs that consist of variables and savers.
 
 A saver on one device:
 
@@ -102,8 +102,8 @@ def _named_by(saver_def: SaverDef) -> tuple[str, str, str]:
     for tensor in tensors:
         if not tensor.endswith(":0") and ":" in tensor:
             raise InvalidArgumentError(
-                f"SaverDef: {quoted(tensor)} is not the first output of a node, but a saver's nodes have only one. "
-                f"Name it {quoted(tensor.partition(':')[0] + ':0')}"
+                f"SaverDef: {quoted(tensor)} is not the first output of a node, but a saver's nodes have only one "
+                f"output. Name it {quoted(tensor.partition(':')[0] + ':0')}"
             )
     path, saved_path = (tensor.removesuffix(":0") for tensor in tensors)
     return path, saved_path, saver_def.restore_op_name
@@ -188,7 +188,7 @@ class _SaverNodes:
         return keys, slices
 
     def _add_read(self, saved: SavedVariable, device: str) -> str:
-        """Return the node with a variable's value. A whole variable has one; a slice needs further nodes."""
+        """Return the node that outputs a variable's value. For a slice, write further nodes."""
         variable = saved.variable
         if not saved.slice_spec:
             return self._variables[variable.name].read
@@ -223,7 +223,7 @@ class _SaverNodes:
         self._graph.add(self._saved_path, "ShardedFilespec", (self._path, count), "", attrs, done)
 
     def _add_temporary_prefix(self) -> str:
-        """Write the nodes of the temporary prefix: in a directory next to the checkpoint, or on S3 next to it."""
+        """Write the nodes that compute the temporary prefix: path + "_temp/part", or path + ".part" on S3."""
         graph = self._graph
         on_s3 = self._unique("StaticRegexFullMatch")
         attrs = attributes(_output_shapes=_SCALAR, pattern=string_value("^s3://.*"))
@@ -242,10 +242,11 @@ class _SaverNodes:
         """Write the nodes that save one file per device.
 
         Args:
-            writes: Returns the device that writes the file of a device.
+            writes: Returns, for a device, the device that writes its file.
 
         Returns:
-            The nodes of the paths, the nodes that run after saving, and the node of the number of shards.
+            The nodes that output the shards' paths, the nodes that run after each shard is saved, and the node that
+            outputs the number of shards.
         """
         graph, shards, done = self._graph, [], []
         count = self._unique("num_shards")
@@ -308,7 +309,7 @@ class _SaverNodes:
         return reshaped
 
     def _add_group(self, name: str, members: Sequence[_PlacedNode], device: str = "", attrs: bytes = b"") -> None:
-        """Write a node that runs after all members; if these are on several devices, also one on each."""
+        """Write a node that runs after all members; if these are on several devices, also one node per device."""
         on_device: dict[str, list[str]] = {}
         for member in members:
             on_device.setdefault(member.device, []).append(member.name)

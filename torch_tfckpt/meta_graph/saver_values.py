@@ -8,9 +8,10 @@ A SaverDef names three nodes; everything else is in the graph. A TensorFlow 1 gr
     save/RestoreV2            RestoreV2         save/Const  save/RestoreV2/tensor_names  save/RestoreV2/shape_and_slices
     save/RestoreV2/tensor_names   Const         ["layer/w", "layer/b"]
 
-with AssignVariableOp for resource variables, an Identity or a Reshape in between, several RestoreV2 if it is sharded,
-and one Restore or RestoreSlice per value in the oldest graphs. In a TF2 SavedModel, these nodes are in a function that
-is called with the variables. The keys may differ from the variables' names, for example those of moving averages.
+with AssignVariableOp for resource variables, an Identity or a Reshape in between, several RestoreV2 for a sharded
+saver, and one Restore or RestoreSlice per value in the oldest graphs. In a TF2 SavedModel, these nodes are in a
+function that is called with the variables. The keys may differ from the variables' names, for example the keys of
+moving averages.
 
 Source: BaseSaverBuilder in tensorflow/python/training/saver.py, MultiDeviceSaver in
 tensorflow/python/checkpoint/functional_saver.py.
@@ -46,7 +47,7 @@ class StoredValue:
 
     Attributes:
         variables: Names of the nodes of the variables that it is restored into. Usually one; several if each device
-            has its own (the first is saved); none if it belongs to a table or an iterator, or is unused.
+            has its own copy (the first is saved); none if it belongs to a table or an iterator, or is unused.
         constant: The value, if it is a constant of the graph, for example the checkpoint's object graph.
         reshaped: Whether the value is reshaped to the variable's shape.
         computing: Names of the nodes of variables that get a value computed from it, for example a sum divided by the
@@ -63,10 +64,10 @@ class StoredValue:
 
 
 def stored_values(graph: Graph, saver_def: SaverDef) -> list[StoredValue] | None:
-    """Return the values that the saver stores, in reading order; None if the graph lacks its nodes.
+    """Return the stored values, in the order in which the saver reads them; None if its nodes are missing.
 
     Raises:
-        DataLossError: one of its nodes is damaged.
+        DataLossError: one of the saver's nodes is damaged.
 
     Cost: one walk over the graph's nodes, and one over the saver's.
     """
@@ -116,7 +117,7 @@ class _Frame:
     called: "dict[str, _Frame | None]" = field(default_factory=dict)  # by node
 
     def into(self, node: Node) -> "_Frame | None":
-        """Return the frame of the function that `node` calls, the same at each call; None if it calls none."""
+        """Return the frame of the function that `node` calls, which is cached; None if it calls no function."""
         if node.name not in self.called:
             function = _called(self, node)
             inner = None
@@ -174,7 +175,7 @@ def _in_graph_order(found: Sequence[tuple[_Frame, Node]]) -> list[tuple[_Frame, 
 
 def _called(frame: _Frame, node: Node) -> Function | None:
     """Return the function that a node calls, if any."""
-    if node.op in frame.functions:  # TensorFlow 1: functions are operations
+    if node.op in frame.functions:  # in TensorFlow 1, a call names the function as its operation
         return frame.functions[node.op]
     if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
         called = node.attr("f")
@@ -194,7 +195,7 @@ class _Origins:
     def of(self, frame: _Frame, name: str) -> _Origin | None:
         """Return the origin of the value `name`; None if it comes from outside the graph or from a cycle."""
         here = frame, name
-        path: dict[tuple[_Frame, str], bool] = {}  # -> whether it is reshaped there
+        path: dict[tuple[_Frame, str], bool] = {}  # (frame, name) -> whether it is reshaped there
         while here not in self._found:
             if here in path:
                 self._found[here] = None
@@ -212,7 +213,10 @@ class _Origins:
         return origin
 
     def _step(self, frame: _Frame, name: str) -> tuple[tuple[_Frame, str] | None, bool]:
-        """Return the input that `name` passes on, and whether it reshapes it; cache an origin and return None."""
+        """Return the input that `name` passes on, and whether the input is reshaped.
+
+        If `name` does not pass on an input, cache its origin, and return (None, False).
+        """
         if name in frame.arguments and frame.call is not None:
             index = frame.arguments[name]
             outer, caller = frame.call
@@ -266,7 +270,8 @@ def _strings(origins: _Origins, frame: _Frame, node: Node, index: int, count: in
     origin = origins.of(frame, node.inputs[index]) if index < len(node.inputs) else None
     value = _constant(origin.node) if origin is not None else None
     strings = list(value.string_val) if value is not None else []
-    if value is not None and len(strings) < count:  # TensorFlow writes equal last strings once, empty ones not at all
+    # TensorFlow omits repetitions of the last string, and all strings if all are empty.
+    if value is not None and len(strings) < count:
         strings += (strings[-1:] or [b""]) * (count - len(strings))
     if len(strings) != count:
         raise DataLossError(

@@ -42,7 +42,7 @@ M = TypeVar("M", bound=Message)
 
 
 def prepend_name_scope(name: str, scope: str | None) -> str:
-    """Return the name with `scope` added; unchanged if it is None or ""."""
+    """Return the name with `scope` added; unchanged if `scope` is None or ""."""
     prefix = scope_prefix(scope)
     head, rest = _split(name)
     return f"{head}{prefix}{rest}"
@@ -66,18 +66,18 @@ def in_scope(message: M, scope: str | None) -> M:
     Args:
         message: A VariableDef, SaverDef, QueueRunnerDef, CondContextDef or WhileContextDef: all strings in these are
             names of nodes, tensors and scopes.
-        scope: The scope; None or "" for an unchanged copy.
+        scope: The scope. If it is None or "", the copy is unchanged.
     """
     return _renamed(message, lambda name: prepend_name_scope(name, scope))
 
 
 def out_of_scope(message: M, scope: str | None) -> M:
-    """Return a copy of a message (see `in_scope`) with `scope` removed from all names that are in it."""
+    """Return a copy of a message (see `in_scope`) with `scope` removed from all names in that scope."""
     return _renamed(message, lambda name: strip_name_scope(name, scope))
 
 
 def is_in_scope(message: Message, scope: str | None) -> bool:
-    """Return whether the object that a message describes is in `scope`; for a saver, all of its nodes."""
+    """Return whether the object that a message describes is in `scope`; for a saver, if all its nodes are."""
     return all(in_name_scope(getattr(message, field), scope) for field in _OWN_NAMES[type(message)])
 
 

@@ -42,7 +42,8 @@ def spliced(message: memoryview, edits: Mapping[int, Edit], added: Sequence[tupl
 
     Args:
         edits: Number of a field of wire type BYTES -> edit for each of its occurrences.
-        added: (number, payload) of further fields, sorted by number. Each is inserted after those that have its number.
+        added: (number, payload) of further fields, sorted by number. Each is inserted after existing fields with the
+            same number.
 
     Raises:
         DataLossError: the message breaks the wire format.
@@ -73,7 +74,7 @@ def spliced(message: memoryview, edits: Mapping[int, Edit], added: Sequence[tupl
 
 
 def left_out(_: memoryview) -> None:
-    """Return None: an `Edit` that removes a field."""
+    """Return None, which removes the field: for use as an `Edit`."""
     return
 
 

@@ -40,8 +40,8 @@ from torch_tfckpt.text import escaped
 
 META_GRAPH: Final = "MetaGraphDef"
 SAVED_MODEL: Final = "SavedModel"
-# Files with the messages that an Any may contain. With their imports, these are all files of _proto, and those of
-# protobuf itself that TensorFlow loads.
+# Files with the messages that an Any may contain. Together with their imports, these are all files of _proto, and the
+# files of protobuf itself that TensorFlow loads.
 _FILES: Final[tuple[FileDescriptor, ...]] = tuple(
     module.DESCRIPTOR
     for module in (
@@ -54,7 +54,7 @@ _THEIRS: Final = "tensorflow"
 
 
 # A longer line is split into its tokens, and long strings in it into pieces: protobuf's reader takes a hundred bytes of
-# memory for each character of a string, or of white space, until it ends.
+# memory for each character of a string or a run of white space, until it reaches the end of the string or run.
 _LONG_LINE: Final = 1 << 16
 _TOKENS: Final = re.compile(r"""(?P<string>"(?:[^"\\]++|\\.)*+"|'(?:[^'\\]++|\\.)*+')|#.*+|[^\s"'#]++|["']""")
 _STRING_PIECES: Final = re.compile(
@@ -90,13 +90,13 @@ def _text_of(raw: memoryview, kind: str, place: str) -> str:
             message.ParseFromString(bytes(raw))
             return text_format.MessageToString(message, descriptor_pool=_pool(), message_formatter=_refuse_unknown)
         except DecodeError as error:
-            raise DataLossError(f"a part of the meta graph is not a message: {error}. Copy it again") from error
+            raise DataLossError(f"a part of the meta graph is not a message: {error}. Copy the file again") from error
         except RecursionError as error:
             raise DataLossError("messages are too deeply nested for text. Write the binary form") from error
 
 
 def _refuse_unknown(message: Message, indent: int, as_one_line: bool) -> None:
-    """Raise UnimplementedError if a message has unknown fields; called before each one is printed."""
+    """Raise UnimplementedError if a message has unknown fields; called before each message is printed."""
     unknown = UnknownFieldSet(message)
     if len(unknown):
         raise UnimplementedError(
@@ -113,7 +113,7 @@ def encode_text(text: bytes, kind: str) -> bytes:
         kind: META_GRAPH or SAVED_MODEL.
 
     Raises:
-        DataLossError: it is not the text form of such a message.
+        DataLossError: `text` is not the text form of such a message.
 
     Cost: a few times its size in memory; about 10 seconds for 1,000,000 fields.
     """
@@ -132,7 +132,7 @@ def encode_text(text: bytes, kind: str) -> bytes:
 
 
 def _finding(error: text_format.ParseError) -> str:
-    """Return the reader's message, with the line that it quotes shortened."""
+    """Return the error message of protobuf's reader, with the line that it quotes shortened."""
     message = str(error)
     return escaped(message if len(message) <= 300 else f"{message[:100]}...{message[-180:]}", 300)
 
@@ -151,7 +151,7 @@ def _lines(text: bytes) -> Iterator[str]:
 
 
 def _cut(line: str) -> Iterator[str]:
-    """Yield the tokens of a line, each as a line; long strings as pieces, which protobuf concatenates."""
+    """Yield each token of a line as a line; long strings in several pieces, which protobuf concatenates."""
     for token in _TOKENS.finditer(line):
         string = token["string"]
         if string is None or len(string) <= _LONG_LINE:

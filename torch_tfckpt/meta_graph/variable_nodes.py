@@ -41,7 +41,7 @@ from torch_tfckpt.meta_graph.nodes import (
 # array_ops._constant_if_small: larger values are computed, so that graphs stay small.
 _FILLED_FROM: Final = 1000
 _MAX_INT32: Final = (1 << 31) - 1
-# Models have hundreds of shapes, and shapes are usually repeated soon.
+# Models have hundreds of different shapes, and variables of equal shape are usually close together.
 SHAPES_KEPT: Final = 4096
 # Types that TensorFlow 2.21 supports in Const, but not in Fill.
 _NEVER_FILLED: Final = frozenset({

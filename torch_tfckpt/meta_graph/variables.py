@@ -38,9 +38,9 @@ _VERSION: Final = re.compile(r"(\d{1,9})\.(\d{1,9})")
 def graph_variables(meta: RawMetaGraph, stored: Sequence[StoredValue] | None) -> list[GraphVariable]:
     """Return the variables of the model, in the order of the collections or else of the graph.
 
-    These are the variables in the collections of global, trainable and model variables, and those that the saver
-    restores, except those whose values the graph computes from restored values. If there are neither collections nor a
-    saver, these are all variable nodes of the graph.
+    These are the variables in the collections of global, trainable and model variables, and the variables that the
+    saver restores. Variables whose values the graph computes from restored values are omitted. If there are neither
+    collections nor a saver, these are all variable nodes of the graph.
 
     Args:
         stored: The result of `saver_values` for `meta`.
@@ -64,7 +64,7 @@ def graph_variables(meta: RawMetaGraph, stored: Sequence[StoredValue] | None) ->
 
 
 def saver_values(meta: RawMetaGraph) -> list[StoredValue] | None:
-    """Return the values that the meta graph's saver stores; None without a saver or without its nodes."""
+    """Return the values that the meta graph's saver stores; None if there is no saver, or it has no nodes."""
     if meta.saver_def is None:
         return None
     with error_context(meta.place):
@@ -72,7 +72,7 @@ def saver_values(meta: RawMetaGraph) -> list[StoredValue] | None:
 
 
 def values_by_name(variables: Iterable[GraphVariable], scope: str) -> list[StoredValue]:
-    """Return the values that a saver stores for variables by their names in the scope."""
+    """Return the values of a saver that stores variables under their names, with `scope` added."""
     return [
         StoredValue(prepend_name_scope(variable.name, scope), "", variable.dtype, (variable.name,))
         if variable.part is None
@@ -87,7 +87,7 @@ def values_by_name(variables: Iterable[GraphVariable], scope: str) -> list[Store
 
 
 def variable_defs(meta: RawMetaGraph, key: str) -> dict[str, VariableDef]:
-    """Return node name -> definition, for one collection of variables; empty if its values are not definitions."""
+    """Return node name -> VariableDef, for a collection of variables; empty if it is not a list of bytes."""
     collection = meta.collections.get(key)
     found = {}
     for encoded in collection.bytes_list.value if collection is not None else ():
@@ -127,7 +127,7 @@ def shape_of(shape: TensorShapeProto) -> Shape | None:
 def _device_of(node: Node) -> str:
     try:
         return canonical_device_spec(node.device)
-    except InvalidArgumentError:  # an unknown kind of device; a variable's former device is not needed
+    except InvalidArgumentError:  # an unknown device type; the variable's original device is not needed
         return ""
 
 

@@ -1,10 +1,11 @@
 """Load TensorFlow weights into torch modules: match stored tensors with parameters, convert layouts.
 
-    loading, saving                   load_model, save_model; report: the loaded and the missing tensors
+    loading, saving                   load_model, save_model
     key_mapper, layouts, layer_names  rules for names; orders of axes; TensorFlow's names for the variables of a layer
-    stored_names, sources             find each tensor of a module in the checkpoint; targets: the tensors to fill
-    hints, saved_optimizers           what to pass if a tensor does not fit; how to restore the state of a Saver
-    auxiliary                         variables that are not weights; optimizer_slots: the variables of optimizers
+    stored_names, sources             find each tensor of a module in the checkpoint
+    hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
+    targets, filling                  the tensors of a module that can be loaded; put values into them
+    auxiliary, optimizer_slots        variables that are not weights; the variables of optimizers
 
 May use: torch modules and optimizers, `optimizers`, the checkpoint reader, savers (to save).
 Must not use: imported graphs, managers, conversion of whole files.

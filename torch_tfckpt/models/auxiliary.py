@@ -1,7 +1,7 @@
-"""Distinguish weights from other variables of a checkpoint, which are not reported as unexpected.
+"""Distinguish weights in a checkpoint from auxiliary variables, which are not reported as unexpected.
 
-The others are step counters, slots and hyperparameters of optimizers, moving averages, strings, and the
-state that these strings describe.
+Auxiliary variables are step counters, slots and hyperparameters of optimizers, moving averages, strings, and the
+tensors of a state that such a string describes.
 """
 
 import enum
@@ -13,19 +13,19 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, TrackableObject
 
-# Appended to the name of a variable: the name of its exponential moving average.
+# Appended to a variable's name to form the name of its exponential moving average.
 AVERAGE: Final = "/ExponentialMovingAverage"
-# End of the names of variables that were stored under `variable.name`.
+# Suffix of a variable's name if the variable was stored under `variable.name`.
 OUTPUT: Final = ":0"
 
 _COUNTERS: Final = re.compile(r"(?:.*/)?(?:global_step|save_counter)", re.DOTALL)
 _POWERS: Final = re.compile(r"(?:.*/)?beta[12]_power(?:_\d+)?", re.DOTALL)
-# Names of slots, which follow the name of their variable; second and third ones have a number.
+# Slot names, which follow the name of the variable; the second and third slots have a number, such as "Adam_1".
 _SLOTS: Final = re.compile(
     r"(?:Adam|AdamW|AdaMax|Nadam|Momentum|RMSProp|Adagrad|AdagradDA|ProximalAdagrad|Adadelta|Ftrl|LAMB|adam_[mv])(?:_\d+)?"
 )
 _ADAFACTOR: Final = re.compile(r"(.+)_slot_(?:v|vr|vc|m)", re.DOTALL)
-# Keras 1 and 2 without objects: training/<optimizer>/<variable>/<slot>, training/<optimizer>/<counter>.
+# Keras 1 and 2 without an object graph: training/<optimizer>/<variable>/<slot>, training/<optimizer>/<counter>.
 _TRAINING: Final = re.compile(r"training/[^/]+/(.+)", re.DOTALL)
 _TRAINING_SLOTS: Final = ("m", "v", "vhat", "rms", "momentum", "accumulator")
 _TRAINING_COUNTERS: Final = ("iter", "iterations")
@@ -34,9 +34,9 @@ _WHOLE_NUMBERS: Final = {
     DataType.DT_INT8, DataType.DT_INT16, DataType.DT_INT32, DataType.DT_INT64,
     DataType.DT_UINT8, DataType.DT_UINT16, DataType.DT_UINT32, DataType.DT_UINT64,
 }  # fmt: skip
-# Number of scopes that may precede the name of a variable; bounds the work for a name of a megabyte.
+# At most this many scopes may precede the name of a variable, to limit the work for a name that is a megabyte long.
 _SCOPES: Final = 16
-# Children of optimizers of Keras 2, of those since 2.11, and of a LossScaleOptimizer.
+# Names of children that identify an optimizer: Keras 2, Keras 2.11 and later (two sets), LossScaleOptimizer.
 _OF_OPTIMIZERS: Final = (
     {"iter", "learning_rate"},
     {"_iterations", "_learning_rate"},
@@ -86,13 +86,13 @@ def variable_kinds(reader: CheckpointReader) -> dict[str, VariableKind]:
 
 
 def is_optimizer(node: TrackableObject) -> bool:
-    """Return whether an object is an optimizer: it has slot variables, or the children of a Keras optimizer."""
+    """Return whether an object has slot variables, or the children of a Keras optimizer."""
     children = {child.local_name for child in node.children}
     return bool(node.slot_variables) or any(known <= children for known in _OF_OPTIMIZERS)
 
 
 def averages(keys: Iterable[str]) -> dict[str, str]:
-    """Map the key of each variable, stored or not, to the key of its moving average."""
+    """Return variable key -> key of its moving average; the variable itself may not be stored."""
     found = {}
     for key in keys:
         bare = key.removesuffix(OUTPUT)
@@ -122,7 +122,7 @@ def _is_counted(name: str) -> bool:
 
 
 def _optimizer_keys(graph: ObjectGraph) -> set[str]:
-    """Return the keys below optimizers (including weights that they list) and of slot variables."""
+    """Return the keys of objects below optimizers, weights included, and of slot variables."""
     optimizers = [node for node in graph.nodes if is_optimizer(node)]
     slots = {slot.slot_variable_node_id for node in optimizers for slot in node.slot_variables}
     waiting = [*slots, *(child.node_id for node in optimizers for child in node.children)]
@@ -135,7 +135,7 @@ def _optimizer_keys(graph: ObjectGraph) -> set[str]:
 
 
 def _described_by(key: str, strings: Container[str], longest: int) -> VariableKind | None:
-    """Return the kind of a string, or of a tensor of a state that a string describes; None for others."""
+    """Return the kind if `key` is a string, or a tensor of a state that a string describes; else None."""
     if key in strings:
         return VariableKind.OTHER
     for beginning in _beginnings(key, longest):
@@ -146,7 +146,7 @@ def _described_by(key: str, strings: Container[str], longest: int) -> VariableKi
 
 
 def _kind_by_name(key: str, known: Container[str]) -> VariableKind:
-    """Return the kind of a tensor by its key. `known`: names of all variables, without ":0"."""
+    """Derive the kind of a tensor from its key. `known`: names of all variables, without ":0"."""
     name = key.removesuffix(OUTPUT)
     if _COUNTERS.fullmatch(name):
         return VariableKind.COUNTER
@@ -156,7 +156,7 @@ def _kind_by_name(key: str, known: Container[str]) -> VariableKind:
 
 
 def _kind_by_variable(name: str, known: Container[str]) -> VariableKind:
-    """Return the kind of a variable. The name of a slot contains that of its variable."""
+    """Return the kind of a variable. The name of a slot contains the name of its variable."""
     variable, _, slot = name.rpartition("/")
     if _SLOTS.fullmatch(slot) and _is_variable(variable, known):
         return VariableKind.OPTIMIZER
@@ -174,7 +174,7 @@ def _kind_by_variable(name: str, known: Container[str]) -> VariableKind:
 
 
 def _is_variable(name: str, known: Container[str]) -> bool:
-    """Return whether it is the name of a variable, by itself or after the scope of an optimizer."""
+    """Return whether `name` is a variable's name, possibly preceded by scopes such as an optimizer's."""
     for _ in range(_SCOPES + 1):
         if name in known:
             return True
@@ -195,7 +195,10 @@ def _is_whole_number(reader: CheckpointReader, key: str) -> bool:
 
 
 def _beginnings(key: str, longest: int) -> Iterator[str]:
-    """Yield the prefixes of a key at each slash: tensors of a state have the key of its string as a prefix."""
+    """Yield each prefix of a key that ends before a slash.
+
+    The keys of a state's tensors begin with the key of the string that describes the state.
+    """
     at = key.find("/")
     while 0 <= at <= longest:
         yield key[:at]
@@ -203,7 +206,7 @@ def _beginnings(key: str, longest: int) -> Iterator[str]:
 
 
 def _weights(graph: ObjectGraph) -> Iterator[tuple[str, str]]:
-    """Return name and key of each variable that is reachable without passing an optimizer."""
+    """Yield the name and key of each variable that can be reached without passing through an optimizer."""
     seen = {ROOT}
     waiting = [(ROOT, "")] if graph.nodes else []
     while waiting:

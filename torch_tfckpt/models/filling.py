@@ -1,4 +1,4 @@
-"""Put values into a module: in place, by replacing its tensors, or by the load_state_dict of modules with hooks."""
+"""Put values into a module: in place, by replacing its tensors, or by load_state_dict if it has hooks."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,12 @@ def fill(model: nn.Module, loads: Sequence[tuple[Target, torch.Tensor]], *, assi
         strict: Raise an error if load_state_dict reports that a shape does not fit. False: load the rest.
 
     Returns:
-        What else load_state_dict reports.
+        The problems that load_state_dict reported, if `strict` is False.
 
     Raises:
-        InvalidArgumentError: a shape does not fit. Errors of hooks are passed on. The module is unchanged.
+        InvalidArgumentError: a shape does not fit.
+
+    Exceptions raised by hooks are passed on. After any error the module is unchanged.
     """
     value_of = {identity_of(target.tensor): value for target, value in loads if target.is_loaded}
     backups: list[Backup] = []
@@ -60,7 +62,7 @@ def fill(model: nn.Module, loads: Sequence[tuple[Target, torch.Tensor]], *, assi
 def _state_of(
     part: nn.Module, value_of: dict[Identity, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    """Return the values for a module by the names in its state_dict, and the metadata of the state_dict."""
+    """Return the new values of a module, keyed by state_dict name, and the metadata of its state_dict."""
     present = part.state_dict(keep_vars=True)
     state: dict[str, torch.Tensor] = {}
     for name, own in present.items():

@@ -1,6 +1,6 @@
 """Hints of load_model: what to pass if a tensor does not fit, has no known layout, or is not wanted.
 
-One line for each kind of problem, with the first tensor as the example, however many tensors have it.
+One line for each kind of problem, with the first affected tensor as an example, however many are affected.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,24 +33,25 @@ def hints(
     copied = [place.name for target, source in loads if (place := _copied_kernel(target, source)) is not None]
     if copied:
         yield (
-            f"no layout is known for {listed(copied, _SHOWN)}: copied with the axes as stored. If they are in another "
-            f"order in the module, permute them after loading"
+            f"no layout is known for {listed(copied, _SHOWN)}: copied with the axes as stored. If they are in a "
+            f"different order in the module, permute them after loading"
         )
 
 
 def only_unexpected(report: LoadReport) -> str:
-    """Return what to pass if everything was found, but more is stored; "" in other cases."""
+    """Return what to pass if nothing is missing but the checkpoint has other tensors; otherwise ""."""
     if report.missing or report.missing_slots or report.mismatched or not report.unexpected:
         return ""
     rule = f"mapper={{{quoted(short_key(report.unexpected[0]))}: None}}"
     return (
-        f"Every tensor of the module is stored, and {counted(len(report.unexpected), 'other')} that it does not have: "
+        f"Every tensor of the module is stored, but the checkpoint has {counted(len(report.unexpected), 'tensor')} "
+        f"that the module lacks: "
         f'pass strict="shapes" to ignore unexpected keys, or omit single ones with a rule such as {rule}'
     )
 
 
 def _other_layouts(mismatched: Sequence[Mismatch]) -> Iterator[str]:
-    """Yield a hint for each layout in which stored tensors would fit."""
+    """Yield a hint for each layout with which mismatched tensors would fit."""
     fitting: dict[str, list[Mismatch]] = {}
     for mismatch in mismatched:
         shape, wanted = mismatch.stored_shape, mismatch.shape
@@ -68,7 +69,7 @@ def _other_layouts(mismatched: Sequence[Mismatch]) -> Iterator[str]:
 
 
 def _unknown_layouts(reader: CheckpointReader, targets: Sequence[Target], report: LoadReport) -> Iterator[str]:
-    """Yield a hint on kernels that are stored for layers whose layouts are not known."""
+    """Yield a hint about stored kernels of layers whose layouts are not known."""
     missing = set(report.missing)
     unknown: dict[str, ModuleTensor] = {}
     for place in (place for target in targets for place in target.places):
@@ -87,7 +88,7 @@ def _unknown_layouts(reader: CheckpointReader, targets: Sequence[Target], report
     if found:
         place, key = next(iter(found.values()))
         kind = type(place.module).__name__
-        fix = "Permute the tensor of load_file yourself"
+        fix = "Load it with load_file and permute it yourself"
         if place.attribute == "weight":
             fix += f"; or, if its axes are in torch's order, pass {_rule(key, place.name, SAME.name)}"
         shown = quoted(short_key(key)) + and_more(len(found), 1)
@@ -95,7 +96,7 @@ def _unknown_layouts(reader: CheckpointReader, targets: Sequence[Target], report
 
 
 def _copied_kernel(target: Target, source: Source) -> ModuleTensor | None:
-    """Return the place of a kernel that was loaded as stored because the layouts of its module are not known."""
+    """Return the place of a kernel that was loaded as stored for lack of a known layout; None for others."""
     place = target.places[0]
     is_kernel = source.variable_name in KERNELS and len(target.shape or ()) > 1
     return place if is_kernel and source.layout is SAME and not _names_of(place) else None

@@ -1,4 +1,4 @@
-"""init_from_checkpoint: fill variables of a model from a checkpoint, by a map from stored names to variables.
+"""init_from_checkpoint: fill variables from a checkpoint, given a map from stored names to variables.
 
 Source: tensorflow/python/training/checkpoint_utils.py (init_from_checkpoint).
 """
@@ -33,8 +33,8 @@ from torch_tfckpt.values import outside_modes
 Assignable = torch.Tensor | Variable | PartitionedVariable | Sequence[Variable]
 AssignmentMap = Mapping[str, str | Assignable] | Iterable[tuple[str, str | Assignable]]
 
-_ROOT: Final = "/"  # scope of all names, on both sides of a map
-_SCOPE_ENDS: Final = ("/", ".")  # "." divides the names of modules and of checkpoints of them
+_ROOT: Final = "/"  # the scope that contains all names, on both sides of a map
+_SCOPE_ENDS: Final = ("/", ".")  # "." separates the parts of names in modules and in their checkpoints
 
 _log = logging.getLogger(__name__)
 
@@ -46,16 +46,17 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
     Variables that the map does not name are unchanged.
 
     Args:
-        model: The variables: a Module, whose names are those of its state_dict; a dict name -> tensor,
+        model: The variables: a Module, whose tensors are named as in its state_dict; a dict name -> tensor,
             Variable, PartitionedVariable, list of Variables that are slices, or Module; or anything else that Saver
             takes as var_list, except state such as an optimizer's.
         path: As for CheckpointReader.
         assignment_map: A dict, or, if one stored tensor goes into several variables, a list of pairs:
-            "scope/" -> "other_scope/": each variable below `other_scope` takes the tensor of that name below `scope`.
-                "/" is the root: all variables, or names without a scope. "scope." is also a scope.
+            "scope/" -> "other_scope/": each variable below `other_scope` takes the tensor of the same name below
+                `scope`. "/" is the root: on the right all variables, on the left names without a scope. A scope may
+                also end in ".".
             "name" -> name of a variable, or the tensor, Parameter, Variable, PartitionedVariable or list of slices
                 itself, which need not be in `model`. A slice takes its part of the stored tensor.
-            Names in the checkpoint are verbatim. In names of a Module's tensors "/" and "." mean the same: "encoder/"
+            Names in the checkpoint are literal. In names of a Module's tensors "/" and "." mean the same: "encoder/"
             and "encoder." are both the scope of model.encoder, below which "layer.0.weight" takes the stored tensor
             "layer.0.weight" or else "layer/0/weight". In an object-based checkpoint any name that CheckpointReader
             accepts may be used, if only one tensor has it.
@@ -64,19 +65,19 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
         Name in `model` -> key in the checkpoint, for everything that was filled; a shared tensor under all its names.
 
     Raises:
-        InvalidArgumentError: a tensor is not in the checkpoint; a name is not that of a variable; a scope is mapped to
-            something that is not a scope; shape or dtype differs; a variable would get two tensors; a parameter has no
-            shape or memory yet.
+        InvalidArgumentError: a tensor is not in the checkpoint; a variable is not in `model`; a scope is mapped to
+            something that is not a scope; a shape or dtype differs; two tensors are mapped to one variable; a parameter
+            has no shape or memory yet.
         ValueError: a list whose elements are not slices of one tensor.
-        TypeError: the map, or `model`, has another form.
+        TypeError: `assignment_map` or `model` is not in one of the forms above.
         NotFoundError, DataLossError: there is no checkpoint; a value is damaged.
 
     If it raises, nothing was assigned. Layouts are not changed: a Keras Dense kernel stays [in, out]. A scope
     without variables is a warning in the log, not an error, because TensorFlow ignores it; filled variables are logged
-    at INFO. TensorFlow lets the last of two tensors win, accepts a scope without its "/", and gives a variable in a
-    scope the stored shape; these are errors here.
+    at INFO. In TensorFlow, the last of two tensors mapped to one variable wins, a scope may lack its "/", and a
+    variable in a scope gets the stored shape; here these are errors.
 
-    Cost: one read of each tensor, up to one for each part of a partitioned tensor; host memory of all of them.
+    Cost: one read of each tensor, or up to one for each part of a partitioned variable; host memory for all of them.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -112,7 +113,7 @@ class _Assignment:
 
     key: str
     label: str  # name of the variable in messages
-    parts: tuple[VariableSaveable, ...]  # one, unless it is partitioned
+    parts: tuple[VariableSaveable, ...]  # one, unless the variable is partitioned
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +125,9 @@ class _Named:
     of_module: bool
 
     def below(self, scope: str) -> list[str]:
-        """Return what follows `scope` in its names; empty if it is not in `scope`.
+        """Return the names of the variable relative to `scope`; empty if it is not in `scope`.
 
-        These are its possible names below the stored scope that is mapped to `scope`.
+        The tensor may have any of these names in the stored scope that is mapped to `scope`.
         """
         start = "" if scope == _ROOT else scope
         if not self.of_module:
@@ -155,7 +156,7 @@ class _Variables:
                 yield each, rests
 
     def names_of(self, tensor: torch.Tensor) -> list[str]:
-        """Return all names of a tensor, or of the variable that it is a part of; empty if it is not in the model."""
+        """Return all names of a tensor, or of the variable that it is part of; empty if not in the model."""
         return self._names_of_tensors.get(identity_of(tensor), [])
 
     def closest(self, name: str) -> str:
@@ -210,15 +211,15 @@ class _CheckpointNames:
 
 
 def _pairs(assignment_map: AssignmentMap) -> list[tuple[str, object]]:
-    """Return the pairs of the map sorted by name in the checkpoint, the order in which TensorFlow uses them."""
+    """Return the pairs of the map in TensorFlow's order: sorted by the name in the checkpoint."""
     if not isinstance(assignment_map, Mapping | Iterable):
         raise TypeError(f"assignment_map is a {type(assignment_map).__name__}. Pass a dict, or a list of pairs")
     pairs: list[tuple[str, object]] = []
     for pair in assignment_map.items() if isinstance(assignment_map, Mapping) else assignment_map:
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
             raise TypeError(
-                f"assignment_map: {reprlib.repr(pair)} is not a pair of a name in the checkpoint and a variable or the "
-                f"name of one. Pass a dict, or a list of pairs"
+                f"assignment_map: {reprlib.repr(pair)} is not a pair of a name in the checkpoint and a variable or its "
+                f"name. Pass a dict, or a list of pairs"
             )
         pairs.append((pair[0], pair[1]))
     return sorted(pairs, key=itemgetter(0))
@@ -303,8 +304,9 @@ def _check_shape(reader: CheckpointReader, assignment: _Assignment) -> None:
         if not part.specs[0].slice_spec and tuple(part.tensor.shape) != stored:
             raise InvalidArgumentError(
                 f"Shape of variable {escaped(assignment.label)} ({shape_text(part.tensor.shape)}) doesn't match with "
-                f"shape of tensor {escaped(assignment.key)} ({shape_text(stored)}) from checkpoint reader. Map a "
-                f"variable of that shape, or a list of its slices. To reshape the tensor first, use load_variable"
+                f"shape of tensor {escaped(assignment.key)} ({shape_text(stored)}) from checkpoint reader. Map "
+                f"the tensor to a variable of the stored shape, or to a list of slices of one. To reshape the tensor "
+                f"first, use load_variable"
             )
 
 
@@ -319,7 +321,7 @@ def _variables_of(model: object) -> Iterator[_Named]:
         else:
             raise TypeError(
                 f"{quoted(name)} is a {type(value).__name__}. init_from_checkpoint fills tensors, Variables and slices "
-                f"of them; omit everything else that a Saver saves"
+                f"of them; omit all other objects, even if a Saver can save them"
             )
 
 

@@ -1,10 +1,11 @@
-"""KeyMapper: rules from the names of a TensorFlow checkpoint to those of a module's state_dict.
+"""KeyMapper: rules that map the names in a TensorFlow checkpoint to names in a module's state_dict.
 
     KeyMapper({"dense/kernel": ("fc.weight", "dense"), "dense/bias": "fc.bias", "unused": None})
     KeyMapper([(r"layer_(\\d+)/kernel", r"layers.\\1.weight"), (r"head/.*", None)])
 
-The direction is always stored key -> state_dict key. In a dictionary a string is a name. In a list it is a regular
-expression that must match a whole name, and the first match is used. A compiled pattern is a pattern in both.
+The direction is always stored key -> state_dict key. In a dictionary, a string is a literal name. In a list, a string
+is a regular expression that must match a whole name, and the first match is used. A compiled pattern is a pattern in
+either.
 """
 
 import re
@@ -22,14 +23,14 @@ _EXAMPLE: Final = '(r"(.*)/kernel", r"\\1.weight", "dense")'
 
 
 class KeyRule(NamedTuple):
-    """Rule for tensors whose whole name a pattern matches. KeyMapper checks it.
+    """Rule for tensors whose whole name matches a pattern. KeyMapper validates the rule.
 
     Attributes:
         pattern: A regular expression, as a string or compiled.
         target: State_dict key, with `\\1` and `\\g<name>` for groups. None or "": such tensors are omitted on purpose.
         layout: Name of a layout. None: the layout that the last part of the stored name implies for the module, so that
-            the "kernel" of a Linear is transposed. If the name implies none, and TensorFlow may store the weight in
-            another order than torch, load_model and save_model raise an error that asks for a layout.
+            the "kernel" of a Linear is transposed. If the name implies none, and TensorFlow may store the axes of the
+            weight in a different order than torch, load_model and save_model raise an error that asks for a layout.
 
     Examples:
         >>> import torch_tfckpt as tfckpt
@@ -70,7 +71,7 @@ class KeyMatch(NamedTuple):
     """The rule of a mapper that matches a stored tensor.
 
     Attributes:
-        name: The one of the tensor's names that matched.
+        name: The name that matched, one of the tensor's names.
         rule: The left side of the rule: a name or a compiled pattern.
         mapped: The target of the tensor.
 
@@ -89,16 +90,16 @@ class KeyMapper:
     """Rules for the names and layouts of stored tensors.
 
     Args:
-        rules: A dictionary name -> target, or name -> (target, layout); or a list of KeyRules and of tuples like them.
+        rules: A dictionary name -> target, or name -> (target, layout); or a list of KeyRules or equivalent tuples.
             A target of None or "" omits the tensor.
 
-    Names are tried before patterns, and patterns in their order; the first match is used. In an object-based checkpoint
+    Names are tried before patterns, and patterns in order; the first match is used. In an object-based checkpoint
     each tensor is tried under its key without "/.ATTRIBUTES/VARIABLE_VALUE", then under the whole key, then under the
     path of its object ("model.fc.kernel") and the full name of the variable ("fc/kernel").
 
     Raises:
-        InvalidArgumentError: an invalid pattern, group, target or layout, with the number of its rule; two names for
-            one target.
+        InvalidArgumentError: an invalid pattern, group, target or layout (the message has the number of the rule); two
+            names are mapped to one target.
 
     Thread safety: may be used from several threads; a mapper does not change. A slow pattern is not
     interrupted.
@@ -142,12 +143,12 @@ class KeyMapper:
         return [*self._names, *(pattern for pattern, _ in self._patterns)]
 
     def find(self, *names: str) -> KeyTarget | None:
-        """Return the result for a stored tensor with these names; None if no rule matches."""
+        """Return the target of a stored tensor with these names; None if no rule matches."""
         found = self.match(*names)
         return None if found is None else found.mapped
 
     def match(self, *names: str) -> KeyMatch | None:
-        """Return the result of `find`, the rule that matched and the name that it matched; None if no rule matches."""
+        """Return the target, the rule that matched and the name that it matched; None if no rule matches."""
         for name in names:
             if name in self._names:
                 return KeyMatch(name, name, self._names[name])
@@ -160,10 +161,10 @@ class KeyMapper:
         return None
 
     def inverse(self) -> dict[str, tuple[str, str | None]]:
-        """Return state_dict key -> (stored key, layout), as `save_model` uses the rules.
+        """Return state_dict key -> (stored key, layout), the form in which `save_model` needs the rules.
 
         Raises:
-            UnimplementedError: there are patterns: many names may be mapped to one target.
+            UnimplementedError: the mapper has patterns, which may map many names to one target.
 
         Examples:
             >>> import torch_tfckpt as tfckpt
@@ -179,7 +180,9 @@ class KeyMapper:
 
     def _add(self, place: str, source: object, target: str | None, layout: str | None, *, is_name: bool) -> None:
         if target is not None and not isinstance(target, str):
-            raise InvalidArgumentError(f"{place}: a target is a state_dict key, or None to omit a tensor: {target!r}")
+            raise InvalidArgumentError(
+                f"{place}: a target must be a state_dict key, or None to omit a tensor, not {target!r}"
+            )
         if layout is not None:
             try:
                 layout_named(layout)
@@ -205,7 +208,7 @@ class KeyMapper:
 
 
 def as_key_mapper(mapper: KeyMapper | Rules) -> KeyMapper:
-    """Return `mapper` itself, or a mapper of these rules."""
+    """Return `mapper` itself, or a KeyMapper with these rules."""
     return mapper if isinstance(mapper, KeyMapper) else KeyMapper(mapper)
 
 
@@ -222,7 +225,7 @@ def _is_rule(rule: object) -> TypeGuard[RuleLike]:
 
 
 def _target_and_layout(place: str, target: object) -> tuple[str | None, str | None]:
-    """Split the value of a dictionary item."""
+    """Split the value of a dictionary item into target and layout."""
     if target is None or isinstance(target, str):
         return target, None
     if isinstance(target, tuple) and len(target) == 2:

@@ -4,7 +4,7 @@
     bn/moving_variance               BatchNorm2d.running_var
 
 The layout follows from the stored name, never from the shape: a square kernel is transposed like any other. Names with
-an underscore are from Keras 3, which tracks the `kernel` of a layer as `_kernel`.
+a leading underscore are from Keras 3, which tracks the `kernel` of a layer as `_kernel`.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from torch_tfckpt.models.layouts import CONV2D, DENSE, LAYOUTS, SAME, Layout, la
 from torch_tfckpt.text import quoted
 
 VariableNames = Mapping[str, Mapping[str, Layout]]
-"""Attribute of a module -> names of the layer's variable for it and their layouts; the first name is written."""
+"""Module attribute -> possible names of the corresponding variable, with layouts; the first is used to save."""
 
 _BIAS: Final[Mapping[str, Layout]] = {"bias": SAME, "biases": SAME}
 _SCALE: Final[VariableNames] = {"weight": {"gamma": SAME}, "bias": {"beta": SAME}}
 _EMBEDDING: Final[VariableNames] = {"weight": {"embeddings": SAME, "_embeddings": SAME}}
 
-KERNELS: Final = ("kernel", "_kernel", "weights")  # of any layer, known here or not
+KERNELS: Final = ("kernel", "_kernel", "weights")  # of any layer, whether or not it is in the table below
 
 _OF_LAYERS: Final[Mapping[type[nn.Module], VariableNames]] = {
     nn.Linear: {"weight": {"kernel": DENSE, "_kernel": DENSE, "weights": DENSE}, "bias": _BIAS},
@@ -43,7 +43,7 @@ _OF_LAYERS: Final[Mapping[type[nn.Module], VariableNames]] = {
 def variable_names(module: nn.Module, attribute: str) -> Mapping[str, Layout]:
     """Return the names under which TensorFlow may have stored a tensor of a module, each with its layout.
 
-    They may include torch's own, such as "bias" of a Linear. Empty if the table does not have the module.
+    They may include torch's own name, such as "bias" of a Linear. Empty if the module is not in the table.
     """
     for kind, names in _OF_LAYERS.items():
         if isinstance(module, kind):
@@ -52,7 +52,7 @@ def variable_names(module: nn.Module, attribute: str) -> Mapping[str, Layout]:
 
 
 def layout_of(module: nn.Module, attribute: str, variable_name: str) -> Layout:
-    """Return the layout of the layer's variable with this name, which is the tensor `attribute` of the module."""
+    """Return the layout of the variable with this name that corresponds to `attribute` of the module."""
     return variable_names(module, attribute).get(variable_name, SAME)
 
 
@@ -69,12 +69,12 @@ def layout_by_rule(layout: str | None, module: nn.Module, attribute: str, variab
     raise InvalidArgumentError(
         f"the layout of {quoted(attribute)} of a {type(module).__name__} is unknown: a name that ends in "
         f'{quoted(variable_name)} does not imply it. Give it in the rule, as in ("fc.weight", "dense"); '
-        f'"same" if the axes are in torch\'s order. Layouts: {", ".join(LAYOUTS)}'
+        f'use "same" if the axes are in torch\'s order. Layouts: {", ".join(LAYOUTS)}'
     )
 
 
 def is_variable_name(module: nn.Module, attribute: str, variable_name: str) -> bool:
-    """Return whether a variable with this name is known to be the tensor `attribute` of the module."""
+    """Return whether a variable with this name is known to correspond to `attribute` of the module."""
     return variable_name == attribute or variable_name in variable_names(module, attribute)
 
 

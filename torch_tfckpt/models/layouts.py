@@ -1,4 +1,4 @@
-"""Layouts: the order of axes in which TensorFlow stores a weight, and the order in which torch holds it.
+"""Layouts: the order of axes in which TensorFlow stores a weight, and the order that torch uses.
 
     dense    kernel [in, out]                     <-> Linear.weight [out, in]
     conv2d   kernel [height, width, in, out]      <-> Conv2d.weight [out, in, height, width]
@@ -21,7 +21,7 @@ from torch_tfckpt.text import did_you_mean, quoted
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Order of axes in TensorFlow and in torch. `axes`: the stored axes in torch's order; None: the same."""
+    """Order of axes in TensorFlow and in torch. `axes`: the stored axes in torch's order; None: unchanged."""
 
     name: str
     axes: tuple[int, ...] | None
@@ -31,11 +31,11 @@ class Layout:
         return self.axes is None or rank == len(self.axes)
 
     def torch_shape(self, stored: Shape) -> Shape:
-        """Return the shape in torch of a stored shape. InvalidArgumentError if the rank does not fit."""
+        """Convert a stored shape to the shape in torch. InvalidArgumentError if the rank does not fit."""
         return tuple(stored[axis] for axis in self._order(tuple(stored)))
 
     def stored_shape(self, held: Shape) -> Shape:
-        """Return the stored shape of a shape in torch. InvalidArgumentError as for `torch_shape`."""
+        """Convert a shape in torch to the stored shape. Raises like `torch_shape`."""
         return tuple(held[axis] for axis in _inverse(self._order(tuple(held))))
 
     def to_torch(self, stored: torch.Tensor) -> torch.Tensor:

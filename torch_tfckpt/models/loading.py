@@ -43,8 +43,8 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Plan:
     report: LoadReport
-    loads: Sequence[tuple[Target, Source]]  # those that fit
-    uncounted: Sequence[Target]  # num_batches_tracked of modules whose statistics are TensorFlow's
+    loads: Sequence[tuple[Target, Source]]  # only tensors that fit
+    uncounted: Sequence[Target]  # num_batches_tracked of modules whose statistics TensorFlow stored
     slots: SlotPlan | None
 
 
@@ -61,13 +61,14 @@ def load_model(
     prefix: str | None = None,
     storage: Storage | None = None,
 ) -> LoadReport:
-    """Load the parameters and buffers of a module from a checkpoint that may use other names and layouts.
+    """Load a module's parameters and buffers from a checkpoint, which may use different names and layouts.
 
     A tensor of the module is looked up in this order: by the mapper; by its own name, as a key ("fc1.weight",
     "fc1/weight"); in an object-based checkpoint by objects with the names of the module's attributes, then by the full
     names of variables. TensorFlow's names for the tensors of Linear, Conv2d, BatchNorm, LayerNorm, GroupNorm and
     Embedding are known, and the stored name implies the layout: "fc1/kernel" is transposed. Nothing is ever found by
-    its shape or its position in a list. All names may be below a prefix, or one object, such as "model/".
+    its shape or its position in a list. All names may be below a common prefix, or all objects below one object, such
+    as "model/".
 
     Args:
         model: Module whose tensors are filled in place, on any devices and with any strides. Extra state and buffers
@@ -75,19 +76,19 @@ def load_model(
         path: As for CheckpointReader.
         mapper: Rules for names and layouts, which override everything else.
         strict: The mismatches that raise an error. True: all. "names": missing and unexpected names; tensors
-            of another shape or dtype are not loaded. "shapes": only other shapes and dtypes. False: nothing; see the
-            report.
-        assign: Replace the module's tensors by new ones, as load_state_dict(assign=True) does; on the same devices, or
-            on the CPU if the module is on the meta device. num_batches_tracked on the meta device becomes zero if the
-            checkpoint is TensorFlow's.
-        ema: Whether to load moving averages instead of the variables: "ignore" never; "prefer" if there are any; "only"
-            raises if there is none.
+            whose shape or dtype does not fit are not loaded. "shapes": only shapes and dtypes that do not fit. False:
+            none; see the report.
+        assign: Replace the module's tensors by new ones, as load_state_dict(assign=True) does. The new tensors are on
+            the same devices, or on the CPU if the module is on the meta device. num_batches_tracked on the meta device
+            becomes zero if the checkpoint is TensorFlow's.
+        ema: Whether to load moving averages instead of the variables. "ignore": never; "prefer": if a variable has
+            one; "only": always, and a missing average is an error.
         optimizer: Adam, AdamW, Adagrad or SGD over parameters of the module. It gets the state of TensorFlow's
             optimizer of the same kind, converted to torch's units, and the hyperparameters that Keras stored (learning
             rate, betas, momentum). State that a Saver of this package stored is not read; a remark in the
             report, or the error, says how to restore it.
         prefix: Common prefix of all names of the module; "" for no prefix. None: it is detected.
-        storage: Where files are stored; None chooses by the path.
+        storage: Where files are stored. None: chosen according to the path.
 
     Returns:
         A report, which unpacks as (missing, unexpected).
@@ -96,14 +97,14 @@ def load_model(
         NotFoundError: there is no such checkpoint; names, averages or optimizer state are missing.
         InvalidArgumentError: unexpected names; shapes or dtypes that do not fit; an ambiguous
             name; a rule without a layout for a tensor whose name implies none; a tensor that cannot be filled in
-            place; an optimizer of another module; Keras's momentum without the learning rate that it contains; an
-            invalid argument.
+            place; an optimizer with none of the module's parameters; momentum that Keras scaled by a learning rate
+            that is not stored; an invalid argument.
         TypeError: `model` is not a Module, or `optimizer` not an Optimizer.
         DataLossError: a value or the object graph is damaged.
         UnimplementedError: an optimizer whose state cannot be converted.
 
     If it raises, nothing was changed. Floating-point values are converted to the dtype of the module; other dtypes must
-    agree. Modules with hooks or overridden methods for loading are loaded by their load_state_dict. The parts that
+    match. Modules with hooks or overridden methods for loading are loaded by their load_state_dict. The parts that
     wrappers add to names, such as "_orig_mod." of torch.compile, are ignored.
     Cost: one read of the values; host memory for all of them in addition to the module. With `assign` this memory
     becomes the module's, and only tensors whose axes are moved are copied again.
@@ -140,7 +141,7 @@ def load_model(
     state = None if plan.slots is None else plan.slots.state_dict(tensors)
     if assign:
         values = _own_memory(plan.loads, values)
-    # Before the module's tensors: the optimizer may refuse, and then nothing has changed.
+    # Load the optimizer first: it may raise an error, and then the module has not been changed yet.
     if optimizer is not None and state is not None:
         optimizer.load_state_dict(state)
     filled = [(target, value) for (target, _), value in zip(plan.loads, values, strict=True)]
@@ -210,7 +211,7 @@ def _plan(
         names = ", ".join(map(quoted, found.not_averaged))
         raise NotFoundError(
             f'{reader.path}: ema="only", but no moving average is stored for {names}. Pass ema="prefer" to load '
-            f"their values"
+            f"the variables themselves"
         )
     slots = None if optimizer is None else plan_slots(reader, optimizer, loads, found.prefix)
     if optimizer is not None and slots is not None:
@@ -249,7 +250,7 @@ def _counts_averages(reader: CheckpointReader, key: str) -> bool:
 
 
 def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
-    """Return the names of each num_batches_tracked whose running_mean was stored by TensorFlow."""
+    """Return the name of each num_batches_tracked whose module's running_mean was stored by TensorFlow."""
     names = set()
     for target in targets:
         for place in target.places if target.counts_batches else ():
@@ -299,7 +300,7 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
 
 
 def _own_memory(loads: Sequence[tuple[Target, Source]], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return contiguous values on the devices of their targets, without shared memory."""
+    """Return contiguous values on the devices of their targets; no two of them share memory."""
     owned: list[torch.Tensor] = []
     seen: set[int] = set()
     for (target, _), value in zip(loads, values, strict=True):

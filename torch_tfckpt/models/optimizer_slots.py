@@ -1,7 +1,7 @@
-"""Find the optimizer state of a model's parameters: in the object graph if there is one, otherwise by name.
+"""Find the optimizer state of a model's parameters: in the object graph if there is one, else by name.
 
 A slot has the layout of its variable, and its axes are moved in the same way. The package `optimizers` interprets the
-state and converts it to torch's.
+state and converts it to torch's form.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class SlotPlan:
 
     @property
     def keys(self) -> dict[str, dict[str, str]]:
-        """Parameter name -> name in its state -> stored key."""
+        """Parameter name -> name of an entry of its state -> stored key."""
         keys: dict[str, dict[str, str]] = {}
         for slot in self.state.slots:
             target, _ = self.loaded[identity_of(slot.parameter)]
@@ -49,7 +49,7 @@ class SlotPlan:
         return [self.loaded[identity_of(parameter)][0].name for parameter in self.state.missing]
 
     def state_dict(self, values: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Return the argument of load_state_dict. `values`: stored key -> tensor as stored."""
+        """Return the argument for the optimizer's load_state_dict. `values`: stored key -> tensor as stored."""
         layouts = (self.loaded[identity_of(slot.parameter)][1].layout for slot in self.state.slots)
         pairs = zip(layouts, self.state.slots, strict=True)
         turned = [layout.to_torch(values[slot.key]).contiguous() for layout, slot in pairs]
@@ -66,8 +66,9 @@ def plan_slots(
 
     Raises:
         UnimplementedError: the optimizer, or the stored one, is of a kind that cannot be converted.
-        InvalidArgumentError: slots of two optimizers for one variable; a slot whose shape or kind differs from its
-            variable's; momentum that contains a learning rate which is not stored; a counter that is not a number.
+        InvalidArgumentError: slots of two optimizers for one variable; a slot whose shape or kind of dtype differs from
+            its variable's; momentum that Keras scaled by a learning rate that is not stored; a counter that is not a
+            number.
         NotFoundError: the number of steps taken is not stored.
     """
     if not slot_names(optimizer):
@@ -91,7 +92,7 @@ def plan_slots(
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, targets: Sequence[Target]) -> None:
-    """Raise InvalidArgumentError if the optimizer has none of the targets."""
+    """Raise InvalidArgumentError if none of the targets is a parameter of the optimizer."""
     held = {identity_of(target.tensor) for target in targets}
     if not any(identity_of(parameter) in held for parameter in _parameters(optimizer)):
         raise InvalidArgumentError(
@@ -125,7 +126,7 @@ def _find_by_name(reader: CheckpointReader, optimizer: torch.optim.Optimizer, pa
 def _find_in_graph(
     reader: CheckpointReader, graph: ObjectGraph, optimizer: torch.optim.Optimizer, parameters: Sequence[_Loaded]
 ) -> _Found:
-    """Find slots by the variables that the nodes of optimizers point to.
+    """Find slots by the variables that the optimizer nodes in the graph refer to.
 
     Raises:
         InvalidArgumentError: there are slots of several optimizers.
@@ -171,8 +172,8 @@ def _check(reader: CheckpointReader, source: Source, slot: FoundSlot) -> None:
     shape, wanted = reader.shape(slot.key), reader.shape(source.read_key)
     dtype = value_dtype(slot.key, reader.dtype(slot.key))
     if shape != wanted or dtype.is_floating_point != slot.parameter.is_floating_point():
-        kind = "" if shape != wanted else f" and is {dtype}"
+        kind = "" if shape != wanted else f" and dtype {dtype}"
         raise InvalidArgumentError(
-            f"{reader.path}: slot {quoted(slot.key)} has shape {shape_text(shape)}{kind}, but its variable has "
-            f"shape {shape_text(wanted)}. Omit optimizer"
+            f"{reader.path}: slot {quoted(slot.key)} of shape {shape_text(shape)}{kind} does not fit its variable "
+            f"of shape {shape_text(wanted)}. Omit optimizer"
         )

@@ -1,4 +1,4 @@
-"""Recognise optimizer state that a Saver stored, which load_model does not read, and say how to restore it."""
+"""Recognise optimizer state from a Saver, which load_model does not read, and say how to restore it."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -15,12 +15,12 @@ _LISTED: Final = 4  # keys in the hint
 
 
 def how_to_restore(reader: CheckpointReader, optimizer: torch.optim.Optimizer, prefix: str) -> str:
-    """Return a hint with the Saver to use, under the keys found; "" if no Saver stored the state of an optimizer.
+    """Return a hint with a Saver that restores the stored optimizer state; "" if no Saver stored any.
 
     Args:
         prefix: Common prefix of the names of the module, as stored.
 
-    Cost: reads the scalar strings of a checkpoint without objects.
+    Cost: reads all scalar strings, if the checkpoint has no object graph.
     """
     stored = _optimizers_in(reader)
     if not stored:
@@ -36,12 +36,12 @@ def how_to_restore(reader: CheckpointReader, optimizer: torch.optim.Optimizer, p
     call = f"Saver({{{_of_model(prefix)}, {quoted(keys[0])}: optimizer}}).restore(path)"
     return (
         f"A Saver of this package stored the {found} under {listed(keys, _LISTED)}, in torch's form, which load_model "
-        f"does not read. Restore the model and the optimizer with it: {call}{remark}"
+        f"does not read. Restore the model and the optimizer with this Saver: {call}{remark}"
     )
 
 
 def _optimizers_in(reader: CheckpointReader) -> dict[str, dict[str, Any]]:
-    """Return key -> stored JSON of each optimizer that a Saver stored. A damaged string is not one."""
+    """Return key -> JSON of each optimizer state that a Saver stored. Damaged strings are skipped."""
     found = {}
     for key in reader.keys() if reader.object_graph is None else ():
         if reader.dtype(key) != DataType.DT_STRING or reader.shape(key) != ():
@@ -58,5 +58,5 @@ def _optimizers_in(reader: CheckpointReader) -> dict[str, dict[str, Any]]:
 def _of_model(prefix: str) -> str:
     """Return the Python source of the model's entry in the dict that is passed to Saver."""
     name, slash, rest = prefix.rpartition("/")
-    # Without a prefix, or below another module, the parameters were passed one by one.
+    # Without a prefix, or with one inside another module, the dict needs an entry for each parameter.
     return f"{quoted(name)}: model" if slash and not rest else "**dict(model.named_parameters())"

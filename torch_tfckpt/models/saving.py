@@ -54,14 +54,14 @@ def save_model(
             name; a layout that does not fit, or that is given neither by a rule nor by the name; a lazy parameter.
         TypeError: `model` is not a Module.
         UnimplementedError: naming="keras"; a mapper with patterns; a dtype that TensorFlow lacks.
-        IncompleteSaveError: the system refused a write; nothing was published, an earlier checkpoint is intact.
+        IncompleteSaveError: a file operation failed; nothing was published, an earlier checkpoint is intact.
 
     A tensor with several names is stored once, under the first; the others are listed in a string tensor ".shared". It
-    is stored once more for each name that the mapper gives, and for each layout that TensorFlow's names imply. With
-    naming="torch" and no mapper the file is that of Saver(model), extra state included; otherwise extra state is
-    omitted. load_model restores the same bits.
+    is stored again for each name that the mapper gives, and for each different layout that TensorFlow's names imply.
+    With naming="torch" and no mapper, the file is the one that Saver(model) writes, including extra state; otherwise
+    extra state is omitted. load_model restores the same bits.
 
-    Cost: one write of the bytes. Durable when it returns.
+    Cost: one write of the bytes. The checkpoint is durable when this returns.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -106,7 +106,7 @@ def _named(targets: list[Target], naming: str, mapped: KeysAndLayouts) -> dict[s
                     f"{quoted(other)} and {quoted(place.name)} are both stored as {quoted(key)}. Map one of them to "
                     "another name"
                 )
-            # A reader of an alias uses the layout that the name of the stored tensor implies.
+            # An alias is read with the layout that the name of the stored tensor implies.
             implied = {at: layout_of(place.module, place.attribute, variable_name_of(at)) for at in kept.values()}
             same = (at for each, at in kept.items() if each == implied[at])
             first = None if place.name in mapped else next(same, None)
@@ -125,7 +125,7 @@ def _check_mapped(targets: list[Target], mapped: KeysAndLayouts) -> None:
     known = [name for target in targets for name in target.names]
     for name in sorted(mapped.keys() - set(known)):
         raise InvalidArgumentError(
-            f"the mapper has {quoted(mapped[name][0])} for {quoted(name)}, which the module does not have. "
+            f"the mapper maps {quoted(mapped[name][0])} to {quoted(name)}, which the module does not have. "
             f"{did_you_mean(name, known)}".rstrip()
         )
 

@@ -48,20 +48,20 @@ class Source:
 
 @dataclass(slots=True)
 class Found:
-    """Result of the search, by the first name of each target."""
+    """Result of the search. Each target is identified by its first name."""
 
     sources: dict[str, Source] = field(default_factory=dict)
     prefix: str = ""  # as the checkpoint spells it
     below_prefix: set[str] = field(default_factory=set)  # keys; without a prefix, all of them
-    apart: set[str] = field(default_factory=set)  # keys of tensors that are tied here and read under another key
+    apart: set[str] = field(default_factory=set)  # keys of further copies of tied tensors, which are not read
     left_out: list[str] = field(default_factory=list)  # keys that the mapper omits
     strays: dict[str, str] = field(
         default_factory=dict
-    )  # key -> name to which the mapper maps it and which the module lacks
-    asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that the mapper names and that is not stored
+    )  # key -> name that the mapper maps it to, but that the module lacks
+    asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that the mapper maps to it, but is not stored
     not_averaged: list[str] = field(default_factory=list)  # names without an average, if only averages are wanted
     unused_rules: list[str] = field(default_factory=list)  # names and patterns of the mapper that match nothing
-    remarks: list[str] = field(default_factory=list)  # arguments of load_model that would find more
+    remarks: list[str] = field(default_factory=list)  # for the report: warnings, and arguments that would find more
 
 
 def find_sources(
@@ -103,7 +103,7 @@ def find_sources(
 
 
 def possible_names(target: Target) -> dict[str, ModuleTensor]:
-    """Return the names under which a target may be stored, each with its place in the module; its own come first."""
+    """Return the names under which a target may be stored, its own first; each with its place."""
     names = {place.name: place for place in target.places}
     for place in target.places:
         for variable_name in variable_names(place.module, place.attribute):
@@ -205,7 +205,7 @@ def _find_by_name(
 
 
 def _check_distinct(targets: Sequence[Target]) -> None:
-    """Raise InvalidArgumentError if two names differ only in "/" and ".", which mean the same in stored names."""
+    """Raise InvalidArgumentError if names differ only in "/" and ".", which are equal in stored names."""
     seen: dict[str, tuple[str, Target]] = {}
     for target in targets:
         for name in target.names:
@@ -220,7 +220,7 @@ def _check_distinct(targets: Sequence[Target]) -> None:
 def _source_of(
     reader: CheckpointReader, target: Target, possible: Mapping[str, ModuleTensor], naming: Naming, found: Found
 ) -> Source | None:
-    """Find a target by its own names, otherwise by TensorFlow's names for them."""
+    """Return the source of a target, found by its own names or else by TensorFlow's; None if not found."""
     own = {place.name for place in target.places}
     for names in ([name for name in possible if name in own], [name for name in possible if name not in own]):
         stored = {each: possible[name] for name in names for each in naming.find(name)}

@@ -5,7 +5,7 @@
     by full name   the variable's own name in an object-based checkpoint
 
 All names of a module may be below a prefix, such as "model/". One of these three schemes and one prefix are chosen for
-the whole module, so that no two layers come from two models. Several equally good choices are an error.
+the whole module, so that all layers come from one stored model. Several equally good choices are an error.
 """
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
@@ -35,14 +35,14 @@ class StoredVariable(NamedTuple):
 class StoredNames(Protocol):
     """Naming scheme by which variables are found.
 
-    Names are those of modules, whose parts may contain "/". Prefixes are dotted, and end in a dot or are empty.
+    Names are names in modules; their parts may contain "/". Prefixes are dotted, and are empty or end in a dot.
     """
 
     def below(self, wanted: Mapping[str, set[str]]) -> dict[str, set[str]]:
         """Map each prefix to the tensors found below it. `wanted`: name -> the tensors that it may name."""
 
     def find(self, prefix: str, name: str) -> list[StoredVariable]:
-        """Return the variables with this name; several if their names differ in spelling only."""
+        """Return the variables with this name; several if their names differ only in spelling."""
 
     def spelled(self, prefix: str) -> str:
         """Return a prefix as the checkpoint spells it."""
@@ -52,12 +52,12 @@ class StoredNames(Protocol):
 
 
 class Names:
-    """Variables by their names as strings.
+    """Variables by name.
 
     Args:
-        names: Name and key of each; several names may have one key.
+        names: (name, key) pairs; several names may have the same key.
         variable_names: Key -> last part of the variable's name.
-        unique: Omit names that several variables have.
+        unique: Omit names that several variables share.
     """
 
     def __init__(self, names: Iterable[tuple[str, str]], variable_names: Mapping[str, str], *, unique: bool) -> None:
@@ -78,7 +78,7 @@ class Names:
 
     def find(self, prefix: str, name: str) -> list[StoredVariable]:
         stored = self._found.get(prefix + dotted(name), [])
-        # If both "fc.weight" and "fc/weight" are stored, the first is from a state_dict.
+        # If both "fc.weight" and "fc/weight" are stored, prefer the exact spelling: "fc.weight" is from a state_dict.
         exact = [each for each in stored if each.key.removesuffix(OUTPUT).endswith(name)]
         return exact if len(exact) == 1 else stored
 
@@ -148,7 +148,7 @@ class Objects:
             found = {child.local_name: child.node_id for child in children}
             self._children[node_id] = found
             part = stored_wrapper(found)
-            if part is not None:  # what is below a wrapper is also found without the wrapper's part
+            if part is not None:  # the children of the wrapped module are also found without the wrapper's part
                 for name, below in self._below(found[part]).items():
                     found.setdefault(name, below)
         return self._children[node_id]
@@ -162,8 +162,8 @@ def stored_names(
     Args:
         averaged: Keys of variables whose moving average is wanted and stored, even if they are not stored themselves.
         leave_out: Keys to ignore.
-        with_wrapper: Whether the module is a wrapper with its own tensors, so that the wrapper's part, with which
-            all other names begin, is not taken for their prefix.
+        with_wrapper: Whether the module is a wrapper with tensors of its own. Then the wrapper's part, with which all
+            other names begin, is not mistaken for a prefix.
 
     Raises:
         DataLossError: the object graph, or a list of shared names, is damaged.
@@ -188,7 +188,10 @@ def stored_names(
 
 
 def _without_wrappers(names: list[tuple[str, str]], *, with_wrapper: bool) -> list[tuple[str, str]]:
-    """Return the names that have parts added by wrappers, without them; leading parts only if `with_wrapper`."""
+    """Return the names that contain parts added by wrappers, without these parts.
+
+    Parts at the beginning of a name are removed only if `with_wrapper`.
+    """
     if not may_be_wrapped(name for name, _ in names):
         return []
     key_of = {dotted(name): key for name, key in names}
@@ -206,7 +209,7 @@ class Naming:
 
     names: StoredNames
     prefix: str
-    remark: str = ""  # about another prefix with more tensors, but too few to choose it automatically
+    remark: str = ""  # about a prefix that finds more tensors, but too few to be chosen automatically
 
     def find(self, name: str) -> list[StoredVariable]:
         return self.names.find(self.prefix, name)
@@ -224,7 +227,7 @@ class Naming:
 def choose_naming(
     ways: list[StoredNames], wanted: Mapping[str, set[str]], counted: Collection[str], place: str
 ) -> Naming:
-    """Return the naming scheme and the prefix that match most tensors of a module.
+    """Return the naming scheme and the prefix that match the most tensors of a module.
 
     Args:
         ways: The naming schemes, in order of preference.
@@ -244,14 +247,14 @@ def choose_naming(
     best = max(found.values(), default=0)
     without_prefix = max((number for (_, prefix), number in found.items() if not prefix), default=0)
     leading = [Naming(ways[order], prefix) for (order, prefix), number in found.items() if number == best]
-    # Others may be found as well, such as counters of batches, which TensorFlow's checkpoints do not have.
+    # Tensors that are not in `counted` may be found as well, such as num_batches_tracked, which TensorFlow lacks.
     found_of_counted = min((len(of.intersection(counted)) for of in owners.values() if len(of) == best), default=0)
     if without_prefix == best or best * 2 <= count:
         order = next((order for order in range(len(ways)) if found.get((order, ""), 0) == without_prefix), 0)
         remark = ""
         if without_prefix < best and next(_rivals(leading, wanted), None) is None:
             spelled = quoted(leading[0].spelled_prefix)
-            remark = f"{found_of_counted} of {count} are below {spelled}; pass prefix={spelled}"
+            remark = f"{found_of_counted} of {count} tensors are below {spelled}; pass prefix={spelled}"
         return Naming(ways[order], "", remark)
     rivals = list(_rivals(leading, wanted))
     if rivals:
@@ -265,13 +268,13 @@ def choose_naming(
 
 
 def _rivals(leading: list[Naming], wanted: Mapping[str, set[str]]) -> Iterator[Naming]:
-    """Return the namings that find other variables than the first; two schemes may find the same ones."""
+    """Yield the namings that find different variables than the first; two schemes may find the same."""
     keys = _keys(leading[0], wanted)
     yield from (naming for naming in leading[1:] if _keys(naming, wanted) != keys)
 
 
 def naming_below(ways: list[StoredNames], wanted: Mapping[str, set[str]], prefix: str, place: str) -> Naming:
-    """Return the scheme that finds most tensors below a prefix: "model/", "model" and "model." are equal.
+    """Return the scheme that finds the most tensors below a prefix, spelled "model/", "model" or "model.".
 
     NotFoundError if nothing is found.
     """
@@ -295,7 +298,7 @@ def dotted_prefix(prefix: str) -> str:
 def variable_name_of(name: str) -> str:
     """Return the last part of a key or path: "kernel" for "fc/kernel/.ATTRIBUTES/VARIABLE_VALUE".
 
-    For a moving average it is the last part of the name of its variable. Keras 3 calls it `variable.name`.
+    For a moving average, this is the last part of its variable's name. Keras 3 calls this part `variable.name`.
     """
     bare = short_key(name).removesuffix(OUTPUT).removesuffix(AVERAGE).removesuffix(OUTPUT)
     return bare.rpartition("/")[2].rpartition(".")[2]

@@ -57,7 +57,7 @@ class Target:
 
     @property
     def is_counter(self) -> bool:
-        """Whether it is not a weight, but counts something that TensorFlow does not."""
+        """Whether this is not a weight but a counter that TensorFlow does not have."""
         return self.counts_batches or self.is_wrappers
 
     @property

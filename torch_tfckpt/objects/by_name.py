@@ -17,7 +17,7 @@ from torch_tfckpt.saveables.state_dicts import StateDictSaveable
 
 
 def restore_by_name(root: Trackable, reader: CheckpointReader) -> set[Identity]:
-    """Restore the tensors below `root` that are stored, by the names that a Saver of the same objects would use.
+    """Restore the stored tensors below `root`, by the names that a Saver of the same objects would use.
 
     Returns:
         The restored objects.
@@ -28,7 +28,7 @@ def restore_by_name(root: Trackable, reader: CheckpointReader) -> set[Identity]:
     saveables: list[SaveableObject] = []
     restored: set[Identity] = set()
     extra: dict[str, Identity] = {}
-    # Two objects may have the same name, and get the same value.
+    # Two objects may have the same name; then both get the same value.
     for node in object_nodes(root):
         way = _way_to_module(node)
         if way is not None:

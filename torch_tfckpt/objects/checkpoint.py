@@ -1,10 +1,10 @@
-"""Checkpoint: save a tree of objects by their paths in it, as tf.train.Checkpoint does.
+"""Checkpoint: save a tree of objects, each under its path in the tree, as tf.train.Checkpoint does.
 
     checkpoint = Checkpoint(model=model, optimizer=optimizer, step=step, epoch=0)
     path = checkpoint.save("run/ckpt")                        # run/ckpt-1, recorded in run/checkpoint
     checkpoint.restore(path).assert_consumed()                # into the same objects, in place
 
-TensorFlow's Checkpoint of objects with the same attribute names can restore it, and vice versa.
+A TensorFlow Checkpoint whose objects have the same attribute names can restore these files, and vice versa.
 
 Source: tensorflow/python/checkpoint/checkpoint.py.
 """
@@ -60,12 +60,12 @@ class Checkpoint:
     """Saves and restores a tree of objects, as tf.train.Checkpoint does.
 
     Args:
-        root: An object whose children are saved as the checkpoint's; may be a weak reference. None: the Checkpoint
-            itself.
-        storage: Where files are stored; None chooses by the path. To save an object under this name, set it as an
-            attribute: `checkpoint.storage = module`.
-        objects: More children: tensors, Parameters, Variables, Modules, Optimizers; objects with state_dict and
-            load_state_dict (schedulers, RNGState); plain values; dicts and lists of all these; other Checkpoints.
+        root: The object to save as the root of the tree; may be a weak reference. None: the Checkpoint itself.
+        storage: Where files are stored. None: chosen according to the path. To save an object under the name
+            "storage", set it as an attribute: `checkpoint.storage = module`.
+        objects: More children of the root: tensors, Parameters, Variables, Modules, Optimizers; objects with
+            state_dict and load_state_dict (schedulers, RNGState); plain values; dicts and lists of all these; other
+            Checkpoints.
 
     Raises:
         ValueError: an object that cannot be saved; a name that `root` or Checkpoint itself uses for something else.
@@ -81,12 +81,12 @@ class Checkpoint:
         >>> path, checkpoint.epoch
         ('run/ckpt-1', 3)
 
-    The objects are attributes, and attributes that are set later also become part of the checkpoint. Their contents are
-    looked up at every save and restore: of modules, parameters, persistent buffers, submodules and extra state; of
-    optimizers, slot variables and the rest of their state. A plain value such as `checkpoint.epoch` is replaced by the
-    restored one; dicts and lists get new contents.
-    Thread safety: saves and restores of several threads run one after the other. A signal handler that calls one while
-    another one runs in its thread gets a FailedPreconditionError.
+    The objects become attributes of the Checkpoint, and attributes that are set later also become part of it. Their
+    contents are looked up at every save and restore: the parameters, persistent buffers, submodules and extra state of
+    modules; the slot variables and the rest of the state of optimizers. A plain value such as `checkpoint.epoch` is
+    replaced by the restored one; dicts and lists get new contents.
+    Thread safety: saves and restores from several threads run one after another. A signal handler that starts a save or
+    restore while its thread is in one gets a FailedPreconditionError.
     """
 
     def __init__(self, root: object = None, *, storage: Any = None, **objects: object) -> None:
@@ -108,7 +108,7 @@ class Checkpoint:
         given = objects
         if root is not None:
             _assert_root(root() if isinstance(root, weakref.ref) else root)
-            self.__dict__[_ROOT] = root  # the others are checked against its children
+            self.__dict__[_ROOT] = root  # the other objects are checked against its children
             given = {**objects, _ROOT: root}
         for name in sorted(given):
             if name in _OWN:
@@ -182,7 +182,7 @@ class Checkpoint:
         """Number of calls to `save`: an int64 scalar that is itself saved. May be changed in place."""
         if self._save_counter is None:
             counter = _zero()
-            child_added(self._parent, _SAVE_COUNTER, counter)  # restores the value that `read` found
+            child_added(self._parent, _SAVE_COUNTER, counter)  # restores the counter if an earlier `read` found it
             self._begin_to_count(counter)
             return counter
         return self._save_counter
@@ -201,19 +201,19 @@ class Checkpoint:
         Raises:
             ValueError, TypeError: an object cannot be saved; nothing was written.
             InvalidArgumentError, UnimplementedError: a value cannot be stored in a checkpoint; nothing was written.
-            IncompleteSaveError (an OSError): the system refused a step; nothing was published.
+            IncompleteSaveError (an OSError): a file operation failed; nothing was published.
             The error of an earlier save in the background, if it was not raised by `result()`.
 
-        Durable when it returns, unless `options.enable_async`. Cost: one write of the bytes; host memory within
-        StagingOptions for values that are not in host memory.
+        The checkpoint is durable when this returns, unless `options.enable_async`. Cost: one write of the bytes; for
+        values that are not in host memory, host memory within the limits of StagingOptions.
         """
         return self._write(fspath(file_prefix), _checked(options), _no_more)
 
     @one_at_a_time
     def save(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
-        """Increment the counter, write `file_prefix-N`, and record only it in the state file; delete nothing.
+        """Increment the counter, write `file_prefix-N`, and make it the only entry in the state file.
 
-        Errors and cost as for `write`. Use a CheckpointManager to delete old checkpoints.
+        Errors and cost as for `write`. No checkpoint is deleted; use a CheckpointManager to delete old ones.
         """
         checked = _checked(options)
         path = self._numbered(file_prefix)
@@ -224,9 +224,9 @@ class Checkpoint:
         """`save` in the background: returns as soon as training may change the values.
 
         Returns:
-            A handle with `staged`, `done()` and `result()`, which returns or raises the result of `save`.
+            A handle with `staged`, `done()` and `result()`, which returns or raises what `save` would.
 
-        An error that is not raised by `result()` is raised by the next call of this object, or at exit.
+        An error that is not raised by `result()` is raised by the next call on this object, or at exit.
         Cost: values are copied immediately, up to StagingOptions.async_bytes; the rest is copied as earlier bytes are
         written, which delays the return.
         """
@@ -236,14 +236,14 @@ class Checkpoint:
 
     @one_at_a_time
     def read(self, save_path: AnyPath, options: CheckpointOptions | None = None) -> LoadStatus:
-        """Restore a checkpoint that `write` wrote. Like `restore`, which also restores the counter."""
+        """Restore a checkpoint that `write` wrote. Like `restore`, but does not create a save counter."""
         options = _checked(options)
         with CheckpointReader(save_path, storage=self._storage) as reader:
             return self._restore(reader, options)
 
     @one_at_a_time
     def restore(self, save_path: AnyPath | None, options: CheckpointOptions | None = None) -> LoadStatus:
-        """Restore all objects in place, and objects that are added later when they are added.
+        """Restore all objects in place; objects that are added later are restored when they are added.
 
         Args:
             save_path: The result of `save`, or any other path that CheckpointReader accepts. None: nothing is restored,
@@ -260,10 +260,10 @@ class Checkpoint:
 
         Names, dtypes and shapes of all objects are checked, and all values read and verified, before the first is
         assigned. Parameters stay the same objects on the same devices; lazy ones get the stored shape. A parameter,
-        buffer or submodule that is added to a module later, or an attribute of this object, is restored then; new items
-        of dicts and lists are restored by the next restore.
+        buffer or submodule that is later added to a module, or an attribute that is later set on this object, is
+        restored at that time; new items of dicts and lists are restored by the next restore.
         A checkpoint with tensors by name, as written by Saver, is restored by the names that a Saver of the same
-        objects would use. Cost: one read of the values; host memory of all of them.
+        objects would use. Cost: one read of the values; host memory for all of them.
         """
         options = _checked(options)
         if save_path is None:
@@ -364,7 +364,7 @@ class Checkpoint:
         return begin_to_save(self._node, storage, path, options, self._staging, snapshot=snapshot)
 
     def _name_newest(self, path: str) -> None:
-        """Write the state file of the checkpoint's directory, which names only this checkpoint."""
+        """Write the state file of the checkpoint's directory, with this checkpoint as the only entry."""
         update_relative_state(os.path.dirname(path), path, [path], storage=self._storage)
 
     # Restoring.
@@ -377,7 +377,7 @@ class Checkpoint:
             raise DataLossError(f"{reader.path}: the object graph has no nodes, not even a root")
         path = reader.files.prefix
         if isinstance(reader.storage, LocalStorage) and not is_url(path):
-            path = os.path.abspath(path)  # it may be opened again after the working directory has changed
+            path = os.path.abspath(path)  # the files may be opened again after the working directory has changed
         restoration = Restoration(
             reader.storage, path, graph, skip_slot_variables=options.experimental_skip_slot_variables
         )
@@ -387,7 +387,7 @@ class Checkpoint:
         try:
             count = restoration.restore(node, ROOT, reader)
         except BaseException:
-            restoration.progress.expect_partial = True  # the error is enough
+            restoration.progress.expect_partial = True  # do not warn about unrestored values as well
             raise
         self._restoration = restoration
         _log.info("Restored %s (%s)", reader.path, counted(count, "tensor"))
@@ -405,7 +405,7 @@ _METHODS: Final = frozenset(name for name in vars(Checkpoint) if not name.starts
 
 
 def _assert_root(value: object) -> None:
-    """Raise ValueError if other objects cannot be attached to it."""
+    """Raise ValueError if other objects cannot be attached to `value` as its children."""
     if must_be_replaced(value) or isinstance(value, dict | list | tuple | torch.optim.Optimizer):
         raise ValueError(
             f"`Checkpoint` was expecting root to be a trackable object with children, such as a module, got a "
@@ -434,7 +434,7 @@ def _checked(options: CheckpointOptions | None) -> CheckpointOptions:
 
 @outside_modes
 def _zero() -> torch.Tensor:
-    """Return a counter in host memory that can be incremented in any mode."""
+    """Return a counter in host memory that can be incremented in any torch mode, such as inference mode."""
     return torch.zeros((), dtype=torch.int64, device="cpu")
 
 

@@ -1,7 +1,7 @@
 """Restore children that are attached to a module or Checkpoint only after `restore` was called.
 
-torch calls a hook for every parameter, buffer and module that is added to any module of the process. It is installed as
-long as a child is expected, and looks up its module in a table.
+torch calls global hooks for every parameter, buffer and module that is added to any module of the process. These hooks
+are installed only while a child is expected, and look up the module in a table.
 
 Source: _deferred_dependencies in tensorflow/python/trackable/base.py.
 """
@@ -14,15 +14,15 @@ from torch.nn.modules import module as hooks
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
-# Parent -> local name -> function that restores. Keys are weak, so the entries of a deleted module are deleted with it.
+# Parent -> local name -> function that restores the child. Keys are weak: entries of a deleted parent are removed.
 _WAITING: Final[Any] = WeakIdKeyDictionary()
 _INSTALLED: Final[list[RemovableHandle]] = []
 
 
 def defer(parent: object, local_name: str, restore: Callable[[object], object]) -> None:
-    """Call `restore` with the child of that name when it is added to `parent`; replaces an earlier function.
+    """Call `restore` with the child of that name when it is added to `parent`.
 
-    Parents other than modules must call `child_added` themselves.
+    Replaces an earlier function for the same child. Parents other than modules must call `child_added` themselves.
     """
     _WAITING.setdefault(parent, {})[local_name] = restore
     if isinstance(parent, nn.Module) and not _INSTALLED:
@@ -36,7 +36,7 @@ def defer(parent: object, local_name: str, restore: Callable[[object], object]) 
 
 
 def child_added(parent: object, local_name: str, child: object) -> None:
-    """Restore `child`, which is being added to `parent`, if it is expected. Raises like its `restore`."""
+    """Restore `child`, which is being added to `parent`, if it is expected. Raises like `restore`."""
     waiting = _WAITING.get(parent)
     if waiting is None or local_name not in waiting or child is None:
         return
@@ -59,8 +59,8 @@ def anything_waits() -> bool:
 def _uninstall() -> None:
     """Remove the hooks if no module expects a child.
 
-    torch iterates over its hooks when it calls one, so only the last ones may be removed. If other hooks were installed
-    later, ours remain until those are removed.
+    torch may be iterating over its hooks at this moment, so hooks can be removed only from the end of its list. If
+    other hooks were installed after these, these remain until the others are removed.
     """
     if not any(isinstance(parent, nn.Module) for parent in _WAITING) and all(map(_is_last, _INSTALLED)):
         while _INSTALLED:

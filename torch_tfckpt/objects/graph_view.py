@@ -1,7 +1,7 @@
 """Build the object graph and the values of a checkpoint from Python objects.
 
 Ids are assigned breadth first from the root, in the order of the children; slot variables come after all others. An
-object that can be reached by several paths is one node, stored under the first of the shortest.
+object that can be reached by several paths is one node, stored under the first of its shortest paths.
 
 Source: tensorflow/python/checkpoint/{graph_view,save_util,util}.py.
 """
@@ -61,7 +61,7 @@ class ObjectNode:
 
     @property
     def full_name(self) -> str:
-        """Return the name of a tensor for tf.train.Saver: its own, or the one that a Saver of these objects uses.
+        """Name of a tensor for tf.train.Saver: its own, or the one that a Saver of these objects uses.
 
         For example "model/fc1.weight" for a tensor of a module under the name "model", "fc1.weight" if the module is
         the root, "step" and "extra/ema" for others; "" for objects that are not tensors.
@@ -146,7 +146,7 @@ def _is_state(trackable: Trackable) -> bool:
 
 
 class _Builder:
-    """Builds the graph of some objects."""
+    """Builds the graph of the given objects."""
 
     def __init__(self, nodes: Sequence[ObjectNode]) -> None:
         self._nodes = nodes
@@ -154,7 +154,7 @@ class _Builder:
         self._attributes: dict[int, list[SerializedTensor]] = {}
         self._slots: dict[int, list[SlotVariable]] = {}
         self._slot_nodes: list[TrackableObject] = []
-        self._slot_keys: dict[int, str] = {}  # by id of the tensor; its optimizer references it
+        self._slot_keys: dict[int, str] = {}  # id of the tensor -> key; the optimizer keeps the tensor alive
         self.slot_values: list[SaveableObject] = []
 
     def values_of(self, node: ObjectNode) -> Sequence[SaveableObject]:
@@ -198,7 +198,7 @@ class _Builder:
         self.slot_values += saved.saveables
 
     def optimizer_states(self) -> list[SaveableObject]:
-        """Return the state of optimizers other than slot variables."""
+        """Return the state of all optimizers, except for slot variables."""
         tensors = [node for node in self._nodes if isinstance(node.trackable, TensorTrackable)]
         paths = {node.trackable.identity: object_path(node.route) for node in tensors}
         found: list[SaveableObject] = []

@@ -1,7 +1,8 @@
-"""Modules that are restored by load_state_dict from an object-based checkpoint, so that their hooks run.
+"""Modules restored from an object-based checkpoint by load_state_dict, so that their hooks run.
 
-The nodes below the module are matched as for other modules; here their values are collected under the names of its
-state_dict. Stored values for which the module has no object now are passed, too: a hook may create or rename them.
+The nodes below such a module are matched as for other modules, but their values are collected here under the names of
+its state_dict. Stored values for which the module has no object yet are passed, too: a hook may create the object, or
+rename the value.
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ class NodesOfPart:
         trackable: The module.
         name: Its name, for messages.
         tensors: Dotted path below the module -> key, and the object if there is one.
-        states: The same for extra state.
+        states: Dotted path below the module -> key, for extra state.
         unknown: Node -> key, for stored values without an object.
     """
 
@@ -47,11 +48,11 @@ class NodesOfPart:
                 self.tensors.setdefault(at, (key, None))
 
     def loaded(self) -> set[int]:
-        """Return the nodes without an object whose values the module has taken nevertheless."""
+        """Return the nodes without an object whose values the module has loaded nevertheless."""
         return {node_id for node_id, key in self.unknown.items() if key not in self.report.unexpected}
 
     def saveable(self, reader: CheckpointReader) -> StateDictSaveable:
-        """Return the saveable. What is missing is not an error: the status of the restore reports it."""
+        """Return the saveable. Missing values are not an error: the status of the restore reports them."""
         module = self.trackable.module
         names, saved = ModuleNames(module), module.state_dict(keep_vars=True)
         renamed = {identity_of(value): name for name, value in saved.items() if isinstance(value, torch.Tensor)}

@@ -26,7 +26,7 @@ class CheckpointOptions:
         experimental_write_callbacks: Functions that are called in this order once a checkpoint is published, with its
             path or without arguments.
         experimental_skip_slot_variables: Omit the state of optimizers: slot variables and everything else.
-        sharded: Write one data file for each device, as Saver(sharded=True), instead of one for each host.
+        sharded: Write one data file for each device, as Saver(sharded=True) does, instead of one for each host.
         staging: How much host memory and how many threads saves may use; the Checkpoint keeps the setting. None: no
             change.
 

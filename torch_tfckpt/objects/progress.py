@@ -28,14 +28,14 @@ class Progress:
     expect_partial: bool = False
 
     def slots_restored(self, optimizer: int, paths: set[str]) -> None:
-        """Record that the state of parameters at these paths was restored after they were added to an optimizer."""
+        """Record that the state of parameters, by path, was restored after they were added to an optimizer."""
         for slot in self.graph.nodes[optimizer].slot_variables:
             route = self.graph.route(slot.original_variable_node_id)
             if route is not None and object_path(route) in paths:
                 self.bound.add(slot.slot_variable_node_id)
 
     def unrestored(self) -> Iterator[str]:
-        """Yield the names of nodes with values that were not matched."""
+        """Yield the names of nodes that have values but were not matched."""
         for node_id, node in enumerate(self.graph.nodes):
             if node.attributes and node_id not in self.bound:
                 yield self.graph.name(node_id)

@@ -41,7 +41,7 @@ from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES, stored_wrapper
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
 
-# Node -> weak reference to the object matched with it, or the object's identity if it cannot be referenced.
+# Node -> weak reference to the object matched with it, or the object's identity if weak references are impossible.
 _Holders = dict[int, weakref.ref[object] | Identity]
 _NUMBERS: Final = itertools.count(1)
 # Object -> number of the newest restore that assigned its values. Several restores may expect the same child.
@@ -72,7 +72,7 @@ class Restoration:
         weakref.finalize(self, log_unrestored, self.progress)
 
     def restore(self, child: Trackable, node_id: int, reader: CheckpointReader) -> int:
-        """Restore an object, and everything below it, from a node. Return how many stored values were assigned.
+        """Restore an object, and everything below it, from a node. Return the number of assigned values.
 
         Raises:
             NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
@@ -91,7 +91,7 @@ class Restoration:
 
         Raises: as `restore`; FailedPreconditionError if another checkpoint has been written under the path.
         """
-        # The caller only adds an attribute, so the error must say that a restore was expected.
+        # The caller only added an attribute, so the error must say that this restores a value.
         with error_context(f"restoring {self.graph.name(node_id)}, which was added after `restore`"):
             with CheckpointReader(self.path, storage=self.storage) as reader:
                 if self._when_written() != self._written:
@@ -105,7 +105,7 @@ class Restoration:
         return self.storage.modified(index_filename(self.path))
 
     def is_taken_by_another(self, node_id: int, trackable: Trackable) -> bool:
-        """Whether the node was matched with another object, which still exists."""
+        """Whether the node was matched with a different object that still exists."""
         holder = self._holders.get(node_id)
         if isinstance(holder, weakref.ref):
             other = holder()
@@ -172,7 +172,7 @@ class _Place(NamedTuple):
     """An object and the node that it is matched with.
 
     Attributes:
-        part: The module that it is in, if that is restored by load_state_dict.
+        part: The module that contains the object, if that module is restored by load_state_dict.
         path: Dotted path below that module.
     """
 
@@ -183,7 +183,7 @@ class _Place(NamedTuple):
 
 
 def _wrapper_in(graph: ObjectGraph, node_id: int, trackable: Trackable, here: Mapping[str, object]) -> str | None:
-    """Return the name of the wrapped module in a node that is a wrapper, if the module here has no such child."""
+    """Return the local name of the wrapped module if the node is a wrapper and `here` lacks that name."""
     if not isinstance(trackable, ModuleTrackable):
         return None
     part = stored_wrapper([child.local_name for child in graph.nodes[node_id].children])
@@ -197,7 +197,7 @@ class _Matching:
         self._restoration, self._reader = restoration, reader
         self._graph = restoration.graph
         self._taken: dict[int, Trackable] = {}
-        self._restored: dict[Identity, str] = {}  # with the key of a tensor, else ""
+        self._restored: dict[Identity, str] = {}  # object -> key if it is a tensor, otherwise ""
         self._parts: list[NodesOfPart] = []
         self._unused: dict[int, list[str]] = {}
         self._unfilled: set[int] = set()
@@ -220,7 +220,7 @@ class _Matching:
             self.saveables.append(part.saveable(self._reader))
 
     def _started(self, trackable: ModuleTrackable, node_id: int) -> "_Place":
-        """Return the place of a module; it begins a part if the module is restored by load_state_dict."""
+        """Return the place of a module, with a new part if the module is restored by load_state_dict."""
         if not trackable.loads_state_dict or trackable.identity in self._restored:
             return _Place(trackable, node_id)
         if _restored_later(trackable, self._restoration.number):
@@ -230,7 +230,7 @@ class _Matching:
         return _Place(trackable, node_id, self._parts[-1])
 
     def _take(self, trackable: Trackable, node_id: int) -> bool:
-        """Match a node with an object; return False if it was matched before."""
+        """Match a node with an object; return False if the node was already matched."""
         here = self._taken.get(node_id)
         if here is not None:
             other = here.identity != trackable.identity
@@ -283,7 +283,7 @@ class _Matching:
             self._unused[node_id] = unused
 
     def _is_same_value(self, trackable: Trackable, stored: StoredNode) -> bool:
-        """Return whether another node of an object has the value with which it is restored. Logs if it does not."""
+        """Return whether a further node of an object has the value of the first. Logs a warning if not."""
         key, other = stored.keys.get(VARIABLE_VALUE), self._restored[trackable.identity]
         if key is None or not other or key == other or key not in self._reader or other not in self._reader:
             return True
@@ -299,7 +299,7 @@ class _Matching:
         return False
 
     def _add_to_part(self, place: "_Place", stored: StoredNode) -> bool:
-        """Collect the value of a node for the load_state_dict of its part; False if it is restored without that."""
+        """Collect a value for the load_state_dict of its part; return False if it is restored separately."""
         assert place.part is not None
         if isinstance(place.trackable, TensorTrackable):
             key = stored.keys.get(VARIABLE_VALUE)
@@ -334,7 +334,7 @@ class _Matching:
             elif own is None and name == COUNT_OF_AVERAGES and isinstance(trackable, ModuleTrackable):
                 _log.info("%s: %s is ignored: it belongs to an AveragedModel", self._reader.path, quoted(name))
                 self._slot_nodes.add(child.node_id)
-            # Old programs did not store whether there are values below.
+            # None if an old program wrote the checkpoint, and did not store whether there are values below the node.
             elif node.has_checkpoint_values is not False:
                 self._late.append((trackable, name, child.node_id))
                 if place.part is not None:
@@ -357,7 +357,7 @@ class _Matching:
             assert optimizer is not None, "the caller of restore references it"
             trackable = OptimizerTrackable(optimizer)
             known = [identity_of(parameter) in paths for parameter in trackable.parameters]
-            # Parameters may be added later. If all those of the stored optimizer were matched, the others are new.
+            # Parameters may be added later. If all parameters of the stored optimizer were matched, the others are new.
             if all(known) or (any(known) and trackable.stored_paths(self._stored(node_id)) <= set(paths.values())):
                 self._add_state(trackable, node_id, tensors, paths)
                 del self._waiting[node_id]
@@ -422,7 +422,7 @@ def _restored_later(trackable: Trackable, number: int) -> bool:
 def _weak(trackable: Trackable) -> weakref.ref[object] | None:
     """Return a weak reference to the object of a node.
 
-    None for dicts, lists and tuples, which cannot be referenced, and for nodes that are parts of an object.
+    None for dicts, lists and tuples, which do not support weak references, and for nodes that are parts of an object.
     """
     if trackable.is_part:
         return None

@@ -1,6 +1,6 @@
 """One save of a tree of objects, from the objects to the published checkpoint.
 
-Tensors are written to one data file for each host, as by TensorFlow's Checkpoint, or on request to one for each device.
+Tensors are written to one data file for each host, as TensorFlow's Checkpoint does, or on request for each device.
 
 Source: tensorflow/python/checkpoint/{checkpoint,functional_saver}.py.
 """
@@ -45,7 +45,7 @@ def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[]
     """Wait until a save is published, run the callbacks, and return its path.
 
     Args:
-        begun: When it began, by `time.monotonic`.
+        begun: `time.monotonic()` when the save began.
     """
     path = pending.finish()
     log_saved(path, pending, time.monotonic() - begun)
@@ -67,7 +67,7 @@ def _of_host(saveable: SaveableObject) -> SaveableObject:
 
 
 def _place_graph(saveables: Sequence[SaveableObject]) -> None:
-    """Assign the graph, which is last, to the data file of this host; to the first one if this host has no values."""
+    """Assign the graph, the last saveable, to the data file of this host, or to the first if it has none."""
     *values, graph = saveables
     groups = {saveable.device for saveable in values}
     graph.specs[0].device = next((here for here in (HOST, "") if here in groups), min(groups, default=""))

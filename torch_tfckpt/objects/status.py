@@ -1,4 +1,4 @@
-"""Results of a restore: whether all values of the checkpoint and all objects of the program were matched.
+"""Results of a restore: whether all values in the checkpoint and all objects here were matched.
 
 Source: the status classes in tensorflow/python/checkpoint/checkpoint.py.
 """
@@ -57,10 +57,10 @@ class CheckpointLoadStatus:
         return f"CheckpointLoadStatus({printable(self._restoration.path)!r}, {bound})"
 
     def assert_consumed(self) -> Self:
-        """Assert that every value of the checkpoint was restored into an object, and every object was restored.
+        """Assert that every value of the checkpoint was restored, and that every object was restored.
 
         Raises:
-            AssertionError: with the paths of the unrestored ones.
+            AssertionError: with the paths of what was not restored.
         """
         self.assert_existing_objects_matched()
         progress = self._restoration.progress
@@ -92,7 +92,7 @@ class CheckpointLoadStatus:
         """Assert that every object with values was restored. The checkpoint may have more values.
 
         Raises:
-            AssertionError: with the paths of the other objects.
+            AssertionError: with the paths of the objects that were not restored.
         """
         unmatched = self._unmatched()
         if unmatched:
@@ -169,7 +169,7 @@ class NameBasedSaverStatus:
         """Assert that every object was found. The checkpoint may contain further tensors.
 
         Raises:
-            AssertionError: with the paths of the other objects.
+            AssertionError: with the paths of the objects that were not found.
         """
         optional = set() if self._optional is None else {self._optional}
         missing = unmatched(self._root, self._restored | optional)
@@ -185,7 +185,7 @@ class NameBasedSaverStatus:
         return self.assert_consumed()
 
     def assert_nontrivial_match(self) -> Self:
-        """Assert that some object was found."""
+        """Assert that at least one object was found."""
         if not self._restored:
             raise AssertionError(f"No object was found by its name in {self._path}.")
         return self
@@ -196,7 +196,7 @@ class NameBasedSaverStatus:
 
 
 def unmatched(root: Trackable, identities: set[Identity]) -> list[ObjectNode]:
-    """Return the objects with values that are not among `identities`."""
+    """Return the objects that need values from the checkpoint, except those in `identities`."""
     return [
         node for node in object_nodes(root) if node.trackable.needs_values and node.trackable.identity not in identities
     ]

@@ -1,4 +1,4 @@
-"""Convert TensorFlow's optimizer state to torch's: map slots to state tensors, convert their units.
+"""Convert TensorFlow's optimizer state to torch's: map slots to state tensors, and convert values.
 
 `models.optimizer_slots` (load_model) and `objects.trackables.optimizers` (Checkpoint) find the slots and call this
 package.

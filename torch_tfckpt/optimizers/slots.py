@@ -23,12 +23,12 @@ from torch_tfckpt.format.object_graph import ObjectGraph, SlotVariable
 class SlotName(NamedTuple):
     """TensorFlow's name for a tensor of an optimizer's state."""
 
-    slot: str  # in the object graph
-    suffix: str  # of the slot variable's name, after the name of its variable
+    slot: str  # its name in the object graph
+    suffix: str  # last part of the slot variable's name, which follows the name of the variable
 
 
-STEP: Final = "step"  # in the state of some optimizers; may be mistaken for a slot of a scalar parameter
-MAXIMA: Final = "max_exp_avg_sq"  # Adam's, with amsgrad
+STEP: Final = "step"  # in the state of some optimizers; looks like a slot if the parameter is a scalar
+MAXIMA: Final = "max_exp_avg_sq"  # of Adam with amsgrad
 ADAMS: Final = (torch.optim.Adam, torch.optim.AdamW)
 _ADAM: Final = {
     "exp_avg": SlotName("m", "Adam"),
@@ -59,7 +59,7 @@ def slot_names(optimizer: torch.optim.Optimizer) -> Mapping[str, SlotName]:
 
 
 def slot_variables(graph: ObjectGraph, optimizer: int) -> tuple[SlotVariable, ...]:
-    """Return the slot variables of an optimizer's node; those of Keras 3 under their Keras 2 names."""
+    """Return the slot variables of an optimizer's node; for Keras 3, with their Keras 2 names."""
     return graph.nodes[optimizer].slot_variables or tuple(_listed_slots(graph, optimizer))
 
 
@@ -75,7 +75,7 @@ def _listed_slots(graph: ObjectGraph, optimizer: int) -> Iterator[SlotVariable]:
 
 
 def number_nodes(graph: ObjectGraph, optimizer: int) -> dict[str, int]:
-    """Return the children of an optimizer's node by name; numbers of Keras 3 under their Keras 2 names."""
+    """Return the children of an optimizer's node by name; for Keras 3, only numbers, by Keras 2 names."""
     children = {child.local_name: child.node_id for child in graph.nodes[optimizer].children}
     if _TRAINED in children:
         return {_NUMBERS[name]: node_id for name, node_id in children.items() if name in _NUMBERS}

@@ -53,7 +53,7 @@ class StoredOptimizer:
     Attributes:
         name: Name for messages.
         keys: Name as in Keras 2 or TensorFlow 1 -> key of a counter or hyperparameter.
-        slots: Names of all its slots; empty for a name-based checkpoint, which does not record them.
+        slots: Names of all slots of the optimizer; empty for a name-based checkpoint, which does not record them.
         used: Names in `keys` that were read.
     """
 
@@ -96,7 +96,7 @@ class StatePlan:
         groups: The optimizer's groups that contain some of them.
         slots: The slots to read, of parameters for which all required slots are stored.
         missing: Parameters in `known` that lack a required slot.
-        hyperparameters: The stored ones, by torch's names, for `groups`.
+        hyperparameters: The stored hyperparameters for `groups`, by torch's names.
         step: Number of steps; None if torch does not count them, or if it is unknown and not needed.
         rate: The stored momentum is divided by -`rate`; None: it is used unchanged.
         problem: Why the state cannot be converted; if set, no part of the plan may be used.
@@ -276,7 +276,7 @@ def _count_steps(stored: StoredOptimizer, betas: Sequence[float]) -> float | Non
 def steps_of_power(power: float, beta: float) -> int | None:
     """Return the number of steps after which TensorFlow's Adam stores `power` = beta**(steps + 1).
 
-    None if it cannot be known: in float32 the power of 0.9 becomes zero after 828 steps, that of 0.999 after 87,293.
+    None if it cannot be known: in float32, the power becomes zero after 828 steps for beta 0.9, after 87,293 for 0.999.
     """
     if not 0.0 < power < 1.0 or not 0.0 < beta < 1.0:
         return None
@@ -286,7 +286,7 @@ def steps_of_power(power: float, beta: float) -> int | None:
 def updated_state(
     optimizer: torch.optim.Optimizer, new: Mapping[Identity, Mapping[str, Any]], *, keep_others: bool = False
 ) -> dict[str, Any]:
-    """Return the optimizer's state_dict with the state in `new`, by identity of the parameter.
+    """Return the optimizer's state_dict with the state in `new`, whose keys identify the parameters.
 
     Unless `keep_others`, the state of other parameters is removed, because it is from a different point in training;
     the optimizer creates new state at its next step. Adagrad creates state only when it is constructed, so its state

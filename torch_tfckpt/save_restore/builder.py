@@ -1,7 +1,7 @@
-"""Saver builders, as in tf.train: they group saveables into data files, write them, and read them back.
+"""Saver builders, as in tf.train: group saveables into data files, write them, and read them back.
 
 A subclass of `BaseSaverBuilder` may override how values are written (`save_op`) and read (`restore_op`,
-`bulk_restore`); shards are written one by one and merged. `BulkSaverBuilder`, the default, plans all bytes of all
+`bulk_restore`); its shards are written one by one and merged. `BulkSaverBuilder`, the default, plans all bytes of all
 shards and transfers them together. Both write the same files, byte for byte.
 
 Source: tensorflow/python/training/saver.py.
@@ -26,19 +26,19 @@ from torch_tfckpt.transfer.staging import Staging
 from torch_tfckpt.v1.writer import SlicesWriter
 from torch_tfckpt.values import Value, writable
 
-# Aliases, since the builder's class has attributes with the names of the classes.
+# Aliases, because the builder class has attributes with the same names as these classes.
 Saveable = SaveableObject
 Saveables = Sequence[SaveableObject]
 
 
 class BaseSaverBuilder:
-    """Writes and reads the saveables of a saver; subclasses may override both.
+    """Writes and reads the saveables of a saver; subclasses may override either operation.
 
     Args:
         write_version: SaverDef.V2, or V1 for programs that cannot read version 2.
 
     Raises:
-        FailedPreconditionError: `write_version` is another version.
+        FailedPreconditionError: `write_version` is neither of these.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -72,7 +72,7 @@ class BaseSaverBuilder:
         """Write all specs of `saveables`, in order, as one checkpoint with one data file.
 
         Args:
-            filename: Its prefix; for version 1 its path.
+            filename: Prefix of the checkpoint; for version 1, its path.
         """
         if self.write_version == SaverDef.V1:
             with SlicesWriter(storage, filename) as writer:
@@ -102,7 +102,7 @@ class BaseSaverBuilder:
         return [value for saveable in saveables for value in self.restore_op(reader, saveable, preferred_shard)]
 
     def sharded_filename(self, filename: str, shard: int, num_shards: int) -> str:
-        """Return the name of one of several files."""
+        """Return the name of the file for one shard of several."""
         return f"{filename}-{shard:05d}-of-{num_shards:05d}"
 
     def build(
@@ -119,13 +119,13 @@ class BaseSaverBuilder:
         """Check the saveables, and return the saver's settings as a message.
 
         Args:
-            filename: The default path. It is stored in place of the name of the tensor with that path, as TensorFlow
-                does without a graph.
+            filename: The default path. In the message it replaces the name of the tensor that would contain the path in
+                a graph, as in TensorFlow without a graph.
 
         Raises:
-            InvalidArgumentError: the tensors of a saveable are on several devices.
+            InvalidArgumentError: the tensors of one saveable are on several devices.
 
-        The names are those that TensorFlow would give to the saver's operations in a graph.
+        The names in the message are the names that TensorFlow would give to the saver's operations in a graph.
         """
         group_by_devices(names_to_saveables)
         saver_def = default_names(check_scope(name) or "save", sharded=sharded, version=self.write_version)
@@ -141,8 +141,8 @@ class BaseSaverBuilder:
 class BulkSaverBuilder(BaseSaverBuilder):
     """Reads and writes everything together: all devices at the same time, in bounded host memory.
 
-    If a subclass overrides `save_op` or `sharded_filename`, files are written as by BaseSaverBuilder; if it overrides
-    `restore_op`, they are read as by BaseSaverBuilder.
+    If a subclass overrides `save_op` or `sharded_filename`, it writes files as BaseSaverBuilder does; if it overrides
+    `restore_op`, it reads them as BaseSaverBuilder does.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -175,12 +175,14 @@ def begin_save(
     """Begin to write a checkpoint.
 
     Args:
-        builder: A BulkSaverBuilder writes all files together, in bounded host memory. Any other one, and one whose
-            class overrides `save_op` or `sharded_filename`, writes the files one by one with its `save_op`.
+        builder: A BulkSaverBuilder writes all version 2 files together, in bounded host memory. For version 1,
+            for other builders, and for subclasses that override `save_op` or `sharded_filename`, the files are written
+            one by one with `save_op`.
         path: Prefix of the checkpoint.
         sharded: Whether each device gets its own data file.
-        snapshot: Whether the values may change once `staged` is set. They are copied first: in bulk within the limits
-            of `staging`, otherwise all of them before this returns.
+        snapshot: Whether the values may change once `staged` is set, because they are copied before. If the files are
+            written together, values are copied within the limits of `staging`; otherwise, all are copied before this
+            returns.
         staging: Provides host memory for copies.
     """
     in_bulk = (
@@ -213,7 +215,7 @@ def _snapshot(saveables: Iterable[Saveable]) -> list[Saveable]:
 
 
 def _plan(groups: Sequence[Saveables]) -> BundlePlan:
-    """Plan all groups, group i in shard i. Every spec's tensor is accessed once."""
+    """Plan one shard for each group, in order. Every spec's tensor is accessed once."""
     plan = BundlePlan(len(groups))
     for shard, group in enumerate(groups):
         for spec in specs_of(group):

@@ -1,7 +1,7 @@
-"""Log lines of saves in the background, which are written after the save has ended.
+"""Delay the log lines of a save in the background until the save has ended.
 
-A signal handler may interrupt a call of `logging` in the main thread, which then holds locks of `logging`, and wait for
-a save. The save must not wait for these locks.
+A signal handler may wait for a save after interrupting the main thread in a call of `logging`. The main thread then
+still holds locks of `logging`, so the save must not wait for these locks.
 """
 
 import logging
@@ -16,7 +16,7 @@ _delayed: dict[int, list[logging.LogRecord]] = {}  # thread -> its records
 
 
 class _Delay(logging.Filter):
-    """Keeps the records of threads that delay theirs."""
+    """Filter that holds back the log records of threads inside `delayed_logs`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         kept = _delayed.get(threading.get_ident())
@@ -30,10 +30,13 @@ _DELAY: Final = _Delay()
 
 
 def prepare_delay() -> None:
-    """Let `delayed_logs` affect this package's loggers. A filter of a logger does not apply to those below it."""
+    """Let `delayed_logs` affect all loggers of this package.
+
+    The filter is added to every one of them, because a logger's filter does not apply to its descendants.
+    """
     for logger in list(logging.root.manager.loggerDict.values()):
         if isinstance(logger, logging.Logger) and logger.name.startswith(f"{_PACKAGE}."):
-            logger.addFilter(_DELAY)  # once
+            logger.addFilter(_DELAY)  # does nothing if called again
 
 
 @contextmanager
@@ -49,6 +52,6 @@ def delayed_logs() -> Iterator[list[logging.LogRecord]]:
 
 
 def write_logs(records: Sequence[logging.LogRecord]) -> None:
-    """Write the messages that were collected."""
+    """Write the collected messages."""
     for record in records:
         logging.getLogger(record.name).handle(record)

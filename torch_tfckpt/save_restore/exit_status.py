@@ -1,11 +1,12 @@
 """The exit status of a program whose last save failed and that has not asked for the result.
 
-Schedulers (SLURM, Kubernetes, Airflow) rely on the exit status, so it must not be 0. An exception of an atexit function
-is only printed. What Python offers is its own status for an error while it shuts down: 120, if the standard streams
-cannot be flushed after all atexit functions have run. `fail_at_exit` makes this happen, so that every other atexit
-function runs and all output is written.
+Schedulers (SLURM, Kubernetes, Airflow) rely on the exit status, so it must not be 0. An exception in an atexit function
+is only printed, and does not change the status. But Python exits with status 120 if it cannot flush the standard
+streams after all atexit functions have run. `fail_at_exit` makes this flush fail, so that every other atexit function
+still runs and all output is written.
 
-A child of `multiprocessing` runs no atexit functions, but finalizers; one that raises SystemExit sets the status.
+A `multiprocessing` child runs finalizers instead of atexit functions; a finalizer that raises SystemExit sets the
+child's status.
 
 Not covered: `os._exit` and signals, after which no Python code runs.
 """
@@ -23,16 +24,16 @@ _watched: list[int] = []  # id of the process that has a finalizer
 
 
 def fail_at_exit() -> None:
-    """Let the program end with status 120. Call it in an atexit function.
+    """Make the program end with status 120. To be called in an atexit function.
 
-    After an uncaught exception the status stays 1. The status of `sys.exit(n)` is not known here: it becomes 120.
+    After an uncaught exception the status stays 1. After `sys.exit(n)` it also becomes 120, since n is not known here.
     """
     if getattr(sys, "last_type", None) is None:  # set if the interpreter has printed an uncaught exception
         sys.stderr = _FailsAtTheEnd(sys.stderr)
 
 
 class _FailsAtTheEnd:
-    """A stream whose last flush, by the interpreter itself, fails. Everything else is passed on."""
+    """Stream wrapper: the interpreter's own final flush fails; everything else goes to the stream."""
 
     closed = False  # otherwise the interpreter would not flush it
 
@@ -52,9 +53,9 @@ class _FailsAtTheEnd:
 
 
 def at_end_of_child(report: Callable[[], bool]) -> None:
-    """In a child of `multiprocessing`, call `report` at its end; if it returns True, the child ends with status 120.
+    """In a `multiprocessing` child, call `report` at exit; if it returns True, exit with status 120.
 
-    A child that fails already keeps its status. Does nothing in other processes.
+    A child that is already failing keeps its status. Does nothing in other processes.
     """
     if parent_process() is None or _watched == [os.getpid()]:
         return
@@ -69,5 +70,5 @@ def at_end_of_child(report: Callable[[], bool]) -> None:
 
 
 def _exit() -> NoReturn:
-    # `multiprocessing` prints and drops an Exception of a finalizer, but not a SystemExit.
+    # `multiprocessing` prints and drops an Exception raised by a finalizer, but not a SystemExit.
     raise SystemExit(STATUS)

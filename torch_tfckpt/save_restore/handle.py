@@ -1,12 +1,12 @@
-"""Saves in the background: the caller's handle. Every error is raised, at the latest at exit.
+"""The caller's handle of a save in the background. Every error is reported, at the latest at exit.
 
-- A program whose last save failed, and that has not asked for the result, prints the error and ends with a status that
-  is not 0 (`exit_status`). So does a child of `multiprocessing`.
-- A signal handler may call any method, and start or await other saves. A call that could only wait for the code that
+- A program whose last save failed, and that has not asked for the result, prints the error at exit and ends with a
+  nonzero status (`exit_status`). So does a child of `multiprocessing`.
+- A signal handler may call any method, and start or await other saves. A call that would have to wait for the code that
   the handler has interrupted raises FailedPreconditionError immediately.
-- Ctrl-C while `save_async` waits: nothing was published and all files are removed, or the save continues in the
-  background and the next call waits for it.
-- A forked child does not wait for the saves of its parent, and leaves their files alone.
+- After Ctrl-C while `save_async` waits, either nothing is published and all files of the save are removed, or the save
+  continues in the background and the next call waits for it.
+- A forked child does not wait for the saves of its parent, and does not touch their files.
 """
 
 import atexit
@@ -24,14 +24,14 @@ from torch_tfckpt.save_restore.exit_status import at_end_of_child, fail_at_exit
 from torch_tfckpt.text import printable
 from torch_tfckpt.transfer.threads import Latch
 
-# None only if the caller has asked for it: a save that may be skipped, a saver that may have nothing to save. Other
-# programs can use the result without a check.
+# None is returned only if the caller has allowed it: the save may be skipped, or the saver may have nothing to save.
+# Other programs can use the result without checking for None.
 MaybeNone: TypeAlias = Any
 
-# Seconds that `result` waits for the log lines of a save that has ended. They need the locks of `logging`, which the
-# waiting thread itself may hold, if this is a signal handler.
+# Seconds that `result` waits until the log lines of a finished save are written. Writing them takes locks of `logging`,
+# which the waiting thread itself may hold if `result` is called by a signal handler.
 _FOR_LOGS: Final = 0.2
-# Seconds after which a signal handler that interrupts the start of a save decides that its thread was not created yet.
+# Seconds after which a signal handler that interrupts the start of a save assumes that the save has no thread yet.
 _TO_START: Final = 0.2
 
 
@@ -61,9 +61,9 @@ class SaveHandle:
         self._complete = complete
         self._done = Latch()
         self._logged = Latch()
-        self._taken = Latch()  # set by the thread that completes the save, or by the one that gives it up
-        self._starter: int | None = threading.get_ident()  # None once the thread that completes it was started
-        self._runner: int | None = None  # the thread that completes it
+        self._taken = Latch()  # set by the thread that completes the save, or by the thread that abandons it
+        self._starter: int | None = threading.get_ident()  # None once the thread that completes the save has started
+        self._runner: int | None = None  # the thread that completes the save
         self._path: str | None = None
         self._error: BaseException | None = None
         self._reported = False
@@ -90,7 +90,7 @@ class SaveHandle:
         self._starter = None
 
     def _give_up(self, abandon: Callable[[], object]) -> None:
-        """Remove everything that was written, unless a thread is completing the save already."""
+        """Remove everything that was written, unless a thread is already completing the save."""
         if not self._taken.set_first():
             return
         _UNREPORTED.discard(self)  # otherwise exit would wait for it forever
@@ -119,7 +119,8 @@ class SaveHandle:
         Raises:
             TimeoutError: the save has not ended yet.
             IncompleteSaveError, or any other error of `Saver.save`. The saver does not raise it again.
-            FailedPreconditionError: called by a callback of this save, which would wait for itself.
+            FailedPreconditionError: called by a callback of this save, or by a signal handler that interrupted its
+                start. The save would wait for itself.
         """
         if not self._wait(timeout):
             raise TimeoutError(f"the save has not ended after {timeout} seconds. Call again, or wait without a timeout")
@@ -136,7 +137,7 @@ class SaveHandle:
             if me == self._runner or (me == self._starter and not self._taken.wait(_TO_START)):
                 raise FailedPreconditionError(
                     f"{self!r}: a callback of the save, or a signal handler that interrupted its start, waits for the "
-                    f"save, which cannot end until it returns. Call this after the callback or handler has returned"
+                    f"save, which cannot end before this callback or handler returns. Call this method afterwards"
                 )
             if not self._done.wait(timeout):
                 return False
@@ -150,11 +151,11 @@ class SaveHandle:
             self.result()
 
     def _disown(self) -> None:
-        """Stop waiting for the save. For forked children, which do not have the saving thread."""
+        """Stop waiting for the save. Called in forked children, which do not have the saving thread."""
         self._complete = None
         self._error = FailedPreconditionError("the save continues in the process that started it. Call result() there")
         self._reported = True
-        # New events: at the time of the fork a thread may have held the locks of the old ones.
+        # New latches: a thread may have held the locks of the old ones at the time of the fork.
         self.staged, self._done, self._logged = Latch(), Latch(), Latch()
         for latch in (self.staged, self._done, self._logged):
             latch.set()
@@ -187,9 +188,9 @@ def skipped_save() -> SaveHandle:
 
 
 class InFlight:
-    """The save in the background of a Saver or a Checkpoint; there is at most one.
+    """The save that a Saver or a Checkpoint has in the background; there is at most one at a time.
 
-    Thread safety: one thread at a time may start a save; any may wait for it.
+    Thread safety: one thread at a time may start a save; any thread may wait for it.
     """
 
     def __init__(self) -> None:
@@ -197,7 +198,7 @@ class InFlight:
 
     @property
     def busy(self) -> bool:
-        """Whether it is still running."""
+        """Whether a save is still running."""
         return self._handle is not None and not self._handle.done()
 
     def start(
@@ -209,13 +210,13 @@ class InFlight:
         *,
         block_until_staged: bool = True,
     ) -> SaveHandle:
-        """Complete a save that has begun, in the background. REQUIRES: the previous one has ended.
+        """In the background, complete a save that has begun. REQUIRES: the previous save has ended.
 
         Args:
-            path: The checkpoint.
+            path: Path of the checkpoint.
             staged: Set once the values may change.
             complete: Waits until everything is written, and publishes it.
-            abandon: Stops, and removes everything that was written; called if no thread could be started.
+            abandon: Stops, and removes everything that was written; called if no thread can be started, or on Ctrl-C.
             block_until_staged: Whether to wait for `staged`.
         """
         self._handle = handle = SaveHandle(path, staged, complete)
@@ -237,7 +238,7 @@ class InFlight:
             earlier._raise_unreported()
 
 
-# Saves that are running, and those whose error was not raised yet.
+# Saves that are running, and failed saves whose error has not been raised yet.
 _UNREPORTED: set[SaveHandle] = set()
 
 
@@ -252,7 +253,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _unreported_errors() -> list[BaseException]:
-    """Wait for all saves, and return the errors that were not raised yet."""
+    """Wait for all saves, and return the errors that have not been raised yet."""
     errors: list[BaseException] = []
     for handle in list(_UNREPORTED):
         try:
@@ -263,7 +264,7 @@ def _unreported_errors() -> list[BaseException]:
 
 
 def _report() -> bool:
-    """Print errors that were not raised yet; return whether there are any."""
+    """Print the errors that have not been raised yet; return whether there are any."""
     errors = _unreported_errors()
     for error in errors:
         print("A save in the background failed, and result() was not called:", file=sys.stderr)
@@ -273,6 +274,6 @@ def _report() -> bool:
 
 @atexit.register
 def _report_at_exit() -> None:
-    """Print errors that were not raised yet, and end with a status that is not 0."""
+    """Print the errors that have not been raised yet; if there are any, end with a nonzero status."""
     if _report():
         fail_at_exit()

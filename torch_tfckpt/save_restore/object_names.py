@@ -3,8 +3,8 @@
     full_name      "dense/kernel"
     checkpoint_key "model/layer1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
 
-A saver knows its tensors by name. To read an object-based checkpoint, its saveables are wrapped in saveables with these
-keys. The originals do not change, because the next save or restore may use names again.
+A saver knows its tensors by name. To read an object-based checkpoint, the saver's saveables are wrapped in saveables
+that have these keys. The originals do not change, because the next save or restore may use names again.
 
 Source: object_graph_key_mapping, saver_from_object_based_checkpoint in tensorflow/python/training/saver.py.
 """
@@ -37,7 +37,7 @@ def object_graph_key_mapping(path: AnyPath) -> dict[str, str]:
     Returns:
         The mapping; if several objects have the same name, the last key. Objects that are not variables have the name
         "".
-        A key need not be that of a tensor: a table stores several tensors below it.
+        There may be no tensor with exactly such a key: a table stores several tensors whose keys begin with it.
 
     Raises:
         NotFoundError: there is no such checkpoint, or it was stored by name and has no object graph.
@@ -49,7 +49,7 @@ def object_graph_key_mapping(path: AnyPath) -> dict[str, str]:
         >>> tfckpt.object_graph_key_mapping(path)["dense/kernel"]
         'w/.ATTRIBUTES/VARIABLE_VALUE'
 
-    Cost: one read of the graph, and no other tensor.
+    Cost: one read of the graph; no other tensor is read.
     """
     with CheckpointReader(path) as reader:
         graph = reader.object_graph
@@ -59,7 +59,10 @@ def object_graph_key_mapping(path: AnyPath) -> dict[str, str]:
 
 
 def names_of_several(graph: ObjectGraph, keys: Collection[str]) -> list[str]:
-    """Return names of several variables, one of which is stored under one of `keys`. TensorFlow reads the last one."""
+    """Return names that several variables have, at least one of which is stored under one of `keys`.
+
+    TensorFlow reads the last variable with such a name.
+    """
     of_names: dict[str, set[str]] = {}
     for node in graph.nodes:
         for attribute in node.attributes:
@@ -71,16 +74,18 @@ def names_of_several(graph: ObjectGraph, keys: Collection[str]) -> list[str]:
 def with_keys(
     saveables: Sequence[SaveableObject], names_to_keys: Mapping[str, str], left_out: list[str] | None = None
 ) -> list[SaveableObject]:
-    """Return saveables that restore into `saveables`, from the keys that the names of their specs are mapped to.
+    """Return saveables that read the checkpoint keys in `names_to_keys`, and restore into `saveables`.
 
     Args:
-        saveables: Those of a saver, as VarList.to_save returns them. A tensor with several names in a module is found
-            under any of them.
-        left_out: Receives the names that are not in the checkpoint, if others are. None: they raise an error.
+        saveables: The saveables of a saver, as VarList.to_save returns them. A tensor that has several names in a
+            module is found under any of these names.
+        left_out: Receives the names that are not in the checkpoint, if any others are in it. None: missing names raise
+            an error.
 
     Raises:
-        NotFoundError: in three parts: the names that are not in the checkpoint, those that are only in it, and the
-            number of common ones. The state of an object is never found: such files store it by the path to the object.
+        NotFoundError: names are not in the checkpoint. The message lists these names and the names that are only in the
+            checkpoint, and counts the names in both. The state of an object is never found, because object-based
+            checkpoints do not store it under a name, but under the path to the object.
     """
     aliases = _aliases(saveables)
     found: list[SaveableObject] = []
@@ -89,7 +94,7 @@ def with_keys(
     for saveable in saveables:
         if _is_alias_text(saveable, (SHARED, VERSIONS)):
             continue
-        # The first name of a tensor that is stored, or else its own.
+        # The first of the tensor's names that is in the checkpoint, or else the name of the spec.
         spellings = [(spec.name, *aliases.get(spec.name, ())) for spec in saveable.specs]
         names = [next((each for each in known if each in names_to_keys), known[0]) for known in spellings]
         wanted.update(names)
@@ -119,26 +124,29 @@ class _UnderKeys(SaveableObject):
         self._saveable = saveable
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
-        """Call the method of the saveable."""
+        """Call `check` of the wrapped saveable."""
         self._saveable.check(shapes, restored_shapes)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> object:
-        """Call the method of the saveable."""
+        """Call `restore` of the wrapped saveable."""
         return self._saveable.restore(restored_tensors, restored_shapes)
 
 
 def _takes_values(saveable: SaveableObject) -> bool:
-    """Whether a saveable can be restored. The state of an object, as returned by VarList.to_save, can only be saved."""
+    """Whether a saveable can be restored.
+
+    The state of an object, as returned by VarList.to_save, can only be saved.
+    """
     return type(saveable).restore is not SaveableObject.restore
 
 
 def _is_alias_text(saveable: SaveableObject, kinds: Collection[str] = (SHARED,)) -> bool:
-    """Whether a saveable stores the other names of shared tensors of a module."""
+    """Whether a saveable stores the other names of a module's shared tensors."""
     return saveable.name.rpartition("/")[2] in kinds and not _takes_values(saveable)
 
 
 def _aliases(saveables: Sequence[SaveableObject]) -> dict[str, list[str]]:
-    """Name -> the other names of the same tensor."""
+    """Return name -> the other names of the same tensor."""
     aliases: dict[str, list[str]] = {}
     for saveable in filter(_is_alias_text, saveables):
         for alias, name in json.loads(str(saveable.specs[0].tensor)).items():
@@ -147,7 +155,7 @@ def _aliases(saveables: Sequence[SaveableObject]) -> dict[str, list[str]]:
 
 
 def _names_do_not_fit(missing: Collection[str], wanted: Collection[str], stored: Collection[str]) -> str:
-    """Return the message: TensorFlow's three parts, and how to fix it."""
+    """Return the error message: the same three parts as in TensorFlow, and how to fix the error."""
     extra = sorted({name for name in stored if name}.difference(wanted))
     matched = len(set(wanted).intersection(stored).difference(missing))
     hint = did_you_mean(min(missing), extra)
@@ -156,6 +164,6 @@ def _names_do_not_fit(missing: Collection[str], wanted: Collection[str], stored:
         f"Variables names when this checkpoint was written which don't exist now: {listed(extra, _LISTED, escaped)}\n\n"
         f"({matched} variable name(s) did match)\n\n"
         f"This is an object-based checkpoint, as written by tf.train.Checkpoint and Keras, and Saver looks up its "
-        f"variables by the names that they had then. {hint + ' ' if hint else ''}Pass the saver only variables that "
-        f"were saved, as a dict with those names as keys; or restore objects with tfckpt.Checkpoint"
+        f"variables by the names that they had when they were saved. {hint + ' ' if hint else ''}Pass the saver only "
+        f"variables that were saved, as a dict with these names as keys; or restore objects with tfckpt.Checkpoint"
     )

@@ -1,15 +1,17 @@
-"""Save when a signal arrives: the handler only notes the signal, and the save happens at the next safe point.
+"""Save when a signal arrives: the handler only notes the signal; the save happens at a safe point.
 
 A handler may interrupt training anywhere, even in the middle of `optimizer.step()`. A checkpoint taken then would
-mix new and old parameters, and nobody would notice. So the handler saves nothing. Safe points are the calls that the
+mix new and old parameters, and nobody would notice. So the handler saves nothing. Safe points are calls that the
 training loop makes while its values are consistent: `should_stop()`, and the saves of the same object.
 
-Guaranteed, if a safe point is reached before the process is killed: one durable checkpoint of that point, even if a
-save is in flight, or if that save fails. A second signal of the same number has its usual effect, so that a loop that
-never reaches a safe point can be ended. Forked children do not note signals: in them each has its usual effect.
+If a safe point is reached before the process is killed, one durable checkpoint of that point is guaranteed, even if
+another save is in flight, and even if that other save fails. A second signal of the same number has its usual effect,
+so that a loop that never reaches a safe point can be ended. Forked children do not note signals: in a child, every
+signal has its usual effect.
 
-Several objects may be open for one signal, and be closed in any order: all open ones note it. If closing one object
-restores the handler of another one that is already closed, that handler passes signals on.
+Several SaveOnSignal objects may be open for the same signal, and may be closed in any order: every open object notes
+the signal. Closing an object may reinstall the handler of an object that is already closed; this handler then forwards
+signals to the handler that was installed before it.
 """
 
 import logging
@@ -26,7 +28,7 @@ from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
 
-# After the handler of one of these the same instruction fails again; the process cannot go on to a safe point.
+# When a handler of one of these signals returns, the same instruction fails again; no safe point is ever reached.
 _FATAL: Final = frozenset(
     number for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT") if (number := getattr(signal, name, None))
 )
@@ -39,8 +41,8 @@ class SaveOnSignal:
     an exception nothing is saved: it may have interrupted an update of the values.
 
     Attributes:
-        signal: Number of the signal that has arrived; None before.
-        path: The checkpoint that was saved because of it; None before.
+        signal: Number of the signal that has arrived; None if none has arrived yet.
+        path: The checkpoint that was saved because of the signal; None if none has been saved yet.
 
     Examples:
         >>> import os, signal, torch, torch_tfckpt as tfckpt
@@ -78,7 +80,7 @@ class SaveOnSignal:
         try:
             for number in numbers:
                 earlier = signal.getsignal(number)
-                # None: a handler that was not installed by Python, which cannot be restored.
+                # None: the handler was not installed by Python, and cannot be restored.
                 self._earlier[number] = signal.SIG_DFL if earlier is None else earlier
                 signal.signal(number, self._note)
         except (ValueError, OSError) as error:
@@ -97,17 +99,19 @@ class SaveOnSignal:
 
     @property
     def is_open(self) -> bool:
-        """Whether signals are noted: `close` was not called."""
+        """Whether signals are noted, i.e. `close` has not been called."""
         return not self._closed
 
     def should_stop(self) -> bool:
-        """Save if a signal has arrived, once; return whether one has. Call it where all values are consistent.
+        """If a signal has arrived, save once; return whether a signal has arrived.
+
+        Call this only while all values are consistent.
 
         Raises:
             SystemExit: with `exit=True`, once the checkpoint is durable; its code is 128 plus the signal's number.
             Any error of the save; the next call tries again.
 
-        Cost: nothing before a signal; then one save.
+        Cost: nothing until a signal arrives; then one save.
         """
         if self.signal is None:
             return False
@@ -147,7 +151,11 @@ class SaveOnSignal:
             self.close()
 
     def at_safe_point(self, target: str, save: SaveHandle | str | None) -> None:
-        """Save after another save of the same object, unless that one has the same name: then wait for its end."""
+        """If a signal has arrived, save again after `save`, another save of the same object.
+
+        If `target`, the path of `save`, is the path that would be saved again, only wait until `save` ends; save again
+        if it failed.
+        """
         if self.signal is None or self._saved or self._saving:
             return
         if target == self._target():
@@ -159,7 +167,10 @@ class SaveOnSignal:
         self.should_stop()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal. This may run between any two bytecodes of the program, so it does as little as possible."""
+        """Handle a signal.
+
+        This may run between any two bytecodes of the program, so it does as little as possible.
+        """
         noted = False
         each: object = self
         while isinstance(each, SaveOnSignal):
@@ -182,7 +193,7 @@ class SaveOnSignal:
         try:
             try:
                 self._sync()
-            except Exception as error:  # of an earlier save; it must not prevent this one
+            except Exception as error:  # the error of an earlier save must not prevent this save
                 _log.error("an earlier save in the background failed: %s", error)
             self.path = self._save()
             self._saved = True

@@ -1,8 +1,8 @@
-"""One call at a time for objects that save and restore: threads wait for each other, signal handlers are refused.
+"""One call at a time for objects that save and restore: threads wait; signal handlers get an error.
 
-A signal handler may interrupt a call of a Saver in its thread, anywhere. A second call on the same object can then
-neither wait for the first one, which continues only after the handler, nor use what the first one is changing. So it
-raises immediately, having changed nothing. A call from another thread waits for its turn.
+A signal handler may interrupt a thread at any point during a call of a Saver. If the handler calls the same object, its
+call can neither wait for the interrupted call, which continues only after the handler has returned, nor use what that
+call is changing. So it raises an error immediately, and changes nothing. A call from another thread waits for its turn.
 """
 
 import functools
@@ -17,24 +17,24 @@ from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.values import outside_modes
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.0005, 0.05  # seconds between two checks of the calls of other threads
+_FIRST_WAIT, _LONGEST_WAIT = 0.0005, 0.05  # seconds between two checks of whether earlier calls have ended
 
 _FIX: Final = (
     "Only note the signal in the handler and save in the training loop, as `Saver.save_on_signal` does, or let the "
-    "handler save another object"
+    "handler use a different object"
 )
 
 
 class Call(NamedTuple):
-    """A call that runs, or waits for its turn."""
+    """A call that is running or waiting for its turn."""
 
     name: str
-    frame: FrameType  # of its decorator
+    frame: FrameType  # of the decorator's wrapper
     thread: int
 
     @property
     def runs(self) -> bool:
-        """Whether its function is still running. If not, Ctrl-C came before the call was removed from the list."""
+        """Whether the call has not ended. If it has, Ctrl-C kept it from being removed from the list."""
         frame = sys._current_frames().get(self.thread)
         while frame is not None:
             if frame is self.frame:
@@ -44,12 +44,12 @@ class Call(NamedTuple):
 
 
 class TakesTurns(Protocol):
-    """An object with methods of which one may run at a time."""
+    """An object whose decorated methods run one at a time."""
 
-    _calls: list[Call]  # the running call, and those that wait, in the order of their turns
+    _calls: list[Call]  # the running call, then the waiting calls in the order of their turns
 
     def sync(self) -> None:
-        """Wait until no save is in flight. Raises its error."""
+        """Wait until no save is in flight. Raises the save's error."""
 
 
 Self = TypeVar("Self", bound=TakesTurns)
@@ -60,12 +60,12 @@ Result = TypeVar("Result")
 def one_at_a_time(
     method: Callable[Concatenate[Self, Arguments], Result],
 ) -> Callable[Concatenate[Self, Arguments], Result]:
-    """Run the decorated methods of one object one after the other, each when no save is in flight.
+    """Run the decorated methods of one object one after the other, each only when no save is in flight.
 
-    A signal handler may save while this waits for the save in flight: the call begins afterwards.
+    While this waits for a save in flight, a signal handler may still save, because the method has not begun yet.
 
     Raises:
-        FailedPreconditionError: called by a signal handler, or a callback, during another such call of this thread.
+        FailedPreconditionError: called by a signal handler or a callback during another such call in the same thread.
         The error of an earlier save in the background, if it was not raised by `result()`.
     """
     in_turn = takes_turns(method)
@@ -81,9 +81,9 @@ def one_at_a_time(
 def takes_turns(
     method: Callable[Concatenate[Self, Arguments], Result],
 ) -> Callable[Concatenate[Self, Arguments], Result]:
-    """`one_at_a_time` for a method that may run, at least in part, during a save in flight.
+    """Like `one_at_a_time`, for a method that may run, at least in part, while a save is in flight.
 
-    It runs outside of torch's FakeTensorMode and InferenceMode.
+    The method runs outside of torch's FakeTensorMode and InferenceMode.
     """
     name = method.__qualname__.replace("._", ".")
     run = outside_modes(method)
@@ -100,7 +100,7 @@ def takes_turns(
         finally:
             with suppress(ValueError):  # Ctrl-C came before it was added
                 calls.remove(call)
-            del call  # it refers to this frame
+            del call  # it references this frame
 
     return in_turn
 
@@ -112,7 +112,7 @@ def _wait_for_turn(calls: list[Call], call: Call) -> None:
             if other is call:
                 continue
             if not other.runs:
-                with suppress(ValueError):  # it has ended since
+                with suppress(ValueError):  # it has ended in the meantime
                     calls.remove(other)
             elif other.thread == call.thread:
                 raise FailedPreconditionError(

@@ -1,4 +1,4 @@
-"""A save in progress: its interface, and an implementation that writes the shards one by one and merges them.
+"""Interface of a save in progress, and a save that writes the shards one by one and merges them.
 
 Source: _AddShardedSaveOpsForV2 in tensorflow/python/training/saver.py.
 """
@@ -37,7 +37,7 @@ class PendingSave(Protocol):
 
     @property
     def total_bytes(self) -> int | None:
-        """Bytes of all data files; None if they are not known."""
+        """Total size of all data files; None if it is not known."""
 
     def finish(self) -> str:
         """Wait until everything is written, publish it, and return the checkpoint's path for the state file."""
@@ -57,7 +57,7 @@ class PartWriter(Protocol):
 
 
 class SaveByParts:
-    """A save by `save_op`, which is called in `finish`."""
+    """A save that calls the builder's `save_op`, in `finish`."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class SaveByParts:
 
     def finish(self) -> str:
         save_op, storage, path = self._builder.save_op, self._storage, self._path
-        if self._builder.write_version == SaverDef.V1:  # its writer creates no directory
+        if self._builder.write_version == SaverDef.V1:  # the version 1 writer creates no directory
             if storage.renames:
                 refuse_long_name(shard_names(path, 1)[0] if self._sharded else path)
             with saving(path):
@@ -97,8 +97,8 @@ class SaveByParts:
             make_directories(storage, os.path.dirname(path))
             remove_leftovers(storage, os.path.dirname(path))
             marker = Marker(storage, path)  # from here on, leftovers of a killed save can be recognized
-        # Unique names: another save of the same path must not merge these parts. An object store has no
-        # directories that would have to be removed afterwards.
+        # The names are unique, because another save of the same path must not merge these parts. An object store
+        # needs no folder for them.
         folder = temporary_name(path + PARTS_SUFFIX, marker.save)
         base = os.path.join(folder, PART) if storage.renames else f"{path}.{PART}{marker.save}"
         parts = [self._builder.sharded_filename(base, shard, count) for shard in range(count)]
@@ -139,7 +139,7 @@ class SaveByParts:
         """Write all shards of version 1 under temporary names, and then publish them."""
         storage, path = self._storage, self._path
         with saving(path):
-            marker = Marker(storage, path)  # until the end, so that nobody mistakes the shards for leftovers
+            marker = Marker(storage, path)  # kept until the end, so that nobody mistakes the shards for leftovers
         temporaries = [temporary_name(target, marker.save) for target in targets]
         committed: list[bool] = []
         clean = False
@@ -158,9 +158,9 @@ class SaveByParts:
                 marker.end(clean=clean)
 
     def _save_shards_one_by_one(self, targets: Sequence[str]) -> None:
-        """Write each shard of version 1 under its name. If one fails, the new ones are removed.
+        """Write each version 1 shard under its final name. If one fails, remove the new shards.
 
-        For object stores, and for names that only the program's builder knows.
+        Used for object stores, and if the program's own builder determines the names.
         """
         new: list[str] = []
         replaced = 0
@@ -187,17 +187,17 @@ class SaveByParts:
 
 
 def _refuse_version_2(storage: Storage, path: str) -> None:
-    """Raise FailedPreconditionError if a version 2 checkpoint of that name would hide the version 1 files."""
+    """Raise FailedPreconditionError if a version 2 checkpoint at `path` would hide the version 1 files."""
     if storage.exists(index_filename(path)):
         raise FailedPreconditionError(
-            f"{printable(path)} is a checkpoint of version 2, and all readers would read it instead of one of version "
-            f"1 with this name. Remove it with `remove_checkpoint`, or save under another name"
+            f"{printable(path)} is a checkpoint of version 2, and all readers would read it instead of a version 1 "
+            f"checkpoint with this name. Remove it with `remove_checkpoint`, or save under another name"
         )
 
 
 @contextmanager
 def _part_of(path: str) -> Iterator[None]:
-    """Convert the error of a part to an error of the whole checkpoint, which is not published."""
+    """Convert the error of one part to an error of the whole checkpoint, which is not published."""
     try:
         yield
     except IncompleteSaveError as error:

@@ -1,4 +1,4 @@
-"""Restore saveables from an open checkpoint: everything is checked and read before the first value is assigned.
+"""Restore saveables from an open checkpoint: check everything and read all values, then assign them.
 
 Source: _AddRestoreOps in tensorflow/python/training/saver.py, RestoreOperation in
 tensorflow/core/kernels/save_restore_tensor.cc.
@@ -41,8 +41,8 @@ class RestoreOptions(NamedTuple):
         reshape: Give every value the shape that its tensor has now.
         sharded: Read device by device.
         restore_sequentially: Assign each value before the next is read.
-        strict: Raise an error for names that are missing, and for dtypes and shapes that do not fit. False: restore the
-            rest, and report these.
+        strict: Raise an error for names that are missing, and for dtypes and shapes that do not fit. False: report
+            these, and restore the rest.
         verify: Whether to verify checksums.
     """
 
@@ -56,10 +56,10 @@ class RestoreOptions(NamedTuple):
 def restore_path(
     builder: BaseSaverBuilder, path: str, variables: VarList, how: RestoreOptions, *, storage: Storage | None
 ) -> tuple[str | None, LoadReport]:
-    """Restore the current contents of `variables` from the checkpoint at `path`; errors contain TensorFlow's wording.
+    """Restore the current contents of `variables` from the checkpoint at `path`.
 
-    If the names are not keys of an object-based checkpoint, they are looked up as names of its variables, with a
-    warning.
+    If the checkpoint is object-based and the names are not keys in it, they are looked up as names of its variables,
+    with a warning. Errors contain TensorFlow's wording.
 
     Returns:
         A pair: the checkpoint's prefix or version 1 path, or None if it is object-based and its variables were found by
@@ -106,12 +106,12 @@ def restore_path(
 
 
 def _are_names_in_graph(reader: CheckpointReader, saveables: Sequence[SaveableObject]) -> bool:
-    """Return whether an object-based checkpoint has none of the names as a key."""
+    """Return whether the checkpoint is object-based and has none of the names as a key."""
     return reader.object_graph is not None and not any(spec.name in reader for spec in specs_of(saveables))
 
 
 def _complete(report: LoadReport, reader: CheckpointReader, saveables: Sequence[SaveableObject]) -> None:
-    """Add to a report what was restored, and the stored tensors that are not reported otherwise."""
+    """Add to a report what was restored, and all stored tensors that the report does not list yet."""
     left_out = {*report.missing, *(mismatch.name for mismatch in report.mismatched)}
     for saveable in saveables:
         if isinstance(saveable, StateDictSaveable) or saveable.name in left_out:
@@ -170,15 +170,15 @@ def _telling_the_likely_cause() -> Iterator[None]:
         raise NotFoundError(_then_in_its_words(str(error), cause)) from None
     except InvalidArgumentError as error:
         cause = "a mismatch between the current graph and the graph from the checkpoint"
-        finding = f"{str(error).rstrip('.')}. Restore into what was saved"
+        finding = f"{str(error).rstrip('.')}. Restore into matching tensors"
         raise InvalidArgumentError(_then_in_its_words(finding, cause)) from error
 
 
 def _then_in_its_words(finding: str, cause: str) -> str:
-    """Return a message that begins with the finding and ends with TensorFlow's wording, which programs may search for.
+    """Return a message that begins with the finding and ends with TensorFlow's wording.
 
-    The finding and the fix come first because TensorFlow puts them last, where they are easily missed. The "Original
-    error" at the end repeats the first line.
+    Programs may search for TensorFlow's wording. The finding and the fix come first because TensorFlow puts them last,
+    where they are easily missed. The "Original error" at the end repeats the first line.
     """
     first = next(filter(None, finding.splitlines()), "")
     return (
@@ -189,18 +189,18 @@ def _then_in_its_words(finding: str, cause: str) -> str:
 def _by_names_in_graph(
     reader: CheckpointReader, variables: VarList, error: NotFoundError, missing: list[str] | None
 ) -> list[SaveableObject]:
-    """Return saveables that are read by the names of variables in the checkpoint's object graph. Logs a warning.
+    """Return saveables that find their values by variable name in the object graph. Logs a warning.
 
     Args:
-        missing: Gets the names that are not there; None: they raise an error.
+        missing: Receives the names that are not in the graph; None: these raise an error.
 
     Raises:
         NotFoundError: a name is not in the graph. If there is no graph, or if all names are keys and a file is missing,
-            `error` is raised: the reason why the names could not be read as keys.
+            `error` is raised again, because it tells why the names could not be read as keys.
     """
     try:
         graph = reader.object_graph
-    except NotFoundError:  # its data file is missing
+    except NotFoundError:  # the data file that contains the graph is missing
         graph = None
     if graph is None:
         raise error
@@ -238,13 +238,13 @@ def restore_saveables(
         reshape: Give every value the shape that its tensor has now.
         sharded: Read device by device.
         restore_sequentially: Assign each value before the next is read. That takes the memory of one value at a time;
-            if a file is damaged, the values before the damage have been assigned, and the error lists them.
+            if a file is damaged, the values read before have already been assigned, and the error lists them.
 
     Raises:
         NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
         DataLossError: a value is damaged. Nothing was assigned, unless `restore_sequentially`.
-        Any error of a hook of load_state_dict, or of the load_state_dict of an object. Modules that were restored by
-            their load_state_dict are returned to what they were; the error lists what else was restored before.
+        Any error raised by a hook of load_state_dict, or by the load_state_dict of an object. Modules restored by
+            load_state_dict are returned to their earlier state; the error lists what else was already restored.
 
     Cost: one read of the values; host memory of all of them, or of the largest saveable if `restore_sequentially`.
     """
@@ -270,7 +270,7 @@ def restore_saveables(
             end = first + len(saveable.specs)
             assignments.append((saveable, of_group[first:end]))
             first = end
-    # Saveables that may fail despite the checks come first: they can be undone.
+    # Saveables whose restore may fail despite the checks come first: their restore can be undone.
     loads = [each for each, _ in assignments if isinstance(each, StateDictSaveable)]
     if loads:
         assignments.sort(key=lambda pair: not isinstance(pair[0], StateDictSaveable))
@@ -344,7 +344,7 @@ def _dtype_mismatch(reader: CheckpointReader, spec: SaveSpec) -> str:
 
 
 def _held_alike(stored: DataType, wanted: DataType) -> bool:
-    """Return whether torch represents both dtypes as the same one, such as qint8 and int8 as int8."""
+    """Return whether torch uses the same dtype for both, such as int8 for both qint8 and int8."""
     one, other = ELEMENTS.get(stored), ELEMENTS.get(wanted)
     return one is not None and other is not None and one.torch is not None and one.torch == other.torch
 

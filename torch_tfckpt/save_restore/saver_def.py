@@ -16,10 +16,10 @@ _TENSOR: Final = re.compile(scopes.VALID_SCOPE.pattern + ":0")
 
 
 def in_scope(saver_def: object, scope: str | None) -> SaverDef:
-    """Return a copy of the settings with its names in `scope`.
+    """Return a copy of the settings with `scope` added to the names in it.
 
     Raises:
-        InvalidArgumentError: it is not a SaverDef, or has no names.
+        InvalidArgumentError: `saver_def` is not a SaverDef, or has no names; or `scope` is invalid.
     """
     if not isinstance(saver_def, SaverDef):
         raise InvalidArgumentError(f"saver_def must be a saver_pb2.SaverDef: got {type(saver_def).__name__}")
@@ -28,7 +28,7 @@ def in_scope(saver_def: object, scope: str | None) -> SaverDef:
 
 
 def check_scope(name: str | None) -> str | None:
-    """Return `name`; InvalidArgumentError if the name of a node cannot begin with it."""
+    """Return `name`; raise InvalidArgumentError if names of nodes cannot begin with it."""
     if name and not (isinstance(name, str) and scopes.VALID_SCOPE.fullmatch(name)):
         raise InvalidArgumentError(
             f"{quoted(str(name))} is not a valid root scope name. Begin it with a letter, a digit or a dot, and "
@@ -38,7 +38,7 @@ def check_scope(name: str | None) -> str | None:
 
 
 def default_names(scope: str, *, sharded: bool, version: int) -> SaverDef:
-    """Return the names that TensorFlow gives to a saver's operations in `scope`; nothing else is set."""
+    """Return settings with only the names that TensorFlow gives to a saver's operations in `scope`."""
     saves = "control_dependency"
     if sharded:
         saves = "ShardedFilespec" if version == SaverDef.V1 else "Identity"
@@ -50,10 +50,10 @@ def default_names(scope: str, *, sharded: bool, version: int) -> SaverDef:
 
 
 def naming_nodes(saver_def: SaverDef, filename: str | None) -> tuple[SaverDef, str]:
-    """Return settings whose names are those of distinct nodes, and the default path.
+    """Return settings that name distinct nodes, and the default path.
 
-    The settings of a saver with its own default path have that path in place of the name of a tensor. Names that nodes
-    cannot have are replaced by the usual ones.
+    If a saver has its own default path, its settings contain this path in place of a tensor's name. If the
+    names are not valid or not distinct, all of them are replaced by TensorFlow's default names.
 
     Args:
         filename: The saver's own default path, if it has one.
@@ -73,5 +73,5 @@ def naming_nodes(saver_def: SaverDef, filename: str | None) -> tuple[SaverDef, s
 
 
 def out_of_scope(saver_def: SaverDef, scope: str) -> SaverDef | None:
-    """Return a copy of the settings without `scope` in its names; None if one of them is not in that scope."""
+    """Return a copy of the settings with `scope` removed from the names; None if a name is not in it."""
     return scopes.out_of_scope(saver_def, scope) if scopes.is_in_scope(saver_def, scope) else None

@@ -9,7 +9,7 @@ Identity = tuple[object, ...]
 def identity_of(thing: object) -> Identity:
     """Return a key that is equal for two objects if and only if restoring one restores the other.
 
-    Two tensors are equal if they have the same storage, offset, shape, strides, dtype, and the same conjugate and
+    Two tensors have equal keys if they have the same storage, offset, shape, strides, dtype, and conjugate and
     negative flags: `z` and `z.conj()` share memory, and so do `x` and `x.view(torch.int32)`, but a value of one is
     not a value of the other. Tensors without their own memory (empty, meta, lazy, sparse, wrappers of other tensors)
     and all other objects are compared by `id`, so the result is valid only while `thing` exists.

@@ -1,4 +1,4 @@
-"""State of parameters that join an optimizer after a restore: it is kept until `add_param_group` adds them.
+"""State of parameters that an optimizer gets after a restore: kept until `add_param_group` adds them.
 
 A resumed run often starts like the first one, with a frozen backbone, which a callback unfreezes later. The stored
 state of the backbone's parameters is kept in host memory until then.
@@ -25,8 +25,8 @@ class LateParameters:
 
     Args:
         names: The names of the parameters that are still missing.
-        restore: Restores those that the optimizer has now, and returns their names.
-        state: Returns the stored value, and the names in it that are still missing.
+        restore: Restores the state of the parameters that the optimizer has by now, and returns their names.
+        state: Returns the stored value, and the names of the parameters in it that are still missing.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class LateParameters:
         state: Callable[[], tuple[dict[str, Any], Set[str]]],
     ) -> None:
         self._optimizer, self._waiting, self._restore, self.state = optimizer, set(names), restore, state
-        self._replaced = optimizer.__dict__.get(_METHOD)  # set on the object itself by other code
+        self._replaced = optimizer.__dict__.get(_METHOD)  # set on the instance by other code, if at all
 
     def wait(self) -> None:
-        """Start to intercept the optimizer's `add_param_group`."""
+        """Start intercepting the optimizer's `add_param_group`."""
         self._optimizer.__dict__[_METHOD] = self
 
     def stop(self) -> None:
@@ -54,8 +54,8 @@ class LateParameters:
     def __call__(self, param_group: dict[str, Any]) -> None:
         """Add the group, then restore the kept state of its parameters.
 
-        Raises: any error of the original; errors of the restore, such as InvalidArgumentError for a different shape,
-        after which the group has been added nevertheless.
+        Raises: any error of the original; errors of the restore, such as InvalidArgumentError for a different shape.
+        If the restore fails, the group has been added nevertheless.
         """
         add = self._replaced or type(self._optimizer).add_param_group.__get__(self._optimizer)
         add(param_group)
@@ -72,7 +72,7 @@ def forget_late_parameters(optimizer: torch.optim.Optimizer) -> None:
 
 
 def with_late_state(optimizer: torch.optim.Optimizer, value: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of an optimizer, in the stored form, together with that of parameters it does not have yet."""
+    """Return an optimizer's state in the stored form, plus the state of parameters it does not have yet."""
     late = optimizer.__dict__.get(_METHOD)
     if not isinstance(late, LateParameters):
         return value

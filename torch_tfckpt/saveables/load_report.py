@@ -12,7 +12,7 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.text import closest, closest_text, counted, did_you_mean, first_lines, listed, quoted
 
-_LISTED: Final = 20  # lines of each kind in the printed report
+_LISTED: Final = 20  # maximum number of lines of each kind in the printed report
 
 
 class Mismatch(NamedTuple):
@@ -24,8 +24,8 @@ class Mismatch(NamedTuple):
         stored_shape: Shape in the checkpoint.
         stored_dtype: Element type in the checkpoint.
         layout: The layout that was tried.
-        shape: Shape in the module; None for a lazy tensor, whose layout needs another number of dimensions, and for
-            values that are not tensors.
+        shape: Shape in the module; None for a lazy tensor, which has no shape yet, and for values that are not
+            tensors.
         dtype: Element type in the module; None for values that are not tensors.
         reason: Description of the mismatch.
 
@@ -92,14 +92,14 @@ class LoadReport:
         sources: Name -> stored key, for everything that was loaded.
         averaged: Names that were filled with a moving average.
         ignored: Stored keys that are not weights of this module: counters, optimizers, averages, tensors that the
-            mapper omits or that are outside the prefix; and further keys of a tensor that the module ties.
+            mapper omits or that are outside the prefix; and the additional keys of tied tensors.
         prefix: Prefix below which the module is stored, as the checkpoint spells it: "model/".
         slots: Name of a parameter -> name in the optimizer's state -> stored key.
         missing_slots: Names of loaded parameters for which no optimizer state is stored.
         variables: Stored key -> full name of the variable, for an object-based checkpoint.
         hyperparameters: Hyperparameters that were loaded into the optimizer: lr, betas, momentum.
         unused_rules: Names and patterns of the mapper that match no stored tensor.
-        remarks: Other findings, such as arguments of load_model that would find more.
+        remarks: Other findings, such as arguments with which load_model would find more tensors.
         hints: Missing name or unexpected key -> a remark, printed after it.
         looked_for: Missing name -> all names that were looked for, without a prefix: "fc.weight", "fc.kernel", ...
 
@@ -147,7 +147,7 @@ class LoadReport:
         return "\n".join([head, *slots, *self.problems(), *self.advice(), *changed])
 
     def problems(self) -> list[str]:
-        """Return one line for each kind of problem, worded as by load_state_dict; no line if everything fits.
+        """Return one line for each kind of problem, as load_state_dict words it; none if everything fits.
 
         Examples:
             >>> import torch, torch_tfckpt as tfckpt
@@ -189,7 +189,7 @@ class LoadReport:
         return listed(names, _LISTED, with_hint)
 
     def _similar(self, name: str, candidates: Sequence[str]) -> str:
-        """Return 'Closest: ...' for keys that differ only in their modules from a name that was looked for."""
+        """Return 'Closest: ...' for keys that differ from a looked-for name only in the name of the module."""
         modules: dict[str, str] = {}
         last_parts = {other.rpartition(".")[2] for other in self.looked_for.get(name, ())}
         for key in candidates:
@@ -202,7 +202,7 @@ class LoadReport:
 
 
 def size_mismatch(name: str, stored: Shape, layout: str, wanted: Shape | None) -> str:
-    """Return the message of load_state_dict for a shape that does not fit."""
+    """Return the message that load_state_dict raises for a shape that does not fit."""
     as_layout = "" if layout == "same" else f" in layout {layout}"
     here = "not known yet" if wanted is None else shape_text(wanted)
     return (

@@ -16,7 +16,7 @@ from torch_tfckpt.saveables.stored_keys import SHARED
 from torch_tfckpt.saveables.wrappers import ModuleNames
 from torch_tfckpt.text import quoted
 
-EXTRA_STATE: Final = "_extra_state"  # last part of the state_dict name of the value of get_extra_state()
+EXTRA_STATE: Final = "_extra_state"  # last part of the name of get_extra_state()'s value in a state_dict
 
 
 @dataclass(slots=True)
@@ -24,9 +24,9 @@ class KeyedTensor:
     """One tensor of the modules.
 
     Attributes:
-        keys: All its keys, in order; it is stored under the first.
-        place: Where it is registered; None if it is not a tensor of the module itself.
-        is_filled: Whether it is in a module that is filled directly.
+        keys: All keys of the tensor, in order; it is stored under the first.
+        place: Where the tensor is registered; None if it is not a parameter or buffer of the module.
+        is_filled: Whether the tensor is in a module that is filled directly.
     """
 
     value: torch.Tensor
@@ -36,7 +36,7 @@ class KeyedTensor:
 
     @property
     def may_be_absent(self) -> bool:
-        """Whether a checkpoint may lack it."""
+        """Whether the tensor may be missing from a checkpoint."""
         return self.place is not None and self.place.may_be_absent
 
 
@@ -45,9 +45,9 @@ class LoadedPart:
     """A module that is restored by its load_state_dict.
 
     Attributes:
-        owner: Prefix of the keys of the module of the var_list that contains it: "net/", or "".
-        within: Prefix of its names in that module: "fc.", or "".
-        keys: Name in its own state_dict -> key.
+        owner: Key prefix of the module in the var_list that contains this module: "net/", or "".
+        within: Prefix of this module's names in the containing module: "fc.", or "".
+        keys: Name in this module's own state_dict -> key.
     """
 
     module: nn.Module
@@ -62,7 +62,7 @@ class LoadedPart:
 
     @property
     def prefix(self) -> str:
-        """Prefix of its keys: "net/fc."."""
+        """Prefix of this module's keys: "net/fc."."""
         return self.owner + self.within
 
 
@@ -73,9 +73,9 @@ class ModuleContents:
     Attributes:
         tensors: Each tensor once.
         extra: Key -> value that is not a tensor.
-        aliases: Key of a ".shared" -> alias -> stored key.
+        aliases: Key of a ".shared" entry -> alias -> stored key.
         parts: Modules that are restored by load_state_dict.
-        keys: All keys -> the part that restores the value; None if it is filled directly.
+        keys: Each key -> the part that restores its value; None if the value is filled directly.
     """
 
     tensors: dict[Identity, KeyedTensor] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class ModuleContents:
 
 
 class _Loaded(FunctionState):
-    """A value that is not a tensor, and that a part restores."""
+    """A value other than a tensor that is restored by a part."""
 
     def __init__(self, value: object) -> None:
         super().__init__(lambda: value, lambda _: None)
@@ -133,7 +133,7 @@ class _Loaded(FunctionState):
 def _parts(
     module: nn.Module, owner: str, names: ModuleNames, wanted: Callable[[nn.Module], bool]
 ) -> dict[str, LoadedPart]:
-    """Return key -> the part that it is in."""
+    """Return key -> the part that contains it."""
     parts = [LoadedPart(each, owner, names.stored(here)) for here, each in outermost(module, wanted)]
     return {key: part for part in parts for key in part.keys.values()}
 

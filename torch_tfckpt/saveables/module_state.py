@@ -10,14 +10,15 @@ Contract of a restore:
 
     filled      every parameter and persistent buffer, in place. Modules with hooks or overridden methods for loading
                 are restored by load_state_dict
-    None        a persistent buffer that is None now, but is stored, is created, and a warning is logged. Not in classes
-                of torch, where None is a setting, as in BatchNorm(track_running_stats=False); parameters are never
-                created
-    no place    other stored tensors of the module are reported as unexpected, and a warning is logged: all names below
-                its key; without a key, names below its submodules. As in TensorFlow they are not an error
-    two values  if a tensor has several names, and these are stored with different values, the first is restored, the
+    None        a persistent buffer that is None now, but is stored, is created, and a warning is logged. Exceptions:
+                torch's own classes, where None is a setting, as in BatchNorm(track_running_stats=False); and
+                parameters, which are never created
+    no place    other stored tensors of the module are reported as unexpected, and a warning is logged. This applies to
+                all names below the module's key or, if it has no key, below its submodules. As in TensorFlow they are
+                not an error
+    two values  if a tensor has several names, and different values are stored under them, the first is restored, the
                 others are reported as unexpected, and a warning is logged
-    counters    num_batches_tracked, and n_averaged of an AveragedModel, may be missing; they keep their values
+    counters    num_batches_tracked, and n_averaged of an AveragedModel, may be missing; they then keep their values
 """
 
 import json
@@ -47,7 +48,7 @@ from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES, ModuleNames
 from torch_tfckpt.text import listed, quoted
 from torch_tfckpt.values import Value
 
-_LISTED: Final = 10  # names that a message lists
+_LISTED: Final = 10  # maximum number of names in a message
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Modules:
         return not any(module.state_dict(keep_vars=True) for module in self._modules.values())
 
     def is_lazy(self) -> bool:
-        """Return whether a tensor has no shape yet, so that nothing can be saved."""
+        """Return whether any tensor has no shape yet, so that nothing can be saved."""
         return any(is_lazy(each.tensor) for module in self._modules.values() for each in registered_tensors(module))
 
     def to_save(self) -> list[SaveableObject]:
@@ -82,7 +83,7 @@ class Modules:
 
         Raises:
             UnimplementedError: the state_dict has entries that are not parameters or buffers of the module, and that
-                nothing in it would load.
+                nothing in the module would load.
             InvalidArgumentError, TypeError: a lazy parameter without a shape; extra state that can only be pickled.
         """
         contents = self._look()
@@ -99,15 +100,16 @@ class Modules:
     def to_restore(
         self, reader: CheckpointReader, report: LoadReport | None = None, *, strict: bool = True
     ) -> list[SaveableObject]:
-        """Return a saveable for each tensor and each extra state, with the names that `reader` has for them.
+        """Return a saveable for each tensor and each extra state, with their names in the checkpoint.
 
         A shared tensor is found under any of its names. A tensor that is not shared here, but was shared in the saved
-        module, is found under the name it was stored by, so two saveables may read the same key.
+        module, is found under the name it was stored under, so two saveables may read the same key.
 
         Args:
-            report: Gets the stored tensors that have no place. The saveables of modules that are restored by
-                load_state_dict add what load_state_dict reports.
-            strict: Raise errors for missing extra state, and by the saveables of such modules for missing entries.
+            report: Gets the stored tensors that have no place in the modules. The saveables of modules that are
+                restored by load_state_dict add what load_state_dict reports.
+            strict: Raise an error for missing extra state. The saveables of modules that are restored by
+                load_state_dict also raise errors for missing entries.
 
         Raises: as `to_save`, plus NotFoundError and any other error from reading extra state and ".shared".
         """
@@ -115,7 +117,7 @@ class Modules:
         return restore.saveables(strict=strict)
 
     def names_of_tensors(self) -> Iterator[tuple[str, dict[Identity, str]]]:
-        """Yield each module's key, and the first name of each of its parameters and buffers by identity."""
+        """Yield each module's key and, by identity, the first name of each of its parameters and buffers."""
         for key, module in self._modules.items():
             groups = group_shared(module_tensors(module))
             yield key, {identity_of(first.tensor): first.name for first, *_ in groups}
@@ -125,7 +127,7 @@ class Modules:
     ) -> Sequence[Sequence[str | None]]:
         """Return the names of an optimizer's parameters without the name parts added by wrappers among these modules.
 
-        An optimizer that was built from the named_parameters() of a wrapped module has names with these parts.
+        An optimizer that was built from the named_parameters() of a wrapped module has names that contain these parts.
         """
         wrapped: dict[tuple[Identity, str], str] = {}
         for module in self._modules.values():
@@ -150,7 +152,7 @@ class Modules:
 
 
 class _ModulesRestore:
-    """One restore of modules."""
+    """A single restore of modules."""
 
     def __init__(
         self, modules: Mapping[str, nn.Module], contents: ModuleContents, reader: CheckpointReader, report: LoadReport
@@ -174,7 +176,7 @@ class _ModulesRestore:
                 absent[tensor.keys[0]] = tensor.value
             elif tensor.is_filled:
                 found.append(_filled(tensor.value, tensor.keys[0], key))
-        if not anything:  # nothing is stored under any of these names: the error should count all of them
+        if not anything:  # no name is stored: add the optional ones, so that the error counts all of them
             found += [_filled(value, key, key) for key, value in absent.items()]
             absent = {}
         for key, state in self._contents.extra.items():
@@ -219,7 +221,7 @@ class _ModulesRestore:
             )
 
     def _unknown(self, known: set[str]) -> dict[str, dict[str, str]]:
-        """Return stored values that no module has a name for, as prefix of the part -> {name below it: key}."""
+        """Return stored values for which no module has a name: prefix of the part -> {name below it: key}."""
         prefixes = {part.prefix for part in self._contents.parts}
         found: dict[str, dict[str, str]] = {}
         for bare, key in (*((key, key) for key in self._reader.keys()), *self._stored.wrapped.items()):
@@ -234,11 +236,11 @@ class _ModulesRestore:
         return found
 
     def _owner_of(self, key: str) -> str | None:
-        """Return the longest prefix of a module of the var_list with which a key begins."""
+        """Return the prefix of the module in the var_list that a key belongs to: the longest that fits."""
         return max((owner for owner in self._modules if key.startswith(owner)), key=len, default=None)
 
     def _is_entry(self, key: str, owner: str) -> bool:
-        """Return whether a key may be an entry of the state_dict of a module, and not that of another object."""
+        """Return whether a key may be an entry of a module's state_dict, and not a key of another object."""
         if "/" in key[len(owner) :] or ("/" in owner and not key.startswith(owner)):
             return False
         return key.rpartition(".")[2] == EXTRA_STATE or self._reader.dtype(key) != DataType.DT_STRING
@@ -287,8 +289,8 @@ class _ModulesRestore:
         if lost:
             self._report.unexpected.extend(lost)
             _log.warning(
-                "%s: the restored modules have no place for these stored tensors, which are not restored: %s. If they "
-                "are created later, for example by the first forward pass, create them before the restore",
+                "%s: the restored modules have no place for these stored tensors, which are not restored: %s. If the "
+                "modules create them later, for example in the first forward pass, create them before the restore",
                 self._reader.path,
                 listed(lost, _LISTED),
             )
@@ -323,7 +325,7 @@ def _text(key: str, value: Mapping[str, Any]) -> SaveableObject:
 
 
 def _versions(parts: Sequence[LoadedPart]) -> dict[str, dict[str, int]]:
-    """Return a dict for each ".versions" key: path of a module within that of var_list -> its version."""
+    """Return ".versions" key -> {path of a submodule in the module of the var_list: its version}."""
     found: dict[str, dict[str, int]] = {}
     for part in parts:
         for path, each in part.module.named_modules(remove_duplicate=False):
@@ -343,7 +345,7 @@ def _filled(tensor: torch.Tensor, name: str, key: str) -> SaveableObject:
 
 
 def _is_empty_buffer(module: nn.Module, attribute: str) -> bool:
-    """Return whether a stored value may be set as this buffer of a module."""
+    """Return whether this is a buffer that is None now, and that a stored value may replace."""
     if attribute not in module._buffers or module._buffers[attribute] is not None:
         return False
     return attribute not in module._non_persistent_buffers_set and not type(module).__module__.startswith("torch.")

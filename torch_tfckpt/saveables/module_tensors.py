@@ -4,8 +4,8 @@
 
 Contract, the same for every caller:
 
-    order         that of nn.Module.state_dict: parameters of a module, its buffers, then its submodules
-    name          the one in module.state_dict(keep_vars=True), without the parts that wrappers add
+    order         as in nn.Module.state_dict: parameters of a module, its buffers, then its submodules
+    name          as in module.state_dict(keep_vars=True), without the parts that wrappers add
                   (see `wrappers`). A hook or an override of state_dict may rename an entry: activation checkpointing
                   removes "_checkpoint_wrapped_module." from all names
     persistent    whether the state_dict contains the tensor. Other buffers, and tensors that a hook or an override
@@ -40,10 +40,10 @@ class ModuleTensor:
 
     @property
     def may_be_absent(self) -> bool:
-        """Whether a checkpoint may lack it: a counter that torch, or a wrapper, adds to the tensors of a model.
+        """Whether a checkpoint may lack this tensor: a counter that torch or a wrapper adds to a model.
 
         torch loads a BatchNorm without num_batches_tracked, which old versions did not have, if the state_dict has no
-        version. n_averaged of an AveragedModel is not stored for the model itself.
+        version. A checkpoint of the model itself does not have the n_averaged of an AveragedModel.
         """
         if self.attribute == "num_batches_tracked":
             return isinstance(self.module, nn.modules.batchnorm._NormBase)
@@ -108,7 +108,7 @@ def module_tensors(
 
 
 def _as_saved(place: ModuleTensor, saved: Mapping[str, object], renamed: Mapping[Identity, list[str]]) -> ModuleTensor:
-    """Return `place` with the name and the persistence that the state_dict has for it."""
+    """Return `place` with its name in the state_dict, and whether it is persistent."""
     if place.name in saved:
         return replace(place, persistent=True)
     names = renamed.get(identity_of(place.tensor)) if renamed else None

@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 
 from torch_tfckpt.text import quoted
 
-_LOOKED_AT: Final = 8  # the most frequent prefixes of wanted names are tried: each costs a pass over the stored names
-_SHOWN: Final = 4  # prefixes that a hint lists
+_LOOKED_AT: Final = 8  # only the most frequent prefixes are tried: each costs a pass over the stored names
+_SHOWN: Final = 4  # maximum number of prefixes in a hint
 _SEPARATOR: Final = "/"  # between the key of a module in a var_list and the names in the module
 
 
@@ -15,10 +15,10 @@ def prefixes_of_names(stored: Iterable[str], wanted: Mapping[str, set[str]], sep
     """Return the wanted names that are found below each prefix, including "".
 
     Args:
-        wanted: Name without prefix -> the tensor with this name.
+        wanted: Name without prefix -> the wanted names that it stands for.
         separator: Last character of a prefix.
 
-    Cost: looks at each stored name once, and at each of its parts that is short enough to be wanted.
+    Cost: looks at each stored name once, and at each suffix of it that is short enough to be wanted.
     """
     found: dict[str, set[str]] = {}
     longest = max(map(len, wanted), default=0)
@@ -40,16 +40,16 @@ def _starts(name: str, earliest: int, separator: str) -> Iterator[int]:
 
 
 class _OtherPrefix(NamedTuple):
-    """A different prefix of stored names."""
+    """Names that are stored below a different prefix."""
 
-    wanted: str  # their prefix here
+    wanted: str  # their prefix in the Saver
     stored: str  # their prefix in the checkpoint
-    found: int  # how many names are stored below it
-    total: int  # how many names have the prefix here
+    found: int  # how many of them are stored below `stored`
+    total: int  # how many names have the prefix `wanted`
 
 
 def prefix_hint(wanted: Collection[str], stored: Collection[str]) -> str:
-    """Return a hint if the names of a Saver are stored below another prefix; "" if they are not.
+    """Return a hint if the names of a Saver are stored below a different prefix; "" if they are not.
 
     A prefix is considered only if at least two names, and more than half of them, are found below it.
     """

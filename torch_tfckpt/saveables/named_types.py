@@ -1,8 +1,9 @@
-"""Values of the program's own types, named tuples and enumerations: restored as the type of the current value.
+"""Named tuples and members of enumerations: restored as the type of the program's current value.
 
-A file stores only the name of their class, to compare it. If the program has a value of that class at the same place,
-the restored one is of that class, too; otherwise it is a plain tuple, or the plain value of the enumeration, which
-compare equal for named tuples, IntEnum and StrEnum. `fitted` reports each value that gets a plain type.
+A file does not store their class, only its name and the fields of a named tuple. If the program's current value at the
+same place is a named tuple with these fields, or a member of an enumeration with this name, the restored value has
+the same class. Otherwise it is a plain tuple, or the plain value of the member; for named tuples, IntEnum and StrEnum,
+this compares equal to the saved value. `fitted` reports each value that gets a plain type.
 """
 
 import enum
@@ -18,7 +19,7 @@ class _NamedTupleLike(Protocol):
 
 
 def is_named_tuple(value: object) -> TypeGuard[_NamedTupleLike]:
-    """Return whether it is an instance of a class of collections.namedtuple or typing.NamedTuple."""
+    """Return whether a value is a named tuple (collections.namedtuple or typing.NamedTuple)."""
     fields = getattr(value, "_fields", None)
     return isinstance(value, tuple) and isinstance(fields, tuple) and len(fields) == len(value)
 
@@ -38,15 +39,15 @@ class StoredMember:
 
 
 def class_name(value: object) -> str:
-    """Return the name by which a class is compared."""
+    """Return the name by which the class of a value is stored and compared."""
     return type(value).__qualname__
 
 
 def fitted(stored: Any, present: object, remarks: list[str], path: str = "") -> Any:
-    """Return `stored` with values of the types of `present`. Dicts, lists and deques are changed in place.
+    """Return `stored` with the types of the values in `present`. Changes dicts, lists and deques in place.
 
     Args:
-        stored: A value without cycles, to which there is no other reference.
+        stored: A value without cycles that nothing else refers to.
         remarks: Receives a line for each value that gets a plain type.
     """
     if isinstance(stored, StoredMember):

@@ -33,7 +33,8 @@ def named_values(var_list: object) -> dict[str, object]:
         list under the name of the whole tensor. If several SaveableObjects have the same name, the last one wins.
 
     Raises:
-        TypeError: another form; a name that is not a str; an element of a list that is not a variable.
+        TypeError: `var_list` has any other form; a name that is not a str; an element of a list that is not a
+            variable.
         AttributeError: an element of a list has no name.
         ValueError: two variables have the same name, or slices and a whole variable do.
     """

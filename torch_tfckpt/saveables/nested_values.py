@@ -3,12 +3,12 @@
     {"G": {"model": m, "opt": o, "epoch": 3}}     "G/model", "G/opt", and "G/epoch", a plain value that is replaced
     {"opts": [o1, o2]}                            "opts/0", "opts/1"
     {"parts": (t1, t2)}                           "parts/0", "parts/1": a tuple cannot change, but its tensors can
-    {"history": [t1, t2], "config": {"a": 1}}     one value each: plain containers, which may have tensors
+    {"history": [t1, t2], "config": {"a": 1}}     one value each: plain containers, which may contain tensors
     {"emb": [Variable(...), Variable(...)]}       one value: slices of a tensor, as in TensorFlow
     {"scheduler": None}                           switched off: nothing is saved
 
 A container is flattened if it contains a module, an optimizer or another object with state, at any depth. Its keys must
-be str or int. Later changes to it are ignored, like those to the var_list itself.
+be str or int. Later changes to the container are ignored, as are later changes to the var_list itself.
 """
 
 from collections import OrderedDict, deque
@@ -32,16 +32,18 @@ _NESTING: Final = (dict, list, tuple)
 
 
 class ItemValue(FunctionState):
-    """A plain value in a dict or list that is flattened. A restore replaces it there."""
+    """A plain value in a dict or list that is flattened. A restore replaces it in the container."""
 
     def __init__(self, container: Any, key: object) -> None:
         super().__init__(lambda: container[key], lambda value: container.__setitem__(key, value))
 
 
 def is_saved(value: object) -> TypeGuard[VarListValue]:
-    """Return whether `saveables_of` accepts it: a tensor, variable, slices, or an object that lists its saveables.
+    """Return whether `saveables_of` accepts a value.
 
-    A list is slices if it has Variables or SaveableObjects; a list of tensors is a plain container.
+    It accepts tensors, Variables, PartitionedVariables, SaveableObjects, lists of slices, and objects that list their
+    own saveables. A list is a list of slices if it contains Variables or SaveableObjects; a list of tensors is a plain
+    container.
     """
     if isinstance(value, list | tuple):
         objects = any(isinstance(part, nn.Module | torch.optim.Optimizer) for part in value)
@@ -53,7 +55,7 @@ def taken_apart(values: Mapping[str, object]) -> dict[str, object]:
     """Return the values of a var_list, with nested ones under their own names, by the contract above.
 
     Raises:
-        TypeError: a key that is neither a str nor an int, or a plain value in a tuple, next to objects.
+        TypeError: a container of objects has a key that is neither a str nor an int, or is a tuple with a plain value.
         ValueError: two values have the same name.
         InvalidArgumentError: the state_dict() of an optimizer; a container that contains itself.
     """
@@ -143,5 +145,5 @@ def refuse_snapshots(name: str, value: object, depth: int = 0) -> None:
 
 
 def is_module_snapshot(value: object) -> bool:
-    """Return whether it is what the state_dict() of a module returns."""
+    """Return whether a value is the result of a module's state_dict()."""
     return isinstance(value, OrderedDict) and hasattr(value, "_metadata")

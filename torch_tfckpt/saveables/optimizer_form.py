@@ -1,10 +1,10 @@
 """The form in which the state of an optimizer is stored: its state_dict with names instead of positions.
 
-module_key     key of the module whose state_dict has these names. Absent if there is no such module: a name is the key
-               under which the parameter itself is stored, or the name that the optimizer was built with
+module_key     key of the module whose state_dict has these names. If it is absent, a name is the key under which the
+               parameter itself is stored, or the name that the optimizer was built with
 optimizer      name of its class; absent if it is unknown, as in a state_dict that `convert` read from a .pt file
 param_shapes   name of each parameter -> its shape
-param_dtypes   name -> dtype, of those that are not float32
+param_dtypes   name -> dtype, for parameters that are not float32
 param_groups   hyperparameters of each group; "params" has the names
 state          name -> state
 other_state    state that belongs to no parameter, such as a count of all steps
@@ -57,7 +57,7 @@ def by_name(packed: Mapping[str, Any], names: Sequence[Sequence[str]]) -> dict[s
 
 
 def check_class(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> None:
-    """Raise InvalidArgumentError if the state is known to be that of another class of optimizer."""
+    """Raise InvalidArgumentError if the state is known to be from a different class of optimizer."""
     here, there = type(optimizer).__name__, stored.get("optimizer", type(optimizer).__name__)
     if here != there:
         raise InvalidArgumentError(
@@ -69,14 +69,14 @@ def check_class(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> 
 def check_hyperparameters(
     optimizer: torch.optim.Optimizer, group: Mapping[str, Any], stored: Mapping[str, Any]
 ) -> None:
-    """Raise InvalidArgumentError if the hyperparameters of a stored group are those of another algorithm."""
+    """Raise InvalidArgumentError if the hyperparameters of a stored group are for a different algorithm."""
     here, there = type(optimizer).__name__, stored.get("optimizer")
     missing = getattr(optimizer, "defaults", {}).keys() - group.keys()
     if there is None:
         missing -= _ADDED_LATER
     if missing and here != there:
         lacking = listed(sorted(missing), len(missing))
-        kind = "an optimizer of another class" if there is None else there
+        kind = "an optimizer of a different class" if there is None else there
         fix = "the class that saved it" if there is None else f"an optimizer of class {there}"
         raise InvalidArgumentError(
             f"the checkpoint has the state of {kind}, which lacks {lacking} of this {here}. "

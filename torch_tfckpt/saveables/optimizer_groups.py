@@ -1,17 +1,17 @@
-"""Give stored hyperparameters to the parameter groups of an optimizer whose groups may differ from the stored ones.
+"""Apply stored hyperparameters to an optimizer whose parameter groups may differ from the stored ones.
 
 Contract of `hyperparameters_of_groups`:
 
-    same group       a stored group with the same parameters: all of its hyperparameters. Groups are compared as sets;
-                     groups without parameters are matched in order
+    same group       a group with the same parameters as a stored group gets all of its hyperparameters. Groups are
+                     compared as sets; groups without parameters are matched in order
     split            several groups here were one stored group: a hyperparameter that has one value in all of them now
-                     is taken from the file. If they differ in it, such as in weight_decay, that was the reason for the
-                     split, and each keeps its current value
+                     is taken from the file. If they have different values, for example of weight_decay, this is
+                     assumed to be the reason for the split, and each group keeps its current value
     merged           one group here was several stored ones: a hyperparameter is restored if all have the same value
     new              a group with a parameter that is not stored keeps its current values: none are stored for it
-    subset           a group whose parameters are a part of a stored group, because others are frozen now: the values of
-                     that group
-    reported         each hyperparameter that keeps its current value although another one is stored, and why
+    subset           a group whose parameters are only some of those of a stored group, because others are frozen now,
+                     gets the values of the stored group
+    reported         each hyperparameter that keeps its current value although a different one is stored, and why
     otherwise        a hyperparameter that is not stored keeps its current value
 """
 
@@ -25,7 +25,7 @@ from torch_tfckpt.saveables.stateful import placed_like
 from torch_tfckpt.text import listed
 
 _PARAMETERS: Final = ("params", "param_names")
-_LISTED: Final = 4  # parameters that a message lists
+_LISTED: Final = 4  # maximum number of parameters in a message
 _ABSENT: Final = object()
 
 Group = Mapping[str, Any]
@@ -37,8 +37,8 @@ class PlannedGroups:
 
     Attributes:
         groups: One dict for each group, without parameters.
-        used: Indices of the stored groups that have a parameter in one of these groups, or are equal to one.
-        remarks: One line for each hyperparameter that keeps its current value although another one is stored.
+        used: Indices of the stored groups that share a parameter with one of these groups, or match an empty one.
+        remarks: One line for each hyperparameter that keeps its current value although a different one is stored.
     """
 
     groups: list[dict[str, Any]]
@@ -102,7 +102,7 @@ def _origins(members: Sequence[str | None], stored: Sequence[Group]) -> set[int]
 
 
 def _agreed(own: Group, siblings: Sequence[Group], parents: Sequence[Group]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the stored values to use, and the reason for each hyperparameter that keeps its own value."""
+    """Return the stored values to use, and hyperparameter -> reason why a different one is not used."""
     taken: dict[str, Any] = {}
     kept: dict[str, str] = {}
     for key in dict.fromkeys(key for parent in parents for key in parent):
@@ -130,7 +130,7 @@ def _is_equal(one: object, other: object) -> bool:
         return len(one) == len(other) and all(map(_is_equal, one, other))
     try:
         return bool(one == other)
-    except (RuntimeError, TypeError, ValueError):  # an array of several elements
+    except (RuntimeError, TypeError, ValueError):  # arrays of several elements have no truth value
         return False
 
 

@@ -5,14 +5,14 @@ Contract of `load_exactly`: after it,
     values    each tensor of a parameter's state has the given dtype, shape and elements. torch's load_state_dict casts
               them to the dtype of the parameter, which loses fp32 moments and master weights of bf16 parameters
     devices   as torch chooses: the parameter's; "step" stays in host memory unless `capturable` or `fused` is set
-    strides   those of the parameter for a tensor of its shape, so that fused and foreach kernels stay fast
+    strides   a tensor of the parameter's shape has the parameter's strides, so that fused and foreach kernels stay fast
     code      the optimizer's own load_state_dict, __setstate__ and hooks have run, each on the previous one's result.
-              Hooks and an override see the state before and after torch's own code, as without this module
+              Hooks and an override see the same state before and after torch's own code as without this module
     wrapped   an optimizer in an attribute, such as the base optimizer of a Lookahead, is treated the same way, and
               still shares its param_groups with the wrapper if it did before
     reported  changes that an optimizer's own code makes nevertheless are returned, one line each
 
-Not guaranteed: dtypes of a state_dict that an override loads without torch's load_state_dict. They are reported.
+Not guaranteed: dtypes, if an override loads the state_dict without torch's load_state_dict. Changes are reported.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,7 +46,7 @@ def wrapped_optimizers(owner: object) -> dict[str, torch.optim.Optimizer]:
 
 
 def hidden_optimizers(optimizer: torch.optim.Optimizer, state_dict: object) -> dict[str, torch.optim.Optimizer]:
-    """Return the optimizers in the attributes of an optimizer whose state is not in its `state_dict`, by path."""
+    """Return the optimizers in an optimizer's attributes whose state `state_dict` lacks, by path."""
     if not wrapped_optimizers(optimizer):
         return {}
     return dict(_hidden(optimizer, optimizer, "", set(_ids_in(state_dict, 0)), {id(optimizer)}))
@@ -98,7 +98,7 @@ def load_exactly(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -
 
 @contextmanager
 def keeping_dtypes(owner: object) -> Iterator[None]:
-    """Let optimizers load exactly, as `load_exactly` does: `owner`, and those in its attributes.
+    """Within this context, `owner` and the optimizers in its attributes load as `load_exactly` does.
 
     Thread safety: one thread at a time for one optimizer.
     """
@@ -108,9 +108,9 @@ def keeping_dtypes(owner: object) -> Iterator[None]:
     handles = []
     try:
         for each in optimizers:
-            if all(hasattr(each, hooks) for hooks in _HOOKS):  # an optimizer that never called Optimizer.__init__
+            if all(hasattr(each, hooks) for hooks in _HOOKS):  # absent if Optimizer.__init__ was never called
                 kept = _Kept()
-                # Last before torch's own code, and first after it: other hooks see what they would see without these.
+                # These run last before torch's code and first after it: other hooks see the same as without them.
                 handles.append(each.register_load_state_dict_pre_hook(kept.take))
                 handles.append(each.register_load_state_dict_post_hook(kept.put_back, prepend=True))
         yield
@@ -130,7 +130,7 @@ def _with_wrapped(owner: object, seen: set[int]) -> Iterator[object]:
 
 
 class _Shared:
-    """The list of groups that a wrapper shares with the optimizer in it. load_state_dict makes a new list."""
+    """The list of groups that a wrapper and its inner optimizer share. load_state_dict makes a new list."""
 
     def __init__(self, wrapper: Any, wrapped: torch.optim.Optimizer) -> None:
         self._wrapper, self._wrapped = wrapper, wrapped
@@ -138,7 +138,7 @@ class _Shared:
         self._is_shared = self._groups is not None and getattr(wrapped, "param_groups", None) is self._groups
 
     def join(self) -> None:
-        """Share the new list: that of the wrapper, unless only the wrapped optimizer has a new one."""
+        """Make both share one list: the wrapper's, or the wrapped optimizer's if only that one is new."""
         if not self._is_shared or self._wrapper.param_groups is self._wrapped.param_groups:
             return
         if self._wrapper.param_groups is self._groups:
@@ -161,7 +161,7 @@ class _Kept:
         self._states: list[tuple[torch.Tensor, Mapping[Any, Any]]] = []
 
     def take(self, optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
-        """Keep the values, and pass stand-ins instead of those that torch would change. A pre-hook."""
+        """Pre-hook: keep the values, and pass stand-ins for the values that torch would change."""
         self._states = []
         pairs = zip(state_dict["param_groups"], optimizer.param_groups, strict=False)
         of_position = {
@@ -180,7 +180,7 @@ class _Kept:
         return {**state_dict, "state": given}
 
     def put_back(self, optimizer: torch.optim.Optimizer) -> None:
-        """Replace the stand-ins by the values. A post-hook."""
+        """Post-hook: replace the stand-ins with the values."""
         for parameter, state in self._states:
             present = optimizer.state.get(parameter)
             if isinstance(present, dict):
@@ -207,7 +207,7 @@ def _stand_in(value: object, dtype: torch.dtype | None, key: object = None) -> o
 
 
 def _restored(present: object, given: object, parameter: torch.Tensor, key: object = None) -> object:
-    """Return what belongs in the place of `present`: the given value, or what the optimizer's code made of it."""
+    """Return the value to put in place of `present`: the given one, or what the optimizer made of it."""
     if isinstance(present, _Untouched):
         return present.value
     if isinstance(present, torch.Tensor) and isinstance(given, torch.Tensor):
@@ -223,7 +223,7 @@ def _restored(present: object, given: object, parameter: torch.Tensor, key: obje
 
 
 def with_strides_of(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Return `value` with the strides of `parameter` if it has its shape; files store row-major tensors."""
+    """Return `value` with `parameter`'s strides if the shapes are equal; files store row-major tensors."""
     if value.shape != parameter.shape or value.stride() == parameter.stride() or not value.is_contiguous():
         return value
     laid_out = torch.empty_like(parameter, dtype=value.dtype, device=value.device, requires_grad=False)
@@ -233,17 +233,17 @@ def with_strides_of(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tenso
 def _present(optimizer: torch.optim.Optimizer) -> object:
     try:
         return optimizer.state_dict()
-    except RuntimeError:  # such as that of a ZeroRedundancyOptimizer, which is gathered only on request
+    except RuntimeError:  # for example a ZeroRedundancyOptimizer, whose state is gathered only on request
         return None
 
 
 def _differences(given: object, present: object, path: str, depth: int) -> Iterator[str]:
-    """Yield a line for each tensor of `given` that is missing or of another dtype or shape in `present`."""
+    """Yield a line for each tensor of `given` that `present` lacks or has with a different dtype or shape."""
     if present is None or depth > _MAX_DEPTH:
         return
     if isinstance(given, torch.Tensor):
         if not isinstance(present, torch.Tensor):
-            return  # a number, which holds the same value
+            return  # the optimizer keeps the value as a number
         if (present.dtype, present.shape) != (given.dtype, given.shape):
             stored, here = (f"{each.dtype} {list(each.shape)}" for each in (given, present))
             yield f"{path} was {stored} and is {here}"

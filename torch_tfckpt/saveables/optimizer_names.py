@@ -1,4 +1,4 @@
-"""Names of the parameters of an optimizer: its own, or those of modules and tensors of the var_list."""
+"""Names of an optimizer's parameters: from the optimizer, or from modules and tensors of the var_list."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class ParameterNames:
 
     Attributes:
         groups: The names in each group; None for a parameter that cannot be in the checkpoint.
-        module: Key of the one module of the var_list that has all of the parameters. Names then have no key in front.
-            None: there is no such module.
+        module: Key of the one module of the var_list that has all of the parameters; names then do not begin with
+            this key. None: there is no such module.
         modules: Keys of all modules of the var_list.
     """
 
@@ -32,11 +32,11 @@ class ParameterNames:
         return (name for group in self.groups for name in group)
 
     def known(self) -> list[str]:
-        """Return all names but None."""
+        """Return all names that are not None."""
         return [name for name in self.flat() if name is not None]
 
     def in_full(self) -> "ParameterNames":
-        """Return "<key of the module>/<name>" in place of the names in one module."""
+        """Return the names with the key of the module in front: "<key of the module>/<name>"."""
         if self.module is None:
             return self
         full = [[None if name is None else name_in_full(self.module, name) for name in group] for group in self.groups]
@@ -44,12 +44,12 @@ class ParameterNames:
 
 
 def name_in_full(module: str, name: str) -> str:
-    """Return the key under which a Saver stores a parameter of the module with this key."""
+    """Return the key under which a Saver stores a parameter of the module that has the key `module`."""
     return f"{module}/{name}" if module else name
 
 
 def has_groups(value: object) -> TypeGuard[torch.optim.Optimizer]:
-    """Return whether it is an optimizer with groups of parameters, so that its state can be stored by name."""
+    """Return whether a value is an optimizer with parameter groups, so that its state is stored by name."""
     return isinstance(value, torch.optim.Optimizer) and isinstance(getattr(value, "param_groups", None), list)
 
 
@@ -69,7 +69,8 @@ def parameter_names(
         one module that has all of its parameters; else "<key of the module>/<name>", or the tensor's own key.
 
     Raises:
-        InvalidArgumentError: a parameter is not found (with its position and shape), or two have the same name.
+        InvalidArgumentError: a parameter is not found (the message has its position and shape), or two parameters
+            have the same name.
     """
     groups: list[list[torch.Tensor]] = [list(group["params"]) for group in optimizer.param_groups]
     names_of = dict(modules)
@@ -95,7 +96,7 @@ def _names_by_identity(
     modules: Mapping[str, Mapping[Identity, str]], tensors: Mapping[Identity, str]
 ) -> Mapping[Identity, str]:
     found = dict(tensors)
-    for key, names in reversed(list(modules.items())):  # if several modules have a parameter, the first one names it
+    for key, names in reversed(list(modules.items())):  # the name is from the first module that has it
         found.update({identity: name_in_full(key, name) for identity, name in names.items()})
     return found
 
@@ -105,7 +106,7 @@ def _name(name_of: Mapping[Identity, str], parameter: torch.Tensor, group: int, 
     if name is None:
         raise InvalidArgumentError(
             f"parameter {position} of param_groups[{group}], of shape {shape_text(parameter.shape)}, has no name: it "
-            f"is not in any module of var_list, and not one of its tensors. Add its module to var_list, or build the "
+            f"is neither in a module of var_list nor itself in var_list. Add its module to var_list, or build the "
             f"optimizer from model.named_parameters()"
         )
     return name

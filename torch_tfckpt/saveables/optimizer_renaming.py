@@ -1,6 +1,6 @@
-"""Stored optimizer state under the names that its parameters have here.
+"""Give the parameters in stored optimizer state the names that they have in this program.
 
-The same parameter may have another name in the checkpoint, for two reasons:
+The same parameter may have a different name in the checkpoint, for two reasons:
 
     wrappers    a compiled or parallel module adds a part to its names: "_orig_mod.fc.weight"
     modules     names are those in a state_dict ("fc.weight") if one module of the var_list has all parameters of the
@@ -18,11 +18,12 @@ _BY_NAME: Final = ("param_shapes", "param_dtypes", "state")  # dicts with the na
 
 
 def in_one_form(stored: object, here: ParameterNames) -> tuple[object, ParameterNames]:
-    """Return the stored state of an optimizer, and the names of its parameters here, both in full or both short.
+    """Return stored optimizer state, and the names of the parameters here, both in full or both short.
 
-    They are in full if they are names in two different modules of the var_list. If only one of them is known to be in
-    one module, they are in full if that gives common names. The stored key of a module that is not in the var_list is
-    ignored: `tfckpt convert --rename` may have renamed the module.
+    Names are in full if they begin with the key of the module ("net/fc.weight"). Both are in full if the stored names
+    and the names here are from two different modules of the var_list. If only one side is known to be from a single
+    module, both are in full if the two sides then have a name in common. A stored key of a module that is not in the
+    var_list is ignored: `tfckpt convert --rename` may have renamed the module.
     """
     if not isinstance(stored, dict):
         return stored, here
@@ -37,7 +38,7 @@ def in_one_form(stored: object, here: ParameterNames) -> tuple[object, Parameter
 
 
 def in_full(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return the stored state with "<key of the module>/<name>" in place of names in the state_dict of one module."""
+    """Return the stored state with names in full: "<key of the module>/<name>"."""
     module = _module_of(stored)
     if module is None:
         return stored
@@ -46,7 +47,7 @@ def in_full(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def names_after(names: Collection[str], before: object, after: object) -> set[str]:
-    """Return the new names of parameters, from a stored state before and after its parameters were renamed."""
+    """Return the new names of parameters, given a stored state before and after they were renamed."""
     new_names = dict(zip(_names_in(before), _names_in(after), strict=True))
     return {new_names[name] for name in names}
 
@@ -54,9 +55,8 @@ def names_after(names: Collection[str], before: object, after: object) -> set[st
 def with_names_here(stored: object, here: Collection[str]) -> object:
     """Return the stored state of an optimizer, with the names that its parameters have here.
 
-    Only names that differ by parts that wrappers add are changed: "_orig_mod.fc.weight" becomes "fc.weight", or the
-    reverse.
-    A stored value of another form is returned as it is; the caller reports it.
+    Only names that differ in the parts that wrappers add are changed: "_orig_mod.fc.weight" becomes "fc.weight", or
+    the reverse. A stored value of a different form is returned unchanged; the caller reports it.
 
     Args:
         here: Names of all parameters of this optimizer.
@@ -71,7 +71,7 @@ def _module_of(stored: Mapping[str, Any]) -> str | None:
 
 
 def _names_in(stored: object) -> list[str]:
-    """Return the names of all parameters; an empty list if the stored value has another form."""
+    """Return the names of all parameters; an empty list if the stored value has a different form."""
     groups = stored.get("param_groups") if isinstance(stored, dict) else None
     return [
         name
@@ -116,7 +116,7 @@ def _without_wrappers(there: set[str], here: set[str]) -> dict[str, str]:
 
 
 def _bare(names: Iterable[str]) -> dict[str, str]:
-    """Return `without_wrappers` of names that may begin with the key of a module: "net/fc.weight"."""
+    """Apply `without_wrappers` to names that may begin with the key of a module: "net/fc.weight"."""
     below: dict[str, list[str]] = {}
     for name in names:
         key = name[: name.rfind("/") + 1]

@@ -8,17 +8,20 @@ the numbers refer to other parameters, and one parameter would get the moments o
 
 Contract of a restore:
 
-    state            of each parameter that is in the file and in the optimizer, bit for bit (see `optimizer_loading`)
-    hyperparameters  by group (see `optimizer_groups`)
+    state            restored bit for bit, for each parameter that is in the file and in the optimizer (see
+                     `optimizer_loading`)
+    hyperparameters  restored by group (see `optimizer_groups`)
     file only        the state is kept, and restored when `add_param_group` adds the parameter (see `late_parameters`);
                      until then, it is saved with the state of the others, as separate groups
     optimizer only   the parameter keeps its current state
-    refused          hyperparameters of another algorithm; a parameter of another shape; no parameter in common
-    reported         every other difference, by a warning in the log, even another class of optimizer
+    refused          hyperparameters of a different algorithm; a parameter with a different shape; no parameter in
+                     common
+    reported         every other difference, by a warning in the log, even a different class of optimizer
 
-An optimizer with a custom state_dict structure, such as a Lookahead, is saved and restored through it, under
-"own_form". It refers to parameters by their positions, so the restore requires the same parameters in the same order. A
-wrapper such as SAM, whose state_dict lacks the state of the optimizer in it, is saved with that state, under "wrapped".
+An optimizer whose state_dict has a custom structure, such as a Lookahead, is saved and restored in this structure,
+under "own_form". The structure refers to parameters by their positions, so the restore requires the same parameters in
+the same order. A wrapper such as SAM, whose state_dict lacks the state of the optimizer that it wraps, is saved with
+that optimizer's state, under "wrapped".
 """
 
 import logging
@@ -48,8 +51,8 @@ from torch_tfckpt.saveables.optimizer_names import ParameterNames
 from torch_tfckpt.saveables.optimizer_renaming import in_one_form, names_after, with_names_here
 from torch_tfckpt.text import counted, first_lines, listed, quoted
 
-_LISTED: Final = 8  # names that a message lists
-_LINES: Final = 20  # remarks that a warning lists
+_LISTED: Final = 8  # maximum number of names in a message
+_LINES: Final = 20  # maximum number of remarks in a warning
 _HINT: Final = "Restore into an optimizer over the same parameters, or omit the optimizer"
 
 _log = logging.getLogger(__name__)
@@ -57,14 +60,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PlannedOptimizer:
-    """The restore of an optimizer.
+    """The planned restore of an optimizer.
 
     Attributes:
         state_dict: The argument for load_state_dict.
         remarks: One line for each difference between the stored optimizer and this one.
         late: Names of the stored parameters that this optimizer does not have.
         stored: The stored value.
-        wrapped: The restores of the optimizers in its attributes.
+        wrapped: The planned restores of the optimizers in its attributes.
     """
 
     state_dict: dict[str, Any]
@@ -90,10 +93,11 @@ class OptimizerState:
 
     Args:
         optimizer: Any torch.optim.Optimizer.
-        names: Returns the names of the optimizer's parameters at the time of the call. `value` requires all names.
+        names: Returns the names of the optimizer's parameters at the time of the call. `value` requires that each
+            parameter has one.
         place: Name for the log.
-        later_names: `names` for parameters that are added after a restore; default: `names`.
-        when_added: Called with the names of such parameters once their state is restored.
+        later_names: Used in place of `names` when parameters are added after a restore; default: `names`.
+        when_added: Called with the names of the added parameters once their state is restored.
     """
 
     def __init__(
@@ -140,8 +144,8 @@ class OptimizerState:
         A hyperparameter that is not stored, for example one added by a newer torch, keeps its current value.
 
         Raises:
-            InvalidArgumentError: the stored value is not an optimizer's state; no parameter is in both; a parameter has
-                another shape; the stored optimizer is of another class.
+            InvalidArgumentError: the stored value is not an optimizer's state; it has no parameter in common with this
+                optimizer; a parameter has a different shape; the stored optimizer is of a different class.
         """
         stored, names = in_one_form(stored, self.names())
         stored = with_names_here(stored, names.known())
@@ -252,13 +256,13 @@ class OptimizerState:
         except (RuntimeError, NotImplementedError) as error:
             raise FailedPreconditionError(
                 f"state_dict() of this {type(self._optimizer).__name__} raised {type(error).__name__}: "
-                f"{str(error).rstrip('.')}. If its state is spread over ranks, gather it before each save, such as by "
-                f"consolidate_state_dict()"
+                f"{str(error).rstrip('.')}. If its state is spread over ranks, gather it before each save, for "
+                f"example with consolidate_state_dict()"
             ) from error
         return packed
 
     def _is_usual(self, packed: object) -> bool:
-        """Return whether it has torch's usual structure: state and groups, with positions of the parameters."""
+        """Return whether a state_dict has torch's usual structure: state and groups, by parameter position."""
         if not isinstance(packed, dict) or not isinstance(packed.get("state"), dict):
             return False
         groups = packed.get("param_groups")
@@ -294,8 +298,8 @@ class OptimizerState:
         order = [list(group["params"]) for group in groups]
         if order != list(map(list, names.groups)):
             raise InvalidArgumentError(
-                f"the state of this {type(self._optimizer).__name__} refers to parameters by their positions, and they "
-                f"differ: the checkpoint has {listed(list(names_in(groups)), _LISTED)}, in "
+                f"the state of this {type(self._optimizer).__name__} refers to parameters by their positions, but the "
+                f"parameters differ: the checkpoint has {listed(list(names_in(groups)), _LISTED)}, in "
                 f"{counted(len(order), 'group')}. {_HINT}, in the same order"
             )
         if not isinstance(stored[OWN_FORM], dict):
@@ -323,7 +327,7 @@ class OptimizerState:
         return {number: present[number] for number in range(total) if number not in known and number in present}
 
     def _check_parameters(self, here: Mapping[str, torch.Tensor], there: set[str], stored: dict[str, Any]) -> None:
-        """Raise InvalidArgumentError if the state cannot be that of this optimizer's parameters."""
+        """Raise InvalidArgumentError if the state cannot belong to this optimizer's parameters."""
         if here.keys() != there:
             check_class(self._optimizer, stored)
             if there and here and there.isdisjoint(here):
@@ -345,7 +349,7 @@ class OptimizerState:
             _check_shape(name, tuple(here[name].shape), stored.get("param_shapes"))
 
     def _check_form(self, stored: dict[str, Any]) -> None:
-        """Raise InvalidArgumentError if load_state_dict expects another structure than the stored one."""
+        """Raise InvalidArgumentError if load_state_dict expects a structure other than the stored one."""
         own_form = False
         if type(self._optimizer).state_dict is not torch.optim.Optimizer.state_dict:
             try:
@@ -374,7 +378,7 @@ def _check_shape(name: str, shape: tuple[int, ...], stored: object) -> None:
 
 
 def _parts(stored: object) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the groups, and the state by name; InvalidArgumentError if `stored` has another form."""
+    """Return the groups, and the state by name; InvalidArgumentError if `stored` has a different form."""
     groups = stored.get("param_groups") if isinstance(stored, dict) else None
     state = stored.get("state") if isinstance(stored, dict) else None
     other = stored.get("other_state", {}) if isinstance(stored, dict) else None
@@ -394,7 +398,11 @@ def _are_names(value: object) -> bool:
 
 
 def _differences(here: Set[str], there: Set[str], unknown: int) -> list[str]:
-    """Return a line for each way in which the parameters differ. `unknown`: those here that the file cannot have."""
+    """Return a line for each way in which the parameters differ.
+
+    Args:
+        unknown: Number of parameters of this optimizer that cannot be in the file.
+    """
     if here == there and not unknown:
         return []
     both = counted(len(there & here), "common parameter")
@@ -412,8 +420,8 @@ def _differences(here: Set[str], there: Set[str], unknown: int) -> list[str]:
 def _known(name: str | None) -> str:
     if name is None:
         raise InvalidArgumentError(
-            "an optimizer in an attribute of this one has a parameter that this one does not have, so its state cannot "
-            "be stored. Pass that optimizer itself"
+            "an optimizer in an attribute of this optimizer has a parameter that this optimizer does not have, so its "
+            "state cannot be stored. Pass the inner optimizer itself"
         )
     return name
 
@@ -426,7 +434,7 @@ def _size(group: object) -> int | None:
 def _as_dtype_of(
     parameter: torch.Tensor, state: object, name: str, stored: Mapping[str, Any], remarks: list[str]
 ) -> object:
-    """Return the state for a parameter that had another dtype when it was saved.
+    """Return the state for a parameter that may have had a different dtype when it was saved.
 
     Tensors that have the parameter's old dtype are cast to its current one, as torch requires of moments; others are
     not changed.

@@ -10,7 +10,8 @@ is imported or executed. Types are compared exactly, since a subclass may have i
     datetime(2026, 1, 1, 12)          {"$datetime": "2026-01-01T12:00:00"}
     Fraction(1, 3)                    {"$fraction": [1, 3]}
 
-A `Path` of another system is restored as the Path of this one; a time zone as its offset from UTC.
+A path that was saved on a different operating system is restored as this system's Path. A time zone is restored as its
+offset from UTC.
 """
 
 import datetime

@@ -59,7 +59,7 @@ class RNGState:
         """Restore a state returned by `state_dict`. States of absent CUDA devices are skipped with a warning.
 
         Raises:
-            InvalidArgumentError: not such a state, or one of other generators; nothing was changed.
+            InvalidArgumentError: not such a state, or the state of different generators; nothing was changed.
         """
         try:
             self._load(state_dict)

@@ -21,7 +21,7 @@ SpecValue = WritableValue | None
 
 
 class SaveSpec:
-    """One value of a checkpoint: the tensor or its function, its key, and its slice.
+    """One value of a checkpoint: the tensor or a function that returns it, its key, and its slice.
 
     Args:
         tensor: A torch tensor, a numeric array, strings (bytes, str, an array of them), or a function without arguments
@@ -151,7 +151,7 @@ def _dtype(name: str, tensor: object, dtype: torch.dtype | DataType | None) -> D
     if dtype is not None or tensor is None:
         return dtype
     if isinstance(tensor, torch.Tensor):
-        if not tensor.is_meta:  # a restore of a meta tensor raises its own error
+        if not tensor.is_meta:  # for a meta tensor, the restore raises a more specific error
             check_plain(name, tensor)
         return data_type(tensor.dtype, name)
     if isinstance(tensor, np.ndarray) and tensor.dtype.kind not in "OSUT":

@@ -3,14 +3,15 @@
 Contract:
 
     who      the outermost modules that override load_state_dict or _load_from_state_dict, or have hooks of
-             load_state_dict; with everything below them. Also modules whose state_dict contains values that are not
+             load_state_dict, with all their submodules. Also modules whose state_dict contains values that are not
              their tensors, such as copies. BatchNorm, lazy modules and the wrappers of activation checkpointing are
              filled directly: what torch does for them is done here
-    gets     what is stored below its name, even tensors that the module does not have now or has with another shape
-    versions torch passes the `_version` of each class in the metadata of a state_dict. Savers store those of such
-             modules in "<key>/.versions", unless they are 1 or of classes of torch. If none is stored, values are
-             assumed to be of the current version; if names do not fit, they are passed without one, as torch does for a
-             state_dict without metadata
+    gets     what is stored below the module's name, even tensors that the module does not have now or has with a
+             different shape
+    versions torch passes the `_version` of each class in the metadata of a state_dict. Savers store the versions of
+             such modules in "<key>/.versions", unless the version is 1 or the class is torch's own. If no version is
+             stored, the current version is assumed; if names or shapes then do not fit, the values are passed without a
+             version, as torch does for a state_dict without metadata
     failure  if a hook raises, or names are missing, all tensors, attributes and extra state of the module are restored
              from copies that were made before. Changes that a hook makes elsewhere are not undone
 """
@@ -39,7 +40,7 @@ from torch_tfckpt.text import escaped, listed, quoted
 from torch_tfckpt.values import Value
 
 VERSIONS: Final = ".versions"
-_LISTED: Final = 8  # names that a message lists
+_LISTED: Final = 8  # maximum number of names in a message
 _NORM: Final = nn.modules.batchnorm._NormBase
 _PLAIN_METHODS: Final = frozenset(
     (nn.Module._load_from_state_dict, _NORM._load_from_state_dict, nn.InstanceNorm1d._load_from_state_dict)
@@ -87,7 +88,7 @@ def changes_state_dict(module: nn.Module) -> bool:
 def outermost(
     module: nn.Module, wanted: Callable[[nn.Module], bool], prefix: str = ""
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the prefix ("" or "fc.") and the module, for the wanted modules that are not inside another one."""
+    """Yield the outermost wanted modules, each after its prefix: "" or "fc."."""
     seen: set[nn.Module] = set()
     waiting = [("", module)]
     while waiting:
@@ -155,16 +156,16 @@ class Backup:
 
 
 class StateDictSaveable(SaveableObject):
-    """Restores a module by its load_state_dict. `undo` reverts this.
+    """Restores a module by its load_state_dict. `undo` reverts the restore.
 
     Args:
-        name: Its name, for messages.
+        name: Name of the module, for messages.
         module: The module.
         tensors: Name in the state_dict of the module -> key.
-        states: Name in its state_dict -> key of an encoded value that is not a tensor, such as extra state.
+        states: Name in the state_dict -> key of an encoded value that is not a tensor, such as extra state.
         reader: The checkpoint.
         versions: Prefix of a module in the state_dict, without the last dot -> its stored version.
-        wanted: Key for each entry that the state_dict has now; those that are not stored may be missing.
+        wanted: Name of each entry that the state_dict has now -> its key, which may or may not be stored.
         optional: Entries that a checkpoint may lack.
         strict: Raise an error if an entry remains missing.
         report: Gets what is missing, unexpected and converted.
@@ -200,7 +201,7 @@ class StateDictSaveable(SaveableObject):
 
     @property
     def keys(self) -> Iterator[str]:
-        """The keys that it reads."""
+        """The keys that a restore reads."""
         return (spec.name for spec in self.specs)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
@@ -264,7 +265,7 @@ class StateDictSaveable(SaveableObject):
         return state
 
     def _load(self, state: "OrderedDict[str, Any]", metadata: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-        """Load, if necessary without versions that are not known. Return missing and unexpected names."""
+        """Load; retry without unknown versions if necessary. Return missing and unexpected names."""
         guessed = self._guessed_versions()
         missing, unexpected, problem = self._attempt(state, self._with_versions(state, metadata, frozenset()))
         if problem is not None and self._strict and guessed:
@@ -306,7 +307,7 @@ class StateDictSaveable(SaveableObject):
     def _with_versions(
         self, state: Mapping[str, Any], metadata: Mapping[str, Any], without: frozenset[str]
     ) -> "OrderedDict[str, dict[str, Any]]":
-        """Return metadata with the stored versions; the current ones for the rest; none for `without`."""
+        """Return metadata with the stored versions, else the current ones; no versions for `without`."""
         found: OrderedDict[str, dict[str, Any]] = OrderedDict()
         for path, each in self.module.named_modules(remove_duplicate=False):
             entry = dict(metadata.get(path, {}), version=self._versions.get(path, each._version))

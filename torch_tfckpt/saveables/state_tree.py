@@ -8,7 +8,7 @@
     $dict, $counter            list of [key, value]; $dict only if a key is not a str, or begins with "$"
     $bytes                     base64
     $complex                   [real, imaginary]
-    $float                     "inf", "-inf" or "nan", for which JSON has no numbers
+    $float                     "inf", "-inf" or "nan", which are not numbers in JSON
     $set, $frozenset           list of the elements, in the order of their JSON
     $deque                     [maximum length or null, list of its elements]
     $ordered                   an OrderedDict: list of [key, value]
@@ -227,7 +227,7 @@ class _Encoder:
         raise self._refusal(f"a numpy value of dtype {value.dtype}", path)
 
     def _put(self, path: tuple[str, ...], tensor: torch.Tensor) -> str:
-        """Return a key for the tensor: its path, with a number if taken, as in {"a/b": x, "a": {"b": y}}."""
+        """Return a key for the tensor: its path, plus a number if taken, as for {"a/b": x, "a": {"b": y}}."""
         name = self._name(path or ("value",))
         free, number = name, 2
         while free in self.tensors:

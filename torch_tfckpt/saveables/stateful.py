@@ -27,7 +27,7 @@ from torch_tfckpt.text import did_you_mean, escaped, first_lines, quoted
 from torch_tfckpt.transfer.host_bytes import copy_slice
 from torch_tfckpt.values import Value, value_dtype
 
-_LISTED: Final = 10  # remarks that a warning lists
+_LISTED: Final = 10  # maximum number of remarks in a warning
 _log = logging.getLogger(__name__)
 
 
@@ -120,7 +120,7 @@ class ContainerState:
         """Return the stored value.
 
         Raises:
-            InvalidArgumentError: the file has another kind of container, or more elements than the deque can hold.
+            InvalidArgumentError: the file has a different kind of container, or more elements than the deque can hold.
         """
         if not isinstance(stored, self._kind):
             raise InvalidArgumentError(
@@ -234,14 +234,14 @@ def read_text(reader: CheckpointReader, key: str) -> bytes:
     if not isinstance(value, np.ndarray) or value.shape != ():
         raise InvalidArgumentError(
             f"{reader.path}: {quoted(key)} is {reader.dtype(key).name} of shape {reader.shape(key)}, not the JSON of "
-            f"stored state. Restore a tensor under this key"
+            f"stored state. Restore it into a tensor"
         )
     text: bytes = value.item()
     return text
 
 
 def _require_key(reader: CheckpointReader, key: str) -> None:
-    """Raise NotFoundError unless this is a key; other names of a tensor are not accepted."""
+    """Raise NotFoundError unless the checkpoint has this key; other names of a tensor are not accepted."""
     if key not in reader:
         closest = did_you_mean(key, reader.keys())
         raise NotFoundError(f"{reader.path}: Key {escaped(key)} not found in checkpoint. {closest}".rstrip())

@@ -1,4 +1,4 @@
-"""Find the key under which a checkpoint stores a tensor of a module: under another name, or with a wrapper's prefix."""
+"""Find the stored key of a module's tensor, even if it is an alias or has parts that a wrapper added."""
 
 import json
 import logging

@@ -22,7 +22,7 @@ from torch_tfckpt.values import Value, check_plain
 
 
 class VariableSaveable(SaveableObject):
-    """One tensor, restored in place. TensorFlow's VariableSaveable and ResourceVariableSaveable.
+    """One tensor, restored in place. Like TensorFlow's VariableSaveable and ResourceVariableSaveable.
 
     Args:
         var: The tensor. A restore fills its memory, so its views and the optimizer's reference to it remain valid.
@@ -74,7 +74,7 @@ class VariableSaveable(SaveableObject):
         """Copy the value into the tensor, on any device and with any strides; no gradient is recorded.
 
         Raises:
-            InvalidArgumentError: as `check`, or the value has another dtype; the tensor is left untouched.
+            InvalidArgumentError: as `check`, or the value has a different dtype; the tensor is left untouched.
         """
         value = restored_tensors[0]
         if not isinstance(value, torch.Tensor) or value.dtype != self.tensor.dtype:
@@ -102,7 +102,7 @@ class LazySaveable(SaveableObject):
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
         (value,) = restored_tensors
         assert isinstance(value, torch.Tensor), "its dtype was checked"
-        if is_lazy(self._tensor):  # a second name for it may have been restored before
+        if is_lazy(self._tensor):  # no longer lazy if it was already restored under a second name
             self._tensor.materialize(value.shape)
         with torch.no_grad():
             self._tensor.copy_(value)
@@ -201,7 +201,7 @@ def _is_factory(item: object) -> TypeGuard[Callable[..., object]]:
 
 
 def _slices(key: str, parts: Iterable[object]) -> Iterator[SaveableObject]:
-    """Yield the saveable of each part under `key`, with its slice of the whole."""
+    """Yield the saveable of each part under `key`, with its slice of the whole tensor."""
     full_name: str | None = None
     for part in parts:
         if isinstance(part, SaveableObject):

@@ -54,10 +54,10 @@ class VarList:
         InvalidArgumentError: an optimizer with a parameter that has no name; the state_dict() of an optimizer.
 
     Errors that no later change can resolve are raised by the constructor; tensors, parameters and state are looked up
-    at each call. Saveables of tensors that are values themselves are reused until their tensor changes its memory,
-    shape, dtype or device.
+    at each call. Saveables of tensors that are themselves values of the var_list are reused until the tensor's memory,
+    shape, dtype or device changes.
 
-    Thread safety: that of the objects in it.
+    Thread safety: as for the objects in the var_list.
     """
 
     def __init__(self, var_list: object) -> None:
@@ -87,7 +87,7 @@ class VarList:
         self._check_now()
 
     def __len__(self) -> int:
-        """Return the number of entries of the var_list; a module or an optimizer is one."""
+        """Return the number of entries of the var_list; a module or an optimizer counts as one."""
         return len(self._saved) + len(self._states) + len(self._modules.keys)
 
     @property
@@ -127,7 +127,7 @@ class VarList:
                         raise
         _check_names(saveables)
         ordered = _in_order(saveables)
-        # Modules, objects with state, and objects that list their own saveables may have more values the next time.
+        # Modules, objects with state, and objects that list their own saveables may have more values at the next call.
         all_kept = len(self._kept) == len(self._saved) and not self._states and not self._modules.keys
         self._in_order = ordered if all_kept else None
         return list(ordered)
@@ -141,12 +141,12 @@ class VarList:
 
         Args:
             report: Records values that modules have no place for and, unless `strict`, state that cannot be restored.
-            strict: Raise errors for that state.
+            strict: Raise an error for state that cannot be restored.
 
         Raises:
             NotFoundError: "Key N not found in checkpoint", for state. Tensors are not looked up.
             DataLossError: stored state does not have the expected form.
-            InvalidArgumentError: stored state does not fit the object, e.g. an optimizer over other parameters.
+            InvalidArgumentError: stored state does not fit the object, e.g. an optimizer with different parameters.
             ValueError, UnimplementedError: as `to_save`.
 
         Cost: reads the JSON of all state; at most one index entry per tensor.
@@ -186,7 +186,7 @@ class VarList:
         if isinstance(value, CONTAINERS):
             if is_module_snapshot(value):
                 _log.warning(
-                    "%s is the state_dict() of a module. It contains the module's current tensors, not those that "
+                    "%s is the state_dict() of a module. It contains the module's current tensors, not tensors that "
                     "replace them later, for example in model.to(...). Pass the module itself",
                     quoted(name),
                 )

@@ -27,7 +27,7 @@ class Variable:
         dtype: Type to store, if it is not the tensor's: DT_QINT8 for an int8 tensor.
 
     Raises:
-        InvalidArgumentError: not a torch tensor, or `slice_info` has another shape than the tensor.
+        InvalidArgumentError: not a torch tensor, or the shape in `slice_info` is not the tensor's.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -76,8 +76,8 @@ class PartitionedVariable:
     """Variables that together form one tensor. Iterating yields the variables.
 
     Args:
-        name: Key in checkpoints if it is an element of a list; in a dict, the dict's key is used.
-        variables: The parts, each with its `slice_info`, which is checked when they are saved or restored.
+        name: Key in checkpoints if the object is an element of a list; in a dict, the dict's key is used.
+        variables: The parts. The `slice_info` of each is checked when they are saved or restored.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt

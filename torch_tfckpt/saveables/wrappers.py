@@ -1,4 +1,6 @@
-"""Modules that wrap another one. The part that they add to a name is not stored; stored names may or may not have it.
+"""Modules that wrap another module, and the parts that they add to the names of its tensors.
+
+Savers store names without these parts. Names that are already stored may have them or not.
 
     torch.compile(net)                    _orig_mod.fc.weight                    stored as fc.weight
     DataParallel(net), DDP(net)           module.fc.weight                       fc.weight
@@ -8,13 +10,13 @@
 
 Contract:
 
-    here          a wrapper is recognised by its type, never by a name: a module's own submodule called "module" keeps
+    recognition   a wrapper is recognised by its type, never by a name: a module's own submodule called "module" keeps
                   its name. A subclass of a wrapper is also a wrapper
     exception     a wrapper with its own entries under the same names as entries of the wrapped module, such as an
                   AveragedModel of an AveragedModel, is treated as a plain module: its part stays in the names
-    stored        older checkpoints, and state dicts of wrapped modules, contain the parts, which are ignored if a
-                  name is not found as it is: "_orig_mod" and the like everywhere, "module" only if all names stored at
-                  the same level, except n_averaged, also begin with "module", as they do below a wrapper
+    stored        older checkpoints, and state dicts of wrapped modules, contain the parts. If a name is not found
+                  exactly, the parts are ignored: "_orig_mod" and the like everywhere; "module" only if all names
+                  stored at the same level, except n_averaged, also begin with "module", as they do below a wrapper
 """
 
 import re
@@ -24,8 +26,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-# Class -> attribute of the wrapped module. By name: importing them would import all of torch.compile and
-# torch.distributed, and there is no instance of a class that nobody has imported.
+# Class -> attribute that holds the wrapped module. Classes are given by name: importing them would import all of
+# torch.compile and torch.distributed, and a class that has not been imported has no instances.
 _WRAPPERS: Final = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.nn.parallel.data_parallel.DataParallel": "module",
@@ -78,13 +80,13 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _entries(module: nn.Module) -> set[str]:
-    """Return the names of a module's own entries in its state_dict, and of its submodules."""
+    """Return the names of a module's own state_dict entries, and the names of its direct submodules."""
     extra = ["_extra_state"] if type(module).get_extra_state is not nn.Module.get_extra_state else []
     return {*module._parameters, *module._buffers, *module._modules, *extra}
 
 
 def _all_entries(module: nn.Module) -> set[str]:
-    """Return `_entries` of a module, together with those of the module that it wraps."""
+    """Return `_entries` of a module, together with the entries of the module that it wraps."""
     part = wrapped_part(module)
     own = _entries(module)
     return own if part is None else (own - {part}) | _all_entries(module._modules[part])  # type: ignore[arg-type]
@@ -97,15 +99,15 @@ class ModuleNames:
         module: Its submodules are visited only once; create a new object for each save and restore.
 
     Attributes:
-        has_wrappers: Whether it contains or is a wrapper; if not, both names are equal.
+        has_wrappers: Whether the module contains or is a wrapper; if not, both names of each tensor are equal.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self.has_wrappers = any(map(_attribute, {type(each) for each in module.modules()}))
         self._stored: dict[str, str] = {}  # prefix in the module or in its state_dict -> prefix in checkpoints
-        self._spelled: dict[str, str] = {}  # the reverse, to the state_dict; of several names, the innermost one
-        self._spelled_names: dict[str, str] = {}  # stored -> in the state_dict, for the wrappers' own entries
+        self._spelled: dict[str, str] = {}  # prefix in checkpoints -> the innermost prefix in the state_dict
+        self._spelled_names: dict[str, str] = {}  # stored name -> name in the state_dict, for the wrappers' own entries
         if self.has_wrappers:
             self._visit(module, "", "", "")
 
@@ -123,14 +125,14 @@ class ModuleNames:
             self._visit(child, f"{here}{name}.", spelled + dict_part, stored if name == part else f"{stored}{name}.")
 
     def stored(self, name: str) -> str:
-        """Return the name in checkpoints of an entry of the state_dict, or of an attribute below the module."""
+        """Return the checkpoint name for a state_dict entry, given by its state_dict name or attribute path."""
         if not self.has_wrappers:
             return name
         prefix, rest = _split(name, self._stored)
         return self._stored[prefix] + rest
 
     def spelled(self, stored: str) -> str:
-        """Return the name in the state_dict of a name in checkpoints. The entry need not exist."""
+        """Return the name in the state_dict for a name in checkpoints. The entry need not exist."""
         if not self.has_wrappers:
             return stored
         if stored in self._spelled_names:
@@ -139,7 +141,7 @@ class ModuleNames:
         return self._spelled[prefix] + rest
 
     def owners(self) -> dict[str, nn.Module]:
-        """Return the module at each prefix of stored names ("" or "fc."); of a wrapper, the wrapped module."""
+        """Return the module at each prefix of stored names ("" or "fc."); for a wrapper, the wrapped module."""
         return {
             self.stored(f"{name}.") if name else "": unwrapped(each)
             for name, each in self._module.named_modules(remove_duplicate=False)
@@ -160,9 +162,9 @@ def may_be_wrapped(names: Iterable[str]) -> bool:
 
 
 def without_wrappers(names: Iterable[str]) -> dict[str, str]:
-    """Map names without the parts that wrappers add to the names of a checkpoint that contain such parts.
+    """Return bare name -> stored name, for the names of a checkpoint with parts that wrappers have added.
 
-    Only names that contain a part are listed; a name that is ambiguous, or that exists as it is, is not.
+    Bare names are the names without these parts. A bare name that is ambiguous, or that is itself stored, is omitted.
 
     Cost: looks at all names; at their parts only if there may be a wrapper.
     """
@@ -197,7 +199,7 @@ def wrapper_prefix(name: str) -> str:
 
 
 def stored_wrapper(names: Collection[str]) -> str | None:
-    """Return the part of a wrapper among the names of all children of a stored module; None if there is none."""
+    """Return the part that a wrapper adds, if a stored module with these children is a wrapper; else None."""
     if _PARTS.isdisjoint(names):
         return None
     return next((name for name in names if _is_wrapper(name, set(names), is_last=False)), None)

@@ -1,4 +1,4 @@
-"""tf.train.Saver for torch: numbered checkpoints of named variables, their deletion, and their meta graphs.
+"""tf.train.Saver for torch: save and delete numbered checkpoints of named variables, with meta graphs.
 
 May use: save_restore, directory, meta graphs, threads, the clock.
 May not: depend on Checkpoints (object-based), models or conversion.

@@ -1,9 +1,9 @@
-"""Savers that a program does not construct itself: the default saver, and one for object-based checkpoints.
+"""Functions that return a saver: the default saver, or one for object-based checkpoints.
 
     saver = saver_from_object_based_checkpoint("ckpt-12", {"dense/kernel": kernel})
     saver.restore("ckpt-12")
 
-Saver.restore also reads object-based checkpoints when names are not found in one.
+Saver.restore does the same by itself if a checkpoint is object-based and the names are not keys in it.
 
 Source: saver_from_object_based_checkpoint and _get_saver_or_default in tensorflow/python/training/saver.py.
 """
@@ -26,7 +26,7 @@ from torch_tfckpt.text import printable
 
 
 def get_saver_or_default() -> Saver:
-    """Return the saver in the collection "savers", or a new one of all registered variables.
+    """Return the saver in the collection "savers", or a new one for all registered variables.
 
     A new saver is sharded, and is added to the collection.
 
@@ -44,7 +44,7 @@ def get_saver_or_default() -> Saver:
     savers = get_collection(GraphKeys.SAVERS)
     if len(savers) > 1:
         raise FailedPreconditionError(
-            f"More than one item in collection {GraphKeys.SAVERS}: {len(savers)}. Pass the one to use"
+            f"More than one item in collection {GraphKeys.SAVERS}: {len(savers)}. Use one of them directly"
         )
     if savers:
         found = savers[0]
@@ -74,13 +74,14 @@ def saver_from_object_based_checkpoint(
             a new one if the names match.
 
     Raises:
-        InvalidArgumentError (a ValueError): "not an object-based checkpoint".
-        NotFoundError: names are not in the checkpoint; the message has TensorFlow's three parts. The state of
-            optimizers and other objects is never found by name.
+        InvalidArgumentError (a ValueError): "not an object-based checkpoint": it was stored by name, or does not exist.
+        NotFoundError: names are not in the checkpoint. As in TensorFlow, the message lists these names and the names
+            that are only in the checkpoint, and counts the names in both. The state of optimizers and other objects
+            is never found by name.
         DataLossError: the object graph is damaged.
 
     The saver restores the current tensors of `var_list`; tensors that are added to a module later are not restored.
-    `save` writes the keys, but no object graph.
+    Its `save` stores the values under the checkpoint's keys, but writes no object graph.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt

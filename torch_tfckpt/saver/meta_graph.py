@@ -1,4 +1,4 @@
-"""Build the `.meta` file of a Saver: a resource variable for each tensor, and the nodes of its savers.
+"""Build the `.meta` file of a Saver: a resource variable for each tensor, and the nodes of all savers.
 
 TensorFlow can import it, restore the checkpoint, continue training, and save checkpoints that this package restores.
 
@@ -21,7 +21,7 @@ from torch_tfckpt.meta_graph.raw import GRAPH, RawMetaGraph
 from torch_tfckpt.meta_graph.saver_nodes import encoded_graph_of
 from torch_tfckpt.saver.registered import Registered, SaverInGraph
 
-# The files are equal to those of this version. Readers of old meta graphs interpret missing fields by it.
+# The files are identical to those that this version writes. Readers use the version to interpret missing fields.
 TENSORFLOW_VERSION: Final = "2.21.0"
 _PLACE: Final = "the meta graph of a saver"
 
@@ -43,7 +43,9 @@ class MetaGraphSource(Protocol):
 
 
 class TensorsGraph:
-    """The graph of the tensors that are saved. It is encoded again only if names, shapes or devices have changed.
+    """The graph of the saved tensors.
+
+    It is encoded again only if names, shapes or devices have changed.
 
     Thread safety: safe, even if the process forks while a thread encodes a graph, since there are no locks.
     """
@@ -61,7 +63,8 @@ class TensorsGraph:
         Returns:
             The function; it raises InvalidArgumentError for a graph of 2 GiB or more.
         """
-        # Both import modules. If the process forked while a thread was importing, the child could no longer import.
+        # The next two calls import modules. They are made here, not in another thread: if the process forked while that
+        # thread was importing, the child could no longer import.
         known_ops()
         self._version = self._version or _own_version()
         registered = Registered(saver, default_collections())

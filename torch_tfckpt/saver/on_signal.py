@@ -1,4 +1,4 @@
-"""Method of a Saver to save when a signal arrives."""
+"""`Saver.save_on_signal`: save when a signal arrives."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -54,7 +54,7 @@ class SavesOnSignal:
 
         Returns:
             An object with `should_stop()`, to be called once per training step, and `close()`, which restores the
-            earlier signal handlers; also a context manager.
+            earlier signal handlers. It is also a context manager.
 
         Raises:
             FailedPreconditionError: called from a thread other than the main thread.
@@ -62,7 +62,7 @@ class SavesOnSignal:
 
         The handler only notes the signal: a checkpoint written when it arrives could contain half of an
         optimizer step. Safe points are `should_stop()`, leaving the `with` block, and every `save` and `save_async` of
-        this saver. A save in flight is waited for. A second signal has its usual effect.
+        this saver. If a save is in flight, the safe point first waits for it. A second signal has its usual effect.
         """
 
         def step() -> object:
@@ -74,7 +74,7 @@ class SavesOnSignal:
         def target() -> str:
             return checkpoint_filename(fspath(save_path), step(), pad=self._pad)
 
-        target()  # an invalid argument is an error now rather than when the signal arrives
+        target()  # raises for invalid arguments now rather than when the signal arrives
         self._on_signal = (
             *(each for each in self._on_signal if each.is_open),
             SaveOnSignal(signals, save, self.sync, exit=exit, target=target),
@@ -82,7 +82,7 @@ class SavesOnSignal:
         return self._on_signal[-1]
 
     def _at_safe_point(self, target: str, saved: Saved) -> Saved:
-        """Save again if a signal has arrived, unless its path is `target`, which was just saved."""
+        """Save once more if a signal has arrived, unless this would save `target` again, which was just saved."""
         for each in self._on_signal:
             each.at_safe_point(target, saved)
         return saved

@@ -1,8 +1,8 @@
-"""Records of a Saver's checkpoints: those old enough to delete, and the state file.
+"""Records of a Saver's checkpoints: which of them are old enough to delete, and the state file.
 
 The first save of a run into a directory looks for what earlier runs of the same series have left: pins and metrics,
-marked checkpoints, and, if `recover` applies, those that the state file lists. If these cannot be read, the
-state file stays as it is, so that nothing in it is lost, and the next save tries again.
+checkpoints marked for deletion, and, if `recover` applies, the checkpoints listed in the state file. If any of this
+cannot be read, the state file is left unchanged, so that nothing in it is lost, and the next save tries again.
 
 Source: Saver._RecordLastCheckpoint, _MaybeDeleteOldCheckpoints in tensorflow/python/training/saver.py.
 """
@@ -50,9 +50,9 @@ _log = logging.getLogger(__name__)
 
 
 class _Listed(NamedTuple):
-    """What a state file of an earlier run lists."""
+    """Contents of the state file of an earlier run."""
 
-    paths: list[str]  # of one series in its directory, oldest first
+    paths: list[str]  # of the run's series, in the directory of the state file, oldest first
     last_preserved: float  # seconds since the epoch; 0 without a schedule
 
 
@@ -60,12 +60,13 @@ class SaverRecords(CheckpointRecords):
     """The checkpoints of one saver.
 
     Args:
-        saver_def: How many checkpoints to keep, for how long, and their version.
-        start: When the saver was built, in seconds since the epoch: the schedule of permanently kept ones begins then.
+        saver_def: How many checkpoints to keep, how often to keep one permanently, and their version.
+        start: When the saver was built, in seconds since the epoch. The schedule of permanently kept checkpoints begins
+            at this time.
         relative: Whether the state file names checkpoints relative to its directory.
         keep_best: Which checkpoints to keep because of their metrics.
         recover: Whether the first save adopts the checkpoints of its series that the state file lists. None: the
-            first save into a directory that was restored from does.
+            first save into a directory adopts them if a checkpoint in that directory was restored before.
         storage: Where files are stored; None chooses by the path.
 
     Thread safety: one thread at a time.
@@ -86,16 +87,17 @@ class SaverRecords(CheckpointRecords):
     ) -> None:
         super().__init__(keep_best, storage, saver_def.max_to_keep)
         self._version, self._sharded = saver_def.version, saver_def.sharded
-        # As stored: a float of 32 bits, so that 0.1 hours are 0.10000000149.
+        # As stored in the SaverDef: a 32-bit float, so 0.1 hours becomes 0.10000000149.
         self._keep_seconds = saver_def.keep_checkpoint_every_n_hours * SECONDS_PER_HOUR
         self._history = SaverHistory(start + self._keep_seconds)
         self._relative, self._recover = relative, recover
         self._has_saved = False
         self._restored_from: set[str] = set()  # keys of directories whose checkpoints are to be adopted
         self._last_restored: str | None = None
-        self._searched: set[tuple[str, str]] = set()  # directory and state file that were searched for marks
+        self._searched: set[tuple[str, str]] = set()  # directories and state files already searched for marks
         self._targets: dict[str, str] = {}  # save path -> the last checkpoint saved there, which determines the series
-        self._not_recorded: set[str] = set()  # checkpoints that no state file names, since an earlier one is unknown
+        # Checkpoints that no state file names, because those of earlier runs could not be determined.
+        self._not_recorded: set[str] = set()
 
     @property
     def newest(self) -> list[str]:
@@ -104,9 +106,11 @@ class SaverRecords(CheckpointRecords):
 
     @property
     def expected_newest(self) -> list[str]:
-        """`newest`; after a restore, until the first save, with the checkpoints that a save there would adopt.
+        """`newest`; between a restore and the first save, together with the checkpoints that would be adopted.
 
-        Cost: until the first save, reads the state file of the directory that was restored from.
+        These are the checkpoints that a save into the directory of the restored checkpoint would adopt.
+
+        Cost: between a restore and the first save, reads the state file in that directory.
         """
         restored = self._last_restored
         if restored is None or self._has_saved or self._recover is False or not self.max_to_keep:
@@ -120,13 +124,13 @@ class SaverRecords(CheckpointRecords):
 
     @property
     def expected_best(self) -> str | None:
-        """`best`; between a restore and the first save, the best one in the records of the restored directory.
+        """`best`; between a restore and the first save, the best checkpoint of earlier runs.
 
-        Cost: until the first save, reads the records of that directory.
+        Cost: between a restore and the first save, reads the records in the directory of the restored checkpoint.
         """
         if self._last_restored is None or self._has_saved:
             return self.best
-        # Not into `self.retention`, which would then write the file of a directory that is only read.
+        # Not loaded into `self.retention`: that would later write to the file, but this directory is only read.
         recorded = RetentionRecord(self.retention.best)
         storage = self._storage or storage_of(self._last_restored)
         recorded.load(storage, os.path.dirname(self._last_restored), self._latest_filename)
@@ -134,19 +138,19 @@ class SaverRecords(CheckpointRecords):
         return next(iter(recorded.best_first(kept)), None)
 
     def set_last_checkpoints(self, checkpoints: Sequence[Saved]) -> None:
-        """Replace the checkpoints that are remembered, oldest first."""
+        """Replace the remembered checkpoints with `checkpoints`, oldest first."""
         self._history = replace(self._history, last=tuple(checkpoints))
 
     def recover(self, paths: Sequence[str]) -> None:
-        """Remember those of `paths` that exist, with the times when their files were written."""
+        """Remember the checkpoints in `paths` that exist, with the times when their files were written."""
         self.set_last_checkpoints(self._dated(paths))
 
     def refuse_conflict(self, request: SaveRequest) -> None:
-        """Raise FailedPreconditionError if the checkpoint's path is that of the state file. Writes nothing.
+        """Raise FailedPreconditionError if the checkpoint has the same path as the state file. Writes nothing.
 
-        The files of version 2 have a suffix after this path, and the shards of version 1 a number, so none of them is
-        the state file. Sharded version 1 checkpoints may therefore use its path; version 2 checkpoints only if the path
-        of the state file is spelled differently, as in TensorFlow.
+        Version 2 files have a suffix after this path, and version 1 shards have a number, so none of them would
+        overwrite the state file. Sharded version 1 checkpoints may therefore use the path. As in TensorFlow, version 2
+        checkpoints may use it only if the path of the state file is spelled differently.
         """
         if request.target != state_path(request.directory, request.latest_filename):
             return
@@ -161,7 +165,7 @@ class SaverRecords(CheckpointRecords):
         """Record `path`, which was published at `now`.
 
         Raises:
-            IncompleteSaveError: the system refuses to read the files of an earlier run; the state file is unchanged.
+            IncompleteSaveError: the files of an earlier run cannot be read; the state file is unchanged.
             OSError: as `published`.
         """
         self._request, self._latest_filename = request, request.latest_filename
@@ -179,8 +183,8 @@ class SaverRecords(CheckpointRecords):
             self._add(path, now)
             self.retention.note(path, request.metrics)
             raise IncompleteSaveError(
-                f"{printable(path)} is in place and can be restored, but the state file does not name it, since the "
-                f"checkpoints of earlier runs are unknown: {refusal}. Fix the cause, then save again",
+                f"{printable(path)} is in place and can be restored, but the state file does not name it, because the "
+                f"checkpoints of earlier runs could not be determined: {refusal}. Fix the cause, then save again",
                 {0: refusal},
             ) from refusal
         self.published(path, now, request.metrics)
@@ -192,7 +196,7 @@ class SaverRecords(CheckpointRecords):
         self._history = record(self._history, path, now, self.max_to_keep)
 
     def _expire(self) -> list[str]:
-        # Several checkpoints only if an earlier save got no further than its state file.
+        # More than one only if an earlier save failed before this step, or an adopted run had kept more checkpoints.
         expired = []
         while self._history.expired:
             self._history, candidate = next_deletion(self._history, self._keep_seconds)
@@ -207,7 +211,7 @@ class SaverRecords(CheckpointRecords):
             self._restored_from.add(directory_key(os.path.dirname(prefix)))
 
     def _find_marked(self, request: SaveRequest) -> None:
-        """Find checkpoints that an earlier run of the series marked for deletion, so that this save deletes them."""
+        """Find checkpoints that an earlier run of the series marked for deletion; this save will delete them."""
         if not self.max_to_keep:
             return
         storage, directory = request.storage, request.directory
@@ -222,15 +226,15 @@ class SaverRecords(CheckpointRecords):
             self._to_delete += [path for path in marked if path not in listed.paths and is_there(storage, path)]
 
     def _take_over(self, request: SaveRequest) -> None:
-        """Put the checkpoints of an earlier run before those of this one, if `recover` applies to this save."""
+        """Insert the checkpoints of an earlier run before this run's own, if `recover` applies to this save."""
         asked_to = self._recover is True and not self._has_saved
         if not asked_to and not self._restored_from:
             self._has_saved = True
-            return  # as for most saves, before the directory is resolved
+            return  # most saves return here, before the directory is resolved
         home = directory_key(request.directory)
         wanted = asked_to or home in self._restored_from
         known = [path for path in self.newest if path not in self._not_recorded]
-        # Unless the program has set the list, or has saved here before.
+        # Adopt nothing if the program has set the list, or has saved here before.
         if wanted and self.max_to_keep and not any(directory_key(os.path.dirname(path)) == home for path in known):
             listed = self._listed_before(request.storage, request.target, request.latest_filename)
             self._history = self._with_earlier(listed)
@@ -239,7 +243,7 @@ class SaverRecords(CheckpointRecords):
         self._not_recorded.clear()
 
     def _with_earlier(self, listed: _Listed | None) -> SaverHistory:
-        """Return the history with the checkpoints of an earlier run before those of this one."""
+        """Return the history, with the checkpoints of an earlier run inserted before those of this run."""
         if listed is None:
             return self._history
         history, earlier = self._history, self._dated(listed.paths)
@@ -248,9 +252,9 @@ class SaverRecords(CheckpointRecords):
         return taken_over(history, earlier, self.max_to_keep)
 
     def _listed_before(self, storage: Storage, target: str, latest_filename: str | None) -> _Listed | None:
-        """Return what the state file lists of the series of `target`, and of those that were saved before.
+        """Return the checkpoints in the state file that belong to the series of `target` or of earlier saves.
 
-        None if there is no state file, or it is damaged, which is logged.
+        None if there is no state file, or if it is damaged; damage is logged.
 
         The state file may have been copied, or written by another program: checkpoints of other series, or outside of
         its directory, are left out, so that they are never deleted.
@@ -264,7 +268,7 @@ class SaverRecords(CheckpointRecords):
             return None
         if state is None:
             return None
-        # In the spelling of this run, so that a path that is saved again is recognized.
+        # Spell the paths as this run does, so that a path that is saved again is recognized.
         paths = [spelled_in(directory, from_stored(path)) for path in state.all_model_checkpoint_paths]
         own = [path for path in paths if os.path.dirname(path) == directory and series_of(path) in series]
         for path in set(paths).difference(own):
@@ -274,7 +278,7 @@ class SaverRecords(CheckpointRecords):
         return _Listed(own, state.last_preserved_timestamp)
 
     def _dated(self, paths: Sequence[str]) -> list[Saved]:
-        """Return those of `paths` that exist, with the times when their files were written."""
+        """Return the checkpoints in `paths` that exist, with the times when their files were written."""
         times = [(path, get_checkpoint_mtimes([path], storage=self._storage)) for path in paths]
         return [Saved(path, time[0]) for path, time in times if time]
 
@@ -292,7 +296,7 @@ class SaverRecords(CheckpointRecords):
 
     @property
     def _last_preserved(self) -> float | None:
-        """Time from which the next run continues the schedule; None: the state file gets none, like TensorFlow's."""
+        """Time from which the next run continues the schedule; None: not stored, as in TensorFlow."""
         if self._recover is False or not self._keep_seconds < _NEVER:
             return None
         return self._history.next_kept - self._keep_seconds

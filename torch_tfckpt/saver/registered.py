@@ -1,4 +1,4 @@
-"""Collect saved and registered variables and savers as the contents of one graph, each under a name."""
+"""Collect a graph's contents: saved and registered variables, and savers, each under a unique name."""
 
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -31,9 +31,9 @@ class SaverInGraph:
     """How a meta graph describes a saver.
 
     Attributes:
-        saver_def: Its settings; the names in it are those of nodes.
+        saver_def: The saver's settings; the names in them are valid names of nodes.
         filename: The default path.
-        saver: The saver itself: a graph describes each saver once.
+        saver: The saver itself, so that a graph describes each saver only once.
     """
 
     saver_def: SaverDef
@@ -49,11 +49,11 @@ class InGraph(Protocol):
     """A saver, as stored in the collection "savers"."""
 
     def _in_graph(self) -> SaverInGraph | None:
-        """Return how meta graphs describe it; None if it has nothing to save."""
+        """Return the saver's description for meta graphs; None if it has nothing to save."""
 
 
 def saver_in_graph(saver: InGraph) -> SaverInGraph | None:
-    """Return how meta graphs describe a saver; None if it has nothing to save."""
+    """Return a saver's description for meta graphs; None if it has nothing to save."""
     return saver._in_graph()
 
 
@@ -61,8 +61,8 @@ class Registered:
     """The variables and savers of one graph, each under a unique name.
 
     Args:
-        saver: The saver that the meta graph belongs to; None if it belongs to none.
-        collections: Their variables and savers are also in the graph.
+        saver: The saver that the meta graph belongs to; None if it belongs to no saver.
+        collections: Collections whose variables and savers are also in the graph.
 
     Attributes:
         saver_def: The settings of `saver`.
@@ -87,11 +87,11 @@ class Registered:
 
     @property
     def variables(self) -> list[GraphVariable]:
-        """All variables added until now, in the order of addition."""
+        """All variables added so far, in the order in which they were added."""
         return list(self._variables.values())
 
     def collections(self) -> dict[Hashable, list[object]]:
-        """Name -> values, including the variables that are saved; all variables are GraphVariables."""
+        """Return collection name -> values, including the saved variables; all variables are GraphVariables."""
         found: dict[Hashable, list[object]] = {
             name: [each for value in values for each in self._in_graph(value)]
             for name, values in self._collections.lists().items()
@@ -109,9 +109,9 @@ class Registered:
         return found
 
     def to_proto(self, value: object) -> Message | None:
-        """Return the message that a collection of messages contains for `value`, or None.
+        """Return the message that represents `value` in a collection, or None if there is none.
 
-        REQUIRES: `collections` was called, which finds the nodes of the graph.
+        REQUIRES: `collections` was called, because it finds the nodes of the graph.
         """
         if isinstance(value, GraphVariable):
             return variable_def(value, self._given)
@@ -136,7 +136,7 @@ class Registered:
             yield SavedVariable(stored, spec.name, spec.slice_spec)
 
     def _in_graph(self, value: object) -> Iterator[object]:
-        """Yield the graph's variables for a value of a collection, or the value itself if it is not a variable."""
+        """Yield the graph's variables for a value in a collection, or the value itself if not a variable."""
         if isinstance(value, PartitionedVariable):
             yield from (self._of_variable(part, _spec(part)) for part in value)
         elif isinstance(value, Variable):

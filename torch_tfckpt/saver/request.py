@@ -89,7 +89,7 @@ class SaveRequest:
 
 
 def _check_suffix(suffix: str) -> None:
-    """Raise InvalidArgumentError if a suffix names a file of the checkpoint or another directory."""
+    """Raise InvalidArgumentError if the suffix names a checkpoint file or contains a directory."""
     if suffix == "index" or parse_data_filename(f"x.{suffix}") is not None or os.path.dirname(suffix):
         raise InvalidArgumentError(
             f"meta_graph_suffix {quoted(suffix)} would overwrite a file of the checkpoint, or write to "
@@ -102,7 +102,10 @@ _item = outside_modes(torch.Tensor.item)
 
 
 def step_number(global_step: object) -> int:
-    """Return a step as a number: an int, a bool, an integral tensor of one element, or a Variable with one.
+    """Convert a step to an int.
+
+    Args:
+        global_step: An int, a bool, an integral tensor of one element, or a Variable that holds such a tensor.
 
     Raises:
         InvalidArgumentError: anything else.
@@ -111,9 +114,7 @@ def step_number(global_step: object) -> int:
     if isinstance(step, torch.Tensor):
         if step.numel() == 1 and not step.is_floating_point() and not step.is_complex():
             return int(_item(step))
-        raise InvalidArgumentError(
-            f"global_step is a tensor of {step.dtype} and {step.numel()} elements; pass one integer"
-        )
+        raise InvalidArgumentError(f"global_step is a {step.dtype} tensor of {step.numel()} elements; pass one integer")
     try:
         return operator.index(step)  # type: ignore[arg-type]
     except TypeError as error:

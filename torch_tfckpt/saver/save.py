@@ -22,7 +22,7 @@ class SaverSave:
     """A save that has begun.
 
     Attributes:
-        pending: The write of its tensors; None for a saver without variables, which writes only the meta graph.
+        pending: The save of the tensors; None for a saver without variables, which writes only the meta graph.
         records: Records the published path, if the request writes the state file.
         clock: Returns seconds since the epoch.
         meta_graph: Encodes the meta graph; None if it is not written.
@@ -77,7 +77,7 @@ class SaverSave:
 def naming_a_missing_parent(request: SaveRequest) -> Iterator[None]:
     """Raise TensorFlow's error if a save failed because there is no directory to save into.
 
-    A save that failed because the system denied something keeps its own error, which gives the reason.
+    If permission was denied, or the file system is read-only, the original error is raised, since it gives the reason.
 
     Raises:
         InvalidArgumentError (a ValueError): the parent directory does not exist.
@@ -89,10 +89,10 @@ def naming_a_missing_parent(request: SaveRequest) -> Iterator[None]:
         if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         missing = False
-        with suppress(OSError):  # of two errors the first is more useful
+        with suppress(OSError):  # the first error is more useful than this one
             missing = request.storage.renames and not request.storage.is_directory(request.directory or os.curdir)
         if missing:
-            # TensorFlow's words exactly, for programs that look for them; the cause is a note.
+            # TensorFlow's exact words, for programs that look for them; the cause is added as a note.
             in_its_words = InvalidArgumentError(
                 f"Parent directory of {printable(request.save_path)} doesn't exist, can't save."
             )

@@ -56,7 +56,8 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         sharded: Write one data file for each device, all at the same time.
         max_to_keep: Number of newest checkpoints to keep; older ones are deleted. None or 0: all are kept, and the
             state file names only the newest.
-        keep_checkpoint_every_n_hours: Of those that would be deleted, keep one permanently per this many hours.
+        keep_checkpoint_every_n_hours: Of the checkpoints that would be deleted, one per this many hours is kept
+            permanently.
         name: Scope of the saver's operations in meta graphs.
         restore_sequentially: Assign each value before the next is read. That takes the memory of one tensor instead of
             all, but if a file is damaged, some values have already been assigned.
@@ -70,18 +71,19 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             either way.)
         filename: The default path in meta graphs.
         keep_best: Also keep the best k checkpoints by a metric that is given to `save`.
-        recover: Whether max_to_keep counts the checkpoints of earlier runs: those that the state file lists, in its own
-            directory, with names that differ only in their numbers, so that other programs' checkpoints are never
-            deleted. None: if this saver has restored a checkpoint from the directory (any checkpoint, any spelling of
-            the path), its next save there adopts them. True: the first save does. False: never, as in TensorFlow.
-            Checkpoints that no longer exist are left out, and the others are dated by their files; the schedule of
-            `keep_checkpoint_every_n_hours`, pins and metrics continue.
+        recover: Whether this saver adopts the checkpoints of earlier runs, so that max_to_keep counts them too. None:
+            if it has restored a checkpoint from the directory (any checkpoint, any spelling of the path), its next
+            save there adopts them. True: its first save adopts them. False: they are never adopted, as in TensorFlow.
+            Only checkpoints that the state file lists in its own directory, with names that differ only in their
+            numbers, are adopted, so that other programs' checkpoints are never deleted. Checkpoints that no longer
+            exist are left out, and the others are dated by their files; the schedule of
+            `keep_checkpoint_every_n_hours`, pins and metrics carry over.
         staging: How much host memory and how many threads saves may use.
         clock: Returns seconds since the epoch.
         storage: Where files are stored; None chooses by the path.
 
     Raises:
-        InvalidArgumentError (a ValueError), TypeError: something in `var_list` that cannot be saved; invalid arguments.
+        InvalidArgumentError (a ValueError), TypeError: something in `var_list` cannot be saved; an argument is invalid.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -98,8 +100,8 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
 
     Values, including the state of optimizers, are looked up at every save and restore. Changes to `var_list` itself
     after construction have no effect.
-    Thread safety: saves and restores of several threads run one after the other. A signal handler that calls one while
-    another one runs in its thread gets a FailedPreconditionError; see `save_on_signal`.
+    Thread safety: saves and restores from several threads run one after the other. A signal handler that starts a save
+    or restore while its thread is already running one gets a FailedPreconditionError; see `save_on_signal`.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             raise InvalidArgumentError(f"recover={recover!r}: pass True, False or None")
         if defer_build and not empty:
             raise InvalidArgumentError(
-                "If `var_list` is given the build cannot be deferred: pass defer_build=False, or give it to build()"
+                "If `var_list` is given the build cannot be deferred: pass defer_build=False, or call build(var_list)"
             )
         self._var_list = var_list
         self._reshape, self._sharded = reshape, sharded
@@ -241,13 +243,14 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         Raises:
             InvalidArgumentError (a ValueError): the directory cannot be created, e.g. because a file has its name; an
                 argument is invalid.
-            FailedPreconditionError (a RuntimeError): the saver is not built, or the path is that of the state file.
+            FailedPreconditionError (a RuntimeError): the saver is not built, or the state file has the same path.
             IncompleteSaveError (an OSError): a file operation failed. Unless the message says that the checkpoint is
-                in place, nothing was published and all earlier ones are unchanged.
+                in place, nothing was published and all earlier checkpoints are unchanged.
             The error of an earlier `save_async`, if it was not raised by `result()`.
 
-        Durable when it returns. After an earlier crash, the previous checkpoints and their state file are
-        intact. Cost: one write of the bytes; host memory within `staging` for values that are not in host memory.
+        The checkpoint is durable when this returns. After a crash before that, the previous checkpoints and their
+        state file are intact.
+        Cost: one write of the bytes; host memory, up to the limits of `staging`, for copies of values on other devices.
         """
         self._require_built("save")
         request = SaveRequest.of(
@@ -284,17 +287,18 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         """`save` in the background: returns as soon as training may change the values.
 
         Args:
-            if_busy: If an earlier save is in flight, wait for it or skip this one (its result is then None).
+            if_busy: If an earlier save is in flight, wait for it or skip the new save (its result is then None).
             block_until_staged: False returns immediately; the saved values must then not change until the handle's
-                `staged` is set. A forward and backward pass is allowed.
+                `staged` is set. Forward and backward passes are allowed.
 
         Returns:
-            A handle with `staged`, `done()` and `result()`, which returns or raises the result of `save`. The arguments
-            and the variables are checked before this returns.
+            A handle with `staged`, `done()` and `result()`, which returns what `save` returns, or raises its error. The
+            arguments and the variables are checked before this returns.
 
         An error that is not raised by `result()` is raised by the next call of this saver, by `close`, or at exit.
         Cost: values are copied immediately, up to `StagingOptions.async_bytes`; the rest is copied as earlier bytes are
-        written, so that this returns later. Version 1 and builders with their own `save_op` copy everything.
+        written, so this takes longer to return. For version 1, and for builders with their own `save_op`, everything is
+        copied immediately.
         """
         if if_busy not in ("wait", "skip"):
             raise InvalidArgumentError(f'if_busy={if_busy!r}: pass "wait" or "skip"')
@@ -325,19 +329,19 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             verify: Whether to verify checksums.
 
         Returns:
-            A report; `unexpected` lists stored tensors of modules that have no place in them, which are also logged.
+            A report; `unexpected` lists stored tensors of modules that these modules do not have. They are also logged.
 
         Raises:
             InvalidArgumentError (a ValueError): there is no such checkpoint; or dtypes or shapes do not fit.
             NotFoundError: a name is not in the checkpoint, or a data file is missing.
             DataLossError: a value is damaged.
-            Any error of a hook of load_state_dict; modules with such hooks are unchanged.
+            Any error raised by a hook of load_state_dict; modules with such hooks are unchanged.
 
-        In an object-based checkpoint (tf.train.Checkpoint, Keras) names that are not keys are looked up as names of
+        In an object-based checkpoint (tf.train.Checkpoint, Keras), names that are not keys are looked up as names of
         variables, with a warning in the log. Names, dtypes and shapes are checked, and all values read and verified,
         before the first is assigned (unless `restore_sequentially`). Parameters stay the same objects on the same
-        devices; no gradient is recorded. Modules with hooks or overridden methods for loading are restored by
-        load_state_dict, and copied first.
+        devices; no gradient is recorded. Modules with loading hooks or overridden loading methods are copied first, and
+        then restored by load_state_dict.
         Cost: one read of the values; host memory of all of them, or of the largest with `restore_sequentially`.
         """
         self._require_built("restore")
@@ -363,10 +367,10 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         return self._graph.described(self._in_graph())()
 
     def _in_graph(self) -> SaverInGraph | None:
-        """Return how meta graphs describe this saver; None if it has nothing to save."""
+        """Return this saver's description for meta graphs; None if it has nothing to save."""
         return self._described(self._saveables())
 
-    # The end.
+    # Closing, and private methods.
 
     def close(self) -> None:
         """`sync`, and free host memory. The saver can still be used."""
@@ -414,7 +418,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         )
 
     def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaverSave:
-        """Start to write a checkpoint."""
+        """Start writing a checkpoint."""
         self._in_flight.sync()  # a signal handler may have begun a save
         records = self._records
         assert records is not None, "a saver that is built has records"
@@ -444,7 +448,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         return SaverSave(request, pending, records, self._clock, meta_graph, begun)
 
     def _require_built(self, what: str) -> None:
-        """Wait until no save is in flight; raise the error of an earlier save, or one if the saver is not built."""
+        """Wait for a save in flight, and raise its error; raise an error if the saver is not built."""
         self._in_flight.sync()
         if not self._built:
             raise FailedPreconditionError(f"`build()` should be called before {what} if defer_build==True")

@@ -1,6 +1,6 @@
 """A Saver with the interface of tf.train.Checkpoint: a counter of saves, `write`, `save`, `restore`.
 
-A CheckpointManager that is given named tensors instead of an object-based Checkpoint saves them through it.
+A CheckpointManager uses this class if it is given named tensors instead of an object-based Checkpoint.
 
 Source: tensorflow/python/checkpoint/checkpoint.py for the interface.
 """
@@ -31,10 +31,10 @@ class SaverCheckpoint:
     Args:
         var_list: As for Saver; the counter is saved with it, under "save_counter". Or a Saver, which saves no counter:
             the counter is then taken from the number in the path that is restored.
-        storage: Where files are stored; None chooses by the path. A Saver has its own.
+        storage: Where files are stored; None chooses by the path. Not used with a Saver, which has its own.
 
     Raises:
-        InvalidArgumentError: `var_list` has its own "save_counter", or cannot be saved; or the Saver writes
+        InvalidArgumentError: `var_list` contains the name "save_counter", or cannot be saved; or the Saver writes
             version 1.
 
     Attributes:
@@ -83,7 +83,10 @@ class SaverCheckpoint:
         return self._saver.save(prefix, write_meta_graph=False, write_state=False)
 
     def save(self, prefix: AnyPath) -> str:
-        """Increment the counter, write `prefix-N`, and record only it in the state file. Raises like Saver.save."""
+        """Increment the counter, write `prefix-N`, and make it the only checkpoint in the state file.
+
+        Raises like Saver.save.
+        """
         self.save_counter += 1
         written = self.write(f"{fspath(prefix)}-{int(self.save_counter)}")
         update_relative_state(os.path.dirname(written), written, [written], storage=self._storage)

@@ -20,21 +20,22 @@ class TracksCheckpoints:
     _records: SaverRecords | None = None  # None: not built yet
 
     def sync(self) -> None:
-        """Wait until no save is in flight. Raises its error, unless `result()` has raised it."""
+        """Wait until no save is in flight. Raises the save's error unless `result()` has raised it."""
         self._in_flight.sync()
 
     @property
     def last_checkpoints(self) -> list[str]:
-        """Paths of the checkpoints that are kept because they are new, oldest first.
+        """Paths of the checkpoints that are kept because they are the newest, oldest first.
 
-        After `restore`, until the first save: those that the next save into the directory adopts (see `recover`).
+        Between `restore` and the first save, these include the checkpoints that the next save into the same directory
+        will adopt (see `recover`).
         Cost: until the first save, reads the state file; later nothing.
         """
         return self._records.expected_newest if self._records is not None else []
 
     @property
     def best_checkpoint(self) -> str | None:
-        """Path of the best checkpoint, by the metric of `keep_best`, among those that are kept.
+        """Path of the best of the kept checkpoints, by the metric of `keep_best`.
 
         None if no kept checkpoint has the metric, or there is no `keep_best`. Checkpoints of an earlier run are
         included after a `restore` from their directory, or else from the first save on.
@@ -43,17 +44,23 @@ class TracksCheckpoints:
         return self._records.expected_best if self._records is not None else None
 
     def set_last_checkpoints(self, last_checkpoints: list[str]) -> None:
-        """Replace the list, oldest first. Their age is unknown, so `keep_checkpoint_every_n_hours` keeps them."""
+        """Replace the list of `last_checkpoints`; give the oldest first.
+
+        The age of these checkpoints is unknown, so `keep_checkpoint_every_n_hours` keeps them.
+        """
         assert isinstance(last_checkpoints, list), "last_checkpoints is a list of paths"
         self.set_last_checkpoints_with_time([(path, math.inf) for path in last_checkpoints])
 
     def set_last_checkpoints_with_time(self, last_checkpoints_with_time: list[tuple[str, float]]) -> None:
-        """Replace the list, oldest first: pairs of a path and its time, in seconds since the epoch."""
+        """Replace the list of `last_checkpoints`; give (path, seconds since the epoch) pairs, oldest first."""
         assert isinstance(last_checkpoints_with_time, list), "last_checkpoints_with_time is a list of pairs"
         self._require_records().set_last_checkpoints([Saved(path, when) for path, when in last_checkpoints_with_time])
 
     def recover_last_checkpoints(self, checkpoint_paths: Sequence[AnyPath]) -> None:
-        """Replace the list with an earlier run's existing checkpoints, oldest first, dated by their files."""
+        """Replace the list of `last_checkpoints` with an earlier run's checkpoints; give the oldest first.
+
+        Checkpoints that no longer exist are left out, and the others are dated by their files.
+        """
         self._require_records().recover([fspath(path) for path in checkpoint_paths])
 
     def pin(self, path: AnyPath) -> None:
@@ -61,16 +68,16 @@ class TracksCheckpoints:
 
         Raises:
             NotFoundError: there is no such checkpoint.
-            OSError: the file cannot be written.
+            OSError: this file cannot be written.
         """
         self._require_records().pin(fspath(path))
 
     def unpin(self, path: AnyPath) -> None:
-        """Remove a pin. If the checkpoint is older than those that are kept, the next save deletes it."""
+        """Remove a pin. If the checkpoint is too old to be kept without it, the next save deletes it."""
         self._require_records().unpin(fspath(path))
 
     def _require_records(self) -> SaverRecords:
-        """Return the records once no save in flight changes them."""
+        """Wait until no save is in flight, and return the records."""
         self.sync()
         if self._records is None:
             raise FailedPreconditionError("`build()` should be called first if defer_build==True")

@@ -1,4 +1,4 @@
-"""Choice of the storage for a path: local files, or an fsspec driver for a URL."""
+"""Choose the storage for a path: local files, or an fsspec driver for a URL."""
 
 import functools
 import os
@@ -53,11 +53,11 @@ def _remote(scheme: str, authority: str) -> Storage:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
     except ImportError as error:
         raise InvalidArgumentError(f"{scheme}:// needs fsspec, which is not installed. {install}") from error
-    # Do not cache listings: checkpoints that other processes add or delete must be seen. Drivers not listed above pass
-    # options that they do not know on to their servers.
+    # Do not cache listings: checkpoints that other processes add or delete must be seen. This option is only for the
+    # drivers listed above: others would pass an unknown option on to their servers.
     options = {"use_listings_cache": False} if driver else {}
     try:
-        # Without the rest of the path: fsspec interprets "::" in it. fsspec caches the instances.
+        # Omit the rest of the path, because fsspec interprets "::" in it. fsspec caches the file systems it returns.
         files, _ = url_to_fs(f"{scheme}://{authority}", **options)
     except ImportError as error:
         raise InvalidArgumentError(f"the driver for {scheme}:// is not installed: {error}. {install}") from error

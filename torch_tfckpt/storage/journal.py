@@ -6,20 +6,22 @@
     m-00000-of-00002.tempstate7-tfckpt -> m-00000-of-00002 ...                             one by one
     m.journal-tfckpt                 removed
 
-Guaranteed, to readers that follow the journal, at every moment and after a kill, an error or a power failure: either
-all files are old, or all are new. While there is a journal, the new contents of a file are under its temporary name if
-that exists, otherwise under its final name. A reader that looks at several files looks at the journal again at the end:
-if it has changed, some files may be old and some new, and the reader starts again (`Journal.path_of`, `read_journal`).
+Readers that follow the journal are guaranteed to see either only old files or only new files, at every moment and after
+a kill, an error or a power failure. While there is a journal, the new contents of a file are under its temporary name
+if that exists, otherwise under its final name. A reader of several files reads the journal again at the end: if it has
+changed, some files may be old and some new, and the reader starts again (`Journal.path_of`, `read_journal`).
 
-Programs that do not know journals get no guarantee: while there is a journal, they find a mix.
+Programs that do not know about journals get no guarantee: while there is a journal, they find a mix.
 
-A journal that a killed program left is completed by the next writer to its directory (`finish_journals`), or replaced
-by the next switch of the same files. It is trusted only if it matches the files: it names files of its own directory,
-with their sizes and modification times before and after. If a file matches neither, another program has written it
-since, and it is unknown which contents are wanted. Then reading is an error, and nothing is renamed or removed.
+If a killed program left a journal, the next writer to its directory completes the switch (`finish_journals`), or the
+next switch of the same files replaces the journal. A journal is trusted only if it matches the files: it lists files in
+its own directory, with their sizes and their modification times before and after the switch. If a file matches neither
+state, another program has written it since, and it is unknown which contents are wanted. In that case, reading is an
+error, and nothing is renamed or removed.
 
-Journals need a storage that renames. Programs on one host take turns (`Storage.exclusive`). If they cannot, the last
-switch wins, and a program that finds itself replaced stops renaming.
+Journals require a storage that supports renames. Programs on one host take turns (`Storage.exclusive`). If they cannot,
+the last switch wins: it removes the temporary files of the journal that it replaces, and the other program skips
+temporary files that no longer exist.
 """
 
 import json
@@ -39,7 +41,7 @@ _log = logging.getLogger(__name__)
 JOURNAL_SUFFIX: Final = ".journal-tfckpt"
 _FORMAT: Final = "torch_tfckpt journal"
 _VERSION: Final = 1
-_MAX_BYTES: Final = 64 * 1024 * 1024  # far above that of 100,000 files
+_MAX_BYTES: Final = 64 * 1024 * 1024  # far more than a journal of 100,000 files needs
 
 
 def journal_of(path: str) -> str:
@@ -51,10 +53,10 @@ def journal_of(path: str) -> str:
 class JournalEntry:
     """One file that is switched."""
 
-    temporary: str  # name
+    temporary: str  # temporary name of the new file
     size: int
-    modified: float  # seconds since the epoch, of the new file
-    before: float | None  # of the file that is replaced; None: there was none
+    modified: float  # modification time of the new file, in seconds since the epoch
+    before: float | None  # modification time of the old file; None if there was none
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Journal:
 
     path: str
     files: Mapping[str, JournalEntry] = field(default_factory=dict)
-    removed: Mapping[str, float | None] = field(default_factory=dict)  # name -> time of modification
+    removed: Mapping[str, float | None] = field(default_factory=dict)  # name -> modification time
 
     def encode(self) -> bytes:
         files = {name: [*_plain(entry)] for name, entry in self.files.items()}
@@ -71,7 +73,7 @@ class Journal:
         return (json.dumps(content, indent=1) + "\n").encode("ascii")
 
     def path_of(self, storage: Storage, path: str) -> str:
-        """Return the path under which the new contents of `path` are at this moment. They may be renamed at any time.
+        """Return the path that has the new contents of `path` now. The file may be renamed at any time.
 
         Raises:
             NotFoundError: the switch removes the file, or its new contents are missing.
@@ -79,7 +81,7 @@ class Journal:
         """
         name = os.path.basename(path)
         if name in self.removed:
-            raise NotFoundError(f"{printable(path)}: no such file; {printable(self.path)} lists it as replaced")
+            raise NotFoundError(f"{printable(path)}: no such file; {printable(self.path)} lists it as removed")
         entry = self.files.get(name)
         if entry is None:
             return path
@@ -89,13 +91,13 @@ class Journal:
         if modified == entry.modified or (waiting and modified == entry.before):
             return temporary if waiting else path
         if modified is None and not waiting:
-            raise NotFoundError(f"{printable(path)}: no such file, nor {printable(temporary)}. {self._how_to_fix()}")
+            raise NotFoundError(f"neither {printable(path)} nor {printable(temporary)} exists. {self._how_to_fix()}")
         raise DataLossError(
             f"{printable(path)}: another program has changed it after a save was interrupted. {self._how_to_fix()}"
         )
 
     def is_sound(self, storage: Storage) -> bool:
-        """Return whether all new files are there and no other program has changed the files; logs why not."""
+        """Return whether all new files exist and no other program has changed the files; if not, log why."""
         try:
             for name, entry in self.files.items():
                 path = self.path_of(storage, self._join(name))
@@ -108,10 +110,10 @@ class Journal:
         return True
 
     def finish(self, storage: Storage) -> None:
-        """Do the remaining renames and removals, and remove the journal. Stop if another journal has replaced it.
+        """Finish the renames and removals; then remove the journal, unless another journal has replaced it.
 
         Raises:
-            OSError: the system refused a step. The journal stays.
+            OSError: a step failed. The journal is kept.
         """
         directory = os.path.dirname(self.path)
         for name, entry in self.files.items():
@@ -130,7 +132,7 @@ class Journal:
         try:
             storage.replace(temporary, path)
         except OSError:
-            # Over a network a rename may report an error although it succeeded.
+            # On a network file system, a rename may report an error although it succeeded.
             if storage.exists(temporary) or _modified(storage, path) != modified:
                 raise
 
@@ -174,11 +176,12 @@ def switch(
         path: The journal; all other files are in its directory.
         files: Final path -> temporary path of the new contents, which are durable.
         removed: Files to remove. Those that do not exist are ignored.
-        committed: Called once the new contents may be in place. From then on the temporary files must stay.
+        committed: Called once the new contents may be in place. From then on, the temporary files must not be removed.
 
     Raises:
-        OSError: the system refused. Nothing was switched, unless it is an IncompleteSaveError.
-        IncompleteSaveError: the switch took place, but the files could not be renamed; or it is unknown whether it did.
+        OSError: a step failed. Nothing was switched, unless the error is an IncompleteSaveError.
+        IncompleteSaveError: the switch took place, but not all files could be renamed; or it is unknown whether the
+            switch took place.
     """
     name = os.path.basename
     entries = {
@@ -191,7 +194,7 @@ def switch(
         for final, temporary in files.items()
     }
     gone = {name(each): before for each in removed if (before := _modified(storage, each)) is not None}
-    storage.sync_directory(os.path.dirname(path))  # the temporary names, before a journal that needs them
+    storage.sync_directory(os.path.dirname(path))  # the journal needs durable temporary names
     journal = Journal(path, entries, gone)
     earlier = _temporaries_of(storage, path)
     try:
@@ -214,8 +217,8 @@ def switch(
         journal.finish(storage)
     except OSError as error:
         raise IncompleteSaveError(
-            f"{printable(path)}: {error}. The new files are in place for this package, but some have temporary names, "
-            f"so other programs find a mix of old and new ones. Fix the system error, then save again",
+            f"{printable(path)}: {error}. This package finds the new files, but some still have temporary names, "
+            f"so other programs find a mix of old and new files. Fix the system error, then save again",
             {0: error},
         ) from error
     for temporary in earlier - set(files.values()):
@@ -223,16 +226,16 @@ def switch(
 
 
 def finish_journals(storage: Storage, directory: str, names: Iterable[str]) -> set[int]:
-    """Finish the switches that killed programs left in `directory`.
+    """Finish the switches that killed programs left unfinished in `directory`.
 
     Args:
-        names: The names in the directory.
+        names: The names of the files in the directory.
 
     Returns:
         The numbers of the saves whose temporary files a journal still needs.
 
     Raises:
-        OSError, CheckpointError: the system refused a step.
+        OSError, CheckpointError: a step failed.
     """
     found = []
     for name in names:
@@ -320,7 +323,7 @@ def _decode(path: str, text: bytes) -> Journal:
 
 def _decode_entry(name: str, entry: Any) -> JournalEntry:
     if not isinstance(entry, list) or len(entry) != 4 or type(entry[1]) is not int or type(entry[2]) is not float:
-        raise DataLossError(f"invalid entry of {quoted(name)}")
+        raise DataLossError(f"invalid entry for {quoted(name)}")
     temporary, size, modified, before = entry
     parsed = parse_temporary_name(_file_name(temporary))
     if parsed is None or parsed.path != stem(name):
@@ -335,7 +338,7 @@ def _time(value: Any) -> float | None:
 
 
 def _file_name(name: Any) -> str:
-    """Return a name of a file in the same directory; raise DataLossError for any other value."""
+    """Return `name` if it is a file name without a directory; otherwise raise DataLossError."""
     if not isinstance(name, str) or os.path.basename(name) != name or name in ("", ".", "..") or "\0" in name:
         raise DataLossError(f"{quoted(str(name)[:200])} is not a plain file name")
     return name

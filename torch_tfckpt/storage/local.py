@@ -52,10 +52,10 @@ class LocalStorage:
     exclusive = staticmethod(locked_directory)
 
     def exists(self, path: str) -> bool:
-        # Not os.path.lexists, which returns False after a system error: the caller might then overwrite.
+        # Not os.path.lexists, which returns False after a system error: the caller might then overwrite the file.
         try:
             os.lstat(path)
-        except ValueError:  # no name contains a null character
+        except ValueError:  # a file name cannot contain a null character
             return False
         except OSError as error:
             if error.errno in NOTHING_THERE:
@@ -111,7 +111,7 @@ class LocalStorage:
         try:
             if not lock_file(descriptor):
                 return False
-            # While locked: a program that has just created the file waits for the lock and then creates a new file.
+            # Remove it while locked: a program that has just created it waits for the lock, then creates a new file.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
                 return True
@@ -239,8 +239,8 @@ _view: Callable[[Buffer], memoryview] = memoryview  # mypy cannot pass the class
 class LocalOutput:
     """A local WritableFile, locked (flock) until it is closed; `in_use` checks for the lock.
 
-    A signal handler that saves never waits for a check or cleanup that it has interrupted: these hold locks of files
-    that they have found, and a new file has its own lock.
+    A signal handler that saves never waits for a check or cleanup that it has interrupted: these only lock files that
+    they have found, and a new file has its own lock.
 
     Args:
         patience: Seconds to wait for a program that checks whether the new file is in use.
@@ -258,8 +258,8 @@ class LocalOutput:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                # Another program that checks or cleans up may hold the lock for a moment. If it was stopped, create
-                # a new file: it holds the lock of this one only.
+                # Another program that checks or cleans up may hold the lock for a moment. If that program was stopped,
+                # create a new file, on which it has no lock.
                 if lock_file(self._descriptor, patience) is False:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
@@ -296,7 +296,7 @@ class LocalOutput:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
-    # Ctrl-C may interrupt the cleanup that would close the file. It must not stay locked until the process ends.
+    # Ctrl-C may interrupt the cleanup that would close the file. The file must not stay locked until the process ends.
     __del__ = close
 
 

@@ -1,9 +1,9 @@
-"""Locks between programs (flock): of files being written, and of a directory whose names are being changed.
+"""Locks between programs (flock): on files being written, and on a directory while names in it change.
 
 A lock is released when its process ends for any reason. Not every file system has locks, and some (FUSE, BeeGFS, GPFS,
-Lustre, depending on how they are mounted) have locks that only programs on the same host see. So a lock that could be
-taken does not prove that no other program works in the directory; `lock_domain` identifies the programs whose locks
-would be seen.
+Lustre, depending on how they are mounted) have locks that only programs on the same host see. So a program that gets a
+lock cannot conclude that no other program is using the directory; `lock_domain` identifies the programs that see each
+other's locks.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-# Longest wait for another program that changes names in a directory, which takes milliseconds. A program that was
-# stopped while it did so must not stop all others: they continue as on a file system without locks.
+# Longest wait for another program that is changing names in a directory, which takes milliseconds. A program that was
+# stopped while doing so must not block all others: they continue as if the file system had no locks.
 PATIENCE: Final = 10.0
 _LONGEST_PAUSE: Final = 0.02
 _HELD_ELSEWHERE: Final = (errno.EWOULDBLOCK, errno.EACCES)  # the latter if flock is implemented with fcntl's locks
@@ -30,9 +30,10 @@ _HELD: Final[set[tuple[int, int, int]]] = set()
 
 
 def lock_file(descriptor: int, patience: float = 0.0) -> bool | None:
-    """Lock an open file; return False if another program or thread holds it for `patience` seconds, None without locks.
+    """Lock an open file; return whether this succeeded within `patience` seconds.
 
-    Never waits in the system: a signal handler may run meanwhile, and a stopped program must not stop this one.
+    Returns None if the file system has no locks. Polls instead of waiting in a system call: signal handlers can run
+    meanwhile, and a stopped program that holds the lock cannot block this one.
     """
     until, pause = time.monotonic() + patience, 0.0005
     while True:
@@ -61,8 +62,9 @@ def open_to_lock(path: str) -> int:
 def locked_directory(directory: str, patience: float = PATIENCE) -> Iterator[bool]:
     """Lock `directory` during the `with` block; yield whether it is locked.
 
-    It is not locked if the file system has no locks for directories, if `patience` seconds have passed, or if this
-    thread has locked it already: a signal handler that saves while a save is being published must not wait for itself.
+    It is not locked if the file system has no locks for directories, if another program or thread keeps it locked for
+    `patience` seconds, or if this thread has locked it already: a signal handler that saves while its own thread is
+    publishing a save must not wait for that thread.
     """
     try:
         descriptor = os.open(directory or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -93,10 +95,10 @@ def locked_directory(directory: str, patience: float = PATIENCE) -> Iterator[boo
 
 
 def lock_domain(directory: str) -> int:
-    """Return a 32-bit number of this boot of this host and of the mounted file system of `directory`.
+    """Return a 32-bit number that identifies the host, its current boot, and the mount of `directory`.
 
-    Programs that get the same number see each other's locks there. Two mounts of one network file system on the same
-    host have different numbers: locks of a FUSE file system often do not reach beyond the mount.
+    Programs that get the same number see each other's locks in `directory`. Two mounts of one network file system on
+    the same host have different numbers: locks on a FUSE file system are often not visible outside the mount.
     """
     try:
         device = os.stat(directory or os.curdir).st_dev

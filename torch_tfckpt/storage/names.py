@@ -14,13 +14,13 @@ AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 # A scheme has at least two letters: C:// is a drive. Names in upper case are local paths.
 _URL: Final = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://")
-# A URL after pathlib: Path("s3://bucket/x") is "s3:/bucket/x".
+# A URL as changed by pathlib: Path("s3://bucket/x") is "s3:/bucket/x".
 _COLLAPSED_URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)(.*)", re.DOTALL)
 # The suffix that TensorFlow adds to unfinished files, plus our own mark. Only files with the mark are ever treated as
 # leftovers: whether one of TensorFlow's files is in use cannot be determined.
 _TEMPORARY: Final = re.compile(r"(?P<path>.+)\.tempstate(?P<save>[0-9]+)-tfckpt", re.DOTALL)
 
-_LONGEST_NAME: Final = 255  # bytes of a file name, on all usual file systems
+_LONGEST_NAME: Final = 255  # maximum bytes of a file name, on all common file systems
 _LONGEST_STEM: Final = _LONGEST_NAME - len(f".tempstate{2**64 - 1}-tfckpt")
 _SURELY_SHORT: Final = _LONGEST_STEM // 4  # a character has at most four bytes
 LONGEST_END: Final = len(".data-00000-of-00001")  # the longest suffix that a checkpoint appends to its prefix
@@ -43,18 +43,18 @@ class Temporary(NamedTuple):
 
 
 def new_save_number(domain: int) -> int:
-    """Return a number that identifies a save: 32 bits of the storage's `lock_domain`, and 32 random bits.
+    """Return a number that identifies a save: the storage's 32-bit `lock_domain`, and 32 random bits.
 
-    From the former, other programs see whether they can see the locks of the save's files.
+    The lock domain tells other programs whether they can see the locks on the save's files.
     """
     return domain << 32 | secrets.randbits(32)
 
 
 def temporary_name(path: str, save: int) -> str:
-    """Return the temporary name, in the same directory, of `path` in save number `save`.
+    """Return the temporary name of `path`, in the same directory, for the save with the number `save`.
 
     Raises:
-        InvalidArgumentError: no file can have the name of `path`, which is too long.
+        InvalidArgumentError: the file name in `path` is too long for any file system.
     """
     if len(path) > _SURELY_SHORT:
         refuse_long_name(path)
@@ -63,9 +63,10 @@ def temporary_name(path: str, save: int) -> str:
 
 
 def stem(path: str) -> str:
-    """Return `path` as it is in its temporary names: unchanged, or shortened so that they are not too long.
+    """Return `path` as it appears in its temporary names: shortened if they would be too long.
 
-    A shortened name has the start and the end of the name, and a hash of all of it, so different names stay different.
+    A shortened name consists of the start of the name, a hash of the whole name, and the end of the name, so different
+    names stay different.
     """
     name = path.rpartition("/")[2]
     encoded = os.fsencode(name)
@@ -77,7 +78,7 @@ def stem(path: str) -> str:
 
 
 def refuse_long_name(path: str, *, appended: int = 0) -> None:
-    """Raise InvalidArgumentError if a file cannot have the name of `path`, with so many bytes more: it is too long."""
+    """Raise InvalidArgumentError if the file name in `path`, plus `appended` bytes, is too long."""
     size = len(os.fsencode(path.rpartition("/")[2])) + appended
     if size > _LONGEST_NAME:
         raise InvalidArgumentError(
@@ -87,7 +88,7 @@ def refuse_long_name(path: str, *, appended: int = 0) -> None:
 
 
 def parse_temporary_name(path: str) -> Temporary | None:
-    """Return the arguments of `temporary_name` for which it returns `path`; None for any other name."""
+    """Parse a path that `temporary_name` has returned; return None for any other path."""
     match = _TEMPORARY.fullmatch(path)
     return None if match is None else Temporary(match["path"], int(match["save"]))
 
@@ -96,15 +97,15 @@ def refuse_url(path: str, what: str, instead: str) -> None:
     """Raise InvalidArgumentError if `path` is a URL.
 
     Args:
-        what: What was to be done with it: "convert reads local files only".
-        instead: How to do it: "Copy the file".
+        what: Why URLs are not accepted: "convert reads local files only".
+        instead: What to do instead: "Copy the file".
     """
     if is_url(path):
         raise InvalidArgumentError(f"{quoted(path)} is a URL, and {what}. {instead}")
 
 
 def final_name(path: str) -> str:
-    """Return the path that the temporary file `path` will have, or its `stem`; any other path unchanged."""
+    """Return the final path (or its `stem`) of the temporary file `path`; any other path unchanged."""
     parsed = parse_temporary_name(path)
     return path if parsed is None else parsed.path
 
@@ -123,8 +124,8 @@ def fspath(path: AnyPath) -> str:
     """Return any kind of path as `str`, without a leading file://.
 
     Raises:
-        InvalidArgumentError: not a path, empty, or contains a null character; a URL that pathlib has changed; or "~" or
-            "$NAME" at the start, which would have to be replaced first (unless a file has that name).
+        InvalidArgumentError: `path` is not a path, is empty, contains a null character, is a URL that pathlib has
+            changed, or starts with "~" or "$NAME", which the caller must expand first (unless a file has that name).
     """
     text = decoded_path(path)
     if text[0] in "~$":
@@ -138,10 +139,10 @@ def fspath(path: AnyPath) -> str:
 
 
 def decoded_path(path: AnyPath) -> str:
-    """Return any kind of path as `str`; for paths that a file contains, in which nothing has to be replaced.
+    """Return any kind of path as `str`; for paths read from files, in which nothing needs to be expanded.
 
     Raises:
-        InvalidArgumentError: not a path, empty, or contains a null character.
+        InvalidArgumentError: `path` is not a path, is empty, or contains a null character.
     """
     try:
         text = os.fsdecode(path)
@@ -168,7 +169,7 @@ def _local_path(url: str) -> str:
 
 
 def _refuse_unexpanded(path: str) -> None:
-    """Reject what a shell would have expanded: a new directory that is called "~" is hard to remove."""
+    """Reject a path that a shell would have expanded: a directory named "~" is hard to remove."""
     first, slash, rest = path.partition("/")
     expand = "os.path.expanduser" if first.startswith("~") else "os.path.expandvars"
     expanded = os.path.expanduser(first) if first.startswith("~") else os.path.expandvars(first)

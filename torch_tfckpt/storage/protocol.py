@@ -39,7 +39,7 @@ class ReadableFile(Protocol):
 
     @property
     def identity(self) -> object:
-        """Equal for two handles to the same file; different for another file of the same name."""
+        """Equal for two handles to the same file; different if a different file has taken the name."""
 
     def read(self, offset: int, size: int) -> bytes:
         """Return exactly `size` bytes; raise DataLossError if the file ends earlier."""
@@ -81,7 +81,7 @@ class WritableFile(Protocol):
     def in_order(self) -> bool:
         """Whether every write must start at or after the end of the previous one, as in an upload.
 
-        Then only one thread writes. Skipped bytes are zeros.
+        If so, only one thread may write. Skipped bytes are zeros.
         """
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
@@ -91,7 +91,7 @@ class WritableFile(Protocol):
         """Return once the bytes are durable. Nothing may be written afterwards."""
 
     def has_name(self, path: str) -> bool:
-        """Return whether `path` names this open file now. Only on storages that rename."""
+        """Return whether `path` currently names this open file. Only for storages that support renames."""
 
     def close(self) -> None:
         """Close the file. Do nothing if it is closed already."""
@@ -101,7 +101,7 @@ class Storage(Protocol):
     """Storage of files: open, create, rename, list, remove.
 
     Methods raise the system's OSError unless documented otherwise. By default paths are local files, and URLs are
-    opened through fsspec; the arguments called `storage` accept another one.
+    opened through fsspec; arguments named `storage` accept a different storage.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -120,8 +120,8 @@ class Storage(Protocol):
     def renames(self) -> bool:
         """Whether `replace` is atomic for every reader.
 
-        Object stores have no atomic rename. There, a file appears complete, under the name it was created with and
-        replacing an older one, when it is synced; so it needs no temporary name and must not use one.
+        Object stores have no atomic rename. Instead, a file becomes visible when it is synced: complete, under the name
+        it was created with, and replacing any older file. So it needs no temporary name and must not use one.
         """
 
     def open(self, path: str) -> ReadableFile:
@@ -130,7 +130,7 @@ class Storage(Protocol):
         Raises:
             NotFoundError: there is no such file.
             InvalidArgumentError: it is a directory or device.
-            FailedPreconditionError: the system refuses access.
+            FailedPreconditionError: access is denied, or another system error.
         """
 
     def create(self, path: str) -> WritableFile:
@@ -146,7 +146,7 @@ class Storage(Protocol):
         """Return a 32-bit number; programs with the same number see which files in `directory` the others use."""
 
     def exclusive(self, directory: str) -> AbstractContextManager[bool]:
-        """Wait, but not forever, until no other program changes names in `directory`; keep others out meanwhile.
+        """Keep other programs from changing names in `directory`; first wait for them, for a limited time.
 
         Yields:
             Whether programs of the same `lock_domain` are kept out. If False, they may change names at the same time.
@@ -156,7 +156,7 @@ class Storage(Protocol):
         """Return whether there is a file or directory of that name.
 
         Raises:
-            OSError: a system error, such as EACCES or EIO. This must not return False then, or callers overwrite files.
+            OSError: a system error, such as EACCES or EIO. Returning False instead could make callers overwrite files.
         """
 
     def modified(self, path: str) -> float:
@@ -170,7 +170,7 @@ class Storage(Protocol):
         """
 
     def is_directory(self, path: str) -> bool:
-        """Return whether `path` is a directory. Raises OSError as `exists`."""
+        """Return whether `path` is a directory. Raises OSError as `exists` does."""
 
     def make_directory(self, path: str) -> None:
         """Create the directory `path`, but no parents; do nothing if it exists."""

@@ -12,7 +12,8 @@ another function, which switches them in one step.
 
 Temporary files are marked as in use while they are written, so that other programs do not take them for leftovers of a
 killed program: a file that `create` returned, by its own lock; files written by name, by the lock of an empty file next
-to them. All files of one publication have the same number in their names, and are in use as long as one of them is.
+to them. All files of one publication have the same number in their names, and count as in use as long as one of them
+is locked.
 """
 
 import os
@@ -60,7 +61,7 @@ class Publication:
         self._outputs: list[_Output] = []
         self._save: int | None = None
         self._markers: list[str] = []  # paths of the empty files that mark each directory as in use
-        self._in_use: dict[str, WritableFile] = {}  # directory -> the open one
+        self._in_use: dict[str, WritableFile] = {}  # directory -> the open marker file
         self._dropped: list[str] = []
         self._first: list[Callable[[], object]] = []
         self._rename: Rename | None = None
@@ -70,7 +71,8 @@ class Publication:
     def create(self, path: str) -> WritableFile:
         """Return a new file that is published as `path`.
 
-        It stays open until then, because a temporary file that is not open counts as left over from a killed save.
+        The file stays open until it is published, because a temporary file that is not open counts as left over from a
+        killed save.
         """
         if self._save is None:
             self._save = new_save_number(self._storage.lock_domain(os.path.dirname(path)))
@@ -109,14 +111,14 @@ class Publication:
         self._first.append(action)
 
     def rename_with(self, rename: "Rename") -> None:
-        """Call `rename` instead of renaming file by file and removing the dropped ones."""
+        """Publish by calling `rename` instead of renaming files one by one and removing dropped files."""
         self._rename = rename
 
     def publish(self) -> None:
         """Sync and rename all files, without syncing the directory.
 
-        For callers that must distinguish these errors from those of syncing the directory; they sync it themselves.
-        Otherwise, leaving the `with` block does both.
+        For callers that must distinguish errors of these steps from errors of syncing the directory, and that sync it
+        themselves. Other callers just leave the `with` block, which does both.
         """
         for output in self._outputs:
             if output.file is None:
@@ -144,7 +146,7 @@ class Publication:
         self._published = True
 
     def _commit(self) -> None:
-        """From now on, leave the files as they are if an error occurs."""
+        """From now on, keep the files even if an error occurs."""
         self._published = True
 
     def __enter__(self) -> Self:
@@ -163,7 +165,7 @@ class Publication:
                         synced.add(directory)
                         self._storage.sync_directory(directory)
         finally:
-            # In reverse order. If Ctrl-C interrupts a step, those after it are still taken.
+            # The callbacks run in reverse order. If Ctrl-C interrupts one of them, the others still run.
             with ExitStack() as cleanup:
                 if not self._published:
                     for directory in self._made:
@@ -177,7 +179,7 @@ class Publication:
                     if self._storage.renames and not self._published:
                         cleanup.callback(self._remove, output.written)
                     if output.file is not None:
-                        cleanup.enter_context(suppress(OSError))  # synced already, or not needed
+                        cleanup.enter_context(suppress(OSError))  # the file is synced already, or not needed
                         cleanup.callback(output.file.close)
 
     def _remove(self, path: str) -> None:
@@ -192,7 +194,7 @@ def _check_replaceable(path: str) -> None:
     except OSError:
         return  # does not exist; writing reports any other problem
     if not stat.S_ISREG(mode):
-        what = "a directory" if stat.S_ISDIR(mode) else "not a regular file, and only those can be replaced"
+        what = "a directory" if stat.S_ISDIR(mode) else "not a regular file, and only regular files can be replaced"
         raise FailedPreconditionError(f"{printable(path)} is {what}. Pass another path")
 
 

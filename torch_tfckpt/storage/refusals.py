@@ -1,11 +1,11 @@
-"""Tell "it is not there" and "it is damaged" from "a system error hides it".
+"""Distinguish files that are missing or damaged from files that a system error makes inaccessible.
 
     ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG        an answer: there is no such file
     DataLossError, from bytes that were read    an answer: the file is damaged
-    EIO, EMFILE, EACCES, ESTALE, ETIMEDOUT      a refusal: nothing is known; it may work a moment later
+    EIO, EMFILE, EACCES, ESTALE, ETIMEDOUT      a refusal: nothing is known about the file; a retry may succeed
 
-After a refusal a caller must neither continue with an older checkpoint nor begin anew nor overwrite or delete anything.
-A storage may raise a refusal as an OSError, or as a CheckpointError that was raised from one (`__cause__`).
+After a refusal, a caller must not continue with an older checkpoint, start from scratch, overwrite or delete anything.
+A storage may raise a refusal as an OSError, or as a CheckpointError that was raised from an OSError (`__cause__`).
 """
 
 import errno
@@ -21,12 +21,12 @@ NOTHING_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOO
 
 
 def says_nothing_there(error: OSError) -> bool:
-    """Return whether an error of the system means that there is no such file. Drivers may leave out the number."""
+    """Return whether a system error means that there is no such file. Drivers may omit `errno`."""
     return isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in NOTHING_THERE
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether the cause of an error is that the system refused to answer."""
+    """Return whether an error is a refusal, or was caused by one."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__
@@ -35,12 +35,12 @@ def is_refusal(error: BaseException) -> bool:
 
 @contextmanager
 def refusals_named(path: str) -> Iterator[None]:
-    """Convert every refusal to a FailedPreconditionError with `path`; "nothing there" to a NotFoundError.
+    """Convert refusals to FailedPreconditionErrors, and OSErrors for missing files to NotFoundErrors.
 
     Raises:
-        FailedPreconditionError: the system refused to answer.
+        FailedPreconditionError: a refusal.
         NotFoundError: an OSError means that there is no such file.
-        CheckpointError: any other one is raised unchanged.
+        CheckpointError: any other CheckpointError is raised unchanged.
     """
     try:
         yield

@@ -35,8 +35,8 @@ from torch_tfckpt.text import printable
 
 _log = logging.getLogger(__name__)
 
-# Upper limit of one read request for many buffers, so that no second copy of a large tensor is held in memory; also the
-# most that is passed to an upload at once, because an upload copies it.
+# Maximum size of one read request for many buffers, so that no second copy of a large tensor is held in memory; also
+# the maximum passed to an upload at once, because the upload copies the data.
 _REQUEST: Final = 16 << 20
 # Smaller objects are sent in one request; a multipart upload takes three or more.
 _WHOLE: Final = 8 << 20
@@ -75,10 +75,10 @@ class FsspecStorage:
     Args:
         files: The file system that serves the URLs.
         scheme: "s3" for s3://bucket/key.
-        streams: Whether its files support `autocommit=False`, as those of s3fs and gcsfs do. If so, large files are
+        streams: Whether the file system supports `autocommit=False`, as s3fs and gcsfs do. If so, large files are
             uploaded while they are written; otherwise they are kept in memory until `sync`.
 
-    Directories exist only through the names of the files in them; none is created or removed.
+    Directories exist only through the names of the files in them; they are neither created nor removed.
     Exceptions of drivers that are not OSErrors are converted to OSErrors with the path.
 
     Thread safety: as safe as the driver; those for s3, gs, az and memory are safe.
@@ -99,7 +99,7 @@ class FsspecStorage:
         return RemoteFile(self._files, path, self._url(path), info)
 
     def create(self, path: str) -> "RemoteOutput":
-        """Return a new file. Nothing is sent yet: errors of the store are raised by `write` or `sync`."""
+        """Return a new file. Nothing is sent yet: `write` and `sync` raise the errors of the object store."""
         return RemoteOutput(path, _Upload(self._files, self._url(path), self._streams))
 
     def in_use(self, path: str) -> bool:
@@ -216,8 +216,8 @@ def _refused(path: str, error: OSError) -> FailedPreconditionError:
 class RemoteFile:
     """A ReadableFile at a URL; every read is a range request.
 
-    Unlike with a local file, reads return the new object's bytes after the object was replaced. `identity` and the
-    checksums in a checkpoint detect this.
+    If the object is replaced, later reads return the new object's bytes, unlike reads of a local file. `identity` and
+    the checksums in a checkpoint detect this.
     """
 
     def __init__(self, files: FileSystem, path: str, url: str, info: dict[str, Any]) -> None:
@@ -299,9 +299,9 @@ class _Upload:
 
     def write(self, data: memoryview) -> None:
         if self._streams and self._stream is None and len(self._held) + len(data) > _WHOLE:
-            # Not `open`, which also adds the stream to the file system's transaction, which never drops it, and commits
-            # it a second time if the program is inside a transaction. `_open` is what every driver implements, and
-            # `commit` and `discard` are what fsspec requires of its streams.
+            # Not `open`, which also adds the stream to the file system's transaction. The transaction never drops the
+            # stream, and commits it a second time if the program is inside a transaction. Every driver implements
+            # `_open`, and fsspec requires its streams to have `commit` and `discard`.
             self._stream = self._files._open(self._url, mode="wb", autocommit=False)
             self._stream.write(self._held)
             self._held = bytearray()
@@ -334,7 +334,7 @@ class _Upload:
 
 
 class RemoteOutput:
-    """A WritableFile at a URL. It appears at `sync`; if closed before, it never appears.
+    """A WritableFile at a URL. The object appears at `sync`, or never if the file is closed earlier.
 
     Writes must be in order, and are sent immediately. After an error every later call except `close` raises.
     """

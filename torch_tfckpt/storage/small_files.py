@@ -1,4 +1,4 @@
-"""Small files, read whole or replaced atomically; creation of directories; kinds of files."""
+"""Read and atomically replace small files, create directories, and determine the kind of a file."""
 
 import os
 
@@ -20,7 +20,7 @@ def read_small(storage: Storage, path: str, limit: int, what: str, hint: str = "
         hint: How to fix a file that is too large.
 
     Raises:
-        DataLossError: the file is larger, or ends while it is being read. `storage.open` may raise other errors.
+        DataLossError: the file is larger, or becomes shorter while it is read. `storage.open` may raise other errors.
     """
     file = storage.open(path)
     try:
@@ -36,7 +36,7 @@ def kind_of_file(storage: Storage, path: str) -> FileKind:
     """Return the kind of the file at `path`; UNKNOWN if it cannot be opened, like a directory or a pipe.
 
     Raises:
-        OSError: the system refused to read it.
+        OSError: a system error while reading the file.
 
     Cost: a few reads, at most about 2 MiB.
     """
@@ -54,7 +54,7 @@ def write_file(storage: Storage, path: str, contents: Buffer) -> None:
     """Write `contents` to `path` durably and atomically: every reader finds the complete old or new file.
 
     Raises:
-        OSError: the system refused a step. The old file is still there, unless only syncing the directory failed.
+        OSError: a step failed. The old file is still there, unless only syncing the directory failed.
     """
     with Publication(storage) as publication:
         publication.create(path).write(0, [contents])

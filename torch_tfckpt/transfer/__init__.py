@@ -1,7 +1,7 @@
 """Transfer of bytes between devices and files: staged, checksummed, multi-threaded, in bounded memory.
 
 `transfer` carries out a whole save in the background; `pipeline` moves bytes for readers and for BundleWriter;
-`threads` is how threads wait for each other.
+`threads` lets threads wait for each other safely.
 May use: torch, threads, CUDA streams, storage, `format.crc32c`.
-Must not: know checkpoint keys or file layouts.
+Must not: know about checkpoint keys or file layouts.
 """

@@ -12,8 +12,8 @@ import torch
 
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 
-SMALL_BYTES: Final = 64 * 1024  # larger tensors cost more for their bytes than for the overhead per tensor
-RUN_BYTES: Final = 1024 * 1024  # a run's flat tensor exists together with the tensors cut from it
+SMALL_BYTES: Final = 64 * 1024  # above this size, copying the bytes takes longer than the overhead per tensor
+RUN_BYTES: Final = 1024 * 1024  # limits memory: a run exists twice, as a flat tensor and as the tensors cut from it
 
 Place = tuple[object, int, int, object]
 """File, offset, size in bytes, and a value that must be equal for two tensors to be batched together."""
@@ -31,7 +31,8 @@ def find_runs(places: Sequence[Place]) -> Iterator[tuple[int, int]]:
             yield first, position
         small = size <= SMALL_BYTES
         first, end, joint = position, offset + size, (file, kind)
-        # Negative room: nothing joins a large tensor, not even an empty one. Only a run of one tensor is ever split.
+        # Negative room: nothing is batched with a large tensor, not even an empty tensor. So only a run of a single
+        # tensor is ever split.
         room = RUN_BYTES - size if small else -1
     if places:
         yield first, len(places)

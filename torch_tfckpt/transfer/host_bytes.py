@@ -1,6 +1,6 @@
 """Host tensors as plain bytes, without a copy and independent of numpy's dtypes.
 
-numpy lacks bfloat16 and float8; every view here has unsigned bytes, so all torch dtypes are handled alike.
+numpy lacks bfloat16 and float8; every view here consists of unsigned bytes, so all torch dtypes are handled alike.
 """
 
 import torch
@@ -13,13 +13,14 @@ def byte_view(tensor: torch.Tensor) -> memoryview:
     """
     if not tensor.numel():
         return memoryview(b"")
-    # The expression of flat_bytes, without a call for each tensor.
+    # The same expression as in `flat_bytes`, inlined to save a call per tensor.
     return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """Return the bytes of `tensor` in row-major order as a view of its memory. REQUIRES: it is contiguous."""
-    # torch calls a tensor with one element contiguous whatever its stride is, but refuses to view it as another dtype.
+    # torch considers a tensor with one element contiguous whatever its stride is, but refuses to view it as a
+    # different dtype; `as_strided` fixes the stride.
     return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
 
@@ -42,6 +43,6 @@ def host_copy(tensor: torch.Tensor) -> torch.Tensor:
     """Return `tensor` itself if it is in contiguous host memory, otherwise a copy there."""
     plain = tensor.detach()
     if plain.is_conj() or plain.is_neg():
-        # Conjugation and negation may be lazy flags of a tensor, whose memory then has different values.
+        # Conjugation and negation may be lazy flags of a tensor; its memory then contains different values.
         plain = plain.resolve_conj().resolve_neg()
     return plain.cpu().contiguous()

@@ -28,7 +28,7 @@ class ReadRequest(NamedTuple):
 
     file: ReadableFile
     offset: int
-    target: memoryview  # of unsigned bytes; its length is the number of bytes to read
+    target: memoryview  # unsigned bytes; its length is the number of bytes to read
 
     @property
     def size(self) -> int:
@@ -83,14 +83,14 @@ R = TypeVar("R", bound=Request)
 
 
 class Pipeline:
-    """Threads that move bytes, started by the first plan that needs several, and stopped by `close`.
+    """Threads that move bytes, started by the first plan that needs more than one, stopped by `close`.
 
     Thread safety: several threads may share a pipeline. After a fork the child starts its own threads.
     """
 
     def __init__(self, threads: int = THREADS) -> None:
         self._threads = threads
-        self._workers: tuple[Workers, int] | None = None  # and the id of the process that they belong to
+        self._workers: tuple[Workers, int] | None = None  # the threads, and the id of the process that started them
         self._scratch = threading.local()
 
     def read(self, requests: Sequence[ReadRequest]) -> list[int]:
@@ -186,7 +186,10 @@ class Pipeline:
         return sums
 
     def _running(self) -> Workers:
-        """Return this process's threads. If two call this first, one gets separate threads for one plan."""
+        """Return this process's threads.
+
+        If two threads make the first call at the same time, one of them gets separate workers for its plan.
+        """
         known, process = self._workers, os.getpid()
         if known is None or known[1] != process:
             self._workers = known = (Workers(self._threads, "tfckpt"), process)

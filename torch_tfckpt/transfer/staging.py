@@ -2,7 +2,8 @@
 
 It is needed for two reasons. Copies from a CUDA device are only fast through pinned memory. And a save that runs while
 training continues needs copies that training cannot change. Buffers are reused as soon as their bytes are written, so
-their size does not grow with the model's. `CopyStream` copies from a CUDA device while its computations continue.
+their total size does not depend on the model's size. `CopyStream` copies from a CUDA device while the device
+continues to compute.
 """
 
 import threading
@@ -90,7 +91,7 @@ class Buffers:
                 before_waiting()
                 permit = self._permits.get()
             if cancelled:
-                self._permits.put(permit)  # even a False: others may be waiting
+                self._permits.put(permit)  # put back even a False: other threads may be waiting
                 return None
             if permit:
                 break

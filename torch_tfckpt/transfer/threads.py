@@ -1,14 +1,14 @@
-"""Waiting for threads, in a way that survives signal handlers and Ctrl-C.
+"""Wait for threads in a way that is safe with signal handlers and Ctrl-C.
 
 Python runs a signal handler in the main thread, between any two bytecodes. If the interrupted code holds a lock, and
 the handler waits for a thread that needs this lock, both wait forever; if the handler raises, the lock may stay locked.
-The classes of `threading` and `concurrent.futures` have such moments. So code of this package that may run in the main
-thread shares data with other threads only through
+The classes of `threading` and `concurrent.futures` can be interrupted at such points. So code of this package that may
+run in the main thread shares data with other threads only through
 
 - `Latch`, which holds no lock while Python code runs;
 - `SimpleQueue` and single operations of lists, which are atomic in C;
-- locks that are held by a `with` statement in which nothing is called that can wait;
-- daemon threads: `threading` takes a lock of all threads when another one starts or is joined.
+- locks that are held by a `with` statement whose body calls nothing that can wait;
+- daemon threads: for other threads, `threading` acquires a global lock when they are started or joined.
 """
 
 import threading
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 from typing import Final, TypeVar
 
-_RECHECK: Final = 1.0  # seconds; covers a waiting thread that Ctrl-C interrupts right after it has got the lock
+_RECHECK: Final = 1.0  # seconds; in case Ctrl-C interrupts a waiting thread right after it has acquired the lock
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +44,7 @@ class Latch(threading.Event):
         self.set_first()
 
     def set_first(self) -> bool:
-        """Do what `set` does; return whether no other call did it before. Of all calls, one returns True."""
+        """Do what `set` does; return whether this call was the first. Exactly one call returns True."""
         self._is_set = True
         try:
             gate = self._to_release.pop()
@@ -54,7 +54,7 @@ class Latch(threading.Event):
         return True
 
     def clear(self) -> None:
-        """Raise RuntimeError: what has happened cannot be undone."""
+        """Raise RuntimeError: a Latch cannot be reset."""
         raise RuntimeError("a Latch cannot be cleared; create a new one")
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -70,9 +70,9 @@ class Latch(threading.Event):
 
 
 def finish(wait: Callable[[], object]) -> None:
-    """Call `wait` until it returns; an exception of a signal handler, such as Ctrl-C, is raised afterwards.
+    """Call `wait` until it returns; exceptions of signal handlers (Ctrl-C) are raised afterwards.
 
-    For waits that protect memory or files that other threads still use.
+    Used where memory or files must stay valid because other threads still use them.
     """
     interrupt: BaseException | None = None
     while True:
@@ -92,7 +92,7 @@ def join(threads: Iterable[threading.Thread]) -> None:
 
 
 class Workers:
-    """A few threads that run functions, started when they are needed. They end when this object is deleted or closed.
+    """A few threads that run functions, started when needed, ended when this object is deleted or closed.
 
     Thread safety: several threads may call `map` at the same time; any thread may call `close`.
     """
@@ -109,7 +109,7 @@ class Workers:
         Once a call has raised, or after Ctrl-C, no new call begins. No call is running when this returns or raises.
 
         Raises:
-            The first error, by the order of the items.
+            The error of the first failed item, in the order of the items.
             RuntimeError: no thread can be started.
         """
         count = len(items)
@@ -136,7 +136,7 @@ class Workers:
             in_caller = not self._start(wanted)
             for _ in range(wanted):
                 self._work.put(work)
-            if in_caller or self._closed:  # no thread will take it
+            if in_caller or self._closed:  # no thread will take the work
                 work()
             over.wait()
         finally:
@@ -147,7 +147,7 @@ class Workers:
             finish(over.wait)
         if errors:
             first = errors[min(errors)]
-            errors.clear()  # it refers to the exceptions, whose tracebacks refer to it
+            errors.clear()  # it refers to exceptions whose tracebacks refer to it: break the cycle
             raise first
         return [results[turn] for turn in range(count)]
 
@@ -161,7 +161,7 @@ class Workers:
         self._work.put(None)
 
     def _start(self, wanted: int) -> bool:
-        """Start threads until there are `wanted`; return False if there are none since the interpreter is ending."""
+        """Start threads up to `wanted`; return False if there are none because the interpreter is exiting."""
         while len(self._threads) < wanted:
             thread = threading.Thread(target=_run, args=(self._work,), name=self._name, daemon=True)
             try:
@@ -179,5 +179,5 @@ class Workers:
 def _run(work: SimpleQueue[Callable[[], object] | None]) -> None:
     while (call := work.get()) is not None:
         call()
-        call = None  # it refers to the buffers of a plan
+        call = None  # do not keep the buffers of a plan alive
     work.put(None)  # for the next thread

@@ -1,13 +1,13 @@
 """Execution of a plan of writes: copy from devices, checksum and write with several threads.
 
-    lane: writes of one device to one file        -> batches -> any of a few threads
+    lane: writes from one device to one file      -> batches -> any of a few threads
       fills one batch after the other                           waits for the copy, checksums the bytes, writes them
       `staged` is set after the last copy                       returns the buffer
 
-The checksummed bytes are the copied ones, which are also the ones written. A buffer is in use until its bytes are in
-the file. If training waits, values in host memory are not copied at all; they are written directly.
+The bytes that are written are the same copy that was checksummed. A buffer is in use until its bytes are in the file.
+If training waits, values in host memory are not copied at all; they are written directly.
 
-The first error stops everything and is raised by `result`. Nothing here knows checkpoint keys.
+The first error stops everything and is raised by `result`. This module does not know about checkpoint keys.
 """
 
 import threading
@@ -28,17 +28,17 @@ from torch_tfckpt.transfer.staging import Buffers, CopyStream, Ready, Staging
 from torch_tfckpt.transfer.threads import Latch, join
 from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes, runs_of
 
-# Limit of waiting batches in a lane without buffers: they hold host copies of tensors that are not stored contiguously.
 _STREAMED: Final = frozenset({"cuda"})  # types of devices whose bytes are copied on a separate stream
+# Limit on waiting batches in a lane without buffers: they hold host copies of tensors that are not stored contiguously.
 _UNBUFFERED_AHEAD: Final = 4
 
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """The writes of one device to one file."""
+    """The writes from one device to one file."""
 
     file: int
-    device: torch.device | None  # None: bytes, which are immutable
+    device: torch.device | None  # None: the sources are `bytes`, which are immutable
     stream: CopyStream | None
     buffered: bool
     room: SimpleQueue[None] | None  # an item for each batch that may be in flight; None: any number
@@ -68,12 +68,12 @@ class Transfer:
     """Execution of one plan of writes.
 
     Args:
-        writes: The writes, for each file in order of the offsets.
+        writes: The writes; those to the same file are in order of their offsets.
         files: The files of the plan, by index.
         staging: Source of the buffers.
         snapshot: Whether values may change once `staged` is set; otherwise only after `result` has returned.
 
-    The values written are those at the time of the call, ordered after the work on the current streams of their
+    The values written are those at the time of the call, after all work that is queued on the current streams of their
     devices. Cost: host memory for the buffers, and per lane a contiguous copy of one tensor that is not contiguous.
     Thread safety: one thread calls the methods; any thread may wait for `staged`.
     """
@@ -81,7 +81,7 @@ class Transfer:
     def __init__(
         self, writes: Sequence[Write], files: Sequence[WritableFile], staging: Staging, *, snapshot: bool
     ) -> None:
-        # Other threads wait for these only during a snapshot.
+        # Only in the case of a snapshot do other threads wait for this event.
         self.staged = Latch() if snapshot else threading.Event()
         self._writes, self._files = writes, files
         self._sums = [0] * len(writes)
@@ -121,7 +121,7 @@ class Transfer:
         try:
             for thread in self._threads:
                 thread.start()
-        except BaseException as error:  # the system refuses more threads, or Ctrl-C
+        except BaseException as error:  # no more threads can be started, or Ctrl-C
             self._stop(error)
             self._end_queues()
             self._threads = [thread for thread in self._threads if _runs(thread)]
@@ -187,8 +187,9 @@ class Transfer:
             if lane is None:
                 stream = CopyStream(device) if device is not None and device.type in _STREAMED else None
                 buffered = device is not None and (snapshot or device.type != "cpu")
-                # A snapshot uses as many buffers as there are; a synchronous save limits each device. Bytes in a
-                # snapshot need no copies, and nothing is written until all lanes are staged, so they must not wait.
+                # A snapshot may use all buffers; a synchronous save limits their number per device. `bytes` sources in
+                # a snapshot need no copies, and nothing is written until all lanes are staged, so their lane must not
+                # wait for writes.
                 room = None
                 if not snapshot:
                     room = SimpleQueue[None]()
@@ -221,7 +222,7 @@ class Transfer:
             self._end_queues()
 
     def _filled_batches(self, lanes: Sequence[_Lane]) -> Iterator[Batch]:
-        """Yield the batches of all lanes by offset; each is filled, and takes a buffer, only in its turn."""
+        """Yield the batches of all lanes by offset; each takes a buffer and is filled when its turn comes."""
         filled, turns = [], []
         for number, lane in enumerate(lanes):
             filled.append(self._buffered_batches(lane) if lane.buffered else self._unbuffered_batches(lane))
@@ -257,7 +258,7 @@ class Transfer:
             yield batch
 
     def _unbuffered_batches(self, lane: _Lane) -> Iterator[Batch]:
-        held, data = None, memoryview(b"")  # keep a write that is split for its remaining parts
+        held, data = None, memoryview(b"")  # a split write and its bytes, kept for its remaining parts
         for batch in self._batches(lane):
             if lane.room is not None:
                 lane.room.get()
@@ -273,12 +274,12 @@ class Transfer:
     def _buffered_batches(self, lane: _Lane) -> Iterator[Batch]:
         assert self._buffers is not None, "a buffered lane without buffers"
         stream = lane.stream
-        # Keep a write that is split for its remaining parts.
+        # A split write and its bytes, kept for its remaining parts.
         held, data = None, torch.empty(0, dtype=torch.uint8, device="cpu")
         for batch in self._batches(lane):
             if lane.room is not None:
                 lane.room.get()
-            # Buffers become free only by writing.
+            # Allow writing before waiting for a buffer: only writing frees buffers.
             buffer = self._buffers.lend(self._cancelled, before_waiting=self._allow_writing)
             if buffer is None:
                 return
@@ -310,7 +311,7 @@ class Transfer:
             self._may_write.wait()
         while (batch := queue.get()) is not None:
             try:
-                # Even if the transfer was stopped: no copy may be in flight into a buffer that is reused.
+                # Wait even if the transfer was stopped: no buffer may be reused while a copy into it is in flight.
                 if batch.ready is not None:
                     batch.ready.wait()
                 if not self._cancelled:
@@ -356,7 +357,7 @@ class Transfer:
 
 
 def _runs(thread: threading.Thread) -> bool:
-    """Return whether a thread was started. After Ctrl-C during `start` this waits a moment."""
+    """Return whether a thread was started. If Ctrl-C interrupted `start`, wait up to a second to find out."""
     until = time.monotonic() + 1
     while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < until:
         time.sleep(0.001)

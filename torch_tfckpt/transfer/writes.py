@@ -20,7 +20,7 @@ from torch_tfckpt.transfer.pipeline import Pipeline, WriteRequest
 class Write:
     """One tensor, or bytes, and its destination."""
 
-    file: int  # index into the list of files that belongs to the plan
+    file: int  # index into the plan's list of files
     offset: int
     size: int  # bytes
     source: torch.Tensor | bytes  # must not change before it is written or staged
@@ -33,7 +33,7 @@ def runs_of(writes: Sequence[Write]) -> list[Sequence[Write]]:
 
 
 def host_bytes(run: Sequence[Write]) -> Buffer:
-    """Return the bytes of a run in host memory: the tensor's own memory if it is stored that way."""
+    """Return the bytes of a run in host memory; a single contiguous host tensor is not copied."""
     source = run[0].source
     if isinstance(source, bytes):
         return source
@@ -69,7 +69,7 @@ def write_tensors(pipeline: Pipeline, writes: Sequence[Write], files: Sequence[W
 def _kind(source: torch.Tensor | bytes) -> object:
     """Return a value that is equal for sources that can be copied together.
 
-    These are tensors of one dtype and device whose memory contains their values.
+    These are tensors of the same dtype and device without lazy conjugation or negation.
     """
     if isinstance(source, bytes) or source.is_conj() or source.is_neg():
         return object()  # different from every other

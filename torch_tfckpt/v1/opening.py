@@ -1,8 +1,8 @@
-"""Open the files of a version 1 checkpoint so that they belong together.
+"""Open the files of a version 1 checkpoint, all from the same save.
 
-Guaranteed, if all shards of a checkpoint are opened: they are from one save by this package, even if another program
-saves the checkpoint at the same time, or was killed while it did so (`v1.shard_names`). Not guaranteed while TensorFlow
-saves it: its shards cannot be told apart.
+If all shards of a checkpoint are opened, they are guaranteed to be from the same save by this package, even if another
+program saves the checkpoint at the same time, or was killed while doing so (`v1.shard_names`). This is not guaranteed
+while TensorFlow saves the checkpoint: its shards do not show which save they are from.
 """
 
 import os
@@ -24,8 +24,8 @@ def open_together(storage: Storage, paths: Sequence[str]) -> list[ReadableFile]:
     """Open the files `paths`, or the new shards that replace them.
 
     Raises:
-        NotFoundError: a file is missing. Another save with another number of shards may just have replaced it.
-        DataLossError: a save of the shards was interrupted, and they were changed since.
+        NotFoundError: a file is missing. A save with a different number of shards may just have replaced it.
+        DataLossError: a save was interrupted, and its shards have been changed since then.
     """
     prefix = _prefix_of(paths)
     if prefix is None or not storage.renames:
@@ -75,7 +75,7 @@ def _open_all(storage: Storage, paths: Iterable[str]) -> list[ReadableFile]:
 
 
 def _open_new(storage: Storage, prefix: str, journal: Journal) -> list[ReadableFile]:
-    """Open the new shards, wherever they are at this moment."""
+    """Open the new shards under their current names, temporary or final."""
     targets = shard_names(prefix, len(journal.files))
     files = _open_all(storage, (journal.path_of(storage, target) for target in targets))
     for file, entry in zip(files, journal.files.values(), strict=True):
@@ -91,8 +91,9 @@ def _open_new(storage: Storage, prefix: str, journal: Journal) -> list[ReadableF
 def _are_of_one_save(storage: Storage, prefix: str, journal: Journal | None, files: Sequence[ReadableFile]) -> bool:
     """Return whether no shard was replaced while `files` were opened.
 
-    With a journal, other shards are renamed only after it was replaced. Without one, look for a new journal first and
-    at the names afterwards: if there is no journal now, all renames of a save that began in the meantime are done.
+    If there was a journal, another save renames its shards only after replacing that journal. If there was none, check
+    first that there still is none, then the names: if there is no journal now, any save that began in the meantime has
+    done all its renames.
     """
     if unfinished_shards(storage, prefix) != journal:
         return False

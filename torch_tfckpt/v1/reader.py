@@ -1,4 +1,4 @@
-"""Reader of version 1 checkpoints, of one or several files, into host tensors.
+"""Read version 1 checkpoints, which consist of one or more files, into host tensors.
 
     with SlicesReader(LOCAL, ["model.ckpt-00000-of-00002", "model.ckpt-00001-of-00002"]) as reader:
         kernel = reader.read("dense/kernel")        # its slices, from all shards that contain them
@@ -64,7 +64,7 @@ class _MergedTensor:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is stored as a single slice, in any spelling."""
+        """Whether the tensor is stored as a single slice, in any notation."""
         try:
             return len(self.stored) == 1 and self.stored[0].part.covers(self.shape)
         except InvalidArgumentError:
@@ -87,16 +87,16 @@ class SlicesReader:
     Args:
         paths: All files of the checkpoint, in any order, or some of its shards. If they are all shards, they are from
             one save, even if another program saves the checkpoint at the same time.
-        verify: Accepted for symmetry with the version 2 reader. Version 1 only has checksums of blocks, and these are
-            always verified.
+        verify: Accepted for symmetry with the version 2 reader. Version 1 files have only block checksums, which
+            are always verified.
 
     Raises:
         NotFoundError: a file is missing, or `paths` is empty.
         DataLossError: a file is not a version 1 file, or its metadata is damaged.
         InvalidArgumentError: a file requires a different reader version.
 
-    Cost: opening reads footer, index block and the first data block of each file; one file descriptor per file.
-    Thread safety: safe; reading opens no more files.
+    Cost: opening reads the footer, index block and first data block of each file; one file descriptor per file.
+    Thread safety: safe; reading does not open further files.
     """
 
     version = 1
@@ -118,7 +118,7 @@ class SlicesReader:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Paths under which its files were opened: temporary ones if a save of the checkpoint is not finished."""
+        """Paths of the open files: temporary names if a save of the checkpoint was not finished."""
         return tuple(shard.file.path for shard in self._shards)
 
     def keys(self) -> list[str]:
@@ -146,7 +146,7 @@ class SlicesReader:
         return () if tensor.is_whole else tuple(tensor.parts)
 
     def nbytes(self, name: str) -> int:
-        """Return the size of the tensor's elements in bytes; for strings and unknown types, of their records.
+        """Return the bytes of the tensor's elements; for strings and unknown types, the bytes of the records.
 
         Raises:
             DataLossError: the size of records is needed, and a record is damaged or missing.
@@ -168,18 +168,19 @@ class SlicesReader:
 
         Raises:
             NotFoundError: no such tensor.
-            InvalidArgumentError: `out` has another shape or dtype (it is untouched), or stored slices have gaps.
+            InvalidArgumentError: `out` has a different shape or dtype (it is untouched), or there are gaps between the
+                stored slices.
             DataLossError: a block or record is damaged, or slices overlap; `out` may be partly written.
             UnimplementedError: version 1 cannot store values of this type.
 
-        Cost: reads the blocks with the tensor's records; memory for a few times the largest stored slice in addition to
-        the result. A block is read whole, with all other tensors in it; it is 256 KiB if tensors are small.
+        Cost: reads the blocks with the tensor's records; needs memory for the result and a few times the largest stored
+        slice. A block is read whole, with all other tensors in it; a block of small tensors is 256 KiB.
         Source: TensorSliceReader::CopySliceData, which does not assemble slices; this reader does.
         """
         return self._read(name, TensorSlice.full(len(self.shape(name))), out)
 
     def read_slice(self, name: str, part: TensorSlice) -> Value:
-        """Read one slice of `name`, stored whole or in slices. Raises and costs like `read`."""
+        """Read one slice of `name`, whether stored whole or in slices. Errors and cost: as `read`."""
         return self._read(name, part, None)
 
     def read_all(self, names: Iterable[str]) -> dict[str, Value]:
@@ -199,8 +200,8 @@ class SlicesReader:
         Args:
             progress: Called with the number of bytes checked since the last call.
 
-        Cost: every byte is read twice, once for its tensor and once for the structure of the table; memory for a few
-        times the largest stored slice.
+        Cost: every byte is read twice, once for its tensor and once for the structure of the table; needs memory for a
+        few times the largest stored slice.
         """
         self._require_open()
         damage: list[Damage] = []
@@ -257,7 +258,7 @@ class SlicesReader:
         )
 
     def _check_readable(self, name: str, tensor: _MergedTensor) -> ValueField:
-        """Return where records store values of this type; raise if the tensor cannot be read in any case."""
+        """Return the field in which records store the values; raise if no part of the tensor can be read."""
         if tensor.conflict:
             raise DataLossError(f"tensor {quoted(name)}: {tensor.conflict}. {DAMAGED}")
         layout = VALUE_FIELDS.get(tensor.dtype)
@@ -362,7 +363,7 @@ def _new_value(name: str, dtype: DataType, shape: Shape) -> Value:
 def _copy(target: Value, where: TensorSlice, source: Value) -> None:
     """Assign target[where] = source."""
     if isinstance(target, torch.Tensor):
-        assert isinstance(source, torch.Tensor)  # both come from one dtype
+        assert isinstance(source, torch.Tensor)  # both were created for the same dtype
         copy_slice(target, where.to_index(), source)
     else:
         target[where.to_index()] = source

@@ -81,7 +81,7 @@ class Shard:
         """
         watched = _Watched(self.file, progress)
         try:
-            # A separate table: the cache of the other one has blocks read earlier, which may have changed since.
+            # Use a separate table: the cache of `self._table` has blocks read earlier, which may have changed since.
             table = Table(watched.read, self.file.size)
         except (CheckpointError, OSError) as error:
             names = dict.fromkeys(record.name for record in records)
@@ -110,16 +110,16 @@ def _check(value: bytes | None, record: Record) -> None:
     if value is None:
         raise _absent(record.part)
     if record.dtype not in VALUE_FIELDS:
-        return  # values of this type cannot be decoded; its block is undamaged
+        return  # values of this type cannot be decoded; the block of the record is undamaged
     count = element_count(record.part.shape_of(record.shape))
     found = decode_slice(value, record.dtype, count).name
-    # Reading ignores this name, as TensorFlow does: the key decides. But no writer produces such a file.
+    # Reading relies on the key and ignores this name, as in TensorFlow. But no writer stores a different name.
     if found and found != record.name:
         raise DataLossError(f"the record of slice {record.part} belongs to tensor {quoted(found)}")
 
 
 class _Watched:
-    """Reads a file for a table, and remembers the bytes read last: the block that an error refers to."""
+    """Reads a file for a table, and keeps the bytes read last: the block that an error refers to."""
 
     def __init__(self, file: ReadableFile, progress: Callable[[int], object] | None) -> None:
         self._file, self._progress = file, progress
@@ -135,7 +135,7 @@ class _Watched:
         return self._data
 
     def damage(self, name: str, error: CheckpointError | OSError) -> Damage:
-        """Return `error` as Damage of the last bytes read, with checksums if they are a corrupt block."""
+        """Return `error` as Damage to the bytes read last, with checksums if they are a corrupt block."""
         stored = computed = None
         is_block = len(self._data) >= BLOCK_TRAILER.size and self._end <= self._file.size - Footer.SIZE
         if is_block:

@@ -1,11 +1,12 @@
 """Names of the shards of a version 1 checkpoint, and their publication in one step.
 
-The files and their names are TensorFlow's, so a shard does not show which save it belongs to. While the shards of a
+Contents and names are as in TensorFlow, so a shard does not show which save it belongs to. While the shards of a
 save are being renamed, a journal lists them (`storage.journal`), and the readers of this package follow it: they find
 all old shards or all new ones, at every moment and after a kill. TensorFlow's reader finds a mix during the
 renames, and after a kill until the next save into that directory.
 
-Shards of an earlier save with another count (m-00000-of-00002 before m-00000-of-00003) are removed after the switch.
+Shards of an earlier save with a different count (m-00000-of-00002 before m-00000-of-00003) are removed after the
+switch.
 """
 
 import os
@@ -27,18 +28,19 @@ def shard_names(prefix: str, count: int) -> list[str]:
 
 
 def shard_pattern(prefix: str, count: int) -> str:
-    """Return the pattern by which a `checkpoint` file names the shards."""
+    """Return the pattern by which a `checkpoint` file refers to the shards."""
     return f"{prefix}-?????-of-{count:05d}"
 
 
 def publish_shards(storage: Storage, prefix: str, temporaries: Sequence[str], committed: list[bool]) -> None:
-    """Make the files `temporaries`, complete and durable, the shards of `prefix`, replacing all that it has.
+    """Publish `temporaries`, complete and durable files, as the shards of `prefix`, replacing all others.
 
     Args:
-        committed: Receives an item once the new shards may be in place; then `temporaries` must not be removed.
+        committed: An item is appended once the new shards may be in place; from then on, `temporaries` must not be
+            removed.
 
     Raises:
-        OSError: the system refused; nothing was changed, unless it is an IncompleteSaveError.
+        OSError: a step failed; nothing was changed, unless the error is an IncompleteSaveError.
     """
     directory, base = os.path.split(prefix)
     targets = shard_names(prefix, len(temporaries))

@@ -1,9 +1,9 @@
-"""Writer of version 1 files, byte-identical to those of TensorFlow's TensorSliceWriter.
+"""Write version 1 files, byte-identical to files written by TensorFlow's TensorSliceWriter.
 
     with SlicesWriter(LOCAL, "model.ckpt-1000") as writer:
         writer.add("dense/bias", bias)
         writer.add("table", rows, shape=(100, 8), part=TensorSlice.parse("0,50:-"))
-    # on success: the file is durable, under its name. After an exception: no file is left.
+    # on success: the file is durable and has its final name. After an exception: no file is left.
 
 Version 1 is for programs that cannot read version 2. It lacks most element types, has no checksums per tensor, and
 limits each slice to 2 GiB.
@@ -44,7 +44,7 @@ class _AddedTensor:
 
 
 class SlicesWriter(CheckpointWriter):
-    """Writes the file `path`, atomically replacing an existing one at the end. Its directory must exist.
+    """Writes the file `path`, atomically replacing any existing file at the end. Its directory must exist.
 
     Cost: a table is written in the order of its keys, so everything is kept in memory, encoded, until the end: 4 bytes
     per float, up to 10 per integer (as in TensorFlow).
@@ -54,9 +54,9 @@ class SlicesWriter(CheckpointWriter):
     def __init__(self, storage: Storage, path: str) -> None:
         super().__init__(path)
         self._storage = storage
-        # Errors name the shard, not the temporary name that it has until all are written.
+        # Error messages contain the final name, even if `path` is the temporary name of a shard.
         self._place = printable(final_name(path))
-        self._tensors: dict[str, _AddedTensor] = {}  # in the order of their first slices
+        self._tensors: dict[str, _AddedTensor] = {}  # in the order in which their first slices were added
         self._records: dict[bytes, bytes] = {}
 
     def add(
@@ -74,13 +74,13 @@ class SlicesWriter(CheckpointWriter):
             name: Any string, the same for all slices of a tensor.
             tensor: A tensor on any device with any strides, a numeric array, or strings (str, bytes, or an array).
             shape: Shape of the full tensor; required with `part`.
-            part: The slice of it that `tensor` is; None: the whole tensor. The spelling is kept: "-" and "0,5" are
-                different keys.
-            dtype: The type to store it as, if not the default one: DT_QINT8 for an int8 tensor.
+            part: The slice of the full tensor that `tensor` contains; None: all of it. The notation is kept: "-" and
+                "0,5" are different keys.
+            dtype: The type to store `tensor` as, if not the default: DT_QINT8 for an int8 tensor.
 
         Raises:
-            InvalidArgumentError: the slice does not fit the full shape or the tensor, the name was already added with
-                another shape or type or with this slice, the slice is too large, or the value cannot be stored at all.
+            InvalidArgumentError: the slice does not fit the full shape or the tensor, the name was already added with a
+                different shape or type or with the same slice, the slice is too large, or the value cannot be stored.
             UnimplementedError: version 1 files cannot store the element type.
             FailedPreconditionError: the writer is not open.
         """
@@ -164,7 +164,7 @@ class SlicesWriter(CheckpointWriter):
 
 
 def _check_holdable(dtype: DataType) -> None:
-    """Refuse types that version 1 files cannot store, with TensorFlow's messages and two error classes."""
+    """Raise an error, with TensorFlow's message, for a type that version 1 files cannot store."""
     layout = VALUE_FIELDS.get(dtype)
     if layout is None:
         raise UnimplementedError(
@@ -179,7 +179,7 @@ def _check_holdable(dtype: DataType) -> None:
 
 
 def _placed(held: Shape, shape: Shape | None, part: TensorSlice | None) -> tuple[Shape, TensorSlice]:
-    """Return the full shape and the slice, after checking them against each other and the shape `held`."""
+    """Return the full shape and the slice; raise if they do not match each other or the shape `held`."""
     full_shape = held if shape is None else tuple(shape)
     if part is None:
         part = TensorSlice.full(len(full_shape))

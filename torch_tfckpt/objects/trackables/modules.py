@@ -30,7 +30,7 @@ from torch_tfckpt.values import Value, WritableValue
 
 
 class ModuleTrackable(Trackable):
-    """A module: its own parameters, then persistent buffers, then modules, each under its attribute's name.
+    """A module: its own parameters, then persistent buffers, then submodules, by their attribute names.
 
     Buffers that are not persistent, and attributes that are None, are omitted. Extra state is a separate child, under
     its name in the state_dict. A module and the wrappers around it, such as torch.compile, are one node.
@@ -44,7 +44,7 @@ class ModuleTrackable(Trackable):
             del wrappers[0]
         super().__init__(wrappers[0])
         self.module = wrappers[0]
-        self._layers = wrappers  # from the outermost wrapper with its own entries to the module
+        self._layers = wrappers  # from the outermost wrapper that has its own entries to the wrapped module
 
     def children(self) -> Iterable[tuple[str, object]]:
         layers = self._layers
@@ -102,7 +102,7 @@ def _has_entries(wrapper: nn.Module) -> bool:
 
 
 class _WrapperTensor(TensorTrackable):
-    """A tensor of a wrapper, such as n_averaged. A checkpoint of the plain module lacks it; then it is not changed."""
+    """A tensor of a wrapper, such as n_averaged. A checkpoint of the bare module leaves it unchanged."""
 
     @property
     def needs_values(self) -> bool:
@@ -110,7 +110,7 @@ class _WrapperTensor(TensorTrackable):
 
 
 class _ExtraState(StateTrackable):
-    """The extra state of a module; the module itself is another node."""
+    """The extra state of a module; the module itself is a separate node."""
 
     is_part = True
 
@@ -153,7 +153,7 @@ class CustomTrackable(Trackable):
                 saveables.append(SaveableObject(None, [SaveSpec(value, "", key)], key))
         elif self._gathers:
             for name, item in self._object._gather_saveables_for_checkpoint().items():
-                # For a saveable with several values this is the beginning of their keys, as in TensorFlow.
+                # For a saveable with several values this is the prefix of their keys, as in TensorFlow.
                 key = attributes[escape_local_name(name)] = checkpoint_key(path, name)
                 saveables += saveables_of_attribute(key, item)
         return SavedValues(attributes, saveables)

@@ -1,12 +1,13 @@
-"""torch optimizers as nodes: slot variables of their parameters, as TensorFlow's optimizers have them, and the rest.
+"""torch optimizers as nodes: slot variables, as in TensorFlow's optimizers, and the rest of the state.
 
     optimizer                                              slot variables m and v of model.weight
     model/weight/.OPTIMIZER_SLOT/optimizer/m/...           Adam's exp_avg
     optimizer/.ATTRIBUTES/py_state                         string: param_groups, steps, which slot is which tensor
     optimizer/beta1_power, optimizer/beta2_power           Adam's steps, in the form that TensorFlow's Adam needs
 
-The string has the whole state, and refers to slot variables by their keys; torch restores it bit for bit. The graph
-does not list it: TensorFlow has no object to restore it into, and its `assert_consumed` would fail.
+The string contains the whole state, and refers to slot variables by their keys; a torch optimizer is restored from it
+bit for bit. The graph does not list the string, because TensorFlow has no object to restore it into, so that its
+`assert_consumed` would fail.
 """
 
 import logging
@@ -54,7 +55,7 @@ class _Power(TensorTrackable):
 
 
 class OptimizerTrackable(Trackable):
-    """An optimizer. Its state is found by the paths of its parameters in the graph, never by their positions."""
+    """An optimizer. Its state is found by the paths of its parameters in the graph, not by position."""
 
     holds_values = True
 
@@ -76,14 +77,15 @@ class OptimizerTrackable(Trackable):
         if len(steps) <= 1 and len(betas) == 1:
             step = steps.pop() if steps else 0.0
             for number, beta in enumerate(betas.pop(), 1):
-                # TensorFlow begins with the first power, and multiplies after each step.
+                # TensorFlow starts with the first power, and multiplies by beta after each step.
                 power = torch.tensor(beta ** (step + 1), dtype=torch.float32, device="cpu")
                 yield f"beta{number}_power", _Power(Variable(power, f"beta{number}_power", trainable=False))
 
     def slots(self) -> list[Slot]:
-        """Return all existing slot variables: state tensors with the shape and kind of their parameter.
+        """Return all existing slot variables: state tensors with the shape of their parameter.
 
-        Masks, counters and moments in 8 bits are not slot variables.
+        Their dtypes must also be of the same kind: real floating-point, complex, or other. Masks, counters and 8-bit
+        moments are therefore not slot variables.
         """
         names = slot_names(self.optimizer)
         return [
@@ -98,15 +100,15 @@ class OptimizerTrackable(Trackable):
     def state_to_save(
         self, path: str, paths: Mapping[Identity, str], keys: Mapping[int, str]
     ) -> Sequence[SaveableObject]:
-        """Return the encoded state, and those of its tensors that are not slot variables.
+        """Return the encoded state, and all tensors in the state that are not slot variables.
 
         Args:
             paths: Path of each tensor in the graph.
-            keys: id of the tensor of a slot variable -> its key.
+            keys: id of a slot variable's tensor -> key of the slot variable.
 
         Raises:
             InvalidArgumentError: a parameter is not in the graph.
-            TypeError: state that could only be pickled.
+            TypeError: state that could be stored only by pickling it.
         """
         key = checkpoint_key(path, PYTHON_STATE)
         return state_to_save(key, OptimizerState(self.optimizer, lambda: self._names(paths), path), keys)
@@ -129,19 +131,19 @@ class OptimizerTrackable(Trackable):
         later_paths: Callable[[], Mapping[Identity, str]],
         when_added: Callable[[set[str]], object],
     ) -> SaveableObject | None:
-        """Return the saveables that restore the encoded state; None if TensorFlow wrote the checkpoint.
+        """Return the saveable that restores the encoded state; None if TensorFlow wrote the checkpoint.
 
         Args:
             paths: Path in the checkpoint of each matched tensor.
-            later_paths: Returns `paths` again when a parameter is added to the optimizer after the restore.
+            later_paths: Returns the current `paths`, for parameters that are added to the optimizer after the restore.
             when_added: Called with the paths of such parameters once their state is restored.
 
         Raises:
             NotFoundError, DataLossError: the state, or a tensor that it refers to, is missing or damaged.
-            InvalidArgumentError: it is the state of another kind of optimizer, or of parameters of other shapes.
+            InvalidArgumentError: the state is of a different kind of optimizer, or of parameters with different shapes.
 
-        If the parameters or their groups are not the same, for example because the model has grown, what both have is
-        restored, and a warning names the differences: see `saveables.optimizer_state`.
+        If the stored parameters or groups differ from the optimizer's, for example because the model has grown, the
+        parts that both have are restored, and a warning lists the differences: see `saveables.optimizer_state`.
         """
         key = checkpoint_key(stored.path, PYTHON_STATE)
         if key not in stored.reader:
@@ -199,7 +201,7 @@ def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> N
         parameter = parameters.get(slot.original_variable_node_id)
         key = stored.graph.value_key(slot.slot_variable_node_id)
         if parameter is None or is_lazy(parameter) or key is None or key not in stored.reader:
-            continue  # the state of a parameter that is not initialised is refused by `OptimizerState`
+            continue  # `OptimizerState` raises an error for a parameter that is not initialised
         shape, dtype = stored.reader.shape(key), value_dtype(key, stored.reader.dtype(key))
         if shape != tuple(parameter.shape):
             raise InvalidArgumentError(
@@ -218,16 +220,16 @@ def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> N
 def state_from_tensorflow(
     optimizer: torch.optim.Optimizer, stored: StoredNode, parameters: Mapping[int, torch.Tensor]
 ) -> tuple[SaveableObject | None, Sequence[int]]:
-    """Return the saveables that restore TensorFlow's optimizer state into `optimizer`, and their nodes.
+    """Return a saveable that restores TensorFlow's optimizer state into `optimizer`, and its nodes.
 
-    If the state cannot be converted, the reason is logged.
+    If the state cannot be converted, the reason is logged, and the result is `(None, ())`.
 
     Args:
         parameters: Node id -> the tensor matched with it.
 
     Raises:
         InvalidArgumentError: a counter or hyperparameter is not a number.
-        NotFoundError, DataLossError: one is missing or damaged.
+        NotFoundError, DataLossError: such a value is missing or damaged.
 
     Cost: reads scalars.
     """

@@ -1,8 +1,8 @@
-"""Plain Python values, dicts, lists and tuples as nodes, and objects whose state is stored as a string.
+"""Plain Python values, dicts, lists and tuples as nodes; also objects with state stored as a string.
 
-A container with a tensor or module in it, at any depth, is a node with a child for each item, as in TensorFlow. A
-container of plain values only is a single value, `PlainContainer`. Its string, like that of any object with a state, is
-stored in the attribute `py_state`, next to the tensors that the string names:
+A container that has a tensor or module in it, at any depth, is a node with a child for each item, as in TensorFlow. A
+container that has only plain values is a single value, `PlainContainer`. It is stored like any object with a state: as
+a string in the attribute `py_state`, next to the tensors that the string names:
 
     scheduler/.ATTRIBUTES/py_state              {"last_epoch": 3, "ema": {"$tensor": ".../py_state/ema"}}
     scheduler/.ATTRIBUTES/py_state/ema          the tensor, listed as the attribute "py_state.Sema"
@@ -45,7 +45,7 @@ from torch_tfckpt.saveables.stateful import (
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value
 
-_TENSORS = escape_local_name(f"{PYTHON_STATE}/")  # prefix of the attributes of its tensors
+_TENSORS = escape_local_name(f"{PYTHON_STATE}/")  # prefix of the attribute names of the tensors in a state
 
 
 class StateTrackable(Trackable):
@@ -129,7 +129,7 @@ class _NumberSaveable(SaveableObject):
 
 
 class PlainContainer(StateTrackable):
-    """A dict, list, set or deque of plain values. If it is empty, it has no values, and its node has no attributes."""
+    """A dict, list, set or deque of plain values. If empty, it has no values, and its node no attributes."""
 
     def __init__(self, target: Container) -> None:
         super().__init__(target, ContainerState(target))
@@ -174,7 +174,7 @@ class PythonState(Protocol):
 
 
 def is_python_state(value: object) -> TypeGuard[PythonState]:
-    """Whether an object, not a class or tensor, has both methods."""
+    """Whether an object, not a class or tensor, has the methods of PythonState."""
     has_both = callable(getattr(value, "serialize", None)) and callable(getattr(value, "deserialize", None))
     return has_both and not isinstance(value, type | torch.Tensor)
 
@@ -234,7 +234,10 @@ _SCALARS: Final[tuple[type, ...]] = (
 
 
 def is_plain(value: object) -> bool:
-    """Return whether an encoded state may contain the value; for a dict, list, tuple, set or deque, all its values."""
+    """Return whether an encoded state may contain the value.
+
+    If it is a dict, list, tuple, set or deque, all its values must be allowed, too.
+    """
     waiting, seen = [value], set()
     while waiting:
         here = waiting.pop()
@@ -250,7 +253,7 @@ def is_plain(value: object) -> bool:
 
 
 def has_scalars(value: Container) -> bool:
-    """Return whether a plain container contains more than empty containers under str keys."""
+    """Return whether a plain container has anything but nested empty containers with str keys."""
     waiting: list[object] = [value]
     seen: set[int] = set()
     while waiting:
@@ -267,9 +270,9 @@ def has_scalars(value: Container) -> bool:
 
 
 def _restored_whole(target: dict[Any, Any] | list[Any], stored: StoredNode) -> RestoredValues:
-    """Return what to restore into a container of empty containers if it had plain values when saved.
+    """Return the values for a container of empty containers that had plain values when it was saved.
 
-    {"loss": []} has a node for the list, and {"loss": [0.5]} is one value.
+    {"loss": []} is stored with a node for the list, but {"loss": [0.5]} as one value.
     """
     if PYTHON_STATE in stored.keys and is_plain(target):
         return StateTrackable(target, ContainerState(target)).to_restore(stored)

@@ -57,7 +57,7 @@ class RestoredValues:
     """How the values of a node are restored.
 
     Attributes:
-        saveables: Restore the values.
+        saveables: The saveables that restore the values.
         used: Attributes of the node that the saveables restore.
     """
 
@@ -71,7 +71,7 @@ class Trackable:
     Args:
         target: The object itself.
 
-    The contents of the object are not stored: new Trackables are created for every save and restore.
+    The contents of the object are not cached: new Trackables are created for every save and restore.
 
     Attributes:
         is_part: Whether the node is a part of `target`, such as a plain value in it, and not `target` itself.
@@ -116,11 +116,11 @@ class Trackable:
 
 
 class ChildrenOf(Trackable):
-    """A node with more children.
+    """A node with additional children.
 
     Args:
         own: The node of the object.
-        attached: (local name, object) of the other children.
+        attached: (local name, object) of the additional children.
     """
 
     def __init__(self, own: Trackable, attached: Sequence[tuple[str, object]]) -> None:
