@@ -35,7 +35,7 @@ CALLS: dict[str, tuple[type[Exception], str, Callable[[str], object]]] = {
     "a value of a Checkpoint": (ValueError, "was expecting x", lambda path: tfckpt.Checkpoint(x=object())),
     "a status": (
         AssertionError,
-        "not restored",
+        "could not be restored",
         lambda path: tfckpt.Checkpoint(x=torch.ones(1)).restore(path).assert_consumed(),
     ),
 }

@@ -148,13 +148,13 @@ def test_what_cannot_be_saved(tmp_path: Path, value: WritableValue, error: type[
 
 
 OTHER_ENDINGS = [
-    ("model.safetensors", "safetensors.torch.save_file writes .safetensors files; torch_tfckpt.convert converts"),
-    ("MODEL.PT", "torch.save writes .PT files; torch_tfckpt.convert converts a checkpoint to one"),
+    ("model.safetensors", "safetensors.torch.save_file writes .safetensors files. torch_tfckpt.convert converts"),
+    ("MODEL.PT", "torch.save writes .PT files. torch_tfckpt.convert converts a checkpoint to such a file"),
     ("pytorch_model.bin", "torch.save writes .bin files"),
     ("a.npz", "numpy.savez writes .npz files"),
     ("m.weights.h5", "Keras's save_weights writes .h5 files"),
     ("m.keras", "Keras's save writes .keras files"),
-    ("m.onnx", "or choose another prefix, such as {0}/m.ckpt"),
+    ("m.onnx", ". For a checkpoint, use a different prefix, such as {0}/m.ckpt"),
 ]
 
 

@@ -56,17 +56,15 @@ class CheckpointReader:
         path: A prefix; a file of the checkpoint (.index, .data-..., .meta); a version 1 file or pattern; a
             directory with a `checkpoint` file; a SavedModel directory.
         verify: Whether to verify the checksums of all bytes read.
-        storage: Where files are stored. None chooses by the path: local files, or the store of a URL such as
-            s3://bucket/model.
+        storage: Where files are stored. None chooses by the path: local files, or a store such as s3://bucket.
 
     Raises:
         NotFoundError: there is no checkpoint; the message lists the files that exist.
         DataLossError: the index is damaged, or the file is not a checkpoint.
         InvalidArgumentError: the directory holds several checkpoints, or the format version is not supported.
 
-    Cost: opening reads the end of each index and no tensor. All files are opened together and stay open: the reader
-    keeps working, with the same values, while a writer replaces or deletes the checkpoint. The first use of a
-    name that is not a key costs one read of the object graph; keys, and checkpoints without objects, do not need it.
+    Cost: opening reads the end of each index and no tensor. The files stay open, so values do not change while a
+    writer replaces or deletes the checkpoint. The first use of a name that is not a key reads the object graph.
     Thread safety: may be used from several threads.
 
     Examples:
@@ -152,7 +150,9 @@ class CheckpointReader:
         return (key,) if names is None else names.names_of(key)
 
     def variable_name(self, key: str) -> str | None:
-        """Return the full name of the variable stored under `key`; None if it has none.
+        """Return the full name of the variable stored under `key`.
+
+        None if it is not a variable or has no name.
 
         Raises:
             DataLossError, NotFoundError: the object graph cannot be read.
@@ -239,7 +239,7 @@ class CheckpointReader:
         return strings
 
     def get_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
-        """Return several tensors by the given names, read in one plan.
+        """Return name -> tensor for the given names, read in one plan.
 
         Tensors that are adjacent in the file are read together, large ones in parallel. If two names refer to the same
         tensor, the same object is returned for both. Raises like `get_tensor`.
@@ -247,7 +247,7 @@ class CheckpointReader:
         return self._read_several(names, self._reader.read_all)
 
     def map_tensor(self, name: str) -> LoadedValue:
-        """Return a tensor as a view of the file's pages if possible; otherwise as `get_tensor` does.
+        """Return a tensor as a view of the file's pages if possible; otherwise read it like `get_tensor`.
 
         Changes to the tensor stay private to the process. Version 1 files do not store raw bytes, so their tensors are
         decoded.
@@ -257,7 +257,7 @@ class CheckpointReader:
         return self._look_up(name, self._reader.map)
 
     def map_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
-        """Return `map_tensor` of each name."""
+        """Return name -> the result of `map_tensor` for that name."""
         reader = self._reader
         return self._read_several(names, reader.read_all if isinstance(reader, SlicesReader) else reader.map_all)
 
@@ -370,7 +370,7 @@ class CheckpointReader:
     def _key_meant(self, name: str) -> str:
         """The key that a name refers to in an object-based checkpoint."""
         known: Iterable[str] = self.keys()
-        hint = f"It is object-based: `tfckpt ls --tree {self.path}` shows the objects."
+        hint = f"The checkpoint is object-based: `tfckpt ls --tree {self.path}` shows the objects."
         try:
             names = self._tensor_names()
         except CheckpointError as error:  # the tensors can still be read by their keys

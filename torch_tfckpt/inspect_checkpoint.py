@@ -104,7 +104,8 @@ def _text(value: Value, dtype: DataType) -> str:
     """Return the value as numpy prints it."""
     if isinstance(value, np.ndarray):
         return str(value) if value.shape else str(value.item())
-    # For numpy only the package ml_dtypes defines these types; it does not align them and prints at most six digits.
+    # numpy itself lacks these types. The package ml_dtypes adds them to numpy, but does not align them, and prints at
+    # most six digits.
     if value.dtype in _SMALL_FLOATS:
         return _unaligned((format(number, ".6g") for number in value.double().flatten().tolist()), value)
     if dtype in _SMALL_INTEGERS:

@@ -1,4 +1,4 @@
-"""Numbered checkpoints in one directory; keeps the newest and the best ones.
+"""Save numbered checkpoints in one directory; keep the newest and the best ones.
 
     manager = CheckpointManager(model, "train", max_to_keep=5, keep_best=KeepBest("loss", "min", k=2))
     manager.restore_or_initialize()
@@ -100,7 +100,7 @@ class CheckpointManager:
         checkpoint_name: Name of the checkpoints, before the number.
         step_counter: The current step, for `checkpoint_interval`: an integer tensor that is incremented in place, or a
             function that returns a number.
-        checkpoint_interval: Minimum number of steps between two checkpoints; a `save` before that does nothing. None:
+        checkpoint_interval: Minimum number of steps between two checkpoints; until then, `save` does nothing. None:
             no minimum.
         init_fn: Called by `restore_or_initialize` if there is nothing to restore.
         last_checkpoint_step: Step of the last checkpoint, at which the first interval begins.
@@ -132,8 +132,8 @@ class CheckpointManager:
 
     Managers with different names may be active in the same directory, but only one manager per name: two with the same
     name do not overwrite each other's checkpoints, but each tracks only its own. Thread safety: saves and restores from
-    several threads run one at a time; a signal handler that calls `save` or a restore while its own thread is already
-    in one gets a FailedPreconditionError.
+    several threads run one at a time; a FailedPreconditionError is raised if a signal handler calls `save` or a restore
+    while the thread that it interrupted is itself saving or restoring.
     """
 
     def __init__(
@@ -221,17 +221,20 @@ class CheckpointManager:
 
     @property
     def checkpoints(self) -> list[str]:
-        """The newest checkpoints, oldest first; without older ones that a schedule, pin or metric keeps."""
+        """The newest checkpoints, oldest first, without older ones that are kept by a schedule, pin or metric."""
         return self._records.newest
 
     @property
     def best_checkpoint(self) -> str | None:
-        """The best checkpoint by `keep_best` that is not kept permanently; None if none has the metric."""
+        """The best checkpoint by `keep_best`; None if no checkpoint has the metric.
+
+        Checkpoints that only `keep_checkpoint_every_n_hours` keeps are not considered.
+        """
         return self._records.best
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Path -> metrics of the checkpoint, for all known checkpoints that have some."""
+        """Path -> metrics of the checkpoint, for all known checkpoints that have metrics."""
         return self._records.retention.metrics
 
     @takes_turns
@@ -250,13 +253,15 @@ class CheckpointManager:
                 save counter, which is incremented in either case. If the incremented counter is not above the numbers
                 of all existing checkpoints that this manager neither saved nor restored, it is raised above them, with
                 a warning.
-            check_interval: Whether `checkpoint_interval` applies. Either way, a step that was saved is not saved again.
+            check_interval: Whether `checkpoint_interval` applies. If there is an interval, the step that was saved or
+                restored last is not saved again in either case.
             options: For `Checkpoint.write`. With `enable_async` this returns as soon as training may continue; the
                 `checkpoint` file and deletions follow when the checkpoint is published, after the options' callbacks.
             metrics: Name -> number, for `keep_best` and for `metrics`.
 
         Returns:
-            The path of the checkpoint; None only if nothing was saved, because the interval is not over yet.
+            The path of the checkpoint; None only if nothing was saved, because the interval is not over yet, or because
+            the current step was saved or restored last.
 
         Raises:
             InvalidArgumentError: the number is not an integer, or a metric is not a number.
@@ -312,10 +317,11 @@ class CheckpointManager:
 
         Args:
             valid: Skip checkpoints that are missing, incomplete or damaged, and log why. Checkpoints are tried in this
-                order: the newest one in the state file; its list, newest first; then all others with this manager's
-                name, the highest number first. So if the state file is missing, empty, damaged or outdated, or a
-                checkpoint is damaged, training neither starts from scratch nor fails at every restart. False: restore
-                the checkpoint that the state file names, or none without a state file, as TensorFlow does.
+                order: the newest one according to the state file; the others that the file lists, newest first; then
+                all others with this manager's name, the highest number first. So if the state file is missing, empty,
+                damaged or outdated, or a checkpoint is damaged, training neither starts from scratch nor fails at every
+                restart. False: restore the checkpoint that the state file names, or none without a state file, as
+                TensorFlow does.
 
         Raises:
             DataLossError (a ValueError): no checkpoint can be restored, although this is not the first run. Without
@@ -363,7 +369,7 @@ class CheckpointManager:
         return SaveOnSignal(signals, lambda: self.save(check_interval=False), self.sync, exit=exit)
 
     def pin(self, path_or_number: AnyPath | SupportsIndex) -> None:
-        """Keep a checkpoint, given by its path or number, until `unpin`, including in later runs.
+        """Keep a checkpoint, given by its path or number, until `unpin` is called, including in later runs.
 
         Raises:
             NotFoundError: there is no such checkpoint.

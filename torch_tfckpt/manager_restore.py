@@ -95,10 +95,10 @@ def _restore(checkpoint: Restorable, path: str) -> None:
 
 
 def nothing_to_restore(records: ManagerRecords, directory: str, problems: Sequence[CheckpointError]) -> DataLossError:
-    """Return the error for a directory that was used before, but in which nothing can be restored."""
+    """Return the error for a directory that was used before, but from which nothing can be restored."""
     reasons = [str(problem) for problem in (records.damage, *problems) if problem is not None]
     shown = listed(reasons, _REASONS, str) or "none is complete"
     return DataLossError(
         f"{printable(directory or os.curdir)}: checkpoints were saved here, but none can be restored: {shown}. "
-        f"Copy a complete one there; to start over, remove the files, including `{STATE_FILE}`"
+        f"Copy a complete checkpoint there; to start over, remove the files, including `{STATE_FILE}`"
     )

@@ -105,8 +105,8 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
         UnimplementedError: TensorFlow has no such dtype.
         IncompleteSaveError: a write failed.
 
-    On any error, an earlier checkpoint under the prefix is intact and nothing of the new one remains. The bytes are the
-    same as tf.train.Saver writes: sorted by name, unaligned. They are on disk when this returns.
+    On any error, an earlier checkpoint under the prefix is intact and nothing of the new one remains. The bytes are
+    those that tf.train.Saver would write: sorted by name, unaligned. They are on disk when this returns.
 
     Cost: one write of the bytes; host copies of tensors on devices: 64 MiB at a time, or the largest tensor.
 

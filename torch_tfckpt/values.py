@@ -86,7 +86,7 @@ def outside_modes(function: Callable[Arguments, Result]) -> Callable[Arguments, 
 class StoredTensor:
     """Tensor in a checkpoint that is read when it is indexed.
 
-    The index may have integers, slices with positive steps, and one ellipsis.
+    The index may contain integers, slices with positive steps, and one ellipsis.
 
     Attributes:
         shape: The full shape.
@@ -121,7 +121,7 @@ class StoredTensor:
         """Return the elements at `index`, with the same shape as when indexing a tensor.
 
         Raises:
-            InvalidArgumentError: an index is out of range or of an unsupported kind, or there are too many.
+            InvalidArgumentError: an index is out of range or of an unsupported kind, or there are too many indices.
 
         Cost: the bytes from the first to the last element. The first time, the rest of the stored tensor is read too,
         to verify its checksum, and is not kept.

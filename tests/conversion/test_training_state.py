@@ -313,7 +313,9 @@ def test_another_class_of_optimizer_is_refused_on_restore(tmp_path: Path) -> Non
         state["param_groups"][0].pop(added, None)
     torch.save({"model": model.state_dict(), "optimizer": state}, tmp_path / "old.pt")
     tfckpt.convert(tmp_path / "old.pt", tmp_path / "ckpt", to="tf")
-    with pytest.raises(InvalidArgumentError, match='lacks "dampening", "momentum", "nesterov" of this SGD'):
+    with pytest.raises(
+        InvalidArgumentError, match='lacks hyperparameters of this SGD: "dampening", "momentum", "nesterov"'
+    ):
         tfckpt.Saver({"model": model, "optimizer": torch.optim.SGD(model.parameters())}).restore(str(tmp_path / "ckpt"))
     new = torch.optim.AdamW(model.parameters())
     tfckpt.Saver({"model": model, "optimizer": new}).restore(str(tmp_path / "ckpt"))
@@ -402,7 +404,10 @@ def test_state_by_names(tmp_path: Path) -> None:
         ({"params": [0, 1, 2]}, "it has 3 parameters, but the model has 2"),
         ({"params": [0]}, "it has state for a position that is not in any of its groups"),
         ({"params": ["a", "a"]}, "two of its parameters have the same name"),
-        ({"param_names": ["bias", "weight"]}, 'the state of "bias" has shape [2,2], but it has shape [2] in "m"'),
+        (
+            {"param_names": ["bias", "weight"]},
+            'the state of "bias" has shape [2,2], but the parameter in "m" has shape [2]',
+        ),
         ({"hook": {1, 2}}, "is not a plain value: set"),
     ],
 )

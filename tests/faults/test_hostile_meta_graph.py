@@ -113,8 +113,8 @@ NODE_A: Final = field(1, b"a")
 # What is added to the valid one, and the error on accessing everything.
 BAD: Final[dict[str, tuple[bytes, str]]] = {
     "two nodes of one name": (graph(field(1, NODE_A)), 'two nodes are named "a"'),
-    "a name that is not UTF-8": (graph(field(1, field(1, b"\xff"))), "should be a node"),
-    "an invalid node": (graph(field(1, b"\xff")), "should be a node"),
+    "a name that is not UTF-8": (graph(field(1, field(1, b"\xff"))), "invalid NodeDef"),
+    "an invalid node": (graph(field(1, b"\xff")), "invalid NodeDef"),
     "a group without an end in the graph": (graph(b"\x0b"), "group 1 has no end"),
     "a function without a signature": (graph(field(2, field(1, field(1, b"\xff")))), "signature is not an OpDef"),
     "invalid versions": (graph(field(4, b"\xff")), "not a VersionDef"),

@@ -49,9 +49,9 @@ def test_a_damaged_file_is_what_its_name_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "options", "text"),
     [
-        ("m.h5", {}, "the extension is that of an HDF5 file.* which cannot be written"),
-        ("m.keras", {"to": "tf"}, "the extension is that of a Keras model"),
-        ("m.onnx", {"to": "safetensors"}, "the extension is that of an ONNX model"),
+        ("m.h5", {}, "has the extension of an HDF5 file.* which cannot be written"),
+        ("m.keras", {"to": "tf"}, "has the extension of a Keras model"),
+        ("m.onnx", {"to": "safetensors"}, "has the extension of an ONNX model"),
         ("m.safetensors", {"to": "tf"}, "has the extension of safetensors, but tf was requested. Choose another name"),
     ],
 )

@@ -74,7 +74,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", "not a safetensors file: 0 bytes are too few"),
+        (b"", "not a safetensors file: it has only 0 bytes"),
         (b"\xff" * 20, "a truncated one: a header of 18446744073709551615 bytes in a file of 20"),
         (file_of(b"{]", b""), "header is not JSON"),
         (file_of(b"[" * 100_000, b""), "header is not JSON"),
@@ -84,8 +84,8 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (file_of({"w": {**ENTRY, "shape": [True]}}, bytes(8)), "invalid entry"),
         (file_of({"w": {**ENTRY, "shape": [2**70]}}, bytes(8)), "invalid entry"),
         (file_of({"w": {**ENTRY, "data_offsets": [0, 8, 9]}}, bytes(8)), "invalid entry"),
-        (file_of({"w": {**ENTRY, "data_offsets": [8, 0]}}, bytes(8)), "bytes 8:0 do not fit F32"),
-        (file_of({"w": {**ENTRY, "shape": [2**60, 2**60]}}, bytes(8)), "bytes 0:8 do not fit F32"),
+        (file_of({"w": {**ENTRY, "data_offsets": [8, 0]}}, bytes(8)), "bytes 8:0 do not match F32"),
+        (file_of({"w": {**ENTRY, "shape": [2**60, 2**60]}}, bytes(8)), "bytes 0:8 do not match F32"),
         (file_of({"w": ENTRY}, bytes(7)), "the tensors end at byte"),
         (file_of({"w": ENTRY}, bytes(9)), "the tensors end at byte"),
         (file_of({"w": ENTRY, "v": ENTRY}, bytes(8)), "the previous one ends at"),

@@ -116,9 +116,9 @@ def test_shared_prefix_size(one: bytes, other: bytes, common: bytes) -> None:
     [
         ("", "a block has at least 8 bytes, but this one has 0"),
         ("00 00 00 00 01 00 00", "a block has at least 8 bytes, but this one has 7"),
-        ("00 00 00 00 00 00 00 00", "0 restarts do not fit into a block of 8 bytes"),
-        ("00 00 00 00 02 00 00 00", "2 restarts do not fit into a block of 8 bytes"),
-        ("00 00 00 00 ff ff ff ff", "4294967295 restarts do not fit into a block of 8 bytes"),
+        ("00 00 00 00 00 00 00 00", "invalid number of restarts in a block of 8 bytes: 0"),
+        ("00 00 00 00 02 00 00 00", "invalid number of restarts in a block of 8 bytes: 2"),
+        ("00 00 00 00 ff ff ff ff", "invalid number of restarts in a block of 8 bytes: 4294967295"),
     ],
 )
 def test_a_restart_array_that_does_not_fit_is_refused(contents: str, text: str) -> None:
@@ -131,18 +131,24 @@ def test_a_restart_array_that_does_not_fit_is_refused(contents: str, text: str) 
 @pytest.mark.parametrize(
     ("entries", "text"),
     [
-        ("00 05 01 61", "entry at byte 0 of the block: ends at 9, after the entries' end at 4"),
+        ("00 05 01 61", "entry at byte 0 of the block: ends at byte 9, but the entries end at byte 4"),
         (
             "00 01 00 61 01",
-            "entry at byte 4 of the block: ends at 7, after the entries' end at 5",
+            "entry at byte 4 of the block: ends at byte 7, but the entries end at byte 5",
         ),
-        ("01 00 00", "entry at byte 0 of the block: shares 1 of 0 key bytes"),
+        (
+            "01 00 00",
+            "entry at byte 0 of the block: its shared key size is 1, but the size of the previous key is 0",
+        ),
         ("00 01 00 62 00 01 00 61", "entry at byte 4 of the block: key b'a' does not sort after the previous key"),
         ("00 01 00 61 00 01 00 61", "entry at byte 4 of the block: key b'a' does not sort after the previous key"),
         ("00 01 00 61 01 00 00", "entry at byte 4 of the block: key b'a' does not sort after the previous key"),
         ("00 00 00 00 00 00", "entry at byte 3 of the block: key b'' does not sort after the previous key"),
         ("00 ff ff ff ff 10 00", "integer at byte 1 is wider than 32 bits"),
-        ("00 ff ff ff ff 0f 00", "entry at byte 0 of the block: ends at 4294967302, after the entries' end at 7"),
+        (
+            "00 ff ff ff ff 0f 00",
+            "entry at byte 0 of the block: ends at byte 4294967302, but the entries end at byte 7",
+        ),
     ],
 )
 def test_an_impossible_entry_is_refused(entries: str, text: str) -> None:

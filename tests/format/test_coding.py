@@ -53,11 +53,11 @@ def test_varints_equal_protobufs(value: int) -> None:
 @pytest.mark.parametrize(
     ("encoded", "at", "bits", "text"),
     [
-        ("", 0, 64, "integer at byte 0 does not end within 0 bytes"),
-        ("01", 1, 64, "integer at byte 1 does not end within 0 bytes"),
-        ("01", 5, 64, "integer at byte 5 does not end within 0 bytes"),
-        ("00 80 80", 1, 64, "integer at byte 1 does not end within 2 bytes"),
-        ("80" * 10 + "01", 0, 64, "integer at byte 0 does not end within 10 bytes"),
+        ("", 0, 64, "integer at byte 0 is truncated or too long; bytes examined: 0"),
+        ("01", 1, 64, "integer at byte 1 is truncated or too long; bytes examined: 0"),
+        ("01", 5, 64, "integer at byte 5 is truncated or too long; bytes examined: 0"),
+        ("00 80 80", 1, 64, "integer at byte 1 is truncated or too long; bytes examined: 2"),
+        ("80" * 10 + "01", 0, 64, "integer at byte 0 is truncated or too long; bytes examined: 10"),
         ("ff" * 9 + "02", 0, 64, "integer at byte 0 is wider than 64 bits"),
         ("80 80 80 80 10", 0, 32, "integer at byte 0 is wider than 32 bits"),
     ],

@@ -112,7 +112,7 @@ def test_a_box_with_missing_elements_is_refused(want: str, covered: int, total: 
         partition((4, 5), *HOLED).parts_of(box(want))
     assert str(raised.value).startswith(
         'tensor "t": Does not have sufficient slices for partitioned tensor t to restore in slice_spec: '
-        f"{want}: its 3 slices contain {covered} of {total} elements. "
+        f"{want}: the stored slices (3) contain {covered} of {total} elements. "
     )
 
 

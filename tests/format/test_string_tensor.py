@@ -140,11 +140,11 @@ def test_damage_never_changes_strings(elements: list[bytes], data: st.DataObject
 @pytest.mark.parametrize(
     ("stored", "count", "text"),
     [
-        ("05", 0, "1 bytes are too few for 0 strings and their checksum"),
-        ("01 00 00 00 00", 2, "5 bytes are too few for 2 strings and their checksum"),
+        ("05", 0, "too few bytes for the string lengths and their checksum: expected at least 4, got 1"),
+        ("01 00 00 00 00", 2, "too few bytes for the string lengths and their checksum: expected at least 6, got 5"),
         ("80 80 80 80 80 80 80", 2, "expected 2 integers, found 0"),
-        ("01 00 00 00 00 61 62", 1, "1 string lengths add up to 1 bytes, but 2 are stored"),
-        ("02 00 00 00 00 61", 1, "1 string lengths add up to 2 bytes, but 1 are stored"),
+        ("01 00 00 00 00 61 62", 1, "the string lengths add up to 1, but the stored strings have size 2"),
+        ("02 00 00 00 00 61", 1, "the string lengths add up to 2, but the stored strings have size 1"),
     ],
 )
 def test_impossible_lengths_are_refused(stored: str, count: int, text: str) -> None:
@@ -157,13 +157,13 @@ def test_impossible_lengths_are_refused(stored: str, count: int, text: str) -> N
 def test_overflowing_lengths_are_refused() -> None:
     """Eight lengths that add up to 2**64 + 1 are not treated as one byte."""
     lengths = b"".join(map(encode_varint, [2**63, 2**63, 1, 0, 0, 0, 0, 0]))
-    with pytest.raises(DataLossError, match=r"8 string lengths add up to 18446744073709551617 bytes, but 1 are"):
+    with pytest.raises(DataLossError, match=r"the string lengths add up to 18446744073709551617, but .* size 1$"):
         decode_strings(lengths + bytes(4) + b"x", 8, 0, verify=False)
 
 
 def test_an_absurd_count_is_refused_before_allocation() -> None:
     """The count is a product of dimensions from a file."""
-    with pytest.raises(DataLossError, match=r"^10 bytes are too few for 1152921504606846976 strings"):
+    with pytest.raises(DataLossError, match=r"^too few bytes .*: expected at least 1152921504606846980, got 10$"):
         decode_strings(bytes(10), 2**60, 0)
 
 

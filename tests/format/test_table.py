@@ -474,7 +474,7 @@ def test_an_invalid_handle_is_reported_with_its_place() -> None:
     out = stored(block_of({})) + index
     with pytest.raises(DataLossError, match="index block") as raised:
         opened(out + Footer(BlockHandle(0, 8), BlockHandle(13, len(index) - 5)).encode())
-    assert "integer at byte 0 does not end within 0 bytes" in str(raised.value)
+    assert "integer at byte 0 is truncated or too long; bytes examined: 0" in str(raised.value)
 
 
 # Damage.

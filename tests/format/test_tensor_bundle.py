@@ -177,8 +177,8 @@ def test_versions_that_exclude_this_reader_raise_tensorflows_message(version: Ve
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (BundleHeaderProto(num_shards=-1).SerializeToString(), "the header declares -1 shards, endianness 0"),
-        (b"\x08\x01\x10\x02", "the header declares 1 shards, endianness 2"),
+        (BundleHeaderProto(num_shards=-1).SerializeToString(), "the header is invalid: num_shards -1, endianness 0"),
+        (b"\x08\x01\x10\x02", "the header is invalid: num_shards 1, endianness 2"),
         (b"\x08", "the header does not parse: "),
         (b"\x1a\x05\x08", "the header does not parse: "),
     ],
@@ -250,18 +250,21 @@ def shaped(*sizes: int) -> bytes:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (placed(shard_id=-1), "the entry places 0 bytes at 0 of shard -1"),
-        (placed(offset=-1, size=4), "the entry places 4 bytes at -1 of shard 0"),
-        (placed(size=-1), "the entry places -1 bytes at 0 of shard 0"),
-        (placed(offset=MAX_INT64, size=1), f"the entry places 1 bytes at {MAX_INT64} of shard 0"),
+        (placed(shard_id=-1), "the entry has an invalid position: size 0 at offset 0 of shard -1"),
+        (placed(offset=-1, size=4), "the entry has an invalid position: size 4 at offset -1 of shard 0"),
+        (placed(size=-1), "the entry has an invalid position: size -1 at offset 0 of shard 0"),
+        (
+            placed(offset=MAX_INT64, size=1),
+            f"the entry has an invalid position: size 1 at offset {MAX_INT64} of shard 0",
+        ),
         (shaped(2, -1), "Invalid tensor shape: (2, -1)"),
         (shaped(*[1] * (MAX_RANK + 1)), "Invalid tensor shape: 255 dimensions, but at most 254 are possible"),
         (shaped(2**32, 2**31), "Invalid tensor shape: (4294967296, 2147483648) has too many elements"),
         (shaped(0, 2**40, 2**40), "Invalid tensor shape: (0, 1099511627776, 1099511627776) has too many"),
         (b"\x12\x02\x18\x01", "Invalid tensor shape: unknown rank"),
         (b"\x12\x04\x12\x02\x08\x09\x3a\x04\x0a\x02\x08\x05", "slice extent starts at 5 but has no length"),
-        (b"\x12\x04\x12\x02\x08\x09\x3a\x00", "the entry lists slices whose rank differs from its shape (9,)"),
-        (b"\x3a\x00\x3a\x00", "the entry lists slices whose rank differs from its shape ()"),
+        (b"\x12\x04\x12\x02\x08\x09\x3a\x00", "the entry lists slices that do not fit its shape (9,)"),
+        (b"\x3a\x00\x3a\x00", "the entry lists slices that do not fit its shape ()"),
         (b"\x08", "the entry does not parse: "),
         (b"\x12\x05\x12", "the entry does not parse: "),
     ],

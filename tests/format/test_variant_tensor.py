@@ -73,19 +73,19 @@ def test_damage_never_changes_messages(messages: list[bytes], data: st.DataObjec
 @pytest.mark.parametrize(
     ("stored", "count", "text"),
     [
-        (b"\x01", 2, "1 bytes are too few for 2 variants"),
-        (b"\x01", 2**60, "1 bytes are too few for 1152921504606846976 variants"),
+        (b"\x01", 2, "too few bytes for 2 variants: 1"),
+        (b"\x01", 2**60, "too few bytes for 1152921504606846976 variants: 1"),
         (
             b"\x3e" + TENSOR_LIST + STORED_SUM[:3],
             1,
-            "variant 0 of 1 ends with its checksum at byte 67, after the end of the 66 stored bytes",
+            "variant 0 of 1: its checksum ends at byte 67, but the stored tensor ends at byte 66",
         ),
         (
             b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
             1,
-            "variant 0 of 1 ends with its checksum at byte 18446744073709551629, after the end of the 10 stored bytes",
+            "variant 0 of 1: its checksum ends at byte 18446744073709551629, but the stored tensor ends at byte 10",
         ),
-        (b"\x80", 1, "integer at byte 0 does not end within 1 bytes"),
+        (b"\x80", 1, "integer at byte 0 is truncated or too long; bytes examined: 1"),
         (
             b"\x3e" + TENSOR_LIST + b"\x4d\x3c\x2b\x1a",
             1,

@@ -15,10 +15,10 @@ from torch_tfckpt.errors import CheckpointError
 
 BROKEN: dict[str, tuple[Callable[[], MetaGraphDef], str]] = {
     "no node": (lambda: graph([], ["absent"]), '"absent".* no node'),
-    "no type": (lambda: graph([node("v", "NoOp")], ["v"]), '"v".*"NoOp", has no dtype'),
+    "no type": (lambda: graph([node("v", "NoOp")], ["v"]), r'"v".*"NoOp"\) has no dtype'),
     "no definition": (
         lambda: MetaGraphDef(collection_def={"variables": {"bytes_list": {"value": [b"\xff"]}}}),  # type: ignore[dict-item]
-        "not a VariableDef",
+        "invalid VariableDef",
     ),
     "two values, one key": (
         lambda: graph([variable("a"), variable("b"), *restoring([("a", 0), ("b", 1)], [b"k", b"k"])], "ab", SAVER),

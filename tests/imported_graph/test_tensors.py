@@ -210,7 +210,7 @@ def test_a_part_whose_node_has_no_shape() -> None:
         ([of("v", 2, part=SaveSliceInfoDef())], '"v"'),
         (
             [of("v", 3, part=part("w", [4], [0], [2]))],
-            r'"v": its collection declares a part of shape \[2\], but its node has \[3\]',
+            r'"v": its collection declares a part of shape \[2\], but its node has shape \[3\]',
         ),
         ([of("v", 2, 1, part=part("w", [4], [0], [2]))], r'"v": its collection declares a part of shape \[2\]'),
         (

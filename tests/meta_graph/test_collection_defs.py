@@ -203,9 +203,8 @@ def test_bytes_that_are_not_the_message(scope: str | None, caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         first, second = decode_collection("savers", made, scope)
     assert first == b"\xff" and second == SaverDef(restore_op_name="s/r" if scope else "r")
-    assert [record.getMessage()[:51] for record in caplog.records] == [
-        'collection "savers" contains bytes that are not a SaverDef'[:51]
-    ]
+    [record] = caplog.records
+    assert record.getMessage().startswith('collection "savers" contains an invalid SaverDef: ')
 
 
 def test_a_collection_of_unknown_kind(caplog: pytest.LogCaptureFixture) -> None:

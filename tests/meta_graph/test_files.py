@@ -297,7 +297,7 @@ def test_a_missing_file_suggests_the_closest_name(tmp_path: Path) -> None:
 def test_a_directory_without_a_saved_model_lists_its_files(tmp_path: Path) -> None:
     error = refusal(tmp_path)
     assert isinstance(error, FileNotFoundError)
-    assert "saved_model.pb does not exist in it. There is no meta graph in this directory" in str(error)
+    assert "is a directory without saved_model.pb. There is no meta graph in this directory" in str(error)
     (tmp_path / "checkpoint").touch()
     assert 'This directory contains "checkpoint"' in str(refusal(tmp_path))
     (tmp_path / "m-1.meta").touch()
@@ -350,7 +350,7 @@ def test_a_graph_def_is_recognised(tmp_path: Path, form: str) -> None:
         (b"\x00" * 100, "invalid field number 0"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "as a binary message"),
         (binary()[:-1], "ends at byte"),
-        (b"\x0a\x03\x12\x01\xff", "are not a MetaInfoDef"),
+        (b"\x0a\x03\x12\x01\xff", "invalid MetaInfoDef"),
         (b"graph_def { node { name: 'a' }", "as text: "),
         (b"graph_def { node { name: '\xff' } }", "line 1 is not UTF-8"),
         (b"graph_def { nodes { } }", 'no field named "nodes"'),
@@ -403,8 +403,8 @@ def test_bytes_are_copied() -> None:
 @pytest.mark.parametrize(
     ("source", "finding"),
     [
-        (saved_model(()), "expected a MetaGraphDef, got a SavedModel. Pass one of its meta_graphs"),
-        (meta_graph().graph_def, "expected a MetaGraphDef, got a GraphDef"),
+        (saved_model(()), "expected a MetaGraphDef, got SavedModel. Pass one of its meta_graphs"),
+        (meta_graph().graph_def, "expected a MetaGraphDef, got GraphDef"),
         ("model.meta", "expected a MetaGraphDef or its bytes, got str"),
     ],
     ids=["SavedModel", "GraphDef", "path"],

@@ -76,12 +76,12 @@ def test_a_part_with_another_wire_type_is_unknown(number: int) -> None:
 
 
 BROKEN = {
-    "info": (1, b"\x0a\x01\xff", "m.meta: meta_info_def: 3 bytes are not a MetaInfoDef"),
-    "saver_def": (3, b"\xff", "m.meta: saver_def: 1 bytes are not a SaverDef"),
-    "collections": (4, b"\x0a\x01a\x12\x01\xff", 'm.meta: collection "a": 1 bytes are not a CollectionDef'),
+    "info": (1, b"\x0a\x01\xff", "m.meta: meta_info_def: invalid MetaInfoDef of 3 bytes"),
+    "saver_def": (3, b"\xff", "m.meta: saver_def: invalid SaverDef of 1 byte"),
+    "collections": (4, b"\x0a\x01a\x12\x01\xff", 'm.meta: collection "a": invalid CollectionDef of 1 byte'),
     "signatures": (5, b"\x0a\x01\xff", "m.meta: the name of a signature is not UTF-8"),
-    "assets": (6, b"\x12\x01\xff", "m.meta: asset_file_def: 3 bytes are not a AssetFileDef"),
-    "object_graph": (7, b"\xff", "m.meta: object_graph_def: 1 bytes are not a SavedObjectGraph"),
+    "assets": (6, b"\x12\x01\xff", "m.meta: asset_file_def: invalid AssetFileDef of 3 bytes"),
+    "object_graph": (7, b"\xff", "m.meta: object_graph_def: invalid SavedObjectGraph of 1 byte"),
 }
 
 

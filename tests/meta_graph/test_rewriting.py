@@ -195,5 +195,5 @@ def test_a_graph_of_2_gb(monkeypatch: pytest.MonkeyPatch) -> None:
     meta = encoded(meta_graph())
     rewriting.check_graph_size(meta)
     monkeypatch.setattr(rewriting, "MAX_MESSAGE", len(meta.graph.raw))
-    with pytest.raises(InvalidArgumentError, match=r"x\.meta: GraphDef cannot be larger than 2GB, but has \d+ bytes\."):
+    with pytest.raises(InvalidArgumentError, match=r"x\.meta: GraphDef cannot be larger than 2GB, but is \d+ bytes\."):
         rewriting.check_graph_size(meta)

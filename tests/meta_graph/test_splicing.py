@@ -107,9 +107,9 @@ def test_damaged_messages_raise() -> None:
     meta = RawMetaGraph(memoryview(b"\x12\x02\x0a\x09"), "x.meta")
     with pytest.raises(DataLossError, match=r"^x\.meta: message, byte 0: field 1 ends at byte 11, but the message"):
         rewritten(meta, {GRAPH: lambda graph: spliced(graph, {NODE: left_out})})
-    with pytest.raises(DataLossError, match=r"^x\.meta: 2 bytes are not a NodeDef"):
+    with pytest.raises(DataLossError, match=r"^x\.meta: invalid NodeDef of 2 bytes"):
         rewritten(meta, {GRAPH: each_message(NodeDef, lambda node: node)})
-    with pytest.raises(DataLossError, match="3 bytes are not a CollectionDef"):
+    with pytest.raises(DataLossError, match="invalid CollectionDef of 3 bytes"):
         decoded(CollectionDef, b"\x0a\x09x")
     with pytest.raises(DataLossError, match="a name is not UTF-8"):
         text_of(memoryview(b"\x0a\x01\xff"), NAME)

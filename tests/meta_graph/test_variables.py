@@ -152,7 +152,7 @@ def test_a_variable_without_a_node() -> None:
     with pytest.raises(DataLossError, match=r'^m.meta: variable "absent" is in a collection, but no node'):
         variables(graph([variable("a")], ["a", "absent"]))
     meta = encoded(graph([node("a", "NoOp")]))
-    with pytest.raises(DataLossError, match=r'^variable "a": its node, of operation "NoOp", has no dtype'):
+    with pytest.raises(DataLossError, match=r'^variable "a": its node \(operation "NoOp"\) has no dtype'):
         variable_of(meta, "a", trainable=False, part=None)
     with pytest.raises(DataLossError, match="has no dtype"):
         variables(graph([variable("a", dtype=0)], ["a"]))
@@ -268,5 +268,5 @@ def test_an_invalid_definition(key: str) -> None:
     """DataLossError with file and collection."""
     meta = graph([variable("a")], ["a"])
     meta.collection_def[key].bytes_list.value.append(b"\xff")
-    with pytest.raises(DataLossError, match=f'^m.meta: collection "{key}": not a VariableDef'):
+    with pytest.raises(DataLossError, match=f'^m.meta: collection "{key}": invalid VariableDef'):
         variables(meta)

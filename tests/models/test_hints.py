@@ -116,8 +116,8 @@ def test_a_layer_without_a_known_layout(tmp_path: Path, layer: nn.Module, kernel
         load_model(module(x=layer), path)
     rule = f'mapper={{"x/{kernel}": ("x.weight", "same")}}'
     assert (
-        f'"x/{kernel}": no layout is known for this weight of {type(layer).__name__}, so it is not loaded. Permute '
-        f"the tensor of load_file yourself; or, if its axes are in torch's order, pass {rule}"
+        f'"x/{kernel}": no layout is known for this weight of {type(layer).__name__}, so it is not loaded. Load '
+        f"it with load_file and permute it yourself; or, if its axes are in torch's order, pass {rule}"
     ) in str(raised.value)
     shape = tuple(layer.state_dict()["weight"].shape)
     bias = layer.state_dict()["bias"]

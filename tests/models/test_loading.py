@@ -494,7 +494,7 @@ def test_wrong_arguments(tmp_path: Path, model: Small) -> None:
         load_model(model, tmp_path / "m", mapper=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"the model is a dict\. Pass a torch.nn.Module"):
         load_model({}, tmp_path / "m")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"the optimizer is a str\. Pass one of torch.optim"):
+    with pytest.raises(TypeError, match=r"the optimizer is a str\. Pass a torch.optim.Optimizer"):
         load_model(model, tmp_path / "m", optimizer="adam")  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="assign=True replaces the parameters"):
         load_model(model, tmp_path / "m", assign=True, optimizer=torch.optim.Adam(model.parameters()))

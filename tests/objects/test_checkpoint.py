@@ -505,7 +505,7 @@ class TestReportedProblems:
         """Options of another type are rejected before anything is counted."""
         checkpoint = Checkpoint(v=torch.tensor(1.0))
         wrong: Any = 5
-        with pytest.raises(tfckpt.InvalidArgumentError, match="options is a int"):
+        with pytest.raises(tfckpt.InvalidArgumentError, match="options must be a CheckpointOptions, got int"):
             checkpoint.save(tmp_path / "m", wrong)
         assert int(checkpoint.save_counter) == 0
 

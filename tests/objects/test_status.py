@@ -161,7 +161,7 @@ def test_name_based_checkpoints(tmp_path: Path) -> None:
         assertion(NameBasedSaverStatus(path, root, {a}, b))
         assertion(NameBasedSaverStatus(path, root, {a, b}, None))
     for name in ("consumed", "existing"):
-        with pytest.raises(AssertionError, match=rf"1 objects were not restored .*{path}: \(root\)\.b \(named b\)"):
+        with pytest.raises(AssertionError, match=rf"1 object could not be restored .*{path}: \(root\)\.b \(named b\)"):
             ASSERTS[name](NameBasedSaverStatus(path, root, {a}, None))
     with pytest.raises(AssertionError, match="No object was found by its name"):
         NameBasedSaverStatus(path, root, set(), None).assert_nontrivial_match()

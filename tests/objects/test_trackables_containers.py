@@ -94,5 +94,5 @@ def test_items_of_a_list() -> None:
 def test_a_plain_value_in_a_tuple() -> None:
     """It could not be restored, so saving it is rejected; containers in a tuple can change."""
     assert [name for name, _ in ListTrackable((torch.ones(1), [1])).children()] == ["0", "1"]
-    with pytest.raises(ValueError, match=r"item 1, a int, could not be restored.*Use a list"):
+    with pytest.raises(ValueError, match=r"item 1 \(int\) could not be restored.*Use a list"):
         list(ListTrackable((torch.ones(1), 2)).children())

@@ -82,5 +82,5 @@ def test_a_trackable_is_returned_unchanged() -> None:
 )
 def test_values_without_a_node(value: object) -> None:
     """The error has the name, the type and the accepted kinds."""
-    with pytest.raises(ValueError, match=rf"expecting x to be a trackable object.*got a {type(value).__name__}\. Pass"):
+    with pytest.raises(ValueError, match=rf"expecting x to be a trackable object.*got {type(value).__name__}\. Pass"):
         trackable_of(value, "x")

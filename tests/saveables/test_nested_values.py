@@ -155,7 +155,7 @@ def test_names_of_nested_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ((net(), 3), r'"x/1" is a int in a tuple.*Use a list'),
+        ((net(), 3), r'"x/1" has type int and is in a tuple.*Use a list'),
         ({(1, 2): net()}, r"its key \(1, 2\) is a tuple.*use str"),
         ([net(), object()], '"x/1" is a builtins.object'),
     ],

@@ -50,7 +50,7 @@ def test_states_of_absent_devices_are_logged(caplog: pytest.LogCaptureFixture, m
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     state = RNGState().state_dict() | {"cuda": [torch.zeros(16, dtype=torch.uint8)] * 2}
     RNGState().load_state_dict(state)
-    assert "generator states of 2 CUDA devices, but this machine has 0" in caplog.text
+    assert "generator states of 2 CUDA device(s), but this machine has 0" in caplog.text
 
 
 def test_states_of_devices_are_set_on_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,5 +166,5 @@ def test_the_saveables_of_a_trackable_object_are_named_after_its_key() -> None:
 
 def test_a_trackable_object_that_lists_something_else_is_rejected() -> None:
     """The message has the name and the type."""
-    with pytest.raises(TypeError, match=r'"key_x".*returned a int'):
+    with pytest.raises(TypeError, match=r'"key_x".*returned a value of type int'):
         saveables_of("key", Owner({"x": 5}))

@@ -48,5 +48,5 @@ def test_several_savers() -> None:
             get_saver_or_default()
     with tfckpt.Collections().as_default():
         tfckpt.add_to_collection(GraphKeys.SAVERS, "a string")
-        with pytest.raises(RuntimeError, match="holds a str, not a Saver"):
+        with pytest.raises(RuntimeError, match="contains a value of type str, not a Saver"):
             get_saver_or_default()

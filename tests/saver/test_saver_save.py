@@ -49,7 +49,7 @@ def test_the_step_is_appended_to_the_path(tmp_path: Path, step: object, plain: s
 @pytest.mark.parametrize("step", [1.0, torch.tensor(1.0), torch.tensor([1, 2]), "global_step:0", [5]], ids=repr)
 def test_a_step_that_is_not_an_integer(tmp_path: Path, step: object) -> None:
     """Another step is rejected, so that nothing is written under an unintended name."""
-    with pytest.raises(ValueError, match="global_step is a"):
+    with pytest.raises(ValueError, match=r"global_step is (a|of type)"):
         Saver({"v": torch.zeros(1)}).save(tmp_path / "m", global_step=step)
     assert names_in(tmp_path) == []
 

@@ -74,7 +74,7 @@ def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(InvalidArgumentError) as raised:
         storage_of("nonsense://bucket/model")
     assert str(raised.value).startswith('"nonsense://bucket": Protocol not known: nonsense. ')
-    assert str(raised.value).endswith("write a local path of that name as ./nonsense://")
+    assert str(raised.value).endswith("For a local path with that name, write ./nonsense://")
 
 
 def test_a_driver_that_fails_to_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

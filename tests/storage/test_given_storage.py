@@ -122,7 +122,7 @@ def test_load_model(elsewhere: Storage) -> None:
 
 def test_an_argument_that_is_not_a_storage_is_refused() -> None:
     """`storage=` of a Checkpoint is not a child; an attribute of that name is one."""
-    with pytest.raises(InvalidArgumentError, match=r"storage is a Linear.*checkpoint\.storage = "):
+    with pytest.raises(InvalidArgumentError, match=r"storage must be a Storage, got Linear\. .*checkpoint\.storage = "):
         tfckpt.Checkpoint(storage=nn.Linear(1, 1))
     checkpoint = tfckpt.Checkpoint()
     checkpoint.storage = nn.Linear(1, 1)

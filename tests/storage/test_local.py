@@ -202,7 +202,7 @@ def test_an_unreadable_path_is_refused_with_a_hint(tmp_path: Path, monkeypatch: 
         with pytest.raises(FailedPreconditionError) as raised:
             call(str(tmp_path))
         assert str(raised.value) == (
-            f"{tmp_path}: Permission denied. Make it readable for this user, or free the exhausted resource"
+            f"{tmp_path}: Permission denied. Make it readable by this user, or free the exhausted resource"
         )
 
 

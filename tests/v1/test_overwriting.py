@@ -183,7 +183,7 @@ def test_a_shard_changed_since_is_never_guessed(interrupted: Path) -> None:
         os.utime(shard, (1, number + 5))
     before = names(interrupted)
     with pytest.raises(
-        tfckpt.DataLossError, match=r"another program has changed it.*m\.journal-tfckpt.*delete the journal"
+        tfckpt.DataLossError, match=r"another program changed it.*m\.journal-tfckpt.*delete the journal"
     ):
         value_in(interrupted)
     remove_leftovers(LOCAL, str(interrupted))

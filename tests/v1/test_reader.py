@@ -361,7 +361,7 @@ def test_an_index_of_version_2_is_refused(tmp_path: Path) -> None:
     assert f"Failed to find the saved tensor slices at the beginning of the checkpoint file: {path}" in str(
         raised.value
     )
-    assert "index of a version 2 checkpoint; open that by its prefix" in str(raised.value)
+    assert "index of a version 2 checkpoint; open the checkpoint by its prefix" in str(raised.value)
 
 
 def test_a_table_without_metadata_is_refused(tmp_path: Path) -> None:
@@ -566,7 +566,7 @@ def test_missing_or_wrong_records_are_reported(tmp_path: Path) -> None:
     with opened(rewrite(path, damage)) as reader:
         for name, message in [
             ("gone", "the metadata lists slice -:-, but the file has no record of it"),
-            ("short", "expected 6 values for a slice of that shape, found 5"),
+            ("short", "number of stored values: expected 6, found 5"),
         ]:
             with pytest.raises(DataLossError) as raised:
                 reader.read(name)

@@ -1,5 +1,5 @@
 """Version 2 checkpoints: write tensors to an index and data files, and read them.
 
-May use: transfer, storage, format. Each function handles a single prefix.
+May use: transfer, storage, format. Only `merge` handles more than one prefix.
 Must not: know about state files, retention, Savers, or what a tensor is used for.
 """

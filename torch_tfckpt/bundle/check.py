@@ -18,7 +18,7 @@ from torch_tfckpt.transfer.pipeline import SumRequest
 from torch_tfckpt.values import check_stored_bytes, fixed_size
 
 _NO_DATA_FILE: Final = "the data file"  # first words of a problem that affects all tensors of a file
-_LISTED: Final = 5  # how many tensors of such a file are named
+_LISTED: Final = 5  # maximum number of tensors of such a file to list
 
 
 class Damage(NamedTuple):
@@ -60,7 +60,7 @@ class Verification(NamedTuple):
     """Result of verifying a checkpoint. `print(verification)` shows it as `tfckpt verify` does.
 
     Attributes:
-        good: Tensors whose bytes all agree with their checksums.
+        good: Names of the tensors whose bytes all match their checksums.
         damage: The damaged parts; empty if the checkpoint is undamaged.
         path: The checkpoint, if `verify` found it; otherwise "".
 
@@ -128,7 +128,7 @@ def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None 
     Cost: every stored byte is read once; memory for one chunk per thread, or for one string tensor.
     """
     damage = list(_check_index(reader))
-    names, _ = reader.undamaged_keys()  # `damage` lists the damage in the rest of the index
+    names, _ = reader.undamaged_keys()  # `damage` already contains the damage to the index itself
     pieces: list[_StoredPiece] = []
     for name in names:
         try:
@@ -168,7 +168,7 @@ def _check_index(reader: BundleReader) -> Iterator[Damage]:
 
 
 def _check_place(reader: BundleReader, piece: _StoredPiece) -> Damage | None:
-    """Return the damage if the bytes that the entry describes cannot exist."""
+    """Return the damage if the size is wrong, or the data file is missing, unreadable or too short."""
     name, entry = piece
     path = reader.files.shard_path(entry.shard)
     expected = fixed_size(entry)

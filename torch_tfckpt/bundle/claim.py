@@ -1,9 +1,10 @@
 """Claim data file names that no other save uses.
 
-A data file's name contains the number of shards. The index records that number, so it may be larger than the number of
-data files, and a save can choose one that is not in use. It claims a number for its prefix by exclusively creating the
-first data file with that number in its name, which is safe without locks and across hosts. Object stores do not support
-exclusive creation; there, a number is chosen that does not appear in the name of any existing file.
+A data file's name contains the number of shards. Readers take that number from the index, and it may be larger than the
+number of data files, so a save can choose a number that is not in use. It claims the number for its prefix by
+exclusively creating the first data file with that number in its name, which is safe without locks and across hosts.
+Object stores do not support exclusive creation; there, a number is chosen that does not appear in the name of any
+existing file.
 """
 
 import errno
@@ -93,6 +94,6 @@ def _is_same_file(storage: Storage, path: str, other: str) -> bool:
 
 
 def unused_number(storage: Storage, prefix: str, count: int) -> int:
-    """Return the smallest shard count >= `count` that is in no data file name of `prefix`."""
+    """Return the smallest shard count >= `count` that does not appear in any data file name of `prefix`."""
     used = {count_in_names(path) for path in data_files_of(storage, prefix)}
     return next(number for number in itertools.count(count) if number not in used)

@@ -42,7 +42,7 @@ class BundleFiles:
 
     Raises:
         NotFoundError: there is no index file.
-        DataLossError: the index is damaged, or is not an index.
+        DataLossError: the index file is damaged, or is not a checkpoint index.
         InvalidArgumentError: the index requires a different reader version.
 
     Thread safety: safe.

@@ -163,7 +163,7 @@ class BundleIndex:
 
 
 def overlapping(pieces: Iterable[NamedEntry]) -> Iterator[tuple[NamedEntry, NamedEntry]]:
-    """Yield adjacent entries of a file that share bytes; at least one pair if any two entries overlap."""
+    """Yield pairs of adjacent entries of a file that share bytes; at least one pair if any two overlap."""
     ordered = sorted((piece for piece in pieces if piece[1].size), key=lambda piece: (piece[1].shard, piece[1].offset))
     for one, other in pairwise(ordered):
         if one[1].shard == other[1].shard and one[1].end > other[1].offset:

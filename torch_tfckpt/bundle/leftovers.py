@@ -1,12 +1,12 @@
 """Removal of files that killed programs left in a directory.
 
 Every writer of the package calls this for the directory it writes to. The names of this package's temporary files
-contain its mark and the number of the save that created the file. Such a file is removed, whatever checkpoint or other
+contain a mark and the number of the save that created the file. Such a file is removed, whatever checkpoint or other
 file it belongs to, if that save cannot be running any more (`bundle.unfinished`):
 
 - created on this host since the last boot, and not in use: immediately;
-- created by another host, before the last boot, or on a file system without locks: a day after any file of that save
-  was last modified.
+- created by another host, before the last boot, or on a file system without locks: a day after the latest
+  modification of any file of that save.
 
 Files without the mark, such as TensorFlow's, are never removed.
 
@@ -92,7 +92,7 @@ def _remove_dead(
 
 
 def _marked(storage: Storage, directory: str, marker: Temporary) -> set[str]:
-    """Return the prefix that `marker` belongs to, if it has data files; otherwise an empty set."""
+    """Return a set with the prefix that `marker` belongs to; empty if that prefix has no data files."""
     names = [parsed[0] for name in storage.list(directory) if (parsed := parse_data_filename(name)) is not None]
     prefixes = {os.path.join(directory, name) for name in names}
     return {prefix for prefix in prefixes if stem(index_filename(prefix)) == marker.path}

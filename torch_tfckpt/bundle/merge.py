@@ -156,12 +156,15 @@ def _is_there(storage: Storage, source: str, allow_missing_files: bool) -> bool:
 
 
 def _second_copy(storage: Storage, path: str, target: str) -> None:
-    """Give the file `path` a second name: by a link, or by a copy if links are not supported or cross file systems."""
+    """Make the contents of `path` available as `target`: by a link, or by a copy if linking fails.
+
+    Linking fails where links are not supported, and across file systems.
+    """
     try:
         storage.link(path, target)
         return
     except OSError:
-        storage.remove(target)  # over a network it may exist although the link has reported a failure
+        storage.remove(target)  # over a network, the link may exist although an error was reported
     source, copy = storage.open(path), storage.create(target)
     try:
         for offset in range(0, source.size, CHUNK_BYTES):

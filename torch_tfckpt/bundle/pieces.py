@@ -138,7 +138,7 @@ class Pieces:
                 swap_bytes(whole.target, ELEMENTS[whole.entry.dtype].swap)
 
     def _read_span(self, name: str, piece: BundleEntry, part: TensorSlice, dtype: torch.dtype) -> torch.Tensor:
-        """Read one slice of a piece, from its first to its last element; other bytes are only checksummed."""
+        """Read one slice of a piece, from its first to its last element; only checksum the rest of the piece."""
         strides = [element_count(piece.shape[axis + 1 :]) for axis in range(len(piece.shape))]
         lengths = [extent.length for extent in part.extents]
         if not element_count(tuple(lengths)):

@@ -114,7 +114,8 @@ class BundlePlan:
         element = ELEMENTS.get(dtype)
         if element is not None and element.size and len(stored) != element.size * element_count(shape):
             raise InvalidArgumentError(
-                f"tensor {quoted(name)}: {len(stored)} bytes are not a {dtype.name} of shape {shape_text(shape)}"
+                f"tensor {quoted(name)}: stored size {len(stored)} does not match {dtype.name} of shape "
+                f"{shape_text(shape)}"
             )
         self._add(self._new_key(name), stored, dtype, shape, shard, checksum)
 
@@ -138,7 +139,8 @@ class BundlePlan:
                     f"tensor {quoted(name_of(key))}: Overlapping slices: existing slice = {overlap[0]}, new slice = "
                     f"{overlap[1]}"
                 )
-            # Readers ignore the shard in the tensor's own entry. TensorFlow's merge stores the first one with a slice.
+            # Readers ignore the shard in the tensor's own entry. TensorFlow's merge stores the first shard
+            # that contains a slice.
             self._entries[key] = BundleEntry(dtype, shape, min(shards), slices=tuple(parts)).encode()
 
     def encode_index(self, num_shards: int) -> bytes:

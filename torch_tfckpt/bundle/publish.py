@@ -85,10 +85,12 @@ class Marker:
             self._file = storage.create(temporary_name(self.index, self.save))
 
     def publish(self, index: bytes) -> None:
-        """Turn the marker file into the checkpoint's index, with these bytes; it is no longer a marker then.
+        """Turn the marker file into the checkpoint's index, with the contents `index`.
+
+        From then on, the file no longer marks a running save.
 
         Raises:
-            OSError: a file operation failed; `is_published` returns whether the index is in place nevertheless.
+            OSError: a file operation failed; call `is_published` to find out whether the index is in place anyway.
         """
         storage, self._contents = self._storage, index
         file = self._file or storage.create(self.index)
@@ -226,8 +228,8 @@ class BundlePublication:
 
         Raises:
             OSError: a file operation failed. Nothing was published, and the data files are removed.
-            IncompleteSaveError: the new checkpoint is in place but not durable; it is unknown whether it is in
-                place; or another program has since removed or damaged it.
+            IncompleteSaveError: the new checkpoint is in place but not durable; or it is unknown whether the new
+                checkpoint is in place; or another program has since removed or damaged it.
         """
         storage, switch = self._storage, self._marker
         last = switch  # the marker that becomes the final index
@@ -290,7 +292,7 @@ class BundlePublication:
                 self._marker.end(clean=clean)
 
     def _fail(self, error: BaseException) -> None:
-        """Abandon the save after an error before or during the switch. Return if the switch succeeded nevertheless."""
+        """Abandon the save after an error before or during the switch; raise unless the switch succeeded anyway."""
         # A rename may report an error although it succeeded (over a network), or Ctrl-C may follow it. The data of the
         # current index is never deleted: an orphaned file is better than lost data.
         in_place = self._marker.is_published()
@@ -335,13 +337,13 @@ class BundlePublication:
         linked: list[str] = []
         clean = False
         try:
-            # One listing for both: a save creates its marker before its data files, so a listing that contains a data
-            # file of another save also contains that save's marker.
+            # Find markers and data files in the same listing: a save creates its marker before its data files, so a
+            # listing that contains a data file of another running save also contains that save's marker.
             listed = storage.list(self._directory)
             others = running_markers(storage, prefix, listed, [marker.save, guard.save, self._marker.save])
             if others:
                 _log.warning(
-                    "%s: %d other saves of this checkpoint are in progress; the last one to finish replaces the "
+                    "%s: other saves of this checkpoint are in progress (%d); the last save to finish replaces the "
                     "others. If this is the same program on several ranks, save from only one rank",
                     printable(prefix),
                     len(others),
@@ -410,7 +412,7 @@ class BundlePublication:
                 files.check_data()
         except (CheckpointError, OSError) as error:
             raise _gone(prefix, str(error)) from error
-        _log.warning("%s: was replaced by a concurrent save, which is complete", printable(prefix))
+        _log.warning("%s: this save was replaced by a concurrent save, which is complete", printable(prefix))
         for name in self._names:
             if count_in_names(name) != len(self._names):
                 remove(storage, name)

@@ -252,7 +252,9 @@ class BundleReader:
         want = TensorSlice.full(len(entry.shape)) if want is None else want
         shape = want.shape_of(entry.shape)
         if dtype == DataType.DT_STRING and out is not None:
-            raise InvalidArgumentError(f"tensor {quoted(name)} contains strings, which do not fit into a torch `out`")
+            raise InvalidArgumentError(
+                f"tensor {quoted(name)} contains strings, which a torch tensor cannot hold. Omit `out`"
+            )
         torch_dtype = None if dtype == DataType.DT_STRING else self._torch_dtype(name, dtype)
         if out is not None and torch_dtype is not None:
             check_out(name, out, shape, torch_dtype)

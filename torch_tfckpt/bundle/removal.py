@@ -20,7 +20,7 @@ def remove_bundle(storage: Storage, prefix: str) -> None:
     """
     index, directory = index_filename(prefix), os.path.dirname(prefix)
     with storage.exclusive(directory) as locked:
-        # List before the index is removed, so that the list has no data files that a save creates after that.
+        # List the files before the index is removed, so that data files that a save creates later are not deleted.
         listed = storage.list(directory)
         data = data_files_of(storage, prefix, listed)
         domain = storage.lock_domain(directory)

@@ -59,7 +59,7 @@ class BundleSave:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all data files."""
+        """Total size of all data files, in bytes."""
         return sum(shard.data_end for shard in self._plan.shards)
 
     def finish(self) -> str:

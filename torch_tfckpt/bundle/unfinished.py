@@ -5,7 +5,7 @@ the names of all its other temporary files, and the marker is in use until the s
 
 A save may be running if one of its files is in use. If this program cannot detect that (the file was created by another
 host, before the last boot, or through a different mount; or there are no locks), the save may be running if one of its
-files was modified within the last day. All other saves were killed.
+files was modified within the last day. All other saves were killed, or could not clean up when they ended.
 """
 
 import os
@@ -91,7 +91,7 @@ def data_files_of(storage: Storage, prefix: str, names: Iterable[str] | None = N
     """Return all files that are named like a shard of `prefix`, with any count in their names.
 
     Args:
-        names: The names in its directory; None lists them.
+        names: The names of the files in the prefix's directory; None: list the directory.
     """
     directory, start = os.path.dirname(prefix), f"{os.path.basename(prefix)}.data-"
     found = storage.list(directory) if names is None else names

@@ -128,7 +128,7 @@ class BundleWriter(CheckpointWriter):
         shard: int = 0,
         dtype: DataType | None = None,
     ) -> None:
-        """Append one slice of a tensor of `full_shape`; a slice that covers everything is stored as a tensor.
+        """Append one slice of a tensor of `full_shape`; a slice that covers all of it is stored whole.
 
         Raises:
             InvalidArgumentError: like `add`; or the slice exceeds the tensor, was already added, or differs from
@@ -144,7 +144,7 @@ class BundleWriter(CheckpointWriter):
         """Append bytes that are already in their stored form, such as values that torch cannot represent.
 
         Args:
-            checksum: Their masked checksum, which is not verified.
+            checksum: The masked checksum of `stored`; it is not verified.
         """
         self._require_open("add")
         self._plan.add_stored(name, dtype, shape, stored, checksum, shard=shard)
@@ -153,7 +153,7 @@ class BundleWriter(CheckpointWriter):
     def finish(self) -> None:
         """Write queued tensors and publish the checkpoint.
 
-        Until then no file is named `prefix.*`, or an old checkpoint is unchanged.
+        Until then, either no file named `prefix.*` exists, or the old checkpoint with this prefix is unchanged.
 
         Raises:
             IncompleteSaveError: writing or publishing failed, and the writer is abandoned.

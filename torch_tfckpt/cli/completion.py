@@ -42,7 +42,7 @@ def add_completion(parser: argparse.ArgumentParser) -> None:
 
 
 def _mark_paths(parser: argparse.ArgumentParser, files: object, directories: object) -> None:
-    """Set shtab's attribute on the arguments of the parser and its verbs that are paths."""
+    """Mark all path arguments, of the parser and its verbs, with shtab's attribute."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for verb in action.choices.values():

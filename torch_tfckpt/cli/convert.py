@@ -81,7 +81,7 @@ def merge_paths(options: argparse.Namespace) -> int:
             allow_missing_files=options.allow_missing,
         )
     except InvalidArgumentError as error:
-        # Not a usage error: the command was valid, but the checkpoints do not fit together.
+        # Not a usage error: the command was valid, but the checkpoints are not compatible.
         say(f"tfckpt: {error_text(error)}")
         return 1
     show(str(report))
@@ -93,6 +93,6 @@ def _pairs(rename: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
 
 
 def _warn_of(unmatched_excludes: Sequence[str]) -> None:
-    """Print a warning for each unmatched exclude. A report in text form contains these itself."""
+    """Print a warning for each unmatched --exclude. A report in text form already contains these warnings."""
     for pattern in unmatched_excludes:
         say(f"tfckpt: warning: --exclude {quoted(pattern)} matched nothing")

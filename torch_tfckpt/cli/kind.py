@@ -24,7 +24,7 @@ class _Finding(NamedTuple):
 
     kind: str  # in words
     hint: str
-    supported: bool  # whether this package shows or lists it
+    supported: bool  # whether this package can show or list it
     files: Sequence[str] = ()  # of a directory: a line for each file, checkpoint, or subdirectory with checkpoints
 
 
@@ -36,8 +36,8 @@ def show_kind(path: str, error: CheckpointError, *, as_json: bool) -> int | None
         as_json: Print one JSON document: path, kind, hint, supported, files.
 
     Returns:
-        The exit status: 0 if this package shows or lists it, 1 if it does not support it. None if nothing was printed,
-        because `path` does not exist or may be a damaged checkpoint, whose error is more specific.
+        The exit status: 0 if this package can show or list the file or directory, otherwise 1. None if nothing was
+        printed, because `path` does not exist, or may be a damaged checkpoint, for which `error` is more specific.
     """
     if LOCAL.is_directory(path):
         nothing_chosen = isinstance(error, NotFoundError | InvalidArgumentError) and format_of(path) == "tf"

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     Args:
-        arguments: The command line after the program's name; None: that of sys.argv.
+        arguments: The command line after the program's name; None: taken from sys.argv.
     """
     prepare_streams()
     with escaped_messages():
@@ -163,7 +163,7 @@ def _add_ls(verbs: Verbs) -> None:
     order.add_argument(
         "--sort",
         choices=("stored", "name", "size"),
-        help="default: name (layer_2 before layer_10), but stored with --json; size: largest first",
+        help='default: "name" (layer_2 before layer_10), or "stored" with --json; "size" lists the largest first',
     )
     order.add_argument(
         "--tree",
@@ -244,7 +244,7 @@ def _add_diff(verbs: Verbs) -> None:
     verb.add_argument(
         "--atol", type=float, default=0.0, metavar="X", help="largest allowed difference; default: bits must be equal"
     )
-    verb.add_argument("--ignore-dtype", action="store_true", help="also compare values of different number types")
+    verb.add_argument("--ignore-dtype", action="store_true", help="compare values even if their numeric types differ")
     verb.add_argument("--json", action="store_true", help="print one JSON document")
     _add_selection(verb, "rename tensors of A, as for convert,")
 

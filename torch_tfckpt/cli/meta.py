@@ -1,11 +1,11 @@
 """tfckpt meta: the contents of a meta graph as a listing, as JSON, or as a drawing.
 
-The document of --json has everything, without the limits of the listing:
+The JSON document (--json) contains everything, without the limits of the listing:
 
     path                file or directory
     tags_available      the tags of each graph in it
-    total               of the variables: `variables` (their number), `elements`, `nbytes`, `unknown` (the number of
-                        variables of unknown size)
+    total               sums over all variables: `variables` (their number), `elements`, `nbytes`, `unknown` (the
+                        number of variables of unknown size)
     ...                 the attributes of `MetaGraphSummary`; records become objects with the records' attributes;
                         element types are named as in `ls`; collections also have `values`, converted by `plain`
 """

@@ -120,7 +120,7 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def open_for_listing(path: str) -> TensorSource:
-    """Call `open_source`; if a directory has no checkpoint, the error names subdirectories that have some."""
+    """Call `open_source`; if there is no checkpoint, the error lists subdirectories with checkpoints."""
     path = fspath(path)
     try:
         return open_source(path)
@@ -301,7 +301,7 @@ def _summary_as_json(source: TensorSource, rows: Sequence[Row], missing: Iterabl
 
 
 def _all_files(source: TensorSource, missing: Iterable[str]) -> list[str]:
-    """Return the files of a source and the missing ones among them."""
+    """Return all files of a source, including missing files."""
     first, *data = source.files()
     return [first, *(sorted({*data, *missing}) if missing else data)]
 
@@ -405,7 +405,7 @@ def _show_tensor(source: TensorSource, given: str, options: argparse.Namespace) 
 
 
 def _tensor_meant(source: TensorSource, given: str) -> str:
-    """Return the key of the tensor that `given` names: its key or a different name, or either with ":0"."""
+    """Return the key of the tensor that `given` names: its key or another name, with or without ":0"."""
     names = source.names()
     known = source.object_names
     bare = given.removesuffix(":0")

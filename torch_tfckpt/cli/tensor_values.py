@@ -35,7 +35,7 @@ def check_size(path: str, name: str, info: TensorInfo) -> None:
     if math.prod(max(size, 1) for size in info.shape) <= _MOST_ELEMENTS and info.nbytes <= _MOST_BYTES:
         return
     raise UnimplementedError(
-        f"{printable(path)}: tensor {quoted(name)} {shape_text(info.shape)} has {byte_text(info.nbytes)}; at most "
+        f"{printable(path)}: tensor {quoted(name)} {shape_text(info.shape)} is {byte_text(info.nbytes)}; at most "
         f"{_MOST_ELEMENTS:,} elements and {byte_text(_MOST_BYTES)} are printed. Use --stats, or convert it: "
         f"tfckpt convert {printable(path)} tensor.npz --include NAME"
     )

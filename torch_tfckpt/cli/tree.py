@@ -109,7 +109,7 @@ class _Tree:
     """The graph as a tree, with the tensors of `rows`.
 
     Args:
-        all_objects: Also show objects that have no tensors, neither their own nor below them.
+        all_objects: Also show objects that have no tensors of their own and none in the objects below them.
         all_attributes: Also show attributes without a tensor in `rows`.
     """
 

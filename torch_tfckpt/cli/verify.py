@@ -10,7 +10,7 @@ from torch_tfckpt.text import counted
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Report every damaged tensor; exit status 1 if there is any."""
+    """Report every damaged tensor; exit status 1 if any tensor is damaged."""
     with progress_bar("verify", quiet=options.quiet) as bar:
         found = check(options.path, progress=bar)
     if options.json:

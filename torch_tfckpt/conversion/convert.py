@@ -44,8 +44,8 @@ from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import byte_text, counted, first_lines, listed, printable, quoted
 from torch_tfckpt.values import outside_modes
 
-_LISTED: Final = 8  # number of shared tensors listed in the text of a report
-_NAMED: Final = 5  # number of names listed there of tensors with the same damage
+_LISTED: Final = 8  # number of shared tensors that the text of a report lists
+_NAMED: Final = 5  # number of tensors with the same damage that the text of a report lists
 
 ReportProgress = Callable[[int, int], object]
 """Called with the bytes done and the total bytes."""
@@ -119,9 +119,9 @@ class ConvertReport:
         unmatched_excludes: Patterns of `exclude` that matched nothing.
         skipped: Name of each entry of the source that is not a tensor -> its kind.
         shared: Omitted tensors whose object is still reachable by another name -> that name.
-        damaged: With `skip_damaged`: tensors that are missing in the target -> the damage.
-        damaged_index: With `skip_damaged`: parts of the index that cannot be read. The tensors listed there are missing
-            in the target; they are missing in `damaged`, too, unless the object graph still names them.
+        damaged: With `skip_damaged`: tensors that are missing from the target -> the damage.
+        damaged_index: With `skip_damaged`: parts of the index that cannot be read. Tensors listed only in these parts
+            are missing from the target. `damaged` includes them only if the object graph still names them.
         graph_edited: Whether the object graph was edited to match renamed or omitted tensors.
         training: For training state saved with torch.save: key for a Saver -> what is stored under it.
         refused: Key of each optimizer in the training state that could not be converted -> the reason.

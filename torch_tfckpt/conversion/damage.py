@@ -22,7 +22,7 @@ class Listing(NamedTuple):
 
     Attributes:
         names: In the order of the source.
-        damaged_index: Damaged parts of the index; their tensors are missing in `names`.
+        damaged_index: Damaged parts of the index; their tensors are missing from `names`.
     """
 
     names: list[str]

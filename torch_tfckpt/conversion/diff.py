@@ -1,7 +1,8 @@
 """Compare two checkpoints of any of the formats: names, types, shapes, values.
 
-Both are read in parallel, some tensors at a time, and compared chunk by chunk. Equal means the same bits, so that NaNs
-are equal to themselves and 0.0 differs from -0.0; with a tolerance it means close, and NaNs equal NaNs.
+Both are read in parallel, a few tensors at a time, and compared chunk by chunk. Equal means the same bits, so that NaNs
+are equal to themselves and 0.0 differs from -0.0. With a tolerance, numbers are equal if they are close, and all NaNs
+are equal.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,8 @@ class Difference(NamedTuple):
         differing: Number of elements that differ.
         total: Number of elements.
         first: Index of the first element that differs; () if there are no elements to compare one by one.
-        max_abs: Largest absolute difference; inf if one of the two is NaN or infinite; None if they are not numbers.
+        max_abs: Largest absolute difference; inf if a differing element is infinite, or is NaN in only one checkpoint;
+            None if the elements are not numbers.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -133,7 +135,7 @@ def diff(
 
     Args:
         a: A checkpoint or file, as `src` of `convert`.
-        b: The checkpoint or file to compare it with.
+        b: The checkpoint or file to compare with `a`.
         atol: Largest absolute difference of two numbers that count as equal; 0: their bits must be equal.
         ignore_dtype: Compare the values of numbers even if their types differ, as after convert(dtype="bf16").
         include: As in `convert`. Tensors of `a` are selected by their names before `rename`; a tensor of `b` is

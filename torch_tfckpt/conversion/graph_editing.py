@@ -273,7 +273,7 @@ class _Edit:
         ]
 
     def _check_states(self, paths: Mapping[str, str]) -> None:
-        """Raise InvalidArgumentError if a state that the graph does not list would not be found."""
+        """Raise InvalidArgumentError if the new key of an unlisted state does not match its object."""
         for path, _, new in self._unlisted_states():
             if path in paths and new != checkpoint_key(paths[path], PYTHON_STATE):
                 raise InvalidArgumentError(

@@ -5,7 +5,7 @@ model's state_dict has names in the order of model.parameters(), but it also con
 
 Contract of `match_positions`: an assignment is possible if each group has parameters in the order of the model, no
 parameter has two positions, and the shapes of the state fit. If exactly one is possible, it is returned; otherwise an
-error reports why. Nothing is guessed: two layers of one shape could exchange their moments, and nobody would notice.
+error reports why. Nothing is guessed: two layers of the same shape could swap their moments, and nobody would notice.
 
 Source: torch/optim/optimizer.py (state_dict, add_param_group); torch/nn/modules/module.py (parameters, state_dict).
 """
@@ -40,7 +40,7 @@ class ModelTensor(NamedTuple):
 
     @property
     def may_be_parameter(self) -> bool:
-        """Whether it may be a parameter. The only parameters of other dtypes are frozen quantized weights."""
+        """Whether it may be a parameter: it can have gradients, or may be a frozen quantized weight."""
         return self.has_gradients or self.dtype in (torch.int8, torch.uint8)
 
 

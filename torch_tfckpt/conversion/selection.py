@@ -146,7 +146,10 @@ class Selection:
         return any(map(pattern.search, self.names_of(name)))
 
     def _excludes_object_graph(self, names: Sequence[str]) -> bool:
-        """Whether a pattern of `exclude` is meant for the graph: it contains its name or matches only it."""
+        """Whether a pattern of `exclude` is meant for the graph.
+
+        Such a pattern contains the key of the graph, or matches no other name.
+        """
         others = [name for name in names if name != OBJECT_GRAPH_KEY]
         found = [pattern for pattern in self._exclude if pattern.search(OBJECT_GRAPH_KEY)]
         return any(
@@ -171,7 +174,7 @@ def _matches_nothing(option: str, pattern: str, names: Sequence[str], tensors: i
 
 
 def _closest(pattern: str, names: Sequence[str]) -> str | None:
-    """Return the name with the part most similar to the plain text of `pattern`; None if there is none."""
+    """Return the name with the part most similar to the plain text of `pattern`; None if none is similar."""
     wanted = _SYNTAX.sub("", pattern).strip("/").lower()[:200]
     size = wanted.count("/") + 1
     fragments: dict[str, str] = {}

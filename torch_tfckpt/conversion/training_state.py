@@ -310,14 +310,17 @@ class TrainingSource(DerivedSource):
                 for each, shape in zip(of_all, shapes, strict=True):
                     if shape is not None and shape != tensors[each].shape:
                         raise InvalidArgumentError(
-                            f"the state of {quoted(each)} has shape {shape_text(shape)}, but it has shape "
-                            f"{shape_text(tensors[each].shape)} in {quoted(key)}"
+                            f"the state of {quoted(each)} has shape {shape_text(shape)}, but the parameter in "
+                            f"{quoted(key)} has shape {shape_text(tensors[each].shape)}"
                         )
                 return names, key
         return given, None
 
     def _matched(self, groups: list[Any], shapes: Sequence[Shape | None]) -> tuple[list[list[str]], str]:
-        """Return the names for the positions, and their model; InvalidArgumentError if none or several fit."""
+        """Return the names for the positions, and their model.
+
+        Raises InvalidArgumentError unless exactly one assignment fits.
+        """
         if not self._models:
             raise InvalidArgumentError("the file has no state_dict of a model, so its parameters have no names")
         waiting = iter(shapes)
@@ -371,7 +374,7 @@ def _entries(contents: PickledDict) -> Iterator[tuple[str, str, Any]]:
 
 
 def _shapes_of_state(value: PickledDict, positions: list[Any]) -> list[Shape | None]:
-    """Return the shape that the state of each position has; None if there is none, or several.
+    """Return the shape of each position's state tensors; None if it has none or their shapes differ.
 
     Args:
         positions: The keys of the state, in the order of the groups.

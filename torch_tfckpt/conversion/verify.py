@@ -16,7 +16,7 @@ from torch_tfckpt.values import outside_modes
 def verify(
     path: AnyPath, *, progress: Callable[[int, int], object] | None = None, storage: Storage | None = None
 ) -> Verification:
-    """Read every byte of a TensorFlow checkpoint and compare it with its checksum.
+    """Read every byte of a TensorFlow checkpoint and verify all checksums.
 
     Damage is reported in the result and not raised as an error, so that the result can also list undamaged tensors.
 
@@ -28,7 +28,7 @@ def verify(
     Raises:
         NotFoundError: there is no checkpoint.
         DataLossError: the index is too damaged to read the names, or it is not an index.
-        InvalidArgumentError: the file has another format, without checksums.
+        InvalidArgumentError: the file has a different format, which has no checksums.
 
     Cost: one read of all files; memory for one chunk per thread, or for one string tensor.
 
@@ -52,7 +52,8 @@ def verify(
             nonlocal done
             done += nbytes
             if progress is not None:
-                progress(min(done, total), total)  # version 1 blocks are read twice: also for their structure
+                # Not more than `total`: version 1 blocks are read a second time, to check their structure.
+                progress(min(done, total), total)
 
         return reader.check(advance)._replace(path=reader.path)
 

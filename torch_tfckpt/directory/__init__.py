@@ -2,11 +2,12 @@
 
     locate, names       the files of a checkpoint; whether a checkpoint exists; equal spellings of a path
     state_file          the `checkpoint` file
-    management          latest_checkpoint and tf.train's other functions; completeness: the checks of `valid=True`
+    management          latest_checkpoint and tf.train's other checkpoint functions
+    completeness        the checks for latest_checkpoint(valid=True)
     retention           decides which checkpoints to delete; uses neither a clock nor a file
     records             writes the state file and deletes checkpoints, in a safe order
     retention_file      keeps pins and metrics across restarts
-    unlisted            marks of checkpoints that the next run deletes if this one is killed
+    unlisted            marks expired checkpoints, so that the next run deletes them if this run is killed
 
 May use: names, the state file, the file of pins and metrics, storage. May not: import torch.
 """

@@ -3,8 +3,8 @@
 A job that was killed, or an interrupted copy, may leave an index without its data. The check reads no tensors: it
 compares sizes, not contents.
 
-A checkpoint is skipped only if it is known to be incomplete. If a system error prevents the check, the search fails
-with that error rather than continuing with an older checkpoint.
+A checkpoint is skipped only if it is known to be incomplete. If a system error prevents the check, an error is raised,
+and older checkpoints are not tried.
 """
 
 import logging
@@ -83,10 +83,10 @@ def _check_bundle(storage: Storage, prefix: str) -> None:
 def candidates(storage: Storage, directory: str, latest_filename: str | None = None) -> Iterator[str]:
     """Yield the checkpoints of `directory` in the order in which they should be checked, each once.
 
-    The first is the newest checkpoint according to the state file, followed by its list, newest first. Then all others
-    follow, grouped by series: the series with the most recently modified checkpoint comes first, and within a series
-    the highest number. (Within a series, modification times are not reliable: a copy of a directory may have been
-    written in any order.)
+    The first is the newest checkpoint according to the state file, followed by the others that this file lists, newest
+    first. Then all other checkpoints follow, grouped by series: the series with the most recently modified checkpoint
+    comes first, and within a series the checkpoint with the highest number. (Within a series, modification times are
+    not reliable: a copy of a directory may have been written in any order.)
 
     Raises:
         FailedPreconditionError: a system error such as EACCES or EIO; it is unknown which checkpoints exist.

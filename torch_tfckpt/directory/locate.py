@@ -94,7 +94,7 @@ def _shards_near(storage: Storage, path: str) -> list[str]:
 
 
 def _later_save(storage: Storage, pattern: str) -> CheckpointFiles | None:
-    """Return the shards that replaced those of `pattern`, if their number differs from the one in it."""
+    """Return the shards that replaced those matching `pattern`, if their number is different."""
     other = with_other_count(storage, pattern)
     if other is None:
         return None
@@ -147,7 +147,7 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
 
 
 def _read_state(storage: Storage, path: str) -> CheckpointState:
-    """Call `read_state`; the error for a different kind of file, such as a PyTorch file, names that kind."""
+    """Call `read_state`; for a different kind of file, such as a PyTorch file, the error names that kind."""
     try:
         return read_state(storage, path)
     except DataLossError as error:
@@ -208,9 +208,9 @@ def _matching(storage: Storage, path: str) -> CheckpointFiles | None:
 
 
 def _unfinished(storage: Storage, prefix: str) -> CheckpointFiles | None:
-    """Return the shards listed in the journal of an unfinished save; None if there is none.
+    """Return the shards listed in the journal of an unfinished save; None if there is no unfinished save.
 
-    If shards still have temporary names, their reader finds them under these names.
+    The result contains final names; if shards still have temporary names, the reader finds them.
     """
     journal = unfinished_shards(storage, prefix)
     if journal is None:
@@ -255,7 +255,10 @@ def _complete(found: CheckpointFiles) -> CheckpointFiles:
 
 
 def is_table(storage: Storage, path: str) -> bool:
-    """Return whether a file ends like a table: a version 1 checkpoint may be named `checkpoint`."""
+    """Return whether a file ends like a table.
+
+    This distinguishes a version 1 checkpoint that is named `checkpoint` from a state file.
+    """
     if storage.is_directory(path):
         return False
     file = storage.open(path)
@@ -266,7 +269,7 @@ def is_table(storage: Storage, path: str) -> bool:
 
 
 def _check_version_1(storage: Storage, path: str) -> None:
-    """Raise DataLossError, naming the actual kind, if `path` is not a version 1 checkpoint.
+    """Raise DataLossError, naming the actual kind of file, if `path` is not a version 1 checkpoint.
 
     TensorFlow also raises DataLossError for such files, and this package raises it for damaged files, so one handler
     catches both.
@@ -299,7 +302,10 @@ def _nothing_here(storage: Storage, path: str) -> str:
 
 
 def _data_without_index(names: Sequence[str], prefix: str | None = None) -> str:
-    """Return a sentence about a data file without index, of `prefix` or any checkpoint; "" if none."""
+    """Return a sentence about a data file whose index is missing; "" if there is no such file.
+
+    Only data files of `prefix` are considered; None considers those of all checkpoints.
+    """
     for name in names:
         parsed = parse_data_filename(name)
         if parsed is not None and prefix in (None, parsed[0]) and index_filename(parsed[0]) not in names:
@@ -320,7 +326,7 @@ def _other_files(names: list[str]) -> str:
 
 
 def _there_are(names: list[str], wanted: str = "") -> str:
-    """List the checkpoints among `names`, those most similar to `wanted` first."""
+    """Return a sentence that lists the checkpoints among `names`, those most similar to `wanted` first."""
     prefixes = prefixes_of(names)
     if not prefixes:
         return _data_without_index(names) or "There is no checkpoint in this directory."

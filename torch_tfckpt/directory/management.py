@@ -55,10 +55,10 @@ def latest_checkpoint(
         valid: Return the newest checkpoint that is complete: its index can be parsed, and every data file exists and
             is long enough for the tensors in the index (version 1: every shard exists and can be opened). Tensors are
             not read and their checksums not compared; `tfckpt verify` does that. Checkpoints are checked in this order:
-            the newest one in the state file; its list, newest first; then all others in the directory, grouped by
-            series ("m-10", "m-20"): the series that was saved to last comes first, and within a series the highest
-            number, since the modification times of copies may differ. A missing or damaged state file is ignored.
-            Incomplete checkpoints are logged.
+            the newest one according to the state file; the others that the state file lists, newest first; then all
+            other checkpoints in the directory, grouped by series ("m-10", "m-20"): the series that was saved to last
+            comes first, and within a series the highest number, since the modification times of copies may differ.
+            A missing or damaged state file is ignored. Incomplete checkpoints are logged.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
@@ -79,7 +79,7 @@ def latest_checkpoint(
         >>> tfckpt.latest_checkpoint("run", valid=True)
         'run/m-2'
 
-    A program that saves and deletes checkpoints meanwhile does not make the result None.
+    The result is never None merely because another program saves and deletes checkpoints at the same time.
 
     Cost: reads the state file and file names; with `valid`, also the whole index of each checkpoint that it checks.
     Source: latest_checkpoint in tensorflow/python/checkpoint/checkpoint_management.py.
@@ -172,7 +172,7 @@ def get_checkpoint_mtimes(checkpoint_prefixes: Iterable[AnyPath], *, storage: St
     times: list[float] = []
     for prefix in map(fspath, checkpoint_prefixes):
         place = storage or storage_of(prefix)
-        with suppress(NotFoundError), refusals_named(prefix):  # it may be deleted between the two steps
+        with suppress(NotFoundError), refusals_named(prefix):  # the checkpoint may be deleted between the two steps
             first = next(_files_of(place, prefix), None)
             if first is not None:
                 times.append(place.modified(first))
@@ -201,7 +201,7 @@ def remove_checkpoint(
 
     Args:
         checkpoint_prefix: The prefix; for version 1 a file, or P-?????-of-00002, which means all shards of P. Other
-            patterns are taken literally: a name with brackets must not delete other files that it matches.
+            patterns are taken literally, so that a name with brackets does not delete other files that it matches.
         checkpoint_format_version: SaverDef.V2, or SaverDef.V1 (or LEGACY) for version 1.
         meta_graph_suffix: Suffix of the meta graph file.
         storage: Where files are stored; None chooses by the path.

@@ -7,10 +7,10 @@ The state file may be missing, damaged, outdated, or from a different program, s
 - Only checkpoints that the state file lists, or that have a mark (see `unlisted`), are tracked and deleted. Others may
   have been kept on purpose.
 - The number of an existing checkpoint is not reused, unless this manager saved or restored that checkpoint.
-- A damaged state file is not treated as missing: `damage` contains the reason.
+- A damaged state file is not treated as missing: `damage` contains the error.
 
 If a system error leaves it unknown which checkpoints exist, construction fails: otherwise an older checkpoint, or none,
-would be restored.
+might be restored.
 
 Source: CheckpointManager in tensorflow/python/checkpoint/checkpoint_management.py.
 """
@@ -46,14 +46,14 @@ class ManagerRecords(CheckpointRecords):
     Args:
         directory: Directory of the state file.
         prefix: Path of the checkpoints, without "-" and the number.
-        max_to_keep: How many of the newest to keep; None keeps all.
-        keep_seconds: Of the expired ones, one per this many seconds is kept permanently. None: never.
+        max_to_keep: How many of the newest checkpoints to keep; None keeps all.
+        keep_seconds: Of the expired checkpoints, one per this many seconds is kept permanently. None: none is kept.
         keep_best: Which checkpoints to keep because of their metrics.
         now: Seconds since the epoch.
 
     Attributes:
         storage: Where files are stored.
-        named: The newest checkpoint according to the state file, or the last one saved here; None without either.
+        named: The newest checkpoint according to the state file, or the last one saved here; None if there is neither.
         damage: Why the state file cannot be used; None if it can, or if there is none.
 
     Raises:
@@ -121,7 +121,7 @@ class ManagerRecords(CheckpointRecords):
 
         `latest` comes first, then the tracked checkpoints, newest first, then all others of the series, the highest
         number first. If the series has no checkpoints, `latest` is the one that the state file names as the newest,
-        although it belongs to a different series.
+        even if it belongs to a different series.
 
         Raises:
             FailedPreconditionError: a system error prevents listing the directory.
@@ -132,9 +132,9 @@ class ManagerRecords(CheckpointRecords):
                 printable(self._directory or os.curdir),
                 printable(self.named),
                 printable(self._prefix),
-                "The manager has no checkpoints, so the named one is restored"
+                "The manager has no checkpoints, so the checkpoint in the state file is restored"
                 if self.latest
-                else "The manager's newest one is restored",
+                else "The manager's newest checkpoint is restored instead",
             )
         first = [path for path in (self.latest, *reversed(self.newest)) if path is not None]
         yield from dict.fromkeys(first)
@@ -143,7 +143,9 @@ class ManagerRecords(CheckpointRecords):
         yield from (existing[number] for number in sorted(existing, reverse=True) if existing[number] not in first)
 
     def number_after(self, counter: int) -> int:
-        """Return the next checkpoint's number: `counter` + 1, or one above all numbers that others have used.
+        """Return the next checkpoint's number: `counter` + 1, or a higher number if necessary.
+
+        It is higher if a known checkpoint that this manager neither saved nor restored has that number or a higher one.
 
         Raises:
             FailedPreconditionError: because of a system error, it is unknown whether the number is in use.
@@ -201,7 +203,7 @@ class ManagerRecords(CheckpointRecords):
             self._tracked = saved_again(self._tracked, path, now)
 
     def passed_over(self, paths: Sequence[str]) -> None:
-        """Record which checkpoints are damaged.
+        """Record that the checkpoints `paths` are damaged.
 
         Tracked checkpoints that are damaged expire first, and are never kept permanently.
         """
@@ -241,12 +243,12 @@ class ManagerRecords(CheckpointRecords):
             return None
 
     def _spelled(self, stored: str) -> str:
-        """Return a path from the state file; if it is of this series, spelled the way `save` spells it."""
+        """Return a path from the state file, spelled as by `save` if it belongs to this series."""
         path = from_stored(stored)
         return f"{self._prefix}{path[path.rindex('-') :]}" if self._owns(path) else path
 
     def _dated(self, state: CheckpointState) -> list[Saved]:
-        """Return the checkpoints in a state file with their times; none if the file has no times."""
+        """Return the checkpoints in a state file with their times; an empty list if the file has no times."""
         paths = map(self._spelled, state.all_model_checkpoint_paths)
         return [Saved(path, time) for path, time in zip(paths, state.all_model_checkpoint_timestamps, strict=False)]
 

@@ -83,7 +83,10 @@ def prefixes_of(names: Iterable[str]) -> set[str]:
 
 
 def directory_key(directory: str) -> str:
-    """Return a key that is equal for all spellings of one directory, symbolic links included; "" is the current one."""
+    """Return a key that is equal for all spellings of one directory, including symbolic links to it.
+
+    "" is the current directory.
+    """
     return directory.rstrip("/") if is_url(directory) else os.path.realpath(directory or os.curdir)
 
 

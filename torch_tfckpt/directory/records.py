@@ -7,15 +7,15 @@
     -> the state file names the new checkpoint
     -> older checkpoints are deleted, then removed from the retention file; their marks are removed
 
-If the process is killed in between, no file ever names a deleted checkpoint, a pinned one is never deleted, and the
-next run of the series deletes what this one had not. The same holds for a checkpoint that could not be deleted: the
-next save tries again, and so does the next run. The subclasses (`saver.records`, `manager_records`) decide which
+If the process is killed in between, no file ever names a deleted checkpoint, no pinned checkpoint is deleted, and
+the next run of the series deletes what this run did not. If a checkpoint cannot be deleted, the next save tries again,
+and so does the next run. The subclasses (`saver.records`, `manager_records`) decide which
 checkpoints are too old, with the rules of `retention`.
 
 What is deleted: checkpoints that this object has saved, that the program has passed to it, or that an earlier run of
 the same series (`names.series_of`) has listed or marked. Nothing is deleted outside of the directories that this object
-saves into, even if files in these directories list it: they may have been copied from a different run. If a system
-error prevents reading the retention file, nothing is deleted until it can be read.
+saves into, even if files in these directories list it: the files may have been copied from a different run. If a
+system error prevents reading the retention file, nothing is deleted until it can be read.
 """
 
 import logging
@@ -132,7 +132,7 @@ class CheckpointRecords(ABC):
 
     @abstractmethod
     def _write_state(self, path: str) -> None:
-        """Write the state file, which names `path` and the newest ones."""
+        """Write the state file, which names `path` and the newest checkpoints."""
 
     @abstractmethod
     def _remove(self, path: str) -> None:
@@ -202,7 +202,7 @@ class CheckpointRecords(ABC):
         self.retention.save()
 
     def _read_retention(self, path: str) -> None:
-        """Read the pin files that other processes may have changed, including the one for the directory of `path`."""
+        """Read the retention files that other processes may have changed, including the file for `path`."""
         storage = self._storage or storage_of(path)
         if not self.retention.load(storage, os.path.dirname(path), self._latest_filename):
             self.retention.read_again()

@@ -40,7 +40,7 @@ class SaverHistory:
 
     next_kept: float  # the next checkpoint that leaves `last` and was saved after this time is kept permanently
     last: tuple[Saved, ...] = ()  # oldest first
-    expired: tuple[Saved, ...] = ()  # no longer in `last`, and not yet known whether to be deleted; oldest first
+    expired: tuple[Saved, ...] = ()  # have left `last`; whether to delete them is not decided yet; oldest first
 
 
 def record(history: SaverHistory, path: str, now: float, max_to_keep: int | None) -> SaverHistory:
@@ -98,7 +98,8 @@ def continue_schedule(
     Returns:
         The history, and `earlier` with new times: infinity if a checkpoint is to be kept permanently, 0 if not.
 
-    If one or more checkpoints became due while no run was active, only the first one of the new run is kept for them.
+    If one or more checkpoints became due while no run was active, only the first checkpoint of the new run is kept for
+    them.
     """
     start = history.next_kept - keep_seconds
     due = last_preserved + keep_seconds

@@ -9,12 +9,13 @@
     record.forget(to_delete)
     record.save()
 
-It is stored next to the state file, as `<its name>.retention.json`, as long as there is something to store:
+The file is stored next to the state file, as `<state file>.retention.json`, while there is something to store:
 
     {"version": 1, "best": {"metric": "loss", "mode": "min", "k": 3}, "pins": ["m-3"], "protected": ["m-3"],
      "metrics": {"m-7": {"loss": 0.5}}}
 
-Paths in it are relative to its directory and inside it. Values that are not JSON numbers are strings: "nan", "inf".
+Paths in the file are relative to its directory and never lead out of that directory. Values that are not JSON numbers
+are strings: "nan", "inf".
 
 Checkpoints that no longer exist are forgotten. If the file is damaged, the checkpoints that might have been pinned in
 it are pinned, so that none is deleted by mistake. If a system error prevents reading it, an error is raised and nothing
@@ -181,7 +182,7 @@ class RetentionRecord:
         )
 
     def note(self, path: str, metrics: Metrics | None = None) -> None:
-        """Record that `path` was saved with these metrics, instead of those of an older checkpoint there."""
+        """Record that `path` was saved with these metrics, which replace any older metrics for this path."""
         key = self._last_noted = self._remember(path)
         self._paths[key] = path
         self._certain.add(key)
@@ -287,12 +288,12 @@ class RetentionRecord:
         self._damaged = False
 
     def _home_of(self, key: str) -> str | None:
-        """Return the directory whose file lists `key`: the innermost one that contains it."""
+        """Return the directory whose file lists `key`: the innermost directory that contains `key`."""
         around = [home for home in self._places if key.startswith(f"{home.rstrip('/')}/")]
         return max(around, key=len, default=None)
 
     def _take_over(self, place: _RetentionPlace, now: _RetentionFile, *, first: bool) -> None:
-        """Adopt the changes from the known to the current contents of a file, for existing checkpoints."""
+        """Adopt what has changed in a file since it was last read or written, for existing checkpoints."""
         before = place.known
         if first:
             self.best = self.best or now.best
@@ -401,5 +402,5 @@ def _name(name: Any) -> str:
         or os.path.normpath(name) != name
         or name.split("/")[0] == ".."
     ):
-        raise DataLossError(f"{name!r} is not the name of a checkpoint in its directory")
+        raise DataLossError(f"{name!r} is not the name of a checkpoint in this directory")
     return name

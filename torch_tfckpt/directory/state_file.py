@@ -138,7 +138,7 @@ def resolve_in(storage: Storage, directory: str, stored: str) -> str:
 
 
 def load_state(storage: Storage, directory: str, latest_filename: str | None = None) -> CheckpointState | None:
-    """Return the contents of the state file of `directory`, with paths resolved; None only without a file.
+    """Return the contents of the state file of `directory`, paths resolved; None if there is no such file.
 
     Raises:
         DataLossError: the file is damaged, or does not name a checkpoint. (It exists, so this is not the first run in
@@ -182,7 +182,8 @@ def get_checkpoint_state(
         >>> tfckpt.get_checkpoint_state("run").model_checkpoint_path
         'run/m-7'
 
-    Cost: reads the file; for each absolute path that leads to a different directory, looks up its name in this one.
+    Cost: reads the file; for each absolute path that leads to a different directory, looks up its name in
+    `checkpoint_dir`.
     Source: get_checkpoint_state in tensorflow/python/checkpoint/checkpoint_management.py.
     """
     directory = directory_path(checkpoint_dir)
@@ -235,7 +236,7 @@ def generate_checkpoint_state_proto(
         last_preserved_timestamp: When the newest checkpoint that is kept permanently was saved.
 
     Raises:
-        InvalidArgumentError: the numbers of timestamps and paths differ, or something is not a path.
+        InvalidArgumentError: the numbers of timestamps and paths differ, or an argument is not a path.
 
     Examples:
         >>> import torch_tfckpt as tfckpt

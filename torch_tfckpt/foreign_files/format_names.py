@@ -12,7 +12,8 @@ _OF_KIND: Final[Mapping[FileKind, str]] = {
     FileKind.TORCH: "pt",
     FileKind.NPZ: "npz",
 }
-# File kinds accepted for the extension of a format: a damaged file, or one of an earlier version, may look like these.
+# Kinds of files accepted under the extension of a format: damaged files and files of earlier versions may look like
+# these.
 _MAY_BE: Final[Mapping[str, tuple[FileKind, ...]]] = {
     "pt": (FileKind.ZIP, FileKind.OLD_TORCH, FileKind.PICKLE, FileKind.NPZ),
     "npz": (FileKind.ZIP,),

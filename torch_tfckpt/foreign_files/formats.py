@@ -22,7 +22,7 @@ from torch_tfckpt.storage.names import is_url, refuse_url
 from torch_tfckpt.storage.small_files import kind_of_file
 from torch_tfckpt.text import printable, quoted
 
-# During the second half of the attempts, a lock keeps out other programs on this host that write.
+# During the second half of the attempts, a lock keeps other programs on this host from writing.
 _ATTEMPTS: Final = 100
 
 
@@ -163,7 +163,7 @@ def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSi
     promised = promised_kind(path)
     if promised is not None and ending is None:
         raise InvalidArgumentError(
-            f"{printable(path)}: the extension is that of {promised.what}, which cannot be written. Choose a name that "
+            f"{printable(path)} has the extension of {promised.what}, which cannot be written. Choose a name that "
             f"ends in .safetensors, .pt or .npz, or for a TensorFlow checkpoint a prefix without such an ending"
         )
     if kind is None:

@@ -129,5 +129,5 @@ def _invalid(text: str) -> DataLossError:
 def _exactly(file: IO[bytes], size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
-        raise DataLossError("it ends inside its .npy header")
+        raise DataLossError("the data ends inside the .npy header")
     return data

@@ -2,9 +2,9 @@
 
 Arrays of Python objects are never unpickled; they are listed as skipped. If the name of an array is not plain (an
 absolute path, "..", a backslash, a control character), the reader treats the array as damaged, and the writer refuses
-it. Memory is allocated for an array only if its zip member can be that large, given the member's stored size. Types
-that numpy lacks (bfloat16, float8) are written as unsigned integers with the same bits; the sidecar stores their types,
-and reading them back through this package gives the original type.
+it. Memory is allocated for an array only if its zip member, given the member's stored size, can be large enough to
+contain the array. Types that numpy lacks (bfloat16, float8) are written as unsigned integers with the same bits; the
+sidecar stores their types, and reading them back through this package gives the original type.
 """
 
 import io
@@ -31,7 +31,8 @@ from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
 from torch_tfckpt.values import Strings, new_strings, new_tensor
 
-# A string takes 8 bytes and an object in memory, but may take no bytes in the file, so their number is limited.
+# In memory, a string takes 8 bytes and an object, but in the file it may take no bytes, so the number of strings is
+# limited.
 _MIN_STRINGS: Final = 65_536
 _STRINGS_PER_BYTE: Final = 16
 TYPES: Final = {

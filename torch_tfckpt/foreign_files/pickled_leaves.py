@@ -83,7 +83,7 @@ def key_text(key: Any) -> str:
         return key.path
     if _is_plain(key) or (type(key) is tuple and len(key) <= _MAX_KEY_ITEMS and all(map(_is_plain, key))):
         return key if isinstance(key, str) else str(key)
-    raise DataLossError(f"a key of a dictionary is a {describe(key)}")
+    raise DataLossError(f"a key of a dictionary is not a plain value: {describe(key)}")
 
 
 def _is_plain(key: object) -> bool:

@@ -28,7 +28,7 @@ import torch
 from torch_tfckpt.errors import DataLossError, UnimplementedError
 from torch_tfckpt.format.tensor_bundle import MAX_RANK
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape
-from torch_tfckpt.text import escaped, quoted
+from torch_tfckpt.text import counted, escaped, quoted
 
 _MAX_INTEGER_BYTES: Final = 255
 _MAX_ARGUMENTS: Final = 32
@@ -123,9 +123,9 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> 
     if not isinstance(storage, PickledStorage) or not _are_sizes((offset,)) or len(rest) > 3:
         raise DataLossError("damaged pickle: a tensor without its storage")
     if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
-        raise DataLossError("damaged pickle: the shape and the strides of a tensor do not fit together")
+        raise DataLossError("damaged pickle: the shape and the strides of a tensor do not match")
     if len(shape) > MAX_RANK or not _are_sizes(shape) or not _are_sizes(strides):
-        raise DataLossError("damaged pickle: the shape or the strides of a tensor are not sizes")
+        raise DataLossError("damaged pickle: a tensor has an invalid shape or invalid strides")
     return PickledTensor(storage, storage.dtype, offset, shape, strides)
 
 
@@ -288,7 +288,8 @@ class _Machine:
     def take(self, size: int) -> bytes:
         """Return the next `size` bytes."""
         if size > len(self.data) - self.at:
-            raise DataLossError(f"damaged pickle, byte {self.at}: expected {size} more bytes, but it ends first")
+            more = counted(size, "more byte")
+            raise DataLossError(f"damaged pickle, byte {self.at}: expected {more}, but the pickle ends first")
         self.at += size
         return self.data[self.at - size : self.at]
 

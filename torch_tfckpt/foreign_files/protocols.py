@@ -51,7 +51,10 @@ class TensorSource(Protocol):
         """
 
     def identity(self) -> str | None:
-        """Identity of these files (`foreign_files.identity`); None if they have none. Raises if they are damaged."""
+        """Identity of the files (`foreign_files.identity`); None if they do not have an identity.
+
+        Raises if the files are damaged.
+        """
 
     def close(self) -> None: ...
 

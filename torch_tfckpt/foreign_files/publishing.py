@@ -1,4 +1,4 @@
-"""Put the files of a converted target in place; at any moment, the earlier or the new one is complete.
+"""Put a converted target in place; at any moment, the earlier target or the new target is complete.
 
 A single file is renamed. If there is also a sidecar, or if files of an earlier target have to be removed, all changes
 take effect together, by means of a journal (`storage.journal`) that the readers of this package follow. Programs that
@@ -42,7 +42,9 @@ EncodeIndex = Callable[[Sequence[str]], bytes]
 
 
 def publish_files(path: str, files: Mapping[str, str], dropped: Iterable[str], committed: Callable[[], object]) -> None:
-    """Switch `files` (final path -> temporary path) and remove `dropped`, all in the directory of `path`.
+    """Put `files` (final path -> temporary path) in place and remove `dropped`.
+
+    All of these are in the directory of `path`.
 
     Raises:
         OSError: a file operation failed; nothing was changed, unless it is an IncompleteSaveError.
@@ -138,7 +140,7 @@ def _rename(names: Sequence[str], proper: Sequence[str], index_path: str, encode
 
 
 def _remove_orphans(path: str, current: set[str]) -> None:
-    """Remove shards that a killed conversion left: files with an identity that are not in `current`."""
+    """Remove shards left by a killed conversion: files that have an identity but are not in `current`."""
     stem = path.removesuffix(".safetensors")
     directory, base = os.path.split(stem)
     for name in LOCAL.list(directory):

@@ -4,7 +4,8 @@
     model-00001-of-00003.safetensors ...    if there is a maximum size and one file would exceed it
     model.safetensors.index.json            {"metadata": {"total_size": N}, "weight_map": {name: file}}
 
-Files are read at offsets, not mapped: mapped pages count as memory of the process, and a conversion should use little.
+Files are read at offsets, not mapped: mapped pages count as memory of the process, and a conversion should use
+little memory.
 
 Source: huggingface_hub/serialization/_base.py (split_state_dict_into_shards_factory), _torch.py (the index).
 """
@@ -206,7 +207,7 @@ def find_in_directory(directory: str) -> str | None:
 
 
 def shards_of_index(path: str) -> list[str]:
-    """Return the files in an index whose names have the form of shards; [] if the index cannot be read."""
+    """Return the files in an index whose names look like shard names; [] if the index cannot be read."""
     try:
         weight_map, _ = _read_index(path)
     except (DataLossError, LookupError):

@@ -22,7 +22,7 @@ from torch_tfckpt.foreign_files.identity import IDENTITY_KEY
 from torch_tfckpt.format.tensor_bundle import MAX_RANK
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, element_count
 from torch_tfckpt.storage.protocol import ReadableFile
-from torch_tfckpt.text import quoted, shortened
+from torch_tfckpt.text import counted, quoted, shortened
 
 _SIZE: Final = struct.Struct("<Q")
 MAX_HEADER_BYTES: Final = 100_000_000  # MAX_HEADER_SIZE of the library, which refuses more
@@ -105,7 +105,7 @@ def lay_out(
 def header_size(head: bytes, file_size: int) -> int:
     """Return the size of the header from the first 8 bytes of the file; DataLossError if it is impossible."""
     if len(head) < _SIZE.size:
-        raise DataLossError(f"not a safetensors file: {file_size} bytes are too few for one")
+        raise DataLossError(f"not a safetensors file: it has only {counted(file_size, 'byte')}")
     (size,) = _SIZE.unpack_from(head)
     if size > min(MAX_HEADER_BYTES, file_size - _SIZE.size):
         raise DataLossError(
@@ -167,7 +167,9 @@ def _parse_entry(name: str, entry: Any, start: int) -> HeaderEntry:
     dtype = DTYPES.get(word)
     expected = end - begin if dtype is None else dtype.itemsize * element_count(sizes)
     if begin > end or end - begin != expected:
-        raise DataLossError(f"tensor {quoted(name)}: bytes {begin}:{end} do not fit {word} of shape {list(sizes)[:16]}")
+        raise DataLossError(
+            f"tensor {quoted(name)}: bytes {begin}:{end} do not match {word} of shape {list(sizes)[:16]}"
+        )
     return HeaderEntry(word, sizes, start + begin, end - begin)
 
 

@@ -36,7 +36,7 @@ _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes in a size such as "5GB"; units are decimal; a number without a unit is in bytes."""
+    """Return a size such as "5GB" as a number of bytes; units are decimal, and the default unit is a byte."""
     match = _SIZE.fullmatch(text)
     size = int(float(match[1]) * _UNITS.get((match[2] or "").upper(), 1)) if match else 0
     if size < 1:
@@ -45,7 +45,7 @@ def parse_size(text: str) -> int:
 
 
 def split(sizes: Mapping[str, int], max_shard_size: int | None) -> list[list[str]]:
-    """Divide the names among shards, greedily and in order; a tensor larger than a shard gets its own."""
+    """Divide the names among shards, greedily and in order; an oversized tensor gets its own shard."""
     shards: list[list[str]] = []
     current: list[str] = []
     filled = 0

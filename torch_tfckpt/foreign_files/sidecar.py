@@ -14,8 +14,8 @@ tensors   tensors that are not in the converted files. Strings: one base64 strin
 types     original dtypes of tensors that the converted files store as plain numbers: an int8 that was DT_QINT8, a
           uint16 in an .npz that was bfloat16. "DT_..." is TensorFlow's name or number, "torch...." is torch's name
 bytes     total size of the converted files; a sidecar next to files of a different size does not belong to them
-identity  of the converted files (`foreign_files.identity`), null if they have none; a sidecar of an earlier version of
-          this package lacks it
+identity  of the converted files (`foreign_files.identity`), null if they have none; sidecars written by earlier
+          versions of this package lack this key
 
 Names that are not UTF-8 are written with Python's surrogate escapes (PEP 383). Readers ignore keys and refuse versions
 that they do not know.
@@ -153,13 +153,14 @@ def _decode(text: bytes, data_bytes: int, identity: Callable[[], str | None]) ->
         )
     if content.get("bytes") != data_bytes:
         raise DataLossError(
-            f"it belongs to files of {shortened(content.get('bytes'), 20)} bytes; those next to it have {data_bytes}"
+            f"it belongs to files with {shortened(content.get('bytes'), 20)} bytes in total; the files next to it have "
+            f"{data_bytes}"
         )
     expected = content.get("identity")
     if expected is not None and expected != (found := identity()):
         raise DataLossError(
-            f"it belongs to files with identity {quoted(str(expected)[:40])}; those next to it have "
-            f"{quoted(found or 'none')}, so they are from another conversion"
+            f"it belongs to files with identity {quoted(str(expected)[:40])}; the files next to it have identity "
+            f"{quoted(found or 'none')}, so they are from a different conversion"
         )
     sidecar = Sidecar()
     for name, code in _table(content, "types"):
@@ -185,12 +186,13 @@ def _decode_tensor(name: str, item: Any) -> tuple[TensorInfo, FileValue]:
     count = element_count(shape)
     if kind.is_string:
         if not isinstance(encoded, list) or len(encoded) != count:
-            raise DataLossError(f"shape {list(shape)[:16]} needs {count} elements")
+            raise DataLossError(f"shape {list(shape)[:16]} needs a list of {counted(count, 'element')}")
         strings: Strings = strings_from(name, shape, [_decode_base64(element) for element in encoded])
         return TensorInfo(kind, shape, sum(map(len, strings.reshape(-1)))), strings
     data = _decode_base64(encoded)
     if kind.itemsize and len(data) != count * kind.itemsize:
-        raise DataLossError(f"{len(data)} bytes are not a {kind.name} of shape {list(shape)[:16]}")
+        expected = counted(count * kind.itemsize, "byte")
+        raise DataLossError(f"{kind.name} of shape {list(shape)[:16]} needs {expected}, but found {len(data)}")
     info = TensorInfo(kind, shape, len(data))
     if kind.dtype is not None:
         tensor = new_tensor(name, shape, kind.dtype)

@@ -16,8 +16,8 @@ class SidecarSource(DerivedSource):
     """The tensors of `source` and those of `sidecar`, which was read from `sidecar_path`.
 
     Raises:
-        DataLossError: a tensor is in both; or one whose type the sidecar stores is missing in `source`, or its elements
-            have a different size there.
+        DataLossError: a tensor is in both; or a tensor whose type the sidecar stores is missing from `source`, or has
+            elements of a different size in `source`.
     """
 
     def __init__(self, source: TensorSource, sidecar: Sidecar, sidecar_path: str) -> None:

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class CheckpointSource:
-    """The tensors of a version 1 or 2 checkpoint, with their slices joined. Raises as CheckpointReader."""
+    """The tensors of a version 1 or 2 checkpoint, with their slices joined. Raises like CheckpointReader."""
 
     def __init__(self, path: str) -> None:
         self.reader = CheckpointReader(path)
@@ -72,7 +72,7 @@ class CheckpointSource:
                 data = self.reader.get_stored_bytes(name)
                 values[name] = StoredBytes(self.reader.dtype(name), self.reader.shape(name), data)
         except InvalidArgumentError as error:
-            # The names come from the checkpoint itself, so the file is wrong: its slices leave gaps, for example.
+            # The names come from the checkpoint itself, so the file is invalid: for example, its slices leave gaps.
             raise DataLossError(str(error)) from error
         return {name: values[name] for name in wanted}
 

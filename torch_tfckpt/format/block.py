@@ -113,9 +113,14 @@ def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[b
         value_at = at + unshared
         at = value_at + size
         if shared > len(key):
-            raise DataLossError(f"entry at byte {start} of the block: shares {shared} of {len(key)} key bytes")
+            raise DataLossError(
+                f"entry at byte {start} of the block: its shared key size is {shared}, but the size of the previous "
+                f"key is {len(key)}"
+            )
         if at > end:
-            raise DataLossError(f"entry at byte {start} of the block: ends at {at}, after the entries' end at {end}")
+            raise DataLossError(
+                f"entry at byte {start} of the block: ends at byte {at}, but the entries end at byte {end}"
+            )
         previous, key = key, key[:shared] + contents[value_at - unshared : value_at]
         if key <= previous and keys:
             raise DataLossError(
@@ -136,5 +141,5 @@ def _entries_end(contents: bytes) -> int:
     count: int = _U32.unpack_from(contents, len(contents) - _U32.size)[0]
     end = len(contents) - _U32.size * (count + 1)
     if not count or end < 0:
-        raise DataLossError(f"{count} restarts do not fit into a block of {len(contents)} bytes")
+        raise DataLossError(f"invalid number of restarts in a block of {len(contents)} bytes: {count}")
     return end

@@ -34,4 +34,5 @@ def decode_varint(buf: bytes | memoryview, at: int, bits: int = 64) -> tuple[int
             if value >> bits:
                 raise DataLossError(f"integer at byte {at} is wider than {bits} bits")
             return value, at + shift // 7
-    raise DataLossError(f"integer at byte {at} does not end within {min(MAX_VARINT_SIZE, max(0, len(buf) - at))} bytes")
+    examined = min(MAX_VARINT_SIZE, max(0, len(buf) - at))
+    raise DataLossError(f"integer at byte {at} is truncated or too long; bytes examined: {examined}")

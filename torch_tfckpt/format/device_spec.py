@@ -42,7 +42,7 @@ def canonical_device_spec(text: str) -> str:
 
 @functools.lru_cache(maxsize=64)  # called for every tensor
 def device_type(kind: str) -> str:
-    """Return TensorFlow's name of a device type: GPU for "cuda"."""
+    """Return TensorFlow's name for a device type: GPU for "cuda"."""
     return "GPU" if kind.upper() == "CUDA" else kind.upper()
 
 

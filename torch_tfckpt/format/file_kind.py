@@ -211,11 +211,11 @@ def refuse_other_ending(path: str, function: str) -> None:
         return
     ending = path.rpartition(".")[2]
     writer = _WRITERS.get(kind)
-    other = f"{writer} writes .{ending} files; " if writer else ""
-    convert = "torch_tfckpt.convert converts a checkpoint to one; " if kind in _CONVERTIBLE else ""
+    other = f"{writer} writes .{ending} files. " if writer else ""
+    convert = "torch_tfckpt.convert converts a checkpoint to such a file. " if kind in _CONVERTIBLE else ""
     raise InvalidArgumentError(
         f"{printable(path)}: .{ending} is the extension of {kind.what}, but {function} writes a TensorFlow checkpoint. "
-        f"{other}{convert}or choose another prefix, such as {printable(path[: -len(ending) - 1])}.ckpt"
+        f"{other}{convert}For a checkpoint, use a different prefix, such as {printable(path[: -len(ending) - 1])}.ckpt"
     )
 
 

@@ -6,7 +6,7 @@
     FunctionDef = signature: OpDef = 1 | node_def: NodeDef = 3 ... | ret: map = 4 | control_ret: map = 6
 
 An input is "node", "node:2" (its third output) or "^node" (a control dependency); inside a function it is an
-argument's name or "node:output_arg:2". A Const has its values in an attribute, which may be as large as the model;
+argument's name or "node:output_arg:2". A Const stores its values in an attribute, which may be as large as the model;
 therefore a Node contains the name, operation, inputs and device, and decodes attributes one at a time.
 
 Source: tensorflow/core/framework/{graph,node_def,function}.proto. Explained in docs/formats/meta-graph.md.
@@ -154,7 +154,7 @@ def _decoded(raw: memoryview, attr: str | None) -> NodeDef:
     try:
         return NodeDef.FromString(light)  # type: ignore[arg-type]  # accepts views, but its stub says bytes
     except DecodeError as error:
-        raise DataLossError(f"{len(raw)} bytes that should be a node do not parse: {error}") from error
+        raise DataLossError(f"invalid NodeDef of {len(raw)} bytes: {error}") from error
 
 
 def _name_of(entry: memoryview) -> bytes:

@@ -58,7 +58,9 @@ def _bounds(wanted: slice, axis: int, size: int) -> tuple[int, int, int]:
 
 def _position(wanted: object, axis: int, size: int) -> int:
     if not isinstance(wanted, int) or isinstance(wanted, bool):
-        raise InvalidArgumentError(f"index of dimension {axis} is a {type(wanted).__name__}. Use integers and slices")
+        raise InvalidArgumentError(
+            f"index of dimension {axis} has type {type(wanted).__name__}. Use integers and slices"
+        )
     if not -size <= wanted < size:
         raise InvalidArgumentError(f"index {wanted} is out of range in dimension {axis}")
     return wanted % size

@@ -147,7 +147,7 @@ class TrackableObject:
     has_checkpoint_values: bool | None = None
 
     def child(self, local_name: str) -> int | None:
-        """Return the node id of the child with that name, or None."""
+        """Return the node id of the child named `local_name`; None if there is no such child."""
         return next((child.node_id for child in self.children if child.local_name == local_name), None)
 
 

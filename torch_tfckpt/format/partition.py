@@ -75,8 +75,9 @@ class Partition:
         if covered != total:
             raise InvalidArgumentError(
                 f"tensor {quoted(self.name)}: Does not have sufficient slices for partitioned tensor "
-                f"{escaped(self.name)} to restore in slice_spec: {want}: its {len(self.stored)} slices contain "
-                f"{covered} of {total} elements. Read the available parts with get_slice, or copy the missing shard"
+                f"{escaped(self.name)} to restore in slice_spec: {want}: the stored slices "
+                f"({len(self.stored)}) contain {covered} of {total} elements. Read the available parts with "
+                "get_slice, or copy the missing shard"
             )
         return parts
 

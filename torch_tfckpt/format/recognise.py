@@ -51,7 +51,7 @@ _HDF5_OFFSETS: Final = (0, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # a file 
 _KERAS_NAMES: Final = ((b"keras_version",), (b"layer_names",), (b"model_weights",), (b"layers\0", b"vars\0"))
 _IDENTIFIER: Final = re.compile(rb"[A-Z][A-Z0-9]{3}")
 _OLD_TORCH_MAGIC: Final = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
-_STORES: Final = frozenset(("PUT", "BINPUT"))  # of protocols 0 and 1
+_STORES: Final = frozenset(("PUT", "BINPUT"))  # instructions of protocols 0 and 1 that store a value
 _EVENT: Final = b"brain.Event:"
 
 

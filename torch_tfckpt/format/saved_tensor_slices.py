@@ -159,8 +159,8 @@ def decode_meta(record: bytes) -> list[SavedSliceMeta]:
     if not message.HasField("meta"):
         # The header of a version 2 index also parses, as a message with only unknown fields.
         raise DataLossError(
-            "its first record has no SavedTensorSliceMeta, so this is not a version 1 file. It may be the index of a "
-            "version 2 checkpoint; open that by its prefix, which is the path without .index"
+            "the first record has no SavedTensorSliceMeta, so this is not a version 1 file. It may be the index of a "
+            "version 2 checkpoint; open the checkpoint by its prefix, which is the path without .index"
         )
     check_versions(message.meta.versions, "Checkpoint")
     return [_meta_from_proto(tensor) for tensor in message.meta.tensor]
@@ -236,7 +236,7 @@ def decode_slice(record: bytes, dtype: int, count: int) -> SavedSlice:
     fields.
 
     Raises:
-        DataLossError: it does not parse, or has a different number of values.
+        DataLossError: the record does not parse, or does not contain exactly `count` values.
 
     Cost: no Python object per number; one copy of the values, allocated after their number is checked.
     """
@@ -275,12 +275,12 @@ def _decode_values(field: ValueField, chunks: Sequence[bytes | memoryview], coun
         return list(map(bytes, chunks))  # the same objects, not copies
     for chunk in chunks:
         if _is_cut(field, chunk):
-            raise DataLossError(f"list of {field.kind.value} ends in the middle of a number, after {len(chunk)} bytes")
+            raise DataLossError(f"list of {field.kind.value} ends in the middle of a number, at byte {len(chunk)}")
     packed = memoryview(chunks[0] if len(chunks) == 1 else b"".join(chunks))
     if field.kind is Kind.VARINT:
         return _decode_varints(field, packed, count)
     if len(packed) % field.array.itemsize:
-        raise DataLossError(f"{len(packed) // field.wire_size} numbers cannot be pairs of real and imaginary parts")
+        raise DataLossError(f"the number of real and imaginary parts is odd: {len(packed) // field.wire_size}")
     _check_count(len(packed) // field.array.itemsize, count)
     return np.frombuffer(packed, dtype=field.array.newbyteorder("<")).astype(field.array)
 
@@ -293,7 +293,7 @@ def _is_cut(field: ValueField, chunk: bytes | memoryview) -> bool:
 
 def _check_count(found: int, count: int) -> None:
     if found != count:
-        raise DataLossError(f"expected {count} values for a slice of that shape, found {found}")
+        raise DataLossError(f"number of stored values: expected {count}, found {found}")
 
 
 def _decode_varints(field: ValueField, packed: memoryview, count: int) -> Array:
@@ -310,7 +310,7 @@ def _decode_varints(field: ValueField, packed: memoryview, count: int) -> Array:
 
 
 def _from_unsigned(values: npt.NDArray[np.uint64], array: np.dtype[Any]) -> Array:
-    """Return the low bits of each varint as `array`: integers in two's complement, halves as bit patterns."""
+    """Return the low bits of each varint as dtype `array`: integers in two's complement, halves as bits."""
     if array.kind == "b":
         return np.not_equal(values, 0)
     return values.astype(f"u{array.itemsize}").view(array)

@@ -51,7 +51,10 @@ def decode_strings(
         DataLossError: a length, a checksum or the total size is wrong.
     """
     if count + _CHECKSUM_SIZE > len(stored):
-        raise DataLossError(f"{len(stored)} bytes are too few for {count} strings and their checksum")
+        raise DataLossError(
+            f"too few bytes for the string lengths and their checksum: expected at least {count + _CHECKSUM_SIZE}, "
+            f"got {len(stored)}"
+        )
     lengths, at = decode_varints(stored, count)
     start = at + _CHECKSUM_SIZE
     byte_order: _ByteOrder = "big" if big_endian else "little"
@@ -65,7 +68,9 @@ def decode_strings(
     # Add them as Python integers: damaged 64-bit lengths could overflow.
     total = sum(lengths.tolist())
     if start + total != len(stored):
-        raise DataLossError(f"{count} string lengths add up to {total} bytes, but {len(stored) - start} are stored")
+        raise DataLossError(
+            f"the string lengths add up to {total}, but the stored strings have size {len(stored) - start}"
+        )
     if verify:
         running = crc32c.extend(crc32c.extend(running, stored_sum), memoryview(stored)[start:])
         if crc32c.mask(running) != checksum:

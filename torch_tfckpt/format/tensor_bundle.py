@@ -83,7 +83,7 @@ class BundleHeader(NamedTuple):
         except DecodeError as error:
             raise DataLossError(f"the header does not parse: {error}") from error
         if proto.num_shards < 0 or proto.endianness not in (BundleHeaderProto.LITTLE, BundleHeaderProto.BIG):
-            raise DataLossError(f"the header declares {proto.num_shards} shards, endianness {proto.endianness}")
+            raise DataLossError(f"the header is invalid: num_shards {proto.num_shards}, endianness {proto.endianness}")
         check_versions(proto.version, "Checkpoint")
         return cls(
             proto.num_shards,
@@ -160,7 +160,7 @@ class BundleEntry(NamedTuple):
 
     @classmethod
     def _decode_usual(cls, value: bytes) -> "BundleEntry | None":
-        """Decode an entry in the usual form: no slices, fields in order, each once. Other forms return None.
+        """Decode an entry in the usual form (no slices, fields in order, each once); return None otherwise.
 
         Three times as fast as a protobuf message, which matters when listing 100,000 tensors.
         """
@@ -193,14 +193,14 @@ class BundleEntry(NamedTuple):
             raise DataLossError(f"the entry does not parse: {error}") from error
         shard, offset, size = proto.shard_id, proto.offset, proto.size
         if shard < 0 or offset < 0 or size < 0 or offset + size > MAX_INT64:
-            raise DataLossError(f"the entry places {size} bytes at {offset} of shard {shard}")
+            raise DataLossError(f"the entry has an invalid position: size {size} at offset {offset} of shard {shard}")
         shape = shape_from_proto(proto.shape)
         slices: tuple[TensorSlice, ...] = ()
         if proto.slices:
             # Check ranks first: an empty slice takes two bytes in the file, but about 200 as a Python object.
             scalars = len(proto.slices) if not shape else 0  # a scalar has at most one slice
             if scalars > 1 or any(len(part.extent) != len(shape) for part in proto.slices):
-                raise DataLossError(f"the entry lists slices whose rank differs from its shape {shape[:16]}")
+                raise DataLossError(f"the entry lists slices that do not fit its shape {shape[:16]}")
             slices = tuple(map(TensorSlice.from_proto, proto.slices))
         return cls(proto.dtype, shape, shard, offset, size, proto.crc32c, slices)
 

@@ -101,7 +101,7 @@ class TensorNames:
         yield from self._by_name
 
     def _called(self, name: str) -> list[str]:
-        """Return the tensors that `name` refers to although it is not a key, in the order found."""
+        """Return the keys of the tensors that have `name` as one of their other names, in the order found."""
         path = name.removeprefix(_ROOT)
         found = dict.fromkeys(self._by_name.get(name, ()))
         found.update(dict.fromkeys(self._by_name.get(path, ())))

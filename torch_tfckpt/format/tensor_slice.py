@@ -120,7 +120,7 @@ class TensorSlice:
         return self.resolve(shape) == TensorSlice.full(len(shape)).resolve(shape)
 
     def resolve(self, shape: Shape) -> "TensorSlice":
-        """Return the slice with the same elements of a tensor of `shape` and every extent explicit.
+        """Return the slice that covers the same elements of a tensor of `shape`, with explicit extents only.
 
         Raises:
             InvalidArgumentError: the ranks differ, or an extent exceeds its dimension.
@@ -144,7 +144,7 @@ class TensorSlice:
         return tuple(length for _, length in self.resolve(shape).extents)
 
     def intersect(self, other: "TensorSlice") -> "TensorSlice | None":
-        """Return the elements in both slices, or None if there are none or the ranks differ."""
+        """Return the slice common to both, or None if they share no elements or their ranks differ."""
         if self.rank != other.rank:
             return None
         common = []

@@ -34,7 +34,7 @@ def encode_variants(messages: Sequence[bytes]) -> tuple[bytes, int]:
 def decode_variants(stored: bytes, count: int, checksum: int) -> list[bytes]:
     """Return the `count` unparsed messages; raise DataLossError if a size or checksum is wrong."""
     if count > len(stored):
-        raise DataLossError(f"{len(stored)} bytes are too few for {count} variants")
+        raise DataLossError(f"too few bytes for {count} variants: {len(stored)}")
     messages: list[bytes] = []
     running = at = 0
     for number in range(count):
@@ -42,8 +42,8 @@ def decode_variants(stored: bytes, count: int, checksum: int) -> list[bytes]:
         end = at + size
         if end + _CHECKSUM_SIZE > len(stored):
             raise DataLossError(
-                f"variant {number} of {count} ends with its checksum at byte {end + _CHECKSUM_SIZE}, after the end of "
-                f"the {len(stored)} stored bytes"
+                f"variant {number} of {count}: its checksum ends at byte {end + _CHECKSUM_SIZE}, but the stored tensor "
+                f"ends at byte {len(stored)}"
             )
         message, stored_sum = stored[at:end], stored[end : end + _CHECKSUM_SIZE]
         running = crc32c.extend(crc32c.extend(running, size.to_bytes(8, "little")), message)

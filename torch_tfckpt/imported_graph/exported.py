@@ -105,7 +105,7 @@ def export_meta_graph(
         if missing:
             raise InvalidArgumentError(
                 f"saver_def names {quoted(missing[0])}, which is not a node of the graph. Add its saver to the "
-                f'collection "savers" with add_to_collection, or call export_meta_graph of that saver'
+                f'collection "savers" with add_to_collection, or call that saver\'s export_meta_graph'
             )
         meta = with_saver_def(meta, saver_def)
     return export(meta, options, filename, as_text=as_text)
@@ -126,7 +126,7 @@ def _info(meta: RawMetaGraph, graph_def: GraphDef) -> MetaGraphDef.MetaInfoDef:
 def _message(kind: type[M], message: Message) -> M:
     """Return a copy of a message, which may be an instance of TensorFlow's own class."""
     if not isinstance(message, Message) or message.DESCRIPTOR.name != kind.DESCRIPTOR.name:
-        raise InvalidArgumentError(f"expected a {kind.DESCRIPTOR.name}, got a {type(message).__name__}")
+        raise InvalidArgumentError(f"expected a {kind.DESCRIPTOR.name}, got {type(message).__name__}")
     return kind.FromString(message.SerializeToString(deterministic=True))
 
 

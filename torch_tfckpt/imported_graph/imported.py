@@ -52,8 +52,8 @@ class ImportedMetaGraph(ExportsMetaGraph):
         saver: Saves and restores `variables` with the keys and shards of the graph's saver; its `save` also writes the
             graph as `.meta`. None if there are no variables.
         variables: Name -> torch tensor, or numpy array of `bytes` for strings: zeros until something is restored.
-            A partitioned variable is one tensor under the name of the whole. The names are those in the graph, with
-            the import scope; checkpoint keys may differ. Assigning an item copies the value into the tensor.
+            A partitioned variable is one tensor under the name of the whole variable. Names are as in the graph,
+            with the import scope; checkpoint keys may differ. Assigning an item copies the value into the tensor.
         checkpoint_keys: Name -> key under which `saver` stores the variable, for the variables that it stores.
         collections: Name -> values: ints, floats, bytes, names of nodes, Any, messages; Variables and Savers in the
             collections of variables and savers. Values that are added to these collections are exported.
@@ -236,7 +236,7 @@ class _ImportedGraph:
             stored = stored_values(self._meta.graph, saver_def)
             return self._saver(saver_def, stored) or scoped
         except CheckpointError as error:
-            _log.warning("a saver in the graph's collections is kept as a SaverDef: %s", error)
+            _log.warning("a SaverDef in the graph's collections is not converted to a Saver: %s", error)
             return scoped
 
     def _saver(self, saver_def: SaverDef | None, stored: Sequence[StoredValue] | None) -> Saver | None:

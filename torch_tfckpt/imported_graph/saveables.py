@@ -20,7 +20,7 @@ class StringVariable(SaveableObject):
     Args:
         array: An array of dtype object.
         name: Key in the checkpoint.
-        slice_spec: Its slice of a larger array; "" for a whole one.
+        slice_spec: Its slice of a larger array; "" for a whole array.
     """
 
     def __init__(self, array: Strings, name: str, slice_spec: str = "") -> None:
@@ -43,7 +43,7 @@ class UnshapedVariable(SaveableObject):
         variable: The variable. Each restore gives its tensor new memory, so views of the tensor keep the old values.
         shape: The shape in the graph: None if unknown, -1 for an unknown dimension.
         name: Key in the checkpoint.
-        slice_spec: Its slice of a larger tensor; "" for a whole one.
+        slice_spec: Its slice of a larger tensor; "" for a whole tensor.
     """
 
     def __init__(self, variable: Variable, shape: Shape | None, name: str, slice_spec: str = "") -> None:
@@ -90,7 +90,7 @@ class HeldValue(SaveableObject):
 
     Args:
         name: Key in the checkpoint.
-        value: The value before the first restore; None: it cannot be saved before that.
+        value: The value before the first restore; None if it is unknown until then, so that it cannot be saved.
     """
 
     def __init__(self, name: str, slice_spec: str, dtype: DataType, value: Value | None = None) -> None:

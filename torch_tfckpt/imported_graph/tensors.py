@@ -34,14 +34,14 @@ class GraphTensors:
 
     Args:
         variables: The variables of one graph.
-        scope: Prefix for names; "" for none.
+        scope: Prefix for names; "" for no prefix.
 
     Attributes:
-        values: Name -> tensor, or array of `bytes`. Parts are merged into one tensor, under the name of the whole.
+        values: Name -> tensor, or array of `bytes`. Parts are merged into one tensor, under the whole tensor's name.
         are_restored: Whether a saver has restored the tensors. The caller sets this.
 
     Raises:
-        DataLossError: parts of one tensor do not fit together.
+        DataLossError: parts of one tensor do not match.
         FailedPreconditionError: a tensor does not fit into the address space.
 
     Cost: address space; memory is allocated when values are restored.
@@ -76,7 +76,7 @@ class GraphTensors:
         return self._of_nodes.get(node)
 
     def add(self, variable: GraphVariable) -> GraphTensor | None:
-        """Create a variable's tensor, not added to `values`; warn and return None if torch cannot hold it."""
+        """Create a variable's tensor, without changing `values`. Warn and return None if torch cannot hold it."""
         name = prepend_name_scope(variable.name, self._scope)
         element = ELEMENTS.get(variable.dtype)
         dtype = element.torch if element is not None else None
@@ -180,13 +180,13 @@ def _stored_as(variable: Variable, info: SaveSliceInfo | None) -> Variable:
 
 
 def _slice_info(variable: GraphVariable, part: SaveSliceInfoDef, scope: str) -> SaveSliceInfo:
-    """Return the slice; DataLossError if it is not inside the whole, or contradicts the variable's shape."""
+    """Return the slice; DataLossError if it exceeds the whole tensor or contradicts the variable's shape."""
     with as_data_loss(f"variable {quoted(variable.name)}"):
         full_name = prepend_name_scope(part.full_name, scope)
         info = SaveSliceInfo(full_name, part.full_shape, part.var_offset, part.var_shape)
         if variable.shape is not None and not fits(info.var_shape, variable.shape):
             listed, shape = shape_text(info.var_shape), shape_text(variable.shape)
-            raise DataLossError(f"its collection declares a part of shape {listed}, but its node has {shape}")
+            raise DataLossError(f"its collection declares a part of shape {listed}, but its node has shape {shape}")
         return info
 
 

@@ -74,7 +74,7 @@ def encode_collections(
 
     Args:
         to_proto: Returns the message for a value in a collection of messages, or None to omit the value.
-        is_node: Returns whether the graph has a node with that name. TensorFlow refuses to import a graph if a
+        is_node: Returns whether the graph has a node with a given name. TensorFlow refuses to import a graph if a
             collection names a node that the graph lacks.
     """
     found = {}
@@ -155,9 +155,7 @@ def _decoded(name: str, value: bytes, proto: type[Message] | None, scope: str | 
         try:
             message.ParseFromString(value)
         except DecodeError as error:
-            _log.warning(
-                "collection %s contains bytes that are not a %s: %s", quoted(name), proto.DESCRIPTOR.name, error
-            )
+            _log.warning("collection %s contains an invalid %s: %s", quoted(name), proto.DESCRIPTOR.name, error)
             return value
         return in_scope(message, scope)
     if not scope:
@@ -195,7 +193,7 @@ def _node_name(value: object) -> str:
     try:
         name = getattr(value, "name", None)
     except Exception as error:  # `name` may be a property that raises any exception
-        raise TypeError(f"the name of a {type(value).__name__} cannot be read: {error}") from error
+        raise TypeError(f"the name of a value of type {type(value).__name__} cannot be read: {error}") from error
     if not isinstance(name, str):
-        raise TypeError(f"a {type(value).__name__} has no name, and is not a message, string or number")
+        raise TypeError(f"a value of type {type(value).__name__} has no name, and is not a message, string or number")
     return name

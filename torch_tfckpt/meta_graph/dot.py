@@ -34,7 +34,7 @@ _NAME: Final = 80  # longer names are shortened
 
 @dataclass(slots=True)
 class _Scope:
-    """Nodes that are drawn as one."""
+    """Nodes of the graph that are drawn as a single node."""
 
     id: str
     ops: Counter[str] = field(default_factory=Counter)

@@ -35,7 +35,8 @@ BINARY_SAVED_MODEL: Final = "saved_model.pb"
 TEXT_SAVED_MODEL: Final = "saved_model.pbtxt"
 SAVED_MODEL_FILES: Final = (BINARY_SAVED_MODEL, TEXT_SAVED_MODEL)
 _SAVED_MODEL_FIELDS: Final = ("saved_model_schema_version", "meta_graphs")
-# A file of one of these kinds that cannot be parsed is a damaged meta graph; any other text may be one, too.
+# If a file of one of these kinds cannot be parsed, it is reported as a damaged meta graph. TEXT is any other text,
+# which may be a damaged meta graph, too.
 _META_GRAPHS: Final = frozenset(
     {
         FileKind.META_GRAPH, FileKind.META_GRAPH_TEXT, FileKind.SAVED_MODEL, FileKind.SAVED_MODEL_TEXT, FileKind.TEXT,
@@ -68,7 +69,8 @@ def open_meta_graph(
 
     Args:
         path: A `.meta` file, binary or text, of any name; saved_model.pb, saved_model.pbtxt, or their directory; or a
-            checkpoint (its prefix, one of its files, or a directory for the latest in it), for its `.meta` file.
+            checkpoint whose `.meta` file is opened (given by its prefix, by one of its files, or by the directory
+            in which it is the latest checkpoint).
         tags: Open the meta graph of a SavedModel that has exactly these tags. Default: the only meta graph, or if there
             are several, the one whose only tag is "serve".
         storage: The storage to read from; default: chosen by the path.
@@ -133,14 +135,14 @@ def meta_graph_of(source: Message | bytes | bytearray | memoryview) -> RawMetaGr
         source: A MetaGraphDef, of our or TensorFlow's class, or its serialised bytes.
 
     Raises:
-        InvalidArgumentError: another type.
+        InvalidArgumentError: `source` has a different type.
         DataLossError: the bytes are not a MetaGraphDef.
     """
     if isinstance(source, Message):
         name = source.DESCRIPTOR.name
         if name != META_GRAPH:
             hint = ". Pass one of its meta_graphs" if name == SAVED_MODEL else ""
-            raise InvalidArgumentError(f"expected a MetaGraphDef, got a {name}{hint}")
+            raise InvalidArgumentError(f"expected a MetaGraphDef, got {name}{hint}")
         try:
             source = source.SerializeToString(deterministic=True)
         except EncodeError as error:
@@ -228,7 +230,7 @@ def _nothing_in(directory: str, names: Sequence[str]) -> CheckpointError:
             f"Save it in TensorFlow without `experimental_image_format`"
         )
     there = _files_there(_meta_graph_names(names) or [printable(name) for name in names])
-    return MissingMetaGraphError(f"{printable(directory)}: {SAVED_MODEL_FILES[0]} does not exist in it. {there}")
+    return MissingMetaGraphError(f"{printable(directory)} is a directory without {SAVED_MODEL_FILES[0]}. {there}")
 
 
 def _meta_graph_names(names: Iterable[str]) -> list[str]:

@@ -33,7 +33,7 @@ class GraphVariable:
 
 @dataclass(frozen=True, slots=True)
 class SavedVariable:
-    """A variable as a saver stores it: its key, and its slice of a larger tensor ("" for a whole one)."""
+    """A variable as a saver stores it: its key, and its slice of a larger tensor ("" for a whole tensor)."""
 
     variable: GraphVariable
     key: str
@@ -45,7 +45,8 @@ class GraphSaver:
     """A saver of a graph.
 
     Attributes:
-        saver_def: It names nodes of the graph: "save/Const:0", "save/control_dependency:0", "save/restore_all".
+        saver_def: The settings, and the names of three nodes of the graph, e.g. "save/Const:0",
+            "save/control_dependency:0" and "save/restore_all".
         groups: (device, its variables), in the order of the shards; one group if the saver is not sharded.
         reshape: Whether restored values are reshaped to the variables' shapes.
         filename: The default path.

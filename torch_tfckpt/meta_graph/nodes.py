@@ -66,13 +66,13 @@ class NodeNames(UniqueNames):
     """A set of unique and valid node names."""
 
     def unique(self, name: str) -> str:
-        """Return a node name for any `name`: invalid characters become underscores; if taken, add _1, _2, ..."""
+        """Return a free node name for `name`: invalid characters become "_"; _1, _2, ... is added if needed."""
         valid = _INVALID.sub("_", name.removesuffix(":0")).strip("/")
         return super().unique(valid if _VALID_START.match(valid) else f"v{valid}")
 
 
 def numbered(name: str, taken: Container[str], number: int = 0) -> tuple[str, int]:
-    """Return `name` with the first free numeric suffix from `number` on (0: no suffix), and the number."""
+    """Return `name` with the first free suffix, starting at `number` (0: no suffix), and its number."""
     chosen = name if not number else f"{name}_{number}"
     while chosen in taken:
         number += 1
@@ -137,7 +137,7 @@ class Nodes(UniqueNames):
     """The nodes of a graph and their names, in the order in which they are added.
 
     Args:
-        taken: Reserved names, of nodes that are added later: `unique` never returns one of them.
+        taken: Reserved names of nodes that are added later. `unique` never returns a reserved name.
 
     Attributes:
         ops: The operations of the nodes.
@@ -161,7 +161,7 @@ class Nodes(UniqueNames):
 
         Args:
             inputs: Outputs of other nodes: "a" is the first output of a, "a:1" the second.
-            attrs: A result of `attributes`, or several of them concatenated, provided that their names are in order.
+            attrs: The result of `attributes`, or several results concatenated in the order of the attributes' names.
             after: Nodes that must run before this node.
         """
         self.ops.add(op)
@@ -256,7 +256,7 @@ def constant(tensor: TensorProto) -> bytes:
 
 
 def empty_tensor(dtype: DataType, shape: Shape) -> TensorProto:
-    """Return a TensorProto without elements, which the caller adds."""
+    """Return a TensorProto without elements; the caller adds them."""
     return TensorProto(dtype=dtype, tensor_shape=shape_to_proto(shape))  # type: ignore[arg-type]  # the stub's own enum
 
 

@@ -21,7 +21,7 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.errors import DataLossError, error_context
 from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.format.wire import WireType, fields, sized_tag, tag
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import counted, quoted
 
 META_INFO, GRAPH, SAVER, COLLECTION, SIGNATURE, ASSET, OBJECT_GRAPH = range(1, 8)
 # Protobuf libraries reject messages of this size or more.
@@ -119,10 +119,11 @@ class RawMetaGraph:
         """Return the whole meta graph as one message. Cost: decodes it, and takes as much memory again.
 
         Raises:
-            DataLossError: a part is damaged, or it is larger than protobuf libraries accept (2 GiB).
+            DataLossError: a part is damaged, or the meta graph is larger than protobuf libraries accept (2 GiB).
         """
         if len(self.raw) >= MAX_MESSAGE:
-            raise DataLossError(f"{self.place}: {len(self.raw)} bytes; a message must be shorter than {MAX_MESSAGE}")
+            size, limit = counted(len(self.raw), "byte"), counted(MAX_MESSAGE, "byte")
+            raise DataLossError(f"{self.place}: the meta graph is {size}, but must be smaller than {limit}")
         return self._decoded(MetaGraphDef, self.raw, "the meta graph")
 
     def _joined(self, number: int) -> memoryview:
@@ -148,10 +149,11 @@ class RawMetaGraph:
 
 
 def decoded(kind: type[M], payload: memoryview | bytes) -> M:
-    """Decode a message; DataLossError if the bytes are not one."""
+    """Decode a message; DataLossError if the bytes are not a message of this kind."""
     message = kind()
     try:
         message.ParseFromString(payload)  # type: ignore[arg-type]  # accepts views, but its stub declares bytes
     except DecodeError as error:
-        raise DataLossError(f"{len(payload)} bytes are not a {kind.DESCRIPTOR.name}: {error}") from error
+        size = counted(len(payload), "byte")
+        raise DataLossError(f"invalid {kind.DESCRIPTOR.name} of {size}: {error}") from error
     return message

@@ -86,9 +86,10 @@ def out_of_scope(meta: RawMetaGraph, scope: str | None) -> RawMetaGraph:
     """Return the part of a meta graph that is in `scope`, with the scope removed from its names.
 
     If `scope` is None or "", return the whole meta graph.
-    An input x from outside becomes "$unbound_inputs_x", and is listed in the collection "unbound_inputs". Collections
-    keep only values that are in the scope; signatures and assets are kept if all of their tensors are in the scope. As
-    in TensorFlow, the settings of the saver do not change.
+    An input x from outside becomes "$unbound_inputs_x", and is listed in the collection "unbound_inputs". In the other
+    collections, names, strings and messages are kept only if they are in the scope; all other values are kept.
+    Signatures and assets are kept if all of their tensors are in the scope. As in TensorFlow, the settings of the saver
+    do not change.
 
     Raises:
         DataLossError: a part is damaged.
@@ -137,7 +138,7 @@ def check_unbound(meta: RawMetaGraph) -> None:
     if names:
         raise InvalidArgumentError(
             f"{meta.place}: Graph contains unbound inputs: {', '.join(map(escaped, names))}. It is a part of a larger "
-            f"graph, which computes these inputs. Export that graph, or a scope that contains them"
+            f"graph, which computes these inputs. Export the larger graph, or a scope that contains them"
         )
 
 
@@ -164,7 +165,7 @@ class _NodeRenaming:
             _NAME: lambda payload: _text(payload, self.name),
             _INPUT: lambda payload: _text(payload, self.input),
         }
-        # Most nodes have neither attribute, and decoding all attributes would take most of the time.
+        # Most nodes have neither _class nor frame_name, and decoding all attributes would take most of the time.
         if known.op in _ENTER_OPS or len(node) > _SEARCHED or b"_class" in bytes(node):
             edits[ATTR] = lambda attr: self._attr(known, attr)
         return spliced(node, edits)
@@ -230,7 +231,7 @@ def _collection_into(name: str, collection: CollectionDef, scope: str) -> Collec
 
 
 def _collection_from(name: str, collection: CollectionDef, scope: str | None) -> CollectionDef | None:
-    """Return the collection with only the values that are in a scope; None if there are none."""
+    """Return the collection with only the values that are in a scope; None if no values are left."""
     if name == UNBOUND_INPUTS:  # from an earlier export
         return None
     kind = collection.WhichOneof("kind")

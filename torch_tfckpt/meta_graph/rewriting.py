@@ -98,7 +98,7 @@ def with_saver_def(meta: RawMetaGraph, saver_def: SaverDef | None) -> RawMetaGra
 
 
 def with_collections(meta: RawMetaGraph, changes: Mapping[str, CollectionDef | None]) -> RawMetaGraph:
-    """Replace collections of the same names, and add others at the end; None removes a collection."""
+    """Replace existing collections, and add new ones at the end; a value of None removes a collection."""
     edit = each_entry(CollectionDef, lambda name, present: changes.get(name, present))
     added = [
         (COLLECTION, encoded_entry(name, encoded(each)))
@@ -160,7 +160,7 @@ def check_graph_size(meta: RawMetaGraph) -> None:
     size = len(meta.graph.raw)
     if size >= MAX_MESSAGE:
         raise InvalidArgumentError(
-            f"{meta.place}: GraphDef cannot be larger than 2GB, but has {size} bytes. Keep large constants in variables"
+            f"{meta.place}: GraphDef cannot be larger than 2GB, but is {size} bytes. Keep large constants in variables"
         )
 
 
@@ -171,7 +171,7 @@ def used_ops(meta: RawMetaGraph, nodes: Iterable[Node]) -> set[str]:
 
 
 def only_ops(used: Iterable[str]) -> Edit:
-    """Return an edit of a MetaInfoDef that removes the declarations of all other operations."""
+    """Return an edit of a MetaInfoDef that keeps only the declarations of the used operations."""
     names = frozenset(used)
 
     def kept(op: memoryview) -> Chunks | None:

@@ -67,7 +67,7 @@ _WAITED_FOR: Final = attributes(_has_manual_control_dependencies=TRUE)
 
 
 def encoded_graph_of(variables: Sequence[GraphVariable], savers: Sequence[GraphSaver]) -> tuple[bytes, OpList]:
-    """Return the GraphDef that TensorFlow 2.21 exports for these variables (initially 0) and savers.
+    """Return the GraphDef that TensorFlow 2.21 exports for these savers and zero-initialized variables.
 
     Args:
         variables: All variables, including those that the savers save.
@@ -75,7 +75,7 @@ def encoded_graph_of(variables: Sequence[GraphVariable], savers: Sequence[GraphS
             that is equal to one of them gets _1, _2, ..., as in TensorFlow.
 
     Raises:
-        InvalidArgumentError: a SaverDef names an output of a node other than the first, or the graph takes 2 GiB.
+        InvalidArgumentError: a SaverDef names a node's second or later output, or the graph is 2 GiB or larger.
 
     Cost: 40 microseconds and 1.7 KB per variable, twice the time if all shapes differ. Thread safety: may be called
     from several threads.
@@ -117,7 +117,7 @@ class _PlacedNode(NamedTuple):
 
 
 class _SaverNodes:
-    """Writer of the nodes of one saver, in TensorFlow's order, which determines their numbers."""
+    """Writer of the nodes of one saver, in TensorFlow's order, which determines their name suffixes."""
 
     def __init__(self, graph: Nodes, saver: GraphSaver, variables: Mapping[str, VariableNodes]) -> None:
         self._graph = graph
@@ -242,7 +242,7 @@ class _SaverNodes:
         """Write the nodes that save one file per device.
 
         Args:
-            writes: Returns, for a device, the device that writes its file.
+            writes: Maps the device of a shard to the device that writes the shard's file.
 
         Returns:
             The nodes that output the shards' paths, the nodes that run after each shard is saved, and the node that
@@ -289,7 +289,7 @@ class _SaverNodes:
         return _PlacedNode(assign, place)
 
     def _add_reshape(self, value: str, saved: SavedVariable, device: str) -> str:
-        """Write the nodes that reshape `value` to the variable's shape, read at run time if it is unknown."""
+        """Write the nodes that reshape `value` to the variable's shape. If unknown, it is read at run time."""
         graph, variable = self._graph, saved.variable
         dtype, shape = type_value(variable.dtype), variable.shape
         read = self._add_read(saved, device)  # TensorFlow creates these nodes again, though it needs only the shape

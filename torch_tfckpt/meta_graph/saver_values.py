@@ -26,7 +26,7 @@ from torch_tfckpt._proto.tensor_pb2 import TensorProto
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.graph_def import Function, Graph, Node
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import counted, quoted
 
 VARIABLE_OPS: Final = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"})
 _RESTORE_OPS: Final = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
@@ -107,7 +107,7 @@ def stored_values(graph: Graph, saver_def: SaverDef) -> list[StoredValue] | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Frame:
-    """The nodes that names refer to: those of the graph, or those of a called function."""
+    """Nodes among which a name is looked up: those of the graph, or those of a called function."""
 
     nodes: Mapping[str, Node]
     functions: Mapping[str, Function]
@@ -160,7 +160,8 @@ def _ancestors(graph: Graph, node: Node) -> Iterator[tuple[_Frame, Node]]:
                 waiting.append((place, place.nodes[name]))
         if len(seen) > most:
             raise DataLossError(
-                f"node {quoted(node.name)} calls functions with more than {most} nodes in total, more than any saver"
+                f"node {quoted(node.name)} calls functions with more than {most} nodes in total, which is more than "
+                f"any saver has"
             )
     yield from _in_graph_order(found)
 
@@ -275,7 +276,8 @@ def _strings(origins: _Origins, frame: _Frame, node: Node, index: int, count: in
         strings += (strings[-1:] or [b""]) * (count - len(strings))
     if len(strings) != count:
         raise DataLossError(
-            f"node {quoted(node.name)}: input {index} should be a constant of {count} strings, but has {len(strings)}"
+            f"node {quoted(node.name)}: input {index} should be a constant of {counted(count, 'string')}, but has "
+            f"{len(strings)}"
         )
     return strings
 

@@ -77,7 +77,7 @@ def out_of_scope(message: M, scope: str | None) -> M:
 
 
 def is_in_scope(message: Message, scope: str | None) -> bool:
-    """Return whether the object that a message describes is in `scope`; for a saver, if all its nodes are."""
+    """Return whether the object that a message describes is in `scope`; for a saver, all its nodes."""
     return all(in_name_scope(getattr(message, field), scope) for field in _OWN_NAMES[type(message)])
 
 

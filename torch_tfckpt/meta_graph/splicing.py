@@ -5,7 +5,7 @@
     new = b"".join(chunks)
 
 If nothing in a message is replaced, the result is one chunk, the same view object that was passed in. Callers at each
-level test for that object to find out that nothing changed.
+level test for that object to find out whether anything changed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +46,7 @@ def spliced(message: memoryview, edits: Mapping[int, Edit], added: Sequence[tupl
             same number.
 
     Raises:
-        DataLossError: the message breaks the wire format.
+        DataLossError: the message violates protobuf's wire format.
     """
     chunks: list[memoryview | bytes] = []
     at = 0

@@ -6,7 +6,7 @@
       collections             name, kind and count; `collection_items` decodes the values
       signatures, assets      the functions that a SavedModel exports, and the files that it reads
       saver, savers           the meta graph's own saver, and those in its collection "savers"
-      object_graph            of a TF2 SavedModel
+      object_graph            the Python objects of a TF2 SavedModel
 
 Source: tensorflow/core/protobuf/meta_graph.proto, saved_object_graph.proto; docs/formats/meta-graph.md.
 """
@@ -113,8 +113,8 @@ class TensorSummary:
     Attributes:
         name: Name of the argument or result.
         shape: As in `VariableSummary`.
-        tensors: Names such as "x:0". A sparse tensor has three (values, indices, shape), a composite tensor has those
-            of its components.
+        tensors: Names such as "x:0". A sparse tensor has three (values, indices, shape), a composite tensor has the
+            names of its components' tensors.
         encoding: "name", "coo_sparse" or "composite_tensor"; "" for an empty entry.
     """
 

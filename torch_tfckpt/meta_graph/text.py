@@ -5,7 +5,7 @@
 
 The contents of an Any are written under the name of its message, which begins with "tensorflow.", while this package's
 messages have different names. Therefore text is read and written with copies of the messages under TensorFlow's
-names, in a private descriptor pool: the default pool belongs to a TensorFlow that may be loaded in the same process.
+names, in a private descriptor pool: the default pool is left to TensorFlow, which may be loaded in the same process.
 
 Source: text_format of Python's protobuf; write_graph in tensorflow/python/framework/graph_io.py.
 """
@@ -84,13 +84,13 @@ def saved_model_to_text(meta_graph: RawMetaGraph) -> str:
 def _text_of(raw: memoryview, kind: str, place: str) -> str:
     with error_context(place):
         if len(raw) >= MAX_MESSAGE:
-            raise DataLossError(f"{len(raw)} bytes; a message must be shorter than {MAX_MESSAGE}")
+            raise DataLossError(f"the {kind} is {len(raw):,} bytes, but must be smaller than {MAX_MESSAGE:,} bytes")
         message = _new(kind)
         try:
             message.ParseFromString(bytes(raw))
             return text_format.MessageToString(message, descriptor_pool=_pool(), message_formatter=_refuse_unknown)
         except DecodeError as error:
-            raise DataLossError(f"a part of the meta graph is not a message: {error}. Copy the file again") from error
+            raise DataLossError(f"a part of the meta graph is invalid: {error}. Copy the file again") from error
         except RecursionError as error:
             raise DataLossError("messages are too deeply nested for text. Write the binary form") from error
 
@@ -100,8 +100,8 @@ def _refuse_unknown(message: Message, indent: int, as_one_line: bool) -> None:
     unknown = UnknownFieldSet(message)
     if len(unknown):
         raise UnimplementedError(
-            f"a {message.DESCRIPTOR.name} has an unknown field {unknown[0].field_number}, from a newer version of "
-            f"TensorFlow, which text cannot represent. Write the binary form"
+            f"{message.DESCRIPTOR.name} has an unknown field {unknown[0].field_number}, which text cannot represent; a "
+            f"newer version of TensorFlow may have added it. Write the binary form"
         )
 
 
@@ -151,7 +151,7 @@ def _lines(text: bytes) -> Iterator[str]:
 
 
 def _cut(line: str) -> Iterator[str]:
-    """Yield each token of a line as a line; long strings in several pieces, which protobuf concatenates."""
+    """Yield each token of a line as a separate line; long strings in pieces, which protobuf concatenates."""
     for token in _TOKENS.finditer(line):
         string = token["string"]
         if string is None or len(string) <= _LONG_LINE:

@@ -24,7 +24,7 @@ from torch_tfckpt.meta_graph.scopes import prepend_name_scope
 from torch_tfckpt.saveables.slice_info import SaveSliceInfo
 from torch_tfckpt.text import quoted
 
-# Collections of the model's variables. Local variables and those of metrics belong to a session, not to checkpoints.
+# Collections of the model's variables. Local and metric variables belong to a session, not to checkpoints.
 _OF_THE_MODEL: Final = (
     GraphKeys.GLOBAL_VARIABLES,
     GraphKeys.TRAINABLE_VARIABLES,
@@ -40,7 +40,7 @@ def graph_variables(meta: RawMetaGraph, stored: Sequence[StoredValue] | None) ->
 
     These are the variables in the collections of global, trainable and model variables, and the variables that the
     saver restores. Variables whose values the graph computes from restored values are omitted. If there are neither
-    collections nor a saver, these are all variable nodes of the graph.
+    collections nor a saver, all variable nodes of the graph are returned.
 
     Args:
         stored: The result of `saver_values` for `meta`.
@@ -94,19 +94,19 @@ def variable_defs(meta: RawMetaGraph, key: str) -> dict[str, VariableDef]:
         try:
             definition = VariableDef.FromString(encoded)
         except DecodeError as error:
-            raise DataLossError(f"{meta.place}: collection {quoted(key)}: not a VariableDef: {error}") from error
+            raise DataLossError(f"{meta.place}: collection {quoted(key)}: invalid VariableDef: {error}") from error
         found[definition.variable_name.partition(":")[0]] = definition
     return found
 
 
 def variable_of(meta: RawMetaGraph, name: str, trainable: bool, part: SaveSliceInfoDef | None) -> GraphVariable:
-    """Return the variable of the node `name`; DataLossError if there is none."""
+    """Return the variable of the node `name`; DataLossError if the node is missing or has no dtype."""
     node = meta.graph.nodes.get(name)
     if node is None:
         raise DataLossError(f"variable {quoted(name)} is in a collection, but no node of the graph has that name")
     dtype = node.attr("dtype")
     if dtype is None or not dtype.type:
-        raise DataLossError(f"variable {quoted(name)}: its node, of operation {quoted(node.op)}, has no dtype")
+        raise DataLossError(f"variable {quoted(name)}: its node (operation {quoted(node.op)}) has no dtype")
     return GraphVariable(name, DataType(dtype.type), _shape_of(node), _device_of(node), trainable, part)
 
 
@@ -132,7 +132,10 @@ def _device_of(node: Node) -> str:
 
 
 def _trainable(meta: RawMetaGraph, definitions: dict[str, VariableDef]) -> set[str]:
-    """Return the trainable variables. Before TensorFlow 1.9, only the collection recorded them."""
+    """Return the trainable variables.
+
+    Before TensorFlow 1.9, only the collection "trainable_variables" recorded which variables are trainable.
+    """
     version = _VERSION.match(meta.info.tensorflow_version)
     if version is None or (int(version[1]), int(version[2])) < (1, 9):
         return set(variable_defs(meta, GraphKeys.TRAINABLE_VARIABLES))

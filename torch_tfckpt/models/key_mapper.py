@@ -4,8 +4,8 @@
     KeyMapper([(r"layer_(\\d+)/kernel", r"layers.\\1.weight"), (r"head/.*", None)])
 
 The direction is always stored key -> state_dict key. In a dictionary, a string is a literal name. In a list, a string
-is a regular expression that must match a whole name, and the first match is used. A compiled pattern is a pattern in
-either.
+is a regular expression that must match a whole name, and the first match is used. Both also accept compiled regular
+expressions.
 """
 
 import re

@@ -157,7 +157,7 @@ def _check_arguments(
     if not isinstance(model, nn.Module):
         raise TypeError(f"load_model: the model is a {type(model).__name__}. Pass a torch.nn.Module")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"load_model: the optimizer is a {type(optimizer).__name__}. Pass one of torch.optim")
+        raise TypeError(f"load_model: the optimizer is a {type(optimizer).__name__}. Pass a torch.optim.Optimizer")
     if prefix is not None and not isinstance(prefix, str):
         raise InvalidArgumentError(f'load_model: prefix={prefix!r}: pass a string such as "model/", or None')
     if not any(strict is known or (isinstance(strict, str) and strict == known) for known in _STRICT):

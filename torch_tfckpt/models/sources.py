@@ -58,7 +58,7 @@ class Found:
     strays: dict[str, str] = field(
         default_factory=dict
     )  # key -> name that the mapper maps it to, but that the module lacks
-    asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that the mapper maps to it, but is not stored
+    asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that the mapper maps to it; it is not stored
     not_averaged: list[str] = field(default_factory=list)  # names without an average, if only averages are wanted
     unused_rules: list[str] = field(default_factory=list)  # names and patterns of the mapper that match nothing
     remarks: list[str] = field(default_factory=list)  # for the report: warnings, and arguments that would find more

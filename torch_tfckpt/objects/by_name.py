@@ -59,7 +59,7 @@ def restore_by_name(root: Trackable, reader: CheckpointReader) -> set[Identity]:
 
 
 def _way_to_module(node: ObjectNode) -> list[ObjectNode] | None:
-    """Return the nodes from the root to the first module on the path to a node; None if there is none."""
+    """Return the nodes from the root to the first module on the path to a node; None if it has no module."""
     way = node.way
     at = next((at for at, each in enumerate(way) if isinstance(each.trackable.target, nn.Module)), None)
     return None if at is None else way[: at + 1]

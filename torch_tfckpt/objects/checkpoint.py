@@ -86,13 +86,13 @@ class Checkpoint:
     modules; the slot variables and the rest of the state of optimizers. A plain value such as `checkpoint.epoch` is
     replaced by the restored one; dicts and lists get new contents.
     Thread safety: saves and restores from several threads run one after another. A signal handler that starts a save or
-    restore while its thread is in one gets a FailedPreconditionError.
+    restore while its thread is already saving or restoring gets a FailedPreconditionError.
     """
 
     def __init__(self, root: object = None, *, storage: Any = None, **objects: object) -> None:
         if storage is not None and not callable(getattr(storage, "sync_directory", None)):
             raise InvalidArgumentError(
-                f"storage is a {type(storage).__name__}; pass a Storage. To save an object "
+                f"storage must be a Storage, got {type(storage).__name__}. To save an object "
                 f"under this name, set it as an attribute: checkpoint.storage = ..."
             )
         self._tracked: dict[str, None] = {}  # names of the children, in the order in which they were added
@@ -322,7 +322,7 @@ class Checkpoint:
         return ChildrenOf(own, [(name, self._child(name)) for name in self._tracked if name not in names])
 
     def _child(self, name: str) -> object:
-        """Return the object of that name; for a plain value, an object that can replace it."""
+        """Return the child with this name; for a plain value, an object that can replace the value."""
         value = self._save_counter if name == _SAVE_COUNTER else self.__dict__[name]
         if isinstance(value, weakref.ref):
             return value()
@@ -408,7 +408,7 @@ def _assert_root(value: object) -> None:
     """Raise ValueError if other objects cannot be attached to `value` as its children."""
     if must_be_replaced(value) or isinstance(value, dict | list | tuple | torch.optim.Optimizer):
         raise ValueError(
-            f"`Checkpoint` was expecting root to be a trackable object with children, such as a module, got a "
+            f"`Checkpoint` was expecting root to be a trackable object with children, such as a module, got "
             f"{type(value).__name__}. Pass it under a name: Checkpoint(name=...)"
         )
 
@@ -428,7 +428,7 @@ def _checked(options: CheckpointOptions | None) -> CheckpointOptions:
     if options is None:
         return CheckpointOptions()
     if not isinstance(options, CheckpointOptions):
-        raise InvalidArgumentError(f"options is a {type(options).__name__}; pass CheckpointOptions(...)")
+        raise InvalidArgumentError(f"options must be a CheckpointOptions, got {type(options).__name__}")
     return options
 
 

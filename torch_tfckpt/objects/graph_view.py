@@ -61,10 +61,10 @@ class ObjectNode:
 
     @property
     def full_name(self) -> str:
-        """Name of a tensor for tf.train.Saver: its own, or the one that a Saver of these objects uses.
+        """Name of a tensor for tf.train.Saver: its own name, or the name that a Saver of these objects uses.
 
-        For example "model/fc1.weight" for a tensor of a module under the name "model", "fc1.weight" if the module is
-        the root, "step" and "extra/ema" for others; "" for objects that are not tensors.
+        For example, a tensor of the module "model" is called "model/fc1.weight", or "fc1.weight" if the module is the
+        root. A tensor outside of modules has a name such as "step" or "extra/ema". Other objects have the name "".
         """
         if not isinstance(self.trackable, TensorTrackable):
             return ""
@@ -85,7 +85,7 @@ def object_nodes(root: Trackable) -> list[ObjectNode]:
     """Return all objects that can be reached from the root, in the order of their ids.
 
     Raises:
-        ValueError: an object that cannot be saved; two children with one name; a name that cannot be encoded.
+        ValueError: an object that cannot be saved; two children with the same name; a name that cannot be encoded.
 
     Cost: linear in the number of objects and their children.
     """
@@ -183,7 +183,7 @@ class _Builder:
         if tensor.identity in self._ids or id(slot.tensor) in self._slot_keys:
             raise UnimplementedError(
                 f"{self._nodes[optimizer]}: the slot variable {quoted(slot.name)} of {self._nodes[variable]} is also "
-                f"another object of the checkpoint. Remove that object from the checkpoint"
+                f"in the checkpoint as a separate object. Remove that object from the checkpoint"
             )
         variable_path, optimizer_path = (object_path(self._nodes[each].route) for each in (variable, optimizer))
         path = slot_variable_path(variable_path, optimizer_path, slot.name)

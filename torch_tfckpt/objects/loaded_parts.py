@@ -1,8 +1,8 @@
 """Modules restored from an object-based checkpoint by load_state_dict, so that their hooks run.
 
 The nodes below such a module are matched as for other modules, but their values are collected here under the names of
-its state_dict. Stored values for which the module has no object yet are passed, too: a hook may create the object, or
-rename the value.
+its state_dict. Stored values for which the module has no object yet are passed to load_state_dict, too: a hook may
+create the object, or rename the value.
 """
 
 from collections.abc import Iterator

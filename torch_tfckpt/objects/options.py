@@ -23,8 +23,8 @@ class CheckpointOptions:
         experimental_io_device: The device whose host reads and writes files. Only this host is supported, so any
             spelling of a CPU has the same effect.
         enable_async: `save` and `write` return as soon as training may continue; `sync` waits for the rest.
-        experimental_write_callbacks: Functions that are called in this order once a checkpoint is published, with its
-            path or without arguments.
+        experimental_write_callbacks: Functions that are called in the given order once a checkpoint is published, with
+            its path or without arguments.
         experimental_skip_slot_variables: Omit the state of optimizers: slot variables and everything else.
         sharded: Write one data file for each device, as Saver(sharded=True) does, instead of one for each host.
         staging: How much host memory and how many threads saves may use; the Checkpoint keeps the setting. None: no

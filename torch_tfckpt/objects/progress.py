@@ -28,7 +28,7 @@ class Progress:
     expect_partial: bool = False
 
     def slots_restored(self, optimizer: int, paths: set[str]) -> None:
-        """Record that the state of parameters, by path, was restored after they were added to an optimizer."""
+        """Record that the parameters at `paths` were added to an optimizer and their state was then restored."""
         for slot in self.graph.nodes[optimizer].slot_variables:
             route = self.graph.route(slot.original_variable_node_id)
             if route is not None and object_path(route) in paths:

@@ -152,7 +152,7 @@ class Restoration:
             return holder == trackable.identity
         taker = holder()
         if taker is None:
-            # Module.to() replaces buffers by other tensors; parameters stay the same objects.
+            # Module.to() replaces buffers with new tensors; parameters stay the same objects.
             is_buffer = isinstance(trackable, TensorTrackable) and not isinstance(trackable.target, nn.Parameter)
             return is_buffer and isinstance(parent, ModuleTrackable)
         return identity_of(taker) == trackable.identity
@@ -220,7 +220,7 @@ class _Matching:
             self.saveables.append(part.saveable(self._reader))
 
     def _started(self, trackable: ModuleTrackable, node_id: int) -> "_Place":
-        """Return the place of a module, with a new part if the module is restored by load_state_dict."""
+        """Return the place of a module, with a new `NodesOfPart` if it is restored by load_state_dict."""
         if not trackable.loads_state_dict or trackable.identity in self._restored:
             return _Place(trackable, node_id)
         if _restored_later(trackable, self._restoration.number):
@@ -239,7 +239,7 @@ class _Matching:
         if other:
             _log.warning(
                 "Inconsistent references when loading %s into this object graph: %s is one object in the checkpoint, "
-                "but two in the program. The second one, a %s, is not restored",
+                "but two in the program. The second object (%s) is not restored",
                 self._reader.path,
                 self._graph.name(node_id),
                 type(trackable.target).__name__,
@@ -283,7 +283,7 @@ class _Matching:
             self._unused[node_id] = unused
 
     def _is_same_value(self, trackable: Trackable, stored: StoredNode) -> bool:
-        """Return whether a further node of an object has the value of the first. Logs a warning if not."""
+        """Return whether a second node of an object has the same value as its first. Logs a warning if not."""
         key, other = stored.keys.get(VARIABLE_VALUE), self._restored[trackable.identity]
         if key is None or not other or key == other or key not in self._reader or other not in self._reader:
             return True
@@ -299,7 +299,7 @@ class _Matching:
         return False
 
     def _add_to_part(self, place: "_Place", stored: StoredNode) -> bool:
-        """Collect a value for the load_state_dict of its part; return False if it is restored separately."""
+        """Collect a value for the load_state_dict of its module; return False if it is restored separately."""
         assert place.part is not None
         if isinstance(place.trackable, TensorTrackable):
             key = stored.keys.get(VARIABLE_VALUE)
@@ -357,7 +357,8 @@ class _Matching:
             assert optimizer is not None, "the caller of restore references it"
             trackable = OptimizerTrackable(optimizer)
             known = [identity_of(parameter) in paths for parameter in trackable.parameters]
-            # Parameters may be added later. If all parameters of the stored optimizer were matched, the others are new.
+            # Parameters may be added later. If all parameters of the stored optimizer were matched, this optimizer's
+            # other parameters are new.
             if all(known) or (any(known) and trackable.stored_paths(self._stored(node_id)) <= set(paths.values())):
                 self._add_state(trackable, node_id, tensors, paths)
                 del self._waiting[node_id]

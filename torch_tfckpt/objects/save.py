@@ -67,7 +67,7 @@ def _of_host(saveable: SaveableObject) -> SaveableObject:
 
 
 def _place_graph(saveables: Sequence[SaveableObject]) -> None:
-    """Assign the graph, the last saveable, to the data file of this host, or to the first if it has none."""
+    """Assign the graph (the last saveable) to this host's data file, or else to the first data file."""
     *values, graph = saveables
     groups = {saveable.device for saveable in values}
     graph.specs[0].device = next((here for here in (HOST, "") if here in groups), min(groups, default=""))

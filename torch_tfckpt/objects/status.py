@@ -1,4 +1,4 @@
-"""Results of a restore: whether all values in the checkpoint and all objects here were matched.
+"""Results of a restore: whether all values in the checkpoint and all Python objects were matched.
 
 Source: the status classes in tensorflow/python/checkpoint/checkpoint.py.
 """
@@ -45,7 +45,7 @@ class CheckpointLoadStatus:
 
     Args:
         restoration: The restore. Objects that are restored later are included.
-        root: The objects; the status references them.
+        root: The root of the objects; the status holds a reference to it.
     """
 
     def __init__(self, restoration: Restoration, root: Trackable) -> None:
@@ -60,7 +60,7 @@ class CheckpointLoadStatus:
         """Assert that every value of the checkpoint was restored, and that every object was restored.
 
         Raises:
-            AssertionError: with the paths of what was not restored.
+            AssertionError: with the paths of the values or objects that were not restored.
         """
         self.assert_existing_objects_matched()
         progress = self._restoration.progress
@@ -154,7 +154,7 @@ class NameBasedSaverStatus:
 
     Args:
         path: The checkpoint.
-        root: The objects; the status references them.
+        root: The root of the objects; the status holds a reference to it.
         restored: The objects that were found by their names.
         optional: An object that may be missing.
     """
@@ -175,7 +175,7 @@ class NameBasedSaverStatus:
         missing = unmatched(self._root, self._restored | optional)
         if missing:
             raise AssertionError(
-                f"{len(missing)} objects were not restored from the name-based checkpoint {self._path}: "
+                f"{counted(len(missing), 'object')} could not be restored from the name-based checkpoint {self._path}: "
                 f"{', '.join(map(_described, missing[:_SHOWN]))}"
             )
         return self

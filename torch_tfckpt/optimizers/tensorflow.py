@@ -93,7 +93,7 @@ class StatePlan:
 
     Attributes:
         known: The tensors that the checkpoint has values for.
-        groups: The optimizer's groups that contain some of them.
+        groups: The optimizer's groups that contain tensors in `known`.
         slots: The slots to read, of parameters for which all required slots are stored.
         missing: Parameters in `known` that lack a required slot.
         hyperparameters: The stored hyperparameters for `groups`, by torch's names.
@@ -127,7 +127,7 @@ class StatePlan:
                 state[STEP] = torch.tensor(self.step, dtype=torch.float32, device="cpu")
         for group in self.groups:
             for state in (new.get(identity_of(each), {}) for each in group["params"] if group.get("amsgrad")):
-                # The stored run did not use amsgrad. TensorFlow would also start it with zeros.
+                # The stored run did not use amsgrad. TensorFlow would also start with maxima of zero.
                 if state and MAXIMA not in state:
                     state[MAXIMA] = torch.zeros_like(state["exp_avg_sq"])
         packed = updated_state(self.optimizer, new, keep_others=keep_others)
@@ -227,7 +227,7 @@ def _choose_slots(plan: StatePlan, slots: Sequence[FoundSlot]) -> None:
 
 def _plan_rate(plan: StatePlan, stored: StoredOptimizer) -> None:
     """Plan the learning rate by which the momentum is divided."""
-    if not plan.slots or "iter" not in stored.keys:  # tf.compat.v1.train.MomentumOptimizer, whose momentum is torch's
+    if not plan.slots or "iter" not in stored.keys:  # tf.compat.v1.train.MomentumOptimizer: momentum as in torch
         return
     plan.rate = plan.hyperparameters.get("lr")
     if not plan.rate or not math.isfinite(plan.rate):

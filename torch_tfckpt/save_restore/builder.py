@@ -180,8 +180,8 @@ def begin_save(
             one by one with `save_op`.
         path: Prefix of the checkpoint.
         sharded: Whether each device gets its own data file.
-        snapshot: Whether the values may change once `staged` is set, because they are copied before. If the files are
-            written together, values are copied within the limits of `staging`; otherwise, all are copied before this
+        snapshot: Whether to copy the values, so that they may change once `staged` is set. If the files are written
+            together, values are copied within the limits of `staging`; otherwise, all are copied before this
             returns.
         staging: Provides host memory for copies.
     """

@@ -1,6 +1,6 @@
 """Delay the log lines of a save in the background until the save has ended.
 
-A signal handler may wait for a save after interrupting the main thread in a call of `logging`. The main thread then
+A signal handler may wait for a save after interrupting the main thread inside a `logging` call. The main thread then
 still holds locks of `logging`, so the save must not wait for these locks.
 """
 

@@ -1,4 +1,4 @@
-"""The caller's handle of a save in the background. Every error is reported, at the latest at exit.
+"""The caller's handle for a save in the background. Every error is reported, if necessary at exit.
 
 - A program whose last save failed, and that has not asked for the result, prints the error at exit and ends with a
   nonzero status (`exit_status`). So does a child of `multiprocessing`.
@@ -181,7 +181,7 @@ class SaveHandle:
 
 
 def skipped_save() -> SaveHandle:
-    """Return the handle of a save that was skipped because another one was in flight; its result is None."""
+    """Return the handle for a save skipped because of an earlier save in flight; its result is None."""
     staged = Latch()
     staged.set()
     return SaveHandle("", staged, None)

@@ -1,4 +1,4 @@
-"""Map variable names to the keys of an object-based checkpoint, so that a Saver can read one.
+"""Map variable names to the keys of an object-based checkpoint, so that a Saver can read it.
 
     full_name      "dense/kernel"
     checkpoint_key "model/layer1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
@@ -35,8 +35,8 @@ def object_graph_key_mapping(path: AnyPath) -> dict[str, str]:
         path: Anything that CheckpointReader accepts.
 
     Returns:
-        The mapping; if several objects have the same name, the last key. Objects that are not variables have the name
-        "".
+        The mapping; if several objects have the same name, it is mapped to the last of their keys. Objects that are not
+        variables have the name "".
         There may be no tensor with exactly such a key: a table stores several tensors whose keys begin with it.
 
     Raises:
@@ -59,7 +59,7 @@ def object_graph_key_mapping(path: AnyPath) -> dict[str, str]:
 
 
 def names_of_several(graph: ObjectGraph, keys: Collection[str]) -> list[str]:
-    """Return names that several variables have, at least one of which is stored under one of `keys`.
+    """Return names shared by several variables, at least one of which is stored under one of `keys`.
 
     TensorFlow reads the last variable with such a name.
     """
@@ -79,8 +79,8 @@ def with_keys(
     Args:
         saveables: The saveables of a saver, as VarList.to_save returns them. A tensor that has several names in a
             module is found under any of these names.
-        left_out: Receives the names that are not in the checkpoint, if any others are in it. None: missing names raise
-            an error.
+        left_out: Receives the names that are not in the checkpoint, provided that other names are found. None: missing
+            names raise an error.
 
     Raises:
         NotFoundError: names are not in the checkpoint. The message lists these names and the names that are only in the

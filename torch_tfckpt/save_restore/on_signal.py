@@ -145,16 +145,15 @@ class SaveOnSignal:
             if kind is None:
                 self.should_stop()
             elif self.signal is not None and not self._saved:
-                finding = "%s was received, but nothing was saved: %s came before a safe point"
+                finding = "%s was received, but nothing was saved: %s was raised before a safe point"
                 _log.warning(finding, _name(self.signal), kind.__name__)
         finally:
             self.close()
 
     def at_safe_point(self, target: str, save: SaveHandle | str | None) -> None:
-        """If a signal has arrived, save again after `save`, another save of the same object.
+        """If a signal has arrived, save again after `save`, an ordinary save of the same object.
 
-        If `target`, the path of `save`, is the path that would be saved again, only wait until `save` ends; save again
-        if it failed.
+        If both saves have the same path, `target`, only wait until `save` ends, and save again if it failed.
         """
         if self.signal is None or self._saved or self._saving:
             return
@@ -214,7 +213,8 @@ def _check(numbers: Iterable[int]) -> None:
 def _check_thread() -> None:
     if threading.current_thread() is not threading.main_thread():
         raise FailedPreconditionError(
-            "Python handles signals in the main thread only. Call save_on_signal, and leave its `with` block, there"
+            "Python handles signals in the main thread only. Call save_on_signal, and leave its `with` block, in the "
+            "main thread"
         )
 
 

@@ -34,7 +34,10 @@ class Call(NamedTuple):
 
     @property
     def runs(self) -> bool:
-        """Whether the call has not ended. If it has, Ctrl-C kept it from being removed from the list."""
+        """Whether the call has not ended yet.
+
+        A call that has ended is still in the list if Ctrl-C interrupted its removal.
+        """
         frame = sys._current_frames().get(self.thread)
         while frame is not None:
             if frame is self.frame:
@@ -98,7 +101,7 @@ def takes_turns(
                 _wait_for_turn(calls, call)
             return run(self, *args, **kwargs)
         finally:
-            with suppress(ValueError):  # Ctrl-C came before it was added
+            with suppress(ValueError):  # Ctrl-C interrupted this call before it was added
                 calls.remove(call)
             del call  # it references this frame
 

@@ -106,7 +106,7 @@ def restore_path(
 
 
 def _are_names_in_graph(reader: CheckpointReader, saveables: Sequence[SaveableObject]) -> bool:
-    """Return whether the checkpoint is object-based and has none of the names as a key."""
+    """Return whether the checkpoint is object-based and none of the names is a key in it."""
     return reader.object_graph is not None and not any(spec.name in reader for spec in specs_of(saveables))
 
 
@@ -192,11 +192,11 @@ def _by_names_in_graph(
     """Return saveables that find their values by variable name in the object graph. Logs a warning.
 
     Args:
-        missing: Receives the names that are not in the graph; None: these raise an error.
+        missing: Receives the names that are not in the graph; None: such names raise an error.
 
     Raises:
         NotFoundError: a name is not in the graph. If there is no graph, or if all names are keys and a file is missing,
-            `error` is raised again, because it tells why the names could not be read as keys.
+            `error` is raised again, because it explains why the names could not be read as keys.
     """
     try:
         graph = reader.object_graph
@@ -237,7 +237,7 @@ def restore_saveables(
     Args:
         reshape: Give every value the shape that its tensor has now.
         sharded: Read device by device.
-        restore_sequentially: Assign each value before the next is read. That takes the memory of one value at a time;
+        restore_sequentially: Assign each value before the next is read. This needs memory for one value at a time;
             if a file is damaged, the values read before have already been assigned, and the error lists them.
 
     Raises:

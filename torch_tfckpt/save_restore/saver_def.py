@@ -52,8 +52,9 @@ def default_names(scope: str, *, sharded: bool, version: int) -> SaverDef:
 def naming_nodes(saver_def: SaverDef, filename: str | None) -> tuple[SaverDef, str]:
     """Return settings that name distinct nodes, and the default path.
 
-    If a saver has its own default path, its settings contain this path in place of a tensor's name. If the
-    names are not valid or not distinct, all of them are replaced by TensorFlow's default names.
+    If a saver has its own default path, its settings contain this path in place of a tensor's name. This path, or
+    any other value of this field that is not a tensor's name, is replaced by a tensor's name. If the names are then
+    not valid or not distinct, all of them are replaced by TensorFlow's default names.
 
     Args:
         filename: The saver's own default path, if it has one.
@@ -73,5 +74,5 @@ def naming_nodes(saver_def: SaverDef, filename: str | None) -> tuple[SaverDef, s
 
 
 def out_of_scope(saver_def: SaverDef, scope: str) -> SaverDef | None:
-    """Return a copy of the settings with `scope` removed from the names; None if a name is not in it."""
+    """Return a copy of the settings with `scope` removed from the names; None if a name is not in `scope`."""
     return scopes.out_of_scope(saver_def, scope) if scopes.is_in_scope(saver_def, scope) else None

@@ -1,4 +1,4 @@
-"""Detect two objects that share memory, so that no value is saved or restored under two names."""
+"""Detect objects that share memory, so that no value is saved or restored under two names."""
 
 import torch
 from torch.nn.parameter import is_lazy

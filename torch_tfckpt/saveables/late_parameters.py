@@ -25,7 +25,7 @@ class LateParameters:
 
     Args:
         names: The names of the parameters that are still missing.
-        restore: Restores the state of the parameters that the optimizer has by now, and returns their names.
+        restore: Restores the state of the missing parameters that have been added since, and returns their names.
         state: Returns the stored value, and the names of the parameters in it that are still missing.
     """
 
@@ -37,7 +37,7 @@ class LateParameters:
         state: Callable[[], tuple[dict[str, Any], Set[str]]],
     ) -> None:
         self._optimizer, self._waiting, self._restore, self.state = optimizer, set(names), restore, state
-        self._replaced = optimizer.__dict__.get(_METHOD)  # set on the instance by other code, if at all
+        self._replaced = optimizer.__dict__.get(_METHOD)  # None unless other code has set it on the instance
 
     def wait(self) -> None:
         """Start intercepting the optimizer's `add_param_group`."""

@@ -51,7 +51,7 @@ class Mismatch(NamedTuple):
 
 
 class Conversion(NamedTuple):
-    """Loaded tensor whose axes or dtype differ from the stored ones.
+    """Loaded tensor whose axes were moved or whose dtype was changed.
 
     Attributes:
         name: Name in the state_dict.
@@ -147,7 +147,7 @@ class LoadReport:
         return "\n".join([head, *slots, *self.problems(), *self.advice(), *changed])
 
     def problems(self) -> list[str]:
-        """Return one line for each kind of problem, as load_state_dict words it; none if everything fits.
+        """Return the problems as lines of text, worded as in load_state_dict; empty if everything fits.
 
         Examples:
             >>> import torch, torch_tfckpt as tfckpt
@@ -202,7 +202,7 @@ class LoadReport:
 
 
 def size_mismatch(name: str, stored: Shape, layout: str, wanted: Shape | None) -> str:
-    """Return the message that load_state_dict raises for a shape that does not fit."""
+    """Return load_state_dict's error message for a shape that does not fit."""
     as_layout = "" if layout == "same" else f" in layout {layout}"
     here = "not known yet" if wanted is None else shape_text(wanted)
     return (

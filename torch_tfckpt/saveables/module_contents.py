@@ -16,7 +16,7 @@ from torch_tfckpt.saveables.stored_keys import SHARED
 from torch_tfckpt.saveables.wrappers import ModuleNames
 from torch_tfckpt.text import quoted
 
-EXTRA_STATE: Final = "_extra_state"  # last part of the name of get_extra_state()'s value in a state_dict
+EXTRA_STATE: Final = "_extra_state"  # last part of the state_dict name under which torch stores extra state
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class KeyedTensor:
     Attributes:
         keys: All keys of the tensor, in order; it is stored under the first.
         place: Where the tensor is registered; None if it is not a parameter or buffer of the module.
-        is_filled: Whether the tensor is in a module that is filled directly.
+        is_filled: Whether the tensor is in a module that is restored in place, not by load_state_dict.
     """
 
     value: torch.Tensor
@@ -75,7 +75,7 @@ class ModuleContents:
         extra: Key -> value that is not a tensor.
         aliases: Key of a ".shared" entry -> alias -> stored key.
         parts: Modules that are restored by load_state_dict.
-        keys: Each key -> the part that restores its value; None if the value is filled directly.
+        keys: Each key -> the part that restores its value; None if the value does not belong to a part.
     """
 
     tensors: dict[Identity, KeyedTensor] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class ModuleContents:
 
 
 class _Loaded(FunctionState):
-    """A value other than a tensor that is restored by a part."""
+    """A non-tensor value that is restored by the load_state_dict of its module."""
 
     def __init__(self, value: object) -> None:
         super().__init__(lambda: value, lambda _: None)
@@ -133,7 +133,7 @@ class _Loaded(FunctionState):
 def _parts(
     module: nn.Module, owner: str, names: ModuleNames, wanted: Callable[[nn.Module], bool]
 ) -> dict[str, LoadedPart]:
-    """Return key -> the part that contains it."""
+    """Return key -> the module restored by load_state_dict that contains it."""
     parts = [LoadedPart(each, owner, names.stored(here)) for here, each in outermost(module, wanted)]
     return {key: part for part in parts for key in part.keys.values()}
 
@@ -159,7 +159,7 @@ def _extra_state(module: nn.Module, name: str, value: object) -> SaveableState:
         owner: Any = module.get_submodule(name.removesuffix(EXTRA_STATE).removesuffix("."))
     except AttributeError as error:
         raise UnimplementedError(
-            f"{quoted(name)}: the module has no such submodule: a hook has renamed the entries of its "
+            f"{quoted(name)}: the module has no submodule for this entry: a hook has renamed the entries of its "
             "state_dict. Remove the hook"
         ) from error
     return FunctionState(lambda: value, owner.set_extra_state)

@@ -106,8 +106,8 @@ class Modules:
         module, is found under the name it was stored under, so two saveables may read the same key.
 
         Args:
-            report: Gets the stored tensors that have no place in the modules. The saveables of modules that are
-                restored by load_state_dict add what load_state_dict reports.
+            report: Receives the stored tensors that have no counterpart in the modules. The saveables of modules that
+                are restored by load_state_dict add what load_state_dict reports.
             strict: Raise an error for missing extra state. The saveables of modules that are restored by
                 load_state_dict also raise errors for missing entries.
 
@@ -117,7 +117,7 @@ class Modules:
         return restore.saveables(strict=strict)
 
     def names_of_tensors(self) -> Iterator[tuple[str, dict[Identity, str]]]:
-        """Yield each module's key and, by identity, the first name of each of its parameters and buffers."""
+        """Yield each module's key, and a dict: identity of a parameter or buffer -> its first name."""
         for key, module in self._modules.items():
             groups = group_shared(module_tensors(module))
             yield key, {identity_of(first.tensor): first.name for first, *_ in groups}
@@ -125,7 +125,7 @@ class Modules:
     def without_wrappers(
         self, optimizer: torch.optim.Optimizer, names: Sequence[Sequence[str | None]]
     ) -> Sequence[Sequence[str | None]]:
-        """Return the names of an optimizer's parameters without the name parts added by wrappers among these modules.
+        """Return an optimizer's parameter names without the parts that wrappers among these modules add.
 
         An optimizer that was built from the named_parameters() of a wrapped module has names that contain these parts.
         """
@@ -176,7 +176,7 @@ class _ModulesRestore:
                 absent[tensor.keys[0]] = tensor.value
             elif tensor.is_filled:
                 found.append(_filled(tensor.value, tensor.keys[0], key))
-        if not anything:  # no name is stored: add the optional ones, so that the error counts all of them
+        if not anything:  # nothing is stored: add the optional tensors, so that the error counts all tensors
             found += [_filled(value, key, key) for key, value in absent.items()]
             absent = {}
         for key, state in self._contents.extra.items():
@@ -221,7 +221,7 @@ class _ModulesRestore:
             )
 
     def _unknown(self, known: set[str]) -> dict[str, dict[str, str]]:
-        """Return stored values for which no module has a name: prefix of the part -> {name below it: key}."""
+        """Return stored values for which no module has a name: prefix of a module -> {name below it: key}."""
         prefixes = {part.prefix for part in self._contents.parts}
         found: dict[str, dict[str, str]] = {}
         for bare, key in (*((key, key) for key in self._reader.keys()), *self._stored.wrapped.items()):
@@ -246,21 +246,21 @@ class _ModulesRestore:
         return key.rpartition(".")[2] == EXTRA_STATE or self._reader.dtype(key) != DataType.DT_STRING
 
     def _versions_of(self, part: LoadedPart) -> dict[str, int]:
-        """Return the stored versions of a part: path in its state_dict -> version."""
+        """Return the stored versions of a module: path in its state_dict -> version."""
         key = part.owner + VERSIONS
         if key not in self._reader:
             return {}
         found: dict[str, int] = {}
         for path, version in stored_object(self._reader, key).items():
             if not isinstance(version, int):
-                raise DataLossError(f"{self._reader.path}: {quoted(key)} is not a JSON object of numbers")
+                raise DataLossError(f"{self._reader.path}: {quoted(key)} is not a JSON object with integer values")
             prefix = f"{path}." if path else ""
             if prefix.startswith(part.within):
                 found[part.names.spelled(prefix[len(part.within) :]).removesuffix(".")] = version
         return found
 
     def _without_place(self, used: set[str]) -> Iterator[SaveableObject]:
-        """Yield saveables that create buffers, and report the other stored tensors of the modules."""
+        """Yield saveables for the buffers to create, and report stored tensors that the modules lack."""
         left = [key for key in self._reader.keys() if key not in used and key not in self._contents.keys]
         if not left:
             return
@@ -352,7 +352,7 @@ def _is_empty_buffer(module: nn.Module, attribute: str) -> bool:
 
 
 def _device_of(*modules: nn.Module) -> torch.device:
-    """Return the device of the first tensor in one of the modules."""
+    """Return the device of the modules' first tensor that is not a meta tensor; default: the CPU."""
     for module in modules:
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.device.type != "meta":

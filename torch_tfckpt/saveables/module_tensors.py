@@ -96,7 +96,7 @@ def module_tensors(
     """Return the tensors registered in `module` and its submodules, by the contract above.
 
     Args:
-        state_dict: `module.state_dict(keep_vars=True)`, if the caller has it already; otherwise it is called here.
+        state_dict: `module.state_dict(keep_vars=True)`, if the caller already has the result; default: it is computed.
         names: `ModuleNames(module)`, if the caller has it already.
     """
     saved = module.state_dict(keep_vars=True) if state_dict is None else state_dict

@@ -12,7 +12,7 @@ _SEPARATOR: Final = "/"  # between the key of a module in a var_list and the nam
 
 
 def prefixes_of_names(stored: Iterable[str], wanted: Mapping[str, set[str]], separator: str) -> dict[str, set[str]]:
-    """Return the wanted names that are found below each prefix, including "".
+    """Return each prefix, including "", with the wanted names that are found below it.
 
     Args:
         wanted: Name without prefix -> the wanted names that it stands for.
@@ -51,7 +51,7 @@ class _OtherPrefix(NamedTuple):
 def prefix_hint(wanted: Collection[str], stored: Collection[str]) -> str:
     """Return a hint if the names of a Saver are stored below a different prefix; "" if they are not.
 
-    A prefix is considered only if at least two names, and more than half of them, are found below it.
+    A prefix is considered only if at least two of the names, and more than half of all, are found below it.
     """
     candidates: list[_OtherPrefix] = []
     own = Counter(name[: name.find(_SEPARATOR) + 1] for name in wanted)

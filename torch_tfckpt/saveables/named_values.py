@@ -113,6 +113,6 @@ def _add_slice(found: dict[str, object], name: str, part: Variable) -> None:
     parts = found.setdefault(name, [])
     if not isinstance(parts, list):
         raise ValueError(
-            f"Mixing slices and non-slices with the same name: {name}. {quoted(part.name)} is a slice of it"
+            f"Mixing slices and non-slices with the same name: {name}. {quoted(part.name)} is a slice of this tensor"
         )
     parts.append(part)

@@ -89,8 +89,8 @@ def _parts(name: str, value: object, depth: int) -> Iterator[tuple[str, object]]
             yield from _parts(part, item, depth + 1)
         elif isinstance(value, tuple):
             raise TypeError(
-                f"{quoted(part)} is a {type(item).__name__} in a tuple, so it could not be restored: a tuple cannot "
-                f"change. Use a list"
+                f"{quoted(part)} has type {type(item).__name__} and is in a tuple, so it could not be restored: a "
+                f"tuple cannot change. Use a list"
             )
         else:
             yield part, ItemValue(value, key)

@@ -23,6 +23,7 @@ from torch_tfckpt.text import listed
 OWN_FORM: Final = "own_form"
 MODULE: Final = "module_key"
 WRAPPED: Final = "wrapped"
+HINT: Final = "Restore into an optimizer over the same parameters, or omit the optimizer"
 FIELDS: Final = (
     "optimizer", MODULE, "param_shapes", "param_dtypes", "param_groups", "state", "other_state", OWN_FORM, WRAPPED
 )  # fmt: skip
@@ -42,7 +43,7 @@ def properties_of(parameters: Mapping[str, tuple[Sequence[int], torch.dtype]]) -
 
 
 def by_name(packed: Mapping[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Return the other entries, from a state_dict in torch's form and the names of the parameters of each group."""
+    """Return the groups, state and all further entries, from a state_dict and the names in each group."""
     flat = [name for group in names for name in group]
     state = {key: value for key, value in packed["state"].items() if isinstance(key, int)}
     return {
@@ -79,6 +80,26 @@ def check_hyperparameters(
         kind = "an optimizer of a different class" if there is None else there
         fix = "the class that saved it" if there is None else f"an optimizer of class {there}"
         raise InvalidArgumentError(
-            f"the checkpoint has the state of {kind}, which lacks {lacking} of this {here}. "
+            f"the checkpoint has the state of {kind}, which lacks hyperparameters of this {here}: {lacking}. "
             f"Restore it into {fix}, or omit the optimizer"
         )
+
+
+def groups_and_state(stored: object) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the groups, and the state by name; InvalidArgumentError if `stored` has a different form."""
+    groups = stored.get("param_groups") if isinstance(stored, dict) else None
+    state = stored.get("state") if isinstance(stored, dict) else None
+    other = stored.get("other_state", {}) if isinstance(stored, dict) else None
+    if (
+        not isinstance(groups, list)
+        or not all(isinstance(group, dict) and _are_names(group.get("params")) for group in groups)
+        or not isinstance(state, dict)
+        or not _are_names(list(state))
+        or not isinstance(other, dict)
+    ):
+        raise InvalidArgumentError(f"the stored value is not the state of an optimizer, keyed by name. {HINT}")
+    return groups, state
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

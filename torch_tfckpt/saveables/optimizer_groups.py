@@ -9,8 +9,8 @@ Contract of `hyperparameters_of_groups`:
                      assumed to be the reason for the split, and each group keeps its current value
     merged           one group here was several stored ones: a hyperparameter is restored if all have the same value
     new              a group with a parameter that is not stored keeps its current values: none are stored for it
-    subset           a group whose parameters are only some of those of a stored group, because others are frozen now,
-                     gets the values of the stored group
+    subset           a group with only some of the parameters of a stored group, because the others are frozen now, gets
+                     the values of the stored group
     reported         each hyperparameter that keeps its current value although a different one is stored, and why
     otherwise        a hyperparameter that is not stored keeps its current value
 """
@@ -37,7 +37,7 @@ class PlannedGroups:
 
     Attributes:
         groups: One dict for each group, without parameters.
-        used: Indices of the stored groups that share a parameter with one of these groups, or match an empty one.
+        used: Indices of the stored groups that share a parameter with one of these groups, or match an empty group.
         remarks: One line for each hyperparameter that keeps its current value although a different one is stored.
     """
 
@@ -102,7 +102,7 @@ def _origins(members: Sequence[str | None], stored: Sequence[Group]) -> set[int]
 
 
 def _agreed(own: Group, siblings: Sequence[Group], parents: Sequence[Group]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the stored values to use, and hyperparameter -> reason why a different one is not used."""
+    """Return the stored values to use, and hyperparameter -> reason why a different stored value is not used."""
     taken: dict[str, Any] = {}
     kept: dict[str, str] = {}
     for key in dict.fromkeys(key for parent in parents for key in parent):

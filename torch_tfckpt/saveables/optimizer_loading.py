@@ -7,7 +7,7 @@ Contract of `load_exactly`: after it,
     devices   as torch chooses: the parameter's; "step" stays in host memory unless `capturable` or `fused` is set
     strides   a tensor of the parameter's shape has the parameter's strides, so that fused and foreach kernels stay fast
     code      the optimizer's own load_state_dict, __setstate__ and hooks have run, each on the previous one's result.
-              Hooks and an override see the same state before and after torch's own code as without this module
+              Before and after torch's own code, hooks and an override see the same state as without this module
     wrapped   an optimizer in an attribute, such as the base optimizer of a Lookahead, is treated the same way, and
               still shares its param_groups with the wrapper if it did before
     reported  changes that an optimizer's own code makes nevertheless are returned, one line each
@@ -29,7 +29,7 @@ _MAX_DEPTH: Final = 100
 
 
 def wrapped_optimizers(owner: object) -> dict[str, torch.optim.Optimizer]:
-    """Return the optimizers in the attributes of an object, and in lists, tuples and dicts that are its attributes.
+    """Return the optimizers among an object's attributes, and in lists, tuples and dicts among them.
 
     Returns:
         "base" or "inner.0" -> optimizer.
@@ -46,7 +46,7 @@ def wrapped_optimizers(owner: object) -> dict[str, torch.optim.Optimizer]:
 
 
 def hidden_optimizers(optimizer: torch.optim.Optimizer, state_dict: object) -> dict[str, torch.optim.Optimizer]:
-    """Return the optimizers in an optimizer's attributes whose state `state_dict` lacks, by path."""
+    """Return, by path, the optimizers in an optimizer's attributes whose state is not in `state_dict`."""
     if not wrapped_optimizers(optimizer):
         return {}
     return dict(_hidden(optimizer, optimizer, "", set(_ids_in(state_dict, 0)), {id(optimizer)}))
@@ -76,7 +76,7 @@ def _ids_in(packed: object, depth: int) -> Iterator[int]:
 
 
 def optimizer_at(owner: object, path: str) -> torch.optim.Optimizer | None:
-    """Return the optimizer at a path of attributes, such as "base.inner.0"; None if there is none."""
+    """Return the optimizer at an attribute path such as "base.inner.0"; None if no optimizer is there."""
     for name, each in wrapped_optimizers(owner).items():
         if name == path:
             return each
@@ -110,7 +110,7 @@ def keeping_dtypes(owner: object) -> Iterator[None]:
         for each in optimizers:
             if all(hasattr(each, hooks) for hooks in _HOOKS):  # absent if Optimizer.__init__ was never called
                 kept = _Kept()
-                # These run last before torch's code and first after it: other hooks see the same as without them.
+                # These two run last before torch's code and first after it, so that other hooks see the usual state.
                 handles.append(each.register_load_state_dict_pre_hook(kept.take))
                 handles.append(each.register_load_state_dict_post_hook(kept.put_back, prepend=True))
         yield
@@ -138,7 +138,7 @@ class _Shared:
         self._is_shared = self._groups is not None and getattr(wrapped, "param_groups", None) is self._groups
 
     def join(self) -> None:
-        """Make both share one list: the wrapper's, or the wrapped optimizer's if only that one is new."""
+        """Make both share one list: the wrapper's, unless only the wrapped optimizer has a new list."""
         if not self._is_shared or self._wrapper.param_groups is self._wrapped.param_groups:
             return
         if self._wrapper.param_groups is self._groups:
@@ -148,7 +148,7 @@ class _Shared:
 
 
 class _Untouched:
-    """A value that torch would otherwise rebuild: it rebuilds every iterable by type(value)(elements), even a str."""
+    """A value hidden from torch, which rebuilds every iterable, even a str, as type(value)(elements)."""
 
     def __init__(self, value: object) -> None:
         self.value = value

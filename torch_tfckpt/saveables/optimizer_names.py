@@ -96,7 +96,7 @@ def _names_by_identity(
     modules: Mapping[str, Mapping[Identity, str]], tensors: Mapping[Identity, str]
 ) -> Mapping[Identity, str]:
     found = dict(tensors)
-    for key, names in reversed(list(modules.items())):  # the name is from the first module that has it
+    for key, names in reversed(list(modules.items())):  # the name from the first module that has the tensor is kept
         found.update({identity: name_in_full(key, name) for identity, name in names.items()})
     return found
 

@@ -12,7 +12,7 @@ Contract of a restore:
                      `optimizer_loading`)
     hyperparameters  restored by group (see `optimizer_groups`)
     file only        the state is kept, and restored when `add_param_group` adds the parameter (see `late_parameters`);
-                     until then, it is saved with the state of the others, as separate groups
+                     until then, it is saved with the other parameters' state, as separate groups
     optimizer only   the parameter keeps its current state
     refused          hyperparameters of a different algorithm; a parameter with a different shape; no parameter in
                      common
@@ -37,12 +37,14 @@ from torch_tfckpt.saveables.identity import identity_of
 from torch_tfckpt.saveables.late_parameters import LateParameters, forget_late_parameters, with_late_state
 from torch_tfckpt.saveables.optimizer_form import (
     FIELDS,
+    HINT,
     MODULE,
     OWN_FORM,
     WRAPPED,
     by_name,
     check_class,
     check_hyperparameters,
+    groups_and_state,
     properties_of,
 )
 from torch_tfckpt.saveables.optimizer_groups import hyperparameters_of_groups, names_in
@@ -53,7 +55,6 @@ from torch_tfckpt.text import counted, first_lines, listed, quoted
 
 _LISTED: Final = 8  # maximum number of names in a message
 _LINES: Final = 20  # maximum number of remarks in a warning
-_HINT: Final = "Restore into an optimizer over the same parameters, or omit the optimizer"
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class PlannedOptimizer:
     wrapped: "list[tuple[OptimizerState, PlannedOptimizer]]" = field(default_factory=list)
 
     def rename(self, here: ParameterNames) -> ParameterNames:
-        """Use the names that parameters have now: see `optimizer_renaming`. Return these names, in full if needed."""
+        """Use the parameters' current names (see `optimizer_renaming`), and return them, in full if needed."""
         stored, here = in_one_form(self.stored, here)
         stored = with_names_here(stored, here.known())
         assert isinstance(stored, dict), "planned from a dict"
@@ -149,7 +150,7 @@ class OptimizerState:
         """
         stored, names = in_one_form(stored, self.names())
         stored = with_names_here(stored, names.known())
-        groups, state = _parts(stored)
+        groups, state = groups_and_state(stored)
         assert isinstance(stored, dict)
         there = set(names_in(groups))
         for name in state.keys() - there:
@@ -212,10 +213,15 @@ class OptimizerState:
         try:
             names = self._later_names()
         except InvalidArgumentError as error:
-            _log.warning("%s: state of %d parameters is not restored yet: %s", self._place, len(planned.late), error)
+            _log.warning(
+                "%s: the state of %s is not restored yet: %s",
+                self._place,
+                counted(len(planned.late), "parameter"),
+                error,
+            )
             return set()
         names = planned.rename(names)
-        groups, state = _parts(planned.stored)
+        groups, state = groups_and_state(planned.stored)
         of_late = [{**group, "params": [name for name in group["params"] if name in planned.late]} for group in groups]
         new = planned.late.intersection(names.known())
         if not new:
@@ -285,7 +291,7 @@ class OptimizerState:
             if here is None:
                 raise InvalidArgumentError(
                     f"the checkpoint has the state of an optimizer in the attribute {quoted(str(name))} of "
-                    f"this {type(self._optimizer).__name__}, but there is none. {_HINT}"
+                    f"this {type(self._optimizer).__name__}, which has no such optimizer. {HINT}"
                 )
             state = self._of_wrapped(here)
             found.append((state, state.plan(value)))
@@ -300,10 +306,12 @@ class OptimizerState:
             raise InvalidArgumentError(
                 f"the state of this {type(self._optimizer).__name__} refers to parameters by their positions, but the "
                 f"parameters differ: the checkpoint has {listed(list(names_in(groups)), _LISTED)}, in "
-                f"{counted(len(order), 'group')}. {_HINT}, in the same order"
+                f"{counted(len(order), 'group')}. {HINT}, in the same order"
             )
         if not isinstance(stored[OWN_FORM], dict):
-            raise InvalidArgumentError(f"the stored state of a {type(self._optimizer).__name__} is not a dict. {_HINT}")
+            raise InvalidArgumentError(
+                f"the stored state of this {type(self._optimizer).__name__} is not a dict. {HINT}"
+            )
         wrapped = self._plan_wrapped(stored.get(WRAPPED, {}))
         return PlannedOptimizer(stored[OWN_FORM], stored=stored, wrapped=wrapped)
 
@@ -333,12 +341,12 @@ class OptimizerState:
             if there and here and there.isdisjoint(here):
                 raise InvalidArgumentError(
                     f"the optimizer's parameters differ. Only in the checkpoint: {listed(sorted(there), _LISTED)}. "
-                    f"Only in this optimizer: {listed(sorted(here), _LISTED)}. {_HINT}"
+                    f"Only in this optimizer: {listed(sorted(here), _LISTED)}. {HINT}"
                 )
         elif isinstance(self._optimizer, torch.optim.LBFGS) and list(here) != list(names_in(stored["param_groups"])):
             raise InvalidArgumentError(
                 f"the state of LBFGS depends on the order of the parameters, which was "
-                f"{listed(list(names_in(stored['param_groups'])), _LISTED)}. {_HINT}, in the same order"
+                f"{listed(list(names_in(stored['param_groups'])), _LISTED)}. {HINT}, in the same order"
             )
         for name in there & here.keys():
             if is_lazy(here[name]):
@@ -365,8 +373,8 @@ class OptimizerState:
 
 
 def stored_parameters(stored: object) -> set[str]:
-    """Return the names of all parameters of a stored optimizer; InvalidArgumentError if it is not one."""
-    return set(names_in(_parts(stored)[0]))
+    """Return all parameter names of a stored optimizer; InvalidArgumentError if it is not an optimizer."""
+    return set(names_in(groups_and_state(stored)[0]))
 
 
 def _check_shape(name: str, shape: tuple[int, ...], stored: object) -> None:
@@ -375,26 +383,6 @@ def _check_shape(name: str, shape: tuple[int, ...], stored: object) -> None:
             f"the state of parameter {quoted(name)} was stored for shape {stored.get(name)}, but the parameter has "
             f"shape {list(shape)}"
         )
-
-
-def _parts(stored: object) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the groups, and the state by name; InvalidArgumentError if `stored` has a different form."""
-    groups = stored.get("param_groups") if isinstance(stored, dict) else None
-    state = stored.get("state") if isinstance(stored, dict) else None
-    other = stored.get("other_state", {}) if isinstance(stored, dict) else None
-    if (
-        not isinstance(groups, list)
-        or not all(isinstance(group, dict) and _are_names(group.get("params")) for group in groups)
-        or not isinstance(state, dict)
-        or not _are_names(list(state))
-        or not isinstance(other, dict)
-    ):
-        raise InvalidArgumentError(f"the stored value is not the state of an optimizer, keyed by name. {_HINT}")
-    return groups, state
-
-
-def _are_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _differences(here: Set[str], there: Set[str], unknown: int) -> list[str]:

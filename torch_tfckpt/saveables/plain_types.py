@@ -65,7 +65,7 @@ def _of_torch(tag: str, kind: type) -> PlainType:
 def _text(tag: str, decode: Callable[[str], object], encode: Callable[[Any], str] = str) -> PlainType:
     def checked(body: Any) -> object:
         if not isinstance(body, str):
-            raise TypeError(f"expected a string, found a {type(body).__name__}")
+            raise TypeError(f"expected a string, found a value of type {type(body).__name__}")
         return decode(body)
 
     return PlainType(tag, encode, checked)
@@ -132,4 +132,4 @@ def decode_plain(tag: str, body: object) -> object:
         return _BY_TAG[tag].decode(body)
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         shown = quoted(body) if isinstance(body, str) else f"a JSON {type(body).__name__}"
-        raise DataLossError(f"state: {shown} is not a value of {tag}: {error}") from error
+        raise DataLossError(f"state: {shown} is not a valid {tag}: {error}") from error

@@ -59,7 +59,8 @@ class RNGState:
         """Restore a state returned by `state_dict`. States of absent CUDA devices are skipped with a warning.
 
         Raises:
-            InvalidArgumentError: not such a state, or the state of different generators; nothing was changed.
+            InvalidArgumentError: the argument is not such a state, or is the state of different generators; nothing was
+                changed.
         """
         try:
             self._load(state_dict)
@@ -89,7 +90,7 @@ class RNGState:
         here = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if len(cuda) > here:
             _log.warning(
-                "the checkpoint has generator states of %d CUDA devices, but this machine has %d", len(cuda), here
+                "the checkpoint has generator states of %d CUDA device(s), but this machine has %d", len(cuda), here
             )
         for index, each in enumerate(cuda[:here]):
             torch.cuda.set_rng_state(each, index)

@@ -25,7 +25,7 @@ class SaveSpec:
 
     Args:
         tensor: A torch tensor, a numeric array, strings (bytes, str, an array of them), or a function without arguments
-            that returns one and is called each time `tensor` is read. None: there is no value yet.
+            that returns such a value and is called each time `tensor` is read. None: there is no value yet.
         slice_spec: "" for a whole tensor; "4 5 0,2:-" if `tensor` is rows 0 and 1 of a tensor of shape [4, 5].
         name: Key in the checkpoint. May be changed later.
         dtype: Type to store; default: the value's. Required for a function.
@@ -84,8 +84,8 @@ class SaveableObject:
     """Base class for objects that are saved as one or several values and restored from them.
 
     Args:
-        op: The object that is restored. Two saveables with the same `op` cannot be saved under two names; None is
-            different from every other.
+        op: The object that is restored. Two saveables with the same `op` cannot be saved under two names. This
+            does not apply to None.
         specs: The values, in the order in which `restore` receives them. At least one.
         name: Name for sorting and messages; usually the name of its only spec.
 

@@ -2,7 +2,7 @@
 
 Contract:
 
-    who      the outermost modules that override load_state_dict or _load_from_state_dict, or have hooks of
+    who      the outermost modules that override load_state_dict or _load_from_state_dict, or have hooks for
              load_state_dict, with all their submodules. Also modules whose state_dict contains values that are not
              their tensors, such as copies. BatchNorm, lazy modules and the wrappers of activation checkpointing are
              filled directly: what torch does for them is done here
@@ -88,7 +88,7 @@ def changes_state_dict(module: nn.Module) -> bool:
 def outermost(
     module: nn.Module, wanted: Callable[[nn.Module], bool], prefix: str = ""
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the outermost wanted modules, each after its prefix: "" or "fc."."""
+    """Yield (prefix, module) for the outermost wanted modules; a prefix is "" or "fc."."""
     seen: set[nn.Module] = set()
     waiting = [("", module)]
     while waiting:
@@ -104,7 +104,7 @@ def outermost(
 
 
 def is_version_kept(module: nn.Module) -> bool:
-    """Return whether a Saver stores the version of this module, if it is loaded by a state_dict."""
+    """Return whether a Saver stores this module's version if load_state_dict restores the module."""
     return not type(module).__module__.startswith("torch.") and module._version not in (None, 1)
 
 
@@ -168,7 +168,7 @@ class StateDictSaveable(SaveableObject):
         wanted: Name of each entry that the state_dict has now -> its key, which may or may not be stored.
         optional: Entries that a checkpoint may lack.
         strict: Raise an error if an entry remains missing.
-        report: Gets what is missing, unexpected and converted.
+        report: Receives what is missing, unexpected and converted.
 
     Raises:
         NotFoundError, DataLossError, InvalidArgumentError: an encoded value is damaged.
@@ -219,8 +219,8 @@ class StateDictSaveable(SaveableObject):
         except BaseException as error:
             self.undo()
             error.add_note(
-                f"While {type(self.module).__name__} {quoted(self.name)} of {self._place} was loaded by "
-                f"load_state_dict, which calls its hooks. Its tensors and attributes have been restored"
+                f"Raised while load_state_dict was loading {type(self.module).__name__} {quoted(self.name)} of "
+                f"{self._place} and calling its hooks. The module has been restored to its previous state"
             )
             raise
         self.missing = missing
@@ -337,7 +337,7 @@ class StateDictSaveable(SaveableObject):
 def load_what_fits(
     module: nn.Module, state: Mapping[str, Any], metadata: Mapping[str, Any], *, assign: bool = False
 ) -> tuple[list[str], list[str], str]:
-    """Call load_state_dict(strict=False). Return missing names, unexpected names and torch's error message, if any.
+    """Call load_state_dict(strict=False). Return missing and unexpected names, and torch's error or "".
 
     Errors of hooks are raised.
     """

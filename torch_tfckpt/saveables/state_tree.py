@@ -94,9 +94,10 @@ def unflatten(
     Its tensors are those in `tensors`, not copies; arrays share memory with them.
 
     Args:
-        present: Returns the program's current value, for the types of named tuples and enumerations. Called only if the
-            value contains any.
-        remarks: Receives a line for each of these that gets a plain type: see `fitted`.
+        present: Returns the program's current value, which provides the classes of named tuples and enumerations.
+            Called only if the stored value contains such objects.
+        remarks: A line is appended for each named tuple or enumeration member that is restored as a plain value
+            instead. See `fitted`.
 
     Raises:
         DataLossError: `text` is not in the form that `flatten` writes, or names a tensor that is not in `tensors`.
@@ -337,7 +338,7 @@ class _Decoder:
         name, fields, items = self._parts(body, 3)
         values = StoredTuple(self._list(items, depth))
         if not isinstance(name, str) or not isinstance(fields, list) or len(fields) != len(values):
-            raise DataLossError("state has a named tuple that is not complete")
+            raise DataLossError("state has an incomplete named tuple")
         values.name, values.fields, self.has_named_types = name, tuple(map(str, fields)), True
         return values
 

@@ -228,7 +228,10 @@ def stored_state(key: str, reader: CheckpointReader) -> tuple[dict[str, torch.Te
 
 
 def read_text(reader: CheckpointReader, key: str) -> bytes:
-    """Return the string under `key`; InvalidArgumentError if it is not one. Other errors as `get_tensor`."""
+    """Return the string under `key`.
+
+    Raises: InvalidArgumentError if the value is not a single string; other errors as `get_tensor`.
+    """
     _require_key(reader, key)
     value = reader.get_tensor(key) if reader.dtype(key) == DataType.DT_STRING else None
     if not isinstance(value, np.ndarray) or value.shape != ():

@@ -32,7 +32,7 @@ class StoredKeys:
         self._reader, self._prefixes = reader, prefixes
 
     def key_for(self, keys: Sequence[str], report: LoadReport) -> str:
-        """Return the key to read for a tensor with these keys; the first of them if the checkpoint has none.
+        """Return the key to read for a tensor with these keys; if none of them is stored, the first.
 
         If several are stored with different values, the first is returned, and the others are reported.
         """

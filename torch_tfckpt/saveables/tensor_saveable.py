@@ -26,7 +26,7 @@ class VariableSaveable(SaveableObject):
 
     Args:
         var: The tensor. A restore fills its memory, so its views and the optimizer's reference to it remain valid.
-        slice_spec: "", or its slice of a larger tensor.
+        slice_spec: "" for a whole tensor; else the position of the slice in the larger tensor.
         name: Key in the checkpoint.
 
     Raises:
@@ -184,8 +184,8 @@ def saveables_of_attribute(name: str, item: object) -> list[SaveableObject]:
     made = item(name) if _is_factory(item) else item
     if not isinstance(made, torch.Tensor | Variable | SaveableObject):
         raise TypeError(
-            f"{quoted(name)}: _gather_saveables_for_checkpoint returned a {type(made).__name__}. It must return "
-            f"tensors, Variables and SaveableObjects, or functions of a name that return them"
+            f"{quoted(name)}: _gather_saveables_for_checkpoint returned a value of type {type(made).__name__}. It must "
+            f"return tensors, Variables and SaveableObjects, or functions of a name that return them"
         )
     return saveables_of(name, made)
 

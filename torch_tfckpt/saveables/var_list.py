@@ -255,7 +255,7 @@ def _two_names(name: str) -> ValueError:
 
 
 def _not_a_variable(name: str, value: object) -> TypeError:
-    hint = "Wrap it in an object with state_dict and load_state_dict, or derive a SaveableObject"
+    hint = "Wrap it in an object with state_dict and load_state_dict, or subclass SaveableObject"
     if isinstance(value, int | float | complex | str | bytes | tuple | Enum | slice) or type(value) in PLAIN_TYPES:
         hint = (
             f"A Python {type(value).__name__} cannot change, so it could not be restored in place. Pass "

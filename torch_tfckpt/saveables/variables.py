@@ -48,7 +48,7 @@ class Variable:
     ) -> None:
         if not isinstance(tensor, torch.Tensor):
             raise InvalidArgumentError(
-                f"Variable {quoted(name)}: `tensor` is a {type(tensor).__name__}, not a torch tensor"
+                f"Variable {quoted(name)}: `tensor` has type {type(tensor).__name__} and is not a torch tensor"
             )
         if slice_info is not None and slice_info.var_shape != tuple(tensor.shape):
             raise InvalidArgumentError(

@@ -1,6 +1,6 @@
 """Modules that wrap another module, and the parts that they add to the names of its tensors.
 
-Savers store names without these parts. Names that are already stored may have them or not.
+Savers store names without these parts. Names in existing checkpoints may or may not contain them.
 
     torch.compile(net)                    _orig_mod.fc.weight                    stored as fc.weight
     DataParallel(net), DDP(net)           module.fc.weight                       fc.weight
@@ -60,7 +60,10 @@ def _find_attribute(kind: type) -> str | None:
 
 
 def wrapped_part(module: nn.Module) -> str | None:
-    """Return the attribute of the module that `module` wraps; None if it is not a wrapper, by the contract above."""
+    """Return the attribute that holds the module wrapped by `module`; None if this is not a wrapper.
+
+    The contract above defines what a wrapper is.
+    """
     if _PARTS.isdisjoint(module._modules):  # the usual case
         return None
     attribute = _attribute(type(module))
@@ -157,7 +160,7 @@ def _split(name: str, prefixes: Mapping[str, str]) -> tuple[str, str]:
 
 
 def may_be_wrapped(names: Iterable[str]) -> bool:
-    """Return whether a name may contain the part of a wrapper. Cost: less than looking at the parts of all names."""
+    """Return whether any name may contain a wrapper's part. Cheaper than splitting all names."""
     return any(map(_ANY_PART.search, names))
 
 

@@ -49,7 +49,9 @@ def get_saver_or_default() -> Saver:
     if savers:
         found = savers[0]
         if not isinstance(found, Saver):
-            raise FailedPreconditionError(f"collection {GraphKeys.SAVERS} holds a {type(found).__name__}, not a Saver")
+            raise FailedPreconditionError(
+                f"collection {GraphKeys.SAVERS} contains a value of type {type(found).__name__}, not a Saver"
+            )
         return found
     saver = Saver(sharded=True, allow_empty=True)
     add_to_collection(GraphKeys.SAVERS, saver)

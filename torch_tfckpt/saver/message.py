@@ -16,7 +16,7 @@ class HasSaverDef:
         return self.saver_def
 
     def to_proto(self, export_scope: str | None = None) -> SaverDef | None:
-        """Return the saver's settings with `export_scope` removed from the names; None if a name is not in it."""
+        """Return the settings with `export_scope` removed from the names; None if a name is not in this scope."""
         if export_scope is None or self.saver_def is None:
             return self.saver_def
         return out_of_scope(self.saver_def, export_scope)

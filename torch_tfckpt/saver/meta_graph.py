@@ -58,7 +58,7 @@ class TensorsGraph:
         """Return a function that encodes the meta graph of a saver, with the default collections.
 
         Args:
-            saver: None: a meta graph without its own SaverDef.
+            saver: The saver; None for a meta graph without a SaverDef of its own.
 
         Returns:
             The function; it raises InvalidArgumentError for a graph of 2 GiB or more.

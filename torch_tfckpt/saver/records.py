@@ -106,9 +106,9 @@ class SaverRecords(CheckpointRecords):
 
     @property
     def expected_newest(self) -> list[str]:
-        """`newest`; between a restore and the first save, together with the checkpoints that would be adopted.
+        """`newest`; between a restore and the first save, also the checkpoints that this save would adopt.
 
-        These are the checkpoints that a save into the directory of the restored checkpoint would adopt.
+        Assumes that this save is into the directory of the restored checkpoint.
 
         Cost: between a restore and the first save, reads the state file in that directory.
         """
@@ -158,7 +158,7 @@ class SaverRecords(CheckpointRecords):
         if spelled_alike if self._version == SaverDef.V2 else not self._sharded:
             raise FailedPreconditionError(
                 f"Save path {quoted(printable(request.target))} conflicts with path used for checkpoint state. Save "
-                f"under another name, or pass another latest_filename"
+                f"under another name, or pass a different latest_filename"
             )
 
     def enter(self, request: SaveRequest, path: str, now: float) -> None:
@@ -273,7 +273,9 @@ class SaverRecords(CheckpointRecords):
         own = [path for path in paths if os.path.dirname(path) == directory and series_of(path) in series]
         for path in set(paths).difference(own):
             _log.info(
-                "%s: %s is not tracked: it belongs to another series or directory", printable(target), printable(path)
+                "%s: %s is not tracked: it belongs to a different series or directory",
+                printable(target),
+                printable(path),
             )
         return _Listed(own, state.last_preserved_timestamp)
 

@@ -136,7 +136,7 @@ class Registered:
             yield SavedVariable(stored, spec.name, spec.slice_spec)
 
     def _in_graph(self, value: object) -> Iterator[object]:
-        """Yield the graph's variables for a value in a collection, or the value itself if not a variable."""
+        """Yield the graph's variables for a value in a collection; yield any other value unchanged."""
         if isinstance(value, PartitionedVariable):
             yield from (self._of_variable(part, _spec(part)) for part in value)
         elif isinstance(value, Variable):
@@ -172,7 +172,7 @@ def _variables_in(key: str, values: Iterable[object]) -> Iterator[GraphVariable]
             yield value
         else:
             _log.warning(
-                "collection %s: a %s is not written. Add a Variable, or a pair of a name and a tensor",
+                "collection %s: a value of type %s is not written. Add a Variable, or a pair of a name and a tensor",
                 key,
                 type(value).__name__,
             )

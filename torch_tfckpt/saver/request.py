@@ -17,7 +17,7 @@ from torch_tfckpt.saveables.variables import Variable
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.text import counted, printable, quoted
 from torch_tfckpt.values import outside_modes
 
 
@@ -114,11 +114,12 @@ def step_number(global_step: object) -> int:
     if isinstance(step, torch.Tensor):
         if step.numel() == 1 and not step.is_floating_point() and not step.is_complex():
             return int(_item(step))
-        raise InvalidArgumentError(f"global_step is a {step.dtype} tensor of {step.numel()} elements; pass one integer")
+        found = f"{step.dtype} tensor with {counted(step.numel(), 'element')}"
+        raise InvalidArgumentError(f"global_step is a {found}; pass one integer")
     try:
         return operator.index(step)  # type: ignore[arg-type]
     except TypeError as error:
-        raise InvalidArgumentError(f"global_step is a {type(global_step).__name__}; pass an integer") from error
+        raise InvalidArgumentError(f"global_step is of type {type(global_step).__name__}; pass an integer") from error
 
 
 def checkpoint_filename(save_path: str, global_step: object, *, pad: bool) -> str:

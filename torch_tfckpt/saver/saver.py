@@ -59,7 +59,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         keep_checkpoint_every_n_hours: Of the checkpoints that would be deleted, one per this many hours is kept
             permanently.
         name: Scope of the saver's operations in meta graphs.
-        restore_sequentially: Assign each value before the next is read. That takes the memory of one tensor instead of
+        restore_sequentially: Assign each value before the next is read. This needs memory for one tensor instead of
             all, but if a file is damaged, some values have already been assigned.
         saver_def: Settings of another saver; they override those given here.
         builder: Writes and reads the files; None: a BulkSaverBuilder.
@@ -76,7 +76,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             save there adopts them. True: its first save adopts them. False: they are never adopted, as in TensorFlow.
             Only checkpoints that the state file lists in its own directory, with names that differ only in their
             numbers, are adopted, so that other programs' checkpoints are never deleted. Checkpoints that no longer
-            exist are left out, and the others are dated by their files; the schedule of
+            exist are left out, and the others get the modification times of their files; the schedule of
             `keep_checkpoint_every_n_hours`, pins and metrics carry over.
         staging: How much host memory and how many threads saves may use.
         clock: Returns seconds since the epoch.
@@ -187,16 +187,9 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             # Old meta graphs declare no version, which means version 1.
             self._builder = BulkSaverBuilder(self._write_version or SaverDef.V1)
         if self.saver_def is None and self._variables is not None:
-            self.saver_def = self._builder.build(
-                [] if self._variables.is_lazy else self._variables.to_save(to_check=True),
-                self._reshape,
-                self._sharded,
-                self._max_to_keep,
-                self._keep_hours,
-                self._name,
-                self._sequentially,
-                self._filename,
-            )
+            saveables = [] if self._variables.is_lazy else self._variables.to_save(to_check=True)
+            settings = self._reshape, self._sharded, self._max_to_keep, self._keep_hours
+            self.saver_def = self._builder.build(saveables, *settings, self._name, self._sequentially, self._filename)
         if self.saver_def is not None:
             self._write_version = self.saver_def.version
         self._records = SaverRecords(
@@ -227,7 +220,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         Args:
             save_path: Prefix of the checkpoint. Missing directories are created, including parents
                 (TensorFlow raises an error).
-            global_step: Number to append to it: an int, or an integral tensor of one element.
+            global_step: Number to append to `save_path`: an int, or an integral tensor of one element.
             latest_filename: Name of the state file in the same directory; None: "checkpoint".
             meta_graph_suffix: Suffix of the meta graph file.
             write_meta_graph: Whether to write `PREFIX.meta`.

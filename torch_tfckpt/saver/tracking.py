@@ -59,7 +59,7 @@ class TracksCheckpoints:
     def recover_last_checkpoints(self, checkpoint_paths: Sequence[AnyPath]) -> None:
         """Replace the list of `last_checkpoints` with an earlier run's checkpoints; give the oldest first.
 
-        Checkpoints that no longer exist are left out, and the others are dated by their files.
+        Checkpoints that no longer exist are left out, and the others get the modification times of their files.
         """
         self._require_records().recover([fspath(path) for path in checkpoint_paths])
 

@@ -63,8 +63,8 @@ def _remote(scheme: str, authority: str) -> Storage:
         raise InvalidArgumentError(f"the driver for {scheme}:// is not installed: {error}. {install}") from error
     except ValueError as error:
         raise InvalidArgumentError(
-            f"{quoted(f'{scheme}://{authority}')}: {error}. Fix the URL or the driver's configuration; write a local "
-            f"path of that name as ./{scheme}://"
+            f"{quoted(f'{scheme}://{authority}')}: {error}. Fix the URL or the driver's configuration. For a local "
+            f"path with that name, write ./{scheme}://"
         ) from error
     except Exception as error:
         raise FailedPreconditionError(

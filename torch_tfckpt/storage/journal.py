@@ -56,7 +56,7 @@ class JournalEntry:
     temporary: str  # temporary name of the new file
     size: int
     modified: float  # modification time of the new file, in seconds since the epoch
-    before: float | None  # modification time of the old file; None if there was none
+    before: float | None  # modification time of the old file; None if there was no old file
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Journal:
         return (json.dumps(content, indent=1) + "\n").encode("ascii")
 
     def path_of(self, storage: Storage, path: str) -> str:
-        """Return the path that has the new contents of `path` now. The file may be renamed at any time.
+        """Return the path at which the new contents of `path` are now. That file may be renamed at any time.
 
         Raises:
             NotFoundError: the switch removes the file, or its new contents are missing.
@@ -93,7 +93,7 @@ class Journal:
         if modified is None and not waiting:
             raise NotFoundError(f"neither {printable(path)} nor {printable(temporary)} exists. {self._how_to_fix()}")
         raise DataLossError(
-            f"{printable(path)}: another program has changed it after a save was interrupted. {self._how_to_fix()}"
+            f"{printable(path)}: another program changed it after a save was interrupted. {self._how_to_fix()}"
         )
 
     def is_sound(self, storage: Storage) -> bool:

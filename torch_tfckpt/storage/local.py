@@ -229,7 +229,7 @@ class LocalFile:
 
 def _refused(path: str, error: OSError) -> FailedPreconditionError:
     return FailedPreconditionError(
-        f"{printable(path)}: {error.strerror}. Make it readable for this user, or free the exhausted resource"
+        f"{printable(path)}: {error.strerror}. Make it readable by this user, or free the exhausted resource"
     )
 
 

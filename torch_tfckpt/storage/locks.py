@@ -117,5 +117,5 @@ def _boot() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
-        # Not Linux. After a reboot the number stays the same, which is safe: no program from before is running.
+        # Not Linux. After a reboot the number stays the same, which is safe: no earlier program is still running.
         return f"{socket.gethostname()} {uuid.getnode()}"

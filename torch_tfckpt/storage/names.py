@@ -133,7 +133,8 @@ def fspath(path: AnyPath) -> str:
     elif (collapsed := _COLLAPSED_URL.fullmatch(text)) is not None:
         raise InvalidArgumentError(
             f"{quoted(text)} was a URL, but pathlib has removed one of its slashes. Pass the URL as a str: "
-            f"{quoted(f'{collapsed[1]}://{collapsed[2]}')}; write a local path of that name as {quoted(f'./{text}')}"
+            f"{quoted(f'{collapsed[1]}://{collapsed[2]}')}. For a local path with that name, write "
+            f"{quoted(f'./{text}')}"
         )
     return text
 
@@ -175,6 +176,6 @@ def _refuse_unexpanded(path: str) -> None:
     expanded = os.path.expanduser(first) if first.startswith("~") else os.path.expandvars(first)
     if expanded != first and not os.path.lexists(first):
         raise InvalidArgumentError(
-            f"{quoted(path)}: {quoted(first)} is not expanded in paths. Pass {expand}(...), here "
-            f"{quoted(expanded + slash + rest)}; write a local path of that name as {quoted(f'./{path}')}"
+            f"{quoted(path)}: {quoted(first)} is not expanded in paths. Pass {expand}(...), in this case "
+            f"{quoted(expanded + slash + rest)}. For a local path with that name, write {quoted(f'./{path}')}"
         )

@@ -130,11 +130,11 @@ class Storage(Protocol):
         Raises:
             NotFoundError: there is no such file.
             InvalidArgumentError: it is a directory or device.
-            FailedPreconditionError: access is denied, or another system error.
+            FailedPreconditionError: access is denied, or another system error occurs.
         """
 
     def create(self, path: str) -> WritableFile:
-        """Create an empty file; raise FileExistsError if the name exists and the storage `renames`."""
+        """Create an empty file; raise FileExistsError if the name exists and `renames` is true."""
 
     def in_use(self, path: str) -> bool:
         """Return whether a running program is writing the file; True if this cannot be determined."""
@@ -146,14 +146,14 @@ class Storage(Protocol):
         """Return a 32-bit number; programs with the same number see which files in `directory` the others use."""
 
     def exclusive(self, directory: str) -> AbstractContextManager[bool]:
-        """Keep other programs from changing names in `directory`; first wait for them, for a limited time.
+        """Keep other programs from changing names in `directory`; wait a limited time for changes in progress.
 
         Yields:
             Whether programs of the same `lock_domain` are kept out. If False, they may change names at the same time.
         """
 
     def exists(self, path: str) -> bool:
-        """Return whether there is a file or directory of that name.
+        """Return whether there is a file or directory at `path`.
 
         Raises:
             OSError: a system error, such as EACCES or EIO. Returning False instead could make callers overwrite files.
@@ -173,7 +173,7 @@ class Storage(Protocol):
         """Return whether `path` is a directory. Raises OSError as `exists` does."""
 
     def make_directory(self, path: str) -> None:
-        """Create the directory `path`, but no parents; do nothing if it exists."""
+        """Create the directory `path`, but not its parents; do nothing if it exists."""
 
     def replace(self, source: str, target: str) -> None:
         """Rename atomically, replacing an existing `target`."""

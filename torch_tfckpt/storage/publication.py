@@ -7,13 +7,13 @@
     # without an exception: contents synced, files renamed in this order, dropped files removed, directories synced
     # after an exception: everything written is removed
 
-A crash between two renames can leave a mix of old and new files. For files that belong together, `rename_with` passes
-another function, which switches them in one step.
+A crash between two renames can leave a mix of old and new files. For files that belong together, pass `rename_with` a
+function that switches them in one step.
 
 Temporary files are marked as in use while they are written, so that other programs do not take them for leftovers of a
-killed program: a file that `create` returned, by its own lock; files written by name, by the lock of an empty file next
-to them. All files of one publication have the same number in their names, and count as in use as long as one of them
-is locked.
+killed program. A file that `create` returned is marked by its own lock; files written by name are marked by the lock
+of an empty file next to them. All files of one publication have the same number in their names, and count as in use as
+long as one of them is locked.
 """
 
 import os

@@ -38,7 +38,7 @@ def refusals_named(path: str) -> Iterator[None]:
     """Convert refusals to FailedPreconditionErrors, and OSErrors for missing files to NotFoundErrors.
 
     Raises:
-        FailedPreconditionError: a refusal.
+        FailedPreconditionError: a refusal; if it is an OSError, the message begins with `path`.
         NotFoundError: an OSError means that there is no such file.
         CheckpointError: any other CheckpointError is raised unchanged.
     """
@@ -52,6 +52,6 @@ def refusals_named(path: str) -> Iterator[None]:
         if says_nothing_there(error):
             raise NotFoundError(f"{printable(path)}: {error}. It was removed in the meantime; try again") from error
         raise FailedPreconditionError(
-            f"{printable(path)}: {error}. What is stored there is unknown. Try again, make it readable for this user, "
+            f"{printable(path)}: {error}. What is stored there is unknown. Try again, make it readable by this user, "
             f"or free the exhausted resource"
         ) from error

@@ -7,7 +7,8 @@ replacing the older one. So a file is uploaded under its final name and appears 
     write(4, "efgh")   uploaded                    nothing visible
     sync()             the upload is completed     "abcdefgh" is visible to every reader
 
-Paths stay URLs. Callers split them with os.path, which turns "memory://run" into "memory:"; both mean the root.
+Paths stay URLs. Callers split them with os.path. Its `dirname` turns "memory://run" into "memory:", which means the
+same as "memory://": the root.
 
 This module imports no driver: it is passed a file system (which `choice` finds), so any compatible object works.
 Source: fsspec's "Implementing a file system" and AbstractFileSystem.
@@ -81,7 +82,7 @@ class FsspecStorage:
     Directories exist only through the names of the files in them; they are neither created nor removed.
     Exceptions of drivers that are not OSErrors are converted to OSErrors with the path.
 
-    Thread safety: as safe as the driver; those for s3, gs, az and memory are safe.
+    Thread safety: as safe as the driver; the drivers for s3, gs, az and memory are safe.
     """
 
     renames = False
@@ -140,8 +141,8 @@ class FsspecStorage:
             return []
         except OSError as error:
             raise _refused(directory, error) from error
-        # A file lists itself, and so does "run/" if a console created an empty object of that name. Some drivers omit
-        # the host.
+        # Listing a file yields the file itself. Listing "run/" yields "run/" too if a web console created an empty
+        # object of that name. In the names that some drivers return, the host is missing.
         itself = url.partition(":/")[2].rstrip("/")
         return sorted({posixpath.basename(name) for name in names if not itself.endswith(f"/{name}")})
 
@@ -172,7 +173,7 @@ class FsspecStorage:
             self._files.rm_file(self._url(path))
 
     def remove_unused(self, path: str) -> bool:
-        return False  # as `in_use`
+        return False  # `in_use` is always True
 
     def remove_directory(self, path: str) -> None:
         """Do nothing: empty directories do not exist."""
@@ -187,11 +188,11 @@ class FsspecStorage:
             return self._files.info(url)
 
     def _url(self, path: str) -> str:
-        """Return `path` as a full URL again; os.path.dirname may have removed slashes."""
+        """Return `path` as a full URL, with the slashes that os.path.dirname may have removed."""
         scheme, colon, rest = path.partition(":")
         if scheme != self._scheme or not colon:
             raise InvalidArgumentError(
-                f"{printable(path)}: is not a {self._scheme}:// URL, the only kind this storage handles"
+                f"{printable(path)}: this storage handles only URLs that begin with {self._scheme}://"
             )
         return f"{scheme}://{rest.lstrip('/')}"
 
@@ -227,7 +228,7 @@ class RemoteFile:
             raise InvalidArgumentError(f"{printable(path)}: is {kind}, expected a file. Pass the checkpoint's prefix")
         if not isinstance(info["size"], int):
             raise FailedPreconditionError(
-                f"{printable(path)}: the server does not report its size. Copy the file to a local disk"
+                f"{printable(path)}: the server does not report the size of this file. Copy it to a local disk"
             )
         self.size: int = info["size"]
         self.identity = (url, self.size, *((mark, info[mark]) for mark in _MARKS if info.get(mark) is not None))
@@ -336,7 +337,8 @@ class _Upload:
 class RemoteOutput:
     """A WritableFile at a URL. The object appears at `sync`, or never if the file is closed earlier.
 
-    Writes must be in order, and are sent immediately. After an error every later call except `close` raises.
+    Writes must be in order, and are passed to the upload immediately. After an error, every later call except `close`
+    raises.
     """
 
     in_order = True

@@ -33,7 +33,7 @@ def read_small(storage: Storage, path: str, limit: int, what: str, hint: str = "
 
 
 def kind_of_file(storage: Storage, path: str) -> FileKind:
-    """Return the kind of the file at `path`; UNKNOWN if it cannot be opened, like a directory or a pipe.
+    """Return the kind of the file at `path`; UNKNOWN if it cannot be opened, as with a directory or pipe.
 
     Raises:
         OSError: a system error while reading the file.

@@ -58,9 +58,7 @@ class StagingOptions:
         for name in ("buffer_bytes", "buffers_per_device", "save_bytes", "async_bytes", "threads"):
             value, lowest = getattr(self, name), least.get(name, 1)
             if not isinstance(value, int) or value < lowest:
-                raise InvalidArgumentError(
-                    f"StagingOptions: {name}={value!r} must be an integer of at least {lowest}. Pass a larger one"
-                )
+                raise InvalidArgumentError(f"StagingOptions: {name}={value!r}: pass an integer of at least {lowest}")
 
 
 class Buffers:
@@ -109,7 +107,7 @@ class Buffers:
         return buffer
 
     def give_back(self, buffer: torch.Tensor) -> None:
-        """Return a buffer whose bytes are written."""
+        """Take back a lent buffer whose bytes have been written."""
         self._free.append(buffer)
         self._permits.put(True)
 

@@ -53,12 +53,12 @@ class Batch:
     offset: int
     size: int
     numbers: list[int]  # indices into the plan
-    begin: int = 0  # of a part: offset in bytes from the start of its write
+    begin: int = 0  # for a part: its offset in bytes from the start of its write
     # Set when it is filled:
     pieces: list[memoryview] = field(default_factory=list)
     parts: list[list[int]] = field(default_factory=list)  # for each piece, the sizes of its writes
     buffer: torch.Tensor | None = None  # to return after writing
-    ready: Ready | None = None  # None: the bytes are already there
+    ready: Ready | None = None  # None: the bytes are already in host memory
 
 
 _Queue = SimpleQueue[Batch | None]
@@ -73,15 +73,16 @@ class Transfer:
         staging: Source of the buffers.
         snapshot: Whether values may change once `staged` is set; otherwise only after `result` has returned.
 
-    The values written are those at the time of the call, after all work that is queued on the current streams of their
-    devices. Cost: host memory for the buffers, and per lane a contiguous copy of one tensor that is not contiguous.
+    The values written are those that the tensors have at the time of the call, after all work that is queued on the
+    current streams of their devices. Cost: host memory for the buffers, and per lane a contiguous copy of one
+    non-contiguous tensor.
     Thread safety: one thread calls the methods; any thread may wait for `staged`.
     """
 
     def __init__(
         self, writes: Sequence[Write], files: Sequence[WritableFile], staging: Staging, *, snapshot: bool
     ) -> None:
-        # Only in the case of a snapshot do other threads wait for this event.
+        # Other threads wait for this event only if this is a snapshot.
         self.staged = Latch() if snapshot else threading.Event()
         self._writes, self._files = writes, files
         self._sums = [0] * len(writes)

@@ -72,7 +72,7 @@ def _kind(source: torch.Tensor | bytes) -> object:
     These are tensors of the same dtype and device without lazy conjugation or negation.
     """
     if isinstance(source, bytes) or source.is_conj() or source.is_neg():
-        return object()  # different from every other
+        return object()  # different from all other values
     return source.dtype, source.device
 
 

@@ -1,8 +1,8 @@
 """Open the files of a version 1 checkpoint, all from the same save.
 
-If all shards of a checkpoint are opened, they are guaranteed to be from the same save by this package, even if another
-program saves the checkpoint at the same time, or was killed while doing so (`v1.shard_names`). This is not guaranteed
-while TensorFlow saves the checkpoint: its shards do not show which save they are from.
+If all shards of a checkpoint are opened, they are guaranteed to be from the same save, even if another program saves
+the checkpoint with this package at the same time, or was killed while doing so (`v1.shard_names`). There is no such
+guarantee for saves by TensorFlow: the shards do not show which save they are from.
 """
 
 import os
@@ -91,9 +91,9 @@ def _open_new(storage: Storage, prefix: str, journal: Journal) -> list[ReadableF
 def _are_of_one_save(storage: Storage, prefix: str, journal: Journal | None, files: Sequence[ReadableFile]) -> bool:
     """Return whether no shard was replaced while `files` were opened.
 
-    If there was a journal, another save renames its shards only after replacing that journal. If there was none, check
-    first that there still is none, then the names: if there is no journal now, any save that began in the meantime has
-    done all its renames.
+    If there was a journal, another save renames its shards only after replacing that journal. If there was no journal,
+    check first that there still is none, then that the names still refer to `files`: as there is no journal now, any
+    save that began in the meantime has done all its renames.
     """
     if unfinished_shards(storage, prefix) != journal:
         return False

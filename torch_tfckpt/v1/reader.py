@@ -146,7 +146,7 @@ class SlicesReader:
         return () if tensor.is_whole else tuple(tensor.parts)
 
     def nbytes(self, name: str) -> int:
-        """Return the bytes of the tensor's elements; for strings and unknown types, the bytes of the records.
+        """Return the size of the elements in bytes; for strings and unknown types, the size of the records.
 
         Raises:
             DataLossError: the size of records is needed, and a record is damaged or missing.
@@ -350,7 +350,9 @@ def _merge(shards: Sequence[Shard]) -> dict[str, _MergedTensor]:
 
 def _check_out(name: str, out: torch.Tensor, shape: Shape, dtype: DataType) -> None:
     if dtype == DataType.DT_STRING:
-        raise InvalidArgumentError(f"tensor {quoted(name)} contains strings, which do not fit into a torch `out`")
+        raise InvalidArgumentError(
+            f"tensor {quoted(name)} contains strings, which a torch tensor cannot hold. Omit `out`"
+        )
     check_out(name, out, shape, value_dtype(name, dtype))
 
 

@@ -52,7 +52,8 @@ class Shard:
         missing = f"{place}: Failed to find the saved tensor slices at the beginning of the checkpoint file: {place}"
         if meta is None:
             raise DataLossError(
-                f"{missing}: the table has no entry for them. It is not a version 1 checkpoint; use another path"
+                f"{missing}: the table has no entry for these slices, so the file is not a version 1 checkpoint. Use a "
+                f"different path"
             )
         with error_context(missing, DAMAGED):
             self.tensors: list[SavedSliceMeta] = decode_meta(meta)

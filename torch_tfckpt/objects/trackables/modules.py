@@ -90,7 +90,7 @@ class ModuleTrackable(Trackable):
             raise UnimplementedError(
                 f"{type(module).__name__}: the entries {', '.join(map(quoted, sorted(lost)))} of the module's "
                 f"state_dict are not parameters or buffers of the module, so they cannot be restored in place. "
-                f"Pass an object whose state_dict and load_state_dict are the module's"
+                f"Pass an object that delegates its state_dict and load_state_dict to the module"
             )
 
 

@@ -6,8 +6,8 @@
     optimizer/beta1_power, optimizer/beta2_power           Adam's steps, in the form that TensorFlow's Adam needs
 
 The string contains the whole state, and refers to slot variables by their keys; a torch optimizer is restored from it
-bit for bit. The graph does not list the string, because TensorFlow has no object to restore it into, so that its
-`assert_consumed` would fail.
+bit for bit. The graph does not list the string: TensorFlow has no object to restore it into, so its `assert_consumed`
+would fail.
 """
 
 import logging
@@ -140,7 +140,7 @@ class OptimizerTrackable(Trackable):
 
         Raises:
             NotFoundError, DataLossError: the state, or a tensor that it refers to, is missing or damaged.
-            InvalidArgumentError: the state is of a different kind of optimizer, or of parameters with different shapes.
+            InvalidArgumentError: the state is for a different kind of optimizer, or for parameters of different shapes.
 
         If the stored parameters or groups differ from the optimizer's, for example because the model has grown, the
         parts that both have are restored, and a warning lists the differences: see `saveables.optimizer_state`.
@@ -220,7 +220,7 @@ def check_slots(stored: StoredNode, parameters: Mapping[int, torch.Tensor]) -> N
 def state_from_tensorflow(
     optimizer: torch.optim.Optimizer, stored: StoredNode, parameters: Mapping[int, torch.Tensor]
 ) -> tuple[SaveableObject | None, Sequence[int]]:
-    """Return a saveable that restores TensorFlow's optimizer state into `optimizer`, and its nodes.
+    """Return a saveable that restores TensorFlow's optimizer state, and the ids of the restored nodes.
 
     If the state cannot be converted, the reason is logged, and the result is `(None, ())`.
 

@@ -82,9 +82,9 @@ class ValueTrackable(StateTrackable):
 
     Args:
         holder: The object or container that contains it.
-        name: Its attribute, key or index there.
+        name: Its attribute, key or index in `holder`.
         get: Returns the current value.
-        put: Replaces it.
+        put: Replaces the value.
     """
 
     is_part = True
@@ -129,7 +129,7 @@ class _NumberSaveable(SaveableObject):
 
 
 class PlainContainer(StateTrackable):
-    """A dict, list, set or deque of plain values. If empty, it has no values, and its node no attributes."""
+    """A dict, list, set or deque of plain values. If empty, it saves nothing; its node has no attributes."""
 
     def __init__(self, target: Container) -> None:
         super().__init__(target, ContainerState(target))
@@ -315,8 +315,8 @@ class ListTrackable(Trackable):
                 yield str(index), _item(self._items, index, value)
             elif must_be_replaced(value):
                 raise ValueError(
-                    f"Unable to save the object {type(self._items).__name__}: its item {index}, a "
-                    f"{type(value).__name__}, could not be restored, since a tuple cannot change. Use a list"
+                    f"Unable to save the object {type(self._items).__name__}: its item {index} "
+                    f"({type(value).__name__}) could not be restored, since a tuple cannot change. Use a list"
                 )
             else:
                 yield str(index), value
@@ -326,12 +326,12 @@ class ListTrackable(Trackable):
 
 
 def must_be_replaced(value: object) -> bool:
-    """Return whether it is an immutable plain value, which a restore replaces."""
+    """Return whether `value` is an immutable plain value, which a restore replaces."""
     return not isinstance(value, CONTAINERS) and is_plain(value)
 
 
 def _item(container: Any, key: object, value: object) -> object:
-    """Return the object for an item of a dict or list; for a plain value, one that can replace it."""
+    """Return the object for an item of a dict or list; for a plain value, an object that can replace it."""
     if not must_be_replaced(value):
         return value
 

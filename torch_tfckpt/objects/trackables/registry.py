@@ -57,7 +57,7 @@ def trackable_of(value: object, name: str) -> Trackable:
     if is_python_state(value):
         return PythonStateTrackable(value)
     raise ValueError(
-        f"`Checkpoint` was expecting {name} to be a trackable object (an object derived from `Trackable`), got a "
+        f"`Checkpoint` was expecting {name} to be a trackable object (an object derived from `Trackable`), got "
         f"{type(value).__name__}. Pass tensors, modules, optimizers, objects with state_dict and load_state_dict, "
         f"plain values, or dicts and lists of them"
     )
