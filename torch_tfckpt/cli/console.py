@@ -21,6 +21,7 @@ from torch_tfckpt.errors import NO_MATCHING_FILES, CheckpointError
 _OPTIONS: Final[Mapping[str, str]] = {
     "allow_missing_files": "--allow-missing",
     "atol": "--atol",
+    "clamp": "--clamp",
     "dtype": "--dtype",
     "exclude": "--exclude",
     "include": "--include",

@@ -224,6 +224,9 @@ def _add_convert(verbs: Verbs) -> None:
     verb.add_argument("target", metavar="DST", help="a file; with --to tf a prefix; with --to safetensors a directory")
     verb.add_argument("--to", choices=FORMATS, help="format of DST; default: determined by its extension")
     verb.add_argument("--dtype", metavar="TYPE", help="type for floating-point tensors: bf16, float16, float32 ...")
+    verb.add_argument(
+        "--clamp", action="store_true", help="store values beyond the range of --dtype as the nearest in it"
+    )
     verb.add_argument("--max-shard-size", metavar="SIZE", help="split safetensors into files of at most SIZE, e.g. 5GB")
     verb.add_argument("--dry-run", action="store_true", help="report what would be written, and write nothing")
     verb.add_argument(
