@@ -65,6 +65,7 @@ def read_run(path: str) -> tuple[list[RawTensor], int, list[bytes], list[RawTens
     Returns the weights, the counter, the strings, and the variables of the optimizer.
     """
     net, optimizer, checkpoint = _checkpoint()
+    assert int(checkpoint.save_counter) == 0  # reading it creates it; a manager has stored one
     checkpoint.read(path).assert_consumed()
     weights = [RawTensor.of(each.numpy()) for each in (*net.layers, net.half)]
     return weights, int(net.step), list(net.words.numpy()), [RawTensor.of(each.numpy()) for each in optimizer.variables]
@@ -72,12 +73,12 @@ def read_run(path: str) -> tuple[list[RawTensor], int, list[bytes], list[RawTens
 
 def write_partitioned(prefixes: Sequence[str], seed: int, partitions: int) -> None:
     """Save a partitioned variable of random values in each of `prefixes`, with tf.train.Saver."""
-    rng = np.random.default_rng(seed)
     for number, prefix in enumerate(prefixes):
         with tf.Graph().as_default(), v1.Session() as session:
             parts = v1.get_variable(
                 "emb",
-                initializer=rng.standard_normal((7, 3)).astype("float32"),
+                shape=(7, 3),
+                initializer=v1.random_normal_initializer(seed=seed),
                 partitioner=v1.fixed_size_partitioner(partitions),
             )
             step = v1.get_variable("global_step", initializer=np.int64(number), trainable=False)

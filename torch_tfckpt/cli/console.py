@@ -25,7 +25,9 @@ _OPTIONS: Final[Mapping[str, str]] = {
     "dtype": "--dtype",
     "exclude": "--exclude",
     "include": "--include",
+    "last": "--last",
     "max_shard_size": "--max-shard-size",
+    "newest": "--newest",
     "rename": "--rename",
     "skip_damaged": "--skip-damaged",
     "tags": "--tags",
@@ -36,7 +38,7 @@ _LONG: Final = "|".join(name for name in _OPTIONS if "_" in name)  # never ordin
 # Skips quoted names. Finds for example: atol=-1, skip_damaged=True, include "x", `tags`, max_shard_size.
 _PARAMETER: Final = re.compile(
     rf"""(?P<quoted>"[^"]*")|(?<![\w/.=-])"""
-    rf"""(?:(?P<set>{_ANY})=(?P<value>[^\s:]+)|(?P<listed>include|exclude|rename)(?=[ ]")|"""
+    rf"""(?:(?P<set>{_ANY})=(?P<value>[^\s:]+)|(?P<listed>include|exclude|newest|rename)(?=[ ]")|"""
     rf"""(?P<word>{_LONG})(?![\w/.=-])|`(?P<code>{_ANY})`)"""
 )
 
