@@ -30,8 +30,8 @@ PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 _PATHS: Final = """\
 A path is a checkpoint: its prefix (model.ckpt-1000), any of its files, a
 directory with a `checkpoint` file (the latest checkpoint in it) or a SavedModel
-directory. ls, show, convert and diff also read .pt, .npz and .safetensors
-files, and the directory or index of a sharded .safetensors file.
+directory. ls, show, convert, diff and average also read .pt, .npz and
+.safetensors files, and the directory or index of a sharded .safetensors file.
 """
 _COMING_FROM_TENSORFLOW: Final = """\
 Instead of TensorFlow's inspect_checkpoint:
@@ -290,14 +290,16 @@ def _add_average(verbs: Verbs) -> None:
         "Average several checkpoints of one model into one TensorFlow checkpoint.",
         "Floating-point and complex tensors become means, also those of optimizers. All others,\n"
         "and the object graph, are those of the last SRC. An existing DST is replaced.",
-        epilog=f"{_PATHS}\nThe last five checkpoints of a run, without optimizer state:\n"
+        epilog="SRC is any checkpoint or file that convert reads. A directory with a `checkpoint` file\n"
+        "means all checkpoints that it lists, and --last N the last N of them.\n\n"
+        "The last five checkpoints of a run, without optimizer state:\n"
         "  tfckpt average run run/average.ckpt --last 5 --exclude '/Adam|beta._power'",
     )
     verb.add_argument(
         "sources",
         metavar="SRC",
         nargs="+",
-        help="a checkpoint or file, oldest first; a directory with a `checkpoint` file: the checkpoints that it lists",
+        help="checkpoints, oldest first, or the directory of a run",
     )
     verb.add_argument("target", metavar="DST", help="the prefix of the result")
     verb.add_argument("--last", type=int, metavar="N", help="only the last N checkpoints of a directory")
