@@ -301,6 +301,13 @@ def test_object_graphs_that_differ(tmp_path: Path, tensorflow: TensorFlowProcess
     assert average([a, b], tmp_path / "average").remarks == []
     (remark,) = average([a, other], tmp_path / "average").remarks
     assert "the object graphs differ" in remark and str(other) in remark
+    strange = [
+        tfckpt.save_file(
+            {OBJECT_GRAPH_KEY: np.array([b"x", name], object), "w": torch.ones(1)}, tmp_path / name.decode()
+        )
+        for name in (b"s1", b"s2")
+    ]
+    assert "the object graphs differ" in average(strange, tmp_path / "average").remarks[0]
 
 
 def test_types_that_torch_lacks(tmp_path: Path, tensorflow: TensorFlowProcess) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
+import numpy as np
 import torch
 
 from torch_tfckpt.bundle.leftovers import remove_leftovers
@@ -201,7 +202,7 @@ def _refuse_source(sources: Sources, sink: TensorSink) -> None:
             )
 
 
-class _Work:
+class _AveragePlan:
     """The tensors to write."""
 
     def __init__(self, selected: SelectedSource, infos: Mapping[str, TensorInfo], order: list[str], means: set[str]):
@@ -211,7 +212,9 @@ class _Work:
         self.means = means  # names of the tensors to average
 
 
-def _plan(sources: Sources, sink: TensorSink, selection: Selection, kept: Selection, report: AverageReport) -> _Work:
+def _plan(
+    sources: Sources, sink: TensorSink, selection: Selection, kept: Selection, report: AverageReport
+) -> _AveragePlan:
     """Decide, from names, shapes and dtypes alone, what becomes of each tensor, and record this in `report`."""
     newest = sources.newest
     names = newest.names()
@@ -237,7 +240,7 @@ def _plan(sources: Sources, sink: TensorSink, selection: Selection, kept: Select
     report.nbytes = sum(info.nbytes for info in infos.values())
     report.graph_edited = selected.graph_edited
     report.files = sink.files()
-    return _Work(selected, infos, order, means)
+    return _AveragePlan(selected, infos, order, means)
 
 
 def _is_averaged(place: str, name: str, info: TensorInfo) -> bool:
@@ -257,7 +260,11 @@ def _is_averaged(place: str, name: str, info: TensorInfo) -> bool:
 
 
 def _carry_out(
-    sources: Sources, sink: TensorSink, work: _Work, report: AverageReport, progress: Callable[[int, int], object]
+    sources: Sources,
+    sink: TensorSink,
+    work: _AveragePlan,
+    report: AverageReport,
+    progress: Callable[[int, int], object],
 ) -> None:
     """Write the result, and add remarks on its values."""
     count = len(sources.opened)
@@ -310,7 +317,7 @@ class _Findings:
         return lines
 
 
-def _values(sources: Sources, work: _Work, batch: Sequence[str], found: _Findings) -> dict[str, FileValue]:
+def _values(sources: Sources, work: _AveragePlan, batch: Sequence[str], found: _Findings) -> dict[str, FileValue]:
     """Return the values to write, in the order of `batch`."""
     averaged = [name for name in batch if name in work.means]
     values: dict[str, FileValue] = {}
@@ -327,7 +334,7 @@ def _values(sources: Sources, work: _Work, batch: Sequence[str], found: _Finding
     return {name: values[name] for name in batch}
 
 
-def _means(sources: Sources, work: _Work, names: Sequence[str], found: _Findings) -> dict[str, FileValue]:
+def _means(sources: Sources, work: _AveragePlan, names: Sequence[str], found: _Findings) -> dict[str, FileValue]:
     means = {name: Mean(len(sources.opened)) for name in names}
     scalars: dict[str, list[float]] = {name: [] for name in names if work.infos[name].shape == ()}
     for source in sources.opened if names else ():
@@ -352,4 +359,4 @@ def _means(sources: Sources, work: _Work, names: Sequence[str], found: _Findings
 
 def _same_graphs(sources: Sources) -> bool:
     graphs = (source.read([OBJECT_GRAPH_KEY])[OBJECT_GRAPH_KEY] for source in sources.opened)
-    return len({bytes(graph.item()) for graph in graphs if not isinstance(graph, torch.Tensor | tuple)}) <= 1
+    return len({tuple(graph.reshape(-1)) for graph in graphs if isinstance(graph, np.ndarray)}) <= 1
