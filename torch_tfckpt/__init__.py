@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch_tfckpt._proto.tensor_slice_pb2 import TensorSliceProto
     from torch_tfckpt.bundle.check import Damage, Verification
     from torch_tfckpt.checkpoint_reader import CheckpointReader, list_variables, load_checkpoint, load_variable
+    from torch_tfckpt.conversion.average import AverageReport, average
     from torch_tfckpt.conversion.convert import ConvertedTensor, ConvertReport, SidecarTensor, convert
     from torch_tfckpt.conversion.diff import Difference, DiffReport, diff
     from torch_tfckpt.conversion.merge import MergeReport, merge
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
 __version__: Final = "0.1.0.dev0"
 
 __all__ = [
+    "AverageReport",
     "BaseSaverBuilder",
     "BulkSaverBuilder",
     "Checkpoint",
@@ -154,6 +156,7 @@ __all__ = [
     "Verification",
     "WritableFile",
     "add_to_collection",
+    "average",
     "checkpoint_exists",
     "checkpoints_iterator",
     "convert",
@@ -192,6 +195,7 @@ _DEFINED_IN: Final = {
     "_proto.tensor_slice_pb2": "TensorSliceProto",
     "bundle.check": "Damage Verification",
     "checkpoint_reader": "CheckpointReader list_variables load_checkpoint load_variable",
+    "conversion.average": "AverageReport average",
     "conversion.convert": "ConvertReport ConvertedTensor SidecarTensor convert",
     "conversion.diff": "DiffReport Difference diff",
     "conversion.merge": "MergeReport merge",

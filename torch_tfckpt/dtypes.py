@@ -1,17 +1,21 @@
-"""Element types in torch: the torch dtype for each TensorFlow type, and its size in bytes.
+"""Element types in torch: the torch dtype for each TensorFlow type, its size in bytes, and its range.
 
 Source: tensorflow/core/framework/types.proto and types.cc.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import torch
 
-from torch_tfckpt.errors import UnimplementedError
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.text import quoted
+
+_CAST_ELEMENTS: Final = 1024 * 1024  # a chunk of 8 MiB at most, still in the cache when it is written back
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +118,116 @@ def data_type(dtype: torch.dtype, name: str = "") -> DataType:
             hint += f", or save tensor.view(torch.uint8), whose bytes are the same, and view them as {dtype} later"
         raise UnimplementedError(f"{place}{dtype} has no TensorFlow element type. {hint}")
     return stored
+
+
+def check_convertible(dtype: torch.dtype) -> None:
+    """Raise InvalidArgumentError unless torch can convert numbers to `dtype`, a floating-point type."""
+    if not dtype.is_floating_point:
+        raise InvalidArgumentError(f"dtype={dtype}: only floating-point dtypes are supported")
+    try:
+        torch.zeros(1, dtype=torch.float32, device="cpu").to(dtype)
+    except RuntimeError as error:
+        raise InvalidArgumentError(
+            f"dtype={dtype}: torch cannot convert numbers to it. Use float16, bfloat16 or one of torch's float8 types"
+        ) from error
+
+
+class RangeLoss(NamedTuple):
+    """What a conversion to another floating-point type lost, other than digits.
+
+    Attributes:
+        beyond: Number of values that the type cannot represent: too large, or of a sign that it does not have.
+        largest: Largest absolute value among them; 0.0 if there are none.
+        to_zero: Number of values other than zero that became zero.
+    """
+
+    beyond: int = 0
+    largest: float = 0.0
+    to_zero: int = 0
+
+    def __add__(self, other: object) -> "RangeLoss":
+        if not isinstance(other, RangeLoss):
+            return NotImplemented
+        return RangeLoss(self.beyond + other.beyond, max(self.largest, other.largest), self.to_zero + other.to_zero)
+
+
+def cast_counted(
+    values: torch.Tensor, dtype: torch.dtype, *, clamp: bool = False, out: torch.Tensor | None = None
+) -> tuple[torch.Tensor, RangeLoss]:
+    """Convert a floating-point tensor to another floating-point type, and count what the range of that type loses.
+
+    Values that round to the largest number of `dtype` are not lost. NaN, and infinities that `dtype` has, stay as they
+    are and are not counted. What becomes of values beyond the range depends on the type: infinity, NaN, or the largest.
+
+    Args:
+        values: A tensor in host memory.
+        clamp: Convert values beyond the range to the nearest finite number of `dtype`. They are counted all the same.
+        out: Flat tensor to fill; it may share memory with `values` if their beginnings coincide and its elements are
+            not larger. None: a new one.
+
+    Returns:
+        A contiguous tensor of the shape of `values`, and what was lost.
+
+    Cost: memory of the result and a few chunks.
+    """
+    flat = values.detach().reshape(-1)
+    target = torch.empty(flat.numel(), dtype=dtype, device="cpu") if out is None else out
+    lost = RangeLoss()
+    for begin in range(0, flat.numel(), _CAST_ELEMENTS):
+        end = begin + _CAST_ELEMENTS
+        target[begin:end], loss = _cast_chunk(flat[begin:end], dtype, clamp)
+        lost += loss
+    return target.view(values.shape), lost
+
+
+def _cast_chunk(values: torch.Tensor, dtype: torch.dtype, clamp: bool) -> tuple[torch.Tensor, RangeLoss]:
+    converted = values.to(dtype)
+    if _covers(dtype, values.dtype):
+        return converted, RangeLoss()
+    wide = torch.float64 if values.dtype == torch.float64 else torch.float32
+    before, after = values.to(wide), converted.to(wide)
+    limits = _range_of(dtype)
+    to_zero = max(0, int(before.count_nonzero()) - int(after.count_nonzero()))  # float8_e8m0fnu has no zero
+    smallest, largest = map(float, before.aminmax())  # NaN if there is one
+    if (0 if limits.lowest > 0 else -limits.end) < smallest and largest < limits.end:
+        return converted, RangeLoss(to_zero=to_zero)
+    beyond = (before.abs() >= limits.end) & (before != after)
+    beyond |= before.isfinite() & ~after.isfinite()
+    beyond |= (before < 0) & (after > 0)  # float8_e8m0fnu has no negative numbers
+    if not beyond.any():
+        return converted, RangeLoss(to_zero=to_zero)
+    loss = RangeLoss(int(beyond.sum()), float(before[beyond].abs().max()), to_zero)
+    if clamp:
+        converted = before.where(~beyond, before.clamp(limits.lowest, limits.largest)).to(dtype)
+    return converted, loss
+
+
+class _Range(NamedTuple):
+    """Range of a floating-point type."""
+
+    lowest: float
+    largest: float
+    end: float  # from here on, values do not round to `largest`: it is half a step above it
+    smallest: float  # positive number
+    infinite: bool  # whether it has infinities
+
+
+@lru_cache(maxsize=32)
+def _range_of(dtype: torch.dtype) -> _Range:
+    limits = torch.finfo(dtype)
+    # Steps are measured, because torch.finfo(torch.float8_e5m2fnuz).eps is half of the actual one.
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    largest = torch.tensor([limits.max], dtype=torch.float64, device="cpu").to(dtype).view(bits)
+    below = float((largest - 1).view(dtype).to(torch.float64))
+    smallest = float(torch.ones(1, dtype=bits, device="cpu").view(dtype).to(torch.float64))
+    infinite = bool(torch.tensor([math.inf], device="cpu").to(dtype).to(torch.float64).isinf())
+    return _Range(limits.min, limits.max, limits.max + (limits.max - below) / 2, smallest, infinite)
+
+
+def _covers(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Return whether every number of `other` is within the range of `dtype`, and only zero becomes zero."""
+    if dtype in (other, torch.float64):
+        return True
+    here, there = _range_of(dtype), _range_of(other)
+    within = here.lowest <= there.lowest and here.largest >= there.largest and here.smallest <= there.smallest
+    return within and here.infinite >= there.infinite

@@ -2,22 +2,24 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import torch
 
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.dtypes import is_holdable
+from torch_tfckpt.dtypes import cast_counted, check_convertible, is_holdable
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import counted, listed, quoted
 from torch_tfckpt.values import LoadedValue, WritableValue, outside_modes
 
 _log = logging.getLogger(__name__)
+_NAMED: Final = 8  # number of tensors named in a warning
 
 
 @outside_modes
@@ -38,8 +40,8 @@ def load_file(
         device: Device of the returned tensors.
         names: Names of the tensors to load. None loads all that torch or numpy can represent; a logged
             warning names the others (variants, resources).
-        dtype: Floating-point dtype to convert floating-point tensors to; other tensors are not converted. None keeps
-            the stored dtypes.
+        dtype: Floating-point dtype to convert floating-point tensors to; other tensors are not converted. A logged
+            warning names tensors with values beyond its range. None keeps the stored dtypes.
         mmap: Return tensors that are views of the mapped file, without copying. Changes to them are not written to the
             file. Tensors whose bytes are misaligned or big-endian are copied.
         verify: Compare all bytes read with their checksums. With `mmap` this reads the whole file once.
@@ -68,6 +70,8 @@ def load_file(
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise InvalidArgumentError(f"dtype={dtype}: pass a floating-point torch dtype, such as torch.bfloat16, or None")
+    if dtype is not None:
+        check_convertible(dtype)
     if isinstance(names, str):
         raise InvalidArgumentError(f"names={quoted(names)} is a single string; pass a list of names")
     try:
@@ -80,9 +84,9 @@ def load_file(
     with CheckpointReader(path, verify=verify, storage=storage) as reader:
         wanted = _holdable(reader) if names is None else list(names)
         values = reader.map_tensors(wanted) if mmap else reader.get_tensors(wanted)
-    if target.type == "cpu" and dtype is None:
-        return values
-    return {name: _placed(value, target, dtype) for name, value in values.items()}
+    if dtype is not None:
+        values = _cast(values, dtype, reader.path)
+    return values if target.type == "cpu" else {name: _placed(value, target) for name, value in values.items()}
 
 
 @outside_modes
@@ -137,7 +141,24 @@ def _holdable(reader: CheckpointReader) -> list[str]:
     return held
 
 
-def _placed(value: LoadedValue, device: torch.device, dtype: torch.dtype | None) -> LoadedValue:
-    if not isinstance(value, torch.Tensor):
-        return value
-    return value.to(device, dtype) if dtype is not None and value.is_floating_point() else value.to(device)
+def _cast(values: dict[str, LoadedValue], dtype: torch.dtype, place: str) -> dict[str, LoadedValue]:
+    """Return the values, floating-point tensors as `dtype`; log a warning about values beyond its range."""
+    cast: dict[str, LoadedValue] = {}
+    lost: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != dtype:
+            value, loss = cast_counted(value, dtype)
+            if loss.beyond:
+                lost.append(f"{quoted(name)} ({counted(loss.beyond, 'value')}, largest {loss.largest:.9g})")
+        cast[name] = value
+    if lost:
+        limit = torch.finfo(dtype).max
+        _log.warning(
+            "%s: values beyond the range of %s, whose largest number is %.9g, were not kept: %s",
+            place, dtype, limit, listed(lost, _NAMED, str),
+        )  # fmt: skip
+    return cast
+
+
+def _placed(value: LoadedValue, device: torch.device) -> LoadedValue:
+    return value.to(device) if isinstance(value, torch.Tensor) else value

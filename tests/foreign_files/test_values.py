@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import torch_tfckpt as tfckpt
+from torch_tfckpt import dtypes
 from torch_tfckpt.conversion.tensor_statistics import statistics_of
 from torch_tfckpt.foreign_files import values
 from torch_tfckpt.foreign_files.values import batches, cast_floating, dtype_named
@@ -19,13 +20,13 @@ def test_casting_in_place_is_casting(
     """The path of huge tensors gives what tensor.to gives, over many chunks."""
     if in_place:
         monkeypatch.setattr(values, "_CAST_IN_PLACE_BYTES", 0)
-        monkeypatch.setattr(values, "_CAST_ELEMENTS", 7)
+        monkeypatch.setattr(dtypes, "_CAST_ELEMENTS", 7)
     tensor = torch.randn(5, 20, dtype=torch.float64).to(source)
     expected = tensor.to(target)
-    found = cast_floating(tensor, target)
+    found, _ = cast_floating(tensor, target)
     assert found.dtype == target and found.shape == (5, 20)
     assert torch.equal(found.view(torch.uint8), expected.view(torch.uint8))
-    assert cast_floating(torch.zeros(0, dtype=source), target).dtype == target
+    assert cast_floating(torch.zeros(0, dtype=source), target)[0].dtype == target
 
 
 def test_dtype_names() -> None:

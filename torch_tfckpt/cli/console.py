@@ -21,10 +21,13 @@ from torch_tfckpt.errors import NO_MATCHING_FILES, CheckpointError
 _OPTIONS: Final[Mapping[str, str]] = {
     "allow_missing_files": "--allow-missing",
     "atol": "--atol",
+    "clamp": "--clamp",
     "dtype": "--dtype",
     "exclude": "--exclude",
     "include": "--include",
+    "last": "--last",
     "max_shard_size": "--max-shard-size",
+    "newest": "--newest",
     "rename": "--rename",
     "skip_damaged": "--skip-damaged",
     "tags": "--tags",
@@ -35,7 +38,7 @@ _LONG: Final = "|".join(name for name in _OPTIONS if "_" in name)  # never ordin
 # Skips quoted names. Finds for example: atol=-1, skip_damaged=True, include "x", `tags`, max_shard_size.
 _PARAMETER: Final = re.compile(
     rf"""(?P<quoted>"[^"]*")|(?<![\w/.=-])"""
-    rf"""(?:(?P<set>{_ANY})=(?P<value>[^\s:]+)|(?P<listed>include|exclude|rename)(?=[ ]")|"""
+    rf"""(?:(?P<set>{_ANY})=(?P<value>[^\s:]+)|(?P<listed>include|exclude|newest|rename)(?=[ ]")|"""
     rf"""(?P<word>{_LONG})(?![\w/.=-])|`(?P<code>{_ANY})`)"""
 )
 

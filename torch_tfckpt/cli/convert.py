@@ -24,6 +24,7 @@ def convert_paths(options: argparse.Namespace) -> int:
             exclude=options.exclude,
             rename=_pairs(options.rename),
             dtype=options.dtype,
+            clamp=options.clamp,
             max_shard_size=options.max_shard_size,
             dry_run=options.dry_run,
             skip_damaged=options.skip_damaged,

@@ -30,8 +30,8 @@ PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 _PATHS: Final = """\
 A path is a checkpoint: its prefix (model.ckpt-1000), any of its files, a
 directory with a `checkpoint` file (the latest checkpoint in it) or a SavedModel
-directory. ls, show, convert and diff also read .pt, .npz and .safetensors
-files, and the directory or index of a sharded .safetensors file.
+directory. ls, show, convert, diff and average also read .pt, .npz and
+.safetensors files, and the directory or index of a sharded .safetensors file.
 """
 _COMING_FROM_TENSORFLOW: Final = """\
 Instead of TensorFlow's inspect_checkpoint:
@@ -119,7 +119,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tfckpt {__version__}")
     add_completion(parser)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (_add_ls, _add_show, _add_verify, _add_convert, _add_diff, _add_latest, _add_merge, _add_meta):
+    for add in (
+        *(_add_ls, _add_show, _add_verify, _add_convert, _add_diff, _add_latest, _add_merge, _add_average, _add_meta),
+    ):
         add(verbs)
     return parser
 
@@ -224,6 +226,9 @@ def _add_convert(verbs: Verbs) -> None:
     verb.add_argument("target", metavar="DST", help="a file; with --to tf a prefix; with --to safetensors a directory")
     verb.add_argument("--to", choices=FORMATS, help="format of DST; default: determined by its extension")
     verb.add_argument("--dtype", metavar="TYPE", help="type for floating-point tensors: bf16, float16, float32 ...")
+    verb.add_argument(
+        "--clamp", action="store_true", help="store values beyond the range of --dtype as the nearest in it"
+    )
     verb.add_argument("--max-shard-size", metavar="SIZE", help="split safetensors into files of at most SIZE, e.g. 5GB")
     verb.add_argument("--dry-run", action="store_true", help="report what would be written, and write nothing")
     verb.add_argument(
@@ -277,6 +282,39 @@ def _add_merge(verbs: Verbs) -> None:
     verb.add_argument("--allow-missing", action="store_true", help="skip sources that do not exist")
 
 
+def _add_average(verbs: Verbs) -> None:
+    verb = _add_verb(
+        verbs,
+        "average",
+        "average:average_paths",
+        "Average several checkpoints of one model into one TensorFlow checkpoint.",
+        "Floating-point and complex tensors become means, also those of optimizers. All others,\n"
+        "and the object graph, are those of the last SRC. An existing DST is replaced.",
+        epilog="SRC is any checkpoint or file that convert reads. A directory with a `checkpoint` file\n"
+        "means all checkpoints that it lists, and --last N the last N of them.\n\n"
+        "The last five checkpoints of a run, without optimizer state:\n"
+        "  tfckpt average run run/average.ckpt --last 5 --exclude '/Adam|beta._power'",
+    )
+    verb.add_argument(
+        "sources",
+        metavar="SRC",
+        nargs="+",
+        help="checkpoints, oldest first, or the directory of a run",
+    )
+    verb.add_argument("target", metavar="DST", help="the prefix of the result")
+    verb.add_argument("--last", type=int, metavar="N", help="only the last N checkpoints of a directory")
+    verb.add_argument(
+        "--newest",
+        metavar="REGEX",
+        action="append",
+        default=[],
+        help="take tensors whose name contains a match of REGEX from the last SRC; may be repeated",
+    )
+    verb.add_argument("--dry-run", action="store_true", help="compare names, types and shapes, and write nothing")
+    verb.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    _add_selection(verb, rename=False)
+
+
 def _add_meta(verbs: Verbs) -> None:
     verb = _add_verb(
         verbs,
@@ -295,7 +333,7 @@ def _add_meta(verbs: Verbs) -> None:
     verb.add_argument("--depth", type=int, metavar="N", help="with --dot: unfold N levels of scopes; default: 1")
 
 
-def _add_selection(verb: argparse.ArgumentParser, renaming: str = "rename tensors") -> None:
+def _add_selection(verb: argparse.ArgumentParser, renaming: str = "rename tensors", *, rename: bool = True) -> None:
     for option, what in (("--include", "only"), ("--exclude", "omit")):
         verb.add_argument(
             option,
@@ -304,6 +342,8 @@ def _add_selection(verb: argparse.ArgumentParser, renaming: str = "rename tensor
             default=[],
             help=f"{what} tensors whose name contains a match of REGEX; may be repeated",
         )
+    if not rename:
+        return
     verb.add_argument(
         "--rename",
         nargs=2,

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import torch
 
 from torch_tfckpt.bundle.leftovers import remove_leftovers
+from torch_tfckpt.conversion.casting import Casting, casting_lines
 from torch_tfckpt.conversion.damage import (
     DAMAGE,
     Listing,
@@ -29,13 +30,13 @@ from torch_tfckpt.conversion.overlap import check_overlap
 from torch_tfckpt.conversion.selected_source import SelectedSource, read_graph
 from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.conversion.training_state import as_training, training_lines
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
+from torch_tfckpt.errors import DataLossError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource, names_of
 from torch_tfckpt.foreign_files.safetensors_sink import parse_size
 from torch_tfckpt.foreign_files.sidecar import SidecarWriter, check_size, sidecar_of
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
-from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches, cast_floating, dtype_named
+from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.storage.local import LOCAL
@@ -123,6 +124,8 @@ class ConvertReport:
         damaged_index: With `skip_damaged`: parts of the index that cannot be read. Tensors listed only in these parts
             are missing from the target. `damaged` includes them only if the object graph still names them.
         graph_edited: Whether the object graph was edited to match renamed or omitted tensors.
+        clamped: With `clamp`: name -> number of its values that were beyond the range of `dtype`.
+        zeroed: With `dtype`: name -> number of its values that are so small that `dtype` makes them zero.
         training: For training state saved with torch.save: key for a Saver -> what is stored under it.
         refused: Key of each optimizer in the training state that could not be converted -> the reason.
 
@@ -148,6 +151,8 @@ class ConvertReport:
     damaged: dict[str, str] = field(default_factory=dict)
     damaged_index: list[str] = field(default_factory=list)
     graph_edited: bool = False
+    clamped: dict[str, int] = field(default_factory=dict)
+    zeroed: dict[str, int] = field(default_factory=dict)
     training: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
@@ -171,6 +176,7 @@ class ConvertReport:
         lines += training_lines(self.training, self.refused)
         if self.graph_edited:
             lines.append("the object graph was edited to match the tensors")
+        lines += casting_lines(self.clamped, self.zeroed)
         if self.sidecar:
             lines.append(f"in the sidecar, since {self.format} cannot store them:")
             lines += [f"  {_described(item)}: {item.reason}" for item in self.sidecar]
@@ -218,6 +224,7 @@ def convert(
     exclude: Sequence[str] = (),
     rename: Sequence[tuple[str, str]] = (),
     dtype: torch.dtype | str | None = None,
+    clamp: bool = False,
     max_shard_size: int | str | None = None,
     dry_run: bool = False,
     skip_damaged: bool = False,
@@ -244,8 +251,11 @@ def convert(
         exclude: Regular expressions; tensors whose names contain a match of one of them are omitted.
         rename: (pattern, replacement) as re.sub takes them, applied one after the other to each name.
         dtype: Convert floating-point tensors to this dtype ("bf16", torch.float16); all other tensors are unchanged.
+            NaN, and infinities if it has them, stay as they are. Values that become zero are in `report.zeroed`.
+        clamp: Store values beyond the range of `dtype` as the nearest number in it, instead of raising. They are in
+            `report.clamped`.
         max_shard_size: Maximum bytes of tensors per file, as a number or a string such as "5GB"; for safetensors.
-        dry_run: Report what would be done, and write nothing.
+        dry_run: Report what would be done from names and shapes; no tensor is read, and nothing is written.
         skip_damaged: Leave out tensors that are damaged or whose data file is missing, instead of raising. They are in
             `report.damaged`.
         progress: Called with (bytes done, total bytes).
@@ -256,7 +266,7 @@ def convert(
     Raises:
         InvalidArgumentError: an argument is wrong; a pattern of `include` or `rename` matches nothing; two tensors
             would get the same name; the object graph cannot be edited to match; `dst` would replace some files of
-            `src`, but not all.
+            `src`, but not all; values are beyond the range of `dtype` (the message lists the tensors).
         NotFoundError, DataLossError: the source is missing or damaged; with `skip_damaged`, no part of it can be read.
         UnimplementedError: a tensor can be neither read nor copied, or a sidecar would be too large.
         OSError: a file cannot be written.
@@ -276,9 +286,7 @@ def convert(
           model.safetensors
     """
     selection = Selection(include, exclude, rename)
-    wanted_dtype = dtype_named(dtype) if isinstance(dtype, str) else dtype
-    if wanted_dtype is not None and not wanted_dtype.is_floating_point:
-        raise InvalidArgumentError(f"dtype={wanted_dtype}: only floating-point dtypes are supported")
+    casting = Casting(dtype, clamp=clamp)
     size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
     sink = make_sink(fspath(dst), to, size)
     tell = progress or (lambda done, total: None)
@@ -294,17 +302,18 @@ def convert(
             first_pass = (lambda done, total: tell(done, passes * total)) if skip_damaged else None
             selected = _select(training or source, sink, selection, first_pass, report)
             if training is not None:
-                training.check_selected(selected.new_names, report.filtered, wanted_dtype)
-            work = _plan(selected, sink, wanted_dtype, report)
+                training.check_selected(selected.new_names, report.filtered, casting.dtype)
+            work = _plan(selected, sink, casting, report)
 
         def read(names: Sequence[str]) -> dict[str, FileValue]:
             with _suggesting(skip_damaged):
-                return _read(selected, names, wanted_dtype)
+                return casting.read(selected, names, source.path)
 
         check_overlap(source, sink)
         if not dry_run:
             _carry_out(sink, work, read, lambda done, total: tell(done + (passes - 1) * total, passes * total))
             report.files = _files_of(sink, report)
+            report.clamped, report.zeroed = casting.clamped, casting.zeroed
     return report
 
 
@@ -381,9 +390,9 @@ class _Work(NamedTuple):
     types: dict[str, ElementType]  # in the target; the sidecar has the type
 
 
-def _plan(source: SelectedSource, sink: TensorSink, dtype: torch.dtype | None, report: ConvertReport) -> _Work:
+def _plan(source: SelectedSource, sink: TensorSink, casting: Casting, report: ConvertReport) -> _Work:
     """Decide, from names and shapes alone, where each tensor goes, and record this in `report`."""
-    infos = {name: source.info(name).cast(dtype) for name in source.names()}
+    infos = {name: casting.info(source, name) for name in source.names()}
     refused = {name: reason for name, info in infos.items() if (reason := sink.refusal(name, info)) is not None}
     held = {name: info for name, info in infos.items() if name not in refused}
     types = {name: info.type for name, info in held.items() if sink.noted_type(info)}
@@ -432,13 +441,3 @@ def _carry_out(
                 done += work.infos[name].nbytes
                 progress(done, total)
             sidecar.finish(beside, sink.identity())
-
-
-def _read(source: SelectedSource, names: Sequence[str], dtype: torch.dtype | None) -> dict[str, FileValue]:
-    """Return the values, with floating-point tensors converted to `dtype`."""
-    values = source.read(names)
-    for name in names:
-        value = values[name]
-        if dtype is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
-            values[name] = cast_floating(value, dtype)
-    return values

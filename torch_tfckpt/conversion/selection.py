@@ -93,9 +93,13 @@ class Selection:
         return Selected(new_names, [name for name in among if name not in chosen], unmatched)
 
     def takes(self, name: str) -> bool:
-        """Return whether `include` and `exclude` select a name."""
-        included = not self._include or any(self._finds(pattern, name) for pattern in self._include)
-        return included and not any(self._finds(pattern, name) for pattern in self._exclude)
+        """Return whether `include` and `exclude` select a tensor, given by its key."""
+        return self.takes_any(self.names_of(name))
+
+    def takes_any(self, names: Sequence[str]) -> bool:
+        """Return whether `include` and `exclude` select a tensor, given by all of its names."""
+        included = not self._include or any(any(map(pattern.search, names)) for pattern in self._include)
+        return included and not any(any(map(pattern.search, names)) for pattern in self._exclude)
 
     def new_name(self, name: str) -> str:
         """Return the new name. A pattern that does not match the tensor's key is tried on its other names."""

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, Self
 
 import torch
 
-from torch_tfckpt.dtypes import ELEMENTS, STORED_AS
+from torch_tfckpt.dtypes import ELEMENTS, STORED_AS, RangeLoss, cast_counted
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, element_count
@@ -19,7 +19,6 @@ BATCH_BYTES: Final = 32 * 1024 * 1024
 _NUMBERED: Final = re.compile(r"DT_(\d{1,9})")
 _TORCH_NAME: Final = re.compile(r"torch\.([a-z0-9_]+)")
 _CAST_IN_PLACE_BYTES: Final = 256 * 1024 * 1024
-_CAST_ELEMENTS: Final = 1024 * 1024  # a chunk of 8 MiB at most, still in the cache when it is written back
 
 
 class StoredBytes(NamedTuple):
@@ -123,19 +122,20 @@ def batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
         yield batch
 
 
-def cast_floating(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return `tensor` as `dtype`. `tensor` must own contiguous host memory, which may be overwritten.
+def cast_floating(tensor: torch.Tensor, dtype: torch.dtype, *, clamp: bool = False) -> tuple[torch.Tensor, RangeLoss]:
+    """Return `tensor` as `dtype`, and what the range of `dtype` lost.
 
     A huge tensor is converted in place, from front to back, without a second copy, unless `dtype` is wider. All other
     tensors are converted into new memory: a result in place would keep all of the old memory alive.
+
+    Args:
+        tensor: It must own contiguous host memory, which may be overwritten.
+        clamp: As for `cast_counted`.
     """
     if tensor.numel() * tensor.dtype.itemsize <= _CAST_IN_PLACE_BYTES or dtype.itemsize > tensor.dtype.itemsize:
-        return tensor.to(dtype)
-    flat = tensor.detach().reshape(-1)
-    target = flat.view(dtype)[: flat.numel()]
-    for begin in range(0, flat.numel(), _CAST_ELEMENTS):
-        target[begin : begin + _CAST_ELEMENTS] = flat[begin : begin + _CAST_ELEMENTS].to(dtype)
-    return target.view(tensor.shape)
+        return cast_counted(tensor, dtype, clamp=clamp)
+    out = tensor.detach().reshape(-1).view(dtype)[: tensor.numel()]
+    return cast_counted(tensor, dtype, clamp=clamp, out=out)
 
 
 def dtype_named(text: str) -> torch.dtype:

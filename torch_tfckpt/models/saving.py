@@ -2,10 +2,11 @@
 
 save_model(model, "model/net")                   # fc1.weight, as Saver(model) saves and restores
 save_model(model, "model/net", naming="tf")      # fc1/kernel, [in, out]
+save_model(model, "model/net", extra={"global_step": 7})
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from torch import nn
@@ -13,13 +14,16 @@ from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.format.file_kind import refuse_other_ending
+from torch_tfckpt.models.extra_values import extra_values
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.layer_names import layout_by_rule, layout_of, written_variable_name
 from torch_tfckpt.models.layouts import Layout, layout_named
 from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
 from torch_tfckpt.saveables.stored_keys import SHARED
+from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.tensor_dict import save_file
@@ -34,7 +38,12 @@ _NAMINGS: Final = ("torch", "tf")
 
 @outside_modes
 def save_model(
-    model: nn.Module, prefix: AnyPath, *, naming: str = "torch", mapper: KeyMapper | Rules | None = None
+    model: nn.Module,
+    prefix: AnyPath,
+    *,
+    naming: str = "torch",
+    mapper: KeyMapper | Rules | None = None,
+    extra: Mapping[str, object] | None = None,
 ) -> str:
     """Save the parameters and persistent buffers of a module as one version 2 checkpoint.
 
@@ -45,13 +54,17 @@ def save_model(
         naming: "torch": the names of the state_dict, unchanged. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
             layouts, for the modules that load_model knows; others keep torch's names and layouts.
         mapper: Names and layouts that override those of `naming`; the same as for load_model, but without patterns.
+        extra: Name -> further value to store in the checkpoint. Python's numbers are stored as TensorFlow's variables
+            of that value: an int as an int64 scalar, such as {"global_step": 7}; a float as float32; a bool as bool.
+            Strings and lists of strings are stored as strings; tensors and numpy values in their own dtype.
 
     Returns:
         The prefix.
 
     Raises:
         InvalidArgumentError: `prefix` has the extension of another format; an unknown naming; two tensors with one
-            name; a layout that does not fit, or that is given neither by a rule nor by the name; a lazy parameter.
+            name; a layout that does not fit, or that is given neither by a rule nor by the name; a lazy parameter; a
+            name of `extra` that the model uses, or a value that cannot be stored.
         TypeError: `model` is not a Module.
         UnimplementedError: naming="keras"; a mapper with patterns; a dtype that TensorFlow lacks.
         IncompleteSaveError: a file operation failed; nothing was published, an earlier checkpoint is intact.
@@ -59,17 +72,18 @@ def save_model(
     A tensor with several names is stored once, under the first; the others are listed in a string tensor ".shared". It
     is stored again for each name that the mapper gives, and for each different layout that TensorFlow's names imply.
     With naming="torch" and no mapper, the file is the one that Saver(model) writes, including extra state; otherwise
-    extra state is omitted. load_model restores the same bits.
+    extra state is omitted. load_model restores the same bits. Of the values of `extra`, it ignores strings and counters
+    such as global_step; the others are unexpected, unless its mapper has a rule {name: None} or strict is "shapes".
 
     Cost: one write of the bytes. The checkpoint is durable when this returns.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2))
-        >>> tfckpt.save_model(model, "net.ckpt", naming="tf")
+        >>> tfckpt.save_model(model, "net.ckpt", naming="tf", extra={"global_step": 7})
         'net.ckpt'
         >>> tfckpt.list_variables("net.ckpt")
-        [('0/bias', [2]), ('0/kernel', [3, 2])]
+        [('0/bias', [2]), ('0/kernel', [3, 2]), ('global_step', [])]
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"save_model: the model is a {type(model).__name__}. Pass a torch.nn.Module")
@@ -79,13 +93,34 @@ def save_model(
         raise InvalidArgumentError(f"save_model: unknown naming {naming!r}. Namings: {', '.join(_NAMINGS)}")
     refuse_other_ending(fspath(prefix), "save_model")
     if naming == "torch" and mapper is None:
-        saver = Saver(model, max_to_keep=None)
+        with error_context(f"save_model to {fspath(prefix)}"):
+            var_list = model if extra is None else _with_extra(model, extra)
+        saver = Saver(var_list, max_to_keep=None)
         written = saver.save(prefix, write_meta_graph=False, write_state=False)
         assert written is not None, "a saver of nothing"
         return written
     with error_context(f"save_model to {fspath(prefix)}"):
-        values = _named(targets_of(model), naming, {} if mapper is None else as_key_mapper(mapper).inverse())
+        targets = targets_of(model)
+        values = _named(targets, naming, {} if mapper is None else as_key_mapper(mapper).inverse())
+        if extra is not None:
+            values |= extra_values(extra, [*values, *_names_of(targets)])
     return save_file(values, prefix)
+
+
+def _with_extra(model: nn.Module, extra: Mapping[str, object]) -> dict[str, object]:
+    """Return the var_list of a Saver for the module and the further values."""
+    stored = [spec.name for spec in specs_of(VarList(model).to_save())]
+    values = extra_values(extra, [*stored, *_names_of(targets_of(model))])
+    saveables = {name: SaveableObject(None, [SaveSpec(value, "", name)], name) for name, value in values.items()}
+    return {"": model, **saveables}
+
+
+def _names_of(targets: list[Target]) -> Iterator[str]:
+    """Yield the names by which load_model would find the tensors of a module: torch's and TensorFlow's."""
+    for target in targets:
+        for place in target.places:
+            yield place.name
+            yield _stored_as(place, target.tensor.dim(), "tf", {})[0]
 
 
 def _named(targets: list[Target], naming: str, mapped: KeysAndLayouts) -> dict[str, WritableValue]:
