@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from torch_tfckpt.save_restore.handle import SaveHandle
     from torch_tfckpt.save_restore.object_names import object_graph_key_mapping
     from torch_tfckpt.save_restore.on_signal import SaveOnSignal
-    from torch_tfckpt.saveables.load_report import Conversion, LoadReport, Mismatch
+    from torch_tfckpt.saveables.load_report import Conversion, LoadReport, Mismatch, SemanticFinding
     from torch_tfckpt.saveables.rng_state import RNGState
     from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
     from torch_tfckpt.saveables.slice_info import SaveSliceInfo
@@ -142,6 +142,7 @@ __all__ = [
     "Saver",
     "SaverCheckpoint",
     "SaverDef",
+    "SemanticFinding",
     "SerializedTensor",
     "SidecarTensor",
     "SlotVariable",
@@ -224,7 +225,7 @@ _DEFINED_IN: Final = {
     "save_restore.handle": "SaveHandle",
     "save_restore.object_names": "object_graph_key_mapping",
     "save_restore.on_signal": "SaveOnSignal",
-    "saveables.load_report": "Conversion LoadReport Mismatch",
+    "saveables.load_report": "Conversion LoadReport Mismatch SemanticFinding",
     "saveables.rng_state": "RNGState",
     "saveables.save_spec": "SaveSpec SaveableObject",
     "saveables.slice_info": "SaveSliceInfo",

@@ -28,7 +28,7 @@ def test_a_home_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("SCRATCH", "/scratch/me")
     for path, fixed in (("~/run/m", "/home/me/run/m"), ("$SCRATCH/m", "/scratch/me/m"), ("~", "/home/me")):
-        with pytest.raises(InvalidArgumentError, match=f'here "{fixed}"'):
+        with pytest.raises(InvalidArgumentError, match=f'in this case "{fixed}"'):
             fspath(path)
     assert [fspath(path) for path in ("~nobody-1", "$UNSET/m", "a/~/b")] == ["~nobody-1", "$UNSET/m", "a/~/b"]
     (tmp_path / "~").mkdir()

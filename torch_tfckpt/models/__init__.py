@@ -3,6 +3,8 @@
     loading, saving                   load_model, save_model
     key_mapper, layouts, layer_names  rules for names; orders of axes; TensorFlow's names for the variables of a layer
     stored_names, sources             find each tensor of a module in the checkpoint
+    semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
+                                      what weights do not tell, such as the epsilon of a BatchNorm
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
     targets, filling                  the tensors of a module that can be loaded; put values into them
     auxiliary, optimizer_slots        variables that are not weights; the variables of optimizers

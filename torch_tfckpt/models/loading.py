@@ -5,7 +5,7 @@ tensor of the module changed.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -16,25 +16,32 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.models.auxiliary import auxiliary_keys
+from torch_tfckpt.models.auxiliary import auxiliary_keys, averages
 from torch_tfckpt.models.filling import fill
 from torch_tfckpt.models.hints import hints, only_unexpected
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.layouts import SAME
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
 from torch_tfckpt.models.saved_optimizers import how_to_restore
+from torch_tfckpt.models.semantics import check_accept, find_semantics
 from torch_tfckpt.models.sources import Averages, Found, Source, find_sources, possible_names
 from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
-from torch_tfckpt.saveables.load_report import Conversion, LoadReport, Mismatch, size_mismatch
+from torch_tfckpt.saveables.load_report import (
+    Conversion,
+    LoadReport,
+    Mismatch,
+    SemanticFinding,
+    size_mismatch,
+)
 from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, quoted
 from torch_tfckpt.values import outside_modes
 
-Strict = bool | Literal["names", "shapes"]
-_STRICT: Final = (True, False, "names", "shapes")
+Strict = bool | Literal["names", "shapes", "semantics"]
+_STRICT: Final = (True, False, "names", "shapes", "semantics")
 _GENERAL_FIX: Final = "Map names with mapper=, or pass strict=False to load the tensors that fit"
 
 _log = logging.getLogger(__name__)
@@ -56,9 +63,10 @@ def load_model(
     mapper: KeyMapper | Rules | None = None,
     strict: Strict = True,
     assign: bool = False,
-    ema: Averages = "ignore",
+    ema: Averages = "warn",
     optimizer: torch.optim.Optimizer | None = None,
     prefix: str | None = None,
+    accept: Collection[str] = (),
     storage: Storage | None = None,
 ) -> LoadReport:
     """Load a module's parameters and buffers from a checkpoint, which may use different names and layouts.
@@ -76,18 +84,22 @@ def load_model(
         path: As for CheckpointReader.
         mapper: Rules for names and layouts, which override everything else.
         strict: The mismatches that raise an error. True: all. "names": missing and unexpected names; tensors
-            whose shape or dtype does not fit are not loaded. "shapes": only shapes and dtypes that do not fit. False:
-            none; see the report.
+            whose shape or dtype does not fit are not loaded. "shapes": only shapes and dtypes that do not fit.
+            "semantics": all, and what weights do not tell, such as the epsilon of a BatchNorm, unless it is accepted.
+            False: none; see the report.
         assign: Replace the module's tensors by new ones, as load_state_dict(assign=True) does. The new tensors are on
             the same devices, or on the CPU if the module is on the meta device. num_batches_tracked on the meta device
             becomes zero if the checkpoint is TensorFlow's.
-        ema: Whether to load moving averages instead of the variables. "ignore": never; "prefer": if a variable has
-            one; "only": always, and a missing average is an error.
+        ema: Whether to load moving averages instead of the variables. "warn": never, but the report and the log tell
+            that they are stored; "ignore": never; "prefer": if a variable has one; "only": always, and a missing
+            average is an error.
         optimizer: Adam, AdamW, Adagrad or SGD over parameters of the module. It gets the state of TensorFlow's
             optimizer of the same kind, converted to torch's units, and the hyperparameters that Keras stored (learning
             rate, betas, momentum). State that a Saver of this package stored is not read; a remark in the
             report, or the error, says how to restore it.
         prefix: Common prefix of all names of the module; "" for no prefix. None: it is detected.
+        accept: Names of findings in `LoadReport.semantics` that are known and right, such as ("gelu_form",). They are
+            not logged and never raise. docs/conversion/semantics.md lists the names.
         storage: Where files are stored. None: chosen according to the path.
 
     Returns:
@@ -105,7 +117,9 @@ def load_model(
 
     If it raises, nothing was changed. Floating-point values are converted to the dtype of the module; other dtypes must
     match. Modules with hooks or overridden methods for loading are loaded by their load_state_dict. The parts that
-    wrappers add to names, such as "_orig_mod." of torch.compile, are ignored.
+    wrappers add to names, such as "_orig_mod." of torch.compile, are ignored. If a Linear and a convolution get values
+    from TensorFlow, the forward method of a copy without memory is run once, symbolically, to see whether the one
+    multiplies the flattened output of the other.
     Cost: one read of the values; host memory for all of them in addition to the module. With `assign` this memory
     becomes the module's, and only tensors whose axes are moved are copied again.
     Thread safety: no other thread may use the module during the call.
@@ -120,6 +134,7 @@ def load_model(
         converted: "fc.weight" from "fc/kernel", layout dense
     """
     _check_arguments(model, prefix, strict, ema, optimizer, assign)
+    check_accept(accept)
     rules = None if mapper is None else as_key_mapper(mapper)
     targets = targets_of(model)
     if optimizer is not None:
@@ -128,6 +143,11 @@ def load_model(
         found = find_sources(reader, targets, mapper=rules, ema=ema, prefix=prefix)
         plan = _plan(reader, targets, found, optimizer)
         _check_report(reader.path, model, plan.report, strict)
+        unused = averages(reader.keys()) if ema == "warn" else {}
+        found_semantics = find_semantics(
+            model, plan.loads, unused_averages=unused, trains=optimizer is not None, accept=accept
+        )
+        _report_semantics(reader.path, model, plan.report, found_semantics, strict)
         if targets and not plan.loads:
             _log.warning("%s: no tensor of the %s was loaded. %s", reader.path, type(model).__name__, plan.report)
         if not assign:
@@ -145,7 +165,7 @@ def load_model(
     if optimizer is not None and state is not None:
         optimizer.load_state_dict(state)
     filled = [(target, value) for (target, _), value in zip(plan.loads, values, strict=True)]
-    plan.report.remarks.extend(fill(model, filled, assign=assign, strict=strict in (True, "shapes")))
+    plan.report.remarks.extend(fill(model, filled, assign=assign, strict=strict in (True, "shapes", "semantics")))
     for target in plan.uncounted if assign else ():
         target.start_counting()
     return plan.report
@@ -161,9 +181,9 @@ def _check_arguments(
     if prefix is not None and not isinstance(prefix, str):
         raise InvalidArgumentError(f'load_model: prefix={prefix!r}: pass a string such as "model/", or None')
     if not any(strict is known or (isinstance(strict, str) and strict == known) for known in _STRICT):
-        raise InvalidArgumentError(f'load_model: strict={strict!r}: pass True, False, "names" or "shapes"')
+        raise InvalidArgumentError(f'load_model: strict={strict!r}: pass True, False, "names", "shapes" or "semantics"')
     if ema not in get_args(Averages):
-        raise InvalidArgumentError(f'load_model: ema={ema!r}: pass "ignore", "prefer" or "only"')
+        raise InvalidArgumentError(f'load_model: ema={ema!r}: pass "warn", "ignore", "prefer" or "only"')
     if optimizer is not None and assign:
         raise InvalidArgumentError(
             "load_model: assign=True replaces the parameters, but the optimizer keeps the old ones. Omit assign, "
@@ -285,8 +305,8 @@ def _converts(stored: torch.dtype | None, held: torch.dtype) -> bool:
 
 def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Strict) -> None:
     """Raise an error for mismatches that `strict` does not allow."""
-    names = bool(report.missing or report.unexpected or report.missing_slots) and strict in (True, "names")
-    shapes = bool(report.mismatched) and strict in (True, "shapes")
+    names = bool(report.missing or report.unexpected or report.missing_slots) and strict in (True, "names", "semantics")
+    shapes = bool(report.mismatched) and strict in (True, "shapes", "semantics")
     if not names and not shapes:
         return
     kind: type[CheckpointError] = InvalidArgumentError
@@ -297,6 +317,24 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
         f"{path}: Error(s) in loading state_dict for {type(model).__name__}:\n  {lines}\n"
         f"Nothing was loaded. {only_unexpected(report) or _GENERAL_FIX}"
     )
+
+
+def _report_semantics(
+    path: str, model: nn.Module, report: LoadReport, findings: Sequence[SemanticFinding], strict: Strict
+) -> None:
+    """Add findings to the report, and log those that are not accepted, or raise an error for them."""
+    report.semantics.extend(findings)
+    open_findings = [finding for finding in findings if not finding.accepted]
+    if open_findings and strict == "semantics":
+        names = dict.fromkeys(finding.name for finding in open_findings)
+        lines = "\n  ".join(map(str, open_findings))
+        raise InvalidArgumentError(
+            f"{path}: the weights do not tell whether this {type(model).__name__} computes the same:\n  {lines}\n"
+            f"Nothing was loaded. Change the module, or accept what is right: accept=({', '.join(map(quoted, names))},)"
+        )
+    for finding in open_findings:
+        report.remarks.append(str(finding))
+        _log.warning("%s: %s", path, finding)
 
 
 def _own_memory(loads: Sequence[tuple[Target, Source]], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:

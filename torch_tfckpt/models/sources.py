@@ -26,7 +26,7 @@ from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.saveables.stored_keys import same_stored
 from torch_tfckpt.text import quoted
 
-Averages = Literal["ignore", "prefer", "only"]
+Averages = Literal["warn", "ignore", "prefer", "only"]
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def find_sources(
         DataLossError: the object graph, or a list of shared names, is damaged.
     """
     stored_averages = averages_among(reader.keys())
-    averages = stored_averages if ema != "ignore" else {}
+    averages = stored_averages if ema in ("prefer", "only") else {}
     found = Found()
     taken = _apply(mapper, reader, targets, averages, found) if mapper is not None else set()
     named = {mapped.target: key for key, mapped in mapper.names.items()} if mapper is not None else {}
@@ -97,7 +97,7 @@ def find_sources(
             found.sources[target.name] = Source(source.key, source.layout, source.variable_name, averages[source.key])
         elif ema == "only" and not target.is_counter:
             found.not_averaged.append(target.name)
-    if ema == "ignore" and stored_averages:
+    if ema in ("warn", "ignore") and stored_averages:
         _remark_on_averages(stored_averages, [target for target in left if target.name not in found.sources], found)
     return found
 

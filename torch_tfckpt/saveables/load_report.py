@@ -79,6 +79,36 @@ class Conversion(NamedTuple):
         return f"{quoted(self.name)} from {quoted(self.key)}{layout}{dtype}"
 
 
+class SemanticFinding(NamedTuple):
+    """Setting or order that weights do not tell, and in which module and TensorFlow are likely to differ.
+
+    docs/conversion/semantics.md has a section for each name.
+
+    Attributes:
+        name: Name for load_model(accept=...), such as "batch_norm_epsilon".
+        modules: Names of the modules concerned, in the order of the model; "" is the model itself.
+        message: What may differ, in which modules, and what to do about it.
+        accepted: Whether the caller accepted it. If so, it is neither in the remarks nor in the log.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> values = {"gamma": torch.ones(2), "moving_mean": torch.zeros(2), "moving_variance": torch.ones(2)}
+        >>> path = tfckpt.save_file({f"bn/{name}": value for name, value in values.items()}, "model.ckpt")
+        >>> model = torch.nn.ModuleDict({"bn": torch.nn.BatchNorm1d(2)})
+        >>> [finding] = tfckpt.load_model(model, path, strict=False, accept=("batch_norm_epsilon",)).semantics
+        >>> finding.name, finding.modules, finding.accepted
+        ('batch_norm_epsilon', ('bn',), True)
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    message: str
+    accepted: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}"
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """Report of load_model and Saver.restore. Unpacks as (missing, unexpected), as in load_state_dict.
@@ -99,7 +129,10 @@ class LoadReport:
         variables: Stored key -> full name of the variable, for an object-based checkpoint.
         hyperparameters: Hyperparameters that were loaded into the optimizer: lr, betas, momentum.
         unused_rules: Names and patterns of the mapper that match no stored tensor.
-        remarks: Other findings, such as arguments with which load_model would find more tensors.
+        semantics: What weights do not tell, and what is likely to differ, such as the epsilon of a BatchNorm. Only
+            load_model looks for it.
+        remarks: Other findings, such as arguments with which load_model would find more tensors; and `semantics`,
+            except those that the caller accepted.
         hints: Missing name or unexpected key -> a remark, printed after it.
         looked_for: Missing name -> all names that were looked for, without a prefix: "fc.weight", "fc.kernel", ...
 
@@ -128,6 +161,7 @@ class LoadReport:
     variables: dict[str, str] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     unused_rules: list[str] = field(default_factory=list)
+    semantics: list[SemanticFinding] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     hints: dict[str, str] = field(default_factory=dict, repr=False)
     looked_for: dict[str, list[str]] = field(default_factory=dict, repr=False)

@@ -1,0 +1,181 @@
+"""What weights do not tell about layers: padding, activations, the order of a flattened map, biases added later."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from torch import nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
+
+from torch_tfckpt.models.flattened_maps import flattened_inputs
+from torch_tfckpt.models.layer_names import KERNELS
+from torch_tfckpt.models.layouts import DENSE
+from torch_tfckpt.models.tensorflow_parts import TensorFlowPart, findings_on, those
+from torch_tfckpt.saveables.load_report import SemanticFinding
+
+_TORCH_SLOPE: Final = 0.01
+_LINEAR_MODES: Final = ("linear", "bilinear", "trilinear")
+
+
+def layer_findings(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
+    """Return the findings that follow from single layers."""
+    return [
+        *_padding([part for part in parts if isinstance(part.module, _ConvNd | _MaxPoolNd | _AvgPoolNd)]),
+        *findings_on(
+            "gelu_form",
+            [part for part in parts if _is_exact_gelu(part.module)],
+            "GELU in {those} is the exact form, torch's default; GPT-2, and Google's code of BERT and ALBERT, use the "
+            'tanh form. If the model does, set approximate="tanh"',
+        ),
+        *findings_on(
+            "leaky_relu_slope",
+            [part for part in parts if isinstance(part.module, nn.LeakyReLU) and _has_torch_slope(part.module)],
+            "negative_slope=0.01, torch's default, in {those}; the default of tf.nn.leaky_relu is 0.2, that of Keras's "
+            "LeakyReLU 0.3. Set the slope that the model was built with",
+        ),
+        *findings_on(
+            "hard_sigmoid_form",
+            [part for part in parts if isinstance(part.module, nn.Hardsigmoid)],
+            "Hardsigmoid in {those} is relu6(x + 3) / 6, as in Keras 3; in Keras 1 and 2 hard_sigmoid is "
+            "clip(0.2 * x + 0.5, 0, 1). If the model has that, replace the module",
+        ),
+        *findings_on(
+            "upsample_alignment",
+            [part for part in parts if isinstance(part.module, nn.Upsample) and _has_torch_alignment(part.module)],
+            "linear interpolation in {those} takes pixels as areas, as Keras and tf.image.resize do; TensorFlow 1's "
+            "resize_bilinear takes them as points. If the model has that with align_corners=True, set the same here; "
+            'with align_corners=False, replace the module as shown in "upsample_alignment" of '
+            "docs/conversion/semantics.md",
+        ),
+        *_forget_bias(parts),
+    ]
+
+
+def dense_after_flatten(model: nn.Module, parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
+    """Return the finding on Linear layers whose inputs are flattened feature maps."""
+    # Whoever gave another layout, such as "dense_after_flatten", decided on the order.
+    linear = (part for part in parts if isinstance(part.module, nn.Linear))
+    dense = {id(part.module): part for part in linear if DENSE.name in part.layouts}
+    found = [each for each in flattened_inputs(model) if id(each.linear) in dense] if dense else []
+    multiplies = "multiplies" if all(each.is_certain for each in found) else "may multiply"
+    channels = f" of {found[0].channels} channels" if len(found) == 1 and found[0].channels is not None else ""
+    return findings_on(
+        "dense_after_flatten",
+        [dense[id(each.linear)] for each in found],
+        f"{{those}} {multiplies} a flattened feature map{channels}, whose order the weight expects: in TensorFlow "
+        f"height, width, channels, in torch channels, height, width. Unless TensorFlow's model was channels_first, "
+        f"flatten by x.permute(0, 2, 3, 1).flatten(1), or give the rule of the kernel the layout "
+        f'"dense_after_flatten"',
+    )
+
+
+def _padding(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
+    shifted = [part for part in parts if _is_shifted(part.module)]
+    convolutions = [part for part in shifted if part.sources and _is_convolution(part.module)]
+    example = ""
+    if convolutions:
+        pads = ", ".join(f"{before}, {after}" for before, after in reversed(_same_padding(convolutions[0].module)))
+        example = f", for instance by nn.functional.pad(x, ({pads})) before {those([convolutions[0].name])}"
+    return [
+        *findings_on(
+            "same_padding_stride",
+            convolutions,
+            'padding with a stride in {those} is the same on both sides; TensorFlow\'s padding="SAME" pads the end '
+            f"more. If the model has it, set padding=0 and pad the input{example} if its sizes are multiples of the "
+            f"stride",
+        ),
+        *findings_on(
+            "same_padding_pool",
+            [part for part in shifted if not isinstance(part.module, _ConvNd)],
+            'padding with a stride in {those} is the same on both sides; TensorFlow\'s padding="SAME" pads the end '
+            "more. If the model has it, set padding=0 and ceil_mode=True, which is equal for kernel_size=stride + 1 "
+            "and sizes that are multiples of the stride",
+        ),
+        *findings_on(
+            "same_padding_transposed",
+            [part for part in shifted if part.sources and isinstance(part.module, _ConvTransposeNd)],
+            'padding with a stride in {those} crops both sides; TensorFlow\'s padding="SAME" crops the end more. If '
+            "the model has it, set padding=0 and output_padding=0, and crop (kernel_size - stride) // 2 at the "
+            "beginning and the rest at the end",
+        ),
+        *findings_on(
+            "average_pool_padding",
+            [part for part in parts if _averages_padding(part.module)],
+            "the zeros of the padding are averaged in {those}, torch's default; TensorFlow's padding=\"SAME\" leaves "
+            "them out. If the model has it, set count_include_pad=False",
+        ),
+    ]
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
+
+
+def _is_shifted(module: nn.Module) -> bool:
+    """Return whether a layer with stride and padding looks at other positions than with TensorFlow's SAME padding.
+
+    This assumes inputs whose sizes are multiples of the stride.
+    """
+    pairs = zip(_axes(module), _same_padding(module), strict=True)
+    padded = [(padding, same) for (_, stride, padding), same in pairs if stride > 1 and padding > 0]
+    if isinstance(module, _ConvTransposeNd):  # the end can be cropped afterwards
+        return any(padding != before for padding, (before, _) in padded)
+    return any((padding, padding) != same for padding, same in padded)
+
+
+def _same_padding(module: nn.Module) -> list[tuple[int, int]]:
+    """Return how much TensorFlow's SAME padding adds, or crops if transposed, before and after each axis."""
+    totals = [max(extent - stride, 0) for extent, stride, _ in _axes(module)]
+    return [(total // 2, total - total // 2) for total in totals]
+
+
+def _axes(module: Any) -> list[tuple[int, int, int]]:
+    """Return extent of the kernel, stride and padding for each axis; one for all axes if the settings are numbers."""
+    padding = 0 if isinstance(module.padding, str) else module.padding  # "same" is only for stride 1
+    given = (module.kernel_size, module.stride, padding, getattr(module, "dilation", 1))
+    values = [tuple(value) if isinstance(value, tuple | list) else (value,) for value in given]
+    rank = max(map(len, values))
+    kernels, strides, paddings, dilations = (value if len(value) == rank else value * rank for value in values)
+    extents = [(kernel - 1) * dilation + 1 for kernel, dilation in zip(kernels, dilations, strict=True)]
+    return list(zip(extents, strides, paddings, strict=True))
+
+
+def _averages_padding(module: Any) -> bool:
+    return bool(getattr(module, "count_include_pad", False)) and any(padding > 0 for _, _, padding in _axes(module))
+
+
+def _is_exact_gelu(module: nn.Module) -> bool:
+    if isinstance(module, nn.GELU):
+        return module.approximate == "none"
+    # Layers that keep the function as an attribute, such as TransformerEncoderLayer; classes of other libraries.
+    return any(value is functional.gelu for value in vars(module).values()) or type(module).__name__ == "GELU"
+
+
+def _has_torch_slope(module: nn.LeakyReLU) -> bool:
+    return module.negative_slope == _TORCH_SLOPE
+
+
+def _has_torch_alignment(module: nn.Upsample) -> bool:
+    return module.mode in _LINEAR_MODES and not module.align_corners
+
+
+def _forget_bias(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
+    """Return the finding on LSTMs from cells of TensorFlow 1, which have one kernel for input and state."""
+    cells = [part for part in parts if _is_lstm(part.module) and _is_first_cell(part)]
+    return findings_on(
+        "forget_bias",
+        cells,
+        "cells of TensorFlow 1 add forget_bias, 1.0 by default and 0.0 in CudnnLSTM, to the forget gate when they run; "
+        "it is not stored. Check that the second quarter of bias_ih in {those} includes the value that the model was "
+        "built with",
+    )
+
+
+def _is_lstm(module: nn.Module) -> bool:
+    return isinstance(module, nn.LSTMCell | nn.LSTM)
+
+
+def _is_first_cell(part: TensorFlowPart) -> bool:
+    names = {name for name in part.stored_names if "bias" not in name}
+    return bool(names) and names <= set(KERNELS)

@@ -1,0 +1,94 @@
+"""What weights do not tell: settings and orders in which TensorFlow's model and a torch module are likely to differ.
+
+    find_semantics(model, loads, ...)     a finding of each kind, with the modules concerned and what to do
+
+Contract:
+
+    whose values      only modules whose values TensorFlow stored are looked at (see `tensorflow_parts`). What torch
+                      stored has no findings
+    which settings    settings with torch's default, where TensorFlow's default differs. Whoever changed a setting
+                      thought of it. Exception: a momentum that is a decay is always wrong
+    how certain       "may" and "if", unless the finding follows from the module
+    what is seen      modules, and for dense_after_flatten the forward method. The arguments of functions that a forward
+                      method calls, such as torch.nn.functional.gelu, are not seen
+
+docs/conversion/semantics.md has a section for each name in SEMANTICS.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from torch import nn
+
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.models.layer_semantics import dense_after_flatten, layer_findings
+from torch_tfckpt.models.norm_semantics import norm_findings
+from torch_tfckpt.models.sources import Source
+from torch_tfckpt.models.targets import Target
+from torch_tfckpt.models.tensorflow_parts import tensorflow_parts, those
+from torch_tfckpt.saveables.load_report import SemanticFinding
+from torch_tfckpt.text import counted, did_you_mean, quoted
+
+SEMANTICS: Final = (
+    "averages_not_used",
+    "batch_norm_epsilon", "layer_norm_epsilon", "group_norm_epsilon", "rms_norm_epsilon",
+    "batch_norm_momentum", "running_var",
+    "dense_after_flatten",
+    "same_padding_stride", "same_padding_pool", "same_padding_transposed", "average_pool_padding",
+    "gelu_form", "leaky_relu_slope", "hard_sigmoid_form", "upsample_alignment",
+    "forget_bias",
+)  # fmt: skip
+"""The names that `accept` takes, in the order of reports."""
+
+
+def check_accept(accept: Collection[str]) -> None:
+    """Raise InvalidArgumentError unless these are names of findings."""
+    if isinstance(accept, str) or not isinstance(accept, Collection):
+        raise InvalidArgumentError(
+            f'load_model: accept={accept!r}: pass a tuple of names, such as accept=("batch_norm_epsilon",)'
+        )
+    for name in accept:
+        if not isinstance(name, str) or name not in SEMANTICS:
+            hint = did_you_mean(name, SEMANTICS) if isinstance(name, str) else ""
+            shown = quoted(name) if isinstance(name, str) else repr(name)
+            names = ", ".join(SEMANTICS)
+            raise InvalidArgumentError(
+                f"load_model: accept: there is no finding {shown}. {hint} Names: {names}".replace("  ", " ")
+            )
+
+
+def find_semantics(
+    model: nn.Module,
+    loads: Sequence[tuple[Target, Source]],
+    *,
+    unused_averages: Collection[str],
+    trains: bool,
+    accept: Collection[str],
+) -> list[SemanticFinding]:
+    """Return what weights do not tell about a module that is about to be loaded.
+
+    Args:
+        unused_averages: Keys of variables whose moving averages are stored, but were not asked for.
+        trains: Whether training goes on, so that settings are looked at that matter only then.
+        accept: Names of findings that the caller accepted; these are marked.
+
+    Cost: visits all modules; one symbolic run of the forward method if a Linear may follow a feature map.
+    """
+    parts = tensorflow_parts(model, loads)
+    findings = [*_averages(loads, unused_averages), *norm_findings(parts, trains=trains), *layer_findings(parts)]
+    findings += dense_after_flatten(model, parts)
+    findings.sort(key=lambda finding: SEMANTICS.index(finding.name))
+    return [finding._replace(accepted=finding.name in accept) for finding in findings]
+
+
+def _averages(loads: Sequence[tuple[Target, Source]], unused: Collection[str]) -> list[SemanticFinding]:
+    places = [target.places[0] for target, source in loads if source.key in unused]
+    if not places:
+        return []
+    modules = tuple(dict.fromkeys(place.parent[:-1] for place in places))
+    message = (
+        f"moving averages of {counted(len(places), 'tensor')} of {those(modules)} are stored, but the variables "
+        f'themselves were loaded. Pass ema="prefer" to load the averages, with which such models are usually '
+        f'evaluated, or ema="ignore" to keep the variables'
+    )
+    return [SemanticFinding("averages_not_used", modules, message)]
